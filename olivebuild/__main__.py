@@ -1,0 +1,5 @@
+"""`python -m olivebuild`."""
+
+from olivebuild.cli import run
+
+run()

@@ -1,0 +1,351 @@
+"""Plan -> start -> wait -> store, until all goals are there. Decides nothing: what to do next is always the plan's word."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from olivebuild import digest
+from olivebuild.errors import BuildError, InputError, StepError
+from olivebuild.events import Event, Listener
+from olivebuild.executor import Action, ActionInput, Executor, Message, Outcome
+from olivebuild.key import Reason
+from olivebuild.locks import try_lock
+from olivebuild.plan import Plan, Planner, State, Verdict
+from olivebuild.step import Node
+from olivebuild.store import Damaged
+from olivebuild.trace import Trace
+from olivebuild.workspace import Last
+
+POLL_SECONDS = 0.1
+
+
+@dataclass
+class Report:
+    """What a build did, by target, in order."""
+
+    goals: list[str]
+    plan: Plan | None = None
+    ran: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    errors: list[BuildError] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def fresh(self) -> list[str]:
+        touched = {*self.ran, *self.restored, *self.failed}
+        done = [t for t in self.plan.targets if self.plan.target(t)[0] is Verdict.FRESH] if self.plan else []
+        return [t for t in done if t not in touched]
+
+
+class Build:
+    def __init__(self, planner: Planner, executor: Executor, listen: Listener) -> None:
+        self.planner = planner
+        self.executor = executor
+        self.listen = listen
+        self._running: dict[str, tuple[State, Path, IO[bytes]]] = {}
+        self._waiting: set[str] = set()
+        self._damaged: dict[str, int] = {}
+
+    def run(self, goals: Iterable[str]) -> Report:
+        """Build the goals. Raises nothing for a step that failed (it is in the report); raises BuildError for what comes before."""
+        start = time.monotonic()
+        report = Report(list(goals))
+        self.planner.workspace.recover()
+        self._pin(report)
+        try:
+            plan = self.planner.plan(report.goals)
+            self._announce(plan)
+            while True:
+                report.plan = plan
+                if report.errors:
+                    # What runs may end; nothing new begins.
+                    self._waiting.clear()
+                acted = not report.errors and self._act(plan, report)
+                if not self._running and not acted and not self._waiting:
+                    break
+                if self._running and not acted:
+                    acted = self._handle(self.executor.wait(POLL_SECONDS), report)
+                elif self._waiting and not acted:
+                    time.sleep(POLL_SECONDS)
+                    acted = True
+                if acted:
+                    plan = self.planner.plan(report.goals)
+        finally:
+            self._stop()
+            self.planner.workspace.save()
+            self.planner.scan.lock.save()
+        if not report.errors:
+            self._remember_fresh(plan)
+        report.seconds = time.monotonic() - start
+        return report
+
+    def _act(self, plan: Plan, report: Report) -> bool:
+        """Restore what is cached and start what can run. True when that changed what a new plan would say."""
+        changed = False
+        for state in plan.states.values():
+            name = state.node.name
+            if name in self._running or not self._inputs_ready(plan, state):
+                continue
+            if state.verdict is Verdict.CACHED:
+                changed |= self._restore(state, report)
+            elif state.verdict is Verdict.STALE and (state.trace is None or state.needed):
+                changed |= self._start(plan, state)
+        return changed
+
+    def _inputs_ready(self, plan: Plan, state: State) -> bool:
+        inputs = self.planner.graph.inputs[state.node.name]
+        return all(plan.states[s.name].verdict is Verdict.FRESH and s.name not in self._running for _, s, _ in inputs)
+
+    def _restore(self, state: State, report: Report) -> bool:
+        assert state.manifest
+        start = time.monotonic()
+        node = state.node
+        try:
+            self.planner.workspace.publish(node.target, state.manifest, self.planner.store)
+        except Damaged as e:
+            # The blob is in quarantine now, so the next plan finds it missing and runs the step.
+            self._damaged[node.name] = self._damaged.get(node.name, 0) + 1
+            if self._damaged[node.name] > 3:
+                raise StepError(f"{node.target} can't be restored: {e}", hint="`olivebuild verify --repair` mends the cache") from None
+            self._say("note", node, text=f"the cached result is damaged ({e}): it is built again")
+            return True
+        self._finish(state, state.reasons)
+        if node.target not in report.restored:
+            report.restored.append(node.target)
+        self._say("restored", node, seconds=time.monotonic() - start)
+        return True
+
+    def _start(self, plan: Plan, state: State) -> bool:
+        """True when another build has made the key meanwhile."""
+        node, planner = state.node, self.planner
+        assert state.key
+        action = self._action(plan, state, Path("."))
+        if not self.executor.can_start(action):
+            return False
+        lock = try_lock(planner.store.lock_file(state.key))
+        if lock is None:
+            if node.name not in self._waiting:
+                self._waiting.add(node.name)
+                self._say("waiting", node)
+            return False
+        self._waiting.discard(node.name)
+        if state.trace is None and planner.traces.get(state.key):
+            lock.close()
+            return True
+        scratch = planner.store.scratch(state.key)
+        (scratch / "out").mkdir()
+        action = self._action(plan, state, scratch / "out")
+        self._say("started", node, reasons=[vars(r) for r in state.reasons], seconds=state.seconds)
+        self._running[node.name] = (state, scratch, lock)
+        self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
+        return False
+
+    def _action(self, plan: Plan, state: State, out: Path) -> Action:
+        node, scan = state.node, self.planner.scan
+        inputs = {}
+        for edge, source, output in self.planner.graph.inputs[node.name]:
+            origin = plan.states[source.name]
+            folder = origin.folder or self._part_folder(origin, out)
+            path = folder / source.step.outputs(source.fields)[output]
+            named = source.step.source(source.fields)
+            inputs[edge.role] = ActionInput(str(folder), str(path), source.step.kind, source.target, named.text if named else "")
+        files = {f.label: [str(p) for p in scan.paths(node, f)] for f in node.step.files(node.fields)}
+        prefix = ("targets", node.target)
+        document = scan.recipe.document
+        places = {}
+        for path_ in document.places:
+            if path_[:2] == prefix:
+                where = document.where(path_)
+                places[".".join(str(p) for p in path_[2:])] = [where.file, where.line, where.column, where.text]
+        step = node.step
+        return Action(
+            node=node.name,
+            target=node.target,
+            kind=step.kind,
+            key=state.key or "",
+            fields=node.fields.model_dump(mode="json", exclude_unset=True),
+            inputs=inputs,
+            files=files,
+            recipe_folder=str(scan.recipe.folder),
+            out=str(out),
+            pin=scan.pin(node) or "",
+            places=places,
+            gpu=step.gpu,
+            exclusive=step.exclusive,
+        )
+
+    def _part_folder(self, origin: State, out: Path) -> Path:
+        """A folder for a node that has none in build/: beside the action's own."""
+        folder = out.parent / "inputs" / origin.node.name.replace(":", ".")
+        if origin.manifest and not folder.exists() and out != Path("."):
+            folder.mkdir(parents=True)
+            self.planner.store.restore(origin.manifest, folder)
+        return folder
+
+    def _handle(self, message: Message | Outcome | None, report: Report) -> bool:
+        """Take in what an action said. True when one ended."""
+        if isinstance(message, Message):
+            node = self._running[message.node][0].node
+            self._say(message.event, node, **message.data)
+            return False
+        if message is None:
+            return bool(self._waiting)
+        state, scratch, lock = self._running.pop(message.node)
+        try:
+            if message.error:
+                raise message.error
+            self._store(state, scratch / "out", message)
+            self._say("finished", state.node, seconds=message.seconds)
+            if state.node.target not in report.ran:
+                report.ran.append(state.node.target)
+        except BuildError as e:
+            e.target = e.target or state.node.target
+            report.errors.append(e)
+            report.failed.append(state.node.target)
+            self._say("failed", state.node, fact=e.fact, where=str(e.where or ""), hint=e.hint)
+        finally:
+            self.planner.store.discard(scratch)
+            lock.close()
+        return True
+
+    def _store(self, state: State, out: Path, outcome: Outcome) -> None:
+        """Blobs, then the trace. Whatever goes wrong before the trace is written leaves no trace."""
+        node, planner = state.node, self.planner
+        result = outcome.result
+        assert result
+        assert state.key
+        self._check_inputs(state)
+        reference, manifest, blob = result.reference, None, ""
+        if reference is None:
+            for name, path in node.step.outputs(node.fields).items():
+                if not (out / path).exists():
+                    raise StepError(f"{node.target} ended well but did not make {name or path}", hint="a declared output must be made by its step")
+            manifest, blob = planner.store.put_folder(out)
+            if not manifest.files:
+                raise StepError(f"{node.target} ended well but made nothing")
+        outputs = {name: result.digests.get(name) or self._output_digest(node, name, out, reference) for name in node.step.outputs(node.fields)}
+        known = planner.traces.get(state.key)
+        if known and dict(known.outputs) != outputs:
+            text = f"the same inputs gave another result than on the last run ({node.target} is not deterministic)"
+            self._say("note", node, text=text)
+            state.reasons.append(Reason("output", "another result from equal inputs", known.outputs.get("", known.manifest), outputs.get("", blob)))
+        trace = Trace(
+            key=state.key,
+            kind=node.step.kind,
+            parts=state.parts,
+            outputs=outputs,
+            manifest=blob,
+            reference=str(reference or ""),
+            size=manifest.size if manifest else 0,
+            seconds=round(outcome.seconds, 3),
+            peak_rss=outcome.peak_rss,
+            metrics=result.metrics,
+            provenance=result.provenance,
+        )
+        planner.traces.put(trace)
+        if manifest and node.name == node.target:
+            try:
+                planner.workspace.publish(node.target, manifest, planner.store)
+            except Damaged as e:
+                raise StepError(f"{node.target} was damaged on its way into build/: {e}", hint="the disk may be failing") from None
+        self._finish(state, state.reasons)
+        planner.scan.lock.note_libraries(planner.scan.libraries(node))
+
+    def _output_digest(self, node: Node, name: str, out: Path, reference: Path | None) -> str:
+        """The content digest of an output: of a model its tensors, of a folder its files, of a file its bytes."""
+        step = node.step
+        if step.kind in ("model", "merged"):
+            return self.planner.scan.model(node, reference or out)
+        path = out / step.outputs(node.fields)[name]
+        if path.is_dir():
+            files = [[p.relative_to(path).as_posix(), digest.of_file(p)] for p in digest.files_below(path)]
+            return digest.of_json(files)
+        return digest.of_file(path)
+
+    def _check_inputs(self, state: State) -> None:
+        """Raises InputError when what the step read is no longer what its key says."""
+        node, planner = state.node, self.planner
+        hint = "nothing was stored; build again"
+        changed = planner.scan.changed(node, None)
+        if changed:
+            where = planner.scan.recipe.where(node.target)
+            raise InputError(f"{planner.scan.shown(changed)} changed while {node.target} was being built", where=where, hint=hint)
+        for _, source, _ in planner.graph.inputs[node.name]:
+            lies_at = source.step.lies_at(source.fields)
+            if lies_at is not None:
+                changed = planner.scan.changed(source, planner.scan.recipe.folder / lies_at)
+            elif source.name == source.target and (last := planner.workspace.last.get(source.name)):
+                trace = planner.traces.get(last.key)
+                fault = planner.workspace.differs(source.target, planner.store.manifest(trace.manifest)) if trace and trace.manifest else None
+                changed = planner.workspace.folder / fault.what if fault else None
+            if changed:
+                raise InputError(f"{planner.scan.shown(changed)} changed while {node.target} read it", hint=hint)
+
+    def _finish(self, state: State, reasons: list[Reason]) -> None:
+        assert state.key
+        self._waiting.discard(state.node.name)
+        self.planner.workspace.remember(state.node.name, Last(state.key, tuple(reasons)))
+
+    def _remember_fresh(self, plan: Plan) -> None:
+        """A target that was found fresh without being made here still has a key to compare with next time."""
+        for name, state in plan.states.items():
+            last = self.planner.workspace.last.get(name)
+            if state.trace and state.key and (last is None or last.key != state.key):
+                self._finish(state, state.reasons)
+        self.planner.workspace.save()
+
+    def _announce(self, plan: Plan) -> None:
+        verdicts = {t: plan.target(t)[0] for t in plan.targets}
+        run = [t for t, v in verdicts.items() if v in (Verdict.STALE, Verdict.WAITING)]
+        self.listen(Event("plan", {"run": run, "restore": [t for t, v in verdicts.items() if v is Verdict.CACHED]}))
+
+    def _pin(self, report: Report) -> None:
+        """Find out what unpinned remote sources stand for, before any key is made. Raises the first error."""
+        for node in self.planner.graph.closure(report.goals):
+            if self.planner.scan.pin(node) == "":
+                pin(self.planner, self.executor, node, self.listen)
+        self.planner.scan.lock.save()
+
+    def _say(self, name: str, node: Node, **data: object) -> None:
+        self.listen(Event(name, {"target": node.target, "node": node.name, **data}))
+
+    def _stop(self) -> None:
+        """Whatever still runs was interrupted: stop it, and leave nothing of it."""
+        if self._running:
+            self.executor.cancel()
+        for _, scratch, lock in self._running.values():
+            self.planner.store.discard(scratch)
+            lock.close()
+        self._running.clear()
+
+
+def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> str:
+    """Ask the world what a node's remote source is today, and write it into the lock file's data. Raises BuildError."""
+    source = node.step.source(node.fields)
+    assert source
+    scratch = planner.store.scratch("pin")
+    (scratch / "out").mkdir()
+    where = planner.scan.recipe.where(node.target, ("source",))
+    place: list[object] = [where.file, where.line, where.column, where.text]
+    fields = node.fields.model_dump(mode="json", exclude_unset=True)
+    recipe_folder = str(planner.scan.recipe.folder)
+    action = Action(node.name, node.target, node.step.kind, "", fields, {}, {}, recipe_folder, str(scratch / "out"), places={"": place}, task="pin")
+    listen(Event("note", {"target": node.target, "node": node.name, "text": f"pinning {source.text}"}))
+    try:
+        executor.start(action, planner.workspace.log_file(node.name))
+        while not isinstance(outcome := executor.wait(POLL_SECONDS), Outcome):
+            pass
+        if outcome.error:
+            raise outcome.error
+        assert outcome.result
+        value = str(outcome.result.provenance["pin"])
+        planner.scan.lock.pin(source.text, value)
+        return value
+    finally:
+        executor.cancel()
+        planner.store.discard(scratch)

@@ -1,0 +1,209 @@
+"""What people see: the only file that knows rich. Reads events, plans and reports; decides nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from olivebuild.build import Report
+from olivebuild.errors import BuildError
+from olivebuild.events import Event
+from olivebuild.gates import Judgement
+from olivebuild.key import Reason
+from olivebuild.plan import Plan, Verdict
+
+COLOURS = {Verdict.FRESH: "green", Verdict.CACHED: "cyan", Verdict.STALE: "yellow", Verdict.WAITING: "bright_black"}
+
+
+def stdout() -> Console:
+    # Lines of a log are not cut at 80 columns; a table on a terminal fits it.
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+
+
+def show_error(error: BuildError) -> None:
+    """Headline, place, hint: on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    where = error.where
+    prefix = f"[bold]{escape(clean(str(where)))}:[/] " if where else ""
+    console.print(f"{prefix}[bold red]error:[/] {escape(clean(error.fact))}")
+    if where and where.text and where.line:
+        console.print(Text(f"  {where.line:>4} | {clean(where.text)}"))
+        if where.column:
+            console.print(Text(f"       | {' ' * (where.column - 1)}^", style="red"))
+    if error.hint:
+        console.print(f"  [cyan]hint:[/] {escape(clean(error.hint))}")
+
+
+def clean(text: str) -> str:
+    """Without control characters: names and messages may come from files, and must not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text.replace("\t", " "))
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def size(value: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def describe(reason: Reason) -> str:
+    """`lr: 0.0001 -> 0.0002`; digests are cut to what tells them apart."""
+    old, new = (_short(v) for v in (reason.old, reason.new))
+    if reason.cause == "new":
+        return reason.what
+    if reason.cause == "input" and old is None and new is None:
+        return f"{reason.what} comes first"
+    change = f"{old} -> {new}" if old is not None and new is not None else f"new: {new}" if old is None else f"gone: {old}"
+    return f"{reason.cause} {reason.what}: {change}"
+
+
+def _short(value: str | None) -> str | None:
+    if value is None:
+        return None
+    _head, _colon, tail = value.rpartition(":")
+    digest = len(tail) == 32 and all(c in "0123456789abcdef" for c in tail)
+    return clean(tail[:8] if digest else value if len(value) <= 60 else value[:57] + "...")
+
+
+class Display:
+    """Prints the events of a build: plain lines, and on a terminal a bar for each running step below them."""
+
+    def __init__(self, verbose: bool = True) -> None:
+        self.console = stdout()
+        self._bars = Progress(
+            TextColumn("  {task.fields[target]:<14}"),
+            BarColumn(24),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._loss: dict[str, str] = {}
+        self._tenths: dict[str, int] = {}
+        self._verbose = verbose
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        data: Mapping[str, Any] = event.data
+        node = str(data.get("node", ""))
+        if event.name == "started":
+            reasons = [Reason(**r) for r in data["reasons"]]
+            why = describe(reasons[0]) + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "") if reasons else ""
+            cost = f", took {seconds(data['seconds'])} last time" if data["seconds"] else ""
+            self._line("yellow", "run", node, why + cost)
+            self._tasks[node] = self._bars.add_task("starting", target=node, total=None)
+        elif event.name == "progress":
+            self._progress(node, data)
+        elif event.name == "metric" and "loss" in data:
+            self._loss[node] = f", loss {data['loss']:.3f}"
+        elif event.name == "note":
+            self._line("bright_black", "note", node, str(data["text"]))
+        elif event.name == "waiting":
+            self._line("cyan", "wait", node, "another build makes it")
+        elif event.name in ("finished", "restored", "failed"):
+            if node in self._tasks:
+                self._bars.remove_task(self._tasks.pop(node))
+            word, colour = {"finished": ("done", "green"), "restored": ("restored", "cyan"), "failed": ("failed", "red")}[event.name]
+            self._line(colour, word, node, seconds(data.get("seconds")))
+
+    def _progress(self, node: str, data: Mapping[str, Any]) -> None:
+        done, total = data["done"], data["total"]
+        what = f"{data['what']} {done}/{total}{self._loss.get(node, '')}" if total else f"{data['what']} {done}"
+        if node in self._tasks:
+            self._bars.update(self._tasks[node], completed=done, total=total or None, description=what)
+        tenth = done * 5 // total if total else 0
+        if not self.console.is_terminal and tenth > self._tenths.get(node, 0) and total > 4:
+            self._tenths[node] = tenth
+            self._line("bright_black", "", node, what)
+
+    def _line(self, colour: str, word: str, node: str, text: str) -> None:
+        self.console.print(f"[{colour}]{word:<9}[/]{escape(node):<22} {escape(clean(text))}".rstrip())
+
+
+def show_summary(report: Report) -> None:
+    console = stdout()
+    if report.failed:
+        return
+    if not report.ran and not report.restored:
+        console.print(f"[green]nothing to do[/]: {', '.join(report.goals)} {'is' if len(report.goals) == 1 else 'are'} fresh")
+        return
+    parts = [f"{len(names)} {word}" for names, word in ((report.ran, "built"), (report.restored, "restored"), (report.fresh, "fresh")) if names]
+    console.print(f"[green]{', '.join(parts)}[/] in {seconds(report.seconds)}")
+
+
+def show_plan(plan: Plan) -> None:
+    console = stdout()
+    for name in plan.targets:
+        verdict, states = plan.target(name)
+        reasons = unique_reasons(states, name)
+        cost = sum(s.seconds or 0 for s in states if s.verdict in (Verdict.STALE, Verdict.WAITING))
+        text = describe(reasons[0]) if reasons and verdict is not Verdict.FRESH else ""
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 and text else ""
+        last = f"  [bright_black]{seconds(cost)} last time[/]" if cost else ""
+        console.print(f"[{COLOURS[verdict]}]{verdict.value:<8}[/] {name:<14} {escape(clean(text + more))}{last}".rstrip())
+
+
+def unique_reasons(states: Iterable[Any], target: str) -> list[Reason]:
+    """The reasons of a target's nodes, without those that only say that one of its own nodes comes first."""
+    reasons = [r for s in states for r in s.reasons if not (r.cause == "input" and r.what == target)]
+    return list(dict.fromkeys(reasons))
+
+
+def show_gates(judgements: Iterable[Judgement]) -> None:
+    console = stdout()
+    for judgement in judgements:
+        word, colour = ("met", "green") if judgement.passed else ("missed", "bold red")
+        console.print(f"[{colour}]gate {word:<7}[/]{escape(judgement.gate)}: {judgement.value:.4g}")
+
+
+def show_benchmark(metrics: Mapping[str, Any], missed: Iterable[Judgement] = ()) -> None:
+    """The table: a row a model, the baselines below."""
+    console = stdout()
+    sets = metrics["data"]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("model")
+    for name in sets:
+        rows = next(iter(metrics["models"].values()))["data"][name]["rows"]
+        table.add_column(f"{name}\naccuracy\n{rows} rows", justify="right")
+        table.add_column(f"{name}\nwritten", justify="right")
+    for heading in ("first\ntoken", "tokens/s", "load", "peak RSS", "size"):
+        table.add_column(heading, justify="right")
+    for name, row in metrics["models"].items():
+        cells = [cell for s in sets for cell in (_percent(row["data"][s].get("accuracy")), _percent(row["data"][s].get("generated_accuracy")))]
+        speed = f"{row['tokens_per_second']:.1f}" if row["tokens_per_second"] else ""
+        times = [f"{row['ttft'] * 1000:.0f} ms", speed, seconds(row["load_seconds"]), size(row["peak_rss"]), size(row["size"])]
+        table.add_row(name, *cells, *times)
+    for name, values in metrics.get("baselines", {}).items():
+        table.add_row(name, *[cell for s in sets for cell in (_percent(values[s].get("accuracy")), "")], style="bright_black")
+    console.print()
+    console.print(table)
+    console.print()
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value * 100:.1f} %"

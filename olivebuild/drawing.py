@@ -1,0 +1,57 @@
+"""The graph of targets as text: a tree, Graphviz, Mermaid."""
+
+from __future__ import annotations
+
+from olivebuild.graph import Graph
+
+
+def edges(graph: Graph) -> list[tuple[str, str, str]]:
+    """(target, the target it needs, the output it reads), each once."""
+    found = []
+    for name, inputs in graph.inputs.items():
+        user = graph.nodes[name].target
+        found += [(user, source.target, output) for _, source, output in inputs if source.target != user]
+    return list(dict.fromkeys(found))
+
+
+def tree(graph: Graph) -> str:
+    """Goals at the left, what they need below and to the right; what was shown before is not opened again."""
+    below: dict[str, list[str]] = {}
+    for user, source, output in edges(graph):
+        below.setdefault(user, []).append(f"{source}.{output}" if output else source)
+    used = {source for _, source, _ in edges(graph)}
+    lines: list[str] = []
+    shown: set[str] = set()
+    # A stack instead of recursion: a chain may be thousands of targets long.
+    stack = [(name, "", "", "") for name in reversed(list(graph.recipe.targets)) if name not in used]
+    while stack:
+        label, lead, branch, rest = stack.pop()
+        name = label.partition(".")[0]
+        kind = graph.recipe.targets[name].kind
+        children = below.get(name, [])
+        again = name in shown and children
+        lines.append(f"{lead}{branch}{label} ({kind}){' ...' if again else ''}")
+        if again:
+            continue
+        shown.add(name)
+        for i, child in reversed(list(enumerate(children))):
+            last = i == len(children) - 1
+            stack.append((child, lead + rest, "`-- " if last else "|-- ", "    " if last else "|   "))
+    return "\n".join(lines)
+
+
+def dot(graph: Graph) -> str:
+    lines = ["digraph olivebuild {", "  rankdir=LR; node [shape=box];"]
+    lines += [f'  "{name}" [label="{name}\\n{target.kind}"];' for name, target in graph.recipe.targets.items()]
+    lines += [
+        f'  "{source}" -> "{user}"{f" [label={output!r}]".replace(chr(39), chr(34)) if output else ""};' for user, source, output in edges(graph)
+    ]
+    return "\n".join([*lines, "}"])
+
+
+def mermaid(graph: Graph) -> str:
+    names = {name: f"t{i}" for i, name in enumerate(graph.recipe.targets)}
+    lines = ["graph LR"]
+    lines += [f'  {names[name]}["{name} ({target.kind})"]' for name, target in graph.recipe.targets.items()]
+    lines += [f"  {names[source]} -->{f'|{output}|' if output else ''} {names[user]}" for user, source, output in edges(graph)]
+    return "\n".join(lines)

@@ -1,0 +1,70 @@
+"""The one exception family: where it is wrong, the fact, and a hint. Raised anywhere, caught once (in cli.py and worker.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Where:
+    """A place in a file that the user wrote. `line` and `column` count from 1; `text` is the offending line."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+    text: str = ""
+
+    def __str__(self) -> str:
+        parts = [self.file, *(str(n) for n in (self.line, self.column) if n)]
+        return ":".join(parts)
+
+
+class BuildError(Exception):
+    """Something that the user can act on. `exit_code` is what the command ends with."""
+
+    exit_code = 1
+
+    def __init__(self, fact: str, *, where: Where | str | None = None, hint: str = "", target: str = "") -> None:
+        super().__init__(fact)
+        self.fact = fact
+        self.where = Where(where) if isinstance(where, str) else where
+        self.hint = hint
+        self.target = target
+
+    def to_json(self) -> dict[str, object]:
+        """The error as a worker sends it to its parent."""
+        where = self.where
+        place = [where.file, where.line, where.column, where.text] if where else None
+        return {"error": type(self).__name__, "fact": self.fact, "where": place, "hint": self.hint}
+
+    @staticmethod
+    def from_json(data: dict[str, object], target: str) -> BuildError:
+        place = data.get("where")
+        where = Where(*place) if isinstance(place, list) else None
+        family = {c.__name__: c for c in (RecipeError, InputError, StepError, StoreError)}
+        kind = family.get(str(data.get("error")), StepError)
+        return kind(str(data["fact"]), where=where, hint=str(data.get("hint", "")), target=target)
+
+
+class RecipeError(BuildError):
+    """The recipe or the command line is wrong."""
+
+    exit_code = 2
+
+
+class InputError(BuildError):
+    """A file or a service that the recipe names is missing, malformed or changed while it was read."""
+
+
+class StepError(BuildError):
+    """A step ran and failed."""
+
+
+class StoreError(BuildError):
+    """The cache can't be read or written, or what it holds is damaged."""
+
+
+class Interrupted(BuildError):
+    """Ctrl-C or SIGTERM."""
+
+    exit_code = 130

@@ -1,0 +1,30 @@
+"""The event stream: what a build says while it runs. The display, plain lines, --json and the logs all read these.
+
+{"event": "plan", "run": [target ...], "restore": [target ...]}        before anything runs
+{"event": "started", "target": t, "node": n, "reasons": [...], "seconds": last cost or null}
+{"event": "progress", "target": t, "node": n, "what": w, "done": d, "total": t}
+{"event": "metric", "target": t, "node": n, "step": s, "loss": l ...}
+{"event": "note", "target": t, "node": n, "text": x}
+{"event": "waiting", "target": t, "node": n}                           another build makes this key
+{"event": "restored" | "finished", "target": t, "node": n, "seconds": s}
+{"event": "failed", "target": t, "node": n, "fact": f, "where": w, "hint": h}
+{"event": "done", "ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": s}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Event:
+    name: str
+    data: dict[str, object] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps({"event": self.name, **self.data}, ensure_ascii=False)
+
+
+Listener = Callable[[Event], None]

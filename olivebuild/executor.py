@@ -1,0 +1,88 @@
+"""Where actions run: the protocol that a laptop, a GPU box or a cluster implements. Knows actions, never targets' meaning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from olivebuild.errors import BuildError
+from olivebuild.step import Result
+
+
+@dataclass(frozen=True)
+class ActionInput:
+    """One input of an action: the folder, and the file or folder in it that the edge names; `source` is where a model came from."""
+
+    folder: str
+    path: str
+    kind: str
+    target: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Action:
+    """One step with concrete inputs: all that a worker needs, as JSON."""
+
+    node: str
+    target: str
+    kind: str
+    key: str
+    fields: dict[str, object]
+    inputs: dict[str, ActionInput]
+    files: dict[str, list[str]]
+    recipe_folder: str
+    out: str
+    pin: str = ""
+    places: dict[str, list[object]] = field(default_factory=dict)
+    """field -> [file, line, column, text], so that a worker's error names the place in the recipe."""
+    gpu: bool = False
+    exclusive: bool = False
+    task: str = "run"
+    """"run" makes the artifact; "pin" only finds what the source's name stands for today."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Action:
+        data = json.loads(text)
+        data["inputs"] = {role: ActionInput(**x) for role, x in data["inputs"].items()}
+        return Action(**data)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an action ended: a result, or the error. `seconds` is wall time, `peak_rss` bytes."""
+
+    node: str
+    seconds: float
+    peak_rss: int = 0
+    result: Result | None = None
+    error: BuildError | None = None
+
+
+@dataclass(frozen=True)
+class Message:
+    """An event that a running action sent."""
+
+    node: str
+    event: str
+    data: dict[str, object]
+
+
+class Executor(Protocol):
+    def can_start(self, action: Action) -> bool:
+        """Whether there is a slot (and a GPU, if it takes one) for this action now."""
+
+    def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
+        """Start the action; output goes to `log`, `inherit` are file handles that live as long as the action does."""
+
+    def wait(self, seconds: float) -> Message | Outcome | None:
+        """The next thing an action said or did; None after `seconds` without any."""
+
+    def cancel(self) -> None:
+        """Stop all that runs, and return when it has stopped."""

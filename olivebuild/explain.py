@@ -1,0 +1,59 @@
+"""The story of a verdict: a target's reasons, and below each input that changed that input's own, down to the root cause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from olivebuild.console import clean, describe, unique_reasons
+from olivebuild.key import Reason
+from olivebuild.plan import Plan, Verdict
+from olivebuild.workspace import Workspace
+
+
+@dataclass
+class Story:
+    """`past` is True when the target is fresh and the reasons are those of its last run here."""
+
+    target: str
+    verdict: Verdict
+    reasons: list[Reason]
+    seconds: float | None = None
+    past: bool = False
+    causes: list[Story] = field(default_factory=list)
+
+
+def why(plan: Plan, workspace: Workspace, target: str, seen: frozenset[str] = frozenset()) -> Story:
+    verdict, states = plan.target(target)
+    reasons = unique_reasons(states, target)
+    past = verdict is Verdict.FRESH
+    if past:
+        lasts = [last for s in states if (last := workspace.last.get(s.node.name))]
+        reasons = list(dict.fromkeys(r for last in lasts for r in last.reasons if not (r.cause == "input" and r.what == target)))
+    cost = [s.seconds for s in states if s.seconds is not None]
+    story = Story(target, verdict, reasons, sum(cost) if cost else None, past)
+    if not past:
+        below = dict.fromkeys(r.what.partition(".")[0] for r in reasons if r.cause == "input")
+        story.causes = [why(plan, workspace, name, seen | {target}) for name in below if name in plan.targets and name not in seen | {target}]
+    return story
+
+
+def to_text(story: Story, indent: int = 0) -> str:
+    pad = "  " * indent
+    word = {Verdict.STALE: "will run", Verdict.WAITING: "waits", Verdict.CACHED: "will be restored", Verdict.FRESH: "is fresh"}[story.verdict]
+    lines = [f"{pad}{story.target} {word}" + (", because:" if story.reasons and not story.past else "")]
+    if story.past and story.reasons:
+        lines.append(f"{pad}  it was last made because:")
+    lines += [f"{pad}  - {clean(describe(reason))}" for reason in story.reasons]
+    lines += [to_text(cause, indent + 1) for cause in story.causes]
+    return "\n".join(lines)
+
+
+def to_json(story: Story) -> dict[str, object]:
+    return {
+        "target": story.target,
+        "verdict": story.verdict.value,
+        "past": story.past,
+        "seconds": story.seconds,
+        "reasons": [vars(r) for r in story.reasons],
+        "causes": [to_json(c) for c in story.causes],
+    }

@@ -1,0 +1,102 @@
+"""Targets -> nodes in an order in which inputs come first. Finds unknown inputs and cycles. Knows nothing of disks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from olivebuild.errors import RecipeError
+from olivebuild.recipe import Recipe, did_you_mean
+from olivebuild.step import Edge, Node
+
+
+@dataclass
+class Graph:
+    """The nodes of a recipe, inputs first; `inputs` maps a node to its (edge, node it comes from, output name)."""
+
+    recipe: Recipe
+    nodes: dict[str, Node] = field(default_factory=dict)
+    inputs: dict[str, list[tuple[Edge, Node, str]]] = field(default_factory=dict)
+
+    def closure(self, goals: Iterable[str]) -> list[Node]:
+        """The nodes that `goals` need, themselves included, inputs first."""
+        wanted = {name for name, node in self.nodes.items() if node.target in set(goals)}
+        for name in reversed(list(self.nodes)):
+            if name in wanted:
+                wanted.update(source.name for _, source, _ in self.inputs[name])
+        return [node for name, node in self.nodes.items() if name in wanted]
+
+    def targets_below(self, goals: Iterable[str]) -> list[str]:
+        return list(dict.fromkeys(node.target for node in self.closure(goals)))
+
+    def goals(self, names: Iterable[str]) -> list[str]:
+        """What to build for the names given: checked, or the recipe's default, or what no other target needs."""
+        given = list(names)
+        for name in given:
+            if name not in self.recipe.targets:
+                raise RecipeError(f"there is no target {name!r}", where=self.recipe.file.name, hint=did_you_mean(name, self.recipe.targets))
+        if given or self.recipe.default:
+            return given or self.recipe.default
+        used = {source.target for node, edges in self.inputs.items() for _, source, _ in edges if source.target != self.nodes[node].target}
+        return [name for name in self.recipe.targets if name not in used]
+
+
+def build_graph(recipe: Recipe) -> Graph:
+    """Raises RecipeError on an unknown input, an input of the wrong kind or output, or a cycle."""
+    raw = {node.name: node for target in recipe.targets.values() for node in target.step.nodes(target)}
+    inputs = {node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges] for node in raw.values()}
+    graph = Graph(recipe)
+    for node in _ordered(recipe, raw, inputs):
+        graph.nodes[node.name] = node
+        graph.inputs[node.name] = inputs[node.name]
+    return graph
+
+
+def _resolve(recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge) -> tuple[Edge, Node, str]:
+    where = recipe.where(node.target, edge.field)
+    if edge.part:
+        return edge, raw[f"{node.target}:{edge.part}"], ""
+    name = edge.ref.target
+    source = raw.get(name)
+    if source is None:
+        raise RecipeError(f"{node.target} needs {name!r}, which is not a target", where=where, hint=did_you_mean(name, recipe.targets))
+    kind = recipe.targets[name].kind
+    if kind not in edge.kinds:
+        hint = f"it takes {' or '.join(edge.kinds)}"
+        raise RecipeError(f"{name} is of kind {kind}, which is not what {node.target} takes here", where=where, hint=hint)
+    outputs = source.step.outputs(source.fields)
+    output = edge.ref.output or (edge.output if edge.output in outputs else "")
+    if output not in outputs:
+        known = ", ".join(f"{name}.{o}" for o in outputs if o)
+        hint = f"its outputs are {known}" if known else f"write {name}"
+        raise RecipeError(f"{name} has no output {output!r}", where=where, hint=hint)
+    return edge, source, output
+
+
+def _ordered(recipe: Recipe, raw: dict[str, Node], inputs: dict[str, list[tuple[Edge, Node, str]]]) -> list[Node]:
+    """Depth first without recursion, since a chain may be thousands of targets long."""
+    done: dict[str, Node] = {}
+    on_path: dict[str, None] = {}
+    for root in raw:
+        stack = [(root, iter(inputs[root]))] if root not in done else []
+        on_path = dict.fromkeys(name for name, _ in stack)
+        while stack:
+            name, rest = stack[-1]
+            step = next(rest, None)
+            if step is None:
+                done[name] = raw[name]
+                on_path.pop(name)
+                stack.pop()
+            elif step[1].name in on_path:
+                raise _cycle(recipe, raw, [*on_path][[*on_path].index(step[1].name) :], step[0])
+            elif step[1].name not in done:
+                on_path[step[1].name] = None
+                stack.append((step[1].name, iter(inputs[step[1].name])))
+    return list(done.values())
+
+
+def _cycle(recipe: Recipe, raw: dict[str, Node], path: list[str], edge: Edge) -> RecipeError:
+    targets = list(dict.fromkeys(raw[name].target for name in path))
+    chain = " -> ".join([*targets, targets[0]])
+    where = recipe.where(raw[path[-1]].target, edge.field)
+    return RecipeError(f"a cycle: {chain}", where=where, hint="a target can't be made from itself; remove one of these edges")

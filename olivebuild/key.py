@@ -1,0 +1,87 @@
+"""Parts -> key, and parts against parts -> reasons. The only place that decides what makes an action's output what it is.
+
+One list of parts is both hashed and compared, so that an explanation can't drift from the key. A part's `shown` text is for
+people and is not hashed: names and paths never enter a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from olivebuild import digest
+from olivebuild.step import Node
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that can change the output. `cause` is what kind of thing: step, parameter, input, file, source, library, machine."""
+
+    cause: str
+    label: str
+    value: str
+    shown: str = ""
+
+    @property
+    def what(self) -> str:
+        return self.shown or self.label
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a target is not fresh: what differs, from what to what. `old` or `new` is None where there is none."""
+
+    cause: str
+    what: str
+    old: str | None = None
+    new: str | None = None
+
+
+def parts_of(
+    node: Node,
+    inputs: Iterable[tuple[str, str, str]],
+    files: Iterable[tuple[str, str, str]],
+    source: str | None,
+    libraries: Mapping[str, str],
+    machine: Mapping[str, str],
+) -> tuple[Part, ...]:
+    """The parts of a node, in a fixed order. `inputs` and `files` are (label, digest, shown)."""
+    step = node.step
+    result = [Part("step", "kind", step.kind), Part("step", "version", str(step.version), f"the {step.kind} step's version")]
+    result += (Part("parameter", label, value) for label, value in flatten(step.parameters(node.fields)))
+    result += (Part("input", label, value, shown) for label, value, shown in inputs)
+    result += (Part("file", label, value, shown) for label, value, shown in files)
+    if source is not None:
+        result.append(Part("source", "source", source))
+    result += (Part("library", name, version) for name, version in libraries.items())
+    result += (Part("machine", name, value) for name, value in machine.items())
+    return tuple(result)
+
+
+def key_of(parts: Iterable[Part]) -> str:
+    return digest.of_json([FORMAT, [[p.cause, p.label, p.value] for p in parts]])
+
+
+def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    """{"training": {"lr": 1e-4}} -> [("training.lr", "0.0001")], sorted; what is None says nothing and is left out."""
+    result: list[tuple[str, str]] = []
+    for name, item in sorted(value.items()):
+        if isinstance(item, Mapping):
+            result += flatten(item, f"{prefix}{name}.")
+        elif item is not None:
+            result.append((prefix + name, digest.canonical_json(item)))
+    return result
+
+
+def compare(old: Iterable[Part], new: Iterable[Part]) -> list[Reason]:
+    """What differs between two lists of parts, in the order of the new one, what is gone at the end."""
+    before = {(p.cause, p.label): p for p in old}
+    reasons = []
+    for part in new:
+        known = before.pop((part.cause, part.label), None)
+        if known is None or known.value != part.value:
+            reasons.append(Reason(part.cause, part.what, known.value if known else None, part.value))
+    reasons += [Reason(p.cause, p.what, p.value, None) for p in before.values()]
+    return reasons

@@ -1,0 +1,58 @@
+"""The hardware at hand: processor, cores, memory, GPUs; without torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+
+
+@cache
+def gpu_names() -> tuple[str, ...]:
+    """The NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible, by name, in its order."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    tool = shutil.which("nvidia-smi")
+    if visible == "" or not tool:
+        return ()
+    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    names = [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
+    if visible is None:
+        return tuple(names)
+    indices = [int(i) for i in visible.split(",") if i.strip().isdigit()]
+    return tuple(names[i] for i in indices if i < len(names))
+
+
+def gpu_tokens() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES is set to for a worker that gets one GPU, a token for each."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = len(gpu_names())
+    return visible.split(",")[:count] if visible else [str(i) for i in range(count)]
+
+
+def memory_bytes() -> int:
+    """Physical memory; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
+            return next(line.partition(":")[2].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def describe() -> dict[str, str]:
+    """What a latency belongs to."""
+    return {
+        "processor": processor_name(),
+        "cores": str(os.cpu_count()),
+        "memory": f"{memory_bytes() / 2**30:.0f} GiB",
+        "gpu": ", ".join(gpu_names()) or "none",
+    }

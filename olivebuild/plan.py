@@ -1,0 +1,171 @@
+"""What would run and why: a verdict for every node, from keys, traces and what lies in build/. Never executes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from olivebuild.graph import Graph
+from olivebuild.key import Part, Reason, compare, key_of, parts_of
+from olivebuild.scan import Scan
+from olivebuild.step import Node
+from olivebuild.store import Damaged, Manifest, Store
+from olivebuild.trace import Trace, Traces
+from olivebuild.workspace import Workspace
+
+
+class Verdict(Enum):
+    """FRESH: right and in place. CACHED: will be restored. STALE: will run. WAITING: an input is not known yet."""
+
+    FRESH = "fresh"
+    CACHED = "cached"
+    STALE = "stale"
+    WAITING = "waiting"
+
+
+@dataclass
+class State:
+    """What is known of a node. `key` is None while an input has no digest; `outputs` are the content digests to key others on."""
+
+    node: Node
+    verdict: Verdict
+    key: str | None = None
+    parts: tuple[Part, ...] = ()
+    trace: Trace | None = None
+    manifest: Manifest | None = None
+    outputs: dict[str, str] | None = None
+    folder: Path | None = None
+    reasons: list[Reason] = field(default_factory=list)
+    seconds: float | None = None
+    needed: bool = False
+    """The folder must be there: for a user, or for a step that will run."""
+
+
+@dataclass
+class Plan:
+    """States by node name, inputs first, for the nodes that the goals need."""
+
+    goals: list[str]
+    states: dict[str, State]
+
+    def target(self, name: str) -> tuple[Verdict, list[State]]:
+        """A target's verdict is the worst of its nodes'."""
+        states = [s for s in self.states.values() if s.node.target == name]
+        order = [Verdict.STALE, Verdict.WAITING, Verdict.CACHED, Verdict.FRESH]
+        return min((s.verdict for s in states), key=order.index), states
+
+    @property
+    def targets(self) -> list[str]:
+        return list(dict.fromkeys(s.node.target for s in self.states.values()))
+
+
+@dataclass
+class Planner:
+    """Makes plans of one moment: `scan` is the disk as it was first seen, store and workspace are asked each time."""
+
+    graph: Graph
+    scan: Scan
+    store: Store
+    traces: Traces
+    workspace: Workspace
+
+    def plan(self, goals: Iterable[str]) -> Plan:
+        goals = list(goals)
+        states: dict[str, State] = {}
+        nodes = self.graph.closure(goals)
+        for node in nodes:
+            states[node.name] = self._look_up(node, states)
+        for node in reversed(nodes):
+            state = states[node.name]
+            kept = node.name == node.target and (node.target in goals or not node.step.lazy)
+            state.needed = kept or self._feeds(node, states)
+            self._place(state)
+        return Plan(goals, states)
+
+    def _look_up(self, node: Node, states: dict[str, State]) -> State:
+        """The key of a node and what is known under it."""
+        last = self.workspace.last.get(node.name)
+        before = self.traces.get(last.key) if last else None
+        state = State(node, Verdict.FRESH, seconds=before.seconds if before else None)
+        lies_at = node.step.lies_at(node.fields)
+        if lies_at is not None:
+            state.folder = self.scan.recipe.folder / lies_at
+            state.outputs = {"": self.scan.model(node, state.folder)}
+            state.key = key_of([Part("file", "content", state.outputs[""])])
+            return state
+        inputs = []
+        for edge, source, output in self.graph.inputs[node.name]:
+            outputs = states[source.name].outputs
+            if outputs is None:
+                state.reasons.append(Reason("input", source.target))
+            else:
+                inputs.append((edge.role, outputs[output], edge.part or str(edge.ref)))
+        pin = self.scan.pin(node)
+        if pin == "":
+            state.reasons.append(Reason("source", str(node.step.source(node.fields).text), None, "not pinned yet"))  # type: ignore[union-attr]
+        if state.reasons:
+            state.verdict = Verdict.STALE if pin == "" else Verdict.WAITING
+            return state
+        state.parts = parts_of(node, inputs, self.scan.files(node), pin, self.scan.libraries(node), self.scan.machine(node))
+        state.key = key_of(state.parts)
+        state.trace = self.traces.get(state.key)
+        if state.trace is None:
+            state.verdict = Verdict.STALE
+            state.reasons = compare(before.parts, state.parts) if before else [Reason("new", "never built here")]
+            if not state.reasons:
+                state.reasons = [Reason("output", "its trace", last.key if last else None, "missing")]
+            return state
+        state.outputs, state.seconds = dict(state.trace.outputs), state.trace.seconds
+        if state.trace.reference:
+            state.folder = Path(state.trace.reference)
+        return state
+
+    def _feeds(self, node: Node, states: dict[str, State]) -> bool:
+        """Whether a node that will run reads this one's folder."""
+        users = (s for s in states.values() if s.verdict in (Verdict.STALE, Verdict.WAITING))
+        return any(source.name == node.name for user in users for _, source, _ in self.graph.inputs[user.node.name])
+
+    def _place(self, state: State) -> None:
+        """FRESH, CACHED or, when neither build/ nor the store has the bytes, STALE."""
+        trace = state.trace
+        if trace is None:
+            return
+        if trace.reference:
+            self._check_reference(state)
+            return
+        try:
+            state.manifest = self.store.manifest(trace.manifest)
+        except (Damaged, ValueError) as e:
+            if state.needed:
+                state.verdict = Verdict.STALE
+                state.reasons = [Reason("output", "the cached result", trace.manifest, str(e))]
+            return
+        if state.node.name != state.node.target:
+            # The nodes that a target is made of are not put into build/ under names of their own.
+            if state.needed and (fault := self.store.missing(state.manifest)):
+                state.verdict, state.reasons = Verdict.STALE, [Reason("output", "the cached result", fault.blob, fault.why)]
+            return
+        state.folder = self.workspace.place(state.node.target)
+        differs = self.workspace.differs(state.node.target, state.manifest)
+        if differs is None or (differs.new == "missing" and not state.needed and not state.folder.exists()):
+            return
+        fault = self.store.missing(state.manifest)
+        state.verdict = Verdict.STALE if fault else Verdict.CACHED
+        state.reasons = [differs, *([Reason("output", "the cached result", fault.blob, fault.why)] if fault else [])]
+        last = self.workspace.last.get(state.node.name)
+        if last and last.key != state.key and (before := self.traces.get(last.key)):
+            state.reasons = compare(before.parts, state.parts) or state.reasons
+
+    def _check_reference(self, state: State) -> None:
+        assert state.folder
+        assert state.outputs
+        assert state.trace
+        try:
+            found = self.scan.model(state.node, state.folder)
+        except Exception:
+            found = "missing"
+        if found != state.outputs[""]:
+            state.verdict = Verdict.STALE
+            state.reasons = [Reason("output", str(state.folder), state.outputs[""], found)]

@@ -1,0 +1,64 @@
+"""Everything that belongs to one recipe on this machine, opened together: graph, workspace, store, lock file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from olivebuild import recipe as recipes
+from olivebuild.errors import RecipeError
+from olivebuild.graph import Graph, build_graph
+from olivebuild.lockfile import FILE_NAME as LOCK_NAME
+from olivebuild.lockfile import Lockfile
+from olivebuild.plan import Planner
+from olivebuild.scan import Scan
+from olivebuild.store import Store
+from olivebuild.trace import Traces
+from olivebuild.workspace import Workspace
+
+
+@dataclass
+class Project:
+    graph: Graph
+    planner: Planner
+
+    @property
+    def workspace(self) -> Workspace:
+        return self.planner.workspace
+
+    @property
+    def traces(self) -> Traces:
+        return self.planner.traces
+
+    @property
+    def lock(self) -> Lockfile:
+        return self.planner.scan.lock
+
+
+def cache_folder() -> Path:
+    """$OLIVEBUILD_CACHE, or the platform's folder for caches."""
+    given = os.environ.get("OLIVEBUILD_CACHE")
+    return Path(given).absolute() if given else user_cache_path("olivebuild", appauthor=False)
+
+
+def open_graph(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Graph:
+    """The recipe alone: what needs no store. Raises RecipeError."""
+    if not folder.is_dir():
+        raise RecipeError(f"{folder} is not a folder", where="-C")
+    return build_graph(recipes.load(recipes.find(folder, file), settings))
+
+
+def open_project(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Project:
+    """Raises RecipeError for the recipe and the lock file, StoreError for the cache."""
+    graph = open_graph(folder, file, settings)
+    recipe = graph.recipe
+    stem = "" if recipe.file.name == recipes.FILE_NAME else recipe.file.stem
+    lock = Lockfile(recipe.folder / (LOCK_NAME if not stem else f"{stem}.lock"))
+    workspace = Workspace(recipe.folder, stem)
+    store = Store(cache_folder())
+    scan = Scan(recipe, workspace.memo, lock)
+    return Project(graph, Planner(graph, scan, store, Traces(store), workspace))

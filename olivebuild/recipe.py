@@ -1,0 +1,177 @@
+"""The recipe: YAML text -> targets, each field checked, each error with its place. Knows nothing of graphs or keys."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from olivebuild import document
+from olivebuild.document import Document
+from olivebuild.errors import RecipeError, Where
+from olivebuild.step import NAME, Fields, Target, kinds, step_of
+
+FILE_NAME = "olivebuild.yaml"
+F = TypeVar("F", bound=Fields)
+COMMANDS = frozenset(
+    ["build", "plan", "why", "run", "import", "init", "graph", "status", "log", "report", "doctor", "verify", "gc", "clean", "update", "accept", "schema", "compare", "chat", "predict", "watch"]
+)
+
+
+class Cache(Fields):
+    remote: str | None = None
+    max_size: str | None = None
+
+
+@dataclass
+class Recipe:
+    """A checked recipe. `folder` is where relative paths start."""
+
+    file: Path
+    document: Document
+    targets: dict[str, Target]
+    default: list[str]
+    cache: Cache = field(default_factory=Cache)
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
+
+    def where(self, target: str, path: Iterable[str | int] = ()) -> Where:
+        return self.document.where(("targets", target, *path))
+
+
+def find(folder: Path, name: str | None) -> Path:
+    """The recipe file. Raises RecipeError when there is none."""
+    file = (folder / (name or FILE_NAME)).absolute()
+    if not file.is_file():
+        hint = "`olivebuild init` writes one; -C DIR or -f FILE names another place"
+        raise RecipeError("there is no recipe here", where=Where(str(name or FILE_NAME)), hint=hint)
+    return file
+
+
+def load(file: Path, settings: Iterable[str] = ()) -> Recipe:
+    """Read and check a recipe; `settings` are `TARGET.FIELD=VALUE` overrides. Raises RecipeError."""
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError as e:
+        raise RecipeError(f"not UTF-8 text: byte {e.start}", where=Where(file.name)) from None
+    except OSError as e:
+        raise RecipeError(f"can't be read: {e.strerror}", where=Where(file.name)) from None
+    doc = document.parse(text, file.name)
+    top = doc.value
+    if not isinstance(top, dict):
+        raise RecipeError("a recipe is a mapping with `targets:`", where=doc.where(()), hint="`olivebuild init` writes one")
+    for key in top:
+        if key not in ("version", "default", "cache", "targets"):
+            raise _unknown(doc, (key,), "key", key, ["version", "default", "cache", "targets"])
+    if top.get("version", 1) != 1:
+        raise RecipeError(f"version {top['version']!r} is not known to this olivebuild", where=doc.where(("version",)), hint="write version: 1")
+    raw = top.get("targets")
+    if not isinstance(raw, dict) or not raw:
+        raise RecipeError("`targets:` must name at least one target", where=doc.where(("targets",)))
+    for setting in settings:
+        _override(doc, raw, setting)
+    targets = {name: _target(doc, name, value) for name, value in raw.items()}
+    cache = Cache()
+    if "cache" in top:
+        cache = _validate(doc, Cache, top["cache"], ("cache",), "cache")
+    return Recipe(file, doc, targets, _default(doc, top.get("default"), targets), cache)
+
+
+def _target(doc: Document, name: str, value: object) -> Target:
+    path = ("targets", name)
+    if not NAME.fullmatch(name):
+        hint = "names begin with a letter or digit and hold a-z, 0-9, _ and -"
+        raise RecipeError(f"{name!r} is not a name for a target", where=doc.where(path), hint=hint)
+    if name in COMMANDS:
+        raise RecipeError(f"{name} is the name of a command", where=doc.where(path), hint="call the target something else")
+    if not isinstance(value, dict):
+        raise RecipeError(f"{name} must be a mapping with a `kind:`", where=doc.where(path))
+    if "kind" not in value:
+        raise RecipeError(f"{name} has no kind", where=doc.where(path), hint=f"kind: one of {', '.join(kinds())}")
+    kind = value["kind"]
+    if kind not in kinds():
+        raise _unknown(doc, (*path, "kind"), "kind", str(kind), kinds())
+    step = step_of(str(kind))
+    assert step is not None
+    fields = _validate(doc, step.fields, {k: v for k, v in value.items() if k != "kind"}, path, name)
+    if problem := step.check(fields):
+        fact, _, hint = problem.partition("; ")
+        raise RecipeError(f"{name}: {fact}", where=doc.where(path), hint=hint)
+    return Target(name, str(kind), step, fields)
+
+
+def _validate(doc: Document, model: type[F], value: object, path: document.Path, name: str) -> F:
+    try:
+        return model.model_validate(value)
+    except ValidationError as e:
+        raise _explain(doc, e, model, path, name) from None
+
+
+def _explain(doc: Document, error: ValidationError, model: type[Fields], path: document.Path, name: str) -> RecipeError:
+    first = error.errors(include_url=False)[0]
+    # Of pydantic's location only the part that is in the file counts: unions add names of their own.
+    place = path
+    for part in first["loc"]:
+        if (*place, part) in doc.places:
+            place = (*place, part)
+    label = ".".join(str(p) for p in place[len(path) :])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, [str(p) for p in first["loc"][:-1]])
+        return _unknown(doc, (*path, *first["loc"]), "key", str(first["loc"][-1]), known, f" in {name}")
+    if first["type"] == "missing":
+        missing = ".".join(str(p) for p in first["loc"])
+        return RecipeError(f"{name} has no {missing}", where=doc.where(path), hint=f"add `{missing}:`")
+    message = str(first.get("ctx", {}).get("error") or first["msg"])
+    return RecipeError(f"{name}.{label}: {message[:1].lower() + message[1:]}" if label else f"{name}: {message}", where=doc.where(place))
+
+
+def _known_keys(model: type[Fields], loc: list[str]) -> list[str]:
+    for part in loc:
+        info = model.model_fields.get(part)
+        if info and isinstance(info.annotation, type) and issubclass(info.annotation, Fields):
+            model = info.annotation
+    return [*model.model_fields, *(["kind"] if not loc else [])]
+
+
+def _unknown(doc: Document, path: document.Path, what: str, word: str, known: list[str], suffix: str = "") -> RecipeError:
+    return RecipeError(f"unknown {what} {word!r}{suffix}", where=doc.where(path), hint=did_you_mean(word, known))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"known are: {', '.join(known)}"
+
+
+def _default(doc: Document, value: object, targets: dict[str, Target]) -> list[str]:
+    if value is None:
+        return []
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if name not in targets:
+            raise _unknown(doc, ("default",), "target", str(name), list(targets))
+    return [str(name) for name in names]
+
+
+def _override(doc: Document, raw: dict[str, object], setting: str) -> None:
+    """Apply `adapter.training.lr=2e-4`; the place of the value becomes the command line."""
+    name, equals, text = setting.partition("=")
+    path = name.split(".")
+    where = Where(f"--set {setting}")
+    if not equals or len(path) < 2:
+        raise RecipeError("--set takes TARGET.FIELD=VALUE", where=where, hint="for example --set adapter.training.lr=2e-4")
+    if path[0] not in raw:
+        raise RecipeError(f"unknown target {path[0]!r}", where=where, hint=did_you_mean(path[0], raw))
+    place: object = raw
+    for part in path[:-1]:
+        assert isinstance(place, dict)
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise RecipeError(f"{part} has no fields of its own", where=where)
+    place[path[-1]] = document.parse_value(text)  # type: ignore[index]

@@ -1,0 +1,138 @@
+"""What the disk and the machine say right now: digests of the files a recipe names, library versions, the machine.
+
+One scan is one view: what was looked at once is not looked at again, so that all keys of a build speak of the same moment.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from olivebuild import digest, machine
+from olivebuild.digest import Stat, StatMemo
+from olivebuild.errors import InputError
+from olivebuild.lockfile import Lockfile
+from olivebuild.recipe import Recipe
+from olivebuild.step import FileInput, Node
+from olivebuild.tensors import model_digest
+
+# The same library under other names: builds for other hardware.
+VARIANTS = {
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-webgpu"),
+    "onnxruntime-genai": ("onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
+}
+
+
+class Scan:
+    def __init__(self, recipe: Recipe, memo: StatMemo, lock: Lockfile) -> None:
+        self.recipe = recipe
+        self.memo = memo
+        self.lock = lock
+        self._files: dict[Path, str] = {}
+        self._stats: dict[Path, Stat] = {}
+        self._models: dict[Path, str] = {}
+        self._libraries: dict[str, str] = {}
+        self._machine: dict[str, str] = {}
+
+    def files(self, node: Node) -> list[tuple[str, str, str]]:
+        """(label, value, path as the user wrote it) of each file that the node reads. Raises InputError when one is missing."""
+        result = []
+        for wanted in node.step.files(node.fields):
+            for i, path in enumerate(self.paths(node, wanted)):
+                value = self._tree(path) if path.is_dir() else path.suffix.lower() + ":" + self._file(path)
+                result.append((f"{wanted.label}[{i}]", value, self.shown(path)))
+        return result
+
+    def paths(self, node: Node, wanted: FileInput) -> list[Path]:
+        """The files that a path or glob of the recipe names, sorted. Raises InputError when there are none."""
+        pattern, where = wanted.pattern, self.recipe.where(node.target, wanted.field)
+        path = self.recipe.folder / pattern
+        if wanted.optional:
+            return [path] if path.is_file() else []
+        if path.exists():
+            return [path]
+        if re.search(r"[*?\[]", pattern):
+            anchor = Path(path.anchor)
+            found = sorted(p for p in anchor.glob(path.relative_to(anchor).as_posix()) if p.is_file())
+            if found:
+                return found
+            raise InputError(f"{pattern} matches no file", where=where, hint=f"paths start at {self.recipe.folder}")
+        raise InputError(f"{pattern} does not exist", where=where, hint=f"paths start at {self.recipe.folder}")
+
+    def model(self, node: Node, folder: Path, field: tuple[str | int, ...] = ("source",)) -> str:
+        """The content digest of a model folder that is referenced where it lies."""
+        if folder not in self._models:
+            if not folder.is_dir():
+                where = self.recipe.where(node.target, field)
+                raise InputError(f"{self.shown(folder)} is not a folder", where=where, hint=f"paths start at {self.recipe.folder}")
+            for path in folder.iterdir():
+                self._note(path)
+            self._models[folder] = model_digest(folder, self.memo, code=bool(getattr(node.fields, "trust_remote_code", False)))
+        return self._models[folder]
+
+    def pin(self, node: Node) -> str | None:
+        """The source part of a node with a remote source; "" when the source is not pinned yet; None without such a source."""
+        source = node.step.source(node.fields)
+        if source is None or not source.remote:
+            return None
+        pinned = self.lock.sources.get(source.text, "")
+        return f"{pinned}!{source.member}" if pinned and source.member else pinned
+
+    def libraries(self, node: Node) -> dict[str, str]:
+        return {name: self.library(name) for name in node.step.libraries(node.fields)}
+
+    def library(self, name: str) -> str:
+        if name not in self._libraries:
+            self._libraries[name] = installed(name) or self.lock.libraries.get(name, "not installed")
+        return self._libraries[name]
+
+    def machine(self, node: Node) -> dict[str, str]:
+        if not node.step.machine:
+            return {}
+        if not self._machine:
+            self._machine = machine.describe()
+        return self._machine
+
+    def changed(self, node: Node, folder: Path | None) -> Path | None:
+        """A file of the node that is no longer as this scan saw it; None if all are."""
+        paths = [p for w in node.step.files(node.fields) for p in self.paths(node, w)]
+        below = [q for p in paths for q in (digest.files_below(p) if p.is_dir() else [p])]
+        for path in [*below, *(folder.iterdir() if folder and folder.is_dir() else ())]:
+            try:
+                if path.is_file() and self._stats.get(path) != digest.stat_of(path):
+                    return path
+            except OSError:
+                return path
+        gone = (p for p in self._stats if (p in below or p.parent == folder) and not p.exists())
+        return next(gone, None)
+
+    def shown(self, path: Path) -> str:
+        """A path as people write it: relative to the recipe when it lies below."""
+        try:
+            return path.relative_to(self.recipe.folder).as_posix()
+        except ValueError:
+            return str(path)
+
+    def _note(self, path: Path) -> None:
+        if path.is_file():
+            self._stats[path] = digest.stat_of(path)
+
+    def _file(self, path: Path) -> str:
+        if path not in self._files:
+            self._note(path)
+            self._files[path] = self.memo.digest(path)
+        return self._files[path]
+
+    def _tree(self, folder: Path) -> str:
+        return digest.of_json([[p.relative_to(folder).as_posix(), self._file(p)] for p in digest.files_below(folder)])
+
+
+def installed(name: str) -> str | None:
+    """The public version of an installed library (no `+cpu`); None when it is not installed."""
+    for candidate in (name, *VARIANTS.get(name, ())):
+        try:
+            return version(candidate).partition("+")[0]
+        except PackageNotFoundError:
+            continue
+    return None

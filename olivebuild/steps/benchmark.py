@@ -1,0 +1,113 @@
+"""Models side by side: accuracy, generation, latency, memory, size, beside classical text classifiers.
+
+A benchmark is several nodes, so that what did not change is not measured again: one accuracy a model, one latency for all (it
+belongs to this machine), one for the baselines, and the table that puts them together.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from olivebuild.gates import Gate
+from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target, step_of
+from olivebuild.worker import Job
+
+MODEL_KINDS = ("model", "merged", "onnx")
+Positive = Annotated[int, Field(gt=0)]
+
+
+class LatencyFields(Fields):
+    """`prompt_tokens` and `new_tokens` are tokens, `rounds` counts measured repetitions after one warm-up."""
+
+    prompt_tokens: Positive = 64
+    new_tokens: Positive = 32
+    rounds: Positive = 5
+
+
+class BenchmarkFields(Fields):
+    models: Annotated[list[Ref], Field(min_length=1)]
+    data: Ref | Annotated[list[Ref], Field(min_length=1)]
+    baseline: Ref | None = None
+    max_new_tokens: Positive = 16
+    latency: LatencyFields = LatencyFields()
+    gates: list[str] = []
+
+    @field_validator("gates")
+    @classmethod
+    def _readable(cls, value: list[str]) -> list[str]:
+        for text in value:
+            Gate.parse(text)
+        return value
+
+    @property
+    def data_sets(self) -> list[Ref]:
+        return self.data if isinstance(self.data, list) else [self.data]
+
+
+class Benchmark(Step):
+    kind = "benchmark"
+    fields = BenchmarkFields
+    summary = "accuracy and latency of `models` on `data`, side by side, with `gates`"
+
+    def parameters(self, fields: Fields) -> dict[str, object]:
+        assert isinstance(fields, BenchmarkFields)
+        # The table names its rows and columns. Gates judge it afterwards and are no part of it.
+        return {"models": [str(m) for m in fields.models], "data": [d.target for d in fields.data_sets]}
+
+    def check(self, fields: BenchmarkFields) -> str | None:
+        names = [str(m) for m in fields.models]
+        if len(set(names)) != len(names):
+            return "a model is listed twice; list each once"
+        if len({d.target for d in fields.data_sets}) != len(fields.data_sets):
+            return "a data set is listed twice; list each once"
+        return None
+
+    def nodes(self, target: Target) -> list[Node]:
+        fields = target.fields
+        assert isinstance(fields, BenchmarkFields)
+        listed = isinstance(fields.data, list)
+        data = [Edge(f"data[{i}]", ref, ("dataset",), "test", ("data", i) if listed else ("data",)) for i, ref in enumerate(fields.data_sets)]
+        models = [Edge(f"model[{i}]", ref, MODEL_KINDS, "", ("models", i)) for i, ref in enumerate(fields.models)]
+        nodes: list[Node] = []
+        edges: list[Edge] = []
+
+        def add(part: str, role: str, kind: str, values: dict[str, object], inputs: list[Edge]) -> None:
+            step = step_of(kind)
+            assert step is not None
+            nodes.append(Node(f"{target.name}:{part}", target.name, step, step.fields.model_validate(values), tuple(inputs)))
+            edges.append(Edge(role, Ref(target.name), (), part=part))
+
+        for i, edge in enumerate(models):
+            model = Edge("model", edge.ref, edge.kinds, "", edge.field)
+            add(f"accuracy.{edge.ref}", f"accuracy[{i}]", "benchmark-accuracy", {"max_new_tokens": fields.max_new_tokens}, [model, *data])
+        if fields.baseline:
+            train = Edge("train", fields.baseline, ("dataset",), "train", ("baseline",))
+            add("baseline", "baseline", "benchmark-baseline", {}, [train, *data])
+        add("latency", "latency", "benchmark-latency", fields.latency.model_dump(), models)
+        return [*nodes, Node(target.name, target.name, self, fields, tuple(edges))]
+
+    def run(self, job: Job) -> None:
+        fields = job.fields(BenchmarkFields)
+        names = [str(m) for m in fields.models]
+        sets = [d.target for d in fields.data_sets]
+
+        def read(role: str) -> Any:
+            return json.loads((Path(job.input(role).folder) / "metrics.json").read_text("utf-8"))
+
+        latency = read("latency")
+        models = {}
+        for i, name in enumerate(names):
+            judged = read(f"accuracy[{i}]")
+            models[name] = {"data": dict(zip(sets, judged, strict=True)), **latency[i]}
+        metrics: dict[str, Any] = {"models": models, "data": sets}
+        if fields.baseline:
+            metrics["baselines"] = {name: dict(zip(sets, values, strict=True)) for name, values in read("baseline").items()}
+        (job.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
+        job.result = Result(metrics=metrics)
+
+
+STEP = Benchmark()

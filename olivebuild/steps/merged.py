@@ -1,0 +1,107 @@
+"""A base model with an adapter merged into its full-precision weights: a normal Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from olivebuild.errors import InputError
+from olivebuild.sources import Source
+from olivebuild.step import Edge, Fields, Ref, Result, Step
+from olivebuild.worker import Job
+
+
+class MergedFields(Fields):
+    model: Ref | None = None
+    adapter: Ref | None = None
+    source: Source | None = None
+
+
+class Merged(Step):
+    kind = "merged"
+    fields = MergedFields
+    summary = "an adapter merged into its base, or a merged model from elsewhere (`source`)"
+    lazy = True
+
+    def libraries(self, fields: MergedFields) -> tuple[str, ...]:
+        return () if fields.source else ("torch", "transformers", "peft", "safetensors")
+
+    def edges(self, fields: MergedFields) -> list[Edge]:
+        if not (fields.model and fields.adapter):
+            return []
+        return [
+            Edge("model", fields.model, ("model", "merged"), field=("model",)),
+            Edge("adapter", fields.adapter, ("adapter",), field=("adapter",)),
+        ]
+
+    def lies_at(self, fields: MergedFields) -> str | None:
+        return fields.source.name if fields.source and fields.source.scheme == "file" else None
+
+    def check(self, fields: MergedFields) -> str | None:
+        if fields.source:
+            if fields.source.scheme not in ("file", "hf"):
+                return "a merged model comes from a folder or hf:ID; name one"
+            return "`source` brings a merged model; leave `model` and `adapter` out" if fields.model or fields.adapter else None
+        return None if fields.model and fields.adapter else "it needs `model` and `adapter`, or `source`; for example model: base, adapter: adapter"
+
+    def run(self, job: Job) -> None:
+        fields = job.fields(MergedFields)
+        if fields.source:
+            from olivebuild.steps._fetch import fetch
+
+            job.result = Result(reference=fetch(job, fields.source))
+        else:
+            merge(job, Path(job.input("model").folder), Path(job.input("adapter").folder))
+
+
+def merge(job: Job, base: Path, adapter: Path) -> None:
+    """Merge with peft on the CPU: fp32 products, rounded once to the weight's own number format."""
+    import torch
+    from peft import PeftModel
+
+    from olivebuild.steps import _models
+
+    check_base(job, adapter, base)
+    dtype = getattr(torch, stored_dtype(base))
+    model = _models.load_model(base, dtype)
+    try:
+        wrapped = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True)
+    except (ValueError, RuntimeError, KeyError) as e:
+        first = str(e).strip().splitlines()[0]
+        raise InputError(f"the adapter does not fit the model: {first[:200]}", where=job.where("adapter")) from None
+    loaded = {name for name in wrapped.state_dict() if "lora_" in name}
+    job.progress("merging", 0, 1)
+    merged = wrapped.merge_and_unload(safe_merge=True)
+    _models.save_model(merged, job.out, extra_from=base)
+    job.progress("merging", 1, 1)
+    job.result = Result(metrics={"adapter_tensors": len(loaded)})
+
+
+def check_base(job: Job, adapter: Path, base: Path) -> None:
+    """Raises InputError when the adapter was trained on a quantised base and no full-precision one was meant."""
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "unknown")
+        hint = "name the full-precision model: an adapter merged into quantised weights loses what it learnt"
+        raise InputError(f"the base model is quantised ({method})", where=job.where("model"), hint=hint)
+
+
+def stored_dtype(folder: Path) -> str:
+    """The number format of most of a model's weights, by torch's name."""
+    from collections import Counter
+    from math import prod
+
+    from olivebuild.tensors import tensors_of
+
+    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    sizes: Counter[str] = Counter()
+    for file in folder.glob("*.safetensors"):
+        for tensor in tensors_of(file):
+            sizes[tensor.dtype] += prod(tensor.shape)
+    found = sizes.most_common(1)[0][0]
+    if found not in names:
+        raise InputError(f"weights of type {found} are not full precision", where=str(folder), hint="name the full-precision model")
+    return names[found]
+
+
+STEP = Merged()

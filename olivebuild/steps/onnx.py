@@ -1,0 +1,181 @@
+"""An ONNX folder for onnxruntime-genai, made by its model builder or brought from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from olivebuild.errors import InputError
+from olivebuild.sources import Source
+from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Result, Step, Target, step_of
+from olivebuild.worker import Job
+
+
+class OnnxFields(Fields):
+    """The builder's own options stand directly on the target; what is not given is the builder's default.
+
+    https://github.com/microsoft/onnxruntime-genai/tree/main/src/python/py/models
+    """
+
+    model: Ref | None = None
+    adapter: Ref | None = None
+    source: Source | None = None
+    precision: Literal["int4", "int8", "fp16", "fp32", "bf16"] = "int4"
+    provider: Literal["cpu", "cuda", "dml", "webgpu"] = "cpu"
+    trust_remote_code: bool = False
+    algorithm: Literal["default", "rtn", "k_quant", "rtn_last", "k_quant_last", "k_quant_mixed", "k_quant_linear"] | None = None
+    block_size: Literal[16, 32, 64, 128, 256] | None = None
+    accuracy_level: Literal[1, 2, 3, 4] | None = None
+    symmetric: bool | None = None
+    op_types: list[Literal["MatMul", "Gather"]] | None = None
+    nodes_to_exclude: list[str] | None = None
+    mixed_precision: str | None = None
+    exclude_embeds: bool | None = None
+    exclude_lm_head: bool | None = None
+    prune_lm_head: bool | None = None
+    include_hidden_states: bool | None = None
+    shared_embeddings: bool | None = None
+    fuse_qkv: bool | None = None
+    qdq: bool | None = None
+    cuda_graph: bool | None = None
+    dml_graph: bool | None = None
+    webgpu_graph: bool | None = None
+    webgpu_fp32: bool | None = None
+    cuda_bf16: bool | None = None
+
+
+BUILDER_NAMES = {
+    "algorithm": "algo_config",
+    "symmetric": "is_symmetric",
+    "op_types": "op_types_to_quantize",
+    "mixed_precision": "matmul_mixed_precision",
+    "qdq": "use_qdq",
+    "cuda_graph": "enable_cuda_graph",
+    "dml_graph": "enable_dml_graph",
+    "webgpu_graph": "enable_webgpu_graph",
+    "webgpu_fp32": "use_webgpu_fp32",
+    "cuda_bf16": "use_cuda_bf16",
+    "trust_remote_code": "hf_remote",
+}
+_NOT_OPTIONS = {"model", "adapter", "source", "precision", "provider"}
+PRECISIONS = {
+    "cpu": ("int4", "int8", "fp32"),
+    "cuda": ("int4", "int8", "fp16", "bf16", "fp32"),
+    "dml": ("int4", "fp16"),
+    "webgpu": ("int4", "int8", "fp16"),
+}
+
+
+class Onnx(Step):
+    kind = "onnx"
+    fields = OnnxFields
+    summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
+
+    def libraries(self, fields: OnnxFields) -> tuple[str, ...]:
+        return () if fields.source else ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
+
+    def edges(self, fields: OnnxFields) -> list[Edge]:
+        return [Edge("model", fields.model, ("model", "merged"), field=("model",))] if fields.model else []
+
+    def files(self, fields: OnnxFields) -> list[FileInput]:
+        source = fields.source
+        return [FileInput("source", source.name, ("source",))] if source and source.scheme == "file" else []
+
+    def parameters(self, fields: Fields) -> dict[str, object]:
+        assert isinstance(fields, OnnxFields)
+        return {} if fields.source else {n: v for n, v in super().parameters(fields).items() if n != "adapter"}
+
+    def nodes(self, target: Target) -> list[Node]:
+        """With `adapter`, a merge that has no name of its own comes first."""
+        fields = target.fields
+        assert isinstance(fields, OnnxFields)
+        if not (fields.adapter and fields.model):
+            return super().nodes(target)
+        merged = step_of("merged")
+        assert merged is not None
+        inner = merged.fields.model_validate({"model": str(fields.model), "adapter": str(fields.adapter)})
+        edge = Edge("model", Ref(target.name), (), field=("model",), part="merged")
+        return [
+            Node(f"{target.name}:merged", target.name, merged, inner, tuple(merged.edges(inner))),
+            Node(target.name, target.name, self, fields, (edge,)),
+        ]
+
+    def check(self, fields: OnnxFields) -> str | None:
+        if fields.source:
+            extra = sorted(fields.model_fields_set - {"source"})
+            if fields.source.scheme not in ("file", "hf"):
+                return "an ONNX model comes from a folder or hf:ID; name one"
+            return f"`source` brings a finished ONNX folder, so {', '.join(extra)} has no meaning; leave it out" if extra else None
+        if not fields.model:
+            return "it needs `model`, or `source`; for example model: merged"
+        if fields.precision not in PRECISIONS[fields.provider]:
+            known = ", ".join(PRECISIONS[fields.provider])
+            return f"{fields.precision} does not exist for {fields.provider}; precision: one of {known}"
+        return None
+
+    def run(self, job: Job) -> None:
+        fields = job.fields(OnnxFields)
+        if fields.source:
+            _bring(job, fields.source)
+        else:
+            _build(job, fields, job.input("model").folder)
+
+
+def builder_options(fields: OnnxFields) -> dict[str, Any]:
+    """The options of the model builder that the recipe gives, by the builder's names."""
+    given = fields.model_dump(exclude=_NOT_OPTIONS, exclude_none=True)
+    options = {BUILDER_NAMES.get(name, name): value for name, value in given.items()}
+    return {name: "/".join(v) if name == "op_types_to_quantize" else v for name, v in options.items()}
+
+
+def _build(job: Job, fields: OnnxFields, folder: str) -> None:
+    from onnxruntime_genai.models.builder import create_model, parse_extra_options
+
+    cache = job.out.parent / "builder"
+    given = [f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in builder_options(fields).items()]
+    job.progress("converting", 0, 1)
+    # The builder paints progress bars and prints a line a layer: that is for the log.
+    place = ("", folder, str(job.out), fields.precision, fields.provider, str(cache))
+    try:
+        create_model(*place, **parse_extra_options(*place, given))
+    except (NotImplementedError, ValueError) as e:
+        first = str(e).strip().splitlines()[0]
+        hint = "another precision, provider or option may be possible"
+        raise InputError(f"the model builder refuses: {first[:300]}", where=job.where("precision"), hint=hint) from None
+    job.progress("converting", 1, 1)
+    _canonical(job.out, Path(folder))
+    job.result = Result(provenance={"builder_options": dict(builder_options(fields))})
+
+
+def _canonical(folder: Path, source: Path) -> None:
+    """No trace of this machine: the folder the model came from, in whatever file the tokenizer wrote it."""
+    for file in folder.glob("*.json"):
+        text = file.read_text("utf-8")
+        with contextlib.suppress(ValueError):
+            data = json.loads(text)
+            if isinstance(data, dict) and data.pop("name_or_path", None) is not None:
+                file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+                text = file.read_text("utf-8")
+        if str(source) in text:
+            file.write_text(text.replace(str(source), source.name), "utf-8")
+
+
+def _bring(job: Job, source: Source) -> None:
+    import shutil
+
+    from olivebuild.steps._fetch import fetch
+
+    folder = fetch(job, source)
+    if not (folder / "genai_config.json").is_file():
+        hint = "it should be a folder that onnxruntime-genai loads"
+        raise InputError("genai_config.json is missing", where=str(folder), hint=hint)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        relative = path.relative_to(folder)
+        if not any(part.startswith(".") for part in relative.parts) and path.suffix != ".md":
+            (job.out / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, job.out / relative)
+
+
+STEP = Onnx()

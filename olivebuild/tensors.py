@@ -1,0 +1,105 @@
+"""Where the tensors lie in a safetensors file, and the digest of a model: without torch, from the header's JSON.
+
+Format: https://github.com/huggingface/safetensors#format (8 bytes little-endian header length, JSON header, tensor bytes).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from olivebuild import digest
+from olivebuild.errors import InputError
+
+HEADER_LIMIT = 100 << 20
+READ_FILES = (
+    "config.json", "generation_config.json", "chat_template*", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
+    "vocab.*", "merges.txt", "*.model", "*.tiktoken", "*preprocessor_config.json",
+)  # fmt: skip
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor in a file: `dtype` as safetensors writes it (BF16, F32 ...), byte range [start, end) from the file's start."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def tensors_of(path: Path) -> list[Tensor]:
+    """The tensors of a safetensors file in the order of their bytes. Raises InputError on a malformed file."""
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as f:
+            (length,) = struct.unpack("<Q", f.read(8))
+            if length > min(HEADER_LIMIT, size - 8):
+                raise ValueError("the header is longer than the file")
+            header = json.loads(f.read(length))
+        base = 8 + length
+        found = [
+            Tensor(name, entry["dtype"], tuple(entry["shape"]), base + entry["data_offsets"][0], base + entry["data_offsets"][1])
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as e:
+        raise InputError(f"not a safetensors file: {e}", where=str(path), hint="is the download complete?") from None
+    found.sort(key=lambda t: (t.start, t.end))
+    position = base
+    for tensor in found:
+        if tensor.start != position or tensor.end < tensor.start:
+            raise InputError(f"tensor {tensor.name} does not follow the one before it", where=str(path))
+        position = tensor.end
+    if position != size:
+        hint = "is the download complete?"
+        raise InputError(f"the header tells of {position} bytes, the file has {size}", where=str(path), hint=hint)
+    return found
+
+
+def sum_of_tensors(path: Path) -> str:
+    """The sum modulo 2**128 of one hash a tensor, over (name, dtype, shape, digest of the bytes).
+
+    A sum does not depend on order, so any sharding of the same tensors adds up to the same number.
+    """
+    total = 0
+    with open(path, "rb") as f:
+        for tensor in tensors_of(path):
+            f.seek(tensor.start)
+            hasher = digest.hasher()
+            left = tensor.end - tensor.start
+            while left and (chunk := f.read(min(left, digest.CHUNK))):
+                hasher.update(chunk)
+                left -= len(chunk)
+            total += int(digest.of_json([tensor.name, tensor.dtype, tensor.shape, hasher.hexdigest()]), 16)
+    return f"{total % (1 << 128):032x}"
+
+
+def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[Path]]:
+    """(weight files, other files that a loader reads) of a Hugging Face folder; `code`: Python files are read too.
+
+    Raises InputError when there are no safetensors weights or no config.json.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError("not a Hugging Face model folder: config.json is missing", where=str(folder))
+    patterns = (*READ_FILES, "*.py") if code else READ_FILES
+    weights = sorted(folder.glob("*.safetensors"))
+    others = [p for p in sorted(folder.iterdir()) if p.is_file() and any(fnmatch(p.name, q) for q in patterns)]
+    if not weights:
+        pickled = [p.name for p in sorted(folder.iterdir()) if any(fnmatch(p.name, q) for q in PICKLES)]
+        fact = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
+        hint = "olivebuild reads safetensors and GGUF only, since unpickling runs code; convert the weights to safetensors first"
+        raise InputError(f"{fact} in the model folder", where=str(folder), hint=hint)
+    return weights, others
+
+
+def model_digest(folder: Path, memo: digest.StatMemo, *, code: bool = False) -> str:
+    """The digest of what a loader reads: tensors, however sharded, and the non-weight files. README, .git and the like don't count."""
+    weights, others = model_files(folder, code=code)
+    total = sum(int(memo.digest(w, sum_of_tensors, "tensors"), 16) for w in weights) % (1 << 128)
+    return digest.of_json(["model", f"{total:032x}", [[p.name, memo.digest(p)] for p in others]])

@@ -1,0 +1,151 @@
+"""Traces: what a key produced and what it cost. A file beside the blobs is the truth; a diskcache index makes looking up fast.
+
+Rows of the index are JSON text. diskcache would also read pickled rows, which runs code; our Disk refuses them on every path.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import diskcache
+
+from olivebuild import digest
+from olivebuild.key import Part
+from olivebuild.store import Store
+
+
+@dataclass(frozen=True)
+class Trace:
+    """`outputs` maps output names to content digests; `manifest` is the blob of the folder's manifest, or `reference` the folder.
+
+    `seconds` and `peak_rss` (bytes) are what the run cost; `provenance` is what did not enter the key but helps to understand.
+    """
+
+    key: str
+    kind: str
+    parts: tuple[Part, ...]
+    outputs: Mapping[str, str]
+    manifest: str = ""
+    reference: str = ""
+    size: int = 0
+    seconds: float = 0.0
+    peak_rss: int = 0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    accepted_from: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Trace:
+        """Raises ValueError on anything that is not a trace."""
+        try:
+            data = json.loads(text)
+            trace = Trace(**data)
+            parts = tuple(Part(*(str(p[name]) for name in ("cause", "label", "value", "shown"))) for p in data["parts"])
+            if not isinstance(trace.outputs, dict) or not all(isinstance(v, str) for v in trace.outputs.values()):
+                raise ValueError("outputs are not digests")
+            if not isinstance(trace.metrics, dict) or not isinstance(trace.provenance, dict):
+                raise ValueError("figures are not a mapping")
+            if not all(isinstance(v, str) for v in (trace.key, trace.manifest, trace.reference)):
+                raise ValueError("a digest is not text")
+            return replace(trace, parts=parts, seconds=float(trace.seconds))
+        except (KeyError, TypeError, AttributeError, RecursionError) as e:
+            raise ValueError(f"not a trace: {e}") from None
+
+
+class JsonDisk(diskcache.Disk):  # type: ignore[misc]
+    """Text keys, JSON text values, nothing else: a row of any other mode is refused before it is read."""
+
+    def put(self, key: str) -> tuple[str, bool]:
+        return key, True
+
+    def get(self, key: object, raw: bool) -> str:
+        if not raw or not isinstance(key, str):
+            raise ValueError("a row of the index has a key that is not text")
+        return key
+
+    def store(self, value: str, read: bool, key: object = None) -> tuple[int, int, None, str]:
+        return 0, diskcache.core.MODE_TEXT, None, value
+
+    def fetch(self, mode: int, filename: object, value: object, read: bool) -> str:
+        if mode != diskcache.core.MODE_TEXT or filename is not None or not isinstance(value, str):
+            raise ValueError("a row of the index is not JSON text")
+        return value
+
+
+class Traces:
+    """key -> Trace. Reading never raises: what can't be read is as if it were not there, and is mended by the next write."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._index = _open(store.root / "traces")
+
+    def _file(self, key: str) -> Path:
+        return self.store.root / "blobs" / key[:2] / f"{key}.trace"
+
+    def get(self, key: str) -> Trace | None:
+        try:
+            text = self._index.get(key) if self._index is not None else None
+            if text is not None:
+                return _of_key(Trace.from_json(text), key)
+        except (ValueError, sqlite3.Error, OSError, diskcache.Timeout):
+            pass
+        try:
+            # Files are checked by their digest, so that a flipped bit is no answer.
+            check, _, text = self._file(key).read_text("utf-8").partition("\n")
+            if digest.of_bytes(text) != check:
+                return None
+            trace = _of_key(Trace.from_json(text), key)
+        except (OSError, ValueError):
+            return None
+        if trace:
+            self._note(trace)
+        return trace
+
+    def put(self, trace: Trace) -> None:
+        """The file first, the index after it: the file is what counts."""
+        text = trace.to_json()
+        file = self._file(trace.key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        digest.write_atomically(file, f"{digest.of_bytes(text)}\n{text}".encode())
+        self._note(trace)
+
+    def forget(self, key: str) -> None:
+        self._file(key).unlink(missing_ok=True)
+        if self._index is not None:
+            self._index.delete(key)
+
+    def _note(self, trace: Trace) -> None:
+        try:
+            if self._index is not None:
+                self._index.set(trace.key, trace.to_json())
+        except (sqlite3.Error, OSError, diskcache.Timeout):
+            pass
+
+    def close(self) -> None:
+        if self._index is not None:
+            self._index.close()
+
+
+def _of_key(trace: Trace, key: str) -> Trace | None:
+    return trace if trace.key == key else None
+
+
+def _open(folder: Path) -> diskcache.Cache | None:
+    """The index; made anew when its file is damaged; None when it can't be had: the files do without."""
+    for attempt in range(2):
+        try:
+            # The default policy would evict rows at 1 GiB.
+            return diskcache.Cache(str(folder), disk=JsonDisk, eviction_policy="none", timeout=10)
+        except (sqlite3.Error, ValueError, OSError, diskcache.Timeout):
+            if attempt == 0:
+                for file in folder.glob("cache.db*"):
+                    file.unlink(missing_ok=True)
+    return None

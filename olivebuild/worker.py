@@ -1,0 +1,111 @@
+"""The process that runs one action: `python -m olivebuild.worker action.json`. Speaks JSON lines on stdout, logs on stderr.
+
+Ends when its parent does: the parent holds the other end of stdin and never writes to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from olivebuild.errors import BuildError, StepError, Where
+from olivebuild.executor import Action, ActionInput
+from olivebuild.step import Fields, Result, step_of
+
+
+class Job:
+    """What a step sees of its action: fields, inputs, where to write, and how to speak."""
+
+    def __init__(self, action: Action, stream: Any) -> None:
+        self.action = action
+        self.out = Path(action.out)
+        self.result = Result()
+        self._stream = stream
+
+    def fields(self, model: type[Fields]) -> Any:
+        return model.model_validate(self.action.fields)
+
+    def input(self, role: str) -> ActionInput:
+        return self.action.inputs[role]
+
+    def files(self, label: str) -> list[Path]:
+        return [Path(p) for p in self.action.files.get(label, ())]
+
+    def where(self, *field: str | int) -> Where | None:
+        """The place of a field in the recipe."""
+        place: Any = self.action.places.get(".".join(str(f) for f in field)) or self.action.places.get("")
+        return Where(*place) if place else None
+
+    def say(self, event: str, **data: object) -> None:
+        self._stream.write(json.dumps({"event": event, **data}) + "\n")
+        self._stream.flush()
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.say("progress", what=what, done=done, total=total)
+
+    def note(self, text: str) -> None:
+        self.say("note", text=text)
+
+
+def peak_rss() -> int:
+    """The peak resident memory of this process in bytes; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main() -> int:
+    # What libraries print must not mix with events: the real stdout is ours alone, and fd 1 becomes the log.
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    action = Action.from_json(Path(sys.argv[1]).read_text())
+    job = Job(action, stream)
+    try:
+        step = step_of(action.kind)
+        assert step is not None
+        if action.task == "pin":
+            from olivebuild.steps import _fetch
+
+            source = step.source(job.fields(step.fields))
+            assert source is not None
+            job.result = Result(provenance={"pin": _fetch.pin(source, dataset=step.kind == "dataset")})
+        else:
+            step.run(job)
+        data = asdict(job.result)
+        job.say("result", **data | {"reference": str(job.result.reference or ""), "peak_rss": peak_rss()})
+    except BuildError as e:
+        job.say("error", **e.to_json())
+        return 1
+    except ModuleNotFoundError as e:
+        traceback.print_exc()
+        hint = "pip install 'olivebuild[build]' installs what steps need"
+        job.say("error", **StepError(f"{action.target} needs the library {e.name}, which is not installed", hint=hint).to_json())
+        return 1
+    except Exception as e:
+        traceback.print_exc()
+        text = str(e).strip().splitlines() or [type(e).__name__]
+        hint = f"`olivebuild log {action.target}` shows the whole story"
+        job.say("error", **StepError(f"{action.target} failed: {type(e).__name__}: {text[0][:300]}", hint=hint).to_json())
+        return 1
+    return 0
+
+
+def end_with_parent() -> None:
+    # os.read rather than sys.stdin: a thread blocked in a buffered reader aborts the interpreter's shutdown.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

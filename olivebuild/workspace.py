@@ -1,0 +1,120 @@
+"""The recipe's folder: what lies in build/, and what .olivebuild/ remembers. Knows manifests, not recipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from olivebuild import digest, swap
+from olivebuild.digest import StatMemo
+from olivebuild.key import Reason
+from olivebuild.locks import locked
+from olivebuild.store import Manifest, Store
+
+
+@dataclass(frozen=True)
+class Last:
+    """The last result of a node in this workspace: its key, why it was made, and what there is to say about it."""
+
+    key: str
+    reasons: tuple[Reason, ...] = ()
+    note: str = ""
+
+
+class Workspace:
+    """`build` is the folder of results, `state` what may be deleted when no build runs."""
+
+    def __init__(self, folder: Path, stem: str = "") -> None:
+        self.folder = folder
+        self.build = folder / "build" / stem
+        self.state = folder / ".olivebuild" / stem
+        self.logs = self.state / "logs"
+        self.memo = StatMemo(self.state / "stats.json")
+        self._last_file = self.state / "last.json"
+        self.last = _load_last(self._last_file)
+
+    def place(self, target: str) -> Path:
+        return self.build / target
+
+    def differs(self, target: str, manifest: Manifest) -> Reason | None:
+        """How build/<target> differs from the manifest; None if it is exactly that."""
+        place = self.place(target)
+        shown = place.relative_to(self.folder)
+        if place.is_symlink() or not place.is_dir():
+            return Reason("output", shown.as_posix(), manifest.digest, "missing")
+        there = {p.relative_to(place).as_posix(): p for p in digest.files_below(place)}
+        for entry in manifest.files:
+            path, name = there.pop(entry.name, None), (shown / entry.name).as_posix()
+            if path is None:
+                return Reason("output", name, entry.digest, "missing")
+            if path.is_symlink() or not path.is_file():
+                return Reason("output", name, entry.digest, "not a file")
+            stat = path.stat()
+            if stat.st_size != entry.size:
+                return Reason("output", name, f"{entry.size} bytes", f"{stat.st_size} bytes")
+            if os.name == "posix" and bool(stat.st_mode & 0o100) != entry.executable:
+                return Reason("output", name, "executable" if entry.executable else "not executable", "mode changed")
+            if (found := self.memo.digest(path)) != entry.digest:
+                return Reason("output", name, entry.digest, found)
+        if there:
+            return Reason("output", (shown / min(there)).as_posix(), "nothing", "a file that no step made")
+        return None
+
+    def publish(self, target: str, manifest: Manifest, store: Store) -> None:
+        """Put the manifest's files into build/<target>. Raises Damaged when the store can't give them."""
+        staging = self.state / "tmp" / f"{target}-{uuid.uuid4().hex[:8]}"
+        staging.mkdir(parents=True)
+        try:
+            store.restore(manifest, staging)
+            # Once the clock has ticked past the last write, a later change can't hide, and the digests may be remembered.
+            stats = {e.name: digest.stat_of(staging / e.name) for e in manifest.files}
+            digest.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
+            self.memo.start_scan()
+            with self.lock():
+                swap.replace_folder(staging, self.place(target), self.state / "tmp" / f"{target}.aside")
+            for entry in manifest.files:
+                self.memo.remember(self.place(target) / entry.name, stats[entry.name], entry.digest)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """One build at a time changes build/ and .olivebuild/."""
+        return locked(self.state / "publish.lock")
+
+    def recover(self) -> None:
+        """Finish what a crash interrupted, and sweep what it left."""
+        if (self.state / "tmp").is_dir():
+            with self.lock():
+                swap.finish(self.build, self.state / "tmp")
+
+    def log_file(self, node: str) -> Path:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return self.logs / f"{node.replace(':', '.')}.log"
+
+    def remember(self, node: str, last: Last) -> None:
+        self.last[node] = last
+
+    def save(self) -> None:
+        self.state.mkdir(parents=True, exist_ok=True)
+        ignore = self.state / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+        with self.lock():
+            # Another build may have written since we read: keep what is its.
+            merged = _load_last(self._last_file) | self.last
+            data = {name: asdict(last) for name, last in sorted(merged.items())}
+            digest.write_atomically(self._last_file, json.dumps(data, indent=1).encode())
+            self.memo.save()
+
+
+def _load_last(file: Path) -> dict[str, Last]:
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        return {name: Last(x["key"], tuple(Reason(**r) for r in x["reasons"]), x["note"]) for name, x in data.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
