@@ -271,14 +271,13 @@ class Build:
         """Raises InputError when what the step read is no longer what its key says."""
         node, planner = state.node, self.planner
         hint = "nothing was stored; build again"
-        changed = planner.scan.changed(node, None)
+        changed = planner.scan.changed(node)
         if changed:
             where = planner.scan.recipe.where(node.target)
             raise InputError(f"{planner.scan.shown(changed)} changed while {node.target} was being built", where=where, hint=hint)
         for _, source, _ in planner.graph.inputs[node.name]:
-            lies_at = source.step.lies_at(source.fields)
-            if lies_at is not None:
-                changed = planner.scan.changed(source, planner.scan.recipe.folder / lies_at)
+            if source.step.lies_at(source.fields) is not None:
+                changed = planner.scan.changed(source)
             elif source.name == source.target and (last := planner.workspace.last.get(source.name)):
                 trace = planner.traces.get(last.key)
                 fault = planner.workspace.differs(source.target, planner.store.manifest(trace.manifest)) if trace and trace.manifest else None

@@ -107,7 +107,7 @@ def build(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settin
     else:
         with console.Display() as display:
             report = Build(project.planner, executor, display).run(goals)
-    judged = [] if report.failed else _judge(project, report.plan, goals)
+    judged = [] if report.failed else _judge(project, report.plan)
     gates = [vars(j) for j in judged]
     if as_json:
         done = {"ran": report.ran, "restored": report.restored, "fresh": report.fresh, "failed": report.failed, "gates": gates}
@@ -419,7 +419,7 @@ def _metrics(plan: Any, target: str) -> Any:
     return state.trace.metrics if state and state.trace else None
 
 
-def _judge(project: Any, plan: Any, goals: list[str]) -> list[Any]:
+def _judge(project: Any, plan: Any) -> list[Any]:
     """The gates of all benchmarks that the goals need."""
     from olivebuild.gates import judge
 

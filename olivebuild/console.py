@@ -181,7 +181,7 @@ def show_gates(judgements: Iterable[Judgement]) -> None:
         console.print(f"[{colour}]gate {word:<7}[/]{escape(judgement.gate)}: {judgement.value:.4g}")
 
 
-def show_benchmark(metrics: Mapping[str, Any], missed: Iterable[Judgement] = ()) -> None:
+def show_benchmark(metrics: Mapping[str, Any]) -> None:
     """The table: a row a model, the baselines below."""
     console = stdout()
     sets = metrics["data"]

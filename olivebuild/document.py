@@ -104,7 +104,7 @@ class _Reader:
             return self.mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
             return [self.read(item, (*path, i), depth + 1) for i, item in enumerate(node.value)]
-        return node.value if node.style else _scalar(node.value)
+        return str(node.value) if getattr(node, "style", None) else _scalar(node.value)
 
     def mapping(self, node: yaml.MappingNode, path: Path, depth: int) -> dict[str, object]:
         result: dict[str, object] = {}

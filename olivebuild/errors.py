@@ -62,9 +62,3 @@ class StepError(BuildError):
 
 class StoreError(BuildError):
     """The cache can't be read or written, or what it holds is damaged."""
-
-
-class Interrupted(BuildError):
-    """Ctrl-C or SIGTERM."""
-
-    exit_code = 130

@@ -17,8 +17,9 @@ from olivebuild.step import NAME, Fields, Target, kinds, step_of
 
 FILE_NAME = "olivebuild.yaml"
 F = TypeVar("F", bound=Fields)
+# A target of one of these names could not be built by its name alone; some commands are still to come.
 COMMANDS = frozenset(
-    ["build", "plan", "why", "run", "import", "init", "graph", "status", "log", "report", "doctor", "verify", "gc", "clean", "update", "accept", "schema", "compare", "chat", "predict", "watch"]
+    "accept build chat clean compare doctor gc graph import init log plan predict report run schema status update verify watch why".split()  # noqa: SIM905
 )
 
 
@@ -107,6 +108,7 @@ def _target(doc: Document, name: str, value: object) -> Target:
 
 
 def _validate(doc: Document, model: type[F], value: object, path: document.Path, name: str) -> F:
+    """Raises RecipeError with the place of the first fault."""
     try:
         return model.model_validate(value)
     except ValidationError as e:

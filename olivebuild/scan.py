@@ -31,6 +31,7 @@ class Scan:
         self.lock = lock
         self._files: dict[Path, str] = {}
         self._stats: dict[Path, Stat] = {}
+        self._read: dict[str, set[Path]] = {}
         self._models: dict[Path, str] = {}
         self._libraries: dict[str, str] = {}
         self._machine: dict[str, str] = {}
@@ -40,7 +41,7 @@ class Scan:
         result = []
         for wanted in node.step.files(node.fields):
             for i, path in enumerate(self.paths(node, wanted)):
-                value = self._tree(path) if path.is_dir() else path.suffix.lower() + ":" + self._file(path)
+                value = self._tree(node, path) if path.is_dir() else path.suffix.lower() + ":" + self._file(node, path)
                 result.append((f"{wanted.label}[{i}]", value, self.shown(path)))
         return result
 
@@ -67,7 +68,8 @@ class Scan:
                 where = self.recipe.where(node.target, field)
                 raise InputError(f"{self.shown(folder)} is not a folder", where=where, hint=f"paths start at {self.recipe.folder}")
             for path in folder.iterdir():
-                self._note(path)
+                if path.is_file():
+                    self._note(node, path)
             self._models[folder] = model_digest(folder, self.memo, code=bool(getattr(node.fields, "trust_remote_code", False)))
         return self._models[folder]
 
@@ -94,18 +96,15 @@ class Scan:
             self._machine = machine.describe()
         return self._machine
 
-    def changed(self, node: Node, folder: Path | None) -> Path | None:
-        """A file of the node that is no longer as this scan saw it; None if all are."""
-        paths = [p for w in node.step.files(node.fields) for p in self.paths(node, w)]
-        below = [q for p in paths for q in (digest.files_below(p) if p.is_dir() else [p])]
-        for path in [*below, *(folder.iterdir() if folder and folder.is_dir() else ())]:
+    def changed(self, node: Node) -> Path | None:
+        """A file that the node reads and that is no longer as this scan saw it; None if all are."""
+        for path in self._read.get(node.name, ()):
             try:
-                if path.is_file() and self._stats.get(path) != digest.stat_of(path):
+                if self._stats[path] != digest.stat_of(path):
                     return path
             except OSError:
                 return path
-        gone = (p for p in self._stats if (p in below or p.parent == folder) and not p.exists())
-        return next(gone, None)
+        return None
 
     def shown(self, path: Path) -> str:
         """A path as people write it: relative to the recipe when it lies below."""
@@ -114,18 +113,22 @@ class Scan:
         except ValueError:
             return str(path)
 
-    def _note(self, path: Path) -> None:
-        if path.is_file():
-            self._stats[path] = digest.stat_of(path)
+    def _note(self, node: Node, path: Path) -> None:
+        """Remember how a file was before it is read."""
+        self._stats.setdefault(path, digest.stat_of(path))
+        self._read.setdefault(node.name, set()).add(path)
 
-    def _file(self, path: Path) -> str:
+    def _file(self, node: Node, path: Path) -> str:
+        self._note(node, path)
         if path not in self._files:
-            self._note(path)
             self._files[path] = self.memo.digest(path)
         return self._files[path]
 
-    def _tree(self, folder: Path) -> str:
-        return digest.of_json([[p.relative_to(folder).as_posix(), self._file(p)] for p in digest.files_below(folder)])
+    def _tree(self, node: Node, folder: Path) -> str:
+        # A file that is added or removed changes its folder's own times.
+        for parent in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
+            self._note(node, parent)
+        return digest.of_json([[p.relative_to(folder).as_posix(), self._file(node, p)] for p in digest.files_below(folder)])
 
 
 def installed(name: str) -> str | None:

@@ -76,7 +76,8 @@ def _onnx(runtime: Any) -> Run:
         length = len(prompt) + new_tokens
         # With min_length the end token can't stop the run early.
         params.set_search_options(max_length=length, min_length=length, do_sample=False)
-        start, times = time.perf_counter(), []
+        start = time.perf_counter()
+        times: list[float] = []
         generator = og.Generator(runtime.model, params)
         generator.append_tokens(np.array(prompt, dtype=np.int32))
         while len(times) < new_tokens and not generator.is_done():

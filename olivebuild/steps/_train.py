@@ -57,7 +57,7 @@ def add_adapter(job: Job, fields: AdapterFields, model: Any) -> Any:
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=fields.r,
-        lora_alpha=fields.alpha,  # type: ignore[arg-type]
+        lora_alpha=fields.alpha,
         lora_dropout=fields.dropout,
         target_modules=fields.modules if isinstance(fields.modules, str) else list(fields.modules),
     )

@@ -81,7 +81,7 @@ class Command(Step):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
                 return f"the output {path!r} leaves the target's folder; outputs are relative paths without .."
         for m in _SLOT.finditer(fields.run):
-            known = list({"inputs": inputs, "outputs": outputs}.get(m[1], ()))
+            known = list(inputs if m[1] == "inputs" else outputs)
             if m[1] and m[2] not in known:
                 return f"`run` names {{{m[1]}.{m[2]}}}, which is not declared; declared are {', '.join(known) or 'none'}"
         return None

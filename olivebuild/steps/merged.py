@@ -42,6 +42,8 @@ class Merged(Step):
             if fields.source.scheme not in ("file", "hf"):
                 return "a merged model comes from a folder or hf:ID; name one"
             return "`source` brings a merged model; leave `model` and `adapter` out" if fields.model or fields.adapter else None
+        if fields.adapter and not fields.model:
+            return "an adapter is merged into an explicit full-precision `model`; also one trained on a ...-bnb-4bit base, without that suffix"
         return None if fields.model and fields.adapter else "it needs `model` and `adapter`, or `source`; for example model: base, adapter: adapter"
 
     def run(self, job: Job) -> None:
@@ -57,9 +59,10 @@ class Merged(Step):
 def merge(job: Job, base: Path, adapter: Path) -> None:
     """Merge with peft on the CPU: fp32 products, rounded once to the weight's own number format."""
     import torch
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     from olivebuild.steps import _models
+    from olivebuild.tensors import tensors_of
 
     check_base(job, adapter, base)
     dtype = getattr(torch, stored_dtype(base))
@@ -69,20 +72,29 @@ def merge(job: Job, base: Path, adapter: Path) -> None:
     except (ValueError, RuntimeError, KeyError) as e:
         first = str(e).strip().splitlines()[0]
         raise InputError(f"the adapter does not fit the model: {first[:200]}", where=job.where("adapter")) from None
-    loaded = {name for name in wrapped.state_dict() if "lora_" in name}
+    places = set(get_peft_model_state_dict(wrapped))
+    given = {t.name for t in tensors_of(adapter / "adapter_model.safetensors")}
+    if places != given:
+        # Whatever is left over would be missing from the merged model without a word.
+        odd = sorted(given - places) or sorted(places - given)
+        what = "has no place in" if given - places else "is missing for"
+        raise InputError(f"the adapter's {odd[0]} {what} the model ({len(odd)} such tensors)", where=job.where("adapter"))
     job.progress("merging", 0, 1)
     merged = wrapped.merge_and_unload(safe_merge=True)
     _models.save_model(merged, job.out, extra_from=base)
     job.progress("merging", 1, 1)
-    job.result = Result(metrics={"adapter_tensors": len(loaded)})
+    job.result = Result(metrics={"adapter_tensors": len(given)})
 
 
 def check_base(job: Job, adapter: Path, base: Path) -> None:
-    """Raises InputError when the adapter was trained on a quantised base and no full-precision one was meant."""
+    """Raises InputError when the base is quantised, as that of adapters trained in 4 bit often is."""
+    trained_on = str(json.loads((adapter / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path") or "")
     config = json.loads((base / "config.json").read_text("utf-8"))
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown")
-        hint = "name the full-precision model: an adapter merged into quantised weights loses what it learnt"
+        full = trained_on.removesuffix("-bnb-4bit")
+        example = f", here probably hf:{full}" if full != trained_on else ""
+        hint = f"name the full-precision model{example}: an adapter merged into quantised weights loses what it learnt"
         raise InputError(f"the base model is quantised ({method})", where=job.where("model"), hint=hint)
 
 
