@@ -49,6 +49,8 @@ class Build:
         self.listen = listen
         self._running: dict[str, tuple[State, Path, IO[bytes]]] = {}
         self._waiting: set[str] = set()
+        """Nodes whose key another build is making, as of the last look."""
+        self._said_waiting: set[str] = set()
         self._damaged: dict[str, int] = {}
 
     def run(self, goals: Iterable[str]) -> Report:
@@ -87,6 +89,7 @@ class Build:
     def _act(self, plan: Plan, report: Report) -> bool:
         """Restore what is cached and start what can run. True when that changed what a new plan would say."""
         changed = False
+        self._waiting.clear()
         for state in plan.states.values():
             name = state.node.name
             if name in self._running or not self._inputs_ready(plan, state):
@@ -129,11 +132,11 @@ class Build:
             return False
         lock = try_lock(planner.store.lock_file(state.key))
         if lock is None:
-            if node.name not in self._waiting:
-                self._waiting.add(node.name)
+            if node.name not in self._said_waiting:
+                self._said_waiting.add(node.name)
                 self._say("waiting", node)
+            self._waiting.add(node.name)
             return False
-        self._waiting.discard(node.name)
         if state.trace is None and planner.traces.get(state.key):
             lock.close()
             return True
@@ -287,7 +290,6 @@ class Build:
 
     def _finish(self, state: State, reasons: list[Reason]) -> None:
         assert state.key
-        self._waiting.discard(state.node.name)
         self.planner.workspace.remember(state.node.name, Last(state.key, tuple(reasons)))
 
     def _remember_fresh(self, plan: Plan) -> None:

@@ -35,9 +35,14 @@ class Document:
     lines: list[str]
     value: object = None
     places: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    overrides: dict[Path, str] = field(default_factory=dict)
+    """Paths whose values come from the command line, and what was written there."""
 
     def where(self, path: Path) -> Where:
         """The place of `path`, or of the nearest thing above it."""
+        given = next((text for known, text in self.overrides.items() if path[: len(known)] == known), None)
+        if given:
+            return Where(given)
         while path and path not in self.places:
             path = path[:-1]
         line, column = self.places.get(path, (1, 1))

@@ -130,7 +130,10 @@ def _explain(doc: Document, error: ValidationError, model: type[Fields], path: d
         missing = ".".join(str(p) for p in first["loc"])
         return RecipeError(f"{name} has no {missing}", where=doc.where(path), hint=f"add `{missing}:`")
     message = str(first.get("ctx", {}).get("error") or first["msg"])
-    return RecipeError(f"{name}.{label}: {message[:1].lower() + message[1:]}" if label else f"{name}: {message}", where=doc.where(place))
+    message = message[:1].lower() + message[1:]
+    message, _, hint = message.partition("; ")
+    hint = hint or "`olivebuild schema` tells what each field takes"
+    return RecipeError(f"{name}.{label}: {message}" if label else f"{name}: {message}", where=doc.where(place), hint=hint)
 
 
 def _known_keys(model: type[Fields], loc: list[str]) -> list[str]:
@@ -177,3 +180,4 @@ def _override(doc: Document, raw: dict[str, object], setting: str) -> None:
         if not isinstance(place, dict):
             raise RecipeError(f"{part} has no fields of its own", where=where)
     place[path[-1]] = document.parse_value(text)  # type: ignore[index]
+    doc.overrides["targets", *path] = f"--set {setting}"

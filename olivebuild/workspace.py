@@ -76,6 +76,9 @@ class Workspace:
             digest.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
             self.memo.start_scan()
             with self.lock():
+                if self.differs(target, manifest) is None:
+                    # Another build was here first; a reader of its folder is not disturbed for an equal one.
+                    return
                 swap.replace_folder(staging, self.place(target), self.state / "tmp" / f"{target}.aside")
             for entry in manifest.files:
                 self.memo.remember(self.place(target) / entry.name, stats[entry.name], entry.digest)
