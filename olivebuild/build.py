@@ -42,12 +42,22 @@ class Report:
         return [t for t in done if t not in touched]
 
 
+@dataclass
+class Running:
+    """An action under way: `inputs` are its inputs as they were when it began."""
+
+    state: State
+    scratch: Path
+    lock: IO[bytes]
+    inputs: list[State]
+
+
 class Build:
     def __init__(self, planner: Planner, executor: Executor, listen: Listener) -> None:
         self.planner = planner
         self.executor = executor
         self.listen = listen
-        self._running: dict[str, tuple[State, Path, IO[bytes]]] = {}
+        self._running: dict[str, Running] = {}
         self._waiting: set[str] = set()
         """Nodes whose key another build is making, as of the last look."""
         self._said_waiting: set[str] = set()
@@ -144,7 +154,8 @@ class Build:
         (scratch / "out").mkdir()
         action = self._action(plan, state, scratch / "out")
         self._say("started", node, reasons=[vars(r) for r in state.reasons], seconds=state.seconds)
-        self._running[node.name] = (state, scratch, lock)
+        inputs = [plan.states[source.name] for _, source, _ in planner.graph.inputs[node.name]]
+        self._running[node.name] = Running(state, scratch, lock, inputs)
         self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
         return False
 
@@ -193,16 +204,17 @@ class Build:
     def _handle(self, message: Message | Outcome | None, report: Report) -> bool:
         """Take in what an action said. True when one ended."""
         if isinstance(message, Message):
-            node = self._running[message.node][0].node
+            node = self._running[message.node].state.node
             self._say(message.event, node, **message.data)
             return False
         if message is None:
             return bool(self._waiting)
-        state, scratch, lock = self._running.pop(message.node)
+        running = self._running.pop(message.node)
+        state = running.state
         try:
             if message.error:
                 raise message.error
-            self._store(state, scratch / "out", message)
+            self._store(running, message)
             self._say("finished", state.node, seconds=message.seconds)
             if state.node.target not in report.ran:
                 report.ran.append(state.node.target)
@@ -212,17 +224,18 @@ class Build:
             report.failed.append(state.node.target)
             self._say("failed", state.node, fact=e.fact, where=str(e.where or ""), hint=e.hint)
         finally:
-            self.planner.store.discard(scratch)
-            lock.close()
+            self.planner.store.discard(running.scratch)
+            running.lock.close()
         return True
 
-    def _store(self, state: State, out: Path, outcome: Outcome) -> None:
+    def _store(self, running: Running, outcome: Outcome) -> None:
         """Blobs, then the trace. Whatever goes wrong before the trace is written leaves no trace."""
+        state, out = running.state, running.scratch / "out"
         node, planner = state.node, self.planner
         result = outcome.result
         assert result
         assert state.key
-        self._check_inputs(state)
+        self._check_inputs(running)
         reference, manifest, blob = result.reference, None, ""
         if reference is None:
             for name, path in node.step.outputs(node.fields).items():
@@ -270,23 +283,24 @@ class Build:
             return digest.of_json(files)
         return digest.of_file(path)
 
-    def _check_inputs(self, state: State) -> None:
+    def _check_inputs(self, running: Running) -> None:
         """Raises InputError when what the step read is no longer what its key says."""
-        node, planner = state.node, self.planner
+        node, planner = running.state.node, self.planner
         hint = "nothing was stored; build again"
         changed = planner.scan.changed(node)
         if changed:
             where = planner.scan.recipe.where(node.target)
             raise InputError(f"{planner.scan.shown(changed)} changed while {node.target} was being built", where=where, hint=hint)
-        for _, source, _ in planner.graph.inputs[node.name]:
-            if source.step.lies_at(source.fields) is not None:
-                changed = planner.scan.changed(source)
-            elif source.name == source.target and (last := planner.workspace.last.get(source.name)):
-                trace = planner.traces.get(last.key)
-                fault = planner.workspace.differs(source.target, planner.store.manifest(trace.manifest)) if trace and trace.manifest else None
-                changed = planner.workspace.folder / fault.what if fault else None
-            if changed:
-                raise InputError(f"{planner.scan.shown(changed)} changed while {node.target} read it", hint=hint)
+        for origin in running.inputs:
+            fault: str | None = None
+            if origin.trace is None:
+                changed = planner.scan.changed(origin.node)
+                fault = planner.scan.shown(changed) if changed else None
+            elif origin.manifest and origin.node.name == origin.node.target:
+                differs = planner.workspace.differs(origin.node.target, origin.manifest)
+                fault = differs.what if differs else None
+            if fault:
+                raise InputError(f"{fault} changed while {node.target} read it", hint=hint)
 
     def _finish(self, state: State, reasons: list[Reason]) -> None:
         assert state.key
@@ -319,9 +333,9 @@ class Build:
         """Whatever still runs was interrupted: stop it, and leave nothing of it."""
         if self._running:
             self.executor.cancel()
-        for _, scratch, lock in self._running.values():
-            self.planner.store.discard(scratch)
-            lock.close()
+        for running in self._running.values():
+            self.planner.store.discard(running.scratch)
+            running.lock.close()
         self._running.clear()
 
 
