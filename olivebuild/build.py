@@ -167,7 +167,9 @@ class Build:
             folder = origin.folder or self._part_folder(origin, out)
             path = folder / source.step.outputs(source.fields)[output]
             named = source.step.source(source.fields)
-            inputs[edge.role] = ActionInput(str(folder), str(path), source.step.kind, source.target, named.text if named else "")
+            inputs[edge.role] = ActionInput(
+                str(folder), str(path), source.step.kind, source.target, named.text if named else "", self._trusts(source)
+            )
         files = {f.label: [str(p) for p in scan.paths(node, f)] for f in node.step.files(node.fields)}
         prefix = ("targets", node.target)
         document = scan.recipe.document
@@ -192,6 +194,11 @@ class Build:
             gpu=step.gpu,
             exclusive=step.exclusive,
         )
+
+    def _trusts(self, node: Node) -> bool:
+        """Whether the recipe allows code from the model's folder to run: said on the model itself, or on what it was merged from."""
+        models = [source for edge, source, _ in self.planner.graph.inputs[node.name] if edge.role == "model"]
+        return bool(getattr(node.fields, "trust_remote_code", False)) or any(self._trusts(m) for m in models)
 
     def _part_folder(self, origin: State, out: Path) -> Path:
         """A folder for a node that has none in build/: beside the action's own."""
@@ -243,7 +250,7 @@ class Build:
                     raise StepError(f"{node.target} ended well but did not make {name or path}", hint="a declared output must be made by its step")
             manifest, blob = planner.store.put_folder(out)
             if not manifest.files:
-                raise StepError(f"{node.target} ended well but made nothing")
+                raise StepError(f"{node.target} ended well but made nothing", hint=f"`olivebuild log {node.target}` shows its output")
         outputs = {name: result.digests.get(name) or self._output_digest(node, name, out, reference) for name in node.step.outputs(node.fields)}
         known = planner.traces.get(state.key)
         if known and dict(known.outputs) != outputs:

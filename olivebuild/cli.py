@@ -444,7 +444,7 @@ def run() -> None:
     signal.signal(signal.SIGTERM, stop)
     code = 0
     try:
-        code = main.main(standalone_mode=False) or 0
+        code = main.main(prog_name="olivebuild", standalone_mode=False) or 0
     except click.ClickException as e:
         hint = f"`{e.ctx.command_path} --help` shows what it takes" if isinstance(e, click.UsageError) and e.ctx else ""
         code = _fail(RecipeError(e.format_message(), where=Where("command line"), hint=hint))

@@ -68,9 +68,9 @@ def parse(text: str, file: str) -> Document:
         fact = f"not valid YAML: {e.problem or e.context}"
         raise RecipeError(fact, where=Where(file, line, column, text), hint=_hint(e, text)) from None
     except yaml.YAMLError as e:
-        raise RecipeError(f"not valid YAML: {' '.join(str(e).split())}", where=Where(file)) from None
+        raise RecipeError(f"not valid YAML: {' '.join(str(e).split())}", where=Where(file), hint="is it a text file?") from None
     except RecursionError:
-        raise RecipeError("nested too deeply", where=Where(file)) from None
+        raise RecipeError("nested too deeply", where=Where(file), hint=f"a recipe nests at most {MAX_DEPTH} levels") from None
     return document
 
 
@@ -92,7 +92,7 @@ class _Reader:
         self.document = document
         self.count = 0
 
-    def fail(self, fact: str, node: yaml.Node, hint: str = "") -> RecipeError:
+    def fail(self, fact: str, node: yaml.Node, hint: str) -> RecipeError:
         line, column = node.start_mark.line + 1, node.start_mark.column + 1
         return RecipeError(fact, where=Where(self.document.file, line, column, self.document.lines[line - 1]), hint=hint)
 
@@ -101,7 +101,7 @@ class _Reader:
         if self.count > MAX_VALUES:
             raise self.fail(f"more than {MAX_VALUES} values", node, "aliases that repeat aliases grow without bound")
         if depth > MAX_DEPTH:
-            raise self.fail(f"nested deeper than {MAX_DEPTH} levels", node)
+            raise self.fail(f"nested deeper than {MAX_DEPTH} levels", node, "write it flatter")
         self.document.places.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
         if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in ("str", "map", "seq"):
             raise self.fail(f"the tag {node.tag} is not allowed here", node, "write the plain value")

@@ -24,7 +24,7 @@ class BuildError(Exception):
 
     exit_code = 1
 
-    def __init__(self, fact: str, *, where: Where | str | None = None, hint: str = "", target: str = "") -> None:
+    def __init__(self, fact: str, *, where: Where | str | None = None, hint: str, target: str = "") -> None:
         super().__init__(fact)
         self.fact = fact
         self.where = Where(where) if isinstance(where, str) else where

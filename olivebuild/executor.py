@@ -21,6 +21,7 @@ class ActionInput:
     kind: str
     target: str
     source: str = ""
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)

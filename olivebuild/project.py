@@ -48,7 +48,7 @@ def cache_folder() -> Path:
 def open_graph(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Graph:
     """The recipe alone: what needs no store. Raises RecipeError."""
     if not folder.is_dir():
-        raise RecipeError(f"{folder} is not a folder", where="-C")
+        raise RecipeError(f"{folder} is not a folder", where="-C", hint="name the folder that holds the recipe")
     return build_graph(recipes.load(recipes.find(folder, file), settings))
 
 

@@ -60,9 +60,9 @@ def load(file: Path, settings: Iterable[str] = ()) -> Recipe:
     try:
         text = file.read_text("utf-8")
     except UnicodeDecodeError as e:
-        raise RecipeError(f"not UTF-8 text: byte {e.start}", where=Where(file.name)) from None
+        raise RecipeError(f"not UTF-8 text: byte {e.start}", where=Where(file.name), hint="save the file as UTF-8") from None
     except OSError as e:
-        raise RecipeError(f"can't be read: {e.strerror}", where=Where(file.name)) from None
+        raise RecipeError(f"can't be read: {e.strerror}", where=Where(file.name), hint="-f FILE names another recipe") from None
     doc = document.parse(text, file.name)
     top = doc.value
     if not isinstance(top, dict):
@@ -74,7 +74,9 @@ def load(file: Path, settings: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"version {top['version']!r} is not known to this olivebuild", where=doc.where(("version",)), hint="write version: 1")
     raw = top.get("targets")
     if not isinstance(raw, dict) or not raw:
-        raise RecipeError("`targets:` must name at least one target", where=doc.where(("targets",)))
+        raise RecipeError(
+            "`targets:` must name at least one target", where=doc.where(("targets",)), hint="`olivebuild init` writes a recipe to begin with"
+        )
     for setting in settings:
         _override(doc, raw, setting)
     targets = {name: _target(doc, name, value) for name, value in raw.items()}
@@ -92,7 +94,9 @@ def _target(doc: Document, name: str, value: object) -> Target:
     if name in COMMANDS:
         raise RecipeError(f"{name} is the name of a command", where=doc.where(path), hint="call the target something else")
     if not isinstance(value, dict):
-        raise RecipeError(f"{name} must be a mapping with a `kind:`", where=doc.where(path))
+        raise RecipeError(
+            f"{name} must be a mapping with a `kind:`", where=doc.where(path), hint=f"{name}: {{kind: ...}}, one of {', '.join(kinds())}"
+        )
     if "kind" not in value:
         raise RecipeError(f"{name} has no kind", where=doc.where(path), hint=f"kind: one of {', '.join(kinds())}")
     kind = value["kind"]
@@ -178,6 +182,6 @@ def _override(doc: Document, raw: dict[str, object], setting: str) -> None:
         assert isinstance(place, dict)
         place = place.setdefault(part, {})
         if not isinstance(place, dict):
-            raise RecipeError(f"{part} has no fields of its own", where=where)
+            raise RecipeError(f"{part} has no fields of its own", where=where, hint="`olivebuild schema` tells what each field takes")
     place[path[-1]] = document.parse_value(text)  # type: ignore[index]
     doc.overrides["targets", *path] = f"--set {setting}"

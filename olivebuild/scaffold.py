@@ -64,7 +64,7 @@ def _columns(path: Path, shown: str) -> list[str]:
             with open(path, encoding="utf-8-sig") as f:
                 return list(json.loads(next((line for line in f if line.strip()), "{}")))
     except (ValueError, KeyError, IndexError, TypeError) as e:
-        raise InputError(f"the first row can't be read: {e}", where=shown) from None
+        raise InputError(f"the first row can't be read: {e}", where=shown, hint="is it a data file of rows?") from None
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 

@@ -130,7 +130,7 @@ class Store:
             for size in runs:
                 data = f.read(size)
                 if len(data) != size:
-                    raise StepError(f"the output {name} changed while it was stored")
+                    raise StepError(f"the output {name} changed while it was stored", hint="does the step leave a process behind that still writes?")
                 whole.update(data)
                 blobs.append((digest.of_bytes(data), size))
                 pending.append(pool.submit(self._publish, blobs[-1][0], data))

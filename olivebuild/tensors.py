@@ -54,7 +54,7 @@ def tensors_of(path: Path) -> list[Tensor]:
     position = base
     for tensor in found:
         if tensor.start != position or tensor.end < tensor.start:
-            raise InputError(f"tensor {tensor.name} does not follow the one before it", where=str(path))
+            raise InputError(f"tensor {tensor.name} does not follow the one before it", where=str(path), hint="is the download complete?")
         position = tensor.end
     if position != size:
         hint = "is the download complete?"
@@ -86,7 +86,11 @@ def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[P
     Raises InputError when there are no safetensors weights or no config.json.
     """
     if not (folder / "config.json").is_file():
-        raise InputError("not a Hugging Face model folder: config.json is missing", where=str(folder))
+        raise InputError(
+            "not a Hugging Face model folder: config.json is missing",
+            where=str(folder),
+            hint="name the folder that holds config.json and the weights",
+        )
     patterns = (*READ_FILES, "*.py") if code else READ_FILES
     weights = sorted(folder.glob("*.safetensors"))
     others = [p for p in sorted(folder.iterdir()) if p.is_file() and any(fnmatch(p.name, q) for q in patterns)]

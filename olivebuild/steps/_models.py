@@ -53,7 +53,7 @@ def load_model(folder: str | Path, dtype: torch.dtype, device: torch.device | st
         )
     except (OSError, ValueError) as e:
         first = str(e).strip().splitlines()[0]
-        raise InputError(f"the model can't be loaded: {first[:300]}", where=str(folder)) from None
+        raise InputError(f"the model can't be loaded: {first[:300]}", where=str(folder), hint="does transformers load this folder?") from None
     return model.to(device).eval()
 
 

@@ -53,7 +53,7 @@ def read_all(job: Job, fields: DatasetFields, name: str) -> list[Read]:
             rows += read_file(file, _shown(file, job))
             job.progress("reading", len(rows), 0)
     if not rows:
-        raise InputError("there are no rows", where=job.where(name))
+        raise InputError("there are no rows", where=job.where(name), hint="the files are empty")
     return rows
 
 
@@ -81,7 +81,7 @@ def _data_files(folder: Path, job: Job) -> list[Path]:
     found = [p for p in found if p.name not in ("dataset_infos.json", "dataset_info.json")]
     train = [p for p in found if "train" in p.relative_to(folder).as_posix()]
     if not found:
-        raise InputError("there are no parquet, jsonl, json or csv files", where=job.where("source"))
+        raise InputError("there are no parquet, jsonl, json or csv files", where=job.where("source"), hint="name the data files themselves")
     return train or found
 
 
@@ -109,7 +109,7 @@ def _jsonl(path: Path, shown: str) -> Iterator[Read]:
                 hint = "each line of a .jsonl file is one JSON object"
                 raise InputError(f"not valid JSON: {e.msg}", where=Where(shown, number, e.colno, where.text), hint=hint) from None
             except (ValueError, RecursionError) as e:
-                raise InputError(f"not valid JSON: {e}", where=where) from None
+                raise InputError(f"not valid JSON: {e}", where=where, hint="each line of a .jsonl file is one JSON object") from None
             yield Read(_object(value, where), where)
 
 
@@ -121,7 +121,7 @@ def _json(path: Path, shown: str) -> Iterator[Read]:
         hint = "one JSON object a line needs the ending .jsonl" if e.msg == "Extra data" else ""
         raise InputError(f"not valid JSON: {e.msg}", where=Where(shown, e.lineno, e.colno), hint=hint) from None
     except (ValueError, RecursionError) as e:
-        raise InputError(f"not valid JSON: {e}", where=shown) from None
+        raise InputError(f"not valid JSON: {e}", where=shown, hint="a .json data file holds a list of objects") from None
     if isinstance(value, dict):
         lists = [v for v in value.values() if isinstance(v, list)]
         value = lists[0] if len(lists) == 1 else value
@@ -134,7 +134,7 @@ def _json(path: Path, shown: str) -> Iterator[Read]:
 
 def _object(value: object, where: Where) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError("a row must be a JSON object", where=where)
+        raise InputError("a row must be a JSON object", where=where, hint='a row names its columns: {"column": "value"}')
     return value
 
 
@@ -151,14 +151,14 @@ def _csv(path: Path, shown: str) -> Iterator[Read]:
                 if header is None:
                     header = cells
                     if len(set(header)) != len(header):
-                        raise InputError("a column name stands twice in the header", where=where)
+                        raise InputError("a column name stands twice in the header", where=where, hint="rename one of them")
                     continue
                 if len(cells) != len(header):
                     hint = "a value that holds a comma needs quotes"
                     raise InputError(f"{len(cells)} values, the header has {len(header)} columns", where=where, hint=hint)
                 yield Read(dict(zip(header, cells, strict=True)), where)
         except csv.Error as e:
-            raise InputError(f"not valid CSV: {e}", where=Where(shown, start)) from None
+            raise InputError(f"not valid CSV: {e}", where=Where(shown, start), hint="a quote inside a quoted value is doubled") from None
 
 
 def _parquet(path: Path, shown: str) -> Iterator[Read]:
@@ -173,7 +173,7 @@ def _parquet(path: Path, shown: str) -> Iterator[Read]:
                     yield Read(row, Where(f"{shown}[{number}]"))
                     number += 1
     except (pa.ArrowInvalid, OSError) as e:
-        raise InputError(f"not a readable parquet file: {str(e).splitlines()[0]}", where=shown) from None
+        raise InputError(f"not a readable parquet file: {str(e).splitlines()[0]}", where=shown, hint="is the download complete?") from None
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ def is_onnx(folder: str | Path) -> bool:
     return Path(folder, "genai_config.json").is_file()
 
 
-def open_model(folder: str | Path) -> Runtime:
-    return OnnxRuntime(folder) if is_onnx(folder) else HuggingFaceRuntime(folder)
+def open_model(folder: str | Path, *, trust_remote_code: bool = False) -> Runtime:
+    return OnnxRuntime(folder) if is_onnx(folder) else HuggingFaceRuntime(folder, trust_remote_code)
 
 
 def judge(runtime: Runtime, table: Table, new_tokens: int) -> Iterator[Answer]:
@@ -76,10 +76,10 @@ def judge(runtime: Runtime, table: Table, new_tokens: int) -> Iterator[Answer]:
 
 
 class HuggingFaceRuntime:
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, trust_remote_code: bool) -> None:
         device, dtype = _models.platform()
-        self.tokenizer = _models.load_tokenizer(folder)
-        self.model = _models.load_model(folder, dtype, device)
+        self.tokenizer = _models.load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        self.model = _models.load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
         self.device = device
 
     @torch.inference_mode()

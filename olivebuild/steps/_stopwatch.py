@@ -1,4 +1,4 @@
-"""`python -m olivebuild.steps._stopwatch FOLDER PROMPT_TOKENS NEW_TOKENS ROUNDS`: one model's latency, as a JSON line."""
+"""`python -m olivebuild.steps._stopwatch FOLDER SETTINGS`: one model's latency, as a JSON line."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ Run = Callable[[list[int], int], list[float]]
 
 
 def main() -> None:
-    folder, prompt_tokens, new_tokens, rounds = sys.argv[1], *map(int, sys.argv[2:5])
+    folder, settings = sys.argv[1], json.loads(sys.argv[2])
+    new_tokens = settings["new_tokens"]
     stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     threading.Thread(target=end_with_parent, daemon=True).start()
     from olivebuild.steps import _runtime
 
     start = time.perf_counter()
-    runtime = _runtime.open_model(folder)
+    runtime = _runtime.open_model(folder, trust_remote_code=settings["trust_remote_code"])
     loaded = time.perf_counter() - start
     run = _onnx(runtime) if isinstance(runtime, _runtime.OnnxRuntime) else _hugging_face(runtime)
     generator = np.random.default_rng(0)
-    prompt = generator.integers(0, len(runtime.tokenizer), prompt_tokens).tolist()
+    prompt = generator.integers(0, len(runtime.tokenizer), settings["prompt_tokens"]).tolist()
     run(prompt, new_tokens)
     first, gaps = [], []
-    for _ in range(rounds):
+    for _ in range(settings["rounds"]):
         times = run(prompt, new_tokens)
         first.append(times[0])
         gaps += [b - a for a, b in itertools.pairwise(times)]

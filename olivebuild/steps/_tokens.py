@@ -44,7 +44,7 @@ class Encoder:
         self.max_length = max_length
         self.truncated = 0
         if tokenizer.eos_token_id is None:
-            raise InputError("the tokenizer has no end token", where=str(tokenizer.name_or_path))
+            raise InputError("the tokenizer has no end token", where=str(tokenizer.name_or_path), hint="set eos_token in tokenizer_config.json")
         self.ends = {tokenizer.eos_token_id, *tokenizer.all_special_ids}
 
     def prompt_text(self, format_: str, row: dict[str, str]) -> str:

@@ -37,14 +37,14 @@ def train(job: Job, fields: AdapterFields) -> Result:
     base = job.input("model")
     device, dtype = _models.platform(training.dtype)
     job.note(f"training on {torch.cuda.get_device_name() if device.type == 'cuda' else device.type} in {str(dtype).removeprefix('torch.')}")
-    encoder = Encoder(_models.load_tokenizer(base.folder), training.max_length)
+    encoder = Encoder(_models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code), training.max_length)
     table = read_table(job.input("data").path)
     examples = [encoder.encode(table.format, row) for row in table.rows]
     if encoder.truncated:
         job.note(f"{encoder.truncated} of {len(examples)} rows are longer than max_length {training.max_length} and were cut")
     # The seed comes before the adapter is made, since its first values are drawn.
     _models.be_deterministic(training.seed)
-    model = add_adapter(job, fields, _models.load_model(base.folder, dtype, device))
+    model = add_adapter(job, fields, _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code))
     per_epoch = math.ceil(len(examples) / training.batch)
     steps = training.steps or max(1, round(per_epoch * (training.epochs or DEFAULT_EPOCHS)))
     figures = _loop(job, model, examples, steps, training, device)

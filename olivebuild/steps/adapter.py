@@ -131,7 +131,7 @@ def _bring(job: Job, source: Source) -> None:
         data: dict[str, Any] = json.loads(config.read_text("utf-8"))
         method = data["peft_type"]
     except (ValueError, KeyError, TypeError) as e:
-        raise InputError(f"not an adapter configuration: {e}", where=str(config)) from None
+        raise InputError(f"not an adapter configuration: {e}", where=str(config), hint="is it an adapter folder as peft saves it?") from None
     if method != "LORA":
         raise InputError(f"a {method} adapter can't be merged", where=str(config), hint="only LoRA adapters are supported")
     shutil.copyfile(weights, job.out / weights.name)

@@ -14,6 +14,7 @@ from typing import Any
 
 from olivebuild import digest
 from olivebuild.errors import StepError
+from olivebuild.executor import ActionInput
 from olivebuild.step import Fields, Result, Step
 from olivebuild.worker import Job
 
@@ -40,22 +41,16 @@ class Latency(Step):
         result = []
         for i, role in enumerate(roles):
             job.progress("measuring", i, len(roles))
-            result.append(_measure(Path(job.input(role).folder), fields))
+            result.append(_measure(job.input(role), fields))
         job.progress("measuring", len(roles), len(roles))
         (job.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
         job.result = Result(metrics={"models": result})
 
 
-def _measure(folder: Path, fields: LatencyFields) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "olivebuild.steps._stopwatch",
-        str(folder),
-        str(fields.prompt_tokens),
-        str(fields.new_tokens),
-        str(fields.rounds),
-    ]
+def _measure(model: ActionInput, fields: LatencyFields) -> dict[str, Any]:
+    folder = Path(model.folder)
+    settings = {**fields.model_dump(), "trust_remote_code": model.trust_remote_code}
+    command = [sys.executable, "-m", "olivebuild.steps._stopwatch", str(folder), json.dumps(settings)]
     # It shares our standard input, the pipe to the build: when that closes, it ends as we do.
     done = subprocess.run(command, stdin=0, stdout=subprocess.PIPE, check=False)
     if done.returncode != 0:

@@ -140,7 +140,7 @@ def _metrics(job: Job, fields: CommandFields) -> dict[str, object]:
             f"{fields.metrics} can't be read: {e}", where=job.where("metrics"), hint="the command writes it as a JSON object of numbers"
         ) from None
     if not isinstance(data, dict) or not all(isinstance(v, int | float) for v in data.values()):
-        raise StepError(f"{fields.metrics} is not a JSON object of numbers", where=job.where("metrics"))
+        raise StepError(f"{fields.metrics} is not a JSON object of numbers", where=job.where("metrics"), hint='for example {"accuracy": 0.9}')
     return data
 
 

@@ -66,19 +66,23 @@ def merge(job: Job, base: Path, adapter: Path) -> None:
 
     check_base(job, adapter, base)
     dtype = getattr(torch, stored_dtype(base))
-    model = _models.load_model(base, dtype)
+    model = _models.load_model(base, dtype, trust_remote_code=job.input("model").trust_remote_code)
     try:
         wrapped = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True)
     except (ValueError, RuntimeError, KeyError) as e:
         first = str(e).strip().splitlines()[0]
-        raise InputError(f"the adapter does not fit the model: {first[:200]}", where=job.where("adapter")) from None
+        raise InputError(
+            f"the adapter does not fit the model: {first[:200]}", where=job.where("adapter"), hint="was it trained on this model?"
+        ) from None
     places = set(get_peft_model_state_dict(wrapped))
     given = {t.name for t in tensors_of(adapter / "adapter_model.safetensors")}
     if places != given:
         # Whatever is left over would be missing from the merged model without a word.
         odd = sorted(given - places) or sorted(places - given)
         what = "has no place in" if given - places else "is missing for"
-        raise InputError(f"the adapter's {odd[0]} {what} the model ({len(odd)} such tensors)", where=job.where("adapter"))
+        raise InputError(
+            f"the adapter's {odd[0]} {what} the model ({len(odd)} such tensors)", where=job.where("adapter"), hint="was it trained on this model?"
+        )
     job.progress("merging", 0, 1)
     merged = wrapped.merge_and_unload(safe_merge=True)
     _models.save_model(merged, job.out, extra_from=base)

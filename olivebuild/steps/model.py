@@ -78,7 +78,9 @@ def _convert(job: Job, gguf: Path, dtype: str) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
     except (ValueError, KeyError, NotImplementedError, OSError) as e:
-        raise InputError(f"{gguf.name} can't be read: {e}", where=job.where("source")) from None
+        raise InputError(
+            f"{gguf.name} can't be read: {e}", where=job.where("source"), hint="is its architecture one that transformers reads from GGUF?"
+        ) from None
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
     tensors = {}
     for name, tensor in model.state_dict().items():

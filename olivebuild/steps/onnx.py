@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from olivebuild.errors import InputError
+from olivebuild.executor import ActionInput
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Result, Step, Target, step_of
 from olivebuild.worker import Job
@@ -24,7 +25,6 @@ class OnnxFields(Fields):
     source: Source | None = None
     precision: Literal["int4", "int8", "fp16", "fp32", "bf16"] = "int4"
     provider: Literal["cpu", "cuda", "dml", "webgpu"] = "cpu"
-    trust_remote_code: bool = False
     algorithm: Literal["default", "rtn", "k_quant", "rtn_last", "k_quant_last", "k_quant_mixed", "k_quant_linear"] | None = None
     block_size: Literal[16, 32, 64, 128, 256] | None = None
     accuracy_level: Literal[1, 2, 3, 4] | None = None
@@ -57,7 +57,6 @@ BUILDER_NAMES = {
     "webgpu_graph": "enable_webgpu_graph",
     "webgpu_fp32": "use_webgpu_fp32",
     "cuda_bf16": "use_cuda_bf16",
-    "trust_remote_code": "hf_remote",
 }
 _NOT_OPTIONS = {"model", "adapter", "source", "precision", "provider"}
 PRECISIONS = {
@@ -120,7 +119,7 @@ class Onnx(Step):
         if fields.source:
             _bring(job, fields.source)
         else:
-            _build(job, fields, job.input("model").folder)
+            _build(job, fields, job.input("model"))
 
 
 def builder_options(fields: OnnxFields) -> dict[str, Any]:
@@ -130,11 +129,14 @@ def builder_options(fields: OnnxFields) -> dict[str, Any]:
     return {name: "/".join(v) if name == "op_types_to_quantize" else v for name, v in options.items()}
 
 
-def _build(job: Job, fields: OnnxFields, folder: str) -> None:
+def _build(job: Job, fields: OnnxFields, model: ActionInput) -> None:
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
-    cache = job.out.parent / "builder"
-    given = [f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in builder_options(fields).items()]
+    cache, folder = job.out.parent / "builder", model.folder
+    given = [
+        f"{name}={','.join(v) if isinstance(v, list) else str(v)}"
+        for name, v in (builder_options(fields) | {"hf_remote": model.trust_remote_code}).items()
+    ]
     job.progress("converting", 0, 1)
     # The builder paints progress bars and prints a line a layer: that is for the log.
     place = ("", folder, str(job.out), fields.precision, fields.provider, str(cache))

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import Done, Place, rows, write_rows
+from tests.conftest import Done, Place, write_rows
 
 pytestmark = pytest.mark.scenario
 MODEL = ("onnx-int4", "model.onnx.data")
@@ -229,7 +229,9 @@ def test_a_script_changed_and_a_declared_output_missing(place: Place) -> None:
 
 
 def test_a_step_that_is_not_deterministic_is_said(place: Place) -> None:
-    place.recipe.write_text("targets:\n  now: {kind: command, run: 'date +%N', shell: true, outputs: {x: x.txt}}\n".replace("date +%N", "date +%N > {outputs.x}"))
+    place.recipe.write_text(
+        "targets:\n  now: {kind: command, run: 'date +%N', shell: true, outputs: {x: x.txt}}\n".replace("date +%N", "date +%N > {outputs.x}")
+    )
     assert place.build().ran == ["now"]
     for blob in place.cache.glob("blobs/*/*"):
         if blob.suffix != ".trace":

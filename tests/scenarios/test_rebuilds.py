@@ -123,9 +123,9 @@ def test_no_op_plan_why_and_help_import_nothing_heavy(copied: Place) -> None:
     heavy = ("torch", "transformers", "peft", "datasets", "onnx", "onnxruntime", "onnxruntime_genai", "bitsandbytes", "pyarrow", "numpy")
     for arguments in (["plan"], ["why", "onnx-int4"], ["--help"], ["onnx-int4"], ["build", "--json"], ["status"], ["graph"]):
         code = (
-            "import sys; sys.argv = ['olivebuild', *{}]\nfrom olivebuild.cli import run\n"
-            "try: run()\nexcept SystemExit: pass\nprint(sorted(set({}) & set(sys.modules)), file=sys.stderr)"
-        ).format(arguments, heavy)
+            f"import sys; sys.argv = ['olivebuild', *{arguments}]\nfrom olivebuild.cli import run\n"
+            f"try: run()\nexcept SystemExit: pass\nprint(sorted(set({heavy}) & set(sys.modules)), file=sys.stderr)"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=copied.folder, env=os.environ | {"OLIVEBUILD_CACHE": str(copied.cache)}, capture_output=True, text=True
         )
@@ -134,7 +134,9 @@ def test_no_op_plan_why_and_help_import_nothing_heavy(copied: Place) -> None:
 
 def test_a_benchmark_judges_gates_on_every_build(copied: Place) -> None:
     recipe = copied.recipe.read_text()
-    bench = '  bench: {kind: benchmark, models: [base, merged, onnx-int4], data: tone, baseline: tone, latency: {rounds: 1}, gates: ["accuracy >= 0"]}\n'
+    bench = (
+        '  bench: {kind: benchmark, models: [base, merged, onnx-int4], data: tone, baseline: tone, latency: {rounds: 1}, gates: ["accuracy >= 0"]}\n'
+    )
     copied.recipe.write_text(recipe + bench)
     first = copied.build("bench")
     assert first.code == 0, first.err

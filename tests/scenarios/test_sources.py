@@ -1,0 +1,176 @@
+"""Where things come from: the hub (a local server that speaks its protocol), adapters, merged models and ONNX folders from elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Place
+
+pytestmark = pytest.mark.scenario
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The calls of huggingface.co that a download makes: repository information, the file tree, and files by commit."""
+
+    def __init__(self, folder: Path, asked: list[str], *arguments: object) -> None:
+        self.folder = folder
+        self.asked = asked
+        super().__init__(*arguments)  # type: ignore[arg-type]
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, data: bytes, kind: str, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for name, value in ({"Content-Type": kind, "Content-Length": str(len(data))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.asked.append(path)
+        files = sorted(p for p in self.folder.iterdir() if p.is_file())
+        if path.startswith("/api/models/own/tiny/tree/"):
+            tree = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0" * 40} for p in files]
+            self.answer(json.dumps(tree).encode(), "application/json", {})
+        elif path.startswith("/api/models/own/tiny"):
+            information = {"id": "own/tiny", "modelId": "own/tiny", "sha": COMMIT, "siblings": [{"rfilename": p.name} for p in files]}
+            self.answer(json.dumps(information).encode(), "application/json", {})
+        elif path.startswith(f"/own/tiny/resolve/{COMMIT}/") and (file := self.folder / path.rpartition("/")[2]).is_file():
+            data = file.read_bytes()
+            self.answer(data, "application/octet-stream", {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT})
+        else:
+            self.send_error(404)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def hub(tiny_model: Path) -> Iterator[tuple[str, list[str]]]:
+    """(address, paths asked for)"""
+    asked: list[str] = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Hub, tiny_model, asked))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_model_is_pinned_fetched_once_and_shares_the_results_of_an_equal_folder(
+    copied: Place, hub: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    address, asked = hub
+    copied.environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+    copied.edit("source: tiny", "source: hf:own/tiny")
+    done = copied.build()
+    assert done.code == 0, done.err
+    # The content is the one the adapter was made from, so nothing below runs.
+    assert done.ran == ["base"]
+    assert json.loads((copied.folder / "olivebuild.lock").read_text())["sources"] == {"hf:own/tiny": COMMIT}
+    asked.clear()
+    assert copied.build().ran == []
+    assert asked == []
+
+
+def test_a_hub_that_does_not_answer_is_one_clear_error(copied: Place, tmp_path: Path) -> None:
+    copied.environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+    copied.edit("source: tiny", "source: hf:own/tiny")
+    done = copied.build()
+    assert done.code == 1
+    assert "olivebuild.yaml:3:23: error: hf:own/tiny" in done.err
+    assert "hint: is the hub reachable" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_an_adapter_from_elsewhere_is_merged(copied: Place) -> None:
+    before = copied.built("merged", "model.safetensors")
+    shutil.copytree(copied.folder / "build/adapter", copied.folder / "theirs")
+    text = copied.recipe.read_text()
+    start, end = text.index("  adapter:"), text.index("  merged:")
+    copied.recipe.write_text(text[:start] + "  adapter: {kind: adapter, source: theirs}\n" + text[end:])
+    assert copied.build("merged").ran == ["adapter"]
+    assert copied.built("merged", "model.safetensors") == before
+
+
+def test_an_adapter_for_another_model_is_refused(copied: Place) -> None:
+    theirs = copied.folder / "theirs"
+    shutil.copytree(copied.folder / "build/adapter", theirs)
+    config = json.loads((theirs / "adapter_config.json").read_text())
+    (theirs / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["qkv_proj"]}))
+    text = copied.recipe.read_text()
+    start, end = text.index("  adapter:"), text.index("  merged:")
+    copied.recipe.write_text(text[:start] + "  adapter: {kind: adapter, source: theirs}\n" + text[end:])
+    done = copied.build("merged")
+    assert done.code == 1
+    assert "has no place in the model" in done.err
+
+
+def test_a_quantised_base_is_refused_with_the_full_precision_one_named(copied: Place) -> None:
+    file = copied.folder / "tiny/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}))
+    theirs = copied.folder / "theirs"
+    shutil.copytree(copied.folder / "build/adapter", theirs)
+    config = json.loads((theirs / "adapter_config.json").read_text())
+    (theirs / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "unsloth/tiny-bnb-4bit"}))
+    text = copied.recipe.read_text()
+    start, end = text.index("  adapter:"), text.index("  merged:")
+    copied.recipe.write_text(text[:start] + "  adapter: {kind: adapter, source: theirs}\n" + text[end:])
+    done = copied.build("merged")
+    assert done.code == 1
+    assert "error: the base model is quantised (bitsandbytes)" in done.err
+    assert "hf:unsloth/tiny:" in done.err
+
+
+def test_a_merged_model_and_an_onnx_folder_from_elsewhere(copied: Place) -> None:
+    for name in ("merged", "onnx-int4"):
+        shutil.copytree(copied.folder / "build" / name, copied.folder / f"their-{name}")
+    before = copied.everything()
+    copied.recipe.write_text(
+        "targets:\n  merged: {kind: merged, source: their-merged}\n  onnx-int4: {kind: onnx, model: merged, block_size: 32}\n"
+        "  theirs: {kind: onnx, source: their-onnx-int4}\n"
+    )
+    # The merged model's content is known, so its ONNX model is too.
+    assert copied.build("onnx-int4", "theirs").ran == ["theirs"]
+    after = copied.everything()
+    assert {n: d for n, d in after.items() if n.startswith("onnx-int4/")} == {n: d for n, d in before.items() if n.startswith("onnx-int4/")}
+    assert after["theirs/model.onnx.data"] == before["onnx-int4/model.onnx.data"]
+
+
+def test_a_pinned_wheel_that_changed_is_refused(place: Place) -> None:
+    """The wheel comes from a folder, through pip's own settings."""
+    import zipfile
+
+    index = place.folder / "wheels"
+    index.mkdir()
+    with zipfile.ZipFile(index / "tinygguf-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tinygguf/model.gguf", b"GGUFnot really")
+        wheel.writestr("tinygguf-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinygguf\nVersion: 1.0\n")
+        wheel.writestr("tinygguf-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("tinygguf-1.0.dist-info/RECORD", "")
+    place.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index)}
+    place.recipe.write_text('targets:\n  base: {kind: model, source: "pypi:tinygguf==1.0!tinygguf/model.gguf"}\n')
+    (place.folder / "olivebuild.lock").write_text(
+        json.dumps({"version": 1, "sources": {"pypi:tinygguf==1.0!tinygguf/model.gguf": "0" * 64}, "libraries": {}})
+    )
+    done = place.build()
+    assert done.code == 1
+    assert "olivebuild.yaml:2:23: error: tinygguf-1.0-py3-none-any.whl has sha256 " in done.err
+    assert "`olivebuild update base`" in done.err
+    assert place.run("update", "base").code == 0
+    done = place.build()
+    assert done.code == 1
+    assert "error: model.gguf can't be read" in done.err
+    place.edit("model.gguf", "other.gguf")
+    assert "holds no tinygguf/other.gguf" in place.build().err

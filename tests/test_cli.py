@@ -1,0 +1,149 @@
+"""The command line without a model: exit codes, JSON, completion, and that every command is in the README."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from olivebuild import document
+from olivebuild.cli import main
+from olivebuild.schema import recipe_schema
+from tests.conftest import Place
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+RECIPE = """\
+default: b
+targets:
+  a: {kind: command, run: "cp {inputs.x} {outputs.y}", inputs: {x: first}, outputs: {y: y.txt}}
+  first: {kind: command, run: "cp in.txt {outputs.x}", files: [in.txt], outputs: {x: x.txt}}
+  b: {kind: command, run: "cp -v {inputs.x} {outputs.y}", inputs: {x: a.y}, outputs: {y: y.txt}}
+"""
+
+
+@pytest.fixture
+def chain(place: Place) -> Place:
+    """Three commands, each copying the one before."""
+    place.recipe.write_text(RECIPE.replace("{x: first}", "{x: first.x}"))
+    (place.folder / "in.txt").write_text("one")
+    return place
+
+
+def test_build_no_op_edit_undo(chain: Place) -> None:
+    assert chain.build().ran == ["first", "a", "b"]
+    assert chain.built("b", "y.txt") == b"one"
+    assert chain.build().end["fresh"] == ["first", "a", "b"]
+    (chain.folder / "in.txt").write_text("two")
+    assert chain.verdicts() == {"first": "stale", "a": "waiting", "b": "waiting"}
+    assert chain.build().ran == ["first", "a", "b"]
+    assert chain.built("b", "y.txt") == b"two"
+    (chain.folder / "in.txt").write_text("one")
+    assert chain.build().end["restored"] == ["first", "a", "b"]
+
+
+def test_the_bare_command_builds_the_default(chain: Place) -> None:
+    assert chain.run().out.splitlines()[-1].startswith("3 built in ")
+    assert chain.run().out == "nothing to do: b is fresh\n"
+    assert chain.run("-j", "2", "a").out == "nothing to do: a is fresh\n"
+
+
+def test_plan_json_has_the_fields_of_the_contract(chain: Place) -> None:
+    rows = json.loads(chain.run("plan", "--json").out)["targets"]
+    assert [sorted(row) for row in rows] == [["key", "kind", "reasons", "seconds", "target", "verdict"]] * 3
+    assert [(r["target"], r["kind"], r["verdict"], r["key"] is None) for r in rows] == [
+        ("first", "command", "stale", False),
+        ("a", "command", "waiting", True),
+        ("b", "command", "waiting", True),
+    ]
+    assert rows[0]["reasons"] == [{"cause": "new", "what": "never built here", "old": None, "new": None}]
+
+
+def test_why_goes_down_to_the_root_cause(chain: Place) -> None:
+    chain.build()
+    (chain.folder / "in.txt").write_text("two")
+    story = json.loads(chain.run("why", "b", "--json").out)
+    assert (story["target"], story["verdict"]) == ("b", "waiting")
+    root = story["causes"][0]["causes"][0]
+    assert (root["target"], root["verdict"]) == ("first", "stale")
+    assert [(r["cause"], r["what"]) for r in root["reasons"]] == [("file", "in.txt")]
+
+
+def test_set_overrides_a_field(chain: Place) -> None:
+    chain.build()
+    assert chain.build("--set", "b.outputs.y=z.txt").ran == ["b"]
+    done = chain.run("plan", "--set", "b.rum=1")
+    assert done.code == 2
+    assert "--set b.rum=1: error: unknown key 'rum' in b" in done.err
+
+
+def test_another_recipe_has_outputs_of_its_own(chain: Place) -> None:
+    chain.recipe.rename(chain.folder / "other.yaml")
+    assert chain.build("-f", "other.yaml").ran == ["first", "a", "b"]
+    assert chain.built("other", "b", "y.txt") == b"one"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["nothing"], 2, "there is no target 'nothing'"),
+        (["plan", "--jsn"], 2, "No such option"),
+        (["-C", "nowhere", "plan"], 2, "is not a folder"),
+        (["-f", "no.yaml"], 2, "there is no recipe here"),
+        (["log", "b"], 1, "b has no log"),
+        (["accept", "first"], 1, "first has no old result here to accept"),
+    ],
+)
+def test_errors_have_an_exit_code_and_a_hint(chain: Place, arguments: list[str], code: int, text: str) -> None:
+    done = chain.run(*arguments)
+    assert done.code == code
+    assert text in done.err
+    assert "hint: " in done.err
+    assert "Traceback" not in done.err
+
+
+def test_status_log_clean(chain: Place) -> None:
+    chain.build()
+    rows = json.loads(chain.run("status", "--json").out)["targets"]
+    assert [(r["target"], r["verdict"], r["size"]) for r in rows] == [("first", "fresh", 3), ("a", "fresh", 3), ("b", "fresh", 3)]
+    assert chain.run("log", "b").code == 0
+    assert chain.run("clean", "--dry-run").out == "would delete build/\nwould delete .olivebuild/\n"
+    assert chain.run("clean").code == 0
+    assert chain.build().end["restored"] == ["first", "a", "b"]
+
+
+def test_graph_forms(chain: Place) -> None:
+    tree = "b (command)\n`-- a.y (command)\n    `-- first.x (command)\n"
+    assert chain.run("graph").out == tree
+    assert '"first" -> "a" [label="x"];' in chain.run("graph", "--dot").out
+    assert chain.run("graph", "--mermaid").out.startswith("graph LR\n")
+
+
+def test_init_writes_a_recipe_that_the_schema_and_the_loader_accept(place: Place) -> None:
+    (place.folder / "rows.jsonl").write_text('{"Best Question": "a", "Best Answer": "b"}\n')
+    assert place.run("init", "--model", "hf:some/model", "--data", "rows.jsonl").code == 0
+    jsonschema.validate(document.parse(place.recipe.read_text(), "").value, recipe_schema())
+    assert "{Best Question}" in place.recipe.read_text()
+    assert place.verdicts()["base"] == "stale"
+    assert place.run("init", "--model", "hf:some/model", "--data", "rows.jsonl").code == 2
+
+
+def test_doctor_tells_what_each_kind_can_run(place: Place) -> None:
+    facts = json.loads(place.run("doctor", "--json").out)
+    assert facts["kinds"]["command"] == {"runs": True, "missing": []}
+    assert facts["cores"] >= 1
+
+
+def test_shell_completion_knows_targets(chain: Place) -> None:
+    chain.environment |= {"_OLIVEBUILD_COMPLETE": "bash_complete", "COMP_WORDS": "olivebuild plan fi", "COMP_CWORD": "2"}
+    done = chain.run()
+    assert done.out == "plain,first\n"
+
+
+def test_every_command_is_in_the_readme_and_has_an_example() -> None:
+    for name, command in main.commands.items():
+        assert re.search(rf"`olivebuild {name}\b", README), name
+        assert command.help
+        assert f"olivebuild {name}" in command.help or name == "build", name
