@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import core_schema
+from pydantic_core import PydanticSerializationUnexpectedValue, core_schema
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,13 @@ class Source:
             raise ValueError(f"{text!r} is not of the form {forms[scheme]}")
         raise ValueError(f"unknown source scheme {scheme!r}: known are a path, {', '.join(forms)}")
 
+    @staticmethod
+    def _dump(value: object) -> str:
+        if not isinstance(value, Source):
+            raise PydanticSerializationUnexpectedValue("not a source")
+        return value.text
+
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> core_schema.CoreSchema:
-        serialise = core_schema.plain_serializer_function_ser_schema(lambda s: s.text)
+        serialise = core_schema.plain_serializer_function_ser_schema(cls._dump)
         return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema(), serialization=serialise)

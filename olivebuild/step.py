@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
-from pydantic_core import core_schema
+from pydantic_core import PydanticSerializationUnexpectedValue, core_schema
 
 from olivebuild.sources import Source
 
@@ -51,9 +51,16 @@ class Ref:
             raise ValueError(f"{text!r} is not the name of a target or of a target's output")
         return cls(target, output)
 
+    @staticmethod
+    def _dump(value: object) -> str:
+        if not isinstance(value, Ref):
+            # In a union this makes pydantic try the next type; a list of references has a text, too.
+            raise PydanticSerializationUnexpectedValue("not a reference")
+        return str(value)
+
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> core_schema.CoreSchema:
-        serialise = core_schema.plain_serializer_function_ser_schema(str)
+        serialise = core_schema.plain_serializer_function_ser_schema(cls._dump)
         return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema(), serialization=serialise)
 
 

@@ -68,7 +68,9 @@ def judge(runtime: Runtime, table: Table, new_tokens: int) -> Iterator[Answer]:
         for row, example in zip(rows, wanted, strict=True):
             prompt = encoder.prompt_text(table.format, row)
             questions.append(Question(example.prompt, [encoder.pair(prompt, text).completion for _, text in table.labels]))
-        for row, example, reply in zip(rows, wanted, runtime.ask(questions, new_tokens, encoder.ends), strict=True):
+        # An answer that is longer than every right one is wrong already.
+        room = min(new_tokens, max(len(e.completion) for e in wanted))
+        for row, example, reply in zip(rows, wanted, runtime.ask(questions, room, encoder.ends), strict=True):
             best = table.labels[int(np.argmax(reply.scores))][0] if reply.scores else ""
             expected = decode(example.completion, skip_special_tokens=True).strip()
             text = decode(reply.written, skip_special_tokens=True).strip()
