@@ -165,6 +165,10 @@ class Step(ABC):
         """The nodes that make the target, the last one being the target itself."""
         return [Node(target.name, target.name, self, target.fields, tuple(self.edges(target.fields)))]
 
+    def gates(self, fields: Any) -> list[str]:
+        """Conditions on the artifact's figures, judged on every build; see gates.py."""
+        return []
+
     def check(self, fields: Any) -> str | None:
         """What is wrong with fields that are each right but don't go together; None if nothing."""
         return None

@@ -58,6 +58,9 @@ class Benchmark(Step):
         # The table names its rows and columns. Gates judge it afterwards and are no part of it.
         return {"models": [str(m) for m in fields.models], "data": [d.target for d in fields.data_sets]}
 
+    def gates(self, fields: BenchmarkFields) -> list[str]:
+        return fields.gates
+
     def check(self, fields: BenchmarkFields) -> str | None:
         names = [str(m) for m in fields.models]
         if len(set(names)) != len(names):

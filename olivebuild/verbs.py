@@ -1,0 +1,223 @@
+"""The verbs beside build, plan and why: looking at things, and keeping house."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import click
+
+from olivebuild.errors import BuildError
+from olivebuild.options import JSON, TARGET, TARGETS, open_all, open_recipe, place, recipe_options
+
+
+@click.command()
+@recipe_options
+@click.option("--dot", "form", flag_value="dot", help="For Graphviz.")
+@click.option("--mermaid", "form", flag_value="mermaid", help="For Markdown.")
+@click.pass_context
+def graph(ctx: click.Context, form: str | None) -> None:
+    """Show the targets and what they are made from.
+
+    \b
+    olivebuild graph
+    olivebuild graph --dot | dot -Tsvg > graph.svg
+    """
+    from olivebuild import drawing
+
+    click.echo({"dot": drawing.dot, "mermaid": drawing.mermaid, None: drawing.tree}[form](open_recipe(ctx)))
+
+
+@click.command()
+@recipe_options
+@JSON
+@click.pass_context
+def status(ctx: click.Context, as_json: bool) -> None:
+    """Show every target with its verdict, its size and what it cost.
+
+    \b
+    olivebuild status
+    """
+    from olivebuild import console
+
+    project = open_all(ctx)
+    made = project.planner.plan(project.graph.recipe.targets)
+    project.workspace.memo.save()
+    rows: list[dict[str, object]] = []
+    for name in made.targets:
+        verdict, states = made.target(name)
+        last, kind = states[-1], project.graph.recipe.targets[name].kind
+        size = last.trace.size if last.trace else None
+        folder = last.folder if last.folder and last.folder.exists() else None
+        shown = project.planner.scan.shown(folder) if folder else ""
+        rows.append({"target": name, "kind": kind, "verdict": verdict.value, "size": size, "seconds": last.seconds, "folder": shown or None})
+        if not as_json:
+            amount = console.size(size) if size else ""
+            line = f"{verdict.value:<8} {name:<14} {kind:<10} {amount:>9}  {console.seconds(last.seconds):>12}  {shown}"
+            click.echo(line.rstrip())
+    if as_json:
+        click.echo(json.dumps({"targets": rows}, indent=2))
+
+
+@click.command()
+@TARGET
+@recipe_options
+@click.pass_context
+def log(ctx: click.Context, target: str) -> None:
+    """Print what a target's last run wrote.
+
+    \b
+    olivebuild log adapter
+    """
+    project = open_all(ctx)
+    project.graph.goals([target])
+    names = [n.name for n in project.graph.nodes.values() if n.target == target]
+    files = [file for name in names if (file := project.workspace.log_file(name)).exists()]
+    if not files:
+        raise BuildError(f"{target} has no log: it has not run in this folder", hint=f"`olivebuild {target}` builds it")
+    for file in files:
+        if len(files) > 1:
+            click.echo(f"== {file.stem}")
+        click.echo(file.read_text("utf-8", errors="replace"), nl=False)
+
+
+@click.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """Show what this machine has and what each kind can run here.
+
+    \b
+    olivebuild doctor
+    """
+    from olivebuild import doctor as doctors
+
+    facts = doctors.examine()
+    click.echo(json.dumps(facts, indent=2) if as_json else doctors.to_text(facts))
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors.
+
+    \b
+    olivebuild schema > olivebuild.schema.json
+    """
+    from olivebuild.schema import recipe_schema
+
+    click.echo(json.dumps(recipe_schema(), indent=2))
+
+
+@click.command()
+@recipe_options
+@click.option("--model", required=True, help="A Hugging Face folder, hf:ID, or gguf:FILE.")
+@click.option("--data", required=True, help="A jsonl, json, csv or parquet file.")
+@click.option("--force", is_flag=True, help="Overwrite a recipe that is there.")
+@click.pass_context
+def init(ctx: click.Context, model: str, data: str, force: bool) -> None:
+    """Write a recipe for a model and a data file.
+
+    \b
+    olivebuild init --model hf:Qwen/Qwen2.5-0.5B-Instruct --data data/rows.jsonl
+    """
+    from olivebuild import scaffold
+
+    folder, name = place(ctx)
+    file = scaffold.write_recipe(folder, name, model, data, force)
+    click.echo(f"wrote {file}; next: olivebuild plan")
+
+
+@click.command()
+@TARGETS
+@recipe_options
+@click.pass_context
+def update(ctx: click.Context, targets: tuple[str, ...]) -> None:
+    """Pin remote sources and library versions anew in olivebuild.lock.
+
+    \b
+    olivebuild update base
+    """
+    from olivebuild import console
+    from olivebuild.build import pin
+    from olivebuild.executors.local import LocalExecutor
+    from olivebuild.scan import installed
+
+    project = open_all(ctx)
+    names = project.graph.goals(targets) if targets else list(project.graph.recipe.targets)
+    display = console.Display()
+    for node in list(project.graph.nodes.values()):
+        source = node.step.source(node.fields)
+        if node.target in names and source and source.remote:
+            before = project.lock.sources.get(source.text)
+            after = pin(project.planner, LocalExecutor(), node, display)
+            change = "unchanged" if before == after else f"{before or 'not pinned'} -> {after}"
+            click.echo(f"{source.text}: {change}")
+    for name, before in sorted(project.lock.libraries.items()):
+        now = installed(name)
+        if now and now != before:
+            project.lock.note_version(name, now)
+            click.echo(f"{name}: {before} -> {now}")
+    project.lock.save()
+
+
+@click.command()
+@TARGET
+@recipe_options
+@click.pass_context
+def accept(ctx: click.Context, target: str) -> None:
+    """Keep a target's old result for new versions of libraries, recorded as accepted.
+
+    \b
+    olivebuild accept adapter
+    """
+    from olivebuild.accepting import accept_target
+
+    project = open_all(ctx)
+    project.graph.goals([target])
+    for line in accept_target(project.planner, target):
+        click.echo(line)
+
+
+@click.command()
+@recipe_options
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted.")
+@click.pass_context
+def clean(ctx: click.Context, dry_run: bool) -> None:
+    """Delete build/ and .olivebuild/ of this recipe. The cache keeps everything.
+
+    \b
+    olivebuild clean --dry-run
+    """
+    project = open_all(ctx)
+    for folder in (project.workspace.build, project.workspace.state):
+        if folder.exists():
+            click.echo(f"{'would delete' if dry_run else 'deleted'} {project.planner.scan.shown(folder)}/")
+            if not dry_run:
+                shutil.rmtree(folder)
+
+
+@click.command()
+@recipe_options
+@click.option("--repair", is_flag=True, help="Move damaged blobs to quarantine, so that the next build mends them.")
+@JSON
+@click.pass_context
+def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
+    """Read every blob of the cache and compare it with its digest; exit 1 on any fault.
+
+    \b
+    olivebuild verify --repair
+    """
+    from olivebuild.project import cache_folder
+    from olivebuild.store import Store
+
+    store = Store(cache_folder())
+    checked, faults = store.verify(repair)
+    if as_json:
+        click.echo(json.dumps({"checked": checked, "faults": faults}, indent=2))
+    else:
+        for blob in faults:
+            click.echo(f"damaged  {blob}{'  (moved to quarantine)' if repair else ''}")
+        click.echo(f"{checked} blobs checked, {len(faults)} damaged")
+    ctx.exit(1 if faults else 0)
+
+
+VERBS = (graph, status, log, doctor, schema, init, update, accept, clean, verify)
