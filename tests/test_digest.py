@@ -114,7 +114,9 @@ def test_a_file_as_young_as_the_scan_is_always_hashed(tmp_path: Path, counting: 
     assert counting.calls == 2
 
 
-def test_a_file_of_the_very_tick_of_the_scan_is_not_remembered(tmp_path: Path, file: Path, counting: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_the_very_tick_of_the_scan_is_not_remembered(
+    tmp_path: Path, file: Path, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(digest, "filesystem_time", lambda folder: max(stat_of(file)[3:]))
     memo = StatMemo(tmp_path / "stats.json")
     memo.digest(file, counting)

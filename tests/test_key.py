@@ -81,7 +81,7 @@ def test_the_order_of_modules_is_not_in_the_key(tmp_path: Path) -> None:
         ("modules", "    r: 8\n    modules: [q_proj]\n"),
         *((f"training.{name}", f"    r: 8\n    training: {{lr: 1e-4, steps: 3, {name}: {value}}}\n") for name, value in (
             ("warmup", 1), ("scheduler", "cosine"), ("batch", 4), ("max_length", 9), ("weight_decay", 0.1), ("beta2", 0.9), ("max_grad_norm", 2),
-            ("seed", 1), ("data_seed", 1), ("dtype", "float32"),
+            ("data_seed", 1), ("dtype", "float32"),
         )),
         ("training.lr", "    r: 8\n    training: {lr: 2e-4, steps: 3}\n"),
         ("training.steps", "    r: 8\n    training: {lr: 1e-4, steps: 4}\n"),
@@ -94,6 +94,12 @@ def test_every_parameter_is_in_the_key(tmp_path: Path, label: str, line: str) ->
     old, new = parts(tmp_path, ADAPTER, "adapter"), parts(tmp_path, changed, "adapter")
     assert key_of(old) != key_of(new)
     assert [(r.cause, r.what) for r in compare(old, new)] == [("parameter", label)]
+
+
+def test_the_seed_counts_for_the_order_of_the_rows_too(tmp_path: Path) -> None:
+    seeded = ADAPTER.replace("steps: 3", "steps: 3\n      seed: 1")
+    reasons = compare(parts(tmp_path, ADAPTER, "adapter"), parts(tmp_path, seeded, "adapter"))
+    assert [(r.what, r.old, r.new) for r in reasons] == [("training.data_seed", "0", "1"), ("training.seed", "0", "1")]
 
 
 @pytest.mark.parametrize("role", ["model", "data"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from olivebuild import step
 from olivebuild.errors import RecipeError, Where
 from olivebuild.recipe import FILE_NAME, Recipe, did_you_mean, find, load
 from olivebuild.step import Ref
@@ -67,10 +68,10 @@ TOP_FAULTS = [
     ("version: 2\n" + ONE, 1, 1, "version: 2", "version 2 is not known to this olivebuild", "write version: 1"),
     ("version: true\n" + ONE, 1, 1, "version: true", "version True is not known to this olivebuild", "write version: 1"),
     ("version: '1'\n" + ONE, 1, 1, "version: '1'", "version '1' is not known to this olivebuild", "write version: 1"),
-    ("version: 1\ntargets: {}", 2, 1, "targets: {}", "`targets:` must name at least one target", ""),
-    ("targets: [a]", 1, 1, "targets: [a]", "`targets:` must name at least one target", ""),
-    ("targets:\n", 1, 1, "targets:", "`targets:` must name at least one target", ""),
-    (ONE + "default: aa\n", 3, 1, "default: aa", "unknown target 'aa'", "known are: a"),
+    ("version: 1\ntargets: {}", 2, 1, "targets: {}", "`targets:` must name at least one target", "`olivebuild init` writes a recipe to begin with"),
+    ("targets: [a]", 1, 1, "targets: [a]", "`targets:` must name at least one target", "`olivebuild init` writes a recipe to begin with"),
+    ("targets:\n", 1, 1, "targets:", "`targets:` must name at least one target", "`olivebuild init` writes a recipe to begin with"),
+    (ONE + "default: aa\n", 3, 1, "default: aa", "unknown target 'aa'", "did you mean a?"),
     (ONE + "default: [a, 1]\n", 3, 1, "default: [a, 1]", "unknown target '1'", "known are: a"),
     (ONE + "cache: {remot: x}\n", 3, 9, "cache: {remot: x}", "unknown key 'remot' in cache", "did you mean remote?"),
     (ONE + "cache: {max_size: 5}\n", 3, 9, "cache: {max_size: 5}", "cache.max_size: input should be a valid string", SCHEMA),
@@ -94,7 +95,7 @@ TARGET_FAULTS = [
     ("  -b: {kind: command}", 3, "'-b' is not a name for a target", "names begin with a letter or digit and hold a-z, 0-9, _ and -"),
     ('  "b\\n": {kind: command}', 3, "'b\\n' is not a name for a target", "names begin with a letter or digit and hold a-z, 0-9, _ and -"),
     ("  build: {kind: command}", 3, "build is the name of a command", "call the target something else"),
-    ("  b: 1", 3, "b must be a mapping with a `kind:`", ""),
+    ("  b: 1", 3, "b must be a mapping with a `kind:`", "b: {kind: ...}, one of model, dataset, adapter, merged, onnx, benchmark, command"),
     ("  b: {run: x}", 3, "b has no kind", "kind: one of model, dataset, adapter, merged, onnx, benchmark, command"),
     ("  b: {kind: comand}", 7, "unknown kind 'comand'", "did you mean command?"),
     ("  b: {kind: [1]}", 7, "unknown kind '[1]'", "known are: model, dataset, adapter, merged, onnx, benchmark, command"),
@@ -107,10 +108,10 @@ TARGET_FAULTS = [
     ("  b: {kind: command, run: x, outputs: [/y]}", 3, "b: the output '/y' leaves the target's folder", "outputs are relative paths without .."),
     ("  b: {kind: command, run: 'x {outputs.z}', outputs: [y]}", 3, "b: `run` names {outputs.z}, which is not declared", "declared are y"),
     ("  b: {kind: command, run: 'x {inputs.z}', outputs: [y]}", 3, "b: `run` names {inputs.z}, which is not declared", "declared are none"),
-    ("  b: {kind: dataset, source: x, text: t, holdout: 2}", 41, "b.holdout: input should be less than or equal to 1", SCHEMA),
-    ("  b: {kind: dataset, source: x, text: t, holdout: .nan}", 41, "b.holdout: input should be a finite number", SCHEMA),
-    ("  b: {kind: dataset, source: x, text: t, seed: '1'}", 41, "b.seed: input should be a valid integer", SCHEMA),
-    ("  b: {kind: dataset, source: x, text: t, dedupe: 1}", 41, "b.dedupe: input should be a valid boolean", SCHEMA),
+    ("  b: {kind: dataset, source: x, text: t, holdout: 2}", 42, "b.holdout: input should be less than or equal to 1", SCHEMA),
+    ("  b: {kind: dataset, source: x, text: t, holdout: .nan}", 42, "b.holdout: input should be a finite number", SCHEMA),
+    ("  b: {kind: dataset, source: x, text: t, seed: '1'}", 42, "b.seed: input should be a valid integer", SCHEMA),
+    ("  b: {kind: dataset, source: x, text: t, dedupe: 1}", 42, "b.dedupe: input should be a valid boolean", SCHEMA),
     ("  b: {kind: dataset, source: 'ftp:x', text: t}", 22, "b.source: unknown source scheme 'ftp': known are a path, gguf, hf, pypi", SCHEMA),
     ("  b: {kind: merged, model: B, adapter: a}", 21, "b.model: 'B' is not the name of a target or of a target's output", SCHEMA),
     (
@@ -135,8 +136,12 @@ def test_faults_of_a_target(tmp_path: Path, line: str, column: int, fact: str, h
 
 
 def test_an_unclosed_quote_in_a_command_line_is_a_fault(tmp_path: Path) -> None:
-    error = fault(tmp_path, "targets:\n  b:\n    kind: command\n    run: echo \"x\n    outputs: [y]\n")
-    assert (str(error.where), error.fact, error.hint) == (f"{FILE_NAME}:2:3", "b: `run` is not a command line: No closing quotation", "close the quotes")
+    error = fault(tmp_path, 'targets:\n  b:\n    kind: command\n    run: echo "x\n    outputs: [y]\n')
+    assert (str(error.where), error.fact, error.hint) == (
+        f"{FILE_NAME}:2:3",
+        "b: `run` is not a command line: No closing quotation",
+        "close the quotes",
+    )
 
 
 def test_a_command_line_of_blanks_is_a_fault(tmp_path: Path) -> None:
@@ -156,7 +161,11 @@ def test_a_nested_fault_is_shown_at_its_own_line(tmp_path: Path) -> None:
 
 def test_a_nested_slip_of_the_pen_gets_a_suggestion(tmp_path: Path) -> None:
     error = fault(tmp_path, ADAPTER.replace("steps: 3", "stepz: 3"))
-    assert (error.where, error.fact, error.hint) == (Where(FILE_NAME, 10, 7, "      stepz: 3"), "unknown key 'stepz' in adapter", "did you mean steps?")
+    assert (error.where, error.fact, error.hint) == (
+        Where(FILE_NAME, 10, 7, "      stepz: 3"),
+        "unknown key 'stepz' in adapter",
+        "did you mean steps?",
+    )
 
 
 def test_an_item_of_a_list_is_what_is_wrong_not_the_other_form_of_the_field(tmp_path: Path) -> None:
@@ -168,6 +177,19 @@ def test_an_unreadable_gate_is_a_fault_of_the_recipe(tmp_path: Path) -> None:
     error = fault(tmp_path, ONE + "  b: {kind: benchmark, models: [m], data: d, gates: ['acuracy > 1']}\n")
     assert error.fact == "b.gates: the gate 'acuracy > 1' names an unknown figure 'acuracy'"
     assert error.hint == "known are accuracy, generated_accuracy, ttft, ttft_p95, tokens_per_second, load_seconds, peak_rss, size"
+
+
+def test_other_packages_are_asked_for_their_kinds_at_most_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, str]] = []
+
+    def nothing_found(**which: str) -> list[object]:
+        asked.append(which)
+        return []
+
+    monkeypatch.setattr(step, "entry_points", nothing_found)
+    lines = [f"  t{i}: {{kind: command, run: x, outputs: [y]}}\n" for i in range(20)]
+    assert len(read(tmp_path, "targets:\n" + "".join(lines)).targets) == 20
+    assert len(asked) <= 1
 
 
 def test_overrides_change_one_field(tmp_path: Path) -> None:
@@ -190,8 +212,8 @@ def test_an_override_may_hold_equals_signs(tmp_path: Path) -> None:
     [
         ("a", "--set takes TARGET.FIELD=VALUE", "for example --set adapter.training.lr=2e-4"),
         ("a=1", "--set takes TARGET.FIELD=VALUE", "for example --set adapter.training.lr=2e-4"),
-        ("aa.run=1", "unknown target 'aa'", "known are: a"),
-        ("a.run.x=1", "run has no fields of its own", ""),
+        ("aa.run=1", "unknown target 'aa'", "did you mean a?"),
+        ("a.run.x=1", "run has no fields of its own", SCHEMA),
         ("a.shel=true", "unknown key 'shel' in a", "did you mean shell?"),
         ("a.run=false", "a.run: input should be a valid string", SCHEMA),
         ("a.kind=comand", "unknown kind 'comand'", "did you mean command?"),

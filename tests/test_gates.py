@@ -1,0 +1,146 @@
+"""Gates: how they are read, and how they judge a benchmark's figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from olivebuild.errors import BuildError, RecipeError
+from olivebuild.gates import Gate, Judgement, judge
+
+METRICS: dict[str, Any] = {
+    "data": ["easy", "hard"],
+    "models": {
+        "base": {"ttft": 0.1, "ttft_p95": 0.2, "size": 4e9, "data": {"easy": {"accuracy": 0.5}, "hard": {"accuracy": 0.25}}},
+        "merged": {"ttft": 0.1, "ttft_p95": 0.2, "size": 4e9, "data": {"easy": {"accuracy": 0.96}, "hard": {"accuracy": 0.75}}},
+        "onnx-int4": {"ttft": 0.05, "ttft_p95": 0.25, "size": 1e9, "data": {"easy": {"accuracy": 0.94}, "hard": {"accuracy": 0.625}}},
+    },
+}
+FORM = "write for example 'accuracy >= 0.9' or 'accuracy drop vs merged <= 0.02'"
+FIGURES = "accuracy, generated_accuracy, ttft, ttft_p95, tokens_per_second, load_seconds, peak_rss, size"
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "figure", "versus", "compare", "limit"),
+    [
+        ("accuracy >= 0.9", (), "accuracy", "", ">=", 0.9),
+        ("accuracy>=90%", (), "accuracy", "", ">=", 0.9),
+        ("  accuracy  >  .5  ", (), "accuracy", "", ">", 0.5),
+        ("accuracy >= 1e-3", (), "accuracy", "", ">=", 0.001),
+        ("merged.accuracy >= 0.9", ("merged",), "accuracy", "", ">=", 0.9),
+        ("onnx-int4.hard.accuracy < 1", ("onnx-int4", "hard"), "accuracy", "", "<", 1.0),
+        ("accuracy drop vs merged <= 0.02", (), "accuracy", "merged", "<=", 0.02),
+        ("hard.accuracy drop vs onnx-int4 <= 2%", ("hard",), "accuracy", "onnx-int4", "<=", 0.02),
+        ("ttft_p95 <= 200ms", (), "ttft_p95", "", "<=", 0.2),
+        ("ttft <= 1.5 s", (), "ttft", "", "<=", 1.5),
+        ("size < 2.5GB", (), "size", "", "<", 2.5e9),
+        ("peak_rss < 2 GiB", (), "peak_rss", "", "<", 2.0**31),
+    ],
+)
+def test_a_gate_is_read(text: str, names: tuple[str, ...], figure: str, versus: str, compare: str, limit: float) -> None:
+    gate = Gate.parse(text)
+    assert gate == Gate(text, names, figure, versus, compare, pytest.approx(limit))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "accuracy", "accuracy >=", "accuracy == 1", "accuracy >= -1", "accuracy >= x", "Accuracy >= 1", ".accuracy > 1", "a b >= 1"]
+)
+def test_what_is_no_gate_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="can't be read") as caught:
+        Gate.parse(text)
+    assert str(caught.value) == f"the gate {text!r} can't be read; {FORM}"
+
+
+@pytest.mark.parametrize("text", ["accuracy >= 1.2.3", "accuracy >= .", "accuracy >= 1..2"])
+def test_a_limit_that_is_no_number_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="gate") as caught:
+        Gate.parse(text)
+    assert str(caught.value) == f"the gate {text!r} can't be read; {FORM}"
+
+
+def test_an_unknown_figure_is_told() -> None:
+    with pytest.raises(ValueError, match="unknown figure") as caught:
+        Gate.parse("acuracy >= 1")
+    assert str(caught.value) == f"the gate 'acuracy >= 1' names an unknown figure 'acuracy'; known are {FIGURES}"
+
+
+def test_an_unknown_unit_is_told() -> None:
+    with pytest.raises(ValueError, match="unknown unit") as caught:
+        Gate.parse("size < 2 gb")
+    assert str(caught.value) == "the gate 'size < 2 gb' has an unknown unit 'gb'; known are %, ms, s, KB, MB, GB, KiB, MiB, GiB"
+
+
+@pytest.mark.parametrize("text", ["accuracy >= 9ms", "ttft < 5 MB", "size < 3 s", "tokens_per_second > 5 KB", "ttft < 50%"])
+def test_a_unit_of_another_figure_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="unit"):
+        Gate.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "passed"),
+    [
+        ("accuracy >= 0.9", 0.94, True),
+        ("accuracy >= 0.95", 0.94, False),
+        ("accuracy > 0.94", 0.94, False),
+        ("accuracy >= 0.94", 0.94, True),
+        ("accuracy <= 0.94", 0.94, True),
+        ("accuracy < 0.94", 0.94, False),
+        ("merged.accuracy >= 0.95", 0.96, True),
+        ("hard.accuracy >= 0.7", 0.625, False),
+        ("merged.hard.accuracy >= 0.7", 0.75, True),
+        ("ttft_p95 <= 200ms", 0.25, False),
+        ("base.ttft_p95 <= 200ms", 0.2, True),
+        ("size <= 1GB", 1e9, True),
+    ],
+)
+def test_a_gate_judges_the_last_model_unless_it_names_another(text: str, value: float, passed: bool) -> None:
+    assert judge("bench", [text], METRICS) == [Judgement("bench", text, pytest.approx(value), passed)]
+
+
+@pytest.mark.parametrize(
+    ("text", "drop", "passed"),
+    [
+        ("accuracy drop vs merged <= 0.025", 0.02, True),
+        ("accuracy drop vs merged <= 0.01", 0.02, False),
+        ("accuracy drop vs base <= 0", -0.44, True),
+        ("hard.accuracy drop vs merged <= 0.1", 0.125, False),
+        ("merged.accuracy drop vs onnx-int4 <= 0", -0.02, True),
+        ("merged.hard.accuracy drop vs onnx-int4 < 0", -0.125, True),
+        ("ttft_p95 drop vs base <= 40ms", 0.05, False),
+        ("ttft drop vs base <= 0", -0.05, True),
+    ],
+)
+def test_a_drop_is_how_much_worse_the_model_is(text: str, drop: float, passed: bool) -> None:
+    assert judge("bench", [text], METRICS) == [Judgement("bench", text, pytest.approx(drop), passed)]
+
+
+def test_a_drop_of_another_model_compares_equal_data() -> None:
+    """`merged` is a model, not a data set: the other side of the pair is not asked for it."""
+    metrics = {"data": ["d"], "models": {"a": {"data": {"d": {"accuracy": 0.9}}}, "b": {"data": {"d": {"accuracy": 0.8}}}}}
+    assert [j.value for j in judge("bench", ["b.accuracy drop vs a <= 1"], metrics)] == [pytest.approx(0.1)]
+
+
+def test_gates_are_judged_in_their_order() -> None:
+    assert [j.passed for j in judge("bench", ["accuracy > 0", "accuracy > 1", "size > 0"], METRICS)] == [True, False, True]
+
+
+def test_a_gate_that_names_what_is_not_measured_is_a_fault_of_the_recipe() -> None:
+    with pytest.raises(RecipeError) as caught:
+        judge("bench", ["fp16.accuracy > 0"], METRICS)
+    assert caught.value.fact == "the gate 'fp16.accuracy > 0' names 'fp16', which bench does not measure"
+    assert caught.value.hint == "it measures base, merged, onnx-int4, easy, hard"
+
+
+@pytest.mark.parametrize(
+    ("text", "figure", "model"), [("load_seconds < 1", "load_seconds", "onnx-int4"), ("merged.peak_rss < 1", "peak_rss", "merged")]
+)
+def test_a_figure_that_was_not_measured_is_told(text: str, figure: str, model: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        judge("bench", [text], METRICS)
+    assert caught.value.fact == f"the gate {text!r} can't be judged: bench has no {figure} for {model}"
+
+
+def test_a_figure_that_is_no_number_fails_its_gate() -> None:
+    metrics = {"data": ["d"], "models": {"a": {"data": {"d": {"accuracy": float("nan")}}}}}
+    assert [j.passed for j in judge("bench", ["accuracy >= 0", "accuracy <= 1"], metrics)] == [False, False]

@@ -1,0 +1,103 @@
+"""olivebuild.lock: pins survive, damage is told, and nothing is written without a change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from olivebuild.errors import RecipeError
+from olivebuild.lockfile import FILE_NAME, Lockfile
+
+HINT = "restore it from version control, or delete it to pin everything anew"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / FILE_NAME
+
+
+def test_without_a_file_nothing_is_pinned(file: Path) -> None:
+    lock = Lockfile(file)
+    assert (lock.sources, lock.libraries) == ({}, {})
+
+
+def test_nothing_is_written_without_a_change(file: Path) -> None:
+    Lockfile(file).save()
+    assert not file.exists()
+
+
+def test_pins_and_versions_survive(file: Path) -> None:
+    lock = Lockfile(file)
+    lock.pin("hf:a/b", "0123")
+    lock.note_libraries({"torch": "2.9.0"})
+    lock.save()
+    again = Lockfile(file)
+    assert (again.sources, again.libraries) == ({"hf:a/b": "0123"}, {"torch": "2.9.0"})
+
+
+def test_the_file_is_sorted_and_ends_with_a_newline(file: Path) -> None:
+    lock = Lockfile(file)
+    lock.pin("hf:z", "1")
+    lock.pin("hf:a", "2")
+    lock.save()
+    assert file.read_text() == '{\n  "libraries": {},\n  "sources": {\n    "hf:a": "2",\n    "hf:z": "1"\n  },\n  "version": 1\n}\n'
+
+
+def test_pinning_what_is_pinned_writes_nothing(file: Path) -> None:
+    lock = Lockfile(file)
+    lock.pin("hf:a", "2")
+    lock.note_version("torch", "2.9.0")
+    lock.save()
+    file.unlink()
+    lock.pin("hf:a", "2")
+    lock.note_version("torch", "2.9.0")
+    lock.save()
+    assert not file.exists()
+
+
+def test_versions_that_are_recorded_are_not_changed_by_noting(file: Path) -> None:
+    lock = Lockfile(file)
+    lock.note_libraries({"torch": "2.9.0"})
+    lock.note_libraries({"torch": "3.0.0", "peft": "0.21"})
+    assert lock.libraries == {"torch": "2.9.0", "peft": "0.21"}
+
+
+def test_a_version_is_changed_when_asked_for(file: Path) -> None:
+    lock = Lockfile(file)
+    lock.note_libraries({"torch": "2.9.0"})
+    lock.note_version("torch", "3.0.0")
+    assert lock.libraries == {"torch": "3.0.0"}
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "fact"),
+    [
+        ("", f"{FILE_NAME}:1:1", "not valid JSON: Expecting value"),
+        ('{"sources": {},\n<<<<<<< HEAD\n', f"{FILE_NAME}:2:1", "not valid JSON: Expecting property name enclosed in double quotes"),
+        ("{}", FILE_NAME, "not a lock file of olivebuild: 'sources'"),
+        ('{"sources": {}}', FILE_NAME, "not a lock file of olivebuild: 'libraries'"),
+        ('{"sources": {"a": 1}, "libraries": {}}', FILE_NAME, "not a lock file of olivebuild: a pin is not text"),
+        ('{"sources": {}, "libraries": {"a": null}}', FILE_NAME, "not a lock file of olivebuild: a pin is not text"),
+        ('{"sources": [], "libraries": {}}', FILE_NAME, "not a lock file of olivebuild: 'list' object has no attribute 'values'"),
+        ("[]", FILE_NAME, "not a lock file of olivebuild: list indices must be integers or slices, not str"),
+    ],
+)
+def test_a_damaged_file_is_told(file: Path, text: str, where: str, fact: str) -> None:
+    file.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        Lockfile(file)
+    assert (str(caught.value.where), caught.value.fact, caught.value.hint) == (where, fact, HINT)
+
+
+def test_a_file_nested_without_end_is_told(file: Path) -> None:
+    file.write_text("[" * 100_000)
+    with pytest.raises(RecipeError) as caught:
+        Lockfile(file)
+    assert caught.value.hint == HINT
+
+
+def test_a_file_of_a_later_version_is_not_misread(file: Path) -> None:
+    file.write_text('{"version": 2, "sources": {}, "libraries": {}}')
+    with pytest.raises(RecipeError):
+        Lockfile(file)
