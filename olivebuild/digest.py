@@ -52,8 +52,8 @@ def files_below(folder: Path) -> Iterator[Path]:
     """All files below `folder`, sorted by their relative POSIX path; what desktop systems strew about is left out."""
     found = []
     for parent, folders, names in os.walk(folder):
-        folders.sort()
-        found += [Path(parent, name) for name in names if name not in NOISE]
+        # A link to a folder counts as a file: nobody looks behind it unseen.
+        found += [Path(parent, name) for name in (*names, *(f for f in folders if os.path.islink(Path(parent, f)))) if name not in NOISE]
     yield from sorted(found, key=lambda p: p.relative_to(folder).as_posix())
 
 
@@ -78,7 +78,7 @@ class StatMemo:
             loaded = json.loads(file.read_text("utf-8"))
             if isinstance(loaded, dict):
                 self._known = loaded
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             pass
 
     def start_scan(self) -> None:
@@ -90,7 +90,7 @@ class StatMemo:
         stat = stat_of(path)
         name = f"{flavour}:{path}"
         entry = self._known.get(name)
-        if entry and entry[:5] == list(stat):
+        if isinstance(entry, list) and len(entry) == 6 and entry[:5] == list(stat):
             return str(entry[5])
         digest = compute(path)
         if stat_of(path) != stat:

@@ -18,12 +18,27 @@ MAX_DEPTH = 40
 
 Path = tuple[str | int, ...]
 
+
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+def _capitalised(word: str) -> str:
+    return re.sub("[a-z]", lambda m: m[0].upper(), word, count=1)
+
+
 _WORDS: dict[str, object] = {"": None, "~": None} | {
     spelling: value
-    for word, value in {"null": None, "true": True, "false": False, ".inf": float("inf"), ".nan": float("nan")}.items()
-    for spelling in (word, word.capitalize(), word.upper())
+    for word, value in {
+        "null": None,
+        "true": True,
+        "false": False,
+        ".nan": float("nan"),
+        ".inf": float("inf"),
+        "+.inf": float("inf"),
+        "-.inf": float("-inf"),
+    }.items()
+    for spelling in (word, _capitalised(word), word.upper())
 }
 
 
@@ -59,6 +74,7 @@ class _Loader(yaml.CSafeLoader):
 def parse(text: str, file: str) -> Document:
     document = Document(file, text.splitlines())
     try:
+        _check_events(document, text)
         node = yaml.compose(text, Loader=_Loader)
         document.value = _Reader(document).read(node, (), 0) if node else None
     except yaml.MarkedYAMLError as e:
@@ -67,11 +83,32 @@ def parse(text: str, file: str) -> Document:
         text = document.lines[line - 1] if 0 < line <= len(document.lines) else ""
         fact = f"not valid YAML: {e.problem or e.context}"
         raise RecipeError(fact, where=Where(file, line, column, text), hint=_hint(e, text)) from None
-    except yaml.YAMLError as e:
-        raise RecipeError(f"not valid YAML: {' '.join(str(e).split())}", where=Where(file), hint="is it a text file?") from None
-    except RecursionError:
-        raise RecipeError("nested too deeply", where=Where(file), hint=f"a recipe nests at most {MAX_DEPTH} levels") from None
+    except yaml.reader.ReaderError as e:
+        before = text[: e.position].split("\n")
+        where = Where(file, len(before), len(before[-1]) + 1)
+        raise RecipeError(f"not valid YAML: {e.reason}", where=where, hint="is it a text file?") from None
+    except UnicodeEncodeError:
+        raise RecipeError("not valid YAML: not UTF-8 text", where=Where(file, 1, 1), hint="is it a text file?") from None
     return document
+
+
+def _check_events(document: Document, text: str) -> None:
+    """What must be known before the tree is made: how deep it is, and that no value brings a tag of its own."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        mark = event.start_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        shown = document.lines[line - 1] if line <= len(document.lines) else ""
+        where = Where(document.file, line, column, shown)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise RecipeError(f"nested deeper than {MAX_DEPTH} levels", where=where, hint="write it flatter")
+        tag = getattr(event, "tag", None)
+        if tag:
+            raise RecipeError(f"the tag {tag} is not allowed here", where=where, hint="write the plain value")
 
 
 def parse_value(text: str) -> object:
@@ -101,10 +138,9 @@ class _Reader:
         if self.count > MAX_VALUES:
             raise self.fail(f"more than {MAX_VALUES} values", node, "aliases that repeat aliases grow without bound")
         if depth > MAX_DEPTH:
+            # An alias may lead deeper than the text, even into itself.
             raise self.fail(f"nested deeper than {MAX_DEPTH} levels", node, "write it flatter")
         self.document.places.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
-        if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rpartition(":")[2] not in ("str", "map", "seq"):
-            raise self.fail(f"the tag {node.tag} is not allowed here", node, "write the plain value")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):

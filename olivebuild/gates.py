@@ -14,14 +14,23 @@ from typing import Any
 
 from olivebuild.errors import BuildError, RecipeError
 
-FIGURES = {
-    "accuracy": "higher", "generated_accuracy": "higher", "ttft": "lower", "ttft_p95": "lower", "tokens_per_second": "higher",
-    "load_seconds": "lower", "peak_rss": "lower", "size": "lower",
-}  # fmt: skip
+_TIME = {"ms": 1e-3, "s": 1.0}
+_SIZE = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SHARE = {"%": 0.01}
+# figure -> (which way is better, its units)
+FIGURES: dict[str, tuple[str, dict[str, float]]] = {
+    "accuracy": ("higher", _SHARE),
+    "generated_accuracy": ("higher", _SHARE),
+    "ttft": ("lower", _TIME),
+    "ttft_p95": ("lower", _TIME),
+    "tokens_per_second": ("higher", {}),
+    "load_seconds": ("lower", _TIME),
+    "peak_rss": ("lower", _SIZE),
+    "size": ("lower", _SIZE),
+}
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
-_UNITS = {"": 1.0, "%": 0.01, "ms": 1e-3, "s": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _FORM = re.compile(
-    r"\s*(?:([a-z0-9_.-]+?)\.)?([a-z][a-z0-9_]*)(?:\s+(drop)\s+vs\s+([a-z0-9][a-z0-9_-]*))?\s*(>=|<=|>|<)\s*([0-9.]+(?:e-?[0-9]+)?)\s*([A-Za-z%]*)\s*"
+    r"\s*(?:([a-z0-9_.-]+?)\.)?([a-z][a-z0-9_]*)(?:\s+(drop)\s+vs\s+([a-z0-9][a-z0-9_-]*))?\s*(>=|<=|>|<)\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*([A-Za-z%]*)\s*"
 )
 
 
@@ -42,9 +51,10 @@ class Gate:
             raise ValueError(f"the gate {text!r} can't be read; write for example 'accuracy >= 0.9' or 'accuracy drop vs merged <= 0.02'")
         if m[2] not in FIGURES:
             raise ValueError(f"the gate {text!r} names an unknown figure {m[2]!r}; known are {', '.join(FIGURES)}")
-        if m[7] not in _UNITS:
-            raise ValueError(f"the gate {text!r} has an unknown unit {m[7]!r}; known are {', '.join(u for u in _UNITS if u)}")
-        return Gate(text, tuple(m[1].split(".")) if m[1] else (), m[2], m[4] or "", m[5], float(m[6]) * _UNITS[m[7]])
+        units = FIGURES[m[2]][1]
+        if m[7] and m[7] not in units:
+            raise ValueError(f"the gate {text!r} has an unknown unit {m[7]!r} for {m[2]}; known are {', '.join(units) or 'none'}")
+        return Gate(text, tuple(m[1].split(".")) if m[1] else (), m[2], m[4] or "", m[5], float(m[6]) * units.get(m[7], 1.0))
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,8 @@ def judge(target: str, gates: list[str], metrics: Mapping[str, Any]) -> list[Jud
         gate = Gate.parse(text)
         value = _figure(target, gate, metrics, gate.names)
         if gate.versus:
-            value = _figure(target, gate, metrics, (gate.versus, *gate.names[-1:])) - value
-            value = -value if FIGURES[gate.figure] == "lower" else value
+            value = _figure(target, gate, metrics, (gate.versus, *(n for n in gate.names if n in metrics["data"]))) - value
+            value = -value if FIGURES[gate.figure][0] == "lower" else value
         result.append(Judgement(target, text, value, bool(_COMPARE[gate.compare](value, gate.limit))))
     return result
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import ConfigDict
 
 from olivebuild import digest
 from olivebuild.step import Node
@@ -23,6 +26,7 @@ class Part:
     label: str
     value: str
     shown: str = ""
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
     @property
     def what(self) -> str:

@@ -29,11 +29,13 @@ class Lockfile:
         try:
             data = json.loads(file.read_text("utf-8"))
             pins, versions = data["sources"], data["libraries"]
+            if data.get("version", 1) != 1:
+                raise ValueError(f"version {data['version']!r} is not known")
             if not all(isinstance(v, str) for table in (pins, versions) for v in table.values()):
                 raise ValueError("a pin is not text")
         except json.JSONDecodeError as e:
             raise RecipeError(f"not valid JSON: {e.msg}", where=Where(file.name, e.lineno, e.colno), hint=hint) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise RecipeError(f"not a lock file of olivebuild: {e}", where=Where(file.name), hint=hint) from None
         self.sources, self.libraries = dict(pins), dict(versions)
 

@@ -113,9 +113,12 @@ class Planner:
         state.trace = self.traces.get(state.key)
         if state.trace is None:
             state.verdict = Verdict.STALE
-            state.reasons = compare(before.parts, state.parts) if before else [Reason("new", "never built here")]
-            if not state.reasons:
-                state.reasons = [Reason("output", "its trace", last.key if last else None, "missing")]
+            if before:
+                state.reasons = compare(before.parts, state.parts)
+            elif last:
+                state.reasons = [Reason("output", "the last trace", last.key, "missing")]
+            else:
+                state.reasons = [Reason("new", "never built here")]
             return state
         state.outputs, state.seconds = dict(state.trace.outputs), state.trace.seconds
         if state.trace.reference:

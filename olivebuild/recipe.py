@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from olivebuild import document
 from olivebuild.document import Document
 from olivebuild.errors import RecipeError, Where
-from olivebuild.step import NAME, Fields, Target, kinds, step_of
+from olivebuild.step import KINDS, NAME, Fields, Target, kinds, step_of
 
 FILE_NAME = "olivebuild.yaml"
 F = TypeVar("F", bound=Fields)
@@ -70,7 +70,7 @@ def load(file: Path, settings: Iterable[str] = ()) -> Recipe:
     for key in top:
         if key not in ("version", "default", "cache", "targets"):
             raise _unknown(doc, (key,), "key", key, ["version", "default", "cache", "targets"])
-    if top.get("version", 1) != 1:
+    if top.get("version", 1) != 1 or isinstance(top.get("version"), bool):
         raise RecipeError(f"version {top['version']!r} is not known to this olivebuild", where=doc.where(("version",)), hint="write version: 1")
     raw = top.get("targets")
     if not isinstance(raw, dict) or not raw:
@@ -100,10 +100,9 @@ def _target(doc: Document, name: str, value: object) -> Target:
     if "kind" not in value:
         raise RecipeError(f"{name} has no kind", where=doc.where(path), hint=f"kind: one of {', '.join(kinds())}")
     kind = value["kind"]
-    if kind not in kinds():
+    step = step_of(str(kind)) if kind in KINDS or kind in kinds() else None
+    if step is None:
         raise _unknown(doc, (*path, "kind"), "kind", str(kind), kinds())
-    step = step_of(str(kind))
-    assert step is not None
     fields = _validate(doc, step.fields, {k: v for k, v in value.items() if k != "kind"}, path, name)
     if problem := step.check(fields):
         fact, _, hint = problem.partition("; ")
@@ -120,12 +119,10 @@ def _validate(doc: Document, model: type[F], value: object, path: document.Path,
 
 
 def _explain(doc: Document, error: ValidationError, model: type[Fields], path: document.Path, name: str) -> RecipeError:
-    first = error.errors(include_url=False)[0]
-    # Of pydantic's location only the part that is in the file counts: unions add names of their own.
-    place = path
-    for part in first["loc"]:
-        if (*place, part) in doc.places:
-            place = (*place, part)
+    errors = error.errors(include_url=False)
+    # A misspelt key explains a missing one; of a union's complaints the one that reaches deepest into the file is meant.
+    first = max(errors, key=lambda e: (e["type"] == "extra_forbidden", e["type"] == "missing", len(_in_file(doc, path, e["loc"]))))
+    place = _in_file(doc, path, first["loc"])
     label = ".".join(str(p) for p in place[len(path) :])
     if first["type"] == "extra_forbidden":
         known = _known_keys(model, [str(p) for p in first["loc"][:-1]])
@@ -140,6 +137,14 @@ def _explain(doc: Document, error: ValidationError, model: type[Fields], path: d
     return RecipeError(f"{name}.{label}: {message}" if label else f"{name}: {message}", where=doc.where(place), hint=hint)
 
 
+def _in_file(doc: Document, path: document.Path, loc: Iterable[str | int]) -> document.Path:
+    """Of pydantic's location the part that is in the file or on the command line: unions add names of their own."""
+    for part in loc:
+        if (*path, part) in doc.places or any(given[: len(path) + 1] == (*path, part) for given in doc.overrides):
+            path = (*path, part)
+    return path
+
+
 def _known_keys(model: type[Fields], loc: list[str]) -> list[str]:
     for part in loc:
         info = model.model_fields.get(part)
@@ -148,7 +153,7 @@ def _known_keys(model: type[Fields], loc: list[str]) -> list[str]:
     return [*model.model_fields, *(["kind"] if not loc else [])]
 
 
-def _unknown(doc: Document, path: document.Path, what: str, word: str, known: list[str], suffix: str = "") -> RecipeError:
+def _unknown(doc: Document, path: document.Path, what: str, word: str, known: Iterable[str], suffix: str = "") -> RecipeError:
     return RecipeError(f"unknown {what} {word!r}{suffix}", where=doc.where(path), hint=did_you_mean(word, known))
 
 
@@ -163,6 +168,8 @@ def _default(doc: Document, value: object, targets: dict[str, Target]) -> list[s
         return []
     names = value if isinstance(value, list) else [value]
     for name in names:
+        if isinstance(name, list | dict):
+            raise RecipeError("`default:` is a target or a list of targets", where=doc.where(("default",)), hint="default: onnx-int4")
         if name not in targets:
             raise _unknown(doc, ("default",), "target", str(name), list(targets))
     return [str(name) for name in names]

@@ -128,7 +128,9 @@ class Scan:
         # A file that is added or removed changes its folder's own times.
         for parent in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
             self._note(node, parent)
-        return digest.of_json([[p.relative_to(folder).as_posix(), self._file(node, p)] for p in digest.files_below(folder)])
+        # What lies behind a link to a folder is read, so it counts.
+        found = digest.files_below(folder)
+        return digest.of_json([[p.relative_to(folder).as_posix(), self._tree(node, p) if p.is_dir() else self._file(node, p)] for p in found])
 
 
 def installed(name: str) -> str | None:

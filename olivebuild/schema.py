@@ -23,7 +23,7 @@ def recipe_schema() -> dict[str, Any]:
     definitions["target"] = {
         "type": "object",
         "required": ["kind"],
-        "properties": {"kind": {"enum": kinds()}},
+        "properties": {"kind": {"enum": list(kinds())}},
         "allOf": branches,
     }
     names = {"type": "string", "pattern": f"^{NAME.pattern}$"}

@@ -205,6 +205,7 @@ def step_of(kind: str) -> Step | None:
     return None
 
 
-def kinds() -> list[str]:
-    """The kinds that a recipe may name, ours first."""
-    return [*KINDS, *sorted(e.name for e in entry_points(group="olivebuild.steps"))]
+@cache
+def kinds() -> tuple[str, ...]:
+    """The kinds that a recipe may name, ours first. Looking for other packages' kinds reads the metadata of all."""
+    return (*KINDS, *sorted(e.name for e in entry_points(group="olivebuild.steps")))

@@ -7,7 +7,6 @@ hashes while it copies, and what is damaged goes to quarantine.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import stat
@@ -16,11 +15,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from olivebuild import digest, tensors
 from olivebuild.errors import StepError, StoreError
 
 SEGMENT = 64 << 20
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""What the cache holds is data from outside: nothing is converted, nothing unknown is passed over."""
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Damaged(Exception):
@@ -41,9 +46,10 @@ class Entry:
 
     name: str
     executable: bool
-    size: int
-    digest: str
-    blobs: tuple[tuple[str, int], ...] = ()
+    size: Annotated[int, Field(ge=0)]
+    digest: Digest
+    blobs: tuple[tuple[Digest, Annotated[int, Field(ge=0)]], ...] = ()
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def runs(self) -> tuple[tuple[str, int], ...]:
         return self.blobs or ((self.digest, self.size),)
@@ -54,6 +60,7 @@ class Manifest:
     """A folder. Its digest covers names, modes and contents, not how the contents are split into blobs."""
 
     files: tuple[Entry, ...]
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     @property
     def digest(self) -> str:
@@ -69,16 +76,15 @@ class Manifest:
     @staticmethod
     def from_json(text: bytes) -> Manifest:
         """Raises ValueError on anything that is not a manifest, and on names that leave the folder."""
-        try:
-            entries = [Entry(**e) for e in json.loads(text)["files"]]
-            files = tuple(Entry(e.name, e.executable, e.size, e.digest, tuple((str(d), int(n)) for d, n in e.blobs)) for e in entries)
-        except (KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise ValueError(f"not a manifest: {e}") from None
-        for entry in files:
+        manifest = _MANIFESTS.validate_json(text)
+        for entry in manifest.files:
             path = PurePosixPath(entry.name)
             if path.is_absolute() or ".." in path.parts or "\\" in entry.name or not path.parts:
                 raise ValueError(f"a name that leaves its folder: {entry.name!r}")
-        return Manifest(files)
+        return manifest
+
+
+_MANIFESTS = TypeAdapter(Manifest)
 
 
 class Store:

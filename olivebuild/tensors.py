@@ -10,6 +10,9 @@ import struct
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from olivebuild import digest
 from olivebuild.errors import InputError
@@ -20,6 +23,9 @@ READ_FILES = (
     "vocab.*", "merges.txt", "*.model", "*.tiktoken", "*preprocessor_config.json",
 )  # fmt: skip
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+Size = Annotated[int, Field(ge=0, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,16 @@ class Tensor:
     end: int
 
 
+@dataclass(frozen=True)
+class _Entry:
+    dtype: str
+    shape: tuple[Size, ...]
+    data_offsets: tuple[Size, Size]
+
+
+_HEADERS = TypeAdapter(dict[str, _Entry])
+
+
 def tensors_of(path: Path) -> list[Tensor]:
     """The tensors of a safetensors file in the order of their bytes. Raises InputError on a malformed file."""
     size = path.stat().st_size
@@ -44,11 +60,10 @@ def tensors_of(path: Path) -> list[Tensor]:
             header = json.loads(f.read(length))
         base = 8 + length
         found = [
-            Tensor(name, entry["dtype"], tuple(entry["shape"]), base + entry["data_offsets"][0], base + entry["data_offsets"][1])
-            for name, entry in header.items()
-            if name != "__metadata__"
+            Tensor(name, entry.dtype, entry.shape, base + entry.data_offsets[0], base + entry.data_offsets[1])
+            for name, entry in _HEADERS.validate_python({k: v for k, v in header.items() if k != "__metadata__"}).items()
         ]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as e:
+    except (ValueError, AttributeError, RecursionError, struct.error) as e:
         raise InputError(f"not a safetensors file: {e}", where=str(path), hint="is the download complete?") from None
     found.sort(key=lambda t: (t.start, t.end))
     position = base

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import diskcache
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from olivebuild import digest
 from olivebuild.key import Part
-from olivebuild.store import Store
+from olivebuild.store import STRICT, Store
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Trace:
     kind: str
     parts: tuple[Part, ...]
     outputs: Mapping[str, str]
-    manifest: str = ""
+    manifest: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
     reference: str = ""
     size: int = 0
     seconds: float = 0.0
@@ -38,6 +39,7 @@ class Trace:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     accepted_from: str = ""
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
@@ -45,19 +47,10 @@ class Trace:
     @staticmethod
     def from_json(text: str | bytes) -> Trace:
         """Raises ValueError on anything that is not a trace."""
-        try:
-            data = json.loads(text)
-            trace = Trace(**data)
-            parts = tuple(Part(*(str(p[name]) for name in ("cause", "label", "value", "shown"))) for p in data["parts"])
-            if not isinstance(trace.outputs, dict) or not all(isinstance(v, str) for v in trace.outputs.values()):
-                raise ValueError("outputs are not digests")
-            if not isinstance(trace.metrics, dict) or not isinstance(trace.provenance, dict):
-                raise ValueError("figures are not a mapping")
-            if not all(isinstance(v, str) for v in (trace.key, trace.manifest, trace.reference)):
-                raise ValueError("a digest is not text")
-            return replace(trace, parts=parts, seconds=float(trace.seconds))
-        except (KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise ValueError(f"not a trace: {e}") from None
+        return _TRACES.validate_json(text)
+
+
+_TRACES = TypeAdapter(Trace)
 
 
 class JsonDisk(diskcache.Disk):  # type: ignore[misc]
@@ -93,8 +86,8 @@ class Traces:
     def get(self, key: str) -> Trace | None:
         try:
             text = self._index.get(key) if self._index is not None else None
-            if text is not None:
-                return _of_key(Trace.from_json(text), key)
+            if text is not None and (found := Trace.from_json(text)).key == key:
+                return found
         except (ValueError, sqlite3.Error, OSError, diskcache.Timeout):
             pass
         try:
@@ -102,11 +95,12 @@ class Traces:
             check, _, text = self._file(key).read_text("utf-8").partition("\n")
             if digest.of_bytes(text) != check:
                 return None
-            trace = _of_key(Trace.from_json(text), key)
+            trace = Trace.from_json(text)
         except (OSError, ValueError):
             return None
-        if trace:
-            self._note(trace)
+        if trace.key != key:
+            return None
+        self._note(trace)
         return trace
 
     def put(self, trace: Trace) -> None:
@@ -116,11 +110,6 @@ class Traces:
         file.parent.mkdir(parents=True, exist_ok=True)
         digest.write_atomically(file, f"{digest.of_bytes(text)}\n{text}".encode())
         self._note(trace)
-
-    def forget(self, key: str) -> None:
-        self._file(key).unlink(missing_ok=True)
-        if self._index is not None:
-            self._index.delete(key)
 
     def _note(self, trace: Trace) -> None:
         try:
@@ -132,10 +121,6 @@ class Traces:
     def close(self) -> None:
         if self._index is not None:
             self._index.close()
-
-
-def _of_key(trace: Trace, key: str) -> Trace | None:
-    return trace if trace.key == key else None
 
 
 def _open(folder: Path) -> diskcache.Cache | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,23 +66,27 @@ class Workspace:
 
     def publish(self, target: str, manifest: Manifest, store: Store) -> None:
         """Put the manifest's files into build/<target>. Raises Damaged when the store can't give them."""
-        staging = self.state / "tmp" / f"{target}-{uuid.uuid4().hex[:8]}"
-        staging.mkdir(parents=True)
-        try:
+        staging = self.state / "tmp" / target
+        with self.lock():
+            self._sweep()
+            staging.mkdir(parents=True)
             store.restore(manifest, staging)
+            if self.differs(target, manifest) is None:
+                # Another build was here first; a reader of its folder is not disturbed for an equal one.
+                shutil.rmtree(staging)
+                return
             # Once the clock has ticked past the last write, a later change can't hide, and the digests may be remembered.
             stats = {e.name: digest.stat_of(staging / e.name) for e in manifest.files}
             digest.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
             self.memo.start_scan()
-            with self.lock():
-                if self.differs(target, manifest) is None:
-                    # Another build was here first; a reader of its folder is not disturbed for an equal one.
-                    return
-                swap.replace_folder(staging, self.place(target), self.state / "tmp" / f"{target}.aside")
+            swap.replace_folder(staging, self.place(target), self.state / "tmp" / f"{target}.aside")
             for entry in manifest.files:
                 self.memo.remember(self.place(target) / entry.name, stats[entry.name], entry.digest)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Under the lock: finish a swap that a crash interrupted, and delete what it left half-made."""
+        swap.finish(self.build, self.state / "tmp")
+        shutil.rmtree(self.state / "tmp", ignore_errors=True)
 
     def lock(self) -> AbstractContextManager[None]:
         """One build at a time changes build/ and .olivebuild/."""
@@ -93,7 +96,7 @@ class Workspace:
         """Finish what a crash interrupted, and sweep what it left."""
         if (self.state / "tmp").is_dir():
             with self.lock():
-                swap.finish(self.build, self.state / "tmp")
+                self._sweep()
 
     def log_file(self, node: str) -> Path:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -119,5 +122,5 @@ def _load_last(file: Path) -> dict[str, Last]:
     try:
         data = json.loads(file.read_text("utf-8"))
         return {name: Last(x["key"], tuple(Reason(**r) for r in x["reasons"]), x["note"]) for name, x in data.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

@@ -81,15 +81,6 @@ def test_a_later_trace_replaces_the_earlier(store: Store) -> None:
     assert get(store) == later
 
 
-def test_a_forgotten_trace_is_gone(store: Store) -> None:
-    put(store)
-    with closing(Traces(store)) as traces:
-        traces.forget(KEY)
-        traces.forget("f" * 32)
-    assert get(store) is None
-    assert not file_of(store).exists()
-
-
 def test_without_its_index_a_trace_is_found_by_its_file(store: Store) -> None:
     put(store)
     delete_index(store)

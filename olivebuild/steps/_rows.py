@@ -64,8 +64,19 @@ def read_file(path: Path, shown: str) -> Iterator[Read]:
         raise InputError(f"files of type {path.suffix or 'none'} are not read", where=shown, hint=f"known are {', '.join(readers)}")
     try:
         yield from reader(path, shown)
-    except UnicodeDecodeError as e:
-        raise InputError(f"not UTF-8 text at byte {e.start}", where=shown, hint="save the file as UTF-8") from None
+    except UnicodeDecodeError:
+        raise _not_utf8(path, shown) from None
+
+
+def _not_utf8(path: Path, shown: str) -> InputError:
+    """The place of the first byte that is no text: the decoder's own position counts from wherever it began to read."""
+    with open(path, "rb") as f:
+        for number, line in enumerate(f, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as e:
+                return InputError(f"not UTF-8 text: byte {e.start + 1} of the line", where=Where(shown, number), hint="save the file as UTF-8")
+    return InputError("not UTF-8 text", where=shown, hint="save the file as UTF-8")
 
 
 def _shown(path: Path, job: Job) -> str:
@@ -104,7 +115,7 @@ def _jsonl(path: Path, shown: str) -> Iterator[Read]:
                 continue
             where = Where(shown, number, text=line.rstrip("\r\n")[:200])
             try:
-                value = json.loads(line, object_pairs_hook=_unique, parse_constant=_reject_constant)
+                value = json.loads(line.rstrip("\r\n"), object_pairs_hook=_unique, parse_constant=_reject_constant)
             except json.JSONDecodeError as e:
                 hint = "each line of a .jsonl file is one JSON object"
                 raise InputError(f"not valid JSON: {e.msg}", where=Where(shown, number, e.colno, where.text), hint=hint) from None
@@ -133,6 +144,10 @@ def _json(path: Path, shown: str) -> Iterator[Read]:
 
 
 def _object(value: object, where: Where) -> dict[str, Any]:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError("half a surrogate pair is no text", where=where, hint="was the file cut inside an escape like \\ud83d\\ude00?") from None
     if not isinstance(value, dict):
         raise InputError("a row must be a JSON object", where=where, hint='a row names its columns: {"column": "value"}')
     return value
@@ -260,6 +275,8 @@ class Template:
         if clean[-1]["role"] != "assistant":
             return "the last message is not the assistant's"
         label = row.columns.get(self.label) if self.label else ""
+        if self.label and (label is None or not _text(label).strip()):
+            return f"no value for {self.label}"
         content = "\n".join(m["content"] for m in clean if m["role"] != "assistant")
         return Row({"messages": json.dumps(clean, ensure_ascii=False)}, _text(label), content)
 

@@ -73,9 +73,12 @@ class Command(Step):
 
     def check(self, fields: CommandFields) -> str | None:
         try:
-            words(fields.run)
+            if not words(fields.run):
+                return "`run` is empty; name a program"
         except ValueError as e:
             return f"`run` is not a command line: {e}; close the quotes"
+        if isinstance(fields.outputs, list) and len(self.named_outputs(fields)) < len(fields.outputs):
+            return "two outputs would have one name; write outputs as NAME: PATH"
         outputs, inputs = self.named_outputs(fields), self.named_inputs(fields)
         for path in [*outputs.values(), *([fields.metrics] if fields.metrics else [])]:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
