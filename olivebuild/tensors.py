@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from olivebuild import digest
 from olivebuild.errors import InputError
@@ -63,6 +63,10 @@ def tensors_of(path: Path) -> list[Tensor]:
             Tensor(name, entry.dtype, entry.shape, base + entry.data_offsets[0], base + entry.data_offsets[1])
             for name, entry in _HEADERS.validate_python({k: v for k, v in header.items() if k != "__metadata__"}).items()
         ]
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        fact = f"not a safetensors file: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+        raise InputError(fact, where=str(path), hint="is the download complete?") from None
     except (ValueError, AttributeError, RecursionError, struct.error) as e:
         raise InputError(f"not a safetensors file: {e}", where=str(path), hint="is the download complete?") from None
     found.sort(key=lambda t: (t.start, t.end))

@@ -70,23 +70,29 @@ class Workspace:
         with self.lock():
             self._sweep()
             staging.mkdir(parents=True)
-            store.restore(manifest, staging)
-            if self.differs(target, manifest) is None:
-                # Another build was here first; a reader of its folder is not disturbed for an equal one.
-                shutil.rmtree(staging)
-                return
-            # Once the clock has ticked past the last write, a later change can't hide, and the digests may be remembered.
-            stats = {e.name: digest.stat_of(staging / e.name) for e in manifest.files}
-            digest.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
-            self.memo.start_scan()
-            swap.replace_folder(staging, self.place(target), self.state / "tmp" / f"{target}.aside")
-            for entry in manifest.files:
-                self.memo.remember(self.place(target) / entry.name, stats[entry.name], entry.digest)
+            try:
+                self._swap_in(target, manifest, store, staging)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+
+    def _swap_in(self, target: str, manifest: Manifest, store: Store, staging: Path) -> None:
+        store.restore(manifest, staging)
+        if self.differs(target, manifest) is None:
+            # Another build was here first; a reader of its folder is not disturbed for an equal one.
+            return
+        # Once the clock has ticked past the last write, a later change can't hide, and the digests may be remembered.
+        stats = {e.name: digest.stat_of(staging / e.name) for e in manifest.files}
+        digest.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
+        self.memo.start_scan()
+        swap.replace_folder(staging, self.place(target), self.state / "tmp" / f"{target}.aside")
+        for entry in manifest.files:
+            self.memo.remember(self.place(target) / entry.name, stats[entry.name], entry.digest)
 
     def _sweep(self) -> None:
         """Under the lock: finish a swap that a crash interrupted, and delete what it left half-made."""
         swap.finish(self.build, self.state / "tmp")
-        shutil.rmtree(self.state / "tmp", ignore_errors=True)
+        for left in (self.state / "tmp").glob("*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def lock(self) -> AbstractContextManager[None]:
         """One build at a time changes build/ and .olivebuild/."""

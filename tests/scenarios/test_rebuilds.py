@@ -134,7 +134,8 @@ def test_no_op_plan_why_and_help_import_nothing_heavy(copied: Place) -> None:
 
 def test_a_benchmark_judges_gates_on_every_build(copied: Place) -> None:
     recipe = copied.recipe.read_text()
-    bench = '  bench: {kind: benchmark, models: [base, merged, onnx-int4], data: [tone], baseline: tone, latency: {rounds: 1}, gates: ["accuracy >= 0"]}\n'
+    fields = 'models: [base, merged, onnx-int4], data: [tone], baseline: tone, latency: {rounds: 1}, gates: ["accuracy >= 0"]'
+    bench = f"  bench: {{kind: benchmark, {fields}}}\n"
     copied.recipe.write_text(recipe + bench)
     first = copied.build("bench")
     assert first.code == 0, first.err
