@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from olivebuild.trace import Trace
 from olivebuild.workspace import Last
 
 POLL_SECONDS = 0.1
+MAX_ATTEMPTS = 4
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Build:
         self._waiting: set[str] = set()
         """Nodes whose key another build is making, as of the last look."""
         self._said_waiting: set[str] = set()
-        self._damaged: dict[str, int] = {}
+        self._attempts: Counter[str] = Counter()
 
     def run(self, goals: Iterable[str]) -> Report:
         """Build the goals. Raises nothing for a step that failed (it is in the report); raises BuildError for what comes before."""
@@ -118,13 +120,11 @@ class Build:
         assert state.manifest
         start = time.monotonic()
         node = state.node
+        self._attempt(state)
         try:
             self.planner.workspace.publish(node.target, state.manifest, self.planner.store)
         except Damaged as e:
             # The blob is in quarantine now, so the next plan finds it missing and runs the step.
-            self._damaged[node.name] = self._damaged.get(node.name, 0) + 1
-            if self._damaged[node.name] > 3:
-                raise StepError(f"{node.target} can't be restored: {e}", hint="`olivebuild verify --repair` mends the cache") from None
             self._say("note", node, text=f"the cached result is damaged ({e}): it is built again")
             return True
         self._finish(state, state.reasons)
@@ -132,6 +132,14 @@ class Build:
             report.restored.append(node.target)
         self._say("restored", node, seconds=time.monotonic() - start)
         return True
+
+    def _attempt(self, state: State) -> None:
+        """Raises StepError when a node does not become right however often it is made."""
+        self._attempts[state.node.name] += 1
+        if self._attempts[state.node.name] > MAX_ATTEMPTS:
+            why = state.reasons[0].what if state.reasons else "it"
+            hint = "does another program write there, or does the file system not keep what is written?"
+            raise StepError(f"{state.node.target} was made {MAX_ATTEMPTS} times, and {why} is still not right", hint=hint)
 
     def _start(self, plan: Plan, state: State) -> bool:
         """True when another build has made the key meanwhile."""
@@ -150,6 +158,7 @@ class Build:
         if state.trace is None and planner.traces.get(state.key):
             lock.close()
             return True
+        self._attempt(state)
         scratch = planner.store.scratch(state.key)
         (scratch / "out").mkdir()
         action = self._action(plan, state, scratch / "out")

@@ -199,7 +199,8 @@ def run() -> None:
         click.echo("interrupted: what was finished is kept", err=True)
         code = 130
     except BrokenPipeError:
-        code = 0
+        # Whoever read our output has gone; the goals may not be there.
+        code = 1
     sys.exit(code)
 
 

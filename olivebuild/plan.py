@@ -126,8 +126,8 @@ class Planner:
         return state
 
     def _feeds(self, node: Node, states: dict[str, State]) -> bool:
-        """Whether a node that will run reads this one's folder."""
-        users = (s for s in states.values() if s.verdict in (Verdict.STALE, Verdict.WAITING))
+        """Whether a node that will run reads this one's folder. One that waits may turn out fresh, so it does not count yet."""
+        users = (s for s in states.values() if s.verdict is Verdict.STALE)
         return any(source.name == node.name for user in users for _, source, _ in self.graph.inputs[user.node.name])
 
     def _place(self, state: State) -> None:

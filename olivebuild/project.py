@@ -57,7 +57,7 @@ def open_project(folder: Path, file: str | None, settings: Iterable[str] = ()) -
     graph = open_graph(folder, file, settings)
     recipe = graph.recipe
     stem = "" if recipe.file.name == recipes.FILE_NAME else recipe.file.stem
-    lock = Lockfile(recipe.folder / (LOCK_NAME if not stem else f"{stem}.lock"))
+    lock = Lockfile(recipe.folder / LOCK_NAME)
     workspace = Workspace(recipe.folder, stem)
     store = Store(cache_folder())
     scan = Scan(recipe, workspace.memo, lock)

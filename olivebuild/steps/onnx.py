@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from olivebuild.errors import InputError
+from olivebuild.errors import InputError, StepError
 from olivebuild.executor import ActionInput
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Result, Step, Target, step_of
@@ -147,8 +147,23 @@ def _build(job: Job, fields: OnnxFields, model: ActionInput) -> None:
         hint = "another precision, provider or option may be possible"
         raise InputError(f"the model builder refuses: {first[:300]}", where=job.where("precision"), hint=hint) from None
     job.progress("converting", 1, 1)
+    if fields.provider == "cpu" and not (fields.exclude_embeds or fields.exclude_lm_head):
+        _check_loads(job)
     _canonical(job.out, Path(folder))
     job.result = Result(provenance={"builder_options": dict(builder_options(fields))})
+
+
+def _check_loads(job: Job) -> None:
+    """Raises StepError for what the builder wrote without complaint but the runtime refuses; some sets of options give that."""
+    import onnxruntime_genai as og
+
+    og.disable_telemetry_events()
+    try:
+        og.Model(str(job.out))
+    except RuntimeError as e:
+        first = str(e).strip().splitlines()[0].replace(str(job.out), "the model")
+        hint = "another combination of options may work: these two libraries disagree about this one"
+        raise StepError(f"the model builder made a model that onnxruntime-genai can't load: {first[:300]}", where=job.where(), hint=hint) from None
 
 
 def _canonical(folder: Path, source: Path) -> None:
