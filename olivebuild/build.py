@@ -93,6 +93,9 @@ class Build:
             self._stop()
             self.planner.workspace.save()
             self.planner.scan.lock.save()
+        left = [s.node.target for s in plan.states.values() if s.needed and s.verdict is not Verdict.FRESH]
+        if left and not report.errors:
+            raise StepError(f"{left[0]} could not be made, and no step says why", hint="this is a fault of olivebuild; please report it")
         if not report.errors:
             self._remember_fresh(plan)
         report.seconds = time.monotonic() - start
@@ -103,12 +106,11 @@ class Build:
         changed = False
         self._waiting.clear()
         for state in plan.states.values():
-            name = state.node.name
-            if name in self._running or not self._inputs_ready(plan, state):
+            if state.node.name in self._running:
                 continue
             if state.verdict is Verdict.CACHED:
                 changed |= self._restore(state, report)
-            elif state.verdict is Verdict.STALE and (state.trace is None or state.needed):
+            elif state.verdict is Verdict.STALE and (state.trace is None or state.needed) and self._inputs_ready(plan, state):
                 changed |= self._start(plan, state)
         return changed
 
@@ -161,7 +163,14 @@ class Build:
         self._attempt(state)
         scratch = planner.store.scratch(state.key)
         (scratch / "out").mkdir()
-        action = self._action(plan, state, scratch / "out")
+        try:
+            action = self._action(plan, state, scratch / "out")
+        except Damaged as e:
+            # A part of the target that lies in the store alone; the bad blob is in quarantine, so the next plan runs its step.
+            planner.store.discard(scratch)
+            lock.close()
+            self._say("note", node, text=f"a cached part is damaged ({e}): it is built again")
+            return True
         self._say("started", node, reasons=[vars(r) for r in state.reasons], seconds=state.seconds)
         inputs = [plan.states[source.name] for _, source, _ in planner.graph.inputs[node.name]]
         self._running[node.name] = Running(state, scratch, lock, inputs)
@@ -200,7 +209,7 @@ class Build:
             out=str(out),
             pin=scan.pin(node) or "",
             places=places,
-            gpu=step.gpu,
+            gpu=step.takes_gpu(node.fields),
             exclusive=step.exclusive,
         )
 
@@ -253,6 +262,8 @@ class Build:
         assert state.key
         self._check_inputs(running)
         reference, manifest, blob = result.reference, None, ""
+        if reference is not None:
+            planner.scan.forget(node)
         if reference is None:
             for name, path in node.step.outputs(node.fields).items():
                 if not (out / path).exists():
@@ -292,7 +303,7 @@ class Build:
         """The content digest of an output: of a model its tensors, of a folder its files, of a file its bytes."""
         step = node.step
         if step.kind in ("model", "merged"):
-            return self.planner.scan.model(node, reference or out)
+            return self.planner.scan.model_at(reference or out, code=self._trusts(node))
         path = out / step.outputs(node.fields)[name]
         if path.is_dir():
             files = [[p.relative_to(path).as_posix(), digest.of_file(p)] for p in digest.files_below(path)]
@@ -309,7 +320,7 @@ class Build:
             raise InputError(f"{planner.scan.shown(changed)} changed while {node.target} was being built", where=where, hint=hint)
         for origin in running.inputs:
             fault: str | None = None
-            if origin.trace is None:
+            if origin.trace is None or origin.trace.reference:
                 changed = planner.scan.changed(origin.node)
                 fault = planner.scan.shown(changed) if changed else None
             elif origin.manifest and origin.node.name == origin.node.target:

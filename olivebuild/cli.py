@@ -28,8 +28,9 @@ class Main(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         i = 0
-        while i < len(args) and args[i].partition("=")[0] in COMMON:
-            i += 1 if "=" in args[i] else 2
+        while i < len(args) and args[i].startswith(COMMON):
+            attached = "=" in args[i] if args[i].startswith("--") else len(args[i]) > 2
+            i += 1 if attached else 2
         if not (i < len(args) and (args[i] in self.commands or args[i] in ("--help", "-h", "--version"))):
             args = [*args[:i], "build", *args[i:]]
         return super().parse_args(ctx, args)
@@ -198,9 +199,12 @@ def run() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: what was finished is kept", err=True)
         code = 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; the goals may not be there.
-        code = 1
+    except OSError as e:
+        if isinstance(e, BrokenPipeError):
+            # Whoever read our output has gone; the goals may not be there.
+            sys.exit(1)
+        where = str(e.filename or "")
+        code = _fail(BuildError(f"{e.strerror or e}", where=where or None, hint="is there room on the disk, and may you write there?"))
     sys.exit(code)
 
 

@@ -92,7 +92,7 @@ class Planner:
         lies_at = node.step.lies_at(node.fields)
         if lies_at is not None:
             state.folder = self.scan.recipe.folder / lies_at
-            state.outputs = {"": self.scan.model(node, state.folder)}
+            state.outputs = {"": self.scan.model(node, state.folder, code=bool(getattr(node.fields, "trust_remote_code", False)))}
             state.key = key_of([Part("file", "content", state.outputs[""])])
             return state
         inputs = []
@@ -155,6 +155,9 @@ class Planner:
         if differs is None or (differs.new == "missing" and not state.needed and not state.folder.exists()):
             return
         fault = self.store.missing(state.manifest)
+        if fault and not state.needed and state.node.step.lazy:
+            # Nobody reads it now; it is made again when somebody does.
+            return
         state.verdict = Verdict.STALE if fault else Verdict.CACHED
         state.reasons = [differs, *([Reason("output", "the cached result", fault.blob, fault.why)] if fault else [])]
         last = self.workspace.last.get(state.node.name)
@@ -166,9 +169,9 @@ class Planner:
         assert state.outputs
         assert state.trace
         try:
-            found = self.scan.model(state.node, state.folder)
+            found = self.scan.model(state.node, state.folder, code=bool(getattr(state.node.fields, "trust_remote_code", False)))
         except Exception:
             found = "missing"
-        if found != state.outputs[""]:
+        if found != state.outputs[""] and state.needed:
             state.verdict = Verdict.STALE
             state.reasons = [Reason("output", str(state.folder), state.outputs[""], found)]

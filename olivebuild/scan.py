@@ -30,9 +30,10 @@ class Scan:
         self.memo = memo
         self.lock = lock
         self._files: dict[Path, str] = {}
+        self._paths: dict[tuple[str, str], list[Path]] = {}
         self._stats: dict[Path, Stat] = {}
         self._read: dict[str, set[Path]] = {}
-        self._models: dict[Path, str] = {}
+        self._models: dict[tuple[str, Path], str] = {}
         self._libraries: dict[str, str] = {}
         self._machine: dict[str, str] = {}
 
@@ -46,7 +47,13 @@ class Scan:
         return result
 
     def paths(self, node: Node, wanted: FileInput) -> list[Path]:
-        """The files that a path or glob of the recipe names, sorted. Raises InputError when there are none."""
+        """The files that a path or glob of the recipe names, sorted, as first seen. Raises InputError when there are none."""
+        key = (node.name, wanted.label)
+        if key not in self._paths:
+            self._paths[key] = self._find(node, wanted)
+        return self._paths[key]
+
+    def _find(self, node: Node, wanted: FileInput) -> list[Path]:
         pattern, where = wanted.pattern, self.recipe.where(node.target, wanted.field)
         path = self.recipe.folder / pattern
         if wanted.optional:
@@ -61,17 +68,29 @@ class Scan:
             raise InputError(f"{pattern} matches no file", where=where, hint=f"paths start at {self.recipe.folder}")
         raise InputError(f"{pattern} does not exist", where=where, hint=f"paths start at {self.recipe.folder}")
 
-    def model(self, node: Node, folder: Path, field: tuple[str | int, ...] = ("source",)) -> str:
-        """The content digest of a model folder that is referenced where it lies."""
-        if folder not in self._models:
-            if not folder.is_dir():
-                where = self.recipe.where(node.target, field)
-                raise InputError(f"{self.shown(folder)} is not a folder", where=where, hint=f"paths start at {self.recipe.folder}")
+    def model(self, node: Node, folder: Path, *, code: bool, field: tuple[str | int, ...] = ("source",)) -> str:
+        """The content digest of a model folder that is referenced where it lies; `code`: its Python files are read, too."""
+        if not folder.is_dir():
+            where = self.recipe.where(node.target, field)
+            raise InputError(f"{self.shown(folder)} is not a folder", where=where, hint=f"paths start at {self.recipe.folder}")
+        if (node.name, folder) not in self._models:
+            # A file that is added changes the folder's own times.
+            self._note(node, folder)
             for path in folder.iterdir():
                 if path.is_file():
                     self._note(node, path)
-            self._models[folder] = model_digest(folder, self.memo, code=bool(getattr(node.fields, "trust_remote_code", False)))
-        return self._models[folder]
+            self._models[node.name, folder] = self.model_at(folder, code=code)
+        return self._models[node.name, folder]
+
+    def forget(self, node: Node) -> None:
+        """A step has just made this node anew: what was seen of it before says nothing now."""
+        for path in self._read.pop(node.name, set()):
+            self._stats.pop(path, None)
+        self._models = {key: value for key, value in self._models.items() if key[0] != node.name}
+
+    def model_at(self, folder: Path, *, code: bool) -> str:
+        """The content digest of a model folder as it is now."""
+        return model_digest(folder, self.memo, code=code)
 
     def pin(self, node: Node) -> str | None:
         """The source part of a node with a remote source; "" when the source is not pinned yet; None without such a source."""

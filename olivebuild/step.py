@@ -133,6 +133,9 @@ class Step(ABC):
     machine: ClassVar[bool] = False
     """The result belongs to this machine: processor, cores, memory and GPU enter the key."""
 
+    def takes_gpu(self, fields: Any) -> bool:
+        return self.gpu
+
     def outputs(self, fields: Fields) -> Mapping[str, str]:
         """Output name -> path in the artifact's folder; "" is the whole folder."""
         return {"": "."}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -33,6 +34,10 @@ class Job:
 
     def input(self, role: str) -> ActionInput:
         return self.action.inputs[role]
+
+    def roles(self, name: str) -> list[str]:
+        """name[0], name[1] ... as far as there are inputs of these roles."""
+        return sorted((r for r in self.action.inputs if r.startswith(f"{name}[")), key=lambda r: int(r[len(name) + 1 : -1]))
 
     def files(self, label: str) -> list[Path]:
         return [Path(p) for p in self.action.files.get(label, ())]
@@ -104,6 +109,9 @@ def end_with_parent() -> None:
     # os.read rather than sys.stdin: a thread blocked in a buffered reader aborts the interpreter's shutdown.
     while os.read(0, 1):
         pass
+    if os.name == "posix" and os.getpgid(0) == os.getpid():
+        # The worker leads a session of its own: whatever it started ends with it.
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 

@@ -48,6 +48,7 @@ def test_the_bare_command_builds_the_default(chain: Place) -> None:
     assert chain.run().out.splitlines()[-1].startswith("3 built in ")
     assert chain.run().out == "nothing to do: b is fresh\n"
     assert chain.run("-j", "2", "a").out == "nothing to do: a is fresh\n"
+    assert chain.run("-j2", "plan", "first").out == "fresh    first\n"
 
 
 def test_plan_json_has_the_fields_of_the_contract(chain: Place) -> None:

@@ -6,6 +6,7 @@ when that closes, so that no orphan goes on after a kill -9.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -77,14 +78,14 @@ class LocalExecutor:
     def cancel(self) -> None:
         children = [child for _, child, _ in self._running.values()]
         for child in children:
-            child.terminate()
+            _signal(child, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
         for child in children:
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            # What the child started and left behind goes with it.
+            _signal(child, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+            child.wait()
 
     def _read(self, action: Action, child: subprocess.Popen[bytes], log: Path, start: float) -> None:
         """Pass on what the child says, a JSON object a line, until it ends."""
@@ -113,6 +114,15 @@ class LocalExecutor:
                 f"{action.target} failed: {_ending(code)}", hint=f"`olivebuild log {action.target}` shows its output", target=action.target
             )
         self._queue.put(Outcome(action.node, seconds, peak, None if error else result, error))
+
+
+def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Reach the child's whole session: the programs that it runs, too."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "posix":
+            os.killpg(child.pid, number)
+        else:
+            child.terminate()
 
 
 def _ending(code: int) -> str:

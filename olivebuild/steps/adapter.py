@@ -38,7 +38,7 @@ class AdapterFields(Fields):
     source: Source | None = None
     method: Literal["lora"] = "lora"
     r: Positive = 8
-    alpha: Annotated[float, Field(gt=0)] = 16
+    alpha: Annotated[float, Field(gt=0)] = 16.0
     dropout: Fraction = 0.0
     modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     training: Training = Training()

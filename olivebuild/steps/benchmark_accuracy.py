@@ -26,7 +26,7 @@ class Accuracy(Step):
 
         fields = job.fields(AccuracyFields)
         runtime = _runtime.open_model(job.input("model").folder, trust_remote_code=job.input("model").trust_remote_code)
-        roles = sorted(role for role in job.action.inputs if role.startswith("data"))
+        roles = job.roles("data")
         tables = [read_table(job.input(role).path) for role in roles]
         rows = sum(len(t.rows) for t in tables)
         done = 0

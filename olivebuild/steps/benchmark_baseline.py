@@ -29,7 +29,7 @@ class Baseline(Step):
         from olivebuild.steps._tokens import Table, read_table
 
         train = read_table(job.input("train").path)
-        tests = [read_table(job.input(role).path) for role in sorted(r for r in job.action.inputs if r.startswith("data"))]
+        tests = [read_table(job.input(role).path) for role in job.roles("data")]
 
         def texts(table: Table) -> list[str]:
             # The template is the same in every row, so it tells nothing.

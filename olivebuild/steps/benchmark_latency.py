@@ -37,7 +37,7 @@ class Latency(Step):
 
     def run(self, job: Job) -> None:
         fields = job.fields(LatencyFields)
-        roles = sorted((r for r in job.action.inputs if r.startswith("model")), key=lambda r: int(r[6:-1]))
+        roles = job.roles("model")
         result = []
         for i, role in enumerate(roles):
             job.progress("measuring", i, len(roles))

@@ -40,6 +40,9 @@ class Command(Step):
     fields = CommandFields
     summary = "any program: `run`, with `inputs`, `files` and `outputs`"
 
+    def takes_gpu(self, fields: CommandFields) -> bool:
+        return fields.gpu
+
     def named_outputs(self, fields: CommandFields) -> dict[str, str]:
         many = fields.outputs
         return dict(many) if isinstance(many, dict) else {PurePosixPath(path).stem.lower(): path for path in many}

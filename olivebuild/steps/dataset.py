@@ -69,8 +69,8 @@ class Dataset(Step):
         tests = fields.test if isinstance(fields.test, list) else [fields.test] if fields.test else []
         if any(s.scheme in ("gguf", "pypi") for s in [*many, *tests]) or any(s.remote for s in tests):
             return "a dataset comes from files or from hf:ID; name json, jsonl, csv or parquet files"
-        if len(many) > 1 and any(s.remote for s in many):
-            return "hf:ID can't be mixed with other sources; make a dataset of each"
+        if isinstance(fields.source, list) and any(s.remote for s in many):
+            return "hf:ID can't stand in a list; make a dataset of each"
         if fields.test is not None and "holdout" in fields.model_fields_set:
             return "`test` and `holdout` don't go together; the test rows come from one or the other"
         return None
@@ -108,8 +108,8 @@ class Dataset(Step):
         (job.out / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
         # The digests are of the rows: another version of the parquet writer is no reason to train again.
         digests = {
-            "train": digest.of_json(["rows", template.format, [r.values for r in train]]),
-            "test": digest.of_json(["rows", template.format, [r.values for r in test], labels]),
+            "train": digest.of_json(["rows", template.format, [[r.values, r.label] for r in train]]),
+            "test": digest.of_json(["rows", template.format, [[r.values, r.label] for r in test], labels]),
         }
         job.note(f"{report['read']} rows read, {len(train)} to train, {len(test)} to test, {report['duplicates']} duplicates dropped")
         job.result = Result(

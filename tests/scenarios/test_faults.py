@@ -240,3 +240,30 @@ def test_a_step_that_is_not_deterministic_is_said(place: Place) -> None:
     done = place.build()
     assert done.ran == ["now"]
     assert "not deterministic" in done.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_program_that_a_command_runs_ends_with_the_build(place: Place, number: signal.Signals) -> None:
+    place.recipe.write_text("targets:\n  slow: {kind: command, run: sleep 47, outputs: [x.txt]}\n")
+    process = place.start("build", "--json")
+    wait_for(process, "started", "slow")
+    children: list[psutil.Process] = []
+    while not any(p.name() == "sleep" for p in children):
+        children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    process.communicate()
+    assert all_gone(children)
+
+
+def test_a_damaged_data_set_is_made_again_and_nothing_below(place: Place) -> None:
+    write_rows(place.folder / "data/tone.jsonl", rows())
+    place.recipe.write_text(
+        "targets:\n  tone: {kind: dataset, source: data/tone.jsonl, prompt: '{phrase}', completion: '{tone}'}\n"
+        "  copy: {kind: command, run: 'cp {inputs.x} {outputs.y}', inputs: {x: tone.train}, outputs: {y: y.parquet}}\n"
+    )
+    assert place.build("copy").ran == ["tone", "copy"]
+    for blob in place.blobs_of("tone", "train.parquet"):
+        flip(blob)
+    (place.folder / "build/tone/train.parquet").unlink()
+    assert place.build("copy").ran == ["tone"]
+    assert place.build("copy").ran == []
