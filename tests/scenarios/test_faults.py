@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import Done, Place, write_rows
+from tests.conftest import Done, Place, rows, write_rows
 
 pytestmark = pytest.mark.scenario
 MODEL = ("onnx-int4", "model.onnx.data")
