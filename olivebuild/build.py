@@ -70,6 +70,7 @@ class Build:
         start = time.monotonic()
         report = Report(list(goals))
         self.planner.workspace.recover()
+        self._sweep()
         self._pin(report)
         try:
             plan = self.planner.plan(report.goals)
@@ -352,6 +353,16 @@ class Build:
             if self.planner.scan.pin(node) == "":
                 pin(self.planner, self.executor, node, self.listen)
         self.planner.scan.lock.save()
+
+    def _sweep(self) -> None:
+        """Delete the scratch folders of steps whose build was killed: their keys' locks are free."""
+        store = self.planner.store
+        for folder in (store.root / "tmp").iterdir():
+            key = folder.name.partition("-")[0]
+            lock = try_lock(store.lock_file(key)) if len(key) == 32 else None
+            if lock:
+                store.discard(folder)
+                lock.close()
 
     def _say(self, name: str, node: Node, **data: object) -> None:
         self.listen(Event(name, {"target": node.target, "node": node.name, **data}))

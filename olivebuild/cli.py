@@ -79,7 +79,12 @@ def build(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settin
         def say(event: Event) -> None:
             click.echo(event.to_json())
 
-        report = Build(project.planner, executor, say).run(goals)
+        try:
+            report = Build(project.planner, executor, say).run(goals)
+        except BuildError:
+            # Who reads the stream waits for its last line.
+            say(Event("done", {"ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": 0.0}))
+            raise
     else:
         with console.Display() as display:
             report = Build(project.planner, executor, display).run(goals)

@@ -48,7 +48,7 @@ def train(job: Job, fields: AdapterFields) -> Result:
     per_epoch = math.ceil(len(examples) / training.batch)
     steps = training.steps or max(1, round(per_epoch * (training.epochs or DEFAULT_EPOCHS)))
     figures = _loop(job, model, examples, steps, training, device)
-    save_adapter(model, job.out, base.source or base.target)
+    save_adapter(model, job.out, base.source.removeprefix("hf:") or base.target)
     provenance = {"device": device.type, "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
     return Result(metrics=figures | {"steps": steps, "examples": len(examples), "truncated": encoder.truncated}, provenance=provenance)
 

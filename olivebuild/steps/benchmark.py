@@ -67,6 +67,11 @@ class Benchmark(Step):
             return "a model is listed twice; list each once"
         if len({d.target for d in fields.data_sets}) != len(fields.data_sets):
             return "a data set is listed twice; list each once"
+        known = {*names, *(d.target for d in fields.data_sets)}
+        for gate in map(Gate.parse, fields.gates):
+            odd = [n for n in (*gate.names, *([gate.versus] if gate.versus else [])) if n not in known]
+            if odd:
+                return f"the gate {gate.text!r} names {odd[0]!r}, which is not measured here; measured are {', '.join(sorted(known))}"
         return None
 
     def nodes(self, target: Target) -> list[Node]:

@@ -253,6 +253,9 @@ def test_a_program_that_a_command_runs_ends_with_the_build(place: Place, number:
     process.send_signal(number)
     process.communicate()
     assert all_gone(children)
+    place.edit("run: sleep 47", "run: 'touch {outputs.x}'")
+    assert place.build().ran == ["slow"]
+    assert not list((place.cache / "tmp").iterdir())
 
 
 def test_a_damaged_data_set_is_made_again_and_nothing_below(place: Place) -> None:
