@@ -102,9 +102,9 @@ class Planner:
                 state.reasons.append(Reason("input", source.target))
             else:
                 inputs.append((edge.role, outputs[output], edge.part or str(edge.ref)))
-        pin = self.scan.pin(node)
-        if pin == "":
-            state.reasons.append(Reason("source", str(node.step.source(node.fields).text), None, "not pinned yet"))  # type: ignore[union-attr]
+        comes_from, pin = node.step.source(node.fields), self.scan.pin(node)
+        if comes_from and pin == "":
+            state.reasons.append(Reason("source", comes_from.text, None, "not pinned yet"))
         if state.reasons:
             state.verdict = Verdict.STALE if pin == "" else Verdict.WAITING
             return state

@@ -137,8 +137,8 @@ def update(ctx: click.Context, targets: tuple[str, ...]) -> None:
     olivebuild update base
     """
     from olivebuild import console
-    from olivebuild.build import pin
     from olivebuild.executors.local import LocalExecutor
+    from olivebuild.pinning import pin
     from olivebuild.scan import installed
 
     project = open_all(ctx)

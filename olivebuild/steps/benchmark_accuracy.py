@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from olivebuild.step import Fields, Result, Step
 from olivebuild.worker import Job
+
+if TYPE_CHECKING:
+    from olivebuild.steps._runtime import Answer
 
 
 class AccuracyFields(Fields):
@@ -42,7 +46,7 @@ class Accuracy(Step):
         job.result = Result(metrics={"data": [{k: v for k, v in r.items() if k != "answers"} for r in result]})
 
 
-def _figures(labels: list[tuple[str, str]], answers: list) -> dict[str, object]:  # type: ignore[type-arg]
+def _figures(labels: list[tuple[str, str]], answers: list[Answer]) -> dict[str, object]:
     count = len(answers)
     figures: dict[str, object] = {"rows": count}
     if count:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from olivebuild.errors import InputError
 from olivebuild.sources import Source
 from olivebuild.step import Fields, FileInput, Result, Step
 from olivebuild.worker import Job
+
+if TYPE_CHECKING:
+    from olivebuild.steps._rows import Row
 
 FORMATS = (("prompt", "completion"), ("user", "assistant"), ("messages",), ("text",))
 MAX_LABELS = 100
@@ -121,18 +124,18 @@ def _why_empty(report: Mapping[str, object]) -> str:
     return f"{report['read']} rows read, {report['duplicates']} duplicates and {report['dropped']} incomplete rows dropped"
 
 
-def _count(rows: list) -> dict[str, object]:  # type: ignore[type-arg]
+def _count(rows: list[Row]) -> dict[str, object]:
     return {"rows": len(rows), "by_label": dict(sorted(Counter(r.label for r in rows).items()))}
 
 
-def _labels(rows: list) -> list[tuple[str, str]]:  # type: ignore[type-arg]
+def _labels(rows: list[Row]) -> list[tuple[str, str]]:
     """(label, completion) pairs when each label has one completion: then a model can be asked which is likeliest."""
     pairs = sorted({(r.label, r.values.get("completion") or r.values.get("assistant") or "") for r in rows})
     unambiguous = len({label for label, _ in pairs}) == len(pairs) <= MAX_LABELS
     return pairs if unambiguous and all(label and text for label, text in pairs) else []
 
 
-def _write(path: Path, rows: list, format_: str, labels: list[tuple[str, str]]) -> None:  # type: ignore[type-arg]
+def _write(path: Path, rows: list[Row], format_: str, labels: list[tuple[str, str]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,0 +1,37 @@
+"""Find out what a remote source's name stands for today, and pin it. Runs a worker, since it needs the network's libraries."""
+
+from __future__ import annotations
+
+from olivebuild.events import Event, Listener
+from olivebuild.executor import Action, Executor, Outcome
+from olivebuild.plan import Planner
+from olivebuild.step import Node
+
+POLL_SECONDS = 0.1
+
+
+def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> str:
+    """Ask the world what a node's remote source is today, and write it into the lock file's data. Raises BuildError."""
+    source = node.step.source(node.fields)
+    assert source
+    scratch = planner.store.scratch("pin")
+    (scratch / "out").mkdir()
+    where = planner.scan.recipe.where(node.target, ("source",))
+    place: list[object] = [where.file, where.line, where.column, where.text]
+    fields = node.fields.model_dump(mode="json", exclude_unset=True)
+    recipe_folder = str(planner.scan.recipe.folder)
+    action = Action(node.name, node.target, node.step.kind, "", fields, {}, {}, recipe_folder, str(scratch / "out"), places={"": place}, task="pin")
+    listen(Event("note", {"target": node.target, "node": node.name, "text": f"pinning {source.text}"}))
+    try:
+        executor.start(action, planner.workspace.log_file(node.name))
+        while not isinstance(outcome := executor.wait(POLL_SECONDS), Outcome):
+            pass
+        if outcome.error:
+            raise outcome.error
+        assert outcome.result
+        value = str(outcome.result.provenance["pin"])
+        planner.scan.lock.pin(source.text, value)
+        return value
+    finally:
+        executor.cancel()
+        planner.store.discard(scratch)
