@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -46,6 +47,10 @@ def rows() -> list[dict[str, str]]:
 def write_rows(file: Path, data: list[dict[str, str]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in data))
+
+
+# A shell starts background jobs with SIGINT ignored, and children would inherit that; with a handler they start as from a terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
