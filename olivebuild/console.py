@@ -85,7 +85,7 @@ def _short(value: str | None) -> str | None:
 class Display:
     """Prints the events of a build: plain lines, and on a terminal a bar for each running step below them."""
 
-    def __init__(self, verbose: bool = True) -> None:
+    def __init__(self) -> None:
         self.console = stdout()
         self._bars = Progress(
             TextColumn("  {task.fields[target]:<14}"),
@@ -99,7 +99,6 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._loss: dict[str, str] = {}
         self._tenths: dict[str, int] = {}
-        self._verbose = verbose
 
     def __enter__(self) -> Display:
         self._bars.start()

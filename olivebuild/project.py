@@ -31,10 +31,6 @@ class Project:
         return self.planner.workspace
 
     @property
-    def traces(self) -> Traces:
-        return self.planner.traces
-
-    @property
     def lock(self) -> Lockfile:
         return self.planner.scan.lock
 
