@@ -10,13 +10,14 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 CHUNK = 1 << 20
+THREADS = min(8, os.cpu_count() or 1)
 NOISE = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
 Stat = tuple[int, int, int, int, int]
@@ -46,6 +47,21 @@ def of_file(path: Path) -> str:
         while chunk := f.read(CHUNK):
             running.update(chunk)
     return str(running.hexdigest())
+
+
+def of_runs(path: Path, sizes: Sequence[int]) -> str:
+    """The digest of the list of (digest, size) of a file's consecutive pieces. A file of another length has another digest."""
+    found: list[tuple[str, int]] = []
+    with open(path, "rb") as f:
+        for size in sizes:
+            running, left = hasher(), size
+            while left and (chunk := f.read(min(left, CHUNK))):
+                running.update(chunk)
+                left -= len(chunk)
+            found.append((str(running.hexdigest()), size - left))
+        if rest := f.read(CHUNK):
+            found.append((of_bytes(rest), -1))
+    return of_json(found)
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -143,3 +159,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's content is safe from a power cut."""
+    with open(path, "rb+") as f:
+        os.fsync(f.fileno())

@@ -10,17 +10,20 @@ import contextlib
 import os
 import shutil
 import stat
+import threading
 import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from olivebuild import digest, tensors
+from olivebuild import digest, places, tensors
 from olivebuild.errors import StepError, StoreError
+from olivebuild.places import Place
 
 SEGMENT = 64 << 20
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -41,7 +44,8 @@ class Damaged(Exception):
 class Entry:
     """One file of a folder: its name (relative, POSIX), whether it is executable, its size and digest, and the blobs that make it.
 
-    A file is one blob, or, if it holds tensors, a run of (blob, size): equal tensors of different models are stored once.
+    A file is one blob, or, if it is large or holds tensors, a run of (blob, size): equal tensors of different models are stored
+    once. The digest of such a file is that of its run, so that it can be had without reading what is known already.
     """
 
     name: str
@@ -51,15 +55,62 @@ class Entry:
     blobs: tuple[tuple[Digest, Annotated[int, Field(ge=0)]], ...] = ()
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
+    @staticmethod
+    def of_runs(name: str, runs: Iterable[tuple[str, int]], *, executable: bool = False) -> Entry:
+        given = tuple(runs)
+        size = sum(n for _, n in given)
+        if len(given) == 1:
+            return Entry(name, executable, size, given[0][0])
+        return Entry(name, executable, size, digest.of_json(given), given)
+
     def runs(self) -> tuple[tuple[str, int], ...]:
         return self.blobs or ((self.digest, self.size),)
+
+    def digest_of(self, path: Path) -> str:
+        """The digest of a file, taken as this entry's is: equal if and only if the file has this entry's content. Raises OSError."""
+        return digest.of_runs(path, [size for _, size in self.blobs]) if self.blobs else digest.of_file(path)
+
+    @property
+    def flavour(self) -> str:
+        """Tells digests apart that were taken in different ways."""
+        return f"runs {digest.of_json([size for _, size in self.blobs])}" if self.blobs else "bytes"
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A tensor that is not stored, since it is quickly computed from the one of the digest `base` and an adapter.
+
+    `chunks` are the digests of its consecutive pieces of `rows` rows, so that each can be checked when it is computed.
+    """
+
+    name: str
+    base: Digest
+    digest: Digest
+    rows: Annotated[int, Field(gt=0)]
+    chunks: tuple[Digest, ...]
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The tensors that merging an adapter (the blob of its folder's manifest) gives."""
+
+    adapter: Digest
+    reproducible: bool
+    tensors: tuple[Computed, ...]
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A folder. Its digest covers names, modes and contents, not how the contents are split into blobs."""
+    """A folder. `base` is the model digest of the folder that lends the tensors which are not in the store; see places.py.
+
+    `merges` tell, in order, how to compute the tensors that are neither stored nor lent.
+    """
 
     files: tuple[Entry, ...]
+    base: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
+    merges: tuple[Merge, ...] = ()
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     @property
@@ -71,7 +122,7 @@ class Manifest:
         return sum(e.size for e in self.files)
 
     def to_json(self) -> str:
-        return digest.canonical_json({"files": [asdict(e) for e in self.files]})
+        return digest.canonical_json(asdict(self))
 
     @staticmethod
     def from_json(text: bytes) -> Manifest:
@@ -81,6 +132,8 @@ class Manifest:
             path = PurePosixPath(entry.name)
             if path.is_absolute() or ".." in path.parts or "\\" in entry.name or not path.parts:
                 raise ValueError(f"a name that leaves its folder: {entry.name!r}")
+            if entry.blobs and entry != Entry.of_runs(entry.name, entry.blobs, executable=entry.executable):
+                raise ValueError(f"{entry.name!r} is not what its blobs add up to")
         return manifest
 
 
@@ -90,8 +143,9 @@ _MANIFESTS = TypeAdapter(Manifest)
 class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._lent: dict[str, dict[str, Place]] = {}
         try:
-            for name in ("blobs", "traces", "locks", "tmp", "quarantine", "workspaces"):
+            for name in ("blobs", "traces", "locks", "tmp", "quarantine", "places"):
                 (root / name).mkdir(parents=True, exist_ok=True)
         except OSError as e:
             hint = "set OLIVEBUILD_CACHE to a folder that you may write"
@@ -116,37 +170,37 @@ class Store:
         self._publish(name, data)
         return name
 
-    def put_folder(self, folder: Path) -> tuple[Manifest, str]:
-        """Store a folder that nobody else writes to; (manifest, the manifest's blob). Raises StepError on links and odd files."""
-        entries = tuple(self._put_file(folder, path) for path in digest.files_below(folder))
-        manifest = Manifest(entries)
-        return manifest, self.put_bytes(manifest.to_json().encode())
+    def put_manifest(self, manifest: Manifest) -> str:
+        return self.put_bytes(manifest.to_json().encode())
 
-    def _put_file(self, folder: Path, path: Path) -> Entry:
-        name = path.relative_to(folder).as_posix()
+    def put_folder(self, folder: Path, scratch: Path | None = None) -> tuple[Manifest, str]:
+        """Store a folder that nobody else writes to; (manifest, the manifest's blob). Raises StepError on links and odd files."""
+        manifest = Manifest(tuple(self.put_file(path, path.relative_to(folder).as_posix(), scratch) for path in digest.files_below(folder)))
+        return manifest, self.put_manifest(manifest)
+
+    def put_file(self, path: Path, name: str, scratch: Path | None = None) -> Entry:
         mode = path.lstat()
         if not stat.S_ISREG(mode.st_mode):
             raise StepError(f"the output {name} is a link or a special file", hint="copy the file's content into the output")
-        runs = _runs(path, mode.st_size)
-        whole = digest.hasher()
-        blobs: list[tuple[str, int]] = []
-        with open(path, "rb") as f, ThreadPoolExecutor(4) as pool:
-            # Syncing is the slow part and waits for the disk, so a few blobs are on their way at once.
-            pending = []
-            for size in runs:
-                data = f.read(size)
-                if len(data) != size:
+        runs: list[tuple[str, int]] = []
+        with open(path, "rb") as f, self.batch(scratch) as batch:
+            for size in _runs(path, mode.st_size):
+                blob = batch.blob()
+                left = size
+                while left and (chunk := f.read(min(left, digest.CHUNK))):
+                    blob.write(chunk)
+                    left -= len(chunk)
+                if left:
                     raise StepError(f"the output {name} changed while it was stored", hint="does the step leave a process behind that still writes?")
-                whole.update(data)
-                blobs.append((digest.of_bytes(data), size))
-                pending.append(pool.submit(self._publish, blobs[-1][0], data))
-                del data
-                if len(pending) > 4:
-                    pending.pop(0).result()
-            for left in pending:
-                left.result()
-        executable = bool(mode.st_mode & stat.S_IXUSR)
-        return Entry(name, executable, mode.st_size, whole.hexdigest(), tuple(blobs) if len(blobs) > 1 else ())
+                runs.append((blob.done(), size))
+        return Entry.of_runs(name, runs, executable=bool(mode.st_mode & stat.S_IXUSR))
+
+    def batch(self, scratch: Path | None = None) -> Batch:
+        """Blobs written a piece at a time; all are there, and safe from a power cut, when the batch ends.
+
+        `scratch`: a folder on the store's file system for what is not whole yet.
+        """
+        return Batch(self, scratch or self.root / "tmp")
 
     def _publish(self, name: str, data: bytes) -> None:
         path = self.path(name)
@@ -159,7 +213,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             digest.write_atomically(path, data)
         except OSError as e:
-            raise StoreError(f"the cache can't be written: {e.strerror}", where=str(self.root), hint="is the disk full?") from None
+            raise unwritable(self.root, e) from None
 
     # Reading
 
@@ -177,47 +231,81 @@ class Store:
             raise Damaged(blob, "is damaged")
         return data
 
-    def missing(self, manifest: Manifest) -> Damaged | None:
-        """The first blob that is not there in its full size; its bytes are looked at when they are used."""
+    def missing(self, manifest: Manifest, *, computed: bool = False) -> Damaged | None:
+        """The first blob that is not there in its full size; its bytes are looked at when they are used.
+
+        With `computed`, what can be computed counts as there if what it is computed from is.
+        """
+        made: set[str] = set()
+        for merge in manifest.merges if computed else ():
+            try:
+                fault = self.missing(self.manifest(merge.adapter))
+            except (Damaged, ValueError):
+                fault = Damaged(merge.adapter, "is missing")
+            if fault:
+                return fault
+            made |= {t.digest for t in merge.tensors}
         for entry in manifest.files:
             for blob, size in entry.runs():
+                if blob in made:
+                    continue
+                place = self.find(blob, size, manifest.base)
                 try:
-                    found = self.path(blob).stat().st_size
+                    found = place.size if place.lent else place.path.stat().st_size
                 except OSError:
                     return Damaged(blob, "is missing")
                 if found != size:
                     return Damaged(blob, f"has {found} bytes instead of {size}")
         return None
 
+    def find(self, blob: str, size: int, base: str = "") -> Place:
+        """Where a blob's bytes lie: in the store, or, if not there, in the model folder that lends them."""
+        path = self.path(blob)
+        if base and not path.exists():
+            lent = self.lent(base).get(blob)
+            if lent:
+                return lent
+        return Place(path, 0, size)
+
+    def lent(self, base: str) -> dict[str, Place]:
+        """digest -> where it lies in the folder of the model `base`; empty when the folder is not as it was."""
+        if base not in self._lent:
+            self._lent[base] = places.load(self.root, base)
+        return self._lent[base]
+
     def restore(self, manifest: Manifest, folder: Path) -> None:
         """Write the files into `folder`, hashing while they are copied. Raises Damaged, after moving the bad blob to quarantine."""
         for entry in manifest.files:
             path = folder / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            whole = digest.hasher()
-            with open(path, "wb") as out:
-                for blob, _ in entry.runs():
-                    for chunk in self._checked(blob):
-                        whole.update(chunk)
-                        out.write(chunk)
-                out.flush()
+            with open(path, "wb") as out, ThreadPoolExecutor(digest.THREADS) as pool:
+                offsets = accumulate((size for _, size in entry.runs()), initial=0)
+                pieces = [(blob, size, at) for (blob, size), at in zip(entry.runs(), offsets, strict=False)]
+                for done in [pool.submit(self._copy, out.fileno(), manifest.base, *piece) for piece in pieces]:
+                    done.result()
                 os.fsync(out.fileno())
-            if whole.hexdigest() != entry.digest:
-                raise Damaged(entry.digest, f"({entry.name}) is not what its blobs add up to")
             if entry.executable:
                 path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
 
-    def _checked(self, blob: str) -> Iterator[bytes]:
+    def _copy(self, out: int, base: str, blob: str, size: int, at: int) -> None:
+        """Copy a blob to the offset `at` of a file. Positioned writes: several threads share the file."""
+        place = self.find(blob, size, base)
         hasher = digest.hasher()
         try:
-            with open(self.path(blob), "rb") as f:
-                while chunk := f.read(digest.CHUNK):
-                    hasher.update(chunk)
-                    yield chunk
+            source = os.open(place.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError:
             raise Damaged(blob, "is missing") from None
+        try:
+            done = 0
+            while done < size and (chunk := pread(source, min(size - done, digest.CHUNK), place.offset + done)):
+                hasher.update(chunk)
+                pwrite(out, chunk, at + done)
+                done += len(chunk)
+        finally:
+            os.close(source)
         if hasher.hexdigest() != blob:
-            self.quarantine(blob)
+            if not place.lent:
+                self.quarantine(blob)
             raise Damaged(blob, "is damaged")
 
     def verify(self, repair: bool) -> tuple[int, list[str]]:
@@ -242,11 +330,118 @@ class Store:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class Batch:
+    """Syncing is the slow part and waits for the disk, so several blobs are on their way at once."""
+
+    def __init__(self, store: Store, scratch: Path) -> None:
+        self.store = store
+        self.scratch = scratch
+        self._pool = ThreadPoolExecutor(8)
+        self._pending: list[Future[None]] = []
+
+    def blob(self) -> BlobWriter:
+        return BlobWriter(self)
+
+    def finish(self, temporary: Path, name: str) -> None:
+        if len(self._pending) > 64:
+            self._pending.pop(0).result()
+        self._pending.append(self._pool.submit(self._publish, temporary, name))
+
+    def _publish(self, temporary: Path, name: str) -> None:
+        path = self.store.path(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest.sync(temporary)
+            os.replace(temporary, path)
+        except OSError as e:
+            raise unwritable(self.store.root, e) from None
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        if kind is None:
+            for pending in self._pending:
+                pending.result()
+
+
+class BlobWriter:
+    """One blob in the making, under a name of its own until it is whole."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._hasher = digest.hasher()
+        self._path = batch.scratch / f"blob-{uuid.uuid4().hex[:16]}"
+        self._size = 0
+        try:
+            self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115
+        except OSError as e:
+            raise unwritable(batch.store.root, e) from None
+
+    def write(self, data: Any) -> None:
+        """`data`: bytes, or a contiguous array."""
+        view = memoryview(data)
+        if not view.nbytes:
+            return
+        view = view.cast("B")
+        self._hasher.update(view)
+        try:
+            while view:
+                written = self._file.write(view)
+                self._size += written
+                view = view[written:]
+        except OSError as e:
+            self._file.close()
+            self._path.unlink(missing_ok=True)
+            raise unwritable(self._batch.store.root, e) from None
+
+    def done(self) -> str:
+        """The blob's name. What lies under that name already is replaced if it is damaged."""
+        self._file.close()
+        name = str(self._hasher.hexdigest())
+        path = self._batch.store.path(name)
+        with contextlib.suppress(OSError):
+            if path.stat().st_size == self._size and digest.of_file(path) == name:
+                self._path.unlink()
+                return name
+        self._batch.finish(self._path, name)
+        return name
+
+
+def unwritable(root: Path, error: OSError) -> StoreError:
+    return StoreError(f"the cache can't be written: {error.strerror}", where=str(root), hint="is the disk full?")
+
+
+def pread(file: int, size: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, size, offset)
+    with _SEEKING:
+        os.lseek(file, offset, os.SEEK_SET)
+        return os.read(file, size)
+
+
+def pwrite(file: int, data: bytes, offset: int) -> None:
+    """All of `data`."""
+    if hasattr(os, "pwrite"):
+        while data:
+            written = os.pwrite(file, data, offset)
+            data, offset = data[written:], offset + written
+        return
+    with _SEEKING:
+        os.lseek(file, offset, os.SEEK_SET)
+        while data:
+            data = data[os.write(file, data) :]
+
+
+_SEEKING = threading.Lock()
+"""For systems without positioned reads and writes."""
+
+
 def _runs(path: Path, size: int) -> list[int]:
-    """The sizes of a file's blobs: header and tensors of safetensors apart, nothing larger than SEGMENT."""
-    cuts = [size]
+    """The sizes of a file's blobs: header and tensors of safetensors one by one, other files in pieces of SEGMENT."""
     if path.suffix == ".safetensors":
         found = tensors.tensors_of(path)
         header = found[0].start if found else size
-        cuts = [header, *(t.end - t.start for t in found if t.end > t.start)]
-    return [part for cut in cuts for part in [*[SEGMENT] * (cut // SEGMENT), cut % SEGMENT] if part] or [0]
+        return [header, *(t.end - t.start for t in found if t.end > t.start)]
+    return [part for part in [*[SEGMENT] * (size // SEGMENT), size % SEGMENT] if part] or [0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -52,41 +53,45 @@ _HEADERS = TypeAdapter(dict[str, _Entry])
 def tensors_of(path: Path) -> list[Tensor]:
     """The tensors of a safetensors file in the order of their bytes. Raises InputError on a malformed file."""
     size = path.stat().st_size
+    with open(path, "rb") as f:
+        head = f.read(8)
+        length = int.from_bytes(head, "little")
+        return parse_header(head + f.read(length if length <= min(HEADER_LIMIT, size) else 0), size, str(path))
+
+
+def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
+    """The tensors that a header (its length included) tells of, in a file of `size` bytes. Raises InputError."""
+    hint = "is the download complete?"
     try:
-        with open(path, "rb") as f:
-            (length,) = struct.unpack("<Q", f.read(8))
-            if length > min(HEADER_LIMIT, size - 8):
-                raise ValueError("the header is longer than the file")
-            header = json.loads(f.read(length))
+        (length,) = struct.unpack("<Q", header[:8])
+        if length > min(HEADER_LIMIT, size - 8):
+            raise ValueError("the header is longer than the file")
+        data = json.loads(header[8 : 8 + length])
         base = 8 + length
         found = [
             Tensor(name, entry.dtype, entry.shape, base + entry.data_offsets[0], base + entry.data_offsets[1])
-            for name, entry in _HEADERS.validate_python({k: v for k, v in header.items() if k != "__metadata__"}).items()
+            for name, entry in _HEADERS.validate_python({k: v for k, v in data.items() if k != "__metadata__"}).items()
         ]
     except ValidationError as e:
         first = e.errors(include_url=False)[0]
         fact = f"not a safetensors file: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
-        raise InputError(fact, where=str(path), hint="is the download complete?") from None
+        raise InputError(fact, where=where, hint=hint) from None
     except (ValueError, AttributeError, RecursionError, struct.error) as e:
-        raise InputError(f"not a safetensors file: {e}", where=str(path), hint="is the download complete?") from None
+        raise InputError(f"not a safetensors file: {e}", where=where, hint=hint) from None
     found.sort(key=lambda t: (t.start, t.end))
     position = base
     for tensor in found:
         if tensor.start != position or tensor.end < tensor.start:
-            raise InputError(f"tensor {tensor.name} does not follow the one before it", where=str(path), hint="is the download complete?")
+            raise InputError(f"tensor {tensor.name} does not follow the one before it", where=where, hint=hint)
         position = tensor.end
     if position != size:
-        hint = "is the download complete?"
-        raise InputError(f"the header tells of {position} bytes, the file has {size}", where=str(path), hint=hint)
+        raise InputError(f"the header tells of {position} bytes, the file has {size}", where=where, hint=hint)
     return found
 
 
-def sum_of_tensors(path: Path) -> str:
-    """The sum modulo 2**128 of one hash a tensor, over (name, dtype, shape, digest of the bytes).
-
-    A sum does not depend on order, so any sharding of the same tensors adds up to the same number.
-    """
-    total = 0
+def digests_of(path: Path) -> list[tuple[Tensor, str]]:
+    """The tensors of a file, each with the digest of its bytes."""
+    found = []
     with open(path, "rb") as f:
         for tensor in tensors_of(path):
             f.seek(tensor.start)
@@ -95,8 +100,18 @@ def sum_of_tensors(path: Path) -> str:
             while left and (chunk := f.read(min(left, digest.CHUNK))):
                 hasher.update(chunk)
                 left -= len(chunk)
-            total += int(digest.of_json([tensor.name, tensor.dtype, tensor.shape, hasher.hexdigest()]), 16)
-    return f"{total % (1 << 128):032x}"
+            found.append((tensor, str(hasher.hexdigest())))
+    return found
+
+
+def sum_of(facts: Iterable[object]) -> str:
+    """The sum modulo 2**128 of one hash a fact. It does not depend on order: any sharding of the same tensors adds up to the same."""
+    return f"{sum(int(digest.of_json(fact), 16) for fact in facts) % (1 << 128):032x}"
+
+
+def sum_of_tensors(path: Path) -> str:
+    """Over (name, dtype, shape, digest of the bytes)."""
+    return sum_of([t.name, t.dtype, t.shape, found] for t, found in digests_of(path))
 
 
 def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[Path]]:
@@ -124,5 +139,10 @@ def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[P
 def model_digest(folder: Path, memo: digest.StatMemo, *, code: bool = False) -> str:
     """The digest of what a loader reads: tensors, however sharded, and the non-weight files. README, .git and the like don't count."""
     weights, others = model_files(folder, code=code)
-    total = sum(int(memo.digest(w, sum_of_tensors, "tensors"), 16) for w in weights) % (1 << 128)
-    return digest.of_json(["model", f"{total:032x}", [[p.name, memo.digest(p)] for p in others]])
+    return digest_of_sums([memo.digest(w, sum_of_tensors, "tensors") for w in weights], [(p.name, memo.digest(p)) for p in others])
+
+
+def digest_of_sums(sums: Iterable[str], others: Iterable[tuple[str, str]]) -> str:
+    """`others` are (name, digest) of the non-weight files, sorted by name."""
+    total = sum(int(s, 16) for s in sums) % (1 << 128)
+    return digest.of_json(["model", f"{total:032x}", [list(other) for other in others]])

@@ -78,7 +78,7 @@ class Traces:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._index = _open(store.root / "traces")
+        self._index = open_index(store.root / "traces")
 
     def _file(self, key: str) -> Path:
         return self.store.root / "blobs" / key[:2] / f"{key}.trace"
@@ -123,7 +123,7 @@ class Traces:
             self._index.close()
 
 
-def _open(folder: Path) -> diskcache.Cache | None:
+def open_index(folder: Path) -> diskcache.Cache | None:
     """The index; made anew when its file is damaged; None when it can't be had: the files do without."""
     for attempt in range(2):
         try:

@@ -58,7 +58,7 @@ class Workspace:
                 return Reason("output", name, f"{entry.size} bytes", f"{stat.st_size} bytes")
             if os.name == "posix" and bool(stat.st_mode & 0o100) != entry.executable:
                 return Reason("output", name, "executable" if entry.executable else "not executable", "mode changed")
-            if (found := self.memo.digest(path)) != entry.digest:
+            if (found := self.memo.digest(path, entry.digest_of, entry.flavour)) != entry.digest:
                 return Reason("output", name, entry.digest, found)
         if there:
             return Reason("output", (shown / min(there)).as_posix(), "nothing", "a file that no step made")
@@ -86,7 +86,7 @@ class Workspace:
         self.memo.start_scan()
         swap.replace_folder(staging, self.place(target), self.state / "tmp" / f"{target}.aside")
         for entry in manifest.files:
-            self.memo.remember(self.place(target) / entry.name, stats[entry.name], entry.digest)
+            self.memo.remember(self.place(target) / entry.name, stats[entry.name], entry.digest, entry.flavour)
 
     def _sweep(self) -> None:
         """Under the lock: finish a swap that a crash interrupted, and delete what it left half-made."""

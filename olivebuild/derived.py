@@ -1,0 +1,45 @@
+"""What was computed from tensors before: recipe and source digests -> blobs. Losing any of it costs time, nothing else."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+import diskcache
+
+from olivebuild.store import Store
+from olivebuild.trace import open_index
+
+Blobs = tuple[tuple[str, int], ...]
+"""(blob, size) of each part of a result."""
+
+
+class Derived:
+    """key -> blobs, in the cache. Reading and writing never raise; what can't be read is as if it were not there."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._index = open_index(store.root / "derived")
+
+    def get(self, keys: Iterable[str]) -> dict[str, Blobs]:
+        """Those of the keys that are known and whose blobs are there in their full size."""
+        found: dict[str, Blobs] = {}
+        for key in keys:
+            try:
+                text = self._index.get(key) if self._index is not None else None
+                blobs = tuple((str(blob), int(size)) for blob, size in json.loads(text)) if text else ()
+                if blobs and all(self.store.path(blob).stat().st_size == size for blob, size in blobs):
+                    found[key] = blobs
+            except (ValueError, TypeError, sqlite3.Error, OSError, diskcache.Timeout):
+                continue
+        return found
+
+    def put(self, results: Mapping[str, Blobs]) -> None:
+        try:
+            if self._index is not None:
+                with self._index.transact():
+                    for key, blobs in results.items():
+                        self._index.set(key, json.dumps(blobs))
+        except (sqlite3.Error, OSError, diskcache.Timeout):
+            pass

@@ -1,0 +1,168 @@
+"""A model as its tensors: name, type, shape, digest, and where the bytes lie, be it a folder or an overlay in the store.
+
+Knows nothing of arithmetic. Nothing is copied and no file is opened until bytes are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from olivebuild import digest, places, tensors
+from olivebuild.errors import InputError
+from olivebuild.places import Place
+from olivebuild.store import Damaged, Manifest, Merge, Store, pread
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor: `dtype` as safetensors writes it, `size` in bytes, `digest` of its bytes, which are in row-major order at `place`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    digest: str
+    size: int
+    place: Place
+
+    def read(self, start: int = 0, size: int | None = None) -> bytes:
+        """`size` bytes from `start` (all by default). Raises InputError when they are not there."""
+        wanted = self.size - start if size is None else size
+        try:
+            found = read_at(self.place, start, wanted)
+        except OSError:
+            found = b""
+        if len(found) < wanted:
+            raise InputError(f"{self.name} ends early", where=str(self.place.path), hint="did the file change while it was read?")
+        return found
+
+
+def read_at(place: Place, start: int, size: int) -> bytes:
+    """Up to `size` bytes from `start` of a place. Raises OSError."""
+    file = os.open(place.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        parts, done = [], 0
+        while done < size and (chunk := pread(file, size - done, place.offset + start + done)):
+            parts.append(chunk)
+            done += len(chunk)
+    finally:
+        os.close(file)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A safetensors file: its header (length included) and its tensors in the order of their bytes."""
+
+    name: str
+    header: bytes
+    weights: tuple[Weight, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`files` are (name, digest, place) of the model's other files; `lender` is the model digest of the folder that tensors are lent by.
+
+    `merges` tell how those come about that are not stored.
+    """
+
+    shards: tuple[Shard, ...]
+    files: tuple[tuple[str, str, Place], ...]
+    lender: str = ""
+    merges: tuple[Merge, ...] = ()
+
+    @property
+    def by_name(self) -> dict[str, Weight]:
+        return {w.name: w for shard in self.shards for w in shard.weights}
+
+    def file(self, name: str) -> dict[str, Any]:
+        """A JSON file of the model. Raises InputError when it is not there."""
+        for found, _, place in self.files:
+            if found == name:
+                data = json.loads(read_at(place, 0, place.size))
+                if isinstance(data, dict):
+                    return data
+        raise InputError(f"{name} is missing or holds no object", hint="is this a Hugging Face folder?")
+
+    def model_digest(self) -> str:
+        """The same as tensors.model_digest of the folder."""
+        facts = ([w.name, w.dtype, w.shape, w.digest] for w in self.by_name.values())
+        return tensors.digest_of_sums([tensors.sum_of(facts)], [(name, found) for name, found, _ in self.files])
+
+    def structure(self) -> str:
+        """The digest of all but the weights' values. A bias of zeros is one that the ONNX model builder leaves out, so that counts."""
+        facts = []
+        for w in self.by_name.values():
+            bias = w.name.endswith("bias") and len(w.shape) == 1
+            # -0.0 is a zero too.
+            facts.append([w.name, w.dtype, w.shape, bias and not any(w.read().replace(b"\x80", b"\0"))])
+        return digest.of_json(["structure", sorted(facts, key=lambda f: str(f[0])), [[name, found] for name, found, _ in self.files]])
+
+
+def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> Weights:
+    """The model in a Hugging Face folder, whose model digest is known. Hashes it if its places are not known."""
+    lent = places.load(store.root, model) or places.note(store.root, model, folder)
+    known = {(place.path, place.offset): found for found, place in lent.items()}
+    files, others = tensors.model_files(folder.absolute(), code=code)
+    shards = []
+    for path in files:
+        found = tensors.tensors_of(path)
+        with open(path, "rb") as f:
+            header = f.read(found[0].start if found else path.stat().st_size)
+        weights = []
+        for t in found:
+            name = known.get((path, t.start)) if t.end > t.start else digest.of_bytes(b"")
+            if name is None:
+                # Equal tensors share one entry, which names another of them.
+                with open(path, "rb") as f:
+                    f.seek(t.start)
+                    name = digest.of_bytes(f.read(t.end - t.start))
+            weights.append(Weight(t.name, t.dtype, t.shape, name, t.end - t.start, Place(path, t.start, t.end - t.start, lent=True)))
+        shards.append(Shard(path.name, header, tuple(weights)))
+    rest = tuple((p.name, digest.of_file(p), Place(p, 0, p.stat().st_size, lent=True)) for p in others)
+    return Weights(tuple(shards), rest, model)
+
+
+def headers_of(store: Store, manifest: Manifest) -> dict[str, tuple[tensors.Tensor, int]]:
+    """name -> (tensor, its size in bytes) of all weights in a manifest. Raises Damaged."""
+    found: dict[str, tuple[tensors.Tensor, int]] = {}
+    for entry in manifest.files:
+        if entry.name.endswith(".safetensors"):
+            header = store.read(entry.runs()[0][0])
+            found |= {t.name: (t, t.end - t.start) for t in tensors.parse_header(header, entry.size, entry.name)}
+    return found
+
+
+def of_manifest(store: Store, manifest: Manifest, computed: Mapping[str, Weight] | None = None) -> Weights:
+    """The folder in a manifest, its header blobs read and checked; `computed`: tensors, by digest, that are not stored. Raises Damaged."""
+    if damage := store.missing(manifest, computed=True):
+        raise damage
+    made = computed or {}
+    shards, rest = [], []
+    for entry in manifest.files:
+        if not entry.name.endswith(".safetensors"):
+            (blob, size), *more = entry.runs()
+            if more:
+                raise Damaged(entry.digest, "is in pieces, which only weights may be")
+            rest.append((entry.name, entry.digest, store.find(blob, size, manifest.base)))
+            continue
+        (head, _), *runs = entry.runs()
+        header = store.read(head)
+        found = tensors.parse_header(header, entry.size, entry.name)
+        full = [t for t in found if t.end > t.start]
+        if [t.end - t.start for t in full] != [size for _, size in runs]:
+            raise Damaged(entry.digest, "does not have one blob a tensor")
+        blobs = {t.name: run for t, run in zip(full, runs, strict=True)}
+        weights = []
+        for t in found:
+            blob, size = blobs.get(t.name, (digest.of_bytes(b""), 0))
+            if blob in made:
+                weights.append(replace(made[blob], name=t.name))
+            else:
+                weights.append(Weight(t.name, t.dtype, t.shape, blob, size, store.find(blob, size, manifest.base)))
+        shards.append(Shard(entry.name, header, tuple(weights)))
+    return Weights(tuple(shards), tuple(sorted(rest, key=lambda r: r[0])), manifest.base, manifest.merges)
