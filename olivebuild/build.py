@@ -18,7 +18,7 @@ from olivebuild.locks import try_lock
 from olivebuild.pinning import pin
 from olivebuild.plan import Plan, Planner, State, Verdict
 from olivebuild.step import Node
-from olivebuild.store import Damaged
+from olivebuild.store import Damaged, Manifest
 from olivebuild.trace import Trace
 from olivebuild.workspace import Last
 
@@ -184,11 +184,21 @@ class Build:
         inputs = {}
         for edge, source, output in self.planner.graph.inputs[node.name]:
             origin = plan.states[source.name]
-            folder = origin.folder or self._part_folder(origin, out)
-            path = folder / source.step.outputs(source.fields)[output]
+            if edge.by_tensors and origin.trace and origin.trace.manifest:
+                folder, path = None, None
+            else:
+                folder = origin.folder or self._part_folder(origin, out)
+                path = folder / source.step.outputs(source.fields)[output]
             named = source.step.source(source.fields)
             inputs[edge.role] = ActionInput(
-                str(folder), str(path), source.step.kind, source.target, named.text if named else "", self._trusts(source)
+                str(folder) if folder else "",
+                str(path) if path else "",
+                source.step.kind,
+                source.target,
+                named.text if named else "",
+                self._trusts(source),
+                origin.outputs.get("", "") if origin.outputs else "",
+                origin.trace.manifest if origin.trace else "",
             )
         files = {f.label: [str(p) for p in scan.paths(node, f)] for f in node.step.files(node.fields)}
         prefix = ("targets", node.target)
@@ -209,10 +219,12 @@ class Build:
             files=files,
             recipe_folder=str(scan.recipe.folder),
             out=str(out),
+            store=str(self.planner.store.root),
             pin=scan.pin(node) or "",
             places=places,
             gpu=step.takes_gpu(node.fields),
             exclusive=step.exclusive,
+            publish=state.publish,
         )
 
     def _trusts(self, node: Node) -> bool:
@@ -270,10 +282,15 @@ class Build:
             for name, path in node.step.outputs(node.fields).items():
                 if not (out / path).exists():
                     raise StepError(f"{node.target} ended well but did not make {name or path}", hint="a declared output must be made by its step")
-            manifest, blob = planner.store.put_folder(out)
+            if result.manifest:
+                manifest, blob = self._stored(node, result.manifest), result.manifest
+            else:
+                manifest, blob = planner.store.put_folder(out, running.scratch)
             if not manifest.files:
                 raise StepError(f"{node.target} ended well but made nothing", hint=f"`olivebuild log {node.target}` shows its output")
-        outputs = {name: result.digests.get(name) or self._output_digest(node, name, out, reference) for name in node.step.outputs(node.fields)}
+        outputs = {
+            name: result.digests.get(name) or self._output_digest(node, name, out, reference, manifest) for name in node.step.outputs(node.fields)
+        }
         known = planner.traces.get(state.key)
         if known and dict(known.outputs) != outputs:
             text = f"the same inputs gave another result than on the last run ({node.target} is not deterministic)"
@@ -293,7 +310,7 @@ class Build:
             provenance=result.provenance,
         )
         planner.traces.put(trace)
-        if manifest and node.name == node.target:
+        if manifest and node.name == node.target and state.publish:
             try:
                 planner.workspace.publish(node.target, manifest, planner.store)
             except Damaged as e:
@@ -301,12 +318,26 @@ class Build:
         self._finish(state, state.reasons)
         planner.scan.lock.note_libraries(planner.scan.libraries(node))
 
-    def _output_digest(self, node: Node, name: str, out: Path, reference: Path | None) -> str:
+    def _stored(self, node: Node, blob: str) -> Manifest:
+        """The manifest that a step stored itself, complete. Raises StepError."""
+        try:
+            manifest = self.planner.store.manifest(blob)
+            fault: Exception | None = self.planner.store.missing(manifest, computed=True)
+        except (Damaged, ValueError) as e:
+            fault = e
+        if fault:
+            raise StepError(f"{node.target} ended well but stored something broken: {fault}", hint="build again; the disk may be failing")
+        return manifest
+
+    def _output_digest(self, node: Node, name: str, out: Path, reference: Path | None, manifest: Manifest | None) -> str:
         """The content digest of an output: of a model its tensors, of a folder its files, of a file its bytes."""
         step = node.step
         if step.kind in ("model", "merged"):
             return self.planner.scan.model_at(reference or out, code=self._trusts(node))
-        path = out / step.outputs(node.fields)[name]
+        relative = step.outputs(node.fields)[name]
+        if relative == "." and manifest:
+            return manifest.digest
+        path = out / relative
         if path.is_dir():
             files = [[p.relative_to(path).as_posix(), digest.of_file(p)] for p in digest.files_below(path)]
             return digest.of_json(files)
@@ -325,7 +356,7 @@ class Build:
             if origin.trace is None or origin.trace.reference:
                 changed = planner.scan.changed(origin.node)
                 fault = planner.scan.shown(changed) if changed else None
-            elif origin.manifest and origin.node.name == origin.node.target:
+            elif origin.manifest and origin.node.name == origin.node.target and origin.needed:
                 differs = planner.workspace.differs(origin.node.target, origin.manifest)
                 fault = differs.what if differs else None
             if fault:

@@ -14,7 +14,10 @@ from olivebuild.step import Result
 
 @dataclass(frozen=True)
 class ActionInput:
-    """One input of an action: the folder, and the file or folder in it that the edge names; `source` is where a model came from."""
+    """One input of an action: the folder, and the file or folder in it that the edge names; `source` is where a model came from.
+
+    `digest` is the content digest of the whole; `manifest` its manifest's blob, and the only way to it when `folder` is empty.
+    """
 
     folder: str
     path: str
@@ -22,6 +25,8 @@ class ActionInput:
     target: str
     source: str = ""
     trust_remote_code: bool = False
+    digest: str = ""
+    manifest: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,15 @@ class Action:
     files: dict[str, list[str]]
     recipe_folder: str
     out: str
+    store: str = ""
+    """The cache's folder, for steps that read and write single tensors."""
     pin: str = ""
     places: dict[str, list[object]] = field(default_factory=dict)
     """field -> [file, line, column, text], so that a worker's error names the place in the recipe."""
     gpu: bool = False
     exclusive: bool = False
+    publish: bool = True
+    """The result goes into build/; what only other steps read by tensors need not be written out."""
     task: str = "run"
     """"run" makes the artifact; "pin" only finds what the source's name stands for today."""
 

@@ -41,6 +41,10 @@ class State:
     seconds: float | None = None
     needed: bool = False
     """The folder must be there: for a user, or for a step that will run."""
+    read: bool = False
+    """Its bytes must be there, if only in the store: a step that will run reads them."""
+    publish: bool = False
+    """Goes into build/ when it is made now."""
 
 
 @dataclass
@@ -81,6 +85,8 @@ class Planner:
             state = states[node.name]
             kept = node.name == node.target and (node.target in goals or not node.step.lazy)
             state.needed = kept or self._feeds(node, states)
+            state.read = self._read(node, states)
+            state.publish = kept or self._feeds(node, states, waiting=True)
             self._place(state)
         return Plan(goals, states)
 
@@ -92,7 +98,8 @@ class Planner:
         lies_at = node.step.lies_at(node.fields)
         if lies_at is not None:
             state.folder = self.scan.recipe.folder / lies_at
-            state.outputs = {"": self.scan.model(node, state.folder, code=bool(getattr(node.fields, "trust_remote_code", False)))}
+            code = bool(getattr(node.fields, "trust_remote_code", False))
+            state.outputs = {"": self.scan.model(node, state.folder, code=code)}
             state.key = key_of([Part("file", "content", state.outputs[""])])
             return state
         inputs = []
@@ -125,8 +132,14 @@ class Planner:
             state.folder = Path(state.trace.reference)
         return state
 
-    def _feeds(self, node: Node, states: dict[str, State]) -> bool:
-        """Whether a node that will run reads this one's folder. One that waits may turn out fresh, so it does not count yet."""
+    def _feeds(self, node: Node, states: dict[str, State], *, waiting: bool = False) -> bool:
+        """Whether a node that will run reads this one's folder. One that waits may turn out fresh, so it counts only if asked."""
+        users = (s for s in states.values() if s.verdict is Verdict.STALE or (waiting and s.verdict is Verdict.WAITING))
+        edges = (edge for user in users for edge, source, _ in self.graph.inputs[user.node.name] if source.name == node.name)
+        return any(not edge.by_tensors for edge in edges)
+
+    def _read(self, node: Node, states: dict[str, State]) -> bool:
+        """Whether a node that will run reads this one, be it only its tensors in the store."""
         users = (s for s in states.values() if s.verdict is Verdict.STALE)
         return any(source.name == node.name for user in users for _, source, _ in self.graph.inputs[user.node.name])
 
@@ -134,6 +147,7 @@ class Planner:
         """FRESH, CACHED or, when neither build/ nor the store has the bytes, STALE."""
         trace = state.trace
         if trace is None:
+            state.publish = state.publish or self.workspace.place(state.node.target).exists()
             return
         if trace.reference:
             self._check_reference(state)
@@ -141,22 +155,24 @@ class Planner:
         try:
             state.manifest = self.store.manifest(trace.manifest)
         except (Damaged, ValueError) as e:
-            if state.needed:
+            if state.needed or state.read:
                 state.verdict = Verdict.STALE
                 state.reasons = [Reason("output", "the cached result", trace.manifest, str(e))]
             return
         if state.node.name != state.node.target:
             # The nodes that a target is made of are not put into build/ under names of their own.
-            if state.needed and (fault := self.store.missing(state.manifest)):
+            if (state.needed or state.read) and (fault := self.store.missing(state.manifest, computed=not state.needed)):
                 state.verdict, state.reasons = Verdict.STALE, [Reason("output", "the cached result", fault.blob, fault.why)]
             return
         state.folder = self.workspace.place(state.node.target)
         differs = self.workspace.differs(state.node.target, state.manifest)
-        if differs is None or (differs.new == "missing" and not state.needed and not state.folder.exists()):
+        # What lies in build/ must be right; a lazy target that nobody wants there need not lie there.
+        state.publish = state.publish or state.folder.exists()
+        wanted = state.needed or state.folder.exists()
+        if differs is None or not (wanted or state.read):
             return
-        fault = self.store.missing(state.manifest)
-        if fault and not state.needed and state.node.step.lazy:
-            # Nobody reads it now; it is made again when somebody does.
+        fault = self.store.missing(state.manifest, computed=not wanted)
+        if fault is None and not wanted:
             return
         state.verdict = Verdict.STALE if fault else Verdict.CACHED
         state.reasons = [differs, *([Reason("output", "the cached result", fault.blob, fault.why)] if fault else [])]
@@ -172,6 +188,6 @@ class Planner:
             found = self.scan.model(state.node, state.folder, code=bool(getattr(state.node.fields, "trust_remote_code", False)))
         except Exception:
             found = "missing"
-        if found != state.outputs[""] and state.needed:
+        if found != state.outputs[""] and (state.needed or state.read):
             state.verdict = Verdict.STALE
             state.reasons = [Reason("output", str(state.folder), state.outputs[""], found)]

@@ -70,6 +70,7 @@ class Edge:
 
     `output` names the part of the target that is read when the reference names none: "train" for an adapter's data.
     `field` is the recipe field that made the edge, for error messages. `part` instead names another node of the same target.
+    `by_tensors`: the step reads single tensors from the store, so an input that is not in build/ need not be put there.
     """
 
     role: str
@@ -78,6 +79,7 @@ class Edge:
     output: str = ""
     field: tuple[str | int, ...] = ()
     part: str = ""
+    by_tensors: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,12 +185,16 @@ class Step(ABC):
 
 @dataclass(frozen=True)
 class Result:
-    """What a worker reports at its end: digests that say more than bytes, figures for the trace, a folder referenced in place."""
+    """What a worker reports at its end: digests that say more than bytes, figures for the trace, a folder referenced in place.
+
+    `manifest` is the blob of a manifest that the step stored itself, instead of writing files.
+    """
 
     digests: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, object] = field(default_factory=dict)
     provenance: dict[str, object] = field(default_factory=dict)
     reference: Path | None = None
+    manifest: str = ""
 
 
 @cache

@@ -12,12 +12,14 @@ import sys
 import threading
 import traceback
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from olivebuild.errors import BuildError, StepError, Where
 from olivebuild.executor import Action, ActionInput
 from olivebuild.step import Fields, Result, step_of
+from olivebuild.store import Damaged, Store
 
 
 class Job:
@@ -34,6 +36,21 @@ class Job:
 
     def input(self, role: str) -> ActionInput:
         return self.action.inputs[role]
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(Path(self.action.store))
+
+    def folder(self, role: str) -> Path:
+        """An input as a folder; one that lies in the store alone is written out beside the action."""
+        given = self.action.inputs[role]
+        if given.folder:
+            return Path(given.folder)
+        folder = self.out.parent / "inputs" / role
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            self.store.restore(self.store.manifest(given.manifest), folder)
+        return folder
 
     def roles(self, name: str) -> list[str]:
         """name[0], name[1] ... as far as there are inputs of these roles."""
@@ -90,6 +107,10 @@ def main() -> int:
         job.say("result", **data | {"reference": str(job.result.reference or ""), "peak_rss": peak_rss()})
     except BuildError as e:
         job.say("error", **e.to_json())
+        return 1
+    except Damaged as e:
+        hint = "build again: what is damaged was set aside, and its step runs anew"
+        job.say("error", **StepError(f"an input of {action.target} in the cache is not whole: {e}", hint=hint).to_json())
         return 1
     except ModuleNotFoundError as e:
         traceback.print_exc()

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from olivebuild.errors import InputError
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, Ref, Result, Step
 from olivebuild.worker import Job
 
+if TYPE_CHECKING:
+    from olivebuild.steps._merge import Change
+    from olivebuild.weights import Weights
+
 
 class MergedFields(Fields):
     model: Ref | None = None
     adapter: Ref | None = None
     source: Source | None = None
+    reproducible: bool = False
+    """Products accumulated in float64, in one order: the same bytes on every processor. Slower."""
 
 
 class Merged(Step):
     kind = "merged"
+    version = 2
     fields = MergedFields
     summary = "an adapter merged into its base, or a merged model from elsewhere (`source`)"
     lazy = True
@@ -30,8 +38,8 @@ class Merged(Step):
         if not (fields.model and fields.adapter):
             return []
         return [
-            Edge("model", fields.model, ("model", "merged"), field=("model",)),
-            Edge("adapter", fields.adapter, ("adapter",), field=("adapter",)),
+            Edge("model", fields.model, ("model", "merged"), field=("model",), by_tensors=True),
+            Edge("adapter", fields.adapter, ("adapter",), field=("adapter",), by_tensors=True),
         ]
 
     def lies_at(self, fields: MergedFields) -> str | None:
@@ -53,10 +61,56 @@ class Merged(Step):
 
             job.result = Result(reference=fetch(job, fields.source))
         else:
-            merge(job, Path(job.input("model").folder), Path(job.input("adapter").folder))
+            merge(job, fields)
 
 
-def merge(job: Job, base: Path, adapter: Path) -> None:
+def merge(job: Job, fields: MergedFields) -> None:
+    """Tensor by tensor where that is proven to give peft's bytes; else by peft, and the trace says why."""
+    from olivebuild.steps._merge import Unproven, changes, open_input
+
+    model, adapter = open_input(job.store, job.input("model")), open_input(job.store, job.input("adapter"))
+    check_base(job, adapter.file("adapter_config.json"), model.file("config.json"))
+    try:
+        if job.input("model").trust_remote_code:
+            raise Unproven("the model brings code of its own")
+        changed = changes(adapter, model)
+    except Unproven as e:
+        if fields.reproducible:
+            hint = "leave `reproducible` out: peft merges this adapter, and its bytes depend on the processor"
+            raise InputError(f"no reproducible merge: {e}", where=job.where("reproducible"), hint=hint) from None
+        job.note(f"merging with peft: {e}")
+        merge_with_peft(job, job.folder("model"), job.folder("adapter"))
+        job.result = replace(job.result, provenance={"by": "peft", "because": str(e)})
+        return
+    merge_by_tensors(job, model, changed, reproducible=fields.reproducible)
+
+
+def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reproducible: bool) -> None:
+    """Only a merge that goes into build/ is written; for steps that read single tensors it suffices to know how each is computed."""
+    from olivebuild.steps._merge import merge_all, overlay
+    from olivebuild.store import Merge
+
+    job.progress("merging", 0, len(changed))
+    try:
+        if job.action.publish:
+            with job.store.batch(job.out.parent) as batch:
+                computed, error = merge_all(changed, reproducible, lambda _: batch.blob())
+        else:
+            computed, error = merge_all(changed, reproducible, None)
+    except ValueError as e:
+        raise InputError(str(e), where=job.where("adapter"), hint="does the adapter hold NaN, or weights of another model?") from None
+    job.progress("merging", len(changed), len(changed))
+    merge = None if job.action.publish else Merge(job.input("adapter").manifest, reproducible, tuple(computed))
+    manifest, merged = overlay(job.store, model, computed, merge)
+    job.result = Result(
+        digests={"": merged.model_digest()},
+        metrics={"adapter_tensors": 2 * len(changed), "merge_error": error},
+        provenance={"by": "tensors", "merged_bytes": sum(c.weight.size for c in changed)},
+        manifest=job.store.put_manifest(manifest),
+    )
+
+
+def merge_with_peft(job: Job, base: Path, adapter: Path) -> None:
     """Merge with peft on the CPU: fp32 products, rounded once to the weight's own number format."""
     import torch
     from peft import PeftModel, get_peft_model_state_dict
@@ -64,7 +118,6 @@ def merge(job: Job, base: Path, adapter: Path) -> None:
     from olivebuild.steps import _models
     from olivebuild.tensors import tensors_of
 
-    check_base(job, adapter, base)
     dtype = getattr(torch, stored_dtype(base))
     model = _models.load_model(base, dtype, trust_remote_code=job.input("model").trust_remote_code)
     try:
@@ -84,16 +137,19 @@ def merge(job: Job, base: Path, adapter: Path) -> None:
             f"the adapter's {odd[0]} {what} the model ({len(odd)} such tensors)", where=job.where("adapter"), hint="was it trained on this model?"
         )
     job.progress("merging", 0, 1)
-    merged = wrapped.merge_and_unload(safe_merge=True)
+    # safe_merge would round the product before it is added.
+    merged = wrapped.merge_and_unload()
+    odd = [name for name, tensor in merged.state_dict().items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if odd:
+        raise InputError(f"the merged {odd[0]} is not finite", where=job.where("adapter"), hint="does the adapter hold NaN?")
     _models.save_model(merged, job.out, extra_from=base)
     job.progress("merging", 1, 1)
     job.result = Result(metrics={"adapter_tensors": len(given)})
 
 
-def check_base(job: Job, adapter: Path, base: Path) -> None:
+def check_base(job: Job, adapter: dict[str, Any], config: dict[str, Any]) -> None:
     """Raises InputError when the base is quantised, as that of adapters trained in 4 bit often is."""
-    trained_on = str(json.loads((adapter / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path") or "")
-    config = json.loads((base / "config.json").read_text("utf-8"))
+    trained_on = str(adapter.get("base_model_name_or_path") or "")
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown")
         full = trained_on.removesuffix("-bnb-4bit")

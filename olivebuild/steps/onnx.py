@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from olivebuild.errors import InputError, StepError
-from olivebuild.executor import ActionInput
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Result, Step, Target, step_of
+from olivebuild.store import Damaged
 from olivebuild.worker import Job
+
+if TYPE_CHECKING:
+    from olivebuild.steps._recipes import Skeleton
+    from olivebuild.weights import Weights
 
 
 class OnnxFields(Fields):
@@ -69,6 +75,7 @@ PRECISIONS = {
 
 class Onnx(Step):
     kind = "onnx"
+    version = 2
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
 
@@ -76,7 +83,7 @@ class Onnx(Step):
         return () if fields.source else ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
 
     def edges(self, fields: OnnxFields) -> list[Edge]:
-        return [Edge("model", fields.model, ("model", "merged"), field=("model",))] if fields.model else []
+        return [Edge("model", fields.model, ("model", "merged"), field=("model",), by_tensors=True)] if fields.model else []
 
     def files(self, fields: OnnxFields) -> list[FileInput]:
         source = fields.source
@@ -95,7 +102,7 @@ class Onnx(Step):
         merged = step_of("merged")
         assert merged is not None
         inner = merged.fields.model_validate({"model": str(fields.model), "adapter": str(fields.adapter)})
-        edge = Edge("model", Ref(target.name), (), field=("model",), part="merged")
+        edge = Edge("model", Ref(target.name), (), field=("model",), part="merged", by_tensors=True)
         return [
             Node(f"{target.name}:merged", target.name, merged, inner, tuple(merged.edges(inner))),
             Node(target.name, target.name, self, fields, (edge,)),
@@ -119,7 +126,7 @@ class Onnx(Step):
         if fields.source:
             _bring(job, fields.source)
         else:
-            _build(job, fields, job.input("model"))
+            _build(job, fields)
 
 
 def builder_options(fields: OnnxFields) -> dict[str, Any]:
@@ -129,17 +136,111 @@ def builder_options(fields: OnnxFields) -> dict[str, Any]:
     return {name: "/".join(v) if name == "op_types_to_quantize" else v for name, v in options.items()}
 
 
-def _build(job: Job, fields: OnnxFields, model: ActionInput) -> None:
+def no_skeleton(fields: OnnxFields, trust_remote_code: bool) -> str:
+    """Why these options can't be built tensor by tensor; empty when they may be."""
+    if fields.algorithm not in (None, "default"):
+        return f"algorithm: {fields.algorithm} is not quantised tensor by tensor"
+    if fields.qdq:
+        return "qdq is not quantised tensor by tensor"
+    if "Gather" in (fields.op_types or ()):
+        return "op_types: Gather is not quantised tensor by tensor"
+    return "the model brings code of its own" if trust_remote_code else ""
+
+
+def _build(job: Job, fields: OnnxFields) -> None:
+    """From the skeleton, if there can be one; else by the model builder."""
+    from olivebuild.steps._assemble import assemble
+    from olivebuild.steps._merge import open_input
+
+    model = open_input(job.store, job.input("model"))
+    folder, skeleton = _skeleton(job, fields, model)
+    if skeleton.because:
+        job.note(f"built whole by the model builder: {skeleton.because}")
+        _build_whole(job, fields, skeleton.because)
+        return
+    job.progress("quantising", 0, 1)
+    manifest, counts = assemble(job.store, job.out.parent, folder, skeleton, model)
+    job.progress("quantising", 1, 1)
+    blob = job.store.put_manifest(manifest)
+    job.result = Result(metrics=dict(counts), provenance={"by": "tensors"}, manifest=blob)
+
+
+def _skeleton(job: Job, fields: OnnxFields, model: Weights) -> tuple[Path, Skeleton]:
+    """The skeleton for a model's structure, these options and the installed versions; and the folder with its files. Made if it is not known."""
+    from olivebuild import digest
+    from olivebuild.derived import Derived
+    from olivebuild.scan import installed
+    from olivebuild.steps._assemble import SKELETON
+    from olivebuild.steps._recipes import VERSION, Skeleton
+
+    if because := no_skeleton(fields, job.input("model").trust_remote_code):
+        return job.out, Skeleton(because=because)
+    versions = [[name, installed(name)] for name in STEP.libraries(fields)]
+    options = fields.model_dump(mode="json", exclude={"model", "adapter", "source"})
+    key = digest.of_json(["onnx skeleton", VERSION, versions, options, model.structure()])
+    derived, folder = Derived(job.store), job.out.parent / "skeleton"
+    folder.mkdir()
+    for blobs in derived.get([key]).values():
+        try:
+            job.store.restore(job.store.manifest(blobs[0][0]), folder)
+            return folder, Skeleton.from_json((folder / SKELETON).read_bytes())
+        except (Damaged, ValueError):
+            shutil.rmtree(folder)
+            folder.mkdir()
+    skeleton = _trace(job, fields, model, folder)
+    _, blob = job.store.put_folder(folder, job.out.parent)
+    derived.put({key: ((blob, job.store.path(blob).stat().st_size),)})
+    return folder, skeleton
+
+
+def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skeleton:
+    """Make the skeleton in `folder`; one that says why, if it can't be had."""
+    from olivebuild.steps._assemble import SKELETON
+    from olivebuild.steps._merge import Unproven, without_merges
+    from olivebuild.steps._recipes import Skeleton
+    from olivebuild.steps._trace import load_once, trace
+
+    hollow = job.out.parent / "hollow"
+    hollow.mkdir()
+    job.progress("tracing the model builder", 0, 1)
+    try:
+        skeleton = trace(hollow, folder, without_merges(model), lambda: run_builder(job, fields, hollow, folder, trust=False))
+    except Unproven as e:
+        skeleton = Skeleton(because=str(e))
+    except (AttributeError, TypeError, KeyError, AssertionError) as e:
+        # The private parts of the builder that are leant on may be other ones in another version.
+        skeleton = Skeleton(because=f"the model builder is not the one that is known: {type(e).__name__}: {str(e)[:200]}")
+    if skeleton.because:
+        shutil.rmtree(folder)
+        folder.mkdir()
+    else:
+        canonical(folder, hollow)
+        if fields.provider == "cpu" and not (fields.exclude_embeds or fields.exclude_lm_head):
+            _check_loads(job, lambda: load_once(folder, skeleton, job.out.parent / "once"))
+    (folder / SKELETON).write_bytes(skeleton.to_json())
+    shutil.rmtree(hollow)
+    job.progress("tracing the model builder", 1, 1)
+    return skeleton
+
+
+def _build_whole(job: Job, fields: OnnxFields, because: str) -> None:
+    folder = job.folder("model")
+    run_builder(job, fields, folder, job.out, trust=job.input("model").trust_remote_code)
+    if fields.provider == "cpu" and not (fields.exclude_embeds or fields.exclude_lm_head):
+        _check_loads(job, lambda: load(job.out))
+    canonical(job.out, folder)
+    job.result = Result(provenance={"by": "onnxruntime-genai", "because": because, "builder_options": dict(builder_options(fields))})
+
+
+def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust: bool) -> None:
+    """The model builder, from a Hugging Face folder into `out`. Raises InputError for what it refuses."""
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
-    cache, folder = job.out.parent / "builder", model.folder
-    given = [
-        f"{name}={','.join(v) if isinstance(v, list) else str(v)}"
-        for name, v in (builder_options(fields) | {"hf_remote": model.trust_remote_code}).items()
-    ]
+    options = builder_options(fields) | {"hf_remote": trust}
+    given = [f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in options.items()]
     job.progress("converting", 0, 1)
     # The builder paints progress bars and prints a line a layer: that is for the log.
-    place = ("", folder, str(job.out), fields.precision, fields.provider, str(cache))
+    place = ("", str(folder), str(out), fields.precision, fields.provider, str(job.out.parent / "builder"))
     try:
         create_model(*place, **parse_extra_options(*place, given))
     except (NotImplementedError, ValueError) as e:
@@ -147,26 +248,27 @@ def _build(job: Job, fields: OnnxFields, model: ActionInput) -> None:
         hint = "another precision, provider or option may be possible"
         raise InputError(f"the model builder refuses: {first[:300]}", where=job.where("precision"), hint=hint) from None
     job.progress("converting", 1, 1)
-    if fields.provider == "cpu" and not (fields.exclude_embeds or fields.exclude_lm_head):
-        _check_loads(job)
-    _canonical(job.out, Path(folder))
-    job.result = Result(provenance={"builder_options": dict(builder_options(fields))})
 
 
-def _check_loads(job: Job) -> None:
-    """Raises StepError for what the builder wrote without complaint but the runtime refuses; some sets of options give that."""
+def load(folder: Path) -> None:
+    """Load a model as its users will. Raises RuntimeError when the runtime refuses it."""
     import onnxruntime_genai as og
 
     og.disable_telemetry_events()
+    og.Model(str(folder))
+
+
+def _check_loads(job: Job, load: Callable[[], None]) -> None:
+    """Raises StepError for what the builder wrote without complaint but the runtime refuses; some sets of options give that."""
     try:
-        og.Model(str(job.out))
+        load()
     except RuntimeError as e:
-        first = str(e).strip().splitlines()[0].replace(str(job.out), "the model")
+        first = str(e).strip().splitlines()[0].replace(str(job.out.parent), "the model")
         hint = "another combination of options may work: these two libraries disagree about this one"
         raise StepError(f"the model builder made a model that onnxruntime-genai can't load: {first[:300]}", where=job.where(), hint=hint) from None
 
 
-def _canonical(folder: Path, source: Path) -> None:
+def canonical(folder: Path, source: Path) -> None:
     """No trace of this machine: the folder the model came from, in whatever file the tokenizer wrote it."""
     for file in folder.glob("*.json"):
         text = file.read_text("utf-8")
@@ -176,12 +278,10 @@ def _canonical(folder: Path, source: Path) -> None:
                 file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
                 text = file.read_text("utf-8")
         if str(source) in text:
-            file.write_text(text.replace(str(source), source.name), "utf-8")
+            file.write_text(text.replace(str(source), "model"), "utf-8")
 
 
 def _bring(job: Job, source: Source) -> None:
-    import shutil
-
     from olivebuild.steps._fetch import fetch
 
     folder = fetch(job, source)

@@ -1,0 +1,213 @@
+"""Arithmetic on weights, tensor by tensor, bit-equal to torch's and to ONNX Runtime's: numpy and a BLAS, without importing torch.
+
+Importing torch costs more time and memory than a small model's whole rebuild. Numbers in bfloat16 are held as uint16.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STORED: dict[str, np.dtype[Any]] = {"BF16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+"""How the number formats of safetensors are held."""
+ROWS = 256
+"""Rows of a matrix that are worked on at once: small enough for the cache, large enough for the BLAS."""
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+BLOCKS = 8192
+"""Quantisation blocks that are worked on at once."""
+
+
+def widen(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Stored numbers as float32: exact."""
+    if dtype == "BF16":
+        wide = np.zeros(values.shape, np.float32)
+        wide.view(np.uint16).reshape(*values.shape, 2)[..., 1] = values
+        return wide
+    return values.astype(np.float32)
+
+
+def narrow(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 as stored numbers, rounded to nearest, ties to even; NaN stays NaN."""
+    if dtype == "BF16":
+        values = np.ascontiguousarray(values)
+        bits = values.view(np.uint32)
+        rounded = bits >> 16
+        rounded &= 1
+        rounded += 0x7FFF
+        rounded += bits
+        short = rounded.view(np.uint16).reshape(*values.shape, 2)[..., 1].copy()
+        if np.isnan(values.sum()):
+            short[np.isnan(values)] = 0x7FC0
+        return short
+    return values.astype(STORED[dtype])
+
+
+# The BLAS of torch
+
+
+@functools.cache
+def _torch_sgemm() -> Any:
+    """`sgemm_` of the BLAS inside torch's library, or None: what `torch.matmul` calls for float32 on x86, without torch's import.
+
+    The Fortran interface of BLAS is a standard: https://www.netlib.org/blas/#_level_3
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    library = Path(next(iter(spec.submodule_search_locations)), "lib", "libtorch_cpu.so")
+    try:
+        # One thread a call: the callers are threads themselves.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        return ctypes.CDLL(str(library)).sgemm_
+    except (OSError, AttributeError):
+        return None
+
+
+def product(b: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """`b @ a` in float32, bit-equal to torch on this machine: [n, r] x [r, k] -> [n, k], all contiguous."""
+    sgemm = _torch_sgemm()
+    if sgemm is None:
+        import torch
+
+        return np.asarray((torch.from_numpy(b) @ torch.from_numpy(a)).numpy())
+    (n, r), k = b.shape, a.shape[1]
+    out = np.empty((n, k), np.float32)
+
+    def whole(number: int) -> Any:
+        return ctypes.byref(ctypes.c_int(number))
+
+    def real(number: float) -> Any:
+        return ctypes.byref(ctypes.c_float(number))
+
+    def data(array: np.ndarray) -> Any:
+        return array.ctypes.data_as(ctypes.c_void_p)
+
+    no = ctypes.c_char_p(b"n")
+    # Fortran counts by columns: its a.T @ b.T is our (b @ a).T.
+    sgemm(no, no, whole(k), whole(n), whole(r), real(1.0), data(a), whole(k), data(b), whole(r), real(0.0), data(out), whole(k))
+    return out
+
+
+def product_reproducible(b: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """`b @ a` with float64 products added in one fixed order, rounded once: the same bytes on every processor."""
+    total = np.zeros((len(b), a.shape[1]), np.float64)
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    term = np.empty_like(total)
+    for i in range(a.shape[0]):
+        np.multiply(wide_b[:, i : i + 1], wide_a[i], out=term)
+        total += term
+    return total.astype(np.float32)
+
+
+def add_product(
+    weight: np.ndarray, dtype: str, b: np.ndarray, a: np.ndarray, scale: float, multiply: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Rows of a weight, given in float32, with `(b @ a) * scale` added and rounded once to `dtype`: peft's `merge`.
+
+    https://github.com/huggingface/peft/blob/main/src/peft/tuners/lora/layer.py
+    """
+    delta = multiply(b, a)
+    delta *= np.float32(scale)
+    delta += weight
+    return narrow(delta, dtype)
+
+
+# Block-wise quantisation
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """The default algorithm of ONNX Runtime's MatMulNBits quantiser, for blocks along the rows of [n, k] with k % block == 0.
+
+    https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/mlas/lib/q4_dq.cpp
+    """
+
+    bits: int
+    block: int
+    symmetric: bool
+    scales: str
+    """F32; F16 or BF16 on weights in that format: the builds for CUDA, DirectML and WebGPU."""
+
+    def __call__(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """float32 [n, k] -> packed uint8 [n * k / block, block * bits / 8], scales [n, k / block], zero points uint8 (symmetric: none)."""
+        rows, columns = weight.shape
+        source = weight.reshape(-1, self.block)
+        packed = np.empty((len(source), self.block * self.bits // 8), np.uint8)
+        scales = np.empty(len(source), STORED[self.scales])
+        zeros = np.empty(len(source), np.uint8)
+        for start in range(0, len(source), BLOCKS):
+            part = slice(start, start + BLOCKS)
+            packed[part], scales[part], zeros[part] = self._blocks(np.ascontiguousarray(source[part].T))
+        scales = scales.reshape(rows, columns // self.block)
+        return packed, scales, np.empty(0, np.uint8) if self.symmetric else self._pack_zeros(zeros.reshape(scales.shape))
+
+    def _blocks(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+        """float32 [block, m], which is overwritten -> (packed [m, bytes], scales [m], zero points [m])."""
+        top, middle = np.float32(2**self.bits - 1), np.float32(2 ** (self.bits - 1))
+        high: np.ndarray = np.maximum.reduce(values, 0)
+        low: np.ndarray = np.minimum.reduce(values, 0)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if self.symmetric:
+                # The value of larger magnitude is hit exactly, by the one level that has no opposite.
+                scale = np.where(high > -low, high, low) / -middle
+                zero: Any = middle
+            else:
+                high, low = np.maximum(high, 0), np.minimum(low, 0)
+                scale = (high - low) / top
+                zero = np.where(scale != 0, low / scale, np.float32(0))
+                zero = np.clip(np.floor(np.float32(0.5) - zero), 0, top)
+            stored = narrow(scale, self.scales)
+            # ONNX Runtime computes with the float16 that it stores, but has no kernel for bfloat16 and rounds that at the end.
+            used = stored.astype(np.float32) if self.scales == "F16" else scale
+            values *= np.where(used != 0, np.float32(1) / used, np.float32(0))
+        values += zero
+        values += np.float32(0.5)
+        np.maximum(values, 0, out=values)
+        np.minimum(values, top + np.float32(0.5), out=values)
+        levels = values.astype(np.uint8)
+        if self.bits == 4:
+            pairs = levels[1::2]
+            pairs <<= 4
+            pairs |= levels[0::2]
+            levels = pairs
+        return levels.T, stored, np.asarray(zero).astype(np.uint8)
+
+    def _pack_zeros(self, zeros: np.ndarray) -> np.ndarray:
+        """uint8 [n, blocks] -> two a byte for 4 bits, each row padded with a zero."""
+        if self.bits == 8:
+            return zeros
+        if zeros.shape[1] % 2:
+            zeros = np.pad(zeros, ((0, 0), (0, 1)))
+        return np.asarray(zeros[:, 0::2] | (zeros[:, 1::2] << 4))
+
+
+def in_threads(work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+    """`work` on each item, a few at once; numpy and the BLAS let go of the interpreter while they compute."""
+    _keep_memory()
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(work, items))
+
+
+@functools.cache
+def _keep_memory() -> None:
+    """Let the C library keep what is freed: it would give each array back to the system, and half the time goes into getting it again.
+
+    https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
+    """
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((mmap_threshold, 32 << 20), (trim_threshold, 256 << 20), (arena_max, 1)):
+            mallopt(parameter, value)
+    except (OSError, AttributeError, TypeError):
+        # Another C library: it keeps or not as it likes.
+        return

@@ -1,0 +1,255 @@
+"""LoRA merged tensor by tensor: W + (B @ A) * scale for the adapted weights, everything else left where it lies.
+
+The bytes are those of peft's `merge_and_unload()`. Every tensor of the adapter must find its place, and every option of its
+configuration must be one that is understood here: `changes` raises `Unproven` otherwise, and peft does the work.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from olivebuild import digest
+from olivebuild.executor import ActionInput
+from olivebuild.steps import _kernels
+from olivebuild.store import BlobWriter, Computed, Damaged, Entry, Manifest, Merge, Store
+from olivebuild.weights import Shard, Weight, Weights, headers_of, of_folder, of_manifest, read_at
+
+PLAIN = {
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "exclude_modules", "inference_mode",
+    "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "megatron_core", "peft_type",
+    "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
+}  # fmt: skip
+"""Options of a LoRA configuration that are read here, or don't matter to a merge."""
+PREFIX = "base_model.model."
+ROUNDING = {"BF16": 2.0**-9, "F16": 2.0**-12, "F32": 2.0**-16}
+"""Half a unit in the last place, relative; for float32 the sums of the check itself are coarser than that."""
+ALLOWED = 4.0
+
+
+class Unproven(Exception):
+    """Something that is not known to give the same bytes; the text says what. The library does the work then."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One adapted weight [n, k], and the adapter's `a` [r, k] and `b` [n, r]."""
+
+    weight: Weight
+    a: Weight
+    b: Weight
+    scale: float
+
+
+def changes(adapter: Weights, model: Weights) -> list[Change]:
+    """What an adapter changes. Raises Unproven, also for an adapter that does not fit: peft then says what is wrong."""
+    config = adapter.file("adapter_config.json")
+    _check(config)
+    found, stored = adapter.by_name, model.by_name
+    result = []
+    for name in sorted(found):
+        if not name.endswith(".lora_A.weight"):
+            continue
+        stem = name.removesuffix(".lora_A.weight")
+        module = stem.removeprefix(PREFIX)
+        first, second = found.pop(name), found.pop(f"{stem}.lora_B.weight", None)
+        weight = stored.get(f"{module}.weight")
+        if second is None or weight is None or not stem.startswith(PREFIX):
+            raise Unproven(f"{name} has no plain weight of that name in the model")
+        if len(first.shape) != 2 or len(second.shape) != 2 or first.shape[0] != second.shape[1] or weight.shape != (second.shape[0], first.shape[1]):
+            raise Unproven(f"the shapes of {stem} and of the model's weight don't go together")
+        result.append(Change(weight, first, second, _scale(config, module, first.shape[0])))
+    if found:
+        raise Unproven(f"the adapter's tensor {min(found)} is of a sort that is not merged one by one")
+    if not result:
+        raise Unproven("the adapter holds no LoRA tensors")
+    kinds = {w.dtype for w in stored.values()}
+    if len(kinds) > 1 or not kinds <= set(_kernels.STORED):
+        raise Unproven(f"the model's weights are of the types {', '.join(sorted(kinds))}, which peft's loading would make one")
+    odd = sorted({w.dtype for w in adapter.by_name.values()} - set(_kernels.STORED))
+    if odd:
+        raise Unproven(f"the adapter's tensors are of the type {odd[0]}")
+    return result
+
+
+def _check(config: dict[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise Unproven(f"the adapter is of the type {config.get('peft_type')}")
+    # What an option of tomorrow means is not known; what is off means nothing.
+    odd = sorted(name for name, value in config.items() if name not in PLAIN and value)
+    if odd:
+        raise Unproven(f"the adapter sets {odd[0]}")
+    if config.get("bias", "none") != "none":
+        raise Unproven("the adapter has trained biases")
+    if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
+        raise Unproven(f"init_lora_weights: {config['init_lora_weights']} changes the base model")
+
+
+def _scale(config: dict[str, Any], module: str, rank: int) -> float:
+    """alpha / r, or alpha / sqrt(r) for rsLoRA (https://arxiv.org/abs/2312.03732); patterns as peft's `get_pattern_key` reads them."""
+    r = _pattern(config.get("rank_pattern"), module, config["r"])
+    alpha = _pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
+    if r != rank:
+        raise Unproven(f"{module} has the rank {rank}, where the configuration says {r}")
+    return float(alpha) / math.sqrt(r) if config.get("use_rslora") else float(alpha) / float(r)
+
+
+def _pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def _matrix(weight: Weight) -> np.ndarray:
+    raw = np.frombuffer(weight.read(), _kernels.STORED[weight.dtype])
+    return np.ascontiguousarray(_kernels.widen(raw, weight.dtype).reshape(weight.shape))
+
+
+class Rows:
+    """A merged weight, some rows at a time."""
+
+    def __init__(self, change: Change, *, reproducible: bool) -> None:
+        self.change = change
+        self.a, self.b = _matrix(change.a), _matrix(change.b)
+        self._multiply = _kernels.product_reproducible if reproducible else _kernels.product
+
+    def before(self, start: int, count: int) -> np.ndarray:
+        """Rows of the base's weight, in float32."""
+        weight, columns = self.change.weight, self.change.weight.shape[1]
+        stored = _kernels.STORED[weight.dtype]
+        width = columns * stored.itemsize
+        raw = np.frombuffer(weight.read(start * width, count * width), stored)
+        return _kernels.widen(raw, weight.dtype).reshape(count, columns)
+
+    def merged(self, start: int, before: np.ndarray) -> np.ndarray:
+        """Rows of the merged weight, in its own number format."""
+        b = self.b[start : start + len(before)]
+        return _kernels.add_product(before, self.change.weight.dtype, b, self.a, self.change.scale, self._multiply)
+
+
+@dataclass(frozen=True)
+class MergedWeight(Weight):
+    """A merged weight that is computed when it is read, and checked against what it was."""
+
+    change: Change
+    known: Computed
+    reproducible: bool
+
+    def read(self, start: int = 0, size: int | None = None) -> bytes:
+        """Raises Damaged when the bytes are not what they were: another processor or library may add in another order."""
+        wanted = self.size - start if size is None else size
+        width, step = self.size // self.shape[0], self.known.rows
+        first, last = start // width // step, -(-(start + wanted) // (width * step))
+        rows = _rows(self.change, self.reproducible)
+        parts = []
+        for number in range(first, last):
+            count = min(step, self.shape[0] - number * step)
+            part = rows.merged(number * step, rows.before(number * step, count)).tobytes()
+            if digest.of_bytes(part) != self.known.chunks[number]:
+                raise Damaged(self.digest, "comes out differently on this machine")
+            parts.append(part)
+        skip = start - first * step * width
+        return b"".join(parts)[skip : skip + wanted]
+
+
+@lru_cache(maxsize=_kernels.THREADS)
+def _rows(change: Change, reproducible: bool) -> Rows:
+    """A weight is read a piece at a time, by one thread: its adapter's matrices are kept while that lasts."""
+    return Rows(change, reproducible=reproducible)
+
+
+def open_input(store: Store, given: ActionInput) -> Weights:
+    """A model or adapter that is an action's input, with the weights that are yet to be merged. Raises Damaged, InputError."""
+    if given.folder:
+        return of_folder(store, Path(given.folder), given.digest, code=given.trust_remote_code)
+    manifest = store.manifest(given.manifest)
+    headers, computed = headers_of(store, manifest) if manifest.merges else {}, dict[str, Weight]()
+    for merge in manifest.merges:
+        adapter = of_manifest(store, store.manifest(merge.adapter))
+        base = []
+        for tensor in merge.tensors:
+            t, size = headers[tensor.name]
+            place = store.find(tensor.base, size, manifest.base)
+            base.append(computed.get(tensor.base) or Weight(t.name, t.dtype, t.shape, tensor.base, size, place))
+        known = {t.name: t for t in merge.tensors}
+        for change in changes(adapter, Weights((Shard("", b"", tuple(base)),), ())):
+            w, k = change.weight, known[change.weight.name]
+            computed[k.digest] = MergedWeight(w.name, w.dtype, w.shape, k.digest, w.size, w.place, change, k, merge.reproducible)
+    return of_manifest(store, manifest, computed)
+
+
+def without_merges(model: Weights) -> Weights:
+    """The model with the base's values for the weights that are yet to be merged: enough where values don't matter."""
+
+    def base(weight: Weight) -> Weight:
+        return base(weight.change.weight) if isinstance(weight, MergedWeight) else weight
+
+    return replace(model, shards=tuple(replace(s, weights=tuple(base(w) for w in s.weights)) for s in model.shards))
+
+
+def merge_all(changed: list[Change], reproducible: bool, write: Callable[[Change], BlobWriter] | None) -> tuple[list[Computed], float]:
+    """Merge each weight, and write it, if asked; what came out, and the largest error as `_merge_one` counts.
+
+    Raises ValueError when a merged weight is not finite or is not what the adapter says.
+    """
+    # Largest first, so that no thread is left with a large one at the end.
+    order = sorted(changed, key=lambda c: -c.weight.size)
+    done = _kernels.in_threads(lambda c: _merge_one(Rows(c, reproducible=reproducible), write(c) if write else None), order)
+    computed, worst = max(done, key=lambda d: d[1])
+    if not worst < ALLOWED:
+        raise ValueError(f"the merged {computed.name} is not what the adapter says ({worst:g} times the rounding error)")
+    return [c for c, _ in done], worst
+
+
+def _merge_one(rows: Rows, blob: BlobWriter | None) -> tuple[Computed, float]:
+    """Merge a weight; how wrong it is, in units of the rounding error: about 0.4 when it is right.
+
+    A product with a random vector checks a product of matrices (Freivalds 1977): (W + sBA)x against Wx + sB(Ax), by another route.
+    """
+    change, weight = rows.change, rows.change.weight
+    probe = np.random.default_rng(0).standard_normal(weight.shape[1]).astype(np.float32)
+    along, squares, chunks, whole = rows.a @ probe, 0.0, [], digest.hasher()
+    for start in range(0, weight.shape[0], _kernels.ROWS):
+        before = rows.before(start, min(_kernels.ROWS, weight.shape[0] - start))
+        merged = rows.merged(start, before)
+        chunks.append(digest.of_bytes(merged.tobytes()))
+        whole.update(merged)
+        if blob:
+            blob.write(merged)
+        after = _kernels.widen(merged, weight.dtype)
+        with np.errstate(invalid="ignore", over="ignore"):
+            b = rows.b[start : start + len(before)]
+            wrong = after @ probe - (before @ probe + np.float32(change.scale) * (b @ along))
+            # Rounding errors of single numbers add up like the norm of the row, not like their sum.
+            size = np.sqrt(np.einsum("ij,ij->i", after, after)) + np.float32(1e-30)
+            squares += float(np.square(wrong / size, dtype=np.float64).sum())
+    error = math.sqrt(squares / weight.shape[0]) / ROUNDING[weight.dtype]
+    if blob:
+        blob.done()
+    computed = Computed(weight.name, weight.digest, str(whole.hexdigest()), _kernels.ROWS, tuple(chunks))
+    return computed, error if math.isfinite(error) else math.inf
+
+
+def overlay(store: Store, model: Weights, computed: list[Computed], merge: Merge | None) -> tuple[Manifest, Weights]:
+    """The model with its merged tensors, which `merge` tells how to compute, or which are stored. Shards and headers stay as they are."""
+    merged = {c.name: c.digest for c in computed}
+    entries, shards = [], []
+    for shard in model.shards:
+        now = tuple(replace(w, digest=merged[w.name]) if w.name in merged else w for w in shard.weights)
+        runs = [(store.put_bytes(shard.header), len(shard.header)), *((w.digest, w.size) for w in now if w.size)]
+        entries.append(Entry.of_runs(shard.name, runs))
+        shards.append(Shard(shard.name, shard.header, now))
+    for name, _, place in model.files:
+        data = read_at(place, 0, place.size)
+        entries.append(Entry(name, False, len(data), store.put_bytes(data)))
+    merges = (*model.merges, merge) if merge else model.merges
+    manifest = Manifest(tuple(sorted(entries, key=lambda e: e.name)), model.lender, merges)
+    return manifest, Weights(tuple(shards), model.files, model.lender, merges)

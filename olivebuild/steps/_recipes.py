@@ -1,0 +1,262 @@
+"""How an ONNX model's tensors come from a model's weights: views, concatenations, sums and casts, as data; and their evaluation.
+
+Written by _trace.py, which watches the model builder; read by _assemble.py. Needs numpy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from olivebuild import digest
+from olivebuild.steps import _kernels
+from olivebuild.store import STRICT
+from olivebuild.weights import Weight
+
+VERSION = 1
+"""Raise it when an evaluation or a quantiser would give other bytes."""
+Dtype = Literal["BF16", "F16", "F32"]
+Rows = Callable[[int, int], np.ndarray]
+"""(first row, count) -> rows as stored numbers."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A weight of the model, by its name; row-major."""
+
+    weight: str
+    dtype: Dtype
+    shape: tuple[int, ...]
+    op: Literal["weight"] = "weight"
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+
+@dataclass(frozen=True)
+class Concat:
+    parts: tuple[View, ...]
+    dim: Annotated[int, Field(ge=0)]
+    dtype: Dtype
+    shape: tuple[int, ...]
+    op: Literal["concat"] = "concat"
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+
+@dataclass(frozen=True)
+class Add:
+    """A number added to each element, in float32, and rounded to `dtype`."""
+
+    part: View
+    number: float
+    dtype: Dtype
+    shape: tuple[int, ...]
+    op: Literal["add"] = "add"
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+
+@dataclass(frozen=True)
+class Cast:
+    """A copy, in row-major order, in another number format or the same."""
+
+    part: View
+    dtype: Dtype
+    shape: tuple[int, ...]
+    op: Literal["cast"] = "cast"
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+
+@dataclass(frozen=True)
+class View:
+    """A strided look at what a node makes; offset and strides in elements."""
+
+    of: Annotated[Source | Concat | Add | Cast, Field(discriminator="op")]
+    offset: Annotated[int, Field(ge=0)]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    @property
+    def transposed(self) -> View:
+        return View(self.of, self.offset, self.shape[::-1], self.strides[::-1])
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The parameters of _kernels.Quantiser."""
+
+    bits: Literal[4, 8]
+    block: Literal[16, 32, 64, 128, 256]
+    symmetric: bool
+    scales: Dtype
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    @property
+    def kernel(self) -> _kernels.Quantiser:
+        return _kernels.Quantiser(self.bits, self.block, self.symmetric, self.scales)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A tensor of the ONNX model, cast to `dtype`; if `quantised`, blocks run along the rows of the transposed view [k, n]."""
+
+    view: View
+    dtype: Dtype
+    quantised: Quantised | None = None
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    def key(self, weights: Mapping[str, Weight]) -> str:
+        """What decides the bytes: the recipe, with digests instead of names."""
+        dumped = _RECIPES.dump_python(self, mode="json")
+        return digest.of_json(["onnx tensor", VERSION, _named(dumped, weights)])
+
+    def sources(self) -> set[str]:
+        return _sources(self.view)
+
+
+_RECIPES = TypeAdapter(Recipe)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """`size` bytes of the data file: part `part` of a tensor, or, with tensor -1, constants from `part` of the constants' file."""
+
+    name: str
+    offset: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0)]
+    tensor: Annotated[int, Field(ge=-1)]
+    part: Annotated[int, Field(ge=0)]
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """All of an ONNX model but what its weights say; `because` instead tells why it can't be had."""
+
+    data: str = ""
+    size: int = 0
+    tensors: tuple[Recipe, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    because: str = ""
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    def to_json(self) -> bytes:
+        return _SKELETONS.dump_json(self)
+
+    @staticmethod
+    def from_json(text: bytes) -> Skeleton:
+        """Raises ValueError."""
+        return _SKELETONS.validate_json(text)
+
+
+_SKELETONS = TypeAdapter(Skeleton)
+
+
+def _named(value: object, weights: Mapping[str, Weight]) -> object:
+    if isinstance(value, dict):
+        if value.get("op") == "weight":
+            return [weights[value["weight"]].digest, value["dtype"], value["shape"]]
+        return {name: _named(v, weights) for name, v in value.items()}
+    return [_named(v, weights) for v in value] if isinstance(value, list) else value
+
+
+def _sources(view: View) -> set[str]:
+    node = view.of
+    if isinstance(node, Source):
+        return {node.weight}
+    parts = node.parts if isinstance(node, Concat) else (node.part,)
+    return set().union(*(_sources(p) for p in parts))
+
+
+def evaluate(view: View, weights: Mapping[str, Weight]) -> np.ndarray:
+    """The whole array, as stored numbers of `view.of.dtype`."""
+    flat = _node(view.of, weights).reshape(-1)
+    step = flat.itemsize
+    return np.lib.stride_tricks.as_strided(flat[view.offset :], view.shape, tuple(s * step for s in view.strides), writeable=False)
+
+
+def _node(node: Source | Concat | Add | Cast, weights: Mapping[str, Weight]) -> np.ndarray:
+    if isinstance(node, Source):
+        return np.frombuffer(_weight(node, weights).read(), _kernels.STORED[node.dtype]).reshape(node.shape)
+    if isinstance(node, Concat):
+        return np.concatenate([evaluate(p, weights) for p in node.parts], node.dim)
+    part = np.ascontiguousarray(evaluate(node.part, weights))
+    wide = _kernels.widen(part, node.part.of.dtype)
+    if isinstance(node, Add):
+        wide = wide + np.float32(node.number)
+    return _kernels.narrow(wide, node.dtype).reshape(node.shape)
+
+
+def _weight(node: Source, weights: Mapping[str, Weight]) -> Weight:
+    weight = weights[node.weight]
+    if (weight.dtype, weight.shape) != (node.dtype, node.shape):
+        raise ValueError(f"{node.weight} is {weight.dtype} {list(weight.shape)}, the skeleton expects {node.dtype} {list(node.shape)}")
+    return weight
+
+
+def rows_of(view: View, weights: Mapping[str, Weight]) -> Rows:
+    """The view a few rows at a time; read bit by bit where its rows lie one after the other in the file."""
+    node, width = view.of, int(np.prod(view.shape[1:], dtype=np.int64))
+    dense = view.strides == _row_major(view.shape)
+    if dense and isinstance(node, Source):
+        weight, stored = _weight(node, weights), _kernels.STORED[node.dtype]
+
+        def from_file(start: int, count: int) -> np.ndarray:
+            raw = weight.read((view.offset + start * width) * stored.itemsize, count * width * stored.itemsize)
+            return np.frombuffer(raw, stored).reshape(count, *view.shape[1:])
+
+        return from_file
+    if dense and isinstance(node, Concat) and node.dim == 0 and view.offset == 0:
+        parts = [(rows_of(p, weights), p.shape[0]) for p in node.parts]
+
+        def from_parts(start: int, count: int) -> np.ndarray:
+            found, first = [], 0
+            for rows, length in parts:
+                a, b = max(start, first), min(start + count, first + length)
+                if a < b:
+                    found.append(rows(a - first, b - a))
+                first += length
+            return found[0] if len(found) == 1 else np.concatenate(found)
+
+        return from_parts
+    whole = evaluate(view, weights)
+    return lambda start, count: whole[start : start + count]
+
+
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for length in reversed(shape):
+        strides.append(step)
+        step *= length
+    return tuple(reversed(strides))
+
+
+def parts_of(recipe: Recipe, weights: Mapping[str, Weight], write: Callable[[int, np.ndarray], None]) -> None:
+    """Compute a tensor a few rows at a time; `write(part, bytes)` takes each part's in order.
+
+    A quantised tensor has three parts: packed values, scales, zero points (empty when symmetric). Others have one.
+    """
+    view = recipe.view.transposed if recipe.quantised else recipe.view
+    if not view.shape:
+        view = View(view.of, view.offset, (1,), (1,))
+    rows = rows_of(view, weights)
+    quantise = recipe.quantised.kernel if recipe.quantised else None
+    for start in range(0, view.shape[0], _kernels.ROWS):
+        stored = rows(start, min(_kernels.ROWS, view.shape[0] - start))
+        if recipe.dtype == view.of.dtype and not quantise:
+            write(0, np.ascontiguousarray(stored))
+            continue
+        wide = _kernels.widen(stored, view.of.dtype)
+        if recipe.dtype != "F32" and recipe.dtype != view.of.dtype:
+            narrow = _kernels.narrow(wide, recipe.dtype)
+            if not quantise:
+                write(0, narrow)
+                continue
+            wide = _kernels.widen(narrow, recipe.dtype)
+        if quantise is None:
+            write(0, np.ascontiguousarray(wide))
+            continue
+        for part, values in enumerate(quantise(wide)):
+            write(part, values)

@@ -1,0 +1,403 @@
+"""The skeleton of an ONNX model: the model builder is run once, without moving the weights, and watched.
+
+The builder (onnxruntime_genai/models/builders/base.py, 0.18.0) makes a float graph of lazy initializers, quantises it as a
+protobuf, and writes one data file. Here it sees the weights memory-mapped; each tensor that it makes of them is recorded as
+a recipe (views, concatenations, ...); when it comes to quantise, each such tensor is a hole in a sparse file, and the
+quantiser's kernel does nothing. What remains is the graph and the layout of the data file. Then every recipe is evaluated
+and compared with the builder's own tensor, and our quantiser with ONNX Runtime's.
+
+All that this relies on is looked at first; what is not as expected raises `Unproven`, and the builder does the whole work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import mmap
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from olivebuild.steps import _kernels
+from olivebuild.steps._assemble import CONSTANTS
+from olivebuild.steps._merge import Unproven
+from olivebuild.steps._recipes import Add, Cast, Concat, Dtype, Quantised, Recipe, Skeleton, Slot, Source, View, rows_of
+from olivebuild.steps.onnx import load
+from olivebuild.weights import Weight, Weights, read_at
+
+DTYPES: dict[torch.dtype, Dtype] = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+TORCH: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPES.items()}
+CACHES = ("cos_cache", "sin_cache")
+"""Float tensors that the builder computes from the configuration alone."""
+HOLES = "holes"
+SAMPLE = 64
+"""Rows of each tensor on which our quantiser is compared with ONNX Runtime's."""
+Node = Source | Concat | Add | Cast
+
+
+@dataclass(frozen=True)
+class Made:
+    """An initializer of the float graph: the builder's tensor, and the number format it is to have."""
+
+    tensor: torch.Tensor
+    dtype: torch.dtype
+
+
+class Watcher(TorchDispatchMode):
+    """Knows, for each storage that came from the weights, how."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._nodes: dict[int, Node | str] = {}
+        """Address of a storage -> what it holds, or why that is not known."""
+        self._kept: list[torch.Tensor] = []
+        """A storage that is let go of may be given to another tensor."""
+
+    def know(self, tensor: torch.Tensor, node: Node | str) -> None:
+        self._nodes[tensor.untyped_storage().data_ptr()] = node
+        self._kept.append(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        inputs = [t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and self.knows(t)]
+        name = func.__name__
+        if not inputs:
+            return out
+        if name.startswith("_local_scalar_dense") and any(self.node(t) != "count_nonzero" for t in inputs):
+            self.leak = f"the builder reads values of weights ({self.node(inputs[0])})"
+        for made in torch.utils._pytree.tree_leaves(out):
+            if isinstance(made, torch.Tensor) and (not self.knows(made) or func._schema.is_mutable):
+                self.know(made, self._describe(func, args, kwargs or {}, made))
+        return out
+
+    leak = ""
+
+    def knows(self, tensor: torch.Tensor) -> bool:
+        return tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.untyped_storage().data_ptr() in self._nodes
+
+    def node(self, tensor: torch.Tensor) -> Node | str:
+        return self._nodes[tensor.untyped_storage().data_ptr()]
+
+    def _describe(self, func: Any, args: Any, kwargs: Any, made: torch.Tensor) -> Node | str:
+        name = str(func)
+        if name == "aten.count_nonzero.default" or (name.startswith("aten.gt") and self.node(args[0]) == "count_nonzero"):
+            return "count_nonzero"
+        dtype, shape = DTYPES.get(made.dtype), tuple(made.shape)
+        if dtype is None or not made.is_contiguous() or made.storage_offset():
+            return f"{name} gives a tensor that is not plain"
+        try:
+            if name == "aten.cat.default":
+                dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % made.dim()
+                return Concat(tuple(self.view(t) for t in args[0]), dim, dtype, shape)
+            if name in ("aten.add.Tensor", "aten.add.Scalar") and not kwargs and len(args) == 2 and isinstance(args[1], int | float):
+                return Add(self.view(args[0]), float(args[1]), dtype, shape)
+            if name in ("aten._to_copy.default", "aten.clone.default"):
+                return Cast(self.view(args[0]), dtype, shape)
+        except Unproven as e:
+            return str(e)
+        return f"the builder computes with {name}"
+
+    def view(self, tensor: torch.Tensor) -> View:
+        """Raises Unproven when it is not known how the tensor came about."""
+        node = self.node(tensor) if self.knows(tensor) else "a tensor of unknown origin"
+        if isinstance(node, str):
+            raise Unproven(node)
+        if DTYPES.get(tensor.dtype) != node.dtype:
+            raise Unproven("a tensor is looked at as another type")
+        return View(node, int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride()))
+
+
+def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) -> Skeleton:
+    """Run `build`, which calls the model builder from `folder` into `out`, watching it; `folder` is empty and for our use.
+
+    Leaves in `out` what the model consists of beside its data file, and the constants. Raises Unproven.
+    """
+    import onnxruntime.quantization.matmul_nbits_quantizer as quantizer
+    import onnxruntime_genai.models.builder  # noqa: F401
+
+    # The builder puts its own folder on the path and imports its parts as packages of their own.
+    base = sys.modules.get("builders.base")
+    if base is None:
+        raise Unproven("the model builder is not made of the parts that are known")
+    _check_builder(base.Model, quantizer)
+    for name, _, place in weights.files:
+        (folder / name).write_bytes(read_at(place, 0, place.size))
+    watcher, made = Watcher(), dict[str, Made]()
+    loader = Loader(weights, watcher)
+    original_initializer, original_save = base.Model.make_initializer, base.Model.save_model
+
+    def make_initializer(self: Any, tensor: Any, /, name: str, *, to: Any = None, raw: bool = False) -> None:
+        original_initializer(self, tensor, name, to=to, raw=raw)
+        if isinstance(tensor, torch.Tensor) and watcher.knows(tensor):
+            if raw:
+                raise Unproven("a weight is stored as raw bytes")
+            made[name] = Made(tensor.detach(), base.to_torch_dtype(to) if to is not None else tensor.dtype)
+
+    def save_model(self: Any, out_dir: str) -> None:
+        _dig_holes(self.model, made, folder)
+        original_save(self, out_dir)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_replaced(base, "AutoModelForCausalLM", loader))
+        stack.enter_context(_replaced(base.Model, "make_initializer", make_initializer))
+        stack.enter_context(_replaced(base.Model, "save_model", save_model))
+        for kernel in ("quantize_matmul_4bits", "quantize_matmul_8bits"):
+            stack.enter_context(_replaced(quantizer, kernel, lambda *_: None))
+        # The quantiser looks for external data below the current folder.
+        stack.enter_context(contextlib.chdir(folder))
+        stack.enter_context(watcher)
+        build()
+    if watcher.leak:
+        raise Unproven(watcher.leak)
+    if not loader.called:
+        raise Unproven("the model builder loads this model in a way of its own")
+    return _prove(_read_layout(out, watcher, made), made, weights, loader.forget)
+
+
+def _check_builder(model: Any, quantizer: Any) -> None:
+    """Raises Unproven when the private interface that this file leans on is not there."""
+    expected = {"make_initializer": "(self, tensor, /, name, *, to=None, raw=False)", "save_model": "(self, out_dir)", "to_nbits": "(self)"}
+    for name, signature in expected.items():
+        function = getattr(model, name, None)
+        found = str(_bare(inspect.signature(function))) if function else "nothing"
+        if found != signature:
+            raise Unproven(f"the model builder's {name} is not the one that is known: {found}")
+    for name in ("quantize_matmul_4bits", "quantize_matmul_8bits"):
+        if not hasattr(quantizer, name):
+            raise Unproven(f"ONNX Runtime's quantiser has no {name}")
+
+
+def _bare(signature: inspect.Signature) -> inspect.Signature:
+    parameters = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return inspect.Signature(parameters)
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    if not hasattr(owner, name):
+        raise Unproven(f"the model builder has no {name}")
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+class Loader:
+    """Stands for transformers' AutoModelForCausalLM: gives the model with its weights mapped from the files, not read."""
+
+    def __init__(self, weights: Weights, watcher: Watcher) -> None:
+        self._weights = weights
+        self._watcher = watcher
+        self._maps: dict[str, mmap.mmap | None] = {}
+        self.called = False
+
+    def forget(self, names: set[str]) -> None:
+        """Let go of the memory that holds these weights; they are read again when they are touched."""
+        for name in names:
+            if (view := self._maps.get(name)) and hasattr(view, "madvise"):
+                view.madvise(mmap.MADV_DONTNEED)
+
+    def from_pretrained(self, folder: str, **options: Any) -> Any:
+        """Raises Unproven when transformers' own loading might not take each weight as it is."""
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        options = {name: value for name, value in options.items() if name not in ("cache_dir", "token")}
+        if options.pop("trust_remote_code", False) or options:
+            raise Unproven("the model builder loads the model with options of its own")
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        weights = self._weights.by_name
+        kinds = {w.dtype for w in weights.values()}
+        if len(kinds) != 1 or not kinds <= set(TORCH):
+            raise Unproven(f"weights of the types {', '.join(sorted(kinds))}")
+        dtype = TORCH[kinds.pop()]
+        if config.dtype not in (None, dtype):
+            raise Unproven(f"config.json says {config.dtype}, the weights are {dtype}")
+        model = _without_weights(AutoModelForCausalLM, config, dtype)
+        if getattr(model, "_keep_in_fp32_modules", None) or getattr(model, "_keep_in_fp32_modules_strict", None):
+            raise Unproven("transformers keeps some of the weights in float32")
+        mapped = {}
+        for name, weight in weights.items():
+            mapped[name], self._maps[name] = _map(weight, dtype)
+            self._watcher.know(mapped[name], Source(name, DTYPES[dtype], weight.shape))
+        left = model.load_state_dict(mapped, strict=False, assign=True)
+        tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
+        if left.unexpected_keys or set(left.missing_keys) - tied:
+            raise Unproven(f"transformers gives the weights other names ({[*left.unexpected_keys, *left.missing_keys][0]})")
+        model.tie_weights()
+        if any(p.device.type == "meta" for p in (*model.parameters(), *model.buffers())):
+            raise Unproven("transformers makes weights that the files don't hold")
+        self.called = True
+        return model.eval()
+
+
+def _without_weights(auto: Any, config: Any, dtype: torch.dtype) -> Any:
+    """The model with its buffers, and parameters that take no memory."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        return auto.from_config(config, dtype=dtype)
+
+
+def _map(weight: Weight, dtype: torch.dtype) -> tuple[torch.Tensor, mmap.mmap | None]:
+    """A weight as a tensor whose pages are read when they are touched, and never written; and the mapping that it lies in."""
+    place = weight.place
+    if not weight.size:
+        return torch.empty(weight.shape, dtype=dtype), None
+    start = place.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    with open(place.path, "rb") as f:
+        view = mmap.mmap(f.fileno(), place.offset - start + place.size, offset=start, access=mmap.ACCESS_COPY)
+    count = place.size // dtype.itemsize
+    return torch.frombuffer(view, dtype=dtype, count=count, offset=place.offset - start).reshape(weight.shape), view
+
+
+def _dig_holes(model: Any, made: dict[str, Made], folder: Path) -> None:
+    """Replace each tensor that came from the weights by as many bytes of a file that has none."""
+    largest = 0
+    for value in model.graph.initializers.values():
+        if value.name in made:
+            tensor = value.const_value
+            largest = max(largest, tensor.nbytes)
+            value.const_value = onnx_ir.ExternalTensor(HOLES, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=value.name, base_dir=folder)
+    with open(folder / HOLES, "wb") as f:
+        f.truncate(largest)
+
+
+def _read_layout(out: Path, watcher: Watcher, made: dict[str, Made]) -> Skeleton:
+    """Match what the builder wrote with the recipes. Constants are copied to a file of their own, and the data file goes."""
+    file = out / "model.onnx"
+    if not file.is_file():
+        raise Unproven("the model builder did not write model.onnx")
+    graph = onnx.load(file, load_external_data=False).graph
+    quantised = {}
+    for node in graph.node:
+        if node.op_type == "MatMulNBits":
+            attributes = {a.name: a.i for a in node.attribute}
+            quantised[node.input[1]] = (attributes, len(node.input) > 3 and bool(node.input[3]))
+    data, tensors, slots = file.with_name("model.onnx.data"), list[Recipe](), list[Slot]()
+    numbers: dict[str, int] = {}
+    with open(data, "rb") as source, open(out / CONSTANTS, "wb") as constants:
+        for tensor in graph.initializer:
+            external = {e.key: e.value for e in tensor.external_data}
+            if not external:
+                if tensor.name in made:
+                    raise Unproven(f"{tensor.name} is kept inside the graph")
+                continue
+            offset, size = int(external.get("offset", 0)), int(external["length"])
+            origin, part = _origin(tensor.name, made)
+            if origin is None:
+                if tensor.data_type in (1, 10, 16) and np.prod(tensor.dims) >= SAMPLE and not any(c in tensor.name for c in CACHES):
+                    raise Unproven(f"nothing tells where {tensor.name} comes from")
+                source.seek(offset)
+                slots.append(Slot(tensor.name, offset, size, -1, constants.tell()))
+                constants.write(source.read(size))
+                continue
+            if origin not in numbers:
+                numbers[origin] = len(tensors)
+                tensors.append(_recipe(origin, made[origin], watcher, quantised.get(f"{origin}_Q4") or quantised.get(f"{origin}_Q8")))
+            recipe = tensors[numbers[origin]]
+            if (part is None) != (recipe.quantised is None):
+                raise Unproven(f"{tensor.name} is quantised in an unknown way")
+            slots.append(Slot(tensor.name, offset, size, numbers[origin], part or 0))
+    size = data.stat().st_size
+    data.unlink()
+    return Skeleton(data.name, size, tuple(tensors), tuple(slots))
+
+
+def _origin(name: str, made: dict[str, Made]) -> tuple[str | None, int | None]:
+    """The float tensor behind an initializer, and which part of its quantised form it is."""
+    if name in made:
+        return name, None
+    for suffix, part in (("_Q4", 0), ("_Q8", 0), ("_scales", 1), ("_zero_points", 2)):
+        if name.removesuffix(suffix) in made:
+            return name.removesuffix(suffix), part
+    return None, None
+
+
+def _recipe(name: str, origin: Made, watcher: Watcher, found: tuple[dict[str, int], bool] | None) -> Recipe:
+    view = watcher.view(origin.tensor)
+    dtype = DTYPES.get(origin.dtype)
+    if dtype is None:
+        raise Unproven(f"{name} is of the type {origin.dtype}")
+    if found is None:
+        return Recipe(view, dtype)
+    attributes, has_zeros = found
+    bits, block, k, n = (attributes[a] for a in ("bits", "block_size", "K", "N"))
+    if view.shape != (k, n) or k % block:
+        raise Unproven(f"{name} [{k}, {n}] in {dtype} has no kernel for blocks of {block}")
+    try:
+        return Recipe(view, dtype, Quantised(bits, block, not has_zeros, dtype))
+    except ValueError:
+        raise Unproven(f"{name} has {bits} bits in blocks of {block}") from None
+
+
+def _prove(skeleton: Skeleton, made: dict[str, Made], weights: Weights, forget: Callable[[set[str]], None]) -> Skeleton:
+    """Evaluate every recipe and compare it with the builder's tensor; compare our quantiser with ONNX Runtime's on some rows of each."""
+    by_name = weights.by_name
+    names = {slot.tensor: slot.name for slot in skeleton.slots if slot.tensor >= 0}
+    end = 0
+    for slot in sorted(skeleton.slots, key=lambda s: s.offset):
+        if slot.offset < end:
+            raise Unproven(f"{slot.name} shares its bytes with another tensor")
+        end = slot.offset + slot.size
+    if end != skeleton.size:
+        raise Unproven("the data file holds more than its tensors")
+    for number, recipe in enumerate(skeleton.tensors):
+        origin = made[_origin(names[number], made)[0] or ""]
+        tensor = origin.tensor.T if recipe.quantised else origin.tensor
+        view = recipe.view.transposed if recipe.quantised else recipe.view
+        if not view.shape:
+            tensor, view = tensor.reshape(1), View(view.of, view.offset, (1,), (1,))
+        rows = rows_of(view, by_name)
+        for start in range(0, view.shape[0], _kernels.ROWS):
+            count = min(_kernels.ROWS, view.shape[0] - start)
+            theirs = tensor[start : start + count].to(origin.dtype).contiguous().flatten().view(torch.uint8).numpy()
+            wide = _kernels.widen(np.ascontiguousarray(rows(start, count)), view.of.dtype)
+            ours = _kernels.narrow(wide, recipe.dtype).reshape(-1).view(np.uint8)
+            if not np.array_equal(theirs, ours):
+                raise Unproven(f"{names[number]} did not come out as the builder's")
+        if recipe.quantised:
+            _compare_kernels(names[number], tensor[:SAMPLE].to(origin.dtype), recipe.quantised)
+        forget(recipe.sources())
+    return skeleton
+
+
+def _compare_kernels(name: str, rows: torch.Tensor, options: Quantised) -> None:
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
+
+    config = DefaultWeightOnlyQuantConfig(block_size=options.block, is_symmetric=options.symmetric, bits=options.bits)
+    given = rows.float() if options.scales == "BF16" else rows
+    packed, scales, zeros = DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(given.T.numpy()))
+    theirs = (packed, _kernels.narrow(scales, "BF16") if options.scales == "BF16" else scales, zeros)
+    ours = options.kernel(rows.float().numpy())
+    for mine, other in zip(ours, theirs, strict=True):
+        if mine.size and not np.array_equal(mine.reshape(-1).view(np.uint8), other.reshape(-1).view(np.uint8)):
+            raise Unproven(f"{name} is quantised in another way than known here")
+
+
+def load_once(out: Path, skeleton: Skeleton, scratch: Path) -> None:
+    """Load the model with zeros for weights, as the runtime would. Raises RuntimeError when the runtime refuses the graph."""
+    scratch.mkdir()
+    for path in out.iterdir():
+        shutil.copyfile(path, scratch / path.name)
+    constants = (out / CONSTANTS).read_bytes()
+    with open(scratch / skeleton.data, "wb") as f:
+        for slot in skeleton.slots:
+            if slot.tensor < 0:
+                f.seek(slot.offset)
+                f.write(constants[slot.part : slot.part + slot.size])
+        f.truncate(skeleton.size)
+    try:
+        load(scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
