@@ -225,7 +225,14 @@ class Build:
             gpu=step.takes_gpu(node.fields),
             exclusive=step.exclusive,
             publish=state.publish,
+            readers=[[n.step.kind, n.fields.model_dump(mode="json", exclude_unset=True)] for n in self._readers(plan, node)],
         )
+
+    def _readers(self, plan: Plan, node: Node) -> list[Node]:
+        """The nodes of the plan that are not made yet and read this one by tensors."""
+        states = [s for s in plan.states.values() if s.trace is None]
+        inputs = self.planner.graph.inputs
+        return [s.node for s in states if any(edge.by_tensors and source.name == node.name for edge, source, _ in inputs[s.node.name])]
 
     def _trusts(self, node: Node) -> bool:
         """Whether the recipe allows code from the model's folder to run: said on the model itself, or on what it was merged from."""

@@ -51,6 +51,8 @@ class Action:
     exclusive: bool = False
     publish: bool = True
     """The result goes into build/; what only other steps read by tensors need not be written out."""
+    readers: list[list[object]] = field(default_factory=list)
+    """[kind, fields] of the steps that will read this one's tensors: work that both need may be done at once."""
     task: str = "run"
     """"run" makes the artifact; "pin" only finds what the source's name stands for today."""
 

@@ -43,7 +43,7 @@ class Graph:
 
 def build_graph(recipe: Recipe) -> Graph:
     """Raises RecipeError on an unknown input, an input of the wrong kind or output, or a cycle."""
-    raw = {node.name: node for target in recipe.targets.values() for node in target.step.nodes(target)}
+    raw = {node.name: node for target in recipe.targets.values() for node in target.step.nodes(target, recipe.targets)}
     inputs = {node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges] for node in raw.values()}
     graph = Graph(recipe)
     for node in _ordered(recipe, raw, inputs):

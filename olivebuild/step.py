@@ -166,8 +166,8 @@ class Step(ABC):
         files = {f.field[0] for f in self.files(fields) if f.field}
         return fields.model_dump(mode="json", exclude={str(name) for name in edges | files} | {"source"})
 
-    def nodes(self, target: Target) -> list[Node]:
-        """The nodes that make the target, the last one being the target itself."""
+    def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
+        """The nodes that make the target, the last one being the target itself; `targets` are all of the recipe."""
         return [Node(target.name, target.name, self, target.fields, tuple(self.edges(target.fields)))]
 
     def gates(self, fields: Any) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from olivebuild.derived import Blobs, Derived
 from olivebuild.errors import StepError
 from olivebuild.steps import _kernels
+from olivebuild.steps._merge import Change
 from olivebuild.steps._recipes import Recipe, Skeleton, parts_of
 from olivebuild.store import Batch, Entry, Manifest, Store
 from olivebuild.weights import Weight, Weights
@@ -16,6 +17,41 @@ from olivebuild.weights import Weight, Weights
 SKELETON, CONSTANTS = "skeleton.json", "constants.bin"
 INNER = (SKELETON, CONSTANTS)
 """Files of a skeleton that are not part of the model."""
+
+
+class Ahead:
+    """Computes tensors of the ONNX models to come from merged weights that are in memory, so that they need not be merged again."""
+
+    def __init__(self, store: Store, batch: Batch, recipes: list[Recipe], model: Weights) -> None:
+        self._store = store
+        self._batch = batch
+        self._recipes = recipes
+        self._model = model.by_name
+        self._made: dict[str, Blobs] = {}
+
+    def groups(self, changed: list[Change]) -> list[list[Change]]:
+        """The changes, those together that some recipe needs together."""
+        of = {change.weight.name: [change] for change in changed}
+        for recipe in self._recipes:
+            together: list[list[Change]] = []
+            for name in sorted(recipe.sources() & set(of)):
+                if not any(of[name] is other for other in together):
+                    together.append(of[name])
+            for other in together[1:]:
+                together[0].extend(other)
+                of.update({change.weight.name: together[0] for change in other})
+        return list({id(group): group for group in of.values()}.values())
+
+    def take(self, merged: list[Weight]) -> None:
+        """Compute what can be computed of a group's merged weights."""
+        names, weights = {w.name for w in merged}, self._model | {w.name: w for w in merged}
+        for recipe in self._recipes:
+            if recipe.sources() & names:
+                self._made[recipe.key(weights)] = _compute(recipe, weights, self._batch)
+
+    def finish(self) -> None:
+        """Remember what was made, when the batch has ended."""
+        Derived(self._store).put(self._made)
 
 
 def assemble(store: Store, scratch: Path, folder: Path, skeleton: Skeleton, weights: Weights) -> tuple[Manifest, dict[str, int]]:

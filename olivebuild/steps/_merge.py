@@ -23,8 +23,8 @@ from olivebuild.store import BlobWriter, Computed, Damaged, Entry, Manifest, Mer
 from olivebuild.weights import Shard, Weight, Weights, headers_of, of_folder, of_manifest, read_at
 
 PLAIN = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "exclude_modules", "inference_mode",
-    "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "megatron_core", "peft_type",
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "inference_mode",
+    "init_lora_weights", "loftq_config", "lora_alpha", "lora_dropout", "megatron_core", "peft_type",
     "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
 }  # fmt: skip
 """Options of a LoRA configuration that are read here, or don't matter to a merge."""
@@ -66,6 +66,9 @@ def changes(adapter: Weights, model: Weights) -> list[Change]:
         if len(first.shape) != 2 or len(second.shape) != 2 or first.shape[0] != second.shape[1] or weight.shape != (second.shape[0], first.shape[1]):
             raise Unproven(f"the shapes of {stem} and of the model's weight don't go together")
         result.append(Change(weight, first, second, _scale(config, module, first.shape[0])))
+    wanted = {name for name, weight in stored.items() if len(weight.shape) == 2 and _targeted(config, name.removesuffix(".weight"))}
+    if odd := sorted(wanted ^ {c.weight.name for c in result}):
+        raise Unproven(f"the adapter's target_modules and its tensors disagree about {odd[0]}")
     if found:
         raise Unproven(f"the adapter's tensor {min(found)} is of a sort that is not merged one by one")
     if not result:
@@ -73,9 +76,9 @@ def changes(adapter: Weights, model: Weights) -> list[Change]:
     kinds = {w.dtype for w in stored.values()}
     if len(kinds) > 1 or not kinds <= set(_kernels.STORED):
         raise Unproven(f"the model's weights are of the types {', '.join(sorted(kinds))}, which peft's loading would make one")
-    odd = sorted({w.dtype for w in adapter.by_name.values()} - set(_kernels.STORED))
-    if odd:
-        raise Unproven(f"the adapter's tensors are of the type {odd[0]}")
+    strange = sorted({w.dtype for w in adapter.by_name.values()} - set(_kernels.STORED))
+    if strange:
+        raise Unproven(f"the adapter's tensors are of the type {strange[0]}")
     return result
 
 
@@ -90,6 +93,14 @@ def _check(config: dict[str, Any]) -> None:
         raise Unproven("the adapter has trained biases")
     if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
         raise Unproven(f"init_lora_weights: {config['init_lora_weights']} changes the base model")
+
+
+def _targeted(config: dict[str, Any], module: str) -> bool:
+    """As peft's `check_target_module_exists`: a list of names or ends of names, or a pattern for the whole name."""
+    targets = config.get("target_modules")
+    if isinstance(targets, str):
+        return re.fullmatch(targets, module) is not None
+    return any(module == target or module.endswith(f".{target}") for target in targets or ())
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
@@ -195,21 +206,54 @@ def without_merges(model: Weights) -> Weights:
     return replace(model, shards=tuple(replace(s, weights=tuple(base(w) for w in s.weights)) for s in model.shards))
 
 
-def merge_all(changed: list[Change], reproducible: bool, write: Callable[[Change], BlobWriter] | None) -> tuple[list[Computed], float]:
-    """Merge each weight, and write it, if asked; what came out, and the largest error as `_merge_one` counts.
+@dataclass(frozen=True)
+class HeldWeight(Weight):
+    """A weight in memory."""
+
+    pieces: tuple[bytes, ...]
+    """Of one size, but for the last."""
+
+    def read(self, start: int = 0, size: int | None = None) -> bytes:
+        end, length = self.size if size is None else start + size, len(self.pieces[0])
+        first = start // length
+        wanted = self.pieces[first : -(-end // length)]
+        skip = start - first * length
+        return wanted[0] if len(wanted) == 1 and (skip, end - start) == (0, len(wanted[0])) else b"".join(wanted)[skip : skip + end - start]
+
+
+def merge_all(
+    groups: list[list[Change]],
+    reproducible: bool,
+    write: Callable[[], BlobWriter] | None = None,
+    take: Callable[[list[Weight]], None] | None = None,
+) -> tuple[list[Computed], float]:
+    """Merge each weight, write it, if asked, and hand each group over; what came out, and the largest error as `_merge_one` counts.
 
     Raises ValueError when a merged weight is not finite or is not what the adapter says.
     """
+
+    def one(group: list[Change]) -> list[tuple[Computed, float]]:
+        done, held = [], list[Weight]()
+        for change in group:
+            pieces: list[bytes] | None = [] if take else None
+            computed, error = _merge_one(Rows(change, reproducible=reproducible), write() if write else None, pieces)
+            if not error < ALLOWED:
+                raise ValueError(f"the merged {computed.name} is not what the adapter says ({error:g} times the rounding error)")
+            done.append((computed, error))
+            if pieces:
+                w = change.weight
+                held.append(HeldWeight(w.name, w.dtype, w.shape, computed.digest, w.size, w.place, tuple(pieces)))
+        if take:
+            take(held)
+        return done
+
     # Largest first, so that no thread is left with a large one at the end.
-    order = sorted(changed, key=lambda c: -c.weight.size)
-    done = _kernels.in_threads(lambda c: _merge_one(Rows(c, reproducible=reproducible), write(c) if write else None), order)
-    computed, worst = max(done, key=lambda d: d[1])
-    if not worst < ALLOWED:
-        raise ValueError(f"the merged {computed.name} is not what the adapter says ({worst:g} times the rounding error)")
-    return [c for c, _ in done], worst
+    order = sorted(groups, key=lambda group: -sum(c.weight.size for c in group))
+    done = [d for group in _kernels.in_threads(one, order) for d in group]
+    return [computed for computed, _ in done], max(error for _, error in done)
 
 
-def _merge_one(rows: Rows, blob: BlobWriter | None) -> tuple[Computed, float]:
+def _merge_one(rows: Rows, blob: BlobWriter | None, pieces: list[bytes] | None) -> tuple[Computed, float]:
     """Merge a weight; how wrong it is, in units of the rounding error: about 0.4 when it is right.
 
     A product with a random vector checks a product of matrices (Freivalds 1977): (W + sBA)x against Wx + sB(Ax), by another route.
@@ -220,10 +264,13 @@ def _merge_one(rows: Rows, blob: BlobWriter | None) -> tuple[Computed, float]:
     for start in range(0, weight.shape[0], _kernels.ROWS):
         before = rows.before(start, min(_kernels.ROWS, weight.shape[0] - start))
         merged = rows.merged(start, before)
-        chunks.append(digest.of_bytes(merged.tobytes()))
-        whole.update(merged)
+        piece = merged.tobytes()
+        chunks.append(digest.of_bytes(piece))
+        whole.update(piece)
+        if pieces is not None:
+            pieces.append(piece)
         if blob:
-            blob.write(merged)
+            blob.write(piece)
         after = _kernels.widen(merged, weight.dtype)
         with np.errstate(invalid="ignore", over="ignore"):
             b = rows.b[start : start + len(before)]

@@ -52,15 +52,15 @@ class Encoder:
             return row["prompt"]
         if format_ == "text":
             return ""
-        messages = self._messages(format_, row)[:-1]
+        messages = self.messages(format_, row)[:-1]
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def completion_text(self, format_: str, row: dict[str, str]) -> str:
         if format_ in ("prompt", "text"):
             return row["completion" if format_ == "prompt" else "text"]
-        return str(self._messages(format_, row)[-1]["content"])
+        return str(self.messages(format_, row)[-1]["content"])
 
-    def _messages(self, format_: str, row: dict[str, str]) -> list[dict[str, str]]:
+    def messages(self, format_: str, row: dict[str, str]) -> list[dict[str, str]]:
         if not getattr(self.tokenizer, "chat_template", None):
             hint = "use prompt and completion, and write the turns out"
             raise InputError("the model has no chat template", where=str(self.tokenizer.name_or_path), hint=hint)

@@ -7,6 +7,7 @@ belongs to this machine), one for the baselines, and the table that puts them to
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,7 +75,7 @@ class Benchmark(Step):
                 return f"the gate {gate.text!r} names {odd[0]!r}, which is not measured here; measured are {', '.join(sorted(known))}"
         return None
 
-    def nodes(self, target: Target) -> list[Node]:
+    def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         fields = target.fields
         assert isinstance(fields, BenchmarkFields)
         listed = isinstance(fields.data, list)
@@ -92,6 +93,11 @@ class Benchmark(Step):
         for i, edge in enumerate(models):
             model = Edge("model", edge.ref, edge.kinds, "", edge.field)
             add(f"accuracy.{edge.ref}", f"accuracy[{i}]", "benchmark-accuracy", {"max_new_tokens": fields.max_new_tokens}, [model, *data])
+        for edge in models:
+            if inputs := _checked(targets.get(edge.ref.target)):
+                model = Edge("model", edge.ref, edge.kinds, "", edge.field)
+                what = "merge" if len(inputs) > 1 else "onnx"
+                add(f"check.{edge.ref}", f"check.{edge.ref}", "benchmark-check", {"what": what}, [model, *inputs, *data])
         if fields.baseline:
             train = Edge("train", fields.baseline, ("dataset",), "train", ("baseline",))
             add("baseline", "baseline", "benchmark-baseline", {}, [train, *data])
@@ -107,15 +113,28 @@ class Benchmark(Step):
             return json.loads((Path(job.input(role).folder) / "metrics.json").read_text("utf-8"))
 
         latency = read("latency")
+        checks = {name: read(f"check.{name}") for name in names if f"check.{name}" in job.action.inputs}
         models = {}
         for i, name in enumerate(names):
             judged = read(f"accuracy[{i}]")
-            models[name] = {"data": dict(zip(sets, judged, strict=True)), **latency[i]}
+            models[name] = {"data": dict(zip(sets, judged, strict=True)), **latency[i], **({"check": checks[name]} if name in checks else {})}
         metrics: dict[str, Any] = {"models": models, "data": sets}
         if fields.baseline:
             metrics["baselines"] = {name: dict(zip(sets, values, strict=True)) for name, values in read("baseline").items()}
         (job.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
         job.result = Result(metrics=metrics)
+
+
+def _checked(target: Target | None) -> list[Edge]:
+    """What a converted model is compared with: of a merge its base and adapter, of an ONNX model its source; nothing for others."""
+    if target is None:
+        return []
+    model, adapter = getattr(target.fields, "model", None), getattr(target.fields, "adapter", None)
+    if target.kind == "merged" and model and adapter:
+        return [Edge("base", model, ("model", "merged")), Edge("adapter", adapter, ("adapter",))]
+    if target.kind == "onnx" and model and not adapter and target.fields.provider == "cpu":  # type: ignore[attr-defined]
+        return [Edge("source", model, ("model", "merged"))]
+    return []
 
 
 STEP = Benchmark()

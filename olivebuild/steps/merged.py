@@ -87,16 +87,20 @@ def merge(job: Job, fields: MergedFields) -> None:
 
 def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reproducible: bool) -> None:
     """Only a merge that goes into build/ is written; for steps that read single tensors it suffices to know how each is computed."""
+    from olivebuild.steps._assemble import Ahead
     from olivebuild.steps._merge import merge_all, overlay
+    from olivebuild.steps.onnx import known_recipes
     from olivebuild.store import Merge
 
     job.progress("merging", 0, len(changed))
     try:
-        if job.action.publish:
-            with job.store.batch(job.out.parent) as batch:
-                computed, error = merge_all(changed, reproducible, lambda _: batch.blob())
-        else:
-            computed, error = merge_all(changed, reproducible, None)
+        with job.store.batch(job.out.parent) as batch:
+            recipes = known_recipes(job, model)
+            ahead = Ahead(job.store, batch, recipes, model) if recipes else None
+            groups = ahead.groups(changed) if ahead else [[c] for c in changed]
+            computed, error = merge_all(groups, reproducible, batch.blob if job.action.publish else None, ahead.take if ahead else None)
+        if ahead:
+            ahead.finish()
     except ValueError as e:
         raise InputError(str(e), where=job.where("adapter"), hint="does the adapter hold NaN, or weights of another model?") from None
     job.progress("merging", len(changed), len(changed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,8 @@ from olivebuild.store import Damaged
 from olivebuild.worker import Job
 
 if TYPE_CHECKING:
-    from olivebuild.steps._recipes import Skeleton
+    from olivebuild.derived import Derived
+    from olivebuild.steps._recipes import Recipe, Skeleton
     from olivebuild.weights import Weights
 
 
@@ -93,12 +94,12 @@ class Onnx(Step):
         assert isinstance(fields, OnnxFields)
         return {} if fields.source else {n: v for n, v in super().parameters(fields).items() if n != "adapter"}
 
-    def nodes(self, target: Target) -> list[Node]:
+    def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         """With `adapter`, a merge that has no name of its own comes first."""
         fields = target.fields
         assert isinstance(fields, OnnxFields)
         if not (fields.adapter and fields.model):
-            return super().nodes(target)
+            return super().nodes(target, targets)
         merged = step_of("merged")
         assert merged is not None
         inner = merged.fields.model_validate({"model": str(fields.model), "adapter": str(fields.adapter)})
@@ -165,28 +166,55 @@ def _build(job: Job, fields: OnnxFields) -> None:
     job.result = Result(metrics=dict(counts), provenance={"by": "tensors"}, manifest=blob)
 
 
+def known_recipes(job: Job, model: Weights) -> list[Recipe]:
+    """How the `onnx` steps that will read this action's result make their tensors, as far as that is known."""
+    from olivebuild.derived import Derived
+
+    recipes: dict[Recipe, None] = {}
+    for kind, given in job.action.readers:
+        fields = OnnxFields.model_validate(given) if kind == "onnx" else None
+        if fields and not no_skeleton(fields, job.input("model").trust_remote_code):
+            found = _restore(job, Derived(job.store), _skeleton_key(fields, model), job.out.parent / f"skeleton{len(recipes)}")
+            recipes |= dict.fromkeys(found.tensors if found else ())
+    return list(recipes)
+
+
+def _skeleton_key(fields: OnnxFields, model: Weights) -> str:
+    from olivebuild import digest
+    from olivebuild.scan import installed
+    from olivebuild.steps._recipes import VERSION
+
+    versions = [[name, installed(name)] for name in STEP.libraries(fields)]
+    options = fields.model_dump(mode="json", exclude={"model", "adapter", "source"})
+    return digest.of_json(["onnx skeleton", VERSION, versions, options, model.structure()])
+
+
+def _restore(job: Job, derived: Derived, key: str, folder: Path) -> Skeleton | None:
+    from olivebuild.steps._assemble import SKELETON
+    from olivebuild.steps._recipes import Skeleton
+
+    for blobs in derived.get([key]).values():
+        try:
+            folder.mkdir()
+            job.store.restore(job.store.manifest(blobs[0][0]), folder)
+            return Skeleton.from_json((folder / SKELETON).read_bytes())
+        except (Damaged, ValueError):
+            shutil.rmtree(folder)
+    return None
+
+
 def _skeleton(job: Job, fields: OnnxFields, model: Weights) -> tuple[Path, Skeleton]:
     """The skeleton for a model's structure, these options and the installed versions; and the folder with its files. Made if it is not known."""
-    from olivebuild import digest
     from olivebuild.derived import Derived
-    from olivebuild.scan import installed
-    from olivebuild.steps._assemble import SKELETON
-    from olivebuild.steps._recipes import VERSION, Skeleton
+    from olivebuild.steps._recipes import Skeleton
 
     if because := no_skeleton(fields, job.input("model").trust_remote_code):
         return job.out, Skeleton(because=because)
-    versions = [[name, installed(name)] for name in STEP.libraries(fields)]
-    options = fields.model_dump(mode="json", exclude={"model", "adapter", "source"})
-    key = digest.of_json(["onnx skeleton", VERSION, versions, options, model.structure()])
     derived, folder = Derived(job.store), job.out.parent / "skeleton"
+    key = _skeleton_key(fields, model)
+    if known := _restore(job, derived, key, folder):
+        return folder, known
     folder.mkdir()
-    for blobs in derived.get([key]).values():
-        try:
-            job.store.restore(job.store.manifest(blobs[0][0]), folder)
-            return folder, Skeleton.from_json((folder / SKELETON).read_bytes())
-        except (Damaged, ValueError):
-            shutil.rmtree(folder)
-            folder.mkdir()
     skeleton = _trace(job, fields, model, folder)
     _, blob = job.store.put_folder(folder, job.out.parent)
     derived.put({key: ((blob, job.store.path(blob).stat().st_size),)})

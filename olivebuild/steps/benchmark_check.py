@@ -1,0 +1,181 @@
+"""Whether a converted model is what it was made from: logits of a merge against its adapter, and of an ONNX model against its source;
+and whether onnxruntime-genai makes the same tokens of every test prompt as the Hugging Face tokenizer.
+
+A merge that disagrees with its adapter, or one prompt that becomes other tokens, fails the build. How far int4 is from its source
+is told, not judged: that is what accuracy is for.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from olivebuild.errors import InputError, StepError
+from olivebuild.step import Fields, Result, Step
+from olivebuild.worker import Job
+
+SAMPLE = 4
+"""Test rows whose logits are compared."""
+
+
+class CheckFields(Fields):
+    what: Literal["merge", "onnx"]
+
+
+class Check(Step):
+    kind = "benchmark-check"
+    fields = CheckFields
+    gpu = True
+
+    def libraries(self, fields: CheckFields) -> tuple[str, ...]:
+        return ("torch", "transformers", "tokenizers", *(("peft",) if fields.what == "merge" else ("onnxruntime-genai",)))
+
+    def run(self, job: Job) -> None:
+        from olivebuild.steps._tokens import read_table
+
+        tables = [read_table(job.input(role).path) for role in job.roles("data")]
+        figures = _merge(job, tables) if job.fields(CheckFields).what == "merge" else _onnx(job, tables)
+        (job.out / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+        job.result = Result(metrics=figures)
+
+
+def _sample(tables: list[Any], tokenizer: Any) -> list[list[int]]:
+    """Token ids of a few test rows, prompt and completion."""
+    from olivebuild.steps._tokens import Encoder
+
+    encoder = Encoder(tokenizer)
+    rows = [encoder.encode(t.format, row) for t in tables for row in t.rows[:SAMPLE]][:SAMPLE]
+    return [r.prompt + r.completion for r in rows]
+
+
+def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
+    """Raises StepError when the merged model is further from base + adapter than rounding explains."""
+    import torch
+    from peft import PeftModel
+
+    from olivebuild.steps import _models
+
+    base, merged, adapter = job.input("base"), job.input("model"), job.folder("adapter")
+    device, dtype = _models.platform()
+    rows = _sample(tables, _models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code))
+
+    def logits(model: Any) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            return [model(input_ids=torch.tensor([ids], device=device)).logits[0].float().cpu() for ids in rows]
+
+    job.progress("comparing logits", 0, 3)
+    model = _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code)
+    plain = logits(model)
+    job.progress("comparing logits", 1, 3)
+    adapted = logits(PeftModel.from_pretrained(model, str(adapter)).eval())
+    job.progress("comparing logits", 2, 3)
+    del model
+    ours = logits(_models.load_model(merged.folder, dtype, device, trust_remote_code=merged.trust_remote_code))
+    job.progress("comparing logits", 3, 3)
+    figures = compare([x.numpy() for x in adapted], [x.numpy() for x in ours])
+    effect = compare([x.numpy() for x in adapted], [x.numpy() for x in plain])
+    if figures["rms"] > 0.1 and figures["rms"] > 0.5 * effect["rms"]:
+        raise StepError(
+            f"{merged.target} does not do what its adapter does: logits differ by {figures['rms']:.3g} of their spread",
+            where=job.where(),
+            hint="was the adapter trained on this base model? please report it if it was",
+        )
+    return {**figures, "rows": len(rows), "adapter_effect": effect["rms"]}
+
+
+def compare(expected: list[Any], found: list[Any]) -> dict[str, float]:
+    """Arrays [tokens, vocabulary] of logits: greatest difference, its root mean square in units of the expected logits' spread, and
+    the share of tokens for which both find the same most likely."""
+    import numpy as np
+
+    if not expected:
+        return {"max": 0.0, "rms": 0.0, "top1_agreement": 1.0}
+    a, b = np.concatenate(expected), np.concatenate(found)
+    centred = a - a.mean(-1, keepdims=True)
+    difference = (b - b.mean(-1, keepdims=True)) - centred
+    spread = float(np.sqrt(np.square(centred).mean())) or 1.0
+    return {
+        "max": float(np.abs(difference).max()),
+        "rms": float(np.sqrt(np.square(difference).mean())) / spread,
+        "top1_agreement": float((a.argmax(-1) == b.argmax(-1)).mean()),
+    }
+
+
+def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
+    """Raises InputError when the two tokenizers differ on a prompt, or a stop token is missing."""
+    import numpy as np
+    import onnxruntime_genai as og
+    import torch
+
+    from olivebuild.steps import _models
+    from olivebuild.steps._runtime import OnnxRuntime
+
+    source, onnx = job.input("source"), job.input("model")
+    tokenizer = _models.load_tokenizer(source.folder, trust_remote_code=source.trust_remote_code)
+    runtime = OnnxRuntime(onnx.folder)
+    prompts = _same_tokens(job, tables, tokenizer, og.Tokenizer(runtime.model))
+    _same_ends(job, Path(source.folder), Path(onnx.folder))
+    rows = _sample(tables, tokenizer)
+    device, dtype = _models.platform()
+    model = _models.load_model(source.folder, dtype, device, trust_remote_code=source.trust_remote_code)
+    expected, found = [], []
+    for i, ids in enumerate(rows):
+        job.progress("comparing logits", i, len(rows))
+        with torch.inference_mode():
+            expected.append(model(input_ids=torch.tensor([ids], device=device)).logits[0].float().cpu().numpy())
+        params = og.GeneratorParams(runtime.model)
+        params.set_search_options(max_length=len(ids) + 1, do_sample=False)
+        generator = og.Generator(runtime.model, params)
+        generator.append_tokens(np.array(ids, dtype=np.int32))
+        got = np.asarray(generator.get_output("logits"), dtype=np.float32)[0]
+        # Some graphs give the last token's logits only.
+        expected[-1] = expected[-1][-len(got) :]
+        found.append(got[:, : expected[-1].shape[1]])
+    job.progress("comparing logits", len(rows), len(rows))
+    return {**compare(expected, found), "rows": len(rows), "prompts": prompts}
+
+
+def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any) -> int:
+    """How many prompts were compared: as text, and, where they come from messages, as the chat template writes them."""
+    from olivebuild.steps._tokens import Encoder
+
+    encoder, count = Encoder(tokenizer), 0
+    rows = [(table, row) for table in tables for row in table.rows]
+    hint = "the deployed model would see other tokens than the one that was trained; another version of onnxruntime-genai may help"
+    for i, (table, row) in enumerate(rows):
+        job.progress("comparing tokens", i, len(rows))
+        text = encoder.prompt_text(table.format, row) or encoder.completion_text(table.format, row)
+        ours, found = list(tokenizer(text)["input_ids"]), [int(t) for t in theirs.encode(text)]
+        if ours != found:
+            at = next((k for k, (a, b) in enumerate(zip(ours, found, strict=False)) if a != b), min(len(ours), len(found)))
+            fact = f"onnxruntime-genai makes other tokens of a prompt: token {at} is {found[at : at + 3]}, not {ours[at : at + 3]}, in {text[:80]!r}"
+            raise InputError(fact, where=job.where("data"), hint=hint)
+        if table.format in ("messages", "user"):
+            messages = encoder.messages(table.format, row)[:-1]
+            written = theirs.apply_chat_template(json.dumps(messages, ensure_ascii=False), add_generation_prompt=True)
+            if written != text:
+                raise InputError(
+                    f"onnxruntime-genai writes another chat prompt: {written[:80]!r}, not {text[:80]!r}", where=job.where("data"), hint=hint
+                )
+        count += 1
+    return count
+
+
+def _same_ends(job: Job, source: Path, onnx: Path) -> None:
+    """Where Hugging Face's generation stops, onnxruntime-genai must stop, too."""
+
+    def ends(value: Any) -> set[int]:
+        return {int(v) for v in (value if isinstance(value, list) else [value]) if v is not None}
+
+    wanted: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        if not wanted and (source / name).is_file():
+            wanted = ends(json.loads((source / name).read_text("utf-8")).get("eos_token_id"))
+    found = ends(json.loads((onnx / "genai_config.json").read_text("utf-8"))["model"].get("eos_token_id"))
+    if missing := sorted(wanted - found):
+        hint = "the deployed model would not stop where the trained one does"
+        raise InputError(f"the stop token {missing[0]} is missing from genai_config.json", where=job.where(), hint=hint)
+
+
+STEP = Check()
