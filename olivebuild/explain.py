@@ -20,6 +20,8 @@ class Story:
     seconds: float | None = None
     past: bool = False
     causes: list[Story] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Why it was not made tensor by tensor, where it could not be."""
 
 
 def why(plan: Plan, workspace: Workspace, target: str, seen: frozenset[str] = frozenset()) -> Story:
@@ -31,6 +33,8 @@ def why(plan: Plan, workspace: Workspace, target: str, seen: frozenset[str] = fr
         reasons = list(dict.fromkeys(r for last in lasts for r in last.reasons if not (r.cause == "input" and r.what == target)))
     cost = [s.seconds for s in states if s.seconds is not None]
     story = Story(target, verdict, reasons, sum(cost) if cost else None, past)
+    made = [s.trace.provenance for s in states if s.trace]
+    story.notes = [f"made whole by {p['by']}, since {p['because']}" for p in made if p.get("because") and p.get("by")]
     if not past:
         below = dict.fromkeys(r.what.partition(".")[0] for r in reasons if r.cause == "input")
         story.causes = [why(plan, workspace, name, seen | {target}) for name in below if name in plan.targets and name not in seen | {target}]
@@ -44,6 +48,7 @@ def to_text(story: Story, indent: int = 0) -> str:
     if story.past and story.reasons:
         lines.append(f"{pad}  it was last made because:")
     lines += [f"{pad}  - {clean(describe(reason))}" for reason in story.reasons]
+    lines += [f"{pad}  {clean(note)}" for note in story.notes]
     lines += [to_text(cause, indent + 1) for cause in story.causes]
     return "\n".join(lines)
 
@@ -55,5 +60,6 @@ def to_json(story: Story) -> dict[str, object]:
         "past": story.past,
         "seconds": story.seconds,
         "reasons": [vars(r) for r in story.reasons],
+        "notes": story.notes,
         "causes": [to_json(c) for c in story.causes],
     }

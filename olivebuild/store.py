@@ -258,6 +258,10 @@ class Store:
                     return Damaged(blob, f"has {found} bytes instead of {size}")
         return None
 
+    def held(self, manifest: Manifest) -> dict[str, int]:
+        """The blobs of a manifest that take room in the store, with their sizes: not what is lent or computed."""
+        return {blob: size for entry in manifest.files for blob, size in entry.runs() if self.path(blob).exists()}
+
     def find(self, blob: str, size: int, base: str = "") -> Place:
         """Where a blob's bytes lie: in the store, or, if not there, in the model folder that lends them."""
         path = self.path(blob)

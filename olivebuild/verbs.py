@@ -33,7 +33,9 @@ def graph(ctx: click.Context, form: str | None) -> None:
 @JSON
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
-    """Show every target with its verdict, its size and what it cost.
+    """Show every target with its verdict, its size, what of it the cache holds, and what it cost.
+
+    Equal tensors are held once, and a merge holds none that its base lends; so the sum is less than its parts.
 
     \b
     olivebuild status
@@ -41,22 +43,34 @@ def status(ctx: click.Context, as_json: bool) -> None:
     from olivebuild import console
 
     project = open_all(ctx)
-    made = project.planner.plan(project.graph.recipe.targets)
+    targets = project.graph.recipe.targets
+    # What is lazy counts as wanted only if nothing else is made from it.
+    busy = [name for name, target in targets.items() if not target.step.lazy]
+    below = project.graph.targets_below(busy)
+    made = project.planner.plan([*busy, *(name for name in targets if name not in below)])
     project.workspace.memo.save()
     rows: list[dict[str, object]] = []
+    all_held: dict[str, int] = {}
     for name in made.targets:
         verdict, states = made.target(name)
         last, kind = states[-1], project.graph.recipe.targets[name].kind
         size = last.trace.size if last.trace else None
+        held = project.planner.store.held(last.manifest) if last.manifest else {}
+        all_held |= held
         folder = last.folder if last.folder and last.folder.exists() else None
         shown = project.planner.scan.shown(folder) if folder else ""
-        rows.append({"target": name, "kind": kind, "verdict": verdict.value, "size": size, "seconds": last.seconds, "folder": shown or None})
+        stored = sum(held.values()) if last.manifest else None
+        row: dict[str, object] = {"target": name, "kind": kind, "verdict": verdict.value, "size": size, "stored": stored, "seconds": last.seconds}
+        rows.append(row | {"folder": shown or None})
         if not as_json:
-            amount = console.size(size) if size else ""
-            line = f"{verdict.value:<8} {name:<14} {kind:<10} {amount:>9}  {console.seconds(last.seconds):>12}  {shown}"
+            amount, kept = (console.size(n) if n is not None else "" for n in (size, stored))
+            line = f"{verdict.value:<8} {name:<14} {kind:<10} {amount:>9} {kept:>9}  {console.seconds(last.seconds):>12}  {shown}"
             click.echo(line.rstrip())
+    total = sum(s.trace.size for n in made.targets if (s := made.target(n)[1][-1]).trace)
     if as_json:
-        click.echo(json.dumps({"targets": rows}, indent=2))
+        click.echo(json.dumps({"targets": rows, "size": total, "stored": sum(all_held.values())}, indent=2))
+    else:
+        click.echo(f"{console.size(total)} in all, of which the cache holds {console.size(sum(all_held.values()))}")
 
 
 @click.command()

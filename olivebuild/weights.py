@@ -127,6 +127,17 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
     return Weights(tuple(shards), rest, model)
 
 
+def write_folder(weights: Weights, folder: Path) -> None:
+    """The model as a normal folder, one tensor after the other; what is not stored is computed."""
+    for shard in weights.shards:
+        with open(folder / shard.name, "wb") as f:
+            f.write(shard.header)
+            for weight in shard.weights:
+                f.write(weight.read())
+    for name, _, place in weights.files:
+        (folder / name).write_bytes(read_at(place, 0, place.size))
+
+
 def headers_of(store: Store, manifest: Manifest) -> dict[str, tuple[tensors.Tensor, int]]:
     """name -> (tensor, its size in bytes) of all weights in a manifest. Raises Damaged."""
     found: dict[str, tuple[tensors.Tensor, int]] = {}

@@ -49,7 +49,14 @@ class Job:
         folder = self.out.parent / "inputs" / role
         if not folder.exists():
             folder.mkdir(parents=True)
-            self.store.restore(self.store.manifest(given.manifest), folder)
+            manifest = self.store.manifest(given.manifest)
+            if manifest.merges:
+                from olivebuild.steps._merge import open_input
+                from olivebuild.weights import write_folder
+
+                write_folder(open_input(self.store, given), folder)
+            else:
+                self.store.restore(manifest, folder)
         return folder
 
     def roles(self, name: str) -> list[str]:

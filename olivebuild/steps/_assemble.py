@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from olivebuild.derived import Blobs, Derived
 from olivebuild.errors import StepError
+from olivebuild.machine import gpu_names
 from olivebuild.steps import _kernels
 from olivebuild.steps._merge import Change
-from olivebuild.steps._recipes import Recipe, Skeleton, parts_of
+from olivebuild.steps._recipes import Quantised, Recipe, Skeleton, parts_of
 from olivebuild.store import Batch, Entry, Manifest, Store
 from olivebuild.weights import Weight, Weights
 
@@ -59,11 +61,12 @@ def assemble(store: Store, scratch: Path, folder: Path, skeleton: Skeleton, weig
     by_name, derived = weights.by_name, Derived(store)
     keys = [recipe.key(by_name) for recipe in skeleton.tensors]
     known = derived.get(dict.fromkeys(keys))
+    kernel = kernel_for(sum(_size(recipe, by_name) for key, recipe in zip(keys, skeleton.tensors, strict=True) if key not in known))
     # Equal tensors are computed once; the largest first, so that no thread is left with a large one at the end.
     todo = {key: recipe for key, recipe in zip(keys, skeleton.tensors, strict=True) if key not in known}
     order = sorted(todo.items(), key=lambda item: -_size(item[1], by_name))
     with store.batch(scratch) as batch:
-        made = dict(_kernels.in_threads(lambda item: (item[0], _compute(item[1], by_name, batch)), order))
+        made = dict(_kernels.in_threads(lambda item: (item[0], _compute(item[1], by_name, batch, kernel)), order))
     derived.put(made)
     runs: list[tuple[str, int]] = []
     constants, parts, end = (folder / CONSTANTS).read_bytes(), known | made, 0
@@ -90,7 +93,21 @@ def _size(recipe: Recipe, weights: dict[str, Weight]) -> int:
     return sum(weights[name].size for name in recipe.sources())
 
 
-def _compute(recipe: Recipe, weights: dict[str, Weight], batch: Batch) -> Blobs:
+def kernel_for(size: int) -> Callable[[Quantised], _kernels.Quantiser]:
+    """Where to quantise `size` bytes of weights: on a GPU that this action holds, if that saves more than importing torch costs."""
+    nanoseconds_a_byte, worth = 3.0, 10.0
+    if size * nanoseconds_a_byte * 1e-9 / _kernels.THREADS < worth or not gpu_names():
+        return lambda quantised: quantised.kernel
+    import torch
+
+    from olivebuild.steps._kernels_torch import TorchQuantiser
+
+    if not torch.cuda.is_available():
+        return lambda quantised: quantised.kernel
+    return lambda q: TorchQuantiser(q.bits, q.block, q.symmetric, q.scales)
+
+
+def _compute(recipe: Recipe, weights: dict[str, Weight], batch: Batch, kernel: Callable[[Quantised], _kernels.Quantiser] | None = None) -> Blobs:
     blobs = [batch.blob() for _ in range(3 if recipe.quantised else 1)]
     sizes = [0] * len(blobs)
 
@@ -98,5 +115,5 @@ def _compute(recipe: Recipe, weights: dict[str, Weight], batch: Batch) -> Blobs:
         blobs[part].write(np.ascontiguousarray(values))
         sizes[part] += values.nbytes
 
-    parts_of(recipe, weights, write)
+    parts_of(recipe, weights, write, *([kernel] if kernel else []))
     return tuple((blob.done(), size) for blob, size in zip(blobs, sizes, strict=True))

@@ -233,7 +233,12 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def parts_of(recipe: Recipe, weights: Mapping[str, Weight], write: Callable[[int, np.ndarray], None]) -> None:
+def parts_of(
+    recipe: Recipe,
+    weights: Mapping[str, Weight],
+    write: Callable[[int, np.ndarray], None],
+    kernel: Callable[[Quantised], _kernels.Quantiser] = lambda quantised: quantised.kernel,
+) -> None:
     """Compute a tensor a few rows at a time; `write(part, bytes)` takes each part's in order.
 
     A quantised tensor has three parts: packed values, scales, zero points (empty when symmetric). Others have one.
@@ -242,7 +247,7 @@ def parts_of(recipe: Recipe, weights: Mapping[str, Weight], write: Callable[[int
     if not view.shape:
         view = View(view.of, view.offset, (1,), (1,))
     rows = rows_of(view, weights)
-    quantise = recipe.quantised.kernel if recipe.quantised else None
+    quantise = kernel(recipe.quantised) if recipe.quantised else None
     for start in range(0, view.shape[0], _kernels.ROWS):
         stored = rows(start, min(_kernels.ROWS, view.shape[0] - start))
         if recipe.dtype == view.of.dtype and not quantise:
