@@ -1,6 +1,7 @@
 """Where the tensors of a model lie that is referenced in its own folder: so that what is made from it need not copy them.
 
-A file a model, in the cache: places/<model digest>.json. It holds while the weight files' stats are what they were.
+A file for each model and folder, in the cache: places/<model digest>-<folder>.json. It holds while the weight files' stats are
+what they were.
 """
 
 from __future__ import annotations
@@ -22,35 +23,46 @@ class Place:
     lent: bool = False
 
 
-def load(root: Path, model: str) -> dict[str, Place]:
-    """digest of a tensor's bytes -> where they lie; empty when nothing is known or a file has changed since."""
+Ranges = list[tuple[Path, str, int, int]]
+"""(file, digest, offset, size) of each tensor."""
+
+
+def lenders(root: Path, model: str) -> dict[str, Place]:
+    """digest of a tensor's bytes -> where they lie, in any folder that holds this model; empty when there is none, or it has changed."""
+    found: dict[str, Place] = {}
+    for file in sorted((root / "places").glob(f"{model}-*.json")):
+        found |= {name: Place(path, start, size, lent=True) for path, name, start, size in _load(file)}
+    return found
+
+
+def of_folder(root: Path, model: str, folder: Path) -> Ranges:
+    """Where the tensors of the model in `folder` lie; its weights are hashed if that is not known."""
+    # By the real path: the same files are reached through links, too.
+    where = folder.resolve()
+    file = root / "places" / f"{model}-{digest.of_bytes(str(where))[:8]}.json"
+    return _load(file) or _note(file, where)
+
+
+def _load(file: Path) -> Ranges:
     try:
-        data = json.loads(_file(root, model).read_text("utf-8"))
-        found: dict[str, Place] = {}
+        data = json.loads(file.read_text("utf-8"))
+        found: Ranges = []
         for name, stat, ranges in data["files"]:
             path = Path(data["folder"], name)
             if list(digest.stat_of(path)) != stat:
-                return {}
-            for tensor, start, size in ranges:
-                found[str(tensor)] = Place(path, int(start), int(size), lent=True)
+                return []
+            found += [(path, str(tensor), int(start), int(size)) for tensor, start, size in ranges]
         return found
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
+        return []
 
 
-def note(root: Path, model: str, folder: Path) -> dict[str, Place]:
-    """Hash the weights in `folder` and remember where each tensor lies."""
+def _note(file: Path, folder: Path) -> Ranges:
     files: list[tuple[str, digest.Stat, list[list[object]]]] = []
     for path in sorted(folder.glob("*.safetensors")):
         stat = digest.stat_of(path)
-        ranges = [[found, t.start, t.end - t.start] for t, found in tensors.digests_of(path)]
-        files.append((path.name, stat, ranges))
+        files.append((path.name, stat, [[found, t.start, t.end - t.start] for t, found in tensors.digests_of(path)]))
     # A file changed in this very tick may change again without a visible difference: wait until it can't.
-    digest.wait_for_tick(root / "places", max(max(f[1][3:]) for f in files))
-    data = digest.canonical_json({"folder": str(folder.absolute()), "files": files})
-    digest.write_atomically(_file(root, model), data.encode())
-    return load(root, model)
-
-
-def _file(root: Path, model: str) -> Path:
-    return root / "places" / f"{model}.json"
+    digest.wait_for_tick(file.parent, max(max(f[1][3:]) for f in files))
+    digest.write_atomically(file, digest.canonical_json({"folder": str(folder), "files": files}).encode())
+    return _load(file)

@@ -274,7 +274,7 @@ class Store:
     def lent(self, base: str) -> dict[str, Place]:
         """digest -> where it lies in the folder of the model `base`; empty when the folder is not as it was."""
         if base not in self._lent:
-            self._lent[base] = places.load(self.root, base)
+            self._lent[base] = places.lenders(self.root, base)
         return self._lent[base]
 
     def restore(self, manifest: Manifest, folder: Path) -> None:

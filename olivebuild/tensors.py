@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -90,18 +91,19 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
 
 
 def digests_of(path: Path) -> list[tuple[Tensor, str]]:
-    """The tensors of a file, each with the digest of its bytes."""
-    found = []
-    with open(path, "rb") as f:
-        for tensor in tensors_of(path):
+    """The tensors of a file, each with the digest of its bytes; several are hashed at once."""
+
+    def one(tensor: Tensor) -> tuple[Tensor, str]:
+        hasher, left = digest.hasher(), tensor.end - tensor.start
+        with open(path, "rb", buffering=0) as f:
             f.seek(tensor.start)
-            hasher = digest.hasher()
-            left = tensor.end - tensor.start
             while left and (chunk := f.read(min(left, digest.CHUNK))):
                 hasher.update(chunk)
                 left -= len(chunk)
-            found.append((tensor, str(hasher.hexdigest())))
-    return found
+        return tensor, str(hasher.hexdigest())
+
+    with ThreadPoolExecutor(digest.THREADS) as pool:
+        return list(pool.map(one, tensors_of(path)))
 
 
 def sum_of(facts: Iterable[object]) -> str:

@@ -104,10 +104,9 @@ class Weights:
 
 
 def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> Weights:
-    """The model in a Hugging Face folder, whose model digest is known. Hashes it if its places are not known."""
-    lent = places.load(store.root, model) or places.note(store.root, model, folder)
-    known = {(place.path, place.offset): found for found, place in lent.items()}
-    files, others = tensors.model_files(folder.absolute(), code=code)
+    """The model in a Hugging Face folder, whose model digest is known. Raises InputError when the weights change meanwhile."""
+    known = {(path, start, size): found for path, found, start, size in places.of_folder(store.root, model, folder)}
+    files, others = tensors.model_files(folder.resolve(), code=code)
     shards = []
     for path in files:
         found = tensors.tensors_of(path)
@@ -115,13 +114,10 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
             header = f.read(found[0].start if found else path.stat().st_size)
         weights = []
         for t in found:
-            name = known.get((path, t.start)) if t.end > t.start else digest.of_bytes(b"")
-            if name is None:
-                # Equal tensors share one entry, which names another of them.
-                with open(path, "rb") as f:
-                    f.seek(t.start)
-                    name = digest.of_bytes(f.read(t.end - t.start))
-            weights.append(Weight(t.name, t.dtype, t.shape, name, t.end - t.start, Place(path, t.start, t.end - t.start, lent=True)))
+            place = Place(path, t.start, t.end - t.start, lent=True)
+            if (path, t.start, place.size) not in known:
+                raise InputError(f"{path.name} changed while it was read", where=str(folder), hint="build again")
+            weights.append(Weight(t.name, t.dtype, t.shape, known[path, t.start, place.size], place.size, place))
         shards.append(Shard(path.name, header, tuple(weights)))
     rest = tuple((p.name, digest.of_file(p), Place(p, 0, p.stat().st_size, lent=True)) for p in others)
     return Weights(tuple(shards), rest, model)

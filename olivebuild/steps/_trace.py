@@ -152,6 +152,8 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
         stack.enter_context(_replaced(base.Model, "save_model", save_model))
         for kernel in ("quantize_matmul_4bits", "quantize_matmul_8bits"):
             stack.enter_context(_replaced(quantizer, kernel, lambda *_: None))
+        # Layers that the builder makes get their weights afterwards; until then it need not draw random ones.
+        stack.enter_context(_replaced(torch.nn.Linear, "reset_parameters", lambda *_: None))
         # The quantiser looks for external data below the current folder.
         stack.enter_context(contextlib.chdir(folder))
         stack.enter_context(watcher)
