@@ -31,7 +31,7 @@ class Derived:
                 blobs = tuple((str(blob), int(size)) for blob, size in json.loads(text)) if text else ()
                 if blobs and all(self.store.path(blob).stat().st_size == size for blob, size in blobs):
                     found[key] = blobs
-            except (ValueError, TypeError, sqlite3.Error, OSError, diskcache.Timeout):
+            except (ValueError, TypeError, OverflowError, RecursionError, sqlite3.Error, OSError, diskcache.Timeout):
                 continue
         return found
 

@@ -53,7 +53,7 @@ def _load(file: Path) -> Ranges:
                 return []
             found += [(path, str(tensor), int(start), int(size)) for tensor, start, size in ranges]
         return found
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return []
 
 

@@ -38,17 +38,20 @@ def widen(values: np.ndarray, dtype: str) -> np.ndarray:
 def narrow(values: np.ndarray, dtype: str) -> np.ndarray:
     """float32 as stored numbers, rounded to nearest, ties to even; NaN stays NaN."""
     if dtype == "BF16":
-        values = np.ascontiguousarray(values)
+        values = np.require(values, requirements="C")
         bits = values.view(np.uint32)
         rounded = bits >> 16
         rounded &= 1
         rounded += 0x7FFF
         rounded += bits
         short = rounded.view(np.uint16).reshape(*values.shape, 2)[..., 1].copy()
-        if np.isnan(values.sum()):
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = values.sum()
+        if np.isnan(total):
             short[np.isnan(values)] = 0x7FC0
         return short
-    return values.astype(STORED[dtype])
+    with np.errstate(over="ignore"):
+        return values.astype(STORED[dtype])
 
 
 # The BLAS of torch
@@ -56,7 +59,9 @@ def narrow(values: np.ndarray, dtype: str) -> np.ndarray:
 
 @functools.cache
 def _torch_sgemm() -> Any:
-    """`sgemm_` of the BLAS inside torch's library, or None: what `torch.matmul` calls for float32 on x86, without torch's import.
+    """`sgemm_` of the BLAS inside torch's library: what `torch.matmul` calls for float32 on x86, without torch's import; or None.
+
+    With it, how to limit the calling thread's threads, if the library is MKL.
 
     The Fortran interface of BLAS is a standard: https://www.netlib.org/blas/#_level_3
     """
@@ -65,20 +70,24 @@ def _torch_sgemm() -> Any:
         return None
     library = Path(next(iter(spec.submodule_search_locations)), "lib", "libtorch_cpu.so")
     try:
-        # One thread a call: the callers are threads themselves.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        return ctypes.CDLL(str(library)).sgemm_
+        loaded = ctypes.CDLL(str(library))
+        return loaded.sgemm_, getattr(loaded, "MKL_Set_Num_Threads_Local", None)
     except (OSError, AttributeError):
         return None
 
 
 def product(b: np.ndarray, a: np.ndarray) -> np.ndarray:
     """`b @ a` in float32, bit-equal to torch on this machine: [n, r] x [r, k] -> [n, k], all contiguous."""
-    sgemm = _torch_sgemm()
-    if sgemm is None:
+    found = _torch_sgemm()
+    if found is None:
         import torch
 
         return np.asarray((torch.from_numpy(b) @ torch.from_numpy(a)).numpy())
+    sgemm, set_threads = found
+    if set_threads:
+        # One thread a call: the callers are threads themselves. Where torch was imported before, it has set another number.
+        before = set_threads(1)
     (n, r), k = b.shape, a.shape[1]
     out = np.empty((n, k), np.float32)
 
@@ -94,6 +103,8 @@ def product(b: np.ndarray, a: np.ndarray) -> np.ndarray:
     no = ctypes.c_char_p(b"n")
     # Fortran counts by columns: its a.T @ b.T is our (b @ a).T.
     sgemm(no, no, whole(k), whole(n), whole(r), real(1.0), data(a), whole(k), data(b), whole(r), real(0.0), data(out), whole(k))
+    if set_threads:
+        set_threads(before)
     return out
 
 
@@ -108,14 +119,11 @@ def product_reproducible(b: np.ndarray, a: np.ndarray) -> np.ndarray:
     return total.astype(np.float32)
 
 
-def add_product(
-    weight: np.ndarray, dtype: str, b: np.ndarray, a: np.ndarray, scale: float, multiply: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Rows of a weight, given in float32, with `(b @ a) * scale` added and rounded once to `dtype`: peft's `merge`.
+def add_delta(weight: np.ndarray, dtype: str, delta: np.ndarray, scale: float) -> np.ndarray:
+    """Rows of a weight, given in float32, with `delta * scale` added and rounded once to `dtype`; peft's `merge`. Overwrites `delta`.
 
     https://github.com/huggingface/peft/blob/main/src/peft/tuners/lora/layer.py
     """
-    delta = multiply(b, a)
     delta *= np.float32(scale)
     delta += weight
     return narrow(delta, dtype)
@@ -158,7 +166,9 @@ class Quantiser:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             if self.symmetric:
                 # The value of larger magnitude is hit exactly, by the one level that has no opposite.
-                scale = np.where(high > -low, high, low) / -middle
+                ends = np.where(high > -low, high, low)
+                # A scale of zero has the sign of the block's first zero.
+                scale = np.where(ends == 0, values[0], ends) / -middle
                 zero: Any = middle
             else:
                 high, low = np.maximum(high, 0), np.minimum(low, 0)
@@ -182,11 +192,11 @@ class Quantiser:
         return levels.T, stored, np.asarray(zero).astype(np.uint8)
 
     def _pack_zeros(self, zeros: np.ndarray) -> np.ndarray:
-        """uint8 [n, blocks] -> two a byte for 4 bits, each row padded with a zero."""
+        """uint8 [n, blocks] -> two a byte for 4 bits, each row padded with the middle."""
         if self.bits == 8:
             return zeros
         if zeros.shape[1] % 2:
-            zeros = np.pad(zeros, ((0, 0), (0, 1)))
+            zeros = np.pad(zeros, ((0, 0), (0, 1)), constant_values=8)
         return np.asarray(zeros[:, 0::2] | (zeros[:, 1::2] << 4))
 
 

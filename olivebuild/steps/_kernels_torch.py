@@ -28,7 +28,8 @@ class TorchQuantiser(Quantiser):
         high, low = given.amax(0), given.amin(0)
         none = torch.zeros_like(high)
         if self.symmetric:
-            scale = torch.where(high > -low, high, low) / -middle
+            ends = torch.where(high > -low, high, low)
+            scale = torch.where(ends == 0, given[0], ends) / -middle
             zero = torch.full_like(high, middle)
         else:
             high, low = high.clamp(min=0), low.clamp(max=0)

@@ -89,6 +89,8 @@ def _check(config: dict[str, Any]) -> None:
     odd = sorted(name for name, value in config.items() if name not in PLAIN and value)
     if odd:
         raise Unproven(f"the adapter sets {odd[0]}")
+    if not all(isinstance(config.get(name), int | float) for name in ("r", "lora_alpha")):
+        raise Unproven("the adapter's configuration lacks its rank or alpha")
     if config.get("bias", "none") != "none":
         raise Unproven("the adapter has trained biases")
     if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
@@ -114,8 +116,11 @@ def _scale(config: dict[str, Any], module: str, rank: int) -> float:
 
 def _pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
     for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error:
+            raise Unproven(f"the pattern {pattern!r} can't be read") from None
     return default
 
 
@@ -142,8 +147,11 @@ class Rows:
 
     def merged(self, start: int, before: np.ndarray) -> np.ndarray:
         """Rows of the merged weight, in its own number format."""
-        b = self.b[start : start + len(before)]
-        return _kernels.add_product(before, self.change.weight.dtype, b, self.a, self.change.scale, self._multiply)
+        # A BLAS multiplies a few rows by another kernel than many, with other last bits: a short piece goes with the rows before it.
+        end = start + len(before)
+        first = max(0, min(start, end - _kernels.ROWS))
+        delta = self._multiply(self.b[first:end], self.a)[start - first :]
+        return _kernels.add_delta(before, self.change.weight.dtype, delta, self.change.scale)
 
 
 @dataclass(frozen=True)
@@ -260,7 +268,7 @@ def _merge_one(rows: Rows, blob: BlobWriter | None, pieces: list[bytes] | None) 
     """
     change, weight = rows.change, rows.change.weight
     probe = np.random.default_rng(0).standard_normal(weight.shape[1]).astype(np.float32)
-    along, squares, chunks, whole = rows.a @ probe, 0.0, [], digest.hasher()
+    along, squares, chunks, whole = np.einsum("ij,j->i", rows.a, probe), 0.0, [], digest.hasher()
     for start in range(0, weight.shape[0], _kernels.ROWS):
         before = rows.before(start, min(_kernels.ROWS, weight.shape[0] - start))
         merged = rows.merged(start, before)
@@ -274,7 +282,9 @@ def _merge_one(rows: Rows, blob: BlobWriter | None, pieces: list[bytes] | None) 
         after = _kernels.widen(merged, weight.dtype)
         with np.errstate(invalid="ignore", over="ignore"):
             b = rows.b[start : start + len(before)]
-            wrong = after @ probe - (before @ probe + np.float32(change.scale) * (b @ along))
+            # By einsum and not by @: numpy's own BLAS would start a thread for each processor in each of ours.
+            wrong = np.einsum("ij,j->i", after, probe) - np.einsum("ij,j->i", before, probe)
+            wrong -= np.float32(change.scale) * np.einsum("ij,j->i", b, along)
             # Rounding errors of single numbers add up like the norm of the row, not like their sum.
             size = np.sqrt(np.einsum("ij,ij->i", after, after)) + np.float32(1e-30)
             squares += float(np.square(wrong / size, dtype=np.float64).sum())
