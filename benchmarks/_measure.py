@@ -51,6 +51,7 @@ def run(command: list[str], *, folder: Path, environment: dict[str, str] | None 
         wall = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     watcher.join()
+    print(f"{wall:8.2f} s  {peak[0] / 2**20:8,.0f} MiB  {' '.join(command)[:60]!r}", file=sys.stderr, flush=True)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
     return Cost(wall, usage.ru_utime + usage.ru_stime, peak[0])
