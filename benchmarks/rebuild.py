@@ -73,23 +73,21 @@ def main() -> None:
 
 def measure(root: Path, options: argparse.Namespace) -> None:
     count = make_model(root / "base", options)
-    for number in range(options.rounds + 3):
+    for number in range(2 * options.rounds + 1):
         make_adapter(root / f"adapter{number}", root / "base", options, number)
     ours = Ours(root)
     first = ours.build(0, "onnx-int4")
     rounds = []
     for number in range(1, options.rounds + 1):
-        mine = ours.build(number, "onnx-int4")
+        mine, unsynced = ours.build(number, "onnx-int4"), ours.build(options.rounds + number, "onnx-int4", sync=False)
         peer, whole, lora = (None, None, None) if options.no_peers else (peer_merge(root, number), peer_build(root), peer_lora(root, number))
-        rounds.append((mine, peer, whole, lora))
+        rounds.append((mine, unsynced, peer, whole, lora))
     if not options.no_peers:
+        ours.build(options.rounds, "onnx-int4")
         compare(root)
-        # Last, since it makes a folder that the timed builds don't.
         ours.build(options.rounds, "merged")
         compare_merged(root)
-    unsynced = ours.build(options.rounds + 1, "onnx-int4", sync=False)
-    again = ours.build(options.rounds + 2, "onnx-int4")
-    report(first, rounds, unsynced, again, count, options)
+    report(first, rounds, count, options)
 
 
 class Ours:
@@ -249,15 +247,8 @@ def make_adapter(folder: Path, base: Path, options: argparse.Namespace, seed: in
     (folder / "adapter_config.json").write_text(json.dumps(lora))
 
 
-def report(
-    first: Cost,
-    rounds: list[tuple[Cost, Cost | None, Cost | None, Cost | None]],
-    unsynced: Cost,
-    again: Cost,
-    count: int,
-    options: argparse.Namespace,
-) -> None:
-    def best(costs: list[Cost]) -> Cost:
+def report(first: Cost, rounds: list[tuple[Cost | None, ...]], count: int, options: argparse.Namespace) -> None:
+    def median(costs: list[Cost]) -> Cost:
         """The median of each figure."""
         middle = len(costs) // 2
         return Cost(*(sorted(getattr(c, name) for c in costs)[middle] for name in ("wall", "cpu", "peak")))
@@ -265,11 +256,14 @@ def report(
     def row(name: str, cost: Cost) -> list[str]:
         return [name, f"{cost.wall:.2f} s", f"{cost.cpu:.1f} s", f"{cost.peak / 2**20:,.0f} MiB"]
 
-    mine = best([r[0] for r in rounds])
+    def column(i: int) -> Cost:
+        return median([cost for r in rounds if (cost := r[i])])
+
+    mine, unsynced = column(0), column(1)
     rows = [row("olivebuild, first build", first), row("olivebuild, new adapter", mine), row("  the same without fsync", unsynced)]
     claims = []
     if not options.no_peers:
-        merge, build, lora = (best([c for r in rounds if (c := r[i])]) for i in (1, 2, 3))
+        merge, build, lora = column(2), column(3), column(4)
         both = Cost(merge.wall + build.wall, merge.cpu + build.cpu, max(merge.peak, build.peak))
         rows += [row("peft merge", merge), row("model builder", build), row("peft + builder", both), row("builder with adapter_path", lora)]
 
@@ -289,7 +283,6 @@ def report(
         print(table(["", "wall", "CPU", "peak RSS of all processes"], rows))
         if not options.no_peers:
             print("\nThe ONNX files are byte for byte the same; the merged models tensor by tensor.")
-    del again
     end(claims, "torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")
 
 
