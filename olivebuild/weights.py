@@ -88,6 +88,13 @@ class Weights:
                     return data
         raise InputError(f"{name} is missing or holds no object", hint="is this a Hugging Face folder?")
 
+    def check_unchanged(self, store: Store) -> None:
+        """Raises InputError unless the files that lend tensors are still as they were when their digests were taken."""
+        lent = {w.digest: w.place.path for w in self.by_name.values() if w.size and w.place.lent}
+        known = places.lenders(store.root, self.lender) if lent else {}
+        if gone := [path for found, path in lent.items() if found not in known]:
+            raise InputError(f"{gone[0].name} changed while it was read", where=str(gone[0].parent), hint="nothing was stored; build again")
+
     def model_digest(self) -> str:
         """The same as tensors.model_digest of the folder."""
         facts = ([w.name, w.dtype, w.shape, w.digest] for w in self.by_name.values())

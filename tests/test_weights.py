@@ -217,6 +217,22 @@ def test_places_are_forgotten_when_a_weight_file_changed(store: Store, tmp_path:
     assert places.lenders(store.root, name) == {}
 
 
+@pytest.mark.parametrize("how", ["touched", "replaced"])
+def test_a_model_that_changes_after_it_was_opened_is_told(store: Store, tmp_path: Path, how: str) -> None:
+    folder = cut(tmp_path / "m", SHARDINGS[1])
+    weights = lent(store, folder)
+    weights.check_unchanged(store)
+    file = folder / sorted(p.name for p in folder.glob("*.safetensors"))[0]
+    if how == "touched":
+        os.utime(file)
+    else:
+        data = file.read_bytes()
+        file.unlink()
+        file.write_bytes(data)
+    with pytest.raises(InputError, match="changed while it was read"):
+        weights.check_unchanged(store)
+
+
 def test_a_second_folder_with_the_model_lends_when_the_first_is_gone(store: Store, tmp_path: Path) -> None:
     folders = [cut(tmp_path / name, SHARDINGS[1]) for name in ("a", "b")]
     name = digest_of(folders[0])

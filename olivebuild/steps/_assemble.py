@@ -28,6 +28,7 @@ class Ahead:
         self._store = store
         self._batch = batch
         self._recipes = recipes
+        self._weights = model
         self._model = model.by_name
         self._made: dict[str, Blobs] = {}
 
@@ -52,7 +53,8 @@ class Ahead:
                 self._made[recipe.key(weights)] = _compute(recipe, weights, self._batch)
 
     def finish(self) -> None:
-        """Remember what was made, when the batch has ended."""
+        """Remember what was made, when the batch has ended. Raises InputError when the model changed meanwhile."""
+        self._weights.check_unchanged(self._store)
         Derived(self._store).put(self._made)
 
 
@@ -67,6 +69,8 @@ def assemble(store: Store, scratch: Path, folder: Path, skeleton: Skeleton, weig
     order = sorted(todo.items(), key=lambda item: -_size(item[1], by_name))
     with store.batch(scratch) as batch:
         made = dict(_kernels.in_threads(lambda item: (item[0], _compute(item[1], by_name, batch, kernel)), order))
+    # A tensor of a file that was edited meanwhile must not be remembered as what the file held before.
+    weights.check_unchanged(store)
     derived.put(made)
     runs: list[tuple[str, int]] = []
     constants, parts, end = (folder / CONSTANTS).read_bytes(), known | made, 0

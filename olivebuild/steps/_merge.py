@@ -201,7 +201,8 @@ def open_input(store: Store, given: ActionInput) -> Weights:
         known = {t.name: t for t in merge.tensors}
         for change in changes(adapter, Weights((Shard("", b"", tuple(base)),), ())):
             w, k = change.weight, known[change.weight.name]
-            computed[k.digest] = MergedWeight(w.name, w.dtype, w.shape, k.digest, w.size, w.place, change, k, merge.reproducible)
+            nowhere = replace(w.place, lent=False)
+            computed[k.digest] = MergedWeight(w.name, w.dtype, w.shape, k.digest, w.size, nowhere, change, k, merge.reproducible)
     return of_manifest(store, manifest, computed)
 
 
