@@ -1,5 +1,18 @@
-"""`python -m olivebuild`."""
+"""`olivebuild` and `python -m olivebuild`: a build of which nothing has changed is answered before anything is imported."""
 
-from olivebuild.cli import run
+import sys
 
-run()
+from olivebuild.snapshot import answer
+
+
+def main() -> None:
+    code = answer(sys.argv[1:])
+    if code is None:
+        from olivebuild.cli import run
+
+        run()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

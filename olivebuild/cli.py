@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -12,10 +13,11 @@ import click
 
 from olivebuild import __version__
 from olivebuild.errors import BuildError, RecipeError, Where
-from olivebuild.options import JSON, SET, TARGET, TARGETS, open_all, recipe_options
+from olivebuild.options import JSON, SET, TARGET, TARGETS, open_all, place, recipe_options
 from olivebuild.verbs import VERBS
 
 if TYPE_CHECKING:
+    from olivebuild.build import Report
     from olivebuild.gates import Judgement
     from olivebuild.plan import Plan
     from olivebuild.project import Project
@@ -66,14 +68,30 @@ def build(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settin
     olivebuild build onnx-int4 bench
     olivebuild onnx-int4 --set adapter.training.lr=2e-4
     """
+    from olivebuild import noop
+    from olivebuild.digest import filesystem_time
+
+    folder = place(ctx)[0]
+    started = filesystem_time(folder / ".olivebuild") if folder.is_dir() else 0
+    project = open_all(ctx, settings)
+    out, err = noop.Tee(sys.stdout), noop.Tee(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        report, code = _build(project, targets, jobs or ctx.ensure_object(dict).get("jobs") or 1, as_json)
+    if report.plan and not (report.ran or report.restored or report.errors):
+        noop.save(project, report.plan, started, "".join(out.written), "".join(err.written), code)
+    if code:
+        ctx.exit(code)
+
+
+def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool) -> tuple[Report, int]:
+    """What was done, and the exit code."""
     from olivebuild import console
     from olivebuild.build import Build
     from olivebuild.events import Event
     from olivebuild.executors.local import LocalExecutor
 
-    project = open_all(ctx, settings)
     goals = project.graph.goals(targets)
-    executor = LocalExecutor(jobs or ctx.ensure_object(dict).get("jobs") or 1)
+    executor = LocalExecutor(jobs)
     if as_json:
 
         def say(event: Event) -> None:
@@ -104,9 +122,8 @@ def build(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settin
     for error in report.errors:
         console.show_error(error)
     if report.errors:
-        ctx.exit(max(e.exit_code for e in report.errors))
-    if not all(j.passed for j in judged):
-        ctx.exit(3)
+        return report, max(e.exit_code for e in report.errors)
+    return report, 0 if all(j.passed for j in judged) else 3
 
 
 @main.command()

@@ -36,6 +36,7 @@ class Scan:
         self._models: dict[tuple[str, Path], str] = {}
         self._libraries: dict[str, str] = {}
         self._machine: dict[str, str] = {}
+        self._folders: set[Path] = set()
 
     def files(self, node: Node) -> list[tuple[str, str, str]]:
         """(label, value, path as the user wrote it) of each file that the node reads. Raises InputError when one is missing."""
@@ -57,10 +58,12 @@ class Scan:
         pattern, where = wanted.pattern, self.recipe.where(node.target, wanted.field)
         path = self.recipe.folder / pattern
         if wanted.optional:
+            self._folders.add(path)
             return [path] if path.is_file() else []
         if path.exists():
             return [path]
         if re.search(r"[*?\[]", pattern):
+            self._note_folders(path)
             anchor = Path(path.anchor)
             found = sorted(p for p in anchor.glob(path.relative_to(anchor).as_posix()) if p.is_file())
             if found:
@@ -124,6 +127,16 @@ class Scan:
             except OSError:
                 return path
         return None
+
+    def looked_at(self) -> set[Path]:
+        """All files and folders on which this scan's answers depend, apart from libraries and the machine."""
+        return self._folders | set(self._stats) | {p for found in self._paths.values() for p in found}
+
+    def _note_folders(self, pattern: Path) -> None:
+        """The folders in which a file may appear that a pattern names."""
+        parts = list(pattern.parts)
+        fixed = Path(*parts[: next(i for i, part in enumerate(parts) if re.search(r"[*?\[]", part))])
+        self._folders |= {fixed, *(p for p in fixed.rglob("*") if p.is_dir())}
 
     def shown(self, path: Path) -> str:
         """A path as people write it: relative to the recipe when it lies below."""
