@@ -71,8 +71,9 @@ def build(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settin
     from olivebuild import noop
     from olivebuild.digest import filesystem_time
 
-    folder = place(ctx)[0]
-    started = filesystem_time(folder / ".olivebuild") if folder.is_dir() else 0
+    state = place(ctx)[0] / ".olivebuild"
+    # Where nothing was built yet there is nothing to answer from, and nothing to write into.
+    started = filesystem_time(state) if state.is_dir() else 0
     project = open_all(ctx, settings)
     out, err = noop.Tee(sys.stdout), noop.Tee(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
