@@ -31,6 +31,8 @@ def test_edges_between_targets_are_listed_once(tmp_path: Path) -> None:
     assert sorted(edges(graph_of(tmp_path, RECIPE))) == [
         ("adapter", "base", ""),
         ("adapter", "tone", "train"),
+        # To check the merge against it.
+        ("bench", "adapter", ""),
         ("bench", "base", ""),
         ("bench", "merged", ""),
         ("bench", "tone", "test"),
