@@ -88,7 +88,7 @@ Prepared = tuple[list[str], dict[str, str]] | None
 def olivebuild(folder: Path, graph: Graph) -> Prepared:
     lines = ["default: [" + ", ".join(t for t, _ in graph if t not in {s for _, s in graph}) + "]", "targets:"]
     for target, source in graph:
-        given = "files: [in.bin]" if source == "in.bin" else f"inputs: {{x: {source}}}"
+        given = "files: [in.bin]" if source == "in.bin" else f"inputs: {{x: {source}.y}}"
         word = "in.bin" if source == "in.bin" else "{inputs.x}"
         lines.append(f'  {target}: {{kind: command, run: "cp {word} {{outputs.y}}", {given}, outputs: {{y: y.bin}}}}')
     (folder / "olivebuild.yaml").write_text("\n".join(lines) + "\n")
