@@ -10,7 +10,7 @@ from pathlib import Path
 from olivebuild.graph import Graph
 from olivebuild.key import Part, Reason, compare, key_of, parts_of
 from olivebuild.scan import Scan
-from olivebuild.step import Node
+from olivebuild.step import Edge, Node
 from olivebuild.store import Damaged, Manifest, Store
 from olivebuild.trace import Trace, Traces
 from olivebuild.workspace import Workspace
@@ -84,9 +84,12 @@ class Planner:
         for node in reversed(nodes):
             state = states[node.name]
             kept = node.name == node.target and (node.target in goals or not node.step.lazy)
-            state.needed = kept or self._feeds(node, states)
-            state.read = self._read(node, states)
-            state.publish = kept or self._feeds(node, states, waiting=True)
+            # One that waits may turn out fresh, so what it reads need not be there yet.
+            running = self._uses(node, states, Verdict.STALE)
+            state.read = bool(running)
+            state.needed = kept or any(not edge.by_tensors for edge in running)
+            waiting = self._uses(node, states, Verdict.WAITING)
+            state.publish = state.needed or any(not edge.by_tensors for edge in waiting)
             self._place(state)
         return Plan(goals, states)
 
@@ -132,22 +135,17 @@ class Planner:
             state.folder = Path(state.trace.reference)
         return state
 
-    def _feeds(self, node: Node, states: dict[str, State], *, waiting: bool = False) -> bool:
-        """Whether a node that will run reads this one's folder. One that waits may turn out fresh, so it counts only if asked."""
-        users = (s for s in states.values() if s.verdict is Verdict.STALE or (waiting and s.verdict is Verdict.WAITING))
-        edges = (edge for user in users for edge, source, _ in self.graph.inputs[user.node.name] if source.name == node.name)
-        return any(not edge.by_tensors for edge in edges)
-
-    def _read(self, node: Node, states: dict[str, State]) -> bool:
-        """Whether a node that will run reads this one, be it only its tensors in the store."""
-        users = (s for s in states.values() if s.verdict is Verdict.STALE)
-        return any(source.name == node.name for user in users for _, source, _ in self.graph.inputs[user.node.name])
+    def _uses(self, node: Node, states: dict[str, State], *verdicts: Verdict) -> list[Edge]:
+        """The edges by which nodes of these verdicts read this one."""
+        users = (s for s in states.values() if s.verdict in verdicts)
+        return [edge for user in users for edge, source, _ in self.graph.inputs[user.node.name] if source.name == node.name]
 
     def _place(self, state: State) -> None:
         """FRESH, CACHED or, when neither build/ nor the store has the bytes, STALE."""
         trace = state.trace
         if trace is None:
-            state.publish = state.publish or self.workspace.place(state.node.target).exists()
+            lies_there = state.node.name == state.node.target and self.workspace.place(state.node.target).exists()
+            state.publish = state.publish or lies_there
             return
         if trace.reference:
             self._check_reference(state)
