@@ -112,7 +112,7 @@ class Build:
                 continue
             if state.verdict is Verdict.CACHED:
                 changed |= self._restore(state, report)
-            elif state.verdict is Verdict.STALE and (state.trace is None or state.needed) and self._inputs_ready(plan, state):
+            elif state.verdict is Verdict.STALE and (state.trace is None or state.needed or state.read) and self._inputs_ready(plan, state):
                 changed |= self._start(plan, state)
         return changed
 

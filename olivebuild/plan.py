@@ -143,13 +143,15 @@ class Planner:
     def _place(self, state: State) -> None:
         """FRESH, CACHED or, when neither build/ nor the store has the bytes, STALE."""
         trace = state.trace
+        # What lies in build/ must be right; a lazy target that nobody wants there need not lie there.
+        lies_there = state.node.name == state.node.target and self.workspace.place(state.node.target).exists()
+        state.publish = state.publish or lies_there
         if trace is None:
-            lies_there = state.node.name == state.node.target and self.workspace.place(state.node.target).exists()
-            state.publish = state.publish or lies_there
             return
         if trace.reference:
             self._check_reference(state)
             return
+        state.needed = state.needed or lies_there
         try:
             state.manifest = self.store.manifest(trace.manifest)
         except (Damaged, ValueError) as e:
@@ -164,13 +166,10 @@ class Planner:
             return
         state.folder = self.workspace.place(state.node.target)
         differs = self.workspace.differs(state.node.target, state.manifest)
-        # What lies in build/ must be right; a lazy target that nobody wants there need not lie there.
-        state.publish = state.publish or state.folder.exists()
-        wanted = state.needed or state.folder.exists()
-        if differs is None or not (wanted or state.read):
+        if differs is None or not (state.needed or state.read):
             return
-        fault = self.store.missing(state.manifest, computed=not wanted)
-        if fault is None and not wanted:
+        fault = self.store.missing(state.manifest, computed=not state.needed)
+        if fault is None and not state.needed:
             return
         state.verdict = Verdict.STALE if fault else Verdict.CACHED
         state.reasons = [differs, *([Reason("output", "the cached result", fault.blob, fault.why)] if fault else [])]

@@ -273,7 +273,8 @@ class Store:
 
     def lent(self, base: str) -> dict[str, Place]:
         """digest -> where it lies in the folder of the model `base`; empty when the folder is not as it was."""
-        if base not in self._lent:
+        # A worker may find the folder at another place meanwhile, so that nothing is not the last word.
+        if not self._lent.get(base):
             self._lent[base] = places.lenders(self.root, base)
         return self._lent[base]
 

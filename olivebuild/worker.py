@@ -5,6 +5,7 @@ Ends when its parent does: the parent holds the other end of stdin and never wri
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -58,6 +59,13 @@ class Job:
             else:
                 self.store.restore(manifest, folder)
         return folder
+
+    def set_merges_aside(self) -> None:
+        """Forget how the inputs' tensors are computed that are not stored: another processor may get other bits from the same merge."""
+        for given in self.action.inputs.values():
+            with contextlib.suppress(Damaged, ValueError):
+                if given.manifest and self.store.manifest(given.manifest).merges:
+                    self.store.quarantine(given.manifest)
 
     def roles(self, name: str) -> list[str]:
         """name[0], name[1] ... as far as there are inputs of these roles."""
@@ -116,6 +124,7 @@ def main() -> int:
         job.say("error", **e.to_json())
         return 1
     except Damaged as e:
+        job.set_merges_aside()
         hint = "build again: what is damaged was set aside, and its step runs anew"
         job.say("error", **StepError(f"an input of {action.target} in the cache is not whole: {e}", hint=hint).to_json())
         return 1
