@@ -184,11 +184,11 @@ def _override(doc: Document, raw: dict[str, object], setting: str) -> None:
         raise RecipeError("--set takes TARGET.FIELD=VALUE", where=where, hint="for example --set adapter.training.lr=2e-4")
     if path[0] not in raw:
         raise RecipeError(f"unknown target {path[0]!r}", where=where, hint=did_you_mean(path[0], raw))
-    place: object = raw
+    place = raw
     for part in path[:-1]:
-        assert isinstance(place, dict)
-        place = place.setdefault(part, {})
-        if not isinstance(place, dict):
+        below = place.setdefault(part, {})
+        if not isinstance(below, dict):
             raise RecipeError(f"{part} has no fields of its own", where=where, hint="`olivebuild schema` tells what each field takes")
-    place[path[-1]] = document.parse_value(text)  # type: ignore[index]
+        place = below
+    place[path[-1]] = document.parse_value(text)
     doc.overrides["targets", *path] = f"--set {setting}"

@@ -76,7 +76,7 @@ class Adapter(Step):
         if fields.source:
             return {}
         given = super().parameters(fields)
-        training = dict(given["training"])  # type: ignore[call-overload]
+        training = fields.training.model_dump(mode="json")
         if training["dtype"] == "auto":
             # What was chosen for the machine at hand is provenance.
             training.pop("dtype")

@@ -15,6 +15,8 @@ from pydantic import Field, field_validator
 
 from olivebuild.gates import Gate
 from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target, step_of
+from olivebuild.steps.merged import MergedFields
+from olivebuild.steps.onnx import OnnxFields
 from olivebuild.worker import Job
 
 MODEL_KINDS = ("model", "merged", "onnx")
@@ -129,11 +131,11 @@ def _checked(target: Target | None) -> list[Edge]:
     """What a converted model is compared with: of a merge its base and adapter, of an ONNX model its source; nothing for others."""
     if target is None:
         return []
-    model, adapter = getattr(target.fields, "model", None), getattr(target.fields, "adapter", None)
-    if target.kind == "merged" and model and adapter:
-        return [Edge("base", model, ("model", "merged")), Edge("adapter", adapter, ("adapter",))]
-    if target.kind == "onnx" and model and not adapter and target.fields.provider == "cpu":  # type: ignore[attr-defined]
-        return [Edge("source", model, ("model", "merged"))]
+    fields = target.fields
+    if isinstance(fields, MergedFields) and fields.model and fields.adapter:
+        return [Edge("base", fields.model, ("model", "merged")), Edge("adapter", fields.adapter, ("adapter",))]
+    if isinstance(fields, OnnxFields) and fields.model and not fields.adapter and fields.provider == "cpu":
+        return [Edge("source", fields.model, ("model", "merged"))]
     return []
 
 
