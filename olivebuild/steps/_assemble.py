@@ -116,7 +116,7 @@ def _compute(recipe: Recipe, weights: dict[str, Weight], batch: Batch, kernel: C
     sizes = [0] * len(blobs)
 
     def write(part: int, values: np.ndarray) -> None:
-        blobs[part].write(np.ascontiguousarray(values))
+        blobs[part].write(values)
         sizes[part] += values.nbytes
 
     parts_of(recipe, weights, write, *([kernel] if kernel else []))

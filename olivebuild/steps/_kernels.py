@@ -51,7 +51,7 @@ def narrow(values: np.ndarray, dtype: str) -> np.ndarray:
             short[np.isnan(values)] = 0x7FC0
         return short
     with np.errstate(over="ignore"):
-        return values.astype(STORED[dtype])
+        return values.astype(STORED[dtype], copy=False)
 
 
 # The BLAS of torch

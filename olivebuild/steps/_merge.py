@@ -225,9 +225,8 @@ class HeldWeight(Weight):
     def read(self, start: int = 0, size: int | None = None) -> bytes:
         end, length = self.size if size is None else start + size, len(self.pieces[0])
         first = start // length
-        wanted = self.pieces[first : -(-end // length)]
         skip = start - first * length
-        return wanted[0] if len(wanted) == 1 and (skip, end - start) == (0, len(wanted[0])) else b"".join(wanted)[skip : skip + end - start]
+        return b"".join(self.pieces[first : -(-end // length)])[skip : skip + end - start]
 
 
 def merge_all(

@@ -249,19 +249,9 @@ def parts_of(
     rows = rows_of(view, weights)
     quantise = kernel(recipe.quantised) if recipe.quantised else None
     for start in range(0, view.shape[0], _kernels.ROWS):
-        stored = rows(start, min(_kernels.ROWS, view.shape[0] - start))
-        if recipe.dtype == view.of.dtype and not quantise:
-            write(0, np.ascontiguousarray(stored))
-            continue
-        wide = _kernels.widen(stored, view.of.dtype)
-        if recipe.dtype != "F32" and recipe.dtype != view.of.dtype:
-            narrow = _kernels.narrow(wide, recipe.dtype)
-            if not quantise:
-                write(0, narrow)
-                continue
-            wide = _kernels.widen(narrow, recipe.dtype)
-        if quantise is None:
-            write(0, np.ascontiguousarray(wide))
-            continue
-        for part, values in enumerate(quantise(wide)):
-            write(part, values)
+        values = rows(start, min(_kernels.ROWS, view.shape[0] - start))
+        if recipe.dtype != view.of.dtype:
+            values = _kernels.narrow(_kernels.widen(values, view.of.dtype), recipe.dtype)
+        parts = quantise(_kernels.widen(values, recipe.dtype)) if quantise else (values,)
+        for part, made in enumerate(parts):
+            write(part, np.ascontiguousarray(made))
