@@ -15,10 +15,11 @@ from olivebuild.events import Event, Listener
 from olivebuild.executor import Action, ActionInput, Executor, Message, Outcome
 from olivebuild.key import Reason
 from olivebuild.locks import try_lock
+from olivebuild.manifest import Manifest
 from olivebuild.pinning import pin
 from olivebuild.plan import Plan, Planner, State, Verdict
 from olivebuild.step import Node
-from olivebuild.store import Damaged, Manifest
+from olivebuild.store import Damaged
 from olivebuild.trace import Trace
 from olivebuild.workspace import Last
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from olivebuild.graph import Graph
 from olivebuild.key import Part, Reason, compare, key_of, parts_of
+from olivebuild.manifest import Manifest
 from olivebuild.scan import Scan
 from olivebuild.step import Edge, Node
-from olivebuild.store import Damaged, Manifest, Store
+from olivebuild.store import Damaged, Store
 from olivebuild.trace import Trace, Traces
 from olivebuild.workspace import Workspace
 

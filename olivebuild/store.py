@@ -1,4 +1,4 @@
-"""The store: immutable blobs named by their digest, and folders as manifests of blobs. Knows nothing of recipes.
+"""The store: immutable blobs named by their digest, and folders as manifests of blobs (manifest.py). Knows nothing of recipes.
 
 Blobs come first and are complete when their name appears: written beside, hashed, synced, renamed. Reading verifies: a restore
 hashes while it copies, and what is damaged goes to quarantine.
@@ -12,23 +12,17 @@ import shutil
 import stat
 import threading
 import uuid
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from itertools import accumulate
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar
-
-from pydantic import ConfigDict, Field, TypeAdapter
+from pathlib import Path
+from typing import Any
 
 from olivebuild import digest, places, tensors
 from olivebuild.errors import StepError, StoreError
+from olivebuild.manifest import Entry, Manifest
 from olivebuild.places import Place
 
 SEGMENT = 64 << 20
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""What the cache holds is data from outside: nothing is converted, nothing unknown is passed over."""
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Damaged(Exception):
@@ -38,106 +32,6 @@ class Damaged(Exception):
         super().__init__(f"blob {blob} {why}")
         self.blob = blob
         self.why = why
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file of a folder: its name (relative, POSIX), whether it is executable, its size and digest, and the blobs that make it.
-
-    A file is one blob, or, if it is large or holds tensors, a run of (blob, size): equal tensors of different models are stored
-    once. The digest of such a file is that of its run, so that it can be had without reading what is known already.
-    """
-
-    name: str
-    executable: bool
-    size: Annotated[int, Field(ge=0)]
-    digest: Digest
-    blobs: tuple[tuple[Digest, Annotated[int, Field(ge=0)]], ...] = ()
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    @staticmethod
-    def of_runs(name: str, runs: Iterable[tuple[str, int]], *, executable: bool = False) -> Entry:
-        given = tuple(runs)
-        size = sum(n for _, n in given)
-        if len(given) == 1:
-            return Entry(name, executable, size, given[0][0])
-        return Entry(name, executable, size, digest.of_json(given), given)
-
-    def runs(self) -> tuple[tuple[str, int], ...]:
-        return self.blobs or ((self.digest, self.size),)
-
-    def digest_of(self, path: Path) -> str:
-        """The digest of a file, taken as this entry's is: equal if and only if the file has this entry's content. Raises OSError."""
-        return digest.of_runs(path, [size for _, size in self.blobs]) if self.blobs else digest.of_file(path)
-
-    @property
-    def flavour(self) -> str:
-        """Tells digests apart that were taken in different ways."""
-        return f"runs {digest.of_json([size for _, size in self.blobs])}" if self.blobs else "bytes"
-
-
-@dataclass(frozen=True)
-class Computed:
-    """A tensor that is not stored, since it is quickly computed from the one of the digest `base` and an adapter.
-
-    `chunks` are the digests of its consecutive pieces of `rows` rows, so that each can be checked when it is computed.
-    """
-
-    name: str
-    base: Digest
-    digest: Digest
-    rows: Annotated[int, Field(gt=0)]
-    chunks: tuple[Digest, ...]
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-
-@dataclass(frozen=True)
-class Merge:
-    """The tensors that merging an adapter (the blob of its folder's manifest) gives."""
-
-    adapter: Digest
-    reproducible: bool
-    tensors: tuple[Computed, ...]
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A folder. `base` is the model digest of the folder that lends the tensors which are not in the store; see places.py.
-
-    `merges` tell, in order, how to compute the tensors that are neither stored nor lent.
-    """
-
-    files: tuple[Entry, ...]
-    base: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
-    merges: tuple[Merge, ...] = ()
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    @property
-    def digest(self) -> str:
-        return digest.of_json([[e.name, e.executable, e.size, e.digest] for e in self.files])
-
-    @property
-    def size(self) -> int:
-        return sum(e.size for e in self.files)
-
-    def to_json(self) -> str:
-        return digest.canonical_json(asdict(self))
-
-    @staticmethod
-    def from_json(text: bytes) -> Manifest:
-        """Raises ValueError on anything that is not a manifest, and on names that leave the folder."""
-        manifest = _MANIFESTS.validate_json(text)
-        for entry in manifest.files:
-            path = PurePosixPath(entry.name)
-            if path.is_absolute() or ".." in path.parts or "\\" in entry.name or not path.parts:
-                raise ValueError(f"a name that leaves its folder: {entry.name!r}")
-            if entry.blobs and entry != Entry.of_runs(entry.name, entry.blobs, executable=entry.executable):
-                raise ValueError(f"{entry.name!r} is not what its blobs add up to")
-        return manifest
-
-
-_MANIFESTS = TypeAdapter(Manifest)
 
 
 class Store:

@@ -17,7 +17,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from olivebuild import digest
 from olivebuild.key import Part
-from olivebuild.store import STRICT, Store
+from olivebuild.manifest import STRICT
+from olivebuild.store import Store
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import Any
 
 from olivebuild import digest, places, tensors
 from olivebuild.errors import InputError
+from olivebuild.manifest import Manifest, Merge
 from olivebuild.places import Place
-from olivebuild.store import Damaged, Manifest, Merge, Store, pread
+from olivebuild.store import Damaged, Store, pread
 
 
 @dataclass(frozen=True)

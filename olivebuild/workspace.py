@@ -13,7 +13,8 @@ from olivebuild import digest, swap
 from olivebuild.digest import StatMemo
 from olivebuild.key import Reason
 from olivebuild.locks import locked
-from olivebuild.store import Manifest, Store
+from olivebuild.manifest import Manifest
+from olivebuild.store import Store
 
 
 @dataclass(frozen=True)

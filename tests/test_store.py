@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from olivebuild import store as stores
 from olivebuild.digest import of_bytes
 from olivebuild.errors import StepError, StoreError
-from olivebuild.store import Damaged, Entry, Manifest, Store
+from olivebuild.manifest import Entry, Manifest
+from olivebuild.store import Damaged, Store
 from tests.test_tensors import WEIGHTS, write
 
 json_values = st.recursive(

@@ -11,7 +11,8 @@ import pytest
 from olivebuild import swap
 from olivebuild.digest import of_bytes, stat_of, wait_for_tick
 from olivebuild.key import Reason
-from olivebuild.store import Damaged, Manifest, Store
+from olivebuild.manifest import Manifest
+from olivebuild.store import Damaged, Store
 from olivebuild.workspace import Last, Workspace
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from olivebuild.derived import Blobs, Derived
 from olivebuild.errors import StepError
 from olivebuild.machine import gpu_names
+from olivebuild.manifest import Entry, Manifest
 from olivebuild.steps import _kernels
 from olivebuild.steps._merge import Change
 from olivebuild.steps._recipes import Quantised, Recipe, Skeleton, parts_of
-from olivebuild.store import Batch, Entry, Manifest, Store
+from olivebuild.store import Batch, Store
 from olivebuild.weights import Weight, Weights
 
 SKELETON, CONSTANTS = "skeleton.json", "constants.bin"

@@ -18,8 +18,9 @@ import numpy as np
 
 from olivebuild import digest
 from olivebuild.executor import ActionInput
+from olivebuild.manifest import Computed, Entry, Manifest, Merge
 from olivebuild.steps import _kernels
-from olivebuild.store import BlobWriter, Computed, Damaged, Entry, Manifest, Merge, Store
+from olivebuild.store import BlobWriter, Damaged, Store
 from olivebuild.weights import Shard, Weight, Weights, headers_of, of_folder, of_manifest, read_at
 
 PLAIN = {

@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from olivebuild import digest
+from olivebuild.manifest import STRICT
 from olivebuild.steps import _kernels
-from olivebuild.store import STRICT
 from olivebuild.weights import Weight
 
 VERSION = 1

@@ -87,10 +87,10 @@ def merge(job: Job, fields: MergedFields) -> None:
 
 def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reproducible: bool) -> None:
     """Only a merge that goes into build/ is written; for steps that read single tensors it suffices to know how each is computed."""
+    from olivebuild.manifest import Merge
     from olivebuild.steps._assemble import Ahead
     from olivebuild.steps._merge import merge_all, overlay
     from olivebuild.steps.onnx import known_recipes
-    from olivebuild.store import Merge
 
     job.progress("merging", 0, len(changed))
     try:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.store import Manifest, Store
+from olivebuild.manifest import Manifest
+from olivebuild.store import Store
 from olivebuild.trace import Trace, Traces
 from tests.conftest import Place
 from tests.tiny_models import make_adapter
