@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import IO
 
 from olivebuild import digest
+from olivebuild.actions import make_action, trusts
 from olivebuild.errors import BuildError, InputError, StepError
 from olivebuild.events import Event, Listener
-from olivebuild.executor import Action, ActionInput, Executor, Message, Outcome
+from olivebuild.executor import Executor, Message, Outcome
 from olivebuild.key import Reason
 from olivebuild.locks import try_lock
 from olivebuild.manifest import Manifest
@@ -150,7 +151,7 @@ class Build:
         """True when another build has made the key meanwhile."""
         node, planner = state.node, self.planner
         assert state.key
-        action = self._action(plan, state, Path("."))
+        action = make_action(planner, plan, state, Path("."))
         if not self.executor.can_start(action):
             return False
         lock = try_lock(planner.store.lock_file(state.key))
@@ -167,7 +168,7 @@ class Build:
         scratch = planner.store.scratch(state.key)
         (scratch / "out").mkdir()
         try:
-            action = self._action(plan, state, scratch / "out")
+            action = make_action(planner, plan, state, scratch / "out")
         except Damaged as e:
             # A part of the target that lies in the store alone; the bad blob is in quarantine, so the next plan runs its step.
             planner.store.discard(scratch)
@@ -179,74 +180,6 @@ class Build:
         self._running[node.name] = Running(state, scratch, lock, inputs)
         self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
         return False
-
-    def _action(self, plan: Plan, state: State, out: Path) -> Action:
-        node, scan = state.node, self.planner.scan
-        inputs = {}
-        for edge, source, output in self.planner.graph.inputs[node.name]:
-            origin = plan.states[source.name]
-            if edge.by_tensors and origin.trace and origin.trace.manifest:
-                folder, path = None, None
-            else:
-                folder = origin.folder or self._part_folder(origin, out)
-                path = folder / source.step.outputs(source.fields)[output]
-            named = source.step.source(source.fields)
-            inputs[edge.role] = ActionInput(
-                str(folder) if folder else "",
-                str(path) if path else "",
-                source.step.kind,
-                source.target,
-                named.text if named else "",
-                self._trusts(source),
-                origin.outputs.get("", "") if origin.outputs else "",
-                origin.trace.manifest if origin.trace else "",
-            )
-        files = {f.label: [str(p) for p in scan.paths(node, f)] for f in node.step.files(node.fields)}
-        prefix = ("targets", node.target)
-        document = scan.recipe.document
-        places = {}
-        for path_ in document.places:
-            if path_[:2] == prefix:
-                where = document.where(path_)
-                places[".".join(str(p) for p in path_[2:])] = [where.file, where.line, where.column, where.text]
-        step = node.step
-        return Action(
-            node=node.name,
-            target=node.target,
-            kind=step.kind,
-            key=state.key or "",
-            fields=node.fields.model_dump(mode="json", exclude_unset=True),
-            inputs=inputs,
-            files=files,
-            recipe_folder=str(scan.recipe.folder),
-            out=str(out),
-            store=str(self.planner.store.root),
-            pin=scan.pin(node) or "",
-            places=places,
-            gpu=step.takes_gpu(node.fields),
-            exclusive=step.exclusive,
-            publish=state.publish,
-            readers=[[n.step.kind, n.fields.model_dump(mode="json", exclude_unset=True)] for n in self._readers(plan, node)],
-        )
-
-    def _readers(self, plan: Plan, node: Node) -> list[Node]:
-        """The nodes of the plan that are not made yet and read this one by tensors."""
-        states = [s for s in plan.states.values() if s.trace is None]
-        inputs = self.planner.graph.inputs
-        return [s.node for s in states if any(edge.by_tensors and source.name == node.name for edge, source, _ in inputs[s.node.name])]
-
-    def _trusts(self, node: Node) -> bool:
-        """Whether the recipe allows code from the model's folder to run: said on the model itself, or on what it was merged from."""
-        models = [source for edge, source, _ in self.planner.graph.inputs[node.name] if edge.role == "model"]
-        return bool(getattr(node.fields, "trust_remote_code", False)) or any(self._trusts(m) for m in models)
-
-    def _part_folder(self, origin: State, out: Path) -> Path:
-        """A folder for a node that has none in build/: beside the action's own."""
-        folder = out.parent / "inputs" / origin.node.name.replace(":", ".")
-        if origin.manifest and not folder.exists() and out != Path("."):
-            folder.mkdir(parents=True)
-            self.planner.store.restore(origin.manifest, folder)
-        return folder
 
     def _handle(self, message: Message | Outcome | None, report: Report) -> bool:
         """Take in what an action said. True when one ended."""
@@ -341,7 +274,7 @@ class Build:
         """The content digest of an output: of a model its tensors, of a folder its files, of a file its bytes."""
         step = node.step
         if step.kind in ("model", "merged"):
-            return self.planner.scan.model_at(reference or out, code=self._trusts(node))
+            return self.planner.scan.model_at(reference or out, code=trusts(self.planner.graph, node))
         relative = step.outputs(node.fields)[name]
         if relative == "." and manifest:
             return manifest.digest

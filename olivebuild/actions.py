@@ -1,0 +1,86 @@
+"""A planned node -> the action that an executor runs: everything that a worker needs, as data. Starts nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from olivebuild.executor import Action, ActionInput
+from olivebuild.graph import Graph
+from olivebuild.plan import Plan, Planner, State
+from olivebuild.step import Node
+
+
+def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action:
+    """Raises Damaged when a part of the target that lies in the store alone is not whole; writes such parts beside `out`."""
+    node, scan, step = state.node, planner.scan, state.node.step
+    return Action(
+        node=node.name,
+        target=node.target,
+        kind=step.kind,
+        key=state.key or "",
+        fields=node.fields.model_dump(mode="json", exclude_unset=True),
+        inputs=_inputs(planner, plan, node, out),
+        files={f.label: [str(p) for p in scan.paths(node, f)] for f in step.files(node.fields)},
+        recipe_folder=str(scan.recipe.folder),
+        out=str(out),
+        store=str(planner.store.root),
+        pin=scan.pin(node) or "",
+        places=_places(planner, node),
+        gpu=step.takes_gpu(node.fields),
+        exclusive=step.exclusive,
+        publish=state.publish,
+        readers=[[n.step.kind, n.fields.model_dump(mode="json", exclude_unset=True)] for n in _readers(planner.graph, plan, node)],
+    )
+
+
+def trusts(graph: Graph, node: Node) -> bool:
+    """Whether the recipe allows code from the model's folder to run: said on the model itself, or on what it was merged from."""
+    models = [source for edge, source, _ in graph.inputs[node.name] if edge.role == "model"]
+    return bool(getattr(node.fields, "trust_remote_code", False)) or any(trusts(graph, m) for m in models)
+
+
+def _inputs(planner: Planner, plan: Plan, node: Node, out: Path) -> dict[str, ActionInput]:
+    inputs = {}
+    for edge, source, output in planner.graph.inputs[node.name]:
+        origin, named = plan.states[source.name], source.step.source(source.fields)
+        folder, path = "", ""
+        if not (edge.by_tensors and origin.trace and origin.trace.manifest):
+            place = origin.folder or _part_folder(planner, origin, out)
+            folder, path = str(place), str(place / source.step.outputs(source.fields)[output])
+        inputs[edge.role] = ActionInput(
+            folder=folder,
+            path=path,
+            kind=source.step.kind,
+            target=source.target,
+            source=named.text if named else "",
+            trust_remote_code=trusts(planner.graph, source),
+            digest=origin.outputs.get("", "") if origin.outputs else "",
+            manifest=origin.trace.manifest if origin.trace else "",
+        )
+    return inputs
+
+
+def _part_folder(planner: Planner, origin: State, out: Path) -> Path:
+    """A folder for a node that has none in build/: beside the action's own."""
+    folder = out.parent / "inputs" / origin.node.name.replace(":", ".")
+    if origin.manifest and not folder.exists() and out != Path("."):
+        folder.mkdir(parents=True)
+        planner.store.restore(origin.manifest, folder)
+    return folder
+
+
+def _places(planner: Planner, node: Node) -> dict[str, list[object]]:
+    """Where the target's fields stand in the recipe."""
+    document, prefix = planner.scan.recipe.document, ("targets", node.target)
+    found: dict[str, list[object]] = {}
+    for path in document.places:
+        if path[:2] == prefix:
+            where = document.where(path)
+            found[".".join(str(p) for p in path[2:])] = [where.file, where.line, where.column, where.text]
+    return found
+
+
+def _readers(graph: Graph, plan: Plan, node: Node) -> list[Node]:
+    """The nodes of the plan that are not made yet and read this one by tensors."""
+    states = [s for s in plan.states.values() if s.trace is None]
+    return [s.node for s in states if any(edge.by_tensors and source.name == node.name for edge, source, _ in graph.inputs[s.node.name])]

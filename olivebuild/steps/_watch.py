@@ -1,0 +1,81 @@
+"""How tensors come from a model's weights, seen while another program computes them: each torch operation is looked at as it runs.
+
+https://docs.pytorch.org/docs/stable/notes/extending.html#extending-torch-native-api (TorchDispatchMode)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from olivebuild.steps._merge import Unproven
+from olivebuild.steps._recipes import Add, Cast, Concat, Dtype, Source, View
+
+DTYPES: dict[torch.dtype, Dtype] = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+Node = Source | Concat | Add | Cast
+
+
+class Watcher(TorchDispatchMode):
+    """Knows, for each storage that came from the weights, how."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._nodes: dict[int, Node | str] = {}
+        """Address of a storage -> what it holds, or why that is not known."""
+        self._kept: list[torch.Tensor] = []
+        """A storage that is let go of may be given to another tensor."""
+
+    def know(self, tensor: torch.Tensor, node: Node | str) -> None:
+        self._nodes[tensor.untyped_storage().data_ptr()] = node
+        self._kept.append(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        inputs = [t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and self.knows(t)]
+        name = func.__name__
+        if not inputs:
+            return out
+        if name.startswith("_local_scalar_dense") and any(self.node(t) != "count_nonzero" for t in inputs):
+            self.leak = f"the builder reads values of weights ({self.node(inputs[0])})"
+        for made in torch.utils._pytree.tree_leaves(out):
+            if isinstance(made, torch.Tensor) and (not self.knows(made) or func._schema.is_mutable):
+                self.know(made, self._describe(func, args, kwargs or {}, made))
+        return out
+
+    leak = ""
+
+    def knows(self, tensor: torch.Tensor) -> bool:
+        return tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.untyped_storage().data_ptr() in self._nodes
+
+    def node(self, tensor: torch.Tensor) -> Node | str:
+        return self._nodes[tensor.untyped_storage().data_ptr()]
+
+    def _describe(self, func: Any, args: Any, kwargs: Any, made: torch.Tensor) -> Node | str:
+        name = str(func)
+        if name == "aten.count_nonzero.default" or (name.startswith("aten.gt") and self.node(args[0]) == "count_nonzero"):
+            return "count_nonzero"
+        dtype, shape = DTYPES.get(made.dtype), tuple(made.shape)
+        if dtype is None or not made.is_contiguous() or made.storage_offset():
+            return f"{name} gives a tensor that is not plain"
+        try:
+            if name == "aten.cat.default":
+                dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % made.dim()
+                return Concat(tuple(self.view(t) for t in args[0]), dim, dtype, shape)
+            if name in ("aten.add.Tensor", "aten.add.Scalar") and not kwargs and len(args) == 2 and isinstance(args[1], int | float):
+                return Add(self.view(args[0]), float(args[1]), dtype, shape)
+            if name in ("aten._to_copy.default", "aten.clone.default"):
+                return Cast(self.view(args[0]), dtype, shape)
+        except Unproven as e:
+            return str(e)
+        return f"the builder computes with {name}"
+
+    def view(self, tensor: torch.Tensor) -> View:
+        """Raises Unproven when it is not known how the tensor came about."""
+        node = self.node(tensor) if self.knows(tensor) else "a tensor of unknown origin"
+        if isinstance(node, str):
+            raise Unproven(node)
+        if DTYPES.get(tensor.dtype) != node.dtype:
+            raise Unproven("a tensor is looked at as another type")
+        return View(node, int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride()))
