@@ -26,6 +26,8 @@ class Watcher(TorchDispatchMode):
         """Address of a storage -> what it holds, or why that is not known."""
         self._kept: list[torch.Tensor] = []
         """A storage that is let go of may be given to another tensor."""
+        self.leak = ""
+        """How the program came to depend on values of the weights, if it did."""
 
     def know(self, tensor: torch.Tensor, node: Node | str) -> None:
         self._nodes[tensor.untyped_storage().data_ptr()] = node
@@ -44,8 +46,6 @@ class Watcher(TorchDispatchMode):
                 self.know(made, self._describe(func, args, kwargs or {}, made))
         return out
 
-    leak = ""
-
     def knows(self, tensor: torch.Tensor) -> bool:
         return tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.untyped_storage().data_ptr() in self._nodes
 
@@ -55,6 +55,8 @@ class Watcher(TorchDispatchMode):
     def _describe(self, func: Any, args: Any, kwargs: Any, made: torch.Tensor) -> Node | str:
         name = str(func)
         if name == "aten.count_nonzero.default" or (name.startswith("aten.gt") and self.node(args[0]) == "count_nonzero"):
+            if name == "aten.count_nonzero.default" and not self._is_whole_bias(args[0]):
+                self.leak = "the builder counts in more than whole biases"
             return "count_nonzero"
         dtype, shape = DTYPES.get(made.dtype), tuple(made.shape)
         if dtype is None or not made.is_contiguous() or made.storage_offset():
@@ -70,6 +72,11 @@ class Watcher(TorchDispatchMode):
         except Unproven as e:
             return str(e)
         return f"the builder computes with {name}"
+
+    def _is_whole_bias(self, tensor: torch.Tensor) -> bool:
+        """Whether `Weights.structure` tells if the tensor is all zero."""
+        node = self.node(tensor)
+        return isinstance(node, Source) and node.weight.endswith("bias") and tuple(tensor.shape) == node.shape and len(node.shape) == 1
 
     def view(self, tensor: torch.Tensor) -> View:
         """Raises Unproven when it is not known how the tensor came about."""

@@ -267,7 +267,7 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
         skeleton = trace(hollow, folder, without_merges(model), lambda: run_builder(job, fields, hollow, folder, trust=False))
     except Unproven as e:
         skeleton = Skeleton(because=str(e))
-    except (AttributeError, TypeError, KeyError, AssertionError) as e:
+    except (AttributeError, TypeError, LookupError, AssertionError, RuntimeError, ValueError) as e:
         # The private parts of the builder that are leant on may be other ones in another version.
         skeleton = Skeleton(because=f"the model builder is not the one that is known: {type(e).__name__}: {str(e)[:200]}")
     if skeleton.because:
