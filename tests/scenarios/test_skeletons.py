@@ -180,6 +180,11 @@ def test_a_builder_that_looks_at_values(llama: Path, tmp_path: Path, store: Stor
     assert refusal(tmp_path / "ours", store, llama).startswith("the builder reads values of weights")
 
 
+def test_a_builder_that_counts_in_more_than_biases(llama: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed_norms(monkeypatch, lambda weight: weight + (1.0 if weight.count_nonzero() > 0 else 0.0))
+    assert refusal(tmp_path / "ours", store, llama) == "the builder counts in more than whole biases"
+
+
 def test_a_builder_that_goes_through_numpy(llama: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -1,0 +1,109 @@
+"""What a benchmark's checks and an audit are there to find is found: a merge that is another one's, other tokens, a lost stop token, wrong bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diskcache
+import pytest
+
+from olivebuild.errors import InputError, StepError
+from olivebuild.executor import ActionInput
+from olivebuild.steps.benchmark_check import STEP
+from olivebuild.store import Store
+from olivebuild.trace import JsonDisk
+from tests.conftest import Place
+from tests.scenarios.steps import job_in
+
+# The libraries warn of their own future.
+pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+
+
+def folder(place: Place, *parts: str) -> ActionInput:
+    path = str(place.folder.joinpath(*parts))
+    return ActionInput(path, path, parts[-1], parts[-1])
+
+
+def check(place: Place, root: Path, what: str, **inputs: ActionInput) -> dict[str, Any]:
+    """The figures of a check on the built recipe, with some inputs replaced."""
+    built = {
+        "base": folder(place, "tiny"), "adapter": folder(place, "build", "adapter"), "source": folder(place, "build", "merged"),
+        "model": folder(place, "build", "merged" if what == "merge" else "onnx-int4"),
+    }  # fmt: skip
+    data = replace(folder(place, "build", "tone"), path=str(place.folder / "build/tone/test.parquet"))
+    job = job_in(root, Store(place.cache), {**built, "data[0]": data, **inputs}, fields={"what": what})
+    STEP.run(job)
+    return dict(job.result.metrics)
+
+
+def test_what_was_built_passes(copied: Place, tmp_path: Path) -> None:
+    merge = check(copied, tmp_path / "a", "merge")
+    assert merge["rows"] == 4
+    assert merge["rms"] < 0.02
+    assert merge["top1_agreement"] > 0.95
+    onnx = check(copied, tmp_path / "b", "onnx")
+    assert onnx["prompts"] == 8
+    assert onnx["rms"] < 0.5
+
+
+def test_a_merge_that_lacks_its_adapter_fails(copied: Place, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    loud = copied.folder / "loud"
+    shutil.copytree(copied.folder / "build/adapter", loud)
+    file = loud / "adapter_model.safetensors"
+    # The adapter of four steps hardly does anything; this one does.
+    save_file({name: tensor + 0.3 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(StepError, match="does not do what its adapter does"):
+        check(copied, tmp_path / "job", "merge", adapter=folder(copied, "loud"))
+
+
+def change_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+
+
+def test_a_tokenizer_that_makes_other_tokens_fails(copied: Place, tmp_path: Path) -> None:
+    def swap(data: dict[str, Any]) -> None:
+        words = data["model"]["vocab"]
+        words["I"], words["Q"] = words["Q"], words["I"]
+
+    change_json(copied.folder / "build/onnx-int4/tokenizer.json", swap)
+    with pytest.raises(InputError, match="onnxruntime-genai makes other tokens of a prompt: token"):
+        check(copied, tmp_path / "job", "onnx")
+
+
+def test_a_stop_token_that_is_lost_fails(copied: Place, tmp_path: Path) -> None:
+    change_json(copied.folder / "build/onnx-int4/genai_config.json", lambda data: data["model"].update(eos_token_id=3))
+    with pytest.raises(InputError, match=r"the stop token 2 is missing from genai_config.json"):
+        check(copied, tmp_path / "job", "onnx")
+
+
+def test_an_audit_finds_wrong_bytes(copied: Place) -> None:
+    # Two tensors of one size change places in what is remembered of them, as if a kernel were wrong.
+    index = diskcache.Cache(str(copied.cache / "derived"), disk=JsonDisk, eviction_policy="none")
+    rows = {key: json.loads(index[key]) for key in index}
+    sizes = {key: [size for _, size in row] for key, row in rows.items()}
+    first, second = next((a, b) for a in rows for b in rows if a < b and rows[a] != rows[b] and sizes[a] == sizes[b])
+    index.set(first, json.dumps(rows[second]))
+    index.set(second, json.dumps(rows[first]))
+    index.close()
+    shutil.rmtree(copied.cache / "traces")
+    for file in copied.cache.glob("blobs/??/*.trace"):
+        if json.loads(file.read_text().partition("\n")[2])["kind"] == "onnx":
+            file.unlink()
+    copied.environment["OLIVEBUILD_AUDIT"] = "1"
+    done = copied.run("onnx-int4")
+    assert done.code == 1
+    assert "built tensor by tensor, model.onnx.data is not what the model builder makes" in done.err
+    shutil.rmtree(copied.cache / "derived")
+    assert copied.run("onnx-int4").code == 0
+    copied.environment["OLIVEBUILD_AUDIT"] = "often"
+    copied.edit("block_size: 32", "block_size: 16")
+    assert "OLIVEBUILD_AUDIT is 'often', not a share" in copied.run("onnx-int4").err
