@@ -72,6 +72,7 @@ class Build:
         """Build the goals. Raises nothing for a step that failed (it is in the report); raises BuildError for what comes before."""
         start = time.monotonic()
         report = Report(list(goals))
+        self.planner.workspace.memo.listen = self._hashing
         self.planner.workspace.recover()
         self._sweep()
         self._pin(report)
@@ -336,6 +337,9 @@ class Build:
             if lock:
                 store.discard(folder)
                 lock.close()
+
+    def _hashing(self, path: Path, done: int, total: int) -> None:
+        self.listen(Event("hashing", {"file": self.planner.scan.shown(path), "done": done, "total": total}))
 
     def _say(self, name: str, node: Node, **data: object) -> None:
         self.listen(Event(name, {"target": node.target, "node": node.name, **data}))

@@ -142,7 +142,8 @@ def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...]
     from olivebuild import console
 
     project = open_all(ctx, settings)
-    made = project.planner.plan(project.graph.goals(targets))
+    with console.hashing(project.workspace.memo):
+        made = project.planner.plan(project.graph.goals(targets))
     project.workspace.memo.save()
     if not as_json:
         console.show_plan(made)
@@ -170,11 +171,12 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     \b
     olivebuild why onnx-int4
     """
-    from olivebuild import explain
+    from olivebuild import console, explain
 
     project = open_all(ctx, settings)
     goals = project.graph.goals([target])
-    story = explain.why(project.planner.plan(goals), project.workspace, target)
+    with console.hashing(project.workspace.memo):
+        story = explain.why(project.planner.plan(goals), project.workspace, target)
     project.workspace.memo.save()
     click.echo(json.dumps(explain.to_json(story), indent=2, ensure_ascii=False) if as_json else explain.to_text(story))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from olivebuild.build import Report
+from olivebuild.digest import StatMemo
 from olivebuild.errors import BuildError
 from olivebuild.events import Event
 from olivebuild.gates import Judgement
@@ -85,8 +87,8 @@ def _short(value: str | None) -> str | None:
 class Display:
     """Prints the events of a build: plain lines, and on a terminal a bar for each running step below them."""
 
-    def __init__(self) -> None:
-        self.console = stdout()
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or stdout()
         self._bars = Progress(
             TextColumn("  {task.fields[target]:<14}"),
             BarColumn(24),
@@ -118,6 +120,8 @@ class Display:
             self._tasks[node] = self._bars.add_task("starting", target=node, total=None)
         elif event.name == "progress":
             self._progress(node, data)
+        elif event.name == "hashing":
+            self._hashing(str(data["file"]), data["done"], data["total"])
         elif event.name == "metric" and "loss" in data:
             self._loss[node] = f", loss {data['loss']:.3f}"
         elif event.name == "note":
@@ -129,6 +133,14 @@ class Display:
                 self._bars.remove_task(self._tasks.pop(node))
             word, colour = {"finished": ("done", "green"), "restored": ("restored", "cyan"), "failed": ("failed", "red")}[event.name]
             self._line(colour, word, node, seconds(data.get("seconds")))
+
+    def _hashing(self, file: str, done: int, total: int) -> None:
+        bar = self._tasks.get(f"hashing {file}")
+        if bar is None:
+            bar = self._tasks[f"hashing {file}"] = self._bars.add_task("", target="hashing", total=total)
+        self._bars.update(bar, completed=done, description=f"{escape(clean(file))} {size(done)} of {size(total)}")
+        if done >= total:
+            self._bars.remove_task(self._tasks.pop(f"hashing {file}"))
 
     def _progress(self, node: str, data: Mapping[str, Any]) -> None:
         done, total = data["done"], data["total"]
@@ -142,6 +154,14 @@ class Display:
 
     def _line(self, colour: str, word: str, node: str, text: str) -> None:
         self.console.print(f"[{colour}]{word:<9}[/]{escape(node):<22} {escape(clean(text))}".rstrip())
+
+
+@contextmanager
+def hashing(memo: StatMemo) -> Iterator[None]:
+    """While long files are hashed without a build, a terminal shows how far that is; on stderr, since stdout is for the answer."""
+    with Display(Console(stderr=True, highlight=False)) as display:
+        memo.listen = lambda path, done, total: display(Event("hashing", {"file": path.name, "done": done, "total": total}))
+        yield
 
 
 def show_summary(report: Report) -> None:

@@ -1,26 +1,36 @@
 """Digests of bytes, files and folders, and the memo that lets a known one be reused.
 
 Knows nothing of recipes, keys or the store. A digest is XXH3-128 in hex (32 characters): fast, not cryptographic; it guards
-against accidents and edits, not against an attacker who can write to the cache.
+against accidents and edits, not against an attacker who can write to the cache. A file of up to SEGMENT bytes has the digest of its
+bytes; a longer one that of the list of its segments' (digest, size), so that several threads can share it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 CHUNK = 1 << 20
+SEGMENT = 64 << 20
+LONG = 1 << 30
+"""From this size on, whoever listens hears how far hashing is."""
 THREADS = min(8, os.cpu_count() or 1)
 NOISE = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
 Stat = tuple[int, int, int, int, int]
+Count = Callable[[int], None]
+"""Told how many bytes more were read; by several threads."""
+Compute = Callable[[Path, Count], str]
 
 
 def hasher() -> Any:
@@ -41,27 +51,47 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def of_file(path: Path) -> str:
-    running = hasher()
-    with open(path, "rb") as f:
-        while chunk := f.read(CHUNK):
-            running.update(chunk)
-    return str(running.hexdigest())
+def nobody(_count: int) -> None:
+    """Nobody counts."""
 
 
-def of_runs(path: Path, sizes: Sequence[int]) -> str:
-    """The digest of the list of (digest, size) of a file's consecutive pieces. A file of another length has another digest."""
-    found: list[tuple[str, int]] = []
-    with open(path, "rb") as f:
-        for size in sizes:
-            running, left = hasher(), size
-            while left and (chunk := f.read(min(left, CHUNK))):
-                running.update(chunk)
-                left -= len(chunk)
-            found.append((str(running.hexdigest()), size - left))
-        if rest := f.read(CHUNK):
-            found.append((of_bytes(rest), -1))
+def of_file(path: Path, count: Count = nobody) -> str:
+    return of_runs(path, segments(os.stat(path).st_size), count)
+
+
+def segments(size: int) -> list[int]:
+    """The sizes of the pieces in which a file of `size` bytes is hashed and stored."""
+    return [SEGMENT] * (size // SEGMENT) + ([size % SEGMENT] if size % SEGMENT or not size else [])
+
+
+def of_runs(path: Path, sizes: Sequence[int], count: Count = nobody) -> str:
+    """The digest of the list of (digest, size) of a file's consecutive pieces; of a single piece, its own digest.
+
+    A file of another length has another digest.
+    """
+    if len(sizes) == 1:
+        return of_range(path, 0, None, count)[0]
+    starts = list(accumulate(sizes, initial=0))
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda start, size: of_range(path, start, size, count), starts[:-1], sizes))
+    if (rest := os.stat(path).st_size - starts[-1]) > 0:
+        found.append((of_range(path, starts[-1], rest)[0], -1))
     return of_json(found)
+
+
+def of_range(path: Path, start: int, size: int | None, count: Count = nobody) -> tuple[str, int]:
+    """The plain digest of up to `size` bytes from `start` (None: to the end), and how many there were."""
+    running, done = hasher(), 0
+    with open(path, "rb", buffering=0) as f:
+        wanted = os.fstat(f.fileno()).st_size - start if size is None else size
+        # One buffer that stays in the processor's cache, and no allocation for each piece.
+        buffer = memoryview(bytearray(max(1, min(wanted, CHUNK))))
+        f.seek(start)
+        while got := f.readinto(buffer if size is None else buffer[: size - done]):
+            running.update(buffer[:got])
+            done += got
+            count(got)
+    return str(running.hexdigest()), done
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -83,7 +113,10 @@ class StatMemo:
 
     A file whose mtime or ctime is not older than the scan's start, by the file system's own clock, may change again without a
     visible difference, so its digest is given but not remembered. `flavour` tells digests of different kinds apart.
+    `listen(file, done, total)` hears how far the hashing of a long file is.
     """
+
+    listen: Callable[[Path, int, int], None] | None = None
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -101,14 +134,14 @@ class StatMemo:
         """Take the file system's time: what was last changed before it can't change again unseen."""
         self._start = filesystem_time(self._file.parent)
 
-    def digest(self, path: Path, compute: Callable[[Path], str] = of_file, flavour: str = "bytes") -> str:
+    def digest(self, path: Path, compute: Compute = of_file, flavour: str = "bytes") -> str:
         """The digest of `path`; hashes only when the stat differs from the one remembered. Raises OSError."""
         stat = stat_of(path)
         name = f"{flavour}:{path}"
         entry = self._known.get(name)
         if isinstance(entry, list) and len(entry) == 6 and entry[:5] == list(stat):
             return str(entry[5])
-        digest = compute(path)
+        digest = compute(path, Meter(path, stat[2], self.listen) if self.listen and stat[2] >= LONG else nobody)
         if stat_of(path) != stat:
             return self.digest(path, compute, flavour)
         self.remember(path, stat, digest, flavour)
@@ -126,6 +159,22 @@ class StatMemo:
         if self._changed:
             write_atomically(self._file, canonical_json(self._known).encode())
             self._changed = False
+
+
+class Meter:
+    """Adds up what several threads have read of a file, and tells it ten times a second."""
+
+    def __init__(self, path: Path, total: int, listen: Callable[[Path, int, int], None]) -> None:
+        self._path, self._total, self._listen = path, total, listen
+        self._lock = threading.Lock()
+        self._done, self._told = 0, time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            if time.monotonic() - self._told >= 0.1 or self._done == self._total:
+                self._told = time.monotonic()
+                self._listen(self._path, self._done, self._total)
 
 
 def filesystem_time(folder: Path) -> int:

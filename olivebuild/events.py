@@ -3,6 +3,7 @@
 {"event": "plan", "run": [target ...], "restore": [target ...]}        before anything runs
 {"event": "started", "target": t, "node": n, "reasons": [...], "seconds": last cost or null}
 {"event": "progress", "target": t, "node": n, "what": w, "done": d, "total": t}
+{"event": "hashing", "file": f, "done": bytes, "total": bytes}         a long file is read, before or after a step
 {"event": "metric", "target": t, "node": n, "step": s, "loss": l ...}
 {"event": "note", "target": t, "node": n, "text": x}
 {"event": "waiting", "target": t, "node": n}                           another build makes this key

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from olivebuild import digest
+from olivebuild.digest import Count, nobody
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 """What the cache holds is data from outside: nothing is converted, nothing unknown is passed over."""
@@ -21,7 +22,8 @@ class Entry:
     """One file of a folder: its name (relative, POSIX), whether it is executable, its size and digest, and the blobs that make it.
 
     A file is one blob, or, if it is large or holds tensors, a run of (blob, size): equal tensors of different models are stored
-    once. The digest of such a file is that of its run, so that it can be had without reading what is known already.
+    once. The digest of such a file is that of its run, so that it can be had without reading what is known already; where no tensors
+    cut it otherwise, the run is the file's segments, and its digest that of `digest.of_file`.
     """
 
     name: str
@@ -42,14 +44,18 @@ class Entry:
     def runs(self) -> tuple[tuple[str, int], ...]:
         return self.blobs or ((self.digest, self.size),)
 
-    def digest_of(self, path: Path) -> str:
+    def digest_of(self, path: Path, count: Count = nobody) -> str:
         """The digest of a file, taken as this entry's is: equal if and only if the file has this entry's content. Raises OSError."""
-        return digest.of_runs(path, [size for _, size in self.blobs]) if self.blobs else digest.of_file(path)
+        return digest.of_runs(path, self._sizes(), count)
 
     @property
     def flavour(self) -> str:
         """Tells digests apart that were taken in different ways."""
-        return f"runs {digest.of_json([size for _, size in self.blobs])}" if self.blobs else "bytes"
+        sizes = self._sizes()
+        return "bytes" if sizes == digest.segments(self.size) else f"runs {digest.of_json(sizes)}"
+
+    def _sizes(self) -> list[int]:
+        return [size for _, size in self.runs()]
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,6 @@ from olivebuild.errors import StepError, StoreError
 from olivebuild.manifest import Entry, Manifest
 from olivebuild.places import Place
 
-SEGMENT = 64 << 20
-
 
 class Damaged(Exception):
     """A blob is missing or is not what its name says."""
@@ -99,7 +97,7 @@ class Store:
     def _publish(self, name: str, data: bytes) -> None:
         path = self.path(name)
         try:
-            if path.stat().st_size == len(data) and digest.of_file(path) == name:
+            if path.stat().st_size == len(data) and _plain(path) == name:
                 return
         except OSError:
             pass
@@ -214,7 +212,7 @@ class Store:
             if len(path.name) != 32:
                 continue
             checked += 1
-            if digest.of_file(path) != path.name:
+            if _plain(path) != path.name:
                 faults.append(path.name)
                 if repair:
                     self.quarantine(path.name)
@@ -301,7 +299,7 @@ class BlobWriter:
         name = str(self._hasher.hexdigest())
         path = self._batch.store.path(name)
         with contextlib.suppress(OSError):
-            if path.stat().st_size == self._size and digest.of_file(path) == name:
+            if path.stat().st_size == self._size and _plain(path) == name:
                 self._path.unlink()
                 return name
         self._batch.finish(self._path, name)
@@ -338,9 +336,14 @@ _SEEKING = threading.Lock()
 
 
 def _runs(path: Path, size: int) -> list[int]:
-    """The sizes of a file's blobs: header and tensors of safetensors one by one, other files in pieces of SEGMENT."""
+    """The sizes of a file's blobs: header and tensors of safetensors one by one, of other files their segments."""
     if path.suffix == ".safetensors":
         found = tensors.tensors_of(path)
         header = found[0].start if found else size
         return [header, *(t.end - t.start for t in found if t.end > t.start)]
-    return [part for part in [*[SEGMENT] * (size // SEGMENT), size % SEGMENT] if part] or [0]
+    return digest.segments(size)
+
+
+def _plain(blob: Path) -> str:
+    """The digest that a blob is named by: a tensor's may be longer than a segment. Raises OSError."""
+    return digest.of_range(blob, 0, None)[0]

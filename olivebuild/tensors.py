@@ -90,20 +90,11 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
     return found
 
 
-def digests_of(path: Path) -> list[tuple[Tensor, str]]:
+def digests_of(path: Path, count: digest.Count = digest.nobody) -> list[tuple[Tensor, str]]:
     """The tensors of a file, each with the digest of its bytes; several are hashed at once."""
-
-    def one(tensor: Tensor) -> tuple[Tensor, str]:
-        hasher, left = digest.hasher(), tensor.end - tensor.start
-        with open(path, "rb", buffering=0) as f:
-            f.seek(tensor.start)
-            while left and (chunk := f.read(min(left, digest.CHUNK))):
-                hasher.update(chunk)
-                left -= len(chunk)
-        return tensor, str(hasher.hexdigest())
-
+    found = tensors_of(path)
     with ThreadPoolExecutor(digest.THREADS) as pool:
-        return list(pool.map(one, tensors_of(path)))
+        return list(zip(found, pool.map(lambda t: digest.of_range(path, t.start, t.end - t.start, count)[0], found), strict=True))
 
 
 def sum_of(facts: Iterable[object]) -> str:
@@ -111,9 +102,9 @@ def sum_of(facts: Iterable[object]) -> str:
     return f"{sum(int(digest.of_json(fact), 16) for fact in facts) % (1 << 128):032x}"
 
 
-def sum_of_tensors(path: Path) -> str:
+def sum_of_tensors(path: Path, count: digest.Count = digest.nobody) -> str:
     """Over (name, dtype, shape, digest of the bytes)."""
-    return sum_of([t.name, t.dtype, t.shape, found] for t, found in digests_of(path))
+    return sum_of([t.name, t.dtype, t.shape, found] for t, found in digests_of(path, count))
 
 
 def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[Path]]:

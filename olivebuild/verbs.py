@@ -47,7 +47,8 @@ def status(ctx: click.Context, as_json: bool) -> None:
     # What is lazy counts as wanted only if nothing else is made from it.
     busy = [name for name, target in targets.items() if not target.step.lazy]
     below = project.graph.targets_below(busy)
-    made = project.planner.plan([*busy, *(name for name in targets if name not in below)])
+    with console.hashing(project.workspace.memo):
+        made = project.planner.plan([*busy, *(name for name in targets if name not in below)])
     project.workspace.memo.save()
     rows: list[dict[str, object]] = []
     all_held: dict[str, int] = {}

@@ -23,7 +23,7 @@ class Counting:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, path: Path) -> str:
+    def __call__(self, path: Path, count: digest.Count) -> str:
         self.calls += 1
         return of_file(path)
 
@@ -56,6 +56,42 @@ def test_a_file_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
     data = os.urandom(digest.CHUNK + 17)
     (tmp_path / "f").write_bytes(data)
     assert of_file(tmp_path / "f") == of_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"), [(0, [0]), (1, [1]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (11, [4, 4, 3])], ids=lambda v: str(v).replace(" ", "")
+)
+def test_a_long_file_has_the_digest_of_its_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, sizes: list[int]) -> None:
+    monkeypatch.setattr(digest, "SEGMENT", 4)
+    data = os.urandom(size)
+    (tmp_path / "f").write_bytes(data)
+    assert digest.segments(size) == sizes
+    parts = [(of_bytes(data[start : start + 4]), len(data[start : start + 4])) for start in range(0, size, 4)]
+    assert of_file(tmp_path / "f") == (of_json(parts) if len(parts) > 1 else of_bytes(data))
+
+
+def test_a_segment_is_long_enough_for_the_digest_of_most_files_to_be_that_of_their_bytes() -> None:
+    assert digest.segments(64 << 20) == [64 << 20]
+
+
+@pytest.mark.parametrize("other", [b"", b"abcdef", b"abcdefg!", b"abcdefgh?", b"abcdefghabcdefgh"])
+def test_pieces_tell_a_file_of_another_length(tmp_path: Path, other: bytes) -> None:
+    (tmp_path / "f").write_bytes(b"abcdefgh")
+    (tmp_path / "g").write_bytes(other)
+    assert digest.of_runs(tmp_path / "f", [3, 5]) == of_json([(of_bytes(b"abc"), 3), (of_bytes(b"defgh"), 5)])
+    assert digest.of_runs(tmp_path / "g", [3, 5]) != digest.of_runs(tmp_path / "f", [3, 5])
+    assert digest.of_runs(tmp_path / "g", [8]) != digest.of_runs(tmp_path / "f", [8])
+
+
+def test_who_listens_hears_of_a_long_file_until_its_end(memo: StatMemo, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[Path, int, int]] = []
+    memo.listen = lambda path, done, total: heard.append((path, done, total))
+    monkeypatch.setattr(digest, "SEGMENT", 2)
+    assert memo.digest(file)
+    assert heard == []
+    monkeypatch.setattr(digest, "LONG", 3)
+    memo.digest(file, flavour="again")
+    assert heard[-1] == (file, 3, 3)
 
 
 def test_the_order_of_keys_does_not_count_in_json() -> None:
@@ -135,13 +171,13 @@ def test_a_file_dated_into_the_future_is_never_remembered(tmp_path: Path, file: 
 
 
 def test_digests_of_another_flavour_are_kept_apart(memo: StatMemo, file: Path) -> None:
-    assert memo.digest(file, lambda p: "tensors of it", "tensors") == "tensors of it"
+    assert memo.digest(file, lambda p, count: "tensors of it", "tensors") == "tensors of it"
     assert memo.digest(file) == of_bytes("one")
-    assert memo.digest(file, lambda p: "never asked", "tensors") == "tensors of it"
+    assert memo.digest(file, lambda p, count: "never asked", "tensors") == "tensors of it"
 
 
 def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(memo: StatMemo, file: Path) -> None:
-    def compute(path: Path) -> str:
+    def compute(path: Path, count: digest.Count) -> str:
         found = of_file(path)
         if found == of_bytes("one"):
             path.write_text("and now longer")

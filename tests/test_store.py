@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olivebuild import store as stores
+from olivebuild import digest
 from olivebuild.digest import of_bytes
 from olivebuild.errors import StepError, StoreError
 from olivebuild.manifest import Entry, Manifest
@@ -112,13 +112,14 @@ def test_equal_tensors_of_different_files_are_stored_once(store: Store, tmp_path
 
 
 def test_large_files_are_cut_into_segments(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "SEGMENT", 4)
+    monkeypatch.setattr(digest, "SEGMENT", 4)
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "big.bin").write_bytes(b"0123456789")
     manifest, _ = store.put_folder(tmp_path / "made")
     assert manifest.files[0].blobs == ((of_bytes("0123"), 4), (of_bytes("4567"), 4), (of_bytes("89"), 2))
     store.restore(manifest, tmp_path / "out")
     assert (tmp_path / "out" / "big.bin").read_bytes() == b"0123456789"
+    assert manifest.files[0].digest == digest.of_file(tmp_path / "out" / "big.bin")
 
 
 def test_a_link_to_a_file_is_refused(store: Store, folder: Path) -> None:
