@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivebuild import __version__
+from olivebuild import __version__, looking_back
 from olivebuild.errors import BuildError, RecipeError, Where
 from olivebuild.options import JSON, SET, TARGET, TARGETS, open_all, place, recipe_options
 from olivebuild.verbs import VERBS
@@ -88,8 +88,10 @@ def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool)
     """What was done, and the exit code."""
     from olivebuild import console
     from olivebuild.build import Build
+    from olivebuild.comparing import since_last
     from olivebuild.events import Event
     from olivebuild.executors.local import LocalExecutor
+    from olivebuild.recording import Recorder, history_of, record
 
     goals = project.graph.goals(targets)
     executor = LocalExecutor(jobs)
@@ -99,17 +101,20 @@ def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool)
             click.echo(event.to_json())
 
         try:
-            report = Build(project.planner, executor, say).run(goals)
+            recorder = Recorder(say)
+            report = Build(project.planner, executor, recorder).run(goals)
         except BuildError:
             # Who reads the stream waits for its last line.
             say(Event("done", {"ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": 0.0}))
             raise
     else:
         with console.Display() as display:
-            report = Build(project.planner, executor, display).run(goals)
+            recorder = Recorder(display)
+            report = Build(project.planner, executor, recorder).run(goals)
     plan = report.plan
     judged = _judge(project, plan) if plan and not report.failed else []
     gates = [vars(j) for j in judged]
+    entry = record(project, recorder, report, judged)
     if as_json:
         done = {"ran": report.ran, "restored": report.restored, "fresh": report.fresh, "failed": report.failed, "gates": gates}
         say(Event("done", {**done, "seconds": round(report.seconds, 3)}))
@@ -118,6 +123,8 @@ def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool)
             metrics = _metrics(plan, goal) if plan and not report.failed else None
             if metrics and project.graph.recipe.targets[goal].kind == "benchmark":
                 console.show_benchmark(metrics)
+                if entry and (told := since_last(history_of(project).read(), entry, goal)):
+                    click.echo(told)
         console.show_gates(judged)
         console.show_summary(report)
     for error in report.errors:
@@ -181,7 +188,7 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     click.echo(json.dumps(explain.to_json(story), indent=2, ensure_ascii=False) if as_json else explain.to_text(story))
 
 
-for verb in VERBS:
+for verb in (*VERBS, *looking_back.VERBS):
     main.add_command(verb)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from olivebuild.build import Report
+from olivebuild.comparing import Comparison, since_last
 from olivebuild.digest import StatMemo
 from olivebuild.errors import BuildError
 from olivebuild.events import Event
 from olivebuild.gates import Judgement
+from olivebuild.history import Entry
 from olivebuild.key import Reason
 from olivebuild.plan import Plan, Verdict
+from olivebuild.wording import clean, describe, figure, percent, seconds, size
 
 COLOURS = {Verdict.FRESH: "green", Verdict.CACHED: "cyan", Verdict.STALE: "yellow", Verdict.WAITING: "bright_black"}
 
@@ -41,47 +44,6 @@ def show_error(error: BuildError) -> None:
             console.print(Text(f"       | {' ' * (where.column - 1)}^", style="red"))
     if error.hint:
         console.print(f"  [cyan]hint:[/] {escape(clean(error.hint))}")
-
-
-def clean(text: str) -> str:
-    """Without control characters: names and messages may come from files, and must not steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text.replace("\t", " "))
-
-
-def seconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
-def size(value: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
-
-
-def describe(reason: Reason) -> str:
-    """`lr: 0.0001 -> 0.0002`; digests are cut to what tells them apart."""
-    old, new = (_short(v) for v in (reason.old, reason.new))
-    if reason.cause == "new":
-        return reason.what
-    if reason.cause == "input" and old is None and new is None:
-        return f"{reason.what} comes first"
-    change = f"{old} -> {new}" if old is not None and new is not None else f"new: {new}" if old is None else f"gone: {old}"
-    return f"{reason.cause} {reason.what}: {change}"
-
-
-def _short(value: str | None) -> str | None:
-    if value is None:
-        return None
-    _head, _colon, tail = value.rpartition(":")
-    digest = len(tail) == 32 and all(c in "0123456789abcdef" for c in tail)
-    return clean(tail[:8] if digest else value if len(value) <= 60 else value[:57] + "...")
 
 
 class Display:
@@ -213,16 +175,47 @@ def show_benchmark(metrics: Mapping[str, Any]) -> None:
     for heading in ("first\ntoken", "tokens/s", "load", "peak RSS", "size"):
         table.add_column(heading, justify="right")
     for name, row in metrics["models"].items():
-        cells = [cell for s in sets for cell in (_percent(row["data"][s].get("accuracy")), _percent(row["data"][s].get("generated_accuracy")))]
+        cells = [cell for s in sets for cell in (percent(row["data"][s].get("accuracy")), percent(row["data"][s].get("generated_accuracy")))]
         speed = f"{row['tokens_per_second']:.1f}" if row["tokens_per_second"] else ""
         times = [f"{row['ttft'] * 1000:.0f} ms", speed, seconds(row["load_seconds"]), size(row["peak_rss"]), size(row["size"])]
         table.add_row(name, *cells, *times)
     for name, values in metrics.get("baselines", {}).items():
-        table.add_row(name, *[cell for s in sets for cell in (_percent(values[s].get("accuracy")), "")], style="bright_black")
+        table.add_row(name, *[cell for s in sets for cell in (percent(values[s].get("accuracy")), "")], style="bright_black")
     console.print()
     console.print(table)
     console.print()
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value * 100:.1f} %"
+def show_history(entries: Sequence[Entry], count: int) -> None:
+    """A line a build, the newest last: what it did, why, and how its benchmarks compare with the build before."""
+    console = stdout()
+    for entry in entries[-count:]:
+        made = f"{sum(not m.restored for m in entry.made)} run, {sum(m.restored for m in entry.made)} restored"
+        why = "; ".join(describe(r) for r in entry.causes[:2]) + (f" (and {len(entry.causes) - 2} more)" if len(entry.causes) > 2 else "")
+        since = ", ".join(f"{t}: {told.partition(': ')[2]}" for t in entry.measured if (told := since_last(entries, entry, t)))
+        missed = [g.gate for g in entry.gates if not g.passed]
+        state = f"failed: {', '.join(entry.failed)}" if entry.failed else f"missed: {'; '.join(missed)}" if missed else ""
+        head = f"{entry.number:>5}  {entry.time.replace('T', ' ').rstrip('Z')}  {made:<18}  {seconds(entry.seconds):>12}  "
+        console.print(escape(clean(head + "  ".join(part for part in (state, since, why) if part))).rstrip())
+    if not entries:
+        console.print("no build has been recorded yet")
+
+
+def show_comparison(found: Comparison) -> None:
+    """A row a figure; better is green and worse red."""
+    console = stdout()
+    console.print(f"{escape(clean(found.old))} -> {escape(clean(found.new))}")
+    for reason in found.causes:
+        console.print(f"  {escape(clean(describe(reason)))}")
+    if not found.same_machine:
+        console.print("  [yellow]measured on different machines: speed and memory say nothing about the models[/]")
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("model", "data", "figure"):
+        table.add_column(heading)
+    for heading in ("old", "new", "change"):
+        table.add_column(heading, justify="right")
+    for change in found.changes:
+        colour = {True: "green", False: "red", None: "bright_black"}[change.better]
+        values = [figure(change.figure, value) for value in (change.old, change.new)]
+        table.add_row(clean(change.model), clean(change.data), change.figure, *values, Text(change.text, style=colour))
+    console.print(table if found.changes else "  no figure is common to both")

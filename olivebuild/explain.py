@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from olivebuild.console import clean, describe, unique_reasons
+from olivebuild.console import unique_reasons
 from olivebuild.key import Reason
 from olivebuild.plan import Plan, Verdict
+from olivebuild.wording import clean, describe
 from olivebuild.workspace import Workspace
 
 

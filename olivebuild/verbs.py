@@ -40,7 +40,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
     \b
     olivebuild status
     """
-    from olivebuild import console
+    from olivebuild import console, wording
 
     project = open_all(ctx)
     targets = project.graph.recipe.targets
@@ -64,14 +64,14 @@ def status(ctx: click.Context, as_json: bool) -> None:
         row: dict[str, object] = {"target": name, "kind": kind, "verdict": verdict.value, "size": size, "stored": stored, "seconds": last.seconds}
         rows.append(row | {"folder": shown or None})
         if not as_json:
-            amount, kept = (console.size(n) if n is not None else "" for n in (size, stored))
-            line = f"{verdict.value:<8} {name:<14} {kind:<10} {amount:>9} {kept:>9}  {console.seconds(last.seconds):>12}  {shown}"
+            amount, kept = (wording.size(n) if n is not None else "" for n in (size, stored))
+            line = f"{verdict.value:<8} {name:<14} {kind:<10} {amount:>9} {kept:>9}  {wording.seconds(last.seconds):>12}  {shown}"
             click.echo(line.rstrip())
     total = sum(s.trace.size for n in made.targets if (s := made.target(n)[1][-1]).trace)
     if as_json:
         click.echo(json.dumps({"targets": rows, "size": total, "stored": sum(all_held.values())}, indent=2))
     else:
-        click.echo(f"{console.size(total)} in all, of which the cache holds {console.size(sum(all_held.values()))}")
+        click.echo(f"{wording.size(total)} in all, of which the cache holds {wording.size(sum(all_held.values()))}")
 
 
 @click.command()

@@ -1,0 +1,165 @@
+"""What each build of a workspace made and measured: a file of lines that only grows. Knows nothing of plans, models or pages.
+
+A line is the digest of a JSON object and the object. A writer that is killed leaves a torn line; whoever reads passes over what is
+not whole, and whoever writes next begins a new line. Writers take turns under a lock, so that numbers are unique.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from olivebuild import digest
+from olivebuild.errors import RecipeError
+from olivebuild.key import Reason
+from olivebuild.locks import locked
+
+MAX_BYTES = 16 << 20
+"""A longer file loses its older half."""
+LENIENT = ConfigDict(strict=True, extra="ignore")
+"""A later version may say more."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A node that a build ran (or restored), its key, and why. `seconds` is what it took in this build."""
+
+    node: str
+    target: str
+    kind: str
+    key: str
+    restored: bool
+    seconds: float
+    reasons: tuple[Reason, ...] = ()
+    __pydantic_config__: ClassVar[ConfigDict] = LENIENT
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A target's figures as they stood when the build ended, and the key that made them."""
+
+    kind: str
+    key: str
+    metrics: Mapping[str, Any]
+    __pydantic_config__: ClassVar[ConfigDict] = LENIENT
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A gate's outcome. It has a record of its own here, since old lines must stay readable."""
+
+    target: str
+    gate: str
+    value: float
+    passed: bool
+    __pydantic_config__: ClassVar[ConfigDict] = LENIENT
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One build. `saved` is what the results that it did not make again once took, in seconds; `machine` is what latencies belong to."""
+
+    goals: tuple[str, ...]
+    time: str
+    seconds: float
+    saved: float
+    fresh: int
+    number: Annotated[int, Field(ge=0)] = 0
+    made: tuple[Made, ...] = ()
+    failed: tuple[str, ...] = ()
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    gates: tuple[Judged, ...] = ()
+    machine: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+    __pydantic_config__: ClassVar[ConfigDict] = LENIENT
+
+    @property
+    def name(self) -> str:
+        return f"build {self.number}"
+
+    @property
+    def causes(self) -> list[Reason]:
+        """Why this build had something to do: what changed outside, not what followed from it."""
+        reasons = [r for made in self.made for r in made.reasons if r.cause not in ("input", "output", "new")]
+        return list(dict.fromkeys(reasons))
+
+
+_ENTRIES = TypeAdapter(Entry)
+
+
+class History:
+    """The builds of one recipe in one folder. It lies in the cache, so that neither `clean` nor a deleted .olivebuild/ loses it."""
+
+    def __init__(self, cache: Path, recipe: Path) -> None:
+        self.file = cache / "history" / f"{digest.of_bytes(str(recipe.resolve()))}.jsonl"
+
+    def read(self) -> list[Entry]:
+        """The builds that can be read, oldest first. Never raises for what the file holds."""
+        try:
+            lines = self.file.read_bytes().split(b"\n")
+        except OSError:
+            return []
+        found = {entry.number: entry for line in lines if (entry := _parse(line))}
+        return [found[number] for number in sorted(found)]
+
+    def append(self, entry: Entry) -> Entry:
+        """The entry with its number, once it is on the disk. Raises OSError."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.file.with_suffix(".lock")):
+            known = self.read()
+            entry = replace(entry, number=known[-1].number + 1 if known else 1)
+            line = _line(entry)
+            if self.file.exists() and self.file.stat().st_size + len(line) > MAX_BYTES:
+                digest.write_atomically(self.file, b"".join(_line(e) for e in known[len(known) // 2 :]))
+            with open(self.file, "ab+", buffering=0) as f:
+                if f.tell() and (f.seek(-1, 2), f.read(1))[1] != b"\n":
+                    line = b"\n" + line
+                f.write(line)
+            digest.sync(self.file)
+        return entry
+
+
+def _line(entry: Entry) -> bytes:
+    text = digest.canonical_json(asdict(entry))
+    return f"{digest.of_bytes(text)} {text}\n".encode()
+
+
+def _parse(line: bytes) -> Entry | None:
+    check, _, text = line.partition(b" ")
+    if not text or digest.of_bytes(text).encode() != check:
+        return None
+    try:
+        return _ENTRIES.validate_json(text)
+    except ValueError:
+        return None
+
+
+BACK, NUMBER, DATE = (re.compile(p) for p in (r"last(?:~(\d{1,9}))?", r"#?(\d{1,9})", r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?"))
+
+
+def names_build(text: str) -> bool:
+    return any(form.fullmatch(text) for form in (BACK, NUMBER, DATE))
+
+
+def find(entries: Sequence[Entry], name: str) -> Entry:
+    """`last`, `last~2`, a number, or a date or time of the UTC day (the last build up to its end). Raises RecipeError."""
+    hint = "`olivebuild history` lists them"
+    if not entries:
+        raise RecipeError("no build has been recorded yet", where="command line", hint="`olivebuild` builds, and records what it did")
+    if m := BACK.fullmatch(name):
+        chosen = entries[: len(entries) - int(m[1] or 0)]
+    elif m := NUMBER.fullmatch(name):
+        chosen = [e for e in entries if e.number == int(m[1])]
+    elif DATE.fullmatch(name):
+        wanted = name.replace(" ", "T")
+        chosen = [e for e in entries if e.time[: len(wanted)] <= wanted]
+    else:
+        raise RecipeError(f"{name!r} names no build", where="command line", hint=f"write last, last~1, a number or a date; {hint}")
+    if not chosen:
+        raise RecipeError(f"there is no {name} among the {len(entries)} builds recorded", where="command line", hint=hint)
+    return chosen[-1]

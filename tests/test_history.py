@@ -1,0 +1,256 @@
+"""The history: what a build leaves in it, what survives damage and kills, two writers at once, and what its names find."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from olivebuild.comparing import between, headline, of_builds, of_models, since_last
+from olivebuild.errors import RecipeError
+from olivebuild.history import MAX_BYTES, Entry, History, Made, Measured, find
+from olivebuild.key import Reason
+from tests.conftest import Place
+
+RECIPE = """\
+default: b
+targets:
+  a: {kind: command, run: "cp in.txt {outputs.x}", files: [in.txt], outputs: {x: x.txt}}
+  b: {kind: command, run: "cp {inputs.x} {outputs.m}", inputs: {x: a.x}, outputs: {m: m.json}, metrics: m.json}
+"""
+PROGRAM = """\
+import sys
+from pathlib import Path
+from tests.test_history import History, entry
+while True:
+    History(Path(sys.argv[1]), Path(sys.argv[2])).append(entry())
+"""
+
+
+def entry(**more: Any) -> Entry:
+    return Entry(**{"goals": ("bench",), "time": "2026-11-20T10:00:00Z", "seconds": 1.0, "saved": 2.0, "fresh": 3} | more)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> History:
+    return History(tmp_path / "cache", tmp_path / "olivebuild.yaml")
+
+
+def test_what_is_appended_is_read(book: History) -> None:
+    made = Made("b", "b", "command", "0" * 32, False, 0.5, (Reason("file", "in.txt", "1", None),))
+    first = book.append(entry(made=(made,), measured={"b": Measured("command", "0" * 32, {"loss": 0.25})}))
+    second = book.append(entry(failed=("b",)))
+    assert (first.number, second.number) == (1, 2)
+    assert book.read() == [first, second]
+    assert first.causes == [Reason("file", "in.txt", "1", None)]
+
+
+def test_damaged_lines_are_passed_over(book: History) -> None:
+    for _ in range(3):
+        book.append(entry())
+    lines = book.file.read_bytes().splitlines(keepends=True)
+    middle = lines[1].replace(b'"fresh":3', b'"fresh":4')
+    book.file.write_bytes(b"\xff\xfe rubbish\n\n" + lines[0] + middle + lines[2][:-20])
+    assert [e.number for e in book.read()] == [1]
+    # The torn last line does not swallow the next one.
+    assert book.append(entry()).number == 2
+    assert [e.number for e in book.read()] == [1, 2]
+
+
+def test_a_line_that_a_later_version_wrote_is_read(book: History) -> None:
+    from olivebuild import digest
+
+    book.append(entry())
+    data = json.loads(book.file.read_text().partition(" ")[2]) | {"weather": "fine", "number": 7}
+    text = digest.canonical_json(data)
+    book.file.write_text(f"{digest.of_bytes(text)} {text}\n")
+    assert [e.number for e in book.read()] == [7]
+
+
+def test_threads_and_processes_lose_nothing(book: History, tmp_path: Path) -> None:
+    code = PROGRAM.replace("while True:", "for _ in range(5):")
+    arguments = [sys.executable, "-c", code, str(tmp_path / "cache"), str(tmp_path / "olivebuild.yaml")]
+    processes = [subprocess.Popen(arguments, cwd=Path(__file__).parent.parent) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: [book.append(entry()) for _ in range(5)]) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert [p.wait() for p in processes] == [0, 0]
+    for thread in threads:
+        thread.join()
+    assert [e.number for e in book.read()] == list(range(1, 21))
+
+
+def test_a_killed_writer_leaves_whole_lines(book: History, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path / "cache"), str(tmp_path / "olivebuild.yaml")]
+    process = subprocess.Popen(arguments, cwd=Path(__file__).parent.parent)
+    while len(book.read()) < 3:
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    known = book.read()
+    assert [e.number for e in known] == list(range(1, len(known) + 1))
+    assert book.append(entry()).number == len(known) + 1
+
+
+def test_a_long_history_loses_its_older_half(book: History) -> None:
+    padding = {"b": Measured("command", "0" * 32, {"x": "y" * (MAX_BYTES // 3)})}
+    for _ in range(4):
+        book.append(entry(measured=padding))
+    assert [e.number for e in book.read()] == [3, 4]
+    assert book.file.stat().st_size < MAX_BYTES * 1.1
+
+
+ENTRIES = [entry(number=n, time=f"2026-11-2{n}T1{n}:00:00Z") for n in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("last", 4), ("last~0", 4), ("last~3", 1), ("2", 2), ("#3", 3), ("2026-11-22", 2), ("2027-01-01", 4), ("2026-11-23T12:59", 2),
+     ("2026-11-23 13:00", 3)],
+)  # fmt: skip
+def test_names_find_builds(name: str, number: int) -> None:
+    assert find(ENTRIES, name).number == number
+
+
+@pytest.mark.parametrize(
+    ("name", "fact"),
+    [
+        ("last~4", "there is no last~4 among the 4 builds recorded"),
+        ("9", "there is no 9 among the 4 builds recorded"),
+        ("2026-11-20", "there is no 2026-11-20 among the 4 builds recorded"),
+        ("yesterday", "'yesterday' names no build"),
+    ],
+)
+def test_names_that_find_nothing_are_told(name: str, fact: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        find(ENTRIES, name)
+    assert caught.value.fact == fact
+    with pytest.raises(RecipeError, match="no build has been recorded yet"):
+        find([], name)
+
+
+def metrics(accuracy: float, speed: float, size: float = 100e6) -> dict[str, Any]:
+    base = {"data": {"tone": {"rows": 80, "accuracy": 0.5}}, "tokens_per_second": 20.0, "size": 200e6}
+    return {
+        "models": {"base": base, "int4": {"data": {"tone": {"rows": 80, "accuracy": accuracy}}, "tokens_per_second": speed, "size": size}},
+        "data": ["tone"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("new", "told"),
+    [
+        (metrics(0.912, 97), "+1.2 points, 3 % slower"),
+        (metrics(0.9, 100.1), "the same accuracy, as fast"),
+        (metrics(0.85, 150), "-5.0 points, 50 % faster"),
+    ],
+)
+def test_the_headline(new: dict[str, Any], told: str) -> None:
+    assert headline(between("bench", metrics(0.9, 100), new)) == told
+
+
+def test_figures_that_only_one_side_has_are_left_out() -> None:
+    new = metrics(0.9, 100) | {"data": ["hard"]}
+    new["models"]["int4"]["data"] = {"hard": {"accuracy": 0.9}}
+    new["models"]["int4"]["tokens_per_second"] = None
+    new["models"]["other"] = new["models"]["base"]
+    assert [(c.model, c.data, c.figure) for c in between("bench", metrics(0.9, 100), new)] == [
+        ("base", "tone", "accuracy"), ("base", "", "tokens_per_second"), ("base", "", "size"), ("int4", "", "size"),
+    ]  # fmt: skip
+
+
+def builds() -> list[Entry]:
+    edit = Made("tone", "tone", "dataset", "1" * 32, False, 1.0, (Reason("file", "data/tone.jsonl", "1", "2"), Reason("input", "x", "1", "2")))
+    measured = [{"bench": Measured("benchmark", str(n) * 32, metrics(0.9 - n / 100, 100.0 + n))} for n in range(3)]
+    same = Measured("benchmark", "2" * 32, metrics(0.88, 102))
+    return [
+        entry(number=1, measured=measured[0]),
+        entry(number=2, measured=measured[1], made=(edit,)),
+        entry(number=3, measured=measured[2], machine={"cores": "4"}),
+        entry(number=4, measured={"bench": same}, machine={"cores": "4"}),
+    ]
+
+
+def test_builds_are_compared_with_what_came_between() -> None:
+    entries = builds()
+    found = of_builds(entries, entries[0], entries[1])
+    assert [c.text for c in found.changes if c.model == "int4"] == ["-1.0 points", "1 % faster", "equal"]
+    assert [c.better for c in found.changes if c.model == "int4"] == [False, True, None]
+    assert [r.what for r in found.causes] == ["data/tone.jsonl"]
+    assert not of_builds(entries, entries[1], entries[2]).same_machine
+
+
+def test_speeds_of_different_machines_are_not_told() -> None:
+    entries = builds()
+    assert [since_last(entries, e, "bench") for e in entries] == ["", "since build 1: -1.0 points, 1 % faster", "since build 2: -1.0 points", ""]
+
+
+def test_models_of_a_benchmark_are_compared() -> None:
+    found = of_models({"bench": metrics(0.9, 100)}, "base", "int4")
+    assert [c.text for c in found.changes] == ["+40.0 points", "400 % faster", "50 % smaller"]
+    with pytest.raises(RecipeError) as caught:
+        of_models({"bench": metrics(0.9, 100)}, "base", "int8")
+    assert (caught.value.fact, caught.value.hint) == ("no benchmark has measured both base and int8", "did you mean int4?")
+
+
+@pytest.fixture
+def pair(place: Place) -> Place:
+    place.recipe.write_text(RECIPE)
+    (place.folder / "in.txt").write_text('{"loss": 0.5}')
+    return place
+
+
+def listed(place: Place) -> list[dict[str, Any]]:
+    builds: list[dict[str, Any]] = json.loads(place.run("history", "--json").out)["builds"]
+    return builds
+
+
+def test_builds_leave_their_figures_and_a_no_op_leaves_nothing(pair: Place) -> None:
+    assert pair.run("history").out == "no build has been recorded yet\n"
+    pair.build()
+    pair.build()
+    (pair.folder / "in.txt").write_text('{"loss": 0.25}')
+    pair.build()
+    (pair.folder / "in.txt").write_text('{"loss": 0.5}')
+    pair.build()
+    builds = listed(pair)
+    assert [b["number"] for b in builds] == [1, 2, 3]
+    assert [b["measured"]["b"]["metrics"] for b in builds] == [{"loss": 0.5}, {"loss": 0.25}, {"loss": 0.5}]
+    assert [[(m["node"], m["restored"]) for m in b["made"]] for b in builds] == [
+        [("a", False), ("b", False)], [("a", False), ("b", False)], [("a", True), ("b", True)],
+    ]  # fmt: skip
+    assert builds[0]["measured"]["b"]["key"] == builds[2]["measured"]["b"]["key"] != builds[1]["measured"]["b"]["key"]
+    assert [{r["what"] for r in b["made"][0]["reasons"]} for b in builds[1:]] == [{"in.txt"}, {"in.txt"}]
+    assert "2 run, 0 restored" in pair.run("history").out
+
+
+def test_clean_keeps_the_history_and_another_folder_has_its_own(pair: Place) -> None:
+    pair.build()
+    pair.run("clean")
+    pair.build()
+    assert len(listed(pair)) == 2
+    shutil.copytree(pair.folder, pair.folder.with_name("copy"))
+    assert listed(Place(pair.folder.with_name("copy"), pair.cache)) == []
+
+
+def test_a_failed_build_is_told(pair: Place) -> None:
+    pair.edit("cp in.txt {outputs.x}", "cp no.txt {outputs.x}")
+    assert pair.build().code == 1
+    assert "failed: a" in pair.run("history").out
+    done = pair.run("compare")
+    assert (done.code, "there is no last~1 among the 1 builds recorded" in done.err) == (2, True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_history_that_can_not_be_written_fails_no_build(pair: Place) -> None:
+    pair.cache.joinpath("history").mkdir(parents=True)
+    pair.cache.joinpath("history").chmod(0o500)
+    assert pair.build().code == 0
