@@ -319,7 +319,9 @@ class Build:
     def _announce(self, plan: Plan) -> None:
         verdicts = {t: plan.target(t)[0] for t in plan.targets}
         run = [t for t, v in verdicts.items() if v in (Verdict.STALE, Verdict.WAITING)]
-        self.listen(Event("plan", {"run": run, "restore": [t for t, v in verdicts.items() if v is Verdict.CACHED]}))
+        costs = {name: s.seconds for name, s in plan.states.items() if s.verdict in (Verdict.STALE, Verdict.WAITING)}
+        restore = [t for t, v in verdicts.items() if v is Verdict.CACHED]
+        self.listen(Event("plan", {"run": run, "restore": restore, "seconds": costs}))
 
     def _pin(self, report: Report) -> None:
         """Find out what unpinned remote sources stand for, before any key is made. Raises the first error."""
@@ -346,8 +348,12 @@ class Build:
 
     def _stop(self) -> None:
         """Whatever still runs was interrupted: stop it, and leave nothing of it."""
-        if self._running:
-            self.executor.cancel()
+        try:
+            for running in self._running.values():
+                self._say("stopping", running.state.node)
+        finally:
+            if self._running:
+                self.executor.cancel()
         for running in self._running.values():
             self.planner.store.discard(running.scratch)
             running.lock.close()

@@ -91,6 +91,7 @@ def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool)
     from olivebuild.comparing import since_last
     from olivebuild.events import Event
     from olivebuild.executors.local import LocalExecutor
+    from olivebuild.live import Display
     from olivebuild.recording import Recorder, history_of, record
 
     goals = project.graph.goals(targets)
@@ -108,7 +109,7 @@ def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool)
             say(Event("done", {"ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": 0.0}))
             raise
     else:
-        with console.Display() as display:
+        with Display() as display:
             recorder = Recorder(display)
             report = Build(project.planner, executor, recorder).run(goals)
     plan = report.plan
@@ -146,10 +147,10 @@ def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...]
     \b
     olivebuild plan onnx-int4
     """
-    from olivebuild import console
+    from olivebuild import console, live
 
     project = open_all(ctx, settings)
-    with console.hashing(project.workspace.memo):
+    with live.hashing(project.workspace.memo):
         made = project.planner.plan(project.graph.goals(targets))
     project.workspace.memo.save()
     if not as_json:
@@ -178,11 +179,11 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     \b
     olivebuild why onnx-int4
     """
-    from olivebuild import console, explain
+    from olivebuild import explain, live
 
     project = open_all(ctx, settings)
     goals = project.graph.goals([target])
-    with console.hashing(project.workspace.memo):
+    with live.hashing(project.workspace.memo):
         story = explain.why(project.planner.plan(goals), project.workspace, target)
     project.workspace.memo.save()
     click.echo(json.dumps(explain.to_json(story), indent=2, ensure_ascii=False) if as_json else explain.to_text(story))

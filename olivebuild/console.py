@@ -1,23 +1,19 @@
-"""What people see: the only file that knows rich. Reads events, plans and reports; decides nothing."""
+"""What people see before and after a build: plans, tables, gates, errors. With live.py the only files that know rich; decides nothing."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from olivebuild.build import Report
 from olivebuild.comparing import Comparison, since_last
-from olivebuild.digest import StatMemo
 from olivebuild.errors import BuildError
-from olivebuild.events import Event
 from olivebuild.gates import Judgement
 from olivebuild.history import Entry
 from olivebuild.key import Reason
@@ -44,86 +40,6 @@ def show_error(error: BuildError) -> None:
             console.print(Text(f"       | {' ' * (where.column - 1)}^", style="red"))
     if error.hint:
         console.print(f"  [cyan]hint:[/] {escape(clean(error.hint))}")
-
-
-class Display:
-    """Prints the events of a build: plain lines, and on a terminal a bar for each running step below them."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or stdout()
-        self._bars = Progress(
-            TextColumn("  {task.fields[target]:<14}"),
-            BarColumn(24),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._loss: dict[str, str] = {}
-        self._tenths: dict[str, int] = {}
-
-    def __enter__(self) -> Display:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def __call__(self, event: Event) -> None:
-        data: Mapping[str, Any] = event.data
-        node = str(data.get("node", ""))
-        if event.name == "started":
-            reasons = [Reason(**r) for r in data["reasons"]]
-            why = describe(reasons[0]) + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "") if reasons else ""
-            cost = f", took {seconds(data['seconds'])} last time" if data["seconds"] else ""
-            self._line("yellow", "run", node, why + cost)
-            self._tasks[node] = self._bars.add_task("starting", target=node, total=None)
-        elif event.name == "progress":
-            self._progress(node, data)
-        elif event.name == "hashing":
-            self._hashing(str(data["file"]), data["done"], data["total"])
-        elif event.name == "metric" and "loss" in data:
-            self._loss[node] = f", loss {data['loss']:.3f}"
-        elif event.name == "note":
-            self._line("bright_black", "note", node, str(data["text"]))
-        elif event.name == "waiting":
-            self._line("cyan", "wait", node, "another build makes it")
-        elif event.name in ("finished", "restored", "failed"):
-            if node in self._tasks:
-                self._bars.remove_task(self._tasks.pop(node))
-            word, colour = {"finished": ("done", "green"), "restored": ("restored", "cyan"), "failed": ("failed", "red")}[event.name]
-            self._line(colour, word, node, seconds(data.get("seconds")))
-
-    def _hashing(self, file: str, done: int, total: int) -> None:
-        bar = self._tasks.get(f"hashing {file}")
-        if bar is None:
-            bar = self._tasks[f"hashing {file}"] = self._bars.add_task("", target="hashing", total=total)
-        self._bars.update(bar, completed=done, description=f"{escape(clean(file))} {size(done)} of {size(total)}")
-        if done >= total:
-            self._bars.remove_task(self._tasks.pop(f"hashing {file}"))
-
-    def _progress(self, node: str, data: Mapping[str, Any]) -> None:
-        done, total = data["done"], data["total"]
-        what = f"{data['what']} {done}/{total}{self._loss.get(node, '')}" if total else f"{data['what']} {done}"
-        if node in self._tasks:
-            self._bars.update(self._tasks[node], completed=done, total=total or None, description=what)
-        tenth = done * 5 // total if total else 0
-        if not self.console.is_terminal and tenth > self._tenths.get(node, 0) and total > 4:
-            self._tenths[node] = tenth
-            self._line("bright_black", "", node, what)
-
-    def _line(self, colour: str, word: str, node: str, text: str) -> None:
-        self.console.print(f"[{colour}]{word:<9}[/]{escape(node):<22} {escape(clean(text))}".rstrip())
-
-
-@contextmanager
-def hashing(memo: StatMemo) -> Iterator[None]:
-    """While long files are hashed without a build, a terminal shows how far that is; on stderr, since stdout is for the answer."""
-    with Display(Console(stderr=True, highlight=False)) as display:
-        memo.listen = lambda path, done, total: display(Event("hashing", {"file": path.name, "done": done, "total": total}))
-        yield
 
 
 def show_summary(report: Report) -> None:

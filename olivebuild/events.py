@@ -1,6 +1,6 @@
 """The event stream: what a build says while it runs. The display, plain lines, --json and the logs all read these.
 
-{"event": "plan", "run": [target ...], "restore": [target ...]}        before anything runs
+{"event": "plan", "run": [target ...], "restore": [target ...], "seconds": {node: last cost or null}}        before anything runs
 {"event": "started", "target": t, "node": n, "reasons": [...], "seconds": last cost or null}
 {"event": "progress", "target": t, "node": n, "what": w, "done": d, "total": t}
 {"event": "hashing", "file": f, "done": bytes, "total": bytes}         a long file is read, before or after a step
@@ -8,6 +8,7 @@
 {"event": "note", "target": t, "node": n, "text": x}
 {"event": "waiting", "target": t, "node": n}                           another build makes this key
 {"event": "restored" | "finished", "target": t, "node": n, "seconds": s}
+{"event": "stopping", "target": t, "node": n}                          the build was interrupted
 {"event": "failed", "target": t, "node": n, "fact": f, "where": w, "hint": h}
 {"event": "done", "ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": s}
 """

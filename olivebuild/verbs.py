@@ -40,14 +40,14 @@ def status(ctx: click.Context, as_json: bool) -> None:
     \b
     olivebuild status
     """
-    from olivebuild import console, wording
+    from olivebuild import live, wording
 
     project = open_all(ctx)
     targets = project.graph.recipe.targets
     # What is lazy counts as wanted only if nothing else is made from it.
     busy = [name for name, target in targets.items() if not target.step.lazy]
     below = project.graph.targets_below(busy)
-    with console.hashing(project.workspace.memo):
+    with live.hashing(project.workspace.memo):
         made = project.planner.plan([*busy, *(name for name in targets if name not in below)])
     project.workspace.memo.save()
     rows: list[dict[str, object]] = []
@@ -151,14 +151,14 @@ def update(ctx: click.Context, targets: tuple[str, ...]) -> None:
     \b
     olivebuild update base
     """
-    from olivebuild import console
     from olivebuild.executors.local import LocalExecutor
+    from olivebuild.live import Display
     from olivebuild.pinning import pin
     from olivebuild.scan import installed
 
     project = open_all(ctx)
     names = project.graph.goals(targets) if targets else list(project.graph.recipe.targets)
-    display = console.Display()
+    display = Display()
     for node in list(project.graph.nodes.values()):
         source = node.step.source(node.fields)
         if node.target in names and source and source.remote:

@@ -1,0 +1,269 @@
+"""What a build prints: plain lines word for word, the rows of a terminal, and a real terminal that is resized and interrupted."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+
+import pyte
+import pytest
+from rich.console import Console
+
+from olivebuild.events import Event
+from olivebuild.live import Display
+from tests.conftest import Place
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Played:
+    """A display without a terminal that is told events, at times of our choice."""
+
+    def __init__(self, width: int = 200) -> None:
+        self.clock, self.out = Clock(), io.StringIO()
+        self.display = Display(Console(file=self.out, width=width, highlight=False, soft_wrap=True), self.clock)
+
+    def say(self, name: str, node: str = "", after: float = 0.0, **data: object) -> None:
+        self.clock.now += after
+        self.display(Event(name, {"target": node.partition(":")[0], "node": node, **data} if node else data))
+
+    def rows(self, width: int) -> list[str]:
+        console = Console(file=io.StringIO(), width=width, color_system=None)
+        self.display.console = console
+        with console.capture() as captured:
+            console.print(self.display.draw())
+        return [line.rstrip() for line in captured.get().splitlines()]
+
+
+NEW = [{"cause": "new", "what": "never built here", "old": None, "new": None}]
+LR = [{"cause": "parameter", "what": "training.lr", "old": "0.0001", "new": "0.0002"}]
+
+
+def training(played: Played, cost: float | None = 90.0) -> None:
+    """Two steps done, the adapter in the middle of its training, the rest to come."""
+    costs = {"tone": None, "adapter": cost, "merged": 10.0, "onnx-int4": 14.0}
+    played.say("plan", run=list(costs), restore=[], seconds=costs)
+    played.say("started", "tone", reasons=NEW, seconds=None)
+    played.say("progress", "tone", what="reading", done=440, total=0)
+    played.say("note", "tone", text="440 rows read, 354 to train")
+    played.say("finished", "tone", after=0.9, seconds=0.9)
+    played.say("started", "adapter", reasons=LR, seconds=cost)
+    for step in range(1, 19):
+        played.say("metric", "adapter", after=2.0, step=step, loss=2.0 / step)
+        played.say("progress", "adapter", what="training", done=step, total=36)
+
+
+def test_plain_lines() -> None:
+    played = Played()
+    with played.display:
+        training(played)
+        played.say("stopping", "adapter")
+    assert (
+        played.out.getvalue()
+        == """\
+run      tone                   never built here
+note     tone                   440 rows read, 354 to train
+done     tone                   0.9 s
+run      adapter                parameter training.lr: 0.0001 -> 0.0002, took 1 min 30 s last time
+         adapter                training 8/36, loss 0.250, 2.0 s each, 56 s left
+         adapter                training 15/36, loss 0.133, 2.0 s each, 42 s left
+stop     adapter                training 18/36, loss 0.111, after 36.0 s
+"""
+    )
+
+
+def test_a_long_phase_says_something_each_minute() -> None:
+    played = Played()
+    played.say("started", "onnx", reasons=[], seconds=None)
+    for done in range(4):
+        played.say("progress", "onnx", after=40.0, what="converting", done=done, total=900)
+    assert (
+        played.out.getvalue()
+        == """\
+run      onnx
+         onnx                   converting 1/900, 40.0 s each, 9 h 59 min left
+         onnx                   converting 3/900, 40.0 s each, 9 h 58 min left
+"""
+    )
+
+
+def test_rows_of_a_terminal() -> None:
+    played = Played()
+    training(played)
+    assert played.rows(80) == [
+        "adapter  ━━━━━━━━          training 18/36, loss 0.111, 2.0 s each, 36 s left",
+        "1 of 4 steps done, about 1 min 00 s left",
+    ]
+    assert played.rows(41) == ["adapter  training 18/36, loss 0.111, 2.…", "1 of 4 steps done, about 1 min 00 s left"]
+
+
+def test_time_left_without_a_pace_comes_from_the_last_run() -> None:
+    played = Played()
+    played.say("started", "bench:latency", reasons=[], seconds=33.0)
+    played.say("started", "merged", reasons=[], seconds=None)
+    played.say("progress", "bench:latency", after=3.0, what="measuring", done=0, total=3)
+    assert played.rows(80) == [
+        "bench:latency                    measuring 0/3, 30 s left",
+        "merged                           running, 3 s so far",
+    ]
+    # Past its time it claims nothing.
+    played.say("progress", "bench:latency", after=31.0, what="measuring", done=0, total=3)
+    assert played.rows(80)[0].split("  ")[-1] == "measuring 0/3, 34 s so far"
+
+
+def test_a_long_file_has_a_row_while_it_is_hashed() -> None:
+    played = Played()
+    played.say("hashing", file="model.safetensors", done=0, total=8_000_000_000)
+    played.say("hashing", file="model.safetensors", after=4.0, done=6_000_000_000, total=8_000_000_000)
+    assert played.rows(100) == ["model.safetensors  ━━━━━━━━━━━━      hashing 6.00 GB of 8.00 GB, 1.50 GB a second, 1 s left"]
+    played.say("hashing", file="model.safetensors", done=8_000_000_000, total=8_000_000_000)
+    assert played.rows(100) == []
+    assert played.out.getvalue() == ""
+
+
+def test_a_file_can_not_steer_the_terminal() -> None:
+    played = Played()
+    played.say("note", "a", text="\x1b[2J[red]gone")
+    assert played.out.getvalue() == "note     a                      ?[2J[red]gone\n"
+
+
+CHAIN = """\
+targets:
+  a: {kind: command, run: "python slow.py {outputs.x}", outputs: {x: x.txt}}
+  b: {kind: command, run: "python slow.py {outputs.x}", inputs: {y: a.x}, outputs: {x: x.txt}}
+"""
+
+
+@pytest.fixture
+def slow(place: Place) -> Place:
+    """Two commands, one after the other, that take a second each."""
+    place.recipe.write_text(CHAIN)
+    (place.folder / "slow.py").write_text("import sys, time\ntime.sleep(1)\nopen(sys.argv[1], 'w').write('x')\n")
+    return place
+
+
+def timeless(text: str) -> str:
+    return re.sub(r"\d+\.\d s", "N s", text)
+
+
+def test_plain_lines_of_a_real_build(slow: Place) -> None:
+    done = slow.run()
+    assert (done.err, timeless(done.out)) == (
+        "",
+        """\
+run      a                      never built here
+done     a                      N s
+run      b                      never built here
+done     b                      N s
+2 built in N s
+""",
+    )
+    assert slow.run().out == "nothing to do: b is fresh\n"
+    (slow.folder / "slow.py").write_text("raise SystemExit('no\\x1b[2Jt today')\n")
+    done = slow.run()
+    assert (
+        re.sub(r"[0-9a-f]{8}", "D", timeless(done.out))
+        == """\
+run      a                      file slow.py: D -> D, took N s last time
+failed   a                      running, after N s
+"""
+    )
+
+
+class Terminal:
+    """A pseudo-terminal with a screen, and `olivebuild` in it."""
+
+    def __init__(self, place: Place, width: int, height: int) -> None:
+        import pty
+
+        self.screen = pyte.HistoryScreen(width, height, history=1000)
+        self._stream = pyte.ByteStream(self.screen)
+        self.seen = ""
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.chdir(place.folder)
+            environment = os.environ | {"OLIVEBUILD_CACHE": str(place.cache), "TERM": "xterm-256color"}
+            os.execve(sys.executable, [sys.executable, "-m", "olivebuild"], {k: v for k, v in environment.items() if k != "COLUMNS"})
+        self.resize(width, height)
+
+    def resize(self, width: int, height: int) -> None:
+        import fcntl
+        import struct
+        import termios
+
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+        self.screen.resize(height, width)
+
+    def read(self, until: str | None = None) -> None:
+        """Feed the screen until it shows a text, or until the program ends."""
+        deadline = time.monotonic() + 60
+        while until is None or not any(until in line for line in self.lines()):
+            assert time.monotonic() < deadline, self.lines()
+            try:
+                data = os.read(self.fd, 1000)
+            except OSError:
+                # How a pseudo-terminal on Linux says that its program has ended.
+                data = b""
+            if not data:
+                assert until is None, self.lines()
+                return
+            self._stream.feed(data)
+
+    def lines(self) -> list[str]:
+        """All that was scrolled out, and what is on the screen."""
+        above = ["".join(row[x].data for x in sorted(row)) for row in self.screen.history.top]
+        return [line.rstrip() for line in [*above, *self.screen.display] if line.strip()]
+
+    def code(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.fixture
+def terminal(slow: Place) -> Iterator[Terminal]:
+    made = Terminal(slow, 90, 8)
+    yield made
+    os.close(made.fd)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are posix")
+def test_a_terminal_that_is_resized_loses_nothing(terminal: Terminal) -> None:
+    terminal.read("running, 0 s so far")
+    assert any("0 of 2 steps done" in line for line in terminal.lines())
+    assert terminal.screen.cursor.hidden
+    terminal.resize(50, 8)
+    terminal.read("1 of 2 steps done")
+    terminal.resize(120, 8)
+    terminal.read()
+    assert [timeless(line) for line in terminal.lines()] == [
+        "run      a                      never built here",
+        "done     a                      N s",
+        "run      b                      never built here",
+        "done     b                      N s",
+        "2 built in N s",
+    ]
+    assert not terminal.screen.cursor.hidden
+    assert terminal.code() == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are posix")
+def test_ctrl_c_in_a_terminal_tells_what_was_stopped(terminal: Terminal) -> None:
+    terminal.read("running")
+    os.write(terminal.fd, b"\x03")
+    terminal.read()
+    assert [timeless(line) for line in terminal.lines()] == [
+        "run      a                      never built here",
+        "stop     a                      running, after N s",
+        "interrupted: what was finished is kept",
+    ]
+    assert not terminal.screen.cursor.hidden
+    assert terminal.code() == 130
