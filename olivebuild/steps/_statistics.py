@@ -1,0 +1,195 @@
+"""What figures say and what is noise: intervals, paired comparisons, and how many rows a loss takes to be seen. Knows no models.
+
+All intervals and verdicts are at 95 %, each for itself: nothing is corrected for looking at many comparisons at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import brentq
+
+LEVEL = 0.95
+POWER = 0.9
+"""How often a loss shall be found at the number of rows that is named for it."""
+LOSSES = (0.01, 0.02, 0.03, 0.05)
+RESAMPLES = 2000
+Interval = tuple[float, float]
+
+
+class Verdict(Enum):
+    """What a difference says of the first of two."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOISE = "noise"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First minus second, in the figure's unit, and whether that is more than noise."""
+
+    value: float
+    interval: Interval | None
+    verdict: Verdict
+    p: float | None = None
+    ratio: float | None = None
+    ratio_interval: Interval | None = None
+    lost: int | None = None
+    """Rows that only the second got right."""
+    won: int | None = None
+    """Rows that only the first got right."""
+
+
+def share_interval(right: int, rows: int) -> Interval | None:
+    """Wilson's, of a share of rows."""
+    if not rows:
+        return None
+    found = stats.binomtest(right, rows).proportion_ci(LEVEL, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def median_interval(samples: Sequence[float]) -> Interval | None:
+    """From order statistics, so it holds for any distribution; None below six samples, which can't say that much."""
+    if len(samples) < 2:
+        return None
+    found = stats.quantile_test(samples, p=0.5).confidence_interval(LEVEL)
+    return (float(found.low), float(found.high)) if math.isfinite(found.low) and math.isfinite(found.high) else None
+
+
+def paired_shares(first: Sequence[bool], second: Sequence[bool]) -> Difference:
+    """Two models on the same rows, right or wrong: McNemar's exact test, and Tango's interval of the difference."""
+    won = sum(a and not b for a, b in zip(first, second, strict=True))
+    lost = sum(b and not a for a, b in zip(first, second, strict=True))
+    p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    interval = tango(won, lost, len(first)) if first else None
+    return Difference((won - lost) / max(1, len(first)), interval, _verdict(won - lost, p < 1 - LEVEL), p, lost=lost, won=won)
+
+
+def tango(won: int, lost: int, rows: int) -> Interval:
+    """Score interval of a paired difference of shares, (won - lost) / rows. Tango 1998, Statistics in Medicine 17:891."""
+    z, found = float(stats.norm.ppf((1 + LEVEL) / 2)), (won - lost) / rows
+
+    def score(delta: float) -> float:
+        # The share of rows lost that is likeliest if the difference is delta.
+        b = won + lost - (2 * rows - won + lost) * delta
+        share = (math.sqrt(max(0.0, b * b + 8 * rows * lost * delta * (1 - delta))) + b) / (4 * rows)
+        spread = rows * (2 * share + delta * (1 - delta))
+        return (won - lost - rows * delta) / math.sqrt(spread) if spread > 0 else math.copysign(math.inf, found - delta)
+
+    step = 1e-9
+    low = float(brentq(lambda d: score(d) - z, step - 1, found - step)) if found > 2 * step - 1 and score(step - 1) > z else -1.0
+    high = float(brentq(lambda d: score(d) + z, found + step, 1 - step)) if found < 1 - 2 * step and score(1 - step) < -z else 1.0
+    return low, high
+
+
+def paired_means(first: Sequence[float], second: Sequence[float], *, higher_is_better: bool = True) -> Difference:
+    """Two models on the same rows, a number each: the mean difference, by Student's t."""
+    gaps = np.subtract(first, second)
+    value = float(gaps.mean()) if len(gaps) else 0.0
+    if len(gaps) < 2:
+        return Difference(value, None, Verdict.NOISE)
+    if not np.ptp(gaps):
+        # All alike: nothing varies that a test could use.
+        return Difference(value, (value, value), _verdict(value if higher_is_better else -value, value != 0), float(value == 0))
+    test = stats.ttest_1samp(gaps, 0.0)
+    found = test.confidence_interval(LEVEL)
+    verdict = _verdict(value if higher_is_better else -value, bool(test.pvalue < 1 - LEVEL))
+    return Difference(value, (float(found.low), float(found.high)), verdict, float(test.pvalue))
+
+
+def paired_rounds(first: Sequence[float], second: Sequence[float], *, higher_is_better: bool = False) -> Difference:
+    """Two models that took turns, a positive number a round: medians of the rounds' differences and ratios."""
+    gaps, ratios = np.subtract(first, second), np.log(np.divide(first, second))
+    between = median_interval(ratios.tolist())
+    middle = float(np.median(ratios))
+    clear = between is not None and (between[0] > 0 or between[1] < 0)
+    return Difference(
+        value=float(np.median(gaps)),
+        interval=median_interval(gaps.tolist()),
+        verdict=_verdict(middle if higher_is_better else -middle, clear),
+        ratio=math.exp(middle),
+        ratio_interval=(math.exp(between[0]), math.exp(between[1])) if between else None,
+    )
+
+
+def macro_f1(expected: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Difference:
+    """The difference of two models' macro F1 on the same rows, by resampling rows (the seed is fixed)."""
+    labels = sorted({*expected, *first, *second})
+    number = {label: i for i, label in enumerate(labels)}
+    rows = np.array([[number[label] for label in row] for row in zip(expected, first, second, strict=True)]).reshape(-1, 3)
+    cells, counts = np.unique(rows, axis=0, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(rows), counts / max(1, len(rows)), RESAMPLES)
+    found = _f1(cells[:, 0], cells[:, 1], counts[None], len(labels)) - _f1(cells[:, 0], cells[:, 2], counts[None], len(labels))
+    gaps = _f1(cells[:, 0], cells[:, 1], drawn, len(labels)) - _f1(cells[:, 0], cells[:, 2], drawn, len(labels))
+    low, high = (float(v) for v in np.quantile(gaps, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return Difference(float(found[0]), (low, high), _verdict(float(found[0]), low > 0 or high < 0))
+
+
+def _f1(expected: np.ndarray, answered: np.ndarray, counts: np.ndarray, labels: int) -> np.ndarray:
+    """Macro F1 of each row of `counts`, how often each pair (expected, answered) occurs, over the labels that are expected."""
+    wanted, given = np.eye(labels)[expected], np.eye(labels)[answered]
+    support = counts @ wanted
+    both, total = counts @ (wanted * given), support + counts @ given
+    f1 = np.divide(2 * both, total, out=np.zeros_like(both, dtype=float), where=total > 0)
+    return np.asarray((f1 * (support > 0)).sum(1) / np.maximum(1, (support > 0).sum(1)))
+
+
+def rows_needed(loss: float, differing: float) -> int:
+    """The rows at which McNemar's test finds a loss of this share 9 times in 10, if this share of answers differs anyway."""
+    differing = max(differing, loss)
+    high = 8
+    while power(high, loss, differing) < POWER:
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(middle, loss, differing) >= POWER else (middle, high)
+    return high
+
+
+def detectable(rows: int, differing: float) -> float | None:
+    """The smallest loss that so many rows show 9 times in 10; None if they show none."""
+    if power(rows, 1.0, 1.0) < POWER:
+        return None
+    low, high = 0.0, 1.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(rows, middle, max(differing, middle)) >= POWER else (middle, high)
+    return high
+
+
+def power(rows: int, loss: float, differing: float) -> float:
+    """How likely McNemar's exact test calls a loss of this share a loss, when this share of the rows differs."""
+    low, high = stats.binom.ppf([1e-9, 1 - 1e-9], rows, differing)
+    differ = np.arange(max(1, low), high + 1)
+    least = stats.binom.isf((1 - LEVEL) / 2, differ, 0.5)
+    return float((stats.binom.pmf(differ, rows, differing) * stats.binom.sf(least, differ, (differing + loss) / (2 * differing))).sum())
+
+
+def differing_share(lost: int, won: int, rows: int) -> float:
+    """How many answers differ between two such models, carefully guessed: none in 8 rows is not none in all."""
+    return (lost + won + 1) / (rows + 2)
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float, Interval | None]:
+    """Mean and standard deviation of a figure over retrainings, and the interval of the mean."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, 0.0, None
+    deviation = float(np.std(values, ddof=1))
+    if not deviation:
+        return mean, 0.0, (mean, mean)
+    found = stats.ttest_1samp(values, mean).confidence_interval(LEVEL)
+    return mean, deviation, (float(found.low), float(found.high))
+
+
+def _verdict(direction: float, clear: bool) -> Verdict:
+    if not clear or not direction:
+        return Verdict.NOISE
+    return Verdict.BETTER if direction > 0 else Verdict.WORSE
