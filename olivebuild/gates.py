@@ -1,14 +1,16 @@
 """Gates: conditions on a benchmark's figures. `accuracy >= 0.9`, `merged.accuracy >= 0.9`, `accuracy drop vs merged <= 0.02`.
 
-A gate judges the last model listed and the first data set, unless a name before the figure says otherwise:
-`hard.accuracy >= 0.8`, `merged.hard.accuracy >= 0.8`. Times take ms or s, sizes KB, MB or GB.
+A gate judges the last model listed and the first data set, unless a name before the figure says otherwise: `hard.accuracy >= 0.8`,
+`merged.hard.accuracy >= 0.8`; `evaluate.f1 >= 0.8` judges a figure of the command target `evaluate`. Times take ms or s, sizes KB, MB or GB.
+
+A drop is judged by its interval where the benchmark has one: only a drop that is more than noise misses its gate, unless it is strict.
 """
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +20,33 @@ _TIME = {"ms": 1e-3, "s": 1.0}
 _SIZE = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SHARE = {"%": 0.01}
 # figure -> (which way is better, its units)
-FIGURES: dict[str, tuple[str, dict[str, float]]] = {
+OF_ANSWERS: dict[str, tuple[str, dict[str, float]]] = {
     "accuracy": ("higher", _SHARE),
+    "accuracy_mean": ("higher", _SHARE),
+    "accuracy_worst": ("higher", _SHARE),
+    "macro_f1": ("higher", _SHARE),
     "generated_accuracy": ("higher", _SHARE),
+    "exact_match": ("higher", _SHARE),
+    "perplexity": ("lower", {}),
+    "schema_valid": ("higher", _SHARE),
+    "field_exact": ("higher", _SHARE),
+    "json_exact": ("higher", _SHARE),
+}
+FIGURES: dict[str, tuple[str, dict[str, float]]] = OF_ANSWERS | {
     "ttft": ("lower", _TIME),
     "ttft_p95": ("lower", _TIME),
+    "tpot": ("lower", _TIME),
+    "itl_p50": ("lower", _TIME),
+    "itl_p95": ("lower", _TIME),
+    "itl_p99": ("lower", _TIME),
+    "e2e": ("lower", _TIME),
     "tokens_per_second": ("higher", {}),
+    "prompt_tokens_per_second": ("higher", {}),
     "load_seconds": ("lower", _TIME),
     "peak_rss": ("lower", _SIZE),
+    "gpu_memory": ("lower", _SIZE),
+    "joules": ("lower", {}),
+    "joules_per_token": ("lower", {}),
     "size": ("lower", _SIZE),
 }
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
@@ -42,45 +63,75 @@ class Gate:
     versus: str
     compare: str
     limit: float
+    command: str = ""
+    """The command target whose figure this is."""
+    strict: bool = False
 
     @staticmethod
-    def parse(text: str) -> Gate:
-        """Raises ValueError with what is wrong."""
+    def parse(text: str, scores: Collection[str] = (), commands: Collection[str] = (), *, strict: bool = False) -> Gate:
+        """`scores` are the benchmark's own figures, `commands` the targets whose figures it shows. Raises ValueError with what is wrong."""
         m = _FORM.fullmatch(text)
         if not m:
             raise ValueError(f"the gate {text!r} can't be read; write for example 'accuracy >= 0.9' or 'accuracy drop vs merged <= 0.02'")
-        if m[2] not in FIGURES:
-            raise ValueError(f"the gate {text!r} names an unknown figure {m[2]!r}; known are {', '.join(FIGURES)}")
-        units = FIGURES[m[2]][1]
+        command = m[1] if m[1] in commands else ""
+        if command and m[4]:
+            raise ValueError(f"the gate {text!r} asks for a drop of what a command measured once; name a figure of the models")
+        known = {} if command else FIGURES | dict.fromkeys(scores, ("higher", _SHARE))
+        if not command and m[2] not in known:
+            raise ValueError(f"the gate {text!r} names an unknown figure {m[2]!r}; known are {', '.join(known)}")
+        units = {} if command else known[m[2]][1]
         if m[7] and m[7] not in units:
             raise ValueError(f"the gate {text!r} has an unknown unit {m[7]!r} for {m[2]}; known are {', '.join(units) or 'none'}")
-        return Gate(text, tuple(m[1].split(".")) if m[1] else (), m[2], m[4] or "", m[5], float(m[6]) * units.get(m[7], 1.0))
+        names = tuple(m[1].split(".")) if m[1] else ()
+        return Gate(text, names, m[2], m[4] or "", m[5], float(m[6]) * units.get(m[7], 1.0), command, strict)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A gate's outcome. `value` is the figure, or the drop, that was judged."""
+    """A gate's outcome. `value` is the figure, or the drop, that was judged; `interval` the drop's, in the same direction.
+
+    `noise`: the value alone would have missed the gate, and its interval says that this may be chance.
+    """
 
     target: str
     gate: str
     value: float
     passed: bool
+    interval: tuple[float, float] | None = None
+    noise: bool = False
 
 
-def judge(target: str, gates: list[str], metrics: Mapping[str, Any]) -> list[Judgement]:
+def judge(target: str, gates: Iterable[Gate], metrics: Mapping[str, Any]) -> list[Judgement]:
     """Raises RecipeError when a gate names a model or data set that the benchmark does not have."""
-    result = []
-    for text in gates:
-        gate = Gate.parse(text)
-        value = _figure(target, gate, metrics, gate.names)
-        if gate.versus:
-            value = _figure(target, gate, metrics, (gate.versus, *(n for n in gate.names if n in metrics["data"]))) - value
-            value = -value if FIGURES[gate.figure][0] == "lower" else value
-        result.append(Judgement(target, text, value, bool(_COMPARE[gate.compare](value, gate.limit))))
-    return result
+    return [_judge(target, gate, metrics) for gate in gates]
 
 
-def _figure(target: str, gate: Gate, metrics: Mapping[str, Any], names: tuple[str, ...]) -> float:
+def _judge(target: str, gate: Gate, metrics: Mapping[str, Any]) -> Judgement:
+    compare = _COMPARE[gate.compare]
+    if gate.command:
+        value = _figure_of_command(gate, metrics)
+        return Judgement(target, gate.text, value, bool(compare(value, gate.limit)))
+    model, data = _place(target, gate, metrics, gate.names)
+    value = _figure(target, gate, metrics, model, data)
+    if not gate.versus:
+        return Judgement(target, gate.text, value, bool(compare(value, gate.limit)))
+    versus, _ = _place(target, gate, metrics, (gate.versus,))
+    drop = _figure(target, gate, metrics, versus, data) - value
+    interval = _interval(gate, metrics, model, versus, data)
+    if _lower_is_better(gate):
+        drop, interval = -drop, interval and (-interval[1], -interval[0])
+    passed = bool(compare(drop, gate.limit))
+    # Only an interval that lies on the wrong side as a whole says that the drop is there.
+    noise = not passed and not gate.strict and interval is not None and any(compare(end, gate.limit) for end in interval)
+    return Judgement(target, gate.text, drop, passed or noise, interval, noise)
+
+
+def _lower_is_better(gate: Gate) -> bool:
+    return FIGURES.get(gate.figure, ("higher", {}))[0] == "lower"
+
+
+def _place(target: str, gate: Gate, metrics: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, str]:
+    """The model and the data set that the names mean."""
     model, data = list(metrics["models"])[-1], metrics["data"][0]
     for name in names:
         if name in metrics["models"]:
@@ -90,8 +141,41 @@ def _figure(target: str, gate: Gate, metrics: Mapping[str, Any], names: tuple[st
         else:
             known = ", ".join([*metrics["models"], *metrics["data"]])
             raise RecipeError(f"the gate {gate.text!r} names {name!r}, which {target} does not measure", hint=f"it measures {known}")
+    return model, data
+
+
+def _figure(target: str, gate: Gate, metrics: Mapping[str, Any], model: str, data: str) -> float:
     row = metrics["models"][model]
-    value = row["data"][data].get(gate.figure) if gate.figure.endswith("accuracy") else row.get(gate.figure)
+    of_data = row["data"][data]
+    value = (
+        of_data.get("scores", {}).get(gate.figure) if gate.figure not in FIGURES else (of_data if gate.figure in OF_ANSWERS else row).get(gate.figure)
+    )
     if value is None:
-        raise BuildError(f"the gate {gate.text!r} can't be judged: {target} has no {gate.figure} for {model}", hint="is `label` set on the data set?")
+        raise BuildError(f"the gate {gate.text!r} can't be judged: {target} has no {gate.figure} for {model}", hint=_hint(gate.figure))
     return float(value)
+
+
+def _hint(figure: str) -> str:
+    if figure in ("schema_valid", "field_exact", "json_exact"):
+        return "is `json_schema` set on the benchmark?"
+    if figure in ("accuracy_mean", "accuracy_worst"):
+        return "are `seeds` set on the benchmark?"
+    return "is `label` set on the data set?" if figure in OF_ANSWERS else "this machine or model does not tell"
+
+
+def _figure_of_command(gate: Gate, metrics: Mapping[str, Any]) -> float:
+    figures = metrics["commands"][gate.command]
+    if gate.figure not in figures:
+        raise BuildError(
+            f"the gate {gate.text!r} can't be judged: {gate.command} measured no {gate.figure}", hint=f"it measured {', '.join(figures) or 'nothing'}"
+        )
+    return float(figures[gate.figure])
+
+
+def _interval(gate: Gate, metrics: Mapping[str, Any], model: str, versus: str, data: str) -> tuple[float, float] | None:
+    """The interval of versus minus model, from the benchmark's comparison of the two, whichever way round it was made."""
+    for row in metrics.get("comparisons", ()):
+        if row["figure"] == gate.figure and row["data"] in (data, None) and {row["model"], row["versus"]} == {model, versus} and row["interval"]:
+            low, high = row["interval"]
+            return (-high, -low) if row["model"] == model else (low, high)
+    return None

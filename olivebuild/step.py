@@ -22,6 +22,7 @@ from pydantic_core import PydanticSerializationUnexpectedValue, core_schema
 from olivebuild.sources import Source
 
 if TYPE_CHECKING:
+    from olivebuild.gates import Gate
     from olivebuild.worker import Job
 
 KINDS = ("model", "dataset", "adapter", "merged", "onnx", "benchmark", "command")
@@ -170,7 +171,7 @@ class Step(ABC):
         """The nodes that make the target, the last one being the target itself; `targets` are all of the recipe."""
         return [Node(target.name, target.name, self, target.fields, tuple(self.edges(target.fields)))]
 
-    def gates(self, fields: Any) -> list[str]:
+    def gates(self, fields: Any) -> list[Gate]:
         """Conditions on the artifact's figures, judged on every build; see gates.py."""
         return []
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from olivebuild.errors import BuildError, RecipeError
-from olivebuild.gates import Gate, Judgement, judge
+from olivebuild.gates import FIGURES, Gate, Judgement
+from olivebuild.gates import judge as judge_gates
 
 METRICS: dict[str, Any] = {
     "data": ["easy", "hard"],
@@ -18,7 +19,10 @@ METRICS: dict[str, Any] = {
     },
 }
 FORM = "write for example 'accuracy >= 0.9' or 'accuracy drop vs merged <= 0.02'"
-FIGURES = "accuracy, generated_accuracy, ttft, ttft_p95, tokens_per_second, load_seconds, peak_rss, size"
+
+
+def judge(target: str, texts: list[str], metrics: dict[str, Any], *, strict: bool = False) -> list[Judgement]:
+    return judge_gates(target, [Gate.parse(text, ["brevity"], ["evaluate"], strict=strict) for text in texts], metrics)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,8 @@ def test_a_limit_that_is_no_number_is_told(text: str) -> None:
 def test_an_unknown_figure_is_told() -> None:
     with pytest.raises(ValueError, match="unknown figure") as caught:
         Gate.parse("acuracy >= 1")
-    assert str(caught.value) == f"the gate 'acuracy >= 1' names an unknown figure 'acuracy'; known are {FIGURES}"
+    assert len(FIGURES) > 20
+    assert str(caught.value) == f"the gate 'acuracy >= 1' names an unknown figure 'acuracy'; known are {', '.join(FIGURES)}"
 
 
 def test_an_unknown_unit_is_told() -> None:
@@ -144,3 +149,56 @@ def test_a_figure_that_was_not_measured_is_told(text: str, figure: str, model: s
 def test_a_figure_that_is_no_number_fails_its_gate() -> None:
     metrics = {"data": ["d"], "models": {"a": {"data": {"d": {"accuracy": float("nan")}}}}}
     assert [j.passed for j in judge("bench", ["accuracy >= 0", "accuracy <= 1"], metrics)] == [False, False]
+
+
+PAIR = {
+    "data": ["d"],
+    "models": {
+        "a": {"ttft": 0.1, "data": {"d": {"accuracy": 0.9, "scores": {"brevity": 0.5}}}},
+        "b": {"ttft": 0.2, "data": {"d": {"accuracy": 0.85, "scores": {"brevity": 0.25}}}},
+    },
+    "comparisons": [
+        {"model": "b", "versus": "a", "figure": "accuracy", "data": "d", "difference": -0.05, "interval": [-0.12, 0.02]},
+        {"model": "b", "versus": "a", "figure": "brevity", "data": "d", "difference": -0.25, "interval": [-0.3, -0.2]},
+        {"model": "b", "versus": "a", "figure": "ttft", "data": None, "difference": 0.1, "interval": [0.08, 0.12]},
+    ],
+    "commands": {"evaluate": {"f1": 0.8}},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "drop", "interval", "passed", "noise"),
+    [
+        ("accuracy drop vs a <= 0.06", 0.05, (-0.02, 0.12), True, False),
+        ("accuracy drop vs a <= 0.02", 0.05, (-0.02, 0.12), True, True),
+        ("a.accuracy drop vs b <= 0", -0.05, (-0.12, 0.02), True, False),
+        ("a.accuracy drop vs b >= 0", -0.05, (-0.12, 0.02), True, True),
+        ("a.accuracy drop vs b >= 0.1", -0.05, (-0.12, 0.02), False, False),
+        ("brevity drop vs a <= 0.1", 0.25, (0.2, 0.3), False, False),
+        ("ttft drop vs a <= 50ms", 0.1, (0.08, 0.12), False, False),
+        ("ttft drop vs a <= 90ms", 0.1, (0.08, 0.12), True, True),
+    ],
+)
+def test_only_a_drop_that_is_more_than_noise_misses_its_gate(
+    text: str, drop: float, interval: tuple[float, float], passed: bool, noise: bool
+) -> None:
+    expected = Judgement("bench", text, pytest.approx(drop), passed, pytest.approx(interval), noise)
+    assert judge("bench", [text], PAIR) == [expected]
+
+
+def test_a_strict_gate_takes_the_drop_as_it_is() -> None:
+    text = "accuracy drop vs a <= 0.02"
+    assert judge("bench", [text], PAIR, strict=True) == [Judgement("bench", text, pytest.approx(0.05), False, pytest.approx((-0.02, 0.12)))]
+
+
+def test_a_gate_on_a_score_of_ones_own_and_on_a_commands_figure() -> None:
+    assert [(j.value, j.passed) for j in judge("bench", ["brevity >= 0.3", "a.brevity >= 50%", "evaluate.f1 > 0.7"], PAIR)] == [
+        (0.25, False),
+        (0.5, True),
+        (0.8, True),
+    ]
+    with pytest.raises(BuildError) as caught:
+        judge("bench", ["evaluate.f2 > 0"], PAIR)
+    assert (caught.value.fact, caught.value.hint) == ("the gate 'evaluate.f2 > 0' can't be judged: evaluate measured no f2", "it measured f1")
+    with pytest.raises(ValueError, match="measured once"):
+        Gate.parse("evaluate.f1 drop vs a < 1", commands=["evaluate"])

@@ -8,6 +8,7 @@ import pytest
 
 from olivebuild import step
 from olivebuild.errors import RecipeError, Where
+from olivebuild.gates import FIGURES
 from olivebuild.recipe import FILE_NAME, Recipe, did_you_mean, find, load
 from olivebuild.step import Ref
 
@@ -176,7 +177,7 @@ def test_an_item_of_a_list_is_what_is_wrong_not_the_other_form_of_the_field(tmp_
 def test_an_unreadable_gate_is_a_fault_of_the_recipe(tmp_path: Path) -> None:
     error = fault(tmp_path, ONE + "  b: {kind: benchmark, models: [m], data: d, gates: ['acuracy > 1']}\n")
     assert error.fact == "b.gates: the gate 'acuracy > 1' names an unknown figure 'acuracy'"
-    assert error.hint == "known are accuracy, generated_accuracy, ttft, ttft_p95, tokens_per_second, load_seconds, peak_rss, size"
+    assert error.hint == f"known are {', '.join(FIGURES)}"
 
 
 def test_other_packages_are_asked_for_their_kinds_at_most_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

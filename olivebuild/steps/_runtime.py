@@ -13,9 +13,12 @@ import torch
 
 from olivebuild.errors import StepError
 from olivebuild.steps import _models
+from olivebuild.steps._figures import Judged
 from olivebuild.steps._tokens import Encoder, Table
 
 BATCH = 8
+WINDOW = 512
+"""Tokens of a text that are read at once: the likelihoods of all words at each of them take memory."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,6 @@ class Reply:
     written: list[int]
 
 
-@dataclass(frozen=True)
-class Answer:
-    expected: str
-    label: str
-    text: str
-    text_right: bool
-
-
 class Runtime(Protocol):
     tokenizer: Any
 
@@ -57,24 +52,41 @@ def open_model(folder: str | Path, *, trust_remote_code: bool = False) -> Runtim
     return OnnxRuntime(folder) if is_onnx(folder) else HuggingFaceRuntime(folder, trust_remote_code)
 
 
-def judge(runtime: Runtime, table: Table, new_tokens: int) -> Iterator[Answer]:
-    """One answer a row, in order."""
+def judge(runtime: Runtime, table: Table, new_tokens: int, *, whole: bool = False) -> Iterator[tuple[dict[str, str], Judged]]:
+    """Each row and what became of it, in order. `whole`: an answer that is longer than every right one is still wanted in full."""
     encoder = Encoder(runtime.tokenizer)
+    if table.format == "text":
+        for row in table.rows:
+            yield row, _read(runtime, encoder, row)
+        return
     decode = runtime.tokenizer.decode
-    for i in range(0, len(table.rows), BATCH):
-        rows = table.rows[i : i + BATCH]
-        wanted = [encoder.encode(table.format, row) for row in rows]
+    examples = [encoder.encode(table.format, row) for row in table.rows]
+    room = new_tokens if whole else min(new_tokens, max((len(e.completion) for e in examples), default=0))
+    for i in range(0, len(examples), BATCH):
+        rows, wanted = table.rows[i : i + BATCH], examples[i : i + BATCH]
         questions = []
         for row, example in zip(rows, wanted, strict=True):
             prompt = encoder.prompt_text(table.format, row)
-            questions.append(Question(example.prompt, [encoder.pair(prompt, text).completion for _, text in table.labels]))
-        # An answer that is longer than every right one is wrong already.
-        room = min(new_tokens, max(len(e.completion) for e in wanted))
-        for row, example, reply in zip(rows, wanted, runtime.ask(questions, room, encoder.ends), strict=True):
-            best = table.labels[int(np.argmax(reply.scores))][0] if reply.scores else ""
-            expected = decode(example.completion, skip_special_tokens=True).strip()
+            labels = [encoder.pair(prompt, text).completion for _, text in table.labels]
+            questions.append(Question(example.prompt, labels or [example.completion]))
+        for row, example, question, reply in zip(rows, wanted, questions, runtime.ask(questions, room, encoder.ends), strict=True):
+            label = table.labels[int(np.argmax(reply.scores))][0] if table.labels else ""
+            right = decode(example.completion, skip_special_tokens=True).strip()
             text = decode(reply.written, skip_special_tokens=True).strip()
-            yield Answer(row["label"] or expected, best, text, text.casefold() == expected.casefold())
+            nll = -reply.scores[question.completions.index(example.completion)]
+            yield row, Judged(row["label"] or right, right, label, text, nll, len(example.completion))
+
+
+def _read(runtime: Runtime, encoder: Encoder, row: dict[str, str]) -> Judged:
+    """The likelihood of a text, in windows of its own; the first token of each is given, not asked."""
+    example = encoder.encode("text", row)
+    ids = example.prompt + example.completion
+    nll, count = 0.0, 0
+    for i in range(0, len(ids) - 1, WINDOW - 1):
+        window = ids[i : i + WINDOW]
+        nll -= runtime.ask([Question(window[:1], [window[1:]])], 0, set())[0].scores[0]
+        count += len(window) - 1
+    return Judged(row["label"], "", "", "", nll, count)
 
 
 class HuggingFaceRuntime:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from olivebuild.gates import Gate
+from olivebuild.gates import FIGURES, Gate
 from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target, step_of
 from olivebuild.steps.merged import MergedFields
 from olivebuild.steps.onnx import OnnxFields
@@ -21,6 +21,7 @@ from olivebuild.worker import Job
 
 MODEL_KINDS = ("model", "merged", "onnx")
 Positive = Annotated[int, Field(gt=0)]
+ScoreName = Annotated[str, Field(pattern=r"^[^:]+\.py:[a-z][a-z0-9_]*$")]
 
 
 class LatencyFields(Fields):
@@ -36,23 +37,46 @@ class BenchmarkFields(Fields):
     data: Ref | Annotated[list[Ref], Field(min_length=1)]
     baseline: Ref | None = None
     max_new_tokens: Positive = 16
+    json_schema: str | None = None
+    """A file; the answers are to be JSON that follows it."""
+    score: ScoreName | list[ScoreName] = []
+    """`eval.py:function`, called with what the model wrote and the row; returns a number, more being better."""
+    metrics: list[Ref] = []
+    """`command` targets whose `metrics` stand beside ours."""
     latency: LatencyFields = LatencyFields()
+    strict: bool = False
+    """A gate on a drop judges the figure as it is; else only a drop that is more than noise misses it."""
     gates: list[str] = []
 
     @field_validator("gates")
     @classmethod
-    def _readable(cls, value: list[str]) -> list[str]:
-        for text in value:
-            Gate.parse(text)
+    def _readable(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        given = info.data
+        if {"score", "metrics"} <= given.keys():
+            _parse(value, given["score"], given["metrics"], strict=False)
         return value
 
     @property
     def data_sets(self) -> list[Ref]:
         return self.data if isinstance(self.data, list) else [self.data]
 
+    @property
+    def scores(self) -> list[str]:
+        return self.score if isinstance(self.score, list) else [self.score]
+
+    @property
+    def judges(self) -> list[Gate]:
+        return _parse(self.gates, self.score, self.metrics, strict=self.strict)
+
+
+def _parse(gates: list[str], score: str | list[str], metrics: list[Ref], *, strict: bool) -> list[Gate]:
+    own = [text.rpartition(":")[2] for text in ([score] if isinstance(score, str) else score)]
+    return [Gate.parse(text, own, [ref.target for ref in metrics], strict=strict) for text in gates]
+
 
 class Benchmark(Step):
     kind = "benchmark"
+    version = 2
     fields = BenchmarkFields
     summary = "accuracy and latency of `models` on `data`, side by side, with `gates`"
 
@@ -61,8 +85,11 @@ class Benchmark(Step):
         # The table names its rows and columns. Gates judge it afterwards and are no part of it.
         return {"models": [str(m) for m in fields.models], "data": [d.target for d in fields.data_sets]}
 
-    def gates(self, fields: BenchmarkFields) -> list[str]:
-        return fields.gates
+    def libraries(self, fields: BenchmarkFields) -> tuple[str, ...]:
+        return ("scipy",)
+
+    def gates(self, fields: BenchmarkFields) -> list[Gate]:
+        return fields.judges
 
     def check(self, fields: BenchmarkFields) -> str | None:
         names = [str(m) for m in fields.models]
@@ -70,12 +97,10 @@ class Benchmark(Step):
             return "a model is listed twice; list each once"
         if len({d.target for d in fields.data_sets}) != len(fields.data_sets):
             return "a data set is listed twice; list each once"
-        known = {*names, *(d.target for d in fields.data_sets)}
-        for gate in map(Gate.parse, fields.gates):
-            odd = [n for n in (*gate.names, *([gate.versus] if gate.versus else [])) if n not in known]
-            if odd:
-                return f"the gate {gate.text!r} names {odd[0]!r}, which is not measured here; measured are {', '.join(sorted(known))}"
-        return None
+        own = [text.rpartition(":")[2] for text in fields.scores]
+        if odd := [name for name in own if name in FIGURES or own.count(name) > 1]:
+            return f"there is more than one figure {odd[0]!r}; call the function in `score` something else"
+        return _check_gates(fields, {*names, *(d.target for d in fields.data_sets)}, {m.target for m in fields.metrics})
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         fields = target.fields
@@ -94,7 +119,8 @@ class Benchmark(Step):
 
         for i, edge in enumerate(models):
             model = Edge("model", edge.ref, edge.kinds, "", edge.field)
-            add(f"accuracy.{edge.ref}", f"accuracy[{i}]", "benchmark-accuracy", {"max_new_tokens": fields.max_new_tokens}, [model, *data])
+            judge: dict[str, object] = {"max_new_tokens": fields.max_new_tokens, "json_schema": fields.json_schema, "score": fields.scores}
+            add(f"accuracy.{edge.ref}", f"accuracy[{i}]", "benchmark-accuracy", judge, [model, *data])
         for edge in models:
             if inputs := _checked(targets.get(edge.ref.target)):
                 model = Edge("model", edge.ref, edge.kinds, "", edge.field)
@@ -104,9 +130,12 @@ class Benchmark(Step):
             train = Edge("train", fields.baseline, ("dataset",), "train", ("baseline",))
             add("baseline", "baseline", "benchmark-baseline", {}, [train, *data])
         add("latency", "latency", "benchmark-latency", fields.latency.model_dump(), models)
+        edges += (Edge(f"metrics[{i}]", ref, ("command",), "metrics", ("metrics", i)) for i, ref in enumerate(fields.metrics))
         return [*nodes, Node(target.name, target.name, self, fields, tuple(edges))]
 
     def run(self, job: Job) -> None:
+        from olivebuild.steps._compare import comparisons
+
         fields = job.fields(BenchmarkFields)
         names = [str(m) for m in fields.models]
         sets = [d.target for d in fields.data_sets]
@@ -120,11 +149,24 @@ class Benchmark(Step):
         for i, name in enumerate(names):
             judged = read(f"accuracy[{i}]")
             models[name] = {"data": dict(zip(sets, judged, strict=True)), **latency[i], **({"check": checks[name]} if name in checks else {})}
-        metrics: dict[str, Any] = {"models": models, "data": sets}
+        metrics: dict[str, Any] = {"models": models, "data": sets, "comparisons": comparisons(models, sets)}
         if fields.baseline:
             metrics["baselines"] = {name: dict(zip(sets, values, strict=True)) for name, values in read("baseline").items()}
-        (job.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
+        if fields.metrics:
+            paths = {ref.target: Path(job.input(f"metrics[{i}]").path) for i, ref in enumerate(fields.metrics)}
+            metrics["commands"] = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items()}
+        (job.out / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", "utf-8")
         job.result = Result(metrics=metrics)
+
+
+def _check_gates(fields: BenchmarkFields, measured: set[str], commands: set[str]) -> str | None:
+    for gate in fields.judges:
+        if gate.command:
+            continue
+        if odd := [n for n in (*gate.names, *([gate.versus] if gate.versus else [])) if n not in measured]:
+            known = ", ".join(sorted(measured | commands))
+            return f"the gate {gate.text!r} names {odd[0]!r}, which is not measured here; measured are {known}"
+    return None
 
 
 def _checked(target: Target | None) -> list[Edge]:

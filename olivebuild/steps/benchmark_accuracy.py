@@ -1,59 +1,86 @@
-"""How often a model is right on the test rows: by the likelihood of each label, and by what it writes."""
+"""How often a model is right on the test rows: by the likelihood of each label, by what it writes, and by scores of the user's own."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from olivebuild.step import Fields, Result, Step
+from olivebuild.step import Fields, FileInput, Result, Step
 from olivebuild.worker import Job
 
 if TYPE_CHECKING:
-    from olivebuild.steps._runtime import Answer
+    from olivebuild.steps._figures import Judged
+    from olivebuild.steps._scores import Schema, Score
 
 
 class AccuracyFields(Fields):
     max_new_tokens: int
+    json_schema: str | None = None
+    score: list[str] = []
 
 
 class Accuracy(Step):
     kind = "benchmark-accuracy"
+    version = 2
     fields = AccuracyFields
     gpu = True
 
     def libraries(self, fields: AccuracyFields) -> tuple[str, ...]:
-        return ("torch", "transformers", "tokenizers", "onnxruntime-genai")
+        return (
+            "torch",
+            "transformers",
+            "tokenizers",
+            "onnxruntime-genai",
+            "scikit-learn",
+            "scipy",
+            *(("jsonschema",) if fields.json_schema else ()),
+        )
+
+    def files(self, fields: AccuracyFields) -> list[FileInput]:
+        schema = [FileInput("json_schema", fields.json_schema, ("json_schema",))] if fields.json_schema else []
+        return [*schema, *(FileInput(f"score.{i}", text.rpartition(":")[0], ("score",)) for i, text in enumerate(fields.score))]
+
+    def parameters(self, fields: Fields) -> dict[str, object]:
+        assert isinstance(fields, AccuracyFields)
+        return {"max_new_tokens": fields.max_new_tokens, "score": [text.rpartition(":")[2] for text in fields.score]}
 
     def run(self, job: Job) -> None:
         from olivebuild.steps import _runtime
+        from olivebuild.steps._figures import figures
+        from olivebuild.steps._scores import Schema, load_score
         from olivebuild.steps._tokens import read_table
 
         fields = job.fields(AccuracyFields)
+        schema = Schema(job, job.files("json_schema")[0]) if fields.json_schema else None
+        scores = {
+            text.rpartition(":")[2]: load_score(job, job.files(f"score.{i}")[0], text.rpartition(":")[2]) for i, text in enumerate(fields.score)
+        }
         runtime = _runtime.open_model(job.input("model").folder, trust_remote_code=job.input("model").trust_remote_code)
-        roles = job.roles("data")
-        tables = [read_table(job.input(role).path) for role in roles]
+        tables = [read_table(job.input(role).path) for role in job.roles("data")]
+        if schema:
+            # Each right answer is one of a kind; which of them is likeliest is not the question.
+            tables = [replace(table, labels=[]) for table in tables]
         rows = sum(len(t.rows) for t in tables)
-        done = 0
-        result = []
+        done, result = 0, []
         for table in tables:
-            answers = []
-            for answer in _runtime.judge(runtime, table, fields.max_new_tokens):
-                answers.append(answer)
+            judged = []
+            for row, answer in _runtime.judge(runtime, table, fields.max_new_tokens, whole=bool(schema or scores)):
+                judged.append(_scored(answer, row, schema, scores) if table.format != "text" else answer)
                 done += 1
                 job.progress("judging", done, rows)
-            result.append(_figures(table.labels, answers))
+            result.append(figures(judged, labelled=bool(table.labels), written=table.format != "text"))
         (job.out / "metrics.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        job.result = Result(metrics={"data": [{k: v for k, v in r.items() if k != "answers"} for r in result]})
+        job.result = Result(metrics={"data": [without_answers(r) for r in result]})
 
 
-def _figures(labels: list[tuple[str, str]], answers: list[Answer]) -> dict[str, object]:
-    count = len(answers)
-    figures: dict[str, object] = {"rows": count}
-    if count:
-        figures["generated_accuracy"] = round(sum(a.text_right for a in answers) / count, 6)
-        if labels:
-            figures["accuracy"] = round(sum(a.label == a.expected for a in answers) / count, 6)
-    return figures | {"answers": [{"expected": a.expected, "label": a.label, "text": a.text} for a in answers]}
+def _scored(answer: Judged, row: dict[str, str], schema: Schema | None, scores: dict[str, Score]) -> Judged:
+    fields = schema.judge(answer.text, answer.wanted) if schema else None
+    return replace(answer, fields=fields, scores={name: score(answer.text, row) for name, score in scores.items()})
+
+
+def without_answers(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name != "answers"}
 
 
 STEP = Accuracy()
