@@ -6,51 +6,51 @@ from pathlib import Path
 
 from olivebuild.executor import Action, ActionInput
 from olivebuild.graph import Graph
+from olivebuild.node import Node
 from olivebuild.plan import Plan, Planner, State
-from olivebuild.step import Node
 
 
 def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action:
     """Raises Damaged when a part of the target that lies in the store alone is not whole; writes such parts beside `out`."""
-    node, scan, step = state.node, planner.scan, state.node.step
+    node, scan = state.node, planner.scan
     return Action(
         node=node.name,
         target=node.target,
-        kind=step.kind,
+        kind=node.kind,
         key=state.key or "",
-        fields=node.fields.model_dump(mode="json", exclude_unset=True),
+        fields=node.fields,
         inputs=_inputs(planner, plan, node, out),
-        files={f.label: [str(p) for p in scan.paths(node, f)] for f in step.files(node.fields)},
+        files={f.label: [str(p) for p in scan.paths(node, f)] for f in node.files},
         recipe_folder=str(scan.recipe.folder),
         out=str(out),
         store=str(planner.store.root),
         pin=scan.pin(node) or "",
         places=_places(planner, node),
-        gpu=step.takes_gpu(node.fields),
-        exclusive=step.exclusive,
+        gpu=node.gpu,
+        exclusive=node.exclusive,
         publish=state.publish,
-        readers=[[n.step.kind, n.fields.model_dump(mode="json", exclude_unset=True)] for n in _readers(planner.graph, plan, node)],
+        readers=[[n.kind, n.fields] for n in _readers(planner.graph, plan, node)],
     )
 
 
 def trusts(graph: Graph, node: Node) -> bool:
     """Whether the recipe allows code from the model's folder to run: said on the model itself, or on what it was merged from."""
     models = [source for edge, source, _ in graph.inputs[node.name] if edge.role == "model"]
-    return bool(getattr(node.fields, "trust_remote_code", False)) or any(trusts(graph, m) for m in models)
+    return node.trusts or any(trusts(graph, m) for m in models)
 
 
 def _inputs(planner: Planner, plan: Plan, node: Node, out: Path) -> dict[str, ActionInput]:
     inputs = {}
     for edge, source, output in planner.graph.inputs[node.name]:
-        origin, named = plan.states[source.name], source.step.source(source.fields)
+        origin, named = plan.states[source.name], source.source
         folder, path = "", ""
         if not (edge.by_tensors and origin.trace and origin.trace.manifest):
             place = origin.folder or _part_folder(planner, origin, out)
-            folder, path = str(place), str(place / source.step.outputs(source.fields)[output])
+            folder, path = str(place), str(place / source.outputs[output])
         inputs[edge.role] = ActionInput(
             folder=folder,
             path=path,
-            kind=source.step.kind,
+            kind=source.kind,
             target=source.target,
             source=named.text if named else "",
             trust_remote_code=trusts(planner.graph, source),

@@ -17,9 +17,9 @@ from olivebuild.executor import Executor, Message, Outcome
 from olivebuild.key import Reason
 from olivebuild.locks import try_lock
 from olivebuild.manifest import Manifest
+from olivebuild.node import Node
 from olivebuild.pinning import pin
 from olivebuild.plan import Plan, Planner, State, Verdict
-from olivebuild.step import Node
 from olivebuild.store import Damaged
 from olivebuild.trace import Trace
 from olivebuild.workspace import Last
@@ -221,7 +221,7 @@ class Build:
         if reference is not None:
             planner.scan.forget(node)
         if reference is None:
-            for name, path in node.step.outputs(node.fields).items():
+            for name, path in node.outputs.items():
                 if not (out / path).exists():
                     raise StepError(f"{node.target} ended well but did not make {name or path}", hint="a declared output must be made by its step")
             if result.manifest:
@@ -230,9 +230,7 @@ class Build:
                 manifest, blob = planner.store.put_folder(out, running.scratch)
             if not manifest.files:
                 raise StepError(f"{node.target} ended well but made nothing", hint=f"`olivebuild log {node.target}` shows its output")
-        outputs = {
-            name: result.digests.get(name) or self._output_digest(node, name, out, reference, manifest) for name in node.step.outputs(node.fields)
-        }
+        outputs = {name: result.digests.get(name) or self._output_digest(node, name, out, reference, manifest) for name in node.outputs}
         known = planner.traces.get(state.key)
         if known and dict(known.outputs) != outputs:
             text = f"the same inputs gave another result than on the last run ({node.target} is not deterministic)"
@@ -240,7 +238,7 @@ class Build:
             state.reasons.append(Reason("output", "another result from equal inputs", known.outputs.get("", known.manifest), outputs.get("", blob)))
         trace = Trace(
             key=state.key,
-            kind=node.step.kind,
+            kind=node.kind,
             parts=state.parts,
             outputs=outputs,
             manifest=blob,
@@ -273,10 +271,9 @@ class Build:
 
     def _output_digest(self, node: Node, name: str, out: Path, reference: Path | None, manifest: Manifest | None) -> str:
         """The content digest of an output: of a model its tensors, of a folder its files, of a file its bytes."""
-        step = node.step
-        if step.kind in ("model", "merged"):
+        if node.kind in ("model", "merged"):
             return self.planner.scan.model_at(reference or out, code=trusts(self.planner.graph, node))
-        relative = step.outputs(node.fields)[name]
+        relative = node.outputs[name]
         if relative == "." and manifest:
             return manifest.digest
         path = out / relative

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from olivebuild.errors import BuildError
-from olivebuild.step import Result
+from olivebuild.node import Result
 
 
 @dataclass(frozen=True)

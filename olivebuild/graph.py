@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from olivebuild.errors import RecipeError
+from olivebuild.node import Edge, Node
 from olivebuild.recipe import Recipe, did_you_mean
-from olivebuild.step import Edge, Node
 
 
 @dataclass
@@ -64,7 +64,7 @@ def _resolve(recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge) -> tu
     if kind not in edge.kinds:
         hint = f"it takes {' or '.join(edge.kinds)}"
         raise RecipeError(f"{name} is of kind {kind}, which is not what {node.target} takes here", where=where, hint=hint)
-    outputs = source.step.outputs(source.fields)
+    outputs = source.outputs
     output = edge.ref.output or (edge.output if edge.output in outputs else "")
     if output not in outputs:
         known = ", ".join(f"{name}.{o}" for o in outputs if o)

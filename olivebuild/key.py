@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
-
-from pydantic import ConfigDict
 
 from olivebuild import digest
-from olivebuild.step import Node
+from olivebuild.node import Node
 
 FORMAT = "1"
 
@@ -26,7 +23,6 @@ class Part:
     label: str
     value: str
     shown: str = ""
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
     @property
     def what(self) -> str:
@@ -52,9 +48,8 @@ def parts_of(
     machine: Mapping[str, str],
 ) -> tuple[Part, ...]:
     """The parts of a node, in a fixed order. `inputs` and `files` are (label, digest, shown)."""
-    step = node.step
-    result = [Part("step", "kind", step.kind), Part("step", "version", str(step.version), f"the {step.kind} step's version")]
-    result += (Part("parameter", label, value) for label, value in flatten(step.parameters(node.fields)))
+    result = [Part("step", "kind", node.kind), Part("step", "version", str(node.version), f"the {node.kind} step's version")]
+    result += (Part("parameter", label, value) for label, value in node.parameters)
     result += (Part("input", label, value, shown) for label, value, shown in inputs)
     result += (Part("file", label, value, shown) for label, value, shown in files)
     if source is not None:
@@ -66,17 +61,6 @@ def parts_of(
 
 def key_of(parts: Iterable[Part]) -> str:
     return digest.of_json([FORMAT, [[p.cause, p.label, p.value] for p in parts]])
-
-
-def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """{"training": {"lr": 1e-4}} -> [("training.lr", "0.0001")], sorted; what is None says nothing and is left out."""
-    result: list[tuple[str, str]] = []
-    for name, item in sorted(value.items()):
-        if isinstance(item, Mapping):
-            result += flatten(item, f"{prefix}{name}.")
-        elif item is not None:
-            result.append((prefix + name, digest.canonical_json(item)))
-    return result
 
 
 def compare(old: Iterable[Part], new: Iterable[Part]) -> list[Reason]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar
+from typing import Annotated
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from msgspec import Meta
 
 from olivebuild import digest
 from olivebuild.digest import Count, nobody
+from olivebuild.records import decode
 
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""What the cache holds is data from outside: nothing is converted, nothing unknown is passed over."""
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,9 @@ class Entry:
 
     name: str
     executable: bool
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Meta(ge=0)]
     digest: Digest
-    blobs: tuple[tuple[Digest, Annotated[int, Field(ge=0)]], ...] = ()
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    blobs: tuple[tuple[Digest, Annotated[int, Meta(ge=0)]], ...] = ()
 
     @staticmethod
     def of_runs(name: str, runs: Iterable[tuple[str, int]], *, executable: bool = False) -> Entry:
@@ -68,9 +66,8 @@ class Computed:
     name: str
     base: Digest
     digest: Digest
-    rows: Annotated[int, Field(gt=0)]
+    rows: Annotated[int, Meta(gt=0)]
     chunks: tuple[Digest, ...]
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,6 @@ class Merge:
     adapter: Digest
     reproducible: bool
     tensors: tuple[Computed, ...]
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
 
 @dataclass(frozen=True)
@@ -91,9 +87,8 @@ class Manifest:
     """
 
     files: tuple[Entry, ...]
-    base: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
+    base: Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?$")] = ""
     merges: tuple[Merge, ...] = ()
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     @property
     def digest(self) -> str:
@@ -109,7 +104,7 @@ class Manifest:
     @staticmethod
     def from_json(text: bytes) -> Manifest:
         """Raises ValueError on anything that is not a manifest, and on names that leave the folder."""
-        manifest = _MANIFESTS.validate_json(text)
+        manifest = decode(text, Manifest)
         for entry in manifest.files:
             path = PurePosixPath(entry.name)
             if path.is_absolute() or ".." in path.parts or "\\" in entry.name or not path.parts:
@@ -117,6 +112,3 @@ class Manifest:
             if entry.blobs and entry != Entry.of_runs(entry.name, entry.blobs, executable=entry.executable):
                 raise ValueError(f"{entry.name!r} is not what its blobs add up to")
         return manifest
-
-
-_MANIFESTS = TypeAdapter(Manifest)

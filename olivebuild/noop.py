@@ -66,7 +66,7 @@ def _looked_at(project: Project, plan: Plan) -> set[str]:
         place = project.workspace.place(state.node.target)
         if name == state.node.target:
             paths |= {place, *place.rglob("*")}
-        for library in state.node.step.libraries(state.node.fields):
+        for library in state.node.libraries:
             paths |= _distribution(library)
     ours = Path(__file__).parent
     paths |= {ours, *(p for p in ours.rglob("*") if p.suffix in (".py", "") and "__pycache__" not in p.parts)}

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from olivebuild.events import Event, Listener
 from olivebuild.executor import Action, Executor, Outcome
+from olivebuild.node import Node
 from olivebuild.plan import Planner
-from olivebuild.step import Node
 
 POLL_SECONDS = 0.1
 
 
 def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> str:
     """Ask the world what a node's remote source is today, and write it into the lock file's data. Raises BuildError."""
-    source = node.step.source(node.fields)
+    source = node.source
     assert source
     scratch = planner.store.scratch("pin")
     (scratch / "out").mkdir()
     where = planner.scan.recipe.where(node.target, ("source",))
     place: list[object] = [where.file, where.line, where.column, where.text]
-    fields = node.fields.model_dump(mode="json", exclude_unset=True)
     recipe_folder = str(planner.scan.recipe.folder)
-    action = Action(node.name, node.target, node.step.kind, "", fields, {}, {}, recipe_folder, str(scratch / "out"), places={"": place}, task="pin")
+    action = Action(node.name, node.target, node.kind, "", node.fields, {}, {}, recipe_folder, str(scratch / "out"), places={"": place}, task="pin")
     listen(Event("note", {"target": node.target, "node": node.name, "text": f"pinning {source.text}"}))
     try:
         executor.start(action, planner.workspace.log_file(node.name))

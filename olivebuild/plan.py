@@ -10,8 +10,8 @@ from pathlib import Path
 from olivebuild.graph import Graph
 from olivebuild.key import Part, Reason, compare, key_of, parts_of
 from olivebuild.manifest import Manifest
+from olivebuild.node import Edge, Node
 from olivebuild.scan import Scan
-from olivebuild.step import Edge, Node
 from olivebuild.store import Damaged, Store
 from olivebuild.trace import Trace, Traces
 from olivebuild.workspace import Workspace
@@ -84,7 +84,7 @@ class Planner:
             states[node.name] = self._look_up(node, states)
         for node in reversed(nodes):
             state = states[node.name]
-            kept = node.name == node.target and (node.target in goals or not node.step.lazy)
+            kept = node.name == node.target and (node.target in goals or not node.lazy)
             # One that waits may turn out fresh, so what it reads need not be there yet.
             running = self._uses(node, states, Verdict.STALE)
             state.read = bool(running)
@@ -99,11 +99,9 @@ class Planner:
         last = self.workspace.last.get(node.name)
         before = self.traces.get(last.key) if last else None
         state = State(node, Verdict.FRESH, seconds=before.seconds if before else None)
-        lies_at = node.step.lies_at(node.fields)
-        if lies_at is not None:
-            state.folder = self.scan.recipe.folder / lies_at
-            code = bool(getattr(node.fields, "trust_remote_code", False))
-            state.outputs = {"": self.scan.model(node, state.folder, code=code)}
+        if node.lies_at is not None:
+            state.folder = self.scan.recipe.folder / node.lies_at
+            state.outputs = {"": self.scan.model(node, state.folder, code=node.trusts)}
             state.key = key_of([Part("file", "content", state.outputs[""])])
             return state
         inputs = []
@@ -113,7 +111,7 @@ class Planner:
                 state.reasons.append(Reason("input", source.target))
             else:
                 inputs.append((edge.role, outputs[output], edge.part or str(edge.ref)))
-        comes_from, pin = node.step.source(node.fields), self.scan.pin(node)
+        comes_from, pin = node.source, self.scan.pin(node)
         if comes_from and pin == "":
             state.reasons.append(Reason("source", comes_from.text, None, "not pinned yet"))
         if state.reasons:
@@ -183,7 +181,7 @@ class Planner:
         assert state.outputs
         assert state.trace
         try:
-            found = self.scan.model(state.node, state.folder, code=bool(getattr(state.node.fields, "trust_remote_code", False)))
+            found = self.scan.model(state.node, state.folder, code=state.node.trusts)
         except Exception:
             found = "missing"
         if found != state.outputs[""] and (state.needed or state.read):

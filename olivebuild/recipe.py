@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from olivebuild import document
 from olivebuild.document import Document
 from olivebuild.errors import RecipeError, Where
-from olivebuild.step import KINDS, NAME, Fields, Target, kinds, step_of
+from olivebuild.node import NAME
+from olivebuild.step import KINDS, Fields, Target, kinds, step_of
 
 FILE_NAME = "olivebuild.yaml"
 F = TypeVar("F", bound=Fields)

@@ -38,7 +38,7 @@ class Recorder:
         for name, (restored, seconds) in self.done.items():
             state, last = plan.states.get(name), workspace.last.get(name)
             if state and last:
-                found.append(Made(name, state.node.target, state.node.step.kind, last.key, restored, seconds, last.reasons))
+                found.append(Made(name, state.node.target, state.node.kind, last.key, restored, seconds, last.reasons))
         return tuple(found)
 
 
@@ -79,7 +79,7 @@ def measured(state: State) -> Measured | None:
     trace, node = state.trace, state.node
     if trace is None or node.name != node.target or not trace.metrics:
         return None
-    return Measured(node.step.kind, trace.key, compact(dict(trace.metrics)))
+    return Measured(node.kind, trace.key, compact(dict(trace.metrics)))
 
 
 def machine_of(plan: Plan) -> dict[str, str]:

@@ -13,8 +13,8 @@ from olivebuild import digest, machine
 from olivebuild.digest import Stat, StatMemo
 from olivebuild.errors import InputError
 from olivebuild.lockfile import Lockfile
+from olivebuild.node import FileInput, Node
 from olivebuild.recipe import Recipe
-from olivebuild.step import FileInput, Node
 from olivebuild.tensors import model_digest
 
 # The same library under other names: builds for other hardware.
@@ -41,7 +41,7 @@ class Scan:
     def files(self, node: Node) -> list[tuple[str, str, str]]:
         """(label, value, path as the user wrote it) of each file that the node reads. Raises InputError when one is missing."""
         result = []
-        for wanted in node.step.files(node.fields):
+        for wanted in node.files:
             for i, path in enumerate(self.paths(node, wanted)):
                 value = self._tree(node, path) if path.is_dir() else path.suffix.lower() + ":" + self._file(node, path)
                 result.append((f"{wanted.label}[{i}]", value, self.shown(path)))
@@ -97,14 +97,14 @@ class Scan:
 
     def pin(self, node: Node) -> str | None:
         """The source part of a node with a remote source; "" when the source is not pinned yet; None without such a source."""
-        source = node.step.source(node.fields)
+        source = node.source
         if source is None or not source.remote:
             return None
         pinned = self.lock.sources.get(source.text, "")
         return f"{pinned}!{source.member}" if pinned and source.member else pinned
 
     def libraries(self, node: Node) -> dict[str, str]:
-        return {name: self.library(name) for name in node.step.libraries(node.fields)}
+        return {name: self.library(name) for name in node.libraries}
 
     def library(self, name: str) -> str:
         if name not in self._libraries:
@@ -112,7 +112,7 @@ class Scan:
         return self._libraries[name]
 
     def machine(self, node: Node) -> dict[str, str]:
-        if not node.step.machine:
+        if not node.machine:
             return {}
         if not self._machine:
             self._machine = machine.describe()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from olivebuild.node import NAME
 from olivebuild.recipe import COMMANDS, Cache
-from olivebuild.step import NAME, kinds, step_of
+from olivebuild.step import kinds, step_of
 
 
 def recipe_schema() -> dict[str, Any]:

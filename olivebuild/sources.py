@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic_core import PydanticSerializationUnexpectedValue, core_schema
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,15 @@ class Source:
 
     @staticmethod
     def _dump(value: object) -> str:
+        from pydantic_core import PydanticSerializationUnexpectedValue
+
         if not isinstance(value, Source):
             raise PydanticSerializationUnexpectedValue("not a source")
         return value.text
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
+        from pydantic_core import core_schema
+
         serialise = core_schema.plain_serializer_function_ser_schema(cls._dump)
         return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema(), serialization=serialise)

@@ -9,105 +9,31 @@ from __future__ import annotations
 import importlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
-from pydantic_core import PydanticSerializationUnexpectedValue, core_schema
 
+from olivebuild.node import Edge, FileInput, Node, Ref, Result, flatten
 from olivebuild.sources import Source
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from olivebuild.gates import Gate
     from olivebuild.worker import Job
 
+__all__ = ["KINDS", "Edge", "Fields", "FileInput", "Node", "Ref", "Result", "Step", "Target", "kinds", "step_of"]
+
 KINDS = ("model", "dataset", "adapter", "merged", "onnx", "benchmark", "command")
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 class Fields(BaseModel):
     """The recipe fields of a kind. Unknown keys are errors, and numbers are not made from text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-@dataclass(frozen=True)
-class Ref:
-    """A reference to another target, `tone`, or to one of its outputs, `tone.train`."""
-
-    target: str
-    output: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.target}.{self.output}" if self.output else self.target
-
-    @classmethod
-    def parse(cls, text: str) -> Ref:
-        target, dot, output = text.partition(".")
-        if not NAME.fullmatch(target) or (dot and not NAME.fullmatch(output)):
-            raise ValueError(f"{text!r} is not the name of a target or of a target's output")
-        return cls(target, output)
-
-    @staticmethod
-    def _dump(value: object) -> str:
-        if not isinstance(value, Ref):
-            # In a union this makes pydantic try the next type; a list of references has a text, too.
-            raise PydanticSerializationUnexpectedValue("not a reference")
-        return str(value)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> core_schema.CoreSchema:
-        serialise = core_schema.plain_serializer_function_ser_schema(cls._dump)
-        return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema(), serialization=serialise)
-
-
-@dataclass(frozen=True)
-class Edge:
-    """An input: what it is to the step (`role`), the target it comes from and what kinds will do.
-
-    `output` names the part of the target that is read when the reference names none: "train" for an adapter's data.
-    `field` is the recipe field that made the edge, for error messages. `part` instead names another node of the same target.
-    `by_tensors`: the step reads single tensors from the store, so an input that is not in build/ need not be put there.
-    """
-
-    role: str
-    ref: Ref
-    kinds: tuple[str, ...]
-    output: str = ""
-    field: tuple[str | int, ...] = ()
-    part: str = ""
-    by_tensors: bool = False
-
-
-@dataclass(frozen=True)
-class FileInput:
-    """Files that the step reads: a path or a glob relative to the recipe. `label` goes into the key, the path does not.
-
-    An `optional` one is taken literally, and counts only if it is a file.
-    """
-
-    label: str
-    pattern: str
-    field: tuple[str | int, ...] = ()
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class Node:
-    """One action to be: what runs, with which fields and inputs. Most targets are one node; a benchmark is several.
-
-    `name` is the target's, or `target:part` for the nodes that a target is made of.
-    """
-
-    name: str
-    target: str
-    step: Step
-    fields: Fields
-    edges: tuple[Edge, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,7 +95,29 @@ class Step(ABC):
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         """The nodes that make the target, the last one being the target itself; `targets` are all of the recipe."""
-        return [Node(target.name, target.name, self, target.fields, tuple(self.edges(target.fields)))]
+        return [self.node(target.name, target.name, target.fields, self.edges(target.fields))]
+
+    def node(self, name: str, target: str, fields: Fields, edges: Iterable[Edge]) -> Node:
+        """All that planning will ask, asked once."""
+        return Node(
+            name,
+            target,
+            self.kind,
+            self.version,
+            fields.model_dump(mode="json", exclude_unset=True),
+            tuple(edges),
+            tuple(flatten(self.parameters(fields))),
+            tuple(self.files(fields)),
+            self.libraries(fields),
+            dict(self.outputs(fields)),
+            self.source(fields),
+            self.lies_at(fields),
+            lazy=self.lazy,
+            exclusive=self.exclusive,
+            gpu=self.takes_gpu(fields),
+            machine=self.machine,
+            trusts=bool(getattr(fields, "trust_remote_code", False)),
+        )
 
     def gates(self, fields: Any) -> list[Gate]:
         """Conditions on the artifact's figures, judged on every build; see gates.py."""
@@ -184,18 +132,11 @@ class Step(ABC):
         """Make the artifact in `job.out`. Runs in a worker process; raises BuildError for what the user can mend."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a worker reports at its end: digests that say more than bytes, figures for the trace, a folder referenced in place.
+def entry_points(*, group: str, name: str = "") -> list[EntryPoint]:
+    # importlib.metadata takes long to import, and our own kinds need it not.
+    from importlib import metadata
 
-    `manifest` is the blob of a manifest that the step stored itself, instead of writing files.
-    """
-
-    digests: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, object] = field(default_factory=dict)
-    provenance: dict[str, object] = field(default_factory=dict)
-    reference: Path | None = None
-    manifest: str = ""
+    return [e for e in metadata.entry_points(group=group) if name in ("", e.name)]
 
 
 @cache

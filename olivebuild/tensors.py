@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+import msgspec
 
 from olivebuild import digest
 from olivebuild.errors import InputError
@@ -27,7 +27,7 @@ READ_FILES = (
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-Size = Annotated[int, Field(ge=0, strict=True)]
+Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,6 @@ class _Entry:
     data_offsets: tuple[Size, Size]
 
 
-_HEADERS = TypeAdapter(dict[str, _Entry])
-
-
 def tensors_of(path: Path) -> list[Tensor]:
     """The tensors of a safetensors file in the order of their bytes. Raises InputError on a malformed file."""
     size = path.stat().st_size
@@ -69,14 +66,7 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
             raise ValueError("the header is longer than the file")
         data = json.loads(header[8 : 8 + length])
         base = 8 + length
-        found = [
-            Tensor(name, entry.dtype, entry.shape, base + entry.data_offsets[0], base + entry.data_offsets[1])
-            for name, entry in _HEADERS.validate_python({k: v for k, v in data.items() if k != "__metadata__"}).items()
-        ]
-    except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        fact = f"not a safetensors file: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
-        raise InputError(fact, where=where, hint=hint) from None
+        found = [_tensor(name, entry, base) for name, entry in data.items() if name != "__metadata__"]
     except (ValueError, AttributeError, RecursionError, struct.error) as e:
         raise InputError(f"not a safetensors file: {e}", where=where, hint=hint) from None
     found.sort(key=lambda t: (t.start, t.end))
@@ -88,6 +78,14 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
     if position != size:
         raise InputError(f"the header tells of {position} bytes, the file has {size}", where=where, hint=hint)
     return found
+
+
+def _tensor(name: str, value: object, base: int) -> Tensor:
+    try:
+        entry = msgspec.convert(value, _Entry)
+    except msgspec.ValidationError as e:
+        raise ValueError(f"{name}: {e}") from None
+    return Tensor(name, entry.dtype, entry.shape, base + entry.data_offsets[0], base + entry.data_offsets[1])
 
 
 def digests_of(path: Path, count: digest.Count = digest.nobody) -> list[tuple[Tensor, str]]:

@@ -10,14 +10,14 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import diskcache
-from pydantic import ConfigDict, Field, TypeAdapter
+from msgspec import Meta
 
 from olivebuild import digest
 from olivebuild.key import Part
-from olivebuild.manifest import STRICT
+from olivebuild.records import decode
 from olivebuild.store import Store
 
 
@@ -32,7 +32,7 @@ class Trace:
     kind: str
     parts: tuple[Part, ...]
     outputs: Mapping[str, str]
-    manifest: Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")] = ""
+    manifest: Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?$")] = ""
     reference: str = ""
     size: int = 0
     seconds: float = 0.0
@@ -40,7 +40,6 @@ class Trace:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     accepted_from: str = ""
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
@@ -48,10 +47,7 @@ class Trace:
     @staticmethod
     def from_json(text: str | bytes) -> Trace:
         """Raises ValueError on anything that is not a trace."""
-        return _TRACES.validate_json(text)
-
-
-_TRACES = TypeAdapter(Trace)
+        return decode(text, Trace)
 
 
 class JsonDisk(diskcache.Disk):  # type: ignore[misc]

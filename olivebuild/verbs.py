@@ -160,7 +160,7 @@ def update(ctx: click.Context, targets: tuple[str, ...]) -> None:
     names = project.graph.goals(targets) if targets else list(project.graph.recipe.targets)
     display = Display()
     for node in list(project.graph.nodes.values()):
-        source = node.step.source(node.fields)
+        source = node.source
         if node.target in names and source and source.remote:
             before = project.lock.sources.get(source.text)
             after = pin(project.planner, LocalExecutor(), node, display)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from olivebuild.graph import build_graph
-from olivebuild.key import Part, Reason, compare, flatten, key_of, parts_of
+from olivebuild.key import Part, Reason, compare, key_of, parts_of
+from olivebuild.node import flatten
 from olivebuild.recipe import FILE_NAME, load
 
 ADAPTER = """\

@@ -77,7 +77,7 @@ class Site:
         state = planner.plan([target]).states[target]
         assert state.key
         out = planner.store.scratch(target)
-        paths = state.node.step.outputs(state.node.fields)
+        paths = state.node.outputs
         for name, text in texts.items():
             (out / paths[name]).write_text(text)
         manifest, blob = planner.store.put_folder(out)

@@ -71,7 +71,7 @@ ONE = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     [
         (ONE, b"123", "the header tells of 66 bytes, the file has 65", COMPLETE),
         (ONE, b"12345", "the header tells of 66 bytes, the file has 67", COMPLETE),
-        (b'{"a":{}}', b"", "not a safetensors file: a.dtype: field required", COMPLETE),
+        (b'{"a":{}}', b"", "not a safetensors file: a: Object missing required field `dtype`", COMPLETE),
         (b"[1]", b"", "not a safetensors file: 'list' object has no attribute 'items'", COMPLETE),
         (ONE[:-1] + b',"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"1234", "tensor b does not follow the one before it", COMPLETE),
         (ONE[:-1] + b',"b":{"dtype":"F32","shape":[1],"data_offsets":[5,9]}}', b"1234x1234", "tensor b does not follow the one before it", COMPLETE),

@@ -21,7 +21,7 @@ from pathlib import Path
 from olivebuild import machine
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Outcome
-from olivebuild.step import Result
+from olivebuild.node import Result
 
 GRACE_SECONDS = 10
 

@@ -13,10 +13,10 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from olivebuild import digest
-from olivebuild.manifest import STRICT
 from olivebuild.steps import _kernels
 from olivebuild.weights import Weight
 
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 VERSION = 1
 """Raise it when an evaluation or a quantiser would give other bytes."""
 Dtype = Literal["BF16", "F16", "F32"]

@@ -114,7 +114,7 @@ class Benchmark(Step):
         def add(part: str, role: str, kind: str, values: dict[str, object], inputs: list[Edge]) -> None:
             step = step_of(kind)
             assert step is not None
-            nodes.append(Node(f"{target.name}:{part}", target.name, step, step.fields.model_validate(values), tuple(inputs)))
+            nodes.append(step.node(f"{target.name}:{part}", target.name, step.fields.model_validate(values), inputs))
             edges.append(Edge(role, Ref(target.name), (), part=part))
 
         for i, edge in enumerate(models):
@@ -131,7 +131,7 @@ class Benchmark(Step):
             add("baseline", "baseline", "benchmark-baseline", {}, [train, *data])
         add("latency", "latency", "benchmark-latency", fields.latency.model_dump(), models)
         edges += (Edge(f"metrics[{i}]", ref, ("command",), "metrics", ("metrics", i)) for i, ref in enumerate(fields.metrics))
-        return [*nodes, Node(target.name, target.name, self, fields, tuple(edges))]
+        return [*nodes, self.node(target.name, target.name, fields, edges)]
 
     def run(self, job: Job) -> None:
         from olivebuild.steps._compare import comparisons

@@ -110,8 +110,8 @@ class Onnx(Step):
         inner = merged.fields.model_validate({"model": str(fields.model), "adapter": str(fields.adapter)})
         edge = Edge("model", Ref(target.name), (), field=("model",), part="merged", by_tensors=True)
         return [
-            Node(f"{target.name}:merged", target.name, merged, inner, tuple(merged.edges(inner))),
-            Node(target.name, target.name, self, fields, (edge,)),
+            merged.node(f"{target.name}:merged", target.name, inner, merged.edges(inner)),
+            self.node(target.name, target.name, fields, (edge,)),
         ]
 
     def check(self, fields: OnnxFields) -> str | None:

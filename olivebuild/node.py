@@ -1,0 +1,140 @@
+"""One action to be, as plain data: all that planning asks of a kind and its fields, so that a graph can be kept in a file.
+
+Knows nothing of how fields are checked: step.py makes nodes, and a graph that was kept brings them back without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from olivebuild.digest import canonical_json
+from olivebuild.sources import Source
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Short in a file and quick to read: a graph may have ten thousand nodes."""
+
+
+class Ref(Record, frozen=True):
+    """A reference to another target, `tone`, or to one of its outputs, `tone.train`."""
+
+    target: str
+    output: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.target}.{self.output}" if self.output else self.target
+
+    @classmethod
+    def parse(cls, text: str) -> Ref:
+        target, dot, output = text.partition(".")
+        if not NAME.fullmatch(target) or (dot and not NAME.fullmatch(output)):
+            raise ValueError(f"{text!r} is not the name of a target or of a target's output")
+        return cls(target, output)
+
+    @staticmethod
+    def _dump(value: object) -> str:
+        from pydantic_core import PydanticSerializationUnexpectedValue
+
+        if not isinstance(value, Ref):
+            # In a union this makes pydantic try the next type; a list of references has a text, too.
+            raise PydanticSerializationUnexpectedValue("not a reference")
+        return str(value)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        serialise = core_schema.plain_serializer_function_ser_schema(cls._dump)
+        return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema(), serialization=serialise)
+
+
+class Edge(Record, frozen=True):
+    """An input: what it is to the step (`role`), the target it comes from and what kinds will do.
+
+    `output` names the part of the target that is read when the reference names none: "train" for an adapter's data.
+    `field` is the recipe field that made the edge, for error messages. `part` instead names another node of the same target.
+    `by_tensors`: the step reads single tensors from the store, so an input that is not in build/ need not be put there.
+    """
+
+    role: str
+    ref: Ref
+    kinds: tuple[str, ...]
+    output: str = ""
+    field: tuple[str | int, ...] = ()
+    part: str = ""
+    by_tensors: bool = False
+
+
+class FileInput(Record, frozen=True):
+    """Files that the step reads: a path or a glob relative to the recipe. `label` goes into the key, the path does not.
+
+    An `optional` one is taken literally, and counts only if it is a file.
+    """
+
+    label: str
+    pattern: str
+    field: tuple[str | int, ...] = ()
+    optional: bool = False
+
+
+class Node(Record, frozen=True):
+    """One action to be: what runs, with which fields and inputs. Most targets are one node; a benchmark is several.
+
+    `name` is the target's, or `target:part` for the nodes that a target is made of. What the rest means, step.py tells.
+    """
+
+    name: str
+    target: str
+    kind: str
+    version: int
+    fields: dict[str, Any]
+    """As the recipe gives them: what the worker reads again."""
+    edges: tuple[Edge, ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()
+    files: tuple[FileInput, ...] = ()
+    libraries: tuple[str, ...] = ()
+    outputs: dict[str, str] = {}
+    source: Source | None = None
+    lies_at: str | None = None
+    lazy: bool = False
+    exclusive: bool = False
+    gpu: bool = False
+    machine: bool = False
+    trusts: bool = False
+    """Code from the model's folder may run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a worker reports at its end: digests that say more than bytes, figures for the trace, a folder referenced in place.
+
+    `manifest` is the blob of a manifest that the step stored itself, instead of writing files.
+    """
+
+    digests: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, object] = field(default_factory=dict)
+    provenance: dict[str, object] = field(default_factory=dict)
+    reference: Path | None = None
+    manifest: str = ""
+
+
+def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    """{"training": {"lr": 1e-4}} -> [("training.lr", "0.0001")], sorted; what is None says nothing and is left out."""
+    result: list[tuple[str, str]] = []
+    for name, item in sorted(value.items()):
+        if isinstance(item, Mapping):
+            result += flatten(item, f"{prefix}{name}.")
+        elif item is not None:
+            result.append((prefix + name, canonical_json(item)))
+    return result

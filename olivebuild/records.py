@@ -1,0 +1,30 @@
+"""JSON text -> a frozen dataclass, strictly: what a cache holds is data from outside, and nothing unknown is passed over."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+def decode(text: str | bytes, kind: type[T]) -> T:
+    """Raises ValueError when `text` is not a `kind`, or says more than one can hold."""
+    try:
+        found = msgspec.json.decode(text, type=kind)
+        _all_known(msgspec.json.decode(text), msgspec.to_builtins(found))
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:
+        raise ValueError(str(e)) from None
+    return found
+
+
+def _all_known(given: object, understood: object) -> None:
+    if isinstance(given, dict) and isinstance(understood, dict):
+        for name, value in given.items():
+            if name not in understood:
+                raise ValueError(f"an unknown field {name!r}")
+            _all_known(value, understood[name])
+    elif isinstance(given, list) and isinstance(understood, list | tuple):
+        for one, other in zip(given, understood, strict=True):
+            _all_known(one, other)
