@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from olivebuild import digest
+from olivebuild import digest, locks
 from olivebuild.actions import make_action, trusts
-from olivebuild.errors import BuildError, InputError, StepError
+from olivebuild.errors import BuildError, InputError, StepError, StoreError, of_disk
 from olivebuild.events import Event, Listener
 from olivebuild.executor import Executor, Message, Outcome
 from olivebuild.key import Reason
@@ -73,6 +73,7 @@ class Build:
         start = time.monotonic()
         report = Report(list(goals))
         self.planner.workspace.memo.listen = self._hashing
+        self._check_locks()
         self.planner.workspace.recover()
         self._sweep()
         self._pin(report)
@@ -96,13 +97,13 @@ class Build:
                     plan = self.planner.plan(report.goals)
         finally:
             self._stop()
-            self.planner.workspace.save()
-            self.planner.scan.lock.save()
+            self._save(report)
         left = [s.node.target for s in plan.states.values() if s.needed and s.verdict is not Verdict.FRESH]
         if left and not report.errors:
             raise StepError(f"{left[0]} could not be made, and no step says why", hint="this is a fault of olivebuild; please report it")
         if not report.errors:
             self._remember_fresh(plan)
+            self._save(report)
         report.seconds = time.monotonic() - start
         return report
 
@@ -155,6 +156,7 @@ class Build:
         action = make_action(planner, plan, state, Path("."))
         if not self.executor.can_start(action):
             return False
+        planner.store.check_writable(f"{node.target} is not in it and would have to be built")
         lock = try_lock(planner.store.lock_file(state.key))
         if lock is None:
             if node.name not in self._said_waiting:
@@ -193,13 +195,16 @@ class Build:
         running = self._running.pop(message.node)
         state = running.state
         try:
+            if not running.scratch.exists():
+                raise StoreError(f"the cache was deleted while {state.node.target} was being built", hint="build again")
             if message.error:
                 raise message.error
             self._store(running, message)
             self._say("finished", state.node, seconds=message.seconds)
             if state.node.target not in report.ran:
                 report.ran.append(state.node.target)
-        except BuildError as e:
+        except (BuildError, OSError) as error:
+            e = of_disk(error, state.node.target) if isinstance(error, OSError) else error
             e.target = e.target or state.node.target
             report.errors.append(e)
             report.failed.append(state.node.target)
@@ -311,7 +316,21 @@ class Build:
             last = self.planner.workspace.last.get(name)
             if state.trace and state.key and (last is None or last.key != state.key):
                 self._finish(state, state.reasons)
-        self.planner.workspace.save()
+
+    def _check_locks(self) -> None:
+        """Without locks two builds would harm each other: better none than a wrong one. Raises StoreError."""
+        store, state = self.planner.store, self.planner.workspace.state
+        for folder in [state] if store.read_only else [state, store.root / "locks"]:
+            locks.check(folder)
+
+    def _save(self, report: Report) -> None:
+        """Whatever went wrong, what was finished is remembered; where even that can't be written, it is told, once."""
+        try:
+            self.planner.workspace.save()
+            self.planner.scan.lock.save()
+        except OSError as e:
+            if not report.errors:
+                report.errors.append(of_disk(e))
 
     def _announce(self, plan: Plan) -> None:
         verdicts = {t: plan.target(t)[0] for t in plan.targets}
@@ -330,7 +349,7 @@ class Build:
     def _sweep(self) -> None:
         """Delete the scratch folders of steps whose build was killed: their keys' locks are free."""
         store = self.planner.store
-        for folder in (store.root / "tmp").iterdir():
+        for folder in () if store.read_only else (store.root / "tmp").iterdir():
             key = folder.name.partition("-")[0]
             lock = try_lock(store.lock_file(key)) if len(key) == 32 else None
             if lock:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from olivebuild import __version__, looking_back
-from olivebuild.errors import BuildError, RecipeError, Where
+from olivebuild.errors import BuildError, RecipeError, Where, of_disk
 from olivebuild.options import JSON, SET, TARGET, TARGETS, open_all, place, recipe_options
 from olivebuild.verbs import VERBS
 
@@ -104,7 +104,7 @@ def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool)
         try:
             recorder = Recorder(say)
             report = Build(project.planner, executor, recorder).run(goals)
-        except BuildError:
+        except (BuildError, OSError):
             # Who reads the stream waits for its last line.
             say(Event("done", {"ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": 0.0}))
             raise
@@ -236,8 +236,7 @@ def run() -> None:
         if isinstance(e, BrokenPipeError):
             # Whoever read our output has gone; the goals may not be there.
             sys.exit(1)
-        where = str(e.filename or "")
-        code = _fail(BuildError(f"{e.strerror or e}", where=where or None, hint="is there room on the disk, and may you write there?"))
+        code = _fail(of_disk(e))
     sys.exit(code)
 
 

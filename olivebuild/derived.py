@@ -20,7 +20,7 @@ class Derived:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._index = open_index(store.root / "derived")
+        self._index = None if store.read_only else open_index(store.root / "derived")
 
     def get(self, keys: Iterable[str]) -> dict[str, Blobs]:
         """Those of the keys that are known and whose blobs are there in their full size."""

@@ -7,6 +7,7 @@ bytes; a longer one that of the list of its segments' (digest, size), so that se
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -178,14 +179,20 @@ class Meter:
 
 
 def filesystem_time(folder: Path) -> int:
-    """Now, in nanoseconds, by the clock that stamps files in `folder` (it may differ from ours, and ticks coarsely)."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Now, in nanoseconds, by the clock that stamps files in `folder` (it may differ from ours, and ticks coarsely).
+
+    0 where nothing can be written: then no digest is remembered.
+    """
     marker = folder / f".clock-{os.getpid()}"
-    marker.write_bytes(b"")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_bytes(b"")
         return os.stat(marker).st_mtime_ns
+    except OSError:
+        return 0
     finally:
-        marker.unlink()
+        with contextlib.suppress(OSError):
+            marker.unlink()
 
 
 def wait_for_tick(folder: Path, after_ns: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 
@@ -62,3 +63,22 @@ class StepError(BuildError):
 
 class StoreError(BuildError):
     """The cache can't be read or written, or what it holds is damaged."""
+
+
+FULL = ("no room is left on the disk", "free some and build again: what was finished is kept")
+"""Fact and hint."""
+
+
+def of_disk(error: OSError, what: str = "") -> StoreError:
+    """What the operating system refused, as an error of ours; `what` names the thing that should have been written."""
+    where = str(error.filename or "") or None
+    text = (error.strerror or str(error)).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fact, hint = FULL
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        fact, hint = text, "may you write there? OLIVEBUILD_CACHE names another folder for the cache"
+    elif error.errno == errno.ENOENT:
+        fact, hint = text, "was it deleted meanwhile? then build again"
+    else:
+        fact, hint = text, "is the disk in order?"
+    return StoreError(f"{what} can't be written: {fact}" if what else fact, where=where, hint=hint)

@@ -11,37 +11,30 @@ from pathlib import Path
 
 from olivebuild.digest import write_atomically
 from olivebuild.errors import RecipeError, Where
+from olivebuild.locks import locked
 
 FILE_NAME = "olivebuild.lock"
 
 
 class Lockfile:
-    """source text -> pin (a commit, a wheel's sha256); library -> version."""
+    """source text -> pin (a commit, a wheel's sha256); library -> version.
+
+    Several builds, also of other recipes in the folder, may write at once: each adds what it changed to what is there.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.sources: dict[str, str] = {}
-        self.libraries: dict[str, str] = {}
-        self._changed = False
-        if not file.exists():
-            return
-        hint = "restore it from version control, or delete it to pin everything anew"
-        try:
-            data = json.loads(file.read_text("utf-8"))
-            pins, versions = data["sources"], data["libraries"]
-            if data.get("version", 1) != 1:
-                raise ValueError(f"version {data['version']!r} is not known")
-            if not all(isinstance(v, str) for table in (pins, versions) for v in table.values()):
-                raise ValueError("a pin is not text")
-        except json.JSONDecodeError as e:
-            raise RecipeError(f"not valid JSON: {e.msg}", where=Where(file.name, e.lineno, e.colno), hint=hint) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise RecipeError(f"not a lock file of olivebuild: {e}", where=Where(file.name), hint=hint) from None
-        self.sources, self.libraries = dict(pins), dict(versions)
+        self.sources, self.libraries = _load(file)
+        self._pinned: dict[str, str] = {}
+        self._noted: dict[str, str] = {}
+        self._new: set[str] = set()
 
     def pin(self, source: str, value: str) -> None:
-        self._changed |= self.sources.get(source) != value
-        self.sources[source] = value
+        if self.sources.get(source) == value:
+            return
+        if source not in self.sources:
+            self._new.add(source)
+        self.sources[source] = self._pinned[source] = value
 
     def note_libraries(self, versions: dict[str, str]) -> None:
         """Remember versions not yet recorded."""
@@ -50,11 +43,37 @@ class Lockfile:
                 self.note_version(name, version)
 
     def note_version(self, name: str, version: str) -> None:
-        self._changed |= self.libraries.get(name) != version
-        self.libraries[name] = version
+        if self.libraries.get(name) != version:
+            self.libraries[name] = self._noted[name] = version
 
     def save(self) -> None:
-        if self._changed:
+        """What another build pinned first for a source that was new to both holds for this one, too."""
+        if not (self._pinned or self._noted):
+            return
+        with locked(self.file.parent / ".olivebuild" / "pins.lock"):
+            sources, libraries = _load(self.file)
+            first = {source: sources[source] for source in self._new if source in sources}
+            self.sources = sources | self._pinned | first
+            self.libraries = libraries | self._noted
             data = {"version": 1, "sources": self.sources, "libraries": self.libraries}
             write_atomically(self.file, (json.dumps(data, indent=2, sort_keys=True) + "\n").encode())
-            self._changed = False
+        self._pinned, self._noted, self._new = {}, {}, set()
+
+
+def _load(file: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """(sources, libraries). Raises RecipeError."""
+    if not file.exists():
+        return {}, {}
+    hint = "restore it from version control, or delete it to pin everything anew"
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        pins, versions = data["sources"], data["libraries"]
+        if data.get("version", 1) != 1:
+            raise ValueError(f"version {data['version']!r} is not known")
+        if not all(isinstance(v, str) for table in (pins, versions) for v in table.values()):
+            raise ValueError("a pin is not text")
+        return dict(pins), dict(versions)
+    except json.JSONDecodeError as e:
+        raise RecipeError(f"not valid JSON: {e.msg}", where=Where(file.name, e.lineno, e.colno), hint=hint) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise RecipeError(f"not a lock file of olivebuild: {e}", where=Where(file.name), hint=hint) from None

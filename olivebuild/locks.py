@@ -12,16 +12,20 @@ import portalocker
 
 from olivebuild.errors import StoreError
 
+HINT = "put it on a local disk; OLIVEBUILD_CACHE names another folder for the cache"
 
-def try_lock(file: Path) -> IO[bytes] | None:
-    """Hold `file` exclusively until the handle returned, and every copy that a child inherited, is closed.
+
+def try_lock(file: Path, *, shared: bool = False) -> IO[bytes] | None:
+    """Hold `file` until the handle returned, and every copy that a child inherited, is closed; `shared`: beside others that share it.
 
     None when another process holds it. Raises StoreError where the file system has no locks.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle = open(file, "ab")  # noqa: SIM115 - the caller keeps it open for as long as the lock is held
+    # A shared lock is for readers, an exclusive one for writers, on systems that care.
+    handle = open(file, "a+b")  # noqa: SIM115 - the caller keeps it open for as long as the lock is held
+    kind = portalocker.LockFlags.SHARED if shared else portalocker.LockFlags.EXCLUSIVE
     try:
-        portalocker.lock(handle, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+        portalocker.lock(handle, kind | portalocker.LockFlags.NON_BLOCKING)
     except portalocker.AlreadyLocked:
         handle.close()
         return None
@@ -29,15 +33,28 @@ def try_lock(file: Path) -> IO[bytes] | None:
         handle.close()
         if "temporarily unavailable" in str(e):
             return None
-        hint = "set OLIVEBUILD_CACHE to a folder on a local disk"
-        raise StoreError(f"this file system has no working locks: {e}", where=str(file), hint=hint) from None
+        raise StoreError(f"this file system has no working locks: {e}", where=str(file), hint=HINT) from None
     return handle
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[None]:
+def locked(file: Path, *, shared: bool = False) -> Iterator[None]:
     """Wait for the lock, and hold it for the block."""
-    while (handle := try_lock(file)) is None:
+    while (handle := try_lock(file, shared=shared)) is None:
         time.sleep(0.02)
     with handle:
         yield
+
+
+def check(folder: Path) -> None:
+    """Raises StoreError where the file system refuses locks, or grants the same one twice."""
+    file = folder / "check.lock"
+    first = try_lock(file)
+    if first is None:
+        # Another process is just checking: it has one.
+        return
+    with first:
+        second = try_lock(file)
+        if second:
+            second.close()
+            raise StoreError("this file system has no working locks: two hold the same one", where=str(file), hint=HINT)

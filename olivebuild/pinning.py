@@ -14,6 +14,7 @@ def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> s
     """Ask the world what a node's remote source is today, and write it into the lock file's data. Raises BuildError."""
     source = node.source
     assert source
+    planner.store.check_writable(f"{source.text} is not pinned yet")
     scratch = planner.store.scratch("pin")
     (scratch / "out").mkdir()
     where = planner.scan.recipe.where(node.target, ("source",))

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild import digest, places, tensors
-from olivebuild.errors import StepError, StoreError
+from olivebuild.errors import StepError, StoreError, of_disk
 from olivebuild.manifest import Entry, Manifest
 from olivebuild.places import Place
+
+FOLDERS = ("blobs", "traces", "locks", "tmp", "quarantine", "places")
 
 
 class Damaged(Exception):
@@ -36,12 +38,22 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lent: dict[str, dict[str, Place]] = {}
+        self._bad: set[str] = set()
+        folders = [root / name for name in FOLDERS]
         try:
-            for name in ("blobs", "traces", "locks", "tmp", "quarantine", "places"):
-                (root / name).mkdir(parents=True, exist_ok=True)
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             hint = "set OLIVEBUILD_CACHE to a folder that you may write"
-            raise StoreError(f"the cache can't be made: {e.strerror}", where=str(root), hint=hint) from None
+            if not folders[0].is_dir():
+                raise StoreError(f"the cache can't be made: {e.strerror}", where=str(root), hint=hint) from None
+        self.read_only = not all(os.access(folder, os.W_OK) for folder in folders)
+
+    def check_writable(self, purpose: str) -> None:
+        """Raises StoreError where the cache serves to restore from only."""
+        if self.read_only:
+            hint = "what the cache holds can be restored; for more, set OLIVEBUILD_CACHE to a folder that you may write"
+            raise StoreError(f"the cache is read-only, and {purpose}", where=str(self.root), hint=hint)
 
     def path(self, blob: str) -> Path:
         return self.root / "blobs" / blob[:2] / blob
@@ -52,7 +64,10 @@ class Store:
     def scratch(self, name: str) -> Path:
         """A new empty folder on the store's file system."""
         folder = self.root / "tmp" / f"{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as e:
+            raise of_disk(e, "the cache") from None
         return folder
 
     # Writing
@@ -105,7 +120,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             digest.write_atomically(path, data)
         except OSError as e:
-            raise unwritable(self.root, e) from None
+            raise of_disk(e, "the cache") from None
 
     # Reading
 
@@ -146,6 +161,8 @@ class Store:
                     found = place.size if place.lent else place.path.stat().st_size
                 except OSError:
                     return Damaged(blob, "is missing")
+                if blob in self._bad and not place.lent:
+                    return Damaged(blob, "is damaged")
                 if found != size:
                     return Damaged(blob, f"has {found} bytes instead of {size}")
         return None
@@ -219,9 +236,13 @@ class Store:
         return checked, faults
 
     def quarantine(self, blob: str) -> None:
-        """Out of the way, but kept: it may be evidence of a failing disk."""
-        with contextlib.suppress(OSError):
+        """Out of the way, but kept: it may be evidence of a failing disk. Where it can't be moved, it is known to be bad."""
+        try:
             os.replace(self.path(blob), self.root / "quarantine" / blob)
+        except FileNotFoundError:
+            return
+        except OSError:
+            self._bad.add(blob)
 
     def discard(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -251,7 +272,7 @@ class Batch:
             digest.sync(temporary)
             os.replace(temporary, path)
         except OSError as e:
-            raise unwritable(self.store.root, e) from None
+            raise of_disk(e, "the cache") from None
 
     def __enter__(self) -> Batch:
         return self
@@ -274,7 +295,7 @@ class BlobWriter:
         try:
             self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115
         except OSError as e:
-            raise unwritable(batch.store.root, e) from None
+            raise of_disk(e, "the cache") from None
 
     def write(self, data: Any) -> None:
         """`data`: bytes, or a contiguous array."""
@@ -291,7 +312,7 @@ class BlobWriter:
         except OSError as e:
             self._file.close()
             self._path.unlink(missing_ok=True)
-            raise unwritable(self._batch.store.root, e) from None
+            raise of_disk(e, "the cache") from None
 
     def done(self) -> str:
         """The blob's name. What lies under that name already is replaced if it is damaged."""
@@ -304,10 +325,6 @@ class BlobWriter:
                 return name
         self._batch.finish(self._path, name)
         return name
-
-
-def unwritable(root: Path, error: OSError) -> StoreError:
-    return StoreError(f"the cache can't be written: {error.strerror}", where=str(root), hint="is the disk full?")
 
 
 def pread(file: int, size: int, offset: int) -> bytes:

@@ -16,6 +16,7 @@ import diskcache
 from msgspec import Meta
 
 from olivebuild import digest
+from olivebuild.errors import of_disk
 from olivebuild.key import Part
 from olivebuild.records import decode
 from olivebuild.store import Store
@@ -71,11 +72,14 @@ class JsonDisk(diskcache.Disk):  # type: ignore[misc]
 
 
 class Traces:
-    """key -> Trace. Reading never raises: what can't be read is as if it were not there, and is mended by the next write."""
+    """key -> Trace. Reading never raises: what can't be read is as if it were not there, and is mended by the next write.
+
+    A read-only cache is read without its index: SQLite would want to write beside it.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._index = open_index(store.root / "traces")
+        self._index = None if store.read_only else open_index(store.root / "traces")
 
     def _file(self, key: str) -> Path:
         return self.store.root / "blobs" / key[:2] / f"{key}.trace"
@@ -101,11 +105,15 @@ class Traces:
         return trace
 
     def put(self, trace: Trace) -> None:
-        """The file first, the index after it: the file is what counts."""
+        """The file first, the index after it: the file is what counts. Raises StoreError."""
+        self.store.check_writable("a result can't be kept")
         text = trace.to_json()
         file = self._file(trace.key)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        digest.write_atomically(file, f"{digest.of_bytes(text)}\n{text}".encode())
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            digest.write_atomically(file, f"{digest.of_bytes(text)}\n{text}".encode())
+        except OSError as e:
+            raise of_disk(e, "the cache") from None
         self._note(trace)
 
     def _note(self, trace: Trace) -> None:

@@ -203,11 +203,11 @@ def clean(ctx: click.Context, dry_run: bool) -> None:
     olivebuild clean --dry-run
     """
     project = open_all(ctx)
-    for folder in (project.workspace.build, project.workspace.state):
-        if folder.exists():
-            click.echo(f"{'would delete' if dry_run else 'deleted'} {project.planner.scan.shown(folder)}/")
-            if not dry_run:
-                shutil.rmtree(folder)
+    for path in project.workspace.own():
+        shown = project.planner.scan.shown(path) + ("/" if path.is_dir() else "")
+        click.echo(f"{'would delete' if dry_run else 'deleted'} {shown}")
+        if not dry_run:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @click.command()

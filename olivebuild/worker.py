@@ -6,8 +6,10 @@ Ends when its parent does: the parent holds the other end of stdin and never wri
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -17,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from olivebuild.errors import BuildError, StepError, Where
+from olivebuild.errors import FULL, BuildError, StepError, StoreError, Where
 from olivebuild.executor import Action, ActionInput
 from olivebuild.step import Fields, Result, step_of
 from olivebuild.store import Damaged, Store
@@ -121,7 +123,7 @@ def main() -> int:
         data = asdict(job.result)
         job.say("result", **data | {"reference": str(job.result.reference or ""), "peak_rss": peak_rss()})
     except BuildError as e:
-        job.say("error", **e.to_json())
+        job.say("error", **(StoreError(f"{e.fact}: {FULL[0]}", where=e.where, hint=FULL[1]) if _is_full(e, job.out) else e).to_json())
         return 1
     except Damaged as e:
         job.set_merges_aside()
@@ -134,12 +136,24 @@ def main() -> int:
         job.say("error", **StepError(f"{action.target} needs the library {e.name}, which is not installed", hint=hint).to_json())
         return 1
     except Exception as e:
+        if _is_full(e, job.out):
+            job.say("error", **StoreError(f"{action.target} failed: {FULL[0]}", where=action.out, hint=FULL[1]).to_json())
+            return 1
         traceback.print_exc()
         text = str(e).strip().splitlines() or [type(e).__name__]
         hint = f"`olivebuild log {action.target}` shows the whole story"
         job.say("error", **StepError(f"{action.target} failed: {type(e).__name__}: {text[0][:300]}", hint=hint).to_json())
         return 1
     return 0
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    """Libraries have errors of their own for a full disk, so the disk is asked, too."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    with contextlib.suppress(OSError):
+        return "No space left" in str(error) or shutil.disk_usage(folder).free < 1 << 16
+    return False
 
 
 def end_with_parent() -> None:

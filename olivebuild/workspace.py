@@ -31,12 +31,24 @@ class Workspace:
 
     def __init__(self, folder: Path, stem: str = "") -> None:
         self.folder = folder
+        self._stem = stem
         self.build = folder / "build" / stem
         self.state = folder / ".olivebuild" / stem
         self.logs = self.state / "logs"
         self.memo = StatMemo(self.state / "stats.json")
         self._last_file = self.state / "last.json"
         self.last = _load_last(self._last_file)
+
+    def own(self) -> list[Path]:
+        """What this recipe has made in build/ and .olivebuild/, to be deleted: other recipes of the folder have theirs in folders there."""
+        others = [] if self._stem else [p.parent.name for p in self.state.glob("*/last.json")]
+        others += [] if self._stem else [p.stem for p in self.folder.glob("*.yaml") if (self.build / p.stem).is_dir() and p.stem not in self.last]
+        found: list[Path] = []
+        for folder in (self.build, self.state):
+            inside = sorted(folder.iterdir()) if folder.is_dir() else []
+            kept = [p for p in inside if p.name in others]
+            found += [p for p in inside if p not in kept] if kept else [folder] if folder.exists() else []
+        return found
 
     def place(self, target: str) -> Path:
         return self.build / target
@@ -114,7 +126,7 @@ class Workspace:
 
     def save(self) -> None:
         self.state.mkdir(parents=True, exist_ok=True)
-        ignore = self.state / ".gitignore"
+        ignore = self.folder / ".olivebuild" / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n")
         with self.lock():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -113,6 +114,22 @@ def test_status_log_clean(chain: Place) -> None:
     assert chain.run("clean", "--dry-run").out == "would delete build/\nwould delete .olivebuild/\n"
     assert chain.run("clean").code == 0
     assert chain.build().end["restored"] == ["first", "a", "b"]
+
+
+def test_clean_leaves_what_other_recipes_of_the_folder_have_made(chain: Place) -> None:
+    (chain.folder / "other.yaml").write_text(RECIPE.replace("{x: first}", "{x: first.x}"))
+    assert chain.run("first").code == chain.run("-f", "other.yaml", "first").code == 0
+    # Without what it remembers, another recipe's folder is known by its file.
+    for state in (True, False):
+        assert "would delete build/first/" in chain.run("clean", "--dry-run").out.splitlines()
+        done = chain.run("clean")
+        assert done.out.splitlines()[0] == "deleted build/first/"
+        assert sorted(p.name for p in (chain.folder / "build").iterdir()) == ["other"]
+        assert (chain.folder / ".olivebuild/other").is_dir() is state
+        if state:
+            shutil.rmtree(chain.folder / ".olivebuild/other")
+        assert chain.run("first").code == 0
+    assert chain.run("-f", "other.yaml", "clean").out.splitlines() == ["deleted build/other/", "deleted .olivebuild/other/"]
 
 
 def test_graph_forms(chain: Place) -> None:

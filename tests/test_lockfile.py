@@ -101,3 +101,36 @@ def test_a_file_of_a_later_version_is_not_misread(file: Path) -> None:
     file.write_text('{"version": 2, "sources": {}, "libraries": {}}')
     with pytest.raises(RecipeError):
         Lockfile(file)
+
+
+def test_builds_at_once_keep_each_others_pins(file: Path) -> None:
+    one, two = Lockfile(file), Lockfile(file)
+    one.pin("hf:a", "1")
+    one.note_libraries({"torch": "2.9.0"})
+    two.pin("hf:b", "2")
+    two.note_libraries({"peft": "0.18.0"})
+    one.save()
+    two.save()
+    again = Lockfile(file)
+    assert (again.sources, again.libraries) == ({"hf:a": "1", "hf:b": "2"}, {"peft": "0.18.0", "torch": "2.9.0"})
+
+
+def test_of_two_first_pins_of_a_source_the_one_saved_first_holds_for_both(file: Path) -> None:
+    one, two = Lockfile(file), Lockfile(file)
+    one.pin("hf:a", "1")
+    two.pin("hf:a", "2")
+    one.save()
+    two.save()
+    assert one.sources == two.sources == Lockfile(file).sources == {"hf:a": "1"}
+
+
+def test_an_update_replaces_what_another_build_has_pinned(file: Path) -> None:
+    first = Lockfile(file)
+    first.pin("hf:a", "1")
+    first.save()
+    update, build = Lockfile(file), Lockfile(file)
+    update.pin("hf:a", "2")
+    build.pin("hf:b", "3")
+    update.save()
+    build.save()
+    assert Lockfile(file).sources == {"hf:a": "2", "hf:b": "3"}

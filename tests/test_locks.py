@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -9,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from olivebuild import locks
+from olivebuild.errors import StoreError
 from olivebuild.locks import locked, try_lock
 
 HOLD = """
@@ -113,3 +117,43 @@ def test_what_a_lock_file_holds_is_kept(file: Path) -> None:
     with locked(file):
         pass
     assert file.read_text() == "content"
+
+
+def test_shared_locks_go_together_and_keep_an_exclusive_one_out(file: Path) -> None:
+    one, two = try_lock(file, shared=True), try_lock(file, shared=True)
+    assert one
+    assert two
+    assert try_lock(file) is None
+    one.close()
+    assert try_lock(file) is None
+    two.close()
+    alone = try_lock(file)
+    assert alone
+    assert try_lock(file, shared=True) is None
+    alone.close()
+
+
+def test_working_locks_pass_the_check(tmp_path: Path) -> None:
+    locks.check(tmp_path)
+    with locked(tmp_path / "check.lock"):
+        # Another process checks at this moment.
+        locks.check(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of Windows are others")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_that_refuses_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(_file: object, _flags: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("portalocker.portalocker.LOCKER", refuse)
+    with pytest.raises(StoreError, match="this file system has no working locks") as caught:
+        locks.check(tmp_path)
+    assert caught.value.hint == "put it on a local disk; OLIVEBUILD_CACHE names another folder for the cache"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of Windows are others")
+def test_a_file_system_that_grants_a_lock_twice_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("portalocker.portalocker.LOCKER", lambda _file, _flags: None)
+    with pytest.raises(StoreError, match="two hold the same one"):
+        locks.check(tmp_path)
