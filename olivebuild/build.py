@@ -255,6 +255,7 @@ class Build:
             provenance=result.provenance,
         )
         planner.traces.put(trace)
+        planner.store.checkpoint(state.key).unlink(missing_ok=True)
         if manifest and node.name == node.target and state.publish:
             try:
                 planner.workspace.publish(node.target, manifest, planner.store)

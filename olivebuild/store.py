@@ -61,6 +61,10 @@ class Store:
     def lock_file(self, key: str) -> Path:
         return self.root / "locks" / f"{key}.lock"
 
+    def checkpoint(self, key: str) -> Path:
+        """Where the state of a training is kept until its result is stored; outlives its scratch folder."""
+        return self.root / "checkpoints" / f"{key}.safetensors"
+
     def scratch(self, name: str) -> Path:
         """A new empty folder on the store's file system."""
         folder = self.root / "tmp" / f"{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"

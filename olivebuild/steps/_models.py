@@ -32,6 +32,8 @@ def be_deterministic(seed: int) -> None:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Only of use to find code that reads what it never wrote; costs a pass over all that is allocated.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def parameters_in(folder: Path) -> int:

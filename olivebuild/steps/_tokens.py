@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from olivebuild.errors import InputError
 
 
@@ -25,6 +27,32 @@ class Example:
 
     prompt: list[int]
     completion: list[int]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A row to train on: its ids (int32), and which of them the loss counts (bool). The first is never predicted."""
+
+    ids: np.ndarray
+    counted: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def first(self) -> int:
+        """The first counted token, or the row's end."""
+        found = np.flatnonzero(self.counted)
+        return int(found[0]) if len(found) else len(self)
+
+    @property
+    def labels(self) -> int:
+        return int(self.counted[1:].sum())
+
+    @staticmethod
+    def of(example: Example) -> Tokens:
+        ids = np.array([*example.prompt, *example.completion], np.int32)
+        return Tokens(ids, np.arange(len(ids)) >= len(example.prompt))
 
 
 def read_table(path: str | Path) -> Table:

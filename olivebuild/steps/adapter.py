@@ -30,6 +30,19 @@ class Training(Fields):
     seed: int = 0
     data_seed: int | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    speed: Literal["auto", "plain"] = "auto"
+    """`plain`: no compiled layers, fused optimiser or shared beginnings; equal but for rounding."""
+    checkpoint_steps: Positive | None = None
+    """The state is kept every minute, and every so many steps, too. Changes no result."""
+
+
+class Eval(Fields):
+    """Held-out rows judged while training, `every` so many steps. `patience`: judgements without a lower loss until training ends."""
+
+    data: Ref
+    every: Positive = 50
+    patience: Positive | None = None
+    keep: Literal["best", "last"] = "best"
 
 
 class AdapterFields(Fields):
@@ -42,6 +55,7 @@ class AdapterFields(Fields):
     dropout: Fraction = 0.0
     modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     training: Training = Training()
+    eval: Eval | None = None
 
     @field_validator("modules")
     @classmethod
@@ -52,6 +66,7 @@ class AdapterFields(Fields):
 
 class Adapter(Step):
     kind = "adapter"
+    version = 2
     fields = AdapterFields
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
     gpu = True
@@ -62,10 +77,11 @@ class Adapter(Step):
     def edges(self, fields: AdapterFields) -> list[Edge]:
         if fields.source or not (fields.model and fields.data):
             return []
-        return [
+        edges = [
             Edge("model", fields.model, ("model", "merged"), field=("model",)),
             Edge("data", fields.data, ("dataset",), "train", ("data",)),
         ]
+        return [*edges, Edge("eval", fields.eval.data, ("dataset",), "test", ("eval", "data"))] if fields.eval else edges
 
     def files(self, fields: AdapterFields) -> list[FileInput]:
         source = fields.source
@@ -76,7 +92,9 @@ class Adapter(Step):
         if fields.source:
             return {}
         given = super().parameters(fields)
-        training = fields.training.model_dump(mode="json")
+        if fields.eval:
+            given["eval"] = fields.eval.model_dump(mode="json", exclude={"data"})
+        training = fields.training.model_dump(mode="json", exclude={"checkpoint_steps"})
         if training["dtype"] == "auto":
             # What was chosen for the machine at hand is provenance.
             training.pop("dtype")

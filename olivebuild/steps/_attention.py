@@ -1,0 +1,84 @@
+"""Attention between rows that lie end to end (_layout.py), registered with transformers under a name of our own.
+
+Models hand it their queries, keys and values of all tokens; no mask is made. On CUDA in half precision torch's varlen kernel does the
+work, elsewhere scaled_dot_product_attention on padded groups of rows. What it does not know (soft caps, sinks) raises NotImplementedError.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+
+from olivebuild.steps._layout import Rows
+
+NAME = "olivebuild_rows"
+KNOWN = {"position_ids", "use_cache", "past_key_values", "output_attentions", "output_hidden_states", "cache_position", "is_causal", "return_dict"}
+"""Arguments that models pass on and that say nothing here: rows are causal, and nothing is kept."""
+
+
+def varlen() -> Any:
+    """torch's attention over rows of any lengths; None where this torch has none."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
+
+
+def takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch's kernel is there for this device and number format; it is FlashAttention, which begins with Ampere."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    return device.type == "cuda" and half and varlen() is not None and torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def attend(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, *, rows: Rows | None = None, **options: Any
+) -> tuple[torch.Tensor, None]:
+    """As transformers' attention functions: [1, heads, tokens, dim] -> [1, tokens, heads, dim]."""
+    scaling, window, dropout = options.pop("scaling", None), options.pop("sliding_window", None), options.pop("dropout", 0.0)
+    odd = [name for name, given in options.items() if name not in KNOWN and given is not None]
+    if rows is None or attention_mask is not None or dropout or odd or not getattr(module, "is_causal", True):
+        raise NotImplementedError(f"attention with {', '.join(odd) or 'a mask, dropout or no rows'} is not laid out end to end")
+    if rows.groups:
+        return _grouped(rows, query[0], key[0], value[0], scaling), None
+    return _varlen(rows, query, key, value, scaling, window), None
+
+
+def _varlen(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int | None) -> torch.Tensor:
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if rows.keys is not None:
+        k, v = k.index_select(0, rows.keys), v.index_select(0, rows.keys)
+    if (repeat := q.shape[1] // k.shape[1]) > 1:
+        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    back = -1 if window is None or window > rows.longest_keys else window - 1
+    # The window's right edge of 0 is what makes it causal; a row's own tokens are the last of all that it sees.
+    out = varlen()(
+        q.contiguous(),
+        k.contiguous(),
+        v.contiguous(),
+        rows.starts,
+        rows.key_starts,
+        rows.longest,
+        rows.longest_keys,
+        scale=scaling,
+        window_size=(back, 0),
+    )
+    together: torch.Tensor = out[None]
+    return together
+
+
+def _grouped(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    repeat, outputs = query.shape[0] // key.shape[0], []
+    for group in rows.groups:
+        q, k, v = query[:, group.queries].transpose(0, 1), key[:, group.keys].transpose(0, 1), value[:, group.keys].transpose(0, 1)
+        if repeat > 1:
+            k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, group.mask, scale=scaling)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    assert rows.back is not None
+    return torch.cat(outputs).index_select(0, rows.back)[None]
+
+
+AttentionInterface.register(NAME, attend)

@@ -1,0 +1,235 @@
+"""A batch -> the gradient of its mean loss, whatever the layout, the micro-batch and the memory: what the recipe says is not changed.
+
+The mean is over all counted tokens of the batch, however it is cut. Logits are computed only where a token is counted, and in pieces
+where a vocabulary of logits would not fit. Layouts are in _layout.py; which one a model takes is found by trying (`takes_packed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from olivebuild.errors import StepError
+from olivebuild.steps import _attention
+from olivebuild.steps._layout import Packed, Padded, micro_batches, pack, pad
+from olivebuild.steps._tokens import Tokens
+
+LOGITS = 1 << 26
+"""Logits that are held at once; 256 MiB in float32."""
+SMALLEST = 64
+
+
+@dataclass
+class Setup:
+    """How batches are computed here. Chosen for the machine at hand; no part of a key."""
+
+    packed: bool
+    share: bool
+    """Beginnings that rows have in common are computed once; not under dropout, which each row draws for itself."""
+    limit: int
+    """Tokens in one forward pass."""
+    twice: bool = False
+    """Layers are computed once more on the way back, to save memory."""
+    plain_head: bool = True
+    """The logits are the head's product with the last hidden state, and nothing is done to them after it."""
+
+
+class Forward:
+    """`model` is peft's; `note` says aloud what has to be changed on the way."""
+
+    def __init__(self, model: Any, device: torch.device, setup: Setup, note: Callable[[str], None]) -> None:
+        self.model = model
+        self.device = device
+        self.setup = setup
+        self.note = note
+        self.scale = 1.0
+        """What the loss is multiplied with before its gradient is taken, for number formats of a small range."""
+        self._grouped = not _attention.takes_varlen(device, model.dtype)
+        self._window = getattr(model.config, "sliding_window", None)
+        model.set_attn_implementation(_attention.NAME if setup.packed else "sdpa")
+
+    def lay_out(self, batch: Sequence[Tokens]) -> list[Packed | Padded]:
+        setup, parts = self.setup, micro_batches(batch, self.setup.limit)
+        if not setup.packed:
+            return [pad(part, self.device) for part in _even(batch, setup.limit)]
+        return [pack(part, self.device, share=setup.share, grouped=self._grouped, window=self._window) for part in parts]
+
+    def backward(self, batch: Sequence[Tokens], ready: list[Packed | Padded] | None = None) -> torch.Tensor:
+        """Add the gradient of the batch's mean loss to the weights; the loss. Without memory for it, in smaller pieces."""
+        labels = max(1, sum(row.labels for row in batch))
+        while True:
+            try:
+                total = torch.zeros((), device=self.device)
+                for part in ready or self.lay_out(batch):
+                    loss = self._loss(part) / labels
+                    (loss * self.scale if self.scale != 1 else loss).backward()
+                    total += loss.detach()
+                return total
+            except (torch.OutOfMemoryError, MemoryError):
+                ready = None
+                self._halve(max(map(len, batch)))
+
+    def _halve(self, longest: int) -> None:
+        """Raises StepError when there is nothing left to make smaller."""
+        self.model.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.setup.limit > max(longest, SMALLEST):
+            self.setup.limit = max(self.setup.limit // 2, longest, SMALLEST)
+            self.note(f"out of memory: going on with {self.setup.limit} tokens at a time, which changes no result")
+        elif not self.setup.twice:
+            self.setup.twice = True
+            checkpoint_layers(self.model)
+            self.note("out of memory: going on with layers computed twice (gradient checkpointing), which changes no result")
+        else:
+            hint = "a smaller training.max_length, method: qlora, or a smaller model needs less"
+            raise StepError(f"a single row of {longest} tokens does not fit into memory", hint=hint)
+
+    def _loss(self, part: Packed | Padded) -> torch.Tensor:
+        """The summed loss of a micro-batch."""
+        if isinstance(part, Padded):
+            keep = part.targets.shape[1]
+            logits = self.model(input_ids=part.ids, attention_mask=part.mask, logits_to_keep=keep + 1, use_cache=False).logits
+            return cross_entropy(logits[:, :-1].float().flatten(0, 1), part.targets.flatten(), ignore_index=-100, reduction="sum")
+        if self.setup.plain_head and part.predict.numel() * self.model.config.vocab_size > LOGITS:
+            return _chunked(self.model, self.hidden(part)[part.predict], part.targets)
+        return cross_entropy(self.logits(part).float(), part.targets, reduction="sum")
+
+    def logits(self, part: Packed) -> torch.Tensor:
+        """[counted tokens, vocabulary]"""
+        out = self.model(input_ids=part.ids, position_ids=part.positions, logits_to_keep=part.predict, use_cache=False, rows=part.rows)
+        logits: torch.Tensor = out.logits[0]
+        return logits
+
+    def hidden(self, part: Packed) -> torch.Tensor:
+        """[tokens, hidden]: what the head is given."""
+        inner = self.model.get_base_model().base_model
+        out = inner(input_ids=part.ids, position_ids=part.positions, use_cache=False, rows=part.rows)
+        hidden: torch.Tensor = out.last_hidden_state[0]
+        return hidden
+
+    @torch.no_grad()
+    def judge(self, rows: Sequence[Tokens]) -> tuple[float, int, int]:
+        """Summed loss, how many counted tokens are the likeliest ones, and how many are counted."""
+        loss, right, count = 0.0, 0, 0
+        with _evaluating(self.model):
+            for part in self.lay_out(rows):
+                if isinstance(part, Padded):
+                    out = self.model(input_ids=part.ids, attention_mask=part.mask, logits_to_keep=part.targets.shape[1] + 1, use_cache=False)
+                    counted = part.targets.flatten() >= 0
+                    logits, targets = out.logits[:, :-1].flatten(0, 1)[counted], part.targets.flatten()[counted]
+                else:
+                    logits, targets = self.logits(part), part.targets
+                loss += float(cross_entropy(logits.float(), targets, reduction="sum"))
+                right += int((logits.argmax(-1) == targets).sum())
+                count += targets.numel()
+        return loss, right, count
+
+
+def _even(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]:
+    """For padded rows it is the longest that counts."""
+    rows = max(1, limit // max(map(len, batch)))
+    return (list(batch[i : i + rows]) for i in range(0, len(batch), rows))
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Keep only what goes into each layer, and compute the rest again on the way back."""
+    base = model.get_base_model()
+    # Two names of one thing in versions of transformers.
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+@torch.no_grad()
+def takes_packed(model: Any, rows: Sequence[Tokens], device: torch.device, note: Callable[[str], None]) -> Setup:
+    """Whether packed rows get the logits that each gets alone, asked on some short ones; and whether the head is a plain product."""
+    some = [Tokens(row.ids[:256], row.counted[:256]) for row in sorted(rows, key=len)[:: max(1, len(rows) // 4)][:4]]
+    some = [row for row in some if row.labels] or [Tokens(rows[0].ids[:256], rows[0].ids[:256] >= 0)]
+    alone, packed = Setup(packed=False, share=False, limit=1 << 30), Setup(packed=True, share=True, limit=1 << 30)
+    fault = ""
+    with _evaluating(model):
+        single = Forward(model, device, alone, note)
+        parts = [pad([row], device) for row in some]
+        want = torch.cat([_single(model, part) for part in parts]).float()
+        del single
+        try:
+            together = Forward(model, device, packed, note)
+            part = pack(some, device, share=False, grouped=together._grouped, window=together._window)
+            shared = pack(some, device, share=True, grouped=together._grouped, window=together._window)
+            wrong = _difference(together.logits(part).float(), want)
+            # Shared rows come in another order; their losses are compared, which is enough to tell one beginning from another.
+            wrong = max(wrong, _difference(together._loss(shared), together._loss(part)))
+            close = 1e-3 if model.dtype == torch.float32 else 5e-2
+            fault = "" if wrong < close else f"they would differ by {wrong:.2g}"
+            packed.plain_head = not fault and _plain_head(model, together, part)
+        except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+            fault = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+    if fault:
+        note(f"rows are padded, not packed, since this model's attention does not take packed rows: {fault}")
+        alone.limit = packed.limit
+        return alone
+    return packed
+
+
+def _single(model: Any, part: Padded) -> torch.Tensor:
+    out = model(input_ids=part.ids, attention_mask=part.mask, logits_to_keep=part.targets.shape[1] + 1, use_cache=False)
+    logits: torch.Tensor = out.logits[:, :-1].flatten(0, 1)[part.targets.flatten() >= 0]
+    return logits
+
+
+def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    found = float((a - b).norm() / b.norm().clamp_min(1e-12))
+    return found if found == found else float("inf")
+
+
+def _plain_head(model: Any, forward: Forward, part: Packed) -> bool:
+    """Whether head(hidden) are the model's own logits, bit for bit, and the head is no part of what is trained."""
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.weight.requires_grad:
+        return False
+    return torch.equal(head(forward.hidden(part)[part.predict]), forward.logits(part))
+
+
+def _chunked(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    head = model.get_output_embeddings()
+    loss: torch.Tensor = _ChunkedLoss.apply(hidden, head.weight, head.bias, targets)
+    return loss
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """cross_entropy(hidden @ weight.T, targets, reduction="sum") for a weight that is not trained; a piece of the logits at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
+        size = max(1, LOGITS // weight.shape[0])
+        total, gradient = torch.zeros((), device=hidden.device), torch.empty_like(hidden)
+        for start in range(0, len(hidden), size):
+            piece, wanted = hidden[start : start + size], targets[start : start + size]
+            logits = torch.nn.functional.linear(piece, weight, bias).float()
+            norm = logits.logsumexp(-1, keepdim=True)
+            total += (norm[:, 0] - logits.gather(1, wanted[:, None])[:, 0]).sum()
+            slope = logits.sub_(norm).exp_()
+            slope.scatter_add_(1, wanted[:, None], torch.full_like(norm, -1.0))
+            gradient[start : start + size] = slope.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0], None, None, None

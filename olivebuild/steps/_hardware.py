@@ -1,0 +1,60 @@
+"""What a training uses of the machine at hand: layout, tokens at a time, compiled layers. It says what it chose; none of it is in a key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from olivebuild.steps._forward import Setup, checkpoint_layers, takes_packed
+from olivebuild.steps._tokens import Tokens
+
+if TYPE_CHECKING:
+    from olivebuild.worker import Job
+
+CPU_TOKENS = 4096
+MOST_TOKENS = 1 << 15
+FEWEST_TOKENS = 1 << 10
+SPARE = 0.8
+WORTH_COMPILING = 5e15
+"""Tokens times parameters from which on compiled layers win back the time that compiling takes."""
+
+
+def prepare(job: Job, model: Any, rows: Sequence[Tokens], tokens: int, device: torch.device, *, dropout: float, plain: bool) -> Setup:
+    """Choose how `tokens` tokens are trained on, and change the model's layers for it where that pays."""
+    setup = takes_packed(model, rows, device, job.note)
+    setup.share = setup.packed and dropout == 0 and not plain
+    setup.limit, said = CPU_TOKENS, []
+    longest = max(map(len, rows))
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        fitting = int(free * SPARE / bytes_a_token(model))
+        setup.limit = min(MOST_TOKENS, max(fitting, longest, FEWEST_TOKENS))
+        if fitting < longest:
+            setup.twice = True
+            checkpoint_layers(model)
+            said.append("layers computed twice to save memory")
+    if not plain and device.type == "cuda" and tokens * sum(p.numel() for p in model.parameters()) > WORTH_COMPILING:
+        compile_layers(model)
+        said.append("compiled layers")
+    said.insert(0, f"{'packed' if setup.packed else 'padded'} rows, up to {setup.limit} tokens at a time")
+    if setup.share:
+        said.insert(1, "beginnings that rows share once")
+    job.note("; ".join(said))
+    return setup
+
+
+def bytes_a_token(model: Any) -> int:
+    """About what a layer keeps of a token until its gradient is taken, for all layers."""
+    config = model.config.get_text_config()
+    inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
+    return int((10 * config.hidden_size + 5 * inner) * config.num_hidden_layers * model.dtype.itemsize)
+
+
+def compile_layers(model: Any) -> None:
+    """Each decoder layer by itself: they are alike, so that one compilation serves all."""
+    names = set(getattr(model, "_no_split_modules", None) or getattr(model.get_base_model(), "_no_split_modules", None) or ())
+    for module in model.modules():
+        if type(module).__name__ in names:
+            module.compile()

@@ -1,0 +1,183 @@
+"""How the rows of a batch lie in a micro-batch: end to end, without padding, and a beginning that rows share only once.
+
+A causal model sees nothing but what stands before a token, so rows that begin alike (a system prompt, an instruction) have the
+same values there, and one copy serves all of them; its gradient is the sum of theirs. Only who attends to whom has to be known
+(`Rows`, read by _attention.py). Positions count from each row's own beginning. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from olivebuild.steps._tokens import Tokens
+
+ALIKE = 0.6
+"""Rows whose lengths differ by more than this factor are attended to in separate groups: padding costs its square there."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some rows, padded: the places of their queries [rows, q] and of all that they see [rows, k]; `mask` [rows, 1, q, k]."""
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Who attends to whom. `lengths`: of each row, how many tokens are its own and how many it sees in all.
+
+    `keys`: the places of all that each row sees, row after row; None if that is the order in which they lie.
+    """
+
+    keys: torch.Tensor | None
+    starts: torch.Tensor
+    key_starts: torch.Tensor
+    longest: int
+    longest_keys: int
+    groups: tuple[Group, ...] = ()
+    back: torch.Tensor | None = None
+    """Where each token's output lies among the groups' padded ones."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A micro-batch: ids and positions [1, tokens], and for each counted token the place that predicts it."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    predict: torch.Tensor
+    targets: torch.Tensor
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A micro-batch of left-padded rows, for models whose attention takes no other: [rows, length] and the last positions' targets."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    targets: torch.Tensor
+
+
+def micro_batches(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]:
+    """The rows of a batch in bins of at most `limit` tokens: best fit, longest first. A row longer than that has a bin to itself."""
+    bins: list[tuple[int, list[int]]] = []
+    for index in sorted(range(len(batch)), key=lambda i: (-len(batch[i]), i)):
+        length = len(batch[index])
+        fitting = [b for b, (room, _) in enumerate(bins) if room >= length]
+        if fitting:
+            best = min(fitting, key=lambda b: bins[b][0])
+            bins[best] = (bins[best][0] - length, [*bins[best][1], index])
+        else:
+            bins.append((max(0, limit - length), [index]))
+    # In the batch's own order, so that sums don't depend on how ties were broken.
+    return ([batch[i] for i in sorted(rows)] for _, rows in sorted(bins, key=lambda b: min(b[1])))
+
+
+def pack(batch: Sequence[Tokens], device: torch.device, *, share: bool, grouped: bool, window: int | None = None) -> Packed:
+    """Lay rows out. `share`: beginnings once; `grouped`: also as padded groups, for attention that takes rows of one length.
+
+    `window`: how many tokens back the groups' masks let a token see, itself included.
+    """
+    order = sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist()) if share else range(len(batch))
+    ids, positions, keys, starts, predict, targets = [], [], [], [0], [], []
+    path, before, count = np.zeros(0, np.int64), np.zeros(0, np.int32), 0
+    for index in order:
+        row = batch[index]
+        common = _common(before, row.ids) if share else 0
+        own = len(row) - common
+        path = np.concatenate([path[:common], np.arange(count, count + own)])
+        before, count = row.ids, count + own
+        counted = np.flatnonzero(row.counted[1:])
+        predict.append(path[counted])
+        targets.append(row.ids[1:][counted])
+        keys.append(path)
+        if own:
+            ids.append(row.ids[common:])
+            positions.append(np.arange(common, len(row)))
+            starts.append(count)
+        else:
+            # The same row again: its tokens are there, only its labels are counted once more.
+            keys.pop()
+    rows = _rows(keys, starts, device, plain=count == sum(map(len, keys)), grouped=grouped, window=window)
+    return Packed(
+        _tensor(np.concatenate(ids), device)[None],
+        _tensor(np.concatenate(positions), device)[None],
+        _tensor(np.concatenate(predict), device),
+        _tensor(np.concatenate(targets), device),
+        rows,
+    )
+
+
+def _common(before: np.ndarray, ids: np.ndarray) -> int:
+    """How many tokens two rows begin with alike."""
+    length = min(len(before), len(ids))
+    differs = np.flatnonzero(before[:length] != ids[:length])
+    return int(differs[0]) if len(differs) else length
+
+
+def _rows(keys: list[np.ndarray], starts: list[int], device: torch.device, *, plain: bool, grouped: bool, window: int | None) -> Rows:
+    own = np.diff(starts)
+    seen = np.array([len(k) for k in keys])
+    groups, back = _groups(keys, starts, device, window) if grouped else ((), None)
+    return Rows(
+        None if plain else _tensor(np.concatenate(keys), device),
+        torch.tensor(starts, dtype=torch.int32, device=device),
+        torch.tensor([0, *np.cumsum(seen)], dtype=torch.int32, device=device),
+        int(own.max()),
+        int(seen.max()),
+        groups,
+        back,
+    )
+
+
+def _groups(keys: list[np.ndarray], starts: list[int], device: torch.device, window: int | None) -> tuple[tuple[Group, ...], torch.Tensor]:
+    own = np.diff(starts)
+    order = sorted(range(len(keys)), key=lambda i: (-len(keys[i]), i))
+    members: list[list[int]] = []
+    for i in order:
+        if not members or len(keys[i]) < ALIKE * len(keys[members[-1][0]]):
+            members.append([])
+        members[-1].append(i)
+    groups, back, offset = [], np.zeros(starts[-1], np.int64), 0
+    for rows in members:
+        width, depth = max(int(own[i]) for i in rows), len(keys[rows[0]])
+        queries, places = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), depth), np.int64)
+        # A padded query sees everything, since nothing at all would give NaN; a padded key is seen by none but those.
+        at, key_at = np.full((len(rows), width), depth), np.full((len(rows), depth), depth)
+        for r, i in enumerate(rows):
+            n, total = int(own[i]), len(keys[i])
+            queries[r, :n] = np.arange(starts[i], starts[i + 1])
+            at[r, :n] = np.arange(total - n, total)
+            places[r, :total], key_at[r, :total] = keys[i], np.arange(total)
+            back[starts[i] : starts[i + 1]] = offset + r * width + np.arange(n)
+        mask = key_at[:, None, :] <= at[:, :, None]
+        if window is not None:
+            mask &= (at[:, :, None] - key_at[:, None, :] < window) | (at[:, :, None] == depth)
+        groups.append(Group(_tensor(queries, device), _tensor(places, device), torch.from_numpy(mask[:, None]).to(device)))
+        offset += queries.size
+    return tuple(groups), _tensor(back, device)
+
+
+def _tensor(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(device, non_blocking=True)
+
+
+def pad(batch: Sequence[Tokens], device: torch.device) -> Padded:
+    """Left-padded, so that all rows end at the right edge; -100 counts not."""
+    length = max(map(len, batch))
+    keep = max(1, max(len(row) - max(1, row.first) for row in batch))
+    ids, mask = np.zeros((len(batch), length), np.int64), np.zeros((len(batch), length), np.int64)
+    targets = np.full((len(batch), keep), -100, np.int64)
+    for r, row in enumerate(batch):
+        ids[r, length - len(row) :], mask[r, length - len(row) :] = row.ids, 1
+        known = np.where(row.counted, row.ids, -100)[1:][-keep:]
+        if len(known):
+            targets[r, -len(known) :] = known
+    return Padded(_tensor(ids, device), _tensor(mask, device), _tensor(targets, device))

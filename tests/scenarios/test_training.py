@@ -1,0 +1,214 @@
+"""Training on a tiny model: layouts, masks and memory change no gradient; a killed training ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import RECIPE, Place, rows, write_rows
+from tests.tiny_models import ARCHITECTURES, make
+
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+def token_rows(seed: int = 0, count: int = 7) -> list[Any]:
+    """Rows of several lengths; some begin alike, two are equal, one is another's beginning."""
+    from olivebuild.steps._tokens import Tokens
+
+    random = np.random.default_rng(seed)
+    start = random.integers(3, 380, 9)
+    made = [np.concatenate([start[: random.integers(0, 10)], random.integers(3, 380, random.integers(2, 30))]) for _ in range(count)]
+    made += [made[0], made[1][:-1]]
+    return [Tokens(ids.astype(np.int32), np.arange(len(ids)) >= len(ids) // 2) for ids in made]
+
+
+def adapted(folder: Path, **options: Any) -> Any:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from olivebuild.steps import _models
+
+    model = get_peft_model(_models.load_model(folder, torch.float32), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", **options))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.05)
+    return model
+
+
+def gradient(model: Any, setup: Any, batch: list[Any]) -> tuple[float, Any]:
+    import torch
+
+    from olivebuild.steps._forward import Forward
+
+    model.zero_grad()
+    loss = Forward(model, torch.device("cpu"), setup, print).backward(batch)
+    return float(loss), torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "phi3 with a window"])
+def test_a_packed_row_has_the_logits_it_has_alone(architecture: str, tiny_model: Path, tmp_path: Path) -> None:
+    import torch
+
+    from olivebuild.steps._forward import Forward, Setup, takes_packed
+    from olivebuild.steps._layout import pack
+
+    make(architecture.split()[0], tmp_path / "model", tiny_model, dtype="float32", **({"sliding_window": 7} if "window" in architecture else {}))
+    model, batch = adapted(tmp_path / "model").eval(), token_rows()
+    said: list[str] = []
+    setup = takes_packed(model, batch, torch.device("cpu"), said.append)
+    assert setup.packed, said
+    wanted = {}
+    for attention in ("eager", "sdpa"):
+        model.set_attn_implementation(attention)
+        with torch.no_grad():
+            wanted[attention] = [model(input_ids=torch.tensor(row.ids)[None].long()).logits[0] for row in batch]
+    forward = Forward(model, torch.device("cpu"), Setup(packed=True, share=True, limit=10_000), print)
+    for share in (False, True):
+        order = sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist()) if share else range(len(batch))
+        with torch.no_grad():
+            found = forward.logits(pack(batch, torch.device("cpu"), share=share, grouped=True, window=getattr(model.config, "sliding_window", None)))
+        for logits in wanted.values():
+            alone = torch.cat([logits[i][:-1][batch[i].counted[1:]] for i in order])
+            assert (found - alone).abs().max() < 1e-5
+
+
+def test_layout_pieces_and_memory_change_no_gradient(llama: Path, tmp_path: Path) -> None:
+    from olivebuild.steps import _forward
+    from olivebuild.steps._forward import Setup
+
+    model, batch = adapted(llama), token_rows(1)
+    padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
+    for setup in (
+        Setup(packed=True, share=False, limit=10_000),
+        Setup(packed=True, share=True, limit=10_000),
+        Setup(packed=True, share=True, limit=40),
+        Setup(packed=False, share=False, limit=40),
+    ):
+        found = gradient(model, setup, batch)
+        assert abs(found[0] - padded[0]) < 1e-5
+        assert (found[1] - padded[1]).abs().max() < 1e-5
+    with pytest.MonkeyPatch.context() as patch:
+        # Logits in pieces, and layers computed twice.
+        patch.setattr(_forward, "LOGITS", 384 * 5)
+        _forward.checkpoint_layers(model)
+        found = gradient(model, Setup(packed=True, share=True, limit=10_000, plain_head=True), batch)
+        assert (found[1] - padded[1]).abs().max() < 1e-5
+
+
+def test_out_of_memory_goes_on_in_smaller_pieces(llama: Path) -> None:
+    import torch
+
+    from olivebuild.errors import StepError
+    from olivebuild.steps._forward import Forward, Setup
+
+    model, batch = adapted(llama), token_rows(2)
+    wanted = gradient(model, Setup(packed=True, share=True, limit=10_000), batch)
+    room, said = [85], []
+
+    def small(module: Any, arguments: Any, given: dict[str, Any]) -> None:
+        if given["input_ids"].numel() > room[0]:
+            raise torch.OutOfMemoryError
+
+    model.register_forward_pre_hook(small, with_kwargs=True)
+    forward = Forward(model, torch.device("cpu"), Setup(packed=True, share=False, limit=160), said.append)
+    model.zero_grad()
+    loss = float(forward.backward(batch))
+    assert forward.setup.limit == 80
+    assert len(said) == 1
+    assert abs(loss - wanted[0]) < 1e-5
+    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    assert (found - wanted[1]).abs().max() < 1e-5
+    room[0] = 1
+    with pytest.raises(StepError, match="does not fit into memory"):
+        forward.backward(batch)
+    assert forward.setup.twice
+
+
+def test_attention_that_is_not_known_is_padded(llama: Path) -> None:
+    import torch
+    from transformers import AttentionInterface
+
+    from olivebuild.steps import _attention
+    from olivebuild.steps._forward import takes_packed
+
+    model, said = adapted(llama), []
+
+    def leaks(module: Any, query: Any, key: Any, value: Any, mask: Any, *, rows: Any = None, **options: Any) -> Any:
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True, scale=options["scaling"])
+        return out.transpose(1, 2), None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(AttentionInterface._global_mapping, _attention.NAME, leaks)
+        setup = takes_packed(model, token_rows(3), torch.device("cpu"), said.append)
+    assert not setup.packed
+    assert "they would differ by" in said[0]
+
+
+# The whole step
+
+TRAINING = "training: {lr: 1e-3, steps: 12, batch: 4, checkpoint_steps: 1}"
+
+
+@pytest.fixture
+def place(tiny_model: Path, tmp_path: Path) -> Place:
+    made = Place(tmp_path / "work", tmp_path / "cache")
+    shutil.copytree(tiny_model, made.folder / "tiny")
+    write_rows(made.folder / "data/tone.jsonl", rows())
+    made.recipe.write_text(RECIPE.replace("training: {lr: 1e-3, steps: 4, batch: 4}", TRAINING).replace("alpha: 8", "alpha: 8\n    dropout: 0.1"))
+    return made
+
+
+def kill_at_some_step(place: Place, wait: float, how: signal.Signals) -> None:
+    """Start a build, and kill it `wait` seconds after its state was first seen to change."""
+    process = place.start("build", "adapter")
+    kept = place.cache / "checkpoints"
+    before = {p: p.stat().st_mtime_ns for p in kept.glob("*.safetensors")}
+    while process.poll() is None:
+        if {p: p.stat().st_mtime_ns for p in kept.glob("*.safetensors")} != before:
+            time.sleep(wait)
+            process.send_signal(how)
+            break
+        time.sleep(0.002)
+    process.communicate()
+
+
+def kills(place: Place, count: int, seed: int) -> None:
+    """Kill builds until one ends; its adapter is that of one that was never disturbed."""
+    quiet = Place(place.folder, place.cache.parent / "quiet")
+    assert quiet.run("adapter").code == 0
+    wanted = quiet.built("adapter", "adapter_model.safetensors")
+    chance = random.Random(seed)
+    for _ in range(count):
+        shutil.rmtree(place.folder / "build")
+        kill_at_some_step(place, chance.uniform(0, 0.15), chance.choice([signal.SIGKILL, signal.SIGINT]))
+        done = place.build("adapter")
+        assert done.code == 0, done.err
+        notes = [e["text"] for e in done.events if e["event"] == "note"]
+        assert any("going on from step" in n for n in notes) or "adapter" not in done.ran
+        assert place.built("adapter", "adapter_model.safetensors") == wanted
+        assert not list((place.cache / "checkpoints").glob("*"))
+        # The same once more, from nothing.
+        shutil.rmtree(place.cache)
+
+
+def test_a_killed_training_goes_on_and_ends_the_same(place: Place) -> None:
+    kills(place, 1, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_fifty_kills(place: Place) -> None:
+    kills(place, 50, seed=1)
