@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -82,6 +83,44 @@ def build(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settin
         noop.save(project, report.plan, started, "".join(out.written), "".join(err.written), code)
     if code:
         ctx.exit(code)
+
+
+@main.command()
+@TARGETS
+@recipe_options
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Run up to N steps at once (default 1).", metavar="N")
+@SET
+@click.option("--json", "as_json", is_flag=True, help="Print one event a line as JSON.")
+@click.pass_context
+def watch(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """Build, and build again whenever an input or the recipe changes, until Ctrl-C.
+
+    \b
+    olivebuild watch onnx-int4
+    """
+    from olivebuild import console, watching
+    from olivebuild.events import Event
+
+    folder, file = place(ctx)
+
+    def build_once(project: Project) -> None:
+        try:
+            _build(project, targets, jobs or ctx.ensure_object(dict).get("jobs") or 1, as_json)
+        except BrokenPipeError:
+            raise
+        except OSError as e:
+            raise of_disk(e) from None
+
+    def fail(error: BuildError) -> None:
+        console.show_error(error)
+        if as_json:
+            click.echo(Event("error", {"fact": error.fact, "where": str(error.where or ""), "hint": error.hint}).to_json())
+
+    def say(changed: Path | None) -> None:
+        what: dict[str, object] = {"what": str(changed)} if changed else {}
+        click.echo(Event("changed" if changed else "watching", what).to_json()) if as_json else console.show_watch(changed, folder)
+
+    watching.watch((folder, file), settings, build_once, fail, say)
 
 
 def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool) -> tuple[Report, int]:
@@ -232,10 +271,10 @@ def run() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: what was finished is kept", err=True)
         code = 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; the goals may not be there.
+        sys.exit(1)
     except OSError as e:
-        if isinstance(e, BrokenPipeError):
-            # Whoever read our output has gone; the goals may not be there.
-            sys.exit(1)
         code = _fail(of_disk(e))
     sys.exit(code)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -51,6 +52,14 @@ def show_summary(report: Report) -> None:
         return
     parts = [f"{len(names)} {word}" for names, word in ((report.ran, "built"), (report.restored, "restored"), (report.fresh, "fresh")) if names]
     console.print(f"[green]{', '.join(parts)}[/] in {seconds(report.seconds)}")
+
+
+def show_watch(changed: Path | None, folder: Path) -> None:
+    if changed is None:
+        stdout().print("[bright_black]watching; Ctrl-C ends[/]")
+        return
+    shown = changed.relative_to(folder) if changed.is_relative_to(folder) else changed
+    stdout().print(f"[cyan]{'changed':<9}[/]{escape(clean(str(shown)))}")
 
 
 def show_plan(plan: Plan) -> None:

@@ -11,6 +11,10 @@
 {"event": "stopping", "target": t, "node": n}                          the build was interrupted
 {"event": "failed", "target": t, "node": n, "fact": f, "where": w, "hint": h}
 {"event": "done", "ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": s}
+
+`watch` says all of that for each build, and between builds:
+{"event": "error", "fact": f, "where": w, "hint": h}                   the recipe or an input can't be read now
+{"event": "watching"}    {"event": "changed", "what": path}
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ class Scan:
         self.lock = lock
         self._files: dict[Path, str] = {}
         self._paths: dict[tuple[str, str], list[Path]] = {}
+        self._matches: dict[tuple[str, bool], list[Path]] = {}
         self._stats: dict[Path, Stat] = {}
         self._read: dict[str, set[Path]] = {}
         self._models: dict[tuple[str, Path], str] = {}
@@ -55,25 +56,24 @@ class Scan:
         return self._paths[key]
 
     def _find(self, node: Node, wanted: FileInput) -> list[Path]:
-        pattern, where = wanted.pattern, self.recipe.where(node.target, wanted.field)
-        path = self.recipe.folder / pattern
-        if wanted.optional:
-            self._folders.add(path)
-            return [path] if path.is_file() else []
-        if path.exists():
-            return [path]
-        if re.search(r"[*?\[]", pattern):
-            self._note_folders(path)
-            anchor = Path(path.anchor)
-            found = sorted(p for p in anchor.glob(path.relative_to(anchor).as_posix()) if p.is_file())
-            if found:
-                return found
-            raise InputError(f"{pattern} matches no file", where=where, hint=f"paths start at {self.recipe.folder}")
-        raise InputError(f"{pattern} does not exist", where=where, hint=f"paths start at {self.recipe.folder}")
+        pattern, folder = wanted.pattern, self.recipe.folder
+        found = self._matches[pattern, wanted.optional] = matching(folder, pattern, literal=wanted.optional)
+        fixed, wild = split(pattern)
+        # Where a file may come that is not there yet.
+        self._folders.add(folder / (pattern if wanted.optional else fixed))
+        if wild and not wanted.optional and found != [folder / pattern]:
+            self._folders |= {p for p in (folder / fixed).rglob("*") if p.is_dir()}
+        if not found and not wanted.optional:
+            fact = "matches no file" if wild else "does not exist"
+            where = self.recipe.where(node.target, wanted.field)
+            raise InputError(f"{pattern} {fact}", where=where, hint=f"paths start at {folder}")
+        return found
 
     def model(self, node: Node, folder: Path, *, code: bool, field: tuple[str | int, ...] = ("source",)) -> str:
         """The content digest of a model folder that is referenced where it lies; `code`: its Python files are read, too."""
         if not folder.is_dir():
+            self._matches[str(folder), False] = matching(folder, str(folder))
+            self._folders.add(folder)
             where = self.recipe.where(node.target, field)
             raise InputError(f"{self.shown(folder)} is not a folder", where=where, hint=f"paths start at {self.recipe.folder}")
         if (node.name, folder) not in self._models:
@@ -128,15 +128,22 @@ class Scan:
                 return path
         return None
 
+    def outdated(self) -> Path | None:
+        """Something that is no longer as this scan saw it, found or missing; None if all is. A pattern counts by what it matches."""
+        for path, stat in self._stats.items():
+            try:
+                if digest.stat_of(path) != stat:
+                    return path
+            except OSError:
+                return path
+        for (pattern, literal), found in self._matches.items():
+            if (now := matching(self.recipe.folder, pattern, literal=literal)) != found:
+                return next(iter({*found} ^ {*now}))
+        return None
+
     def looked_at(self) -> set[Path]:
         """All files and folders on which this scan's answers depend, apart from libraries and the machine."""
         return self._folders | set(self._stats) | {p for found in self._paths.values() for p in found}
-
-    def _note_folders(self, pattern: Path) -> None:
-        """The folders in which a file may appear that a pattern names."""
-        parts = list(pattern.parts)
-        fixed = Path(*parts[: next(i for i, part in enumerate(parts) if re.search(r"[*?\[]", part))])
-        self._folders |= {fixed, *(p for p in fixed.rglob("*") if p.is_dir())}
 
     def shown(self, path: Path) -> str:
         """A path as people write it: relative to the recipe when it lies below."""
@@ -163,6 +170,24 @@ class Scan:
         # What lies behind a link to a folder is read, so it counts.
         found = digest.files_below(folder)
         return digest.of_json([[p.relative_to(folder).as_posix(), self._tree(node, p) if p.is_dir() else self._file(node, p)] for p in found])
+
+
+def matching(folder: Path, pattern: str, *, literal: bool = False) -> list[Path]:
+    """The files that a path or pattern names now, sorted. A `literal` one is a file or nothing."""
+    path = folder / pattern
+    if literal:
+        return [path] if path.is_file() else []
+    if path.exists():
+        return [path]
+    fixed, wild = split(pattern)
+    return sorted(p for p in (folder / fixed).glob(wild) if p.is_file()) if wild else []
+
+
+def split(pattern: str) -> tuple[Path, str]:
+    """The folder that a pattern starts in, and the rest; the path itself, and nothing, if it is no pattern."""
+    parts = Path(pattern).parts
+    first = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))
+    return Path(*parts[:first]), "/".join(parts[first:])
 
 
 def installed(name: str) -> str | None:
