@@ -40,6 +40,18 @@ def memory_bytes() -> int:
         return 0
 
 
+def processor() -> list[str]:
+    """What decides which instructions run: name and features of the processor."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
+            lines = dict(line.partition(":")[::2] for line in f.read().partition("\n\n")[0].splitlines())
+    except OSError:
+        lines = {}
+    wanted = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features")
+    facts = {name.strip(): value.strip() for name, value in lines.items()}
+    return [processor_name(), platform.machine(), *(facts.get(name, "") for name in wanted)]
+
+
 def processor_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,29 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from olivebuild.steps import _kernels
-from olivebuild.steps._kernels import Quantiser, add_delta, narrow, product, product_reproducible, widen
+from olivebuild.steps._kernels import Quantiser, add_delta, narrow, product, product_native, product_reproducible, residual, widen
 
 SHORT = ("BF16", "F16")
 EVERY_SHORT = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
 ODD = [(1, 7), (7, 1), (2, 3), (17, 33), (63, 65), (257, 129), (300, 515)]
+
+
+@pytest.fixture(scope="module", params=["compiled", "numpy"], autouse=True)
+def arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything twice: by _native.c, and without it."""
+    if request.param == "compiled":
+        if _kernels.native is None:
+            pytest.skip("_native.c was not compiled")
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_kernels, "native", None)
+        yield
+
+
+def test_our_own_arithmetic_is_compiled_where_there_is_a_compiler(arithmetic: None) -> None:
+    # Not of the fixture's word: it may have set it aside.
+    assert shutil.which("gcc") is None or importlib.util.find_spec("olivebuild._native") is not None
 
 
 def torch_type(dtype: str) -> Any:
@@ -170,10 +191,50 @@ def test_a_product_is_added_as_peft_does(dtype: str, scale: float) -> None:
 
     b, a = random_weights(0, 65, 12), random_weights(1, 12, 130)
     weight = torch.from_numpy(random_weights(2, 65, 130)).to(torch_type(dtype))
-    ours = add_delta(weight.float().numpy(), dtype, product(b, a), scale)
+    stored = weight.view(torch.uint8).numpy().view(_kernels.STORED[dtype]).reshape(65, 130).copy()
+    ours = add_delta(stored, dtype, product(b, a), scale)
     # peft: `base_layer.weight.data += delta_weight`, the delta in float32.
     weight += (torch.from_numpy(b) @ torch.from_numpy(a)) * scale
     assert ours.tobytes() == weight.view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("columns", [1, 16, 37, 130])
+def test_a_residual_is_what_changed_seen_along_a_probe(dtype: str, columns: int) -> None:
+    before, after = (narrow(random_weights(seed, 9, columns), dtype) for seed in (0, 1))
+    probe = random_weights(2, columns)
+    moved, lengths = residual(before, after, dtype, probe)
+    wide = [widen(x, dtype).astype(np.float64) for x in (before, after)]
+    assert np.allclose(moved, (wide[1] - wide[0]) @ probe, rtol=1e-4, atol=1e-6)
+    assert np.allclose(lengths, (wide[1] ** 2).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 64, 128])
+def test_our_product_is_a_chain_of_fused_additions(rank: int) -> None:
+    for rows, columns in ODD:
+        b, a = random_weights(rank, rows, rank), random_weights(rank + 1, rank, columns)
+        made = product_native(b, a)
+        if made is None:
+            pytest.skip("_native.c was not compiled, or the processor has no fused multiply-add")
+        # float64 holds the product of two float32 exactly, and the sum rounded to float32 is fused but for rare double roundings.
+        chain = np.zeros((rows, columns), np.float32)
+        for i in range(rank):
+            chain = (b[:, i : i + 1].astype(np.float64) * a[i].astype(np.float64) + chain).astype(np.float32)
+        assert (bits(made) != bits(chain)).mean() < 1e-3
+
+
+def test_sizes_that_do_not_go_together_are_errors() -> None:
+    if _kernels.native is None:
+        pytest.skip("_native.c was not compiled")
+    one = np.zeros((2, 16), np.float32)
+    with pytest.raises(ValueError, match="bytes instead of"):
+        _kernels.native.product(one, one, one, 2, 16, 16)
+    with pytest.raises(ValueError, match="bytes instead of"):
+        _kernels.native.add_delta(one, 2, one[:1].copy(), 1.0, one)
+    with pytest.raises(ValueError, match="not known"):
+        _kernels.native.quantise(one, 2, 8, 4, True, 2, one, one, one)
+    with pytest.raises(ValueError, match="number format"):
+        _kernels.native.quantise(one, 7, 16, 4, True, 2, one, one, one)
 
 
 def test_work_in_threads_keeps_its_order_and_its_errors() -> None:
@@ -278,6 +339,15 @@ def test_the_quantiser_in_torch_has_the_bits_of_the_one_in_numpy(n: int, symmetr
         weight = odd_blocks(block, "F16" if scales == "F16" else "F32").astype(np.float32)
         ours, theirs = Quantiser(n, block, symmetric, scales)(weight), TorchQuantiser(n, block, symmetric, scales, device="cpu")(weight)
         assert [part.tobytes() for part in ours] == [part.tobytes() for part in theirs]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_stored_numbers_are_quantised_as_their_widened_ones(dtype: str, symmetric: bool) -> None:
+    stored = narrow(random_weights(0, 20, 128), dtype)
+    for scales in ("F32", dtype):
+        short, wide = Quantiser(4, 32, symmetric, scales)(stored, dtype), Quantiser(4, 32, symmetric, scales)(widen(stored, dtype))
+        assert [x.tobytes() for x in short] == [x.tobytes() for x in wide]
 
 
 def test_more_blocks_than_fit_at_once_are_quantised_alike(monkeypatch: pytest.MonkeyPatch) -> None:

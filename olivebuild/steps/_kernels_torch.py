@@ -22,6 +22,9 @@ class TorchQuantiser(Quantiser):
 
     device: str = field(default="cuda")
 
+    def _by_native(self, *_: Any) -> bool:
+        return False
+
     def _blocks(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
         top, middle = float(2**self.bits - 1), float(2 ** (self.bits - 1))
         given = torch.from_numpy(values).to(self.device)

@@ -20,6 +20,7 @@ from olivebuild import digest
 from olivebuild.executor import ActionInput
 from olivebuild.manifest import Computed, Entry, Manifest, Merge
 from olivebuild.steps import _kernels
+from olivebuild.steps._product import TorchProduct
 from olivebuild.store import BlobWriter, Damaged, Store
 from olivebuild.weights import Shard, Weight, Weights, headers_of, of_folder, of_manifest, read_at
 
@@ -33,6 +34,10 @@ PREFIX = "base_model.model."
 ROUNDING = {"BF16": 2.0**-9, "F16": 2.0**-12, "F32": 2.0**-16}
 """Half a unit in the last place, relative; for float32 the sums of the check itself are coarser than that."""
 ALLOWED = 4.0
+
+
+Multiply = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""b [n, r], a [r, k] -> b @ a in float32."""
 
 
 class Unproven(Exception):
@@ -133,18 +138,17 @@ def _matrix(weight: Weight) -> np.ndarray:
 class Rows:
     """A merged weight, some rows at a time."""
 
-    def __init__(self, change: Change, *, reproducible: bool) -> None:
+    def __init__(self, change: Change, multiply: Multiply) -> None:
         self.change = change
         self.a, self.b = _matrix(change.a), _matrix(change.b)
-        self._multiply = _kernels.product_reproducible if reproducible else _kernels.product
+        self._multiply = multiply
 
     def before(self, start: int, count: int) -> np.ndarray:
-        """Rows of the base's weight, in float32."""
+        """Rows of the base's weight, as stored numbers."""
         weight, columns = self.change.weight, self.change.weight.shape[1]
         stored = _kernels.STORED[weight.dtype]
         width = columns * stored.itemsize
-        raw = np.frombuffer(weight.read(start * width, count * width), stored)
-        return _kernels.widen(raw, weight.dtype).reshape(count, columns)
+        return np.frombuffer(weight.read(start * width, count * width), stored).reshape(count, columns)
 
     def merged(self, start: int, before: np.ndarray) -> np.ndarray:
         """Rows of the merged weight, in its own number format."""
@@ -161,14 +165,14 @@ class MergedWeight(Weight):
 
     change: Change
     known: Computed
-    reproducible: bool
+    multiply: Multiply
 
     def read(self, start: int = 0, size: int | None = None) -> bytes:
         """Raises Damaged when the bytes are not what they were: another processor or library may add in another order."""
         wanted = self.size - start if size is None else size
         width, step = self.size // self.shape[0], self.known.rows
         first, last = start // width // step, -(-(start + wanted) // (width * step))
-        rows = _rows(self.change, self.reproducible)
+        rows = _rows(self.change, self.multiply)
         parts = []
         for number in range(first, last):
             count = min(step, self.shape[0] - number * step)
@@ -181,9 +185,14 @@ class MergedWeight(Weight):
 
 
 @lru_cache(maxsize=_kernels.THREADS)
-def _rows(change: Change, reproducible: bool) -> Rows:
+def _rows(change: Change, multiply: Multiply) -> Rows:
     """A weight is read a piece at a time, by one thread: its adapter's matrices are kept while that lasts."""
-    return Rows(change, reproducible=reproducible)
+    return Rows(change, multiply)
+
+
+def multiplication(store: Store, *, reproducible: bool) -> Multiply:
+    """How the adapter's matrices are multiplied."""
+    return _kernels.product_reproducible if reproducible else TorchProduct(store.root)
 
 
 def open_input(store: Store, given: ActionInput) -> Weights:
@@ -203,7 +212,9 @@ def open_input(store: Store, given: ActionInput) -> Weights:
         for change in changes(adapter, Weights((Shard("", b"", tuple(base)),), ())):
             w, k = change.weight, known[change.weight.name]
             nowhere = replace(w.place, lent=False)
-            computed[k.digest] = MergedWeight(w.name, w.dtype, w.shape, k.digest, w.size, nowhere, change, k, merge.reproducible)
+            computed[k.digest] = MergedWeight(
+                w.name, w.dtype, w.shape, k.digest, w.size, nowhere, change, k, multiplication(store, reproducible=merge.reproducible)
+            )
     return of_manifest(store, manifest, computed)
 
 
@@ -232,7 +243,7 @@ class HeldWeight(Weight):
 
 def merge_all(
     groups: list[list[Change]],
-    reproducible: bool,
+    multiply: Multiply,
     write: Callable[[], BlobWriter] | None = None,
     take: Callable[[list[Weight]], None] | None = None,
 ) -> tuple[list[Computed], float]:
@@ -245,7 +256,7 @@ def merge_all(
         done, held = [], list[Weight]()
         for change in group:
             pieces: list[bytes] | None = [] if take else None
-            computed, error = _merge_one(Rows(change, reproducible=reproducible), write() if write else None, pieces)
+            computed, error = _merge_one(Rows(change, multiply), write() if write else None, pieces)
             if not error < ALLOWED:
                 raise ValueError(f"the merged {computed.name} is not what the adapter says ({error:g} times the rounding error)")
             done.append((computed, error))
@@ -280,15 +291,11 @@ def _merge_one(rows: Rows, blob: BlobWriter | None, pieces: list[bytes] | None) 
             pieces.append(piece)
         if blob:
             blob.write(piece)
-        after = _kernels.widen(merged, weight.dtype)
+        wrong, lengths = _kernels.residual(before, merged, weight.dtype, probe)
         with np.errstate(invalid="ignore", over="ignore"):
-            b = rows.b[start : start + len(before)]
-            # By einsum and not by @: numpy's own BLAS would start a thread for each processor in each of ours.
-            wrong = np.einsum("ij,j->i", after, probe) - np.einsum("ij,j->i", before, probe)
-            wrong -= np.float32(change.scale) * np.einsum("ij,j->i", b, along)
+            wrong -= np.float32(change.scale) * np.einsum("ij,j->i", rows.b[start : start + len(before)], along)
             # Rounding errors of single numbers add up like the norm of the row, not like their sum.
-            size = np.sqrt(np.einsum("ij,ij->i", after, after)) + np.float32(1e-30)
-            squares += float(np.square(wrong / size, dtype=np.float64).sum())
+            squares += float(np.square(wrong / (np.sqrt(lengths) + 1e-30)).sum())
     error = math.sqrt(squares / weight.shape[0]) / ROUNDING[weight.dtype]
     if blob:
         blob.done()

@@ -252,6 +252,6 @@ def parts_of(
         values = rows(start, min(_kernels.ROWS, view.shape[0] - start))
         if recipe.dtype != view.of.dtype:
             values = _kernels.narrow(_kernels.widen(values, view.of.dtype), recipe.dtype)
-        parts = quantise(_kernels.widen(values, recipe.dtype)) if quantise else (values,)
+        parts = quantise(values, recipe.dtype) if quantise else (values,)
         for part, made in enumerate(parts):
             write(part, np.ascontiguousarray(made))

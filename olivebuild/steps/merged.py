@@ -89,7 +89,7 @@ def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reprodu
     """Only a merge that goes into build/ is written; for steps that read single tensors it suffices to know how each is computed."""
     from olivebuild.manifest import Merge
     from olivebuild.steps._assemble import Ahead
-    from olivebuild.steps._merge import merge_all, overlay
+    from olivebuild.steps._merge import merge_all, multiplication, overlay
     from olivebuild.steps.onnx import known_recipes
 
     job.progress("merging", 0, len(changed))
@@ -98,7 +98,12 @@ def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reprodu
             recipes = known_recipes(job, model)
             ahead = Ahead(job.store, batch, recipes, model) if recipes else None
             groups = ahead.groups(changed) if ahead else [[c] for c in changed]
-            computed, error = merge_all(groups, reproducible, batch.blob if job.action.publish else None, ahead.take if ahead else None)
+            computed, error = merge_all(
+                groups,
+                multiplication(job.store, reproducible=reproducible),
+                batch.blob if job.action.publish else None,
+                ahead.take if ahead else None,
+            )
         if ahead:
             ahead.finish()
     except ValueError as e:

@@ -13,7 +13,7 @@ import pytest
 
 from olivebuild.errors import InputError
 from olivebuild.executor import ActionInput
-from olivebuild.steps._merge import MergedWeight, Unproven, changes, merge_all, open_input
+from olivebuild.steps._merge import MergedWeight, Unproven, changes, merge_all, multiplication, open_input
 from olivebuild.steps.merged import merge_by_tensors
 from olivebuild.steps.onnx import STEP, OnnxFields
 from olivebuild.store import Damaged, Store
@@ -177,7 +177,7 @@ def test_any_part_of_a_merged_weight_can_be_read(tiny_model: Path, tmp_path: Pat
     lazy = lazy_in(store, merge(tmp_path / "merged", store, given(store, tmp_path / "model"), tmp_path / "adapter"))
     weight = next(w for w in lazy if w.shape == (600, 64))
     held: list[Weight] = []
-    merge_all([[weight.change]], False, None, held.extend)
+    merge_all([[weight.change]], multiplication(store, reproducible=False), None, held.extend)
     whole, row = weight.read(), 128
     for start, size in [
         (0, 1),

@@ -1,0 +1,127 @@
+/* The kernels of _native.c that are vectorised by the compiler: included once for each set of instructions, which NAMED tells apart. */
+
+/* W + delta * scale */
+
+INLINE void NAMED(add_as)(const void *base, const float *delta, float scale, void *out, size_t count, enum format format) {
+    for (size_t i = 0; i < count; i++) {
+        float product = delta[i] * scale;
+        narrow(out, i, format, product + widen(base, i, format));
+    }
+}
+
+static void NAMED(add)(const void *base, const float *delta, float scale, void *out, size_t count, enum format format) {
+    if (format == BF16) NAMED(add_as)(base, delta, scale, out, count, BF16);
+    else if (format == F16) NAMED(add_as)(base, delta, scale, out, count, F16);
+    else NAMED(add_as)(base, delta, scale, out, count, F32);
+}
+
+/* For each row: (after - before) . probe, and after . after. Sums over lanes, so that they run in vectors. */
+
+INLINE void NAMED(residual_as)(const char *before, const char *after, const float *probe, size_t rows, size_t columns, double *wrong, double *squares,
+                        enum format format) {
+    for (size_t r = 0; r < rows; r++) {
+        const void *x = before + r * columns * SIZE[format], *y = after + r * columns * SIZE[format];
+        float moved[LANES] = {0}, size[LANES] = {0};
+        size_t i = 0;
+        for (; i + LANES <= columns; i += LANES)
+            for (int l = 0; l < LANES; l++) {
+                float b = widen(x, i + l, format), a = widen(y, i + l, format);
+                moved[l] += (a - b) * probe[i + l];
+                size[l] += a * a;
+            }
+        for (; i < columns; i++) {
+            float b = widen(x, i, format), a = widen(y, i, format);
+            moved[0] += (a - b) * probe[i];
+            size[0] += a * a;
+        }
+        wrong[r] = squares[r] = 0;
+        for (int l = 0; l < LANES; l++) { wrong[r] += moved[l]; squares[r] += size[l]; }
+    }
+}
+
+static void NAMED(residual)(const char *before, const char *after, const float *probe, size_t rows, size_t columns, double *wrong,
+                            double *squares, enum format format) {
+    if (format == BF16) NAMED(residual_as)(before, after, probe, rows, columns, wrong, squares, BF16);
+    else if (format == F16) NAMED(residual_as)(before, after, probe, rows, columns, wrong, squares, F16);
+    else NAMED(residual_as)(before, after, probe, rows, columns, wrong, squares, F32);
+}
+
+/* Block-wise quantisation: see Quantiser in steps/_kernels.py. */
+
+INLINE int NAMED(quantise_as)(const void *values, size_t blocks, struct options o, uint8_t *packed, void *scales, uint8_t *zeros, enum format format,
+                       const int block, const int bits) {
+    const float top = bits == 4 ? 15.0f : 255.0f, middle = bits == 4 ? 8.0f : 128.0f;
+    const lanes none = {0}, most_level = none + (top + 0.5f);
+    const int count = block / LANES;
+    masks odd = {0};
+    for (size_t n = 0; n < blocks; n++) {
+        lanes x[MAX_BLOCK / LANES], high = none, low = none;
+        for (int i = 0; i < count; i++) {
+            size_t at = n * block + i * LANES;
+            if (format == F32) memcpy(&x[i], (const float *)values + at, sizeof x[i]);
+            else if (format == BF16) {
+                shorts stored;
+                memcpy(&stored, (const uint16_t *)values + at, sizeof stored);
+                x[i] = (lanes)(__builtin_convertvector(stored, masks) << 16);
+            } else {
+                lanes wide = none;
+                for (int l = 0; l < LANES; l++) wide[l] = widen(values, at + l, format);
+                x[i] = wide;
+            }
+            odd |= ((masks)x[i] & 0x7F800000) == 0x7F800000;
+            high = i ? MAX(high, x[i]) : x[i];
+            low = i ? MIN(low, x[i]) : x[i];
+        }
+        high = MAX(high, TURNED(high, 8)); low = MIN(low, TURNED(low, 8));
+        high = MAX(high, TURNED(high, 4)); low = MIN(low, TURNED(low, 4));
+        high = MAX(high, TURNED(high, 2)); low = MIN(low, TURNED(low, 2));
+        high = MAX(high, TURNED(high, 1)); low = MIN(low, TURNED(low, 1));
+        float most = high[0], least = low[0], scale, zero;
+        if (o.symmetric) {
+            float ends = most > -least ? most : least;
+            /* A scale of zero has the sign of the block's first zero. */
+            scale = (ends == 0 ? x[0][0] : ends) / -middle;
+            zero = middle;
+        } else {
+            most = most > 0 ? most : 0;
+            least = least < 0 ? least : 0;
+            scale = (most - least) / top;
+            zero = floorf(0.5f - (scale != 0 ? least / scale : 0));
+            zero = zero > 0 ? zero : 0;
+            zero = zero < top ? zero : top;
+            zeros[n] = (uint8_t)zero;
+        }
+        narrow(scales, n, o.scales, scale);
+        float used = o.scales == F16 ? widen(scales, n, F16) : scale, inverse = used != 0 ? 1.0f / used : 0.0f;
+        for (int i = 0; i < count; i++) {
+            lanes level = x[i] * inverse;
+            level = level + zero;
+            level = level + 0.5f;
+            /* A number that is none becomes 0. */
+            level = WHERE(level > none, level, none);
+            level = WHERE(level < most_level, level, most_level);
+            bytes small = __builtin_convertvector(__builtin_convertvector(level, masks), bytes);
+            if (bits == 8) memcpy(packed + n * block + i * LANES, &small, LANES);
+            else {
+                pairs two = (pairs)small;
+                halves one = __builtin_convertvector(two | (two >> 4), halves);
+                memcpy(packed + (n * block + i * LANES) / 2, &one, LANES / 2);
+            }
+        }
+    }
+    int32_t any = 0;
+    for (int l = 0; l < LANES; l++) any |= odd[l];
+    return !any;
+}
+
+INLINE int NAMED(quantise_in)(const void *values, size_t blocks, struct options o, uint8_t *packed, void *scales, uint8_t *zeros, enum format format) {
+    /* The usual block is worth code of its own. */
+    if (o.bits == 4 && o.block == 32) return NAMED(quantise_as)(values, blocks, o, packed, scales, zeros, format, 32, 4);
+    return NAMED(quantise_as)(values, blocks, o, packed, scales, zeros, format, o.block, o.bits);
+}
+
+static int NAMED(quantise)(const void *values, size_t blocks, struct options o, uint8_t *packed, void *scales, uint8_t *zeros, enum format format) {
+    if (format == BF16) return NAMED(quantise_in)(values, blocks, o, packed, scales, zeros, BF16);
+    if (format == F16) return NAMED(quantise_in)(values, blocks, o, packed, scales, zeros, F16);
+    return NAMED(quantise_in)(values, blocks, o, packed, scales, zeros, F32);
+}
