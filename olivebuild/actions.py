@@ -71,13 +71,11 @@ def _part_folder(planner: Planner, origin: State, out: Path) -> Path:
 
 def _places(planner: Planner, node: Node) -> dict[str, list[object]]:
     """Where the target's fields stand in the recipe."""
-    document, prefix = planner.scan.recipe.document, ("targets", node.target)
-    found: dict[str, list[object]] = {}
-    for path in document.places:
-        if path[:2] == prefix:
-            where = document.where(path)
-            found[".".join(str(p) for p in path[2:])] = [where.file, where.line, where.column, where.text]
-    return found
+    recipe, found = planner.scan.recipe, planner.graph.targets[node.target].places
+    return {
+        field: [given or recipe.file.name, line, column, recipe.lines[line - 1] if 0 < line <= len(recipe.lines) else ""]
+        for field, (line, column, given) in found.items()
+    }
 
 
 def _readers(graph: Graph, plan: Plan, node: Node) -> list[Node]:

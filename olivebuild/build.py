@@ -178,10 +178,11 @@ class Build:
             lock.close()
             self._say("note", node, text=f"a cached part is damaged ({e}): it is built again")
             return True
-        self._say("started", node, reasons=[vars(r) for r in state.reasons], seconds=state.seconds)
         inputs = [plan.states[source.name] for _, source, _ in planner.graph.inputs[node.name]]
         self._running[node.name] = Running(state, scratch, lock, inputs)
         self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
+        # Only now, so that the step need not wait for what shows this.
+        self._say("started", node, reasons=[vars(r) for r in state.reasons], seconds=state.seconds)
         return False
 
     def _handle(self, message: Message | Outcome | None, report: Report) -> bool:

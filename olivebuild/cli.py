@@ -125,13 +125,11 @@ def watch(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settin
 
 def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool) -> tuple[Report, int]:
     """What was done, and the exit code."""
-    from olivebuild import console
     from olivebuild.build import Build
-    from olivebuild.comparing import since_last
     from olivebuild.events import Event
     from olivebuild.executors.local import LocalExecutor
-    from olivebuild.live import Display
     from olivebuild.recording import Recorder, history_of, record
+    from olivebuild.showing import Showing
 
     goals = project.graph.goals(targets)
     executor = LocalExecutor(jobs)
@@ -148,9 +146,12 @@ def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool)
             say(Event("done", {"ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": 0.0}))
             raise
     else:
-        with Display() as display:
+        with Showing() as display:
             recorder = Recorder(display)
             report = Build(project.planner, executor, recorder).run(goals)
+    # Not before: the first step starts without waiting for what only draws.
+    from olivebuild import console
+
     plan = report.plan
     judged = _judge(project, plan) if plan and not report.failed else []
     gates = [vars(j) for j in judged]
@@ -161,8 +162,10 @@ def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool)
     else:
         for goal in goals:
             metrics = _metrics(plan, goal) if plan and not report.failed else None
-            if metrics and project.graph.recipe.targets[goal].kind == "benchmark":
+            if metrics and project.graph.targets[goal].kind == "benchmark":
                 console.show_benchmark(metrics)
+                from olivebuild.comparing import since_last
+
                 if entry and (told := since_last(history_of(project).read(), entry, goal)):
                     click.echo(told)
         console.show_gates(judged)
@@ -200,7 +203,7 @@ def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...]
         verdict, states = made.target(name)
         last, cost = states[-1], [s.seconds for s in states if s.seconds is not None]
         reasons = [vars(r) for r in console.unique_reasons(states, name)] if verdict.value != "fresh" else []
-        kind = project.graph.recipe.targets[name].kind
+        kind = project.graph.targets[name].kind
         seconds = round(sum(cost), 3) if cost else None
         rows.append({"target": name, "kind": kind, "verdict": verdict.value, "key": last.key, "seconds": seconds, "reasons": reasons})
     click.echo(json.dumps({"targets": rows}, indent=2, ensure_ascii=False))
@@ -243,6 +246,8 @@ def _judge(project: Project, plan: Plan) -> list[Judgement]:
 
     judged = []
     for name in plan.targets:
+        if not project.graph.targets[name].gated:
+            continue
         target = project.graph.recipe.targets[name]
         gates, metrics = target.step.gates(target.fields), _metrics(plan, name)
         try:

@@ -23,11 +23,11 @@ def tree(graph: Graph) -> str:
     lines: list[str] = []
     shown: set[str] = set()
     # A stack instead of recursion: a chain may be thousands of targets long.
-    stack = [(name, "", "", "") for name in reversed(list(graph.recipe.targets)) if name not in used]
+    stack = [(name, "", "", "") for name in reversed(list(graph.targets)) if name not in used]
     while stack:
         label, lead, branch, rest = stack.pop()
         name = label.partition(".")[0]
-        kind = graph.recipe.targets[name].kind
+        kind = graph.targets[name].kind
         children = below.get(name, [])
         again = name in shown and children
         lines.append(f"{lead}{branch}{label} ({kind}){' ...' if again else ''}")
@@ -42,7 +42,7 @@ def tree(graph: Graph) -> str:
 
 def dot(graph: Graph) -> str:
     lines = ["digraph olivebuild {", "  rankdir=LR; node [shape=box];"]
-    lines += [f'  "{name}" [label="{name}\\n{target.kind}"];' for name, target in graph.recipe.targets.items()]
+    lines += [f'  "{name}" [label="{name}\\n{target.kind}"];' for name, target in graph.targets.items()]
     lines += [
         f'  "{source}" -> "{user}"{f" [label={output!r}]".replace(chr(39), chr(34)) if output else ""};' for user, source, output in edges(graph)
     ]
@@ -50,8 +50,8 @@ def dot(graph: Graph) -> str:
 
 
 def mermaid(graph: Graph) -> str:
-    names = {name: f"t{i}" for i, name in enumerate(graph.recipe.targets)}
+    names = {name: f"t{i}" for i, name in enumerate(graph.targets)}
     lines = ["graph LR"]
-    lines += [f'  {names[name]}["{name} ({target.kind})"]' for name, target in graph.recipe.targets.items()]
+    lines += [f'  {names[name]}["{name} ({target.kind})"]' for name, target in graph.targets.items()]
     lines += [f"  {names[source]} -->{f'|{output}|' if output else ''} {names[user]}" for user, source, output in edges(graph)]
     return "\n".join(lines)

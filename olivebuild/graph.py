@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from olivebuild.errors import RecipeError
-from olivebuild.node import Edge, Node
+from olivebuild.node import Edge, Node, Outline
 from olivebuild.recipe import Recipe, did_you_mean
 
 
@@ -15,6 +15,8 @@ class Graph:
     """The nodes of a recipe, inputs first; `inputs` maps a node to its (edge, node it comes from, output name)."""
 
     recipe: Recipe
+    targets: dict[str, Outline]
+    default: list[str]
     nodes: dict[str, Node] = field(default_factory=dict)
     inputs: dict[str, list[tuple[Edge, Node, str]]] = field(default_factory=dict)
 
@@ -33,23 +35,36 @@ class Graph:
         """What to build for the names given: checked, or the recipe's default, or what no other target needs."""
         given = list(names)
         for name in given:
-            if name not in self.recipe.targets:
-                raise RecipeError(f"there is no target {name!r}", where=self.recipe.file.name, hint=did_you_mean(name, self.recipe.targets))
-        if given or self.recipe.default:
-            return given or self.recipe.default
+            if name not in self.targets:
+                raise RecipeError(f"there is no target {name!r}", where=self.recipe.file.name, hint=did_you_mean(name, self.targets))
+        if given or self.default:
+            return given or self.default
         used = {source.target for node, edges in self.inputs.items() for _, source, _ in edges if source.target != self.nodes[node].target}
-        return [name for name in self.recipe.targets if name not in used]
+        return [name for name in self.targets if name not in used]
 
 
 def build_graph(recipe: Recipe) -> Graph:
     """Raises RecipeError on an unknown input, an input of the wrong kind or output, or a cycle."""
     raw = {node.name: node for target in recipe.targets.values() for node in target.step.nodes(target, recipe.targets)}
     inputs = {node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges] for node in raw.values()}
-    graph = Graph(recipe)
+    graph = Graph(recipe, _outlines(recipe), recipe.default)
     for node in _ordered(recipe, raw, inputs):
         graph.nodes[node.name] = node
         graph.inputs[node.name] = inputs[node.name]
     return graph
+
+
+def _outlines(recipe: Recipe) -> dict[str, Outline]:
+    places: dict[str, dict[str, tuple[int, int, str]]] = {name: {} for name in recipe.targets}
+    for path in [*recipe.document.places, *recipe.document.overrides]:
+        if path[0:1] == ("targets",) and len(path) > 1:
+            where = recipe.document.where(path)
+            given = where.file if where.line == 0 else ""
+            places[str(path[1])][".".join(str(p) for p in path[2:])] = (where.line, where.column, given)
+    return {
+        name: Outline(name, target.kind, target.step.lazy, bool(target.step.gates(target.fields)), places[name])
+        for name, target in recipe.targets.items()
+    }
 
 
 def _resolve(recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge) -> tuple[Edge, Node, str]:

@@ -10,19 +10,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from msgspec import Meta
 
 from olivebuild import digest
 from olivebuild.errors import RecipeError
 from olivebuild.key import Reason
 from olivebuild.locks import locked
+from olivebuild.records import decode
 
 MAX_BYTES = 16 << 20
 """A longer file loses its older half."""
-LENIENT = ConfigDict(strict=True, extra="ignore")
-"""A later version may say more."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class Made:
     restored: bool
     seconds: float
     reasons: tuple[Reason, ...] = ()
-    __pydantic_config__: ClassVar[ConfigDict] = LENIENT
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,6 @@ class Measured:
     kind: str
     key: str
     metrics: Mapping[str, Any]
-    __pydantic_config__: ClassVar[ConfigDict] = LENIENT
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,6 @@ class Judged:
     gate: str
     value: float
     passed: bool
-    __pydantic_config__: ClassVar[ConfigDict] = LENIENT
 
 
 @dataclass(frozen=True)
@@ -69,14 +65,13 @@ class Entry:
     seconds: float
     saved: float
     fresh: int
-    number: Annotated[int, Field(ge=0)] = 0
+    number: Annotated[int, Meta(ge=0)] = 0
     made: tuple[Made, ...] = ()
     failed: tuple[str, ...] = ()
     measured: Mapping[str, Measured] = field(default_factory=dict)
     gates: tuple[Judged, ...] = ()
     machine: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
-    __pydantic_config__: ClassVar[ConfigDict] = LENIENT
 
     @property
     def name(self) -> str:
@@ -87,9 +82,6 @@ class Entry:
         """Why this build had something to do: what changed outside, not what followed from it."""
         reasons = [r for made in self.made for r in made.reasons if r.cause not in ("input", "output", "new")]
         return list(dict.fromkeys(reasons))
-
-
-_ENTRIES = TypeAdapter(Entry)
 
 
 class History:
@@ -134,7 +126,8 @@ def _parse(line: bytes) -> Entry | None:
     if not text or digest.of_bytes(text).encode() != check:
         return None
     try:
-        return _ENTRIES.validate_json(text)
+        # A later version may say more.
+        return decode(text, Entry, strict=False)
     except ValueError:
         return None
 

@@ -69,7 +69,7 @@ def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
 
 def _benchmarks(project: Project) -> dict[str, Mapping[str, Any]]:
     """The figures of the recipe's benchmarks as they stand; what is not measured yet is left out."""
-    names = [name for name, target in project.graph.recipe.targets.items() if target.kind == "benchmark"]
+    names = [name for name, target in project.graph.targets.items() if target.kind == "benchmark"]
     plan = project.planner.plan(names)
     project.workspace.memo.save()
     return {name: trace.metrics for name in names if (trace := plan.states[name].trace)}

@@ -88,6 +88,17 @@ class FileInput(Record, frozen=True):
     optional: bool = False
 
 
+class Outline(Record, frozen=True):
+    """What planning asks of a target. `gated`: conditions on its figures are judged on every build."""
+
+    name: str
+    kind: str
+    lazy: bool = False
+    gated: bool = False
+    places: dict[str, tuple[int, int, str]] = {}
+    """field -> (line, column, the override of the command line that gave it): where a worker's error points."""
+
+
 class Node(Record, frozen=True):
     """One action to be: what runs, with which fields and inputs. Most targets are one node; a benchmark is several.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -75,6 +74,8 @@ def _looked_at(project: Project, plan: Plan) -> set[str]:
 
 
 def _distribution(name: str) -> set[Path]:
+    from importlib.metadata import PackageNotFoundError, distribution
+
     from olivebuild.scan import VARIANTS
 
     found: set[Path] = set()

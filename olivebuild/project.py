@@ -12,6 +12,7 @@ from platformdirs import user_cache_path
 from olivebuild import recipe as recipes
 from olivebuild.errors import RecipeError
 from olivebuild.graph import Graph, build_graph
+from olivebuild.kept import graph_of
 from olivebuild.lockfile import FILE_NAME as LOCK_NAME
 from olivebuild.lockfile import Lockfile
 from olivebuild.plan import Planner
@@ -41,18 +42,22 @@ def cache_folder() -> Path:
     return Path(given).absolute() if given else user_cache_path("olivebuild", appauthor=False)
 
 
-def open_graph(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Graph:
-    """The recipe alone: what needs no store. Raises RecipeError."""
+def _find(folder: Path, file: str | None) -> Path:
     if not folder.is_dir():
         raise RecipeError(f"{folder} is not a folder", where="-C", hint="name the folder that holds the recipe")
-    return build_graph(recipes.load(recipes.find(folder, file), settings))
+    return recipes.find(folder, file)
+
+
+def open_graph(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Graph:
+    """The recipe alone: what needs no store. Raises RecipeError."""
+    return build_graph(recipes.load(_find(folder, file), settings))
 
 
 def open_project(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Project:
     """Raises RecipeError for the recipe and the lock file, StoreError for the cache."""
-    graph = open_graph(folder, file, settings)
-    recipe = graph.recipe
+    recipe = recipes.read(_find(folder, file), settings)
     stem = "" if recipe.file.name == recipes.FILE_NAME else recipe.file.stem
+    graph = graph_of(recipe, recipe.folder / ".olivebuild" / stem)
     lock = Lockfile(recipe.folder / LOCK_NAME)
     workspace = Workspace(recipe.folder, stem)
     store = Store(cache_folder())

@@ -6,7 +6,6 @@ One scan is one view: what was looked at once is not looked at again, so that al
 from __future__ import annotations
 
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from olivebuild import digest, machine
@@ -190,11 +189,18 @@ def split(pattern: str) -> tuple[Path, str]:
     return Path(*parts[:first]), "/".join(parts[first:])
 
 
+def version(name: str) -> str:
+    # Slow to import, and only some kinds have libraries.
+    from importlib import metadata
+
+    return metadata.version(name)
+
+
 def installed(name: str) -> str | None:
     """The public version of an installed library (no `+cpu`); None when it is not installed."""
     for candidate in (name, *VARIANTS.get(name, ())):
         try:
             return version(candidate).partition("+")[0]
-        except PackageNotFoundError:
+        except ModuleNotFoundError:
             continue
     return None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from olivebuild.checking import Cache
 from olivebuild.node import NAME
-from olivebuild.recipe import COMMANDS, Cache
+from olivebuild.recipe import COMMANDS
 from olivebuild.step import kinds, step_of
 
 

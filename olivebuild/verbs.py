@@ -43,9 +43,9 @@ def status(ctx: click.Context, as_json: bool) -> None:
     from olivebuild import live, wording
 
     project = open_all(ctx)
-    targets = project.graph.recipe.targets
+    targets = project.graph.targets
     # What is lazy counts as wanted only if nothing else is made from it.
-    busy = [name for name, target in targets.items() if not target.step.lazy]
+    busy = [name for name, target in targets.items() if not target.lazy]
     below = project.graph.targets_below(busy)
     with live.hashing(project.workspace.memo):
         made = project.planner.plan([*busy, *(name for name in targets if name not in below)])
@@ -54,7 +54,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
     all_held: dict[str, int] = {}
     for name in made.targets:
         verdict, states = made.target(name)
-        last, kind = states[-1], project.graph.recipe.targets[name].kind
+        last, kind = states[-1], project.graph.targets[name].kind
         size = last.trace.size if last.trace else None
         held = project.planner.store.held(last.manifest) if last.manifest else {}
         all_held |= held
@@ -157,7 +157,7 @@ def update(ctx: click.Context, targets: tuple[str, ...]) -> None:
     from olivebuild.scan import installed
 
     project = open_all(ctx)
-    names = project.graph.goals(targets) if targets else list(project.graph.recipe.targets)
+    names = project.graph.goals(targets) if targets else list(project.graph.targets)
     display = Display()
     for node in list(project.graph.nodes.values()):
         source = node.source

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import step
+from olivebuild import kept, step
 from olivebuild.errors import RecipeError, Where
 from olivebuild.graph import Graph, build_graph
-from olivebuild.recipe import FILE_NAME, load
+from olivebuild.recipe import FILE_NAME, load, read
 
 
 def graph_of(folder: Path, text: str) -> Graph:
@@ -134,3 +134,42 @@ def test_a_target_that_needs_itself_is_a_cycle(tmp_path: Path) -> None:
 
 def test_a_diamond_is_no_cycle(tmp_path: Path) -> None:
     assert list(graph_of(tmp_path, chain(a="", b="a", c="a", d="b c a")).nodes) == ["a", "b", "c", "d"]
+
+
+def test_a_graph_that_was_kept_is_the_graph_that_was_made(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text(KEPT)
+    recipe = read(tmp_path / FILE_NAME)
+    made, again = kept.graph_of(recipe, tmp_path), kept.graph_of(read(tmp_path / FILE_NAME), tmp_path)
+    assert (again.targets, again.default, again.nodes, again.inputs) == (made.targets, made.default, made.nodes, made.inputs)
+    assert "_checked" in vars(recipe)
+    assert "_checked" not in vars(again.recipe)
+
+
+def test_a_kept_graph_of_another_text_or_with_a_flipped_bit_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text(KEPT)
+    kept.graph_of(read(tmp_path / FILE_NAME), tmp_path)
+    file = tmp_path / kept.FILE_NAME
+    good = file.read_bytes()
+    file.write_bytes(good.replace(b"onnx", b"onyx"))
+    assert "onnx" in kept.graph_of(read(tmp_path / FILE_NAME), tmp_path).targets
+    assert file.read_bytes() == good
+    (tmp_path / FILE_NAME).write_text(KEPT.replace("copy:", "other:"))
+    assert "other" in kept.graph_of(read(tmp_path / FILE_NAME), tmp_path).targets
+
+
+def test_overrides_of_one_call_are_not_kept(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text(KEPT)
+    assert kept.graph_of(read(tmp_path / FILE_NAME, ["onnx.precision=int8"]), tmp_path).nodes["onnx"].fields["precision"] == "int8"
+    assert not (tmp_path / kept.FILE_NAME).exists()
+
+
+KEPT = """\
+default: [onnx]
+targets:
+  base: {kind: model, source: "hf:a/b"}
+  tone: {kind: dataset, source: "x/*.jsonl", text: "{t}"}
+  adapter: {kind: adapter, model: base, data: tone}
+  onnx: {kind: onnx, model: base, adapter: adapter}
+  bench: {kind: benchmark, models: [base, onnx], data: tone.test, gates: ["accuracy >= 0.5"]}
+  copy: {kind: command, run: "cp {inputs.a} {outputs.b}", inputs: {a: onnx}, outputs: {b: b.txt}}
+"""

@@ -392,7 +392,7 @@ def test_the_version_of_a_library_is_compared_without_its_build(model_site: Site
 
 def test_a_library_that_is_not_installed_has_the_version_of_the_lock_file(model_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
-        raise scan.PackageNotFoundError(name)
+        raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(scan, "version", absent)
     model_site.write(LOCK_NAME, json.dumps({"version": 1, "sources": {}, "libraries": {"torch": "2.8.0"}}))

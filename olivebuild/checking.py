@@ -1,0 +1,160 @@
+"""Recipe text -> targets, each field checked, each error with its place. Knows nothing of graphs or keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from olivebuild import document
+from olivebuild.document import Document
+from olivebuild.errors import RecipeError, Where
+from olivebuild.node import NAME
+from olivebuild.recipe import COMMANDS, did_you_mean
+from olivebuild.step import KINDS, Fields, Target, kinds, step_of
+
+F = TypeVar("F", bound=Fields)
+
+
+class Cache(Fields):
+    remote: str | None = None
+    max_size: str | None = None
+
+
+@dataclass
+class Checked:
+    """A recipe of which every word was looked at."""
+
+    document: Document
+    targets: dict[str, Target]
+    default: list[str]
+    cache: Cache = field(default_factory=Cache)
+
+
+def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
+    """`settings` are `TARGET.FIELD=VALUE` overrides. Raises RecipeError."""
+    doc = document.parse(text, file)
+    top = doc.value
+    if not isinstance(top, dict):
+        raise RecipeError("a recipe is a mapping with `targets:`", where=doc.where(()), hint="`olivebuild init` writes one")
+    for key in top:
+        if key not in ("version", "default", "cache", "targets"):
+            raise _unknown(doc, (key,), "key", key, ["version", "default", "cache", "targets"])
+    if top.get("version", 1) != 1 or isinstance(top.get("version"), bool):
+        raise RecipeError(f"version {top['version']!r} is not known to this olivebuild", where=doc.where(("version",)), hint="write version: 1")
+    raw = top.get("targets")
+    if not isinstance(raw, dict) or not raw:
+        raise RecipeError(
+            "`targets:` must name at least one target", where=doc.where(("targets",)), hint="`olivebuild init` writes a recipe to begin with"
+        )
+    for setting in settings:
+        _override(doc, raw, setting)
+    targets = {name: _target(doc, name, value) for name, value in raw.items()}
+    cache = Cache()
+    if "cache" in top:
+        cache = _validate(doc, Cache, top["cache"], ("cache",), "cache")
+    return Checked(doc, targets, _default(doc, top.get("default"), targets), cache)
+
+
+def _target(doc: Document, name: str, value: object) -> Target:
+    path = ("targets", name)
+    if not NAME.fullmatch(name):
+        hint = "names begin with a letter or digit and hold a-z, 0-9, _ and -"
+        raise RecipeError(f"{name!r} is not a name for a target", where=doc.where(path), hint=hint)
+    if name in COMMANDS:
+        raise RecipeError(f"{name} is the name of a command", where=doc.where(path), hint="call the target something else")
+    if not isinstance(value, dict):
+        raise RecipeError(
+            f"{name} must be a mapping with a `kind:`", where=doc.where(path), hint=f"{name}: {{kind: ...}}, one of {', '.join(kinds())}"
+        )
+    if "kind" not in value:
+        raise RecipeError(f"{name} has no kind", where=doc.where(path), hint=f"kind: one of {', '.join(kinds())}")
+    kind = value["kind"]
+    step = step_of(str(kind)) if kind in KINDS or kind in kinds() else None
+    if step is None:
+        raise _unknown(doc, (*path, "kind"), "kind", str(kind), kinds())
+    fields = _validate(doc, step.fields, {k: v for k, v in value.items() if k != "kind"}, path, name)
+    if problem := step.check(fields):
+        fact, _, hint = problem.partition("; ")
+        raise RecipeError(f"{name}: {fact}", where=doc.where(path), hint=hint)
+    return Target(name, str(kind), step, fields)
+
+
+def _validate(doc: Document, model: type[F], value: object, path: document.Path, name: str) -> F:
+    """Raises RecipeError with the place of the first fault."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as e:
+        raise _explain(doc, e, model, path, name) from None
+
+
+def _explain(doc: Document, error: ValidationError, model: type[Fields], path: document.Path, name: str) -> RecipeError:
+    errors = error.errors(include_url=False)
+    # A misspelt key explains a missing one; of a union's complaints the one that reaches deepest into the file is meant.
+    first = max(errors, key=lambda e: (e["type"] == "extra_forbidden", e["type"] == "missing", len(_in_file(doc, path, e["loc"]))))
+    place = _in_file(doc, path, first["loc"])
+    label = ".".join(str(p) for p in place[len(path) :])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, [str(p) for p in first["loc"][:-1]])
+        return _unknown(doc, (*path, *first["loc"]), "key", str(first["loc"][-1]), known, f" in {name}")
+    if first["type"] == "missing":
+        missing = ".".join(str(p) for p in first["loc"])
+        return RecipeError(f"{name} has no {missing}", where=doc.where(path), hint=f"add `{missing}:`")
+    message = str(first.get("ctx", {}).get("error") or first["msg"])
+    message = message[:1].lower() + message[1:]
+    message, _, hint = message.partition("; ")
+    hint = hint or "`olivebuild schema` tells what each field takes"
+    return RecipeError(f"{name}.{label}: {message}" if label else f"{name}: {message}", where=doc.where(place), hint=hint)
+
+
+def _in_file(doc: Document, path: document.Path, loc: Iterable[str | int]) -> document.Path:
+    """Of pydantic's location the part that is in the file or on the command line: unions add names of their own."""
+    for part in loc:
+        if (*path, part) in doc.places or any(given[: len(path) + 1] == (*path, part) for given in doc.overrides):
+            path = (*path, part)
+    return path
+
+
+def _known_keys(model: type[Fields], loc: list[str]) -> list[str]:
+    for part in loc:
+        info = model.model_fields.get(part)
+        if info and isinstance(info.annotation, type) and issubclass(info.annotation, Fields):
+            model = info.annotation
+    return [*model.model_fields, *(["kind"] if not loc else [])]
+
+
+def _unknown(doc: Document, path: document.Path, what: str, word: str, known: Iterable[str], suffix: str = "") -> RecipeError:
+    return RecipeError(f"unknown {what} {word!r}{suffix}", where=doc.where(path), hint=did_you_mean(word, known))
+
+
+def _default(doc: Document, value: object, targets: dict[str, Target]) -> list[str]:
+    if value is None:
+        return []
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if isinstance(name, list | dict):
+            raise RecipeError("`default:` is a target or a list of targets", where=doc.where(("default",)), hint="default: onnx-int4")
+        if name not in targets:
+            raise _unknown(doc, ("default",), "target", str(name), list(targets))
+    return [str(name) for name in names]
+
+
+def _override(doc: Document, raw: dict[str, object], setting: str) -> None:
+    """Apply `adapter.training.lr=2e-4`; the place of the value becomes the command line."""
+    name, equals, text = setting.partition("=")
+    path = name.split(".")
+    where = Where(f"--set {setting}")
+    if not equals or len(path) < 2:
+        raise RecipeError("--set takes TARGET.FIELD=VALUE", where=where, hint="for example --set adapter.training.lr=2e-4")
+    if path[0] not in raw:
+        raise RecipeError(f"unknown target {path[0]!r}", where=where, hint=did_you_mean(path[0], raw))
+    place = raw
+    for part in path[:-1]:
+        below = place.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise RecipeError(f"{part} has no fields of its own", where=where, hint="`olivebuild schema` tells what each field takes")
+        place = below
+    place[path[-1]] = document.parse_value(text)
+    doc.overrides["targets", *path] = f"--set {setting}"

@@ -1,0 +1,80 @@
+"""A graph kept in a file, so that a recipe that has not changed need not be read, checked and resolved again.
+
+It belongs to one text of the recipe and to one state of our own sources: anything else and the recipe is read anew.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from olivebuild import digest
+from olivebuild.graph import Graph, build_graph
+from olivebuild.node import Node, Outline, Record
+from olivebuild.recipe import Recipe
+
+FILE_NAME = "graph.json"
+
+
+class Kept(Record, frozen=True):
+    """`inputs`: for each node and each of its edges the number of the node it comes from, and the output."""
+
+    targets: tuple[Outline, ...]
+    default: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    inputs: tuple[tuple[tuple[int, str], ...], ...]
+
+
+def graph_of(recipe: Recipe, folder: Path) -> Graph:
+    """The recipe's graph, from `folder` if it was kept there, else made and kept. Raises RecipeError."""
+    if recipe.settings:
+        # Words of one call: not worth losing what belongs to the recipe itself.
+        return build_graph(recipe)
+    stamp = digest.of_json([recipe.file.name, recipe.text, _sources()])
+    graph = _read(recipe, folder / FILE_NAME, stamp)
+    if graph is None:
+        graph = build_graph(recipe)
+        if all(kind.startswith("olivebuild.steps.") for kind in _modules(graph)):
+            _write(graph, folder / FILE_NAME, stamp)
+    return graph
+
+
+def _sources() -> list[tuple[str, int, int]]:
+    """Our own code as it lies on disk: it decides what a recipe means."""
+    home = os.path.dirname(__file__)
+    found = [entry for folder in (home, os.path.join(home, "steps")) for entry in os.scandir(folder) if entry.name.endswith(".py")]
+    return sorted((os.path.relpath(e.path, home), e.stat().st_size, e.stat().st_mtime_ns) for e in found)
+
+
+def _modules(graph: Graph) -> set[str]:
+    """Where the steps come from: those of other packages may change without our seeing it."""
+    from olivebuild.step import step_of
+
+    return {type(step_of(kind)).__module__ for kind in {n.kind for n in graph.nodes.values()}}
+
+
+def _read(recipe: Recipe, file: Path, stamp: str) -> Graph | None:
+    try:
+        head, _, body = file.read_bytes().partition(b"\n")
+        if head.decode() != f"{stamp} {digest.of_bytes(body)}":
+            return None
+        kept = msgspec.json.decode(body, type=Kept)
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+        return None
+    graph = Graph(recipe, {t.name: t for t in kept.targets}, list(kept.default), {n.name: n for n in kept.nodes})
+    for node, inputs in zip(kept.nodes, kept.inputs, strict=True):
+        graph.inputs[node.name] = [(edge, kept.nodes[number], output) for edge, (number, output) in zip(node.edges, inputs, strict=True)]
+    return graph
+
+
+def _write(graph: Graph, file: Path, stamp: str) -> None:
+    numbers = {name: i for i, name in enumerate(graph.nodes)}
+    inputs = tuple(tuple((numbers[source.name], output) for _, source, output in edges) for edges in graph.inputs.values())
+    body = msgspec.json.encode(Kept(tuple(graph.targets.values()), tuple(graph.default), tuple(graph.nodes.values()), inputs))
+    try:
+        digest.write_atomically(file, f"{stamp} {digest.of_bytes(body)}\n".encode() + body)
+    except OSError:
+        # A folder that can't be written costs the time of reading the recipe.
+        return

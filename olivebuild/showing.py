@@ -1,0 +1,38 @@
+"""The display of a build, made when there is something to show: what draws takes long to import, and the first step need not wait for it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from olivebuild.events import Event
+
+if TYPE_CHECKING:
+    from olivebuild.live import Display
+
+
+class Showing:
+    """A listener for as long as the build runs. What shows nothing by itself waits for what does."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._display: Display | None = None
+        self._held: list[Event] = []
+
+    def __enter__(self) -> Showing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __call__(self, event: Event) -> None:
+        if self._display is None:
+            self._held.append(event)
+            if event.name == "plan":
+                return
+            from olivebuild.live import Display
+
+            self._display = self._stack.enter_context(Display())
+        for waiting in self._held or [event]:
+            self._display(waiting)
+        self._held.clear()
