@@ -217,9 +217,14 @@ class Display:
         self.console.print(f"[{colour}]{word:<9}[/]{escape(node):<22} {escape(clean(text))}".rstrip())
 
 
+def on_stderr() -> Display:
+    """Where stdout is for answers."""
+    return Display(Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 200))
+
+
 @contextmanager
 def hashing(memo: StatMemo) -> Iterator[None]:
     """While long files are hashed without a build, a terminal shows how far that is; on stderr, since stdout is for the answer."""
-    with Display(Console(stderr=True, highlight=False)) as display:
+    with on_stderr() as display:
         memo.listen = lambda path, done, total: display(Event("hashing", {"file": path.name, "done": done, "total": total}))
         yield

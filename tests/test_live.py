@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 import os
 import re
-import sys
-import time
 from collections.abc import Iterator
 
-import pyte
 import pytest
 from rich.console import Console
 
 from olivebuild.events import Event
 from olivebuild.live import Display
 from tests.conftest import Place
+from tests.terminal import Terminal
 
 
 class Clock:
@@ -180,54 +178,6 @@ failed   a                      running, after N s
     )
 
 
-class Terminal:
-    """A pseudo-terminal with a screen, and `olivebuild` in it."""
-
-    def __init__(self, place: Place, width: int, height: int) -> None:
-        import pty
-
-        self.screen = pyte.HistoryScreen(width, height, history=1000)
-        self._stream = pyte.ByteStream(self.screen)
-        self.seen = ""
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.chdir(place.folder)
-            environment = os.environ | {"OLIVEBUILD_CACHE": str(place.cache), "TERM": "xterm-256color"}
-            os.execve(sys.executable, [sys.executable, "-m", "olivebuild"], {k: v for k, v in environment.items() if k != "COLUMNS"})
-        self.resize(width, height)
-
-    def resize(self, width: int, height: int) -> None:
-        import fcntl
-        import struct
-        import termios
-
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-        self.screen.resize(height, width)
-
-    def read(self, until: str | None = None) -> None:
-        """Feed the screen until it shows a text, or until the program ends."""
-        deadline = time.monotonic() + 60
-        while until is None or not any(until in line for line in self.lines()):
-            assert time.monotonic() < deadline, self.lines()
-            try:
-                data = os.read(self.fd, 1000)
-            except OSError:
-                # How a pseudo-terminal on Linux says that its program has ended.
-                data = b""
-            if not data:
-                assert until is None, self.lines()
-                return
-            self._stream.feed(data)
-
-    def lines(self) -> list[str]:
-        """All that was scrolled out, and what is on the screen."""
-        above = ["".join(row[x].data for x in sorted(row)) for row in self.screen.history.top]
-        return [line.rstrip() for line in [*above, *self.screen.display] if line.strip()]
-
-    def code(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
 @pytest.fixture
 def terminal(slow: Place) -> Iterator[Terminal]:
     made = Terminal(slow, 90, 8)
@@ -258,7 +208,7 @@ def test_a_terminal_that_is_resized_loses_nothing(terminal: Terminal) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are posix")
 def test_ctrl_c_in_a_terminal_tells_what_was_stopped(terminal: Terminal) -> None:
     terminal.read("running")
-    os.write(terminal.fd, b"\x03")
+    terminal.type("\x03")
     terminal.read()
     assert [timeless(line) for line in terminal.lines()] == [
         "run      a                      never built here",

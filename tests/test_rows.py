@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from olivebuild.errors import InputError, Where
 from olivebuild.executor import Action
-from olivebuild.steps._rows import Read, Row, Template, _columns, _fill, read_all, read_file
+from olivebuild.steps._rows import Read, Row, Template, columns_in, fill, read_all, read_file
 from olivebuild.steps.dataset import DatasetFields
 from olivebuild.worker import Job
 
@@ -212,17 +212,17 @@ def test_no_rows_at_all_are_told(tmp_path: Path) -> None:
 )
 def test_substitution_and_nothing_else(template: str, columns: list[str], text: str) -> None:
     row = {"a": "A", "b": "B", "two words": "2W", "a.b": "dot", "a!r": "bang ", "a:>9": "form ", "a[0]": "index", "n": 1.5, "t": True}
-    assert (_columns(template), _fill(template, row)) == (columns, text)
+    assert (columns_in(template), fill(template, row)) == (columns, text)
 
 
 @given(st.text(max_size=20))
 def test_values_are_not_looked_at_again(value: str) -> None:
-    assert _fill("<{a}>", {"a": value}) == f"<{value}>"
+    assert fill("<{a}>", {"a": value}) == f"<{value}>"
 
 
 @given(st.text(max_size=20))
 def test_doubled_braces_stand_for_themselves(text: str) -> None:
-    assert _fill(text.replace("{", "{{").replace("}", "}}"), {}) == text
+    assert fill(text.replace("{", "{{").replace("}", "}}"), {}) == text
 
 
 def test_a_row_is_rendered_with_its_label_and_what_it_is_compared_by() -> None:

@@ -208,7 +208,7 @@ class Template:
         texts = {name: str(getattr(fields, name)) for name in group}
         label = fields.label
         if label is None and len(group) == 2:
-            columns = set(_columns(texts[group[1]]))
+            columns = set(columns_in(texts[group[1]]))
             label = columns.pop() if len(columns) == 1 else None
         return Template(group[0], texts, label, job)
 
@@ -216,7 +216,7 @@ class Template:
         """Rendered rows without duplicates, and what was dropped and why. Raises InputError when a column exists in no row."""
         known = {name for row in rows for name in row.columns}
         for field, text in self.texts.items():
-            self._check_columns(field, [text] if self.format == "messages" else _columns(text), known)
+            self._check_columns(field, [text] if self.format == "messages" else columns_in(text), known)
         if self.label is not None:
             self._check_columns("label", [self.label], known)
         result: list[Row] = []
@@ -251,16 +251,16 @@ class Template:
         """The rendered row, or why it can't be."""
         if self.format == "messages":
             return self._messages(row)
-        used = [name for text in self.texts.values() for name in _columns(text)]
+        used = [name for text in self.texts.values() for name in columns_in(text)]
         for name in [*used, *([self.label] if self.label else [])]:
             value = row.columns.get(name)
             if value is None or (isinstance(value, str) and not value.strip()):
                 return f"no value for {name}"
             if not isinstance(value, str | int | float | bool):
                 return f"{name} is not text"
-        values = {field: _fill(text, row.columns) for field, text in self.texts.items()}
+        values = {field: fill(text, row.columns) for field, text in self.texts.items()}
         first = next(iter(self.texts.values()))
-        content = "\n".join(_text(row.columns[name]) for name in _columns(first))
+        content = "\n".join(_text(row.columns[name]) for name in columns_in(first))
         return Row(values, _text(row.columns[self.label]) if self.label else "", content)
 
     def _messages(self, row: Read) -> Row | str:
@@ -281,11 +281,11 @@ class Template:
         return Row({"messages": json.dumps(clean, ensure_ascii=False)}, _text(label), content)
 
 
-def _columns(text: str) -> list[str]:
+def columns_in(text: str) -> list[str]:
     return [m[1] for m in _SLOT.finditer(text) if m[1] is not None]
 
 
-def _fill(text: str, columns: dict[str, Any]) -> str:
+def fill(text: str, columns: dict[str, Any]) -> str:
     return _SLOT.sub(lambda m: m[0][0] if m[1] is None else _text(columns[m[1]]), text)
 
 

@@ -1,0 +1,97 @@
+"""Rows in, answers out: how a row becomes a prompt, and what the model writes to each. Knows nothing of where the answers go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from olivebuild.errors import InputError
+from olivebuild.steps._rows import ROLES, Read, columns_in, fill, read_file
+from olivebuild.steps._runtime import BATCH, Question, Runtime
+from olivebuild.steps._tokens import Encoder
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a row becomes a prompt: a data set's template without its answer. `format` is prompt, user or messages."""
+
+    name: str
+    format: str
+    text: str
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.text] if self.format == "messages" else columns_in(self.text)
+
+    def prompt(self, row: Mapping[str, Any], encoder: Encoder) -> str:
+        if self.format == "prompt":
+            return fill(self.text, dict(row))
+        if self.format == "user":
+            return encoder.prompt_text("user", {"user": fill(self.text, dict(row)), "assistant": ""})
+        messages = list(row[self.text])
+        return from_messages(messages[:-1] if messages[-1]["role"] == "assistant" else messages, encoder)
+
+    def filled(self, text: str, encoder: Encoder) -> str:
+        """The prompt when `text` is the value of the only column."""
+        return self.prompt(dict.fromkeys(self.columns, text), encoder)
+
+    def check(self, row: Read) -> None:
+        """Raises InputError with the row's place when a column has no value that can be used."""
+        for name in self.columns:
+            value = row.columns.get(name)
+            if value in (None, "", []):
+                raise InputError(f"no value for {name}", where=row.where, hint="mend the row or leave it out")
+            if not (_are_messages(value) if self.format == "messages" else isinstance(value, str | int | float | bool)):
+                what = "a list of messages, each with role and content" if self.format == "messages" else "text"
+                raise InputError(f"{name} is not {what}", where=row.where, hint="mend the row or leave it out")
+
+
+PLAIN = (Form("", "prompt", "{prompt}"), Form("", "messages", "messages"))
+
+
+def _are_messages(value: Any) -> bool:
+    known = isinstance(value, list) and all(isinstance(m, dict) and m.get("role") in ROLES for m in value)
+    return known and all(isinstance(m.get("content"), str) for m in value)
+
+
+def from_messages(messages: list[dict[str, str]], encoder: Encoder) -> str:
+    # The answer that is to come stands last.
+    return encoder.prompt_text("messages", {"messages": json.dumps([*messages, {"role": "assistant", "content": ""}])})
+
+
+def read_rows(path: Path, shown: str, forms: Sequence[Form]) -> tuple[list[Read], Form]:
+    """All rows, and the first form whose columns they have. Raises InputError."""
+    rows = list(read_file(path, shown))
+    if not rows:
+        raise InputError("there are no rows", where=shown, hint="a row is a JSON object with the columns of a data set, or a prompt")
+    known = {name for row in rows for name in row.columns}
+    if "prediction" in known:
+        raise InputError("the rows have a column named prediction already", where=shown, hint="rename it: the answers go there")
+    form = next((f for f in (*forms, *PLAIN) if known.issuperset(f.columns)), None)
+    if form is None:
+        wanted = [f"{', '.join(f.columns)} (as {f.name})" for f in forms]
+        hint = f"they need {'; or '.join([*wanted, 'prompt', 'messages'])}"
+        raise InputError(f"the rows have the columns {', '.join(sorted(known))}", where=shown, hint=hint)
+    for row in rows:
+        form.check(row)
+    return rows, form
+
+
+def prompts_of(rows: Sequence[Read], form: Form, encoder: Encoder) -> list[list[int]]:
+    return [encoder.pair(form.prompt(row.columns, encoder), "").prompt for row in rows]
+
+
+def answers(
+    runtime: Runtime, encoder: Encoder, rows: Sequence[Read], prompts: Sequence[list[int]], rooms: Sequence[int], first: int
+) -> Iterator[tuple[Read, str]]:
+    """Each row from number `first` on with its answer, in order; `rooms` are the tokens that each may have."""
+    # Batches begin where they always do, so that going on later gives what one run would have given.
+    for i in range(first - first % BATCH, len(rows), BATCH):
+        questions = [Question(prompt, []) for prompt in prompts[i : i + BATCH]]
+        replies = runtime.ask(questions, max(rooms[i : i + BATCH]), encoder.ends)
+        for k, reply in enumerate(replies, i):
+            if k >= first:
+                yield rows[k], runtime.tokenizer.decode(reply.written[: rooms[k]], skip_special_tokens=True).strip()

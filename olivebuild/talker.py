@@ -1,0 +1,137 @@
+"""The process that holds a model for `chat` and `predict`, seen from the parent, which imports nothing heavy."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from olivebuild.errors import BuildError, InputError, StepError
+
+GRACE_SECONDS = 3
+
+
+class Refused(InputError):
+    """A question that can't be answered; the next one may be."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of which model. `forms` are data sets' templates (name, format, text); `rows` is a file, empty for a chat."""
+
+    target: str
+    folder: str
+    adapter: str
+    trust_remote_code: bool
+    max_tokens: int
+    forms: tuple[dict[str, str], ...] = ()
+    temperature: float = 0.0
+    rows: str = ""
+    shown: str = ""
+    first: int = 0
+
+
+class Talker:
+    """Start with `with`; it has ended at the end of the block."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        self._settings, self._log = settings, log
+        self._events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._asked = 0
+        self._open = False
+        """An answer is under way."""
+
+    def __enter__(self) -> Talker:
+        command = [sys.executable, "-m", "olivebuild.steps._talk", json.dumps(asdict(self._settings) | {"log": str(self._log)})]
+        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+        with open(self._log, "wb") as stderr:
+            self._child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                # Ctrl-C reaches the parent alone, which then ends the answer and not the model.
+                start_new_session=os.name == "posix",
+            )
+        threading.Thread(target=self._read, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            assert self._child.stdin
+            self._child.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(GRACE_SECONDS)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.name == "posix":
+                os.killpg(self._child.pid, signal.SIGKILL)
+            else:
+                self._child.kill()
+        self._child.wait()
+
+    def ready(self) -> dict[str, Any]:
+        """What it says when the model is loaded. Raises BuildError when it can't be."""
+        event = self._next()
+        assert event["event"] == "ready", event
+        return event
+
+    def ask(self, **question: object) -> Iterator[str]:
+        """The answer, piece by piece. Raises Refused."""
+        self.finish()
+        self._asked += 1
+        self._open = True
+        self._send({"ask": self._asked, **question})
+        while (event := self._next())["event"] == "text":
+            yield event["text"]
+        self._open = False
+        if event["event"] == "refused":
+            raise Refused(event["fact"], hint=event["hint"], target=self._settings.target)
+
+    def stop(self) -> None:
+        """Let the answer that is under way end."""
+        if self._open:
+            self._send({"stop": self._asked})
+
+    def finish(self) -> None:
+        """Wait for the end of an answer that nobody listens to any more."""
+        while self._open:
+            self._open = self._next()["event"] == "text"
+
+    def rows(self) -> Iterator[tuple[dict[str, Any], str]]:
+        while (event := self._next())["event"] == "row":
+            yield event["row"], event["text"]
+
+    def _send(self, request: dict[str, object]) -> None:
+        assert self._child.stdin
+        with contextlib.suppress(BrokenPipeError):
+            # If it has ended, its last event or the lack of one says why.
+            self._child.stdin.write(json.dumps(request).encode() + b"\n")
+            self._child.stdin.flush()
+
+    def _next(self) -> dict[str, Any]:
+        event = self._events.get()
+        target = self._settings.target
+        if event is None:
+            self._events.put(None)
+            raise StepError(f"the process that holds {target} ended", hint=f"{self._log} has the whole story; perhaps there was too little memory")
+        if event["event"] == "error":
+            raise BuildError.from_json(event, target)
+        return event
+
+    def _read(self) -> None:
+        # A thread, because a wait on a queue can be interrupted without losing half a line.
+        assert self._child.stdout
+        for line in self._child.stdout:
+            with contextlib.suppress(ValueError):
+                self._events.put(json.loads(line))
+        self._events.put(None)

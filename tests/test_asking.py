@@ -1,0 +1,74 @@
+"""chat and predict without a model: what can be asked, which templates rows are tried with, and lines that were cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from olivebuild.asking import form_of, forms_for, whole_lines
+from olivebuild.errors import RecipeError
+from olivebuild.project import open_graph
+from tests.conftest import Place
+
+RECIPE = """\
+targets:
+  other: {kind: dataset, source: a.jsonl, user: "{question}", assistant: "{answer}"}
+  texts: {kind: dataset, source: a.jsonl, text: "{text}"}
+  base: {kind: model, source: nowhere}
+  tone: {kind: dataset, source: a.jsonl, prompt: "Q: {phrase}\\n", completion: "{tone}"}
+  pairs: {kind: dataset, source: a.jsonl, prompt: "{a} and {b}", completion: "{c}"}
+  adapter: {kind: adapter, model: base, data: tone}
+  brought: {kind: adapter, source: folder}
+"""
+
+
+@pytest.fixture
+def recipe(place: Place) -> Place:
+    place.recipe.write_text(RECIPE)
+    (place.folder / "rows.jsonl").write_text('{"phrase": "x"}\n')
+    return place
+
+
+def test_rows_are_tried_with_the_templates_that_the_model_learned_first(recipe: Place) -> None:
+    graph = open_graph(recipe.folder, None)
+    assert [form["name"] for form in forms_for(graph, "adapter")] == ["tone", "other", "pairs"]
+    assert [form["name"] for form in forms_for(graph, "base")] == ["other", "tone", "pairs"]
+    assert form_of(graph, "tone", single=True) == {"name": "tone", "format": "prompt", "text": "Q: {phrase}\n"}
+
+
+@pytest.mark.parametrize(
+    ("name", "fact"), [("texts", "is not a data set whose rows ask"), ("base", "is not a data set"), ("pairs", "more than that")]
+)
+def test_a_template_that_can_not_be_asked_with(recipe: Place, name: str, fact: str) -> None:
+    with pytest.raises(RecipeError, match=fact):
+        form_of(open_graph(recipe.folder, None), name, single=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("chat", "tone"), 2, "tone is of kind dataset, which can't be asked"),
+        (("chat", "brought"), 2, "the base of brought is not known"),
+        (("predict", "adaptr", "--in", "rows.jsonl"), 2, "did you mean adapter?"),
+        (("predict", "adapter", "--in", "no.jsonl"), 2, "'no.jsonl' does not exist"),
+        (("predict", "adapter"), 2, "Missing option '--in'"),
+        (("chat", "base"), 1, "nowhere"),
+    ],
+)
+def test_errors_before_a_model_is_loaded(recipe: Place, arguments: tuple[str, ...], code: int, text: str) -> None:
+    done = recipe.run(*arguments)
+    assert done.code == code
+    assert text in done.err
+    assert "hint: " in done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(("content", "count", "left"), [("", 0, ""), ("a\nb\n", 2, "a\nb\n"), ("a\nb", 1, "a\n"), ("a", 0, "")])
+def test_a_line_that_was_cut_is_written_again(tmp_path: Path, content: str, count: int, left: str) -> None:
+    file = tmp_path / "part"
+    file.write_text(content)
+    assert whole_lines(file) == count
+    assert file.read_text() == left
+    assert whole_lines(tmp_path / "none") == 0
