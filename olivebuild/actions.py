@@ -28,6 +28,7 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
         places=_places(planner, node),
         gpu=node.gpu,
         exclusive=node.exclusive,
+        shares=node.shares,
         publish=state.publish,
         readers=[[n.kind, n.fields] for n in _readers(planner.graph, plan, node)],
     )

@@ -370,8 +370,7 @@ class Build:
             for running in self._running.values():
                 self._say("stopping", running.state.node)
         finally:
-            if self._running:
-                self.executor.cancel()
+            self.executor.cancel()
         for running in self._running.values():
             self.planner.store.discard(running.scratch)
             running.lock.close()

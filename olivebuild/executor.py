@@ -49,6 +49,8 @@ class Action:
     """field -> [file, line, column, text], so that a worker's error names the place in the recipe."""
     gpu: bool = False
     exclusive: bool = False
+    shares: bool = False
+    """May run in a process that has run another action."""
     publish: bool = True
     """The result goes into build/; what only other steps read by tensors need not be written out."""
     readers: list[list[object]] = field(default_factory=list)
@@ -97,4 +99,4 @@ class Executor(Protocol):
         """The next thing an action said or did; None after `seconds` without any."""
 
     def cancel(self) -> None:
-        """Stop all that runs, and return when it has stopped."""
+        """Stop all that runs or waits, and return when it has stopped."""

@@ -121,6 +121,7 @@ class Node(Record, frozen=True):
     lazy: bool = False
     exclusive: bool = False
     gpu: bool = False
+    shares: bool = False
     machine: bool = False
     trusts: bool = False
     """Code from the model's folder may run."""

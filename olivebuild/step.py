@@ -65,6 +65,10 @@ class Step(ABC):
     def takes_gpu(self, fields: Any) -> bool:
         return self.gpu
 
+    def shares_process(self, fields: Any) -> bool:
+        """Takes less time than starting a process, needs no GPU, and leaves nothing behind: may run in a process that ran another."""
+        return False
+
     def outputs(self, fields: Fields) -> Mapping[str, str]:
         """Output name -> path in the artifact's folder; "" is the whole folder."""
         return {"": "."}
@@ -115,6 +119,7 @@ class Step(ABC):
             lazy=self.lazy,
             exclusive=self.exclusive,
             gpu=self.takes_gpu(fields),
+            shares=self.shares_process(fields),
             machine=self.machine,
             trusts=bool(getattr(fields, "trust_remote_code", False)),
         )

@@ -1,6 +1,7 @@
-"""The process that runs one action: `python -m olivebuild.worker action.json`. Speaks JSON lines on stdout, logs on stderr.
+"""The process that runs actions: `python -m olivebuild.worker action.json`. Speaks JSON lines on stdout, logs on stderr.
 
-Ends when its parent does: the parent holds the other end of stdin and never writes to it.
+After an action that shares its process, it waits for another on stdin, `{"action": FILE, "log": FILE}`. It ends when its parent does:
+the parent holds the other end of stdin.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import contextlib
 import errno
 import json
 import os
+import queue
 import shutil
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -102,12 +105,54 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+HEAVY = {"torch", "onnx", "pyarrow"}
+"""A process that has imported one of these ends with its action: it holds more memory than another start costs time."""
+
+
 def main() -> int:
     # What libraries print must not mix with events: the real stdout is ours alone, and fd 1 becomes the log.
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    action = Action.from_json(Path(sys.argv[1]).read_text())
+    requests: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    file = sys.argv[1]
+    while True:
+        action = Action.from_json(Path(file).read_text())
+        code = run(action, stream)
+        if code or not action.shares or HEAVY & set(sys.modules):
+            return code
+        # The folder and the log go now; whoever waits must not stand in one or hold the other.
+        os.chdir(os.path.abspath(os.sep))
+        _log_to(os.devnull)
+        stream.write('{"event": "idle"}\n')
+        stream.flush()
+        request = requests.get()
+        file = request["action"]
+        _log_to(request["log"])
+        _forget_peak()
+        os.chdir(Path(file).with_suffix(""))
+
+
+def _log_to(file: str) -> None:
+    log = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _listen(requests: queue.SimpleQueue[dict[str, str]]) -> None:
+    """Take in what the parent asks for, and end with it."""
+    end_with_parent(lambda line: requests.put(json.loads(line)))
+
+
+def _forget_peak() -> None:
+    """Count the peak memory of what comes next alone, where the system can."""
+    # https://www.kernel.org/doc/html/latest/filesystems/proc.html: 5 resets the peak resident set size.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def run(action: Action, stream: Any) -> int:
     job = Job(action, stream)
     try:
         step = step_of(action.kind)
@@ -156,10 +201,15 @@ def _is_full(error: Exception, folder: Path) -> bool:
     return False
 
 
-def end_with_parent() -> None:
+def end_with_parent(take: Callable[[bytes], None] | None = None) -> None:
+    """Read lines from stdin until the other end closes, which it does when the parent is gone; then end, with all that was started."""
     # os.read rather than sys.stdin: a thread blocked in a buffered reader aborts the interpreter's shutdown.
-    while os.read(0, 1):
-        pass
+    rest = b""
+    while found := os.read(0, 1 << 16):
+        *lines, rest = (rest + found).split(b"\n")
+        if take:
+            for line in lines:
+                take(line)
     if os.name == "posix" and os.getpgid(0) == os.getpid():
         # The worker leads a session of its own: whatever it started ends with it.
         os.killpg(0, signal.SIGKILL)

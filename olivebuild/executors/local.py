@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from olivebuild import machine
@@ -26,41 +27,46 @@ from olivebuild.node import Result
 GRACE_SECONDS = 10
 
 
+@dataclass
+class Child:
+    """A worker process, the GPU that it holds, and what it runs now: None while it waits for more."""
+
+    process: subprocess.Popen[bytes]
+    token: str | None
+    action: Action | None
+    started: float
+
+
 class LocalExecutor:
     def __init__(self, jobs: int = 1, tokens: list[str] | None = None) -> None:
         self.jobs = jobs
         self._tokens = machine.gpu_tokens() if tokens is None else tokens
         self._has_gpu = bool(self._tokens)
-        self._running: dict[str, tuple[Action, subprocess.Popen[bytes], str | None]] = {}
+        self._running: dict[str, Child] = {}
+        self._idle: list[Child] = []
         self._queue: queue.SimpleQueue[Message | Outcome] = queue.SimpleQueue()
 
     def can_start(self, action: Action) -> bool:
-        if any(a.exclusive for a, _, _ in self._running.values()) or (action.exclusive and self._running):
+        running = [child.action for child in self._running.values() if child.action]
+        if any(a.exclusive for a in running) or (action.exclusive and running):
             return False
         return len(self._running) < self.jobs and (bool(self._tokens) or not self._has_gpu or not action.gpu)
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
-        token = self._tokens.pop(0) if action.gpu and self._tokens else None
         out = Path(action.out)
         file = out.parent / f"{out.name}.json"
         file.write_text(action.to_json())
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": token or "", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "olivebuild.worker", str(file)]
-        fds = tuple(inherit) if os.name == "posix" else ()
-        with open(log, "wb") as stderr:
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=environment,
-                cwd=out,
-                pass_fds=fds,
-                # A session of its own: Ctrl-C reaches the parent alone, which then stops the child in order.
-                start_new_session=os.name == "posix",
-            )
-        self._running[action.node] = (action, child, token)
-        threading.Thread(target=self._read, args=(action, child, log, time.monotonic()), daemon=True).start()
+        while action.shares and self._idle:
+            child = self._idle.pop()
+            child.action, child.started = action, time.monotonic()
+            if _send(child.process, {"action": str(file), "log": str(log)}):
+                self._running[action.node] = child
+                return
+            _end(child.process)
+        token = self._tokens.pop(0) if action.gpu and self._tokens else None
+        process = _spawn(action, file, log, token, inherit)
+        self._running[action.node] = child = Child(process, token, action, time.monotonic())
+        threading.Thread(target=self._read, args=(child,), daemon=True).start()
 
     def wait(self, seconds: float) -> Message | Outcome | None:
         try:
@@ -68,52 +74,97 @@ class LocalExecutor:
         except queue.Empty:
             return None
         if isinstance(message, Outcome):
-            _, child, token = self._running.pop(message.node)
-            if child.stdin:
-                child.stdin.close()
-            if token is not None:
-                self._tokens.append(token)
+            child = self._running.pop(message.node)
+            if child.token is not None:
+                self._tokens.append(child.token)
+            if child.process.poll() is None:
+                self._idle.append(child)
+            elif child.process.stdin:
+                child.process.stdin.close()
         return message
 
     def cancel(self) -> None:
-        children = [child for _, child, _ in self._running.values()]
-        for child in children:
-            _signal(child, signal.SIGTERM)
+        children = [child.process for child in self._running.values()]
+        for process in children:
+            _signal(process, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
-        for child in children:
+        for process in children:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(max(0.0, deadline - time.monotonic()))
+                process.wait(max(0.0, deadline - time.monotonic()))
             # What the child started and left behind goes with it.
-            _signal(child, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
-            child.wait()
+            _signal(process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+            process.wait()
+        while self._idle:
+            _end(self._idle.pop().process)
 
-    def _read(self, action: Action, child: subprocess.Popen[bytes], log: Path, start: float) -> None:
+    def _read(self, child: Child) -> None:
         """Pass on what the child says, a JSON object a line, until it ends."""
         result: Result | None = None
         error: BuildError | None = None
         peak = 0
-        assert child.stdout
-        for line in child.stdout:
+        assert child.process.stdout
+        for line in child.process.stdout:
             try:
                 data = json.loads(line)
                 name = data.pop("event")
             except (ValueError, KeyError, AttributeError, TypeError):
                 continue
+            assert child.action
             if name == "result":
                 peak = data.pop("peak_rss")
                 reference = data.pop("reference")
                 result = Result(**data, reference=Path(reference) if reference else None)
             elif name == "error":
-                error = BuildError.from_json(data, action.target)
+                error = BuildError.from_json(data, child.action.target)
+            elif name == "idle":
+                done = Outcome(child.action.node, time.monotonic() - child.started, peak, result, error)
+                child.action = result = error = None
+                self._queue.put(done)
             else:
-                self._queue.put(Message(action.node, name, data))
-        code = child.wait()
-        seconds = time.monotonic() - start
+                self._queue.put(Message(child.action.node, name, data))
+        code = child.process.wait()
+        if child.action is None:
+            return
         if error is None and (code != 0 or result is None):
-            error = StepError(
-                f"{action.target} failed: {_ending(code)}", hint=f"`olivebuild log {action.target}` shows its output", target=action.target
-            )
-        self._queue.put(Outcome(action.node, seconds, peak, None if error else result, error))
+            target = child.action.target
+            error = StepError(f"{target} failed: {_ending(code)}", hint=f"`olivebuild log {target}` shows its output", target=target)
+        self._queue.put(Outcome(child.action.node, time.monotonic() - child.started, peak, None if error else result, error))
+
+
+def _spawn(action: Action, file: Path, log: Path, token: str | None, inherit: Sequence[int]) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": token or "", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    with open(log, "wb") as stderr:
+        return subprocess.Popen(
+            [sys.executable, "-m", "olivebuild.worker", str(file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
+            cwd=action.out,
+            # A process that goes on to other actions must not hold the first one's lock.
+            pass_fds=tuple(inherit) if os.name == "posix" and not action.shares else (),
+            # A session of its own: Ctrl-C reaches the parent alone, which then stops the child in order.
+            start_new_session=os.name == "posix",
+        )
+
+
+def _send(process: subprocess.Popen[bytes], request: dict[str, str]) -> bool:
+    """Ask a waiting worker to go on; False when it is gone."""
+    assert process.stdin
+    try:
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+        return True
+    except OSError:
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """A worker that waits ends when its pipe closes."""
+    with contextlib.suppress(OSError):
+        if process.stdin:
+            process.stdin.close()
+    process.wait()
 
 
 def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -69,10 +69,15 @@ class Adapter(Step):
     version = 2
     fields = AdapterFields
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
-    gpu = True
 
     def libraries(self, fields: AdapterFields) -> tuple[str, ...]:
         return ("safetensors",) if fields.source else ("torch", "transformers", "tokenizers", "peft", "safetensors")
+
+    def takes_gpu(self, fields: AdapterFields) -> bool:
+        return fields.source is None
+
+    def shares_process(self, fields: AdapterFields) -> bool:
+        return fields.source is not None and fields.source.scheme == "file"
 
     def edges(self, fields: AdapterFields) -> list[Edge]:
         if fields.source or not (fields.model and fields.data):

@@ -34,6 +34,9 @@ class Merged(Step):
     def libraries(self, fields: MergedFields) -> tuple[str, ...]:
         return () if fields.source else ("torch", "transformers", "peft", "safetensors")
 
+    def shares_process(self, fields: MergedFields) -> bool:
+        return not fields.source
+
     def edges(self, fields: MergedFields) -> list[Edge]:
         if not (fields.model and fields.adapter):
             return []

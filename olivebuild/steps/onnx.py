@@ -85,6 +85,9 @@ class Onnx(Step):
     def takes_gpu(self, fields: OnnxFields) -> bool:
         return fields.provider == "cuda"
 
+    def shares_process(self, fields: OnnxFields) -> bool:
+        return not fields.source and not self.takes_gpu(fields)
+
     def libraries(self, fields: OnnxFields) -> tuple[str, ...]:
         return () if fields.source else ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
 
