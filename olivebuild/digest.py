@@ -8,6 +8,7 @@ bytes; a longer one that of the list of its segments' (digest, size), so that se
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import threading
@@ -140,7 +141,7 @@ class StatMemo:
         stat = stat_of(path)
         name = f"{flavour}:{path}"
         entry = self._known.get(name)
-        if isinstance(entry, list) and len(entry) == 6 and entry[:5] == list(stat):
+        if isinstance(entry, list) and entry[:5] == list(stat) and (len(entry) == 6 or entry[6:] == [boot()]):
             return str(entry[5])
         digest = compute(path, Meter(path, stat[2], self.listen) if self.listen and stat[2] >= LONG else nobody)
         if stat_of(path) != stat:
@@ -148,10 +149,11 @@ class StatMemo:
         self.remember(path, stat, digest, flavour)
         return digest
 
-    def remember(self, path: Path, stat: Stat, digest: str, flavour: str = "bytes") -> None:
+    def remember(self, path: Path, stat: Stat, digest: str, flavour: str = "bytes", *, until_boot: bool = False) -> None:
+        """`until_boot`: the file was not synced, so after a power cut it may hold something else behind the same stat."""
         name = f"{flavour}:{path}"
         if max(stat[3], stat[4]) < self._start:
-            self._known[name] = [*stat, digest]
+            self._known[name] = [*stat, digest, *([boot()] if until_boot else [])]
             self._changed = True
         elif self._known.pop(name, None):
             self._changed = True
@@ -176,6 +178,15 @@ class Meter:
             if time.monotonic() - self._told >= 0.1 or self._done == self._total:
                 self._told = time.monotonic()
                 self._listen(self._path, self._done, self._total)
+
+
+@functools.cache
+def boot() -> str:
+    """Tells the system's time since it was started from that before; empty where it does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def filesystem_time(folder: Path) -> int:

@@ -89,7 +89,9 @@ class Workspace:
                 shutil.rmtree(staging, ignore_errors=True)
 
     def _swap_in(self, target: str, manifest: Manifest, store: Store, staging: Path) -> None:
-        store.restore(manifest, staging)
+        # What lies in build/ can be had again: where a boot can be told from the last, it is looked at anew after one, and need not be synced.
+        unsynced = digest.boot() != ""
+        store.restore(manifest, staging, sync=not unsynced)
         if self.differs(target, manifest) is None:
             # Another build was here first; a reader of its folder is not disturbed for an equal one.
             return
@@ -99,7 +101,7 @@ class Workspace:
         self.memo.start_scan()
         swap.replace_folder(staging, self.place(target), self.state / "tmp" / f"{target}.aside")
         for entry in manifest.files:
-            self.memo.remember(self.place(target) / entry.name, stats[entry.name], entry.digest, entry.flavour)
+            self.memo.remember(self.place(target) / entry.name, stats[entry.name], entry.digest, entry.flavour, until_boot=unsynced)
 
     def _sweep(self) -> None:
         """Under the lock: finish a swap that a crash interrupted, and delete what it left half-made."""

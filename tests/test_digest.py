@@ -240,3 +240,21 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytes
         write_atomically(path, b"new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_was_not_synced_is_known_until_the_next_boot_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, asked = tmp_path / "file", list[Path]()
+    file.write_bytes(b"content")
+    digest.wait_for_tick(tmp_path / "state", digest.stat_of(file)[3])
+
+    def compute(path: Path, _progress: object) -> str:
+        asked.append(path)
+        return "0" * 32
+
+    memo = StatMemo(tmp_path / "state" / "stats.json")
+    memo.remember(file, digest.stat_of(file), "1" * 32, until_boot=True)
+    memo.save()
+    assert StatMemo(tmp_path / "state" / "stats.json").digest(file, compute) == "1" * 32
+    monkeypatch.setattr(digest, "boot", lambda: "another")
+    assert StatMemo(tmp_path / "state" / "stats.json").digest(file, compute) == "0" * 32
+    assert asked == [file]
