@@ -115,6 +115,9 @@ class Planner:
         if comes_from and pin == "":
             state.reasons.append(Reason("source", comes_from.text, None, "not pinned yet"))
         if state.reasons:
+            for wanted in node.files:
+                # What is missing is said before hours of training, not after.
+                self.scan.paths(node, wanted)
             state.verdict = Verdict.STALE if pin == "" else Verdict.WAITING
             return state
         state.parts = parts_of(node, inputs, self.scan.files(node), pin, self.scan.libraries(node), self.scan.machine(node))

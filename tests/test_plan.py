@@ -440,3 +440,13 @@ def test_a_target_is_as_its_worst_node(model_site: Site) -> None:
     assert plan.target("bench")[0] is Verdict.STALE
     assert plan.target("base")[0] is Verdict.FRESH
     assert plan.targets == ["base", "tone", "bench"]
+
+
+def test_a_file_that_a_waiting_target_reads_must_be_there_at_once(tmp_path: Path) -> None:
+    text = (
+        "targets:\n  first: {kind: command, run: 'true', outputs: [x.txt]}\n"
+        "  second: {kind: command, run: 'true', inputs: [first], files: [data/missing.txt], outputs: [x.txt]}\n"
+    )
+    with pytest.raises(InputError) as caught:
+        Site(tmp_path, text).plan()
+    assert (str(caught.value.where), caught.value.fact) == (f"{FILE_NAME}:3:65", "data/missing.txt does not exist")
