@@ -1,0 +1,217 @@
+"""What the tests of faults share: a pipeline of quick commands whose results can be told beforehand, kills, and what must hold after any of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from olivebuild import digest
+from tests.conftest import Place
+
+INPUTS = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["d"], "f": ["c"]}
+"""target -> what it is made from; each also reads data/<target>.txt."""
+STEP = """\
+name=$1 one=$2 two=$3
+shift 3
+echo $name >> "$COUNTER"
+text="$name($(cat "$@"))"
+printf %s "$text" > "$one"
+printf %s "$text$text" > "$two"
+"""
+GONE_SECONDS = 20
+
+
+def recipe() -> str:
+    lines = ["default: [e, f]", "targets:"]
+    for name, inputs in INPUTS.items():
+        words = " ".join(["data/" + name + ".txt", *(f"{{inputs.{i}}}" for i in inputs)])
+        given = ", ".join(f"{i}: {i}.one" for i in inputs)
+        run = f'run: "sh step.sh {name} {{outputs.one}} {{outputs.two}} {words}"'
+        lines.append(
+            f"  {name}: {{kind: command, {run}, inputs: {{{given}}}, files: [data/{name}.txt], outputs: {{one: one.txt, two: sub/two.txt}}}}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+@dataclass
+class Pipeline:
+    """A diamond of commands in a folder, and what its sources say."""
+
+    place: Place
+    sources: dict[str, str] = field(default_factory=dict)
+    valid: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in INPUTS})
+    """target -> every content that it may rightly have had."""
+
+    def __post_init__(self) -> None:
+        folder = self.place.folder
+        (folder / "data").mkdir(parents=True)
+        self.place.recipe.write_text(recipe())
+        (folder / "step.sh").write_text(STEP)
+        self.place.environment["COUNTER"] = str(self.counter)
+        self.counter.write_text("")
+        self.sources = dict.fromkeys(INPUTS, "0")
+        for name in INPUTS:
+            self.edit(name, "0")
+
+    @property
+    def counter(self) -> Path:
+        return self.place.folder.parent / "ran"
+
+    def edit(self, name: str, text: str) -> None:
+        self.sources[name] = text
+        (self.place.folder / f"data/{name}.txt").write_text(text)
+        for target in INPUTS:
+            self.valid[target].add(self.content(target))
+
+    def content(self, target: str) -> str:
+        return f"{target}({self.sources[target]}{''.join(self.content(i) for i in INPUTS[target])})"
+
+    def expected(self) -> dict[str, bytes]:
+        """What build/ must hold."""
+        found = {}
+        for name in INPUTS:
+            text = self.content(name).encode()
+            found |= {f"{name}/one.txt": text, f"{name}/sub/two.txt": text + text}
+        return found
+
+    def left_to_do(self) -> int:
+        """How many targets are not what they should be."""
+        right, there = self.expected(), self.place.everything()
+        return sum(any(there.get(f) != right[f] for f in (f"{name}/one.txt", f"{name}/sub/two.txt")) for name in INPUTS)
+
+    def check_nothing_wrong(self) -> None:
+        """Whatever lies in build/ is whole, and was right once."""
+        build = self.place.folder / "build"
+        for folder in build.iterdir() if build.exists() else ():
+            one = (folder / "one.txt").read_text()
+            assert one in self.valid[folder.name], folder
+            assert (folder / "sub/two.txt").read_text() == one + one, folder
+
+
+def check_blobs(cache: Path, known: set[str] | None = None) -> None:
+    """Every blob is what its name says; `known` ones were looked at before."""
+    for blob in cache.glob("blobs/??/*"):
+        if len(blob.name) == 32 and (known is None or blob.name not in known):
+            assert digest.of_file(blob) == blob.name
+            if known is not None:
+                known.add(blob.name)
+
+
+def check_swept(place: Place) -> None:
+    """Nothing half-made is left anywhere."""
+    assert [str(p) for root in (place.cache, place.folder) for p in root.rglob("*") if _is_left_over(p)] == []
+
+
+def _is_left_over(path: Path) -> bool:
+    return path.parent.name == "tmp" or path.suffix in (".tmp", ".aside") or path.name.startswith(".clock-")
+
+
+def kill(pid: int, which: str = "tree") -> list[psutil.Process]:
+    """SIGKILL to the build, to its first child or to all; the processes that there were, the build aside."""
+    try:
+        build = psutil.Process(pid)
+        children = build.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    victims = {"parent": [build], "child": children[:1], "tree": [build, *children]}[which]
+    for one in victims:
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            os.kill(one.pid, signal.SIGKILL)
+    return children
+
+
+def check_no_orphan(place: Place, children: list[psutil.Process] = []) -> None:  # noqa: B006
+    """Neither the children seen, nor any other process that works for this cache, lives on."""
+    _, alive = psutil.wait_procs(children, timeout=GONE_SECONDS)
+    assert alive == []
+    deadline = time.monotonic() + GONE_SECONDS
+    while found := [p for p in psutil.process_iter(["cmdline"]) if str(place.cache) in " ".join(p.info["cmdline"] or ())]:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+@dataclass
+class Ended:
+    """A build that has ended, by itself or not. The last line of its events may be cut."""
+
+    code: int
+    events: list[dict[str, Any]]
+    err: str
+
+    def of(self, event: str) -> list[str]:
+        return [str(e["target"]) for e in self.events if e["event"] == event]
+
+    @property
+    def done(self) -> dict[str, Any]:
+        assert self.code == 0, self.err
+        return self.events[-1]
+
+
+class Builds:
+    """Builds of one place, started through the fork server."""
+
+    def __init__(self, place: Place, server: subprocess.Popen[str]) -> None:
+        self.place = place
+        self.server = server
+        self.out = place.folder.parent / "said"
+
+    def start(self, *arguments: str) -> int:
+        """The id of the process."""
+        environment = {"OLIVEBUILD_CACHE": str(self.place.cache), **self.place.environment}
+        words = ["build", "--json", *arguments]
+        request = {"arguments": words, "folder": str(self.place.folder), "environment": environment, "out": str(self.out)}
+        stdin, stdout = _pipes(self.server)
+        stdin.write(json.dumps(request) + "\n")
+        stdin.flush()
+        return int(stdout.readline())
+
+    def wait(self) -> Ended:
+        code = int(_pipes(self.server)[1].readline())
+        lines = self.out.with_suffix(".out").read_text().split("\n")
+        events = []
+        for line in lines:
+            with suppress(ValueError):
+                events.append(json.loads(line))
+        return Ended(code, events, self.out.with_suffix(".err").read_text())
+
+    def build(self, *arguments: str) -> Ended:
+        self.start(*arguments)
+        return self.wait()
+
+
+def _pipes(server: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    assert server.stdin
+    assert server.stdout
+    return server.stdin, server.stdout
+
+
+@contextmanager
+def builds_of(place: Place) -> Iterator[Builds]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-m", "tests.fork_server"], stdin=pipe, stdout=pipe, text=True, cwd=Path(__file__).parents[1]) as server:
+        try:
+            yield Builds(place, server)
+        finally:
+            server.kill()
+
+
+def amount(name: str, default: int) -> int:
+    """How many rounds a test makes: OLIVEBUILD_<name>, for long runs."""
+    return int(os.environ.get(f"OLIVEBUILD_{name}", default))
+
+
+def chance_of(name: str) -> random.Random:
+    """Seeded by OLIVEBUILD_SEED; a failure says which."""
+    return random.Random(f"{name} {os.environ.get('OLIVEBUILD_SEED', '0')}")

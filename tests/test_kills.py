@@ -1,0 +1,60 @@
+"""Builds killed at random points, alone, with all that they started, or a step under them: what is left is right, and the next build needs no help.
+
+OLIVEBUILD_KILLS says how many, OLIVEBUILD_SEED which ones.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Place
+from tests.faults import INPUTS, Builds, Ended, Pipeline, amount, builds_of, chance_of, check_blobs, check_no_orphan, check_swept, kill
+
+pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"), pytest.mark.timeout(7200)]
+LEAVES = ["a", "b", "c", *"ddd", *"eeeee", *"fffff"]
+"""What is edited: most edits leave little to do, so that many kills fit into a minute."""
+
+
+def test_builds_killed_at_random_points(tmp_path: Path) -> None:
+    place = Place(tmp_path / "work", tmp_path / "cache")
+    pipeline, chance, known = Pipeline(place), chance_of("kills"), set[str]()
+    with builds_of(place) as builds:
+        start = time.monotonic()
+        assert builds.build().done["ran"] == list(INPUTS)
+        step_seconds = (time.monotonic() - start) / len(INPUTS)
+        for number in range(amount("KILLS", 20)):
+            pipeline.edit(chance.choice(LEAVES), str(number if chance.random() < 0.8 else chance.randrange(number + 1)))
+            pid = builds.start(*chance.choice([(), ("-j", "2")]))
+            time.sleep(chance.uniform(0, step_seconds * (pipeline.left_to_do() + 0.3)))
+            which = chance.choice(["parent", "child", "tree"])
+            children = kill(pid, which)
+            ended = builds.wait()
+            assert which != "child" or ended.code in (0, 1), ended.err
+            assert "Traceback" not in ended.err
+            check_no_orphan(place, children)
+            pipeline.check_nothing_wrong()
+            check_blobs(place.cache, known)
+            if chance.random() < 0.2:
+                finish(pipeline, builds, ended)
+        finish(pipeline, builds, ended)
+        check_blobs(place.cache)
+        clean = Place(tmp_path / "clean", tmp_path / "clean-cache")
+        shutil.copytree(place.folder, clean.folder, ignore=shutil.ignore_patterns("build", ".olivebuild"))
+        clean.environment |= place.environment
+        assert clean.build().code == 0
+        assert clean.everything() == place.everything()
+
+
+def finish(pipeline: Pipeline, builds: Builds, killed: Ended) -> None:
+    """One more build makes everything right, without a step that had ended, and the next one runs nothing."""
+    done = builds.build().done
+    assert not {*killed.of("finished")} & {*done["ran"]}
+    assert pipeline.place.everything() == pipeline.expected()
+    check_swept(pipeline.place)
+    done = builds.build().done
+    assert (done["ran"], done["restored"], sorted(done["fresh"])) == ([], [], sorted(INPUTS))
