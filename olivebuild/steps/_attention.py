@@ -6,6 +6,8 @@ work, elsewhere scaled_dot_product_attention on padded groups of rows. What it d
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from typing import Any
 
 import torch
@@ -18,19 +20,19 @@ KNOWN = {"position_ids", "use_cache", "past_key_values", "output_attentions", "o
 """Arguments that models pass on and that say nothing here: rows are causal, and nothing is kept."""
 
 
-def varlen() -> Any:
-    """torch's attention over rows of any lengths; None where this torch has none."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
+VARLEN: Any = None
+with contextlib.suppress(ImportError):
+    from torch.nn.attention.varlen import varlen_attn
+
+    VARLEN = varlen_attn
+OPTIONS = frozenset(inspect.signature(VARLEN).parameters) if VARLEN else frozenset()
+"""What this torch's kernel can be told: it was given a scale and a window by and by."""
 
 
 def takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether torch's kernel is there for this device and number format; it is FlashAttention, which begins with Ampere."""
     half = dtype in (torch.float16, torch.bfloat16)
-    return device.type == "cuda" and half and varlen() is not None and torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cuda" and half and bool(OPTIONS) and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def attend(
@@ -53,20 +55,17 @@ def _varlen(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Ten
     if (repeat := q.shape[1] // k.shape[1]) > 1:
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
     back = -1 if window is None or window > rows.longest_keys else window - 1
-    # The window's right edge of 0 is what makes it causal; a row's own tokens are the last of all that it sees.
-    out = varlen()(
-        q.contiguous(),
-        k.contiguous(),
-        v.contiguous(),
-        rows.starts,
-        rows.key_starts,
-        rows.longest,
-        rows.longest_keys,
-        scale=scaling,
-        window_size=(back, 0),
-    )
-    together: torch.Tensor = out[None]
-    return together
+    if back >= 0 and "window_size" not in OPTIONS:
+        raise NotImplementedError("attention with a window shorter than the rows is not known to this torch's kernel")
+    # A window that ends at 0 is what makes it causal; a row's own tokens are the last of all that it sees.
+    given: dict[str, Any] = {"window_size": (back, 0)} if "window_size" in OPTIONS else {"is_causal": True}
+    if "scale" in OPTIONS:
+        given["scale"] = scaling
+    elif scaling is not None:
+        q = q * (scaling * q.shape[-1] ** 0.5)
+    places = (rows.starts, rows.key_starts, rows.longest, rows.longest_keys)
+    out: torch.Tensor = VARLEN(q.contiguous(), k.contiguous(), v.contiguous(), *places, **given)
+    return out[None]
 
 
 def _grouped(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:

@@ -33,6 +33,8 @@ class Setup:
     """Beginnings that rows have in common are computed once; not under dropout, which each row draws for itself."""
     limit: int
     """Tokens in one forward pass."""
+    grouped: bool = True
+    """Attention by padded groups of rows; else by torch's varlen kernel."""
     twice: bool = False
     """Layers are computed once more on the way back, to save memory."""
     plain_head: bool = True
@@ -49,15 +51,14 @@ class Forward:
         self.note = note
         self.scale = 1.0
         """What the loss is multiplied with before its gradient is taken, for number formats of a small range."""
-        self._grouped = not _attention.takes_varlen(device, model.dtype)
-        self._window = getattr(model.config, "sliding_window", None)
+        self.window = getattr(model.config, "sliding_window", None)
         model.set_attn_implementation(_attention.NAME if setup.packed else "sdpa")
 
     def lay_out(self, batch: Sequence[Tokens]) -> list[Packed | Padded]:
         setup, parts = self.setup, micro_batches(batch, self.setup.limit)
         if not setup.packed:
             return [pad(part, self.device) for part in _even(batch, setup.limit)]
-        return [pack(part, self.device, share=setup.share, grouped=self._grouped, window=self._window) for part in parts]
+        return [pack(part, self.device, share=setup.share, grouped=setup.grouped, window=self.window) for part in parts]
 
     def backward(self, batch: Sequence[Tokens], ready: list[Packed | Padded] | None = None) -> torch.Tensor:
         """Add the gradient of the batch's mean loss to the weights; the loss. Without memory for it, in smaller pieces."""
@@ -160,30 +161,31 @@ def takes_packed(model: Any, rows: Sequence[Tokens], device: torch.device, note:
     """Whether packed rows get the logits that each gets alone, asked on some short ones; and whether the head is a plain product."""
     some = [Tokens(row.ids[:256], row.counted[:256]) for row in sorted(rows, key=len)[:: max(1, len(rows) // 4)][:4]]
     some = [row for row in some if row.labels] or [Tokens(rows[0].ids[:256], rows[0].ids[:256] >= 0)]
-    alone, packed = Setup(packed=False, share=False, limit=1 << 30), Setup(packed=True, share=True, limit=1 << 30)
-    fault = ""
+    alone = Setup(packed=False, share=False, limit=1 << 30)
     with _evaluating(model):
-        single = Forward(model, device, alone, note)
-        parts = [pad([row], device) for row in some]
-        want = torch.cat([_single(model, part) for part in parts]).float()
-        del single
-        try:
-            together = Forward(model, device, packed, note)
-            part = pack(some, device, share=False, grouped=together._grouped, window=together._window)
-            shared = pack(some, device, share=True, grouped=together._grouped, window=together._window)
-            wrong = _difference(together.logits(part).float(), want)
-            # Shared rows come in another order; their losses are compared, which is enough to tell one beginning from another.
-            wrong = max(wrong, _difference(together._loss(shared), together._loss(part)))
-            close = 1e-3 if model.dtype == torch.float32 else 5e-2
-            fault = "" if wrong < close else f"they would differ by {wrong:.2g}"
-            packed.plain_head = not fault and _plain_head(model, together, part)
-        except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as e:
-            fault = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
-    if fault:
-        note(f"rows are padded, not packed, since this model's attention does not take packed rows: {fault}")
-        alone.limit = packed.limit
-        return alone
-    return packed
+        Forward(model, device, alone, note)
+        want = torch.cat([_single(model, pad([row], device)) for row in some]).float()
+        for grouped in (False, True) if _attention.takes_varlen(device, model.dtype) else (True,):
+            setup = Setup(packed=True, share=True, limit=1 << 30, grouped=grouped)
+            fault = _fault(Forward(model, device, setup, note), some, want)
+            if not fault:
+                return setup
+            note(f"{'padded groups of rows' if grouped else 'the varlen kernel'} can't be used for this model's attention: {fault}")
+    return alone
+
+
+def _fault(forward: Forward, some: Sequence[Tokens], want: torch.Tensor) -> str:
+    """What is wrong with packed rows, or nothing."""
+    device, setup, model = forward.device, forward.setup, forward.model
+    try:
+        part, shared = (pack(some, device, share=share, grouped=setup.grouped, window=forward.window) for share in (False, True))
+        wrong = _difference(forward.logits(part).float(), want)
+        # Shared rows come in another order; their losses are compared, which is enough to tell one beginning from another.
+        wrong = max(wrong, _difference(forward._loss(shared), forward._loss(part)))
+        setup.plain_head = _plain_head(model, forward, part)
+    except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+        return str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+    return "" if wrong < (1e-3 if model.dtype == torch.float32 else 5e-2) else f"logits would differ by {wrong:.2g}"
 
 
 def _single(model: Any, part: Padded) -> torch.Tensor:

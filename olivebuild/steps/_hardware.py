@@ -36,7 +36,7 @@ def prepare(job: Job, model: Any, rows: Sequence[Tokens], tokens: int, device: t
             checkpoint_layers(model)
             said.append("layers computed twice to save memory")
     if not plain and device.type == "cuda" and tokens * sum(p.numel() for p in model.parameters()) > WORTH_COMPILING:
-        compile_layers(model)
+        compile_layers(model, alike=len(set(map(len, rows))) == 1)
         said.append("compiled layers")
     said.insert(0, f"{'packed' if setup.packed else 'padded'} rows, up to {setup.limit} tokens at a time")
     if setup.share:
@@ -52,9 +52,14 @@ def bytes_a_token(model: Any) -> int:
     return int((10 * config.hidden_size + 5 * inner) * config.num_hidden_layers * model.dtype.itemsize)
 
 
-def compile_layers(model: Any) -> None:
-    """Each decoder layer by itself: they are alike, so that one compilation serves all."""
-    names = set(getattr(model, "_no_split_modules", None) or getattr(model.get_base_model(), "_no_split_modules", None) or ())
+def compile_layers(model: Any, *, alike: bool) -> None:
+    """Each decoder layer by itself: they are alike, so that one compilation serves all. `alike`: so are all batches."""
+    # Training, judging, the first layer (whose input has no gradient) and the others are different cases.
+    torch._dynamo.config.recompile_limit = 64
+    # What can't be compiled runs as it is.
+    torch._dynamo.config.suppress_errors = True
+    base = model.get_base_model()
+    names = set(getattr(base, "_no_split_modules", None) or ())
     for module in model.modules():
-        if type(module).__name__ in names:
-            module.compile()
+        if type(module).__name__ in names or module in getattr(base.base_model, "layers", ()):
+            module.compile(dynamic=None if alike else True)

@@ -90,6 +90,7 @@ class Loop:
         batches = self.schedule.batches(self.step)
         rows = self._next(batches)
         ready = self.forward.lay_out(rows) if rows else None
+        self.job.progress("training", self.step, self.schedule.steps)
         begin, spent, shown = time.monotonic(), self.progress.seconds, sum(map(len, rows))
         while self.step < self.schedule.steps:
             following = self._next(batches)

@@ -35,23 +35,29 @@ def train(job: Job, fields: AdapterFields) -> Result:
     rows = tokens_of(encoder, job.input("data").path)
     if encoder.truncated:
         job.note(f"{encoder.truncated} of {len(rows)} rows are longer than max_length {training.max_length} and were cut")
+    loop = fit(job, fields, rows, evaluation_of(job, fields, encoder), device, dtype)
+    save_adapter(loop.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
+    provenance = {"device": device.type, "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
+    return Result(metrics=_figures(loop, rows, encoder.truncated), provenance=provenance | vars(loop.forward.setup))
+
+
+def fit(job: Job, fields: AdapterFields, rows: list[Tokens], evaluation: Evaluation | None, device: torch.device, dtype: torch.dtype) -> Loop:
+    """Train an adapter of the input `model` on rows of tokens, from the last state that was kept, if any."""
+    training, base = fields.training, job.input("model")
     schedule = schedule_of(training, len(rows))
     # The seed comes before the adapter is made, since its first values are drawn.
-    _models.be_deterministic(training.seed)
+    _models.be_deterministic(training.seed, device)
     model = add_adapter(job, fields, _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code))
     tokens = sum(map(len, rows)) * schedule.batch * schedule.steps // len(rows)
     setup = _hardware.prepare(job, model, rows, tokens, device, dropout=fields.dropout, plain=training.speed == "plain")
     # Trying layouts may have drawn random numbers.
     torch.manual_seed(training.seed)
-    evaluation = evaluation_of(job, fields, encoder)
     seconds = float(os.environ.get("OLIVEBUILD_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
     keeper = Keeper(job.store.checkpoint(job.action.key), seconds, training.checkpoint_steps, job.note)
     loop = Loop(job, Forward(model, device, setup, job.note), rows, schedule, training, evaluation, keeper)
     loop.resume_kept()
     loop.run()
-    save_adapter(model, job.out, base.source.removeprefix("hf:") or base.target)
-    provenance = {"device": device.type, "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
-    return Result(metrics=_figures(loop, rows, encoder.truncated), provenance=provenance | vars(setup))
+    return loop
 
 
 CHECKPOINT_SECONDS = 60
