@@ -43,18 +43,25 @@ def parameters_in(folder: Path) -> int:
     return sum(prod(t.shape) for file in folder.glob("*.safetensors") for t in tensors_of(file))
 
 
-def load_model(folder: str | Path, dtype: torch.dtype, device: torch.device | str = "cpu", *, trust_remote_code: bool = False) -> Any:
-    """A causal language model in evaluation mode. Raises InputError when the folder is not one."""
+def load_model(
+    folder: str | Path, dtype: torch.dtype, device: torch.device | str = "cpu", *, trust_remote_code: bool = False, quantised: Any = None
+) -> Any:
+    """A causal language model in evaluation mode, its weights as `quantised` (a configuration of transformers) says. Raises InputError."""
     if parameters_in(Path(folder)) < SMALL:
         torch.set_num_threads(1)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=trust_remote_code
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            **({"quantization_config": quantised, "device_map": {"": str(device)}} if quantised else {}),
         )
     except (OSError, ValueError) as e:
         first = str(e).strip().splitlines()[0]
         raise InputError(f"the model can't be loaded: {first[:300]}", where=str(folder), hint="does transformers load this folder?") from None
-    return model.to(device).eval()
+    return (model if quantised else model.to(device)).eval()
 
 
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Any:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from olivebuild.errors import InputError
 from olivebuild.step import Result
-from olivebuild.steps import _hardware, _models
+from olivebuild.steps import _hardware, _models, _quantised
 from olivebuild.steps._checkpoint import Keeper
 from olivebuild.steps._evaluate import Evaluation
 from olivebuild.steps._forward import Forward
@@ -37,6 +37,8 @@ def train(job: Job, fields: AdapterFields) -> Result:
         job.note(f"{encoder.truncated} of {len(rows)} rows are longer than max_length {training.max_length} and were cut")
     loop = fit(job, fields, rows, evaluation_of(job, fields, encoder), device, dtype)
     save_adapter(loop.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
+    if fields.method == "qlora":
+        _quantised.note(job.out, fields.quantisation)
     provenance = {"device": device.type, "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
     return Result(metrics=_figures(loop, rows, encoder.truncated), provenance=provenance | vars(loop.forward.setup))
 
@@ -47,7 +49,10 @@ def fit(job: Job, fields: AdapterFields, rows: list[Tokens], evaluation: Evaluat
     schedule = schedule_of(training, len(rows))
     # The seed comes before the adapter is made, since its first values are drawn.
     _models.be_deterministic(training.seed, device)
-    model = add_adapter(job, fields, _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code))
+    quantised = _quantised.configuration(fields.quantisation, dtype) if fields.method == "qlora" else None
+    loaded = _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code, quantised=quantised)
+    _quantised.for_training(loaded)
+    model = add_adapter(job, fields, loaded)
     tokens = sum(map(len, rows)) * schedule.batch * schedule.steps // len(rows)
     setup = _hardware.prepare(job, model, rows, tokens, device, dropout=fields.dropout, plain=training.speed == "plain")
     # Trying layouts may have drawn random numbers.
@@ -106,6 +111,8 @@ def add_adapter(job: Job, fields: AdapterFields, model: Any) -> Any:
         r=fields.r,
         lora_alpha=fields.alpha,
         lora_dropout=fields.dropout,
+        use_rslora=fields.rslora,
+        use_dora=fields.dora,
         target_modules=fields.modules if isinstance(fields.modules, str) else list(fields.modules),
     )
     try:

@@ -45,14 +45,27 @@ class Eval(Fields):
     keep: Literal["best", "last"] = "best"
 
 
+class Quantisation(Fields):
+    """4 bits a weight, in blocks of 64. `double`: the blocks' scales are quantised, too."""
+
+    type: Literal["nf4", "fp4"] = "nf4"
+    double: bool = True
+
+
 class AdapterFields(Fields):
     model: Ref | None = None
     data: Ref | None = None
     source: Source | None = None
-    method: Literal["lora"] = "lora"
+    method: Literal["lora", "qlora"] = "lora"
+    quantisation: Quantisation = Quantisation()
+    """Of the base's weights while training with `method: qlora`."""
     r: Positive = 8
     alpha: Annotated[float, Field(gt=0)] = 16.0
     dropout: Fraction = 0.0
+    rslora: bool = False
+    """Scaled by alpha / sqrt(r) instead of alpha / r."""
+    dora: bool = False
+    """Direction and magnitude of each weight are trained apart."""
     modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     training: Training = Training()
     eval: Eval | None = None
@@ -71,7 +84,10 @@ class Adapter(Step):
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
 
     def libraries(self, fields: AdapterFields) -> tuple[str, ...]:
-        return ("safetensors",) if fields.source else ("torch", "transformers", "tokenizers", "peft", "safetensors")
+        if fields.source:
+            return ("safetensors",)
+        libraries = ("torch", "transformers", "tokenizers", "peft", "safetensors")
+        return libraries if fields.method == "lora" else (*libraries, "bitsandbytes")
 
     def takes_gpu(self, fields: AdapterFields) -> bool:
         return fields.source is None
@@ -97,6 +113,8 @@ class Adapter(Step):
         if fields.source:
             return {}
         given = super().parameters(fields)
+        if fields.method == "lora":
+            given.pop("quantisation")
         if fields.eval:
             given["eval"] = fields.eval.model_dump(mode="json", exclude={"data"})
         training = fields.training.model_dump(mode="json", exclude={"checkpoint_steps"})
@@ -117,6 +135,8 @@ class Adapter(Step):
             return f"`source` brings a finished adapter, so {', '.join(extra)} has no meaning; leave it out" if extra else None
         if not (fields.model and fields.data):
             return "an adapter needs `model` and `data`, or `source`; for example model: base, data: tone.train"
+        if fields.method == "lora" and "quantisation" in fields.model_fields_set:
+            return "`quantisation` belongs to method: qlora; leave it out, or write method: qlora"
         if fields.training.epochs is not None and fields.training.steps is not None:
             return "training takes `epochs` or `steps`, not both; leave one out"
         return None

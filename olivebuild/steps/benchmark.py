@@ -174,7 +174,7 @@ def _checked(target: Target | None) -> list[Edge]:
     if target is None:
         return []
     fields = target.fields
-    if isinstance(fields, MergedFields) and fields.model and fields.adapter:
+    if isinstance(fields, MergedFields) and fields.model and fields.adapter and fields.onto == "base":
         return [Edge("base", fields.model, ("model", "merged")), Edge("adapter", fields.adapter, ("adapter",))]
     if isinstance(fields, OnnxFields) and fields.model and not fields.adapter and fields.provider == "cpu":
         return [Edge("source", fields.model, ("model", "merged"))]

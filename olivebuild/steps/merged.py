@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from olivebuild.errors import InputError
 from olivebuild.sources import Source
@@ -22,6 +22,8 @@ class MergedFields(Fields):
     source: Source | None = None
     reproducible: bool = False
     """Products accumulated in float64, in one order: the same bytes on every processor. Slower."""
+    onto: Literal["base", "dequantised"] = "base"
+    """Of an adapter trained on 4-bit weights: into the full-precision ones, or into what training saw of them."""
 
 
 class Merged(Step):
@@ -32,7 +34,15 @@ class Merged(Step):
     lazy = True
 
     def libraries(self, fields: MergedFields) -> tuple[str, ...]:
-        return () if fields.source else ("torch", "transformers", "peft", "safetensors")
+        if fields.source:
+            return ()
+        libraries = ("torch", "transformers", "peft", "safetensors")
+        return libraries if fields.onto == "base" else (*libraries, "bitsandbytes")
+
+    def parameters(self, fields: Fields) -> dict[str, object]:
+        given = super().parameters(fields)
+        # The default is left out: it changes nothing for merges that were made before there was a choice.
+        return {name: value for name, value in given.items() if (name, value) != ("onto", "base")}
 
     def shares_process(self, fields: MergedFields) -> bool:
         return not fields.source
@@ -76,13 +86,15 @@ def merge(job: Job, fields: MergedFields) -> None:
     try:
         if job.input("model").trust_remote_code:
             raise Unproven("the model brings code of its own")
+        if fields.onto == "dequantised":
+            raise Unproven("it goes onto dequantised weights")
         changed = changes(adapter, model)
     except Unproven as e:
         if fields.reproducible:
             hint = "leave `reproducible` out: peft merges this adapter, and its bytes depend on the processor"
             raise InputError(f"no reproducible merge: {e}", where=job.where("reproducible"), hint=hint) from None
         job.note(f"merging with peft: {e}")
-        merge_with_peft(job, job.folder("model"), job.folder("adapter"))
+        merge_with_peft(job, job.folder("model"), job.folder("adapter"), dequantised=fields.onto == "dequantised")
         job.result = replace(job.result, provenance={"by": "peft", "because": str(e)})
         return
     merge_by_tensors(job, model, changed, reproducible=fields.reproducible)
@@ -122,7 +134,7 @@ def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reprodu
     )
 
 
-def merge_with_peft(job: Job, base: Path, adapter: Path) -> None:
+def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = False) -> None:
     """Merge with peft on the CPU: fp32 products, rounded once to the weight's own number format."""
     import torch
     from peft import PeftModel, get_peft_model_state_dict
@@ -132,6 +144,10 @@ def merge_with_peft(job: Job, base: Path, adapter: Path) -> None:
 
     dtype = getattr(torch, stored_dtype(base))
     model = _models.load_model(base, dtype, trust_remote_code=job.input("model").trust_remote_code)
+    if dequantised:
+        from olivebuild.steps._quantised import as_trained_on
+
+        as_trained_on(job, model, adapter)
     try:
         wrapped = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True)
     except (ValueError, RuntimeError, KeyError) as e:

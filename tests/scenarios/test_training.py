@@ -33,13 +33,15 @@ def token_rows(seed: int = 0, count: int = 7) -> list[Any]:
     return [Tokens(ids.astype(np.int32), np.arange(len(ids)) >= len(ids) // 2) for ids in made]
 
 
-def adapted(folder: Path, **options: Any) -> Any:
+def adapted(folder: Path, base: Any = None) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
     from olivebuild.steps import _models
 
-    model = get_peft_model(_models.load_model(folder, torch.float32), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", **options))
+    torch.manual_seed(0)
+    base = base or _models.load_model(folder, torch.float32)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
     torch.manual_seed(1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -212,3 +214,46 @@ def test_a_killed_training_goes_on_and_ends_the_same(place: Place) -> None:
 @pytest.mark.timeout(3600)
 def test_fifty_kills(place: Place) -> None:
     kills(place, 50, seed=1)
+
+
+@pytest.mark.parametrize("options", ["method: qlora", "dora: true", "rslora: true"])
+def test_other_methods_go_through_to_int4(options: str, place: Place) -> None:
+    place.edit("kind: adapter", f"kind: adapter\n    {options}")
+    place.edit("steps: 12", "steps: 3")
+    done = place.build("onnx-int4")
+    assert done.code == 0, done.err
+    if options == "method: qlora":
+        place.edit("adapter: adapter}", "adapter: adapter, onto: dequantised}")
+        done = place.build("onnx-int4")
+        assert done.ran == ["merged", "onnx-int4"], done.err
+
+
+def test_dequantised_weights_are_those_that_were_trained_on(llama: Path, tmp_path: Path) -> None:
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+
+    from olivebuild.steps import _models, _quantised
+    from olivebuild.steps._forward import Forward, Setup
+    from olivebuild.steps.adapter import Quantisation
+    from olivebuild.store import Store
+    from tests.scenarios.steps import job_in
+
+    options = Quantisation()
+    trained_on = _models.load_model(llama, torch.float32, quantised=_quantised.configuration(options, torch.float32))
+    _quantised.note(tmp_path, options)
+    model = _models.load_model(llama, torch.float32)
+    _quantised.as_trained_on(job_in(tmp_path / "job", Store(tmp_path / "cache")), model, tmp_path)
+    # A look at 4-bit weights without gradients must not spoil the gradients after it.
+    _quantised.for_training(trained_on)
+    batch, setup = token_rows(4), Setup(packed=True, share=True, limit=10_000)
+    quantised = adapted(llama, trained_on)
+    Forward(quantised, torch.device("cpu"), setup, print).judge(batch)
+    assert (gradient(quantised, setup, batch)[1] - gradient(adapted(llama, model), setup, batch)[1]).abs().max() < 1e-5
+    trained_on, model = quantised.unload(), _models.load_model(llama, torch.float32)
+    _quantised.as_trained_on(job_in(tmp_path / "again", Store(tmp_path / "cache")), model, tmp_path)
+    found = dict(model.named_parameters())
+    changed = [name for name, weight in trained_on.named_parameters() if hasattr(weight, "quant_state")]
+    assert len(changed) == 14
+    for name, weight in trained_on.named_parameters():
+        given = dequantize_4bit(weight.data, weight.quant_state) if name in changed else weight
+        assert torch.equal(found[name], given)
