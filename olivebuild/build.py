@@ -222,10 +222,11 @@ class Build:
         result = outcome.result
         assert result
         assert state.key
-        self._check_inputs(running)
         reference, manifest, blob = result.reference, None, ""
         if reference is not None:
+            # The folder that it refers to is its own: it may have been mended.
             planner.scan.forget(node)
+        self._check_inputs(running)
         if reference is None:
             for name, path in node.outputs.items():
                 if not (out / path).exists():

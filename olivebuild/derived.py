@@ -27,13 +27,36 @@ class Derived:
         found: dict[str, Blobs] = {}
         for key in keys:
             try:
-                text = self._index.get(key) if self._index is not None else None
-                blobs = tuple((str(blob), int(size)) for blob, size in json.loads(text)) if text else ()
+                blobs = _parse(self._index.get(key) if self._index is not None else None)
                 if blobs and all(self.store.path(blob).stat().st_size == size for blob, size in blobs):
                     found[key] = blobs
             except (ValueError, TypeError, OverflowError, RecursionError, sqlite3.Error, OSError, diskcache.Timeout):
                 continue
         return found
+
+    def rows(self) -> dict[str, Blobs]:
+        """All that is known; of a row that can't be read, no blobs."""
+        found: dict[str, Blobs] = {}
+        if self._index is None:
+            return found
+        try:
+            for key in self._index.iterkeys():
+                try:
+                    found[key] = _parse(self._index.get(key))
+                except (ValueError, TypeError, OverflowError, RecursionError):
+                    found[key] = ()
+        except (ValueError, sqlite3.Error, OSError, diskcache.Timeout):
+            pass
+        return found
+
+    def drop(self, keys: Iterable[str]) -> None:
+        try:
+            if self._index is not None:
+                with self._index.transact():
+                    for key in keys:
+                        self._index.delete(key)
+        except (sqlite3.Error, OSError, diskcache.Timeout):
+            pass
 
     def put(self, results: Mapping[str, Blobs]) -> None:
         try:
@@ -43,3 +66,8 @@ class Derived:
                         self._index.set(key, json.dumps(blobs))
         except (sqlite3.Error, OSError, diskcache.Timeout):
             pass
+
+
+def _parse(text: str | None) -> Blobs:
+    """Raises ValueError and its like on what is no row."""
+    return tuple((str(blob), int(size)) for blob, size in json.loads(text)) if text else ()

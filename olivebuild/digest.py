@@ -158,6 +158,24 @@ class StatMemo:
         elif self._known.pop(name, None):
             self._changed = True
 
+    def believed(self) -> list[tuple[str, Path, str]]:
+        """(flavour, path, digest) of all files that would not be read now, since their stats are as they were."""
+        found = []
+        for name, entry in self._known.items():
+            flavour, _, path = name.partition(":")
+            with contextlib.suppress(OSError):
+                if isinstance(entry, list) and len(entry) == 6 and entry[:5] == list(stat_of(Path(path))):
+                    found.append((flavour, Path(path), str(entry[5])))
+        return found
+
+    def forget(self, path: Path) -> None:
+        """Read this file, or all below this folder, the next time it is asked for."""
+        for name in list(self._known):
+            known = Path(name.partition(":")[2])
+            if path == known or path in known.parents:
+                del self._known[name]
+                self._changed = True
+
     def save(self) -> None:
         if self._changed:
             write_atomically(self._file, canonical_json(self._known).encode())

@@ -228,3 +228,10 @@ def hashing(memo: StatMemo) -> Iterator[None]:
     with on_stderr() as display:
         memo.listen = lambda path, done, total: display(Event("hashing", {"file": path.name, "done": done, "total": total}))
         yield
+
+
+@contextmanager
+def reading(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Hears how many bytes of how many were read, and shows it on a terminal; on stderr, since stdout is for the answer."""
+    with Display(Console(stderr=True, highlight=False)) as display:
+        yield lambda done, total: display(Event("hashing", {"file": what, "done": done, "total": total}))

@@ -55,6 +55,14 @@ def open_recipe(ctx: click.Context) -> Graph:
     return open_graph(*place(ctx))
 
 
+def open_if_there(ctx: click.Context) -> Project | None:
+    """For what is about the cache, and about a recipe where there is one."""
+    from olivebuild.recipe import FILE_NAME
+
+    folder, file = place(ctx)
+    return open_all(ctx) if file or (folder / FILE_NAME).is_file() else None
+
+
 def open_all(ctx: click.Context, settings: tuple[str, ...] = ()) -> Project:
     from olivebuild.project import open_project
 

@@ -43,6 +43,19 @@ def of_folder(root: Path, model: str, folder: Path) -> Ranges:
     return _load(file) or _note(file, where)
 
 
+def size_of(file: Path) -> int:
+    """How many bytes `is_right` reads."""
+    return sum(size for _, _, _, size in _load(file))
+
+
+def is_right(file: Path, count: digest.Count) -> bool:
+    """Whether the bytes still are what a file of places says, where the stats are; true where nobody would read them."""
+    try:
+        return all(digest.of_range(path, start, size, count)[0] == tensor for path, tensor, start, size in _load(file))
+    except OSError:
+        return False
+
+
 def _load(file: Path) -> Ranges:
     try:
         data = json.loads(file.read_text("utf-8"))

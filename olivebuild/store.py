@@ -116,7 +116,7 @@ class Store:
     def _publish(self, name: str, data: bytes) -> None:
         path = self.path(name)
         try:
-            if path.stat().st_size == len(data) and _plain(path) == name:
+            if path.stat().st_size == len(data) and plain(path) == name:
                 return
         except OSError:
             pass
@@ -230,18 +230,8 @@ class Store:
                 self.quarantine(blob)
             raise Damaged(blob, "is damaged")
 
-    def verify(self, repair: bool) -> tuple[int, list[str]]:
-        """Read every blob; (how many, which are damaged). With `repair` the damaged ones go to quarantine."""
-        checked, faults = 0, []
-        for path in sorted((self.root / "blobs").glob("??/*")):
-            if len(path.name) != 32:
-                continue
-            checked += 1
-            if _plain(path) != path.name:
-                faults.append(path.name)
-                if repair:
-                    self.quarantine(path.name)
-        return checked, faults
+    def blobs(self) -> list[Path]:
+        return [path for path in sorted((self.root / "blobs").glob("??/*")) if len(path.name) == 32]
 
     def quarantine(self, blob: str) -> None:
         """Out of the way, but kept: it may be evidence of a failing disk. Where it can't be moved, it is known to be bad."""
@@ -328,7 +318,7 @@ class BlobWriter:
         name = str(self._hasher.hexdigest())
         path = self._batch.store.path(name)
         with contextlib.suppress(OSError):
-            if path.stat().st_size == self._size and _plain(path) == name:
+            if path.stat().st_size == self._size and plain(path) == name:
                 self._path.unlink()
                 return name
         self._batch.finish(self._path, name)
@@ -369,6 +359,6 @@ def _runs(path: Path, size: int) -> list[int]:
     return digest.segments(size)
 
 
-def _plain(blob: Path) -> str:
+def plain(blob: Path, count: digest.Count = digest.nobody) -> str:
     """The digest that a blob is named by: a tensor's may be longer than a segment. Raises OSError."""
-    return digest.of_range(blob, 0, None)[0]
+    return digest.of_range(blob, 0, None, count)[0]

@@ -5,7 +5,9 @@ Rows of the index are JSON text. diskcache would also read pickled rows, which r
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -86,32 +88,29 @@ class Traces:
 
     def get(self, key: str) -> Trace | None:
         try:
-            text = self._index.get(key) if self._index is not None else None
-            if text is not None and (found := Trace.from_json(text)).key == key:
+            row = self._index.get(key) if self._index is not None else None
+            if row is not None and (found := _parse(row, key)):
                 return found
         except (ValueError, sqlite3.Error, OSError, diskcache.Timeout):
             pass
+        found = self._read(key)
+        if found:
+            self._note(found)
+        return found
+
+    def _read(self, key: str) -> Trace | None:
         try:
-            # Files are checked by their digest, so that a flipped bit is no answer.
-            check, _, text = self._file(key).read_text("utf-8").partition("\n")
-            if digest.of_bytes(text) != check:
-                return None
-            trace = Trace.from_json(text)
+            return _parse(self._file(key).read_text("utf-8"), key)
         except (OSError, ValueError):
             return None
-        if trace.key != key:
-            return None
-        self._note(trace)
-        return trace
 
     def put(self, trace: Trace) -> None:
         """The file first, the index after it: the file is what counts. Raises StoreError."""
         self.store.check_writable("a result can't be kept")
-        text = trace.to_json()
         file = self._file(trace.key)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            digest.write_atomically(file, f"{digest.of_bytes(text)}\n{text}".encode())
+            digest.write_atomically(file, _text(trace).encode())
         except OSError as e:
             raise of_disk(e, "the cache") from None
         self._note(trace)
@@ -119,13 +118,42 @@ class Traces:
     def _note(self, trace: Trace) -> None:
         try:
             if self._index is not None:
-                self._index.set(trace.key, trace.to_json())
+                self._index.set(trace.key, _text(trace))
         except (sqlite3.Error, OSError, diskcache.Timeout):
             pass
+
+    def keys(self) -> list[str]:
+        """All keys that have a file, be it right or not."""
+        return sorted(p.stem for p in (self.store.root / "blobs").glob("??/*.trace") if len(p.stem) == 32)
+
+    def is_whole(self, key: str) -> bool:
+        return self._read(key) is not None
+
+    def mend(self, key: str) -> None:
+        """Write the file of a damaged trace again from the index; what the index does not know either goes to quarantine."""
+        with contextlib.suppress(OSError):
+            os.replace(self._file(key), self.store.root / "quarantine" / f"{key}.trace")
+        if found := self.get(key):
+            self.put(found)
 
     def close(self) -> None:
         if self._index is not None:
             self._index.close()
+
+
+def _text(trace: Trace) -> str:
+    """With a digest of its own, so that a flipped bit is no answer."""
+    text = trace.to_json()
+    return f"{digest.of_bytes(text)}\n{text}"
+
+
+def _parse(text: str, key: str) -> Trace | None:
+    """None for what is damaged or is another key's. Raises ValueError on anything that is not a trace."""
+    check, _, body = text.partition("\n")
+    if digest.of_bytes(body) != check:
+        return None
+    trace = Trace.from_json(body)
+    return trace if trace.key == key else None
 
 
 def open_index(folder: Path) -> diskcache.Cache | None:

@@ -8,7 +8,7 @@ import shutil
 import click
 
 from olivebuild.errors import BuildError
-from olivebuild.options import JSON, TARGET, TARGETS, open_all, open_recipe, place, recipe_options
+from olivebuild.options import JSON, TARGET, TARGETS, open_all, open_if_there, open_recipe, place, recipe_options
 
 
 @click.command()
@@ -212,26 +212,34 @@ def clean(ctx: click.Context, dry_run: bool) -> None:
 
 @click.command()
 @recipe_options
-@click.option("--repair", is_flag=True, help="Move damaged blobs to quarantine, so that the next build mends them.")
+@click.option("--repair", is_flag=True, help="Mend what is damaged: set it aside, restore it, or have the next build make it again.")
 @JSON
 @click.pass_context
 def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
-    """Read every blob of the cache and compare it with its digest; exit 1 on any fault.
+    """Read the whole cache, and what this recipe has in build/, and compare all with its digests; exit 1 on any fault.
 
     \b
     olivebuild verify --repair
     """
+    from olivebuild import live, verify, wording
     from olivebuild.project import cache_folder
     from olivebuild.store import Store
 
-    store = Store(cache_folder())
-    checked, faults = store.verify(repair)
+    project = open_if_there(ctx)
+    store = project.planner.store if project else Store(cache_folder())
+    wanted = verify.checks(store, project)
+    with live.reading("cache") as listen:
+        faults = verify.run(wanted, listen)
+    mended = verify.repair(store, project, faults) if repair and faults else {}
+    size = sum(check.size for check in wanted)
     if as_json:
-        click.echo(json.dumps({"checked": checked, "faults": faults}, indent=2))
+        details = [{"sort": f.sort.value, "name": f.name, "why": f.why, "repair": mended.get(f)} for f in faults]
+        click.echo(json.dumps({"checked": len(wanted), "bytes": size, "faults": [f.name for f in faults], "details": details}, indent=2))
     else:
-        for blob in faults:
-            click.echo(f"damaged  {blob}{'  (moved to quarantine)' if repair else ''}")
-        click.echo(f"{checked} blobs checked, {len(faults)} damaged")
+        for fault in faults:
+            click.echo(wording.clean(f"damaged  {fault.sort.value:<7} {fault.name}: {fault.why}" + (f" ({mended[fault]})" if mended else "")))
+        counts = [f"{n} {sort.value}{'s' if n > 1 else ''}" for sort in verify.Sort if (n := sum(c.sort is sort for c in wanted))]
+        click.echo(f"{', '.join(counts) or 'nothing'} checked ({wording.size(size)}), {len(faults)} damaged")
     ctx.exit(1 if faults else 0)
 
 

@@ -219,17 +219,6 @@ def test_storing_leaves_nothing_unfinished(store: Store, folder: Path) -> None:
     assert names == {blob, *(e.digest for e in manifest.files)}
 
 
-def test_verify_finds_every_flipped_blob_and_repair_takes_it_away(store: Store, folder: Path) -> None:
-    manifest, _ = store.put_folder(folder)
-    name = manifest.files[0].digest
-    assert store.verify(repair=False) == (3, [])
-    flip(store.path(name))
-    assert store.verify(repair=False) == (3, [name])
-    assert store.path(name).exists()
-    assert store.verify(repair=True) == (3, [name])
-    assert store.verify(repair=False) == (2, [])
-
-
 def test_scratch_folders_are_new_and_empty(store: Store) -> None:
     one, two = store.scratch("a"), store.scratch("a")
     assert one != two

@@ -140,6 +140,13 @@ def test_a_damaged_row_of_the_index_falls_back_to_the_file(store: Store) -> None
     assert get(store) == TRACE
 
 
+def test_a_flipped_row_of_the_index_falls_back_to_the_file(store: Store) -> None:
+    put(store)
+    with index(store) as db:
+        db.execute("UPDATE Cache SET value = replace(value, ?, ?)", (TRACE.kind, "kommand"))
+    assert get(store) == TRACE
+
+
 def test_a_row_of_another_trace_falls_back_to_the_file(store: Store) -> None:
     put(store)
     with index(store) as db:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from olivebuild.digest import THREADS
 from olivebuild.errors import InputError
 from olivebuild.sources import Source
 from olivebuild.worker import Job
@@ -46,9 +49,34 @@ def _snapshot(job: Job, source: Source, dataset: bool) -> Path:
     wanted = None if dataset else ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"]
     job.note(f"fetching {source.text} at {job.action.pin[:12]}")
     try:
-        return Path(snapshot_download(source.name, repo_type=kind, revision=job.action.pin, allow_patterns=wanted))
+        folder = Path(snapshot_download(source.name, repo_type=kind, revision=job.action.pin, allow_patterns=wanted))
+        if damaged := _damaged(folder):
+            # The hub's client takes what lies in its own cache for right.
+            job.note(f"damaged in the hub's cache, so fetched again: {', '.join(damaged[:3])}" + (" ..." if len(damaged) > 3 else ""))
+            snapshot_download(source.name, repo_type=kind, revision=job.action.pin, allow_patterns=damaged, force_download=True)
+        return folder
     except Exception as e:
         raise _unreachable(source, e, job) from None
+
+
+def _damaged(folder: Path) -> list[str]:
+    """The files of a snapshot that are not what the hub's cache has them named by: SHA-256, or Git's SHA-1 for small ones.
+
+    Where its cache has no links (Windows without the right to make them), files have no such names and are not checked.
+    """
+    files = [p for p in sorted(folder.rglob("*")) if p.is_symlink()]
+
+    def is_wrong(path: Path) -> bool:
+        name = path.resolve().name
+        if not path.exists() or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name):
+            return False
+        if len(name) == 64:
+            return _sha256(path) != name
+        data = path.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() != name
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [p.relative_to(folder).as_posix() for p, wrong in zip(files, pool.map(is_wrong, files), strict=True) if wrong]
 
 
 def _from_wheel(job: Job, source: Source) -> Path:

@@ -19,6 +19,11 @@ pytestmark = pytest.mark.scenario
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+def etag(data: bytes) -> str:
+    """As the hub has it: weights by SHA-256, small files as Git names them."""
+    return hashlib.sha256(data).hexdigest() if len(data) > 100_000 else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """The calls of huggingface.co that a download makes: repository information, the file tree, and files by commit."""
 
@@ -50,7 +55,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.answer(json.dumps(information).encode(), "application/json", {})
         elif path.startswith(f"/own/tiny/resolve/{COMMIT}/") and (file := self.folder / path.rpartition("/")[2]).is_file():
             data = file.read_bytes()
-            self.answer(data, "application/octet-stream", {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT})
+            self.answer(data, "application/octet-stream", {"ETag": f'"{etag(data)}"', "X-Repo-Commit": COMMIT})
         else:
             self.send_error(404)
 
@@ -82,6 +87,26 @@ def test_a_hub_model_is_pinned_fetched_once_and_shares_the_results_of_an_equal_f
     asked.clear()
     assert copied.build().ran == []
     assert asked == []
+
+
+def test_a_damaged_snapshot_is_fetched_again_and_is_no_new_truth(copied: Place, hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    address, asked = hub
+    copied.environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+    copied.edit("source: tiny", "source: hf:own/tiny")
+    assert copied.build().ran == ["base"]
+    for name in ("model.safetensors", "config.json"):
+        (path,) = tmp_path.glob(f"hf/hub/*/snapshots/*/{name}")
+        right = path.read_bytes()
+        path.resolve().write_bytes(right[:-9] + bytes([right[-9] ^ 1]) + right[-8:])
+        asked.clear()
+        # Nothing is asked for as long as nobody reads the model.
+        assert copied.build().ran == []
+        copied.edit("alpha: 8", "alpha: 9")
+        assert copied.build().ran[0] == "base"
+        assert path.read_bytes() == right
+        assert {p for p in asked if "/resolve/" in p} == {f"/own/tiny/resolve/{COMMIT}/{name}"}
+        copied.edit("alpha: 9", "alpha: 8")
+        assert copied.build().ran == []
 
 
 def test_a_hub_that_does_not_answer_is_one_clear_error(copied: Place, tmp_path: Path) -> None:
