@@ -52,6 +52,15 @@ def processor() -> list[str]:
     return [processor_name(), platform.machine(), *(facts.get(name, "") for name in wanted)]
 
 
+def available_memory() -> int:
+    """What new processes can get without swapping; all physical memory where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return memory_bytes()
+
+
 def processor_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target, step_of
+from olivebuild.steps.benchmark_latency import LatencyFields
 from olivebuild.steps.merged import MergedFields
 from olivebuild.steps.onnx import OnnxFields
 from olivebuild.worker import Job
@@ -22,14 +23,6 @@ from olivebuild.worker import Job
 MODEL_KINDS = ("model", "merged", "onnx")
 Positive = Annotated[int, Field(gt=0)]
 ScoreName = Annotated[str, Field(pattern=r"^[^:]+\.py:[a-z][a-z0-9_]*$")]
-
-
-class LatencyFields(Fields):
-    """`prompt_tokens` and `new_tokens` are tokens, `rounds` counts measured repetitions after one warm-up."""
-
-    prompt_tokens: Positive = 64
-    new_tokens: Positive = 32
-    rounds: Positive = 5
 
 
 class BenchmarkFields(Fields):
@@ -148,8 +141,12 @@ class Benchmark(Step):
         models = {}
         for i, name in enumerate(names):
             judged = read(f"accuracy[{i}]")
-            models[name] = {"data": dict(zip(sets, judged, strict=True)), **latency[i], **({"check": checks[name]} if name in checks else {})}
-        metrics: dict[str, Any] = {"models": models, "data": sets, "comparisons": comparisons(models, sets)}
+            models[name] = {
+                "data": dict(zip(sets, judged, strict=True)),
+                **latency["models"][i],
+                **({"check": checks[name]} if name in checks else {}),
+            }
+        metrics: dict[str, Any] = {"models": models, "data": sets, "comparisons": comparisons(models, sets), "latency": latency["latency"]}
         if fields.baseline:
             metrics["baselines"] = {name: dict(zip(sets, values, strict=True)) for name, values in read("baseline").items()}
         if fields.metrics:

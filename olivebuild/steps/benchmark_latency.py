@@ -1,62 +1,53 @@
-"""How fast a model answers on this machine, what memory it takes, and how large it is on disk.
-
-Each model runs in a process of its own, so that its peak memory is its own; one after the other, so that two large ones need
-not fit at once.
-"""
+"""How fast models answer on this machine, what memory and energy it takes, and how large they are on disk; _latency.py does it."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from olivebuild import digest
-from olivebuild.errors import StepError
-from olivebuild.executor import ActionInput
+from pydantic import Field
+
 from olivebuild.step import Fields, Result, Step
 from olivebuild.worker import Job
 
+Positive = Annotated[int, Field(gt=0)]
+
 
 class LatencyFields(Fields):
-    prompt_tokens: int
-    new_tokens: int
-    rounds: int
+    """`prompt_tokens` and `new_tokens` are tokens. After `warmup` runs come at least `rounds`, until time to first token and time per token
+    are known to `tolerance` (half the interval, as a share), or `max_rounds` or `max_seconds` are over."""
+
+    prompt_tokens: Positive = 64
+    new_tokens: Positive = 32
+    warmup: Positive = 1
+    rounds: Positive = 9
+    max_rounds: Positive = 40
+    max_seconds: Annotated[float, Field(gt=0)] = 60.0
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
 
 class Latency(Step):
     kind = "benchmark-latency"
+    version = 2
     fields = LatencyFields
     exclusive = True
     gpu = True
     machine = True
 
     def libraries(self, fields: LatencyFields) -> tuple[str, ...]:
-        return ("torch", "transformers", "onnxruntime-genai")
+        return ("torch", "transformers", "onnxruntime-genai", "scipy")
 
     def run(self, job: Job) -> None:
-        fields = job.fields(LatencyFields)
-        roles = job.roles("model")
-        result = []
-        for i, role in enumerate(roles):
-            job.progress("measuring", i, len(roles))
-            result.append(_measure(job.input(role), fields))
-        job.progress("measuring", len(roles), len(roles))
+        from olivebuild.steps._latency import measure
+
+        def progress(done: int, total: int) -> None:
+            job.progress("measuring", done, total)
+
+        result = measure([job.input(role) for role in job.roles("model")], job.fields(LatencyFields), progress)
+        if not result["latency"]["interleaved"] and len(result["models"]) > 1:
+            job.note("memory does not hold all models at once: each was measured alone, so that what the machine did meanwhile counts")
         (job.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-        job.result = Result(metrics={"models": result})
-
-
-def _measure(model: ActionInput, fields: LatencyFields) -> dict[str, Any]:
-    folder = Path(model.folder)
-    settings = {**fields.model_dump(), "trust_remote_code": model.trust_remote_code}
-    command = [sys.executable, "-m", "olivebuild.steps._stopwatch", str(folder), json.dumps(settings)]
-    # It shares our standard input, the pipe to the build: when that closes, it ends as we do.
-    done = subprocess.run(command, stdin=0, stdout=subprocess.PIPE, check=False)
-    if done.returncode != 0:
-        raise StepError(f"{folder.name} could not be measured", hint="the log has the whole story")
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return measured | {"size": sum(p.stat().st_size for p in digest.files_below(folder))}
+        job.result = Result(metrics=result)
 
 
 STEP = Latency()
