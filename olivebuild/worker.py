@@ -111,6 +111,10 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+HEAVY = {"torch", "onnx", "pyarrow"}
+"""A process that has imported one of these ends with its action: it holds more memory than another start costs time."""
+
+
 def main() -> int:
     # What libraries print must not mix with events: the real stdout is ours alone, and fd 1 becomes the log.
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
