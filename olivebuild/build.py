@@ -11,7 +11,7 @@ from typing import IO
 
 from olivebuild import digest, locks
 from olivebuild.actions import make_action, trusts
-from olivebuild.errors import BuildError, InputError, StepError, StoreError, of_disk
+from olivebuild.errors import BuildError, InputError, RecipeError, StepError, StoreError, of_disk
 from olivebuild.events import Event, Listener
 from olivebuild.executor import Executor, Message, Outcome
 from olivebuild.key import Reason
@@ -22,6 +22,7 @@ from olivebuild.pinning import pin
 from olivebuild.plan import Plan, Planner, State, Verdict
 from olivebuild.store import Damaged
 from olivebuild.trace import Trace
+from olivebuild.turns import Room, Turns
 from olivebuild.workspace import Last
 
 POLL_SECONDS = 0.1
@@ -58,7 +59,7 @@ class Running:
 
 
 class Build:
-    def __init__(self, planner: Planner, executor: Executor, listen: Listener) -> None:
+    def __init__(self, planner: Planner, executor: Executor, listen: Listener, room: Room | None = None, *, keep_going: bool = False) -> None:
         self.planner = planner
         self.executor = executor
         self.listen = listen
@@ -67,6 +68,9 @@ class Build:
         """Nodes whose key another build is making, as of the last look."""
         self._said_waiting: set[str] = set()
         self._attempts: Counter[str] = Counter()
+        self._room = room or Room({})
+        self._keep_going = keep_going
+        self._failed: set[str] = set()
 
     def run(self, goals: Iterable[str]) -> Report:
         """Build the goals. Raises nothing for a step that failed (it is in the report); raises BuildError for what comes before."""
@@ -76,25 +80,27 @@ class Build:
         self._check_locks()
         self.planner.workspace.recover()
         self._sweep()
+        self._check_room(report.goals)
         self._pin(report)
         try:
-            plan = self.planner.plan(report.goals)
+            report.plan = plan = self.planner.plan(report.goals)
             self._announce(plan)
+            turns = Turns(self.planner.graph, plan)
             while True:
-                report.plan = plan
-                if report.errors:
-                    # What runs may end; nothing new begins.
+                # After a failure what runs may end, but nothing new begins.
+                going = self._keep_going or not report.errors
+                changed = self._act(plan, turns, report) if going else set()
+                if not going:
                     self._waiting.clear()
-                acted = not report.errors and self._act(plan, report)
-                if not self._running and not acted and not self._waiting:
+                if not self._running and not changed and not self._waiting:
                     break
-                if self._running and not acted:
-                    acted = self._handle(self.executor.wait(POLL_SECONDS), report)
-                elif self._waiting and not acted:
+                if self._running and not changed:
+                    changed = self._handle(self.executor.wait(POLL_SECONDS), report)
+                elif self._waiting and not changed:
                     time.sleep(POLL_SECONDS)
-                    acted = True
-                if acted:
-                    plan = self.planner.plan(report.goals)
+                    changed = set(self._waiting)
+                if changed:
+                    self.planner.update(plan, self._same_keys(plan, changed))
         finally:
             self._stop()
             self._save(report)
@@ -107,24 +113,31 @@ class Build:
         report.seconds = time.monotonic() - start
         return report
 
-    def _act(self, plan: Plan, report: Report) -> bool:
-        """Restore what is cached and start what can run. True when that changed what a new plan would say."""
-        changed = False
+    def _act(self, plan: Plan, turns: Turns, report: Report) -> set[str]:
+        """Restore what is cached and start what can run. The nodes of which that changed what a plan says."""
+        changed: set[str] = set()
         self._waiting.clear()
-        for state in plan.states.values():
-            if state.node.name in self._running:
+        for state in turns.ready(plan):
+            name = state.node.name
+            if name in self._running or name in self._failed or any(r.state.key == state.key for r in self._running.values()):
+                # One of equal keys is enough; it will be the others' result.
                 continue
             if state.verdict is Verdict.CACHED:
                 changed |= self._restore(state, report)
-            elif state.verdict is Verdict.STALE and (state.trace is None or state.needed or state.read) and self._inputs_ready(plan, state):
+            elif self._inputs_ready(plan, state):
                 changed |= self._start(plan, state)
         return changed
+
+    def _same_keys(self, plan: Plan, changed: set[str]) -> set[str]:
+        """With them the nodes of equal keys: what was found out of one is true of all."""
+        keys = {plan.found[name].key for name in changed} - {None}
+        return changed | {name for name, state in plan.found.items() if state.key in keys}
 
     def _inputs_ready(self, plan: Plan, state: State) -> bool:
         inputs = self.planner.graph.inputs[state.node.name]
         return all(plan.states[s.name].verdict is Verdict.FRESH and s.name not in self._running for _, s, _ in inputs)
 
-    def _restore(self, state: State, report: Report) -> bool:
+    def _restore(self, state: State, report: Report) -> set[str]:
         assert state.manifest
         start = time.monotonic()
         node = state.node
@@ -134,12 +147,12 @@ class Build:
         except Damaged as e:
             # The blob is in quarantine now, so the next plan finds it missing and runs the step.
             self._say("note", node, text=f"the cached result is damaged ({e}): it is built again")
-            return True
+            return {node.name}
         self._finish(state, state.reasons)
         if node.target not in report.restored:
             report.restored.append(node.target)
         self._say("restored", node, seconds=time.monotonic() - start)
-        return True
+        return {node.name}
 
     def _attempt(self, state: State) -> None:
         """Raises StepError when a node does not become right however often it is made."""
@@ -149,13 +162,12 @@ class Build:
             hint = "does another program write there, or does the file system not keep what is written?"
             raise StepError(f"{state.node.target} was made {MAX_ATTEMPTS} times, and {why} is still not right", hint=hint)
 
-    def _start(self, plan: Plan, state: State) -> bool:
-        """True when another build has made the key meanwhile."""
+    def _start(self, plan: Plan, state: State) -> set[str]:
+        """The nodes to look at again: this one, when another build has made its key meanwhile."""
         node, planner = state.node, self.planner
         assert state.key
-        action = make_action(planner, plan, state, Path("."))
-        if not self.executor.can_start(action):
-            return False
+        if not self._room.has(node) or not self.executor.can_start(node):
+            return set()
         planner.store.check_writable(f"{node.target} is not in it and would have to be built")
         lock = try_lock(planner.store.lock_file(state.key))
         if lock is None:
@@ -163,10 +175,10 @@ class Build:
                 self._said_waiting.add(node.name)
                 self._say("waiting", node)
             self._waiting.add(node.name)
-            return False
+            return set()
         if state.trace is None and planner.traces.get(state.key):
             lock.close()
-            return True
+            return {node.name}
         self._attempt(state)
         scratch = planner.store.scratch(state.key)
         (scratch / "out").mkdir()
@@ -177,23 +189,25 @@ class Build:
             planner.store.discard(scratch)
             lock.close()
             self._say("note", node, text=f"a cached part is damaged ({e}): it is built again")
-            return True
+            return {node.name, *(source.name for _, source, _ in planner.graph.inputs[node.name])}
         inputs = [plan.states[source.name] for _, source, _ in planner.graph.inputs[node.name]]
+        self._room.take(node)
         self._running[node.name] = Running(state, scratch, lock, inputs)
         self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
         # Only now, so that the step need not wait for what shows this.
         self._say("started", node, reasons=[vars(r) for r in state.reasons], seconds=state.seconds)
-        return False
+        return set()
 
-    def _handle(self, message: Message | Outcome | None, report: Report) -> bool:
-        """Take in what an action said. True when one ended."""
+    def _handle(self, message: Message | Outcome | None, report: Report) -> set[str]:
+        """Take in what an action said. The nodes of which that changed what a plan says."""
         if isinstance(message, Message):
             node = self._running[message.node].state.node
             self._say(message.event, node, **message.data)
-            return False
+            return set()
         if message is None:
-            return bool(self._waiting)
+            return set(self._waiting)
         running = self._running.pop(message.node)
+        self._room.give_back(running.state.node)
         state = running.state
         try:
             if not running.scratch.exists():
@@ -209,11 +223,12 @@ class Build:
             e.target = e.target or state.node.target
             report.errors.append(e)
             report.failed.append(state.node.target)
+            self._failed.add(state.node.name)
             self._say("failed", state.node, fact=e.fact, where=str(e.where or ""), hint=e.hint)
         finally:
             self.planner.store.discard(running.scratch)
             running.lock.close()
-        return True
+        return {message.node}
 
     def _store(self, running: Running, outcome: Outcome) -> None:
         """Blobs, then the trace. Whatever goes wrong before the trace is written leaves no trace."""
@@ -341,6 +356,15 @@ class Build:
         costs = {name: s.seconds for name, s in plan.states.items() if s.verdict in (Verdict.STALE, Verdict.WAITING)}
         restore = [t for t, v in verdicts.items() if v is Verdict.CACHED]
         self.listen(Event("plan", {"run": run, "restore": restore, "seconds": costs}))
+
+    def _check_room(self, goals: list[str]) -> None:
+        """Raises RecipeError for a target that could never start."""
+        for node in self.planner.graph.closure(goals):
+            if name := self._room.check(node):
+                where = self.planner.scan.recipe.where(node.target, ("resources", name))
+                limit = self._room.limit(name)
+                fact = f"{node.target} takes more {name} than there is: " + (f"{limit / 1e9:g} GB" if limit >= 1e6 else f"{limit:g}")
+                raise RecipeError(fact, where=where, hint=f"--resource {name}=AMOUNT, or `resources:` in the recipe, says how much there is")
 
     def _pin(self, report: Report) -> None:
         """Find out what unpinned remote sources stand for, before any key is made. Raises the first error."""

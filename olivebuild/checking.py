@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
 from olivebuild import document
 from olivebuild.document import Document
 from olivebuild.errors import RecipeError, Where
-from olivebuild.node import NAME
+from olivebuild.matrix import Matrices
+from olivebuild.node import NAME, Ref, amount_of
 from olivebuild.recipe import COMMANDS, did_you_mean
 from olivebuild.step import KINDS, Fields, Target, kinds, step_of
 
@@ -31,6 +33,13 @@ class Checked:
     targets: dict[str, Target]
     default: list[str]
     cache: Cache = field(default_factory=Cache)
+    matrices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The name of a matrix -> its members, which are targets."""
+    limits: dict[str, float] = field(default_factory=dict)
+    """How much of each named resource there is."""
+
+
+KEYS = ["version", "default", "cache", "resources", "targets"]
 
 
 def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
@@ -40,8 +49,8 @@ def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
     if not isinstance(top, dict):
         raise RecipeError("a recipe is a mapping with `targets:`", where=doc.where(()), hint="`olivebuild init` writes one")
     for key in top:
-        if key not in ("version", "default", "cache", "targets"):
-            raise _unknown(doc, (key,), "key", key, ["version", "default", "cache", "targets"])
+        if key not in KEYS:
+            raise _unknown(doc, (key,), "key", key, KEYS)
     if top.get("version", 1) != 1 or isinstance(top.get("version"), bool):
         raise RecipeError(f"version {top['version']!r} is not known to this olivebuild", where=doc.where(("version",)), hint="write version: 1")
     raw = top.get("targets")
@@ -49,16 +58,22 @@ def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
         raise RecipeError(
             "`targets:` must name at least one target", where=doc.where(("targets",)), hint="`olivebuild init` writes a recipe to begin with"
         )
-    for setting in settings:
-        _override(doc, raw, setting)
-    targets = {name: _target(doc, name, value) for name, value in raw.items()}
+    later = [s for s in settings if not _override(doc, raw, s)]
+    matrices = Matrices(doc, raw)
+    raw = matrices.expanded()
+    for setting in later:
+        if not _override(doc, raw, setting):
+            name = setting.partition(".")[0]
+            raise RecipeError(f"unknown target {name!r}", where=Where(f"--set {setting}"), hint=did_you_mean(name, raw))
+    targets = {name: _target(doc, name, value, matrices) for name, value in raw.items()}
     cache = Cache()
     if "cache" in top:
         cache = _validate(doc, Cache, top["cache"], ("cache",), "cache")
-    return Checked(doc, targets, _default(doc, top.get("default"), targets), cache)
+    limits = _resources(doc, top.get("resources", {}), ("resources",))
+    return Checked(doc, targets, _default(doc, top.get("default"), targets, matrices), cache, matrices.members, limits)
 
 
-def _target(doc: Document, name: str, value: object) -> Target:
+def _target(doc: Document, name: str, value: object, matrices: Matrices) -> Target:
     path = ("targets", name)
     if not NAME.fullmatch(name):
         hint = "names begin with a letter or digit and hold a-z, 0-9, _ and -"
@@ -75,11 +90,49 @@ def _target(doc: Document, name: str, value: object) -> Target:
     step = step_of(str(kind)) if kind in KINDS or kind in kinds() else None
     if step is None:
         raise _unknown(doc, (*path, "kind"), "kind", str(kind), kinds())
-    fields = _validate(doc, step.fields, {k: v for k, v in value.items() if k != "kind"}, path, name)
+    given = {k: v for k, v in value.items() if k not in ("kind", "resources")}
+    fields = _validate(doc, step.fields, _listed(step.fields, given, matrices), path, name)
     if problem := step.check(fields):
         fact, _, hint = problem.partition("; ")
         raise RecipeError(f"{name}: {fact}", where=doc.where(path), hint=hint)
-    return Target(name, str(kind), step, fields)
+    return Target(name, str(kind), step, fields, _resources(doc, value.get("resources", {}), (*path, "resources")))
+
+
+def _listed(model: type[Fields], given: dict[str, object], matrices: Matrices) -> dict[str, object]:
+    """Where a list of targets may stand, the name of a matrix stands for its members."""
+    result = dict(given)
+    for name, info in model.model_fields.items():
+        value = given.get(name)
+        if value is None or not matrices.members or list[Ref] not in _types(info.annotation):
+            continue
+        if isinstance(value, list):
+            result[name] = [one for v in value for one in matrices.names(v)]
+        elif isinstance(value, str) and matrices.names(value) != [value]:
+            result[name] = matrices.names(value)
+    return result
+
+
+def _types(annotation: Any) -> set[Any]:
+    """The types of a union, without what Annotated adds."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _types(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return set().union(*map(_types, get_args(annotation)))
+    return {annotation}
+
+
+def _resources(doc: Document, value: object, path: document.Path) -> dict[str, float]:
+    hint = "resources: {gpu: 1, memory: 8GB}"
+    if not isinstance(value, dict):
+        raise RecipeError("`resources:` is a mapping of names to amounts", where=doc.where(path), hint=hint)
+    found = {}
+    for name, amount in value.items():
+        try:
+            found[name] = amount_of(amount)
+        except ValueError as e:
+            raise RecipeError(f"resources.{name}: {str(e).partition('; ')[0]}", where=doc.where((*path, name)), hint=hint) from None
+    return found
 
 
 def _validate(doc: Document, model: type[F], value: object, path: document.Path, name: str) -> F:
@@ -129,27 +182,27 @@ def _unknown(doc: Document, path: document.Path, what: str, word: str, known: It
     return RecipeError(f"unknown {what} {word!r}{suffix}", where=doc.where(path), hint=did_you_mean(word, known))
 
 
-def _default(doc: Document, value: object, targets: dict[str, Target]) -> list[str]:
+def _default(doc: Document, value: object, targets: dict[str, Target], matrices: Matrices) -> list[str]:
     if value is None:
         return []
     names = value if isinstance(value, list) else [value]
     for name in names:
         if isinstance(name, list | dict):
             raise RecipeError("`default:` is a target or a list of targets", where=doc.where(("default",)), hint="default: onnx-int4")
-        if name not in targets:
-            raise _unknown(doc, ("default",), "target", str(name), list(targets))
-    return [str(name) for name in names]
+        if name not in targets and name not in matrices.members:
+            raise _unknown(doc, ("default",), "target", str(name), [*targets, *matrices.members])
+    return [str(one) for name in names for one in matrices.names(name)]
 
 
-def _override(doc: Document, raw: dict[str, object], setting: str) -> None:
-    """Apply `adapter.training.lr=2e-4`; the place of the value becomes the command line."""
+def _override(doc: Document, raw: dict[str, object], setting: str) -> bool:
+    """Apply `adapter.training.lr=2e-4`; the place of the value becomes the command line. False when there is no such target (yet)."""
     name, equals, text = setting.partition("=")
     path = name.split(".")
     where = Where(f"--set {setting}")
     if not equals or len(path) < 2:
         raise RecipeError("--set takes TARGET.FIELD=VALUE", where=where, hint="for example --set adapter.training.lr=2e-4")
     if path[0] not in raw:
-        raise RecipeError(f"unknown target {path[0]!r}", where=where, hint=did_you_mean(path[0], raw))
+        return False
     place = raw
     for part in path[:-1]:
         below = place.setdefault(part, {})
@@ -158,3 +211,4 @@ def _override(doc: Document, raw: dict[str, object], setting: str) -> None:
         place = below
     place[path[-1]] = document.parse_value(text)
     doc.overrides["targets", *path] = f"--set {setting}"
+    return True

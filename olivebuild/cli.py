@@ -14,7 +14,7 @@ import click
 
 from olivebuild import __version__, asking, looking_back
 from olivebuild.errors import BuildError, RecipeError, Where, of_disk
-from olivebuild.options import JSON, SET, TARGET, TARGETS, open_all, place, recipe_options
+from olivebuild.options import JSON, SET, TARGET, TARGETS, Manner, manner_options, open_all, place, recipe_options
 from olivebuild.verbs import VERBS
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ def main(ctx: click.Context, jobs: int | None) -> None:
 @main.command()
 @TARGETS
 @recipe_options
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Run up to N steps at once (default 1).", metavar="N")
+@manner_options
 @SET
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line as JSON.")
 @click.pass_context
-def build(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settings: tuple[str, ...], as_json: bool) -> None:
+def build(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings: tuple[str, ...], as_json: bool) -> None:
     """Build targets; without any, the recipe's default.
 
     \b
@@ -78,7 +78,7 @@ def build(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settin
     project = open_all(ctx, settings)
     out, err = noop.Tee(sys.stdout), noop.Tee(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        report, code = _build(project, targets, jobs or ctx.ensure_object(dict).get("jobs") or 1, as_json)
+        report, code = _build(project, targets, manner, as_json)
     if report.plan and not (report.ran or report.restored or report.errors):
         noop.save(project, report.plan, started, "".join(out.written), "".join(err.written), code)
     if code:
@@ -88,11 +88,11 @@ def build(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settin
 @main.command()
 @TARGETS
 @recipe_options
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Run up to N steps at once (default 1).", metavar="N")
+@manner_options
 @SET
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line as JSON.")
 @click.pass_context
-def watch(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settings: tuple[str, ...], as_json: bool) -> None:
+def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings: tuple[str, ...], as_json: bool) -> None:
     """Build, and build again whenever an input or the recipe changes, until Ctrl-C.
 
     \b
@@ -105,7 +105,7 @@ def watch(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settin
 
     def build_once(project: Project) -> None:
         try:
-            _build(project, targets, jobs or ctx.ensure_object(dict).get("jobs") or 1, as_json)
+            _build(project, targets, manner, as_json)
         except BrokenPipeError:
             raise
         except OSError as e:
@@ -123,16 +123,19 @@ def watch(ctx: click.Context, targets: tuple[str, ...], jobs: int | None, settin
     watching.watch((folder, file), settings, build_once, fail, say)
 
 
-def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool) -> tuple[Report, int]:
+def _build(project: Project, targets: tuple[str, ...], manner: Manner, as_json: bool) -> tuple[Report, int]:
     """What was done, and the exit code."""
+    from olivebuild import machine
     from olivebuild.build import Build
     from olivebuild.events import Event
     from olivebuild.executors.local import LocalExecutor
     from olivebuild.recording import Recorder, history_of, record
     from olivebuild.showing import Showing
+    from olivebuild.turns import Room, limits_of
 
     goals = project.graph.goals(targets)
-    executor = LocalExecutor(jobs)
+    executor = LocalExecutor(manner.jobs)
+    room = Room(limits_of(manner.resources, machine.resources() | project.graph.limits))
     if as_json:
 
         def say(event: Event) -> None:
@@ -140,7 +143,7 @@ def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool)
 
         try:
             recorder = Recorder(say)
-            report = Build(project.planner, executor, recorder).run(goals)
+            report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals)
         except (BuildError, OSError):
             # Who reads the stream waits for its last line.
             say(Event("done", {"ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": 0.0}))
@@ -148,7 +151,7 @@ def _build(project: Project, targets: tuple[str, ...], jobs: int, as_json: bool)
     else:
         with Showing() as display:
             recorder = Recorder(display)
-            report = Build(project.planner, executor, recorder).run(goals)
+            report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals)
     # Not before: the first step starts without waiting for what only draws.
     from olivebuild import console
 
@@ -224,7 +227,7 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     from olivebuild import explain, live
 
     project = open_all(ctx, settings)
-    goals = project.graph.goals([target])
+    goals = [project.graph.one(target)]
     with live.hashing(project.workspace.memo):
         story = explain.why(project.planner.plan(goals), project.workspace, target)
     project.workspace.memo.save()

@@ -88,8 +88,17 @@ class Message:
     data: dict[str, object]
 
 
+class Needs(Protocol):
+    """What decides whether an action can start: an action says it, and a node that is to become one."""
+
+    @property
+    def gpu(self) -> bool: ...
+    @property
+    def exclusive(self) -> bool: ...
+
+
 class Executor(Protocol):
-    def can_start(self, action: Action) -> bool:
+    def can_start(self, action: Needs) -> bool:
         """Whether there is a slot (and a GPU, if it takes one) for this action now."""
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+
+from msgspec import structs
 
 from olivebuild.errors import RecipeError
 from olivebuild.node import Edge, Node, Outline
@@ -17,12 +20,29 @@ class Graph:
     recipe: Recipe
     targets: dict[str, Outline]
     default: list[str]
+    matrices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The name of a matrix -> its members."""
+    limits: dict[str, float] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     inputs: dict[str, list[tuple[Edge, Node, str]]] = field(default_factory=dict)
 
+    @cached_property
+    def order(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.nodes)}
+
+    @cached_property
+    def users(self) -> dict[str, list[tuple[Edge, str]]]:
+        """The nodes that read a node, each with its edge."""
+        found: dict[str, list[tuple[Edge, str]]] = {name: [] for name in self.nodes}
+        for user, inputs in self.inputs.items():
+            for edge, source, _ in inputs:
+                found[source.name].append((edge, user))
+        return found
+
     def closure(self, goals: Iterable[str]) -> list[Node]:
         """The nodes that `goals` need, themselves included, inputs first."""
-        wanted = {name for name, node in self.nodes.items() if node.target in set(goals)}
+        goals = set(goals)
+        wanted = {name for name, node in self.nodes.items() if node.target in goals}
         for name in reversed(list(self.nodes)):
             if name in wanted:
                 wanted.update(source.name for _, source, _ in self.inputs[name])
@@ -33,21 +53,32 @@ class Graph:
 
     def goals(self, names: Iterable[str]) -> list[str]:
         """What to build for the names given: checked, or the recipe's default, or what no other target needs."""
-        given = list(names)
+        given = [member for name in names for member in self.matrices.get(name, (name,))]
         for name in given:
             if name not in self.targets:
-                raise RecipeError(f"there is no target {name!r}", where=self.recipe.file.name, hint=did_you_mean(name, self.targets))
+                hint = did_you_mean(name, [*self.targets, *self.matrices])
+                raise RecipeError(f"there is no target {name!r}", where=self.recipe.file.name, hint=hint)
         if given or self.default:
             return given or self.default
         used = {source.target for node, edges in self.inputs.items() for _, source, _ in edges if source.target != self.nodes[node].target}
         return [name for name in self.targets if name not in used]
 
+    def one(self, name: str) -> str:
+        """A target, where a matrix will not do. Raises RecipeError."""
+        if name in self.matrices:
+            hint = f"name one of them, such as {self.matrices[name][0]}"
+            raise RecipeError(f"{name} is a matrix of {len(self.matrices[name])} targets", where=self.recipe.file.name, hint=hint)
+        return self.goals([name])[0]
+
 
 def build_graph(recipe: Recipe) -> Graph:
     """Raises RecipeError on an unknown input, an input of the wrong kind or output, or a cycle."""
-    raw = {node.name: node for target in recipe.targets.values() for node in target.step.nodes(target, recipe.targets)}
+    raw: dict[str, Node] = {}
+    for target in recipe.targets.values():
+        for node in target.step.nodes(target, recipe.targets):
+            raw[node.name] = structs.replace(node, resources=target.resources) if target.resources else node
     inputs = {node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges] for node in raw.values()}
-    graph = Graph(recipe, _outlines(recipe), recipe.default)
+    graph = Graph(recipe, _outlines(recipe), recipe.default, recipe.matrices, recipe.limits)
     for node in _ordered(recipe, raw, inputs):
         graph.nodes[node.name] = node
         graph.inputs[node.name] = inputs[node.name]
@@ -57,7 +88,7 @@ def build_graph(recipe: Recipe) -> Graph:
 def _outlines(recipe: Recipe) -> dict[str, Outline]:
     places: dict[str, dict[str, tuple[int, int, str]]] = {name: {} for name in recipe.targets}
     for path in [*recipe.document.places, *recipe.document.overrides]:
-        if path[0:1] == ("targets",) and len(path) > 1:
+        if path[0:1] == ("targets",) and len(path) > 1 and path[1] in places:
             where = recipe.document.where(path)
             given = where.file if where.line == 0 else ""
             places[str(path[1])][".".join(str(p) for p in path[2:])] = (where.line, where.column, given)
@@ -73,6 +104,9 @@ def _resolve(recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge) -> tu
         return edge, raw[f"{node.target}:{edge.part}"], ""
     name = edge.ref.target
     source = raw.get(name)
+    if source is None and name in recipe.matrices:
+        hint = f"name one of them, such as {recipe.matrices[name][0]}, or make {node.target} a matrix, too"
+        raise RecipeError(f"{node.target} needs one target here, and {name} is a matrix", where=where, hint=hint)
     if source is None:
         raise RecipeError(f"{node.target} needs {name!r}, which is not a target", where=where, hint=did_you_mean(name, recipe.targets))
     kind = recipe.targets[name].kind

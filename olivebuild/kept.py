@@ -25,6 +25,8 @@ class Kept(Record, frozen=True):
     default: tuple[str, ...]
     nodes: tuple[Node, ...]
     inputs: tuple[tuple[tuple[int, str], ...], ...]
+    matrices: dict[str, tuple[str, ...]]
+    limits: dict[str, float]
 
 
 def graph_of(recipe: Recipe, folder: Path) -> Graph:
@@ -63,7 +65,8 @@ def _read(recipe: Recipe, file: Path, stamp: str) -> Graph | None:
         kept = msgspec.json.decode(body, type=Kept)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
-    graph = Graph(recipe, {t.name: t for t in kept.targets}, list(kept.default), {n.name: n for n in kept.nodes})
+    graph = Graph(recipe, {t.name: t for t in kept.targets}, list(kept.default), kept.matrices, kept.limits)
+    graph.nodes = {n.name: n for n in kept.nodes}
     for node, inputs in zip(kept.nodes, kept.inputs, strict=True):
         graph.inputs[node.name] = [(edge, kept.nodes[number], output) for edge, (number, output) in zip(node.edges, inputs, strict=True)]
     return graph
@@ -72,7 +75,8 @@ def _read(recipe: Recipe, file: Path, stamp: str) -> Graph | None:
 def _write(graph: Graph, file: Path, stamp: str) -> None:
     numbers = {name: i for i, name in enumerate(graph.nodes)}
     inputs = tuple(tuple((numbers[source.name], output) for _, source, output in edges) for edges in graph.inputs.values())
-    body = msgspec.json.encode(Kept(tuple(graph.targets.values()), tuple(graph.default), tuple(graph.nodes.values()), inputs))
+    kept = Kept(tuple(graph.targets.values()), tuple(graph.default), tuple(graph.nodes.values()), inputs, graph.matrices, graph.limits)
+    body = msgspec.json.encode(kept)
     try:
         digest.write_atomically(file, f"{stamp} {digest.of_bytes(body)}\n".encode() + body)
     except OSError:

@@ -32,6 +32,11 @@ def gpu_tokens() -> list[str]:
     return visible.split(",")[:count] if visible else [str(i) for i in range(count)]
 
 
+def resources() -> dict[str, float]:
+    """How much there is of what targets may ask for. GPUs are not counted: an executor gives each action one of its own."""
+    return {"memory": float(memory_bytes()) or float("inf")}
+
+
 def memory_bytes() -> int:
     """Physical memory; 0 where the system does not tell."""
     try:

@@ -125,6 +125,8 @@ class Node(Record, frozen=True):
     machine: bool = False
     trusts: bool = False
     """Code from the model's folder may run."""
+    resources: dict[str, float] = {}
+    """How much it takes of what is limited, while it runs; see turns.py."""
 
 
 @dataclass(frozen=True)
@@ -150,3 +152,21 @@ def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, st
         elif item is not None:
             result.append((prefix + name, canonical_json(item)))
     return result
+
+
+_UNITS = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
+
+
+def amount_of(value: object) -> float:
+    """`2`, `0.5`, `8GB`. Raises ValueError."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    digits = str(value).rstrip("BKMGTi ")
+    unit = str(value)[len(digits) :].strip()
+    try:
+        found = float(digits) * _UNITS[unit]
+    except (ValueError, KeyError):
+        raise ValueError(f"{value!r} is not an amount; write 1, 0.5 or 8GB") from None
+    if not 0 <= found < float("inf"):
+        raise ValueError(f"{value!r} is not an amount; write 1, 0.5 or 8GB")
+    return found

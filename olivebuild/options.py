@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,34 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a build goes about it; none of this changes what it makes."""
+
+    jobs: int
+    keep_going: bool
+    resources: tuple[str, ...]
+
+
+def manner_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """-j, -k and --resource, given to the command as one `manner`."""
+
+    @click.option("-j", "--jobs", type=click.IntRange(1), help="Run up to N steps at once (default 1).", metavar="N")
+    @click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what does not need the failed target.")
+    @click.option("--resource", "resources", multiple=True, metavar="NAME=AMOUNT", help="How much of a resource there is: gpu=1, memory=8GB.")
+    @click.pass_context
+    @wraps(function)
+    def command(ctx: click.Context, /, jobs: int | None, keep_going: bool, resources: tuple[str, ...], **rest: Any) -> Any:
+        return function(manner=Manner(jobs or ctx.ensure_object(dict).get("jobs") or 1, keep_going, resources), **rest)
+
+    return command
+
+
 def targets_argument(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Shell completion: the recipe's targets."""
     try:
-        return [name for name in open_recipe(ctx).recipe.targets if name.startswith(incomplete)]
+        graph = open_recipe(ctx)
+        return [name for name in (*graph.targets, *graph.matrices) if name.startswith(incomplete)]
     except BuildError:
         return []
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 
 from olivebuild.graph import Graph
 from olivebuild.key import Part, Reason, compare, key_of, parts_of
 from olivebuild.manifest import Manifest
-from olivebuild.node import Edge, Node
+from olivebuild.node import Node
 from olivebuild.scan import Scan
 from olivebuild.store import Damaged, Store
 from olivebuild.trace import Trace, Traces
@@ -50,20 +52,31 @@ class State:
 
 @dataclass
 class Plan:
-    """States by node name, inputs first, for the nodes that the goals need."""
+    """States by node name, inputs first, for the nodes that the goals need.
+
+    `found` is what keys and traces say of each node; `states` is that in the light of who needs it and of what lies in build/.
+    """
 
     goals: list[str]
-    states: dict[str, State]
+    found: dict[str, State] = field(default_factory=dict)
+    states: dict[str, State] = field(default_factory=dict)
 
     def target(self, name: str) -> tuple[Verdict, list[State]]:
         """A target's verdict is the worst of its nodes'."""
-        states = [s for s in self.states.values() if s.node.target == name]
+        states = [self.states[n] for n in self.by_target[name]]
         order = [Verdict.STALE, Verdict.WAITING, Verdict.CACHED, Verdict.FRESH]
         return min((s.verdict for s in states), key=order.index), states
 
     @property
     def targets(self) -> list[str]:
-        return list(dict.fromkeys(s.node.target for s in self.states.values()))
+        return list(self.by_target)
+
+    @cached_property
+    def by_target(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for name, state in self.states.items():
+            names.setdefault(state.node.target, []).append(name)
+        return names
 
 
 @dataclass
@@ -77,22 +90,63 @@ class Planner:
     workspace: Workspace
 
     def plan(self, goals: Iterable[str]) -> Plan:
-        goals = list(goals)
-        states: dict[str, State] = {}
-        nodes = self.graph.closure(goals)
-        for node in nodes:
-            states[node.name] = self._look_up(node, states)
-        for node in reversed(nodes):
-            state = states[node.name]
-            kept = node.name == node.target and (node.target in goals or not node.lazy)
-            # One that waits may turn out fresh, so what it reads need not be there yet.
-            running = self._uses(node, states, Verdict.STALE)
-            state.read = bool(running)
-            state.needed = kept or any(not edge.by_tensors for edge in running)
-            waiting = self._uses(node, states, Verdict.WAITING)
-            state.publish = state.needed or any(not edge.by_tensors for edge in waiting)
-            self._place(state)
-        return Plan(goals, states)
+        plan = Plan(list(goals))
+        names = [node.name for node in self.graph.closure(plan.goals)]
+        plan.found = {name: State(self.graph.nodes[name], Verdict.WAITING) for name in names}
+        plan.states = dict(plan.found)
+        self._decide(plan, names, set(names))
+        return plan
+
+    def update(self, plan: Plan, changed: Iterable[str]) -> None:
+        """Look again at the nodes of which something has changed, and at all that this changes: the plan is what a new one would be."""
+        changed = {name for name in changed if name in plan.states}
+        self._decide(plan, changed, set())
+
+    def _decide(self, plan: Plan, changed: Iterable[str], unknown: set[str]) -> None:
+        """`unknown` are the nodes of which nothing was known before, so that nothing stays as it was."""
+        order = self.graph.order
+        # Keys depend on what comes before, so inputs go first ...
+        queue = [(order[name], name) for name in changed]
+        heapify(queue)
+        touched = set()
+        while queue:
+            _, name = heappop(queue)
+            if name in touched:
+                continue
+            touched.add(name)
+            before, now = plan.found[name], self._look_up(self.graph.nodes[name], plan.found)
+            plan.found[name] = now
+            if name not in unknown and now.outputs != before.outputs:
+                for _, user in self.graph.users[name]:
+                    if user in plan.found:
+                        heappush(queue, (order[user], user))
+        # ... and who needs a folder on what comes after.
+        queue = [(-order[name], name) for name in touched]
+        heapify(queue)
+        placed = set()
+        while queue:
+            _, name = heappop(queue)
+            if name in placed:
+                continue
+            placed.add(name)
+            before, now = plan.states[name], self._placed(plan, name)
+            plan.states[name] = now
+            if name not in unknown and now.verdict != before.verdict:
+                for _, source, _ in self.graph.inputs[name]:
+                    heappush(queue, (-order[source.name], source.name))
+
+    def _placed(self, plan: Plan, name: str) -> State:
+        found = plan.found[name]
+        node, state = found.node, replace(found, reasons=list(found.reasons))
+        kept = name == node.target and (node.target in plan.goals or not node.lazy)
+        users = [(edge, plan.states[user].verdict) for edge, user in self.graph.users[name] if user in plan.states]
+        # One that waits may turn out fresh, so what it reads need not be there yet.
+        running = [edge for edge, verdict in users if verdict is Verdict.STALE]
+        state.read = bool(running)
+        state.needed = kept or any(not edge.by_tensors for edge in running)
+        state.publish = state.needed or any(verdict is Verdict.WAITING and not edge.by_tensors for edge, verdict in users)
+        self._place(state)
+        return state
 
     def _look_up(self, node: Node, states: dict[str, State]) -> State:
         """The key of a node and what is known under it."""
@@ -136,11 +190,6 @@ class Planner:
         if state.trace.reference:
             state.folder = Path(state.trace.reference)
         return state
-
-    def _uses(self, node: Node, states: dict[str, State], *verdicts: Verdict) -> list[Edge]:
-        """The edges by which nodes of these verdicts read this one."""
-        users = (s for s in states.values() if s.verdict in verdicts)
-        return [edge for user in users for edge, source, _ in self.graph.inputs[user.node.name] if source.name == node.name]
 
     def _place(self, state: State) -> None:
         """FRESH, CACHED or, when neither build/ nor the store has the bytes, STALE."""

@@ -59,6 +59,14 @@ class Recipe:
         return self._checked.default
 
     @property
+    def matrices(self) -> dict[str, tuple[str, ...]]:
+        return self._checked.matrices
+
+    @property
+    def limits(self) -> dict[str, float]:
+        return self._checked.limits
+
+    @property
     def cache(self) -> Cache:
         return self._checked.cache
 

@@ -9,6 +9,17 @@ from olivebuild.node import NAME
 from olivebuild.recipe import COMMANDS
 from olivebuild.step import kinds, step_of
 
+RESOURCES: dict[str, Any] = {"type": "object", "additionalProperties": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]}}
+COMMON = {
+    "matrix": {
+        "description": "field -> values: one target, NAME-VALUE-VALUE, for each combination",
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {"type": "array", "minItems": 1},
+    },
+    "resources": RESOURCES | {"description": "what the target takes, while it is made, of what is limited"},
+}
+
 
 def recipe_schema() -> dict[str, Any]:
     definitions: dict[str, Any] = {}
@@ -18,8 +29,11 @@ def recipe_schema() -> dict[str, Any]:
         assert step is not None
         schema = step.fields.model_json_schema(ref_template="#/$defs/{model}")
         definitions |= schema.pop("$defs", {})
-        schema["properties"] = {"kind": {"const": kind, "description": step.summary}} | schema["properties"]
-        schema["required"] = ["kind", *schema.get("required", [])]
+        schema["properties"] = {"kind": {"const": kind, "description": step.summary}} | schema["properties"] | COMMON
+        if required := schema.pop("required", []):
+            # A matrix gives the fields of its axes.
+            schema |= {"if": {"not": {"required": ["matrix"]}}, "then": {"required": required}}
+        schema["required"] = ["kind"]
         definitions[kind] = schema
         branches.append({"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": {"$ref": f"#/$defs/{kind}"}})
     definitions["target"] = {
@@ -39,6 +53,7 @@ def recipe_schema() -> dict[str, Any]:
             "version": {"const": 1},
             "default": {"anyOf": [names, {"type": "array", "items": names}]},
             "cache": Cache.model_json_schema(),
+            "resources": RESOURCES | {"description": "how much there is of each named resource"},
             "targets": {
                 "type": "object",
                 "minProperties": 1,

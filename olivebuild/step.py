@@ -10,7 +10,7 @@ import importlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -44,6 +44,7 @@ class Target:
     kind: str
     step: Step
     fields: Fields
+    resources: dict[str, float] = field(default_factory=dict)
 
 
 class Step(ABC):

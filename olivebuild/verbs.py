@@ -85,7 +85,7 @@ def log(ctx: click.Context, target: str) -> None:
     olivebuild log adapter
     """
     project = open_all(ctx)
-    project.graph.goals([target])
+    project.graph.one(target)
     names = [n.name for n in project.graph.nodes.values() if n.target == target]
     files = [file for name in names if (file := project.workspace.log_file(name)).exists()]
     if not files:
@@ -187,7 +187,7 @@ def accept(ctx: click.Context, target: str) -> None:
     from olivebuild.accepting import accept_target
 
     project = open_all(ctx)
-    project.graph.goals([target])
+    project.graph.one(target)
     for line in accept_target(project.planner, target):
         click.echo(line)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from olivebuild import machine
 from olivebuild.errors import BuildError, StepError
-from olivebuild.executor import Action, Message, Outcome
+from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.node import Result
 
 GRACE_SECONDS = 10
@@ -46,7 +46,7 @@ class LocalExecutor:
         self._idle: list[Child] = []
         self._queue: queue.SimpleQueue[Message | Outcome] = queue.SimpleQueue()
 
-    def can_start(self, action: Action) -> bool:
+    def can_start(self, action: Needs) -> bool:
         running = [child.action for child in self._running.values() if child.action]
         if any(a.exclusive for a in running) or (action.exclusive and running):
             return False

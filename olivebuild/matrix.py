@@ -1,0 +1,139 @@
+"""`matrix:` on a target: one target for each combination of its axes, each with a name of its own. Knows nothing of kinds.
+
+`int4: {matrix: {block_size: [32, 64], provider: [cpu, cuda]}}` stands for int4-32-cpu, int4-32-cuda, int4-64-cpu and int4-64-cuda.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from typing import Any
+
+from olivebuild.document import Document, Path
+from olivebuild.errors import RecipeError
+
+MAX_MEMBERS = 10_000
+RESERVED = ("kind", "matrix", "resources")
+
+
+class Matrices:
+    """The targets of a recipe with each matrix replaced by its members. Places of members lead to the matrix.
+
+    `members` maps the name of a matrix to the names of its members.
+    """
+
+    def __init__(self, doc: Document, raw: dict[str, object]) -> None:
+        self._doc, self._raw = doc, raw
+        self.members: dict[str, tuple[str, ...]] = {}
+        self._open: list[str] = []
+        self._made: dict[str, dict[str, object]] = {}
+        self._places: dict[str, list[Path]] = {}
+        if any(isinstance(value, dict) and "matrix" in value for value in raw.values()):
+            for path in doc.places:
+                if len(path) > 1:
+                    self._places.setdefault(str(path[1]), []).append(path)
+
+    def expanded(self) -> dict[str, object]:
+        """Raises RecipeError."""
+        result: dict[str, object] = {}
+        for name, value in self._raw.items():
+            made = self._expand(name) if isinstance(value, dict) and "matrix" in value else {name: value}
+            for member in made:
+                if member in result or (member != name and member in self._raw):
+                    fact = f"{name} has a member of the name {member}, which there is already"
+                    raise RecipeError(fact, where=self._doc.where(("targets", name, "matrix")), hint="rename one of the two")
+            result |= made
+        return result
+
+    def _expand(self, name: str) -> dict[str, object]:
+        if name in self._made:
+            return self._made[name]
+        where = self._doc.where(("targets", name, "matrix"))
+        if name in self._open:
+            chain = " -> ".join([*self._open[self._open.index(name) :], name])
+            raise RecipeError(f"matrices that are made of each other: {chain}", where=where, hint="an axis lists values, or another matrix's name")
+        self._open.append(name)
+        value = self._raw[name]
+        assert isinstance(value, dict)
+        axes = self._axes(name, value)
+        count = 1
+        for values in axes.values():
+            count *= len(values)
+        if count > MAX_MEMBERS:
+            raise RecipeError(f"{name} would be {count} targets", where=where, hint=f"at most {MAX_MEMBERS} can be")
+        made: dict[str, object] = {}
+        for choice in product(*axes.values()):
+            member = "-".join([name, *map(_word, choice)])
+            if member in made:
+                raise RecipeError(f"two members of {name} would be called {member}", where=where, hint="give each value of an axis once")
+            made[member] = _with(value, dict(zip(axes, choice, strict=True)))
+            self._place(name, member, list(axes))
+        self.members[name] = tuple(made)
+        self._made[name] = made
+        self._open.pop()
+        return made
+
+    def _axes(self, name: str, value: dict[str, Any]) -> dict[str, list[object]]:
+        base: Path = ("targets", name, "matrix")
+        given, hint = value["matrix"], "matrix: {block_size: [32, 64], provider: [cpu, cuda]}"
+        if not isinstance(given, dict) or not given:
+            raise RecipeError(f"the matrix of {name} must name fields, each with a list of values", where=self._doc.where(base), hint=hint)
+        axes: dict[str, list[object]] = {}
+        for axis, values in given.items():
+            where = self._doc.where((*base, axis))
+            if axis in RESERVED or not all(axis.split(".")):
+                raise RecipeError(f"{axis!r} can't be an axis of a matrix", where=where, hint="an axis is a field, such as block_size or training.lr")
+            if not isinstance(values, list) or not values or any(isinstance(v, dict) for v in values):
+                raise RecipeError(f"the axis {axis} of {name} must be a list of values", where=where, hint=hint)
+            if _given(value, axis) or any(other != axis and f"{axis}.".startswith(f"{other}.") for other in given):
+                raise RecipeError(f"{axis} is a field of {name} and an axis of its matrix", where=where, hint="keep one of them")
+            axes[axis] = [one for v in values for one in self.names(v)]
+        return axes
+
+    def names(self, value: object) -> list[object]:
+        """The members of a matrix (or their outputs) in place of its name, anything else as it is."""
+        name, dot, output = value.partition(".") if isinstance(value, str) else ("", "", "")
+        given = self._raw.get(name)
+        if not (isinstance(given, dict) and "matrix" in given):
+            return [value]
+        return [member + dot + output for member in self._expand(name)]
+
+    def _place(self, name: str, member: str, axes: list[str]) -> None:
+        doc, axes_at = self._doc, ("targets", name, "matrix")
+        for path in self._places.get(name, ()):
+            if path[0] == "targets" and path[:3] != axes_at:
+                doc.places["targets", member, *path[2:]] = doc.places[path]
+        for axis in axes:
+            doc.places["targets", member, *axis.split(".")] = doc.places.get((*axes_at, axis), doc.places.get(axes_at, (1, 1)))
+        for path, text in list(doc.overrides.items()):
+            if path[:2] == ("targets", name):
+                doc.overrides["targets", member, *path[2:]] = text
+
+
+def _word(value: object) -> str:
+    """A value as part of a name."""
+    text = "_".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"[^a-z0-9_-]", "_", text.lower()) or "none"
+
+
+def _given(value: dict[str, Any], axis: str) -> bool:
+    place: Any = value
+    for part in axis.split("."):
+        if not isinstance(place, dict) or part not in place:
+            return False
+        place = place[part]
+    return True
+
+
+def _with(value: dict[str, Any], choice: dict[str, object]) -> dict[str, object]:
+    result: dict[str, Any] = {k: v for k, v in value.items() if k != "matrix"}
+    for axis, chosen in choice.items():
+        *above, last = axis.split(".")
+        place = result
+        for part in above:
+            below = place.get(part, {})
+            # What is there and is no mapping, checking will tell.
+            place[part] = dict(below) if isinstance(below, dict) else {}
+            place = place[part]
+        place[last] = chosen
+    return result

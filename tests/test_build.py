@@ -1,0 +1,192 @@
+"""The build loop with steps that take no time: what runs when, what a failure stops, and that no step of it decides otherwise than a plan."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from olivebuild import digest
+from olivebuild.build import Build, Report
+from olivebuild.errors import RecipeError, StepError
+from olivebuild.events import Event
+from olivebuild.executor import Action, Message, Needs, Outcome
+from olivebuild.node import Result
+from olivebuild.plan import Plan, Planner, State
+from olivebuild.turns import Room, limits_of
+from tests.test_plan import Site
+
+
+class Steps:
+    """An executor whose actions end in the order in which they began; the content that one makes is a digit of its command and inputs."""
+
+    def __init__(self, jobs: int = 1, fail: Iterable[str] = (), gpus: int | None = None) -> None:
+        self.jobs, self.fail, self.gpus = jobs, set(fail), gpus
+        self.began: list[str] = []
+        self.together: list[set[str]] = []
+        self._running: list[Action] = []
+
+    def can_start(self, action: Needs) -> bool:
+        return len(self._running) < self.jobs and (self.gpus is None or not action.gpu or sum(a.gpu for a in self._running) < self.gpus)
+
+    def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
+        self._running.append(action)
+        self.began.append(action.node)
+        self.together.append({a.node for a in self._running})
+
+    def wait(self, seconds: float) -> Message | Outcome | None:
+        action = self._running.pop(0)
+        if action.target in self.fail:
+            return Outcome(action.node, 1.0, error=StepError("it failed", hint="none"))
+        given = [digest.of_file(Path(i.path)) for i in action.inputs.values()] + [digest.of_file(Path(p)) for ps in action.files.values() for p in ps]
+        outputs: Any = action.fields["outputs"]
+        for path in outputs.values():
+            (Path(action.out) / path).write_text(digest.of_json([action.fields["run"], given])[0])
+        return Outcome(action.node, 1.0, result=Result())
+
+    def cancel(self) -> None:
+        self._running.clear()
+
+
+def facts(plan: Plan) -> dict[str, object]:
+    def of(s: State) -> object:
+        return s.verdict, s.key, s.outputs, s.reasons, s.seconds, s.needed, s.read, s.publish, s.folder, s.parts, s.trace, s.manifest
+
+    return {name: of(state) for name, state in plan.states.items()}
+
+
+@pytest.fixture(autouse=True)
+def _compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time a build brings its plan up to date, a new plan must say the same."""
+    real = Planner.update
+
+    def update(self: Planner, plan: Plan, changed: Iterable[str]) -> None:
+        real(self, plan, changed)
+        assert facts(plan) == facts(self.plan(plan.goals))
+
+    monkeypatch.setattr(Planner, "update", update)
+
+
+def run(site: Site, steps: Steps, *goals: str, room: Room | None = None, keep_going: bool = False) -> tuple[Report, list[Event]]:
+    planner, events = site.planner(), []
+    try:
+        return Build(planner, steps, events.append, room, keep_going=keep_going).run(planner.graph.goals(goals)), events
+    finally:
+        planner.traces.close()
+
+
+def target(name: str, *inputs: str, run: str = "", more: str = "") -> str:
+    given = f"inputs: [{', '.join(f'{i}.o' for i in inputs)}]" if inputs else "files: [in.txt]"
+    return f"  {name}: {{kind: command, run: 'x {run or name}', {given}, outputs: {{o: {name}.txt}}{more}}}\n"
+
+
+def recipe(*targets: str) -> str:
+    return "targets:\n" + "".join(targets)
+
+
+def test_inputs_come_first_and_a_second_build_runs_nothing(tmp_path: Path) -> None:
+    site = Site(tmp_path, recipe(target("a"), target("b", "a"), target("c", "a"), target("d", "b", "c")))
+    steps = Steps()
+    assert run(site, steps)[0].ran == ["a", "b", "c", "d"]
+    report, _ = run(site, steps)
+    assert (report.ran, report.restored, report.fresh) == ([], [], ["a", "b", "c", "d"])
+
+
+def test_one_of_equal_keys_runs_and_the_others_are_restored(tmp_path: Path) -> None:
+    site = Site(tmp_path, recipe(*(target(f"t{i}", run="same").replace(f"t{i}.txt", "o.txt") for i in range(5))))
+    report, events = run(site, Steps(jobs=4))
+    assert (len(report.ran), len(report.restored)) == (1, 4)
+    assert "waiting" not in {e.name for e in events}
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_what_a_failure_stops(tmp_path: Path, keep_going: bool) -> None:
+    site = Site(tmp_path, recipe(target("bad"), target("after", "bad"), target("good"), target("also", "good"), target("both", "also", "after")))
+    report, _ = run(site, Steps(fail=["bad"]), keep_going=keep_going)
+    assert report.failed == ["bad"]
+    assert report.ran == (["good", "also"] if keep_going else [])
+    assert [e.exit_code for e in report.errors] == [1]
+    report, _ = run(site, Steps())
+    assert sorted([*report.ran, *report.fresh]) == ["after", "also", "bad", "both", "good"]
+
+
+def test_what_runs_when_another_fails_may_end(tmp_path: Path) -> None:
+    site = Site(tmp_path, recipe(target("bad"), target("good"), target("third")))
+    report, _ = run(site, Steps(jobs=2, fail=["bad"]))
+    assert (report.failed, report.ran) == (["bad"], ["good"])
+
+
+def test_the_longest_chain_by_recorded_cost_goes_first(tmp_path: Path) -> None:
+    names = ("short", "long", "middle")
+    site = Site(tmp_path, recipe(*(target(n) for n in names), *(target(f"{n}2", n) for n in names)))
+    for name, seconds in (("short", 1.0), ("long", 2.0), ("middle", 5.0)):
+        site.made(name, seconds=seconds, o="1")
+    for name, seconds in (("short2", 1.0), ("long2", 60.0), ("middle2", 5.0)):
+        site.made(name, seconds=seconds, o="1")
+    site.write("in.txt", "other")
+    steps = Steps()
+    run(site, steps)
+    assert [n for n in steps.began if n in names] == ["long", "middle", "short"]
+    assert steps.began.index("long2") == 1
+
+
+def test_no_two_share_what_there_is_one_of(tmp_path: Path) -> None:
+    more = ", resources: {gpu: 1, memory: 6GB}"
+    site = Site(tmp_path, recipe(target("a", more=more), target("b", more=more), target("c", more=", resources: {memory: 2GB}"), target("d")))
+    steps = Steps(jobs=4)
+    run(site, steps, room=Room(limits_of(("gpu=2", "memory=8GB"), {})))
+    assert {"a", "c", "d"} in steps.together
+    assert not any({"a", "b"} <= names for names in steps.together)
+
+
+def test_a_step_that_takes_a_gpu_counts_where_the_number_of_gpus_is_said(tmp_path: Path) -> None:
+    site = Site(tmp_path, recipe(*(target(n, more=", gpu: true") for n in ("a", "b"))))
+    steps = Steps(jobs=2)
+    run(site, steps, room=Room({"gpu": 1}))
+    assert steps.together == [{"a"}, {"b"}]
+
+
+def test_what_nobody_set_a_limit_to_is_not_shared_unawares(tmp_path: Path) -> None:
+    site = Site(tmp_path, recipe(*(target(n, more=", resources: {licence: 1}") for n in ("a", "b"))))
+    steps = Steps(jobs=2)
+    run(site, steps)
+    assert steps.together == [{"a"}, {"b"}]
+
+
+def test_more_than_there_is_is_told_with_its_place(tmp_path: Path) -> None:
+    site = Site(tmp_path, recipe(target("a", more=", resources: {memory: 64GB}")))
+    with pytest.raises(RecipeError) as caught:
+        run(site, Steps(), room=Room(limits_of(("memory=8GB",), {})))
+    assert (str(caught.value.where), caught.value.fact) == ("olivebuild.yaml:2:84", "a takes more memory than there is: 8 GB")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_build_decides_as_plans_do_whatever_happened(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    lazy = [target(f"t{i}", *chance.sample([f"t{j}" for j in range(i)], min(i, chance.randrange(3)))) for i in range(9)]
+    site = Site(tmp_path, recipe(*lazy))
+    for _ in range(8):
+        steps = Steps(jobs=chance.choice([1, 3]), fail=[f"t{chance.randrange(9)}"] if chance.random() < 0.3 else [])
+        run(site, steps, *chance.sample([f"t{i}" for i in range(9)], 2), keep_going=chance.random() < 0.5)
+        report, _ = run(site, Steps())
+        assert not report.errors
+        report, _ = run(site, Steps())
+        assert (report.ran, report.restored) == ([], [])
+        for _ in range(chance.randrange(3)):
+            name = f"t{chance.randrange(9)}"
+            what = chance.choice(["input", "folder", "blobs", "traces", "flip"])
+            if what == "input":
+                site.write("in.txt", chance.choice("abc"))
+            elif what == "folder":
+                shutil.rmtree(site.folder / "build" / name)
+            elif what == "flip" and (site.folder / "build" / name).is_dir():
+                site.write(f"build/{name}/{name}.txt", "?")
+            elif what == "blobs":
+                [p.unlink() for p in site.cache.glob("blobs/??/*") if not p.suffix and chance.random() < 0.3]
+            else:
+                shutil.rmtree(site.cache / "traces", ignore_errors=True)
+                [p.unlink() for p in site.cache.glob("blobs/??/*.trace") if chance.random() < 0.3]
