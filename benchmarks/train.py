@@ -305,7 +305,7 @@ def ours(folder: Path, fields: Any, rows: list[Any]) -> dict[str, Any]:
 
     # As in a training of some minutes, where compiling pays.
     _hardware.WORTH_COMPILING = 0
-    ends, losses = [], []
+    ends, losses, notes = [], [], []
 
     class Listening(Job):
         def say(self, event: str, **data: Any) -> None:
@@ -313,7 +313,7 @@ def ours(folder: Path, fields: Any, rows: list[Any]) -> dict[str, Any]:
                 ends.append(clock(torch))
                 losses.append(float(data["loss"]))
             elif event == "note":
-                print(data["text"], file=sys.stderr)
+                notes.append(str(data["text"]))
             elif event == "progress" and data["done"] == 0:
                 ends.append(clock(torch))
 
@@ -324,7 +324,7 @@ def ours(folder: Path, fields: Any, rows: list[Any]) -> dict[str, Any]:
     loop = _train.fit(job, fields, rows, None, device, dtype)
     batches = list(loop.schedule.batches())
     found = figures(torch, loop.forward.model, ends, [sum(len(rows[i]) for i in batch) for batch in batches], losses)
-    return found | {k: v for k, v in vars(loop.forward.setup).items() if k in ("packed", "share", "limit", "grouped", "twice")}
+    return found | {k: v for k, v in vars(loop.forward.setup).items() if k in ("packed", "share", "limit", "grouped", "twice")} | {"notes": notes}
 
 
 def ours_long(folder: Path, options: argparse.Namespace, **more: Any) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def _known_keys(model: type[Fields], loc: list[str]) -> list[str]:
         info = model.model_fields.get(part)
         if info and isinstance(info.annotation, type) and issubclass(info.annotation, Fields):
             model = info.annotation
-    return [*model.model_fields, *(["kind"] if not loc else [])]
+    return [*(info.alias or name for name, info in model.model_fields.items()), *(["kind"] if not loc else [])]
 
 
 def _unknown(doc: Document, path: document.Path, what: str, word: str, known: Iterable[str], suffix: str = "") -> RecipeError:

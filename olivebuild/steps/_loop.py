@@ -78,6 +78,8 @@ class Loop:
         self.optimizer = torch.optim.AdamW(self.weights, lr=training.lr, fused=fused, **options)
         self.progress = Progress(scale=2.0**12 if forward.model.dtype == torch.float16 else 1.0)
         self.step = 0
+        self.known = 0
+        """Steps that were not run, since an earlier training did the same."""
         self._stop = False
         self._also: dict[int, Callable[[State], None]] = {}
         """What else is done with the state after some steps."""
@@ -98,7 +100,7 @@ class Loop:
             # Laid out while the device still computes: what follows waits for it.
             ready = self.forward.lay_out(following) if following else None
             self.step += 1
-            self._note(float(loss), float(norm), begin)
+            self._note(float(loss), float(norm))
             self.progress.tokens += shown
             rows, shown = following, sum(map(len, following))
             self.progress.seconds = spent + time.monotonic() - begin
@@ -143,7 +145,7 @@ class Loop:
             if weight is not used:
                 used.copy_(weight)
 
-    def _note(self, loss: float, norm: float, begin: float) -> None:
+    def _note(self, loss: float, norm: float) -> None:
         """Raises StepError when the loss is no number, or for some time worse than guessing."""
         progress, vocabulary = self.progress, self.forward.model.config.get_text_config().vocab_size
         hint = "a smaller training.lr or a longer training.warmup often helps"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 
 from olivebuild.errors import InputError
 from olivebuild.step import Result
@@ -19,6 +19,7 @@ from olivebuild.steps._checkpoint import Keeper
 from olivebuild.steps._evaluate import Evaluation
 from olivebuild.steps._forward import Forward
 from olivebuild.steps._loop import Loop
+from olivebuild.steps._prefix import go_on_from_prefix
 from olivebuild.steps._schedule import Schedule, steps_of
 from olivebuild.steps._tokens import Encoder, Tokens, read_table
 
@@ -53,6 +54,8 @@ def fit(job: Job, fields: AdapterFields, rows: list[Tokens], evaluation: Evaluat
     loaded = _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code, quantised=quantised)
     _quantised.for_training(loaded)
     model = add_adapter(job, fields, loaded)
+    if fields.from_:
+        begin_with(job, model, Path(job.input("from").folder))
     tokens = sum(map(len, rows)) * schedule.batch * schedule.steps // len(rows)
     setup = _hardware.prepare(job, model, rows, tokens, device, dropout=fields.dropout, plain=training.speed == "plain")
     # Trying layouts may have drawn random numbers.
@@ -61,6 +64,8 @@ def fit(job: Job, fields: AdapterFields, rows: list[Tokens], evaluation: Evaluat
     keeper = Keeper(job.store.checkpoint(job.action.key), seconds, training.checkpoint_steps, job.note)
     loop = Loop(job, Forward(model, device, setup, job.note), rows, schedule, training, evaluation, keeper)
     loop.resume_kept()
+    if schedule.stable:
+        go_on_from_prefix(job, fields, loop)
     loop.run()
     return loop
 
@@ -73,12 +78,12 @@ def tokens_of(encoder: Encoder, path: str) -> list[Tokens]:
     return [Tokens.of(encoder.encode(table.format, row)) for row in table.rows]
 
 
-def schedule_of(training: Training, count: int) -> Schedule:
-    from olivebuild.steps.adapter import DEFAULT_EPOCHS
-
-    steps = training.steps or steps_of(count, training.batch, training.epochs or DEFAULT_EPOCHS)
-    seed = training.seed if training.data_seed is None else training.data_seed
-    return Schedule(count, training.batch, steps, training.lr, training.warmup, training.scheduler, 0, seed)
+def schedule_of(given: Training, count: int) -> Schedule:
+    training = given.resolved()
+    steps = training.steps or steps_of(count, training.batch, training.epochs or 1)
+    seed = None if training.order == "append" else training.data_seed
+    decay = max(1, round(steps * training.decay)) if training.scheduler == "stable" else 0
+    return Schedule(count, training.batch, steps, training.lr, training.warmup, training.scheduler or "linear", decay, seed)
 
 
 def evaluation_of(job: Job, fields: AdapterFields, encoder: Encoder) -> Evaluation | None:
@@ -98,7 +103,7 @@ def _figures(loop: Loop, rows: Sequence[Tokens], truncated: int) -> dict[str, ob
         "loss": round(sum(last) / len(last), 5),
         "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
     }
-    figures |= {"steps": loop.step, "examples": len(rows), "truncated": truncated}
+    figures |= {"steps": loop.step, "steps_known": loop.known, "examples": len(rows), "truncated": truncated}
     if loop.evaluation:
         curve |= loop.evaluation.curve()
         figures |= {"best_step": loop.evaluation.best_step, **loop.evaluation.last}
@@ -122,6 +127,16 @@ def add_adapter(job: Job, fields: AdapterFields, model: Any) -> Any:
         linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"})
         hint = f"the model's linear layers are {', '.join(linear)}"
         raise InputError(f"no adapter for these modules: {str(e).splitlines()[0][:200]}", where=job.where("modules"), hint=hint) from None
+
+
+def begin_with(job: Job, model: Any, folder: Path) -> None:
+    """Give the adapter another one's weights. Raises InputError unless it has the same shape."""
+    own, given = get_peft_model_state_dict(model), load_file(folder / "adapter_model.safetensors")
+    odd = sorted(name for name in {*own, *given} if name not in own or name not in given or own[name].shape != given[name].shape)
+    if odd:
+        hint = "r, modules and dora must be those of the adapter that training begins with"
+        raise InputError(f"the adapter to begin with differs in {odd[0]} ({len(odd)} such tensors)", where=job.where("from"), hint=hint)
+    set_peft_model_state_dict(model, given)
 
 
 def save_adapter(model: Any, folder: Path, base: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Ref, Result, Step
@@ -21,7 +21,11 @@ class Training(Fields):
     epochs: Annotated[float, Field(gt=0)] | None = None
     steps: Positive | None = None
     warmup: Annotated[int, Field(ge=0)] = 0
-    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    scheduler: Literal["linear", "cosine", "constant", "stable"] | None = None
+    """`linear`, unless the order is `append`: then `stable`, which decays over the last `decay` of the steps alone."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    order: Literal["shuffled", "append"] = "shuffled"
+    """`append`: rows in the order of the data. When rows are added at its end, training goes on from where the old ones ended."""
     batch: Positive = 8
     max_length: Positive = 1024
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -34,6 +38,14 @@ class Training(Fields):
     """`plain`: no compiled layers, fused optimiser or shared beginnings; equal but for rounding."""
     checkpoint_steps: Positive | None = None
     """The state is kept every minute, and every so many steps, too. Changes no result."""
+
+    def resolved(self) -> Training:
+        """With the defaults that depend on other fields filled in."""
+        given: dict[str, object] = {"scheduler": self.scheduler or ("stable" if self.order == "append" else "linear")}
+        if self.steps is None and self.epochs is None:
+            given["epochs"] = 1.0 if self.order == "append" else DEFAULT_EPOCHS
+        given["data_seed"] = self.seed if self.data_seed is None else self.data_seed
+        return self.model_copy(update=given)
 
 
 class Eval(Fields):
@@ -53,6 +65,8 @@ class Quantisation(Fields):
 
 
 class AdapterFields(Fields):
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
     model: Ref | None = None
     data: Ref | None = None
     source: Source | None = None
@@ -68,6 +82,8 @@ class AdapterFields(Fields):
     """Direction and magnitude of each weight are trained apart."""
     modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     training: Training = Training()
+    from_: Ref | None = Field(default=None, alias="from")
+    """Another adapter, of the same shape, whose weights training begins with."""
     eval: Eval | None = None
 
     @field_validator("modules")
@@ -102,6 +118,8 @@ class Adapter(Step):
             Edge("model", fields.model, ("model", "merged"), field=("model",)),
             Edge("data", fields.data, ("dataset",), "train", ("data",)),
         ]
+        if fields.from_:
+            edges.append(Edge("from", fields.from_, ("adapter",), field=("from",)))
         return [*edges, Edge("eval", fields.eval.data, ("dataset",), "test", ("eval", "data"))] if fields.eval else edges
 
     def files(self, fields: AdapterFields) -> list[FileInput]:
@@ -113,18 +131,20 @@ class Adapter(Step):
         if fields.source:
             return {}
         given = super().parameters(fields)
+        # An adapter to begin with is an input; its name says nothing.
+        given.pop("from_")
         if fields.method == "lora":
             given.pop("quantisation")
         if fields.eval:
             given["eval"] = fields.eval.model_dump(mode="json", exclude={"data"})
-        training = fields.training.model_dump(mode="json", exclude={"checkpoint_steps"})
+        training = fields.training.resolved().model_dump(mode="json", exclude={"checkpoint_steps"})
         if training["dtype"] == "auto":
             # What was chosen for the machine at hand is provenance.
             training.pop("dtype")
-        if training["data_seed"] is None:
-            training["data_seed"] = training["seed"]
-        if training["steps"] is None and training["epochs"] is None:
-            training["epochs"] = DEFAULT_EPOCHS
+        if training["scheduler"] != "stable":
+            training.pop("decay")
+        if training["order"] == "append":
+            training.pop("data_seed")
         return given | {"training": training}
 
     def check(self, fields: AdapterFields) -> str | None:
@@ -139,6 +159,8 @@ class Adapter(Step):
             return "`quantisation` belongs to method: qlora; leave it out, or write method: qlora"
         if fields.training.epochs is not None and fields.training.steps is not None:
             return "training takes `epochs` or `steps`, not both; leave one out"
+        if fields.training.order == "append" and fields.training.scheduler not in (None, "stable"):
+            return "order: append goes on from earlier steps, whose rate must not depend on how many come; leave `scheduler` out"
         return None
 
     def run(self, job: Job) -> None:
@@ -151,7 +173,7 @@ class Adapter(Step):
             job.result = _train.train(job, fields)
 
 
-DEFAULT_EPOCHS = 3
+DEFAULT_EPOCHS = 3.0
 
 
 def _bring(job: Job, source: Source) -> None:

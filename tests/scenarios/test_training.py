@@ -159,6 +159,153 @@ def test_attention_that_is_not_known_is_padded(llama: Path) -> None:
     assert "logits would differ by" in said[0]
 
 
+# The loop, in this process
+
+
+class Stopped(Exception):
+    """As if the process had been killed."""
+
+
+def fit(folder: Path, model: Path, batch_rows: list[Any], training: dict[str, Any], *, stop_at: int = 0, held_out: Any = None, **fields: Any) -> Any:
+    """Train in this process, with the cache in `folder`; the loop, and what it said."""
+    import torch
+
+    from olivebuild.executor import ActionInput
+    from olivebuild.steps import _train
+    from olivebuild.steps.adapter import AdapterFields
+    from olivebuild.store import Store
+    from olivebuild.worker import Job
+    from tests.scenarios.steps import job_in
+
+    said: list[dict[str, Any]] = []
+
+    class Listening(Job):
+        def say(self, event: str, **data: Any) -> None:
+            said.append({"event": event, **data})
+            if event == "metric" and data["step"] == stop_at:
+                raise Stopped
+
+    given = {"model": ActionInput(str(model), str(model), "model", "base", digest="0"), **fields.pop("inputs", {})}
+    job = Listening(job_in(folder / f"job{len(list(folder.glob('job*')))}", Store(folder), given).action, None)
+    asked = {"model": "base", "data": "tone", "r": 4, "training": {"lr": 1e-3, "batch": 4, "checkpoint_steps": 1} | training}
+    loop = _train.fit(job, AdapterFields.model_validate(asked | fields), batch_rows, held_out, torch.device("cpu"), torch.float32)
+    return loop, said
+
+
+def bytes_of(loop: Any) -> bytes:
+    return b"".join(weight.detach().numpy().tobytes() for weight in loop.weights)
+
+
+def test_stopped_at_random_steps_it_ends_the_same(llama: Path, tmp_path: Path) -> None:
+    batch, training, dropout = token_rows(5, 20), {"steps": 14}, {"dropout": 0.2}
+    wanted = bytes_of(fit(tmp_path / "quiet", llama, batch, training, **dropout)[0])
+    chance = random.Random(0)
+    for round_ in range(6):
+        cache = tmp_path / f"cache{round_}"
+        for step in sorted(chance.sample(range(2, 15), 3)):
+            with pytest.raises(Stopped):
+                fit(cache, llama, batch, training, stop_at=step, **dropout)
+        loop, said = fit(cache, llama, batch, training, **dropout)
+        assert any("going on from step" in str(e.get("text")) for e in said)
+        assert bytes_of(loop) == wanted
+
+
+def test_a_full_disk_and_a_torn_state_cost_only_time(llama: Path, tmp_path: Path) -> None:
+    from olivebuild.steps import _checkpoint
+
+    batch, training = token_rows(6, 12), {"steps": 8}
+    wanted = bytes_of(fit(tmp_path / "quiet", llama, batch, training)[0])
+    with pytest.raises(Stopped):
+        fit(tmp_path, llama, batch, training, stop_at=4)
+    (kept,) = (tmp_path / "checkpoints").glob("*")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def full(*_: Any, **__: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(_checkpoint, "save_file", full)
+        with pytest.raises(Stopped):
+            fit(tmp_path, llama, batch, training, stop_at=6)
+        state = _checkpoint.read(kept)
+        assert state
+        assert state.step == 3
+        loop, said = fit(tmp_path, llama, batch, training)
+        assert bytes_of(loop) == wanted
+        assert sum("could not be kept" in str(e.get("text")) for e in said) == 1
+    data = bytearray(kept.read_bytes())
+    data[-5] ^= 1
+    kept.write_bytes(data)
+    assert _checkpoint.read(kept) is None
+    loop, said = fit(tmp_path, llama, batch, training)
+    assert not any("going on" in str(e.get("text")) for e in said)
+    assert bytes_of(loop) == wanted
+
+
+@pytest.mark.parametrize("rows_before", [200, 150])
+def test_appended_rows_cost_what_they_are(rows_before: int, llama: Path, tmp_path: Path) -> None:
+    batch, training = token_rows(7, 200), {"order": "append", "checkpoint_steps": None}
+    edited = batch[:rows_before] + token_rows(8, 2)
+    clean = bytes_of(fit(tmp_path / "clean", llama, edited, training, dropout=0.1)[0])
+    assert fit(tmp_path, llama, batch, training, dropout=0.1)[0].known == 0
+    loop, _ = fit(tmp_path, llama, edited, training, dropout=0.1)
+    assert bytes_of(loop) == clean
+    if rows_before == 200:
+        assert (loop.schedule.steps - loop.known) / loop.schedule.steps <= 0.15
+    else:
+        # An edit in the middle leaves the part before it.
+        assert 0.5 * loop.schedule.steps < loop.known < 0.9 * loop.schedule.steps
+
+
+def test_held_out_rows_end_a_training_and_choose_its_best_weights(llama: Path, tmp_path: Path) -> None:
+    from olivebuild.steps._evaluate import Evaluation
+
+    def evaluation() -> Evaluation:
+        return Evaluation(token_rows(10), 2, 2, best=True)
+
+    batch, training = token_rows(9, 12), {"steps": 60, "lr": 3e-2}
+    loop, said = fit(tmp_path / "quiet", llama, batch, training, held_out=evaluation())
+    found = loop.evaluation
+    assert loop.step < 60
+    assert found.losses.index(min(found.losses)) == len(found.losses) - 3
+    assert loop.forward.judge(found.rows)[0] == pytest.approx(min(found.losses) * sum(r.labels for r in found.rows), rel=1e-4)
+    assert [e["eval_loss"] for e in said if "eval_loss" in e] == found.losses
+    # The best weights so far outlive a stop.
+    with pytest.raises(Stopped):
+        fit(tmp_path, llama, batch, training, stop_at=loop.step - 1, held_out=evaluation())
+    again, _ = fit(tmp_path, llama, batch, training, held_out=evaluation())
+    assert again.evaluation.losses == found.losses
+    assert bytes_of(again) == bytes_of(loop)
+
+
+def test_a_loss_that_runs_away_ends_the_training(llama: Path, tmp_path: Path) -> None:
+    from olivebuild.errors import StepError
+
+    batch = token_rows(11, 12)
+    with pytest.raises(StepError, match=r"the loss became nan at step [23]"):
+        fit(tmp_path / "a", llama, batch, {"steps": 20, "lr": 1e38})
+    # A tiny model's norms keep its loss from growing far, so the figures are given; one bad batch is no reason yet.
+    loop, _ = fit(tmp_path / "b", llama, batch, {"steps": 2})
+    loop._note(30.0, 1.0)
+    with pytest.raises(StepError, match="the loss ran away"):
+        [loop._note(30.0, 1.0) for _ in range(10)]
+
+
+def test_training_begins_with_another_adapter(llama: Path, tmp_path: Path) -> None:
+    from olivebuild.errors import InputError
+    from olivebuild.executor import ActionInput
+    from olivebuild.steps import _train
+
+    first, _ = fit(tmp_path / "a", llama, token_rows(12, 8), {"steps": 6})
+    saved = tmp_path / "adapter"
+    saved.mkdir()
+    _train.save_adapter(first.forward.model, saved, "base")
+    given = {"from": ActionInput(str(saved), str(saved), "adapter", "first")}
+    loop, _ = fit(tmp_path / "b", llama, token_rows(12, 8), {"steps": 6}, inputs=given, **{"from": "first"})
+    assert loop.progress.losses[0] < first.progress.losses[0] - 0.01
+    with pytest.raises(InputError, match="the adapter to begin with differs"):
+        fit(tmp_path / "c", llama, token_rows(12, 8), {"steps": 6}, inputs=given, **{"from": "first", "r": 8})
+
+
 # The whole step
 
 TRAINING = "training: {lr: 1e-3, steps: 12, batch: 4, checkpoint_steps: 1}"
