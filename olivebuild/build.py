@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from olivebuild import digest, locks
+from olivebuild import digest, locks, workspaces
 from olivebuild.actions import make_action, trusts
 from olivebuild.errors import BuildError, InputError, RecipeError, StepError, StoreError, of_disk
 from olivebuild.events import Event, Listener
@@ -74,10 +75,15 @@ class Build:
 
     def run(self, goals: Iterable[str]) -> Report:
         """Build the goals. Raises nothing for a step that failed (it is in the report); raises BuildError for what comes before."""
-        start = time.monotonic()
-        report = Report(list(goals))
-        self.planner.workspace.memo.listen = self._hashing
         self._check_locks()
+        store = self.planner.store
+        # What a build finds in the cache is not swept away under it.
+        with nullcontext() if store.read_only else locks.locked(store.builds_lock, shared=True):
+            return self._run(Report(list(goals)))
+
+    def _run(self, report: Report) -> Report:
+        start = time.monotonic()
+        self.planner.workspace.memo.listen = self._hashing
         self.planner.workspace.recover()
         self._sweep()
         self._check_room(report.goals)
@@ -142,6 +148,7 @@ class Build:
         start = time.monotonic()
         node = state.node
         self._attempt(state)
+        self.planner.traces.use([state.trace] if state.trace else [])
         try:
             self.planner.workspace.publish(node.target, state.manifest, self.planner.store)
         except Damaged as e:
@@ -180,6 +187,8 @@ class Build:
             lock.close()
             return {node.name}
         self._attempt(state)
+        inputs = [plan.states[source.name] for _, source, _ in planner.graph.inputs[node.name]]
+        planner.traces.use(s.trace for s in inputs if s.trace)
         scratch = planner.store.scratch(state.key)
         (scratch / "out").mkdir()
         try:
@@ -190,7 +199,6 @@ class Build:
             lock.close()
             self._say("note", node, text=f"a cached part is damaged ({e}): it is built again")
             return {node.name, *(source.name for _, source, _ in planner.graph.inputs[node.name])}
-        inputs = [plan.states[source.name] for _, source, _ in planner.graph.inputs[node.name]]
         self._room.take(node)
         self._running[node.name] = Running(state, scratch, lock, inputs)
         self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
@@ -346,6 +354,9 @@ class Build:
         try:
             self.planner.workspace.save()
             self.planner.scan.lock.save()
+            nodes, last = self.planner.graph.nodes, self.planner.workspace.last
+            recipe = self.planner.scan.recipe.file
+            workspaces.register(self.planner.store, recipe, {name: last[name].key for name in last if name in nodes}, nodes)
         except OSError as e:
             if not report.errors:
                 report.errors.append(of_disk(e))

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from olivebuild import document
 from olivebuild.document import Document
 from olivebuild.errors import RecipeError, Where
 from olivebuild.matrix import Matrices
 from olivebuild.node import NAME, Ref, amount_of
+from olivebuild.quantities import size_of
 from olivebuild.recipe import COMMANDS, did_you_mean
 from olivebuild.step import KINDS, Fields, Target, kinds, step_of
 
@@ -23,6 +24,14 @@ F = TypeVar("F", bound=Fields)
 class Cache(Fields):
     remote: str | None = None
     max_size: str | None = None
+    """What `olivebuild gc` leaves, unless it is told otherwise: 50GB."""
+
+    @field_validator("max_size")
+    @classmethod
+    def _is_a_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            size_of(value)
+        return value
 
 
 @dataclass

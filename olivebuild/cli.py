@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivebuild import __version__, asking, looking_back
+from olivebuild import __version__, asking, housekeeping, looking_back
 from olivebuild.errors import BuildError, RecipeError, Where, of_disk
 from olivebuild.options import JSON, SET, TARGET, TARGETS, Manner, manner_options, open_all, place, recipe_options
 from olivebuild.verbs import VERBS
@@ -234,7 +234,7 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     click.echo(json.dumps(explain.to_json(story), indent=2, ensure_ascii=False) if as_json else explain.to_text(story))
 
 
-for verb in (*VERBS, *looking_back.VERBS, *asking.VERBS):
+for verb in (*VERBS, *housekeeping.VERBS, *looking_back.VERBS, *asking.VERBS):
     main.add_command(verb)
 
 

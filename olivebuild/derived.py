@@ -25,13 +25,16 @@ class Derived:
     def get(self, keys: Iterable[str]) -> dict[str, Blobs]:
         """Those of the keys that are known and whose blobs are there in their full size."""
         found: dict[str, Blobs] = {}
-        for key in keys:
-            try:
-                blobs = _parse(self._index.get(key) if self._index is not None else None)
-                if blobs and all(self.store.path(blob).stat().st_size == size for blob, size in blobs):
-                    found[key] = blobs
-            except (ValueError, TypeError, OverflowError, RecursionError, sqlite3.Error, OSError, diskcache.Timeout):
-                continue
+        with self.store.in_use():
+            for key in keys:
+                try:
+                    blobs = _parse(self._index.get(key) if self._index is not None else None)
+                    if blobs and all(self.store.path(blob).stat().st_size == size for blob, size in blobs):
+                        found[key] = blobs
+                        for blob, _ in blobs:
+                            self.store.touch(self.store.path(blob))
+                except (ValueError, TypeError, OverflowError, RecursionError, sqlite3.Error, OSError, diskcache.Timeout):
+                    continue
         return found
 
     def rows(self) -> dict[str, Blobs]:

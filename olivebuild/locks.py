@@ -40,8 +40,10 @@ def try_lock(file: Path, *, shared: bool = False) -> IO[bytes] | None:
 @contextmanager
 def locked(file: Path, *, shared: bool = False) -> Iterator[None]:
     """Wait for the lock, and hold it for the block."""
+    pause = 0.001
     while (handle := try_lock(file, shared=shared)) is None:
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(0.02, pause * 1.5)
     with handle:
         yield
 

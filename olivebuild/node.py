@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from olivebuild.digest import canonical_json
+from olivebuild.quantities import size_of
 from olivebuild.sources import Source
 
 if TYPE_CHECKING:
@@ -154,18 +155,14 @@ def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, st
     return result
 
 
-_UNITS = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
-
-
 def amount_of(value: object) -> float:
     """`2`, `0.5`, `8GB`. Raises ValueError."""
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return float(value)
-    digits = str(value).rstrip("BKMGTi ")
-    unit = str(value)[len(digits) :].strip()
+    text = str(value)
     try:
-        found = float(digits) * _UNITS[unit]
-    except (ValueError, KeyError):
+        found = float(size_of(text)) if text[-1:].isalpha() else float(text)
+    except ValueError:
         raise ValueError(f"{value!r} is not an amount; write 1, 0.5 or 8GB") from None
     if not 0 <= found < float("inf"):
         raise ValueError(f"{value!r} is not an amount; write 1, 0.5 or 8GB")

@@ -56,6 +56,11 @@ def is_right(file: Path, count: digest.Count) -> bool:
         return False
 
 
+def holds(file: Path) -> bool:
+    """Whether a file of places still says where tensors lie."""
+    return bool(_load(file))
+
+
 def _load(file: Path) -> Ranges:
     try:
         data = json.loads(file.read_text("utf-8"))

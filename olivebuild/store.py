@@ -11,7 +11,9 @@ import os
 import shutil
 import stat
 import threading
+import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
@@ -19,10 +21,12 @@ from typing import Any
 
 from olivebuild import digest, places, tensors
 from olivebuild.errors import StepError, StoreError, of_disk
+from olivebuild.locks import locked
 from olivebuild.manifest import Entry, Manifest
 from olivebuild.places import Place
 
-FOLDERS = ("blobs", "traces", "locks", "tmp", "quarantine", "places")
+FOLDERS = ("blobs", "traces", "locks", "tmp", "quarantine", "places", "workspaces")
+HOUR = 3600
 
 
 class Damaged(Exception):
@@ -60,6 +64,30 @@ class Store:
 
     def lock_file(self, key: str) -> Path:
         return self.root / "locks" / f"{key}.lock"
+
+    @property
+    def builds_lock(self) -> Path:
+        """Shared by all builds that run."""
+        return self.root / "locks" / "builds.lock"
+
+    @property
+    def sweep_lock(self) -> Path:
+        """Held alone by a sweep of the cache; see gc.py."""
+        return self.root / "locks" / "sweep.lock"
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """No sweep runs meanwhile: who finds something here and touches it can rely on it."""
+        if self.read_only:
+            yield
+        else:
+            with locked(self.sweep_lock, shared=True):
+                yield
+
+    def touch(self, path: Path) -> None:
+        """Say that a file is in use; to the hour, so that whoever goes by its stat is not disturbed for nothing. Raises OSError."""
+        if time.time() - path.stat().st_mtime > HOUR:
+            os.utime(path)
 
     def checkpoint(self, key: str) -> Path:
         """Where the state of a training is kept until its result is stored; outlives its scratch folder."""
@@ -113,13 +141,21 @@ class Store:
         """
         return Batch(self, scratch or self.root / "tmp")
 
+    def has(self, name: str, size: int) -> bool:
+        """Whether a blob is there already, whole: then it is in use from now on."""
+        path = self.path(name)
+        if not path.exists():
+            return False
+        with contextlib.suppress(OSError), self.in_use():
+            if path.stat().st_size == size and plain(path) == name:
+                self.touch(path)
+                return True
+        return False
+
     def _publish(self, name: str, data: bytes) -> None:
         path = self.path(name)
-        try:
-            if path.stat().st_size == len(data) and plain(path) == name:
-                return
-        except OSError:
-            pass
+        if self.has(name, len(data)):
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             digest.write_atomically(path, data)
@@ -316,12 +352,10 @@ class BlobWriter:
         """The blob's name. What lies under that name already is replaced if it is damaged."""
         self._file.close()
         name = str(self._hasher.hexdigest())
-        path = self._batch.store.path(name)
-        with contextlib.suppress(OSError):
-            if path.stat().st_size == self._size and plain(path) == name:
-                self._path.unlink()
-                return name
-        self._batch.finish(self._path, name)
+        if self._batch.store.has(name, self._size):
+            self._path.unlink(missing_ok=True)
+        else:
+            self._batch.finish(self._path, name)
         return name
 
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,7 +83,7 @@ class Traces:
         self.store = store
         self._index = None if store.read_only else open_index(store.root / "traces")
 
-    def _file(self, key: str) -> Path:
+    def file(self, key: str) -> Path:
         return self.store.root / "blobs" / key[:2] / f"{key}.trace"
 
     def get(self, key: str) -> Trace | None:
@@ -93,21 +93,22 @@ class Traces:
                 return found
         except (ValueError, sqlite3.Error, OSError, diskcache.Timeout):
             pass
-        found = self._read(key)
+        found = self.read(key)
         if found:
             self._note(found)
         return found
 
-    def _read(self, key: str) -> Trace | None:
+    def read(self, key: str) -> Trace | None:
+        """From its file alone."""
         try:
-            return _parse(self._file(key).read_text("utf-8"), key)
+            return _parse(self.file(key).read_text("utf-8"), key)
         except (OSError, ValueError):
             return None
 
     def put(self, trace: Trace) -> None:
         """The file first, the index after it: the file is what counts. Raises StoreError."""
         self.store.check_writable("a result can't be kept")
-        file = self._file(trace.key)
+        file = self.file(trace.key)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             digest.write_atomically(file, _text(trace).encode())
@@ -126,13 +127,35 @@ class Traces:
         """All keys that have a file, be it right or not."""
         return sorted(p.stem for p in (self.store.root / "blobs").glob("??/*.trace") if len(p.stem) == 32)
 
+    def use(self, traces: Iterable[Trace]) -> None:
+        """Say that results are in use; a sweep that has just taken one finds it again, and the plan its blobs missing. Raises StoreError."""
+        if self.store.read_only:
+            return
+        gone = []
+        with self.store.in_use():
+            for trace in traces:
+                try:
+                    self.store.touch(self.file(trace.key))
+                except OSError:
+                    gone.append(trace)
+        for trace in gone:
+            self.put(trace)
+
+    def forget(self, key: str) -> None:
+        try:
+            if self._index is not None:
+                self._index.delete(key)
+        except (sqlite3.Error, OSError, diskcache.Timeout):
+            pass
+        self.file(key).unlink(missing_ok=True)
+
     def is_whole(self, key: str) -> bool:
-        return self._read(key) is not None
+        return self.read(key) is not None
 
     def mend(self, key: str) -> None:
         """Write the file of a damaged trace again from the index; what the index does not know either goes to quarantine."""
         with contextlib.suppress(OSError):
-            os.replace(self._file(key), self.store.root / "quarantine" / f"{key}.trace")
+            os.replace(self.file(key), self.store.root / "quarantine" / f"{key}.trace")
         if found := self.get(key):
             self.put(found)
 

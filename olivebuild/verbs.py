@@ -1,14 +1,13 @@
-"""The verbs beside build, plan and why: looking at things, and keeping house."""
+"""The verbs beside build, plan and why: looking at things, and changing what a recipe stands on."""
 
 from __future__ import annotations
 
 import json
-import shutil
 
 import click
 
 from olivebuild.errors import BuildError
-from olivebuild.options import JSON, TARGET, TARGETS, open_all, open_if_there, open_recipe, place, recipe_options
+from olivebuild.options import JSON, TARGET, TARGETS, open_all, open_recipe, place, recipe_options
 
 
 @click.command()
@@ -192,55 +191,4 @@ def accept(ctx: click.Context, target: str) -> None:
         click.echo(line)
 
 
-@click.command()
-@recipe_options
-@click.option("--dry-run", is_flag=True, help="Say what would be deleted.")
-@click.pass_context
-def clean(ctx: click.Context, dry_run: bool) -> None:
-    """Delete build/ and .olivebuild/ of this recipe. The cache keeps everything.
-
-    \b
-    olivebuild clean --dry-run
-    """
-    project = open_all(ctx)
-    for path in project.workspace.own():
-        shown = project.planner.scan.shown(path) + ("/" if path.is_dir() else "")
-        click.echo(f"{'would delete' if dry_run else 'deleted'} {shown}")
-        if not dry_run:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-@click.command()
-@recipe_options
-@click.option("--repair", is_flag=True, help="Mend what is damaged: set it aside, restore it, or have the next build make it again.")
-@JSON
-@click.pass_context
-def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
-    """Read the whole cache, and what this recipe has in build/, and compare all with its digests; exit 1 on any fault.
-
-    \b
-    olivebuild verify --repair
-    """
-    from olivebuild import live, verify, wording
-    from olivebuild.project import cache_folder
-    from olivebuild.store import Store
-
-    project = open_if_there(ctx)
-    store = project.planner.store if project else Store(cache_folder())
-    wanted = verify.checks(store, project)
-    with live.reading("cache") as listen:
-        faults = verify.run(wanted, listen)
-    mended = verify.repair(store, project, faults) if repair and faults else {}
-    size = sum(check.size for check in wanted)
-    if as_json:
-        details = [{"sort": f.sort.value, "name": f.name, "why": f.why, "repair": mended.get(f)} for f in faults]
-        click.echo(json.dumps({"checked": len(wanted), "bytes": size, "faults": [f.name for f in faults], "details": details}, indent=2))
-    else:
-        for fault in faults:
-            click.echo(wording.clean(f"damaged  {fault.sort.value:<7} {fault.name}: {fault.why}" + (f" ({mended[fault]})" if mended else "")))
-        counts = [f"{n} {sort.value}{'s' if n > 1 else ''}" for sort in verify.Sort if (n := sum(c.sort is sort for c in wanted))]
-        click.echo(f"{', '.join(counts) or 'nothing'} checked ({wording.size(size)}), {len(faults)} damaged")
-    ctx.exit(1 if faults else 0)
-
-
-VERBS = (graph, status, log, doctor, schema, init, update, accept, clean, verify)
+VERBS = (graph, status, log, doctor, schema, init, update, accept)

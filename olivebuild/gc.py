@@ -1,0 +1,289 @@
+"""Sweep from the cache what nobody needs: results that no recipe has now, by age and by size, and what crashes have left.
+
+What is needed: the results of every registered recipe (workspaces.py), what running steps read and make, and, while any build runs,
+all that was stored or used within a day. Nothing is asked of the recipes themselves. Results go before their blobs, so that a sweep
+that is killed leaves blobs without a result, which the next one takes.
+
+Two locks make it safe beside builds. `builds.lock` is shared by all builds: who has it alone knows that none runs. `sweep.lock` is shared
+for the moment in which a build says that it uses something that is there already, and a sweep holds it alone from its first look to its
+last deletion: what is used before is seen as used, and what is used after is seen to be gone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from olivebuild import places, workspaces
+from olivebuild.derived import Derived
+from olivebuild.executor import Action
+from olivebuild.history import History
+from olivebuild.locks import locked, try_lock
+from olivebuild.manifest import Manifest
+from olivebuild.store import Store
+from olivebuild.trace import Trace, Traces
+from olivebuild.workspaces import Registered
+
+DAY = 86400
+GRACE = 7 * DAY
+"""How long the results of a recipe are kept that is gone: it may lie on a disk that comes back."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`age` in seconds since the last use; `size` of all blobs, or None for no limit."""
+
+    age: float
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result to be swept: what it was, when it was used last, and the bytes that go with it, in the order of sweeping."""
+
+    key: str
+    kind: str
+    target: str
+    recipe: str
+    used: float
+    size: int
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is to go. `total` is the size of all blobs before, `needed` of those that have to stay."""
+
+    results: tuple[Result, ...]
+    blobs: dict[str, int]
+    """Of these results, of computed tensors and of nothing at all."""
+    derived: tuple[str, ...]
+    """Keys of computed tensors that go with their blobs."""
+    files: dict[Path, int]
+    """What crashes left, old quarantine, places that hold no more."""
+    gone: tuple[Registered, ...]
+    """Recipes that are missing, for the first time or for too long."""
+    total: int
+    needed: int
+    building: bool
+
+    @property
+    def freed(self) -> int:
+        return sum(self.blobs.values()) + sum(self.files.values())
+
+    @property
+    def unowned(self) -> int:
+        """Bytes of blobs that go and belong to no result."""
+        return sum(self.blobs.values()) - sum(result.size for result in self.results)
+
+
+def collect(store: Store, limits: Limits, *, delete: bool) -> Sweep:
+    """Find what can go, and with `delete` let it go. Raises StoreError when the cache can't be written."""
+    if not delete:
+        with _alone(store) as building:
+            return _Survey(store, limits, building).sweep()
+    store.check_writable("nothing in it can be deleted")
+    with _alone(store) as building, locked(store.sweep_lock):
+        found = _Survey(store, limits, building).sweep()
+        _delete(store, found)
+    return found
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[bool]:
+    """Hold off new builds if none runs now; whether one does."""
+    handle = None if store.read_only else try_lock(store.builds_lock)
+    try:
+        yield handle is None
+    finally:
+        if handle:
+            handle.close()
+
+
+class _Survey:
+    """One look at the cache."""
+
+    def __init__(self, store: Store, limits: Limits, building: bool) -> None:
+        self.store, self.limits, self.building = store, limits, building
+        self.now = time.time()
+        self.registered = workspaces.all_registered(store)
+        self.running = list(_running(store))
+        # Without builds nothing is on its way into the cache.
+        self.young = min([self.now - DAY, *(_time(folder) for folder in self.running)]) if building else math.inf
+        self.blobs = {path.name: path.stat() for path in store.blobs()}
+        self.traces: dict[str, Trace] = {}
+        self.used: dict[str, float] = {}
+        self._closures: dict[str, frozenset[str]] = {}
+        traces = Traces(store)
+        for key in traces.keys():  # noqa: SIM118
+            if found := traces.read(key):
+                self.traces[key], self.used[key] = found, _time(traces.file(key))
+        self.derived = Derived(store).rows()
+
+    def sweep(self) -> Sweep:
+        kept = self._kept()
+        needed = {blob for key in kept for blob in self._blobs_of(self.traces[key].manifest)} | self._read_by_steps()
+        needed |= {name for name, stat in self.blobs.items() if stat.st_mtime >= self.young}
+        others = sorted((key for key in self.traces if key not in kept), key=lambda key: self.used[key])
+        chosen, loose = self._choose(others, needed)
+        results, gone = self._results(others, chosen, needed)
+        swept = gone | {name: self._size(name) for name in loose}
+        derived = tuple(key for key, blobs in self.derived.items() if any(blob in swept or blob not in self.blobs for blob, _ in blobs) or not blobs)
+        total, held = (sum(map(self._size, names)) for names in (self.blobs, needed))
+        return Sweep(results, swept, derived, self._files(), tuple(self._gone()), total, held, self.building)
+
+    def _kept(self) -> set[str]:
+        """The keys of results that are needed."""
+        keys = {key for one in self.registered if not self._is_over(one) for key in one.keys.values()}
+        keys |= {folder.name[:32] for folder in self.running}
+        return {key for key in self.traces if key in keys or self.used[key] >= self.young}
+
+    def _is_over(self, one: Registered) -> bool:
+        return not one.exists and bool(one.gone) and self.now - one.gone > GRACE
+
+    def _gone(self) -> Iterator[Registered]:
+        for one in self.registered:
+            if self._is_over(one) or (not one.exists and not one.gone):
+                yield one
+
+    def _read_by_steps(self) -> set[str]:
+        found: set[str] = set()
+        for folder in self.running:
+            with suppress(OSError, ValueError, TypeError, KeyError):
+                action = Action.from_json((folder / "out.json").read_text("utf-8"))
+                found |= {blob for given in action.inputs.values() for blob in self._blobs_of(given.manifest)}
+        return found
+
+    def _blobs_of(self, manifest: str) -> frozenset[str]:
+        """A manifest, and every blob that it takes to make its folder."""
+        if manifest and manifest not in self._closures:
+            found = {manifest}
+            # Against a manifest that names itself.
+            self._closures[manifest] = frozenset(found)
+            with suppress(OSError, ValueError):
+                read = Manifest.from_json(self.store.path(manifest).read_bytes())
+                found |= {blob for entry in read.files for blob, _ in entry.runs()}
+                for merge in read.merges:
+                    found |= self._blobs_of(merge.adapter)
+            self._closures[manifest] = frozenset(found)
+        return self._closures.get(manifest, frozenset())
+
+    def _choose(self, others: list[str], needed: set[str]) -> tuple[set[str], set[str]]:
+        """(keys of results, blobs of none) that go: what is old, then, while the rest is too large, what was not used for longest."""
+        old = {key for key in others if self.now - self.used[key] > self.limits.age}
+        owned = {blob for key in self.traces for blob in self._blobs_of(self.traces[key].manifest)}
+        computed = {blob for blobs in self.derived.values() for blob, _ in blobs} - owned - needed
+        loose = {name for name in self.blobs if name not in owned and name not in computed and name not in needed}
+        loose |= {name for name in computed if name in self.blobs and self.now - self.blobs[name].st_mtime > self.limits.age}
+        if self.limits.size is None:
+            return old, loose
+        left = sum(map(self._size, self.blobs)) - sum(map(self._size, loose)) - sum(result.size for result in self._results(others, old, needed)[0])
+        # A computed tensor costs less to make again than any result.
+        for name in sorted(computed & self.blobs.keys() - loose, key=lambda name: self.blobs[name].st_mtime):
+            if left > self.limits.size:
+                loose.add(name)
+                left -= self._size(name)
+        rest = [key for key in others if key not in old]
+        for result in self._results(others, {*old, *rest}, needed)[0]:
+            if left > self.limits.size and result.key not in old:
+                old.add(result.key)
+                left -= result.size
+        return old, loose
+
+    def _results(self, others: list[str], chosen: set[str], needed: set[str]) -> tuple[tuple[Result, ...], dict[str, int]]:
+        """The chosen ones in order, each with what goes when it does: blobs that neither the needed nor the remaining ones have."""
+        holders = Counter(blob for key in others for blob in self._blobs_of(self.traces[key].manifest))
+        names, results, gone = self._names, [], {}
+        for key in (key for key in others if key in chosen):
+            freed = 0
+            for blob in self._blobs_of(self.traces[key].manifest):
+                holders[blob] -= 1
+                if not holders[blob] and blob not in needed and blob in self.blobs:
+                    gone[blob] = self._size(blob)
+                    freed += gone[blob]
+            target, recipe = names.get(key, ("", ""))
+            results.append(Result(key, self.traces[key].kind, target, recipe, self.used[key], freed))
+        return tuple(results), gone
+
+    @cached_property
+    def _names(self) -> dict[str, tuple[str, str]]:
+        """key -> (target, recipe), as far as the histories of the registered recipes tell."""
+        return {
+            made.key: (made.target, one.recipe)
+            for one in self.registered
+            for entry in History(self.store.root, Path(one.recipe)).read()
+            for made in entry.made
+        }
+
+    def _size(self, blob: str) -> int:
+        return self.blobs[blob].st_size if blob in self.blobs else 0
+
+    def _files(self) -> dict[Path, int]:
+        root, found = self.store.root, []
+        alive, keys = {folder.name for folder in self.running}, {folder.name[:32] for folder in self.running}
+        for path in [*(root / "tmp").glob("*"), *(root / "blobs").glob("??/.*.tmp")]:
+            # What bears a key is known to be alive or dead by its lock; what does not, by its age.
+            dead = path.name not in alive if re.match("[0-9a-f]{32}-", path.name) else _time(path) < self.young
+            found += [path] if dead else []
+        found += [path for path in (root / "quarantine").glob("*") if self.now - _time(path, changed=True) > self.limits.age]
+        found += [path for path in (root / "checkpoints").glob("*") if path.stem not in keys and self.now - _time(path) > self.limits.age]
+        found += [path for path in (root / "places").glob("*.json") if not places.holds(path)]
+        return {path: _size_of(path) for path in found}
+
+
+def _running(store: Store) -> Iterator[Path]:
+    """The scratch folders of steps that run: their keys are locked."""
+    for folder in (store.root / "tmp").glob("*-*"):
+        key = folder.name.partition("-")[0]
+        if len(key) == 32 and not store.read_only:
+            handle = try_lock(store.lock_file(key))
+            if handle:
+                handle.close()
+            else:
+                yield folder
+
+
+def _delete(store: Store, sweep: Sweep) -> None:
+    traces = Traces(store)
+    for result in sweep.results:
+        traces.forget(result.key)
+    Derived(store).drop(sweep.derived)
+    for blob in sweep.blobs:
+        store.path(blob).unlink(missing_ok=True)
+    for path in sweep.files:
+        _remove(path)
+    for one in sweep.gone:
+        if one.gone:
+            workspaces.file_of(store, one.recipe).unlink(missing_ok=True)
+        else:
+            workspaces.write(store, replace(one, gone=int(time.time())))
+
+
+def _remove(path: Path) -> None:
+    remove: Callable[[Path], object] = shutil.rmtree if path.is_dir() and not path.is_symlink() else Path.unlink
+    with suppress(OSError):
+        remove(path)
+
+
+def _time(path: Path, *, changed: bool = False) -> float:
+    """When it was written, or, with `changed`, when it was last moved; now if it has just gone."""
+    try:
+        return os.stat(path).st_ctime if changed else os.stat(path).st_mtime
+    except OSError:
+        return time.time()
+
+
+def _size_of(path: Path) -> int:
+    total = 0
+    for one in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        with suppress(OSError):
+            total += 0 if one.is_dir() else one.lstat().st_size
+    return total

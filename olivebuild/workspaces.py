@@ -1,0 +1,69 @@
+"""Which recipes use the cache, and the keys of what each has now: what a sweep must leave alone. Knows no recipes and no plans.
+
+A file for each recipe: workspaces/<digest of its path>.json, written when a build ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from olivebuild import digest
+from olivebuild.records import decode
+from olivebuild.store import Store
+
+
+@dataclass(frozen=True)
+class Registered:
+    """`recipe`: its path; `keys`: of each node; `gone`: when a sweep first missed it, in seconds since 1970, or 0."""
+
+    recipe: str
+    keys: Mapping[str, str] = field(default_factory=dict)
+    gone: int = 0
+
+    @property
+    def exists(self) -> bool:
+        return Path(self.recipe).is_file()
+
+
+def file_of(store: Store, recipe: str) -> Path:
+    return store.root / "workspaces" / f"{digest.of_bytes(recipe)}.json"
+
+
+def register(store: Store, recipe: Path, keys: Mapping[str, str], nodes: Container[str]) -> None:
+    """Say what a recipe has now; `nodes`: all that it could have. What it had before counts as used until this moment."""
+    if store.read_only:
+        return
+    name = str(recipe.resolve())
+    before = _load(file_of(store, name))
+    # A workspace that has lost its memory still has what it had.
+    kept = {node: key for node, key in before.keys.items() if node in nodes} if before else {}
+    now = Registered(name, dict(sorted({**kept, **keys}.items())))
+    if before == now:
+        return
+    with store.in_use():
+        for key in set(before.keys.values()) - set(now.keys.values()) if before else ():
+            with suppress(OSError):
+                os.utime(store.path(key).with_suffix(".trace"))
+    write(store, now)
+
+
+def write(store: Store, registered: Registered) -> None:
+    file = file_of(store, registered.recipe)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    digest.write_atomically(file, digest.canonical_json(asdict(registered)).encode())
+
+
+def all_registered(store: Store) -> list[Registered]:
+    found = [_load(file) for file in sorted((store.root / "workspaces").glob("*.json"))]
+    return [one for one in found if one]
+
+
+def _load(file: Path) -> Registered | None:
+    try:
+        return decode(file.read_bytes(), Registered)
+    except (OSError, ValueError):
+        return None

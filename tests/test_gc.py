@@ -1,0 +1,382 @@
+"""`olivebuild gc`: what nobody needs goes, by age and by size; what a recipe or a running build needs never does."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from olivebuild import gc, workspaces
+from olivebuild.derived import Derived
+from olivebuild.digest import of_bytes
+from olivebuild.executor import Action, ActionInput
+from olivebuild.gc import DAY, Limits
+from olivebuild.locks import locked, try_lock
+from olivebuild.quantities import size_of, span_of
+from olivebuild.store import Store
+from olivebuild.trace import Trace, Traces
+from tests.conftest import Place
+from tests.test_disks import chain, content, everything
+
+__all__ = ["chain"]
+SIZE = 10_000
+MONTH = Limits(30 * DAY)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def data(seed: object) -> bytes:
+    return random.Random(str(seed)).randbytes(SIZE)
+
+
+def result(store: Store, tmp_path: Path, *seeds: object, days: float = 0.0) -> str:
+    """The key of a result with a file for each seed, stored and last used so many days ago."""
+    folder = tmp_path / f"made-{'-'.join(map(str, seeds))}"
+    folder.mkdir()
+    for seed in seeds:
+        (folder / f"{seed}.bin").write_bytes(data(seed))
+    manifest, blob = store.put_folder(folder)
+    key = of_bytes(folder.name)
+    Traces(store).put(Trace(key, "command", (), {"": manifest.digest}, blob, size=manifest.size))
+    for name in [blob, *(entry.digest for entry in manifest.files)]:
+        age(store.path(name), days)
+    age(Traces(store).file(key), days)
+    return key
+
+
+def age(path: Path, days: float) -> None:
+    when = time.time() - days * DAY
+    os.utime(path, (when, when))
+
+
+def register(store: Store, tmp_path: Path, *keys: str) -> Path:
+    recipe = tmp_path / "work/olivebuild.yaml"
+    recipe.parent.mkdir(exist_ok=True)
+    recipe.touch()
+    workspaces.register(store, recipe, {f"t{i}": key for i, key in enumerate(keys)}, ())
+    return recipe
+
+
+def has(store: Store, *seeds: object) -> list[bool]:
+    return [store.path(of_bytes(data(seed))).exists() for seed in seeds]
+
+
+def files(store: Store) -> set[str]:
+    return {
+        p.relative_to(store.root).as_posix() for p in store.root.rglob("*") if p.is_file() and "traces" not in p.parts and "derived" not in p.parts
+    }
+
+
+@contextmanager
+def building(store: Store) -> Iterator[None]:
+    with locked(store.builds_lock, shared=True):
+        yield
+
+
+# By age
+
+
+def test_an_old_result_goes_and_a_young_and_a_needed_one_stay(store: Store, tmp_path: Path) -> None:
+    old, young, needed = (result(store, tmp_path, name, days=days) for name, days in (("old", 40), ("young", 20), ("needed", 400)))
+    register(store, tmp_path, needed)
+    found = gc.collect(store, MONTH, delete=True)
+    assert [r.key for r in found.results] == [old]
+    assert [Traces(store).get(key) is not None for key in (old, young, needed)] == [False, True, True]
+    assert has(store, "old", "young", "needed") == [False, True, True]
+    assert found.freed == sum(found.blobs.values()) == found.results[0].size
+
+
+def test_without_delete_nothing_changes(store: Store, tmp_path: Path) -> None:
+    result(store, tmp_path, "old", days=40)
+    store.put_bytes(b"of nothing")
+    before = files(store)
+    found = gc.collect(store, MONTH, delete=False)
+    assert (len(found.results), found.unowned) == (1, len(b"of nothing"))
+    # Whether a build runs is told by a lock.
+    assert files(store) - before == {"locks/builds.lock"}
+    assert before - files(store) == set()
+
+
+def test_what_two_results_share_goes_with_the_last(store: Store, tmp_path: Path) -> None:
+    result(store, tmp_path, "a", "shared", days=60)
+    result(store, tmp_path, "b", "shared", days=50)
+    found = gc.collect(store, MONTH, delete=False)
+    assert [r.size > 2 * SIZE for r in found.results] == [False, True]
+    register(store, tmp_path, of_bytes("made-b-shared"))
+    gc.collect(store, MONTH, delete=True)
+    assert has(store, "a", "b", "shared") == [False, True, True]
+
+
+def test_a_result_that_a_recipe_has_left_counts_as_used_until_then(store: Store, tmp_path: Path) -> None:
+    one, two = result(store, tmp_path, "one", days=90), result(store, tmp_path, "two", days=90)
+    register(store, tmp_path, one)
+    register(store, tmp_path, two)
+    assert gc.collect(store, MONTH, delete=True).results == ()
+    age(Traces(store).file(one), 31)
+    assert [r.key for r in gc.collect(store, MONTH, delete=True).results] == [one]
+
+
+def test_a_workspace_that_lost_its_memory_keeps_what_it_had(store: Store, tmp_path: Path) -> None:
+    one, two = result(store, tmp_path, "one", days=90), result(store, tmp_path, "two", days=90)
+    recipe = tmp_path / "olivebuild.yaml"
+    recipe.touch()
+    workspaces.register(store, recipe, {"a": one, "b": two}, {"a", "b"})
+    workspaces.register(store, recipe, {"b": two}, {"a", "b"})
+    assert gc.collect(store, MONTH, delete=True).results == ()
+
+
+# By size
+
+
+def test_over_the_limit_what_was_not_used_for_longest_goes_first(store: Store, tmp_path: Path) -> None:
+    keys = [result(store, tmp_path, name, days=days) for name, days in (("c", 1), ("a", 9), ("needed", 20), ("b", 5))]
+    register(store, tmp_path, keys[2])
+    found = gc.collect(store, Limits(30 * DAY, size=int(2.5 * SIZE)), delete=True)
+    assert [r.key for r in found.results] == [keys[1], keys[3]]
+    assert has(store, "a", "b", "c", "needed") == [False, False, True, True]
+    assert gc.collect(store, Limits(30 * DAY, size=0), delete=True).needed > SIZE
+    assert has(store, "c", "needed") == [False, True]
+
+
+def test_computed_tensors_go_before_results_and_take_their_rows_along(store: Store, tmp_path: Path) -> None:
+    result(store, tmp_path, "result", days=5)
+    blob = store.put_bytes(data("computed"))
+    Derived(store).put({"row": ((blob, SIZE),), "lost": (("0" * 32, 1),)})
+    assert gc.collect(store, MONTH, delete=True).derived == ("lost",)
+    assert has(store, "computed") == [True]
+    found = gc.collect(store, Limits(30 * DAY, size=int(1.5 * SIZE)), delete=True)
+    assert (found.results, found.derived) == ((), ("row",))
+    assert (has(store, "computed", "result"), Derived(store).rows()) == ([False, True], {})
+
+
+def test_a_computed_tensor_that_is_used_is_not_old(store: Store, tmp_path: Path) -> None:
+    blob = store.put_bytes(data("computed"))
+    Derived(store).put({"row": ((blob, SIZE),)})
+    age(store.path(blob), 40)
+    assert Derived(store).get(["row"])
+    assert gc.collect(store, MONTH, delete=True).blobs == {}
+    age(store.path(blob), 40)
+    assert gc.collect(store, MONTH, delete=True).blobs == {blob: SIZE}
+
+
+# Beside builds
+
+
+def test_while_a_build_runs_what_is_young_stays(store: Store, tmp_path: Path) -> None:
+    young, old = store.put_bytes(data("young")), store.put_bytes(data("old"))
+    age(store.path(old), 2)
+    key = result(store, tmp_path, "result", days=0.5)
+    with building(store):
+        found = gc.collect(store, Limits(0), delete=True)
+        assert (found.building, found.blobs, found.results) == (True, {old: SIZE}, ())
+    assert gc.collect(store, Limits(0), delete=True).results[0].key == key
+    assert not store.path(young).exists()
+
+
+def test_what_is_found_there_while_a_build_runs_is_in_use(store: Store, tmp_path: Path) -> None:
+    key = result(store, tmp_path, "found", days=50)
+    trace = Traces(store).get(key)
+    assert trace
+    with building(store):
+        store.put_bytes(data("found"))
+        Traces(store).use([trace])
+        assert gc.collect(store, Limits(0), delete=True).blobs == {}
+        age(Traces(store).file(key), 50)
+        # The blob is still young; its result and manifest are not.
+        gc.collect(store, Limits(0), delete=True)
+        assert (has(store, "found"), Traces(store).get(key)) == ([True], None)
+        # Who still believes in the result says so again, and then misses its blobs.
+        Traces(store).use([trace])
+        assert Traces(store).get(key) == trace
+
+
+def test_a_running_step_keeps_its_folder_and_what_it_reads(store: Store, tmp_path: Path) -> None:
+    key, of_step = result(store, tmp_path, "input", days=50), "e" * 32
+    trace = Traces(store).get(key)
+    assert trace
+    scratch = store.scratch(of_step)
+    given = ActionInput("", "", "command", "t", manifest=trace.manifest)
+    (scratch / "out.json").write_text(Action("n", "t", "command", of_step, {}, {"x": given}, {}, "", str(scratch / "out")).to_json())
+    age(scratch, 3)
+    with building(store), locked(store.lock_file(of_step)):
+        stored = store.put_bytes(data("stored two days ago by the step"))
+        age(store.path(stored), 2)
+        gc.collect(store, Limits(0), delete=True)
+        assert (has(store, "input"), store.path(stored).exists(), scratch.exists()) == ([True], True, True)
+    gc.collect(store, Limits(0), delete=True)
+    assert (has(store, "input"), store.path(stored).exists(), scratch.exists()) == ([False], False, False)
+
+
+def test_builds_that_find_and_store_while_sweeps_run_lose_nothing(store: Store, tmp_path: Path) -> None:
+    """Old blobs of nobody are found again by a build just when they are being swept."""
+    stop, swept = threading.Event(), [0]
+
+    def sweep() -> None:
+        while not stop.is_set():
+            swept[0] += len(gc.collect(store, Limits(0), delete=True).blobs)
+            time.sleep(0.002)
+
+    with building(store):
+        sweeper = threading.Thread(target=sweep)
+        sweeper.start()
+        try:
+            for i in range(60):
+                name = store.put_bytes(data(i % 5))
+                assert store.read(name) == data(i % 5)
+                age(store.path(name), 2)
+        finally:
+            stop.set()
+            sweeper.join()
+    assert swept[0] > 10
+
+
+def test_a_new_build_waits_for_a_sweep_and_a_sweep_for_no_build(store: Store) -> None:
+    with gc._alone(store) as runs:
+        assert not runs
+        assert try_lock(store.builds_lock, shared=True) is None
+    with building(store), gc._alone(store) as runs:
+        assert runs
+
+
+# Recipes that are gone
+
+
+def test_what_a_missing_recipe_had_is_kept_for_a_week(store: Store, tmp_path: Path) -> None:
+    key = result(store, tmp_path, "a", days=90)
+    recipe = register(store, tmp_path, key)
+    recipe.unlink()
+    assert gc.collect(store, Limits(0), delete=False).gone == tuple(workspaces.all_registered(store))
+    assert gc.collect(store, Limits(0), delete=True).results == ()
+    (one,) = workspaces.all_registered(store)
+    assert abs(one.gone - time.time()) < 60
+    workspaces.write(store, workspaces.Registered(one.recipe, one.keys, one.gone - 6 * DAY))
+    assert gc.collect(store, Limits(0), delete=True).results == ()
+    workspaces.write(store, workspaces.Registered(one.recipe, one.keys, one.gone - 8 * DAY))
+    assert [r.key for r in gc.collect(store, Limits(0), delete=True).results] == [key]
+    assert workspaces.all_registered(store) == []
+
+
+def test_a_recipe_that_comes_back_counts_again(store: Store, tmp_path: Path) -> None:
+    key = result(store, tmp_path, "a", days=90)
+    recipe = register(store, tmp_path, key)
+    workspaces.write(store, workspaces.Registered(str(recipe), {"t0": key}, int(time.time() - 90 * DAY)))
+    assert gc.collect(store, Limits(0), delete=True).results == ()
+    register(store, tmp_path, key)
+    assert workspaces.all_registered(store)[0].gone == 0
+
+
+# What else lies there
+
+
+def test_what_crashes_have_left_goes_and_lock_files_stay(store: Store, tmp_path: Path) -> None:
+    (store.root / "blobs/aa").mkdir()
+    left = [store.root / "tmp/blob-0123", store.root / "tmp/pin-1-2/out", store.root / "blobs/aa/.aaaa.0123.tmp"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    (store.root / "places" / f"{'0' * 32}-01234567.json").write_text("{}")
+    (store.root / "locks" / f"{'0' * 32}.lock").touch()
+    with building(store):
+        assert gc.collect(store, MONTH, delete=True).files.keys() == {store.root / "places" / f"{'0' * 32}-01234567.json"}
+    assert sum(gc.collect(store, MONTH, delete=True).files.values()) == 12
+    assert not any(path.exists() for path in left)
+    assert files(store) == {"locks/builds.lock", "locks/sweep.lock", f"locks/{'0' * 32}.lock"}
+
+
+def test_quarantine_is_evidence_for_as_long_as_results_are_kept(store: Store, tmp_path: Path) -> None:
+    (store.root / "quarantine/aa").write_bytes(b"bad")
+    age(store.root / "quarantine/aa", 90)
+    # It was moved there just now, however old it is.
+    assert gc.collect(store, MONTH, delete=True).files == {}
+    assert len(gc.collect(store, Limits(-1), delete=True).files) == 1
+
+
+# The command
+
+
+@pytest.mark.scenario
+def test_gc_shows_targets_and_deletes_what_no_recipe_has(chain: Place) -> None:
+    assert chain.run().code == 0
+    (chain.folder / "in.bin").write_bytes(content(1))
+    assert chain.run().code == 0
+    assert chain.run("gc").out.splitlines()[-1].startswith("0 B of ")
+    shown = chain.run("gc", "--older-than", "0d").out.splitlines()
+    assert sorted(line.split()[2:] for line in shown[:3]) == [[name, "today", str(chain.recipe)] for name in ("a", "b", "first")]
+    assert shown[-1] == "`olivebuild gc --delete` deletes it"
+    data = json.loads(chain.run("gc", "--older-than", "0d", "--delete", "--json").out)
+    assert sorted(data) == ["building", "deleted", "freed", "limit", "needed", "results", "size", "unowned"]
+    assert sorted(r["target"] for r in data["results"]) == ["a", "b", "first"]
+    assert data["freed"] == sum(r["size"] for r in data["results"]) > 300_000
+    done = chain.build()
+    assert (done.ran, chain.everything()) == ([], everything(chain, 1))
+    (chain.folder / "in.bin").write_bytes(content(0))
+    assert chain.build().ran == ["first", "a", "b"]
+
+
+@pytest.mark.scenario
+def test_the_recipes_limit_holds_unless_another_is_given(chain: Place) -> None:
+    chain.recipe.write_text(chain.recipe.read_text() + "cache: {max_size: 500KB}\n")
+    for seed in range(3):
+        (chain.folder / "in.bin").write_bytes(content(seed))
+        assert chain.run().code == 0
+    assert json.loads(chain.run("gc", "--json").out)["limit"] == 500_000
+    assert json.loads(chain.run("gc", "--json", "--max-size", "1GB").out)["results"] == []
+    assert len(json.loads(chain.run("gc", "--json", "--delete").out)["results"]) == 6
+    assert sum(p.stat().st_size for p in chain.cache.glob("blobs/??/*")) < 500_000
+    assert chain.build().ran == []
+    chain.edit("500KB", "lots")
+    done = chain.run("gc")
+    assert done.code == 2
+    assert "olivebuild.yaml:6:9: error: cache.max_size: 'lots' is no size" in done.err
+
+
+@pytest.mark.scenario
+def test_builds_are_right_while_sweeps_run(chain: Place) -> None:
+    """Edits go back and forth, so that each build wants to restore what a sweep may be taking."""
+    stop = threading.Event()
+    codes: list[int] = []
+
+    def sweep() -> None:
+        while not stop.is_set():
+            codes.append(chain.run("gc", "--delete", "--older-than", "0d").code)
+
+    sweeper = threading.Thread(target=sweep)
+    sweeper.start()
+    try:
+        for i in range(8):
+            (chain.folder / "in.bin").write_bytes(content(i % 2))
+            assert chain.run().code == 0
+            assert chain.everything() == everything(chain, i % 2)
+            assert chain.build().ran == []
+    finally:
+        stop.set()
+        sweeper.join()
+    assert set(codes) == {0}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("50GB", 50 * 10**9), ("1.5 kb", 1500), ("2MiB", 2 << 20), ("0B", 0), ("7", None), ("GB", None), ("1e9B", None), ("-1GB", None)],
+)
+def test_sizes(text: str, size: int | None) -> None:
+    if size is None:
+        with pytest.raises(ValueError, match="is no size"):
+            size_of(text)
+    else:
+        assert size_of(text) == size
+
+
+def test_spans() -> None:
+    assert [span_of(text) for text in ("30d", "12h", "2w", "5m", "0d")] == [30 * DAY, DAY // 2, 14 * DAY, 300, 0]
+    with pytest.raises(ValueError, match="'30' is no span of time"):
+        span_of("30")
