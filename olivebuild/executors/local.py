@@ -15,8 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from olivebuild import machine
@@ -35,6 +35,7 @@ class Child:
     token: str | None
     action: Action | None
     started: float
+    reader: threading.Thread = field(default_factory=threading.Thread)
 
 
 class LocalExecutor:
@@ -58,15 +59,19 @@ class LocalExecutor:
         file.write_text(action.to_json())
         while action.shares and self._idle:
             child = self._idle.pop()
+            if not child.reader.is_alive():
+                # Whatever ended it, it was waiting: nothing is lost.
+                _end(child)
+                continue
             child.action, child.started = action, time.monotonic()
-            if _send(child.process, {"action": str(file), "log": str(log)}):
-                self._running[action.node] = child
-                return
-            _end(child.process)
+            self._running[action.node] = child
+            _send(child.process, {"action": str(file), "log": str(log)})
+            return
         token = self._tokens.pop(0) if action.gpu and self._tokens else None
         process = _spawn(action, file, log, token, inherit)
         self._running[action.node] = child = Child(process, token, action, time.monotonic())
-        threading.Thread(target=self._read, args=(child,), daemon=True).start()
+        child.reader = threading.Thread(target=self._read, args=(child,), daemon=True)
+        child.reader.start()
 
     def wait(self, seconds: float) -> Message | Outcome | None:
         try:
@@ -79,31 +84,36 @@ class LocalExecutor:
                 self._tokens.append(child.token)
             if child.process.poll() is None:
                 self._idle.append(child)
-            elif child.process.stdin:
-                child.process.stdin.close()
+            else:
+                _end(child)
         return message
 
     def cancel(self) -> None:
-        children = [child.process for child in self._running.values()]
-        for process in children:
-            _signal(process, signal.SIGTERM)
+        children = list(self._running.values())
+        for child in children:
+            _signal(child.process, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
-        for process in children:
+        for child in children:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
+                child.process.wait(max(0.0, deadline - time.monotonic()))
             # What the child started and left behind goes with it.
-            _signal(process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
-            process.wait()
-        while self._idle:
-            _end(self._idle.pop().process)
+            _signal(child.process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+        for child in (*children, *self._idle):
+            _end(child)
+        self._running.clear()
+        self._idle.clear()
 
     def _read(self, child: Child) -> None:
         """Pass on what the child says, a JSON object a line, until it ends."""
+        assert child.process.stdout
+        with child.process.stdout as lines:
+            self._pass_on(child, lines)
+
+    def _pass_on(self, child: Child, lines: Iterable[bytes]) -> None:
         result: Result | None = None
         error: BuildError | None = None
         peak = 0
-        assert child.process.stdout
-        for line in child.process.stdout:
+        for line in lines:
             try:
                 data = json.loads(line)
                 name = data.pop("event")
@@ -148,23 +158,22 @@ def _spawn(action: Action, file: Path, log: Path, token: str | None, inherit: Se
         )
 
 
-def _send(process: subprocess.Popen[bytes], request: dict[str, str]) -> bool:
-    """Ask a waiting worker to go on; False when it is gone."""
+def _send(process: subprocess.Popen[bytes], request: dict[str, str]) -> None:
+    """Ask a waiting worker to go on. If it is gone meanwhile, its end tells."""
     assert process.stdin
-    try:
+    with contextlib.suppress(OSError):
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.flush()
-        return True
-    except OSError:
-        return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """A worker that waits ends when its pipe closes."""
+def _end(child: Child) -> None:
+    """Return when a child has ended that waits for more, or is about to end."""
     with contextlib.suppress(OSError):
-        if process.stdin:
-            process.stdin.close()
-    process.wait()
+        if child.process.stdin:
+            # Whoever waits ends when the pipe closes.
+            child.process.stdin.close()
+    child.process.wait()
+    child.reader.join()
 
 
 def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -1,0 +1,117 @@
+"""Actions as processes: which share one, what each gets, and how they end. Real workers, run by real commands."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from olivebuild.executor import Action, Message, Outcome
+from olivebuild.executors.local import LocalExecutor
+
+TELL = "import json, os, sys; json.dump([os.getppid(), os.getcwd()], open(sys.argv[1], 'w')); print('said', file=sys.stderr)"
+
+
+@pytest.fixture
+def executor() -> Iterator[LocalExecutor]:
+    made = LocalExecutor(2, [])
+    yield made
+    made.cancel()
+
+
+def action(folder: Path, name: str, code: str = TELL, *, shares: bool = True, **more: bool) -> Action:
+    out = folder / name / "out"
+    out.mkdir(parents=True)
+    fields: dict[str, object] = {"run": f'python -c "{code}" {{outputs.told}}', "outputs": {"told": "told.json"}}
+    return Action(name, name, "command", "", fields, {}, {}, str(folder), str(out), shares=shares, **more)
+
+
+def end(executor: LocalExecutor) -> Outcome:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if isinstance(said := executor.wait(0.1), Outcome):
+            return said
+        assert said is None or isinstance(said, Message)
+    raise AssertionError("no action ended")
+
+
+def worker_of(folder: Path, name: str) -> int:
+    return int(json.loads((folder / name / "out/told.json").read_text())[0])
+
+
+def run(executor: LocalExecutor, wanted: Action, folder: Path) -> Outcome:
+    executor.start(wanted, folder / f"{wanted.node}.log")
+    outcome = end(executor)
+    assert outcome.node == wanted.node
+    return outcome
+
+
+def test_actions_that_share_a_process_run_in_one(tmp_path: Path, executor: LocalExecutor) -> None:
+    for name in ("first", "second", "third"):
+        outcome = run(executor, action(tmp_path, name), tmp_path)
+        assert outcome.error is None
+        assert outcome.result is not None
+        assert (tmp_path / f"{name}.log").read_text().count("said") == 1
+    assert len({worker_of(tmp_path, name) for name in ("first", "second", "third")}) == 1
+
+
+def test_an_action_that_does_not_share_has_a_process_of_its_own(tmp_path: Path, executor: LocalExecutor) -> None:
+    for name, shares in (("first", True), ("second", False), ("third", True), ("fourth", False)):
+        assert run(executor, action(tmp_path, name, shares=shares), tmp_path).error is None
+    pids = [worker_of(tmp_path, name) for name in ("first", "second", "third", "fourth")]
+    assert pids[0] == pids[2]
+    assert len(set(pids)) == 3
+
+
+def test_two_at_once_do_not_share(tmp_path: Path, executor: LocalExecutor) -> None:
+    for name in ("first", "second"):
+        executor.start(action(tmp_path, name), tmp_path / f"{name}.log")
+    assert {end(executor).node, end(executor).node} == {"first", "second"}
+    assert worker_of(tmp_path, "first") != worker_of(tmp_path, "second")
+
+
+def test_after_a_failure_the_next_action_gets_another_process(tmp_path: Path, executor: LocalExecutor) -> None:
+    assert run(executor, action(tmp_path, "first"), tmp_path).error is None
+    failed = run(executor, action(tmp_path, "second", "raise SystemExit(3)"), tmp_path)
+    assert failed.error is not None
+    assert "ended with 3" in failed.error.fact
+    assert run(executor, action(tmp_path, "third"), tmp_path).error is None
+    assert worker_of(tmp_path, "third") != worker_of(tmp_path, "first")
+
+
+def test_a_waiting_process_that_was_killed_is_replaced(tmp_path: Path, executor: LocalExecutor) -> None:
+    assert run(executor, action(tmp_path, "first"), tmp_path).error is None
+    process = psutil.Process(worker_of(tmp_path, "first"))
+    process.kill()
+    executor._idle[0].reader.join(60)
+    assert run(executor, action(tmp_path, "second"), tmp_path).error is None
+    assert worker_of(tmp_path, "second") != process.pid
+
+
+def test_nothing_is_left_when_the_executor_is_let_go(tmp_path: Path) -> None:
+    executor = LocalExecutor(2, [])
+    assert run(executor, action(tmp_path, "first"), tmp_path).error is None
+    waiting = psutil.Process(worker_of(tmp_path, "first"))
+    executor.start(action(tmp_path, "second", "import time; time.sleep(600)", shares=False), tmp_path / "second.log")
+    executor.cancel()
+    assert not waiting.is_running()
+    assert not [p for p in psutil.Process().children(recursive=True) if "olivebuild.worker" in " ".join(p.cmdline())]
+
+
+def test_a_lock_is_held_by_a_process_of_its_own_and_not_by_one_that_goes_on(tmp_path: Path, executor: LocalExecutor) -> None:
+    from olivebuild.locks import try_lock
+
+    for name, shares, freed in (("own", False, False), ("shared", True, True)):
+        lock = try_lock(tmp_path / f"{name}.lock")
+        assert lock is not None
+        executor.start(action(tmp_path, name, "import time; time.sleep(1)", shares=shares), tmp_path / f"{name}.log", [lock.fileno()])
+        lock.close()
+        again = try_lock(tmp_path / f"{name}.lock")
+        assert (again is not None) == freed
+        if again:
+            again.close()
+        end(executor)
