@@ -100,7 +100,7 @@ def _size(recipe: Recipe, weights: dict[str, Weight]) -> int:
 
 def kernel_for(size: int) -> Callable[[Quantised], _kernels.Quantiser]:
     """Where to quantise `size` bytes of weights: on a GPU that this action holds, if that saves more than importing torch costs."""
-    nanoseconds_a_byte, worth = 3.0, 10.0
+    nanoseconds_a_byte, worth = 0.3 if _kernels.native else 3.0, 10.0
     if size * nanoseconds_a_byte * 1e-9 / _kernels.THREADS < worth or not gpu_names():
         return lambda quantised: quantised.kernel
     import torch
