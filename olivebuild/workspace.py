@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from olivebuild.key import Reason
 from olivebuild.locks import locked
 from olivebuild.manifest import Manifest
 from olivebuild.store import Store
+
+ABANDONED_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,12 @@ class Workspace:
         if (self.state / "tmp").is_dir():
             with self.lock():
                 self._sweep()
+        for pattern in (".*.tmp", ".clock-*"):
+            for left in self.state.glob(pattern):
+                # A younger one may be in another build's hands.
+                with contextlib.suppress(OSError):
+                    if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                        left.unlink()
 
     def log_file(self, node: str) -> Path:
         self.logs.mkdir(parents=True, exist_ok=True)

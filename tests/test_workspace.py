@@ -263,3 +263,14 @@ def test_recipes_of_other_names_have_places_of_their_own(tmp_path: Path) -> None
 
 def test_a_log_is_named_after_its_node(workspace: Workspace) -> None:
     assert workspace.log_file("bench:latency") == workspace.state / "logs" / "bench.latency.log"
+
+
+def test_what_a_crash_left_is_swept_when_it_is_nobodys_any_more(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.state.mkdir(exist_ok=True)
+    for name in (".last.json.1.tmp", ".clock-1", ".last.json.2.tmp", ".clock-2"):
+        (workspace.state / name).write_bytes(b"")
+    for name in (".last.json.1.tmp", ".clock-1"):
+        os.utime(workspace.state / name, (0, 0))
+    workspace.recover()
+    assert sorted(p.name for p in workspace.state.glob(".*")) == [".clock-2", ".last.json.2.tmp"]
