@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from olivebuild.plan import Plan
     from olivebuild.project import Project
 
-SUBJECTS = ("model", "merged", "adapter", "onnx")
+SUBJECTS = ("model", "merged", "adapter", "onnx", "choice")
 DATA = click.option("--data", metavar="DATASET", help="Put what is asked into this data set's template.")
 
 
@@ -88,7 +88,7 @@ def predict(ctx: click.Context, target: str, settings: tuple[str, ...], rows: Pa
     olivebuild predict onnx-int4 --in new.jsonl --out answers.jsonl
     """
     project = open_all(ctx, settings)
-    forms = (form_of(project.graph, data),) if data else forms_for(project.graph, target)
+    forms = (form_of(project.graph, data),) if data else forms_for(project.graph, project.graph.one(target))
     made = build_subject(project, target)
 
     def asked(first: int = 0) -> Settings:
@@ -118,10 +118,10 @@ def build_subject(project: Project, target: str) -> Subject:
     from olivebuild.actions import trusts
 
     graph = project.graph
-    graph.goals([target])
-    kind, fields = graph.recipe.targets[target].kind, graph.recipe.targets[target].fields
+    graph.one(target)
+    kind, fields = graph.targets[target].kind, graph.recipe.targets[target].fields
     if kind not in SUBJECTS:
-        models = [name for name, t in graph.recipe.targets.items() if t.kind in SUBJECTS]
+        models = [name for name, t in graph.targets.items() if t.kind in SUBJECTS]
         hint = f"models of this recipe are {', '.join(models)}" if models else "the recipe has no model"
         raise RecipeError(f"{target} is of kind {kind}, which can't be asked", where=graph.recipe.where(target), hint=hint)
     base = target
@@ -156,16 +156,16 @@ def _build(project: Project, goals: list[str]) -> Plan:
 
 def forms_for(graph: Graph, target: str) -> tuple[dict[str, str], ...]:
     """The templates of the data sets that the target was made with, then of the recipe's others."""
-    below = [name for name in graph.targets_below([target]) if graph.recipe.targets[name].kind == "dataset"]
-    others = [name for name, t in graph.recipe.targets.items() if t.kind == "dataset" and name not in below]
+    below = [name for name in graph.targets_below([target]) if graph.targets[name].kind == "dataset"]
+    others = [name for name, t in graph.targets.items() if t.kind == "dataset" and name not in below]
     return tuple(form for name in (*below, *others) if (form := _form(graph, name)))
 
 
 def form_of(graph: Graph, name: str, *, single: bool = False) -> dict[str, str]:
     """Raises RecipeError when there is no such data set, or no such template."""
-    graph.goals([name])
+    graph.one(name)
     where = graph.recipe.where(name)
-    form = _form(graph, name) if graph.recipe.targets[name].kind == "dataset" else None
+    form = _form(graph, name) if graph.targets[name].kind == "dataset" else None
     if form is None:
         raise RecipeError(f"{name} is not a data set whose rows ask something", where=where, hint="it needs prompt, user or messages")
     from olivebuild.steps._rows import columns_in

@@ -163,14 +163,17 @@ def _build(project: Project, targets: tuple[str, ...], manner: Manner, as_json: 
         done = {"ran": report.ran, "restored": report.restored, "fresh": report.fresh, "failed": report.failed, "gates": gates}
         say(Event("done", {**done, "seconds": round(report.seconds, 3)}))
     else:
-        for goal in goals:
-            metrics = _metrics(plan, goal) if plan and not report.failed else None
-            if metrics and project.graph.targets[goal].kind == "benchmark":
+        for name, metrics in _to_show(project, plan, goals) if plan else []:
+            kind = project.graph.targets[name].kind
+            if kind == "benchmark":
                 console.show_benchmark(metrics)
+                console.show_front(metrics)
                 from olivebuild.comparing import since_last
 
-                if entry and (told := since_last(history_of(project).read(), entry, goal)):
+                if entry and (told := since_last(history_of(project).read(), entry, name)):
                     click.echo(told)
+            elif kind == "choice":
+                console.show_choice(name, metrics)
         console.show_gates(judged)
         console.show_summary(report)
     for error in report.errors:
@@ -236,6 +239,16 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
 
 for verb in (*VERBS, *housekeeping.VERBS, *looking_back.VERBS, *asking.VERBS):
     main.add_command(verb)
+
+
+def _to_show(project: Project, plan: Plan, goals: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The benchmarks and choices that are goals, and the benchmark that such a choice was made by, with their figures."""
+    from olivebuild.plan import Verdict
+
+    shown = [name for name in goals if project.graph.targets[name].kind in ("benchmark", "choice")]
+    by = [source.target for name in shown for _, source, _ in project.graph.inputs[name] if source.kind == "benchmark"]
+    names = [name for name in dict.fromkeys([*by, *shown]) if plan.target(name)[0] is Verdict.FRESH]
+    return [(name, metrics) for name in names if (metrics := _metrics(plan, name))]
 
 
 def _metrics(plan: Plan, target: str) -> Mapping[str, Any]:

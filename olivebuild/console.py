@@ -111,6 +111,39 @@ def show_benchmark(metrics: Mapping[str, Any]) -> None:
     console.print()
 
 
+MANY = 4
+"""From so many models on it takes a front to see which are worth having."""
+
+
+def show_front(metrics: Mapping[str, Any]) -> None:
+    """The models that no other beats in accuracy, speed and size at once, fastest last; then the others, and by what they are beaten."""
+    pareto, models = metrics.get("pareto"), metrics["models"]
+    if not pareto or len(models) < MANY:
+        return
+    console = stdout()
+    quality, speed = pareto["quality"], pareto["speed"]
+
+    def cells(name: str) -> list[str]:
+        row = models[name]
+        return [figure(quality, row["data"][pareto["data"]][quality]), figure(speed, row[speed]), size(row["size"])]
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("Pareto front")
+    for heading in (f"{pareto['data']}\n{quality.replace('_', ' ')}", speed.replace("tokens_per_second", "tokens/s"), "size"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for name in pareto["front"]:
+        table.add_row(f"* {name}", *cells(name), "", style="green")
+    for name, by in pareto["beaten_by"].items():
+        table.add_row(f"  {name}", *cells(name), f"beaten by {by}", style="bright_black")
+    console.print(table)
+    console.print()
+
+
+def show_choice(name: str, metrics: Mapping[str, Any]) -> None:
+    stdout().print(f"[green]{'best':<9}[/]{escape(name):<22} is {escape(metrics['chosen'])}, by {metrics['by']}")
+
+
 def show_history(entries: Sequence[Entry], count: int) -> None:
     """A line a build, the newest last: what it did, why, and how its benchmarks compare with the build before."""
     console = stdout()

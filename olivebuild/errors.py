@@ -42,7 +42,7 @@ class BuildError(Exception):
     def from_json(data: dict[str, object], target: str) -> BuildError:
         place = data.get("where")
         where = Where(*place) if isinstance(place, list) else None
-        family = {c.__name__: c for c in (RecipeError, InputError, StepError, StoreError)}
+        family = {c.__name__: c for c in (RecipeError, InputError, StepError, GateError, StoreError)}
         kind = family.get(str(data.get("error")), StepError)
         return kind(str(data["fact"]), where=where, hint=str(data.get("hint", "")), target=target)
 
@@ -59,6 +59,12 @@ class InputError(BuildError):
 
 class StepError(BuildError):
     """A step ran and failed."""
+
+
+class GateError(StepError):
+    """No artifact meets the conditions that were set."""
+
+    exit_code = 3
 
 
 class StoreError(BuildError):

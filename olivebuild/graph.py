@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from olivebuild.errors import RecipeError
 from olivebuild.node import Edge, Node, Outline
 from olivebuild.recipe import Recipe, did_you_mean
+
+if TYPE_CHECKING:
+    from olivebuild.step import Target
 
 
 @dataclass
@@ -75,7 +79,7 @@ def build_graph(recipe: Recipe) -> Graph:
     """Raises RecipeError on an unknown input, an input of the wrong kind or output, or a cycle."""
     raw: dict[str, Node] = {}
     for target in recipe.targets.values():
-        for node in target.step.nodes(target, recipe.targets):
+        for node in _nodes(recipe, target):
             raw[node.name] = structs.replace(node, resources=target.resources) if target.resources else node
     inputs = {node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges] for node in raw.values()}
     graph = Graph(recipe, _outlines(recipe), recipe.default, recipe.matrices, recipe.limits)
@@ -96,6 +100,14 @@ def _outlines(recipe: Recipe) -> dict[str, Outline]:
         name: Outline(name, target.kind, target.step.lazy, bool(target.step.gates(target.fields)), places[name])
         for name, target in recipe.targets.items()
     }
+
+
+def _nodes(recipe: Recipe, target: Target) -> list[Node]:
+    try:
+        return target.step.nodes(target, recipe.targets)
+    except RecipeError as e:
+        e.where = e.where or recipe.where(target.name)
+        raise
 
 
 def _resolve(recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge) -> tuple[Edge, Node, str]:

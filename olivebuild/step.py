@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Edge", "Fields", "FileInput", "Node", "Ref", "Result", "Step", "Target", "kinds", "step_of"]
 
-KINDS = ("model", "dataset", "adapter", "merged", "onnx", "benchmark", "command")
+KINDS = ("model", "dataset", "adapter", "merged", "onnx", "benchmark", "choice", "command")
 
 
 class Fields(BaseModel):

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator
 
 from olivebuild.gates import FIGURES, Gate
+from olivebuild.pareto import front
 from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target, step_of
 from olivebuild.steps.benchmark_latency import LatencyFields
 from olivebuild.steps.merged import MergedFields
@@ -69,7 +70,7 @@ def _parse(gates: list[str], score: str | list[str], metrics: list[Ref], *, stri
 
 class Benchmark(Step):
     kind = "benchmark"
-    version = 2
+    version = 4
     fields = BenchmarkFields
     summary = "accuracy and latency of `models` on `data`, side by side, with `gates`"
 
@@ -147,6 +148,8 @@ class Benchmark(Step):
                 **({"check": checks[name]} if name in checks else {}),
             }
         metrics: dict[str, Any] = {"models": models, "data": sets, "comparisons": comparisons(models, sets), "latency": latency["latency"]}
+        if found := front(metrics):
+            metrics["pareto"] = found.to_json()
         if fields.baseline:
             metrics["baselines"] = {name: dict(zip(sets, values, strict=True)) for name, values in read("baseline").items()}
         if fields.metrics:
