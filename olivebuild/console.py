@@ -15,11 +15,11 @@ from rich.text import Text
 from olivebuild.build import Report
 from olivebuild.comparing import Comparison, since_last
 from olivebuild.errors import BuildError
-from olivebuild.gates import Judgement
+from olivebuild.gates import FIGURES, Judgement
 from olivebuild.history import Entry
 from olivebuild.key import Reason
 from olivebuild.plan import Plan, Verdict
-from olivebuild.wording import clean, describe, figure, percent, seconds, size
+from olivebuild.wording import clean, describe, figure, seconds, size
 
 COLOURS = {Verdict.FRESH: "green", Verdict.CACHED: "cyan", Verdict.STALE: "yellow", Verdict.WAITING: "bright_black"}
 
@@ -87,28 +87,55 @@ def show_gates(judgements: Iterable[Judgement]) -> None:
         console.print(f"[{colour}]gate {word:<7}[/]{escape(judgement.gate)}: {judgement.value:.4g}")
 
 
+OF_ROWS = (
+    (("accuracy", "accuracy"), ("generated_accuracy", "written")),
+    (("schema_valid", "valid"), ("field_exact", "fields"), ("json_exact", "whole")),
+    (("perplexity", "perplexity"),),
+)
+"""The figures of a data set that the table shows: label and text, of JSON, of texts without a question."""
+
+
 def show_benchmark(metrics: Mapping[str, Any]) -> None:
     """The table: a row a model, the baselines below."""
     console = stdout()
-    sets = metrics["data"]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("model")
-    for name in sets:
-        rows = next(iter(metrics["models"].values()))["data"][name]["rows"]
-        table.add_column(f"{name}\naccuracy\n{rows} rows", justify="right")
-        table.add_column(f"{name}\nwritten", justify="right")
+    columns = [(name, key, heading) for name in metrics["data"] for key, heading in _headings(metrics, name)]
+    for name, _, heading in columns:
+        table.add_column(f"{name}\n{heading}", justify="right")
     for heading in ("first\ntoken", "tokens/s", "load", "peak RSS", "size"):
         table.add_column(heading, justify="right")
     for name, row in metrics["models"].items():
-        cells = [cell for s in sets for cell in (percent(row["data"][s].get("accuracy")), percent(row["data"][s].get("generated_accuracy")))]
         speed = f"{row['tokens_per_second']:.1f}" if row["tokens_per_second"] else ""
         times = [f"{row['ttft'] * 1000:.0f} ms", speed, seconds(row["load_seconds"]), size(row["peak_rss"]), size(row["size"])]
-        table.add_row(name, *cells, *times)
+        table.add_row(name, *_cells(row["data"], columns), *times)
     for name, values in metrics.get("baselines", {}).items():
-        table.add_row(name, *[cell for s in sets for cell in (percent(values[s].get("accuracy")), "")], style="bright_black")
+        table.add_row(name, *_cells(values, columns), style="bright_black")
     console.print()
     console.print(table)
     console.print()
+
+
+def _headings(metrics: Mapping[str, Any], data: str) -> list[tuple[str, str]]:
+    """(figure, heading) of a data set; the first heading tells how many rows it has."""
+    rows = [row["data"][data] for row in metrics["models"].values()]
+
+    def measured(group: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [(key, heading) for key, heading in group if any(row.get(key) is not None for row in rows)]
+
+    labels, answers, texts = map(measured, OF_ROWS)
+    # A whole object that is right to the letter is what `whole` counts, however it is written.
+    found = ([pair for pair in labels if pair[0] == "accuracy"] + answers if answers else labels) or texts
+    own = [(name, name) for name in dict.fromkeys(name for row in rows for name in row.get("scores", {}))]
+    return [(key, f"{heading}\n{rows[0]['rows']} rows" if i == 0 else heading) for i, (key, heading) in enumerate([*found, *own])]
+
+
+def _cells(of_data: Mapping[str, Any], columns: Iterable[tuple[str, str, str]]) -> list[str]:
+    cells = []
+    for name, key, _ in columns:
+        value = of_data[name].get("scores", {}).get(key) if key not in FIGURES else of_data[name].get(key)
+        cells.append("" if value is None else figure(key, value) if key in FIGURES else f"{value:.3g}")
+    return cells
 
 
 MANY = 4
@@ -141,7 +168,7 @@ def show_front(metrics: Mapping[str, Any]) -> None:
 
 
 def show_choice(name: str, metrics: Mapping[str, Any]) -> None:
-    stdout().print(f"[green]{'best':<9}[/]{escape(name):<22} is {escape(metrics['chosen'])}, by {metrics['by']}")
+    stdout().print(f"[green]{'chosen':<9}[/]{escape(name):<22} is {escape(metrics['chosen'])}, by {metrics['by']}")
 
 
 def show_history(entries: Sequence[Entry], count: int) -> None:

@@ -24,7 +24,7 @@ def test_the_best_under_gates_is_built_and_follows_its_gates(copied: Place) -> N
     copied.recipe.write_text(copied.recipe.read_text() + SEARCH)
     done = copied.run("best")
     assert done.code == 0, done.err
-    assert "best     best                   is wide, by size\n" in done.out
+    assert "chosen   best                   is wide, by size\n" in done.out
     metrics = json.loads(copied.built("bench", "metrics.json"))
     assert sorted([*metrics["pareto"]["front"], *metrics["pareto"]["beaten_by"]]) == ["onnx-int4", "wide"]
     built = copied.everything()
