@@ -16,8 +16,6 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from olivebuild.console import stdout
@@ -142,16 +140,25 @@ class Display:
         """The rows of all running steps, and what is left of the whole build. Called by a thread that draws."""
         now, rows = self._clock(), dict(self._rows)
         room = self.console.width - 1
-        names = min(NAME_WIDTH, max((len(node) for node in rows), default=0), room)
+        names = min(NAME_WIDTH, max((len(node) for node in rows), default=0))
         with_bars = room > names + BAR_WIDTH + 24
-        widths = [names + 2, *([BAR_WIDTH + 2] if with_bars else [])]
-        table = Table.grid(padding=0)
-        for width in (*widths, max(1, room - sum(widths))):
-            table.add_column(width=width, no_wrap=True, overflow="ellipsis")
+        lines = []
         for node, row in rows.items():
-            bar: list[RenderableType] = [ProgressBar(row.total, row.done, BAR_WIDTH) if row.total else ""] if with_bars else []
-            table.add_row(Text(node), *bar, Text(clean(row.text(now))))
-        return Group(table, Text(self._rest(now, rows), "bright_black", no_wrap=True, overflow="ellipsis")) if self._steps > 1 else table
+            name = node if len(node) <= names else f"{node[: names - 1]}…"
+            lines.append(Text.assemble(f"{name:<{names}}  ", *(self._bar(row) if with_bars else ()), clean(row.text(now))))
+        if self._steps > 1:
+            lines.append(Text(self._rest(now, rows), "bright_black"))
+        for line in lines:
+            # Without spaces at the end: a window that is made narrower folds no more than it must.
+            line.truncate(room, overflow="ellipsis")
+        return Group(*lines)
+
+    def _bar(self, row: Row) -> list[tuple[str, str]]:
+        if not row.total:
+            return [(" " * (BAR_WIDTH + 2), "")]
+        full = min(BAR_WIDTH, row.done * BAR_WIDTH // row.total)
+        done, rest = ("#", "-") if self.console.options.ascii_only else ("━", "╌")
+        return [(done * full, "bar.complete"), (rest * (BAR_WIDTH - full), "bar.back"), ("  ", "")]
 
     def _rest(self, now: float, rows: Mapping[str, Row]) -> str:
         """`3 of 8 steps done, about 4 min 10 s left`: those that wait take turns in as many places as are busy now."""

@@ -99,7 +99,7 @@ def test_rows_of_a_terminal() -> None:
     played = Played()
     training(played)
     assert played.rows(80) == [
-        "adapter  ━━━━━━━━          training 18/36, loss 0.111, 2.0 s each, 36 s left",
+        "adapter  ━━━━━━━━╌╌╌╌╌╌╌╌  training 18/36, loss 0.111, 2.0 s each, 36 s left",
         "1 of 4 steps done, about 1 min 00 s left",
     ]
     assert played.rows(41) == ["adapter  training 18/36, loss 0.111, 2.…", "1 of 4 steps done, about 1 min 00 s left"]
@@ -111,7 +111,7 @@ def test_time_left_without_a_pace_comes_from_the_last_run() -> None:
     played.say("started", "merged", reasons=[], seconds=None)
     played.say("progress", "bench:latency", after=3.0, what="measuring", done=0, total=3)
     assert played.rows(80) == [
-        "bench:latency                    measuring 0/3, 30 s left",
+        "bench:latency  ╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌  measuring 0/3, 30 s left",
         "merged                           running, 3 s so far",
     ]
     # Past its time it claims nothing.
@@ -123,7 +123,7 @@ def test_a_long_file_has_a_row_while_it_is_hashed() -> None:
     played = Played()
     played.say("hashing", file="model.safetensors", done=0, total=8_000_000_000)
     played.say("hashing", file="model.safetensors", after=4.0, done=6_000_000_000, total=8_000_000_000)
-    assert played.rows(100) == ["model.safetensors  ━━━━━━━━━━━━      hashing 6.00 GB of 8.00 GB, 1.50 GB a second, 1 s left"]
+    assert played.rows(100) == ["model.safetensors  ━━━━━━━━━━━━╌╌╌╌  hashing 6.00 GB of 8.00 GB, 1.50 GB a second, 1 s left"]
     played.say("hashing", file="model.safetensors", done=8_000_000_000, total=8_000_000_000)
     assert played.rows(100) == []
     assert played.out.getvalue() == ""
