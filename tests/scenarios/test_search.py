@@ -15,7 +15,7 @@ SEARCH = """\
     kind: benchmark
     models: [onnx-int4, wide]
     data: tone.test
-    latency: {prompt_tokens: 8, new_tokens: 4, rounds: 1}
+    latency: {prompt_tokens: 8, new_tokens: 4, rounds: 1, max_rounds: 1}
   best: {kind: choice, by: bench, best: size}
 """
 
