@@ -121,3 +121,16 @@ def test_text_comes_as_soon_as_it_is_certain(tiny_model: Path) -> None:
     cut = Decoder(tokenizer)
     assert "".join(cut.add(token) for token in tokenizer("🙂")["input_ids"][:2]) == ""
     assert cut.rest() == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_temperature_draws_by_the_softmax_and_none_takes_the_likeliest() -> None:
+    import numpy as np
+
+    from olivebuild.steps._speech import choose
+
+    logits, draw = np.array([0.0, 2.0, 1.0, -9.0], dtype=np.float32), np.random.default_rng(0)
+    assert {choose(logits, 0, draw) for _ in range(20)} == {1}
+    for temperature in (0.5, 2.0):
+        found = np.bincount([choose(logits, temperature, draw) for _ in range(20_000)], minlength=4) / 20_000
+        expected = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+        assert np.abs(found - expected).max() < 0.015
