@@ -250,3 +250,13 @@ def sync(path: Path) -> None:
     """Return when a file's content is safe from a power cut."""
     with open(path, "rb+") as f:
         os.fsync(f.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are safe from a power cut; on Windows they can't be told to be."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

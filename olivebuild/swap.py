@@ -13,6 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from olivebuild import digest
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -28,7 +30,7 @@ def replace_folder(new: Path, place: Path, aside: Path) -> None:
         os.rename(place, aside)
         os.rename(new, place)
         _remove(aside)
-    _sync(place.parent)
+    digest.sync_folder(place.parent)
 
 
 def finish(folder: Path, asides: Path) -> None:
@@ -61,12 +63,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    if sys.platform != "win32":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

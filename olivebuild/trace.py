@@ -112,6 +112,8 @@ class Traces:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             digest.write_atomically(file, _text(trace).encode())
+            # What was told to be done is not lost with the power.
+            digest.sync_folder(file.parent)
         except OSError as e:
             raise of_disk(e, "the cache") from None
         self._note(trace)

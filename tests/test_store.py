@@ -16,6 +16,7 @@ from olivebuild.digest import of_bytes
 from olivebuild.errors import StepError, StoreError
 from olivebuild.manifest import Entry, Manifest
 from olivebuild.store import Damaged, Store
+from olivebuild.trace import Trace, Traces
 from tests.test_tensors import WEIGHTS, write
 
 json_values = st.recursive(
@@ -217,6 +218,34 @@ def test_storing_leaves_nothing_unfinished(store: Store, folder: Path) -> None:
     manifest, blob = store.put_folder(folder)
     names = {p.name for p in (store.root / "blobs").rglob("*") if p.is_file()}
     assert names == {blob, *(e.digest for e in manifest.files)}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders of Windows can't be synced")
+def test_bytes_are_synced_before_their_names_and_the_trace_comes_last(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on the disk after a power cut, as far as the order of calls decides it."""
+    calls: list[tuple[str, int]] = []
+    fsync, replace_ = os.fsync, os.replace
+
+    def sync(handle: int) -> None:
+        calls.append(("sync", os.fstat(handle).st_ino))
+        fsync(handle)
+
+    def rename(old: Path, new: Path) -> None:
+        calls.append((new.suffix or "blob", new.stat().st_ino if new.exists() else 0))
+        replace_(old, new)
+        calls[-1] = (calls[-1][0], new.stat().st_ino)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", rename)
+    _, blob = store.put_folder(folder)
+    Traces(store).put(Trace("f" * 32, "command", (), {"": "1" * 32}, blob))
+    named = [inode for name, inode in calls if name in ("blob", ".trace")]
+    for inode in named:
+        name = next(n for n, i in calls if i == inode and n != "sync")
+        assert calls.index(("sync", inode)) < calls.index((name, inode))
+    assert [name for name, _ in calls[-3:]] == ["sync", ".trace", "sync"]
+    assert calls[-1][1] == (store.root / "blobs/ff").stat().st_ino
+    assert len(named) == len(set(named)) == 4
 
 
 def test_scratch_folders_are_new_and_empty(store: Store) -> None:
