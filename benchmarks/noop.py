@@ -1,10 +1,13 @@
 """A build of which nothing has changed: olivebuild beside make, ninja, doit, DVC and `python -c pass`, in turn, on the same graph.
 
-    python benchmarks/noop.py            # 5 targets with a 1 GiB input, and 1,000 targets; a few minutes
+    python benchmarks/noop.py            # 5 targets with a 1 GiB input, 1,000 and 10,000 targets, one edit; half an hour, most of it the first builds
     python benchmarks/noop.py --quick    # 5 targets, a small input
+    python benchmarks/noop.py --path /tmp/venv/bin    # where else to look for peers: DVC in an environment of its own
 
-The graph is a chain of five copies, or many copies of one file. All builders are warm: everything was built before. Medians of
-interleaved rounds; a builder that is not installed is said.
+The graph is a chain of five copies, or many targets, each the copy of a source of its own. All builders are warm: everything was
+built before. Medians of interleaved rounds; a builder that is not installed is said. make runs without its built-in rules, which would cost it
+20 s on 10,000 sources. Our first build of many targets makes them in this process, since ten thousand processes would take an hour;
+what is measured is the command.
 """
 
 from __future__ import annotations
@@ -17,11 +20,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from benchmarks._measure import Claim, end, table
+from benchmarks._measure import Claim, end, run, table
+from olivebuild.build import Build
+from olivebuild.executor import Action, Needs, Outcome
+from olivebuild.node import Result
+from olivebuild.project import open_project
 
 Graph = list[tuple[str, str]]
 """(target, what it is a copy of), inputs first; `in.bin` is the source."""
@@ -31,76 +39,155 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small input, 5 targets; no goals")
     parser.add_argument("--json", action="store_true", help="only the last line")
-    parser.add_argument("--wide", type=int, default=1000, help="targets of the wide graph")
+    parser.add_argument("--wide", type=int, nargs="*", default=[1000, 10000], help="targets of the wide graphs")
+    parser.add_argument("--path", default="", help="a folder with programs of peers")
     options = parser.parse_args()
+    os.environ["PATH"] = os.pathsep.join(p for p in (options.path, os.environ["PATH"]) if p)
     claims: list[Claim] = []
     with tempfile.TemporaryDirectory(prefix="noop-") as name:
         root = Path(name)
         chain = [(f"t{i}", f"t{i - 1}" if i else "in.bin") for i in range(5)]
         claims += measure(root / "chain", chain, 1 << (20 if options.quick else 30), 9 if options.quick else 15, options)
         if not options.quick:
-            claims += measure(root / "wide", [(f"t{i}", "in.bin") for i in range(options.wide)], 1024, 5, options)
+            for wide in options.wide:
+                claims += measure(root / f"wide{wide}", [(f"t{i}", f"in/{i}.bin") for i in range(wide)], 1024, 5, options)
     end(claims, "doit", "ninja", "dvc")
 
 
+@dataclass(frozen=True)
+class Builder:
+    command: list[str]
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self) -> float:
+        """Wall seconds."""
+        start = time.perf_counter()
+        environment = os.environ | self.environment
+        subprocess.run(self.command, cwd=self.folder, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+    def peak(self) -> int:
+        """Peak resident memory in bytes, of a run of its own."""
+        return run(self.command, folder=self.folder, environment=self.environment).peak
+
+
 def measure(root: Path, graph: Graph, size: int, rounds: int, options: argparse.Namespace) -> list[Claim]:
-    commands: dict[str, tuple[list[str], Path, dict[str, str]]] = {"python -c pass": ([sys.executable, "-c", "pass"], Path("/"), {})}
-    missing = []
+    builders, missing = {"python -c pass": Builder([sys.executable, "-c", "pass"], Path("/"), {})}, []
     for name, prepare in BUILDERS.items():
         folder = root / name
-        folder.mkdir(parents=True)
-        with open(folder / "in.bin", "wb") as f:
-            f.truncate(size)
+        write_sources(folder, graph, size)
         prepared = prepare(folder, graph)
         if prepared is None:
             missing.append(name)
             continue
-        command, environment = prepared
+        builders[name] = Builder(prepared[0], folder, prepared[1])
         for _ in range(3):
-            subprocess.run(command, cwd=folder, env=os.environ | environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        commands[name] = (command, folder, environment)
-    times: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(rounds):
-        for name, (command, folder, environment) in commands.items():
-            start = time.perf_counter()
-            subprocess.run(command, cwd=folder, env=os.environ | environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            times[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+            builders[name].run()
+    noop = rounds_of(builders, rounds, lambda *_: None)
+    peaks = {name: builder.peak() for name, builder in builders.items()}
+    edit: dict[str, float] = {}
+    if len(graph) > 5:
+        # DVC and doit would take minutes to tell what makes no difference to the goal.
+        chosen = {name: b for name, b in builders.items() if name in ("olivebuild", "make", "ninja")}
+        edit = rounds_of(chosen, rounds, lambda folder, number: (folder / f"in/{len(graph) // 2}.bin").write_text(f"edit {number}"))
     if not options.json:
         print(f"\n{len(graph):,} targets, input of {size / 2**20:,.3g} MiB; medians of {rounds} rounds\n")
-        rows = [[n, f"{t * 1e3:.1f} ms", f"{t / medians['python -c pass']:.2f}x"] for n, t in medians.items()]
-        print(table(["", "no-op", "of python -c pass"], rows))
+        rows = [[n, f"{t * 1e3:.1f} ms", f"{t / noop['python -c pass']:.2f}x", f"{peaks[n] / 1e6:.0f} MB", ms(edit.get(n))] for n, t in noop.items()]
+        print(table(["", "no-op", "of python -c pass", "peak RSS", "one source edited"], rows))
         for name in missing:
-            print(f"{name} is not installed: not measured")
-    ours = medians["olivebuild"]
-    goals = {"python -c pass": 0.5, "dvc": 50} if len(graph) == 5 else {"make": 1 / 6 if len(graph) <= 1000 else 1 / 3}
-    what = f"no-op of {len(graph):,} targets against "
-    return [
-        Claim(what + n, round(ours * 1e3, 2), round(t * 1e3, 2), "ms", round(t / ours, 3), None if options.quick else goals.get(n))
-        for n, t in medians.items()
-        if n != "olivebuild"
-    ]
+            print(f"{name} is not measured: not installed, or too slow for so many targets")
+    return claims_of(len(graph), noop, edit, peaks["olivebuild"], quick=options.quick)
+
+
+def write_sources(folder: Path, graph: Graph, size: int) -> None:
+    folder.mkdir(parents=True)
+    made = {target for target, _ in graph}
+    for number, source in enumerate(sorted({s for _, s in graph} - made)):
+        (folder / source).parent.mkdir(exist_ok=True)
+        with open(folder / source, "wb") as f:
+            f.truncate(size)
+            f.write(str(number).encode())
+
+
+def rounds_of(builders: dict[str, Builder], rounds: int, before: Callable[[Path, int], object]) -> dict[str, float]:
+    """Medians of the wall time, in turn, so that a slow minute of the machine is everybody's."""
+    times: dict[str, list[float]] = {name: [] for name in builders}
+    for number in range(rounds):
+        for name, builder in builders.items():
+            before(builder.folder, number)
+            times[name].append(builder.run())
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e3:.1f} ms"
+
+
+def claims_of(count: int, noop: dict[str, float], edit: dict[str, float], peak: int, *, quick: bool) -> list[Claim]:
+    goals: dict[str, float] = {"python -c pass": 0.5, "dvc": 50} if count == 5 else {"make": 1 / 6 if count <= 1000 else 1 / 3}
+    found = []
+    for what, times in (("no-op", noop), ("one source edited", edit)):
+        for name, t in times.items():
+            if name != "olivebuild":
+                ours = times["olivebuild"]
+                goal = None if quick or (times is edit and count <= 1000) else goals.get(name)
+                found.append(
+                    Claim(f"{what} of {count:,} targets against {name}", round(ours * 1e3, 2), round(t * 1e3, 2), "ms", round(t / ours, 3), goal)
+                )
+    if count >= 10000:
+        found.append(Claim(f"memory of a no-op of {count:,} targets against 40 MB", round(peak / 1e6, 1), 40.0, "MB", round(40e6 / peak, 3), 1.0))
+    return found
 
 
 Prepared = tuple[list[str], dict[str, str]] | None
 
 
 def olivebuild(folder: Path, graph: Graph) -> Prepared:
+    made = {target for target, _ in graph}
     lines = ["default: [" + ", ".join(t for t, _ in graph if t not in {s for _, s in graph}) + "]", "targets:"]
     for target, source in graph:
-        given = "files: [in.bin]" if source == "in.bin" else f"inputs: {{x: {source}.y}}"
-        word = "in.bin" if source == "in.bin" else "{inputs.x}"
+        given, word = (f"inputs: {{x: {source}.y}}", "{inputs.x}") if source in made else (f"files: [{source}]", source)
         lines.append(f'  {target}: {{kind: command, run: "cp {word} {{outputs.y}}", {given}, outputs: {{y: y.bin}}}}')
     (folder / "olivebuild.yaml").write_text("\n".join(lines) + "\n")
+    environment = {"OLIVEBUILD_CACHE": str(folder / "cache")}
+    if len(graph) > 100:
+        os.environ |= environment
+        project = open_project(folder, None)
+        Build(project.planner, Copies(), lambda *_: None).run(project.graph.goals([]))
+        project.planner.traces.close()
     script = shutil.which("olivebuild", path=str(Path(sys.executable).parent))
     command = [script] if script else [sys.executable, "-m", "olivebuild"]
-    return [*command, "-j", "2"], {"OLIVEBUILD_CACHE": str(folder / "cache")}
+    return [*command, "-j", "2"], environment
+
+
+class Copies:
+    """An executor that does here what `cp` would do in a process of its own."""
+
+    def __init__(self) -> None:
+        self._action: Action | None = None
+
+    def can_start(self, action: Needs) -> bool:
+        return self._action is None
+
+    def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
+        self._action = action
+
+    def wait(self, seconds: float) -> Outcome:
+        action, self._action = self._action, None
+        assert action
+        given = [i.path for i in action.inputs.values()] or action.files["file.0"]
+        shutil.copyfile(given[0], Path(action.out) / "y.bin")
+        return Outcome(action.node, 0.01, result=Result())
+
+    def cancel(self) -> None:
+        pass
 
 
 def make(folder: Path, graph: Graph) -> Prepared:
-    rules = [f"{target}.bin: {source.removesuffix('.bin')}.bin\n\tcp $< $@\n" for target, source in graph]
+    rules = [f"{target}.bin: {source.removesuffix('.bin')}.bin\n\t@cp $< $@\n" for target, source in graph]
     (folder / "Makefile").write_text("all: " + " ".join(f"{t}.bin" for t, _ in graph) + "\n" + "".join(rules))
-    return (["make"], {}) if shutil.which("make") else None
+    return (["make", "-r"], {}) if shutil.which("make") else None
 
 
 def ninja(folder: Path, graph: Graph) -> Prepared:
@@ -116,12 +203,12 @@ def doit(folder: Path, graph: Graph) -> Prepared:
         for t, s in graph
     ]
     (folder / "dodo.py").write_text(f"def task_copy():\n    yield from {tasks!r}\n")
-    program = shutil.which("doit", path=str(Path(sys.executable).parent))
+    program = shutil.which("doit") or shutil.which("doit", path=str(Path(sys.executable).parent))
     return ([program], {}) if program else None
 
 
 def dvc(folder: Path, graph: Graph) -> Prepared:
-    program = shutil.which("dvc", path=str(Path(sys.executable).parent))
+    program = shutil.which("dvc") or shutil.which("dvc", path=str(Path(sys.executable).parent))
     if not program or len(graph) > 100:
         return None
     subprocess.run([program, "init", "--no-scm", "-q"], cwd=folder, check=True)

@@ -81,5 +81,5 @@ def _places(planner: Planner, node: Node) -> dict[str, list[object]]:
 
 def _readers(graph: Graph, plan: Plan, node: Node) -> list[Node]:
     """The nodes of the plan that are not made yet and read this one by tensors."""
-    states = [s for s in plan.states.values() if s.trace is None]
-    return [s.node for s in states if any(edge.by_tensors and source.name == node.name for edge, source, _ in graph.inputs[s.node.name])]
+    states = [plan.states[user] for edge, user in graph.users[node.name] if edge.by_tensors and user in plan.states]
+    return [s.node for s in states if s.trace is None]

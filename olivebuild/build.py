@@ -14,7 +14,7 @@ from olivebuild import digest, locks, workspaces
 from olivebuild.actions import make_action, trusts
 from olivebuild.errors import BuildError, InputError, RecipeError, StepError, StoreError, of_disk
 from olivebuild.events import Event, Listener
-from olivebuild.executor import Executor, Message, Outcome
+from olivebuild.executor import ANY, Executor, Message, Outcome
 from olivebuild.key import Reason
 from olivebuild.locks import try_lock
 from olivebuild.manifest import Manifest
@@ -123,6 +123,7 @@ class Build:
         """Restore what is cached and start what can run. The nodes of which that changed what a plan says."""
         changed: set[str] = set()
         self._waiting.clear()
+        full = not self.executor.can_start(ANY)
         for state in turns.ready(plan):
             name = state.node.name
             if name in self._running or name in self._failed or any(r.state.key == state.key for r in self._running.values()):
@@ -130,8 +131,10 @@ class Build:
                 continue
             if state.verdict is Verdict.CACHED:
                 changed |= self._restore(state, report)
-            elif self._inputs_ready(plan, state):
+            elif not full and self._inputs_ready(plan, state):
                 changed |= self._start(plan, state)
+                # Of thousands that wait for a place, the first tells.
+                full = not self.executor.can_start(ANY)
         return changed
 
     def _same_keys(self, plan: Plan, changed: set[str]) -> set[str]:

@@ -97,6 +97,16 @@ class Needs(Protocol):
     def exclusive(self) -> bool: ...
 
 
+@dataclass(frozen=True)
+class Plain:
+    gpu: bool = False
+    exclusive: bool = False
+
+
+ANY = Plain()
+"""Needs nothing but a place."""
+
+
 class Executor(Protocol):
     def can_start(self, action: Needs) -> bool:
         """Whether there is a slot (and a GPU, if it takes one) for this action now."""

@@ -35,7 +35,7 @@ class Tee:
 def save(project: Project, plan: Plan, started: int, out: str, err: str, code: int) -> None:
     """Remember an answer. `started`: the file system's time before the first look, so that a change in the same tick is not missed."""
     found = {path: snapshot.stat_of(path) for path in sorted(_looked_at(project, plan))}
-    if not out or any(stat and max(map(int, stat.split()[3:5])) >= started for stat in found.values()):
+    if not out or any(stat and max(stat[3:]) >= started for stat in found.values()):
         return
     arguments = sys.argv[1:]
     key = snapshot.command_key(arguments)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import binascii
 import os
 import sys
+from _operator import attrgetter, eq
 
 PREFIX = "snapshot-"
-FORMAT = 1
+FORMAT = 2
 
 
 def command_key(arguments: list[str]) -> str:
@@ -58,41 +59,57 @@ def file_of(arguments: list[str], key: str) -> str:
     return os.path.join(state_folder(arguments), f"{PREFIX}{binascii.crc32(key.encode()):08x}")
 
 
-def stat_of(path: str) -> str:
-    """Empty for what is not there."""
+CHUNK = 500
+"""Paths in a line: enough for the loops to be C's, few enough for the memory of one line not to count."""
+FIELDS = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+Stat = tuple[int, ...]
+
+
+def stat_of(path: str) -> Stat | None:
+    """None for what is not there. A changed mode changes ctime."""
     try:
-        s = os.stat(path)
+        return FIELDS(os.stat(path))
     except OSError:
-        return ""
-    return f"{s.st_dev} {s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_mode}"
+        return None
 
 
-def to_text(key: str, stats: dict[str, str], out: str, err: str, code: int) -> str:
+def to_text(key: str, stats: dict[str, Stat | None], out: str, err: str, code: int) -> str:
     """Lines rather than JSON, whose import takes as long as all the rest. Raises ValueError for a path that is no line."""
-    if any("\n" in line for line in (key, *stats)):
+    if any("\n" in line or "\t" in line for line in (key, *stats)):
         raise ValueError("a line break in a name")
-    lines = [f"{code} {len(err)} {len(stats)}", *(f"{stat}\t{path}" for path, stat in stats.items())]
-    body = "\n".join(lines) + "\n" + err + out
+    absent = [path for path, stat in stats.items() if stat is None]
+    present = [(path, stat) for path, stat in stats.items() if stat is not None]
+    lines = ["\t".join(absent)]
+    for i in range(0, len(present), CHUNK):
+        chunk = present[i : i + CHUNK]
+        lines += ["\t".join(path for path, _ in chunk), " ".join(str(n) for _, stat in chunk for n in stat)]
+    body = "\n".join([f"{code} {len(err)} {len(lines)}", *lines]) + "\n" + err + out
     return f"{key}\n{binascii.crc32(body.encode()):08x}\n{body}"
+
+
+def _same(names: str, numbers: str) -> bool:
+    """Whether the stats of the paths are these. Raises OSError for one that is gone."""
+    now = map(FIELDS, map(os.stat, names.split("\t")))
+    return all(map(eq, now, zip(*[map(int, numbers.split())] * 5, strict=True)))
 
 
 def answer(arguments: list[str]) -> int | None:
     """Print the answer and give the exit code; None when the full path must be taken."""
     try:
         key = command_key(arguments)
-        with open(file_of(arguments, key), encoding="utf-8", newline="") as f:
-            if f.readline() != key + "\n":
+        with open(file_of(arguments, key), "rb") as f:
+            if f.readline() != key.encode() + b"\n":
                 return None
             check, body = f.readline(), f.read()
-        if check != f"{binascii.crc32(body.encode()):08x}\n":
+        if check != b"%08x\n" % binascii.crc32(body):
             return None
-        head, _, rest = body.partition("\n")
+        head, _, rest = body.decode().partition("\n")
         code, length, count = map(int, head.split())
-        *lines, printed = rest.split("\n", count)
-        for line in lines:
-            stat, _, path = line.partition("\t")
-            if stat_of(path) != stat:
-                return None
+        absent, *lines, printed = rest.split("\n", count)
+        if len(lines) != count - 1 or any(map(stat_of, absent.split("\t") if absent else ())):
+            return None
+        if not all(map(_same, lines[::2], lines[1::2])):
+            return None
         err, out = printed[:length], printed[length:]
     except (OSError, ValueError):
         return None

@@ -125,4 +125,4 @@ def test_the_recipe_folder_of_a_command(words: list[str], folder: str) -> None:
 
 def test_a_name_with_a_line_break_is_not_written() -> None:
     with pytest.raises(ValueError, match="line break"):
-        snapshot.to_text("key", {"a\nb": ""}, "out", "", 0)
+        snapshot.to_text("key", {"a\nb": None}, "out", "", 0)
