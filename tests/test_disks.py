@@ -44,7 +44,7 @@ def everything(chain: Place, seed: int) -> dict[str, bytes]:
 
 
 @pytest.mark.scenario
-@pytest.mark.parametrize("left", [0, 100_000, pytest.param(400_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("left", [0, 100_000])
 @pytest.mark.parametrize("which", ["cache", "folder"])
 def test_a_full_disk_is_one_clear_error_and_keeps_the_old_results(chain: Place, which: str, left: int) -> None:
     text, disk = chain.recipe.read_text(), getattr(chain, which)
