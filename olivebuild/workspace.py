@@ -16,6 +16,7 @@ from olivebuild.digest import StatMemo
 from olivebuild.key import Reason
 from olivebuild.locks import locked
 from olivebuild.manifest import Manifest
+from olivebuild.records import decode
 from olivebuild.store import Store
 
 ABANDONED_SECONDS = 3600
@@ -151,7 +152,6 @@ class Workspace:
 
 def _load_last(file: Path) -> dict[str, Last]:
     try:
-        data = json.loads(file.read_text("utf-8"))
-        return {name: Last(x["key"], tuple(Reason(**r) for r in x["reasons"]), x["note"]) for name, x in data.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return decode(file.read_bytes(), dict[str, Last])
+    except (OSError, ValueError):
         return {}

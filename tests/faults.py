@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -205,6 +206,14 @@ def builds_of(place: Place) -> Iterator[Builds]:
             yield Builds(place, server)
         finally:
             server.kill()
+
+
+@contextmanager
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory where there is one: tests that write thousands of times need not wait for a disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="olivebuild-", dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 def amount(name: str, default: int) -> int:

@@ -8,20 +8,27 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Place
-from tests.faults import INPUTS, Builds, Ended, Pipeline, amount, builds_of, chance_of, check_blobs, check_no_orphan, check_swept, kill
+from tests.faults import INPUTS, Builds, Ended, Pipeline, amount, builds_of, chance_of, check_blobs, check_no_orphan, check_swept, kill, quick_folder
 
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"), pytest.mark.timeout(7200)]
 LEAVES = ["a", "b", "c", *"ddd", *"eeeee", *"fffff"]
 """What is edited: most edits leave little to do, so that many kills fit into a minute."""
 
 
-def test_builds_killed_at_random_points(tmp_path: Path) -> None:
-    place = Place(tmp_path / "work", tmp_path / "cache")
+@pytest.fixture
+def root() -> Iterator[Path]:
+    with quick_folder() as folder:
+        yield folder
+
+
+def test_builds_killed_at_random_points(root: Path) -> None:
+    place = Place(root / "work", root / "cache")
     pipeline, chance, known = Pipeline(place), chance_of("kills"), set[str]()
     with builds_of(place) as builds:
         start = time.monotonic()
@@ -43,7 +50,7 @@ def test_builds_killed_at_random_points(tmp_path: Path) -> None:
                 finish(pipeline, builds, ended)
         finish(pipeline, builds, ended)
         check_blobs(place.cache)
-        clean = Place(tmp_path / "clean", tmp_path / "clean-cache")
+        clean = Place(root / "clean", root / "clean-cache")
         shutil.copytree(place.folder, clean.folder, ignore=shutil.ignore_patterns("build", ".olivebuild"))
         clean.environment |= place.environment
         assert clean.build().code == 0

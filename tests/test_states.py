@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -32,10 +31,9 @@ from olivebuild.project import open_project
 from olivebuild.step import step_of
 from olivebuild.worker import Job
 from tests.conftest import Place
-from tests.faults import INPUTS, Pipeline, amount, check_blobs, check_swept
+from tests.faults import INPUTS, Pipeline, amount, check_blobs, check_swept, quick_folder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-MEMORY = Path("/dev/shm")
 TARGETS = st.sampled_from(list(INPUTS))
 FILES = st.sampled_from(["one.txt", "sub/two.txt"])
 
@@ -137,7 +135,8 @@ def flip(file: Path, keep_time: bool) -> None:
 class Faults(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.root = Path(tempfile.mkdtemp(prefix="states-", dir=MEMORY if MEMORY.is_dir() else None))
+        self.quick = quick_folder()
+        self.root = self.quick.__enter__()
         self.place = Place(self.root / "work", self.root / "cache")
         self.pipeline = Pipeline(self.place)
         self.known: set[str] = set()
@@ -147,7 +146,7 @@ class Faults(RuleBasedStateMachine):
         self.damaged = False
 
     def teardown(self) -> None:
-        shutil.rmtree(self.root)
+        self.quick.__exit__(None, None, None)
 
     # What people and machines do
 

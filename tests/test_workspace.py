@@ -242,7 +242,7 @@ def test_what_another_build_remembered_is_kept(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "1", '{"a": 1}', '{"a": {"key": "1"}}', '{"a": {"key": "1", "reasons": [{}], "note": ""}}', "[" * 100_000],
+    ["", "{", "[]", "1", '{"a": 1}', '{"a": {"key": 1}}', '{"a": {"key": "1", "reasons": [{}], "note": ""}}', "[" * 100_000],
 )
 def test_damaged_memories_are_as_if_they_were_not_there(tmp_path: Path, text: str) -> None:
     (tmp_path / ".olivebuild").mkdir()

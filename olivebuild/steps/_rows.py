@@ -129,7 +129,7 @@ def _json(path: Path, shown: str) -> Iterator[Read]:
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_reject_constant)
     except json.JSONDecodeError as e:
-        hint = "one JSON object a line needs the ending .jsonl" if e.msg == "Extra data" else ""
+        hint = "one JSON object a line needs the ending .jsonl" if e.msg == "Extra data" else "is the file whole?"
         raise InputError(f"not valid JSON: {e.msg}", where=Where(shown, e.lineno, e.colno), hint=hint) from None
     except (ValueError, RecursionError) as e:
         raise InputError(f"not valid JSON: {e}", where=shown, hint="a .json data file holds a list of objects") from None
