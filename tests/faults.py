@@ -119,18 +119,20 @@ def _is_left_over(path: Path) -> bool:
     return path.parent.name == "tmp" or path.suffix == ".aside"
 
 
-def kill(pid: int, which: str = "tree") -> list[psutil.Process]:
-    """SIGKILL to the build, to its first child or to all; the processes that there were, the build aside."""
+def kill(pid: int, which: str = "tree") -> tuple[bool, list[psutil.Process]]:
+    """SIGKILL to the build, to its first child or to all. Whether there was one to kill, and the children that there were."""
     try:
         build = psutil.Process(pid)
         children = build.children(recursive=True)
     except psutil.NoSuchProcess:
-        return []
+        return False, []
     victims = {"parent": [build], "child": children[:1], "tree": [build, *children]}[which]
+    hit = False
     for one in victims:
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
             os.kill(one.pid, signal.SIGKILL)
-    return children
+            hit = True
+    return hit, children
 
 
 def check_no_orphan(place: Place, children: list[psutil.Process] = []) -> None:  # noqa: B006
@@ -138,9 +140,15 @@ def check_no_orphan(place: Place, children: list[psutil.Process] = []) -> None: 
     _, alive = psutil.wait_procs(children, timeout=GONE_SECONDS)
     assert alive == []
     deadline = time.monotonic() + GONE_SECONDS
-    while found := [p for p in psutil.process_iter(["cmdline"]) if str(place.cache) in " ".join(p.info["cmdline"] or ())]:
+    while found := [p for p in psutil.process_iter(["cmdline", "cwd"]) if _works_for(place, p)]:
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
+
+
+def _works_for(place: Place, process: psutil.Process) -> bool:
+    """By its command line, or, for one that was forked, by the folder that it is in."""
+    folder, words = process.info["cwd"] or "", process.info["cmdline"] or ()
+    return str(place.cache) in " ".join(words) or any(folder.startswith(str(p)) for p in (place.cache, place.folder))
 
 
 @dataclass
@@ -161,18 +169,20 @@ class Ended:
 
 
 class Builds:
-    """Builds of one place, started through the fork server."""
+    """Builds of one place, started through the fork server; see there for `fork_workers`."""
 
-    def __init__(self, place: Place, server: subprocess.Popen[str]) -> None:
+    def __init__(self, place: Place, server: subprocess.Popen[str], fork_workers: bool) -> None:
         self.place = place
         self.server = server
+        self.fork_workers = fork_workers
         self.out = place.folder.parent / "said"
 
     def start(self, *arguments: str) -> int:
         """The id of the process."""
         environment = {"OLIVEBUILD_CACHE": str(self.place.cache), **self.place.environment}
         words = ["build", "--json", *arguments]
-        request = {"arguments": words, "folder": str(self.place.folder), "environment": environment, "out": str(self.out)}
+        how = {"out": str(self.out), "fork_workers": self.fork_workers}
+        request = {"arguments": words, "folder": str(self.place.folder), "environment": environment, **how}
         stdin, stdout = _pipes(self.server)
         stdin.write(json.dumps(request) + "\n")
         stdin.flush()
@@ -199,11 +209,11 @@ def _pipes(server: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
 
 
 @contextmanager
-def builds_of(place: Place) -> Iterator[Builds]:
+def builds_of(place: Place, *, fork_workers: bool = False) -> Iterator[Builds]:
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-m", "tests.fork_server"], stdin=pipe, stdout=pipe, text=True, cwd=Path(__file__).parents[1]) as server:
         try:
-            yield Builds(place, server)
+            yield Builds(place, server, fork_workers)
         finally:
             server.kill()
 

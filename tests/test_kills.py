@@ -27,20 +27,29 @@ def root() -> Iterator[Path]:
         yield folder
 
 
-def test_builds_killed_at_random_points(root: Path) -> None:
+@pytest.mark.parametrize(
+    ("fork_workers", "kills"),
+    [pytest.param(False, 12, id="workers started"), pytest.param(True, 40, id="workers forked")],
+)
+def test_builds_killed_at_random_points(root: Path, fork_workers: bool, kills: int) -> None:
     place = Place(root / "work", root / "cache")
     pipeline, chance, known = Pipeline(place), chance_of("kills"), set[str]()
-    with builds_of(place) as builds:
+    with builds_of(place, fork_workers=fork_workers) as builds:
         start = time.monotonic()
         assert builds.build().done["ran"] == list(INPUTS)
         step_seconds = (time.monotonic() - start) / len(INPUTS)
-        for number in range(amount("KILLS", 20)):
-            pipeline.edit(chance.choice(LEAVES), str(number if chance.random() < 0.8 else chance.randrange(number + 1)))
+        number = killed = 0
+        while killed < amount("KILLS", kills):
+            number += 1
+            pipeline.edit(chance.choice(LEAVES), str(number if chance.random() < 0.8 else chance.randrange(number)))
             pid = builds.start(*chance.choice([(), ("-j", "2")]))
             time.sleep(chance.uniform(0, step_seconds * (pipeline.left_to_do() + 0.3)))
             which = chance.choice(["parent", "child", "tree"])
-            children = kill(pid, which)
+            hit, children = kill(pid, which)
             ended = builds.wait()
+            # As long as the machine takes today: too late is no kill.
+            step_seconds *= 1.05 if hit else 0.9
+            killed += hit
             assert which != "child" or ended.code in (0, 1), ended.err
             assert "Traceback" not in ended.err
             check_no_orphan(place, children)

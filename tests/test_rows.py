@@ -96,7 +96,7 @@ FORMATS = "known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet"
         ("a.jsonl", '{"a": 1}\n{"a" 2}\n', "a.jsonl:2:6", "not valid JSON: Expecting ':' delimiter", ONE_A_LINE),
         ("a.jsonl", '{"a": 1}\n\n{"a": 2\n', "a.jsonl:3:8", "not valid JSON: Expecting ',' delimiter", ONE_A_LINE),
         ("a.jsonl", '{"a": 1} {"a": 2}\n', "a.jsonl:1:10", "not valid JSON: Extra data", ONE_A_LINE),
-        ("a.json", '[{"a": 1},\n {"a" 2}]', "a.json:2:7", "not valid JSON: Expecting ':' delimiter", ""),
+        ("a.json", '[{"a": 1},\n {"a" 2}]', "a.json:2:7", "not valid JSON: Expecting ':' delimiter", "is the file whole?"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', "a.json:2:1", "not valid JSON: Extra data", "one JSON object a line needs the ending .jsonl"),
         ("a.json", "3", "a.json", "not a list of rows", "a .json data file holds a list of objects"),
         ("a.json", '{"x": [1], "y": [2]}', "a.json", "not a list of rows", "a .json data file holds a list of objects"),
