@@ -14,7 +14,21 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Place
-from tests.faults import INPUTS, Builds, Ended, Pipeline, amount, builds_of, chance_of, check_blobs, check_no_orphan, check_swept, kill, quick_folder
+from tests.faults import (
+    INPUTS,
+    Builds,
+    Ended,
+    Pipeline,
+    amount,
+    builds_of,
+    chance_of,
+    check_blobs,
+    check_no_orphan,
+    check_swept,
+    kill,
+    let_a_day_pass,
+    quick_folder,
+)
 
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"), pytest.mark.timeout(7200)]
 LEAVES = ["a", "b", "c", *"ddd", *"eeeee", *"fffff"]
@@ -59,6 +73,10 @@ def test_builds_killed_at_random_points(root: Path, fork_workers: bool, kills: i
                 finish(pipeline, builds, ended)
         finish(pipeline, builds, ended)
         check_blobs(place.cache)
+        assert place.run("gc", "--delete").code == 0
+        check_swept(place, after_gc=True)
+        shutil.rmtree(place.folder / "build")
+        assert (builds.build().done["ran"], place.everything()) == ([], pipeline.expected())
         clean = Place(root / "clean", root / "clean-cache")
         shutil.copytree(place.folder, clean.folder, ignore=shutil.ignore_patterns("build", ".olivebuild"))
         clean.environment |= place.environment
@@ -68,8 +86,10 @@ def test_builds_killed_at_random_points(root: Path, fork_workers: bool, kills: i
 
 def finish(pipeline: Pipeline, builds: Builds, killed: Ended) -> None:
     """One more build makes everything right, without a step that had ended, and the next one runs nothing."""
-    done = builds.build().done
-    assert not {*killed.of("finished")} & {*done["ran"]}
+    let_a_day_pass(pipeline.place)
+    ended = builds.build()
+    done = ended.done
+    assert not {*killed.of("finished")} & {*done["ran"]}, (killed, ended)
     assert pipeline.place.everything() == pipeline.expected()
     check_swept(pipeline.place)
     done = builds.build().done

@@ -20,18 +20,20 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
+from olivebuild import gc
 from olivebuild.build import Build
 from olivebuild.errors import BuildError
 from olivebuild.executor import Action, Message, Outcome
-from olivebuild.project import open_project
+from olivebuild.project import cache_folder, open_project
 from olivebuild.step import step_of
+from olivebuild.store import Store
 from olivebuild.worker import Job
 from tests.conftest import Place
-from tests.faults import INPUTS, Pipeline, amount, check_blobs, check_swept, quick_folder
+from tests.faults import INPUTS, Pipeline, amount, check_blobs, check_swept, let_a_day_pass, quick_folder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 TARGETS = st.sampled_from(list(INPUTS))
@@ -74,6 +76,11 @@ def plan(folder: Path) -> dict[str, Any]:
     made = project.planner.plan(project.graph.goals([]))
     project.workspace.memo.save()
     return {name: made.target(name)[0].value for name in made.targets}
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    gc.collect(Store(cache_folder()), gc.Limits(age=0), delete=True)
+    return {}
 
 
 def build_twice(folder: Path) -> dict[str, Any]:
@@ -139,6 +146,8 @@ class Faults(RuleBasedStateMachine):
         self.root = self.quick.__enter__()
         self.place = Place(self.root / "work", self.root / "cache")
         self.pipeline = Pipeline(self.place)
+        self.current: set[str] = set()
+        """What the last build made."""
         self.known: set[str] = set()
         """Results that the cache must be able to give back."""
         self.missing: set[str] = set()
@@ -231,12 +240,19 @@ class Faults(RuleBasedStateMachine):
         child.kill()
         self.pipeline.valid = {name: {*self.pipeline.valid[name], self.pipeline.content(name)} for name in INPUTS}
 
+    @rule()
+    def sweep_the_cache(self) -> None:
+        """What the last build made stays, however old."""
+        assert Child(collect, self.place).said() == {}
+        self.known &= self.current
+
     # What must hold
 
     @rule()
     def build(self) -> None:
         known, damaged = {*self.known}, self.damaged
         before = self.place.everything()
+        let_a_day_pass(self.place)
         said = Child(build_twice, self.place).said()
         if self.missing:
             assert said["error"] in {f"data/{name}.txt does not exist" for name in self.missing}
@@ -251,7 +267,8 @@ class Faults(RuleBasedStateMachine):
         assert said["after"] == dict.fromkeys(INPUTS, "fresh")
         assert said["again"] == {"ran": [], "restored": [], "failed": []}
         check_blobs(self.place.cache) if not damaged else None
-        self.known |= {self.pipeline.content(name) for name in INPUTS}
+        self.current = {self.pipeline.content(name) for name in INPUTS}
+        self.known |= self.current
 
     def check_plan(self, verdicts: dict[str, str], said: dict[str, Any]) -> None:
         """The build did what was planned. What waited may have been found in the cache."""
@@ -266,5 +283,13 @@ def test_any_sequence() -> None:
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     # The same ones each time, so that a change of something else never fails here; a long run draws new ones.
     fixed = "OLIVEBUILD_EXAMPLES" not in os.environ
-    chosen = settings(max_examples=examples, stateful_step_count=25, deadline=None, database=None, derandomize=fixed, suppress_health_check=checks)
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=25,
+        deadline=None,
+        database=None,
+        derandomize=fixed,
+        phases=[Phase.generate],
+        suppress_health_check=checks,
+    )
     run_state_machine_as_test(Faults, settings=chosen)
