@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import ValidationError, field_validator
 
-from olivebuild import document
+from olivebuild import document, names
 from olivebuild.document import Document
 from olivebuild.errors import RecipeError, Where
 from olivebuild.matrix import Matrices
@@ -87,6 +87,8 @@ def _target(doc: Document, name: str, value: object, matrices: Matrices) -> Targ
     if not NAME.fullmatch(name):
         hint = "names begin with a letter or digit and hold a-z, 0-9, _ and -"
         raise RecipeError(f"{name!r} is not a name for a target", where=doc.where(path), hint=hint)
+    if name in names.DEVICES:
+        raise RecipeError(f"{name} is the name of a device on Windows", where=doc.where(path), hint="call the target something else")
     if name in COMMANDS:
         raise RecipeError(f"{name} is the name of a command", where=doc.where(path), hint="call the target something else")
     if not isinstance(value, dict):

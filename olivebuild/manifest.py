@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -9,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from olivebuild import digest
+from olivebuild import digest, names
 from olivebuild.digest import Count, nobody
 from olivebuild.records import decode
 
@@ -109,6 +110,8 @@ class Manifest:
             path = PurePosixPath(entry.name)
             if path.is_absolute() or ".." in path.parts or "\\" in entry.name or not path.parts:
                 raise ValueError(f"a name that leaves its folder: {entry.name!r}")
+            if os.name == "nt" and (odd := names.fault(entry.name)):
+                raise ValueError(f"a name that this system has no room for: {odd}")
             if entry.blobs and entry != Entry.of_runs(entry.name, entry.blobs, executable=entry.executable):
                 raise ValueError(f"{entry.name!r} is not what its blobs add up to")
         return manifest

@@ -11,12 +11,17 @@ import errno
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from olivebuild import digest
+from olivebuild.errors import StoreError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+PATIENCE_SECONDS = 5.0
+"""How long to wait for those who read a folder that is to be replaced, where the system lets nobody move it meanwhile."""
+_move = os.rename
 
 
 def replace_folder(new: Path, place: Path, aside: Path) -> None:
@@ -27,10 +32,28 @@ def replace_folder(new: Path, place: Path, aside: Path) -> None:
     elif _exchange(new, place):
         _remove(new)
     else:
-        os.rename(place, aside)
-        os.rename(new, place)
+        _rename(place, aside, place)
+        try:
+            _rename(new, place, place)
+        except BaseException:
+            os.rename(aside, place)
+            raise
         _remove(aside)
     digest.sync_folder(place.parent)
+
+
+def _rename(old: Path, new: Path, place: Path) -> None:
+    """Windows refuses while somebody has a file of the folder open. Raises StoreError if that does not end soon."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            _move(old, new)
+            return
+        except PermissionError:
+            if time.monotonic() > deadline:
+                hint = "close what reads it, and build again: the result is in the cache and no step runs"
+                raise StoreError("another program has a file open in this folder", where=str(place), hint=hint) from None
+        time.sleep(0.05)
 
 
 def finish(folder: Path, asides: Path) -> None:

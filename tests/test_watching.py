@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -14,6 +15,8 @@ import psutil
 import pytest
 
 from tests.conftest import Place
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Ctrl-C can't be sent to one process there")
 
 RECIPE = """\
 targets:

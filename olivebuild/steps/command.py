@@ -15,6 +15,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from olivebuild import names
 from olivebuild.errors import InputError, StepError
 from olivebuild.step import KINDS, Edge, Fields, FileInput, Ref, Result, Step
 from olivebuild.worker import Job
@@ -88,6 +89,10 @@ class Command(Step):
         for path in [*outputs.values(), *([fields.metrics] if fields.metrics else [])]:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
                 return f"the output {path!r} leaves the target's folder; outputs are relative paths without .."
+            if odd := names.fault(path):
+                return f"the output {path!r} can't be a file everywhere: {odd}; call it something else"
+        if alike := names.clash(outputs.values()):
+            return f"the outputs {alike[0]!r} and {alike[1]!r} are one file on some systems; call one of them something else"
         for m in _SLOT.finditer(fields.run):
             known = list(inputs if m[1] == "inputs" else outputs)
             if m[1] and m[2] not in known:

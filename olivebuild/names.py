@@ -1,0 +1,42 @@
+"""Names of files that every system can hold: what is built on one may be restored on another. Knows nothing of recipes."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+DEVICES = frozenset(
+    [
+        "con",
+        "prn",
+        "aux",
+        "nul",
+        *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)),
+    ]
+)
+"""Windows gives these to devices, with any ending."""
+NOT_IN_NAMES = '<>:"|?*\\'
+
+
+def fault(path: str) -> str | None:
+    """Why a relative path with / is no name of a file on every system; None if it is one."""
+    for part in path.split("/"):
+        if part.partition(".")[0].rstrip(" ").lower() in DEVICES:
+            return f"{part!r} is a device on Windows"
+        if part not in (".", "..") and part != part.rstrip(". "):
+            return f"{part!r} ends with a dot or a space, which Windows drops"
+        if odd := next((c for c in part if c in NOT_IN_NAMES or ord(c) < 32), None):
+            return f"{part!r} holds {odd!r}, which Windows has no room for in a name"
+        if len(part.encode("utf-8", "surrogatepass")) > 255:
+            return f"{part[:20]!r}... is longer than 255 bytes"
+    return None
+
+
+def clash(paths: Iterable[str]) -> tuple[str, str] | None:
+    """Two paths that are one file where case, or how letters with accents are written, does not count; None if there are none."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        alike = unicodedata.normalize("NFC", path).casefold()
+        if seen.setdefault(alike, path) != path:
+            return seen[alike], path
+    return None
