@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from olivebuild import digest
-from tests.conftest import Place
+from tests.conftest import Place, rows, write_rows
+from tests.faults import (
+    amount,
+    chance_of,
+    check_blobs,
+    check_no_orphan,
+    check_swept,
+    kill,
+)
 from tests.tiny_models import make_adapter
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(3600), pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")]
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+]
 
 RECIPE = """\
 default: onnx-int4
@@ -38,7 +46,13 @@ def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     place.recipe.write_text(RECIPE)
     right = []
     for number in range(ADAPTERS):
-        make_adapter(place.folder / "tiny", root / f"adapter{number}", seed=number, r=4, target_modules="all-linear")
+        make_adapter(
+            place.folder / "tiny",
+            root / f"adapter{number}",
+            seed=number,
+            r=4,
+            target_modules="all-linear",
+        )
         choose(place, number)
         clean = Place(place.folder, root / f"cache{number}")
         shutil.rmtree(place.folder / "build", ignore_errors=True)
@@ -53,17 +67,10 @@ def choose(place: Place, number: int) -> None:
     shutil.copytree(place.folder.parent / f"adapter{number}", place.folder / "adapter")
 
 
-def kill_all(pid: int) -> None:
-    """The build and whatever it started, all at once, without a word of warning."""
-    process = psutil.Process(pid)
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            os.kill(one.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-@pytest.mark.parametrize("rounds", [pytest.param(3, id="some"), pytest.param(100, id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "rounds",
+    [pytest.param(3, id="some"), pytest.param(100, id="many", marks=pytest.mark.slow)],
+)
 def test_killed_at_random_points_nothing_wrong_is_left(prepared: tuple[Place, list[dict[str, bytes]]], rounds: int) -> None:
     place, right = prepared
     chance = random.Random(rounds)
@@ -77,10 +84,10 @@ def test_killed_at_random_points_nothing_wrong_is_left(prepared: tuple[Place, li
             trace.unlink()
         process = place.start()
         time.sleep(chance.uniform(0.3, 2.5))
-        kill_all(process.pid)
+        _, children = kill(process.pid)
         process.communicate()
-        for blob in place.cache.glob("blobs/??/*"):
-            assert len(blob.name) != 32 or digest.of_file(blob) == blob.name
+        check_no_orphan(place, children)
+        check_blobs(place.cache)
         found = {name: data for name, data in place.everything().items() if name.startswith("onnx-int4/")}
         assert found in right
         if chance.random() < 0.3:
@@ -89,5 +96,65 @@ def test_killed_at_random_points_nothing_wrong_is_left(prepared: tuple[Place, li
             assert {name: data for name, data in place.everything().items() if name.startswith("onnx-int4/")} == right[number]
     done = place.build()
     assert done.code == 0, done.err
-    assert not list((place.cache / "tmp").iterdir())
+    check_swept(place)
+    assert place.build().ran == []
+
+
+LINES = 3
+WHOLE = ("tone", "adapter", "onnx-int4")
+
+
+@pytest.mark.parametrize("rounds", [pytest.param(40, marks=pytest.mark.slow)])
+def test_a_whole_pipeline_killed_at_random_points(built_once: Place, tmp_path: Path, rounds: int) -> None:
+    """From rows to the int4 model: each edit changes a row, and each kill hits the build, its worker or both."""
+    chance, right = chance_of("pipeline"), []
+    place = Place(tmp_path / "work", tmp_path / "cache")
+    shutil.copytree(built_once.folder, place.folder)
+    place.edit("steps: 4", "steps: 2")
+    for number in range(LINES):
+        put_row(place, number)
+        shutil.rmtree(place.folder / "build")
+        start = time.monotonic()
+        assert Place(place.folder, tmp_path / f"cache{number}").run().code == 0
+        whole = time.monotonic() - start
+        right.append({name: data for name, data in place.everything().items() if name.split("/")[0] in WHOLE})
+    valid = {(folder, *sorted(part(one, folder).items())) for one in right for folder in WHOLE}
+    killed = 0
+    while killed < amount("KILLS", rounds):
+        number = chance.randrange(LINES)
+        put_row(place, number)
+        if chance.random() < 0.5:
+            shutil.rmtree(place.cache, ignore_errors=True)
+        process = place.start()
+        time.sleep(chance.uniform(0.2, whole))
+        hit, children = kill(process.pid, chance.choice(["parent", "child", "tree"]))
+        killed += hit
+        _, err = process.communicate()
+        assert "Traceback" not in err
+        check_no_orphan(place, children)
+        check_blobs(place.cache)
+        there = place.everything()
+        for folder in {name.split("/")[0] for name in there} & {*WHOLE}:
+            assert (folder, *sorted(part(there, folder).items())) in valid, folder
+        if chance.random() < 0.2:
+            finish(place, right[number])
+    finish(place, right[number])
+
+
+def put_row(place: Place, number: int) -> None:
+    write_rows(
+        place.folder / "data/tone.jsonl",
+        [*rows(), {"phrase": f"I am glad about the row {number}", "tone": "joy"}],
+    )
+
+
+def part(files: dict[str, bytes], folder: str) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if name.startswith(f"{folder}/")}
+
+
+def finish(place: Place, right: dict[str, bytes]) -> None:
+    done = place.build()
+    assert done.code == 0, done.err
+    assert {name: data for name, data in place.everything().items() if name.split("/")[0] in WHOLE} == right
+    check_swept(place)
     assert place.build().ran == []
