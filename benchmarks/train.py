@@ -419,10 +419,11 @@ def quick_start(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def tone_rows(folder: Path) -> list[Any]:
-    from olivebuild.steps import _models, _train
-    from olivebuild.steps._tokens import Encoder
+    from olivebuild.steps import _models
+    from olivebuild.steps._tokens import Encoder, read_table
 
-    return _train.tokens_of(Encoder(_models.load_tokenizer(folder / "base"), 1024), str(folder / "tone/train.parquet"))
+    table = read_table(folder / "tone/train.parquet")
+    return Encoder(_models.load_tokenizer(folder / "base"), 1024).tokens(table.format, table.rows)
 
 
 def ours_cpu(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

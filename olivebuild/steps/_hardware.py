@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from olivebuild.steps._encode import lengths_of
 from olivebuild.steps._forward import Setup, checkpoint_layers, takes_packed
 from olivebuild.steps._tokens import Tokens
 
@@ -26,7 +27,8 @@ def prepare(job: Job, model: Any, rows: Sequence[Tokens], tokens: int, device: t
     setup = takes_packed(model, rows, device, job.note)
     setup.share = setup.packed and dropout == 0 and not plain
     setup.limit, said = CPU_TOKENS, []
-    longest = max(map(len, rows))
+    lengths = lengths_of(rows)
+    longest = int(lengths.max())
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         fitting = int(free * SPARE / bytes_a_token(model))
@@ -36,7 +38,7 @@ def prepare(job: Job, model: Any, rows: Sequence[Tokens], tokens: int, device: t
             checkpoint_layers(model)
             said.append("layers computed twice to save memory")
     if not plain and device.type == "cuda" and tokens * sum(p.numel() for p in model.parameters()) > WORTH_COMPILING:
-        compile_layers(model, alike=len(set(map(len, rows))) == 1)
+        compile_layers(model, alike=int(lengths.min()) == longest)
         said.append("compiled layers")
     said.insert(0, f"{'packed' if setup.packed else 'padded'} rows, up to {setup.limit} tokens at a time")
     if setup.share:

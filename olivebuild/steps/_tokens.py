@@ -100,12 +100,19 @@ class Encoder:
         return self.pair(self.prompt_text(format_, row), self.completion_text(format_, row))
 
     def pair(self, prompt: str, completion: str) -> Example:
-        """Tokens of prompt and completion as they stand together, cut where the prompt's own tokens end.
+        return self.pairs([prompt], [completion])[0]
+
+    def pairs(self, prompts: list[str], completions: list[str]) -> list[Example]:
+        """Tokens of prompts and completions as they stand together, cut where the prompt's own tokens end.
 
         Tokenised alone, a completion may get a space that it does not have in context.
         """
-        before = self._ids(prompt) if prompt else []
-        whole = self._ids(prompt + completion)
+        befores = self._ids(prompts)
+        wholes = self._ids([p + c for p, c in zip(prompts, completions, strict=True)])
+        return [self._pair(*given) for given in zip(prompts, completions, befores, wholes, strict=True)]
+
+    def _pair(self, prompt: str, completion: str, before: list[int], whole: list[int]) -> Example:
+        before = before if prompt else []
         after = whole[len(before) :] if whole[: len(before)] == before else self.tokenizer(completion, add_special_tokens=False)["input_ids"]
         if not after or after[-1] not in self.ends:
             after = [*after, self.tokenizer.eos_token_id]
@@ -116,8 +123,36 @@ class Encoder:
             before = before[max(0, len(before) + len(after) - self.max_length) :]
         return Example(before, after)
 
-    def _ids(self, text: str) -> list[int]:
-        ids = list(self.tokenizer(text)["input_ids"])
+    def tokens(self, format_: str, rows: list[dict[str, str]], loss: str = "completion") -> list[Tokens]:
+        """Rows to train on. `loss`: of the completion, of each of the assistant's turns, or of all."""
+        if loss == "turns":
+            return [self._turns(format_, row) for row in rows]
+        found = self.pairs([self.prompt_text(format_, row) for row in rows], [self.completion_text(format_, row) for row in rows])
+        made = [Tokens.of(example) for example in found]
+        return [Tokens(t.ids, np.ones(len(t), bool)) for t in made] if loss == "all" else made
+
+    def _turns(self, format_: str, row: dict[str, str]) -> Tokens:
+        """A whole conversation, of which every turn of the assistant is counted, its end included."""
+        messages = self.messages(format_, row)
+        whole = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+        spans = []
+        for i, message in enumerate(messages):
+            if message["role"] == "assistant":
+                before = str(self.tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True)) if i else ""
+                after = str(self.tokenizer.apply_chat_template(messages[: i + 1], tokenize=False))
+                if not (whole.startswith(before) and whole.startswith(after)):
+                    hint = "leave `loss` out: the last turn is counted"
+                    raise InputError("the chat template does not write turns one after the other", where=str(self.tokenizer.name_or_path), hint=hint)
+                spans.append((len(before), len(after)))
+        made = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        counted = np.array([any(a <= start and end <= b and start < end for a, b in spans) for start, end in made["offset_mapping"]], bool)
+        ids = np.array(made["input_ids"], np.int32)
+        if self.max_length and len(ids) > self.max_length:
+            self.truncated += 1
+        cut = max(0, len(ids) - self.max_length) if self.max_length else 0
+        return Tokens(ids[cut:], counted[cut:])
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
         bos = self.tokenizer.bos_token_id
         # A template that writes the first token itself must not get it twice.
-        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+        return [ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids for ids in self.tokenizer(texts)["input_ids"]]

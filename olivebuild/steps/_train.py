@@ -16,12 +16,13 @@ from olivebuild.errors import InputError
 from olivebuild.step import Result
 from olivebuild.steps import _hardware, _models, _quantised
 from olivebuild.steps._checkpoint import Keeper
+from olivebuild.steps._encode import TokenRows, lengths_of, token_rows
 from olivebuild.steps._evaluate import Evaluation
 from olivebuild.steps._forward import Forward
 from olivebuild.steps._loop import Loop
 from olivebuild.steps._prefix import go_on_from_prefix
 from olivebuild.steps._schedule import Schedule, steps_of
-from olivebuild.steps._tokens import Encoder, Tokens, read_table
+from olivebuild.steps._tokens import Encoder, Tokens
 
 if TYPE_CHECKING:
     from olivebuild.steps.adapter import AdapterFields, Training
@@ -33,18 +34,20 @@ def train(job: Job, fields: AdapterFields) -> Result:
     device, dtype = _models.platform(training.dtype)
     job.note(f"training on {torch.cuda.get_device_name() if device.type == 'cuda' else device.type} in {str(dtype).removeprefix('torch.')}")
     encoder = Encoder(_models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code), training.max_length)
-    rows = tokens_of(encoder, job.input("data").path)
-    if encoder.truncated:
-        job.note(f"{encoder.truncated} of {len(rows)} rows are longer than max_length {training.max_length} and were cut")
+    rows = token_rows(job, encoder, base.folder, job.input("data").path, training.loss)
+    if rows.truncated:
+        job.note(f"{rows.truncated} of {len(rows)} rows are longer than max_length {training.max_length} and were cut")
+    if not len(rows):
+        raise InputError("no row has a token to learn", where=job.where("data"), hint="is max_length long enough?")
     loop = fit(job, fields, rows, evaluation_of(job, fields, encoder), device, dtype)
     save_adapter(loop.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
     if fields.method == "qlora":
         _quantised.note(job.out, fields.quantisation)
     provenance = {"device": device.type, "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
-    return Result(metrics=_figures(loop, rows, encoder.truncated), provenance=provenance | vars(loop.forward.setup))
+    return Result(metrics=_figures(loop, rows), provenance=provenance | vars(loop.forward.setup))
 
 
-def fit(job: Job, fields: AdapterFields, rows: list[Tokens], evaluation: Evaluation | None, device: torch.device, dtype: torch.dtype) -> Loop:
+def fit(job: Job, fields: AdapterFields, rows: Sequence[Tokens], evaluation: Evaluation | None, device: torch.device, dtype: torch.dtype) -> Loop:
     """Train an adapter of the input `model` on rows of tokens, from the last state that was kept, if any."""
     training, base = fields.training, job.input("model")
     schedule = schedule_of(training, len(rows))
@@ -56,7 +59,7 @@ def fit(job: Job, fields: AdapterFields, rows: list[Tokens], evaluation: Evaluat
     model = add_adapter(job, fields, loaded)
     if fields.from_:
         begin_with(job, model, Path(job.input("from").folder))
-    tokens = sum(map(len, rows)) * schedule.batch * schedule.steps // len(rows)
+    tokens = int(lengths_of(rows).sum()) * schedule.batch * schedule.steps // len(rows)
     setup = _hardware.prepare(job, model, rows, tokens, device, dropout=fields.dropout, plain=training.speed == "plain")
     # Trying layouts may have drawn random numbers.
     torch.manual_seed(training.seed)
@@ -73,11 +76,6 @@ def fit(job: Job, fields: AdapterFields, rows: list[Tokens], evaluation: Evaluat
 CHECKPOINT_SECONDS = 60
 
 
-def tokens_of(encoder: Encoder, path: str) -> list[Tokens]:
-    table = read_table(path)
-    return [Tokens.of(encoder.encode(table.format, row)) for row in table.rows]
-
-
 def schedule_of(given: Training, count: int) -> Schedule:
     training = given.resolved()
     steps = training.steps or steps_of(count, training.batch, training.epochs or 1)
@@ -89,13 +87,13 @@ def schedule_of(given: Training, count: int) -> Schedule:
 def evaluation_of(job: Job, fields: AdapterFields, encoder: Encoder) -> Evaluation | None:
     if not fields.eval:
         return None
-    rows = [row for row in tokens_of(encoder, job.input("eval").path) if row.labels]
-    if not rows:
+    rows = token_rows(job, encoder, job.input("model").folder, job.input("eval").path, fields.training.loss)
+    if not len(rows):
         raise InputError("there are no rows to evaluate on", where=job.where("eval", "data"), hint="does its data set hold any out?")
     return Evaluation(rows, fields.eval.every, fields.eval.patience, best=fields.eval.keep == "best")
 
 
-def _figures(loop: Loop, rows: Sequence[Tokens], truncated: int) -> dict[str, object]:
+def _figures(loop: Loop, rows: TokenRows) -> dict[str, object]:
     progress = loop.progress
     last = progress.losses[-max(1, len(progress.losses) // 10) :]
     curve = progress.curve()
@@ -103,7 +101,7 @@ def _figures(loop: Loop, rows: Sequence[Tokens], truncated: int) -> dict[str, ob
         "loss": round(sum(last) / len(last), 5),
         "tokens_per_second": round(progress.tokens / max(progress.seconds, 1e-9), 1),
     }
-    figures |= {"steps": loop.step, "steps_known": loop.known, "examples": len(rows), "truncated": truncated}
+    figures |= {"steps": loop.step, "steps_known": loop.known, "examples": len(rows), "truncated": rows.truncated, "data": rows.figures()}
     if loop.evaluation:
         curve |= loop.evaluation.curve()
         figures |= {"best_step": loop.evaluation.best_step, **loop.evaluation.last}

@@ -28,6 +28,8 @@ class Training(Fields):
     """`append`: rows in the order of the data. When rows are added at its end, training goes on from where the old ones ended."""
     batch: Positive = 8
     max_length: Positive = 1024
+    loss: Literal["completion", "turns", "all"] = "completion"
+    """What is learnt: the completion (of `text` all), each of the assistant's turns in `messages`, or prompts as well."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     beta2: Fraction = 0.999
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -95,7 +97,7 @@ class AdapterFields(Fields):
 
 class Adapter(Step):
     kind = "adapter"
-    version = 2
+    version = 3
     fields = AdapterFields
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
 
