@@ -82,7 +82,7 @@ class Row:
 
 def whole(value: float) -> str:
     """Seconds that are an estimate: no decimals."""
-    return f"{value:.0f} s" if value < 59.5 else seconds(value)
+    return f"{round(value)} s" if round(value) < 60 else seconds(round(value))
 
 
 class Display:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from olivebuild.events import Event
-from olivebuild.live import Display
+from olivebuild.live import Display, whole
 from tests.conftest import Place
 from tests.terminal import Terminal
 
@@ -117,6 +117,11 @@ def test_time_left_without_a_pace_comes_from_the_last_run() -> None:
     # Past its time it claims nothing.
     played.say("progress", "bench:latency", after=31.0, what="measuring", done=0, total=3)
     assert played.rows(80)[0].split("  ")[-1] == "measuring 0/3, 34 s so far"
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.9, "1 min 00 s"), (3599.6, "1 h 00 min"), (5000.0, "1 h 23 min")])
+def test_an_estimate_has_no_decimals(value: float, text: str) -> None:
+    assert whole(value) == text
 
 
 def test_a_long_file_has_a_row_while_it_is_hashed() -> None:
