@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
+from olivebuild import wording
 from olivebuild.errors import BuildError
 from olivebuild.options import JSON, TARGET, TARGETS, open_all, open_recipe, place, recipe_options
 
@@ -92,7 +94,9 @@ def log(ctx: click.Context, target: str) -> None:
     for file in files:
         if len(files) > 1:
             click.echo(f"== {file.stem}")
-        click.echo(file.read_text("utf-8", errors="replace"), nl=False)
+        text = file.read_text("utf-8", errors="replace")
+        # Programs write what they like: a file gets all of it, a terminal is not steered by it.
+        click.echo(wording.clean(text) if sys.stdout.isatty() else text, nl=False)
 
 
 @click.command()

