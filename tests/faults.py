@@ -187,6 +187,9 @@ class Builds:
 
     def start(self, *arguments: str) -> int:
         """The id of the process."""
+        for ending in (".out", ".err"):
+            # One that is killed before its first word has said nothing.
+            self.out.with_suffix(ending).write_text("")
         environment = {"OLIVEBUILD_CACHE": str(self.place.cache), **self.place.environment}
         words = ["build", "--json", *arguments]
         how = {"out": str(self.out), "fork_workers": self.fork_workers}
