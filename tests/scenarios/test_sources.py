@@ -94,18 +94,19 @@ def test_a_damaged_snapshot_is_fetched_again_and_is_no_new_truth(copied: Place, 
     copied.environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
     copied.edit("source: tiny", "source: hf:own/tiny")
     assert copied.build().ran == ["base"]
-    for name in ("model.safetensors", "config.json"):
+    # The second value is new too, so that the adapter is made and not restored.
+    for name, alpha in (("model.safetensors", "alpha: 9"), ("config.json", "alpha: 10")):
         (path,) = tmp_path.glob(f"hf/hub/*/snapshots/*/{name}")
         right = path.read_bytes()
         path.resolve().write_bytes(right[:-9] + bytes([right[-9] ^ 1]) + right[-8:])
         asked.clear()
         # Nothing is asked for as long as nobody reads the model.
         assert copied.build().ran == []
-        copied.edit("alpha: 8", "alpha: 9")
+        copied.edit("alpha: 8", alpha)
         assert copied.build().ran[0] == "base"
         assert path.read_bytes() == right
         assert {p for p in asked if "/resolve/" in p} == {f"/own/tiny/resolve/{COMMIT}/{name}"}
-        copied.edit("alpha: 9", "alpha: 8")
+        copied.edit(alpha, "alpha: 8")
         assert copied.build().ran == []
 
 
