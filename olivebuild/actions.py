@@ -82,4 +82,4 @@ def _places(planner: Planner, node: Node) -> dict[str, list[object]]:
 def _readers(graph: Graph, plan: Plan, node: Node) -> list[Node]:
     """The nodes of the plan that are not made yet and read this one by tensors."""
     states = [plan.states[user] for edge, user in graph.users[node.name] if edge.by_tensors and user in plan.states]
-    return [s.node for s in states if s.trace is None]
+    return [s.node for s in states if s.trace is None and not s.thin]

@@ -18,6 +18,7 @@ from olivebuild.executor import ANY, Executor, Message, Outcome
 from olivebuild.key import Reason
 from olivebuild.locks import try_lock
 from olivebuild.manifest import Manifest
+from olivebuild.memory import Recalled
 from olivebuild.node import Node
 from olivebuild.pinning import pin
 from olivebuild.plan import Plan, Planner, State, Verdict
@@ -40,6 +41,8 @@ class Report:
     restored: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     errors: list[BuildError] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+    """The nodes that were made, or put into build/."""
     seconds: float = 0.0
 
     @property
@@ -73,15 +76,15 @@ class Build:
         self._keep_going = keep_going
         self._failed: set[str] = set()
 
-    def run(self, goals: Iterable[str]) -> Report:
+    def run(self, goals: Iterable[str], recalled: Recalled | None = None) -> Report:
         """Build the goals. Raises nothing for a step that failed (it is in the report); raises BuildError for what comes before."""
         self._check_locks()
         store = self.planner.store
         # What a build finds in the cache is not swept away under it.
         with nullcontext() if store.read_only else locks.locked(store.builds_lock, shared=True):
-            return self._run(Report(list(goals)))
+            return self._run(Report(list(goals)), recalled)
 
-    def _run(self, report: Report) -> Report:
+    def _run(self, report: Report, recalled: Recalled | None) -> Report:
         start = time.monotonic()
         self.planner.workspace.memo.listen = self._hashing
         self.planner.workspace.recover()
@@ -89,7 +92,8 @@ class Build:
         self._check_room(report.goals)
         self._pin(report)
         try:
-            report.plan = plan = self.planner.plan(report.goals)
+            known = recalled and self.planner.plan_from(recalled.plan, recalled.changed)
+            report.plan = plan = known or self.planner.plan(report.goals)
             self._announce(plan)
             turns = Turns(self.planner.graph, plan)
             while True:
@@ -161,6 +165,7 @@ class Build:
         self._finish(state, state.reasons)
         if node.target not in report.restored:
             report.restored.append(node.target)
+        report.touched.add(node.name)
         self._say("restored", node, seconds=time.monotonic() - start)
         return {node.name}
 
@@ -226,6 +231,7 @@ class Build:
             if message.error:
                 raise message.error
             self._store(running, message)
+            report.touched.add(message.node)
             self._say("finished", state.node, seconds=message.seconds)
             if state.node.target not in report.ran:
                 report.ran.append(state.node.target)

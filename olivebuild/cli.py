@@ -20,6 +20,7 @@ from olivebuild.verbs import VERBS
 if TYPE_CHECKING:
     from olivebuild.build import Report
     from olivebuild.gates import Judgement
+    from olivebuild.memory import Recalled
     from olivebuild.plan import Plan
     from olivebuild.project import Project
 
@@ -69,7 +70,7 @@ def build(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     olivebuild build onnx-int4 bench
     olivebuild onnx-int4 --set adapter.training.lr=2e-4
     """
-    from olivebuild import noop
+    from olivebuild import memory, noop
     from olivebuild.digest import filesystem_time
 
     state = place(ctx)[0] / ".olivebuild"
@@ -78,9 +79,12 @@ def build(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     project = open_all(ctx, settings)
     out, err = noop.Tee(sys.stdout), noop.Tee(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        report, code = _build(project, targets, manner, as_json)
+        before = memory.recall(project.planner, project.graph.goals(targets))
+        report, code = _build(project, targets, manner, as_json, before)
+    if report.plan and not report.errors:
+        memory.remember(project.planner, report.plan, before, started, report.touched)
     if report.plan and not (report.ran or report.restored or report.errors):
-        noop.save(project, report.plan, started, "".join(out.written), "".join(err.written), code)
+        noop.save(project, report.plan, before, started, "".join(out.written), "".join(err.written), code)
     if code:
         ctx.exit(code)
 
@@ -123,7 +127,7 @@ def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     watching.watch((folder, file), settings, build_once, fail, say)
 
 
-def _build(project: Project, targets: tuple[str, ...], manner: Manner, as_json: bool) -> tuple[Report, int]:
+def _build(project: Project, targets: tuple[str, ...], manner: Manner, as_json: bool, before: Recalled | None = None) -> tuple[Report, int]:
     """What was done, and the exit code."""
     from olivebuild import machine
     from olivebuild.build import Build
@@ -143,7 +147,7 @@ def _build(project: Project, targets: tuple[str, ...], manner: Manner, as_json: 
 
         try:
             recorder = Recorder(say)
-            report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals)
+            report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals, before)
         except (BuildError, OSError):
             # Who reads the stream waits for its last line.
             say(Event("done", {"ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": 0.0}))
@@ -151,7 +155,7 @@ def _build(project: Project, targets: tuple[str, ...], manner: Manner, as_json: 
     else:
         with Showing() as display:
             recorder = Recorder(display)
-            report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals)
+            report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals, before)
     # Not before: the first step starts without waiting for what only draws.
     from olivebuild import console
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any, TextIO
 
 from olivebuild import digest, snapshot
+from olivebuild.memory import ABSENT, Recalled, everywhere, results
 from olivebuild.plan import Plan
 from olivebuild.project import Project
+from olivebuild.snapshot import Stat
 
 KEPT = 8
 """Commands whose answers are kept for one recipe."""
@@ -32,9 +33,9 @@ class Tee:
         return getattr(self._stream, name)
 
 
-def save(project: Project, plan: Plan, started: int, out: str, err: str, code: int) -> None:
+def save(project: Project, plan: Plan, before: Recalled | None, started: int, out: str, err: str, code: int) -> None:
     """Remember an answer. `started`: the file system's time before the first look, so that a change in the same tick is not missed."""
-    found = {path: snapshot.stat_of(path) for path in sorted(_looked_at(project, plan))}
+    found = _looked_at(project, plan, before)
     if not out or any(stat and max(stat[3:]) >= started for stat in found.values()):
         return
     arguments = sys.argv[1:]
@@ -49,42 +50,18 @@ def save(project: Project, plan: Plan, started: int, out: str, err: str, code: i
         return
 
 
-def _looked_at(project: Project, plan: Plan) -> set[str]:
-    """Every file and folder on which the plan, and so the answer, depends."""
-    recipe, scan = project.graph.recipe, project.planner.scan
-    paths: set[Path] = {recipe.folder / recipe.file.name, recipe.folder, project.lock.file}
-    for path in scan.looked_at():
+def _looked_at(project: Project, plan: Plan, before: Recalled | None) -> dict[str, Stat | None]:
+    """Every file and folder on which the plan, and so the answer, depends. What was not looked at now is as it was remembered."""
+    found: dict[str, Stat | None] = {}
+    paths = everywhere(project.planner, plan) | {project.graph.recipe.folder}
+    for path in project.planner.scan.looked_at():
         # A file that is added in place of a missing one changes its folder.
-        paths |= {path, path.parent}
-    store = project.planner.store
+        paths |= {path.absolute(), path.parent.absolute()}
     for name, state in plan.states.items():
-        if state.trace:
-            paths.add(store.path(state.trace.key).with_suffix(".trace"))
-        if state.trace and state.trace.manifest:
-            paths.add(store.path(state.trace.manifest))
-        place = project.workspace.place(state.node.target)
-        if name == state.node.target:
-            paths |= {place, *place.rglob("*")}
-        for library in state.node.libraries:
-            paths |= _distribution(library)
-    ours = Path(__file__).parent
-    paths |= {ours, *(p for p in ours.rglob("*") if p.suffix in (".py", "") and "__pycache__" not in p.parts)}
-    paths |= {Path(p) for p in sys.path if p and os.path.isdir(p)}
-    return {str(path.absolute()) for path in paths}
-
-
-def _distribution(name: str) -> set[Path]:
-    from importlib.metadata import PackageNotFoundError, distribution
-
-    from olivebuild.scan import VARIANTS
-
-    found: set[Path] = set()
-    for candidate in (name, *VARIANTS.get(name, ())):
-        try:
-            found.add(Path(str(distribution(candidate).locate_file(""))))
-            path = getattr(distribution(candidate), "_path", None)
-            if path:
-                found |= {Path(path), Path(path) / "METADATA"}
-        except PackageNotFoundError:
-            continue
-    return found
+        if before and state.thin:
+            seen = before.known[name].seen
+            stats = zip(*[iter(seen.stats)] * 5, strict=True)
+            found |= {path: None if stat == ABSENT else stat for path, stat in zip(seen.paths, stats, strict=True)}
+        else:
+            paths |= results(project.planner, state)
+    return found | {path: snapshot.stat_of(path) for path in sorted(map(str, paths))}

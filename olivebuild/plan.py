@@ -48,6 +48,8 @@ class State:
     """Its bytes must be there, if only in the store: a step that will run reads them."""
     publish: bool = False
     """Goes into build/ when it is made now."""
+    thin: bool = False
+    """Known to be fresh from the last build: trace, parts and manifest were not read again; see memory.py."""
 
 
 @dataclass
@@ -97,6 +99,11 @@ class Planner:
         self._decide(plan, names, set(names))
         return plan
 
+    def plan_from(self, plan: Plan, changed: Iterable[str]) -> Plan:
+        """The plan of now, given one in which all was fresh and what may have changed since."""
+        self._decide(plan, changed, set())
+        return plan
+
     def update(self, plan: Plan, changed: Iterable[str]) -> None:
         """Look again at the nodes of which something has changed, and at all that this changes: the plan is what a new one would be."""
         changed = {name for name in changed if name in plan.states}
@@ -114,26 +121,37 @@ class Planner:
             if name in touched:
                 continue
             touched.add(name)
-            before, now = plan.found[name], self._look_up(self.graph.nodes[name], plan.found)
-            plan.found[name] = now
-            if name not in unknown and now.outputs != before.outputs:
-                for _, user in self.graph.users[name]:
-                    if user in plan.found:
-                        heappush(queue, (order[user], user))
+            if self._found_anew(plan, name) and name not in unknown:
+                for user in self._users(plan, name):
+                    heappush(queue, (order[user], user))
         # ... and who needs a folder on what comes after.
         queue = [(-order[name], name) for name in touched]
         heapify(queue)
-        placed = set()
+        placed, late = set(), set()
         while queue:
             _, name = heappop(queue)
             if name in placed:
                 continue
             placed.add(name)
+            if plan.found[name].thin and self._found_anew(plan, name):
+                # Lost since the memory was compared with the disk.
+                late |= self._users(plan, name)
             before, now = plan.states[name], self._placed(plan, name)
             plan.states[name] = now
             if name not in unknown and now.verdict != before.verdict:
                 for _, source, _ in self.graph.inputs[name]:
                     heappush(queue, (-order[source.name], source.name))
+        if late:
+            self._decide(plan, late, set())
+
+    def _found_anew(self, plan: Plan, name: str) -> bool:
+        """Look a node up. True when others must be keyed anew."""
+        before = plan.found[name]
+        now = plan.found[name] = self._look_up(self.graph.nodes[name], plan.found)
+        return now.outputs != before.outputs
+
+    def _users(self, plan: Plan, name: str) -> set[str]:
+        return {user for _, user in self.graph.users[name] if user in plan.found}
 
     def _placed(self, plan: Plan, name: str) -> State:
         found = plan.found[name]

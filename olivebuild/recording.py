@@ -53,7 +53,7 @@ def record(project: Project, recorder: Recorder, report: Report, gates: Iterable
     if plan is None or not (recorder.done or report.failed):
         return None
     ran = {node for node, (restored, _) in recorder.done.items() if not restored}
-    known = {name: s.trace.seconds for name, s in plan.states.items() if s.trace}
+    known = {name: s.seconds or 0.0 for name, s in plan.states.items() if s.trace or s.thin}
     entry = Entry(
         goals=tuple(report.goals),
         time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -37,6 +37,8 @@ class Scan:
         self._libraries: dict[str, str] = {}
         self._machine: dict[str, str] = {}
         self._folders: set[Path] = set()
+        self._asked: dict[str, set[Path]] = {}
+        """node -> what the paths and patterns of its fields name, and where more may come."""
 
     def files(self, node: Node) -> list[tuple[str, str, str]]:
         """(label, value, path as the user wrote it) of each file that the node reads. Raises InputError when one is missing."""
@@ -59,9 +61,11 @@ class Scan:
         found = self._matches[pattern, wanted.optional] = matching(folder, pattern, literal=wanted.optional)
         fixed, wild = split(pattern)
         # Where a file may come that is not there yet.
-        self._folders.add(folder / (pattern if wanted.optional else fixed))
+        may_come = {folder / (pattern if wanted.optional else fixed)}
         if wild and not wanted.optional and found != [folder / pattern]:
-            self._folders |= {p for p in (folder / fixed).rglob("*") if p.is_dir()}
+            may_come |= {p for p in (folder / fixed).rglob("*") if p.is_dir()}
+        self._folders |= may_come
+        self._asked[node.name] = self._asked.get(node.name, set()) | may_come | set(found)
         if not found and not wanted.optional:
             fact = "matches no file" if wild else "does not exist"
             where = self.recipe.where(node.target, wanted.field)
@@ -116,6 +120,16 @@ class Scan:
         if not self._machine:
             self._machine = machine.describe()
         return self._machine
+
+    def seen_for(self, node: Node) -> dict[Path, Stat | None]:
+        """All files and folders on which this scan's answers for a node depend, as they were when it looked."""
+        found: dict[Path, Stat | None] = {path: self._stats[path] for path in self._read.get(node.name, ())}
+        for path in self._asked.get(node.name, set()) - found.keys():
+            try:
+                found[path] = digest.stat_of(path)
+            except OSError:
+                found[path] = None
+        return found
 
     def changed(self, node: Node) -> Path | None:
         """A file that the node reads and that is no longer as this scan saw it; None if all are."""

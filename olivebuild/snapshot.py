@@ -16,30 +16,24 @@ PREFIX = "snapshot-"
 FORMAT = 2
 
 
-def command_key(arguments: list[str]) -> str:
-    """What decides, beside files, what a command prints: its words, where it runs, the environment, interpreter and terminal."""
-    terminal = os.get_terminal_size(1).columns if os.isatty(1) else 0
-    names = (
-        "OLIVEBUILD_CACHE",
-        "XDG_CACHE_HOME",
-        "HOME",
-        "LOCALAPPDATA",
-        "CUDA_VISIBLE_DEVICES",
-        "NO_COLOR",
-        "FORCE_COLOR",
-        "TERM",
-        "COLUMNS",
-        "PATH",
-        "PYTHONPATH",
-    )
-    environment = [os.environ.get(name, "") for name in names]
+def surroundings() -> list[object]:
+    """What decides a plan beside files: where it is made, the environment, interpreter and machine."""
+    names = ("OLIVEBUILD_CACHE", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA", "CUDA_VISIBLE_DEVICES", "PATH", "PYTHONPATH")
     try:
         # Another processor or more memory come with a boot.
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as f:
             boot = f.read()
     except OSError:
         boot = ""
-    return ascii([FORMAT, boot, arguments, os.getcwd(), environment, sys.executable, sys.version, terminal, os.isatty(2), os.cpu_count()])
+    environment = [os.environ.get(name, "") for name in names]
+    return [FORMAT, boot, os.getcwd(), environment, sys.executable, sys.version, os.cpu_count()]
+
+
+def command_key(arguments: list[str]) -> str:
+    """What decides, beside files, what a command prints: its words, its surroundings, the terminal."""
+    terminal = os.get_terminal_size(1).columns if os.isatty(1) else 0
+    look = [os.environ.get(name, "") for name in ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS")]
+    return ascii([surroundings(), arguments, look, terminal, os.isatty(2)])
 
 
 def state_folder(arguments: list[str]) -> str:

@@ -14,7 +14,7 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 
-from olivebuild import digest, places, snapshot, tensors
+from olivebuild import digest, memory, places, snapshot, tensors
 from olivebuild.derived import Derived
 from olivebuild.digest import Compute, Count, StatMemo
 from olivebuild.manifest import Manifest
@@ -146,7 +146,8 @@ def repair(store: Store, project: Project | None, faults: Sequence[Fault]) -> di
     if project:
         project.workspace.save()
         # An answer from stats would go on believing what was just found wrong.
-        for answer in (project.workspace.folder / ".olivebuild").glob(f"{snapshot.PREFIX}*"):
+        state = project.workspace.folder / ".olivebuild"
+        for answer in (*state.glob(f"{snapshot.PREFIX}*"), *state.glob(f"**/{memory.FILE_NAME}")):
             answer.unlink(missing_ok=True)
     return done
 

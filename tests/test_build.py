@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from olivebuild import digest
+from olivebuild import digest, memory
 from olivebuild.build import Build, Report
 from olivebuild.errors import RecipeError, StepError
 from olivebuild.events import Event
@@ -18,7 +18,12 @@ from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.node import Result
 from olivebuild.plan import Plan, Planner, State
 from olivebuild.turns import Room, limits_of
-from tests.test_plan import Site
+from tests import test_plan
+
+
+class Site(test_plan.Site):
+    remembered = 0
+    """Nodes that were not looked up again, in all builds."""
 
 
 class Steps:
@@ -52,11 +57,16 @@ class Steps:
         self._running.clear()
 
 
-def facts(plan: Plan) -> dict[str, object]:
-    def of(s: State) -> object:
-        return s.verdict, s.key, s.outputs, s.reasons, s.seconds, s.needed, s.read, s.publish, s.folder, s.parts, s.trace, s.manifest
+def assert_same(one: Plan, other: Plan) -> None:
+    assert list(one.states) == list(other.states)
+    for a, b in zip(one.states.values(), other.states.values(), strict=True):
+        assert facts(a) == facts(b)
+        if not (a.thin or b.thin):
+            assert (a.parts, a.trace, a.manifest) == (b.parts, b.trace, b.manifest)
 
-    return {name: of(state) for name, state in plan.states.items()}
+
+def facts(s: State) -> object:
+    return s.node.name, s.verdict, s.key, s.outputs, s.reasons, s.seconds, s.needed, s.read, s.publish, s.folder
 
 
 @pytest.fixture(autouse=True)
@@ -66,15 +76,28 @@ def _compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def update(self: Planner, plan: Plan, changed: Iterable[str]) -> None:
         real(self, plan, changed)
-        assert facts(plan) == facts(self.plan(plan.goals))
+        assert_same(plan, self.plan(plan.goals))
 
     monkeypatch.setattr(Planner, "update", update)
 
 
 def run(site: Site, steps: Steps, *goals: str, room: Room | None = None, keep_going: bool = False) -> tuple[Report, list[Event]]:
+    """As the command line does it: with what the last build of the same goals left."""
+    state = site.folder / ".olivebuild"
+    digest.wait_for_tick(state, digest.filesystem_time(state))
+    started = digest.filesystem_time(state)
     planner, events = site.planner(), []
+    wanted = planner.graph.goals(goals)
     try:
-        return Build(planner, steps, events.append, room, keep_going=keep_going).run(planner.graph.goals(goals)), events
+        if tried := memory.recall(planner, wanted):
+            plan = site.planner().plan(wanted)
+            assert_same(planner.plan_from(tried.plan, tried.changed), plan)
+        before = memory.recall(planner, wanted)
+        site.remembered += sum(s.thin for s in before.plan.found.values()) - len(before.changed) if before else 0
+        report = Build(planner, steps, events.append, room, keep_going=keep_going).run(wanted, before)
+        if report.plan and not report.errors:
+            memory.remember(planner, report.plan, before, started, report.touched)
+        return report, events
     finally:
         planner.traces.close()
 
@@ -171,11 +194,12 @@ def test_a_build_decides_as_plans_do_whatever_happened(tmp_path: Path, seed: int
     site = Site(tmp_path, recipe(*lazy))
     for _ in range(8):
         steps = Steps(jobs=chance.choice([1, 3]), fail=[f"t{chance.randrange(9)}"] if chance.random() < 0.3 else [])
-        run(site, steps, *chance.sample([f"t{i}" for i in range(9)], 2), keep_going=chance.random() < 0.5)
+        run(site, steps, *chance.choice([(), ("t3", "t7")]), keep_going=chance.random() < 0.5)
         report, _ = run(site, Steps())
         assert not report.errors
+        known = site.remembered
         report, _ = run(site, Steps())
-        assert (report.ran, report.restored) == ([], [])
+        assert (report.ran, report.restored, site.remembered - known) == ([], [], 9)
         for _ in range(chance.randrange(3)):
             name = f"t{chance.randrange(9)}"
             what = chance.choice(["input", "folder", "blobs", "traces", "flip"])
