@@ -6,9 +6,8 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -160,7 +159,7 @@ def _build(project: Project, targets: tuple[str, ...], manner: Manner, as_json: 
     from olivebuild import console
 
     plan = report.plan
-    judged = _judge(project, plan) if plan and not report.failed else []
+    judged = project.judge(plan) if plan and not report.failed else []
     gates = [vars(j) for j in judged]
     entry = record(project, recorder, report, judged)
     if as_json:
@@ -252,30 +251,7 @@ def _to_show(project: Project, plan: Plan, goals: list[str]) -> list[tuple[str, 
     shown = [name for name in goals if project.graph.targets[name].kind in ("benchmark", "choice")]
     by = [source.target for name in shown for _, source, _ in project.graph.inputs[name] if source.kind == "benchmark"]
     names = [name for name in dict.fromkeys([*by, *shown]) if plan.target(name)[0] is Verdict.FRESH]
-    return [(name, metrics) for name in names if (metrics := _metrics(plan, name))]
-
-
-def _metrics(plan: Plan, target: str) -> Mapping[str, Any]:
-    trace = plan.states[target].trace
-    return trace.metrics if trace else {}
-
-
-def _judge(project: Project, plan: Plan) -> list[Judgement]:
-    """The gates of all benchmarks that the goals need."""
-    from olivebuild.gates import judge
-
-    judged = []
-    for name in plan.targets:
-        if not project.graph.targets[name].gated:
-            continue
-        target = project.graph.recipe.targets[name]
-        gates, metrics = target.step.gates(target.fields), _metrics(plan, name)
-        try:
-            judged += judge(name, gates, metrics) if metrics else []
-        except RecipeError as e:
-            e.where = project.graph.recipe.where(name, ("gates",))
-            raise
-    return judged
+    return [(name, metrics) for name in names if (metrics := project.metrics(plan, name))]
 
 
 def run() -> None:

@@ -55,6 +55,13 @@ class Graph:
     def targets_below(self, goals: Iterable[str]) -> list[str]:
         return list(dict.fromkeys(node.target for node in self.closure(goals)))
 
+    @property
+    def all_goals(self) -> list[str]:
+        """What it takes to have every target. What is lazy counts as wanted only if nothing else is made from it."""
+        busy = [name for name, target in self.targets.items() if not target.lazy]
+        below = self.targets_below(busy)
+        return [*busy, *(name for name in self.targets if name not in below)]
+
     def goals(self, names: Iterable[str]) -> list[str]:
         """What to build for the names given: checked, or the recipe's default, or what no other target needs."""
         given = [member for name in names for member in self.matrices.get(name, (name,))]

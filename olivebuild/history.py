@@ -52,7 +52,7 @@ class Judged:
 
     target: str
     gate: str
-    value: float
+    value: float | None
     passed: bool
 
 

@@ -1,18 +1,73 @@
-"""The verbs that look back: history and compare."""
+"""The verbs that look back: report, history and compare."""
 
 from __future__ import annotations
 
 import json
+import os
+import webbrowser
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from olivebuild.digest import write_atomically
 from olivebuild.options import JSON, open_all, recipe_options
 
 if TYPE_CHECKING:
     from olivebuild.project import Project
+
+
+@click.command()
+@recipe_options
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the page here instead of build/report.html.")
+@click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
+@click.option("--markdown", is_flag=True, help="Print Markdown instead, and append it to $GITHUB_STEP_SUMMARY where that is set.")
+@JSON
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the gates as JUnit XML, too.")
+@click.pass_context
+def report(ctx: click.Context, out: Path | None, show: bool, markdown: bool, as_json: bool, junit: Path | None) -> None:
+    """Write one page that tells what was built, why, what it cost, and how good it is. Runs nothing.
+
+    \b
+    olivebuild report --open
+    olivebuild report --markdown --junit gates.xml
+    """
+    from olivebuild import live
+    from olivebuild.report import collect
+    from olivebuild.report import junit as xml
+    from olivebuild.report import markdown as md
+
+    project = open_all(ctx)
+    with live.hashing(project.workspace.memo):
+        plan = project.planner.plan(project.graph.all_goals)
+    project.workspace.memo.save()
+    found = collect.collect(project, plan, project.judge(plan))
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+    if markdown:
+        text = md.render(found)
+        click.echo(text, nl=False)
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with open(summary, "a", encoding="utf-8") as f:
+                f.write(text)
+    if junit:
+        write(junit, xml.render(found))
+    if out or show or not (as_json or markdown):
+        from olivebuild.report import page
+
+        file = out or project.workspace.build / "report.html"
+        write(file, page.render(found))
+        click.echo(f"wrote {file}", err=as_json or markdown)
+        if show:
+            webbrowser.open(file.resolve().as_uri())
+
+
+def write(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, text.encode())
 
 
 @click.command()
@@ -75,4 +130,4 @@ def _benchmarks(project: Project) -> dict[str, Mapping[str, Any]]:
     return {name: trace.metrics for name in names if (trace := plan.states[name].trace)}
 
 
-VERBS = (history, compare)
+VERBS = (report, history, compare)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_cache_path
 
 from olivebuild import recipe as recipes
 from olivebuild.errors import RecipeError
+from olivebuild.gates import Judgement, judge
 from olivebuild.graph import Graph, build_graph
 from olivebuild.kept import graph_of
 from olivebuild.lockfile import FILE_NAME as LOCK_NAME
 from olivebuild.lockfile import Lockfile
-from olivebuild.plan import Planner
+from olivebuild.plan import Plan, Planner
 from olivebuild.scan import Scan
 from olivebuild.store import Store
 from olivebuild.trace import Traces
@@ -34,6 +36,23 @@ class Project:
     @property
     def lock(self) -> Lockfile:
         return self.planner.scan.lock
+
+    def metrics(self, plan: Plan, target: str) -> Mapping[str, Any]:
+        trace = plan.states[target].trace
+        return trace.metrics if trace else {}
+
+    def judge(self, plan: Plan) -> list[Judgement]:
+        """The gates of all benchmarks that the goals need and that have been measured."""
+        judged = []
+        for name in plan.targets:
+            target = self.graph.recipe.targets[name]
+            gates, metrics = target.step.gates(target.fields), self.metrics(plan, name)
+            try:
+                judged += judge(name, gates, metrics) if metrics else []
+            except RecipeError as e:
+                e.where = self.graph.recipe.where(name, ("gates",))
+                raise
+        return judged
 
 
 def cache_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from olivebuild.workspace import Workspace
 
 LONG = 64
 """A list of more numbers is raw data, and stays in the trace and the artifact."""
+RAW = ("samples", "answers", "curve", "comparisons")
 
 
 class Recorder:
@@ -63,7 +65,7 @@ def record(project: Project, recorder: Recorder, report: Report, gates: Iterable
         made=recorder.made(plan, project.workspace),
         failed=tuple(report.failed),
         measured={name: m for name, state in plan.states.items() if (m := measured(state))},
-        gates=tuple(Judged(j.target, j.gate, j.value, j.passed) for j in gates),
+        gates=tuple(Judged(j.target, j.gate, compact(j.value), j.passed) for j in gates),
         machine=machine_of(plan),
         version=__version__,
     )
@@ -88,7 +90,9 @@ def machine_of(plan: Plan) -> dict[str, str]:
 
 
 def compact(value: Any) -> Any:
-    """Figures without raw samples and answers."""
+    """Figures without raw samples and answers, and without what JSON has no word for."""
     if isinstance(value, dict):
-        return {k: compact(v) for k, v in value.items() if not (isinstance(v, list) and len(v) > LONG) and k not in ("samples", "answers", "curve")}
+        return {k: compact(v) for k, v in value.items() if not (isinstance(v, list) and len(v) > LONG) and k not in RAW}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return [compact(v) for v in value] if isinstance(value, list) else value

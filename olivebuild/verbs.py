@@ -44,12 +44,8 @@ def status(ctx: click.Context, as_json: bool) -> None:
     from olivebuild import live, wording
 
     project = open_all(ctx)
-    targets = project.graph.targets
-    # What is lazy counts as wanted only if nothing else is made from it.
-    busy = [name for name, target in targets.items() if not target.lazy]
-    below = project.graph.targets_below(busy)
     with live.hashing(project.workspace.memo):
-        made = project.planner.plan([*busy, *(name for name in targets if name not in below)])
+        made = project.planner.plan(project.graph.all_goals)
     project.workspace.memo.save()
     rows: list[dict[str, object]] = []
     all_held: dict[str, int] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from olivebuild.gates import FIGURES
+from olivebuild.gates import FIGURES, Gate
 from olivebuild.key import Reason
 
 
@@ -47,14 +47,60 @@ def _short(value: str | None) -> str | None:
     return clean(tail[:8] if digest else value if len(value) <= 60 else value[:57] + "...")
 
 
+HEADINGS = {
+    "generated_accuracy": "written",
+    "exact_match": "to the letter",
+    "macro_f1": "macro F1",
+    "schema_valid": "valid JSON",
+    "field_exact": "fields right",
+    "json_exact": "JSON right",
+    "ttft": "first token",
+    "ttft_p95": "first token p95",
+    "tpot": "per token",
+    "itl_p50": "token gap p50",
+    "itl_p95": "token gap p95",
+    "itl_p99": "token gap p99",
+    "e2e": "end to end",
+    "tokens_per_second": "tokens/s",
+    "prompt_tokens_per_second": "prompt tokens/s",
+    "load_seconds": "load",
+    "peak_rss": "peak RSS",
+    "gpu_memory": "GPU memory",
+    "joules_per_token": "J/token",
+}
+"""What a figure is called where there is little room, if not by its name."""
+
+
+def heading(name: str) -> str:
+    return HEADINGS.get(name, name.replace("_", " "))
+
+
 def figure(name: str, value: float) -> str:
-    """A figure of a benchmark in its unit."""
-    units = FIGURES[name][1]
+    """A figure of a benchmark in its unit; a score of the user's own as a number."""
+    units = FIGURES[name][1] if name in FIGURES else {}
     if "%" in units:
         return percent(value)
     if "ms" in units:
-        return f"{value * 1000:.0f} ms" if value < 1 else seconds(value)
-    return size(value) if "MB" in units else f"{value:.4g}"
+        return duration(value)
+    return size(value) if "MB" in units else f"{value:.3g}"
+
+
+def duration(value: float) -> str:
+    """A latency: `5.3 ms`, `310 ms`, `1.25 s`."""
+    for unit, name in ((1.0, "s"), (1e-3, "ms")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
+    return f"{value * 1e6:.3g} µs"
+
+
+def gate_value(gate: str, value: float) -> str:
+    """What a gate judged, in the unit of its figure; a drop of a share in points."""
+    try:
+        parsed = Gate.parse(gate)
+    except ValueError:
+        return f"{value:.4g}"
+    drop = parsed.versus and "%" in FIGURES[parsed.figure][1]
+    return f"{value * 100:.1f} points" if drop else figure(parsed.figure, value)
 
 
 def percent(value: float | None) -> str:

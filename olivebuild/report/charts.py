@@ -1,0 +1,205 @@
+"""The geometry of a page's charts: positions in per cent of the plot, ticks, and the values as a table. Knows no markup.
+
+Plots stretch with the page while their text does not, so positions are per cent and labels stand outside the drawing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from olivebuild.report.data import Bench, Training, Trend, Value
+from olivebuild.wording import duration, figure
+
+FEW = 30
+"""A line of no more points shows each of them."""
+Tick = tuple[float, str]
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A chart's values."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line as an SVG path over 100 x 100, and its points. `rank` 0 is the one that matters."""
+
+    name: str
+    path: str
+    dots: tuple[tuple[float, float], ...]
+    rank: int
+    dotted: bool
+
+
+@dataclass(frozen=True)
+class LineChart:
+    title: str
+    series: tuple[Series, ...]
+    x: tuple[Tick, ...]
+    y: tuple[Tick, ...]
+    marks: tuple[Tick, ...]
+    table: Table
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row: a value with its interval, or a distribution. `band` is the interval (or the middle half), `ends` the whiskers."""
+
+    name: str
+    at: float
+    text: str
+    band: tuple[float, float] | None
+    ends: tuple[float, float] | None
+    dots: tuple[float, ...]
+    rank: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class StripChart:
+    title: str
+    strips: tuple[Strip, ...]
+    x: tuple[Tick, ...]
+    limits: tuple[Tick, ...]
+    table: Table
+
+
+def accuracy(bench: Bench, data: str, name: str = "accuracy") -> StripChart | None:
+    """Models, then classifiers, on one data set; the gate as a line. None where no model has the figure."""
+    found: list[tuple[str, Value, int]] = []
+    for i, model in enumerate(bench.models):
+        value = model.sets[data].figures.get(name) if data in model.sets else None
+        if value:
+            found.append((model.name, value, len(bench.models) - 1 - i))
+    if not found:
+        return None
+    if name == "accuracy":
+        found += [(label, Value(values[data]), 9) for label, values in bench.baselines.items() if data in values]
+    strips = [_interval(label, value, name, rank) for label, value, rank in found]
+    limits = [(limit * 100, f"gate {figure(name, limit)}") for s, f, limit in bench.limits if s == data and f == name]
+    ticks = tuple((float(x), f"{x}") for x in (0, 25, 50, 75, 100))
+    rows = tuple((label, *(figure(name, x) if x is not None else "" for x in (v.value, v.low, v.high))) for label, v, _ in found)
+    return StripChart(f"{name} on {data}, %", tuple(strips), ticks, tuple(limits), Table(("model", name, "from", "to"), rows))
+
+
+def _interval(label: str, value: Value, name: str, rank: int) -> Strip:
+    known = value.low is not None and value.high is not None
+    band = (value.low * 100, value.high * 100) if value.low is not None and value.high is not None else None
+    note = f"{value.low * 100:.0f} to {value.high * 100:.0f}" if known and value.low is not None and value.high is not None else ""
+    return Strip(label, value.value * 100, figure(name, value.value), None, band, (), rank, note)
+
+
+def latency(bench: Bench, kind: str, title: str) -> StripChart | None:
+    """The distribution of one of the raw samples, all models on one scale."""
+    found = [(m.name, m.samples[kind], len(bench.models) - 1 - i) for i, m in enumerate(bench.models) if kind in m.samples]
+    if not found:
+        return None
+    low, high = min(s.values[0] for _, s, _ in found), max(s.values[-1] for _, s, _ in found)
+    scale, ticks = _scale(low, high, log=low > 0 and high / low > 8)
+    strips, rows = [], []
+    for name, sample, rank in found:
+        p5, p25, p50, p75, p95, p99 = (quantile(sample.values, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99))
+        dots = tuple(scale(v) for v in sample.values)
+        strips.append(Strip(name, scale(p50), duration(p50), (scale(p25), scale(p75)), (scale(p5), scale(p95)), dots, rank))
+        rows.append((name, *(duration(v) for v in (sample.values[0], p50, p95, p99, sample.values[-1])), f"{sample.count:,}"))
+    shown = tuple((scale(v), duration(v)) for v in _few(ticks, 4))
+    return StripChart(title, tuple(strips), shown, (), Table(("model", "least", "p50", "p95", "p99", "most", "samples"), tuple(rows)))
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Of sorted values, between neighbours in proportion."""
+    at = q * (len(values) - 1)
+    low = math.floor(at)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (at - low)
+
+
+def training(run: Training, names: Sequence[str], title: str) -> LineChart | None:
+    """Curves over training steps that share a scale."""
+    curves = {c.name: c.points for c in run.curves if c.name in names and c.points}
+    if not curves:
+        return None
+    return _lines(title, curves, {name: i for i, name in enumerate(curves)}, "step", lambda v: f"{v:.4g}")
+
+
+def trend(given: Trend) -> LineChart:
+    """A figure over builds, with a mark where something was edited. Builds stand side by side, whatever time lay between."""
+    places = {point.build: float(i) for i, point in enumerate(given.points)}
+    curves = {m: [(places[p.build], p.values[m]) for p in given.points if m in p.values] for m in given.models}
+    ranks = {m: len(given.models) - 1 - i for i, m in enumerate(given.models)}
+    title = f"{given.figure} on {given.data}" if given.data else "tokens per second"
+    curves = {m: line for m, line in curves.items() if line}
+    head = ("build", "when", *curves, "edited")
+    rows = tuple(
+        (
+            str(p.build),
+            p.time.replace("T", " ").rstrip("Z"),
+            *(figure(given.figure, p.values[m]) if m in p.values else "" for m in curves),
+            "; ".join(p.edits),
+        )
+        for p in given.points
+    )
+    chart = _lines(title, curves, ranks, "build", lambda v: figure(given.figure, v))
+    step = max(1, math.ceil(len(given.points) / 8))
+    last = max(1, len(given.points) - 1)
+    ticks = tuple((i * 100 / last, str(p.build)) for i, p in enumerate(given.points) if i % step == 0 or i == len(given.points) - 1)
+    marks = tuple((i * 100 / last, "; ".join(p.edits)) for i, p in enumerate(given.points) if p.edits)
+    return LineChart(title, chart.series, ticks, chart.y, marks, Table(head, rows))
+
+
+def _lines(title: str, curves: Mapping[str, Points], ranks: Mapping[str, int], unit: str, show: Callable[[float], str]) -> LineChart:
+    xs, ys = [p[0] for line in curves.values() for p in line], [p[1] for line in curves.values() for p in line]
+    low, high = min(ys), max(ys)
+    to_y, y_ticks = _scale(low, high, log=False)
+    left, right = min(xs), max(xs)
+    width = right - left or 1.0
+    series = []
+    for name, line in curves.items():
+        dots = tuple((round((x - left) / width * 100, 3), round(100 - to_y(y), 3)) for x, y in line)
+        path = "M" + "L".join(f"{x:g} {y:g}" for x, y in dots)
+        series.append(Series(name, path, dots, ranks.get(name, 0), len(dots) <= FEW))
+    at = sorted(set(xs))
+    values = [dict(line) for line in curves.values()]
+    rows = tuple((f"{x:g}", *(show(v[x]) if x in v else "" for v in values)) for x in at)
+    x_ticks = tuple(((x - left) / width * 100, f"{x:g}") for x in nice(left, right, 6))
+    shown = tuple((100 - to_y(v), show(v).replace(".0 %", " %")) for v in y_ticks)
+    return LineChart(title, tuple(series), x_ticks, shown, (), Table((unit, *curves), rows))
+
+
+def _scale(low: float, high: float, *, log: bool) -> tuple[Callable[[float], float], list[float]]:
+    """Value -> per cent, with a little air at both ends, and round values for ticks."""
+    if log:
+        a, b = math.log10(low), math.log10(high)
+        air = (b - a) * 0.04
+        return lambda v: (math.log10(v) - a + air) / (b - a + 2 * air) * 100, _log_ticks(low, high)
+    width = high - low or abs(high) or 1.0
+    bottom, top = low - width * 0.05, high + width * 0.05
+    return lambda v: (v - bottom) / (top - bottom) * 100, [v for v in nice(bottom, top, 5) if bottom <= v <= top]
+
+
+def _few(ticks: Sequence[float], most: int) -> Sequence[float]:
+    """Every second, or third, so that labels do not run into each other."""
+    return ticks[:: math.ceil(len(ticks) / most)] if ticks else ticks
+
+
+def nice(low: float, high: float, count: int) -> list[float]:
+    """About `count` round values from low to high."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine: Iterable[int] = (1, 2, 5) if high / low < 200 else (1,)
+    return [v for p in powers for m in fine if low <= (v := m * 10.0**p) <= high]

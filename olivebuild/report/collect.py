@@ -1,0 +1,164 @@
+"""Project, plan, traces and history -> the records of a report. Runs nothing, and renders nothing."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from olivebuild import __version__, machine
+from olivebuild.comparing import since_last
+from olivebuild.drawing import edges
+from olivebuild.gates import Judgement
+from olivebuild.history import Entry
+from olivebuild.plan import Plan, State, Verdict
+from olivebuild.project import Project
+from olivebuild.recording import history_of, machine_of
+from olivebuild.report import benches, datasets
+from olivebuild.report.data import BuildLine, Curve, Gate, Report, Target, Training
+from olivebuild.trace import Trace
+from olivebuild.wording import describe, gate_value
+
+MAX_BUILDS = 50
+CURVE_POINTS = 120
+
+
+@dataclass(frozen=True)
+class Past:
+    """Where figures come from: the plan as it is now, what each node last made, and the builds before."""
+
+    project: Project
+    plan: Plan
+    entries: list[Entry]
+
+    def trace(self, node: str) -> Trace | None:
+        """What the node made: under its key of now, or, when that was not built yet, under its last one."""
+        state = self.plan.states.get(node)
+        if state and state.trace:
+            return state.trace
+        last = self.project.workspace.last.get(node)
+        return self.project.planner.traces.get(last.key) if last else None
+
+    def metrics(self, target: str) -> Mapping[str, Any]:
+        trace = self.trace(target)
+        return trace.metrics if trace else {}
+
+
+def collect(project: Project, plan: Plan, judged: list[Judgement]) -> Report:
+    past = Past(project, plan, history_of(project).read())
+    kinds = {name: project.graph.recipe.targets[name].kind for name in plan.targets}
+    targets = tuple(_target(past, name, kind) for name, kind in kinds.items())
+    recipe = project.graph.recipe
+    return Report(
+        name=recipe.folder.name or "/",
+        recipe=recipe.file.name,
+        time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        version=__version__,
+        python=platform.python_version(),
+        machine=machine_of(plan) or machine.describe(),
+        libraries={name: version for t in targets for name, version in sorted(t.libraries.items())},
+        targets=targets,
+        gates=tuple(_gate(j) for j in judged),
+        benches=tuple(b for name, kind in kinds.items() if kind == "benchmark" and (b := benches.bench(past, name))),
+        trainings=tuple(t for name, kind in kinds.items() if kind == "adapter" and (t := _training(name, past.metrics(name)))),
+        datasets=tuple(d for name, kind in kinds.items() if kind == "dataset" and (d := datasets.data_set(past, name))),
+        builds=tuple(_line(past.entries, entry) for entry in reversed(past.entries[-MAX_BUILDS:])),
+    )
+
+
+def _gate(judged: Judgement) -> Gate:
+    note = ""
+    if judged.interval:
+        low, high = (gate_value(judged.gate, end) for end in judged.interval)
+        unit = f" {high.rpartition(' ')[2]}"
+        note = f"{low.removesuffix(unit)} to {high}"
+    return Gate(judged.target, judged.gate, gate_value(judged.gate, judged.value), judged.passed, f"{note}: may be chance" if judged.noise else note)
+
+
+def _target(past: Past, name: str, kind: str) -> Target:
+    verdict, states = past.plan.target(name)
+    own, traces = states[-1], [t for s in states if (t := past.trace(s.node.name))]
+    trace = past.trace(name)
+    lasts = [last for s in states if (last := past.project.workspace.last.get(s.node.name))]
+    stale = verdict in (Verdict.STALE, Verdict.WAITING)
+    reasons = [r for s in states for r in s.reasons] if stale else [r for last in lasts for r in last.reasons]
+    told = [r for r in reasons if not (r.cause == "input" and r.what == name)]
+    # What a target is made of may be new while the target is not; what changed outside says more than what followed from it.
+    told = [r for r in told if r.cause != "new"] or told
+    why = dict.fromkeys(describe(r) for r in sorted(told, key=lambda r: r.cause == "input"))
+    return Target(
+        name=name,
+        kind=kind,
+        verdict=verdict.value,
+        outcome=verdict.value if stale else _outcome(past, name),
+        why=tuple(why),
+        inputs=tuple(dict.fromkeys(source for user, source, _ in edges(past.project.graph) if user == name)),
+        key=own.key or (trace.key if trace else ""),
+        digest=next(iter(trace.outputs.values()), "") if trace else "",
+        seconds=sum(t.seconds for t in traces) if traces else None,
+        size=trace.size if trace and not trace.reference else None,
+        peak_rss=max((t.peak_rss for t in traces), default=0) or None,
+        facts=_facts(own, trace),
+        libraries={p.label: p.value for t in traces for p in t.parts if p.cause == "library"},
+    )
+
+
+def _outcome(past: Past, name: str) -> str:
+    """What the last build that is known did with a target: ran, restored or kept."""
+    made = [m.restored for m in past.entries[-1].made if m.target == name] if past.entries else []
+    return "kept" if not made else "restored" if all(made) else "ran"
+
+
+def _facts(state: State, trace: Trace | None) -> dict[str, str]:
+    """Where it comes from and how it was made: what is no part of its name."""
+    source = state.node.source
+    found = {"source": source.text} if source else {}
+    if trace:
+        found |= {p.cause: p.value for p in trace.parts if p.cause == "source"} if not source else {}
+        found |= {str(k): str(v) for k, v in trace.provenance.items() if isinstance(v, str | int | float) and v != ""}
+        found |= {"accepted from": trace.accepted_from} if trace.accepted_from else {}
+    return found
+
+
+def _training(target: str, metrics: Mapping[str, Any]) -> Training | None:
+    if not metrics:
+        return None
+    figures = {name: f"{value:g}" if isinstance(value, float) else f"{value}" for name, value in metrics.items() if _plain(value)}
+    curve = metrics.get("curve")
+    curves: list[Curve] = []
+    if isinstance(curve, Mapping):
+        for x, names in (("step", ("loss", "lr", "grad_norm")), ("eval_step", ("eval_loss", "eval_accuracy"))):
+            steps = curve.get(x) or []
+            curves += [Curve(name, thin(list(zip(steps, values, strict=False)))) for name in names if (values := curve.get(name))]
+    return Training(target, figures, tuple(curves))
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
+
+
+def thin(points: list[tuple[float, float]], most: int = CURVE_POINTS) -> tuple[tuple[float, float], ...]:
+    """At most `most` of the points, the first and the last among them."""
+    clean = [(float(x), float(y)) for x, y in points if isinstance(y, int | float) and y == y]
+    if len(clean) <= most:
+        return tuple(clean)
+    return tuple(clean[round(i * (len(clean) - 1) / (most - 1))] for i in range(most))
+
+
+def _line(entries: list[Entry], entry: Entry) -> BuildLine:
+    since = [told.partition(": ")[2] for t in entry.measured if (told := since_last(entries, entry, t))]
+    return BuildLine(
+        number=entry.number,
+        time=entry.time,
+        ran=sum(not m.restored for m in entry.made),
+        restored=sum(m.restored for m in entry.made),
+        fresh=entry.fresh,
+        seconds=entry.seconds,
+        saved=entry.saved,
+        causes=tuple(describe(r) for r in entry.causes[:4]),
+        since="; ".join(since),
+        missed=tuple(g.gate for g in entry.gates if not g.passed),
+        failed=entry.failed,
+    )

@@ -1,0 +1,252 @@
+"""What a report says, as records: no markup, no reading. Made by collect.py; page.py, markdown.py and junit.py show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from olivebuild.comparing import Change
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure, with its 95 % interval where one is known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Raw measurements in seconds, in order of size: what is drawn, and how many there were."""
+
+    values: tuple[float, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """`counts[i][j]`: rows of label i that were answered with j."""
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label's row of figures."""
+
+    name: str
+    rows: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model on a data set."""
+
+    rows: int
+    figures: Mapping[str, Value]
+    labels: tuple[Label, ...] = ()
+    confusion: Confusion | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the benchmark: accuracy by data set, then speed, memory and size."""
+
+    name: str
+    sets: Mapping[str, Judged]
+    figures: Mapping[str, Value]
+    samples: Mapping[str, Sample]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Two models of one benchmark against each other, and whether it is noise. `unit`: points or %."""
+
+    model: str
+    versus: str
+    figure: str
+    data: str
+    difference: float
+    low: float | None
+    high: float | None
+    unit: str
+    verdict: str
+    p: float | None = None
+    detectable: float | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model answered to a row."""
+
+    text: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A row on which models disagree; `replies` stand in the models' order."""
+
+    number: int
+    text: str
+    expected: str
+    replies: tuple[Reply, ...]
+
+
+@dataclass(frozen=True)
+class Flips:
+    """The rows of a data set that two models answer differently. `pairs`: (from, to, lost, won, otherwise changed)."""
+
+    data: str
+    models: tuple[str, ...]
+    pairs: tuple[tuple[str, str, int, int, int], ...]
+    rows: tuple[Flip, ...]
+    """Those on which the last two models differ, what was lost first."""
+    others: tuple[Flip, ...]
+    """Some of those on which only earlier models differ."""
+    count: int
+    """How many rows any two models differ on."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A build in a trend: the figure of each model, and what was edited before it."""
+
+    build: int
+    time: str
+    values: Mapping[str, float]
+    edits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A figure over builds."""
+
+    figure: str
+    data: str
+    models: tuple[str, ...]
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Bench:
+    target: str
+    sets: tuple[str, ...]
+    models: tuple[Model, ...]
+    baselines: Mapping[str, Mapping[str, float]]
+    limits: tuple[tuple[str, str, float], ...]
+    """(data set, figure, limit) of the gates that a chart can draw."""
+    comparisons: tuple[Versus, ...]
+    flips: tuple[Flips, ...]
+    since: str
+    changes: tuple[Change, ...]
+    trends: tuple[Trend, ...]
+    setting: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Gate:
+    target: str
+    text: str
+    value: str
+    passed: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over training steps, thinned to what a chart can show."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    target: str
+    figures: Mapping[str, str]
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A row that was added, removed or changed; `before` or `after` is empty where there is none."""
+
+    side: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class DataSet:
+    target: str
+    figures: Mapping[str, str]
+    labels: tuple[tuple[str, int, int], ...]
+    """(label, train rows, test rows)"""
+    edits: tuple[Edit, ...] = ()
+    added: int = 0
+    removed: int = 0
+    since: int = 0
+    """The build before which the last edit was made; 0 if none is known."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target as it stands, what the last build did with it, and why it was last made."""
+
+    name: str
+    kind: str
+    verdict: str
+    outcome: str
+    why: tuple[str, ...]
+    inputs: tuple[str, ...]
+    key: str
+    digest: str
+    seconds: float | None
+    size: int | None
+    peak_rss: int | None
+    facts: Mapping[str, str]
+    libraries: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class BuildLine:
+    """A build of the history."""
+
+    number: int
+    time: str
+    ran: int
+    restored: int
+    fresh: int
+    seconds: float
+    saved: float
+    causes: tuple[str, ...]
+    since: str
+    missed: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    name: str
+    recipe: str
+    time: str
+    version: str
+    python: str
+    machine: Mapping[str, str]
+    libraries: Mapping[str, str]
+    targets: tuple[Target, ...]
+    gates: tuple[Gate, ...]
+    benches: tuple[Bench, ...]
+    trainings: tuple[Training, ...]
+    datasets: tuple[DataSet, ...]
+    builds: tuple[BuildLine, ...]
+    """The newest first."""

@@ -1,0 +1,26 @@
+"""Gates as JUnit XML, which every continuous-integration service reads: a suite a benchmark, a case a gate."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+from olivebuild.report.data import Report
+from olivebuild.wording import clean
+
+
+def render(report: Report) -> str:
+    failures = sum(not g.passed for g in report.gates)
+    root = ElementTree.Element("testsuites", name="olivebuild", tests=str(len(report.gates)), failures=str(failures))
+    for target in dict.fromkeys(g.target for g in report.gates):
+        gates = [g for g in report.gates if g.target == target]
+        missed = sum(not g.passed for g in gates)
+        suite = ElementTree.SubElement(
+            root, "testsuite", name=clean(target), tests=str(len(gates)), failures=str(missed), timestamp=report.time.rstrip("Z")
+        )
+        for gate in gates:
+            case = ElementTree.SubElement(suite, "testcase", classname=clean(f"{report.name}.{target}"), name=clean(gate.text))
+            if not gate.passed:
+                failure = ElementTree.SubElement(case, "failure", message=clean(f"{gate.text}: {gate.value}"), type="gate")
+                failure.text = clean(gate.note) or None
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -1,0 +1,129 @@
+"""Where the boxes and lines of a graph of targets stand, in layers from left to right. Numbers only; knows no markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+WIDTH, HEIGHT, GAP_X, GAP_Y = 168.0, 46.0, 46.0, 16.0
+
+
+@dataclass(frozen=True)
+class Box:
+    name: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A line from `source` to `target` as an SVG path."""
+
+    source: str
+    target: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    width: float
+    height: float
+    boxes: tuple[Box, ...]
+    wires: tuple[Wire, ...]
+
+
+def draw(inputs: Mapping[str, Sequence[str]]) -> Drawing:
+    """`inputs`: node -> what it is made from, inputs first. A line over several layers has a place of its own in each of them.
+
+    Lines that follow from others are left out: what reads a model reads what that was made from, too.
+    """
+    inputs = _reduced(inputs)
+    layer: dict[str, int] = {}
+    for name, sources in inputs.items():
+        layer[name] = max((layer[s] + 1 for s in sources), default=0)
+    _pull(layer, inputs)
+    columns: list[list[str]] = [[] for _ in range(max(layer.values(), default=-1) + 1)]
+    for name, at in layer.items():
+        columns[at].append(name)
+    before: dict[str, list[str]] = {name: [] for name in inputs}
+    routes: dict[tuple[str, str], list[str]] = {}
+    for name, sources in inputs.items():
+        for source in sources:
+            stops = [f"{source}\0{name}\0{at}" for at in range(layer[source] + 1, layer[name])]
+            for stop, at in zip(stops, range(layer[source] + 1, layer[name]), strict=True):
+                columns[at].append(stop)
+                before[stop] = []
+            chain = [source, *stops, name]
+            routes[source, name] = chain
+            for a, b in pairwise(chain):
+                before[b].append(a)
+    rows = _order(columns, before)
+    tallest = max((len(c) for c in columns), default=0)
+    place = {name: (at * (WIDTH + GAP_X), rows[name] * (HEIGHT + GAP_Y)) for at, column in enumerate(columns) for name in column}
+    wires = tuple(Wire(a, b, _path([place[stop] for stop in chain])) for (a, b), chain in routes.items())
+    boxes = tuple(Box(name, *place[name]) for name in inputs)
+    return Drawing(len(columns) * (WIDTH + GAP_X) - GAP_X, tallest * (HEIGHT + GAP_Y) - GAP_Y, boxes, wires)
+
+
+def _reduced(inputs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Without the edges that a longer way replaces."""
+    below: dict[str, set[str]] = {}
+    for name, sources in inputs.items():
+        below[name] = {*sources, *(far for source in sources for far in below[source])}
+    return {name: [s for s in sources if not any(s in below[other] for other in sources)] for name, sources in inputs.items()}
+
+
+def _pull(layer: dict[str, int], inputs: Mapping[str, Sequence[str]]) -> None:
+    """What only a late layer reads stands just before it, so that lines are short."""
+    users: dict[str, list[str]] = {}
+    for name, sources in inputs.items():
+        for source in sources:
+            users.setdefault(source, []).append(name)
+    for name in reversed(list(inputs)):
+        if name in users and not inputs[name]:
+            layer[name] = min(layer[user] for user in users[name]) - 1
+
+
+def _order(columns: list[list[str]], before: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Rows, so that few lines cross: each node towards the middle of its neighbours, from left to right and back, a few times."""
+    after: dict[str, list[str]] = {name: [] for name in before}
+    for name, sources in before.items():
+        for source in sources:
+            after[source].append(name)
+    tallest = max((len(c) for c in columns), default=0)
+    rows: dict[str, float] = {}
+    for column in columns:
+        _settle(column, rows, tallest)
+    for turn in range(8):
+        near, order = (before, columns) if turn % 2 == 0 else (after, list(reversed(columns)))
+        for column in order:
+            column.sort(key=lambda name: _mean((rows[n] for n in near[name]), rows[name]))
+            _settle(column, rows, tallest)
+    return rows
+
+
+def _settle(column: Sequence[str], rows: dict[str, float], tallest: int) -> None:
+    """Centred, one row each."""
+    top = (tallest - len(column)) / 2
+    rows.update({name: top + i for i, name in enumerate(column)})
+
+
+def _mean(values: Iterable[float], otherwise: float) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else otherwise
+
+
+def _path(stops: Sequence[tuple[float, float]]) -> str:
+    """From the right edge of the first to the left edge of the last, level where it passes others."""
+    middle = HEIGHT / 2
+    x, y = stops[0][0] + WIDTH, stops[0][1] + middle
+    parts = [f"M{x:.1f} {y:.1f}"]
+    for i, (left, top) in enumerate(stops[1:], 1):
+        bend = (left - x) / 2
+        parts.append(f"C{x + bend:.1f} {y:.1f} {left - bend:.1f} {top + middle:.1f} {left:.1f} {top + middle:.1f}")
+        x, y = left, top + middle
+        if i < len(stops) - 1:
+            x = left + WIDTH
+            parts.append(f"H{x:.1f}")
+    return "".join(parts)

@@ -1,0 +1,79 @@
+"""The report in a few tables of Markdown, for the summary page of a continuous-integration run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from olivebuild.report.data import Bench, Report, Value
+from olivebuild.report.page import SHARES, SPEEDS
+from olivebuild.wording import figure, heading, seconds
+
+
+def render(report: Report) -> str:
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"## {text(report.name)}"
+    yield ""
+    missed = [g for g in report.gates if not g.passed]
+    if report.gates:
+        yield f"**{len(missed)} of {len(report.gates)} gates missed**" if missed else f"**All {len(report.gates)} gates met**"
+        yield ""
+    for bench in report.benches:
+        if bench.since:
+            yield f"{text(bench.target)}, {text(bench.since)}"
+            yield ""
+    if report.gates:
+        yield from table(("gate", "found", "verdict"), [(g.text, g.value, "met" if g.passed else "**missed** ❌") for g in report.gates], "lrl")
+    for bench in report.benches:
+        yield from _bench(bench)
+    if report.builds:
+        last = report.builds[0]
+        saved = f"; the results kept had taken {seconds(last.saved)}" if last.saved >= 1 else ""
+        yield f"Build {last.number}: {last.ran} steps ran, {last.restored} restored, {last.fresh} targets kept, in {seconds(last.seconds)}{saved}."
+        yield ""
+    made = [t for t in report.targets if t.outcome != "kept"]
+    if made:
+        yield "<details><summary>What was made, and why</summary>"
+        yield ""
+        rows = [(t.name, t.kind, t.outcome, "; ".join(t.why[:3]), seconds(t.seconds)) for t in made[:50]]
+        yield from table(("target", "kind", "last build", "why", "cost"), rows, "llllr")
+        yield "</details>"
+        yield ""
+
+
+def _bench(bench: Bench) -> Iterator[str]:
+    known = [[f for f in SHARES if any(f in m.sets[s].figures for m in bench.models if s in m.sets)] for s in bench.sets]
+    speeds = [f for f in SPEEDS if any(f in m.figures for m in bench.models)]
+    head = ["model", *(f"{s}: {heading(f)}" for s, names in zip(bench.sets, known, strict=True) for f in names), *map(heading, speeds)]
+    rows = []
+    for m in bench.models:
+        judged = [_cell(f, m.sets[s].figures.get(f)) if s in m.sets else "" for s, names in zip(bench.sets, known, strict=True) for f in names]
+        rows.append((m.name, *judged, *(_cell(f, m.figures.get(f)) for f in speeds)))
+    yield f"### {text(bench.target)}"
+    yield ""
+    yield from table(head, rows, "l" + "r" * (len(head) - 1))
+
+
+def _cell(name: str, value: Value | None) -> str:
+    if value is None:
+        return ""
+    if value.low is None or value.high is None or name not in SHARES[:-1]:
+        return figure(name, value.value)
+    return f"{figure(name, value.value)} ({value.low * 100:.0f} to {value.high * 100:.0f})"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> Iterator[str]:
+    yield "| " + " | ".join(map(text, head)) + " |"
+    yield "|" + "|".join("---:" if side == "r" else "---" for side in sides) + "|"
+    for row in rows:
+        yield "| " + " | ".join(c if c.startswith("**missed**") else text(c) for c in row) + " |"
+    yield ""
+
+
+def text(given: str) -> str:
+    """Plain text in a line of Markdown: no markup, no HTML, no cell border."""
+    flat = " ".join(given.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]|#~!$@])", r"\\\1", flat)

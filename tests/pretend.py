@@ -1,0 +1,179 @@
+"""A recipe whose models were never made: data sets are built, and the figures of training and benchmarks are drawn from a seed.
+
+Everything that reads them is real: plan, traces, store, history, and the statistics of the benchmark.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import struct
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from olivebuild.build import Build, Report
+from olivebuild.events import Event
+from olivebuild.executors.local import LocalExecutor
+from olivebuild.history import Entry
+from olivebuild.plan import State, Verdict
+from olivebuild.project import Project, open_project
+from olivebuild.recording import Recorder, record
+from olivebuild.steps._compare import comparisons
+from olivebuild.steps._figures import Judged, figures
+from olivebuild.steps._statistics import median_interval
+from olivebuild.trace import Trace
+from olivebuild.workspace import Last
+from tests.conftest import Place
+
+RECIPE = """\
+default: [onnx-int4, bench]
+targets:
+  base: {kind: model, source: base}
+  tone:
+    kind: dataset
+    source: data/tone.jsonl
+    prompt: "<|user|>\\nIs the tone joy, sad, fear or surprise?\\n{phrase}<|end|>\\n<|assistant|>\\n"
+    completion: "{tone}<|end|>"
+    holdout: 0.3
+  adapter: {kind: adapter, model: base, data: tone.train, training: {lr: 1e-3, steps: 60}}
+  merged: {kind: merged, model: base, adapter: adapter}
+  onnx-int4: {kind: onnx, model: merged, precision: int4, provider: cpu}
+  bench:
+    kind: benchmark
+    models: [base, merged, onnx-int4]
+    data: tone
+    baseline: tone
+    gates: ["accuracy >= 0.8", "accuracy drop vs merged <= 0.02", "ttft_p95 <= 20ms"]
+"""
+THINGS = ["a letter", "the old dog", "my phone", "the red door", "a long night", "the river", "our garden", "the last train", "an empty house"]
+THINGS += ["the open window", "that song", "her answer", "the first snow", "his voice", "this road", "a quiet street", "the news", "a stranger"]
+WORDS = {"joy": "glad about", "sad": "crying over", "fear": "afraid of", "surprise": "amazed by"}
+SKILL = {"base": (0.35, 0.05), "merged": (0.97, 0.047), "onnx-int4": (0.93, 0.012)}
+"""model -> (how often it is right, seconds to the first token)"""
+COSTS = {"adapter": 76.2, "merged": 9.2, "onnx": 12.0, "benchmark-latency": 118.0, "benchmark-accuracy": 31.0, "benchmark-baseline": 2.6}
+
+
+def write_recipe(place: Place, text: str = RECIPE) -> None:
+    base = place.folder / "base"
+    base.mkdir(parents=True)
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (base / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    (base / "config.json").write_text("{}")
+    place.recipe.write_text(text)
+    write_rows(place)
+
+
+def write_rows(place: Place, skip: int = 0) -> None:
+    rows = [{"phrase": f"I am {word} {thing} today", "tone": tone} for thing in THINGS for tone, word in WORDS.items()]
+    (place.folder / "data").mkdir(exist_ok=True)
+    (place.folder / "data/tone.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[skip:]))
+
+
+def opened(place: Place) -> Project:
+    with mock.patch.dict(os.environ, {"OLIVEBUILD_CACHE": str(place.cache)}):
+        return open_project(place.folder, None)
+
+
+def build(place: Place, seed: int = 0, lost: float = 0.0) -> Entry | None:
+    """One build: `lost` is how much worse the last model becomes."""
+    project = opened(place)
+    recorder = Recorder(lambda event: None)
+    data = [name for name, target in project.graph.recipe.targets.items() if target.kind == "dataset"]
+    assert not Build(project.planner, LocalExecutor(1), recorder).run(data).errors
+    goals = project.graph.all_goals
+    while stale := [s for s in project.planner.plan(goals).states.values() if s.verdict in (Verdict.STALE, Verdict.CACHED)]:
+        for state in stale:
+            if state.verdict is Verdict.STALE and state.trace is None:
+                _pretend(project, state, random.Random(seed), lost)
+                seconds = COSTS.get(state.node.kind, 0.2)
+                recorder(Event("finished", {"node": state.node.name, "seconds": seconds}))
+            elif state.manifest:
+                project.workspace.publish(state.node.target, state.manifest, project.planner.store)
+    project.workspace.save()
+    plan = project.planner.plan(goals)
+    report = Report(goals, plan, ran=list({plan.states[n].node.target for n in recorder.done}), seconds=250.5 + seed)
+    entry = record(project, recorder, report, project.judge(plan))
+    project.planner.traces.close()
+    return entry
+
+
+def _pretend(project: Project, state: State, chance: random.Random, lost: float) -> None:
+    assert state.key
+    node, store = state.node, project.planner.store
+    scratch = store.scratch("pretend")
+    out = scratch / "out"
+    out.mkdir()
+    metrics = _metrics(project, state, chance, lost)
+    # The content depends on the key, as a real result does.
+    (out / "weights.bin").write_bytes(state.key.encode() * 4000)
+    (out / "metrics.json").write_text(json.dumps(metrics))
+    manifest, blob = store.put_folder(out, scratch)
+    outputs = dict.fromkeys(node.outputs or {"": "."}, manifest.digest)
+    seconds = COSTS.get(node.kind, 0.2)
+    provenance = {"device": "cpu", "dtype": "float32"} if node.kind == "adapter" else {}
+    peak = int(seconds * 2e7) + 10**8
+    trace = Trace(state.key, node.kind, state.parts, outputs, blob, "", manifest.size, seconds, peak, metrics, provenance)
+    project.planner.traces.put(trace)
+    project.workspace.remember(node.name, Last(state.key, tuple(state.reasons)))
+    store.discard(scratch)
+
+
+def _metrics(project: Project, state: State, chance: random.Random, lost: float) -> dict[str, Any]:
+    if state.node.kind == "adapter":
+        return _training(chance)
+    if state.node.kind != "benchmark":
+        return {}
+    rows = _test_rows(project.workspace.place("tone"))
+    models = {name: _model(name, rows, chance, lost if name == "onnx-int4" else 0.0) for name in SKILL}
+    return {
+        "models": models,
+        "data": ["tone"],
+        "comparisons": comparisons(models, ["tone"]),
+        "baselines": {"naive bayes": {"tone": {"rows": len(rows), "accuracy": 0.72}}},
+        "latency": {"prompt_tokens": 64, "new_tokens": 16, "rounds": 12, "why_stopped": "tight"},
+    }
+
+
+def _test_rows(folder: Path) -> list[dict[str, str]]:
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, str]] = pq.read_table(folder / "test.parquet").to_pylist()
+    return rows
+
+
+def _model(name: str, rows: list[dict[str, str]], chance: random.Random, lost: float) -> dict[str, Any]:
+    skill, first = SKILL[name]
+    judged = []
+    # Easy rows are easy for all models, so that their answers go together.
+    luck = random.Random(7)
+    for row in rows:
+        right = 0.7 * luck.random() + 0.3 * chance.random() < (skill - lost) ** 0.7 and luck.random() < skill - lost + 0.02
+        label = row["label"] if right else chance.choice([w for w in WORDS if w != row["label"]])
+        judged.append(Judged(row["label"], row["label"], label, label, -3.0 * (right - 1.1), 2))
+    ttft = [first * (1 + chance.expovariate(12)) for _ in range(12)]
+    gaps = [first / 4 * (1 + chance.expovariate(9)) for _ in range(12 * 15)]
+    e2e = [t + sum(gaps[i * 15 : i * 15 + 15]) for i, t in enumerate(ttft)]
+    tpot = sorted(gaps)[len(gaps) // 2]
+    return {
+        "data": {"tone": figures(judged, labelled=True, written=True)},
+        "load_seconds": first * 20,
+        "ttft": sorted(ttft)[6],
+        "ttft_p95": sorted(ttft)[-1],
+        "ttft_interval": median_interval(ttft),
+        "tpot": tpot,
+        "tokens_per_second": 1 / tpot,
+        "peak_rss": int(1.2e9 if name != "onnx-int4" else 4.9e8),
+        "size": int(2.7e8 if name != "onnx-int4" else 1.0e8),
+        "threads": 2,
+        "samples": {"ttft": ttft, "gaps": gaps, "e2e": e2e},
+    }
+
+
+def _training(chance: random.Random) -> dict[str, Any]:
+    steps = list(range(1, 61))
+    loss = [1.9 * 0.93**s + 0.15 + chance.random() * 0.12 for s in steps]
+    curve = {"step": steps, "loss": loss, "lr": [1e-3 * min(1, s / 10) * (61 - s) / 60 for s in steps], "grad_norm": [2 * v for v in loss]}
+    curve |= {"eval_step": steps[9::10], "eval_loss": loss[9::10], "eval_accuracy": [0.4 + 0.09 * i for i in range(6)]}
+    return {"loss": loss[-1], "steps": 60, "examples": 50, "tokens_per_second": 512.3, "curve": curve}
