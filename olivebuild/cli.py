@@ -6,8 +6,9 @@ import contextlib
 import json
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +19,6 @@ from olivebuild.verbs import VERBS
 
 if TYPE_CHECKING:
     from olivebuild.build import Report
-    from olivebuild.gates import Judgement
     from olivebuild.memory import Recalled
     from olivebuild.plan import Plan
     from olivebuild.project import Project
@@ -159,7 +159,7 @@ def _build(project: Project, targets: tuple[str, ...], manner: Manner, as_json: 
     from olivebuild import console
 
     plan = report.plan
-    judged = project.judge(plan) if plan and not report.failed else []
+    judged = project.judge({name: project.metrics(plan, name) for name in plan.targets}) if plan and not report.failed else []
     gates = [vars(j) for j in judged]
     entry = record(project, recorder, report, judged)
     if as_json:

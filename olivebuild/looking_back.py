@@ -43,7 +43,7 @@ def report(ctx: click.Context, out: Path | None, show: bool, markdown: bool, as_
     with live.hashing(project.workspace.memo):
         plan = project.planner.plan(project.graph.all_goals)
     project.workspace.memo.save()
-    found = collect.collect(project, plan, project.judge(plan))
+    found = collect.collect(project, plan)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
     if markdown:

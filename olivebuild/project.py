@@ -41,14 +41,15 @@ class Project:
         trace = plan.states[target].trace
         return trace.metrics if trace else {}
 
-    def judge(self, plan: Plan) -> list[Judgement]:
-        """The gates of all benchmarks that the goals need and that have been measured."""
+    def judge(self, measured: Mapping[str, Mapping[str, Any]]) -> list[Judgement]:
+        """The gates of targets, by the figures that each has; what has none is not judged."""
         judged = []
-        for name in plan.targets:
+        for name, metrics in measured.items():
+            if not (metrics and self.graph.targets[name].gated):
+                continue
             target = self.graph.recipe.targets[name]
-            gates, metrics = target.step.gates(target.fields), self.metrics(plan, name)
             try:
-                judged += judge(name, gates, metrics) if metrics else []
+                judged += judge(name, target.step.gates(target.fields), metrics)
             except RecipeError as e:
                 e.where = self.graph.recipe.where(name, ("gates",))
                 raise

@@ -80,7 +80,7 @@ def build(place: Place, seed: int = 0, lost: float = 0.0) -> Entry | None:
     """One build: `lost` is how much worse the last model becomes."""
     project = opened(place)
     recorder = Recorder(lambda event: None)
-    data = [name for name, target in project.graph.recipe.targets.items() if target.kind == "dataset"]
+    data = [name for name, target in project.graph.targets.items() if target.kind == "dataset"]
     assert not Build(project.planner, LocalExecutor(1), recorder).run(data).errors
     goals = project.graph.all_goals
     while stale := [s for s in project.planner.plan(goals).states.values() if s.verdict in (Verdict.STALE, Verdict.CACHED)]:
@@ -94,7 +94,7 @@ def build(place: Place, seed: int = 0, lost: float = 0.0) -> Entry | None:
     project.workspace.save()
     plan = project.planner.plan(goals)
     report = Report(goals, plan, ran=list({plan.states[n].node.target for n in recorder.done}), seconds=250.5 + seed)
-    entry = record(project, recorder, report, project.judge(plan))
+    entry = record(project, recorder, report, project.judge({name: project.metrics(plan, name) for name in plan.targets}))
     project.planner.traces.close()
     return entry
 

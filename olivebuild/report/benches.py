@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from olivebuild.comparing import between, previous, since_last
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.report import rows
-from olivebuild.report.data import Bench, Confusion, Flip, Flips, Judged, Label, Model, Point, Reply, Sample, Trend, Value, Versus
+from olivebuild.report.data import Bench, Confusion, Flip, Flips, Judged, Label, Model, Point, Reply, Sample, Seeds, Trend, Value, Versus
 from olivebuild.wording import describe
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def bench(past: Past, target: str) -> Bench | None:
         flips=tuple(found for name in sets if (found := _flips(past, metrics, name))),
         since=since_last(past.entries, entry, target) if entry else "",
         changes=tuple(between(target, before.measured[target].metrics, metrics)) if before else (),
+        seeds=tuple(s for name, row in metrics["models"].items() for s in _seeds(name, row, sets)),
+        commands={name: {k: v for k, v in row.items() if number(v) is not None} for name, row in metrics.get("commands", {}).items()},
         trends=tuple(_trends(past, target, metrics)),
         setting={k: str(v) for k, v in metrics.get("latency", {}).items() if isinstance(v, str | int | float)},
     )
@@ -47,9 +49,9 @@ def number(value: object) -> float | None:
 
 
 def _values(row: Mapping[str, Any]) -> dict[str, Value]:
-    """The figures of a row, each with the interval that stands beside it."""
+    """The figures of a row, scores of the user's own among them, each with the interval that stands beside it."""
     found = {}
-    for name, given in row.items():
+    for name, given in {**(row.get("scores") or {}), **row}.items():
         value, interval = number(given), row.get(f"{name}_interval")
         if value is not None:
             low, high = interval if isinstance(interval, list) and len(interval) == 2 else (None, None)
@@ -70,7 +72,7 @@ def _judged(row: Mapping[str, Any]) -> Judged:
     labels = [
         Label(name, int(v["rows"]), *(number(v.get(k)) for k in ("precision", "recall", "f1"))) for name, v in (row.get("labels") or {}).items()
     ]
-    return Judged(int(row["rows"]), _values(row), tuple(labels[:MAX_LABELS]), _confusion(row), dict(row.get("scores") or {}))
+    return Judged(int(row["rows"]), _values(row), tuple(labels[:MAX_LABELS]), _confusion(row), tuple(row.get("scores") or ()))
 
 
 def _confusion(row: Mapping[str, Any]) -> Confusion | None:
@@ -109,8 +111,18 @@ def _versus(row: Mapping[str, Any]) -> Versus:
     low, high = (x * scale - shift for x in interval) if interval else (None, None)
     return Versus(
         str(row["model"]), str(row["versus"]), figure, str(row.get("data") or ""), value * scale - shift, low, high, unit,
-        str(row.get("verdict", "")), number(row.get("p")), number(row.get("detectable")),
+        str(row.get("verdict", "")), number(row.get("p")), number(row.get("detectable")), (row.get("rows_needed") or {}).get("0.03"),
     )  # fmt: skip
+
+
+def _seeds(model: str, row: Mapping[str, Any], sets: tuple[str, ...]) -> Iterator[Seeds]:
+    others = row.get("seeds") or []
+    for data in sets if others else ():
+        figures = row["data"].get(data, {})
+        figure = next((name for name in ("accuracy", "json_exact", "generated_accuracy") if name in figures), "")
+        values = [number(r.get("data", {}).get(data, {}).get(figure)) for r in others]
+        if figure:
+            yield Seeds(model, data, figure, (figures[figure], *(v for v in values if v is not None)))
 
 
 def _flips(past: Past, metrics: Mapping[str, Any], data: str) -> Flips | None:

@@ -11,6 +11,7 @@ from typing import Any
 from olivebuild import __version__, machine
 from olivebuild.comparing import since_last
 from olivebuild.drawing import edges
+from olivebuild.errors import BuildError
 from olivebuild.gates import Judgement
 from olivebuild.history import Entry
 from olivebuild.plan import Plan, State, Verdict
@@ -46,9 +47,10 @@ class Past:
         return trace.metrics if trace else {}
 
 
-def collect(project: Project, plan: Plan, judged: list[Judgement]) -> Report:
+def collect(project: Project, plan: Plan) -> Report:
     past = Past(project, plan, history_of(project).read())
-    kinds = {name: project.graph.recipe.targets[name].kind for name in plan.targets}
+    judged = _judged(past)
+    kinds = {name: project.graph.targets[name].kind for name in plan.targets}
     targets = tuple(_target(past, name, kind) for name, kind in kinds.items())
     recipe = project.graph.recipe
     return Report(
@@ -66,6 +68,18 @@ def collect(project: Project, plan: Plan, judged: list[Judgement]) -> Report:
         datasets=tuple(d for name, kind in kinds.items() if kind == "dataset" and (d := datasets.data_set(past, name))),
         builds=tuple(_line(past.entries, entry) for entry in reversed(past.entries[-MAX_BUILDS:])),
     )
+
+
+def _judged(past: Past) -> list[Judgement]:
+    """The gates by the last figures; of a benchmark that is stale and whose gates ask for more, none."""
+    judged = []
+    for name in past.plan.targets:
+        try:
+            judged += past.project.judge({name: past.metrics(name)})
+        except BuildError:
+            if past.plan.states[name].trace:
+                raise
+    return judged
 
 
 def _gate(judged: Judgement) -> Gate:

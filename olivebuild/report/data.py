@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from olivebuild.comparing import Change
 
@@ -52,7 +52,8 @@ class Judged:
     figures: Mapping[str, Value]
     labels: tuple[Label, ...] = ()
     confusion: Confusion | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: tuple[str, ...] = ()
+    """Which of the figures are the user's own."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Versus:
     verdict: str
     p: float | None = None
     detectable: float | None = None
+    rows_needed: int | None = None
+    """The test rows that a loss of 3 points takes to be seen 9 times in 10."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,16 @@ class Trend:
 
 
 @dataclass(frozen=True)
+class Seeds:
+    """A figure of a model over retrainings with other seeds, the recipe's own first."""
+
+    model: str
+    data: str
+    figure: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Bench:
     target: str
     sets: tuple[str, ...]
@@ -148,6 +161,9 @@ class Bench:
     flips: tuple[Flips, ...]
     since: str
     changes: tuple[Change, ...]
+    seeds: tuple[Seeds, ...]
+    commands: Mapping[str, Mapping[str, float]]
+    """command target -> its figures"""
     trends: tuple[Trend, ...]
     setting: Mapping[str, str]
 

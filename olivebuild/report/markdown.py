@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from olivebuild.report.data import Bench, Report, Value
-from olivebuild.report.page import SHARES, SPEEDS
+from olivebuild.report.page import SHARES, SPEEDS, columns_of
 from olivebuild.wording import figure, heading, seconds
 
 
@@ -45,7 +45,7 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _bench(bench: Bench) -> Iterator[str]:
-    known = [[f for f in SHARES if any(f in m.sets[s].figures for m in bench.models if s in m.sets)] for s in bench.sets]
+    known = [columns_of([m.sets[s] for m in bench.models if s in m.sets]) for s in bench.sets]
     speeds = [f for f in SPEEDS if any(f in m.figures for m in bench.models)]
     head = ["model", *(f"{s}: {heading(f)}" for s, names in zip(bench.sets, known, strict=True) for f in names), *map(heading, speeds)]
     rows = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from olivebuild import wording
 from olivebuild.comparing import Change
 from olivebuild.report import charts, layout
-from olivebuild.report.data import Bench, Confusion, Edit, Label, Report, Training, Value, Versus
+from olivebuild.report.data import Bench, Confusion, Edit, Judged, Label, Report, Training, Value, Versus
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_DRAWN, MAX_TARGETS, MAX_COMPARISONS = 60, 300, 200
@@ -33,7 +33,10 @@ SPEEDS = (
 )
 DECIDING = ("accuracy", "json_exact", "ttft", "tpot", "e2e")
 """Figures whose differences are told first."""
-SHARES = ("accuracy", "generated_accuracy", "exact_match", "macro_f1", "json_exact", "field_exact", "schema_valid", "perplexity")
+SHARES = (
+    "accuracy", "generated_accuracy", "exact_match", "macro_f1", "json_exact", "field_exact", "schema_valid", "accuracy_mean", "accuracy_worst",
+    "perplexity",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,7 @@ def view(bench: Bench) -> BenchView:
     sets = []
     for name in bench.sets:
         judged = [m.sets[name] for m in bench.models if name in m.sets]
-        known = {figure for j in judged for figure in j.figures}
-        sets.append(Columns(name, max((j.rows for j in judged), default=0), tuple(f for f in SHARES if f in known) or ("accuracy",)))
+        sets.append(Columns(name, max((j.rows for j in judged), default=0), columns_of(judged)))
     known = {figure for m in bench.models for figure in m.figures}
     accuracy = [
         charts.accuracy(bench, s, next((f for f in SHARES[:-1] if f in c.columns), "accuracy")) for s, c in zip(bench.sets, sets, strict=True)
@@ -194,6 +196,13 @@ def view(bench: Bench) -> BenchView:
         confusions=tuple((s, tables) for s, tables in confusions if tables),
         labels=tuple((s, last.name, last.sets[s].labels) for s in bench.sets if s in last.sets and last.sets[s].labels),
     )
+
+
+def columns_of(judged: Sequence[Judged]) -> tuple[str, ...]:
+    """The figures of answers that any model has, the user's own scores last."""
+    known = {figure for j in judged for figure in j.figures}
+    own = dict.fromkeys(name for j in judged for name in j.scores)
+    return (*(f for f in SHARES if f in known), *(name for name in own if name not in SHARES)) or ("accuracy",)
 
 
 def _all_comparisons(bench: Bench) -> charts.Table:
