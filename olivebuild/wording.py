@@ -82,7 +82,7 @@ def figure(name: str, value: float) -> str:
         return percent(value)
     if "ms" in units:
         return duration(value)
-    return size(value) if "MB" in units else f"{value:.3g}"
+    return size(value) if "MB" in units else f"{value:.4g}"
 
 
 def duration(value: float) -> str:
