@@ -294,7 +294,8 @@ class Build:
             try:
                 planner.workspace.publish(node.target, manifest, planner.store)
             except Damaged as e:
-                raise StepError(f"{node.target} was damaged on its way into build/: {e}", hint="the disk may be failing") from None
+                # What the step took from the cache was not whole. It is in quarantine now, so the next plan finds it missing and runs the step again.
+                self._say("note", node, text=f"a cached part is damaged ({e}): it is built again")
         self._finish(state, state.reasons)
         planner.scan.lock.note_libraries(planner.scan.libraries(node))
 

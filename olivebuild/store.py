@@ -134,12 +134,13 @@ class Store:
                 runs.append((blob.done(), size))
         return Entry.of_runs(name, runs, executable=bool(mode.st_mode & stat.S_IXUSR))
 
-    def batch(self, scratch: Path | None = None) -> Batch:
+    def batch(self, scratch: Path | None = None, *, sync: bool = True) -> Batch:
         """Blobs written a piece at a time; all are there, and safe from a power cut, when the batch ends.
 
-        `scratch`: a folder on the store's file system for what is not whole yet.
+        `scratch`: a folder on the store's file system for what is not whole yet. Without `sync`, a power cut may take some of them, or leave
+        them damaged, which is found when they are read: for what is computed again in less time than syncing takes.
         """
-        return Batch(self, scratch or self.root / "tmp")
+        return Batch(self, scratch or self.root / "tmp", sync=sync)
 
     def has(self, name: str, size: int) -> bool:
         """Whether a blob is there already, whole: then it is in use from now on."""
@@ -285,9 +286,10 @@ class Store:
 class Batch:
     """Syncing is the slow part and waits for the disk, so several blobs are on their way at once."""
 
-    def __init__(self, store: Store, scratch: Path) -> None:
+    def __init__(self, store: Store, scratch: Path, *, sync: bool) -> None:
         self.store = store
         self.scratch = scratch
+        self._sync = sync
         self._pool = ThreadPoolExecutor(8)
         self._pending: list[Future[None]] = []
 
@@ -303,7 +305,8 @@ class Batch:
         path = self.store.path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            digest.sync(temporary)
+            if self._sync:
+                digest.sync(temporary)
             os.replace(temporary, path)
         except OSError as e:
             raise of_disk(e, "the cache") from None

@@ -68,7 +68,7 @@ def assemble(store: Store, scratch: Path, folder: Path, skeleton: Skeleton, weig
     # Equal tensors are computed once; the largest first, so that no thread is left with a large one at the end.
     todo = {key: recipe for key, recipe in zip(keys, skeleton.tensors, strict=True) if key not in known}
     order = sorted(todo.items(), key=lambda item: -_size(item[1], by_name))
-    with store.batch(scratch) as batch:
+    with store.batch(scratch, sync=False) as batch:
         made = dict(_kernels.in_threads(lambda item: (item[0], _compute(item[1], by_name, batch, kernel)), order))
     # A tensor of a file that was edited meanwhile must not be remembered as what the file held before.
     weights.check_unchanged(store)

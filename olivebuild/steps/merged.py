@@ -109,7 +109,7 @@ def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reprodu
 
     job.progress("merging", 0, len(changed))
     try:
-        with job.store.batch(job.out.parent) as batch:
+        with job.store.batch(job.out.parent, sync=job.action.publish) as batch:
             recipes = known_recipes(job, model)
             ahead = Ahead(job.store, batch, recipes, model) if recipes else None
             groups = ahead.groups(changed) if ahead else [[c] for c in changed]
