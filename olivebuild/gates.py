@@ -22,8 +22,6 @@ _SHARE = {"%": 0.01}
 # figure -> (which way is better, its units)
 OF_ANSWERS: dict[str, tuple[str, dict[str, float]]] = {
     "accuracy": ("higher", _SHARE),
-    "accuracy_mean": ("higher", _SHARE),
-    "accuracy_worst": ("higher", _SHARE),
     "macro_f1": ("higher", _SHARE),
     "generated_accuracy": ("higher", _SHARE),
     "exact_match": ("higher", _SHARE),
@@ -158,8 +156,6 @@ def _figure(target: str, gate: Gate, metrics: Mapping[str, Any], model: str, dat
 def _hint(figure: str) -> str:
     if figure in ("schema_valid", "field_exact", "json_exact"):
         return "is `json_schema` set on the benchmark?"
-    if figure in ("accuracy_mean", "accuracy_worst"):
-        return "are `seeds` set on the benchmark?"
     return "is `label` set on the data set?" if figure in OF_ANSWERS else "this machine or model does not tell"
 
 

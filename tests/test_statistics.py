@@ -12,7 +12,6 @@ from olivebuild.steps._statistics import (
     differing_share,
     macro_f1,
     median_interval,
-    over_seeds,
     paired_means,
     paired_rounds,
     paired_shares,
@@ -109,16 +108,12 @@ def test_the_loss_that_so_many_rows_show() -> None:
     assert rows_needed(found, 7 / 88) <= 86
 
 
-def test_means_and_seeds() -> None:
+def test_means() -> None:
     assert paired_means([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]).verdict is Verdict.BETTER
     assert paired_means([1.0, 1.0], [1.0, 1.0]).verdict is Verdict.NOISE
     assert paired_means([1.0], [0.0]).verdict is Verdict.NOISE
     worse = paired_means([3.0, 4.1, 5.0, 6.0], [2.0, 3.0, 4.0, 5.0], higher_is_better=False)
     assert worse.verdict is Verdict.WORSE
-    mean, deviation, interval = over_seeds([0.9, 0.92, 0.94])
-    assert (mean, deviation) == (pytest.approx(0.92), pytest.approx(0.02))
-    assert interval == pytest.approx((0.8703, 0.9697), abs=1e-4)
-    assert over_seeds([0.9]) == (0.9, 0.0, None)
 
 
 def test_rounds_that_are_all_slower_are_a_change() -> None:

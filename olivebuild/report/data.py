@@ -140,16 +140,6 @@ class Trend:
 
 
 @dataclass(frozen=True)
-class Seeds:
-    """A figure of a model over retrainings with other seeds, the recipe's own first."""
-
-    model: str
-    data: str
-    figure: str
-    values: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class Bench:
     target: str
     sets: tuple[str, ...]
@@ -161,7 +151,6 @@ class Bench:
     flips: tuple[Flips, ...]
     since: str
     changes: tuple[Change, ...]
-    seeds: tuple[Seeds, ...]
     commands: Mapping[str, Mapping[str, float]]
     """command target -> its figures"""
     trends: tuple[Trend, ...]
