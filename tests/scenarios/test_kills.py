@@ -17,6 +17,7 @@ from tests.faults import (
     check_no_orphan,
     check_swept,
     kill,
+    let_a_day_pass,
 )
 from tests.tiny_models import make_adapter
 
@@ -94,6 +95,7 @@ def test_killed_at_random_points_nothing_wrong_is_left(prepared: tuple[Place, li
             done = place.build()
             assert done.code == 0, done.err
             assert {name: data for name, data in place.everything().items() if name.startswith("onnx-int4/")} == right[number]
+    let_a_day_pass(place)
     done = place.build()
     assert done.code == 0, done.err
     check_swept(place)
@@ -153,6 +155,7 @@ def part(files: dict[str, bytes], folder: str) -> dict[str, bytes]:
 
 
 def finish(place: Place, right: dict[str, bytes]) -> None:
+    let_a_day_pass(place)
     done = place.build()
     assert done.code == 0, done.err
     assert {name: data for name, data in place.everything().items() if name.split("/")[0] in WHOLE} == right
