@@ -19,6 +19,7 @@ from olivebuild.verbs import VERBS
 
 if TYPE_CHECKING:
     from olivebuild.build import Report
+    from olivebuild.executor import Executor
     from olivebuild.memory import Recalled
     from olivebuild.plan import Plan
     from olivebuild.project import Project
@@ -69,6 +70,19 @@ def build(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     olivebuild build onnx-int4 bench
     olivebuild onnx-int4 --set adapter.training.lr=2e-4
     """
+    from olivebuild.executors.local import LocalExecutor
+
+    executor = LocalExecutor(manner.jobs)
+    executor.warm_up()
+    try:
+        _build_and_remember(ctx, targets, manner, executor, settings, as_json)
+    finally:
+        executor.cancel()
+
+
+def _build_and_remember(
+    ctx: click.Context, targets: tuple[str, ...], manner: Manner, executor: Executor, settings: tuple[str, ...], as_json: bool
+) -> None:
     from olivebuild import memory, noop
     from olivebuild.digest import filesystem_time
 
@@ -79,7 +93,7 @@ def build(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     out, err = noop.Tee(sys.stdout), noop.Tee(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         before = memory.recall(project.planner, project.graph.goals(targets))
-        report, code = _build(project, targets, manner, as_json, before)
+        report, code = _build(project, targets, manner, executor, as_json, before)
     if report.plan and not report.errors:
         memory.remember(project.planner, report.plan, before, started, report.touched)
     if report.plan and not (report.ran or report.restored or report.errors):
@@ -103,12 +117,13 @@ def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     """
     from olivebuild import console, watching
     from olivebuild.events import Event
+    from olivebuild.executors.local import LocalExecutor
 
     folder, file = place(ctx)
 
     def build_once(project: Project) -> None:
         try:
-            _build(project, targets, manner, as_json)
+            _build(project, targets, manner, LocalExecutor(manner.jobs), as_json)
         except BrokenPipeError:
             raise
         except OSError as e:
@@ -126,18 +141,18 @@ def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     watching.watch((folder, file), settings, build_once, fail, say)
 
 
-def _build(project: Project, targets: tuple[str, ...], manner: Manner, as_json: bool, before: Recalled | None = None) -> tuple[Report, int]:
+def _build(
+    project: Project, targets: tuple[str, ...], manner: Manner, executor: Executor, as_json: bool, before: Recalled | None = None
+) -> tuple[Report, int]:
     """What was done, and the exit code."""
     from olivebuild import machine
     from olivebuild.build import Build
     from olivebuild.events import Event
-    from olivebuild.executors.local import LocalExecutor
     from olivebuild.recording import Recorder, history_of, record
     from olivebuild.showing import Showing
     from olivebuild.turns import Room, limits_of
 
     goals = project.graph.goals(targets)
-    executor = LocalExecutor(manner.jobs)
     room = Room(limits_of(manner.resources, machine.resources() | project.graph.limits))
     if as_json:
 

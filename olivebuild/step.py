@@ -60,6 +60,8 @@ class Step(ABC):
     """Runs alone, whatever -j."""
     gpu: ClassVar[bool] = False
     """Takes a GPU where there is one."""
+    ahead: ClassVar[tuple[str, ...]] = ()
+    """Modules that `run` imports, all but torch and its like: a worker that waits for such a step can import them meanwhile."""
     machine: ClassVar[bool] = False
     """The result belongs to this machine: processor, cores, memory and GPU enter the key."""
 
@@ -67,7 +69,7 @@ class Step(ABC):
         return self.gpu
 
     def shares_process(self, fields: Any) -> bool:
-        """Takes less time than starting a process, needs no GPU, and leaves nothing behind: may run in a process that ran another."""
+        """Needs no GPU and leaves nothing behind: may run in a process that ran another, which saves the start."""
         return False
 
     def outputs(self, fields: Fields) -> Mapping[str, str]:

@@ -117,12 +117,12 @@ class Store:
         manifest = Manifest(tuple(self.put_file(path, path.relative_to(folder).as_posix(), scratch) for path in digest.files_below(folder)))
         return manifest, self.put_manifest(manifest)
 
-    def put_file(self, path: Path, name: str, scratch: Path | None = None) -> Entry:
+    def put_file(self, path: Path, name: str, scratch: Path | None = None, *, sync: bool = True) -> Entry:
         mode = path.lstat()
         if not stat.S_ISREG(mode.st_mode):
             raise StepError(f"the output {name} is a link or a special file", hint="copy the file's content into the output")
         runs: list[tuple[str, int]] = []
-        with open(path, "rb") as f, self.batch(scratch) as batch:
+        with open(path, "rb") as f, self.batch(scratch, sync=sync) as batch:
             for size in _runs(path, mode.st_size):
                 blob = batch.blob()
                 left = size

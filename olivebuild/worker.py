@@ -1,13 +1,14 @@
-"""The process that runs actions: `python -m olivebuild.worker action.json`. Speaks JSON lines on stdout, logs on stderr.
+"""The process that runs actions: `python -m olivebuild.worker`. Speaks JSON lines on stdout, logs on stderr.
 
-After an action that shares its process, it waits for another on stdin, `{"action": FILE, "log": FILE}`. It ends when its parent does:
-the parent holds the other end of stdin.
+It waits on stdin for an action, `{"action": FILE, "log": FILE}`, and after one that shares its process for another. It ends when its
+parent does: the parent holds the other end of stdin.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import queue
@@ -121,22 +122,32 @@ def main() -> int:
     os.dup2(2, 1)
     requests: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    file = sys.argv[1]
     while True:
-        action = Action.from_json(Path(file).read_text())
+        # The folder and the log of an action go with it; whoever waits must not stand in one or hold the other.
+        os.chdir(os.path.abspath(os.sep))
+        request = requests.get()
+        _log_to(request["log"])
+        _forget_peak()
+        action = Action.from_json(Path(request["action"]).read_text())
+        os.chdir(action.out)
         code = run(action, stream)
         if code or not action.shares or HEAVY & set(sys.modules):
             return code
-        # The folder and the log go now; whoever waits must not stand in one or hold the other.
         os.chdir(os.path.abspath(os.sep))
         _log_to(os.devnull)
         stream.write('{"event": "idle"}\n')
         stream.flush()
-        request = requests.get()
-        file = request["action"]
-        _log_to(request["log"])
-        _forget_peak()
-        os.chdir(Path(file).with_suffix(""))
+        _import_for(action.readers)
+
+
+def _import_for(readers: list[list[object]]) -> None:
+    """What comes next is likely to be one of these steps: its imports pass while the parent stores the result before it."""
+    for kind, _ in readers:
+        step = step_of(str(kind))
+        for module in step.ahead if step else ():
+            # What is missing, the step itself tells.
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module)
 
 
 def _log_to(file: str) -> None:

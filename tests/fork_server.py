@@ -50,7 +50,6 @@ class Forked(Started):  # type: ignore[type-arg]
                         except OSError:
                             continue
                 os.setsid()
-                os.chdir(given["cwd"])
                 os.environ.clear()
                 os.environ.update(given["env"])
                 sys.argv = args[2:]

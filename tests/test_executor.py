@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from olivebuild import digest
 from olivebuild.executor import Action, Message, Outcome
 from olivebuild.executors.local import LocalExecutor
 
@@ -90,6 +91,27 @@ def test_a_waiting_process_that_was_killed_is_replaced(tmp_path: Path, executor:
     executor._idle[0].reader.join(60)
     assert run(executor, action(tmp_path, "second"), tmp_path).error is None
     assert worker_of(tmp_path, "second") != process.pid
+
+
+def test_the_first_action_gets_the_process_that_was_started_ahead(tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest, "THREADS", 2)
+    executor.warm_up()
+    (ahead,) = executor._idle
+    executor.warm_up()
+    assert executor._idle == [ahead]
+    assert run(executor, action(tmp_path, "own", shares=False), tmp_path).error is None
+    assert run(executor, action(tmp_path, "first"), tmp_path).error is None
+    assert worker_of(tmp_path, "own") != ahead.process.pid
+    assert worker_of(tmp_path, "first") == ahead.process.pid
+
+
+def test_a_process_that_was_started_ahead_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest, "THREADS", 2)
+    executor = LocalExecutor(1, [])
+    executor.warm_up()
+    process = psutil.Process(executor._idle[0].process.pid)
+    executor.cancel()
+    assert not process.is_running()
 
 
 def test_nothing_is_left_when_the_executor_is_let_go(tmp_path: Path) -> None:

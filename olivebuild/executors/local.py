@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from olivebuild import machine
+from olivebuild import digest, machine
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.node import Result
@@ -53,25 +53,38 @@ class LocalExecutor:
             return False
         return len(self._running) < self.jobs and (bool(self._tokens) or not self._has_gpu or not action.gpu)
 
+    def warm_up(self) -> None:
+        """Start a process for the first action that may share one: its imports pass while this one still plans."""
+        if not self._idle and digest.THREADS > 1:
+            self._idle.append(self._child(_spawn(None, None), None))
+
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         out = Path(action.out)
         file = out.parent / f"{out.name}.json"
         file.write_text(action.to_json())
-        while action.shares and self._idle:
+        child = self._waiting() if action.shares else None
+        if child is None:
+            token = self._tokens.pop(0) if action.gpu and self._tokens else None
+            # A process that goes on to other actions must not hold the first one's lock.
+            child = self._child(_spawn(token, log, () if action.shares else inherit), token)
+        child.action, child.started = action, time.monotonic()
+        self._running[action.node] = child
+        _send(child.process, {"action": str(file), "log": str(log)})
+
+    def _waiting(self) -> Child | None:
+        while self._idle:
             child = self._idle.pop()
-            if not child.reader.is_alive():
-                # Whatever ended it, it was waiting: nothing is lost.
-                _end(child)
-                continue
-            child.action, child.started = action, time.monotonic()
-            self._running[action.node] = child
-            _send(child.process, {"action": str(file), "log": str(log)})
-            return
-        token = self._tokens.pop(0) if action.gpu and self._tokens else None
-        process = _spawn(action, file, log, token, inherit)
-        self._running[action.node] = child = Child(process, token, action, time.monotonic())
+            if child.reader.is_alive():
+                return child
+            # Whatever ended it, it was waiting: nothing is lost.
+            _end(child)
+        return None
+
+    def _child(self, process: subprocess.Popen[bytes], token: str | None) -> Child:
+        child = Child(process, token, None, time.monotonic())
         child.reader = threading.Thread(target=self._read, args=(child,), daemon=True)
         child.reader.start()
+        return child
 
     def wait(self, seconds: float) -> Message | Outcome | None:
         try:
@@ -97,6 +110,9 @@ class LocalExecutor:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.0, deadline - time.monotonic()))
             # What the child started and left behind goes with it.
+            _signal(child.process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+        for child in self._idle:
+            # It holds nothing: no need to wait until it sees that nothing comes any more.
             _signal(child.process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
         for child in (*children, *self._idle):
             _end(child)
@@ -141,25 +157,23 @@ class LocalExecutor:
         self._queue.put(Outcome(child.action.node, time.monotonic() - child.started, peak, None if error else result, error))
 
 
-def _spawn(action: Action, file: Path, log: Path, token: str | None, inherit: Sequence[int]) -> subprocess.Popen[bytes]:
+def _spawn(token: str | None, log: Path | None, inherit: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": token or "", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-    with open(log, "wb") as stderr:
+    with open(log or os.devnull, "wb") as stderr:
         return subprocess.Popen(
-            [sys.executable, "-m", "olivebuild.worker", str(file)],
+            [sys.executable, "-m", "olivebuild.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
             env=environment,
-            cwd=action.out,
-            # A process that goes on to other actions must not hold the first one's lock.
-            pass_fds=tuple(inherit) if os.name == "posix" and not action.shares else (),
+            pass_fds=tuple(inherit) if os.name == "posix" else (),
             # A session of its own: Ctrl-C reaches the parent alone, which then stops the child in order.
             start_new_session=os.name == "posix",
         )
 
 
 def _send(process: subprocess.Popen[bytes], request: dict[str, str]) -> None:
-    """Ask a waiting worker to go on. If it is gone meanwhile, its end tells."""
+    """Give a worker something to do. If it is gone meanwhile, its end tells."""
     assert process.stdin
     with contextlib.suppress(OSError):
         process.stdin.write(json.dumps(request).encode() + b"\n")

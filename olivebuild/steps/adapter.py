@@ -179,11 +179,12 @@ DEFAULT_EPOCHS = 3.0
 
 
 def _bring(job: Job, source: Source) -> None:
-    """Copy an adapter folder's two files, checked: peft's or Unsloth's."""
+    """Store an adapter folder's two files, checked: peft's or Unsloth's."""
     import json
-    import shutil
+    from dataclasses import replace
 
     from olivebuild.errors import InputError
+    from olivebuild.manifest import Entry, Manifest
     from olivebuild.steps._fetch import fetch
     from olivebuild.tensors import tensors_of
 
@@ -201,9 +202,12 @@ def _bring(job: Job, source: Source) -> None:
         raise InputError(f"not an adapter configuration: {e}", where=str(config), hint="is it an adapter folder as peft saves it?") from None
     if method != "LORA":
         raise InputError(f"a {method} adapter can't be merged", where=str(config), hint="only LoRA adapters are supported")
-    shutil.copyfile(weights, job.out / weights.name)
-    (job.out / config.name).write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", "utf-8")
-    job.result = Result(metrics={"tensors": len(tensors_of(weights))})
+    tensors = len(tensors_of(weights))
+    text = (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
+    # A file of this machine is copied again in less time than syncing takes, if a power cut takes the copy.
+    stored = job.store.put_file(weights.resolve(), weights.name, job.out.parent, sync=source.scheme != "file")
+    entries = (Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]), replace(stored, executable=False))
+    job.result = Result(metrics={"tensors": tensors}, manifest=job.store.put_manifest(Manifest(entries)))
 
 
 STEP = Adapter()

@@ -45,6 +45,10 @@ class Command(Step):
     def takes_gpu(self, fields: CommandFields) -> bool:
         return fields.gpu
 
+    def shares_process(self, fields: CommandFields) -> bool:
+        # The program has a process of its own anyway.
+        return not fields.gpu
+
     def named_outputs(self, fields: CommandFields) -> dict[str, str]:
         many = fields.outputs
         return dict(many) if isinstance(many, dict) else {PurePosixPath(path).stem.lower(): path for path in many}
