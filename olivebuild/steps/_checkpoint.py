@@ -29,10 +29,10 @@ class State:
     """Losses so far and the like, as JSON."""
 
 
-def write(file: Path, state: State) -> None:
-    """Raises OSError when there is no room; the file is then as it was."""
+def write(file: Path, state: State, scratch: Path) -> None:
+    """Raises OSError when there is no room; the file is then as it was. `scratch`: the action's own folder, which is swept after a kill."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f"{file.name}.{os.getpid()}.part")
+    beside = scratch / file.name
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.tensors.items()}
     text = json.dumps({"step": state.step, "figures": state.figures})
     try:
@@ -78,8 +78,9 @@ def _digest(tensors: dict[str, torch.Tensor], text: str) -> str:
 class Keeper:
     """Writes a training's state every so often. A full disk is said once; the last good state stays."""
 
-    def __init__(self, file: Path, seconds: float, steps: int | None, note: Any) -> None:
+    def __init__(self, file: Path, scratch: Path, seconds: float, steps: int | None, note: Any) -> None:
         self.file = file
+        self.scratch = scratch
         self.seconds = seconds
         self.steps = steps
         self.note = note
@@ -92,7 +93,7 @@ class Keeper:
     def keep(self, state: State, file: Path | None = None) -> None:
         self._last = time.monotonic()
         try:
-            write(file or self.file, state)
+            write(file or self.file, state, self.scratch)
         except OSError as e:
             if not self._failed:
                 self.note(f"the training's state could not be kept at step {state.step}: {e.strerror or e}; training goes on")

@@ -47,7 +47,7 @@ def go_on_from_prefix(job: Job, fields: AdapterFields, loop: Loop) -> None:
 
     def keep(state: State) -> None:
         try:
-            write(file(state.step), state)
+            write(file(state.step), state, job.out.parent)
         except OSError as e:
             job.note(f"the state at step {state.step} could not be kept: {e.strerror or e}")
         for old in sorted(folder.glob(f"{family}-*.safetensors"), key=lambda p: p.stat().st_mtime_ns)[:-KEPT]:

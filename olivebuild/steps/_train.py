@@ -64,7 +64,7 @@ def fit(job: Job, fields: AdapterFields, rows: Sequence[Tokens], evaluation: Eva
     # Trying layouts may have drawn random numbers.
     torch.manual_seed(training.seed)
     seconds = float(os.environ.get("OLIVEBUILD_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
-    keeper = Keeper(job.store.checkpoint(job.action.key), seconds, training.checkpoint_steps, job.note)
+    keeper = Keeper(job.store.checkpoint(job.action.key), job.out.parent, seconds, training.checkpoint_steps, job.note)
     loop = Loop(job, Forward(model, device, setup, job.note), rows, schedule, training, evaluation, keeper)
     loop.resume_kept()
     if schedule.stable:
