@@ -108,7 +108,7 @@ class Manifest:
         manifest = decode(text, Manifest)
         for entry in manifest.files:
             path = PurePosixPath(entry.name)
-            if path.is_absolute() or ".." in path.parts or "\\" in entry.name or not path.parts:
+            if path.is_absolute() or ".." in path.parts or set("\\\0") & set(entry.name) or not path.parts:
                 raise ValueError(f"a name that leaves its folder: {entry.name!r}")
             if os.name == "nt" and (odd := names.fault(entry.name)):
                 raise ValueError(f"a name that this system has no room for: {odd}")

@@ -270,7 +270,7 @@ def as_json(**change: object) -> bytes:
     return json.dumps({"files": [entry]}).encode()
 
 
-@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/passwd", "..", "", ".", "a\\..\\b"])
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/passwd", "..", "", ".", "a\\..\\b", "a\0b"])
 def test_a_manifest_whose_names_leave_the_folder_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="a name that leaves its folder") as caught:
         Manifest.from_json(as_json(name=name))
