@@ -63,7 +63,7 @@ class Scan:
         # Where a file may come that is not there yet.
         may_come = {folder / (pattern if wanted.optional else fixed)}
         if wild and not wanted.optional and found != [folder / pattern]:
-            may_come |= {p for p in (folder / fixed).rglob("*") if p.is_dir()}
+            may_come |= where_more_may_come(folder / fixed, wild)
         self._folders |= may_come
         self._asked[node.name] = self._asked.get(node.name, set()) | may_come | set(found)
         if not found and not wanted.optional:
@@ -194,6 +194,13 @@ def matching(folder: Path, pattern: str, *, literal: bool = False) -> list[Path]
         return [path]
     fixed, wild = split(pattern)
     return sorted(p for p in (folder / fixed).glob(wild) if p.is_file()) if wild else []
+
+
+def where_more_may_come(folder: Path, wild: str) -> set[Path]:
+    """The folders below `folder` in which a new entry may match, also behind links, and what has such a name and is no file yet."""
+    parts = wild.split("/")
+    begun = [p for i in range(1, len(parts)) for p in folder.glob("/".join(parts[:i]))]
+    return {p for p in begun if p.is_dir() or p.is_symlink()} | {p for p in folder.glob(wild) if not p.is_file()}
 
 
 def split(pattern: str) -> tuple[Path, str]:
