@@ -147,7 +147,7 @@ def results(planner: Planner, state: State) -> set[Path]:
 
 
 def everywhere(planner: Planner, plan: Plan) -> set[Path]:
-    """What all nodes depend on: recipe, lock file, libraries, our own sources."""
+    """What all nodes depend on: recipe, lock file, libraries, our own sources and those of other packages' kinds."""
     recipe = planner.graph.recipe
     paths = {recipe.folder / recipe.file.name, planner.scan.lock.file}
     for library in {library for state in plan.states.values() for library in state.node.libraries}:
@@ -155,6 +155,9 @@ def everywhere(planner: Planner, plan: Plan) -> set[Path]:
     ours = Path(__file__).parent
     paths |= {ours, *(p for p in ours.rglob("*") if p.suffix in (".py", "") and "__pycache__" not in p.parts)}
     paths |= {Path(p) for p in sys.path if p and os.path.isdir(p)}
+    if any(not (ours / "steps" / f"{state.node.kind.replace('-', '_')}.py").exists() for state in plan.states.values()):
+        # A kind of another package says what its code says, and that was imported to make the graph.
+        paths |= {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
     return {path.absolute() for path in paths}
 
 

@@ -12,18 +12,19 @@ import pytest
 
 from olivebuild import snapshot
 from tests.conftest import Place
+from tests.faults import amount
 
 RECIPE = """\
 default: last
 targets:
-  first: {kind: command, run: "python join.py data {outputs.all}", files: ["data/**/*.txt"], outputs: {all: all.txt}}
+  first: {kind: command, run: "python join.py data {outputs.all}", files: ["data/**/*.txt", "data/sub/*/*/*.txt"], outputs: {all: all.txt}}
   second: {kind: command, run: "python join.py {inputs.first} {outputs.all}", inputs: {first: first}, outputs: {all: all.txt}}
   last: {kind: command, run: "python join.py {inputs.second} {outputs.all}", inputs: {second: second}, outputs: {all: all.txt}}
 """
 JOIN = """\
 import pathlib, sys
 given, out = map(pathlib.Path, sys.argv[1:])
-files = [given] if given.is_file() else sorted(p for p in given.rglob("*.txt"))
+files = [given] if given.is_file() else sorted({*given.rglob("*.txt"), *given.glob("sub/*/*/*.txt")})
 out.write_text("".join(p.read_text() for p in files))
 """
 
@@ -34,6 +35,11 @@ def built(place: Place) -> Place:
     (place.folder / "join.py").write_text(JOIN)
     (place.folder / "data/sub").mkdir(parents=True)
     (place.folder / "data/sub/a.txt").write_text("a")
+    far = place.folder / ("far" if os.name == "posix" else "data/sub/link")
+    (far / "deep").mkdir(parents=True)
+    (far / "deep/a.txt").write_text("far")
+    if os.name == "posix":
+        (place.folder / "data/sub/link").symlink_to("../../far")
     assert place.run().code == 0
     assert "nothing to do" in place.run().out
     return place
@@ -65,11 +71,12 @@ CHANGES: dict[str, Callable[[Path, random.Random], object]] = {
     "edit": lambda f, r: (f / "data/sub/a.txt").write_text(r.choice("abc")),
     "touch": lambda f, _: os.utime(f / "data/sub/a.txt"),
     "add": lambda f, r: (f / f"data/sub/{r.choice('bc')}.txt").write_text("new"),
+    "add behind a link": lambda f, r: (f / f"data/sub/link/deep/{r.choice('bc')}.txt").write_text("far"),
     "add a folder": lambda f, r: (
         (f / f"data/{r.choice('xy')}").mkdir(exist_ok=True),
         (f / "data/x").is_dir() and (f / "data/x/n.txt").write_text("n"),
     ),
-    "remove": lambda f, _: [p.unlink() for p in f.glob("data/*/[bcn].txt")],
+    "remove": lambda f, _: [p.unlink() for p in (*f.glob("data/*/[bcn].txt"), *f.glob("data/sub/link/*/[bc].txt"))],
     "script": lambda f, r: (f / "join.py").write_text(JOIN + f"# {r.randrange(3)}\n"),
     "recipe comment": lambda f, r: (f / "olivebuild.yaml").write_text(RECIPE + f"# {r.randrange(3)}\n"),
     "flip a result, keep its times": lambda f, _: flip(f / "build/second/all.txt"),
@@ -88,7 +95,7 @@ def flip(file: Path) -> None:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(amount("EXAMPLES", 2)))
 def test_it_never_disagrees_with_the_full_path(built: Place, seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(20):
@@ -121,6 +128,35 @@ def test_a_failed_gate_or_step_is_not_answered(built: Place) -> None:
 )
 def test_the_recipe_folder_of_a_command(words: list[str], folder: str) -> None:
     assert snapshot.state_folder(words) == os.path.join(folder, ".olivebuild")
+
+
+KIND = """\
+from olivebuild.step import Fields, Step
+
+class Echo(Step):
+    kind, version, fields, summary = "echo", 1, Fields, "an example"
+
+    def run(self, job):
+        (job.out / "said.txt").write_text(str(self.version))
+
+STEP = Echo()
+"""
+
+
+def test_another_package_s_kind_is_part_of_the_answer(place: Place) -> None:
+    site = place.folder.parent / "site"
+    (site / "echoes-1.dist-info").mkdir(parents=True)
+    (site / "echoes-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: echoes\nVersion: 1\n")
+    (site / "echoes-1.dist-info/entry_points.txt").write_text("[olivebuild.steps]\necho = echoes:STEP\n")
+    (site / "echoes.py").write_text(KIND)
+    place.environment["PYTHONPATH"] = f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{site}"
+    place.recipe.write_text("targets:\n  said: {kind: echo}\n")
+    assert place.build().ran == ["said"]
+    for _ in range(3):
+        place.build()
+    (site / "echoes.py").write_text(KIND.replace("1,", "2,"))
+    assert place.build().ran == ["said"]
+    assert place.built("said", "said.txt") == b"2"
 
 
 def test_a_name_with_a_line_break_is_not_written() -> None:
