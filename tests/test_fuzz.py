@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from olivebuild import console, digest, drawing, places, snapshot
+from olivebuild import console, digest, drawing, memory, places, snapshot
 from olivebuild.build import Build
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Outcome
@@ -151,7 +151,8 @@ class Cached:
         project = open_project(self.place.folder, None)
         try:
             project.planner.plan(project.graph.goals([]))
-            report = Build(project.planner, Refusing(), lambda _: None).run(project.graph.goals([]))
+            goals = project.graph.goals([])
+            report = Build(project.planner, Refusing(), lambda _: None).run(goals, memory.recall(project.planner, goals))
         finally:
             project.planner.traces.close()
         if report.errors:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,8 +25,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from olivebuild import gc
+from olivebuild import gc, memory, noop, snapshot
 from olivebuild.build import Build
+from olivebuild.digest import filesystem_time
 from olivebuild.errors import BuildError
 from olivebuild.executor import Action, Message, Outcome
 from olivebuild.project import cache_folder, open_project
@@ -66,8 +68,17 @@ class Inline:
 
 
 def build(folder: Path) -> dict[str, Any]:
+    """As the command does it: with what the last build remembered, and remembering for the next."""
+    state = folder / ".olivebuild"
+    started = filesystem_time(state) if state.is_dir() else 0
     project = open_project(folder, None)
-    report = Build(project.planner, Inline(), lambda _: None).run(project.graph.goals([]))
+    goals = project.graph.goals([])
+    before = memory.recall(project.planner, goals)
+    report = Build(project.planner, Inline(), lambda _: None).run(goals, before)
+    if report.plan and not report.errors:
+        memory.remember(project.planner, report.plan, before, started, report.touched)
+        if not (report.ran or report.restored):
+            noop.save(project, report.plan, before, started, "nothing to do\n", "", 0)
     return {"ran": report.ran, "restored": report.restored, "failed": [e.fact for e in report.errors]}
 
 
@@ -85,7 +96,9 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def build_twice(folder: Path) -> dict[str, Any]:
     """All that a build is held to: what was planned before it and after, and what it and the next one did."""
-    return {"planned": plan(folder), **build(folder), "after": plan(folder), "again": build(folder)}
+    answered = snapshot.answer([]) == 0
+    said = {"answered": answered, "planned": plan(folder), **build(folder), "after": plan(folder), "again": build(folder)}
+    return said | {"remembered": snapshot.answer([]) == 0}
 
 
 class Child:
@@ -99,6 +112,8 @@ class Child:
                 os.setsid()
                 os.close(reader)
                 os.environ.update(place.environment, OLIVEBUILD_CACHE=str(place.cache))
+                os.chdir(place.folder)
+                sys.argv = ["olivebuild"]
                 os.dup2(os.open(os.devnull, os.O_RDWR), 1)
                 try:
                     said = work(place.folder)
@@ -204,7 +219,9 @@ class Faults(RuleBasedStateMachine):
         if folder.exists():
             (folder / "odd.txt").write_text("odd")
 
-    @rule(name=st.sampled_from(["stats.json", "last.json", "."]), text=st.sampled_from(["", "{", "[]", '{"a": 1}', None]))
+    @rule(
+        name=st.sampled_from(["stats.json", "last.json", "memory.json", "graph.json", "."]), text=st.sampled_from(["", "{", "[]", '{"a": 1}', None])
+    )
     def spoil_what_is_remembered(self, name: str, text: str | None) -> None:
         path = self.place.folder / ".olivebuild" / name
         if path.is_file() and text is not None:
@@ -259,6 +276,8 @@ class Faults(RuleBasedStateMachine):
             assert self.place.everything() == before
             return
         assert said["failed"] == [], said
+        if said["answered"]:
+            assert said["planned"] == dict.fromkeys(INPUTS, "fresh")
         assert self.place.everything() == self.pipeline.expected()
         check_swept(self.place)
         if not damaged:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import time
 from pathlib import Path
@@ -74,9 +73,9 @@ def choose(place: Place, number: int) -> None:
 )
 def test_killed_at_random_points_nothing_wrong_is_left(prepared: tuple[Place, list[dict[str, bytes]]], rounds: int) -> None:
     place, right = prepared
-    chance = random.Random(rounds)
+    chance = chance_of(f"merges {rounds}")
     assert place.run().code == 0
-    for _ in range(rounds):
+    for _ in range(amount("KILLS", rounds) if rounds > 3 else rounds):
         number = chance.randrange(ADAPTERS)
         choose(place, number)
         # Without what was remembered of tensors, so that there is something to do each time.

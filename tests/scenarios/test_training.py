@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import RECIPE, Place, rows, write_rows
+from tests.faults import amount, chance_of
 from tests.tiny_models import ARCHITECTURES, make
 
 pytestmark = [
@@ -408,12 +409,12 @@ def kill_at_some_step(place: Place, wait: float, how: signal.Signals) -> None:
     process.communicate()
 
 
-def kills(place: Place, count: int, seed: int) -> None:
+def kills(place: Place, count: int) -> None:
     """Kill builds until one ends; its adapter is that of one that was never disturbed."""
     quiet = Place(place.folder, place.cache.parent / "quiet")
     assert quiet.run("adapter").code == 0
     wanted = quiet.built("adapter", "adapter_model.safetensors")
-    chance = random.Random(seed)
+    chance = chance_of("training")
     for _ in range(count):
         shutil.rmtree(place.folder / "build")
         kill_at_some_step(place, chance.uniform(0, 0.15), chance.choice([signal.SIGKILL, signal.SIGINT]))
@@ -428,13 +429,13 @@ def kills(place: Place, count: int, seed: int) -> None:
 
 
 def test_a_killed_training_goes_on_and_ends_the_same(place: Place) -> None:
-    kills(place, 1, seed=0)
+    kills(place, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_fifty_kills(place: Place) -> None:
-    kills(place, 50, seed=1)
+    kills(place, amount("KILLS", 50))
 
 
 @pytest.mark.parametrize("options", ["method: qlora", "dora: true", "rslora: true"])
