@@ -1,4 +1,5 @@
-/* Arithmetic on weights that numpy has no single call for: the same bits as steps/_kernels.py gives without it, several times faster.
+/* Loops that are too slow in Python: arithmetic on weights that numpy has no single call for, with the same bits as steps/_kernels.py gives
+   without it, and the stats of many files, as snapshot.py takes them without it.
 
    Knows buffers, not tensors: every function takes contiguous arrays and checks their sizes. Built where there is a compiler that speaks
    GNU C; everything works without it. Compile with -ffp-contract=off: a multiplication and an addition are two roundings here, except
@@ -256,7 +257,12 @@ static PyObject *py_quantise(PyObject *self, PyObject *args) {
     return PyBool_FromLong(finite);
 }
 
+#include "_native_stats.h"
+
 static PyMethodDef METHODS[] = {
+#if !defined(_WIN32)
+    {"differing", py_differing, METH_VARARGS, "differing(paths, stats, threads): a byte for each path, 1 where its stat differs"},
+#endif
     {"add_delta", py_add_delta, METH_VARARGS, "add_delta(base, format, delta, scale, out): base + delta * scale, rounded once"},
     {"residual", py_residual, METH_VARARGS, "residual(before, after, format, probe, wrong, squares): for each row (after - before) . probe, after . after"},
     {"product", py_product, METH_VARARGS, "product(b, a, out, n, r, k): b [n, r] a [r, k] in float32, one chain of fused multiply-adds an element"},
@@ -265,7 +271,7 @@ static PyMethodDef METHODS[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native", "Arithmetic on weights; see steps/_kernels.py.", -1, METHODS, NULL, NULL, NULL, NULL};
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native", "See steps/_kernels.py and snapshot.py.", -1, METHODS, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__native(void) {
     choose_kernels();

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from array import array
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -42,12 +45,18 @@ def save(project: Project, plan: Plan, before: Recalled | None, started: int, ou
     key = snapshot.command_key(arguments)
     file = Path(snapshot.file_of(arguments, key))
     try:
-        digest.write_atomically(file, snapshot.to_text(key, found, out, err, code).encode())
+        digest.write_atomically(file, snapshot.to_bytes(key, *packed(found), out, err, code))
         for old in sorted(file.parent.glob(f"{snapshot.PREFIX}*"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
-    except (OSError, ValueError):
+    except OSError:
         # A folder that can't be written has no snapshot, and each build looks at everything.
         return
+
+
+def packed(found: Mapping[str, Stat | None]) -> tuple[bytes, bytes]:
+    """Paths and stats, as `snapshot.differing` takes them."""
+    paths = b"".join(os.fsencode(path) + b"\0" for path in found)
+    return paths, array("Q", [n & snapshot.MASK for stat in found.values() for n in stat or snapshot.ABSENT]).tobytes()
 
 
 def _looked_at(project: Project, plan: Plan, before: Recalled | None) -> dict[str, Stat | None]:

@@ -5,15 +5,13 @@ it). While all stats are what they were, the same command has the same answer; w
 Deleting a snapshot costs one full look, nothing else.
 """
 
-from __future__ import annotations
-
-import binascii
+import _imp
 import os
 import sys
-from _operator import attrgetter, eq
+from _operator import attrgetter
 
 PREFIX = "snapshot-"
-FORMAT = 2
+FORMAT = 3
 
 
 def surroundings() -> list[object]:
@@ -21,8 +19,8 @@ def surroundings() -> list[object]:
     names = ("OLIVEBUILD_CACHE", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA", "CUDA_VISIBLE_DEVICES", "PATH", "PYTHONPATH")
     try:
         # Another processor or more memory come with a boot.
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as f:
-            boot = f.read()
+        with open("/proc/sys/kernel/random/boot_id", "rb") as f:
+            boot = f.read().decode()
     except OSError:
         boot = ""
     environment = [os.environ.get(name, "") for name in names]
@@ -50,16 +48,27 @@ def state_folder(arguments: list[str]) -> str:
 
 
 def file_of(arguments: list[str], key: str) -> str:
-    return os.path.join(state_folder(arguments), f"{PREFIX}{binascii.crc32(key.encode()):08x}")
+    return os.path.join(state_folder(arguments), f"{PREFIX}{checksum(key.encode())[:8]}")
 
 
-CHUNK = 500
-"""Paths in a line: enough for the loops to be C's, few enough for the memory of one line not to count."""
 FIELDS = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+NUMBERS = 5
+MASK = (1 << 64) - 1
+ABSENT = (MASK,) * NUMBERS
+CHUNK = 500
+"""Paths at a time: enough for the loops to be C's, few enough for their memory not to count."""
+WORTH_C = 1000
+"""Fewer paths are looked at sooner than the extension is loaded."""
 Stat = tuple[int, ...]
+Data = bytes | memoryview
 
 
-def stat_of(path: str) -> Stat | None:
+def checksum(data: Data) -> str:
+    """Guards against damage. What the interpreter has for its own cached files is there without importing anything."""
+    return _imp.source_hash(FORMAT, data).hex()
+
+
+def stat_of(path: str | bytes) -> Stat | None:
     """None for what is not there. A changed mode changes ctime."""
     try:
         return FIELDS(os.stat(path))
@@ -67,24 +76,45 @@ def stat_of(path: str) -> Stat | None:
         return None
 
 
-def to_text(key: str, stats: dict[str, Stat | None], out: str, err: str, code: int) -> str:
-    """Lines rather than JSON, whose import takes as long as all the rest. Raises ValueError for a path that is no line."""
-    if any("\n" in line or "\t" in line for line in (key, *stats)):
-        raise ValueError("a line break in a name")
-    absent = [path for path, stat in stats.items() if stat is None]
-    present = [(path, stat) for path, stat in stats.items() if stat is not None]
-    lines = ["\t".join(absent)]
-    for i in range(0, len(present), CHUNK):
-        chunk = present[i : i + CHUNK]
-        lines += ["\t".join(path for path, _ in chunk), " ".join(str(n) for _, stat in chunk for n in stat)]
-    body = "\n".join([f"{code} {len(err)} {len(lines)}", *lines]) + "\n" + err + out
-    return f"{key}\n{binascii.crc32(body.encode()):08x}\n{body}"
+def numbers_of(path: str | bytes) -> Stat:
+    """A stat as it is kept: 64 bits a number, and no file has all of them set."""
+    stat = stat_of(path)
+    return ABSENT if stat is None else tuple([n & MASK for n in stat])
 
 
-def _same(names: str, numbers: str) -> bool:
-    """Whether the stats of the paths are these. Raises OSError for one that is gone."""
-    now = map(FIELDS, map(os.stat, names.split("\t")))
-    return all(map(eq, now, zip(*[map(int, numbers.split())] * 5, strict=True)))
+def differing(paths: Data, stats: Data) -> bytes:
+    """A byte for each path, 1 where its stat is not the one that was kept. Each path ends with a zero byte; see _native_stats.h."""
+    if len(stats) >= WORTH_C * NUMBERS * 8:
+        try:
+            from olivebuild._native import differing as native
+        except ImportError:
+            # Windows, and where there was no compiler.
+            return _differing(paths, stats)
+        return native(paths, stats, os.cpu_count() or 1)
+    return _differing(paths, stats)
+
+
+def _differing(paths: Data, stats: Data) -> bytes:
+    names, wanted = bytes(paths).split(b"\0"), memoryview(stats).cast("Q")
+    if names.pop() or len(wanted) != len(names) * NUMBERS:
+        raise ValueError("paths that end with a zero byte, and five numbers each, are needed")
+    found = []
+    for i in range(0, len(names), CHUNK):
+        some, before = names[i : i + CHUNK], wanted[i * NUMBERS : (i + CHUNK) * NUMBERS].tolist()
+        try:
+            now = [n & MASK for stat in map(FIELDS, map(os.stat, some)) for n in stat]
+        except OSError:
+            now = [n for name in some for n in numbers_of(name)]
+        same = now == before
+        found += [0 if same or now[at : at + NUMBERS] == before[at : at + NUMBERS] else 1 for at in range(0, len(now), NUMBERS)]
+    return bytes(found)
+
+
+def to_bytes(key: str, paths: bytes, stats: bytes, out: str, err: str, code: int) -> bytes:
+    """An answer, and the stats on which it depends."""
+    printed = [text.encode("utf-8", "surrogateescape") for text in (err, out)]
+    body = b"".join([b"%d %d %d %d\n" % (code, len(paths), len(stats), len(printed[0])), paths, stats, *printed])
+    return f"{key}\n{checksum(body)}\n".encode() + body
 
 
 def answer(arguments: list[str]) -> int | None:
@@ -95,17 +125,18 @@ def answer(arguments: list[str]) -> int | None:
             if f.readline() != key.encode() + b"\n":
                 return None
             check, body = f.readline(), f.read()
-        if check != b"%08x\n" % binascii.crc32(body):
+        if check != checksum(body).encode() + b"\n":
             return None
-        head, _, rest = body.decode().partition("\n")
-        code, length, count = map(int, head.split())
-        absent, *lines, printed = rest.split("\n", count)
-        if len(lines) != count - 1 or any(map(stat_of, absent.split("\t") if absent else ())):
+        start = body.index(b"\n") + 1
+        code, *sizes = map(int, body[:start].split())
+        ends = [start]
+        for size in sizes:
+            ends.append(ends[-1] + size)
+        view = memoryview(body)
+        if 1 in differing(view[ends[0] : ends[1]], view[ends[1] : ends[2]]):
             return None
-        if not all(map(_same, lines[::2], lines[1::2])):
-            return None
-        err, out = printed[:length], printed[length:]
-    except (OSError, ValueError):
+        err, out = (str(text, "utf-8", "surrogateescape") for text in (view[ends[2] : ends[3]], view[ends[3] :]))
+    except (OSError, ValueError, TypeError):
         return None
     sys.stderr.write(err)
     sys.stdout.write(out)

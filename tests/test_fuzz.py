@@ -5,7 +5,6 @@ OLIVEBUILD_FUZZ multiplies the number of cases, OLIVEBUILD_SEED draws others.
 
 from __future__ import annotations
 
-import binascii
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from olivebuild import console, digest, drawing, memory, places, snapshot
+from olivebuild import console, digest, drawing, memory, noop, places, snapshot
 from olivebuild.build import Build
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Outcome
@@ -219,15 +218,15 @@ def test_snapshots(cached: Cached, guard: Guard, monkeypatch: pytest.MonkeyPatch
     key = snapshot.command_key([])
     file = Path(snapshot.file_of([], key))
     stats = {str(p): snapshot.stat_of(str(p)) for p in cached.files}
-    seed = snapshot.to_text(key, stats, "nothing to do\n", "", 0)
-    mutator = Mutator(chance_of("snapshots"), [seed.encode()])
+    seed = snapshot.to_bytes(key, *noop.packed(stats), "nothing to do\n", "", 0)
+    mutator = Mutator(chance_of("snapshots"), [seed])
     with guard.only(cached.place.folder, cached.place.cache):
         for _ in range(300 * TIMES):
             data = mutator.text()
             head, _, rest = data.partition(b"\n")
             if mutator.chance.random() < 0.7:
                 body = rest.partition(b"\n")[2]
-                data = head + b"\n" + f"{binascii.crc32(body):08x}".encode() + b"\n" + body
+                data = head + b"\n" + snapshot.checksum(body).encode() + b"\n" + body
             file.write_bytes(data)
             with redirect_stdout(io.StringIO()):
                 survives(lambda _: snapshot.answer([]), data, str)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import snapshot
+from olivebuild import noop, snapshot
 from tests.conftest import Place
 from tests.faults import amount
 
@@ -110,9 +110,10 @@ def test_it_never_disagrees_with_the_full_path(built: Place, seed: int) -> None:
 
 def test_a_damaged_snapshot_is_no_answer(built: Place) -> None:
     (file,) = built.folder.glob(".olivebuild/snapshot-*")
-    text = file.read_text()
-    for damaged in ("", "x", text[: len(text) // 2], text.replace("0 ", "x ", 1), text.split("\n")[0] + "\n0 0 -1\n"):
-        file.write_text(damaged)
+    data = file.read_bytes()
+    half = len(data) // 2
+    for damaged in (b"", b"x", data[:half], data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :], data.split(b"\n")[0] + b"\n0 0 -1\n"):
+        file.write_bytes(damaged)
         assert built.run().out == "nothing to do: last is fresh\n"
 
 
@@ -159,6 +160,63 @@ def test_another_package_s_kind_is_part_of_the_answer(place: Place) -> None:
     assert place.built("said", "said.txt") == b"2"
 
 
-def test_a_name_with_a_line_break_is_not_written() -> None:
-    with pytest.raises(ValueError, match="line break"):
-        snapshot.to_text("key", {"a\nb": None}, "out", "", 0)
+NAMES = ["plain", "two words", "a\nb\tc", "\u00e4\U0001f600", "-", "link", "gone", "folder", "folder/inside"]
+KINDS: dict[str, Callable[[Path], object]] = {
+    "write": lambda p: p.is_dir() or p.write_bytes(p.name.encode()),
+    "grow": lambda p: p.is_file() and p.write_bytes(p.read_bytes() + b"x"),
+    "flip": flip,
+    "touch": lambda p: p.exists() and os.utime(p),
+    "long ago": lambda p: p.exists() and os.utime(p, ns=(-5, -5)),
+    "mode": lambda p: p.exists() and p.chmod(p.stat().st_mode ^ 0o100),
+    "remove": lambda p: shutil.rmtree(p) if p.is_dir() else p.unlink(missing_ok=True),
+    "folder": lambda p: p.exists() or p.is_symlink() or p.mkdir(),
+    "link": lambda p: p.exists() or p.is_symlink() or p.symlink_to("plain"),
+    "again": lambda p: p.is_file() and (p.rename(f"{p}.old"), shutil.copy2(f"{p}.old", p)),
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the extension has no stats there")
+@pytest.mark.parametrize("seed", range(3))
+def test_c_and_python_find_the_same_differences(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = pytest.importorskip("olivebuild._native")
+    chance = random.Random(seed)
+    monkeypatch.chdir(tmp_path)
+    for round_ in range(60):
+        before = {str(tmp_path / name if chance.random() < 0.5 else name): None for name in chance.choices(NAMES, k=chance.randrange(12))}
+        stats = {name: snapshot.stat_of(name) for name in before}
+        for _ in range(chance.randrange(3)):
+            name = chance.choice(NAMES)
+            if name != "folder/inside" or Path("folder").is_dir():
+                KINDS[chance.choice(list(KINDS))](Path(name))
+        paths, kept = noop.packed(stats)
+        expected = bytes(snapshot.stat_of(name) != stat for name, stat in stats.items())
+        for threads in (1, 2, 9):
+            assert native.differing(paths, kept, threads) == expected, round_
+        assert snapshot.differing(paths, kept) == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the extension has no stats there")
+def test_many_paths_are_shared_out(tmp_path: Path) -> None:
+    native = pytest.importorskip("olivebuild._native")
+    files = [tmp_path / str(i) for i in range(100)]
+    for file in files:
+        file.write_text(file.name)
+    stats = [snapshot.stat_of(str(file)) for file in files]
+    many = [i % 100 for i in range(20_001)]
+    names, wanted = noop.packed({str(file): stat for file, stat in zip(files, stats, strict=True)})
+    names = b"".join(os.fsencode(files[i]) + b"\0" for i in many)
+    wanted = b"".join(wanted[i * 40 : i * 40 + 40] for i in many)
+    for number in (0, 50, 99):
+        files[number].write_text("edit")
+        expected = bytes(i in (0, 50, 99)[: 1 + (0, 50, 99).index(number)] for i in many)
+        assert [native.differing(names, wanted, threads) for threads in (1, 2, 3, 4, 64)] == [expected] * 5
+        assert snapshot.differing(names, wanted) == expected
+
+
+@pytest.mark.parametrize(("paths", "size"), [(b"a", 40), (b"a\0", 39), (b"a\0", 80), (b"", 40), (b"a\0b", 80), (b"\0\0", 40)])
+def test_what_does_not_belong_together_is_refused(paths: bytes, size: int) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        snapshot.differing(paths, bytes(size))
+    if os.name != "nt":
+        with pytest.raises(ValueError, match="five numbers"):
+            pytest.importorskip("olivebuild._native").differing(paths, bytes(size), 1)
