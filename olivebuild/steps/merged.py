@@ -32,7 +32,7 @@ class Merged(Step):
     fields = MergedFields
     summary = "an adapter merged into its base, or a merged model from elsewhere (`source`)"
     lazy = True
-    ahead = ("olivebuild.steps._merge", "olivebuild.steps._assemble", "olivebuild.steps.onnx")
+    ahead = ("olivebuild.steps._arrays", "olivebuild.steps._merge", "olivebuild.steps._assemble", "olivebuild.steps.onnx")
 
     def libraries(self, fields: MergedFields) -> tuple[str, ...]:
         if fields.source:

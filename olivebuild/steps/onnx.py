@@ -81,7 +81,7 @@ class Onnx(Step):
     version = 2
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
-    ahead = ("olivebuild.steps._merge", "olivebuild.steps._assemble")
+    ahead = ("olivebuild.steps._arrays", "olivebuild.steps._merge", "olivebuild.steps._assemble")
 
     def takes_gpu(self, fields: OnnxFields) -> bool:
         return fields.provider == "cuda"
