@@ -106,14 +106,19 @@ def show_benchmark(metrics: Mapping[str, Any]) -> None:
     for heading in ("first\ntoken", "tokens/s", "load", "peak RSS", "size"):
         table.add_column(heading, justify="right")
     for name, row in metrics["models"].items():
-        speed = f"{row['tokens_per_second']:.1f}" if row["tokens_per_second"] else ""
-        times = [f"{row['ttft'] * 1000:.0f} ms", speed, seconds(row["load_seconds"]), size(row["peak_rss"]), size(row["size"])]
-        table.add_row(name, *_cells(row["data"], columns), *times)
+        table.add_row(name, *_cells(row["data"], columns), *_times(row))
     for name, values in metrics.get("baselines", {}).items():
         table.add_row(name, *_cells(values, columns), style="bright_black")
     console.print()
     console.print(table)
     console.print()
+
+
+def _times(row: Mapping[str, Any]) -> list[str]:
+    if "ttft" not in row:
+        return []
+    speed = f"{row['tokens_per_second']:.1f}" if row["tokens_per_second"] else ""
+    return [f"{row['ttft'] * 1000:.0f} ms", speed, seconds(row["load_seconds"]), size(row["peak_rss"]), size(row["size"])]
 
 
 def _headings(metrics: Mapping[str, Any], data: str) -> list[tuple[str, str]]:

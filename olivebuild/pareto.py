@@ -49,11 +49,11 @@ class Front:
 
 
 def front(metrics: Mapping[str, Any]) -> Front | None:
-    """Over all models of a benchmark; None where they have no figures in common."""
-    rows, data = metrics["models"], metrics["data"][0]
+    """Over all models of a benchmark that were timed; None where they have no figures in common."""
+    rows, data = {name: row for name, row in metrics["models"].items() if "size" in row}, metrics["data"][0]
     quality = next((q for q in QUALITIES if all(row["data"][data].get(q) is not None for row in rows.values())), None)
     speed = next((s for s in SPEEDS if all(row.get(s) for row in rows.values())), None)
-    if quality is None or speed is None:
+    if not rows or quality is None or speed is None:
         return None
     points = [Point(name, _upward(quality, row["data"][data][quality]), _speed(speed, row[speed]), -float(row["size"])) for name, row in rows.items()]
     found = []

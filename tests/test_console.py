@@ -49,6 +49,21 @@ merged  100.0 %  90.0 %  70.0 %     0.25  167 ms      19.2  3.0 s   1.25 GB  273
     )
 
 
+def test_a_model_that_was_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    right = {"rows": 86, "accuracy": 0.965}
+    show_benchmark({"models": {"adapter": {"data": {"tone": right}}, "merged": {"data": {"tone": right}, **TIMES}}, "data": ["tone"]})
+    assert (
+        printed(capsys)
+        == """\
+             tone
+         accuracy   first
+model     86 rows   token  tokens/s   load  peak RSS    size
+adapter    96.5 %
+merged     96.5 %  167 ms      19.2  3.0 s   1.25 GB  273 MB
+"""
+    )
+
+
 def test_texts_without_a_question(capsys: pytest.CaptureFixture[str]) -> None:
     models = {"base": {"data": {"book": {"rows": 3, "perplexity": 12.345}}, **TIMES, "tokens_per_second": None}}
     show_benchmark({"models": models, "data": ["book"]})

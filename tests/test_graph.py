@@ -173,3 +173,13 @@ targets:
   bench: {kind: benchmark, models: [base, onnx], data: tone.test, gates: ["accuracy >= 0.5"]}
   copy: {kind: command, run: "cp {inputs.a} {outputs.b}", inputs: {a: onnx}, outputs: {b: b.txt}}
 """
+
+
+def test_an_adapter_in_a_benchmark_is_judged_on_its_base_and_not_timed(tmp_path: Path) -> None:
+    text = MODELS + "  adapter: {kind: adapter, model: base, data: tone}\n  bench: {kind: benchmark, models: [base, adapter], data: tone}\n"
+    graph = graph_of(tmp_path, text)
+    judged = [(edge.role, source.name) for edge, source, _ in graph.inputs["bench:accuracy.adapter"]]
+    assert judged == [("model", "base"), ("adapter", "adapter"), ("data[0]", "tone")]
+    assert [source.name for _, source, _ in graph.inputs["bench:latency"]] == ["base"]
+    loose = MODELS + "  adapter: {kind: adapter, source: there}\n  bench: {kind: benchmark, models: [adapter], data: tone}\n"
+    assert fault(tmp_path, loose).fact == "the base of adapter is not known"

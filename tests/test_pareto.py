@@ -35,6 +35,12 @@ def test_the_front_is_what_nothing_beats() -> None:
     }
 
 
+def test_what_was_not_timed_is_not_on_the_front() -> None:
+    adapter = {"data": {"tone": {"accuracy": 0.99}, "hard": {"accuracy": 0.99}}}
+    found, alone = front(FOUR | {"models": FOUR["models"] | {"adapter": adapter}}), front(FOUR | {"models": {"adapter": adapter}})
+    assert (found, alone) == (front(FOUR), None)
+
+
 def test_a_clear_lead_in_speed_counts() -> None:
     found = front(figures(a=(0.9, 100, 50), b=(0.8, 106, 50), c=(0.8, 106, 50)))
     assert found

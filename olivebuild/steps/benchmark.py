@@ -1,7 +1,8 @@
 """Models side by side: accuracy, generation, latency, memory, size, beside classical text classifiers.
 
 A benchmark is several nodes, so that what did not change is not measured again: one accuracy a model, one latency for all (it
-belongs to this machine), one for the baselines, and the table that puts them together.
+belongs to this machine), one for the baselines, and the table that puts them together. An adapter answers on its base; how fast
+that is is not measured, since nobody ships it so.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from olivebuild.errors import RecipeError
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.pareto import front
 from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target, step_of
+from olivebuild.steps.adapter import AdapterFields
 from olivebuild.steps.benchmark_latency import LatencyFields
 from olivebuild.steps.merged import MergedFields
 from olivebuild.steps.onnx import OnnxFields
@@ -111,10 +114,16 @@ class Benchmark(Step):
             nodes.append(step.node(f"{target.name}:{part}", target.name, step.fields.model_validate(values), inputs))
             edges.append(Edge(role, Ref(target.name), (), part=part))
 
+        adapters = {edge.ref: targets[edge.ref.target] for edge in models if _is_adapter(targets.get(edge.ref.target))}
         for i, edge in enumerate(models):
-            model = Edge("model", edge.ref, edge.kinds, "", edge.field)
+            inputs = [Edge("model", edge.ref, edge.kinds, "", edge.field)]
             judge: dict[str, object] = {"max_new_tokens": fields.max_new_tokens, "json_schema": fields.json_schema, "score": fields.scores}
-            add(f"accuracy.{edge.ref}", f"accuracy[{i}]", "benchmark-accuracy", judge, [model, *data])
+            if edge.ref in adapters:
+                inputs = [Edge("model", _base(adapters[edge.ref]), ("model", "merged"), "", edge.field)]
+                inputs.append(Edge("adapter", edge.ref, ("adapter",), "", edge.field))
+                judge["adapter"] = True
+            role = f"adapter[{i}]" if edge.ref in adapters else f"accuracy[{i}]"
+            add(f"accuracy.{edge.ref}", role, "benchmark-accuracy", judge, [*inputs, *data])
         for edge in models:
             if inputs := _checked(targets.get(edge.ref.target)):
                 model = Edge("model", edge.ref, edge.kinds, "", edge.field)
@@ -123,7 +132,8 @@ class Benchmark(Step):
         if fields.baseline:
             train = Edge("train", fields.baseline, ("dataset",), "train", ("baseline",))
             add("baseline", "baseline", "benchmark-baseline", {}, [train, *data])
-        add("latency", "latency", "benchmark-latency", fields.latency.model_dump(), models)
+        if timed := [edge for edge in models if edge.ref not in adapters]:
+            add("latency", "latency", "benchmark-latency", fields.latency.model_dump(), timed)
         edges += (Edge(f"metrics[{i}]", ref, ("command",), "metrics", ("metrics", i)) for i, ref in enumerate(fields.metrics))
         return [*nodes, self.node(target.name, target.name, fields, edges)]
 
@@ -137,14 +147,16 @@ class Benchmark(Step):
         def read(role: str) -> Any:
             return json.loads((Path(job.input(role).folder) / "metrics.json").read_text("utf-8"))
 
-        latency = read("latency")
+        latency = read("latency") if "latency" in job.action.inputs else {"models": [], "latency": {}}
+        times = iter(latency["models"])
         checks = {name: read(f"check.{name}") for name in names if f"check.{name}" in job.action.inputs}
         models = {}
         for i, name in enumerate(names):
-            judged = read(f"accuracy[{i}]")
+            timed = f"accuracy[{i}]" in job.action.inputs
+            judged = read(f"accuracy[{i}]" if timed else f"adapter[{i}]")
             models[name] = {
                 "data": dict(zip(sets, judged, strict=True)),
-                **latency["models"][i],
+                **(next(times) if timed else {}),
                 **({"check": checks[name]} if name in checks else {}),
             }
         metrics: dict[str, Any] = {"models": models, "data": sets, "comparisons": comparisons(models, sets), "latency": latency["latency"]}
@@ -167,6 +179,17 @@ def _check_gates(fields: BenchmarkFields, measured: set[str], commands: set[str]
             known = ", ".join(sorted(measured | commands))
             return f"the gate {gate.text!r} names {odd[0]!r}, which is not measured here; measured are {known}"
     return None
+
+
+def _is_adapter(target: Target | None) -> bool:
+    return target is not None and isinstance(target.fields, AdapterFields)
+
+
+def _base(adapter: Target) -> Ref:
+    assert isinstance(adapter.fields, AdapterFields)
+    if adapter.fields.model is None:
+        raise RecipeError(f"the base of {adapter.name} is not known", hint="name its `model`, or list a merge of the two")
+    return adapter.fields.model
 
 
 def _checked(target: Target | None) -> list[Edge]:

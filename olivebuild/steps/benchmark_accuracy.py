@@ -18,6 +18,8 @@ class AccuracyFields(Fields):
     max_new_tokens: int
     json_schema: str | None = None
     score: list[str] = []
+    adapter: bool = False
+    """Whether an adapter answers, on the model."""
 
 
 class Accuracy(Step):
@@ -35,6 +37,7 @@ class Accuracy(Step):
             "scikit-learn",
             "scipy",
             *(("jsonschema",) if fields.json_schema else ()),
+            *(("peft",) if fields.adapter else ()),
         )
 
     def files(self, fields: AccuracyFields) -> list[FileInput]:
@@ -49,6 +52,7 @@ class Accuracy(Step):
         from olivebuild.steps import _runtime
         from olivebuild.steps._figures import figures
         from olivebuild.steps._scores import Schema, load_score
+        from olivebuild.steps._speech import open_model
         from olivebuild.steps._tokens import read_table
 
         fields = job.fields(AccuracyFields)
@@ -56,7 +60,8 @@ class Accuracy(Step):
         scores = {
             text.rpartition(":")[2]: load_score(job, job.files(f"score.{i}")[0], text.rpartition(":")[2]) for i, text in enumerate(fields.score)
         }
-        runtime = _runtime.open_model(job.input("model").folder, trust_remote_code=job.input("model").trust_remote_code)
+        model, adapter = job.input("model"), job.input("adapter").folder if fields.adapter else ""
+        runtime = open_model(model.folder, adapter, trust_remote_code=model.trust_remote_code)
         tables = [read_table(job.input(role).path) for role in job.roles("data")]
         if schema:
             # Each right answer is one of a kind; which of them is likeliest is not the question.

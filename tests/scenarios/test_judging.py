@@ -24,12 +24,15 @@ END = 2
 
 
 def judged(
-    place: Place, root: Path, model: str, data: Path | None = None, files: dict[str, list[str]] | None = None, **fields: Any
+    place: Place, root: Path, model: str, data: Path | None = None, files: dict[str, list[str]] | None = None, base: str = "", **fields: Any
 ) -> dict[str, Any]:
-    """The figures of one model on the test rows."""
+    """The figures of one model on the test rows; of the adapter `model` if it has a `base`."""
     folder = str(place.folder / "build" / model)
     table = str(data or place.folder / "build/tone/test.parquet")
     inputs = {"model": ActionInput(folder, folder, "model", model), "data[0]": ActionInput(table, table, "dataset", "tone")}
+    if base:
+        inputs |= {"model": ActionInput(base, base, "model", "base"), "adapter": ActionInput(folder, folder, "adapter", model)}
+        fields["adapter"] = True
     job = job_in(root, Store(place.cache), inputs, fields={"max_new_tokens": 5, **fields}, files=files or {})
     STEP.run(job)
     figures: dict[str, Any] = json.loads((job.out / "metrics.json").read_text())[0]
@@ -114,6 +117,15 @@ def test_a_hugging_face_model_is_judged_as_without_cache_and_batches(copied: Pla
             return np.asarray(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double().numpy())
 
     agree(judged(copied, tmp_path / "a", "merged"), independent(copied, logits), 2e-4)
+
+
+def test_an_adapter_answers_on_its_base_as_the_merge_of_both(copied: Place, tmp_path: Path) -> None:
+    merged = judged(copied, tmp_path / "merged", "merged")
+    base = str(copied.folder / "tiny")
+    ours = judged(copied, tmp_path / "adapter", "adapter", base=base)
+    assert [(a["label"], a["text"]) for a in ours["answers"]] == [(a["label"], a["text"]) for a in merged["answers"]]
+    assert [a["nll"] for a in ours["answers"]] == pytest.approx([a["nll"] for a in merged["answers"]], rel=1e-3)
+    assert judged(copied, tmp_path / "base", base)["perplexity"] != pytest.approx(ours["perplexity"], rel=1e-3)
 
 
 def text_set(place: Place, texts: list[str]) -> Path:
