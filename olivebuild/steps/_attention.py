@@ -1,7 +1,8 @@
 """Attention between rows that lie end to end (_layout.py), registered with transformers under a name of our own.
 
 Models hand it their queries, keys and values of all tokens; no mask is made. On CUDA in half precision torch's varlen kernel does the
-work, elsewhere scaled_dot_product_attention on padded groups of rows. What it does not know (soft caps, sinks) raises NotImplementedError.
+work, or, where all rows have one length, the faster one that scaled_dot_product_attention finds; elsewhere that works on padded groups of
+rows. What it does not know (soft caps, sinks) raises NotImplementedError.
 """
 
 from __future__ import annotations
@@ -45,7 +46,21 @@ def attend(
         raise NotImplementedError(f"attention with {', '.join(odd) or 'a mask, dropout or no rows'} is not laid out end to end")
     if rows.groups:
         return _grouped(rows, query[0], key[0], value[0], scaling), None
+    # A row's last token predicts nothing, so it does not matter what it sees.
+    if window is not None and window >= rows.longest_keys - 1:
+        window = None
+    if rows.alike and window is None:
+        return _alike(rows, query, key, value, scaling), None
     return _varlen(rows, query, key, value, scaling, window), None
+
+
+def _alike(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    # Values are a slice of one product; laid out anew they, like the others, come out of the kernel that rotates, and not of one more.
+    q, k, v = (x[0].transpose(0, 1).contiguous().unflatten(0, (rows.alike, rows.longest)).transpose(1, 2) for x in (query, key, value))
+    if (repeat := q.shape[1] // k.shape[1]) > 1:
+        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+    return out.transpose(1, 2).flatten(0, 1)[None]
 
 
 def _varlen(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int | None) -> torch.Tensor:
@@ -54,7 +69,7 @@ def _varlen(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Ten
         k, v = k.index_select(0, rows.keys), v.index_select(0, rows.keys)
     if (repeat := q.shape[1] // k.shape[1]) > 1:
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    back = -1 if window is None or window > rows.longest_keys else window - 1
+    back = -1 if window is None else window - 1
     if back >= 0 and "window_size" not in OPTIONS:
         raise NotImplementedError("attention with a window shorter than the rows is not known to this torch's kernel")
     # A window that ends at 0 is what makes it causal; a row's own tokens are the last of all that it sees.

@@ -16,13 +16,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from olivebuild.errors import StepError
-from olivebuild.steps import _attention
+from olivebuild.steps import _attention, _head
 from olivebuild.steps._encode import lengths_of
+from olivebuild.steps._head import head_loss
 from olivebuild.steps._layout import Packed, Padded, micro_batches, pack, pad
 from olivebuild.steps._tokens import Tokens
 
-LOGITS = 1 << 26
-"""Logits that are held at once; 256 MiB in float32."""
 SMALLEST = 64
 
 
@@ -39,6 +38,10 @@ class Setup:
     """Attention by padded groups of rows; else by torch's varlen kernel."""
     twice: bool = False
     """Layers are computed once more on the way back, to save memory."""
+    usual: int = 0
+    """The length that most rows have, where rows of one length are attended to by a kernel of their own; else 0."""
+    compiled: bool = False
+    """Layers, and the loss, are compiled."""
     plain_head: bool = True
     """The logits are the head's product with the last hidden state, and nothing is done to them after it."""
 
@@ -60,7 +63,7 @@ class Forward:
         setup, parts = self.setup, micro_batches(batch, self.setup.limit)
         if not setup.packed:
             return [pad(part, self.device) for part in _even(batch, setup.limit)]
-        return [pack(part, self.device, share=setup.share, grouped=setup.grouped, window=self.window) for part in parts]
+        return [pack(part, self.device, share=setup.share, grouped=setup.grouped, window=self.window, usual=setup.usual) for part in parts]
 
     def backward(self, batch: Sequence[Tokens], ready: list[Packed | Padded] | None = None) -> torch.Tensor:
         """Add the gradient of the batch's mean loss to the weights; the loss. Without memory for it, in smaller pieces."""
@@ -99,8 +102,8 @@ class Forward:
             keep = part.targets.shape[1]
             logits = self.model(input_ids=part.ids, attention_mask=part.mask, logits_to_keep=keep + 1, use_cache=False).logits
             return cross_entropy(logits[:, :-1].float().flatten(0, 1), part.targets.flatten(), ignore_index=-100, reduction="sum")
-        if self.setup.plain_head and part.predict.numel() * self.model.config.vocab_size > LOGITS:
-            return _chunked(self.model, self.hidden(part)[part.predict], part.targets)
+        if self.setup.plain_head and (self.setup.compiled or part.predict.numel() * self.model.config.vocab_size > _head.LOGITS):
+            return head_loss(self.model, self.hidden(part)[part.predict], part.targets, compiled=self.setup.compiled)
         return cross_entropy(self.logits(part).float(), part.targets, reduction="sum")
 
     def logits(self, part: Packed) -> torch.Tensor:
@@ -208,33 +211,3 @@ def _plain_head(model: Any, forward: Forward, part: Packed) -> bool:
     if type(head) is not torch.nn.Linear or head.weight.requires_grad:
         return False
     return torch.equal(head(forward.hidden(part)[part.predict]), forward.logits(part))
-
-
-def _chunked(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    head = model.get_output_embeddings()
-    loss: torch.Tensor = _ChunkedLoss.apply(hidden, head.weight, head.bias, targets)
-    return loss
-
-
-class _ChunkedLoss(torch.autograd.Function):
-    """cross_entropy(hidden @ weight.T, targets, reduction="sum") for a weight that is not trained; a piece of the logits at a time."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
-        size = max(1, LOGITS // weight.shape[0])
-        total, gradient = torch.zeros((), device=hidden.device), torch.empty_like(hidden)
-        for start in range(0, len(hidden), size):
-            piece, wanted = hidden[start : start + size], targets[start : start + size]
-            logits = torch.nn.functional.linear(piece, weight, bias).float()
-            norm = logits.logsumexp(-1, keepdim=True)
-            total += (norm[:, 0] - logits.gather(1, wanted[:, None])[:, 0]).sum()
-            slope = logits.sub_(norm).exp_()
-            slope.scatter_add_(1, wanted[:, None], torch.full_like(norm, -1.0))
-            gradient[start : start + size] = slope.to(weight.dtype) @ weight
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grads[0], None, None, None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from olivebuild.steps._encode import lengths_of
 from olivebuild.steps._forward import Setup, checkpoint_layers, takes_packed
+from olivebuild.steps._lora import scale_while_narrow
 from olivebuild.steps._tokens import Tokens
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ CPU_TOKENS = 4096
 MOST_TOKENS = 1 << 15
 FEWEST_TOKENS = 1 << 10
 SPARE = 0.8
+LONG, MOST = 512, 0.5
+"""Rows of this length take so long to attend to, and this share of rows is so many, that a kernel of their own pays."""
 WORTH_COMPILING = 5e15
 """Tokens times parameters from which on compiled layers win back the time that compiling takes."""
 
@@ -37,7 +41,10 @@ def prepare(job: Job, model: Any, rows: Sequence[Tokens], tokens: int, device: t
             setup.twice = True
             checkpoint_layers(model)
             said.append("layers computed twice to save memory")
+    setup.usual = usual_length(lengths) if setup.packed and not setup.grouped else 0
     if not plain and device.type == "cuda" and tokens * sum(p.numel() for p in model.parameters()) > WORTH_COMPILING:
+        setup.compiled = True
+        scale_while_narrow(model)
         compile_layers(model, alike=int(lengths.min()) == longest)
         said.append("compiled layers")
     said.insert(0, f"{'packed' if setup.packed else 'padded'} rows, up to {setup.limit} tokens at a time")
@@ -45,6 +52,12 @@ def prepare(job: Job, model: Any, rows: Sequence[Tokens], tokens: int, device: t
         said.insert(1, "beginnings that rows share once")
     job.note("; ".join(said))
     return setup
+
+
+def usual_length(lengths: np.ndarray) -> int:
+    """The longest rows' length, if most rows have it, as when texts are cut; else 0. The kernel for it is made anew for each length."""
+    longest = int(lengths.max())
+    return longest if longest >= LONG and (lengths == longest).mean() >= MOST else 0
 
 
 def bytes_a_token(model: Any) -> int:

@@ -8,7 +8,7 @@ same values there, and one copy serves all of them; its gradient is the sum of t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ class Rows:
     groups: tuple[Group, ...] = ()
     back: torch.Tensor | None = None
     """Where each token's output lies among the groups' padded ones."""
+    alike: int = 0
+    """How many rows these are, if all are whole and of the one length that most rows have; else 0."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,10 @@ def micro_batches(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]
     return ([batch[i] for i in sorted(rows)] for _, rows in sorted(bins, key=lambda b: min(b[1])))
 
 
-def pack(batch: Sequence[Tokens], device: torch.device, *, share: bool, grouped: bool, window: int | None = None) -> Packed:
+def pack(batch: Sequence[Tokens], device: torch.device, *, share: bool, grouped: bool, window: int | None = None, usual: int = 0) -> Packed:
     """Lay rows out. `share`: beginnings once; `grouped`: also as padded groups, for attention that takes rows of one length.
 
-    `window`: how many tokens back the groups' masks let a token see, itself included.
+    `window`: how many tokens back the groups' masks let a token see, itself included. `usual`: the length that most rows have, if there is one.
     """
     order = sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist()) if share else range(len(batch))
     ids, positions, keys, starts, predict, targets = [], [], [], [0], [], []
@@ -106,6 +108,8 @@ def pack(batch: Sequence[Tokens], device: torch.device, *, share: bool, grouped:
             # The same row again: its tokens are there, only its labels are counted once more.
             keys.pop()
     rows = _rows(keys, starts, device, plain=count == sum(map(len, keys)), grouped=grouped, window=window)
+    if rows.keys is None and all(len(row) == usual for row in batch):
+        rows = replace(rows, alike=len(batch))
     return Packed(
         _tensor(np.concatenate(ids), device)[None],
         _tensor(np.concatenate(positions), device)[None],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -56,6 +57,26 @@ class Progress:
         return curve | {"lr": [self.rates[e - 1] for e in ends], "grad_norm": [round(self.norms[e - 1], 4) for e in ends]}
 
 
+class Told:
+    """Loss and gradient norm of a step, on their way from the device while it goes on to the next."""
+
+    def __init__(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
+        self.step = step
+        self._figures = torch.stack([loss.detach().float(), norm.detach().float()])
+        self._arrived: torch.cuda.Event | None = None
+        if self._figures.is_cuda:
+            there = torch.empty(2, pin_memory=True)
+            there.copy_(self._figures, non_blocking=True)
+            self._figures, self._arrived = there, torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> tuple[float, float]:
+        if self._arrived:
+            self._arrived.synchronize()
+        loss, norm = self._figures.tolist()
+        return loss, norm
+
+
 class Loop:
     def __init__(
         self,
@@ -77,10 +98,13 @@ class Loop:
         fused = training.speed == "auto" and forward.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(self.weights, lr=training.lr, fused=fused, **options)
         self.progress = Progress(scale=2.0**12 if forward.model.dtype == torch.float16 else 1.0)
+        self.mixed = [(w, u) for w, u in zip(self.weights, self.used, strict=True) if w is not u]
         self.step = 0
         self.known = 0
         """Steps that were not run, since an earlier training did the same."""
         self._stop = False
+        self.ahead = 1 if forward.device.type == "cuda" else 0
+        """Steps that are begun before the figures of an earlier one are read."""
         self._also: dict[int, Callable[[State], None]] = {}
         """What else is done with the state after some steps."""
 
@@ -94,23 +118,32 @@ class Loop:
         ready = self.forward.lay_out(rows) if rows else None
         self.job.progress("training", self.step, self.schedule.steps)
         begin, spent, shown = time.monotonic(), self.progress.seconds, sum(map(len, rows))
+        waiting: deque[Told] = deque()
         while self.step < self.schedule.steps:
             following = self._next(batches)
-            loss, norm = self._one(rows, ready)
+            waiting.append(Told(self.step + 1, *self._one(rows, ready)))
             # Laid out while the device still computes: what follows waits for it.
             ready = self.forward.lay_out(following) if following else None
             self.step += 1
-            self._note(float(loss), float(norm))
+            pauses = self._pauses()
+            while len(waiting) > (0 if pauses else self.ahead):
+                self._note(waiting.popleft())
             self.progress.tokens += shown
             rows, shown = following, sum(map(len, following))
             self.progress.seconds = spent + time.monotonic() - begin
-            ended = self._evaluate()
-            self._keep()
-            if ended:
-                break
+            if pauses:
+                ended = self._evaluate()
+                self._keep()
+                if ended:
+                    break
         if self.evaluation:
             self.evaluation.take_best(self.weights)
             self._copy()
+
+    def _pauses(self) -> bool:
+        """Whether something is to be done after this step for which all before must be known."""
+        ends = self._stop or self.step == self.schedule.steps or self.step in self._also
+        return ends or self.keeper.due(self.step) or bool(self.evaluation and self.evaluation.due(self.step, self.schedule.steps))
 
     def _next(self, batches: Any) -> list[Tokens]:
         return [self.rows[i] for i in next(batches, [])]
@@ -120,12 +153,7 @@ class Loop:
         for _ in range(SCALINGS):
             self.forward.scale = self.progress.scale
             loss = self.forward.backward(rows, ready)
-            for weight, used in zip(self.weights, self.used, strict=True):
-                if weight is not used and used.grad is not None:
-                    weight.grad = used.grad.float()
-                    used.grad = None
-                if self.progress.scale != 1 and weight.grad is not None:
-                    weight.grad /= self.progress.scale
+            self._take_gradients()
             norm = torch.nn.utils.clip_grad_norm_(self.weights, self.training.max_grad_norm)
             if self.progress.scale == 1 or bool(torch.isfinite(norm)):
                 break
@@ -140,29 +168,42 @@ class Loop:
         return loss, norm
 
     @torch.no_grad()
-    def _copy(self) -> None:
-        for weight, used in zip(self.weights, self.used, strict=True):
-            if weight is not used:
-                used.copy_(weight)
+    def _take_gradients(self) -> None:
+        """Float32 ones for the weights that are stepped; all in one kernel, for there are hundreds."""
+        given = [(w, u) for w, u in self.mixed if u.grad is not None]
+        for weight, _ in given:
+            weight.grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        if given:
+            torch._foreach_copy_([w.grad for w, _ in given], [u.grad for _, u in given])
+        for _, used in given:
+            used.grad = None
+        if self.progress.scale != 1:
+            torch._foreach_div_([w.grad for w in self.weights if w.grad is not None], self.progress.scale)
 
-    def _note(self, loss: float, norm: float) -> None:
+    @torch.no_grad()
+    def _copy(self) -> None:
+        if self.mixed:
+            torch._foreach_copy_([u for _, u in self.mixed], [w for w, _ in self.mixed])
+
+    def _note(self, told: Told) -> None:
         """Raises StepError when the loss is no number, or for some time worse than guessing."""
+        loss, norm = told.read()
         progress, vocabulary = self.progress, self.forward.model.config.get_text_config().vocab_size
         hint = "a smaller training.lr or a longer training.warmup often helps"
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise StepError(f"the loss became {loss:g} at step {self.step}", where=self.job.where("training", "lr"), hint=hint)
+            raise StepError(f"the loss became {loss:g} at step {told.step}", where=self.job.where("training", "lr"), hint=hint)
         progress.smooth = loss if not progress.losses else SMOOTH * progress.smooth + (1 - SMOOTH) * loss
         progress.losses.append(loss)
-        progress.rates.append(self.schedule.rate(self.step - 1))
+        progress.rates.append(self.schedule.rate(told.step - 1))
         progress.norms.append(norm)
         limit = WORSE_THAN_GUESSING * max(math.log(vocabulary), progress.losses[0])
         if progress.smooth > limit:
-            text = f"the loss ran away: {progress.smooth:.1f} at step {self.step}, {progress.losses[0]:.1f} at the first"
+            text = f"the loss ran away: {progress.smooth:.1f} at step {told.step}, {progress.losses[0]:.1f} at the first"
             raise StepError(text, where=self.job.where("training", "lr"), hint=hint)
         speed = progress.tokens / progress.seconds if progress.seconds else 0.0
         figures = {"loss": round(loss, 5), "lr": progress.rates[-1], "grad_norm": round(norm, 4), "tokens_per_second": round(speed, 1)}
-        self.job.say("metric", step=self.step, steps=self.schedule.steps, **figures, **memory(self.forward.device))
-        self.job.progress("training", self.step, self.schedule.steps)
+        self.job.say("metric", step=told.step, steps=self.schedule.steps, **figures, **memory(self.forward.device))
+        self.job.progress("training", told.step, self.schedule.steps)
 
     def _evaluate(self) -> bool:
         """True when the held-out rows say that it is enough."""

@@ -88,8 +88,50 @@ def test_a_packed_row_has_the_logits_it_has_alone(architecture: str, tiny_model:
             assert (found - alone).abs().max() < 1e-5
 
 
+def one_length(count: int = 3, length: int = 12) -> list[Any]:
+    from olivebuild.steps._tokens import Tokens
+
+    random = np.random.default_rng(4)
+    return [Tokens(random.integers(3, 380, length).astype(np.int32), np.ones(length, bool)) for _ in range(count)]
+
+
+def test_what_a_card_computes_otherwise_changes_no_gradient(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from olivebuild.steps import _head
+    from olivebuild.steps._forward import Setup
+    from olivebuild.steps._lora import scale_while_narrow
+
+    model, batch = adapted(llama), one_length()
+    padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
+    # Rows of one length without a mask, the loss in one pass, LoRA scaled while narrow.
+    monkeypatch.setattr(_head, "_compiled_slope", lambda: _head._slope_in_one)
+    scale_while_narrow(model)
+    assert sum("forward" in vars(module) for module in model.modules()) == 14
+    setup = Setup(packed=True, share=False, limit=10_000, grouped=False, usual=12, compiled=True)
+    found = gradient(model, setup, batch)
+    assert abs(found[0] - padded[0]) < 1e-5
+    assert (found[1] - padded[1]).abs().max() < 1e-5
+
+
+def test_a_window_that_hides_only_what_predicts_nothing_is_none(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from olivebuild.steps import _attention
+    from olivebuild.steps._forward import Setup
+
+    monkeypatch.setattr(_attention, "VARLEN", None)
+    for window, hides in ((11, False), (10, True)):
+        make("phi3", tmp_path / str(window), tiny_model, dtype="float32", sliding_window=window)
+        model, batch = adapted(tmp_path / str(window)), one_length()
+        padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
+        setup = Setup(packed=True, share=False, limit=10_000, grouped=False, usual=12)
+        if hides:
+            # Left to the kernel for rows of any length.
+            with pytest.raises(TypeError):
+                gradient(model, setup, batch)
+        else:
+            assert (gradient(model, setup, batch)[1] - padded[1]).abs().max() < 1e-5
+
+
 def test_layout_pieces_and_memory_change_no_gradient(llama: Path, tmp_path: Path) -> None:
-    from olivebuild.steps import _forward
+    from olivebuild.steps import _forward, _head
     from olivebuild.steps._forward import Setup
 
     model, batch = adapted(llama), token_rows(1)
@@ -105,7 +147,7 @@ def test_layout_pieces_and_memory_change_no_gradient(llama: Path, tmp_path: Path
         assert (found[1] - padded[1]).abs().max() < 1e-5
     with pytest.MonkeyPatch.context() as patch:
         # Logits in pieces, and layers computed twice.
-        patch.setattr(_forward, "LOGITS", 384 * 5)
+        patch.setattr(_head, "LOGITS", 384 * 5)
         _forward.checkpoint_layers(model)
         found = gradient(model, Setup(packed=True, share=True, limit=10_000, plain_head=True), batch)
         assert (found[1] - padded[1]).abs().max() < 1e-5
