@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import stat
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from olivebuild.errors import StepError, StoreError, of_disk
 from olivebuild.locks import locked
 from olivebuild.manifest import Entry, Manifest
 from olivebuild.places import Place
+from olivebuild.positioned import pread, pwrite
 
 FOLDERS = ("blobs", "traces", "locks", "tmp", "quarantine", "places", "workspaces")
 HOUR = 3600
@@ -360,31 +360,6 @@ class BlobWriter:
         else:
             self._batch.finish(self._path, name)
         return name
-
-
-def pread(file: int, size: int, offset: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(file, size, offset)
-    with _SEEKING:
-        os.lseek(file, offset, os.SEEK_SET)
-        return os.read(file, size)
-
-
-def pwrite(file: int, data: bytes, offset: int) -> None:
-    """All of `data`."""
-    if hasattr(os, "pwrite"):
-        while data:
-            written = os.pwrite(file, data, offset)
-            data, offset = data[written:], offset + written
-        return
-    with _SEEKING:
-        os.lseek(file, offset, os.SEEK_SET)
-        while data:
-            data = data[os.write(file, data) :]
-
-
-_SEEKING = threading.Lock()
-"""For systems without positioned reads and writes."""
 
 
 def _runs(path: Path, size: int) -> list[int]:

@@ -16,7 +16,8 @@ from olivebuild import digest, places, tensors
 from olivebuild.errors import InputError
 from olivebuild.manifest import Manifest, Merge
 from olivebuild.places import Place
-from olivebuild.store import Damaged, Store, pread
+from olivebuild.positioned import pread
+from olivebuild.store import Damaged, Store
 
 
 @dataclass(frozen=True)
