@@ -77,6 +77,9 @@ def measure(root: Path, options: argparse.Namespace) -> None:
     count = make_model(root / "base", options)
     for number in range(2 * options.rounds + 1):
         make_adapter(root / f"adapter{number}", root / "base", options, number)
+    # What was made for the benchmark is not to be written to disk while it is measured.
+    if hasattr(os, "sync"):
+        os.sync()
     ours = Ours(root)
     first = ours.build(0, "onnx-int4")
     rounds = []
