@@ -85,6 +85,10 @@ def of_disk(error: OSError, what: str = "") -> StoreError:
         fact, hint = text, "may you write there? OLIVEBUILD_CACHE names another folder for the cache"
     elif error.errno == errno.ENOENT:
         fact, hint = text, "was it deleted meanwhile? then build again"
+    elif error.errno == errno.EXDEV:
+        fact, hint = "build/ and .olivebuild/ lie on different disks", "results are moved from one into the other: let both be links, or neither"
+    elif error.errno == errno.ELOOP:
+        fact, hint = text, "does a link in this folder lead back to it? leave it out"
     else:
         fact, hint = text, "is the disk in order?"
     return StoreError(f"{what} can't be written: {fact}" if what else fact, where=where, hint=hint)
