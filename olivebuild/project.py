@@ -80,6 +80,9 @@ def open_project(folder: Path, file: str | None, settings: Iterable[str] = ()) -
     graph = graph_of(recipe, recipe.folder / ".olivebuild" / stem)
     lock = Lockfile(recipe.folder / LOCK_NAME)
     workspace = Workspace(recipe.folder, stem)
+    if not stem and (name := workspace.shared_with_another(graph.targets)):
+        fact = f"the target {name} and the targets of {name}.yaml would lie in one folder, build/{name}"
+        raise RecipeError(fact, where=recipe.where(name), hint="give one of them another name")
     store = Store(cache_folder())
     scan = Scan(recipe, workspace.memo, lock)
     return Project(graph, Planner(graph, scan, store, Traces(store), workspace))

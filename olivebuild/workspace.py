@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Container
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,6 +55,14 @@ class Workspace:
             kept = [p for p in inside if p.name in others]
             found += [p for p in inside if p not in kept] if kept else [folder] if folder.exists() else []
         return found
+
+    def shared_with_another(self, targets: Container[str]) -> str | None:
+        """A target whose folder is that of another recipe's targets."""
+        with contextlib.suppress(OSError), os.scandir(self.state) as inside:
+            for entry in inside:
+                if entry.name in targets and entry.is_dir() and (self.folder / f"{entry.name}.yaml").is_file():
+                    return entry.name
+        return None
 
     def place(self, target: str) -> Path:
         return self.build / target

@@ -87,6 +87,15 @@ def test_another_recipe_has_outputs_of_its_own(chain: Place) -> None:
     assert chain.built("other", "b", "y.txt") == b"one"
 
 
+def test_a_target_and_another_recipe_do_not_share_a_folder(chain: Place) -> None:
+    shutil.copy(chain.recipe, chain.folder / "first.yaml")
+    assert chain.build("-f", "first.yaml").code == 0
+    done = chain.run()
+    assert (done.code, "would lie in one folder, build/first" in done.err) == (2, True)
+    (chain.folder / "first.yaml").unlink()
+    assert chain.build().ran == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
