@@ -106,10 +106,15 @@ class Manifest:
     def from_json(text: bytes) -> Manifest:
         """Raises ValueError on anything that is not a manifest, and on names that leave the folder."""
         manifest = decode(text, Manifest)
+        folders = {folder for entry in manifest.files for folder in PurePosixPath(entry.name).parents}
+        if len({entry.name for entry in manifest.files}) < len(manifest.files):
+            raise ValueError("two files of one name")
         for entry in manifest.files:
             path = PurePosixPath(entry.name)
             if path.is_absolute() or ".." in path.parts or set("\\\0") & set(entry.name) or not path.parts:
                 raise ValueError(f"a name that leaves its folder: {entry.name!r}")
+            if str(path) != entry.name or path in folders or max(len(part.encode("utf-8", "surrogatepass")) for part in path.parts) > 255:
+                raise ValueError(f"a name that no file can have: {entry.name[:300]!r}")
             if os.name == "nt" and (odd := names.fault(entry.name)):
                 raise ValueError(f"a name that this system has no room for: {odd}")
             if entry.blobs and entry != Entry.of_runs(entry.name, entry.blobs, executable=entry.executable):

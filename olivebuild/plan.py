@@ -195,6 +195,9 @@ class Planner:
         state.parts = parts_of(node, inputs, self.scan.files(node), pin, self.scan.libraries(node), self.scan.machine(node))
         state.key = key_of(state.parts)
         state.trace = self.traces.get(state.key)
+        if state.trace and node.outputs.keys() - state.trace.outputs.keys():
+            # Not what this key stands for, whoever wrote it.
+            state.trace = None
         if state.trace is None:
             state.verdict = Verdict.STALE
             if before:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -265,6 +266,15 @@ def test_a_lost_trace_makes_stale_and_says_so(built: Site) -> None:
     shutil.rmtree(built.cache / "traces")
     state = built.plan().states["c"]
     assert (state.verdict, state.reasons) == (Verdict.STALE, [Reason("output", "the last trace", key, "missing")])
+
+
+def test_a_trace_that_lacks_an_output_of_its_target_is_none(built: Site) -> None:
+    planner = built.planner()
+    trace = planner.plan(["c"]).states["a"].trace
+    assert trace
+    planner.traces.put(replace(trace, outputs={"": "0" * 32}))
+    planner.traces.close()
+    assert built.verdicts()["a"] == "stale"
 
 
 def test_a_cache_filled_elsewhere_restores_everything(built: Site, tmp_path: Path) -> None:

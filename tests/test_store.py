@@ -277,6 +277,13 @@ def test_a_manifest_whose_names_leave_the_folder_is_refused(name: str) -> None:
     assert str(caught.value) == f"a name that leaves its folder: {name!r}"
 
 
+@pytest.mark.parametrize("names", [["a//b"], ["./a"], ["a/"], ["x" * 256], ["é" * 128], ["a", "a"], ["a", "a/b"], ["a/b/c", "a/b"]])
+def test_a_manifest_of_files_that_no_folder_can_hold_is_refused(names: list[str]) -> None:
+    files = [json.loads(as_json(name=name))["files"][0] for name in names]
+    with pytest.raises(ValueError, match=r"a name that no file can have|two files of one name"):
+        Manifest.from_json(json.dumps({"files": files}).encode())
+
+
 @pytest.mark.parametrize("blob", ["../../../victim", "/etc/passwd", "", "zz"])
 def test_a_manifest_whose_digests_are_no_digests_is_refused(blob: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any text will do
