@@ -350,7 +350,7 @@ class Build:
         """A target that was found fresh without being made here still has a key to compare with next time."""
         for name, state in plan.states.items():
             last = self.planner.workspace.last.get(name)
-            if state.trace and state.key and (last is None or last.key != state.key):
+            if (state.trace or (state.thin and state.node.lies_at is None)) and state.key and (last is None or last.key != state.key):
                 self._finish(state, state.reasons)
 
     def _check_locks(self) -> None:

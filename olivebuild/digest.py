@@ -110,6 +110,16 @@ def stat_of(path: Path) -> Stat:
     return (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
 
 
+COARSE = 2_000_000_000
+
+
+def is_past(stat: Sequence[int], moment: int) -> bool:
+    """Whether what changes a file at `moment`, by the file system's clock, or later shows in its stat."""
+    last = max(stat[3], stat[4])
+    # Whole seconds: a disk of another kind than the one whose clock was read, which may tick every other second only.
+    return last + (COARSE if last >= 0 and stat[4] % 1_000_000_000 == 0 else 0) < moment
+
+
 class StatMemo:
     """path -> (stat, digest): a digest is reused while (device, inode, size, mtime_ns, ctime_ns) are all as they were.
 
@@ -152,7 +162,7 @@ class StatMemo:
     def remember(self, path: Path, stat: Stat, digest: str, flavour: str = "bytes", *, until_boot: bool = False) -> None:
         """`until_boot`: the file was not synced, so after a power cut it may hold something else behind the same stat."""
         name = f"{flavour}:{path}"
-        if max(stat[3], stat[4]) < self._start:
+        if is_past(stat, self._start):
             self._known[name] = [*stat, digest, *([boot()] if until_boot else [])]
             self._changed = True
         elif self._known.pop(name, None):

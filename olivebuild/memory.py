@@ -67,7 +67,10 @@ class Recalled:
 
 def recall(planner: Planner, goals: Iterable[str]) -> Recalled | None:
     try:
-        memory = msgspec.json.decode((planner.workspace.state / FILE_NAME).read_bytes(), type=Memory)
+        check, _, text = (planner.workspace.state / FILE_NAME).read_bytes().partition(b"\n")
+        if check.decode() != digest.of_bytes(text):
+            return None
+        memory = msgspec.json.decode(text, type=Memory)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
     plan, nodes = Plan(list(goals)), planner.graph.nodes
@@ -110,12 +113,13 @@ def remember(planner: Planner, plan: Plan, before: Recalled | None, started: int
         nodes.append(Known(name, one.key or "", dict(one.outputs or {}), one.seconds, folder, one.needed, one.publish, seen))
     paths = everywhere(planner, plan)
     stats = {path: snapshot.stat_of(path) or ABSENT for path in sorted(map(str, paths))}
-    if any(max(stat[3:]) >= started for stat in stats.values()):
+    if not all(digest.is_past(stat, started) for stat in stats.values()):
         return
     memory = Memory(_surroundings(planner, plan.goals), Seen(tuple(stats), tuple(n for s in stats.values() for n in s)), tuple(nodes))
     # Losing it costs time only.
     with contextlib.suppress(OSError, UnicodeEncodeError):
-        digest.write_atomically(state / FILE_NAME, msgspec.json.encode(memory))
+        text = msgspec.json.encode(memory)
+        digest.write_atomically(state / FILE_NAME, digest.of_bytes(text).encode() + b"\n" + text)
 
 
 def _seen(planner: Planner, state: State, looked: int, scanned: int) -> Seen:
@@ -126,10 +130,10 @@ def _seen(planner: Planner, state: State, looked: int, scanned: int) -> Seen:
     stats: dict[str, tuple[int, ...]] = {}
     for path in results(planner, state):
         stats[str(path)] = snapshot.stat_of(str(path)) or ABSENT
-    racy = any(max(stat[3:]) >= looked for stat in stats.values())
+    racy = not all(digest.is_past(stat, looked) for stat in stats.values())
     for path, stat in planner.scan.seen_for(state.node).items():
         stats[str(path)] = stat or ABSENT
-        racy |= stat is not None and max(stat[3:]) >= scanned
+        racy |= stat is not None and not digest.is_past(stat, scanned)
     return Seen() if racy else Seen(tuple(stats), tuple(n for stat in stats.values() for n in stat))
 
 

@@ -39,7 +39,7 @@ class Tee:
 def save(project: Project, plan: Plan, before: Recalled | None, started: int, out: str, err: str, code: int) -> None:
     """Remember an answer. `started`: the file system's time before the first look, so that a change in the same tick is not missed."""
     found = _looked_at(project, plan, before)
-    if not out or any(stat and max(stat[3:]) >= started for stat in found.values()):
+    if not out or not all(stat is None or digest.is_past(stat, started) for stat in found.values()):
         return
     arguments = sys.argv[1:]
     key = snapshot.command_key(arguments)

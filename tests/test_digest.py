@@ -258,3 +258,9 @@ def test_what_was_not_synced_is_known_until_the_next_boot_only(tmp_path: Path, m
     monkeypatch.setattr(digest, "boot", lambda: "another")
     assert StatMemo(tmp_path / "state" / "stats.json").digest(file, compute) == "0" * 32
     assert asked == [file]
+
+
+def test_a_time_of_whole_seconds_may_come_again(tmp_path: Path) -> None:
+    second = 1_000_000_000
+    for ctime, moment, past in ((5, 6, True), (5, 5, False), (0, 2 * second, False), (0, 2 * second + 1, True), (second, 2 * second, False)):
+        assert digest.is_past((1, 1, 1, 0, ctime), moment) is past
