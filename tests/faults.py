@@ -148,15 +148,16 @@ def check_no_orphan(place: Place, children: list[psutil.Process] = []) -> None: 
     _, alive = psutil.wait_procs(children, timeout=GONE_SECONDS)
     assert alive == []
     deadline = time.monotonic() + GONE_SECONDS
-    while found := [p for p in psutil.process_iter(["cmdline", "cwd"]) if _works_for(place, p)]:
+    while found := [p for p in psutil.process_iter(["cmdline", "cwd", "environ"]) if _works_for(place, p)]:
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
 
 
 def _works_for(place: Place, process: psutil.Process) -> bool:
-    """By its command line, or, for one that was forked, by the folder that it is in."""
-    folder, words = process.info["cwd"] or "", process.info["cmdline"] or ()
-    return str(place.cache) in " ".join(words) or any(folder.startswith(str(p)) for p in (place.cache, place.folder))
+    """By its command line or its environment, or, for one that was forked, by the folder that it is in."""
+    folder, words, environment = process.info["cwd"] or "", process.info["cmdline"] or (), process.info["environ"] or {}
+    named = str(place.cache) in " ".join(words) or environment.get("OLIVEBUILD_CACHE") == str(place.cache)
+    return named or any(folder.startswith(str(p)) for p in (place.cache, place.folder))
 
 
 @dataclass

@@ -93,6 +93,21 @@ def test_a_waiting_process_that_was_killed_is_replaced(tmp_path: Path, executor:
     assert worker_of(tmp_path, "second") != process.pid
 
 
+@pytest.mark.parametrize("shares", [True, False])
+def test_what_a_killed_process_had_started_ends_with_it(tmp_path: Path, executor: LocalExecutor, shares: bool) -> None:
+    executor.start(action(tmp_path, "first", f"{TELL}; import time; time.sleep(600)", shares=shares), tmp_path / "first.log")
+    deadline, told = time.monotonic() + 60, tmp_path / "first/out/told.json"
+    while not (told.exists() and told.read_text().endswith("]")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    worker = psutil.Process(worker_of(tmp_path, "first"))
+    (program,) = worker.children()
+    worker.kill()
+    assert end(executor).error is not None
+    psutil.wait_procs([program], timeout=60)
+    assert not program.is_running()
+
+
 def test_the_first_action_gets_the_process_that_was_started_ahead(tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digest, "THREADS", 2)
     executor.warm_up()

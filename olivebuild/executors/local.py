@@ -148,7 +148,7 @@ class LocalExecutor:
                 self._queue.put(done)
             else:
                 self._queue.put(Message(child.action.node, name, data))
-        code = child.process.wait()
+        code = _end_of_session(child.process)
         if child.action is None:
             return
         if error is None and (code != 0 or result is None):
@@ -188,6 +188,18 @@ def _end(child: Child) -> None:
             child.process.stdin.close()
     child.process.wait()
     child.reader.join()
+
+
+def _end_of_session(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a child that is about to end, and end what it started, which it can't do itself when it is killed. Its exit code."""
+    if hasattr(os, "waitid"):
+        # Not collected yet, so that its id can't be another's.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    else:
+        process.wait()
+    _signal(process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+    return process.wait()
 
 
 def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
