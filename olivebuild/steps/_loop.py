@@ -127,7 +127,8 @@ class Loop:
             self.step += 1
             pauses = self._pauses()
             while len(waiting) > (0 if pauses else self.ahead):
-                self._note(waiting.popleft())
+                told = waiting.popleft()
+                self._note(told.step, *told.read())
             self.progress.tokens += shown
             rows, shown = following, sum(map(len, following))
             self.progress.seconds = spent + time.monotonic() - begin
@@ -185,25 +186,24 @@ class Loop:
         if self.mixed:
             torch._foreach_copy_([u for _, u in self.mixed], [w for w, _ in self.mixed])
 
-    def _note(self, told: Told) -> None:
+    def _note(self, step: int, loss: float, norm: float) -> None:
         """Raises StepError when the loss is no number, or for some time worse than guessing."""
-        loss, norm = told.read()
         progress, vocabulary = self.progress, self.forward.model.config.get_text_config().vocab_size
         hint = "a smaller training.lr or a longer training.warmup often helps"
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise StepError(f"the loss became {loss:g} at step {told.step}", where=self.job.where("training", "lr"), hint=hint)
+            raise StepError(f"the loss became {loss:g} at step {step}", where=self.job.where("training", "lr"), hint=hint)
         progress.smooth = loss if not progress.losses else SMOOTH * progress.smooth + (1 - SMOOTH) * loss
         progress.losses.append(loss)
-        progress.rates.append(self.schedule.rate(told.step - 1))
+        progress.rates.append(self.schedule.rate(step - 1))
         progress.norms.append(norm)
         limit = WORSE_THAN_GUESSING * max(math.log(vocabulary), progress.losses[0])
         if progress.smooth > limit:
-            text = f"the loss ran away: {progress.smooth:.1f} at step {told.step}, {progress.losses[0]:.1f} at the first"
+            text = f"the loss ran away: {progress.smooth:.1f} at step {step}, {progress.losses[0]:.1f} at the first"
             raise StepError(text, where=self.job.where("training", "lr"), hint=hint)
         speed = progress.tokens / progress.seconds if progress.seconds else 0.0
         figures = {"loss": round(loss, 5), "lr": progress.rates[-1], "grad_norm": round(norm, 4), "tokens_per_second": round(speed, 1)}
-        self.job.say("metric", step=told.step, steps=self.schedule.steps, **figures, **memory(self.forward.device))
-        self.job.progress("training", told.step, self.schedule.steps)
+        self.job.say("metric", step=step, steps=self.schedule.steps, **figures, **memory(self.forward.device))
+        self.job.progress("training", step, self.schedule.steps)
 
     def _evaluate(self) -> bool:
         """True when the held-out rows say that it is enough."""

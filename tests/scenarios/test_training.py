@@ -402,9 +402,9 @@ def test_a_loss_that_runs_away_ends_the_training(llama: Path, tmp_path: Path) ->
         fit(tmp_path / "a", llama, batch, {"steps": 20, "lr": 1e38})
     # A tiny model's norms keep its loss from growing far, so the figures are given; one bad batch is no reason yet.
     loop, _ = fit(tmp_path / "b", llama, batch, {"steps": 2})
-    loop._note(30.0, 1.0)
+    loop._note(3, 30.0, 1.0)
     with pytest.raises(StepError, match="the loss ran away"):
-        [loop._note(30.0, 1.0) for _ in range(10)]
+        [loop._note(3, 30.0, 1.0) for _ in range(10)]
 
 
 def test_training_begins_with_another_adapter(llama: Path, tmp_path: Path) -> None:
