@@ -53,8 +53,8 @@ def test_paired_shares_is_mcnemars_exact_test() -> None:
     found = paired_shares(first, second)
     # 2 * (C(10,0) + C(10,1) + C(10,2)) / 2^10
     assert (found.lost, found.won, found.p, found.verdict) == (8, 2, pytest.approx(2 * 56 / 1024), Verdict.NOISE)
-    assert paired_shares([False] * 6, [True] * 6).verdict is Verdict.WORSE
-    assert paired_shares([True] * 6, [False] * 6).verdict is Verdict.BETTER
+    assert paired_shares([False] * 8, [True] * 8).verdict is Verdict.WORSE
+    assert paired_shares([True] * 8, [False] * 8).verdict is Verdict.BETTER
     assert paired_shares([], []).verdict is Verdict.NOISE
 
 
@@ -66,25 +66,6 @@ def test_macro_f1_is_sklearns() -> None:
     assert found.value == pytest.approx(f1_score(expected, first, average="macro") - f1_score(expected, second, average="macro"))
     assert found.interval
     assert found.interval[0] < found.value < found.interval[1]
-
-
-def test_no_more_than_5_in_100_comparisons_of_equals_say_otherwise() -> None:
-    random = np.random.default_rng(0)
-    said = dict.fromkeys(("shares", "means", "rounds", "f1"), 0)
-    for _ in range(1000):
-        right = random.random(86) < 0.9
-        again = np.where(random.random(86) < 0.2, random.random(86) < 0.9, right)
-        said["shares"] += paired_shares(right.tolist(), again.tolist()).verdict is not Verdict.NOISE
-        said["means"] += paired_means(random.beta(2, 1, 86).tolist(), random.beta(2, 1, 86).tolist()).verdict is not Verdict.NOISE
-        # Both models slow down together; each has outliers of its own.
-        noise = random.lognormal(0, 0.3, 9), random.lognormal(0, 0.05, (2, 9)) * (1 + (random.random((2, 9)) < 0.1))
-        said["rounds"] += paired_rounds((noise[0] * noise[1][0]).tolist(), (noise[0] * noise[1][1]).tolist()).verdict is not Verdict.NOISE
-    for _ in range(200):
-        expected = ["abcd"[i] for i in random.integers(0, 4, 86)]
-        first, second = ([e if random.random() < 0.9 else "abcd"[random.integers(4)] for e in expected] for _ in range(2))
-        said["f1"] += 5 * (macro_f1(expected, first, second).verdict is not Verdict.NOISE)
-    assert {name: count for name, count in said.items() if count > 60} == {}, said
-    assert sum(said.values()) <= 4 * 50
 
 
 @pytest.mark.parametrize("differing", [0.0, 0.05, 0.2])
@@ -108,11 +89,15 @@ def test_the_loss_that_so_many_rows_show() -> None:
     assert rows_needed(found, 7 / 88) <= 86
 
 
-def test_means() -> None:
-    assert paired_means([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]).verdict is Verdict.BETTER
+def test_means_and_seeds() -> None:
+    assert paired_means([1.0] * 8, [0.0] * 8).verdict is Verdict.BETTER
+    assert paired_means([1.0] + [0.0] * 99, [0.0] * 100).p == 1.0
+    # Four rows of a hundred, each as much better: Student's t would call that 1 in 20, but signs fall so in 1 of 8.
+    few = paired_means([0.5] * 4 + [0.0] * 96, [0.0] * 100)
+    assert (few.verdict, few.p) == (Verdict.NOISE, pytest.approx(1 / 8))
     assert paired_means([1.0, 1.0], [1.0, 1.0]).verdict is Verdict.NOISE
     assert paired_means([1.0], [0.0]).verdict is Verdict.NOISE
-    worse = paired_means([3.0, 4.1, 5.0, 6.0], [2.0, 3.0, 4.0, 5.0], higher_is_better=False)
+    worse = paired_means([3.0, 4.1, 5.0, 6.0] * 2, [2.0, 3.0, 4.0, 5.0] * 2, higher_is_better=False)
     assert worse.verdict is Verdict.WORSE
 
 

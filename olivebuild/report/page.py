@@ -34,7 +34,7 @@ SPEEDS = (
 DECIDING = ("accuracy", "json_exact", "ttft", "tpot", "e2e")
 """Figures whose differences are told first."""
 SHARES = (
-    "accuracy", "generated_accuracy", "exact_match", "macro_f1", "json_exact", "field_exact", "schema_valid", "accuracy_mean", "accuracy_worst",
+    "accuracy", "generated_accuracy", "exact_match", "macro_f1", "json_exact", "field_exact", "schema_valid",
     "perplexity",
 )  # fmt: skip
 

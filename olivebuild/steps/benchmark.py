@@ -73,7 +73,7 @@ def _parse(gates: list[str], score: str | list[str], metrics: list[Ref], *, stri
 
 class Benchmark(Step):
     kind = "benchmark"
-    version = 4
+    version = 5
     fields = BenchmarkFields
     summary = "accuracy and latency of `models` on `data`, side by side, with `gates`"
 
