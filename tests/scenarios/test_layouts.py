@@ -1,0 +1,159 @@
+"""How rows lie, what memory there is and which kernels compute change no gradient, on tiny models of several architectures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.scenarios.training import adapted, gradient, token_rows
+from tests.tiny_models import ARCHITECTURES, make
+
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "phi3 with a window"])
+def test_a_packed_row_has_the_logits_it_has_alone(architecture: str, tiny_model: Path, tmp_path: Path) -> None:
+    import torch
+
+    from olivebuild.steps._forward import Forward, Setup, takes_packed
+    from olivebuild.steps._layout import pack
+
+    make(architecture.split()[0], tmp_path / "model", tiny_model, dtype="float32", **({"sliding_window": 7} if "window" in architecture else {}))
+    model, batch = adapted(tmp_path / "model").eval(), token_rows()
+    said: list[str] = []
+    setup = takes_packed(model, batch, torch.device("cpu"), said.append)
+    assert setup.packed, said
+    wanted = {}
+    for attention in ("eager", "sdpa"):
+        model.set_attn_implementation(attention)
+        with torch.no_grad():
+            wanted[attention] = [model(input_ids=torch.tensor(row.ids)[None].long()).logits[0] for row in batch]
+    forward = Forward(model, torch.device("cpu"), Setup(packed=True, share=True, limit=10_000), print)
+    for share in (False, True):
+        order = sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist()) if share else range(len(batch))
+        with torch.no_grad():
+            found = forward.logits(pack(batch, torch.device("cpu"), share=share, grouped=True, window=getattr(model.config, "sliding_window", None)))
+        for logits in wanted.values():
+            alone = torch.cat([logits[i][:-1][batch[i].counted[1:]] for i in order])
+            assert (found - alone).abs().max() < 1e-5
+
+
+def one_length(count: int = 3, length: int = 12) -> list[Any]:
+    from olivebuild.steps._tokens import Tokens
+
+    random = np.random.default_rng(4)
+    return [Tokens(random.integers(3, 380, length).astype(np.int32), np.ones(length, bool)) for _ in range(count)]
+
+
+def test_what_a_card_computes_otherwise_changes_no_gradient(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from olivebuild.steps import _head
+    from olivebuild.steps._forward import Setup
+    from olivebuild.steps._lora import scale_while_narrow
+
+    model, batch = adapted(llama), one_length()
+    padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
+    # Rows of one length without a mask, the loss in one pass, LoRA scaled while narrow.
+    monkeypatch.setattr(_head, "_compiled_slope", lambda: _head._slope_in_one)
+    scale_while_narrow(model)
+    assert sum("forward" in vars(module) for module in model.modules()) == 14
+    setup = Setup(packed=True, share=False, limit=10_000, grouped=False, usual=12, compiled=True)
+    found = gradient(model, setup, batch)
+    assert abs(found[0] - padded[0]) < 1e-5
+    assert (found[1] - padded[1]).abs().max() < 1e-5
+
+
+def test_a_window_that_hides_only_what_predicts_nothing_is_none(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from olivebuild.steps import _attention
+    from olivebuild.steps._forward import Setup
+
+    monkeypatch.setattr(_attention, "VARLEN", None)
+    for window, hides in ((11, False), (10, True)):
+        make("phi3", tmp_path / str(window), tiny_model, dtype="float32", sliding_window=window)
+        model, batch = adapted(tmp_path / str(window)), one_length()
+        padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
+        setup = Setup(packed=True, share=False, limit=10_000, grouped=False, usual=12)
+        if hides:
+            # Left to the kernel for rows of any length.
+            with pytest.raises(TypeError):
+                gradient(model, setup, batch)
+        else:
+            assert (gradient(model, setup, batch)[1] - padded[1]).abs().max() < 1e-5
+
+
+def test_layout_pieces_and_memory_change_no_gradient(llama: Path, tmp_path: Path) -> None:
+    from olivebuild.steps import _forward, _head
+    from olivebuild.steps._forward import Setup
+
+    model, batch = adapted(llama), token_rows(1)
+    padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
+    for setup in (
+        Setup(packed=True, share=False, limit=10_000),
+        Setup(packed=True, share=True, limit=10_000),
+        Setup(packed=True, share=True, limit=40),
+        Setup(packed=False, share=False, limit=40),
+    ):
+        found = gradient(model, setup, batch)
+        assert abs(found[0] - padded[0]) < 1e-5
+        assert (found[1] - padded[1]).abs().max() < 1e-5
+    with pytest.MonkeyPatch.context() as patch:
+        # Logits in pieces, and layers computed twice.
+        patch.setattr(_head, "LOGITS", 384 * 5)
+        _forward.checkpoint_layers(model)
+        found = gradient(model, Setup(packed=True, share=True, limit=10_000, plain_head=True), batch)
+        assert (found[1] - padded[1]).abs().max() < 1e-5
+
+
+def test_out_of_memory_goes_on_in_smaller_pieces(llama: Path) -> None:
+    import torch
+
+    from olivebuild.errors import StepError
+    from olivebuild.steps._forward import Forward, Setup
+
+    model, batch = adapted(llama), token_rows(2)
+    wanted = gradient(model, Setup(packed=True, share=True, limit=10_000), batch)
+    room, said = [85], []
+
+    def small(module: Any, arguments: Any, given: dict[str, Any]) -> None:
+        if given["input_ids"].numel() > room[0]:
+            raise torch.OutOfMemoryError
+
+    model.register_forward_pre_hook(small, with_kwargs=True)
+    forward = Forward(model, torch.device("cpu"), Setup(packed=True, share=False, limit=160), said.append)
+    model.zero_grad()
+    loss = float(forward.backward(batch))
+    assert forward.setup.limit == 80
+    assert len(said) == 1
+    assert abs(loss - wanted[0]) < 1e-5
+    found = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    assert (found - wanted[1]).abs().max() < 1e-5
+    room[0] = 1
+    with pytest.raises(StepError, match="does not fit into memory"):
+        forward.backward(batch)
+    assert forward.setup.twice
+
+
+def test_attention_that_is_not_known_is_padded(llama: Path) -> None:
+    import torch
+    from transformers import AttentionInterface
+
+    from olivebuild.steps import _attention
+    from olivebuild.steps._forward import takes_packed
+
+    model, said = adapted(llama), []
+
+    def leaks(module: Any, query: Any, key: Any, value: Any, mask: Any, *, rows: Any = None, **options: Any) -> Any:
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True, scale=options["scaling"])
+        return out.transpose(1, 2), None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(AttentionInterface._global_mapping, _attention.NAME, leaks)
+        setup = takes_packed(model, token_rows(3), torch.device("cpu"), said.append)
+    assert not setup.packed
+    assert "logits would differ by" in said[0]

@@ -1,0 +1,81 @@
+"""Rows as tokens: what is counted, and what an edit has tokenised again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.scenario
+
+
+def write_table(path: Path, format_: str, table: list[dict[str, str]]) -> str:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, pa.string()) for name in table[0]], metadata={"format": format_})
+    pq.write_table(pa.Table.from_pylist(table, schema=schema), path)
+    return str(path)
+
+
+def test_an_edited_row_has_its_own_shard_tokenised_again(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from olivebuild.steps import _encode, _models
+    from olivebuild.steps._tokens import Encoder, Tokens
+    from olivebuild.store import Store
+    from tests.scenarios.steps import job_in
+
+    monkeypatch.setattr(_encode, "SHARD", 8)
+    monkeypatch.setattr(_encode, "LARGEST", 32)
+    job = job_in(tmp_path / "job", Store(tmp_path / "cache"))
+    table = [{"prompt": f"I am {i} ", "completion": "glad" * (i % 5 + 1), "label": ""} for i in range(300)]
+
+    def encoded(length: int = 100) -> Any:
+        encoder = Encoder(_models.load_tokenizer(tiny_model), length)
+        found = _encode.token_rows(job, encoder, str(tiny_model), write_table(tmp_path / "train.parquet", "prompt", table), "completion")
+        single = Encoder(encoder.tokenizer, length)
+        for row, given in zip(found, table, strict=True):
+            wanted = Tokens.of(single.encode("prompt", given))
+            assert row.ids.tolist() == wanted.ids.tolist()
+            assert row.counted.tolist() == wanted.counted.tolist()
+        assert found.truncated == single.truncated
+        assert sum(found.figures()["lengths"].values()) == len(found) == found.figures()["rows"]
+        return found
+
+    first = encoded()
+    assert len(first.shards) > 20
+    assert first.known == 0
+    assert encoded().known == len(first.shards)
+    table[150] = table[150] | {"prompt": "She was "}
+    again = encoded()
+    assert len(again.shards) - again.known <= 2
+    table.insert(10, table[0] | {"prompt": "We were "})
+    assert len(again.shards) + 1 - encoded().known <= 3
+    short = encoded(6)
+    assert short.known == 0
+    assert short.truncated > 0
+    # A damaged blob is tokenised again.
+    for blob in (tmp_path / "cache/blobs").glob("??/*"):
+        blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    assert encoded().known == 0
+
+
+def test_what_is_counted(tiny_model: Path) -> None:
+    import json
+
+    from olivebuild.steps import _models
+    from olivebuild.steps._tokens import Encoder
+
+    encoder = Encoder(_models.load_tokenizer(tiny_model), 1000)
+    turns = [("user", "I am glad"), ("assistant", "joy"), ("user", "I am afraid"), ("assistant", "fear")]
+    chat = [{"messages": json.dumps([{"role": role, "content": text} for role, text in turns])}]
+
+    def counted(format_: str, table: list[dict[str, str]], loss: str) -> str:
+        (row,) = encoder.tokens(format_, table, loss)
+        return str(encoder.tokenizer.decode(row.ids[row.counted]))
+
+    assert counted("messages", chat, "completion") == "fear<|endoftext|>"
+    assert counted("messages", chat, "turns") == "joy<|end|>\nfear<|end|>\n"
+    assert counted("messages", chat, "all").count("<|user|>") == 2
+    assert counted("text", [{"text": "a long night"}], "completion") == "a long night<|endoftext|>"
+    assert counted("prompt", [{"prompt": "I am ", "completion": "sad"}], "all") == "I am sad<|endoftext|>"
