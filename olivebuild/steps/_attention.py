@@ -55,8 +55,9 @@ def attend(
 
 
 def _alike(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
-    # Values are a slice of one product; laid out anew they, like the others, come out of the kernel that rotates, and not of one more.
-    q, k, v = (x[0].transpose(0, 1).contiguous().unflatten(0, (rows.alike, rows.longest)).transpose(1, 2) for x in (query, key, value))
+    # The output lies as the queries do, so that it need not be laid out anew; values may be a slice of a product, which then is not made whole.
+    query, value = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (query, value))
+    q, k, v = (x[0].unflatten(1, (rows.alike, rows.longest)).transpose(0, 1) for x in (query, key, value))
     if (repeat := q.shape[1] // k.shape[1]) > 1:
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
     out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)

@@ -132,8 +132,8 @@ def _rows(keys: list[np.ndarray], starts: list[int], device: torch.device, *, pl
     groups, back = _groups(keys, starts, device, window) if grouped else ((), None)
     return Rows(
         None if plain else _tensor(np.concatenate(keys), device),
-        torch.tensor(starts, dtype=torch.int32, device=device),
-        torch.tensor([0, *np.cumsum(seen)], dtype=torch.int32, device=device),
+        _tensor(np.array(starts), device, np.int32),
+        _tensor(np.array([0, *np.cumsum(seen)]), device, np.int32),
         int(own.max()),
         int(seen.max()),
         groups,
@@ -169,8 +169,10 @@ def _groups(keys: list[np.ndarray], starts: list[int], device: torch.device, win
     return tuple(groups), _tensor(back, device)
 
 
-def _tensor(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(device, non_blocking=True)
+def _tensor(values: np.ndarray, device: torch.device, dtype: type = np.int64) -> torch.Tensor:
+    given = torch.from_numpy(np.ascontiguousarray(values, dtype=dtype))
+    # From memory that may be swapped, a copy waits for all that the device was told before.
+    return (given.pin_memory() if device.type == "cuda" else given).to(device, non_blocking=True)
 
 
 def pad(batch: Sequence[Tokens], device: torch.device) -> Padded:
