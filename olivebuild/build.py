@@ -191,7 +191,7 @@ class Build:
                 self._say("waiting", node)
             self._waiting.add(node.name)
             return set()
-        if state.trace is None and planner.traces.get(state.key):
+        if state.trace is None and planner.trace(node, state.key):
             lock.close()
             return {node.name}
         self._attempt(state)

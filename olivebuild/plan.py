@@ -166,6 +166,11 @@ class Planner:
         self._place(state)
         return state
 
+    def trace(self, node: Node, key: str) -> Trace | None:
+        """What is known under a key; what lacks an output of the node is not that, whoever wrote it."""
+        found = self.traces.get(key)
+        return None if found is None or node.outputs.keys() - found.outputs.keys() else found
+
     def _look_up(self, node: Node, states: dict[str, State]) -> State:
         """The key of a node and what is known under it."""
         last = self.workspace.last.get(node.name)
@@ -194,10 +199,7 @@ class Planner:
             return state
         state.parts = parts_of(node, inputs, self.scan.files(node), pin, self.scan.libraries(node), self.scan.machine(node))
         state.key = key_of(state.parts)
-        state.trace = self.traces.get(state.key)
-        if state.trace and node.outputs.keys() - state.trace.outputs.keys():
-            # Not what this key stands for, whoever wrote it.
-            state.trace = None
+        state.trace = self.trace(node, state.key)
         if state.trace is None:
             state.verdict = Verdict.STALE
             if before:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,18 @@ def test_inputs_come_first_and_a_second_build_runs_nothing(tmp_path: Path) -> No
     assert run(site, steps)[0].ran == ["a", "b", "c", "d"]
     report, _ = run(site, steps)
     assert (report.ran, report.restored, report.fresh) == ([], [], ["a", "b", "c", "d"])
+
+
+def test_a_trace_that_lacks_an_output_is_made_anew(tmp_path: Path) -> None:
+    site, steps = Site(tmp_path, recipe(target("a"), target("b", "a"))), Steps()
+    run(site, steps)
+    planner = site.planner()
+    trace = planner.plan(["b"]).states["a"].trace
+    assert trace
+    planner.traces.put(replace(trace, outputs={"": trace.outputs[""]}))
+    planner.traces.close()
+    assert run(site, steps)[0].ran == ["a"]
+    assert run(site, steps)[0].ran == []
 
 
 def test_one_of_equal_keys_runs_and_the_others_are_restored(tmp_path: Path) -> None:
