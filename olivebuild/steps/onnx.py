@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,7 +78,7 @@ PRECISIONS = {
 
 class Onnx(Step):
     kind = "onnx"
-    version = 2
+    version = 3
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
     ahead = ("olivebuild.steps._arrays", "olivebuild.steps._merge", "olivebuild.steps._assemble")
@@ -222,7 +222,7 @@ def _skeleton_key(fields: OnnxFields, model: Weights) -> str:
 
     versions = [[name, installed(name)] for name in STEP.libraries(fields)]
     options = fields.model_dump(mode="json", exclude={"model", "adapter", "source"})
-    return digest.of_json(["onnx skeleton", VERSION, versions, options, model.structure()])
+    return digest.of_json(["onnx skeleton", VERSION, STEP.version, versions, options, model.structure()])
 
 
 def _restore(job: Job, derived: Derived, key: str, folder: Path) -> Skeleton | None:
@@ -306,12 +306,27 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
     # The builder paints progress bars and prints a line a layer: that is for the log.
     place = ("", str(folder), str(out), fields.precision, fields.provider, str(job.out.parent / "builder"))
     try:
-        create_model(*place, **parse_extra_options(*place, given))
+        with _no_repository():
+            create_model(*place, **parse_extra_options(*place, given))
     except (NotImplementedError, ValueError) as e:
         first = str(e).strip().splitlines()[0]
         hint = "another precision, provider or option may be possible"
         raise InputError(f"the model builder refuses: {first[:300]}", where=job.where("precision"), hint=hint) from None
     job.progress("converting", 1, 1)
+
+
+@contextlib.contextmanager
+def _no_repository() -> Iterator[None]:
+    """The builder writes into the graph the commit of the repository that its own files lie in: in a project's environment, the project's."""
+    before = os.environ.get("GIT_DIR")
+    os.environ["GIT_DIR"] = os.devnull
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GIT_DIR"]
+        else:
+            os.environ["GIT_DIR"] = before
 
 
 def load(folder: Path) -> None:

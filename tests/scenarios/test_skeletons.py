@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from olivebuild.scan import installed
 from olivebuild.steps._merge import Unproven
 from olivebuild.steps.onnx import OnnxFields, canonical, no_skeleton, run_builder
 from olivebuild.store import Store
@@ -50,6 +53,25 @@ def by_tensors(folder: Path, store: Store, fields: OnnxFields, traced: Path, mod
     manifest, _ = assemble(store, folder, job.out, skeleton, weights_in(store, model))
     store.restore(manifest, done)
     return files_in(done)
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_the_commit_of_a_repository_around_the_libraries_is_not_in_the_graph(
+    llama: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a project holds its own virtual environment."""
+    import onnx
+
+    words = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for more in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*words, *more], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    made = by_builder(tmp_path / "job", store, OnnxFields.model_validate({"model": "base", "precision": "fp32"}), llama)
+    commit = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    version = onnx.load_from_string(made["model.onnx"]).producer_version
+    assert version.startswith(str(installed("onnxruntime-genai")))
+    assert commit[:7] not in version
+    assert os.environ["GIT_DIR"] == str(tmp_path / ".git")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
