@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from olivebuild.report import charts, layout, markdown, page
+from olivebuild.report import charts, fronts, layout, markdown, page
 from olivebuild.report.benches import _sample
 from olivebuild.report.collect import collect, thin
 from olivebuild.report.data import Edit, Report
@@ -40,13 +40,34 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return place
 
 
-@pytest.fixture(scope="module")
-def report(told: Place) -> Report:
-    project = pretend.opened(told)
+def reported(place: Place) -> Report:
+    project = pretend.opened(place)
     plan = project.planner.plan(project.graph.all_goals)
     found = collect(project, plan)
     project.planner.traces.close()
     return found
+
+
+@pytest.fixture(scope="module")
+def report(told: Place) -> Report:
+    return reported(told)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """Five models, three of which there is a choice of."""
+    root = tmp_path_factory.mktemp("searched")
+    place = Place(root / "tone", root / "cache")
+    place.folder.mkdir()
+    pretend.write_recipe(place, pretend.SEARCH)
+    pretend.build(place, 1)
+    return reported(place)
+
+
+def copy_of(told: Place, tmp_path: Path) -> Place:
+    place = Place(tmp_path / "tone", told.cache)
+    shutil.copytree(told.folder, place.folder)
+    return place
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +98,82 @@ def test_what_the_last_edit_of_the_data_changed(report: Report) -> None:
 
 def test_answers_that_changed_are_told_with_what_was_asked(report: Report) -> None:
     flips = report.benches[0].flips[0]
-    lost = flips.pairs[1][2]
+    lost = flips.moves[1].lost
     assert lost > 3
     assert [[r.right for r in f.replies][1:] for f in flips.rows[:lost]] == [[True, False]] * lost
     assert all(f.text.startswith(pretend.WORDS[f.expected]) for f in flips.rows)
+
+
+def test_answers_that_changed_since_the_build_before(report: Report) -> None:
+    turned = report.benches[0].turned
+    assert turned[0].model == "onnx-int4"
+    assert {f.columns for f in turned} == {("build 2", "build 3")}
+    for flips in turned:
+        [move] = flips.moves
+        assert move.lost + move.won + move.other == flips.count == len(flips.rows) > 0
+        assert [(r.replies[0].right, r.replies[1].right) for r in flips.rows[: move.lost]] == [(True, False)] * move.lost
+    assert turned[0].moves[0].lost > 3
+
+
+def test_rows_are_known_again_after_an_edit_of_the_data(tmp_path: Path) -> None:
+    place = Place(tmp_path / "tone", tmp_path / "cache")
+    place.folder.mkdir()
+    pretend.write_recipe(place)
+    pretend.build(place, 1)
+
+    def asked() -> list[str]:
+        return [row["prompt"].split("\n")[2] for row in pretend._test_rows(place.folder / "build/tone")]
+
+    before, rows = asked(), place.folder / "data/tone.jsonl"
+    kept = [line for line in rows.read_text().splitlines() if "river" not in line]
+    more = [f'{{"phrase": "so {word} it all {n}", "tone": "{tone}"}}' for tone, word in pretend.WORDS.items() for n in ("once", "now", "still")]
+    rows.write_text("\n".join([*more, *kept]) + "\n")
+    pretend.build(place, 2)
+    now = asked()
+    assert len(set(now) - set(before)) > 1
+    turned = reported(place).benches[0].turned
+    assert {f.fresh for f in turned} == {len(set(now) - set(before))}
+    for flip in (flip for flips in turned for flip in flips.rows):
+        assert flip.text in now[flip.number - 1]
+        assert now[flip.number - 1] in before
+
+    place.edit("Is the tone joy", "Is the mood joy")
+    pretend.build(place, 3)
+    turned = reported(place).benches[0].turned
+    assert (asked(), {f.fresh for f in turned}) == (now, {0})
+
+
+def test_a_choice_is_told_with_its_front(searched: Report) -> None:
+    [choice] = searched.choices
+    assert (choice.chosen, choice.best, choice.axes) == ("onnx-int4", "onnx-int4", ("accuracy", "tokens_per_second", "size"))
+    assert [(c.model, None if c.gates is None else [g.passed for g in c.gates]) for c in choice.contenders] == [
+        ("onnx-int4", [True, True]), ("onnx-int8", [True, False]), ("onnx-wide", [False, True]), ("base", None), ("merged", None),
+    ]  # fmt: skip
+    assert {c.model: c.beaten_by for c in choice.contenders if c.beaten_by} == {"base": "merged", "merged": "onnx-int8"}
+    text = markdown.render(searched)
+    assert "**onnx-int4**, by accuracy, among the models of bench" in text
+
+
+def test_a_choice_without_a_model_that_passes(searched: Report) -> None:
+    none = replace(searched.choices[0], chosen="", best="")
+    shown = page.render(replace(searched, choices=(none,)))
+    assert "None was chosen yet." in shown
+    assert "No model meets all gates; onnx-int4 is nearest." in shown
+    assert "**no model meets all gates**" in markdown.render(replace(searched, choices=(none,)))
+
+
+@pytest.mark.parametrize("names", [["a"], ["int4-16-none", "int4-32-none", "int4-16-mixed", "int4-32-mixed"]])
+@pytest.mark.parametrize("apart", [0.0, 1.0, 40.0])
+def test_names_stand_inside_and_beside_their_spots(names: list[str], apart: float) -> None:
+    places = [(5 + i * 90 / max(1, len(names) - 1), 50 - i * apart / 4) for i in range(len(names))]
+    boxes = []
+    for name, label in zip(names, fronts._labels(names, places), strict=True):
+        wide = len(name) * fronts.LABEL[0]
+        left = 100 - label.at - wide if label.from_right else label.at
+        boxes.append((left, label.y))
+        assert -0.5 <= left <= 100.5 - wide
+        assert not any(abs(y - label.y) < 4 and left < x < left + wide for x, y in places)
+    assert len(set(boxes)) == len(names)
 
 
 def test_no_text_is_markup(report: Report) -> None:
@@ -129,8 +222,7 @@ def test_a_report_of_nothing_is_a_page_too(place: Place) -> None:
 
 
 def test_targets_that_changed_since_are_told_with_their_last_results(told: Place, tmp_path: Path) -> None:
-    place = Place(tmp_path / "tone", told.cache)
-    shutil.copytree(told.folder, place.folder)
+    place = copy_of(told, tmp_path)
     place.edit("steps: 61", "steps: 62")
     done = place.run("report", "--out", "page.html")
     assert done.out == "wrote page.html\n"
@@ -289,6 +381,26 @@ def test_the_page_in_a_browser(opened: tuple[browser.Browser, Path], width: int,
     assert background == ("rgb(20, 21, 17)" if dark else "rgb(252, 252, 250)")
     missed = window.run("getComputedStyle(document.querySelector('tr.missed td')).color")
     assert missed == ("rgb(255, 145, 135)" if dark else "rgb(179, 38, 30)")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1200, True), (390, False)])
+def test_a_choice_in_a_browser(opened: tuple[browser.Browser, Path], searched: Report, width: int, dark: bool) -> None:
+    window, file = opened
+    searching = file.with_name("searched.html")
+    searching.write_text(page.render(searched), "utf-8")
+    window.look(width, dark=dark, phone=width < 400)
+    window.open(searching)
+    assert window.complaints == []
+    assert window.requests == [searching.as_uri()]
+    found = [chart for chart in window.run(CHARTS) if " over " in chart["title"]]
+    assert [(c["title"], c["told"], c["rows"], c["named"], c["drawn"]) for c in found] == [
+        ("accuracy over tokens/s", 5, 5, True, True), ("accuracy over size", 5, 5, True, True),
+    ]  # fmt: skip
+    outside = """[...document.querySelectorAll('.spots')].flatMap(p => { const b = p.getBoundingClientRect();
+        return [...p.querySelectorAll('.dot, .name')].filter(s => { const a = s.getBoundingClientRect();
+            return a.left < b.left - 6 || a.right > b.right + 6 || a.top < b.top - 6 || a.bottom > b.bottom + 6 }).map(s => s.textContent) })"""
+    assert window.run(outside) == []
+    assert window.run("document.documentElement.scrollWidth") == width
 
 
 def test_a_page_that_breaks_the_rules_is_noticed(opened: tuple[browser.Browser, Path]) -> None:

@@ -1,22 +1,21 @@
-"""A benchmark's metrics -> its records: models side by side, comparisons, answers that changed, trends over builds."""
+"""A benchmark's metrics -> its records: models side by side, comparisons, trends over builds."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from olivebuild.comparing import between, previous, since_last
 from olivebuild.gates import FIGURES, Gate
-from olivebuild.report import rows
-from olivebuild.report.data import Bench, Confusion, Flip, Flips, Judged, Label, Model, Point, Reply, Sample, Trend, Value, Versus
+from olivebuild.report import answers
+from olivebuild.report.data import Bench, Confusion, Judged, Label, Model, Point, Sample, Trend, Value, Versus
 from olivebuild.wording import describe
 
 if TYPE_CHECKING:
     from olivebuild.report.collect import Past
 
-MAX_SAMPLES, MAX_LABELS, MAX_FLIPS, MAX_POINTS = 160, 24, 30, 60
+MAX_SAMPLES, MAX_LABELS, MAX_POINTS = 160, 24, 60
 
 
 def bench(past: Past, target: str) -> Bench | None:
@@ -34,7 +33,8 @@ def bench(past: Past, target: str) -> Bench | None:
         baselines={name: {s: v["accuracy"] for s, v in values.items() if "accuracy" in v} for name, values in metrics.get("baselines", {}).items()},
         limits=tuple(_limits(declared.step.gates(declared.fields), sets, list(metrics["models"]))),
         comparisons=tuple(_versus(c) for c in metrics.get("comparisons", [])),
-        flips=tuple(found for name in sets if (found := _flips(past, metrics, name))),
+        flips=tuple(found for name in sets if (found := answers.between_models(past, metrics, name))),
+        turned=tuple(answers.between_builds(past, target, before, entry)) if before and entry else (),
         since=since_last(past.entries, entry, target) if entry else "",
         changes=tuple(between(target, before.measured[target].metrics, metrics)) if before else (),
         commands={name: {k: v for k, v in row.items() if number(v) is not None} for name, row in metrics.get("commands", {}).items()},
@@ -112,42 +112,6 @@ def _versus(row: Mapping[str, Any]) -> Versus:
         str(row["model"]), str(row["versus"]), figure, str(row.get("data") or ""), value * scale - shift, low, high, unit,
         str(row.get("verdict", "")), number(row.get("p")), number(row.get("detectable")), (row.get("rows_needed") or {}).get("0.03"),
     )  # fmt: skip
-
-
-def _flips(past: Past, metrics: Mapping[str, Any], data: str) -> Flips | None:
-    """None when no two models differ, or when their answers were not kept."""
-    names = [n for n, row in metrics["models"].items() if row["data"].get(data, {}).get("answers")]
-    answers = [metrics["models"][n]["data"][data]["answers"] for n in names]
-    if len(names) < 2 or len({len(a) for a in answers}) != 1:
-        return None
-    expected = [str(a["expected"]) for a in answers[0]]
-    replies = [[_reply(a) for a in column] for column in answers]
-    pairs = tuple((names[i], names[i + 1], *_moves(a, b)) for i, (a, b) in enumerate(pairwise(replies)))
-    differ = [i for i, row in enumerate(zip(*replies, strict=True)) if len({(r.text, r.right) for r in row}) > 1]
-    if not differ:
-        return None
-    texts = rows.prompts(past, data, len(expected))
-    flips = [Flip(i + 1, rows.clip(texts[i]) if texts else "", rows.clip(expected[i]), tuple(c[i] for c in replies)) for i in differ]
-    late = [f for f in flips if f.replies[-2] != f.replies[-1]]
-    late.sort(key=lambda f: (f.replies[-1].right, not f.replies[-2].right))
-    early = [f for f in flips if f.replies[-2] == f.replies[-1]]
-    early.sort(key=lambda f: f.replies[-1].right)
-    return Flips(data, tuple(names), pairs, tuple(late[:MAX_FLIPS]), tuple(early[:MAX_FLIPS]), len(differ))
-
-
-def _reply(answer: Mapping[str, Any]) -> Reply:
-    """By the likeliest label where there is one, else by what was written."""
-    label, text, expected = (str(answer.get(name) or "") for name in ("label", "text", "expected"))
-    right = label == expected if label else bool(answer.get("right", text.strip().casefold() == expected.strip().casefold()))
-    return Reply(rows.clip(label or text), right)
-
-
-def _moves(old: list[Reply], new: list[Reply]) -> tuple[int, int, int]:
-    """How many rows were lost, won, and answered differently without either."""
-    pairs = list(zip(old, new, strict=True))
-    lost = sum(a.right and not b.right for a, b in pairs)
-    won = sum(b.right and not a.right for a, b in pairs)
-    return lost, won, sum(a.text != b.text and a.right == b.right for a, b in pairs)
 
 
 def _trends(past: Past, target: str, metrics: Mapping[str, Any]) -> list[Trend]:

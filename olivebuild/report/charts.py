@@ -101,14 +101,14 @@ def latency(bench: Bench, kind: str, title: str) -> StripChart | None:
     if not found:
         return None
     low, high = min(s.values[0] for _, s, _ in found), max(s.values[-1] for _, s, _ in found)
-    scale, ticks = _scale(low, high, log=low > 0 and high / low > 8)
+    to_x, ticks = scale(low, high, log=low > 0 and high / low > 8)
     strips, rows = [], []
     for name, sample, rank in found:
         p5, p25, p50, p75, p95, p99 = (quantile(sample.values, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99))
-        dots = tuple(scale(v) for v in sample.values)
-        strips.append(Strip(name, scale(p50), duration(p50), (scale(p25), scale(p75)), (scale(p5), scale(p95)), dots, rank))
+        dots = tuple(to_x(v) for v in sample.values)
+        strips.append(Strip(name, to_x(p50), duration(p50), (to_x(p25), to_x(p75)), (to_x(p5), to_x(p95)), dots, rank))
         rows.append((name, *(duration(v) for v in (sample.values[0], p50, p95, p99, sample.values[-1])), f"{sample.count:,}"))
-    shown = tuple((scale(v), duration(v)) for v in _few(ticks, 4))
+    shown = tuple((to_x(v), duration(v)) for v in few(ticks, 4))
     return StripChart(title, tuple(strips), shown, (), Table(("model", "least", "p50", "p95", "p99", "most", "samples"), tuple(rows)))
 
 
@@ -156,7 +156,7 @@ def trend(given: Trend) -> LineChart:
 def _lines(title: str, curves: Mapping[str, Points], ranks: Mapping[str, int], unit: str, show: Callable[[float], str]) -> LineChart:
     xs, ys = [p[0] for line in curves.values() for p in line], [p[1] for line in curves.values() for p in line]
     low, high = min(ys), max(ys)
-    to_y, y_ticks = _scale(low, high, log=False)
+    to_y, y_ticks = scale(low, high, log=False)
     left, right = min(xs), max(xs)
     width = right - left or 1.0
     series = []
@@ -172,7 +172,7 @@ def _lines(title: str, curves: Mapping[str, Points], ranks: Mapping[str, int], u
     return LineChart(title, tuple(series), x_ticks, shown, (), Table((unit, *curves), rows))
 
 
-def _scale(low: float, high: float, *, log: bool) -> tuple[Callable[[float], float], list[float]]:
+def scale(low: float, high: float, *, log: bool) -> tuple[Callable[[float], float], list[float]]:
     """Value -> per cent, with a little air at both ends, and round values for ticks."""
     if log:
         a, b = math.log10(low), math.log10(high)
@@ -183,7 +183,7 @@ def _scale(low: float, high: float, *, log: bool) -> tuple[Callable[[float], flo
     return lambda v: (v - bottom) / (top - bottom) * 100, [v for v in nice(bottom, top, 5) if bottom <= v <= top]
 
 
-def _few(ticks: Sequence[float], most: int) -> Sequence[float]:
+def few(ticks: Sequence[float], most: int) -> Sequence[float]:
     """Every second, or third, so that labels do not run into each other."""
     return ticks[:: math.ceil(len(ticks) / most)] if ticks else ticks
 

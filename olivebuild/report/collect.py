@@ -17,10 +17,10 @@ from olivebuild.history import Entry
 from olivebuild.plan import Plan, State, Verdict
 from olivebuild.project import Project
 from olivebuild.recording import history_of, machine_of
-from olivebuild.report import benches, datasets
-from olivebuild.report.data import BuildLine, Curve, Gate, Report, Target, Training
+from olivebuild.report import benches, choices, datasets
+from olivebuild.report.data import BuildLine, Curve, Report, Target, Training
 from olivebuild.trace import Trace
-from olivebuild.wording import describe, gate_value
+from olivebuild.wording import describe
 
 MAX_BUILDS = 50
 CURVE_POINTS = 120
@@ -50,7 +50,8 @@ class Past:
 def collect(project: Project, plan: Plan) -> Report:
     past = Past(project, plan, history_of(project).read())
     judged = _judged(past)
-    kinds = {name: project.graph.targets[name].kind for name in plan.targets}
+    # In an order in which inputs come first, whatever the recipe's is.
+    kinds = {name: project.graph.targets[name].kind for name in sorted(plan.targets, key=project.graph.order.__getitem__)}
     targets = tuple(_target(past, name, kind) for name, kind in kinds.items())
     recipe = project.graph.recipe
     return Report(
@@ -62,8 +63,9 @@ def collect(project: Project, plan: Plan) -> Report:
         machine=machine_of(plan) or machine.describe(),
         libraries={name: version for t in targets for name, version in sorted(t.libraries.items())},
         targets=targets,
-        gates=tuple(_gate(j) for j in judged),
+        gates=tuple(choices.verdict(j) for j in judged),
         benches=tuple(b for name, kind in kinds.items() if kind == "benchmark" and (b := benches.bench(past, name))),
+        choices=tuple(c for name, kind in kinds.items() if kind == "choice" and (c := choices.choice(past, name))),
         trainings=tuple(t for name, kind in kinds.items() if kind == "adapter" and (t := _training(name, past.metrics(name)))),
         datasets=tuple(d for name, kind in kinds.items() if kind == "dataset" and (d := datasets.data_set(past, name))),
         builds=tuple(_line(past.entries, entry) for entry in reversed(past.entries[-MAX_BUILDS:])),
@@ -80,15 +82,6 @@ def _judged(past: Past) -> list[Judgement]:
             if past.plan.states[name].trace:
                 raise
     return judged
-
-
-def _gate(judged: Judgement) -> Gate:
-    note = ""
-    if judged.interval:
-        low, high = (gate_value(judged.gate, end) for end in judged.interval)
-        unit = f" {high.rpartition(' ')[2]}"
-        note = f"{low.removesuffix(unit)} to {high}"
-    return Gate(judged.target, judged.gate, gate_value(judged.gate, judged.value), judged.passed, f"{note}: may be chance" if judged.noise else note)
 
 
 def _target(past: Past, name: str, kind: str) -> Target:

@@ -96,7 +96,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Flip:
-    """A row on which models disagree; `replies` stand in the models' order."""
+    """A row on which answers differ; `replies` stand in the order of the columns."""
 
     number: int
     text: str
@@ -105,18 +105,32 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class Move:
+    """From one column of answers to the next: the rows that were lost, won, and answered otherwise without either."""
+
+    old: str
+    new: str
+    lost: int
+    won: int
+    other: int
+
+
+@dataclass(frozen=True)
 class Flips:
-    """The rows of a data set that two models answer differently. `pairs`: (from, to, lost, won, otherwise changed)."""
+    """The rows of a data set on which answers differ: between models, or, of one `model`, between two builds."""
 
     data: str
-    models: tuple[str, ...]
-    pairs: tuple[tuple[str, str, int, int, int], ...]
+    model: str
+    columns: tuple[str, ...]
+    moves: tuple[Move, ...]
     rows: tuple[Flip, ...]
-    """Those on which the last two models differ, what was lost first."""
+    """Those on which the last two columns differ, what was lost first."""
     others: tuple[Flip, ...]
-    """Some of those on which only earlier models differ."""
+    """Some of those on which only earlier columns differ."""
     count: int
-    """How many rows any two models differ on."""
+    """How many rows any two columns differ on."""
+    fresh: int = 0
+    """Rows that the earlier build did not ask."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +163,9 @@ class Bench:
     """(data set, figure, limit) of the gates that a chart can draw."""
     comparisons: tuple[Versus, ...]
     flips: tuple[Flips, ...]
+    """Between models."""
+    turned: tuple[Flips, ...]
+    """Between the build before and the last one, model by model."""
     since: str
     changes: tuple[Change, ...]
     commands: Mapping[str, Mapping[str, float]]
@@ -164,6 +181,36 @@ class Gate:
     value: str
     passed: bool
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model of the benchmark that a choice is made by. `gates`: what each says of it; None for one that can't be chosen."""
+
+    model: str
+    figures: Mapping[str, float]
+    beaten_by: str
+    gates: tuple[Gate, ...] | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which model stands under a name, and among which."""
+
+    target: str
+    bench: str
+    by: str
+    """The figure by which is chosen."""
+    chosen: str
+    best: str
+    """What the figures would choose now; "" if no model meets all gates."""
+    axes: tuple[str, ...]
+    """The figures that the front is made of: quality first, then speed and size; only the size where models have none in common."""
+    gates: tuple[str, ...]
+    limits: tuple[tuple[str, float], ...]
+    """(figure, limit) of the gates that a chart can draw."""
+    contenders: tuple[Contender, ...]
+    """The best first, those that can't be chosen last."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +298,7 @@ class Report:
     targets: tuple[Target, ...]
     gates: tuple[Gate, ...]
     benches: tuple[Bench, ...]
+    choices: tuple[Choice, ...]
     trainings: tuple[Training, ...]
     datasets: tuple[DataSet, ...]
     builds: tuple[BuildLine, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from olivebuild.report.data import Bench, Report, Value
+from olivebuild.report.data import Bench, Choice, Report, Value
 from olivebuild.report.page import SHARES, SPEEDS, columns_of
 from olivebuild.wording import figure, heading, seconds
 
@@ -29,6 +29,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield from table(("gate", "found", "verdict"), [(g.text, g.value, "met" if g.passed else "**missed** ❌") for g in report.gates], "lrl")
     for bench in report.benches:
         yield from _bench(bench)
+    for choice in report.choices:
+        yield from _choice(choice)
     if report.builds:
         last = report.builds[0]
         saved = f"; the results kept had taken {seconds(last.saved)}" if last.saved >= 1 else ""
@@ -55,6 +57,21 @@ def _bench(bench: Bench) -> Iterator[str]:
     yield f"### {text(bench.target)}"
     yield ""
     yield from table(head, rows, "l" + "r" * (len(head) - 1))
+
+
+def _choice(choice: Choice) -> Iterator[str]:
+    best = f"**{text(choice.chosen)}**, by {text(heading(choice.by))}" if choice.chosen else "nothing chosen yet"
+    yield f"### {text(choice.target)}"
+    yield ""
+    yield f"{best}, among the models of {text(choice.bench)}" + ("" if choice.best else "; **no model meets all gates**")
+    yield ""
+    figures = list(dict.fromkeys((choice.by, *choice.axes)))
+    rows = []
+    for m in choice.contenders:
+        verdicts = [""] * len(choice.gates) if m.gates is None else ["met" if g.passed else "**missed** ❌" for g in m.gates]
+        front = ("beaten by " + m.beaten_by if m.beaten_by else "on it") if len(choice.axes) > 1 else ""
+        rows.append((m.model, *(figure(name.rpartition(".")[2], m.figures[name]) for name in figures), *verdicts, front))
+    yield from table(("model", *map(heading, figures), *choice.gates, "front"), rows, "l" + "r" * len(figures) + "l" * (len(choice.gates) + 1))
 
 
 def _cell(name: str, value: Value | None) -> str:

@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 
 from olivebuild import wording
 from olivebuild.comparing import Change
-from olivebuild.report import charts, layout
-from olivebuild.report.data import Bench, Confusion, Edit, Judged, Label, Report, Training, Value, Versus
+from olivebuild.report import charts, fronts, layout
+from olivebuild.report.data import Bench, Choice, Confusion, Edit, Judged, Label, Report, Training, Value, Versus
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_DRAWN, MAX_TARGETS, MAX_COMPARISONS = 60, 300, 200
@@ -80,6 +80,13 @@ class TrainingView:
     charts: tuple[charts.LineChart, ...]
 
 
+@dataclass(frozen=True)
+class ChoiceView:
+    choice: Choice
+    figures: tuple[str, ...]
+    charts: tuple[fronts.SpotChart, ...]
+
+
 def render(report: Report) -> str:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
@@ -103,6 +110,9 @@ def render(report: Report) -> str:
         missed=[g for g in report.gates if not g.passed],
         tiles=list(tiles(report.benches[0])) if report.benches else [],
         benches=[view(b) for b in report.benches],
+        choices=[
+            ChoiceView(c, tuple(dict.fromkeys((c.by, *c.axes))), tuple(fronts.chart(c, across) for across in c.axes[1:])) for c in report.choices
+        ],
         trainings=[TrainingView(run, tuple(_curves(run))) for run in report.trainings],
         targets=targets,
         shown=report.targets[:MAX_TARGETS],
@@ -232,6 +242,8 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
         yield "gates", "Gates"
     for bench in report.benches:
         yield f"b-{bench.target}", "Models" if len(report.benches) == 1 else bench.target
+    for choice in report.choices:
+        yield f"c-{choice.target}", "Choice" if len(report.choices) == 1 else choice.target
     yield "graph", "What ran"
     for at, name, there in (("builds", "Builds", report.builds), ("training", "Training", report.trainings), ("data", "Data", report.datasets)):
         if there:

@@ -52,10 +52,10 @@ def _first(row: dict[str, object], *names: str) -> str:
     return next((str(row[name]) for name in names if row.get(name)), "")
 
 
-def prompts(past: Past, data: str, count: int) -> list[str]:
-    """The test rows' prompts without what all of them share; [] when they are not the `count` rows that were asked."""
-    found = [text for text, _ in asked(past, past.trace(data), "test.parquet")]
-    return unframed(found) if len(found) == count else []
+def prompts(past: Past, trace: Trace | None, count: int) -> list[str]:
+    """The prompts of a data set's test rows; [] when they are not the `count` rows that were asked."""
+    found = [text for text, _ in asked(past, trace, "test.parquet")]
+    return found if len(found) == count else []
 
 
 def unframed(found: Sequence[str]) -> list[str]:
