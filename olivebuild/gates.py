@@ -2,6 +2,7 @@
 
 A gate judges the last model listed and the first data set, unless a name before the figure says otherwise: `hard.accuracy >= 0.8`,
 `merged.hard.accuracy >= 0.8`; `evaluate.f1 >= 0.8` judges a figure of the command target `evaluate`. Times take ms or s, sizes KB, MB or GB.
+With `seeds`, `accuracy_mean` and `accuracy_worst` are those over all trainings; so for every other figure of the answers.
 
 A drop is judged by its interval where the benchmark has one: only a drop that is more than noise misses its gate, unless it is strict.
 """
@@ -64,6 +65,8 @@ class Gate:
     command: str = ""
     """The command target whose figure this is."""
     strict: bool = False
+    over: str = ""
+    """`mean` or `worst` of the figure over seeds."""
 
     @staticmethod
     def parse(text: str, scores: Collection[str] = (), commands: Collection[str] = (), *, strict: bool = False) -> Gate:
@@ -75,13 +78,22 @@ class Gate:
         if command and m[4]:
             raise ValueError(f"the gate {text!r} asks for a drop of what a command measured once; name a figure of the models")
         known = {} if command else FIGURES | dict.fromkeys(scores, ("higher", _SHARE))
-        if not command and m[2] not in known:
+        figure, over = (m[2], "") if command or m[2] in known else _over_seeds(m[2])
+        if not command and figure not in known:
             raise ValueError(f"the gate {text!r} names an unknown figure {m[2]!r}; known are {', '.join(known)}")
-        units = {} if command else known[m[2]][1]
+        if over and figure in FIGURES and figure not in OF_ANSWERS:
+            raise ValueError(f"the gate {text!r} names {m[2]!r}, but of {figure} there is one only, whatever the seeds; write {figure}")
+        units = {} if command else known[figure][1]
         if m[7] and m[7] not in units:
             raise ValueError(f"the gate {text!r} has an unknown unit {m[7]!r} for {m[2]}; known are {', '.join(units) or 'none'}")
         names = tuple(m[1].split(".")) if m[1] else ()
-        return Gate(text, names, m[2], m[4] or "", m[5], float(m[6]) * units.get(m[7], 1.0), command, strict)
+        return Gate(text, names, figure, m[4] or "", m[5], float(m[6]) * units.get(m[7], 1.0), command, strict, over)
+
+
+def _over_seeds(name: str) -> tuple[str, str]:
+    """`accuracy_worst` is ("accuracy", "worst")."""
+    figure, _, over = name.rpartition("_")
+    return (figure, over) if over in ("mean", "worst") else (name, "")
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,8 @@ def _judge(target: str, gate: Gate, metrics: Mapping[str, Any]) -> Judgement:
         return Judgement(target, gate.text, value, bool(compare(value, gate.limit)))
     versus, _ = _place(target, gate, metrics, (gate.versus,))
     drop = _figure(target, gate, metrics, versus, data) - value
-    interval = _interval(gate, metrics, model, versus, data)
+    # A comparison's rows are those of one training.
+    interval = None if gate.over else _interval(gate, metrics, model, versus, data)
     if _lower_is_better(gate):
         drop, interval = -drop, interval and (-interval[1], -interval[0])
     passed = bool(compare(drop, gate.limit))
@@ -145,9 +158,11 @@ def _place(target: str, gate: Gate, metrics: Mapping[str, Any], names: tuple[str
 def _figure(target: str, gate: Gate, metrics: Mapping[str, Any], model: str, data: str) -> float:
     row = metrics["models"][model]
     of_data = row["data"][data]
-    value = (
-        of_data.get("scores", {}).get(gate.figure) if gate.figure not in FIGURES else (of_data if gate.figure in OF_ANSWERS else row).get(gate.figure)
-    )
+    known = row if gate.figure in FIGURES.keys() - OF_ANSWERS.keys() else {**of_data.get("scores", {}), **of_data}
+    value = known.get(gate.figure)
+    if gate.over and "seeds" in row:
+        value = of_data["over_seeds"].get(gate.figure, {}).get(gate.over)
+    # A model that is not trained is the same for all seeds.
     if value is None:
         raise BuildError(f"the gate {gate.text!r} can't be judged: {target} has no {gate.figure} for {model}", hint=_hint(gate.figure))
     return float(value)

@@ -87,7 +87,7 @@ def build_graph(recipe: Recipe) -> Graph:
     raw: dict[str, Node] = {}
     for target in recipe.targets.values():
         for node in _nodes(recipe, target):
-            raw[node.name] = structs.replace(node, resources=target.resources) if target.resources else node
+            raw[node.name] = structs.replace(node, resources=target.resources) if target.resources and not node.resources else node
     inputs = {node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges] for node in raw.values()}
     graph = Graph(recipe, _outlines(recipe), recipe.default, recipe.matrices, recipe.limits)
     for node in _ordered(recipe, raw, inputs):
@@ -120,7 +120,7 @@ def _nodes(recipe: Recipe, target: Target) -> list[Node]:
 def _resolve(recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge) -> tuple[Edge, Node, str]:
     where = recipe.where(node.target, edge.field)
     if edge.part:
-        return edge, raw[f"{node.target}:{edge.part}"], ""
+        return edge, raw[f"{node.target}:{edge.part}"], edge.output
     name = edge.ref.target
     source = raw.get(name)
     if source is None and name in recipe.matrices:

@@ -64,7 +64,8 @@ class Edge(Record, frozen=True):
     """An input: what it is to the step (`role`), the target it comes from and what kinds will do.
 
     `output` names the part of the target that is read when the reference names none: "train" for an adapter's data.
-    `field` is the recipe field that made the edge, for error messages. `part` instead names another node of the same target.
+    `field` is the recipe field that made the edge, for error messages. `part` instead names another node of the same target
+    (and `output` then one of its own).
     `by_tensors`: the step reads single tensors from the store, so an input that is not in build/ need not be put there.
     """
 

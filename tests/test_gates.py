@@ -191,6 +191,27 @@ def test_a_strict_gate_takes_the_drop_as_it_is() -> None:
     assert judge("bench", [text], PAIR, strict=True) == [Judgement("bench", text, pytest.approx(0.05), False, pytest.approx((-0.02, 0.12)))]
 
 
+def test_a_gate_on_a_figure_over_seeds() -> None:
+    spread = {"accuracy": {"mean": 0.9, "worst": 0.85}, "perplexity": {"mean": 2.0, "worst": 3.0}, "brevity": {"mean": 0.2, "worst": 0.1}}
+    trained = {"seeds": [{"seed": 1}], "ttft": 0.1, "data": {"easy": {"accuracy": 0.94, "perplexity": 1.5, "over_seeds": spread}}}
+    metrics = {"data": ["easy"], "models": {"base": {"data": {"easy": {"accuracy": 0.5, "perplexity": 9.0}}}, "int4": trained}}
+    found = [
+        ("accuracy_worst >= 0.9", 0.85, False),
+        ("perplexity_worst <= 3", 3.0, True),
+        ("brevity_mean >= 0.2", 0.2, True),
+        # What is not trained is the same for all seeds.
+        ("base.accuracy_mean >= 0.5", 0.5, True),
+        ("accuracy_mean drop vs base <= 0", -0.4, True),
+        ("accuracy >= 0.94", 0.94, True),
+    ]
+    texts = [text for text, _, _ in found]
+    assert judge("bench", texts, metrics) == [Judgement("bench", text, pytest.approx(value), passed) for text, value, passed in found]
+    with pytest.raises(ValueError, match="of ttft there is one only, whatever the seeds; write ttft"):
+        Gate.parse("ttft_worst <= 1s")
+    with pytest.raises(ValueError, match="names an unknown figure 'speed_mean'"):
+        Gate.parse("speed_mean <= 1")
+
+
 def test_a_gate_on_a_score_of_ones_own_and_on_a_commands_figure() -> None:
     assert [(j.value, j.passed) for j in judge("bench", ["brevity >= 0.3", "a.brevity >= 50%", "evaluate.f1 > 0.7"], PAIR)] == [
         (0.25, False),

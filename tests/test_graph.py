@@ -183,3 +183,29 @@ def test_an_adapter_in_a_benchmark_is_judged_on_its_base_and_not_timed(tmp_path:
     assert [source.name for _, source, _ in graph.inputs["bench:latency"]] == ["base"]
     loose = MODELS + "  adapter: {kind: adapter, source: there}\n  bench: {kind: benchmark, models: [adapter], data: tone}\n"
     assert fault(tmp_path, loose).fact == "the base of adapter is not known"
+
+
+def test_seeds_are_copies_of_what_is_trained_and_of_what_is_made_from_it(tmp_path: Path) -> None:
+    text = MODELS + (
+        "  adapter: {kind: adapter, model: base, data: tone, training: {seed: 5}, resources: {gpu: 2}}\n"
+        "  int4: {kind: onnx, model: base, adapter: adapter, precision: int4}\n"
+        "  bench: {kind: benchmark, models: [base, adapter, int4], data: tone, seeds: 2}\n"
+    )
+    graph = graph_of(tmp_path, text)
+    copies = {name: {edge.role: source.name for edge, source, _ in graph.inputs[name]} for name in graph.nodes if name.endswith(".seed1")}
+    assert copies == {
+        "bench:adapter.seed1": {"model": "base", "data": "tone"},
+        "bench:int4.merged.seed1": {"model": "base", "adapter": "bench:adapter.seed1"},
+        "bench:int4.seed1": {"model": "bench:int4.merged.seed1"},
+        "bench:accuracy.adapter.seed1": {"model": "base", "adapter": "bench:adapter.seed1", "data[0]": "tone"},
+        "bench:accuracy.int4.seed1": {"model": "bench:int4.seed1", "data[0]": "tone"},
+    }
+    own, copy = graph.nodes["adapter"], graph.nodes["bench:adapter.seed1"]
+    assert (own.fields["training"]["seed"], copy.fields["training"]["seed"], copy.resources) == (5, 6, {"gpu": 2.0})
+    assert [part for part in own.parameters if part not in copy.parameters] == [("training.data_seed", "5"), ("training.seed", "5")]
+    assert [output for edge, _, output in graph.inputs["bench:adapter.seed1"] if edge.role == "data"] == ["train"]
+
+
+def test_a_gate_on_a_figure_over_seeds_needs_seeds(tmp_path: Path) -> None:
+    found = fault(tmp_path, MODELS + '  bench: {kind: benchmark, models: [base], data: tone, gates: ["accuracy_mean >= 0.9"]}\n')
+    assert (found.fact, found.hint) == ("bench: the gate 'accuracy_mean >= 0.9' asks for a mean over seeds", "set `seeds: 3`")

@@ -12,6 +12,7 @@ from olivebuild.steps._statistics import (
     differing_share,
     macro_f1,
     median_interval,
+    over_seeds,
     paired_means,
     paired_rounds,
     paired_shares,
@@ -99,6 +100,13 @@ def test_means_and_seeds() -> None:
     assert paired_means([1.0], [0.0]).verdict is Verdict.NOISE
     worse = paired_means([3.0, 4.1, 5.0, 6.0] * 2, [2.0, 3.0, 4.0, 5.0] * 2, higher_is_better=False)
     assert worse.verdict is Verdict.WORSE
+
+
+def test_over_seeds() -> None:
+    mean, deviation, interval = over_seeds([0.9, 0.92, 0.94])
+    assert (mean, deviation) == (pytest.approx(0.92), pytest.approx(0.02))
+    assert interval == pytest.approx((0.8703, 0.9697), abs=1e-4)
+    assert over_seeds([0.9]) == (0.9, 0.0, None)
 
 
 def test_rounds_that_are_all_slower_are_a_change() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from olivebuild.comparing import between, previous, since_last
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.report import answers
-from olivebuild.report.data import Bench, Confusion, Judged, Label, Model, Point, Sample, Trend, Value, Versus
+from olivebuild.report.data import Bench, Confusion, Judged, Label, Model, Point, Sample, Seeds, Trend, Value, Versus
 from olivebuild.wording import describe
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def bench(past: Past, target: str) -> Bench | None:
         turned=tuple(answers.between_builds(past, target, before, entry)) if before and entry else (),
         since=since_last(past.entries, entry, target) if entry else "",
         changes=tuple(between(target, before.measured[target].metrics, metrics)) if before else (),
+        seeds=tuple(s for name, row in metrics["models"].items() for s in _seeds(name, row, sets)),
         commands={name: {k: v for k, v in row.items() if number(v) is not None} for name, row in metrics.get("commands", {}).items()},
         trends=tuple(_trends(past, target, metrics)),
         setting={k: str(v) for k, v in metrics.get("latency", {}).items() if isinstance(v, str | int | float)},
@@ -97,7 +98,7 @@ def _sample(values: list[float]) -> Sample:
 
 def _limits(gates: Iterable[Gate], sets: tuple[str, ...], models: list[str]) -> list[tuple[str, str, float]]:
     """Gates on the last model's own figures, which a chart shows as a line."""
-    own = [g for g in gates if not (g.versus or g.command) and all(name in sets or name == models[-1] for name in g.names)]
+    own = [g for g in gates if not (g.versus or g.command or g.over) and all(name in sets or name == models[-1] for name in g.names)]
     return [(next((n for n in g.names if n in sets), sets[0]), g.figure, g.limit) for g in own]
 
 
@@ -112,6 +113,16 @@ def _versus(row: Mapping[str, Any]) -> Versus:
         str(row["model"]), str(row["versus"]), figure, str(row.get("data") or ""), value * scale - shift, low, high, unit,
         str(row.get("verdict", "")), number(row.get("p")), number(row.get("detectable")), (row.get("rows_needed") or {}).get("0.03"),
     )  # fmt: skip
+
+
+def _seeds(model: str, row: Mapping[str, Any], sets: tuple[str, ...]) -> Iterator[Seeds]:
+    others = row.get("seeds") or []
+    for data in sets if others else ():
+        figures = row["data"].get(data, {})
+        figure = next((name for name in ("accuracy", "json_exact", "generated_accuracy") if name in figures), "")
+        values = [number(r.get("data", {}).get(data, {}).get(figure)) for r in others]
+        if figure:
+            yield Seeds(model, data, figure, (figures[figure], *(v for v in values if v is not None)))
 
 
 def _trends(past: Past, target: str, metrics: Mapping[str, Any]) -> list[Trend]:

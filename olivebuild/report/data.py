@@ -154,6 +154,16 @@ class Trend:
 
 
 @dataclass(frozen=True)
+class Seeds:
+    """A figure of a model over retrainings with other seeds, the recipe's own first."""
+
+    model: str
+    data: str
+    figure: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Bench:
     target: str
     sets: tuple[str, ...]
@@ -168,6 +178,7 @@ class Bench:
     """Between the build before and the last one, model by model."""
     since: str
     changes: tuple[Change, ...]
+    seeds: tuple[Seeds, ...]
     commands: Mapping[str, Mapping[str, float]]
     """command target -> its figures"""
     trends: tuple[Trend, ...]

@@ -216,7 +216,7 @@ def columns_of(judged: Sequence[Judged]) -> tuple[str, ...]:
 
 
 def _all_comparisons(bench: Bench) -> charts.Table:
-    head = ("model", "against", "figure", "difference", "95 % interval", "verdict", "p")
+    head = ("model", "against", "figure", "difference", "99 % interval", "verdict", "p")
     rows = []
     for v in bench.comparisons[:MAX_COMPARISONS]:
         interval = f"{v.low:+.1f} to {v.high:+.1f}" if v.low is not None and v.high is not None else ""

@@ -8,17 +8,20 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+from olivebuild.gates import OF_ANSWERS
 from olivebuild.steps._statistics import (
     LOSSES,
     Difference,
     detectable,
     differing_share,
     macro_f1,
+    over_seeds,
     paired_means,
     paired_rounds,
     paired_shares,
     rows_needed,
 )
+from olivebuild.steps.benchmark_accuracy import without_answers
 
 Answers = list[dict[str, Any]]
 # figure -> whether a row's answer is right
@@ -43,6 +46,28 @@ def comparisons(models: dict[str, Any], sets: list[str]) -> list[dict[str, Any]]
         for figure, found in _rounds(models[model].get("samples", {}), models[versus].get("samples", {})):
             result.append(_row(model, versus, figure, None, found, 0))
     return result
+
+
+def add_seeds(model: dict[str, Any], sets: list[str], again: dict[int, list[dict[str, Any]]]) -> None:
+    """The same model trained with other seeds beside it, and how far each of its figures moves with them."""
+    model["seeds"] = [
+        {"seed": seed, "data": {name: without_answers(row) for name, row in zip(sets, judged, strict=True)}} for seed, judged in again.items()
+    ]
+    for name in sets:
+        rows = [_figures(row) for row in (model["data"][name], *(more["data"][name] for more in model["seeds"]))]
+        model["data"][name]["over_seeds"] = {figure: _spread(figure, [row[figure] for row in rows]) for figure in rows[0]}
+
+
+def _figures(judged: dict[str, Any]) -> dict[str, float]:
+    known: dict[str, float] = {figure: judged[figure] for figure in OF_ANSWERS if judged.get(figure) is not None}
+    scores: dict[str, float] = judged.get("scores", {})
+    return known | scores
+
+
+def _spread(figure: str, values: list[float]) -> dict[str, Any]:
+    mean, deviation, interval = over_seeds(values)
+    worst = max if OF_ANSWERS.get(figure, ("higher", {}))[0] == "lower" else min
+    return {"mean": _plain(mean), "interval": _plain(interval), "deviation": _plain(deviation), "worst": worst(values), "values": values}
 
 
 def _answers(model: dict[str, Any], versus: dict[str, Any]) -> Iterator[tuple[str, Difference]]:

@@ -206,6 +206,18 @@ def differing_share(lost: int, won: int, rows: int) -> float:
     return (lost + won + 1) / (rows + 2)
 
 
+def over_seeds(values: Sequence[float]) -> tuple[float, float, Interval | None]:
+    """Mean and standard deviation of a figure over trainings with other seeds, and the interval of the mean."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, 0.0, None
+    deviation = float(np.std(values, ddof=1))
+    if not deviation:
+        return mean, 0.0, (mean, mean)
+    found = stats.ttest_1samp(values, mean).confidence_interval(LEVEL)
+    return mean, deviation, (float(found.low), float(found.high))
+
+
 def _verdict(direction: float, clear: bool) -> Verdict:
     if not clear or not direction:
         return Verdict.NOISE

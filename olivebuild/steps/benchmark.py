@@ -17,6 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from olivebuild.errors import RecipeError
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.pareto import front
+from olivebuild.retraining import Retraining, part
 from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target, step_of
 from olivebuild.steps.adapter import AdapterFields
 from olivebuild.steps.benchmark_latency import LatencyFields
@@ -41,6 +42,8 @@ class BenchmarkFields(Fields):
     metrics: list[Ref] = []
     """`command` targets whose `metrics` stand beside ours."""
     latency: LatencyFields = LatencyFields()
+    seeds: Annotated[int, Field(ge=1, le=20)] = 1
+    """Everything that is trained is trained with so many seeds, and judged: what retraining alone changes."""
     strict: bool = False
     """A gate on a drop judges the figure as it is; else only a drop that is more than noise misses it."""
     gates: list[str] = []
@@ -107,6 +110,7 @@ class Benchmark(Step):
         models = [Edge(f"model[{i}]", ref, MODEL_KINDS, "", ("models", i)) for i, ref in enumerate(fields.models)]
         nodes: list[Node] = []
         edges: list[Edge] = []
+        judged: list[tuple[str, dict[str, object], list[Edge]]] = []
 
         def add(part: str, role: str, kind: str, values: dict[str, object], inputs: list[Edge]) -> None:
             step = step_of(kind)
@@ -124,6 +128,15 @@ class Benchmark(Step):
                 judge["adapter"] = True
             role = f"adapter[{i}]" if edge.ref in adapters else f"accuracy[{i}]"
             add(f"accuracy.{edge.ref}", role, "benchmark-accuracy", judge, [*inputs, *data])
+            judged.append((f"accuracy[{i}]", judge, inputs))
+        if fields.seeds > 1:
+            again = Retraining(target.name, [edge.ref.target for edge in models], targets)
+            for seed in range(1, fields.seeds):
+                nodes += again.nodes(seed)
+                for role, judge, inputs in judged:
+                    if any(edge.ref.target in again.trained for edge in inputs):
+                        name = part(f"accuracy.{inputs[-1].ref}", seed)
+                        add(name, part(role, seed), "benchmark-accuracy", judge, [*(again.edge(e, seed) for e in inputs), *data])
         for edge in models:
             if inputs := _checked(targets.get(edge.ref.target)):
                 model = Edge("model", edge.ref, edge.kinds, "", edge.field)
@@ -138,7 +151,7 @@ class Benchmark(Step):
         return [*nodes, self.node(target.name, target.name, fields, edges)]
 
     def run(self, job: Job) -> None:
-        from olivebuild.steps._compare import comparisons
+        from olivebuild.steps._compare import add_seeds, comparisons
 
         fields = job.fields(BenchmarkFields)
         names = [str(m) for m in fields.models]
@@ -159,6 +172,9 @@ class Benchmark(Step):
                 **(next(times) if timed else {}),
                 **({"check": checks[name]} if name in checks else {}),
             }
+            roles = {seed: part(f"accuracy[{i}]", seed) for seed in range(1, fields.seeds)}
+            if again := {seed: read(role) for seed, role in roles.items() if role in job.action.inputs}:
+                add_seeds(models[name], sets, again)
         metrics: dict[str, Any] = {"models": models, "data": sets, "comparisons": comparisons(models, sets), "latency": latency["latency"]}
         if found := front(metrics):
             metrics["pareto"] = found.to_json()
@@ -175,6 +191,8 @@ def _check_gates(fields: BenchmarkFields, measured: set[str], commands: set[str]
     for gate in fields.judges:
         if gate.command:
             continue
+        if gate.over and fields.seeds == 1:
+            return f"the gate {gate.text!r} asks for a {gate.over} over seeds; set `seeds: 3`"
         if odd := [n for n in (*gate.names, *([gate.versus] if gate.versus else [])) if n not in measured]:
             known = ", ".join(sorted(measured | commands))
             return f"the gate {gate.text!r} names {odd[0]!r}, which is not measured here; measured are {known}"

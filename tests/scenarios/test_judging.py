@@ -183,3 +183,32 @@ def test_a_model_that_can_not_write_json_writes_none_that_is_valid(copied: Place
     assert "accuracy" not in ours
     with pytest.raises(InputError, match="the right answer is not JSON"):
         judged(copied, tmp_path / "b", "onnx-int4", files={"json_schema": [str(schema)]}, json_schema="schema.json")
+
+
+def test_seeds_train_again_and_say_how_far_that_alone_moves_a_figure(copied: Place) -> None:
+    fields = "models: [onnx-int4], data: tone, seeds: 2, metrics: [count], latency: {max_rounds: 1, rounds: 1}"
+    fields += ', gates: ["count.rows >= 32", "perplexity_worst > 1", "accuracy_mean >= 1.1"]'
+    command = "count: {kind: command, run: python count.py, files: [data/tone.jsonl], outputs: [n.json], metrics: n.json}"
+    copied.recipe.write_text(copied.recipe.read_text() + f"  bench: {{kind: benchmark, {fields}}}\n  {command}\n")
+    count = "import os\nrows = len(open('data/tone.jsonl').readlines())\n"
+    (copied.folder / "count.py").write_text(count + "open(os.environ['OLIVEBUILD_OUT'] + '/n.json', 'w').write('{\"rows\": %d}' % rows)\n")
+    done = copied.build("bench")
+    # No accuracy is more than 1: that gate is missed.
+    assert done.code == 3, done.err
+    metrics = json.loads(copied.built("bench", "metrics.json"))
+    figures = metrics["models"]["onnx-int4"]
+    assert metrics["commands"] == {"count": {"rows": 32}}
+    assert [row["seed"] for row in figures["seeds"]] == [1]
+    each = [figures["data"]["tone"], figures["seeds"][0]["data"]["tone"]]
+    assert each[0]["perplexity"] != each[1]["perplexity"]
+    over = figures["data"]["tone"]["over_seeds"]
+    assert over["perplexity"]["values"] == [row["perplexity"] for row in each]
+    assert over["accuracy"]["mean"] == pytest.approx((each[0]["accuracy"] + each[1]["accuracy"]) / 2)
+    worst, mean = max(row["perplexity"] for row in each), over["accuracy"]["mean"]
+    gates = [("count.rows >= 32", 32, True), ("perplexity_worst > 1", worst, True), ("accuracy_mean >= 1.1", mean, False)]
+    assert [(g["gate"], g["value"], g["passed"]) for g in done.end["gates"]] == gates
+    assert {path.name for path in (copied.folder / "build").iterdir()} == {"bench", "count", "merged", "onnx-int4", "tone", "adapter"}
+    assert copied.build("bench").ran == []
+    # The recipe's own adapter with that seed has the same key. Of its merge, which a conversion alone read, no tensors were kept.
+    again = copied.build("onnx-int4", "--set", "adapter.training.seed=1")
+    assert again.ran == ["merged"], again.err
