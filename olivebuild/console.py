@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from olivebuild.gates import FIGURES, Judgement
 from olivebuild.history import Entry
 from olivebuild.key import Reason
 from olivebuild.plan import Plan, Verdict
-from olivebuild.wording import clean, describe, figure, seconds, size
+from olivebuild.wording import clean, describe, difference, figure, seconds, size
+from olivebuild.wording import heading as named
 
 COLOURS = {Verdict.FRESH: "green", Verdict.CACHED: "cyan", Verdict.STALE: "yellow", Verdict.WAITING: "bright_black"}
 
@@ -84,9 +86,12 @@ def show_gates(judgements: Iterable[Judgement]) -> None:
     console = stdout()
     for judgement in judgements:
         word, colour = ("met", "green") if judgement.passed else ("missed", "bold red")
-        console.print(f"[{colour}]gate {word:<7}[/]{escape(judgement.gate)}: {judgement.value:.4g}")
+        noise = ", which may be noise" if judgement.noise else ""
+        console.print(f"[{colour}]gate {word:<7}[/]{escape(judgement.gate)}: {judgement.value:.4g}{noise}")
 
 
+QUALITIES = ("accuracy", "json_exact", "generated_accuracy")
+"""What says most of a model's answers; the first that there is."""
 OF_ROWS = (
     (("accuracy", "accuracy"), ("generated_accuracy", "written")),
     (("schema_valid", "valid"), ("field_exact", "fields"), ("json_exact", "whole")),
@@ -112,6 +117,28 @@ def show_benchmark(metrics: Mapping[str, Any]) -> None:
     console.print()
     console.print(table)
     console.print()
+    for line in [*_differences(metrics), *_over_seeds(metrics)]:
+        console.print(escape(clean(line)), soft_wrap=True)
+
+
+def _differences(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """What each model lost or gained against the one before it, by what people look at first."""
+    told = {(row["model"], row["versus"], row["data"], row["figure"]): row for row in metrics.get("comparisons", ())}
+    for versus, model in pairwise(metrics["models"]):
+        for name in metrics["data"]:
+            found = (told.get((model, versus, name, key)) for key in QUALITIES)
+            yield from (difference(row) for row in islice(filter(None, found), 1))
+        if row := told.get((model, versus, None, "e2e")):
+            yield difference(row)
+
+
+def _over_seeds(metrics: Mapping[str, Any]) -> Iterator[str]:
+    for model, row in metrics["models"].items():
+        for name, judged in row["data"].items():
+            spread = judged.get("over_seeds", {})
+            if key := next((key for key in QUALITIES if key in spread), None):
+                mean, worst, count = figure(key, spread[key]["mean"]), figure(key, spread[key]["worst"]), len(spread[key]["values"])
+                yield f"{model} over {count} seeds: {named(key)} on {name} {mean} on average, {worst} at worst"
 
 
 def _times(row: Mapping[str, Any]) -> list[str]:

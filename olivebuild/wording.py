@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.key import Reason
 
@@ -101,6 +104,24 @@ def gate_value(gate: str, value: float) -> str:
         return f"{value:.4g}"
     drop = parsed.versus and "%" in FIGURES[parsed.figure][1]
     return f"{value * 100:.1f} points" if drop else figure(parsed.figure, value)
+
+
+def difference(row: Mapping[str, Any]) -> str:
+    """A comparison of a benchmark: `onnx-int4 lost 2.3 points of accuracy on tone against merged: noise (p 0.5; a loss of 12 points would show)`."""
+    first, second, noise = row["model"], row["versus"], row["verdict"] == "noise"
+    if ratio := row.get("ratio"):
+        low, high = [1 / end for end in reversed(row["ratio_interval"])] if row["ratio_interval"] else (None, None)
+        sure = f" ({low:.2g} to {high:.2g})" if low and high else ""
+        return f"{first} is {1 / ratio:.2g} times as fast as {second} {heading(row['figure'])}{sure}{': noise' if noise else ''}"
+    what = f"{heading(row['figure'])} on {row['data']}"
+    value = row["difference"]
+    if not value and noise:
+        return f"{first} is as good as {second} in {what}"
+    amount = f"{abs(value) * 100:.1f} points of {what}" if "%" in FIGURES[row["figure"]][1] else f"{abs(value):.3g} of {what}"
+    shows = f"; a loss of {row['detectable'] * 100:.0f} points would show" if noise and row.get("detectable") else ""
+    p = "" if row["p"] is None else f"p {row['p']:.2g}" if row["p"] >= 0.001 else "p < 0.001"
+    chance = f" ({p}{shows})" if p else ""
+    return f"{first} {'lost' if value < 0 else 'gained'} {amount} against {second}: {'noise' if noise else row['verdict']}{chance}"
 
 
 def percent(value: float | None) -> str:

@@ -78,6 +78,44 @@ base        12.35  167 ms            3.0 s   1.25 GB  273 MB
     )
 
 
+def test_what_was_lost_and_whether_that_is_noise(capsys: pytest.CaptureFixture[str]) -> None:
+    spread = {"accuracy": {"mean": 0.93, "worst": 0.9, "values": [0.94, 0.95, 0.9]}}
+    judged = {"tone": {"rows": 86, "accuracy": 0.94, "over_seeds": spread}, "hard": {"rows": 80, "accuracy": 0.5}}
+    models = {
+        name: {"data": judged if name == "int4" else {s: {"rows": 86, "accuracy": 0.94} for s in judged}, **TIMES}
+        for name in ("base", "merged", "int4")
+    }
+
+    def row(model: str, versus: str, data: str | None, figure: str, value: float, verdict: str, p: float | None, **more: Any) -> dict[str, Any]:
+        return {"model": model, "versus": versus, "data": data, "figure": figure, "difference": value, "verdict": verdict, "p": p, **more}
+
+    times = {"ratio": 0.25, "ratio_interval": [0.2, 0.4]}
+    comparisons = [
+        row("merged", "base", "tone", "accuracy", 0.61, "better", 1e-12),
+        row("merged", "base", "hard", "accuracy", 0.0, "noise", 1.0, detectable=0.1),
+        row("merged", "base", None, "e2e", 0.0, "noise", None, ratio=1.01, ratio_interval=[0.98, 1.03]),
+        row("int4", "base", "tone", "accuracy", 0.6, "better", 1e-12),
+        row("int4", "merged", "tone", "accuracy", -0.0233, "noise", 0.5, detectable=0.1151),
+        row("int4", "merged", "tone", "macro_f1", -0.03, "noise", 0.5),
+        row("int4", "merged", "hard", "accuracy", -0.2, "worse", 0.004, detectable=0.1151),
+        row("int4", "merged", None, "e2e", -0.1, "better", None, **times),
+    ]
+    show_benchmark({"models": models, "data": ["tone", "hard"], "comparisons": comparisons})
+    lines = printed(capsys).splitlines()
+    assert (
+        "\n".join(lines[-7:]) + "\n"
+        == """\
+merged gained 61.0 points of accuracy on tone against base: better (p < 0.001)
+merged is as good as base in accuracy on hard
+merged is 0.99 times as fast as base end to end (0.97 to 1): noise
+int4 lost 2.3 points of accuracy on tone against merged: noise (p 0.5; a loss of 12 points would show)
+int4 lost 20.0 points of accuracy on hard against merged: worse (p 0.004)
+int4 is 4 times as fast as merged end to end (2.5 to 5)
+int4 over 3 seeds: accuracy on tone 93.0 % on average, 90.0 % at worst
+"""
+    )
+
+
 def test_the_front(capsys: pytest.CaptureFixture[str]) -> None:
     models = {
         name: {"data": {"tone": {"rows": 86, "accuracy": a}}, **TIMES, "size": s}
