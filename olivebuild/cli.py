@@ -150,26 +150,27 @@ def _build(
     from olivebuild.events import Event
     from olivebuild.recording import Recorder, history_of, record
     from olivebuild.showing import Showing
+    from olivebuild.sinks import Place, Sinks
     from olivebuild.turns import Room, limits_of
 
     goals = project.graph.goals(targets)
     room = Room(limits_of(manner.resources, machine.resources() | project.graph.limits))
-    if as_json:
+    sinks = Sinks(tuple(Place.parse(text) for text in dict.fromkeys(manner.log_to)), project.graph.recipe.folder.name)
 
-        def say(event: Event) -> None:
-            click.echo(event.to_json())
+    def say(event: Event) -> None:
+        click.echo(event.to_json())
 
-        try:
-            recorder = Recorder(say)
+    try:
+        with sinks, Showing() if not as_json else contextlib.nullcontext(say) as display:
+            recorder = Recorder(sinks.joining(display))
             report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals, before)
-        except (BuildError, OSError):
+    except (BuildError, OSError):
+        if as_json:
             # Who reads the stream waits for its last line.
             say(Event("done", {"ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": 0.0}))
-            raise
-    else:
-        with Showing() as display:
-            recorder = Recorder(display)
-            report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals, before)
+        raise
+    for complaint in sinks.complaints:
+        click.echo(f"note: {complaint}", err=True)
     # Not before: the first step starts without waiting for what only draws.
     from olivebuild import console
 

@@ -37,18 +37,20 @@ class Manner:
     jobs: int
     keep_going: bool
     resources: tuple[str, ...]
+    log_to: tuple[str, ...] = ()
 
 
 def manner_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """-j, -k and --resource, given to the command as one `manner`."""
+    """-j, -k, --resource and --log-to, given to the command as one `manner`."""
 
     @click.option("-j", "--jobs", type=click.IntRange(1), help="Run up to N steps at once (default 1).", metavar="N")
     @click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what does not need the failed target.")
     @click.option("--resource", "resources", multiple=True, metavar="NAME=AMOUNT", help="How much of a resource there is: gpu=1, memory=8GB.")
+    @click.option("--log-to", multiple=True, metavar="KIND:PLACE", help="Log trainings too: tensorboard:FOLDER or mlflow:URI.")
     @click.pass_context
     @wraps(function)
-    def command(ctx: click.Context, /, jobs: int | None, keep_going: bool, resources: tuple[str, ...], **rest: Any) -> Any:
-        return function(manner=Manner(jobs or ctx.ensure_object(dict).get("jobs") or 1, keep_going, resources), **rest)
+    def command(ctx: click.Context, /, jobs: int | None, keep_going: bool, resources: tuple[str, ...], log_to: tuple[str, ...], **rest: Any) -> Any:
+        return function(manner=Manner(jobs or ctx.ensure_object(dict).get("jobs") or 1, keep_going, resources, log_to), **rest)
 
     return command
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -181,6 +182,22 @@ def kills(place: Place, count: int) -> None:
 
 def test_a_killed_training_goes_on_and_ends_the_same(place: Place) -> None:
     kills(place, 1)
+
+
+def test_a_training_is_logged_elsewhere(copied: Place) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    copied.edit("steps: 4", "steps: 3")
+    done = copied.run("adapter", "--log-to", "tensorboard:runs")
+    assert (done.code, "note:" in done.err) == (0, False), done.err
+    [run] = (copied.folder / "runs/adapter").iterdir()
+    read = EventAccumulator(str(run)).Reload()
+    told = json.loads(copied.run("report", "--json").out)["trainings"][0]["curves"]
+    for curve in told:
+        found = [(event.step, event.tensor_proto.float_val[0]) for event in read.Tensors(curve["name"])]
+        assert [step for step, _ in found] == [step for step, _ in curve["points"]] == [1, 2, 3]
+        assert [value for _, value in found] == pytest.approx([value for _, value in curve["points"]], rel=1e-3)
+    assert {curve["name"] for curve in told} == {"loss", "lr", "grad_norm"}
 
 
 @pytest.mark.slow
