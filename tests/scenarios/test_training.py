@@ -37,6 +37,32 @@ def test_stopped_at_random_steps_it_ends_the_same(llama: Path, tmp_path: Path) -
         assert bytes_of(loop) == wanted
 
 
+def test_figures_that_are_read_a_step_later_are_the_same(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from olivebuild.steps._evaluate import Evaluation
+    from olivebuild.steps._loop import Loop
+
+    def trained(name: str, **more: Any) -> Any:
+        evaluation = Evaluation(token_rows(10), 5, None, best=True)
+        return fit(tmp_path / name, llama, token_rows(5, 20), {"steps": 14, "checkpoint_steps": 4}, held_out=evaluation, dropout=0.2, **more)
+
+    quiet, said = trained("quiet")
+    make = Loop.__init__
+
+    def ahead(loop: Loop, *given: Any) -> None:
+        make(loop, *given)
+        loop.ahead = 1
+
+    monkeypatch.setattr(Loop, "__init__", ahead)
+    with pytest.raises(Stopped):
+        trained("later", stop_at=10)
+    later, rest = trained("later")
+    assert any("going on from step 8 of 14" in str(e.get("text")) for e in rest)
+    assert bytes_of(later) == bytes_of(quiet)
+    assert later.progress.curve() == quiet.progress.curve()
+    steps = [e["step"] for e in said if "loss" in e]
+    assert [e["step"] for e in rest if "loss" in e] == steps[8:]
+
+
 def test_a_full_disk_and_a_torn_state_cost_only_time(llama: Path, tmp_path: Path) -> None:
     from olivebuild.steps import _checkpoint
 
