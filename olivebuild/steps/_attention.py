@@ -12,6 +12,7 @@ import inspect
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
 from olivebuild.steps._layout import Rows
@@ -21,6 +22,8 @@ KNOWN = {"position_ids", "use_cache", "past_key_values", "output_attentions", "o
 """Arguments that models pass on and that say nothing here: rows are causal, and nothing is kept."""
 
 
+SCORES = 1 << 20
+"""Attention scores up to which plain products are faster on a processor."""
 VARLEN: Any = None
 with contextlib.suppress(ImportError):
     from torch.nn.attention.varlen import varlen_attn
@@ -90,7 +93,10 @@ def _grouped(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Te
         q, k, v = query[:, group.queries].transpose(0, 1), key[:, group.keys].transpose(0, 1), value[:, group.keys].transpose(0, 1)
         if repeat > 1:
             k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, group.mask, scale=scaling)
+        # Of short rows a fused kernel is slower than plain products, which hold all scores at once.
+        plain = q.device.type == "cpu" and group.mask.numel() * q.shape[1] <= SCORES
+        with sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext():
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, group.mask, scale=scaling)
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     assert rows.back is not None
     return torch.cat(outputs).index_select(0, rows.back)[None]

@@ -10,7 +10,7 @@ import torch
 
 from olivebuild.steps._encode import lengths_of
 from olivebuild.steps._forward import Setup, checkpoint_layers, takes_packed
-from olivebuild.steps._lora import scale_while_narrow
+from olivebuild.steps._lora import join_products, scale_while_narrow
 from olivebuild.steps._tokens import Tokens
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def prepare(job: Job, model: Any, rows: Sequence[Tokens], tokens: int, device: t
         scale_while_narrow(model)
         compile_layers(model, alike=int(lengths.min()) == longest)
         said.append("compiled layers")
+    elif not plain:
+        join_products(model)
     said.insert(0, f"{'packed' if setup.packed else 'padded'} rows, up to {setup.limit} tokens at a time")
     if setup.share:
         said.insert(1, "beginnings that rows share once")

@@ -1,11 +1,12 @@
-"""LoRA's product as it is computed where layers are compiled: scaled while it is narrow.
+"""LoRA's products as they are fastest where they are computed; what is learnt is that of peft's layers but for rounding.
 
-peft scales what is added to a layer's output. Its gradient is then one more pass over a matrix as wide as the output, and compilers
-don't see that the factor could stand elsewhere.
+peft adds what LoRA gives to a layer's output as a matrix of its own, scaled. On a processor much of a small model's time goes there: into
+passes over wide matrices, and into products with a narrow one that lies across. Where layers are compiled, only the scaling is left over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import MethodType
 from typing import Any
 
@@ -14,18 +15,60 @@ from peft.tuners.lora.layer import Linear
 
 
 def scale_while_narrow(model: Any) -> None:
-    """For plain LoRA on plain layers; what else peft knows stays as it is."""
+    """For layers that are compiled: a compiler does not see that the factor could stand elsewhere."""
+    for module in _plain_layers(model):
+        vars(module)["forward"] = MethodType(_narrow_first, module)
+
+
+def join_products(model: Any) -> None:
+    """For layers that run as they are."""
+    for module in _plain_layers(model):
+        if all(type(dropout) is torch.nn.Identity for dropout in module.lora_dropout.values()):
+            vars(module)["forward"] = MethodType(_joined, module)
+
+
+def _plain_layers(model: Any) -> Iterator[Any]:
+    """Those with plain LoRA on a plain product whose own weights are not trained; what else peft knows stays as it is."""
     for module in model.modules():
-        if type(module) is Linear and not module.lora_variant and len(module.active_adapters) == 1 and _is_plain(module):
-            vars(module)["forward"] = MethodType(_forward, module)
+        if type(module) is Linear and type(module.base_layer) is torch.nn.Linear and not module.lora_variant and len(module.active_adapters) == 1:
+            parts = [*module.lora_A.values(), *module.lora_B.values()]
+            if all(part.bias is None for part in parts) and not module.base_layer.weight.requires_grad:
+                yield module
 
 
-def _is_plain(module: Any) -> bool:
-    return all(layer.bias is None for layer in (*module.lora_A.values(), *module.lora_B.values()))
-
-
-def _forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+def _narrow_first(module: Any, x: torch.Tensor) -> torch.Tensor:
     name = module.active_adapters[0]
     narrow = module.lora_A[name](module.lora_dropout[name](x)) * module.scaling[name]
     out: torch.Tensor = module.base_layer(x) + module.lora_B[name](narrow)
     return out
+
+
+def _joined(module: Any, x: torch.Tensor) -> torch.Tensor:
+    name, base = module.active_adapters[0], module.base_layer
+    a, b = module.lora_A[name].weight, module.lora_B[name].weight
+    out: torch.Tensor = _Joined.apply(x, base.weight, base.bias, a, b, module.scaling[name])
+    return out
+
+
+class _Joined(torch.autograd.Function):
+    """x W' + s (x A') B', and its gradients, each added up in place; no product has a narrow factor that lies across."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        narrow = (flat @ a.T).mul_(scaling)
+        ctx.save_for_backward(flat, weight, a, b, narrow)
+        ctx.scaling = scaling
+        return torch.nn.functional.linear(flat, weight, bias).addmm_(narrow, b.T).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None, torch.Tensor, torch.Tensor, None]:
+        flat, weight, a, b, narrow = ctx.saved_tensors
+        given = grads[0].reshape(-1, grads[0].shape[-1])
+        by_narrow = (given @ b.T.contiguous().T).mul_(ctx.scaling)
+        by_x = None
+        if ctx.needs_input_grad[0]:
+            by_x = (given @ weight).addmm_(by_narrow, a).view(*grads[0].shape[:-1], -1)
+        return by_x, None, None, by_narrow.T @ flat, (narrow.T @ given).T.contiguous(), None

@@ -97,7 +97,7 @@ class AdapterFields(Fields):
 
 class Adapter(Step):
     kind = "adapter"
-    version = 3
+    version = 4
     fields = AdapterFields
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
 

@@ -52,13 +52,19 @@ def one_length(count: int = 3, length: int = 12) -> list[Any]:
     return [Tokens(random.integers(3, 380, length).astype(np.int32), np.ones(length, bool)) for _ in range(count)]
 
 
-def test_what_a_card_computes_otherwise_changes_no_gradient(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_computed_otherwise_for_speed_changes_no_gradient(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from olivebuild.steps import _head
     from olivebuild.steps._forward import Setup
-    from olivebuild.steps._lora import scale_while_narrow
+    from olivebuild.steps._lora import join_products, scale_while_narrow
 
     model, batch = adapted(llama), one_length()
     padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
+    # As layers run on a processor: LoRA's products joined.
+    join_products(model)
+    assert sum("forward" in vars(module) for module in model.modules()) == 14
+    joined = gradient(model, Setup(packed=True, share=True, limit=10_000), batch)
+    assert abs(joined[0] - padded[0]) < 1e-5
+    assert (joined[1] - padded[1]).abs().max() < 1e-5
     # Rows of one length without a mask, the loss in one pass, LoRA scaled while narrow.
     monkeypatch.setattr(_head, "_compiled_slope", lambda: _head._slope_in_one)
     scale_while_narrow(model)
