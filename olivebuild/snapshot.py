@@ -30,7 +30,10 @@ def surroundings() -> list[object]:
 def command_key(arguments: list[str]) -> str:
     """What decides, beside files, what a command prints: its words, its surroundings, the terminal."""
     terminal = os.get_terminal_size(1).columns if os.isatty(1) else 0
-    look = [os.environ.get(name, "") for name in ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS")]
+    look = [
+        os.environ.get(name, "")
+        for name in ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS", "PYTHONIOENCODING", "PYTHONUTF8", "LC_ALL", "LC_CTYPE", "LANG")
+    ]
     return ascii([surroundings(), arguments, look, terminal, os.isatty(2)])
 
 

@@ -51,7 +51,7 @@ class Talker:
         """An answer is under way."""
 
     def __enter__(self) -> Talker:
-        command = [sys.executable, "-m", "olivebuild.steps._talk", json.dumps(asdict(self._settings) | {"log": str(self._log)})]
+        command = [sys.executable, "-P", "-m", "olivebuild.steps._talk", json.dumps(asdict(self._settings) | {"log": str(self._log)})]
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
         with open(self._log, "wb") as stderr:
             self._child = subprocess.Popen(

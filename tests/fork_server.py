@@ -32,7 +32,7 @@ class Forked(Started):  # type: ignore[type-arg]
     """A worker that is forked and not started: same pipes, session, folder, environment and handles."""
 
     def _execute_child(self, args: Any, *more: Any) -> None:  # type: ignore[override]
-        if args[1:3] != ["-m", "olivebuild.worker"]:
+        if args[1:4] != ["-P", "-m", "olivebuild.worker"]:
             super()._execute_child(args, *more)  # type: ignore[misc]
             return
         given = inspect.signature(Started._execute_child).bind(self, args, *more).arguments  # type: ignore[attr-defined]

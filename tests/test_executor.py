@@ -68,6 +68,13 @@ def test_an_action_that_does_not_share_has_a_process_of_its_own(tmp_path: Path, 
     assert len(set(pids)) == 3
 
 
+def test_a_file_of_the_folder_we_are_started_in_is_no_module(tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("msgspec", "queue", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert run(executor, action(tmp_path, "first"), tmp_path).error is None
+
+
 def test_two_at_once_do_not_share(tmp_path: Path, executor: LocalExecutor) -> None:
     for name in ("first", "second"):
         executor.start(action(tmp_path, name), tmp_path / f"{name}.log")

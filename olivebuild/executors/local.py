@@ -161,7 +161,8 @@ def _spawn(token: str | None, log: Path | None, inherit: Sequence[int] = ()) -> 
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": token or "", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     with open(log or os.devnull, "wb") as stderr:
         return subprocess.Popen(
-            [sys.executable, "-m", "olivebuild.worker"],
+            # -P: a file of the folder where we were started is no module of a library's.
+            [sys.executable, "-P", "-m", "olivebuild.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -82,7 +82,7 @@ class Stopwatch:
 
     def __init__(self, model: ActionInput, fields: LatencyFields) -> None:
         settings = {**fields.model_dump(), "trust_remote_code": model.trust_remote_code}
-        command = [sys.executable, "-m", "olivebuild.steps._stopwatch", model.folder, json.dumps(settings)]
+        command = [sys.executable, "-P", "-m", "olivebuild.steps._stopwatch", model.folder, json.dumps(settings)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.samples = Samples(self._hear())
 
