@@ -24,7 +24,8 @@ def surroundings() -> list[object]:
     except OSError:
         boot = ""
     environment = [os.environ.get(name, "") for name in names]
-    return [FORMAT, boot, os.getcwd(), environment, sys.executable, sys.version, os.cpu_count()]
+    # The first place is that of the program that was called, and holds none of its libraries.
+    return [FORMAT, boot, os.getcwd(), environment, sys.executable, sys.version, sys.path[1:], os.cpu_count()]
 
 
 def command_key(arguments: list[str]) -> str:
