@@ -111,14 +111,13 @@ class Build:
                     changed = set(self._waiting)
                 if changed:
                     self.planner.update(plan, self._same_keys(plan, changed))
+            left = [s.node.target for s in plan.states.values() if s.needed and s.verdict is not Verdict.FRESH]
+            if left and not report.errors:
+                raise StepError(f"{left[0]} could not be made, and no step says why", hint="this is a fault of olivebuild; please report it")
+            if not report.errors:
+                self._remember_fresh(plan)
         finally:
             self._stop()
-            self._save(report)
-        left = [s.node.target for s in plan.states.values() if s.needed and s.verdict is not Verdict.FRESH]
-        if left and not report.errors:
-            raise StepError(f"{left[0]} could not be made, and no step says why", hint="this is a fault of olivebuild; please report it")
-        if not report.errors:
-            self._remember_fresh(plan)
             self._save(report)
         report.seconds = time.monotonic() - start
         return report
@@ -361,12 +360,17 @@ class Build:
 
     def _save(self, report: Report) -> None:
         """Whatever went wrong, what was finished is remembered; where even that can't be written, it is told, once."""
+        store, workspace, nodes = self.planner.store, self.planner.workspace, self.planner.graph.nodes
+        recipe = self.planner.scan.recipe.file
         try:
-            self.planner.workspace.save()
+            with workspace.lock():
+                before = workspaces.registered(store, recipe)
+                keys = {} if before else {name: last.key for name, last in workspace.last.items() if name in nodes}
+                states = report.plan.states if report.plan else {}
+                keys |= {name: s.key for name, s in states.items() if s.key and (s.trace or (s.thin and s.node.lies_at is None))}
+                workspaces.register(store, recipe, before, keys, nodes)
+            workspace.save()
             self.planner.scan.lock.save()
-            nodes, last = self.planner.graph.nodes, self.planner.workspace.last
-            recipe = self.planner.scan.recipe.file
-            workspaces.register(self.planner.store, recipe, {name: last[name].key for name in last if name in nodes}, nodes)
         except OSError as e:
             if not report.errors:
                 report.errors.append(of_disk(e))

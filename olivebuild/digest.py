@@ -22,6 +22,8 @@ from typing import Any
 
 import xxhash
 
+from olivebuild.journal import Journal
+
 CHUNK = 1 << 20
 SEGMENT = 64 << 20
 LONG = 1 << 30
@@ -132,15 +134,8 @@ class StatMemo:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._known: dict[str, list[object]] = {}
-        self._changed = False
+        self._known = Journal(file)
         self.start_scan()
-        try:
-            loaded = json.loads(file.read_text("utf-8"))
-            if isinstance(loaded, dict):
-                self._known = loaded
-        except (OSError, ValueError, RecursionError):
-            pass
 
     def start_scan(self) -> None:
         """Take the file system's time: what was last changed before it can't change again unseen."""
@@ -150,8 +145,8 @@ class StatMemo:
         """The digest of `path`; hashes only when the stat differs from the one remembered. Raises OSError."""
         stat = stat_of(path)
         name = f"{flavour}:{path}"
-        entry = self._known.get(name)
-        if isinstance(entry, list) and entry[:5] == list(stat) and (len(entry) == 6 or entry[6:] == [boot()]):
+        entry = self._entry(name)
+        if entry[:5] == list(stat) and (len(entry) == 6 or entry[6:] == [boot()]):
             return str(entry[5])
         digest = compute(path, Meter(path, stat[2], self.listen) if self.listen and stat[2] >= LONG else nobody)
         if stat_of(path) != stat:
@@ -163,18 +158,26 @@ class StatMemo:
         """`until_boot`: the file was not synced, so after a power cut it may hold something else behind the same stat."""
         name = f"{flavour}:{path}"
         if is_past(stat, self._start):
-            self._known[name] = [*stat, digest, *([boot()] if until_boot else [])]
-            self._changed = True
-        elif self._known.pop(name, None):
-            self._changed = True
+            self._known.set(name, json.dumps([*stat, digest, *([boot()] if until_boot else [])]).encode())
+        elif self._known.get(name):
+            self._known.forget(name)
+
+    def _entry(self, name: str) -> list[object]:
+        """Empty for what is not known."""
+        try:
+            found = json.loads(self._known.get(name) or b"[]")
+        except (ValueError, RecursionError):
+            return []
+        return found if isinstance(found, list) else []
 
     def believed(self) -> list[tuple[str, Path, str]]:
         """(flavour, path, digest) of all files that would not be read now, since their stats are as they were."""
         found = []
-        for name, entry in self._known.items():
+        for name in self._known:
             flavour, _, path = name.partition(":")
+            entry = self._entry(name)
             with contextlib.suppress(OSError):
-                if isinstance(entry, list) and len(entry) == 6 and entry[:5] == list(stat_of(Path(path))):
+                if len(entry) == 6 and entry[:5] == list(stat_of(Path(path))):
                     found.append((flavour, Path(path), str(entry[5])))
         return found
 
@@ -183,13 +186,11 @@ class StatMemo:
         for name in list(self._known):
             known = Path(name.partition(":")[2])
             if path == known or path in known.parents:
-                del self._known[name]
-                self._changed = True
+                self._known.forget(name)
 
-    def save(self) -> None:
-        if self._changed:
-            write_atomically(self._file, canonical_json(self._known).encode())
-            self._changed = False
+    def save(self, *, alone: bool = False) -> None:
+        """`alone`: nobody else writes now. Raises OSError."""
+        self._known.save(alone=alone)
 
 
 class Meter:

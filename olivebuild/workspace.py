@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator, MutableMapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from olivebuild import digest, swap
 from olivebuild.digest import StatMemo
+from olivebuild.journal import Journal
 from olivebuild.key import Reason
 from olivebuild.locks import locked
 from olivebuild.manifest import Manifest
@@ -32,6 +34,34 @@ class Last:
     note: str = ""
 
 
+class Lasts(MutableMapping[str, Last]):
+    """node -> its last result; read when it is asked for, and written when it has changed."""
+
+    def __init__(self, file: Path) -> None:
+        self.journal = Journal(file)
+
+    def __getitem__(self, node: str) -> Last:
+        data = self.journal.get(node)
+        if data is None:
+            raise KeyError(node)
+        try:
+            return decode(data, Last)
+        except ValueError:
+            raise KeyError(node) from None
+
+    def __setitem__(self, node: str, last: Last) -> None:
+        self.journal.set(node, msgspec.json.encode(last))
+
+    def __delitem__(self, node: str) -> None:
+        self.journal.forget(node)
+
+    def __iter__(self) -> Iterator[str]:
+        return (node for node in self.journal if node in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 class Workspace:
     """`build` is the folder of results, `state` what may be deleted when no build runs."""
 
@@ -41,13 +71,12 @@ class Workspace:
         self.build = folder / "build" / stem
         self.state = folder / ".olivebuild" / stem
         self.logs = self.state / "logs"
-        self.memo = StatMemo(self.state / "stats.json")
-        self._last_file = self.state / "last.json"
-        self.last = _load_last(self._last_file)
+        self.memo = StatMemo(self.state / "stats.jsonl")
+        self.last = Lasts(self.state / "last.jsonl")
 
     def own(self) -> list[Path]:
         """What this recipe has made in build/ and .olivebuild/, to be deleted: other recipes of the folder have theirs in folders there."""
-        others = [] if self._stem else [p.parent.name for p in self.state.glob("*/last.json")]
+        others = [] if self._stem else [p.parent.name for p in self.state.glob("*/last.jsonl")]
         others += [] if self._stem else [p.stem for p in self.folder.glob("*.yaml") if (self.build / p.stem).is_dir() and p.stem not in self.last]
         found: list[Path] = []
         for folder in (self.build, self.state):
@@ -152,15 +181,5 @@ class Workspace:
         if not ignore.exists():
             ignore.write_text("*\n")
         with self.lock():
-            # Another build may have written since we read: keep what is its.
-            merged = _load_last(self._last_file) | self.last
-            data = {name: asdict(last) for name, last in sorted(merged.items())}
-            digest.write_atomically(self._last_file, json.dumps(data, indent=1).encode())
-            self.memo.save()
-
-
-def _load_last(file: Path) -> dict[str, Last]:
-    try:
-        return decode(file.read_bytes(), dict[str, Last])
-    except (OSError, ValueError):
-        return {}
+            self.last.journal.save(alone=True)
+            self.memo.save(alone=True)

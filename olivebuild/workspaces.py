@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from olivebuild import digest
@@ -33,15 +33,18 @@ def file_of(store: Store, recipe: str) -> Path:
     return store.root / "workspaces" / f"{digest.of_bytes(recipe)}.json"
 
 
-def register(store: Store, recipe: Path, keys: Mapping[str, str], nodes: Container[str]) -> None:
-    """Say what a recipe has now; `nodes`: all that it could have. What it had before counts as used until this moment."""
+def registered(store: Store, recipe: Path) -> Registered | None:
+    """What is said of a recipe; None where nothing is, or nothing that can be read."""
+    return _load(file_of(store, str(recipe.resolve())))
+
+
+def register(store: Store, recipe: Path, before: Registered | None, keys: Mapping[str, str], nodes: Container[str]) -> None:
+    """Say what a recipe has now, beside what it had; `nodes`: all that it could have. What is replaced counts as used until this moment."""
     if store.read_only:
         return
-    name = str(recipe.resolve())
-    before = _load(file_of(store, name))
     # A workspace that has lost its memory still has what it had.
     kept = {node: key for node, key in before.keys.items() if node in nodes} if before else {}
-    now = Registered(name, dict(sorted({**kept, **keys}.items())))
+    now = Registered(str(recipe.resolve()), {**kept, **keys})
     if before == now:
         return
     with store.in_use():
@@ -54,7 +57,7 @@ def register(store: Store, recipe: Path, keys: Mapping[str, str], nodes: Contain
 def write(store: Store, registered: Registered) -> None:
     file = file_of(store, registered.recipe)
     file.parent.mkdir(parents=True, exist_ok=True)
-    digest.write_atomically(file, digest.canonical_json(asdict(registered)).encode())
+    digest.write_atomically(file, digest.canonical_json(vars(registered)).encode())
 
 
 def all_registered(store: Store) -> list[Registered]:
@@ -64,6 +67,6 @@ def all_registered(store: Store) -> list[Registered]:
 
 def _load(file: Path) -> Registered | None:
     try:
-        return decode(file.read_bytes(), Registered)
+        return decode(file.read_bytes(), Registered, strict=False)
     except (OSError, ValueError):
         return None

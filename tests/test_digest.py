@@ -10,6 +10,7 @@ import pytest
 
 from olivebuild import digest
 from olivebuild.digest import StatMemo, canonical_json, files_below, of_bytes, of_file, of_json, stat_of, wait_for_tick, write_atomically
+from olivebuild.journal import Journal
 
 
 def settle(folder: Path, *files: Path) -> None:
@@ -44,7 +45,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def memo(tmp_path: Path, file: Path) -> StatMemo:
     settle(tmp_path, file)
-    return StatMemo(tmp_path / "state" / "stats.json")
+    return StatMemo(tmp_path / "state" / "stats.jsonl")
 
 
 def test_the_digest_is_xxh3_128() -> None:
@@ -141,7 +142,7 @@ def test_a_file_replaced_by_another_of_equal_size_and_time_is_noticed(memo: Stat
 
 
 def test_a_file_as_young_as_the_scan_is_always_hashed(tmp_path: Path, counting: Counting) -> None:
-    memo = StatMemo(tmp_path / "stats.json")
+    memo = StatMemo(tmp_path / "stats.jsonl")
     file = tmp_path / "young.txt"
     wait_for_tick(tmp_path, memo._start)
     file.write_text("one")
@@ -154,7 +155,7 @@ def test_a_file_of_the_very_tick_of_the_scan_is_not_remembered(
     tmp_path: Path, file: Path, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(digest, "filesystem_time", lambda folder: max(stat_of(file)[3:]))
-    memo = StatMemo(tmp_path / "stats.json")
+    memo = StatMemo(tmp_path / "stats.jsonl")
     memo.digest(file, counting)
     memo.digest(file, counting)
     assert counting.calls == 2
@@ -164,7 +165,7 @@ def test_a_file_dated_into_the_future_is_never_remembered(tmp_path: Path, file: 
     later = file.stat().st_mtime_ns + 10**15
     os.utime(file, ns=(later, later))
     settle(tmp_path, tmp_path / "data")
-    memo = StatMemo(tmp_path / "stats.json")
+    memo = StatMemo(tmp_path / "stats.jsonl")
     memo.digest(file, counting)
     memo.digest(file, counting)
     assert counting.calls == 2
@@ -189,25 +190,31 @@ def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(memo: StatMemo, 
 def test_what_is_saved_is_known_to_the_next_memo(tmp_path: Path, memo: StatMemo, file: Path, counting: Counting) -> None:
     memo.digest(file, counting)
     memo.save()
-    assert StatMemo(tmp_path / "state" / "stats.json").digest(file, counting) == of_bytes("one")
+    assert StatMemo(tmp_path / "state" / "stats.jsonl").digest(file, counting) == of_bytes("one")
     assert counting.calls == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"bytes:x": 3}'])
 def test_a_damaged_memo_is_as_if_it_were_not_there(tmp_path: Path, file: Path, content: bytes) -> None:
-    (tmp_path / "stats.json").write_bytes(content)
-    assert StatMemo(tmp_path / "stats.json").digest(file) == of_bytes("one")
+    (tmp_path / "stats.jsonl").write_bytes(content)
+    assert StatMemo(tmp_path / "stats.jsonl").digest(file) == of_bytes("one")
+
+
+def note(file: Path, name: str, value: object) -> None:
+    journal = Journal(file)
+    journal.set(name, json.dumps(value).encode())
+    journal.save()
 
 
 @pytest.mark.parametrize("entry", [3, "text", {"a": 1}, [1], []])
 def test_a_damaged_entry_of_the_memo_is_as_if_it_were_not_there(tmp_path: Path, file: Path, entry: object) -> None:
-    (tmp_path / "stats.json").write_text(json.dumps({f"bytes:{file}": entry}))
-    assert StatMemo(tmp_path / "stats.json").digest(file) == of_bytes("one")
+    note(tmp_path / "stats.jsonl", f"bytes:{file}", entry)
+    assert StatMemo(tmp_path / "stats.jsonl").digest(file) == of_bytes("one")
 
 
 def test_an_entry_of_the_memo_without_its_digest_is_as_if_it_were_not_there(tmp_path: Path, file: Path) -> None:
-    (tmp_path / "stats.json").write_text(json.dumps({f"bytes:{file}": list(stat_of(file))}))
-    assert StatMemo(tmp_path / "stats.json").digest(file) == of_bytes("one")
+    note(tmp_path / "stats.jsonl", f"bytes:{file}", list(stat_of(file)))
+    assert StatMemo(tmp_path / "stats.jsonl").digest(file) == of_bytes("one")
 
 
 def test_a_missing_file_raises(memo: StatMemo, tmp_path: Path) -> None:
@@ -218,7 +225,7 @@ def test_a_missing_file_raises(memo: StatMemo, tmp_path: Path) -> None:
 def test_the_memo_leaves_nothing_but_its_file(tmp_path: Path, memo: StatMemo, file: Path) -> None:
     memo.digest(file)
     memo.save()
-    assert [p.name for p in (tmp_path / "state").iterdir()] == ["stats.json"]
+    assert [p.name for p in (tmp_path / "state").iterdir()] == ["stats.jsonl"]
 
 
 def test_an_atomic_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -251,12 +258,12 @@ def test_what_was_not_synced_is_known_until_the_next_boot_only(tmp_path: Path, m
         asked.append(path)
         return "0" * 32
 
-    memo = StatMemo(tmp_path / "state" / "stats.json")
+    memo = StatMemo(tmp_path / "state" / "stats.jsonl")
     memo.remember(file, digest.stat_of(file), "1" * 32, until_boot=True)
     memo.save()
-    assert StatMemo(tmp_path / "state" / "stats.json").digest(file, compute) == "1" * 32
+    assert StatMemo(tmp_path / "state" / "stats.jsonl").digest(file, compute) == "1" * 32
     monkeypatch.setattr(digest, "boot", lambda: "another")
-    assert StatMemo(tmp_path / "state" / "stats.json").digest(file, compute) == "0" * 32
+    assert StatMemo(tmp_path / "state" / "stats.jsonl").digest(file, compute) == "0" * 32
     assert asked == [file]
 
 

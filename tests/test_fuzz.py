@@ -23,6 +23,7 @@ from olivebuild.build import Build
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Outcome
 from olivebuild.history import History
+from olivebuild.journal import Journal
 from olivebuild.lockfile import Lockfile
 from olivebuild.plan import Plan
 from olivebuild.project import open_graph, open_project
@@ -197,15 +198,21 @@ def test_manifests(cached: Cached, guard: Guard, show: Callable[[BuildError], st
 
 def test_what_a_folder_remembers(cached: Cached, guard: Guard, show: Callable[[BuildError], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLIVEBUILD_CACHE", str(cached.place.cache))
-    files = [p for p in cached.files if p.parent.name == ".olivebuild" and p.suffix == ".json"]
-    assert {p.name for p in files} >= {"last.json", "stats.json"}
+    files = [p for p in cached.files if p.parent.name == ".olivebuild" and p.suffix in (".json", ".jsonl")]
+    assert {p.name for p in files} >= {"last.jsonl", "stats.jsonl"}
     mutator = Mutator(chance_of("state"), [cached.files[p] for p in files])
     with guard.only(cached.place.folder, cached.place.cache):
         for _ in range(30 * TIMES):
             cached.mend()
             file = mutator.chance.choice(files)
             try:
-                file.write_text(mutator.json(cached.files[file].decode()))
+                if file.suffix == ".jsonl":
+                    journal = Journal(file)
+                    name = mutator.chance.choice(list(journal))
+                    journal.set(name, mutator.json((journal.get(name) or b"").decode()).encode())
+                    journal.save()
+                else:
+                    file.write_text(mutator.json(cached.files[file].decode()))
             except ValueError:
                 file.write_bytes(mutator.text())
             # A digest that is wrong makes a step run that need not.

@@ -64,7 +64,7 @@ def register(store: Store, tmp_path: Path, *keys: str) -> Path:
     recipe = tmp_path / "work/olivebuild.yaml"
     recipe.parent.mkdir(exist_ok=True)
     recipe.touch()
-    workspaces.register(store, recipe, {f"t{i}": key for i, key in enumerate(keys)}, ())
+    workspaces.register(store, recipe, workspaces.registered(store, recipe), {f"t{i}": key for i, key in enumerate(keys)}, ())
     return recipe
 
 
@@ -131,8 +131,8 @@ def test_a_workspace_that_lost_its_memory_keeps_what_it_had(store: Store, tmp_pa
     one, two = result(store, tmp_path, "one", days=90), result(store, tmp_path, "two", days=90)
     recipe = tmp_path / "olivebuild.yaml"
     recipe.touch()
-    workspaces.register(store, recipe, {"a": one, "b": two}, {"a", "b"})
-    workspaces.register(store, recipe, {"b": two}, {"a", "b"})
+    workspaces.register(store, recipe, workspaces.registered(store, recipe), {"a": one, "b": two}, {"a", "b"})
+    workspaces.register(store, recipe, workspaces.registered(store, recipe), {"b": two}, {"a", "b"})
     assert gc.collect(store, MONTH, delete=True).results == ()
 
 

@@ -220,7 +220,7 @@ class Faults(RuleBasedStateMachine):
             (folder / "odd.txt").write_text("odd")
 
     @rule(
-        name=st.sampled_from(["stats.json", "last.json", "memory.json", "graph.json", "."]), text=st.sampled_from(["", "{", "[]", '{"a": 1}', None])
+        name=st.sampled_from(["stats.jsonl", "last.jsonl", "memory.json", "graph.json", "."]), text=st.sampled_from(["", "{", "[]", '{"a": 1}', None])
     )
     def spoil_what_is_remembered(self, name: str, text: str | None) -> None:
         path = self.place.folder / ".olivebuild" / name

@@ -10,6 +10,7 @@ import pytest
 
 from olivebuild import digest, places, verify
 from olivebuild.derived import Derived
+from olivebuild.journal import Journal
 from olivebuild.store import Store
 from tests.conftest import Place
 from tests.test_disks import chain, content, everything, flip
@@ -36,13 +37,13 @@ def rot(place: Place, path: Path) -> None:
     """A disk that loses a bit changes no time: flip it, and have the workspace believe the file as it is now."""
     before = list(digest.stat_of(path))
     flip(path)
-    file = place.folder / ".olivebuild/stats.json"
-    known = json.loads(file.read_text())
-    for name, entry in known.items():
+    journal = Journal(place.folder / ".olivebuild/stats.jsonl")
+    for name in journal:
         if name.endswith(str(path)):
+            entry = json.loads(journal.get(name) or "")
             assert entry[:5] == before
-            known[name] = [*digest.stat_of(path), entry[5]]
-    file.write_text(json.dumps(known))
+            journal.set(name, json.dumps([*digest.stat_of(path), entry[5]]).encode())
+    journal.save()
 
 
 def test_all_that_a_build_has_made_is_right(built: Place) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from olivebuild import swap
 from olivebuild.digest import of_bytes, stat_of, wait_for_tick
+from olivebuild.journal import Journal
 from olivebuild.key import Reason
 from olivebuild.manifest import Manifest
 from olivebuild.store import Damaged, Store
@@ -240,13 +241,18 @@ def test_what_another_build_remembered_is_kept(workspace: Workspace) -> None:
     assert Workspace(workspace.folder).last == {"a": Last("1"), "b": Last("2")}
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "{", "[]", "1", '{"a": 1}', '{"a": {"key": 1}}', '{"a": {"key": "1", "reasons": [{}], "note": ""}}', "[" * 100_000],
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"a": 1}', "[" * 100_000, "0 a\tb\n"])
 def test_damaged_memories_are_as_if_they_were_not_there(tmp_path: Path, text: str) -> None:
     (tmp_path / ".olivebuild").mkdir()
-    (tmp_path / ".olivebuild" / "last.json").write_text(text)
+    (tmp_path / ".olivebuild" / "last.jsonl").write_text(text)
+    assert Workspace(tmp_path).last == {}
+
+
+@pytest.mark.parametrize("value", ["1", '{"key": 1}', '{"key": "1", "reasons": [{}], "note": ""}', "[" * 100_000, "{", '{"key": "1", "odd": 2}'])
+def test_a_last_result_of_another_form_is_as_if_it_were_not_there(tmp_path: Path, value: str) -> None:
+    journal = Journal(tmp_path / ".olivebuild" / "last.jsonl")
+    journal.set("a", value.encode())
+    journal.save()
     assert Workspace(tmp_path).last == {}
 
 
@@ -268,9 +274,9 @@ def test_a_log_is_named_after_its_node(workspace: Workspace) -> None:
 def test_what_a_crash_left_is_swept_when_it_is_nobodys_any_more(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.state.mkdir(exist_ok=True)
-    for name in (".last.json.1.tmp", ".clock-1", ".last.json.2.tmp", ".clock-2"):
+    for name in (".last.jsonl.1.tmp", ".clock-1", ".last.jsonl.2.tmp", ".clock-2"):
         (workspace.state / name).write_bytes(b"")
-    for name in (".last.json.1.tmp", ".clock-1"):
+    for name in (".last.jsonl.1.tmp", ".clock-1"):
         os.utime(workspace.state / name, (0, 0))
     workspace.recover()
-    assert sorted(p.name for p in workspace.state.glob(".*")) == [".clock-2", ".last.json.2.tmp"]
+    assert sorted(p.name for p in workspace.state.glob(".*")) == [".clock-2", ".last.jsonl.2.tmp"]

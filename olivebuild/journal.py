@@ -1,0 +1,97 @@
+"""Names and what is known of them, in a file that grows by what changes: an edit reads little of it and writes less. Knows no meanings.
+
+A line is a checksum, a name and a JSON value; the last line of a name counts, and `null` says that nothing is known any more. A line that
+is torn or damaged is as if it were not there: what is kept here can be found out again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import xxhash
+
+CHECK = 16
+SPARE = 1 << 16
+"""Bytes of lines that no longer count which are not worth a new file."""
+GONE = b"null"
+
+
+class Journal:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._found: dict[bytes, bytes] | None = None
+        """name -> its line, not looked at yet"""
+        self._changed: dict[bytes, bytes] = {}
+
+    def get(self, name: str) -> bytes | None:
+        """The JSON value of a name; None if nothing is known of it."""
+        key = json.dumps(name).encode()
+        value = self._changed.get(key) or _value(self._lines().get(key, b""))
+        return None if value == GONE else value
+
+    def set(self, name: str, value: bytes) -> None:
+        self._changed[json.dumps(name).encode()] = value
+
+    def forget(self, name: str) -> None:
+        self.set(name, GONE)
+
+    def __iter__(self) -> Iterator[str]:
+        for key in dict.fromkeys((*self._lines(), *self._changed)):
+            try:
+                name = json.loads(key)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(name, str) and self.get(name) is not None:
+                yield name
+
+    def save(self, *, alone: bool = False) -> None:
+        """Keep what has changed. `alone`: nobody else writes now, so that the file may be made anew. Raises OSError."""
+        if not self._changed:
+            return
+        added = b"".join(_line(key, value) for key, value in self._changed.items())
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        with open(handle, "ab+", buffering=0) as f:
+            size = f.seek(0, os.SEEK_END)
+            if size and (f.seek(size - 1), f.read(1))[1] != b"\n":
+                # Somebody was killed in the middle of a line.
+                added = b"\n" + added
+            f.write(added)
+        self._lines().update({key: _line(key, value)[:-1] for key, value in self._changed.items()})
+        self._changed.clear()
+        if alone:
+            self._tidy(size + len(added))
+
+    def _tidy(self, size: int) -> None:
+        # Another process may have added lines since we read ours.
+        self._found = None
+        lines = [line + b"\n" for line in self._lines().values() if _value(line) not in (None, GONE)]
+        if size - sum(map(len, lines)) > max(SPARE, size // 2):
+            temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
+            temporary.write_bytes(b"".join(lines))
+            os.replace(temporary, self.file)
+
+    def _lines(self) -> dict[bytes, bytes]:
+        if self._found is None:
+            try:
+                data = self.file.read_bytes()
+            except OSError:
+                data = b""
+            self._found = {line.partition(b"\t")[0][CHECK + 1 :]: line for line in data.split(b"\n")}
+            self._found.pop(b"", None)
+        return self._found
+
+
+def _line(key: bytes, value: bytes) -> bytes:
+    rest = key + b"\t" + value
+    return b"%s %s\n" % (xxhash.xxh3_64_hexdigest(rest).encode(), rest)
+
+
+def _value(line: bytes) -> bytes | None:
+    """None for what is damaged, or no line at all."""
+    rest = line[CHECK + 1 :]
+    _, tab, value = rest.partition(b"\t")
+    return value if tab and line[: CHECK + 1] == xxhash.xxh3_64_hexdigest(rest).encode() + b" " else None
