@@ -6,11 +6,11 @@ from olivebuild.snapshot import answer
 
 
 def main() -> None:
-    code = answer(sys.argv[1:])
+    code, look = answer(sys.argv[1:])
     if code is None:
         from olivebuild.cli import run
 
-        run()
+        run(look)
     sys.exit(code)
 
 

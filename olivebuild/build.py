@@ -48,8 +48,7 @@ class Report:
     @property
     def fresh(self) -> list[str]:
         touched = {*self.ran, *self.restored, *self.failed}
-        done = [t for t in self.plan.targets if self.plan.target(t)[0] is Verdict.FRESH] if self.plan else []
-        return [t for t in done if t not in touched]
+        return [t for t in self.plan.fresh if t not in touched] if self.plan else []
 
 
 @dataclass
@@ -360,7 +359,8 @@ class Build:
 
     def _save(self, report: Report) -> None:
         """Whatever went wrong, what was finished is remembered; where even that can't be written, it is told, once."""
-        store, workspace, nodes = self.planner.store, self.planner.workspace, self.planner.graph.nodes
+        store, workspace, graph = self.planner.store, self.planner.workspace, self.planner.graph
+        nodes = frozenset(graph.every or graph.nodes)
         recipe = self.planner.scan.recipe.file
         try:
             with workspace.lock():
@@ -368,6 +368,7 @@ class Build:
                 keys = {} if before else {name: last.key for name, last in workspace.last.items() if name in nodes}
                 states = report.plan.states if report.plan else {}
                 keys |= {name: s.key for name, s in states.items() if s.key and (s.trace or (s.thin and s.node.lies_at is None))}
+                keys |= report.plan.keys_elsewhere if report.plan else {}
                 workspaces.register(store, recipe, before, keys, nodes)
             workspace.save()
             self.planner.scan.lock.save()

@@ -14,15 +14,15 @@ import click
 
 from olivebuild import __version__, asking, housekeeping, looking_back
 from olivebuild.errors import BuildError, RecipeError, Where, of_disk
-from olivebuild.options import JSON, SET, TARGET, TARGETS, Manner, manner_options, open_all, place, recipe_options
+from olivebuild.options import JSON, LOOK, SET, TARGET, TARGETS, Manner, manner_options, open_all, open_changed, place, recipe_options
 from olivebuild.verbs import VERBS
 
 if TYPE_CHECKING:
     from olivebuild.build import Report
     from olivebuild.executor import Executor
-    from olivebuild.memory import Recalled
     from olivebuild.plan import Plan
     from olivebuild.project import Project
+    from olivebuild.snapshot import Look
 
 COMMON = ("-C", "-f", "-j", "--directory", "--file", "--jobs")
 
@@ -85,19 +85,23 @@ def _build_and_remember(
 ) -> None:
     from olivebuild import memory, noop
     from olivebuild.digest import filesystem_time
+    from olivebuild.plan import Strayed
 
     state = place(ctx)[0] / ".olivebuild"
     # Where nothing was built yet there is nothing to answer from, and nothing to write into.
     started = filesystem_time(state) if state.is_dir() else 0
-    project = open_all(ctx, settings)
+    project = open_changed(ctx, settings, targets)
     out, err = noop.Tee(sys.stdout), noop.Tee(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        before = memory.recall(project.planner, project.graph.goals(targets))
-        report, code = _build(project, targets, manner, executor, as_json, before)
+        try:
+            report, code = _build(project, targets, manner, executor, as_json)
+        except Strayed:
+            project = open_all(ctx, settings)
+            report, code = _build(project, targets, manner, executor, as_json)
     if report.plan and not report.errors:
-        memory.remember(project.planner, report.plan, before, started, report.touched)
-    if report.plan and not (report.ran or report.restored or report.errors):
-        noop.save(project, report.plan, before, started, "".join(out.written), "".join(err.written), code)
+        pages = memory.remember(project.planner, report.plan, targets, project.before, started, report.touched)
+        if not (report.ran or report.restored):
+            noop.save(project, report.plan, pages, started, "".join(out.written), "".join(err.written), code)
     if code:
         ctx.exit(code)
 
@@ -141,9 +145,7 @@ def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     watching.watch((folder, file), settings, build_once, fail, say)
 
 
-def _build(
-    project: Project, targets: tuple[str, ...], manner: Manner, executor: Executor, as_json: bool, before: Recalled | None = None
-) -> tuple[Report, int]:
+def _build(project: Project, targets: tuple[str, ...], manner: Manner, executor: Executor, as_json: bool) -> tuple[Report, int]:
     """What was done, and the exit code."""
     from olivebuild import machine
     from olivebuild.build import Build
@@ -153,7 +155,7 @@ def _build(
     from olivebuild.sinks import Place, Sinks
     from olivebuild.turns import Room, limits_of
 
-    goals = project.graph.goals(targets)
+    goals = project.goals(targets)
     room = Room(limits_of(manner.resources, machine.resources() | project.graph.limits))
     sinks = Sinks(tuple(Place.parse(text) for text in dict.fromkeys(manner.log_to)), project.graph.recipe.folder.name)
 
@@ -163,7 +165,7 @@ def _build(
     try:
         with sinks, Showing() if not as_json else contextlib.nullcontext(say) as display:
             recorder = Recorder(sinks.joining(display))
-            report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals, before)
+            report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals, project.before)
     except (BuildError, OSError):
         if as_json:
             # Who reads the stream waits for its last line.
@@ -264,14 +266,14 @@ def _to_show(project: Project, plan: Plan, goals: list[str]) -> list[tuple[str, 
     """The benchmarks and choices that are goals, and the benchmark that such a choice was made by, with their figures."""
     from olivebuild.plan import Verdict
 
-    shown = [name for name in goals if project.graph.targets[name].kind in ("benchmark", "choice")]
+    shown = [name for name in goals if name in plan.by_target and project.graph.targets[name].kind in ("benchmark", "choice")]
     by = [source.target for name in shown for _, source, _ in project.graph.inputs[name] if source.kind == "benchmark"]
     names = [name for name in dict.fromkeys([*by, *shown]) if plan.target(name)[0] is Verdict.FRESH]
     return [(name, metrics) for name in names if (metrics := project.metrics(plan, name))]
 
 
-def run() -> None:
-    """The entry point: one place where errors become messages and exit codes."""
+def run(look: Look | None = None) -> None:
+    """The entry point: one place where errors become messages and exit codes. `look`: what was seen before this was imported."""
 
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -279,7 +281,7 @@ def run() -> None:
     signal.signal(signal.SIGTERM, stop)
     code = 0
     try:
-        code = main.main(prog_name="olivebuild", standalone_mode=False) or 0
+        code = main.main(prog_name="olivebuild", standalone_mode=False, obj={LOOK: look}) or 0
     except click.ClickException as e:
         hint = f"`{e.ctx.command_path} --help` shows what it takes" if isinstance(e, click.UsageError) and e.ctx else ""
         code = _fail(RecipeError(e.format_message(), where=Where("command line"), hint=hint))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -29,6 +29,8 @@ class Graph:
     limits: dict[str, float] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     inputs: dict[str, list[tuple[Edge, Node, str]]] = field(default_factory=dict)
+    every: Collection[str] = ()
+    """The names of all nodes that the recipe has, where this is a part of its graph."""
 
     @cached_property
     def order(self) -> dict[str, int]:

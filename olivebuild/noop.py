@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from array import array
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from olivebuild import digest, snapshot
-from olivebuild.memory import ABSENT, Recalled, everywhere, results
+from olivebuild.memory import Pages, everywhere, packed, results
 from olivebuild.plan import Plan
 from olivebuild.project import Project
 from olivebuild.snapshot import Stat
@@ -36,16 +34,20 @@ class Tee:
         return getattr(self._stream, name)
 
 
-def save(project: Project, plan: Plan, before: Recalled | None, started: int, out: str, err: str, code: int) -> None:
-    """Remember an answer. `started`: the file system's time before the first look, so that a change in the same tick is not missed."""
-    found = _looked_at(project, plan, before)
+def save(project: Project, plan: Plan, pages: Pages | None, started: int, out: str, err: str, code: int) -> None:
+    """Remember an answer. `started`: the file system's time before the first look, so that a change in the same tick is not missed.
+
+    What `pages` says of the nodes, the answer need not say again.
+    """
+    found = _looked_at(project, plan, pages)
     if not out or not all(stat is None or digest.is_past(stat, started) for stat in found.values()):
         return
     arguments = sys.argv[1:]
     key = snapshot.command_key(arguments)
-    file = Path(snapshot.file_of(arguments, key))
+    file, seen = Path(snapshot.file_of(arguments, key)), str((project.workspace.state / snapshot.SEEN).absolute())
     try:
-        digest.write_atomically(file, snapshot.to_bytes(key, *packed(found), out, err, code))
+        reference = (seen, snapshot.name_of(seen)) if pages else ("", "")
+        digest.write_atomically(file, snapshot.to_bytes(key, reference, *packed(found), out, err, code))
         for old in sorted(file.parent.glob(f"{snapshot.PREFIX}*"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
     except OSError:
@@ -53,24 +55,14 @@ def save(project: Project, plan: Plan, before: Recalled | None, started: int, ou
         return
 
 
-def packed(found: Mapping[str, Stat | None]) -> tuple[bytes, bytes]:
-    """Paths and stats, as `snapshot.differing` takes them."""
-    paths = b"".join(os.fsencode(path) + b"\0" for path in found)
-    return paths, array("Q", [n & snapshot.MASK for stat in found.values() for n in stat or snapshot.ABSENT]).tobytes()
-
-
-def _looked_at(project: Project, plan: Plan, before: Recalled | None) -> dict[str, Stat | None]:
-    """Every file and folder on which the plan, and so the answer, depends. What was not looked at now is as it was remembered."""
-    found: dict[str, Stat | None] = {}
-    paths = everywhere(project.planner, plan) | {project.graph.recipe.folder}
+def _looked_at(project: Project, plan: Plan, pages: Pages | None) -> dict[str, Stat | None]:
+    """Every file and folder on which the plan, and so the answer, depends, but for what `pages` has."""
+    paths = {project.graph.recipe.folder} | (set() if pages else everywhere(project.planner, plan))
     for path in project.planner.scan.looked_at():
         # A file that is added in place of a missing one changes its folder.
         paths |= {path.absolute(), path.parent.absolute()}
-    for name, state in plan.states.items():
-        if before and state.thin:
-            seen = before.known[name].seen
-            stats = zip(*[iter(seen.stats)] * 5, strict=True)
-            found |= {path: None if stat == ABSENT else stat for path, stat in zip(seen.paths, stats, strict=True)}
-        else:
-            paths |= results(project.planner, state)
-    return found | {path: snapshot.stat_of(path) for path in sorted(map(str, paths))}
+    unseen = {pages.head.names[number] for number in pages.head.unseen} if pages else plan.states.keys()
+    for name in unseen & plan.states.keys():
+        paths |= results(project.planner, plan.states[name])
+    known = set(bytes(pages.paths).split(b"\0")) if pages else set()
+    return {path: snapshot.stat_of(path) for path in sorted(map(str, paths)) if os.fsencode(path) not in known}

@@ -70,6 +70,10 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 SET = click.option("--set", "settings", multiple=True, metavar="TARGET.FIELD=VALUE", help="Override a field of the recipe for this call.")
 
 
+LOOK = "olivebuild.look"
+"""Where the context has what was seen before the command line was read."""
+
+
 def place(ctx: click.Context) -> tuple[Path, str | None]:
     given: dict[str, str] = {}
     for context in reversed([c for c in (ctx, ctx.parent) if c]):
@@ -95,3 +99,10 @@ def open_all(ctx: click.Context, settings: tuple[str, ...] = ()) -> Project:
     from olivebuild.project import open_project
 
     return open_project(*place(ctx), settings)
+
+
+def open_changed(ctx: click.Context, settings: tuple[str, ...], asked: tuple[str, ...]) -> Project:
+    """Of what was built before only what has changed since."""
+    from olivebuild.project import open_changed
+
+    return open_changed(*place(ctx), settings, asked, ctx.find_root().obj.get(LOOK))

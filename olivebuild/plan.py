@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -62,6 +62,11 @@ class Plan:
     goals: list[str]
     found: dict[str, State] = field(default_factory=dict)
     states: dict[str, State] = field(default_factory=dict)
+    all_targets: tuple[str, ...] = ()
+    """With those of nodes that are fresh and not here; see memory.py."""
+    keys_elsewhere: Mapping[str, str] = field(default_factory=dict)
+    seconds_elsewhere: float = 0.0
+    """What those took."""
 
     def target(self, name: str) -> tuple[Verdict, list[State]]:
         """A target's verdict is the worst of its nodes'."""
@@ -73,12 +78,20 @@ class Plan:
     def targets(self) -> list[str]:
         return list(self.by_target)
 
+    @property
+    def fresh(self) -> list[str]:
+        return [t for t in self.all_targets or self.by_target if t not in self.by_target or self.target(t)[0] is Verdict.FRESH]
+
     @cached_property
     def by_target(self) -> dict[str, list[str]]:
         names: dict[str, list[str]] = {}
         for name, state in self.states.items():
             names.setdefault(state.node.target, []).append(name)
         return names
+
+
+class Strayed(Exception):
+    """A node that was to be as it was last is not: what is made from it, and is not in this plan, may have to be made, too."""
 
 
 @dataclass
@@ -90,6 +103,8 @@ class Planner:
     store: Store
     traces: Traces
     workspace: Workspace
+    settled: frozenset[str] = frozenset()
+    """Nodes whose users are not all in the graph; see memory.py. When one of them has to be made again, `Strayed` is raised."""
 
     def plan(self, goals: Iterable[str]) -> Plan:
         plan = Plan(list(goals))
@@ -138,6 +153,8 @@ class Planner:
                 late |= self._users(plan, name)
             before, now = plan.states[name], self._placed(plan, name)
             plan.states[name] = now
+            if name in self.settled and now.verdict is Verdict.STALE:
+                raise Strayed(name)
             if name not in unknown and now.verdict != before.verdict:
                 for _, source, _ in self.graph.inputs[name]:
                     heappush(queue, (-order[source.name], source.name))
@@ -148,6 +165,8 @@ class Planner:
         """Look a node up. True when others must be keyed anew."""
         before = plan.found[name]
         now = plan.found[name] = self._look_up(self.graph.nodes[name], plan.found)
+        if name in self.settled and now.outputs != before.outputs:
+            raise Strayed(name)
         return now.outputs != before.outputs
 
     def _users(self, plan: Plan, name: str) -> set[str]:

@@ -17,8 +17,11 @@ from olivebuild.graph import Graph, build_graph
 from olivebuild.kept import graph_of
 from olivebuild.lockfile import FILE_NAME as LOCK_NAME
 from olivebuild.lockfile import Lockfile
+from olivebuild.memory import Recalled, recall
 from olivebuild.plan import Plan, Planner
+from olivebuild.recipe import Recipe
 from olivebuild.scan import Scan
+from olivebuild.snapshot import Look
 from olivebuild.store import Store
 from olivebuild.trace import Traces
 from olivebuild.workspace import Workspace
@@ -28,6 +31,11 @@ from olivebuild.workspace import Workspace
 class Project:
     graph: Graph
     planner: Planner
+    before: Recalled | None = None
+    """What the last build knew; then the graph is of what has changed since, and of what that takes."""
+
+    def goals(self, asked: Iterable[str]) -> list[str]:
+        return self.before.plan.goals if self.before else self.graph.goals(asked)
 
     @property
     def workspace(self) -> Workspace:
@@ -75,14 +83,31 @@ def open_graph(folder: Path, file: str | None, settings: Iterable[str] = ()) -> 
 
 def open_project(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Project:
     """Raises RecipeError for the recipe and the lock file, StoreError for the cache."""
+    return _open(recipes.read(_find(folder, file), settings), None)
+
+
+def open_changed(folder: Path, file: str | None, settings: Iterable[str], asked: Iterable[str], look: Look | None) -> Project:
+    """Of a recipe that was built before only what has changed since, if that can be told. Raises as `open_project` does."""
     recipe = recipes.read(_find(folder, file), settings)
-    stem = "" if recipe.file.name == recipes.FILE_NAME else recipe.file.stem
-    graph = graph_of(recipe, recipe.folder / ".olivebuild" / stem)
+    return _open(recipe, recall(recipe, _state(recipe), cache_folder(), asked, look))
+
+
+def _stem(recipe: Recipe) -> str:
+    return "" if recipe.file.name == recipes.FILE_NAME else recipe.file.stem
+
+
+def _state(recipe: Recipe) -> Path:
+    return recipe.folder / ".olivebuild" / _stem(recipe)
+
+
+def _open(recipe: Recipe, before: Recalled | None) -> Project:
+    graph = before.graph if before else graph_of(recipe, _state(recipe))
     lock = Lockfile(recipe.folder / LOCK_NAME)
-    workspace = Workspace(recipe.folder, stem)
-    if not stem and (name := workspace.shared_with_another(graph.targets)):
+    workspace = Workspace(recipe.folder, _stem(recipe))
+    if not _stem(recipe) and (name := workspace.shared_with_another(graph.every or graph.targets)):
         fact = f"the target {name} and the targets of {name}.yaml would lie in one folder, build/{name}"
         raise RecipeError(fact, where=recipe.where(name), hint="give one of them another name")
     store = Store(cache_folder())
     scan = Scan(recipe, workspace.memo, lock)
-    return Project(graph, Planner(graph, scan, store, Traces(store), workspace))
+    settled = before.settled if before else frozenset()
+    return Project(graph, Planner(graph, scan, store, Traces(store), workspace, settled), before)

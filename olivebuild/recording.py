@@ -60,7 +60,7 @@ def record(project: Project, recorder: Recorder, report: Report, gates: Iterable
         goals=tuple(report.goals),
         time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         seconds=round(report.seconds, 3),
-        saved=round(sum(seconds for name, seconds in known.items() if name not in ran), 3),
+        saved=round(plan.seconds_elsewhere + sum(seconds for name, seconds in known.items() if name not in ran), 3),
         fresh=len(report.fresh),
         made=recorder.made(plan, project.workspace),
         failed=tuple(report.failed),

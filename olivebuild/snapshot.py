@@ -11,7 +11,8 @@ import sys
 from _operator import attrgetter
 
 PREFIX = "snapshot-"
-FORMAT = 3
+SEEN = "seen.bin"
+FORMAT = 4
 
 
 def surroundings() -> list[object]:
@@ -61,6 +62,7 @@ MASK = (1 << 64) - 1
 ABSENT = (MASK,) * NUMBERS
 CHUNK = 500
 """Paths at a time: enough for the loops to be C's, few enough for their memory not to count."""
+STAT_SIZE = NUMBERS * 8
 WORTH_C = 1000
 """Fewer paths are looked at sooner than the extension is loaded."""
 Stat = tuple[int, ...]
@@ -88,7 +90,7 @@ def numbers_of(path: str | bytes) -> Stat:
 
 def differing(paths: Data, stats: Data) -> bytes:
     """A byte for each path, 1 where its stat is not the one that was kept. Each path ends with a zero byte; see _native_stats.h."""
-    if len(stats) >= WORTH_C * NUMBERS * 8:
+    if len(stats) >= WORTH_C * STAT_SIZE:
         try:
             from olivebuild._native import differing as native
         except ImportError:
@@ -114,35 +116,80 @@ def _differing(paths: Data, stats: Data) -> bytes:
     return bytes(found)
 
 
-def to_bytes(key: str, paths: bytes, stats: bytes, out: str, err: str, code: int) -> bytes:
-    """An answer, and the stats on which it depends."""
-    printed = [text.encode("utf-8", "surrogateescape") for text in (err, out)]
-    body = b"".join([b"%d %d %d %d\n" % (code, len(paths), len(stats), len(printed[0])), paths, stats, *printed])
+class Look:
+    """What a file of paths and stats held, and a byte for each path: 1 where it differs now. `check` tells what else belongs to the file."""
+
+    def __init__(self, file: str, name: str, check: str, paths: Data, stats: Data) -> None:
+        self.file, self.name, self.check, self.paths, self.stats = file, name, check, paths, stats
+        self.differs = differing(paths, stats)
+
+
+def seen_bytes(check: str, paths: Data, stats: Data) -> bytes:
+    body = b"".join([b"%s %d %d\n" % (check.encode(), len(paths), len(stats)), paths, stats])
+    return checksum(body).encode() + b"\n" + body
+
+
+def name_of(file: str) -> str:
+    """What a file of paths and stats is told by: the checksum in it."""
+    with open(file, "rb") as f:
+        return f.readline().decode().strip()
+
+
+def look(file: str, name: str = "") -> Look | None:
+    """Compare a file of paths and stats with the disk; None where there is none, or another than the one of that name."""
+    try:
+        with open(file, "rb") as f:
+            found = f.readline().decode().strip()
+            if name not in ("", found):
+                return None
+            data = f.read()
+        if checksum(data) != found:
+            return None
+        start = data.index(b"\n") + 1
+        check, paths, stats = data[:start].split()
+        middle, view = start + int(paths), memoryview(data)
+        if len(data) != middle + int(stats):
+            return None
+        return Look(file, found, check.decode(), view[start:middle], view[middle:])
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def to_bytes(key: str, seen: tuple[str, str], paths: bytes, stats: bytes, out: str, err: str, code: int) -> bytes:
+    """An answer, and the stats on which it depends: those given, and those in the file `seen` of the name that comes with it."""
+    parts = [os.fsencode(seen[0]), seen[1].encode(), paths, stats, *(text.encode("utf-8", "surrogateescape") for text in (err, out))]
+    body = b"".join([b"%d %d %d %d %d %d\n" % (code, *map(len, parts[:-1])), *parts])
     return f"{key}\n{checksum(body)}\n".encode() + body
 
 
-def answer(arguments: list[str]) -> int | None:
-    """Print the answer and give the exit code; None when the full path must be taken."""
+def answer(arguments: list[str]) -> tuple[int | None, Look | None]:
+    """Print the answer and give the exit code; None when the full path must be taken, and what was seen by then."""
     try:
         key = command_key(arguments)
         with open(file_of(arguments, key), "rb") as f:
             if f.readline() != key.encode() + b"\n":
-                return None
+                return None, None
             check, body = f.readline(), f.read()
         if check != checksum(body).encode() + b"\n":
-            return None
-        start = body.index(b"\n") + 1
-        code, *sizes = map(int, body[:start].split())
-        ends = [start]
+            return None, None
+        at = body.index(b"\n") + 1
+        code, *sizes = map(int, body[:at].split())
+        view, parts = memoryview(body), []
         for size in sizes:
-            ends.append(ends[-1] + size)
-        view = memoryview(body)
-        if 1 in differing(view[ends[0] : ends[1]], view[ends[1] : ends[2]]):
-            return None
-        err, out = (str(text, "utf-8", "surrogateescape") for text in (view[ends[2] : ends[3]], view[ends[3] :]))
+            parts.append(view[at : at + size])
+            at += size
+        file, name, paths, stats, err = parts
+        seen = None
+        if file:
+            seen = look(os.fsdecode(bytes(file)), str(name, "utf-8"))
+            if seen is None or 1 in seen.differs:
+                return None, seen
+        if 1 in differing(paths, stats):
+            return None, seen
+        printed = [str(text, "utf-8", "surrogateescape") for text in (err, view[at:])]
     except (OSError, ValueError, TypeError):
-        return None
-    sys.stderr.write(err)
-    sys.stdout.write(out)
+        return None, None
+    sys.stderr.write(printed[0])
+    sys.stdout.write(printed[1])
     sys.stdout.flush()
-    return code
+    return code, None

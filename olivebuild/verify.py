@@ -147,7 +147,7 @@ def repair(store: Store, project: Project | None, faults: Sequence[Fault]) -> di
         project.workspace.save()
         # An answer from stats would go on believing what was just found wrong.
         state = project.workspace.folder / ".olivebuild"
-        for answer in (*state.glob(f"{snapshot.PREFIX}*"), *state.glob(f"**/{memory.FILE_NAME}")):
+        for answer in (*state.glob(f"{snapshot.PREFIX}*"), *state.glob(f"**/{snapshot.SEEN}"), *state.glob(f"**/{memory.NODES}")):
             answer.unlink(missing_ok=True)
     return done
 

@@ -22,6 +22,7 @@ from olivebuild.manifest import Manifest
 from olivebuild.records import decode
 from olivebuild.store import Store
 
+LAST = "last.jsonl"
 ABANDONED_SECONDS = 3600
 
 
@@ -72,11 +73,11 @@ class Workspace:
         self.state = folder / ".olivebuild" / stem
         self.logs = self.state / "logs"
         self.memo = StatMemo(self.state / "stats.jsonl")
-        self.last = Lasts(self.state / "last.jsonl")
+        self.last = Lasts(self.state / LAST)
 
     def own(self) -> list[Path]:
         """What this recipe has made in build/ and .olivebuild/, to be deleted: other recipes of the folder have theirs in folders there."""
-        others = [] if self._stem else [p.parent.name for p in self.state.glob("*/last.jsonl")]
+        others = [] if self._stem else [p.parent.name for p in self.state.glob(f"*/{LAST}")]
         others += [] if self._stem else [p.stem for p in self.folder.glob("*.yaml") if (self.build / p.stem).is_dir() and p.stem not in self.last]
         found: list[Path] = []
         for folder in (self.build, self.state):

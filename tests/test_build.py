@@ -17,14 +17,16 @@ from olivebuild.errors import RecipeError, StepError
 from olivebuild.events import Event
 from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.node import Result
-from olivebuild.plan import Plan, Planner, State
+from olivebuild.plan import Plan, Planner, State, Strayed, Verdict
 from olivebuild.turns import Room, limits_of
 from tests import test_plan
 
 
 class Site(test_plan.Site):
     remembered = 0
-    """Nodes that were not looked up again, in all builds."""
+    """Nodes that were not looked up again, in all builds ..."""
+    strayed = 0
+    """... and builds that had to begin anew."""
 
 
 class Steps:
@@ -77,7 +79,7 @@ def _compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def update(self: Planner, plan: Plan, changed: Iterable[str]) -> None:
         real(self, plan, changed)
-        assert_same(plan, self.plan(plan.goals))
+        assert_same(plan, replace(self, settled=frozenset()).plan(plan.goals))
 
     monkeypatch.setattr(Planner, "update", update)
 
@@ -87,20 +89,35 @@ def run(site: Site, steps: Steps, *goals: str, room: Room | None = None, keep_go
     state = site.folder / ".olivebuild"
     digest.wait_for_tick(state, digest.filesystem_time(state))
     started = digest.filesystem_time(state)
-    planner, events = site.planner(), []
-    wanted = planner.graph.goals(goals)
+    full, events = site.planner(), []
+    wanted, recipe = full.graph.goals(goals), full.graph.recipe
+    planner = full
     try:
-        if tried := memory.recall(planner, wanted):
-            plan = site.planner().plan(wanted)
-            assert_same(planner.plan_from(tried.plan, tried.changed), plan)
-        before = memory.recall(planner, wanted)
-        site.remembered += sum(s.thin for s in before.plan.found.values()) - len(before.changed) if before else 0
-        report = Build(planner, steps, events.append, room, keep_going=keep_going).run(wanted, before)
+        if tried := memory.recall(recipe, state, full.store.root, goals):
+            site.remembered += len(full.graph.closure(wanted)) - len(tried.changed)
+            planner = replace(full, graph=tried.graph, settled=tried.settled)
+            try:
+                assert_part(planner.plan_from(tried.plan, tried.changed), site.planner().plan(wanted))
+            except Strayed:
+                site.strayed += 1
+        before = memory.recall(recipe, state, full.store.root, goals)
+        try:
+            report = Build(planner, steps, events.append, room, keep_going=keep_going).run(wanted, before)
+        except Strayed:
+            before, planner = None, site.planner()
+            report = Build(planner, steps, events.append, room, keep_going=keep_going).run(wanted)
         if report.plan and not report.errors:
-            memory.remember(planner, report.plan, before, started, report.touched)
+            memory.remember(planner, report.plan, goals, before, started, report.touched)
         return report, events
     finally:
-        planner.traces.close()
+        full.traces.close()
+
+
+def assert_part(part: Plan, whole: Plan) -> None:
+    """What is in a part is as it is in the whole, and the rest is fresh."""
+    assert {name: facts(s) for name, s in part.states.items()} == {name: facts(whole.states[name]) for name in part.states}
+    assert {s.verdict for name, s in whole.states.items() if name not in part.states} <= {Verdict.FRESH}
+    assert (part.fresh, part.seconds_elsewhere) == (whole.fresh, sum(s.seconds or 0 for n, s in whole.states.items() if n not in part.states))
 
 
 def target(name: str, *inputs: str, run: str = "", more: str = "") -> str:

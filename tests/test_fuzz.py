@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from olivebuild import console, digest, drawing, memory, noop, places, snapshot
-from olivebuild.build import Build
+from olivebuild import console, digest, drawing, memory, places, snapshot
+from olivebuild.build import Build, Report
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Outcome
 from olivebuild.history import History
 from olivebuild.journal import Journal
 from olivebuild.lockfile import Lockfile
-from olivebuild.plan import Plan
-from olivebuild.project import open_graph, open_project
+from olivebuild.plan import Plan, Strayed
+from olivebuild.project import open_changed, open_graph, open_project
 from olivebuild.recipe import FILE_NAME
 from olivebuild.steps._rows import read_file
 from olivebuild.tensors import parse_header
@@ -151,13 +151,22 @@ class Cached:
         project = open_project(self.place.folder, None)
         try:
             project.planner.plan(project.graph.goals([]))
-            goals = project.graph.goals([])
-            report = Build(project.planner, Refusing(), lambda _: None).run(goals, memory.recall(project.planner, goals))
+            report = self.build()
         finally:
             project.planner.traces.close()
         if report.errors:
             raise report.errors[0]
         return report.plan
+
+    def build(self) -> Report:
+        for project in (open_changed(self.place.folder, None, (), (), None), open_project(self.place.folder, None)):
+            try:
+                return Build(project.planner, Refusing(), lambda _: None).run(project.goals([]), project.before)
+            except Strayed:
+                assert project.before
+            finally:
+                project.planner.traces.close()
+        raise AssertionError("the whole graph strayed")
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +207,8 @@ def test_manifests(cached: Cached, guard: Guard, show: Callable[[BuildError], st
 
 def test_what_a_folder_remembers(cached: Cached, guard: Guard, show: Callable[[BuildError], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLIVEBUILD_CACHE", str(cached.place.cache))
-    files = [p for p in cached.files if p.parent.name == ".olivebuild" and p.suffix in (".json", ".jsonl")]
-    assert {p.name for p in files} >= {"last.jsonl", "stats.jsonl"}
+    files = [p for p in cached.files if p.parent.name == ".olivebuild" and p.suffix in (".json", ".jsonl", ".bin")]
+    assert {p.name for p in files} >= {"last.jsonl", "stats.jsonl", "seen.bin", "nodes.bin"}
     mutator = Mutator(chance_of("state"), [cached.files[p] for p in files])
     with guard.only(cached.place.folder, cached.place.cache):
         for _ in range(30 * TIMES):
@@ -225,7 +234,7 @@ def test_snapshots(cached: Cached, guard: Guard, monkeypatch: pytest.MonkeyPatch
     key = snapshot.command_key([])
     file = Path(snapshot.file_of([], key))
     stats = {str(p): snapshot.stat_of(str(p)) for p in cached.files}
-    seed = snapshot.to_bytes(key, *noop.packed(stats), "nothing to do\n", "", 0)
+    seed = snapshot.to_bytes(key, ("", ""), *memory.packed(stats), "nothing to do\n", "", 0)
     mutator = Mutator(chance_of("snapshots"), [seed])
     with guard.only(cached.place.folder, cached.place.cache):
         for _ in range(300 * TIMES):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import noop, snapshot
+from olivebuild import memory, snapshot
 from tests.conftest import Place
 from tests.faults import amount
 
@@ -188,7 +188,7 @@ def test_c_and_python_find_the_same_differences(tmp_path: Path, seed: int, monke
             name = chance.choice(NAMES)
             if name != "folder/inside" or Path("folder").is_dir():
                 KINDS[chance.choice(list(KINDS))](Path(name))
-        paths, kept = noop.packed(stats)
+        paths, kept = memory.packed(stats)
         expected = bytes(snapshot.stat_of(name) != stat for name, stat in stats.items())
         for threads in (1, 2, 9):
             assert native.differing(paths, kept, threads) == expected, round_
@@ -203,7 +203,7 @@ def test_many_paths_are_shared_out(tmp_path: Path) -> None:
         file.write_text(file.name)
     stats = [snapshot.stat_of(str(file)) for file in files]
     many = [i % 100 for i in range(20_001)]
-    names, wanted = noop.packed({str(file): stat for file, stat in zip(files, stats, strict=True)})
+    names, wanted = memory.packed({str(file): stat for file, stat in zip(files, stats, strict=True)})
     names = b"".join(os.fsencode(files[i]) + b"\0" for i in many)
     wanted = b"".join(wanted[i * 40 : i * 40 + 40] for i in many)
     for number in (0, 50, 99):
