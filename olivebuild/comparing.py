@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeGuard
 
@@ -31,6 +32,8 @@ class Change:
     figure: str
     old: float
     new: float
+    noise: bool = False
+    """No more than other test rows, or another seed where the benchmark has several, would change it."""
 
     @property
     def scale(self) -> Scale:
@@ -52,13 +55,14 @@ class Change:
 
     @property
     def text(self) -> str:
-        """`+1.2 points`, `3 % slower`, `2 % smaller`, `4 % less`."""
+        """`+1.2 points`, `3 % slower`, `2 % smaller`, `4 % less`, `-0.5 points (noise)`."""
+        noise = " (noise)" if self.noise else ""
         if self.scale is Scale.POINTS:
-            return f"{self.amount:+.1f} points"
+            return f"{self.amount:+.1f} points{noise}"
         if abs(self.amount) < 0.5:
             return "equal"
         more, less = WORDS.get(self.figure, ("more", "less"))
-        return f"{abs(self.amount):.0f} % {more if self.amount > 0 else less}"
+        return f"{abs(self.amount):.0f} % {more if self.amount > 0 else less}{noise}"
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -71,6 +75,7 @@ class Change:
             "amount": round(self.amount, 6),
             "unit": "points" if self.scale is Scale.POINTS else "%",
             "better": self.better,
+            "noise": self.noise,
         }
 
 
@@ -114,7 +119,8 @@ def of_models(benchmarks: Mapping[str, Mapping[str, Any]], old: str, new: str) -
     for target, metrics in benchmarks.items():
         models = metrics["models"]
         if old in models and new in models:
-            changes += _rows(target, new, models[old], models[new])
+            # These have answered the same rows, and the benchmark has compared the two row by row.
+            changes += (replace(c, noise=False) for c in _rows(target, new, models[old], models[new]))
     if not changes:
         known = list(dict.fromkeys(model for metrics in benchmarks.values() for model in metrics["models"]))
         odd = next((name for name in (old, new) if name not in known), new)
@@ -141,7 +147,26 @@ def _rows(target: str, model: str, old: Mapping[str, Any], new: Mapping[str, Any
 
 def _figures(target: str, model: str, data: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     pairs = [(figure, old.get(figure), new.get(figure)) for figure in FIGURES]
-    return [Change(target, model, data, figure, float(a), float(b)) for figure, a, b in pairs if _number(a) and _number(b)]
+    return [
+        Change(target, model, data, figure, float(a), float(b), _is_noise(figure, old, new)) for figure, a, b in pairs if _number(a) and _number(b)
+    ]
+
+
+def _is_noise(figure: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """By the intervals of both, as if the two had been judged on rows of their own: the history has no answers to pair."""
+    change = new[figure] - old[figure]
+    if not change:
+        return False
+    ends = [_facing(row, figure, up) for row, up in ((old, change > 0), (new, change < 0))]
+    spreads = [row.get("over_seeds", {}).get(figure, {}).get("deviation") for row in (old, new)]
+    by_rows = all(ends) and abs(change) <= math.hypot(*(end for end in ends if end))
+    return bool(by_rows or (any(spreads) and abs(change) <= 2 * math.hypot(*(spread or 0.0 for spread in spreads))))
+
+
+def _facing(row: Mapping[str, Any], figure: str, up: bool) -> float | None:
+    """How far the interval reaches from the figure towards the other's."""
+    interval = row.get(f"{figure}_interval")
+    return abs(interval[int(up)] - row[figure]) if interval and len(interval) == 2 else None
 
 
 def _number(value: object) -> TypeGuard[int | float]:
@@ -149,7 +174,7 @@ def _number(value: object) -> TypeGuard[int | float]:
 
 
 def headline(changes: list[Change], *, same_machine: bool = True) -> str:
-    """`+1.2 points, 3 % slower`: of the last model the accuracy on the first data set, and the speed; "" without either.
+    """`+1.2 points (noise), 3 % slower`: of the last model the accuracy on the first data set, and the speed; "" without either.
 
     Speeds of different machines say nothing about the models.
     """

@@ -232,7 +232,7 @@ def show_comparison(found: Comparison) -> None:
     for heading in ("old", "new", "change"):
         table.add_column(heading, justify="right")
     for change in found.changes:
-        colour = {True: "green", False: "red", None: "bright_black"}[change.better]
+        colour = {True: "green", False: "red", None: "bright_black"}[None if change.noise else change.better]
         values = [figure(change.figure, value) for value in (change.old, change.new)]
         table.add_row(clean(change.model), clean(change.data), change.figure, *values, Text(change.text, style=colour))
     console.print(table if found.changes else "  no figure is common to both")

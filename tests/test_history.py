@@ -188,6 +188,32 @@ def test_builds_are_compared_with_what_came_between() -> None:
     assert not of_builds(entries, entries[1], entries[2]).same_machine
 
 
+def test_a_change_that_other_rows_or_another_seed_would_make_is_called_noise() -> None:
+    def judged(accuracy: float, deviation: float, wide: float = 0.06, **more: float) -> dict[str, Any]:
+        spread = {"over_seeds": {"accuracy": {"deviation": deviation}}} if deviation else {}
+        return {
+            "models": {
+                "int4": {"data": {"tone": {"accuracy": accuracy, "accuracy_interval": [accuracy - wide, accuracy + wide / 2], **spread}}, **more}
+            }
+        }
+
+    def told(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+        return [c.text for c in between("bench", old, new)]
+
+    assert told(judged(0.9, 0), judged(0.85, 0)) == ["-5.0 points (noise)"]
+    # Downwards the interval reaches as far from the old figure as upwards from the new: hypot(0.06, 0.03) is 0.067.
+    assert told(judged(0.9, 0), judged(0.84, 0)) == ["-6.0 points (noise)"]
+    assert told(judged(0.9, 0), judged(0.83, 0)) == ["-7.0 points"]
+    assert told(judged(0.83, 0), judged(0.9, 0)) == ["+7.0 points"]
+    # On many rows the interval is narrow; another seed would have changed as much.
+    assert told(judged(0.9, 0, 0.01), judged(0.86, 0, 0.01)) == ["-4.0 points"]
+    assert told(judged(0.9, 0.02, 0.01), judged(0.86, 0.02, 0.01)) == ["-4.0 points (noise)"]
+    assert told(judged(0.9, 0), judged(0.9, 0)) == ["+0.0 points"]
+    times = [{"ttft": 1.0, "ttft_interval": [0.95, 1.05]}, {"ttft": 1.06, "ttft_interval": [1.0, 1.2]}, {"ttft": 1.1, "ttft_interval": None}]
+    assert told(*({"models": {"int4": row}} for row in times[:2])) == ["6 % slower (noise)"]
+    assert told(*({"models": {"int4": row}} for row in times[1:])) == ["4 % slower"]
+
+
 def test_speeds_of_different_machines_are_not_told() -> None:
     entries = builds()
     assert [since_last(entries, e, "bench") for e in entries] == ["", "since build 1: -1.0 points, 1 % faster", "since build 2: -1.0 points", ""]

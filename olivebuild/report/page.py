@@ -177,7 +177,7 @@ def tiles(bench: Bench) -> Iterator[Tile]:
 def _tile(title: str, name: str, value: Value, change: Change | None) -> Tile:
     note = f"{wording.figure(name, value.low)} to {wording.figure(name, value.high)}" if value.low is not None and value.high is not None else ""
     told = "" if change is None else "unchanged" if change.better is None or change.text == "equal" else change.text
-    tone = "soft" if change is None or told == "unchanged" else "good" if change.better else "bad"
+    tone = "soft" if change is None or told == "unchanged" or change.noise else "good" if change.better else "bad"
     return Tile(title, wording.figure(name, value.value), note, told, tone)
 
 
