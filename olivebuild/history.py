@@ -6,6 +6,7 @@ not whole, and whoever writes next begins a new line. Writers take turns under a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -117,7 +118,8 @@ class History:
 
 
 def _line(entry: Entry) -> bytes:
-    text = digest.canonical_json(asdict(entry))
+    # Not sorted, since the order of models means something.
+    text = json.dumps(asdict(entry), separators=(",", ":"), ensure_ascii=False)
     return f"{digest.of_bytes(text)} {text}\n".encode()
 
 

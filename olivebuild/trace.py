@@ -45,7 +45,8 @@ class Trace:
     accepted_from: str = ""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        # Not sorted: the order of a benchmark's models is what "the last model listed" means.
+        return json.dumps(asdict(self), separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str | bytes) -> Trace:

@@ -6,7 +6,7 @@ import json
 import pickle
 import sqlite3
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,15 @@ def delete_index(store: Store) -> None:
 
 def test_a_trace_survives_json() -> None:
     assert Trace.from_json(TRACE.to_json()) == TRACE
+
+
+def test_models_stay_in_the_order_in_which_they_are_listed(store: Store) -> None:
+    traces = Traces(store)
+    traces.put(replace(TRACE, metrics={"models": {"merged": 1, "int4-32": 2, "int4-16": 3}}))
+    for index in (traces, Traces(store)):
+        found = index.get(KEY)
+        assert found
+        assert list(found.metrics["models"]) == ["merged", "int4-32", "int4-16"]
 
 
 def test_a_trace_is_found_by_its_key(store: Store) -> None:

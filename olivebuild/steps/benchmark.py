@@ -76,7 +76,7 @@ def _parse(gates: list[str], score: str | list[str], metrics: list[Ref], *, stri
 
 class Benchmark(Step):
     kind = "benchmark"
-    version = 5
+    version = 6
     fields = BenchmarkFields
     summary = "accuracy and latency of `models` on `data`, side by side, with `gates`"
 
