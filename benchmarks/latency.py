@@ -176,7 +176,7 @@ def compared(rounds: list[dict[str, dict[str, float]]], options: argparse.Namesp
         agreement = min(found.ratio, 1 / found.ratio)
         claims.append(Claim(f"{figure} agrees", median(ours), median(theirs), unit, agreement, None if options.quick else 0.95))
     if not options.json:
-        print(table(["figure", "ours", "onnxruntime-genai's way", "ratio", "95 % interval"], rows), end="\n\n")
+        print(table(["figure", "ours", "onnxruntime-genai's way", "ratio", "95 % interval"], rows), end="\n\n", flush=True)
     return claims
 
 
@@ -198,7 +198,7 @@ def itself(folder: Path, options: argparse.Namespace) -> list[Claim]:
     count = max(1, options.itself // pairs) * pairs
     if not options.json:
         rows = [[figure, f"{said[figure]} of {count}"] for figure in LATENCY]
-        print(table(["the model against itself", "called faster or slower"], rows), end="\n\n")
+        print(table(["the model against itself", "called faster or slower"], rows), end="\n\n", flush=True)
     worst = max(said[figure] for figure in LATENCY) / count
     goal = None if options.quick else 1.0
     return [Claim("comparisons with itself called a change, at most", worst * 100, 5.0, "%", 5.0 / max(1.0, worst * 100), goal)]
