@@ -116,3 +116,5 @@ def test_rounds_that_are_all_slower_are_a_change() -> None:
     assert found.ratio_interval
     assert 1.9 < found.ratio_interval[0] <= 2.0 <= found.ratio_interval[1] < 2.2
     assert paired_rounds([2.0] * 5, [1.0] * 5).verdict is Verdict.NOISE
+    assert paired_rounds([1.04] * 20, [1.0] * 20).verdict is Verdict.NOISE
+    assert paired_rounds([1.06] * 20, [1.0] * 20).verdict is Verdict.WORSE
