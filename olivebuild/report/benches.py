@@ -110,7 +110,7 @@ def _versus(row: Mapping[str, Any]) -> Versus:
     value, interval = (ratio, row.get("ratio_interval")) if ratio is not None else (float(row["difference"]), row.get("interval"))
     low, high = (x * scale - shift for x in interval) if interval else (None, None)
     return Versus(
-        str(row["model"]), str(row["versus"]), figure, str(row.get("data") or ""), value * scale - shift, low, high, unit,
+        str(row["model"]), str(row["versus"]), figure, str(row.get("data") or ""), Value(value * scale - shift, low, high), unit,
         str(row.get("verdict", "")), number(row.get("p")), number(row.get("detectable")), (row.get("rows_needed") or {}).get("0.03"),
     )  # fmt: skip
 

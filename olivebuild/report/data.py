@@ -75,9 +75,7 @@ class Versus:
     versus: str
     figure: str
     data: str
-    difference: float
-    low: float | None
-    high: float | None
+    difference: Value
     unit: str
     verdict: str
     p: float | None = None

@@ -98,6 +98,7 @@ def render(report: Report) -> str:
         "when": when,
         "clip": lambda text, most: text if len(text) <= most else text[: most - 1] + "…",
         "pct": lambda x: wording.percent(x),
+        "span": span,
         "last_two": lambda row: row[1] + row[2],
         "words": words,
     }
@@ -134,6 +135,11 @@ def cell(name: str, value: Value | None) -> Markup:
     unit = high.rpartition(" ")[2] if " " in high else ""
     low = low.removesuffix(f" {unit}") if unit and low.endswith(f" {unit}") else low
     return text + Markup('<small class="soft">{} to {}</small>').format(low, high)
+
+
+def span(difference: Value) -> str:
+    """The interval of a difference."""
+    return f"{difference.low:+.1f} to {difference.high:+.1f}" if difference.low is not None and difference.high is not None else ""
 
 
 def when(time: str) -> str:
@@ -219,9 +225,10 @@ def _all_comparisons(bench: Bench) -> charts.Table:
     head = ("model", "against", "figure", "difference", "99 % interval", "verdict", "p")
     rows = []
     for v in bench.comparisons[:MAX_COMPARISONS]:
-        interval = f"{v.low:+.1f} to {v.high:+.1f}" if v.low is not None and v.high is not None else ""
         figure = wording.heading(v.figure) + (f" on {v.data}" if v.data else "")
-        rows.append((v.model, v.versus, figure, f"{v.difference:+.1f} {v.unit}", interval, v.verdict, "" if v.p is None else f"{v.p:.2g}"))
+        rows.append(
+            (v.model, v.versus, figure, f"{v.difference.value:+.1f} {v.unit}", span(v.difference), v.verdict, "" if v.p is None else f"{v.p:.2g}")
+        )
     return charts.Table(head, tuple(rows))
 
 
