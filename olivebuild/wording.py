@@ -85,7 +85,9 @@ def figure(name: str, value: float) -> str:
         return percent(value)
     if "ms" in units:
         return duration(value)
-    return size(value) if "MB" in units else f"{value:.4g}"
+    if "MB" in units:
+        return size(value)
+    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
 def duration(value: float) -> str:

@@ -158,6 +158,8 @@ def test_a_choice_without_a_model_that_passes(searched: Report) -> None:
     none = replace(searched.choices[0], chosen="", best="")
     shown = page.render(replace(searched, choices=(none,)))
     assert "None was chosen yet." in shown
+    other = page.render(replace(searched, choices=(replace(none, chosen="onnx-wide", best="onnx-int4"),)))
+    assert re.search(r"<b>onnx-wide</b> was chosen last.\s+By the gates and figures of now it would be <b>onnx-int4</b>.", other)
     assert "No model meets all gates; onnx-int4 is nearest." in shown
     assert "**no model meets all gates**" in markdown.render(replace(searched, choices=(none,)))
 

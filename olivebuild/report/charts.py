@@ -167,7 +167,9 @@ def _lines(title: str, curves: Mapping[str, Points], ranks: Mapping[str, int], u
     at = sorted(set(xs))
     values = [dict(line) for line in curves.values()]
     rows = tuple((f"{x:g}", *(show(v[x]) if x in v else "" for v in values)) for x in at)
-    x_ticks = tuple(((x - left) / width * 100, f"{x:g}") for x in nice(left, right, 6))
+    # Between whole steps there is nothing.
+    whole = all(x == int(x) for x in at)
+    x_ticks = tuple(((x - left) / width * 100, f"{x:g}") for x in nice(left, right, 6) if not whole or x == int(x))
     shown = tuple((100 - to_y(v), show(v).replace(".0 %", " %")) for v in y_ticks)
     return LineChart(title, tuple(series), x_ticks, shown, (), Table((unit, *curves), rows))
 

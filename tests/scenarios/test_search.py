@@ -32,6 +32,10 @@ def test_the_best_under_gates_is_built_and_follows_its_gates(copied: Place) -> N
         name.removeprefix("wide/"): data for name, data in built.items() if name.startswith("wide/")
     }
     assert copied.build("best").ran == []
+    [choice] = json.loads(copied.run("report", "--json").out)["choices"]
+    assert (choice["chosen"], choice["best"], [c["model"] for c in choice["contenders"]]) == ("wide", "wide", ["wide", "onnx-int4"])
+    assert {c["model"]: c["figures"]["size"] for c in choice["contenders"]} == {n: row["size"] for n, row in metrics["models"].items()}
+    assert [c["model"] for c in choice["contenders"] if not c["beaten_by"]] == [n for n in ("wide", "onnx-int4") if n in metrics["pareto"]["front"]]
 
     limit = metrics["models"]["wide"]["size"]
     copied.edit("best: size}", f'best: size, gates: ["size > {limit}"]}}')
@@ -43,3 +47,7 @@ def test_the_best_under_gates_is_built_and_follows_its_gates(copied: Place) -> N
     assert missed.code == 3
     assert "no model of bench meets all gates; wide is nearest and misses size <= 1KB" in missed.err
     assert copied.built("best", "model.onnx.data") == copied.built("onnx-int4", "model.onnx.data")
+    assert copied.run("report").code == 0
+    page = copied.built("report.html").decode()
+    assert "<b>onnx-int4</b> was chosen last." in page
+    assert "No model meets all gates; wide is nearest" in page
