@@ -69,7 +69,7 @@ class Program:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            return f"it did not take everything within {PATIENCE:.0f} s"
+            return f"it did not take everything within {PATIENCE:.0f} s; is it there?"
         self.errors.seek(0)
         said = self.errors.read().split("\n")
         return next((line.strip()[:300] for line in reversed(said) if line.strip()), f"it ended with {code}") if code else ""
@@ -128,7 +128,7 @@ class Sinks:
 
     def _start(self, place: Place) -> Program:
         errors = self._files.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))  # noqa: SIM115
-        command = [sys.executable, "-m", "olivebuild.logbook", place.kind, place.where, self.name]
+        command = [sys.executable, "-P", "-m", "olivebuild.logbook", place.kind, place.where, self.name]
         # In a session of its own: Ctrl-C is the build's, and this one still writes what it was told.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True, encoding="utf-8", start_new_session=True
