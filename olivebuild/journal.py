@@ -66,10 +66,11 @@ class Journal:
             self._tidy(size + len(added))
 
     def _tidy(self, size: int) -> None:
-        # Another process may have added lines since we read ours.
-        self._found = None
-        lines = [line + b"\n" for line in self._lines().values() if _value(line) not in (None, GONE)]
-        if size - sum(map(len, lines)) > max(SPARE, size // 2):
+        known = self._lines().values()
+        if size - sum(map(len, known)) - len(known) > max(SPARE, size // 2):
+            # Another process may have added lines since we read ours.
+            self._found = None
+            lines = [line + b"\n" for line in self._lines().values() if _value(line) not in (None, GONE)]
             temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
             temporary.write_bytes(b"".join(lines))
             os.replace(temporary, self.file)

@@ -186,8 +186,8 @@ def open_index(folder: Path) -> diskcache.Cache | None:
     """The index; made anew when its file is damaged; None when it can't be had: the files do without."""
     for attempt in range(2):
         try:
-            # The default policy would evict rows at 1 GiB.
-            return diskcache.Cache(str(folder), disk=JsonDisk, eviction_policy="none", timeout=10)
+            # The default policy would evict rows at 1 GiB. Nothing waits for the disk: a row that a power cut takes is found again or made anew.
+            return diskcache.Cache(str(folder), disk=JsonDisk, eviction_policy="none", timeout=10, sqlite_synchronous=0)
         except (sqlite3.Error, ValueError, OSError, diskcache.Timeout):
             if attempt == 0:
                 for file in folder.glob("cache.db*"):
