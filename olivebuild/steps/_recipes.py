@@ -248,10 +248,12 @@ def parts_of(
         view = View(view.of, view.offset, (1,), (1,))
     rows = rows_of(view, weights)
     quantise = kernel(recipe.quantised) if recipe.quantised else None
+    # Quantisers work in float32 on whatever is stored, and nothing is lost on the way there.
+    cast = recipe.dtype != view.of.dtype and not (quantise and recipe.dtype == "F32")
     for start in range(0, view.shape[0], _kernels.ROWS):
         values = rows(start, min(_kernels.ROWS, view.shape[0] - start))
-        if recipe.dtype != view.of.dtype:
+        if cast:
             values = _kernels.narrow(_kernels.widen(values, view.of.dtype), recipe.dtype)
-        parts = quantise(values, recipe.dtype) if quantise else (values,)
+        parts = quantise(values, recipe.dtype if cast else view.of.dtype) if quantise else (values,)
         for part, made in enumerate(parts):
             write(part, np.ascontiguousarray(made))
