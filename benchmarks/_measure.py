@@ -58,8 +58,10 @@ def run(command: list[str], *, folder: Path, environment: dict[str, str] | None 
 
 
 def _watch(process: psutil.Process, peak: list[int]) -> None:
+    # A child shares all its memory with its parent until it runs a program of its own: what one look alone sees is no peak.
+    total = 0
     while True:
-        total = 0
+        before, total = total, 0
         try:
             for one in [process, *process.children(recursive=True)]:
                 total += one.memory_info().rss
@@ -69,7 +71,7 @@ def _watch(process: psutil.Process, peak: list[int]) -> None:
             return
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
             return
-        peak[0] = max(peak[0], total)
+        peak[0] = max(peak[0], min(before, total))
         # A look takes over a millisecond of a core that the watched may want.
         time.sleep(0.02)
 
