@@ -114,7 +114,9 @@ def difference(row: Mapping[str, Any]) -> str:
     if ratio := row.get("ratio"):
         low, high = [1 / end for end in reversed(row["ratio_interval"])] if row["ratio_interval"] else (None, None)
         sure = f" ({low:.2g} to {high:.2g})" if low and high else ""
-        return f"{first} is {1 / ratio:.2g} times as fast as {second} {heading(row['figure'])}{sure}{': noise' if noise else ''}"
+        # Few rounds have no interval that is sure enough for a verdict, however far apart the two are.
+        verdict = ": noise" if low and high and low < 1.05 and high > 1 / 1.05 else ": too few rounds to be sure"
+        return f"{first} is {1 / ratio:.2g} times as fast as {second} {heading(row['figure'])}{sure}{verdict if noise else ''}"
     what = f"{heading(row['figure'])} on {row['data']}"
     value = row["difference"]
     if not value and noise:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from olivebuild.console import show_benchmark, show_choice, show_front
+from olivebuild.wording import difference
 
 TIMES: dict[str, Any] = {"ttft": 0.167, "tokens_per_second": 19.23, "load_seconds": 3.0, "peak_rss": 1.25e9, "size": 273e6}
 
@@ -140,3 +141,16 @@ Pareto front  accuracy  tokens/s    size
 chosen   best                   is b, by size
 """
     )
+
+
+@pytest.mark.parametrize(
+    ("interval", "says"),
+    [
+        (None, "int4 is 4 times as fast as merged end to end: too few rounds to be sure"),
+        ([0.2, 0.4], "int4 is 4 times as fast as merged end to end (2.5 to 5): too few rounds to be sure"),
+        ([0.1, 1.2], "int4 is 4 times as fast as merged end to end (0.83 to 10): noise"),
+    ],
+)
+def test_few_rounds_are_not_called_noise(interval: list[float] | None, says: str) -> None:
+    row = {"model": "int4", "versus": "merged", "data": None, "figure": "e2e", "verdict": "noise", "ratio": 0.25, "ratio_interval": interval}
+    assert difference(row) == says
