@@ -177,15 +177,9 @@ def stock_one(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return stock(folder, options, [[row] for row in short_rows(options)[: 3 * (options.steps + SKIPPED)]])
 
 
-def trl_liger(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    torch = torch_here()
-    import liger_kernel  # noqa: F401
-    from datasets import Dataset
-    from peft import LoraConfig
+def recorder(torch: Any, ends: list[float], losses: list[float]) -> Any:
+    """A callback of the Trainer that fills `ends`, as `figures` wants them, and the losses that are logged."""
     from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
-
-    ends: list[float] = []
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -195,6 +189,22 @@ def trl_liger(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ends.append(clock(torch))
 
+        def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
+            if logs and "loss" in logs:
+                losses.append(logs["loss"])
+
+    return Clock()
+
+
+def trl_liger(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    torch = torch_here()
+    import liger_kernel  # noqa: F401
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    ends: list[float] = []
+
     steps = options.steps + SKIPPED
     rows = Dataset.from_list([{"input_ids": r.ids.tolist()} for batch in ordered(long_rows(options), 4, steps) for r in batch])
     config = SFTConfig(
@@ -203,7 +213,7 @@ def trl_liger(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         model_init_kwargs={"dtype": "bfloat16"}, disable_tqdm=True,
     )  # fmt: skip
     lora = LoraConfig(task_type="CAUSAL_LM", r=options.rank, lora_alpha=options.rank, target_modules=["qkv_proj", "o_proj"])
-    trainer = SFTTrainer(model=str(folder / "base"), args=config, train_dataset=rows, peft_config=lora, callbacks=[Clock()])
+    trainer = SFTTrainer(model=str(folder / "base"), args=config, train_dataset=rows, peft_config=lora, callbacks=[recorder(torch, ends, [])])
     trainer.train()
     return figures(torch, trainer.model, ends, [4 * options.length] * steps, [])
 
@@ -224,24 +234,12 @@ def trainer_cpu(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The Trainer as people use it: a collator that pads, labels of -100 on the prompt, all logits."""
     torch = torch_here()
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     rows, steps = tone_rows(folder), options.steps + SKIPPED
     batches = ordered(rows, 8, steps)
     ends: list[float] = []
     losses: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            if not ends:
-                ends.append(clock(torch))
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(clock(torch))
-
-        def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
-            if logs and "loss" in logs:
-                losses.append(logs["loss"])
 
     class InOrder(Trainer):
         def _get_train_sampler(self, *_: Any, **__: Any) -> Any:
@@ -258,7 +256,7 @@ def trainer_cpu(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         save_strategy="no", logging_steps=1, disable_tqdm=True,
     )  # fmt: skip
     collator = DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(folder / "base"))
-    InOrder(model=model, args=arguments, train_dataset=data, data_collator=collator, callbacks=[Clock()]).train()
+    InOrder(model=model, args=arguments, train_dataset=data, data_collator=collator, callbacks=[recorder(torch, ends, losses)]).train()
     return figures(torch, model, ends, [sum(map(len, b)) for b in batches], losses)
 
 
