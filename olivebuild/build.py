@@ -12,7 +12,7 @@ from typing import IO
 
 from olivebuild import digest, locks, workspaces
 from olivebuild.actions import make_action, trusts
-from olivebuild.errors import BuildError, InputError, RecipeError, StepError, StoreError, of_disk
+from olivebuild.errors import BuildError, InputError, StepError, StoreError, of_disk
 from olivebuild.events import Event, Listener
 from olivebuild.executor import ANY, Executor, Message, Outcome
 from olivebuild.key import Reason
@@ -20,8 +20,9 @@ from olivebuild.locks import try_lock
 from olivebuild.manifest import Manifest
 from olivebuild.memory import Recalled
 from olivebuild.node import Node
-from olivebuild.pinning import pin
+from olivebuild.pinning import pin_all
 from olivebuild.plan import Plan, Planner, State, Verdict
+from olivebuild.preparing import check_locks, check_room, sweep
 from olivebuild.store import Damaged
 from olivebuild.trace import Trace
 from olivebuild.turns import Room, Turns
@@ -77,8 +78,8 @@ class Build:
 
     def run(self, goals: Iterable[str], recalled: Recalled | None = None) -> Report:
         """Build the goals. Raises nothing for a step that failed (it is in the report); raises BuildError for what comes before."""
-        self._check_locks()
         store = self.planner.store
+        check_locks(store, self.planner.workspace)
         # What a build finds in the cache is not swept away under it.
         with nullcontext() if store.read_only else locks.locked(store.builds_lock, shared=True):
             return self._run(Report(list(goals)), recalled)
@@ -87,9 +88,9 @@ class Build:
         start = time.monotonic()
         self.planner.workspace.memo.listen = self._hashing
         self.planner.workspace.recover()
-        self._sweep()
-        self._check_room(report.goals)
-        self._pin(report)
+        sweep(self.planner.store)
+        check_room(self.planner, self._room, report.goals)
+        pin_all(self.planner, self.executor, report.goals, self.listen)
         try:
             known = recalled and self.planner.plan_from(recalled.plan, recalled.changed)
             report.plan = plan = known or self.planner.plan(report.goals)
@@ -351,12 +352,6 @@ class Build:
             if (state.trace or (state.thin and state.node.lies_at is None)) and state.key and (last is None or last.key != state.key):
                 self._finish(state, state.reasons)
 
-    def _check_locks(self) -> None:
-        """Without locks two builds would harm each other: better none than a wrong one. Raises StoreError."""
-        store, state = self.planner.store, self.planner.workspace.state
-        for folder in [state] if store.read_only else [state, store.root / "locks"]:
-            locks.check(folder)
-
     def _save(self, report: Report) -> None:
         """Whatever went wrong, what was finished is remembered; where even that can't be written, it is told, once."""
         store, workspace, graph = self.planner.store, self.planner.workspace, self.planner.graph
@@ -382,32 +377,6 @@ class Build:
         costs = {name: s.seconds for name, s in plan.states.items() if s.verdict in (Verdict.STALE, Verdict.WAITING)}
         restore = [t for t, v in verdicts.items() if v is Verdict.CACHED]
         self.listen(Event("plan", {"run": run, "restore": restore, "seconds": costs}))
-
-    def _check_room(self, goals: list[str]) -> None:
-        """Raises RecipeError for a target that could never start."""
-        for node in self.planner.graph.closure(goals):
-            if name := self._room.check(node):
-                where = self.planner.scan.recipe.where(node.target, ("resources", name))
-                limit = self._room.limit(name)
-                fact = f"{node.target} takes more {name} than there is: " + (f"{limit / 1e9:g} GB" if limit >= 1e6 else f"{limit:g}")
-                raise RecipeError(fact, where=where, hint=f"--resource {name}=AMOUNT, or `resources:` in the recipe, says how much there is")
-
-    def _pin(self, report: Report) -> None:
-        """Find out what unpinned remote sources stand for, before any key is made. Raises the first error."""
-        for node in self.planner.graph.closure(report.goals):
-            if self.planner.scan.pin(node) == "":
-                pin(self.planner, self.executor, node, self.listen)
-        self.planner.scan.lock.save()
-
-    def _sweep(self) -> None:
-        """Delete the scratch folders of steps whose build was killed: their keys' locks are free."""
-        store = self.planner.store
-        for folder in () if store.read_only else (store.root / "tmp").iterdir():
-            key = folder.name.partition("-")[0]
-            lock = try_lock(store.lock_file(key)) if len(key) == 32 else None
-            if lock:
-                store.discard(folder)
-                lock.close()
 
     def _hashing(self, path: Path, done: int, total: int) -> None:
         self.listen(Event("hashing", {"file": self.planner.scan.shown(path), "done": done, "total": total}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from olivebuild.events import Event, Listener
 from olivebuild.executor import Action, Executor, Outcome
 from olivebuild.node import Node
@@ -35,3 +37,11 @@ def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> s
     finally:
         executor.cancel()
         planner.store.discard(scratch)
+
+
+def pin_all(planner: Planner, executor: Executor, goals: Iterable[str], listen: Listener) -> None:
+    """Find out what unpinned remote sources stand for, before any key is made. Raises the first error."""
+    for node in planner.graph.closure(goals):
+        if planner.scan.pin(node) == "":
+            pin(planner, executor, node, listen)
+    planner.scan.lock.save()
