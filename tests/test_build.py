@@ -19,10 +19,10 @@ from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.node import Result
 from olivebuild.plan import Plan, Planner, State, Strayed, Verdict
 from olivebuild.turns import Room, limits_of
-from tests import test_plan
+from tests import sites
 
 
-class Site(test_plan.Site):
+class Site(sites.Site):
     remembered = 0
     """Nodes that were not looked up again, in all builds ..."""
     strayed = 0
