@@ -123,7 +123,7 @@ class Forward:
     def judge(self, rows: Sequence[Tokens]) -> tuple[float, int, int]:
         """Summed loss, how many counted tokens are the likeliest ones, and how many are counted."""
         loss, right, count = 0.0, 0, 0
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for part in self.lay_out(rows):
                 if isinstance(part, Padded):
                     out = self.model(input_ids=part.ids, attention_mask=part.mask, logits_to_keep=part.targets.shape[1] + 1, use_cache=False)
@@ -144,7 +144,8 @@ def _even(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
+    """Without dropout in here."""
     before = model.training
     model.eval()
     try:
@@ -168,7 +169,7 @@ def takes_packed(model: Any, rows: Sequence[Tokens], device: torch.device, note:
     some = [Tokens(row.ids[:256], row.counted[:256]) for row in (rows[int(i)] for i in by_length)]
     some = [row for row in some if row.labels] or [Tokens(rows[0].ids[:256], rows[0].ids[:256] >= 0)]
     alone = Setup(packed=False, share=False, limit=1 << 30)
-    with _evaluating(model):
+    with evaluating(model):
         Forward(model, device, alone, note)
         want = torch.cat([_single(model, pad([row], device)) for row in some]).float()
         for grouped in (False, True) if _attention.takes_varlen(device, model.dtype) else (True,):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from olivebuild.steps._compiled import compile_layers, suit_compiler
 from olivebuild.steps._encode import lengths_of
 from olivebuild.steps._forward import Setup, checkpoint_layers, takes_packed
-from olivebuild.steps._lora import join_products, scale_while_narrow
+from olivebuild.steps._lora import join_products
 from olivebuild.steps._tokens import Tokens
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def prepare(job: Job, model: Any, rows: Sequence[Tokens], tokens: int, device: t
     setup.usual = usual_length(lengths) if setup.packed and not setup.grouped else 0
     if not plain and device.type == "cuda" and tokens * sum(p.numel() for p in model.parameters()) > WORTH_COMPILING:
         setup.compiled = True
-        scale_while_narrow(model)
+        suit_compiler(model)
         compile_layers(model, alike=int(lengths.min()) == longest)
         said.append("compiled layers")
     elif not plain:
@@ -67,18 +68,3 @@ def bytes_a_token(model: Any) -> int:
     config = model.config.get_text_config()
     inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
     return int((10 * config.hidden_size + 5 * inner) * config.num_hidden_layers * model.dtype.itemsize)
-
-
-def compile_layers(model: Any, *, alike: bool) -> None:
-    """Each decoder layer by itself: they are alike, so that one compilation serves all. `alike`: so are all batches."""
-    # Training, judging, the first layer (whose input has no gradient) and the others are different cases.
-    torch._dynamo.config.recompile_limit = 64
-    # What can't be compiled runs as it is.
-    torch._dynamo.config.suppress_errors = True
-    # The random numbers of dropout come from torch's own kernel: those of the plain path, and twice as fast as compiled ones.
-    torch._inductor.config.fallback_random = True
-    base = model.get_base_model()
-    names = set(getattr(base, "_no_split_modules", None) or ())
-    for module in model.modules():
-        if type(module).__name__ in names or module in getattr(base.base_model, "layers", ()):
-            module.compile(dynamic=None if alike else True)

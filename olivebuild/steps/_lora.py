@@ -1,7 +1,7 @@
-"""LoRA's products as they are fastest where they are computed; what is learnt is that of peft's layers but for rounding.
+"""LoRA's products as they are fastest on a processor; what is learnt is that of peft's layers but for rounding.
 
-peft adds what LoRA gives to a layer's output as a matrix of its own, scaled. On a processor much of a small model's time goes there: into
-passes over wide matrices, and into products with a narrow one that lies across. Where layers are compiled, only the scaling is left over.
+peft adds what LoRA gives to a layer's output as a matrix of its own, scaled. Much of a small model's time goes there: into passes over wide
+matrices, and into products with a narrow one that lies across. For layers that are compiled see _compiled.py.
 """
 
 from __future__ import annotations
@@ -14,33 +14,20 @@ import torch
 from peft.tuners.lora.layer import Linear
 
 
-def scale_while_narrow(model: Any) -> None:
-    """For layers that are compiled: a compiler does not see that the factor could stand elsewhere."""
-    for module in _plain_layers(model):
-        vars(module)["forward"] = MethodType(_narrow_first, module)
-
-
 def join_products(model: Any) -> None:
-    """For layers that run as they are."""
-    for module in _plain_layers(model):
+    """Change the plain LoRA layers of a peft model that runs as it is."""
+    for module in plain_layers(model):
         if all(type(dropout) is torch.nn.Identity for dropout in module.lora_dropout.values()):
             vars(module)["forward"] = MethodType(_joined, module)
 
 
-def _plain_layers(model: Any) -> Iterator[Any]:
+def plain_layers(model: Any) -> Iterator[Any]:
     """Those with plain LoRA on a plain product whose own weights are not trained; what else peft knows stays as it is."""
     for module in model.modules():
         if type(module) is Linear and type(module.base_layer) is torch.nn.Linear and not module.lora_variant and len(module.active_adapters) == 1:
             parts = [*module.lora_A.values(), *module.lora_B.values()]
             if all(part.bias is None for part in parts) and not module.base_layer.weight.requires_grad:
                 yield module
-
-
-def _narrow_first(module: Any, x: torch.Tensor) -> torch.Tensor:
-    name = module.active_adapters[0]
-    narrow = module.lora_A[name](module.lora_dropout[name](x)) * module.scaling[name]
-    out: torch.Tensor = module.base_layer(x) + module.lora_B[name](narrow)
-    return out
 
 
 def _joined(module: Any, x: torch.Tensor) -> torch.Tensor:

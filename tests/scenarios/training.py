@@ -19,7 +19,7 @@ def token_rows(seed: int = 0, count: int = 7) -> list[Any]:
     return [Tokens(ids.astype(np.int32), np.arange(len(ids)) >= len(ids) // 2) for ids in made]
 
 
-def adapted(folder: Path, base: Any = None) -> Any:
+def adapted(folder: Path, base: Any = None, *, r: int = 4, modules: str | list[str] = "all-linear") -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -27,7 +27,7 @@ def adapted(folder: Path, base: Any = None) -> Any:
 
     torch.manual_seed(0)
     base = base or _models.load_model(folder, torch.float32)
-    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"))
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=r, target_modules=modules))
     torch.manual_seed(1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
