@@ -41,6 +41,8 @@ class OnnxFields(Fields):
     op_types: list[Literal["MatMul", "Gather"]] | None = None
     nodes_to_exclude: list[str] | None = None
     mixed_precision: str | None = None
+    overrides: dict[str, Literal["int4", "int8"]] | None = None
+    """Nodes of the float graph that get other bits; a `*` is the number of every layer."""
     exclude_embeds: bool | None = None
     exclude_lm_head: bool | None = None
     prune_lm_head: bool | None = None
@@ -67,7 +69,9 @@ BUILDER_NAMES = {
     "webgpu_fp32": "use_webgpu_fp32",
     "cuda_bf16": "use_cuda_bf16",
 }
-_NOT_OPTIONS = {"model", "adapter", "source", "precision", "provider"}
+_NOT_OPTIONS = {"model", "adapter", "source", "precision", "provider", "overrides"}
+_SAY_THE_SAME = ("mixed_precision", "nodes_to_exclude", "op_types")
+"""What the builder forgets when it is given `overrides`."""
 PRECISIONS = {
     "cpu": ("int4", "int8", "fp32"),
     "cuda": ("int4", "int8", "fp16", "bf16", "fp32"),
@@ -129,6 +133,10 @@ class Onnx(Step):
         if fields.precision not in PRECISIONS[fields.provider]:
             known = ", ".join(PRECISIONS[fields.provider])
             return f"{fields.precision} does not exist for {fields.provider}; precision: one of {known}"
+        if fields.overrides:
+            beside = [name for name in _SAY_THE_SAME if getattr(fields, name) is not None]
+            beside += [f"algorithm: {fields.algorithm}"] if fields.algorithm not in (None, "default", "rtn", "k_quant") else []
+            return f"the model builder takes {beside[0]} or overrides, not both; leave one out" if beside else None
         return None
 
     def run(self, job: Job) -> None:
@@ -300,18 +308,22 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
     """The model builder, from a Hugging Face folder into `out`. Raises InputError for what it refuses."""
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
+    from olivebuild.steps._overrides import structured
+
     options = builder_options(fields) | {"hf_remote": trust}
     given = [f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in options.items()]
+    more = structured(folder, fields.overrides, fields.precision, share=fields.shared_embeddings) if fields.overrides else {}
     job.progress("converting", 0, 1)
     # The builder paints progress bars and prints a line a layer: that is for the log.
     place = ("", str(folder), str(out), fields.precision, fields.provider, str(job.out.parent / "builder"))
     try:
         with _no_repository():
-            create_model(*place, **parse_extra_options(*place, given))
+            create_model(*place, **parse_extra_options(*place, given, **more))
     except (NotImplementedError, ValueError) as e:
         first = str(e).strip().splitlines()[0]
         hint = "another precision, provider or option may be possible"
-        raise InputError(f"the model builder refuses: {first[:300]}", where=job.where("precision"), hint=hint) from None
+        field = "overrides" if "overrides" in fields.model_fields_set else "precision"
+        raise InputError(f"the model builder refuses: {first[:300]}", where=job.where(field), hint=hint) from None
     job.progress("converting", 1, 1)
 
 

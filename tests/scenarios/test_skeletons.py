@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "accuracy level": {"accuracy_level": 4},
     "int8": {"precision": "int8"},
     "mixed": {"mixed_precision": "mixed_layers:int8"},
+    "overrides": {"overrides": {"/model/layers.0/attn/o_proj/MatMul": "int4", "/model/layers.*/attn/o_proj/MatMul": "int8"}},
     "cuda": {"provider": "cuda"},
     "dml": {"provider": "dml"},
     "webgpu": {"provider": "webgpu"},
