@@ -58,8 +58,9 @@ def attend(
 
 
 def _alike(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
-    # The output lies as the queries do, so that it need not be laid out anew.
-    query = query.transpose(1, 2).contiguous().transpose(1, 2)
+    # The output lies as the queries do, so that it need not be laid out anew. Values that are a slice of a product would keep all of it until
+    # their gradient is taken.
+    query, value = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (query, value))
     q, k, v = (x[0].unflatten(1, (rows.alike, rows.longest)).transpose(0, 1) for x in (query, key, value))
     if (repeat := q.shape[1] // k.shape[1]) > 1:
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
