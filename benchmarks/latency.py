@@ -6,13 +6,15 @@
 
 The script of onnxruntime-genai (benchmark/python/benchmark_e2e.py) is in its repository and not in its wheel, so what it times is timed here by
 the package's own interface: a prompt that the model wrote itself, sampling of 50 likeliest tokens, `append_tokens` as the prompt's time,
-each `generate_next_token` as a token's, and means over the repetitions. Ours is the stopwatch of the benchmark step: random tokens,
-greedy, medians. Each runs in a process of its own. Then the model is compared with itself a hundred times.
+each `generate_next_token` as a token's, and a run's mean of these. Ours is the stopwatch of the benchmark step: random tokens, greedy.
+Two processes with one model differ by some per cent as long as they live, so each way has several, and each pair has its rounds. Then
+the model is compared with itself a hundred times.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -36,6 +38,8 @@ from olivebuild.steps.benchmark_latency import LatencyFields
 HOME = Path(__file__).parent.parent
 COPIES = 5
 """Ten pairs a run of the comparisons with itself."""
+PAIRS = 5
+"""Processes of each way."""
 RECIPE = """\
 targets:
   base: {{kind: model, source: {source}}}
@@ -117,38 +121,34 @@ def peer(folder: str, prompt_tokens: int, new_tokens: int) -> None:
 
 def beside(folder: Path, options: argparse.Namespace) -> list[Claim]:
     fields = LatencyFields(prompt_tokens=options.prompt_tokens, new_tokens=options.new_tokens)
-    ours = Stopwatch(model(folder), fields)
-    command = [
-        sys.executable,
-        __file__,
-        "--peer",
-        str(folder),
-        "--prompt-tokens",
-        str(options.prompt_tokens),
-        "--new-tokens",
-        str(options.new_tokens),
-    ]
-    theirs = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(HOME)})
+    command = [sys.executable, __file__, "--peer", str(folder)]
+    command += ["--prompt-tokens", str(options.prompt_tokens), "--new-tokens", str(options.new_tokens)]
+    environment = os.environ | {"PYTHONPATH": str(HOME)}
     rounds: list[dict[str, dict[str, float]]] = []
-    try:
-        for number in range(options.rounds + 1):
+    with contextlib.ExitStack() as stack:
+        pairs = []
+        for _ in range(PAIRS):
+            ours = Stopwatch(model(folder), fields)
+            stack.callback(ours.close)
+            theirs = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+            stack.callback(theirs.communicate)
+            stack.callback(theirs.kill)
+            pairs.append((ours, theirs))
+        # The first round of each pair warms it up.
+        for number in range(PAIRS + options.rounds):
+            ours, theirs = pairs[number % PAIRS]
             found = {}
             for name in ("ours", "theirs") if number % 2 else ("theirs", "ours"):
                 time.sleep(REST)
                 found[name] = of_ours(ours, options) if name == "ours" else of_theirs(theirs, options)
-            # The first round warms up.
-            rounds += [found] if number else []
-    finally:
-        ours.close()
-        theirs.kill()
-        theirs.communicate()
+            rounds += [found] if number >= PAIRS else []
     return compared(rounds, options)
 
 
 def of_ours(watch: Stopwatch, options: argparse.Namespace) -> dict[str, float]:
     times = watch.run()["times"]
     gaps = [b - a for a, b in itertools.pairwise(times)]
-    return {"prompt tokens/s": options.prompt_tokens / times[0], "decode tokens/s": 1 / median(gaps), "first token": times[0]}
+    return {"prompt tokens/s": options.prompt_tokens / times[0], "decode tokens/s": 1 / mean(gaps), "first token": times[0]}
 
 
 def of_theirs(process: subprocess.Popen[str], options: argparse.Namespace) -> dict[str, float]:

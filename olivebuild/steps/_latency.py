@@ -191,7 +191,7 @@ def _figures(samples: Samples, model: ActionInput, fields: LatencyFields) -> dic
         "e2e": median(total),
         "e2e_interval": median_interval(total),
         "prompt_tokens_per_second": fields.prompt_tokens / median(first),
-        "tokens_per_second": 1 / median(gaps) if gaps else None,
+        "tokens_per_second": 1 / median(each) if each else None,
         "peak_rss": samples.peak_rss,
         "gpu_memory": samples.gpu_memory,
         "joules": median(joules) if joules else None,

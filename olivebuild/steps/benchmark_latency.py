@@ -28,7 +28,7 @@ class LatencyFields(Fields):
 
 class Latency(Step):
     kind = "benchmark-latency"
-    version = 2
+    version = 3
     fields = LatencyFields
     exclusive = True
     gpu = True

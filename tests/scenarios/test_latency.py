@@ -36,6 +36,7 @@ def test_models_take_turns_and_every_sample_is_kept(copied: Place, monkeypatch: 
         assert row["ttft_interval"][0] <= row["ttft"] <= row["ttft_interval"][1]
         assert 0 < row["itl_p50"] <= row["itl_p95"] <= row["itl_p99"]
         assert row["prompt_tokens_per_second"] == pytest.approx(8 / row["ttft"])
+        assert row["tokens_per_second"] == pytest.approx(1 / row["tpot"])
         # A process that runs an ONNX model does not hold torch.
         assert 0 < row["peak_rss"] < 300e6
         assert (row["provider"], row["size"] > 0, row["threads"] > 0) == ("cpu", True, True)
