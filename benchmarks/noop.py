@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks._measure import Claim, end, table
 from olivebuild.build import Build
 from olivebuild.executor import Action, Needs, Outcome
-from olivebuild.node import Result
 from olivebuild.project import open_project
+from olivebuild.result import Result
 
 SLOW = 40.0
 """Seconds after which a builder has no more rounds."""

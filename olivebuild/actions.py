@@ -29,6 +29,7 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
         gpu=node.gpu,
         exclusive=node.exclusive,
         shares=node.shares,
+        runner=node.runner,
         publish=state.publish,
         readers=[[n.kind, n.fields] for n in _readers(planner.graph, plan, node)],
     )

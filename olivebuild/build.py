@@ -12,7 +12,7 @@ from typing import IO
 
 from olivebuild import digest, locks, workspaces
 from olivebuild.actions import make_action, trusts
-from olivebuild.errors import BuildError, InputError, StepError, StoreError, of_disk
+from olivebuild.errors import BuildError, Damaged, InputError, StepError, StoreError, of_disk
 from olivebuild.events import Event, Listener
 from olivebuild.executor import ANY, Executor, Message, Outcome
 from olivebuild.key import Reason
@@ -23,7 +23,6 @@ from olivebuild.node import Node
 from olivebuild.pinning import pin_all
 from olivebuild.plan import Plan, Planner, State, Verdict
 from olivebuild.preparing import check_locks, check_room, sweep
-from olivebuild.store import Damaged
 from olivebuild.trace import Trace
 from olivebuild.turns import Room, Turns
 from olivebuild.workspace import Last

@@ -73,7 +73,8 @@ def build(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     from olivebuild.executors.local import LocalExecutor
 
     executor = LocalExecutor(manner.jobs)
-    executor.warm_up()
+    look: Look | None = ctx.find_root().obj.get(LOOK)
+    executor.warm_up(() if look and look.light else ("olivebuild.step",))
     try:
         _build_and_remember(ctx, targets, manner, executor, settings, as_json)
     finally:

@@ -47,6 +47,15 @@ class BuildError(Exception):
         return kind(str(data["fact"]), where=where, hint=str(data.get("hint", "")), target=target)
 
 
+class Damaged(Exception):
+    """A blob of the store is missing or is not what its name says: no error yet, since its step can run again."""
+
+    def __init__(self, blob: str, why: str) -> None:
+        super().__init__(f"blob {blob} {why}")
+        self.blob = blob
+        self.why = why
+
+
 class RecipeError(BuildError):
     """The recipe or the command line is wrong."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from olivebuild.errors import BuildError
-from olivebuild.node import Result
+from olivebuild.result import Result
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Action:
     exclusive: bool = False
     shares: bool = False
     """May run in a process that has run another action."""
+    runner: str = ""
+    """The module that runs it, where the kind's own is not needed."""
     publish: bool = True
     """The result goes into build/; what only other steps read by tensors need not be written out."""
     readers: list[list[object]] = field(default_factory=list)

@@ -6,13 +6,13 @@ not whole, and whoever writes next begins a new line. Writers take turns under a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta
 
 from olivebuild import digest
@@ -100,14 +100,23 @@ class History:
         found = {entry.number: entry for line in lines if (entry := _parse(line))}
         return [found[number] for number in sorted(found)]
 
+    def _last(self) -> Entry | None:
+        """The entry of the greatest number. Numbers grow, so it is the last line that is whole, and the rest need not be read as records."""
+        try:
+            lines = self.file.read_bytes().split(b"\n")
+        except OSError:
+            return None
+        return next((entry for line in reversed(lines) if (entry := _parse(line))), None)
+
     def append(self, entry: Entry) -> Entry:
         """The entry with its number, once it is on the disk. Raises OSError."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.file.with_suffix(".lock")):
-            known = self.read()
-            entry = replace(entry, number=known[-1].number + 1 if known else 1)
+            last = self._last()
+            entry = replace(entry, number=last.number + 1 if last else 1)
             line = _line(entry)
             if self.file.exists() and self.file.stat().st_size + len(line) > MAX_BYTES:
+                known = self.read()
                 digest.write_atomically(self.file, b"".join(_line(e) for e in known[len(known) // 2 :]))
             with open(self.file, "ab+", buffering=0) as f:
                 if f.tell() and (f.seek(-1, 2), f.read(1))[1] != b"\n":
@@ -119,8 +128,8 @@ class History:
 
 def _line(entry: Entry) -> bytes:
     # Not sorted, since the order of models means something.
-    text = json.dumps(asdict(entry), separators=(",", ":"), ensure_ascii=False)
-    return f"{digest.of_bytes(text)} {text}\n".encode()
+    text = msgspec.json.encode(entry)
+    return b"%s %s\n" % (digest.of_bytes(text).encode(), text)
 
 
 def _parse(line: bytes) -> Entry | None:

@@ -8,9 +8,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import portalocker
-
 from olivebuild.errors import StoreError
+
+try:
+    # What portalocker does here, too; importing that takes longer than planning an edit.
+    import fcntl
+except ImportError:
+    import portalocker
+
+    def _lock(handle: IO[bytes], *, shared: bool) -> bool:
+        kind = portalocker.LockFlags.SHARED if shared else portalocker.LockFlags.EXCLUSIVE
+        try:
+            portalocker.lock(handle, kind | portalocker.LockFlags.NON_BLOCKING)
+        except portalocker.AlreadyLocked:
+            return False
+        except portalocker.LockException as e:
+            raise OSError(str(e)) from None
+        return True
+
+else:
+
+    def _lock(handle: IO[bytes], *, shared: bool) -> bool:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
 
 HINT = "put it on a local disk; OLIVEBUILD_CACHE names another folder for the cache"
 
@@ -23,18 +47,15 @@ def try_lock(file: Path, *, shared: bool = False) -> IO[bytes] | None:
     file.parent.mkdir(parents=True, exist_ok=True)
     # A shared lock is for readers, an exclusive one for writers, on systems that care.
     handle = open(file, "a+b")  # noqa: SIM115 - the caller keeps it open for as long as the lock is held
-    kind = portalocker.LockFlags.SHARED if shared else portalocker.LockFlags.EXCLUSIVE
     try:
-        portalocker.lock(handle, kind | portalocker.LockFlags.NON_BLOCKING)
-    except portalocker.AlreadyLocked:
+        held = _lock(handle, shared=shared)
+    except OSError as e:
         handle.close()
-        return None
-    except portalocker.LockException as e:
-        handle.close()
-        if "temporarily unavailable" in str(e):
-            return None
         raise StoreError(f"this file system has no working locks: {e}", where=str(file), hint=HINT) from None
-    return handle
+    if held:
+        return handle
+    handle.close()
+    return None
 
 
 @contextmanager

@@ -43,6 +43,8 @@ class Head(Record, frozen=True):
     keys: tuple[str, ...]
     seconds: tuple[float | None, ...]
     unseen: tuple[int, ...]
+    light: bool
+    """No node needs its kind's own module in the worker."""
 
 
 class Known(Record, frozen=True):
@@ -98,7 +100,7 @@ class Pages:
         body = b"".join([*(b"%d " % len(part) for part in (head, *tables)), b"\n", head, *tables, self.records])
         check = digest.of_bytes(body)
         _replace(folder / NODES, body)
-        _replace(folder / SEEN, snapshot.seen_bytes(check, self.paths, self.stats))
+        _replace(folder / SEEN, snapshot.seen_bytes(check, self.head.light, self.paths, self.stats))
 
     @staticmethod
     def read(folder: Path, look: Look) -> Pages:
@@ -244,6 +246,7 @@ def _made(planner: Planner, plan: Plan, asked: Iterable[str], blocks: dict[str, 
         tuple(s.key or "" for s in states),
         tuple(s.seconds for s in states),
         tuple(numbers[name] for name, block in blocks.items() if not block),
+        all(s.node.runner for s in states),
     )
     return _bound(head, [packed(everyone), *map(packed, blocks.values())], records)
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -124,25 +122,12 @@ class Node(Record, frozen=True):
     exclusive: bool = False
     gpu: bool = False
     shares: bool = False
+    runner: str = ""
     machine: bool = False
     trusts: bool = False
     """Code from the model's folder may run."""
     resources: dict[str, float] = {}
     """How much it takes of what is limited, while it runs; see turns.py."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a worker reports at its end: digests that say more than bytes, figures for the trace, a folder referenced in place.
-
-    `manifest` is the blob of a manifest that the step stored itself, instead of writing files.
-    """
-
-    digests: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, object] = field(default_factory=dict)
-    provenance: dict[str, object] = field(default_factory=dict)
-    reference: Path | None = None
-    manifest: str = ""
 
 
 def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:

@@ -9,12 +9,13 @@ from functools import cached_property
 from heapq import heapify, heappop, heappush
 from pathlib import Path
 
+from olivebuild.errors import Damaged
 from olivebuild.graph import Graph
 from olivebuild.key import Part, Reason, compare, key_of, parts_of
 from olivebuild.manifest import Manifest
 from olivebuild.node import Node
 from olivebuild.scan import Scan
-from olivebuild.store import Damaged, Store
+from olivebuild.store import Store
 from olivebuild.trace import Trace, Traces
 from olivebuild.workspace import Workspace
 

@@ -12,7 +12,7 @@ from _operator import attrgetter
 
 PREFIX = "snapshot-"
 SEEN = "seen.bin"
-FORMAT = 4
+FORMAT = 5
 
 
 def surroundings() -> list[object]:
@@ -117,15 +117,18 @@ def _differing(paths: Data, stats: Data) -> bytes:
 
 
 class Look:
-    """What a file of paths and stats held, and a byte for each path: 1 where it differs now. `check` tells what else belongs to the file."""
+    """What a file of paths and stats held, and a byte for each path: 1 where it differs now. `check` tells what else belongs to the file.
 
-    def __init__(self, file: str, name: str, check: str, paths: Data, stats: Data) -> None:
-        self.file, self.name, self.check, self.paths, self.stats = file, name, check, paths, stats
+    `light`: no step of the recipe needs its kind's own module in the worker.
+    """
+
+    def __init__(self, file: str, name: str, check: str, light: bool, paths: Data, stats: Data) -> None:
+        self.file, self.name, self.check, self.light, self.paths, self.stats = file, name, check, light, paths, stats
         self.differs = differing(paths, stats)
 
 
-def seen_bytes(check: str, paths: Data, stats: Data) -> bytes:
-    body = b"".join([b"%s %d %d\n" % (check.encode(), len(paths), len(stats)), paths, stats])
+def seen_bytes(check: str, light: bool, paths: Data, stats: Data) -> bytes:
+    body = b"".join([b"%s %d %d %d\n" % (check.encode(), light, len(paths), len(stats)), paths, stats])
     return checksum(body).encode() + b"\n" + body
 
 
@@ -135,22 +138,20 @@ def name_of(file: str) -> str:
         return f.readline().decode().strip()
 
 
-def look(file: str, name: str = "") -> Look | None:
-    """Compare a file of paths and stats with the disk; None where there is none, or another than the one of that name."""
+def look(file: str) -> Look | None:
+    """Compare a file of paths and stats with the disk; None where there is none."""
     try:
         with open(file, "rb") as f:
             found = f.readline().decode().strip()
-            if name not in ("", found):
-                return None
             data = f.read()
         if checksum(data) != found:
             return None
         start = data.index(b"\n") + 1
-        check, paths, stats = data[:start].split()
+        check, light, paths, stats = data[:start].split()
         middle, view = start + int(paths), memoryview(data)
         if len(data) != middle + int(stats):
             return None
-        return Look(file, found, check.decode(), view[start:middle], view[middle:])
+        return Look(file, found, check.decode(), light == b"1", view[start:middle], view[middle:])
     except (OSError, ValueError, TypeError):
         return None
 
@@ -181,8 +182,9 @@ def answer(arguments: list[str]) -> tuple[int | None, Look | None]:
         file, name, paths, stats, err = parts
         seen = None
         if file:
-            seen = look(os.fsdecode(bytes(file)), str(name, "utf-8"))
-            if seen is None or 1 in seen.differs:
+            # Of another name, it is no answer's, and still what the full path begins with.
+            seen = look(os.fsdecode(bytes(file)))
+            if seen is None or seen.name != str(name, "utf-8") or 1 in seen.differs:
                 return None, seen
         if 1 in differing(paths, stats):
             return None, seen

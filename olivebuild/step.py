@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from olivebuild.node import Edge, FileInput, Node, Ref, Result, flatten
+from olivebuild.node import Edge, FileInput, Node, Ref, flatten
+from olivebuild.result import Result
 from olivebuild.sources import Source
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Step(ABC):
     """Takes a GPU where there is one."""
     ahead: ClassVar[tuple[str, ...]] = ()
     """Modules that `run` imports, all but torch and its like: a worker that waits for such a step can import them meanwhile."""
+    runner: ClassVar[str] = ""
+    """The module whose `run(job)` makes the artifact without this class and a model of the fields: a worker then imports neither."""
     machine: ClassVar[bool] = False
     """The result belongs to this machine: processor, cores, memory and GPU enter the key."""
 
@@ -123,6 +126,7 @@ class Step(ABC):
             exclusive=self.exclusive,
             gpu=self.takes_gpu(fields),
             shares=self.shares_process(fields),
+            runner=self.runner,
             machine=self.machine,
             trusts=bool(getattr(fields, "trust_remote_code", False)),
         )

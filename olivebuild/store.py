@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild import digest, places, tensors
-from olivebuild.errors import StepError, StoreError, of_disk
+from olivebuild.errors import Damaged, StepError, StoreError, of_disk
 from olivebuild.locks import locked
 from olivebuild.manifest import Entry, Manifest
 from olivebuild.places import Place
@@ -27,15 +27,6 @@ from olivebuild.positioned import pread, pwrite
 
 FOLDERS = ("blobs", "traces", "locks", "tmp", "quarantine", "places", "workspaces")
 HOUR = 3600
-
-
-class Damaged(Exception):
-    """A blob is missing or is not what its name says."""
-
-    def __init__(self, blob: str, why: str) -> None:
-        super().__init__(f"blob {blob} {why}")
-        self.blob = blob
-        self.why = why
 
 
 class Store:

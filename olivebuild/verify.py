@@ -17,9 +17,10 @@ from pathlib import Path
 from olivebuild import digest, memory, places, snapshot, tensors
 from olivebuild.derived import Derived
 from olivebuild.digest import Compute, Count, StatMemo
+from olivebuild.errors import Damaged
 from olivebuild.manifest import Manifest
 from olivebuild.project import Project
-from olivebuild.store import Damaged, Store, plain
+from olivebuild.store import Store, plain
 from olivebuild.trace import Traces
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild import digest, places, tensors
-from olivebuild.errors import InputError
+from olivebuild.errors import Damaged, InputError
 from olivebuild.manifest import Manifest, Merge
 from olivebuild.places import Place
 from olivebuild.positioned import pread
-from olivebuild.store import Damaged, Store
+from olivebuild.store import Store
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The process that runs actions: `python -m olivebuild.worker`. Speaks JSON lines on stdout, logs on stderr.
 
 It waits on stdin for an action, `{"action": FILE, "log": FILE}`, and after one that shares its process for another. It ends when its
-parent does: the parent holds the other end of stdin.
+parent does: the parent holds the other end of stdin. Words on the command line are modules to import before the first action comes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import FULL, BuildError, StepError, StoreError, Where
+from olivebuild.errors import FULL, BuildError, Damaged, StepError, StoreError, Where
 from olivebuild.executor import Action, ActionInput
-from olivebuild.step import Fields, Result, step_of
-from olivebuild.store import Damaged, Store
+from olivebuild.result import Result
+
+if TYPE_CHECKING:
+    from olivebuild.step import Fields
+    from olivebuild.store import Store
 
 
 class Job:
@@ -46,6 +49,8 @@ class Job:
 
     @cached_property
     def store(self) -> Store:
+        from olivebuild.store import Store
+
         return Store(Path(self.action.store))
 
     def folder(self, role: str) -> Path:
@@ -122,6 +127,8 @@ def main() -> int:
     os.dup2(2, 1)
     requests: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     while True:
         # The folder and the log of an action go with it; whoever waits must not stand in one or hold the other.
         os.chdir(os.path.abspath(os.sep))
@@ -143,6 +150,8 @@ def main() -> int:
 def _import_for(readers: list[list[object]]) -> None:
     """What comes next is likely to be one of these steps: its imports pass while the parent stores the result before it."""
     for kind, _ in readers:
+        from olivebuild.step import step_of
+
         step = step_of(str(kind))
         for module in step.ahead if step else ():
             # What is missing, the step itself tells.
@@ -172,16 +181,7 @@ def _forget_peak() -> None:
 def run(action: Action, stream: Any) -> int:
     job = Job(action, stream)
     try:
-        step = step_of(action.kind)
-        assert step is not None
-        if action.task == "pin":
-            from olivebuild.steps import _fetch
-
-            source = step.source(job.fields(step.fields))
-            assert source is not None
-            job.result = Result(provenance={"pin": _fetch.pin(job, source, dataset=step.kind == "dataset")})
-        else:
-            step.run(job)
+        _run(job)
         data = asdict(job.result)
         job.say("result", **data | {"reference": str(job.result.reference or ""), "peak_rss": peak_rss()})
     except BuildError as e:
@@ -207,6 +207,25 @@ def run(action: Action, stream: Any) -> int:
         job.say("error", **StepError(f"{action.target} failed: {type(e).__name__}: {text[0][:300]}", hint=hint).to_json())
         return 1
     return 0
+
+
+def _run(job: Job) -> None:
+    action = job.action
+    if action.runner and action.task == "run":
+        importlib.import_module(action.runner).run(job)
+        return
+    from olivebuild.step import step_of
+
+    step = step_of(action.kind)
+    assert step is not None
+    if action.task == "pin":
+        from olivebuild.steps import _fetch
+
+        source = step.source(job.fields(step.fields))
+        assert source is not None
+        job.result = Result(provenance={"pin": _fetch.pin(job, source, dataset=step.kind == "dataset")})
+    else:
+        step.run(job)
 
 
 def _is_full(error: Exception, folder: Path) -> bool:

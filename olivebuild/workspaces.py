@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from olivebuild import digest
 from olivebuild.records import decode
 from olivebuild.store import Store
@@ -57,7 +59,7 @@ def register(store: Store, recipe: Path, before: Registered | None, keys: Mappin
 def write(store: Store, registered: Registered) -> None:
     file = file_of(store, registered.recipe)
     file.parent.mkdir(parents=True, exist_ok=True)
-    digest.write_atomically(file, digest.canonical_json(vars(registered)).encode())
+    digest.write_atomically(file, msgspec.json.encode(registered))
 
 
 def all_registered(store: Store) -> list[Registered]:

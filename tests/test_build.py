@@ -16,8 +16,8 @@ from olivebuild.build import Build, Report
 from olivebuild.errors import RecipeError, StepError
 from olivebuild.events import Event
 from olivebuild.executor import Action, Message, Needs, Outcome
-from olivebuild.node import Result
 from olivebuild.plan import Plan, Planner, State, Strayed, Verdict
+from olivebuild.result import Result
 from olivebuild.turns import Room, limits_of
 from tests import sites
 

@@ -117,9 +117,9 @@ def test_what_a_killed_process_had_started_ends_with_it(tmp_path: Path, executor
 
 def test_the_first_action_gets_the_process_that_was_started_ahead(tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digest, "THREADS", 2)
-    executor.warm_up()
+    executor.warm_up(())
     (ahead,) = executor._idle
-    executor.warm_up()
+    executor.warm_up(())
     assert executor._idle == [ahead]
     assert run(executor, action(tmp_path, "own", shares=False), tmp_path).error is None
     assert run(executor, action(tmp_path, "first"), tmp_path).error is None
@@ -130,7 +130,7 @@ def test_the_first_action_gets_the_process_that_was_started_ahead(tmp_path: Path
 def test_a_process_that_was_started_ahead_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digest, "THREADS", 2)
     executor = LocalExecutor(1, [])
-    executor.warm_up()
+    executor.warm_up(("olivebuild.step",))
     process = psutil.Process(executor._idle[0].process.pid)
     executor.cancel()
     assert not process.is_running()

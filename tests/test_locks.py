@@ -146,7 +146,7 @@ def test_a_file_system_that_refuses_locks_is_told(tmp_path: Path, monkeypatch: p
     def refuse(_file: object, _flags: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("portalocker.portalocker.LOCKER", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(StoreError, match="this file system has no working locks") as caught:
         locks.check(tmp_path)
     assert caught.value.hint == "put it on a local disk; OLIVEBUILD_CACHE names another folder for the cache"
@@ -154,6 +154,6 @@ def test_a_file_system_that_refuses_locks_is_told(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of Windows are others")
 def test_a_file_system_that_grants_a_lock_twice_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("portalocker.portalocker.LOCKER", lambda _file, _flags: None)
+    monkeypatch.setattr("fcntl.flock", lambda _file, _flags: None)
     with pytest.raises(StoreError, match="two hold the same one"):
         locks.check(tmp_path)

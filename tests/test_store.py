@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from olivebuild import digest
 from olivebuild.digest import of_bytes
-from olivebuild.errors import StepError, StoreError
+from olivebuild.errors import Damaged, StepError, StoreError
 from olivebuild.manifest import Entry, Manifest
-from olivebuild.store import Damaged, Store
+from olivebuild.store import Store
 from olivebuild.trace import Trace, Traces
 from tests.test_tensors import WEIGHTS, write
 

@@ -12,9 +12,9 @@ import pytest
 
 from olivebuild import digest, places
 from olivebuild.derived import Derived
-from olivebuild.errors import InputError
+from olivebuild.errors import Damaged, InputError
 from olivebuild.places import Place
-from olivebuild.store import Damaged, Store
+from olivebuild.store import Store
 from olivebuild.tensors import model_digest
 from olivebuild.weights import Shard, Weights, headers_of, of_folder, of_manifest, write_folder
 from tests.test_tensors import Values, digest_of, model, write

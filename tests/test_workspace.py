@@ -10,10 +10,11 @@ import pytest
 
 from olivebuild import swap
 from olivebuild.digest import of_bytes, stat_of, wait_for_tick
+from olivebuild.errors import Damaged
 from olivebuild.journal import Journal
 from olivebuild.key import Reason
 from olivebuild.manifest import Manifest
-from olivebuild.store import Damaged, Store
+from olivebuild.store import Store
 from olivebuild.workspace import Last, Workspace
 
 

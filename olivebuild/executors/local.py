@@ -22,7 +22,7 @@ from pathlib import Path
 from olivebuild import digest, machine
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Needs, Outcome
-from olivebuild.node import Result
+from olivebuild.result import Result
 
 GRACE_SECONDS = 10
 
@@ -53,10 +53,10 @@ class LocalExecutor:
             return False
         return len(self._running) < self.jobs and (bool(self._tokens) or not self._has_gpu or not action.gpu)
 
-    def warm_up(self) -> None:
-        """Start a process for the first action that may share one: its imports pass while this one still plans."""
+    def warm_up(self, ahead: Sequence[str]) -> None:
+        """Start a process for the first action that may share one: its imports, and those of the modules `ahead`, pass while this one still plans."""
         if not self._idle and digest.THREADS > 1:
-            self._idle.append(self._child(_spawn(None, None), None))
+            self._idle.append(self._child(_spawn(None, None, ahead=ahead), None))
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         out = Path(action.out)
@@ -157,12 +157,12 @@ class LocalExecutor:
         self._queue.put(Outcome(child.action.node, time.monotonic() - child.started, peak, None if error else result, error))
 
 
-def _spawn(token: str | None, log: Path | None, inherit: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+def _spawn(token: str | None, log: Path | None, inherit: Sequence[int] = (), ahead: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": token or "", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     with open(log or os.devnull, "wb") as stderr:
         return subprocess.Popen(
             # -P: a file of the folder where we were started is no module of a library's.
-            [sys.executable, "-P", "-m", "olivebuild.worker"],
+            [sys.executable, "-P", "-m", "olivebuild.worker", *ahead],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

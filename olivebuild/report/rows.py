@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from olivebuild.store import Damaged
+from olivebuild.errors import Damaged
 from olivebuild.trace import Trace
 
 if TYPE_CHECKING:

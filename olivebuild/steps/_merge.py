@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from olivebuild import digest
+from olivebuild.errors import Damaged
 from olivebuild.executor import ActionInput
 from olivebuild.manifest import Computed, Entry, Manifest, Merge
 from olivebuild.steps import _kernels
 from olivebuild.steps._product import TorchProduct
-from olivebuild.store import BlobWriter, Damaged, Store
+from olivebuild.store import BlobWriter, Store
 from olivebuild.weights import Shard, Weight, Weights, headers_of, of_folder, of_manifest, read_at
 
 PLAIN = {

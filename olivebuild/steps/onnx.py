@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from olivebuild.errors import InputError, StepError
+from olivebuild.errors import Damaged, InputError, StepError
 from olivebuild.manifest import Manifest
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Result, Step, Target, step_of
-from olivebuild.store import Damaged
 from olivebuild.worker import Job
 
 if TYPE_CHECKING:

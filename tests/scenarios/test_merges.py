@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from olivebuild.errors import InputError
+from olivebuild.errors import Damaged, InputError
 from olivebuild.executor import ActionInput
 from olivebuild.steps._merge import MergedWeight, Unproven, changes, merge_all, multiplication, open_input
 from olivebuild.steps.merged import merge_by_tensors
 from olivebuild.steps.onnx import STEP, OnnxFields
-from olivebuild.store import Damaged, Store
+from olivebuild.store import Store
 from olivebuild.weights import Weight, write_folder
 from tests.scenarios.steps import LORA, by_builder, files_in, given, job_in, weights_in
 from tests.tiny_models import ARCHITECTURES, make, make_adapter

@@ -1,0 +1,87 @@
+"""Runs the program of a command. Reads plain fields and imports little: a quick program should not wait for a start that is slower than itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from olivebuild.errors import InputError, StepError
+from olivebuild.result import Result
+
+if TYPE_CHECKING:
+    from olivebuild.worker import Job
+
+SLOT = re.compile(r"\{(inputs|outputs)\.([a-z0-9][a-z0-9_.-]*)\}|\{(out)\}")
+
+
+def named_outputs(many: Any) -> dict[str, str]:
+    return dict(many) if isinstance(many, dict) else {PurePosixPath(path).stem.lower(): path for path in many}
+
+
+def named_inputs(many: Any) -> dict[str, Any]:
+    return dict(many) if isinstance(many, dict) else {str(ref): ref for ref in many}
+
+
+def run(job: Job) -> None:
+    """The fields are those of CommandFields, as the recipe gave them: they were checked when the graph was made."""
+    fields: dict[str, Any] = job.action.fields
+    line, shell = str(fields["run"]), bool(fields.get("shell", False))
+    paths = {("outputs", n): job.out / p for n, p in named_outputs(fields["outputs"]).items()}
+    paths |= {("inputs", n): _copy(job, n) for n in named_inputs(fields.get("inputs", {}))}
+    for (what, _), path in paths.items():
+        if what == "outputs":
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+    def fill(word: str) -> str:
+        return SLOT.sub(lambda m: str(job.out if m[3] else paths[m[1], m[2]]), word)
+
+    command = [fill(word) for word in words(line)]
+    if command[0] in ("python", "python3"):
+        # The interpreter that olivebuild runs in, with its libraries; a bare name may be another one.
+        command[0] = sys.executable
+    run: str | list[str] = fill(line) if shell else command
+    environment = os.environ | fields.get("environment", {}) | {"OLIVEBUILD_OUT": str(job.out)}
+    try:
+        done = subprocess.run(run, shell=shell, cwd=job.action.recipe_folder, env=environment, stdin=subprocess.DEVNULL, check=False)
+    except OSError as e:
+        raise InputError(f"{command[0]} can't be run: {e.strerror}", where=job.where("run"), hint="is it installed and executable?") from None
+    if done.returncode != 0:
+        hint = f"`olivebuild log {job.action.target}` shows its output"
+        raise StepError(f"{job.action.target}: the command ended with {done.returncode}", where=job.where("run"), hint=hint)
+    job.result = Result(metrics=_metrics(job, str(fields.get("metrics") or "")))
+
+
+def words(run: str) -> list[str]:
+    return shlex.split(run)
+
+
+def _copy(job: Job, name: str) -> Path:
+    """A program gets copies, so that it can't change what others read."""
+    given = Path(job.input(name).path)
+    place = job.out.parent / "inputs" / name.replace(".", "_")
+    place.mkdir(parents=True)
+    if given.is_dir():
+        shutil.copytree(given, place / given.name)
+    else:
+        shutil.copyfile(given, place / given.name)
+    return place / given.name
+
+
+def _metrics(job: Job, name: str) -> dict[str, object]:
+    if not name:
+        return {}
+    file = job.out / name
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as e:
+        raise StepError(f"{name} can't be read: {e}", where=job.where("metrics"), hint="the command writes it as a JSON object of numbers") from None
+    if not isinstance(data, dict) or not all(isinstance(v, int | float) for v in data.values()):
+        raise StepError(f"{name} is not a JSON object of numbers", where=job.where("metrics"), hint='for example {"accuracy": 0.9}')
+    return data
