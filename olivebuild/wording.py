@@ -108,15 +108,22 @@ def gate_value(gate: str, value: float) -> str:
     return f"{value * 100:.1f} points" if drop else figure(parsed.figure, value)
 
 
+def verdict(row: Mapping[str, Any]) -> str:
+    """That of a comparison; `unsure` where few rounds have no interval that would be enough for one, however far apart the two are."""
+    if row["verdict"] == "noise" and row.get("ratio"):
+        low, high = row["ratio_interval"] or (None, None)
+        return "noise" if low and high and low < 1.05 and high > 1 / 1.05 else "unsure"
+    return str(row["verdict"])
+
+
 def difference(row: Mapping[str, Any]) -> str:
     """A comparison of a benchmark: `onnx-int4 lost 2.3 points of accuracy on tone against merged: noise (p 0.5; a loss of 12 points would show)`."""
     first, second, noise = row["model"], row["versus"], row["verdict"] == "noise"
     if ratio := row.get("ratio"):
         low, high = [1 / end for end in reversed(row["ratio_interval"])] if row["ratio_interval"] else (None, None)
         sure = f" ({low:.2g} to {high:.2g})" if low and high else ""
-        # Few rounds have no interval that is sure enough for a verdict, however far apart the two are.
-        verdict = ": noise" if low and high and low < 1.05 and high > 1 / 1.05 else ": too few rounds to be sure"
-        return f"{first} is {1 / ratio:.2g} times as fast as {second} {heading(row['figure'])}{sure}{verdict if noise else ''}"
+        told = {"noise": ": noise", "unsure": ": too few rounds to be sure"}.get(verdict(row), "")
+        return f"{first} is {1 / ratio:.2g} times as fast as {second} {heading(row['figure'])}{sure}{told}"
     what = f"{heading(row['figure'])} on {row['data']}"
     value = row["difference"]
     if not value and noise:

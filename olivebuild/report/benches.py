@@ -10,7 +10,7 @@ from olivebuild.comparing import between, previous, since_last
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.report import answers
 from olivebuild.report.data import Bench, Confusion, Judged, Label, Model, Point, Sample, Seeds, Trend, Value, Versus
-from olivebuild.wording import describe
+from olivebuild.wording import describe, verdict
 
 if TYPE_CHECKING:
     from olivebuild.report.collect import Past
@@ -40,7 +40,7 @@ def bench(past: Past, target: str) -> Bench | None:
         seeds=tuple(s for name, row in metrics["models"].items() for s in _seeds(name, row, sets)),
         commands={name: {k: v for k, v in row.items() if number(v) is not None} for name, row in metrics.get("commands", {}).items()},
         trends=tuple(_trends(past, target, metrics)),
-        setting={k: str(v) for k, v in metrics.get("latency", {}).items() if isinstance(v, str | int | float)},
+        setting=_setting(metrics.get("latency", {})),
     )
 
 
@@ -102,6 +102,19 @@ def _limits(gates: Iterable[Gate], sets: tuple[str, ...], models: list[str]) -> 
     return [(next((n for n in g.names if n in sets), sets[0]), g.figure, g.limit) for g in own]
 
 
+def _setting(latency: Mapping[str, Any]) -> dict[str, str]:
+    """How latency was measured, in words: a name and what it was."""
+    words = {
+        True: "took turns",
+        False: "each alone",
+        "tight": "when the times were known well enough",
+        "time": "after the time allowed",
+        "rounds": "after the rounds allowed",
+    }
+    names = {"interleaved": "models", "why_stopped": "stopped"}
+    return {names.get(k, k): words[v] if k in names and v in words else str(v) for k, v in latency.items() if isinstance(v, str | int | float)}
+
+
 def _versus(row: Mapping[str, Any]) -> Versus:
     """Points for shares, per cent for what has a ratio, the figure's own unit otherwise."""
     ratio, figure = number(row.get("ratio")), str(row["figure"])
@@ -111,7 +124,7 @@ def _versus(row: Mapping[str, Any]) -> Versus:
     low, high = (x * scale - shift for x in interval) if interval else (None, None)
     return Versus(
         str(row["model"]), str(row["versus"]), figure, str(row.get("data") or ""), Value(value * scale - shift, low, high), unit,
-        str(row.get("verdict", "")), number(row.get("p")), number(row.get("detectable")), (row.get("rows_needed") or {}).get("0.03"),
+        verdict(row), number(row.get("p")), number(row.get("detectable")), (row.get("rows_needed") or {}).get("0.03"),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from olivebuild.report.data import Bench, Training, Trend, Value
-from olivebuild.wording import duration, figure
+from olivebuild.wording import duration, figure, heading
 
 FEW = 30
 """A line of no more points shows each of them."""
@@ -85,7 +85,7 @@ def accuracy(bench: Bench, data: str, name: str = "accuracy") -> StripChart | No
     limits = [(limit * 100, f"gate {figure(name, limit)}") for s, f, limit in bench.limits if s == data and f == name]
     ticks = tuple((float(x), f"{x}") for x in (0, 25, 50, 75, 100))
     rows = tuple((label, *(figure(name, x) if x is not None else "" for x in (v.value, v.low, v.high))) for label, v, _ in found)
-    return StripChart(f"{name} on {data}, %", tuple(strips), ticks, tuple(limits), Table(("model", name, "from", "to"), rows))
+    return StripChart(f"{heading(name)} on {data}, %", tuple(strips), ticks, tuple(limits), Table(("model", heading(name), "from", "to"), rows))
 
 
 def _interval(label: str, value: Value, name: str, rank: int) -> Strip:
@@ -133,7 +133,7 @@ def trend(given: Trend) -> LineChart:
     places = {point.build: float(i) for i, point in enumerate(given.points)}
     curves = {m: [(places[p.build], p.values[m]) for p in given.points if m in p.values] for m in given.models}
     ranks = {m: len(given.models) - 1 - i for i, m in enumerate(given.models)}
-    title = f"{given.figure} on {given.data}" if given.data else "tokens per second"
+    title = f"{heading(given.figure)} on {given.data}" if given.data else "tokens per second"
     curves = {m: line for m, line in curves.items() if line}
     head = ("build", "when", *curves, "edited")
     rows = tuple(
