@@ -5,12 +5,11 @@ It belongs to one text of the recipe and to one state of our own sources: anythi
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
-from olivebuild import digest
+from olivebuild import digest, ourselves
 from olivebuild.graph import Graph, build_graph
 from olivebuild.node import Node, Outline, Record
 from olivebuild.recipe import Recipe
@@ -34,20 +33,13 @@ def graph_of(recipe: Recipe, folder: Path) -> Graph:
     if recipe.settings:
         # Words of one call: not worth losing what belongs to the recipe itself.
         return build_graph(recipe)
-    stamp = digest.of_json([recipe.file.name, recipe.text, _sources()])
+    stamp = digest.of_json([recipe.file.name, recipe.text, ourselves.code()])
     graph = _read(recipe, folder / FILE_NAME, stamp)
     if graph is None:
         graph = build_graph(recipe)
         if all(kind.startswith("olivebuild.steps.") for kind in _modules(graph)):
             _write(graph, folder / FILE_NAME, stamp)
     return graph
-
-
-def _sources() -> list[tuple[str, int, int]]:
-    """Our own code as it lies on disk: it decides what a recipe means."""
-    home = os.path.dirname(__file__)
-    found = [entry for folder in (home, os.path.join(home, "steps")) for entry in os.scandir(folder) if entry.name.endswith(".py")]
-    return sorted((os.path.relpath(e.path, home), e.stat().st_size, e.stat().st_mtime_ns) for e in found)
 
 
 def _modules(graph: Graph) -> set[str]:

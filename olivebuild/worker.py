@@ -1,6 +1,6 @@
 """The process that runs actions: `python -m olivebuild.worker`. Speaks JSON lines on stdout, logs on stderr.
 
-It waits on stdin for an action, `{"action": FILE, "log": FILE}`, and after one that shares its process for another. It ends when its
+It waits on stdin for an action, `{"action": FILE, "log": FILE, "code": OURS}`, and after one that shares its process for another. It ends when its
 parent does: the parent holds the other end of stdin. Words on the command line are modules to import before the first action comes.
 """
 
@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from olivebuild import ourselves
 from olivebuild.errors import FULL, BuildError, Damaged, StepError, StoreError, Where
 from olivebuild.executor import Action, ActionInput
 from olivebuild.result import Result
@@ -117,6 +118,8 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+CHANGED = StepError("olivebuild itself was changed while it was building", hint="build again: what was finished is kept")
+"""Keys are made by the parent's code, so another one must not make what they stand for."""
 HEAVY = {"torch", "onnx", "pyarrow"}
 """A process that has imported one of these ends with its action: it holds more memory than another start costs time."""
 
@@ -135,6 +138,9 @@ def main() -> int:
         request = requests.get()
         _log_to(request["log"])
         _forget_peak()
+        if request.get("code") != ourselves.code():
+            stream.write(json.dumps({"event": "error", **CHANGED.to_json()}) + "\n")
+            return 1
         action = Action.from_json(Path(request["action"]).read_text())
         os.chdir(action.out)
         code = run(action, stream)
@@ -168,7 +174,11 @@ def _log_to(file: str) -> None:
 
 def _listen(requests: queue.SimpleQueue[dict[str, str]]) -> None:
     """Take in what the parent asks for, and end with it."""
-    end_with_parent(lambda line: requests.put(json.loads(line)))
+    try:
+        end_with_parent(lambda line: requests.put(json.loads(line)))
+    finally:
+        # What can't be understood is no reason to wait for more.
+        os._exit(1)
 
 
 def _forget_peak() -> None:

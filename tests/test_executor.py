@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+import olivebuild
 from olivebuild import digest
 from olivebuild.executor import Action, Message, Outcome
 from olivebuild.executors.local import LocalExecutor
+from tests.conftest import Place
 
 TELL = "import json, os, sys; json.dump([os.getppid(), os.getcwd()], open(sys.argv[1], 'w')); print('said', file=sys.stderr)"
 
@@ -159,3 +164,37 @@ def test_a_lock_is_held_by_a_process_of_its_own_and_not_by_one_that_goes_on(tmp_
         if again:
             again.close()
         end(executor)
+
+
+UPGRADE = """\
+import os, pathlib, sys
+file = pathlib.Path(sys.argv[2])
+new = file.with_suffix(".new")
+new.write_text(file.read_text() + "# another version\\n")
+os.replace(new, file)
+pathlib.Path(sys.argv[1]).write_text("installed")
+"""
+
+
+@pytest.mark.parametrize("shared", ["", ", gpu: true"])
+def test_a_build_under_which_olivebuild_is_upgraded_ends_and_says_so(place: Place, tmp_path: Path, shared: str) -> None:
+    installed = tmp_path / "installed"
+    shutil.copytree(Path(olivebuild.__file__).parent, installed / "olivebuild", ignore=shutil.ignore_patterns("__pycache__"))
+    place.environment["PYTHONPATH"] = str(installed)
+    (place.folder / "upgrade.py").write_text(UPGRADE)
+    one = f'{{kind: command, run: "python upgrade.py {{outputs.o}} {installed / "olivebuild/steps/command.py"}", outputs: {{o: o.txt}}{shared}}}'
+    two = f'{{kind: command, run: "cp {{inputs.one}} {{outputs.o}}", inputs: {{one: one.o}}, outputs: {{o: o.txt}}{shared}}}'
+    place.recipe.write_text(f"targets:\n  one: {one}\n  two: {two}\n")
+    done = place.build("two")
+    assert (done.code, done.events[-1]["ran"], done.events[-1]["failed"]) == (1, ["one"], ["two"]), done.err
+    assert "olivebuild itself was changed while it was building" in done.err
+    assert place.build("two").ran == ["two"]
+
+
+def test_a_worker_that_does_not_understand_what_it_is_asked_ends() -> None:
+    command = [sys.executable, "-P", "-m", "olivebuild.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        assert worker.stdin
+        worker.stdin.write(b"no JSON\n")
+        worker.stdin.flush()
+        assert worker.wait(60) == 1

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from olivebuild import digest, machine
+from olivebuild import digest, machine, ourselves
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.result import Result
@@ -46,6 +46,7 @@ class LocalExecutor:
         self._running: dict[str, Child] = {}
         self._idle: list[Child] = []
         self._queue: queue.SimpleQueue[Message | Outcome] = queue.SimpleQueue()
+        self._code = ourselves.code()
 
     def can_start(self, action: Needs) -> bool:
         running = [child.action for child in self._running.values() if child.action]
@@ -69,7 +70,7 @@ class LocalExecutor:
             child = self._child(_spawn(token, log, () if action.shares else inherit), token)
         child.action, child.started = action, time.monotonic()
         self._running[action.node] = child
-        _send(child.process, {"action": str(file), "log": str(log)})
+        _send(child.process, {"action": str(file), "log": str(log), "code": self._code})
 
     def _waiting(self) -> Child | None:
         while self._idle:
