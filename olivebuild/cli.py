@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from olivebuild.executor import Executor
     from olivebuild.plan import Plan
     from olivebuild.project import Project
+    from olivebuild.recording import Done
     from olivebuild.snapshot import Look
 
 COMMON = ("-C", "-f", "-j", "--directory", "--file", "--jobs")
@@ -94,11 +95,12 @@ def _build_and_remember(
     project = open_changed(ctx, settings, targets)
     out, err = noop.Tee(sys.stdout), noop.Tee(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        done: Done = {}
         try:
-            report, code = _build(project, targets, manner, executor, as_json)
+            report, code = _build(project, targets, manner, executor, as_json, done)
         except Strayed:
             project = open_all(ctx, settings)
-            report, code = _build(project, targets, manner, executor, as_json)
+            report, code = _build(project, targets, manner, executor, as_json, done)
     if report.plan and not report.errors:
         pages = memory.remember(project.planner, report.plan, targets, project.before, started, report.touched)
         if not (report.ran or report.restored):
@@ -146,8 +148,10 @@ def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     watching.watch((folder, file), settings, build_once, fail, say)
 
 
-def _build(project: Project, targets: tuple[str, ...], manner: Manner, executor: Executor, as_json: bool) -> tuple[Report, int]:
-    """What was done, and the exit code."""
+def _build(
+    project: Project, targets: tuple[str, ...], manner: Manner, executor: Executor, as_json: bool, done: Done | None = None
+) -> tuple[Report, int]:
+    """What was done, and the exit code. `done`: what it did before it began anew, if it did."""
     from olivebuild import machine
     from olivebuild.build import Build
     from olivebuild.events import Event
@@ -165,8 +169,9 @@ def _build(project: Project, targets: tuple[str, ...], manner: Manner, executor:
 
     try:
         with sinks, Showing() if not as_json else contextlib.nullcontext(say) as display:
-            recorder = Recorder(sinks.joining(display))
+            recorder = Recorder(sinks.joining(display), done)
             report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals, project.before)
+            recorder.complete(report)
     except (BuildError, OSError):
         if as_json:
             # Who reads the stream waits for its last line.
@@ -182,8 +187,8 @@ def _build(project: Project, targets: tuple[str, ...], manner: Manner, executor:
     gates = [vars(j) for j in judged]
     entry = record(project, recorder, report, judged)
     if as_json:
-        done = {"ran": report.ran, "restored": report.restored, "fresh": report.fresh, "failed": report.failed, "gates": gates}
-        say(Event("done", {**done, "seconds": round(report.seconds, 3)}))
+        end = {"ran": report.ran, "restored": report.restored, "fresh": report.fresh, "failed": report.failed, "gates": gates}
+        say(Event("done", {**end, "seconds": round(report.seconds, 3)}))
     else:
         for name, metrics in _to_show(project, plan, goals) if plan else []:
             kind = project.graph.targets[name].kind

@@ -1,6 +1,7 @@
 """The event stream: what a build says while it runs. The display, plain lines, --json and the logs all read these.
 
-{"event": "plan", "run": [target ...], "restore": [target ...], "seconds": {node: last cost or null}}        before anything runs
+{"event": "plan", "run": [target ...], "restore": [target ...], "seconds": {node: last cost or null}}        before anything runs; again, of all
+                                                                       targets, where something was lost meanwhile and the build looks at everything
 {"event": "started", "target": t, "node": n, "reasons": [...], "seconds": last cost or null}
 {"event": "progress", "target": t, "node": n, "what": w, "done": d, "total": t}
 {"event": "hashing", "file": f, "done": bytes, "total": bytes}         a long file is read, before or after a step

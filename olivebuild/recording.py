@@ -20,20 +20,33 @@ LONG = 64
 """A list of more numbers is raw data, and stays in the trace and the artifact."""
 RAW = ("samples", "answers", "curve", "comparisons")
 
+Done = dict[str, tuple[bool, float]]
+"""node -> (restored, seconds)"""
+
 
 class Recorder:
     """A listener that passes every event on, and remembers which nodes ran or were restored."""
 
-    def __init__(self, listen: Listener) -> None:
+    def __init__(self, listen: Listener, earlier: Done | None = None) -> None:
         self._listen = listen
-        self.done: dict[str, tuple[bool, float]] = {}
-        """node -> (restored, seconds)"""
+        self._earlier = dict(earlier or {})
+        self.done: Done = {} if earlier is None else earlier
+        """Begins with `earlier`: what was done until the same build began anew."""
 
     def __call__(self, event: Event) -> None:
         node, seconds = str(event.data.get("node", "")), event.data.get("seconds")
         if event.name in ("finished", "restored") and isinstance(seconds, float | int):
             self.done[node] = (event.name == "restored", round(float(seconds), 3))
         self._listen(event)
+
+    def complete(self, report: Report) -> None:
+        """Count what was done earlier, too."""
+        states = report.plan.states if report.plan else {}
+        for name, (restored, _) in self._earlier.items():
+            if name in states:
+                into, target = report.restored if restored else report.ran, states[name].node.target
+                into[:] = dict.fromkeys([*into, target])
+                report.touched.add(name)
 
     def made(self, plan: Plan, workspace: Workspace) -> tuple[Made, ...]:
         found = []

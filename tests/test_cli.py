@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import jsonschema
@@ -174,3 +175,44 @@ def test_every_command_is_in_the_readme_and_has_an_example() -> None:
         assert re.search(rf"`olivebuild {name}\b", README), name
         assert command.help
         assert f"olivebuild {name}" in command.help or name == "build", name
+
+
+LOSES = """\
+import pathlib, shutil, sys
+if pathlib.Path("x.txt").read_text() == "2":
+    shutil.rmtree("build/a")
+    for blob in pathlib.Path(sys.argv[2]).glob("blobs/??/*"):
+        if blob.read_bytes() == b"of a":
+            blob.unlink()
+pathlib.Path(sys.argv[1]).write_text(pathlib.Path("x.txt").read_text())
+"""
+
+
+def test_a_build_that_begins_anew_counts_and_keeps_what_it_had_done(place: Place) -> None:
+    """What was to be as it was last is lost while steps run, one of which is stopped and runs again."""
+    again = place.folder.parent / "again"
+    command = '{{kind: command, run: "{}", shell: true, {}, outputs: {{o: o.txt}}}}'
+    place.recipe.write_text(
+        "targets:\n"
+        + f"  a: {command.format(f'touch {again} && cp in.txt {{outputs.o}}', 'files: [in.txt]')}\n"
+        + f"  u: {command.format('cp {inputs.a} {outputs.o}', 'inputs: {a: a.o}')}\n"
+        + f"  x: {command.format(f'python x.py {{outputs.o}} {place.cache}', 'files: [x.txt]')}\n"
+        + f"  c: {command.format('cat {inputs.a} {inputs.x} > {outputs.o}', 'inputs: {a: a.o, x: x.o}')}\n"
+        + f"  s: {command.format(f'until [ -e {again} ]; do sleep 0.05; done; cp x.txt {{outputs.o}}', 'files: [x.txt]')}\n"
+    )
+    for name, text in (("in.txt", "of a"), ("x.txt", "1"), ("x.py", LOSES)):
+        (place.folder / name).write_text(text)
+    time.sleep(0.1)
+    assert place.build().code == 0
+    for _ in range(2):
+        time.sleep(0.1)
+        (place.folder / "in.txt").touch()
+        assert place.build().ran == []
+    again.unlink()
+    (place.folder / "x.txt").write_text("2")
+    time.sleep(0.1)
+    done = place.build("-j", "3")
+    assert [e["event"] for e in done.events].count("plan") == 2, done.events
+    assert (sorted(done.ran), done.end["fresh"], done.end["failed"]) == (["a", "c", "s", "x"], ["u"], [])
+    builds = json.loads(place.run("history", "--json").out)["builds"]
+    assert sorted(made["node"] for made in builds[-1]["made"]) == ["a", "c", "s", "x"]

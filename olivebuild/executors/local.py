@@ -117,6 +117,9 @@ class LocalExecutor:
             _signal(child.process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
         for child in (*children, *self._idle):
             _end(child)
+        # Another build may come, with nothing of this one.
+        self._tokens += [child.token for child in children if child.token is not None]
+        self._queue = queue.SimpleQueue()
         self._running.clear()
         self._idle.clear()
 
