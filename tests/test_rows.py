@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from olivebuild.errors import InputError, Where
 from olivebuild.executor import Action
-from olivebuild.steps._rows import Read, Row, Template, columns_in, fill, read_all, read_file
+from olivebuild.steps._rows import Read, Row, Template, _data_files, columns_in, fill, read_all, read_file
 from olivebuild.steps.dataset import DatasetFields
 from olivebuild.worker import Job
 
@@ -71,6 +71,8 @@ def render(rows: list[dict[str, Any]], dedupe: bool = True, **fields: Any) -> tu
         ("a.csv", "a,b\n\n1,2\n", [({"a": "1", "b": "2"}, "a.csv:3")]),
         ("a.csv", "", []),
         ("a.tsv", "a\tb\n1,5\t2\n", [({"a": "1,5", "b": "2"}, "a.tsv:2")]),
+        ("a.TSV", "a\tb\n1,5\t2\n", [({"a": "1,5", "b": "2"}, "a.TSV:2")]),
+        ("a.csv", "a\n" + "x" * 200_000 + "\n", [({"a": "x" * 200_000}, "a.csv:2")]),
     ],
 )
 def test_rows_are_read_with_their_lines(tmp_path: Path, name: str, data: str, rows: list[tuple[dict[str, object], str]]) -> None:
@@ -329,3 +331,11 @@ def test_messages_without_a_label_are_dropped(value: object) -> None:
     chat = [message("user", "Q"), message("assistant", "A")]
     rows, report = render([{"chat": chat, "l": value}], messages="chat", label="l")
     assert (rows, report["dropped_rows"]) == ([], [{"where": "a.jsonl:1", "why": "no value for l"}])
+
+
+def test_a_folder_gives_all_files_that_can_be_read_and_nothing_hidden(tmp_path: Path) -> None:
+    given = ["a.csv", "b.TSV", "c.ndjson", "d.JSONL", "deep/e.parquet", "f.json"]
+    for name in [*given, "readme.md", ".g.csv", ".ipynb_checkpoints/h.csv"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [p.relative_to(tmp_path).as_posix() for p in _data_files(tmp_path, cast("Job", None))] == given

@@ -58,10 +58,9 @@ def read_all(job: Job, fields: DatasetFields, name: str) -> list[Read]:
 
 
 def read_file(path: Path, shown: str) -> Iterator[Read]:
-    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
+    reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"files of type {path.suffix or 'none'} are not read", where=shown, hint=f"known are {', '.join(readers)}")
+        raise InputError(f"files of type {path.suffix or 'none'} are not read", where=shown, hint=f"known are {', '.join(READERS)}")
     try:
         yield from reader(path, shown)
     except UnicodeDecodeError:
@@ -88,11 +87,12 @@ def _shown(path: Path, job: Job) -> str:
 
 def _data_files(folder: Path, job: Job) -> list[Path]:
     """The data files of a folder; where some have `train` in their names, those only."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix in (".parquet", ".jsonl", ".json", ".csv") and not p.name.startswith("."))
+    hidden = [p for p in folder.rglob("*") if any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    found = sorted({p for p in folder.rglob("*") if p.suffix.lower() in READERS} - set(hidden))
     found = [p for p in found if p.name not in ("dataset_infos.json", "dataset_info.json")]
     train = [p for p in found if "train" in p.relative_to(folder).as_posix()]
     if not found:
-        raise InputError("there are no parquet, jsonl, json or csv files", where=job.where("source"), hint="name the data files themselves")
+        raise InputError("there are no data files in this folder", where=job.where("source"), hint=f"read are {', '.join(READERS)}")
     return train or found
 
 
@@ -154,8 +154,9 @@ def _object(value: object, where: Where) -> dict[str, Any]:
 
 
 def _csv(path: Path, shown: str) -> Iterator[Read]:
+    csv.field_size_limit(LONGEST_VALUE)
     with open(path, encoding="utf-8-sig", newline="") as f:
-        reader = csv.reader(f, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        reader = csv.reader(f, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         start = 1
         header: list[str] | None = None
         try:
@@ -291,3 +292,8 @@ def fill(text: str, columns: dict[str, Any]) -> str:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+LONGEST_VALUE = 1 << 26
+"""Characters of a CSV value: a quote that is never closed must not take all memory."""

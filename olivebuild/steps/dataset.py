@@ -40,6 +40,7 @@ class DatasetFields(Fields):
 
 class Dataset(Step):
     kind = "dataset"
+    version = 2
     fields = DatasetFields
     summary = "rows from json, jsonl, csv or parquet, rendered, deduplicated and split into .train and .test"
 
