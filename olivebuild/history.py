@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -150,6 +151,13 @@ def names_build(text: str) -> bool:
     return any(form.fullmatch(text) for form in (BACK, NUMBER, DATE))
 
 
+def _is_date(text: str) -> bool:
+    try:
+        return bool(DATE.fullmatch(text) and datetime.fromisoformat(text))
+    except ValueError:
+        return False
+
+
 def find(entries: Sequence[Entry], name: str) -> Entry:
     """`last`, `last~2`, a number, or a date or time of the UTC day (the last build up to its end). Raises RecipeError."""
     hint = "`olivebuild history` lists them"
@@ -159,7 +167,7 @@ def find(entries: Sequence[Entry], name: str) -> Entry:
         chosen = entries[: len(entries) - int(m[1] or 0)]
     elif m := NUMBER.fullmatch(name):
         chosen = [e for e in entries if e.number == int(m[1])]
-    elif DATE.fullmatch(name):
+    elif _is_date(name):
         wanted = name.replace(" ", "T")
         chosen = [e for e in entries if e.time[: len(wanted)] <= wanted]
     else:

@@ -127,6 +127,7 @@ def test_names_find_builds(name: str, number: int) -> None:
         ("9", "there is no 9 among the 4 builds recorded"),
         ("2026-11-20", "there is no 2026-11-20 among the 4 builds recorded"),
         ("yesterday", "'yesterday' names no build"),
+        ("2026-99-99", "'2026-99-99' names no build"),
     ],
 )
 def test_names_that_find_nothing_are_told(name: str, fact: str) -> None:
