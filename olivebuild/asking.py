@@ -293,6 +293,3 @@ def whole_lines(file: Path) -> int:
     if end < len(data):
         os.truncate(file, end)
     return data.count(b"\n")
-
-
-VERBS = (chat, predict)

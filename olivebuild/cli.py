@@ -7,15 +7,15 @@ import json
 import signal
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivebuild import __version__, asking, housekeeping, looking_back
+from olivebuild import __version__
 from olivebuild.errors import BuildError, RecipeError, Where, of_disk
 from olivebuild.options import JSON, LOOK, SET, TARGET, TARGETS, Manner, manner_options, open_all, open_changed, place, recipe_options
-from olivebuild.verbs import VERBS
 
 if TYPE_CHECKING:
     from olivebuild.build import Report
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from olivebuild.recording import Done
     from olivebuild.snapshot import Look
 
+ELSEWHERE = {
+    **dict.fromkeys(("graph", "status", "log", "doctor", "schema", "init", "update", "accept"), "verbs"),
+    **dict.fromkeys(("clean", "verify", "gc"), "housekeeping"),
+    **dict.fromkeys(("report", "history", "compare"), "looking_back"),
+    **dict.fromkeys(("chat", "predict"), "asking"),
+}
+"""Verb -> the file that has it."""
 COMMON = ("-C", "-f", "-j", "--directory", "--file", "--jobs")
 
 
@@ -36,9 +43,19 @@ class Main(click.Group):
         while i < len(args) and args[i].startswith(COMMON):
             attached = "=" in args[i] if args[i].startswith("--") else len(args[i]) > 2
             i += 1 if attached else 2
-        if not (i < len(args) and (args[i] in self.commands or args[i] in ("--help", "-h", "--version"))):
+        if not (i < len(args) and (args[i] in self.list_commands(ctx) or args[i] in ("--help", "-h", "--version"))):
             args = [*args[:i], "build", *args[i:]]
         return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        # A build need not import what the other verbs do.
+        if cmd_name in ELSEWHERE:
+            found: click.Command = getattr(import_module(f"olivebuild.{ELSEWHERE[cmd_name]}"), cmd_name)
+            return found
+        return super().get_command(ctx, cmd_name)
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -262,10 +279,6 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
         story = explain.why(project.planner.plan(goals), project.workspace, target)
     project.workspace.memo.save()
     click.echo(json.dumps(explain.to_json(story), indent=2, ensure_ascii=False) if as_json else explain.to_text(story))
-
-
-for verb in (*VERBS, *housekeeping.VERBS, *looking_back.VERBS, *asking.VERBS):
-    main.add_command(verb)
 
 
 def _to_show(project: Project, plan: Plan, goals: list[str]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -22,6 +22,8 @@ from olivebuild.key import Reason
 from olivebuild.locks import locked
 from olivebuild.records import decode
 
+TAIL = 1 << 18
+"""The last lines of many targets are in so much of the file; if none is, all of it is read."""
 MAX_BYTES = 16 << 20
 """A longer file loses its older half."""
 
@@ -102,12 +104,17 @@ class History:
         return [found[number] for number in sorted(found)]
 
     def _last(self) -> Entry | None:
-        """The entry of the greatest number. Numbers grow, so it is the last line that is whole, and the rest need not be read as records."""
+        """The entry of the greatest number. Numbers grow, so it is the last line that is whole."""
         try:
-            lines = self.file.read_bytes().split(b"\n")
+            with open(self.file, "rb") as f:
+                size = f.seek(0, 2)
+                for length in (min(size, TAIL), size):
+                    f.seek(size - length)
+                    if found := next((e for line in reversed(f.read().split(b"\n")) if (e := _parse(line))), None):
+                        return found
         except OSError:
-            return None
-        return next((entry for line in reversed(lines) if (entry := _parse(line))), None)
+            pass
+        return None
 
     def append(self, entry: Entry) -> Entry:
         """The entry with its number, once it is on the disk. Raises OSError."""

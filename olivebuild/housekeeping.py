@@ -148,6 +148,3 @@ def _line(result: Result) -> str:
     days = max(0, int((time.time() - result.used) / 86400))
     age = "today" if days == 0 else "yesterday" if days == 1 else f"{days} days ago"
     return f"{size(result.size):>10}  {result.target or result.kind:<14} {age:<14} {result.recipe}".rstrip()
-
-
-VERBS = (clean, verify, gc)

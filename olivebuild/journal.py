@@ -17,11 +17,15 @@ CHECK = 16
 SPARE = 1 << 16
 """Bytes of lines that no longer count which are not worth a new file."""
 GONE = b"null"
+FEW = 16
+"""So many names are looked for in the file as it is; then its lines are sorted out, which takes as long as some twenty of them."""
 
 
 class Journal:
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._data: bytes | None = None
+        self._asked = 0
         self._found: dict[bytes, bytes] | None = None
         """name -> its line, not looked at yet"""
         self._changed: dict[bytes, bytes] = {}
@@ -29,7 +33,7 @@ class Journal:
     def get(self, name: str) -> bytes | None:
         """The JSON value of a name; None if nothing is known of it."""
         key = json.dumps(name).encode()
-        value = self._changed.get(key) or _value(self._lines().get(key, b""))
+        value = self._changed.get(key) or _value(self._line_of(key))
         return None if value == GONE else value
 
     def set(self, name: str, value: bytes) -> None:
@@ -60,29 +64,51 @@ class Journal:
                 # Somebody was killed in the middle of a line.
                 added = b"\n" + added
             f.write(added)
-        self._lines().update({key: _line(key, value)[:-1] for key, value in self._changed.items()})
+        if self._found is not None:
+            self._found.update({key: _line(key, value)[:-1] for key, value in self._changed.items()})
+        self._data = None
         self._changed.clear()
-        if alone:
+        # Counting what no longer counts takes longer than adding a line.
+        if alone and size // SPARE != (size + len(added)) // SPARE:
             self._tidy(size + len(added))
 
     def _tidy(self, size: int) -> None:
         known = self._lines().values()
         if size - sum(map(len, known)) - len(known) > max(SPARE, size // 2):
             # Another process may have added lines since we read ours.
-            self._found = None
+            self._data = self._found = None
             lines = [line + b"\n" for line in self._lines().values() if _value(line) not in (None, GONE)]
             temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
             temporary.write_bytes(b"".join(lines))
             os.replace(temporary, self.file)
+            self._data = None
+
+    def _line_of(self, key: bytes) -> bytes:
+        self._asked += 1
+        if self._found is not None or self._asked > FEW:
+            return self._lines().get(key, b"")
+        data, mark = self._read(), b" " + key + b"\t"
+        at = data.rfind(mark)
+        while at >= 0 and at != CHECK and data[at - CHECK - 1 : at - CHECK] != b"\n":
+            at = data.rfind(mark, 0, at)
+        if at < CHECK:
+            return b""
+        end = data.find(b"\n", at)
+        return data[at - CHECK : end if end >= 0 else len(data)]
+
+    def _read(self) -> bytes:
+        if self._data is None:
+            try:
+                self._data = self.file.read_bytes()
+            except OSError:
+                self._data = b""
+        return self._data
 
     def _lines(self) -> dict[bytes, bytes]:
         if self._found is None:
-            try:
-                data = self.file.read_bytes()
-            except OSError:
-                data = b""
-            self._found = {line.partition(b"\t")[0][CHECK + 1 :]: line for line in data.split(b"\n")}
+            self._found = {line.partition(b"\t")[0][CHECK + 1 :]: line for line in self._read().split(b"\n")}
             self._found.pop(b"", None)
+            self._data = None
         return self._found
 
 

@@ -128,6 +128,3 @@ def _benchmarks(project: Project) -> dict[str, Mapping[str, Any]]:
     plan = project.planner.plan(names)
     project.workspace.memo.save()
     return {name: trace.metrics for name in names if (trace := plan.states[name].trace)}
-
-
-VERBS = (report, history, compare)

@@ -14,7 +14,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -67,7 +66,7 @@ class Pages:
     head: Head
     paths: Data
     stats: Data
-    records: bytes
+    records: Data
     starts: array[int]
     """of each node, and of the end: its first path, by number ..."""
     places: array[int]
@@ -109,13 +108,13 @@ class Pages:
         if digest.of_bytes(body) != look.check:
             raise ValueError("these files do not belong together")
         at = body.index(b"\n") + 1
-        parts = []
+        parts, view = [], memoryview(body)
         for size in map(int, body[: at - 1].split()):
-            parts.append(body[at : at + size])
+            parts.append(view[at : at + size])
             at += size
         head, *tables = parts
         try:
-            return Pages(msgspec.json.decode(head, type=Head), look.paths, look.stats, body[at:], *(array("Q", table) for table in tables))
+            return Pages(msgspec.json.decode(head, type=Head), look.paths, look.stats, view[at:], *(array("Q", bytes(table)) for table in tables))
         except (msgspec.MsgspecError, TypeError) as e:
             raise ValueError(str(e)) from None
 
@@ -190,7 +189,7 @@ def _recalled(recipe: Recipe, pages: Pages, changed: set[int]) -> Recalled:
 
 def _surroundings(recipe: Recipe, store: Path, asked: Iterable[str]) -> str:
     """All but files on which a plan depends. What is asked for stands for the goals, and our sources are among the files."""
-    return digest.of_json([recipe.file.name, recipe.text, recipe.settings, list(asked), str(store), snapshot.surroundings()])
+    return digest.of_json([recipe.file.name, digest.of_bytes(recipe.text), recipe.settings, list(asked), str(store), snapshot.surroundings()])
 
 
 def remember(planner: Planner, plan: Plan, asked: Iterable[str], before: Recalled | None, started: int, touched: set[str]) -> Pages | None:
@@ -256,7 +255,7 @@ def _spliced(old: Pages, plan: Plan, blocks: dict[str, Block]) -> Pages:
     head, numbers = old.head, {name: number for number, name in enumerate(old.head.names)}
     size = snapshot.STAT_SIZE
     seen = [(old.paths[: old.places[0]], old.stats[: old.starts[0] * size])]
-    records: list[bytes] = []
+    records: list[Data] = []
     keys, seconds, unseen, done = list(head.keys), list(head.seconds), set(head.unseen), 0
 
     def keep(end: int) -> None:
@@ -265,7 +264,7 @@ def _spliced(old: Pages, plan: Plan, blocks: dict[str, Block]) -> Pages:
             seen.append((old.paths[old.places[done] : old.places[end]], old.stats[old.starts[done] * size : old.starts[end] * size]))
             records.append(old.records[old.offsets[done] : old.offsets[end]])
 
-    lengths = [[b - a for a, b in pairwise(table)] for table in (old.starts, old.places, old.offsets)]
+    tables = [old.starts[:], old.places[:], old.offsets[:]]
     for number, name in sorted((numbers[name], name) for name in blocks):
         keep(number)
         was, state = old.known(number), plan.states[name]
@@ -273,12 +272,12 @@ def _spliced(old: Pages, plan: Plan, blocks: dict[str, Block]) -> Pages:
         records.append(_record(state, was.outline, was.inputs, was.users))
         keys[number], seconds[number] = state.key or "", state.seconds
         (unseen.discard if blocks[name] else unseen.add)(number)
-        for table, length in zip(lengths, (len(blocks[name]), len(seen[-1][0]), len(records[-1])), strict=True):
-            table[number] = length
+        for table, length in zip(tables, (len(blocks[name]), len(seen[-1][0]), len(records[-1])), strict=True):
+            if grown := length - (table[number + 1] - table[number]):
+                table[number + 1 :] = array("Q", [at + grown for at in table[number + 1 :]])
         done = number + 1
     keep(len(head.names))
     now = msgspec.structs.replace(head, keys=tuple(keys), seconds=tuple(seconds), unseen=tuple(sorted(unseen)))
-    tables = [_sums(first, table) for first, table in zip((old.starts[0], old.places[0], 0), lengths, strict=True)]
     return Pages(now, b"".join(p for p, _ in seen), b"".join(s for _, s in seen), b"".join(records), *tables)
 
 

@@ -189,6 +189,3 @@ def accept(ctx: click.Context, target: str) -> None:
     project.graph.one(target)
     for line in accept_target(project.planner, target):
         click.echo(line)
-
-
-VERBS = (graph, status, log, doctor, schema, init, update, accept)
