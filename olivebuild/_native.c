@@ -140,19 +140,21 @@ static int product(tile *compute, const float *b, const float *a, float *out, si
 #define NAMED(name) CONCAT(name, plain)
 #include "_native_kernels.h"
 
+typedef int quantiser(const void *, size_t, struct options, uint8_t *, void *, uint8_t *, enum format);
+
 static struct {
     void (*add)(const void *, const float *, float, void *, size_t, enum format);
     void (*residual)(const char *, const char *, const float *, size_t, size_t, double *, double *, enum format);
-    int (*quantise)(const void *, size_t, struct options, uint8_t *, void *, uint8_t *, enum format);
-} best = {add_plain, residual_plain, quantise_plain};
+    quantiser *quantise, *k_quantise;
+} best = {add_plain, residual_plain, quantise_plain, k_quantise_plain};
 
 static void choose_kernels(void) {
 #if defined(__x86_64__) && !defined(__clang__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("x86-64-v4")) {
-        best.add = add_v4; best.residual = residual_v4; best.quantise = quantise_v4;
+        best.add = add_v4; best.residual = residual_v4; best.quantise = quantise_v4; best.k_quantise = k_quantise_v4;
     } else if (__builtin_cpu_supports("x86-64-v3")) {
-        best.add = add_v3; best.residual = residual_v3; best.quantise = quantise_v3;
+        best.add = add_v3; best.residual = residual_v3; best.quantise = quantise_v3; best.k_quantise = k_quantise_v3;
     }
 #endif
 }
@@ -231,16 +233,9 @@ static PyObject *py_product(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyObject *py_quantise(PyObject *self, PyObject *args) {
-    Py_buffer v[4] = {0};
-    int format, scales;
-    struct options o;
-    if (!PyArg_ParseTuple(args, "y*iiiiiw*w*w*", &v[0], &format, &o.block, &o.bits, &o.symmetric, &scales, &v[1], &v[2], &v[3])) {
-        release(v, 4);
-        return NULL;
-    }
+static PyObject *quantised(quantiser *quantise, Py_buffer v[4], int format, int scales, struct options o) {
     if (!is_format(format) || !is_format(scales)) { release(v, 4); return NULL; }
-    if (o.block < LANES || o.block > MAX_BLOCK || o.block % LANES || (o.bits != 4 && o.bits != 8)) {
+    if (o.block < LANES || o.block > MAX_BLOCK || o.block & (o.block - 1) || (o.bits != 4 && o.bits != 8)) {
         PyErr_SetString(PyExc_ValueError, "blocks of this size or bits of this number are not known");
         release(v, 4);
         return NULL;
@@ -251,10 +246,32 @@ static PyObject *py_quantise(PyObject *self, PyObject *args) {
     if (!sizes_are(v, 4, expected)) return NULL;
     int finite;
     Py_BEGIN_ALLOW_THREADS
-    finite = best.quantise(v[0].buf, blocks, o, v[1].buf, v[2].buf, v[3].buf, format);
+    finite = quantise(v[0].buf, blocks, o, v[1].buf, v[2].buf, v[3].buf, format);
     Py_END_ALLOW_THREADS
     release(v, 4);
     return PyBool_FromLong(finite);
+}
+
+static PyObject *py_quantise(PyObject *self, PyObject *args) {
+    Py_buffer v[4] = {0};
+    int format, scales;
+    struct options o;
+    if (!PyArg_ParseTuple(args, "y*iiiiiw*w*w*", &v[0], &format, &o.block, &o.bits, &o.symmetric, &scales, &v[1], &v[2], &v[3])) {
+        release(v, 4);
+        return NULL;
+    }
+    return quantised(best.quantise, v, format, scales, o);
+}
+
+static PyObject *py_k_quantise(PyObject *self, PyObject *args) {
+    Py_buffer v[4] = {0};
+    int format, scales;
+    struct options o = {0};
+    if (!PyArg_ParseTuple(args, "y*iiiiw*w*w*", &v[0], &format, &o.block, &o.bits, &scales, &v[1], &v[2], &v[3])) {
+        release(v, 4);
+        return NULL;
+    }
+    return quantised(best.k_quantise, v, format, scales, o);
 }
 
 #include "_native_stats.h"
@@ -268,6 +285,7 @@ static PyMethodDef METHODS[] = {
     {"product", py_product, METH_VARARGS, "product(b, a, out, n, r, k): b [n, r] a [r, k] in float32, one chain of fused multiply-adds an element"},
     {"quantise", py_quantise, METH_VARARGS,
      "quantise(values, format, block, bits, symmetric, scales, packed, scales_out, zeros): whether all values are finite"},
+    {"k_quantise", py_k_quantise, METH_VARARGS, "k_quantise(values, format, block, bits, scales, packed, scales_out, zeros): False where numpy must do it"},
     {NULL, NULL, 0, NULL},
 };
 

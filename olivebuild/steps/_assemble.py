@@ -109,7 +109,7 @@ def kernel_for(size: int) -> Callable[[Quantised], _kernels.Quantiser]:
 
     if not torch.cuda.is_available():
         return lambda quantised: quantised.kernel
-    return lambda q: TorchQuantiser(q.bits, q.block, q.symmetric, q.scales)
+    return lambda q: TorchQuantiser(q.bits, q.block, q.symmetric, q.scales) if q.algorithm == "default" else q.kernel
 
 
 def _compute(recipe: Recipe, weights: dict[str, Weight], batch: Batch, kernel: Callable[[Quantised], _kernels.Quantiser] | None = None) -> Blobs:

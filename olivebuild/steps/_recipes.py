@@ -14,12 +14,14 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from olivebuild import digest
 from olivebuild.steps import _kernels
+from olivebuild.steps._kernels_k import KQuantiser
 from olivebuild.weights import Weight
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 VERSION = 1
 """Raise it when an evaluation or a quantiser would give other bytes."""
 Dtype = Literal["BF16", "F16", "F32"]
+Algorithm = Literal["default", "k_quant"]
 Rows = Callable[[int, int], np.ndarray]
 """(first row, count) -> rows as stored numbers."""
 
@@ -91,11 +93,13 @@ class Quantised:
     block: Literal[16, 32, 64, 128, 256]
     symmetric: bool
     scales: Dtype
+    algorithm: Algorithm = "default"
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     @property
     def kernel(self) -> _kernels.Quantiser:
-        return _kernels.Quantiser(self.bits, self.block, self.symmetric, self.scales)
+        kind = _kernels.Quantiser if self.algorithm == "default" else KQuantiser
+        return kind(self.bits, self.block, self.symmetric, self.scales)
 
 
 @dataclass(frozen=True)

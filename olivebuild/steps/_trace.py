@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import mmap
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -29,14 +30,18 @@ import torch
 from olivebuild.steps import _kernels
 from olivebuild.steps._assemble import CONSTANTS
 from olivebuild.steps._merge import Unproven
-from olivebuild.steps._recipes import Quantised, Recipe, Skeleton, Slot, Source, View, rows_of
+from olivebuild.steps._recipes import Algorithm, Quantised, Recipe, Skeleton, Slot, Source, View, rows_of
 from olivebuild.steps._watch import DTYPES, Watcher
 from olivebuild.steps.onnx import load
 from olivebuild.weights import Weight, Weights, read_at
 
 TORCH: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPES.items()}
+K_QUANT = "quant_tensor_k_quant_cuda"
+"""ONNX Runtime's function for its k-quant, on any device."""
 CACHES = ("cos_cache", "sin_cache")
 """Float tensors that the builder computes from the configuration alone."""
+K_NAME = re.compile(r"_Q[48]G\d+$")
+"""How the packed values of k-quant and rtn are called; those of the default algorithm have no block in their names."""
 HOLES = "holes"
 SAMPLE = 64
 """Rows of each tensor on which our quantiser is compared with ONNX Runtime's."""
@@ -56,6 +61,7 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
     Leaves in `out` what the model consists of beside its data file, and the constants. Raises Unproven.
     """
     import onnxruntime.quantization.matmul_nbits_quantizer as quantizer
+    import onnxruntime.quantization.neural_compressor.weight_only as k_quantizer
     import onnxruntime_genai.models.builder  # noqa: F401
 
     # The builder puts its own folder on the path and imports its parts as packages of their own.
@@ -86,6 +92,7 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
         stack.enter_context(_replaced(base.Model, "save_model", save_model))
         for kernel in ("quantize_matmul_4bits", "quantize_matmul_8bits"):
             stack.enter_context(_replaced(quantizer, kernel, lambda *_: None))
+        stack.enter_context(_replaced(k_quantizer, K_QUANT, _nothing_quantised))
         # Layers that the builder makes get their weights afterwards; until then it need not draw random ones.
         stack.enter_context(_replaced(torch.nn.Linear, "reset_parameters", lambda *_: None))
         # The quantiser looks for external data below the current folder.
@@ -197,6 +204,12 @@ def _map(weight: Weight, dtype: torch.dtype) -> tuple[torch.Tensor, mmap.mmap | 
     return torch.frombuffer(view, dtype=dtype, count=count, offset=place.offset - start).reshape(weight.shape), view
 
 
+def _nothing_quantised(data: np.ndarray, _bits: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stands for ONNX Runtime's k-quant: levels, scales and zero points of the right shapes."""
+    count = data.size // block
+    return np.zeros((count, block), np.uint8), np.ones((count, 1)), np.zeros((count, 1), np.uint8)
+
+
 def _dig_holes(model: Any, made: dict[str, Made], folder: Path) -> None:
     """Replace each tensor that came from the weights by as many bytes of a file that has none."""
     largest = 0
@@ -219,7 +232,8 @@ def _read_layout(out: Path, watcher: Watcher, made: dict[str, Made]) -> Skeleton
     for node in graph.node:
         if node.op_type == "MatMulNBits":
             attributes = {a.name: a.i for a in node.attribute}
-            quantised[node.input[1]] = (attributes, len(node.input) > 3 and bool(node.input[3]))
+            algorithm: Algorithm = "k_quant" if K_NAME.search(node.input[1]) else "default"
+            quantised[_origin(node.input[1], made)[0]] = (attributes, len(node.input) > 3 and bool(node.input[3]), algorithm)
     data, tensors, slots = file.with_name("model.onnx.data"), list[Recipe](), list[Slot]()
     numbers: dict[str, int] = {}
     with open(data, "rb") as source, open(out / CONSTANTS, "wb") as constants:
@@ -240,7 +254,7 @@ def _read_layout(out: Path, watcher: Watcher, made: dict[str, Made]) -> Skeleton
                 continue
             if origin not in numbers:
                 numbers[origin] = len(tensors)
-                tensors.append(_recipe(origin, made[origin], watcher, quantised.get(f"{origin}_Q4") or quantised.get(f"{origin}_Q8")))
+                tensors.append(_recipe(origin, made[origin], watcher, quantised.get(origin)))
             recipe = tensors[numbers[origin]]
             if (part is None) != (recipe.quantised is None):
                 raise Unproven(f"{tensor.name} is quantised in an unknown way")
@@ -254,25 +268,26 @@ def _origin(name: str, made: dict[str, Made]) -> tuple[str | None, int | None]:
     """The float tensor behind an initializer, and which part of its quantised form it is."""
     if name in made:
         return name, None
-    for suffix, part in (("_Q4", 0), ("_Q8", 0), ("_scales", 1), ("_zero_points", 2)):
-        if name.removesuffix(suffix) in made:
-            return name.removesuffix(suffix), part
+    bare = K_NAME.sub("", name)
+    for suffix, part in (("_Q4", 0), ("_Q8", 0), ("_scales", 1), ("_scale", 1), ("_zero_points", 2), ("_zp", 2)):
+        if bare.removesuffix(suffix) in made:
+            return bare.removesuffix(suffix), 0 if bare != name else part
     return None, None
 
 
-def _recipe(name: str, origin: Made, watcher: Watcher, found: tuple[dict[str, int], bool] | None) -> Recipe:
+def _recipe(name: str, origin: Made, watcher: Watcher, found: tuple[dict[str, int], bool, Algorithm] | None) -> Recipe:
     view = watcher.view(origin.tensor)
     dtype = DTYPES.get(origin.dtype)
     if dtype is None:
         raise Unproven(f"{name} is of the type {origin.dtype}")
     if found is None:
         return Recipe(view, dtype)
-    attributes, has_zeros = found
+    attributes, has_zeros, algorithm = found
     bits, block, k, n = (attributes[a] for a in ("bits", "block_size", "K", "N"))
     if view.shape != (k, n) or k % block:
         raise Unproven(f"{name} [{k}, {n}] in {dtype} has no kernel for blocks of {block}")
     try:
-        return Recipe(view, dtype, Quantised(bits, block, not has_zeros, dtype))
+        return Recipe(view, dtype, Quantised(bits, block, not has_zeros, dtype, algorithm))
     except ValueError:
         raise Unproven(f"{name} has {bits} bits in blocks of {block}") from None
 
@@ -309,16 +324,31 @@ def _prove(skeleton: Skeleton, made: dict[str, Made], weights: Weights, forget: 
 
 
 def _compare_kernels(name: str, rows: torch.Tensor, options: Quantised) -> None:
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
-
-    config = DefaultWeightOnlyQuantConfig(block_size=options.block, is_symmetric=options.symmetric, bits=options.bits)
-    given = rows.float() if options.scales == "BF16" else rows
-    packed, scales, zeros = DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(given.T.numpy()))
+    given = np.ascontiguousarray((rows.float() if options.scales == "BF16" else rows).T.numpy())
+    packed, scales, zeros = (_by_k_quant if options.algorithm == "k_quant" else _by_default)(given, options)
     theirs = (packed, _kernels.narrow(scales, "BF16") if options.scales == "BF16" else scales, zeros)
     ours = options.kernel(rows.float().numpy())
     for mine, other in zip(ours, theirs, strict=True):
         if mine.size and not np.array_equal(mine.reshape(-1).view(np.uint8), other.reshape(-1).view(np.uint8)):
             raise Unproven(f"{name} is quantised in another way than known here")
+
+
+def _by_default(given: np.ndarray, options: Quantised) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
+
+    config = DefaultWeightOnlyQuantConfig(block_size=options.block, is_symmetric=options.symmetric, bits=options.bits)
+    packed, scales, zeros = DefaultWeightOnlyQuantizer(config).qbits_block_quant(given)
+    return packed, scales, zeros
+
+
+def _by_k_quant(given: np.ndarray, options: Quantised) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    import onnxruntime.quantization.neural_compressor.weight_only as k_quantizer
+
+    with np.errstate(all="ignore"):
+        levels, scales, zeros = getattr(k_quantizer, K_QUANT)(given.T, options.bits, options.block)
+    parts = [levels.astype(np.uint8), zeros.reshape(given.shape[1], -1)]
+    levels, zeros = (part if options.bits == 8 else part[:, ::2] | part[:, 1::2] << 4 for part in parts)
+    return levels, scales.reshape(given.shape[1], -1).astype(given.dtype), zeros
 
 
 def load_once(out: Path, skeleton: Skeleton, scratch: Path) -> None:

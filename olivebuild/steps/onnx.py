@@ -155,7 +155,7 @@ def builder_options(fields: OnnxFields) -> dict[str, Any]:
 
 def no_skeleton(fields: OnnxFields, trust_remote_code: bool) -> str:
     """Why these options can't be built tensor by tensor; empty when they may be."""
-    if fields.algorithm not in (None, "default"):
+    if (fields.algorithm or "").startswith("rtn"):
         return f"algorithm: {fields.algorithm} is not quantised tensor by tensor"
     if fields.qdq:
         return "qdq is not quantised tensor by tensor"

@@ -27,6 +27,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "accuracy level": {"accuracy_level": 4},
     "int8": {"precision": "int8"},
     "mixed": {"mixed_precision": "mixed_layers:int8"},
+    "k_quant": {"algorithm": "k_quant"},
+    "k_quant, mixed": {"algorithm": "k_quant_mixed", "accuracy_level": 4},
     "overrides": {"overrides": {"/model/layers.0/attn/o_proj/MatMul": "int4", "/model/layers.*/attn/o_proj/MatMul": "int8"}},
     "cuda": {"provider": "cuda"},
     "dml": {"provider": "dml"},
@@ -99,7 +101,7 @@ def test_a_skeleton_with_other_weights_is_what_the_builder_makes_of_them(archite
     assert {name: files for name, files in odd.items() if files} == {}
 
 
-@pytest.mark.parametrize("options", [{"algorithm": "rtn"}, {"algorithm": "k_quant"}, {"qdq": True}, {"op_types": ["MatMul", "Gather"]}])
+@pytest.mark.parametrize("options", [{"algorithm": "rtn"}, {"algorithm": "rtn_last"}, {"qdq": True}, {"op_types": ["MatMul", "Gather"]}])
 def test_options_without_a_skeleton_are_told_before_anything_is_run(options: dict[str, Any]) -> None:
     why = no_skeleton(OnnxFields.model_validate({"model": "base"} | options), False)
     assert why.startswith(next(iter(options)))
