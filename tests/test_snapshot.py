@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,6 +109,32 @@ def test_it_never_disagrees_with_the_full_path(built: Place, seed: int) -> None:
         assert done.code == 0, done.err
         assert ("nothing to do" in done.out) == all_fresh
         assert set(built.verdicts().values()) == {"fresh"}
+
+
+RECALLED = """\
+from pathlib import Path
+from olivebuild.project import open_changed
+project = open_changed(Path.cwd(), None, (), (), None)
+project.planner.traces.close()
+print(*sorted(project.before.changed) if project.before else ["everything"])
+"""
+
+
+def test_a_build_after_an_edit_looks_only_at_what_the_edit_reaches(place: Place) -> None:
+    """Without having recalled the last build it would come to the same result, only slower, so nothing else would tell."""
+    copy = "  copy{0}: {{kind: command, run: 'cp in{0}.txt {{outputs.o}}', files: [in{0}.txt], outputs: {{o: o}}}}\n"
+    place.recipe.write_text("targets:\n" + "".join(map(copy.format, range(12))))
+    for number in range(12):
+        (place.folder / f"in{number}.txt").write_text(str(number))
+    assert len(place.build().end["ran"]) == 12
+    for number in (3, 7, 3):
+        # What was written just before a build is looked at once more.
+        assert place.build().end["ran"] == []
+        (place.folder / f"in{number}.txt").write_text(f"edit {number} of {time.time_ns()}")
+        environment = os.environ | {"OLIVEBUILD_CACHE": str(place.cache), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([sys.executable, "-c", RECALLED], cwd=place.folder, env=environment, capture_output=True, text=True)
+        assert done.stdout == f"copy{number}\n", done.stderr
+        assert place.build().end["ran"] == [f"copy{number}"]
 
 
 def test_a_damaged_snapshot_is_no_answer(built: Place) -> None:
