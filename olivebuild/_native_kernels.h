@@ -137,7 +137,7 @@ static lanes NAMED(added)(const lanes *terms, int count) {
     return ((total[0] + total[1]) + (total[2] + total[3])) + ((total[4] + total[5]) + (total[6] + total[7]));
 }
 
-/* x[block] -> the best grid's least value and scale; 0 where a number is none. */
+/* x[block] -> the best grid's least value and scale; 0 where a number is none, or too large to be squared: left to numpy. */
 static __attribute__((noinline)) int NAMED(search)(const lanes *x, int block, float highest, lanes *found_least, lanes *found_scale) {
     const lanes none = {0}, one = none + 1.0f, top = none + highest;
     lanes weight[MAX_BLOCK], level[MAX_BLOCK], a[MAX_BLOCK], b[MAX_BLOCK], c[MAX_BLOCK];
@@ -150,7 +150,10 @@ static __attribute__((noinline)) int NAMED(search)(const lanes *x, int block, fl
     mean = NAMED(added)(a, block) / (float)block;
     float roots[LANES];
     memcpy(roots, &mean, sizeof roots);
-    for (int l = 0; l < LANES; l++) roots[l] = sqrtf(roots[l]);
+    for (int l = 0; l < LANES; l++) {
+        roots[l] = sqrtf(roots[l]);
+        if (!(roots[l] < INFINITY)) return 0;
+    }
     memcpy(&mean, roots, sizeof roots);
     for (int i = 0; i < block; i++) {
         weight[i] = mean + (lanes)((masks)x[i] & 0x7FFFFFFF);

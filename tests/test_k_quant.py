@@ -9,7 +9,7 @@ from olivebuild.steps import _kernels
 from olivebuild.steps._kernels import narrow, widen
 from olivebuild.steps._kernels_k import KQuantiser
 
-KINDS = ["usual", "flat blocks", "of one sign", "tiny", "subnormal", "few values", "long tails"]
+KINDS = ["usual", "flat blocks", "of one sign", "tiny", "subnormal", "few values", "long tails", "no number", "infinite", "huge"]
 
 
 def weights(kind: str, block: int) -> np.ndarray:
@@ -27,6 +27,9 @@ def weights(kind: str, block: int) -> np.ndarray:
         weight = np.round(weight * 20) / np.float32(20)
     elif kind == "long tails":
         weight = random.standard_cauchy(weight.shape).astype(np.float32)
+    elif kind in ("no number", "infinite", "huge"):
+        # In the middle of a block, so that neither its least nor its greatest number tells.
+        weight[3, block // 2] = {"no number": np.nan, "infinite": -np.inf, "huge": 1e20}[kind]
     return weight
 
 
