@@ -87,9 +87,12 @@ def _shown(path: Path, job: Job) -> str:
 
 def _data_files(folder: Path, job: Job) -> list[Path]:
     """The data files of a folder; where some have `train` in their names, those only."""
-    hidden = [p for p in folder.rglob("*") if any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    found = sorted({p for p in folder.rglob("*") if p.suffix.lower() in READERS} - set(hidden))
-    found = [p for p in found if p.name not in ("dataset_infos.json", "dataset_info.json")]
+
+    def is_data(path: Path) -> bool:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        return path.suffix.lower() in READERS and not hidden and path.name not in ("dataset_infos.json", "dataset_info.json")
+
+    found = sorted(filter(is_data, folder.rglob("*")))
     train = [p for p in found if "train" in p.relative_to(folder).as_posix()]
     if not found:
         raise InputError("there are no data files in this folder", where=job.where("source"), hint=f"read are {', '.join(READERS)}")
