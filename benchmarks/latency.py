@@ -7,8 +7,8 @@
 The script of onnxruntime-genai (benchmark/python/benchmark_e2e.py) is in its repository and not in its wheel, so what it times is timed here by
 the package's own interface: a prompt that the model wrote itself, sampling of 50 likeliest tokens, `append_tokens` as the prompt's time,
 each `generate_next_token` as a token's, and a run's mean of these. Ours is the stopwatch of the benchmark step: random tokens, greedy.
-Two processes with one model differ by some per cent as long as they live, so each way has several, and each pair has its rounds. Then
-the model is compared with itself a hundred times.
+Two processes with one model differ by some per cent as long as they live, so what is compared is processes, several of each way: the
+interval is that of their pairs, each the medians of its rounds. Then the model is compared with itself a hundred times.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from olivebuild.steps.benchmark_latency import LatencyFields
 HOME = Path(__file__).parent.parent
 COPIES = 5
 """Ten pairs a run of the comparisons with itself."""
-PAIRS = 5
-"""Processes of each way."""
+PAIRS = 9
+"""Processes of each way; the fewest of which an interval can be told is six."""
 RECIPE = """\
 targets:
   base: {{kind: model, source: {source}}}
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--model", default="", help="a folder with genai_config.json instead of the quick start's")
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=8, help="of each pair of processes")
     parser.add_argument("--itself", type=int, default=100, help="comparisons of the model with itself")
     parser.add_argument("--quick", action="store_true", help="a tiny model, under a minute; no goals")
     parser.add_argument("--json", action="store_true", help="only the last line")
@@ -62,7 +62,7 @@ def main() -> None:
         peer(options.peer, options.prompt_tokens, options.new_tokens)
         return
     if options.quick:
-        options.rounds, options.itself = 9, 10
+        options.rounds, options.itself = 2, 10
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory(prefix="latency-", dir=os.environ.get("BENCHMARK_DIR")) as name:
         folder = Path(options.model).absolute() if options.model else build(Path(name), quick=options.quick)
@@ -124,7 +124,7 @@ def beside(folder: Path, options: argparse.Namespace) -> list[Claim]:
     command = [sys.executable, __file__, "--peer", str(folder)]
     command += ["--prompt-tokens", str(options.prompt_tokens), "--new-tokens", str(options.new_tokens)]
     environment = os.environ | {"PYTHONPATH": str(HOME)}
-    rounds: list[dict[str, dict[str, float]]] = []
+    rounds: list[list[dict[str, dict[str, float]]]] = [[] for _ in range(PAIRS)]
     with contextlib.ExitStack() as stack:
         pairs = []
         for _ in range(PAIRS):
@@ -135,13 +135,13 @@ def beside(folder: Path, options: argparse.Namespace) -> list[Claim]:
             stack.callback(theirs.kill)
             pairs.append((ours, theirs))
         # The first round of each pair warms it up.
-        for number in range(PAIRS + options.rounds):
-            ours, theirs = pairs[number % PAIRS]
-            found = {}
-            for name in ("ours", "theirs") if number % 2 else ("theirs", "ours"):
-                time.sleep(REST)
-                found[name] = of_ours(ours, options) if name == "ours" else of_theirs(theirs, options)
-            rounds += [found] if number >= PAIRS else []
+        for number in range(1 + options.rounds):
+            for i, (ours, theirs) in enumerate(pairs):
+                found = {}
+                for name in ("ours", "theirs") if (number + i) % 2 else ("theirs", "ours"):
+                    time.sleep(REST)
+                    found[name] = of_ours(ours, options) if name == "ours" else of_theirs(theirs, options)
+                rounds[i] += [found] if number else []
     return compared(rounds, options)
 
 
@@ -164,10 +164,10 @@ def of_theirs(process: subprocess.Popen[str], options: argparse.Namespace) -> di
     }
 
 
-def compared(rounds: list[dict[str, dict[str, float]]], options: argparse.Namespace) -> list[Claim]:
+def compared(rounds: list[list[dict[str, dict[str, float]]]], options: argparse.Namespace) -> list[Claim]:
     rows, claims = [], []
-    for figure in rounds[0]["ours"]:
-        ours, theirs = ([found[name][figure] for found in rounds] for name in ("ours", "theirs"))
+    for figure in rounds[0][0]["ours"]:
+        ours, theirs = ([median(found[name][figure] for found in pair) for pair in rounds] for name in ("ours", "theirs"))
         found = paired_rounds(ours, theirs, higher_is_better=figure != "first token")
         unit, shown = ("s", milliseconds) if figure == "first token" else ("tokens/s", "{:.1f}".format)
         low, high = found.ratio_interval or (0.0, 0.0)
