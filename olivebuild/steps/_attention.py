@@ -1,8 +1,8 @@
 """Attention between rows that lie end to end (_layout.py), registered with transformers under a name of our own.
 
 Models hand it their queries, keys and values of all tokens; no mask is made. On CUDA in half precision torch's varlen kernel does the
-work, or, where all rows have one length, the faster one that scaled_dot_product_attention finds; elsewhere that works on padded groups of
-rows. What it does not know (soft caps, sinks) raises NotImplementedError.
+work, or, where all rows have one length, the faster one that scaled_dot_product_attention finds, or FlashAttention 4 (_flash.py); elsewhere
+that works on padded groups of rows. What it does not know (soft caps, sinks) raises NotImplementedError.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
+from olivebuild.steps import _flash
 from olivebuild.steps._layout import Rows
 
 NAME = "olivebuild_rows"
@@ -52,9 +53,23 @@ def attend(
     # A row's last token predicts nothing, so it does not matter what it sees.
     if window is not None and window >= rows.longest_keys - 1:
         window = None
+    if rows.flash:
+        return _by_flash(rows, query, key, value, scaling, window), None
     if rows.alike and window is None:
         return _alike(rows, query, key, value, scaling), None
     return _varlen(rows, query, key, value, scaling, window), None
+
+
+def _by_flash(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int | None) -> torch.Tensor:
+    # Values that are a slice of a product would keep all of it until their gradient is taken.
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value.contiguous()))
+    scale, back = scaling or q.shape[-1] ** -0.5, None if window is None else window - 1
+    if rows.alike:
+        q, k, v = (x.unflatten(0, (rows.alike, rows.longest)) for x in (q, k, v))
+        return _flash.attention(q, k, v, scale=scale, back=back).flatten(0, 1)[None]
+    if rows.keys is not None:
+        k, v = k.index_select(0, rows.keys), v.index_select(0, rows.keys)
+    return _flash.attention(q, k, v, scale=scale, back=back, rows=(rows.starts, rows.key_starts, rows.longest, rows.longest_keys))[None]
 
 
 def _alike(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:

@@ -38,6 +38,8 @@ class Setup:
     """Attention by padded groups of rows; else by torch's varlen kernel."""
     twice: bool = False
     """Layers are computed once more on the way back, to save memory."""
+    flash: bool = False
+    """Attention by FlashAttention 4 in the place of torch's kernels."""
     usual: int = 0
     """The length that most rows have, where rows of one length are attended to by a kernel of their own; else 0."""
     compiled: bool = False
@@ -63,7 +65,8 @@ class Forward:
         setup, parts = self.setup, micro_batches(batch, self.setup.limit)
         if not setup.packed:
             return [pad(part, self.device) for part in _even(batch, setup.limit)]
-        return [pack(part, self.device, share=setup.share, grouped=setup.grouped, window=self.window, usual=setup.usual) for part in parts]
+        how: dict[str, Any] = {"share": setup.share, "grouped": setup.grouped, "window": self.window, "usual": setup.usual, "flash": setup.flash}
+        return [pack(part, self.device, **how) for part in parts]
 
     def backward(self, batch: Sequence[Tokens], ready: list[Packed | Padded] | None = None) -> torch.Tensor:
         """Add the gradient of the batch's mean loss to the weights; the loss. Without memory for it, in smaller pieces."""

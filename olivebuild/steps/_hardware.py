@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from olivebuild.steps import _flash
 from olivebuild.steps._compiled import compile_layers, suit_compiler
 from olivebuild.steps._encode import lengths_of
 from olivebuild.steps._forward import Setup, checkpoint_layers, takes_packed
@@ -45,9 +46,11 @@ def prepare(job: Job, model: Any, rows: Sequence[Tokens], tokens: int, device: t
     setup.usual = usual_length(lengths) if setup.packed and not setup.grouped else 0
     if not plain and device.type == "cuda" and tokens * sum(p.numel() for p in model.parameters()) > WORTH_COMPILING:
         setup.compiled = True
+        alike = int(lengths.min()) == longest
+        setup.flash = setup.packed and not setup.grouped and _takes_flash(job, model, device, longest, packed=not setup.usual)
         suit_compiler(model)
-        compile_layers(model, alike=int(lengths.min()) == longest)
-        said.append("compiled layers")
+        compile_layers(model, alike=alike)
+        said.append("compiled layers, FlashAttention 4" if setup.flash else "compiled layers")
     elif not plain:
         join_products(model)
     said.insert(0, f"{'packed' if setup.packed else 'padded'} rows, up to {setup.limit} tokens at a time")
@@ -55,6 +58,19 @@ def prepare(job: Job, model: Any, rows: Sequence[Tokens], tokens: int, device: t
         said.insert(1, "beginnings that rows share once")
     job.note("; ".join(said))
     return setup
+
+
+def _takes_flash(job: Job, model: Any, device: torch.device, longest: int, *, packed: bool) -> bool:
+    """Whether FlashAttention 4 is installed and attends to this model's rows as torch does."""
+    if not _flash.installed():
+        return False
+    config, window = model.config.get_text_config(), getattr(model.config, "sliding_window", None)
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    back = window - 1 if window is not None and window < longest - 1 else None
+    fault = _flash.fault(config.num_attention_heads, config.num_key_value_heads, dim, model.dtype, device, back=back, packed=packed)
+    if fault:
+        job.note(f"FlashAttention 4 can't be used: {fault}")
+    return not fault
 
 
 def usual_length(lengths: np.ndarray) -> int:

@@ -45,6 +45,8 @@ class Rows:
     """Where each token's output lies among the groups' padded ones."""
     alike: int = 0
     """How many rows these are, if all are whole and of the one length that most rows have; else 0."""
+    flash: bool = False
+    """FlashAttention 4 attends to them."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,13 @@ def micro_batches(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]
     return ([batch[i] for i in sorted(rows)] for _, rows in sorted(bins, key=lambda b: min(b[1])))
 
 
-def pack(batch: Sequence[Tokens], device: torch.device, *, share: bool, grouped: bool, window: int | None = None, usual: int = 0) -> Packed:
+def pack(
+    batch: Sequence[Tokens], device: torch.device, *, share: bool, grouped: bool, window: int | None = None, usual: int = 0, flash: bool = False
+) -> Packed:
     """Lay rows out. `share`: beginnings once; `grouped`: also as padded groups, for attention that takes rows of one length.
 
     `window`: how many tokens back the groups' masks let a token see, itself included. `usual`: the length that most rows have, if there is one.
+    `flash`: FlashAttention 4 is to attend to them.
     """
     order = sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist()) if share else range(len(batch))
     ids, positions, keys, starts, predict, targets = [], [], [], [0], [], []
@@ -110,6 +115,7 @@ def pack(batch: Sequence[Tokens], device: torch.device, *, share: bool, grouped:
     rows = _rows(keys, starts, device, plain=count == sum(map(len, keys)), grouped=grouped, window=window)
     if rows.keys is None and all(len(row) == usual for row in batch):
         rows = replace(rows, alike=len(batch))
+    rows = replace(rows, flash=flash)
     return Packed(
         _tensor(np.concatenate(ids), device)[None],
         _tensor(np.concatenate(positions), device)[None],
