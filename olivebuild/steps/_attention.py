@@ -61,8 +61,8 @@ def attend(
 
 
 def _by_flash(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int | None) -> torch.Tensor:
-    # Values that are a slice of a product would keep all of it until their gradient is taken.
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value.contiguous()))
+    # However they lie: values that are a slice of a product keep all of it, but copying them takes longer than these kernels leave.
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     scale, back = scaling or q.shape[-1] ** -0.5, None if window is None else window - 1
     if rows.alike:
         q, k, v = (x.unflatten(0, (rows.alike, rows.longest)) for x in (q, k, v))

@@ -47,7 +47,9 @@ def prepare(job: Job, model: Any, rows: Sequence[Tokens], tokens: int, device: t
     if not plain and device.type == "cuda" and tokens * sum(p.numel() for p in model.parameters()) > WORTH_COMPILING:
         setup.compiled = True
         alike = int(lengths.min()) == longest
-        setup.flash = setup.packed and not setup.grouped and _takes_flash(job, model, device, longest, packed=not setup.usual)
+        # The length of the row that a token is in, on an average. In short rows the kernel is no faster, or slower.
+        long = (lengths.astype(float) ** 2).sum() >= LONG * lengths.sum()
+        setup.flash = long and setup.packed and not setup.grouped and _takes_flash(job, model, device, longest, packed=not setup.usual)
         suit_compiler(model)
         compile_layers(model, alike=alike)
         said.append("compiled layers, FlashAttention 4" if setup.flash else "compiled layers")
