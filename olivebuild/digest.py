@@ -257,6 +257,26 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+ABANDONED_SECONDS = 3600
+
+
+def abandoned(folder: Path) -> Iterator[Path]:
+    """What writers who were killed have left in a folder, and its clock markers. A younger one may be in another process' hands."""
+    with contextlib.suppress(OSError), os.scandir(folder) as inside:
+        for entry in inside:
+            if entry.name.startswith(".clock-") or (entry.name[0] == "." and entry.name.endswith(".tmp")):
+                # It may go meanwhile.
+                with contextlib.suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_SECONDS:
+                        yield Path(entry.path)
+
+
+def sweep_abandoned(folder: Path) -> None:
+    for path in list(abandoned(folder)):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def sync(path: Path) -> None:
     """Return when a file's content is safe from a power cut."""
     with open(path, "rb+") as f:

@@ -23,13 +23,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from olivebuild import places, workspaces
+from olivebuild import digest, places, workspaces
 from olivebuild.derived import Derived
 from olivebuild.executor import Action
 from olivebuild.history import History
 from olivebuild.locks import locked, try_lock
 from olivebuild.manifest import Manifest
-from olivebuild.store import Store
+from olivebuild.store import WRITTEN, Store
 from olivebuild.trace import Trace, Traces
 from olivebuild.workspaces import Registered
 
@@ -233,6 +233,7 @@ class _Survey:
             # What bears a key is known to be alive or dead by its lock; what does not, by its age.
             dead = path.name not in alive if re.match("[0-9a-f]{32}-", path.name) else _time(path) < self.young
             found += [path] if dead else []
+        found += [path for name in WRITTEN for path in digest.abandoned(root / name)]
         found += [path for path in (root / "quarantine").glob("*") if self.now - _time(path, changed=True) > self.limits.age]
         found += [path for path in (root / "checkpoints").glob("*") if path.stem not in keys and self.now - _time(path) > self.limits.age]
         found += [path for path in (root / "places").glob("*.json") if not places.holds(path)]

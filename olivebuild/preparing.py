@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from olivebuild import locks
+from olivebuild import digest, locks
 from olivebuild.errors import RecipeError
 from olivebuild.locks import try_lock
 from olivebuild.plan import Planner
-from olivebuild.store import Store
+from olivebuild.store import WRITTEN, Store
 from olivebuild.turns import Room
 from olivebuild.workspace import Workspace
 
@@ -30,8 +30,12 @@ def check_room(planner: Planner, room: Room, goals: Iterable[str]) -> None:
 
 
 def sweep(store: Store) -> None:
-    """Delete the scratch folders of steps whose build was killed: their keys' locks are free."""
-    for folder in () if store.read_only else (store.root / "tmp").iterdir():
+    """Delete what killed builds have left: the scratch folders of steps (their keys' locks are free), and files that are not whole."""
+    if store.read_only:
+        return
+    for name in WRITTEN:
+        digest.sweep_abandoned(store.root / name)
+    for folder in (store.root / "tmp").iterdir():
         key = folder.name.partition("-")[0]
         lock = try_lock(store.lock_file(key)) if len(key) == 32 else None
         if lock:

@@ -25,6 +25,8 @@ from olivebuild.manifest import Entry, Manifest
 from olivebuild.places import Place
 from olivebuild.positioned import pread, pwrite
 
+WRITTEN = ("workspaces", "places", "proofs", "history")
+"""Folders of small files, each of which is written whole or not at all."""
 FOLDERS = ("blobs", "traces", "locks", "tmp", "quarantine", "places", "workspaces")
 HOUR = 3600
 

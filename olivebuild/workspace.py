@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Container, Iterator, MutableMapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from olivebuild.records import decode
 from olivebuild.store import Store
 
 LAST = "last.jsonl"
-ABANDONED_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -162,12 +160,7 @@ class Workspace:
         if (self.state / "tmp").is_dir():
             with self.lock():
                 self._sweep()
-        for pattern in (".*.tmp", ".clock-*"):
-            for left in self.state.glob(pattern):
-                # A younger one may be in another build's hands.
-                with contextlib.suppress(OSError):
-                    if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-                        left.unlink()
+        digest.sweep_abandoned(self.state)
 
     def log_file(self, node: str) -> Path:
         self.logs.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import gc, workspaces
+from olivebuild import gc, preparing, workspaces
 from olivebuild.derived import Derived
 from olivebuild.digest import of_bytes
 from olivebuild.executor import Action, ActionInput
@@ -296,6 +296,33 @@ def test_what_crashes_have_left_goes_and_lock_files_stay(store: Store, tmp_path:
     assert sum(gc.collect(store, MONTH, delete=True).files.values()) == 12
     assert not any(path.exists() for path in left)
     assert files(store) == {"locks/builds.lock", "locks/sweep.lock", f"locks/{'0' * 32}.lock"}
+
+
+def leave(store: Store) -> tuple[list[Path], list[Path]]:
+    """What writers who were killed an hour ago have left among small files, and what may be in somebody's hands."""
+    old = [
+        store.root / place for place in ("workspaces/.a.json.0123.tmp", "places/.b.json.0123.tmp", "proofs/.c.0123.tmp", "history/.d.jsonl.0123.tmp")
+    ]
+    young = [path.with_name(".young.0123.tmp") for path in old]
+    for path in (*old, *young):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    for path in old:
+        age(path, 0.05)
+    return old, young
+
+
+@pytest.mark.parametrize("way", ["a build", "gc"])
+def test_half_written_files_go_when_nobody_can_be_writing_them(store: Store, way: str) -> None:
+    old, young = leave(store)
+    whole = store.root / "workspaces" / "e.json"
+    whole.write_text("{}")
+    age(whole, 90)
+    if way == "gc":
+        gc.collect(store, MONTH, delete=True)
+    else:
+        preparing.sweep(store)
+    assert [path.exists() for path in (*old, *young, whole)] == [False] * 4 + [True] * 5
 
 
 def test_quarantine_is_evidence_for_as_long_as_results_are_kept(store: Store, tmp_path: Path) -> None:
