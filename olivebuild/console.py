@@ -20,7 +20,7 @@ from olivebuild.gates import FIGURES, Judgement
 from olivebuild.history import Entry
 from olivebuild.key import Reason
 from olivebuild.plan import Plan, Verdict
-from olivebuild.wording import clean, describe, difference, figure, seconds, size
+from olivebuild.wording import clean, describe, difference, figure, listed, seconds, size
 from olivebuild.wording import heading as named
 
 COLOURS = {Verdict.FRESH: "green", Verdict.CACHED: "cyan", Verdict.STALE: "yellow", Verdict.WAITING: "bright_black"}
@@ -50,7 +50,7 @@ def show_summary(report: Report) -> None:
     if report.failed:
         return
     if not report.ran and not report.restored:
-        console.print(f"[green]nothing to do[/]: {', '.join(report.goals)} {'is' if len(report.goals) == 1 else 'are'} fresh")
+        console.print(f"[green]nothing to do[/]: {escape(clean(listed(report.goals)))} {'is' if len(report.goals) == 1 else 'are'} fresh")
         return
     parts = [f"{len(names)} {word}" for names, word in ((report.ran, "built"), (report.restored, "restored"), (report.fresh, "fresh")) if names]
     console.print(f"[green]{', '.join(parts)}[/] in {seconds(report.seconds)}")
@@ -211,7 +211,7 @@ def show_history(entries: Sequence[Entry], count: int) -> None:
         why = "; ".join(describe(r) for r in entry.causes[:2]) + (f" (and {len(entry.causes) - 2} more)" if len(entry.causes) > 2 else "")
         since = ", ".join(f"{t}: {told.partition(': ')[2]}" for t in entry.measured if (told := since_last(entries, entry, t)))
         missed = [g.gate for g in entry.gates if not g.passed]
-        state = f"failed: {', '.join(entry.failed)}" if entry.failed else f"missed: {'; '.join(missed)}" if missed else ""
+        state = f"failed: {listed(entry.failed)}" if entry.failed else f"missed: {'; '.join(missed)}" if missed else ""
         head = f"{entry.number:>5}  {entry.time.replace('T', ' ').rstrip('Z')}  {made:<18}  {seconds(entry.seconds):>12}  "
         console.print(escape(clean(head + "  ".join(part for part in (state, since, why) if part))).rstrip())
     if not entries:

@@ -100,9 +100,15 @@ def load(file: Path, settings: Iterable[str] = ()) -> Recipe:
     return recipe
 
 
+FEW = 40
+"""More names than any kind has keys: a hint that is a page long helps nobody."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     import difflib
 
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"known are: {', '.join(known)}"
+    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.6):
+        return f"did you mean {close[0]}?"
+    more = f" and {len(known) - FEW:,} more" if len(known) > FEW else ""
+    return f"known are: {', '.join(known[:FEW])}{more}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from olivebuild.gates import FIGURES, Gate
@@ -29,6 +29,15 @@ def size(value: float) -> str:
             return f"{value:.0f} {unit}"
         value /= 1000
     return f"{value:.2f} GB"
+
+
+SHOWN = 8
+"""So many names are a line that people read; of more it is their number that says something."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Targets: by name, or how many."""
+    return ", ".join(names) if len(names) <= SHOWN else f"{len(names):,} targets"
 
 
 def describe(reason: Reason) -> str:

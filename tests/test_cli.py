@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
 import jsonschema
 import pytest
 
-from olivebuild import document
+from olivebuild import console, document
+from olivebuild.build import Report
 from olivebuild.cli import main
 from olivebuild.schema import recipe_schema
 from tests.conftest import Place
@@ -52,6 +55,19 @@ def test_the_bare_command_builds_the_default(chain: Place) -> None:
     assert chain.run().out == "nothing to do: b is fresh\n"
     assert chain.run("-j", "2", "a").out == "nothing to do: a is fresh\n"
     assert chain.run("-j2", "plan", "first").out == "fresh    first\n"
+
+
+def test_many_goals_are_counted_instead_of_named(place: Place) -> None:
+    names = [f"t{i}" for i in range(1200)]
+    place.recipe.write_text("targets:\n" + "".join(f"  {n}: {{kind: command, run: 'true', outputs: {{y: y}}}}\n" for n in names))
+    for count, told in ((8, "t0, t1, t2, t3, t4, t5, t6, t7"), (9, "9 targets"), (1200, "1,200 targets")):
+        report = Report(names[:count])
+        with redirect_stdout(io.StringIO()) as out:
+            console.show_summary(report)
+        assert out.getvalue() == f"nothing to do: {told} are fresh\n"
+    failed = place.run("build", "unlike")
+    assert failed.code == 2
+    assert failed.err.endswith("hint: known are: " + ", ".join(names[:40]) + " and 1,160 more\n")
 
 
 def test_plan_json_has_the_fields_of_the_contract(chain: Place) -> None:
