@@ -20,6 +20,8 @@ from olivebuild.options import JSON, LOOK, SET, TARGET, TARGETS, Manner, manner_
 if TYPE_CHECKING:
     from olivebuild.build import Report
     from olivebuild.executor import Executor
+    from olivebuild.gates import Judgement
+    from olivebuild.history import Entry
     from olivebuild.plan import Plan
     from olivebuild.project import Project
     from olivebuild.recording import Done
@@ -172,7 +174,7 @@ def _build(
     from olivebuild import machine
     from olivebuild.build import Build
     from olivebuild.events import Event
-    from olivebuild.recording import Recorder, history_of, record
+    from olivebuild.recording import Recorder, record
     from olivebuild.showing import Showing
     from olivebuild.sinks import Place, Sinks
     from olivebuild.turns import Room, limits_of
@@ -196,9 +198,6 @@ def _build(
         raise
     for complaint in sinks.complaints:
         click.echo(f"note: {complaint}", err=True)
-    # Not before: the first step starts without waiting for what only draws.
-    from olivebuild import console
-
     plan = report.plan
     judged = project.judge({name: project.metrics(plan, name) for name in plan.targets}) if plan and not report.failed else []
     gates = [vars(j) for j in judged]
@@ -207,24 +206,41 @@ def _build(
         end = {"ran": report.ran, "restored": report.restored, "fresh": report.fresh, "failed": report.failed, "gates": gates}
         say(Event("done", {**end, "seconds": round(report.seconds, 3)}))
     else:
-        for name, metrics in _to_show(project, plan, goals) if plan else []:
-            kind = project.graph.targets[name].kind
-            if kind == "benchmark":
-                console.show_benchmark(metrics)
-                console.show_front(metrics)
-                from olivebuild.comparing import since_last
-
-                if entry and (told := since_last(history_of(project).read(), entry, name)):
-                    click.echo(told)
-            elif kind == "choice":
-                console.show_choice(name, metrics)
-        console.show_gates(judged)
-        console.show_summary(report)
-    for error in report.errors:
-        console.show_error(error)
+        _show(project, report, goals, judged, entry)
     if report.errors:
+        from olivebuild.console import show_error
+
+        for error in report.errors:
+            show_error(error)
         return report, max(e.exit_code for e in report.errors)
     return report, 0 if all(j.passed for j in judged) else 3
+
+
+def _show(project: Project, report: Report, goals: list[str], judged: list[Judgement], entry: Entry | None) -> None:
+    """What a build came to. What draws takes long to import, and most builds have nothing to draw."""
+    from olivebuild import lines
+    from olivebuild.recording import history_of
+
+    shown = _to_show(project, report.plan, goals) if report.plan else []
+    if not shown and not judged and lines.are_enough():
+        if not report.failed:
+            click.echo("".join(lines.summary(report)))
+        return
+    from olivebuild import console
+    from olivebuild.comparing import since_last
+
+    for name, metrics in shown:
+        kind = project.graph.targets[name].kind
+        if kind == "benchmark":
+            console.show_benchmark(metrics)
+            console.show_front(metrics)
+            if entry and (told := since_last(history_of(project).read(), entry, name)):
+                click.echo(told)
+        elif kind == "choice":
+            console.show_choice(name, metrics)
+    console.show_gates(judged)
+    if not report.failed:
+        console.show_summary(report)
 
 
 @main.command()

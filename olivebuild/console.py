@@ -19,6 +19,7 @@ from olivebuild.errors import BuildError
 from olivebuild.gates import FIGURES, Judgement
 from olivebuild.history import Entry
 from olivebuild.key import Reason
+from olivebuild.lines import summary
 from olivebuild.plan import Plan, Verdict
 from olivebuild.wording import clean, describe, difference, figure, listed, seconds, size
 from olivebuild.wording import heading as named
@@ -46,14 +47,8 @@ def show_error(error: BuildError) -> None:
 
 
 def show_summary(report: Report) -> None:
-    console = stdout()
-    if report.failed:
-        return
-    if not report.ran and not report.restored:
-        console.print(f"[green]nothing to do[/]: {escape(clean(listed(report.goals)))} {'is' if len(report.goals) == 1 else 'are'} fresh")
-        return
-    parts = [f"{len(names)} {word}" for names, word in ((report.ran, "built"), (report.restored, "restored"), (report.fresh, "fresh")) if names]
-    console.print(f"[green]{', '.join(parts)}[/] in {seconds(report.seconds)}")
+    head, rest = summary(report)
+    stdout().print(f"[green]{head}[/]{escape(rest)}")
 
 
 def show_watch(changed: Path | None, folder: Path) -> None:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 from olivebuild.events import Event
 
 if TYPE_CHECKING:
+    from olivebuild.lines import Lines
+
+
+def _lines() -> Lines:
+    from olivebuild import lines
+
+    if lines.are_enough():
+        return lines.Lines()
     from olivebuild.live import Display
+
+    return Display()
 
 
 class Showing:
@@ -16,7 +26,7 @@ class Showing:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._display: Display | None = None
+        self._display: Lines | None = None
         self._held: list[Event] = []
 
     def __enter__(self) -> Showing:
@@ -30,9 +40,7 @@ class Showing:
             self._held.append(event)
             if event.name == "plan":
                 return
-            from olivebuild.live import Display
-
-            self._display = self._stack.enter_context(Display())
+            self._display = self._stack.enter_context(_lines())
         for waiting in self._held or [event]:
             self._display(waiting)
         self._held.clear()
