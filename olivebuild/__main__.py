@@ -1,5 +1,6 @@
 """`olivebuild` and `python -m olivebuild`: a build of which nothing has changed is answered before anything is imported."""
 
+import os
 import sys
 
 from olivebuild.snapshot import answer
@@ -14,8 +15,30 @@ def main() -> None:
         gc.set_threshold(100_000)
         from olivebuild.cli import run
 
-        run(look)
+        try:
+            run(look)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+            _leave(code)
     sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """End at once: what thousands of targets left in memory is the system's to free, not to be taken apart one by one."""
+    import atexit
+    import threading
+
+    if threading.active_count() > 1:
+        # Somebody still works, and is waited for.
+        return
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        # As it is told of any program whose output nobody takes.
+        return
+    os._exit(code)
 
 
 if __name__ == "__main__":

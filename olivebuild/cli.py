@@ -124,6 +124,7 @@ def _build_and_remember(
         pages = memory.remember(project.planner, report.plan, targets, project.before, started, report.touched)
         if not (report.ran or report.restored):
             noop.save(project, report.plan, pages, started, "".join(out.written), "".join(err.written), code)
+    project.planner.traces.close()
     if code:
         ctx.exit(code)
 
