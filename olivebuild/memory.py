@@ -2,18 +2,20 @@
 
 Two files. One has paths and stats, node by node, as `snapshot.look` compares them; the other has the nodes, and is read where a stat differs:
 a changed node, what it changes, and what all these are made from are a graph of their own (`Recalled`), and the rest of the recipe does not
-exist for the build. Anything but a file of a node (a changed recipe, other goals, other versions) and everything is looked at anew. Neither
-file is synced: they have checksums, and deleting them costs time.
+exist for the build. Anything but a file of a node (a changed recipe, other goals, other versions) and everything is looked at anew. What an
+edit changes is added to the first file, nodes and all, until that has grown by a part; then both are written anew. Neither file is synced:
+they have checksums, and deleting them costs time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -23,10 +25,12 @@ from olivebuild.graph import Graph
 from olivebuild.node import Node, Outline, Record
 from olivebuild.plan import Plan, Planner, State, Verdict
 from olivebuild.recipe import Recipe
-from olivebuild.snapshot import SEEN, Data, Look
+from olivebuild.snapshot import SEEN, Change, Data, Look
 from olivebuild.workspace import LAST
 
 NODES = "nodes.bin"
+SHARE = 64
+"""What is added to the paths and stats may take this part of them: some seventy edits of ten thousand targets."""
 
 
 class Head(Record, frozen=True):
@@ -57,11 +61,16 @@ class Known(Record, frozen=True):
     folder: str
     needed: bool
     publish: bool
+    key: str
+    seconds: float | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pages:
-    """The files, as they are written: where each node's paths, stats and record begin and end. The paths before the first node's concern all."""
+    """The files, as they are written: where each node's paths, stats and record begin and end. The paths before the first node's concern all.
+
+    What `changes` says of a node counts instead; `head` is right of all. `name` and `end`: the file of paths and stats, and how long it is.
+    """
 
     head: Head
     paths: Data
@@ -74,32 +83,78 @@ class Pages:
     offsets: array[int]
     """its record."""
 
+    changes: dict[int, Change] = field(default_factory=dict)
+    name: str = ""
+    end: int = 0
+
+    def seen(self, number: int) -> tuple[Data, Data, Data]:
+        """A node's paths, stats and record."""
+        if number in self.changes:
+            return self.changes[number][2:]
+        (first, last), size = self.starts[number : number + 2], snapshot.STAT_SIZE
+        paths, record = self.places[number : number + 2], self.offsets[number : number + 2]
+        return self.paths[slice(*paths)], self.stats[first * size : last * size], self.records[slice(*record)]
+
     def known(self, number: int) -> Known:
-        return msgspec.json.decode(self.records[self.offsets[number] : self.offsets[number + 1]], type=Known)
+        return msgspec.json.decode(self.seen(number)[-1], type=Known)
 
-    def seen(self, number: int) -> tuple[Data, Data]:
-        size = snapshot.STAT_SIZE
-        return self.paths[self.places[number] : self.places[number + 1]], self.stats[self.starts[number] * size : self.starts[number + 1] * size]
-
-    def changed(self, differs: bytes) -> set[int] | None:
+    def changed(self, look: Look) -> set[int] | None:
         """The nodes of which a stat differs; None when it is one that concerns all."""
+        differs = look.differs
         if differs.find(1, 0, self.starts[0]) >= 0:
             return None
-        found, at = set(self.head.unseen), differs.find(1)
+        found, at = {*self.head.unseen, *look.changed}, differs.find(1)
         while at >= 0:
             number = bisect_right(self.starts, at) - 1
             found.add(number)
             at = differs.find(1, self.starts[number + 1])
         return found
 
-    def write(self, folder: Path) -> None:
-        """Whoever is killed between the two files leaves what belongs together by no checksum."""
+    def all_paths(self) -> set[bytes]:
+        """What a look at them compares."""
+        names = bytes(self.paths).split(b"\0")
+        for first, count, *_ in self.changes.values():
+            names[first : first + count] = [b""] * count
+        return {*names, *(name for change in self.changes.values() for name in bytes(change[2]).split(b"\0"))}
+
+    def with_changes(self, changes: dict[int, Change]) -> Pages:
+        """The same, and what has changed."""
+        keys, seconds, unseen = list(self.head.keys), list(self.head.seconds), set(self.head.unseen)
+        for number, (_, _, _, stats, record) in changes.items():
+            node = msgspec.json.decode(record, type=Known)
+            keys[number], seconds[number] = node.key, node.seconds
+            (unseen.discard if stats else unseen.add)(number)
+        head = msgspec.structs.replace(self.head, keys=tuple(keys), seconds=tuple(seconds), unseen=tuple(sorted(unseen)))
+        return replace(self, head=head, changes={**self.changes, **changes})
+
+    def whole(self) -> Pages:
+        """The same with the changes in their places."""
+        everyone = self.paths[: self.places[0]], self.stats[: self.starts[0] * snapshot.STAT_SIZE]
+        nodes = [self.seen(number) for number in range(len(self.head.names))]
+        return _bound(self.head, [everyone, *(seen for *seen, _ in nodes)], [record for *_, record in nodes])
+
+    def add(self, changes: dict[int, Change], folder: Path) -> Pages:
+        """Keep what has changed. Raises OSError."""
+        if not changes:
+            return self
+        pages, (name, data) = self.with_changes(changes), snapshot.added_bytes(self.name, changes)
+        file, size = folder / SEEN, len(self.paths) + len(self.stats)
+        if self.end + len(data) > size + size // SHARE or file.stat().st_size != self.end:
+            # There is more in it than we read: somebody was killed in the middle, or builds beside us.
+            return pages.whole().write(folder)
+        with open(file, "ab", buffering=0) as f:
+            f.write(data)
+        return replace(pages, name=name, end=self.end + len(data))
+
+    def write(self, folder: Path) -> Pages:
+        """Whoever is killed between the two files leaves what belongs together by no checksum. Raises OSError."""
         tables = [a.tobytes() for a in (self.starts, self.places, self.offsets)]
         head = msgspec.json.encode(self.head)
         body = b"".join([*(b"%d " % len(part) for part in (head, *tables)), b"\n", head, *tables, self.records])
-        check = digest.of_bytes(body)
+        name, data = snapshot.seen_bytes(digest.of_bytes(body), self.head.light, self.paths, self.stats)
         _replace(folder / NODES, body)
-        _replace(folder / SEEN, snapshot.seen_bytes(check, self.head.light, self.paths, self.stats))
+        _replace(folder / SEEN, data)
+        return replace(self, name=name, end=len(data))
 
     @staticmethod
     def read(folder: Path, look: Look) -> Pages:
@@ -108,13 +163,12 @@ class Pages:
         if digest.of_bytes(body) != look.check:
             raise ValueError("these files do not belong together")
         at = body.index(b"\n") + 1
-        parts, view = [], memoryview(body)
-        for size in map(int, body[: at - 1].split()):
-            parts.append(view[at : at + size])
-            at += size
-        head, *tables = parts
+        head, *tables, records = snapshot.pieces(memoryview(body), at, map(int, body[:at].split()))
         try:
-            return Pages(msgspec.json.decode(head, type=Head), look.paths, look.stats, view[at:], *(array("Q", bytes(table)) for table in tables))
+            starts, places, offsets = (array("Q", bytes(table)) for table in tables)
+            found = msgspec.json.decode(head, type=Head)
+            pages = Pages(found, look.paths, look.stats, records, starts, places, offsets, name=look.name, end=look.end)
+            return pages.with_changes(look.changes) if look.changes else pages
         except (msgspec.MsgspecError, TypeError) as e:
             raise ValueError(str(e)) from None
 
@@ -147,7 +201,7 @@ def recall(recipe: Recipe, state: Path, store: Path, asked: Iterable[str], look:
         pages = Pages.read(state, look) if look and (state / LAST).exists() else None
         if look is None or pages is None or pages.head.surroundings != _surroundings(recipe, store, asked):
             return None
-        changed = pages.changed(look.differs)
+        changed = pages.changed(look)
         return None if changed is None else _recalled(recipe, pages, changed)
     except (OSError, ValueError, IndexError, KeyError, msgspec.MsgspecError, RecursionError):
         return None
@@ -209,14 +263,13 @@ def remember(planner: Planner, plan: Plan, asked: Iterable[str], before: Recalle
     blocks = {name: _seen(planner, s, later if name in touched else started, started) for name, s in plan.states.items() if not s.thin}
     if before and not blocks:
         return before.pages
-    pages = _spliced(before.pages, plan, blocks) if before else _made(planner, plan, asked, blocks, started)
-    if pages:
-        # Losing it costs time only.
-        try:
-            pages.write(state)
-        except (OSError, UnicodeEncodeError):
-            return None
-    return pages
+    # Losing it costs time only.
+    with contextlib.suppress(OSError, UnicodeEncodeError):
+        if before:
+            return before.pages.add(_changes(before.pages, plan, blocks), state)
+        if pages := _made(planner, plan, asked, blocks, started):
+            return pages.write(state)
+    return None
 
 
 Block = dict[str, snapshot.Stat | None]
@@ -232,7 +285,7 @@ def _made(planner: Planner, plan: Plan, asked: Iterable[str], blocks: dict[str, 
     for name, state in plan.states.items():
         inputs = tuple((numbers[source.name], output) for _, source, output in graph.inputs[name])
         users = tuple(numbers[user] for _, user in graph.users[name] if user in numbers)
-        records.append(_record(state, graph.targets[state.node.target], inputs, users))
+        records.append(msgspec.json.encode(_known(state, graph.targets[state.node.target], inputs, users)))
     states = plan.states.values()
     head = Head(
         _surroundings(graph.recipe, planner.store.root, asked),
@@ -250,38 +303,19 @@ def _made(planner: Planner, plan: Plan, asked: Iterable[str], blocks: dict[str, 
     return _bound(head, [packed(everyone), *map(packed, blocks.values())], records)
 
 
-def _spliced(old: Pages, plan: Plan, blocks: dict[str, Block]) -> Pages:
-    """The pages with some nodes as they are now, the others as they were."""
-    head, numbers = old.head, {name: number for number, name in enumerate(old.head.names)}
-    size = snapshot.STAT_SIZE
-    seen = [(old.paths[: old.places[0]], old.stats[: old.starts[0] * size])]
-    records: list[Data] = []
-    keys, seconds, unseen, done = list(head.keys), list(head.seconds), set(head.unseen), 0
-
-    def keep(end: int) -> None:
-        """What lies between two changed nodes, in one piece."""
-        if end > done:
-            seen.append((old.paths[old.places[done] : old.places[end]], old.stats[old.starts[done] * size : old.starts[end] * size]))
-            records.append(old.records[old.offsets[done] : old.offsets[end]])
-
-    tables = [old.starts[:], old.places[:], old.offsets[:]]
-    for number, name in sorted((numbers[name], name) for name in blocks):
-        keep(number)
-        was, state = old.known(number), plan.states[name]
-        seen.append(packed(blocks[name]))
-        records.append(_record(state, was.outline, was.inputs, was.users))
-        keys[number], seconds[number] = state.key or "", state.seconds
-        (unseen.discard if blocks[name] else unseen.add)(number)
-        for table, length in zip(tables, (len(blocks[name]), len(seen[-1][0]), len(records[-1])), strict=True):
-            if grown := length - (table[number + 1] - table[number]):
-                table[number + 1 :] = array("Q", [at + grown for at in table[number + 1 :]])
-        done = number + 1
-    keep(len(head.names))
-    now = msgspec.structs.replace(head, keys=tuple(keys), seconds=tuple(seconds), unseen=tuple(sorted(unseen)))
-    return Pages(now, b"".join(p for p, _ in seen), b"".join(s for _, s in seen), b"".join(records), *tables)
+def _changes(pages: Pages, plan: Plan, blocks: dict[str, Block]) -> dict[int, Change]:
+    """Of the nodes that were looked at those that are not as they were."""
+    found: dict[int, Change] = {}
+    for number, name in enumerate(pages.head.names):
+        if name in blocks:
+            was = pages.known(number)
+            now = (*packed(blocks[name]), msgspec.json.encode(_known(plan.states[name], was.outline, was.inputs, was.users)))
+            if now != pages.seen(number):
+                found[number] = (pages.starts[number], pages.starts[number + 1] - pages.starts[number], *now)
+    return found
 
 
-def _bound(head: Head, seen: Sequence[tuple[Data, Data]], records: Sequence[bytes]) -> Pages:
+def _bound(head: Head, seen: Sequence[Sequence[Data]], records: Sequence[Data]) -> Pages:
     """`seen` has what concerns all before the nodes'."""
     starts = _sums(0, [len(stats) // snapshot.STAT_SIZE for _, stats in seen])[1:]
     places, offsets = _sums(0, [len(paths) for paths, _ in seen])[1:], _sums(0, [len(record) for record in records])
@@ -302,9 +336,9 @@ def packed(found: Block) -> tuple[bytes, bytes]:
     return paths, array("Q", [n & snapshot.MASK for stat in found.values() for n in stat or snapshot.ABSENT]).tobytes()
 
 
-def _record(state: State, outline: Outline, inputs: tuple[tuple[int, str], ...], users: tuple[int, ...]) -> bytes:
+def _known(state: State, outline: Outline, inputs: tuple[tuple[int, str], ...], users: tuple[int, ...]) -> Known:
     folder, outputs = str(state.folder or ""), dict(state.outputs or {})
-    return msgspec.json.encode(Known(state.node, outline, inputs, users, outputs, folder, state.needed, state.publish))
+    return Known(state.node, outline, inputs, users, outputs, folder, state.needed, state.publish, state.key or "", state.seconds)
 
 
 def _seen(planner: Planner, state: State, looked: int, scanned: int) -> Block:

@@ -46,8 +46,7 @@ def save(project: Project, plan: Plan, pages: Pages | None, started: int, out: s
     key = snapshot.command_key(arguments)
     file, seen = Path(snapshot.file_of(arguments, key)), str((project.workspace.state / snapshot.SEEN).absolute())
     try:
-        reference = (seen, snapshot.name_of(seen)) if pages else ("", "")
-        digest.write_atomically(file, snapshot.to_bytes(key, reference, *packed(found), out, err, code))
+        digest.write_atomically(file, snapshot.to_bytes(key, (seen, pages.name) if pages else ("", ""), *packed(found), out, err, code))
         for old in sorted(file.parent.glob(f"{snapshot.PREFIX}*"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
     except OSError:
@@ -64,5 +63,5 @@ def _looked_at(project: Project, plan: Plan, pages: Pages | None) -> dict[str, S
     unseen = {pages.head.names[number] for number in pages.head.unseen} if pages else plan.states.keys()
     for name in unseen & plan.states.keys():
         paths |= results(project.planner, plan.states[name])
-    known = set(bytes(pages.paths).split(b"\0")) if pages else set()
+    known = pages.all_paths() if pages else set()
     return {path: snapshot.stat_of(path) for path in sorted(map(str, paths)) if os.fsencode(path) not in known}

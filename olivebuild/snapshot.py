@@ -8,11 +8,14 @@ Deleting a snapshot costs one full look, nothing else.
 import _imp
 import os
 import sys
+
+# collections.abc itself is one more import.
+from _collections_abc import Iterable, Iterator
 from _operator import attrgetter
 
 PREFIX = "snapshot-"
 SEEN = "seen.bin"
-FORMAT = 5
+FORMAT = 6
 
 
 def surroundings() -> list[object]:
@@ -116,42 +119,94 @@ def _differing(paths: Data, stats: Data) -> bytes:
     return bytes(found)
 
 
+Change = tuple[int, int, Data, Data, Data]
+"""What was found of a node later: in the place of so many paths from this number on, paths, stats and a record that is memory.py's."""
+
+
 class Look:
     """What a file of paths and stats held, and a byte for each path: 1 where it differs now. `check` tells what else belongs to the file.
 
-    `light`: no step of the recipe needs its kind's own module in the worker.
+    `light`: no step of the recipe needs its kind's own module in the worker. `changes`: what was added to the file, by number of the node.
     """
 
-    def __init__(self, file: str, name: str, check: str, light: bool, paths: Data, stats: Data) -> None:
-        self.file, self.name, self.check, self.light, self.paths, self.stats = file, name, check, light, paths, stats
-        self.differs = differing(paths, stats)
+    def __init__(self, file: str, name: str, end: int, check: str, light: bool, paths: Data, stats: Data, changes: dict[int, Change]) -> None:
+        self.file, self.name, self.end, self.check, self.light, self.paths, self.stats = file, name, end, check, light, paths, stats
+        self.changes = changes
+        self.differs = bytearray(differing(paths, stats))
+        for first, count, *_ in changes.values():
+            self.differs[first : first + count] = bytes(count)
+        self.changed = {number for number, (_, _, paths, stats, _) in changes.items() if 1 in differing(paths, stats)}
+
+    @property
+    def same(self) -> bool:
+        return not self.changed and 1 not in self.differs
 
 
-def seen_bytes(check: str, light: bool, paths: Data, stats: Data) -> bytes:
-    body = b"".join([b"%s %d %d %d\n" % (check.encode(), light, len(paths), len(stats)), paths, stats])
-    return checksum(body).encode() + b"\n" + body
+def seen_bytes(check: str, light: bool, paths: Data, stats: Data) -> tuple[str, bytes]:
+    """A file of paths and stats, and its name."""
+    return _block(b"%s %d %d %d\n" % (check.encode(), light, len(paths), len(stats)), paths, stats)
 
 
-def name_of(file: str) -> str:
-    """What a file of paths and stats is told by: the checksum in it."""
-    with open(file, "rb") as f:
-        return f.readline().decode().strip()
+def added_bytes(name: str, changes: dict[int, Change]) -> tuple[str, bytes]:
+    """What to append to the file of this name, and the file's name then."""
+    parts: list[Data] = [name.encode(), b"\n"]
+    for number, (first, count, *data) in changes.items():
+        parts += [b"%d %d %d %d %d %d\n" % (number, first, count, *map(len, data)), *data]
+    return _block(*parts)
+
+
+def _block(*parts: Data) -> tuple[str, bytes]:
+    body = b"".join(parts)
+    name = checksum(body)
+    return name, b"%s %d\n" % (name.encode(), len(body)) + body
+
+
+def _blocks(data: bytes) -> Iterator[tuple[str, int, int]]:
+    """The name of each block, where its body begins and where it ends, until one is not whole."""
+    end = 0
+    while start := data.find(b"\n", end) + 1:
+        name, _, size = data[end:start].decode("ascii", "replace").partition(" ")
+        end = start + int(size) if size.strip().isdigit() else start
+        if end > len(data) or checksum(memoryview(data)[start:end]) != name:
+            return
+        yield name, start, end
+
+
+def pieces(view: memoryview, at: int, sizes: Iterable[int]) -> list[memoryview]:
+    """What lies one after the other from `at` on, and then the rest."""
+    found = []
+    for size in sizes:
+        found.append(view[at : at + size])
+        at += size
+    return [*found, view[at:]]
 
 
 def look(file: str) -> Look | None:
     """Compare a file of paths and stats with the disk; None where there is none."""
     try:
         with open(file, "rb") as f:
-            found = f.readline().decode().strip()
             data = f.read()
-        if checksum(data) != found:
+        blocks, view = _blocks(data), memoryview(data)
+        if (first := next(blocks, None)) is None:
             return None
-        start = data.index(b"\n") + 1
-        check, light, paths, stats = data[:start].split()
-        middle, view = start + int(paths), memoryview(data)
-        if len(data) != middle + int(stats):
-            return None
-        return Look(file, found, check.decode(), light == b"1", view[start:middle], view[middle:])
+        name, start, end = first
+        at = data.index(b"\n", start) + 1
+        check, light, *sizes = data[start:at].split()
+        paths, stats, _ = pieces(view, at, map(int, sizes))
+        changes: dict[int, Change] = {}
+        for later, start, stop in blocks:
+            at = start + len(name) + 1
+            if data[start:at] != name.encode() + b"\n":
+                # Two have added to the same file at once.
+                break
+            while at < stop:
+                line = data.index(b"\n", at) + 1
+                number, where, count, *lengths = map(int, data[at:line].split())
+                names, numbers, record, _ = pieces(view, line, lengths)
+                changes[number] = (where, count, names, numbers, record)
+                at = line + sum(lengths)
+            name, end = later, stop
+        return Look(file, name, end, check.decode(), light == b"1", paths, stats, changes)
     except (OSError, ValueError, TypeError):
         return None
 
@@ -175,20 +230,16 @@ def answer(arguments: list[str]) -> tuple[int | None, Look | None]:
             return None, None
         at = body.index(b"\n") + 1
         code, *sizes = map(int, body[:at].split())
-        view, parts = memoryview(body), []
-        for size in sizes:
-            parts.append(view[at : at + size])
-            at += size
-        file, name, paths, stats, err = parts
+        file, name, paths, stats, err, out = pieces(memoryview(body), at, sizes)
         seen = None
         if file:
             # Of another name, it is no answer's, and still what the full path begins with.
             seen = look(os.fsdecode(bytes(file)))
-            if seen is None or seen.name != str(name, "utf-8") or 1 in seen.differs:
+            if seen is None or seen.name != str(name, "utf-8") or not seen.same:
                 return None, seen
         if 1 in differing(paths, stats):
             return None, seen
-        printed = [str(text, "utf-8", "surrogateescape") for text in (err, view[at:])]
+        printed = [str(text, "utf-8", "surrogateescape") for text in (err, out)]
     except (OSError, ValueError, TypeError):
         return None, None
     sys.stderr.write(printed[0])

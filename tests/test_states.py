@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from olivebuild import gc, memory, noop, snapshot
 from olivebuild.build import Build
@@ -160,6 +160,7 @@ def flip(file: Path, keep_time: bool) -> None:
 class Faults(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        self.share = memory.SHARE
         self.quick = quick_folder()
         self.root = self.quick.__enter__()
         self.place = Place(self.root / "work", self.root / "cache")
@@ -173,7 +174,13 @@ class Faults(RuleBasedStateMachine):
         self.damaged = False
 
     def teardown(self) -> None:
+        memory.SHARE = self.share
         self.quick.__exit__(None, None, None)
+
+    @initialize(share=st.sampled_from([memory.SHARE, 1]))
+    def remember(self, share: int) -> None:
+        """So few targets are remembered anew each time, or after some edits."""
+        memory.SHARE = share
 
     # What people and machines do
 
@@ -232,6 +239,12 @@ class Faults(RuleBasedStateMachine):
             path.write_text(text)
         elif path.exists():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    @rule(count=st.integers(1, 2000), left=st.sampled_from([b"", b"\0\0", b"0 5\nabcde"]))
+    def tear_what_is_remembered(self, count: int, left: bytes) -> None:
+        path = self.place.folder / ".olivebuild/seen.bin"
+        if path.exists():
+            path.write_bytes(path.read_bytes()[:-count] + left)
 
     @rule(which=st.integers(0, 1000), how=st.sampled_from(["flip", "flip, time kept", "cut", "lose"]))
     def spoil_the_cache(self, which: int, how: str) -> None:
