@@ -12,7 +12,6 @@ import inspect
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
 from olivebuild.steps import _flash
@@ -104,18 +103,30 @@ def _varlen(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Ten
 
 
 def _grouped(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
-    repeat, outputs = query.shape[0] // key.shape[0], []
+    heads, dim, outputs = query.shape[0], query.shape[-1], []
+    # Whole tokens are gathered, and their gradients scattered, in one piece each.
+    query, key, value = (x.transpose(0, 1).flatten(1) for x in (query, key, value))
     for group in rows.groups:
-        q, k, v = query[:, group.queries].transpose(0, 1), key[:, group.keys].transpose(0, 1), value[:, group.keys].transpose(0, 1)
-        if repeat > 1:
-            k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-        # Of short rows a fused kernel is slower than plain products, which hold all scores at once.
-        plain = q.device.type == "cpu" and group.mask.numel() * q.shape[1] <= SCORES
-        with sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext():
+        q = query.index_select(0, group.queries.flatten()).view(*group.queries.shape, heads, dim).transpose(1, 2)
+        k, v = (x.index_select(0, group.keys.flatten()).view(*group.keys.shape, -1, dim).transpose(1, 2) for x in (key, value))
+        if q.device.type == "cpu" and group.mask.numel() * heads <= SCORES:
+            out = _plain(q, k, v, group.mask, scaling or dim**-0.5)
+        else:
+            k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
             out = torch.nn.functional.scaled_dot_product_attention(q, k, v, group.mask, scale=scaling)
-        outputs.append(out.transpose(1, 2).flatten(0, 1))
+        outputs.append(out.transpose(1, 2).flatten(2).flatten(0, 1))
     assert rows.back is not None
-    return torch.cat(outputs).index_select(0, rows.back)[None]
+    return torch.cat(outputs).index_select(0, rows.back).view(1, -1, heads, dim)
+
+
+def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Of short rows a fused kernel is slower than products that hold all scores at once. Queries that share a key's head are one matrix."""
+    rows, heads, width, dim = query.shape
+    shared = rows * key.shape[1]
+    q, k, v = query.reshape(shared, -1, dim), key.reshape(shared, -1, dim), value.reshape(shared, -1, dim)
+    scores = (q * scaling).bmm(k.transpose(1, 2)).view(rows, heads, width, -1)
+    hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+    return scores.add_(hidden).softmax(-1).view(shared, q.shape[1], -1).bmm(v).view(query.shape)
 
 
 AttentionInterface.register(NAME, attend)
