@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from olivebuild.errors import StepError
-from olivebuild.steps import _attention, _head
+from olivebuild.steps import _attention
 from olivebuild.steps._encode import lengths_of
 from olivebuild.steps._head import head_loss
 from olivebuild.steps._layout import Packed, Padded, micro_batches, pack, pad
@@ -105,7 +105,7 @@ class Forward:
             keep = part.targets.shape[1]
             logits = self.model(input_ids=part.ids, attention_mask=part.mask, logits_to_keep=keep + 1, use_cache=False).logits
             return cross_entropy(logits[:, :-1].float().flatten(0, 1), part.targets.flatten(), ignore_index=-100, reduction="sum")
-        if self.setup.plain_head and (self.setup.compiled or part.predict.numel() * self.model.config.vocab_size > _head.LOGITS):
+        if self.setup.plain_head:
             return head_loss(self.model, self.hidden(part)[part.predict], part.targets, compiled=self.setup.compiled)
         return cross_entropy(self.logits(part).float(), part.targets, reduction="sum")
 
@@ -189,10 +189,10 @@ def _fault(forward: Forward, some: Sequence[Tokens], want: torch.Tensor) -> str:
     device, setup, model = forward.device, forward.setup, forward.model
     try:
         part, shared = (pack(some, device, share=share, grouped=setup.grouped, window=forward.window) for share in (False, True))
+        setup.plain_head = _plain_head(model, forward, part)
         wrong = _difference(forward.logits(part).float(), want)
         # Shared rows come in another order; their losses are compared, which is enough to tell one beginning from another.
         wrong = max(wrong, _difference(forward._loss(shared), forward._loss(part)))
-        setup.plain_head = _plain_head(model, forward, part)
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as e:
         return str(e).splitlines()[0][:200] if str(e) else type(e).__name__
     return "" if wrong < (1e-3 if model.dtype == torch.float32 else 5e-2) else f"logits would differ by {wrong:.2g}"

@@ -6,7 +6,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.nn.functional import linear
+
+from olivebuild.steps._linear import linear
 
 LOGITS = 1 << 26
 """Logits that are held at once; 256 MiB in float32."""
@@ -34,7 +35,7 @@ class _HeadLoss(torch.autograd.Function):
             piece = slice(start, start + size)
             loss, by_logits = slope(linear(hidden[piece], weight, bias), targets[piece])
             total += loss
-            torch.mm(by_logits, weight, out=gradient[piece])
+            gradient[piece] = linear(by_logits, weight.T)
         ctx.save_for_backward(gradient)
         return total
 

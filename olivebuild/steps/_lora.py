@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear
 
+from olivebuild.steps._linear import linear
+
 
 def join_products(model: Any) -> None:
     """Change the plain LoRA layers of a peft model that runs as it is."""
@@ -45,17 +47,17 @@ class _Joined(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor, scaling: float
     ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        narrow = (flat @ a.T).mul_(scaling)
+        narrow = linear(flat, a).mul_(scaling)
         ctx.save_for_backward(flat, weight, a, b, narrow)
         ctx.scaling = scaling
-        return torch.nn.functional.linear(flat, weight, bias).addmm_(narrow, b.T).view(*x.shape[:-1], -1)
+        return linear(flat, weight, bias).addmm_(narrow, b.T).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None, torch.Tensor, torch.Tensor, None]:
         flat, weight, a, b, narrow = ctx.saved_tensors
         given = grads[0].reshape(-1, grads[0].shape[-1])
-        by_narrow = (given @ b.T.contiguous().T).mul_(ctx.scaling)
+        by_narrow = linear(given, b.T).mul_(ctx.scaling)
         by_x = None
         if ctx.needs_input_grad[0]:
-            by_x = (given @ weight).addmm_(by_narrow, a).view(*grads[0].shape[:-1], -1)
-        return by_x, None, None, by_narrow.T @ flat, (narrow.T @ given).T.contiguous(), None
+            by_x = linear(given, weight.T).addmm_(by_narrow, a).view(*grads[0].shape[:-1], -1)
+        return by_x, None, None, linear(by_narrow.T, flat.T), linear(narrow.T, given.T).T.contiguous(), None

@@ -97,7 +97,7 @@ class AdapterFields(Fields):
 
 class Adapter(Step):
     kind = "adapter"
-    version = 4
+    version = 5
     fields = AdapterFields
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
 

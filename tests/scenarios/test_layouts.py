@@ -185,7 +185,7 @@ def test_out_of_memory_goes_on_in_smaller_pieces(llama: Path) -> None:
         if given["input_ids"].numel() > room[0]:
             raise torch.OutOfMemoryError
 
-    model.register_forward_pre_hook(small, with_kwargs=True)
+    model.get_base_model().base_model.register_forward_pre_hook(small, with_kwargs=True)
     forward = Forward(model, torch.device("cpu"), Setup(packed=True, share=False, limit=160), said.append)
     model.zero_grad()
     loss = float(forward.backward(batch))
