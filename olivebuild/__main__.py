@@ -7,7 +7,7 @@ from olivebuild.snapshot import answer
 
 
 def main() -> None:
-    code, look = answer(sys.argv[1:])
+    code, seen = answer(sys.argv[1:])
     if code is None:
         import gc
 
@@ -16,7 +16,7 @@ def main() -> None:
         from olivebuild.cli import run
 
         try:
-            run(look)
+            run(seen)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
             _leave(code)

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import sys
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from olivebuild import __version__
 from olivebuild.errors import BuildError, RecipeError, Where, of_disk
-from olivebuild.options import JSON, LOOK, SET, TARGET, TARGETS, Manner, manner_options, open_all, open_changed, place, recipe_options
+from olivebuild.options import JSON, LOOK, SET, TARGET, TARGETS, Manner, look, manner_options, open_all, place, recipe_options
 
 if TYPE_CHECKING:
-    from olivebuild.build import Report
-    from olivebuild.executor import Executor
-    from olivebuild.gates import Judgement
-    from olivebuild.history import Entry
-    from olivebuild.plan import Plan
     from olivebuild.project import Project
-    from olivebuild.recording import Done
     from olivebuild.snapshot import Look
 
 ELSEWHERE = {
@@ -90,43 +82,17 @@ def build(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     olivebuild build onnx-int4 bench
     olivebuild onnx-int4 --set adapter.training.lr=2e-4
     """
+    seen = look(ctx)
     from olivebuild.executors.local import LocalExecutor
 
     executor = LocalExecutor(manner.jobs)
-    look: Look | None = ctx.find_root().obj.get(LOOK)
-    executor.warm_up(() if look and look.light else ("olivebuild.step",))
+    executor.warm_up(() if seen and seen.light else ("olivebuild.step",))
     try:
-        _build_and_remember(ctx, targets, manner, executor, settings, as_json)
+        from olivebuild import building
+
+        building.build_and_remember(ctx, targets, manner, executor, settings, as_json)
     finally:
         executor.cancel()
-
-
-def _build_and_remember(
-    ctx: click.Context, targets: tuple[str, ...], manner: Manner, executor: Executor, settings: tuple[str, ...], as_json: bool
-) -> None:
-    from olivebuild import memory, noop
-    from olivebuild.digest import filesystem_time
-    from olivebuild.plan import Strayed
-
-    state = place(ctx)[0] / ".olivebuild"
-    # Where nothing was built yet there is nothing to answer from, and nothing to write into.
-    started = filesystem_time(state) if state.is_dir() else 0
-    project = open_changed(ctx, settings, targets)
-    out, err = noop.Tee(sys.stdout), noop.Tee(sys.stderr)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        done: Done = {}
-        try:
-            report, code = _build(project, targets, manner, executor, as_json, done)
-        except Strayed:
-            project = open_all(ctx, settings)
-            report, code = _build(project, targets, manner, executor, as_json, done)
-    if report.plan and not report.errors:
-        pages = memory.remember(project.planner, report.plan, targets, project.before, started, report.touched)
-        if not (report.ran or report.restored):
-            noop.save(project, report.plan, pages, started, "".join(out.written), "".join(err.written), code)
-    project.planner.traces.close()
-    if code:
-        ctx.exit(code)
 
 
 @main.command()
@@ -142,7 +108,7 @@ def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     \b
     olivebuild watch onnx-int4
     """
-    from olivebuild import console, watching
+    from olivebuild import building, console, watching
     from olivebuild.events import Event
     from olivebuild.executors.local import LocalExecutor
 
@@ -150,7 +116,7 @@ def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
 
     def build_once(project: Project) -> None:
         try:
-            _build(project, targets, manner, LocalExecutor(manner.jobs), as_json)
+            building.build(project, targets, manner, LocalExecutor(manner.jobs), as_json)
         except BrokenPipeError:
             raise
         except OSError as e:
@@ -166,82 +132,6 @@ def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
         click.echo(Event("changed" if changed else "watching", what).to_json()) if as_json else console.show_watch(changed, folder)
 
     watching.watch((folder, file), settings, build_once, fail, say)
-
-
-def _build(
-    project: Project, targets: tuple[str, ...], manner: Manner, executor: Executor, as_json: bool, done: Done | None = None
-) -> tuple[Report, int]:
-    """What was done, and the exit code. `done`: what it did before it began anew, if it did."""
-    from olivebuild import machine
-    from olivebuild.build import Build
-    from olivebuild.events import Event
-    from olivebuild.recording import Recorder, record
-    from olivebuild.showing import Showing
-    from olivebuild.sinks import Place, Sinks
-    from olivebuild.turns import Room, limits_of
-
-    goals = project.goals(targets)
-    room = Room(limits_of(manner.resources, machine.resources() | project.graph.limits))
-    sinks = Sinks(tuple(Place.parse(text) for text in dict.fromkeys(manner.log_to)), project.graph.recipe.folder.name)
-
-    def say(event: Event) -> None:
-        click.echo(event.to_json())
-
-    try:
-        with sinks, Showing() if not as_json else contextlib.nullcontext(say) as display:
-            recorder = Recorder(sinks.joining(display), done)
-            report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals, project.before)
-            recorder.complete(report)
-    except (BuildError, OSError):
-        if as_json:
-            # Who reads the stream waits for its last line.
-            say(Event("done", {"ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": 0.0}))
-        raise
-    for complaint in sinks.complaints:
-        click.echo(f"note: {complaint}", err=True)
-    plan = report.plan
-    judged = project.judge({name: project.metrics(plan, name) for name in plan.targets}) if plan and not report.failed else []
-    gates = [vars(j) for j in judged]
-    entry = record(project, recorder, report, judged)
-    if as_json:
-        end = {"ran": report.ran, "restored": report.restored, "fresh": report.fresh, "failed": report.failed, "gates": gates}
-        say(Event("done", {**end, "seconds": round(report.seconds, 3)}))
-    else:
-        _show(project, report, goals, judged, entry)
-    if report.errors:
-        from olivebuild.console import show_error
-
-        for error in report.errors:
-            show_error(error)
-        return report, max(e.exit_code for e in report.errors)
-    return report, 0 if all(j.passed for j in judged) else 3
-
-
-def _show(project: Project, report: Report, goals: list[str], judged: list[Judgement], entry: Entry | None) -> None:
-    """What a build came to. What draws takes long to import, and most builds have nothing to draw."""
-    from olivebuild import lines
-    from olivebuild.recording import history_of
-
-    shown = _to_show(project, report.plan, goals) if report.plan else []
-    if not shown and not judged and lines.are_enough():
-        if not report.failed:
-            click.echo("".join(lines.summary(report)))
-        return
-    from olivebuild import console
-    from olivebuild.comparing import since_last
-
-    for name, metrics in shown:
-        kind = project.graph.targets[name].kind
-        if kind == "benchmark":
-            console.show_benchmark(metrics)
-            console.show_front(metrics)
-            if entry and (told := since_last(history_of(project).read(), entry, name)):
-                click.echo(told)
-        elif kind == "choice":
-            console.show_choice(name, metrics)
-    console.show_gates(judged)
-    if not report.failed:
-        console.show_summary(report)
 
 
 @main.command()
@@ -298,18 +188,8 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     click.echo(json.dumps(explain.to_json(story), indent=2, ensure_ascii=False) if as_json else explain.to_text(story))
 
 
-def _to_show(project: Project, plan: Plan, goals: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The benchmarks and choices that are goals, and the benchmark that such a choice was made by, with their figures."""
-    from olivebuild.plan import Verdict
-
-    shown = [name for name in goals if name in plan.by_target and project.graph.targets[name].kind in ("benchmark", "choice")]
-    by = [source.target for name in shown for _, source, _ in project.graph.inputs[name] if source.kind == "benchmark"]
-    names = [name for name in dict.fromkeys([*by, *shown]) if plan.target(name)[0] is Verdict.FRESH]
-    return [(name, metrics) for name in names if (metrics := project.metrics(plan, name))]
-
-
-def run(look: Look | None = None) -> None:
-    """The entry point: one place where errors become messages and exit codes. `look`: what was seen before this was imported."""
+def run(seen: Look | None = None) -> None:
+    """The entry point: one place where errors become messages and exit codes. `seen`: what was looked at before this was imported."""
 
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -317,7 +197,7 @@ def run(look: Look | None = None) -> None:
     signal.signal(signal.SIGTERM, stop)
     code = 0
     try:
-        code = main.main(prog_name="olivebuild", standalone_mode=False, obj={LOOK: look}) or 0
+        code = main.main(prog_name="olivebuild", standalone_mode=False, obj={LOOK: seen}) or 0
     except click.ClickException as e:
         hint = f"`{e.ctx.command_path} --help` shows what it takes" if isinstance(e, click.UsageError) and e.ctx else ""
         code = _fail(RecipeError(e.format_message(), where=Where("command line"), hint=hint))

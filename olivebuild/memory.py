@@ -100,10 +100,10 @@ class Pages:
 
     def changed(self, look: Look) -> set[int] | None:
         """The nodes of which a stat differs; None when it is one that concerns all."""
-        differs = look.differs
+        differs, changes = look.compared()
         if differs.find(1, 0, self.starts[0]) >= 0:
             return None
-        found, at = {*self.head.unseen, *look.changed}, differs.find(1)
+        found, at = {*self.head.unseen, *changes}, differs.find(1)
         while at >= 0:
             number = bisect_right(self.starts, at) - 1
             found.add(number)

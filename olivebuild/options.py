@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from olivebuild import snapshot
 from olivebuild.errors import BuildError
 
 if TYPE_CHECKING:
     from olivebuild.graph import Graph
     from olivebuild.project import Project
+    from olivebuild.snapshot import Look
 
 
 def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,6 +101,16 @@ def open_all(ctx: click.Context, settings: tuple[str, ...] = ()) -> Project:
     from olivebuild.project import open_project
 
     return open_project(*place(ctx), settings)
+
+
+def look(ctx: click.Context) -> Look | None:
+    """What was seen before the command line was read; else what is looked at from now on, while the rest is imported."""
+    given, (folder, file) = ctx.find_root().obj, place(ctx)
+    if given.get(LOOK) is None and file is None and (begun := snapshot.look(str(folder / ".olivebuild" / snapshot.SEEN))):
+        begun.begin()
+        given[LOOK] = begun
+    found: Look | None = given.get(LOOK)
+    return found
 
 
 def open_changed(ctx: click.Context, settings: tuple[str, ...], asked: tuple[str, ...]) -> Project:

@@ -6,13 +6,10 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from platformdirs import user_cache_path
+from typing import TYPE_CHECKING, Any
 
 from olivebuild import recipe as recipes
 from olivebuild.errors import RecipeError
-from olivebuild.gates import Judgement, judge
 from olivebuild.graph import Graph, build_graph
 from olivebuild.kept import graph_of
 from olivebuild.lockfile import FILE_NAME as LOCK_NAME
@@ -25,6 +22,9 @@ from olivebuild.snapshot import Look
 from olivebuild.store import Store
 from olivebuild.trace import Traces
 from olivebuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    from olivebuild.gates import Judgement
 
 
 @dataclass
@@ -51,10 +51,13 @@ class Project:
 
     def judge(self, measured: Mapping[str, Mapping[str, Any]]) -> list[Judgement]:
         """The gates of targets, by the figures that each has; what has none is not judged."""
+        gated = {name: metrics for name, metrics in measured.items() if metrics and self.graph.targets[name].gated}
+        if not gated:
+            return []
+        from olivebuild.gates import judge
+
         judged = []
-        for name, metrics in measured.items():
-            if not (metrics and self.graph.targets[name].gated):
-                continue
+        for name, metrics in gated.items():
             target = self.graph.recipe.targets[name]
             try:
                 judged += judge(name, target.step.gates(target.fields), metrics)
@@ -67,7 +70,11 @@ class Project:
 def cache_folder() -> Path:
     """$OLIVEBUILD_CACHE, or the platform's folder for caches."""
     given = os.environ.get("OLIVEBUILD_CACHE")
-    return Path(given).absolute() if given else user_cache_path("olivebuild", appauthor=False)
+    if given:
+        return Path(given).absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("olivebuild", appauthor=False)
 
 
 def _find(folder: Path, file: str | None) -> Path:

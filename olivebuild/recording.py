@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from olivebuild import __version__
 from olivebuild.build import Report
 from olivebuild.events import Event, Listener
-from olivebuild.gates import Judgement
 from olivebuild.history import Entry, History, Judged, Made, Measured
 from olivebuild.plan import Plan, State
 from olivebuild.project import Project
 from olivebuild.workspace import Workspace
+
+if TYPE_CHECKING:
+    from olivebuild.gates import Judgement
 
 LONG = 64
 """A list of more numbers is raw data, and stays in the trace and the artifact."""

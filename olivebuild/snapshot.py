@@ -13,6 +13,10 @@ import sys
 from _collections_abc import Iterable, Iterator
 from _operator import attrgetter
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from threading import Thread
+
 PREFIX = "snapshot-"
 SEEN = "seen.bin"
 FORMAT = 6
@@ -91,7 +95,7 @@ def numbers_of(path: str | bytes) -> Stat:
     return ABSENT if stat is None else tuple([n & MASK for n in stat])
 
 
-def differing(paths: Data, stats: Data) -> bytes:
+def differing(paths: Data, stats: Data, threads: int | None = None) -> bytes:
     """A byte for each path, 1 where its stat is not the one that was kept. Each path ends with a zero byte; see _native_stats.h."""
     if len(stats) >= WORTH_C * STAT_SIZE:
         try:
@@ -99,7 +103,7 @@ def differing(paths: Data, stats: Data) -> bytes:
         except ImportError:
             # Windows, and where there was no compiler.
             return _differing(paths, stats)
-        return native(paths, stats, os.cpu_count() or 1)
+        return native(paths, stats, threads or os.cpu_count() or 1)
     return _differing(paths, stats)
 
 
@@ -124,7 +128,7 @@ Change = tuple[int, int, Data, Data, Data]
 
 
 class Look:
-    """What a file of paths and stats held, and a byte for each path: 1 where it differs now. `check` tells what else belongs to the file.
+    """What a file of paths and stats holds, and what of that differs from the disk. `check` tells what else belongs to the file.
 
     `light`: no step of the recipe needs its kind's own module in the worker. `changes`: what was added to the file, by number of the node.
     """
@@ -132,14 +136,35 @@ class Look:
     def __init__(self, file: str, name: str, end: int, check: str, light: bool, paths: Data, stats: Data, changes: dict[int, Change]) -> None:
         self.file, self.name, self.end, self.check, self.light, self.paths, self.stats = file, name, end, check, light, paths, stats
         self.changes = changes
-        self.differs = bytearray(differing(paths, stats))
-        for first, count, *_ in changes.values():
-            self.differs[first : first + count] = bytes(count)
-        self.changed = {number for number, (_, _, paths, stats, _) in changes.items() if 1 in differing(paths, stats)}
+        self._found: tuple[bytearray, set[int]] | None = None
+        self._thread: Thread | None = None
+
+    def begin(self) -> None:
+        """Compare while something else is done: what C compares leaves the interpreter to others."""
+        from threading import Thread
+
+        # One processor is left to the rest.
+        self._thread = Thread(target=self._compare, args=(max(1, (os.cpu_count() or 1) - 1),))
+        self._thread.start()
+
+    def _compare(self, threads: int | None = None) -> tuple[bytearray, set[int]]:
+        differs = bytearray(differing(self.paths, self.stats, threads))
+        for first, count, *_ in self.changes.values():
+            differs[first : first + count] = bytes(count)
+        changed = {number for number, (_, _, paths, stats, _) in self.changes.items() if 1 in differing(paths, stats)}
+        self._found = differs, changed
+        return self._found
+
+    def compared(self) -> tuple[bytearray, set[int]]:
+        """A byte for each path, 1 where it differs from what no change speaks of, and the numbers of the changes that differ."""
+        if self._thread:
+            self._thread.join()
+        return self._found or self._compare()
 
     @property
     def same(self) -> bool:
-        return not self.changed and 1 not in self.differs
+        differs, changed = self.compared()
+        return not changed and 1 not in differs
 
 
 def seen_bytes(check: str, light: bool, paths: Data, stats: Data) -> tuple[str, bytes]:
@@ -182,7 +207,7 @@ def pieces(view: memoryview, at: int, sizes: Iterable[int]) -> list[memoryview]:
 
 
 def look(file: str) -> Look | None:
-    """Compare a file of paths and stats with the disk; None where there is none."""
+    """A file of paths and stats, to be compared with the disk; None where there is none."""
     try:
         with open(file, "rb") as f:
             data = f.read()
@@ -233,9 +258,13 @@ def answer(arguments: list[str]) -> tuple[int | None, Look | None]:
         file, name, paths, stats, err, out = pieces(memoryview(body), at, sizes)
         seen = None
         if file:
-            # Of another name, it is no answer's, and still what the full path begins with.
             seen = look(os.fsdecode(bytes(file)))
-            if seen is None or seen.name != str(name, "utf-8") or not seen.same:
+            if seen is None or seen.name != str(name, "utf-8"):
+                # No answer's, and still what the full path begins with, which is a build's.
+                if seen:
+                    seen.begin()
+                return None, seen
+            if not seen.same:
                 return None, seen
         if 1 in differing(paths, stats):
             return None, seen

@@ -11,7 +11,7 @@ import pytest
 
 from olivebuild import memory, snapshot
 from olivebuild.memory import Pages
-from olivebuild.snapshot import SEEN, Change
+from olivebuild.snapshot import SEEN, Change, Look
 from tests.conftest import Place
 
 COPY = "  copy{0}: {{kind: command, run: 'cp in{0}.txt {{outputs.o}}', files: [in{0}.txt], outputs: {{o: o}}}}\n"
@@ -30,10 +30,14 @@ def state(place: Place) -> Path:
     return place.folder / ".olivebuild"
 
 
+def look(state: Path) -> Look:
+    found = snapshot.look(str(state / SEEN))
+    assert found
+    return found
+
+
 def read(state: Path) -> Pages:
-    look = snapshot.look(str(state / SEEN))
-    assert look
-    return Pages.read(state, look)
+    return Pages.read(state, look(state))
 
 
 def said(pages: Pages) -> tuple[object, ...]:
@@ -67,33 +71,33 @@ def test_changes_are_read_as_they_were_added(state: Path, share: int, monkeypatc
 
 def test_what_differs_is_told_by_what_was_added_last(state: Path, monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
     monkeypatch.setattr(memory, "SHARE", 1)
-    before = snapshot.look(str(state / SEEN))
-    assert before
+    before = look(state)
     assert before.same
     file = place.folder / "in3.txt"
     file.write_text("edit")
     pages = read(state)
-    assert pages.changed(snapshot.Look(*fields(state))) == {3}
+    assert pages.changed(look(state)) == {3}
     paths = [os.fsdecode(path) for path in bytes(pages.seen(3)[0]).split(b"\0")[:-1]]
     assert str(file) in paths
-    block = {path: snapshot.stat_of(path) for path in paths}
     start, end = pages.starts[3:5]
-    pages = pages.add({3: (start, end - start, *memory.packed(block), bytes(pages.seen(3)[-1]))}, state)
-    look = snapshot.look(str(state / SEEN))
-    assert look
-    assert look.same
-    assert look.name == pages.name != before.name
+    now = memory.packed({path: snapshot.stat_of(path) for path in paths})
+    pages = pages.add({3: (start, end - start, *now, bytes(pages.seen(3)[-1]))}, state)
+    after = look(state)
+    assert after.same
+    assert after.name == pages.name != before.name
     file.write_text("another")
-    look = snapshot.look(str(state / SEEN))
-    assert look
-    assert not look.same
-    assert read(state).changed(look) == {3}
+    after = look(state)
+    assert not after.same
+    assert read(state).changed(after) == {3}
 
 
-def fields(state: Path) -> tuple[object, ...]:
-    look = snapshot.look(str(state / SEEN))
-    assert look
-    return look.file, look.name, look.end, look.check, look.light, look.paths, look.stats, look.changes
+def test_comparing_beside_something_else_finds_the_same(state: Path, place: Place) -> None:
+    for text in ("5", "edit"):
+        (place.folder / "in5.txt").write_text(text)
+        one, two = look(state), look(state)
+        two.begin()
+        assert one.compared() == two.compared()
+        assert one.compared() == two.compared()
 
 
 def test_a_torn_or_damaged_end_is_as_if_it_were_not_there(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
