@@ -278,7 +278,7 @@ static PyObject *py_k_quantise(PyObject *self, PyObject *args) {
 
 static PyMethodDef METHODS[] = {
 #if !defined(_WIN32)
-    {"differing", py_differing, METH_VARARGS, "differing(paths, stats, threads): a byte for each path, 1 where its stat differs"},
+    {"differing", py_differing, METH_VARARGS, "differing(paths, stats, threads, base): a byte for each path, 1 where its stat differs"},
 #endif
     {"add_delta", py_add_delta, METH_VARARGS, "add_delta(base, format, delta, scale, out): base + delta * scale, rounded once"},
     {"residual", py_residual, METH_VARARGS, "residual(before, after, format, probe, wrong, squares): for each row (after - before) . probe, after . after"},

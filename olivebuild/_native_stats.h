@@ -2,6 +2,7 @@
 
 #if !defined(_WIN32)
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/stat.h>
 
@@ -17,8 +18,15 @@
 /* Fewer are looked at sooner than a thread has started. */
 #define WORTH_A_THREAD 4096
 
-/* `differs` gets a byte for each path. */
-struct look { const char *path; const uint8_t *wanted; uint8_t *differs; size_t count; };
+/* A folder that is only begun at need not be one that can be listed. */
+#ifdef O_PATH
+#define A_FOLDER (O_PATH | O_DIRECTORY | O_CLOEXEC)
+#else
+#define A_FOLDER (O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+#endif
+
+/* `differs` gets a byte for each path; a relative one begins at `folder`. */
+struct look { int folder; const char *path; const uint8_t *wanted; uint8_t *differs; size_t count; };
 
 static void *look_at(void *given) {
     const struct look *look = given;
@@ -27,7 +35,7 @@ static void *look_at(void *given) {
         struct stat s;
         uint64_t now[NUMBERS];
         memset(now, 0xFF, sizeof now);
-        if (!stat(path, &s)) {
+        if (!fstatat(look->folder, path, &s, 0)) {
             now[0] = (uint64_t)s.st_dev;
             now[1] = (uint64_t)s.st_ino;
             now[2] = (uint64_t)s.st_size;
@@ -39,7 +47,7 @@ static void *look_at(void *given) {
     return NULL;
 }
 
-static void look_at_all(const char *path, const uint8_t *wanted, uint8_t *differs, size_t count, size_t threads) {
+static void look_at_all(int folder, const char *path, const uint8_t *wanted, uint8_t *differs, size_t count, size_t threads) {
     pthread_t running[MAX_THREADS];
     struct look parts[MAX_THREADS];
     size_t started = 0, done = 0;
@@ -47,20 +55,21 @@ static void look_at_all(const char *path, const uint8_t *wanted, uint8_t *differ
     if (threads > 1 + count / WORTH_A_THREAD) threads = 1 + count / WORTH_A_THREAD;
     for (; started + 1 < threads; started++) {
         size_t share = count / threads;
-        parts[started] = (struct look){path, wanted + done * STAT_SIZE, differs + done, share};
+        parts[started] = (struct look){folder, path, wanted + done * STAT_SIZE, differs + done, share};
         if (pthread_create(&running[started], NULL, look_at, &parts[started])) break;
         for (size_t i = 0; i < share; i++) path += strlen(path) + 1;
         done += share;
     }
-    look_at(&(struct look){path, wanted + done * STAT_SIZE, differs + done, count - done});
+    look_at(&(struct look){folder, path, wanted + done * STAT_SIZE, differs + done, count - done});
     for (size_t i = 0; i < started; i++) pthread_join(running[i], NULL);
 }
 
 /* A byte for each path: 1 where it differs. */
 static PyObject *py_differing(PyObject *self, PyObject *args) {
     Py_buffer v[2] = {0};
-    int threads;
-    if (!PyArg_ParseTuple(args, "y*y*i", &v[0], &v[1], &threads)) { release(v, 2); return NULL; }
+    const char *base = "";
+    int threads, folder = AT_FDCWD;
+    if (!PyArg_ParseTuple(args, "y*y*i|y", &v[0], &v[1], &threads, &base)) { release(v, 2); return NULL; }
     const char *paths = v[0].buf;
     size_t length = (size_t)v[0].len, count = 0;
     for (const char *at = paths; at < paths + length && (at = memchr(at, 0, paths + length - at)); at++) count++;
@@ -69,13 +78,19 @@ static PyObject *py_differing(PyObject *self, PyObject *args) {
         release(v, 2);
         return NULL;
     }
+    if (*base && (folder = open(base, A_FOLDER)) < 0) {
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, base);
+        release(v, 2);
+        return NULL;
+    }
     PyObject *found = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)count);
     if (found) {
         uint8_t *differs = (uint8_t *)PyBytes_AsString(found);
         Py_BEGIN_ALLOW_THREADS
-        look_at_all(paths, v[1].buf, differs, count, (size_t)threads);
+        look_at_all(folder, paths, v[1].buf, differs, count, (size_t)threads);
         Py_END_ALLOW_THREADS
     }
+    if (*base) close(folder);
     release(v, 2);
     return found;
 }

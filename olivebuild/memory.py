@@ -73,6 +73,8 @@ class Pages:
     """
 
     head: Head
+    base: bytes
+    """The recipe's folder: what lies below is named from there."""
     paths: Data
     stats: Data
     records: Data
@@ -111,7 +113,7 @@ class Pages:
         return found
 
     def all_paths(self) -> set[bytes]:
-        """What a look at them compares."""
+        """What a look at them compares, as it is named here."""
         names = bytes(self.paths).split(b"\0")
         for first, count, *_ in self.changes.values():
             names[first : first + count] = [b""] * count
@@ -131,7 +133,7 @@ class Pages:
         """The same with the changes in their places."""
         everyone = self.paths[: self.places[0]], self.stats[: self.starts[0] * snapshot.STAT_SIZE]
         nodes = [self.seen(number) for number in range(len(self.head.names))]
-        return _bound(self.head, [everyone, *(seen for *seen, _ in nodes)], [record for *_, record in nodes])
+        return _bound(self.head, self.base, [everyone, *(seen for *seen, _ in nodes)], [record for *_, record in nodes])
 
     def add(self, changes: dict[int, Change], folder: Path) -> Pages:
         """Keep what has changed. Raises OSError."""
@@ -151,7 +153,7 @@ class Pages:
         tables = [a.tobytes() for a in (self.starts, self.places, self.offsets)]
         head = msgspec.json.encode(self.head)
         body = b"".join([*(b"%d " % len(part) for part in (head, *tables)), b"\n", head, *tables, self.records])
-        name, data = snapshot.seen_bytes(digest.of_bytes(body), self.head.light, self.paths, self.stats)
+        name, data = snapshot.seen_bytes(digest.of_bytes(body), self.head.light, self.base, self.paths, self.stats)
         _replace(folder / NODES, body)
         _replace(folder / SEEN, data)
         return replace(self, name=name, end=len(data))
@@ -167,7 +169,7 @@ class Pages:
         try:
             starts, places, offsets = (array("Q", bytes(table)) for table in tables)
             found = msgspec.json.decode(head, type=Head)
-            pages = Pages(found, look.paths, look.stats, records, starts, places, offsets, name=look.name, end=look.end)
+            pages = Pages(found, look.base, look.paths, look.stats, records, starts, places, offsets, name=look.name, end=look.end)
             return pages.with_changes(look.changes) if look.changes else pages
         except (msgspec.MsgspecError, TypeError) as e:
             raise ValueError(str(e)) from None
@@ -300,7 +302,8 @@ def _made(planner: Planner, plan: Plan, asked: Iterable[str], blocks: dict[str, 
         tuple(numbers[name] for name, block in blocks.items() if not block),
         all(s.node.runner for s in states),
     )
-    return _bound(head, [packed(everyone), *map(packed, blocks.values())], records)
+    base = os.fsencode(os.path.join(graph.recipe.folder.absolute(), ""))
+    return _bound(head, base, [packed(everyone, base), *(packed(block, base) for block in blocks.values())], records)
 
 
 def _changes(pages: Pages, plan: Plan, blocks: dict[str, Block]) -> dict[int, Change]:
@@ -309,17 +312,17 @@ def _changes(pages: Pages, plan: Plan, blocks: dict[str, Block]) -> dict[int, Ch
     for number, name in enumerate(pages.head.names):
         if name in blocks:
             was = pages.known(number)
-            now = (*packed(blocks[name]), msgspec.json.encode(_known(plan.states[name], was.outline, was.inputs, was.users)))
+            now = (*packed(blocks[name], pages.base), msgspec.json.encode(_known(plan.states[name], was.outline, was.inputs, was.users)))
             if now != pages.seen(number):
                 found[number] = (pages.starts[number], pages.starts[number + 1] - pages.starts[number], *now)
     return found
 
 
-def _bound(head: Head, seen: Sequence[Sequence[Data]], records: Sequence[Data]) -> Pages:
+def _bound(head: Head, base: bytes, seen: Sequence[Sequence[Data]], records: Sequence[Data]) -> Pages:
     """`seen` has what concerns all before the nodes'."""
     starts = _sums(0, [len(stats) // snapshot.STAT_SIZE for _, stats in seen])[1:]
     places, offsets = _sums(0, [len(paths) for paths, _ in seen])[1:], _sums(0, [len(record) for record in records])
-    return Pages(head, b"".join(p for p, _ in seen), b"".join(s for _, s in seen), b"".join(records), starts, places, offsets)
+    return Pages(head, base, b"".join(p for p, _ in seen), b"".join(s for _, s in seen), b"".join(records), starts, places, offsets)
 
 
 def _sums(first: int, lengths: Iterable[int]) -> array[int]:
@@ -330,9 +333,9 @@ def _sums(first: int, lengths: Iterable[int]) -> array[int]:
     return found
 
 
-def packed(found: Block) -> tuple[bytes, bytes]:
-    """Paths and stats, as `snapshot.differing` takes them."""
-    paths = b"".join(os.fsencode(path) + b"\0" for path in found)
+def packed(found: Block, base: bytes = b"") -> tuple[bytes, bytes]:
+    """Paths and stats, as `snapshot.differing` takes them with that base."""
+    paths = b"".join(os.fsencode(path).removeprefix(base) + b"\0" for path in found)
     return paths, array("Q", [n & snapshot.MASK for stat in found.values() for n in stat or snapshot.ABSENT]).tobytes()
 
 

@@ -63,5 +63,5 @@ def _looked_at(project: Project, plan: Plan, pages: Pages | None) -> dict[str, S
     unseen = {pages.head.names[number] for number in pages.head.unseen} if pages else plan.states.keys()
     for name in unseen & plan.states.keys():
         paths |= results(project.planner, plan.states[name])
-    known = pages.all_paths() if pages else set()
-    return {path: snapshot.stat_of(path) for path in sorted(map(str, paths)) if os.fsencode(path) not in known}
+    known, base = (pages.all_paths(), pages.base) if pages else (set[bytes](), b"")
+    return {path: snapshot.stat_of(path) for path in sorted(map(str, paths)) if os.fsencode(path).removeprefix(base) not in known}

@@ -10,7 +10,7 @@ import os
 import sys
 
 # collections.abc itself is one more import.
-from _collections_abc import Iterable, Iterator
+from _collections_abc import Iterable, Iterator, Sequence
 from _operator import attrgetter
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PREFIX = "snapshot-"
 SEEN = "seen.bin"
-FORMAT = 6
+FORMAT = 7
 
 
 def surroundings() -> list[object]:
@@ -95,25 +95,28 @@ def numbers_of(path: str | bytes) -> Stat:
     return ABSENT if stat is None else tuple([n & MASK for n in stat])
 
 
-def differing(paths: Data, stats: Data, threads: int | None = None) -> bytes:
-    """A byte for each path, 1 where its stat is not the one that was kept. Each path ends with a zero byte; see _native_stats.h."""
+def differing(paths: Data, stats: Data, base: bytes = b"", threads: int | None = None) -> bytes:
+    """A byte for each path, 1 where its stat is not the one that was kept. Each path ends with a zero byte; see _native_stats.h.
+
+    A relative one begins at the folder `base`, which is shorter to look up than from the root.
+    """
     if len(stats) >= WORTH_C * STAT_SIZE:
         try:
             from olivebuild._native import differing as native
         except ImportError:
             # Windows, and where there was no compiler.
-            return _differing(paths, stats)
-        return native(paths, stats, threads or os.cpu_count() or 1)
-    return _differing(paths, stats)
+            return _differing(paths, stats, base)
+        return native(paths, stats, threads or os.cpu_count() or 1, base)
+    return _differing(paths, stats, base)
 
 
-def _differing(paths: Data, stats: Data) -> bytes:
+def _differing(paths: Data, stats: Data, base: bytes) -> bytes:
     names, wanted = bytes(paths).split(b"\0"), memoryview(stats).cast("Q")
     if names.pop() or len(wanted) != len(names) * NUMBERS:
         raise ValueError("paths that end with a zero byte, and five numbers each, are needed")
     found = []
     for i in range(0, len(names), CHUNK):
-        some, before = names[i : i + CHUNK], wanted[i * NUMBERS : (i + CHUNK) * NUMBERS].tolist()
+        some, before = [os.path.join(base, name) for name in names[i : i + CHUNK]], wanted[i * NUMBERS : (i + CHUNK) * NUMBERS].tolist()
         try:
             now = [n & MASK for stat in map(FIELDS, map(os.stat, some)) for n in stat]
         except OSError:
@@ -133,9 +136,10 @@ class Look:
     `light`: no step of the recipe needs its kind's own module in the worker. `changes`: what was added to the file, by number of the node.
     """
 
-    def __init__(self, file: str, name: str, end: int, check: str, light: bool, paths: Data, stats: Data, changes: dict[int, Change]) -> None:
-        self.file, self.name, self.end, self.check, self.light, self.paths, self.stats = file, name, end, check, light, paths, stats
-        self.changes = changes
+    def __init__(self, file: str, name: str, end: int, check: str, light: bool, parts: Sequence[Data], changes: dict[int, Change]) -> None:
+        self.file, self.name, self.end, self.check, self.light, self.changes = file, name, end, check, light, changes
+        base, self.paths, self.stats = parts
+        self.base = bytes(base)
         self._found: tuple[bytearray, set[int]] | None = None
         self._thread: Thread | None = None
 
@@ -148,10 +152,10 @@ class Look:
         self._thread.start()
 
     def _compare(self, threads: int | None = None) -> tuple[bytearray, set[int]]:
-        differs = bytearray(differing(self.paths, self.stats, threads))
+        differs = bytearray(differing(self.paths, self.stats, self.base, threads))
         for first, count, *_ in self.changes.values():
             differs[first : first + count] = bytes(count)
-        changed = {number for number, (_, _, paths, stats, _) in self.changes.items() if 1 in differing(paths, stats)}
+        changed = {number for number, (_, _, paths, stats, _) in self.changes.items() if 1 in differing(paths, stats, self.base)}
         self._found = differs, changed
         return self._found
 
@@ -167,9 +171,9 @@ class Look:
         return not changed and 1 not in differs
 
 
-def seen_bytes(check: str, light: bool, paths: Data, stats: Data) -> tuple[str, bytes]:
+def seen_bytes(check: str, light: bool, base: bytes, paths: Data, stats: Data) -> tuple[str, bytes]:
     """A file of paths and stats, and its name."""
-    return _block(b"%s %d %d %d\n" % (check.encode(), light, len(paths), len(stats)), paths, stats)
+    return _block(b"%s %d %d %d %d\n" % (check.encode(), light, len(base), len(paths), len(stats)), base, paths, stats)
 
 
 def added_bytes(name: str, changes: dict[int, Change]) -> tuple[str, bytes]:
@@ -217,7 +221,7 @@ def look(file: str) -> Look | None:
         name, start, end = first
         at = data.index(b"\n", start) + 1
         check, light, *sizes = data[start:at].split()
-        paths, stats, _ = pieces(view, at, map(int, sizes))
+        *parts, _ = pieces(view, at, map(int, sizes))
         changes: dict[int, Change] = {}
         for later, start, stop in blocks:
             at = start + len(name) + 1
@@ -231,7 +235,7 @@ def look(file: str) -> Look | None:
                 changes[number] = (where, count, names, numbers, record)
                 at = line + sum(lengths)
             name, end = later, stop
-        return Look(file, name, end, check.decode(), light == b"1", paths, stats, changes)
+        return Look(file, name, end, check.decode(), light == b"1", parts, changes)
     except (OSError, ValueError, TypeError):
         return None
 

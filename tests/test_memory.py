@@ -77,10 +77,10 @@ def test_what_differs_is_told_by_what_was_added_last(state: Path, monkeypatch: p
     file.write_text("edit")
     pages = read(state)
     assert pages.changed(look(state)) == {3}
-    paths = [os.fsdecode(path) for path in bytes(pages.seen(3)[0]).split(b"\0")[:-1]]
+    paths = [os.fsdecode(os.path.join(pages.base, path)) for path in bytes(pages.seen(3)[0]).split(b"\0")[:-1]]
     assert str(file) in paths
     start, end = pages.starts[3:5]
-    now = memory.packed({path: snapshot.stat_of(path) for path in paths})
+    now = memory.packed({path: snapshot.stat_of(path) for path in paths}, pages.base)
     pages = pages.add({3: (start, end - start, *now, bytes(pages.seen(3)[-1]))}, state)
     after = look(state)
     assert after.same

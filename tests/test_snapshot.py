@@ -219,9 +219,13 @@ def test_c_and_python_find_the_same_differences(tmp_path: Path, seed: int, monke
                 KINDS[chance.choice(list(KINDS))](Path(name))
         paths, kept = memory.packed(stats)
         expected = bytes(snapshot.stat_of(name) != stat for name, stat in stats.items())
+        base = os.fsencode(tmp_path) + b"/"
+        short = memory.packed(stats, base)[0]
         for threads in (1, 2, 9):
             assert native.differing(paths, kept, threads) == expected, round_
+            assert native.differing(short, kept, threads, base) == expected, round_
         assert snapshot.differing(paths, kept) == expected
+        assert snapshot.differing(short, kept, base) == expected
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the extension has no stats there")
@@ -249,3 +253,19 @@ def test_what_does_not_belong_together_is_refused(paths: bytes, size: int) -> No
     if os.name != "nt":
         with pytest.raises(ValueError, match="five numbers"):
             pytest.importorskip("olivebuild._native").differing(paths, bytes(size), 1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the extension has no stats there")
+def test_a_base_is_where_relative_paths_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = pytest.importorskip("olivebuild._native")
+    (tmp_path / "here/below").mkdir(parents=True)
+    monkeypatch.chdir("/")
+    stats = {str(tmp_path / name): snapshot.stat_of(str(tmp_path / name)) for name in ("here", "here/below", "other")}
+    base = os.fsencode(tmp_path / "here") + b"/"
+    paths, kept = memory.packed(stats, base)
+    assert paths.split(b"\0")[1] == b"below"
+    for find in (lambda: native.differing(paths, kept, 1, base), lambda: snapshot.differing(paths, kept, base)):
+        (tmp_path / "here/below").chmod(0o700)
+        assert find() == b"\0\1\0"
+    with pytest.raises(OSError, match="nowhere"):
+        native.differing(paths, kept, 1, base + b"nowhere")
