@@ -17,6 +17,8 @@ CHECK = 16
 SPARE = 1 << 16
 """Bytes of lines that no longer count which are not worth a new file."""
 GONE = b"null"
+TAIL = 1 << 16
+"""What changed last, and so is asked for most, is in so many bytes at the end."""
 FEW = 16
 """So many names are looked for in the file as it is; then its lines are sorted out, which takes as long as some twenty of them."""
 
@@ -25,6 +27,7 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._data: bytes | None = None
+        self._end: bytes | None = None
         self._asked = 0
         self._found: dict[bytes, bytes] | None = None
         """name -> its line, not looked at yet"""
@@ -66,7 +69,7 @@ class Journal:
             f.write(added)
         if self._found is not None:
             self._found.update({key: _line(key, value)[:-1] for key, value in self._changed.items()})
-        self._data = None
+        self._data = self._end = None
         self._changed.clear()
         # Counting what no longer counts takes longer than adding a line.
         if alone and size // SPARE != (size + len(added)) // SPARE:
@@ -76,25 +79,30 @@ class Journal:
         known = self._lines().values()
         if size - sum(map(len, known)) - len(known) > max(SPARE, size // 2):
             # Another process may have added lines since we read ours.
-            self._data = self._found = None
+            self._data = self._end = self._found = None
             lines = [line + b"\n" for line in self._lines().values() if _value(line) not in (None, GONE)]
             temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
             temporary.write_bytes(b"".join(lines))
             os.replace(temporary, self.file)
-            self._data = None
+            self._data = self._end = None
 
     def _line_of(self, key: bytes) -> bytes:
         self._asked += 1
         if self._found is not None or self._asked > FEW:
             return self._lines().get(key, b"")
-        data, mark = self._read(), b" " + key + b"\t"
-        at = data.rfind(mark)
-        while at >= 0 and at != CHECK and data[at - CHECK - 1 : at - CHECK] != b"\n":
-            at = data.rfind(mark, 0, at)
-        if at < CHECK:
-            return b""
-        end = data.find(b"\n", at)
-        return data[at - CHECK : end if end >= 0 else len(data)]
+        return _last_line(self._read_end(), key) or _last_line(self._read(), key)
+
+    def _read_end(self) -> bytes:
+        """The last whole lines."""
+        if self._end is None:
+            try:
+                with open(self.file, "rb") as f:
+                    begin = max(0, f.seek(0, os.SEEK_END) - TAIL)
+                    f.seek(begin)
+                    self._end = f.read().partition(b"\n")[2] if begin else f.read()
+            except OSError:
+                self._end = b""
+        return self._end
 
     def _read(self) -> bytes:
         if self._data is None:
@@ -110,6 +118,17 @@ class Journal:
             self._found.pop(b"", None)
             self._data = None
         return self._found
+
+
+def _last_line(data: bytes, key: bytes) -> bytes:
+    mark = b" " + key + b"\t"
+    at = data.rfind(mark)
+    while at >= 0 and at != CHECK and data[at - CHECK - 1 : at - CHECK] != b"\n":
+        at = data.rfind(mark, 0, at)
+    if at < CHECK:
+        return b""
+    end = data.find(b"\n", at)
+    return data[at - CHECK : end if end >= 0 else len(data)]
 
 
 def _line(key: bytes, value: bytes) -> bytes:

@@ -18,9 +18,11 @@ def known(file: Path) -> dict[str, bytes]:
     return {name: value for name in there if (value := there.get(name))}
 
 
+@pytest.mark.parametrize("tail", [0, 50, journal.TAIL])
 @pytest.mark.parametrize("seed", range(4))
-def test_it_holds_what_a_dictionary_would(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_holds_what_a_dictionary_would(tmp_path: Path, seed: int, tail: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "SPARE", 300)
+    monkeypatch.setattr(journal, "TAIL", tail)
     chance, file, expected = random.Random(seed), tmp_path / "j", dict[str, bytes]()
     mine = [Journal(file), Journal(file)]
     for number in range(200):
@@ -32,6 +34,8 @@ def test_it_holds_what_a_dictionary_would(tmp_path: Path, seed: int, monkeypatch
             one.set(name, b"%d" % number)
             expected[name] = b"%d" % number
         assert one.get(name) == expected.get(name)
+        other = chance.choice(NAMES)
+        assert Journal(file).get(other) == known(file).get(other)
         one.save(alone=chance.random() < 0.5)
         assert known(file) == expected
     assert file.stat().st_size < 3000
