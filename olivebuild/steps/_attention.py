@@ -23,7 +23,7 @@ KNOWN = {"position_ids", "use_cache", "past_key_values", "output_attentions", "o
 
 
 SCORES = 1 << 20
-"""Attention scores up to which plain products are faster on a processor."""
+"""Attention scores up to which plain products, in float32, are faster on a processor."""
 VARLEN: Any = None
 with contextlib.suppress(ImportError):
     from torch.nn.attention.varlen import varlen_attn
@@ -109,7 +109,7 @@ def _grouped(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Te
     for group in rows.groups:
         q = query.index_select(0, group.queries.flatten()).view(*group.queries.shape, heads, dim).transpose(1, 2)
         k, v = (x.index_select(0, group.keys.flatten()).view(*group.keys.shape, -1, dim).transpose(1, 2) for x in (key, value))
-        if q.device.type == "cpu" and group.mask.numel() * heads <= SCORES:
+        if q.device.type == "cpu" and q.dtype == torch.float32 and group.mask.numel() * heads <= SCORES:
             out = _plain(q, k, v, group.mask, scaling or dim**-0.5)
         else:
             k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
