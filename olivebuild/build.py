@@ -6,9 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from olivebuild import digest, locks, workspaces
 from olivebuild.actions import make_action, trusts
@@ -31,17 +33,16 @@ POLL_SECONDS = 0.1
 MAX_ATTEMPTS = 4
 
 
-@dataclass
-class Report:
+class Report(Struct):
     """What a build did, by target, in order."""
 
     goals: list[str]
     plan: Plan | None = None
-    ran: list[str] = field(default_factory=list)
-    restored: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    errors: list[BuildError] = field(default_factory=list)
-    touched: set[str] = field(default_factory=set)
+    ran: list[str] = []
+    restored: list[str] = []
+    failed: list[str] = []
+    errors: list[BuildError] = []
+    touched: set[str] = set()
     """The nodes that were made, or put into build/."""
     seconds: float = 0.0
 
@@ -51,8 +52,7 @@ class Report:
         return [t for t in self.plan.fresh if t not in touched] if self.plan else []
 
 
-@dataclass
-class Running:
+class Running(Struct):
     """An action under way: `inputs` are its inputs as they were when it began."""
 
     state: State
@@ -209,7 +209,7 @@ class Build:
         self._running[node.name] = Running(state, scratch, lock, inputs)
         self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
         # Only now, so that the step need not wait for what shows this.
-        self._say("started", node, reasons=[vars(r) for r in state.reasons], seconds=state.seconds)
+        self._say("started", node, reasons=[asdict(r) for r in state.reasons], seconds=state.seconds)
         return set()
 
     def _handle(self, message: Message | Outcome | None, report: Report) -> set[str]:

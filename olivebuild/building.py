@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import asdict
 
 from olivebuild import lines, machine, memory, noop
 from olivebuild.build import Build, Report
@@ -81,7 +82,7 @@ def build(
         click.echo(f"note: {complaint}", err=True)
     plan = report.plan
     judged = project.judge({name: project.metrics(plan, name) for name in plan.targets}) if plan and not report.failed else []
-    gates = [vars(j) for j in judged]
+    gates = [asdict(j) for j in judged]
     entry = record(project, recorder, report, judged)
     if as_json:
         end = {"ran": report.ran, "restored": report.restored, "fresh": report.fresh, "failed": report.failed, "gates": gates}

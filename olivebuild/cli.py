@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import asdict
 
 from olivebuild import __version__
 from olivebuild.errors import BuildError, RecipeError, Where, of_disk
@@ -159,7 +160,7 @@ def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...]
     for name in made.targets:
         verdict, states = made.target(name)
         last, cost = states[-1], [s.seconds for s in states if s.seconds is not None]
-        reasons = [vars(r) for r in console.unique_reasons(states, name)] if verdict.value != "fresh" else []
+        reasons = [asdict(r) for r in console.unique_reasons(states, name)] if verdict.value != "fresh" else []
         kind = project.graph.targets[name].kind
         seconds = round(sum(cost), 3) if cost else None
         rows.append({"target": name, "kind": kind, "verdict": verdict.value, "key": last.key, "seconds": seconds, "reasons": reasons})

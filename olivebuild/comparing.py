@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeGuard
 
+from msgspec.structs import asdict
+
 from olivebuild.errors import RecipeError
 from olivebuild.gates import FIGURES
 from olivebuild.history import Entry
@@ -97,7 +99,7 @@ class Comparison:
             "old": self.old,
             "new": self.new,
             "same_machine": self.same_machine,
-            "causes": [vars(r) for r in self.causes],
+            "causes": [asdict(r) for r in self.causes],
             "changes": [c.to_json() for c in self.changes],
         }
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Where:
+class Where(NamedTuple):
     """A place in a file that the user wrote. `line` and `column` count from 1; `text` is the offending line."""
 
     file: str

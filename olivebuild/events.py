@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Struct, frozen=True):
     name: str
-    data: dict[str, object] = field(default_factory=dict)
+    data: dict[str, object] = {}
 
     def to_json(self) -> str:
         return json.dumps({"event": self.name, **self.data}, ensure_ascii=False)

@@ -1,19 +1,20 @@
-"""Where actions run: the protocol that a laptop, a GPU box or a cluster implements. Knows actions, never targets' meaning."""
+"""Where actions run: the protocol that a laptop, a GPU box or a cluster implements. Knows actions, never targets' meaning.
+
+What a worker imports are named tuples: a dataclass takes as long to make as a small module, and records would have it import a library first.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from olivebuild.errors import BuildError
 from olivebuild.result import Result
 
 
-@dataclass(frozen=True)
-class ActionInput:
+class ActionInput(NamedTuple):
     """One input of an action: the folder, and the file or folder in it that the edge names; `source` is where a model came from.
 
     `digest` is the content digest of the whole; `manifest` its manifest's blob, and the only way to it when `folder` is empty.
@@ -29,8 +30,7 @@ class ActionInput:
     manifest: str = ""
 
 
-@dataclass(frozen=True)
-class Action:
+class Action(NamedTuple):
     """One step with concrete inputs: all that a worker needs, as JSON."""
 
     node: str
@@ -45,7 +45,7 @@ class Action:
     store: str = ""
     """The cache's folder, for steps that read and write single tensors."""
     pin: str = ""
-    places: dict[str, list[object]] = field(default_factory=dict)
+    places: Mapping[str, list[object]] = {}
     """field -> [file, line, column, text], so that a worker's error names the place in the recipe."""
     gpu: bool = False
     exclusive: bool = False
@@ -55,13 +55,13 @@ class Action:
     """The module that runs it, where the kind's own is not needed."""
     publish: bool = True
     """The result goes into build/; what only other steps read by tensors need not be written out."""
-    readers: list[list[object]] = field(default_factory=list)
+    readers: Sequence[list[object]] = ()
     """[kind, fields] of the steps that will read this one's tensors: work that both need may be done at once."""
     task: str = "run"
     """"run" makes the artifact; "pin" only finds what the source's name stands for today."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(self._asdict() | {"inputs": {role: given._asdict() for role, given in self.inputs.items()}})
 
     @staticmethod
     def from_json(text: str) -> Action:
@@ -70,8 +70,7 @@ class Action:
         return Action(**data)
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How an action ended: a result, or the error. `seconds` is wall time, `peak_rss` bytes."""
 
     node: str
@@ -81,8 +80,7 @@ class Outcome:
     error: BuildError | None = None
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """An event that a running action sent."""
 
     node: str
@@ -99,8 +97,7 @@ class Needs(Protocol):
     def exclusive(self) -> bool: ...
 
 
-@dataclass(frozen=True)
-class Plain:
+class Plain(NamedTuple):
     gpu: bool = False
     exclusive: bool = False
 

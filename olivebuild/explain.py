@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec.structs import asdict
+
 from olivebuild.console import unique_reasons
 from olivebuild.key import Reason
 from olivebuild.plan import Plan, Verdict
@@ -60,7 +62,7 @@ def to_json(story: Story) -> dict[str, object]:
         "verdict": story.verdict.value,
         "past": story.past,
         "seconds": story.seconds,
-        "reasons": [vars(r) for r in story.reasons],
+        "reasons": [asdict(r) for r in story.reasons],
         "notes": story.notes,
         "causes": [to_json(c) for c in story.causes],
     }

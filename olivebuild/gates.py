@@ -12,8 +12,9 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from olivebuild.errors import BuildError, RecipeError
 
@@ -54,8 +55,7 @@ _FORM = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Gate:
+class Gate(Struct, frozen=True):
     text: str
     names: tuple[str, ...]
     figure: str
@@ -96,8 +96,7 @@ def _over_seeds(name: str) -> tuple[str, str]:
     return (figure, over) if over in ("mean", "worst") else (name, "")
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(Struct, frozen=True):
     """A gate's outcome. `value` is the figure, or the drop, that was judged; `interval` the drop's, in the same direction.
 
     `noise`: the value alone would have missed the gate, and its interval says that this may be chance.

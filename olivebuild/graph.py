@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from olivebuild.errors import RecipeError
 from olivebuild.node import Edge, Node, Outline
@@ -17,18 +16,17 @@ if TYPE_CHECKING:
     from olivebuild.step import Target
 
 
-@dataclass
-class Graph:
+class Graph(Struct, dict=True):
     """The nodes of a recipe, inputs first; `inputs` maps a node to its (edge, node it comes from, output name)."""
 
     recipe: Recipe
     targets: dict[str, Outline]
     default: list[str]
-    matrices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    matrices: dict[str, tuple[str, ...]] = {}
     """The name of a matrix -> its members."""
-    limits: dict[str, float] = field(default_factory=dict)
-    nodes: dict[str, Node] = field(default_factory=dict)
-    inputs: dict[str, list[tuple[Edge, Node, str]]] = field(default_factory=dict)
+    limits: dict[str, float] = {}
+    nodes: dict[str, Node] = {}
+    inputs: dict[str, list[tuple[Edge, Node, str]]] = {}
     every: Collection[str] = ()
     """The names of all nodes that the recipe has, where this is a part of its graph."""
 

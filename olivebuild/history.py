@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from olivebuild import digest
 from olivebuild.errors import RecipeError
@@ -28,8 +28,7 @@ MAX_BYTES = 16 << 20
 """A longer file loses its older half."""
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(Struct, frozen=True):
     """A node that a build ran (or restored), its key, and why. `seconds` is what it took in this build."""
 
     node: str
@@ -41,8 +40,7 @@ class Made:
     reasons: tuple[Reason, ...] = ()
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(Struct, frozen=True):
     """A target's figures as they stood when the build ended, and the key that made them."""
 
     kind: str
@@ -50,8 +48,7 @@ class Measured:
     metrics: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Judged:
+class Judged(Struct, frozen=True):
     """A gate's outcome. It has a record of its own here, since old lines must stay readable."""
 
     target: str
@@ -60,8 +57,7 @@ class Judged:
     passed: bool
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One build. `saved` is what the results that it did not make again once took, in seconds; `machine` is what latencies belong to."""
 
     goals: tuple[str, ...]
@@ -72,9 +68,9 @@ class Entry:
     number: Annotated[int, Meta(ge=0)] = 0
     made: tuple[Made, ...] = ()
     failed: tuple[str, ...] = ()
-    measured: Mapping[str, Measured] = field(default_factory=dict)
+    measured: Mapping[str, Measured] = {}
     gates: tuple[Judged, ...] = ()
-    machine: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = {}
     version: str = ""
 
     @property

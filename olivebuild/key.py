@@ -7,7 +7,8 @@ people and is not hashed: names and paths never enter a key.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from olivebuild import digest
 from olivebuild.node import Node
@@ -15,8 +16,7 @@ from olivebuild.node import Node
 FORMAT = "1"
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Struct, frozen=True):
     """One thing that can change the output. `cause` is what kind of thing: step, parameter, input, file, source, library, machine."""
 
     cause: str
@@ -29,8 +29,7 @@ class Part:
         return self.shown or self.label
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(Struct, frozen=True):
     """Why a target is not fresh: what differs, from what to what. `old` or `new` is None where there is none."""
 
     cause: str

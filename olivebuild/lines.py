@@ -9,10 +9,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from olivebuild.events import Event
 from olivebuild.key import Reason
@@ -28,8 +29,7 @@ SILENCE_SECONDS = 60.0
 """Where there is no terminal, a running step says something at least this often, as far as it has something to say."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Struct, frozen=True):
     """A running step, or a long file that is hashed. `cost` is what it took last time; `first` is `done` when the phase began, at `since`."""
 
     started: float

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import to_builtins
 
 from olivebuild.digest import write_atomically
 from olivebuild.options import JSON, open_all, recipe_options
@@ -86,7 +87,7 @@ def history(ctx: click.Context, as_json: bool, count: int) -> None:
 
     entries = history_of(open_all(ctx)).read()
     if as_json:
-        click.echo(json.dumps({"builds": [asdict(e) for e in entries[-count:]]}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({"builds": [to_builtins(e) for e in entries[-count:]]}, indent=2, ensure_ascii=False))
     else:
         show_history(entries, count)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, Struct, to_builtins
 
 from olivebuild import digest, names
 from olivebuild.digest import Count, nobody
@@ -17,8 +16,7 @@ from olivebuild.records import decode
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One file of a folder: its name (relative, POSIX), whether it is executable, its size and digest, and the blobs that make it.
 
     A file is one blob, or, if it is large or holds tensors, a run of (blob, size): equal tensors of different models are stored
@@ -57,8 +55,7 @@ class Entry:
         return [size for _, size in self.runs()]
 
 
-@dataclass(frozen=True)
-class Computed:
+class Computed(Struct, frozen=True):
     """A tensor that is not stored, since it is quickly computed from the one of the digest `base` and an adapter.
 
     `chunks` are the digests of its consecutive pieces of `rows` rows, so that each can be checked when it is computed.
@@ -71,8 +68,7 @@ class Computed:
     chunks: tuple[Digest, ...]
 
 
-@dataclass(frozen=True)
-class Merge:
+class Merge(Struct, frozen=True):
     """The tensors that merging an adapter (the blob of its folder's manifest) gives."""
 
     adapter: Digest
@@ -80,8 +76,7 @@ class Merge:
     tensors: tuple[Computed, ...]
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """A folder. `base` is the model digest of the folder that lends the tensors which are not in the store; see places.py.
 
     `merges` tell, in order, how to compute the tensors that are neither stored nor lent.
@@ -100,7 +95,7 @@ class Manifest:
         return sum(e.size for e in self.files)
 
     def to_json(self) -> str:
-        return digest.canonical_json(asdict(self))
+        return digest.canonical_json(to_builtins(self))
 
     @staticmethod
     def from_json(text: bytes) -> Manifest:

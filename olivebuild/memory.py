@@ -15,7 +15,6 @@ import sys
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -65,8 +64,7 @@ class Known(Record, frozen=True):
     seconds: float | None
 
 
-@dataclass(frozen=True)
-class Pages:
+class Pages(msgspec.Struct, frozen=True):
     """The files, as they are written: where each node's paths, stats and record begin and end. The paths before the first node's concern all.
 
     What `changes` says of a node counts instead; `head` is right of all. `name` and `end`: the file of paths and stats, and how long it is.
@@ -85,7 +83,7 @@ class Pages:
     offsets: array[int]
     """its record."""
 
-    changes: dict[int, Change] = field(default_factory=dict)
+    changes: dict[int, Change] = {}
     name: str = ""
     end: int = 0
 
@@ -127,7 +125,7 @@ class Pages:
             keys[number], seconds[number] = node.key, node.seconds
             (unseen.discard if stats else unseen.add)(number)
         head = msgspec.structs.replace(self.head, keys=tuple(keys), seconds=tuple(seconds), unseen=tuple(sorted(unseen)))
-        return replace(self, head=head, changes={**self.changes, **changes})
+        return msgspec.structs.replace(self, head=head, changes={**self.changes, **changes})
 
     def whole(self) -> Pages:
         """The same with the changes in their places."""
@@ -146,7 +144,7 @@ class Pages:
             return pages.whole().write(folder)
         with open(file, "ab", buffering=0) as f:
             f.write(data)
-        return replace(pages, name=name, end=self.end + len(data))
+        return msgspec.structs.replace(pages, name=name, end=self.end + len(data))
 
     def write(self, folder: Path) -> Pages:
         """Whoever is killed between the two files leaves what belongs together by no checksum. Raises OSError."""
@@ -156,7 +154,7 @@ class Pages:
         name, data = snapshot.seen_bytes(digest.of_bytes(body), self.head.light, self.base, self.paths, self.stats)
         _replace(folder / NODES, body)
         _replace(folder / SEEN, data)
-        return replace(self, name=name, end=len(data))
+        return msgspec.structs.replace(self, name=name, end=len(data))
 
     @staticmethod
     def read(folder: Path, look: Look) -> Pages:
@@ -184,8 +182,7 @@ def _replace(file: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@dataclass
-class Recalled:
+class Recalled(msgspec.Struct):
     """`plan` is of the nodes that `changed`, what may change with them, and what those are made from (`settled`), all as they were last."""
 
     graph: Graph
@@ -235,7 +232,7 @@ def _recalled(recipe: Recipe, pages: Pages, changed: set[int]) -> Recalled:
         graph.inputs[node.name] = [(edge, known[n].node, output) for edge, (n, output) in zip(node.edges, one.inputs, strict=True)]
         found = State(node, Verdict.FRESH, head.keys[number] or None, outputs=one.outputs, seconds=head.seconds[number], thin=True)
         plan.found[node.name] = found
-        plan.states[node.name] = replace(found, folder=place, needed=one.needed, publish=one.publish)
+        plan.states[node.name] = msgspec.structs.replace(found, folder=place, needed=one.needed, publish=one.publish)
     here = set(numbers)
     plan.all_targets = tuple(dict.fromkeys(head.of))
     plan.keys_elsewhere = {name: key for number, (name, key) in enumerate(zip(head.names, head.keys, strict=True)) if key and number not in here}

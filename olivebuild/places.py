@@ -7,14 +7,14 @@ what they were.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from olivebuild import digest, tensors
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """`size` bytes of a file, from `offset`; `lent` when the file is a model's own."""
 
     path: Path

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from olivebuild.errors import Damaged
 from olivebuild.graph import Graph
@@ -29,8 +31,7 @@ class Verdict(Enum):
     WAITING = "waiting"
 
 
-@dataclass
-class State:
+class State(Struct):
     """What is known of a node. `key` is None while an input has no digest; `outputs` are the content digests to key others on."""
 
     node: Node
@@ -41,7 +42,7 @@ class State:
     manifest: Manifest | None = None
     outputs: dict[str, str] | None = None
     folder: Path | None = None
-    reasons: list[Reason] = field(default_factory=list)
+    reasons: list[Reason] = []
     seconds: float | None = None
     needed: bool = False
     """The folder must be there: for a user, or for a step that will run."""
@@ -53,19 +54,18 @@ class State:
     """Known to be fresh from the last build: trace, parts and manifest were not read again; see memory.py."""
 
 
-@dataclass
-class Plan:
+class Plan(Struct, dict=True):
     """States by node name, inputs first, for the nodes that the goals need.
 
     `found` is what keys and traces say of each node; `states` is that in the light of who needs it and of what lies in build/.
     """
 
     goals: list[str]
-    found: dict[str, State] = field(default_factory=dict)
-    states: dict[str, State] = field(default_factory=dict)
+    found: dict[str, State] = {}
+    states: dict[str, State] = {}
     all_targets: tuple[str, ...] = ()
     """With those of nodes that are fresh and not here; see memory.py."""
-    keys_elsewhere: Mapping[str, str] = field(default_factory=dict)
+    keys_elsewhere: Mapping[str, str] = {}
     seconds_elsewhere: float = 0.0
     """What those took."""
 
@@ -95,8 +95,7 @@ class Strayed(Exception):
     """A node that was to be as it was last is not: what is made from it, and is not in this plan, may have to be made, too."""
 
 
-@dataclass
-class Planner:
+class Planner(Struct):
     """Makes plans of one moment: `scan` is the disk as it was first seen, store and workspace are asked each time."""
 
     graph: Graph

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from olivebuild import recipe as recipes
 from olivebuild.errors import RecipeError
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from olivebuild.gates import Judgement
 
 
-@dataclass
-class Project:
+class Project(Struct):
     graph: Graph
     planner: Planner
     before: Recalled | None = None

@@ -1,4 +1,4 @@
-"""JSON text -> a frozen dataclass: what a cache holds is data from outside, so nothing is converted or taken on trust."""
+"""JSON text -> a frozen record: what a cache holds is data from outside, so nothing is converted or taken on trust."""
 
 from __future__ import annotations
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What a worker reports at its end: digests that say more than bytes, figures for the trace, a folder referenced in place.
 
     `manifest` is the blob of a manifest that the step stored itself, instead of writing files.
     """
 
-    digests: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, object] = field(default_factory=dict)
-    provenance: dict[str, object] = field(default_factory=dict)
+    digests: Mapping[str, str] = {}
+    metrics: Mapping[str, object] = {}
+    provenance: Mapping[str, object] = {}
     reference: Path | None = None
     manifest: str = ""

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import IO
+
+from msgspec import Struct, field
 
 from olivebuild.errors import RecipeError
 from olivebuild.events import Event, Listener
@@ -23,8 +24,7 @@ PATIENCE = 30.0
 """Seconds that a program has to write what it was told last."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where to log: `tensorboard:runs`, `mlflow:http://localhost:5000`."""
 
     kind: str
@@ -43,8 +43,7 @@ class Place:
         return Place(kind, where)
 
 
-@dataclass
-class Program:
+class Program(Struct):
     """One place's program, once there is something to log."""
 
     process: subprocess.Popen[str]
@@ -75,17 +74,16 @@ class Program:
         return next((line.strip()[:300] for line in reversed(said) if line.strip()), f"it ended with {code}") if code else ""
 
 
-@dataclass
-class Sinks:
+class Sinks(Struct):
     """A context in which listeners are joined by the programs of the places named; started by the first figure of a training."""
 
     places: tuple[Place, ...]
     name: str
     """What the trainings belong to: the recipe's folder."""
-    complaints: list[str] = field(default_factory=list)
-    _programs: dict[Place, Program] = field(default_factory=dict)
-    _starts: dict[str, Event] = field(default_factory=dict)
-    _open: set[str] = field(default_factory=set)
+    complaints: list[str] = []
+    _programs: dict[Place, Program] = {}
+    _starts: dict[str, Event] = {}
+    _open: set[str] = set()
     _files: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Sinks:

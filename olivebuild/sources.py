@@ -9,15 +9,15 @@ pypi:NAME==VERSION!F  a file inside a wheel, pinned to the wheel's sha256 in oli
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True):
     """A parsed `source:`. `name` is what follows the scheme: a path, a repository, a package."""
 
     text: str

@@ -9,12 +9,12 @@ import json
 import struct
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from msgspec import Struct
 
 from olivebuild import digest
 from olivebuild.errors import InputError
@@ -30,8 +30,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(Struct, frozen=True):
     """One tensor in a file: `dtype` as safetensors writes it (BF16, F32 ...), byte range [start, end) from the file's start."""
 
     name: str
@@ -41,8 +40,7 @@ class Tensor:
     end: int
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     dtype: str
     shape: tuple[Size, ...]
     data_offsets: tuple[Size, Size]

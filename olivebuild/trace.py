@@ -10,12 +10,11 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import diskcache
-from msgspec import Meta
+from msgspec import Meta, Struct, to_builtins
 
 from olivebuild import digest
 from olivebuild.errors import of_disk
@@ -24,8 +23,7 @@ from olivebuild.records import decode
 from olivebuild.store import Store
 
 
-@dataclass(frozen=True)
-class Trace:
+class Trace(Struct, frozen=True):
     """`outputs` maps output names to content digests; `manifest` is the blob of the folder's manifest, or `reference` the folder.
 
     `seconds` and `peak_rss` (bytes) are what the run cost; `provenance` is what did not enter the key but helps to understand.
@@ -40,13 +38,13 @@ class Trace:
     size: int = 0
     seconds: float = 0.0
     peak_rss: int = 0
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = {}
+    provenance: Mapping[str, Any] = {}
     accepted_from: str = ""
 
     def to_json(self) -> str:
         # Not sorted: the order of a benchmark's models is what "the last model listed" means.
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(to_builtins(self), separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str | bytes) -> Trace:

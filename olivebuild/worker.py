@@ -17,8 +17,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +152,7 @@ def main() -> int:
         _import_for(action.readers)
 
 
-def _import_for(readers: list[list[object]]) -> None:
+def _import_for(readers: Sequence[list[object]]) -> None:
     """What comes next is likely to be one of these steps: its imports pass while the parent stores the result before it."""
     for kind, _ in readers:
         from olivebuild.step import step_of
@@ -192,7 +191,7 @@ def run(action: Action, stream: Any) -> int:
     job = Job(action, stream)
     try:
         _run(job)
-        data = asdict(job.result)
+        data = job.result._asdict()
         job.say("result", **data | {"reference": str(job.result.reference or ""), "peak_rss": peak_rss()})
     except BuildError as e:
         job.say("error", **(StoreError(f"{e.fact}: {FULL[0]}", where=e.where, hint=FULL[1]) if _is_full(e, job.out) else e).to_json())

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Container, Iterator, MutableMapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -24,8 +23,7 @@ from olivebuild.store import Store
 LAST = "last.jsonl"
 
 
-@dataclass(frozen=True)
-class Last:
+class Last(msgspec.Struct, frozen=True):
     """The last result of a node in this workspace: its key, why it was made, and what there is to say about it."""
 
     key: str

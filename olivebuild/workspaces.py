@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -18,12 +17,11 @@ from olivebuild.records import decode
 from olivebuild.store import Store
 
 
-@dataclass(frozen=True)
-class Registered:
+class Registered(msgspec.Struct, frozen=True):
     """`recipe`: its path; `keys`: of each node; `gone`: when a sweep first missed it, in seconds since 1970, or 0."""
 
     recipe: str
-    keys: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = {}
     gone: int = 0
 
     @property

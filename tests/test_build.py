@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from olivebuild import digest, memory
 from olivebuild.build import Build, Report

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -16,6 +18,14 @@ from tests.conftest import Place
 
 COPY = "  copy{0}: {{kind: command, run: 'cp in{0}.txt {{outputs.o}}', files: [in{0}.txt], outputs: {{o: o}}}}\n"
 COUNT = 6
+DATACLASSES = """
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+ours = [module for name, module in sys.modules.items() if name.startswith("olivebuild")]
+made = [f"{c.__module__}.{name}" for m in ours for name, c in vars(m).items() if isinstance(c, type) and hasattr(c, "__dataclass_fields__")]
+assert not made, made
+"""
 
 
 @pytest.fixture
@@ -134,3 +144,8 @@ def test_of_two_builds_beside_each_other_the_first_to_add_counts(state: Path, mo
     third = two.add(change(two, 3, chance), state)
     assert said(read(state)) == said(third)
     assert not read(state).changes
+
+
+@pytest.mark.parametrize("modules", [("cli", "executors.local", "building"), ("worker",)], ids=["parent", "worker"])
+def test_an_edit_does_not_wait_for_dataclasses_to_be_made(modules: tuple[str, ...]) -> None:
+    subprocess.run([sys.executable, "-c", DATACLASSES, *(f"olivebuild.{module}" for module in modules)], check=True)

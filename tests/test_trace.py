@@ -6,12 +6,13 @@ import json
 import pickle
 import sqlite3
 from contextlib import closing
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from olivebuild.digest import of_bytes
 from olivebuild.key import Part
@@ -83,7 +84,7 @@ def test_a_trace_is_found_by_its_key(store: Store) -> None:
 
 def test_a_later_trace_replaces_the_earlier(store: Store) -> None:
     put(store)
-    later = Trace.from_json(json.dumps(asdict(TRACE) | {"seconds": 9.0}))
+    later = Trace.from_json(json.dumps(to_builtins(TRACE) | {"seconds": 9.0}))
     put(store, later)
     assert get(store) == later
     delete_index(store)
@@ -238,7 +239,7 @@ def test_the_index_never_evicts(store: Store) -> None:
 )  # fmt: skip
 def test_values_of_other_types_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any text will do
-        Trace.from_json(json.dumps(asdict(TRACE) | change))
+        Trace.from_json(json.dumps(to_builtins(TRACE) | change))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", "null", '"x"', "{}", "[" * 100_000, b"\xff\xfe"])
@@ -255,10 +256,10 @@ def test_any_json_is_a_value_error_unless_it_is_a_trace(value: object) -> None:
 
 
 @settings(deadline=None, database=None, max_examples=400)
-@given(st.sampled_from(sorted(asdict(TRACE))), json_values)
+@given(st.sampled_from(sorted(to_builtins(TRACE))), json_values)
 def test_any_value_in_a_trace_is_a_trace_or_a_value_error(field: str, value: object) -> None:
     try:
-        trace = Trace.from_json(json.dumps(asdict(TRACE) | {field: value}))
+        trace = Trace.from_json(json.dumps(to_builtins(TRACE) | {field: value}))
     except ValueError:
         return
     assert {type(v) for v in (trace.key, trace.kind, trace.manifest, trace.reference, trace.accepted_from)} == {str}

@@ -16,8 +16,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from olivebuild import digest, machine, ourselves
 from olivebuild.errors import BuildError, StepError
@@ -27,8 +28,7 @@ from olivebuild.result import Result
 GRACE_SECONDS = 10
 
 
-@dataclass
-class Child:
+class Child(Struct):
     """A worker process, the GPU that it holds, and what it runs now: None while it waits for more."""
 
     process: subprocess.Popen[bytes]

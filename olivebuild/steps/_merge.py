@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from olivebuild import digest
 from olivebuild.errors import Damaged
@@ -212,7 +213,7 @@ def open_input(store: Store, given: ActionInput) -> Weights:
         known = {t.name: t for t in merge.tensors}
         for change in changes(adapter, Weights((Shard("", b"", tuple(base)),), ())):
             w, k = change.weight, known[change.weight.name]
-            nowhere = replace(w.place, lent=False)
+            nowhere = structs.replace(w.place, lent=False)
             computed[k.digest] = MergedWeight(
                 w.name, w.dtype, w.shape, k.digest, w.size, nowhere, change, k, multiplication(store, reproducible=merge.reproducible)
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,7 +95,7 @@ def merge(job: Job, fields: MergedFields) -> None:
             raise InputError(f"no reproducible merge: {e}", where=job.where("reproducible"), hint=hint) from None
         job.note(f"merging with peft: {e}")
         merge_with_peft(job, job.folder("model"), job.folder("adapter"), dequantised=fields.onto == "dequantised")
-        job.result = replace(job.result, provenance={"by": "peft", "because": str(e)})
+        job.result = job.result._replace(provenance={"by": "peft", "because": str(e)})
         return
     merge_by_tensors(job, model, changed, reproducible=fields.reproducible)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ def job_in(folder: Path, store: Store, inputs: dict[str, ActionInput] | None = N
     """A job with `folder` to itself."""
     (folder / "out").mkdir(parents=True)
     action = Action("t", "t", "t", "0" * 32, {}, inputs or {}, {}, str(folder), str(folder / "out"), str(store.root))
-    return Job(replace(action, **more), io.StringIO())
+    return Job(action._replace(**more), io.StringIO())
 
 
 def given(store: Store, folder: Path) -> ActionInput:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def check(place: Place, root: Path, what: str, **inputs: ActionInput) -> dict[st
         "base": folder(place, "tiny"), "adapter": folder(place, "build", "adapter"), "source": folder(place, "build", "merged"),
         "model": folder(place, "build", "merged" if what == "merge" else "onnx-int4"),
     }  # fmt: skip
-    data = replace(folder(place, "build", "tone"), path=str(place.folder / "build/tone/test.parquet"))
+    data = folder(place, "build", "tone")._replace(path=str(place.folder / "build/tone/test.parquet"))
     job = job_in(root, Store(place.cache), {**built, "data[0]": data, **inputs}, fields={"what": what})
     STEP.run(job)
     return dict(job.result.metrics)

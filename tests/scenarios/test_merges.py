@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from olivebuild.errors import Damaged, InputError
 from olivebuild.executor import ActionInput
@@ -201,7 +201,7 @@ def test_a_merged_weight_that_comes_out_differently_is_damaged(llama: Path, tmp_
     odd, *rest = before.tensors
     wrong = replace(odd, chunks=("0" * 32, *odd.chunks[1:]))
     changed = replace(manifest, merges=(replace(before, tensors=(wrong, *rest)),))
-    weights = open_input(store, replace(merged, manifest=store.put_manifest(changed))).by_name
+    weights = open_input(store, merged._replace(manifest=store.put_manifest(changed))).by_name
     with pytest.raises(Damaged, match="comes out differently on this machine"):
         weights[odd.name].read()
     assert weights[rest[0].name].read()
