@@ -181,7 +181,8 @@ DEFAULT_EPOCHS = 3.0
 def _bring(job: Job, source: Source) -> None:
     """Store an adapter folder's two files, checked: peft's or Unsloth's."""
     import json
-    from dataclasses import replace
+
+    from msgspec import structs
 
     from olivebuild.errors import InputError
     from olivebuild.manifest import Entry, Manifest
@@ -206,7 +207,7 @@ def _bring(job: Job, source: Source) -> None:
     text = (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
     # A file of this machine is copied again in less time than syncing takes, if a power cut takes the copy.
     stored = job.store.put_file(weights.resolve(), weights.name, job.out.parent, sync=source.scheme != "file")
-    entries = (Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]), replace(stored, executable=False))
+    entries = (Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]), structs.replace(stored, executable=False))
     job.result = Result(metrics={"tensors": tensors}, manifest=job.store.put_manifest(Manifest(entries)))
 
 
