@@ -6,9 +6,11 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +18,7 @@ import pytest
 import olivebuild
 from olivebuild import digest
 from olivebuild.executor import Action, Message, Outcome
+from olivebuild.executors import local
 from olivebuild.executors.local import LocalExecutor
 from tests.conftest import Place
 
@@ -103,6 +106,40 @@ def test_a_waiting_process_that_was_killed_is_replaced(tmp_path: Path, executor:
     executor._idle[0].reader.join(60)
     assert run(executor, action(tmp_path, "second"), tmp_path).error is None
     assert worker_of(tmp_path, "second") != process.pid
+
+
+def test_a_process_that_ends_while_it_is_given_an_action_does_not_take_it_along(
+    tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader has seen the end, and that there was no action, and is not gone yet."""
+    leaving, may_leave = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self, lines: Any) -> None:
+            self.lines = lines
+
+        def __enter__(self) -> Any:
+            return self.lines
+
+        def __exit__(self, *_: object) -> None:
+            leaving.set()
+            may_leave.wait(30)
+            self.lines.close()
+
+    def spawn(*given: Any, **more: Any) -> Any:
+        process = spawned(*given, **more)
+        process.stdout = Slow(process.stdout)
+        monkeypatch.setattr(local, "_spawn", spawned)
+        return process
+
+    spawned = local._spawn
+    monkeypatch.setattr(local, "_spawn", spawn)
+    monkeypatch.setattr(digest, "THREADS", 2)
+    executor.warm_up(())
+    executor._idle[0].process.kill()
+    assert leaving.wait(30)
+    threading.Timer(0.5, may_leave.set).start()
+    assert run(executor, action(tmp_path, "first"), tmp_path).error is None
 
 
 @pytest.mark.parametrize("shares", [True, False])

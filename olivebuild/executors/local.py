@@ -36,6 +36,8 @@ class Child(Struct):
     action: Action | None
     started: float
     reader: threading.Thread = field(default_factory=threading.Thread)
+    ended: bool = False
+    """An action that it is given now would be lost: what becomes of it is heard no more."""
 
 
 class LocalExecutor:
@@ -47,6 +49,8 @@ class LocalExecutor:
         self._idle: list[Child] = []
         self._queue: queue.SimpleQueue[Message | Outcome] = queue.SimpleQueue()
         self._code = ourselves.code()
+        self._handing_over = threading.Lock()
+        """Held while a child gets an action, or is found to have ended without one: it may do so at any moment."""
 
     def can_start(self, action: Needs) -> bool:
         running = [child.action for child in self._running.values() if child.action]
@@ -57,32 +61,34 @@ class LocalExecutor:
     def warm_up(self, ahead: Sequence[str]) -> None:
         """Start a process for the first action that may share one: its imports, and those of the modules `ahead`, pass while this one still plans."""
         if not self._idle and digest.THREADS > 1:
-            self._idle.append(self._child(_spawn(None, None, ahead=ahead), None))
+            self._idle.append(self._child(_spawn(None, None, ahead=ahead), None, None))
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         out = Path(action.out)
         file = out.parent / f"{out.name}.json"
         file.write_text(action.to_json())
-        child = self._waiting() if action.shares else None
+        child = self._waiting(action) if action.shares else None
         if child is None:
             token = self._tokens.pop(0) if action.gpu and self._tokens else None
             # A process that goes on to other actions must not hold the first one's lock.
-            child = self._child(_spawn(token, log, () if action.shares else inherit), token)
-        child.action, child.started = action, time.monotonic()
+            child = self._child(_spawn(token, log, () if action.shares else inherit), token, action)
         self._running[action.node] = child
         _send(child.process, {"action": str(file), "log": str(log), "code": self._code})
 
-    def _waiting(self) -> Child | None:
+    def _waiting(self, action: Action) -> Child | None:
+        """A process that waited for more, and has this action now."""
         while self._idle:
             child = self._idle.pop()
-            if child.reader.is_alive():
-                return child
+            with self._handing_over:
+                if not child.ended:
+                    child.action, child.started = action, time.monotonic()
+                    return child
             # Whatever ended it, it was waiting: nothing is lost.
             _end(child)
         return None
 
-    def _child(self, process: subprocess.Popen[bytes], token: str | None) -> Child:
-        child = Child(process, token, None, time.monotonic())
+    def _child(self, process: subprocess.Popen[bytes], token: str | None, action: Action | None) -> Child:
+        child = Child(process, token, action, time.monotonic())
         child.reader = threading.Thread(target=self._read, args=(child,), daemon=True)
         child.reader.start()
         return child
@@ -153,8 +159,10 @@ class LocalExecutor:
             else:
                 self._queue.put(Message(child.action.node, name, data))
         code = _end_of_session(child.process)
-        if child.action is None:
-            return
+        with self._handing_over:
+            child.ended = True
+            if child.action is None:
+                return
         if error is None and (code != 0 or result is None):
             target = child.action.target
             error = StepError(f"{target} failed: {_ending(code)}", hint=f"`olivebuild log {target}` shows its output", target=target)
