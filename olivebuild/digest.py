@@ -14,11 +14,10 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
@@ -35,6 +34,7 @@ Stat = tuple[int, int, int, int, int]
 Count = Callable[[int], None]
 """Told how many bytes more were read; by several threads."""
 Compute = Callable[[Path, Count], str]
+Found = TypeVar("Found")
 
 
 def hasher() -> Any:
@@ -68,6 +68,18 @@ def segments(size: int) -> list[int]:
     return [SEGMENT] * (size // SEGMENT) + ([size % SEGMENT] if size % SEGMENT or not size else [])
 
 
+def in_threads(work: Callable[..., Found], pieces: Iterable[tuple[Any, ...]]) -> list[Found]:
+    """What `work` makes of each piece, in order; several pieces are shared among threads."""
+    given = list(pieces)
+    if len(given) < 2:
+        return [work(*piece) for piece in given]
+    # What runs threads, and logs, takes longer to import than the digest of a short file.
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(lambda piece: work(*piece), given))
+
+
 def of_runs(path: Path, sizes: Sequence[int], count: Count = nobody) -> str:
     """The digest of the list of (digest, size) of a file's consecutive pieces; of a single piece, its own digest.
 
@@ -76,8 +88,7 @@ def of_runs(path: Path, sizes: Sequence[int], count: Count = nobody) -> str:
     if len(sizes) == 1:
         return of_range(path, 0, None, count)[0]
     starts = list(accumulate(sizes, initial=0))
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(lambda start, size: of_range(path, start, size, count), starts[:-1], sizes))
+    found = in_threads(lambda start, size: of_range(path, start, size, count), zip(starts[:-1], sizes, strict=True))
     if (rest := os.stat(path).st_size - starts[-1]) > 0:
         found.append((of_range(path, starts[-1], rest)[0], -1))
     return of_json(found)

@@ -13,10 +13,9 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from olivebuild import digest, places, tensors
 from olivebuild.errors import Damaged, StepError, StoreError, of_disk
@@ -24,6 +23,9 @@ from olivebuild.locks import locked
 from olivebuild.manifest import Entry, Manifest
 from olivebuild.places import Place
 from olivebuild.positioned import pread, pwrite
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 WRITTEN = ("workspaces", "places", "proofs", "history")
 """Folders of small files, each of which is written whole or not at all."""
@@ -229,11 +231,10 @@ class Store:
         for entry in manifest.files:
             path = folder / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "wb") as out, ThreadPoolExecutor(digest.THREADS) as pool:
+            with open(path, "wb") as out:
                 offsets = accumulate((size for _, size in entry.runs()), initial=0)
-                pieces = [(blob, size, at) for (blob, size), at in zip(entry.runs(), offsets, strict=False)]
-                for done in [pool.submit(self._copy, out.fileno(), manifest.base, *piece) for piece in pieces]:
-                    done.result()
+                pieces = [(out.fileno(), manifest.base, blob, size, at) for (blob, size), at in zip(entry.runs(), offsets, strict=False)]
+                digest.in_threads(self._copy, pieces)
                 if sync:
                     os.fsync(out.fileno())
             if entry.executable:
@@ -283,13 +284,23 @@ class Batch:
         self.store = store
         self.scratch = scratch
         self._sync = sync
-        self._pool = ThreadPoolExecutor(8)
+        self._pool: ThreadPoolExecutor | None = None
         self._pending: list[Future[None]] = []
+        self._first: tuple[Path, str] | None = None
+        """The first blob, until there is a second: alone it needs no thread."""
 
     def blob(self) -> BlobWriter:
         return BlobWriter(self)
 
     def finish(self, temporary: Path, name: str) -> None:
+        if self._pool is None:
+            if self._first is None:
+                self._first = temporary, name
+                return
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(8)
+            self._pending.append(self._pool.submit(self._publish, *self._first))
         if len(self._pending) > 64:
             self._pending.pop(0).result()
         self._pending.append(self._pool.submit(self._publish, temporary, name))
@@ -308,10 +319,13 @@ class Batch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=kind is not None)
         if kind is None:
             for pending in self._pending:
                 pending.result()
+            if self._first and not self._pool:
+                self._publish(*self._first)
 
 
 class BlobWriter:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
@@ -89,8 +88,7 @@ def _tensor(name: str, value: object, base: int) -> Tensor:
 def digests_of(path: Path, count: digest.Count = digest.nobody) -> list[tuple[Tensor, str]]:
     """The tensors of a file, each with the digest of its bytes; several are hashed at once."""
     found = tensors_of(path)
-    with ThreadPoolExecutor(digest.THREADS) as pool:
-        return list(zip(found, pool.map(lambda t: digest.of_range(path, t.start, t.end - t.start, count)[0], found), strict=True))
+    return list(zip(found, digest.in_threads(lambda t: digest.of_range(path, t.start, t.end - t.start, count)[0], zip(found)), strict=True))
 
 
 def sum_of(facts: Iterable[object]) -> str:
