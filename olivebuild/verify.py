@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -62,8 +61,7 @@ def run(wanted: Sequence[Check], listen: Callable[[int, int], None]) -> list[Fau
     """Look at all of them with several threads; `listen(done, total)` hears how many bytes were read."""
     total = sum(check.size for check in wanted)
     meter = digest.Meter(Path(), total, lambda _path, done, total: listen(done, total))
-    with ThreadPoolExecutor(digest.THREADS) as pool:
-        found = [fault for fault in pool.map(lambda check: check.look(meter), wanted) if fault]
+    found = [fault for fault in digest.in_threads(lambda check: check.look(meter), zip(wanted, strict=True)) if fault]
     listen(total, total)
     return sorted(found, key=lambda fault: (fault.sort.value, fault.name))
 
