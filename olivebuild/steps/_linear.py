@@ -1,4 +1,4 @@
-"""Products with weights that are not trained, by the library that is fastest at them on a processor."""
+"""Products whose gradients the caller takes, by the library that is fastest at them on a processor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.back
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """As torch.nn.functional.linear: [n, inputs] x [outputs, inputs] -> [n, outputs]. Gradients are the caller's."""
+    """As torch.nn.functional.linear: [n, inputs] x [outputs, inputs] -> [n, outputs]."""
     if ONEDNN is None or x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32:
         return torch.nn.functional.linear(x, weight, bias)
     out: torch.Tensor = ONEDNN(x, weight, bias, "none", [], "")

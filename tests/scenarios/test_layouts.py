@@ -76,6 +76,25 @@ def test_what_is_computed_otherwise_for_speed_changes_no_gradient(llama: Path, m
     assert (found[1] - padded[1]).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_products_are_those_of_torch_with_and_without_onednn(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from olivebuild.steps import _linear
+
+    assert _linear.ONEDNN is not None or not torch.backends.mkldnn.is_available()
+    if not there:
+        monkeypatch.setattr(_linear, "ONEDNN", None)
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(7, 24), torch.randn(40, 24), torch.randn(40)
+    assert torch.allclose(_linear.linear(x, weight, bias), x @ weight.T + bias, atol=1e-5)
+    # As a gradient asks for them: factors that lie across.
+    given = torch.randn(7, 40)
+    assert torch.allclose(_linear.linear(given, weight.T), given @ weight, atol=1e-5)
+    assert torch.allclose(_linear.linear(given.T, x.T), given.T @ x, atol=1e-5)
+    assert _linear.linear(x.double(), weight.double()).dtype == torch.float64
+
+
 def test_a_weight_with_lora_beside_it_gives_what_both_give_apart() -> None:
     import torch
 
