@@ -224,30 +224,34 @@ class Store:
         return self._lent[base]
 
     def restore(self, manifest: Manifest, folder: Path, *, sync: bool = False) -> None:
-        """Write the files into `folder`, hashing while they are copied. Raises Damaged, after moving the bad blob to quarantine.
+        """Write the files into `folder`, hashing while they are copied. Raises Damaged, after moving all bad blobs to quarantine.
 
         `sync`: return when they are safe from a power cut.
         """
+        faults: list[Damaged] = []
         for entry in manifest.files:
             path = folder / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "wb") as out:
                 offsets = accumulate((size for _, size in entry.runs()), initial=0)
                 pieces = [(out.fileno(), manifest.base, blob, size, at) for (blob, size), at in zip(entry.runs(), offsets, strict=False)]
-                digest.in_threads(self._copy, pieces)
-                if sync:
+                # One build must be enough to find them all.
+                faults += [fault for fault in digest.in_threads(self._copy, pieces) if fault]
+                if sync and not faults:
                     os.fsync(out.fileno())
             if entry.executable:
                 path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+        if faults:
+            raise faults[0]
 
-    def _copy(self, out: int, base: str, blob: str, size: int, at: int) -> None:
-        """Copy a blob to the offset `at` of a file. Positioned writes: several threads share the file."""
+    def _copy(self, out: int, base: str, blob: str, size: int, at: int) -> Damaged | None:
+        """Copy a blob to the offset `at` of a file; what is wrong with it. Positioned writes: several threads share the file."""
         place = self.find(blob, size, base)
         hasher = digest.hasher()
         try:
             source = os.open(place.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError:
-            raise Damaged(blob, "is missing") from None
+            return Damaged(blob, "is missing")
         try:
             done = 0
             while done < size and (chunk := pread(source, min(size - done, digest.CHUNK), place.offset + done)):
@@ -259,7 +263,8 @@ class Store:
         if hasher.hexdigest() != blob:
             if not place.lent:
                 self.quarantine(blob)
-            raise Damaged(blob, "is damaged")
+            return Damaged(blob, "is damaged")
+        return None
 
     def blobs(self) -> list[Path]:
         return [path for path in sorted((self.root / "blobs").glob("??/*")) if len(path.name) == 32]

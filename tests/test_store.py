@@ -163,6 +163,20 @@ def test_a_flipped_blob_is_damaged_and_goes_to_quarantine(store: Store, folder: 
     assert (store.root / "quarantine" / name).exists()
 
 
+def test_all_damaged_blobs_of_a_folder_are_found_at_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digest, "SEGMENT", 4)
+    (tmp_path / "made").mkdir()
+    for name in ("one.bin", "two.bin"):
+        (tmp_path / "made" / name).write_bytes(b"".join(name[:1].encode() + b"%03d" % number for number in range(100)))
+    manifest, _ = store.put_folder(tmp_path / "made")
+    blobs = {blob for entry in manifest.files for blob, _ in entry.blobs}
+    for blob in blobs:
+        flip(store.path(blob))
+    with pytest.raises(Damaged):
+        store.restore(manifest, tmp_path / "out")
+    assert {path.name for path in (store.root / "quarantine").iterdir()} == blobs
+
+
 def test_a_truncated_blob_is_told_without_reading_it(store: Store, folder: Path) -> None:
     manifest, _ = store.put_folder(folder)
     name = manifest.files[0].digest

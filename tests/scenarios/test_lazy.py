@@ -115,5 +115,6 @@ def test_tensors_that_a_power_cut_took_are_computed_again(lazy: Place) -> None:
     assert done.code == 0, done.err
     assert lazy.verdicts("onnx")["onnx"] == "fresh"
     choose(lazy, 0)
-    lazy.build("onnx")
+    done = lazy.build("onnx")
+    assert done.code == 0, done.err
     assert (lazy.folder / "build/onnx/model.onnx.data").read_bytes() == right
