@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from olivebuild.errors import InputError
+from olivebuild.steps import _vector_math
 
 SMALL = 20_000_000
 """Below this many parameters one thread is faster than several: the matrices are too small to share."""
@@ -49,6 +50,7 @@ def load_model(
     """A causal language model in evaluation mode, its weights as `quantised` (a configuration of transformers) says. Raises InputError."""
     if parameters_in(Path(folder)) < SMALL:
         torch.set_num_threads(1)
+    _vector_math.make_ready()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -81,7 +81,7 @@ PRECISIONS = {
 
 class Onnx(Step):
     kind = "onnx"
-    version = 3
+    version = 4
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
     ahead = ("olivebuild.steps._arrays", "olivebuild.steps._merge", "olivebuild.steps._assemble")
@@ -307,8 +307,10 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
     """The model builder, from a Hugging Face folder into `out`. Raises InputError for what it refuses."""
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
+    from olivebuild.steps import _vector_math
     from olivebuild.steps._overrides import structured
 
+    _vector_math.make_ready()
     options = builder_options(fields) | {"hf_remote": trust}
     given = [f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in options.items()]
     more = structured(folder, fields.overrides, fields.precision, share=fields.shared_embeddings) if fields.overrides else {}

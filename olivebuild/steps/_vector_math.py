@@ -1,0 +1,29 @@
+"""Functions of many numbers at once, made ready before threads share them.
+
+torch computes these on x86 processors by oneMKL's vector math, which chooses the code for a function at its first call. Up to oneMKL 2024.2, which
+torch 2.13 still brings, threads that make that call at once may each get their share by code of the lowest accuracy (errors of 1e-4 in a cosine),
+that once: equal inputs then give other bytes. https://github.com/pytorch/pytorch/issues/188792
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+# fmt: off
+FUNCTIONS = (
+    "acos", "asin", "atan", "cos", "cosh", "digamma", "erf", "erfc", "erfinv", "exp", "exp2", "expm1", "lgamma", "log", "log10", "log1p", "log2",
+    "rsqrt", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
+)
+# fmt: on
+"""All that ATen/cpu/vml.h has or had; one that goes another way costs microseconds."""
+
+
+@functools.cache
+def make_ready() -> None:
+    """Call each function on one number, which no threads share. To be called before a library computes with torch."""
+    for dtype in (torch.float32, torch.float64):
+        one = torch.full((1,), 0.5, dtype=dtype)
+        for name in FUNCTIONS:
+            getattr(torch, name)(one)
