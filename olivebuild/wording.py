@@ -130,9 +130,10 @@ def difference(row: Mapping[str, Any]) -> str:
     first, second, noise = row["model"], row["versus"], row["verdict"] == "noise"
     if ratio := row.get("ratio"):
         low, high = [1 / end for end in reversed(row["ratio_interval"])] if row["ratio_interval"] else (None, None)
-        sure = f" ({low:.2g} to {high:.2g})" if low and high else ""
+        sure = f" ({low:.3g} to {high:.3g})" if low and high else ""
         told = {"noise": ": noise", "unsure": ": too few rounds to be sure"}.get(verdict(row), "")
-        return f"{first} is {1 / ratio:.2g} times as fast as {second} {heading(row['figure'])}{sure}{told}"
+        times = f"{1 / ratio:.2g}"
+        return f"{first} is {'' if times == '1' else f'{times} times '}as fast as {second} {heading(row['figure'])}{sure}{told}"
     what = f"{heading(row['figure'])} on {row['data']}"
     value = row["difference"]
     if not value and noise:
