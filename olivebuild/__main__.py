@@ -19,16 +19,17 @@ def main() -> None:
             run(seen)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
-            _leave(code)
+    if code is not None:
+        _leave(code)
     sys.exit(code)
 
 
 def _leave(code: int) -> None:
-    """End at once: what thousands of targets left in memory is the system's to free, not to be taken apart one by one."""
+    """End at once: the interpreter, and what thousands of targets left in memory, are the system's to free, not to be taken apart one by one."""
     import atexit
-    import threading
 
-    if threading.active_count() > 1:
+    threading = sys.modules.get("threading")
+    if threading and threading.active_count() > 1:
         # Somebody still works, and is waited for.
         return
     try:
@@ -36,8 +37,9 @@ def _leave(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     except (OSError, ValueError):
-        # As it is told of any program whose output nobody takes.
-        return
+        if not code:
+            # As it is told of any program whose output nobody takes.
+            return
     os._exit(code)
 
 

@@ -272,10 +272,10 @@ def answer(arguments: list[str]) -> tuple[int | None, Look | None]:
                 return None, seen
         if 1 in differing(paths, stats):
             return None, seen
-        printed = [str(text, "utf-8", "surrogateescape") for text in (err, out)]
+        # What can't be printed is the full path's to tell.
+        sys.stderr.write(str(err, "utf-8", "surrogateescape"))
+        sys.stdout.write(str(out, "utf-8", "surrogateescape"))
+        sys.stdout.flush()
     except (OSError, ValueError, TypeError):
         return None, None
-    sys.stderr.write(printed[0])
-    sys.stdout.write(printed[1])
-    sys.stdout.flush()
     return code, None

@@ -63,6 +63,33 @@ def test_the_answer_is_what_was_printed(built: Place) -> None:
     assert again.end["fresh"] == ["first", "second", "last"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_answer_that_can_t_be_printed_is_told_as_on_the_full_path(built: Place, unbuffered: str) -> None:
+    built.environment["PYTHONUNBUFFERED"] = unbuffered
+    assert "nothing to do" in built.run().out
+    answered, looked_up = ([_printed_to(built, words, to) for to in ("/dev/full", "")] for words in ([], ["-j", "3"]))
+    assert answered == looked_up == [(1, "error: no room is left on the disk"), (1, "")]
+
+
+def _printed_to(place: Place, words: list[str], file: str) -> tuple[int, str]:
+    """Exit code and first line of the errors; without a file, of a pipe that nobody reads."""
+    end = os.open(file, os.O_WRONLY) if file else _unread()
+    try:
+        environment = os.environ | {"OLIVEBUILD_CACHE": str(place.cache)} | place.environment
+        command = [sys.executable, "-m", "olivebuild", *words]
+        done = subprocess.run(command, cwd=place.folder, env=environment, stdout=end, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(end)
+    return done.returncode, (done.stderr.splitlines() or [""])[0]
+
+
+def _unread() -> int:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
 def test_other_words_folders_and_environments_are_other_questions(built: Place) -> None:
     assert built.run("nothing-of-that-name").code == 2
     assert built.run("second").out == "nothing to do: second is fresh\n"
