@@ -26,7 +26,7 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
         store=str(planner.store.root),
         pin=scan.pin(node) or "",
         places=_places(planner, node),
-        gpu=node.gpu,
+        gpus=node.gpus,
         exclusive=node.exclusive,
         shares=node.shares,
         runner=node.runner,

@@ -47,7 +47,8 @@ class Action(NamedTuple):
     pin: str = ""
     places: Mapping[str, list[object]] = {}
     """field -> [file, line, column, text], so that a worker's error names the place in the recipe."""
-    gpu: bool = False
+    gpus: int = 0
+    """How many it takes, where there are so many."""
     exclusive: bool = False
     shares: bool = False
     """May run in a process that has run another action."""
@@ -92,13 +93,13 @@ class Needs(Protocol):
     """What decides whether an action can start: an action says it, and a node that is to become one."""
 
     @property
-    def gpu(self) -> bool: ...
+    def gpus(self) -> int: ...
     @property
     def exclusive(self) -> bool: ...
 
 
 class Plain(NamedTuple):
-    gpu: bool = False
+    gpus: int = 0
     exclusive: bool = False
 
 
@@ -108,7 +109,7 @@ ANY = Plain()
 
 class Executor(Protocol):
     def can_start(self, action: Needs) -> bool:
-        """Whether there is a slot (and a GPU, if it takes one) for this action now."""
+        """Whether there is a slot (and the GPUs that it takes) for this action now."""
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         """Start the action; output goes to `log`, `inherit` are file handles that live as long as the action does."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -128,6 +129,11 @@ class Node(Record, frozen=True):
     """Code from the model's folder may run."""
     resources: dict[str, float] = {}
     """How much it takes of what is limited, while it runs; see turns.py."""
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it takes where there are so many: one, or what its resources say."""
+        return max(1, ceil(self.resources.get("gpu", 0.0))) if self.gpu else 0
 
 
 def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:

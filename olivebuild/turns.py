@@ -33,7 +33,7 @@ class Turns:
 class Room:
     """How much of each named resource is left. What has no limit has room for one unit, so that nobody shares it unawares.
 
-    `gpu` alone may have no limit: then the executor, which knows the machine's GPUs, gives each action one of its own.
+    `gpu` alone may have no limit: then the executor, which knows the machine's GPUs, gives each action its own.
     """
 
     def __init__(self, limits: Mapping[str, float]) -> None:
@@ -61,7 +61,7 @@ class Room:
     def _wanted(self, node: Node) -> dict[str, float]:
         if "gpu" not in self._limits:
             return {name: amount for name, amount in node.resources.items() if name != "gpu"}
-        return node.resources | ({"gpu": max(1.0, node.resources.get("gpu", 0.0))} if node.gpu else {})
+        return node.resources | ({"gpu": float(node.gpus)} if node.gpus else {})
 
 
 def limits_of(words: tuple[str, ...], known: Mapping[str, float]) -> dict[str, float]:

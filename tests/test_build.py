@@ -39,7 +39,7 @@ class Steps:
         self._running: list[Action] = []
 
     def can_start(self, action: Needs) -> bool:
-        return len(self._running) < self.jobs and (self.gpus is None or not action.gpu or sum(a.gpu for a in self._running) < self.gpus)
+        return len(self._running) < self.jobs and (self.gpus is None or sum(a.gpus for a in self._running) + action.gpus <= self.gpus)
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         self._running.append(action)
@@ -201,6 +201,15 @@ def test_a_step_that_takes_a_gpu_counts_where_the_number_of_gpus_is_said(tmp_pat
     steps = Steps(jobs=2)
     run(site, steps, room=Room({"gpu": 1}))
     assert steps.together == [{"a"}, {"b"}]
+
+
+def test_a_step_takes_as_many_gpus_as_its_resources_say(tmp_path: Path) -> None:
+    given = {"a": ", gpu: true, resources: {gpu: 2}", "b": ", gpu: true", "c": ", resources: {gpu: 2}"}
+    site = Site(tmp_path, recipe(*(target(n, more=more) for n, more in given.items())))
+    steps = Steps(jobs=3, gpus=2)
+    run(site, steps)
+    assert not any({"a", "b"} <= names for names in steps.together)
+    assert any("c" in names and len(names) > 1 for names in steps.together)
 
 
 def test_what_nobody_set_a_limit_to_is_not_shared_unawares(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def executor() -> Iterator[LocalExecutor]:
     made.cancel()
 
 
-def action(folder: Path, name: str, code: str = TELL, *, shares: bool = True, **more: bool) -> Action:
+def action(folder: Path, name: str, code: str = TELL, *, shares: bool = True, **more: int) -> Action:
     out = folder / name / "out"
     out.mkdir(parents=True)
     fields: dict[str, object] = {"run": f'python -c "{code}" {{outputs.told}}', "outputs": {"told": "told.json"}}
@@ -88,6 +88,23 @@ def test_two_at_once_do_not_share(tmp_path: Path, executor: LocalExecutor) -> No
         executor.start(action(tmp_path, name), tmp_path / f"{name}.log")
     assert {end(executor).node, end(executor).node} == {"first", "second"}
     assert worker_of(tmp_path, "first") != worker_of(tmp_path, "second")
+
+
+def test_an_action_sees_the_gpus_that_it_takes_and_no_two_share_one(tmp_path: Path) -> None:
+    tell = "import json, os, sys; json.dump(os.environ['CUDA_VISIBLE_DEVICES'].split(','), open(sys.argv[1], 'w'))"
+    wanted = {name: action(tmp_path, name, tell, shares=False, gpus=gpus) for name, gpus in (("one", 1), ("two", 2), ("many", 9), ("none", 0))}
+    executor = LocalExecutor(4, ["0", "1", "2"])
+    try:
+        for name, left in (("one", {"two": True, "many": False}), ("two", {"one": False, "none": True})):
+            executor.start(wanted[name], tmp_path / f"{name}.log")
+            assert {other: executor.can_start(wanted[other]) for other in left} == left
+        assert {end(executor).node, end(executor).node} == {"one", "two"}
+        for name in ("many", "none"):
+            assert run(executor, wanted[name], tmp_path).error is None
+    finally:
+        executor.cancel()
+    seen = {name: json.loads((tmp_path / name / "out/told.json").read_text()) for name in wanted}
+    assert (seen["one"], seen["two"], sorted(seen["many"]), seen["none"]) == (["0"], ["1", "2"], ["0", "1", "2"], [""])
 
 
 def test_after_a_failure_the_next_action_gets_another_process(tmp_path: Path, executor: LocalExecutor) -> None:

@@ -1,6 +1,6 @@
 """Actions as child processes of this one, on this machine's processor and GPUs.
 
-A GPU is a token: an action that takes one sees only it, and two never share one. A child holds a pipe to its parent and ends
+A GPU is a token: an action sees only those that it takes, and two never share one. A child holds a pipe to its parent and ends
 when that closes, so that no orphan goes on after a kill -9.
 """
 
@@ -29,10 +29,10 @@ GRACE_SECONDS = 10
 
 
 class Child(Struct):
-    """A worker process, the GPU that it holds, and what it runs now: None while it waits for more."""
+    """A worker process, the GPUs that it holds, and what it runs now: None while it waits for more."""
 
     process: subprocess.Popen[bytes]
-    token: str | None
+    tokens: list[str]
     action: Action | None
     started: float
     reader: threading.Thread = field(default_factory=threading.Thread)
@@ -44,7 +44,7 @@ class LocalExecutor:
     def __init__(self, jobs: int = 1, tokens: list[str] | None = None) -> None:
         self.jobs = jobs
         self._tokens = machine.gpu_tokens() if tokens is None else tokens
-        self._has_gpu = bool(self._tokens)
+        self._gpus = len(self._tokens)
         self._running: dict[str, Child] = {}
         self._idle: list[Child] = []
         self._queue: queue.SimpleQueue[Message | Outcome] = queue.SimpleQueue()
@@ -56,12 +56,16 @@ class LocalExecutor:
         running = [child.action for child in self._running.values() if child.action]
         if any(a.exclusive for a in running) or (action.exclusive and running):
             return False
-        return len(self._running) < self.jobs and (bool(self._tokens) or not self._has_gpu or not action.gpu)
+        return len(self._running) < self.jobs and len(self._tokens) >= self._gpus_for(action)
+
+    def _gpus_for(self, action: Needs) -> int:
+        """A step that could use more GPUs than there are makes do with those."""
+        return min(action.gpus, self._gpus)
 
     def warm_up(self, ahead: Sequence[str]) -> None:
         """Start a process for the first action that may share one: its imports, and those of the modules `ahead`, pass while this one still plans."""
         if not self._idle and digest.THREADS > 1:
-            self._idle.append(self._child(_spawn(None, None, ahead=ahead), None, None))
+            self._idle.append(self._child(_spawn([], None, ahead=ahead), [], None))
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         out = Path(action.out)
@@ -69,9 +73,10 @@ class LocalExecutor:
         file.write_text(action.to_json())
         child = self._waiting(action) if action.shares else None
         if child is None:
-            token = self._tokens.pop(0) if action.gpu and self._tokens else None
+            count = self._gpus_for(action)
+            tokens, self._tokens = self._tokens[:count], self._tokens[count:]
             # A process that goes on to other actions must not hold the first one's lock.
-            child = self._child(_spawn(token, log, () if action.shares else inherit), token, action)
+            child = self._child(_spawn(tokens, log, () if action.shares else inherit), tokens, action)
         self._running[action.node] = child
         _send(child.process, {"action": str(file), "log": str(log), "code": self._code})
 
@@ -87,8 +92,8 @@ class LocalExecutor:
             _end(child)
         return None
 
-    def _child(self, process: subprocess.Popen[bytes], token: str | None, action: Action | None) -> Child:
-        child = Child(process, token, action, time.monotonic())
+    def _child(self, process: subprocess.Popen[bytes], tokens: list[str], action: Action | None) -> Child:
+        child = Child(process, tokens, action, time.monotonic())
         child.reader = threading.Thread(target=self._read, args=(child,), daemon=True)
         child.reader.start()
         return child
@@ -100,8 +105,7 @@ class LocalExecutor:
             return None
         if isinstance(message, Outcome):
             child = self._running.pop(message.node)
-            if child.token is not None:
-                self._tokens.append(child.token)
+            self._tokens += child.tokens
             if child.process.poll() is None:
                 self._idle.append(child)
             else:
@@ -124,7 +128,7 @@ class LocalExecutor:
         for child in (*children, *self._idle):
             _end(child)
         # Another build may come, with nothing of this one.
-        self._tokens += [child.token for child in children if child.token is not None]
+        self._tokens += [token for child in children for token in child.tokens]
         self._queue = queue.SimpleQueue()
         self._running.clear()
         self._idle.clear()
@@ -169,8 +173,8 @@ class LocalExecutor:
         self._queue.put(Outcome(child.action.node, time.monotonic() - child.started, peak, None if error else result, error))
 
 
-def _spawn(token: str | None, log: Path | None, inherit: Sequence[int] = (), ahead: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": token or "", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+def _spawn(tokens: Sequence[str], log: Path | None, inherit: Sequence[int] = (), ahead: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(tokens), "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
     with open(log or os.devnull, "wb") as stderr:
         return subprocess.Popen(
             # -P: a file of the folder where we were started is no module of a library's.
