@@ -40,6 +40,20 @@ def make_rows(root: Path) -> None:
     pq.write_table(pa.table(rows, schema=schema), root / "tone/train.parquet")
 
 
+def make_texts(root: Path, length: int) -> None:
+    """As many rows as a few batches have, each of more tokens than `length`."""
+    import random
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (root / "texts").mkdir()
+    words, chance = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog"], random.Random(0)
+    texts = [" ".join(chance.choices(words, k=2 * length)) for _ in range(64)]
+    schema = pa.schema([("text", pa.string())], metadata={"format": "text", "labels": "[]"})
+    pq.write_table(pa.table({"text": texts}, schema=schema), root / "texts/train.parquet")
+
+
 def tone_rows(folder: Path) -> list[Any]:
     from olivebuild.steps import _models
     from olivebuild.steps._tokens import Encoder, read_table

@@ -96,8 +96,8 @@ def adapter_fields(options: argparse.Namespace, batch: int, **more: Any) -> Any:
     return AdapterFields.model_validate(fields | more)
 
 
-def ours(folder: Path, fields: Any, rows: list[Any]) -> dict[str, Any]:
-    """olivebuild's own loop, from loading the model on; the clock is read where it tells of a step."""
+def ours(folder: Path, fields: Any, rows: list[Any] | None = None) -> dict[str, Any]:
+    """olivebuild's own loop, from loading the model on; the clock is read where it tells of a step. Without `rows`, on the texts in the folder."""
     torch = torch_here()
     from olivebuild.executor import Action, ActionInput
     from olivebuild.steps import _hardware, _models, _train
@@ -120,8 +120,15 @@ def ours(folder: Path, fields: Any, rows: list[Any]) -> dict[str, Any]:
 
     place = tempfile.mkdtemp(dir=folder)
     base = ActionInput(str(folder / "base"), str(folder / "base"), "model", "base")
-    job = Listening(Action("a", "a", "adapter", "0" * 32, {}, {"model": base}, {}, place, place, place), io.StringIO())
+    texts = ActionInput(str(folder / "texts"), str(folder / "texts/train.parquet"), "dataset", "texts")
+    given = fields.model_dump(mode="json", exclude_unset=True)
+    (Path(place) / "out").mkdir()
+    action = Action(
+        "a", "a", "adapter", "0" * 32, given, {"model": base, "data": texts}, {}, place, str(Path(place) / "out"), str(Path(place) / "cache")
+    )
+    job = Listening(action, io.StringIO())
     device, dtype = _models.platform()
+    rows = _train.rows_of(job, fields) if rows is None else rows
     loop = _train.fit(job, fields, rows, None, device, dtype)
     batches = list(loop.schedule.batches())
     tokens = [sum(len(rows[i]) for i in batch) for batch in batches]
@@ -136,6 +143,16 @@ def ours_long(folder: Path, options: argparse.Namespace, **more: Any) -> dict[st
 
 def ours_short(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return ours(folder, adapter_fields(options, options.rows, dropout=0.1), short_rows(options))
+
+
+def ours_texts(folder: Path, options: argparse.Namespace, gpus: int) -> dict[str, Any]:
+    """A training as a build runs it: tokens out of the cache, compiled because that pays."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
+    if gpus > 1 and torch_here().cuda.device_count() < gpus:
+        raise SystemExit(f"needs {gpus} GPUs")
+    steps = 4 if options.quick else 100
+    training = {"lr": 1e-4, "steps": steps, "batch": 8, "max_length": options.length, "loss": "all"}
+    return ours(folder, adapter_fields(options, 8, training=training))
 
 
 def stock(folder: Path, options: argparse.Namespace, batches: list[list[Any]]) -> dict[str, Any]:
@@ -276,6 +293,8 @@ VARIANTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, Any]]] = {
     "ours-long-plain": lambda folder, options: ours_long(folder, options, speed="plain"),
     "qlora-long": lambda folder, options: ours_long(folder, options, method="qlora"),
     "ours-short": ours_short,
+    "ours-one-gpu": lambda folder, options: ours_texts(folder, options, 1),
+    "ours-two-gpus": lambda folder, options: ours_texts(folder, options, 2),
     "stock-long": stock_long,
     "stock-one": stock_one,
     "trl-liger": trl_liger,

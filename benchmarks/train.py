@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks._measure import Claim, end, table
-from benchmarks._train_inputs import build_quick_start, make_model, make_rows
+from benchmarks._train_inputs import build_quick_start, make_model, make_rows, make_texts
 
 
 def main() -> None:
@@ -117,6 +117,7 @@ def gpu(root: Path, options: argparse.Namespace) -> None:
     results: dict[str, dict[str, Any]] = {}
     start = time.monotonic()
     make_model(root / "base", options)
+    make_texts(root, options.length)
     print(f"{time.monotonic() - start:6.1f} s  model made", file=sys.stderr, flush=True)
     for name in GPU:
         measure(name, root, options, results)
@@ -124,6 +125,7 @@ def gpu(root: Path, options: argparse.Namespace) -> None:
         ("ours-long", "stock-long", f"tokens a second, 4 rows of {options.length}, beside a stock loop", 2.2),
         ("ours-long-nodropout", "stock-long", "the same without dropout", 2.2),
         ("ours-long-nodropout", "trl-liger", "tokens a second beside TRL + Liger", 1.0),
+        ("ours-two-gpus", "ours-one-gpu", "tokens a second on two GPUs beside one", 1.8),
         ("ours-short", "stock-one", "tokens a second, rows of 20 to 60 tokens, beside one row at a time", 60.0),
     ]
     report(results, pairs, options)
@@ -131,6 +133,7 @@ def gpu(root: Path, options: argparse.Namespace) -> None:
 
 GPU = (
     "ceiling", "ours-long", "stock-long", "ours-long-nodropout", "ours-short", "stock-one", "qlora-long", "trl-liger", "ours-long-plain",
+    "ours-one-gpu", "ours-two-gpus",
 )  # fmt: skip
 """What matters most comes first."""
 

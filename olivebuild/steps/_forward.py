@@ -68,9 +68,12 @@ class Forward:
         how: dict[str, Any] = {"share": setup.share, "grouped": setup.grouped, "window": self.window, "usual": setup.usual, "flash": setup.flash}
         return [pack(part, self.device, **how) for part in parts]
 
-    def backward(self, batch: Sequence[Tokens], ready: list[Packed | Padded] | None = None) -> torch.Tensor:
-        """Add the gradient of the batch's mean loss to the weights; the loss. Without memory for it, in smaller pieces."""
-        labels = max(1, sum(row.labels for row in batch))
+    def backward(self, batch: Sequence[Tokens], ready: list[Packed | Padded] | None = None, labels: int | None = None) -> torch.Tensor:
+        """Add the gradient of the batch's mean loss to the weights; the loss. Without memory for it, in smaller pieces.
+
+        `labels`: how many the mean is over, where the batch is a share of a larger one.
+        """
+        labels = labels or labels_of(batch)
         while True:
             try:
                 total = torch.zeros((), device=self.device)
@@ -140,9 +143,14 @@ class Forward:
         return loss, right, count
 
 
+def labels_of(batch: Sequence[Tokens]) -> int:
+    """How many tokens of a batch the loss counts; at least 1, since it is divided by that."""
+    return max(1, sum(row.labels for row in batch))
+
+
 def _even(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]:
     """For padded rows it is the longest that counts."""
-    rows = max(1, limit // max(map(len, batch)))
+    rows = max(1, limit // max(map(len, batch), default=1))
     return (list(batch[i : i + rows]) for i in range(0, len(batch), rows))
 
 

@@ -20,9 +20,11 @@ import torch
 from olivebuild.errors import StepError
 from olivebuild.steps._checkpoint import Keeper, State, read
 from olivebuild.steps._evaluate import Evaluation, Verdict
-from olivebuild.steps._forward import Forward
+from olivebuild.steps._forward import Forward, labels_of
+from olivebuild.steps._ranks import Ranks, share_of
 from olivebuild.steps._schedule import Schedule
 from olivebuild.steps._tokens import Tokens
+from olivebuild.steps._trainable import Trainable
 
 if TYPE_CHECKING:
     from olivebuild.steps.adapter import Training
@@ -78,6 +80,8 @@ class Told:
 
 
 class Loop:
+    """`ranks`: processes that take the gradients of their shares of each batch; all else is done here."""
+
     def __init__(
         self,
         job: Job,
@@ -87,18 +91,16 @@ class Loop:
         training: Training,
         evaluation: Evaluation | None,
         keeper: Keeper,
+        ranks: Ranks | None = None,
     ) -> None:
         self.job, self.forward, self.rows, self.schedule, self.training = job, forward, rows, schedule, training
         self.evaluation, self.keeper = evaluation, keeper
-        self.names = [name for name, p in forward.model.named_parameters() if p.requires_grad]
-        self.used = [p for p in forward.model.parameters() if p.requires_grad]
-        # In half precision a step may be smaller than a weight's last bit: the sums are kept in float32 beside.
-        self.weights = [p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for p in self.used]
+        self.trainable, self.ranks = Trainable(forward.model), ranks
+        self.names, self.weights = self.trainable.names, self.trainable.weights
         options = {"betas": (0.9, training.beta2), "weight_decay": training.weight_decay}
         fused = training.speed == "auto" and forward.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(self.weights, lr=training.lr, fused=fused, **options)
         self.progress = Progress(scale=2.0**12 if forward.model.dtype == torch.float16 else 1.0)
-        self.mixed = [(w, u) for w, u in zip(self.weights, self.used, strict=True) if w is not u]
         self.step = 0
         self.known = 0
         """Steps that were not run, since an earlier training did the same."""
@@ -115,7 +117,7 @@ class Loop:
         self.forward.model.train()
         batches = self.schedule.batches(self.step)
         rows = self._next(batches)
-        ready = self.forward.lay_out(rows) if rows else None
+        ready = self._lay_out(rows)
         self.job.progress("training", self.step, self.schedule.steps)
         begin, spent, shown = time.monotonic(), self.progress.seconds, sum(map(len, rows))
         waiting: deque[Told] = deque()
@@ -123,7 +125,7 @@ class Loop:
             following = self._next(batches)
             waiting.append(Told(self.step + 1, *self._one(rows, ready)))
             # Laid out while the device still computes: what follows waits for it.
-            ready = self.forward.lay_out(following) if following else None
+            ready = self._lay_out(following)
             self.step += 1
             pauses = self._pauses()
             while len(waiting) > (0 if pauses else self.ahead):
@@ -139,7 +141,7 @@ class Loop:
                     break
         if self.evaluation:
             self.evaluation.take_best(self.weights)
-            self._copy()
+            self.trainable.use()
 
     def _pauses(self) -> bool:
         """Whether something is to be done after this step for which all before must be known."""
@@ -149,12 +151,23 @@ class Loop:
     def _next(self, batches: Any) -> list[Tokens]:
         return [self.rows[i] for i in next(batches, [])]
 
+    def _own(self, rows: list[Tokens]) -> list[Tokens]:
+        return share_of(rows, 0, self.ranks.count) if self.ranks else rows
+
+    def _lay_out(self, rows: list[Tokens]) -> Any:
+        return self.forward.lay_out(self._own(rows)) if rows else None
+
     def _one(self, rows: list[Tokens], ready: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """One step: the loss before it, and the norm of its gradient."""
+        labels = labels_of(rows)
         for _ in range(SCALINGS):
             self.forward.scale = self.progress.scale
-            loss = self.forward.backward(rows, ready)
-            self._take_gradients()
+            if self.ranks:
+                self.ranks.begin(self.step, self.progress.scale, self.trainable)
+            loss = self.forward.backward(self._own(rows), ready, labels)
+            self.trainable.take_gradients(self.progress.scale)
+            if self.ranks:
+                loss = self.ranks.add_up(self.trainable, loss)
             norm = torch.nn.utils.clip_grad_norm_(self.weights, self.training.max_grad_norm)
             if self.progress.scale == 1 or bool(torch.isfinite(norm)):
                 break
@@ -165,26 +178,8 @@ class Loop:
             group["lr"] = self.schedule.rate(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._copy()
+        self.trainable.use()
         return loss, norm
-
-    @torch.no_grad()
-    def _take_gradients(self) -> None:
-        """Float32 ones for the weights that are stepped; all in one kernel, for there are hundreds."""
-        given = [(w, u) for w, u in self.mixed if u.grad is not None]
-        for weight, _ in given:
-            weight.grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        if given:
-            torch._foreach_copy_([w.grad for w, _ in given], [u.grad for _, u in given])
-        for _, used in given:
-            used.grad = None
-        if self.progress.scale != 1:
-            torch._foreach_div_([w.grad for w in self.weights if w.grad is not None], self.progress.scale)
-
-    @torch.no_grad()
-    def _copy(self) -> None:
-        if self.mixed:
-            torch._foreach_copy_([u for _, u in self.mixed], [w for w, _ in self.mixed])
 
     def _note(self, step: int, loss: float, norm: float) -> None:
         """Raises StepError when the loss is no number, or for some time worse than guessing."""
@@ -252,7 +247,7 @@ class Loop:
             self.optimizer.state[weight] = {"step": torch.tensor(float(state.step)), **moments}
             if self.optimizer.param_groups[0].get("fused"):
                 self.optimizer.state[weight]["step"] = self.optimizer.state[weight]["step"].to(weight.device)
-        self._copy()
+        self.trainable.use()
         torch.set_rng_state(given["rng.cpu"])
         if self.forward.device.type == "cuda" and "rng.cuda" in given:
             torch.cuda.set_rng_state(given["rng.cuda"], self.forward.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from olivebuild.errors import InputError
 from olivebuild.step import Result
-from olivebuild.steps import _hardware, _models, _quantised
+from olivebuild.steps import _hardware, _models, _quantised, _ranks
 from olivebuild.steps._checkpoint import Keeper
 from olivebuild.steps._encode import TokenRows, lengths_of, token_rows
 from olivebuild.steps._evaluate import Evaluation
@@ -33,24 +34,52 @@ def train(job: Job, fields: AdapterFields) -> Result:
     training, base = fields.training, job.input("model")
     device, dtype = _models.platform(training.dtype)
     job.note(f"training on {torch.cuda.get_device_name() if device.type == 'cuda' else device.type} in {str(dtype).removeprefix('torch.')}")
-    encoder = Encoder(_models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code), training.max_length)
-    rows = token_rows(job, encoder, base.folder, job.input("data").path, training.loss)
+    rows = rows_of(job, fields)
     if rows.truncated:
         job.note(f"{rows.truncated} of {len(rows)} rows are longer than max_length {training.max_length} and were cut")
     if not len(rows):
         raise InputError("no row has a token to learn", where=job.where("data"), hint="is max_length long enough?")
-    loop = fit(job, fields, rows, evaluation_of(job, fields, encoder), device, dtype)
+    loop = fit(job, fields, rows, evaluation_of(job, fields), device, dtype)
     save_adapter(loop.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
     if fields.method == "qlora":
         _quantised.note(job.out, fields.quantisation)
     provenance = {"device": device.type, "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
+    provenance["processes"] = loop.ranks.count if loop.ranks else 1
     return Result(metrics=_figures(loop, rows), provenance=provenance | vars(loop.forward.setup))
 
 
 def fit(job: Job, fields: AdapterFields, rows: Sequence[Tokens], evaluation: Evaluation | None, device: torch.device, dtype: torch.dtype) -> Loop:
     """Train an adapter of the input `model` on rows of tokens, from the last state that was kept, if any."""
-    training, base = fields.training, job.input("model")
+    training = fields.training
     schedule = schedule_of(training, len(rows))
+    count = _ranks.count_for(device, schedule.batch)
+    with _ranks.Ranks(job, count, device) if count > 1 else nullcontext() as ranks:
+        forward = forward_of(job, fields, rows, schedule, device, dtype)
+        seconds = float(os.environ.get("OLIVEBUILD_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
+        keeper = Keeper(job.store.checkpoint(job.action.key), job.out.parent, seconds, training.checkpoint_steps, job.note)
+        loop = Loop(job, forward, rows, schedule, training, evaluation, keeper, ranks)
+        loop.resume_kept()
+        if schedule.stable:
+            go_on_from_prefix(job, fields, loop)
+        if ranks:
+            job.note(f"{count} GPUs share each batch")
+            ranks.join()
+        loop.run()
+    return loop
+
+
+def rows_of(job: Job, fields: AdapterFields) -> TokenRows:
+    return token_rows(job, encoder_of(job, fields), job.input("model").folder, job.input("data").path, fields.training.loss)
+
+
+def encoder_of(job: Job, fields: AdapterFields) -> Encoder:
+    base = job.input("model")
+    return Encoder(_models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code), fields.training.max_length)
+
+
+def forward_of(job: Job, fields: AdapterFields, rows: Sequence[Tokens], schedule: Schedule, device: torch.device, dtype: torch.dtype) -> Forward:
+    """The input `model` with a new adapter, and how its batches are computed here."""
+    training, base = fields.training, job.input("model")
     # The seed comes before the adapter is made, since its first values are drawn.
     _models.be_deterministic(training.seed, device)
     quantised = _quantised.configuration(fields.quantisation, dtype) if fields.method == "qlora" else None
@@ -63,14 +92,7 @@ def fit(job: Job, fields: AdapterFields, rows: Sequence[Tokens], evaluation: Eva
     setup = _hardware.prepare(job, model, rows, tokens, device, dropout=fields.dropout, plain=training.speed == "plain")
     # Trying layouts may have drawn random numbers.
     torch.manual_seed(training.seed)
-    seconds = float(os.environ.get("OLIVEBUILD_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
-    keeper = Keeper(job.store.checkpoint(job.action.key), job.out.parent, seconds, training.checkpoint_steps, job.note)
-    loop = Loop(job, Forward(model, device, setup, job.note), rows, schedule, training, evaluation, keeper)
-    loop.resume_kept()
-    if schedule.stable:
-        go_on_from_prefix(job, fields, loop)
-    loop.run()
-    return loop
+    return Forward(model, device, setup, job.note)
 
 
 CHECKPOINT_SECONDS = 60
@@ -84,10 +106,10 @@ def schedule_of(given: Training, count: int) -> Schedule:
     return Schedule(count, training.batch, steps, training.lr, training.warmup, training.scheduler or "linear", decay, seed)
 
 
-def evaluation_of(job: Job, fields: AdapterFields, encoder: Encoder) -> Evaluation | None:
+def evaluation_of(job: Job, fields: AdapterFields) -> Evaluation | None:
     if not fields.eval:
         return None
-    rows = token_rows(job, encoder, job.input("model").folder, job.input("eval").path, fields.training.loss)
+    rows = token_rows(job, encoder_of(job, fields), job.input("model").folder, job.input("eval").path, fields.training.loss)
     if not len(rows):
         raise InputError("there are no rows to evaluate on", where=job.where("eval", "data"), hint="does its data set hold any out?")
     return Evaluation(rows, fields.eval.every, fields.eval.patience, best=fields.eval.keep == "best")

@@ -1,0 +1,208 @@
+"""One training on several GPUs: each batch is shared out, a process for each GPU takes the gradient of its share, and their sum is stepped.
+
+The first process, the worker itself, does all else: it alone has the optimizer, keeps states and evaluates. Before a batch it tells the
+others (_helper.py) the step and the weights; after it they give it their gradients. So a batch is what the recipe says, however many share
+it, and a state that one GPU left is gone on from by eight. What goes over the wires in a step is what an all-reduce takes: weights one way,
+gradients the other (cf. torch.nn.parallel.DistributedDataParallel). Numbers go through gloo, tensors of a GPU through NCCL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from olivebuild.errors import StepError
+from olivebuild.steps._tokens import Tokens
+from olivebuild.steps._trainable import Trainable
+
+if TYPE_CHECKING:
+    from olivebuild.steps._forward import Forward
+    from olivebuild.steps._schedule import Schedule
+    from olivebuild.worker import Job
+
+HERE = "127.0.0.1"
+PATIENCE = timedelta(days=7)
+"""How long a helper waits for the next batch: an evaluation may take its time. That a process has ended is seen at once."""
+GRACE_SECONDS = 5.0
+END = -1
+
+
+def count_for(device: torch.device, batch: int) -> int:
+    """How many processes train: one for each GPU that this process was given, if there are rows for all."""
+    return max(1, min(torch.cuda.device_count(), batch)) if device.type == "cuda" else 1
+
+
+def share_of(rows: Sequence[Tokens], rank: int, count: int) -> list[Tokens]:
+    """The rows of a batch that a process takes, in their order: the longest goes first, to whoever has the fewest tokens."""
+    tokens, own = [0] * count, []
+    for index in sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i)):
+        taker = tokens.index(min(tokens))
+        tokens[taker] += len(rows[index])
+        if taker == rank:
+            own.append(index)
+    return [rows[i] for i in sorted(own)]
+
+
+class Ranks:
+    """The helpers of a training, while they are needed: started at once, since each loads the model; `join` waits for them."""
+
+    def __init__(self, job: Job, count: int, device: torch.device) -> None:
+        self.count = count
+        self._job, self._device = job, device
+        self._store = store_at(0, count)
+        self._ended = False
+        self._helpers = [self._start(rank) for rank in range(1, count)]
+
+    def _start(self, rank: int) -> subprocess.Popen[bytes]:
+        file = self._job.out.parent / "shared.json"
+        file.write_text(self._job.action.to_json())
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        own = {"CUDA_VISIBLE_DEVICES": visible.split(",")[rank] if visible else str(rank)} if self._device.type == "cuda" else {}
+        words = [str(file), str(rank), str(self.count), str(self._store.port)]
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "olivebuild.steps._helper", *words],
+            # It ends when the other end of its stdin closes; its words go to the log.
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | own,
+        )
+        threading.Thread(target=self._watch, args=(rank, process), daemon=True).start()
+        return process
+
+    def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
+        """Whoever waits for a process that is gone waits for ever: then this one ends, too."""
+        code = process.wait()
+        if not self._ended:
+            target = self._job.action.target
+            fact = f"{target} failed: process {rank + 1} of the {self.count} that share its batches ended with {code}"
+            self._job.say("error", **StepError(fact, hint=f"`olivebuild log {target}` shows its output").to_json())
+            os._exit(1)
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def join(self) -> None:
+        connect(self._store, 0, self.count, self._device)
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
+        if dist.is_initialized():
+            with contextlib.suppress(RuntimeError):
+                _tell(END)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for helper in self._helpers:
+            try:
+                helper.wait(max(0.0, deadline - time.monotonic()) if dist.is_initialized() else 0.0)
+            except subprocess.TimeoutExpired:
+                helper.kill()
+                helper.wait()
+            if helper.stdin:
+                helper.stdin.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def begin(self, step: int, scale: float, trainable: Trainable) -> None:
+        """Have the helpers begin with a step's batch, by the weights as they are now."""
+        _tell(step, scale)
+        dist.broadcast(_flat(trainable.used), 0)
+
+    def add_up(self, trainable: Trainable, loss: torch.Tensor) -> torch.Tensor:
+        """Make the gradients the sums of everybody's; the loss of the whole batch."""
+        flat = _give(trainable, loss)
+        for weight, gradient in zip(trainable.weights, _pieces(flat[:-1], trainable.weights), strict=True):
+            weight.grad = gradient
+        return flat[-1]
+
+
+def store_at(port: int, count: int) -> Any:
+    """Where the processes find each other; one of our own, at a port that is free, for port 0."""
+    return dist.TCPStore(HERE, port, count, is_master=not port, wait_for_workers=False)  # type: ignore[attr-defined]
+
+
+def connect(store: Any, rank: int, count: int, device: torch.device) -> None:
+    if sys.platform == "linux":
+        # All are on this machine, whose own name may be nobody's to look up.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+
+
+def help_out(forward: Forward, rows: Sequence[Tokens], schedule: Schedule, rank: int, count: int) -> None:
+    """Take the gradients of this process's share of each batch that the first one begins, until it has had enough."""
+    trainable, at = Trainable(forward.model), END
+    shares: Iterator[Any] = iter(())
+    now: Any = None
+    following: Any = None
+    forward.model.train()
+    while (told := _told())[0] != END:
+        step, scale = int(told[0]), told[1]
+        if step != at:
+            if at == END or step != at + 1:
+                shares = _shares(forward, rows, schedule, step, rank, count)
+                following = next(shares)
+            now, following, at = following, None, step
+        own, ready, labels = now
+        flat = _flat(trainable.used)
+        dist.broadcast(flat, 0)
+        _take(flat, trainable.used)
+        forward.scale = scale
+        loss = forward.backward(own, ready, labels)
+        trainable.take_gradients(scale)
+        _give(trainable, loss)
+        for weight in trainable.weights:
+            weight.grad = None
+        # Laid out while the device still computes.
+        following = following or next(shares, None)
+
+
+def _shares(forward: Forward, rows: Sequence[Tokens], schedule: Schedule, start: int, rank: int, count: int) -> Iterator[Any]:
+    from olivebuild.steps._forward import labels_of
+
+    for indices in schedule.batches(start):
+        batch = [rows[i] for i in indices]
+        own = share_of(batch, rank, count)
+        yield own, forward.lay_out(own), labels_of(batch)
+
+
+def _tell(step: int, scale: float = 1.0) -> None:
+    dist.broadcast(torch.tensor([step, scale], dtype=torch.float64), 0)
+
+
+def _told() -> list[float]:
+    told = torch.empty(2, dtype=torch.float64)
+    dist.broadcast(told, 0)
+    return list(told.tolist())
+
+
+@torch.no_grad()
+def _give(trainable: Trainable, loss: torch.Tensor) -> torch.Tensor:
+    """Add gradients and loss to those of the first process, which gets the sums."""
+    flat = _flat([*(torch.zeros_like(w) if w.grad is None else w.grad for w in trainable.weights), loss.detach().float()])
+    dist.reduce(flat, 0)
+    return flat
+
+
+@torch.no_grad()
+def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+@torch.no_grad()
+def _take(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
+    torch._foreach_copy_(list(tensors), _pieces(flat, tensors))
+
+
+def _pieces(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    pieces = torch.split_with_sizes(flat, [t.numel() for t in tensors])
+    return [piece.view(t.shape) for piece, t in zip(pieces, tensors, strict=True)]

@@ -1,0 +1,186 @@
+"""Processes that share a training's batches: real ones, over gloo on this processor. What they learn is what one alone learns but for rounding."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from olivebuild.executor import ActionInput
+from olivebuild.store import Store
+from olivebuild.worker import Job
+from tests.conftest import RECIPE, Place, rows, write_rows
+from tests.scenarios.steps import job_in
+from tests.scenarios.training import Stopped, token_rows
+
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
+TRAINING = {"lr": 1e-3, "batch": 5, "steps": 8, "checkpoint_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    place = Place(folder / "work", folder / "cache")
+    (place.folder / "tiny").mkdir(parents=True)
+    write_rows(place.folder / "data/tone.jsonl", rows())
+    place.recipe.write_text(RECIPE)
+    assert place.run("tone").code == 0
+    return place.folder / "build/tone"
+
+
+def job_of(folder: Path, cache: Path, model: Path, data: Path, **training: Any) -> Job:
+    inputs = {
+        "model": ActionInput(str(model), str(model), "model", "base"),
+        "data": ActionInput(str(data), str(data / "train.parquet"), "dataset", "tone"),
+    }
+    fields = {"model": "base", "data": "tone.train", "r": 4, "training": TRAINING | training}
+    return job_in(folder, Store(cache), inputs, kind="adapter", target="adapter", fields=fields)
+
+
+def trained(folder: Path, cache: Path, model: Path, data: Path, count: int, stop_at: int = 0, **training: Any) -> tuple[Any, np.ndarray]:
+    """Train with so many processes; the loop, and the adapter's weights."""
+    import torch
+
+    from olivebuild.steps import _ranks, _train
+    from olivebuild.steps.adapter import AdapterFields
+
+    job = job_of(folder, cache, model, data, **training)
+
+    class Listening(Job):
+        def say(self, event: str, **given: Any) -> None:
+            if event == "metric" and given["step"] == stop_at:
+                raise Stopped
+
+    listening, fields = Listening(job.action, io.StringIO()), job.fields(AdapterFields)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_ranks, "count_for", lambda *_: count)
+        loop = _train.fit(listening, fields, _train.rows_of(listening, fields), None, torch.device("cpu"), torch.float32)
+    return loop, np.concatenate([w.detach().numpy().ravel() for w in loop.weights])
+
+
+def test_what_several_learn_is_what_one_learns(tmp_path: Path, llama: Path, data: Path) -> None:
+    """The last batch of an epoch has two rows, fewer than there are processes."""
+    alone, wanted = trained(tmp_path / "a", tmp_path / "cache-a", llama, data, 1)
+    together, found = trained(tmp_path / "b", tmp_path / "cache-b", llama, data, 3)
+    assert together.progress.losses == pytest.approx(alone.progress.losses, rel=1e-5)
+    assert together.progress.norms == pytest.approx(alone.progress.norms, rel=1e-4)
+    assert together.progress.tokens == alone.progress.tokens
+    assert np.linalg.norm(found - wanted) < 1e-4 * np.linalg.norm(wanted)
+
+
+def test_several_go_on_from_what_one_left_and_one_from_what_several_left(tmp_path: Path, llama: Path, data: Path) -> None:
+    _, wanted = trained(tmp_path / "quiet", tmp_path / "other", llama, data, 1)
+    for name, before, after in (("more", 1, 2), ("less", 2, 1)):
+        with pytest.raises(Stopped):
+            trained(tmp_path / f"{name}-1", tmp_path / name, llama, data, before, stop_at=5)
+        loop, found = trained(tmp_path / f"{name}-2", tmp_path / name, llama, data, after)
+        assert loop.step == 8
+        assert np.linalg.norm(found - wanted) < 1e-4 * np.linalg.norm(wanted)
+
+
+WORKER = """\
+import sys
+from olivebuild import worker
+from olivebuild.steps import _ranks
+_ranks.count_for = lambda *_: 2
+sys.exit(worker.main())
+"""
+
+
+class Shared:
+    """A worker, as an executor starts it, whose training has a helper."""
+
+    def __init__(self, job: Job) -> None:
+        from olivebuild import ourselves
+
+        file, log = job.out.parent / "action.json", job.out.parent / "log"
+        file.write_text(job.action.to_json())
+        pipe = subprocess.PIPE
+        self.worker = subprocess.Popen([sys.executable, "-c", WORKER], stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+        assert self.worker.stdin
+        self.worker.stdin.write(json.dumps({"action": str(file), "log": str(log), "code": ourselves.code()}) + "\n")
+        self.worker.stdin.flush()
+        self.said: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Shared:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.worker.kill()
+        self.worker.communicate()
+
+    def until_step(self, step: int) -> psutil.Process:
+        """Its helper, once the training has come so far."""
+        assert self.worker.stdout
+        for line in self.worker.stdout:
+            self.said.append(json.loads(line))
+            if self.said[-1].get("step") == step:
+                break
+        (helper,) = psutil.Process(self.worker.pid).children()
+        return helper
+
+    def end(self) -> tuple[int, list[dict[str, Any]]]:
+        assert self.worker.stdout
+        self.said += [json.loads(line) for line in self.worker.stdout]
+        return self.worker.wait(60), self.said
+
+
+def has_ended(process: psutil.Process) -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_step_whose_batches_are_shared(tmp_path: Path, llama: Path, data: Path) -> None:
+    with Shared(job_of(tmp_path / "job", tmp_path / "cache", llama, data)) as shared:
+        helper = shared.until_step(2)
+        code, said = shared.end()
+    assert (code, said[-1]["event"]) == (0, "result")
+    assert said[-1]["provenance"]["processes"] == 2
+    assert (tmp_path / "job/out/adapter_model.safetensors").exists()
+    assert has_ended(helper)
+
+
+def test_a_helper_that_is_gone_ends_the_training(tmp_path: Path, llama: Path, data: Path) -> None:
+    with Shared(job_of(tmp_path / "job", tmp_path / "cache", llama, data, steps=5000)) as shared:
+        shared.until_step(2).kill()
+        code, said = shared.end()
+    assert code == 1
+    assert said[-1]["event"] == "error"
+    assert "process 2 of the 2 that share its batches ended with" in said[-1]["fact"]
+
+
+def test_a_helper_does_not_outlive_the_training(tmp_path: Path, llama: Path, data: Path) -> None:
+    with Shared(job_of(tmp_path / "job", tmp_path / "cache", llama, data, steps=5000)) as shared:
+        helper = shared.until_step(2)
+        shared.worker.kill()
+        assert has_ended(helper)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 12])
+def test_shares_are_all_of_a_batch_and_about_as_long(count: int) -> None:
+    from olivebuild.steps._ranks import share_of
+
+    batch = token_rows(3, 20)
+    shares: Sequence[Any] = [share_of(batch, rank, count) for rank in range(count)]
+    assert sorted(id(row) for share in shares for row in share) == sorted(map(id, batch))
+    tokens = [sum(map(len, share)) for share in shares]
+    assert max(tokens) - min(tokens) <= max(map(len, batch))
+    places = {id(row): i for i, row in enumerate(batch)}
+    assert all([places[id(row)] for row in share] == sorted(places[id(row)] for row in share) for share in shares)
