@@ -160,6 +160,13 @@ def test_a_damaged_parquet_file_is_told(tmp_path: Path, data: bytes) -> None:
     assert caught.value.fact.startswith("not a readable parquet file: ")
 
 
+@pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("ms")])
+def test_a_date_that_python_does_not_have_is_told(tmp_path: Path, kind: Any) -> None:
+    pq.write_table(pa.table({"a": pa.array([2**31 - 1 if kind == pa.date32() else 2**62], kind)}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="not a readable parquet file: "):
+        list(read_file(tmp_path / "a.parquet", "a.parquet"))
+
+
 @settings(deadline=None, database=None, max_examples=200)
 @given(st.sampled_from([".jsonl", ".json", ".csv", ".tsv"]), st.binary(max_size=60))
 def test_arbitrary_bytes_are_rows_or_an_error_of_the_input(tmp_path_factory: pytest.TempPathFactory, ending: str, data: bytes) -> None:

@@ -191,8 +191,8 @@ def _parquet(path: Path, shown: str) -> Iterator[Read]:
                 for row in batch.to_pylist():
                     yield Read(row, Where(f"{shown}[{number}]"))
                     number += 1
-    except (pa.ArrowInvalid, OSError) as e:
-        raise InputError(f"not a readable parquet file: {str(e).splitlines()[0]}", where=shown, hint="is the download complete?") from None
+    except (pa.ArrowException, ValueError, OverflowError, OSError) as e:
+        raise InputError(f"not a readable parquet file: {(str(e).splitlines() or ['?'])[0]}", where=shown, hint="is the download complete?") from None
 
 
 @dataclass(frozen=True)
