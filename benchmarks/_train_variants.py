@@ -67,9 +67,11 @@ def memory(torch: Any) -> int:
     return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else peak_rss()
 
 
-def figures(torch: Any, model: Any, ends: list[float], tokens: list[int], losses: list[float], ahead: int = 0) -> dict[str, Any]:
-    """`ends`: the clock before the first step and after each; that after step SKIPPED was read when `ahead` more were done."""
-    first = min(SKIPPED, len(tokens) - 1)
+def figures(
+    torch: Any, model: Any, ends: list[float], tokens: list[int], losses: list[float], ahead: int = 0, skipped: int = SKIPPED
+) -> dict[str, Any]:
+    """`ends`: the clock before the first step and after each, that after step `skipped` when `ahead` more were done."""
+    first = min(skipped, len(tokens) - 1)
     speed = sum(tokens[first + ahead :]) / (ends[-1] - ends[first])
     return {
         "tokens_per_second": round(speed, 1),
@@ -96,7 +98,7 @@ def adapter_fields(options: argparse.Namespace, batch: int, **more: Any) -> Any:
     return AdapterFields.model_validate(fields | more)
 
 
-def ours(folder: Path, fields: Any, rows: list[Any] | None = None) -> dict[str, Any]:
+def ours(folder: Path, fields: Any, rows: list[Any] | None = None, skipped: int = SKIPPED) -> dict[str, Any]:
     """olivebuild's own loop, from loading the model on; the clock is read where it tells of a step. Without `rows`, on the texts in the folder."""
     torch = torch_here()
     from olivebuild.executor import Action, ActionInput
@@ -111,7 +113,7 @@ def ours(folder: Path, fields: Any, rows: list[Any] | None = None) -> dict[str, 
         def say(self, event: str, **data: Any) -> None:
             if event == "metric" and "loss" in data:
                 # The device is waited for at the ends of what is measured only: the loop reads figures while the next step runs.
-                ends.append(clock(torch) if len(losses) + 1 in (SKIPPED, fields.training.steps) else time.monotonic())
+                ends.append(clock(torch) if len(losses) + 1 in (skipped, fields.training.steps) else time.monotonic())
                 losses.append(float(data["loss"]))
             elif event == "note":
                 notes.append(str(data["text"]))
@@ -133,7 +135,8 @@ def ours(folder: Path, fields: Any, rows: list[Any] | None = None) -> dict[str, 
     batches = list(loop.schedule.batches())
     tokens = [sum(len(rows[i]) for i in batch) for batch in batches]
     # When the first of these is read, the next has begun, and was waited for too.
-    found = figures(torch, loop.forward.model, ends, tokens, losses, ahead=loop.ahead)
+    found = figures(torch, loop.forward.model, ends, tokens, losses, loop.ahead, skipped)
+    found["gpus"] = loop.ranks.count if loop.ranks else 1
     return found | {k: v for k, v in vars(loop.forward.setup).items() if k in ("packed", "share", "limit", "grouped", "twice")} | {"notes": notes}
 
 
@@ -150,9 +153,10 @@ def ours_texts(folder: Path, options: argparse.Namespace, gpus: int) -> dict[str
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
     if gpus > 1 and torch_here().cuda.device_count() < gpus:
         raise SystemExit(f"needs {gpus} GPUs")
-    steps = 4 if options.quick else 100
+    # Some layers are compiled a second time after a few steps.
+    steps, skipped = (4, 2) if options.quick else (100, 20)
     training = {"lr": 1e-4, "steps": steps, "batch": 8, "max_length": options.length, "loss": "all"}
-    return ours(folder, adapter_fields(options, 8, training=training))
+    return ours(folder, adapter_fields(options, 8, training=training), skipped=skipped)
 
 
 def stock(folder: Path, options: argparse.Namespace, batches: list[list[Any]]) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def report(results: dict[str, dict[str, Any]], pairs: list[tuple[str, str, str, 
         if "failed" in found:
             rows.append([name, "failed", found["failed"][:80], "", ""])
         elif "tokens_per_second" in found:
-            share = f"{4 * found['parameters'] * found['tokens_per_second'] / ceiling:.1%}" if ceiling else ""
+            share = f"{4 * found['parameters'] * found['tokens_per_second'] / (ceiling * found.get('gpus', 1)):.1%}" if ceiling else ""
             losses = found.get("losses", [])
             shown = f"{losses[0]:.4f} to {losses[-1]:.4f}" if losses else ""
             rows.append([name, f"{found['tokens_per_second']:,.0f}", share, f"{found['memory'] / 2**30:.1f} GiB", shown])
