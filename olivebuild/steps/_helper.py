@@ -1,4 +1,4 @@
-"""A process that takes the gradients of its share of each batch of a training: `python -m olivebuild.steps._helper FILE RANK COUNT PORT`.
+"""A process that takes the gradients of its share of each batch of a training: `python -m olivebuild.steps._helper FILE RANK COUNT MEETING`.
 
 FILE holds the training's action. It ends with the process that started it; see _ranks.py.
 """
@@ -19,7 +19,7 @@ from olivebuild.steps.adapter import AdapterFields
 from olivebuild.worker import Job, end_with_parent
 
 
-def main(file: str, rank: int, count: int, port: int) -> None:
+def main(file: str, rank: int, count: int, meeting: str) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     with open(os.devnull, "w") as nowhere:
         job = Job(Action.from_json(Path(file).read_text()), nowhere)
@@ -30,10 +30,10 @@ def main(file: str, rank: int, count: int, port: int) -> None:
         forward = _train.forward_of(job, fields, rows, schedule, device, dtype)
         # Each draws its own dropout.
         torch.manual_seed(fields.training.seed + rank)
-        _ranks.connect(_ranks.store_at(port, count), rank, count, device)
+        _ranks.connect(Path(meeting), rank, count, device)
         _ranks.help_out(forward, rows, schedule, rank, count)
         dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

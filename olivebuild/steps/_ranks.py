@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
     from olivebuild.steps._schedule import Schedule
     from olivebuild.worker import Job
 
-HERE = "127.0.0.1"
 PATIENCE = timedelta(days=7)
-"""How long a helper waits for the next batch: an evaluation may take its time. That a process has ended is seen at once."""
+"""How long one waits for the others: a model may take its time to load, and an evaluation. That a process has ended is seen at once."""
 GRACE_SECONDS = 5.0
 END = -1
 
@@ -59,7 +59,7 @@ class Ranks:
     def __init__(self, job: Job, count: int, device: torch.device) -> None:
         self.count = count
         self._job, self._device = job, device
-        self._store = store_at(0, count)
+        self._meeting = job.out.parent / "ranks"
         self._ended = False
         self._helpers = [self._start(rank) for rank in range(1, count)]
 
@@ -68,7 +68,7 @@ class Ranks:
         file.write_text(self._job.action.to_json())
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         own = {"CUDA_VISIBLE_DEVICES": visible.split(",")[rank] if visible else str(rank)} if self._device.type == "cuda" else {}
-        words = [str(file), str(rank), str(self.count), str(self._store.port)]
+        words = [str(file), str(rank), str(self.count), str(self._meeting)]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "olivebuild.steps._helper", *words],
             # It ends when the other end of its stdin closes; its words go to the log.
@@ -92,7 +92,7 @@ class Ranks:
         return self
 
     def join(self) -> None:
-        connect(self._store, 0, self.count, self._device)
+        connect(self._meeting, 0, self.count, self._device)
 
     def __exit__(self, *_: object) -> None:
         self._ended = True
@@ -124,12 +124,10 @@ class Ranks:
         return flat[-1]
 
 
-def store_at(port: int, count: int) -> Any:
-    """Where the processes find each other; one of our own, at a port that is free, for port 0."""
-    return dist.TCPStore(HERE, port, count, is_master=not port, wait_for_workers=False)  # type: ignore[attr-defined]
-
-
-def connect(store: Any, rank: int, count: int, device: torch.device) -> None:
+def connect(meeting: Path, rank: int, count: int, device: torch.device) -> None:
+    """Wait for all processes, at a file that is theirs alone: a port would be open to other machines."""
+    store = dist.FileStore(str(meeting), count)  # type: ignore[attr-defined]
+    store.set_timeout(PATIENCE)
     if sys.platform == "linux":
         # All are on this machine, whose own name may be nobody's to look up.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

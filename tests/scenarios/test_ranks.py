@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from olivebuild.executor import ActionInput
 from olivebuild.store import Store
 from olivebuild.worker import Job
-from tests.conftest import RECIPE, Place, rows, write_rows
+from tests.conftest import rows
 from tests.scenarios.steps import job_in
 from tests.scenarios.training import Stopped, token_rows
 
@@ -31,14 +33,12 @@ TRAINING = {"lr": 1e-3, "batch": 5, "steps": 8, "checkpoint_steps": 1}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    place = Place(folder / "work", folder / "cache")
-    (place.folder / "tiny").mkdir(parents=True)
-    write_rows(place.folder / "data/tone.jsonl", rows())
-    place.recipe.write_text(RECIPE)
-    assert place.run("tone").code == 0
-    return place.folder / "build/tone"
+    columns = {"prompt": [f"<|user|>\n{row['phrase']}<|end|>\n" for row in rows()], "completion": [row["tone"] for row in rows()]}
+    schema = pa.schema([(name, pa.string()) for name in columns], metadata={"format": "prompt", "labels": "[]"})
+    pq.write_table(pa.table(columns, schema=schema), folder / "train.parquet")
+    return folder
 
 
 def job_of(folder: Path, cache: Path, model: Path, data: Path, **training: Any) -> Job:
