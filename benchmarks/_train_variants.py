@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import tempfile
 import time
@@ -75,12 +76,18 @@ def figures(
     speed = sum(tokens[first + ahead :]) / (ends[-1] - ends[first])
     return {
         "tokens_per_second": round(speed, 1),
-        "parameters": sum(p.numel() for p in model.parameters() if not p.requires_grad),
+        "parameters": sum(parameters_in(p) for p in model.parameters() if not p.requires_grad),
         "memory": memory(torch),
         "first_step": round(ends[1] - ends[0], 2),
         "steps": len(tokens),
         "losses": [round(x, 5) for x in losses],
     }
+
+
+def parameters_in(tensor: Any) -> int:
+    """Of one in 4 bits, those that it stands for."""
+    state = getattr(tensor, "quant_state", None)
+    return math.prod(state.shape) if state else int(tensor.numel())
 
 
 def adapter_fields(options: argparse.Namespace, batch: int, **more: Any) -> Any:
