@@ -6,6 +6,7 @@ FILE holds the training's action. It ends with the process that started it; see 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -20,6 +21,8 @@ from olivebuild.worker import Job, end_with_parent
 
 
 def main(file: str, rank: int, count: int, meeting: str) -> None:
+    # Whoever asks the worker's whole session to stop means the worker, which first ends its step and keeps its state.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     with open(os.devnull, "w") as nowhere:
         job = Job(Action.from_json(Path(file).read_text()), nowhere)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -171,6 +173,22 @@ def test_a_helper_does_not_outlive_the_training(tmp_path: Path, llama: Path, dat
         helper = shared.until_step(2)
         shared.worker.kill()
         assert has_ended(helper)
+
+
+def test_a_training_that_is_asked_to_stop_keeps_its_state(tmp_path: Path, llama: Path, data: Path) -> None:
+    from olivebuild.steps._checkpoint import read
+
+    job = job_of(tmp_path / "job", tmp_path / "cache", llama, data, steps=5000, checkpoint_steps=None)
+    with Shared(job) as shared:
+        helper = shared.until_step(2)
+        os.killpg(shared.worker.pid, signal.SIGTERM)
+        code, said = shared.end()
+    assert code == 128 + signal.SIGTERM
+    assert not [e for e in said if e["event"] == "error"]
+    kept = read(job.store.checkpoint(job.action.key))
+    assert kept
+    assert kept.step == max(e["step"] for e in said if e["event"] == "metric")
+    assert has_ended(helper)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 12])
