@@ -149,7 +149,7 @@ def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, st
 
 def amount_of(value: object) -> float:
     """`2`, `0.5`, `8GB`. Raises ValueError."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
         return float(value)
     text = str(value)
     try:

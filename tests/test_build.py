@@ -226,6 +226,14 @@ def test_more_than_there_is_is_told_with_its_place(tmp_path: Path) -> None:
     assert (str(caught.value.where), caught.value.fact) == ("olivebuild.yaml:2:84", "a takes more memory than there is: 8 GB")
 
 
+@pytest.mark.parametrize("amount", [".inf", ".nan", "-1", "many", "true", "[1]"])
+def test_an_amount_that_is_none_is_told_with_its_place(tmp_path: Path, amount: str) -> None:
+    site = Site(tmp_path, recipe(target("a", more=f", gpu: true, resources: {{gpu: {amount}}}")))
+    with pytest.raises(RecipeError, match="not an amount") as caught:
+        run(site, Steps())
+    assert str(caught.value.where).startswith("olivebuild.yaml:2:")
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_build_decides_as_plans_do_whatever_happened(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)

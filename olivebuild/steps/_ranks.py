@@ -8,7 +8,6 @@ gradients the other (cf. torch.nn.parallel.DistributedDataParallel). Numbers go 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(days=7)
 """How long one waits for the others: a model may take its time to load, and an evaluation. That a process has ended is seen at once."""
-GRACE_SECONDS = 5.0
+GRACE_SECONDS, GONE_SECONDS = 5.0, 1.0
 END = -1
 
 
@@ -56,19 +55,20 @@ def share_of(rows: Sequence[Tokens], rank: int, count: int) -> list[Tokens]:
 class Ranks:
     """The helpers of a training, while they are needed: started at once, since each loads the model; `join` waits for them."""
 
-    def __init__(self, job: Job, count: int, device: torch.device) -> None:
+    def __init__(self, job: Job, count: int, device: torch.device, dtype: torch.dtype) -> None:
         self.count = count
-        self._job, self._device = job, device
+        self._job, self._device, self._dtype = job, device, dtype
         self._meeting = job.out.parent / "ranks"
         self._ended = False
+        self._action = job.out.parent / "shared.json"
+        self._action.write_text(job.action.to_json())
         self._helpers = [self._start(rank) for rank in range(1, count)]
 
     def _start(self, rank: int) -> subprocess.Popen[bytes]:
-        file = self._job.out.parent / "shared.json"
-        file.write_text(self._job.action.to_json())
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         own = {"CUDA_VISIBLE_DEVICES": visible.split(",")[rank] if visible else str(rank)} if self._device.type == "cuda" else {}
-        words = [str(file), str(rank), str(self.count), str(self._meeting)]
+        # In the same number format, whatever each card likes best: what is sent is bytes.
+        words = [str(self._action), str(rank), str(self.count), str(self._meeting), str(self._dtype).removeprefix("torch.")]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "olivebuild.steps._helper", *words],
             # It ends when the other end of its stdin closes; its words go to the log.
@@ -83,10 +83,13 @@ class Ranks:
         """Whoever waits for a process that is gone waits for ever: then this one ends, too."""
         code = process.wait()
         if not self._ended:
-            target = self._job.action.target
-            fact = f"{target} failed: process {rank + 1} of the {self.count} that share its batches ended with {code}"
-            self._job.say("error", **StepError(fact, hint=f"`olivebuild log {target}` shows its output").to_json())
+            self._job.say("error", **self._fault(rank, code).to_json())
             os._exit(1)
+
+    def _fault(self, rank: int, code: int) -> StepError:
+        target = self._job.action.target
+        fact = f"{target} failed: process {rank + 1} of the {self.count} that share its batches ended with {code}"
+        return StepError(fact, hint=f"`olivebuild log {target}` shows its output")
 
     def __enter__(self) -> Ranks:
         return self
@@ -94,22 +97,36 @@ class Ranks:
     def join(self) -> None:
         connect(self._meeting, 0, self.count, self._device)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        # A connection that broke is told by the process that broke it.
+        fault = self._gone() if isinstance(error, RuntimeError) else None
         self._ended = True
-        if dist.is_initialized():
-            with contextlib.suppress(RuntimeError):
-                _tell(END)
-        deadline = time.monotonic() + GRACE_SECONDS
+        if error is None:
+            _tell(END)
+        # After an error they may wait for what never comes, and hold nothing that is needed.
+        deadline = time.monotonic() + (GRACE_SECONDS if error is None else 0.0)
         for helper in self._helpers:
             try:
-                helper.wait(max(0.0, deadline - time.monotonic()) if dist.is_initialized() else 0.0)
+                helper.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 helper.kill()
                 helper.wait()
             if helper.stdin:
                 helper.stdin.close()
         if dist.is_initialized():
-            dist.destroy_process_group()
+            (dist.destroy_process_group if error is None else _abort)()
+        if fault:
+            raise fault from error
+
+    def _gone(self) -> StepError | None:
+        """Why a helper's connection broke, if it has ended by itself: that may be known a moment later."""
+        deadline = time.monotonic() + GONE_SECONDS
+        while time.monotonic() < deadline:
+            for rank, helper in enumerate(self._helpers, 1):
+                if (code := helper.poll()) is not None:
+                    return self._fault(rank, code)
+            time.sleep(0.02)
+        return None
 
     def begin(self, step: int, scale: float, trainable: Trainable) -> None:
         """Have the helpers begin with a step's batch, by the weights as they are now."""
@@ -136,7 +153,14 @@ def connect(meeting: Path, rank: int, count: int, device: torch.device) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
 
 
-def help_out(forward: Forward, rows: Sequence[Tokens], schedule: Schedule, rank: int, count: int) -> None:
+def _abort() -> None:
+    """Leave the others without waiting for what was begun with them."""
+    # NCCL's kernels wait for ever, and so would their end; a name of torch's own, from 2.6 on.
+    abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
+    (abort if abort and torch.cuda.is_available() else dist.destroy_process_group)()
+
+
+def help_out(forward: Forward, rows: Sequence[Tokens], schedule: Schedule, seed: int, rank: int, count: int) -> None:
     """Take the gradients of this process's share of each batch that the first one begins, until it has had enough."""
     trainable, at = Trainable(forward.model), END
     shares: Iterator[Any] = iter(())
@@ -146,6 +170,9 @@ def help_out(forward: Forward, rows: Sequence[Tokens], schedule: Schedule, rank:
     while (told := _told())[0] != END:
         step, scale = int(told[0]), told[1]
         if step != at:
+            if at == END:
+                # Dropout of its own, and not once more what it was when an earlier training began.
+                torch.manual_seed(seed + rank + count * step)
             if at == END or step != at + 1:
                 shares = _shares(forward, rows, schedule, step, rank, count)
                 following = next(shares)

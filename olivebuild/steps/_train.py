@@ -53,7 +53,7 @@ def fit(job: Job, fields: AdapterFields, rows: Sequence[Tokens], evaluation: Eva
     training = fields.training
     schedule = schedule_of(training, len(rows))
     count = _ranks.count_for(device, schedule.batch)
-    with _ranks.Ranks(job, count, device) if count > 1 else nullcontext() as ranks:
+    with _ranks.Ranks(job, count, device, dtype) if count > 1 else nullcontext() as ranks:
         forward = forward_of(job, fields, rows, schedule, device, dtype)
         seconds = float(os.environ.get("OLIVEBUILD_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
         keeper = Keeper(job.store.checkpoint(job.action.key), job.out.parent, seconds, training.checkpoint_steps, job.note)

@@ -175,6 +175,18 @@ def test_a_helper_does_not_outlive_the_training(tmp_path: Path, llama: Path, dat
         assert has_ended(helper)
 
 
+def test_an_error_in_the_midst_of_a_step_waits_for_nobody(tmp_path: Path, llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from olivebuild.errors import StepError
+    from olivebuild.steps._forward import Forward
+
+    def backward(*_: Any) -> None:
+        raise StepError("a single row of 9 tokens does not fit into memory", hint="a smaller model needs less")
+
+    monkeypatch.setattr(Forward, "backward", backward)
+    with pytest.raises(StepError, match="does not fit"):
+        trained(tmp_path / "a", tmp_path / "cache", llama, data, 2)
+
+
 def test_a_training_that_is_asked_to_stop_keeps_its_state(tmp_path: Path, llama: Path, data: Path) -> None:
     from olivebuild.steps._checkpoint import read
 
