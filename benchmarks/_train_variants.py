@@ -94,6 +94,7 @@ def adapter_fields(options: argparse.Namespace, batch: int, **more: Any) -> Any:
     from olivebuild.steps.adapter import AdapterFields
 
     training = {"lr": 1e-4, "steps": options.steps + SKIPPED, "batch": batch, "max_length": options.length, "speed": more.pop("speed", "auto")}
+    training |= more.pop("training", {})
     fields = {
         "model": "base",
         "data": "tone",
@@ -127,14 +128,12 @@ def ours(folder: Path, fields: Any, rows: list[Any] | None = None, skipped: int 
             elif event == "progress" and data["done"] == 0:
                 ends.append(clock(torch))
 
-    place = tempfile.mkdtemp(dir=folder)
+    place = Path(tempfile.mkdtemp(dir=folder))
     base = ActionInput(str(folder / "base"), str(folder / "base"), "model", "base")
     texts = ActionInput(str(folder / "texts"), str(folder / "texts/train.parquet"), "dataset", "texts")
     given = fields.model_dump(mode="json", exclude_unset=True)
-    (Path(place) / "out").mkdir()
-    action = Action(
-        "a", "a", "adapter", "0" * 32, given, {"model": base, "data": texts}, {}, place, str(Path(place) / "out"), str(Path(place) / "cache")
-    )
+    (place / "out").mkdir()
+    action = Action("a", "a", "adapter", "0" * 32, given, {"model": base, "data": texts}, {}, str(place), str(place / "out"), str(place / "cache"))
     job = Listening(action, io.StringIO())
     device, dtype = _models.platform()
     rows = _train.rows_of(job, fields) if rows is None else rows
@@ -162,8 +161,7 @@ def ours_texts(folder: Path, options: argparse.Namespace, gpus: int) -> dict[str
         raise SystemExit(f"needs {gpus} GPUs")
     # Some layers are compiled a second time after a few steps.
     steps, skipped = (4, 2) if options.quick else (100, 20)
-    training = {"lr": 1e-4, "steps": steps, "batch": 8, "max_length": options.length, "loss": "all"}
-    return ours(folder, adapter_fields(options, 8, training=training), skipped=skipped)
+    return ours(folder, adapter_fields(options, 8, training={"steps": steps, "loss": "all"}), skipped=skipped)
 
 
 def stock(folder: Path, options: argparse.Namespace, batches: list[list[Any]]) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -26,8 +26,6 @@ from olivebuild.steps._tokens import Tokens
 from olivebuild.steps._trainable import Trainable
 
 if TYPE_CHECKING:
-    from olivebuild.steps._forward import Forward
-    from olivebuild.steps._schedule import Schedule
     from olivebuild.worker import Job
 
 PATIENCE = timedelta(days=7)
@@ -135,7 +133,7 @@ class Ranks:
 
     def add_up(self, trainable: Trainable, loss: torch.Tensor) -> torch.Tensor:
         """Make the gradients the sums of everybody's; the loss of the whole batch."""
-        flat = _give(trainable, loss)
+        flat = give(trainable, loss)
         for weight, gradient in zip(trainable.weights, _pieces(flat[:-1], trainable.weights), strict=True):
             weight.grad = gradient
         return flat[-1]
@@ -160,58 +158,28 @@ def _abort() -> None:
     (abort if abort and torch.cuda.is_available() else dist.destroy_process_group)()
 
 
-def help_out(forward: Forward, rows: Sequence[Tokens], schedule: Schedule, seed: int, rank: int, count: int) -> None:
-    """Take the gradients of this process's share of each batch that the first one begins, until it has had enough."""
-    trainable, at = Trainable(forward.model), END
-    shares: Iterator[Any] = iter(())
-    now: Any = None
-    following: Any = None
-    forward.model.train()
-    while (told := _told())[0] != END:
-        step, scale = int(told[0]), told[1]
-        if step != at:
-            if at == END:
-                # Dropout of its own, and not once more what it was when an earlier training began.
-                torch.manual_seed(seed + rank + count * step)
-            if at == END or step != at + 1:
-                shares = _shares(forward, rows, schedule, step, rank, count)
-                following = next(shares)
-            now, following, at = following, None, step
-        own, ready, labels = now
-        flat = _flat(trainable.used)
-        dist.broadcast(flat, 0)
-        _take(flat, trainable.used)
-        forward.scale = scale
-        loss = forward.backward(own, ready, labels)
-        trainable.take_gradients(scale)
-        _give(trainable, loss)
-        for weight in trainable.weights:
-            weight.grad = None
-        # Laid out while the device still computes.
-        following = following or next(shares, None)
-
-
-def _shares(forward: Forward, rows: Sequence[Tokens], schedule: Schedule, start: int, rank: int, count: int) -> Iterator[Any]:
-    from olivebuild.steps._forward import labels_of
-
-    for indices in schedule.batches(start):
-        batch = [rows[i] for i in indices]
-        own = share_of(batch, rank, count)
-        yield own, forward.lay_out(own), labels_of(batch)
-
-
 def _tell(step: int, scale: float = 1.0) -> None:
     dist.broadcast(torch.tensor([step, scale], dtype=torch.float64), 0)
 
 
-def _told() -> list[float]:
-    told = torch.empty(2, dtype=torch.float64)
-    dist.broadcast(told, 0)
-    return list(told.tolist())
+def told() -> tuple[int, float]:
+    """In a helper: the step that the first process begins, or END, and what the loss is multiplied with."""
+    numbers = torch.empty(2, dtype=torch.float64)
+    dist.broadcast(numbers, 0)
+    step, scale = numbers.tolist()
+    return int(step), scale
 
 
 @torch.no_grad()
-def _give(trainable: Trainable, loss: torch.Tensor) -> torch.Tensor:
+def take_weights(trainable: Trainable) -> None:
+    """In a helper: compute with the weights that the first process has."""
+    flat = _flat(trainable.used)
+    dist.broadcast(flat, 0)
+    torch._foreach_copy_(trainable.used, _pieces(flat, trainable.used))
+
+
+@torch.no_grad()
+def give(trainable: Trainable, loss: torch.Tensor) -> torch.Tensor:
     """Add gradients and loss to those of the first process, which gets the sums."""
     flat = _flat([*(torch.zeros_like(w) if w.grad is None else w.grad for w in trainable.weights), loss.detach().float()])
     dist.reduce(flat, 0)
@@ -221,11 +189,6 @@ def _give(trainable: Trainable, loss: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([t.reshape(-1) for t in tensors])
-
-
-@torch.no_grad()
-def _take(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
-    torch._foreach_copy_(list(tensors), _pieces(flat, tensors))
 
 
 def _pieces(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
