@@ -52,7 +52,9 @@ def job_of(folder: Path, cache: Path, model: Path, data: Path, **training: Any) 
     return job_in(folder, Store(cache), inputs, kind="adapter", target="adapter", fields=fields)
 
 
-def trained(folder: Path, cache: Path, model: Path, data: Path, count: int, stop_at: int = 0, **training: Any) -> tuple[Any, np.ndarray]:
+def trained(
+    folder: Path, cache: Path, model: Path, data: Path, count: int, stop_at: int = 0, dtype: str = "float32", **training: Any
+) -> tuple[Any, np.ndarray]:
     """Train with so many processes; the loop, and the adapter's weights."""
     import torch
 
@@ -69,7 +71,7 @@ def trained(folder: Path, cache: Path, model: Path, data: Path, count: int, stop
     listening, fields = Listening(job.action, io.StringIO()), job.fields(AdapterFields)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_ranks, "count_for", lambda *_: count)
-        loop = _train.fit(listening, fields, _train.rows_of(listening, fields), None, torch.device("cpu"), torch.float32)
+        loop = _train.fit(listening, fields, _train.rows_of(listening, fields), None, torch.device("cpu"), getattr(torch, dtype))
     return loop, np.concatenate([w.detach().numpy().ravel() for w in loop.weights])
 
 
@@ -81,6 +83,25 @@ def test_what_several_learn_is_what_one_learns(tmp_path: Path, llama: Path, data
     assert together.progress.norms == pytest.approx(alone.progress.norms, rel=1e-4)
     assert together.progress.tokens == alone.progress.tokens
     assert np.linalg.norm(found - wanted) < 1e-4 * np.linalg.norm(wanted)
+
+
+def test_a_batch_whose_gradient_left_the_number_format_is_taken_again_by_all(
+    tmp_path: Path, llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from olivebuild.steps._loop import Loop
+
+    make = Loop.__init__
+
+    def scaled(loop: Loop, *given: Any) -> None:
+        make(loop, *given)
+        loop.progress.scale = 2.0**34
+
+    monkeypatch.setattr(Loop, "__init__", scaled)
+    alone, wanted = trained(tmp_path / "a", tmp_path / "cache-a", llama, data, 1, dtype="float16")
+    together, found = trained(tmp_path / "b", tmp_path / "cache-b", llama, data, 2, dtype="float16")
+    assert max(alone.progress.scale, together.progress.scale) < 2.0**30
+    assert together.progress.losses == pytest.approx(alone.progress.losses, rel=1e-3)
+    assert np.linalg.norm(found - wanted) < 1e-2 * np.linalg.norm(wanted)
 
 
 def test_several_go_on_from_what_one_left_and_one_from_what_several_left(tmp_path: Path, llama: Path, data: Path) -> None:
