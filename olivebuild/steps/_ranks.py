@@ -8,6 +8,7 @@ gradients the other (cf. torch.nn.parallel.DistributedDataParallel). Numbers go 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -80,6 +81,8 @@ class Ranks:
     def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
         """Whoever waits for a process that is gone waits for ever: then this one ends, too."""
         code = process.wait()
+        # If this process fails as well, its own reason is the better one.
+        time.sleep(GONE_SECONDS)
         if not self._ended:
             self._job.say("error", **self._fault(rank, code).to_json())
             os._exit(1)
@@ -100,7 +103,9 @@ class Ranks:
         fault = self._gone() if isinstance(error, RuntimeError) else None
         self._ended = True
         if error is None:
-            _tell(END)
+            # What is finished needs nobody any more.
+            with contextlib.suppress(RuntimeError):
+                _tell(END)
         # After an error they may wait for what never comes, and hold nothing that is needed.
         deadline = time.monotonic() + (GRACE_SECONDS if error is None else 0.0)
         for helper in self._helpers:

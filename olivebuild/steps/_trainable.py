@@ -27,8 +27,10 @@ class Trainable:
             torch._foreach_copy_([w.grad for w, _ in given], [u.grad for _, u in given])
         for _, used in given:
             used.grad = None
-        if scale != 1:
-            torch._foreach_div_([w.grad for w in self.weights if w.grad is not None], scale)
+        gradients = [w.grad for w in self.weights if w.grad is not None]
+        # A process without a row in a batch has none.
+        if scale != 1 and gradients:
+            torch._foreach_div_(gradients, scale)
 
     @torch.no_grad()
     def use(self) -> None:
