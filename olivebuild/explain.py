@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from msgspec.structs import asdict
 
 from olivebuild.console import unique_reasons
-from olivebuild.key import Reason
-from olivebuild.plan import Plan, Verdict
+from olivebuild.key import Reason, version_label
+from olivebuild.plan import Plan, State, Verdict
+from olivebuild.step import step_of
 from olivebuild.wording import clean, describe
 from olivebuild.workspace import Workspace
 
@@ -24,7 +25,7 @@ class Story:
     past: bool = False
     causes: list[Story] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Why it was not made tensor by tensor, where it could not be."""
+    """Why it was not made tensor by tensor, where it could not be; what olivebuild itself does differently now."""
 
 
 def why(plan: Plan, workspace: Workspace, target: str, seen: frozenset[str] = frozenset()) -> Story:
@@ -38,10 +39,23 @@ def why(plan: Plan, workspace: Workspace, target: str, seen: frozenset[str] = fr
     story = Story(target, verdict, reasons, sum(cost) if cost else None, past)
     made = [s.trace.provenance for s in states if s.trace]
     story.notes = [f"made whole by {p['by']}, since {p['because']}" for p in made if p.get("because") and p.get("by")]
+    story.notes += _changed_steps(states, reasons)
     if not past:
         below = dict.fromkeys(r.what.partition(".")[0] for r in reasons if r.cause == "input")
         story.causes = [why(plan, workspace, name, seen | {target}) for name in below if name in plan.targets and name not in seen | {target}]
     return story
+
+
+def _changed_steps(states: list[State], reasons: list[Reason]) -> list[str]:
+    """What olivebuild itself does differently since the last run, version by version."""
+    found: dict[str, None] = {}
+    for kind in dict.fromkeys(state.node.kind for state in states):
+        step = step_of(kind)
+        for reason in reasons:
+            if step and reason.cause == "step" and reason.what == version_label(kind) and reason.old and reason.new:
+                new = range(int(reason.old) + 1, int(reason.new) + 1)
+                found |= {f"olivebuild makes it differently now: {step.changes[v]}": None for v in new if v in step.changes}
+    return [*found]
 
 
 def to_text(story: Story, indent: int = 0) -> str:

@@ -47,7 +47,7 @@ def parts_of(
     machine: Mapping[str, str],
 ) -> tuple[Part, ...]:
     """The parts of a node, in a fixed order. `inputs` and `files` are (label, digest, shown)."""
-    result = [Part("step", "kind", node.kind), Part("step", "version", str(node.version), f"the {node.kind} step's version")]
+    result = [Part("step", "kind", node.kind), Part("step", "version", str(node.version), version_label(node.kind))]
     result += (Part("parameter", label, value) for label, value in node.parameters)
     result += (Part("input", label, value, shown) for label, value, shown in inputs)
     result += (Part("file", label, value, shown) for label, value, shown in files)
@@ -56,6 +56,11 @@ def parts_of(
     result += (Part("library", name, version) for name, version in libraries.items())
     result += (Part("machine", name, value) for name, value in machine.items())
     return tuple(result)
+
+
+def version_label(kind: str) -> str:
+    """How people see the part that holds a step's version."""
+    return f"the {kind} step's version"
 
 
 def key_of(parts: Iterable[Part]) -> str:

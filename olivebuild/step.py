@@ -49,10 +49,12 @@ class Target:
 
 
 class Step(ABC):
-    """One kind of artifact. Raise `version` whenever the same inputs would give other bytes."""
+    """One kind of artifact. Raise `version` whenever the same inputs would give other bytes, and say in `changes` what differs."""
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
+    changes: ClassVar[Mapping[int, str]] = {}
+    """What each version does differently from the one before it, for `why`: version -> a sentence without its full stop."""
     fields: ClassVar[type[Fields]]
     summary: ClassVar[str] = ""
     lazy: ClassVar[bool] = False

@@ -10,10 +10,13 @@ import pytest
 from msgspec.structs import replace
 
 from olivebuild import digest
+from olivebuild.explain import to_text, why
 from olivebuild.key import Reason
 from olivebuild.plan import Verdict
 from olivebuild.recipe import FILE_NAME
+from olivebuild.steps.command import STEP
 from olivebuild.store import Store
+from olivebuild.workspace import Workspace
 from tests.sites import NEW, Site
 
 
@@ -210,3 +213,13 @@ def test_other_names_find_the_same_results(built: Site) -> None:
     built.edit("  b: ", "  renamed: ")
     built.edit("{b: b.y}", "{b: renamed.y}")
     assert built.verdicts() == {"a": "fresh", "renamed": "cached", "c": "fresh"}
+
+
+def test_why_tells_what_a_new_version_of_a_step_does_differently(built: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = STEP.version
+    monkeypatch.setattr(type(STEP), "changes", {version: "not this one", version + 1: "it sorts its lines", version + 2: "it ends them"})
+    monkeypatch.setattr(type(STEP), "version", version + 2)
+    story = why(built.plan(), Workspace(built.folder), "a")
+    assert [(r.cause, r.old, r.new) for r in story.reasons] == [("step", str(version), str(version + 2))]
+    assert story.notes == [f"olivebuild makes it differently now: {text}" for text in ("it sorts its lines", "it ends them")]
+    assert "  olivebuild makes it differently now: it sorts its lines" in to_text(story).splitlines()
