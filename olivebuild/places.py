@@ -77,9 +77,10 @@ def _load(file: Path) -> Ranges:
 
 def _note(file: Path, folder: Path) -> Ranges:
     files: list[tuple[str, digest.Stat, list[list[object]]]] = []
-    for path in sorted(folder.glob("*.safetensors")):
+    for name in tensors.weight_files(folder).names:
+        path = folder / name
         stat = digest.stat_of(path)
-        files.append((path.name, stat, [[found, t.start, t.end - t.start] for t, found in tensors.digests_of(path)]))
+        files.append((name, stat, [[found, t.start, t.end - t.start] for t, found in tensors.digests_of(path)]))
     # A file changed in this very tick may change again without a visible difference: wait until it can't.
     digest.wait_for_tick(file.parent, max(max(f[1][3:]) for f in files))
     digest.write_atomically(file, digest.canonical_json({"folder": str(folder), "files": files}).encode())

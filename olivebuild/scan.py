@@ -14,7 +14,7 @@ from olivebuild.errors import InputError
 from olivebuild.lockfile import Lockfile
 from olivebuild.node import FileInput, Node
 from olivebuild.recipe import Recipe
-from olivebuild.tensors import model_digest
+from olivebuild.tensors import folders_in, model_digest
 
 # The same library under other names: builds for other hardware.
 VARIANTS = {
@@ -81,9 +81,9 @@ class Scan:
             raise InputError(f"{self.shown(folder)} is not a folder", where=where, hint=f"paths start at {self.recipe.folder}")
         if (node.name, folder) not in self._models:
             # A file that is added changes the folder's own times.
-            self._note(node, folder)
-            for path in folder.iterdir():
-                if path.is_file():
+            for parent in (folder, *folders_in(folder)):
+                self._note(node, parent)
+                for path in filter(Path.is_file, parent.iterdir()):
                     self._note(node, path)
             self._models[node.name, folder] = self.model_at(folder, code=code)
         return self._models[node.name, folder]

@@ -1,4 +1,4 @@
-"""Where the tensors lie in a safetensors file, and the digest of a model: without torch, from the header's JSON.
+"""Where the tensors lie in a safetensors file, which files make a model, and its digest: without torch, from the header's JSON.
 
 Format: https://github.com/huggingface/safetensors#format (8 bytes little-endian header length, JSON header, tensor bytes).
 """
@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct
@@ -21,8 +21,17 @@ from olivebuild.errors import InputError
 HEADER_LIMIT = 100 << 20
 READ_FILES = (
     "config.json", "generation_config.json", "chat_template*", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "vocab.*", "merges.txt", "*.model", "*.tiktoken", "*preprocessor_config.json",
+    "vocab.*", "merges.txt", "*.model", "*.tiktoken", "*preprocessor_config.json", "processor_config.json", "audio_tokenizer_config.json",
+    "config.*.json", "additional_chat_templates/*.jinja", "tekken.json", "bpe.codes", "dict.txt", "emoji.json", "byte_maps.json",
+    "normalizer.json", "*_vocab.json", "vocab-*.json", "word_*.json", "prophetnet.tokenizer",
 )  # fmt: skip
+"""What transformers' configurations, tokenizers, processors and generation read beside the weights; one folder deep at most."""
+CODE_FILES = ("*.py", "custom_generate/*")
+FOLDERS = ("additional_chat_templates", "custom_generate")
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+NAMED_IN_CONFIG = "transformers_weights"
+RANK_FILE = "shard-[0-9][0-9][0-9][0-9][0-9]-model-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].safetensors"
+"""What a training with several ranks leaves: transformers would load it in place of the model's own files."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -101,8 +110,101 @@ def sum_of_tensors(path: Path, count: digest.Count = digest.nobody) -> str:
     return sum_of([t.name, t.dtype, t.shape, found] for t, found in digests_of(path, count))
 
 
+class WeightFiles(Struct, frozen=True):
+    """The files that hold a model's tensors, in the order in which they are loaded, and the index that names them ("" without one)."""
+
+    names: tuple[str, ...]
+    index: str = ""
+
+
+def weight_files(folder: Path) -> WeightFiles:
+    """Which weights transformers would load from a folder: what config.json names, else model.safetensors, else what the index names.
+
+    As `_get_resolved_checkpoint_files` of transformers/modeling_utils.py. Raises InputError where it would load none or other ones.
+    """
+    chosen = _chosen(folder)
+    if chosen.endswith(".index.json"):
+        return WeightFiles(_indexed(folder, chosen), chosen)
+    return WeightFiles((chosen,))
+
+
+def _chosen(folder: Path) -> str:
+    """The weight file, or the index."""
+    if odd := sorted(p.name for p in folder.glob("shard-*.safetensors") if fnmatch(p.name, RANK_FILE)):
+        hint = "move it elsewhere: transformers would load it in place of the model"
+        raise InputError(f"{odd[0]} is the state of a training with several ranks", where=str(folder), hint=hint)
+    if named := _config(folder).get(NAMED_IN_CONFIG):
+        if not isinstance(named, str) or not named.endswith((".safetensors", ".safetensors.index.json")) or not _is_inside(named):
+            hint = f"a .safetensors file, or an index, of this folder; or leave {NAMED_IN_CONFIG} out"
+            raise InputError(f"{NAMED_IN_CONFIG} is {named!r}", where=str(folder / "config.json"), hint=hint)
+        if not (folder / named).is_file():
+            raise InputError(f"{named} is missing", where=str(folder / "config.json"), hint=f"{NAMED_IN_CONFIG} names it: is the download complete?")
+        return named
+    for name in (WHOLE, INDEX):
+        if (folder / name).is_file():
+            return name
+    if others := sorted(p.name for p in folder.glob("*.safetensors")):
+        fact = f"no {WHOLE} and no {INDEX} in the model folder; transformers would not load {others[0]}"
+        hint = f"is the download complete? If {others[0]} is the whole model, call it {WHOLE}"
+        raise InputError(fact, where=str(folder), hint=hint)
+    pickled = [p.name for p in sorted(folder.iterdir()) if any(fnmatch(p.name, q) for q in PICKLES)]
+    fact = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
+    hint = "olivebuild reads safetensors and GGUF only, since unpickling runs code; convert the weights to safetensors first"
+    raise InputError(f"{fact} in the model folder", where=str(folder), hint=hint)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json; empty if it can't be read, which its readers tell."""
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_inside(name: str) -> bool:
+    return not {"/", "\\", "\0"} & set(name)
+
+
+def _indexed(folder: Path, index: str) -> tuple[str, ...]:
+    """The weight files that an index names, checked against their headers. Raises InputError."""
+    where = str(folder / index)
+    try:
+        found = json.loads((folder / index).read_text("utf-8"))
+        entries = dict(found["weight_map"])
+        if not isinstance(found["metadata"], dict) or not entries or not all(isinstance(name, str) for name in entries.values()):
+            raise ValueError("no map from tensors to files")
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        said = f"{e} is missing" if isinstance(e, KeyError) else str(e)
+        raise InputError(f"not an index of weights: {said}", where=where, hint="is the download complete?") from None
+    files = tuple(sorted(set(entries.values())))
+    lies_in: dict[str, str] = {}
+    for file in files:
+        if not file.endswith(".safetensors") or not _is_inside(file):
+            raise InputError(f"the index names {file!r}", where=where, hint="only .safetensors files of the model's own folder are read")
+        if not (folder / file).is_file():
+            tensor = min(name for name, value in entries.items() if value == file)
+            raise InputError(f"{file} is missing, where the index has {tensor}", where=where, hint="is the download complete?")
+        for t in tensors_of(folder / file):
+            if t.name in lies_in:
+                hint = "which one is loaded depends on the loader; leave one of them out, or save the model anew with save_pretrained"
+                raise InputError(f"{t.name} lies in two weight files, {lies_in[t.name]} and {file}", where=where, hint=hint)
+            lies_in[t.name] = file
+    for name, file in sorted(entries.items()):
+        if lies_in.get(name) != file:
+            place = f"but it lies in {lies_in[name]}" if name in lies_in else "which does not hold it"
+            raise InputError(f"the index has {name} in {file}, {place}", where=where, hint="is the index that of these files?")
+    return files
+
+
+def ignored_weights(folder: Path) -> list[str]:
+    """Weight files in a model's folder that no loader reads. Raises InputError."""
+    read = weight_files(folder)
+    return sorted({p.name for p in folder.glob("*.safetensors")} - set(read.names))
+
+
 def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[Path]]:
-    """(weight files, other files that a loader reads) of a Hugging Face folder; `code`: Python files are read too.
+    """(weight files, other files that a loader reads) of a Hugging Face folder; `code`: Python files are read too. The index is neither.
 
     Raises InputError when there are no safetensors weights or no config.json.
     """
@@ -112,21 +214,36 @@ def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[P
             where=str(folder),
             hint="name the folder that holds config.json and the weights",
         )
-    patterns = (*READ_FILES, "*.py") if code else READ_FILES
-    weights = sorted(folder.glob("*.safetensors"))
-    others = [p for p in sorted(folder.iterdir()) if p.is_file() and any(fnmatch(p.name, q) for q in patterns)]
-    if not weights:
-        pickled = [p.name for p in sorted(folder.iterdir()) if any(fnmatch(p.name, q) for q in PICKLES)]
-        fact = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
-        hint = "olivebuild reads safetensors and GGUF only, since unpickling runs code; convert the weights to safetensors first"
-        raise InputError(f"{fact} in the model folder", where=str(folder), hint=hint)
-    return weights, others
+    weights = [folder / name for name in weight_files(folder).names]
+    if (folder / "adapter_config.json").is_file():
+        hint = "transformers would load the adapter on top of the weights; move it to a folder of its own"
+        raise InputError("the model folder holds an adapter (adapter_config.json)", where=str(folder), hint=hint)
+    patterns = (*READ_FILES, *CODE_FILES) if code else READ_FILES
+    found = [p for parent in (folder, *folders_in(folder)) for p in parent.iterdir() if p.is_file()]
+    read = [p for p in found if any(_fits(name_in(folder, p), pattern) for pattern in patterns)]
+    return weights, sorted(read, key=lambda p: name_in(folder, p))
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a model's folder that loaders read files of."""
+    return [folder / name for name in FOLDERS if (folder / name).is_dir()]
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name.count("/") == pattern.count("/") and fnmatch(name, pattern)
+
+
+def name_in(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def model_digest(folder: Path, memo: digest.StatMemo, *, code: bool = False) -> str:
-    """The digest of what a loader reads: tensors, however sharded, and the non-weight files. README, .git and the like don't count."""
+    """The digest of what a loader reads: tensors, however sharded, and the non-weight files. README, .git and the like don't count.
+
+    Neither does an index: it is checked against the files that it names, so that it says nothing that they don't.
+    """
     weights, others = model_files(folder, code=code)
-    return digest_of_sums([memo.digest(w, sum_of_tensors, "tensors") for w in weights], [(p.name, memo.digest(p)) for p in others])
+    return digest_of_sums([memo.digest(w, sum_of_tensors, "tensors") for w in weights], [(name_in(folder, p), memo.digest(p)) for p in others])
 
 
 def digest_of_sums(sums: Iterable[str], others: Iterable[tuple[str, str]]) -> str:

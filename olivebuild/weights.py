@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,14 @@ class Shard:
 class Weights:
     """`files` are (name, digest, place) of the model's other files; `lender` is the model digest of the folder that tensors are lent by.
 
-    `merges` tell how those come about that are not stored.
+    `merges` tell how those come about that are not stored; `index` is the name of the file that tells which shard holds what.
     """
 
     shards: tuple[Shard, ...]
     files: tuple[tuple[str, str, Place], ...]
     lender: str = ""
     merges: tuple[Merge, ...] = ()
+    index: str = ""
 
     @property
     def by_name(self) -> dict[str, Weight]:
@@ -89,6 +91,13 @@ class Weights:
                 if isinstance(data, dict):
                     return data
         raise InputError(f"{name} is missing or holds no object", hint="is this a Hugging Face folder?")
+
+    def index_file(self) -> bytes:
+        """The content of the index, as transformers writes it."""
+        weights = self.by_name.values()
+        about = {"total_parameters": sum(prod(w.shape) for w in weights), "total_size": sum(w.size for w in weights)}
+        entries = {w.name: shard.name for shard in self.shards for w in shard.weights}
+        return (json.dumps({"metadata": about, "weight_map": entries}, indent=2, sort_keys=True) + "\n").encode()
 
     def check_unchanged(self, store: Store) -> None:
         """Raises InputError unless the files that lend tensors are still as they were when their digests were taken."""
@@ -115,7 +124,8 @@ class Weights:
 def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> Weights:
     """The model in a Hugging Face folder, whose model digest is known. Raises InputError when the weights change meanwhile."""
     known = {(path, start, size): found for path, found, start, size in places.of_folder(store.root, model, folder)}
-    files, others = tensors.model_files(folder.resolve(), code=code)
+    where = folder.resolve()
+    files, others = tensors.model_files(where, code=code)
     shards = []
     for path in files:
         found = tensors.tensors_of(path)
@@ -127,20 +137,33 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
             if (path, t.start, place.size) not in known:
                 raise InputError(f"{path.name} changed while it was read", where=str(folder), hint="build again")
             weights.append(Weight(t.name, t.dtype, t.shape, known[path, t.start, place.size], place.size, place))
-        shards.append(Shard(path.name, header, tuple(weights)))
-    rest = tuple((p.name, digest.of_file(p), Place(p, 0, p.stat().st_size, lent=True)) for p in others)
-    return Weights(tuple(shards), rest, model)
+        shards.append(Shard(tensors.name_in(where, path), header, tuple(weights)))
+    rest = tuple((tensors.name_in(where, p), digest.of_file(p), Place(p, 0, p.stat().st_size, lent=True)) for p in others)
+    return Weights(tuple(shards), rest, model, index=tensors.weight_files(where).index)
 
 
 def write_folder(weights: Weights, folder: Path) -> None:
     """The model as a normal folder, one tensor after the other; what is not stored is computed."""
     for shard in weights.shards:
-        with open(folder / shard.name, "wb") as f:
+        with open(_place(folder, shard.name), "wb") as f:
             f.write(shard.header)
             for weight in shard.weights:
                 f.write(weight.read())
+    write_files(weights, folder)
+    if weights.index:
+        _place(folder, weights.index).write_bytes(weights.index_file())
+
+
+def write_files(weights: Weights, folder: Path) -> None:
+    """All but the weights."""
     for name, _, place in weights.files:
-        (folder / name).write_bytes(read_at(place, 0, place.size))
+        _place(folder, name).write_bytes(read_at(place, 0, place.size))
+
+
+def _place(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def headers_of(store: Store, manifest: Manifest) -> dict[str, tuple[tensors.Tensor, int]]:
@@ -158,8 +181,12 @@ def of_manifest(store: Store, manifest: Manifest, computed: Mapping[str, Weight]
     if damage := store.missing(manifest, computed=True):
         raise damage
     made = computed or {}
-    shards, rest = [], []
+    shards, rest, index = [], [], ""
     for entry in manifest.files:
+        if entry.name.endswith(".safetensors.index.json"):
+            # Written anew from the shards wherever it is needed.
+            index = entry.name
+            continue
         if not entry.name.endswith(".safetensors"):
             (blob, size), *more = entry.runs()
             if more:
@@ -181,4 +208,4 @@ def of_manifest(store: Store, manifest: Manifest, computed: Mapping[str, Weight]
             else:
                 weights.append(Weight(t.name, t.dtype, t.shape, blob, size, store.find(blob, size, manifest.base)))
         shards.append(Shard(entry.name, header, tuple(weights)))
-    return Weights(tuple(shards), tuple(sorted(rest, key=lambda r: r[0])), manifest.base, manifest.merges)
+    return Weights(tuple(shards), tuple(sorted(rest, key=lambda r: r[0])), manifest.base, manifest.merges, index)

@@ -120,6 +120,17 @@ def test_the_readme_of_a_model_changes_no_key(model_site: Site) -> None:
     assert model_site.plan("onnx").states["onnx"].key != before
 
 
+def test_a_chat_template_one_folder_deep_changes_the_key(model_site: Site) -> None:
+    keys = [model_site.plan("onnx").states["onnx"].key]
+    for text in ("one", "two"):
+        model_site.write("tiny/additional_chat_templates/tool_use.jinja", text)
+        planner = model_site.planner()
+        keys.append(planner.plan(["onnx"]).states["onnx"].key)
+        planner.traces.close()
+        assert model_site.folder / "tiny" / "additional_chat_templates" / "tool_use.jinja" in planner.scan.looked_at()
+    assert len(set(keys)) == 3
+
+
 def test_a_model_folder_that_is_not_there_is_told(model_site: Site) -> None:
     shutil.rmtree(model_site.folder / "tiny")
     with pytest.raises(InputError) as caught:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+from math import prod
 from pathlib import Path
 
 import pytest
 
 from olivebuild.digest import StatMemo
 from olivebuild.errors import InputError
-from olivebuild.tensors import Tensor, model_digest, model_files, sum_of_tensors, tensors_of
+from olivebuild.tensors import Tensor, WeightFiles, ignored_weights, model_digest, model_files, sum_of_tensors, tensors_of, weight_files
 
 Values = dict[str, tuple[str, list[int], bytes]]
 WEIGHTS: Values = {
@@ -43,7 +45,17 @@ def model(folder: Path, *shards: Values) -> Path:
     (folder / "config.json").write_text('{"model_type": "llama"}')
     for i, shard in enumerate(shards):
         write(folder / f"model-{i}.safetensors", shard)
+    if shards:
+        index(folder, {name: f"model-{i}.safetensors" for i, shard in enumerate(shards) for name in shard}, *shards)
     return folder
+
+
+def index(folder: Path, entries: dict[str, str], *shards: Values) -> None:
+    """An index, as transformers writes it."""
+    values = [v for shard in shards for v in shard.values()]
+    about = {"total_parameters": sum(prod(shape) for _, shape, _ in values), "total_size": sum(len(data) for _, _, data in values)}
+    text = json.dumps({"metadata": about, "weight_map": entries}, indent=2, sort_keys=True) + "\n"
+    (folder / "model.safetensors.index.json").write_text(text)
 
 
 def digest_of(folder: Path, *, code: bool = False) -> str:
@@ -136,7 +148,6 @@ def test_the_sum_does_not_depend_on_order_metadata_or_padding(tmp_path: Path) ->
 def test_any_sharding_of_the_same_tensors_is_the_same_model(tmp_path: Path, shards: list[list[str]]) -> None:
     whole = model(tmp_path / "whole", WEIGHTS)
     cut = model(tmp_path / "cut", *({name: WEIGHTS[name] for name in shard} for shard in shards))
-    (cut / "model.safetensors.index.json").write_text("{}")
     assert digest_of(whole) == digest_of(cut)
 
 
@@ -163,7 +174,9 @@ def test_tensors_that_swap_their_contents_are_another_model(tmp_path: Path) -> N
     assert digest_of(model(tmp_path / "one", one)) != digest_of(model(tmp_path / "other", other))
 
 
-@pytest.mark.parametrize("name", ["README.md", ".gitattributes", "LICENSE", "model.onnx", "pytorch_model.bin", "notes.txt", "modeling_x.py"])
+@pytest.mark.parametrize(
+    "name", ["README.md", ".gitattributes", "LICENSE", "model.onnx", "pytorch_model.bin", "notes.txt", "modeling_x.py", "old.safetensors"]
+)
 def test_what_no_loader_reads_does_not_count(tmp_path: Path, name: str) -> None:
     folder = model(tmp_path / "m", WEIGHTS)
     before = digest_of(folder)
@@ -175,12 +188,14 @@ def test_what_no_loader_reads_does_not_count(tmp_path: Path, name: str) -> None:
     "name",
     [
         "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja", "special_tokens_map.json",
-        "added_tokens.json", "vocab.json", "merges.txt", "spiece.model", "preprocessor_config.json",
+        "added_tokens.json", "vocab.json", "merges.txt", "spiece.model", "preprocessor_config.json", "processor_config.json",
+        "additional_chat_templates/tool_use.jinja", "tekken.json", "bpe.codes",
     ],
 )  # fmt: skip
 def test_what_a_loader_reads_counts(tmp_path: Path, name: str) -> None:
     folder = model(tmp_path / "m", WEIGHTS)
     before = digest_of(folder)
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("one")
     with_file = digest_of(folder)
     (folder / name).write_text("other")
@@ -226,3 +241,107 @@ def test_a_folder_that_is_no_model_is_told(tmp_path: Path, files: list[str], fac
     with pytest.raises(InputError) as caught:
         model_files(tmp_path)
     assert (caught.value.fact, caught.value.hint, str(caught.value.where)) == (fact, hint, str(tmp_path))
+
+
+# Which weight files count
+
+
+def test_a_whole_model_comes_before_an_index(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", {"a": ("I8", [1], b"x")}, {"b": ("I8", [1], b"y")})
+    before = digest_of(folder)
+    write(folder / "model.safetensors", WEIGHTS)
+    assert weight_files(folder) == WeightFiles(("model.safetensors",))
+    assert ignored_weights(folder) == ["model-0.safetensors", "model-1.safetensors"]
+    assert digest_of(folder) == digest_of(model(tmp_path / "other", WEIGHTS)) != before
+
+
+def test_what_config_json_names_comes_before_all(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", {"a": ("I8", [1], b"x")})
+    write(folder / "model.safetensors", WEIGHTS)
+    write(folder / "chosen.safetensors", {"b": ("I8", [1], b"y")})
+    (folder / "config.json").write_text('{"transformers_weights": "chosen.safetensors"}')
+    assert weight_files(folder) == WeightFiles(("chosen.safetensors",))
+    (folder / "model.safetensors.index.json").rename(folder / "chosen.safetensors.index.json")
+    (folder / "config.json").write_text('{"transformers_weights": "chosen.safetensors.index.json"}')
+    assert weight_files(folder) == WeightFiles(("model-0.safetensors",), "chosen.safetensors.index.json")
+
+
+def test_a_second_copy_that_swaps_with_the_first_is_another_model(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m")
+    write(folder / "model.safetensors", WEIGHTS)
+    write(folder / "backup.safetensors", WEIGHTS | {"embed": ("F32", [2, 1], b"87654321")})
+    before = digest_of(folder)
+    (folder / "model.safetensors").rename(folder / "aside")
+    (folder / "backup.safetensors").rename(folder / "model.safetensors")
+    (folder / "aside").rename(folder / "backup.safetensors")
+    assert digest_of(folder) != before
+
+
+def test_a_file_outside_the_index_does_not_count(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m", WEIGHTS)
+    before = digest_of(folder)
+    write(folder / "consolidated.safetensors", {"x": ("I8", [1], b"1")})
+    assert (digest_of(folder), ignored_weights(folder)) == (before, ["consolidated.safetensors"])
+
+
+def broken(folder: Path, how: str) -> None:
+    one: Values = {"a": ("I8", [1], b"x"), "c": ("I8", [1], b"z")}
+    model(folder, one, {"b": ("I8", [1], b"y")})
+    entries = {"a": "model-0.safetensors", "c": "model-0.safetensors", "b": "model-1.safetensors"}
+    place = folder / "model.safetensors.index.json"
+    if how == "file":
+        (folder / "model-1.safetensors").unlink()
+    elif how == "tensor":
+        index(folder, entries | {"d": "model-1.safetensors"})
+    elif how == "other file":
+        index(folder, entries | {"c": "model-1.safetensors"})
+    elif how == "twice":
+        write(folder / "model-1.safetensors", {"b": ("I8", [1], b"y"), "c": ("I8", [1], b"w")})
+    elif how == "outside":
+        index(folder, entries | {"b": "../model-1.safetensors"})
+    elif how == "pickle":
+        index(folder, entries | {"b": "pytorch_model.bin"})
+    elif how == "metadata":
+        place.write_text(json.dumps({"weight_map": entries}))
+    elif how == "no index":
+        place.unlink()
+    elif how == "ranks":
+        write(folder / "shard-00000-model-00001-of-00001.safetensors", one)
+    elif how == "adapter":
+        (folder / "adapter_config.json").write_text("{}")
+    elif how == "named":
+        (folder / "config.json").write_text('{"transformers_weights": "other.safetensors"}')
+    elif how == "named outside":
+        (folder / "config.json").write_text('{"transformers_weights": "../m/model-0.safetensors"}')
+    else:
+        place.write_text(how)
+
+
+@pytest.mark.parametrize(
+    ("how", "fact"),
+    [
+        ("file", "model-1.safetensors is missing, where the index has b"),
+        ("tensor", "the index has d in model-1.safetensors, which does not hold it"),
+        ("other file", "the index has c in model-1.safetensors, but it lies in model-0.safetensors"),
+        ("twice", "c lies in two weight files, model-0.safetensors and model-1.safetensors"),
+        ("outside", "the index names '../model-1.safetensors'"),
+        ("pickle", "the index names 'pytorch_model.bin'"),
+        ("metadata", "not an index of weights: 'metadata' is missing"),
+        ("{", "not an index of weights: Expecting property name"),
+        ("[" * 100_000, "not an index of weights"),
+        ('{"metadata": {}, "weight_map": {}}', "not an index of weights: no map"),
+        ('{"metadata": {}, "weight_map": {"a": 5}}', "not an index of weights: no map"),
+        ('{"metadata": null, "weight_map": {"a": "model-0.safetensors"}}', "not an index of weights: no map"),
+        ("no index", "transformers would not load model-0.safetensors"),
+        ("ranks", "shard-00000-model-00001-of-00001.safetensors is the state of a training"),
+        ("adapter", "the model folder holds an adapter"),
+        ("named", "other.safetensors is missing"),
+        ("named outside", "transformers_weights is '../m/model-0.safetensors'"),
+    ],
+)
+def test_a_folder_that_loaders_read_in_different_ways_is_told(tmp_path: Path, how: str, fact: str) -> None:
+    broken(tmp_path / "m", how)
+    with pytest.raises(InputError, match=re.escape(fact)) as caught:
+        digest_of(tmp_path / "m")
+    assert str(tmp_path / "m") in str(caught.value.where)
+    assert caught.value.hint

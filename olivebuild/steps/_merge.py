@@ -317,6 +317,9 @@ def overlay(store: Store, model: Weights, computed: list[Computed], merge: Merge
     for name, _, place in model.files:
         data = read_at(place, 0, place.size)
         entries.append(Entry(name, False, len(data), store.put_bytes(data)))
+    if model.index:
+        index = model.index_file()
+        entries.append(Entry(model.index, False, len(index), store.put_bytes(index)))
     merges = (*model.merges, merge) if merge else model.merges
     manifest = Manifest(tuple(sorted(entries, key=lambda e: e.name)), model.lender, merges)
-    return manifest, Weights(tuple(shards), model.files, model.lender, merges)
+    return manifest, Weights(tuple(shards), model.files, model.lender, merges, model.index)

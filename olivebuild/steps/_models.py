@@ -39,9 +39,9 @@ def parameters_in(folder: Path) -> int:
     """How many parameters a model folder holds, from the safetensors headers."""
     from math import prod
 
-    from olivebuild.tensors import tensors_of
+    from olivebuild.tensors import tensors_of, weight_files
 
-    return sum(prod(t.shape) for file in folder.glob("*.safetensors") for t in tensors_of(file))
+    return sum(prod(t.shape) for name in weight_files(folder).names for t in tensors_of(folder / name))
 
 
 def load_model(
@@ -86,11 +86,13 @@ def copy_processing_files(source: Path, folder: Path) -> None:
     """Copy what a loader reads beside weights and config.json: tokenizer, chat template, generation config."""
     import shutil
 
-    from olivebuild.tensors import model_files
+    from olivebuild.tensors import model_files, name_in
 
     for path in model_files(source)[1]:
-        if not (folder / path.name).exists():
-            shutil.copyfile(path, folder / path.name)
+        place = folder / name_in(source, path)
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
 
 
 def canonical_config(folder: Path) -> None:

@@ -33,7 +33,7 @@ from olivebuild.steps._merge import Unproven
 from olivebuild.steps._recipes import Algorithm, Quantised, Recipe, Skeleton, Slot, Source, View, rows_of
 from olivebuild.steps._watch import DTYPES, Watcher
 from olivebuild.steps.onnx import load
-from olivebuild.weights import Weight, Weights, read_at
+from olivebuild.weights import Weight, Weights, write_files
 
 TORCH: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPES.items()}
 K_QUANT = "quant_tensor_k_quant_cuda"
@@ -69,8 +69,7 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
     if base is None:
         raise Unproven("the model builder is not made of the parts that are known")
     _check_builder(base.Model, quantizer)
-    for name, _, place in weights.files:
-        (folder / name).write_bytes(read_at(place, 0, place.size))
+    write_files(weights, folder)
     watcher, made = Watcher(), dict[str, Made]()
     loader = Loader(weights, watcher)
     original_initializer, original_save = base.Model.make_initializer, base.Model.save_model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from olivebuild.errors import InputError
 from olivebuild.sources import Source
@@ -27,7 +27,8 @@ class MergedFields(Fields):
 
 class Merged(Step):
     kind = "merged"
-    version = 2
+    version = 3
+    changes: ClassVar = {3: "a merged model in several files has the index that loaders need, and additional chat templates come along"}
     fields = MergedFields
     summary = "an adapter merged into its base, or a merged model from elsewhere (`source`)"
     lazy = True
@@ -191,12 +192,12 @@ def stored_dtype(folder: Path) -> str:
     from collections import Counter
     from math import prod
 
-    from olivebuild.tensors import tensors_of
+    from olivebuild.tensors import tensors_of, weight_files
 
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     sizes: Counter[str] = Counter()
-    for file in folder.glob("*.safetensors"):
-        for tensor in tensors_of(file):
+    for file in weight_files(folder).names:
+        for tensor in tensors_of(folder / file):
             sizes[tensor.dtype] += prod(tensor.shape)
     found = sizes.most_common(1)[0][0]
     if found not in names:
