@@ -14,10 +14,9 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -260,20 +259,14 @@ def _delete(store: Store, sweep: Sweep) -> None:
         traces.forget(result.key)
     Derived(store).drop(sweep.derived)
     for blob in sweep.blobs:
-        store.path(blob).unlink(missing_ok=True)
+        store.discard(store.path(blob))
     for path in sweep.files:
-        _remove(path)
+        store.discard(path)
     for one in sweep.gone:
         if one.gone:
             workspaces.file_of(store, one.recipe).unlink(missing_ok=True)
         else:
             workspaces.write(store, replace(one, gone=int(time.time())))
-
-
-def _remove(path: Path) -> None:
-    remove: Callable[[Path], object] = shutil.rmtree if path.is_dir() and not path.is_symlink() else Path.unlink
-    with suppress(OSError):
-        remove(path)
 
 
 def _time(path: Path, *, changed: bool = False) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ def clean(ctx: click.Context, dry_run: bool) -> None:
         shown = project.planner.scan.shown(path) + ("/" if path.is_dir() else "")
         click.echo(f"{'would delete' if dry_run else 'deleted'} {shown}")
         if not dry_run:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            project.workspace.delete(path)
 
 
 @click.command()

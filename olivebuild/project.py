@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from olivebuild import digest
 from olivebuild import recipe as recipes
-from olivebuild.errors import RecipeError
+from olivebuild.errors import RecipeError, StoreError
 from olivebuild.graph import Graph, build_graph
 from olivebuild.kept import graph_of
 from olivebuild.lockfile import FILE_NAME as LOCK_NAME
@@ -77,6 +78,19 @@ def cache_folder() -> Path:
     return user_cache_path("olivebuild", appauthor=False)
 
 
+def results_folder(folder: Path) -> Path | None:
+    """Below $OLIVEBUILD_BUILD a folder for the recipes in `folder`, which other recipes do not share; None where that is not set."""
+    given = os.environ.get("OLIVEBUILD_BUILD")
+    if not given:
+        return None
+    try:
+        root = Path(given).resolve()
+        root.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as e:
+        raise StoreError(f"no results can be put there: {e}", where="OLIVEBUILD_BUILD", hint="name a folder that you may write") from None
+    return root / f"{folder.resolve().name or 'root'}-{digest.of_bytes(str(folder.resolve()))[:8]}"
+
+
 def _find(folder: Path, file: str | None) -> Path:
     if not folder.is_dir():
         raise RecipeError(f"{folder} is not a folder", where="-C", hint="name the folder that holds the recipe")
@@ -108,9 +122,11 @@ def _state(recipe: Recipe) -> Path:
 
 
 def _open(recipe: Recipe, before: Recalled | None) -> Project:
+    workspace = Workspace(recipe.folder, _stem(recipe), results_folder(recipe.folder))
+    # Before anything is written there.
+    workspace.check()
     graph = before.graph if before else graph_of(recipe, _state(recipe))
     lock = Lockfile(recipe.folder / LOCK_NAME)
-    workspace = Workspace(recipe.folder, _stem(recipe))
     if not _stem(recipe) and (name := workspace.shared_with_another(graph.every or graph.targets)):
         fact = f"the target {name} and the targets of {name}.yaml would lie in one folder, build/{name}"
         raise RecipeError(fact, where=recipe.where(name), hint="give one of them another name")

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 PREFIX = "snapshot-"
 SEEN = "seen.bin"
-FORMAT = 7
+FORMAT = 8
 
 
 def surroundings() -> list[object]:
     """What decides a plan beside files: where it is made, the environment, interpreter and machine."""
-    names = ("OLIVEBUILD_CACHE", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA", "CUDA_VISIBLE_DEVICES", "PATH", "PYTHONPATH")
+    names = ("OLIVEBUILD_CACHE", "OLIVEBUILD_BUILD", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA", "CUDA_VISIBLE_DEVICES", "PATH", "PYTHONPATH")
     try:
         # Another processor or more memory come with a boot.
         with open("/proc/sys/kernel/random/boot_id", "rb") as f:

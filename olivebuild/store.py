@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 import time
 import uuid
@@ -17,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild import digest, places, tensors
+from olivebuild import digest, places, tensors, trees
 from olivebuild.errors import Damaged, StepError, StoreError, of_disk
 from olivebuild.locks import locked
 from olivebuild.manifest import Entry, Manifest
@@ -46,6 +45,7 @@ class Store:
             hint = "set OLIVEBUILD_CACHE to a folder that you may write"
             if not folders[0].is_dir():
                 raise StoreError(f"the cache can't be made: {e.strerror}", where=str(root), hint=hint) from None
+        trees.check(root, *(root / name for name in {*FOLDERS, *WRITTEN, "checkpoints", "derived"}))
         self.read_only = not all(os.access(folder, os.W_OK) for folder in folders)
 
     def check_writable(self, purpose: str) -> None:
@@ -279,7 +279,8 @@ class Store:
             self._bad.add(blob)
 
     def discard(self, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+        """Delete a folder or file of the cache. Raises StoreError for a link on the way to it."""
+        trees.delete(self.root, folder)
 
 
 class Batch:

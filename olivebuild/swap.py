@@ -9,12 +9,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
 
-from olivebuild import digest
+from olivebuild import digest, trees
 from olivebuild.errors import StoreError
 
 _AT_FDCWD = -100
@@ -82,7 +81,4 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    trees.delete(path.parent, path)

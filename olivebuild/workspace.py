@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Container, Iterator, MutableMapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 
-from olivebuild import digest, swap
+from olivebuild import digest, swap, trees
 from olivebuild.digest import StatMemo
 from olivebuild.journal import Journal
 from olivebuild.key import Reason
@@ -60,16 +59,32 @@ class Lasts(MutableMapping[str, Last]):
 
 
 class Workspace:
-    """`build` is the folder of results, `state` what may be deleted when no build runs."""
+    """`build` is the folder of results, `state` what may be deleted when no build runs. `results`: where build/ is, if not in `folder`."""
 
-    def __init__(self, folder: Path, stem: str = "") -> None:
+    def __init__(self, folder: Path, stem: str = "", results: Path | None = None) -> None:
         self.folder = folder
         self._stem = stem
-        self.build = folder / "build" / stem
+        self._results = results or folder / "build"
+        self.build = self._results / stem
         self.state = folder / ".olivebuild" / stem
+        # Next to what it is swapped with, since names are exchanged within a file system only.
+        self.staging = self.state / "tmp" if results is None else self._results / f".staging{stem and '-'}{stem}"
         self.logs = self.state / "logs"
         self.memo = StatMemo(self.state / "stats.jsonl")
         self.last = Lasts(self.state / LAST)
+
+    def check(self) -> None:
+        """Raises StoreError for a link in the place of a folder or file of ours: what it leads to is not ours to write or delete."""
+        trees.check(self.folder, self.state, self.logs, self.state / "tmp")
+        trees.check(self._results.parent, self.build, self.staging)
+        for folder in {self.folder / ".olivebuild", self.state}:
+            with contextlib.suppress(FileNotFoundError), os.scandir(folder) as inside:
+                if links := sorted(entry.path for entry in inside if entry.is_symlink()):
+                    raise trees.link_found(Path(links[0]))
+
+    def delete(self, path: Path) -> None:
+        """Delete what `own` named. Raises OSError."""
+        trees.delete(self._results.parent if self._results in (path, *path.parents) else self.folder, path, ignore_errors=False)
 
     def own(self) -> list[Path]:
         """What this recipe has made in build/ and .olivebuild/, to be deleted: other recipes of the folder have theirs in folders there."""
@@ -77,6 +92,7 @@ class Workspace:
         others += [] if self._stem else [p.stem for p in self.folder.glob("*.yaml") if (self.build / p.stem).is_dir() and p.stem not in self.last]
         found: list[Path] = []
         for folder in (self.build, self.state):
+            # Nobody looks behind a link.
             inside = sorted(folder.iterdir()) if folder.is_dir() else []
             kept = [p for p in inside if p.name in others]
             found += [p for p in inside if p not in kept] if kept else [folder] if folder.exists() else []
@@ -96,7 +112,7 @@ class Workspace:
     def differs(self, target: str, manifest: Manifest) -> Reason | None:
         """How build/<target> differs from the manifest; None if it is exactly that."""
         place = self.place(target)
-        shown = place.relative_to(self.folder)
+        shown = place.relative_to(self.folder) if place.is_relative_to(self.folder) else place
         if place.is_symlink() or not place.is_dir():
             return Reason("output", shown.as_posix(), manifest.digest, "missing")
         there = {p.relative_to(place).as_posix(): p for p in digest.files_below(place)}
@@ -119,14 +135,14 @@ class Workspace:
 
     def publish(self, target: str, manifest: Manifest, store: Store) -> None:
         """Put the manifest's files into build/<target>. Raises Damaged when the store can't give them."""
-        staging = self.state / "tmp" / target
+        staging = self.staging / target
         with self.lock():
             self._sweep()
             staging.mkdir(parents=True)
             try:
                 self._swap_in(target, manifest, store, staging)
             finally:
-                shutil.rmtree(staging, ignore_errors=True)
+                trees.delete(self.staging.parent, staging)
 
     def _swap_in(self, target: str, manifest: Manifest, store: Store, staging: Path) -> None:
         # What lies in build/ can be had again: where a boot can be told from the last, it is looked at anew after one, and need not be synced.
@@ -139,15 +155,16 @@ class Workspace:
         stats = {e.name: digest.stat_of(staging / e.name) for e in manifest.files}
         digest.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
         self.memo.start_scan()
-        swap.replace_folder(staging, self.place(target), self.state / "tmp" / f"{target}.aside")
+        swap.replace_folder(staging, self.place(target), self.staging / f"{target}.aside")
         for entry in manifest.files:
             self.memo.remember(self.place(target) / entry.name, stats[entry.name], entry.digest, entry.flavour, until_boot=unsynced)
 
     def _sweep(self) -> None:
         """Under the lock: finish a swap that a crash interrupted, and delete what it left half-made."""
-        swap.finish(self.build, self.state / "tmp")
-        for left in (self.state / "tmp").glob("*"):
-            shutil.rmtree(left, ignore_errors=True)
+        self.check()
+        swap.finish(self.build, self.staging)
+        for left in self.staging.glob("*"):
+            trees.delete(self.staging.parent, left)
 
     def lock(self) -> AbstractContextManager[None]:
         """One build at a time changes build/ and .olivebuild/."""
@@ -155,14 +172,18 @@ class Workspace:
 
     def recover(self) -> None:
         """Finish what a crash interrupted, and sweep what it left."""
-        if (self.state / "tmp").is_dir():
+        if self.staging.is_dir():
             with self.lock():
                 self._sweep()
         digest.sweep_abandoned(self.state)
 
     def log_file(self, node: str) -> Path:
+        """Where a node's step writes. Raises StoreError where a link stands there."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        return self.logs / f"{node.replace(':', '.')}.log"
+        file = self.logs / f"{node.replace(':', '.')}.log"
+        if file.is_symlink():
+            raise trees.link_found(file)
+        return file
 
     def remember(self, node: str, last: Last) -> None:
         self.last[node] = last

@@ -27,6 +27,7 @@ import onnx
 import onnx_ir
 import torch
 
+from olivebuild import trees
 from olivebuild.steps import _kernels
 from olivebuild.steps._assemble import CONSTANTS
 from olivebuild.steps._merge import Unproven
@@ -365,4 +366,4 @@ def load_once(out: Path, skeleton: Skeleton, scratch: Path) -> None:
     try:
         load(scratch)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        trees.delete(scratch.parent, scratch)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from olivebuild import trees
 from olivebuild.errors import Damaged, InputError, StepError
 from olivebuild.manifest import Manifest
 from olivebuild.sources import Source
@@ -203,7 +204,7 @@ def _audit(job: Job, fields: OnnxFields, manifest: Manifest) -> None:
     canonical(theirs, folder)
     names = {entry.name for entry in manifest.files} ^ {path.name for path in theirs.iterdir()}
     odd = sorted(names | {e.name for e in manifest.files if e.name not in names and e.digest_of(theirs / e.name) != e.digest})
-    shutil.rmtree(theirs)
+    trees.delete(job.out.parent, theirs)
     if odd:
         hint = "please report it; `olivebuild verify --repair` and OLIVEBUILD_AUDIT=1 show whether it comes again"
         raise StepError(f"built tensor by tensor, {odd[0]} is not what the model builder makes", where=job.where(), hint=hint)
@@ -242,7 +243,7 @@ def _restore(job: Job, derived: Derived, key: str, folder: Path) -> Skeleton | N
             job.store.restore(job.store.manifest(blobs[0][0]), folder)
             return Skeleton.from_json((folder / SKELETON).read_bytes())
         except (Damaged, ValueError):
-            shutil.rmtree(folder)
+            trees.delete(job.out.parent, folder)
     return None
 
 
@@ -282,14 +283,14 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
         # The private parts of the builder that are leant on may be other ones in another version.
         skeleton = Skeleton(because=f"the model builder is not the one that is known: {type(e).__name__}: {str(e)[:200]}")
     if skeleton.because:
-        shutil.rmtree(folder)
+        trees.delete(job.out.parent, folder)
         folder.mkdir()
     else:
         canonical(folder, hollow)
         if fields.provider == "cpu" and not (fields.exclude_embeds or fields.exclude_lm_head):
             _check_loads(job, lambda: load_once(folder, skeleton, job.out.parent / "once"))
     (folder / SKELETON).write_bytes(skeleton.to_json())
-    shutil.rmtree(hollow)
+    trees.delete(job.out.parent, hollow)
     job.progress("tracing the model builder", 1, 1)
     return skeleton
 
