@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-import sys
 from typing import Any
 
 from olivebuild import __version__, machine
+from olivebuild.children import python
 from olivebuild.project import cache_folder
 from olivebuild.scan import installed
 
@@ -49,7 +49,7 @@ def examine() -> dict[str, Any]:
 
 def _providers() -> list[str]:
     """The execution providers of onnxruntime-genai; the CPU is always one."""
-    done = subprocess.run([sys.executable, "-c", _PROVIDERS], capture_output=True, text=True, check=False)
+    done = subprocess.run(python("-c", _PROVIDERS), capture_output=True, text=True, check=False)
     try:
         return ["cpu", *json.loads(done.stdout)]
     except ValueError:

@@ -32,6 +32,15 @@ def fault(path: str) -> str | None:
     return None
 
 
+def is_text(name: str) -> bool:
+    """Whether a name of a file is UTF-8 text; what is not can't be written into a manifest, a log or a report."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def clash(paths: Iterable[str]) -> tuple[str, str] | None:
     """Two paths that are one file where case, or how letters with accents are written, does not count; None if there are none."""
     seen: dict[str, str] = {}

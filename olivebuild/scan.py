@@ -6,11 +6,12 @@ One scan is one view: what was looked at once is not looked at again, so that al
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 
-from olivebuild import digest, machine
+from olivebuild import digest, machine, names
 from olivebuild.digest import Stat, StatMemo
-from olivebuild.errors import InputError
+from olivebuild.errors import InputError, Where
 from olivebuild.lockfile import Lockfile
 from olivebuild.node import FileInput, Node
 from olivebuild.recipe import Recipe
@@ -143,9 +144,9 @@ class Scan:
 
     def outdated(self) -> Path | None:
         """Something that is no longer as this scan saw it, found or missing; None if all is. A pattern counts by what it matches."""
-        for path, stat in self._stats.items():
+        for path, seen in self._stats.items():
             try:
-                if digest.stat_of(path) != stat:
+                if digest.stat_of(path) != seen:
                     return path
             except OSError:
                 return path
@@ -166,9 +167,22 @@ class Scan:
             return str(path)
 
     def _note(self, node: Node, path: Path) -> None:
-        """Remember how a file was before it is read."""
+        """Remember how a file was before it is read. Raises InputError for what never ends, or may not be there to be read again."""
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+            raise InputError(f"{self.shown(path)} is {kind}, not a file", where=self._where(node, path), hint="write what it gives into a file")
+        if not names.is_text(str(path)):
+            hint = "rename it: its name goes into logs and reports"
+            raise InputError(f"the name {str(path)!r} is not UTF-8 text", where=self._where(node, path), hint=hint)
         self._stats.setdefault(path, digest.stat_of(path))
         self._read.setdefault(node.name, set()).add(path)
+
+    def _where(self, node: Node, path: Path) -> Where:
+        """The field of the recipe that a path belongs to."""
+        shown = self.shown(path)
+        field = next((f.field for f in node.files if shown == f.pattern or shown.startswith(f"{split(f.pattern)[0].as_posix()}/")), ())
+        return self.recipe.where(node.target, field)
 
     def _file(self, node: Node, path: Path) -> str:
         self._note(node, path)

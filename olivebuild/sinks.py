@@ -6,7 +6,6 @@ A training knows nothing of this; it is in no key, and a log that can't be writt
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from typing import IO
 
 from msgspec import Struct, field
 
+from olivebuild.children import python
 from olivebuild.errors import RecipeError
 from olivebuild.events import Event, Listener
 
@@ -126,7 +126,7 @@ class Sinks(Struct):
 
     def _start(self, place: Place) -> Program:
         errors = self._files.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))  # noqa: SIM115
-        command = [sys.executable, "-P", "-m", "olivebuild.logbook", place.kind, place.where, self.name]
+        command = python("-m", "olivebuild.logbook", place.kind, place.where, self.name)
         # In a session of its own: Ctrl-C is the build's, and this one still writes what it was told.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True, encoding="utf-8", start_new_session=True

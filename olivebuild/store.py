@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild import digest, places, tensors, trees
+from olivebuild import digest, names, places, tensors, trees
 from olivebuild.errors import Damaged, StepError, StoreError, of_disk
 from olivebuild.locks import locked
 from olivebuild.manifest import Entry, Manifest
@@ -109,7 +109,10 @@ class Store:
 
     def put_folder(self, folder: Path, scratch: Path | None = None) -> tuple[Manifest, str]:
         """Store a folder that nobody else writes to; (manifest, the manifest's blob). Raises StepError on links and odd files."""
-        manifest = Manifest(tuple(self.put_file(path, path.relative_to(folder).as_posix(), scratch) for path in digest.files_below(folder)))
+        found = {path.relative_to(folder).as_posix(): path for path in digest.files_below(folder)}
+        if odd := next((name for name in found if not names.is_text(name)), None):
+            raise StepError(f"the name of the output {odd!r} is not UTF-8 text", hint="give the file another name")
+        manifest = Manifest(tuple(self.put_file(path, name, scratch) for name, path in found.items()))
         return manifest, self.put_manifest(manifest)
 
     def put_file(self, path: Path, name: str, scratch: Path | None = None, *, sync: bool = True) -> Entry:

@@ -8,13 +8,13 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from olivebuild.children import python
 from olivebuild.errors import BuildError, InputError, StepError
 
 GRACE_SECONDS = 3
@@ -51,7 +51,7 @@ class Talker:
         """An answer is under way."""
 
     def __enter__(self) -> Talker:
-        command = [sys.executable, "-P", "-m", "olivebuild.steps._talk", json.dumps(asdict(self._settings) | {"log": str(self._log)})]
+        command = python("-m", "olivebuild.steps._talk", json.dumps(asdict(self._settings) | {"log": str(self._log)}))
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
         with open(self._log, "wb") as stderr:
             self._child = subprocess.Popen(

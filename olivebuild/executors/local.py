@@ -12,7 +12,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from olivebuild import digest, machine, ourselves
+from olivebuild.children import python
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.result import Result
@@ -178,7 +178,7 @@ def _spawn(tokens: Sequence[str], log: Path | None, inherit: Sequence[int] = (),
     with open(log or os.devnull, "wb") as stderr:
         return subprocess.Popen(
             # -P: a file of the folder where we were started is no module of a library's.
-            [sys.executable, "-P", "-m", "olivebuild.worker", *ahead],
+            python("-m", "olivebuild.worker", *ahead),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

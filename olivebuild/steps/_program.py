@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from olivebuild import names
+from olivebuild.children import python
 from olivebuild.errors import InputError, StepError
 from olivebuild.result import Result
 
@@ -45,7 +47,7 @@ def run(job: Job) -> None:
     command = [fill(word) for word in words(line)]
     if command[0] in ("python", "python3"):
         # The interpreter that olivebuild runs in, with its libraries; a bare name may be another one.
-        command[0] = sys.executable
+        command[:1] = python(isolated=False)
     run: str | list[str] = fill(line) if shell else command
     environment = os.environ | fields.get("environment", {}) | {"OLIVEBUILD_OUT": str(job.out)}
     try:
@@ -74,6 +76,14 @@ def _copy(job: Job, name: str) -> Path:
     return place / given.name
 
 
+def _is_finite(value: float) -> bool:
+    """Whether a number is one that JSON and a float hold."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _metrics(job: Job, name: str) -> dict[str, object]:
     if not name:
         return {}
@@ -84,4 +94,10 @@ def _metrics(job: Job, name: str) -> dict[str, object]:
         raise StepError(f"{name} can't be read: {e}", where=job.where("metrics"), hint="the command writes it as a JSON object of numbers") from None
     if not isinstance(data, dict) or not all(isinstance(v, int | float) for v in data.values()):
         raise StepError(f"{name} is not a JSON object of numbers", where=job.where("metrics"), hint='for example {"accuracy": 0.9}')
+    for metric, value in data.items():
+        if not _is_finite(value) or not names.is_text(metric):
+            fact = f"{name}: {metric!r} is {str(value)[:40]}, which is no metric"
+            raise StepError(
+                fact, where=job.where("metrics"), hint="a metric has a name that is text and a finite value; leave out what could not be measured"
+            )
     return data

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from olivebuild.children import python
 from olivebuild.errors import StepError
 from olivebuild.steps._tokens import Tokens
 from olivebuild.steps._trainable import Trainable
@@ -69,7 +70,7 @@ class Ranks:
         # In the same number format, whatever each card likes best: what is sent is bytes.
         words = [str(self._action), str(rank), str(self.count), str(self._meeting), str(self._dtype).removeprefix("torch.")]
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "olivebuild.steps._helper", *words],
+            python("-m", "olivebuild.steps._helper", *words),
             # It ends when the other end of its stdin closes; its words go to the log.
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
