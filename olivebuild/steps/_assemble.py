@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from olivebuild.machine import gpu_names
 from olivebuild.manifest import Entry, Manifest
 from olivebuild.steps import _kernels
 from olivebuild.steps._merge import Change
-from olivebuild.steps._recipes import Quantised, Recipe, Skeleton, parts_of
+from olivebuild.steps._recipes import NotFinite, Quantised, Recipe, Skeleton, parts_of
 from olivebuild.store import Batch, Store
 from olivebuild.weights import Weight, Weights
 
@@ -51,7 +52,9 @@ class Ahead:
         names, weights = {w.name for w in merged}, self._model | {w.name: w for w in merged}
         for recipe in self._recipes:
             if recipe.sources() & names:
-                self._made[recipe.key(weights)] = _compute(recipe, weights, self._batch)
+                # What can't be converted is no fault of the merge; the conversion tells.
+                with contextlib.suppress(NotFinite):
+                    self._made[recipe.key(weights)] = _compute(recipe, weights, self._batch)
 
     def finish(self) -> None:
         """Remember what was made, when the batch has ended. Raises InputError when the model changed meanwhile."""
@@ -60,7 +63,7 @@ class Ahead:
 
 
 def assemble(store: Store, scratch: Path, folder: Path, skeleton: Skeleton, weights: Weights) -> tuple[Manifest, dict[str, int]]:
-    """The model's manifest; how many tensors were computed and how many were known."""
+    """The model's manifest; how many tensors were computed and how many were known. Raises NotFinite."""
     by_name, derived = weights.by_name, Derived(store)
     keys = [recipe.key(by_name) for recipe in skeleton.tensors]
     known = derived.get(dict.fromkeys(keys))

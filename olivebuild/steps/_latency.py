@@ -111,6 +111,8 @@ class Stopwatch:
 
 def measure(models: Sequence[ActionInput], fields: LatencyFields, progress: Progress) -> dict[str, Any]:
     """{"models": [figures], "latency": how they were measured}. Raises StepError when a model does not run."""
+    for model in models:
+        _check_context(model, fields)
     together = len(models) > 1 and sum(map(_memory, models)) < machine.available_memory()
     samples: list[Samples] = []
     stopped = ""
@@ -133,6 +135,16 @@ def measure(models: Sequence[ActionInput], fields: LatencyFields, progress: Prog
     about: dict[str, Any] = {"prompt_tokens": fields.prompt_tokens, "new_tokens": fields.new_tokens, "warmup": fields.warmup}
     about |= {"rounds": len(samples[0].times), "interleaved": together, "why_stopped": stopped, "machine": machine.describe()}
     return {"models": [_figures(s, m, fields) for s, m in zip(samples, models, strict=True)], "latency": about}
+
+
+def _check_context(model: ActionInput, fields: LatencyFields) -> None:
+    """Raises StepError when an ONNX model takes fewer tokens than are to be measured."""
+    file = Path(model.folder, "genai_config.json")
+    wanted = fields.prompt_tokens + fields.new_tokens
+    context = int(json.loads(file.read_text("utf-8"))["model"]["context_length"]) if file.is_file() else wanted
+    if wanted > context:
+        fact = f"{model.target} takes {context} tokens, and the latency of {fields.prompt_tokens} + {fields.new_tokens} is asked"
+        raise StepError(fact, hint="fewer latency.prompt_tokens or latency.new_tokens")
 
 
 def _turns(models: Sequence[ActionInput], fields: LatencyFields, progress: Progress) -> tuple[list[Samples], str]:

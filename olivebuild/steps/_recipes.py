@@ -18,7 +18,7 @@ from olivebuild.steps._kernels_k import KQuantiser
 from olivebuild.weights import Weight
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-VERSION = 1
+VERSION = 2
 """Raise it when an evaluation or a quantiser would give other bytes."""
 Dtype = Literal["BF16", "F16", "F32"]
 Algorithm = Literal["default", "k_quant"]
@@ -158,6 +158,31 @@ class Skeleton:
 _SKELETONS = TypeAdapter(Skeleton)
 
 
+class NotFinite(Exception):
+    """A tensor that would hold infinities or NaN."""
+
+    def __init__(self, fact: str, hint: str) -> None:
+        super().__init__(fact)
+        self.hint = hint
+
+
+def _finite(values: np.ndarray, dtype: str) -> bool:
+    if dtype == "BF16":
+        return not bool(((values & 0x7F80) == 0x7F80).any())
+    return bool(np.isfinite(values).all())
+
+
+def _not_finite(recipe: Recipe, weights: Mapping[str, Weight]) -> NotFinite:
+    """Whether the weight itself is not finite, or does not fit into the number format."""
+    for name in sorted(recipe.sources()):
+        weight = weights[name]
+        if not _finite(np.frombuffer(weight.read(), _kernels.STORED[weight.dtype]), weight.dtype):
+            return NotFinite(f"{name} holds infinities or NaN", "the weights are damaged, or their training diverged; nothing was converted")
+    which = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}[recipe.dtype]
+    hint = "precision: bf16 or fp32 has the range of bfloat16; float16 ends at 65504"
+    return NotFinite(f"{' or '.join(sorted(recipe.sources()))} does not fit {which}: it holds numbers beyond its range", hint)
+
+
 def _named(value: object, weights: Mapping[str, Weight]) -> object:
     if isinstance(value, dict):
         if value.get("op") == "weight":
@@ -243,7 +268,7 @@ def parts_of(
     write: Callable[[int, np.ndarray], None],
     kernel: Callable[[Quantised], _kernels.Quantiser] = lambda quantised: quantised.kernel,
 ) -> None:
-    """Compute a tensor a few rows at a time; `write(part, bytes)` takes each part's in order.
+    """Compute a tensor a few rows at a time; `write(part, bytes)` takes each part's in order. Raises NotFinite.
 
     A quantised tensor has three parts: packed values, scales, zero points (empty when symmetric). Others have one.
     """
@@ -257,7 +282,12 @@ def parts_of(
     for start in range(0, view.shape[0], _kernels.ROWS):
         values = rows(start, min(_kernels.ROWS, view.shape[0] - start))
         if cast:
-            values = _kernels.narrow(_kernels.widen(values, view.of.dtype), recipe.dtype)
-        parts = quantise(values, recipe.dtype if cast else view.of.dtype) if quantise else (values,)
+            with np.errstate(over="ignore"):
+                values = _kernels.narrow(_kernels.widen(values, view.of.dtype), recipe.dtype)
+        parts: tuple[np.ndarray, ...] = quantise(values, recipe.dtype if cast else view.of.dtype) if quantise else (values,)
+        # What is not finite in a block is not finite in its scale.
+        held = (parts[1], recipe.quantised.scales) if recipe.quantised else (values, recipe.dtype if cast else view.of.dtype)
+        if not _finite(*held):
+            raise _not_finite(recipe, weights)
         for part, made in enumerate(parts):
             write(part, np.ascontiguousarray(made))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from olivebuild.errors import StepError
 from olivebuild.steps import _models
 from olivebuild.steps._figures import Judged
 from olivebuild.steps._tokens import Encoder, Table
+from olivebuild.steps._trial import capacity
 
 BATCH = 8
 WINDOW = 512
@@ -161,6 +163,7 @@ class OnnxRuntime:
 
         og.disable_telemetry_events()
         self.tokenizer = _models.load_tokenizer(folder)
+        self.config = json.loads(Path(folder, "genai_config.json").read_text("utf-8"))
         try:
             self.model = og.Model(str(folder))
         except RuntimeError as e:
@@ -174,9 +177,14 @@ class OnnxRuntime:
         import onnxruntime_genai as og
 
         prompt = np.array(question.prompt, dtype=np.int32)
+        context = int(self.config["model"]["context_length"])
+        needed = len(prompt) + max((len(c) - 1 for c in question.completions), default=0)
+        if needed > context:
+            fact = f"a prompt and its answer have {needed} tokens, and the ONNX model takes {context} (context_length in its genai_config.json)"
+            raise StepError(fact, hint="shorter rows, or a model with a longer context")
         room = max([new_tokens, *(len(c) for c in question.completions)])
         params = og.GeneratorParams(self.model)
-        params.set_search_options(max_length=len(prompt) + room + 1, do_sample=False)
+        params.set_search_options(max_length=capacity(self.config, len(prompt) + room + 1), do_sample=False)
         generator = og.Generator(self.model, params)
         generator.append_tokens(prompt)
         first = _log_softmax(np.asarray(generator.get_logits(), dtype=np.float32).reshape(1, -1))[0]
@@ -190,7 +198,7 @@ class OnnxRuntime:
                 score += float(sum(later[i, token] for i, token in enumerate(completion[1:])))
                 generator.rewind_to(len(prompt))
             scores.append(score)
-        return Reply(scores, self._write(generator, first, new_tokens, ends))
+        return Reply(scores, self._write(generator, first, min(new_tokens, context - len(prompt)), ends))
 
     def _write(self, generator: Any, first: np.ndarray, new_tokens: int, ends: set[int]) -> list[int]:
         # Greedy by hand: the search of genai stops by its own settings, which the folder's config decides.

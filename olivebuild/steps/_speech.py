@@ -13,6 +13,7 @@ import torch
 from olivebuild.errors import InputError, Where
 from olivebuild.steps import _runtime
 from olivebuild.steps._runtime import HuggingFaceRuntime, OnnxRuntime, Runtime
+from olivebuild.steps._trial import capacity
 
 Logits = np.ndarray[Any, Any]
 Speech = Generator[Logits, int, None]
@@ -87,7 +88,7 @@ def _onnx(runtime: OnnxRuntime, prompt: list[int], room: int) -> Speech:
     import onnxruntime_genai as og
 
     params = og.GeneratorParams(runtime.model)
-    params.set_search_options(max_length=len(prompt) + room + 1, do_sample=False)
+    params.set_search_options(max_length=capacity(runtime.config, len(prompt) + room + 1), do_sample=False)
     generator = og.Generator(runtime.model, params)
     added = prompt
     while True:

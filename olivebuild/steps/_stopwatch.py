@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from olivebuild.steps._energy import Meter
+from olivebuild.steps._trial import capacity
 from olivebuild.worker import peak_rss
 
 Run = Callable[[list[int], int], list[float]]
@@ -87,7 +88,8 @@ def _onnx(folder: Path) -> Loaded:
     import onnxruntime_genai as og
 
     og.disable_telemetry_events()
-    config = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
+    whole = json.loads((folder / "genai_config.json").read_text("utf-8"))
+    config = whole["model"]
     session = config["decoder"].get("session_options", {})
     providers = [name for options in session.get("provider_options", []) for name in options]
     model = og.Model(str(folder))
@@ -96,7 +98,7 @@ def _onnx(folder: Path) -> Loaded:
         params = og.GeneratorParams(model)
         length = len(prompt) + new_tokens
         # With min_length the end token can't stop the run early.
-        params.set_search_options(max_length=length, min_length=length, do_sample=False)
+        params.set_search_options(max_length=capacity(whole, length), min_length=length, do_sample=False)
         start = time.perf_counter()
         times: list[float] = []
         generator = og.Generator(model, params)

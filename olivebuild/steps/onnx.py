@@ -7,12 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from olivebuild import trees
 from olivebuild.errors import Damaged, InputError, StepError
 from olivebuild.manifest import Manifest
+from olivebuild.scan import installed
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Result, Step, Target, step_of
 from olivebuild.worker import Job
@@ -20,6 +22,7 @@ from olivebuild.worker import Job
 if TYPE_CHECKING:
     from olivebuild.derived import Derived
     from olivebuild.steps._recipes import Recipe, Skeleton
+    from olivebuild.steps._trial import Proof
     from olivebuild.weights import Weights
 
 
@@ -82,7 +85,7 @@ PRECISIONS = {
 
 class Onnx(Step):
     kind = "onnx"
-    version = 4
+    version = 5
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
     ahead = ("olivebuild.steps._arrays", "olivebuild.steps._merge", "olivebuild.steps._assemble")
@@ -169,19 +172,25 @@ def _build(job: Job, fields: OnnxFields) -> None:
     """From the skeleton, if there can be one; else by the model builder."""
     from olivebuild.steps._assemble import assemble
     from olivebuild.steps._merge import open_input
+    from olivebuild.steps._recipes import NotFinite
 
     model = open_input(job.store, job.input("model"))
+    length = _proven(job, fields, model)
     folder, skeleton = _skeleton(job, fields, model)
     if skeleton.because:
         job.note(f"built whole by the model builder: {skeleton.because}")
-        _build_whole(job, fields, skeleton.because)
+        _build_whole(job, fields, skeleton.because, length)
         return
     job.progress("quantising", 0, 1)
-    manifest, counts = assemble(job.store, job.out.parent, folder, skeleton, model)
+    limit_length(folder, length)
+    try:
+        manifest, counts = assemble(job.store, job.out.parent, folder, skeleton, model)
+    except NotFinite as e:
+        raise InputError(str(e), where=job.where("precision"), hint=e.hint) from None
     job.progress("quantising", 1, 1)
     audited = _is_audited(job.action.key)
     if audited:
-        _audit(job, fields, manifest)
+        _audit(job, fields, manifest, length)
     blob = job.store.put_manifest(manifest)
     job.result = Result(metrics=dict(counts), provenance={"by": "tensors", "audited": audited}, manifest=blob)
 
@@ -195,13 +204,14 @@ def _is_audited(key: str) -> bool:
         raise InputError(f"OLIVEBUILD_AUDIT is {share!r}, not a share", hint="a number from 0 to 1") from None
 
 
-def _audit(job: Job, fields: OnnxFields, manifest: Manifest) -> None:
+def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> None:
     """Raises StepError unless the model builder makes the same files."""
     folder, theirs = job.folder("model"), job.out.parent / "audit"
     job.note("comparing with the whole model builder")
     theirs.mkdir()
     run_builder(job, fields, folder, theirs, trust=False)
     canonical(theirs, folder)
+    limit_length(theirs, length)
     names = {entry.name for entry in manifest.files} ^ {path.name for path in theirs.iterdir()}
     odd = sorted(names | {e.name for e in manifest.files if e.name not in names and e.digest_of(theirs / e.name) != e.digest})
     trees.delete(job.out.parent, theirs)
@@ -225,7 +235,6 @@ def known_recipes(job: Job, model: Weights) -> list[Recipe]:
 
 def _skeleton_key(fields: OnnxFields, model: Weights) -> str:
     from olivebuild import digest
-    from olivebuild.scan import installed
     from olivebuild.steps._recipes import VERSION
 
     versions = [[name, installed(name)] for name in STEP.libraries(fields)]
@@ -295,13 +304,108 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
     return skeleton
 
 
-def _build_whole(job: Job, fields: OnnxFields, because: str) -> None:
+def _build_whole(job: Job, fields: OnnxFields, because: str, length: int) -> None:
+    from olivebuild.steps._trial import not_finite, try_out
+
     folder = job.folder("model")
     run_builder(job, fields, folder, job.out, trust=job.input("model").trust_remote_code)
+    if name := not_finite(job.out / "model.onnx"):
+        hint = "its weights hold no finite numbers, or such as that precision has not; precision: bf16 or fp32 has the range of bfloat16"
+        raise InputError(f"{name} comes out as infinite or not a number in {fields.precision}", where=job.where("precision"), hint=hint)
+    canonical(job.out, folder)
+    limit_length(job.out, length)
     if fields.provider == "cpu" and not (fields.exclude_embeds or fields.exclude_lm_head):
         _check_loads(job, lambda: load(job.out))
-    canonical(job.out, folder)
+        if fault := try_out(job.out):
+            hint = "another precision, or another version of onnxruntime-genai, may do better"
+            raise StepError(f"the model builder made a model that does not work: {fault}", where=job.where(), hint=hint)
     job.result = Result(provenance={"by": "onnxruntime-genai", "because": because, "builder_options": dict(builder_options(fields))})
+
+
+def _proven(job: Job, fields: OnnxFields, model: Weights) -> int:
+    """The length up to which the runtime computes what transformers computes, 0 where no limit is known. Raises StepError where it never does.
+
+    Found on miniatures, once for a configuration, the options and the installed versions; and kept.
+    """
+    given = model.file("config.json")
+    if job.input("model").trust_remote_code or "auto_map" in given:
+        job.note("not compared with transformers: the model brings code of its own")
+        return 0
+    kinds = {w.dtype for w in model.by_name.values()}
+    dtype = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(kinds.pop() if len(kinds) == 1 else "BF16", "bfloat16")
+    # Options that name nodes of the model, or leave out what the runtime needs, mean nothing to a miniature.
+    without = dict.fromkeys(("model", "adapter", "overrides", "nodes_to_exclude", "mixed_precision", "exclude_embeds", "exclude_lm_head"))
+    own = fields.model_copy(update=without)
+    proof = _kept_proof(job, ["of options", own.model_dump(mode="json"), given, dtype], lambda: _compare(job, own, given, dtype))
+    if proof.wrong:
+        what, genai = next(iter(given.get("architectures") or [given.get("model_type")])), installed("onnxruntime-genai")
+        hint = f"onnxruntime-genai {genai} makes another computation of it; another version may be right"
+        if proof.rounding:
+            hint = f"onnxruntime-genai {genai} rounds what it computes from {dtype} weights: use precision: int4 or int8, or a base in float32"
+        fact = f"a small {what} converted to {fields.precision} does not compute what transformers computes: {proof.wrong}"
+        raise StepError(fact, where=job.where("model"), hint=hint)
+    if proof.untried:
+        job.note(f"not compared with transformers: {proof.untried}")
+    if proof.length:
+        job.note(f"genai_config.json promises {proof.length:,} tokens, prompt and answer together: beyond that, {proof.fault}")
+    return proof.length
+
+
+def _compare(job: Job, fields: OnnxFields, config: dict[str, Any], dtype: str) -> Proof:
+    """The architecture in float32 at all lengths that matter, then these options on weights of that type, where they run here."""
+    from olivebuild.steps._proof import Miniature, Untried, prove
+    from olivebuild.steps._trial import Proof
+
+    try:
+        mini = Miniature.of(config, max(64, fields.block_size or 0))
+    except Untried as e:
+        return Proof(untried=str(e))
+
+    def tried(fields: OnnxFields, dtype: str, *, exact: bool) -> Proof:
+        job.progress("comparing with transformers", 0, 1)
+        place = job.out.parent / "miniature"
+        try:
+            return prove(mini, place, lambda a, b: run_builder(job, fields, a, b, trust=False), fields.precision, dtype, exact=exact)
+        except Exception as e:  # What the builder does not take, it says again when it is given the model itself.
+            return Proof(untried=f"{type(e).__name__}: {next(iter(str(e).strip().splitlines()), '')[:200]}")
+
+    plain = OnnxFields(precision="fp32", provider="cpu")
+    found = _kept_proof(job, ["of architecture", mini.config, mini.boundaries], lambda: tried(plain, "float32", exact=True))
+    if found.wrong or found.untried or fields.provider != "cpu":
+        return found
+    own = tried(fields, dtype, exact=False)
+    rounding = bool(own.wrong) and fields.precision == "fp32" and dtype != "float32"
+    return replace(found, wrong=own.wrong, rounding=rounding, untried=own.untried)
+
+
+def _kept_proof(job: Job, about: list[object], prove: Callable[[], Proof]) -> Proof:
+    from olivebuild import digest
+    from olivebuild.derived import Derived
+    from olivebuild.steps._trial import VERSION, Proof
+
+    derived, versions = Derived(job.store), [[name, installed(name)] for name in STEP.libraries(OnnxFields())]
+    key = digest.of_json(["onnx proof", VERSION, versions, about])
+    for blobs in derived.get([key]).values():
+        with contextlib.suppress(Damaged, ValueError):
+            return Proof.from_json(job.store.read(blobs[0][0]))
+    proof = prove()
+    if not proof.untried:
+        data = proof.to_json()
+        derived.put({key: ((job.store.put_bytes(data), len(data)),)})
+    return proof
+
+
+def limit_length(folder: Path, length: int) -> None:
+    """Let genai_config.json promise no more than `length` tokens, in its fields `model.context_length` and `search.max_length`."""
+    file = folder / "genai_config.json"
+    if not length or not file.is_file():
+        return
+    config = json.loads(file.read_text("utf-8"))
+    if config["model"]["context_length"] > length:
+        config["model"]["context_length"] = length
+        config["search"]["max_length"] = min(length, config["search"]["max_length"])
+        # As the builder writes it.
+        file.write_text(json.dumps(config, indent=4), "utf-8")
 
 
 def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust: bool) -> None:
@@ -386,6 +490,30 @@ def _bring(job: Job, source: Source) -> None:
         if not any(part.startswith(".") for part in relative.parts) and path.suffix != ".md":
             (job.out / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, job.out / relative)
+    _open_brought(job)
+
+
+def _open_brought(job: Job) -> None:
+    """Raises InputError unless the files that genai_config.json names are there, and, for the processor, the runtime takes the model."""
+    where, hint = job.where("source"), "it should be a folder that onnxruntime-genai loads"
+    try:
+        model = json.loads((job.out / "genai_config.json").read_text("utf-8"))["model"]
+        parts = [part for part in model.values() if isinstance(part, dict)]
+        names = [part["filename"] for part in parts if isinstance(part.get("filename"), str)]
+        parts += [stage for part in parts for stages in part.get("pipeline", ()) for stage in stages.values()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError("genai_config.json is not one of onnxruntime-genai", where=where, hint=hint) from None
+    if missing := [name for name in names if not (job.out / name).is_file()]:
+        raise InputError(f"genai_config.json names {missing[0]}, which is not there", where=where, hint=hint)
+    if any(part.get("session_options", {}).get("provider_options") for part in parts if isinstance(part, dict)):
+        return
+    try:
+        load(job.out)
+    except ImportError:
+        job.note("not opened: onnxruntime-genai is not installed")
+    except RuntimeError as e:
+        first = str(e).strip().splitlines()[0].replace(str(job.out), "the model")
+        raise InputError(f"onnxruntime-genai can't load the model: {first[:300]}", where=where, hint=hint) from None
 
 
 STEP = Onnx()

@@ -1,0 +1,167 @@
+"""An ONNX model tried in onnxruntime-genai: the logits of some tokens, and how far they may be from those of its source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of logits: the largest one and the root mean square, in units of the right ones' standard deviation; and how often the likeliest
+    token is another one though it leads by more than `spread`."""
+
+    spread: float
+    rms: float
+    flips: float = 0.0
+
+    def beyond(self, limit: Difference) -> str:
+        """What is too far, or nothing."""
+        if not np.isfinite(self.spread):
+            return "logits are not finite"
+        if self.spread > limit.spread:
+            return f"logits differ by {self.spread:.2g} of their spread, and rounding explains {limit.spread:.2g}"
+        if self.rms > limit.rms:
+            return f"logits differ by {self.rms:.2g} of their spread on average, and {limit.rms:.2g} is the most that is explained"
+        return ""
+
+
+VERSION = 1
+"""Raise it when another miniature is made (_proof.py), more is tried on it, or a limit is another one."""
+ANY = float("inf")
+LIMITS = {
+    "fp32": Difference(1e-4, 1e-4),
+    "fp16": Difference(0.05, 0.02),
+    "bf16": Difference(0.4, 0.1),
+    "int8": Difference(ANY, 0.35),
+    "int4": Difference(ANY, 1.0),
+}
+"""What each precision explains. Logits of an unrelated model differ by 1.4 on average."""
+
+
+def compare(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Difference:
+    """Logits of each token: [vocabulary]."""
+    a, b = np.stack(expected), np.stack([row[: len(right)] for row, right in zip(found, expected, strict=True)])
+    spread = float(a.std()) or 1.0
+    wrong = np.abs(b - a)
+    largest = float(wrong.max()) / spread
+    order = np.sort(a, -1)
+    led = (order[:, -1] - order[:, -2]) / spread > largest
+    flips = float(((a.argmax(-1) != b.argmax(-1)) & led).mean())
+    return Difference(largest, float(np.sqrt(np.square(wrong, dtype=np.float64).mean())) / spread, flips)
+
+
+def capacity(config: dict[str, Any], wanted: int) -> int:
+    """The `max_length` to give the runtime for `wanted` tokens: where layers keep a window alone, it refuses to keep less than that."""
+    model = config["model"]
+    window = model["decoder"].get("sliding_window") or {}
+    least = int(window.get("window_size") or 0) if window.get("layers") else 0
+    return min(int(model["context_length"]), max(wanted, least))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """`length`: beyond it the runtime fails or computes something else, for the reason `fault`; 0 where there is no such length.
+
+    `wrong`: what is wrong at any length, or nothing.
+    """
+
+    length: int = 0
+    fault: str = ""
+    wrong: str = ""
+    rounding: bool = False
+    """What is wrong comes with the number format of the weights alone."""
+    untried: str = ""
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @staticmethod
+    def from_json(text: bytes) -> Proof:
+        """Raises ValueError."""
+        try:
+            return Proof(**json.loads(text))
+        except TypeError as e:
+            raise ValueError(str(e)) from None
+
+
+class Runner:
+    """An ONNX folder, loaded. Raises RuntimeError when the runtime refuses it."""
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime_genai as og
+
+        og.disable_telemetry_events()
+        self.config = json.loads((folder / "genai_config.json").read_text("utf-8"))
+        self._model = og.Model(str(folder))
+
+    def logits(self, ids: list[int], prompt: int) -> list[np.ndarray]:
+        """Those of the first `prompt` tokens, read at once (some graphs give the last one's only), and of the others, one by one."""
+        import onnxruntime_genai as og
+
+        params = og.GeneratorParams(self._model)
+        params.set_search_options(max_length=capacity(self.config, len(ids) + 1), do_sample=False)
+        generator = og.Generator(self._model, params)
+        found: list[np.ndarray] = []
+        for part in (ids[:prompt], *([token] for token in ids[prompt:])):
+            generator.append_tokens(np.array(part, dtype=np.int32))
+            found += list(np.asarray(generator.get_output("logits"), dtype=np.float32)[0])
+        return found
+
+
+TRIED = (6, 33)
+"""Lengths of prompts that every model is tried on."""
+
+
+def try_out(folder: Path) -> str:
+    """What goes wrong when the model reads two prompts and goes on from each, or nothing. Logits are not compared with others."""
+    try:
+        runner = Runner(folder)
+        model = runner.config["model"]
+        ids = np.random.default_rng(0).integers(0, int(model["vocab_size"]), max(TRIED) + 3).tolist()
+        for prompt in TRIED:
+            if prompt + 4 <= int(model["context_length"]):
+                for row in runner.logits(ids[: prompt + 3], prompt):
+                    if not np.isfinite(row).all():
+                        return "logits are not finite"
+    except RuntimeError as e:
+        return f"onnxruntime-genai fails: {str(e).strip().splitlines()[0][:200]}"
+    return ""
+
+
+def not_finite(file: Path) -> str:
+    """The name of the first initializer of an ONNX file that holds infinities or NaN; empty where none does."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    model = onnx.load(file, load_external_data=False)
+    for tensor in model.graph.initializer:
+        stored = {1: np.float32, 10: np.float16, 11: np.float64, 16: np.uint16}.get(tensor.data_type)
+        if stored is None:
+            continue
+        if uses_external_data(tensor):
+            external = {e.key: e.value for e in tensor.external_data}
+            count = int(external["length"]) // np.dtype(stored).itemsize
+            values: Any = np.memmap(file.with_name(external["location"]), stored, "r", int(external.get("offset", 0)), (count,)) if count else ()
+        else:
+            values = onnx.numpy_helper.to_array(tensor).reshape(-1)
+            # A single infinity is what masks are made of.
+            if values.size < 2:
+                continue
+            values = values.view(stored)
+        for start in range(0, len(values), 1 << 22):
+            if not finite(values[start : start + (1 << 22)]):
+                return str(tensor.name)
+    return ""
+
+
+def finite(values: np.ndarray) -> bool:
+    """Of stored numbers; bfloat16 is held as uint16."""
+    if values.dtype == np.uint16:
+        return not bool(((values & 0x7F80) == 0x7F80).any())
+    return bool(np.isfinite(values).all())
