@@ -141,7 +141,10 @@ class Benchmark(Step):
             if inputs := _checked(targets.get(edge.ref.target)):
                 model = Edge("model", edge.ref, edge.kinds, "", edge.field)
                 what = "merge" if len(inputs) > 1 else "onnx"
-                add(f"check.{edge.ref}", f"check.{edge.ref}", "benchmark-check", {"what": what}, [model, *inputs, *data])
+                values: dict[str, object] = {"what": what}
+                if what == "onnx":
+                    values["precision"] = getattr(targets[edge.ref.target].fields, "precision", None)
+                add(f"check.{edge.ref}", f"check.{edge.ref}", "benchmark-check", values, [model, *inputs, *data])
         if fields.baseline:
             train = Edge("train", fields.baseline, ("dataset",), "train", ("baseline",))
             add("baseline", "baseline", "benchmark-baseline", {}, [train, *data])

@@ -1,19 +1,22 @@
 """Whether a converted model is what it was made from: logits of a merge against its adapter, and of an ONNX model against its source;
 and whether onnxruntime-genai makes the same tokens of every test prompt as the Hugging Face tokenizer.
 
-A merge that disagrees with its adapter, or one prompt that becomes other tokens, fails the build. How far int4 is from its source
-is told, not judged: that is what accuracy is for.
+A merge that disagrees with its adapter, one prompt that becomes other tokens, or a conversion that is further from its source than
+its precision explains, fails the build. Within that, how far int4 is from its source is told: judging it is what accuracy is for.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from olivebuild.errors import InputError, StepError
 from olivebuild.step import Fields, Result, Step
 from olivebuild.worker import Job
+
+if TYPE_CHECKING:
+    from olivebuild.steps._trial import Difference
 
 SAMPLE = 4
 """Test rows whose logits are compared."""
@@ -21,6 +24,8 @@ SAMPLE = 4
 
 class CheckFields(Fields):
     what: Literal["merge", "onnx"]
+    precision: Literal["int4", "int8", "fp16", "fp32", "bf16"] | None = None
+    """That an ONNX model was converted to: it decides what is explained."""
 
 
 class Check(Step):
@@ -30,6 +35,9 @@ class Check(Step):
 
     def libraries(self, fields: CheckFields) -> tuple[str, ...]:
         return ("torch", "transformers", "tokenizers", *(("peft",) if fields.what == "merge" else ("onnxruntime-genai",)))
+
+    def parameters(self, fields: Fields) -> dict[str, object]:
+        return {name: value for name, value in super().parameters(fields).items() if value is not None}
 
     def run(self, job: Job) -> None:
         from olivebuild.steps._tokens import read_table
@@ -103,21 +111,26 @@ def compare(expected: list[Any], found: list[Any]) -> dict[str, float]:
 
 
 def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
-    """Raises InputError when the two tokenizers differ on a prompt, or a stop token is missing."""
+    """Raises InputError when the two tokenizers differ on a prompt, or a stop token is missing; StepError when logits are too far off."""
     import numpy as np
     import onnxruntime_genai as og
     import torch
 
     from olivebuild.steps import _models
     from olivebuild.steps._runtime import OnnxRuntime
+    from olivebuild.steps._trial import capacity
+    from olivebuild.steps._trial import compare as difference_of
 
     source, onnx = job.input("source"), job.input("model")
     tokenizer = _models.load_tokenizer(source.folder, trust_remote_code=source.trust_remote_code)
     runtime = OnnxRuntime(onnx.folder)
     prompts = _same_tokens(job, tables, tokenizer, og.Tokenizer(runtime.model))
     _same_ends(job, Path(source.folder), Path(onnx.folder))
-    rows = _sample(tables, tokenizer)
-    device, dtype = _models.platform()
+    context = int(runtime.config["model"]["context_length"])
+    rows = [ids[: context - 1] for ids in _sample(tables, tokenizer)]
+    precision = job.fields(CheckFields).precision
+    # What is judged to the fourth digit is compared with logits that have it.
+    device, dtype = _models.platform(*(["float32"] if precision == "fp32" else []))
     model = _models.load_model(source.folder, dtype, device, trust_remote_code=source.trust_remote_code)
     expected, found = [], []
     for i, ids in enumerate(rows):
@@ -125,7 +138,7 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
         with torch.inference_mode():
             expected.append(model(input_ids=torch.tensor([ids], device=device)).logits[0].float().cpu().numpy())
         params = og.GeneratorParams(runtime.model)
-        params.set_search_options(max_length=len(ids) + 1, do_sample=False)
+        params.set_search_options(max_length=capacity(runtime.config, len(ids) + 1), do_sample=False)
         generator = og.Generator(runtime.model, params)
         generator.append_tokens(np.array(ids, dtype=np.int32))
         got = np.asarray(generator.get_output("logits"), dtype=np.float32)[0]
@@ -133,7 +146,26 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
         expected[-1] = expected[-1][-len(got) :]
         found.append(got[:, : expected[-1].shape[1]])
     job.progress("comparing logits", len(rows), len(rows))
-    return {**compare(expected, found), "rows": len(rows), "prompts": prompts}
+    figures = compare(expected, found)
+    if precision and rows:
+        _judge(job, onnx.target, precision, difference_of([*np.concatenate(expected)], [*np.concatenate(found)]), figures)
+    return {**figures, "rows": len(rows), "prompts": prompts}
+
+
+def _judge(job: Job, target: str, precision: str, difference: Difference, figures: dict[str, float]) -> None:
+    """Raises StepError for a conversion that is further from its source than its precision explains."""
+    from olivebuild.steps._trial import LIMITS
+
+    limit = LIMITS[precision]
+    fault = difference.beyond(limit)
+    if not fault and precision == "fp32" and difference.flips:
+        fault = f"the likeliest token is another one for {difference.flips:.1%} of the tokens"
+    if fault:
+        raise StepError(
+            f"{target} is not what its source is in {precision}: {fault}; the likeliest token is the same for {figures['top1_agreement']:.1%}",
+            where=job.where(),
+            hint="another version of onnxruntime-genai, another precision or other options may convert it right",
+        )
 
 
 def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any) -> int:

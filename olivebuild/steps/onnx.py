@@ -86,6 +86,7 @@ PRECISIONS = {
 class Onnx(Step):
     kind = "onnx"
     version = 5
+    changes = {5: "what is converted is compared with transformers, must be finite, and promises the length that works"}
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
     ahead = ("olivebuild.steps._arrays", "olivebuild.steps._merge", "olivebuild.steps._assemble")
