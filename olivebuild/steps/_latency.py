@@ -141,7 +141,8 @@ def _check_context(model: ActionInput, fields: LatencyFields) -> None:
     """Raises StepError when an ONNX model takes fewer tokens than are to be measured."""
     file = Path(model.folder, "genai_config.json")
     wanted = fields.prompt_tokens + fields.new_tokens
-    context = int(json.loads(file.read_text("utf-8"))["model"]["context_length"]) if file.is_file() else wanted
+    said = json.loads(file.read_text("utf-8")).get("model", {}).get("context_length") if file.is_file() else None
+    context = int(said) if said else wanted
     if wanted > context:
         fact = f"{model.target} takes {context} tokens, and the latency of {fields.prompt_tokens} + {fields.new_tokens} is asked"
         raise StepError(fact, hint="fewer latency.prompt_tokens or latency.new_tokens")
