@@ -74,8 +74,6 @@ def test_a_name_that_is_no_text_is_said(place: Place, source: str, verb: str) ->
 def test_an_output_whose_name_is_no_text_is_said(place: Place) -> None:
     program = "import os\nfor name in (b'x', b'x\\xff'):\n    open(os.environb[b'OLIVEBUILD_OUT'] + b'/' + name, 'w').close()\n"
     (place.folder / "make.py").write_text(program)
-        "import os; open(os.environb[b'OLIVEBUILD_OUT'] + b'/x\\xff', 'w').close(); open(os.environ['OLIVEBUILD_OUT'] + '/x', 'w').close()"
-    )
     place.recipe.write_text('targets:\n  a: {kind: command, run: "python make.py", outputs: [x]}\n')
     done = place.run()
     assert done.code == 1
