@@ -36,13 +36,13 @@ def test_best_fit_fills_bins() -> None:
 
 def seen_by(batch: list[Tokens], share: bool, window: int | None = None) -> list[list[int]]:
     """For each counted token, in order of the packed rows: the ids that its prediction sees, by the groups' masks."""
-    part = pack(batch, CPU, share=share, grouped=True, window=window)
+    part = pack(batch, CPU, share=share, grouped=True)
     assert part.rows.back is not None
     flat, masks = [], []
     for group in part.rows.groups:
         rows, width = group.queries.shape
         flat += [group.keys[r] for r in range(rows) for _ in range(width)]
-        masks += [group.mask[r, 0, q] for r in range(rows) for q in range(width)]
+        masks += [group.mask(window)[r, 0, q] for r in range(rows) for q in range(width)]
     result = []
     for place in part.predict.tolist():
         at = int(part.rows.back[place])
@@ -89,6 +89,7 @@ def test_padded_rows_end_at_the_right() -> None:
     part = pad([row([1, 2, 3], 2), row([4], 0)], CPU)
     assert part.ids.tolist() == [[1, 2, 3], [0, 0, 4]]
     assert part.mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert part.positions.tolist() == [[0, 1, 2], [0, 0, 0]]
     # Nothing stands before the second row's only token that could predict it.
     assert part.targets.tolist() == [[3], [-100]]
 

@@ -18,7 +18,10 @@ from olivebuild.steps import _flash
 from olivebuild.steps._layout import Rows
 
 NAME = "olivebuild_rows"
-KNOWN = {"position_ids", "use_cache", "past_key_values", "output_attentions", "output_hidden_states", "cache_position", "is_causal", "return_dict"}
+KNOWN = {
+    "position_ids", "use_cache", "past_key_values", "output_attentions", "output_hidden_states", "output_router_logits", "cache_position",
+    "is_causal", "return_dict",
+}  # fmt: skip
 """Arguments that models pass on and that say nothing here: rows are causal, and nothing is kept."""
 
 
@@ -48,7 +51,7 @@ def attend(
     if rows is None or attention_mask is not None or dropout or odd or not getattr(module, "is_causal", True):
         raise NotImplementedError(f"attention with {', '.join(odd) or 'a mask, dropout or no rows'} is not laid out end to end")
     if rows.groups:
-        return _grouped(rows, query[0], key[0], value[0], scaling), None
+        return _grouped(rows, query[0], key[0], value[0], scaling, window), None
     # A row's last token predicts nothing, so it does not matter what it sees.
     if window is not None and window >= rows.longest_keys - 1:
         window = None
@@ -102,18 +105,19 @@ def _varlen(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Ten
     return out[None]
 
 
-def _grouped(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
+def _grouped(rows: Rows, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int | None) -> torch.Tensor:
     heads, dim, outputs = query.shape[0], query.shape[-1], []
     # Whole tokens are gathered, and their gradients scattered, in one piece each.
     query, key, value = (x.transpose(0, 1).flatten(1) for x in (query, key, value))
     for group in rows.groups:
         q = query.index_select(0, group.queries.flatten()).view(*group.queries.shape, heads, dim).transpose(1, 2)
         k, v = (x.index_select(0, group.keys.flatten()).view(*group.keys.shape, -1, dim).transpose(1, 2) for x in (key, value))
-        if q.device.type == "cpu" and q.dtype == torch.float32 and group.mask.numel() * heads <= SCORES:
-            out = _plain(q, k, v, group.mask, scaling or dim**-0.5)
+        mask = group.mask(window)
+        if q.device.type == "cpu" and q.dtype == torch.float32 and mask.numel() * heads <= SCORES:
+            out = _plain(q, k, v, mask, scaling or dim**-0.5)
         else:
             k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
-            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, group.mask, scale=scaling)
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scaling)
         outputs.append(out.transpose(1, 2).flatten(2).flatten(0, 1))
     assert rows.back is not None
     return torch.cat(outputs).index_select(0, rows.back).view(1, -1, heads, dim)

@@ -6,6 +6,7 @@ where a vocabulary of logits would not fit. Layouts are in _layout.py; which one
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from olivebuild.steps import _attention
 from olivebuild.steps._encode import lengths_of
 from olivebuild.steps._head import head_loss
 from olivebuild.steps._layout import Packed, Padded, micro_batches, pack, pad
+from olivebuild.steps._reach import Reach, keeps_state, own_attention
 from olivebuild.steps._tokens import Tokens
 
 SMALLEST = 64
@@ -44,6 +46,8 @@ class Setup:
     """The length that most rows have, where rows of one length are attended to by a kernel of their own; else 0."""
     compiled: bool = False
     """Layers, and the loss, are compiled."""
+    single: bool = False
+    """Each row by itself, where the model computes rows of a padded batch otherwise than alone."""
     plain_head: bool = True
     """The logits are the head's product with the last hidden state, and nothing is done to them after it."""
 
@@ -58,15 +62,16 @@ class Forward:
         self.note = note
         self.scale = 1.0
         """What the loss is multiplied with before its gradient is taken, for number formats of a small range."""
-        self.window = getattr(model.config, "sliding_window", None)
-        model.set_attn_implementation(_attention.NAME if setup.packed else "sdpa")
+        self.reach = Reach(model)
+        self._named = inspect.signature(model.get_base_model().forward).parameters
+        model.set_attn_implementation(_attention.NAME if setup.packed else own_attention(model))
 
     def lay_out(self, batch: Sequence[Tokens]) -> list[Packed | Padded]:
-        setup, parts = self.setup, micro_batches(batch, self.setup.limit)
+        setup, apart = self.setup, self.reach.apart(batch)
         if not setup.packed:
-            return [pad(part, self.device) for part in _even(batch, setup.limit)]
-        how: dict[str, Any] = {"share": setup.share, "grouped": setup.grouped, "window": self.window, "usual": setup.usual, "flash": setup.flash}
-        return [pack(part, self.device, **how) for part in parts]
+            return [pad(part, self.device) for rows in apart for part in _even(rows, 0 if setup.single else setup.limit)]
+        how: dict[str, Any] = {"share": setup.share, "grouped": setup.grouped, "usual": setup.usual, "flash": setup.flash}
+        return [pack(part, self.device, **how) for rows in apart for part in micro_batches(rows, setup.limit)]
 
     def backward(self, batch: Sequence[Tokens], ready: list[Packed | Padded] | None = None, labels: int | None = None) -> torch.Tensor:
         """Add the gradient of the batch's mean loss to the weights; the loss. Without memory for it, in smaller pieces.
@@ -105,21 +110,31 @@ class Forward:
     def _loss(self, part: Packed | Padded) -> torch.Tensor:
         """The summed loss of a micro-batch."""
         if isinstance(part, Padded):
-            keep = part.targets.shape[1]
-            logits = self.model(input_ids=part.ids, attention_mask=part.mask, logits_to_keep=keep + 1, use_cache=False).logits
-            return cross_entropy(logits[:, :-1].float().flatten(0, 1), part.targets.flatten(), ignore_index=-100, reduction="sum")
+            return cross_entropy(self.padded_logits(part).float(), part.targets.flatten(), ignore_index=-100, reduction="sum")
         if self.setup.plain_head:
             return head_loss(self.model, self.hidden(part)[part.predict], part.targets, compiled=self.setup.compiled)
         return cross_entropy(self.logits(part).float(), part.targets, reduction="sum")
 
+    def padded_logits(self, part: Padded) -> torch.Tensor:
+        """[rows * targets, vocabulary]"""
+        self.reach.begin()
+        keep = part.targets.shape[1]
+        given = {"attention_mask": part.mask, "position_ids": part.positions, "logits_to_keep": keep + 1}
+        # A class that comes with its model may know less.
+        given = {name: value for name, value in given.items() if name in self._named}
+        logits: torch.Tensor = self.model(input_ids=part.ids, use_cache=False, **given).logits
+        return logits[:, -keep - 1 : -1].flatten(0, 1)
+
     def logits(self, part: Packed) -> torch.Tensor:
         """[counted tokens, vocabulary]"""
+        self.reach.begin()
         out = self.model(input_ids=part.ids, position_ids=part.positions, logits_to_keep=part.predict, use_cache=False, rows=part.rows)
         logits: torch.Tensor = out.logits[0]
         return logits
 
     def hidden(self, part: Packed) -> torch.Tensor:
         """[tokens, hidden]: what the head is given."""
+        self.reach.begin()
         inner = self.model.get_base_model().base_model
         out = inner(input_ids=part.ids, position_ids=part.positions, use_cache=False, rows=part.rows)
         hidden: torch.Tensor = out.last_hidden_state[0]
@@ -132,9 +147,8 @@ class Forward:
         with evaluating(self.model):
             for part in self.lay_out(rows):
                 if isinstance(part, Padded):
-                    out = self.model(input_ids=part.ids, attention_mask=part.mask, logits_to_keep=part.targets.shape[1] + 1, use_cache=False)
                     counted = part.targets.flatten() >= 0
-                    logits, targets = out.logits[:, :-1].flatten(0, 1)[counted], part.targets.flatten()[counted]
+                    logits, targets = self.padded_logits(part)[counted], part.targets.flatten()[counted]
                 else:
                     logits, targets = self.logits(part), part.targets
                 loss += float(cross_entropy(logits.float(), targets, reduction="sum"))
@@ -175,41 +189,68 @@ def checkpoint_layers(model: Any) -> None:
 
 @torch.no_grad()
 def takes_packed(model: Any, rows: Sequence[Tokens], device: torch.device, note: Callable[[str], None]) -> Setup:
-    """Whether packed rows get the logits that each gets alone, asked on some short ones; and whether the head is a plain product."""
-    by_length = np.argsort(lengths_of(rows), kind="stable")[:: max(1, len(rows) // 4)][:4]
-    some = [Tokens(row.ids[:256], row.counted[:256]) for row in (rows[int(i)] for i in by_length)]
-    some = [row for row in some if row.labels] or [Tokens(rows[0].ids[:256], rows[0].ids[:256] >= 0)]
+    """How rows get the logits that each gets alone, packed if possible, asked on some of them; and whether the head is a plain product.
+
+    They are short ones, and one that reaches as far beyond the model's windows and original context as any row does.
+    """
     alone = Setup(packed=False, share=False, limit=1 << 30)
     with evaluating(model):
-        Forward(model, device, alone, note)
-        want = torch.cat([_single(model, pad([row], device)) for row in some]).float()
-        for grouped in (False, True) if _attention.takes_varlen(device, model.dtype) else (True,):
+        forward = Forward(model, device, alone, note)
+        some = forward.reach.apart(_trial_rows(rows, forward.reach))
+        want = [torch.cat([_counted(forward, pad([row], device)) for row in part]).float() for part in some]
+        if why := keeps_state(model):
+            note(f"rows can't be packed for this model: {why}")
+        for grouped in () if why else (False, True) if _attention.takes_varlen(device, model.dtype) else (True,):
             setup = Setup(packed=True, share=True, limit=1 << 30, grouped=grouped)
             fault = _fault(Forward(model, device, setup, note), some, want)
             if not fault:
                 return setup
             note(f"{'padded groups of rows' if grouped else 'the varlen kernel'} can't be used for this model's attention: {fault}")
+        forward = Forward(model, device, alone, note)
+        wrong = max(_difference(_counted(forward, pad(part, device)).float(), one) for part, one in zip(some, want, strict=True))
+        if wrong >= _allowed(model):
+            note(f"rows are computed one by one: padded, their logits would differ by {wrong:.2g}")
+            alone.single = True
     return alone
 
 
-def _fault(forward: Forward, some: Sequence[Tokens], want: torch.Tensor) -> str:
+SHORT, BEYOND = 256, 64
+
+
+def _trial_rows(rows: Sequence[Tokens], reach: Reach) -> list[Tokens]:
+    lengths = lengths_of(rows)
+    by_length = np.argsort(lengths, kind="stable")[:: max(1, len(rows) // 4)][:4]
+    some = [Tokens(row.ids[:SHORT], row.counted[:SHORT]) for row in (rows[int(i)] for i in by_length)]
+    some = [row for row in some if row.labels] or [Tokens(rows[0].ids[:SHORT], rows[0].ids[:SHORT] >= 0)]
+    longest = rows[int(np.argmax(lengths))]
+    passed = [limit for limit in reach.limits if limit < len(longest)]
+    if passed and max(passed) >= max(map(len, some)):
+        ids = longest.ids[: max(passed) + BEYOND]
+        some.append(Tokens(ids, np.arange(len(ids)) >= len(ids) - SHORT))
+    return some
+
+
+def _fault(forward: Forward, some: Sequence[Sequence[Tokens]], want: Sequence[torch.Tensor]) -> str:
     """What is wrong with packed rows, or nothing."""
-    device, setup, model = forward.device, forward.setup, forward.model
+    device, setup, model, wrong = forward.device, forward.setup, forward.model, 0.0
     try:
-        part, shared = (pack(some, device, share=share, grouped=setup.grouped, window=forward.window) for share in (False, True))
-        setup.plain_head = _plain_head(model, forward, part)
-        wrong = _difference(forward.logits(part).float(), want)
-        # Shared rows come in another order; their losses are compared, which is enough to tell one beginning from another.
-        wrong = max(wrong, _difference(forward._loss(shared), forward._loss(part)))
+        for rows, one in zip(some, want, strict=True):
+            part, shared = (pack(rows, device, share=share, grouped=setup.grouped) for share in (False, True))
+            setup.plain_head = setup.plain_head and _plain_head(model, forward, part)
+            wrong = max(wrong, _difference(forward.logits(part).float(), one))
+            # Shared rows come in another order; their losses are compared, which is enough to tell one beginning from another.
+            wrong = max(wrong, _difference(forward._loss(shared), forward._loss(part)))
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as e:
         return str(e).splitlines()[0][:200] if str(e) else type(e).__name__
-    return "" if wrong < (1e-3 if model.dtype == torch.float32 else 5e-2) else f"logits would differ by {wrong:.2g}"
+    return "" if wrong < _allowed(model) else f"logits would differ by {wrong:.2g}"
 
 
-def _single(model: Any, part: Padded) -> torch.Tensor:
-    out = model(input_ids=part.ids, attention_mask=part.mask, logits_to_keep=part.targets.shape[1] + 1, use_cache=False)
-    logits: torch.Tensor = out.logits[:, :-1].flatten(0, 1)[part.targets.flatten() >= 0]
-    return logits
+def _allowed(model: Any) -> float:
+    return 1e-4 if model.dtype == torch.float32 else 5e-2
+
+
+def _counted(forward: Forward, part: Padded) -> torch.Tensor:
+    return forward.padded_logits(part)[part.targets.flatten() >= 0]
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> float:

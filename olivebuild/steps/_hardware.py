@@ -13,6 +13,7 @@ from olivebuild.steps._compiled import compile_layers, suit_compiler
 from olivebuild.steps._encode import lengths_of
 from olivebuild.steps._forward import Setup, checkpoint_layers, takes_packed
 from olivebuild.steps._lora import join_products
+from olivebuild.steps._reach import windows_of
 from olivebuild.steps._tokens import Tokens
 
 if TYPE_CHECKING:
@@ -66,10 +67,15 @@ def _takes_flash(job: Job, model: Any, device: torch.device, longest: int, *, pa
     """Whether FlashAttention 4 is installed and attends to this model's rows as torch does."""
     if not _flash.installed():
         return False
-    config, window = model.config.get_text_config(), getattr(model.config, "sliding_window", None)
+    config = model.config.get_text_config()
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    back = window - 1 if window is not None and window < longest - 1 else None
-    fault = _flash.fault(config.num_attention_heads, config.num_key_value_heads, dim, model.dtype, device, back=back, packed=packed)
+    # Layers may differ in their windows; a model may have layers that have none beside them.
+    backs = [window - 1 for window in windows_of(model) if window < longest - 1]
+    faults = (
+        _flash.fault(config.num_attention_heads, config.num_key_value_heads, dim, model.dtype, device, back=back, packed=packed)
+        for back in (*backs, None)
+    )
+    fault = next(filter(None, faults), "")
     if fault:
         job.note(f"FlashAttention 4 can't be used: {fault}")
     return not fault

@@ -8,7 +8,7 @@ same values there, and one copy serves all of them; its gradient is the sum of t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,11 +21,28 @@ ALIKE = 0.6
 
 @dataclass(frozen=True)
 class Group:
-    """Some rows, padded: the places of their queries [rows, q] and of all that they see [rows, k]; `mask` [rows, 1, q, k]."""
+    """Some rows, padded: the places of their queries [rows, q] and of all that they see [rows, k].
+
+    `at`, `key_at`: where in its row each of them stands; the number of keys where it is padding.
+    """
 
     queries: torch.Tensor
     keys: torch.Tensor
-    mask: torch.Tensor
+    at: torch.Tensor
+    key_at: torch.Tensor
+    masks: dict[int, torch.Tensor] = field(default_factory=dict)
+    """Those that were asked for, since layers of one window share theirs."""
+
+    def mask(self, window: int | None) -> torch.Tensor:
+        """What each query sees, [rows, 1, q, k]. `window`: how many tokens back it does, itself included."""
+        depth = self.keys.shape[1]
+        window = depth if window is None else min(window, depth)
+        if window not in self.masks:
+            # A padded query sees everything, since nothing at all would give NaN; a padded key is seen by none but those.
+            at, key_at = self.at[:, None, :, None], self.key_at[:, None, None, :]
+            mask = key_at <= at
+            self.masks[window] = mask if window == depth else mask & ((at - key_at < window) | (at == depth))
+        return self.masks[window]
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,7 @@ class Padded:
 
     ids: torch.Tensor
     mask: torch.Tensor
+    positions: torch.Tensor
     targets: torch.Tensor
 
 
@@ -84,13 +102,10 @@ def micro_batches(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]
     return ([batch[i] for i in sorted(rows)] for _, rows in sorted(bins, key=lambda b: min(b[1])))
 
 
-def pack(
-    batch: Sequence[Tokens], device: torch.device, *, share: bool, grouped: bool, window: int | None = None, usual: int = 0, flash: bool = False
-) -> Packed:
+def pack(batch: Sequence[Tokens], device: torch.device, *, share: bool, grouped: bool, usual: int = 0, flash: bool = False) -> Packed:
     """Lay rows out. `share`: beginnings once; `grouped`: also as padded groups, for attention that takes rows of one length.
 
-    `window`: how many tokens back the groups' masks let a token see, itself included. `usual`: the length that most rows have, if there is one.
-    `flash`: FlashAttention 4 is to attend to them.
+    `usual`: the length that most rows have, if there is one. `flash`: FlashAttention 4 is to attend to them.
     """
     order = sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist()) if share else range(len(batch))
     ids, positions, keys, starts, predict, targets = [], [], [], [0], [], []
@@ -112,7 +127,7 @@ def pack(
         else:
             # The same row again: its tokens are there, only its labels are counted once more.
             keys.pop()
-    rows = _rows(keys, starts, device, plain=count == sum(map(len, keys)), grouped=grouped, window=window)
+    rows = _rows(keys, starts, device, plain=count == sum(map(len, keys)), grouped=grouped)
     if rows.keys is None and all(len(row) == usual for row in batch):
         rows = replace(rows, alike=len(batch))
     rows = replace(rows, flash=flash)
@@ -132,10 +147,10 @@ def _common(before: np.ndarray, ids: np.ndarray) -> int:
     return int(differs[0]) if len(differs) else length
 
 
-def _rows(keys: list[np.ndarray], starts: list[int], device: torch.device, *, plain: bool, grouped: bool, window: int | None) -> Rows:
+def _rows(keys: list[np.ndarray], starts: list[int], device: torch.device, *, plain: bool, grouped: bool) -> Rows:
     own = np.diff(starts)
     seen = np.array([len(k) for k in keys])
-    groups, back = _groups(keys, starts, device, window) if grouped else ((), None)
+    groups, back = _groups(keys, starts, device) if grouped else ((), None)
     return Rows(
         None if plain else _tensor(np.concatenate(keys), device),
         _tensor(np.array(starts), device, np.int32),
@@ -147,7 +162,7 @@ def _rows(keys: list[np.ndarray], starts: list[int], device: torch.device, *, pl
     )
 
 
-def _groups(keys: list[np.ndarray], starts: list[int], device: torch.device, window: int | None) -> tuple[tuple[Group, ...], torch.Tensor]:
+def _groups(keys: list[np.ndarray], starts: list[int], device: torch.device) -> tuple[tuple[Group, ...], torch.Tensor]:
     own = np.diff(starts)
     order = sorted(range(len(keys)), key=lambda i: (-len(keys[i]), i))
     members: list[list[int]] = []
@@ -159,7 +174,6 @@ def _groups(keys: list[np.ndarray], starts: list[int], device: torch.device, win
     for rows in members:
         width, depth = max(int(own[i]) for i in rows), len(keys[rows[0]])
         queries, places = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), depth), np.int64)
-        # A padded query sees everything, since nothing at all would give NaN; a padded key is seen by none but those.
         at, key_at = np.full((len(rows), width), depth), np.full((len(rows), depth), depth)
         for r, i in enumerate(rows):
             n, total = int(own[i]), len(keys[i])
@@ -167,10 +181,7 @@ def _groups(keys: list[np.ndarray], starts: list[int], device: torch.device, win
             at[r, :n] = np.arange(total - n, total)
             places[r, :total], key_at[r, :total] = keys[i], np.arange(total)
             back[starts[i] : starts[i + 1]] = offset + r * width + np.arange(n)
-        mask = key_at[:, None, :] <= at[:, :, None]
-        if window is not None:
-            mask &= (at[:, :, None] - key_at[:, None, :] < window) | (at[:, :, None] == depth)
-        groups.append(Group(_tensor(queries, device), _tensor(places, device), torch.from_numpy(mask[:, None]).to(device)))
+        groups.append(Group(_tensor(queries, device), _tensor(places, device), _tensor(at, device), _tensor(key_at, device)))
         offset += queries.size
     return tuple(groups), _tensor(back, device)
 
@@ -192,4 +203,6 @@ def pad(batch: Sequence[Tokens], device: torch.device) -> Padded:
         known = np.where(row.counted, row.ids, -100)[1:][-keep:]
         if len(known):
             targets[r, -len(known) :] = known
-    return Padded(_tensor(ids, device), _tensor(mask, device), _tensor(targets, device))
+    # Its own, also of a padded row: where positions are counted from the padding, a model may take the row for a longer one.
+    positions = np.maximum(mask.cumsum(1) - 1, 0)
+    return Padded(*(_tensor(x, device) for x in (ids, mask, positions, targets)))

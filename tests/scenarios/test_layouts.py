@@ -39,7 +39,7 @@ def test_a_packed_row_has_the_logits_it_has_alone(architecture: str, tiny_model:
     for share in (False, True):
         order = sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist()) if share else range(len(batch))
         with torch.no_grad():
-            found = forward.logits(pack(batch, torch.device("cpu"), share=share, grouped=True, window=getattr(model.config, "sliding_window", None)))
+            found = forward.logits(pack(batch, torch.device("cpu"), share=share, grouped=True))
         for logits in wanted.values():
             alone = torch.cat([logits[i][:-1][batch[i].counted[1:]] for i in order])
             assert (found - alone).abs().max() < 1e-5

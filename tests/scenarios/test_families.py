@@ -1,0 +1,112 @@
+"""What is done with the families that people fine-tune is right: measured on tiny models configured as they are published (tests/families.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.families import FAMILIES, ORIGINAL, WINDOW, write
+from tests.scenarios.training import adapted
+
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
+TRAINED = [name for name, family in FAMILIES.items() if not family.stored]
+PADDED = {"Gemma-2", "Granite-4-H", "LFM2", "Nemotron", "gpt-oss"}
+"""Those whose rows can't lie end to end: soft caps, states, a mask of their own, sinks."""
+
+
+def rows_around(*lengths: int) -> list[Any]:
+    """Rows of random tokens around lengths at which models begin to do something else, and some that begin alike."""
+    from olivebuild.steps._tokens import Tokens
+
+    random = np.random.default_rng(0)
+    start = random.integers(8, 300, 12)
+    made = [random.integers(8, 300, n) for n in (9, *(m + d for m in lengths for d in (-1, 0, 1, 20)))]
+    made += [np.concatenate([start, ids[:40]]) for ids in made[:3]]
+    return [Tokens(ids.astype(np.int32), np.arange(len(ids)) >= len(ids) // 2) for ids in made]
+
+
+def alone(model: Any, rows: list[Any]) -> tuple[float, Any]:
+    """The mean loss and its gradient, each row by itself through the class as transformers loads it."""
+    import torch
+
+    model.zero_grad()
+    total, count = 0.0, sum(row.labels for row in rows)
+    for row in rows:
+        ids, counted = torch.tensor(row.ids).long(), torch.tensor(row.counted[1:])
+        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+        loss = torch.nn.functional.cross_entropy(logits[counted], ids[1:][counted], reduction="sum") / count
+        loss.backward()
+        total += float(loss.detach())
+    return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+
+def trained(folder: Path) -> tuple[str, float, float]:
+    """How rows are laid out, and how far loss and gradient are, as shares, from those of rows one by one."""
+    import torch
+
+    from olivebuild.steps._forward import Forward, takes_packed
+
+    model, rows = adapted(folder).eval(), rows_around(WINDOW, ORIGINAL)
+    loss, slope = alone(model, rows)
+    setup = takes_packed(model, rows, torch.device("cpu"), lambda text: None)
+    wrong, turned = 0.0, 0.0
+    for share, limit in ((setup.packed, 10_000), (False, 100)):
+        setup.share, setup.limit = share, limit
+        model.zero_grad()
+        forward = Forward(model, torch.device("cpu"), setup, print)
+        found = float(forward.backward(rows))
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+        judged = forward.judge(rows)
+        wrong = max(wrong, abs(found / loss - 1), abs(judged[0] / judged[2] / loss - 1))
+        turned = max(turned, float((gradient - slope).norm() / slope.norm()))
+    return "packed" if setup.packed else "one by one" if setup.single else "padded", wrong, turned
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_rows_are_trained_on_as_each_is_alone(name: str, tmp_path: Path) -> None:
+    how, wrong, turned = trained(write(name, tmp_path / "model", dtype="float32"))
+    assert how == ("padded" if name in PADDED else "packed")
+    assert wrong < 1e-5
+    assert turned < 1e-5
+
+
+def test_rows_of_a_growing_rope_are_alone(tmp_path: Path) -> None:
+    scaling = {"type": "dynamic", "factor": 2.0}
+    how, wrong, turned = trained(write("Falcon3", tmp_path / "model", dtype="float32", rope_scaling=scaling, max_position_embeddings=ORIGINAL))
+    assert (how, wrong < 1e-5, turned < 1e-5) == ("packed", True, True)
+
+
+def test_long_rows_are_tried_beyond_a_window_and_an_original_context(tmp_path: Path) -> None:
+    from olivebuild.steps._forward import _trial_rows
+    from olivebuild.steps._reach import Reach
+
+    reach = Reach(adapted(write("Gemma-3", tmp_path / "gemma", dtype="float32", sliding_window=512)))
+    assert reach.limits == [512]
+    assert max(map(len, _trial_rows(rows_around(700), reach))) == 576
+    assert max(map(len, _trial_rows(rows_around(400), reach))) == 256
+    phi = Reach(adapted(write("Phi-3.5", tmp_path / "phi", dtype="float32")))
+    assert ORIGINAL in phi.limits
+    assert [len(rows) for rows in phi.apart(rows_around(ORIGINAL))] == [4, 4]
+
+
+def test_padding_that_changes_a_row_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from olivebuild.steps._forward import takes_packed
+
+    model, said = adapted(write("LFM2", tmp_path / "model", dtype="float32")).eval(), []
+    # A class that forgets to leave padding out of its convolutions.
+    base = model.get_base_model().model
+    monkeypatch.setattr("transformers.models.lfm2.modeling_lfm2.apply_mask_to_padding_states", lambda states, mask: states)
+    base.embed_tokens.weight.data[0] = 3.0
+    setup = takes_packed(model, rows_around(WINDOW), torch.device("cpu"), said.append)
+    assert (setup.packed, setup.single) == (False, True)
+    assert "one by one" in said[-1]
