@@ -234,6 +234,10 @@ def _run(job: Job) -> None:
         assert source is not None
         job.result = Result(provenance={"pin": _fetch.pin(job, source, dataset=step.kind == "dataset")})
     else:
+        if any(given.kind in ("model", "merged") for given in action.inputs.values()):
+            from olivebuild.steps import _opened
+
+            _opened.check_inputs(job)
         step.run(job)
 
 

@@ -47,23 +47,49 @@ def parameters_in(folder: Path) -> int:
 def load_model(
     folder: str | Path, dtype: torch.dtype, device: torch.device | str = "cpu", *, trust_remote_code: bool = False, quantised: Any = None
 ) -> Any:
-    """A causal language model in evaluation mode, its weights as `quantised` (a configuration of transformers) says. Raises InputError."""
+    """A causal language model in evaluation mode, its weights as `quantised` (a configuration of transformers) says.
+
+    Raises InputError for what can't be loaded, and for weights that transformers would make up, or that are NaN or infinite.
+    """
+    from olivebuild.steps._opened import check_loaded, first_line
+
     if parameters_in(Path(folder)) < SMALL:
         torch.set_num_threads(1)
     _vector_math.make_ready()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **({"quantization_config": quantised, "device_map": {"": str(device)}} if quantised else {}),
         )
-    except (OSError, ValueError) as e:
-        first = str(e).strip().splitlines()[0]
-        raise InputError(f"the model can't be loaded: {first[:300]}", where=str(folder), hint="does transformers load this folder?") from None
-    return (model if quantised else model.to(device)).eval()
+    except ModuleNotFoundError:
+        raise
+    except (OSError, ValueError, ImportError) as e:
+        raise InputError(f"the model can't be loaded: {first_line(e)}", where=str(folder), hint="does transformers load this folder?") from None
+    model, info = loaded
+    check_loaded(info, "", str(folder))
+    model = model if quantised else model.to(device)
+    if odd := odd_numbers(model):
+        hint = "is the download complete, and did the training that made it go well?"
+        raise InputError(f"{odd[0]} holds NaN or infinite numbers ({len(odd)} such tensors)", where=str(folder), hint=hint)
+    return model.eval()
+
+
+def odd_numbers(model: Any) -> list[str]:
+    """The parameters of a model that hold NaN or infinite numbers."""
+
+    def is_odd(tensor: torch.Tensor) -> bool:
+        # A sum needs no memory; one that is too large says nothing yet.
+        kind = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+        return not torch.isfinite(tensor.sum(dtype=kind)) and not bool(torch.isfinite(tensor).all())
+
+    with torch.no_grad():
+        return [name for name, tensor in model.named_parameters() if tensor.is_floating_point() and is_odd(tensor)]
 
 
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Any:

@@ -74,8 +74,18 @@ class Merged(Step):
             from olivebuild.steps._fetch import fetch
 
             job.result = Result(reference=fetch(job, fields.source))
+            check_brought(job, job.result.reference)
         else:
             merge(job, fields)
+
+
+def check_brought(job: Job, folder: Path | None) -> None:
+    from olivebuild.steps import _opened
+
+    try:
+        _opened.check_output(job, folder or job.out)
+    except ModuleNotFoundError as e:
+        job.note(f"not opened, since {e.name} is not installed: what reads it will see whether it is whole")
 
 
 def merge(job: Job, fields: MergedFields) -> None:
@@ -106,6 +116,7 @@ def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reprodu
     from olivebuild.manifest import Merge
     from olivebuild.steps._assemble import Ahead
     from olivebuild.steps._merge import merge_all, multiplication, overlay
+    from olivebuild.steps._opened import keep_finite
     from olivebuild.steps.onnx import known_recipes
 
     job.progress("merging", 0, len(changed))
@@ -127,6 +138,8 @@ def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reprodu
     job.progress("merging", len(changed), len(changed))
     merge = None if job.action.publish else Merge(job.input("adapter").manifest, reproducible, tuple(computed))
     manifest, merged = overlay(job.store, model, computed, merge)
+    # The base's weights were looked at before, the merged ones each when it was made.
+    keep_finite(job.store, merged.model_digest())
     job.result = Result(
         digests={"": merged.model_digest()},
         metrics={"adapter_tensors": 2 * len(changed), "merge_error": error},
@@ -140,7 +153,7 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
     import torch
     from peft import PeftModel, get_peft_model_state_dict
 
-    from olivebuild.steps import _models
+    from olivebuild.steps import _models, _opened
     from olivebuild.tensors import tensors_of
 
     dtype = getattr(torch, stored_dtype(base))
@@ -172,6 +185,7 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
     if odd:
         raise InputError(f"the merged {odd[0]} is not finite", where=job.where("adapter"), hint="does the adapter hold NaN?")
     _models.save_model(merged, job.out, extra_from=base)
+    _opened.check_output(job, job.out, trust=job.input("model").trust_remote_code)
     job.progress("merging", 1, 1)
     job.result = Result(metrics={"adapter_tensors": len(given)})
 

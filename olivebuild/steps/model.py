@@ -68,6 +68,7 @@ def _convert(job: Job, gguf: Path, dtype: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from olivebuild.steps._models import canonical_config
+    from olivebuild.steps._opened import check_loaded, check_output
 
     with open(gguf, "rb") as f:
         if f.read(4) != b"GGUF":
@@ -76,12 +77,14 @@ def _convert(job: Job, gguf: Path, dtype: str) -> None:
     where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, output_loading_info=True, **where)
     except Exception as e:
         # A malformed file fails in as many ways as it has bytes.
         raise InputError(
             f"{gguf.name} can't be read: {e}", where=job.where("source"), hint="is its architecture one that transformers reads from GGUF?"
         ) from None
+    model, info = loaded
+    check_loaded(info, gguf.name, job.where("source"))
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -99,6 +102,7 @@ def _convert(job: Job, gguf: Path, dtype: str) -> None:
     model.generation_config.save_pretrained(job.out)
     tokenizer.save_pretrained(job.out)
     canonical_config(job.out)
+    check_output(job, job.out)
 
 
 STEP = Model()

@@ -1,0 +1,256 @@
+"""A model is opened before anything is made of it: what is missing, odd or not finite is one error, and is looked for once."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from olivebuild.errors import InputError
+from olivebuild.executor import ActionInput
+from olivebuild.steps import _opened
+from olivebuild.store import Store
+from olivebuild.worker import Job
+from tests.scenarios.steps import given, job_in, weights_in
+
+# The libraries warn of their own future.
+pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+SMALL: dict[str, Any] = {
+    "vocab_size": 384, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+}  # fmt: skip
+EXPERTS = {"num_experts_per_tok": 2, "head_dim": 32}
+CLASSES: dict[str, dict[str, Any]] = {
+    "Phi3": {},
+    "Qwen2": {"tie_word_embeddings": True},
+    # Classes that fuse or rename what is stored.
+    "Qwen3Moe": {**EXPERTS, "num_experts": 4, "moe_intermediate_size": 32},
+    "GptOss": {**EXPERTS, "num_local_experts": 4},
+    "Mixtral": {"num_local_experts": 4},
+    "GraniteMoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+def made(folder: Path, name: str) -> Path:
+    import torch
+    import transformers
+
+    config = getattr(transformers, f"{name}TextConfig" if name == "Gemma3" else f"{name}Config")(**SMALL | CLASSES[name])
+    torch.manual_seed(0)
+    getattr(transformers, f"{name}ForCausalLM")(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def changed(folder: Path, **tensors: Any) -> None:
+    """Store other tensors under these names; None takes one away."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    held = load_file(file) | {name: t for name, t in tensors.items() if t is not None}
+    save_file({name: t for name, t in held.items() if name not in tensors or tensors[name] is not None}, file, {"format": "pt"})
+
+
+def edit(file: Path, **changes: Any) -> None:
+    """Set fields of a JSON file; None takes one away."""
+    data = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({name: value for name, value in data.items() if value is not None}))
+
+
+@pytest.fixture
+def job(tmp_path: Path, store: Store) -> Job:
+    return job_in(tmp_path / "job", store)
+
+
+def opened(job: Job, store: Store, folder: Path) -> list[str]:
+    """What is told of a model."""
+    job._stream = io.StringIO()
+    _opened.check(job, weights_in(store, folder), "base", None)
+    return [json.loads(line)["text"] for line in job._stream.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_each_tensor_that_a_class_expects_must_be_there(name: str, tmp_path: Path, job: Job, store: Store) -> None:
+    import torch
+
+    folder = made(tmp_path / "m", name)
+    weights = weights_in(store, folder).by_name
+    assert opened(job, store, folder) == []
+    shutil.copytree(folder, tmp_path / "odd")
+    changed(tmp_path / "odd", **{"model.odd.weight": torch.zeros(2)})
+    assert opened(job, store, tmp_path / "odd") == [f"base: model.odd.weight ignored: {name}ForCausalLM has no such tensors"]
+    for gone in ("model.norm.weight", "model.embed_tokens.weight", next(n for n in sorted(weights) if "layers.1.self_attn" in n)):
+        shutil.copytree(folder, tmp_path / gone)
+        changed(tmp_path / gone, **{gone: None})
+        with pytest.raises(InputError, match=rf"base: the weights lack (lm_head.weight, )?{gone}"):
+            opened(job, store, tmp_path / gone)
+    changed(folder, **{"model.norm.weight": torch.zeros(63, dtype=torch.bfloat16)})
+    with pytest.raises(InputError, match=r"model.norm.weight has the shape \[63\], where config.json makes it \[64\]"):
+        opened(job, store, folder)
+
+
+def test_an_expert_that_is_missing_is_told(tmp_path: Path, job: Job, store: Store) -> None:
+    folder = made(tmp_path / "m", "Qwen3Moe")
+    gone = "model.layers.1.mlp.experts.2.down_proj.weight"
+    assert gone in weights_in(store, folder).by_name
+    changed(folder, **{gone: None})
+    with pytest.raises(InputError, match="experts"):
+        opened(job, store, folder)
+
+
+def test_what_was_proven_needs_no_library(tmp_path: Path, job: Job, store: Store, llama: Path) -> None:
+    import torch
+
+    opened(job, store, llama)
+    # Another adapter merged into it has the same structure.
+    shutil.copytree(llama, tmp_path / "other")
+    changed(tmp_path / "other", **{"model.norm.weight": torch.ones(64, dtype=torch.bfloat16)})
+    edit(tmp_path / "other" / "generation_config.json", eos_token_id=[2, 3])
+    script = """if True:
+    import io, sys
+    from pathlib import Path
+    from olivebuild.executor import Action, ActionInput
+    from olivebuild.steps import _opened
+    from olivebuild.worker import Job
+    cache, out, folder, found = sys.argv[1:]
+    given = ActionInput(folder, folder, "model", "base", digest=found)
+    job = Job(Action("t", "t", "merged", "0" * 32, {}, {"model": given}, {}, out, out, cache), io.StringIO())
+    _opened.check_inputs(job)
+    print(sorted({"torch", "transformers"} & set(sys.modules)))
+    """
+    arguments = [str(store.root), str(job.out), str(tmp_path / "other"), given(store, tmp_path / "other").digest]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_config_without_architectures_is_told(llama: Path, tmp_path: Path, job: Job, store: Store) -> None:
+    folder = shutil.copytree(llama, tmp_path / "m")
+    edit(folder / "config.json", architectures=None)
+    with pytest.raises(InputError, match=r"base: config.json names no architectures"):
+        opened(job, store, folder)
+
+
+def test_a_model_that_transformers_does_not_know_is_told(llama: Path, tmp_path: Path, job: Job, store: Store) -> None:
+    folder = shutil.copytree(llama, tmp_path / "m")
+    edit(folder / "config.json", model_type="tomorrow")
+    with pytest.raises(InputError, match="base: transformers can't open the model"):
+        opened(job, store, folder)
+
+
+# Tokens
+
+
+def grown(folder: Path, *tokens: str) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    tokenizer.save_pretrained(folder)
+
+
+def with_vocabulary(model: Path, folder: Path) -> Path:
+    """A copy of a model whose embedding has as many rows as its tokenizer has tokens."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    shutil.copytree(model, folder)
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    loaded.resize_token_embeddings(len(AutoTokenizer.from_pretrained(folder)))
+    loaded.save_pretrained(folder)
+    return folder
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_told(llama: Path, tmp_path: Path, job: Job, store: Store) -> None:
+    folder = with_vocabulary(llama, tmp_path / "m")
+    assert opened(job, store, folder) == []
+    grown(folder, "<|tone|>", "<|end_of_turn|>")
+    rows = weights_in(store, folder).by_name["model.embed_tokens.weight"].shape[0]
+    with pytest.raises(
+        InputError, match=rf"the tokenizer has {rows + 2} tokens, the model's embedding {rows}; '<|tone|>' has no place".replace("|", r"\|")
+    ):
+        opened(job, store, folder)
+
+
+def test_a_token_for_images_may_have_no_place(llama: Path, tmp_path: Path, job: Job, store: Store) -> None:
+    folder = with_vocabulary(llama, tmp_path / "m")
+    grown(folder, "<image_soft_token>")
+    edit(folder / "tokenizer_config.json", image_token="<image_soft_token>")
+    (told,) = opened(job, store, folder)
+    assert told == "base: the tokens <image_soft_token> have no place in the embedding; texts that hold them fail"
+
+
+# Values
+
+KINDS = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
+
+
+@pytest.mark.parametrize("dtype", [*KINDS, "BF16"])
+def test_numbers_that_are_not_finite_are_found(dtype: str) -> None:
+    def stored(value: float) -> bytes:
+        values = np.array([0.0, -0.0, -1.5, 1e-40, value, 3.0])
+        if dtype == "BF16":
+            return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
+        return values.astype(KINDS[dtype]).tobytes()
+
+    largest = 65504.0 if dtype == "F16" else 3.3e38
+    assert all(_opened.is_finite(stored(v), dtype) for v in (0.0, largest, -largest))
+    assert not any(_opened.is_finite(stored(v), dtype) for v in (float("nan"), -float("nan"), float("inf"), -float("inf")))
+    assert _opened.is_finite(b"", dtype)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_base_that_is_not_finite_is_refused(value: float, llama: Path, tmp_path: Path, store: Store) -> None:
+    import torch
+
+    from olivebuild.steps._models import load_model
+
+    folder = shutil.copytree(llama, tmp_path / "m")
+    norm = torch.ones(64, dtype=torch.bfloat16)
+    norm[5] = value
+    changed(folder, **{"model.norm.weight": norm})
+    with pytest.raises(InputError, match=r"model.norm.weight holds NaN or infinite numbers"):
+        load_model(folder, torch.float32)
+    inputs = {"model": given(store, folder)}
+    with pytest.raises(InputError, match=r"base: model.norm.weight holds NaN or infinite numbers"):
+        _opened.check_inputs(job_in(tmp_path / "merge", store, inputs, kind="merged"))
+
+
+def test_weights_are_looked_at_once(llama: Path, tmp_path: Path, store: Store) -> None:
+    inputs = {"model": given(store, llama)}
+    _opened.check_inputs(job_in(tmp_path / "one", store, inputs, kind="merged"))
+    assert _opened._known(store, _opened.finite_key(inputs["model"].digest))
+
+
+# Loading
+
+
+def test_a_model_is_never_loaded_with_tensors_made_up(llama: Path, tmp_path: Path) -> None:
+    import torch
+
+    from olivebuild.steps._models import load_model
+
+    folder = shutil.copytree(llama, tmp_path / "m")
+    changed(folder, **{"model.norm.weight": None})
+    with pytest.raises(InputError, match=r"the weights lack model.norm.weight"):
+        load_model(folder, torch.float32)
+    changed(folder, **{"model.norm.weight": torch.ones(63)})
+    with pytest.raises(InputError, match=r"model.norm.weight has the shape \[63\]"):
+        load_model(folder, torch.float32)
+
+
+def test_other_weight_files_are_told(llama: Path, tmp_path: Path, store: Store) -> None:
+    folder = shutil.copytree(llama, tmp_path / "m")
+    shutil.copyfile(folder / "model.safetensors", folder / "model_before.safetensors")
+    job = job_in(tmp_path / "job", store, {"model": given(store, folder)}, kind="merged")
+    _opened.check_inputs(job)
+    assert "base: model_before.safetensors ignored: loaders read model.safetensors" in job._stream.getvalue()
+
+
+def test_only_models_are_opened(tmp_path: Path, store: Store) -> None:
+    inputs = {"data": ActionInput("nowhere", "nowhere", "dataset", "rows")}
+    _opened.check_inputs(job_in(tmp_path / "a", store, inputs, kind="adapter"))
