@@ -31,6 +31,7 @@ from olivebuild.workspace import Last
 
 POLL_SECONDS = 0.1
 MAX_ATTEMPTS = 4
+BROUGHT = ("model", "merged")
 
 
 class Report(Struct):
@@ -74,6 +75,9 @@ class Build:
         self._room = room or Room({})
         self._keep_going = keep_going
         self._failed: set[str] = set()
+        """Nodes that failed, or that nothing but these needs."""
+        self._told: set[str] = set()
+        """What was said of the models."""
 
     def run(self, goals: Iterable[str], recalled: Recalled | None = None) -> Report:
         """Build the goals. Raises nothing for a step that failed (it is in the report); raises BuildError for what comes before."""
@@ -94,6 +98,7 @@ class Build:
             known = recalled and self.planner.plan_from(recalled.plan, recalled.changed)
             report.plan = plan = known or self.planner.plan(report.goals)
             self._announce(plan)
+            self._check_models(plan, report)
             turns = Turns(self.planner.graph, plan)
             while True:
                 # After a failure what runs may end, but nothing new begins.
@@ -110,6 +115,9 @@ class Build:
                     changed = set(self._waiting)
                 if changed:
                     self.planner.update(plan, self._same_keys(plan, changed))
+                    if any(plan.states[name].node.source and plan.states[name].node.kind in BROUGHT for name in changed):
+                        # What was far away lies here now, and can be read.
+                        self._check_models(plan, report)
             left = [s.node.target for s in plan.states.values() if s.needed and s.verdict is not Verdict.FRESH]
             if left and not report.errors:
                 raise StepError(f"{left[0]} could not be made, and no step says why", hint="this is a fault of olivebuild; please report it")
@@ -120,6 +128,31 @@ class Build:
             self._save(report)
         report.seconds = time.monotonic() - start
         return report
+
+    def _check_models(self, plan: Plan, report: Report) -> None:
+        """Tell what can't be made of the models at hand, before hours go into it; what only such steps would read is not made either."""
+        if not any(s.verdict in (Verdict.STALE, Verdict.WAITING) for s in plan.states.values()):
+            return
+        from olivebuild.model_config import problems
+
+        for problem in problems(self.planner, plan):
+            nodes = [plan.states[name].node for name in problem.nodes if name not in self._failed]
+            if problem.fact in self._told or not nodes:
+                continue
+            self._told.add(problem.fact)
+            if not problem.fails:
+                self._say("note", nodes[0], text=problem.fact if not problem.hint else f"{problem.fact}: {problem.hint}")
+                continue
+            report.errors.append(problem.error())
+            for node in nodes:
+                self._failed.add(node.name)
+                if node.target not in report.failed:
+                    report.failed.append(node.target)
+                    self._say("failed", node, fact=problem.fact, where=str(problem.where), hint=problem.hint)
+        for name in reversed(list(plan.states)):
+            users = [user for _, user in self.planner.graph.users.get(name, ()) if user in plan.states]
+            if users and plan.states[name].node.target not in plan.goals and self._failed.issuperset(users):
+                self._failed.add(name)
 
     def _act(self, plan: Plan, turns: Turns, report: Report) -> set[str]:
         """Restore what is cached and start what can run. The nodes of which that changed what a plan says."""

@@ -144,18 +144,24 @@ def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
 def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Show what a build would run, why, and what it cost last time. Runs nothing.
 
+    What the models at hand are known not to allow is an error here, too.
+
     \b
     olivebuild plan onnx-int4
     """
     from olivebuild import console, live
+    from olivebuild.model_config import problems
 
     project = open_all(ctx, settings)
     with live.hashing(project.workspace.memo):
         made = project.planner.plan(project.graph.goals(targets))
+        found = problems(project.planner, made)
     project.workspace.memo.save()
+    failing = [problem for problem in found if problem.fails]
     if not as_json:
         console.show_plan(made)
-        return
+        console.show_problems(found)
+        ctx.exit(1 if failing else 0)
     rows = []
     for name in made.targets:
         verdict, states = made.target(name)
@@ -164,7 +170,9 @@ def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...]
         kind = project.graph.targets[name].kind
         seconds = round(sum(cost), 3) if cost else None
         rows.append({"target": name, "kind": kind, "verdict": verdict.value, "key": last.key, "seconds": seconds, "reasons": reasons})
-    click.echo(json.dumps({"targets": rows}, indent=2, ensure_ascii=False))
+    told = {"problems": [p.to_json() for p in failing], "notes": [p.to_json() for p in found if not p.fails]}
+    click.echo(json.dumps({"targets": rows, **told}, indent=2, ensure_ascii=False))
+    ctx.exit(1 if failing else 0)
 
 
 @main.command()

@@ -20,6 +20,7 @@ from olivebuild.gates import FIGURES, Judgement
 from olivebuild.history import Entry
 from olivebuild.key import Reason
 from olivebuild.lines import summary
+from olivebuild.model_config import Problem
 from olivebuild.plan import Plan, Verdict
 from olivebuild.wording import clean, describe, difference, figure, listed, seconds, size
 from olivebuild.wording import heading as named
@@ -69,6 +70,15 @@ def show_plan(plan: Plan) -> None:
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 and text else ""
         last = f"  [bright_black]{seconds(cost)} last time[/]" if cost else ""
         console.print(f"[{COLOURS[verdict]}]{verdict.value:<8}[/] {name:<14} {escape(clean(text + more))}{last}".rstrip())
+
+
+def show_problems(problems: Iterable[Problem]) -> None:
+    """What goes wrong with a plan, as errors; what is only to be known, below the plan."""
+    for problem in problems:
+        if problem.fails:
+            show_error(problem.error())
+        else:
+            stdout().print(f"[bright_black]{'note':<8}[/] {problem.target:<14} {escape(clean(f'{problem.where}: {problem.fact}; {problem.hint}'))}")
 
 
 def unique_reasons(states: Iterable[Any], target: str) -> list[Reason]:
