@@ -216,15 +216,16 @@ def _lengths(mini: Miniature, model: Any, folder: Path) -> Proof:
         if fault := difference.beyond(Difference(WRONG, WRONG)):
             return Proof(wrong=fault)
         usual = max(usual, difference.spread)
+    inexact = usual > LIMITS["fp32"].spread
     # What a constant of the graph is rounded by shows at every length; what comes to it at a boundary is something else.
     limit = Difference(max(LIMITS["fp32"].spread, 4 * usual), ANY)
     for real, length in mini.boundaries:
         if fault := tries.fault(length - STEPS, limit):
-            return Proof(max(SHORT) + STEPS, fault)
+            return Proof(max(SHORT) + STEPS, fault, inexact=inexact)
         for prompt in (length - 1, length + BEYOND):
             if fault := tries.fault(prompt, limit):
-                return Proof(real, fault)
-    return Proof()
+                return Proof(real, fault, inexact=inexact)
+    return Proof(inexact=inexact)
 
 
 @torch.inference_mode()

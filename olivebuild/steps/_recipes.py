@@ -5,7 +5,7 @@ Written by _trace.py, which watches the model builder; read by _assemble.py. Nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -22,6 +22,9 @@ VERSION = 2
 """Raise it when an evaluation or a quantiser would give other bytes."""
 Dtype = Literal["BF16", "F16", "F32"]
 Algorithm = Literal["default", "k_quant"]
+PIECE = 1 << 24
+"""Bytes of a weight that are looked at together."""
+DAMAGED = "the weights are damaged, or their training diverged; nothing was converted"
 Rows = Callable[[int, int], np.ndarray]
 """(first row, count) -> rows as stored numbers."""
 
@@ -167,17 +170,27 @@ class NotFinite(Exception):
 
 
 def _finite(values: np.ndarray, dtype: str) -> bool:
+    """Of stored numbers."""
     if dtype == "BF16":
-        return not bool(((values & 0x7F80) == 0x7F80).any())
+        return not values.size or int((values & 0x7FFF).max()) < 0x7F80
     return bool(np.isfinite(values).all())
+
+
+def check_finite(weights: Iterable[Weight]) -> None:
+    """Raises NotFinite for the first weight that holds infinities or NaN."""
+    for weight in weights:
+        stored = _kernels.STORED.get(weight.dtype)
+        for start in range(0, weight.size if stored else 0, PIECE):
+            if not _finite(np.frombuffer(weight.read(start, min(PIECE, weight.size - start)), stored), weight.dtype):
+                raise NotFinite(f"{weight.name} holds infinities or NaN", DAMAGED)
 
 
 def _not_finite(recipe: Recipe, weights: Mapping[str, Weight]) -> NotFinite:
     """Whether the weight itself is not finite, or does not fit into the number format."""
-    for name in sorted(recipe.sources()):
-        weight = weights[name]
-        if not _finite(np.frombuffer(weight.read(), _kernels.STORED[weight.dtype]), weight.dtype):
-            return NotFinite(f"{name} holds infinities or NaN", "the weights are damaged, or their training diverged; nothing was converted")
+    try:
+        check_finite(weights[name] for name in sorted(recipe.sources()))
+    except NotFinite as e:
+        return e
     which = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}[recipe.dtype]
     hint = "precision: bf16 or fp32 has the range of bfloat16; float16 ends at 65504"
     return NotFinite(f"{' or '.join(sorted(recipe.sources()))} does not fit {which}: it holds numbers beyond its range", hint)

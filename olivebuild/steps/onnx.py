@@ -180,7 +180,7 @@ def _build(job: Job, fields: OnnxFields) -> None:
     folder, skeleton = _skeleton(job, fields, model)
     if skeleton.because:
         job.note(f"built whole by the model builder: {skeleton.because}")
-        _build_whole(job, fields, skeleton.because, length)
+        _build_whole(job, fields, model, skeleton.because, length)
         return
     job.progress("quantising", 0, 1)
     limit_length(folder, length)
@@ -269,6 +269,8 @@ def _skeleton(job: Job, fields: OnnxFields, model: Weights) -> tuple[Path, Skele
     if known := _restore(job, derived, key, folder):
         return folder, known
     folder.mkdir()
+    # The builder's quantiser and ours make something else of what is no number, which is not to be held against all models of this structure.
+    _check_finite(job, model)
     skeleton = _trace(job, fields, model, folder)
     _, blob = job.store.put_folder(folder, job.out.parent)
     derived.put({key: ((blob, job.store.path(blob).stat().st_size),)})
@@ -305,10 +307,20 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
     return skeleton
 
 
-def _build_whole(job: Job, fields: OnnxFields, because: str, length: int) -> None:
+def _check_finite(job: Job, model: Weights) -> None:
+    from olivebuild.steps._recipes import NotFinite, check_finite
+
+    try:
+        check_finite(model.by_name.values())
+    except NotFinite as e:
+        raise InputError(str(e), where=job.where("model"), hint=e.hint) from None
+
+
+def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, length: int) -> None:
     from olivebuild.steps._trial import not_finite, try_out
 
     folder = job.folder("model")
+    _check_finite(job, model)
     run_builder(job, fields, folder, job.out, trust=job.input("model").trust_remote_code)
     if name := not_finite(job.out / "model.onnx"):
         hint = "its weights hold no finite numbers, or such as that precision has not; precision: bf16 or fp32 has the range of bfloat16"
@@ -341,7 +353,9 @@ def _proven(job: Job, fields: OnnxFields, model: Weights) -> int:
     if proof.wrong:
         what, genai = next(iter(given.get("architectures") or [given.get("model_type")])), installed("onnxruntime-genai")
         hint = f"onnxruntime-genai {genai} makes another computation of it; another version may be right"
-        if proof.rounding:
+        if fields.precision == "fp32" and proof.inexact:
+            hint = f"onnxruntime-genai {genai} computes this architecture less exactly than float32; precision: int4 or int8 is possible"
+        elif fields.precision == "fp32" and dtype != "float32" and not proof.broken:
             hint = f"onnxruntime-genai {genai} rounds what it computes from {dtype} weights: use precision: int4 or int8, or a base in float32"
         fact = f"a small {what} converted to {fields.precision} does not compute what transformers computes: {proof.wrong}"
         raise StepError(fact, where=job.where("model"), hint=hint)
@@ -373,10 +387,9 @@ def _compare(job: Job, fields: OnnxFields, config: dict[str, Any], dtype: str) -
     plain = OnnxFields(precision="fp32", provider="cpu")
     found = _kept_proof(job, ["of architecture", mini.config, mini.boundaries], lambda: tried(plain, "float32", exact=True))
     if found.wrong or found.untried or fields.provider != "cpu":
-        return found
+        return replace(found, broken=bool(found.wrong))
     own = tried(fields, dtype, exact=False)
-    rounding = bool(own.wrong) and fields.precision == "fp32" and dtype != "float32"
-    return replace(found, wrong=own.wrong, rounding=rounding, untried=own.untried)
+    return replace(found, wrong=own.wrong, untried=own.untried)
 
 
 def _kept_proof(job: Job, about: list[object], prove: Callable[[], Proof]) -> Proof:

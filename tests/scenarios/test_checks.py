@@ -28,14 +28,16 @@ def folder(place: Place, *parts: str) -> ActionInput:
     return ActionInput(path, path, parts[-1], parts[-1])
 
 
-def check(place: Place, root: Path, what: str, **inputs: ActionInput) -> dict[str, Any]:
+def check(place: Place, root: Path, what: str, *, precision: str = "int4", **inputs: ActionInput) -> dict[str, Any]:
     """The figures of a check on the built recipe, with some inputs replaced."""
     built = {
         "base": folder(place, "tiny"), "adapter": folder(place, "build", "adapter"), "source": folder(place, "build", "merged"),
         "model": folder(place, "build", "merged" if what == "merge" else "onnx-int4"),
     }  # fmt: skip
     data = folder(place, "build", "tone")._replace(path=str(place.folder / "build/tone/test.parquet"))
-    job = job_in(root, Store(place.cache), {**built, "data[0]": data, **inputs}, fields={"what": what})
+    job = job_in(
+        root, Store(place.cache), {**built, "data[0]": data, **inputs}, fields={"what": what} | ({"precision": precision} if what == "onnx" else {})
+    )
     STEP.run(job)
     return dict(job.result.metrics)
 
@@ -82,6 +84,19 @@ def test_a_stop_token_that_is_lost_fails(copied: Place, tmp_path: Path) -> None:
     change_json(copied.folder / "build/onnx-int4/genai_config.json", lambda data: data["model"].update(eos_token_id=3))
     with pytest.raises(InputError, match=r"the stop token 2 is missing from genai_config.json"):
         check(copied, tmp_path / "job", "onnx")
+
+
+def test_a_conversion_further_from_its_source_than_its_precision_explains_fails(copied: Place, tmp_path: Path) -> None:
+    # What int4 explains, fp32 does not.
+    with pytest.raises(
+        StepError, match=r"onnx-int4 is not what its source is in fp32: logits differ by \d.* rounding explains 0\.0001; .* is the same for"
+    ):
+        check(copied, tmp_path / "a", "onnx", precision="fp32")
+    data = copied.folder / "build/onnx-int4/model.onnx.data"
+    half = data.stat().st_size // 2
+    data.write_bytes(data.read_bytes()[:half][::-1].ljust(2 * half, b"\x11"))
+    with pytest.raises(StepError, match="onnx-int4 is not what its source is in int4: logits"):
+        check(copied, tmp_path / "b", "onnx")
 
 
 def test_an_audit_finds_wrong_bytes(copied: Place) -> None:

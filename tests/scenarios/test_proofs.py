@@ -1,0 +1,257 @@
+"""What the model builder and the runtime get wrong is found on a miniature: another computation, a window, LongRoPE, numbers that do not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from olivebuild.errors import InputError, StepError
+from olivebuild.sources import Source
+from olivebuild.steps import onnx
+from olivebuild.steps._proof import Miniature, Untried
+from olivebuild.steps._trial import LIMITS, Difference, capacity, compare, finite, not_finite
+from olivebuild.steps.onnx import STEP, OnnxFields, limit_length
+from olivebuild.store import Store
+from tests.scenarios.steps import files_in, given, job_in
+from tests.tiny_models import make
+
+# The libraries warn of their own future.
+pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+
+LARGE: dict[str, Any] = {
+    "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "hidden_act": "silu",
+    "vocab_size": 64000, "max_position_embeddings": 8192, "bos_token_id": 1, "eos_token_id": 32000, "pad_token_id": 32000, "torch_dtype": "bfloat16",
+    "tie_word_embeddings": False,
+}  # fmt: skip
+FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.0 + i for i in range(32)], "type": "longrope"}
+
+
+def config(architecture: str, kind: str, **more: Any) -> dict[str, Any]:
+    """In the style of config.json as it is published, with the sizes of a real model."""
+    return LARGE | {"architectures": [f"{architecture}ForCausalLM"], "model_type": kind} | more
+
+
+PUBLISHED = {
+    "llama": config("Llama", "llama", rms_norm_eps=1e-5, rope_theta=500000.0),
+    "window": config("Mistral", "mistral", rms_norm_eps=1e-5, sliding_window=300),
+    "wide window": config("Mistral", "mistral", rms_norm_eps=1e-5, sliding_window=32768, max_position_embeddings=131072),
+    "mixed windows": config(
+        "Gemma2", "gemma2", head_dim=64, sliding_window=300, query_pre_attn_scalar=64, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+        hidden_activation="gelu_pytorch_tanh", tie_word_embeddings=True,
+    ),
+    "long rope": config(
+        "Phi3", "phi3", num_key_value_heads=32, rms_norm_eps=1e-5, original_max_position_embeddings=300, sliding_window=262144, rope_scaling=FACTORS
+    ),
+    "no norm weights": config("Olmo", "olmo", num_key_value_heads=32, clip_qkv=None),
+    "offset norms": config("Nemotron", "nemotron", head_dim=64, partial_rotary_factor=0.5, hidden_act="relu2", norm_eps=1e-6),
+}  # fmt: skip
+
+
+def proven(place: Path, store: Store, model: dict[str, Any], dtype: str = "bfloat16", **fields: Any) -> Any:
+    return onnx._compare(job_in(place, store), OnnxFields(**fields), model, dtype)
+
+
+@pytest.mark.parametrize(("name", "length"), [("llama", 0), ("window", 300), ("wide window", 32768), ("mixed windows", 0), ("long rope", 300)])
+def test_the_length_up_to_which_both_compute_the_same(name: str, length: int, tmp_path: Path, store: Store) -> None:
+    proof = proven(tmp_path / "job", store, PUBLISHED[name])
+    assert (proof.wrong, proof.untried, proof.length) == ("", "", length)
+    assert bool(proof.fault) == bool(length)
+
+
+def test_another_computation_is_told_for_every_precision(tmp_path: Path, store: Store) -> None:
+    """OLMo's norms take the mean away, and the builder writes norms that do not."""
+    for precision in ("fp32", "int4"):
+        assert "logits differ by" in proven(tmp_path / precision, store, PUBLISHED["no norm weights"], precision=precision).wrong
+
+
+def test_what_is_rounded_to_the_weights_format_is_wrong_in_float32_alone(tmp_path: Path, store: Store) -> None:
+    """The builder adds one to the weights of such norms in the format that they are stored in."""
+    wrong = proven(tmp_path / "fp32", store, PUBLISHED["offset norms"], precision="fp32")
+    assert (wrong.broken, wrong.inexact) == (False, False)
+    assert "rounding explains 0.0001" in wrong.wrong
+    assert not proven(tmp_path / "int4", store, PUBLISHED["offset norms"], precision="int4").wrong
+    assert not proven(tmp_path / "exact", store, PUBLISHED["offset norms"], "float32", precision="fp32").wrong
+
+
+def test_a_miniature_has_a_layer_of_each_kind() -> None:
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"]
+    mini = Miniature.of(PUBLISHED["mixed windows"] | {"layer_types": kinds * 8}, 64)
+    assert mini.config["layer_types"] == kinds
+    assert mini.config["num_hidden_layers"] == 3
+    assert mini.config["hidden_size"] % 64 == 0
+    assert mini.config["head_dim"] == 64
+    with pytest.raises(Untried):
+        Miniature.of({"model_type": "of no library"}, 64)
+
+
+# The step
+
+
+def converted(place: Path, store: Store, model: Path, **fields: Any) -> Path:
+    """The folder that the step makes."""
+    job = job_in(place, store, {"model": given(store, model)}, fields={"model": "base", **fields})
+    STEP.run(job)
+    if job.result.manifest:
+        store.restore(store.manifest(job.result.manifest), job.out)
+    return job.out
+
+
+@pytest.mark.parametrize("options", [{"block_size": 32}, {"algorithm": "rtn"}], ids=["by tensors", "whole"])
+def test_a_config_promises_the_length_that_works_and_is_the_builders_otherwise(
+    options: dict[str, Any], tiny_model: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime_genai as og
+
+    make("phi3", tmp_path / "model", tiny_model, sliding_window=60)
+    out = converted(tmp_path / "a", store, tmp_path / "model", **options)
+    says = json.loads((out / "genai_config.json").read_text())
+    assert (says["model"]["context_length"], says["search"]["max_length"]) == (60, 60)
+    model = og.Model(str(out))
+    for length, taken in ((57, True), (61, False)):
+        generator = og.Generator(model, og.GeneratorParams(model))
+        if taken:
+            generator.append_tokens(np.ones(length, np.int32))
+            continue
+        with pytest.raises(RuntimeError, match=r"exceeds max length \(60\)"):
+            generator.append_tokens(np.ones(length, np.int32))
+
+    monkeypatch.setattr(onnx, "limit_length", lambda folder, length: None)
+    theirs = converted(tmp_path / "b", store, tmp_path / "model", **options)
+    promised = json.loads((theirs / "genai_config.json").read_text())
+    assert (promised["model"]["context_length"], promised["search"]["max_length"]) == (512, 512)
+    limit_length(theirs, 60)
+    assert files_in(theirs) == files_in(out)
+
+
+def test_what_an_architecture_decides_is_proven_once(tiny_model: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("phi3", tmp_path / "first", tiny_model, sliding_window=60)
+    make("phi3", tmp_path / "second", tiny_model, sliding_window=60, seed=1)
+    converted(tmp_path / "a", store, tmp_path / "first", block_size=32)
+
+    def must_not_run(*given: Any, **named: Any) -> None:
+        raise AssertionError("the builder was asked again")
+
+    monkeypatch.setattr(onnx, "run_builder", must_not_run)
+    out = converted(tmp_path / "b", store, tmp_path / "second", block_size=32)
+    assert json.loads((out / "genai_config.json").read_text())["model"]["context_length"] == 60
+
+
+def test_a_conversion_that_computes_something_else_fails(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+    make("gemma", tmp_path / "model", tiny_model)
+    with pytest.raises(StepError, match=r"a small GemmaForCausalLM converted to fp32 .* rounding explains 0\.0001") as caught:
+        converted(tmp_path / "a", store, tmp_path / "model", precision="fp32")
+    assert "precision: int4 or int8 is possible" in (caught.value.hint or "")
+    converted(tmp_path / "b", store, tmp_path / "model", precision="int8")
+
+
+def changed(model: Path, name: str, change: Callable[[Any], object]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(model / "model.safetensors")
+    change(tensors[name])
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+
+
+FLOAT16 = ({"precision": "fp16", "provider": "cuda"}, {"precision": "int4", "provider": "cuda"}, {"algorithm": "rtn", "provider": "cuda"})
+
+
+@pytest.mark.parametrize("options", FLOAT16, ids=["fp16", "int4", "whole"])
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "model.layers.0.input_layernorm.weight"])
+def test_a_weight_beyond_float16_is_named(options: dict[str, Any], name: str, llama: Path, tmp_path: Path, store: Store) -> None:
+    shutil.copytree(llama, tmp_path / "model")
+    changed(tmp_path / "model", name, lambda tensor: tensor.flatten()[:1].fill_(1e5))
+    with pytest.raises(InputError, match=name.removesuffix("weight").removesuffix("input_layernorm.").replace(".", r"\.")) as caught:
+        converted(tmp_path / "a", store, tmp_path / "model", **options)
+    assert "bf16 or fp32" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("options", [{"block_size": 32}, {"precision": "fp32"}, {"algorithm": "k_quant"}, {"algorithm": "rtn"}])
+def test_a_weight_that_is_no_number_is_named(options: dict[str, Any], llama: Path, tmp_path: Path, store: Store) -> None:
+    shutil.copytree(llama, tmp_path / "model")
+    changed(tmp_path / "model", "model.layers.1.mlp.down_proj.weight", lambda tensor: tensor[3, 5:6].fill_(float("nan")))
+    with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.down_proj"):
+        converted(tmp_path / "a", store, tmp_path / "model", **options)
+
+
+def test_an_onnx_folder_from_elsewhere_is_opened(llama: Path, tmp_path: Path, store: Store) -> None:
+    made = converted(tmp_path / "a", store, llama, block_size=32)
+
+    def brought(name: str) -> Path:
+        theirs = str(tmp_path / f"theirs-{name}")
+        job = job_in(tmp_path / name, store, files={"source": [theirs]})
+        onnx._bring(job, Source(theirs, "file", theirs))
+        return job.out
+
+    shutil.copytree(made, tmp_path / "theirs-whole")
+    assert files_in(brought("whole")) == files_in(made)
+    for name, fact in (("model.onnx", "names model.onnx, which is not there"), ("model.onnx.data", "can't load the model")):
+        shutil.copytree(made, tmp_path / f"theirs-{name}")
+        (tmp_path / f"theirs-{name}" / name).unlink()
+        with pytest.raises(InputError, match=fact):
+            brought(name)
+    shutil.copytree(made, tmp_path / "theirs-other")
+    (tmp_path / "theirs-other/genai_config.json").write_text("[]")
+    with pytest.raises(InputError, match="not one of onnxruntime-genai"):
+        brought("other")
+
+
+# Figures
+
+
+def test_limits_tell_rounding_from_another_model() -> None:
+    random = np.random.default_rng(0)
+    right = random.standard_normal((8, 100))
+    assert compare(right, right) == Difference(0.0, 0.0, 0.0)
+    near = compare(right, right + 1e-5 * random.standard_normal((8, 100)))
+    assert not near.beyond(LIMITS["fp32"])
+    noisy = compare(right, right + 0.3 * random.standard_normal((8, 100)))
+    assert not noisy.beyond(LIMITS["int4"])
+    assert "rounding explains 0.0001" in noisy.beyond(LIMITS["fp32"])
+    other = compare(right, random.standard_normal((8, 100)))
+    assert all(other.beyond(limit) for limit in LIMITS.values())
+    assert compare(right, right * np.nan).beyond(LIMITS["int4"]) == "logits are not finite"
+    one = right.copy()
+    one[0, 0] = np.inf
+    assert compare(right, one).beyond(LIMITS["int4"]) == "logits are not finite"
+
+
+def test_the_cache_of_layers_with_a_window_holds_the_window() -> None:
+    def of(window: dict[str, Any]) -> dict[str, Any]:
+        return {"model": {"context_length": 1000, "decoder": window}}
+
+    assert capacity(of({}), 20) == 20
+    assert capacity(of({"sliding_window": {"window_size": 300, "layers": []}}), 20) == 20
+    assert capacity(of({"sliding_window": {"window_size": 300, "layers": [0]}}), 20) == 300
+    assert capacity(of({"sliding_window": {"window_size": 300, "layers": [0]}}), 2000) == 1000
+
+
+def test_initializers_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    import onnx as library
+    from onnx import TensorProto, helper, numpy_helper
+
+    def saved(values: Any, kind: int | None = None) -> Path:
+        tensor = numpy_helper.from_array(values, "w") if kind is None else helper.make_tensor("w", kind, values.shape, values.tobytes(), raw=True)
+        graph = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "g", [], [], [tensor])
+        library.save(helper.make_model(graph), tmp_path / "m.onnx", save_as_external_data=len(values) > 100, location="m.data", size_threshold=0)
+        return tmp_path / "m.onnx"
+
+    for count in (10, 2000):
+        (tmp_path / "m.data").unlink(missing_ok=True)
+        values = np.ones(count, np.float16)
+        assert not_finite(saved(values)) == ""
+        values[-1] = np.inf
+        (tmp_path / "m.data").unlink(missing_ok=True)
+        assert not_finite(saved(values)) == "w"
+    short = np.full(10, 0x3F80, np.uint16)
+    assert finite(short)
+    assert not_finite(saved(short, TensorProto.BFLOAT16)) == ""
+    short[3] = 0x7F80
+    assert not finite(short)
+    assert not_finite(saved(short, TensorProto.BFLOAT16)) == "w"
