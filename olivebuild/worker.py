@@ -39,6 +39,8 @@ class Job:
         self.action = action
         self.out = Path(action.out)
         self.result = Result()
+        self.log = ""
+        """The file that gets what the step prints; "" where there is none."""
         self._stream = stream
 
     def fields(self, model: type[Fields]) -> Any:
@@ -142,7 +144,7 @@ def main() -> int:
             return 1
         action = Action.from_json(Path(request["action"]).read_text())
         os.chdir(action.out)
-        code = run(action, stream)
+        code = run(action, stream, request["log"])
         if code or not action.shares or HEAVY & set(sys.modules):
             return code
         os.chdir(os.path.abspath(os.sep))
@@ -187,8 +189,9 @@ def _forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def run(action: Action, stream: Any) -> int:
+def run(action: Action, stream: Any, log: str = "") -> int:
     job = Job(action, stream)
+    job.log = log
     try:
         _run(job)
         data = job.result._asdict()

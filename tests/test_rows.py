@@ -88,8 +88,9 @@ def test_parquet_is_read_with_the_number_of_the_row(tmp_path: Path) -> None:
 ONE_A_LINE = "each line of a .jsonl file is one JSON object"
 COMMA = "a value that holds a comma needs quotes"
 QUOTE = "a quote inside a quoted value is doubled"
+A_LIST = "a .json data file holds a list of objects"
 UTF8 = "save the file as UTF-8"
-FORMATS = "known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet"
+FORMATS = "known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet; all but parquet also packed, as .gz or .zst"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,14 @@ FORMATS = "known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet"
         ("a.json", '[{"a": 1},\n {"a" 2}]', "a.json:2:7", "not valid JSON: Expecting ':' delimiter", "is the file whole?"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', "a.json:2:1", "not valid JSON: Extra data", "one JSON object a line needs the ending .jsonl"),
         ("a.json", "3", "a.json", "not a list of rows", "a .json data file holds a list of objects"),
-        ("a.json", '{"x": [1], "y": [2]}', "a.json", "not a list of rows", "a .json data file holds a list of objects"),
+        ("a.json", '{"x": [1], "y": [2]}', "a.json", "not a list of rows but of columns: x, y", A_LIST + ", each a row with its columns"),
+        (
+            "a.json",
+            '{"train": [{"a": 1}], "test": [{"a": 2}]}',
+            "a.json",
+            "not a list of rows but 2: train, test",
+            "make a file of one of train, test",
+        ),
         ("a.csv", "a,b\n1,2\n3\n", "a.csv:3", "1 values, the header has 2 columns", COMMA),
         ("a.csv", 'a,b\n"x\ny",2\n1,2,3\n', "a.csv:4", "3 values, the header has 2 columns", COMMA),
         ("a.csv", 'a,b\n1,2\n"x,2\n', "a.csv:3", "not valid CSV: unexpected end of data", QUOTE),
@@ -237,7 +245,7 @@ def test_doubled_braces_stand_for_themselves(text: str) -> None:
 def test_a_row_is_rendered_with_its_label_and_what_it_is_compared_by() -> None:
     rows, report = render([{"q": "Hi?", "topic": "greeting", "a": "Hello"}], prompt="<u>{q}\n{topic}<a>", completion="{a}</s>")
     assert rows == [Row({"prompt": "<u>Hi?\ngreeting<a>", "completion": "Hello</s>"}, "Hello", "Hi?\ngreeting")]
-    assert report == {"read": 1, "duplicates": 0, "dropped": 0, "dropped_rows": [], "same_input_other_label": []}
+    assert report == {"read": 1, "duplicates": 0, "dropped": 0, "dropped_rows": [], "drops": [], "same_input_other_label": []}
 
 
 @pytest.mark.parametrize(
@@ -264,7 +272,7 @@ def test_rows_without_a_value_are_dropped_and_reported() -> None:
         {"where": "a.jsonl:2", "why": "no value for a"},
         {"where": "a.jsonl:3", "why": "no value for a"},
         {"where": "a.jsonl:4", "why": "no value for a"},
-        {"where": "a.jsonl:5", "why": "a is not text"},
+        {"where": "a.jsonl:5", "why": "a is not text but a list"},
     ]
 
 

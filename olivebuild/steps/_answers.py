@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild.errors import InputError
-from olivebuild.steps._rows import ROLES, Read, columns_in, fill, read_file
+from olivebuild.steps._conversation import ROLES
+from olivebuild.steps._reading import Read, read_file
+from olivebuild.steps._rows import columns_in, fill
 from olivebuild.steps._runtime import BATCH, Question, Runtime
 from olivebuild.steps._tokens import Encoder
 

@@ -1,41 +1,54 @@
-"""Reading data files with the line of every row, and rendering rows by templates. Substitution only: nothing is evaluated."""
+"""Rows of data files, rendered by templates. Substitution only: nothing is evaluated.
+
+`{column}` stands for a value, `{column?}` for one that may be missing, and `{column?Input: {}}` for a text around it, of which
+nothing is written where it is missing. `{{` and `}}` are braces; so are they inside a name that has some.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import InputError, Where
+from olivebuild.errors import InputError
 from olivebuild.sources import Source
+from olivebuild.steps._conversation import conversation, tools_of, why_not_trained
+from olivebuild.steps._reading import READERS, Read, kind_of, read_file
+from olivebuild.steps._values import is_missing, text_of, tidied, why_not
 
 if TYPE_CHECKING:
     from olivebuild.steps.dataset import DatasetFields
     from olivebuild.worker import Job
 
-_SLOT = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-ROLES = ("system", "user", "assistant", "tool")
-
-
-@dataclass(frozen=True)
-class Read:
-    """One row of a file: its columns and where it stands."""
-
-    columns: dict[str, Any]
-    where: Where
+_PARTS = r"\{\{|\}\}|\{(?P<optional>[^{}?]+)\?(?P<around>(?:[^{}]|\{\})*)\}|\{(?P<column>[^{}]*)\}"
+_MARKS = frozenset("{}?")
+MAX_PLACES = 100
 
 
 @dataclass(frozen=True)
 class Row:
-    """One rendered row. `content` is what is compared for near-duplicates: the columns of the prompt, without the template."""
+    """One rendered row. `content` is what is compared for near-duplicates: the columns of the prompt, without the template.
+
+    `group`: the value of the column by which rows stay together, as JSON; "" where there is none.
+    """
 
     values: dict[str, str]
     label: str
     content: str
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Why a row is left out. One that says itself that it is not to be learnt has no fault."""
+
+    why: str
+    fault: bool = True
 
 
 def read_all(job: Job, fields: DatasetFields, name: str) -> list[Read]:
@@ -50,32 +63,11 @@ def read_all(job: Job, fields: DatasetFields, name: str) -> list[Read]:
         if source.remote:
             files = _data_files(fetch(job, source, dataset=True), job)
         for file in [q for p in files for q in (_data_files(p, job) if p.is_dir() else [p])]:
-            rows += read_file(file, _shown(file, job))
+            rows += read_file(file, _shown(file, job), job.note)
             job.progress("reading", len(rows), 0)
     if not rows:
         raise InputError("there are no rows", where=job.where(name), hint="the files are empty")
     return rows
-
-
-def read_file(path: Path, shown: str) -> Iterator[Read]:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"files of type {path.suffix or 'none'} are not read", where=shown, hint=f"known are {', '.join(READERS)}")
-    try:
-        yield from reader(path, shown)
-    except UnicodeDecodeError:
-        raise _not_utf8(path, shown) from None
-
-
-def _not_utf8(path: Path, shown: str) -> InputError:
-    """The place of the first byte that is no text: the decoder's own position counts from wherever it began to read."""
-    with open(path, "rb") as f:
-        for number, line in enumerate(f, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as e:
-                return InputError(f"not UTF-8 text: byte {e.start + 1} of the line", where=Where(shown, number), hint="save the file as UTF-8")
-    return InputError("not UTF-8 text", where=shown, hint="save the file as UTF-8")
 
 
 def _shown(path: Path, job: Job) -> str:
@@ -90,118 +82,26 @@ def _data_files(folder: Path, job: Job) -> list[Path]:
 
     def is_data(path: Path) -> bool:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        return path.suffix.lower() in READERS and not hidden and path.name not in ("dataset_infos.json", "dataset_info.json")
+        return bool(kind_of(path)) and not hidden and path.name not in ("dataset_infos.json", "dataset_info.json")
 
     found = sorted(filter(is_data, folder.rglob("*")))
     train = [p for p in found if "train" in p.relative_to(folder).as_posix()]
     if not found:
         raise InputError("there are no data files in this folder", where=job.where("source"), hint=f"read are {', '.join(READERS)}")
+    if train and len(train) < len(found):
+        left = [p.relative_to(folder).as_posix() for p in found if p not in train]
+        job.note(f"{len(train)} of {len(found)} files of the folder are read, those named train; not {', '.join(left[:5])}")
     return train or found
-
-
-def _reject_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is given twice")
-    return result
-
-
-def _jsonl(path: Path, shown: str) -> Iterator[Read]:
-    with open(path, encoding="utf-8-sig", newline="\n") as f:
-        for number, line in enumerate(f, 1):
-            if not line.strip():
-                continue
-            where = Where(shown, number, text=line.rstrip("\r\n")[:200])
-            try:
-                value = json.loads(line.rstrip("\r\n"), object_pairs_hook=_unique, parse_constant=_reject_constant)
-            except json.JSONDecodeError as e:
-                hint = "each line of a .jsonl file is one JSON object"
-                raise InputError(f"not valid JSON: {e.msg}", where=Where(shown, number, e.colno, where.text), hint=hint) from None
-            except (ValueError, RecursionError) as e:
-                raise InputError(f"not valid JSON: {e}", where=where, hint="each line of a .jsonl file is one JSON object") from None
-            yield Read(_object(value, where), where)
-
-
-def _json(path: Path, shown: str) -> Iterator[Read]:
-    text = path.read_text("utf-8-sig")
-    try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_reject_constant)
-    except json.JSONDecodeError as e:
-        hint = "one JSON object a line needs the ending .jsonl" if e.msg == "Extra data" else "is the file whole?"
-        raise InputError(f"not valid JSON: {e.msg}", where=Where(shown, e.lineno, e.colno), hint=hint) from None
-    except (ValueError, RecursionError) as e:
-        raise InputError(f"not valid JSON: {e}", where=shown, hint="a .json data file holds a list of objects") from None
-    if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list)]
-        value = lists[0] if len(lists) == 1 else value
-    if not isinstance(value, list):
-        raise InputError("not a list of rows", where=shown, hint="a .json data file holds a list of objects")
-    for i, item in enumerate(value):
-        where = Where(f"{shown}[{i}]")
-        yield Read(_object(item, where), where)
-
-
-def _object(value: object, where: Where) -> dict[str, Any]:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InputError("half a surrogate pair is no text", where=where, hint="was the file cut inside an escape like \\ud83d\\ude00?") from None
-    if not isinstance(value, dict):
-        raise InputError("a row must be a JSON object", where=where, hint='a row names its columns: {"column": "value"}')
-    return value
-
-
-def _csv(path: Path, shown: str) -> Iterator[Read]:
-    csv.field_size_limit(LONGEST_VALUE)
-    with open(path, encoding="utf-8-sig", newline="") as f:
-        reader = csv.reader(f, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        start = 1
-        header: list[str] | None = None
-        try:
-            for cells in reader:
-                where, start = Where(shown, start), reader.line_num + 1
-                if not cells:
-                    continue
-                if header is None:
-                    header = cells
-                    if len(set(header)) != len(header):
-                        raise InputError("a column name stands twice in the header", where=where, hint="rename one of them")
-                    continue
-                if len(cells) != len(header):
-                    hint = "a value that holds a comma needs quotes"
-                    raise InputError(f"{len(cells)} values, the header has {len(header)} columns", where=where, hint=hint)
-                yield Read(dict(zip(header, cells, strict=True)), where)
-        except csv.Error as e:
-            raise InputError(f"not valid CSV: {e}", where=Where(shown, start), hint="a quote inside a quoted value is doubled") from None
-
-
-def _parquet(path: Path, shown: str) -> Iterator[Read]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    yield Read(row, Where(f"{shown}[{number}]"))
-                    number += 1
-    except (pa.ArrowException, ValueError, OverflowError, OSError) as e:
-        raise InputError(f"not a readable parquet file: {(str(e).splitlines() or ['?'])[0]}", where=shown, hint="is the download complete?") from None
 
 
 @dataclass(frozen=True)
 class Template:
-    """How rows are rendered: the fields of one format (prompt and completion, say), and the label's column."""
+    """How rows are rendered: the fields of one format (prompt and completion, say), and the columns of the label and of the group."""
 
     format: str
     texts: dict[str, str]
     label: str | None
+    group_by: str | None
     job: Job
 
     @staticmethod
@@ -210,27 +110,32 @@ class Template:
 
         group = next(g for g in FORMATS if getattr(fields, g[0]) is not None)
         texts = {name: str(getattr(fields, name)) for name in group}
-        label = fields.label
-        if label is None and len(group) == 2:
-            columns = set(columns_in(texts[group[1]]))
-            label = columns.pop() if len(columns) == 1 else None
-        return Template(group[0], texts, label, job)
+        return Template(group[0], texts, fields.label, fields.group_by, job)
 
     def render(self, rows: list[Read], dedupe: bool) -> tuple[list[Row], dict[str, Any]]:
         """Rendered rows without duplicates, and what was dropped and why. Raises InputError when a column exists in no row."""
         known = {name for row in rows for name in row.columns}
-        for field, text in self.texts.items():
-            self._check_columns(field, [text] if self.format == "messages" else columns_in(text), known)
-        if self.label is not None:
-            self._check_columns("label", [self.label], known)
+        self._check_columns(known)
+        odd = _odd(known)
+        label = self.label or self._only_answer(odd)
+        names = [label] if label else []
+        if self.format != "messages":
+            names += [slot.column for text in self.texts.values() for slot in slots(text, odd)]
+        rows, turned = tidied(rows, names)
+        for line in turned:
+            self.job.note(line)
         result: list[Row] = []
         seen: set[str] = set()
         dropped: list[dict[str, str]] = []
+        reasons: Counter[Drop] = Counter()
+        first: dict[Drop, str] = {}
         duplicates = 0
         for row in rows:
-            rendered = self._row(row)
-            if isinstance(rendered, str):
-                dropped.append({"where": str(row.where), "why": rendered})
+            rendered = self._row(row, label, odd)
+            if isinstance(rendered, Drop):
+                reasons[rendered] += 1
+                first.setdefault(rendered, str(row.where))
+                dropped += [{"where": str(row.where), "why": rendered.why}] if len(dropped) < MAX_PLACES else []
                 continue
             identity = json.dumps([rendered.values, rendered.label], sort_keys=True)
             if dedupe and identity in seen:
@@ -242,61 +147,127 @@ class Template:
         for r in result:
             labels.setdefault(r.content, set()).add(r.label)
         conflicts = sorted(content for content, found in labels.items() if len(found) > 1)
-        report = {"read": len(rows), "duplicates": duplicates, "dropped": len(dropped)}
-        return result, report | {"dropped_rows": dropped[:100], "same_input_other_label": conflicts[:100]}
+        report: dict[str, Any] = {"read": len(rows), "duplicates": duplicates, "dropped": reasons.total(), "dropped_rows": dropped}
+        report["drops"] = [{"why": d.why, "count": n, "first": first[d], "fault": d.fault} for d, n in reasons.most_common()]
+        return result, report | {"same_input_other_label": conflicts[:100]}
 
-    def _check_columns(self, field: str, names: list[str], known: set[str]) -> None:
-        for name in names:
-            if name not in known:
-                hint = f"the columns are {', '.join(sorted(known))}; a literal brace is written {{{{ or }}}}"
-                raise InputError(f"the data has no column {name!r}", where=self.job.where(field), hint=hint)
+    def _only_answer(self, odd: Collection[str]) -> str | None:
+        """The column that the answer consists of, if it is one alone."""
+        if len(self.texts) != 2:
+            return None
+        columns = {slot.column for slot in slots(list(self.texts.values())[1], odd)}
+        return columns.pop() if len(columns) == 1 else None
 
-    def _row(self, row: Read) -> Row | str:
+    def _check_columns(self, known: set[str]) -> None:
+        for field, text in self.texts.items() if self.format != "messages" else ():
+            if cut := next((name for name in known if re.search(r"\{" + re.escape(name) + r"\?[^{}]*\{[^{}]", text)), None):
+                hint = "write {} for the value there, and other columns outside"
+                raise InputError(f"the text around {cut!r} can't hold another column", where=self.job.where(field), hint=hint)
+        wanted = [(field, [text] if self.format == "messages" else [s.column for s in slots(text, known)]) for field, text in self.texts.items()]
+        wanted += [(field, [name]) for field, name in (("label", self.label), ("group_by", self.group_by)) if name is not None]
+        for field, names in wanted:
+            for name in names:
+                if name not in known:
+                    hint = f"the columns are {', '.join(sorted(known))}; a literal brace is written {{{{ or }}}}"
+                    raise InputError(f"the data has no column {name!r}", where=self.job.where(field), hint=hint)
+
+    def _row(self, row: Read, label: str | None, odd: Collection[str]) -> Row | Drop:
         """The rendered row, or why it can't be."""
         if self.format == "messages":
-            return self._messages(row)
-        used = [name for text in self.texts.values() for name in columns_in(text)]
-        for name in [*used, *([self.label] if self.label else [])]:
+            return self._messages(row, label)
+        used = {text: slots(text, odd) for text in self.texts.values()}
+        optional = {slot.column for found in used.values() for slot in found if slot.optional}
+        optional -= {slot.column for found in used.values() for slot in found if not slot.optional} | {self.label or ""}
+        for name in dict.fromkeys([*(slot.column for found in used.values() for slot in found), *([label] if label else [])]):
             value = row.columns.get(name)
-            if value is None or (isinstance(value, str) and not value.strip()):
-                return f"no value for {name}"
-            if not isinstance(value, str | int | float | bool):
-                return f"{name} is not text"
-        values = {field: fill(text, row.columns) for field, text in self.texts.items()}
-        first = next(iter(self.texts.values()))
-        content = "\n".join(_text(row.columns[name]) for name in columns_in(first))
-        return Row(values, _text(row.columns[self.label]) if self.label else "", content)
+            why = None if name in optional and is_missing(value) else why_not(name, value)
+            if why:
+                return Drop(why)
+        values = {field: fill(text, row.columns, odd) for field, text in self.texts.items()}
+        for field, text in self.texts.items():
+            if used[text] and not values[field].strip():
+                return Drop(f"{field} is empty")
+        first = used[next(iter(self.texts.values()))]
+        content = "\n".join(text_of(v) for slot in first if not (is_missing(v := row.columns.get(slot.column)) and slot.optional))
+        return Row(values, self._text(row, label), content, self._group(row))
 
-    def _messages(self, row: Read) -> Row | str:
-        messages = row.columns.get(self.texts["messages"])
-        if not isinstance(messages, list) or not messages:
-            return f"{self.texts['messages']} is not a list of messages"
-        clean = []
-        for message in messages:
-            if not isinstance(message, dict) or message.get("role") not in ROLES or not isinstance(message.get("content"), str):
-                return f"a message needs a role ({', '.join(ROLES)}) and a text as content"
-            clean.append({"role": message["role"], "content": message["content"]})
-        if clean[-1]["role"] != "assistant":
-            return "the last message is not the assistant's"
-        label = row.columns.get(self.label) if self.label else ""
-        if self.label and (label is None or not _text(label).strip()):
-            return f"no value for {self.label}"
-        content = "\n".join(m["content"] for m in clean if m["role"] != "assistant")
-        return Row({"messages": json.dumps(clean, ensure_ascii=False)}, _text(label), content)
+    def _messages(self, row: Read, label: str | None) -> Row | Drop:
+        name = self.texts["messages"]
+        messages = conversation(row.columns.get(name), name)
+        if isinstance(messages, str):
+            return Drop(messages)
+        if why := why_not_trained(messages):
+            return Drop(*why)
+        tools = tools_of(row.columns)
+        if tools is None:
+            return Drop("the tools are not a list of objects")
+        if label and (odd := why_not(label, row.columns.get(label))):
+            return Drop(odd)
+        content = "\n".join(m["content"] for m in messages if m["role"] != "assistant")
+        values = {"messages": json.dumps(messages, ensure_ascii=False)} | ({"tools": tools} if tools else {})
+        return Row(values, self._text(row, label), content, self._group(row))
 
+    def _text(self, row: Read, name: str | None) -> str:
+        return "" if name is None or is_missing(value := row.columns.get(name)) else text_of(value)
 
-def columns_in(text: str) -> list[str]:
-    return [m[1] for m in _SLOT.finditer(text) if m[1] is not None]
-
-
-def fill(text: str, columns: dict[str, Any]) -> str:
-    return _SLOT.sub(lambda m: m[0][0] if m[1] is None else _text(columns[m[1]]), text)
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    def _group(self, row: Read) -> str:
+        value = row.columns.get(self.group_by) if self.group_by is not None else None
+        return "" if is_missing(value) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
-READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
-LONGEST_VALUE = 1 << 26
-"""Characters of a CSV value: a quote that is never closed must not take all memory."""
+@dataclass(frozen=True)
+class Slot:
+    """A place in a template for a column's value; `around`: what is written where there is one, {} being the value."""
+
+    column: str
+    optional: bool = False
+    around: str = "{}"
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str, odd: tuple[str, ...]) -> tuple[str | Slot, ...]:
+    """A template's texts and slots. `odd`: columns with braces or question marks in their names, which are written with doubled braces."""
+    written = {"{" + name.replace("{", "{{").replace("}", "}}") + "}": name for name in odd}
+    pattern = "|".join([*map(re.escape, sorted(written, key=len, reverse=True)), _PARTS])
+    parts: list[str | Slot] = []
+    end = 0
+    for m in re.finditer(pattern, text):
+        parts.append(text[end : m.start()])
+        end = m.end()
+        if m[0] in written:
+            parts.append(Slot(written[m[0]]))
+        elif m[0] in ("{{", "}}"):
+            parts.append(m[0][0])
+        elif m["optional"] is not None:
+            parts.append(Slot(m["optional"], True, m["around"] or "{}"))
+        else:
+            parts.append(Slot(m["column"]))
+    return tuple(part for part in [*parts, text[end:]] if part != "")
+
+
+def _parts(text: str, known: Iterable[str]) -> tuple[str | Slot, ...]:
+    return _parsed(text, _odd(known))
+
+
+def _odd(known: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in known if not _MARKS.isdisjoint(name)))
+
+
+def slots(text: str, known: Iterable[str] = ()) -> list[Slot]:
+    return [part for part in _parts(text, known) if isinstance(part, Slot)]
+
+
+def columns_in(text: str, known: Iterable[str] = ()) -> list[str]:
+    """The columns without which the template can't be filled; `known` are those of the data."""
+    return [slot.column for slot in slots(text, known) if not slot.optional]
+
+
+def fill(text: str, columns: Mapping[str, Any], known: Iterable[str] | None = None) -> str:
+    """The template with the values of a row; `known` are the columns of the data, where the row has not all of them."""
+    made = []
+    for part in _parts(text, columns if known is None else known):
+        if isinstance(part, str):
+            made.append(part)
+        elif not (part.optional and is_missing(columns.get(part.column))):
+            made.append(part.around.replace("{}", text_of(columns[part.column])) if part.optional else text_of(columns[part.column]))
+    return "".join(made)

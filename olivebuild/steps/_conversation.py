@@ -1,0 +1,180 @@
+"""Conversations as they are published -> messages with role and content: OpenAI's form, ShareGPT's, parts of content, tool calls, weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from olivebuild.steps._reading import loads
+
+ROLES = ("system", "user", "assistant", "tool")
+WANTED = f"a message needs a role ({', '.join(ROLES)}) and a text as content"
+SHAREGPT = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+}
+CALLS = ("function_call", "tool_call")
+NOTHING_TO_LEARN = "every turn of the assistant has weight 0"
+
+
+def conversation(value: object, name: str) -> list[dict[str, Any]] | str:
+    """The messages of column `name`, as chat templates take them; or why they can't be read.
+
+    A message keeps `tool_calls`, `tool_call_id`, `name` and `reasoning_content`; one that must not be learnt has `weight` 0.
+    """
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        try:
+            value = loads(value)
+        except (ValueError, RecursionError):
+            return f"{name} is text that is no valid JSON"
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        value = value["messages"]
+    if not isinstance(value, list) or not value:
+        return f"{name} is not a list of messages"
+    clean = []
+    for message in value:
+        made = _message(message)
+        if isinstance(made, str):
+            return made
+        clean.append(made)
+    return clean
+
+
+def why_not_trained(messages: list[dict[str, Any]]) -> tuple[str, bool] | None:
+    """Why a conversation teaches nothing, and whether that is a fault; None if it does."""
+    if messages[-1]["role"] != "assistant":
+        return "the last message is not the assistant's", True
+    if all(m.get("weight") == 0 for m in messages if m["role"] == "assistant"):
+        return NOTHING_TO_LEARN, False
+    last = messages[-1]
+    if not last["content"].strip() and not last.get("tool_calls"):
+        return "the last message is empty", True
+    return None
+
+
+def tools_of(columns: Mapping[str, Any]) -> str | None:
+    """The column `tools`, or `functions`, as JSON text; "" where there is none, None where it can't be read."""
+    for name in ("tools", "functions"):
+        value = columns.get(name)
+        if isinstance(value, str) and value.strip():
+            try:
+                value = loads(value)
+            except (ValueError, RecursionError):
+                return None
+        if value is None or value in ("", []) or (isinstance(value, str) and not value.strip()):
+            continue
+        if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+            return None
+        wrapped = [{"type": "function", "function": tool} for tool in value] if name == "functions" else value
+        return json.dumps(wrapped, ensure_ascii=False)
+    return ""
+
+
+def _message(message: object) -> dict[str, Any] | str:
+    if not isinstance(message, dict):
+        return WANTED
+    if message.get("role") is None and "from" in message:
+        message = _of_sharegpt(message)
+        if isinstance(message, str):
+            return message
+    role = {"function": "tool"}.get(str(message.get("role")), message.get("role"))
+    if role not in ROLES:
+        return WANTED if message.get("role") is None or isinstance(message["role"], str) else "the role of a message is not text"
+    calls = _calls(message)
+    if isinstance(calls, str):
+        return calls
+    content = _content(message.get("content"), bool(calls))
+    if content is None:
+        return _why_no_content(message.get("content"))
+    made = {"role": role, "content": content}
+    for name in ("reasoning_content", "name", "tool_call_id"):
+        if message.get(name) is not None:
+            made[name] = message[name]
+    if calls:
+        made["tool_calls"] = calls
+    weight = _weight(message)
+    if isinstance(weight, str):
+        return weight
+    return made if weight else made | {"weight": 0}
+
+
+def _of_sharegpt(message: Mapping[str, Any]) -> dict[str, Any] | str:
+    speaker = str(message["from"]).strip().lower()
+    if speaker not in SHAREGPT:
+        return f"a message is from none of {', '.join(SHAREGPT)}"
+    made = {k: v for k, v in message.items() if k not in ("from", "value")} | {"role": SHAREGPT[speaker], "content": message.get("value")}
+    if speaker not in CALLS:
+        return made
+    try:
+        found = loads(made["content"]) if isinstance(made["content"], str) else made["content"]
+    except (ValueError, RecursionError):
+        return "a call of a function is no valid JSON"
+    return made | {"content": None, "tool_calls": found if isinstance(found, list) else [found]}
+
+
+def _calls(message: Mapping[str, Any]) -> list[dict[str, Any]] | str:
+    """The calls of tools; [] where there are none; or why they can't be read."""
+    calls = message.get("tool_calls")
+    if isinstance(calls, str) and calls.strip():
+        try:
+            calls = loads(calls)
+        except (ValueError, RecursionError):
+            return "tool_calls is text that is no valid JSON"
+    if not calls and isinstance(message.get("function_call"), dict):
+        calls = [message["function_call"]]
+    if not calls:
+        return []
+    if not isinstance(calls, list):
+        return "tool_calls is not a list"
+    made = []
+    for call in calls:
+        if isinstance(call, dict) and isinstance(call.get("name"), str):
+            call = {"type": "function", "function": call}
+        if not isinstance(call, dict) or not isinstance(call.get("function"), dict) or not isinstance(call["function"].get("name"), str):
+            return "a call of a tool needs a function with a name"
+        made.append(call)
+    return made
+
+
+def _content(content: object, calls: bool) -> str | None:
+    """Text, of which parts are joined; None where there is none. A message that calls a tool need not say anything."""
+    if isinstance(content, str):
+        return content
+    if content is None or content == []:
+        return "" if calls else None
+    if not isinstance(content, list):
+        return None
+    parts = [part if isinstance(part, str) else part.get("text") if isinstance(part, dict) and _is_text(part) else None for part in content]
+    return "".join(str(p) for p in parts) if all(isinstance(p, str) for p in parts) else None
+
+
+def _is_text(part: Mapping[str, Any]) -> bool:
+    return (part.get("type") or "text") in ("text", "input_text", "output_text")
+
+
+def _why_no_content(content: object) -> str:
+    odd = [p for p in content if isinstance(p, dict) and not _is_text(p)] if isinstance(content, list) else []
+    return f"a message has a part of type {str(odd[0]['type'])[:40]}, which is no text" if odd else WANTED
+
+
+def _weight(message: Mapping[str, Any]) -> int | str:
+    """1 or 0; or what is wrong with it."""
+    weight, train = message.get("weight"), message.get("train")
+    if train is not None and not isinstance(train, bool):
+        return "`train` of a message is neither true nor false"
+    if weight is None:
+        return 0 if train is False else 1
+    if isinstance(weight, bool | int | float) and weight in (0, 1):
+        return 0 if train is False else int(weight)
+    return "the weight of a message is neither 0 nor 1"

@@ -1,0 +1,69 @@
+"""The values of a row as text that a person would write, or why there is none."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from olivebuild.steps._reading import Read
+
+DATES = (datetime.date, datetime.time)
+LARGEST_WHOLE = 1 << 53
+
+
+def text_of(value: object) -> str:
+    """A value that `why_not` has nothing against. Numbers and truth are written as in JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return value.isoformat() if isinstance(value, DATES) else json.dumps(value)
+
+
+def is_missing(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isnan(value)
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def why_not(name: str, value: object) -> str | None:
+    """Why the value of column `name` can't be written as text; None if it can."""
+    if is_missing(value):
+        return f"no value for {name}"
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
+        return f"{name} is infinite"
+    if isinstance(value, (str, int, float, Decimal, *DATES)):
+        return None
+    return f"{name} is not text but {_kind(value)}"
+
+
+def _kind(value: object) -> str:
+    kinds = {"list": "a list", "dict": "an object", "bytes": "bytes", "timedelta": "a duration"}
+    return kinds.get(type(value).__name__, type(value).__name__)
+
+
+def tidied(rows: Sequence[Read], names: Iterable[str]) -> tuple[list[Read], list[str]]:
+    """The rows, and a line for each of the columns `names` that a program keeps as another kind of value than what was put in.
+
+    Whole numbers become floating point where some are missing, and dates become points in time: both are turned back, if all of the
+    column allow it.
+    """
+    made, notes = list(rows), []
+    for name in dict.fromkeys(names):
+        values: list[Any] = [v for row in made if not is_missing(v := row.columns.get(name))]
+        turn: Any = None
+        if values and all(type(v) is float and v.is_integer() and abs(v) < LARGEST_WHOLE for v in values):
+            turn, told = int, f"the numbers of {name} are whole: they are written {int(values[0])}, not {values[0]}"
+        elif values and all(isinstance(v, datetime.datetime) and v.tzinfo is None and v.time() == datetime.time() for v in values):
+            turn, told = datetime.datetime.date, f"the times of {name} are all midnight: they are written {values[0].date()}"
+        if turn:
+            made = [row if is_missing(v := row.columns.get(name)) else replace(row, columns=row.columns | {name: turn(v)}) for row in made]
+            notes.append(told)
+    return made, notes
