@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -52,6 +52,9 @@ LATER = ("near_duplicates", "group_by", "max_dropped", "strict")
 class Dataset(Step):
     kind = "dataset"
     version = 3
+    changes: ClassVar[Mapping[int, str]] = {
+        3: "rows are read in more forms, whole numbers and dates as a person writes them, and what all rows share is not compared for likeness"
+    }
     fields = DatasetFields
     summary = "rows from json, jsonl, csv or parquet, packed or not, rendered, deduplicated and split into .train and .test"
 
