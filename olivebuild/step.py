@@ -87,6 +87,10 @@ class Step(ABC):
     def files(self, fields: Any) -> list[FileInput]:
         return []
 
+    def version_of(self, fields: Any) -> int:
+        """The version for a target with these fields: an older one where what changed is not about them."""
+        return self.version
+
     def libraries(self, fields: Any) -> tuple[str, ...]:
         """The libraries whose versions can change the bytes."""
         return ()
@@ -115,7 +119,7 @@ class Step(ABC):
             name,
             target,
             self.kind,
-            self.version,
+            self.version_of(fields),
             fields.model_dump(mode="json", exclude_unset=True),
             tuple(edges),
             tuple(flatten(self.parameters(fields))),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +27,16 @@ class Form:
     def columns(self) -> list[str]:
         return [self.text] if self.format == "messages" else columns_in(self.text)
 
-    def prompt(self, row: Mapping[str, Any], encoder: Encoder) -> str:
+    def prompt(self, row: Mapping[str, Any], encoder: Encoder) -> list[int]:
+        """A row's tokens. Raises InputError when the chat template refuses it."""
         if self.format == "prompt":
-            return fill(self.text, dict(row))
+            return encoder.ask("prompt", {"prompt": fill(self.text, dict(row))})
         if self.format == "user":
-            return encoder.prompt_text("user", {"user": fill(self.text, dict(row)), "assistant": ""})
+            return encoder.ask("user", {"user": fill(self.text, dict(row)), "assistant": ""})
         messages = list(row[self.text])
-        return from_messages(messages[:-1] if messages[-1]["role"] == "assistant" else messages, encoder)
+        return from_messages(messages[:-1] if messages[-1]["role"] == "assistant" else messages, encoder, row.get("tools"))
 
-    def filled(self, text: str, encoder: Encoder) -> str:
+    def filled(self, text: str, encoder: Encoder) -> list[int]:
         """The prompt when `text` is the value of the only column."""
         return self.prompt(dict.fromkeys(self.columns, text), encoder)
 
@@ -59,9 +59,9 @@ def _are_messages(value: Any) -> bool:
     return known and all(isinstance(m.get("content"), str) for m in value)
 
 
-def from_messages(messages: list[dict[str, str]], encoder: Encoder) -> str:
+def from_messages(messages: list[dict[str, Any]], encoder: Encoder, tools: Any = None) -> list[int]:
     # The answer that is to come stands last.
-    return encoder.prompt_text("messages", {"messages": json.dumps([*messages, {"role": "assistant", "content": ""}])})
+    return encoder.ask("messages", {"messages": [*messages, {"role": "assistant", "content": ""}], "tools": tools})
 
 
 def read_rows(path: Path, shown: str, forms: Sequence[Form]) -> tuple[list[Read], Form]:
@@ -83,7 +83,11 @@ def read_rows(path: Path, shown: str, forms: Sequence[Form]) -> tuple[list[Read]
 
 
 def prompts_of(rows: Sequence[Read], form: Form, encoder: Encoder) -> list[list[int]]:
-    return [encoder.pair(form.prompt(row.columns, encoder), "").prompt for row in rows]
+    prompts = []
+    for row in rows:
+        encoder.where = row.where
+        prompts.append(form.prompt(row.columns, encoder))
+    return prompts
 
 
 def answers(
@@ -96,4 +100,4 @@ def answers(
         replies = runtime.ask(questions, max(rooms[i : i + BATCH]), encoder.ends)
         for k, reply in enumerate(replies, i):
             if k >= first:
-                yield rows[k], runtime.tokenizer.decode(reply.written[: rooms[k]], skip_special_tokens=True).strip()
+                yield rows[k], encoder.answer_text(reply.written[: rooms[k]])

@@ -7,6 +7,7 @@ mapped, not read: memory does not grow with the rows. Losing them costs time, no
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
@@ -15,13 +16,13 @@ import numpy as np
 
 from olivebuild import digest
 from olivebuild.derived import Derived
-from olivebuild.steps._tokens import Encoder, Tokens
+from olivebuild.steps._tokens import COUNTS, Encoder, Tokens
 
 if TYPE_CHECKING:
     from olivebuild.store import Store
     from olivebuild.worker import Job
 
-VERSION = 1
+VERSION = 2
 SHARD = 4096
 """Rows of a shard, on average."""
 LARGEST = 4 * SHARD
@@ -50,6 +51,11 @@ class TokenRows(Sequence[Tokens]):
     """Rows of which no token is counted."""
     known: int = 0
     """Shards that were tokenised before."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """What else there is to tell, by the names of `_tokens.COUNTS`."""
+    ends: list[int] = field(default_factory=list)
+    """The tokens that end what is learnt."""
+    format: str = ""
 
     def __post_init__(self) -> None:
         self._ends = np.cumsum([len(s) for s in self.shards])
@@ -89,7 +95,9 @@ def lengths_of(rows: Sequence[Tokens]) -> np.ndarray:
 def token_rows(job: Job, encoder: Encoder, folder: str, path: str, loss: str) -> TokenRows:
     """The rows of a parquet file, tokenised with the tokenizer that lies in `folder`, from what is known of them."""
     derived, made = Derived(job.store), TokenRows()
-    about = _about(folder, encoder.max_length, loss)
+    made.format, completions = _completions(path)
+    encoder.read_ends(made.format, completions)
+    about = [*_about(folder, encoder.max_length, loss), sorted(encoder.written)]
     # The parent forbids it for processes that fork; this one does not.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     shards: list[Shard] = []
@@ -104,13 +112,34 @@ def token_rows(job: Job, encoder: Encoder, folder: str, path: str, loss: str) ->
             derived.put({key: ((blob, len(data)),)})
             found = _load(job.store, blob)
             assert found
-        shard, truncated, dropped = found
+        shard, truncated, dropped, counts = found
         made.truncated += truncated
         made.dropped += dropped
+        made.counts.update(counts)
         if len(shard):
             shards.append(shard)
         job.progress("tokenising", sum(map(len, shards)), 0)
-    return TokenRows(shards, made.truncated, made.dropped, made.known)
+    ends = sorted(encoder.trained_ends(made.format, loss)) if shards else []
+    return TokenRows(shards, made.truncated, made.dropped, made.known, made.counts, ends, made.format)
+
+
+def _format(path: str) -> str:
+    import pyarrow.parquet as pq
+
+    return str((pq.read_schema(path).metadata or {})[b"format"].decode())
+
+
+def _completions(path: str) -> tuple[str, Iterator[str]]:
+    """A data set's format, and its completions where it has a column of them."""
+    import pyarrow.parquet as pq
+
+    def texts() -> Iterator[str]:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH, columns=["completion"]):
+                yield from batch.column(0).to_pylist()
+
+    format_ = _format(path)
+    return format_, texts() if format_ == "prompt" else iter(())
 
 
 def _about(folder: str, max_length: int, loss: str) -> list[object]:
@@ -147,19 +176,19 @@ def _shards(path: str) -> Iterator[tuple[str, list[dict[str, str]], str]]:
 def _encoded(encoder: Encoder, format_: str, rows: list[dict[str, str]], loss: str) -> bytes:
     from safetensors.numpy import save
 
-    before = encoder.truncated
+    before, counted = encoder.truncated, encoder.counts.copy()
     made = [t for i in range(0, len(rows), BATCH) for t in encoder.tokens(format_, rows[i : i + BATCH], loss)]
     kept = [t for t in made if t.labels]
     tensors: dict[str, np.ndarray] = {
         "ids": np.concatenate([t.ids for t in kept] or [np.zeros(0, np.int32)]).astype(np.int32),
         "counted": np.concatenate([t.counted for t in kept] or [np.zeros(0, bool)]).astype(np.uint8),
         "starts": np.cumsum([0, *(len(t) for t in kept)]).astype(np.int64),
-        "figures": np.array([encoder.truncated - before, len(made) - len(kept)], np.int64),
+        "figures": np.array([encoder.truncated - before, len(made) - len(kept), *(encoder.counts[n] - counted[n] for n in COUNTS)], np.int64),
     }
     return bytes(save(tensors))
 
 
-def _load(store: Store, blob: str) -> tuple[Shard, int, int] | None:
+def _load(store: Store, blob: str) -> tuple[Shard, int, int, dict[str, int]] | None:
     """None for a blob that is not whole."""
     from safetensors import SafetensorError, safe_open
 
@@ -173,4 +202,5 @@ def _load(store: Store, blob: str) -> tuple[Shard, int, int] | None:
             ids, counted, starts, figures = (f.get_tensor(name).numpy() for name in ("ids", "counted", "starts", "figures"))
     except (OSError, SafetensorError):
         return None
-    return Shard(ids, counted.view(bool), starts), int(figures[0]), int(figures[1])
+    truncated, dropped, *counts = figures.tolist()
+    return Shard(ids, counted.view(bool), starts), truncated, dropped, dict(zip(COUNTS, counts, strict=True))

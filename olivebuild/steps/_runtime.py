@@ -14,6 +14,7 @@ import torch
 
 from olivebuild.errors import StepError
 from olivebuild.steps import _models
+from olivebuild.steps._ends import ends_of
 from olivebuild.steps._figures import Judged
 from olivebuild.steps._tokens import Encoder, Table
 from olivebuild.steps._trial import capacity
@@ -41,6 +42,8 @@ class Reply:
 
 class Runtime(Protocol):
     tokenizer: Any
+    ends: set[int]
+    """The tokens at which the model stops when it is deployed."""
 
     def ask(self, questions: list[Question], new_tokens: int, ends: set[int]) -> list[Reply]:
         """Replies in the order of the questions."""
@@ -56,26 +59,26 @@ def open_model(folder: str | Path, *, trust_remote_code: bool = False) -> Runtim
 
 def judge(runtime: Runtime, table: Table, new_tokens: int, *, whole: bool = False) -> Iterator[tuple[dict[str, str], Judged]]:
     """Each row and what became of it, in order. `whole`: an answer that is longer than every right one is still wanted in full."""
-    encoder = Encoder(runtime.tokenizer)
+    encoder = Encoder(runtime.tokenizer, ends=runtime.ends)
+    encoder.read_ends(table.format, [row["completion"] for row in table.rows] if table.format == "prompt" else [])
     if table.format == "text":
         for row in table.rows:
             yield row, _read(runtime, encoder, row)
         return
-    decode = runtime.tokenizer.decode
     examples = [encoder.encode(table.format, row) for row in table.rows]
     room = new_tokens if whole else min(new_tokens, max((len(e.completion) for e in examples), default=0))
     for i in range(0, len(examples), BATCH):
         rows, wanted = table.rows[i : i + BATCH], examples[i : i + BATCH]
         questions = []
-        for row, example in zip(rows, wanted, strict=True):
-            prompt = encoder.prompt_text(table.format, row)
-            labels = [encoder.pair(prompt, text).completion for _, text in table.labels]
-            questions.append(Question(example.prompt, labels or [example.completion]))
+        for row in rows:
+            # The right answer first; it is one of the labels, where there are any.
+            prompt, (own, *labels) = encoder.choices(table.format, row, [text for _, text in table.labels])
+            questions.append(Question(prompt, labels or [own]))
         for row, example, question, reply in zip(rows, wanted, questions, runtime.ask(questions, room, encoder.ends), strict=True):
             label = table.labels[int(np.argmax(reply.scores))][0] if table.labels else ""
-            right = decode(example.completion, skip_special_tokens=True).strip()
-            text = decode(reply.written, skip_special_tokens=True).strip()
-            nll = -reply.scores[question.completions.index(example.completion)]
+            right, text = encoder.answer_text(example.completion, encoder.stops), encoder.answer_text(reply.written)
+            whole_row = [*example.prompt, *example.completion]
+            nll = -reply.scores[question.completions.index(whole_row[len(question.prompt) :])]
             yield row, Judged(row["label"] or right, right, label, text, nll, len(example.completion))
 
 
@@ -97,6 +100,7 @@ class HuggingFaceRuntime:
         self.tokenizer = _models.load_tokenizer(folder, trust_remote_code=trust_remote_code)
         self.model = _models.load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
         self.device = device
+        self.ends = ends_of(Path(folder))
 
     @torch.inference_mode()
     def ask(self, questions: list[Question], new_tokens: int, ends: set[int]) -> list[Reply]:
@@ -164,6 +168,7 @@ class OnnxRuntime:
         og.disable_telemetry_events()
         self.tokenizer = _models.load_tokenizer(folder)
         self.config = json.loads(Path(folder, "genai_config.json").read_text("utf-8"))
+        self.ends = ends_of(Path(folder))
         try:
             self.model = og.Model(str(folder))
         except RuntimeError as e:

@@ -12,6 +12,7 @@ import torch
 
 from olivebuild.errors import InputError, Where
 from olivebuild.steps import _runtime
+from olivebuild.steps._ends import trained_ends
 from olivebuild.steps._runtime import HuggingFaceRuntime, OnnxRuntime, Runtime
 from olivebuild.steps._trial import capacity
 
@@ -24,6 +25,7 @@ def open_model(folder: str, adapter: str, *, trust_remote_code: bool) -> Runtime
     """A model folder, with the adapter in `adapter` unless that is empty."""
     runtime = _runtime.open_model(folder, trust_remote_code=trust_remote_code)
     if adapter:
+        runtime.ends |= trained_ends(Path(adapter), lambda: runtime.tokenizer)
         from peft import PeftModel
 
         assert isinstance(runtime, HuggingFaceRuntime)
@@ -116,7 +118,7 @@ class Decoder:
         return self._tell(self._new())
 
     def _new(self) -> str:
-        before, now = (self._tokenizer.decode(self._ids[self._context : end], skip_special_tokens=True) for end in (self._told, len(self._ids)))
+        before, now = (self._tokenizer.decode(self._ids[self._context : end], skip_special_tokens=False) for end in (self._told, len(self._ids)))
         return str(now[len(before) :])
 
     def _tell(self, text: str) -> str:

@@ -84,7 +84,7 @@ def open_subject(settings: Mapping[str, Any]) -> tuple[Runtime, Encoder]:
     from olivebuild.steps._tokens import Encoder
 
     runtime = open_model(settings["folder"], settings["adapter"], trust_remote_code=settings["trust_remote_code"])
-    return runtime, Encoder(runtime.tokenizer)
+    return runtime, Encoder(runtime.tokenizer, ends=runtime.ends)
 
 
 def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
@@ -104,8 +104,7 @@ def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
     while True:
         request = requests.next()
         try:
-            text = forms[0].filled(request["text"], encoder) if forms else from_messages(request["messages"], encoder)
-            prompt = encoder.pair(text, "").prompt
+            prompt = forms[0].filled(request["text"], encoder) if forms else from_messages(request["messages"], encoder)
             room = room_for(prompt, settings["max_tokens"], context)
         except BuildError as e:
             say("refused", **e.to_json())

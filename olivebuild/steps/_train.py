@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from olivebuild.errors import InputError
 from olivebuild.step import Result
-from olivebuild.steps import _hardware, _models, _quantised, _ranks
+from olivebuild.steps import _ends, _hardware, _models, _quantised, _ranks
 from olivebuild.steps._checkpoint import Keeper
 from olivebuild.steps._encode import TokenRows, lengths_of, token_rows
 from olivebuild.steps._evaluate import Evaluation
@@ -23,7 +23,7 @@ from olivebuild.steps._forward import Forward
 from olivebuild.steps._loop import Loop
 from olivebuild.steps._prefix import go_on_from_prefix
 from olivebuild.steps._schedule import Schedule, steps_of
-from olivebuild.steps._tokens import Encoder, Tokens
+from olivebuild.steps._tokens import COUNTS, Encoder, Tokens
 
 if TYPE_CHECKING:
     from olivebuild.steps.adapter import AdapterFields, Training
@@ -39,8 +39,10 @@ def train(job: Job, fields: AdapterFields) -> Result:
         job.note(f"{rows.truncated} of {len(rows)} rows are longer than max_length {training.max_length} and were cut")
     if not len(rows):
         raise InputError("no row has a token to learn", where=job.where("data"), hint="is max_length long enough?")
+    ends = _ends_of(job, fields, rows)
     loop = fit(job, fields, rows, evaluation_of(job, fields), device, dtype)
     save_adapter(loop.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
+    (job.out / _ends.NAME).write_text(_ends.of_adapter(ends), "utf-8")
     if fields.method == "qlora":
         _quantised.note(job.out, fields.quantisation)
     provenance = {"device": device.type, "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
@@ -74,7 +76,28 @@ def rows_of(job: Job, fields: AdapterFields) -> TokenRows:
 
 def encoder_of(job: Job, fields: AdapterFields) -> Encoder:
     base = job.input("model")
-    return Encoder(_models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code), fields.training.max_length)
+    tokenizer = _models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
+    encoder = Encoder(tokenizer, fields.training.max_length, _ends.ends_of(Path(base.folder)))
+    encoder.where = job.where("data")
+    return encoder
+
+
+def _ends_of(job: Job, fields: AdapterFields, rows: TokenRows) -> set[int]:
+    """The tokens at which what is trained ends, those of the recipe included; says what there is to say of the tokens. Raises InputError."""
+    encoder = encoder_of(job, fields)
+    for name, text in COUNTS.items():
+        if rows.counts[name]:
+            job.note(text.format(n=rows.counts[name]))
+    if rows.format in ("user", "messages"):
+        if header := encoder.habits.header:
+            job.note(f"the chat template ignores add_generation_prompt: prompts are made to end with {header!r}, as it writes before answers")
+        if encoder.habits.end is None:
+            job.note("the chat template writes no end after an answer: the tokenizer's own end token is put there")
+    ends = {*rows.ends, *(_ends.token_of(text, encoder.tokenizer) for text in fields.stop)}
+    if more := sorted(ends - _ends.ends_of(Path(job.input("model").folder))):
+        names = ", ".join(encoder.tokenizer.convert_ids_to_tokens(more))
+        job.note(f"answers end with {names}, at which the base does not stop; what is merged with this adapter will")
+    return ends
 
 
 def forward_of(job: Job, fields: AdapterFields, rows: Sequence[Tokens], schedule: Schedule, device: torch.device, dtype: torch.dtype) -> Forward:

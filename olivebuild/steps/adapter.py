@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -87,6 +87,8 @@ class AdapterFields(Fields):
     from_: Ref | None = Field(default=None, alias="from")
     """Another adapter, of the same shape, whose weights training begins with."""
     eval: Eval | None = None
+    stop: list[Annotated[str, Field(min_length=1)]] = []
+    """End tokens, as text, beside those that were trained (of one from elsewhere: instead of the chat template's)."""
 
     @field_validator("modules")
     @classmethod
@@ -97,7 +99,8 @@ class AdapterFields(Fields):
 
 class Adapter(Step):
     kind = "adapter"
-    version = 5
+    version = 6
+    changes: ClassVar = {6: "conversations are tokens as the chat template writes them, end of turn included; the ends travel with the adapter"}
     fields = AdapterFields
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
 
@@ -106,6 +109,10 @@ class Adapter(Step):
             return ("safetensors",)
         libraries = ("torch", "transformers", "tokenizers", "peft", "safetensors")
         return libraries if fields.method == "lora" else (*libraries, "bitsandbytes")
+
+    def version_of(self, fields: AdapterFields) -> int:
+        # What is brought is copied as it was before there was anything to render.
+        return 5 if fields.source else self.version
 
     def takes_gpu(self, fields: AdapterFields) -> bool:
         return fields.source is None
@@ -130,9 +137,13 @@ class Adapter(Step):
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, AdapterFields)
+        # A choice that was not made is left out: it changes nothing for adapters from before there was one.
+        stop: dict[str, object] = {"stop": sorted(set(fields.stop))} if fields.stop else {}
         if fields.source:
-            return {}
-        given = super().parameters(fields)
+            return stop
+        given = {**super().parameters(fields), **stop}
+        if not stop:
+            given.pop("stop")
         # An adapter to begin with is an input; its name says nothing.
         given.pop("from_")
         if fields.method == "lora":
@@ -151,7 +162,7 @@ class Adapter(Step):
 
     def check(self, fields: AdapterFields) -> str | None:
         if fields.source:
-            extra = sorted(fields.model_fields_set - {"source", "model"})
+            extra = sorted(fields.model_fields_set - {"source", "model", "stop"})
             if fields.source.scheme in ("gguf", "pypi"):
                 return "an adapter comes from a folder or hf:ID; name one"
             return f"`source` brings a finished adapter, so {', '.join(extra)} has no meaning; leave it out" if extra else None
@@ -168,7 +179,7 @@ class Adapter(Step):
     def run(self, job: Job) -> None:
         fields = job.fields(AdapterFields)
         if fields.source:
-            _bring(job, fields.source)
+            _bring(job, fields.source, fields.stop)
         else:
             from olivebuild.steps import _train
 
@@ -178,14 +189,15 @@ class Adapter(Step):
 DEFAULT_EPOCHS = 3.0
 
 
-def _bring(job: Job, source: Source) -> None:
-    """Store an adapter folder's two files, checked: peft's or Unsloth's."""
+def _bring(job: Job, source: Source, stop: list[str]) -> None:
+    """Store an adapter folder's two files, checked: peft's or Unsloth's. Ends are texts until its base's tokenizer is there."""
     import json
 
     from msgspec import structs
 
     from olivebuild.errors import InputError
     from olivebuild.manifest import Entry, Manifest
+    from olivebuild.steps import _ends
     from olivebuild.steps._fetch import fetch
     from olivebuild.tensors import tensors_of
 
@@ -207,8 +219,11 @@ def _bring(job: Job, source: Source) -> None:
     text = (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
     # A file of this machine is copied again in less time than syncing takes, if a power cut takes the copy.
     stored = job.store.put_file(weights.resolve(), weights.name, job.out.parent, sync=source.scheme != "file")
-    entries = (Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]), structs.replace(stored, executable=False))
-    job.result = Result(metrics={"tensors": tensors}, manifest=job.store.put_manifest(Manifest(entries)))
+    entries = [Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]), structs.replace(stored, executable=False)]
+    if stop:
+        ends = _ends.of_adapter([], sorted(set(stop))).encode()
+        entries.append(Entry.of_runs(_ends.NAME, [(job.store.put_bytes(ends), len(ends))]))
+    job.result = Result(metrics={"tensors": tensors}, manifest=job.store.put_manifest(Manifest(tuple(entries))))
 
 
 STEP = Adapter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from olivebuild.step import Fields, FileInput, Result, Step
 from olivebuild.worker import Job
@@ -24,7 +24,8 @@ class AccuracyFields(Fields):
 
 class Accuracy(Step):
     kind = "benchmark-accuracy"
-    version = 2
+    version = 3
+    changes: ClassVar = {3: "models are asked with the tokens of their own chat template; special tokens are text, but for the ends"}
     fields = AccuracyFields
     gpu = True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from olivebuild.errors import InputError, StepError
 from olivebuild.step import Fields, Result, Step
@@ -30,6 +30,8 @@ class CheckFields(Fields):
 
 class Check(Step):
     kind = "benchmark-check"
+    version = 2
+    changes: ClassVar = {2: "the tokens that a deployed model is asked with are compared with those that are trained; all ends count"}
     fields = CheckFields
     gpu = True
 
@@ -169,43 +171,61 @@ def _judge(job: Job, target: str, precision: str, difference: Difference, figure
 
 
 def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any) -> int:
-    """How many prompts were compared: as text, and, where they come from messages, as the chat template writes them."""
-    from olivebuild.steps._tokens import Encoder
+    """How many prompts were compared: their text, their tokens, and, where they come from messages, what the runtime's own template gives.
 
-    encoder, count = Encoder(tokenizer), 0
+    The model is asked with the tokens of our one rendering; whoever deploys it has those of the runtime's tokenizer.
+    """
+    from olivebuild.steps._tokens import Encoder, Refused
+
+    encoder, count, begun = Encoder(tokenizer), 0, 0
+    encoder.where = job.where("data")
     rows = [(table, row) for table in tables for row in table.rows]
     hint = "the deployed model would see other tokens than the one that was trained; another version of onnxruntime-genai may help"
     for i, (table, row) in enumerate(rows):
         job.progress("comparing tokens", i, len(rows))
         text = encoder.prompt_text(table.format, row) or encoder.completion_text(table.format, row)
-        ours, found = list(tokenizer(text)["input_ids"]), [int(t) for t in theirs.encode(text)]
+        ours = encoder.ask(table.format, row) if table.format != "text" else encoder.ask("prompt", {"prompt": text})
+        found = [int(t) for t in theirs.encode(text)]
+        if table.format in ("prompt", "text") and ours != found and ours == [*encoder.begin, *found]:
+            # The runtime tokenizes what it is given and begins nothing; that is for whoever calls it to do.
+            begun, found = begun + 1, ours
         if ours != found:
             at = next((k for k, (a, b) in enumerate(zip(ours, found, strict=False)) if a != b), min(len(ours), len(found)))
             fact = f"onnxruntime-genai makes other tokens of a prompt: token {at} is {found[at : at + 3]}, not {ours[at : at + 3]}, in {text[:80]!r}"
             raise InputError(fact, where=job.where("data"), hint=hint)
         if table.format in ("messages", "user"):
-            messages = encoder.messages(table.format, row)[:-1]
-            written = theirs.apply_chat_template(json.dumps(messages, ensure_ascii=False), add_generation_prompt=True)
-            if written != text:
-                raise InputError(
-                    f"onnxruntime-genai writes another chat prompt: {written[:80]!r}, not {text[:80]!r}", where=job.where("data"), hint=hint
-                )
+            messages, tools = encoder.messages(table.format, row)[:-1], encoder.tools(row)
+            written = _written(theirs, messages, tools)
+            try:
+                expected = encoder.render(messages, tools, prompt=True)
+            except Refused as e:
+                raise InputError(f"the chat template refuses a row: {e}", where=job.where("data"), hint="leave it out") from None
+            if written != expected:
+                fact = f"onnxruntime-genai writes another chat prompt: {written[:80]!r}, not {expected[:80]!r}"
+                raise InputError(fact, where=job.where("data"), hint=hint)
         count += 1
+    if begun:
+        names = " ".join(tokenizer.convert_ids_to_tokens(encoder.begin))
+        job.note(f"onnxruntime-genai's tokenizer does not begin a text with {names}, as training and benchmarks do: put it before {begun} prompts")
+    if tables and any(t.format in ("messages", "user") for t in tables) and encoder.habits.header:
+        job.note(f"the chat template ignores add_generation_prompt: prompts that are deployed must end with {encoder.habits.header!r}")
     return count
 
 
+def _written(theirs: Any, messages: list[dict[str, Any]], tools: list[Any] | None) -> str:
+    """The prompt as the runtime's own template engine writes it, or what it says instead."""
+    options = {"tools": json.dumps(tools, ensure_ascii=False)} if tools else {}
+    try:
+        return str(theirs.apply_chat_template(json.dumps(messages, ensure_ascii=False), add_generation_prompt=True, **options))
+    except RuntimeError as e:
+        return (str(e).strip().splitlines() or ["nothing"])[0]
+
+
 def _same_ends(job: Job, source: Path, onnx: Path) -> None:
-    """Where Hugging Face's generation stops, onnxruntime-genai must stop, too."""
+    """Where the source stops, be it by its configuration or by what its adapter taught it, onnxruntime-genai must stop, too."""
+    from olivebuild.steps._ends import ends_of
 
-    def ends(value: Any) -> set[int]:
-        return {int(v) for v in (value if isinstance(value, list) else [value]) if v is not None}
-
-    wanted: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        if not wanted and (source / name).is_file():
-            wanted = ends(json.loads((source / name).read_text("utf-8")).get("eos_token_id"))
-    found = ends(json.loads((onnx / "genai_config.json").read_text("utf-8"))["model"].get("eos_token_id"))
-    if missing := sorted(wanted - found):
+    if missing := sorted(ends_of(source) - ends_of(onnx)):
         hint = "the deployed model would not stop where the trained one does"
         raise InputError(f"the stop token {missing[0]} is missing from genai_config.json", where=job.where(), hint=hint)
 

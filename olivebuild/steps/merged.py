@@ -28,7 +28,10 @@ class MergedFields(Fields):
 class Merged(Step):
     kind = "merged"
     version = 3
-    changes: ClassVar = {3: "a merged model in several files has the index that loaders need, and additional chat templates come along"}
+    changes: ClassVar = {
+        3: "a merged model in several files has the index that loaders need, additional chat templates come along, and "
+        "generation_config.json names the end tokens that its adapter was trained with",
+    }
     fields = MergedFields
     summary = "an adapter merged into its base, or a merged model from elsewhere (`source`)"
     lazy = True
@@ -90,6 +93,7 @@ def check_brought(job: Job, folder: Path | None) -> None:
 
 def merge(job: Job, fields: MergedFields) -> None:
     """Tensor by tensor where that is proven to give peft's bytes; else by peft, and the trace says why."""
+    from olivebuild.steps._ends import stopping, write_ends
     from olivebuild.steps._merge import Unproven, changes, open_input
 
     model, adapter = open_input(job.store, job.input("model")), open_input(job.store, job.input("adapter"))
@@ -106,9 +110,10 @@ def merge(job: Job, fields: MergedFields) -> None:
             raise InputError(f"no reproducible merge: {e}", where=job.where("reproducible"), hint=hint) from None
         job.note(f"merging with peft: {e}")
         merge_with_peft(job, job.folder("model"), job.folder("adapter"), dequantised=fields.onto == "dequantised")
+        write_ends(job, model, adapter, job.out)
         job.result = job.result._replace(provenance={"by": "peft", "because": str(e)})
         return
-    merge_by_tensors(job, model, changed, reproducible=fields.reproducible)
+    merge_by_tensors(job, stopping(job, model, adapter), changed, reproducible=fields.reproducible)
 
 
 def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reproducible: bool) -> None:

@@ -30,9 +30,11 @@ def greedy(folder: Path, prompts: list[str]) -> list[str]:
     answers = []
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt").input_ids
-        ends = tokenizer.all_special_ids
-        out = model.generate(ids, do_sample=False, max_new_tokens=TOKENS, eos_token_id=ends, pad_token_id=0)[0, ids.shape[1] :]
-        answers.append(tokenizer.decode(out, skip_special_tokens=True).strip())
+        # It stops where the folder says, which is where the adapter was taught to.
+        assert set(model.generation_config.eos_token_id) == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")}
+        out = model.generate(ids, do_sample=False, max_new_tokens=TOKENS, pad_token_id=0)[0, ids.shape[1] :].tolist()
+        end = next((i for i, token in enumerate(out) if token in model.generation_config.eos_token_id), len(out))
+        answers.append(tokenizer.decode(out[:end]).strip())
     return answers
 
 

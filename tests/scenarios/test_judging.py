@@ -20,7 +20,9 @@ from tests.scenarios.steps import job_in
 
 pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 END = 2
-"""The end token of the tests' tokenizer, which completes every answer; 0 and 1 are its other special tokens."""
+"""The end token of the tests' tokenizer, which completes a text."""
+TURN = 5
+"""The token that ends every answer of the tests' rows, as they are written."""
 
 
 def judged(
@@ -78,16 +80,16 @@ def independent(place: Place, model: Any) -> dict[str, Any]:
         prompt = tokenizer.encode(row["prompt"]).ids
         scores = {}
         for label, completion in labels:
-            ids = [*tokenizer.encode(row["prompt"] + completion).ids, END]
-            assert ids[: len(prompt)] == prompt
+            ids = tokenizer.encode(row["prompt"] + completion).ids
+            assert (ids[: len(prompt)], ids[-1]) == (prompt, TURN)
             scores[label] = nll(model(ids), len(prompt), ids)
-        written, room = list(prompt), max(len(tokenizer.encode(c).ids) + 1 for _, c in labels)
+        written, room = list(prompt), max(len(tokenizer.encode(c).ids) for _, c in labels)
         while len(written) < len(prompt) + min(5, room):
             token = int(model(written)[-1].argmax())
-            if token <= END:
+            if token in (END, TURN):
                 break
             written.append(token)
-        text = tokenizer.decode(written[len(prompt) :]).strip()
+        text = tokenizer.decode(written[len(prompt) :], skip_special_tokens=False).strip()
         answers.append({"label": min(scores, key=lambda name: scores[name]), "nll": scores[row["label"]], "text": text, "expected": row["label"]})
     return {"accuracy": np.mean([a["label"] == a["expected"] for a in answers]), "answers": answers}
 

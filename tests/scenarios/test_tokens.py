@@ -74,8 +74,8 @@ def test_what_is_counted(tiny_model: Path) -> None:
         (row,) = encoder.tokens(format_, table, loss)
         return str(encoder.tokenizer.decode(row.ids[row.counted]))
 
-    assert counted("messages", chat, "completion") == "fear<|endoftext|>"
-    assert counted("messages", chat, "turns") == "joy<|end|>\nfear<|end|>\n"
+    assert counted("messages", chat, "completion") == "fear<|end|>"
+    assert counted("messages", chat, "turns") == "joy<|end|>fear<|end|>"
     assert counted("messages", chat, "all").count("<|user|>") == 2
     assert counted("text", [{"text": "a long night"}], "completion") == "a long night<|endoftext|>"
     assert counted("prompt", [{"prompt": "I am ", "completion": "sad"}], "all") == "I am sad<|endoftext|>"
