@@ -64,7 +64,7 @@ def check_inputs(job: Job) -> None:
         model = open_input(job.store, given)
         check(job, model, given.target, job.where(role), trust=given.trust_remote_code)
         if job.action.kind in WHOLE_READERS:
-            check_finite(job.store, model, given.target, job.where(role))
+            check_finite(job.store, model, given.digest, given.target, job.where(role))
 
 
 def check_output(job: Job, folder: Path, *, trust: bool = False) -> None:
@@ -144,7 +144,8 @@ def _open(model: Weights, scratch: Path, target: str, where: Where | None, *, tr
             kind = type(auto.from_config(config, trust_remote_code=trust))
     except FAULTS as e:
         hint = "does the installed transformers know this model? A model with code of its own needs trust_remote_code: true"
-        raise InputError(f"{target}: transformers can't open the model: {first_line(e)}", where=where, hint=hint) from None
+        told = first_line(e).replace(str(scratch), "the model")
+        raise InputError(f"{target}: transformers can't open the model: {told}", where=where, hint=hint) from None
     state = {w.name: torch.empty(w.shape, dtype=getattr(torch, DTYPES.get(w.dtype, "uint8")), device="meta") for w in model.by_name.values()}
     options: dict[str, Any] = {"config": config, "state_dict": state, "device_map": {"": "meta"}, "ignore_mismatched_sizes": True}
     try:
@@ -216,9 +217,9 @@ def _not_text(model: Weights) -> set[str]:
     return {value for name, value in named.items() if isinstance(value, str) and re.match("(image|video|audio|vision|boi|eoi|boa|eoa)_", name)}
 
 
-def check_finite(store: Store, model: Weights, target: str, where: Where | None) -> None:
-    """Raises InputError for weights that are NaN or infinite. All are read, once for the same weights."""
-    key = finite_key(model.model_digest())
+def check_finite(store: Store, model: Weights, found: str, target: str, where: Where | None) -> None:
+    """Raises InputError for weights that are NaN or infinite, of the model of the digest `found`. All are read, once."""
+    key = finite_key(found or model.model_digest())
     if _known(store, key):
         return
     pieces = [(w, start) for w in model.by_name.values() if w.dtype in INFINITE for start in range(0, w.size, PIECE)]
