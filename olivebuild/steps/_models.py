@@ -69,7 +69,8 @@ def load_model(
         )
     except ModuleNotFoundError:
         raise
-    except (OSError, ValueError, ImportError) as e:
+    except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as e:
+        # Also what a quantiser of transformers says of weights that it does not expect.
         raise InputError(f"the model can't be loaded: {first_line(e)}", where=str(folder), hint="does transformers load this folder?") from None
     model, info = loaded
     check_loaded(info, "", str(folder))

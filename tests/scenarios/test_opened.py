@@ -18,6 +18,7 @@ from olivebuild.executor import ActionInput
 from olivebuild.steps import _opened
 from olivebuild.store import Store
 from olivebuild.worker import Job
+from tests.families import FAMILIES, write
 from tests.scenarios.steps import given, job_in, weights_in
 
 # The libraries warn of their own future.
@@ -26,6 +27,7 @@ SMALL: dict[str, Any] = {
     "vocab_size": 384, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
 }  # fmt: skip
+OTHERWISE = ("GPTQ", "4-bit", "InternLM2")
 EXPERTS = {"num_experts_per_tok": 2, "head_dim": 32}
 CLASSES: dict[str, dict[str, Any]] = {
     "Phi3": {},
@@ -93,6 +95,29 @@ def test_each_tensor_that_a_class_expects_must_be_there(name: str, tmp_path: Pat
     changed(folder, **{"model.norm.weight": torch.zeros(63, dtype=torch.bfloat16)})
     with pytest.raises(InputError, match=r"model.norm.weight has the shape \[63\], where config.json makes it \[64\]"):
         opened(job, store, folder)
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if n not in OTHERWISE])
+def test_a_model_of_each_family_is_opened_without_a_word(name: str, tmp_path: Path, job: Job, store: Store) -> None:
+    folder = write(name, tmp_path / "m")
+    assert opened(job, store, folder) == []
+    weights = weights_in(store, folder).by_name
+    gone = max(n for n in weights if ".1." in n)
+    changed(folder, **{gone: None})
+    with pytest.raises(InputError, match=r"base: (the weights lack|model\.layers\.1\..* has the shape)"):
+        opened(job, store, folder)
+
+
+@pytest.mark.parametrize("name", ["GPTQ", "4-bit"])
+def test_a_quantised_model_is_left_to_who_loads_it(name: str, tmp_path: Path, job: Job, store: Store) -> None:
+    assert opened(job, store, write(name, tmp_path / "m")) == []
+
+
+def test_a_model_with_code_of_its_own_is_told_how_to_be_opened(tmp_path: Path, job: Job, store: Store) -> None:
+    with pytest.raises(InputError, match="base: transformers can't open the model") as caught:
+        opened(job, store, write("InternLM2", tmp_path / "m"))
+    assert "trust_remote_code" in str(caught.value.hint)
+    assert str(tmp_path) not in caught.value.fact
 
 
 def test_an_expert_that_is_missing_is_told(tmp_path: Path, job: Job, store: Store) -> None:
