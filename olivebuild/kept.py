@@ -1,6 +1,7 @@
 """A graph kept in a file, so that a recipe that has not changed need not be read, checked and resolved again.
 
-It belongs to one text of the recipe and to one state of our own sources: anything else and the recipe is read anew.
+It belongs to one text of the recipe and to one state of our own sources, and was sealed by this user (seal.py), since the nodes in it
+say what is run: anything else and the recipe is read anew.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from olivebuild import digest, ourselves
 from olivebuild.graph import Graph, build_graph
 from olivebuild.node import Node, Outline, Record
 from olivebuild.recipe import Recipe
+from olivebuild.seal import seal
 
 FILE_NAME = "graph.json"
 
@@ -52,7 +54,7 @@ def _modules(graph: Graph) -> set[str]:
 def _read(recipe: Recipe, file: Path, stamp: str) -> Graph | None:
     try:
         head, _, body = file.read_bytes().partition(b"\n")
-        if head.decode() != f"{stamp} {digest.of_bytes(body)}":
+        if head.decode() != f"{stamp} {_seal(stamp, body)}" or head.endswith(b" "):
             return None
         kept = msgspec.json.decode(body, type=Kept)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
@@ -64,13 +66,18 @@ def _read(recipe: Recipe, file: Path, stamp: str) -> Graph | None:
     return graph
 
 
+def _seal(stamp: str, body: bytes) -> str:
+    return seal(f"graph {stamp} ".encode() + body)
+
+
 def _write(graph: Graph, file: Path, stamp: str) -> None:
     numbers = {name: i for i, name in enumerate(graph.nodes)}
     inputs = tuple(tuple((numbers[source.name], output) for _, source, output in edges) for edges in graph.inputs.values())
     kept = Kept(tuple(graph.targets.values()), tuple(graph.default), tuple(graph.nodes.values()), inputs, graph.matrices, graph.limits)
     body = msgspec.json.encode(kept)
     try:
-        digest.write_atomically(file, f"{stamp} {digest.of_bytes(body)}\n".encode() + body)
+        if sealed := _seal(stamp, body):
+            digest.write_atomically(file, f"{stamp} {sealed}\n".encode() + body)
     except OSError:
         # A folder that can't be written costs the time of reading the recipe.
         return

@@ -24,6 +24,7 @@ from olivebuild.graph import Graph
 from olivebuild.node import Node, Outline, Record
 from olivebuild.plan import Plan, Planner, State, Verdict
 from olivebuild.recipe import Recipe
+from olivebuild.seal import seal
 from olivebuild.snapshot import SEEN, Change, Data, Look
 from olivebuild.workspace import LAST
 
@@ -198,7 +199,7 @@ def recall(recipe: Recipe, state: Path, store: Path, asked: Iterable[str], look:
     try:
         # Without the last results, all nodes have to be remembered anew.
         pages = Pages.read(state, look) if look and (state / LAST).exists() else None
-        if look is None or pages is None or pages.head.surroundings != _surroundings(recipe, store, asked):
+        if look is None or pages is None or pages.head.surroundings != (here := _surroundings(recipe, store, asked)) or not here:
             return None
         changed = pages.changed(look)
         return None if changed is None else _recalled(recipe, pages, changed)
@@ -241,8 +242,12 @@ def _recalled(recipe: Recipe, pages: Pages, changed: set[int]) -> Recalled:
 
 
 def _surroundings(recipe: Recipe, store: Path, asked: Iterable[str]) -> str:
-    """All but files on which a plan depends. What is asked for stands for the goals, and our sources are among the files."""
-    return digest.of_json([recipe.file.name, digest.of_bytes(recipe.text), recipe.settings, list(asked), str(store), snapshot.surroundings()])
+    """All but files on which a plan depends, sealed. What is asked for stands for the goals, and our sources are among the files."""
+    return seal(
+        digest.canonical_json(
+            [recipe.file.name, digest.of_bytes(recipe.text), recipe.settings, list(asked), str(store), snapshot.surroundings()]
+        ).encode()
+    )
 
 
 def remember(planner: Planner, plan: Plan, asked: Iterable[str], before: Recalled | None, started: int, touched: set[str]) -> Pages | None:
