@@ -16,6 +16,7 @@ import pytest
 from olivebuild.errors import InputError
 from olivebuild.executor import ActionInput
 from olivebuild.steps import _opened
+from olivebuild.steps.model import _convert
 from olivebuild.store import Store
 from olivebuild.worker import Job
 from tests.families import FAMILIES, write
@@ -279,3 +280,59 @@ def test_other_weight_files_are_told(llama: Path, tmp_path: Path, store: Store) 
 def test_only_models_are_opened(tmp_path: Path, store: Store) -> None:
     inputs = {"data": ActionInput("nowhere", "nowhere", "dataset", "rows")}
     _opened.check_inputs(job_in(tmp_path / "a", store, inputs, kind="adapter"))
+
+
+# GGUF
+
+LLAMA_SHAPES = {
+    "token_embd.weight": (32, 64), "output.weight": (32, 64), "output_norm.weight": (64,), "blk.0.attn_norm.weight": (64,),
+    "blk.0.ffn_norm.weight": (64,), "blk.0.attn_q.weight": (64, 64), "blk.0.attn_k.weight": (32, 64), "blk.0.attn_v.weight": (32, 64),
+    "blk.0.attn_output.weight": (64, 64), "blk.0.ffn_gate.weight": (128, 64), "blk.0.ffn_up.weight": (128, 64), "blk.0.ffn_down.weight": (64, 128),
+}  # fmt: skip
+
+
+def write_gguf(file: Path, *left_out: str) -> Path:
+    """A Llama of one layer, as llama.cpp stores it."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(str(file), "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(64)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_rope_dimension_count(16)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(32)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(29))])
+    writer.add_token_scores([0.0] * 32)
+    writer.add_token_types([2, 3, 3] + [6] * 29)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    random = np.random.default_rng(0)
+    for name, shape in LLAMA_SHAPES.items():
+        if name not in left_out:
+            writer.add_tensor(name, random.standard_normal(shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@pytest.mark.parametrize("left_out", [(), ("output.weight",)])
+def test_a_gguf_file_becomes_a_folder_that_is_whole(left_out: tuple[str, ...], job: Job, store: Store, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    _convert(job, write_gguf(tmp_path / "m.gguf", *left_out), "float32")
+    loaded, info = AutoModelForCausalLM.from_pretrained(job.out, output_loading_info=True)
+    assert [info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")] == [set()] * 3
+    # Without an output of its own, the head is the embedding.
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == bool(left_out)
+
+
+def test_a_gguf_file_that_lacks_a_tensor_is_refused(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"m.gguf: the weights lack model.layers.0.mlp.up_proj.weight"):
+        _convert(job, write_gguf(tmp_path / "m.gguf", "blk.0.ffn_up.weight"), "float32")
