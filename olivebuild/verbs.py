@@ -41,7 +41,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
     \b
     olivebuild status
     """
-    from olivebuild import live, wording
+    from olivebuild import drops, live, wording
 
     project = open_all(ctx)
     with live.hashing(project.workspace.memo):
@@ -59,11 +59,15 @@ def status(ctx: click.Context, as_json: bool) -> None:
         shown = project.planner.scan.shown(folder) if folder else ""
         stored = sum(held.values()) if last.manifest else None
         row: dict[str, object] = {"target": name, "kind": kind, "verdict": verdict.value, "size": size, "stored": stored, "seconds": last.seconds}
-        rows.append(row | {"folder": shown or None})
+        metrics = last.trace.metrics if last.trace and kind == "dataset" else {}
+        dropped = [line for line in (drops.told(metrics), drops.told(metrics, "test_drops")) if line]
+        rows.append(row | {"folder": shown or None} | ({"dropped": dropped} if dropped else {}))
         if not as_json:
             amount, kept = (wording.size(n) if n is not None else "" for n in (size, stored))
             line = f"{verdict.value:<8} {name:<14} {kind:<10} {amount:>9} {kept:>9}  {wording.seconds(last.seconds):>12}  {shown}"
             click.echo(line.rstrip())
+            for told in dropped:
+                click.echo(f"{'':<9}{wording.clean(told)}")
     total = sum(s.trace.size for n in made.targets if (s := made.target(n)[1][-1]).trace)
     if as_json:
         click.echo(json.dumps({"targets": rows, "size": total, "stored": sum(all_held.values())}, indent=2))
@@ -124,7 +128,7 @@ def schema() -> None:
 @click.command()
 @recipe_options
 @click.option("--model", required=True, help="A Hugging Face folder, hf:ID, or gguf:FILE.")
-@click.option("--data", required=True, help="A jsonl, json, csv or parquet file.")
+@click.option("--data", required=True, help="A jsonl, json, csv, tsv or parquet file.")
 @click.option("--force", is_flag=True, help="Overwrite a recipe that is there.")
 @click.pass_context
 def init(ctx: click.Context, model: str, data: str, force: bool) -> None:
@@ -133,10 +137,12 @@ def init(ctx: click.Context, model: str, data: str, force: bool) -> None:
     \b
     olivebuild init --model hf:Qwen/Qwen2.5-0.5B-Instruct --data data/rows.jsonl
     """
-    from olivebuild import scaffold
+    from olivebuild import scaffold, wording
 
     folder, name = place(ctx)
-    file = scaffold.write_recipe(folder, name, model, data, force)
+    file, notes = scaffold.write_recipe(folder, name, model, data, force)
+    for note in notes:
+        click.echo(f"note: {wording.clean(note)}")
     click.echo(f"wrote {file}; next: olivebuild plan")
 
 

@@ -23,6 +23,7 @@ from olivebuild.steps._reading import read_file
 from olivebuild.steps._rows import columns_in, fill
 from olivebuild.steps.dataset import STEP, DatasetFields, look_alikes
 from olivebuild.worker import Job
+from tests.conftest import Place
 from tests.test_rows import render
 
 
@@ -391,3 +392,17 @@ def test_new_fields_at_their_defaults_are_no_parameters() -> None:
     named = set(STEP.parameters(DatasetFields.model_validate(given)))
     assert not named & {"near_duplicates", "group_by", "max_dropped", "strict"}
     assert set(STEP.parameters(DatasetFields.model_validate(given | {"group_by": "a"}))) - named == {"group_by"}
+
+
+def test_drops_are_in_status_and_in_each_form_of_the_report(place: Place) -> None:
+    (place.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*plain(60), {"q": "", "a": "no"}]))
+    place.recipe.write_text('targets:\n  rows: {kind: dataset, source: rows.jsonl, prompt: "{q}", completion: "{a}"}\n')
+    assert place.build().ran == ["rows"]
+    told = "1 of 61 rows dropped: 1 x no value for q (first rows.jsonl:61)"
+    assert told in place.run("status").out
+    assert json.loads(place.run("status", "--json").out)["targets"][0]["dropped"] == [told]
+    assert told in place.run("report", "--markdown", "--junit", "gates.xml").out
+    assert told in (place.folder / "gates.xml").read_text()
+    assert json.loads(place.run("report", "--json").out)["datasets"][0]["drops"][0]["why"] == "no value for q"
+    place.run("report")
+    assert "rows.jsonl:61" in (place.folder / "build/report.html").read_text()

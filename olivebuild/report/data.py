@@ -247,6 +247,17 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """Rows that were left out for one reason, and where the first stands. `side`: "test" for a file of test rows."""
+
+    why: str
+    count: int
+    first: str
+    fault: bool
+    side: str = ""
+
+
+@dataclass(frozen=True)
 class DataSet:
     target: str
     figures: Mapping[str, str]
@@ -257,6 +268,9 @@ class DataSet:
     removed: int = 0
     since: int = 0
     """The build before which the last edit was made; 0 if none is known."""
+    drops: tuple[Drop, ...] = ()
+    dropped: str = ""
+    """The drops as a line; "" if there are none."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from olivebuild.drops import told
 from olivebuild.report import rows
-from olivebuild.report.data import DataSet, Edit
+from olivebuild.report.data import DataSet, Drop, Edit
 
 if TYPE_CHECKING:
     from olivebuild.report.collect import Past
@@ -28,7 +29,14 @@ def data_set(past: Past, target: str) -> DataSet | None:
     by_label = [counted.get("by_label") or {} for counted in (train, test)]
     labels = [(name, int(by_label[0].get(name, 0)), int(by_label[1].get(name, 0))) for name in sorted({n for side in by_label for n in side if n})]
     labels.sort(key=lambda row: -row[1] - row[2])
-    return DataSet(target, figures, tuple(labels[:MAX_LABELS]), *_edits(past, target, trace.key))
+    drops = [Drop(d["why"], d["count"], d["first"], d["fault"], side) for side, found in _sides(report) for d in found.get("drops") or []]
+    lines = [f"{side}: {line}" if side else line for side, found in _sides(report) if (line := told(found))]
+    return DataSet(target, figures, tuple(labels[:MAX_LABELS]), *_edits(past, target, trace.key), tuple(drops), "; ".join(lines))
+
+
+def _sides(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    test = report.get("test")
+    return [("", report), *([("test", test)] if isinstance(test, dict) else [])]
 
 
 def _report(data: bytes | None) -> Mapping[str, Any]:

@@ -122,7 +122,10 @@ class Dataset(Step):
         }
         job.note(f"{report['read']} rows read, {len(train)} to train, {len(test)} to test, {report['duplicates']} duplicates dropped")
         metrics = {k: report[k] for k in ("read", "duplicates", "dropped")} | {"train": len(train), "test": len(test)}
-        drops = {name: found["drops"] for name, found in (("drops", report), ("test_drops", report.get("test"))) if found and found["drops"]}
+        drops: dict[str, Any] = {
+            name: found["drops"] for name, found in (("drops", report), ("test_drops", report.get("test"))) if found and found["drops"]
+        }
+        drops |= {"test_read": report["test"]["read"]} if "test_drops" in drops else {}
         job.result = Result(digests=digests, metrics=metrics | drops)
 
 
