@@ -56,11 +56,18 @@ class Miniature:
     by_length: bool
     """The rotary embedding depends on the length of the whole text."""
 
+    @property
+    def short(self) -> tuple[int, ...]:
+        """Lengths of prompts that reach no boundary."""
+        end = min((length for _, length in self.boundaries), default=max(SHORT) + STEPS) - STEPS
+        return tuple(sorted({max(1, min(prompt, end)) for prompt in SHORT}))
+
     @staticmethod
     def of(config: dict[str, Any], block: int) -> Miniature:
         """Of what config.json holds; widths are multiples of `block`. Raises Untried."""
         small = json.loads(json.dumps(config))
-        small.pop("quantization_config", None)
+        for name in ("quantization_config", "auto_map"):
+            small.pop(name, None)
         inner = small["text_config"] if isinstance(small.get("text_config"), dict) else small
         try:
             known = _read(config).get_text_config()
@@ -142,7 +149,7 @@ def prove(mini: Miniature, scratch: Path, build: Callable[[Path, Path], None], p
     try:
         model = _write(mini, source, dtype)
         build(source, made)
-        return _lengths(mini, model, made) if exact else _judged(model, made, LIMITS[precision], mini.by_length)
+        return _lengths(mini, model, made) if exact else _judged(mini, model, made, LIMITS[precision])
     except Untried as e:
         return Proof(untried=str(e))
     finally:
@@ -201,18 +208,29 @@ class Try:
         try:
             return self.difference(prompt).beyond(limit)
         except RuntimeError as e:
-            return f"onnxruntime-genai fails: {str(e).strip().splitlines()[0][:200]}"
+            return _failure(e)
 
 
-def _judged(model: Any, folder: Path, limit: Difference, by_length: bool) -> Proof:
-    tries = Try(model, folder, by_length)
-    return Proof(wrong=next(filter(None, (tries.fault(prompt, limit) for prompt in SHORT)), ""))
+def _judged(mini: Miniature, model: Any, folder: Path, limit: Difference) -> Proof:
+    try:
+        tries = Try(model, folder, mini.by_length)
+    except RuntimeError as e:
+        return Proof(wrong=_failure(e))
+    return Proof(wrong=next(filter(None, (tries.fault(prompt, limit) for prompt in mini.short)), ""))
+
+
+def _failure(error: RuntimeError) -> str:
+    return f"onnxruntime-genai fails: {str(error).strip().splitlines()[0][:300]}"
 
 
 def _lengths(mini: Miniature, model: Any, folder: Path) -> Proof:
-    tries, usual = Try(model, folder, mini.by_length), 0.0
-    for prompt in SHORT:
-        difference = tries.difference(prompt)
+    usual = 0.0
+    try:
+        tries = Try(model, folder, mini.by_length)
+        short = [tries.difference(prompt) for prompt in mini.short]
+    except RuntimeError as e:
+        return Proof(wrong=_failure(e))
+    for difference in short:
         if fault := difference.beyond(Difference(WRONG, WRONG)):
             return Proof(wrong=fault)
         usual = max(usual, difference.spread)
@@ -221,7 +239,7 @@ def _lengths(mini: Miniature, model: Any, folder: Path) -> Proof:
     limit = Difference(max(LIMITS["fp32"].spread, 4 * usual), ANY)
     for real, length in mini.boundaries:
         if fault := tries.fault(length - STEPS, limit):
-            return Proof(max(SHORT) + STEPS, fault, inexact=inexact)
+            return Proof(max(mini.short) + STEPS, fault, inexact=inexact)
         for prompt in (length - 1, length + BEYOND):
             if fault := tries.fault(prompt, limit):
                 return Proof(real, fault, inexact=inexact)

@@ -341,7 +341,7 @@ def _proven(job: Job, fields: OnnxFields, model: Weights) -> int:
     Found on miniatures, once for a configuration, the options and the installed versions; and kept.
     """
     given = model.file("config.json")
-    if job.input("model").trust_remote_code or "auto_map" in given:
+    if job.input("model").trust_remote_code:
         job.note("not compared with transformers: the model brings code of its own")
         return 0
     kinds = {w.dtype for w in model.by_name.values()}

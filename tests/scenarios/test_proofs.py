@@ -41,6 +41,7 @@ def config(architecture: str, kind: str, **more: Any) -> dict[str, Any]:
 PUBLISHED = {
     "llama": config("Llama", "llama", rms_norm_eps=1e-5, rope_theta=500000.0),
     "window": config("Mistral", "mistral", rms_norm_eps=1e-5, sliding_window=300),
+    "narrow window": config("Mistral", "mistral", rms_norm_eps=1e-5, sliding_window=24, auto_map={"AutoConfig": "their.Config"}),
     "wide window": config("Mistral", "mistral", rms_norm_eps=1e-5, sliding_window=32768, max_position_embeddings=131072),
     "mixed windows": config(
         "Gemma2", "gemma2", head_dim=64, sliding_window=300, query_pre_attn_scalar=64, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
@@ -58,7 +59,9 @@ def proven(place: Path, store: Store, model: dict[str, Any], dtype: str = "bfloa
     return onnx._compare(job_in(place, store), OnnxFields(**fields), model, dtype)
 
 
-@pytest.mark.parametrize(("name", "length"), [("llama", 0), ("window", 300), ("wide window", 32768), ("mixed windows", 0), ("long rope", 300)])
+@pytest.mark.parametrize(
+    ("name", "length"), [("llama", 0), ("window", 300), ("narrow window", 24), ("wide window", 32768), ("mixed windows", 0), ("long rope", 300)]
+)
 def test_the_length_up_to_which_both_compute_the_same(name: str, length: int, tmp_path: Path, store: Store) -> None:
     proof = proven(tmp_path / "job", store, PUBLISHED[name])
     assert (proof.wrong, proof.untried, proof.length) == ("", "", length)
@@ -78,6 +81,11 @@ def test_what_is_rounded_to_the_weights_format_is_wrong_in_float32_alone(tmp_pat
     assert "rounding explains 0.0001" in wrong.wrong
     assert not proven(tmp_path / "int4", store, PUBLISHED["offset norms"], precision="int4").wrong
     assert not proven(tmp_path / "exact", store, PUBLISHED["offset norms"], "float32", precision="fp32").wrong
+
+
+def test_a_runtime_that_fails_is_told_as_a_fault(tmp_path: Path, store: Store) -> None:
+    """Its rotary kernel takes parts of a head in eights."""
+    assert "onnxruntime-genai fails: " in proven(tmp_path / "job", store, PUBLISHED["offset norms"] | {"head_dim": 24}).wrong
 
 
 def test_a_miniature_has_a_layer_of_each_kind() -> None:
