@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.conftest import Place
 
 pytestmark = pytest.mark.scenario
 
@@ -61,8 +65,6 @@ def test_an_edited_row_has_its_own_shard_tokenised_again(tiny_model: Path, tmp_p
 
 
 def test_what_is_counted(tiny_model: Path) -> None:
-    import json
-
     from olivebuild.steps import _models
     from olivebuild.steps._tokens import Encoder
 
@@ -79,3 +81,33 @@ def test_what_is_counted(tiny_model: Path) -> None:
     assert counted("messages", chat, "all").count("<|user|>") == 2
     assert counted("text", [{"text": "a long night"}], "completion") == "a long night<|endoftext|>"
     assert counted("prompt", [{"prompt": "I am ", "completion": "sad"}], "all") == "I am sad<|endoftext|>"
+
+
+def ends_in(place: Place, *parts: str) -> Any:
+    data = json.loads(place.folder.joinpath("build", *parts).read_text())
+    return data.get("model", data)["eos_token_id"]
+
+
+def test_a_model_stops_where_its_adapter_was_taught_to(copied: Place) -> None:
+    # <|end|> is in no configuration of the base: its rows end with it.
+    assert not (copied.folder / "tiny/generation_config.json").exists() or ends_in(copied, "../tiny/generation_config.json") == 2
+    assert ends_in(copied, "adapter/generation_config.json") == [5]
+    assert ends_in(copied, "merged/generation_config.json") == [2, 5]
+    assert ends_in(copied, "onnx-int4/genai_config.json") == [2, 5]
+    # One that comes from elsewhere ends where the chat template ends answers, or where the recipe says.
+    shutil.copytree(copied.folder / "build/adapter", copied.folder / "elsewhere", ignore=shutil.ignore_patterns("generation_config.json"))
+    more = "".join(
+        f"  {name}: {{kind: adapter, source: elsewhere{stop}}}\n  {name}-merged: {{kind: merged, model: base, adapter: {name}}}\n"
+        for name, stop in (("brought", ""), ("told", ', stop: ["<|user|>"]'), ("wrong", ', stop: ["I am"]'))
+    )
+    copied.recipe.write_text(copied.recipe.read_text() + more)
+    done = copied.build("brought-merged", "told-merged")
+    assert done.code == 0, done.err
+    assert ends_in(copied, "brought-merged/generation_config.json") == [2, 5]
+    assert ends_in(copied, "told-merged/generation_config.json") == [2, 3]
+    # Nothing else differs.
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert copied.built("brought-merged", name) == copied.built("merged", name)
+    done = copied.build("wrong-merged")
+    assert done.code == 1
+    assert "'I am' is 2 tokens, and an answer ends at one" in done.err
