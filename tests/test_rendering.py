@@ -85,7 +85,7 @@ STYLES = {
     "granite": (GRANITE, "<|end_of_text|>", "yes<|end_of_text|>"),
     "vicuna": (VICUNA, "</s>", " yes</s>"),
 }
-HABITS = ("plain", "bos", "eos", "bos and eos", "metaspace")
+HABITS = ("plain", "bos", "eos", "bos and eos", "metaspace", "strips")
 
 
 def tokenizer_of(template: str | None, habit: str = "plain", eos: str = "</s>", extra: tuple[str, ...] = ()) -> Any:
@@ -103,6 +103,9 @@ def tokenizer_of(template: str | None, habit: str = "plain", eos: str = "</s>", 
         corpus, trainers.BpeTrainer(vocab_size=420, special_tokens=[*SPECIAL, *extra], initial_alphabet=alphabet, show_progress=False)
     )
     made.add_tokens([AddedToken(text, special=False, normalized=False) for text in ("<think>", "</think>", "<tool_call>", "</tool_call>")])
+    if habit == "strips":
+        # As Phi-3's take the line feed after them.
+        made.add_special_tokens([AddedToken(text, special=True, normalized=False, rstrip=True) for text in SPECIAL[2:]])
     if "bos" in habit or "eos" in habit:
         single = " ".join([*(["<s>"] if "bos" in habit else []), "$A", *([eos] if "eos" in habit else [])])
         made.post_processor = processors.TemplateProcessing(
@@ -258,6 +261,13 @@ def test_calls_are_learnt_as_the_template_writes_them() -> None:
     plain = encoder_of(CHATML)
     plain.tokens("messages", [row_of(*TWO, tools=row["tools"])])
     assert plain.counts["tools"] == 1
+
+
+def test_a_template_that_wants_a_system_message_is_known_by_one() -> None:
+    template = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('Begin with a system message') }}{% endif %}" + CHATML
+    encoder = encoder_of(template)
+    (made,) = encoder.tokens("messages", [row_of(("s", "be brief"), *TWO)])
+    assert counted(encoder, made) == ["yes<|im_end|>"]
 
 
 def test_a_turn_of_no_weight_is_not_learnt() -> None:

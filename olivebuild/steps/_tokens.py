@@ -149,18 +149,26 @@ class Encoder:
 
     @cached_property
     def habits(self) -> Habits:
-        """Raises Refused by a template that takes no question with an answer."""
+        """Raises Refused by a template that takes no question with an answer, be it with a system message before it."""
+        try:
+            return self._habits([])
+        except Refused:
+            with contextlib.suppress(Refused):
+                return self._habits([{"role": "system", "content": "olivebuild"}])
+            raise
+
+    def _habits(self, start: list[dict[str, Any]]) -> Habits:
         a, b, c, d = SENTINELS
-        question, answer = {"role": "user", "content": a}, {"role": "assistant", "content": b}
-        asked, whole = self.render([question], None, prompt=True), self.render([question, answer], None, prompt=False)
-        ignores = asked == self.render([question], None, prompt=False)
+        question, answer = [*start, {"role": "user", "content": a}], {"role": "assistant", "content": b}
+        asked, whole = self.render(question, None, prompt=True), self.render([*question, answer], None, prompt=False)
+        ignores = asked == self.render(question, None, prompt=False)
         before, _, tail = whole.partition(b)
         between = before[len(asked) :] if before.startswith(asked) else ""
         header = _header(between) if ignores else ""
         end = self._first_end(tail)
         inner: set[int] = set()
         with contextlib.suppress(Refused):
-            longer = self.render([question, answer, {"role": "user", "content": c}, {"role": "assistant", "content": d}], None, prompt=False)
+            longer = self.render([*question, answer, {"role": "user", "content": c}, {"role": "assistant", "content": d}], None, prompt=False)
             middle, opening = longer.partition(b)[2].partition(c)[0], longer.partition(a)[0]
             first = self._first_end(middle)
             if first is not None and not self._opens(first, self._plain([opening])[0]):
