@@ -148,6 +148,7 @@ def merged_ends(job: Job, model: Weights, adapter: Weights) -> set[int]:
     folder = job.out.parent / "tokenizer"
     folder.mkdir(exist_ok=True)
     for name, _, place in reads:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(read_at(place, 0, place.size))
     try:
         # Code of the model's own is nothing that a merge needs.

@@ -22,6 +22,7 @@ from olivebuild.errors import Damaged
 from olivebuild.executor import ActionInput
 from olivebuild.manifest import Computed, Entry, Manifest, Merge
 from olivebuild.steps import _kernels
+from olivebuild.steps._adapters import PLAIN_STARTS, PREFIX
 from olivebuild.steps._product import TorchProduct
 from olivebuild.store import BlobWriter, Store
 from olivebuild.weights import Shard, Weight, Weights, headers_of, of_folder, of_manifest, read_at
@@ -32,7 +33,6 @@ PLAIN = {
     "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
 }  # fmt: skip
 """Options of a LoRA configuration that are read here, or don't matter to a merge."""
-PREFIX = "base_model.model."
 ROUNDING = {"BF16": 2.0**-9, "F16": 2.0**-12, "F32": 2.0**-16}
 """Half a unit in the last place, relative; for float32 the sums of the check itself are coarser than that."""
 ALLOWED = 4.0
@@ -77,6 +77,8 @@ def changes(adapter: Weights, model: Weights) -> list[Change]:
     wanted = {name for name, weight in stored.items() if len(weight.shape) == 2 and _targeted(config, name.removesuffix(".weight"))}
     if odd := sorted(wanted ^ {c.weight.name for c in result}):
         raise Unproven(f"the adapter's target_modules and its tensors disagree about {odd[0]}")
+    if tied := _tied(model, [c.weight.name for c in result]):
+        raise Unproven(f"{tied} may be tied to another weight")
     if found:
         raise Unproven(f"the adapter's tensor {min(found)} is of a sort that is not merged one by one")
     if not result:
@@ -90,6 +92,18 @@ def changes(adapter: Weights, model: Weights) -> list[Change]:
     return result
 
 
+def _tied(model: Weights, names: list[str]) -> str | None:
+    """A weight outside of the layers, unless the configuration says that the two embeddings are not tied: which ones are, the class alone knows."""
+    if not any(name == "config.json" for name, _, _ in model.files):
+        # Of a merge that is computed when it is read: this was asked when it was made.
+        return None
+    config = model.file("config.json")
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
+    if config.get("tie_word_embeddings", (text or {}).get("tie_word_embeddings", True)) is False:
+        return None
+    return next((name for name in names if not re.search(r"\.\d+\.", name)), None)
+
+
 def _check(config: dict[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise Unproven(f"the adapter is of the type {config.get('peft_type')}")
@@ -101,7 +115,7 @@ def _check(config: dict[str, Any]) -> None:
         raise Unproven("the adapter's configuration lacks its rank or alpha")
     if config.get("bias", "none") != "none":
         raise Unproven("the adapter has trained biases")
-    if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
+    if config.get("init_lora_weights", True) not in PLAIN_STARTS:
         raise Unproven(f"init_lora_weights: {config['init_lora_weights']} changes the base model")
 
 

@@ -13,7 +13,9 @@ import torch
 from olivebuild.errors import InputError, Where
 from olivebuild.steps import _runtime
 from olivebuild.steps._ends import trained_ends
+from olivebuild.steps._models import load_tokenizer
 from olivebuild.steps._runtime import HuggingFaceRuntime, OnnxRuntime, Runtime
+from olivebuild.steps._tokenizer_files import has_tokenizer
 from olivebuild.steps._trial import capacity
 
 Logits = np.ndarray[Any, Any]
@@ -25,6 +27,11 @@ def open_model(folder: str, adapter: str, *, trust_remote_code: bool) -> Runtime
     """A model folder, with the adapter in `adapter` unless that is empty."""
     runtime = _runtime.open_model(folder, trust_remote_code=trust_remote_code)
     if adapter:
+        if has_tokenizer(Path(adapter)):
+            # Trained with one of its own, as its merge has it, too. Code that it names is a stranger's.
+            runtime.tokenizer = load_tokenizer(adapter)
+        elif (template := Path(adapter, "chat_template.jinja")).is_file():
+            runtime.tokenizer.chat_template = template.read_text("utf-8")
         runtime.ends |= trained_ends(Path(adapter), lambda: runtime.tokenizer)
         from peft import PeftModel
 

@@ -100,7 +100,10 @@ class AdapterFields(Fields):
 class Adapter(Step):
     kind = "adapter"
     version = 6
-    changes: ClassVar = {6: "conversations are tokens as the chat template writes them, end of turn included; the ends travel with the adapter"}
+    changes: ClassVar = {
+        6: "conversations are tokens as the chat template writes them, end of turn included; the ends travel with the adapter, and an adapter "
+        "from elsewhere keeps the tokenizer that lies beside it"
+    }
     fields = AdapterFields
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
 
@@ -109,10 +112,6 @@ class Adapter(Step):
             return ("safetensors",)
         libraries = ("torch", "transformers", "tokenizers", "peft", "safetensors")
         return libraries if fields.method == "lora" else (*libraries, "bitsandbytes")
-
-    def version_of(self, fields: AdapterFields) -> int:
-        # What is brought is copied as it was before there was anything to render.
-        return 5 if fields.source else self.version
 
     def takes_gpu(self, fields: AdapterFields) -> bool:
         return fields.source is None
@@ -190,7 +189,10 @@ DEFAULT_EPOCHS = 3.0
 
 
 def _bring(job: Job, source: Source, stop: list[str]) -> None:
-    """Store an adapter folder's two files, checked: peft's or Unsloth's. Ends are texts until its base's tokenizer is there."""
+    """Store an adapter folder's two files, checked, and the tokenizer that it was trained with, if it brings one: peft's or Unsloth's.
+
+    Ends are texts until its base's tokenizer is there.
+    """
     import json
 
     from msgspec import structs
@@ -198,7 +200,9 @@ def _bring(job: Job, source: Source, stop: list[str]) -> None:
     from olivebuild.errors import InputError
     from olivebuild.manifest import Entry, Manifest
     from olivebuild.steps import _ends
+    from olivebuild.steps._adapters import why_unusable
     from olivebuild.steps._fetch import fetch
+    from olivebuild.steps._tokenizer_files import found_in
     from olivebuild.tensors import tensors_of
 
     folder = fetch(job, source)
@@ -210,11 +214,11 @@ def _bring(job: Job, source: Source, stop: list[str]) -> None:
             raise InputError(f"{file.name} is missing", where=str(folder), hint=hint)
     try:
         data: dict[str, Any] = json.loads(config.read_text("utf-8"))
-        method = data["peft_type"]
+        refusal = why_unusable({"peft_type": data["peft_type"], **data})
     except (ValueError, KeyError, TypeError) as e:
         raise InputError(f"not an adapter configuration: {e}", where=str(config), hint="is it an adapter folder as peft saves it?") from None
-    if method != "LORA":
-        raise InputError(f"a {method} adapter can't be merged", where=str(config), hint="only LoRA adapters are supported")
+    if refusal:
+        raise InputError(refusal[0], where=job.where("source") or str(config), hint=refusal[1])
     tensors = len(tensors_of(weights))
     text = (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
     # A file of this machine is copied again in less time than syncing takes, if a power cut takes the copy.
@@ -223,6 +227,9 @@ def _bring(job: Job, source: Source, stop: list[str]) -> None:
     if stop:
         ends = _ends.of_adapter([], sorted(set(stop))).encode()
         entries.append(Entry.of_runs(_ends.NAME, [(job.store.put_bytes(ends), len(ends))]))
+    for name, path in found_in(folder):
+        content = path.read_bytes()
+        entries.append(Entry.of_runs(name, [(job.store.put_bytes(content), len(content))]))
     job.result = Result(metrics={"tensors": tensors}, manifest=job.store.put_manifest(Manifest(tuple(entries))))
 
 
