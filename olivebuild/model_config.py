@@ -72,7 +72,8 @@ def problems(planner: Planner, plan: Plan) -> list[Problem]:
             model, folder = origin
             if folder not in looks:
                 looks[folder] = Look(folder, planner.workspace.memo.digest)
-            for finding in looks[folder].findings(state.node, model, trusts=any_trusts(graph, source)):
+            trained_on = _trained_on(graph, name, planner.scan.recipe.folder) or (model.source.name if model.source else "")
+            for finding in looks[folder].findings(state.node, trained_on, trusts=any_trusts(graph, source)):
                 target, field = (model.target, ("source",)) if finding.of_model else (state.node.target, finding.field or edge.field)
                 before = found.get((folder, finding.fact))
                 where = before.where if before else planner.scan.recipe.where(target, field)
@@ -103,6 +104,16 @@ def origin_of(graph: Graph, plan: Plan, node: Node, recipe_folder: Path) -> tupl
     return origin_of(graph, plan, inner, recipe_folder) if inner else None
 
 
+def _trained_on(graph: Graph, name: str, recipe_folder: Path) -> str:
+    """What the adapter that a node merges says it was trained on, if it was brought from a folder; else empty."""
+    sources = [source.source for edge, source, _ in graph.inputs.get(name, ()) if edge.role == "adapter"]
+    file = next((recipe_folder / s.name / "adapter_config.json" for s in sources if s and s.scheme == "file"), None)
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+        if file and file.is_file():
+            return str(json.loads(file.read_text("utf-8")).get("base_model_name_or_path") or "")
+    return ""
+
+
 def any_trusts(graph: Graph, node: Node) -> bool:
     return node.trusts or any(any_trusts(graph, source) for edge, source, _ in graph.inputs.get(node.name, ()) if edge.role == "model")
 
@@ -123,14 +134,14 @@ class Look:
         except (OSError, ValueError, RecursionError) as e:
             self.config, self.malformed = {}, str(e)
 
-    def findings(self, node: Node, model: Node, *, trusts: bool) -> list[Finding]:
-        """What is wrong with making the node from this folder. What is wrong with the model itself comes alone."""
+    def findings(self, node: Node, name: str, *, trusts: bool) -> list[Finding]:
+        """What is wrong with making the node from this folder, whose model has that name. What is wrong with the model itself comes alone."""
         if trusts not in self._own:
             self._own[trusts] = list(self._of_model(trusts=trusts))
         own = self._own[trusts]
         if any(f.fails for f in own):
             return own
-        return [*own, *self._of_use(node, model.source.name if model.source else "", trusts=trusts)]
+        return [*own, *self._of_use(node, name)]
 
     def _of_model(self, *, trusts: bool) -> Iterator[Finding]:
         if self.malformed:
@@ -189,11 +200,11 @@ class Look:
     def _remembered(self, file: Path, compute: Callable[[Path, digest.Count], str], flavour: str) -> str:
         return self._memo(file, compute, flavour) if self._memo else compute(file, digest.nobody)
 
-    def _of_use(self, node: Node, source: str, *, trusts: bool) -> Iterator[Finding]:
+    def _of_use(self, node: Node, name: str) -> Iterator[Finding]:
         method = quantised_by(self.config)
         if method and node.kind == "merged":
-            full = re.sub(r"(-unsloth)?-bnb-4bit$", "", source)
-            example = f", here probably hf:{full}" if full != source else ""
+            full = re.sub(r"(-unsloth)?-bnb-4bit$", "", name)
+            example = f", here probably hf:{full}" if full != name else ""
             hint = f"name the full-precision model{example}: an adapter merged into quantised weights loses what it learnt"
             yield Finding(f"the base model is quantised ({method})", hint)
         elif method and node.kind != "onnx":
