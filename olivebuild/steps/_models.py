@@ -71,7 +71,8 @@ def load_model(
         raise
     except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as e:
         # Also what a quantiser of transformers says of weights that it does not expect.
-        raise InputError(f"the model can't be loaded: {first_line(e)}", where=str(folder), hint="does transformers load this folder?") from None
+        hint = own_code(e) or "does transformers load this folder?"
+        raise InputError(f"the model can't be loaded: {first_line(e)}", where=str(folder), hint=hint) from None
     model, info = loaded
     check_loaded(info, "", str(folder))
     model = model if quantised else model.to(device)
@@ -98,7 +99,14 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> An
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as e:
         first = str(e).strip().splitlines()[0]
-        raise InputError(f"the tokenizer can't be loaded: {first[:300]}", where=str(folder), hint="is tokenizer.json there?") from None
+        hint = own_code(e) or "is tokenizer.json there?"
+        raise InputError(f"the tokenizer can't be loaded: {first[:300]}", where=str(folder), hint=hint) from None
+
+
+def own_code(error: Exception) -> str:
+    """The hint for what transformers refuses because code of the folder's own would have to run; empty for other errors."""
+    asked = "trust_remote_code" in str(error) or "custom code" in str(error)
+    return "trust_remote_code: true on the model would let it run its own code: read its .py files first" if asked else ""
 
 
 def save_model(model: Any, folder: Path, extra_from: Path | None = None) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from olivebuild.errors import StepError
 from olivebuild.steps import _models
+from olivebuild.steps._context import check_prompts
 from olivebuild.steps._ends import ends_of
 from olivebuild.steps._figures import Judged
 from olivebuild.steps._tokens import Encoder, Table
@@ -67,6 +68,7 @@ def judge(runtime: Runtime, table: Table, new_tokens: int, *, whole: bool = Fals
         return
     examples = [encoder.encode(table.format, row) for row in table.rows]
     room = new_tokens if whole else min(new_tokens, max((len(e.completion) for e in examples), default=0))
+    check_prompts(str(runtime.tokenizer.name_or_path), [e.prompt for e in examples], room, runtime.tokenizer)
     for i in range(0, len(examples), BATCH):
         rows, wanted = table.rows[i : i + BATCH], examples[i : i + BATCH]
         questions = []

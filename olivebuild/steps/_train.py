@@ -17,6 +17,7 @@ from olivebuild.errors import InputError
 from olivebuild.step import Result
 from olivebuild.steps import _ends, _hardware, _models, _quantised, _ranks
 from olivebuild.steps._checkpoint import Keeper
+from olivebuild.steps._context import check_rows
 from olivebuild.steps._encode import TokenRows, lengths_of, token_rows
 from olivebuild.steps._evaluate import Evaluation
 from olivebuild.steps._forward import Forward
@@ -35,6 +36,7 @@ def train(job: Job, fields: AdapterFields) -> Result:
     device, dtype = _models.platform(training.dtype)
     job.note(f"training on {torch.cuda.get_device_name() if device.type == 'cuda' else device.type} in {str(dtype).removeprefix('torch.')}")
     rows = rows_of(job, fields)
+    check_rows(job, rows, base.folder, lambda ids: str(encoder_of(job, fields).tokenizer.decode(ids)), "data")
     if rows.truncated:
         job.note(f"{rows.truncated} of {len(rows)} rows are longer than max_length {training.max_length} and were cut")
     if not len(rows):

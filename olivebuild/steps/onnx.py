@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -291,6 +292,10 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
         skeleton = trace(hollow, folder, without_merges(model), lambda: run_builder(job, fields, hollow, folder, trust=False))
     except Unproven as e:
         skeleton = Skeleton(because=str(e))
+    except BuilderFailed as e:
+        if not e.watched:
+            raise
+        skeleton = Skeleton(because=e.fact)
     except (AttributeError, TypeError, LookupError, AssertionError, RuntimeError, ValueError) as e:
         # The private parts of the builder that are leant on may be other ones in another version.
         skeleton = Skeleton(because=f"the model builder is not the one that is known: {type(e).__name__}: {str(e)[:200]}")
@@ -440,11 +445,53 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
         with _no_repository():
             create_model(*place, **parse_extra_options(*place, given, **more))
     except (NotImplementedError, ValueError) as e:
-        first = str(e).strip().splitlines()[0]
+        # The builder calls a model by its folder, which is one of ours.
+        first = next(iter(str(e).strip().splitlines()), type(e).__name__)
+        for name in (str(folder), folder.name):
+            first = first.replace(f"The {name} model", architecture_in(folder))
         hint = "another precision, provider or option may be possible"
         field = "overrides" if "overrides" in fields.model_fields_set else "precision"
         raise InputError(f"the model builder refuses: {first[:300]}", where=job.where(field), hint=hint) from None
+    except (AttributeError, TypeError, LookupError, AssertionError, NameError, ArithmeticError, RuntimeError) as e:
+        if failed := _failed(job, e, folder):
+            traceback.print_exc()
+            raise failed from None
+        raise
     job.progress("converting", 1, 1)
+
+
+class BuilderFailed(StepError):
+    """The model builder's own code failed. `watched`: perhaps for being watched, so that it may do better alone."""
+
+    watched = False
+
+
+def _failed(job: Job, error: Exception, folder: Path) -> BuilderFailed | None:
+    """What an exception of the builder means; None for one that was not raised in its own code."""
+    from olivebuild.model_config import known_to_fail, read_config
+
+    frames = traceback.extract_tb(error.__traceback__)
+    place = Path(frames[-1].filename)
+    if "onnxruntime_genai" not in place.parts:
+        return None
+    first = next(iter(str(error).strip().splitlines()), "").replace(str(folder), "the model")
+    means = f"it looks for {first}, which is not there" if isinstance(error, KeyError) else f"{first[:200]} ({type(error).__name__})"
+    name = Path(*place.parts[place.parts.index("onnxruntime_genai") + 1 :]).as_posix()
+    versions = ", ".join(f"{library} {installed(library)}" for library in ("onnxruntime-genai", "transformers"))
+    fact = f"the model builder ({versions}) fails on {architecture_in(folder)}: {means} ({name}, line {frames[-1].lineno}, {frames[-1].name})"
+    known = known_to_fail(read_config(folder))
+    hint = known.hint if known else "another version of onnxruntime-genai or transformers may do better; so may other options"
+    failed = BuilderFailed(fact, where=job.where("model"), hint=hint)
+    failed.watched = isinstance(error, AttributeError | TypeError | RuntimeError)
+    return failed
+
+
+def architecture_in(folder: Path) -> str:
+    from olivebuild.model_config import architecture_of, read_config
+
+    with contextlib.suppress(OSError, ValueError):
+        return architecture_of(read_config(folder)) or "the model"
+    return "the model"
 
 
 @contextlib.contextmanager

@@ -1,0 +1,111 @@
+"""What the model builder refuses or fails on, and rows that are longer than the model takes, are told as what they mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from olivebuild.errors import InputError
+from olivebuild.step import Result
+from olivebuild.steps._context import check_prompts, check_rows
+from olivebuild.steps._encode import Shard, TokenRows
+from olivebuild.steps._models import load_model, load_tokenizer
+from olivebuild.steps.onnx import BuilderFailed, OnnxFields, run_builder
+from olivebuild.store import Store
+from olivebuild.worker import Job
+from tests.scenarios.steps import job_in
+
+CONFIG: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 32,
+    "max_position_embeddings": 512, "head_dim": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    job = job_in(tmp_path / "job", Store(tmp_path / "cache"), places={"": ["olivebuild.yaml", 7, 3, ""], "model": ["olivebuild.yaml", 7, 22, ""]})
+    assert job.result == Result()
+    return job
+
+
+def configured(folder: Path, tiny_model: Path, **changes: Any) -> Path:
+    """A folder with a configuration and a tokenizer, and no weights."""
+    folder.mkdir()
+    for path in tiny_model.glob("tokenizer*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    return folder
+
+
+def test_an_exception_of_the_builder_is_told_as_what_it_means(tmp_path: Path, tiny_model: Path, job: Job) -> None:
+    folder = configured(tmp_path / "hollow", tiny_model, architectures=["Gemma3ForCausalLM"], model_type="gemma3_text")
+    with pytest.raises(BuilderFailed) as caught:
+        run_builder(job, OnnxFields.model_validate({"model": "base"}), folder, job.out, trust=False)
+    fact = caught.value.fact
+    assert "fails on Gemma3ForCausalLM: it looks for 'rope_type', which is not there (models/builders/base.py, line " in fact
+    assert "hollow" not in fact
+    assert "KeyError" not in fact
+    assert "onnxruntime-genai 0.13.2" in caught.value.hint
+    assert str(caught.value.where) == "olivebuild.yaml:7:22"
+    # It is the configuration that it fails on, so it would fail again without being watched.
+    assert not caught.value.watched
+
+
+def test_a_refusal_of_the_builder_names_the_architecture(tmp_path: Path, tiny_model: Path, job: Job) -> None:
+    folder = configured(tmp_path / "hollow", tiny_model, architectures=["Olmo2ForCausalLM"], model_type="olmo2")
+    with pytest.raises(InputError, match=r"^the model builder refuses: Olmo2ForCausalLM is not currently supported"):
+        run_builder(job, OnnxFields.model_validate({"model": "base"}), folder, job.out, trust=False)
+
+
+def test_code_of_the_model_s_own_is_refused_with_the_field_that_allows_it(tmp_path: Path, tiny_model: Path) -> None:
+    import torch
+
+    own = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    folder = configured(tmp_path / "own", tiny_model, architectures=["OwnForCausalLM"], model_type="own", auto_map=own)
+    (folder / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes())
+    with pytest.raises(InputError) as caught:
+        load_model(folder, torch.float32)
+    assert caught.value.hint.startswith("trust_remote_code: true on the model would let it run its own code")
+
+
+def test_a_prompt_beyond_the_context_is_told_with_its_text(tmp_path: Path, tiny_model: Path) -> None:
+    folder = configured(tmp_path / "m", tiny_model, max_position_embeddings=20)
+    tokenizer = load_tokenizer(folder)
+    prompts = [tokenizer(text)["input_ids"] for text in ("short", "the sky is blue today " * 9)]
+    longest = len(prompts[1])
+    assert longest > 20 > len(prompts[0]) + 4
+    check_prompts(str(folder), prompts[:1], 4, tokenizer)
+    with pytest.raises(InputError) as caught:
+        check_prompts(str(folder), prompts, 4, tokenizer)
+    assert caught.value.fact.startswith("the prompt 'the sky is blue")
+    assert f"has {longest} tokens, its answer up to 4, and the model takes 20" in caught.value.fact
+    # As long as the model takes, and one more.
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"max_position_embeddings": longest + 4}))
+    check_prompts(str(folder), prompts, 4, tokenizer)
+    with pytest.raises(InputError, match=f"its answer up to 5, and the model takes {longest + 4}$"):
+        check_prompts(str(folder), prompts, 5, tokenizer)
+    # An ONNX folder says it elsewhere, and may promise less than its source.
+    (folder / "genai_config.json").write_text(json.dumps({"model": {"context_length": longest}}))
+    with pytest.raises(InputError, match=f"and the model takes {longest}$"):
+        check_prompts(str(folder), prompts, 4, tokenizer)
+
+
+def test_rows_to_train_on_beyond_the_context_are_an_error_with_the_longest(tmp_path: Path, tiny_model: Path, job: Job) -> None:
+    folder = configured(tmp_path / "m", tiny_model, max_position_embeddings=20)
+    tokenizer = load_tokenizer(folder)
+    rows = [tokenizer(text)["input_ids"] for text in ("short", "the sky is blue " * 9, "the sea is blue " * 12)]
+    ids = np.array([i for row in rows for i in row], np.int32)
+    table = TokenRows([Shard(ids, np.ones(len(ids), bool), np.cumsum([0, *map(len, rows)]))])
+    with pytest.raises(InputError) as caught:
+        check_rows(job, table, str(folder), tokenizer.decode, "data")
+    assert caught.value.fact.startswith(
+        f"2 of 3 rows have more than the 20 tokens that the model takes, the longest {len(rows[2])}: 'the sea is blue"
+    )
+    assert caught.value.hint == "training.max_length: 20 cuts them; or leave them out"
+    assert str(caught.value.where) == "olivebuild.yaml:7:3"
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"max_position_embeddings": len(rows[2])}))
+    check_rows(job, table, str(folder), tokenizer.decode, "data")
