@@ -12,14 +12,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from olivebuild.errors import InputError
-from olivebuild.executor import Action
+from olivebuild.errors import InputError, Where
+from olivebuild.executor import Action, ActionInput
+from olivebuild.steps._answers import Form, read_rows
 from olivebuild.steps._conversation import conversation
-from olivebuild.steps._reading import read_file
+from olivebuild.steps._reading import Read, read_file
 from olivebuild.steps._rows import columns_in, fill
 from olivebuild.steps.dataset import STEP, DatasetFields, look_alikes
 from olivebuild.worker import Job
@@ -406,3 +408,71 @@ def test_drops_are_in_status_and_in_each_form_of_the_report(place: Place) -> Non
     assert json.loads(place.run("report", "--json").out)["datasets"][0]["drops"][0]["why"] == "no value for q"
     place.run("report")
     assert "rows.jsonl:61" in (place.folder / "build/report.html").read_text()
+
+
+# Rows to predict
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "why"),
+    [
+        (Form("", "prompt", "{i}{x?\n{}}"), {"i": "do"}, None),
+        (Form("", "prompt", "{i}{x?\n{}}"), {"i": "do", "x": ["it"]}, "x is not text but a list"),
+        (Form("", "prompt", "{i}{x?\n{}}"), {"i": "", "x": "it"}, "no value for i"),
+        (Form("", "prompt", "{x?}"), {"x": ""}, "the prompt is empty"),
+        (Form("", "prompt", "{d}"), {"d": datetime.date(2024, 5, 1)}, None),
+        (Form("", "messages", "m"), {"m": [{"from": "human", "value": "Q"}]}, None),
+        (Form("", "messages", "m"), {"m": json.dumps([Q])}, None),
+        (Form("", "messages", "m"), {"m": [Q], "tools": "{"}, "the tools are not a list of objects"),
+        (Form("", "messages", "m"), {"m": []}, "no value for m"),
+    ],
+)
+def test_rows_to_predict_are_read_as_rows_to_train(form: Form, row: dict[str, Any], why: str | None) -> None:
+    if why is None:
+        form.check(Read(row, Where("a.jsonl", 1)))
+        return
+    with pytest.raises(InputError) as caught:
+        form.check(Read(row, Where("a.jsonl", 1)))
+    assert (caught.value.fact, str(caught.value.where)) == (why, "a.jsonl:1")
+
+
+def test_a_form_of_optional_columns_fits_rows_that_have_one(tmp_path: Path) -> None:
+    assert Form("", "prompt", "{x?}").fits({"x"})
+    assert not Form("", "prompt", "{x?}").fits({"y"})
+    assert Form("", "prompt", "{i}{x?}").fits({"i"})
+    (tmp_path / "a.jsonl").write_text('{"i": "do", "n": 1.0}\n{"i": "go", "n": 2.0, "x": "it"}\n')
+    rows, form = read_rows(tmp_path / "a.jsonl", "a.jsonl", [Form("rows", "user", "{i} {n}{x? {}}")])
+    assert [fill(form.text, row.columns) for row in rows] == ["do 1", "go 2 it"]
+
+
+# Rows that teach nothing
+
+
+@pytest.mark.parametrize(
+    ("kept", "dropped", "weightless", "told", "fails"),
+    [
+        (99, 1, 0, "1 of 100 rows dropped: 1 x no token of the answer is counted", False),
+        (90, 10, 0, "10 of 100 rows dropped: 10 x no token of the answer is counted", True),
+        (90, 10, 8, "10 of 100 rows dropped: 2 x no token of the answer is counted; 8 x the last turn has weight 0", False),
+    ],
+)
+def test_an_adapter_says_which_rows_teach_nothing(tmp_path: Path, kept: int, dropped: int, weightless: int, told: str, fails: bool) -> None:
+    from olivebuild.steps._encode import Shard, TokenRows
+    from olivebuild.steps._train import _tell_dropped
+    from olivebuild.steps.adapter import AdapterFields
+
+    chats = [json.dumps([Q, A | ({"weight": 0} if n < weightless else {})]) for n in range(20)]
+    table = pa.table({"messages": chats, "label": [""] * 20}).replace_schema_metadata({"format": "messages"})
+    pq.write_table(table, tmp_path / "train.parquet")
+    data = ActionInput(str(tmp_path), str(tmp_path / "train.parquet"), "dataset", "rows")
+    job, stream = Job(Action("a", "a", "adapter", "", {}, {"data": data}, {}, str(tmp_path), str(tmp_path)), io.StringIO()), io.StringIO()
+    job._stream = stream
+    rows = TokenRows([Shard(np.zeros(kept, np.int32), np.ones(kept, bool), np.arange(kept + 1))], dropped=dropped)
+    fields = AdapterFields.model_validate({"model": "base", "data": "rows.train"})
+    if fails:
+        with pytest.raises(InputError) as caught:
+            _tell_dropped(job, fields, rows)
+        assert caught.value.fact == told
+    else:
+        _tell_dropped(job, fields, rows)
+        assert json.loads(stream.getvalue())["text"] == told

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from olivebuild.errors import InputError
-from olivebuild.steps._conversation import ROLES
+from olivebuild.steps._conversation import conversation, tools_of
 from olivebuild.steps._reading import Read, read_file
-from olivebuild.steps._rows import columns_in, fill
+from olivebuild.steps._rows import columns_in, fill, slots
 from olivebuild.steps._runtime import BATCH, Question, Runtime
 from olivebuild.steps._tokens import Encoder
+from olivebuild.steps._values import DATES, is_missing, text_of, tidied, why_not
 
 
 @dataclass(frozen=True)
@@ -33,30 +35,38 @@ class Form:
             return encoder.ask("prompt", {"prompt": fill(self.text, dict(row))})
         if self.format == "user":
             return encoder.ask("user", {"user": fill(self.text, dict(row)), "assistant": ""})
-        messages = list(row[self.text])
-        return from_messages(messages[:-1] if messages[-1]["role"] == "assistant" else messages, encoder, row.get("tools"))
+        messages = conversation(row[self.text], self.text)
+        assert isinstance(messages, list)
+        return from_messages(messages[:-1] if messages[-1]["role"] == "assistant" else messages, encoder, tools_of(row))
 
     def filled(self, text: str, encoder: Encoder) -> list[int]:
         """The prompt when `text` is the value of the only column."""
         return self.prompt(dict.fromkeys(self.columns, text), encoder)
 
+    def fits(self, known: set[str]) -> bool:
+        """Whether rows with these columns can be asked: all that it needs, or some of those that may be missing."""
+        if self.format == "messages":
+            return self.text in known
+        found = slots(self.text, known)
+        needed = {slot.column for slot in found if not slot.optional}
+        return known >= needed and (bool(needed) or not found or any(slot.column in known for slot in found))
+
     def check(self, row: Read) -> None:
         """Raises InputError with the row's place when a column has no value that can be used."""
-        for name in self.columns:
-            value = row.columns.get(name)
-            if value in (None, "", []):
-                raise InputError(f"no value for {name}", where=row.where, hint="mend the row or leave it out")
-            if not (_are_messages(value) if self.format == "messages" else isinstance(value, str | int | float | bool)):
-                what = "a list of messages, each with role and content" if self.format == "messages" else "text"
-                raise InputError(f"{name} is not {what}", where=row.where, hint="mend the row or leave it out")
+        if self.format == "messages":
+            found = conversation(row.columns[self.text], self.text) if row.columns.get(self.text) else f"no value for {self.text}"
+            why = found if isinstance(found, str) else "the tools are not a list of objects" if tools_of(row.columns) is None else None
+        else:
+            parts = slots(self.text, row.columns)
+            values = [(slot.column, row.columns.get(slot.column), slot.optional) for slot in parts]
+            why = next((odd for name, value, free in values if not (free and is_missing(value)) and (odd := why_not(name, value))), None)
+            if not why and parts and not fill(self.text, row.columns).strip():
+                why = "the prompt is empty"
+        if why:
+            raise InputError(why, where=row.where, hint="mend the row or leave it out")
 
 
 PLAIN = (Form("", "prompt", "{prompt}"), Form("", "messages", "messages"))
-
-
-def _are_messages(value: Any) -> bool:
-    known = isinstance(value, list) and all(isinstance(m, dict) and m.get("role") in ROLES for m in value)
-    return known and all(isinstance(m.get("content"), str) for m in value)
 
 
 def from_messages(messages: list[dict[str, Any]], encoder: Encoder, tools: Any = None) -> list[int]:
@@ -72,14 +82,16 @@ def read_rows(path: Path, shown: str, forms: Sequence[Form]) -> tuple[list[Read]
     known = {name for row in rows for name in row.columns}
     if "prediction" in known:
         raise InputError("the rows have a column named prediction already", where=shown, hint="rename it: the answers go there")
-    form = next((f for f in (*forms, *PLAIN) if known.issuperset(f.columns)), None)
+    form = next((f for f in (*forms, *PLAIN) if f.fits(known)), None)
     if form is None:
         wanted = [f"{', '.join(f.columns)} (as {f.name})" for f in forms]
         hint = f"they need {'; or '.join([*wanted, 'prompt', 'messages'])}"
         raise InputError(f"the rows have the columns {', '.join(sorted(known))}", where=shown, hint=hint)
     for row in rows:
         form.check(row)
-    return rows, form
+    rows, _ = tidied(rows, [slot.column for slot in slots(form.text, known)] if form.format != "messages" else [])
+    # What is written beside the answers is JSON, which knows no dates and no decimals.
+    return [Read({k: text_of(v) if isinstance(v, (Decimal, *DATES)) else v for k, v in row.columns.items()}, row.where) for row in rows], form
 
 
 def prompts_of(rows: Sequence[Read], form: Form, encoder: Encoder) -> list[list[int]]:

@@ -24,7 +24,7 @@ from olivebuild.steps._forward import Forward
 from olivebuild.steps._loop import Loop
 from olivebuild.steps._prefix import go_on_from_prefix
 from olivebuild.steps._schedule import Schedule, steps_of
-from olivebuild.steps._tokens import COUNTS, Encoder, Tokens
+from olivebuild.steps._tokens import COUNTS, Encoder, Tokens, read_table
 
 if TYPE_CHECKING:
     from olivebuild.steps.adapter import AdapterFields, Training
@@ -39,6 +39,7 @@ def train(job: Job, fields: AdapterFields) -> Result:
     check_rows(job, rows, base.folder, lambda ids: str(encoder_of(job, fields).tokenizer.decode(ids)), "data")
     if rows.truncated:
         job.note(f"{rows.truncated} of {len(rows)} rows are longer than max_length {training.max_length} and were cut")
+    _tell_dropped(job, fields, rows)
     if not len(rows):
         raise InputError("no row has a token to learn", where=job.where("data"), hint="is max_length long enough?")
     ends = _ends_of(job, fields, rows)
@@ -50,6 +51,30 @@ def train(job: Job, fields: AdapterFields) -> Result:
     provenance = {"device": device.type, "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
     provenance["processes"] = loop.ranks.count if loop.ranks else 1
     return Result(metrics=_figures(loop, rows), provenance=provenance | vars(loop.forward.setup))
+
+
+MAX_DROPPED = 0.05
+"""As a data set has it where it says nothing."""
+
+
+def _tell_dropped(job: Job, fields: AdapterFields, rows: TokenRows) -> None:
+    """Say how many rows teach nothing. Raises InputError when they are too many that did not ask for it."""
+    if not rows.dropped:
+        return
+    read = len(rows) + rows.dropped
+    asked = min(rows.dropped, _without_weight(job.input("data").path)) if fields.training.loss != "turns" else 0
+    faulty = rows.dropped - asked
+    reasons = [(faulty, "no token of the answer is counted"), (asked, "the last turn has weight 0")]
+    text = f"{rows.dropped} of {read} rows dropped: {'; '.join(f'{n} x {why}' for n, why in reasons if n)}"
+    if faulty > MAX_DROPPED * read and len(rows):
+        raise InputError(text, where=job.where("data"), hint="are answers empty? is max_length long enough? take such rows out of the data set")
+    job.note(text)
+
+
+def _without_weight(path: str) -> int:
+    """The conversations whose last turn must not be learnt."""
+    table = read_table(path)
+    return sum(json.loads(row["messages"])[-1].get("weight") == 0 for row in table.rows) if table.format == "messages" else 0
 
 
 def fit(job: Job, fields: AdapterFields, rows: Sequence[Tokens], evaluation: Evaluation | None, device: torch.device, dtype: torch.dtype) -> Loop:
