@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from olivebuild.dating import LABEL
 from olivebuild.executor import Action, ActionInput
 from olivebuild.graph import Graph
 from olivebuild.node import Node
@@ -31,6 +32,7 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
         shares=node.shares,
         runner=node.runner,
         publish=state.publish,
+        template_date=next((p.value for p in state.parts if (p.cause, p.label) == ("parameter", LABEL)), ""),
         readers=[[n.kind, n.fields] for n in _readers(planner.graph, plan, node)],
     )
 

@@ -36,6 +36,7 @@ class Subject:
     adapter: str
     trust_remote_code: bool
     digests: tuple[str, ...]
+    template_date: str = ""
 
 
 @click.command()
@@ -63,7 +64,8 @@ def chat(
     project = open_all(ctx, settings)
     forms = (form_of(project.graph, data, single=True),) if data else ()
     made = build_subject(project, target)
-    asked = Settings(target, made.folder, made.adapter, made.trust_remote_code, max_tokens, forms, temperature)
+    date = made.template_date
+    asked = Settings(target, made.folder, made.adapter, made.trust_remote_code, max_tokens, forms, temperature, template_date=date)
     with Talker(asked, project.workspace.log_file(f"{target}.chat")) as talker:
         talker.ready()
         ctx.exit(converse(talker, system, bool(forms)))
@@ -93,7 +95,8 @@ def predict(ctx: click.Context, target: str, settings: tuple[str, ...], rows: Pa
 
     def asked(first: int = 0) -> Settings:
         place = str(rows.absolute())
-        return Settings(target, made.folder, made.adapter, made.trust_remote_code, max_tokens, forms, rows=place, shown=str(rows), first=first)
+        given = (target, made.folder, made.adapter, made.trust_remote_code, max_tokens, forms)
+        return Settings(*given, rows=place, shown=str(rows), first=first, template_date=made.template_date)
 
     log = project.workspace.log_file(f"{target}.predict")
     if out is None:
@@ -105,7 +108,7 @@ def predict(ctx: click.Context, target: str, settings: tuple[str, ...], rows: Pa
     from olivebuild import digest
     from olivebuild.locks import try_lock
 
-    identity = digest.of_json([made.digests, digest.of_file(rows), forms, max_tokens])
+    identity = digest.of_json([made.digests, digest.of_file(rows), forms, max_tokens, *([made.template_date] if made.template_date else [])])
     lock = try_lock(project.planner.store.lock_file(identity))
     if lock is None:
         raise BuildError(f"{out} is being written by another run of this command", hint="wait for it")
@@ -134,7 +137,14 @@ def build_subject(project: Project, target: str) -> Subject:
     plan = _build(project, list(dict.fromkeys([base, target])))
     folders = [str(plan.states[name].folder) for name in (base, target)]
     digests = tuple((plan.states[name].outputs or {}).get("", "") for name in (base, target))
-    return Subject(target, folders[0], folders[1] if kind == "adapter" else "", trusts(graph, graph.nodes[base]), digests)
+    return Subject(
+        target,
+        folders[0],
+        folders[1] if kind == "adapter" else "",
+        trusts(graph, graph.nodes[base]),
+        digests,
+        project.planner.dating.date_of(target, plan),
+    )
 
 
 def _build(project: Project, goals: list[str]) -> Plan:

@@ -95,6 +95,7 @@ class Build:
         check_room(self.planner, self._room, report.goals)
         pin_all(self.planner, self.executor, report.goals, self.listen)
         try:
+            self.planner.dating.pinned = lambda node, text: self._say("note", node, text=text)
             known = recalled and self.planner.plan_from(recalled.plan, recalled.changed)
             report.plan = plan = known or self.planner.plan(report.goals)
             self._announce(plan)
@@ -409,6 +410,8 @@ class Build:
         costs = {name: s.seconds for name, s in plan.states.items() if s.verdict in (Verdict.STALE, Verdict.WAITING)}
         restore = [t for t, v in verdicts.items() if v is Verdict.CACHED]
         self.listen(Event("plan", {"run": run, "restore": restore, "seconds": costs}))
+        for node, text in self.planner.dating.ignored(plan) if run else ():
+            self._say("note", node, text=text)
 
     def _hashing(self, path: Path, done: int, total: int) -> None:
         self.listen(Event("hashing", {"file": self.planner.scan.shown(path), "done": done, "total": total}))

@@ -157,9 +157,12 @@ def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...]
         made = project.planner.plan(project.graph.goals(targets))
         found = problems(project.planner, made)
     project.workspace.memo.save()
+    dating = project.planner.dating
+    dated = dating.told(made)
     failing = [problem for problem in found if problem.fails]
     if not as_json:
         console.show_plan(made)
+        console.show_notes([*((d.target, str(d)) for d in dated), *((node.target, text) for node, text in dating.ignored(made))])
         console.show_problems(found)
         ctx.exit(1 if failing else 0)
     rows = []
@@ -171,7 +174,8 @@ def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...]
         seconds = round(sum(cost), 3) if cost else None
         rows.append({"target": name, "kind": kind, "verdict": verdict.value, "key": last.key, "seconds": seconds, "reasons": reasons})
     told = {"problems": [p.to_json() for p in failing], "notes": [p.to_json() for p in found if not p.fails]}
-    click.echo(json.dumps({"targets": rows, **told}, indent=2, ensure_ascii=False))
+    dates = {"template_dates": [asdict(d) for d in dated]} if dated else {}
+    click.echo(json.dumps({"targets": rows, **dates, **told}, indent=2, ensure_ascii=False))
     ctx.exit(1 if failing else 0)
 
 

@@ -72,6 +72,11 @@ def show_plan(plan: Plan) -> None:
         console.print(f"[{COLOURS[verdict]}]{verdict.value:<8}[/] {name:<14} {escape(clean(text + more))}{last}".rstrip())
 
 
+def show_notes(notes: Iterable[tuple[str, str]]) -> None:
+    for target, text in notes:
+        stdout().print(f"[bright_black]{'note':<8}[/] {target:<14} {escape(clean(text))}", soft_wrap=True)
+
+
 def show_problems(problems: Iterable[Problem]) -> None:
     """What goes wrong with a plan, as errors; what is only to be known, below the plan."""
     for problem in problems:

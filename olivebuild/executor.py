@@ -60,6 +60,8 @@ class Action(NamedTuple):
     """[kind, fields] of the steps that will read this one's tensors: work that both need may be done at once."""
     task: str = "run"
     """"run" makes the artifact; "pin" only finds what the source's name stands for today."""
+    template_date: str = ""
+    """What a chat template that reads the clock is told, `2026-11-28`; `freeze 2026-11-28` where that is to be fixed in what is published."""
 
     def to_json(self) -> str:
         return json.dumps(self._asdict() | {"inputs": {role: given._asdict() for role, given in self.inputs.items()}})

@@ -45,10 +45,12 @@ def parts_of(
     source: str | None,
     libraries: Mapping[str, str],
     machine: Mapping[str, str],
+    dates: Iterable[Part] = (),
 ) -> tuple[Part, ...]:
     """The parts of a node, in a fixed order. `inputs` and `files` are (label, digest, shown)."""
     result = [Part("step", "kind", node.kind), Part("step", "version", str(node.version), version_label(node.kind))]
     result += (Part("parameter", label, value) for label, value in node.parameters)
+    result += dates
     result += (Part("input", label, value, shown) for label, value, shown in inputs)
     result += (Part("file", label, value, shown) for label, value, shown in files)
     if source is not None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
+from olivebuild.clock import check_date
 from olivebuild.digest import write_atomically
 from olivebuild.errors import RecipeError, Where
 from olivebuild.locks import locked
@@ -17,17 +19,20 @@ FILE_NAME = "olivebuild.lock"
 
 
 class Lockfile:
-    """source text -> pin (a commit, a wheel's sha256); library -> version.
+    """source text -> pin (a commit, a wheel's sha256); library -> version; the date that chat templates are told, empty until one is needed.
 
     Several builds, also of other recipes in the folder, may write at once: each adds what it changed to what is there.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.sources, self.libraries = _load(file)
+        found = _load(file)
+        self.sources, self.libraries, self.template_date = found.sources, found.libraries, found.template_date
         self._pinned: dict[str, str] = {}
         self._noted: dict[str, str] = {}
         self._new: set[str] = set()
+        self._dated = ""
+        self._first_date = False
 
     def pin(self, source: str, value: str) -> None:
         if self.sources.get(source) == value:
@@ -46,24 +51,43 @@ class Lockfile:
         if self.libraries.get(name) != version:
             self.libraries[name] = self._noted[name] = version
 
+    def pin_template_date(self, date: str) -> None:
+        if self.template_date != date:
+            self._first_date = not self.template_date
+            self.template_date = self._dated = date
+
     def save(self) -> None:
         """What another build pinned first for a source that was new to both holds for this one, too."""
-        if not (self._pinned or self._noted):
+        if not (self._pinned or self._noted or self._dated):
             return
         with locked(self.file.parent / ".olivebuild" / "pins.lock"):
-            sources, libraries = _load(self.file)
-            first = {source: sources[source] for source in self._new if source in sources}
-            self.sources = sources | self._pinned | first
-            self.libraries = libraries | self._noted
-            data = {"version": 1, "sources": self.sources, "libraries": self.libraries}
+            found = _load(self.file)
+            first = {source: found.sources[source] for source in self._new if source in found.sources}
+            self.sources = found.sources | self._pinned | first
+            self.libraries = found.libraries | self._noted
+            if not self._dated or (self._first_date and found.template_date):
+                self._dated = found.template_date
+            self.template_date = self._dated
+            data = {**found.others, "version": 1, "sources": self.sources, "libraries": self.libraries}
+            if self.template_date:
+                data["template_date"] = self.template_date
             write_atomically(self.file, (json.dumps(data, indent=2, sort_keys=True) + "\n").encode())
-        self._pinned, self._noted, self._new = {}, {}, set()
+        self._pinned, self._noted, self._new, self._dated = {}, {}, set(), ""
 
 
-def _load(file: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """(sources, libraries). Raises RecipeError."""
+class _Content(NamedTuple):
+    """`others` are entries that another version of olivebuild has written; they stay."""
+
+    sources: dict[str, str] = {}
+    libraries: dict[str, str] = {}
+    template_date: str = ""
+    others: dict[str, object] = {}
+
+
+def _load(file: Path) -> _Content:
+    """Raises RecipeError."""
     if not file.exists():
-        return {}, {}
+        return _Content()
     hint = "restore it from version control, or delete it to pin everything anew"
     try:
         data = json.loads(file.read_text("utf-8"))
@@ -72,7 +96,13 @@ def _load(file: Path) -> tuple[dict[str, str], dict[str, str]]:
             raise ValueError(f"version {data['version']!r} is not known")
         if not all(isinstance(v, str) for table in (pins, versions) for v in table.values()):
             raise ValueError("a pin is not text")
-        return dict(pins), dict(versions)
+        date = data.get("template_date", "")
+        if date:
+            check_date(date)
+        elif date != "":
+            raise ValueError(f"template_date is {date!r}")
+        others = {name: value for name, value in data.items() if name not in ("version", "sources", "libraries", "template_date")}
+        return _Content(dict(pins), dict(versions), date, others)
     except json.JSONDecodeError as e:
         raise RecipeError(f"not valid JSON: {e.msg}", where=Where(file.name, e.lineno, e.colno), hint=hint) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:

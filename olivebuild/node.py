@@ -129,6 +129,8 @@ class Node(Record, frozen=True):
     """Code from the model's folder may run."""
     resources: dict[str, float] = {}
     """How much it takes of what is limited, while it runs; see turns.py."""
+    template: str = ""
+    """What it does with the chat template of its model: "rendered", "published", or nothing; see dating.py."""
 
     @property
     def gpus(self) -> int:

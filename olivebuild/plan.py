@@ -11,6 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from olivebuild.dating import Dating
 from olivebuild.errors import Damaged
 from olivebuild.graph import Graph
 from olivebuild.key import Part, Reason, compare, key_of, parts_of
@@ -95,7 +96,7 @@ class Strayed(Exception):
     """A node that was to be as it was last is not: what is made from it, and is not in this plan, may have to be made, too."""
 
 
-class Planner(Struct):
+class Planner(Struct, dict=True):
     """Makes plans of one moment: `scan` is the disk as it was first seen, store and workspace are asked each time."""
 
     graph: Graph
@@ -105,6 +106,10 @@ class Planner(Struct):
     workspace: Workspace
     settled: frozenset[str] = frozenset()
     """Nodes whose users are not all in the graph; see memory.py. When one of them has to be made again, `Strayed` is raised."""
+
+    @cached_property
+    def dating(self) -> Dating:
+        return Dating(self.graph, self.scan, self.store, self.traces)
 
     def plan(self, goals: Iterable[str]) -> Plan:
         plan = Plan(list(goals))
@@ -216,7 +221,9 @@ class Planner(Struct):
                 self.scan.paths(node, wanted)
             state.verdict = Verdict.STALE if pin == "" else Verdict.WAITING
             return state
-        state.parts = parts_of(node, inputs, self.scan.files(node), pin, self.scan.libraries(node), self.scan.machine(node))
+        state.parts = parts_of(
+            node, inputs, self.scan.files(node), pin, self.scan.libraries(node), self.scan.machine(node), self.dating.parts(node, states)
+        )
         state.key = key_of(state.parts)
         state.trace = self.trace(node, state.key)
         if state.trace is None:

@@ -77,6 +77,10 @@ class Step(ABC):
         """Needs no GPU and leaves nothing behind: may run in a process that ran another, which saves the start."""
         return False
 
+    def template(self, fields: Any) -> str:
+        """ "rendered" where rows become text by the model's chat template, "published" where the artifact has the template in it."""
+        return ""
+
     def outputs(self, fields: Fields) -> Mapping[str, str]:
         """Output name -> path in the artifact's folder; "" is the whole folder."""
         return {"": "."}
@@ -135,6 +139,7 @@ class Step(ABC):
             runner=self.runner,
             machine=self.machine,
             trusts=bool(getattr(fields, "trust_remote_code", False)),
+            template=self.template(fields),
         )
 
     def gates(self, fields: Any) -> list[Gate]:

@@ -38,6 +38,7 @@ class Settings:
     rows: str = ""
     shown: str = ""
     first: int = 0
+    template_date: str = ""
 
 
 class Talker:

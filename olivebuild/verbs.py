@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from olivebuild import wording
 from olivebuild.errors import BuildError
 from olivebuild.options import JSON, TARGET, TARGETS, open_all, open_recipe, place, recipe_options
+
+if TYPE_CHECKING:
+    from olivebuild.project import Project
 
 
 @click.command()
@@ -149,13 +153,20 @@ def init(ctx: click.Context, model: str, data: str, force: bool) -> None:
 @click.command()
 @TARGETS
 @recipe_options
+@click.option("--template-date", is_flag=True, help="Only the date that chat templates are told: today's, in UTC.")
 @click.pass_context
-def update(ctx: click.Context, targets: tuple[str, ...]) -> None:
+def update(ctx: click.Context, targets: tuple[str, ...], template_date: bool) -> None:
     """Pin remote sources and library versions anew in olivebuild.lock.
 
     \b
     olivebuild update base
+    olivebuild update --template-date
     """
+    if template_date:
+        if targets:
+            raise click.UsageError("--template-date takes no targets: the date in olivebuild.lock is that of the whole recipe")
+        update_template_date(open_all(ctx))
+        return
     from olivebuild.executors.local import LocalExecutor
     from olivebuild.live import Display
     from olivebuild.pinning import pin
@@ -177,6 +188,19 @@ def update(ctx: click.Context, targets: tuple[str, ...]) -> None:
             project.lock.note_version(name, now)
             click.echo(f"{name}: {before} -> {now}")
     project.lock.save()
+
+
+def update_template_date(project: Project) -> None:
+    from olivebuild import clock
+    from olivebuild.dating import LABEL
+
+    before, now = project.lock.template_date, clock.today()
+    project.lock.pin_template_date(now)
+    project.lock.save()
+    click.echo(f"{LABEL}: " + ("unchanged" if before == now else f"{before or 'not pinned'} -> {now}"))
+    for node in project.graph.nodes.values():
+        if (own := node.fields.get(LABEL)) and own != clock.FREEZE:
+            click.echo(f"{node.target} has a {LABEL} of its own, {own}, which stays")
 
 
 @click.command()

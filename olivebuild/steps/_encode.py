@@ -97,7 +97,7 @@ def token_rows(job: Job, encoder: Encoder, folder: str, path: str, loss: str) ->
     derived, made = Derived(job.store), TokenRows()
     made.format, completions = _completions(path)
     encoder.read_ends(made.format, completions)
-    about = [*_about(folder, encoder.max_length, loss), sorted(encoder.written)]
+    about = [*_about(folder, encoder.max_length, loss), sorted(encoder.written), *([job.action.template_date] if job.action.template_date else [])]
     # The parent forbids it for processes that fork; this one does not.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     shards: list[Shard] = []

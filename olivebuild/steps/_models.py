@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from olivebuild import clock
 from olivebuild.errors import InputError
 from olivebuild.steps import _vector_math
 
@@ -94,13 +95,21 @@ def odd_numbers(model: Any) -> list[str]:
         return [name for name, tensor in model.named_parameters() if tensor.is_floating_point() and is_odd(tensor)]
 
 
-def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date: str = "") -> Any:
+    """A tokenizer whose chat template is told that it is `date` where it asks; without a date it fails there. Raises InputError."""
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as e:
         first = str(e).strip().splitlines()[0]
         hint = own_code(e) or "is tokenizer.json there?"
         raise InputError(f"the tokenizer can't be loaded: {first[:300]}", where=str(folder), hint=hint) from None
+    # Every rendering comes from here, and none may read the clock.
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, str):
+        tokenizer.chat_template = clock.fixed(template, date)
+    elif template:
+        tokenizer.chat_template = {name: clock.fixed(text, date) for name, text in template.items()}
+    return tokenizer
 
 
 def own_code(error: Exception) -> str:

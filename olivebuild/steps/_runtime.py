@@ -54,8 +54,9 @@ def is_onnx(folder: str | Path) -> bool:
     return Path(folder, "genai_config.json").is_file()
 
 
-def open_model(folder: str | Path, *, trust_remote_code: bool = False) -> Runtime:
-    return OnnxRuntime(folder) if is_onnx(folder) else HuggingFaceRuntime(folder, trust_remote_code)
+def open_model(folder: str | Path, *, trust_remote_code: bool = False, date: str = "") -> Runtime:
+    """`date` is what a chat template that reads the clock is told."""
+    return OnnxRuntime(folder, date) if is_onnx(folder) else HuggingFaceRuntime(folder, trust_remote_code, date)
 
 
 def judge(runtime: Runtime, table: Table, new_tokens: int, *, whole: bool = False) -> Iterator[tuple[dict[str, str], Judged]]:
@@ -97,9 +98,9 @@ def _read(runtime: Runtime, encoder: Encoder, row: dict[str, str]) -> Judged:
 
 
 class HuggingFaceRuntime:
-    def __init__(self, folder: str | Path, trust_remote_code: bool) -> None:
+    def __init__(self, folder: str | Path, trust_remote_code: bool, date: str = "") -> None:
         device, dtype = _models.platform()
-        self.tokenizer = _models.load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        self.tokenizer = _models.load_tokenizer(folder, trust_remote_code=trust_remote_code, date=date)
         self.model = _models.load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
         self.device = device
         self.ends = ends_of(Path(folder))
@@ -164,11 +165,11 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 class OnnxRuntime:
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, date: str = "") -> None:
         import onnxruntime_genai as og
 
         og.disable_telemetry_events()
-        self.tokenizer = _models.load_tokenizer(folder)
+        self.tokenizer = _models.load_tokenizer(folder, date=date)
         self.config = json.loads(Path(folder, "genai_config.json").read_text("utf-8"))
         self.ends = ends_of(Path(folder))
         try:

@@ -23,9 +23,9 @@ Speech = Generator[Logits, int, None]
 """Yields the logits of the next token, and is sent the token that was chosen."""
 
 
-def open_model(folder: str, adapter: str, *, trust_remote_code: bool) -> Runtime:
-    """A model folder, with the adapter in `adapter` unless that is empty."""
-    runtime = _runtime.open_model(folder, trust_remote_code=trust_remote_code)
+def open_model(folder: str, adapter: str, *, trust_remote_code: bool, date: str = "") -> Runtime:
+    """A model folder, with the adapter in `adapter` unless that is empty; `date` is what its chat template is told."""
+    runtime = _runtime.open_model(folder, trust_remote_code=trust_remote_code, date=date)
     if adapter:
         if has_tokenizer(Path(adapter)):
             # Trained with one of its own, as its merge has it, too. Code that it names is a stranger's.

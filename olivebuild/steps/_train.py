@@ -103,7 +103,7 @@ def rows_of(job: Job, fields: AdapterFields) -> TokenRows:
 
 def encoder_of(job: Job, fields: AdapterFields) -> Encoder:
     base = job.input("model")
-    tokenizer = _models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code)
+    tokenizer = _models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code, date=job.action.template_date)
     encoder = Encoder(tokenizer, fields.training.max_length, _ends.ends_of(Path(base.folder)))
     encoder.where = job.where("data")
     return encoder

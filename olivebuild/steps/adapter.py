@@ -116,6 +116,9 @@ class Adapter(Step):
     def takes_gpu(self, fields: AdapterFields) -> bool:
         return fields.source is None
 
+    def template(self, fields: AdapterFields) -> str:
+        return "" if fields.source else "rendered"
+
     def shares_process(self, fields: AdapterFields) -> bool:
         return fields.source is not None and fields.source.scheme == "file"
 

@@ -41,6 +41,9 @@ class Accuracy(Step):
             *(("peft",) if fields.adapter else ()),
         )
 
+    def template(self, fields: AccuracyFields) -> str:
+        return "rendered"
+
     def files(self, fields: AccuracyFields) -> list[FileInput]:
         schema = [FileInput("json_schema", fields.json_schema, ("json_schema",))] if fields.json_schema else []
         return [*schema, *(FileInput(f"score.{i}", text.rpartition(":")[0], ("score",)) for i, text in enumerate(fields.score))]
@@ -62,7 +65,7 @@ class Accuracy(Step):
             text.rpartition(":")[2]: load_score(job, job.files(f"score.{i}")[0], text.rpartition(":")[2]) for i, text in enumerate(fields.score)
         }
         model, adapter = job.input("model"), job.input("adapter").folder if fields.adapter else ""
-        runtime = open_model(model.folder, adapter, trust_remote_code=model.trust_remote_code)
+        runtime = open_model(model.folder, adapter, trust_remote_code=model.trust_remote_code, date=job.action.template_date)
         tables = [read_table(job.input(role).path) for role in job.roles("data")]
         if schema:
             # Each right answer is one of a kind; which of them is likeliest is not the question.

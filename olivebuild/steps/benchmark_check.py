@@ -41,6 +41,9 @@ class Check(Step):
     def parameters(self, fields: Fields) -> dict[str, object]:
         return {name: value for name, value in super().parameters(fields).items() if value is not None}
 
+    def template(self, fields: CheckFields) -> str:
+        return "rendered"
+
     def run(self, job: Job) -> None:
         from olivebuild.steps._tokens import read_table
 
@@ -68,7 +71,7 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
 
     base, merged, adapter = job.input("base"), job.input("model"), job.folder("adapter")
     device, dtype = _models.platform()
-    rows = _sample(tables, _models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code))
+    rows = _sample(tables, _models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code, date=job.action.template_date))
 
     def logits(model: Any) -> list[torch.Tensor]:
         with torch.inference_mode():
@@ -124,8 +127,8 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
     from olivebuild.steps._trial import compare as difference_of
 
     source, onnx = job.input("source"), job.input("model")
-    tokenizer = _models.load_tokenizer(source.folder, trust_remote_code=source.trust_remote_code)
-    runtime = OnnxRuntime(onnx.folder)
+    tokenizer = _models.load_tokenizer(source.folder, trust_remote_code=source.trust_remote_code, date=job.action.template_date)
+    runtime = OnnxRuntime(onnx.folder, job.action.template_date)
     prompts = _same_tokens(job, tables, tokenizer, og.Tokenizer(runtime.model))
     _same_ends(job, Path(source.folder), Path(onnx.folder))
     context = int(runtime.config["model"]["context_length"])

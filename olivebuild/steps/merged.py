@@ -52,6 +52,9 @@ class Merged(Step):
         # The default is left out: it changes nothing for merges that were made before there was a choice.
         return {name: value for name, value in given.items() if (name, value) != ("onto", "base")}
 
+    def template(self, fields: MergedFields) -> str:
+        return "" if fields.source else "published"
+
     def shares_process(self, fields: MergedFields) -> bool:
         return not fields.source
 
@@ -79,9 +82,11 @@ class Merged(Step):
         fields = job.fields(MergedFields)
         if fields.source:
             from olivebuild.steps._fetch import fetch
+            from olivebuild.steps.model import seen_of
 
-            job.result = Result(reference=fetch(job, fields.source))
-            check_brought(job, job.result.reference)
+            path = fetch(job, fields.source)
+            job.result = Result(reference=path, provenance=seen_of(path))
+            check_brought(job, path)
         else:
             merge(job, fields)
 

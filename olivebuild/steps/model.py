@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import field_validator
+
+from olivebuild import clock
+from olivebuild.clock import FREEZE
 from olivebuild.errors import InputError
 from olivebuild.sources import Source
 from olivebuild.step import Fields, FileInput, Result, Step
@@ -16,6 +20,19 @@ class ModelFields(Fields):
     trust_remote_code: bool = False
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Number format of the folder that is made of a GGUF file."""
+    template_date: str | None = None
+    """For a chat template that reads the clock: the date that it is told, `2026-11-28`. `freeze`: that of olivebuild.lock, which is also
+    written into the template of what is published. Without the field: that of olivebuild.lock, and the published template stays the model's own."""
+
+    @field_validator("template_date")
+    @classmethod
+    def _a_date(cls, value: str) -> str:
+        if value != FREEZE:
+            try:
+                clock.check_date(value)
+            except ValueError as e:
+                raise ValueError(f"{e}, or {FREEZE}") from None
+        return value
 
 
 class Model(Step):
@@ -52,9 +69,15 @@ class Model(Step):
         fields = job.fields(ModelFields)
         path = fetch(job, fields.source)
         if fields.source.scheme == "hf":
-            job.result = Result(reference=path)
+            job.result = Result(reference=path, provenance=seen_of(path))
         else:
             _convert(job, path, fields.dtype)
+            job.result = Result(provenance=seen_of(job.out))
+
+
+def seen_of(folder: Path) -> dict[str, object]:
+    """What is asked of a model also where its folder is not."""
+    return {"reads_clock": True} if clock.folder_reads_clock(folder) else {}
 
 
 def _convert(job: Job, gguf: Path, dtype: str) -> None:

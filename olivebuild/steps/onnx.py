@@ -95,6 +95,9 @@ class Onnx(Step):
     def takes_gpu(self, fields: OnnxFields) -> bool:
         return fields.provider == "cuda"
 
+    def template(self, fields: OnnxFields) -> str:
+        return "" if fields.source else "published"
+
     def shares_process(self, fields: OnnxFields) -> bool:
         return not fields.source and not self.takes_gpu(fields)
 

@@ -1,0 +1,147 @@
+"""The date that chat templates write: which templates ask for it, and what they are told. Imports nothing heavy.
+
+transformers gives templates one way to read the clock, `strftime_now(format)`; so do the engines of onnxruntime-genai and llama.cpp.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+FUNCTION = "strftime_now"
+FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+FOLDER = "additional_chat_templates"
+FREEZE = "freeze"
+_DEFINED = re.compile(rf"\bmacro\s+{FUNCTION}\s*\(")
+_DIRECTIVE = re.compile(r"(?<!\{)%([-_0^#]*)(\d*)[EO]?([A-Za-z])")
+_PERCENT = "\ue000"
+"""Stands for a percent sign that was written twice; from the area for private use."""
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+
+
+def today() -> str:
+    """The date in UTC, `2026-11-28`: the same for everyone who builds at the same time."""
+    return time.strftime("%Y-%m-%d", time.gmtime())
+
+
+def check_date(text: str) -> str:
+    """The date itself. Raises ValueError for what is not one."""
+    from datetime import date
+
+    try:
+        if date.fromisoformat(text).isoformat() == text:
+            return text
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r} is not a date; write it as 2026-11-28")
+
+
+def later(date: str, days: int) -> str:
+    from datetime import datetime, timedelta
+
+    return (datetime.fromisoformat(date) + timedelta(days)).date().isoformat()
+
+
+def write(date: str, format_: str) -> str:
+    """The beginning of that day as strftime writes it, in English whatever the locale is, and in UTC."""
+    from datetime import UTC, datetime
+
+    moment = datetime.fromisoformat(date)
+    day, month = _DAYS[moment.weekday()], _MONTHS[moment.month - 1]
+    fixed = {"A": day, "a": day[:3], "B": month, "b": month[:3], "h": month[:3], "p": "AM", "P": "am"}
+    fixed["s"] = str(int(moment.replace(tzinfo=UTC).timestamp()))
+    whole = {"c": "%a %b %e %H:%M:%S %Y", "x": "%m/%d/%y", "X": "%H:%M:%S", "r": "%I:%M:%S %p"}
+
+    def written(found: re.Match[str]) -> str:
+        flags, width, letter = found.groups()
+        if letter in whole:
+            return write(date, whole[letter])
+        if letter not in fixed:
+            return moment.strftime(found[0])
+        text = fixed[letter].upper() if "^" in flags or "#" in flags else fixed[letter]
+        return text.rjust(int(width or 0), "0" if "0" in flags else " ")
+
+    return "%".join(_DIRECTIVE.sub(written, piece) for piece in format_.split("%%"))
+
+
+def reads_clock(template: str) -> bool:
+    """Whether a template asks what day it is. One that has the answer in a macro of its own does not."""
+    return FUNCTION in template and not _DEFINED.search(template)
+
+
+def fixed(template: str, date: str) -> str:
+    """The template with a macro in the place of its clock, so that it writes the same wherever it is rendered. Unchanged if it reads none.
+
+    The macro knows the directives that stand in the template, and refuses others; without a date it refuses all.
+    """
+    if not reads_clock(template):
+        return template
+    macro = f"{{%- macro {FUNCTION}(format) -%}}{_answer(template, date)}{{%- endmacro -%}}"
+    if not template[:1].isspace():
+        return f"{macro}\n{template}"
+    # What the macro's end would strip is written, except for what is stripped before a first block.
+    return f"{macro}{{{{- '' }}}}" + re.sub(r"^[ \t]+(?=\{[%#])", "", template)
+
+
+def _answer(template: str, date: str) -> str:
+    if not date:
+        return "{{- raise_exception('the chat template reads the clock, and no date was given for it') -}}"
+    known = {found[0]: write(date, found[0]) for found in _DIRECTIVE.finditer(template)}
+    # Two percent signs are one in the text, and no directive begins with it.
+    first, last = (f" | replace('%%', '{_PERCENT}')", f" | replace('{_PERCENT}', '%')") if "%%" in template else ("", "")
+    text = "format" + first + "".join(f" | replace({_quoted(directive)}, {_quoted(value)})" for directive, value in known.items())
+    refusal = "{%- if '%' in text -%}{{- raise_exception('no date is known for ' + format) -}}{%- endif -%}"
+    return f"{{%- set text = {text} -%}}{refusal}{{{{- text{last} -}}}}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def templates_in(files: Mapping[str, bytes]) -> Iterator[str]:
+    """The chat templates in a model's files, by the names of `FILES` and below `FOLDER`."""
+    for name, data in files.items():
+        text = data.decode("utf-8", "replace")
+        if name.endswith(".jinja"):
+            yield text
+        elif "chat_template" in text:
+            try:
+                found = json.loads(text)
+            except (ValueError, RecursionError):
+                # Whoever loads it tells.
+                continue
+            yield from _strings(found.get("chat_template") if isinstance(found, dict) else None)
+
+
+def _strings(value: object) -> Iterator[str]:
+    """A template, or several: [{"name": ..., "template": ...}], or by name."""
+    if isinstance(value, str):
+        yield value
+    for item in value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else ():
+        yield from _strings(item)
+
+
+def holds_templates(name: str) -> bool:
+    """Whether a file of a model folder may have chat templates; `name` is relative to the folder."""
+    return name in FILES or (name.startswith(f"{FOLDER}/") and name.endswith(".jinja"))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """The files of a model folder that may hold chat templates. Raises OSError when there is no such folder."""
+    found = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    if not found and not folder.is_dir():
+        raise FileNotFoundError(folder)
+    return found | {f"{FOLDER}/{path.name}": path.read_bytes() for path in sorted((folder / FOLDER).glob("*.jinja")) if path.is_file()}
+
+
+def folder_reads_clock(folder: Path) -> bool:
+    try:
+        return any(map(reads_clock, templates_in(files_of(folder))))
+    except OSError:
+        return False
