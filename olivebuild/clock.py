@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 FUNCTION = "strftime_now"
 FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
@@ -19,6 +20,8 @@ _DEFINED = re.compile(rf"\bmacro\s+{FUNCTION}\s*\(")
 _DIRECTIVE = re.compile(r"(?<!\{)%([-_0^#]*)(\d*)[EO]?([A-Za-z])")
 _PERCENT = "\ue000"
 """Stands for a percent sign that was written twice; from the area for private use."""
+_TEXT = "fixed_date_text"
+"""The variable of the macro that stands in the place of the clock."""
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
@@ -93,11 +96,14 @@ def _answer(template: str, date: str) -> str:
     if not date:
         return "{{- raise_exception('the chat template reads the clock, and no date was given for it') -}}"
     known = {found[0]: write(date, found[0]) for found in _DIRECTIVE.finditer(template)}
-    # Two percent signs are one in the text, and no directive begins with it.
-    first, last = (f" | replace('%%', '{_PERCENT}')", f" | replace('{_PERCENT}', '%')") if "%%" in template else ("", "")
-    text = "format" + first + "".join(f" | replace({_quoted(directive)}, {_quoted(value)})" for directive, value in known.items())
-    refusal = "{%- if '%' in text -%}{{- raise_exception('no date is known for ' + format) -}}{%- endif -%}"
-    return f"{{%- set text = {text} -%}}{refusal}{{{{- text{last} -}}}}"
+    if "%%" in template:
+        # Two percent signs are one in the text, and no directive begins with it.
+        known = {"%%": _PERCENT, **known}
+    # Not every engine has `replace`, or looks for a text in another, or ends a macro's variables with it.
+    steps = "".join(f"{{%- set {_TEXT} = {_TEXT}.split({_quoted(directive)}) | join({_quoted(value)}) -%}}" for directive, value in known.items())
+    refusal = f"{{%- if {_TEXT}.split('%') | length > 1 -%}}{{{{- raise_exception('no date is known for ' + format) -}}}}{{%- endif -%}}"
+    last = f".split('{_PERCENT}') | join('%')" if "%%" in known else ""
+    return f"{{%- set {_TEXT} = format -%}}{steps}{refusal}{{{{- {_TEXT}{last} -}}}}"
 
 
 def _quoted(text: str) -> str:
@@ -125,6 +131,26 @@ def _strings(value: object) -> Iterator[str]:
         yield value
     for item in value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else ():
         yield from _strings(item)
+
+
+def fixed_file(name: str, data: bytes, date: str) -> bytes:
+    """A file of a model folder with the date fixed in its templates."""
+    if not any(map(reads_clock, templates_in({name: data}))):
+        return data
+    text = data.decode("utf-8")
+    if name.endswith(".jinja"):
+        return fixed(text, date).encode()
+    found = json.loads(text)
+    found["chat_template"] = _all_fixed(found["chat_template"], date)
+    return (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _all_fixed(value: Any, date: str) -> Any:
+    if isinstance(value, list):
+        return [_all_fixed(item, date) for item in value]
+    if isinstance(value, dict):
+        return {name: _all_fixed(item, date) for name, item in value.items()}
+    return fixed(value, date) if isinstance(value, str) else value
 
 
 def holds_templates(name: str) -> bool:

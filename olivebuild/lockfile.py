@@ -78,16 +78,16 @@ class Lockfile:
 class _Content(NamedTuple):
     """`others` are entries that another version of olivebuild has written; they stay."""
 
-    sources: dict[str, str] = {}
-    libraries: dict[str, str] = {}
-    template_date: str = ""
-    others: dict[str, object] = {}
+    sources: dict[str, str]
+    libraries: dict[str, str]
+    template_date: str
+    others: dict[str, object]
 
 
 def _load(file: Path) -> _Content:
     """Raises RecipeError."""
     if not file.exists():
-        return _Content()
+        return _Content({}, {}, "", {})
     hint = "restore it from version control, or delete it to pin everything anew"
     try:
         data = json.loads(file.read_text("utf-8"))

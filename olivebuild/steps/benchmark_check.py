@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from olivebuild import clock
 from olivebuild.errors import InputError, StepError
 from olivebuild.step import Fields, Result, Step
 from olivebuild.worker import Job
@@ -129,7 +130,9 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
     source, onnx = job.input("source"), job.input("model")
     tokenizer = _models.load_tokenizer(source.folder, trust_remote_code=source.trust_remote_code, date=job.action.template_date)
     runtime = OnnxRuntime(onnx.folder, job.action.template_date)
-    prompts = _same_tokens(job, tables, tokenizer, og.Tokenizer(runtime.model))
+    # Its own template, with the date in it: the runtime would read the clock.
+    dated = runtime.tokenizer if clock.folder_reads_clock(Path(onnx.folder)) else None
+    prompts = _same_tokens(job, tables, tokenizer, og.Tokenizer(runtime.model), dated)
     _same_ends(job, Path(source.folder), Path(onnx.folder))
     context = int(runtime.config["model"]["context_length"])
     rows = [ids[: context - 1] for ids in _sample(tables, tokenizer)]
@@ -173,10 +176,10 @@ def _judge(job: Job, target: str, precision: str, difference: Difference, figure
         )
 
 
-def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any) -> int:
+def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated: Any = None) -> int:
     """How many prompts were compared: their text, their tokens, and, where they come from messages, what the runtime's own template gives.
 
-    The model is asked with the tokens of our one rendering; whoever deploys it has those of the runtime's tokenizer.
+    `dated` has their template for the date of the benchmark, where it reads the clock. The model is asked with the tokens of our one rendering; whoever deploys it has those of the runtime's tokenizer.
     """
     from olivebuild.steps._tokens import Encoder, Refused
 
@@ -198,7 +201,7 @@ def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any) -> in
             raise InputError(fact, where=job.where("data"), hint=hint)
         if table.format in ("messages", "user"):
             messages, tools = encoder.messages(table.format, row)[:-1], encoder.tools(row)
-            written = _written(theirs, messages, tools)
+            written = _written(theirs, messages, tools, dated.get_chat_template(tools=tools) if dated else "")
             try:
                 expected = encoder.render(messages, tools, prompt=True)
             except Refused as e:
@@ -215,9 +218,11 @@ def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any) -> in
     return count
 
 
-def _written(theirs: Any, messages: list[dict[str, Any]], tools: list[Any] | None) -> str:
+def _written(theirs: Any, messages: list[dict[str, Any]], tools: list[Any] | None, template: str = "") -> str:
     """The prompt as the runtime's own template engine writes it, or what it says instead."""
     options = {"tools": json.dumps(tools, ensure_ascii=False)} if tools else {}
+    if template:
+        options["template_str"] = template
     try:
         return str(theirs.apply_chat_template(json.dumps(messages, ensure_ascii=False), add_generation_prompt=True, **options))
     except RuntimeError as e:

@@ -102,6 +102,7 @@ def check_brought(job: Job, folder: Path | None) -> None:
 
 def merge(job: Job, fields: MergedFields) -> None:
     """Tensor by tensor where that is proven to give peft's bytes; else by peft, and the trace says why."""
+    from olivebuild.steps import _frozen
     from olivebuild.steps._adapters import why_unmergeable, why_unusable
     from olivebuild.steps._ends import stopping, write_ends
     from olivebuild.steps._merge import Unproven, changes, open_input
@@ -130,9 +131,10 @@ def merge(job: Job, fields: MergedFields) -> None:
         if model is not base:
             dress(job.out, model)
         write_ends(job, model, adapter, job.out)
+        _frozen.in_folder(job, job.out)
         job.result = job.result._replace(provenance={"by": "peft", "because": str(e)})
         return
-    merge_by_tensors(job, stopping(job, model, adapter), changed, reproducible=fields.reproducible)
+    merge_by_tensors(job, _frozen.in_weights(job, stopping(job, model, adapter)), changed, reproducible=fields.reproducible)
 
 
 def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reproducible: bool) -> None:

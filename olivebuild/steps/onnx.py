@@ -175,11 +175,12 @@ def no_skeleton(fields: OnnxFields, trust_remote_code: bool) -> str:
 
 def _build(job: Job, fields: OnnxFields) -> None:
     """From the skeleton, if there can be one; else by the model builder."""
+    from olivebuild.steps import _frozen
     from olivebuild.steps._assemble import assemble
     from olivebuild.steps._merge import open_input
     from olivebuild.steps._recipes import NotFinite
 
-    model = open_input(job.store, job.input("model"))
+    model = _frozen.in_weights(job, open_input(job.store, job.input("model")))
     length = _proven(job, fields, model)
     folder, skeleton = _skeleton(job, fields, model)
     if skeleton.because:
@@ -211,12 +212,15 @@ def _is_audited(key: str) -> bool:
 
 def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> None:
     """Raises StepError unless the model builder makes the same files."""
+    from olivebuild.steps import _frozen
+
     folder, theirs = job.folder("model"), job.out.parent / "audit"
     job.note("comparing with the whole model builder")
     theirs.mkdir()
     run_builder(job, fields, folder, theirs, trust=False)
     canonical(theirs, folder)
     limit_length(theirs, length)
+    _frozen.in_folder(job, theirs)
     names = {entry.name for entry in manifest.files} ^ {path.name for path in theirs.iterdir()}
     odd = sorted(names | {e.name for e in manifest.files if e.name not in names and e.digest_of(theirs / e.name) != e.digest})
     trees.delete(job.out.parent, theirs)
@@ -325,6 +329,7 @@ def _check_finite(job: Job, model: Weights) -> None:
 
 
 def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, length: int) -> None:
+    from olivebuild.steps import _frozen
     from olivebuild.steps._trial import not_finite, try_out
 
     folder = job.folder("model")
@@ -340,6 +345,7 @@ def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, len
         if fault := try_out(job.out):
             hint = "another precision, or another version of onnxruntime-genai, may do better"
             raise StepError(f"the model builder made a model that does not work: {fault}", where=job.where(), hint=hint)
+    _frozen.in_folder(job, job.out)
     job.result = Result(provenance={"by": "onnxruntime-genai", "because": because, "builder_options": dict(builder_options(fields))})
 
 

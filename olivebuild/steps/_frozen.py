@@ -1,0 +1,47 @@
+"""`template_date: freeze`: the date in the chat templates of what is published, so that whoever serves it asks as it was trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from olivebuild import clock
+
+if TYPE_CHECKING:
+    from olivebuild.weights import Weights
+    from olivebuild.worker import Job
+
+
+def date_of(job: Job) -> str:
+    """The date that is to be fixed; empty where templates stay the model's own."""
+    how, _, date = job.action.template_date.partition(" ")
+    return date if how == clock.FREEZE else ""
+
+
+def in_weights(job: Job, model: Weights) -> Weights:
+    """The model with its date fixed, where that is asked for."""
+    from olivebuild.places import Place
+    from olivebuild.weights import read_at
+
+    if not (date := date_of(job)):
+        return model
+    files = []
+    for name, found, place in model.files:
+        if clock.holds_templates(name):
+            before = read_at(place, 0, place.size)
+            after = clock.fixed_file(name, before, date)
+            if after != before:
+                found = job.store.put_bytes(after)
+                place = Place(job.store.path(found), 0, len(after))
+        files.append((name, found, place))
+    return replace(model, files=tuple(files))
+
+
+def in_folder(job: Job, folder: Path) -> None:
+    """Fix the date in a folder's templates, where that is asked for."""
+    if date := date_of(job):
+        for name, before in clock.files_of(folder).items():
+            after = clock.fixed_file(name, before, date)
+            if after != before:
+                (folder / name).write_bytes(after)
