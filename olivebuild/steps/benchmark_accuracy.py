@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from olivebuild import clock
 from olivebuild.step import Fields, FileInput, Result, Step
 from olivebuild.worker import Job
 
 if TYPE_CHECKING:
     from olivebuild.steps._figures import Judged
+    from olivebuild.steps._runtime import Runtime
     from olivebuild.steps._scores import Schema, Score
+    from olivebuild.steps._tokens import Table
+
+DAYS = (1, 200)
+"""How much later the dates are on which a sample is judged, too, if the chat template reads the clock ..."""
+DATED = 8
+"""... and the rows of the sample."""
 
 
 class AccuracyFields(Fields):
@@ -79,8 +88,31 @@ class Accuracy(Step):
                 done += 1
                 job.progress("judging", done, rows)
             result.append(figures(judged, labelled=bool(table.labels), written=table.format != "text"))
+            if clock.folder_reads_clock(Path(model.folder)) and table.format in ("user", "messages") and table.rows:
+                result[-1]["other_dates"] = _on_other_dates(job, runtime, table, fields.max_new_tokens)
         (job.out / "metrics.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8")
         job.result = Result(metrics={"data": [without_answers(r) for r in result]})
+
+
+def _on_other_dates(job: Job, runtime: Runtime, table: Table, new_tokens: int) -> dict[str, dict[str, int]]:
+    """How many answers to a few rows are other ones when the chat template writes another date; says so."""
+    from olivebuild.steps import _models, _runtime
+
+    model, few = job.input("model"), replace(table, rows=table.rows[:DATED])
+
+    def answers(date: str) -> list[tuple[str, str]]:
+        runtime.tokenizer = _models.load_tokenizer(model.folder, trust_remote_code=model.trust_remote_code, date=date)
+        return [(answer.label, answer.text) for _, answer in _runtime.judge(runtime, few, new_tokens)]
+
+    own, found, tokenizer = job.action.template_date, {}, runtime.tokenizer
+    expected = answers(own)
+    for date in (clock.later(own, days) for days in DAYS):
+        changed = sum(a != b for a, b in zip(expected, answers(date), strict=True))
+        found[date] = {"rows": len(expected), "changed": changed}
+        if changed:
+            job.note(f"{changed} of {len(expected)} answers are other ones where the chat template writes {date} and not {own}")
+    runtime.tokenizer = tokenizer
+    return found
 
 
 def _scored(answer: Judged, row: dict[str, str], schema: Schema | None, scores: dict[str, Score]) -> Judged:

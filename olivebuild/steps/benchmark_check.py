@@ -179,7 +179,8 @@ def _judge(job: Job, target: str, precision: str, difference: Difference, figure
 def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated: Any = None) -> int:
     """How many prompts were compared: their text, their tokens, and, where they come from messages, what the runtime's own template gives.
 
-    `dated` has their template for the date of the benchmark, where it reads the clock. The model is asked with the tokens of our one rendering; whoever deploys it has those of the runtime's tokenizer.
+    `dated` has their template for the date of the benchmark, where it reads the clock.
+    The model is asked with the tokens of our one rendering; whoever deploys it has those of the runtime's tokenizer.
     """
     from olivebuild.steps._tokens import Encoder, Refused
 
