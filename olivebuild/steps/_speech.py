@@ -29,7 +29,7 @@ def open_model(folder: str, adapter: str, *, trust_remote_code: bool, date: str 
     if adapter:
         if has_tokenizer(Path(adapter)):
             # Trained with one of its own, as its merge has it, too. Code that it names is a stranger's.
-            runtime.tokenizer = load_tokenizer(adapter)
+            runtime.tokenizer = load_tokenizer(adapter, date=date)
         elif (template := Path(adapter, "chat_template.jinja")).is_file():
             runtime.tokenizer.chat_template = template.read_text("utf-8")
         runtime.ends |= trained_ends(Path(adapter), lambda: runtime.tokenizer)
