@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from olivebuild import clock
 from olivebuild.errors import InputError, Where
 from olivebuild.steps import _runtime
 from olivebuild.steps._ends import trained_ends
@@ -27,17 +28,22 @@ def open_model(folder: str, adapter: str, *, trust_remote_code: bool, date: str 
     """A model folder, with the adapter in `adapter` unless that is empty; `date` is what its chat template is told."""
     runtime = _runtime.open_model(folder, trust_remote_code=trust_remote_code, date=date)
     if adapter:
-        if has_tokenizer(Path(adapter)):
-            # Trained with one of its own, as its merge has it, too. Code that it names is a stranger's.
-            runtime.tokenizer = load_tokenizer(adapter, date=date)
-        elif (template := Path(adapter, "chat_template.jinja")).is_file():
-            runtime.tokenizer.chat_template = template.read_text("utf-8")
+        dress(runtime, adapter, date)
         runtime.ends |= trained_ends(Path(adapter), lambda: runtime.tokenizer)
         from peft import PeftModel
 
         assert isinstance(runtime, HuggingFaceRuntime)
         runtime.model = PeftModel.from_pretrained(runtime.model, adapter).eval()
     return runtime
+
+
+def dress(runtime: Runtime, adapter: str, date: str) -> None:
+    """Take the tokenizer or the chat template that an adapter comes with."""
+    if has_tokenizer(Path(adapter)):
+        # Trained with one of its own, as its merge has it, too. Code that it names is a stranger's.
+        runtime.tokenizer = load_tokenizer(adapter, date=date)
+    elif (template := Path(adapter, "chat_template.jinja")).is_file():
+        runtime.tokenizer.chat_template = clock.fixed(template.read_text("utf-8"), date)
 
 
 def context_of(folder: Path) -> int | None:

@@ -97,11 +97,15 @@ class Accuracy(Step):
 def _on_other_dates(job: Job, runtime: Runtime, table: Table, new_tokens: int) -> dict[str, dict[str, int]]:
     """How many answers to a few rows are other ones when the chat template writes another date; says so."""
     from olivebuild.steps import _models, _runtime
+    from olivebuild.steps._speech import dress
 
+    adapter = job.input("adapter").folder if "adapter" in job.action.inputs else ""
     model, few = job.input("model"), replace(table, rows=table.rows[:DATED])
 
     def answers(date: str) -> list[tuple[str, str]]:
         runtime.tokenizer = _models.load_tokenizer(model.folder, trust_remote_code=model.trust_remote_code, date=date)
+        if adapter:
+            dress(runtime, adapter, date)
         return [(answer.label, answer.text) for _, answer in _runtime.judge(runtime, few, new_tokens)]
 
     own, found, tokenizer = job.action.template_date, {}, runtime.tokenizer
