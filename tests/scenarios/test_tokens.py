@@ -96,15 +96,22 @@ def test_a_model_stops_where_its_adapter_was_taught_to(copied: Place) -> None:
     assert ends_in(copied, "onnx-int4/genai_config.json") == [2, 5]
     # One that comes from elsewhere ends where the chat template ends answers, or where the recipe says.
     shutil.copytree(copied.folder / "build/adapter", copied.folder / "elsewhere", ignore=shutil.ignore_patterns("generation_config.json"))
-    more = "".join(
+    # One whose merge is the library's.
+    shutil.copytree(copied.folder / "elsewhere", copied.folder / "odd")
+    config = copied.folder / "odd/adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"exclude_modules": ["lm_head"]}))
+    more = "  odd: {kind: adapter, source: odd}\n  odd-merged: {kind: merged, model: base, adapter: odd}\n"
+    more += "".join(
         f"  {name}: {{kind: adapter, source: elsewhere{stop}}}\n  {name}-merged: {{kind: merged, model: base, adapter: {name}}}\n"
         for name, stop in (("brought", ""), ("told", ', stop: ["<|user|>"]'), ("wrong", ', stop: ["I am"]'))
     )
     copied.recipe.write_text(copied.recipe.read_text() + more)
-    done = copied.build("brought-merged", "told-merged")
+    done = copied.build("brought-merged", "told-merged", "odd-merged")
     assert done.code == 0, done.err
     assert ends_in(copied, "brought-merged/generation_config.json") == [2, 5]
     assert ends_in(copied, "told-merged/generation_config.json") == [2, 3]
+    assert ends_in(copied, "odd-merged/generation_config.json") == [2, 5]
+    assert "merging with peft" in done.out
     # Nothing else differs.
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert copied.built("brought-merged", name) == copied.built("merged", name)
