@@ -23,7 +23,7 @@ from olivebuild.graph import Graph
 from olivebuild.node import Node
 from olivebuild.plan import Plan, Planner, Verdict
 from olivebuild.scan import installed
-from olivebuild.tensors import WHOLE, tensors_of
+from olivebuild.tensors import WHOLE, ignored_weights, tensors_of, weight_files
 
 Config = Mapping[str, Any]
 OF_MODELS = ("adapter", "merged", "onnx", "benchmark-accuracy", "benchmark-check", "benchmark-latency")
@@ -154,7 +154,15 @@ class Look:
         if not trusts and (finding := _unknown_to_transformers(self.config)):
             yield finding
             return
+        yield from self._ignored()
         yield from self._vocabulary()
+
+    def _ignored(self) -> Iterator[Finding]:
+        with contextlib.suppress(OSError, InputError):
+            if ignored := ignored_weights(self.folder):
+                fact = f"{', '.join(ignored[:3])}{' ...' if len(ignored) > 3 else ''} in the model's folder will be ignored"
+                hint = f"loaders read {', '.join(weight_files(self.folder).names[:3])}"
+                yield Finding(fact, hint, of_model=True, fails=False)
 
     def _vocabulary(self) -> Iterator[Finding]:
         rows, said = self._embedding_rows(), text_config(self.config).get("vocab_size")

@@ -296,3 +296,12 @@ def test_plan_and_build_tell_it_before_anything_runs_and_import_nothing_heavy(pl
     kept = place.run("build", "-k", "onnx", "tone")
     assert kept.code == 1
     assert [line.split()[1] for line in kept.out.splitlines() if line.startswith(("run", "failed"))] == ["onnx", "tone"]
+
+
+def test_weight_files_that_no_loader_reads_are_told(site: Site) -> None:
+    make_base(site.folder / "base")
+    assert found(site, "onnx") == []
+    write(site.folder / "base" / "model_before.safetensors", {"layer": ("U8", [1], b"x")})
+    (problem,) = found(site, "onnx")
+    assert (problem.fact, problem.fails) == ("model_before.safetensors in the model's folder will be ignored", False)
+    assert (str(problem.where), problem.hint) == ("olivebuild.yaml:3:23", "loaders read model.safetensors")
