@@ -220,7 +220,7 @@ class Look:
         if node.kind == "adapter":
             yield from self._trained(node, method)
         if node.kind == "onnx":
-            yield from self._converted(method)
+            yield from self._converted(node, method)
 
     def _loaded_quantised(self, method: str) -> Iterator[Finding]:
         """What transformers takes to load a quantised model."""
@@ -264,14 +264,14 @@ class Look:
             field = ("quantisation",) if given else ("method",)
             yield Finding(fact, f"quantisation: {told}, or name the full-precision model", field)
 
-    def _converted(self, method: str) -> Iterator[Finding]:
+    def _converted(self, node: Node, method: str) -> Iterator[Finding]:
         architecture, version = architecture_of(self.config), installed("onnxruntime-genai")
         known, readers = architectures_of_builder(), methods_of_builder()
         if known and architecture not in known:
             fact = f"the model builder (onnxruntime-genai {version}) does not know {architecture}"
             hint = "a merge of it can be built and used with transformers; a later onnxruntime-genai may know it"
             yield Finding(fact, hint)
-        elif reason := known_to_fail(self.config):
+        elif reason := known_to_fail(self.config, node.fields.get("precision", "int4")):
             yield reason
         elif method and readers and method not in readers:
             fact = f"the model builder (onnxruntime-genai {version}) does not read weights that are quantised by {method}"
@@ -456,6 +456,8 @@ class Known(NamedTuple):
     happens: str
     because: str
     works: str
+    precisions: tuple[str, ...] = ()
+    """Which of the conversions; all, if none is named."""
 
 
 def _has_layers_without_rope(config: Config) -> bool:
@@ -468,7 +470,28 @@ def _has_layers_without_rope(config: Config) -> bool:
     return isinstance(every, int) and isinstance(count, int) and 0 < every <= count
 
 
+def _has_state_layers(config: Config) -> bool:
+    return "mamba" in (text_config(config).get("layer_types") or ())
+
+
 KNOWN_TO_FAIL = (
+    Known(
+        ("GptOssForCausalLM",),
+        ("0.18.0",),
+        lambda config: quantised_by(config) != "mxfp4",
+        "ends in RuntimeError: Original GPT-OSS MXFP4 tensor ... was not found (models/builders/gptoss.py)",
+        "for 4 bits the builder takes the experts' weights as they were published, in MXFP4, and a merge has them in full precision",
+        "onnxruntime-genai 0.18.0 with precision: fp32; a merge of it can be used with transformers",
+        ("int4",),
+    ),
+    Known(
+        ("GraniteMoeHybridForCausalLM",),
+        ("0.17.1", "0.18.0"),
+        _has_state_layers,
+        "ends in AttributeError: 'NoneType' object has no attribute 'q_proj' (models/builders/granite.py)",
+        "it has Mamba layers, and the builder knows those with attention alone",
+        "none that was tried; a merge of it can be used with transformers",
+    ),
     Known(
         ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
         ("0.17.1", "0.18.0"),
@@ -496,11 +519,12 @@ KNOWN_TO_FAIL = (
 )
 
 
-def known_to_fail(config: Config) -> Finding | None:
+def known_to_fail(config: Config, precision: object) -> Finding | None:
     """What the installed model builder is known to do wrong with such a model; None if nothing."""
     architecture, version = architecture_of(config), installed("onnxruntime-genai")
     for known in KNOWN_TO_FAIL:
-        if architecture in known.architectures and version in known.builder and known.applies(config):
+        meant = not known.precisions or precision in known.precisions
+        if meant and architecture in known.architectures and version in known.builder and known.applies(config):
             fact = f"the model builder (onnxruntime-genai {version}, transformers {installed('transformers')}) can't convert {architecture}"
             return Finding(f"{fact}: it {known.happens}, because {known.because}", f"versions that work: {known.works}")
     return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-WINDOW, ORIGINAL = 24, 48
+WINDOW, ORIGINAL = 48, 72
 """Where windows end, and where the original context does, in these models."""
 SPECIAL = ("<unk>", "<s>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<pad>")
 VOCABULARY = 320
@@ -84,7 +84,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "Phi-4-mini": Family(
         "microsoft/Phi-4-mini-instruct", "Phi3ForCausalLM", "phi3",
-        PHI3 | {"auto_map": REMOTE_PHI, "rope_scaling": _longrope(6), "partial_rotary_factor": 0.75, "sliding_window": 262144,
+        PHI3 | {"auto_map": REMOTE_PHI, "rope_scaling": _longrope(24), "partial_rotary_factor": 0.75, "hidden_size": 128, "num_attention_heads": 2,
+                "num_key_value_heads": 1, "sliding_window": 262144,
         "tie_word_embeddings": True,
                 "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False},
     ),
@@ -92,7 +93,7 @@ FAMILIES: dict[str, Family] = {
         "microsoft/phi-2", "PhiForCausalLM", "phi",
         {"hidden_act": "gelu_new", "layer_norm_eps": 1e-05, "partial_rotary_factor": 0.5, "qk_layernorm": False, "rope_scaling": None,
         "rope_theta": 10000.0,
-         "embd_pdrop": 0.0, "resid_pdrop": 0.0, "num_key_value_heads": 4, "pad_token_id": None},
+         "embd_pdrop": 0.0, "resid_pdrop": 0.0, "hidden_size": 128, "num_key_value_heads": 4, "pad_token_id": None},
     ),
     "Llama-3.2": Family(
         "meta-llama/Llama-3.2-1B-Instruct", *LLAMA,
@@ -112,7 +113,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "Ministral": Family(
         "mistralai/Ministral-8B-Instruct-2410", "MistralForCausalLM", "mistral",
-        RMS | {"sliding_window": 2 * WINDOW, "head_dim": 32, "rope_theta": 100000000.0, "pad_token_id": None}, bos=True,
+        RMS | {"sliding_window": WINDOW + 8, "head_dim": 32, "rope_theta": 100000000.0, "pad_token_id": None}, bos=True,
     ),
     "Falcon3": Family(
         "tiiuae/Falcon3-1B-Instruct", *LLAMA,
@@ -200,15 +201,17 @@ FAMILIES: dict[str, Family] = {
     ),
     "Nemotron": Family(
         "nvidia/Nemotron-Mini-4B-Instruct", "NemotronForCausalLM", "nemotron",
-        {"attention_bias": False, "head_dim": 16, "hidden_act": "relu2", "mlp_bias": False, "norm_eps": 1e-05, "partial_rotary_factor": 0.5,
+        {"attention_bias": False, "hidden_size": 128, "head_dim": 32, "hidden_act": "relu2", "mlp_bias": False, "norm_eps": 1e-05,
+        "partial_rotary_factor": 0.5,
          "rope_theta": 10000.0, "pad_token_id": None},
     ),
     "gpt-oss": Family(
         "unsloth/gpt-oss-20b-BF16", "GptOssForCausalLM", "gpt_oss",
-        {"attention_bias": True, "experts_per_token": 2, "head_dim": 32, "initial_context_length": ORIGINAL, "num_experts_per_tok": 2,
+        {"attention_bias": True, "experts_per_token": 2, "head_dim": 32, "initial_context_length": 4096, "max_position_embeddings": 131072,
+        "num_experts_per_tok": 2,
         "num_local_experts": 4,
          "layer_types": ["sliding_attention", "full_attention"], "output_router_logits": False, "rms_norm_eps": 1e-05, "rope_theta": 150000,
-         "rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": ORIGINAL, "rope_type": "yarn",
+         "rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096, "rope_type": "yarn",
                           "truncate": False}, "router_aux_loss_coef": 0.9, "sliding_window": WINDOW, "swiglu_limit": 7.0, "intermediate_size": 64},
     ),
     "InternLM2": Family(
@@ -240,7 +243,7 @@ def write(name: str, folder: Path, *, dtype: str = "bfloat16", seed: int = 0, te
     """Make a folder as a hub repository of that family is: config.json, generation_config.json, tokenizer, model.safetensors."""
     family = FAMILIES[name]
     folder.mkdir(parents=True)
-    settings = family.settings() | {"torch_dtype": dtype} | changes
+    settings = json.loads(json.dumps(family.settings() | {"torch_dtype": dtype} | changes))
     ends = settings["eos_token_id"]
     _dump(folder / "config.json", settings)
     _dump(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": ends, "pad_token_id": 7})
@@ -253,15 +256,31 @@ def write(name: str, folder: Path, *, dtype: str = "bfloat16", seed: int = 0, te
     made = make_weights(folder, settings, seed)
     import torch
 
-    state = made.to(getattr(torch, dtype))
-    if family.stored:
-        _save_quantised(folder, state, family.stored)
+    if family.stored == "bnb":
+        if dtype == "float32":
+            settings["quantization_config"] |= {"bnb_4bit_compute_dtype": dtype}
+        made = _in_4_bits(made, settings["quantization_config"])
+    if family.stored == "gptq":
+        _save_gptq(folder, made)
     else:
-        state.save_pretrained(folder)
-        # As it was published, not as this transformers writes it.
-        _dump(folder / "config.json", settings)
-        _dump(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": ends, "pad_token_id": 7})
+        (made if family.stored else made.to(getattr(torch, dtype))).save_pretrained(folder)
+    # As it was published, not as this transformers writes it.
+    _dump(folder / "config.json", settings)
+    _dump(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": ends, "pad_token_id": 7})
     return folder
+
+
+def _in_4_bits(model: Any, how: dict[str, Any]) -> Any:
+    """As bitsandbytes stores it."""
+    import tempfile
+
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    wanted = BitsAndBytesConfig(**{name: value for name, value in how.items() if not name.startswith("_") and name != "quant_method"})
+    with tempfile.TemporaryDirectory() as plain:
+        model.save_pretrained(plain)
+        return AutoModelForCausalLM.from_pretrained(plain, quantization_config=wanted, dtype=torch.float32, device_map={"": "cpu"})
 
 
 def make_weights(folder: Path, settings: dict[str, Any], seed: int) -> Any:
@@ -282,10 +301,16 @@ def make_weights(folder: Path, settings: dict[str, Any], seed: int) -> Any:
                 continue
             if weight.ndim == 1:
                 weight.add_(torch.randn_like(weight) * 0.1)
-            elif "embed_tokens" in name or "conv" in name:
+                if settings["model_type"] == "olmo2" and "post_" in name:
+                    # What these norms let through is added to what goes past the layer.
+                    weight.mul_(0.3)
+            elif "embed_tokens" in name:
+                # The greater they are, the less do layers put their rounding in the place of what they are given.
+                weight.normal_()
+            elif name.endswith(("conv.conv.weight", "conv1d.weight")):
                 weight.normal_(0, 0.5)
             else:
-                weight.normal_(0, 1.5 * 64**-0.5)
+                weight.normal_(0, (1.5 if "lm_head" in name else 0.4) * 64**-0.5)
     model.tie_weights()
     return model.eval()
 
@@ -316,34 +341,30 @@ def _save_plain(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     save_file({name: torch.randn(shape).bfloat16() for name, shape in shapes.items()}, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _save_quantised(folder: Path, model: Any, how: str) -> None:
-    """As AutoGPTQ or bitsandbytes store linear layers: random values under their names, which is enough to be told apart by."""
+def _save_gptq(folder: Path, model: Any) -> None:
+    """As AutoGPTQ stores linear layers: random values under its names, which is enough to be told apart by."""
     import torch
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
     for name, weight in model.state_dict().items():
         if weight.ndim != 2 or "proj" not in name:
-            tensors[name] = weight.clone()
+            tensors[name] = weight.half()
             continue
         rows, columns = weight.shape
         stem = name.removesuffix(".weight")
-        if how == "gptq":
-            tensors[f"{stem}.qweight"] = torch.randint(-(2**31), 2**31 - 1, (columns // 8, rows), dtype=torch.int32)
-            tensors[f"{stem}.qzeros"] = torch.full((columns // 32, rows // 8), 0x77777777, dtype=torch.int32)
-            tensors[f"{stem}.scales"] = torch.rand(columns // 32, rows).half() * 0.02
-            tensors[f"{stem}.g_idx"] = torch.arange(columns, dtype=torch.int32) // 32
-        else:
-            tensors[name] = torch.randint(0, 256, (rows * columns // 2, 1), dtype=torch.uint8)
-            tensors[f"{name}.absmax"] = torch.randint(0, 256, (rows * columns // 64,), dtype=torch.uint8)
-            tensors[f"{name}.quant_map"] = torch.linspace(-1, 1, 16)
-            tensors[f"{name}.nested_absmax"] = torch.rand(1)
-            tensors[f"{name}.nested_quant_map"] = torch.linspace(-1, 1, 256)
-            text = json.dumps({"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [rows, columns], "nested_blocksize": 256,
-                               "nested_dtype": "float32", "nested_offset": 0.02})  # fmt: skip
-            tensors[f"{name}.quant_state.bitsandbytes__nf4"] = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        tensors[f"{stem}.qweight"] = torch.randint(-(2**31), 2**31 - 1, (columns // 8, rows), dtype=torch.int32)
+        tensors[f"{stem}.qzeros"] = torch.full((columns // 32, rows // 8), 0x77777777, dtype=torch.int32)
+        tensors[f"{stem}.scales"] = torch.rand(columns // 32, rows).half() * 0.02
+        tensors[f"{stem}.g_idx"] = torch.arange(columns, dtype=torch.int32) // 32
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _dump(file: Path, data: dict[str, Any]) -> None:
     file.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    from tests.scenarios.support import main
+
+    main()

@@ -17,6 +17,7 @@ from olivebuild.steps import _models
 from olivebuild.steps._context import check_prompts
 from olivebuild.steps._ends import ends_of
 from olivebuild.steps._figures import Judged
+from olivebuild.steps._reach import border_of
 from olivebuild.steps._tokens import Encoder, Table
 from olivebuild.steps._trial import capacity
 
@@ -104,9 +105,38 @@ class HuggingFaceRuntime:
         self.model = _models.load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
         self.device = device
         self.ends = ends_of(Path(folder))
+        self.border = border_of(self.model.config.get_text_config())[0]
 
     @torch.inference_mode()
     def ask(self, questions: list[Question], new_tokens: int, ends: set[int]) -> list[Reply]:
+        """Each as it would be answered alone: what passes the length above which positions mean something else shares no batch."""
+        if not self.border:
+            return self._ask(questions, new_tokens, ends)
+        longest = [len(q.prompt) + max([new_tokens, *map(len, q.completions)]) for q in questions]
+        short = [q for q, length in zip(questions, longest, strict=True) if length <= self.border]
+        replies = iter(self._ask(short, new_tokens, ends) if short else [])
+        return [next(replies) if length <= self.border else self._ask_anew(q, new_tokens, ends) for q, length in zip(questions, longest, strict=True)]
+
+    def _ask_anew(self, question: Question, new_tokens: int, ends: set[int]) -> Reply:
+        """By the whole text for each token: what a cache holds of a shorter one is not what a longer one has in its place."""
+
+        def logits(ids: list[int], keep: int) -> torch.Tensor:
+            out = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False, logits_to_keep=keep)
+            return torch.log_softmax(out.logits[0, -keep:].float(), -1)
+
+        scores = []
+        for completion in question.completions:
+            found = logits(question.prompt + completion, len(completion) + 1)[:-1]
+            scores.append(float(found.gather(1, torch.tensor(completion, device=self.device)[:, None]).sum()))
+        written: list[int] = []
+        while len(written) < new_tokens:
+            token = int(logits(question.prompt + written, 1)[0].argmax())
+            if token in ends:
+                break
+            written.append(token)
+        return Reply(scores, written)
+
+    def _ask(self, questions: list[Question], new_tokens: int, ends: set[int]) -> list[Reply]:
         ids, mask = _pad_left([q.prompt for q in questions])
         ids, mask = ids.to(self.device), mask.to(self.device)
         out = self.model(input_ids=ids, attention_mask=mask, position_ids=_positions(mask), use_cache=True, logits_to_keep=1)

@@ -102,7 +102,8 @@ class Adapter(Step):
     version = 6
     changes: ClassVar = {
         6: "conversations are tokens as the chat template writes them, end of turn included; the ends travel with the adapter, and an adapter "
-        "from elsewhere keeps the tokenizer that lies beside it"
+        "from elsewhere keeps the tokenizer that lies beside it; "
+        "each row is trained on as the model computes it alone, also beyond a window or an original context"
     }
     fields = AdapterFields
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"

@@ -488,7 +488,7 @@ def _failed(job: Job, error: Exception, folder: Path) -> BuilderFailed | None:
     name = Path(*place.parts[place.parts.index("onnxruntime_genai") + 1 :]).as_posix()
     versions = ", ".join(f"{library} {installed(library)}" for library in ("onnxruntime-genai", "transformers"))
     fact = f"the model builder ({versions}) fails on {architecture_in(folder)}: {means} ({name}, line {frames[-1].lineno}, {frames[-1].name})"
-    known = known_to_fail(read_config(folder))
+    known = known_to_fail(read_config(folder), job.action.fields.get("precision", "int4"))
     hint = known.hint if known else "another version of onnxruntime-genai or transformers may do better; so may other options"
     failed = BuilderFailed(fact, where=job.where("model"), hint=hint)
     failed.watched = isinstance(error, AttributeError | TypeError | RuntimeError)

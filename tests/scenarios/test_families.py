@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 TRAINED = [name for name, family in FAMILIES.items() if not family.stored]
+CORE = {"Phi-3-mini", "Llama-3.2", "Gemma-3", "Qwen2.5", "Granite-4-H", "InternLM2", "GPTQ", "4-bit"}
 PADDED = {"Gemma-2", "Granite-4-H", "LFM2", "Nemotron", "gpt-oss"}
 """Those whose rows can't lie end to end: soft caps, states, a mask of their own, sinks."""
 
@@ -52,9 +53,12 @@ def trained(folder: Path) -> tuple[str, float, float]:
     """How rows are laid out, and how far loss and gradient are, as shares, from those of rows one by one."""
     import torch
 
+    from olivebuild.steps import _models, _quantised
     from olivebuild.steps._forward import Forward, takes_packed
 
-    model, rows = adapted(folder).eval(), rows_around(WINDOW, ORIGINAL)
+    base = _models.load_model(folder, torch.float32)
+    _quantised.for_training(base)
+    model, rows = adapted(folder, base).eval(), rows_around(WINDOW, ORIGINAL)
     loss, slope = alone(model, rows)
     setup = takes_packed(model, rows, torch.device("cpu"), lambda text: None)
     wrong, turned = 0.0, 0.0
@@ -68,6 +72,20 @@ def trained(folder: Path) -> tuple[str, float, float]:
         wrong = max(wrong, abs(found / loss - 1), abs(judged[0] / judged[2] / loss - 1))
         turned = max(turned, float((gradient - slope).norm() / slope.norm()))
     return "packed" if setup.packed else "one by one" if setup.single else "padded", wrong, turned
+
+
+def test_a_support_table_holds_each_family() -> None:
+    table = Path(__file__, "../../../docs/support.md").resolve().read_text("utf-8")
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    assert rows[2:] == list(FAMILIES)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in CORE else pytest.mark.slow) for name in FAMILIES])
+def test_what_is_made_of_a_family_is_right_or_refused(name: str, tmp_path: Path) -> None:
+    from tests.scenarios.support import faults, measure
+
+    assert faults(measure(name, tmp_path / "family")) == []
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -94,7 +112,34 @@ def test_long_rows_are_tried_beyond_a_window_and_an_original_context(tmp_path: P
     assert max(map(len, _trial_rows(rows_around(400), reach))) == 256
     phi = Reach(adapted(write("Phi-3.5", tmp_path / "phi", dtype="float32")))
     assert ORIGINAL in phi.limits
-    assert [len(rows) for rows in phi.apart(rows_around(ORIGINAL))] == [4, 4]
+    assert [len(rows) for rows in phi.apart(rows_around(ORIGINAL))] == [6, 2]
+
+
+def test_answers_beyond_the_original_context_are_those_of_each_prompt_alone(tmp_path: Path) -> None:
+    from olivebuild.steps._runtime import HuggingFaceRuntime, Question
+
+    runtime = HuggingFaceRuntime(write("Phi-3.5", tmp_path / "model", dtype="float32"), trust_remote_code=False)
+    random = np.random.default_rng(0)
+    # Short of it, short of it until the answer is written, and beyond.
+    prompts = [random.integers(8, 300, n).tolist() for n in (20, ORIGINAL - 3, ORIGINAL + 9, 31)]
+    questions = [Question(prompt, [random.integers(8, 300, 5).tolist() for _ in range(2)]) for prompt in prompts]
+    together = runtime.ask(questions, 6, set())
+    for question, reply in zip(questions, together, strict=True):
+        (alone,) = runtime.ask([question], 6, set())
+        assert reply.written == alone.written
+        assert np.allclose(reply.scores, alone.scores, atol=1e-4)
+        _same_as_whole_texts(runtime.model, question, reply)
+
+
+def _same_as_whole_texts(model: Any, question: Any, reply: Any) -> None:
+    """As transformers computes the text of prompt and answer in one pass, as training does."""
+    import torch
+
+    for completion, score in zip(question.completions, reply.scores, strict=True):
+        ids = torch.tensor([question.prompt + completion])
+        with torch.inference_mode():
+            found = model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)[len(question.prompt) - 1 : -1]
+        assert abs(float(found.gather(1, torch.tensor(completion)[:, None]).sum()) - score) < 1e-3
 
 
 def test_padding_that_changes_a_row_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
