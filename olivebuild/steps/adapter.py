@@ -228,8 +228,11 @@ def _bring(job: Job, source: Source, stop: list[str]) -> None:
     # A file of this machine is copied again in less time than syncing takes, if a power cut takes the copy.
     stored = job.store.put_file(weights.resolve(), weights.name, job.out.parent, sync=source.scheme != "file")
     entries = [Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]), structs.replace(stored, executable=False)]
-    if stop:
-        ends = _ends.of_adapter([], sorted(set(stop))).encode()
+    said = _ends.read(folder / _ends.NAME)
+    trained = _ends.ids_of(said.get("eos_token_id")), [str(text) for text in said.get("stop_strings") or ()]
+    if stop or any(trained):
+        # `stop` has the word, else the ends that lie beside the adapter: those it was trained with.
+        ends = (_ends.of_adapter([], sorted(set(stop))) if stop else _ends.of_adapter(*trained)).encode()
         entries.append(Entry.of_runs(_ends.NAME, [(job.store.put_bytes(ends), len(ends))]))
     for name, path in found_in(folder):
         content = path.read_bytes()
