@@ -94,7 +94,10 @@ def of_disk(error: OSError, what: str = "") -> StoreError:
     elif error.errno == errno.ENOENT:
         fact, hint = text, "was it deleted meanwhile? then build again"
     elif error.errno == errno.EXDEV:
-        fact, hint = "build/ and .olivebuild/ lie on different disks", "results are moved from one into the other: let both be links, or neither"
+        fact, hint = (
+            "build/ and .olivebuild/ lie on different disks",
+            "results are moved from one into the other; OLIVEBUILD_BUILD names a folder on another disk for them",
+        )
     elif error.errno == errno.ELOOP:
         fact, hint = text, "does a link in this folder lead back to it? leave it out"
     else:
