@@ -6,13 +6,12 @@ Training writes the ends into the adapter's folder; a merge adds them to the mod
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild import digest
+from olivebuild import digest, trees
 from olivebuild.derived import Derived
 from olivebuild.errors import InputError
 from olivebuild.scan import installed
@@ -159,7 +158,7 @@ def merged_ends(job: Job, model: Weights, adapter: Weights) -> set[int]:
         job.note(f"the base's own ends are kept: {e.fact}")
         ends = set()
     finally:
-        shutil.rmtree(folder)
+        trees.delete(folder.parent, folder)
     data = json.dumps(sorted(ends)).encode()
     derived.put({key: ((job.store.put_bytes(data), len(data)),)})
     return ends

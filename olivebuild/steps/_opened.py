@@ -8,14 +8,13 @@ derived/ under a key of its own, so that it costs neither time nor an import the
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from olivebuild import digest
+from olivebuild import digest, trees
 from olivebuild.derived import Derived
 from olivebuild.errors import InputError, Where
 from olivebuild.places import Place
@@ -104,7 +103,7 @@ def check(job: Job, model: Weights, target: str, where: Where | None, *, trust: 
         try:
             found = _open(model, scratch, target, where, trust=trust)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            trees.delete(scratch.parent, scratch)
         _keep(job.store, key, found)
     if found.unexpected:
         job.note(f"{target}: {listed(found.unexpected)} ignored: {architectures[0]} has no such tensors")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from olivebuild import trees
 from olivebuild.steps._trial import ANY, LIMITS, Difference, Proof, Runner, compare
 
 LAYERS, VOCABULARY = 2, 320
@@ -143,7 +143,7 @@ def prove(mini: Miniature, scratch: Path, build: Callable[[Path, Path], None], p
     Raises what `build` raises.
     """
     source, made = scratch / "source", scratch / "made"
-    shutil.rmtree(scratch, ignore_errors=True)
+    trees.delete(scratch.parent, scratch)
     source.mkdir(parents=True)
     made.mkdir()
     try:
@@ -153,7 +153,7 @@ def prove(mini: Miniature, scratch: Path, build: Callable[[Path, Path], None], p
     except Untried as e:
         return Proof(untried=str(e))
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        trees.delete(scratch.parent, scratch)
 
 
 @torch.no_grad()
