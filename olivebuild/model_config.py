@@ -474,24 +474,12 @@ def _has_state_layers(config: Config) -> bool:
     return "mamba" in (text_config(config).get("layer_types") or ())
 
 
-def _rotates_another_part(config: Config) -> bool:
-    return bool(text_config(config).get("partial_rotary_factor", 0.5) != 0.5)
-
-
 def _is_stored_in_16_bits(config: Config) -> bool:
     inner = text_config(config)
     return (inner.get("dtype") or inner.get("torch_dtype")) in ("bfloat16", "float16")
 
 
 KNOWN_TO_FAIL = (
-    Known(
-        ("PhiForCausalLM",),
-        ("0.18.0",),
-        _rotates_another_part,
-        "writes a model of other answers (logits differ by several times their spread)",
-        "transformers from 5.0 on keeps partial_rotary_factor among the rotary parameters, and the builder looks for it beside them",
-        "none that was tried; a merge of it can be used with transformers",
-    ),
     Known(
         ("GemmaForCausalLM", "Gemma2ForCausalLM", "NemotronForCausalLM"),
         ("0.18.0",),

@@ -297,9 +297,15 @@ class Batch:
         self._pending: list[Future[None]] = []
         self._first: tuple[Path, str] | None = None
         """The first blob, until there is a second: alone it needs no thread."""
+        self._open: set[BlobWriter] = set()
 
     def blob(self) -> BlobWriter:
-        return BlobWriter(self)
+        writer = BlobWriter(self)
+        self._open.add(writer)
+        return writer
+
+    def ended(self, writer: BlobWriter) -> None:
+        self._open.discard(writer)
 
     def finish(self, temporary: Path, name: str) -> None:
         if self._pool is None:
@@ -328,6 +334,9 @@ class Batch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What an error left in the middle.
+        for writer in list(self._open):
+            writer.abandon()
         if self._pool:
             self._pool.shutdown(wait=True, cancel_futures=kind is not None)
         if kind is None:
@@ -370,12 +379,19 @@ class BlobWriter:
     def done(self) -> str:
         """The blob's name. What lies under that name already is replaced if it is damaged."""
         self._file.close()
+        self._batch.ended(self)
         name = str(self._hasher.hexdigest())
         if self._batch.store.has(name, self._size):
             self._path.unlink(missing_ok=True)
         else:
             self._batch.finish(self._path, name)
         return name
+
+    def abandon(self) -> None:
+        """Forget what was written."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+        self._batch.ended(self)
 
 
 def _runs(path: Path, size: int) -> list[int]:

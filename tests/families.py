@@ -93,7 +93,8 @@ FAMILIES: dict[str, Family] = {
         "microsoft/phi-2", "PhiForCausalLM", "phi",
         {"hidden_act": "gelu_new", "layer_norm_eps": 1e-05, "partial_rotary_factor": 0.4, "qk_layernorm": False, "rope_scaling": None,
         "rope_theta": 10000.0,
-         "embd_pdrop": 0.0, "resid_pdrop": 0.0, "hidden_size": 320, "num_key_value_heads": 4, "pad_token_id": None},
+         "embd_pdrop": 0.0, "resid_pdrop": 0.0, "hidden_size": 160, "num_attention_heads": 2,
+         "num_key_value_heads": 2, "pad_token_id": None},
     ),
     "Llama-3.2": Family(
         "meta-llama/Llama-3.2-1B-Instruct", *LLAMA,

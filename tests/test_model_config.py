@@ -110,7 +110,6 @@ def test_the_sources_of_the_installed_libraries_are_read_as_they_mean_it() -> No
         ({"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "no_rope_layers": [1, 1, 1, 0]}, "without rotary positions"),
         ({"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3"}, "without rotary positions"),
         ({"architectures": ["OlmoForCausalLM"], "model_type": "olmo"}, "subtract the mean"),
-        ({"architectures": ["PhiForCausalLM"], "model_type": "phi", "partial_rotary_factor": 0.4}, "partial_rotary_factor"),
     ],
 )
 def test_what_is_known_to_fail_is_said_with_the_reason_and_the_versions(site: Site, changes: dict[str, Any], because: str) -> None:

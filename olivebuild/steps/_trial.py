@@ -31,7 +31,7 @@ class Difference:
         return ""
 
 
-VERSION = 1
+VERSION = 2
 """Raise it when another miniature is made (_proof.py), more is tried on it, or a limit is another one."""
 ANY = float("inf")
 LIMITS = {

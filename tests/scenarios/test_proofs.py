@@ -83,6 +83,15 @@ def test_what_is_rounded_to_the_weights_format_is_wrong_in_float32_alone(tmp_pat
     assert not proven(tmp_path / "exact", store, PUBLISHED["offset norms"], "float32", precision="fp32").wrong
 
 
+@pytest.mark.parametrize("size", [64, 80, 96, 112, 128, 160])
+def test_heads_of_every_size_are_tried_without_a_false_alarm(size: int, tmp_path: Path, store: Store) -> None:
+    """The builder takes products with as many outputs as there are tokens for the head, so a miniature's sizes must not meet."""
+    given = PUBLISHED["llama"] | {"head_dim": size, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8}
+    for precision in ("fp32", "int4"):
+        proof = proven(tmp_path / precision, store, given, precision=precision)
+        assert (proof.wrong, proof.untried, proof.fault) == ("", "", "")
+
+
 def test_a_runtime_that_fails_is_told_as_a_fault(tmp_path: Path, store: Store) -> None:
     """Its rotary kernel takes parts of a head in eights."""
     assert "onnxruntime-genai fails: " in proven(tmp_path / "job", store, PUBLISHED["offset norms"] | {"head_dim": 24}).wrong
