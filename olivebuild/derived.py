@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 
 import diskcache
 
+from olivebuild.errors import Damaged
 from olivebuild.store import Store
 from olivebuild.trace import open_index
 
@@ -36,6 +38,17 @@ class Derived:
                 except (ValueError, TypeError, OverflowError, RecursionError, sqlite3.Error, OSError, diskcache.Timeout):
                     continue
         return found
+
+    def read(self, key: str) -> bytes | None:
+        """The one blob that is known under a key; None where none is, or where it is damaged, and so in quarantine now."""
+        for blobs in self.get([key]).values():
+            with contextlib.suppress(Damaged):
+                return self.store.read(blobs[0][0])
+        return None
+
+    def write(self, key: str, data: bytes) -> None:
+        """Keep what `read` gives. Raises StoreError where the cache can't be written."""
+        self.put({key: ((self.store.put_bytes(data), len(data)),)})
 
     def rows(self) -> dict[str, Blobs]:
         """All that is known; of a row that can't be read, no blobs."""

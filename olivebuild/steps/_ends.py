@@ -15,7 +15,7 @@ from olivebuild import digest, trees
 from olivebuild.derived import Derived
 from olivebuild.errors import InputError
 from olivebuild.scan import installed
-from olivebuild.weights import read_at
+from olivebuild.weights import write_files
 
 if TYPE_CHECKING:
     from olivebuild.weights import Weights
@@ -140,15 +140,13 @@ def merged_ends(job: Job, model: Weights, adapter: Weights) -> set[int]:
         return set(ids_of(said["eos_token_id"]))
     reads = [(name, found, place) for name, found, place in model.files if not name.endswith(".py")]
     derived, key = Derived(job.store), digest.of_json(["ends", VERSION, said, [[name, found] for name, found, _ in reads], installed("transformers")])
-    for blobs in derived.get([key]).values():
-        return set(json.loads(job.store.read(blobs[0][0])))
+    if (known := derived.read(key)) is not None:
+        return set(json.loads(known))
     from olivebuild.steps._models import load_tokenizer
 
     folder = job.out.parent / "tokenizer"
     folder.mkdir(exist_ok=True)
-    for name, _, place in reads:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(read_at(place, 0, place.size))
+    write_files(replace(model, files=tuple(reads)), folder)
     try:
         # Code of the model's own is nothing that a merge needs, and answers end alike on all days.
         ends = ends_from(said, lambda: load_tokenizer(folder, date="2000-01-01"))
@@ -159,8 +157,7 @@ def merged_ends(job: Job, model: Weights, adapter: Weights) -> set[int]:
         ends = set()
     finally:
         trees.delete(folder.parent, folder)
-    data = json.dumps(sorted(ends)).encode()
-    derived.put({key: ((job.store.put_bytes(data), len(data)),)})
+    derived.write(key, json.dumps(sorted(ends)).encode())
     return ends
 
 

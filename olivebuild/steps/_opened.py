@@ -116,19 +116,14 @@ def check(job: Job, model: Weights, target: str, where: Where | None, *, trust: 
 def _known(store: Store, key: str) -> Found | None:
     import msgspec
 
-    for blobs in Derived(store).get([key]).values():
-        try:
-            return msgspec.json.decode(store.path(blobs[0][0]).read_bytes(), type=Found)
-        except (OSError, msgspec.DecodeError):
-            continue
-    return None
+    known = Derived(store).read(key)
+    return None if known is None else msgspec.json.decode(known, type=Found)
 
 
 def _keep(store: Store, key: str, found: Found) -> None:
     import msgspec
 
-    data = msgspec.json.encode(found)
-    Derived(store).put({key: ((store.put_bytes(data), len(data)),)})
+    Derived(store).write(key, msgspec.json.encode(found))
 
 
 def _open(model: Weights, scratch: Path, target: str, where: Where | None, *, trust: bool) -> Found:

@@ -41,11 +41,10 @@ def plain_weights(store: Store, model: Weights) -> frozenset[str]:
     shapes = {w.name: w.shape for w in model.by_name.values()}
     structure = [digest.of_bytes(text), [[name, list(shape)] for name, shape in sorted(shapes.items())]]
     derived, key = Derived(store), digest.of_json(["placed", VERSION, *structure, installed("transformers"), installed("torch")])
-    for blobs in derived.get([key]).values():
-        return frozenset(json.loads(store.read(blobs[0][0])))
+    if (known := derived.read(key)) is not None:
+        return frozenset(json.loads(known))
     names = find_plain(text, shapes)
-    data = json.dumps(sorted(names)).encode()
-    derived.put({key: ((store.put_bytes(data), len(data)),)})
+    derived.write(key, json.dumps(sorted(names)).encode())
     return names
 
 

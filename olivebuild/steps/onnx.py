@@ -413,13 +413,12 @@ def _kept_proof(job: Job, about: list[object], prove: Callable[[], Proof]) -> Pr
 
     derived, versions = Derived(job.store), [[name, installed(name)] for name in STEP.libraries(OnnxFields())]
     key = digest.of_json(["onnx proof", VERSION, versions, about])
-    for blobs in derived.get([key]).values():
-        with contextlib.suppress(Damaged, ValueError):
-            return Proof.from_json(job.store.read(blobs[0][0]))
+    if (known := derived.read(key)) is not None:
+        with contextlib.suppress(ValueError):
+            return Proof.from_json(known)
     proof = prove()
     if not proof.untried:
-        data = proof.to_json()
-        derived.put({key: ((job.store.put_bytes(data), len(data)),)})
+        derived.write(key, proof.to_json())
     return proof
 
 
