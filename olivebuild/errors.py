@@ -79,6 +79,12 @@ class StoreError(BuildError):
     """The cache can't be read or written, or what it holds is damaged."""
 
 
+def first_line(error: BaseException, most: int = 300) -> str:
+    """What another library's error says, in one line; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:most] if lines else type(error).__name__
+
+
 FULL = ("no room is left on the disk", "free some and build again: what was finished is kept")
 """Fact and hint."""
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivebuild import ourselves
-from olivebuild.errors import FULL, BuildError, Damaged, StepError, StoreError, Where
+from olivebuild.errors import FULL, BuildError, Damaged, StepError, StoreError, Where, first_line
 from olivebuild.executor import Action, ActionInput
 from olivebuild.result import Result
 
@@ -214,9 +214,8 @@ def run(action: Action, stream: Any, log: str = "") -> int:
             job.say("error", **StoreError(f"{action.target} failed: {FULL[0]}", where=action.out, hint=FULL[1]).to_json())
             return 1
         traceback.print_exc()
-        text = str(e).strip().splitlines() or [type(e).__name__]
         hint = f"`olivebuild log {action.target}` shows the whole story"
-        job.say("error", **StepError(f"{action.target} failed: {type(e).__name__}: {text[0][:300]}", hint=hint).to_json())
+        job.say("error", **StepError(f"{action.target} failed: {type(e).__name__}: {first_line(e)}", hint=hint).to_json())
         return 1
     return 0
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from olivebuild.children import python
 from olivebuild.digest import THREADS
-from olivebuild.errors import InputError
+from olivebuild.errors import InputError, first_line
 from olivebuild.sources import Source
 from olivebuild.worker import Job
 
@@ -121,6 +121,5 @@ def _sha256(path: Path) -> str:
 
 
 def _unreachable(source: Source, error: Exception, job: Job) -> InputError:
-    text = str(error).strip().splitlines() or [type(error).__name__]
     hint = "is the hub reachable, the name right, and, for a gated repository, `hf auth login` done?"
-    return InputError(f"{source.text}: {text[0][:200]}", where=job.where("source"), hint=hint)
+    return InputError(f"{source.text}: {first_line(error, 200)}", where=job.where("source"), hint=hint)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from olivebuild.errors import StepError
+from olivebuild.errors import StepError, first_line
 from olivebuild.steps import _attention
 from olivebuild.steps._encode import lengths_of
 from olivebuild.steps._head import head_loss
@@ -241,7 +241,7 @@ def _fault(forward: Forward, some: Sequence[Sequence[Tokens]], want: Sequence[to
             # Shared rows come in another order; their losses are compared, which is enough to tell one beginning from another.
             wrong = max(wrong, _difference(forward._loss(shared), forward._loss(part)))
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as e:
-        return str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        return first_line(e, 200)
     return "" if wrong < _allowed(model) else f"logits would differ by {wrong:.2g}"
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from olivebuild import clock
-from olivebuild.errors import InputError
+from olivebuild.errors import InputError, first_line
 from olivebuild.steps import _vector_math
 
 SMALL = 20_000_000
@@ -52,7 +52,7 @@ def load_model(
 
     Raises InputError for what can't be loaded, and for weights that transformers would make up, or that are NaN or infinite.
     """
-    from olivebuild.steps._opened import check_loaded, first_line
+    from olivebuild.steps._opened import check_loaded
 
     if parameters_in(Path(folder)) < SMALL:
         torch.set_num_threads(1)
@@ -100,9 +100,8 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as e:
-        first = str(e).strip().splitlines()[0]
         hint = own_code(e) or "is tokenizer.json there?"
-        raise InputError(f"the tokenizer can't be loaded: {first[:300]}", where=str(folder), hint=hint) from None
+        raise InputError(f"the tokenizer can't be loaded: {first_line(e)}", where=str(folder), hint=hint) from None
     # Every rendering comes from here, and none may read the clock.
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, str):

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from olivebuild import digest, trees
 from olivebuild.derived import Derived
-from olivebuild.errors import InputError, Where
+from olivebuild.errors import InputError, Where, first_line
 from olivebuild.places import Place
 from olivebuild.scan import installed
 from olivebuild.tensors import ignored_weights, model_files, name_in, tensors_of, weight_files
@@ -253,8 +253,3 @@ def listed(names: Iterable[str]) -> str:
     """The first names, and how many more there are."""
     given = list(names)
     return ", ".join(given[:3]) + (f" and {len(given) - 3} more" if len(given) > 3 else "")
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]

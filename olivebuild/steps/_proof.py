@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from olivebuild import trees
+from olivebuild.errors import first_line
 from olivebuild.steps._trial import ANY, LIMITS, Difference, Proof, Runner, compare
 
 LAYERS, VOCABULARY = 2, 331
@@ -77,7 +78,7 @@ class Miniature:
             size = int(getattr(known, "head_dim", None) or hidden // heads)
             groups = int(getattr(known, "num_key_value_heads", None) or heads)
         except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, RecursionError) as e:
-            raise Untried(f"{type(e).__name__}: {str(e).strip().splitlines()[0][:200] if str(e).strip() else ''}") from None
+            raise Untried(f"{type(e).__name__}: {first_line(e, 200)}") from None
         kept = _kinds(known, layers)
         few = (2, 2) if groups == heads else (2, 1) if groups == 1 else (4, 2)
         while few[0] * size % block:
@@ -183,7 +184,7 @@ def _write(mini: Miniature, folder: Path, dtype: str) -> Any:
                 parameter.copy_(parameter.to(getattr(torch, dtype)))
             copy.deepcopy(model).to(getattr(torch, dtype)).save_pretrained(folder)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IndexError, ZeroDivisionError, ImportError) as e:
-        raise Untried(f"{type(e).__name__}: {str(e).strip().splitlines()[0][:200] if str(e).strip() else ''}") from None
+        raise Untried(f"{type(e).__name__}: {first_line(e, 200)}") from None
     # As it is published, not as this version of transformers would write it.
     (folder / "config.json").write_text(json.dumps(given, indent=2), "utf-8")
     return model
@@ -221,7 +222,7 @@ def _judged(mini: Miniature, model: Any, folder: Path, limit: Difference) -> Pro
 
 
 def _failure(error: RuntimeError) -> str:
-    return f"onnxruntime-genai fails: {str(error).strip().splitlines()[0][:300]}"
+    return f"onnxruntime-genai fails: {first_line(error)}"
 
 
 def _lengths(mini: Miniature, model: Any, folder: Path) -> Proof:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from olivebuild.errors import InputError, Where
+from olivebuild.errors import InputError, Where, first_line
 
 Say = Callable[[str], None]
 LONGEST_VALUE = 1 << 26
@@ -85,7 +85,7 @@ class _Unpacked(io.RawIOBase):
             data = self._source.read(min(len(buffer), 1 << 16))
         except OSError as e:
             # pyarrow's errors are of this kind, too.
-            raise EOFError(str(e).splitlines()[0]) from None
+            raise EOFError(first_line(e)) from None
         self._seen += len(data)
         if self._seen > self._most:
             hint = "unpack it yourself if it is what it should be"
@@ -381,7 +381,7 @@ def _parquet(path: Path, shown: str) -> Iterator[Read]:
                     yield Read({name: _plain(value, name in short) for name, value in row.items()}, Where(f"{shown}[{number}]"))
                     number += 1
     except (pa.ArrowException, ValueError, OverflowError, OSError) as e:
-        raise InputError(f"not a readable parquet file: {(str(e).splitlines() or ['?'])[0]}", where=shown, hint="is the download complete?") from None
+        raise InputError(f"not a readable parquet file: {first_line(e)}", where=shown, hint="is the download complete?") from None
 
 
 def _plain(value: Any, short: bool = False) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from olivebuild.errors import StepError
+from olivebuild.errors import StepError, first_line
 from olivebuild.steps import _models
 from olivebuild.steps._context import check_prompts
 from olivebuild.steps._ends import ends_of
@@ -206,7 +206,7 @@ class OnnxRuntime:
             self.model = og.Model(str(folder))
         except RuntimeError as e:
             hint = "the provider it was built for must be there: see `olivebuild doctor`"
-            raise StepError(f"onnxruntime-genai can't load the model: {str(e).splitlines()[0][:300]}", where=str(folder), hint=hint) from None
+            raise StepError(f"onnxruntime-genai can't load the model: {first_line(e)}", where=str(folder), hint=hint) from None
 
     def ask(self, questions: list[Question], new_tokens: int, ends: set[int]) -> list[Reply]:
         return [self._ask(q, new_tokens, ends) for q in questions]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from olivebuild.errors import InputError, StepError
+from olivebuild.errors import InputError, StepError, first_line
 from olivebuild.steps._figures import Fields
 from olivebuild.worker import Job
 
@@ -57,7 +57,7 @@ class Schema:
             kind = jsonschema.validators.validator_for(schema)
             kind.check_schema(schema)
         except (ValueError, jsonschema.SchemaError) as e:
-            fact = f"{file.name} is not a JSON schema: {str(e).splitlines()[0]}"
+            fact = f"{file.name} is not a JSON schema: {first_line(e)}"
             raise InputError(fact, where=job.where("json_schema"), hint="https://json-schema.org tells how one is written") from None
         # A registry of our own: the default one fetches what a schema refers to.
         self._validator = kind(schema, registry=Registry())

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import BuildError, InputError, StepError
+from olivebuild.errors import BuildError, InputError, StepError, first_line
 
 if TYPE_CHECKING:
     from olivebuild.steps._runtime import Runtime
@@ -50,8 +50,7 @@ def main() -> None:
         say("error", **StepError(f"the library {e.name} is not installed", hint=hint).to_json())
     except Exception as e:
         traceback.print_exc()
-        text = str(e).strip().splitlines() or [""]
-        say("error", **StepError(f"{type(e).__name__}: {text[0][:300]}", hint=f"{settings['log']} has the whole story").to_json())
+        say("error", **StepError(f"{type(e).__name__}: {first_line(e)}", hint=f"{settings['log']} has the whole story").to_json())
     # The threads of libraries must not keep a process that has said all.
     os._exit(0)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from olivebuild.errors import InputError, Where
+from olivebuild.errors import InputError, Where, first_line
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,7 @@ class Encoder:
             return str(self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt))
         except Exception as e:
             # A template is a program of the model's: whatever it fails with is its refusal.
-            said = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
-            raise Refused(said) from None
+            raise Refused(first_line(e)) from None
 
     @cached_property
     def habits(self) -> Habits:

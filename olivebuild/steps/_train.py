@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from olivebuild.errors import InputError
+from olivebuild.errors import InputError, first_line
 from olivebuild.step import Result
 from olivebuild.steps import _ends, _hardware, _models, _quantised, _ranks
 from olivebuild.steps._checkpoint import Keeper
@@ -196,7 +196,7 @@ def add_adapter(job: Job, fields: AdapterFields, model: Any) -> Any:
     except ValueError as e:
         linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"})
         hint = f"the model's linear layers are {', '.join(linear)}"
-        raise InputError(f"no adapter for these modules: {str(e).splitlines()[0][:200]}", where=job.where("modules"), hint=hint) from None
+        raise InputError(f"no adapter for these modules: {first_line(e, 200)}", where=job.where("modules"), hint=hint) from None
 
 
 def begin_with(job: Job, model: Any, folder: Path) -> None:

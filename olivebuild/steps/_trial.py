@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from olivebuild.errors import first_line
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -132,7 +134,7 @@ def try_out(folder: Path) -> str:
                     if not np.isfinite(row).all():
                         return "logits are not finite"
     except RuntimeError as e:
-        return f"onnxruntime-genai fails: {str(e).strip().splitlines()[0][:200]}"
+        return f"onnxruntime-genai fails: {first_line(e, 200)}"
     return ""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from olivebuild import clock
-from olivebuild.errors import InputError, StepError
+from olivebuild.errors import InputError, StepError, first_line
 from olivebuild.step import Fields, Result, Step
 from olivebuild.worker import Job
 
@@ -227,7 +227,7 @@ def _written(theirs: Any, messages: list[dict[str, Any]], tools: list[Any] | Non
     try:
         return str(theirs.apply_chat_template(json.dumps(messages, ensure_ascii=False), add_generation_prompt=True, **options))
     except RuntimeError as e:
-        return (str(e).strip().splitlines() or ["nothing"])[0]
+        return first_line(e)
 
 
 def _same_ends(job: Job, source: Path, onnx: Path) -> None:

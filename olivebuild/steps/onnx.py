@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from olivebuild import trees
-from olivebuild.errors import Damaged, InputError, StepError
+from olivebuild.errors import Damaged, InputError, StepError, first_line
 from olivebuild.manifest import Manifest
 from olivebuild.scan import installed
 from olivebuild.sources import Source
@@ -396,7 +396,7 @@ def _compare(job: Job, fields: OnnxFields, config: dict[str, Any], dtype: str) -
         try:
             return prove(mini, place, lambda a, b: run_builder(job, fields, a, b, trust=False), fields.precision, dtype, exact=exact)
         except Exception as e:  # What the builder does not take, it says again when it is given the model itself.
-            return Proof(untried=f"{type(e).__name__}: {next(iter(str(e).strip().splitlines()), '')[:200]}")
+            return Proof(untried=f"{type(e).__name__}: {first_line(e, 200)}")
 
     plain = OnnxFields(precision="fp32", provider="cpu")
     found = _kept_proof(job, ["of architecture", mini.config, mini.boundaries], lambda: tried(plain, "float32", exact=True))
@@ -454,12 +454,12 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
             create_model(*place, **parse_extra_options(*place, given, **more))
     except (NotImplementedError, ValueError) as e:
         # The builder calls a model by its folder, which is one of ours.
-        first = next(iter(str(e).strip().splitlines()), type(e).__name__)
+        first = first_line(e)
         for name in (str(folder), folder.name):
             first = first.replace(f"The {name} model", architecture_in(folder))
         hint = "another precision, provider or option may be possible"
         field = "overrides" if "overrides" in fields.model_fields_set else "precision"
-        raise InputError(f"the model builder refuses: {first[:300]}", where=job.where(field), hint=hint) from None
+        raise InputError(f"the model builder refuses: {first}", where=job.where(field), hint=hint) from None
     except (AttributeError, TypeError, LookupError, AssertionError, NameError, ArithmeticError, RuntimeError) as e:
         if failed := _failed(job, e, folder):
             traceback.print_exc()
@@ -529,9 +529,9 @@ def _check_loads(job: Job, load: Callable[[], None]) -> None:
     try:
         load()
     except RuntimeError as e:
-        first = str(e).strip().splitlines()[0].replace(str(job.out.parent), "the model")
+        first = first_line(e).replace(str(job.out.parent), "the model")
         hint = "another combination of options may work: these two libraries disagree about this one"
-        raise StepError(f"the model builder made a model that onnxruntime-genai can't load: {first[:300]}", where=job.where(), hint=hint) from None
+        raise StepError(f"the model builder made a model that onnxruntime-genai can't load: {first}", where=job.where(), hint=hint) from None
 
 
 def canonical(folder: Path, source: Path) -> None:
@@ -581,8 +581,8 @@ def _open_brought(job: Job) -> None:
     except ImportError:
         job.note("not opened: onnxruntime-genai is not installed")
     except RuntimeError as e:
-        first = str(e).strip().splitlines()[0].replace(str(job.out), "the model")
-        raise InputError(f"onnxruntime-genai can't load the model: {first[:300]}", where=where, hint=hint) from None
+        first = first_line(e).replace(str(job.out), "the model")
+        raise InputError(f"onnxruntime-genai can't load the model: {first}", where=where, hint=hint) from None
 
 
 STEP = Onnx()
