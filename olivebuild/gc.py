@@ -24,7 +24,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from olivebuild import digest, places, workspaces
+from olivebuild import digest, places, trees, workspaces
 from olivebuild.derived import Derived
 from olivebuild.executor import Action
 from olivebuild.history import History
@@ -259,7 +259,8 @@ def _delete(store: Store, sweep: Sweep) -> None:
         traces.forget(result.key)
     Derived(store).drop(sweep.derived)
     for blob in sweep.blobs:
-        store.discard(store.path(blob))
+        # What can't be deleted must not count as freed.
+        trees.delete(store.root, store.path(blob), ignore_errors=False)
     for path in sweep.files:
         store.discard(path)
     for one in sweep.gone:
