@@ -28,6 +28,8 @@ except ImportError:
 
 STORED: dict[str, np.dtype[Any]] = {"BF16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 """How the number formats of safetensors are held."""
+INFINITY = {"F32": ("i4", 0x7F800000), "F16": ("i2", 0x7C00), "BF16": ("i2", 0x7F80), "F64": ("i8", 0x7FF0000000000000)}
+"""The bits of infinity, as a signed number; NaNs lie above. With the sign bit, and read as unsigned, likewise."""
 ROWS = 256
 """Rows of a matrix that are worked on at once: small enough for the cache, large enough for the BLAS."""
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -269,3 +271,14 @@ def _keep_memory() -> None:
     except (OSError, AttributeError, TypeError):
         # Another C library: it keeps or not as it likes.
         return
+
+
+def is_finite(values: np.ndarray | bytes, dtype: str) -> bool:
+    """Whether none of some stored numbers is NaN or infinite; `dtype` as safetensors names it, one of INFINITY."""
+    signed, infinity = INFINITY[dtype]
+    numbers = np.frombuffer(values, f"<{signed}") if isinstance(values, bytes) else values.view(f"<{signed}")
+    if not numbers.size:
+        return True
+    # Two searches for a maximum are as fast as memory; of negative numbers only NaN and -infinity are that high, read without a sign.
+    sign = 1 << (8 * numbers.dtype.itemsize - 1)
+    return int(numbers.max()) < infinity and int(numbers.view(f"<u{signed[1]}").max()) < sign + infinity

@@ -19,6 +19,7 @@ from olivebuild.derived import Derived
 from olivebuild.errors import InputError, Where, first_line
 from olivebuild.places import Place
 from olivebuild.scan import installed
+from olivebuild.steps import _kernels
 from olivebuild.tensors import ignored_weights, model_files, name_in, tensors_of, weight_files
 from olivebuild.weights import Shard, Weight, Weights, write_files
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from olivebuild.worker import Job
 
 VERSION = 1
-READERS = ("adapter", "merged", "onnx", "benchmark-accuracy", "benchmark-baseline", "benchmark-check", "benchmark-latency")
+READERS = ("adapter", "merged", "onnx", "benchmark-accuracy", "benchmark-check", "benchmark-latency")
 """The kinds that open a causal language model."""
 WHOLE_READERS = ("merged", "onnx")
 """Those that may take tensors as they lie, without loading the model: so the values are looked at here."""
@@ -35,8 +36,6 @@ DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
     "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
-INFINITE = {"F32": ("i4", 0x7F800000), "F16": ("i2", 0x7C00), "BF16": ("i2", 0x7F80), "F64": ("i8", 0x7FF0000000000000)}
-"""The bits of infinity, as a signed number; NaNs lie above. With the sign bit, and read as unsigned, likewise."""
 PIECE = 64 << 20
 FAULTS = (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError, RuntimeError, LookupError, AssertionError)
 
@@ -216,7 +215,7 @@ def check_finite(store: Store, model: Weights, found: str, target: str, where: W
     key = finite_key(found or model.model_digest())
     if _known(store, key):
         return
-    pieces = [(w, start) for w in model.by_name.values() if w.dtype in INFINITE for start in range(0, w.size, PIECE)]
+    pieces = [(w, start) for w in model.by_name.values() if w.dtype in _kernels.INFINITY for start in range(0, w.size, PIECE)]
     if odd := [w.name for w in digest.in_threads(_odd, pieces) if w]:
         fact = f"{target}: {listed(dict.fromkeys(odd))} holds NaN or infinite numbers"
         raise InputError(fact, where=where, hint="is the download complete, and did the training that made it go well?")
@@ -224,20 +223,7 @@ def check_finite(store: Store, model: Weights, found: str, target: str, where: W
 
 
 def _odd(weight: Weight, start: int) -> Weight | None:
-    return None if is_finite(weight.read(start, min(PIECE, weight.size - start)), weight.dtype) else weight
-
-
-def is_finite(data: bytes, dtype: str) -> bool:
-    """Whether no number of them is NaN or infinite."""
-    import numpy as np
-
-    signed, infinity = INFINITE[dtype]
-    numbers = np.frombuffer(data, f"<{signed}")
-    if not numbers.size:
-        return True
-    # Two searches for a maximum are as fast as memory; of negative numbers only NaN and -infinity are that high, read without a sign.
-    sign = 1 << (8 * numbers.dtype.itemsize - 1)
-    return int(numbers.max()) < infinity and int(numbers.view(f"<u{signed[1]}").max()) < sign + infinity
+    return None if _kernels.is_finite(weight.read(start, min(PIECE, weight.size - start)), weight.dtype) else weight
 
 
 def keep_finite(store: Store, model: str) -> None:

@@ -5,7 +5,7 @@ Written by _trace.py, which watches the model builder; read by _assemble.py. Nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -169,28 +169,12 @@ class NotFinite(Exception):
         self.hint = hint
 
 
-def _finite(values: np.ndarray, dtype: str) -> bool:
-    """Of stored numbers."""
-    if dtype == "BF16":
-        return not values.size or int((values & 0x7FFF).max()) < 0x7F80
-    return bool(np.isfinite(values).all())
-
-
-def check_finite(weights: Iterable[Weight]) -> None:
-    """Raises NotFinite for the first weight that holds infinities or NaN."""
-    for weight in weights:
-        stored = _kernels.STORED.get(weight.dtype)
-        for start in range(0, weight.size if stored else 0, PIECE):
-            if not _finite(np.frombuffer(weight.read(start, min(PIECE, weight.size - start)), stored), weight.dtype):
-                raise NotFinite(f"{weight.name} holds infinities or NaN", DAMAGED)
-
-
 def _not_finite(recipe: Recipe, weights: Mapping[str, Weight]) -> NotFinite:
     """Whether the weight itself is not finite, or does not fit into the number format."""
-    try:
-        check_finite(weights[name] for name in sorted(recipe.sources()))
-    except NotFinite as e:
-        return e
+    for weight in (weights[name] for name in sorted(recipe.sources())):
+        for start in range(0, weight.size, PIECE):
+            if not _kernels.is_finite(weight.read(start, min(PIECE, weight.size - start)), weight.dtype):
+                return NotFinite(f"{weight.name} holds infinities or NaN", DAMAGED)
     which = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}[recipe.dtype]
     hint = "precision: bf16 or fp32 has the range of bfloat16; float16 ends at 65504"
     return NotFinite(f"{' or '.join(sorted(recipe.sources()))} does not fit {which}: it holds numbers beyond its range", hint)
@@ -300,7 +284,7 @@ def parts_of(
         parts: tuple[np.ndarray, ...] = quantise(values, recipe.dtype if cast else view.of.dtype) if quantise else (values,)
         # What is not finite in a block is not finite in its scale.
         held = (parts[1], recipe.quantised.scales) if recipe.quantised else (values, recipe.dtype if cast else view.of.dtype)
-        if not _finite(*held):
+        if not _kernels.is_finite(*held):
             raise _not_finite(recipe, weights)
         for part, made in enumerate(parts):
             write(part, np.ascontiguousarray(made))

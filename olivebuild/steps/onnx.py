@@ -320,12 +320,10 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
 
 
 def _check_finite(job: Job, model: Weights) -> None:
-    from olivebuild.steps._recipes import NotFinite, check_finite
+    from olivebuild.steps._opened import check_finite
 
-    try:
-        check_finite(model.by_name.values())
-    except NotFinite as e:
-        raise InputError(str(e), where=job.where("model"), hint=e.hint) from None
+    given = job.input("model")
+    check_finite(job.store, model, given.digest, given.target, job.where("model"))
 
 
 def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, length: int) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from olivebuild.errors import InputError
 from olivebuild.executor import ActionInput
-from olivebuild.steps import _opened
+from olivebuild.steps import _kernels, _opened
 from olivebuild.steps.model import _convert
 from olivebuild.store import Store
 from olivebuild.worker import Job
@@ -224,9 +224,9 @@ def test_numbers_that_are_not_finite_are_found(dtype: str) -> None:
         return values.astype(KINDS[dtype]).tobytes()
 
     largest = 65504.0 if dtype == "F16" else 3.3e38
-    assert all(_opened.is_finite(stored(v), dtype) for v in (0.0, largest, -largest))
-    assert not any(_opened.is_finite(stored(v), dtype) for v in (float("nan"), -float("nan"), float("inf"), -float("inf")))
-    assert _opened.is_finite(b"", dtype)
+    assert all(_kernels.is_finite(stored(v), dtype) for v in (0.0, largest, -largest))
+    assert not any(_kernels.is_finite(stored(v), dtype) for v in (float("nan"), -float("nan"), float("inf"), -float("inf")))
+    assert _kernels.is_finite(b"", dtype)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

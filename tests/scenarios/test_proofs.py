@@ -14,8 +14,9 @@ import pytest
 from olivebuild.errors import InputError, StepError
 from olivebuild.sources import Source
 from olivebuild.steps import onnx
+from olivebuild.steps._kernels import is_finite
 from olivebuild.steps._proof import Miniature, Untried
-from olivebuild.steps._trial import LIMITS, Difference, capacity, compare, finite, not_finite
+from olivebuild.steps._trial import LIMITS, Difference, capacity, compare, not_finite
 from olivebuild.steps.onnx import STEP, OnnxFields, limit_length
 from olivebuild.store import Store
 from tests.scenarios.steps import files_in, given, job_in
@@ -267,8 +268,8 @@ def test_initializers_that_are_not_finite_are_named(tmp_path: Path) -> None:
         (tmp_path / "m.data").unlink(missing_ok=True)
         assert not_finite(saved(values)) == "w"
     short = np.full(10, 0x3F80, np.uint16)
-    assert finite(short)
+    assert is_finite(short, "BF16")
     assert not_finite(saved(short, TensorProto.BFLOAT16)) == ""
     short[3] = 0x7F80
-    assert not finite(short)
+    assert not is_finite(short, "BF16")
     assert not_finite(saved(short, TensorProto.BFLOAT16)) == "w"
