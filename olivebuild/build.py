@@ -134,7 +134,7 @@ class Build:
         """Tell what can't be made of the models at hand, before hours go into it; what only such steps would read is not made either."""
         if not any(s.verdict in (Verdict.STALE, Verdict.WAITING) for s in plan.states.values()):
             return
-        from olivebuild.model_config import problems
+        from olivebuild.model_checks import problems
 
         for problem in problems(self.planner, plan):
             nodes = [plan.states[name].node for name in problem.nodes if name not in self._failed]

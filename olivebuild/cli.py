@@ -150,7 +150,7 @@ def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...]
     olivebuild plan onnx-int4
     """
     from olivebuild import console, live
-    from olivebuild.model_config import problems
+    from olivebuild.model_checks import problems
 
     project = open_all(ctx, settings)
     with live.hashing(project.workspace.memo):

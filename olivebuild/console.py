@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,10 +20,12 @@ from olivebuild.gates import FIGURES, Judgement
 from olivebuild.history import Entry
 from olivebuild.key import Reason
 from olivebuild.lines import summary
-from olivebuild.model_config import Problem
 from olivebuild.plan import Plan, Verdict
 from olivebuild.wording import clean, describe, difference, figure, listed, seconds, size
 from olivebuild.wording import heading as named
+
+if TYPE_CHECKING:
+    from olivebuild.model_checks import Problem
 
 COLOURS = {Verdict.FRESH: "green", Verdict.CACHED: "cyan", Verdict.STALE: "yellow", Verdict.WAITING: "bright_black"}
 

@@ -85,12 +85,14 @@ class Weights:
 
     def file(self, name: str) -> dict[str, Any]:
         """A JSON file of the model. Raises InputError when it is not there."""
-        for found, _, place in self.files:
-            if found == name:
-                data = json.loads(read_at(place, 0, place.size))
-                if isinstance(data, dict):
-                    return data
+        text = self.bytes_of(name)
+        if text is not None and isinstance(data := json.loads(text), dict):
+            return data
         raise InputError(f"{name} is missing or holds no object", hint="is this a Hugging Face folder?")
+
+    def bytes_of(self, name: str) -> bytes | None:
+        """A file of the model; None when it is not there."""
+        return next((read_at(place, 0, place.size) for found, _, place in self.files if found == name), None)
 
     def index_file(self) -> bytes:
         """The content of the index, as transformers writes it."""

@@ -162,4 +162,4 @@ def merged_ends(job: Job, model: Weights, adapter: Weights) -> set[int]:
 
 
 def _of(weights: Weights, name: str) -> dict[str, Any] | None:
-    return weights.file(name) if any(found == name for found, _, _ in weights.files) else None
+    return weights.file(name) if weights.bytes_of(name) is not None else None

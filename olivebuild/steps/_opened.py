@@ -7,7 +7,6 @@ derived/ under a key of its own, so that it costs neither time nor an import the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from msgspec import Struct
 from olivebuild import digest, trees
 from olivebuild.derived import Derived
 from olivebuild.errors import InputError, Where, first_line
+from olivebuild.model_config import last_tokens, without_embedding
 from olivebuild.places import Place
 from olivebuild.scan import installed
 from olivebuild.steps import _kernels
@@ -172,42 +172,14 @@ def check_loaded(info: dict[str, Any], target: str, where: Where | str | None) -
 
 
 def check_tokens(model: Weights, rows: int, target: str, where: Where | None) -> list[str]:
-    """Raises InputError for a tokenizer with tokens that have no row in the embedding.
-
-    Returns those that stand for what is no text: a model for text alone may have its family's tokenizer (Gemma-3 1B).
-    """
-    try:
-        above = tokens_above(model, rows)
-        other = _not_text(model) if above else set()
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, InputError):
-        # What is wrong with such a file, the tokenizer tells when it is loaded.
-        return []
-    if wrong := [text for text in above if text not in other]:
-        fact = f"{target}: the tokenizer has {max(above.values()) + 1} tokens, the model's embedding {rows}; {wrong[0]!r} has no place"
+    """Raises InputError for a tokenizer with tokens that have no row in the embedding. Returns those that stand for what is no text."""
+    last = last_tokens(model.bytes_of("tokenizer.json") or b"")
+    wrong, other = without_embedding(last, model.file("tokenizer_config.json") if model.bytes_of("tokenizer_config.json") else {}, rows)
+    if wrong:
+        fact = f"{target}: the tokenizer has {last[0][0] + 1} tokens, the model's embedding {rows}; {wrong[0]!r} has no place"
         hint = "give the embedding a row for each token (resize_token_embeddings), or take the tokenizer that belongs to the model"
         raise InputError(fact, where=where, hint=hint)
-    return list(above)
-
-
-def tokens_above(model: Weights, rows: int) -> dict[str, int]:
-    """The tokens of tokenizer.json whose numbers are `rows` or higher, lowest first."""
-    if "tokenizer.json" not in {name for name, _, _ in model.files}:
-        return {}
-    tokenizer = model.file("tokenizer.json")
-    vocabulary = tokenizer["model"].get("vocab") or {}
-    # Unigram models have pairs of a piece and its score.
-    pairs = vocabulary.items() if isinstance(vocabulary, dict) else [(piece[0], i) for i, piece in enumerate(vocabulary)]
-    found = {str(text): int(number) for text, number in pairs if number >= rows}
-    found |= {str(t["content"]): int(t["id"]) for t in tokenizer.get("added_tokens") or () if t["id"] >= rows}
-    return dict(sorted(found.items(), key=lambda item: item[1]))
-
-
-def _not_text(model: Weights) -> set[str]:
-    """The tokens that tokenizer_config.json calls those of images, sounds and the like."""
-    config = model.file("tokenizer_config.json")
-    extra = config.get("extra_special_tokens")
-    named = config | (extra if isinstance(extra, dict) else {})
-    return {value for name, value in named.items() if isinstance(value, str) and re.match("(image|video|audio|vision|boi|eoi|boa|eoa)_", name)}
+    return other
 
 
 def check_finite(store: Store, model: Weights, found: str, target: str, where: Where | None) -> None:

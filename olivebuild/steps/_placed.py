@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from olivebuild import digest
 from olivebuild.derived import Derived
 from olivebuild.scan import installed
-from olivebuild.weights import Weights, read_at
+from olivebuild.weights import Weights
 
 if TYPE_CHECKING:
     from olivebuild.steps._merge import Change
@@ -36,8 +36,7 @@ def check_places(store: Store, model: Weights, changed: list[Change]) -> None:
 
 def plain_weights(store: Store, model: Weights) -> frozenset[str]:
     """Their names; none where transformers can't make the class."""
-    config = next(place for name, _, place in model.files if name == "config.json")
-    text = read_at(config, 0, config.size)
+    text = model.bytes_of("config.json") or b""
     shapes = {w.name: w.shape for w in model.by_name.values()}
     structure = [digest.of_bytes(text), [[name, list(shape)] for name, shape in sorted(shapes.items())]]
     derived, key = Derived(store), digest.of_json(["placed", VERSION, *structure, installed("transformers"), installed("torch")])

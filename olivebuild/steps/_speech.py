@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from olivebuild import clock
+from olivebuild import clock, model_config
 from olivebuild.errors import InputError, Where
 from olivebuild.steps import _runtime
 from olivebuild.steps._ends import trained_ends
@@ -51,9 +51,7 @@ def context_of(folder: Path) -> int | None:
     genai = folder / "genai_config.json"
     if genai.is_file():
         return int(json.loads(genai.read_text("utf-8"))["model"]["context_length"])
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    found = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
-    return int(found) if found else None
+    return model_config.context_of(model_config.read_config(folder))
 
 
 def room_for(prompt: list[int], wanted: int, context: int | None, where: Where | None = None) -> int:

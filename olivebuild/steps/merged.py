@@ -323,12 +323,10 @@ def _trained_tokens(config: dict[str, Any]) -> list[int]:
 
 def check_base(job: Job, adapter: dict[str, Any], config: dict[str, Any]) -> None:
     """Raises InputError when the base is quantised, as that of adapters trained in 4 bit often is."""
-    trained_on = str(adapter.get("base_model_name_or_path") or "")
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown")
-        full = trained_on.removesuffix("-bnb-4bit")
-        example = f", here probably hf:{full}" if full != trained_on else ""
-        hint = f"name the full-precision model{example}: an adapter merged into quantised weights loses what it learnt"
+    from olivebuild.model_config import full_precision_hint, quantised_by
+
+    if method := quantised_by(config):
+        hint = full_precision_hint(str(adapter.get("base_model_name_or_path") or ""))
         raise InputError(f"the base model is quantised ({method})", where=job.where("model"), hint=hint)
 
 
