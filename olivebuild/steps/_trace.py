@@ -30,10 +30,10 @@ import torch
 from olivebuild import trees
 from olivebuild.steps import _kernels
 from olivebuild.steps._assemble import CONSTANTS
+from olivebuild.steps._builder import load
 from olivebuild.steps._merge import Unproven
 from olivebuild.steps._recipes import Algorithm, Quantised, Recipe, Skeleton, Slot, Source, View, rows_of
 from olivebuild.steps._watch import DTYPES, Watcher
-from olivebuild.steps.onnx import load
 from olivebuild.weights import Weight, Weights, write_files
 
 TORCH: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPES.items()}

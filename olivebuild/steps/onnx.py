@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from olivebuild import trees
 from olivebuild.errors import Damaged, InputError, StepError, first_line
@@ -18,12 +15,12 @@ from olivebuild.manifest import Manifest
 from olivebuild.scan import installed
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Result, Step, Target, step_of
+from olivebuild.steps._builder import LIBRARIES, BuilderFailed, builder_options, canonical, check_loads, limit_length, load, run_builder
 from olivebuild.worker import Job
 
 if TYPE_CHECKING:
     from olivebuild.derived import Derived
     from olivebuild.steps._recipes import Recipe, Skeleton
-    from olivebuild.steps._trial import Proof
     from olivebuild.weights import Weights
 
 
@@ -61,19 +58,6 @@ class OnnxFields(Fields):
     cuda_bf16: bool | None = None
 
 
-BUILDER_NAMES = {
-    "algorithm": "algo_config",
-    "symmetric": "is_symmetric",
-    "op_types": "op_types_to_quantize",
-    "mixed_precision": "matmul_mixed_precision",
-    "qdq": "use_qdq",
-    "cuda_graph": "enable_cuda_graph",
-    "dml_graph": "enable_dml_graph",
-    "webgpu_graph": "enable_webgpu_graph",
-    "webgpu_fp32": "use_webgpu_fp32",
-    "cuda_bf16": "use_cuda_bf16",
-}
-_NOT_OPTIONS = {"model", "adapter", "source", "precision", "provider", "overrides"}
 _SAY_THE_SAME = ("mixed_precision", "nodes_to_exclude", "op_types")
 """What the builder forgets when it is given `overrides`."""
 PRECISIONS = {
@@ -102,7 +86,7 @@ class Onnx(Step):
         return not fields.source and not self.takes_gpu(fields)
 
     def libraries(self, fields: OnnxFields) -> tuple[str, ...]:
-        return () if fields.source else ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
+        return () if fields.source else LIBRARIES
 
     def edges(self, fields: OnnxFields) -> list[Edge]:
         return [Edge("model", fields.model, ("model", "merged"), field=("model",), by_tensors=True)] if fields.model else []
@@ -155,13 +139,6 @@ class Onnx(Step):
             _build(job, fields)
 
 
-def builder_options(fields: OnnxFields) -> dict[str, Any]:
-    """The options of the model builder that the recipe gives, by the builder's names."""
-    given = fields.model_dump(exclude=_NOT_OPTIONS, exclude_none=True)
-    options = {BUILDER_NAMES.get(name, name): value for name, value in given.items()}
-    return {name: "/".join(v) if name == "op_types_to_quantize" else v for name, v in options.items()}
-
-
 def no_skeleton(fields: OnnxFields, trust_remote_code: bool) -> str:
     """Why these options can't be built tensor by tensor; empty when they may be."""
     if (fields.algorithm or "").startswith("rtn"):
@@ -178,10 +155,11 @@ def _build(job: Job, fields: OnnxFields) -> None:
     from olivebuild.steps import _frozen
     from olivebuild.steps._assemble import assemble
     from olivebuild.steps._merge import open_input
+    from olivebuild.steps._proven import proven_length
     from olivebuild.steps._recipes import NotFinite
 
     model = _frozen.in_weights(job, open_input(job.store, job.input("model")))
-    length = _proven(job, fields, model)
+    length = proven_length(job, fields, model)
     folder, skeleton = _skeleton(job, fields, model)
     if skeleton.because:
         job.note(f"built whole by the model builder: {skeleton.because}")
@@ -312,7 +290,7 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
     else:
         canonical(folder, hollow)
         if fields.provider == "cpu" and not (fields.exclude_embeds or fields.exclude_lm_head):
-            _check_loads(job, lambda: load_once(folder, skeleton, job.out.parent / "once"))
+            check_loads(job, lambda: load_once(folder, skeleton, job.out.parent / "once"))
     (folder / SKELETON).write_bytes(skeleton.to_json())
     trees.delete(job.out.parent, hollow)
     job.progress("tracing the model builder", 1, 1)
@@ -339,210 +317,12 @@ def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, len
     canonical(job.out, folder)
     limit_length(job.out, length)
     if fields.provider == "cpu" and not (fields.exclude_embeds or fields.exclude_lm_head):
-        _check_loads(job, lambda: load(job.out))
+        check_loads(job, lambda: load(job.out))
         if fault := try_out(job.out):
             hint = "another precision, or another version of onnxruntime-genai, may do better"
             raise StepError(f"the model builder made a model that does not work: {fault}", where=job.where(), hint=hint)
     _frozen.in_folder(job, job.out)
     job.result = Result(provenance={"by": "onnxruntime-genai", "because": because, "builder_options": dict(builder_options(fields))})
-
-
-def _proven(job: Job, fields: OnnxFields, model: Weights) -> int:
-    """The length up to which the runtime computes what transformers computes, 0 where no limit is known. Raises StepError where it never does.
-
-    Found on miniatures, once for a configuration, the options and the installed versions; and kept.
-    """
-    given = model.file("config.json")
-    if job.input("model").trust_remote_code:
-        job.note("not compared with transformers: the model brings code of its own")
-        return 0
-    kinds = {w.dtype for w in model.by_name.values()}
-    dtype = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(kinds.pop() if len(kinds) == 1 else "BF16", "bfloat16")
-    # Options that name nodes of the model, or leave out what the runtime needs, mean nothing to a miniature.
-    without = dict.fromkeys(("model", "adapter", "overrides", "nodes_to_exclude", "mixed_precision", "exclude_embeds", "exclude_lm_head"))
-    own = fields.model_copy(update=without)
-    proof = _kept_proof(job, ["of options", own.model_dump(mode="json"), given, dtype], lambda: _compare(job, own, given, dtype))
-    if proof.wrong:
-        what, genai = next(iter(given.get("architectures") or [given.get("model_type")])), installed("onnxruntime-genai")
-        hint = f"onnxruntime-genai {genai} makes another computation of it; another version may be right"
-        if fields.precision == "fp32" and proof.inexact:
-            hint = f"onnxruntime-genai {genai} computes this architecture less exactly than float32; precision: int4 or int8 is possible"
-        elif fields.precision == "fp32" and dtype != "float32" and not proof.broken:
-            hint = f"onnxruntime-genai {genai} rounds what it computes from {dtype} weights: use precision: int4 or int8, or a base in float32"
-        fact = f"a small {what} converted to {fields.precision} does not compute what transformers computes: {proof.wrong}"
-        raise StepError(fact, where=job.where("model"), hint=hint)
-    if proof.untried:
-        job.note(f"not compared with transformers: {proof.untried}")
-    if proof.length:
-        job.note(f"genai_config.json promises {proof.length:,} tokens, prompt and answer together: beyond that, {proof.fault}")
-    return proof.length
-
-
-def _compare(job: Job, fields: OnnxFields, config: dict[str, Any], dtype: str) -> Proof:
-    """The architecture in float32 at all lengths that matter, then these options on weights of that type, where they run here."""
-    from olivebuild.steps._proof import Miniature, Untried, prove
-    from olivebuild.steps._trial import Proof
-
-    try:
-        mini = Miniature.of(config, max(64, fields.block_size or 0))
-    except Untried as e:
-        return Proof(untried=str(e))
-
-    def tried(fields: OnnxFields, dtype: str, *, exact: bool) -> Proof:
-        job.progress("comparing with transformers", 0, 1)
-        place = job.out.parent / "miniature"
-        try:
-            return prove(mini, place, lambda a, b: run_builder(job, fields, a, b, trust=False), fields.precision, dtype, exact=exact)
-        except Exception as e:  # What the builder does not take, it says again when it is given the model itself.
-            return Proof(untried=f"{type(e).__name__}: {first_line(e, 200)}")
-
-    plain = OnnxFields(precision="fp32", provider="cpu")
-    found = _kept_proof(job, ["of architecture", mini.config, mini.boundaries], lambda: tried(plain, "float32", exact=True))
-    if found.wrong or found.untried or fields.provider != "cpu":
-        return replace(found, broken=bool(found.wrong))
-    own = tried(fields, dtype, exact=False)
-    return replace(found, wrong=own.wrong, untried=own.untried)
-
-
-def _kept_proof(job: Job, about: list[object], prove: Callable[[], Proof]) -> Proof:
-    from olivebuild import digest
-    from olivebuild.derived import Derived
-    from olivebuild.steps._trial import VERSION, Proof
-
-    derived, versions = Derived(job.store), [[name, installed(name)] for name in STEP.libraries(OnnxFields())]
-    key = digest.of_json(["onnx proof", VERSION, versions, about])
-    if (known := derived.read(key)) is not None:
-        with contextlib.suppress(ValueError):
-            return Proof.from_json(known)
-    proof = prove()
-    if not proof.untried:
-        derived.write(key, proof.to_json())
-    return proof
-
-
-def limit_length(folder: Path, length: int) -> None:
-    """Let genai_config.json promise no more than `length` tokens, in its fields `model.context_length` and `search.max_length`."""
-    file = folder / "genai_config.json"
-    if not length or not file.is_file():
-        return
-    config = json.loads(file.read_text("utf-8"))
-    if config["model"]["context_length"] > length:
-        config["model"]["context_length"] = length
-        config["search"]["max_length"] = min(length, config["search"]["max_length"])
-        # As the builder writes it.
-        file.write_text(json.dumps(config, indent=4), "utf-8")
-
-
-def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust: bool) -> None:
-    """The model builder, from a Hugging Face folder into `out`. Raises InputError for what it refuses."""
-    from onnxruntime_genai.models.builder import create_model, parse_extra_options
-
-    from olivebuild.steps import _vector_math
-    from olivebuild.steps._overrides import structured
-
-    _vector_math.make_ready()
-    options = builder_options(fields) | {"hf_remote": trust}
-    given = [f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in options.items()]
-    more = structured(folder, fields.overrides, fields.precision, share=fields.shared_embeddings) if fields.overrides else {}
-    job.progress("converting", 0, 1)
-    # The builder paints progress bars and prints a line a layer: that is for the log.
-    place = ("", str(folder), str(out), fields.precision, fields.provider, str(job.out.parent / "builder"))
-    try:
-        with _no_repository():
-            create_model(*place, **parse_extra_options(*place, given, **more))
-    except (NotImplementedError, ValueError) as e:
-        # The builder calls a model by its folder, which is one of ours.
-        first = first_line(e)
-        for name in (str(folder), folder.name):
-            first = first.replace(f"The {name} model", architecture_in(folder))
-        hint = "another precision, provider or option may be possible"
-        field = "overrides" if "overrides" in fields.model_fields_set else "precision"
-        raise InputError(f"the model builder refuses: {first}", where=job.where(field), hint=hint) from None
-    except (AttributeError, TypeError, LookupError, AssertionError, NameError, ArithmeticError, RuntimeError) as e:
-        if failed := _failed(job, e, folder):
-            traceback.print_exc()
-            raise failed from None
-        raise
-    job.progress("converting", 1, 1)
-
-
-class BuilderFailed(StepError):
-    """The model builder's own code failed. `watched`: perhaps for being watched, so that it may do better alone."""
-
-    watched = False
-
-
-def _failed(job: Job, error: Exception, folder: Path) -> BuilderFailed | None:
-    """What an exception of the builder means; None for one that was not raised in its own code."""
-    from olivebuild.model_config import known_to_fail, read_config
-
-    frames = traceback.extract_tb(error.__traceback__)
-    place = Path(frames[-1].filename)
-    if "onnxruntime_genai" not in place.parts:
-        return None
-    first = next(iter(str(error).strip().splitlines()), "").replace(str(folder), "the model")
-    means = f"it looks for {first}, which is not there" if isinstance(error, KeyError) else f"{first[:200]} ({type(error).__name__})"
-    name = Path(*place.parts[place.parts.index("onnxruntime_genai") + 1 :]).as_posix()
-    versions = ", ".join(f"{library} {installed(library)}" for library in ("onnxruntime-genai", "transformers"))
-    fact = f"the model builder ({versions}) fails on {architecture_in(folder)}: {means} ({name}, line {frames[-1].lineno}, {frames[-1].name})"
-    known = known_to_fail(read_config(folder), job.action.fields.get("precision", "int4"))
-    hint = known.hint if known else "another version of onnxruntime-genai or transformers may do better; so may other options"
-    failed = BuilderFailed(fact, where=job.where("model"), hint=hint)
-    failed.watched = isinstance(error, AttributeError | TypeError | RuntimeError)
-    return failed
-
-
-def architecture_in(folder: Path) -> str:
-    from olivebuild.model_config import architecture_of, read_config
-
-    with contextlib.suppress(OSError, ValueError):
-        return architecture_of(read_config(folder)) or "the model"
-    return "the model"
-
-
-@contextlib.contextmanager
-def _no_repository() -> Iterator[None]:
-    """The builder writes into the graph the commit of the repository that its own files lie in: in a project's environment, the project's."""
-    before = os.environ.get("GIT_DIR")
-    os.environ["GIT_DIR"] = os.devnull
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["GIT_DIR"]
-        else:
-            os.environ["GIT_DIR"] = before
-
-
-def load(folder: Path) -> None:
-    """Load a model as its users will. Raises RuntimeError when the runtime refuses it."""
-    import onnxruntime_genai as og
-
-    og.disable_telemetry_events()
-    og.Model(str(folder))
-
-
-def _check_loads(job: Job, load: Callable[[], None]) -> None:
-    """Raises StepError for what the builder wrote without complaint but the runtime refuses; some sets of options give that."""
-    try:
-        load()
-    except RuntimeError as e:
-        first = first_line(e).replace(str(job.out.parent), "the model")
-        hint = "another combination of options may work: these two libraries disagree about this one"
-        raise StepError(f"the model builder made a model that onnxruntime-genai can't load: {first}", where=job.where(), hint=hint) from None
-
-
-def canonical(folder: Path, source: Path) -> None:
-    """No trace of this machine: the folder the model came from, in whatever file the tokenizer wrote it."""
-    for file in folder.glob("*.json"):
-        text = file.read_text("utf-8")
-        with contextlib.suppress(ValueError):
-            data = json.loads(text)
-            if isinstance(data, dict) and data.pop("name_or_path", None) is not None:
-                file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
-                text = file.read_text("utf-8")
-        if str(source) in text:
-            file.write_text(text.replace(str(source), "model"), "utf-8")
 
 
 def _bring(job: Job, source: Source) -> None:

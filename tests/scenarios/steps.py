@@ -8,7 +8,8 @@ from typing import Any
 
 from olivebuild.digest import StatMemo
 from olivebuild.executor import Action, ActionInput
-from olivebuild.steps.onnx import OnnxFields, canonical, run_builder
+from olivebuild.steps._builder import canonical, run_builder
+from olivebuild.steps.onnx import OnnxFields
 from olivebuild.store import Store
 from olivebuild.tensors import model_digest
 from olivebuild.weights import Weights, of_folder

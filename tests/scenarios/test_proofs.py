@@ -13,11 +13,12 @@ import pytest
 
 from olivebuild.errors import InputError, StepError
 from olivebuild.sources import Source
-from olivebuild.steps import onnx
+from olivebuild.steps import _proven, onnx
+from olivebuild.steps._builder import limit_length
 from olivebuild.steps._kernels import is_finite
 from olivebuild.steps._proof import Miniature, Untried
 from olivebuild.steps._trial import LIMITS, Difference, capacity, compare, not_finite
-from olivebuild.steps.onnx import STEP, OnnxFields, limit_length
+from olivebuild.steps.onnx import STEP, OnnxFields
 from olivebuild.store import Store
 from tests.scenarios.steps import files_in, given, job_in
 from tests.tiny_models import make
@@ -57,7 +58,7 @@ PUBLISHED = {
 
 
 def proven(place: Path, store: Store, model: dict[str, Any], dtype: str = "bfloat16", **fields: Any) -> Any:
-    return onnx._compare(job_in(place, store), OnnxFields(**fields), model, dtype)
+    return _proven._compare(job_in(place, store), OnnxFields(**fields), model, dtype)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,8 @@ def test_what_an_architecture_decides_is_proven_once(tiny_model: Path, tmp_path:
     def must_not_run(*given: Any, **named: Any) -> None:
         raise AssertionError("the builder was asked again")
 
-    monkeypatch.setattr(onnx, "run_builder", must_not_run)
+    for module in (onnx, _proven):
+        monkeypatch.setattr(module, "run_builder", must_not_run)
     out = converted(tmp_path / "b", store, tmp_path / "second", block_size=32)
     assert json.loads((out / "genai_config.json").read_text())["model"]["context_length"] == 60
 

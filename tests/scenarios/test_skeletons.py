@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from olivebuild.scan import installed
+from olivebuild.steps._builder import canonical, run_builder
 from olivebuild.steps._merge import Unproven
-from olivebuild.steps.onnx import OnnxFields, canonical, no_skeleton, run_builder
+from olivebuild.steps.onnx import OnnxFields, no_skeleton
 from olivebuild.store import Store
 from tests.scenarios.steps import by_builder, files_in, job_in, weights_in
 from tests.tiny_models import ARCHITECTURES, make

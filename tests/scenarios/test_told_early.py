@@ -11,10 +11,11 @@ import pytest
 
 from olivebuild.errors import InputError
 from olivebuild.step import Result
+from olivebuild.steps._builder import BuilderFailed, run_builder
 from olivebuild.steps._context import check_prompts, check_rows
 from olivebuild.steps._encode import Shard, TokenRows
 from olivebuild.steps._models import load_model, load_tokenizer
-from olivebuild.steps.onnx import BuilderFailed, OnnxFields, run_builder
+from olivebuild.steps.onnx import OnnxFields
 from olivebuild.store import Store
 from olivebuild.worker import Job
 from tests.scenarios.steps import job_in

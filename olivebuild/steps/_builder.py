@@ -1,0 +1,166 @@
+"""onnxruntime-genai's model builder: called with a recipe's options, and its failures told as what they mean."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivebuild.errors import InputError, StepError, first_line
+from olivebuild.scan import installed
+
+if TYPE_CHECKING:
+    from olivebuild.steps.onnx import OnnxFields
+    from olivebuild.worker import Job
+
+LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
+"""Those whose versions decide what a conversion gives."""
+BUILDER_NAMES = {
+    "algorithm": "algo_config",
+    "symmetric": "is_symmetric",
+    "op_types": "op_types_to_quantize",
+    "mixed_precision": "matmul_mixed_precision",
+    "qdq": "use_qdq",
+    "cuda_graph": "enable_cuda_graph",
+    "dml_graph": "enable_dml_graph",
+    "webgpu_graph": "enable_webgpu_graph",
+    "webgpu_fp32": "use_webgpu_fp32",
+    "cuda_bf16": "use_cuda_bf16",
+}
+NOT_OPTIONS = {"model", "adapter", "source", "precision", "provider", "overrides"}
+
+
+def builder_options(fields: OnnxFields) -> dict[str, Any]:
+    """The options of the model builder that the recipe gives, by the builder's names."""
+    given = fields.model_dump(exclude=NOT_OPTIONS, exclude_none=True)
+    options = {BUILDER_NAMES.get(name, name): value for name, value in given.items()}
+    return {name: "/".join(v) if name == "op_types_to_quantize" else v for name, v in options.items()}
+
+
+def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust: bool) -> None:
+    """The model builder, from a Hugging Face folder into `out`. Raises InputError for what it refuses."""
+    from onnxruntime_genai.models.builder import create_model, parse_extra_options
+
+    from olivebuild.steps import _vector_math
+    from olivebuild.steps._overrides import structured
+
+    _vector_math.make_ready()
+    options = builder_options(fields) | {"hf_remote": trust}
+    given = [f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in options.items()]
+    more = structured(folder, fields.overrides, fields.precision, share=fields.shared_embeddings) if fields.overrides else {}
+    job.progress("converting", 0, 1)
+    # The builder paints progress bars and prints a line a layer: that is for the log.
+    place = ("", str(folder), str(out), fields.precision, fields.provider, str(job.out.parent / "builder"))
+    try:
+        with _no_repository():
+            create_model(*place, **parse_extra_options(*place, given, **more))
+    except (NotImplementedError, ValueError) as e:
+        # The builder calls a model by its folder, which is one of ours.
+        first = first_line(e)
+        for name in (str(folder), folder.name):
+            first = first.replace(f"The {name} model", architecture_in(folder))
+        hint = "another precision, provider or option may be possible"
+        field = "overrides" if "overrides" in fields.model_fields_set else "precision"
+        raise InputError(f"the model builder refuses: {first}", where=job.where(field), hint=hint) from None
+    except (AttributeError, TypeError, LookupError, AssertionError, NameError, ArithmeticError, RuntimeError) as e:
+        if failed := _failed(job, e, folder):
+            traceback.print_exc()
+            raise failed from None
+        raise
+    job.progress("converting", 1, 1)
+
+
+class BuilderFailed(StepError):
+    """The model builder's own code failed. `watched`: perhaps for being watched, so that it may do better alone."""
+
+    watched = False
+
+
+def _failed(job: Job, error: Exception, folder: Path) -> BuilderFailed | None:
+    """What an exception of the builder means; None for one that was not raised in its own code."""
+    from olivebuild.model_config import known_to_fail, read_config
+
+    frames = traceback.extract_tb(error.__traceback__)
+    place = Path(frames[-1].filename)
+    if "onnxruntime_genai" not in place.parts:
+        return None
+    first = next(iter(str(error).strip().splitlines()), "").replace(str(folder), "the model")
+    means = f"it looks for {first}, which is not there" if isinstance(error, KeyError) else f"{first[:200]} ({type(error).__name__})"
+    name = Path(*place.parts[place.parts.index("onnxruntime_genai") + 1 :]).as_posix()
+    versions = ", ".join(f"{library} {installed(library)}" for library in ("onnxruntime-genai", "transformers"))
+    fact = f"the model builder ({versions}) fails on {architecture_in(folder)}: {means} ({name}, line {frames[-1].lineno}, {frames[-1].name})"
+    known = known_to_fail(read_config(folder), job.action.fields.get("precision", "int4"))
+    hint = known.hint if known else "another version of onnxruntime-genai or transformers may do better; so may other options"
+    failed = BuilderFailed(fact, where=job.where("model"), hint=hint)
+    failed.watched = isinstance(error, AttributeError | TypeError | RuntimeError)
+    return failed
+
+
+def architecture_in(folder: Path) -> str:
+    from olivebuild.model_config import architecture_of, read_config
+
+    with contextlib.suppress(OSError, ValueError):
+        return architecture_of(read_config(folder)) or "the model"
+    return "the model"
+
+
+@contextlib.contextmanager
+def _no_repository() -> Iterator[None]:
+    """The builder writes into the graph the commit of the repository that its own files lie in: in a project's environment, the project's."""
+    before = os.environ.get("GIT_DIR")
+    os.environ["GIT_DIR"] = os.devnull
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GIT_DIR"]
+        else:
+            os.environ["GIT_DIR"] = before
+
+
+def canonical(folder: Path, source: Path) -> None:
+    """No trace of this machine: the folder the model came from, in whatever file the tokenizer wrote it."""
+    for file in folder.glob("*.json"):
+        text = file.read_text("utf-8")
+        with contextlib.suppress(ValueError):
+            data = json.loads(text)
+            if isinstance(data, dict) and data.pop("name_or_path", None) is not None:
+                file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+                text = file.read_text("utf-8")
+        if str(source) in text:
+            file.write_text(text.replace(str(source), "model"), "utf-8")
+
+
+def limit_length(folder: Path, length: int) -> None:
+    """Let genai_config.json promise no more than `length` tokens, in its fields `model.context_length` and `search.max_length`."""
+    file = folder / "genai_config.json"
+    if not length or not file.is_file():
+        return
+    config = json.loads(file.read_text("utf-8"))
+    if config["model"]["context_length"] > length:
+        config["model"]["context_length"] = length
+        config["search"]["max_length"] = min(length, config["search"]["max_length"])
+        # As the builder writes it.
+        file.write_text(json.dumps(config, indent=4), "utf-8")
+
+
+def load(folder: Path) -> None:
+    """Load a model as its users will. Raises RuntimeError when the runtime refuses it."""
+    import onnxruntime_genai as og
+
+    og.disable_telemetry_events()
+    og.Model(str(folder))
+
+
+def check_loads(job: Job, load: Callable[[], None]) -> None:
+    """Raises StepError for what the builder wrote without complaint but the runtime refuses; some sets of options give that."""
+    try:
+        load()
+    except RuntimeError as e:
+        first = first_line(e).replace(str(job.out.parent), "the model")
+        hint = "another combination of options may work: these two libraries disagree about this one"
+        raise StepError(f"the model builder made a model that onnxruntime-genai can't load: {first}", where=job.where(), hint=hint) from None
