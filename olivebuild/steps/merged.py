@@ -249,8 +249,10 @@ def wrap(job: Job, model: Any, adapter: Path) -> Any:
     wrapped = _reading(job, lambda: PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True))
     places = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
     given = tensors_in(adapter)
-    # The embeddings' own weights may be saved along with what was trained.
-    own = {name for name in wrapped.state_dict() if name.endswith((".weight", ".bias")) and ".lora_" not in name}
+    # The embeddings' own weights may be saved along with what was trained, as peft does where tokens were added.
+    # In memory the adapter's name, default, stands in theirs.
+    names = (name.replace(".modules_to_save.default.", ".modules_to_save.") for name in wrapped.state_dict())
+    own = {name for name in names if name.endswith((".weight", ".bias")) and ".lora_" not in name}
     left_over, lacking = sorted(given - places - own), sorted(places - given)
     if left_over or lacking:
         # Whatever is left over would be missing from the merged model without a word.

@@ -19,7 +19,7 @@ from olivebuild.errors import InputError
 from olivebuild.steps import adapter as adapter_step
 from olivebuild.steps._merge import Unproven, changes, open_input
 from olivebuild.steps._placed import check_places, find_plain
-from olivebuild.steps.merged import MergedFields, check_written, merge, merge_with_peft, reason_of
+from olivebuild.steps.merged import MergedFields, check_written, merge, merge_with_peft, reason_of, tensors_in
 from olivebuild.store import Store
 from olivebuild.worker import Job
 from tests.scenarios.steps import given, job_in, weights_in
@@ -331,6 +331,34 @@ def test_a_grown_vocabulary_and_another_model_are_told_by_their_sizes(tiny_model
     assert "has 386 rows, the base's 384: tokens were added before training" in error.fact
     error = refused(tmp_path / "b", store, other, adapt(base, tmp_path / "adapter", target_modules=["q_proj"], use_dora=True))
     assert "torch.Size([8, 64]) from checkpoint, the shape in current model is torch.Size([8, 32])" in error.fact
+
+
+def test_an_adapter_for_added_tokens_is_merged_into_a_base_that_has_them(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+    """As peft saves it: the embeddings' own weights, the original ones and the trained ones, a name each."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    make("llama", tmp_path / "base", tiny_model)
+    grown = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    grown.resize_token_embeddings(386, mean_resizing=False)
+    grown.save_pretrained(tmp_path / "big")
+    for path in tiny_model.iterdir():
+        if path.name.startswith(("tokenizer", "chat_template", "special_tokens")):
+            shutil.copyfile(path, tmp_path / "big" / path.name)
+    trained = get_peft_model(grown, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    trained.save_pretrained(tmp_path / "adapter")
+    assert any(".original_module." in name for name in tensors_in(tmp_path / "adapter"))
+    merged, _ = merged_in(tmp_path / "merged", store, tmp_path / "big", tmp_path / "adapter")
+    ids = torch.arange(340, 386)[None]
+    with torch.no_grad():
+        right, found = trained.eval()(input_ids=ids).logits.float(), AutoModelForCausalLM.from_pretrained(merged)(input_ids=ids).logits.float()
+    assert float((found - right).abs().max() / right.std()) < 0.02
 
 
 @pytest.mark.parametrize(
