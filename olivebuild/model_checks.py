@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from olivebuild import digest
+from olivebuild import clock, digest
 from olivebuild.errors import InputError, Where
 from olivebuild.graph import Graph
 from olivebuild.model_config import (
     EMBEDDINGS,
     LIBRARIES,
+    TOKENIZER_FILES,
     Config,
     Finding,
     architecture_of,
@@ -74,7 +75,9 @@ def problems(planner: Planner, plan: Plan) -> list[Problem]:
             if folder not in looks:
                 looks[folder] = Look(folder, planner.workspace.memo.digest)
             trained_on = _trained_on(graph, name, planner.scan.recipe.folder) or (model.source.name if model.source else "")
-            for finding in looks[folder].findings(state.node, trained_on, trusts=any_trusts(graph, source)):
+            # Rows that the model's own chat template renders.
+            chats = [rows.target for _, rows, _ in graph.inputs[name] if rows.kind == "dataset" and {"user", "messages"} & rows.fields.keys()]
+            for finding in looks[folder].findings(state.node, trained_on, chats, trusts=any_trusts(graph, source)):
                 target, field = (model.target, ("source",)) if finding.of_model else (state.node.target, finding.field or edge.field)
                 before = found.get((folder, finding.fact))
                 where = before.where if before else planner.scan.recipe.where(target, field)
@@ -135,14 +138,17 @@ class Look:
         except (OSError, ValueError, RecursionError) as e:
             self.config, self.malformed = {}, str(e)
 
-    def findings(self, node: Node, name: str, *, trusts: bool) -> list[Finding]:
-        """What is wrong with making the node from this folder, whose model has that name. What is wrong with the model itself comes alone."""
+    def findings(self, node: Node, name: str, chats: Sequence[str] = (), *, trusts: bool) -> list[Finding]:
+        """What is wrong with making the node from this folder, whose model has that name. What is wrong with the model itself comes alone.
+
+        `chats`: the data sets whose rows the node has rendered by the model's chat template.
+        """
         if trusts not in self._own:
             self._own[trusts] = list(self._of_model(trusts=trusts))
         own = self._own[trusts]
         if any(f.fails for f in own):
             return own
-        return [*own, *self._of_use(node, name)]
+        return [*own, *self._of_use(node, name), *(() if trusts else self._asked(node, chats))]
 
     def _of_model(self, *, trusts: bool) -> Iterator[Finding]:
         if self.malformed:
@@ -217,6 +223,20 @@ class Look:
             yield from self._trained(node, method)
         if node.kind == "onnx":
             yield from self._converted(node, method)
+
+    def _asked(self, node: Node, chats: Sequence[str]) -> Iterator[Finding]:
+        """What turns texts into tokens. A merge needs none, and an adapter from elsewhere may bring its own."""
+        if node.kind == "merged" or node.source:
+            return
+        if not any(any(self.folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+            hint = "take tokenizer.json and tokenizer_config.json from where the model came from"
+            yield Finding("the model's folder has no tokenizer", hint, of_model=True)
+        elif node.kind == "adapter" and chats:
+            with contextlib.suppress(OSError):
+                if not any(clock.templates_in(clock.files_of(self.folder))):
+                    fact = f"the model has no chat template, by which the rows of {chats[0]} are rendered"
+                    hint = "write the turns out with prompt and completion, or put a chat_template.jinja into the model's folder"
+                    yield Finding(fact, hint, ("data",))
 
     def _loaded_quantised(self, method: str) -> Iterator[Finding]:
         """What transformers takes to load a quantised model."""

@@ -38,6 +38,19 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embe
 PLACEHOLDER = re.compile(r"<\|?(start_of_|end_of_)?(image|audio|video|vision)[a-z_]*\|?>")
 NOT_TEXT = re.compile("(image|video|audio|vision|boi|eoi|boa|eoa)_")
 """How tokenizer_config.json names the tokens of images, sounds and the like."""
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "*.model",
+    "vocab.*",
+    "vocab-*.json",
+    "*_vocab.json",
+    "*.tiktoken",
+    "tekken.json",
+    "prophetnet.tokenizer",
+    "bpe.codes",
+    "dict.txt",
+)
+"""One of which every tokenizer of transformers reads its vocabulary from."""
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "gptq": ("optimum", "gptqmodel"),
     "awq": ("gptqmodel",),

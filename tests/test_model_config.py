@@ -53,6 +53,7 @@ def make_base(folder: Path, rows: int = TOKENS, *, stored: str = "F32", **change
     config = {name: value for name, value in (LLAMA | changes).items() if value is not None}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text(tokenizer())
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
     size = {"F32": 4, "U8": 1}[stored]
     tensors = {"model.embed_tokens.weight": ("F32", [rows, WIDTH], bytes(rows * WIDTH * 4)), "layer": (stored, [4], bytes(4 * size))}
     write(folder / "model.safetensors", tensors)
@@ -127,6 +128,31 @@ def test_what_is_rounded_in_16_bits_is_refused_where_nothing_else_rounds(site: S
     make_base(site.folder / "base", architectures=["Gemma2ForCausalLM"], model_type="gemma2", torch_dtype=dtype)
     site.edit("onnx: {kind: onnx, model: merged, precision: int4}", f"onnx: {{kind: onnx, model: merged, precision: {precision}}}")
     assert bool(found(site, "onnx")) is refused
+
+
+def test_a_model_without_a_tokenizer_is_told_where_texts_are_read(site: Site) -> None:
+    make_base(site.folder / "base")
+    assert found(site, "onnx") == []
+    (site.folder / "base" / "tokenizer.json").unlink()
+    problem = only(site, "adapter")
+    assert (problem.target, problem.fact) == ("base", "the model's folder has no tokenizer")
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja", "additional_chat_templates/tool_use.jinja"])
+def test_a_model_without_a_chat_template_is_told_where_rows_take_one(site: Site, place: str) -> None:
+    make_base(site.folder / "base")
+    (site.folder / "base" / "chat_template.jinja").unlink()
+    problem = only(site, "adapter")
+    assert problem.fact == "the model has no chat template, by which the rows of tone are rendered"
+    assert str(problem.where).startswith("olivebuild.yaml:5:")
+    file = site.folder / "base" / place
+    file.parent.mkdir(exist_ok=True)
+    given = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(given | {"chat_template": "{{ messages }}"}) if place.endswith(".json") else "{{ messages }}")
+    assert found(site, "adapter") == []
+    file.unlink()
+    site.edit('user: "{phrase}", assistant: "{tone}"', 'prompt: "{phrase}", completion: "{tone}"')
+    assert found(site, "adapter") == []
 
 
 def test_a_model_with_rotary_positions_in_all_layers_is_not_one_that_fails(site: Site) -> None:
