@@ -80,9 +80,11 @@ class StoreError(BuildError):
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
-    """What another library's error says, in one line; its type where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:most] if lines else type(error).__name__
+    """What another library's error says, in one line; its type where it says nothing. With a heading that ends in a colon goes what it is of."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:most]
 
 
 FULL = ("no room is left on the disk", "free some and build again: what was finished is kept")

@@ -19,6 +19,7 @@ from olivebuild.errors import first_line
         (KeyError(""), "''"),
         (OSError("  \n "), "OSError"),
         (ValueError("x" * 900), "x" * 300),
+        (OSError("Couldn't make it from one of: \n(1) this,\n(2) that"), "Couldn't make it from one of: (1) this,"),
     ],
 )
 def test_the_first_line_tells_something(error: Exception, line: str) -> None:
