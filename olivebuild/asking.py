@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivebuild.errors import BuildError, RecipeError
+from olivebuild import names
+from olivebuild.errors import BuildError, InputError, RecipeError
 from olivebuild.options import SET, TARGET, open_all, recipe_options
 from olivebuild.talker import Refused, Settings, Talker
 
@@ -201,6 +202,8 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
         with contextlib.suppress(ImportError):
             # Arrow keys and earlier lines, where the system has them.
             import readline  # noqa: F401
+    from olivebuild.console import show_error
+
     start = [{"role": "system", "content": system}] if system else []
     messages, interrupted = start, False
     while True:
@@ -217,6 +220,11 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
         interrupted = False
         if text.strip() == "/new":
             messages = start
+        elif not names.is_text(text):
+            odd = InputError("the line is not UTF-8 text", where="standard input", hint="write it as UTF-8")
+            if not interactive:
+                raise odd
+            show_error(odd)
         elif text.strip():
             asked = [*messages, {"role": "user", "content": text.strip()}]
             try:
@@ -224,8 +232,6 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
             except Refused as e:
                 if not interactive:
                     raise
-                from olivebuild.console import show_error
-
                 show_error(e)
                 continue
             if interrupted and not interactive:

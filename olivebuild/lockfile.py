@@ -84,6 +84,9 @@ class _Content(NamedTuple):
     others: dict[str, object]
 
 
+KNOWN = ("version", "sources", "libraries", "template_date")
+
+
 def _load(file: Path) -> _Content:
     """Raises RecipeError."""
     if not file.exists():
@@ -101,7 +104,13 @@ def _load(file: Path) -> _Content:
             check_date(date)
         elif date != "":
             raise ValueError(f"template_date is {date!r}")
-        others = {name: value for name, value in data.items() if name not in ("version", "sources", "libraries", "template_date")}
+        others = {name: value for name, value in data.items() if name not in KNOWN}
+        if others:
+            import difflib
+        for name in others:
+            # What a later version writes is kept; what is nearly one of ours was meant to be it.
+            if close := difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.8):
+                raise ValueError(f"the entry {name!r} is not known; did you mean {close[0]}?")
         return _Content(dict(pins), dict(versions), date, others)
     except json.JSONDecodeError as e:
         raise RecipeError(f"not valid JSON: {e.msg}", where=Where(file.name, e.lineno, e.colno), hint=hint) from None

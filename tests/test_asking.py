@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
-from olivebuild.asking import form_of, forms_for, whole_lines
-from olivebuild.errors import RecipeError
+from olivebuild.asking import converse, form_of, forms_for, whole_lines
+from olivebuild.errors import InputError, RecipeError
 from olivebuild.project import open_graph
 from tests.conftest import Place
 
@@ -72,3 +73,10 @@ def test_a_line_that_was_cut_is_written_again(tmp_path: Path, content: str, coun
     assert whole_lines(file) == count
     assert file.read_text() == left
     assert whole_lines(tmp_path / "none") == 0
+
+
+def test_a_line_that_is_no_text_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe odd\n"), "utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match="not UTF-8 text") as caught:
+        converse(None, None, with_form=False)  # type: ignore[arg-type]
+    assert str(caught.value.where) == "standard input"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,10 @@ def test_an_update_replaces_what_another_build_has_pinned(file: Path) -> None:
     update.save()
     build.save()
     assert Lockfile(file).sources == {"hf:a": "2", "hf:b": "3"}
+
+
+def test_a_misspelt_entry_is_told(file: Path) -> None:
+    """Without its date a template would be rendered with another one, and all that hangs on it made anew."""
+    file.write_text(json.dumps({"version": 1, "sources": {}, "libraries": {}, "template_dat": "2026-11-28"}))
+    with pytest.raises(RecipeError, match="'template_dat' is not known; did you mean template_date"):
+        Lockfile(file)

@@ -168,6 +168,8 @@ def _tell_drops(job: Job, fields: DatasetFields, report: Mapping[str, Any], whic
     if count > fields.max_dropped * report["read"]:
         share = -(-count * 100 // report["read"]) / 100
         hint = f"mend the rows; or, if they may go, `max_dropped: {share:g}` says so (it is {fields.max_dropped:g})"
+        if count == report["read"]:
+            hint = "mend the rows: none is left"
         if any(d["why"] == f"no value for {name}" for d in faulty for name in asked):
             hint = "a column that may be empty is written {name?}; else " + hint
         raise InputError(which + text, where=faulty[0]["first"], hint=hint)

@@ -93,7 +93,7 @@ def test_a_column_that_is_not_there(copied: Place) -> None:
 
 def test_an_empty_result(copied: Place) -> None:
     write_rows(copied.folder / "data/tone.jsonl", [{"phrase": "", "tone": "joy"}])
-    fails(copied, 1, "data/tone.jsonl:1: error: 1 of 1 rows dropped: 1 x no value for phrase", "max_dropped: 1")
+    fails(copied, 1, "data/tone.jsonl:1: error: 1 of 1 rows dropped: 1 x no value for phrase", "none is left")
 
 
 @pytest.mark.parametrize(
