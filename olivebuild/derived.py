@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping
 
-import diskcache
-
 from olivebuild.errors import Damaged
+from olivebuild.index import Index
 from olivebuild.store import Store
-from olivebuild.trace import open_index
 
 Blobs = tuple[tuple[str, int], ...]
 """(blob, size) of each part of a result."""
@@ -22,7 +19,7 @@ class Derived:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._index = None if store.read_only else open_index(store.root / "derived")
+        self._index = None if store.read_only else Index(store.root / "derived")
 
     def get(self, keys: Iterable[str]) -> dict[str, Blobs]:
         """Those of the keys that are known and whose blobs are there in their full size."""
@@ -35,7 +32,7 @@ class Derived:
                         found[key] = blobs
                         for blob, _ in blobs:
                             self.store.touch(self.store.path(blob))
-                except (ValueError, TypeError, OverflowError, RecursionError, sqlite3.Error, OSError, diskcache.Timeout):
+                except (ValueError, TypeError, OverflowError, RecursionError, OSError):
                     continue
         return found
 
@@ -55,33 +52,20 @@ class Derived:
         found: dict[str, Blobs] = {}
         if self._index is None:
             return found
-        try:
-            for key in self._index.iterkeys():
-                try:
-                    found[key] = _parse(self._index.get(key))
-                except (ValueError, TypeError, OverflowError, RecursionError):
-                    found[key] = ()
-        except (ValueError, sqlite3.Error, OSError, diskcache.Timeout):
-            pass
+        for key in self._index.all_keys():
+            try:
+                found[key] = _parse(self._index.get(key))
+            except (ValueError, TypeError, OverflowError, RecursionError):
+                found[key] = ()
         return found
 
     def drop(self, keys: Iterable[str]) -> None:
-        try:
-            if self._index is not None:
-                with self._index.transact():
-                    for key in keys:
-                        self._index.delete(key)
-        except (sqlite3.Error, OSError, diskcache.Timeout):
-            pass
+        if self._index is not None:
+            self._index.delete(keys)
 
     def put(self, results: Mapping[str, Blobs]) -> None:
-        try:
-            if self._index is not None:
-                with self._index.transact():
-                    for key, blobs in results.items():
-                        self._index.set(key, json.dumps(blobs))
-        except (sqlite3.Error, OSError, diskcache.Timeout):
-            pass
+        if self._index is not None:
+            self._index.set({key: json.dumps(blobs) for key, blobs in results.items()})
 
 
 def _parse(text: str | None) -> Blobs:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from olivebuild.errors import StoreError
+from olivebuild.errors import StoreError, aside
 
 try:
     # What portalocker does here, too; importing that takes longer than planning an edit.
@@ -58,13 +60,27 @@ def try_lock(file: Path, *, shared: bool = False) -> IO[bytes] | None:
     return None
 
 
+SLOW_SECONDS, LONGEST_SECONDS = 5.0, 600.0
+"""What `locked` holds is held for moments, so that a longer wait is told, and ends."""
+
+
 @contextmanager
 def locked(file: Path, *, shared: bool = False) -> Iterator[None]:
-    """Wait for the lock, and hold it for the block."""
-    pause = 0.001
+    """Wait for the lock, and hold it for the block. Raises StoreError when nobody gives it back."""
+    pause, began, told = 0.001, time.monotonic(), False
     while (handle := try_lock(file, shared=shared)) is None:
         time.sleep(pause)
         pause = min(0.02, pause * 1.5)
+        waited = time.monotonic() - began
+        if waited < SLOW_SECONDS or (told and waited < LONGEST_SECONDS):
+            continue
+        by = holders(file) or "another process"
+        if waited >= LONGEST_SECONDS:
+            raise StoreError(
+                f"{by} has held this lock for {waited / 60:.0f} min", where=str(file), hint="has it been stopped? let it go on, or end it"
+            )
+        told = True
+        aside(f"waiting for {file}, which {by} holds")
     with handle:
         yield
 
@@ -81,3 +97,45 @@ def check(folder: Path) -> None:
         if second:
             second.close()
             raise StoreError("this file system has no working locks: two hold the same one", where=str(file), hint=HINT)
+
+
+def check_posix(folder: Path) -> None:
+    """Raises StoreError where the file system has no locks of the sort that SQLite takes, which are others than ours."""
+    try:
+        import fcntl
+    except ImportError:
+        # There they are the same.
+        return
+    try:
+        # A file of its own: closing a file gives up all such locks that this process has on it.
+        with open(folder / "check-posix.lock", "a+b") as handle:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return
+    except OSError as e:
+        if e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO):
+            raise
+        raise StoreError(f"this file system has no working locks: {e}", where=str(folder), hint=HINT) from None
+
+
+def holders(*files: Path) -> str:
+    """`process 123 (python)`: who holds locks on these files; empty where the system does not tell."""
+    wanted = set()
+    for file in files:
+        with suppress(OSError):
+            wanted.add(file.stat().st_ino)
+    found = {}
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            # https://man7.org/linux/man-pages/man5/proc_locks.5.html; who waits has an arrow before it.
+            words = line.split()
+            if "->" not in words and int(words[5].rpartition(":")[2]) in wanted and (number := int(words[4])) not in (-1, 0, os.getpid()):
+                found[number] = _name_of(number)
+    return ", ".join(f"process {number}{f' ({name})' if name else ''}" for number, name in sorted(found.items()))
+
+
+def _name_of(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""

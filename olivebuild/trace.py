@@ -1,23 +1,19 @@
-"""Traces: what a key produced and what it cost. A file beside the blobs is the truth; a diskcache index makes looking up fast.
-
-Rows of the index are JSON text. diskcache would also read pickled rows, which runs code; our Disk refuses them on every path.
-"""
+"""Traces: what a key produced and what it cost. A file beside the blobs is the truth; a diskcache index makes looking up fast."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import diskcache
 from msgspec import Meta, Struct, to_builtins
 
 from olivebuild import digest
 from olivebuild.errors import of_disk
+from olivebuild.index import Index
 from olivebuild.key import Part
 from olivebuild.records import decode
 from olivebuild.store import Store
@@ -52,26 +48,6 @@ class Trace(Struct, frozen=True):
         return decode(text, Trace)
 
 
-class JsonDisk(diskcache.Disk):  # type: ignore[misc]
-    """Text keys, JSON text values, nothing else: a row of any other mode is refused before it is read."""
-
-    def put(self, key: str) -> tuple[str, bool]:
-        return key, True
-
-    def get(self, key: object, raw: bool) -> str:
-        if not raw or not isinstance(key, str):
-            raise ValueError("a row of the index has a key that is not text")
-        return key
-
-    def store(self, value: str, read: bool, key: object = None) -> tuple[int, int, None, str]:
-        return 0, diskcache.core.MODE_TEXT, None, value
-
-    def fetch(self, mode: int, filename: object, value: object, read: bool) -> str:
-        if mode != diskcache.core.MODE_TEXT or filename is not None or not isinstance(value, str):
-            raise ValueError("a row of the index is not JSON text")
-        return value
-
-
 class Traces:
     """key -> Trace. Reading never raises: what can't be read is as if it were not there, and is mended by the next write.
 
@@ -80,7 +56,7 @@ class Traces:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._index = None if store.read_only else open_index(store.root / "traces")
+        self._index = None if store.read_only else Index(store.root / "traces")
 
     def file(self, key: str) -> Path:
         return self.store.root / "blobs" / key[:2] / f"{key}.trace"
@@ -90,7 +66,7 @@ class Traces:
             row = self._index.get(key) if self._index is not None else None
             if row is not None and (found := _parse(row, key)):
                 return found
-        except (ValueError, sqlite3.Error, OSError, diskcache.Timeout):
+        except ValueError:
             pass
         found = self.read(key)
         if found:
@@ -118,11 +94,8 @@ class Traces:
         self._note(trace)
 
     def _note(self, trace: Trace) -> None:
-        try:
-            if self._index is not None:
-                self._index.set(trace.key, _text(trace))
-        except (sqlite3.Error, OSError, diskcache.Timeout):
-            pass
+        if self._index is not None:
+            self._index.set({trace.key: _text(trace)})
 
     def keys(self) -> list[str]:
         """All keys that have a file, be it right or not."""
@@ -143,11 +116,8 @@ class Traces:
             self.put(trace)
 
     def forget(self, key: str) -> None:
-        try:
-            if self._index is not None:
-                self._index.delete(key)
-        except (sqlite3.Error, OSError, diskcache.Timeout):
-            pass
+        if self._index is not None:
+            self._index.delete([key])
         self.file(key).unlink(missing_ok=True)
 
     def is_whole(self, key: str) -> bool:
@@ -178,16 +148,3 @@ def _parse(text: str, key: str) -> Trace | None:
         return None
     trace = Trace.from_json(body)
     return trace if trace.key == key else None
-
-
-def open_index(folder: Path) -> diskcache.Cache | None:
-    """The index; made anew when its file is damaged; None when it can't be had: the files do without."""
-    for attempt in range(2):
-        try:
-            # The default policy would evict rows at 1 GiB. Nothing waits for the disk: a row that a power cut takes is found again or made anew.
-            return diskcache.Cache(str(folder), disk=JsonDisk, eviction_policy="none", timeout=10, sqlite_synchronous=0)
-        except (sqlite3.Error, ValueError, OSError, diskcache.Timeout):
-            if attempt == 0:
-                for file in folder.glob("cache.db*"):
-                    file.unlink(missing_ok=True)
-    return None

@@ -23,6 +23,7 @@ from olivebuild.build import Build, Report
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Outcome
 from olivebuild.history import History
+from olivebuild.index import JsonDisk
 from olivebuild.journal import Journal
 from olivebuild.lockfile import Lockfile
 from olivebuild.plan import Plan, Strayed
@@ -30,7 +31,6 @@ from olivebuild.project import open_changed, open_graph, open_project
 from olivebuild.recipe import FILE_NAME
 from olivebuild.steps._rows import read_file
 from olivebuild.tensors import parse_header
-from olivebuild.trace import JsonDisk
 from tests import conftest
 from tests.conftest import Place
 from tests.faults import Pipeline, amount, builds_of, chance_of, quick_folder

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from olivebuild import locks
+from olivebuild import index, locks
 from olivebuild.errors import StoreError
+from olivebuild.index import Index
 from olivebuild.locks import locked, try_lock
+from olivebuild.store import Store
+from tests.conftest import Place
 
 HOLD = """
 import sys
@@ -157,3 +165,124 @@ def test_a_file_system_that_grants_a_lock_twice_is_told(tmp_path: Path, monkeypa
     monkeypatch.setattr("fcntl.flock", lambda _file, _flags: None)
     with pytest.raises(StoreError, match="two hold the same one"):
         locks.check(tmp_path)
+
+
+REFUSES = r"""
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/syscall.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static int refused(const char *sort) { const char *which = getenv("REFUSED"); return which && strstr(which, sort); }
+int flock(int fd, int what) { if (refused("flock")) { errno = ENOLCK; return -1; } return syscall(SYS_flock, fd, what); }
+#define CONTROL(name) int name(int fd, int what, ...) { \
+  va_list more; va_start(more, what); void *given = va_arg(more, void *); va_end(more); \
+  if (refused("posix") && (what == F_SETLK || what == F_SETLKW)) { errno = ENOLCK; return -1; } \
+  return syscall(SYS_fcntl, fd, what, given); }
+CONTROL(fcntl)
+CONTROL(fcntl64)
+"""
+"""NFS without lockd, for one, answers so."""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs a compiler, and a linker that can put its functions first")
+def test_a_file_system_that_has_run_out_of_locks_is_told_at_once(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "refuses.c").write_text("#define _GNU_SOURCE\n" + REFUSES)
+    subprocess.run(["cc", "-shared", "-fPIC", "-w", "-o", tmp_path / "refuses.so", tmp_path / "refuses.c"], check=True)
+    place.recipe.write_text('targets:\n  a: {kind: command, run: "cp olivebuild.yaml {outputs.b}", outputs: {b: b}}\n')
+    for which in ("flock posix", "posix", "flock"):
+        refused = Place(place.folder, place.cache, {"LD_PRELOAD": str(tmp_path / "refuses.so"), "REFUSED": which})
+        began = time.monotonic()
+        done = refused.run("build")
+        assert time.monotonic() - began < 15
+        assert done.code == 1
+        assert "this file system has no working locks: [Errno 37] No locks available" in done.err
+        assert done.err.count("error:") == 1
+        assert not (place.folder / "build").exists()
+    assert place.run().code == 0
+
+
+@contextlib.contextmanager
+def held_index(folder: Path, *statements: str) -> Iterator[int]:
+    program = (
+        "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "for statement in sys.argv[2:]: c.execute(statement)\nprint(flush=True)\nsys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(folder / "cache.db"), *statements]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield process.pid
+        process.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a file's holder is known")
+@pytest.mark.parametrize(
+    "statements", [("PRAGMA locking_mode=EXCLUSIVE", "BEGIN EXCLUSIVE", "UPDATE Settings SET value = value"), ("BEGIN IMMEDIATE",)]
+)
+@pytest.mark.parametrize("opened", [True, False])
+def test_an_index_that_another_process_keeps_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], statements: tuple[str, ...], opened: bool
+) -> None:
+    monkeypatch.setattr(index, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    folder = Store(tmp_path).root / "traces"
+    first = Index(folder)
+    first.set({"a": "1"})
+    if not opened or len(statements) > 1:
+        first.close()
+    with held_index(folder, *statements) as process:
+        began = time.monotonic()
+        found = first if opened else Index(folder)
+        for number in range(20):
+            # The first waits; once is enough.
+            found.set({str(number): "2"})
+        assert time.monotonic() - began < 3
+        assert found.get("a") is None
+    told = capfd.readouterr().err
+    assert told.count("note:") == 1
+    assert f"cache.db is kept by process {process} (python" in told
+    again = Index(folder)
+    assert again.get("a") == "1"
+    again.close()
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT"
+
+
+@pytest.mark.parametrize("table", ["Settings", "Cache"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_index_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, when: str) -> None:
+    monkeypatch.setattr(index, "WAIT_SECONDS", 0.3)
+    folder = Store(tmp_path).root / "traces"
+    opened = Index(folder)
+    opened.set({"a": "1"})
+    columns = [row[1] for row in sqlite3.connect(folder / "cache.db").execute(f"PRAGMA table_info({table})")]
+    if when == "before":
+        opened.close()
+    with contextlib.closing(sqlite3.connect(folder / "cache.db")) as other:
+        other.executescript(f"DROP TABLE {table}; CREATE VIEW {table}({', '.join(columns)}) AS {ENDLESS} {', '.join('x' for _ in columns)} FROM c;")
+    began = time.monotonic()
+    found = opened if when == "after" else Index(folder)
+    assert found.get("b") is None
+    assert set(found.all_keys()) <= {"a"}
+    assert time.monotonic() - began < 5
+    found.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a file's holder is known")
+def test_a_long_wait_is_told_and_ends(file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(locks, "SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "LONGEST_SECONDS", 0.5)
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    with other_process(file) as process:
+        assert said_by(process) == "held"
+        with pytest.raises(StoreError, match=f"process {process.pid} .* has held this lock"), locked(file):
+            pass
+        process.kill()
+    told = capfd.readouterr().err
+    assert told.count("note:") == 1
+    assert f"waiting for {file}, which process {process.pid} (" in told

@@ -13,9 +13,9 @@ import pytest
 
 from olivebuild.errors import InputError, StepError
 from olivebuild.executor import ActionInput
+from olivebuild.index import JsonDisk
 from olivebuild.steps.benchmark_check import STEP
 from olivebuild.store import Store
-from olivebuild.trace import JsonDisk
 from tests.conftest import Place
 from tests.scenarios.steps import job_in
 
