@@ -93,13 +93,14 @@ class Build:
         self.planner.workspace.recover()
         sweep(self.planner.store)
         check_room(self.planner, self._room, report.goals)
-        pin_all(self.planner, self.executor, report.goals, self.listen)
         try:
+            for node, error in pin_all(self.planner, self.executor, report.goals, self.listen, keep_going=self._keep_going):
+                self._fail(node, error, report)
             self.planner.dating.pinned = lambda node, text: self._say("note", node, text=text)
             known = recalled and self.planner.plan_from(recalled.plan, recalled.changed)
-            report.plan = plan = known or self.planner.plan(report.goals)
+            report.plan = plan = known or self.planner.plan(report.goals, with_faults=True)
             self._announce(plan)
-            self._check_models(plan, report)
+            self._check(plan, report)
             turns = Turns(self.planner.graph, plan)
             while True:
                 # After a failure what runs may end, but nothing new begins.
@@ -116,9 +117,10 @@ class Build:
                     changed = set(self._waiting)
                 if changed:
                     self.planner.update(plan, self._same_keys(plan, changed))
-                    if any(plan.states[name].node.source and plan.states[name].node.kind in BROUGHT for name in changed):
-                        # What was far away lies here now, and can be read.
-                        self._check_models(plan, report)
+                    brought = any(plan.states[name].node.source and plan.states[name].node.kind in BROUGHT for name in changed)
+                    if brought or any(s.fault for name, s in plan.found.items() if name not in self._failed):
+                        # What was far away lies here now, and can be read; or what was there can't any more.
+                        self._check(plan, report)
             left = [s.node.target for s in plan.states.values() if s.needed and s.verdict is not Verdict.FRESH]
             if left and not report.errors:
                 raise StepError(f"{left[0]} could not be made, and no step says why", hint="this is a fault of olivebuild; please report it")
@@ -130,11 +132,11 @@ class Build:
         report.seconds = time.monotonic() - start
         return report
 
-    def _check_models(self, plan: Plan, report: Report) -> None:
-        """Tell what can't be made of the models at hand, before hours go into it; what only such steps would read is not made either."""
-        if not any(s.verdict in (Verdict.STALE, Verdict.WAITING) for s in plan.states.values()):
+    def _check(self, plan: Plan, report: Report) -> None:
+        """Tell what can't be read, or made of the models at hand, before hours go into it; what only such steps would read is not made either."""
+        if not any(s.verdict in (Verdict.STALE, Verdict.WAITING, Verdict.BROKEN) for s in plan.states.values()):
             return
-        from olivebuild.model_checks import problems
+        from olivebuild.findings import problems, waiting_for
 
         for problem in problems(self.planner, plan):
             nodes = [plan.states[name].node for name in problem.nodes if name not in self._failed]
@@ -150,6 +152,7 @@ class Build:
                 if node.target not in report.failed:
                     report.failed.append(node.target)
                     self._say("failed", node, fact=problem.fact, where=str(problem.where), hint=problem.hint)
+        self._failed |= waiting_for(self.planner.graph, plan, self._failed)
         for name in reversed(list(plan.states)):
             users = [user for _, user in self.planner.graph.users.get(name, ()) if user in plan.states]
             if users and plan.states[name].node.target not in plan.goals and self._failed.issuperset(users):
@@ -268,16 +271,18 @@ class Build:
             if state.node.target not in report.ran:
                 report.ran.append(state.node.target)
         except (BuildError, OSError) as error:
-            e = of_disk(error, state.node.target) if isinstance(error, OSError) else error
-            e.target = e.target or state.node.target
-            report.errors.append(e)
-            report.failed.append(state.node.target)
-            self._failed.add(state.node.name)
-            self._say("failed", state.node, fact=e.fact, where=str(e.where or ""), hint=e.hint)
+            self._fail(state.node, of_disk(error, state.node.target) if isinstance(error, OSError) else error, report)
         finally:
             self.planner.store.discard(running.scratch)
             running.lock.close()
         return {message.node}
+
+    def _fail(self, node: Node, error: BuildError, report: Report) -> None:
+        error.target = error.target or node.target
+        report.errors.append(error)
+        report.failed.append(node.target)
+        self._failed.add(node.name)
+        self._say("failed", node, fact=error.fact, where=str(error.where or ""), hint=error.hint)
 
     def _store(self, running: Running, outcome: Outcome) -> None:
         """Blobs, then the trace. Whatever goes wrong before the trace is written leaves no trace."""

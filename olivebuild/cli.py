@@ -150,11 +150,11 @@ def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...]
     olivebuild plan onnx-int4
     """
     from olivebuild import console, live
-    from olivebuild.model_checks import problems
+    from olivebuild.findings import problems
 
     project = open_all(ctx, settings)
     with live.hashing(project.workspace.memo):
-        made = project.planner.plan(project.graph.goals(targets))
+        made = project.planner.plan(project.graph.goals(targets), with_faults=True)
         found = problems(project.planner, made)
     project.workspace.memo.save()
     dating = project.planner.dating
@@ -191,14 +191,16 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     \b
     olivebuild why onnx-int4
     """
-    from olivebuild import explain, live
+    from olivebuild import explain, findings, live
 
     project = open_all(ctx, settings)
     goals = [project.graph.one(target)]
     with live.hashing(project.workspace.memo):
-        story = explain.why(project.planner.plan(goals), project.workspace, target)
+        made = project.planner.plan(goals, with_faults=True)
+        story = explain.why(made, project.workspace, target)
     project.workspace.memo.save()
     click.echo(json.dumps(explain.to_json(story), indent=2, ensure_ascii=False) if as_json else explain.to_text(story))
+    ctx.exit(findings.show_faults(made))
 
 
 def run(seen: Look | None = None) -> None:

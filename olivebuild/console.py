@@ -25,9 +25,9 @@ from olivebuild.wording import clean, describe, difference, figure, listed, seco
 from olivebuild.wording import heading as named
 
 if TYPE_CHECKING:
-    from olivebuild.model_checks import Problem
+    from olivebuild.findings import Problem
 
-COLOURS = {Verdict.FRESH: "green", Verdict.CACHED: "cyan", Verdict.STALE: "yellow", Verdict.WAITING: "bright_black"}
+COLOURS = {Verdict.FRESH: "green", Verdict.CACHED: "cyan", Verdict.STALE: "yellow", Verdict.WAITING: "bright_black", Verdict.BROKEN: "bold red"}
 
 
 def stdout() -> Console:
@@ -84,6 +84,8 @@ def show_problems(problems: Iterable[Problem]) -> None:
     for problem in problems:
         if problem.fails:
             show_error(problem.error())
+            if problem.stops:
+                Console(stderr=True, highlight=False, soft_wrap=True).print(f"  without it can't be made: {escape(listed(problem.stops))}")
         else:
             stdout().print(f"[bright_black]{'note':<8}[/] {problem.target:<14} {escape(clean(f'{problem.where}: {problem.fact}; {problem.hint}'))}")
 

@@ -13,6 +13,14 @@ from olivebuild.step import step_of
 from olivebuild.wording import clean, describe
 from olivebuild.workspace import Workspace
 
+WORDS = {
+    Verdict.STALE: "will run",
+    Verdict.WAITING: "waits",
+    Verdict.CACHED: "will be restored",
+    Verdict.FRESH: "is fresh",
+    Verdict.BROKEN: "can't be made",
+}
+
 
 @dataclass
 class Story:
@@ -60,7 +68,7 @@ def _changed_steps(states: list[State], reasons: list[Reason]) -> list[str]:
 
 def to_text(story: Story, indent: int = 0) -> str:
     pad = "  " * indent
-    word = {Verdict.STALE: "will run", Verdict.WAITING: "waits", Verdict.CACHED: "will be restored", Verdict.FRESH: "is fresh"}[story.verdict]
+    word = WORDS[story.verdict]
     lines = [f"{pad}{story.target} {word}" + (", because:" if story.reasons and not story.past else "")]
     if story.past and story.reasons:
         lines.append(f"{pad}  it was last made because:")

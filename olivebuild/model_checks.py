@@ -6,10 +6,10 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from olivebuild import clock, digest
-from olivebuild.errors import InputError, Where
+from olivebuild.errors import InputError
+from olivebuild.findings import Problem
 from olivebuild.graph import Graph
 from olivebuild.model_config import (
     EMBEDDINGS,
@@ -43,23 +43,6 @@ OF_MODELS = ("adapter", "merged", "onnx", "benchmark-accuracy", "benchmark-check
 ROLES = ("model", "base", "source")
 
 
-class Problem(NamedTuple):
-    """A finding with the place in the recipe that it is about, and the nodes that can't run for it."""
-
-    target: str
-    where: Where
-    fact: str
-    hint: str
-    nodes: tuple[str, ...]
-    fails: bool
-
-    def to_json(self) -> dict[str, str]:
-        return {"target": self.target, "where": str(self.where), "fact": self.fact, "hint": self.hint}
-
-    def error(self) -> InputError:
-        return InputError(self.fact, where=self.where, hint=self.hint, target=self.target)
-
-
 def problems(planner: Planner, plan: Plan) -> list[Problem]:
     """What is known to go wrong with the nodes that would run, inputs first; each fact about a model once."""
     graph, found = planner.graph, dict[tuple[Path, str], Problem]()
@@ -72,6 +55,9 @@ def problems(planner: Planner, plan: Plan) -> list[Problem]:
             if origin is None:
                 continue
             model, folder = origin
+            if (there := plan.states.get(model.name)) and there.fault:
+                # That is said first, and comes alone.
+                continue
             if folder not in looks:
                 looks[folder] = Look(folder, planner.workspace.memo.digest)
             trained_on = _trained_on(graph, name, planner.scan.recipe.folder) or (model.source.name if model.source else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from olivebuild.errors import BuildError
 from olivebuild.events import Event, Listener
 from olivebuild.executor import Action, Executor, Outcome
 from olivebuild.node import Node
@@ -39,9 +40,14 @@ def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> s
         planner.store.discard(scratch)
 
 
-def pin_all(planner: Planner, executor: Executor, goals: Iterable[str], listen: Listener) -> None:
-    """Find out what unpinned remote sources stand for, before any key is made. Raises the first error."""
+def pin_all(planner: Planner, executor: Executor, goals: Iterable[str], listen: Listener, *, keep_going: bool) -> list[tuple[Node, BuildError]]:
+    """Find out what unpinned remote sources stand for, before any key is made. What could not be found out: the first of it, or all."""
+    failed: list[tuple[Node, BuildError]] = []
     for node in planner.graph.closure(goals):
-        if planner.scan.pin(node) == "":
-            pin(planner, executor, node, listen)
+        if planner.scan.pin(node) == "" and (keep_going or not failed):
+            try:
+                pin(planner, executor, node, listen)
+            except BuildError as e:
+                failed.append((node, e))
     planner.scan.lock.save()
+    return failed

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from olivebuild.dating import Dating
-from olivebuild.errors import Damaged
+from olivebuild.errors import BuildError, Damaged, InputError
 from olivebuild.graph import Graph
 from olivebuild.key import Part, Reason, compare, key_of, parts_of
 from olivebuild.manifest import Manifest
@@ -24,12 +24,13 @@ from olivebuild.workspace import Workspace
 
 
 class Verdict(Enum):
-    """FRESH: right and in place. CACHED: will be restored. STALE: will run. WAITING: an input is not known yet."""
+    """FRESH: right and in place. CACHED: will be restored. STALE: will run. WAITING: an input is not known yet. BROKEN: one can't be read."""
 
     FRESH = "fresh"
     CACHED = "cached"
     STALE = "stale"
     WAITING = "waiting"
+    BROKEN = "broken"
 
 
 class State(Struct):
@@ -53,6 +54,8 @@ class State(Struct):
     """Goes into build/ when it is made now."""
     thin: bool = False
     """Known to be fresh from the last build: trace, parts and manifest were not read again; see memory.py."""
+    fault: BuildError | None = None
+    """Why what it reads, or is, has no digest."""
 
 
 class Plan(Struct, dict=True):
@@ -73,7 +76,7 @@ class Plan(Struct, dict=True):
     def target(self, name: str) -> tuple[Verdict, list[State]]:
         """A target's verdict is the worst of its nodes'."""
         states = [self.states[n] for n in self.by_target[name]]
-        order = [Verdict.STALE, Verdict.WAITING, Verdict.CACHED, Verdict.FRESH]
+        order = [Verdict.BROKEN, Verdict.STALE, Verdict.WAITING, Verdict.CACHED, Verdict.FRESH]
         return min((s.verdict for s in states), key=order.index), states
 
     @property
@@ -111,12 +114,17 @@ class Planner(Struct, dict=True):
     def dating(self) -> Dating:
         return Dating(self.graph, self.scan, self.store, self.traces)
 
-    def plan(self, goals: Iterable[str]) -> Plan:
+    def plan(self, goals: Iterable[str], *, with_faults: bool = False) -> Plan:
+        """Raises InputError for the first input that has no digest; `with_faults`: such a node is BROKEN, and the others are planned."""
         plan = Plan(list(goals))
         names = [node.name for node in self.graph.closure(plan.goals)]
         plan.found = {name: State(self.graph.nodes[name], Verdict.WAITING) for name in names}
         plan.states = dict(plan.found)
         self._decide(plan, names, set(names))
+        if not with_faults:
+            for state in plan.found.values():
+                if state.fault:
+                    raise state.fault
         return plan
 
     def plan_from(self, plan: Plan, changed: Iterable[str]) -> Plan:
@@ -196,7 +204,14 @@ class Planner(Struct, dict=True):
         return None if found is None or node.outputs.keys() - found.outputs.keys() else found
 
     def _look_up(self, node: Node, states: dict[str, State]) -> State:
-        """The key of a node and what is known under it."""
+        """The key of a node and what is known under it; what can't be read is a fault of the node."""
+        try:
+            return self._looked_up(node, states)
+        except InputError as e:
+            e.target = e.target or node.target
+            return State(node, Verdict.BROKEN, reasons=[Reason("fault", e.fact)], fault=e)
+
+    def _looked_up(self, node: Node, states: dict[str, State]) -> State:
         last = self.workspace.last.get(node.name)
         before = self.traces.get(last.key) if last else None
         state = State(node, Verdict.FRESH, seconds=before.seconds if before else None)
@@ -217,8 +232,8 @@ class Planner(Struct, dict=True):
             state.reasons.append(Reason("source", comes_from.text, None, "not pinned yet"))
         if state.reasons:
             for wanted in node.files:
-                # What is missing is said before hours of training, not after.
-                self.scan.paths(node, wanted)
+                # What can't be read is said before hours of training, not after.
+                self.scan.check(node, wanted)
             state.verdict = Verdict.STALE if pin == "" else Verdict.WAITING
             return state
         state.parts = parts_of(

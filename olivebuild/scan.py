@@ -5,8 +5,11 @@ One scan is one view: what was looked at once is not looked at again, so that al
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from olivebuild import digest, machine, names
@@ -45,10 +48,17 @@ class Scan:
         """(label, value, path as the user wrote it) of each file that the node reads. Raises InputError when one is missing."""
         result = []
         for wanted in node.files:
-            for i, path in enumerate(self.paths(node, wanted)):
-                value = self._tree(node, path) if path.is_dir() else path.suffix.lower() + ":" + self._file(node, path)
-                result.append((f"{wanted.label}[{i}]", value, self.shown(path)))
+            with self._readable(node, wanted.field):
+                for i, path in enumerate(self.paths(node, wanted)):
+                    value = self._tree(node, path) if path.is_dir() else path.suffix.lower() + ":" + self._file(node, path)
+                    result.append((f"{wanted.label}[{i}]", value, self.shown(path)))
         return result
+
+    def check(self, node: Node, wanted: FileInput) -> None:
+        """Raises InputError when what a path or glob names is missing or is no file. Reads nothing: its content may change until the node's turn."""
+        with self._readable(node, wanted.field):
+            for path in self.paths(node, wanted):
+                self._check_kind(node, path)
 
     def paths(self, node: Node, wanted: FileInput) -> list[Path]:
         """The files that a path or glob of the recipe names, sorted, as first seen. Raises InputError when there are none."""
@@ -70,7 +80,7 @@ class Scan:
         if not found and not wanted.optional:
             fact = "matches no file" if wild else "does not exist"
             where = self.recipe.where(node.target, wanted.field)
-            raise InputError(f"{pattern} {fact}", where=where, hint=f"paths start at {folder}")
+            raise InputError(f"{pattern} {fact}", where=where, hint=f"paths start at {plain(folder)}")
         return found
 
     def model(self, node: Node, folder: Path, *, code: bool, field: tuple[str | int, ...] = ("source",)) -> str:
@@ -79,15 +89,33 @@ class Scan:
             self._matches[str(folder), False] = matching(folder, str(folder))
             self._folders.add(folder)
             where = self.recipe.where(node.target, field)
-            raise InputError(f"{self.shown(folder)} is not a folder", where=where, hint=f"paths start at {self.recipe.folder}")
+            raise InputError(f"{self.shown(folder)} is not a folder", where=where, hint=f"paths start at {plain(self.recipe.folder)}")
         if (node.name, folder) not in self._models:
-            # A file that is added changes the folder's own times.
-            for parent in (folder, *folders_in(folder)):
-                self._note(node, parent)
-                for path in filter(Path.is_file, parent.iterdir()):
-                    self._note(node, path)
-            self._models[node.name, folder] = self.model_at(folder, code=code)
+            with self._readable(node, field):
+                # A file that is added changes the folder's own times.
+                for parent in (folder, *folders_in(folder)):
+                    self._note(node, parent)
+                    for path in filter(Path.is_file, parent.iterdir()):
+                        self._note(node, path)
+                self._models[node.name, folder] = self.model_at(folder, code=code)
         return self._models[node.name, folder]
+
+    @contextlib.contextmanager
+    def _readable(self, node: Node, field: tuple[str | int, ...]) -> Iterator[None]:
+        """What can't be read is told with the place in the recipe that names it, and the file in the fact."""
+        try:
+            yield
+        except InputError as e:
+            where = self.recipe.where(node.target, field)
+            if e.where is None or e.where.file != where.file:
+                place = self.shown(Path(e.where.file)) if e.where else ""
+                raise InputError(f"{place}: {e.fact}" if place else e.fact, where=where, hint=e.hint) from None
+            raise
+        except OSError as e:
+            where = self.recipe.where(node.target, field)
+            place = self.shown(Path(os.fsdecode(e.filename))) if isinstance(e.filename, str | bytes) else "a file"
+            hint = "may you read it?" if isinstance(e, PermissionError) else "was it deleted meanwhile, or is the disk failing?"
+            raise InputError(f"{place} can't be read: {(e.strerror or str(e)).lower()}", where=where, hint=hint) from None
 
     def forget(self, node: Node) -> None:
         """A step has just made this node anew: what was seen of it before says nothing now."""
@@ -160,14 +188,20 @@ class Scan:
         return self._folders | set(self._stats) | {p for found in self._paths.values() for p in found}
 
     def shown(self, path: Path) -> str:
-        """A path as people write it: relative to the recipe when it lies below."""
-        try:
+        """A path as people write it: relative to the recipe when it lies below, and without `..` where it can be said without."""
+        if ".." in path.parts and (short := plain(path)).is_relative_to(folder := plain(self.recipe.folder)):
+            return short.relative_to(folder).as_posix()
+        if path.is_relative_to(self.recipe.folder):
             return path.relative_to(self.recipe.folder).as_posix()
-        except ValueError:
-            return str(path)
+        return str(plain(path))
 
     def _note(self, node: Node, path: Path) -> None:
         """Remember how a file was before it is read. Raises InputError for what never ends, or may not be there to be read again."""
+        self._check_kind(node, path)
+        self._stats.setdefault(path, digest.stat_of(path))
+        self._read.setdefault(node.name, set()).add(path)
+
+    def _check_kind(self, node: Node, path: Path) -> None:
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
@@ -175,8 +209,6 @@ class Scan:
         if not names.is_text(str(path)):
             hint = "rename it: its name goes into logs and reports"
             raise InputError(f"the name {str(path)!r} is not UTF-8 text", where=self._where(node, path), hint=hint)
-        self._stats.setdefault(path, digest.stat_of(path))
-        self._read.setdefault(node.name, set()).add(path)
 
     def _where(self, node: Node, path: Path) -> Where:
         """The field of the recipe that a path belongs to."""
@@ -197,6 +229,14 @@ class Scan:
         # What lies behind a link to a folder is read, so it counts.
         found = digest.files_below(folder)
         return digest.of_json([[p.relative_to(folder).as_posix(), self._tree(node, p) if p.is_dir() else self._file(node, p)] for p in found])
+
+
+def plain(path: Path) -> Path:
+    """An absolute path without `..`, unless that would be another file: behind a link to a folder."""
+    if ".." not in path.parts:
+        return path
+    short = Path(os.path.normpath(path))
+    return short if os.path.realpath(short) == os.path.realpath(path) else path
 
 
 def matching(folder: Path, pattern: str, *, literal: bool = False) -> list[Path]:

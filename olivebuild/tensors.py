@@ -6,6 +6,7 @@ Format: https://github.com/huggingface/safetensors#format (8 bytes little-endian
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -34,6 +35,8 @@ RANK_FILE = "shard-[0-9][0-9][0-9][0-9][0-9]-model-[0-9][0-9][0-9][0-9][0-9]-of-
 """What a training with several ranks leaves: transformers would load it in place of the model's own files."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
+
+COMPLETE = "is the download complete?"
 
 Size = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -65,7 +68,7 @@ def tensors_of(path: Path) -> list[Tensor]:
 
 def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
     """The tensors that a header (its length included) tells of, in a file of `size` bytes. Raises InputError."""
-    hint = "is the download complete?"
+    hint = COMPLETE
     try:
         (length,) = struct.unpack("<Q", header[:8])
         if length > min(HEADER_LIMIT, size - 8):
@@ -143,6 +146,9 @@ def _chosen(folder: Path) -> str:
     for name in (WHOLE, INDEX):
         if (folder / name).is_file():
             return name
+        if os.path.lexists(folder / name):
+            fact = f"{name} links to what is not there" if (folder / name).is_symlink() else f"{name} is not a file"
+            raise InputError(fact, where=str(folder), hint=COMPLETE)
     if others := sorted(p.name for p in folder.glob("*.safetensors")):
         fact = f"no {WHOLE} and no {INDEX} in the model folder; transformers would not load {others[0]}"
         hint = f"is the download complete? If {others[0]} is the whole model, call it {WHOLE}"
@@ -176,7 +182,7 @@ def _indexed(folder: Path, index: str) -> tuple[str, ...]:
             raise ValueError("no map from tensors to files")
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         said = f"{e} is missing" if isinstance(e, KeyError) else str(e)
-        raise InputError(f"not an index of weights: {said}", where=where, hint="is the download complete?") from None
+        raise InputError(f"not an index of weights: {said}", where=where, hint=COMPLETE) from None
     files = tuple(sorted(set(entries.values())))
     lies_in: dict[str, str] = {}
     for file in files:
@@ -184,7 +190,7 @@ def _indexed(folder: Path, index: str) -> tuple[str, ...]:
             raise InputError(f"the index names {file!r}", where=where, hint="only .safetensors files of the model's own folder are read")
         if not (folder / file).is_file():
             tensor = min(name for name, value in entries.items() if value == file)
-            raise InputError(f"{file} is missing, where the index has {tensor}", where=where, hint="is the download complete?")
+            raise InputError(f"{file} is missing, where the index has {tensor}", where=where, hint=COMPLETE)
         for t in tensors_of(folder / file):
             if t.name in lies_in:
                 hint = "which one is loaded depends on the loader; leave one of them out, or save the model anew with save_pretrained"

@@ -45,11 +45,11 @@ def status(ctx: click.Context, as_json: bool) -> None:
     \b
     olivebuild status
     """
-    from olivebuild import drops, live, wording
+    from olivebuild import drops, findings, live, wording
 
     project = open_all(ctx)
     with live.hashing(project.workspace.memo):
-        made = project.planner.plan(project.graph.all_goals)
+        made = project.planner.plan(project.graph.all_goals, with_faults=True)
     project.workspace.memo.save()
     rows: list[dict[str, object]] = []
     all_held: dict[str, int] = {}
@@ -77,6 +77,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
         click.echo(json.dumps({"targets": rows, "size": total, "stored": sum(all_held.values())}, indent=2))
     else:
         click.echo(f"{wording.size(total)} in all, of which the cache holds {wording.size(sum(all_held.values()))}")
+    ctx.exit(findings.show_faults(made))
 
 
 @click.command()

@@ -43,7 +43,7 @@ def listed(names: Sequence[str]) -> str:
 def describe(reason: Reason) -> str:
     """`lr: 0.0001 -> 0.0002`; digests are cut to what tells them apart."""
     old, new = (_short(v) for v in (reason.old, reason.new))
-    if reason.cause == "new":
+    if reason.cause in ("new", "fault"):
         return reason.what
     if reason.cause == "input" and old is None and new is None:
         return f"{reason.what} comes first"

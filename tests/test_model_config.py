@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from olivebuild.model_checks import Problem, problems
+from olivebuild.findings import Problem, problems
 from olivebuild.model_config import architectures_of_builder, context_of, methods_of_builder, types_of_transformers
 from olivebuild.scan import installed
 from tests.conftest import Place

@@ -1,0 +1,76 @@
+"""What is known at plan time not to go well: inputs that can't be read, and what the models at hand do not allow. Runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from olivebuild.errors import BuildError, InputError, Where
+from olivebuild.graph import Graph
+from olivebuild.plan import Plan, Planner, Verdict
+
+
+class Problem(NamedTuple):
+    """A finding with the place in the recipe that it is about, and the nodes that can't run for it."""
+
+    target: str
+    where: Where
+    fact: str
+    hint: str
+    nodes: tuple[str, ...]
+    fails: bool
+    stops: tuple[str, ...] = ()
+    """The other targets that can't be made then."""
+
+    def to_json(self) -> dict[str, object]:
+        stops = {"stops": list(self.stops)} if self.stops else {}
+        return {"target": self.target, "where": str(self.where), "fact": self.fact, "hint": self.hint, **stops}
+
+    def error(self) -> BuildError:
+        return InputError(self.fact, where=self.where, hint=self.hint, target=self.target)
+
+
+def problems(planner: Planner, plan: Plan) -> list[Problem]:
+    """What is known to go wrong with the nodes that would run, inputs first."""
+    # What only few plans need, and takes long to import.
+    from olivebuild import model_checks
+
+    found = [*_faults(planner, plan), *model_checks.problems(planner, plan)]
+    return [problem._replace(stops=_stops(planner.graph, plan, problem)) if problem.fails else problem for problem in found]
+
+
+def _faults(planner: Planner, plan: Plan) -> Iterable[Problem]:
+    for name, state in plan.found.items():
+        if e := state.fault:
+            where = e.where or planner.scan.recipe.where(state.node.target)
+            yield Problem(state.node.target, where, e.fact, e.hint, (name,), fails=True)
+
+
+def _stops(graph: Graph, plan: Plan, problem: Problem) -> tuple[str, ...]:
+    names = {*problem.nodes, *waiting_for(graph, plan, problem.nodes)}
+    found = dict.fromkeys(state.node.target for name, state in plan.states.items() if name in names)
+    return tuple(target for target in found if target != problem.target)
+
+
+def waiting_for(graph: Graph, plan: Plan, names: Iterable[str]) -> set[str]:
+    """The nodes of the plan that wait for one of these, be it through others."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        for _, user in graph.users.get(left.pop(), ()):
+            state = plan.states.get(user)
+            if user not in found and state and state.verdict in (Verdict.WAITING, Verdict.BROKEN):
+                found.add(user)
+                left.append(user)
+    return found
+
+
+def show_faults(plan: Plan) -> int:
+    """The inputs that can't be read, as errors; the exit code that this is."""
+    faults = [state.fault for state in plan.found.values() if state.fault]
+    if faults:
+        from olivebuild.console import show_error
+
+        for fault in faults:
+            show_error(fault)
+    return max((fault.exit_code for fault in faults), default=0)
