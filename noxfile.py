@@ -1,0 +1,80 @@
+"""The project's checks, one session each: `nox -l` lists them, and without arguments those run that need no model."""
+
+from __future__ import annotations
+
+import os
+
+import nox
+
+nox.needs_version = ">=2024.4"
+nox.options.sessions = ["lint", "types", "fast"]
+nox.options.default_venv_backend = "none" if os.environ.get("OLIVEBUILD_NOX_HERE") else "venv"
+AT_ONCE = ("-n", "auto")
+"""A test at a time needs one core."""
+FUZZ_SECONDS = "120"
+
+
+def install(session: nox.Session) -> None:
+    """Install the package with what its tests need, in the versions that are known to work together; with OLIVEBUILD_NOX_HERE nothing."""
+    if not os.environ.get("OLIVEBUILD_NOX_HERE"):
+        session.install("-c", "constraints.txt", "-e", ".[build,dev]")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format and rules."""
+    install(session)
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, strictly."""
+    install(session)
+    session.run("mypy")
+
+
+@nox.session
+def fast(session: nox.Session) -> None:
+    """Tests that need no model."""
+    install(session)
+    session.run("pytest", *AT_ONCE, "-m", "not scenario and not slow", *session.posargs)
+
+
+@nox.session
+def scenario(session: nox.Session) -> None:
+    """Real steps on a tiny model."""
+    install(session)
+    session.run("pytest", *AT_ONCE, "-m", "scenario and not slow", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Long matrices: all model families, all methods, many faults."""
+    install(session)
+    session.run("pytest", *AT_ONCE, "-m", "slow", *session.posargs)
+
+
+@nox.session
+def ci(session: nox.Session) -> None:
+    """All that a change must pass: under 20 minutes on 2 cores."""
+    lint(session)
+    types(session)
+    session.run("pytest", *AT_ONCE, *session.posargs, env={"OLIVEBUILD_FUZZ_SECONDS": FUZZ_SECONDS})
+
+
+@nox.session
+def full(session: nox.Session) -> None:
+    """Everything, the slow tests too."""
+    lint(session)
+    types(session)
+    session.run("pytest", *AT_ONCE, "-m", "", "-rs", *session.posargs, env={"OLIVEBUILD_FUZZ_SECONDS": FUZZ_SECONDS})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The claims about speed, the short way: each script ends with those that hold and those that do not."""
+    install(session)
+    for name in ("noop", "rebuild", "train"):
+        session.run("python", f"benchmarks/{name}.py", "--quick", *session.posargs)
