@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from olivebuild import clock, digest
+from olivebuild.conversions import known_to_fail
 from olivebuild.errors import InputError
 from olivebuild.findings import Problem
 from olivebuild.graph import Graph
@@ -23,7 +24,6 @@ from olivebuild.model_config import (
     full_precision_hint,
     is_there,
     kinds_in,
-    known_to_fail,
     last_in,
     methods_of_builder,
     quantised_by,

@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -238,103 +238,3 @@ def unknown_to_transformers(config: Config) -> Finding | None:
         fact = f"{architecture_of(config)} (model_type {kind}) is not a causal language model of {version}"
         return Finding(fact, "name a model that continues text", of_model=True)
     return Finding(fact, "another version of transformers may know it", of_model=True)
-
-
-# -- conversions that are known to fail, or to be wrong
-
-
-class Known(NamedTuple):
-    """An architecture that versions of the model builder can't convert. `applies`: to which configurations; `builder`: versions that were tried."""
-
-    architectures: tuple[str, ...]
-    builder: tuple[str, ...]
-    applies: Callable[[Config], bool]
-    happens: str
-    because: str
-    works: str
-    precisions: tuple[str, ...] = ()
-    """Which of the conversions; all, if none is named."""
-
-
-def _has_layers_without_rope(config: Config) -> bool:
-    text = text_config(config)
-    layers = text.get("no_rope_layers")
-    if isinstance(layers, list):
-        return not all(layers)
-    # What transformers makes of it: each layer of that number has no rotary positions.
-    every, count = text.get("no_rope_layer_interval", 4), text.get("num_hidden_layers", 36)
-    return isinstance(every, int) and isinstance(count, int) and 0 < every <= count
-
-
-def _has_state_layers(config: Config) -> bool:
-    return "mamba" in (text_config(config).get("layer_types") or ())
-
-
-def _is_stored_in_16_bits(config: Config) -> bool:
-    inner = text_config(config)
-    return (inner.get("dtype") or inner.get("torch_dtype")) in ("bfloat16", "float16")
-
-
-KNOWN_TO_FAIL = (
-    Known(
-        ("GemmaForCausalLM", "Gemma2ForCausalLM", "NemotronForCausalLM"),
-        ("0.18.0",),
-        _is_stored_in_16_bits,
-        "rounds what it should not (logits differ by a thousandth of their spread)",
-        "their norms multiply with 1 + weight, and the builder keeps that sum in 16 bits",
-        "onnxruntime-genai 0.18.0 with precision: int4, where that is below what 4 bits cost",
-        ("fp32",),
-    ),
-    Known(
-        ("GptOssForCausalLM",),
-        ("0.18.0",),
-        lambda config: quantised_by(config) != "mxfp4",
-        "ends in RuntimeError: Original GPT-OSS MXFP4 tensor ... was not found (models/builders/gptoss.py)",
-        "for 4 bits the builder takes the experts' weights as they were published, in MXFP4, and a merge has them in full precision",
-        "onnxruntime-genai 0.18.0 with precision: fp32; a merge of it can be used with transformers",
-        ("int4",),
-    ),
-    Known(
-        ("GraniteMoeHybridForCausalLM",),
-        ("0.17.1", "0.18.0"),
-        _has_state_layers,
-        "ends in AttributeError: 'NoneType' object has no attribute 'q_proj' (models/builders/granite.py)",
-        "it has Mamba layers, and the builder knows those with attention alone",
-        "none that was tried; a merge of it can be used with transformers",
-    ),
-    Known(
-        ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
-        ("0.17.1", "0.18.0"),
-        lambda _: True,
-        "looks for 'rope_type', which is not there (models/builders/base.py, make_rope_init)",
-        "transformers from 5.0 on keeps the rotary parameters of Gemma-3 by the type of layer, and the builder looks for those of all layers",
-        "onnxruntime-genai 0.13.2 with transformers 4.57.6, in an environment of its own; a merge of it can be used with transformers",
-    ),
-    Known(
-        ("SmolLM3ForCausalLM",),
-        ("0.17.1", "0.18.0"),
-        _has_layers_without_rope,
-        "looks for 'position_ids', which is not there (models/builders/base.py, make_attention_qk_rope), and for dml rotates what must not be",
-        "it has layers without rotary positions, and the builder gives these a rotation of their own",
-        "none that was tried (0.10.0 converts it without complaint, and wrongly); a merge of it can be used with transformers",
-    ),
-    Known(
-        ("OlmoForCausalLM",),
-        ("0.18.0",),
-        lambda _: True,
-        "writes a model of other answers (logits differ by a tenth of their spread in fp32)",
-        "the layer norms of OLMo-1 subtract the mean, and the builder writes them as RMS norms (models/builders/olmo.py)",
-        "none that was tried; a merge of it can be used with transformers",
-    ),
-)
-
-
-def known_to_fail(config: Config, precision: object) -> Finding | None:
-    """What the installed model builder is known to do wrong with such a model; None if nothing."""
-    architecture, version = architecture_of(config), installed("onnxruntime-genai")
-    for known in KNOWN_TO_FAIL:
-        meant = not known.precisions or precision in known.precisions
-        if meant and architecture in known.architectures and version in known.builder and known.applies(config):
-            fact = f"the model builder (onnxruntime-genai {version}, transformers {installed('transformers')}) can't convert {architecture}"
-            return Finding(f"{fact}: it {known.happens}, because {known.because}", f"versions that work: {known.works}")
-    return None

@@ -32,6 +32,8 @@ BUILDER_NAMES = {
     "cuda_bf16": "use_cuda_bf16",
 }
 NOT_OPTIONS = {"model", "adapter", "source", "precision", "provider", "overrides"}
+EPSILONS = ("layer_norm_eps", "norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon")
+"""What configurations call the epsilon of their norms, where they don't call it `rms_norm_eps`: the one name that the builder (0.18.0) looks for."""
 
 
 def builder_options(fields: OnnxFields) -> dict[str, Any]:
@@ -57,7 +59,9 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
     place = ("", str(folder), str(out), fields.precision, fields.provider, str(job.out.parent / "builder"))
     try:
         with _no_repository():
-            create_model(*place, **parse_extra_options(*place, given, **more))
+            parsed = parse_extra_options(*place, given, **more)
+            _name_epsilon(parsed["hf_details"]["hf_config"])
+            create_model(*place, **parsed)
     except (NotImplementedError, ValueError) as e:
         # The builder calls a model by its folder, which is one of ours.
         first = first_line(e)
@@ -74,6 +78,14 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
     job.progress("converting", 1, 1)
 
 
+def _name_epsilon(config: Any) -> None:
+    """Let the builder find the epsilon of the model's norms; where it finds none it takes one of its own, 1e-6."""
+    text = config.get_text_config()
+    found = next((getattr(text, name) for name in EPSILONS if isinstance(getattr(text, name, None), float)), None)
+    if found is not None and not hasattr(text, "rms_norm_eps"):
+        config.rms_norm_eps = found
+
+
 class BuilderFailed(StepError):
     """The model builder's own code failed. `watched`: perhaps for being watched, so that it may do better alone."""
 
@@ -82,7 +94,8 @@ class BuilderFailed(StepError):
 
 def _failed(job: Job, error: Exception, folder: Path) -> BuilderFailed | None:
     """What an exception of the builder means; None for one that was not raised in its own code."""
-    from olivebuild.model_config import known_to_fail, read_config
+    from olivebuild.conversions import known_to_fail
+    from olivebuild.model_config import read_config
 
     frames = traceback.extract_tb(error.__traceback__)
     place = Path(frames[-1].filename)

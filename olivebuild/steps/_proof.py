@@ -31,7 +31,7 @@ STEPS = 3
 BEYOND = 40
 """How far beyond a boundary a prompt goes; onnxruntime-genai keeps a few tokens more than the window."""
 FAR = 4096
-"""A window beyond this is tried as one of `NEAR` tokens: all that matters is the window's share of the length."""
+"""A window or an original context beyond this is tried as one of about `NEAR` tokens: what counts is on which side of it a token is."""
 NEAR = 1024
 WRONG = 0.05
 """Logits of a float32 miniature that differ by this much of their spread come from another computation, not from rounding."""
@@ -44,6 +44,9 @@ WIDTHS = {
     "conv_dim_out": 1,
 }  # fmt: skip
 """Sizes that follow the hidden size, as multiples of it."""
+
+
+ROPES = ("rope_scaling", "rope_parameters")
 
 
 class Untried(Exception):
@@ -119,24 +122,38 @@ def _kinds(known: Any, layers: int) -> int:
 
 
 def _boundaries(known: Any, inner: dict[str, Any]) -> tuple[tuple[tuple[int, int], ...], bool]:
-    found: list[tuple[int, int]] = []
     context = int(getattr(known, "max_position_embeddings", 0) or 0)
-    rope = getattr(known, "rope_parameters", None) or getattr(known, "rope_scaling", None) or {}
-    kinds = [r for r in (rope, *rope.values()) if isinstance(r, dict)]
+    kinds = list(_nested(getattr(known, "rope_parameters", None) or getattr(known, "rope_scaling", None)))
     by_length = any(r.get("rope_type", r.get("type")) in ("longrope", "dynamic") for r in kinds)
-    window = getattr(known, "sliding_window", None)
-    if isinstance(window, int) and 0 < window < context:
-        near = window if window <= FAR else NEAR
-        if near != window:
-            inner["sliding_window"] = near
-        found.append((window, near))
+    window, original = getattr(known, "sliding_window", None), 0
     if by_length:
         original = getattr(known, "original_max_position_embeddings", None) or next(
             (r["original_max_position_embeddings"] for r in kinds if r.get("original_max_position_embeddings")), 0
         )
-        if 0 < original <= FAR and original < context:
-            found.append((original, original))
-    return tuple(sorted(set(found))), by_length
+    real = sorted({length for length in (window, original) if isinstance(length, int) and 0 < length < context})
+    near = 0
+    found: list[tuple[int, int]] = []
+    for length in real:
+        near = length if length <= FAR else max(NEAR, near + 2 * BEYOND)
+        found.append((length, near))
+        if near == length:
+            continue
+        if length == window:
+            inner["sliding_window"] = near
+        if length == original:
+            # The factor of LongRoPE is the share of the two.
+            inner["max_position_embeddings"] = max(near * context // original, near + 2 * BEYOND)
+            for part in (inner, *(rope for name in ROPES for rope in _nested(inner.get(name)))):
+                if "original_max_position_embeddings" in part:
+                    part["original_max_position_embeddings"] = near
+    return tuple(found), by_length
+
+
+def _nested(rope: object) -> Iterator[dict[str, Any]]:
+    """What is said of rotary positions, and what of those of each kind of layer."""
+    if isinstance(rope, dict):
+        yield rope
+        yield from (part for part in rope.values() if isinstance(part, dict))
 
 
 def prove(mini: Miniature, scratch: Path, build: Callable[[Path, Path], None], precision: str, dtype: str, *, exact: bool) -> Proof:

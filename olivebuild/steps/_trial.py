@@ -34,7 +34,7 @@ class Difference:
         return ""
 
 
-VERSION = 2
+VERSION = 3
 """Raise it when another miniature is made (_proof.py), more is tried on it, or a limit is another one."""
 ANY = float("inf")
 LIMITS = {

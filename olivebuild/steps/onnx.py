@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from olivebuild import trees
 from olivebuild.errors import Damaged, InputError, StepError, first_line
@@ -70,8 +70,11 @@ PRECISIONS = {
 
 class Onnx(Step):
     kind = "onnx"
-    version = 5
-    changes = {5: "what is converted is compared with transformers, must be finite, and promises the length that works"}
+    version = 6
+    changes: ClassVar = {
+        5: "what is converted is compared with transformers, must be finite, and promises the length that works",
+        6: "norms of Phi-2 and Nemotron are computed with the epsilon of their configuration, and LongRoPE is tried beyond any original context",
+    }
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
     ahead = ("olivebuild.steps._arrays", "olivebuild.steps._merge", "olivebuild.steps._assemble")

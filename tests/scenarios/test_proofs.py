@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from olivebuild.conversions import known_to_fail
 from olivebuild.errors import InputError, StepError
 from olivebuild.sources import Source
 from olivebuild.steps import _proven, onnx
@@ -52,9 +53,44 @@ PUBLISHED = {
     "long rope": config(
         "Phi3", "phi3", num_key_value_heads=32, rms_norm_eps=1e-5, original_max_position_embeddings=300, sliding_window=262144, rope_scaling=FACTORS
     ),
+    "longer rope": config(
+        "Phi3", "phi3", num_key_value_heads=32, rms_norm_eps=1e-5, original_max_position_embeddings=8192, max_position_embeddings=131072,
+        sliding_window=262144, rope_scaling=FACTORS,
+    ),
     "no norm weights": config("Olmo", "olmo", num_key_value_heads=32, clip_qkv=None),
-    "offset norms": config("Nemotron", "nemotron", head_dim=64, partial_rotary_factor=0.5, hidden_act="relu2", norm_eps=1e-6),
+    "offset norms": config("Nemotron", "nemotron", head_dim=64, partial_rotary_factor=0.5, hidden_act="relu2", norm_eps=1e-5),
 }  # fmt: skip
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+VARIANTS: dict[str, tuple[dict[str, Any], bool]] = {
+    "linear Llama": (config("Llama", "llama", rope_scaling={"type": "linear", "factor": 4.0}), True),
+    "linear Qwen": (config("Qwen2", "qwen2", rope_scaling={"type": "linear", "factor": 4.0}), False),
+    "dynamic Llama": (config("Llama", "llama", rope_scaling={"type": "dynamic", "factor": 2.0}), False),
+    "dynamic Qwen": (config("Qwen2", "qwen2", rope_scaling={"type": "dynamic", "factor": 2.0}), True),
+    "YaRN of Llama": (config("Llama", "llama", rope_scaling=YARN), True),
+    "YaRN of Qwen": (config("Qwen3", "qwen3", head_dim=64, rope_scaling=YARN), True),
+    "YaRN with betas": (config("Qwen2", "qwen2", rope_scaling=YARN | {"factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0}), True),
+    "YaRN of gpt-oss": (config("Qwen2", "qwen2", rope_scaling=YARN | {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}), False),
+    "YaRN of SmolLM3": (config("SmolLM3", "smollm3", no_rope_layers=[1] * 24, layer_types=["full_attention"] * 24, rope_scaling=YARN), True),
+    "LongRoPE of Llama": (config("Llama", "llama", rope_scaling=FACTORS | {"original_max_position_embeddings": 300, "factor": 27.3}), True),
+    "Phi-3 of two lengths": (config("Phi3", "phi3", rope_scaling=None, sliding_window=None), True),
+    "Phi-3 of one length": (config("Phi3", "phi3", original_max_position_embeddings=8192, rope_scaling=None, sliding_window=None), False),
+    "Phi-1.5": (config("Phi", "phi", hidden_act="gelu_new", layer_norm_eps=1e-5, partial_rotary_factor=0.5, qk_layernorm=False), False),
+    "Phi with norms of queries": (config("Phi", "phi", hidden_act="gelu_new", layer_norm_eps=1e-5, qk_layernorm=True), True),
+    "Gemma-2B": (config("Gemma", "gemma", head_dim=256, hidden_act="gelu_pytorch_tanh", num_key_value_heads=1, tie_word_embeddings=True), True),
+    "Gemma-2-2b": (PUBLISHED["mixed windows"] | {"hidden_size": 2304}, False),
+}  # fmt: skip
+"""Configurations of architectures that the builder knows, and whether `plan` is to refuse them in float32."""
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_plan_refuses_what_comes_out_wrong_and_nothing_else(name: str, tmp_path: Path, store: Store) -> None:
+    given, refused = VARIANTS[name]
+    told = known_to_fail(given | {"torch_dtype": "float32"}, "fp32")
+    found = proven(tmp_path / "job", store, given, "float32", precision="fp32")
+    assert bool(told) == refused
+    assert bool(found.wrong or found.untried) == refused, found
 
 
 def proven(place: Path, store: Store, model: dict[str, Any], dtype: str = "bfloat16", **fields: Any) -> Any:
@@ -62,7 +98,8 @@ def proven(place: Path, store: Store, model: dict[str, Any], dtype: str = "bfloa
 
 
 @pytest.mark.parametrize(
-    ("name", "length"), [("llama", 0), ("window", 300), ("narrow window", 24), ("wide window", 32768), ("mixed windows", 0), ("long rope", 300)]
+    ("name", "length"),
+    [("llama", 0), ("window", 300), ("narrow window", 24), ("wide window", 32768), ("mixed windows", 0), ("long rope", 300), ("longer rope", 8192)],
 )
 def test_the_length_up_to_which_both_compute_the_same(name: str, length: int, tmp_path: Path, store: Store) -> None:
     proof = proven(tmp_path / "job", store, PUBLISHED[name])
@@ -106,6 +143,11 @@ def test_a_miniature_has_a_layer_of_each_kind() -> None:
     assert mini.config["num_hidden_layers"] == 3
     assert mini.config["hidden_size"] % 64 == 0
     assert mini.config["head_dim"] == 64
+    far = Miniature.of(PUBLISHED["longer rope"] | {"sliding_window": 6000, "original_max_position_embeddings": 16384}, 64)
+    assert far.boundaries == ((6000, 1024), (16384, 1104))
+    assert (far.config["sliding_window"], far.config["original_max_position_embeddings"]) == (1024, 1104)
+    # Their share is LongRoPE's factor.
+    assert far.config["max_position_embeddings"] == 8 * 1104
     with pytest.raises(Untried):
         Miniature.of({"model_type": "of no library"}, 64)
 
