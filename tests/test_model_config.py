@@ -230,7 +230,13 @@ def test_code_of_the_model_s_own_is_refused_with_the_field_that_allows_it(site: 
 
 
 def test_code_that_a_known_architecture_does_not_need_is_no_error(site: Site) -> None:
-    make_base(site.folder / "base", architectures=["Phi3ForCausalLM"], model_type="phi3", auto_map=INTERNLM["auto_map"])
+    make_base(
+        site.folder / "base",
+        architectures=["Phi3ForCausalLM"],
+        model_type="phi3",
+        auto_map=INTERNLM["auto_map"],
+        original_max_position_embeddings=512,
+    )
     assert found(site, "onnx") == []
 
 
