@@ -1,0 +1,404 @@
+"""Small changes to files, made by chance: some know JSON, safetensors or how paths look in a binary, others change bytes or what a path is."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from tests.fuzzing import Mutator
+
+NUMBERS = [
+    "0",
+    "-1",
+    "1",
+    "2",
+    "3",
+    "127",
+    "2147483648",
+    "4294967296",
+    "-9223372036854775808",
+    "9223372036854775807",
+    "18446744073709551615",
+    "1e308",
+    "1e999",
+    "-0.0",
+    "0.5",
+    "1e-320",
+]
+RAW = [
+    *NUMBERS, "NaN", "Infinity", "-Infinity", "null", "true", "false", '""', '"x"', "[]", "{}", "[null]", '[[]]', '{"":""}', '"\\ud800"', '"\\u0000"',
+    '"\\u001b]0;x\\u0007"', '"\\u202eevil\\u009b2J"', '"a\\nb"', '"auto"', '"float32"', '"all-linear"', '"(a+)+$"', '"(.*)*x"', '"["',
+    "9" * 5000, '"' + "x" * 70000 + '"', "[" * 3000 + "]" * 3000, '{"a":' * 3000 + "1" + "}" * 3000, '["x", 1, null]', '{"a": [1e999]}',
+]  # fmt: skip
+"""JSON values as text, since some can't be written by a library."""
+PATHS = [
+    "..", ".", "/", "../secret.txt", "../../neighbour/secret.txt", "{root}/neighbour/secret.txt", "{root}/neighbour", "~/secret.txt", "/dev/zero",
+    "/dev/stdin", "/proc/self/mem", "a/../../../neighbour", "file://{root}/neighbour", "{root}/work/evil.so", "evil.so", "evil", "modeling_evil",
+    "hf:../x", "C:\\evil", "con", "x" * 300, "a\\u0000b", "\\u202e", "-rf", "--help", "http://127.0.0.1:9/x", "$(touch evil)", "`touch evil`",
+]  # fmt: skip
+TEMPLATES = [
+    "{% for i in range(10**9) %}x{% endfor %}", "{{ 'x' * 10**10 }}", "{{ cycler.__init__.__globals__.os.system('touch evil') }}", "{{ 1/0 }}",
+    "{{ [].__class__.__base__.__subclasses__() }}", "{% include '/etc/passwd' %}", "{{ raise_exception('\\u001b[2J') }}", "{{ strftime_now('%Y') }}",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ messages[99].content }}", "{% set x = namespace(a=1) %}{{ x.a.b.c }}", "{{", "{% if %}",
+    "{{ '%s'|format('x') * 999999999 }}", "{{ messages | tojson(indent=99999999) }}",
+]  # fmt: skip
+KEYS: dict[str, list[str]] = {
+    "auto_map": ['{"AutoConfig": "modeling_evil.C", "AutoModelForCausalLM": "modeling_evil.M", "AutoTokenizer": ["modeling_evil.T", null]}'],
+    "custom_ops_library": ['"{root}/work/evil.so"', '"evil.so"', '"../evil.so"'],
+    "session_options": ['{"custom_ops_library": "{root}/work/evil.so"}', '{"enable_profiling": "{root}/neighbour/profile"}',
+                        '{"log_id": "x", "provider_options": [{"evil": {"library": "{root}/work/evil.so"}}]}'],
+    "provider_options": ['[{"VitisAI": {"config_file": "/dev/zero"}}]', '[{"evil": {}}]'],
+    "quantization_config": ['{"quant_method": "gptq", "bits": 4}', '{"quant_method": "evil"}',
+                            '{"quant_method": "bitsandbytes", "load_in_4bit": true}'],
+    "rope_scaling": [
+        '{"type": "longrope", "short_factor": [], "long_factor": [1e999]}', '{"rope_type": "evil"}', '{"rope_type": "dynamic", "factor": 0}',
+    ],
+    "tokenizer_class": ['"Evil"', '"../evil"', '"PreTrainedTokenizerFast"', '"LlamaTokenizer"'],
+    "model_type": ['"evil"', '"llama"', '"bert"', '"phi3"', '"../x"'],
+    "architectures": ['["Evil"]', '["BertModel"]', "[]", "null", '["../x"]'],
+    "attn_implementation": ['"evil/kernel"', '"flash_attention_2"'],
+    "_attn_implementation": ['"evil/kernel"'],
+    "num_hidden_layers": ["2147483647", "-1", "100000", "0", "1.5"],
+    "vocab_size": ["2147483647", "-5", "0", "99999999999999"],
+    "hidden_size": ["2147483647", "-64", "0", "63"],
+    "num_attention_heads": ["0", "-4", "3", "1000000"],
+    "max_position_embeddings": ["1000000000000", "0", "-1", "1e999"],
+    "peft_type": ['"LORA"', '"PREFIX_TUNING"', '"evil"', "1"],
+    "target_modules": ['"(a+)+$"', '"(.*)*(.*)*x"', '["q_proj", "q_proj"]', '"["', "[]", '[""]', "7"],
+    "modules_to_save": ['["lm_head"]', '["../x"]', "[1]"],
+    "rank_pattern": ['{"(a|aa)+$": 3}', '{"[": 1}', '{"q_proj": -1}'],
+    "alpha_pattern": ['{"(a|aa)+$": 1e999}', '{"q_proj": NaN}'],
+    "layers_to_transform": ["[99999999]", "-1", '"x"'],
+    "layer_replication": ["[[0, 1000000]]", "[[1, 0]]"],
+    "r": ["0", "-1", "100000000000", "1.5"],
+    "lora_alpha": ["NaN", "1e999", "-1", '"x"'],
+    "base_model_name_or_path": ['"../../neighbour"', '"{root}/neighbour"', "7", "null"],
+    "weight_map": ['{"x": "../../neighbour/secret.txt"}', '{"x": "/dev/zero"}', '{"x": 7}', "[]"],
+    "chat_template": [json.dumps(t) for t in TEMPLATES] + ["7", '[{"name": "default", "template": "x"}]', '[{"name": 1}]'],
+    "added_tokens": ['[{"id": 4294967296, "content": "x", "special": true}]', '[{"id": -1}]', "7"],
+    "pre_tokenizer": ['{"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": false}', "null", "[]"],
+    "eos_token_id": ["[[1]]", "-1", "99999999", '"x"', "[]"],
+    "filename": ['"../../neighbour/secret.txt"', '"{root}/work/evil.so"', '"/dev/zero"', '""'],
+    "metrics": ["[NaN]"],
+    "folder": ['"{root}/neighbour"', '"/"'],
+    "files": ['[["../../neighbour/secret.txt", [1, 2, 3, 4, 5], [["0123", 0, 16]]]]', "7"],
+    "sources": ['{"hf:some/model": "../../../../neighbour"}', '{"pypi:fuzzed==1!m.gguf": "x!../../y"}', "[]"],
+}  # fmt: skip
+"""Keys that mean something, with values that mean harm."""
+SIZES = [
+    0,
+    1,
+    2,
+    7,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    1 << 20,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 40,
+    1 << 50,
+    (1 << 63) - 1,
+    1 << 63,
+    (1 << 64) - 1,
+]
+NAMES = [b"\xff\xfe", b"a\nb", b"\x1b[2J", b"-rf", b" ", b"...", "\u202etxt.exe".encode(), b"x" * 255, b"con", b"a'b\"c", b"%s{}", b"~", b"json.py",
+         b"model-00001-of-00002.safetensors", b"pytorch_model.bin", b"model.safetensors.index.json", b"adapter_model.bin", b"tokenizer.model",
+         b"sub\\..\\x", b"x.tmp", b"0" * 32, b"evil.so"]  # fmt: skip
+
+
+class Changes:
+    """Draws from `chance` alone: the same chance makes the same change. `root` holds the workspace and what is around it."""
+
+    def __init__(self, chance: random.Random, root: Path, pool: list[Path]) -> None:
+        self.chance = chance
+        self.root = root
+        self.pool = pool
+        """Other files, to take pieces from."""
+
+    def change(self, path: Path) -> str:
+        """Change a file or a folder; what was done, in words."""
+        regular = path.is_file() and not path.is_symlink()
+        ways: list[tuple[float, Callable[[Path], str]]] = [(1.5 if regular else 10, self.place)]
+        if regular:
+            if path.suffix in (".json", ".jsonl", ".lock", ".trace") or path.name.endswith(".index"):
+                ways += [(7, self.json), (1, self.text), (1, self.bytes)]
+            elif path.suffix == ".safetensors":
+                ways += [(6, self.safetensors), (2, self.bytes)]
+            elif path.suffix in (".yaml", ".jinja", ".csv", ".tsv", ".txt", ".md"):
+                ways += [(6, self.text), (1, self.bytes)] + ([(6, self.template)] if path.suffix == ".jinja" else [])
+            else:
+                ways += [(5, self.bytes), (1, self.text), (2, self.json if path.read_bytes()[:1] in (b"{", b"[") else self.bytes)]
+        way = self.chance.choices([w for _, w in ways], [n for n, _ in ways])[0]
+        return f"{path.relative_to(self.root)}: {way(path)}"
+
+    def _hostile(self) -> str:
+        """A JSON value, as text."""
+        if self.chance.random() < 0.3:
+            return '"' + self.chance.choice(PATHS).replace("\\", "\\\\").replace("\\\\u", "\\u").replace("{root}", str(self.root)) + '"'
+        return self.chance.choice(RAW)
+
+    def json(self, path: Path) -> str:
+        """One value swapped, one key known to mean something set, one key given twice, or the text around it spoilt."""
+        text = path.read_text("utf-8", errors="surrogateescape")
+        head, value = "", None
+        lines = [text] if path.suffix != ".jsonl" and not path.name.endswith(".trace") else text.split("\n")
+        at = self.chance.randrange(max(1, len([line for line in lines if line.strip()])))
+        for start in (lines[at].find("{"), lines[at].find("[")):
+            with suppress(ValueError, RecursionError):
+                if start >= 0:
+                    head, value = lines[at][:start], json.loads(lines[at][start:])
+                    break
+        if value is None:
+            return self.text(path)
+        body, what = self._changed(value)
+        if self.chance.random() < 0.03:
+            body, what = self.chance.choice(("[", '{"a":', "\ufeff", "// x\n", "")) + body * self.chance.choice((1, 2)), "spoilt around"
+        if head.strip() and self.chance.random() < 0.8:
+            head = _own_digest(head, body)
+        lines[at] = head + body
+        data = "\n".join(lines).encode("utf-8", "surrogateescape")
+        path.write_bytes(data if self.chance.random() > 0.02 else data.decode("utf-8", "replace").encode("utf-16"))
+        return what
+
+    def _changed(self, value: object) -> tuple[str, str]:
+        places = list(_places(value))
+        marks: dict[str, str] = {}
+
+        def mark(raw: str) -> str:
+            marks[name := f"\x01{len(marks)}\x01"] = raw
+            return name
+
+        if isinstance(value, dict) and self.chance.random() < 0.5:
+            known = [k for k in KEYS if k in value]
+            name = self.chance.choice(known) if known and self.chance.random() < 0.6 else self.chance.choice(list(KEYS))
+            raw = self.chance.choice(KEYS[name]).replace("{root}", str(self.root))
+            holder = value
+            if self.chance.random() < 0.3 and (inner := [p[0][p[1]] for p in places if isinstance(p[0][p[1]], dict)]):
+                holder = self.chance.choice(inner)
+            holder[name] = mark(raw)
+            what = f"{name} = {raw:.80}"
+        elif places:
+            holder, key = self.chance.choice(places)
+            how = self.chance.random()
+            what = f"{key!r:.60} "
+            if how < 0.15:
+                del holder[key]
+                what += "left out"
+            elif how < 0.25 and isinstance(holder, list):
+                holder.extend([holder[key]] * self.chance.choice((1, 1000)))
+                what += "again"
+            elif how < 0.3 and isinstance(holder, dict):
+                raw = self._hostile()
+                body = _dump(value, marks)
+                # The same key, twice.
+                name = json.dumps(key)
+                return body.replace(name, f"{name}: {raw}, {name}", 1), f"{name:.60} twice, as {raw:.60}"
+            elif how < 0.4 and isinstance(holder, dict):
+                key2 = self.chance.choice([*PATHS, "", "\ud800", "\x1b[2J", "__class__", "x" * 5000]).replace("{root}", str(self.root))
+                holder[key2] = holder.pop(key)
+                what += f"renamed to {key2!r:.60}"
+            else:
+                raw = self._hostile()
+                holder[key] = mark(raw)
+                what += f"= {raw:.80}"
+        else:
+            return (raw := self._hostile()), f"all of it = {raw:.60}"
+        return _dump(value, marks), what
+
+    def safetensors(self, path: Path) -> str:
+        data = path.read_bytes()
+        size = int.from_bytes(data[:8], "little") if len(data) > 8 else 0
+        try:
+            header = json.loads(data[8 : 8 + size])
+        except ValueError:
+            return self.bytes(path)
+        if self.chance.random() < 0.15:
+            lie = self.chance.choice([*SIZES, size + 1, size - 1, len(data), len(data) - 8])
+            path.write_bytes(struct.pack("<Q", lie % (1 << 64)) + data[8:])
+            return f"header length {lie}"
+        names = [n for n in header if n != "__metadata__"]
+        what = ""
+        if names and self.chance.random() < 0.6:
+            name, other = self.chance.choice(names), self.chance.choice(names)
+            entry = header[name]
+            if isinstance(entry, dict) and isinstance(header[other], dict):
+                what = self._tensor(header, name, other)
+        body, what = (_dump(header, {}), what) if what else self._changed(header)
+        text = body.encode("utf-8", "surrogatepass")
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+        return what
+
+    def _tensor(self, header: dict[str, dict[str, object]], name: str, other: str) -> str:
+        entry = header[name]
+        how = self.chance.randrange(7)
+        if how == 0:
+            entry["dtype"] = self.chance.choice(["F32", "F64", "I8", "U8", "BOOL", "F8_E4M3", "BF16", "F4", "evil", ""])
+        elif how == 1:
+            entry["shape"] = self.chance.choice([[], [0], [-1], [1 << 62, 4], [1], list(reversed(list(entry.get("shape", [])))), [[1]], [1.5]])  # type: ignore[call-overload]
+        elif how == 2:
+            entry["data_offsets"] = header[other].get("data_offsets")
+        elif how == 3:
+            entry["data_offsets"] = self.chance.choice([[0, 0], [4, 0], [-4, 4], [0, 1 << 63], [0], [0, 1, 2], ["0", "4"], [0.0, 4.0], None])
+        elif how == 4:
+            del header[name]
+        elif how == 5:
+            header[self.chance.choice([*PATHS, "", "\x1b[2J", other + ".x"])] = header.pop(name)
+        else:
+            header[name], header[other] = header[other], header[name]
+        return f"tensor {name}, way {how}"
+
+    def text(self, path: Path) -> str:
+        data = path.read_bytes()
+        path.write_bytes(Mutator(self.chance, [data[: 1 << 20] or b"x"]).text())
+        return "text changed"
+
+    def template(self, path: Path) -> str:
+        path.write_text(text := self.chance.choice(TEMPLATES))
+        return f"is {text}"
+
+    def bytes(self, path: Path) -> str:
+        data = bytearray(path.read_bytes())
+        length, how = len(data), self.chance.randrange(9)
+        # What is decided early in a file matters more than its weights.
+        near = self.chance.choice((length, min(length, 64), min(length, 1024)))
+        at = self.chance.randrange(near or 1)
+        if how == 0:
+            del data[at:]
+        elif how in (1, 2) and length:
+            for _ in range(self.chance.choice((1, 1, 3, 50))):
+                data[self.chance.randrange(near)] ^= 1 << self.chance.randrange(8)
+        elif how in (3, 4):
+            form = self.chance.choice(("<B", "<H", "<I", "<Q", ">I"))
+            number = self.chance.choice(SIZES) % (1 << (8 * struct.calcsize(form)))
+            data[at : at + struct.calcsize(form)] = struct.pack(form, number)
+        elif how == 5:
+            count = self.chance.choice((1, 8, 100, 5000))
+            data[at:at] = data[at : at + count] or b"\0" * count
+        elif how == 6 and self.pool:
+            other = self.chance.choice(self.pool).read_bytes()
+            start = self.chance.randrange(len(other) + 1)
+            data = bytearray(other) if self.chance.random() < 0.4 else data[:at] + other[start : start + 200] + data[at:]
+        elif how == 7:
+            words = [
+                w
+                for w in (b"model.onnx.data", b"model.onnx", b"llama", b"phi3", b"m.gguf", b"general.architecture", b"tokenizer.ggml.tokens")
+                if w in data
+            ]
+            if words:
+                old = self.chance.choice(words)
+                new = self.chance.choice(PATHS).replace("{root}", str(self.root)).encode()
+                # Equal lengths keep the rest readable.
+                return _write(
+                    path, data.replace(old, (new + b"/" * len(old))[: len(old)] if self.chance.random() < 0.8 else new), f"{old!r} is a path"
+                )
+        else:
+            data[at:] = b"" if self.chance.random() < 0.2 else self.chance.choice((b"\0", b"\xff", b"(")) * min(100_000, length - at)
+        return _write(path, data, f"bytes, way {how} at {at}")
+
+    def place(self, path: Path) -> str:
+        """Change what lies at a path, not what a file says."""
+        chance = self.chance
+        secret = self.root / "neighbour"
+        how = chance.choice(["gone", "empty", "link", "link", "link", "fifo", "folder", "socket", "mode", "hard link", "beside", "beside", "moved"])
+        folder = path if path.is_dir() else path.parent
+        if how == "beside":
+            name = os.fsdecode(chance.choice(NAMES))
+            beside = folder / name
+            with suppress(OSError, ValueError):
+                return f"beside it {name!r}: {self._make(beside, chance.choice(('copy', 'link', 'fifo', 'folder', 'empty')), path, secret)}"
+            return "nothing"
+        if how == "mode":
+            path.chmod(chance.choice((0, 0o200, 0o111, 0o4777)))
+            return "mode"
+        if how == "moved":
+            path.rename(path.with_name(os.fsdecode(chance.choice(NAMES))))
+            return "moved"
+        if how == "hard link" and not path.is_file():
+            how = "link"
+        _remove(path)
+        return "gone" if how == "gone" else self._make(path, how, path, secret)
+
+    def _make(self, path: Path, how: str, like: Path, secret: Path) -> str:
+        if how == "copy":
+            path.write_bytes(like.read_bytes() if like.is_file() else b"x")
+        elif how == "empty":
+            path.write_bytes(b"")
+        elif how == "folder":
+            path.mkdir()
+            (path / "x").write_text("x")
+        elif how == "fifo":
+            os.mkfifo(path)
+        elif how == "socket":
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as made:
+                made.bind(str(path))
+        elif how == "hard link":
+            os.link(secret / "secret.txt", path)
+        elif how == "link":
+            to = self.chance.choice(
+                [
+                    secret / "secret.txt",
+                    secret,
+                    secret / "model",
+                    self.root / "home",
+                    path,
+                    "/dev/zero",
+                    "/dev/stdin",
+                    "nowhere",
+                    "..",
+                    "/proc/self/fd",
+                    ".",
+                ]
+            )
+            path.symlink_to(to)
+            return f"link to {to}"
+        return how
+
+
+def _write(path: Path, data: bytes | bytearray, what: str) -> str:
+    path.write_bytes(data)
+    return what
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _places(value: object) -> list[tuple[object, object]]:
+    """Every place in a JSON value: its holder and its key. Of a long list the first few."""
+    found: list[tuple[object, object]] = []
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        keys = list(one) if isinstance(one, dict) else range(min(len(one), 5)) if isinstance(one, list) else ()
+        for key in keys[:200] if isinstance(keys, list) else keys:
+            found.append((one, key))
+            todo.append(one[key])  # type: ignore[index]
+    return found
+
+
+def _dump(value: object, marks: dict[str, str]) -> str:
+    text = json.dumps(value, separators=(",", ":"))
+    for name, raw in marks.items():
+        text = text.replace(json.dumps(name), raw)
+    return text
+
+
+def _own_digest(head: str, body: str) -> str:
+    """What begins with its own digest gets the right one."""
+    from olivebuild import digest
+
+    return head.replace(head.strip(), digest.of_bytes(body)) if len(head.strip()) == 32 else head
