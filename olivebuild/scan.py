@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from olivebuild import digest, machine, names, numerics
+from olivebuild import digest, machine, names
 from olivebuild.digest import Stat, StatMemo
 from olivebuild.errors import InputError, Where
 from olivebuild.lockfile import Lockfile
@@ -50,6 +50,9 @@ class Scan:
         for wanted in node.files:
             with self._readable(node, wanted.field):
                 for i, path in enumerate(self.paths(node, wanted)):
+                    if node.source and node.source.scheme == "gguf" and path.is_dir():
+                        hint = "name a .gguf file; a Hugging Face folder is named without the scheme"
+                        raise InputError(f"{self.shown(path)} is a folder, not a file", where=self._where(node, path), hint=hint)
                     value = self._tree(node, path) if path.is_dir() else path.suffix.lower() + ":" + self._file(node, path)
                     result.append((f"{wanted.label}[{i}]", value, self.shown(path)))
         return result
@@ -144,11 +147,11 @@ class Scan:
         return self._libraries[name]
 
     def machine(self, node: Node) -> dict[str, str]:
-        """What of the machine is in the node's key: for latency all of it, for `numerics: strict` what the bytes depend on."""
-        if node.machine and not self._machine:
+        if not node.machine:
+            return {}
+        if not self._machine:
             self._machine = machine.describe()
-        strict = {f"numerics.{name}": value for name, value in numerics.here(gpu=node.gpu).items()} if node.strict else {}
-        return (self._machine if node.machine else {}) | strict
+        return self._machine
 
     def seen_for(self, node: Node) -> dict[Path, Stat | None]:
         """All files and folders on which this scan's answers for a node depend, as they were when it looked."""

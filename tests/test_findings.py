@@ -148,6 +148,14 @@ def test_so_does_a_file_whether_its_reader_is_next_or_waits(site: Site, damage: 
     assert verdicts == {"base": "fresh", "int4": "stale", "first": "stale" if waits else "fresh", "copied": "broken"}
 
 
+def test_a_folder_named_as_a_gguf_file(tmp_path: Path) -> None:
+    made = Site(tmp_path, 'targets:\n  base: {kind: model, source: "gguf:m.gguf"}\n')
+    made.write("m.gguf/x", "")
+    with pytest.raises(InputError, match=r"m\.gguf is a folder, not a file") as caught:
+        made.plan("base")
+    assert str(caught.value.where) == "olivebuild.yaml:2:23"
+
+
 def test_a_disk_that_refuses_to_read_is_told_as_such(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     # Who may do all is refused nothing, so a name that is too long stands for what the system can't open.
     site.edit("files: [in.txt]", f"files: [{'x' * 300}]")

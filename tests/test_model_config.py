@@ -85,7 +85,7 @@ def test_nothing_is_said_of_a_model_that_all_can_be_made_of(site: Site, goal: st
     assert found(site, goal) == []
 
 
-@pytest.mark.parametrize(("architecture", "kind"), [("Olmo2ForCausalLM", "olmo2"), ("Qwen3MoeForCausalLM", "qwen3_moe")])
+@pytest.mark.parametrize(("architecture", "kind"), [("Olmo2ForCausalLM", "olmo2"), ("Qwen3MoeForCausalLM", "qwen3_moe"), ("LlamaModel", "llama")])
 def test_an_architecture_that_the_model_builder_does_not_know(site: Site, architecture: str, kind: str) -> None:
     make_base(site.folder / "base", architectures=[architecture], model_type=kind)
     problem = only(site, "onnx")
@@ -269,6 +269,16 @@ def test_a_tokenizer_larger_than_the_embedding(site: Site, rows: int, unigram: b
     assert problem.fact == f"the tokenizer has {TOKENS + 2} tokens, the model's embedding {rows}"
     assert ("<|tone|>" if rows == TOKENS else "<|end_of_turn|>") in problem.hint
     assert str(problem.where) == "olivebuild.yaml:3:23"
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"eos_token_id": 2}\n{', "\ufeff{}", "[" * 100_000, '{"a": %s}' % ("9" * 5000)])
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
+def test_a_small_file_that_is_no_json_object_is_told_before_anything_runs(site: Site, name: str, text: str) -> None:
+    make_base(site.folder / "base")
+    (site.folder / "base" / name).write_text(text)
+    problem = only(site, "onnx", "merged")
+    assert problem.fact.startswith(f"{name} can't be read: ")
+    assert (problem.target, str(problem.where)) == ("base", "olivebuild.yaml:3:23")
 
 
 def test_tokens_that_tokenizer_config_adds_count(site: Site) -> None:
