@@ -12,7 +12,7 @@ from typing import IO
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from olivebuild import digest, locks, workspaces
+from olivebuild import digest, locks, numerics, workspaces
 from olivebuild.actions import make_action, trusts
 from olivebuild.errors import BuildError, Damaged, InputError, StepError, StoreError, of_disk
 from olivebuild.events import Event, Listener
@@ -309,8 +309,9 @@ class Build:
         outputs = {name: result.digests.get(name) or self._output_digest(node, name, out, reference, manifest) for name in node.outputs}
         known = planner.traces.get(state.key)
         if known and dict(known.outputs) != outputs:
-            text = f"the same inputs gave another result than on the last run ({node.target} is not deterministic)"
-            self._say("note", node, text=text)
+            other = numerics.differing(known.provenance.get("numerics") or {}, outcome.numerics) if node.computes else []
+            why = f"made under other numerics: {'; '.join(other)}" if other else f"{node.target} is not deterministic"
+            self._say("note", node, text=f"the same inputs gave another result than on the last run ({why})")
             state.reasons.append(Reason("output", "another result from equal inputs", known.outputs.get("", known.manifest), outputs.get("", blob)))
         trace = Trace(
             key=state.key,
@@ -323,7 +324,7 @@ class Build:
             seconds=round(outcome.seconds, 3),
             peak_rss=outcome.peak_rss,
             metrics=result.metrics,
-            provenance=result.provenance,
+            provenance={**result.provenance, **({"numerics": outcome.numerics} if node.computes and outcome.numerics else {})},
         )
         planner.traces.put(trace)
         planner.store.checkpoint(state.key).unlink(missing_ok=True)

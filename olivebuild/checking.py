@@ -47,8 +47,12 @@ class Checked:
     limits: dict[str, float] = field(default_factory=dict)
     """How much of each named resource there is."""
 
+    strict: bool = False
+    """The numerics of the machine are part of every key that they can change."""
 
-KEYS = ["version", "default", "cache", "resources", "targets"]
+
+KEYS = ["version", "default", "cache", "resources", "numerics", "targets"]
+NUMERICS = ("any", "strict")
 
 
 def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
@@ -62,6 +66,9 @@ def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
             raise _unknown(doc, (key,), "key", key, KEYS)
     if top.get("version", 1) != 1 or isinstance(top.get("version"), bool):
         raise RecipeError(f"version {top['version']!r} is not known to this olivebuild", where=doc.where(("version",)), hint="write version: 1")
+    if (given := top.get("numerics", "any")) not in NUMERICS:
+        hint = "`numerics: strict` has another processor make everything anew; without it results are shared"
+        raise RecipeError(f"numerics: {given!r} is not one of any, strict", where=doc.where(("numerics",)), hint=hint)
     raw = top.get("targets")
     if not isinstance(raw, dict) or not raw:
         raise RecipeError(
@@ -79,7 +86,7 @@ def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
     if "cache" in top:
         cache = _validate(doc, Cache, top["cache"], ("cache",), "cache")
     limits = _resources(doc, top.get("resources", {}), ("resources",))
-    return Checked(doc, targets, _default(doc, top.get("default"), targets, matrices), cache, matrices.members, limits)
+    return Checked(doc, targets, _default(doc, top.get("default"), targets, matrices), cache, matrices.members, limits, given == "strict")
 
 
 def _target(doc: Document, name: str, value: object, matrices: Matrices) -> Target:

@@ -63,6 +63,9 @@ class Action(NamedTuple):
     template_date: str = ""
     """What a chat template that reads the clock is told, `2026-11-28`; `freeze 2026-11-28` where that is to be fixed in what is published."""
 
+    numerics: Mapping[str, str] = {}
+    """What of the machine it runs on is part of the result's meaning, as the executor finds it; see numerics.py."""
+
     def to_json(self) -> str:
         return json.dumps(self._asdict() | {"inputs": {role: given._asdict() for role, given in self.inputs.items()}})
 
@@ -74,13 +77,14 @@ class Action(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an action ended: a result, or the error. `seconds` is wall time, `peak_rss` bytes."""
+    """How an action ended: a result, or the error. `seconds` is wall time, `peak_rss` bytes, `numerics` the action's."""
 
     node: str
     seconds: float
     peak_rss: int = 0
     result: Result | None = None
     error: BuildError | None = None
+    numerics: Mapping[str, str] = {}
 
 
 class Message(NamedTuple):

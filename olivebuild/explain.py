@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import asdict
 
+from olivebuild import numerics
 from olivebuild.console import unique_reasons
 from olivebuild.key import Reason, version_label
 from olivebuild.plan import Plan, State, Verdict
@@ -48,6 +49,7 @@ def why(plan: Plan, workspace: Workspace, target: str, seen: frozenset[str] = fr
     made = [s.trace.provenance for s in states if s.trace]
     story.notes = [f"made whole by {p['by']}, since {p['because']}" for p in made if p.get("because") and p.get("by")]
     story.notes += _changed_steps(states, reasons)
+    story.notes += _other_numerics(states)
     if not past:
         below = dict.fromkeys(r.what.partition(".")[0] for r in reasons if r.cause == "input")
         story.causes = [why(plan, workspace, name, seen | {target}) for name in below if name in plan.targets and name not in seen | {target}]
@@ -63,6 +65,16 @@ def _changed_steps(states: list[State], reasons: list[Reason]) -> list[str]:
             if step and reason.cause == "step" and reason.what == version_label(kind) and reason.old and reason.new:
                 new = range(int(reason.old) + 1, int(reason.new) + 1)
                 found |= {f"olivebuild makes it differently now: {step.changes[v]}": None for v in new if v in step.changes}
+    return [*found]
+
+
+def _other_numerics(states: list[State]) -> list[str]:
+    """How the machine that made it computes otherwise than this one, where its trace tells."""
+    found: dict[str, None] = {}
+    for state in states:
+        made = state.trace.provenance.get("numerics") if state.trace else None
+        if isinstance(made, dict) and (other := numerics.differing(made, numerics.here(gpu=state.node.gpu))):
+            found[f"made under other numerics than this machine's ({'; '.join(other)}): a clean build here may give other bytes"] = None
     return [*found]
 
 

@@ -87,7 +87,8 @@ def build_graph(recipe: Recipe) -> Graph:
     raw: dict[str, Node] = {}
     for target in recipe.targets.values():
         for node in _nodes(recipe, target):
-            raw[node.name] = structs.replace(node, resources=target.resources) if target.resources and not node.resources else node
+            resources = node.resources or target.resources
+            raw[node.name] = structs.replace(node, resources=resources, strict=node.computes and recipe.strict)
     inputs = {node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges] for node in raw.values()}
     graph = Graph(recipe, _outlines(recipe), recipe.default, recipe.matrices, recipe.limits)
     for node in _ordered(recipe, raw, inputs):

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 from functools import cache
+from itertools import takewhile
 
 
 @cache
@@ -45,15 +46,21 @@ def memory_bytes() -> int:
         return 0
 
 
-def processor() -> list[str]:
-    """What decides which instructions run: name and features of the processor."""
+def cpu_facts() -> dict[str, str]:
+    """What the system says of the first processor; nothing where it does not tell."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
-            lines = dict(line.partition(":")[::2] for line in f.read().partition("\n\n")[0].splitlines())
+            # Line by line: the system writes hundreds of processors out as they are read.
+            lines = dict(line.partition(":")[::2] for line in takewhile(str.strip, f))
     except OSError:
         lines = {}
+    return {name.strip(): value.strip() for name, value in lines.items()}
+
+
+def processor() -> list[str]:
+    """What decides which instructions run: name and features of the processor."""
     wanted = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features")
-    facts = {name.strip(): value.strip() for name, value in lines.items()}
+    facts = cpu_facts()
     return [processor_name(), platform.machine(), *(facts.get(name, "") for name in wanted)]
 
 

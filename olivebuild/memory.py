@@ -348,7 +348,7 @@ def _known(state: State, outline: Outline, inputs: tuple[tuple[int, str], ...], 
 
 def _seen(planner: Planner, state: State, looked: int, scanned: int) -> Block:
     """What a node depends on, as it was when it was looked at: the files it reads at `scanned`, the results at `looked`. Empty: never the same."""
-    if state.trace and (state.trace.metrics or state.node.machine):
+    if state.trace and (state.trace.metrics or state.node.machine or state.node.strict or state.node.keyed):
         # Somebody may ask for its figures, or the machine may have changed: these few are looked up each time.
         return {}
     stats: Block = {str(path): snapshot.stat_of(str(path)) for path in results(planner, state)}

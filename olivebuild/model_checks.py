@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from olivebuild import clock, digest
+from olivebuild import clock, digest, mistaken
 from olivebuild.conversions import known_to_fail
 from olivebuild.errors import InputError, first_line
 from olivebuild.findings import Problem
@@ -33,10 +33,11 @@ from olivebuild.model_config import (
     unknown_to_transformers,
     without_embedding,
 )
+from olivebuild.model_signs import made_for_something_else, methods_of_transformers, quantised_in
 from olivebuild.node import Node
 from olivebuild.plan import Plan, Planner, Verdict
 from olivebuild.scan import installed
-from olivebuild.tensors import WHOLE, ignored_weights, weight_files
+from olivebuild.tensors import READ_FILES, WHOLE, ignored_weights, weight_files
 
 OF_MODELS = ("adapter", "merged", "onnx", "benchmark-accuracy", "benchmark-check", "benchmark-latency")
 """The kinds of nodes that read a model's folder."""
@@ -150,6 +151,9 @@ class Look:
         return [*own, *self._of_use(node, name), *(() if trusts else self._asked(node, chats))]
 
     def _of_model(self, *, trusts: bool) -> Iterator[Finding]:
+        if broken := self._broken_file():
+            yield broken
+            return
         if self.malformed:
             yield Finding(f"config.json can't be read: {self.malformed}", "is the download complete?", of_model=True)
             return
@@ -164,8 +168,39 @@ class Look:
         if not trusts and (finding := unknown_to_transformers(self.config)):
             yield finding
             return
+        if finding := self._quantised_somehow():
+            yield finding
+            return
+        if finding := made_for_something_else(self.config):
+            yield finding
+            if finding.fails:
+                return
         yield from self._ignored()
         yield from self._vocabulary()
+
+    def _broken_file(self) -> Finding | None:
+        """A small file of which only a pointer or a web page came along."""
+        for path in sorted(p for pattern in READ_FILES for p in self.folder.glob(pattern)):
+            with contextlib.suppress(OSError):
+                if path.is_file() and (found := mistaken.file_like(mistaken.head_of(path))) and path.stat().st_size:
+                    return Finding(f"{path.relative_to(self.folder).as_posix()} can't be read: {found[0]}", found[1], of_model=True)
+        return None
+
+    def _quantised_somehow(self) -> Finding | None:
+        """A quantised model of which transformers would not know how."""
+        version, known = f"transformers {installed('transformers')}", methods_of_transformers()
+        if (method := quantised_by(self.config)) and known and method not in known:
+            fact = f"the model is quantised ({method}), which {version} does not know"
+            if method == "unknown":
+                fact = "the model is quantised, and config.json does not say by which method (quant_method)"
+            return Finding(fact, full_precision_hint("").partition(":")[0], of_model=True)
+        if not method:
+            with contextlib.suppress(OSError, InputError):
+                for name in weight_files(self.folder).names:
+                    if tensor := self._remembered(self.folder / name, quantised_in, "quantised tensors"):
+                        fact = f"the weights are quantised ({tensor} in {name}), and config.json has no quantization_config"
+                        return Finding(fact, "name the full-precision model, or the folder that config.json belongs to", of_model=True)
+        return None
 
     def _ignored(self) -> Iterator[Finding]:
         with contextlib.suppress(OSError, InputError):

@@ -63,6 +63,14 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "torchao": ("torchao",),
     "quark": ("quark",),
     "eetq": ("kernels",),
+    "fp8": ("accelerate",),
+    "mxfp8": ("accelerate",),
+    "bitnet": ("accelerate",),
+    "fbgemm_fp8": ("fbgemm_gpu",),
+    "quanto": ("optimum",),
+    "fp_quant": ("fp_quant",),
+    "higgs": ("flute", "fast_hadamard_transform"),
+    "spqr": ("spqr_quant",),
 }
 """What transformers imports for each method of quantisation, see transformers/quantizers/."""
 LAST = 64
@@ -175,7 +183,7 @@ def is_there(library: str) -> bool:
 
 
 @cache
-def _source(library: str, *path: str) -> str:
+def source_of(library: str, *path: str) -> str:
     """The text of a file of an installed library, which is not imported; empty where there is none."""
     with contextlib.suppress(ImportError, ValueError, OSError, UnicodeDecodeError):
         spec = importlib.util.find_spec(library)
@@ -188,13 +196,13 @@ def _source(library: str, *path: str) -> str:
 @cache
 def architectures_of_builder() -> frozenset[str]:
     """The architectures that the installed model builder names; empty where it is not written as expected."""
-    return frozenset(re.findall(r"""config\.architectures\[0\] == ["'](\w+)["']""", _source("onnxruntime_genai", "models", "builder.py")))
+    return frozenset(re.findall(r"""config\.architectures\[0\] == ["'](\w+)["']""", source_of("onnxruntime_genai", "models", "builder.py")))
 
 
 @cache
 def methods_of_builder() -> frozenset[str]:
     """The methods of quantisation that the installed model builder reads; empty where it is not written as expected."""
-    text = _source("onnxruntime_genai", "models", "loaders", "quant_model.py")
+    text = source_of("onnxruntime_genai", "models", "loaders", "quant_model.py")
     found = re.findall(r"""quant_type == ["']([\w-]+)["']""", text)
     found += [name for group in re.findall(r"quant_type in [{(\[]([^})\]]*)", text) for name in re.findall(r"""["']([\w-]+)["']""", group)]
     return frozenset(found)
@@ -212,9 +220,9 @@ def types_of_transformers() -> tuple[dict[str, str], frozenset[str]]:
     """
     configured: dict[str, str] = {}
     for name in ("auto_mappings.py", "configuration_auto.py"):
-        found = re.findall(r'(?:\(\s*"([^"]+)",\s*|"([^"]+)": )"(\w+Config)"', _source("transformers", "models", "auto", name))
+        found = re.findall(r'(?:\(\s*"([^"]+)",\s*|"([^"]+)": )"(\w+Config)"', source_of("transformers", "models", "auto", name))
         configured |= {first or second: kind for first, second, kind in found}
-    modeling = _source("transformers", "models", "auto", "modeling_auto.py")
+    modeling = source_of("transformers", "models", "auto", "modeling_auto.py")
     block = re.search(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\((.*?)^\)", modeling, re.DOTALL | re.MULTILINE)
     causal = set(re.findall(r'\(\s*"([^"]+)",\s*[("]', block[1])) if block else set()
     return (configured if len(configured) > FEWEST else {}, frozenset(causal) if len(causal) > FEWEST else frozenset())

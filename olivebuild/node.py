@@ -129,6 +129,12 @@ class Node(Record, frozen=True):
     """Code from the model's folder may run."""
     resources: dict[str, float] = {}
     """How much it takes of what is limited, while it runs; see turns.py."""
+    computes: bool = False
+    """Its bytes depend on the numerics of the machine; see numerics.py."""
+    strict: bool = False
+    """These are part of its key."""
+    keyed: tuple[str, ...] = ()
+    """Variables of the environment whose values are part of its key."""
     template: str = ""
     """What it does with the chat template of its model: "rendered", "published", or nothing; see dating.py."""
 

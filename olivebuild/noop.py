@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from olivebuild import digest, snapshot
+from olivebuild import digest, numerics, snapshot
 from olivebuild.memory import Pages, everywhere, packed, results
 from olivebuild.plan import Plan
 from olivebuild.project import Project
@@ -46,12 +46,24 @@ def save(project: Project, plan: Plan, pages: Pages | None, started: int, out: s
     key = snapshot.command_key(arguments)
     file, seen = Path(snapshot.file_of(arguments, key)), str((project.workspace.state / snapshot.SEEN).absolute())
     try:
-        digest.write_atomically(file, snapshot.to_bytes(key, (seen, pages.name) if pages else ("", ""), *packed(found), out, err, code))
+        digest.write_atomically(
+            file, snapshot.to_bytes(key, (seen, pages.name) if pages else ("", ""), *packed(found), out, err, code, _variables(plan))
+        )
         for old in sorted(file.parent.glob(f"{snapshot.PREFIX}*"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
     except OSError:
         # A folder that can't be written has no snapshot, and each build looks at everything.
         return
+
+
+def _variables(plan: Plan) -> list[str]:
+    """What of the environment counts for a node: these are looked up each time, so that the plan has them."""
+    found = set[str]()
+    for state in plan.states.values():
+        found.update(state.node.keyed)
+        if state.node.strict:
+            found.update(numerics.SETTINGS, numerics.THREADS)
+    return sorted(found)
 
 
 def _looked_at(project: Project, plan: Plan, pages: Pages | None) -> dict[str, Stat | None]:

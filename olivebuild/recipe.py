@@ -67,6 +67,10 @@ class Recipe:
         return self._checked.limits
 
     @property
+    def strict(self) -> bool:
+        return self._checked.strict
+
+    @property
     def cache(self) -> Cache:
         return self._checked.cache
 

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from olivebuild import digest, machine, names
+from olivebuild import digest, machine, names, numerics
 from olivebuild.digest import Stat, StatMemo
 from olivebuild.errors import InputError, Where
 from olivebuild.lockfile import Lockfile
@@ -147,11 +147,11 @@ class Scan:
         return self._libraries[name]
 
     def machine(self, node: Node) -> dict[str, str]:
-        if not node.machine:
-            return {}
-        if not self._machine:
+        """What of the machine is in the node's key: for latency all of it, for `numerics: strict` what the bytes depend on."""
+        if node.machine and not self._machine:
             self._machine = machine.describe()
-        return self._machine
+        strict = {f"numerics.{name}": value for name, value in numerics.here(gpu=node.gpu).items()} if node.strict else {}
+        return (self._machine if node.machine else {}) | strict
 
     def seen_for(self, node: Node) -> dict[Path, Stat | None]:
         """All files and folders on which this scan's answers for a node depend, as they were when it looked."""

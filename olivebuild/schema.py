@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from olivebuild.checking import Cache
+from olivebuild.checking import NUMERICS, Cache
 from olivebuild.node import NAME
 from olivebuild.recipe import COMMANDS
 from olivebuild.step import kinds, step_of
@@ -54,6 +54,10 @@ def recipe_schema() -> dict[str, Any]:
             "default": {"anyOf": [names, {"type": "array", "items": names}]},
             "cache": Cache.model_json_schema(),
             "resources": RESOURCES | {"description": "how much there is of each named resource"},
+            "numerics": {
+                "description": "strict: processor, threads and GPU are part of every key that they can change the result of",
+                "enum": list(NUMERICS),
+            },
             "targets": {
                 "type": "object",
                 "minProperties": 1,

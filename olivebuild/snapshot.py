@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PREFIX = "snapshot-"
 SEEN = "seen.bin"
-FORMAT = 8
+FORMAT = 9
 
 
 def surroundings() -> list[object]:
@@ -32,8 +32,10 @@ def surroundings() -> list[object]:
     except OSError:
         boot = ""
     environment = [os.environ.get(name, "") for name in names]
+    # How many processors we may use decides how many threads compute.
+    processors = [os.cpu_count(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0]
     # The first place is that of the program that was called, and holds none of its libraries.
-    return [FORMAT, boot, os.getcwd(), environment, sys.executable, sys.version, sys.path[1:], os.cpu_count()]
+    return [FORMAT, boot, os.getcwd(), environment, sys.executable, sys.version, sys.path[1:], processors]
 
 
 def command_key(arguments: list[str]) -> str:
@@ -240,10 +242,20 @@ def look(file: str) -> Look | None:
         return None
 
 
-def to_bytes(key: str, seen: tuple[str, str], paths: bytes, stats: bytes, out: str, err: str, code: int) -> bytes:
-    """An answer, and the stats on which it depends: those given, and those in the file `seen` of the name that comes with it."""
-    parts = [os.fsencode(seen[0]), seen[1].encode(), paths, stats, *(text.encode("utf-8", "surrogateescape") for text in (err, out))]
-    body = b"".join([b"%d %d %d %d %d %d\n" % (code, *map(len, parts[:-1])), *parts])
+def values_of(names: bytes) -> bytes:
+    """What tells the values of variables from others, and not what they are; the names are separated by spaces."""
+    return checksum(ascii([os.environ.get(name) for name in names.decode().split()]).encode()).encode()
+
+
+def to_bytes(key: str, seen: tuple[str, str], paths: bytes, stats: bytes, out: str, err: str, code: int, variables: Iterable[str] = ()) -> bytes:
+    """An answer, and the stats on which it depends: those given, and those in the file `seen` of the name that comes with it.
+
+    `variables`: those of the environment that count for a target of the recipe.
+    """
+    names = " ".join(variables).encode()
+    told = [names, values_of(names) if names else b""]
+    parts = [os.fsencode(seen[0]), seen[1].encode(), *told, paths, stats, *(text.encode("utf-8", "surrogateescape") for text in (err, out))]
+    body = b"".join([b"%d %d %d %d %d %d %d %d\n" % (code, *map(len, parts[:-1])), *parts])
     return f"{key}\n{checksum(body)}\n".encode() + body
 
 
@@ -259,7 +271,7 @@ def answer(arguments: list[str]) -> tuple[int | None, Look | None]:
             return None, None
         at = body.index(b"\n") + 1
         code, *sizes = map(int, body[:at].split())
-        file, name, paths, stats, err, out = pieces(memoryview(body), at, sizes)
+        file, name, variables, values, paths, stats, err, out = pieces(memoryview(body), at, sizes)
         seen = None
         if file:
             seen = look(os.fsdecode(bytes(file)))
@@ -270,7 +282,7 @@ def answer(arguments: list[str]) -> tuple[int | None, Look | None]:
                 return None, seen
             if not seen.same:
                 return None, seen
-        if 1 in differing(paths, stats):
+        if 1 in differing(paths, stats) or (variables and values_of(bytes(variables)) != values):
             return None, seen
         # What can't be printed is the full path's to tell.
         sys.stderr.write(str(err, "utf-8", "surrogateescape"))

@@ -70,8 +70,15 @@ class Step(ABC):
     machine: ClassVar[bool] = False
     """The result belongs to this machine: processor, cores, memory and GPU enter the key."""
 
+    floating: ClassVar[bool] = False
+    """Computes with floating-point numbers, whose last bits depend on the machine; see numerics.py."""
+
     def takes_gpu(self, fields: Any) -> bool:
         return self.gpu
+
+    def computes(self, fields: Any) -> bool:
+        """The bytes belong to the numerics of the machine that made them."""
+        return self.floating
 
     def shares_process(self, fields: Any) -> bool:
         """Needs no GPU and leaves nothing behind: may run in a process that ran another, which saves the start."""
@@ -138,6 +145,7 @@ class Step(ABC):
             shares=self.shares_process(fields),
             runner=self.runner,
             machine=self.machine,
+            computes=self.computes(fields),
             trusts=bool(getattr(fields, "trust_remote_code", False)),
             template=self.template(fields),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Struct
 
-from olivebuild import digest
+from olivebuild import digest, mistaken
 from olivebuild.errors import InputError
 
 HEADER_LIMIT = 100 << 20
@@ -33,7 +33,6 @@ WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NAMED_IN_CONFIG = "transformers_weights"
 RANK_FILE = "shard-[0-9][0-9][0-9][0-9][0-9]-model-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].safetensors"
 """What a training with several ranks leaves: transformers would load it in place of the model's own files."""
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 COMPLETE = "is the download complete?"
@@ -63,7 +62,13 @@ def tensors_of(path: Path) -> list[Tensor]:
     with open(path, "rb") as f:
         head = f.read(8)
         length = int.from_bytes(head, "little")
-        return parse_header(head + f.read(length if length <= min(HEADER_LIMIT, size) else 0), size, str(path))
+        try:
+            return parse_header(head + f.read(length if length <= min(HEADER_LIMIT, size) else 0), size, str(path))
+        except InputError:
+            f.seek(0)
+            if found := mistaken.weights_like(f.read(mistaken.BEGINNING)):
+                raise InputError(f"not a safetensors file: {found[0]}", where=str(path), hint=found[1]) from None
+            raise
 
 
 def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
@@ -125,38 +130,34 @@ def weight_files(folder: Path) -> WeightFiles:
 
     As `_get_resolved_checkpoint_files` of transformers/modeling_utils.py. Raises InputError where it would load none or other ones.
     """
-    chosen = _chosen(folder)
+    names = {p.name for p in folder.iterdir() if p.is_file()}
+    for name in {WHOLE, INDEX} - names:
+        if os.path.lexists(folder / name):
+            fact = f"{name} links to what is not there" if (folder / name).is_symlink() else f"{name} is not a file"
+            raise InputError(fact, where=str(folder), hint=COMPLETE)
+    chosen = chosen_of(names, folder)
     if chosen.endswith(".index.json"):
         return WeightFiles(_indexed(folder, chosen), chosen)
     return WeightFiles((chosen,))
 
 
-def _chosen(folder: Path) -> str:
-    """The weight file, or the index."""
-    if odd := sorted(p.name for p in folder.glob("shard-*.safetensors") if fnmatch(p.name, RANK_FILE)):
+def chosen_of(names: Collection[str], folder: Path) -> str:
+    """The weight file, or the index, of a model folder that has (or will have) files of these names. Raises InputError."""
+    if odd := sorted(name for name in names if fnmatch(name, RANK_FILE)):
         hint = "move it elsewhere: transformers would load it in place of the model"
         raise InputError(f"{odd[0]} is the state of a training with several ranks", where=str(folder), hint=hint)
     if named := _config(folder).get(NAMED_IN_CONFIG):
         if not isinstance(named, str) or not named.endswith((".safetensors", ".safetensors.index.json")) or not _is_inside(named):
             hint = f"a .safetensors file, or an index, of this folder; or leave {NAMED_IN_CONFIG} out"
             raise InputError(f"{NAMED_IN_CONFIG} is {named!r}", where=str(folder / "config.json"), hint=hint)
-        if not (folder / named).is_file():
+        if named not in names:
             raise InputError(f"{named} is missing", where=str(folder / "config.json"), hint=f"{NAMED_IN_CONFIG} names it: is the download complete?")
         return named
     for name in (WHOLE, INDEX):
-        if (folder / name).is_file():
+        if name in names:
             return name
-        if os.path.lexists(folder / name):
-            fact = f"{name} links to what is not there" if (folder / name).is_symlink() else f"{name} is not a file"
-            raise InputError(fact, where=str(folder), hint=COMPLETE)
-    if others := sorted(p.name for p in folder.glob("*.safetensors")):
-        fact = f"no {WHOLE} and no {INDEX} in the model folder; transformers would not load {others[0]}"
-        hint = f"is the download complete? If {others[0]} is the whole model, call it {WHOLE}"
-        raise InputError(fact, where=str(folder), hint=hint)
-    pickled = [p.name for p in sorted(folder.iterdir()) if any(fnmatch(p.name, q) for q in PICKLES)]
-    fact = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
-    hint = "olivebuild reads safetensors and GGUF only, since unpickling runs code; convert the weights to safetensors first"
-    raise InputError(f"{fact} in the model folder", where=str(folder), hint=hint)
+    fact, hint = mistaken.without_weights(names)
+    raise InputError(fact, where=str(folder), hint=hint)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -172,8 +173,8 @@ def _is_inside(name: str) -> bool:
     return not {"/", "\\", "\0"} & set(name)
 
 
-def _indexed(folder: Path, index: str) -> tuple[str, ...]:
-    """The weight files that an index names, checked against their headers. Raises InputError."""
+def files_of_index(folder: Path, index: str, names: Collection[str]) -> dict[str, str]:
+    """What an index says: tensor -> weight file, each of which is one of `names`. Raises InputError."""
     where = str(folder / index)
     try:
         found = json.loads((folder / index).read_text("utf-8"))
@@ -183,14 +184,22 @@ def _indexed(folder: Path, index: str) -> tuple[str, ...]:
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         said = f"{e} is missing" if isinstance(e, KeyError) else str(e)
         raise InputError(f"not an index of weights: {said}", where=where, hint=COMPLETE) from None
+    for file in sorted(set(entries.values())):
+        if not file.endswith(".safetensors") or not _is_inside(file):
+            raise InputError(f"the index names {file!r}", where=where, hint="only .safetensors files of the model's own folder are read")
+        if file not in names:
+            tensor = min(name for name, value in entries.items() if value == file)
+            raise InputError(f"{file} is missing, where the index has {tensor}", where=where, hint=COMPLETE)
+    return entries
+
+
+def _indexed(folder: Path, index: str) -> tuple[str, ...]:
+    """The weight files that an index names, checked against their headers. Raises InputError."""
+    where = str(folder / index)
+    entries = files_of_index(folder, index, {p.name for p in folder.iterdir() if p.is_file()})
     files = tuple(sorted(set(entries.values())))
     lies_in: dict[str, str] = {}
     for file in files:
-        if not file.endswith(".safetensors") or not _is_inside(file):
-            raise InputError(f"the index names {file!r}", where=where, hint="only .safetensors files of the model's own folder are read")
-        if not (folder / file).is_file():
-            tensor = min(name for name, value in entries.items() if value == file)
-            raise InputError(f"{file} is missing, where the index has {tensor}", where=where, hint=COMPLETE)
         for t in tensors_of(folder / file):
             if t.name in lies_in:
                 hint = "which one is loaded depends on the loader; leave one of them out, or save the model anew with save_pretrained"
@@ -215,11 +224,8 @@ def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[P
     Raises InputError when there are no safetensors weights or no config.json.
     """
     if not (folder / "config.json").is_file():
-        raise InputError(
-            "not a Hugging Face model folder: config.json is missing",
-            where=str(folder),
-            hint="name the folder that holds config.json and the weights",
-        )
+        fact, hint = mistaken.folder_like(folder)
+        raise InputError(f"not a Hugging Face model folder: {fact}", where=str(folder), hint=hint)
     weights = [folder / name for name in weight_files(folder).names]
     if (folder / "adapter_config.json").is_file():
         hint = "transformers would load the adapter on top of the weights; move it to a folder of its own"

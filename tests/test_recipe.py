@@ -65,7 +65,7 @@ TOP_FAULTS = [
     ("", 1, 1, "", "a recipe is a mapping with `targets:`", "`olivebuild init` writes one"),
     ("- a", 1, 1, "- a", "a recipe is a mapping with `targets:`", "`olivebuild init` writes one"),
     ("tragets: {}", 1, 1, "tragets: {}", "unknown key 'tragets'", "did you mean targets?"),
-    ("version: 1\nfoo: 2", 2, 1, "foo: 2", "unknown key 'foo'", "known are: version, default, cache, resources, targets"),
+    ("version: 1\nfoo: 2", 2, 1, "foo: 2", "unknown key 'foo'", "known are: version, default, cache, resources, numerics, targets"),
     ("version: 2\n" + ONE, 1, 1, "version: 2", "version 2 is not known to this olivebuild", "write version: 1"),
     ("version: true\n" + ONE, 1, 1, "version: true", "version True is not known to this olivebuild", "write version: 1"),
     ("version: '1'\n" + ONE, 1, 1, "version: '1'", "version '1' is not known to this olivebuild", "write version: 1"),

@@ -19,6 +19,7 @@ COMMAND = "  a: {kind: command, run: cp x y, outputs: [y.txt]}\n"
 GOOD = [
     "targets:\n" + COMMAND,
     "version: 1\ndefault: a\ntargets:\n" + COMMAND,
+    "numerics: strict\ntargets:\n" + COMMAND,
     "default: [a]\ncache: {remote: 'https://example.org', max_size: 50GB}\ntargets:\n" + COMMAND,
     "targets:\n  base: {kind: model, source: 'hf:a/b'}\n",
     "targets:\n  tone: {kind: dataset, source: [a.jsonl, b.csv], prompt: p, completion: c, holdout: 0.5, seed: 3, dedupe: false}\n",
@@ -31,6 +32,7 @@ GOOD = [
 BAD = [
     "targets: {}",
     "version: 2\ntargets:\n" + COMMAND,
+    "numerics: exact\ntargets:\n" + COMMAND,
     "foo: 1\ntargets:\n" + COMMAND,
     "cache: {remot: x}\ntargets:\n" + COMMAND,
     "targets:\n  A: {kind: command, run: x, outputs: [y]}\n",

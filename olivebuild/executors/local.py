@@ -19,7 +19,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from olivebuild import digest, machine, ourselves
+from olivebuild import digest, machine, numerics, ourselves
 from olivebuild.children import python
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Needs, Outcome
@@ -70,6 +70,7 @@ class LocalExecutor:
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         out = Path(action.out)
         file = out.parent / f"{out.name}.json"
+        action = action._replace(numerics=numerics.here(gpu=bool(self._gpus_for(action))))
         file.write_text(action.to_json())
         child = self._waiting(action) if action.shares else None
         if child is None:
@@ -157,7 +158,7 @@ class LocalExecutor:
             elif name == "error":
                 error = BuildError.from_json(data, child.action.target)
             elif name == "idle":
-                done = Outcome(child.action.node, time.monotonic() - child.started, peak, result, error)
+                done = Outcome(child.action.node, time.monotonic() - child.started, peak, result, error, child.action.numerics)
                 child.action = result = error = None
                 self._queue.put(done)
             else:
@@ -170,7 +171,8 @@ class LocalExecutor:
         if error is None and (code != 0 or result is None):
             target = child.action.target
             error = StepError(f"{target} failed: {_ending(code)}", hint=f"`olivebuild log {target}` shows its output", target=target)
-        self._queue.put(Outcome(child.action.node, time.monotonic() - child.started, peak, None if error else result, error))
+        done = Outcome(child.action.node, time.monotonic() - child.started, peak, None if error else result, error, child.action.numerics)
+        self._queue.put(done)
 
 
 def _spawn(tokens: Sequence[str], log: Path | None, inherit: Sequence[int] = (), ahead: Sequence[str] = ()) -> subprocess.Popen[bytes]:

@@ -11,31 +11,31 @@ from olivebuild.report import rows
 from olivebuild.report.data import Flip, Flips, Move, Reply
 
 if TYPE_CHECKING:
-    from olivebuild.report.collect import Past
+    from olivebuild.report.evidence import Evidence
 
 MAX_FLIPS = 30
 Answers = list[Mapping[str, Any]]
 
 
-def between_models(past: Past, metrics: Mapping[str, Any], data: str) -> Flips | None:
+def between_models(evidence: Evidence, metrics: Mapping[str, Any], data: str) -> Flips | None:
     """None when no two models differ, or when their answers were not kept."""
     kept = {name: found for name in metrics["models"] if (found := _answers(metrics, name, data))}
     if len(kept) < 2 or len({len(found) for found in kept.values()}) != 1:
         return None
     count = len(next(iter(kept.values())))
-    return _flips(data, "", kept, rows.unframed(rows.prompts(past, past.trace(data), count)), range(count))
+    return _flips(data, "", kept, rows.unframed(rows.prompts(evidence, evidence.trace(data), count)), range(count))
 
 
-def between_builds(past: Past, target: str, before: Entry, now: Entry) -> Iterator[Flips]:
+def between_builds(evidence: Evidence, target: str, before: Entry, now: Entry) -> Iterator[Flips]:
     """Of each model, the rows that both builds asked and that it answers otherwise now; the last model first."""
-    traces = past.project.planner.traces
-    old, new = traces.get(before.measured[target].key), past.metrics(target)
+    traces = evidence.project.planner.traces
+    old, new = traces.get(before.measured[target].key), evidence.metrics(target)
     for data in new["data"] if old else ():
         known = before.measured.get(data)
         trace = traces.get(known.key) if known else None
         for model in reversed(new["models"]):
             answers, earlier = _answers(new, model, data), _answers(old.metrics, model, data) if old else []
-            asked, asked_then = rows.prompts(past, past.trace(data), len(answers)), rows.prompts(past, trace, len(earlier))
+            asked, asked_then = rows.prompts(evidence, evidence.trace(data), len(answers)), rows.prompts(evidence, trace, len(earlier))
             texts = rows.unframed(asked)
             if not set(asked) & set(asked_then):
                 # An edited template changes every prompt; the rows are known again by what they don't share, unless they were edited, too.

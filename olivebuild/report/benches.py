@@ -13,19 +13,19 @@ from olivebuild.report.data import Bench, Confusion, Judged, Label, Model, Point
 from olivebuild.wording import describe, verdict
 
 if TYPE_CHECKING:
-    from olivebuild.report.collect import Past
+    from olivebuild.report.evidence import Evidence
 
 MAX_SAMPLES, MAX_LABELS, MAX_POINTS = 160, 24, 60
 
 
-def bench(past: Past, target: str) -> Bench | None:
-    metrics = past.metrics(target)
+def bench(evidence: Evidence, target: str) -> Bench | None:
+    metrics = evidence.metrics(target)
     if not metrics.get("models"):
         return None
     sets = tuple(str(name) for name in metrics["data"])
-    declared = past.project.graph.recipe.targets[target]
-    entry = past.entries[-1] if past.entries else None
-    before = previous(past.entries, entry, target) if entry else None
+    declared = evidence.project.graph.recipe.targets[target]
+    entry = evidence.entries[-1] if evidence.entries else None
+    before = previous(evidence.entries, entry, target) if entry else None
     return Bench(
         target=target,
         sets=sets,
@@ -33,13 +33,13 @@ def bench(past: Past, target: str) -> Bench | None:
         baselines={name: {s: v["accuracy"] for s, v in values.items() if "accuracy" in v} for name, values in metrics.get("baselines", {}).items()},
         limits=tuple(_limits(declared.step.gates(declared.fields), sets, list(metrics["models"]))),
         comparisons=tuple(_versus(c) for c in metrics.get("comparisons", [])),
-        flips=tuple(found for name in sets if (found := answers.between_models(past, metrics, name))),
-        turned=tuple(answers.between_builds(past, target, before, entry)) if before and entry else (),
-        since=since_last(past.entries, entry, target) if entry else "",
+        flips=tuple(found for name in sets if (found := answers.between_models(evidence, metrics, name))),
+        turned=tuple(answers.between_builds(evidence, target, before, entry)) if before and entry else (),
+        since=since_last(evidence.entries, entry, target) if entry else "",
         changes=tuple(between(target, before.measured[target].metrics, metrics)) if before else (),
         seeds=tuple(s for name, row in metrics["models"].items() for s in _seeds(name, row, sets)),
         commands={name: {k: v for k, v in row.items() if number(v) is not None} for name, row in metrics.get("commands", {}).items()},
-        trends=tuple(_trends(past, target, metrics)),
+        trends=tuple(_trends(evidence, target, metrics)),
         setting=_setting(metrics.get("latency", {})),
     )
 
@@ -138,9 +138,9 @@ def _seeds(model: str, row: Mapping[str, Any], sets: tuple[str, ...]) -> Iterato
             yield Seeds(model, data, figure, (figures[figure], *(v for v in values if v is not None)))
 
 
-def _trends(past: Past, target: str, metrics: Mapping[str, Any]) -> list[Trend]:
+def _trends(evidence: Evidence, target: str, metrics: Mapping[str, Any]) -> list[Trend]:
     """Accuracy on each data set and decoding speed over the builds; a trend needs two."""
-    builds = [e for e in past.entries if target in e.measured][-MAX_POINTS:]
+    builds = [e for e in evidence.entries if target in e.measured][-MAX_POINTS:]
     if len(builds) < 2:
         return []
     models = tuple(metrics["models"])

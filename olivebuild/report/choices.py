@@ -13,19 +13,19 @@ from olivebuild.report.data import Gate as Verdict
 from olivebuild.wording import gate_value
 
 if TYPE_CHECKING:
-    from olivebuild.report.collect import Past
+    from olivebuild.report.evidence import Evidence
 
 
-def choice(past: Past, target: str) -> Choice | None:
+def choice(evidence: Evidence, target: str) -> Choice | None:
     """By the benchmark's last figures; None when it has none, or none that this choice asks for."""
     from olivebuild.steps.choice import ChoiceFields
 
-    fields = past.project.graph.recipe.targets[target].fields
+    fields = evidence.project.graph.recipe.targets[target].fields
     assert isinstance(fields, ChoiceFields)
-    bench, metrics = fields.by.target, past.metrics(fields.by.target)
+    bench, metrics = fields.by.target, evidence.metrics(fields.by.target)
     if not metrics.get("models"):
         return None
-    names = [source.target for _, source, _ in past.project.graph.inputs[target] if source.kind == "onnx" and source.target in metrics["models"]]
+    names = [source.target for _, source, _ in evidence.project.graph.inputs[target] if source.kind == "onnx" and source.target in metrics["models"]]
     own = {score for row in metrics["models"].values() for judged in row["data"].values() for score in judged.get("scores", ())}
     front = pareto.front(metrics)
     axes = (front.quality, front.speed, "size") if front else ("size",)
@@ -42,7 +42,7 @@ def choice(past: Past, target: str) -> Choice | None:
         target=target,
         bench=bench,
         by=fields.best,
-        chosen=str(past.metrics(target).get("chosen", "")),
+        chosen=str(evidence.metrics(target).get("chosen", "")),
         best=next((c.model for c in ranked if c.passes), ""),
         axes=axes,
         gates=tuple(fields.gates),

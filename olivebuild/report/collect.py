@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +18,7 @@ from olivebuild.project import Project
 from olivebuild.recording import history_of, machine_of
 from olivebuild.report import benches, choices, datasets
 from olivebuild.report.data import BuildLine, Curve, Report, Target, Training
+from olivebuild.report.evidence import Evidence
 from olivebuild.trace import Trace
 from olivebuild.wording import describe
 
@@ -26,33 +26,12 @@ MAX_BUILDS = 50
 CURVE_POINTS = 120
 
 
-@dataclass(frozen=True)
-class Past:
-    """Where figures come from: the plan as it is now, what each node last made, and the builds before."""
-
-    project: Project
-    plan: Plan
-    entries: list[Entry]
-
-    def trace(self, node: str) -> Trace | None:
-        """What the node made: under its key of now, or, when that was not built yet, under its last one."""
-        state = self.plan.states.get(node)
-        if state and state.trace:
-            return state.trace
-        last = self.project.workspace.last.get(node)
-        return self.project.planner.traces.get(last.key) if last else None
-
-    def metrics(self, target: str) -> Mapping[str, Any]:
-        trace = self.trace(target)
-        return trace.metrics if trace else {}
-
-
 def collect(project: Project, plan: Plan) -> Report:
-    past = Past(project, plan, history_of(project).read())
-    judged = _judged(past)
+    evidence = Evidence(project, plan, history_of(project).read())
+    judged = _judged(evidence)
     # In an order in which inputs come first, whatever the recipe's is.
     kinds = {name: project.graph.targets[name].kind for name in sorted(plan.targets, key=project.graph.order.__getitem__)}
-    targets = tuple(_target(past, name, kind) for name, kind in kinds.items())
+    targets = tuple(_target(evidence, name, kind) for name, kind in kinds.items())
     recipe = project.graph.recipe
     return Report(
         name=recipe.folder.name or "/",
@@ -64,31 +43,31 @@ def collect(project: Project, plan: Plan) -> Report:
         libraries={name: version for t in targets for name, version in sorted(t.libraries.items())},
         targets=targets,
         gates=tuple(choices.verdict(j) for j in judged),
-        benches=tuple(b for name, kind in kinds.items() if kind == "benchmark" and (b := benches.bench(past, name))),
-        choices=tuple(c for name, kind in kinds.items() if kind == "choice" and (c := choices.choice(past, name))),
-        trainings=tuple(t for name, kind in kinds.items() if kind == "adapter" and (t := _training(name, past.metrics(name)))),
-        datasets=tuple(d for name, kind in kinds.items() if kind == "dataset" and (d := datasets.data_set(past, name))),
-        builds=tuple(_line(past.entries, entry) for entry in reversed(past.entries[-MAX_BUILDS:])),
+        benches=tuple(b for name, kind in kinds.items() if kind == "benchmark" and (b := benches.bench(evidence, name))),
+        choices=tuple(c for name, kind in kinds.items() if kind == "choice" and (c := choices.choice(evidence, name))),
+        trainings=tuple(t for name, kind in kinds.items() if kind == "adapter" and (t := _training(name, evidence.metrics(name)))),
+        datasets=tuple(d for name, kind in kinds.items() if kind == "dataset" and (d := datasets.data_set(evidence, name))),
+        builds=tuple(_line(evidence.entries, entry) for entry in reversed(evidence.entries[-MAX_BUILDS:])),
     )
 
 
-def _judged(past: Past) -> list[Judgement]:
+def _judged(evidence: Evidence) -> list[Judgement]:
     """The gates by the last figures; of a benchmark that is stale and whose gates ask for more, none."""
     judged = []
-    for name in past.plan.targets:
+    for name in evidence.plan.targets:
         try:
-            judged += past.project.judge({name: past.metrics(name)})
+            judged += evidence.project.judge({name: evidence.metrics(name)})
         except BuildError:
-            if past.plan.states[name].trace:
+            if evidence.plan.states[name].trace:
                 raise
     return judged
 
 
-def _target(past: Past, name: str, kind: str) -> Target:
-    verdict, states = past.plan.target(name)
-    own, traces = states[-1], [t for s in states if (t := past.trace(s.node.name))]
-    trace = past.trace(name)
-    lasts = [last for s in states if (last := past.project.workspace.last.get(s.node.name))]
+def _target(evidence: Evidence, name: str, kind: str) -> Target:
+    verdict, states = evidence.plan.target(name)
+    own, traces = states[-1], [t for s in states if (t := evidence.trace(s.node.name))]
+    trace = evidence.trace(name)
+    lasts = [last for s in states if (last := evidence.project.workspace.last.get(s.node.name))]
     stale = verdict in (Verdict.STALE, Verdict.WAITING)
     reasons = [r for s in states for r in s.reasons] if stale else [r for last in lasts for r in last.reasons]
     told = [r for r in reasons if not (r.cause == "input" and r.what == name)]
@@ -99,9 +78,9 @@ def _target(past: Past, name: str, kind: str) -> Target:
         name=name,
         kind=kind,
         verdict=verdict.value,
-        outcome=verdict.value if stale else _outcome(past, name),
+        outcome=verdict.value if stale else _outcome(evidence, name),
         why=tuple(why),
-        inputs=tuple(dict.fromkeys(source for user, source, _ in edges(past.project.graph) if user == name)),
+        inputs=tuple(dict.fromkeys(source for user, source, _ in edges(evidence.project.graph) if user == name)),
         key=own.key or (trace.key if trace else ""),
         digest=next(iter(trace.outputs.values()), "") if trace else "",
         seconds=sum(t.seconds for t in traces) if traces else None,
@@ -112,9 +91,9 @@ def _target(past: Past, name: str, kind: str) -> Target:
     )
 
 
-def _outcome(past: Past, name: str) -> str:
+def _outcome(evidence: Evidence, name: str) -> str:
     """What the last build that is known did with a target: ran, restored or kept."""
-    made = [m.restored for m in past.entries[-1].made if m.target == name] if past.entries else []
+    made = [m.restored for m in evidence.entries[-1].made if m.target == name] if evidence.entries else []
     return "kept" if not made else "restored" if all(made) else "ran"
 
 

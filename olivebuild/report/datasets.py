@@ -13,14 +13,14 @@ from olivebuild.report import rows
 from olivebuild.report.data import DataSet, Drop, Edit
 
 if TYPE_CHECKING:
-    from olivebuild.report.collect import Past
+    from olivebuild.report.evidence import Evidence
 
 MAX_LABELS, MAX_EDITS = 40, 24
 
 
-def data_set(past: Past, target: str) -> DataSet | None:
-    trace = past.trace(target)
-    report = _report(rows.stored(past, trace, "report.json"))
+def data_set(evidence: Evidence, target: str) -> DataSet | None:
+    trace = evidence.trace(target)
+    report = _report(rows.stored(evidence, trace, "report.json"))
     if trace is None or not report:
         return None
     figures = {k.replace("_", " "): f"{v:,}" for k, v in report.items() if isinstance(v, int)}
@@ -31,7 +31,7 @@ def data_set(past: Past, target: str) -> DataSet | None:
     labels.sort(key=lambda row: -row[1] - row[2])
     drops = [Drop(d["why"], d["count"], d["first"], d["fault"], side) for side, found in _sides(report) for d in found.get("drops") or []]
     lines = [f"{side}: {line}" if side else line for side, found in _sides(report) if (line := told(found))]
-    return DataSet(target, figures, tuple(labels[:MAX_LABELS]), *_edits(past, target, trace.key), tuple(drops), "; ".join(lines))
+    return DataSet(target, figures, tuple(labels[:MAX_LABELS]), *_edits(evidence, target, trace.key), tuple(drops), "; ".join(lines))
 
 
 def _sides(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -47,16 +47,16 @@ def _report(data: bytes | None) -> Mapping[str, Any]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _edits(past: Past, target: str, key: str) -> tuple[tuple[Edit, ...], int, int, int]:
+def _edits(evidence: Evidence, target: str, key: str) -> tuple[tuple[Edit, ...], int, int, int]:
     """(edits, rows added, rows removed, build) since the last build in which the data set was another one."""
-    older = [e for e in past.entries if target in e.measured and e.measured[target].key != key]
+    older = [e for e in evidence.entries if target in e.measured and e.measured[target].key != key]
     if not older:
         return (), 0, 0, 0
-    before = past.project.planner.traces.get(older[-1].measured[target].key)
-    now, added, removed = past.trace(target), 0, 0
+    before = evidence.project.planner.traces.get(older[-1].measured[target].key)
+    now, added, removed = evidence.trace(target), 0, 0
     edits: list[Edit] = []
     for side in ("train", "test"):
-        sides = [rows.asked(past, trace, f"{side}.parquet") for trace in (before, now)]
+        sides = [rows.asked(evidence, trace, f"{side}.parquet") for trace in (before, now)]
         if not all(sides):
             continue
         both = [*sides[0], *sides[1]]
@@ -65,7 +65,7 @@ def _edits(past: Past, target: str, key: str) -> tuple[tuple[Edit, ...], int, in
         gone, come = list((old - new).elements()), list((new - old).elements())
         added, removed = added + len(come), removed + len(gone)
         edits += _paired(side, gone, come)
-    return tuple(edits[:MAX_EDITS]), added, removed, next(e.number for e in past.entries if e.number > older[-1].number)
+    return tuple(edits[:MAX_EDITS]), added, removed, next(e.number for e in evidence.entries if e.number > older[-1].number)
 
 
 def _paired(side: str, gone: list[str], come: list[str]) -> list[Edit]:

@@ -10,7 +10,7 @@ from olivebuild.errors import Damaged
 from olivebuild.trace import Trace
 
 if TYPE_CHECKING:
-    from olivebuild.report.collect import Past
+    from olivebuild.report.evidence import Evidence
 
 LONGEST = 240
 MAX_BYTES = 64 << 20
@@ -21,9 +21,9 @@ def clip(text: str, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def stored(past: Past, trace: Trace | None, name: str) -> bytes | None:
+def stored(evidence: Evidence, trace: Trace | None, name: str) -> bytes | None:
     """A file of what a trace made; None when the store no longer has it, or it is large."""
-    store = past.project.planner.store
+    store = evidence.project.planner.store
     try:
         manifest = store.manifest(trace.manifest) if trace and trace.manifest else None
         entry = next((e for e in manifest.files if e.name == name), None) if manifest else None
@@ -32,9 +32,9 @@ def stored(past: Past, trace: Trace | None, name: str) -> bytes | None:
         return None
 
 
-def asked(past: Past, trace: Trace | None, name: str) -> list[tuple[str, str]]:
+def asked(evidence: Evidence, trace: Trace | None, name: str) -> list[tuple[str, str]]:
     """(what is asked, what is right) of each row of a data set's parquet file; [] when it can't be read here."""
-    data = stored(past, trace, name)
+    data = stored(evidence, trace, name)
     try:
         import pyarrow.parquet as pq
     except ImportError:
@@ -52,9 +52,9 @@ def _first(row: dict[str, object], *names: str) -> str:
     return next((str(row[name]) for name in names if row.get(name)), "")
 
 
-def prompts(past: Past, trace: Trace | None, count: int) -> list[str]:
+def prompts(evidence: Evidence, trace: Trace | None, count: int) -> list[str]:
     """The prompts of a data set's test rows; [] when they are not the `count` rows that were asked."""
-    found = [text for text, _ in asked(past, trace, "test.parquet")]
+    found = [text for text, _ in asked(evidence, trace, "test.parquet")]
     return found if len(found) == count else []
 
 

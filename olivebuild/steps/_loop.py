@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from olivebuild.errors import StepError
+from olivebuild.numerics import differing
 from olivebuild.steps._checkpoint import Keeper, State, read
 from olivebuild.steps._evaluate import Evaluation, Verdict
 from olivebuild.steps._forward import Forward, labels_of
@@ -230,7 +231,7 @@ class Loop:
         if self.evaluation:
             tensors |= {f"best.{name}": t for name, t in zip(self.names, self.evaluation.best, strict=False)}
             self.progress.evaluation = self.evaluation.figures()
-        return State(self.step, tensors, vars(self.progress).copy())
+        return State(self.step, tensors, vars(self.progress) | {"numerics": dict(self.job.action.numerics)})
 
     @torch.no_grad()
     def resume(self, state: State) -> bool:
@@ -257,6 +258,10 @@ class Loop:
 
     def resume_kept(self) -> None:
         state = read(self.keeper.file)
+        if state and self.forward.device.type == "cpu" and (other := differing(state.figures.get("numerics") or {}, self.job.action.numerics)):
+            # On a processor, a training gives one result, whether it was stopped or not: half of each of two would be neither's.
+            self.job.note(f"an earlier run stopped at step {state.step}, under other numerics ({'; '.join(other)}): the training begins anew")
+            return
         if state and state.step <= self.schedule.steps and self.resume(state):
             self.job.note(f"going on from step {self.step} of {self.schedule.steps}, where an earlier run stopped")
 

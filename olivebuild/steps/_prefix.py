@@ -70,7 +70,7 @@ def _family(job: Job, fields: AdapterFields, loop: Loop) -> str:
     inputs = {role: given.digest for role, given in job.action.inputs.items() if role not in ("data", "eval")}
     if loop.evaluation:
         inputs["eval"] = digest.of_json([[row.ids.tolist(), row.counted.tolist()] for row in loop.evaluation.rows])
-    here = [loop.forward.device.type, str(loop.forward.model.dtype), torch.get_num_threads(), vars(loop.forward.setup)]
+    here = [loop.forward.device.type, str(loop.forward.model.dtype), dict(job.action.numerics), torch.get_num_threads(), vars(loop.forward.setup)]
     libraries = {name: installed(name) for name in STEP.libraries(fields)}
     return digest.of_json([STEP.version, parameters | {"training": training}, inputs, libraries, here])
 

@@ -6,7 +6,6 @@ the processor, its version and the shape, not on the numbers: so each shape is c
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from olivebuild import digest
+from olivebuild import digest, numerics
 from olivebuild.machine import processor
 from olivebuild.scan import installed
 from olivebuild.steps import _kernels
@@ -43,8 +42,8 @@ def has_bits_of_torch(root: Path, n: int, r: int, k: int) -> bool:
     """Whether our kernel gives what torch does for products of this shape here."""
     if _kernels.product_native(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)) is None:
         return False
-    mkl = sorted(item for item in os.environ.items() if item[0].startswith("MKL_"))
-    file = root / "proofs" / digest.of_json(["product", VERSION, processor(), installed("torch"), mkl, n, r, k])
+    told = sorted(numerics.settings().items())
+    file = root / "proofs" / digest.of_json(["product", VERSION, processor(), installed("torch"), told, n, r, k])
     with _PROVING:
         try:
             known = file.read_text("ascii")

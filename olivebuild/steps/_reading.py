@@ -5,10 +5,8 @@ What is guessed is said. What can't be read is an error with its line.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
-import io
 import json
 import math
 import re
@@ -16,15 +14,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from olivebuild.errors import InputError, Where, first_line
+from olivebuild.errors import InputError, Where
+from olivebuild.steps import _parquet
+from olivebuild.steps._sizes import LONGEST_LINE, ROW_BYTES, lines_of, share_of_packed
+from olivebuild.steps._texts import PACKINGS, Say, Text, encoding_of
 
-Say = Callable[[str], None]
-LONGEST_VALUE = 1 << 26
-"""Characters of a CSV value: a quote that is never closed must not take all memory."""
-LARGEST_RATIO, FREE_BYTES = 200, 1 << 26
-"""A packed file that unpacks to more than this many times its size, beyond the first bytes, is taken for one made to fill the memory."""
 TRIED_ROWS = 20
 """Rows by which a delimiter is found."""
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -50,13 +46,22 @@ def read_file(path: Path, shown: str, say: Say = _silently) -> Iterator[Read]:
         known = f"known are {', '.join(READERS)}; all but parquet also packed, as {' or '.join(PACKINGS)}"
         raise InputError(f"files of type {path.suffix or 'none'} are not read", where=shown, hint=known)
     if kind == ".parquet":
-        yield from _parquet(path, shown)
+        yield from _numbered(path, shown)
         return
+    share = share_of_packed(path, shown) if path.suffix.lower() in PACKINGS else None
     try:
-        encoding = _encoding(path, shown, say)
-        yield from READERS[kind](Text(path, shown, encoding), say)
+        encoding = encoding_of(path, shown, say)
+        for row in READERS[kind](Text(path, shown, encoding), say):
+            if share:
+                share.take(ROW_BYTES)
+            yield row
     except DAMAGED as e:
         raise InputError(f"the packed file can't be read: {str(e) or type(e).__name__}", where=shown, hint="is the download complete?") from None
+
+
+def _numbered(path: Path, shown: str) -> Iterator[Read]:
+    for number, columns in enumerate(_parquet.rows_of(path, shown)):
+        yield Read(columns, Where(f"{shown}[{number}]"))
 
 
 def kind_of(path: Path) -> str:
@@ -65,148 +70,6 @@ def kind_of(path: Path) -> str:
     packed = len(suffixes) > 1 and suffixes[-1] in PACKINGS
     kind = suffixes[-2 if packed else -1] if suffixes else ""
     return kind if kind in READERS and not (packed and kind == ".parquet") else ""
-
-
-# -- bytes and text
-
-
-class _Unpacked(io.RawIOBase):
-    """What a packed file holds, as long as it keeps to a size that a text can have."""
-
-    def __init__(self, path: Path, shown: str) -> None:
-        self._shown, self._seen, self._most = shown, 0, FREE_BYTES + LARGEST_RATIO * path.stat().st_size
-        self._source: Any = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else _zstd(path)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._source.read(min(len(buffer), 1 << 16))
-        except OSError as e:
-            # pyarrow's errors are of this kind, too.
-            raise EOFError(first_line(e)) from None
-        self._seen += len(data)
-        if self._seen > self._most:
-            hint = "unpack it yourself if it is what it should be"
-            raise InputError(f"the file unpacks to more than {LARGEST_RATIO} times its size", where=self._shown, hint=hint)
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._source.close()
-        super().close()
-
-
-def _zstd(path: Path) -> Any:
-    import pyarrow as pa
-
-    return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
-
-
-PACKINGS = (".gz", ".zst")
-
-
-@dataclass(frozen=True)
-class Text:
-    """A file of text: where it lies, how it is shown, and its encoding."""
-
-    path: Path
-    shown: str
-    encoding: str
-
-    def open(self, newline: str | None = "") -> IO[str]:
-        return io.TextIOWrapper(_bytes(self.path, self.shown), encoding=self.encoding, newline=newline)
-
-
-def _bytes(path: Path, shown: str) -> Any:
-    return io.BufferedReader(_Unpacked(path, shown), 1 << 16) if path.suffix.lower() in PACKINGS else open(path, "rb")
-
-
-def _encoding(path: Path, shown: str, say: Say) -> str:
-    """UTF-8; what a byte order mark says; or Windows' Western encoding where all of the file looks like it, which is said."""
-    with _bytes(path, shown) as f:
-        start = f.read(4)
-        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            encoding = "utf-32" if start.startswith(codecs.BOM_UTF32_LE) else "utf-16"
-            say(f"{shown} is read as {encoding.upper()}, as its byte order mark says")
-            _check_decodes(path, shown, encoding)
-            return encoding
-        decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        data, odd = start, False
-        while data and not odd:
-            try:
-                decoder.decode(data)
-            except UnicodeDecodeError:
-                odd = True
-            data = f.read(1 << 20)
-        if not odd:
-            try:
-                decoder.decode(b"", final=True)
-                return "utf-8-sig"
-            except UnicodeDecodeError:
-                pass
-    if not _is_western(path, shown):
-        raise _not_utf8(path, shown)
-    say(f"{shown} is no UTF-8: it is read as Windows-1252 (Western Europe); save it as UTF-8 if that is not what it is")
-    return "cp1252"
-
-
-def _check_decodes(path: Path, shown: str, encoding: str) -> None:
-    decoder = codecs.getincrementaldecoder(encoding)()
-    try:
-        with _bytes(path, shown) as f:
-            while data := f.read(1 << 20):
-                decoder.decode(data)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        hint = "is the file whole? save it as UTF-8"
-        raise InputError(f"not {encoding.upper()} text, which its byte order mark says it is", where=shown, hint=hint) from None
-
-
-# Two or more bytes that are one character in UTF-8.
-_UTF8 = re.compile(rb"[\xc3-\xf4][\x80-\xbf]+")
-# Letters of Western languages, and the signs that word processors write; no y with dots, which is what 0xFF bytes look like.
-_SIGNS = rb"\x80\x82-\x85\x8a-\x8c\x8e\x91-\x97\x99-\x9c\x9e-\xa3\xa7-\xab\xae\xb0-\xb7\xba-\xbf"
-_FOREIGN = re.compile(rb"[^\x00-\x7f" + _SIGNS + rb"\xc0-\xd6\xd8-\xf6\xf8-\xfe]")
-
-
-def _is_western(path: Path, shown: str) -> bool:
-    """Whether the bytes beyond ASCII look like Western letters and signs: defined, seldom three in a row, and no UTF-8 among them."""
-    high = rows = 0
-    with _bytes(path, shown) as f:
-        for line in f:
-            try:
-                text = line.decode("cp1252")
-            except UnicodeDecodeError:
-                return False
-            if b"\0" in line:
-                return False
-            found = [c for c in text if c > "\x7f"]
-            if not found:
-                continue
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                pass
-            else:
-                return False
-            if _UTF8.search(line) or _FOREIGN.search(line):
-                return False
-            high, rows = high + len(found), rows + len(re.findall(r"[À-ÿŠŒŽšœž]{3,}", text))
-    return high > 0 and rows * 10 <= high
-
-
-def _not_utf8(path: Path, shown: str) -> InputError:
-    """The place of the first byte that is no text: the decoder's own position counts from wherever it began to read."""
-    with _bytes(path, shown) as f:
-        for number, line in enumerate(f, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as e:
-                return InputError(f"not UTF-8 text: byte {e.start + 1} of the line", where=Where(shown, number), hint="save the file as UTF-8")
-    return InputError("not UTF-8 text", where=shown, hint="save the file as UTF-8")
 
 
 # -- JSON
@@ -239,7 +102,7 @@ def loads(text: str) -> Any:
 def _jsonl(text: Text, _say: Say) -> Iterator[Read]:
     hint = "each line of a .jsonl file is one JSON object"
     with text.open("\n") as f:
-        for number, line in enumerate(f, 1):
+        for number, line in enumerate(lines_of(f, text.shown), 1):
             if not line.strip():
                 continue
             where = Where(text.shown, number, text=line.rstrip("\r\n")[:200])
@@ -304,7 +167,7 @@ def _object(value: object, where: Where) -> dict[str, Any]:
 
 
 def _csv(text: Text, say: Say) -> Iterator[Read]:
-    csv.field_size_limit(LONGEST_VALUE)
+    csv.field_size_limit(LONGEST_LINE)
     usual = "\t" if ".tsv" in [s.lower() for s in text.path.suffixes[-2:]] else ","
     delimiter, skipped = _delimiter(text, usual)
     if delimiter != usual:
@@ -312,7 +175,7 @@ def _csv(text: Text, say: Say) -> Iterator[Read]:
     with text.open("") as f:
         if skipped:
             f.readline()
-        reader = csv.reader(f, delimiter=delimiter, strict=True)
+        reader = csv.reader(lines_of(f, text.shown), delimiter=delimiter, strict=True)
         start = 1 + skipped
         header: list[str] | None = None
         try:
@@ -331,7 +194,11 @@ def _csv(text: Text, say: Say) -> Iterator[Read]:
                     raise InputError(f"{len(cells)} values, the header has {len(header)} columns", where=where, hint=hint)
                 yield Read(dict(zip(header, cells, strict=True)), where)
         except csv.Error as e:
-            raise InputError(f"not valid CSV: {e}", where=Where(text.shown, start), hint="a quote inside a quoted value is doubled") from None
+            if "field limit" in str(e):
+                fact, hint = f"a value of more than {LONGEST_LINE >> 20} MiB", "is its quote never closed?"
+            else:
+                fact, hint = f"not valid CSV: {e}", "a quote inside a quoted value is doubled"
+            raise InputError(fact, where=Where(text.shown, start), hint=hint) from None
 
 
 def _delimiter(text: Text, usual: str) -> tuple[str, int]:
@@ -356,7 +223,7 @@ def _widths(text: Text, delimiter: str) -> list[int]:
     widths: list[int] = []
     try:
         with text.open("") as f:
-            for cells in csv.reader(f, delimiter=delimiter, strict=True):
+            for cells in csv.reader(lines_of(f, text.shown), delimiter=delimiter, strict=True):
                 widths += [len(cells)] if cells else []
                 if len(widths) == TRIED_ROWS:
                     break
@@ -365,51 +232,11 @@ def _widths(text: Text, delimiter: str) -> list[int]:
     return widths
 
 
-# -- parquet
-
-
-def _parquet(path: Path, shown: str) -> Iterator[Read]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            short = {field.name for field in file.schema_arrow if pa.types.is_float16(field.type) or pa.types.is_float32(field.type)}
-            number = 0
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    yield Read({name: _plain(value, name in short) for name, value in row.items()}, Where(f"{shown}[{number}]"))
-                    number += 1
-    except (pa.ArrowException, ValueError, OverflowError, OSError) as e:
-        raise InputError(f"not a readable parquet file: {first_line(e)}", where=shown, hint="is the download complete?") from None
-
-
-def _plain(value: Any, short: bool = False) -> Any:
-    """A value as a JSON file would have it: NaN is none, and a number of few bits has few digits."""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        if short and math.isfinite(value):
-            import numpy as np
-
-            return float(str(np.float32(value)))
-    if isinstance(value, list):
-        return [_filled(v) for v in value]
-    return _filled(value)
-
-
-def _filled(value: Any) -> Any:
-    """Structs without the fields that stand there because another row has them."""
-    if isinstance(value, dict):
-        return {k: _filled(v) for k, v in value.items() if v is not None}
-    return [_filled(v) for v in value] if isinstance(value, list) else value
-
-
 READERS: dict[str, Callable[[Text, Say], Iterator[Read]]] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,
     ".csv": _csv,
     ".tsv": _csv,
-    ".parquet": lambda text, _say: _parquet(text.path, text.shown),
+    ".parquet": lambda text, _say: _numbered(text.path, text.shown),
 }

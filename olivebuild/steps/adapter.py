@@ -117,6 +117,9 @@ class Adapter(Step):
     def takes_gpu(self, fields: AdapterFields) -> bool:
         return fields.source is None
 
+    def computes(self, fields: AdapterFields) -> bool:
+        return fields.source is None
+
     def template(self, fields: AdapterFields) -> str:
         return "" if fields.source else "rendered"
 

@@ -36,6 +36,7 @@ class Accuracy(Step):
     version = 3
     changes: ClassVar = {3: "models are asked with the tokens of their own chat template; special tokens are text, but for the ends"}
     fields = AccuracyFields
+    floating = True
     gpu = True
 
     def libraries(self, fields: AccuracyFields) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ class BaselineFields(Fields):
 class Baseline(Step):
     kind = "benchmark-baseline"
     fields = BaselineFields
+    floating = True
 
     def libraries(self, fields: BaselineFields) -> tuple[str, ...]:
         return ("scikit-learn",)

@@ -34,6 +34,7 @@ class Check(Step):
     version = 2
     changes: ClassVar = {2: "the tokens that a deployed model is asked with are compared with those that are trained; all ends count"}
     fields = CheckFields
+    floating = True
     gpu = True
 
     def libraries(self, fields: CheckFields) -> tuple[str, ...]:

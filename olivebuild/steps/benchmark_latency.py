@@ -30,6 +30,7 @@ class Latency(Step):
     kind = "benchmark-latency"
     version = 3
     fields = LatencyFields
+    floating = True
     exclusive = True
     gpu = True
     machine = True

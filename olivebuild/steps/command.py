@@ -35,6 +35,7 @@ class Command(Step):
     fields = CommandFields
     summary = "any program: `run`, with `inputs`, `files` and `outputs`"
     runner = "olivebuild.steps._program"
+    floating = True
 
     def takes_gpu(self, fields: CommandFields) -> bool:
         return fields.gpu

@@ -52,6 +52,9 @@ class Merged(Step):
         # The default is left out: it changes nothing for merges that were made before there was a choice.
         return {name: value for name, value in given.items() if (name, value) != ("onto", "base")}
 
+    def computes(self, fields: MergedFields) -> bool:
+        return not fields.source and not fields.reproducible
+
     def template(self, fields: MergedFields) -> str:
         return "" if fields.source else "published"
 

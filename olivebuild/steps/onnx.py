@@ -82,6 +82,9 @@ class Onnx(Step):
     def takes_gpu(self, fields: OnnxFields) -> bool:
         return fields.provider == "cuda"
 
+    def computes(self, fields: OnnxFields) -> bool:
+        return not fields.source
+
     def template(self, fields: OnnxFields) -> str:
         return "" if fields.source else "published"
 

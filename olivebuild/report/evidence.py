@@ -1,0 +1,33 @@
+"""What a report is made from: a project, its plan of now, traces and history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from olivebuild.history import Entry
+from olivebuild.plan import Plan
+from olivebuild.project import Project
+from olivebuild.trace import Trace
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The plan as it is now, what each node last made, and the builds before."""
+
+    project: Project
+    plan: Plan
+    entries: list[Entry]
+
+    def trace(self, node: str) -> Trace | None:
+        """What the node made: under its key of now, or, when that was not built yet, under its last one."""
+        state = self.plan.states.get(node)
+        if state and state.trace:
+            return state.trace
+        last = self.project.workspace.last.get(node)
+        return self.project.planner.traces.get(last.key) if last else None
+
+    def metrics(self, target: str) -> Mapping[str, Any]:
+        trace = self.trace(target)
+        return trace.metrics if trace else {}
