@@ -14,9 +14,8 @@ from olivebuild.document import Document
 from olivebuild.errors import RecipeError, Where
 from olivebuild.matrix import Matrices
 from olivebuild.node import NAME, Ref, amount_of
-from olivebuild.quantities import size_of
-from olivebuild.recipe import COMMANDS, did_you_mean
 from olivebuild.step import KINDS, Fields, Target, kinds, step_of
+from olivebuild.text import did_you_mean, size_of
 
 F = TypeVar("F", bound=Fields)
 
@@ -51,6 +50,10 @@ class Checked:
     """The numerics of the machine are part of every key that they can change."""
 
 
+# A target of one of these names could not be built by its name alone; some commands are still to come.
+COMMANDS = frozenset(
+    "accept build chat clean compare doctor gc graph import init log plan predict report run schema status update verify watch why".split()  # noqa: SIM905
+)
 KEYS = ["version", "default", "cache", "resources", "numerics", "targets"]
 NUMERICS = ("any", "strict")
 

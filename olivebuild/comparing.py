@@ -14,7 +14,7 @@ from olivebuild.errors import RecipeError
 from olivebuild.gates import FIGURES
 from olivebuild.history import Entry
 from olivebuild.key import Reason
-from olivebuild.recipe import did_you_mean
+from olivebuild.text import did_you_mean
 
 
 class Scale(Enum):

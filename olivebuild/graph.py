@@ -10,7 +10,8 @@ from msgspec import Struct, structs
 
 from olivebuild.errors import RecipeError
 from olivebuild.node import Edge, Node, Outline
-from olivebuild.recipe import Recipe, did_you_mean
+from olivebuild.recipe import Recipe
+from olivebuild.text import did_you_mean
 
 if TYPE_CHECKING:
     from olivebuild.step import Target

@@ -67,13 +67,13 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
 
 
 def quantity(read: str) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
-    """An option that takes `50GB` or `30d`: which of `quantities` reads it."""
+    """An option that takes `50GB` or `30d`: which function of `text` reads it."""
 
     def convert(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
-        from olivebuild import quantities
+        from olivebuild import text
 
         try:
-            return None if value is None else int(getattr(quantities, read)(value))
+            return None if value is None else int(getattr(text, read)(value))
         except ValueError as e:
             raise click.BadParameter(str(e)) from None
 
@@ -96,14 +96,14 @@ def gc(ctx: click.Context, delete: bool, max_size: int | None, older_than: int, 
     olivebuild gc
     olivebuild gc --delete --max-size 50GB --older-than 2w
     """
-    from olivebuild import gc, quantities
+    from olivebuild import gc, text
     from olivebuild.project import cache_folder
     from olivebuild.store import Store
 
     project = open_if_there(ctx)
     store = project.planner.store if project else Store(cache_folder())
     if max_size is None and project and project.graph.recipe.cache.max_size:
-        max_size = quantities.size_of(project.graph.recipe.cache.max_size)
+        max_size = text.size_of(project.graph.recipe.cache.max_size)
     found = gc.collect(store, gc.Limits(older_than, max_size), delete=delete)
     click.echo(json.dumps(_as_json(found, max_size, delete), indent=2) if as_json else "\n".join(_as_lines(found, max_size, delete)))
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from olivebuild.digest import canonical_json
-from olivebuild.quantities import size_of
 from olivebuild.sources import Source
+from olivebuild.text import size_of
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema

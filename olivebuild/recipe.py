@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from olivebuild.step import Target
 
 FILE_NAME = "olivebuild.yaml"
-# A target of one of these names could not be built by its name alone; some commands are still to come.
-COMMANDS = frozenset(
-    "accept build chat clean compare doctor gc graph import init log plan predict report run schema status update verify watch why".split()  # noqa: SIM905
-)
 
 
 class Recipe:
@@ -102,17 +98,3 @@ def load(file: Path, settings: Iterable[str] = ()) -> Recipe:
     recipe = read(file, settings)
     assert recipe.targets
     return recipe
-
-
-FEW = 40
-"""More names than any kind has keys: a hint that is a page long helps nobody."""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    import difflib
-
-    known = list(known)
-    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.6):
-        return f"did you mean {close[0]}?"
-    more = f" and {len(known) - FEW:,} more" if len(known) > FEW else ""
-    return f"known are: {', '.join(known[:FEW])}{more}"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from olivebuild.checking import NUMERICS, Cache
+from olivebuild.checking import COMMANDS, NUMERICS, Cache
 from olivebuild.node import NAME
-from olivebuild.recipe import COMMANDS
 from olivebuild.step import kinds, step_of
 
 RESOURCES: dict[str, Any] = {"type": "object", "additionalProperties": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]}}

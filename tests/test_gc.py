@@ -20,8 +20,8 @@ from olivebuild.digest import of_bytes
 from olivebuild.executor import Action, ActionInput
 from olivebuild.gc import DAY, Limits
 from olivebuild.locks import locked, try_lock
-from olivebuild.quantities import size_of, span_of
 from olivebuild.store import Store
+from olivebuild.text import size_of, span_of
 from olivebuild.trace import Trace, Traces
 from tests.conftest import Place
 from tests.test_disks import chain, content, everything

@@ -9,8 +9,9 @@ import pytest
 from olivebuild import step
 from olivebuild.errors import RecipeError, Where
 from olivebuild.gates import FIGURES
-from olivebuild.recipe import FILE_NAME, Recipe, did_you_mean, find, load
+from olivebuild.recipe import FILE_NAME, Recipe, find, load
 from olivebuild.step import Ref
+from olivebuild.text import did_you_mean
 
 SCHEMA = "`olivebuild schema` tells what each field takes"
 ONE = """\

@@ -9,8 +9,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from olivebuild import document
+from olivebuild.checking import COMMANDS
 from olivebuild.errors import RecipeError
-from olivebuild.recipe import COMMANDS, FILE_NAME, load
+from olivebuild.recipe import FILE_NAME, load
 from olivebuild.schema import recipe_schema
 from olivebuild.step import KINDS
 

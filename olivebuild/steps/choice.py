@@ -16,9 +16,9 @@ from pydantic import Field
 from olivebuild.errors import GateError, RecipeError
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.pareto import front, ranked
-from olivebuild.recipe import did_you_mean
 from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target
 from olivebuild.steps.benchmark import BenchmarkFields
+from olivebuild.text import did_you_mean
 from olivebuild.worker import Job
 
 

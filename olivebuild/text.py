@@ -1,8 +1,9 @@
-"""Sizes and spans of time as people write them: 50GB, 512MiB, 30d, 12h."""
+"""Text that people write and read: sizes (50GB, 512MiB), spans of time (30d, 12h), and the name that was meant."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 SPANS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -23,3 +24,18 @@ def _read(text: str, units: dict[str, int], complaint: str) -> int:
     if not found or found[2].lower() not in units:
         raise ValueError(complaint)
     return int(float(found[1]) * units[found[2].lower()])
+
+
+FEW = 40
+"""More names than any kind has keys: a hint that is a page long helps nobody."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for an unknown word: the nearest of the known ones, or the first of them."""
+    import difflib
+
+    known = list(known)
+    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.6):
+        return f"did you mean {close[0]}?"
+    more = f" and {len(known) - FEW:,} more" if len(known) > FEW else ""
+    return f"known are: {', '.join(known[:FEW])}{more}"
