@@ -18,6 +18,8 @@ ROUNDING = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12, torch.float32: 2.0
 ALLOWED = 5.0
 """Times what rounding does."""
 LEAST = {torch.bfloat16: 1e-3, torch.float16: 1e-4, torch.float32: 1e-5}
+TOLD = 0.02
+"""A difference above this is told, be it explained or not."""
 DRAWS = 2
 ADAPTED = (".base_layer.", ".modules_to_save.")
 """Parts of the names that peft gives weights which it adds to, or holds trained copies of."""

@@ -178,7 +178,10 @@ def merge_by_tensors(job: Job, model: Weights, changed: list[Change], *, reprodu
 
 
 def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = False) -> None:
-    """Merge with peft on the CPU: fp32 products, rounded once to the weight's own number format. The result is compared with base and adapter."""
+    """Merge with peft on the CPU: fp32 products, added and rounded to the weight's own number format (those for experts also before they are added).
+
+    The result is compared with base and adapter.
+    """
     import torch
 
     from olivebuild.steps import _merge_proof, _models, _opened
@@ -223,6 +226,10 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
     del wrapped, merged, ties
     job.progress("merging", 3, 4)
     spread, bound = check_written(job, trust, held, expected)
+    if spread > _merge_proof.TOLD:
+        name = str(dtype).removeprefix("torch.")
+        fact = f"the merged model's logits differ by {spread:.2g} of their spread from those of base and adapter"
+        job.note(f"{fact}: rounding its weights to {name} once does that, up to {bound:.2g}")
     job.progress("merging", 4, 4)
     given = len(tensors_in(adapter))
     job.result = Result(metrics={"adapter_tensors": given, "merge_spread": spread, "merge_spread_allowed": bound})

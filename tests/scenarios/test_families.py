@@ -88,6 +88,19 @@ def test_what_is_made_of_a_family_is_right_or_refused(name: str, tmp_path: Path)
     assert faults(measure(name, tmp_path / "family")) == []
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_are_the_nearest_ones_do_not_keep_any_model_below_a_bound(tmp_path: Path) -> None:
+    """What docs/support.md says of larger weights."""
+    from olivebuild.store import Store
+    from tests.scenarios.support import LIMITS, merge_spread
+
+    found, way, _ = merge_spread(tmp_path / "large", Store(tmp_path / "cache"), "Nemotron", "bfloat16", times=2.5)
+    assert way == "tensors"
+    assert found["off"] <= LIMITS["off"]
+    assert (round(found["merged"], 2), round(found["computed"], 1)) == (0.09, 0.2)
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_rows_are_trained_on_as_each_is_alone(name: str, tmp_path: Path) -> None:
     how, wrong, turned = trained(write(name, tmp_path / "model", dtype="float32"))

@@ -303,6 +303,17 @@ def test_something_drawn_at_random_is_found_by_loading_twice(tiny_model: Path, t
         merge_with_peft(job, base, adapter)
 
 
+@pytest.mark.parametrize("times", [1, 40])
+def test_an_adapter_that_makes_rounding_matter_is_told_with_the_figure(times: int, tiny_model: Path, tmp_path: Path, store: Store) -> None:
+    base = tmp_path / "base"
+    make("llama", base, tiny_model)
+    adapter = adapt(base, tmp_path / "adapter", target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"], bias="all")
+    change_tensors(adapter, lambda tensors: {n: t * times if "lora_B" in n else t for n, t in tensors.items()})
+    _, job = merged_in(tmp_path / "merged", store, base, adapter)
+    spread = job.result.metrics["merge_spread"]
+    assert (f"logits differ by {spread:.2g} of their spread" in told(job)) == (spread > 0.02) == (times > 1)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "lora_bias": ({"target_modules": ["o_proj"], "lora_bias": True}, "has a bias for model.layers.0.self_attn.o_proj (lora_bias)"),
     "layer_replication": ({"target_modules": ["q_proj"], "layer_replication": [[0, 2], [1, 2]]}, "repeats layers of the base"),
