@@ -192,12 +192,15 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     olivebuild why onnx-int4
     """
     from olivebuild import explain, findings, live
+    from olivebuild.history import last_failures
+    from olivebuild.recording import history_of
 
     project = open_all(ctx, settings)
     goals = [project.graph.one(target)]
     with live.hashing(project.workspace.memo):
         made = project.planner.plan(goals, with_faults=True)
-        story = explain.why(made, project.workspace, target)
+        failures = last_failures(history_of(project).read())
+        story = explain.why(made, project.workspace, target, failures)
     project.workspace.memo.save()
     click.echo(json.dumps(explain.to_json(story), indent=2, ensure_ascii=False) if as_json else explain.to_text(story))
     ctx.exit(findings.show_faults(made))

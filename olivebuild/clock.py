@@ -35,14 +35,18 @@ def today() -> str:
 
 def check_date(text: str) -> str:
     """The date itself. Raises ValueError for what is not one."""
+    if is_date(text):
+        return text
+    raise ValueError(f"{text!r} is not a date; write it as 2026-11-28")
+
+
+def is_date(text: str) -> bool:
     from datetime import date
 
     try:
-        if date.fromisoformat(text).isoformat() == text:
-            return text
+        return date.fromisoformat(text).isoformat() == text
     except ValueError:
-        pass
-    raise ValueError(f"{text!r} is not a date; write it as 2026-11-28")
+        return False
 
 
 def later(date: str, days: int) -> str:

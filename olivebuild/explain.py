@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import asdict
@@ -37,7 +38,8 @@ class Story:
     """Why it was not made tensor by tensor, where it could not be; what olivebuild itself does differently now."""
 
 
-def why(plan: Plan, workspace: Workspace, target: str, seen: frozenset[str] = frozenset()) -> Story:
+def why(plan: Plan, workspace: Workspace, target: str, failures: Mapping[str, str] | None = None, seen: frozenset[str] = frozenset()) -> Story:
+    """`failures`: of targets whose last build failed, when and with what."""
     verdict, states = plan.target(target)
     reasons = unique_reasons(states, target)
     past = verdict is Verdict.FRESH
@@ -48,15 +50,21 @@ def why(plan: Plan, workspace: Workspace, target: str, seen: frozenset[str] = fr
     story = Story(target, verdict, reasons, sum(cost) if cost else None, past)
     made = [s.trace.provenance for s in states if s.trace]
     story.notes = [f"made whole by {p['by']}, since {p['because']}" for p in made if p.get("because") and p.get("by")]
-    story.notes += _changed_steps(states, reasons)
+    story.notes += changed_steps(states, reasons)
     story.notes += _other_numerics(states)
+    if not past and failures and target in failures:
+        story.notes.insert(0, failures[target])
+        # It was begun here, if not built.
+        story.reasons = [r for r in reasons if r.cause != "new"]
     if not past:
         below = dict.fromkeys(r.what.partition(".")[0] for r in reasons if r.cause == "input")
-        story.causes = [why(plan, workspace, name, seen | {target}) for name in below if name in plan.targets and name not in seen | {target}]
+        story.causes = [
+            why(plan, workspace, name, failures, seen | {target}) for name in below if name in plan.targets and name not in seen | {target}
+        ]
     return story
 
 
-def _changed_steps(states: list[State], reasons: list[Reason]) -> list[str]:
+def changed_steps(states: list[State], reasons: list[Reason]) -> list[str]:
     """What olivebuild itself does differently since the last run, version by version."""
     found: dict[str, None] = {}
     for kind in dict.fromkeys(state.node.kind for state in states):
@@ -81,7 +89,7 @@ def _other_numerics(states: list[State]) -> list[str]:
 def to_text(story: Story, indent: int = 0) -> str:
     pad = "  " * indent
     word = WORDS[story.verdict]
-    lines = [f"{pad}{story.target} {word}" + (", because:" if story.reasons and not story.past else "")]
+    lines = [f"{pad}{story.target} {word}" + (", because:" if (story.reasons or story.notes) and not story.past else "")]
     if story.past and story.reasons:
         lines.append(f"{pad}  it was last made because:")
     lines += [f"{pad}  - {clean(describe(reason))}" for reason in story.reasons]

@@ -68,6 +68,8 @@ class Entry(Struct, frozen=True):
     number: Annotated[int, Meta(ge=0)] = 0
     made: tuple[Made, ...] = ()
     failed: tuple[str, ...] = ()
+    faults: Mapping[str, str] = {}
+    """With what each of these failed: `olivebuild.yaml:7:3: the fact`."""
     measured: Mapping[str, Measured] = {}
     gates: tuple[Judged, ...] = ()
     machine: Mapping[str, str] = {}
@@ -82,6 +84,17 @@ class Entry(Struct, frozen=True):
         """Why this build had something to do: what changed outside, not what followed from it."""
         reasons = [r for made in self.made for r in made.reasons if r.cause not in ("input", "output", "new")]
         return list(dict.fromkeys(reasons))
+
+
+def last_failures(entries: Sequence[Entry]) -> dict[str, str]:
+    """Of targets that failed when they were last made: when, and with what."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        for made in entry.made:
+            found.pop(made.target, None)
+        when = f"{entry.time.replace('T', ' ').rstrip('Z')} UTC"
+        found |= {name: f"it failed in {entry.name} ({when}): {entry.faults.get(name) or 'its log says why'}" for name in entry.failed}
+    return found
 
 
 class History:

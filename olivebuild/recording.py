@@ -79,6 +79,7 @@ def record(project: Project, recorder: Recorder, report: Report, gates: Iterable
         fresh=len(report.fresh),
         made=recorder.made(plan, project.workspace),
         failed=tuple(report.failed),
+        faults={e.target: f"{e.where}: {e.fact}" if e.where else e.fact for e in reversed(report.errors) if e.target},
         measured={name: m for name, state in plan.states.items() if (m := measured(state))},
         gates=tuple(Judged(j.target, j.gate, compact(j.value), j.passed) for j in gates),
         machine=machine_of(plan),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from olivebuild import wording
-from olivebuild.errors import BuildError
+from olivebuild.errors import BuildError, RecipeError
 from olivebuild.options import JSON, TARGET, TARGETS, open_all, open_recipe, place, recipe_options
 
 if TYPE_CHECKING:
@@ -165,7 +165,13 @@ def update(ctx: click.Context, targets: tuple[str, ...], template_date: bool) ->
     """
     if template_date:
         if targets:
-            raise click.UsageError("--template-date takes no targets: the date in olivebuild.lock is that of the whole recipe")
+            from olivebuild import clock
+
+            dates = [text for text in targets if clock.is_date(text)]
+            fact = "--template-date takes no date" if dates else "--template-date takes no targets"
+            hint = "today's, in UTC, becomes that of the whole recipe, in olivebuild.lock; the field "
+            hint += f"`template_date: {dates[0] if dates else clock.today()}` of a model sets another"
+            raise RecipeError(fact, where="command line", hint=hint)
         update_template_date(open_all(ctx))
         return
     from olivebuild.executors.local import LocalExecutor

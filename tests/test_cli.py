@@ -91,6 +91,25 @@ def test_why_goes_down_to_the_root_cause(chain: Place) -> None:
     assert [(r["cause"], r["what"]) for r in root["reasons"]] == [("file", "in.txt")]
 
 
+def test_why_tells_of_a_failure_when_and_with_what_until_the_target_is_made(place: Place) -> None:
+    place.recipe.write_text(
+        'targets:\n  first: {kind: command, run: "cp in.txt {outputs.x}", outputs: {x: x.txt}}\n'
+        "  then: {kind: command, run: 'cp {inputs.first} {outputs.x}', inputs: {first: first.x}, outputs: {x: x.txt}}\n"
+    )
+    assert place.build("then").code == 1
+    told = place.run("why", "then").out
+    assert re.search(
+        r"\n  first will run, because:\n    it failed in build 1 \(\d{4}-\d\d-\d\d .* UTC\): olivebuild\.yaml:2:26: first: the command ended", told
+    )
+    assert "never built here" not in told.partition("first will run")[2]
+    assert "failed" in json.loads(place.run("why", "first", "--json").out)["notes"][0]
+    place.edit("cp in.txt", f"cp {place.recipe}")
+    assert place.build("then").ran == ["first", "then"]
+    place.edit("first: {kind: command,", "first: {kind: command, files: [olivebuild.lock],")
+    (place.folder / "olivebuild.lock").write_text('{"sources": {}, "libraries": {}}')
+    assert "failed" not in place.run("why", "then").out
+
+
 def test_set_overrides_a_field(chain: Place) -> None:
     chain.build()
     assert chain.build("--set", "b.outputs.y=z.txt").ran == ["b"]

@@ -376,7 +376,10 @@ def test_the_command_line_tells_and_updates(site: Site, monkeypatch: pytest.Monk
     assert command(site, "update", "--template-date").output == "template_date: 2026-11-28 -> 2027-06-01\n"
     assert command(site, "update", "--template-date").output == "template_date: unchanged\n"
     assert site.plan("adapter").states["adapter"].reasons == [Reason("parameter", "template_date", "2026-11-28", "2027-06-01")]
-    assert command(site, "update", "--template-date", "base").exit_code == 2
+    for word, fact in (("base", "--template-date takes no targets"), ("2026-02-03", "--template-date takes no date")):
+        with pytest.raises(RecipeError, match=fact) as caught:
+            command(site, "update", "--template-date", word)
+        assert f"the field `template_date: {'2027-06-01' if word == 'base' else word}` of a model" in caught.value.hint
     site.edit("source: base}", "source: base, template_date: 2026-01-02}")
     assert "base has a template_date of its own, 2026-01-02, which stays" in command(site, "update", "--template-date").output
 

@@ -10,6 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from olivebuild import digest
+from olivebuild.accepting import accept_target
+from olivebuild.errors import BuildError
 from olivebuild.explain import to_text, why
 from olivebuild.key import Reason
 from olivebuild.plan import Verdict
@@ -223,3 +225,15 @@ def test_why_tells_what_a_new_version_of_a_step_does_differently(built: Site, mo
     assert [(r.cause, r.old, r.new) for r in story.reasons] == [("step", str(version), str(version + 2))]
     assert story.notes == [f"olivebuild makes it differently now: {text}" for text in ("it sorts its lines", "it ends them")]
     assert "  olivebuild makes it differently now: it sorts its lines" in to_text(story).splitlines()
+
+
+def test_an_old_result_is_not_accepted_for_a_step_that_makes_another(built: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = STEP.version
+    monkeypatch.setattr(type(STEP), "changes", {version + 1: "it sorts its lines"})
+    monkeypatch.setattr(type(STEP), "version", version + 1)
+    planner = built.planner()
+    with pytest.raises(BuildError, match="is not what it would be now: olivebuild makes it differently now: it sorts its lines") as caught:
+        list(accept_target(planner, "a"))
+    assert "`olivebuild a` builds it anew" in caught.value.hint
+    planner.traces.close()
+    assert built.verdicts("a") == {"a": "stale"}
