@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from olivebuild.dating import LABEL
-from olivebuild.executor import Action, ActionInput
+from olivebuild.executor import Action, ActionInput, Asked
 from olivebuild.graph import Graph
 from olivebuild.node import Node
-from olivebuild.plan import Plan, Planner, State
+from olivebuild.plan import Plan, Planner, State, Verdict
 
 
 def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action:
@@ -33,6 +33,7 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
         runner=node.runner,
         publish=state.publish,
         template_date=next((p.value for p in state.parts if (p.cause, p.label) == ("parameter", LABEL)), ""),
+        asked=_asked(planner, plan, node, out),
         readers=[[n.kind, n.fields] for n in _readers(planner.graph, plan, node)],
     )
 
@@ -62,6 +63,30 @@ def _inputs(planner: Planner, plan: Plan, node: Node, out: Path) -> dict[str, Ac
             manifest=origin.trace.manifest if origin.trace else "",
         )
     return inputs
+
+
+def asking(graph: Graph, plan: Plan, node: Node) -> list[tuple[Node, list[Node]]]:
+    """The parts of benchmarks that will judge what is made of an adapter that is trained, each with the data sets whose rows it asks."""
+    if node.kind != "adapter" or node.source:
+        return []
+    made, found = [node], []
+    for one in made:
+        users = [n for _, user in graph.users[one.name] if user in plan.states and plan.states[user].trace is None and (n := graph.nodes[user])]
+        made += [n for n in users if n.kind in ("merged", "onnx") and n not in made]
+        found += [n for n in users if n.kind == "benchmark-accuracy" and n not in found]
+    return [(n, [source for edge, source, _ in graph.inputs[n.name] if edge.role.startswith("data[")]) for n in found]
+
+
+def _asked(planner: Planner, plan: Plan, node: Node, out: Path) -> list[Asked]:
+    found = []
+    for judge, sets in asking(planner.graph, plan, node):
+        for source in sets:
+            origin = plan.states[source.name]
+            if origin.verdict is Verdict.FRESH and origin.trace:
+                path = (origin.folder or _part_folder(planner, origin, out)) / source.outputs["test"]
+                whole = bool(judge.fields.get("json_schema") or judge.fields.get("score"))
+                found.append(Asked(judge.target, str(path), int(str(judge.fields["max_new_tokens"])), whole))
+    return list(dict.fromkeys(found))
 
 
 def _part_folder(planner: Planner, origin: State, out: Path) -> Path:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from olivebuild import digest, locks, numerics, workspaces
-from olivebuild.actions import make_action, trusts
+from olivebuild.actions import asking, make_action, trusts
 from olivebuild.errors import BuildError, Damaged, InputError, StepError, StoreError, of_disk
 from olivebuild.events import Event, Listener
 from olivebuild.executor import ANY, Executor, Message, Outcome
@@ -183,7 +183,11 @@ class Build:
 
     def _inputs_ready(self, plan: Plan, state: State) -> bool:
         inputs = self.planner.graph.inputs[state.node.name]
-        return all(plan.states[s.name].verdict is Verdict.FRESH and s.name not in self._running for _, s, _ in inputs)
+        if not all(plan.states[s.name].verdict is Verdict.FRESH and s.name not in self._running for _, s, _ in inputs):
+            return False
+        # Rows that will be asked are looked at before an adapter is trained: their data sets come first.
+        sets = {s.name for _, sources in asking(self.planner.graph, plan, state.node) for s in sources} - self._failed
+        return all(plan.states[name].verdict is Verdict.FRESH and name not in self._running for name in sets)
 
     def _restore(self, state: State, report: Report) -> set[str]:
         assert state.manifest

@@ -1,23 +1,87 @@
-"""Rows of a data set that are left out, as a line for people: how many, why, and where the first stands."""
+"""Rows of a data set that are left out or cut, as a line for people: how many, why, and where the first stands."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from olivebuild.plan import State
+    from olivebuild.worker import Job
+    from olivebuild.workspace import Workspace
 
 MAX_REASONS = 5
+FAILED = "the last run failed"
+SIDES = {"drops": "", "test_drops": "test ", "eval_drops": "eval "}
+"""The names that drops have in a step's figures -> what rows they are of."""
 
 
 def told(report: Mapping[str, Any], name: str = "drops") -> str:
-    """`60 of 100 rows dropped: 60 x no value for input (first data/rows.jsonl:1)`; "" if none is dropped.
+    """`60 of 100 rows dropped: 60 x no value for input (first data/rows.jsonl:1)`; "" if none is dropped or cut.
 
-    `name`: `test_drops` tells of the rows of a test file, as a step's figures have them.
+    `name`: `test_drops` tells of the rows of a test file, as a step's figures have them, `eval_drops` of those that judge a training.
     """
     drops = report.get(name) or []
     if not drops:
         return ""
-    parts = [f"{d['count']} x {d['why']} (first {d['first']})" for d in drops[:MAX_REASONS]]
+    parts = [f"{d['count']} x {d['why']}" + (f" (first {d['first']})" if d["first"] else "") for d in drops[:MAX_REASONS]]
     more = [f"{len(drops) - MAX_REASONS} more reasons"] if len(drops) > MAX_REASONS else []
-    test = name == "test_drops"
-    count, read = sum(d["count"] for d in drops), report.get("test_read" if test else "read")
-    return f"{count} of {read} {'test ' if test else ''}rows dropped: {'; '.join(parts + more)}"
+    # Of a failed step there is the report, which has the rows of the test file apart.
+    read = report.get(name.removesuffix("drops") + "read")
+    dropped, cut = (sum(d["count"] for d in drops if bool(d.get("cut")) is kind) for kind in (False, True))
+    words = [f"{dropped} of {read} {SIDES[name]}rows dropped"] if dropped else []
+    words += [f"{cut} cut" if words else f"{cut} of {read} {SIDES[name]}rows cut"] if cut else []
+    return f"{' and '.join(words)}: {'; '.join(parts + more)}"
+
+
+def all_told(figures: Mapping[str, Any]) -> list[str]:
+    """A line for each kind of rows of which a step dropped or cut some."""
+    return [line for name in SIDES if (line := told(figures, name))]
+
+
+# -- what a step that fails leaves
+
+
+def report_file(log: str | Path) -> Path:
+    """Where a step whose log that is leaves its report when it fails; gone once it ends well."""
+    return Path(log).with_suffix(".report.json")
+
+
+def left_by(log: Path) -> dict[str, Any]:
+    """The report of the last run that failed with that log, as a step's figures would be; empty where there is none."""
+    try:
+        found = json.loads(report_file(log).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    test = found.get("test")
+    return found | ({"test_drops": test.get("drops"), "test_read": test.get("read")} if isinstance(test, dict) else {})
+
+
+def failed(workspace: Workspace, states: Iterable[State]) -> list[str]:
+    """What the last run dropped of those nodes that are not made yet, if it failed."""
+    open_ = [s.node.name for s in states if s.trace is None and s.node.lies_at is None]
+    return [line for name in open_ for line in all_told(left_by(workspace.log_of(name)))]
+
+
+def keep(job: Job, report: Mapping[str, Any]) -> str:
+    """Keep the report of a step that fails beside its log; where it lies. Nothing else of such a step is kept."""
+    if not report or not job.log:
+        return ""
+    file = report_file(job.log)
+    file.write_text(as_text(report), "utf-8")
+    folder = Path(job.action.recipe_folder)
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
+
+
+def forget(job: Job) -> None:
+    """The step ended well: what an earlier run left says nothing any more."""
+    if job.log:
+        report_file(job.log).unlink(missing_ok=True)
+
+
+def as_text(report: Mapping[str, Any]) -> str:
+    return json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

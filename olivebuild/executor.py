@@ -30,6 +30,15 @@ class ActionInput(NamedTuple):
     manifest: str = ""
 
 
+class Asked(NamedTuple):
+    """Rows that a benchmark will ask of what an action makes: the benchmark, the file, and how long its answers may be."""
+
+    target: str
+    path: str
+    new_tokens: int
+    whole: bool
+
+
 class Action(NamedTuple):
     """One step with concrete inputs: all that a worker needs, as JSON."""
 
@@ -60,6 +69,8 @@ class Action(NamedTuple):
     """[kind, fields] of the steps that will read this one's tensors: work that both need may be done at once."""
     task: str = "run"
     """"run" makes the artifact; "pin" only finds what the source's name stands for today."""
+    asked: Sequence[Asked] = ()
+    """What is to become of an adapter is asked these, so that rows which can't be are told before it is trained."""
     template_date: str = ""
     """What a chat template that reads the clock is told, `2026-11-28`; `freeze 2026-11-28` where that is to be fixed in what is published."""
 
@@ -72,6 +83,7 @@ class Action(NamedTuple):
     @staticmethod
     def from_json(text: str) -> Action:
         data = json.loads(text)
+        data["asked"] = [Asked(*x) for x in data["asked"]]
         data["inputs"] = {role: ActionInput(**x) for role, x in data["inputs"].items()}
         return Action(**data)
 

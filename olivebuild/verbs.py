@@ -63,8 +63,8 @@ def status(ctx: click.Context, as_json: bool) -> None:
         shown = project.planner.scan.shown(folder) if folder else ""
         stored = sum(held.values()) if last.manifest else None
         row: dict[str, object] = {"target": name, "kind": kind, "verdict": verdict.value, "size": size, "stored": stored, "seconds": last.seconds}
-        metrics = last.trace.metrics if last.trace and kind == "dataset" else {}
-        dropped = [line for line in (drops.told(metrics), drops.told(metrics, "test_drops")) if line]
+        dropped = drops.all_told(last.trace.metrics) if last.trace else []
+        dropped += [f"{drops.FAILED}: {line}" for line in drops.failed(project.workspace, states)]
         rows.append(row | {"folder": shown or None} | ({"dropped": dropped} if dropped else {}))
         if not as_json:
             amount, kept = (wording.size(n) if n is not None else "" for n in (size, stored))

@@ -177,10 +177,13 @@ class Workspace:
                 self._sweep()
         digest.sweep_abandoned(self.state)
 
+    def log_of(self, node: str) -> Path:
+        return self.logs / f"{node.replace(':', '.')}.log"
+
     def log_file(self, node: str) -> Path:
         """Where a node's step writes. Raises StoreError where a link stands there."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        file = self.logs / f"{node.replace(':', '.')}.log"
+        file = self.log_of(node)
         if file.is_symlink():
             raise trees.link_found(file)
         return file

@@ -231,7 +231,11 @@ def test_the_systems_message_goes_where_the_template_puts_it() -> None:
 def test_a_row_that_the_template_refuses_is_named(style: str, turns: Any, said: str) -> None:
     encoder = encoder_of(STYLES[style][0])
     row = row_of(*turns)
-    for call in (lambda: encoder.tokens("messages", [row]), lambda: encoder.encode("messages", row), lambda: encoder.ask("messages", row)):
+    (made,) = encoder.tokens("messages", [row])
+    assert made.flaw.why.startswith("refused by the chat template: ")
+    assert said in made.flaw.why
+    assert not len(made)
+    for call in (lambda: encoder.encode("messages", row), lambda: encoder.ask("messages", row)):
         with pytest.raises(InputError) as caught:
             call()
         assert "the chat template refuses this row" in caught.value.fact
@@ -243,7 +247,7 @@ def test_a_prompt_that_the_whole_does_not_begin_with_is_an_error() -> None:
     """As of a model that always thinks: what it is asked with never stands in a conversation."""
     template = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
     with pytest.raises(InputError, match="does not begin with what it writes as the prompt"):
-        encoder_of(template).tokens("messages", [row_of(*TWO)])
+        encoder_of(template).encode("messages", row_of(*TWO))
 
 
 CALL = {"tool_calls": [{"id": "c0", "type": "function", "function": {"name": "sky", "arguments": '{"now": true}'}}]}
@@ -257,7 +261,7 @@ def test_calls_are_learnt_as_the_template_writes_them() -> None:
     assert '{"type": "function"' in encoder.tokenizer.decode(encoder.ask("messages", row))
     assert not encoder.counts["tools"]
     with pytest.raises(InputError, match="it writes no tool calls"):
-        encoder_of(CHATML).tokens("messages", [row])
+        encoder_of(CHATML).encode("messages", row)
     plain = encoder_of(CHATML)
     plain.tokens("messages", [row_of(*TWO, tools=row["tools"])])
     assert plain.counts["tools"] == 1
@@ -332,7 +336,12 @@ def test_a_long_row_keeps_what_is_nearest_to_the_answer() -> None:
     (made,) = encoder.tokens("user", [{"user": "Is the sky blue? " * 5, "assistant": "yes"}])
     assert len(made) == 9
     assert counted(encoder, made) == ["yes<|im_end|>"]
-    assert encoder.truncated == 1
+    assert made.flaw.why == "longer than max_length 9: its beginning is cut"
+    assert made.flaw.length > 9
+    # An answer that is not whole does not teach where to end.
+    for format_, row in (("user", {"user": "Sky?", "assistant": "yes " * 9}), ("prompt", {"prompt": "Sky? ", "completion": "yes " * 9})):
+        (made,) = encoder.tokens(format_, [row])
+        assert (len(made), made.flaw.why) == (9, "longer than max_length 9: the end of its answer is cut")
 
 
 def test_ends_of_a_model_and_what_is_added() -> None:

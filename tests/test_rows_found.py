@@ -12,16 +12,18 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from olivebuild import digest
 from olivebuild.errors import InputError, Where
-from olivebuild.executor import Action, ActionInput
+from olivebuild.executor import Action
+from olivebuild.manifest import Entry, Manifest
 from olivebuild.steps._answers import Form, read_rows
 from olivebuild.steps._conversation import conversation
 from olivebuild.steps._reading import Read, read_file
+from olivebuild.steps._row_origins import origins_of
 from olivebuild.steps._rows import columns_in, fill
 from olivebuild.steps.dataset import STEP, DatasetFields, look_alikes
 from olivebuild.worker import Job
@@ -344,6 +346,26 @@ def test_more_drops_than_are_allowed_fail_and_leave_a_report(tmp_path: Path) -> 
     assert not (tmp_path / "rows.report.json").exists()
 
 
+def test_a_row_that_moves_is_the_same_row(tmp_path: Path) -> None:
+    rows, digests, origins = plain(10), [], []
+    for lines in (0, 3):
+        job, _ = run(tmp_path, rows, **ASKED)
+        if lines:
+            (tmp_path / "source.jsonl").write_text("\n" * lines + (tmp_path / "source.jsonl").read_text())
+            STEP.run(job)
+        digests.append(job.result.digests)
+        asked = [{"q": row["prompt"], "a": row["completion"]} for row in pq.read_table(tmp_path / "out/train.parquet").to_pylist()]
+        origins.append(origins_of(tmp_path / "out/train.parquet"))
+        assert [str(origins[-1].of(i)) for i in range(len(asked))] == [f"source.jsonl:{rows.index(row) + 1 + lines}" for row in asked]
+        # As it was before there were origins: what is made of the whole folder is not made again for them.
+        files = [tmp_path / "out" / name for name in ("report.json", "test.parquet", "train.parquet")]
+        assert digests[-1][""] == Manifest(tuple(Entry.of_runs(p.name, [(digest.of_file(p), p.stat().st_size)]) for p in files)).digest
+    assert digests[0] == digests[1]
+    assert origins[0] != origins[1]
+    assert origins[0].of(10) is None
+    assert origins_of(tmp_path / "elsewhere/test.parquet").max_dropped == 0.05
+
+
 def test_duplicates_and_turns_without_weight_do_not_fail(tmp_path: Path) -> None:
     chats = [{"m": [{"role": "user", "content": f"q{n} a{n * 5}"}, A | ({"weight": 0} if n % 2 else {})]} for n in range(20)]
     _, notes = run(tmp_path, [*chats, *chats], messages="m")
@@ -443,36 +465,3 @@ def test_a_form_of_optional_columns_fits_rows_that_have_one(tmp_path: Path) -> N
     (tmp_path / "a.jsonl").write_text('{"i": "do", "n": 1.0}\n{"i": "go", "n": 2.0, "x": "it"}\n')
     rows, form = read_rows(tmp_path / "a.jsonl", "a.jsonl", [Form("rows", "user", "{i} {n}{x? {}}")])
     assert [fill(form.text, row.columns) for row in rows] == ["do 1", "go 2 it"]
-
-
-# Rows that teach nothing
-
-
-@pytest.mark.parametrize(
-    ("kept", "dropped", "weightless", "told", "fails"),
-    [
-        (99, 1, 0, "1 of 100 rows dropped: 1 x no token of the answer is counted", False),
-        (90, 10, 0, "10 of 100 rows dropped: 10 x no token of the answer is counted", True),
-        (90, 10, 8, "10 of 100 rows dropped: 2 x no token of the answer is counted; 8 x the last turn has weight 0", False),
-    ],
-)
-def test_an_adapter_says_which_rows_teach_nothing(tmp_path: Path, kept: int, dropped: int, weightless: int, told: str, fails: bool) -> None:
-    from olivebuild.steps._encode import Shard, TokenRows
-    from olivebuild.steps._train import _tell_dropped
-    from olivebuild.steps.adapter import AdapterFields
-
-    chats = [json.dumps([Q, A | ({"weight": 0} if n < weightless else {})]) for n in range(20)]
-    table = pa.table({"messages": chats, "label": [""] * 20}).replace_schema_metadata({"format": "messages"})
-    pq.write_table(table, tmp_path / "train.parquet")
-    data = ActionInput(str(tmp_path), str(tmp_path / "train.parquet"), "dataset", "rows")
-    job, stream = Job(Action("a", "a", "adapter", "", {}, {"data": data}, {}, str(tmp_path), str(tmp_path)), io.StringIO()), io.StringIO()
-    job._stream = stream
-    rows = TokenRows([Shard(np.zeros(kept, np.int32), np.ones(kept, bool), np.arange(kept + 1))], dropped=dropped)
-    fields = AdapterFields.model_validate({"model": "base", "data": "rows.train"})
-    if fails:
-        with pytest.raises(InputError) as caught:
-            _tell_dropped(job, fields, rows)
-        assert caught.value.fact == told
-    else:
-        _tell_dropped(job, fields, rows)
-        assert json.loads(stream.getvalue())["text"] == told

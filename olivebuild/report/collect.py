@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from olivebuild import __version__, machine
+from olivebuild import __version__, drops, machine
 from olivebuild.comparing import since_last
 from olivebuild.drawing import edges
 from olivebuild.errors import BuildError
@@ -45,7 +45,9 @@ def collect(project: Project, plan: Plan) -> Report:
         gates=tuple(choices.verdict(j) for j in judged),
         benches=tuple(b for name, kind in kinds.items() if kind == "benchmark" and (b := benches.bench(evidence, name))),
         choices=tuple(c for name, kind in kinds.items() if kind == "choice" and (c := choices.choice(evidence, name))),
-        trainings=tuple(t for name, kind in kinds.items() if kind == "adapter" and (t := _training(name, evidence.metrics(name)))),
+        trainings=tuple(
+            t for name, kind in kinds.items() if kind == "adapter" and (t := _training(name, evidence.metrics(name), evidence.failed(name)))
+        ),
         datasets=tuple(d for name, kind in kinds.items() if kind == "dataset" and (d := datasets.data_set(evidence, name))),
         builds=tuple(_line(evidence.entries, entry) for entry in reversed(evidence.entries[-MAX_BUILDS:])),
     )
@@ -108,8 +110,8 @@ def _facts(state: State, trace: Trace | None) -> dict[str, str]:
     return found
 
 
-def _training(target: str, metrics: Mapping[str, Any]) -> Training | None:
-    if not metrics:
+def _training(target: str, metrics: Mapping[str, Any], failed: str) -> Training | None:
+    if not metrics and not failed:
         return None
     figures = {name: f"{value:g}" if isinstance(value, float) else f"{value}" for name, value in metrics.items() if _plain(value)}
     curve = metrics.get("curve")
@@ -118,7 +120,7 @@ def _training(target: str, metrics: Mapping[str, Any]) -> Training | None:
         for x, names in (("step", ("loss", "lr", "grad_norm")), ("eval_step", ("eval_loss", "eval_accuracy"))):
             steps = curve.get(x) or []
             curves += [Curve(name, thin(list(zip(steps, values, strict=False)))) for name in names if (values := curve.get(name))]
-    return Training(target, figures, tuple(curves))
+    return Training(target, figures, tuple(curves), "; ".join(drops.all_told(metrics)), failed)
 
 
 def _plain(value: object) -> bool:

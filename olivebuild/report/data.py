@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from olivebuild import drops
 from olivebuild.comparing import Change
 
 
@@ -235,6 +236,10 @@ class Training:
     target: str
     figures: Mapping[str, str]
     curves: tuple[Curve, ...]
+    dropped: str = ""
+    """The rows that were dropped or cut, as a line; "" if there are none."""
+    failed: str = ""
+    """The same of the last run, if it failed."""
 
 
 @dataclass(frozen=True)
@@ -271,6 +276,8 @@ class DataSet:
     drops: tuple[Drop, ...] = ()
     dropped: str = ""
     """The drops as a line; "" if there are none."""
+    failed: str = ""
+    """The same of the last run, if it failed."""
 
 
 @dataclass(frozen=True)
@@ -326,3 +333,10 @@ class Report:
     datasets: tuple[DataSet, ...]
     builds: tuple[BuildLine, ...]
     """The newest first."""
+
+    @property
+    def dropped(self) -> list[tuple[str, str]]:
+        """(target, what it dropped and cut of its rows), those of a last run that failed, too."""
+        found = [(d.target, d.dropped, d.failed) for d in self.datasets] + [(t.target, t.dropped, t.failed) for t in self.trainings]
+        lines = [(target, line) for target, dropped, failed in found for line in (dropped, failed and f"{drops.FAILED}: {failed}")]
+        return [(target, line) for target, line in lines if line]

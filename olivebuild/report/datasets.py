@@ -21,8 +21,9 @@ MAX_LABELS, MAX_EDITS = 40, 24
 def data_set(evidence: Evidence, target: str) -> DataSet | None:
     trace = evidence.trace(target)
     report = _report(rows.stored(evidence, trace, "report.json"))
+    failed = evidence.failed(target)
     if trace is None or not report:
-        return None
+        return DataSet(target, {}, (), failed=failed) if failed else None
     figures = {k.replace("_", " "): f"{v:,}" for k, v in report.items() if isinstance(v, int)}
     train, test = (report.get(k) or {} for k in ("train", "test_split"))
     figures |= {f"{side} rows": f"{counted.get('rows', 0):,}" for side, counted in (("train", train), ("test", test))}
@@ -31,7 +32,7 @@ def data_set(evidence: Evidence, target: str) -> DataSet | None:
     labels.sort(key=lambda row: -row[1] - row[2])
     drops = [Drop(d["why"], d["count"], d["first"], d["fault"], side) for side, found in _sides(report) for d in found.get("drops") or []]
     lines = [f"{side}: {line}" if side else line for side, found in _sides(report) if (line := told(found))]
-    return DataSet(target, figures, tuple(labels[:MAX_LABELS]), *_edits(evidence, target, trace.key), tuple(drops), "; ".join(lines))
+    return DataSet(target, figures, tuple(labels[:MAX_LABELS]), *_edits(evidence, target, trace.key), tuple(drops), "; ".join(lines), failed)
 
 
 def _sides(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from olivebuild import drops
 from olivebuild.history import Entry
 from olivebuild.plan import Plan
 from olivebuild.project import Project
@@ -27,6 +28,10 @@ class Evidence:
             return state.trace
         last = self.project.workspace.last.get(node)
         return self.project.planner.traces.get(last.key) if last else None
+
+    def failed(self, target: str) -> str:
+        """What the last run of a target dropped, if it failed and none came after."""
+        return "; ".join(drops.failed(self.project.workspace, self.plan.target(target)[1]))
 
     def metrics(self, target: str) -> Mapping[str, Any]:
         trace = self.trace(target)

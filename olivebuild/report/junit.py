@@ -22,10 +22,9 @@ def render(report: Report) -> str:
             if not gate.passed:
                 failure = ElementTree.SubElement(case, "failure", message=clean(f"{gate.text}: {gate.value}"), type="gate")
                 failure.text = clean(gate.note) or None
-    for data in report.datasets:
-        if data.dropped:
-            # No gate, and no failure: a data set that lost too many rows does not build.
-            suite = ElementTree.SubElement(root, "testsuite", name=clean(data.target), tests="0", failures="0", timestamp=report.time.rstrip("Z"))
-            ElementTree.SubElement(suite, "system-out").text = clean(data.dropped)
+    for target, line in report.dropped:
+        # No gate, and no failure: what lost too many rows does not build.
+        suite = ElementTree.SubElement(root, "testsuite", name=clean(target), tests="0", failures="0", timestamp=report.time.rstrip("Z"))
+        ElementTree.SubElement(suite, "system-out").text = clean(line)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -31,10 +31,9 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _bench(bench)
     for choice in report.choices:
         yield from _choice(choice)
-    for data in report.datasets:
-        if data.dropped:
-            yield f"{text(data.target)}: {text(data.dropped)}"
-            yield ""
+    for target, line in report.dropped:
+        yield f"{text(target)}: {text(line)}"
+        yield ""
     if report.builds:
         last = report.builds[0]
         saved = f"; the results kept had taken {seconds(last.saved)}" if last.saved >= 1 else ""

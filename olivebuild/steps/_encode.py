@@ -6,27 +6,36 @@ mapped, not read: memory does not grow with the rows. Losing them costs time, no
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
 from olivebuild import digest
 from olivebuild.derived import Derived
-from olivebuild.steps._tokens import COUNTS, Encoder, Tokens
+from olivebuild.steps._tokens import COUNTS, Encoder, Flaw, Tokens
 
 if TYPE_CHECKING:
     from olivebuild.store import Store
     from olivebuild.worker import Job
 
-VERSION = 2
+VERSION = 3
 SHARD = 4096
 """Rows of a shard, on average."""
 LARGEST = 4 * SHARD
 BATCH = 1024
+
+
+class Flawed(NamedTuple):
+    """A row of the file with a flaw, by its number; one that is left out, or cut."""
+
+    row: int
+    flaw: Flaw
+    cut: bool
 
 
 @dataclass(frozen=True)
@@ -46,9 +55,7 @@ class TokenRows(Sequence[Tokens]):
     """The rows of all shards that have something to learn from."""
 
     shards: list[Shard] = field(default_factory=list)
-    truncated: int = 0
-    dropped: int = 0
-    """Rows of which no token is counted."""
+    flawed: list[Flawed] = field(default_factory=list)
     known: int = 0
     """Shards that were tokenised before."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -63,6 +70,24 @@ class TokenRows(Sequence[Tokens]):
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def truncated(self) -> int:
+        """Rows of which a part is trained on."""
+        return sum(f.cut for f in self.flawed)
+
+    @property
+    def dropped(self) -> int:
+        """Rows of which nothing is."""
+        return len(self.flawed) - self.truncated
+
+    @property
+    def read(self) -> int:
+        return len(self) + self.dropped
+
+    def numbers(self) -> np.ndarray:
+        """The number that each row has in the file."""
+        return np.setdiff1d(np.arange(self.read), [f.row for f in self.flawed if not f.cut])
 
     @overload
     def __getitem__(self, index: int) -> Tokens: ...
@@ -101,6 +126,7 @@ def token_rows(job: Job, encoder: Encoder, folder: str, path: str, loss: str) ->
     # The parent forbids it for processes that fork; this one does not.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     shards: list[Shard] = []
+    read = 0
     for format_, rows, name in _shards(path):
         key = digest.of_json([*about, format_, name])
         blobs = derived.get([key]).get(key)
@@ -112,15 +138,15 @@ def token_rows(job: Job, encoder: Encoder, folder: str, path: str, loss: str) ->
             derived.put({key: ((blob, len(data)),)})
             found = _load(job.store, blob)
             assert found
-        shard, truncated, dropped, counts = found
-        made.truncated += truncated
-        made.dropped += dropped
+        shard, flawed, counts = found
+        made.flawed += [f._replace(row=read + f.row) for f in flawed]
         made.counts.update(counts)
+        read += len(rows)
         if len(shard):
             shards.append(shard)
         job.progress("tokenising", sum(map(len, shards)), 0)
     ends = sorted(encoder.trained_ends(made.format, loss)) if shards else []
-    return TokenRows(shards, made.truncated, made.dropped, made.known, made.counts, ends, made.format)
+    return TokenRows(shards, made.flawed, made.known, made.counts, ends, made.format)
 
 
 def _format(path: str) -> str:
@@ -176,19 +202,21 @@ def _shards(path: str) -> Iterator[tuple[str, list[dict[str, str]], str]]:
 def _encoded(encoder: Encoder, format_: str, rows: list[dict[str, str]], loss: str) -> bytes:
     from safetensors.numpy import save
 
-    before, counted = encoder.truncated, encoder.counts.copy()
+    counted = encoder.counts.copy()
     made = [t for i in range(0, len(rows), BATCH) for t in encoder.tokens(format_, rows[i : i + BATCH], loss)]
     kept = [t for t in made if t.labels]
+    flawed = [(i, t.flaw.why, t.flaw.length, t.flaw.fault, bool(t.labels)) for i, t in enumerate(made) if t.flaw]
     tensors: dict[str, np.ndarray] = {
         "ids": np.concatenate([t.ids for t in kept] or [np.zeros(0, np.int32)]).astype(np.int32),
         "counted": np.concatenate([t.counted for t in kept] or [np.zeros(0, bool)]).astype(np.uint8),
         "starts": np.cumsum([0, *(len(t) for t in kept)]).astype(np.int64),
-        "figures": np.array([encoder.truncated - before, len(made) - len(kept), *(encoder.counts[n] - counted[n] for n in COUNTS)], np.int64),
+        "figures": np.array([encoder.counts[n] - counted[n] for n in COUNTS], np.int64),
+        "flawed": np.frombuffer(json.dumps(flawed).encode(), np.uint8),
     }
     return bytes(save(tensors))
 
 
-def _load(store: Store, blob: str) -> tuple[Shard, int, int, dict[str, int]] | None:
+def _load(store: Store, blob: str) -> tuple[Shard, list[Flawed], dict[str, int]] | None:
     """None for a blob that is not whole."""
     from safetensors import SafetensorError, safe_open
 
@@ -199,8 +227,8 @@ def _load(store: Store, blob: str) -> tuple[Shard, int, int, dict[str, int]] | N
             return None
         # As torch tensors they are mapped; as numpy arrays they would be read.
         with safe_open(path, "pt") as f:
-            ids, counted, starts, figures = (f.get_tensor(name).numpy() for name in ("ids", "counted", "starts", "figures"))
+            ids, counted, starts, figures, flawed = (f.get_tensor(name).numpy() for name in ("ids", "counted", "starts", "figures", "flawed"))
     except (OSError, SafetensorError):
         return None
-    truncated, dropped, *counts = figures.tolist()
-    return Shard(ids, counted.view(bool), starts), truncated, dropped, dict(zip(COUNTS, counts, strict=True))
+    found = [Flawed(row, Flaw(why, length, fault), cut) for row, why, length, fault, cut in json.loads(flawed.tobytes())]
+    return Shard(ids, counted.view(bool), starts), found, dict(zip(COUNTS, figures.tolist(), strict=True))

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from olivebuild import clock
-from olivebuild.errors import InputError, first_line
+from olivebuild.errors import InputError, Where, first_line
 from olivebuild.steps import _vector_math
 
 SMALL = 20_000_000
@@ -46,9 +46,17 @@ def parameters_in(folder: Path) -> int:
 
 
 def load_model(
-    folder: str | Path, dtype: torch.dtype, device: torch.device | str = "cpu", *, trust_remote_code: bool = False, quantised: Any = None
+    folder: str | Path,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    *,
+    trust_remote_code: bool = False,
+    quantised: Any = None,
+    where: Where | None = None,
 ) -> Any:
     """A causal language model in evaluation mode, its weights as `quantised` (a configuration of transformers) says.
+
+    `where`: the place in the recipe that names it, for errors.
 
     Raises InputError for what can't be loaded, and for weights that transformers would make up, or that are NaN or infinite.
     """
@@ -73,13 +81,14 @@ def load_model(
     except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as e:
         # Also what a quantiser of transformers says of weights that it does not expect.
         hint = own_code(e) or "does transformers load this folder?"
-        raise InputError(f"the model can't be loaded: {first_line(e)}", where=str(folder), hint=hint) from None
+        raise InputError(f"the model can't be loaded: {first_line(e)}", where=where or str(folder), hint=hint) from None
     model, info = loaded
-    check_loaded(info, "", str(folder))
+    check_loaded(info, "", where or str(folder))
     model = model if quantised else model.to(device)
     if odd := odd_numbers(model):
         hint = "is the download complete, and did the training that made it go well?"
-        raise InputError(f"{odd[0]} holds NaN or infinite numbers ({len(odd)} such tensors)", where=str(folder), hint=hint)
+        fact = f"{odd[0]} holds NaN or infinite numbers ({len(odd)} such tensors)"
+        raise InputError(f"{fact}, in {folder}" if where else fact, where=where or str(folder), hint=hint)
     return model.eval()
 
 

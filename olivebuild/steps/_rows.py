@@ -6,6 +6,7 @@ nothing is written where it is missing. `{{` and `}}` are braces; so are they in
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -34,13 +35,14 @@ MAX_PLACES = 100
 class Row:
     """One rendered row. `content` is what is compared for near-duplicates: the columns of the prompt, without the template.
 
-    `group`: the value of the column by which rows stay together, as JSON; "" where there is none.
+    `group`: the value of the column by which rows stay together, as JSON; "" where there is none. `origin`: where it stands in the data.
     """
 
     values: dict[str, str]
     label: str
     content: str
     group: str = ""
+    origin: str = dataclasses.field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class Template:
                 return Drop(f"{field} is empty")
         first = used[next(iter(self.texts.values()))]
         content = "\n".join(text_of(v) for slot in first if not (is_missing(v := row.columns.get(slot.column)) and slot.optional))
-        return Row(values, self._text(row, label), content, self._group(row))
+        return Row(values, self._text(row, label), content, self._group(row), str(row.where))
 
     def _messages(self, row: Read, label: str | None) -> Row | Drop:
         name = self.texts["messages"]
@@ -205,7 +207,7 @@ class Template:
             return Drop(odd)
         content = "\n".join(m["content"] for m in messages if m["role"] != "assistant")
         values = {"messages": json.dumps(messages, ensure_ascii=False)} | ({"tools": tools} if tools else {})
-        return Row(values, self._text(row, label), content, self._group(row))
+        return Row(values, self._text(row, label), content, self._group(row), str(row.where))
 
     def _text(self, row: Read, name: str | None) -> str:
         return "" if name is None or is_missing(value := row.columns.get(name)) else text_of(value)

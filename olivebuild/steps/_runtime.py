@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from olivebuild.errors import StepError, first_line
+from olivebuild.errors import StepError, Where, first_line
 from olivebuild.steps import _models
-from olivebuild.steps._context import check_prompts
+from olivebuild.steps._context import check_prompts, examples_of, room_of
 from olivebuild.steps._ends import ends_of
 from olivebuild.steps._figures import Judged
 from olivebuild.steps._reach import border_of
@@ -55,22 +55,21 @@ def is_onnx(folder: str | Path) -> bool:
     return Path(folder, "genai_config.json").is_file()
 
 
-def open_model(folder: str | Path, *, trust_remote_code: bool = False, date: str = "") -> Runtime:
-    """`date` is what a chat template that reads the clock is told."""
-    return OnnxRuntime(folder, date) if is_onnx(folder) else HuggingFaceRuntime(folder, trust_remote_code, date)
+def open_model(folder: str | Path, *, trust_remote_code: bool = False, date: str = "", where: Where | None = None) -> Runtime:
+    """`date` is what a chat template that reads the clock is told; `where` names the model in the recipe, for errors."""
+    return OnnxRuntime(folder, date) if is_onnx(folder) else HuggingFaceRuntime(folder, trust_remote_code, date, where)
 
 
 def judge(runtime: Runtime, table: Table, new_tokens: int, *, whole: bool = False) -> Iterator[tuple[dict[str, str], Judged]]:
     """Each row and what became of it, in order. `whole`: an answer that is longer than every right one is still wanted in full."""
     encoder = Encoder(runtime.tokenizer, ends=runtime.ends)
-    encoder.read_ends(table.format, [row["completion"] for row in table.rows] if table.format == "prompt" else [])
     if table.format == "text":
         for row in table.rows:
             yield row, _read(runtime, encoder, row)
         return
-    examples = [encoder.encode(table.format, row) for row in table.rows]
-    room = new_tokens if whole else min(new_tokens, max((len(e.completion) for e in examples), default=0))
-    check_prompts(str(runtime.tokenizer.name_or_path), [e.prompt for e in examples], room, runtime.tokenizer)
+    examples = examples_of(encoder, table)
+    room = room_of([len(e.completion) for e in examples], new_tokens, whole=whole)
+    check_prompts(str(runtime.tokenizer.name_or_path), [len(e.prompt) for e in examples], room, table)
     for i in range(0, len(examples), BATCH):
         rows, wanted = table.rows[i : i + BATCH], examples[i : i + BATCH]
         questions = []
@@ -99,10 +98,10 @@ def _read(runtime: Runtime, encoder: Encoder, row: dict[str, str]) -> Judged:
 
 
 class HuggingFaceRuntime:
-    def __init__(self, folder: str | Path, trust_remote_code: bool, date: str = "") -> None:
+    def __init__(self, folder: str | Path, trust_remote_code: bool, date: str = "", where: Where | None = None) -> None:
         device, dtype = _models.platform()
         self.tokenizer = _models.load_tokenizer(folder, trust_remote_code=trust_remote_code, date=date)
-        self.model = _models.load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
+        self.model = _models.load_model(folder, dtype, device, trust_remote_code=trust_remote_code, where=where)
         self.device = device
         self.ends = ends_of(Path(folder))
         self.border = border_of(self.model.config.get_text_config())[0]

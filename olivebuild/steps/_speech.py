@@ -24,9 +24,10 @@ Speech = Generator[Logits, int, None]
 """Yields the logits of the next token, and is sent the token that was chosen."""
 
 
-def open_model(folder: str, adapter: str, *, trust_remote_code: bool, date: str = "") -> Runtime:
-    """A model folder, with the adapter in `adapter` unless that is empty; `date` is what its chat template is told."""
-    runtime = _runtime.open_model(folder, trust_remote_code=trust_remote_code, date=date)
+def open_model(folder: str, adapter: str, *, trust_remote_code: bool, date: str = "", where: Where | None = None) -> Runtime:
+    """A model folder, with the adapter in `adapter` unless that is empty; `date` is what its chat template is told, and
+    `where` names it in the recipe, for errors."""
+    runtime = _runtime.open_model(folder, trust_remote_code=trust_remote_code, date=date, where=where)
     if adapter:
         dress(runtime, adapter, date)
         runtime.ends |= trained_ends(Path(adapter), lambda: runtime.tokenizer)

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,21 @@ from olivebuild.errors import InputError, Where, first_line
 
 @dataclass(frozen=True)
 class Table:
-    """A split of a data set. `labels` are (label, completion) pairs; empty where labels are not a closed set."""
+    """A split of a data set. `labels` are (label, completion) pairs; empty where labels are not a closed set. `path`: where it was read."""
 
     format: str
     rows: list[dict[str, str]]
     labels: list[tuple[str, str]]
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """Why a row is not trained on, or not as a whole: then `length` is how many tokens it has. One that was asked for is no fault."""
+
+    why: str
+    length: int = 0
+    fault: bool = True
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class Example:
 
     prompt: list[int]
     completion: list[int]
+    flaw: Flaw | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class Tokens:
 
     ids: np.ndarray
     counted: np.ndarray
+    flaw: Flaw | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,7 +68,7 @@ class Tokens:
     @staticmethod
     def of(example: Example) -> Tokens:
         ids = np.array([*example.prompt, *example.completion], np.int32)
-        return Tokens(ids, np.arange(len(ids)) >= len(example.prompt))
+        return Tokens(ids, np.arange(len(ids)) >= len(example.prompt), example.flaw)
 
 
 def read_table(path: str | Path) -> Table:
@@ -65,12 +77,15 @@ def read_table(path: str | Path) -> Table:
     table = pq.read_table(path)
     metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     labels = [(str(a), str(b)) for a, b in json.loads(metadata.get("labels", "[]"))]
-    return Table(metadata["format"], table.to_pylist(), labels)
+    return Table(metadata["format"], table.to_pylist(), labels, str(path))
 
 
 class Refused(Exception):
     """What a chat template has against a conversation, in a few words."""
 
+
+LATE, OPEN = "its beginning is cut", "the end of its answer is cut"
+"""What happens to a row that is too long."""
 
 SENTINELS = tuple(f"olivebuild turn {i} stands here" for i in range(4))
 """Texts that no template changes: where they come out is where a turn's own text stands."""
@@ -122,7 +137,6 @@ class Encoder:
     def __init__(self, tokenizer: Any, max_length: int = 0, ends: Iterable[int] = ()) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.truncated = 0
         self.counts: Counter[str] = Counter()
         self.where: Where | None = None
         """Where rows come from, for errors about them."""
@@ -224,7 +238,9 @@ class Encoder:
             prompt = self._asked(plain[:i], tools) if i else ""
             if not i or not text.startswith(prompt):
                 if loss != "turns" or (i == last and i):
-                    raise Refused(f"the whole conversation does not begin with what it writes as the prompt, which ends in {prompt[-40:]!r}")
+                    # Not the row's own text: of equal reasons one is told.
+                    end = prompt.rpartition(plain[i - 1]["content"])[2] if i else ""
+                    raise Refused(f"the whole conversation does not begin with what it writes as the prompt, which ends in {end[-40:]!r}")
                 prompt = self._inside(plain, tools, text, i, len(prompts[-1]) if prompts else 0)
             prompts.append(prompt)
         return _Rendered(text, prompts, [messages[i].get("weight", 1) != 0 for i in wanted])
@@ -324,9 +340,15 @@ class Encoder:
 
     def encode(self, format_: str, row: Mapping[str, Any]) -> Example:
         """A row's prompt and completion, up to the token that ends it; what a template writes after that is nobody's to say."""
+        with self._telling(row):
+            return self.try_to_encode(format_, row)
+
+    def try_to_encode(self, format_: str, row: Mapping[str, Any]) -> Example:
+        """As `encode`, but raises Refused."""
         if format_ in ("prompt", "text"):
             return self.pair(self.prompt_text(format_, row), self.completion_text(format_, row))
-        (made,) = self._conversations(format_, [{**row, "messages": _heard(row["messages"])} if "messages" in row else row], "completion")
+        rendered = self._rendered(format_, {**row, "messages": _heard(row["messages"])} if "messages" in row else row, "completion")
+        (made,) = self._tokenised([rendered], "completion")
         found = np.flatnonzero(made.counted)
         first, last = (int(found[0]), int(found[-1]) + 1) if len(found) else (len(made), len(made))
         return Example(made.ids[:first].tolist(), made.ids[first:last].tolist())
@@ -358,27 +380,45 @@ class Encoder:
         after = whole[len(before) :] if whole[: len(before)] == before else self._plain([completion])[0]
         if not after or after[-1] not in self.stops:
             after = [*after, self._eos()]
-        if self.max_length and len(before) + len(after) > self.max_length:
-            # What is nearest to the answer is kept.
-            self.truncated += 1
-            after = after[: self.max_length]
-            before = before[max(0, len(before) + len(after) - self.max_length) :]
-        return Example(before, after)
+        if not self.max_length or len(before) + len(after) <= self.max_length:
+            return Example(before, after)
+        # What is nearest to the answer is kept.
+        flaw = self._too_long(OPEN if len(after) > self.max_length else LATE, len(before) + len(after))
+        after = after[: self.max_length]
+        return Example(before[max(0, len(before) + len(after) - self.max_length) :], after, flaw)
+
+    def _too_long(self, what: str, length: int) -> Flaw:
+        return Flaw(f"longer than max_length {self.max_length}: {what}", length)
 
     def tokens(self, format_: str, rows: Sequence[Mapping[str, Any]], loss: str = "completion") -> list[Tokens]:
-        """Rows to train on. `loss`: of the completion, of each of the assistant's turns, or of all."""
+        """Rows to train on, each with its flaw if it has one: then it may be empty. `loss`: of the completion, of each of the assistant's turns,
+        or of all."""
         if format_ in ("prompt", "text"):
             found = self.pairs([self.prompt_text(format_, row) for row in rows], [self.completion_text(format_, row) for row in rows])
             made = [Tokens.of(example) for example in found]
         else:
-            made = self._conversations(format_, rows, loss)
-        return [Tokens(t.ids, np.ones(len(t), bool)) for t in made] if loss == "all" else made
+            made = self._accepted(format_, rows, loss)
+        if loss == "all":
+            made = [Tokens(t.ids, np.ones(len(t), bool), t.flaw) for t in made]
+        return [t if t.labels or t.flaw else replace(t, flaw=self._unlearnt(format_, row)) for t, row in zip(made, rows, strict=True)]
 
-    def _conversations(self, format_: str, rows: Sequence[Mapping[str, Any]], loss: str) -> list[Tokens]:
-        rendered = []
+    def _accepted(self, format_: str, rows: Sequence[Mapping[str, Any]], loss: str) -> list[Tokens]:
+        """The tokens of conversations; none of those that the template refuses."""
+        rendered: list[_Rendered | Flaw] = []
         for row in rows:
-            with self._telling(row):
+            try:
                 rendered.append(self._rendered(format_, row, loss))
+            except Refused as e:
+                rendered.append(Flaw(f"refused by the chat template: {e}"))
+        made = iter(self._tokenised([r for r in rendered if isinstance(r, _Rendered)], loss))
+        return [next(made) if isinstance(r, _Rendered) else Tokens(np.zeros(0, np.int32), np.zeros(0, bool), r) for r in rendered]
+
+    def _unlearnt(self, format_: str, row: Mapping[str, Any]) -> Flaw:
+        if format_ == "messages" and self.messages(format_, row)[-1].get("weight") == 0:
+            return Flaw("the last turn has weight 0", fault=False)
+        return Flaw("no token of the answer is counted")
+
+    def _tokenised(self, rendered: Sequence[_Rendered], loss: str) -> list[Tokens]:
         wholes = self._plain([r.text for r in rendered])
         prompts = iter(self._plain([p for r in rendered for p in r.prompts]))
         made = []
@@ -415,11 +455,11 @@ class Encoder:
         stop = int(found[-1]) + 1 if len(found) and loss == "completion" else len(row)
         if stop <= self.max_length:
             return Tokens(row.ids[:stop], row.counted[:stop])
-        self.truncated += 1
-        start = stop - self.max_length
+        start, what = stop - self.max_length, LATE
         if loss == "completion" and row.first < start:
-            start = row.first
-        return Tokens(row.ids[start : start + self.max_length], row.counted[start : start + self.max_length])
+            start, what = row.first, OPEN
+        end = start + self.max_length
+        return Tokens(row.ids[start:end], row.counted[start:end], self._too_long(what, stop))
 
     def _eos(self) -> int:
         if self.eos is None:

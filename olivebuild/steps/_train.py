@@ -13,18 +13,20 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from olivebuild import drops
 from olivebuild.errors import InputError, first_line
 from olivebuild.step import Result
 from olivebuild.steps import _ends, _hardware, _models, _quantised, _ranks
 from olivebuild.steps._checkpoint import Keeper
-from olivebuild.steps._context import check_rows
+from olivebuild.steps._context import check_asked, check_rows
 from olivebuild.steps._encode import TokenRows, lengths_of, token_rows
 from olivebuild.steps._evaluate import Evaluation
+from olivebuild.steps._flaws import check_flaws
 from olivebuild.steps._forward import Forward
 from olivebuild.steps._loop import Loop
 from olivebuild.steps._prefix import go_on_from_prefix
 from olivebuild.steps._schedule import Schedule, steps_of
-from olivebuild.steps._tokens import COUNTS, Encoder, Tokens, read_table
+from olivebuild.steps._tokens import COUNTS, Encoder, Tokens
 
 if TYPE_CHECKING:
     from olivebuild.steps.adapter import AdapterFields, Training
@@ -36,45 +38,22 @@ def train(job: Job, fields: AdapterFields) -> Result:
     device, dtype = _models.platform(training.dtype)
     job.note(f"training on {torch.cuda.get_device_name() if device.type == 'cuda' else device.type} in {str(dtype).removeprefix('torch.')}")
     rows = rows_of(job, fields)
-    check_rows(job, rows, base.folder, lambda ids: str(encoder_of(job, fields).tokenizer.decode(ids)), "data")
-    if rows.truncated:
-        job.note(f"{rows.truncated} of {len(rows)} rows are longer than max_length {training.max_length} and were cut")
-    _tell_dropped(job, fields, rows)
+    flaws = check_flaws(job, rows, base.folder, "data", "data")
+    check_rows(job, rows, base.folder, "data", "data")
     if not len(rows):
         raise InputError("no row has a token to learn", where=job.where("data"), hint="is max_length long enough?")
     ends = _ends_of(job, fields, rows)
-    loop = fit(job, fields, rows, evaluation_of(job, fields), device, dtype)
+    evaluation, held_out = evaluation_of(job, fields)
+    check_asked(job, encoder_of(job, fields))
+    drops.forget(job)
+    loop = fit(job, fields, rows, evaluation, device, dtype)
     save_adapter(loop.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
     (job.out / _ends.NAME).write_text(_ends.of_adapter(ends), "utf-8")
     if fields.method == "qlora":
         _quantised.note(job.out, fields.quantisation)
     provenance = {"device": device.type, "dtype": str(dtype).removeprefix("torch."), "threads": torch.get_num_threads()}
     provenance["processes"] = loop.ranks.count if loop.ranks else 1
-    return Result(metrics=_figures(loop, rows), provenance=provenance | vars(loop.forward.setup))
-
-
-MAX_DROPPED = 0.05
-"""As a data set has it where it says nothing."""
-
-
-def _tell_dropped(job: Job, fields: AdapterFields, rows: TokenRows) -> None:
-    """Say how many rows teach nothing. Raises InputError when they are too many that did not ask for it."""
-    if not rows.dropped:
-        return
-    read = len(rows) + rows.dropped
-    asked = min(rows.dropped, _without_weight(job.input("data").path)) if fields.training.loss != "turns" else 0
-    faulty = rows.dropped - asked
-    reasons = [(faulty, "no token of the answer is counted"), (asked, "the last turn has weight 0")]
-    text = f"{rows.dropped} of {read} rows dropped: {'; '.join(f'{n} x {why}' for n, why in reasons if n)}"
-    if faulty > MAX_DROPPED * read and len(rows):
-        raise InputError(text, where=job.where("data"), hint="are answers empty? is max_length long enough? take such rows out of the data set")
-    job.note(text)
-
-
-def _without_weight(path: str) -> int:
-    """The conversations whose last turn must not be learnt."""
-    table = read_table(path)
-    return sum(json.loads(row["messages"])[-1].get("weight") == 0 for row in table.rows) if table.format == "messages" else 0
+    return Result(metrics=_figures(loop, rows) | flaws | held_out, provenance=provenance | vars(loop.forward.setup))
 
 
 def fit(job: Job, fields: AdapterFields, rows: Sequence[Tokens], evaluation: Evaluation | None, device: torch.device, dtype: torch.dtype) -> Loop:
@@ -133,7 +112,7 @@ def forward_of(job: Job, fields: AdapterFields, rows: Sequence[Tokens], schedule
     # The seed comes before the adapter is made, since its first values are drawn.
     _models.be_deterministic(training.seed, device)
     quantised = _quantised.configuration(fields.quantisation, dtype) if fields.method == "qlora" else None
-    loaded = _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code, quantised=quantised)
+    loaded = _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code, quantised=quantised, where=job.where("model"))
     _quantised.for_training(loaded)
     model = add_adapter(job, fields, loaded)
     if fields.from_:
@@ -156,13 +135,17 @@ def schedule_of(given: Training, count: int) -> Schedule:
     return Schedule(count, training.batch, steps, training.lr, training.warmup, training.scheduler or "linear", decay, seed)
 
 
-def evaluation_of(job: Job, fields: AdapterFields) -> Evaluation | None:
+def evaluation_of(job: Job, fields: AdapterFields) -> tuple[Evaluation | None, dict[str, Any]]:
+    """How training is judged, if it is, and what was dropped and cut of the rows that do."""
     if not fields.eval:
-        return None
-    rows = token_rows(job, encoder_of(job, fields), job.input("model").folder, job.input("eval").path, fields.training.loss)
+        return None, {}
+    folder = job.input("model").folder
+    rows = token_rows(job, encoder_of(job, fields), folder, job.input("eval").path, fields.training.loss)
+    flaws = check_flaws(job, rows, folder, "eval", "eval", "data", name="eval_drops")
+    check_rows(job, rows, folder, "eval", "eval", "data")
     if not len(rows):
         raise InputError("there are no rows to evaluate on", where=job.where("eval", "data"), hint="does its data set hold any out?")
-    return Evaluation(rows, fields.eval.every, fields.eval.patience, best=fields.eval.keep == "best")
+    return Evaluation(rows, fields.eval.every, fields.eval.patience, best=fields.eval.keep == "best"), flaws
 
 
 def _figures(loop: Loop, rows: TokenRows) -> dict[str, object]:

@@ -75,7 +75,7 @@ class Accuracy(Step):
             text.rpartition(":")[2]: load_score(job, job.files(f"score.{i}")[0], text.rpartition(":")[2]) for i, text in enumerate(fields.score)
         }
         model, adapter = job.input("model"), job.input("adapter").folder if fields.adapter else ""
-        runtime = open_model(model.folder, adapter, trust_remote_code=model.trust_remote_code, date=job.action.template_date)
+        runtime = open_model(model.folder, adapter, trust_remote_code=model.trust_remote_code, date=job.action.template_date, where=job.where())
         tables = [read_table(job.input(role).path) for role in job.roles("data")]
         if schema:
             # Each right answer is one of a kind; which of them is likeliest is not the question.

@@ -8,6 +8,7 @@ its precision explains, fails the build. Within that, how far int4 is from its s
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -57,10 +58,11 @@ class Check(Step):
 
 def _sample(tables: list[Any], tokenizer: Any) -> list[list[int]]:
     """Token ids of a few test rows, prompt and completion."""
+    from olivebuild.steps._context import examples_of
     from olivebuild.steps._tokens import Encoder
 
     encoder = Encoder(tokenizer)
-    rows = [encoder.encode(t.format, row) for t in tables for row in t.rows[:SAMPLE]][:SAMPLE]
+    rows = [example for t in tables for example in examples_of(encoder, replace(t, rows=t.rows[:SAMPLE]))][:SAMPLE]
     return [r.prompt + r.completion for r in rows]
 
 
@@ -80,7 +82,7 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
             return [model(input_ids=torch.tensor([ids], device=device)).logits[0].float().cpu() for ids in rows]
 
     job.progress("comparing logits", 0, 3)
-    model = _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code)
+    model = _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code, where=job.where())
     plain = logits(model)
     job.progress("comparing logits", 1, 3)
     adapted = logits(PeftModel.from_pretrained(model, str(adapter)).eval())
@@ -140,7 +142,7 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
     precision = job.fields(CheckFields).precision
     # What is judged to the fourth digit is compared with logits that have it.
     device, dtype = _models.platform(*(["float32"] if precision == "fp32" else []))
-    model = _models.load_model(source.folder, dtype, device, trust_remote_code=source.trust_remote_code)
+    model = _models.load_model(source.folder, dtype, device, trust_remote_code=source.trust_remote_code, where=job.where())
     expected, found = [], []
     for i, ids in enumerate(rows):
         job.progress("comparing logits", i, len(rows))
@@ -183,14 +185,16 @@ def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated
     `dated` has their template for the date of the benchmark, where it reads the clock.
     The model is asked with the tokens of our one rendering; whoever deploys it has those of the runtime's tokenizer.
     """
+    from olivebuild.steps._row_origins import origins_of
     from olivebuild.steps._tokens import Encoder, Refused
 
     encoder, count, begun = Encoder(tokenizer), 0, 0
-    encoder.where = job.where("data")
-    rows = [(table, row) for table in tables for row in table.rows]
+    origins = [origins_of(table.path) for table in tables]
+    rows = [(table, row, places.of(i)) for table, places in zip(tables, origins, strict=True) for i, row in enumerate(table.rows)]
     hint = "the deployed model would see other tokens than the one that was trained; another version of onnxruntime-genai may help"
-    for i, (table, row) in enumerate(rows):
+    for i, (table, row, origin) in enumerate(rows):
         job.progress("comparing tokens", i, len(rows))
+        encoder.where = origin or job.where("data")
         text = encoder.prompt_text(table.format, row) or encoder.completion_text(table.format, row)
         ours = encoder.ask(table.format, row) if table.format != "text" else encoder.ask("prompt", {"prompt": text})
         found = [int(t) for t in theirs.encode(text)]
@@ -207,7 +211,7 @@ def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated
             try:
                 expected = encoder.render(messages, tools, prompt=True)
             except Refused as e:
-                raise InputError(f"the chat template refuses a row: {e}", where=job.where("data"), hint="leave it out") from None
+                raise InputError(f"the chat template refuses a row: {e}", where=encoder.where, hint="leave it out") from None
             if written != expected:
                 fact = f"onnxruntime-genai writes another chat prompt: {written[:80]!r}, not {expected[:80]!r}"
                 raise InputError(fact, where=job.where("data"), hint=hint)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from olivebuild import digest
+from olivebuild import digest, drops
 from olivebuild.drops import told
 from olivebuild.errors import InputError
 from olivebuild.sources import Source
@@ -51,9 +51,10 @@ LATER = ("near_duplicates", "group_by", "max_dropped", "strict")
 
 class Dataset(Step):
     kind = "dataset"
-    version = 3
+    version = 4
     changes: ClassVar[Mapping[int, str]] = {
-        3: "rows are read in more forms, whole numbers and dates as a person writes them, and what all rows share is not compared for likeness"
+        4: "where rows stand in their files is kept beside them",
+        3: "rows are read in more forms, whole numbers and dates as a person writes them, and what all rows share is not compared for likeness",
     }
     fields = DatasetFields
     summary = "rows from json, jsonl, csv or parquet, packed or not, rendered, deduplicated and split into .train and .test"
@@ -98,7 +99,7 @@ class Dataset(Step):
         return {name: value for name, value in super().parameters(fields).items() if name not in LATER or value != default[name]}
 
     def run(self, job: Job) -> None:
-        from olivebuild.steps import _rows
+        from olivebuild.steps import _row_origins, _rows
 
         fields = job.fields(DatasetFields)
         template = _rows.Template.of(fields, job)
@@ -106,27 +107,28 @@ class Dataset(Step):
         try:
             made = _make(job, fields, template, report)
         except InputError as e:
-            if place := _keep(job, report):
+            if place := drops.keep(job, report):
                 e.hint += f"; the whole report: {place}"
             raise
-        if job.log:
-            _report_file(job).unlink(missing_ok=True)
+        drops.forget(job)
         train, test, labels = made
         _write(job.out / "train.parquet", train, template.format, [], [*train, *test])
         _write(job.out / "test.parquet", test, template.format, labels, [*train, *test])
-        (job.out / "report.json").write_text(_text(report), "utf-8")
-        # The digests are of the rows: another version of the parquet writer is no reason to train again.
+        (job.out / "report.json").write_text(drops.as_text(report), "utf-8")
+        # The digests are of the rows: another version of the parquet writer is no reason to train again, nor is a row that moved.
         digests = {
+            "": _digest_of_files(job.out),
             "train": digest.of_json(["rows", template.format, [[r.values, r.label] for r in train]]),
             "test": digest.of_json(["rows", template.format, [[r.values, r.label] for r in test], labels]),
         }
         job.note(f"{report['read']} rows read, {len(train)} to train, {len(test)} to test, {report['duplicates']} duplicates dropped")
         metrics = {k: report[k] for k in ("read", "duplicates", "dropped")} | {"train": len(train), "test": len(test)}
-        drops: dict[str, Any] = {
+        dropped: dict[str, Any] = {
             name: found["drops"] for name, found in (("drops", report), ("test_drops", report.get("test"))) if found and found["drops"]
         }
-        drops |= {"test_read": report["test"]["read"]} if "test_drops" in drops else {}
-        job.result = Result(digests=digests, metrics=metrics | drops)
+        dropped |= {"test_read": report["test"]["read"]} if "test_drops" in dropped else {}
+        _row_origins.write(job.out, {"train": [r.origin for r in train], "test": [r.origin for r in test]}, fields.max_dropped)
+        job.result = Result(digests=digests, metrics=metrics | dropped)
 
 
 def _make(job: Job, fields: DatasetFields, template: Template, report: dict[str, Any]) -> tuple[list[Row], list[Row], list[tuple[str, str]]]:
@@ -259,22 +261,10 @@ def ascii_marked(name: str) -> str:
     return repr(name) if name.isascii() or (unicodedata.is_normalized("NFKC", name) and name.isprintable()) else ascii(name)
 
 
-def _keep(job: Job, report: Mapping[str, Any]) -> str:
-    """Keep the report of a step that fails beside its log; where it lies. Nothing else of such a step is kept."""
-    if not report or not job.log:
-        return ""
-    file = _report_file(job)
-    file.write_text(_text(report), "utf-8")
-    folder = Path(job.action.recipe_folder)
-    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
-
-
-def _report_file(job: Job) -> Path:
-    return Path(job.log).with_suffix(".report.json")
-
-
-def _text(report: Mapping[str, Any]) -> str:
-    return json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+def _digest_of_files(folder: Path) -> str:
+    """The digest of the folder without the rows' origins, which say nothing of what the rows are."""
+    files = [folder / name for name in ("report.json", "test.parquet", "train.parquet")]
+    return digest.of_json([[p.name, False, p.stat().st_size, digest.of_file(p)] for p in files])
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from olivebuild.errors import InputError
+from olivebuild.errors import InputError, Where
 from olivebuild.executor import ActionInput
 from olivebuild.steps import _kernels, _opened
 from olivebuild.steps.model import _convert
@@ -239,8 +239,9 @@ def test_a_base_that_is_not_finite_is_refused(value: float, llama: Path, tmp_pat
     norm = torch.ones(64, dtype=torch.bfloat16)
     norm[5] = value
     changed(folder, **{"model.norm.weight": norm})
-    with pytest.raises(InputError, match=r"model.norm.weight holds NaN or infinite numbers"):
-        load_model(folder, torch.float32)
+    with pytest.raises(InputError, match=r"model.norm.weight holds NaN or infinite numbers") as caught:
+        load_model(folder, torch.float32, where=Where("olivebuild.yaml", 3, 5))
+    assert (str(caught.value.where), str(folder) in caught.value.fact) == ("olivebuild.yaml:3:5", True)
     inputs = {"model": given(store, folder)}
     with pytest.raises(InputError, match=r"base: model.norm.weight holds NaN or infinite numbers"):
         _opened.check_inputs(job_in(tmp_path / "merge", store, inputs, kind="merged"))

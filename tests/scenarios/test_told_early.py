@@ -1,4 +1,4 @@
-"""What the model builder refuses or fails on, and rows that are longer than the model takes, are told as what they mean."""
+"""What the model builder refuses or fails on is told as what it means."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from olivebuild.errors import InputError
 from olivebuild.step import Result
 from olivebuild.steps._builder import BuilderFailed, run_builder
-from olivebuild.steps._context import check_prompts, check_rows
-from olivebuild.steps._encode import Shard, TokenRows
-from olivebuild.steps._models import load_model, load_tokenizer
+from olivebuild.steps._models import load_model
 from olivebuild.steps.onnx import OnnxFields
 from olivebuild.store import Store
 from olivebuild.worker import Job
@@ -71,42 +68,3 @@ def test_code_of_the_model_s_own_is_refused_with_the_field_that_allows_it(tmp_pa
     with pytest.raises(InputError) as caught:
         load_model(folder, torch.float32)
     assert caught.value.hint.startswith("trust_remote_code: true on the model would let it run its own code")
-
-
-def test_a_prompt_beyond_the_context_is_told_with_its_text(tmp_path: Path, tiny_model: Path) -> None:
-    folder = configured(tmp_path / "m", tiny_model, max_position_embeddings=20)
-    tokenizer = load_tokenizer(folder)
-    prompts = [tokenizer(text)["input_ids"] for text in ("short", "the sky is blue today " * 9)]
-    longest = len(prompts[1])
-    assert longest > 20 > len(prompts[0]) + 4
-    check_prompts(str(folder), prompts[:1], 4, tokenizer)
-    with pytest.raises(InputError) as caught:
-        check_prompts(str(folder), prompts, 4, tokenizer)
-    assert caught.value.fact.startswith("the prompt 'the sky is blue")
-    assert f"has {longest} tokens, its answer up to 4, and the model takes 20" in caught.value.fact
-    # As long as the model takes, and one more.
-    (folder / "config.json").write_text(json.dumps(CONFIG | {"max_position_embeddings": longest + 4}))
-    check_prompts(str(folder), prompts, 4, tokenizer)
-    with pytest.raises(InputError, match=f"its answer up to 5, and the model takes {longest + 4}$"):
-        check_prompts(str(folder), prompts, 5, tokenizer)
-    # An ONNX folder says it elsewhere, and may promise less than its source.
-    (folder / "genai_config.json").write_text(json.dumps({"model": {"context_length": longest}}))
-    with pytest.raises(InputError, match=f"and the model takes {longest}$"):
-        check_prompts(str(folder), prompts, 4, tokenizer)
-
-
-def test_rows_to_train_on_beyond_the_context_are_an_error_with_the_longest(tmp_path: Path, tiny_model: Path, job: Job) -> None:
-    folder = configured(tmp_path / "m", tiny_model, max_position_embeddings=20)
-    tokenizer = load_tokenizer(folder)
-    rows = [tokenizer(text)["input_ids"] for text in ("short", "the sky is blue " * 9, "the sea is blue " * 12)]
-    ids = np.array([i for row in rows for i in row], np.int32)
-    table = TokenRows([Shard(ids, np.ones(len(ids), bool), np.cumsum([0, *map(len, rows)]))])
-    with pytest.raises(InputError) as caught:
-        check_rows(job, table, str(folder), tokenizer.decode, "data")
-    assert caught.value.fact.startswith(
-        f"2 of 3 rows have more than the 20 tokens that the model takes, the longest {len(rows[2])}: 'the sea is blue"
-    )
-    assert caught.value.hint == "training.max_length: 20 cuts them; or leave them out"
-    assert str(caught.value.where) == "olivebuild.yaml:7:3"
-    (folder / "config.json").write_text(json.dumps(CONFIG | {"max_position_embeddings": len(rows[2])}))
-    check_rows(job, table, str(folder), tokenizer.decode, "data")
