@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from olivebuild.machine import installed
 from olivebuild.model_config import Config, Finding, architecture_of, quantised_by, text_config
-from olivebuild.scan import installed
 
 
 class Known(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any
 
 from olivebuild import __version__, machine
 from olivebuild.children import python
+from olivebuild.machine import installed
 from olivebuild.project import cache_folder
-from olivebuild.scan import installed
 
 NEEDS = {
     "model (gguf, pypi)": ("torch", "transformers", "gguf"),

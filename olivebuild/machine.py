@@ -1,4 +1,4 @@
-"""The hardware at hand: processor, cores, memory, GPUs; without torch."""
+"""The machine at hand: processor, cores, memory, GPUs, installed libraries; without torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import shutil
 import subprocess
 from functools import cache
 from itertools import takewhile
+
+# The same library under other names: builds for other hardware.
+VARIANTS = {
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-webgpu"),
+    "onnxruntime-genai": ("onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
+}
 
 
 @cache
@@ -89,3 +95,21 @@ def describe() -> dict[str, str]:
         "memory": f"{memory_bytes() / 2**30:.0f} GiB",
         "gpu": ", ".join(gpu_names()) or "none",
     }
+
+
+def version(name: str) -> str:
+    """The version of a distribution. Raises ModuleNotFoundError."""
+    # Slow to import, and only some kinds have libraries.
+    from importlib import metadata
+
+    return metadata.version(name)
+
+
+def installed(name: str) -> str | None:
+    """The public version of an installed library (no `+cpu`); None when it is not installed."""
+    for candidate in (name, *VARIANTS.get(name, ())):
+        try:
+            return version(candidate).partition("+")[0]
+        except ModuleNotFoundError:
+            continue
+    return None

@@ -390,7 +390,7 @@ def everywhere(planner: Planner, plan: Plan) -> set[Path]:
 def _distribution(name: str) -> set[Path]:
     from importlib.metadata import PackageNotFoundError, distribution
 
-    from olivebuild.scan import VARIANTS
+    from olivebuild.machine import VARIANTS
 
     found: set[Path] = set()
     for candidate in (name, *VARIANTS.get(name, ())):

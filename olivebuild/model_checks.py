@@ -12,6 +12,7 @@ from olivebuild.conversions import known_to_fail
 from olivebuild.errors import InputError, first_line
 from olivebuild.findings import Problem
 from olivebuild.graph import Graph
+from olivebuild.machine import installed
 from olivebuild.model_config import (
     EMBEDDINGS,
     LIBRARIES,
@@ -36,7 +37,6 @@ from olivebuild.model_config import (
 from olivebuild.model_signs import made_for_something_else, methods_of_transformers, quantised_in
 from olivebuild.node import Node
 from olivebuild.plan import Plan, Planner, Verdict
-from olivebuild.scan import installed
 from olivebuild.tensors import READ_FILES, WHOLE, ignored_weights, weight_files
 
 OF_MODELS = ("adapter", "merged", "onnx", "benchmark-accuracy", "benchmark-check", "benchmark-latency")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from olivebuild import digest
-from olivebuild.scan import installed
+from olivebuild.machine import installed
 from olivebuild.tensors import tensors_of
 
 Config = Mapping[str, Any]

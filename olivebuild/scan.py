@@ -20,12 +20,6 @@ from olivebuild.node import FileInput, Node
 from olivebuild.recipe import Recipe
 from olivebuild.tensors import folders_in, model_digest
 
-# The same library under other names: builds for other hardware.
-VARIANTS = {
-    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-webgpu"),
-    "onnxruntime-genai": ("onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
-}
-
 
 class Scan:
     def __init__(self, recipe: Recipe, memo: StatMemo, lock: Lockfile) -> None:
@@ -143,7 +137,7 @@ class Scan:
 
     def library(self, name: str) -> str:
         if name not in self._libraries:
-            self._libraries[name] = installed(name) or self.lock.libraries.get(name, "not installed")
+            self._libraries[name] = machine.installed(name) or self.lock.libraries.get(name, "not installed")
         return self._libraries[name]
 
     def machine(self, node: Node) -> dict[str, str]:
@@ -265,20 +259,3 @@ def split(pattern: str) -> tuple[Path, str]:
     parts = Path(pattern).parts
     first = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))
     return Path(*parts[:first]), "/".join(parts[first:])
-
-
-def version(name: str) -> str:
-    # Slow to import, and only some kinds have libraries.
-    from importlib import metadata
-
-    return metadata.version(name)
-
-
-def installed(name: str) -> str | None:
-    """The public version of an installed library (no `+cpu`); None when it is not installed."""
-    for candidate in (name, *VARIANTS.get(name, ())):
-        try:
-            return version(candidate).partition("+")[0]
-        except ModuleNotFoundError:
-            continue
-    return None

@@ -176,8 +176,8 @@ def update(ctx: click.Context, targets: tuple[str, ...], template_date: bool) ->
         return
     from olivebuild.executors.local import LocalExecutor
     from olivebuild.live import Display
+    from olivebuild.machine import installed
     from olivebuild.pinning import pin
-    from olivebuild.scan import installed
 
     project = open_all(ctx)
     names = project.graph.goals(targets) if targets else list(project.graph.targets)

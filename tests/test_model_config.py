@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from olivebuild.findings import Problem, problems
+from olivebuild.machine import installed
 from olivebuild.model_config import architectures_of_builder, context_of, methods_of_builder, types_of_transformers
-from olivebuild.scan import installed
 from tests.conftest import Place
 from tests.sites import Site
 from tests.test_tensors import write

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import digest, scan
+from olivebuild import digest, machine
 from olivebuild.errors import InputError
 from olivebuild.key import Reason
 from olivebuild.lockfile import FILE_NAME as LOCK_NAME
@@ -139,9 +139,9 @@ def test_a_model_folder_that_is_not_there_is_told(model_site: Site) -> None:
 
 
 def test_the_version_of_a_library_is_compared_without_its_build(model_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "version", lambda name: "2.9.0+cpu")
+    monkeypatch.setattr(machine, "version", lambda name: "2.9.0+cpu")
     cpu = model_site.plan("onnx").states["onnx"]
-    monkeypatch.setattr(scan, "version", lambda name: "2.9.0+cu128")
+    monkeypatch.setattr(machine, "version", lambda name: "2.9.0+cu128")
     assert model_site.plan("onnx").states["onnx"].key == cpu.key
     assert {p.value for p in cpu.parts if p.cause == "library"} == {"2.9.0"}
 
@@ -150,7 +150,7 @@ def test_a_library_that_is_not_installed_has_the_version_of_the_lock_file(model_
     def absent(name: str) -> str:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(scan, "version", absent)
+    monkeypatch.setattr(machine, "version", absent)
     model_site.write(LOCK_NAME, json.dumps({"version": 1, "sources": {}, "libraries": {"torch": "2.8.0"}}))
     parts = model_site.plan("onnx").states["onnx"].parts
     versions = {p.label: p.value for p in parts if p.cause == "library"}
@@ -159,7 +159,7 @@ def test_a_library_that_is_not_installed_has_the_version_of_the_lock_file(model_
 
 def test_a_library_upgrade_is_a_reason(model_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     versions = dict.fromkeys(("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers"), "1.0")
-    monkeypatch.setattr(scan, "version", versions.__getitem__)
+    monkeypatch.setattr(machine, "version", versions.__getitem__)
     planner = model_site.planner()
     state = planner.plan(["onnx"]).states["onnx"]
     assert state.key

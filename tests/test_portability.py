@@ -163,9 +163,7 @@ def test_a_recipe_that_other_systems_could_not_build(tmp_path: Path, target: str
 
 def test_the_workflow_runs_on_three_systems() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
-    systems = workflow["jobs"]["fast"]["strategy"]["matrix"]["os"]
-    assert {name.partition("-")[0] for name in systems} == {
-        "ubuntu",
-        "macos",
-        "windows",
-    }
+    matrix = workflow["jobs"]["fast"]["strategy"]["matrix"]
+    systems = [*matrix["os"], *(row["os"] for row in matrix["include"])]
+    assert {name.partition("-")[0] for name in systems} == {"ubuntu", "macos", "windows"}
+    assert matrix["python"] == ["3.11", "3.12", "3.13", "3.14"]

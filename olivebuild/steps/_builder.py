@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivebuild.errors import InputError, StepError, first_line
-from olivebuild.scan import installed
+from olivebuild.machine import installed
 
 if TYPE_CHECKING:
     from olivebuild.steps.onnx import OnnxFields

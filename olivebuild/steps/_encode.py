@@ -172,7 +172,7 @@ def _about(folder: str, max_length: int, loss: str) -> list[object]:
     """What tokens depend on besides the rows: all that a tokenizer reads, the libraries, the length, what is counted."""
     from pathlib import Path
 
-    from olivebuild.scan import installed
+    from olivebuild.machine import installed
     from olivebuild.tensors import model_files
 
     files = [[p.name, digest.of_file(p)] for p in sorted(model_files(Path(folder))[1])]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from olivebuild import digest, trees
 from olivebuild.derived import Derived
 from olivebuild.errors import InputError
-from olivebuild.scan import installed
+from olivebuild.machine import installed
 from olivebuild.weights import write_files
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from msgspec import Struct
 from olivebuild import digest, trees
 from olivebuild.derived import Derived
 from olivebuild.errors import InputError, Where, first_line
+from olivebuild.machine import installed
 from olivebuild.model_config import last_tokens, without_embedding
 from olivebuild.places import Place
-from olivebuild.scan import installed
 from olivebuild.steps import _kernels
 from olivebuild.tensors import ignored_weights, model_files, name_in, tensors_of, weight_files
 from olivebuild.weights import Shard, Weight, Weights, write_files

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivebuild import digest
 from olivebuild.derived import Derived
-from olivebuild.scan import installed
+from olivebuild.machine import installed
 from olivebuild.weights import Weights
 
 if TYPE_CHECKING:

@@ -59,7 +59,7 @@ def go_on_from_prefix(job: Job, fields: AdapterFields, loop: Loop) -> None:
 
 def _family(job: Job, fields: AdapterFields, loop: Loop) -> str:
     """A digest of all that decides the state after a step, but for the rows and for how many steps come."""
-    from olivebuild.scan import installed
+    from olivebuild.machine import installed
     from olivebuild.steps.adapter import STEP
 
     parameters = STEP.parameters(fields)

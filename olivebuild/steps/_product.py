@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from olivebuild import digest, numerics
-from olivebuild.machine import processor
-from olivebuild.scan import installed
+from olivebuild.machine import installed, processor
 from olivebuild.steps import _kernels
 
 VERSION = 1

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from olivebuild.errors import StepError, first_line
-from olivebuild.scan import installed
+from olivebuild.machine import installed
 from olivebuild.steps._builder import LIBRARIES, run_builder
 
 if TYPE_CHECKING:

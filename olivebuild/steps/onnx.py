@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from olivebuild import trees
 from olivebuild.errors import Damaged, InputError, StepError, first_line
+from olivebuild.machine import installed
 from olivebuild.manifest import Manifest
-from olivebuild.scan import installed
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Result, Step, Target, step_of
 from olivebuild.steps._builder import LIBRARIES, BuilderFailed, builder_options, canonical, check_loads, limit_length, load, run_builder

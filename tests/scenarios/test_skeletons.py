@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from olivebuild.scan import installed
+from olivebuild.machine import installed
 from olivebuild.steps._builder import canonical, run_builder
 from olivebuild.steps._merge import Unproven
 from olivebuild.steps.onnx import OnnxFields, no_skeleton
