@@ -7,6 +7,14 @@ from olivebuild.snapshot import answer
 
 
 def main() -> None:
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from olivebuild.streams import reopen
+
+        reopen()
+    if sys.getfilesystemencoding() != "utf-8":
+        from olivebuild.children import restart
+
+        restart()
     code, seen = answer(sys.argv[1:])
     if code is None:
         import gc

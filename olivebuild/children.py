@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -10,4 +11,11 @@ def python(*words: str, isolated: bool = True) -> list[str]:
 
     A folder may be a stranger's, and hold a `json.py`.
     """
-    return [sys.executable, *(["-P"] if isolated else []), *words]
+    mode = ["-X", "utf8"] if sys.flags.utf8_mode else []
+    return [sys.executable, *(["-P"] if isolated else []), *mode, *words]
+
+
+def restart() -> None:
+    """Go on in an interpreter that takes names and texts for UTF-8, as recipes are, whatever the locale says. Returns where that is not possible."""
+    if os.name == "posix" and sys.executable and sys.orig_argv[1:3] != ["-X", "utf8"]:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - the same program

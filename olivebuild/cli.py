@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec.structs import asdict
 
-from olivebuild import __version__
+from olivebuild import __version__, streams
 from olivebuild.errors import BuildError, RecipeError, Where, of_disk
 from olivebuild.options import JSON, LOOK, SET, TARGET, TARGETS, Manner, look, manner_options, open_all, place, recipe_options
 
@@ -213,6 +214,7 @@ def run(seen: Look | None = None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    streams.fit()
     code = 0
     try:
         code = main.main(prog_name="olivebuild", standalone_mode=False, obj={LOOK: seen}) or 0
@@ -222,7 +224,8 @@ def run(seen: Look | None = None) -> None:
     except BuildError as e:
         code = _fail(e)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: what was finished is kept", err=True)
+        with contextlib.suppress(OSError):
+            click.echo("interrupted: what was finished is kept", err=True)
         code = 130
     except BrokenPipeError:
         # Whoever read our output has gone; the goals may not be there.
@@ -235,5 +238,7 @@ def run(seen: Look | None = None) -> None:
 def _fail(error: BuildError) -> int:
     from olivebuild.console import show_error
 
-    show_error(error)
+    # Where nobody can be told, the exit code tells.
+    with contextlib.suppress(OSError):
+        show_error(error)
     return error.exit_code

@@ -44,7 +44,7 @@ def show_error(error: BuildError) -> None:
     if where and where.text and where.line:
         console.print(Text(f"  {where.line:>4} | {clean(where.text)}"))
         if where.column:
-            console.print(Text(f"       | {' ' * (where.column - 1)}^", style="red"))
+            console.print(Text(f"       | {' ' * len(clean(where.text[: where.column - 1]))}^", style="red"))
     if error.hint:
         console.print(f"  [cyan]hint:[/] {escape(clean(error.hint))}")
 

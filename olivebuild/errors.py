@@ -107,6 +107,10 @@ def of_disk(error: OSError, what: str = "") -> StoreError:
             "build/ and .olivebuild/ lie on different disks",
             "results are moved from one into the other; OLIVEBUILD_BUILD names a folder on another disk for them",
         )
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        fact, hint = text, "`ulimit -n` says how many may be open; 256 are plenty"
+    elif error.errno == errno.EFBIG:
+        fact, hint = text, "`ulimit -f` says how large one may be, and so may the file system"
     elif error.errno == errno.ELOOP:
         fact, hint = text, "does a link in this folder lead back to it? leave it out"
     else:

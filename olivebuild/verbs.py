@@ -101,7 +101,7 @@ def log(ctx: click.Context, target: str) -> None:
             click.echo(f"== {file.stem}")
         text = file.read_text("utf-8", errors="replace")
         # Programs write what they like: a file gets all of it, a terminal is not steered by it.
-        click.echo(wording.clean(text) if sys.stdout.isatty() else text, nl=False)
+        click.echo(wording.clean(text.replace("\r\n", "\n").replace("\r", "\n")) if sys.stdout.isatty() else text, nl=False)
 
 
 @click.command()

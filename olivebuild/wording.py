@@ -7,11 +7,18 @@ from typing import Any
 
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.key import Reason
+from olivebuild.streams import escaped
+
+_SPACES = dict.fromkeys(map(chr, (0x9, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)), " ")
+_JOINERS = "\u200c\u200d"
+"""Words of some languages and some signs need them; they move nothing."""
 
 
 def clean(text: str) -> str:
-    """Without control characters: names and messages may come from files, and must not steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text.replace("\t", " "))
+    """Without what steers a terminal or turns a line's direction: names and messages may come from files. It is shown as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" or c in _JOINERS else _SPACES.get(c) or escaped(c) for c in text)
 
 
 def seconds(value: float | None) -> str:

@@ -41,14 +41,18 @@ class Terminal:
                 assert until is None, self.lines()
                 return
 
-    def read_some(self) -> bool:
-        """Feed the screen with what comes next; False at the end. A program that is silent for a minute hangs."""
+    def read_raw(self) -> bytes:
+        """What comes next as it is; nothing at the end."""
         assert select.select([self.fd], [], [], 60)[0], self.lines()
         try:
-            data = os.read(self.fd, 1000)
+            return os.read(self.fd, 1000)
         except OSError:
             # How a pseudo-terminal on Linux says that its program has ended.
-            data = b""
+            return b""
+
+    def read_some(self) -> bool:
+        """Feed the screen with what comes next; False at the end. A program that is silent for a minute hangs."""
+        data = self.read_raw()
         self._stream.feed(data)
         return bool(data)
 

@@ -137,7 +137,7 @@ def test_a_long_file_has_a_row_while_it_is_hashed() -> None:
 def test_a_file_can_not_steer_the_terminal() -> None:
     played = Played()
     played.say("note", "a", text="\x1b[2J[red]gone")
-    assert played.out.getvalue() == "note     a                      ?[2J[red]gone\n"
+    assert played.out.getvalue() == "note     a                      \\u001b[2J[red]gone\n"
 
 
 CHAIN = """\

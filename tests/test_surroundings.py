@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 import olivebuild
+from olivebuild.streams import harmless
+from olivebuild.wording import clean
 from tests.conftest import Place, rows, write_rows
+from tests.terminal import Terminal
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="such files can't be made there")
 
@@ -89,3 +92,86 @@ def test_a_metric_that_is_no_number_fails_the_step_once(place: Place, text: str)
     assert [e["event"] for e in done.events].count("started") == 1
     assert "olivebuild.yaml:2:" in done.err
     assert "which is no metric" in done.err
+
+
+@pytest.mark.parametrize(
+    "locale", [{"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}]
+)
+def test_a_locale_without_letters_breaks_nothing(place: Place, locale: dict[str, str]) -> None:
+    folder = place.folder / "wört"
+    folder.mkdir()
+    (folder / "gén.py").write_text("import os, sys\nprint(ascii(os.environ['A']))\nopen(sys.argv[1], 'w').write(ascii(sys.argv))\n")
+    run = 'targets:\n  a: {kind: command, run: "python gén.py {outputs.x}", outputs: {x: ü.txt}, environment: {A: "😀"}}\n'
+    (folder / "olivebuild.yaml").write_text(run, "utf-8")
+    there = Place(folder, place.cache, locale)
+    assert there.run("plan").code == 0
+    assert there.run("build").code == 0, there.run("log", "a").out
+    assert (folder / "build/a/ü.txt").read_text().startswith("['g\\xe9n.py'")
+    assert there.run("log", "a").out == "'\\U0001f600'\n"
+    for verb in ("why a", "status", "history --json", "report --json"):
+        done = there.run(*verb.split())
+        assert done.code == 0, done.err
+        assert "--json" not in verb or json.loads(done.out)
+    # The same bytes have the same name everywhere.
+    assert Place(folder, place.cache).verdicts() == {"a": "fresh"}
+    (folder / "olivebuild.yaml").write_text(run.replace("gén.py", "nö.py"), "utf-8")
+    failed = there.run("build")
+    assert failed.code == 1
+    assert "Error" not in failed.err
+    assert ("n\\u00f6.py" if "PYTHONIOENCODING" in locale else "nö.py") in failed.err
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_reason_to_fail(place: Place, closed: str) -> None:
+    place.recipe.write_text('targets:\n  a: {kind: command, run: "cat olivebuild.yaml > {outputs.x}", shell: true, outputs: {x: x}}\n')
+    program = f"'{sys.executable}' -m olivebuild"
+    environment = os.environ | {"OLIVEBUILD_CACHE": str(place.cache)}
+    # Twice: what was remembered is printed by another way.
+    for verb, code in (("plan", 0), ("", 0), ("", 0), ("status --json", 0), ("no-such-target", 2)):
+        done = subprocess.run(["bash", "-c", f"{program} {verb} {closed}"], cwd=place.folder, env=environment, capture_output=True, check=False)
+        assert (done.returncode, b"Traceback" in done.stderr) == (code, False)
+    assert place.built("a", "x") == place.recipe.read_bytes()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="not on this system")
+def test_an_answer_that_can_not_be_written_is_told(place: Place) -> None:
+    place.recipe.write_text('targets:\n  a: {kind: command, run: "cp olivebuild.yaml {outputs.x}", outputs: {x: x}}\n')
+    for verb in ("plan", "build", "status"):
+        with open("/dev/full", "w") as full:
+            command = [sys.executable, "-m", "olivebuild", verb]
+            environment = os.environ | {"OLIVEBUILD_CACHE": str(place.cache)}
+            done = subprocess.run(command, cwd=place.folder, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("standard output: error: no room is left")
+        assert "Traceback" not in done.stderr
+    assert place.build().ran == ["a"]
+
+
+def test_what_turns_or_steers_is_shown_as_an_escape() -> None:
+    odd = "a\x9b2J\u202eb\x1b]0;x\x07\u2066\ufeff\x00\U000e0041"
+    assert clean(odd) == "a\\u009b2J\\u202eb\\u001b]0;x\\u0007\\u2066\\ufeff\\u0000\\udb40\\udc41"
+    # What languages and signs need stays.
+    assert clean("\u0645\u06cc\u200c\u062e 👩\u200d🚀 a\xa0b\u3000c\td\n") == "\u0645\u06cc\u200c\u062e 👩\u200d🚀 a b c d\n"
+    text = json.dumps({"prediction": odd + "é👩\u200d🚀"}, ensure_ascii=False)
+    shown = harmless(text)
+    assert json.loads(shown) == json.loads(text)
+    assert not set("\x9b\u202e\x07\u2066") & set(shown)
+    drawn = "\x1b[1;31merror:\x1b[0m \x1b[?25l\x1b[2K\x1b[1A\r"
+    assert harmless(drawn) == drawn
+
+
+@pytest.mark.parametrize("verb", ["plan --json", "build", "history --json"])
+def test_names_do_not_steer_the_terminal(place: Place, verb: str) -> None:
+    odd = "x\x9b2J\u202e\x1b]0;a\x07.jsonl"
+    write_rows(place.folder / "data" / odd, rows())
+    place.recipe.write_text(DATA % json.dumps(f"data/{odd}", ensure_ascii=True))
+    if verb.startswith("history"):
+        place.run()
+    screen = Terminal(place, 200, 50, *verb.split())
+    seen = b""
+    while data := screen.read_raw():
+        seen += data
+    screen.code()
+    os.close(screen.fd)
+    assert seen
+    assert [bad for bad in (b"\xc2\x9b", b"\xe2\x80\xae", b"\x1b]", b"\x07") if bad in seen] == []
