@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 ESCAPE = "olivebuild.escape"
-_STEERS = re.compile(
-    # Control characters but for tab and ends of lines, marks and overrides of direction, tags that are not seen.
-    "[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0001-\U000e007f]"
-    # Colours, and what draws rows again; nothing else begins with ESC here.
-    r"|\x1b(?!\[[0-9;?]*[A-Za-z])"
-)
+_MARKS = "\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0001-\U000e007f"
+"""Control characters but for tab, ESC and ends of lines; marks and overrides of direction; tags that are not seen."""
+_STEERS = re.compile(rf"[{_MARKS}]|\x1b(?!\[[0-9;?]*[A-Za-z])")
+"""With ESC begin colours, and what draws rows again; nothing else of ours."""
+_ODD = re.compile(f"[{_MARKS}\x1b\ufffe\uffff]")
 
 
 def escaped(character: str) -> str:
@@ -31,6 +30,11 @@ def escaped(character: str) -> str:
 def harmless(text: str) -> str:
     """Without what steers a terminal, but for what draws our own lines."""
     return text if text.isascii() and text.isprintable() else _STEERS.sub(lambda found: escaped(found[0]), text)
+
+
+def plain(text: str) -> str:
+    """Without any character that steers what shows it, or that a document may not hold."""
+    return text if text.isascii() and text.isprintable() else _ODD.sub(lambda found: escaped(found[0]), text)
 
 
 class Output:
@@ -73,9 +77,11 @@ def fit() -> None:
         stream: Any = getattr(sys, name)
         if not hasattr(stream, "reconfigure"):
             continue
-        stream.reconfigure(errors=ESCAPE)
-        if sys.flags.utf8_mode and stream.isatty() and (own := _of_locale()):
-            stream.reconfigure(encoding=own)
+        # What an answer from memory has left in it may not find a way out; that is told when it is printed anew.
+        with contextlib.suppress(OSError):
+            stream.reconfigure(errors=ESCAPE)
+            if sys.flags.utf8_mode and stream.isatty() and (own := _of_locale()):
+                stream.reconfigure(encoding=own)
         setattr(sys, name, Output(stream, called))
 
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from olivebuild.report import markdown, page
+from olivebuild.report import junit, markdown, page
 from olivebuild.report.benches import _sample
 from olivebuild.report.collect import collect, thin
 from olivebuild.report.data import Edit, Report
 from olivebuild.report.rows import unframed
+from olivebuild.wording import clean as clean_text
 from tests import browser, pretend
 from tests.conftest import Place
 
-HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
+HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>\x01\x1b[2J\x9b\u202e\ufffe"
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,11 @@ def test_no_text_is_markup(report: Report) -> None:
     assert "<img" not in clean
     assert "&lt;script&gt;" in clean
     text = markdown.render(hostile)
+    cases = ElementTree.fromstring(junit.render(hostile))
+    assert cases[0][0].get("name") == clean_text(HOSTILE)
+    for shown in (clean, text, junit.render(hostile)):
+        assert "\\u202e" in shown.replace("\\\\", "\\")
+        assert not set("\x01\x1b\x9b\u202e\ufffe") & set(shown)
     assert "<script" not in text
     assert "<img" not in text
 

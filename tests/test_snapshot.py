@@ -68,8 +68,8 @@ def test_the_answer_is_what_was_printed(built: Place) -> None:
 def test_an_answer_that_can_t_be_printed_is_told_as_on_the_full_path(built: Place, unbuffered: str) -> None:
     built.environment["PYTHONUNBUFFERED"] = unbuffered
     assert "nothing to do" in built.run().out
-    answered, looked_up = ([_printed_to(built, words, to) for to in ("/dev/full", "")] for words in ([], ["-j", "3"]))
-    assert answered == looked_up == [(1, "error: no room is left on the disk"), (1, "")]
+    answered, looked_up = ([_printed_to(built, words, to) for to in ("/dev/full", "")] for words in ([], ["plan"]))
+    assert answered == looked_up == [(1, "standard output: error: no room is left on the disk"), (1, "")]
 
 
 def _printed_to(place: Place, words: list[str], file: str) -> tuple[int, str]:

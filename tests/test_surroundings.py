@@ -133,20 +133,6 @@ def test_a_closed_stream_is_no_reason_to_fail(place: Place, closed: str) -> None
     assert place.built("a", "x") == place.recipe.read_bytes()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="not on this system")
-def test_an_answer_that_can_not_be_written_is_told(place: Place) -> None:
-    place.recipe.write_text('targets:\n  a: {kind: command, run: "cp olivebuild.yaml {outputs.x}", outputs: {x: x}}\n')
-    for verb in ("plan", "build", "status"):
-        with open("/dev/full", "w") as full:
-            command = [sys.executable, "-m", "olivebuild", verb]
-            environment = os.environ | {"OLIVEBUILD_CACHE": str(place.cache)}
-            done = subprocess.run(command, cwd=place.folder, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-        assert done.returncode == 1
-        assert done.stderr.startswith("standard output: error: no room is left")
-        assert "Traceback" not in done.stderr
-    assert place.build().ran == ["a"]
-
-
 def test_what_turns_or_steers_is_shown_as_an_escape() -> None:
     odd = "a\x9b2J\u202eb\x1b]0;x\x07\u2066\ufeff\x00\U000e0041"
     assert clean(odd) == "a\\u009b2J\\u202eb\\u001b]0;x\\u0007\\u2066\\ufeff\\u0000\\udb40\\udc41"

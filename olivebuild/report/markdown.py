@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from olivebuild.report.data import Bench, Choice, Report, Value
 from olivebuild.report.page import SHARES, SPEEDS, columns_of
+from olivebuild.streams import plain
 from olivebuild.wording import figure, heading, seconds
 
 
 def render(report: Report) -> str:
-    return "\n".join(_lines(report)) + "\n"
+    return plain("\n".join(_lines(report)) + "\n")
 
 
 def _lines(report: Report) -> Iterator[str]:

@@ -16,6 +16,7 @@ from olivebuild import wording
 from olivebuild.comparing import Change
 from olivebuild.report import charts, fronts, layout
 from olivebuild.report.data import Bench, Choice, Confusion, Edit, Judged, Label, Report, Training, Value, Versus
+from olivebuild.streams import plain
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_DRAWN, MAX_TARGETS, MAX_COMPARISONS = 60, 300, 200
@@ -121,7 +122,7 @@ def render(report: Report) -> str:
         drawing=layout.draw({t.name: t.inputs for t in report.targets}) if 1 < len(targets) <= MAX_DRAWN else None,
         sections=list(_sections(report)),
     )
-    return re.sub(r"\n\s*\n+", "\n", page)
+    return re.sub(r"\n\s*\n+", "\n", plain(page))
 
 
 def cell(name: str, value: Value | None) -> Markup:
