@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from olivebuild import clock, digest, mistaken
+from olivebuild import brought, clock, digest, foreign, mistaken
 from olivebuild.conversions import known_to_fail
 from olivebuild.errors import InputError, first_line
 from olivebuild.findings import Problem
@@ -70,6 +70,9 @@ def problems(planner: Planner, plan: Plan) -> list[Problem]:
                 where = before.where if before else planner.scan.recipe.where(target, field)
                 nodes = (*(before.nodes if before else ()), name)
                 found[folder, finding.fact] = Problem(before.target if before else target, where, *finding[:2], nodes, finding.fails)
+    for name, target, fault in brought.found(plan, planner.scan.recipe.folder):
+        where, folder = planner.scan.recipe.where(target, ("source",)), planner.scan.recipe.folder / target
+        found[folder, fault.fact] = Problem(target, where, f"{fault.file}: {fault.fact}", foreign.HINT, (name,), True)
     return _without_repeats(found)
 
 
@@ -175,6 +178,8 @@ class Look:
             yield finding
             if finding.fails:
                 return
+        if not trusts:
+            yield from (Finding(f"{file}: {fact}", foreign.MODEL_HINT, of_model=True) for fact, file in foreign.of_model(self.folder))
         yield from self._ignored()
         yield from self._vocabulary()
 

@@ -12,13 +12,17 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from olivebuild import digest, machine, names, numerics
+from olivebuild import digest, links, machine, names, numerics
 from olivebuild.digest import Stat, StatMemo
 from olivebuild.errors import InputError, Where
 from olivebuild.lockfile import Lockfile
 from olivebuild.node import FileInput, Node
 from olivebuild.recipe import Recipe
 from olivebuild.tensors import folders_in, model_digest
+
+
+BROUGHT = ("adapter", "onnx", "dataset")
+"""Kinds whose folders are published or learnt from: no link may lead out of one. A command's files are its own affair."""
 
 
 class Scan:
@@ -91,6 +95,7 @@ class Scan:
             with self._readable(node, field):
                 # A file that is added changes the folder's own times.
                 for parent in (folder, *folders_in(folder)):
+                    links.check(folder, sorted(parent.iterdir()), self.recipe.where(node.target, field))
                     self._note(node, parent)
                     for path in filter(Path.is_file, parent.iterdir()):
                         self._note(node, path)
@@ -220,6 +225,8 @@ class Scan:
         return self._files[path]
 
     def _tree(self, node: Node, folder: Path) -> str:
+        if node.kind in BROUGHT:
+            links.check(folder, digest.files_below(folder), self._where(node, folder))
         # A file that is added or removed changes its folder's own times.
         for parent in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
             self._note(node, parent)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Edge", "Fields", "FileInput", "Node", "Ref", "Result", "Step", "Target", "kinds", "step_of"]
 
+TRUST = ("trust", "trust_remote_code")
+"""Fields that let what a folder from elsewhere names load code; the second is transformers' own word for a model's."""
 KINDS = ("model", "dataset", "adapter", "merged", "onnx", "benchmark", "choice", "command")
 
 
@@ -146,7 +148,7 @@ class Step(ABC):
             runner=self.runner,
             machine=self.machine,
             computes=self.computes(fields),
-            trusts=bool(getattr(fields, "trust_remote_code", False)),
+            trusts=any(getattr(fields, name, False) for name in TRUST),
             template=self.template(fields),
         )
 

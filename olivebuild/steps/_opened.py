@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from olivebuild import digest, trees
+from olivebuild import brought, digest, trees
 from olivebuild.derived import Derived
 from olivebuild.errors import InputError, Where, first_line
 from olivebuild.machine import installed
@@ -59,6 +59,8 @@ def check_inputs(job: Job) -> None:
             continue
         if given.folder and (ignored := ignored_weights(Path(given.folder))):
             job.note(f"{given.target}: {listed(ignored)} ignored: loaders read {listed(weight_files(Path(given.folder)).names)}")
+        if given.folder:
+            brought.check(Path(given.folder), given.kind, job.where(role), trust=given.trust_remote_code)
         model = open_input(job.store, given)
         check(job, model, given.target, job.where(role), trust=given.trust_remote_code)
         if job.action.kind in WHOLE_READERS:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from olivebuild.errors import StepError, Where, first_line
-from olivebuild.steps import _models
+from olivebuild.steps import _genai, _models
 from olivebuild.steps._context import check_prompts, examples_of, room_of
 from olivebuild.steps._ends import ends_of
 from olivebuild.steps._figures import Judged
@@ -57,7 +57,7 @@ def is_onnx(folder: str | Path) -> bool:
 
 def open_model(folder: str | Path, *, trust_remote_code: bool = False, date: str = "", where: Where | None = None) -> Runtime:
     """`date` is what a chat template that reads the clock is told; `where` names the model in the recipe, for errors."""
-    return OnnxRuntime(folder, date) if is_onnx(folder) else HuggingFaceRuntime(folder, trust_remote_code, date, where)
+    return OnnxRuntime(folder, date, trust=trust_remote_code) if is_onnx(folder) else HuggingFaceRuntime(folder, trust_remote_code, date, where)
 
 
 def judge(runtime: Runtime, table: Table, new_tokens: int, *, whole: bool = False) -> Iterator[tuple[dict[str, str], Judged]]:
@@ -194,15 +194,12 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 class OnnxRuntime:
-    def __init__(self, folder: str | Path, date: str = "") -> None:
-        import onnxruntime_genai as og
-
-        og.disable_telemetry_events()
+    def __init__(self, folder: str | Path, date: str = "", *, trust: bool = False) -> None:
         self.tokenizer = _models.load_tokenizer(folder, date=date)
         self.config = json.loads(Path(folder, "genai_config.json").read_text("utf-8"))
         self.ends = ends_of(Path(folder))
         try:
-            self.model = og.Model(str(folder))
+            self.model = _genai.open_model(Path(folder), trust=trust)
         except RuntimeError as e:
             hint = "the provider it was built for must be there: see `olivebuild doctor`"
             raise StepError(f"onnxruntime-genai can't load the model: {first_line(e)}", where=str(folder), hint=hint) from None

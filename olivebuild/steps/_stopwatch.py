@@ -47,7 +47,11 @@ def main() -> None:
         stream.flush()
 
     start = time.perf_counter()
-    loaded = _onnx(folder) if (folder / "genai_config.json").is_file() else _hugging_face(folder, settings["trust_remote_code"])
+    loaded = (
+        _onnx(folder, trust=settings["trust_remote_code"])
+        if (folder / "genai_config.json").is_file()
+        else _hugging_face(folder, settings["trust_remote_code"])
+    )
     say({"load_seconds": time.perf_counter() - start, "threads": loaded.threads, "provider": loaded.provider})
     prompt = np.random.default_rng(0).integers(0, loaded.vocabulary, settings["prompt_tokens"]).tolist()
     meter = Meter(gpu=loaded.provider != "cpu")
@@ -84,15 +88,16 @@ def _hugging_face(folder: Path, trust_remote_code: bool) -> Loaded:
     return Loaded(run, int(model.config.get_text_config().vocab_size), torch.get_num_threads(), device.type, gpu_memory)
 
 
-def _onnx(folder: Path) -> Loaded:
+def _onnx(folder: Path, *, trust: bool) -> Loaded:
     import onnxruntime_genai as og
 
-    og.disable_telemetry_events()
+    from olivebuild.steps import _genai
+
     whole = json.loads((folder / "genai_config.json").read_text("utf-8"))
     config = whole["model"]
     session = config["decoder"].get("session_options", {})
     providers = [name for options in session.get("provider_options", []) for name in options]
-    model = og.Model(str(folder))
+    model = _genai.open_model(folder, trust=trust)
 
     def run(prompt: list[int], new_tokens: int) -> list[float]:
         params = og.GeneratorParams(model)

@@ -94,14 +94,13 @@ class Proof:
 
 
 class Runner:
-    """An ONNX folder, loaded. Raises RuntimeError when the runtime refuses it."""
+    """An ONNX folder that was made here, loaded. Raises RuntimeError when the runtime refuses it."""
 
     def __init__(self, folder: Path) -> None:
-        import onnxruntime_genai as og
+        from olivebuild.steps._genai import open_model
 
-        og.disable_telemetry_events()
         self.config = json.loads((folder / "genai_config.json").read_text("utf-8"))
-        self._model = og.Model(str(folder))
+        self._model = open_model(folder, trust=True)
 
     def logits(self, ids: list[int], prompt: int) -> list[np.ndarray]:
         """Those of the first `prompt` tokens, read at once (some graphs give the last one's only), and of the others, one by one."""

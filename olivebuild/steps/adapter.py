@@ -72,6 +72,8 @@ class AdapterFields(Fields):
     model: Ref | None = None
     data: Ref | None = None
     source: Source | None = None
+    trust: bool = False
+    """The configuration in `source` may name packages that peft would import."""
     method: Literal["lora", "qlora"] = "lora"
     quantisation: Quantisation = Quantisation()
     """Of the base's weights while training with `method: qlora`."""
@@ -152,6 +154,7 @@ class Adapter(Step):
             given.pop("stop")
         # An adapter to begin with is an input; its name says nothing.
         given.pop("from_")
+        given.pop("trust")
         if fields.method == "lora":
             given.pop("quantisation")
         if fields.eval:
@@ -168,10 +171,12 @@ class Adapter(Step):
 
     def check(self, fields: AdapterFields) -> str | None:
         if fields.source:
-            extra = sorted(fields.model_fields_set - {"source", "model", "stop"})
+            extra = sorted(fields.model_fields_set - {"source", "model", "stop", "trust"})
             if fields.source.scheme in ("gguf", "pypi"):
                 return "an adapter comes from a folder or hf:ID; name one"
             return f"`source` brings a finished adapter, so {', '.join(extra)} has no meaning; leave it out" if extra else None
+        if fields.trust:
+            return "`trust` is about an adapter from elsewhere; leave it out, or name one in `source`"
         if not (fields.model and fields.data):
             return "an adapter needs `model` and `data`, or `source`; for example model: base, data: tone.train"
         if fields.method == "lora" and "quantisation" in fields.model_fields_set:
@@ -185,7 +190,7 @@ class Adapter(Step):
     def run(self, job: Job) -> None:
         fields = job.fields(AdapterFields)
         if fields.source:
-            _bring(job, fields.source, fields.stop)
+            _bring(job, fields.source, fields.stop, trust=fields.trust)
         else:
             from olivebuild.steps import _train
 
@@ -195,7 +200,7 @@ class Adapter(Step):
 DEFAULT_EPOCHS = 3.0
 
 
-def _bring(job: Job, source: Source, stop: list[str]) -> None:
+def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
     """Store an adapter folder's two files, checked, and the tokenizer that it was trained with, if it brings one: peft's or Unsloth's.
 
     Ends are texts until its base's tokenizer is there.
@@ -204,6 +209,7 @@ def _bring(job: Job, source: Source, stop: list[str]) -> None:
 
     from msgspec import structs
 
+    from olivebuild import brought
     from olivebuild.errors import InputError
     from olivebuild.manifest import Entry, Manifest
     from olivebuild.steps import _ends
@@ -212,7 +218,7 @@ def _bring(job: Job, source: Source, stop: list[str]) -> None:
     from olivebuild.steps._tokenizer_files import found_in
     from olivebuild.tensors import tensors_of
 
-    folder = fetch(job, source)
+    folder = fetch(job, source, look=lambda folder: brought.check(folder, "adapter", job.where("source"), trust=trust))
     config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     for file in (config, weights):
         if not file.is_file():

@@ -132,7 +132,7 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
 
     source, onnx = job.input("source"), job.input("model")
     tokenizer = _models.load_tokenizer(source.folder, trust_remote_code=source.trust_remote_code, date=job.action.template_date)
-    runtime = OnnxRuntime(onnx.folder, job.action.template_date)
+    runtime = OnnxRuntime(onnx.folder, job.action.template_date, trust=onnx.trust_remote_code)
     # Its own template, with the date in it: the runtime would read the clock.
     dated = runtime.tokenizer if clock.folder_reads_clock(Path(onnx.folder)) else None
     prompts = _same_tokens(job, tables, tokenizer, og.Tokenizer(runtime.model), dated)

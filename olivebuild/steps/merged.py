@@ -84,10 +84,11 @@ class Merged(Step):
     def run(self, job: Job) -> None:
         fields = job.fields(MergedFields)
         if fields.source:
+            from olivebuild import brought
             from olivebuild.steps._fetch import fetch
             from olivebuild.steps.model import seen_of
 
-            path = fetch(job, fields.source)
+            path = fetch(job, fields.source, look=lambda folder: brought.check(folder, "merged", job.where("source"), trust=False))
             job.result = Result(reference=path, provenance=seen_of(path))
             check_brought(job, path)
         else:

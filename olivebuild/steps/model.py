@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from olivebuild import clock
+from olivebuild import brought, clock
 from olivebuild.clock import FREEZE
 from olivebuild.errors import InputError
 from olivebuild.sources import Source
@@ -18,6 +18,7 @@ from olivebuild.worker import Job
 class ModelFields(Fields):
     source: Source
     trust_remote_code: bool = False
+    """Code of the model's own may run, and what its configuration names may be loaded."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Number format of the folder that is made of a GGUF file."""
     template_date: str | None = None
@@ -67,7 +68,8 @@ class Model(Step):
         from olivebuild.steps._fetch import fetch
 
         fields = job.fields(ModelFields)
-        path = fetch(job, fields.source)
+        where, trust = job.where("source"), fields.trust_remote_code
+        path = fetch(job, fields.source, look=lambda folder: brought.check(folder, "model", where, trust=trust))
         if fields.source.scheme == "hf":
             job.result = Result(reference=path, provenance=seen_of(path))
         else:

@@ -33,6 +33,8 @@ class OnnxFields(Fields):
     model: Ref | None = None
     adapter: Ref | None = None
     source: Source | None = None
+    trust: bool = False
+    """What the folder's genai_config.json and graphs name may be loaded also where it is code: see onnx_folder.py."""
     precision: Literal["int4", "int8", "fp16", "fp32", "bf16"] = "int4"
     provider: Literal["cpu", "cuda", "dml", "webgpu"] = "cpu"
     algorithm: Literal["default", "rtn", "k_quant", "rtn_last", "k_quant_last", "k_quant_mixed", "k_quant_linear"] | None = None
@@ -74,10 +76,14 @@ class Onnx(Step):
     changes: ClassVar = {
         5: "what is converted is compared with transformers, must be finite, and promises the length that works",
         6: "norms of Phi-2 and Nemotron are computed with the epsilon of their configuration, and LongRoPE is tried beyond any original context",
+        7: "of a folder from elsewhere only the files are taken that onnxruntime-genai reads",
     }
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
     ahead = ("olivebuild.steps._arrays", "olivebuild.steps._merge", "olivebuild.steps._assemble")
+
+    def version_of(self, fields: OnnxFields) -> int:
+        return 7 if fields.source else self.version
 
     def takes_gpu(self, fields: OnnxFields) -> bool:
         return fields.provider == "cuda"
@@ -103,7 +109,9 @@ class Onnx(Step):
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, OnnxFields)
-        return {} if fields.source else {n: v for n, v in super().parameters(fields).items() if n != "adapter"}
+        if fields.source:
+            return {"trust": True} if fields.trust else {}
+        return {n: v for n, v in super().parameters(fields).items() if n not in ("adapter", "trust")}
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         """With `adapter`, a merge that has no name of its own comes first."""
@@ -122,7 +130,7 @@ class Onnx(Step):
 
     def check(self, fields: OnnxFields) -> str | None:
         if fields.source:
-            extra = sorted(fields.model_fields_set - {"source"})
+            extra = sorted(fields.model_fields_set - {"source", "trust"})
             if fields.source.scheme not in ("file", "hf"):
                 return "an ONNX model comes from a folder or hf:ID; name one"
             return f"`source` brings a finished ONNX folder, so {', '.join(extra)} has no meaning; leave it out" if extra else None
@@ -140,7 +148,7 @@ class Onnx(Step):
     def run(self, job: Job) -> None:
         fields = job.fields(OnnxFields)
         if fields.source:
-            _bring(job, fields.source)
+            _bring(job, fields.source, trust=fields.trust)
         else:
             _build(job, fields)
 
@@ -231,7 +239,7 @@ def _skeleton_key(fields: OnnxFields, model: Weights) -> str:
     from olivebuild.steps._recipes import VERSION
 
     versions = [[name, installed(name)] for name in STEP.libraries(fields)]
-    options = fields.model_dump(mode="json", exclude={"model", "adapter", "source"})
+    options = fields.model_dump(mode="json", exclude={"model", "adapter", "source", "trust"})
     return digest.of_json(["onnx skeleton", VERSION, STEP.version, versions, options, model.structure()])
 
 
@@ -331,23 +339,31 @@ def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, len
     job.result = Result(provenance={"by": "onnxruntime-genai", "because": because, "builder_options": dict(builder_options(fields))})
 
 
-def _bring(job: Job, source: Source) -> None:
+def _bring(job: Job, source: Source, *, trust: bool) -> None:
+    from olivebuild import brought, onnx_folder
     from olivebuild.steps._fetch import fetch
 
-    folder = fetch(job, source)
+    where = job.where("source")
+    folder = fetch(job, source, also=onnx_folder.READ, look=lambda folder: brought.check(folder, "onnx", where, trust=trust))
     if not (folder / "genai_config.json").is_file():
         hint = "it should be a folder that onnxruntime-genai loads"
         raise InputError("genai_config.json is missing", where=str(folder), hint=hint)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        relative = path.relative_to(folder)
-        if not any(part.startswith(".") for part in relative.parts) and path.suffix != ".md":
-            (job.out / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, job.out / relative)
-    _open_brought(job)
+    try:
+        names, left = onnx_folder.taken(folder, everything=trust)
+    except (ValueError, OSError) as e:
+        raise InputError(f"a graph can't be read: {e}", where=where, hint="is the download complete?") from None
+    if left:
+        job.note(f"left out, since onnxruntime-genai reads no such files: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}")
+    for name in names:
+        (job.out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, job.out / name)
+    _open_brought(job, trust=trust)
 
 
-def _open_brought(job: Job) -> None:
+def _open_brought(job: Job, *, trust: bool) -> None:
     """Raises InputError unless the files that genai_config.json names are there, and, for the processor, the runtime takes the model."""
+    from olivebuild.steps._genai import open_model
+
     where, hint = job.where("source"), "it should be a folder that onnxruntime-genai loads"
     try:
         model = json.loads((job.out / "genai_config.json").read_text("utf-8"))["model"]
@@ -361,7 +377,7 @@ def _open_brought(job: Job) -> None:
     if any(part.get("session_options", {}).get("provider_options") for part in parts if isinstance(part, dict)):
         return
     try:
-        load(job.out)
+        open_model(job.out, trust=trust)
     except ImportError:
         job.note("not opened: onnxruntime-genai is not installed")
     except RuntimeError as e:

@@ -123,6 +123,7 @@ def merge_spread(folder: Path, store: Any, name: str, dtype: str, times: float =
 
 def convert(folder: Path, store: Any, model: Path, precision: str) -> Path:
     """The ONNX folder as the step makes it. Raises BuildError."""
+    from olivebuild import onnx_folder
     from olivebuild.steps.onnx import STEP, OnnxFields
     from tests.scenarios.steps import given, job_in
 
@@ -133,8 +134,11 @@ def convert(folder: Path, store: Any, model: Path, precision: str) -> Path:
         out = folder / "onnx"
         out.mkdir()
         store.restore(store.manifest(job.result.manifest), out)
-        return out
-    return job.out
+    else:
+        out = job.out
+    # What is made here needs no trust to be used.
+    assert list(onnx_folder.faults(out)) == []
+    return out
 
 
 def converted(onnx: Path, torch_model: Any, new: int = 12) -> tuple[tuple[float, float], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -65,8 +66,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tiny_model: Path) -> Iterator[tuple[str, list[str]]]:
     """(address, paths asked for)"""
+    with serving(tiny_model) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Hub, tiny_model, asked))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Hub, folder, asked))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}", asked
     server.shutdown()
@@ -118,6 +125,26 @@ def test_a_hub_that_does_not_answer_is_one_clear_error(copied: Place, tmp_path: 
     assert "olivebuild.yaml:3:23: error: hf:own/tiny" in done.err
     assert "hint: is the hub reachable" in done.err
     assert "Traceback" not in done.err
+
+
+def test_what_a_folder_of_the_hub_would_load_is_told_before_its_graphs_come(place: Place, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    options: dict[str, object] = {"provider_options": [{"QNN": {"backend_path": "libevil.so"}}]}
+    config = {"model": {"type": "phi3", "decoder": {"filename": "model.onnx", "session_options": options}}}
+    (theirs / "genai_config.json").write_text(json.dumps(config))
+    (theirs / "model.onnx").write_bytes(b"")
+    place.recipe.write_text('targets:\n  theirs: {kind: onnx, source: "hf:own/tiny"}\n')
+    with serving(theirs) as (address, asked):
+        place.environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+        done = place.build()
+        assert done.code == 1
+        assert "olivebuild.yaml:2:24: error: genai_config.json: model.decoder.session_options.provider_options.QNN.backend_path is 'libe" in done.err
+        assert "hint: trust: true on the target" in done.err
+        assert not [path for path in asked if path.endswith("model.onnx")]
+        place.edit("kind: onnx,", "kind: onnx, trust: true,")
+        place.build()
+        assert [path for path in asked if path.endswith("model.onnx")]
 
 
 def test_an_adapter_from_elsewhere_is_merged(copied: Place) -> None:

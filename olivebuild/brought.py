@@ -1,0 +1,47 @@
+"""Folders that come from elsewhere: looked at when a plan is made where they lie on this disk, and else as soon as they have come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from olivebuild import foreign, links, onnx_folder
+from olivebuild.digest import files_below
+from olivebuild.errors import Where
+from olivebuild.foreign import Fault
+
+if TYPE_CHECKING:
+    from olivebuild.plan import Plan
+
+
+def faults(folder: Path, kind: str) -> Iterator[Fault]:
+    """What a folder of a kind would have loaded for which the recipe has to say so."""
+    if kind == "onnx":
+        yield from onnx_folder.faults(folder)
+    if kind == "adapter":
+        yield from foreign.of_adapter_folder(folder)
+    else:
+        # An ONNX folder, too, may hold a config.json, which its tokenizer's class may hang on.
+        yield from foreign.of_model(folder)
+
+
+def hint(kind: str) -> str:
+    return foreign.MODEL_HINT if kind == "model" else foreign.HINT if kind != "merged" else "name it as a model, which can be trusted"
+
+
+def check(folder: Path, kind: str, where: Where | str | None, *, trust: bool) -> None:
+    """Raises InputError for a link that leaves the folder, trusted or not, and for what takes the recipe's trust."""
+    # Of a model's folder the scan looks at what loaders read.
+    links.check(folder, files_below(folder) if kind in ("adapter", "onnx") else sorted(folder.iterdir()), where)
+    if not trust:
+        foreign.check(faults(folder, kind), hint(kind), where)
+
+
+def found(plan: Plan, recipe_folder: Path) -> Iterator[tuple[str, str, Fault]]:
+    """(node, target, fault) of the adapters and ONNX folders on this disk that are yet to be brought."""
+    for name, state in plan.states.items():
+        node, source = state.node, state.node.source
+        waits = state.verdict.value in ("stale", "waiting")
+        if waits and source and source.scheme == "file" and node.kind in ("adapter", "onnx") and not node.trusts:
+            yield from ((name, node.target, fault) for fault in faults(recipe_folder / source.name, node.kind))
