@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(SUBJECTS), help="subjects, with commas")
     parser.add_argument("--case", help="run this one, and keep the folder")
     parser.add_argument("--changes", default="", help="of that case, these changes alone")
-    parser.add_argument("--folder", type=Path, help="where the sandbox lies; one that is there is not made again")
+    parser.add_argument("--folder", type=Path, help="where the sandbox lies; one that is there is taken as it is")
     given = parser.parse_args()
     memory = Path("/dev/shm")
     folder = given.folder or Path(tempfile.mkdtemp(prefix="olivebuild-fuzz-", dir=memory if memory.is_dir() else None))
@@ -39,6 +40,8 @@ def main() -> int:
         return fuzz(fuzzer, given.only.split(","), given.seed, given.minutes * 60)
     finally:
         fuzzer.close()
+        if not (given.folder or given.case):
+            shutil.rmtree(folder)
 
 
 def fuzz(fuzzer: Fuzzer, names: list[str], seed: int, seconds: float) -> int:

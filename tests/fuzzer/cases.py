@@ -31,6 +31,9 @@ SILENT = ("model", "adapter", "onnx", "gguf", "wheel", "hub")
 """Subjects that are folders of others: what lies beside them is not theirs to publish. A data file's path is the user's own word."""
 
 
+MADE = "made"
+
+
 class Finding(NamedTuple):
     kind: str
     """traceback, hang, exit, canary, ran, output, published, orphan; `unforeseen`: an error of a library, passed on as a step's."""
@@ -49,7 +52,7 @@ class Fuzzer:
         self.deep = deep
         self.sandbox = Sandbox(root)
         # Python looks once for a place for temporary files.
-        (root / "tmp").mkdir(parents=True)
+        (root / "tmp").mkdir(parents=True, exist_ok=True)
         self.light, self.heavy = Server(self.sandbox), Server(self.sandbox, heavy=True)
         self.alarms = Path(f"{self.sandbox.root}.alarms")
         self.inputs = self.commands = 0
@@ -59,6 +62,9 @@ class Fuzzer:
 
     def make(self) -> None:
         """The sandbox, with everything built once: so that there is a cache to spoil, and an ONNX folder to bring."""
+        if (self.sandbox.root / MADE).exists():
+            self.sandbox.keep()
+            return
         self._must(self.heavy.ask({"make": True}, 600), Path(f"{self.sandbox.root}.server"))
         work = self.sandbox.work
         for arguments in (["build", "int4"], ["build", "-k", "base", "brought", "measured", "table"], ["build", "-k", *self._targets()]):
@@ -67,6 +73,7 @@ class Fuzzer:
                 for file in (work / "build/int4").iterdir():
                     shutil.copyfile(file, work / "onnx" / file.name)
         self.alarms.unlink(missing_ok=True)
+        (self.sandbox.root / MADE).touch()
         self.sandbox.keep()
 
     def _targets(self) -> list[str]:
@@ -79,6 +86,8 @@ class Fuzzer:
             raise AssertionError((ended.out + ended.err + (log.read_bytes() if log else b"")).decode(errors="replace"))
 
     def close(self) -> None:
+        if self.sandbox.pristine:
+            self.sandbox.put_back()
         self.light.close()
         self.heavy.close()
 
