@@ -14,7 +14,8 @@ import click
 from msgspec.structs import asdict
 
 from olivebuild import __version__, streams
-from olivebuild.errors import BuildError, RecipeError, Where, of_disk
+from olivebuild.endings import NO_MEMORY
+from olivebuild.errors import BuildError, RecipeError, StoreError, Where, of_disk
 from olivebuild.options import JSON, LOOK, SET, TARGET, TARGETS, Manner, look, manner_options, open_all, place, recipe_options
 
 if TYPE_CHECKING:
@@ -232,6 +233,8 @@ def run(seen: Look | None = None) -> None:
         sys.exit(1)
     except OSError as e:
         code = _fail(of_disk(e))
+    except MemoryError:
+        code = _fail(StoreError(NO_MEMORY[0], hint=NO_MEMORY[1]))
     sys.exit(code)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from olivebuild.small_files import parse_json
+
 FUNCTION = "strftime_now"
 FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 FOLDER = "additional_chat_templates"
@@ -122,8 +124,8 @@ def templates_in(files: Mapping[str, bytes]) -> Iterator[str]:
             yield text
         elif "chat_template" in text:
             try:
-                found = json.loads(text)
-            except (ValueError, RecursionError):
+                found = parse_json(text)
+            except ValueError:
                 # Whoever loads it tells.
                 continue
             yield from _strings(found.get("chat_template") if isinstance(found, dict) else None)

@@ -14,6 +14,7 @@ from olivebuild.clock import check_date
 from olivebuild.digest import write_atomically
 from olivebuild.errors import RecipeError, Where
 from olivebuild.locks import locked
+from olivebuild.small_files import read_json
 
 FILE_NAME = "olivebuild.lock"
 
@@ -93,7 +94,7 @@ def _load(file: Path) -> _Content:
         return _Content({}, {}, "", {})
     hint = "restore it from version control, or delete it to pin everything anew"
     try:
-        data = json.loads(file.read_text("utf-8"))
+        data = read_json(file)
         pins, versions = data["sources"], data["libraries"]
         if data.get("version", 1) != 1:
             raise ValueError(f"version {data['version']!r} is not known")
@@ -114,5 +115,5 @@ def _load(file: Path) -> _Content:
         return _Content(dict(pins), dict(versions), date, others)
     except json.JSONDecodeError as e:
         raise RecipeError(f"not valid JSON: {e.msg}", where=Where(file.name, e.lineno, e.colno), hint=hint) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise RecipeError(f"not a lock file of olivebuild: {e}", where=Where(file.name), hint=hint) from None

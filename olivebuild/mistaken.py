@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from fnmatch import fnmatch
 from pathlib import Path
+
+from olivebuild.small_files import read_json
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 LFS = b"version https://git-lfs.github.com/spec/"
@@ -68,8 +69,8 @@ def folder_like(folder: Path) -> tuple[str, str]:
 
 def _trained_on(file: Path) -> str:
     try:
-        return str(json.loads(file.read_text("utf-8")).get("base_model_name_or_path") or "")
-    except (OSError, ValueError, AttributeError, RecursionError):
+        return str(read_json(file).get("base_model_name_or_path") or "")
+    except (OSError, ValueError, AttributeError):
         return ""
 
 

@@ -37,6 +37,7 @@ from olivebuild.model_config import (
 from olivebuild.model_signs import made_for_something_else, methods_of_transformers, quantised_in
 from olivebuild.node import Node
 from olivebuild.plan import Plan, Planner, Verdict
+from olivebuild.small_files import read_json
 from olivebuild.tensors import READ_FILES, WHOLE, ignored_weights, weight_files
 
 OF_MODELS = ("adapter", "merged", "onnx", "benchmark-accuracy", "benchmark-check", "benchmark-latency")
@@ -102,9 +103,9 @@ def _trained_on(graph: Graph, name: str, recipe_folder: Path) -> str:
     """What the adapter that a node merges says it was trained on, if it was brought from a folder; else empty."""
     sources = [source.source for edge, source, _ in graph.inputs.get(name, ()) if edge.role == "adapter"]
     file = next((recipe_folder / s.name / "adapter_config.json" for s in sources if s and s.scheme == "file"), None)
-    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         if file and file.is_file():
-            return str(json.loads(file.read_text("utf-8")).get("base_model_name_or_path") or "")
+            return str(read_json(file).get("base_model_name_or_path") or "")
     return ""
 
 
@@ -138,7 +139,7 @@ class Look:
         try:
             self.config = read_config(folder)
             self.malformed = ""
-        except (OSError, ValueError, RecursionError) as e:
+        except (OSError, ValueError) as e:
             self.config, self.malformed = {}, str(e)
 
     def findings(self, node: Node, name: str, chats: Sequence[str] = (), *, trusts: bool) -> list[Finding]:
@@ -235,7 +236,7 @@ class Look:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
             file = WHOLE
             if not (self.folder / WHOLE).is_file():
-                names = json.loads(index.read_text("utf-8"))["weight_map"]
+                names = read_json(index)["weight_map"]
                 file = next(file for name, file in names.items() if name.endswith(EMBEDDINGS))
             return int(self._remembered(self.folder / Path(file).name, rows_in, "embedding rows") or 0)
         return 0
@@ -249,7 +250,7 @@ class Look:
             if file.is_file():
                 found |= {int(number): content for number, content in json.loads(self._remembered(file, last_in, "last tokens"))}
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
-            config = json.loads((self.folder / "tokenizer_config.json").read_text("utf-8"))
+            config = read_json(self.folder / "tokenizer_config.json")
             found |= {int(number): str(token["content"]) for number, token in config.get("added_tokens_decoder", {}).items()}
         return sorted(found.items(), reverse=True), config
 

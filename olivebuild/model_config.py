@@ -19,6 +19,7 @@ import msgspec
 
 from olivebuild import digest
 from olivebuild.machine import installed
+from olivebuild.small_files import read_bytes, read_json
 from olivebuild.tensors import tensors_of
 
 Config = Mapping[str, Any]
@@ -78,7 +79,7 @@ LAST = 64
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json. Raises OSError or ValueError."""
-    found = json.loads((folder / "config.json").read_text("utf-8"))
+    found = read_json(folder / "config.json")
     if not isinstance(found, dict):
         raise ValueError("it is not a JSON object")
     return found
@@ -137,14 +138,14 @@ class _Tokenizer(msgspec.Struct):
 
 def last_in(file: Path, _count: digest.Count) -> str:
     """The last tokens of a tokenizer.json, as JSON."""
-    return json.dumps(last_tokens(file.read_bytes()))
+    return json.dumps(last_tokens(read_bytes(file)))
 
 
 def last_tokens(text: bytes) -> list[tuple[int, str]]:
     """(number, content) of the last tokens that a tokenizer.json holds, the highest first."""
     try:
         tokenizer = msgspec.json.decode(text, type=_Tokenizer)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         # A kind of tokenizer that is written otherwise; whoever loads it tells whether it is one.
         return []
     vocabulary = tokenizer.model.vocab

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from olivebuild.errors import RecipeError, Where
+from olivebuild.small_files import read_text
 
 if TYPE_CHECKING:
     from olivebuild.checking import Cache, Checked
@@ -86,9 +87,11 @@ def find(folder: Path, name: str | None) -> Path:
 def read(file: Path, settings: Iterable[str] = ()) -> Recipe:
     """The recipe, not looked at yet. Raises RecipeError when there is no text to look at."""
     try:
-        return Recipe(file, file.read_text("utf-8"), settings)
+        return Recipe(file, read_text(file), settings)
     except UnicodeDecodeError as e:
         raise RecipeError(f"not UTF-8 text: byte {e.start}", where=Where(file.name), hint="save the file as UTF-8") from None
+    except ValueError as e:
+        raise RecipeError(f"can't be read: {e}", where=Where(file.name), hint="is it a recipe?") from None
     except OSError as e:
         raise RecipeError(f"can't be read: {e.strerror}", where=Where(file.name), hint="-f FILE names another recipe") from None
 

@@ -5,7 +5,6 @@ Format: https://github.com/huggingface/safetensors#format (8 bytes little-endian
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from collections.abc import Collection, Iterable
@@ -18,6 +17,7 @@ from msgspec import Struct
 
 from olivebuild import digest, mistaken
 from olivebuild.errors import InputError
+from olivebuild.small_files import check_size, parse_json, read_json
 
 HEADER_LIMIT = 100 << 20
 READ_FILES = (
@@ -78,10 +78,10 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
         (length,) = struct.unpack("<Q", header[:8])
         if length > min(HEADER_LIMIT, size - 8):
             raise ValueError("the header is longer than the file")
-        data = json.loads(header[8 : 8 + length])
+        data = parse_json(header[8 : 8 + length])
         base = 8 + length
         found = [_tensor(name, entry, base) for name, entry in data.items() if name != "__metadata__"]
-    except (ValueError, AttributeError, RecursionError, struct.error) as e:
+    except (ValueError, AttributeError, struct.error) as e:
         raise InputError(f"not a safetensors file: {e}", where=where, hint=hint) from None
     found.sort(key=lambda t: (t.start, t.end))
     position = base
@@ -163,8 +163,8 @@ def chosen_of(names: Collection[str], folder: Path) -> str:
 def _config(folder: Path) -> dict[str, Any]:
     """config.json; empty if it can't be read, which its readers tell."""
     try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(folder / "config.json")
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -177,11 +177,11 @@ def files_of_index(folder: Path, index: str, names: Collection[str]) -> dict[str
     """What an index says: tensor -> weight file, each of which is one of `names`. Raises InputError."""
     where = str(folder / index)
     try:
-        found = json.loads((folder / index).read_text("utf-8"))
+        found = read_json(folder / index)
         entries = dict(found["weight_map"])
         if not isinstance(found["metadata"], dict) or not entries or not all(isinstance(name, str) for name in entries.values()):
             raise ValueError("no map from tensors to files")
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
+    except (OSError, ValueError, KeyError, TypeError) as e:
         said = f"{e} is missing" if isinstance(e, KeyError) else str(e)
         raise InputError(f"not an index of weights: {said}", where=where, hint=COMPLETE) from None
     for file in sorted(set(entries.values())):
@@ -233,6 +233,8 @@ def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[P
     patterns = (*READ_FILES, *CODE_FILES) if code else READ_FILES
     found = [p for parent in (folder, *folders_in(folder)) for p in parent.iterdir() if p.is_file()]
     read = [p for p in found if any(_fits(name_in(folder, p), pattern) for pattern in patterns)]
+    for path in read:
+        check_size(path)
     return weights, sorted(read, key=lambda p: name_in(folder, p))
 
 

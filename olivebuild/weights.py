@@ -18,6 +18,7 @@ from olivebuild.errors import Damaged, InputError
 from olivebuild.manifest import Manifest, Merge
 from olivebuild.places import Place
 from olivebuild.positioned import pread
+from olivebuild.small_files import parse_json
 from olivebuild.store import Store
 
 
@@ -86,7 +87,7 @@ class Weights:
     def file(self, name: str) -> dict[str, Any]:
         """A JSON file of the model. Raises InputError when it is not there."""
         text = self.bytes_of(name)
-        if text is not None and isinstance(data := json.loads(text), dict):
+        if text is not None and isinstance(data := parse_json(text), dict):
             return data
         raise InputError(f"{name} is missing or holds no object", hint="is this a Hugging Face folder?")
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivebuild import ourselves
+from olivebuild.endings import NO_MEMORY, lacks_memory
 from olivebuild.errors import FULL, BuildError, Damaged, StepError, StoreError, Where, first_line
 from olivebuild.executor import Action, ActionInput
 from olivebuild.result import Result
@@ -210,6 +211,13 @@ def run(action: Action, stream: Any, log: str = "") -> int:
         job.say("error", **StepError(f"{action.target} needs the library {e.name}, which is not installed", hint=hint).to_json())
         return 1
     except Exception as e:
+        if lacks_memory(e):
+            from olivebuild.wording import size
+
+            traceback.print_exc()
+            fact = f"{action.target} failed: {NO_MEMORY[0]}; its process had taken up to {size(peak_rss())}"
+            job.say("error", **StepError(fact, hint=NO_MEMORY[1]).to_json())
+            return 1
         if _is_full(e, job.out):
             job.say("error", **StoreError(f"{action.target} failed: {FULL[0]}", where=action.out, hint=FULL[1]).to_json())
             return 1

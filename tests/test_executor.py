@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import psutil
 import pytest
 
 import olivebuild
-from olivebuild import digest
+from olivebuild import digest, endings
 from olivebuild.executor import Action, Message, Outcome
 from olivebuild.executors import local
 from olivebuild.executors.local import LocalExecutor
@@ -252,3 +254,50 @@ def test_a_worker_that_does_not_understand_what_it_is_asked_ends() -> None:
         worker.stdin.write(b"no JSON\n")
         worker.stdin.flush()
         assert worker.wait(60) == 1
+
+
+GROW = "import os, signal, time; held = bytes(range(256)) * (1 << 20); os.kill({whom}, signal.SIGKILL); time.sleep(60)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process had taken that was killed is told there")
+@pytest.mark.parametrize(
+    ("whom", "shell", "taken"), [("os.getpid()", False, r"2\d\d MB"), ("os.getpid()", True, r"2\d\d MB"), ("os.getppid()", False, r"\d+ MB")]
+)
+def test_a_process_that_is_killed_is_said_to_be_and_how_much_it_had_taken(
+    tmp_path: Path, executor: LocalExecutor, whom: str, shell: bool, taken: str
+) -> None:
+    """As a system does that has no memory left: a program, one in a shell, or the worker itself gets SIGKILL."""
+    given = action(tmp_path, "first", GROW.format(whom=whom))
+    if shell:
+        given.fields.update(run=f"{given.fields['run']}; exit $?", shell=True)
+    error = run(executor, given, tmp_path).error
+    assert error is not None
+    found = re.search(r"was killed \(signal 9\), perhaps for want of memory; it had taken up to (.*)", error.fact)
+    assert found
+    assert re.fullmatch(taken, found[1])
+    assert "if it was for memory: close other programs" in error.hint
+    assert run(executor, action(tmp_path, "second"), tmp_path).error is None
+
+
+def test_the_systems_own_count_makes_it_certain() -> None:
+    count = endings.kills()
+    assert endings.ending(-9, 0, count)[0].endswith("perhaps for want of memory")
+    if count is not None:
+        assert "the system had no memory left" in endings.ending(-9, 0, count - 1)[0]
+    assert endings.ending(-11, 1 << 30) == ("was stopped by SIGSEGV", "")
+    assert endings.ending(3) == ("ended with 3", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process can be bound to so much memory there")
+def test_a_step_that_gets_no_more_memory_says_so(place: Place) -> None:
+    """Under `ulimit -v`, where a library is refused what it asks for."""
+    (place.folder / "rows.json").write_text("[" + "[]," * (20 << 20) + "[]]")
+    place.recipe.write_text('targets:\n  rows: {kind: dataset, source: rows.json, prompt: "{text}", completion: "{label}"}\n')
+    start = f"[{sys.executable!r}, '-m', 'olivebuild']"
+    limit = f"import os, resource as r; r.setrlimit(r.RLIMIT_AS, ({1200 << 20},) * 2); os.execv({sys.executable!r}, {start})"
+    environment = os.environ | {"OLIVEBUILD_CACHE": str(place.cache), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", limit], cwd=place.folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "error: rows failed: there was not enough memory; its process had taken up to" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (place.folder / "build").exists()

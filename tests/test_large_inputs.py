@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import struct
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import pytest
 
 from olivebuild.errors import InputError
 from olivebuild.steps._reading import read_file
+from tests.conftest import RECIPE, Place, rows, write_rows
 
 MOST = 400 << 20
 """Bytes that reading a file may take before it is refused."""
@@ -67,13 +70,13 @@ def test_a_parquet_file_whose_rows_would_fill_the_memory(tmp_path: Path, what: s
 
 def test_rows_of_parquet_that_repeat_themselves_are_read(tmp_path: Path) -> None:
     """A system prompt that all rows share, roles, labels: written once, and read as often as they stand there."""
-    rows = [
+    given = [
         {"label": "ab"[i % 2], "raw": b"%d" % i, "messages": [{"role": "system", "content": "s" * 3000}, {"role": "user", "content": f"{i} ä"}]}
         for i in range(5000)
     ]
-    rows[7] |= {"label": None, "messages": []}
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    assert [row.columns for row in read_file(tmp_path / "rows.parquet", "rows.parquet")] == rows
+    given[7] |= {"label": None, "messages": []}
+    pq.write_table(pa.Table.from_pylist(given), tmp_path / "rows.parquet")
+    assert [row.columns for row in read_file(tmp_path / "rows.parquet", "rows.parquet")] == given
 
 
 def test_rows_that_a_packed_file_repeats(tmp_path: Path) -> None:
@@ -97,3 +100,66 @@ def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('text,label\na,b\n"open,' + ("a" * 9999 + "\n") * 7000)
     error = refused(tmp_path / "rows.csv", "a value of more than 64 MiB")
     assert (str(error.where), error.hint) == ("rows.csv:3", "is its quote never closed?")
+
+
+# The small files of a project and of a model
+
+DEEP = '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"
+SMALL = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "model.safetensors.index.json")
+
+
+@pytest.fixture
+def model(place: Place, tiny_model: Path) -> Place:
+    shutil.copytree(tiny_model, place.folder / "tiny")
+    write_rows(place.folder / "data/tone.jsonl", rows())
+    place.recipe.write_text(RECIPE)
+    return place
+
+
+def planned(place: Place) -> tuple[int, str]:
+    done = place.run("plan")
+    assert "Traceback" not in done.err
+    return done.code, done.err
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_file_of_a_model_that_is_not_small(model: Place, name: str) -> None:
+    """8 GB of zeros, which take no room."""
+    file = model.folder / "tiny" / name
+    if name.endswith(".index.json"):
+        (model.folder / "tiny/model.safetensors").rename(model.folder / "tiny/model-00001-of-00001.safetensors")
+    file.write_bytes(b"")
+    os.truncate(file, 8 << 30)
+    code, said = planned(model)
+    assert code == 1
+    assert "olivebuild.yaml:3:" in said
+    assert name in said
+    assert "8192 MiB, which is more than any such file needs" in said
+
+
+@pytest.mark.parametrize("name", [*SMALL, "special_tokens_map.json", "model.safetensors"])
+def test_a_file_of_a_model_that_is_nested_without_end(model: Place, name: str) -> None:
+    """Readers that take no such file say so at once; what others would not take is left to them."""
+    file = model.folder / "tiny" / name
+    if name.endswith(".index.json"):
+        (model.folder / "tiny/model.safetensors").rename(model.folder / "tiny/model-00001-of-00001.safetensors")
+    text = DEEP.encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text if name.endswith(".safetensors") else text)
+    code, said = planned(model)
+    if name in ("config.json", "model.safetensors.index.json", "model.safetensors"):
+        assert code == 1
+        assert "nested too deep" in said
+
+
+@pytest.mark.parametrize("name", ["olivebuild.yaml", "olivebuild.lock"])
+def test_a_recipe_and_a_lock_file_are_not_read_when_they_are_long(model: Place, name: str) -> None:
+    (model.folder / name).touch()
+    os.truncate(model.folder / name, 8 << 30)
+    code, said = planned(model)
+    assert code == 2
+    assert said.startswith(f"{name}: error: ")
+    assert "8192 MiB" in said
+    if name.endswith(".lock"):
+        (model.folder / name).write_text(DEEP)
+        code, said = planned(model)
+        assert (code, "nested too deep" in said) == (2, True)

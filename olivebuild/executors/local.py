@@ -12,6 +12,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from msgspec import Struct, field
 
 from olivebuild import digest, machine, numerics, ourselves
 from olivebuild.children import python
+from olivebuild.endings import ending, kills
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.result import Result
@@ -36,6 +38,8 @@ class Child(Struct):
     action: Action | None
     started: float
     reader: threading.Thread = field(default_factory=threading.Thread)
+    kills: int | None = None
+    """How many processes the system had ended for want of memory when the action began."""
     ended: bool = False
     """An action that it is given now would be lost: what becomes of it is heard no more."""
 
@@ -78,6 +82,7 @@ class LocalExecutor:
             tokens, self._tokens = self._tokens[:count], self._tokens[count:]
             # A process that goes on to other actions must not hold the first one's lock.
             child = self._child(_spawn(tokens, log, () if action.shares else inherit), tokens, action)
+        child.kills = kills()
         self._running[action.node] = child
         _send(child.process, {"action": str(file), "log": str(log), "code": self._code})
 
@@ -163,14 +168,16 @@ class LocalExecutor:
                 self._queue.put(done)
             else:
                 self._queue.put(Message(child.action.node, name, data))
-        code = _end_of_session(child.process)
+        code, most = _end_of_session(child.process)
         with self._handing_over:
             child.ended = True
             if child.action is None:
                 return
         if error is None and (code != 0 or result is None):
             target = child.action.target
-            error = StepError(f"{target} failed: {_ending(code)}", hint=f"`olivebuild log {target}` shows its output", target=target)
+            told, hint = ending(code, most, child.kills)
+            hint = f"`olivebuild log {target}` shows its output" + (f"; {hint}" if hint else "")
+            error = StepError(f"{target} failed: its process {told}", hint=hint, target=target)
         done = Outcome(child.action.node, time.monotonic() - child.started, peak, None if error else result, error, child.action.numerics)
         self._queue.put(done)
 
@@ -209,8 +216,11 @@ def _end(child: Child) -> None:
     child.reader.join()
 
 
-def _end_of_session(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a child that is about to end, and end what it started, which it can't do itself when it is killed. Its exit code."""
+def _end_of_session(process: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """Wait for a child that is about to end, and end what it started, which it can't do itself when it is killed.
+
+    Its exit code, and the most memory that it took, in bytes; 0 where that is not told.
+    """
     if hasattr(os, "waitid"):
         # Not collected yet, so that its id can't be another's.
         with contextlib.suppress(ChildProcessError):
@@ -218,7 +228,13 @@ def _end_of_session(process: subprocess.Popen[bytes]) -> int:
     else:
         process.wait()
     _signal(process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
-    return process.wait()
+    if sys.platform == "linux":
+        # The process may have been waited for elsewhere.
+        with contextlib.suppress(ChildProcessError):
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return process.returncode, usage.ru_maxrss * 1024
+    return process.wait(), 0
 
 
 def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -228,10 +244,3 @@ def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
             os.killpg(child.pid, number)
         else:
             child.terminate()
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"its process ended with {code}"
-    name = signal.Signals(-code).name
-    return f"its process was stopped by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")

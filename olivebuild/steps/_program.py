@@ -9,11 +9,13 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from olivebuild import names
 from olivebuild.children import python
+from olivebuild.endings import ending, kills
 from olivebuild.errors import InputError, StepError
 from olivebuild.result import Result
 
@@ -49,15 +51,28 @@ def run(job: Job) -> None:
         # The interpreter that olivebuild runs in, with its libraries; a bare name may be another one.
         command[:1] = python(isolated=False)
     run: str | list[str] = fill(line) if shell else command
+    killed, before = kills(), _peak()
     environment = os.environ | fields.get("environment", {}) | {"OLIVEBUILD_OUT": str(job.out)}
     try:
         done = subprocess.run(run, shell=shell, cwd=job.action.recipe_folder, env=environment, stdin=subprocess.DEVNULL, check=False)
     except OSError as e:
         raise InputError(f"{command[0]} can't be run: {e.strerror}", where=job.where("run"), hint="is it installed and executable?") from None
     if done.returncode != 0:
-        hint = f"`olivebuild log {job.action.target}` shows its output"
-        raise StepError(f"{job.action.target}: the command ended with {done.returncode}", where=job.where("run"), hint=hint)
+        peak = _peak()
+        # What is told is the largest of all programs so far.
+        told, why = ending(done.returncode, peak if peak > before else 0, killed)
+        hint = f"`olivebuild log {job.action.target}` shows its output" + (f"; {why}" if why else "")
+        raise StepError(f"{job.action.target}: the command {told}", where=job.where("run"), hint=hint)
     job.result = Result(metrics=_metrics(job, str(fields.get("metrics") or "")))
+
+
+def _peak() -> int:
+    """The most memory that a program of this process took, in bytes; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def words(run: str) -> list[str]:

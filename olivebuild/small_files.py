@@ -1,0 +1,49 @@
+"""Files that are small by nature (a recipe, a configuration, a tokenizer) and come from anyone: a long one is not read, and no nesting ends us."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from olivebuild.errors import InputError
+
+MOST = 256 << 20
+"""Bytes. The longest tokenizers have some 40 MB."""
+
+
+def check_size(file: Path) -> None:
+    """Raises InputError for a file that is too long for what its name says."""
+    if file.stat().st_size > MOST:
+        raise InputError(f"{file.name} {_long(file)}", where=str(file), hint="is it what its name says?")
+
+
+def read_bytes(file: Path) -> bytes:
+    """Raises OSError, or ValueError for a long file."""
+    with open(file, "rb") as f:
+        if os.fstat(f.fileno()).st_size > MOST:
+            raise ValueError(f"it {_long(file)}")
+        return f.read()
+
+
+def read_text(file: Path) -> str:
+    """Text in UTF-8. Raises OSError or ValueError."""
+    return read_bytes(file).decode("utf-8")
+
+
+def read_json(file: Path) -> Any:
+    """Raises OSError or ValueError."""
+    return parse_json(read_text(file))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Raises ValueError, also for what is nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _long(file: Path) -> str:
+    return f"has {file.stat().st_size >> 20} MiB, which is more than any such file needs ({MOST >> 20})"
