@@ -33,9 +33,9 @@ class Problem(NamedTuple):
 def problems(planner: Planner, plan: Plan) -> list[Problem]:
     """What is known to go wrong with the nodes that would run, inputs first."""
     # What only few plans need, and takes long to import.
-    from olivebuild import model_checks
+    from olivebuild import command_checks, model_checks
 
-    found = [*_faults(planner, plan), *model_checks.problems(planner, plan)]
+    found = [*_faults(planner, plan), *command_checks.problems(planner, plan), *model_checks.problems(planner, plan)]
     return [problem._replace(stops=_stops(planner.graph, plan, problem)) if problem.fails else problem for problem in found]
 
 

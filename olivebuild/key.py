@@ -17,7 +17,7 @@ FORMAT = "1"
 
 
 class Part(Struct, frozen=True):
-    """One thing that can change the output. `cause` is what kind of thing: step, parameter, input, file, source, library, machine."""
+    """One thing that can change the output. `cause` is what kind of thing: step, parameter, input, file, source, library, machine, environment."""
 
     cause: str
     label: str
@@ -46,6 +46,7 @@ def parts_of(
     libraries: Mapping[str, str],
     machine: Mapping[str, str],
     dates: Iterable[Part] = (),
+    variables: Mapping[str, str] = {},
 ) -> tuple[Part, ...]:
     """The parts of a node, in a fixed order. `inputs` and `files` are (label, digest, shown)."""
     result = [Part("step", "kind", node.kind), Part("step", "version", str(node.version), version_label(node.kind))]
@@ -57,6 +58,7 @@ def parts_of(
         result.append(Part("source", "source", source))
     result += (Part("library", name, version) for name, version in libraries.items())
     result += (Part("machine", name, value) for name, value in machine.items())
+    result += (Part("environment", name, value) for name, value in variables.items())
     return tuple(result)
 
 

@@ -89,6 +89,19 @@ class FileInput(Record, frozen=True):
     optional: bool = False
 
 
+class Program(Record, frozen=True):
+    """A command line as it is read before it runs; see commandline.py."""
+
+    words: tuple[str, ...] = ()
+    """What may be a path ..."""
+    modules: tuple[str, ...] = ()
+    """... a module that Python is to run ..."""
+    code: tuple[str, ...] = ()
+    """... or a program of Python in a word."""
+    roots: tuple[str, ...] = ()
+    """Where it has Python look for modules."""
+
+
 class Outline(Record, frozen=True):
     """What planning asks of a target. `gated`: conditions on its figures are judged on every build."""
 
@@ -135,6 +148,8 @@ class Node(Record, frozen=True):
     """These are part of its key."""
     keyed: tuple[str, ...] = ()
     """Variables of the environment whose values are part of its key."""
+    program: Program | None = None
+    """The command line that it runs, whose words and scripts name files."""
     template: str = ""
     """What it does with the chat template of its model: "rendered", "published", or nothing; see dating.py."""
 

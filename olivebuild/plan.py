@@ -237,7 +237,14 @@ class Planner(Struct, dict=True):
             state.verdict = Verdict.STALE if pin == "" else Verdict.WAITING
             return state
         state.parts = parts_of(
-            node, inputs, self.scan.files(node), pin, self.scan.libraries(node), self.scan.machine(node), self.dating.parts(node, states)
+            node,
+            inputs,
+            self.scan.files(node),
+            pin,
+            self.scan.libraries(node),
+            self.scan.machine(node),
+            self.dating.parts(node, states),
+            self.scan.variables(node),
         )
         state.key = key_of(state.parts)
         state.trace = self.trace(node, state.key)

@@ -6,11 +6,13 @@ One scan is one view: what was looked at once is not looked at again, so that al
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from olivebuild import digest, links, machine, names, numerics
 from olivebuild.digest import Stat, StatMemo
@@ -19,6 +21,9 @@ from olivebuild.lockfile import Lockfile
 from olivebuild.node import FileInput, Node
 from olivebuild.recipe import Recipe
 from olivebuild.tensors import folders_in, model_digest
+
+if TYPE_CHECKING:
+    from olivebuild.scripts import Reading
 
 
 BROUGHT = ("adapter", "onnx", "dataset")
@@ -39,6 +44,8 @@ class Scan:
         self._libraries: dict[str, str] = {}
         self._machine: dict[str, str] = {}
         self._folders: set[Path] = set()
+        self._programs: dict[str, Reading] = {}
+        self._commands: dict[str, Node] = {}
         self._asked: dict[str, set[Path]] = {}
         """node -> what the paths and patterns of its fields name, and where more may come."""
 
@@ -53,6 +60,10 @@ class Scan:
                         raise InputError(f"{self.shown(path)} is a folder, not a file", where=self._where(node, path), hint=hint)
                     value = self._tree(node, path) if path.is_dir() else path.suffix.lower() + ":" + self._file(node, path)
                     result.append((f"{wanted.label}[{i}]", value, self.shown(path)))
+        if node.program:
+            with self._readable(node, ("run",)):
+                modules = self.program(node).modules
+                result += [(f"module[{i}]", path.suffix + ":" + self._file(node, path), self.shown(path)) for i, path in enumerate(modules)]
         return result
 
     def check(self, node: Node, wanted: FileInput) -> None:
@@ -152,6 +163,26 @@ class Scan:
         strict = {f"numerics.{name}": value for name, value in numerics.here(gpu=node.gpu).items()} if node.strict else {}
         return (self._machine if node.machine else {}) | strict
 
+    def variables(self, node: Node) -> dict[str, str]:
+        """What of the environment is in the node's key. Text of JSON, so that no value looks like none."""
+        return {name: json.dumps(os.environ[name]) if name in os.environ else "not set" for name in node.keyed}
+
+    def program(self, node: Node) -> Reading:
+        """What the scripts of the node's command line read, as first seen."""
+        if node.name not in self._programs:
+            found = self._programs[node.name] = self._read_program(node)
+            self._commands[node.name] = node
+            self._folders |= found.looked
+            self._asked[node.name] = self._asked.get(node.name, set()) | found.looked | {*found.modules}
+        return self._programs[node.name]
+
+    def _read_program(self, node: Node) -> Reading:
+        # Only recipes with commands need it.
+        from olivebuild import scripts
+
+        assert node.program
+        return scripts.look(self.recipe.folder, node.program, str(node.fields["run"]), self.memo.digest)
+
     def seen_for(self, node: Node) -> dict[Path, Stat | None]:
         """All files and folders on which this scan's answers for a node depend, as they were when it looked."""
         found: dict[Path, Stat | None] = {path: self._stats[path] for path in self._read.get(node.name, ())}
@@ -183,6 +214,9 @@ class Scan:
         for (pattern, literal), found in self._matches.items():
             if (now := matching(self.recipe.folder, pattern, literal=literal)) != found:
                 return next(iter({*found} ^ {*now}))
+        for name, read in self._programs.items():
+            if more := {*self._read_program(self._commands[name]).modules} ^ {*read.modules}:
+                return next(iter(more))
         return None
 
     def looked_at(self) -> set[Path]:

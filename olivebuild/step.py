@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from olivebuild.node import Edge, FileInput, Node, Ref, flatten
+from olivebuild.node import Edge, FileInput, Node, Program, Ref, flatten
 from olivebuild.result import Result
 from olivebuild.sources import Source
 
@@ -100,6 +100,14 @@ class Step(ABC):
     def files(self, fields: Any) -> list[FileInput]:
         return []
 
+    def keyed(self, fields: Any) -> tuple[str, ...]:
+        """The variables of the environment whose values can change the bytes."""
+        return ()
+
+    def program(self, fields: Any) -> Program | None:
+        """The command line that the recipe has it run."""
+        return None
+
     def version_of(self, fields: Any) -> int:
         """The version for a target with these fields: an older one where what changed is not about them."""
         return self.version
@@ -148,6 +156,8 @@ class Step(ABC):
             runner=self.runner,
             machine=self.machine,
             computes=self.computes(fields),
+            keyed=self.keyed(fields),
+            program=self.program(fields),
             trusts=any(getattr(fields, name, False) for name in TRUST),
             template=self.template(fields),
         )

@@ -24,25 +24,32 @@ from tests.conftest import Place
 INPUTS = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["d"], "f": ["c"]}
 """target -> what it is made from; each also reads data/<target>.txt."""
 STEP = """\
-name=$1 one=$2 two=$3
+name=$1 one=$2 two=$3 SETTING=
+[ -f strict ] && SETTING=$ATEN_CPU_CAPABILITY
 shift 3
 echo $name >> "$COUNTER"
-text="$name($(cat "$@"))"
+text="$name$MODE$SETTING($(cat "$@"))"
 printf %s "$text" > "$one"
 printf %s "$text$text" > "$two"
 """
 GONE_SECONDS = 20
 
 
-def recipe() -> str:
-    lines = ["default: [e, f]", "targets:"]
+VARIABLES = ("MODE", "ATEN_CPU_CAPABILITY")
+"""What of the environment changes a result: one that the recipe lists, and one by which libraries compute otherwise, as the step does if strict."""
+
+
+OUTPUTS = "{one: one.txt, two: sub/two.txt}"
+
+
+def recipe(*, strict: bool = False) -> str:
+    lines = [*(["numerics: strict"] if strict else []), "default: [e, f]", "targets:"]
     for name, inputs in INPUTS.items():
         words = " ".join(["data/" + name + ".txt", *(f"{{inputs.{i}}}" for i in inputs)])
         given = ", ".join(f"{i}: {i}.one" for i in inputs)
         run = f'run: "sh step.sh {name} {{outputs.one}} {{outputs.two}} {words}"'
-        lines.append(
-            f"  {name}: {{kind: command, {run}, inputs: {{{given}}}, files: [data/{name}.txt], outputs: {{one: one.txt, two: sub/two.txt}}}}"
-        )
+        listed = "env: {keyed: [MODE], passed: [COUNTER]}"
+        lines.append(f"  {name}: {{kind: command, {run}, inputs: {{{given}}}, files: [data/{name}.txt], outputs: {OUTPUTS}, {listed}}}")
     return "\n".join(lines) + "\n"
 
 
@@ -76,8 +83,18 @@ class Pipeline:
         for target in INPUTS:
             self.valid[target].add(self.content(target))
 
+    @property
+    def strict(self) -> bool:
+        return (self.place.folder / "strict").exists()
+
+    def be_strict(self) -> None:
+        """The step computes by the numerics of the machine, and the recipe counts them."""
+        (self.place.folder / "strict").touch()
+        self.place.recipe.write_text(recipe(strict=True))
+
     def content(self, target: str) -> str:
-        return f"{target}({self.sources[target]}{''.join(self.content(i) for i in INPUTS[target])})"
+        mode, setting = (self.place.environment.get(name, "") for name in VARIABLES)
+        return f"{target}{mode}{setting if self.strict else ''}({self.sources[target]}{''.join(self.content(i) for i in INPUTS[target])})"
 
     def expected(self) -> dict[str, bytes]:
         """What build/ must hold."""

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from olivebuild import gc, memory, noop, snapshot
+from olivebuild import gc, memory, noop, numerics, snapshot
 from olivebuild.build import Build
 from olivebuild.digest import filesystem_time
 from olivebuild.errors import BuildError
@@ -36,11 +36,12 @@ from olivebuild.step import step_of
 from olivebuild.store import Store
 from olivebuild.worker import Job
 from tests.conftest import Place
-from tests.faults import INPUTS, Pipeline, amount, check_blobs, check_swept, let_a_day_pass, quick_folder
+from tests.faults import INPUTS, VARIABLES, Pipeline, amount, check_blobs, check_swept, let_a_day_pass, quick_folder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 TARGETS = st.sampled_from(list(INPUTS))
 FILES = st.sampled_from(["one.txt", "sub/two.txt"])
+MODE, SETTING = VARIABLES
 
 
 class Inline:
@@ -57,7 +58,7 @@ class Inline:
         assert step
         try:
             step.run(job)
-            self._ended.put(Outcome(action.node, 0.1, 0, job.result))
+            self._ended.put(Outcome(action.node, 0.1, 0, job.result, numerics=numerics.here()))
         except BuildError as e:
             self._ended.put(Outcome(action.node, 0.1, 0, None, e))
 
@@ -82,7 +83,9 @@ def build(folder: Path) -> dict[str, Any]:
         pages = memory.remember(project.planner, report.plan, (), project.before, started, report.touched)
         if not (report.ran or report.restored):
             noop.save(project, report.plan, pages, started, "nothing to do\n", "", 0)
-    return {"ran": report.ran, "restored": report.restored, "failed": [e.fact for e in report.errors]}
+    traces = {name: state.trace for name, state in report.plan.states.items() if state.trace} if report.plan else {}
+    under = {name: trace.provenance["numerics"].get(SETTING, "") for name, trace in traces.items()}
+    return {"ran": report.ran, "restored": report.restored, "failed": [e.fact for e in report.errors], "under": under}
 
 
 def plan(folder: Path) -> dict[str, Any]:
@@ -177,10 +180,12 @@ class Faults(RuleBasedStateMachine):
         memory.SHARE = self.share
         self.quick.__exit__(None, None, None)
 
-    @initialize(share=st.sampled_from([memory.SHARE, 1]))
-    def remember(self, share: int) -> None:
+    @initialize(share=st.sampled_from([memory.SHARE, 1]), strict=st.booleans())
+    def remember(self, share: int, strict: bool) -> None:
         """So few targets are remembered anew each time, or after some edits."""
         memory.SHARE = share
+        if strict:
+            self.pipeline.be_strict()
 
     # What people and machines do
 
@@ -201,6 +206,12 @@ class Faults(RuleBasedStateMachine):
         file = self.place.folder / f"data/{which}.txt"
         if file.exists():
             os.utime(file, (time.time() + seconds,) * 2)
+
+    @rule(name=st.sampled_from(VARIABLES), value=st.sampled_from(["", "default", "avx2"]))
+    def surround(self, name: str, value: str) -> None:
+        """Another shell, or another machine."""
+        self.place.environment[name] = value
+        self.pipeline.valid = {target: {*self.pipeline.valid[target], self.pipeline.content(target)} for target in INPUTS}
 
     @rule(which=TARGETS)
     def lose_a_source(self, which: str) -> None:
@@ -301,7 +312,12 @@ class Faults(RuleBasedStateMachine):
             assert not {self.pipeline.content(name) for name in said["ran"]} & known
             self.check_plan(said["planned"], said)
         assert said["after"] == dict.fromkeys(INPUTS, "fresh")
-        assert said["again"] == {"ran": [], "restored": [], "failed": []}
+        assert {word: said["again"][word] for word in ("ran", "restored", "failed")} == {"ran": [], "restored": [], "failed": []}
+        # Traces name the numerics under which a clean build would have given this; strict ones are those of now.
+        now = self.place.environment.get(SETTING, "")
+        under = said["again"]["under"]
+        assert {name for name, setting in said["under"].items() if name in said["ran"]} <= {name for name, setting in under.items() if setting == now}
+        assert not self.pipeline.strict or set(under.values()) <= {now}
         check_blobs(self.place.cache) if not damaged else None
         self.current = {self.pipeline.content(name) for name in INPUTS}
         self.known |= self.current

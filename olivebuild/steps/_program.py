@@ -10,10 +10,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from olivebuild import names
+from olivebuild import environment, names
 from olivebuild.children import python
 from olivebuild.endings import ending, kills
 from olivebuild.errors import InputError, StepError
@@ -22,6 +23,7 @@ from olivebuild.result import Result
 if TYPE_CHECKING:
     from olivebuild.worker import Job
 
+GRACE_SECONDS = 2
 SLOT = re.compile(r"\{(inputs|outputs)\.([a-z0-9][a-z0-9_.-]*)\}|\{(out)\}")
 
 
@@ -52,15 +54,26 @@ def run(job: Job) -> None:
         command[:1] = python(isolated=False)
     run: str | list[str] = fill(line) if shell else command
     killed, before = kills(), _peak()
-    environment = os.environ | fields.get("environment", {}) | {"OLIVEBUILD_OUT": str(job.out)}
+    listed = fields.get("env", {})
+    passed = {name: os.environ[name] for name in listed.get("passed", ()) if name in os.environ}
+    base = environment.of_command(os.environ, (*listed.get("keyed", ()), *passed))
     try:
-        done = subprocess.run(run, shell=shell, cwd=job.action.recipe_folder, env=environment, stdin=subprocess.DEVNULL, check=False)
+        code = _call(
+            run,
+            environment.Mask(passed.values()),
+            {
+                "shell": shell,
+                "cwd": job.action.recipe_folder,
+                "env": base | fields.get("environment", {}) | {"OLIVEBUILD_OUT": str(job.out)},
+                "stdin": subprocess.DEVNULL,
+            },
+        )
     except OSError as e:
         raise InputError(f"{command[0]} can't be run: {e.strerror}", where=job.where("run"), hint="is it installed and executable?") from None
-    if done.returncode != 0:
+    if code != 0:
         peak = _peak()
         # What is told is the largest of all programs so far.
-        told, why = ending(done.returncode, peak if peak > before else 0, killed)
+        told, why = ending(code, peak if peak > before else 0, killed)
         hint = f"`olivebuild log {job.action.target}` shows its output" + (f"; {why}" if why else "")
         raise StepError(f"{job.action.target}: the command {told}", where=job.where("run"), hint=hint)
     job.result = Result(metrics=_metrics(job, str(fields.get("metrics") or "")))
@@ -73,6 +86,35 @@ def _peak() -> int:
     except ImportError:
         return 0
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _call(run: str | list[str], mask: environment.Mask, how: Any) -> int:
+    """Run a program; the exit code. What it says goes into the log, secrets replaced."""
+    if not mask:
+        return subprocess.run(run, check=False, **how).returncode
+    ended = threading.Event()
+    process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how)
+
+    def copy() -> None:
+        assert process.stdout
+        while data := os.read(process.stdout.fileno(), 1 << 16):
+            if not ended.is_set():
+                _write(mask.feed(data))
+        if not ended.is_set():
+            _write(mask.rest())
+
+    copying = threading.Thread(target=copy, daemon=True)
+    copying.start()
+    code = process.wait()
+    # What it left running may hold its output open; that ends with our session, and goes into no other action's log.
+    copying.join(GRACE_SECONDS)
+    ended.set()
+    return code
+
+
+def _write(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data) :]
 
 
 def words(run: str) -> list[str]:

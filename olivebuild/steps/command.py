@@ -4,16 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from olivebuild import names
+from olivebuild.commandline import program_of, words_of
+from olivebuild.environment import NAME
+from olivebuild.node import Program
 from olivebuild.step import KINDS, Edge, Fields, FileInput, Ref, Step
 from olivebuild.steps import _program
 
 if TYPE_CHECKING:
     from olivebuild.worker import Job
+
+
+class Env(Fields):
+    """Variables of the environment that a command gets beside those that all get. The values of `passed` ones are nowhere kept."""
+
+    keyed: list[str] = []
+    """Name and value count."""
+    passed: list[str] = []
+    """The name counts: for secrets, and for what does not change the result."""
+
+    @field_validator("keyed", "passed")
+    @classmethod
+    def _are_names(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of a variable; values belong into `environment`")
+        # Order has no meaning here, so it must not change the key.
+        return sorted(set(value))
 
 
 class CommandFields(Fields):
@@ -27,11 +48,14 @@ class CommandFields(Fields):
     shell: bool = False
     gpu: bool = False
     environment: dict[str, str] = {}
+    """Variables with the values that the recipe gives them."""
+    env: Env = Env()
 
 
 class Command(Step):
     kind = "command"
-    version = 2
+    version = 3
+    changes: ClassVar = {3: "a command's environment holds a base and what `env` lists; modules beside its scripts count"}
     fields = CommandFields
     summary = "any program: `run`, with `inputs`, `files` and `outputs`"
     runner = "olivebuild.steps._program"
@@ -64,22 +88,32 @@ class Command(Step):
     def files(self, fields: CommandFields) -> list[FileInput]:
         found = [FileInput(f"file.{i}", path, ("files", i)) for i, path in enumerate(fields.files)]
         # The words of the command line that are files below the recipe are scripts, and as much a part of the result as it is.
-        for i, word in enumerate(_program.words(fields.run)):
-            if not word.startswith(("-", "/")) and "{" not in word:
+        for i, word in enumerate(self.program(fields).words):
+            if not word.startswith("/"):
                 found.append(FileInput(f"script.{i}", word, ("run",), optional=True))
         return found
+
+    def keyed(self, fields: CommandFields) -> tuple[str, ...]:
+        return tuple(fields.env.keyed)
+
+    def program(self, fields: CommandFields) -> Program:
+        return program_of(fields.run, by_shell=fields.shell, environment=fields.environment)
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, CommandFields)
         outputs = self.named_outputs(fields)
-        return fields.model_dump(mode="json", include={"run", "shell", "metrics", "environment"}) | {"outputs": outputs}
+        listed = {name: names for name, names in fields.env.model_dump().items() if names}
+        given = fields.model_dump(mode="json", include={"run", "shell", "metrics", "environment"})
+        return given | {"outputs": outputs} | ({"env": listed} if listed else {})
 
     def check(self, fields: CommandFields) -> str | None:
         try:
-            if not _program.words(fields.run):
+            if not words_of(fields.run, by_shell=fields.shell) or not _program.words(fields.run):
                 return "`run` is empty; name a program"
         except ValueError as e:
             return f"`run` is not a command line: {e}; close the quotes"
+        if twice := [*({*fields.env.keyed} & {*fields.env.passed}), *({*fields.env.keyed, *fields.env.passed} & {*fields.environment})]:
+            return f"{sorted(twice)[0]} is said twice; a variable is keyed, or passed, or gets its value from `environment`"
         if isinstance(fields.outputs, list) and len(self.named_outputs(fields)) < len(fields.outputs):
             return "two outputs would have one name; write outputs as NAME: PATH"
         outputs, inputs = self.named_outputs(fields), self.named_inputs(fields)
