@@ -22,7 +22,7 @@ from olivebuild.locks import try_lock
 from olivebuild.manifest import Manifest
 from olivebuild.memory import Recalled
 from olivebuild.node import Node
-from olivebuild.pinning import pin_all
+from olivebuild.pinning import look, pin_all
 from olivebuild.plan import Plan, Planner, State, Verdict
 from olivebuild.preparing import check_locks, check_room, sweep
 from olivebuild.trace import Trace
@@ -100,6 +100,7 @@ class Build:
             known = recalled and self.planner.plan_from(recalled.plan, recalled.changed)
             report.plan = plan = known or self.planner.plan(report.goals, with_faults=True)
             self._announce(plan)
+            self._look_ahead(plan, report)
             self._check(plan, report)
             turns = Turns(self.planner.graph, plan)
             while True:
@@ -131,6 +132,16 @@ class Build:
             self._save(report)
         report.seconds = time.monotonic() - start
         return report
+
+    def _look_ahead(self, plan: Plan, report: Report) -> None:
+        """Have the small files of the hub's models here, before weights are fetched and anything is made."""
+        for name, state in plan.states.items():
+            node, going = state.node, self._keep_going or not report.errors
+            if going and state.verdict is Verdict.STALE and node.kind in BROUGHT and node.source and node.source.scheme == "hf" and state.key:
+                try:
+                    plan.small[name] = look(self.planner, self.executor, node, self.listen)
+                except BuildError as e:
+                    self._fail(node, e, report)
 
     def _check(self, plan: Plan, report: Report) -> None:
         """Tell what can't be read, or made of the models at hand, before hours go into it; what only such steps would read is not made either."""

@@ -68,7 +68,7 @@ class Action(NamedTuple):
     readers: Sequence[list[object]] = ()
     """[kind, fields] of the steps that will read this one's tensors: work that both need may be done at once."""
     task: str = "run"
-    """"run" makes the artifact; "pin" only finds what the source's name stands for today."""
+    """"run" makes the artifact; "pin" only finds what the source's name stands for today, "look" only fetches the small files of a model."""
     asked: Sequence[Asked] = ()
     """What is to become of an adapter is asked these, so that rows which can't be are told before it is trained."""
     template_date: str = ""

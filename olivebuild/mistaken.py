@@ -44,9 +44,9 @@ def head_of(file: Path) -> bytes:
         return f.read(BEGINNING)
 
 
-def folder_like(folder: Path) -> tuple[str, str]:
-    """(what a folder without config.json is, a hint)."""
-    names = {p.name for p in folder.iterdir()}
+def folder_like(folder: Path, listed: Collection[str] | None = None) -> tuple[str, str]:
+    """(what a folder without config.json is, a hint); `listed`: what it will have in it, where not all of it is there yet."""
+    names = listed or {p.name for p in folder.iterdir()}
     if "adapter_config.json" in names:
         trained_on = _trained_on(folder / "adapter_config.json")
         of = f", of {trained_on}" if trained_on else ""

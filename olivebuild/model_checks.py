@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from olivebuild import brought, clock, digest, foreign, mistaken
+from olivebuild import brought, clock, digest, foreign, hub, mistaken
 from olivebuild.conversions import known_to_fail
 from olivebuild.errors import InputError, first_line
 from olivebuild.findings import Problem
@@ -53,7 +53,7 @@ def problems(planner: Planner, plan: Plan) -> list[Problem]:
         if state.verdict not in (Verdict.STALE, Verdict.WAITING) or state.node.kind not in OF_MODELS:
             continue
         for edge, source, _ in graph.inputs.get(name, ()):
-            origin = origin_of(graph, plan, source, planner.scan.recipe.folder) if edge.role.partition("[")[0] in ROLES else None
+            origin = origin_of(planner, plan, source) if edge.role.partition("[")[0] in ROLES else None
             if origin is None:
                 continue
             model, folder = origin
@@ -87,16 +87,27 @@ def _without_repeats(found: Mapping[tuple[Path, str], Problem]) -> list[Problem]
     return list(result.values())
 
 
-def origin_of(graph: Graph, plan: Plan, node: Node, recipe_folder: Path) -> tuple[Node, Path] | None:
+def origin_of(planner: Planner, plan: Plan, node: Node) -> tuple[Node, Path] | None:
     """The model that a node is or is merged from, and its folder; None where that is not on this disk yet, or comes from a GGUF file."""
     if node.kind not in ("model", "merged"):
         return None
-    state = plan.states.get(node.name)
-    folder = recipe_folder / node.lies_at if node.lies_at is not None else state.folder if state and state.verdict is Verdict.FRESH else None
+    folder = _folder_of(planner, plan, node)
     if folder is not None and (folder / "config.json").is_file():
         return node, folder
-    inner = next((source for edge, source, _ in graph.inputs.get(node.name, ()) if edge.role == "model"), None)
-    return origin_of(graph, plan, inner, recipe_folder) if inner else None
+    inner = next((source for edge, source, _ in planner.graph.inputs.get(node.name, ()) if edge.role == "model"), None)
+    return origin_of(planner, plan, inner) if inner else None
+
+
+def _folder_of(planner: Planner, plan: Plan, node: Node) -> Path | None:
+    """Where the model's small files lie, if they do."""
+    if node.lies_at is not None:
+        return planner.scan.recipe.folder / node.lies_at
+    state = plan.states.get(node.name)
+    if state and state.verdict is Verdict.FRESH:
+        return state.folder
+    if node.source and node.source.scheme == "hf" and node.name not in plan.small and (commit := planner.scan.pin(node)):
+        return hub.small_files_of(node.source, commit)
+    return plan.small.get(node.name)
 
 
 def _trained_on(graph: Graph, name: str, recipe_folder: Path) -> str:
@@ -237,7 +248,7 @@ class Look:
             file = WHOLE
             if not (self.folder / WHOLE).is_file():
                 names = read_json(index)["weight_map"]
-                file = next(file for name, file in names.items() if name.endswith(EMBEDDINGS))
+                file = next((file for name, file in names.items() if name.endswith(EMBEDDINGS)), "")
             return int(self._remembered(self.folder / Path(file).name, rows_in, "embedding rows") or 0)
         return 0
 

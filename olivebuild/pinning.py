@@ -1,8 +1,9 @@
-"""Find out what a remote source's name stands for today, and pin it. Runs a worker, since it needs the network's libraries."""
+"""Find out what a remote source's name stands for today, and pin it; look at a hub model's small files. Runs a worker for the network's libraries."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from olivebuild.errors import BuildError
 from olivebuild.events import Event, Listener
@@ -18,13 +19,31 @@ def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> s
     source = node.source
     assert source
     planner.store.check_writable(f"{source.text} is not pinned yet")
-    scratch = planner.store.scratch("pin")
+    listen(Event("note", {"target": node.target, "node": node.name, "text": f"pinning {source.text}"}))
+    value = _asked(planner, executor, node, "pin")
+    planner.scan.lock.pin(source.text, value)
+    return value
+
+
+def look(planner: Planner, executor: Executor, node: Node, listen: Listener) -> Path:
+    """Fetch the small files of a pinned hub model, and give the folder: what they tell is known before anything is made. Raises BuildError."""
+    source = node.source
+    assert source
+    planner.store.check_writable(f"{node.target} is not in it and would have to be fetched")
+    text = f"looking at the small files of {source.text}, before its weights are fetched"
+    listen(Event("note", {"target": node.target, "node": node.name, "text": text}))
+    return Path(_asked(planner, executor, node, "look"))
+
+
+def _asked(planner: Planner, executor: Executor, node: Node, task: str) -> str:
+    scratch = planner.store.scratch(task)
     (scratch / "out").mkdir()
     where = planner.scan.recipe.where(node.target, ("source",))
-    place: list[object] = [where.file, where.line, where.column, where.text]
-    recipe_folder = str(planner.scan.recipe.folder)
-    action = Action(node.name, node.target, node.kind, "", node.fields, {}, {}, recipe_folder, str(scratch / "out"), places={"": place}, task="pin")
-    listen(Event("note", {"target": node.target, "node": node.name, "text": f"pinning {source.text}"}))
+    places: dict[str, list[object]] = {"": [where.file, where.line, where.column, where.text]}
+    recipe_folder, pinned = str(planner.scan.recipe.folder), planner.scan.pin(node) or ""
+    action = Action(
+        node.name, node.target, node.kind, "", node.fields, {}, {}, recipe_folder, str(scratch / "out"), pin=pinned, places=places, task=task
+    )
     try:
         executor.start(action, planner.workspace.log_file(node.name))
         while not isinstance(outcome := executor.wait(POLL_SECONDS), Outcome):
@@ -32,9 +51,7 @@ def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> s
         if outcome.error:
             raise outcome.error
         assert outcome.result
-        value = str(outcome.result.provenance["pin"])
-        planner.scan.lock.pin(source.text, value)
-        return value
+        return str(outcome.result.provenance["folder" if task == "look" else "pin"])
     finally:
         executor.cancel()
         planner.store.discard(scratch)

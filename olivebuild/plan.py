@@ -72,6 +72,8 @@ class Plan(Struct, dict=True):
     keys_elsewhere: Mapping[str, str] = {}
     seconds_elsewhere: float = 0.0
     """What those took."""
+    small: dict[str, Path] = {}
+    """The folders of models of which the small files are here, and the weights are not yet."""
 
     def target(self, name: str) -> tuple[Verdict, list[State]]:
         """A target's verdict is the worst of its nodes'."""

@@ -237,12 +237,15 @@ def _run(job: Job) -> None:
 
     step = step_of(action.kind)
     assert step is not None
-    if action.task == "pin":
+    if action.task in ("pin", "look"):
         from olivebuild.steps import _fetch
 
         source = step.source(job.fields(step.fields))
         assert source is not None
-        job.result = Result(provenance={"pin": _fetch.pin(job, source, dataset=step.kind == "dataset")})
+        if action.task == "look":
+            job.result = Result(provenance={"folder": str(_fetch.look_at(job, source))})
+        else:
+            job.result = Result(provenance={"pin": _fetch.pin(job, source, dataset=step.kind == "dataset")})
     else:
         if any(given.kind in ("model", "merged") for given in action.inputs.values()):
             from olivebuild.steps import _opened

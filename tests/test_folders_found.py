@@ -228,3 +228,8 @@ def test_a_checkpoint_without_a_head_whose_embeddings_are_tied_is_a_note(site: S
     configured(architectures=["GPT2Model"], model_type="gpt2")(site.folder / "base")
     (problem,) = found(site, "merged")[0]
     assert (problem.fails, problem.fact.startswith("config.json says that the model was saved as GPT2Model")) == (False, True)
+
+
+def test_shards_of_which_none_has_an_embedding_by_a_known_name_are_no_fault(site: Site) -> None:
+    sharded(0, 1)(site.folder / "base")
+    assert found(site, "merged")[0] == []

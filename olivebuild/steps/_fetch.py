@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import re
 import subprocess
@@ -11,17 +12,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from olivebuild import brought, hub
 from olivebuild.children import python
 from olivebuild.digest import THREADS
-from olivebuild.errors import BuildError, InputError, first_line
+from olivebuild.errors import InputError, first_line
+from olivebuild.hub import SMALL
+from olivebuild.mistaken import folder_like
 from olivebuild.sources import Source
+from olivebuild.tensors import chosen_of, files_of_index
 from olivebuild.worker import Job
 
 Look = Callable[[Path], None]
 """Raises InputError for a folder that may not be used."""
-SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 
 
 def fetch(job: Job, source: Source, *, dataset: bool = False, also: Sequence[str] = (), look: Look | None = None) -> Path:
@@ -55,42 +58,86 @@ def pin(job: Job, source: Source, *, dataset: bool = False) -> str:
     return _sha256(_download(source, job.out, job))
 
 
+def look_at(job: Job, source: Source) -> Path:
+    """The small files of a hub's model alone. Raises InputError also where the repository lacks the weights that would be loaded."""
+    folder = _downloaded(job, source, "model", SMALL)
+    brought.check(folder, job.action.kind, job.where("source"), trust=bool(job.action.fields.get("trust_remote_code")))
+    _weights_in(job, source, folder)
+    return folder
+
+
 def _snapshot(job: Job, source: Source, dataset: bool, also: Sequence[str], look: Look | None) -> Path:
+    """Of a model first what is small, by which is told what else is needed."""
     job.note(f"fetching {source.text} at {job.action.pin[:12]}")
+    if dataset:
+        return _downloaded(job, source, "dataset", None)
+    folder = _downloaded(job, source, "model", SMALL)
+    if look:
+        # Before hours of download.
+        look(folder)
+    wanted: Sequence[str] = ("*.safetensors",)
+    if job.action.kind == "adapter":
+        wanted = ("adapter_model.safetensors",)
+    elif job.action.kind in ("model", "merged"):
+        wanted = [glob.escape(name) for name in _weights_in(job, source, folder)]
+    folder = _downloaded(job, source, "model", (*SMALL, *wanted, *also))
+    if look:
+        look(folder)
+    return folder
+
+
+def _weights_in(job: Job, source: Source, folder: Path) -> list[str]:
+    """The weight files that a loader would take from the repository, by what it lists and what its small files say. Raises InputError."""
+    names = {name for name in _listed(job, source, folder) if "/" not in name}
+    where = job.where("source")
+    if "config.json" not in names:
+        fact, hint = folder_like(folder, names)
+        raise InputError(f"{source.text} is no Hugging Face model: {fact}", where=where, hint=hint)
     try:
-        if look:
-            # Before hours of download.
-            look(_downloaded(job, source, dataset, SMALL))
-        folder = _downloaded(job, source, dataset, None if dataset else [*SMALL, "*.safetensors", *also])
-        if look:
-            look(folder)
+        chosen = chosen_of(names, folder)
+        return sorted(set(files_of_index(folder, chosen, names).values())) if chosen.endswith(".index.json") else [chosen]
+    except InputError as e:
+        place = f"{source.text}, {Path(e.where.file).name}" if e.where and Path(e.where.file) != folder else source.text
+        raise InputError(f"{place}: {e.fact}", where=where, hint=e.hint) from None
+
+
+def _listed(job: Job, source: Source, folder: Path) -> set[str]:
+    """The names of the repository's files."""
+    if known := hub.listed(source, job.action.pin):
+        return known
+    from huggingface_hub import HfApi
+
+    try:
+        return set(HfApi().list_repo_files(source.name, revision=job.action.pin))
+    except Exception:
+        # Without the hub what was fetched earlier must do.
+        return {p.name for p in folder.iterdir()}
+
+
+def _downloaded(job: Job, source: Source, kind: str, wanted: Sequence[str] | None) -> Path:
+    """The repository's folder in the hub's cache, in which the files of these patterns are whole."""
+    from huggingface_hub import snapshot_download
+
+    patterns = None if wanted is None else list(wanted)
+    try:
+        folder = Path(snapshot_download(source.name, repo_type=kind, revision=job.action.pin, allow_patterns=patterns))
+        if damaged := _damaged(folder, wanted):
+            # The hub's client takes what lies in its own cache for right.
+            job.note(f"damaged in the hub's cache, so fetched again: {', '.join(damaged[:3])}" + (" ..." if len(damaged) > 3 else ""))
+            again = [glob.escape(name) for name in damaged]
+            snapshot_download(source.name, repo_type=kind, revision=job.action.pin, allow_patterns=again, force_download=True)
         return folder
-    except BuildError:
-        raise
     except Exception as e:
         raise _unreachable(source, e, job) from None
 
 
-def _downloaded(job: Job, source: Source, dataset: bool, wanted: Sequence[str] | None) -> Path:
-    """The snapshot's folder, with the files that fit one of the patterns `wanted` (None: all) in it, whole."""
-    from huggingface_hub import snapshot_download
-
-    what: dict[str, Any] = {"repo_type": "dataset" if dataset else "model", "revision": job.action.pin}
-    folder = Path(snapshot_download(source.name, **what, allow_patterns=list(wanted) if wanted else None))
-    if damaged := _damaged(folder, wanted):
-        # The hub's client takes what lies in its own cache for right.
-        job.note(f"damaged in the hub's cache, so fetched again: {', '.join(damaged[:3])}" + (" ..." if len(damaged) > 3 else ""))
-        snapshot_download(source.name, **what, allow_patterns=damaged, force_download=True)
-    return folder
-
-
 def _damaged(folder: Path, wanted: Sequence[str] | None) -> list[str]:
-    """The files of a snapshot that are wanted and are not what the hub's cache has them named by: SHA-256, or Git's SHA-1 for small ones.
+    """The files of a snapshot, of those patterns, that are not what the hub's cache has them named by: SHA-256, or Git's SHA-1 for small ones.
 
     Where its cache has no links (Windows without the right to make them), files have no such names and are not checked.
     """
-    found = [p for p in sorted(folder.rglob("*")) if p.is_symlink()]
-    files = [p for p in found if wanted is None or any(fnmatch(p.relative_to(folder).as_posix(), pattern) for pattern in wanted)]
+    links = [p for p in sorted(folder.rglob("*")) if p.is_symlink()]
+    files = [p for p in links if wanted is None or any(fnmatch(p.relative_to(folder).as_posix(), pattern) for pattern in wanted)]
 
     def is_wrong(path: Path) -> bool:
         name = path.resolve().name

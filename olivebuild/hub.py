@@ -1,0 +1,42 @@
+"""What the hub's cache on this disk has of a model: its layout, and the list of files that the hub's client keeps there. Asks nobody.
+
+https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from fnmatch import fnmatch
+from pathlib import Path
+
+from olivebuild.sources import Source
+
+SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
+"""All of a model but its weights."""
+
+
+def cache() -> Path:
+    given = os.environ
+    place = given.get("HF_HUB_CACHE") or given.get("HUGGINGFACE_HUB_CACHE")
+    home = given.get("HF_HOME") or os.path.join(given.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "huggingface")
+    return Path(os.path.expanduser(os.path.expandvars(place or os.path.join(home, "hub"))))
+
+
+def _repository(source: Source) -> Path:
+    return cache() / f"models--{source.name.replace('/', '--')}"
+
+
+def listed(source: Source, commit: str) -> set[str]:
+    """The names of all files of a pinned model, as the hub's client was told them; empty where it was not, or keeps no such list."""
+    try:
+        return set(json.loads((_repository(source) / "trees" / f"{commit}.json").read_text("utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return set()
+
+
+def small_files_of(source: Source, commit: str) -> Path | None:
+    """The folder of a pinned model, if all of its small files are known to be in it, be its weights there or not."""
+    folder, names = _repository(source) / "snapshots" / commit, listed(source, commit)
+    complete = all((folder / name).is_file() for name in names if any(fnmatch(name, pattern) for pattern in SMALL))
+    return folder if names and complete else None
