@@ -243,13 +243,6 @@ def test_a_row_that_the_template_refuses_is_named(style: str, turns: Any, said: 
         assert "sky?" in caught.value.fact
 
 
-def test_a_prompt_that_the_whole_does_not_begin_with_is_an_error() -> None:
-    """As of a model that always thinks: what it is asked with never stands in a conversation."""
-    template = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
-    with pytest.raises(InputError, match="does not begin with what it writes as the prompt"):
-        encoder_of(template).encode("messages", row_of(*TWO))
-
-
 CALL = {"tool_calls": [{"id": "c0", "type": "function", "function": {"name": "sky", "arguments": '{"now": true}'}}]}
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from olivebuild.store import Store
     from olivebuild.worker import Job
 
-VERSION = 3
+VERSION = 4
 SHARD = 4096
 """Rows of a shard, on average."""
 LARGEST = 4 * SHARD
@@ -205,7 +205,7 @@ def _encoded(encoder: Encoder, format_: str, rows: list[dict[str, str]], loss: s
     counted = encoder.counts.copy()
     made = [t for i in range(0, len(rows), BATCH) for t in encoder.tokens(format_, rows[i : i + BATCH], loss)]
     kept = [t for t in made if t.labels]
-    flawed = [(i, t.flaw.why, t.flaw.length, t.flaw.fault, bool(t.labels)) for i, t in enumerate(made) if t.flaw]
+    flawed = [(i, t.flaw.why, t.flaw.length, t.flaw.fault, t.flaw.hint, bool(t.labels)) for i, t in enumerate(made) if t.flaw]
     tensors: dict[str, np.ndarray] = {
         "ids": np.concatenate([t.ids for t in kept] or [np.zeros(0, np.int32)]).astype(np.int32),
         "counted": np.concatenate([t.counted for t in kept] or [np.zeros(0, bool)]).astype(np.uint8),
@@ -230,5 +230,5 @@ def _load(store: Store, blob: str) -> tuple[Shard, list[Flawed], dict[str, int]]
             ids, counted, starts, figures, flawed = (f.get_tensor(name).numpy() for name in ("ids", "counted", "starts", "figures", "flawed"))
     except (OSError, SafetensorError):
         return None
-    found = [Flawed(row, Flaw(why, length, fault), cut) for row, why, length, fault, cut in json.loads(flawed.tobytes())]
+    found = [Flawed(row, Flaw(why, length, fault, hint), cut) for row, why, length, fault, hint, cut in json.loads(flawed.tobytes())]
     return Shard(ids, counted.view(bool), starts), found, dict(zip(COUNTS, figures.tolist(), strict=True))

@@ -53,8 +53,8 @@ def check_flaws(job: Job, rows: TokenRows, folder: str, role: str, *field: str, 
 
 def _hints(rows: TokenRows, context: int | None) -> list[str]:
     """What may be done about rows, by the kinds of their flaws."""
-    hints = []
-    if any(f.flaw.why.startswith("refused") for f in rows.flawed):
+    hints = [hint for hint in dict.fromkeys(f.flaw.hint for f in rows.flawed) if hint]
+    if any(f.flaw.why.startswith("refused") and not f.flaw.hint for f in rows.flawed):
         hints.append(REFUSED)
     if longest := max((f.flaw.length for f in rows.flawed), default=0):
         whole = f"`training.max_length: {longest}` takes them whole"

@@ -33,6 +33,7 @@ class Flaw:
     why: str
     length: int = 0
     fault: bool = True
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,11 @@ def read_table(path: str | Path) -> Table:
 
 
 class Refused(Exception):
-    """What a chat template has against a conversation, in a few words."""
+    """What a chat template has against a conversation, in a few words; and what to do, where that is known."""
+
+    def __init__(self, why: str, hint: str = "") -> None:
+        super().__init__(why)
+        self.hint = hint
 
 
 LATE, OPEN = "its beginning is cut", "the end of its answer is cut"
@@ -93,6 +98,7 @@ COUNTS = {
     "merged": "in {n} rows the prompt's last token and the answer's first are one token, which is learnt: asked, the model sees the prompt's alone",
     "tools": "{n} rows have `tools`, which the chat template does not write",
     "reasoning": "{n} rows have `reasoning_content`, which the chat template does not write",
+    "thought": "{n} rows have a thought in their answer (<think>), which the chat template leaves out: it is not learnt",
     "context": "{n} turns are learnt as the whole conversation has them; the chat template writes something else before them when they are asked",
 }
 """What is told of rows, by its name in `Encoder.counts`."""
@@ -240,10 +246,31 @@ class Encoder:
                 if loss != "turns" or (i == last and i):
                     # Not the row's own text: of equal reasons one is told.
                     end = prompt.rpartition(plain[i - 1]["content"])[2] if i else ""
-                    raise Refused(f"the whole conversation does not begin with what it writes as the prompt, which ends in {end[-40:]!r}")
+                    fact = f"the whole conversation does not begin with what it writes as the prompt, which ends in {end[-40:]!r}"
+                    raise Refused(fact, self._written_out(prompt, text))
                 prompt = self._inside(plain, tools, text, i, len(prompts[-1]) if prompts else 0)
             prompts.append(prompt)
         return _Rendered(text, prompts, [messages[i].get("weight", 1) != 0 for i in wanted])
+
+    def _written_out(self, prompt: str, text: str) -> str:
+        """How to learn what a model is asked with, where its generation prompt begins a thought that no conversation has; else nothing.
+
+        As those have it that always think (DeepSeek-R1's distillations, QwQ): an answer of a conversation is never what they answer.
+        """
+        if "<think>" not in prompt[_common(prompt, text) :]:
+            return ""
+        try:
+            asked = self.render([{"role": "user", "content": SENTINELS[0]}], None, prompt=True)
+        except Refused:
+            return ""
+        begin = str(self.tokenizer.decode(self.begin, skip_special_tokens=False)) if self.begin else ""
+        question = json.dumps(asked.removeprefix(begin).replace(SENTINELS[0], "{QUESTION}"), ensure_ascii=False)
+        end = "" if self.habits.end in (None, self.eos) else self.tokenizer.convert_ids_to_tokens(self.habits.end)
+        answer = json.dumps(f"\n</think>\n\n{{ANSWER}}{end}", ensure_ascii=False)
+        return (
+            "the model is asked with the beginning of a thought, and its template leaves thoughts out of conversations. Write out what it is asked "
+            f"and answers, with the names of your columns: prompt: {question}, completion: {answer} (a thought may stand before </think>)"
+        )
 
     def _inside(self, messages: list[dict[str, Any]], tools: list[Any] | None, text: str, i: int, start: int) -> str:
         """The beginning of `text` after which the template writes turn `i`, where asked alone it writes another one."""
@@ -267,6 +294,9 @@ class Encoder:
 
         if any(m.get("tool_calls") for m in messages) and not writes("tool_calls"):
             raise Refused("it writes no tool calls, so that an empty answer would be learnt")
+        content = messages[-1].get("content")
+        thought = content.partition("</think>")[0].rpartition("<think>")[2].strip() if isinstance(content, str) and "</think>" in content else ""
+        self.counts["thought"] += thought not in text
         self.counts["reasoning"] += any(m.get("reasoning_content") for m in messages) and not writes("reasoning_content")
         self.counts["tools"] += bool(tools) and self._otherwise(messages, None) == text
 
@@ -299,7 +329,7 @@ class Encoder:
         except Refused as e:
             shown = next((str(row[name]) for name in ("messages", "user") if row.get(name)), "")
             hint = "mend the row or leave it out; a system message can often stand in the user's, and prompt and completion take no template"
-            raise InputError(f"the chat template refuses this row: {e}: {shown[:160]}", where=self.where, hint=hint) from None
+            raise InputError(f"the chat template refuses this row: {e}: {shown[:160]}", where=self.where, hint=e.hint or hint) from None
 
     def answer_text(self, ids: Sequence[int], ends: Iterable[int] = ()) -> str:
         """An answer's tokens as its reader has them: up to the first of `ends`, without what the template puts before every answer.
@@ -409,7 +439,7 @@ class Encoder:
             try:
                 rendered.append(self._rendered(format_, row, loss))
             except Refused as e:
-                rendered.append(Flaw(f"refused by the chat template: {e}"))
+                rendered.append(Flaw(f"refused by the chat template: {e}", hint=e.hint))
         made = iter(self._tokenised([r for r in rendered if isinstance(r, _Rendered)], loss))
         return [next(made) if isinstance(r, _Rendered) else Tokens(np.zeros(0, np.int32), np.zeros(0, bool), r) for r in rendered]
 
@@ -550,8 +580,8 @@ def _header(between: str) -> str:
     return between.rstrip(" ") if between.strip() else ""
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their beginning."""
+def _common(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many tokens or letters two sequences have in common at their beginning."""
     n = min(len(first), len(second))
     if first[:n] == second[:n]:
         return n
