@@ -53,7 +53,7 @@ def left_by(log: Path) -> dict[str, Any]:
     """The report of the last run that failed with that log, as a step's figures would be; empty where there is none."""
     try:
         found = json.loads(report_file(log).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from olivebuild.model_config import (
     unknown_to_transformers,
     without_embedding,
 )
+from olivebuild.model_numbers import NUMBERS, not_numbers, sizes_in, too_many
 from olivebuild.model_signs import made_for_something_else, methods_of_transformers, quantised_in
 from olivebuild.node import Node
 from olivebuild.plan import Plan, Planner, Verdict
@@ -176,6 +178,9 @@ class Look:
             if malformed := _malformed(self.folder / name):
                 yield Finding(f"{name} can't be read: {malformed}", "is the download complete?", of_model=True)
                 return
+        if finding := too_many(self.config, self._sizes) or self._not_numbers():
+            yield finding
+            return
         if not architecture_of(self.config):
             hint = 'add the class that the model was saved from, such as "architectures": ["LlamaForCausalLM"]'
             yield Finding("config.json names no `architectures`", hint, of_model=True)
@@ -201,6 +206,25 @@ class Look:
             with contextlib.suppress(OSError):
                 if path.is_file() and (found := mistaken.file_like(mistaken.head_of(path))) and path.stat().st_size:
                     return Finding(f"{path.relative_to(self.folder).as_posix()} can't be read: {found[0]}", found[1], of_model=True)
+        return None
+
+    def _sizes(self) -> tuple[int, int]:
+        """How many tensors the weights are, and their largest dimension; without end where that can't be read."""
+        found = [(0, 0)]
+        try:
+            for name in weight_files(self.folder).names:
+                tensors, largest = self._remembered(self.folder / name, sizes_in, "count and largest of tensors").split()
+                found.append((int(tensors), int(largest)))
+        except (OSError, ValueError, InputError):
+            return sys.maxsize, 0
+        return sum(n for n, _ in found), max(n for _, n in found)
+
+    def _not_numbers(self) -> Finding | None:
+        for name in NUMBERS:
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                data = self.config if name == "config.json" else json.loads((self.folder / name).read_text("utf-8"))
+                if finding := not_numbers(name, data):
+                    return finding
         return None
 
     def _quantised_somehow(self) -> Finding | None:

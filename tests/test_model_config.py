@@ -281,6 +281,29 @@ def test_a_small_file_that_is_no_json_object_is_told_before_anything_runs(site: 
     assert (problem.target, str(problem.where)) == ("base", "olivebuild.yaml:3:23")
 
 
+@pytest.mark.parametrize(
+    ("file", "changes", "fact"),
+    [
+        ("config.json", {"num_hidden_layers": 2**31}, "config.json says num_hidden_layers 2147483648, and the weights are 2 tensors"),
+        ("config.json", {"vision_config": {"encoder_layers": 10**6}}, "config.json says encoder_layers 1000000, and the weights are 2 tensors"),
+        ("config.json", {"num_labels": 10**12}, "config.json says num_labels 1000000000000, and the weights are 2 tensors"),
+        ("config.json", {"num_local_experts": 10**5}, "config.json says num_local_experts 100000, and the weights are 2 tensors"),
+        ("config.json", {"eos_token_id": [[1]]}, "config.json says eos_token_id [[1]], which is not a number"),
+        ("generation_config.json", {"eos_token_id": {"a": 1}}, "generation_config.json says eos_token_id {'a': 1}, which is not a number"),
+        ("tokenizer_config.json", {"model_max_length": [[]]}, "tokenizer_config.json says model_max_length [[]], which is not a number"),
+        ("config.json", {"num_hidden_layers": 900, "eos_token_id": [1, 2], "max_position_embeddings": 10**7}, ""),
+        ("generation_config.json", {"eos_token_id": 2, "bos_token_id": None}, ""),
+        ("tokenizer_config.json", {"model_max_length": 1e30}, ""),
+    ],
+)
+def test_numbers_that_can_not_be_true_are_told_before_a_loader_takes_them(site: Site, file: str, changes: dict[str, Any], fact: str) -> None:
+    """Some would have it build modules for hours."""
+    make_base(site.folder / "base")
+    path = site.folder / "base" / file
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
+    assert [problem.fact for problem in found(site, "merged")] == ([fact] if fact else [])
+
+
 def test_tokens_that_tokenizer_config_adds_count(site: Site) -> None:
     make_base(site.folder / "base")
     site.write("base/tokenizer_config.json", json.dumps({"added_tokens_decoder": {str(TOKENS): {"content": "<|tone|>", "special": True}}}))

@@ -43,7 +43,7 @@ def _sides(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 def _report(data: bytes | None) -> Mapping[str, Any]:
     try:
         loaded = json.loads(data or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
 

@@ -27,8 +27,19 @@ VERSION = 1
 
 
 def ids_of(value: Any) -> list[int]:
-    """An `eos_token_id` of a configuration, which is a number, a list or nothing."""
-    return [int(v) for v in (value if isinstance(value, list) else [value]) if v is not None]
+    """An `eos_token_id` of a configuration, which is a number, a list or nothing. Raises InputError."""
+    found = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+    if odd := [v for v in found if not isinstance(v, int) or isinstance(v, bool)]:
+        raise InputError(f"an eos_token_id is {odd[0]!r:.60}, which is not a number", hint="it is the number of a token, or a list of such")
+    return found
+
+
+def texts_of(value: Any) -> list[str]:
+    """The `stop_strings` of a configuration: a text, a list of them or nothing. Raises InputError."""
+    found = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+    if odd := [v for v in found if not isinstance(v, str)]:
+        raise InputError(f"stop_strings has {odd[0]!r:.60}, which is not a text", hint="it is a text, or a list of texts")
+    return found
 
 
 def model_ends(generation: Mapping[str, Any], config: Mapping[str, Any]) -> list[int]:
@@ -43,7 +54,8 @@ def model_ends(generation: Mapping[str, Any], config: Mapping[str, Any]) -> list
 def ends_of(folder: Path) -> set[int]:
     """The same of a folder, also of one for onnxruntime-genai."""
     if genai := read(folder / "genai_config.json"):
-        return set(ids_of(genai["model"].get("eos_token_id")))
+        model = genai.get("model")
+        return set(ids_of(model.get("eos_token_id") if isinstance(model, dict) else None))
     return set(model_ends(read(folder / NAME), read(folder / "config.json")))
 
 
@@ -53,7 +65,7 @@ def read(file: Path) -> dict[str, Any]:
         data = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise InputError(f"not valid JSON: {e}", where=str(file), hint="is the file whole?") from None
     if not isinstance(data, dict):
         raise InputError("not a JSON object", where=str(file), hint="is the file whole?")
@@ -89,7 +101,7 @@ def trained_ends(adapter: Path, tokenizer: Callable[[], Any]) -> set[int]:
 
 
 def ends_from(said: Mapping[str, Any], tokenizer: Callable[[], Any]) -> set[int]:
-    ends, texts = set(ids_of(said.get("eos_token_id"))), [str(t) for t in said.get("stop_strings") or ()]
+    ends, texts = set(ids_of(said.get("eos_token_id"))), texts_of(said.get("stop_strings"))
     if texts:
         ends |= {token_of(text, tokenizer()) for text in texts}
     return ends or template_ends(tokenizer())

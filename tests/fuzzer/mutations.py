@@ -106,16 +106,17 @@ NAMES = [b"\xff\xfe", b"a\nb", b"\x1b[2J", b"-rf", b" ", b"...", "\u202etxt.exe"
 class Changes:
     """Draws from `chance` alone: the same chance makes the same change. `root` holds the workspace and what is around it."""
 
-    def __init__(self, chance: random.Random, root: Path, pool: list[Path]) -> None:
+    def __init__(self, chance: random.Random, root: Path, pool: list[Path], places: bool = True) -> None:
         self.chance = chance
         self.root = root
+        self.places = places
         self.pool = pool
         """Other files, to take pieces from."""
 
     def change(self, path: Path) -> str:
         """Change a file or a folder; what was done, in words."""
         regular = path.is_file() and not path.is_symlink()
-        ways: list[tuple[float, Callable[[Path], str]]] = [(1.5 if regular else 10, self.place)]
+        ways: list[tuple[float, Callable[[Path], str]]] = [(1.5 if regular else 10, self.place)] if self.places else []
         if regular:
             if path.suffix in (".json", ".jsonl", ".lock", ".trace") or path.name.endswith(".index"):
                 ways += [(7, self.json), (1, self.text), (1, self.bytes)]

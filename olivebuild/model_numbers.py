@@ -1,0 +1,66 @@
+"""Whether the numbers of a model's small files can be true. One that can't makes a loader build modules for hours, or fail far from its cause."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from olivebuild import digest
+from olivebuild.model_config import Finding
+from olivebuild.tensors import tensors_of
+
+COUNTS = re.compile(r"(num|n|encoder|decoder)_(\w+_)?(layers?|blocks?|experts?|labels)")
+"""How configurations name what modules are made by."""
+FEW = 1000
+"""So many modules are made in a moment, whether or not there are weights for them."""
+NUMBERS: dict[str, tuple[str, ...]] = {
+    "config.json": ("bos_token_id", "eos_token_id", "pad_token_id"),
+    "generation_config.json": ("bos_token_id", "eos_token_id", "pad_token_id"),
+    "tokenizer_config.json": ("model_max_length",),
+}
+"""Small file -> its fields that are numbers, or lists of them."""
+
+
+def too_many(config: Mapping[str, Any], sizes: Callable[[], tuple[int, int]]) -> Finding | None:
+    """A count that no weights of this model stand for. `sizes`: how many tensors there are, and their largest dimension; asked only if need be.
+
+    Each layer has a tensor at least; experts may share one, and are then a dimension of it.
+    """
+    for name, count in _counts(config):
+        if count > FEW and count > sum(sizes()):
+            tensors, _ = sizes()
+            hint = "is config.json that of these weights?"
+            return Finding(f"config.json says {name} {count}, and the weights are {tensors} tensors", hint, of_model=True)
+    return None
+
+
+def _counts(config: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, int]]:
+    for name, value in config.items():
+        if isinstance(value, dict) and depth < 4:
+            yield from _counts(value, depth + 1)
+        elif isinstance(value, int) and COUNTS.fullmatch(str(name)):
+            yield str(name), value
+
+
+def sizes_of(shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """How many tensors have these shapes, and their largest dimension."""
+    return len(shapes), max((n for shape in shapes for n in shape), default=0)
+
+
+def sizes_in(file: Path, _count: digest.Count) -> str:
+    return "{} {}".format(*sizes_of([t.shape for t in tensors_of(file)]))
+
+
+def not_numbers(file: str, data: Mapping[str, Any]) -> Finding | None:
+    """A field of a small file that should be a number, or a list of numbers, and is not."""
+    for name in NUMBERS.get(file, ()):
+        value = data.get(name)
+        if any(not _is_number(one) for one in (value if isinstance(value, list) and file != "tokenizer_config.json" else [value])):
+            return Finding(f"{file} says {name} {value!r:.60}, which is not a number", "is the file the one that the model came with?", of_model=True)
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
