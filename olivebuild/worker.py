@@ -210,7 +210,10 @@ def run(action: Action, stream: Any, log: str = "") -> int:
         hint = "pip install 'olivebuild[build]' installs what steps need"
         job.say("error", **StepError(f"{action.target} needs the library {e.name}, which is not installed", hint=hint).to_json())
         return 1
-    except Exception as e:
+    except BaseException as e:
+        # What is written in Rust panics with something that is no Exception.
+        if isinstance(e, SystemExit | KeyboardInterrupt | GeneratorExit):
+            raise
         if lacks_memory(e):
             from olivebuild.wording import size
 
@@ -254,7 +257,7 @@ def _run(job: Job) -> None:
         step.run(job)
 
 
-def _is_full(error: Exception, folder: Path) -> bool:
+def _is_full(error: BaseException, folder: Path) -> bool:
     """Libraries have errors of their own for a full disk, so the disk is asked, too."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True

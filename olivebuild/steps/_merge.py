@@ -21,7 +21,7 @@ from olivebuild import digest
 from olivebuild.errors import Damaged
 from olivebuild.executor import ActionInput
 from olivebuild.manifest import Computed, Entry, Manifest, Merge
-from olivebuild.steps import _kernels
+from olivebuild.steps import _kernels, _patterns
 from olivebuild.steps._adapters import PLAIN_STARTS, PREFIX
 from olivebuild.steps._product import TorchProduct
 from olivebuild.store import BlobWriter, Store
@@ -61,6 +61,7 @@ def changes(adapter: Weights, model: Weights) -> list[Change]:
     config = adapter.file("adapter_config.json")
     _check(config)
     found, stored = adapter.by_name, model.by_name
+    _patterns.check(config, [name.removesuffix(".weight") for name in stored], "adapter_config.json")
     result = []
     for name in sorted(found):
         if not name.endswith(".lora_A.weight"):

@@ -12,7 +12,7 @@ import torch
 
 from olivebuild import clock, model_config
 from olivebuild.errors import InputError, Where
-from olivebuild.steps import _runtime
+from olivebuild.steps import _patterns, _runtime
 from olivebuild.steps._ends import trained_ends
 from olivebuild.steps._models import load_tokenizer
 from olivebuild.steps._runtime import HuggingFaceRuntime, OnnxRuntime, Runtime
@@ -34,6 +34,7 @@ def open_model(folder: str, adapter: str, *, trust_remote_code: bool, date: str 
         from peft import PeftModel
 
         assert isinstance(runtime, HuggingFaceRuntime)
+        _patterns.check_adapter(Path(adapter), runtime.model)
         runtime.model = PeftModel.from_pretrained(runtime.model, adapter).eval()
     return runtime
 

@@ -48,7 +48,7 @@ def main() -> None:
         traceback.print_exc()
         hint = "pip install 'olivebuild[build]' installs what models need"
         say("error", **StepError(f"the library {e.name} is not installed", hint=hint).to_json())
-    except Exception as e:
+    except BaseException as e:
         traceback.print_exc()
         say("error", **StepError(f"{type(e).__name__}: {first_line(e)}", hint=f"{settings['log']} has the whole story").to_json())
     # The threads of libraries must not keep a process that has said all.

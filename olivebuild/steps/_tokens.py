@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from olivebuild.errors import InputError, Where, first_line
+from olivebuild.steps._bounded import TooMuch, bounded
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Refused(Exception):
 LATE, OPEN = "its beginning is cut", "the end of its answer is cut"
 """What happens to a row that is too long."""
 
+LONGEST = 10_000_000
+"""Characters that a template may write; a model of the longest context takes half of that."""
 SENTINELS = tuple(f"olivebuild turn {i} stands here" for i in range(4))
 """Texts that no template changes: where they come out is where a turn's own text stands."""
 COUNTS = {
@@ -161,10 +164,21 @@ class Encoder:
             hint = "use prompt and completion, and write the turns out"
             raise InputError("the model has no chat template", where=str(self.tokenizer.name_or_path), hint=hint)
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt))
+            with bounded():
+                text = str(self.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt))
+        except TooMuch as e:
+            raise self._endless(str(e)) from None
         except Exception as e:
             # A template is a program of the model's: whatever it fails with is its refusal.
             raise Refused(first_line(e)) from None
+        if len(text) > LONGEST:
+            raise self._endless(f"writes {len(text):,} characters, of which at most {LONGEST:,} are taken")
+        return text
+
+    def _endless(self, fact: str) -> InputError:
+        folder = Path(self.tokenizer.name_or_path)
+        file = next((file for name in ("chat_template.jinja", "tokenizer_config.json") if (file := folder / name).is_file()), folder)
+        return InputError(f"the chat template {fact}", where=str(file), hint="does it loop? read it, or take the template of the model's publisher")
 
     @cached_property
     def habits(self) -> Habits:
@@ -499,7 +513,15 @@ class Encoder:
 
     def _plain(self, texts: list[str]) -> list[list[int]]:
         """Tokens of texts alone: nothing that the tokenizer would add before or after."""
-        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+        try:
+            return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+        except BaseException as e:
+            # A regular expression of the tokenizer's has a limit of its own, at which the library panics, which is no Exception.
+            if type(e).__name__ != "PanicException":
+                raise
+            hint = "does a pattern of its pre_tokenizer repeat a repetition, such as (a+)+?"
+            where = str(Path(self.tokenizer.name_or_path) / "tokenizer.json")
+            raise InputError(f"the tokenizer gives up on a text: {first_line(e)}", where=where, hint=hint) from None
 
     def _begun(self, rows: list[list[int]]) -> list[list[int]]:
         """Prompts that no template wrote, begun as the tokenizer begins a text; a beginning that is there already is not doubled."""

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from olivebuild import drops
 from olivebuild.errors import InputError, first_line
 from olivebuild.step import Result
-from olivebuild.steps import _ends, _hardware, _models, _quantised, _ranks
+from olivebuild.steps import _ends, _hardware, _models, _patterns, _quantised, _ranks
 from olivebuild.steps._checkpoint import Keeper
 from olivebuild.steps._context import check_asked, check_rows
 from olivebuild.steps._encode import TokenRows, lengths_of, token_rows
@@ -173,6 +173,8 @@ def add_adapter(job: Job, fields: AdapterFields, model: Any) -> Any:
         use_dora=fields.dora,
         target_modules=fields.modules if isinstance(fields.modules, str) else list(fields.modules),
     )
+    names = (name for name, _ in model.named_modules())
+    _patterns.check({"target_modules": fields.modules}, names, job.where("modules"))
     try:
         # In half precision the loop keeps float32 sums of its own.
         return get_peft_model(model, config, autocast_adapter_dtype=False)

@@ -71,7 +71,7 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
     import torch
     from peft import PeftModel
 
-    from olivebuild.steps import _models
+    from olivebuild.steps import _models, _patterns
 
     base, merged, adapter = job.input("base"), job.input("model"), job.folder("adapter")
     device, dtype = _models.platform()
@@ -85,6 +85,7 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
     model = _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code, where=job.where())
     plain = logits(model)
     job.progress("comparing logits", 1, 3)
+    _patterns.check_adapter(Path(adapter), model)
     adapted = logits(PeftModel.from_pretrained(model, str(adapter)).eval())
     job.progress("comparing logits", 2, 3)
     del model
@@ -207,11 +208,12 @@ def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated
             raise InputError(fact, where=job.where("data"), hint=hint)
         if table.format in ("messages", "user"):
             messages, tools = encoder.messages(table.format, row)[:-1], encoder.tools(row)
-            written = _written(theirs, messages, tools, dated.get_chat_template(tools=tools) if dated else "")
             try:
+                # First by the engine that has limits: the runtime's has none.
                 expected = encoder.render(messages, tools, prompt=True)
             except Refused as e:
                 raise InputError(f"the chat template refuses a row: {e}", where=encoder.where, hint="leave it out") from None
+            written = _written(theirs, messages, tools, dated.get_chat_template(tools=tools) if dated else "")
             if written != expected:
                 fact = f"onnxruntime-genai writes another chat prompt: {written[:80]!r}, not {expected[:80]!r}"
                 raise InputError(fact, where=job.where("data"), hint=hint)

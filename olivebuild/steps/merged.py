@@ -257,6 +257,9 @@ def wrap(job: Job, model: Any, adapter: Path) -> Any:
     """The model with the adapter beside its weights. Raises InputError when a tensor finds no place, or one is missing."""
     from peft import PeftModel, get_peft_model_state_dict
 
+    from olivebuild.steps import _patterns
+
+    _patterns.check_adapter(adapter, model)
     wrapped = _reading(job, lambda: PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True))
     places = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
     given = tensors_in(adapter)

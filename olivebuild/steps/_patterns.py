@@ -1,0 +1,55 @@
+"""Regular expressions of an adapter's configuration or a recipe, tried on a model's names within a limit before a library runs them without one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from olivebuild.errors import InputError, Where
+from olivebuild.steps._bounded import TooMuch, bounded
+
+HINT = "list the names instead, or write it without a repetition inside of a repetition, such as (a+)+"
+
+
+def check(config: Mapping[str, Any], modules: Iterable[str], where: Where | str | None) -> None:
+    """Raises InputError for a pattern that can't be read, or takes too long on one of these names. Patterns are read as peft reads them."""
+    names = list(modules)
+    for field, pattern, whole in _patterns(config):
+        shown = f"{field}: {pattern[:80]!r}"
+        try:
+            with bounded():
+                found = re.compile(pattern)
+                for name in names:
+                    found.fullmatch(name) if whole else found.match(name)
+        except TooMuch as e:
+            raise InputError(f"{shown} {e} on the model's {len(names)} names", where=where, hint=HINT) from None
+        except (re.error, OverflowError) as e:
+            raise InputError(f"{shown} is no regular expression: {e}", where=where, hint="list the names instead") from None
+
+
+def check_adapter(folder: Path, model: Any) -> None:
+    """The patterns of an adapter folder on the modules of a loaded model."""
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text("utf-8"))
+    check(config if isinstance(config, dict) else {}, (name for name, _ in model.named_modules()), str(file))
+
+
+def _patterns(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """(field, pattern, whether it is for the whole name)."""
+    for field in ("target_modules", "exclude_modules", "target_parameters"):
+        if isinstance(config.get(field), str):
+            yield field, config[field], True
+    for field in ("rank_pattern", "alpha_pattern"):
+        given = config.get(field)
+        for pattern in given if isinstance(given, dict) else ():
+            yield field, rf"(.*\.)?({pattern})$", False
+    if config.get("layers_to_transform") is not None:
+        given = config.get("layers_pattern") or ()
+        for pattern in [given] if isinstance(given, str) else given:
+            yield "layers_pattern", rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.", False
+    saved = config.get("modules_to_save")
+    for name in saved if isinstance(saved, list) else ():
+        yield "modules_to_save", rf"(^|.*\.){name}($|\..*)", False
