@@ -28,6 +28,8 @@ SEGMENT = 64 << 20
 LONG = 1 << 30
 """From this size on, whoever listens hears how far hashing is."""
 THREADS = min(8, os.cpu_count() or 1)
+ALL = 0o666
+"""What the system makes files with, before the umask."""
 NOISE = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
 Stat = tuple[int, int, int, int, int]
@@ -254,12 +256,22 @@ def wait_for_tick(folder: Path, after_ns: int) -> None:
         time.sleep(0.002)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def readers(mode: int) -> int:
+    """The mode that says the same of who may read as a file's `mode`, and leaves who may write to the umask."""
+    return 0o600 | (0o060 if mode & 0o040 else 0) | (0o006 if mode & 0o004 else 0)
+
+
+def opener(mode: int) -> Callable[[str, int], int]:
+    """For `open`: a file that is made then has this mode at most, from its first byte on."""
+    return lambda path, flags: os.open(path, flags, mode & ALL)
+
+
+def write_atomically(path: Path, data: bytes, mode: int = ALL) -> None:
     """Readers see the old content or the new one, also after a power cut."""
     # Threads of one process may write the same blob at once.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        with open(temporary, "wb") as f:
+        with open(temporary, "wb", opener=opener(mode)) as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())

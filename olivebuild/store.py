@@ -14,17 +14,14 @@ import uuid
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from olivebuild import digest, names, places, tensors, trees
+from olivebuild.blobs import Batch
 from olivebuild.errors import Damaged, StepError, StoreError, of_disk
 from olivebuild.locks import locked
 from olivebuild.manifest import Entry, Manifest
 from olivebuild.places import Place
 from olivebuild.positioned import pread, pwrite
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
 
 WRITTEN = ("workspaces", "places", "proofs", "history")
 """Folders of small files, each of which is written whole or not at all."""
@@ -33,8 +30,10 @@ HOUR = 3600
 
 
 class Store:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, mode: int = digest.ALL) -> None:
+        """`mode`: who may read what is stored, by the system's bits, where the umask allows it."""
         self.root = root
+        self.mode = mode
         self._lent: dict[str, dict[str, Place]] = {}
         self._bad: set[str] = set()
         folders = [root / name for name in FOLDERS]
@@ -92,7 +91,8 @@ class Store:
         """A new empty folder on the store's file system."""
         folder = self.root / "tmp" / f"{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
-            folder.mkdir(parents=True)
+            # What is being made is for nobody else yet.
+            folder.mkdir(parents=True, mode=0o700)
         except OSError as e:
             raise of_disk(e, "the cache") from None
         return folder
@@ -122,7 +122,7 @@ class Store:
         runs: list[tuple[str, int]] = []
         with open(path, "rb") as f, self.batch(scratch, sync=sync) as batch:
             for size in _runs(path, mode.st_size):
-                blob = batch.blob()
+                blob = batch.blob(digest.readers(mode.st_mode))
                 left = size
                 while left and (chunk := f.read(min(left, digest.CHUNK))):
                     blob.write(chunk)
@@ -157,7 +157,7 @@ class Store:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            digest.write_atomically(path, data)
+            digest.write_atomically(path, data, self.mode)
         except OSError as e:
             raise of_disk(e, "the cache") from None
 
@@ -235,7 +235,7 @@ class Store:
         for entry in manifest.files:
             path = folder / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "wb") as out:
+            with open(path, "wb", opener=digest.opener(self._mode_of(entry, manifest.base))) as out:
                 offsets = accumulate((size for _, size in entry.runs()), initial=0)
                 pieces = [(out.fileno(), manifest.base, blob, size, at) for (blob, size), at in zip(entry.runs(), offsets, strict=False)]
                 # One build must be enough to find them all.
@@ -243,9 +243,19 @@ class Store:
                 if sync and not faults:
                     os.fsync(out.fileno())
             if entry.executable:
-                path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+                mode = path.stat().st_mode
+                # Who may read it may run it.
+                path.chmod(mode | (mode & 0o444) >> 2)
         if faults:
             raise faults[0]
+
+    def _mode_of(self, entry: Entry, base: str) -> int:
+        """Who may read a file that is made of blobs: who may read each of them."""
+        mode = self.mode
+        for blob, size in entry.runs():
+            with contextlib.suppress(OSError):
+                mode &= digest.readers(self.find(blob, size, base).path.stat().st_mode)
+        return mode
 
     def _copy(self, out: int, base: str, blob: str, size: int, at: int) -> Damaged | None:
         """Copy a blob to the offset `at` of a file; what is wrong with it. Positioned writes: several threads share the file."""
@@ -284,114 +294,6 @@ class Store:
     def discard(self, folder: Path) -> None:
         """Delete a folder or file of the cache. Raises StoreError for a link on the way to it."""
         trees.delete(self.root, folder)
-
-
-class Batch:
-    """Syncing is the slow part and waits for the disk, so several blobs are on their way at once."""
-
-    def __init__(self, store: Store, scratch: Path, *, sync: bool) -> None:
-        self.store = store
-        self.scratch = scratch
-        self._sync = sync
-        self._pool: ThreadPoolExecutor | None = None
-        self._pending: list[Future[None]] = []
-        self._first: tuple[Path, str] | None = None
-        """The first blob, until there is a second: alone it needs no thread."""
-        self._open: set[BlobWriter] = set()
-
-    def blob(self) -> BlobWriter:
-        writer = BlobWriter(self)
-        self._open.add(writer)
-        return writer
-
-    def ended(self, writer: BlobWriter) -> None:
-        self._open.discard(writer)
-
-    def finish(self, temporary: Path, name: str) -> None:
-        if self._pool is None:
-            if self._first is None:
-                self._first = temporary, name
-                return
-            from concurrent.futures import ThreadPoolExecutor
-
-            self._pool = ThreadPoolExecutor(8)
-            self._pending.append(self._pool.submit(self._publish, *self._first))
-        if len(self._pending) > 64:
-            self._pending.pop(0).result()
-        self._pending.append(self._pool.submit(self._publish, temporary, name))
-
-    def _publish(self, temporary: Path, name: str) -> None:
-        path = self.store.path(name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if self._sync:
-                digest.sync(temporary)
-            os.replace(temporary, path)
-        except OSError as e:
-            raise of_disk(e, "the cache") from None
-
-    def __enter__(self) -> Batch:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # What an error left in the middle.
-        for writer in list(self._open):
-            writer.abandon()
-        if self._pool:
-            self._pool.shutdown(wait=True, cancel_futures=kind is not None)
-        if kind is None:
-            for pending in self._pending:
-                pending.result()
-            if self._first and not self._pool:
-                self._publish(*self._first)
-
-
-class BlobWriter:
-    """One blob in the making, under a name of its own until it is whole."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-        self._hasher = digest.hasher()
-        self._path = batch.scratch / f"blob-{uuid.uuid4().hex[:16]}"
-        self._size = 0
-        try:
-            self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115
-        except OSError as e:
-            raise of_disk(e, "the cache") from None
-
-    def write(self, data: Any) -> None:
-        """`data`: bytes, or a contiguous array."""
-        view = memoryview(data)
-        if not view.nbytes:
-            return
-        view = view.cast("B")
-        self._hasher.update(view)
-        try:
-            while view:
-                written = self._file.write(view)
-                self._size += written
-                view = view[written:]
-        except OSError as e:
-            self._file.close()
-            self._path.unlink(missing_ok=True)
-            raise of_disk(e, "the cache") from None
-
-    def done(self) -> str:
-        """The blob's name. What lies under that name already is replaced if it is damaged."""
-        self._file.close()
-        self._batch.ended(self)
-        name = str(self._hasher.hexdigest())
-        if self._batch.store.has(name, self._size):
-            self._path.unlink(missing_ok=True)
-        else:
-            self._batch.finish(self._path, name)
-        return name
-
-    def abandon(self) -> None:
-        """Forget what was written."""
-        self._file.close()
-        self._path.unlink(missing_ok=True)
-        self._batch.ended(self)
 
 
 def _runs(path: Path, size: int) -> list[int]:

@@ -22,7 +22,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild import ourselves
+from olivebuild import ourselves, privacy
+from olivebuild.digest import ALL
 from olivebuild.endings import NO_MEMORY, lacks_memory
 from olivebuild.errors import FULL, BuildError, Damaged, StepError, StoreError, Where, first_line
 from olivebuild.executor import Action, ActionInput
@@ -54,7 +55,12 @@ class Job:
     def store(self) -> Store:
         from olivebuild.store import Store
 
-        return Store(Path(self.action.store))
+        return Store(Path(self.action.store), self.mode)
+
+    @cached_property
+    def mode(self) -> int:
+        """Who may read the result: who may read all that it is made of."""
+        return privacy.mode_of(self.action)
 
     def folder(self, role: str) -> Path:
         """An input as a folder; one that lies in the store alone is written out beside the action."""
@@ -195,6 +201,8 @@ def run(action: Action, stream: Any, log: str = "") -> int:
     job.log = log
     try:
         _run(job)
+        if job.mode != ALL:
+            privacy.restrict(job.out, job.mode)
         data = job.result._asdict()
         job.say("result", **data | {"reference": str(job.result.reference or ""), "peak_rss": peak_rss()})
     except BuildError as e:

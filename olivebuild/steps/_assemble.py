@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from olivebuild.blobs import Batch
 from olivebuild.derived import Blobs, Derived
 from olivebuild.errors import StepError
 from olivebuild.machine import gpu_names
@@ -15,7 +16,7 @@ from olivebuild.manifest import Entry, Manifest
 from olivebuild.steps import _kernels
 from olivebuild.steps._merge import Change
 from olivebuild.steps._recipes import NotFinite, Quantised, Recipe, Skeleton, parts_of
-from olivebuild.store import Batch, Store
+from olivebuild.store import Store
 from olivebuild.weights import Weight, Weights
 
 SKELETON, CONSTANTS = "skeleton.json", "constants.bin"

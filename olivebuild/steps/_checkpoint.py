@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,14 +30,19 @@ class State:
     """Losses so far and the like, as JSON."""
 
 
-def write(file: Path, state: State, scratch: Path) -> None:
-    """Raises OSError when there is no room; the file is then as it was. `scratch`: the action's own folder, which is swept after a kill."""
+def write(file: Path, state: State, scratch: Path, mode: int = digest.ALL) -> None:
+    """Raises OSError when there is no room; the file is then as it was. `mode`: who may read it.
+
+    `scratch`: the action's own folder, which is swept after a kill.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = scratch / file.name
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.tensors.items()}
     text = json.dumps({"step": state.step, "figures": state.figures})
     try:
         save_file(tensors, beside, metadata={"format": FORMAT, "state": text, "digest": _digest(tensors, text)})
+        if mode != digest.ALL:
+            beside.chmod(mode & stat.S_IMODE(beside.stat().st_mode))
         with open(beside, "r+b") as f:
             os.fsync(f.fileno())
         os.replace(beside, file)
@@ -78,8 +84,9 @@ def _digest(tensors: dict[str, torch.Tensor], text: str) -> str:
 class Keeper:
     """Writes a training's state every so often. A full disk is said once; the last good state stays."""
 
-    def __init__(self, file: Path, scratch: Path, seconds: float, steps: int | None, note: Any) -> None:
+    def __init__(self, file: Path, scratch: Path, seconds: float, steps: int | None, note: Any, mode: int = digest.ALL) -> None:
         self.file = file
+        self.mode = mode
         self.scratch = scratch
         self.seconds = seconds
         self.steps = steps
@@ -93,7 +100,7 @@ class Keeper:
     def keep(self, state: State, file: Path | None = None) -> None:
         self._last = time.monotonic()
         try:
-            write(file or self.file, state, self.scratch)
+            write(file or self.file, state, self.scratch, self.mode)
         except OSError as e:
             if not self._failed:
                 self.note(f"the training's state could not be kept at step {state.step}: {e.strerror or e}; training goes on")

@@ -18,13 +18,14 @@ import numpy as np
 from msgspec import structs
 
 from olivebuild import digest
+from olivebuild.blobs import BlobWriter
 from olivebuild.errors import Damaged
 from olivebuild.executor import ActionInput
 from olivebuild.manifest import Computed, Entry, Manifest, Merge
 from olivebuild.steps import _kernels, _patterns
 from olivebuild.steps._adapters import PLAIN_STARTS, PREFIX
 from olivebuild.steps._product import TorchProduct
-from olivebuild.store import BlobWriter, Store
+from olivebuild.store import Store
 from olivebuild.weights import Shard, Weight, Weights, headers_of, of_folder, of_manifest, read_at
 
 PLAIN = {

@@ -64,7 +64,7 @@ def fit(job: Job, fields: AdapterFields, rows: Sequence[Tokens], evaluation: Eva
     with _ranks.Ranks(job, count, device, dtype) if count > 1 else nullcontext() as ranks:
         forward = forward_of(job, fields, rows, schedule, device, dtype)
         seconds = float(os.environ.get("OLIVEBUILD_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
-        keeper = Keeper(job.store.checkpoint(job.action.key), job.out.parent, seconds, training.checkpoint_steps, job.note)
+        keeper = Keeper(job.store.checkpoint(job.action.key), job.out.parent, seconds, training.checkpoint_steps, job.note, job.mode)
         loop = Loop(job, forward, rows, schedule, training, evaluation, keeper, ranks)
         loop.resume_kept()
         if schedule.stable:
