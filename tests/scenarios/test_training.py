@@ -63,6 +63,21 @@ def test_figures_that_are_read_a_step_later_are_the_same(llama: Path, tmp_path: 
     assert [e["step"] for e in rest if "loss" in e] == steps[8:]
 
 
+def test_a_training_that_other_numerics_began_begins_anew(llama: Path, tmp_path: Path) -> None:
+    """Half of each of two machines' numbers would be what neither gives."""
+    batch, training = token_rows(5, 20), {"steps": 6}
+    wanted = bytes_of(fit(tmp_path / "whole", llama, batch, training)[0])
+    here = {"threads": "1"}
+    for there, told in (({"threads": "8"}, "other numerics (threads 8, here 1): the training begins anew"), (here, "going on from step")):
+        with pytest.raises(Stopped):
+            fit(tmp_path / "cache", llama, batch, training, stop_at=3, numerics=there)
+        loop, said = fit(tmp_path / "cache", llama, batch, training, numerics=here)
+        assert [told in text for e in said if "step" in (text := str(e.get("text")))] == [True]
+        assert bytes_of(loop) == wanted
+        for state in (tmp_path / "cache/checkpoints").glob("*"):
+            state.unlink()
+
+
 def test_a_full_disk_and_a_torn_state_cost_only_time(llama: Path, tmp_path: Path) -> None:
     from olivebuild.steps import _checkpoint
 

@@ -70,7 +70,8 @@ def fit(folder: Path, model: Path, batch_rows: list[Any], training: dict[str, An
                 raise Stopped
 
     given = {"model": ActionInput(str(model), str(model), "model", "base", digest="0"), **fields.pop("inputs", {})}
-    job = Listening(job_in(folder / f"job{len(list(folder.glob('job*')))}", Store(folder), given).action, None)
+    more = {"numerics": fields.pop("numerics", {})}
+    job = Listening(job_in(folder / f"job{len(list(folder.glob('job*')))}", Store(folder), given, **more).action, None)
     asked = {"model": "base", "data": "tone", "r": 4, "training": {"lr": 1e-3, "batch": 4, "checkpoint_steps": 1} | training}
     loop = _train.fit(job, AdapterFields.model_validate(asked | fields), batch_rows, held_out, torch.device("cpu"), torch.float32)
     return loop, said
