@@ -331,7 +331,7 @@ def test_messages_are_kept_without_what_is_not_theirs() -> None:
         ([], "chat is not a list of messages"),
         ("text", "chat is not a list of messages"),
         ([message("user", "Q")], "the last message is not the assistant's"),
-        ([message("bot", "Q")], "a message needs a role (system, user, assistant, tool) and a text as content"),
+        ([message("narrator", "Q")], "the role of a message is 'narrator', none of system, user, assistant, tool"),
         ([message("user", None)], "a message needs a role (system, user, assistant, tool) and a text as content"),
         (["hello"], "a message needs a role (system, user, assistant, tool) and a text as content"),
     ],

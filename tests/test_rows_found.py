@@ -21,7 +21,7 @@ from olivebuild.errors import InputError, Where
 from olivebuild.executor import Action
 from olivebuild.manifest import Entry, Manifest
 from olivebuild.steps._answers import Form, read_rows
-from olivebuild.steps._conversation import conversation
+from olivebuild.steps._conversation import conversation, conversation_of
 from olivebuild.steps._reading import Read, read_file
 from olivebuild.steps._row_origins import origins_of
 from olivebuild.steps._rows import columns_in, fill
@@ -93,6 +93,10 @@ def test_rows_are_read_as_programs_write_them(tmp_path: Path, name: str, data: b
         ("a.json", b'{"a": 1e400}', "not valid JSON: the number 1e400 is too large"),
         ("a.jsonl", b'{"a": [-1e999]}', "not valid JSON: the number -1e999 is too large"),
         ("a.json", b'{"text": ["a"], "label": ["b"]}', "not a list of rows but of columns: text, label"),
+        ("a.jsonl", gzip.compress(JSONL.encode()), "the file is packed, and its name does not say so"),
+        ("a.csv", zstd(CSV.encode()), "the file is packed, and its name does not say so"),
+        ("a.jsonl", JSONL.encode("utf-16-le"), "it may be UTF-16 without a byte order mark"),
+        ("a.csv", CSV.encode("utf-16-be"), "it may be UTF-16 without a byte order mark"),
         ("a.parquet.gz", b"", "files of type .gz are not read"),
     ],
 )
@@ -150,6 +154,15 @@ NOON = datetime.datetime(2024, 5, 1, 12, 0, 30)
 )
 def test_values_are_the_text_that_a_person_would_write(tmp_path: Path, values: list[Any], kind: Any, texts: list[str], why: list[str]) -> None:
     assert labels(*values, kind=kind, tmp_path=tmp_path) == (texts, why)
+
+
+def test_a_number_keeps_all_its_digits(tmp_path: Path) -> None:
+    given = ["12345678901234567890", "0.12345678901234567890", "-1.00000000000000000001", "0.1", "100000000000000000000.5"]
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"t": "row {i}", "l": {text}}}\n' for i, text in enumerate(given)))
+    rows, _ = render([r.columns for r in read_file(tmp_path / "a.jsonl", "a.jsonl")], prompt="{t}", completion="{l}")
+    assert [r.label for r in rows] == given
+    # Elsewhere it is the number that it is.
+    assert json.dumps(read(tmp_path / "a.jsonl")[0][1]) == '{"t": "row 1", "l": 0.12345678901234568}'
 
 
 def test_labels_that_look_alike_are_found() -> None:
@@ -246,6 +259,17 @@ Q, A = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
             [{"role": "tool", "content": "cold", "tool_call_id": "c1"}],
         ),
         ([A | {"reasoning_content": "hm"}], [A | {"reasoning_content": "hm"}]),
+        ([A | {"reasoning": "hm"}, A | {"thinking": "hm"}], [A | {"reasoning_content": "hm"}, A | {"thinking": "hm"}]),
+        (
+            [
+                {"role": "developer", "content": "S"},
+                {"role": "Human", "value": "Q"},
+                {"role": "ipython", "content": "3"},
+                {"role": "bot", "value": "A"},
+            ],
+            [{"role": "system", "content": "S"}, Q, {"role": "tool", "content": "3"}, A],
+        ),
+        ({"from": ["human", "gpt"], "value": ["Q", "A"], "weight": [None, 0.0]}, [Q, A | {"weight": 0}]),
         (
             [A | {"weight": 0}, A | {"train": False}, A | {"weight": 1}, A | {"weight": 0.0, "train": True}],
             [A | {"weight": 0}, A | {"weight": 0}, A, A | {"weight": 0}],
@@ -261,6 +285,8 @@ def test_conversations_of_several_schools_are_one(given: object, messages: objec
     [
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "a message has a part of type image_url, which is no text"),
         ([{"from": "narrator", "value": "Q"}], "a message is from none of human, user"),
+        ([{"role": "narrator", "content": "Q"}], "the role of a message is 'narrator', none of system, user, assistant, tool"),
+        ({"role": ["user"], "content": ["Q", "A"]}, "chat is not a list of messages"),
         ([{"role": "assistant", "content": None}], "a message needs a role"),
         ([{"role": "assistant", "tool_calls": [{"id": 1}]}], "a call of a tool needs a function with a name"),
         ([A | {"weight": 0.5}], "the weight of a message is neither 0 nor 1"),
@@ -279,11 +305,40 @@ def test_tools_stand_beside_the_messages() -> None:
         {"m": [Q, A], "tools": [TOOL]},
         {"m": [Q, A | {"content": "B"}], "functions": [TOOL["function"]]},
         {"m": [Q, A | {"content": "C"}], "tools": "[]"},
+        {"m": [Q, A | {"content": "D"}], "tools": [TOOL["function"]]},
     ]
     rows, _ = render(data, messages="m")
-    assert [json.loads(r.values.get("tools", "null")) for r in rows] == [[TOOL], [TOOL], None]
+    assert [json.loads(r.values.get("tools", "null")) for r in rows] == [[TOOL], [TOOL], None, [TOOL]]
     rows, report = render([{"m": [Q, A], "tools": "{"}], messages="m")
     assert (rows, report["drops"][0]["why"]) == ([], "the tools are not a list of objects")
+
+
+def test_a_system_message_beside_the_others_is_the_first_and_what_is_not_read_is_told(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "S"}
+    rows = [{"m": [Q, A | {"content": f"{n}"}], "system": "be brief"} for n in range(9)]
+    rows[0]["m"] = [system, *rows[0]["m"]]
+    rows[1]["m"][1] |= {"refusal": "no", "annotations": []}
+    _, notes = run(tmp_path, rows, messages="m", holdout=0, near_duplicates=False)
+    assert "the column `system` of 9 rows is their first message, where they do not begin with one" in notes
+    assert "messages have `refusal` (in 1 rows), which is not read" in notes
+    first = [json.loads(row["messages"])[0] for row in pq.read_table(tmp_path / "out/train.parquet").to_pylist()]
+    assert first == [system, *([system | {"content": "be brief"}] * 8)]
+    # As it is asked.
+    assert conversation_of({"m": [Q], "system": "be brief"}, "m") == [system | {"content": "be brief"}, Q]
+    assert conversation_of({"system": [Q]}, "system") == conversation_of({"m": [Q], "system": " "}, "m") == [Q]
+
+
+def test_labels_of_missing_values_and_numbers_that_have_names_are_told(tmp_path: Path) -> None:
+    rows = [row | {"a": "nan" if n % 2 else "NA"} for n, row in enumerate(plain(8))]
+    _, notes = run(tmp_path, rows, **ASKED)
+    assert "labels that programs write where a value is missing: 'NA' (4 rows), 'nan' (4 rows)" in notes
+    features = {"q": {"dtype": "string", "_type": "Value"}, "a": {"names": ["no", "yes"], "_type": "ClassLabel"}}
+    table = pa.table({"q": ["x", "y"], "a": [0, 1]}).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == (
+        [{"q": "x", "a": 0}, {"q": "y", "a": 1}],
+        ["a.parquet: the numbers of a stand for no, yes; they are read as numbers"],
+    )
 
 
 def test_a_conversation_without_a_turn_to_learn_is_dropped_without_a_fault() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild.errors import InputError
-from olivebuild.steps._conversation import conversation, tools_of
+from olivebuild.steps._conversation import conversation_of, tools_of
 from olivebuild.steps._reading import Read, read_file
 from olivebuild.steps._rows import columns_in, fill, slots
 from olivebuild.steps._runtime import BATCH, Question, Runtime
@@ -35,7 +35,7 @@ class Form:
             return encoder.ask("prompt", {"prompt": fill(self.text, dict(row))})
         if self.format == "user":
             return encoder.ask("user", {"user": fill(self.text, dict(row)), "assistant": ""})
-        messages = conversation(row[self.text], self.text)
+        messages = conversation_of(row, self.text)
         assert isinstance(messages, list)
         return from_messages(messages[:-1] if messages[-1]["role"] == "assistant" else messages, encoder, tools_of(row))
 
@@ -54,7 +54,7 @@ class Form:
     def check(self, row: Read) -> None:
         """Raises InputError with the row's place when a column has no value that can be used."""
         if self.format == "messages":
-            found = conversation(row.columns[self.text], self.text) if row.columns.get(self.text) else f"no value for {self.text}"
+            found = conversation_of(row.columns, self.text) if row.columns.get(self.text) else f"no value for {self.text}"
             why = found if isinstance(found, str) else "the tools are not a list of objects" if tools_of(row.columns) is None else None
         else:
             parts = slots(self.text, row.columns)

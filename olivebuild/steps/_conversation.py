@@ -17,21 +17,29 @@ SHAREGPT = {
     "chatgpt": "assistant",
     "assistant": "assistant",
     "model": "assistant",
+    "bot": "assistant",
     "function_call": "assistant",
     "system": "system",
+    "developer": "system",
+    "function": "tool",
+    "ipython": "tool",
     "tool": "tool",
     "observation": "tool",
     "tool_response": "tool",
     "function_response": "tool",
 }
 CALLS = ("function_call", "tool_call")
+THOUGHTS = {"reasoning_content": "reasoning_content", "reasoning": "reasoning_content", "thinking": "thinking"}
+"""What servers call the thoughts of a turn -> what chat templates do."""
+READ = {"role", "from", "content", "value", "name", "tool_call_id", "tool_calls", "function_call", "weight", "train", *THOUGHTS}
+"""What is read of a message."""
 NOTHING_TO_LEARN = "every turn of the assistant has weight 0"
 
 
 def conversation(value: object, name: str) -> list[dict[str, Any]] | str:
     """The messages of column `name`, as chat templates take them; or why they can't be read.
 
-    A message keeps `tool_calls`, `tool_call_id`, `name` and `reasoning_content`; one that must not be learnt has `weight` 0.
+    A message keeps `tool_calls`, `tool_call_id`, `name` and its thoughts; one that must not be learnt has `weight` 0.
     """
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         try:
@@ -40,6 +48,7 @@ def conversation(value: object, name: str) -> list[dict[str, Any]] | str:
             return f"{name} is text that is no valid JSON"
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         value = value["messages"]
+    value = _unzipped(value)
     if not isinstance(value, list) or not value:
         return f"{name} is not a list of messages"
     clean = []
@@ -49,6 +58,43 @@ def conversation(value: object, name: str) -> list[dict[str, Any]] | str:
             return made
         clean.append(made)
     return clean
+
+
+def _unzipped(value: object) -> object:
+    """Messages of which a table keeps the roles in one list and the contents in another."""
+    if not isinstance(value, dict) or not {"role", "from"} & value.keys():
+        return value
+    lists = list(value.values())
+    if not all(isinstance(v, list) and len(v) == len(lists[0]) for v in lists):
+        return value
+    return [{k: v for k, v in zip(value, items, strict=True) if v is not None} for items in zip(*lists, strict=True)]
+
+
+def conversation_of(columns: Mapping[str, Any], name: str) -> list[dict[str, Any]] | str:
+    """The messages of a row, with the text of its column `system` as the first unless they begin with one; or why they can't be read."""
+    messages = conversation(columns.get(name), name)
+    if isinstance(messages, str) or not has_system(columns, name) or messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": columns["system"]}, *messages]
+
+
+def has_system(columns: Mapping[str, Any], name: str) -> bool:
+    """Whether a system message stands beside the others, as in ShareGPT's form and in requests to Anthropic's servers."""
+    system = columns.get("system")
+    return name != "system" and isinstance(system, str) and bool(system.strip())
+
+
+def unread_in(value: object) -> set[str]:
+    """What the messages of a row have that is not read, where it says something."""
+    if isinstance(value, str):
+        try:
+            value = loads(value)
+        except (ValueError, RecursionError):
+            return set()
+    if isinstance(value, dict):
+        value = value.get("messages")
+    messages = value if isinstance(value, list) else []
+    return {str(key) for m in messages if isinstance(m, dict) for key, given in m.items() if key not in READ and given not in (None, "", [], {})}
 
 
 def why_not_trained(messages: list[dict[str, Any]]) -> tuple[str, bool] | None:
@@ -76,7 +122,8 @@ def tools_of(columns: Mapping[str, Any]) -> str | None:
             continue
         if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
             return None
-        wrapped = [{"type": "function", "function": tool} for tool in value] if name == "functions" else value
+        # Without what says that it is a function; servers and templates take it with that.
+        wrapped = [{"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool for tool in value]
         return json.dumps(wrapped, ensure_ascii=False)
     return ""
 
@@ -85,22 +132,28 @@ def _message(message: object) -> dict[str, Any] | str:
     if not isinstance(message, dict):
         return WANTED
     if message.get("role") is None and "from" in message:
-        message = _of_sharegpt(message)
-        if isinstance(message, str):
-            return message
-    role = {"function": "tool"}.get(str(message.get("role")), message.get("role"))
-    if role not in ROLES:
-        return WANTED if message.get("role") is None or isinstance(message["role"], str) else "the role of a message is not text"
+        turned = _of_sharegpt(message)
+        if isinstance(turned, str):
+            return turned
+        message = turned
+    given = message.get("role")
+    role = SHAREGPT.get(given.strip().lower()) if isinstance(given, str) else None
+    if role is None or str(given) in CALLS:
+        if isinstance(given, str):
+            return f"the role of a message is {given[:40]!r}, none of {', '.join(ROLES)}"
+        return WANTED if given is None else "the role of a message is not text"
+    if "content" not in message and isinstance(message.get("value"), str):
+        message = message | {"content": message["value"]}
     calls = _calls(message)
     if isinstance(calls, str):
         return calls
     content = _content(message.get("content"), bool(calls))
     if content is None:
         return _why_no_content(message.get("content"))
-    made = {"role": role, "content": content}
-    for name in ("reasoning_content", "name", "tool_call_id"):
-        if message.get(name) is not None:
-            made[name] = message[name]
+    made: dict[str, Any] = {"role": role, "content": content}
+    for name, kept in (THOUGHTS | {"name": "name", "tool_call_id": "tool_call_id"}).items():
+        if message.get(name) is not None and kept not in made:
+            made[kept] = message[name]
     if calls:
         made["tool_calls"] = calls
     weight = _weight(message)

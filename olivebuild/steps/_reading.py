@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def read_file(path: Path, shown: str, say: Say = _silently) -> Iterator[Read]:
         known = f"known are {', '.join(READERS)}; all but parquet also packed, as {' or '.join(PACKINGS)}"
         raise InputError(f"files of type {path.suffix or 'none'} are not read", where=shown, hint=known)
     if kind == ".parquet":
-        yield from _numbered(path, shown)
+        yield from _numbered(path, shown, say)
         return
     share = share_of_packed(path, shown) if path.suffix.lower() in PACKINGS else None
     try:
@@ -59,8 +60,8 @@ def read_file(path: Path, shown: str, say: Say = _silently) -> Iterator[Read]:
         raise InputError(f"the packed file can't be read: {str(e) or type(e).__name__}", where=shown, hint="is the download complete?") from None
 
 
-def _numbered(path: Path, shown: str) -> Iterator[Read]:
-    for number, columns in enumerate(_parquet.rows_of(path, shown)):
+def _numbered(path: Path, shown: str, say: Say) -> Iterator[Read]:
+    for number, columns in enumerate(_parquet.rows_of(path, shown, say)):
         yield Read(columns, Where(f"{shown}[{number}]"))
 
 
@@ -79,11 +80,25 @@ def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
+EXACT = 17
+"""Characters of a number that a float always keeps."""
+
+
+class Written(float):
+    """A number that a float does not hold to its last digit, with the text that it is."""
+
+    text = ""
+
+
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"the number {text[:40]} is too large")
-    return number
+    if len(text) <= EXACT or Decimal(text) == Decimal(repr(number)):
+        return number
+    exact = Written(number)
+    exact.text = text
+    return exact
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -238,5 +253,5 @@ READERS: dict[str, Callable[[Text, Say], Iterator[Read]]] = {
     ".json": _json,
     ".csv": _csv,
     ".tsv": _csv,
-    ".parquet": lambda text, _say: _numbered(text.path, text.shown),
+    ".parquet": lambda text, say: _numbered(text.path, text.shown, say),
 }

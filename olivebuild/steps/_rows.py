@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivebuild.errors import InputError
 from olivebuild.sources import Source
-from olivebuild.steps._conversation import conversation, tools_of, why_not_trained
+from olivebuild.steps._conversation import conversation_of, has_system, tools_of, unread_in, why_not_trained
 from olivebuild.steps._reading import READERS, Read, kind_of, read_file
 from olivebuild.steps._values import is_missing, text_of, tidied, why_not
 
@@ -124,7 +124,7 @@ class Template:
         if self.format != "messages":
             names += [slot.column for text in self.texts.values() for slot in slots(text, odd)]
         rows, turned = tidied(rows, names)
-        for line in turned:
+        for line in [*turned, *self._unread(rows)]:
             self.job.note(line)
         result: list[Row] = []
         seen: set[str] = set()
@@ -152,6 +152,18 @@ class Template:
         report: dict[str, Any] = {"read": len(rows), "duplicates": duplicates, "dropped": reasons.total(), "dropped_rows": dropped}
         report["drops"] = [{"why": d.why, "count": n, "first": first[d], "fault": d.fault} for d, n in reasons.most_common()]
         return result, report | {"same_input_other_label": conflicts[:100]}
+
+    def _unread(self, rows: list[Read]) -> Iterator[str]:
+        """What there is to say of how conversations are read."""
+        if self.format != "messages":
+            return
+        name = self.texts["messages"]
+        if count := sum(has_system(row.columns, name) for row in rows):
+            yield f"the column `system` of {count} rows is their first message, where they do not begin with one"
+        counts = Counter(key for row in rows for key in unread_in(row.columns.get(name)))
+        if counts:
+            shown = [f"`{key}` (in {n} rows)" for key, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+            yield f"messages have {', '.join(shown[:5])}{' and more' if len(shown) > 5 else ''}, which is not read"
 
     def _only_answer(self, odd: Collection[str]) -> str | None:
         """The column that the answer consists of, if it is one alone."""
@@ -195,7 +207,7 @@ class Template:
 
     def _messages(self, row: Read, label: str | None) -> Row | Drop:
         name = self.texts["messages"]
-        messages = conversation(row.columns.get(name), name)
+        messages = conversation_of(row.columns, name)
         if isinstance(messages, str):
             return Drop(messages)
         if why := why_not_trained(messages):

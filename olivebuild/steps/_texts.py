@@ -72,11 +72,16 @@ def encoding_of(path: Path, shown: str, say: Say) -> str:
     """UTF-8; what a byte order mark says; or Windows' Western encoding where all of the file looks like it, which is said."""
     with _bytes(path, shown) as f:
         start = f.read(4)
+        if start.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")):
+            raise InputError("the file is packed, and its name does not say so", where=shown, hint=f"packed files end in {' or '.join(PACKINGS)}")
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             encoding = "utf-32" if start.startswith(codecs.BOM_UTF32_LE) else "utf-16"
             say(f"{shown} is read as {encoding.upper()}, as its byte order mark says")
             _check_decodes(path, shown, encoding)
             return encoding
+        if b"\0" in start:
+            fact = "the file begins with a zero byte where text stands: it may be UTF-16 without a byte order mark"
+            raise InputError(fact, where=shown, hint="save the file as UTF-8")
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
         data, odd = start, False
         while data and not odd:

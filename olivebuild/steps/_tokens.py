@@ -100,7 +100,7 @@ SENTINELS = tuple(f"olivebuild turn {i} stands here" for i in range(4))
 COUNTS = {
     "merged": "in {n} rows the prompt's last token and the answer's first are one token, which is learnt: asked, the model sees the prompt's alone",
     "tools": "{n} rows have `tools`, which the chat template does not write",
-    "reasoning": "{n} rows have `reasoning_content`, which the chat template does not write",
+    "reasoning": "{n} rows have thoughts (`reasoning_content`, `thinking`), which the chat template does not write",
     "thought": "{n} rows have a thought in their answer (<think>), which the chat template leaves out: it is not learnt",
     "context": "{n} turns are learnt as the whole conversation has them; the chat template writes something else before them when they are asked",
 }
@@ -311,7 +311,7 @@ class Encoder:
         content = messages[-1].get("content")
         thought = content.partition("</think>")[0].rpartition("<think>")[2].strip() if isinstance(content, str) and "</think>" in content else ""
         self.counts["thought"] += thought not in text
-        self.counts["reasoning"] += any(m.get("reasoning_content") for m in messages) and not writes("reasoning_content")
+        self.counts["reasoning"] += any(any(m.get(key) for m in messages) and not writes(key) for key in ("reasoning_content", "thinking"))
         self.counts["tools"] += bool(tools) and self._otherwise(messages, None) == text
 
     def _otherwise(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> str:

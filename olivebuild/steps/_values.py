@@ -10,7 +10,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from olivebuild.steps._reading import Read
+from olivebuild.steps._reading import Read, Written
 
 DATES = (datetime.date, datetime.time)
 LARGEST_WHOLE = 1 << 53
@@ -20,6 +20,8 @@ def text_of(value: object) -> str:
     """A value that `why_not` has nothing against. Numbers and truth are written as in JSON."""
     if isinstance(value, str):
         return value
+    if isinstance(value, Written):
+        return value.text
     if isinstance(value, Decimal):
         return format(value, "f")
     return value.isoformat() if isinstance(value, DATES) else json.dumps(value)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMATS = (("prompt", "completion"), ("user", "assistant"), ("messages",), ("text",))
 MAX_LABELS = 100
+LIKE_MISSING = {"nan", "na", "n/a", "#n/a", "none", "null", "nat", "<na>"}
 
 
 class DatasetFields(Fields):
@@ -53,7 +54,7 @@ class Dataset(Step):
     kind = "dataset"
     version = 4
     changes: ClassVar[Mapping[int, str]] = {
-        4: "where rows stand in their files is kept beside them",
+        4: "where rows stand in their files is kept beside them; a `system` column, `developer`, `thinking` and `tools` without a type are read",
         3: "rows are read in more forms, whole numbers and dates as a person writes them, and what all rows share is not compared for likeness",
     }
     fields = DatasetFields
@@ -157,6 +158,8 @@ def _make(job: Job, fields: DatasetFields, template: Template, report: dict[str,
     if test and silent:
         job.note(f"no test row has the label {_some(silent)}")
     counts = Counter(r.label for r in [*train, *test])
+    if odd := [f"{name!r} ({counts[name]} rows)" for name in sorted(counts) if name.strip().casefold() in LIKE_MISSING]:
+        job.note(f"labels that programs write where a value is missing: {', '.join(odd)}")
     for alike in look_alikes(counts):
         job.note(f"labels that look alike: {', '.join(f'{ascii_marked(name)} ({counts[name]} rows)' for name in alike)}")
     return train, test, labels
