@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,26 @@ def test_what_differs_in_words() -> None:
         "gpu not set, here NVIDIA H200",
     ]
     assert numerics.differing(one, one) == numerics.differing({}, one) == []
+
+
+@pytest.mark.slow
+def test_a_training_equals_a_clean_one_under_the_numerics_of_its_trace(copied: Place, tmp_path: Path) -> None:
+    """The processor without its wider instructions gives another adapter, to the byte the one that it gives from nothing."""
+    file = ("adapter", "adapter_model.safetensors")
+    copied.environment["OMP_NUM_THREADS"] = "1"
+    copied.recipe.write_text("numerics: strict\n" + copied.recipe.read_text())
+    assert copied.build("adapter").code == 0
+    first = copied.built(*file)
+    copied.environment[OTHER] = "default"
+    assert "adapter" in copied.build("adapter").ran
+    second = copied.built(*file)
+    clean = Place(copied.folder, tmp_path / "clean", copied.environment)
+    shutil.rmtree(clean.folder / "build")
+    assert clean.build("adapter").code == 0
+    assert clean.built(*file) == second
+    del copied.environment[OTHER]
+    assert copied.build("adapter").end["restored"] == ["adapter"]
+    assert copied.built(*file) == first
+    # Where the processor has no more than the least, both are one.
+    wider = {"avx2", "avx512f"} & {*numerics.here()["instructions"].split()}
+    assert (first != second) == bool(wider)
