@@ -128,7 +128,7 @@ FOUR: Weights = {"model.layers.0.mlp.up_proj.weight": ("U8", [4, 1], b"1234")}
         # What is missing.
         (sharded(0), "base/model.safetensors.index.json: model-00002-of-00002.safetensors is missing, where the index has model.layers.1.w.we", "is"),
         (sharded(), "base/model.safetensors.index.json: model-00001-of-00002.safetensors is missing, where the index has model.layers.0.w.wei", "is"),
-        (linked("../blobs/gone", "model.safetensors"), "base: model.safetensors links to what is not there", "is the download complete?"),
+        (linked("gone", "model.safetensors"), "base: model.safetensors links to what is not there", "is the download complete?"),
         (linked("model.safetensors", "model.safetensors"), "base: model.safetensors links to what is not there", "is the download complete?"),
         (without("tokenizer.json"), "the model's folder has no tokenizer", "take tokenizer.json and tokenizer_config.json from where the model came"),
         # Weights that are others.
@@ -201,12 +201,14 @@ def test_a_quantised_base_is_told_where_it_can_be_merged_into_nothing(site: Site
 
 
 def test_files_that_are_links_are_read_as_the_hub_s_cache_has_them(site: Site) -> None:
-    base = site.folder / "base"
-    for path in list(base.iterdir()):
-        blob = site.folder / "blobs" / path.name
-        blob.parent.mkdir(exist_ok=True)
-        os.replace(path, blob)
-        path.symlink_to(f"../blobs/{path.name}")
+    repository = site.folder / "models--own--tiny"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for i, path in enumerate((site.folder / "base").iterdir()):
+        os.replace(path, repository / "blobs" / f"{i:040x}")
+        (snapshot / path.name).symlink_to(f"../../blobs/{i:040x}")
+    site.edit("source: base}", f"source: {snapshot.relative_to(site.folder)}}}")
     assert found(site, "onnx", "bench")[0] == []
 
 
