@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from olivebuild import digest, places, trees, workspaces
 from olivebuild.derived import Derived
+from olivebuild.errors import StoreError
 from olivebuild.executor import Action
 from olivebuild.history import History
 from olivebuild.locks import locked, try_lock
@@ -127,6 +128,10 @@ class _Survey:
         for key in traces.keys():  # noqa: SIM118
             if found := traces.read(key):
                 self.traces[key], self.used[key] = found, _time(traces.file(key))
+            elif traces.is_later(key):
+                # Which blobs it needs, only that version knows.
+                hint = "sweep it with the latest version that uses it"
+                raise StoreError("the cache holds results of a later version of olivebuild", where=str(traces.file(key)), hint=hint)
         self.derived = Derived(store).rows()
 
     def sweep(self) -> Sweep:

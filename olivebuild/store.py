@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from olivebuild import digest, names, places, tensors, trees
+from olivebuild import digest, modes, names, places, tensors, trees
 from olivebuild.blobs import Batch
 from olivebuild.errors import Damaged, StepError, StoreError, of_disk
 from olivebuild.locks import locked
@@ -45,6 +45,8 @@ class Store:
             if not folders[0].is_dir():
                 raise StoreError(f"the cache can't be made: {e.strerror}", where=str(root), hint=hint) from None
         trees.check(root, *(root / name for name in {*FOLDERS, *WRITTEN, "checkpoints", "derived"}))
+        modes.check_readable(folders)
+        modes.check_readable(modes.folders_in(folders[0]))
         self.read_only = not all(os.access(folder, os.W_OK) for folder in folders)
 
     def check_writable(self, purpose: str) -> None:
@@ -130,7 +132,7 @@ class Store:
                 if left:
                     raise StepError(f"the output {name} changed while it was stored", hint="does the step leave a process behind that still writes?")
                 runs.append((blob.done(), size))
-        return Entry.of_runs(name, runs, executable=bool(mode.st_mode & stat.S_IXUSR))
+        return Entry.of_runs(name, runs, executable=modes.is_executable(path, mode.st_mode))
 
     def batch(self, scratch: Path | None = None, *, sync: bool = True) -> Batch:
         """Blobs written a piece at a time; all are there, and safe from a power cut, when the batch ends.
@@ -170,6 +172,8 @@ class Store:
     def read(self, blob: str) -> bytes:
         try:
             data = self.path(blob).read_bytes()
+        except PermissionError as e:
+            raise modes.hidden(e) from None
         except OSError:
             raise Damaged(blob, "is missing") from None
         if digest.of_bytes(data) != blob:
@@ -243,9 +247,7 @@ class Store:
                 if sync and not faults:
                     os.fsync(out.fileno())
             if entry.executable:
-                mode = path.stat().st_mode
-                # Who may read it may run it.
-                path.chmod(mode | (mode & 0o444) >> 2)
+                modes.set_executable(path)
         if faults:
             raise faults[0]
 
@@ -263,6 +265,8 @@ class Store:
         hasher = digest.hasher()
         try:
             source = os.open(place.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except PermissionError as e:
+            raise modes.hidden(e) from None
         except OSError:
             return Damaged(blob, "is missing")
         try:

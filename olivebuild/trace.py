@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, to_builtins
 
-from olivebuild import digest
+from olivebuild import digest, modes
 from olivebuild.errors import of_disk
 from olivebuild.index import Index
 from olivebuild.key import Part
@@ -77,8 +77,22 @@ class Traces:
         """From its file alone."""
         try:
             return _parse(self.file(key).read_text("utf-8"), key)
+        except PermissionError as e:
+            raise modes.hidden(e) from None
         except (OSError, ValueError):
             return None
+
+    def is_later(self, key: str) -> bool:
+        """Whether the file is whole, but of a later version of olivebuild, which says more than this one understands."""
+        try:
+            text = self.file(key).read_text("utf-8")
+            _parse(text, key)
+        except OSError:
+            return False
+        except ValueError:
+            check, _, body = text.partition("\n")
+            return digest.of_bytes(body) == check
+        return False
 
     def put(self, trace: Trace) -> None:
         """The file first, the index after it: the file is what counts. Raises StoreError."""

@@ -112,7 +112,7 @@ def _blob(path: Path, count: Count) -> Fault | None:
 
 def _trace(store: Store, traces: Traces, key: str, _count: Count) -> Fault | None:
     path = store.path(key).with_suffix(".trace")
-    return None if traces.is_whole(key) or not path.exists() else Fault(Sort.TRACE, path.name, "is damaged", path)
+    return None if traces.is_whole(key) or traces.is_later(key) or not path.exists() else Fault(Sort.TRACE, path.name, "is damaged", path)
 
 
 def _place(file: Path, count: Count) -> Fault | None:

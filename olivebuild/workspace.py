@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from olivebuild import digest, swap, trees
+from olivebuild import digest, modes, swap, trees
 from olivebuild.digest import StatMemo
 from olivebuild.journal import Journal
 from olivebuild.key import Reason
@@ -125,7 +125,7 @@ class Workspace:
             stat = path.stat()
             if stat.st_size != entry.size:
                 return Reason("output", name, f"{entry.size} bytes", f"{stat.st_size} bytes")
-            if os.name == "posix" and bool(stat.st_mode & 0o100) != entry.executable:
+            if os.name == "posix" and bool(stat.st_mode & 0o100) != entry.executable and modes.kept_in(place.parent):
                 return Reason("output", name, "executable" if entry.executable else "not executable", "mode changed")
             if (found := self.memo.digest(path, entry.digest_of, entry.flavour)) != entry.digest:
                 return Reason("output", name, entry.digest, found)
