@@ -17,6 +17,7 @@ import click
 from olivebuild import names
 from olivebuild.errors import BuildError, InputError, RecipeError
 from olivebuild.options import SET, TARGET, open_all, recipe_options
+from olivebuild.small_files import special
 from olivebuild.talker import Refused, Settings, Talker
 
 if TYPE_CHECKING:
@@ -90,12 +91,15 @@ def predict(ctx: click.Context, target: str, settings: tuple[str, ...], rows: Pa
     \b
     olivebuild predict onnx-int4 --in new.jsonl --out answers.jsonl
     """
+    if kind := special(rows.stat().st_mode):
+        raise InputError(f"{rows} is {kind}, not a file", where="--in", hint="write what it gives into a file: rows are read more than once")
     project = open_all(ctx, settings)
     forms = (form_of(project.graph, data),) if data else forms_for(project.graph, project.graph.one(target))
     made = build_subject(project, target)
 
     def asked(first: int = 0) -> Settings:
-        place = str(rows.absolute())
+        # As a path that another process can open: /dev/stdin is its own there.
+        place = str(rows.resolve())
         given = (target, made.folder, made.adapter, made.trust_remote_code, max_tokens, forms)
         return Settings(*given, rows=place, shown=str(rows), first=first, template_date=made.template_date)
 

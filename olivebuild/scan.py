@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from olivebuild.errors import InputError, Where
 from olivebuild.lockfile import Lockfile
 from olivebuild.node import FileInput, Node
 from olivebuild.recipe import Recipe
+from olivebuild.small_files import special
 from olivebuild.tensors import folders_in, model_digest
 
 if TYPE_CHECKING:
@@ -239,8 +239,7 @@ class Scan:
 
     def _check_kind(self, node: Node, path: Path) -> None:
         mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        if kind := special(mode):
             raise InputError(f"{self.shown(path)} is {kind}, not a file", where=self._where(node, path), hint="write what it gives into a file")
         if not names.is_text(str(path)):
             hint = "rename it: its name goes into logs and reports"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,27 @@ MOST = 256 << 20
 """Bytes. The longest tokenizers have some 40 MB."""
 
 
+def special(mode: int) -> str:
+    """What a thing is called that is neither file nor folder, and may never end; empty for those two."""
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    return "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
 def check_size(file: Path) -> None:
     """Raises InputError for a file that is too long for what its name says."""
+    if kind := special(file.stat().st_mode):
+        raise InputError(f"{file.name} is {kind}, not a file", where=str(file), hint="is it what its name says?")
     if file.stat().st_size > MOST:
         raise InputError(f"{file.name} {_long(file)}", where=str(file), hint="is it what its name says?")
 
 
 def read_bytes(file: Path) -> bytes:
-    """Raises OSError, or ValueError for a long file."""
-    with open(file, "rb") as f:
+    """Raises OSError, or ValueError for a long file, or for none."""
+    # A pipe would be waited for already when it is opened.
+    with open(file, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as f:
+        if kind := special(os.fstat(f.fileno()).st_mode):
+            raise ValueError(f"it is {kind}, not a file")
         if os.fstat(f.fileno()).st_size > MOST:
             raise ValueError(f"it {_long(file)}")
         return f.read()

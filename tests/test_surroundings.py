@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,22 @@ def test_a_pipe_or_a_device_is_no_data(place: Place, what: str, verb: str) -> No
     assert done.code == 1
     assert "olivebuild.yaml:2:" in done.err
     assert ("is a device, not a file" if what.startswith("/dev") else "is a named pipe, not a file") in done.err
+
+
+@pytest.mark.parametrize("name", ["olivebuild.yaml", "olivebuild.lock", "base/config.json", "rows.jsonl"])
+def test_no_named_file_is_waited_for(place: Place, name: str) -> None:
+    (place.folder / "base").mkdir()
+    (place.folder / "base/config.json").write_text('{"model_type": "llama"}')
+    place.recipe.write_text("targets:\n  base: {kind: model, source: ./base}\n")
+    (place.folder / name).unlink(missing_ok=True)
+    os.mkfifo(place.folder / name)
+    began = time.monotonic()
+    done = place.run(*(["predict", "base", "--in", name] if name == "rows.jsonl" else ["plan"]))
+    assert time.monotonic() - began < 30
+    assert done.code in (1, 2), done.out
+    assert done.err.count("error:") == 1
+    assert name.rpartition("/")[2] in done.err or "--in" in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("source", ["data", "data/*.jsonl"])
