@@ -20,6 +20,8 @@ ALLOWED = 5.0
 LEAST = {torch.bfloat16: 1e-3, torch.float16: 1e-4, torch.float32: 1e-5}
 TOLD = 0.02
 """A difference above this is told, be it explained or not."""
+HIDES = 0.1
+"""Where rounding explains more than this, a wrong merge might hide behind it: then each weight is looked at."""
 DRAWS = 2
 ADAPTED = (".base_layer.", ".modules_to_save.")
 """Parts of the names that peft gives weights which it adds to, or holds trained copies of."""
@@ -58,6 +60,20 @@ def bound_of(model: Any, reference: Reference, logits: torch.Tensor) -> float:
     rounding = ROUNDING[reference.dtype]
     noise = [apart(model, logits, compute(model, reference.prompts, reference.names, rounding=rounding, seed=seed)) for seed in range(DRAWS)]
     return max(reference.bound, ALLOWED * max(noise))
+
+
+def odd_weight(exact: Any, before: Any, found: Any, dtype: torch.dtype) -> str:
+    """The first weight of a merge that rounding does not explain, by its name, or nothing.
+
+    `exact` is the same merge in float32, `before` its base; peft may round what it adds, and what comes out.
+    """
+    base, stored, step = before.state_dict(), found.state_dict(), 2.02 * ROUNDING[dtype]
+    for name, right in exact.state_dict().items():
+        if right.is_floating_point():
+            change = (right - base[name].float()).abs() if name in base else 0.0
+            if name not in stored or not bool(((stored[name].float() - right).abs() <= step * (right.abs() + change)).all()):
+                return str(name)
+    return ""
 
 
 def _plain(name: str) -> str:

@@ -192,9 +192,9 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
     dtype, trust = getattr(torch, stored_dtype(base)), job.input("model").trust_remote_code
     tokens = _trained_tokens(config)
 
-    def wrapped_with(seed: int) -> Any:
+    def wrapped_with(seed: int, kind: torch.dtype = dtype) -> Any:
         torch.manual_seed(seed)
-        model = _models.load_model(base, dtype, trust_remote_code=trust)
+        model = _models.load_model(base, kind, trust_remote_code=trust)
         if dequantised:
             from olivebuild.steps._quantised import as_trained_on
 
@@ -231,6 +231,16 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
         name = str(dtype).removeprefix("torch.")
         fact = f"the merged model's logits differ by {spread:.2g} of their spread from those of base and adapter"
         job.note(f"{fact}: rounding its weights to {name} once does that, up to {bound:.2g}")
+    # A start that is computed from the weights changes them by rounding, too.
+    if bound > _merge_proof.HIDES and not dequantised and config.get("init_lora_weights", True) in PLAIN_STARTS:
+        again = wrapped_with(0, torch.float32)
+        ties = _merge_proof.Ties(again.get_base_model())
+        exact = again.merge_and_unload()
+        ties.settle(exact)
+        before, found = (_models.load_model(folder, dtype, trust_remote_code=trust) for folder in (base, job.out))
+        if odd := _merge_proof.odd_weight(exact, before, found, dtype):
+            fact = f"the merge does not do what its adapter does: {odd} is not what the same merge in float32 gives, rounded"
+            raise InputError(fact, where=job.where("adapter"), hint="nothing was stored; please report it, with adapter_config.json")
     job.progress("merging", 4, 4)
     given = len(tensors_in(adapter))
     job.result = Result(metrics={"adapter_tensors": given, "merge_spread": spread, "merge_spread_allowed": bound})

@@ -18,6 +18,7 @@ import pytest
 from olivebuild.errors import InputError
 from olivebuild.steps import adapter as adapter_step
 from olivebuild.steps._merge import Unproven, changes, open_input
+from olivebuild.steps._merge_proof import HIDES, odd_weight
 from olivebuild.steps._placed import check_places, find_plain
 from olivebuild.steps.merged import MergedFields, check_written, merge, merge_with_peft, reason_of, tensors_in
 from olivebuild.store import Store
@@ -305,13 +306,33 @@ def test_something_drawn_at_random_is_found_by_loading_twice(tiny_model: Path, t
 
 @pytest.mark.parametrize("times", [1, 40])
 def test_an_adapter_that_makes_rounding_matter_is_told_with_the_figure(times: int, tiny_model: Path, tmp_path: Path, store: Store) -> None:
+    from safetensors.torch import load_file, save_file
+
     base = tmp_path / "base"
     make("llama", base, tiny_model)
     adapter = adapt(base, tmp_path / "adapter", target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"], bias="all")
     change_tensors(adapter, lambda tensors: {n: t * times if "lora_B" in n else t for n, t in tensors.items()})
-    _, job = merged_in(tmp_path / "merged", store, base, adapter)
+    merged, job = merged_in(tmp_path / "merged", store, base, adapter)
     spread = job.result.metrics["merge_spread"]
     assert (f"logits differ by {spread:.2g} of their spread" in told(job)) == (spread > 0.02) == (times > 1)
+    if times > 1:
+        # So much that what is wrong with one weight might hide behind it.
+        assert job.result.metrics["merge_spread_allowed"] > HIDES
+        assert _odd_weight(base, adapter, merged) == ""
+        name = "model.layers.1.self_attn.v_proj.weight"
+        tensors = load_file(merged / "model.safetensors")
+        save_file(tensors | {name: tensors[name] * 1.02}, merged / "model.safetensors", {"format": "pt"})
+        assert _odd_weight(base, adapter, merged) == name
+
+
+def _odd_weight(base: Path, adapter: Path, merged: Path) -> str:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    wide = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(adapter)).merge_and_unload()
+    before, found = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16) for folder in (base, merged))
+    return odd_weight(wide, before, found, torch.bfloat16)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
