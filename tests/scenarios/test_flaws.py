@@ -180,6 +180,7 @@ targets:
 """
 
 
+@pytest.mark.slow
 def test_a_build_tells_them_first_and_status_and_report_keep_them(place: Place, model: Path) -> None:
     def write(name: str, rows: list[dict[str, Any]]) -> None:
         (place.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
