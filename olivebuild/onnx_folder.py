@@ -21,6 +21,8 @@ from olivebuild.onnx_file import Named, named_in
 CONFIG = "genai_config.json"
 READ = ("*.onnx", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.onnx_adapter", "LICENSE*", "NOTICE*")
 """Files that are taken; besides, those in which the graphs have their weights."""
+DATA = ("*.onnx.data", "*.onnx_data*", "*.data")
+"""What a hub's repository may call the files of a graph's weights, before the graph is there to name them."""
 TEXTS = {"type", "log_id", "graph_optimization_level", "name", "offset", "length", "audio_projection_mode"}
 NAMES = {"layer_types", "output_names_forwarder", "inputs", "outputs"}
 """Lists of names, and objects in which all values are names of the graph's inputs and outputs."""
@@ -104,10 +106,14 @@ def taken(folder: Path, *, everything: bool = False) -> tuple[list[str], list[st
     shown = [name for name in names if not any(part.startswith(".") for part in name.split("/")) and not name.endswith(".md")]
     if everything:
         return shown, []
-    data = {(Path(g.relative_to(folder)).parent / file).as_posix() for g in graphs(folder) for file in named_in(g).files}
-    data |= set(_data_files(folder))
+    data = {*weights_in(folder), *_data_files(folder)}
     kept = [name for name in shown if name in data or any(fnmatch(name.rpartition("/")[2], pattern) for pattern in READ)]
     return kept, [name for name in shown if name not in kept]
+
+
+def weights_in(folder: Path) -> set[str]:
+    """The names of the files that the graphs of a folder have their weights in. Raises ValueError."""
+    return {(g.relative_to(folder).parent / file).as_posix() for g in graphs(folder) for file in named_in(g).files}
 
 
 def _data_files(folder: Path) -> Iterator[str]:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,11 @@ def onnx_varint(value: int) -> bytes:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*out, value])
+
+
+def test_the_weights_of_published_folders_are_fetched_with_the_graphs() -> None:
+    names = ("phi3-mini-4k-instruct-cpu-int4-rtn-block-32.onnx.data", "onnx/model.onnx_data", "onnx/model.onnx_data_1", "cpu/model.data")
+    assert all(any(fnmatch(name, pattern) for pattern in onnx_folder.DATA) for name in names)
 
 
 def test_only_what_the_runtime_reads_is_taken(tmp_path: Path) -> None:

@@ -344,14 +344,18 @@ def _bring(job: Job, source: Source, *, trust: bool) -> None:
     from olivebuild.steps._fetch import fetch
 
     where = job.where("source")
-    folder = fetch(job, source, also=onnx_folder.READ, look=lambda folder: brought.check(folder, "onnx", where, trust=trust))
+    folder = fetch(job, source, also=(*onnx_folder.READ, *onnx_folder.DATA), look=lambda folder: brought.check(folder, "onnx", where, trust=trust))
     if not (folder / "genai_config.json").is_file():
         hint = "it should be a folder that onnxruntime-genai loads"
         raise InputError("genai_config.json is missing", where=str(folder), hint=hint)
     try:
         names, left = onnx_folder.taken(folder, everything=trust)
+        # What is trusted may lie elsewhere; the runtime will tell.
+        missing = [] if trust else sorted(onnx_folder.weights_in(folder) - set(names))
     except (ValueError, OSError) as e:
         raise InputError(f"a graph can't be read: {e}", where=where, hint="is the download complete?") from None
+    if missing:
+        raise InputError(f"the weights in {missing[0]} are not there", where=where, hint="is the download complete?")
     if left:
         job.note(f"left out, since onnxruntime-genai reads no such files: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}")
     for name in names:
