@@ -46,7 +46,7 @@ def _key() -> bytes:
 def _read(file: Path) -> bytes:
     """Empty for what is missing, torn, or open to others."""
     try:
-        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         return b""
     with open(handle, "rb") as f:

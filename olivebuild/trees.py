@@ -11,8 +11,10 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from olivebuild.errors import StoreError
 
@@ -28,6 +30,21 @@ def check(root: Path, *folders: Path) -> None:
             at = at / part
             if is_link(at):
                 raise link_found(at)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file of ours to read it. Raises OSError for what is none: who opens a pipe to read it waits for somebody who writes."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return open(handle, "rb")
+
+
+def read(path: Path) -> bytes:
+    """All of a file of ours. Raises OSError."""
+    with open_file(path) as f:
+        return f.read()
 
 
 def is_link(path: Path) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 
 from olivebuild import digest, modes, swap, trees
 from olivebuild.digest import StatMemo
+from olivebuild.errors import StoreError
 from olivebuild.journal import Journal
 from olivebuild.key import Reason
 from olivebuild.locks import locked
@@ -79,8 +80,11 @@ class Workspace:
         trees.check(self._results.parent, self.build, self.staging)
         for folder in {self.folder / ".olivebuild", self.state}:
             with contextlib.suppress(FileNotFoundError), os.scandir(folder) as inside:
-                if links := sorted(entry.path for entry in inside if entry.is_symlink()):
+                found = sorted(inside, key=lambda entry: entry.path)
+                if links := [entry.path for entry in found if entry.is_symlink()]:
                     raise trees.link_found(Path(links[0]))
+                if odd := [entry.path for entry in found if not (entry.is_file() or entry.is_dir())]:
+                    raise StoreError("a pipe or a device stands where olivebuild keeps a file of its own", where=odd[0], hint="delete it")
 
     def delete(self, path: Path) -> None:
         """Delete what `own` named. Raises OSError."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from olivebuild import digest
+from olivebuild import digest, trees
 from olivebuild.records import decode
 from olivebuild.store import Store
 
@@ -67,6 +67,6 @@ def all_registered(store: Store) -> list[Registered]:
 
 def _load(file: Path) -> Registered | None:
     try:
-        return decode(file.read_bytes(), Registered, strict=False)
+        return decode(trees.read(file), Registered, strict=False)
     except (OSError, ValueError):
         return None

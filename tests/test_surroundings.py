@@ -178,3 +178,20 @@ def test_names_do_not_steer_the_terminal(place: Place, verb: str) -> None:
     os.close(screen.fd)
     assert seen
     assert [bad for bad in (b"\xc2\x9b", b"\xe2\x80\xae", b"\x1b]", b"\x07") if bad in seen] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+@pytest.mark.parametrize("name", ["cache/history/*.jsonl", "cache/workspaces/*.json", "cache/blobs/??/*.trace", "work/.olivebuild/last.jsonl"])
+def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(place: Place, name: str) -> None:
+    place.recipe.write_text("targets:\n  a: {kind: command, run: 'cp in.txt {outputs.x}', files: [in.txt], outputs: {x: x}}\n")
+    (place.folder / "in.txt").write_text("x")
+    assert place.run().code == 0
+    (file,) = place.folder.parent.glob(name)
+    file.unlink()
+    os.mkfifo(file)
+    for verb in ("plan", "report"):
+        process = place.start(verb)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode in (0, 1), (verb, out, err)
+        assert "Traceback" not in err
+        assert name.startswith("cache") or f"{file}: error: a pipe or a device stands where olivebuild keeps a file of its own" in err
