@@ -143,9 +143,22 @@ class History:
         return entry
 
 
+def _as_text(value: object) -> object:
+    """With an escape for each byte of a name that is no text."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_as_text(name): _as_text(one) for name, one in value.items()}
+    return [_as_text(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def _line(entry: Entry) -> bytes:
     # Not sorted, since the order of models means something.
-    text = msgspec.json.encode(entry)
+    try:
+        text = msgspec.json.encode(entry)
+    except UnicodeEncodeError:
+        # A name that an error tells of need not be text.
+        text = msgspec.json.encode(_as_text(msgspec.to_builtins(entry)))
     return b"%s %s\n" % (digest.of_bytes(text).encode(), text)
 
 

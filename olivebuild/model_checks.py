@@ -268,7 +268,7 @@ class Look:
     def _embedding_rows(self) -> int:
         """How many rows the embedding's tensor has, by the header of its file; 0 where that is not plain."""
         index = self.folder / f"{WHOLE}.index.json"
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, InputError, StopIteration):
             file = WHOLE
             if not (self.folder / WHOLE).is_file():
                 names = read_json(index)["weight_map"]

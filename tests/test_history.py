@@ -65,6 +65,11 @@ def test_damaged_lines_are_passed_over(book: History) -> None:
     assert [e.number for e in book.read()] == [1, 2]
 
 
+def test_a_fault_that_names_what_is_no_text_is_written(book: History) -> None:
+    book.append(entry(faults={"a": "x\udcff can't be read"}))
+    assert book.read()[-1].faults == {"a": "x\\udcff can't be read"}
+
+
 def test_a_line_that_a_later_version_wrote_is_read(book: History) -> None:
     from olivebuild import digest
 

@@ -304,6 +304,13 @@ def test_numbers_that_can_not_be_true_are_told_before_a_loader_takes_them(site: 
     assert [problem.fact for problem in found(site, "merged")] == ([fact] if fact else [])
 
 
+def test_an_index_without_an_embedding_is_no_fault_of_the_plan(site: Site) -> None:
+    make_base(site.folder / "base")
+    (site.folder / "base/model.safetensors").rename(site.folder / "base/model-1.safetensors")
+    (site.folder / "base/model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {"layer": "model-1.safetensors"}}')
+    assert found(site, "merged") == []
+
+
 def test_tokens_that_tokenizer_config_adds_count(site: Site) -> None:
     make_base(site.folder / "base")
     site.write("base/tokenizer_config.json", json.dumps({"added_tokens_decoder": {str(TOKENS): {"content": "<|tone|>", "special": True}}}))
