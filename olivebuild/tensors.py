@@ -99,6 +99,8 @@ def _tensor(name: str, value: object, base: int) -> Tensor:
         entry = msgspec.convert(value, _Entry)
     except msgspec.ValidationError as e:
         raise ValueError(f"{name}: {e}") from None
+    # Raises ValueError for half a surrogate pair, which JSON can write and nothing can hash.
+    (name + entry.dtype).encode()
     return Tensor(name, entry.dtype, entry.shape, base + entry.data_offsets[0], base + entry.data_offsets[1])
 
 
