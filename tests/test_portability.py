@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +168,10 @@ def test_the_workflow_runs_on_three_systems() -> None:
     systems = [*matrix["os"], *(row["os"] for row in matrix["include"])]
     assert {name.partition("-")[0] for name in systems} == {"ubuntu", "macos", "windows"}
     assert matrix["python"] == ["3.11", "3.12", "3.13", "3.14"]
+
+
+def test_each_promise_of_the_threat_model_names_tests_that_are_there() -> None:
+    named = re.findall(r"\| ([^|]*) \|$", (ROOT / "SECURITY.md").read_text("utf-8"), re.MULTILINE)
+    files = [word for cell in named for word in re.findall(r"tests/[\w/]+\.py", cell)]
+    assert len(files) >= 20
+    assert [f for f in files if not (ROOT / f).is_file()] == []
