@@ -6,6 +6,7 @@ A file for each recipe: workspaces/<digest of its path>.json, written when a bui
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Container, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ import msgspec
 from olivebuild import digest, trees
 from olivebuild.records import decode
 from olivebuild.store import Store
+
+KEY = re.compile("[0-9a-f]{32}")
 
 
 class Registered(msgspec.Struct, frozen=True):
@@ -67,6 +70,8 @@ def all_registered(store: Store) -> list[Registered]:
 
 def _load(file: Path) -> Registered | None:
     try:
-        return decode(trees.read(file), Registered, strict=False)
+        found = decode(trees.read(file), Registered, strict=False)
     except (OSError, ValueError):
         return None
+    # Others may write here, and keys become paths.
+    return found if all(KEY.fullmatch(key) for key in found.keys.values()) else None

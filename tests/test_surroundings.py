@@ -180,6 +180,21 @@ def test_names_do_not_steer_the_terminal(place: Place, verb: str) -> None:
     assert [bad for bad in (b"\xc2\x9b", b"\xe2\x80\xae", b"\x1b]", b"\x07") if bad in seen] == []
 
 
+@pytest.mark.parametrize("key", ["/", "../outside", "0" * 31, ""])
+def test_a_key_that_a_shared_cache_gives_a_recipe_is_no_path(place: Place, key: str) -> None:
+    place.recipe.write_text("targets:\n  a: {kind: command, run: 'cp in.txt {outputs.x}', files: [in.txt], outputs: {x: x}}\n")
+    (place.folder / "in.txt").write_text("x")
+    assert place.run().code == 0
+    (file,) = place.cache.glob("workspaces/*.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"keys": {"a": key}}))
+    outside = place.folder.parent / "outside.trace"
+    outside.write_text("x")
+    os.utime(outside, (1, 1))
+    (place.folder / "in.txt").write_text("y")
+    done = place.run()
+    assert (done.code, outside.stat().st_mtime) == (0, 1), done.err
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
 @pytest.mark.parametrize("name", ["cache/history/*.jsonl", "cache/workspaces/*.json", "cache/blobs/??/*.trace", "work/.olivebuild/last.jsonl"])
 def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(place: Place, name: str) -> None:

@@ -297,7 +297,7 @@ class Changes:
         """Change what lies at a path, not what a file says."""
         chance = self.chance
         secret = self.root / "neighbour"
-        how = chance.choice(["gone", "empty", "link", "link", "link", "fifo", "folder", "socket", "mode", "hard link", "beside", "beside", "moved"])
+        how = chance.choice(["gone", "empty", "link", "link", "link", "fifo", "folder", "socket", "mode", "beside", "beside", "moved"])
         folder = path if path.is_dir() else path.parent
         if how == "beside":
             name = os.fsdecode(chance.choice(NAMES))
@@ -311,8 +311,6 @@ class Changes:
         if how == "moved":
             path.rename(path.with_name(os.fsdecode(chance.choice(NAMES))))
             return "moved"
-        if how == "hard link" and not path.is_file():
-            how = "link"
         _remove(path)
         return "gone" if how == "gone" else self._make(path, how, path, secret)
 
@@ -329,8 +327,6 @@ class Changes:
         elif how == "socket":
             with suppress(OSError), socket.socket(socket.AF_UNIX) as made:
                 made.bind(str(path))
-        elif how == "hard link":
-            os.link(secret / "secret.txt", path)
         elif how == "link":
             to = self.chance.choice(
                 [
