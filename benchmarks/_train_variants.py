@@ -63,7 +63,7 @@ def clock(torch: Any) -> float:
 
 
 def memory(torch: Any) -> int:
-    from olivebuild.worker import peak_rss
+    from olivebuild.machine import peak_rss
 
     return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else peak_rss()
 
@@ -110,8 +110,8 @@ def ours(folder: Path, fields: Any, rows: list[Any] | None = None, skipped: int 
     """olivebuild's own loop, from loading the model on; the clock is read where it tells of a step. Without `rows`, on the texts in the folder."""
     torch = torch_here()
     from olivebuild.executor import Action, ActionInput
+    from olivebuild.job import Job
     from olivebuild.steps import _hardware, _models, _train
-    from olivebuild.worker import Job
 
     # As in a training of some minutes, where compiling pays.
     _hardware.WORTH_COMPILING = 0

@@ -1,9 +1,11 @@
-"""Child processes of our own: Python that imports nothing from the folder that it is started in."""
+"""Child processes of our own: Python that imports nothing from the folder that it is started in, and that ends with its parent."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Callable
 
 
 def python(*words: str, isolated: bool = True) -> list[str]:
@@ -19,3 +21,18 @@ def restart() -> None:
     """Go on in an interpreter that takes names and texts for UTF-8, as recipes are, whatever the locale says. Returns where that is not possible."""
     if os.name == "posix" and sys.executable and sys.orig_argv[1:3] != ["-X", "utf8"]:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - the same program
+
+
+def end_with_parent(take: Callable[[bytes], None] | None = None) -> None:
+    """Read lines from stdin until the other end closes, which it does when the parent is gone; then end, with all that was started."""
+    # os.read rather than sys.stdin: a thread blocked in a buffered reader aborts the interpreter's shutdown.
+    rest = b""
+    while found := os.read(0, 1 << 16):
+        *lines, rest = (rest + found).split(b"\n")
+        if take:
+            for line in lines:
+                take(line)
+    if os.name == "posix" and os.getpgid(0) == os.getpid():
+        # The worker leads a session of its own: whatever it started ends with it.
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)

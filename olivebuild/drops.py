@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.plan import State
-    from olivebuild.worker import Job
     from olivebuild.workspace import Workspace
 
 MAX_REASONS = 5

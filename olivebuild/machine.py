@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from functools import cache
 from itertools import takewhile
 
@@ -113,3 +114,19 @@ def installed(name: str) -> str | None:
         except ModuleNotFoundError:
             continue
     return None
+
+
+def peak_rss() -> int:
+    """The peak resident memory of this process in bytes; 0 where the system does not tell."""
+    try:
+        # What getrusage tells starts with the size of the process that started this one.
+        with open("/proc/self/status", encoding="ascii", errors="replace") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

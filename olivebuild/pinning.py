@@ -12,6 +12,7 @@ from olivebuild.node import Node
 from olivebuild.plan import Planner
 
 POLL_SECONDS = 0.1
+RUNNER = "olivebuild.steps._pin"
 
 
 def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> str:
@@ -41,9 +42,8 @@ def _asked(planner: Planner, executor: Executor, node: Node, task: str) -> str:
     where = planner.scan.recipe.where(node.target, ("source",))
     places: dict[str, list[object]] = {"": [where.file, where.line, where.column, where.text]}
     recipe_folder, pinned = str(planner.scan.recipe.folder), planner.scan.pin(node) or ""
-    action = Action(
-        node.name, node.target, node.kind, "", node.fields, {}, {}, recipe_folder, str(scratch / "out"), pin=pinned, places=places, task=task
-    )
+    names, out = (node.name, node.target, node.kind, ""), str(scratch / "out")
+    action = Action(*names, node.fields, {}, {}, recipe_folder, out, pin=pinned, places=places, runner=RUNNER, task=task)
     try:
         executor.start(action, planner.workspace.log_file(node.name))
         while not isinstance(outcome := executor.wait(POLL_SECONDS), Outcome):

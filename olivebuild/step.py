@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
+from olivebuild.fields import Fields
 from olivebuild.node import Edge, FileInput, Node, Program, Ref, flatten
 from olivebuild.result import Result
 from olivebuild.sources import Source
@@ -24,19 +23,13 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from olivebuild.gates import Gate
-    from olivebuild.worker import Job
+    from olivebuild.job import Job
 
 __all__ = ["KINDS", "Edge", "Fields", "FileInput", "Node", "Ref", "Result", "Step", "Target", "kinds", "step_of"]
 
 TRUST = ("trust", "trust_remote_code")
 """Fields that let what a folder from elsewhere names load code; the second is transformers' own word for a model's."""
 KINDS = ("model", "dataset", "adapter", "merged", "onnx", "benchmark", "choice", "command")
-
-
-class Fields(BaseModel):
-    """The recipe fields of a kind. Unknown keys are errors, and numbers are not made from text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -13,118 +13,21 @@ import json
 import os
 import queue
 import shutil
-import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from olivebuild import ourselves, privacy
+from olivebuild.children import end_with_parent
 from olivebuild.digest import ALL
 from olivebuild.endings import NO_MEMORY, lacks_memory
-from olivebuild.errors import FULL, BuildError, Damaged, StepError, StoreError, Where, first_line
-from olivebuild.executor import Action, ActionInput
-from olivebuild.result import Result
-
-if TYPE_CHECKING:
-    from olivebuild.step import Fields
-    from olivebuild.store import Store
-
-
-class Job:
-    """What a step sees of its action: fields, inputs, where to write, and how to speak."""
-
-    def __init__(self, action: Action, stream: Any) -> None:
-        self.action = action
-        self.out = Path(action.out)
-        self.result = Result()
-        self.log = ""
-        """The file that gets what the step prints; "" where there is none."""
-        self._stream = stream
-
-    def fields(self, model: type[Fields]) -> Any:
-        return model.model_validate(self.action.fields)
-
-    def input(self, role: str) -> ActionInput:
-        return self.action.inputs[role]
-
-    @cached_property
-    def store(self) -> Store:
-        from olivebuild.store import Store
-
-        return Store(Path(self.action.store), self.mode)
-
-    @cached_property
-    def mode(self) -> int:
-        """Who may read the result: who may read all that it is made of."""
-        return privacy.mode_of(self.action)
-
-    def folder(self, role: str) -> Path:
-        """An input as a folder; one that lies in the store alone is written out beside the action."""
-        given = self.action.inputs[role]
-        if given.folder:
-            return Path(given.folder)
-        folder = self.out.parent / "inputs" / role
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            manifest = self.store.manifest(given.manifest)
-            if manifest.merges:
-                from olivebuild.steps._merge import open_input
-                from olivebuild.weights import write_folder
-
-                write_folder(open_input(self.store, given), folder)
-            else:
-                self.store.restore(manifest, folder)
-        return folder
-
-    def set_merges_aside(self) -> None:
-        """Forget how the inputs' tensors are computed that are not stored: another processor may get other bits from the same merge."""
-        for given in self.action.inputs.values():
-            with contextlib.suppress(Damaged, ValueError):
-                if given.manifest and self.store.manifest(given.manifest).merges:
-                    self.store.quarantine(given.manifest)
-
-    def roles(self, name: str) -> list[str]:
-        """name[0], name[1] ... as far as there are inputs of these roles."""
-        return sorted((r for r in self.action.inputs if r.startswith(f"{name}[")), key=lambda r: int(r[len(name) + 1 : -1]))
-
-    def files(self, label: str) -> list[Path]:
-        return [Path(p) for p in self.action.files.get(label, ())]
-
-    def where(self, *field: str | int) -> Where | None:
-        """The place of a field in the recipe."""
-        place: Any = self.action.places.get(".".join(str(f) for f in field)) or self.action.places.get("")
-        return Where(*place) if place else None
-
-    def say(self, event: str, **data: object) -> None:
-        self._stream.write(json.dumps({"event": event, **data}) + "\n")
-        self._stream.flush()
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        self.say("progress", what=what, done=done, total=total)
-
-    def note(self, text: str) -> None:
-        self.say("note", text=text)
-
-
-def peak_rss() -> int:
-    """The peak resident memory of this process in bytes; 0 where the system does not tell."""
-    try:
-        # What getrusage tells starts with the size of the process that started this one.
-        with open("/proc/self/status", encoding="ascii", errors="replace") as f:
-            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
+from olivebuild.errors import FULL, BuildError, Damaged, StepError, StoreError, first_line
+from olivebuild.executor import Action
+from olivebuild.job import Job
+from olivebuild.machine import peak_rss
 
 CHANGED = StepError("olivebuild itself was changed while it was building", hint="build again: what was finished is kept")
 """Keys are made by the parent's code, so another one must not make what they stand for."""
@@ -241,28 +144,18 @@ def run(action: Action, stream: Any, log: str = "") -> int:
 
 def _run(job: Job) -> None:
     action = job.action
-    if action.runner and action.task == "run":
+    if action.runner:
         importlib.import_module(action.runner).run(job)
         return
     from olivebuild.step import step_of
 
     step = step_of(action.kind)
     assert step is not None
-    if action.task in ("pin", "look"):
-        from olivebuild.steps import _fetch
+    if any(given.kind in ("model", "merged") for given in action.inputs.values()):
+        from olivebuild.steps import _opened
 
-        source = step.source(job.fields(step.fields))
-        assert source is not None
-        if action.task == "look":
-            job.result = Result(provenance={"folder": str(_fetch.look_at(job, source))})
-        else:
-            job.result = Result(provenance={"pin": _fetch.pin(job, source, dataset=step.kind == "dataset")})
-    else:
-        if any(given.kind in ("model", "merged") for given in action.inputs.values()):
-            from olivebuild.steps import _opened
-
-            _opened.check_inputs(job)
-        step.run(job)
+        _opened.check_inputs(job)
+    step.run(job)
 
 
 def _is_full(error: BaseException, folder: Path) -> bool:
@@ -272,21 +165,6 @@ def _is_full(error: BaseException, folder: Path) -> bool:
     with contextlib.suppress(OSError):
         return "No space left" in str(error) or shutil.disk_usage(folder).free < 1 << 16
     return False
-
-
-def end_with_parent(take: Callable[[bytes], None] | None = None) -> None:
-    """Read lines from stdin until the other end closes, which it does when the parent is gone; then end, with all that was started."""
-    # os.read rather than sys.stdin: a thread blocked in a buffered reader aborts the interpreter's shutdown.
-    rest = b""
-    while found := os.read(0, 1 << 16):
-        *lines, rest = (rest + found).split(b"\n")
-        if take:
-            for line in lines:
-                take(line)
-    if os.name == "posix" and os.getpgid(0) == os.getpid():
-        # The worker leads a session of its own: whatever it started ends with it.
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import pytest
 
 from olivebuild.errors import InputError, RecipeError
 from olivebuild.executor import Action
+from olivebuild.job import Job
 from olivebuild.recipe import load
 from olivebuild.sources import Source
 from olivebuild.steps import _ends, _fetch
-from olivebuild.worker import Job
 from tests.conftest import Place
 
 OUTSIDE = ["../evil", "/tmp/evil", "sub/../../evil", "..", "..\\evil", "C:\\evil", "C:evil"]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from olivebuild.errors import InputError, Where
 from olivebuild.executor import Action
+from olivebuild.job import Job
 from olivebuild.steps._rows import Read, Row, Template, _data_files, columns_in, fill, read_all, read_file
 from olivebuild.steps.dataset import DatasetFields
-from olivebuild.worker import Job
 
 LINE = '  tone: {kind: dataset, source: a.jsonl, text: "{a}"}'
 

@@ -19,6 +19,7 @@ import pytest
 from olivebuild import digest
 from olivebuild.errors import InputError, Where
 from olivebuild.executor import Action
+from olivebuild.job import Job
 from olivebuild.manifest import Entry, Manifest
 from olivebuild.steps._answers import Form, read_rows
 from olivebuild.steps._conversation import conversation, conversation_of
@@ -26,7 +27,6 @@ from olivebuild.steps._reading import Read, read_file
 from olivebuild.steps._row_origins import origins_of
 from olivebuild.steps._rows import columns_in, fill
 from olivebuild.steps.dataset import STEP, DatasetFields, look_alikes
-from olivebuild.worker import Job
 from tests.conftest import Place
 from tests.test_rows import render
 

@@ -30,11 +30,11 @@ from olivebuild.build import Build
 from olivebuild.digest import filesystem_time
 from olivebuild.errors import BuildError
 from olivebuild.executor import Action, Message, Outcome
+from olivebuild.job import Job
 from olivebuild.plan import Strayed
 from olivebuild.project import cache_folder, open_changed, open_project
 from olivebuild.step import step_of
 from olivebuild.store import Store
-from olivebuild.worker import Job
 from tests.conftest import Place
 from tests.faults import INPUTS, VARIABLES, Pipeline, amount, check_blobs, check_swept, let_a_day_pass, quick_folder
 

@@ -14,8 +14,8 @@ from olivebuild.errors import InputError, StepError, first_line
 from olivebuild.machine import installed
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.steps.onnx import OnnxFields
-    from olivebuild.worker import Job
 
 LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
 """Those whose versions decide what a conversion gives."""

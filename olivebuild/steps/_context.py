@@ -13,9 +13,9 @@ from olivebuild.errors import InputError, Where
 from olivebuild.steps._row_origins import origins_of
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.steps._encode import TokenRows
     from olivebuild.steps._tokens import Encoder, Example, Table
-    from olivebuild.worker import Job
 
 REFUSED = "a system message can often stand in the user's, and prompt and completion take no template"
 

@@ -20,8 +20,8 @@ from olivebuild.derived import Derived
 from olivebuild.steps._tokens import COUNTS, Encoder, Flaw, Tokens
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.store import Store
-    from olivebuild.worker import Job
 
 VERSION = 4
 SHARD = 4096

@@ -18,8 +18,8 @@ from olivebuild.machine import installed
 from olivebuild.weights import write_files
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.weights import Weights
-    from olivebuild.worker import Job
 
 NAME = "generation_config.json"
 VERSION = 1

@@ -21,11 +21,11 @@ from olivebuild.children import python
 from olivebuild.digest import THREADS
 from olivebuild.errors import InputError, first_line
 from olivebuild.hub import SMALL
+from olivebuild.job import Job
 from olivebuild.mistaken import folder_like
 from olivebuild.sources import Source
 from olivebuild.steps._sizes import FREE_BYTES, LARGEST_RATIO
 from olivebuild.tensors import chosen_of, files_of_index
-from olivebuild.worker import Job
 
 Look = Callable[[Path], None]
 """Raises InputError for a folder that may not be used."""

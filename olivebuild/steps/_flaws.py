@@ -14,8 +14,8 @@ from olivebuild.steps._row_origins import origins_of
 from olivebuild.steps._speech import context_of
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.steps._encode import TokenRows
-    from olivebuild.worker import Job
 
 
 def check_flaws(job: Job, rows: TokenRows, folder: str, role: str, *field: str, name: str = "drops") -> dict[str, Any]:

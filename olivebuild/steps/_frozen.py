@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from olivebuild import clock
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.weights import Weights
-    from olivebuild.worker import Job
 
 
 def date_of(job: Job) -> str:

@@ -17,7 +17,7 @@ from olivebuild.steps._reach import windows_of
 from olivebuild.steps._tokens import Tokens
 
 if TYPE_CHECKING:
-    from olivebuild.worker import Job
+    from olivebuild.job import Job
 
 CPU_TOKENS = 4096
 MOST_TOKENS = 1 << 15

@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from olivebuild.children import end_with_parent
 from olivebuild.executor import Action
+from olivebuild.job import Job
 from olivebuild.steps import _models, _ranks, _train
 from olivebuild.steps._forward import Forward, labels_of
 from olivebuild.steps._layout import Packed, Padded
@@ -22,7 +24,6 @@ from olivebuild.steps._schedule import Schedule
 from olivebuild.steps._tokens import Tokens
 from olivebuild.steps._trainable import Trainable
 from olivebuild.steps.adapter import AdapterFields
-from olivebuild.worker import Job, end_with_parent
 
 
 def main(file: str, rank: int, count: int, meeting: str, dtype: str) -> None:

@@ -28,8 +28,8 @@ from olivebuild.steps._tokens import Tokens
 from olivebuild.steps._trainable import Trainable
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.steps.adapter import Training
-    from olivebuild.worker import Job
 
 SMOOTH = 0.9
 WORSE_THAN_GUESSING = 1.5
@@ -276,6 +276,6 @@ def memory(device: torch.device) -> dict[str, int]:
     """The memory that a training takes now, for a metric."""
     if device.type == "cuda":
         return {"memory": torch.cuda.max_memory_allocated(device)}
-    from olivebuild.worker import peak_rss
+    from olivebuild.machine import peak_rss
 
     return {"memory": peak_rss()}

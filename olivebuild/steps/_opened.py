@@ -25,8 +25,8 @@ from olivebuild.tensors import ignored_weights, model_files, name_in, tensors_of
 from olivebuild.weights import Shard, Weight, Weights, write_files
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.store import Store
-    from olivebuild.worker import Job
 
 VERSION = 1
 READERS = ("adapter", "merged", "onnx", "benchmark-accuracy", "benchmark-check", "benchmark-latency")

@@ -19,8 +19,8 @@ from olivebuild.steps._checkpoint import State, read, write
 from olivebuild.steps._loop import Loop
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.steps.adapter import AdapterFields
-    from olivebuild.worker import Job
 
 PLACES = 8
 """States that are kept along the way, besides the last one."""

@@ -21,7 +21,7 @@ from olivebuild.errors import InputError, StepError
 from olivebuild.result import Result
 
 if TYPE_CHECKING:
-    from olivebuild.worker import Job
+    from olivebuild.job import Job
 
 GRACE_SECONDS = 2
 SLOT = re.compile(r"\{(inputs|outputs)\.([a-z0-9][a-z0-9_.-]*)\}|\{(out)\}")

@@ -12,10 +12,10 @@ from olivebuild.machine import installed
 from olivebuild.steps._builder import LIBRARIES, run_builder
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.steps._trial import Proof
     from olivebuild.steps.onnx import OnnxFields
     from olivebuild.weights import Weights
-    from olivebuild.worker import Job
 
 
 def proven_length(job: Job, fields: OnnxFields, model: Weights) -> int:

@@ -15,8 +15,8 @@ import torch
 from olivebuild.errors import InputError
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.steps.adapter import Quantisation
-    from olivebuild.worker import Job
 
 FILE = "quantisation.json"
 """In an adapter's folder: how the base was quantised that it was trained on."""

@@ -28,7 +28,7 @@ from olivebuild.steps._tokens import Tokens
 from olivebuild.steps._trainable import Trainable
 
 if TYPE_CHECKING:
-    from olivebuild.worker import Job
+    from olivebuild.job import Job
 
 PATIENCE = timedelta(days=7)
 """How long one waits for the others: a model may take its time to load, and an evaluation. That a process has ended is seen at once."""

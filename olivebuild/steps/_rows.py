@@ -23,8 +23,8 @@ from olivebuild.steps._reading import READERS, Read, kind_of, read_file
 from olivebuild.steps._values import is_missing, text_of, tidied, why_not
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.steps.dataset import DatasetFields
-    from olivebuild.worker import Job
 
 _PARTS = r"\{\{|\}\}|\{(?P<optional>[^{}?]+)\?(?P<around>(?:[^{}]|\{\})*)\}|\{(?P<column>[^{}]*)\}"
 _MARKS = frozenset("{}?")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild.errors import InputError, StepError, first_line
+from olivebuild.job import Job
 from olivebuild.steps._figures import Fields
-from olivebuild.worker import Job
 
 Score = Callable[[str, dict[str, str]], float]
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from olivebuild.machine import peak_rss
 from olivebuild.steps._energy import Meter
 from olivebuild.steps._trial import capacity
-from olivebuild.worker import peak_rss
 
 Run = Callable[[list[int], int], list[float]]
 

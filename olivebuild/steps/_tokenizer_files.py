@@ -14,7 +14,7 @@ from olivebuild.tensors import folders_in, name_in
 from olivebuild.weights import Weights, read_at
 
 if TYPE_CHECKING:
-    from olivebuild.worker import Job
+    from olivebuild.job import Job
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "*.tiktoken", "tekken.json", "spiece.model", "sentencepiece*.model", "vocab.json", "vocab.txt")
 TEMPLATES = ("chat_template*.jinja", "chat_template*.json", "additional_chat_templates/*.jinja")

@@ -29,8 +29,8 @@ from olivebuild.steps._schedule import Schedule, steps_of
 from olivebuild.steps._tokens import COUNTS, Encoder, Tokens
 
 if TYPE_CHECKING:
+    from olivebuild.job import Job
     from olivebuild.steps.adapter import AdapterFields, Training
-    from olivebuild.worker import Job
 
 
 def train(job: Job, fields: AdapterFields) -> Result:

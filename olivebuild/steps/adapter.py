@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
+from olivebuild.job import Job
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Ref, Result, Step
-from olivebuild.worker import Job
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from olivebuild.errors import RecipeError
 from olivebuild.gates import FIGURES, Gate
+from olivebuild.job import Job
 from olivebuild.pareto import front
 from olivebuild.retraining import Retraining, part
 from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target, step_of
@@ -23,7 +24,6 @@ from olivebuild.steps.adapter import AdapterFields
 from olivebuild.steps.benchmark_latency import LatencyFields
 from olivebuild.steps.merged import MergedFields
 from olivebuild.steps.onnx import OnnxFields
-from olivebuild.worker import Job
 
 MODEL_KINDS = ("model", "merged", "onnx")
 Positive = Annotated[int, Field(gt=0)]

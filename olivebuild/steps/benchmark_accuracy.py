@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from olivebuild import clock
+from olivebuild.job import Job
 from olivebuild.step import Fields, FileInput, Result, Step
-from olivebuild.worker import Job
 
 if TYPE_CHECKING:
     from olivebuild.steps._figures import Judged

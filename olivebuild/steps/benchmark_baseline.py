@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from olivebuild.job import Job
 from olivebuild.step import Fields, Result, Step
-from olivebuild.worker import Job
 
 
 class BaselineFields(Fields):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from olivebuild import clock
 from olivebuild.errors import InputError, StepError, first_line
+from olivebuild.job import Job
 from olivebuild.step import Fields, Result, Step
-from olivebuild.worker import Job
 
 if TYPE_CHECKING:
     from olivebuild.steps._trial import Difference
@@ -72,8 +72,9 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
     from peft import PeftModel
 
     from olivebuild.steps import _models, _patterns
+    from olivebuild.steps._inputs import as_folder
 
-    base, merged, adapter = job.input("base"), job.input("model"), job.folder("adapter")
+    base, merged, adapter = job.input("base"), job.input("model"), as_folder(job, "adapter")
     device, dtype = _models.platform()
     rows = _sample(tables, _models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code, date=job.action.template_date))
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from olivebuild.job import Job
 from olivebuild.step import Fields, Result, Step
-from olivebuild.worker import Job
 
 Positive = Annotated[int, Field(gt=0)]
 

@@ -15,11 +15,11 @@ from pydantic import Field
 
 from olivebuild.errors import GateError, RecipeError
 from olivebuild.gates import FIGURES, Gate
+from olivebuild.job import Job
 from olivebuild.pareto import front, ranked
 from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target
 from olivebuild.steps.benchmark import BenchmarkFields
 from olivebuild.text import did_you_mean
-from olivebuild.worker import Job
 
 
 class ChoiceFields(Fields):

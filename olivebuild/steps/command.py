@@ -16,7 +16,7 @@ from olivebuild.step import KINDS, Edge, Fields, FileInput, Ref, Step
 from olivebuild.steps import _program
 
 if TYPE_CHECKING:
-    from olivebuild.worker import Job
+    from olivebuild.job import Job
 
 
 class Env(Fields):

@@ -14,9 +14,9 @@ from pydantic import Field
 from olivebuild import digest, drops
 from olivebuild.drops import told
 from olivebuild.errors import InputError
+from olivebuild.job import Job
 from olivebuild.sources import Source
 from olivebuild.step import Fields, FileInput, Result, Step
-from olivebuild.worker import Job
 
 if TYPE_CHECKING:
     from olivebuild.steps._rows import Row, Template

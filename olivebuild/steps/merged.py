@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from olivebuild.errors import InputError
+from olivebuild.job import Job
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, Ref, Result, Step
-from olivebuild.worker import Job
 
 if TYPE_CHECKING:
     from olivebuild.steps._merge import Change
@@ -130,8 +130,10 @@ def merge(job: Job, fields: MergedFields) -> None:
         if fields.reproducible:
             hint = "leave `reproducible` out: peft merges this adapter, and its bytes depend on the processor"
             raise InputError(f"no reproducible merge: {e}", where=job.where("reproducible"), hint=hint) from None
+        from olivebuild.steps._inputs import as_folder
+
         job.note(f"merging with peft: {e}")
-        merge_with_peft(job, job.folder("model"), job.folder("adapter"), dequantised=fields.onto == "dequantised")
+        merge_with_peft(job, as_folder(job, "model"), as_folder(job, "adapter"), dequantised=fields.onto == "dequantised")
         if model is not base:
             dress(job.out, model)
         write_ends(job, model, adapter, job.out)

@@ -10,9 +10,9 @@ from pydantic import field_validator
 from olivebuild import brought, clock
 from olivebuild.clock import FREEZE
 from olivebuild.errors import InputError
+from olivebuild.job import Job
 from olivebuild.sources import Source
 from olivebuild.step import Fields, FileInput, Result, Step
-from olivebuild.worker import Job
 
 
 class ModelFields(Fields):

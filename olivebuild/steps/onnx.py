@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from olivebuild import trees
 from olivebuild.errors import Damaged, InputError, StepError, first_line
+from olivebuild.job import Job
 from olivebuild.machine import installed
 from olivebuild.manifest import Manifest
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Result, Step, Target, step_of
 from olivebuild.steps._builder import LIBRARIES, BuilderFailed, builder_options, canonical, check_loads, limit_length, load, run_builder
-from olivebuild.worker import Job
 
 if TYPE_CHECKING:
     from olivebuild.derived import Derived
@@ -205,8 +205,9 @@ def _is_audited(key: str) -> bool:
 def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> None:
     """Raises StepError unless the model builder makes the same files."""
     from olivebuild.steps import _frozen
+    from olivebuild.steps._inputs import as_folder
 
-    folder, theirs = job.folder("model"), job.out.parent / "audit"
+    folder, theirs = as_folder(job, "model"), job.out.parent / "audit"
     job.note("comparing with the whole model builder")
     theirs.mkdir()
     run_builder(job, fields, folder, theirs, trust=False)
@@ -320,9 +321,10 @@ def _check_finite(job: Job, model: Weights) -> None:
 
 def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, length: int) -> None:
     from olivebuild.steps import _frozen
+    from olivebuild.steps._inputs import as_folder
     from olivebuild.steps._trial import not_finite, try_out
 
-    folder = job.folder("model")
+    folder = as_folder(job, "model")
     _check_finite(job, model)
     run_builder(job, fields, folder, job.out, trust=job.input("model").trust_remote_code)
     if name := not_finite(job.out / "model.onnx"):

@@ -8,12 +8,12 @@ from typing import Any
 
 from olivebuild.digest import StatMemo
 from olivebuild.executor import Action, ActionInput
+from olivebuild.job import Job
 from olivebuild.steps._builder import canonical, run_builder
 from olivebuild.steps.onnx import OnnxFields
 from olivebuild.store import Store
 from olivebuild.tensors import model_digest
 from olivebuild.weights import Weights, of_folder
-from olivebuild.worker import Job
 
 LORA: dict[str, Any] = {"r": 8, "lora_alpha": 12, "target_modules": "all-linear"}
 

@@ -12,8 +12,8 @@ import pytest
 
 from olivebuild.errors import InputError
 from olivebuild.executor import ActionInput, Asked
+from olivebuild.job import Job
 from olivebuild.store import Store
-from olivebuild.worker import Job
 from tests.conftest import Place
 from tests.scenarios.steps import job_in
 from tests.test_rows_found import run

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from olivebuild.errors import InputError
+from olivebuild.job import Job
 from olivebuild.steps import adapter as adapter_step
 from olivebuild.steps._merge import Unproven, changes, open_input
 from olivebuild.steps._merge_proof import HIDES, odd_weight
 from olivebuild.steps._placed import check_places, find_plain
 from olivebuild.steps.merged import MergedFields, check_written, merge, merge_with_peft, reason_of, tensors_in
 from olivebuild.store import Store
-from olivebuild.worker import Job
 from tests.scenarios.steps import given, job_in, weights_in
 from tests.scenarios.test_merges import change_config, change_tensors, stored_adapter
 from tests.tiny_models import make

@@ -15,10 +15,10 @@ import pytest
 
 from olivebuild.errors import InputError, Where
 from olivebuild.executor import ActionInput
+from olivebuild.job import Job
 from olivebuild.steps import _kernels, _opened
 from olivebuild.steps.model import _convert
 from olivebuild.store import Store
-from olivebuild.worker import Job
 from tests.families import FAMILIES, write
 from tests.scenarios.steps import given, job_in, weights_in
 
@@ -143,7 +143,7 @@ def test_what_was_proven_needs_no_library(tmp_path: Path, job: Job, store: Store
     from pathlib import Path
     from olivebuild.executor import Action, ActionInput
     from olivebuild.steps import _opened
-    from olivebuild.worker import Job
+    from olivebuild.job import Job
     cache, out, folder, found = sys.argv[1:]
     given = ActionInput(folder, folder, "model", "base", digest=found)
     job = Job(Action("t", "t", "merged", "0" * 32, {}, {"model": given}, {}, out, out, cache), io.StringIO())

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from olivebuild.executor import ActionInput
+from olivebuild.job import Job
 from olivebuild.store import Store
-from olivebuild.worker import Job
 from tests.conftest import rows
 from tests.scenarios.steps import job_in
 from tests.scenarios.training import Stopped, token_rows

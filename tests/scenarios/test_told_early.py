@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from olivebuild.errors import InputError
+from olivebuild.job import Job
 from olivebuild.step import Result
 from olivebuild.steps._builder import BuilderFailed, run_builder
 from olivebuild.steps._models import load_model
 from olivebuild.steps.onnx import OnnxFields
 from olivebuild.store import Store
-from olivebuild.worker import Job
 from tests.scenarios.steps import job_in
 
 CONFIG: dict[str, Any] = {

@@ -55,10 +55,10 @@ def fit(folder: Path, model: Path, batch_rows: list[Any], training: dict[str, An
     import torch
 
     from olivebuild.executor import ActionInput
+    from olivebuild.job import Job
     from olivebuild.steps import _train
     from olivebuild.steps.adapter import AdapterFields
     from olivebuild.store import Store
-    from olivebuild.worker import Job
     from tests.scenarios.steps import job_in
 
     said: list[dict[str, Any]] = []

@@ -1,0 +1,19 @@
+"""The work of pinning: what a remote source stands for today, and what a model's small files say."""
+
+from __future__ import annotations
+
+from olivebuild.job import Job
+from olivebuild.result import Result
+from olivebuild.step import step_of
+from olivebuild.steps import _fetch
+
+
+def run(job: Job) -> None:
+    step = step_of(job.action.kind)
+    assert step
+    source = step.source(job.fields(step.fields))
+    assert source
+    if job.action.task == "look":
+        job.result = Result(provenance={"folder": str(_fetch.look_at(job, source))})
+    else:
+        job.result = Result(provenance={"pin": _fetch.pin(job, source, dataset=step.kind == "dataset")})
