@@ -245,7 +245,7 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
 
 def _answer(talker: Talker, question: dict[str, Any]) -> tuple[str, bool]:
     """What the model wrote, shown as it comes, and whether it was interrupted."""
-    from olivebuild.wording import clean
+    from olivebuild.text import clean
 
     answer, interrupted = "", False
     try:

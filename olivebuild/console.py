@@ -21,7 +21,8 @@ from olivebuild.history import Entry
 from olivebuild.key import Reason
 from olivebuild.lines import summary
 from olivebuild.plan import Plan, Verdict
-from olivebuild.wording import clean, describe, difference, figure, listed, seconds, size
+from olivebuild.text import clean, seconds, size
+from olivebuild.wording import describe, difference, figure, listed
 from olivebuild.wording import heading as named
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ def ending(code: int, peak: int = 0, killed_before: int | None = None) -> tuple[
         name = f"signal {number}"
     if number != signal.SIGKILL:
         return f"was stopped by {name}", ""
-    from olivebuild.wording import size
+    from olivebuild.text import size
 
     taken = f"; it had taken up to {size(peak)}" if peak else ""
     now = kills()

@@ -120,7 +120,7 @@ def of_disk(error: OSError, what: str = "") -> StoreError:
 
 def aside(text: str) -> None:
     """Say on stderr what is no error and belongs to no target, as soon as it is known; not to what collects the answer of a build."""
-    from olivebuild.wording import clean
+    from olivebuild.text import clean
 
     stream = sys.__stderr__
     try:

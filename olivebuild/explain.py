@@ -12,7 +12,8 @@ from olivebuild.console import unique_reasons
 from olivebuild.key import Reason, version_label
 from olivebuild.plan import Plan, State, Verdict
 from olivebuild.step import step_of
-from olivebuild.wording import clean, describe
+from olivebuild.text import clean
+from olivebuild.wording import describe
 from olivebuild.workspace import Workspace
 
 WORDS = {

@@ -44,7 +44,7 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
     \b
     olivebuild verify --repair
     """
-    from olivebuild import live, verify, wording
+    from olivebuild import live, text, verify
     from olivebuild.project import cache_folder
     from olivebuild.store import Store
 
@@ -60,9 +60,9 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
         click.echo(json.dumps({"checked": len(wanted), "bytes": size, "faults": [f.name for f in faults], "details": details}, indent=2))
     else:
         for fault in faults:
-            click.echo(wording.clean(f"damaged  {fault.sort.value:<7} {fault.name}: {fault.why}" + (f" ({mended[fault]})" if mended else "")))
+            click.echo(text.clean(f"damaged  {fault.sort.value:<7} {fault.name}: {fault.why}" + (f" ({mended[fault]})" if mended else "")))
         counts = [f"{n} {sort.value}{'s' if n > 1 else ''}" for sort in verify.Sort if (n := sum(c.sort is sort for c in wanted))]
-        click.echo(f"{', '.join(counts) or 'nothing'} checked ({wording.size(size)}), {len(faults)} damaged")
+        click.echo(f"{', '.join(counts) or 'nothing'} checked ({text.size(size)}), {len(faults)} damaged")
     ctx.exit(1 if faults else 0)
 
 
@@ -123,7 +123,7 @@ def _as_json(found: Sweep, limit: int | None, deleted: bool) -> dict[str, Any]:
 
 
 def _as_lines(found: Sweep, limit: int | None, deleted: bool) -> list[str]:
-    from olivebuild.wording import clean, size
+    from olivebuild.text import clean, size
 
     lines = [clean(_line(result)) for result in found.results]
     files = sum(found.files.values())
@@ -142,7 +142,7 @@ def _as_lines(found: Sweep, limit: int | None, deleted: bool) -> list[str]:
 
 def _line(result: Result) -> str:
     """`412 MB  adapter    41 days ago  /home/me/tone`"""
-    from olivebuild.wording import size
+    from olivebuild.text import size
 
     days = max(0, int((time.time() - result.used) / 86400))
     age = "today" if days == 0 else "yesterday" if days == 1 else f"{days} days ago"

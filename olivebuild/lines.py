@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from olivebuild.events import Event
 from olivebuild.key import Reason
-from olivebuild.wording import clean, describe, listed, seconds, size
+from olivebuild.text import clean, seconds, size
+from olivebuild.wording import describe, listed
 
 if TYPE_CHECKING:
     from olivebuild.build import Report

@@ -20,7 +20,7 @@ from olivebuild.console import stdout
 from olivebuild.digest import StatMemo
 from olivebuild.events import Event
 from olivebuild.lines import Clock, Lines, Row, whole
-from olivebuild.wording import clean
+from olivebuild.text import clean
 
 FRAMES_PER_SECOND = 5
 NAME_WIDTH, BAR_WIDTH = 26, 16

@@ -171,7 +171,7 @@ class Store:
 
     def read(self, blob: str) -> bytes:
         try:
-            data = self.path(blob).read_bytes()
+            data = trees.read(self.path(blob))
         except PermissionError as e:
             raise modes.hidden(e) from None
         except OSError:
@@ -264,7 +264,7 @@ class Store:
         place = self.find(blob, size, base)
         hasher = digest.hasher()
         try:
-            source = os.open(place.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            source = trees.open_handle(place.path)
         except PermissionError as e:
             raise modes.hidden(e) from None
         except OSError:

@@ -1,10 +1,15 @@
-"""Text that people write and read: sizes (50GB, 512MiB), spans of time (30d, 12h), and the name that was meant."""
+"""Text that people write and read: sizes (50GB), spans of time (30d), the name that was meant, and text without what steers a terminal."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
+from olivebuild.streams import escaped
+
+_SPACES = dict.fromkeys(map(chr, (0x9, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)), " ")
+_JOINERS = "\u200c\u200d"
+"""Words of some languages and some signs need them; they move nothing."""
 SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 SPANS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -39,3 +44,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return f"did you mean {close[0]}?"
     more = f" and {len(known) - FEW:,} more" if len(known) > FEW else ""
     return f"known are: {', '.join(known[:FEW])}{more}"
+
+
+def clean(text: str) -> str:
+    """Without what steers a terminal or turns a line's direction: names and messages may come from files. It is shown as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" or c in _JOINERS else _SPACES.get(c) or escaped(c) for c in text)
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(value: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"

@@ -32,13 +32,18 @@ def check(root: Path, *folders: Path) -> None:
                 raise link_found(at)
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a file of ours to read it. Raises OSError for what is none: who opens a pipe to read it waits for somebody who writes."""
+def open_handle(path: Path) -> int:
+    """Open a file to read it. Raises OSError for what is none: who opens a pipe to read it waits for somebody who writes."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "not a file", str(path))
-    return open(handle, "rb")
+    return handle
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to read it. Raises OSError, also for what is no file."""
+    return open(open_handle(path), "rb")
 
 
 def read(path: Path) -> bytes:

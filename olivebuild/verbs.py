@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from olivebuild import wording
+from olivebuild import text
 from olivebuild.errors import BuildError, RecipeError
 from olivebuild.options import JSON, TARGET, TARGETS, open_all, open_recipe, place, recipe_options
 
@@ -45,7 +45,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
     \b
     olivebuild status
     """
-    from olivebuild import drops, findings, live, wording
+    from olivebuild import drops, findings, live
 
     project = open_all(ctx)
     with live.hashing(project.workspace.memo):
@@ -67,16 +67,16 @@ def status(ctx: click.Context, as_json: bool) -> None:
         dropped += [f"{drops.FAILED}: {line}" for line in drops.failed(project.workspace, states)]
         rows.append(row | {"folder": shown or None} | ({"dropped": dropped} if dropped else {}))
         if not as_json:
-            amount, kept = (wording.size(n) if n is not None else "" for n in (size, stored))
-            line = f"{verdict.value:<8} {name:<14} {kind:<10} {amount:>9} {kept:>9}  {wording.seconds(last.seconds):>12}  {shown}"
+            amount, kept = (text.size(n) if n is not None else "" for n in (size, stored))
+            line = f"{verdict.value:<8} {name:<14} {kind:<10} {amount:>9} {kept:>9}  {text.seconds(last.seconds):>12}  {shown}"
             click.echo(line.rstrip())
             for told in dropped:
-                click.echo(f"{'':<9}{wording.clean(told)}")
+                click.echo(f"{'':<9}{text.clean(told)}")
     total = sum(s.trace.size for n in made.targets if (s := made.target(n)[1][-1]).trace)
     if as_json:
         click.echo(json.dumps({"targets": rows, "size": total, "stored": sum(all_held.values())}, indent=2))
     else:
-        click.echo(f"{wording.size(total)} in all, of which the cache holds {wording.size(sum(all_held.values()))}")
+        click.echo(f"{text.size(total)} in all, of which the cache holds {text.size(sum(all_held.values()))}")
     ctx.exit(findings.show_faults(made))
 
 
@@ -99,9 +99,9 @@ def log(ctx: click.Context, target: str) -> None:
     for file in files:
         if len(files) > 1:
             click.echo(f"== {file.stem}")
-        text = file.read_text("utf-8", errors="replace")
+        words = file.read_text("utf-8", errors="replace")
         # Programs write what they like: a file gets all of it, a terminal is not steered by it.
-        click.echo(wording.clean(text.replace("\r\n", "\n").replace("\r", "\n")) if sys.stdout.isatty() else text, nl=False)
+        click.echo(text.clean(words.replace("\r\n", "\n").replace("\r", "\n")) if sys.stdout.isatty() else words, nl=False)
 
 
 @click.command()
@@ -142,12 +142,12 @@ def init(ctx: click.Context, model: str, data: str, force: bool) -> None:
     \b
     olivebuild init --model hf:Qwen/Qwen2.5-0.5B-Instruct --data data/rows.jsonl
     """
-    from olivebuild import scaffold, wording
+    from olivebuild import scaffold
 
     folder, name = place(ctx)
     file, notes = scaffold.write_recipe(folder, name, model, data, force)
     for note in notes:
-        click.echo(f"note: {wording.clean(note)}")
+        click.echo(f"note: {text.clean(note)}")
     click.echo(f"wrote {file}; next: olivebuild plan")
 
 

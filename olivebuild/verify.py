@@ -107,6 +107,8 @@ def _blob(path: Path, count: Count) -> Fault | None:
     except FileNotFoundError:
         # Another process has set it aside meanwhile.
         return None
+    except OSError as e:
+        return Fault(Sort.BLOB, path.name, f"can't be read: {e.strerror}", path)
     return None if right else Fault(Sort.BLOB, path.name, "is not what its name says", path)
 
 

@@ -7,36 +7,7 @@ from typing import Any
 
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.key import Reason
-from olivebuild.streams import escaped
-
-_SPACES = dict.fromkeys(map(chr, (0x9, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)), " ")
-_JOINERS = "\u200c\u200d"
-"""Words of some languages and some signs need them; they move nothing."""
-
-
-def clean(text: str) -> str:
-    """Without what steers a terminal or turns a line's direction: names and messages may come from files. It is shown as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" or c in _JOINERS else _SPACES.get(c) or escaped(c) for c in text)
-
-
-def seconds(value: float | None) -> str:
-    if value is None:
-        return ""
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def size(value: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
-
+from olivebuild.text import clean, size
 
 SHOWN = 8
 """So many names are a line that people read; of more it is their number that says something."""

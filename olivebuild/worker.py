@@ -126,7 +126,7 @@ def run(action: Action, stream: Any, log: str = "") -> int:
         if isinstance(e, SystemExit | KeyboardInterrupt | GeneratorExit):
             raise
         if lacks_memory(e):
-            from olivebuild.wording import size
+            from olivebuild.text import size
 
             traceback.print_exc()
             fact = f"{action.target} failed: {NO_MEMORY[0]}; its process had taken up to {size(peak_rss())}"

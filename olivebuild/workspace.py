@@ -190,6 +190,8 @@ class Workspace:
         file = self.log_of(node)
         if file.is_symlink():
             raise trees.link_found(file)
+        if file.exists() and not file.is_file():
+            raise StoreError("a pipe or a device stands where olivebuild keeps a file of its own", where=str(file), hint="delete it")
         return file
 
     def remember(self, node: str, last: Last) -> None:

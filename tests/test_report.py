@@ -18,7 +18,7 @@ from olivebuild.report.benches import _sample
 from olivebuild.report.collect import collect, thin
 from olivebuild.report.data import Edit, Report
 from olivebuild.report.rows import unframed
-from olivebuild.wording import clean as clean_text
+from olivebuild.text import clean as clean_text
 from tests import browser, pretend
 from tests.conftest import Place
 

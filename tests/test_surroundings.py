@@ -14,7 +14,7 @@ import pytest
 
 import olivebuild
 from olivebuild.streams import harmless
-from olivebuild.wording import clean
+from olivebuild.text import clean
 from tests.conftest import Place, rows, write_rows
 from tests.terminal import Terminal
 
@@ -210,3 +210,22 @@ def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(place: Place, n
         assert process.returncode in (0, 1), (verb, out, err)
         assert "Traceback" not in err
         assert name.startswith("cache") or f"{file}: error: a pipe or a device stands where olivebuild keeps a file of its own" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_in_the_place_of_a_blob_or_a_log_is_not_waited_for(place: Place) -> None:
+    place.recipe.write_text("targets:\n  a: {kind: command, run: 'cp in.txt {outputs.x}', files: [in.txt], outputs: {x: x}}\n")
+    (place.folder / "in.txt").write_text("x")
+    assert place.run().code == 0
+    blob = next(p for p in sorted((place.cache / "blobs").glob("*/*")) if not p.suffix)
+    log = place.folder / ".olivebuild/logs/a.log"
+    for file in (blob, log):
+        file.unlink()
+        os.mkfifo(file)
+    out = place.run("verify")
+    assert out.code == 1
+    assert f"damaged  blob    {blob.name}: can't be read: not a file" in out.out
+    (place.folder / "in.txt").write_text("y")
+    built = place.run()
+    assert built.code == 1
+    assert f"{log}: error: a pipe or a device stands where olivebuild keeps a file of its own" in built.err

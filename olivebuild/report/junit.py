@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 
 from olivebuild.report.data import Report
-from olivebuild.wording import clean
+from olivebuild.text import clean
 
 
 def render(report: Report) -> str:

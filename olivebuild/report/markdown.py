@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from olivebuild.report.data import Bench, Choice, Report, Value
 from olivebuild.report.page import SHARES, SPEEDS, columns_of
 from olivebuild.streams import plain
-from olivebuild.wording import figure, heading, seconds
+from olivebuild.text import seconds
+from olivebuild.wording import figure, heading
 
 
 def render(report: Report) -> str:

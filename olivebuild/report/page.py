@@ -12,6 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from olivebuild import text as texts
 from olivebuild import wording
 from olivebuild.comparing import Change
 from olivebuild.report import charts, fronts, layout
@@ -92,8 +93,8 @@ def render(report: Report) -> str:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "n": lambda x: f"{x:.2f}".rstrip("0").rstrip("."),
-        "seconds": lambda x: wording.seconds(x),
-        "size": lambda x: wording.size(x),
+        "seconds": lambda x: texts.seconds(x),
+        "size": lambda x: texts.size(x),
         "figure": lambda x, name: wording.figure(name, x),
         "heading": wording.heading,
         "when": when,
