@@ -366,3 +366,10 @@ def test_a_plan_tells_what_takes_trust_with_its_place(tmp_path: Path) -> None:
     site.edit("source: theirs", "trust: true, source: theirs")
     site.edit("source: lora", "trust: true, source: lora")
     assert facts() == []
+
+
+def test_trust_is_no_option_of_the_model_builder() -> None:
+    from olivebuild.steps._builder import builder_options
+    from olivebuild.steps.onnx import OnnxFields
+
+    assert builder_options(OnnxFields(precision="int4", block_size=32)) == {"block_size": 32}

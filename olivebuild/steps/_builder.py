@@ -31,7 +31,7 @@ BUILDER_NAMES = {
     "webgpu_fp32": "use_webgpu_fp32",
     "cuda_bf16": "use_cuda_bf16",
 }
-NOT_OPTIONS = {"model", "adapter", "source", "precision", "provider", "overrides"}
+NOT_OPTIONS = {"model", "adapter", "source", "trust", "precision", "provider", "overrides"}
 EPSILONS = ("layer_norm_eps", "norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon")
 """What configurations call the epsilon of their norms, where they don't call it `rms_norm_eps`: the one name that the builder (0.18.0) looks for."""
 

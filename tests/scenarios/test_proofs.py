@@ -253,7 +253,7 @@ def test_an_onnx_folder_from_elsewhere_is_opened(llama: Path, tmp_path: Path, st
 
     shutil.copytree(made, tmp_path / "theirs-whole")
     assert files_in(brought("whole")) == files_in(made)
-    for name, fact in (("model.onnx", "names model.onnx, which is not there"), ("model.onnx.data", "can't load the model")):
+    for name, fact in (("model.onnx", "names model.onnx, which is not there"), ("model.onnx.data", "the weights in model.onnx.data are not there")):
         shutil.copytree(made, tmp_path / f"theirs-{name}")
         (tmp_path / f"theirs-{name}" / name).unlink()
         with pytest.raises(InputError, match=fact):
