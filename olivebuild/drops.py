@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from olivebuild import trees
+
 if TYPE_CHECKING:
     from olivebuild.job import Job
     from olivebuild.plan import State
@@ -52,7 +54,7 @@ def report_file(log: str | Path) -> Path:
 def left_by(log: Path) -> dict[str, Any]:
     """The report of the last run that failed with that log, as a step's figures would be; empty where there is none."""
     try:
-        found = json.loads(report_file(log).read_text("utf-8"))
+        found = json.loads(trees.read(report_file(log)))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):

@@ -175,7 +175,7 @@ class _Survey:
             # Against a manifest that names itself.
             self._closures[manifest] = frozenset(found)
             with suppress(OSError, ValueError):
-                read = Manifest.from_json(self.store.path(manifest).read_bytes())
+                read = Manifest.from_json(trees.read(self.store.path(manifest)))
                 found |= {blob for entry in read.files for blob, _ in entry.runs()}
                 for merge in read.merges:
                     found |= self._blobs_of(merge.adapter)

@@ -13,8 +13,8 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from olivebuild.errors import StoreError
 
@@ -41,7 +41,7 @@ def open_handle(path: Path) -> int:
     return handle
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a file to read it. Raises OSError, also for what is no file."""
     return open(open_handle(path), "rb")
 

@@ -90,6 +90,8 @@ def log(ctx: click.Context, target: str) -> None:
     \b
     olivebuild log adapter
     """
+    from olivebuild import trees
+
     project = open_all(ctx)
     project.graph.one(target)
     names = [n.name for n in project.graph.nodes.values() if n.target == target]
@@ -99,7 +101,7 @@ def log(ctx: click.Context, target: str) -> None:
     for file in files:
         if len(files) > 1:
             click.echo(f"== {file.stem}")
-        words = file.read_text("utf-8", errors="replace")
+        words = trees.read(file).decode("utf-8", errors="replace")
         # Programs write what they like: a file gets all of it, a terminal is not steered by it.
         click.echo(text.clean(words.replace("\r\n", "\n").replace("\r", "\n")) if sys.stdout.isatty() else words, nl=False)
 

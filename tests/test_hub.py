@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,3 +125,16 @@ def test_small_files_that_are_not_all_here_tell_nothing(place: Place, repository
     assert place.build("merged").code == 1
     shutil.rmtree(next(Path(place.environment["HF_HOME"]).glob("hub/*/trees")))
     assert place.run("plan", "merged").code == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_in_the_hubs_cache_is_not_waited_for(tmp_path: Path) -> None:
+    from olivebuild.steps._fetch import _damaged
+
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / COMMIT
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for name, digest in (("config.json", "a" * 40), ("model.safetensors", "b" * 64)):
+        os.mkfifo(blobs / digest)
+        (snapshot / name).symlink_to(f"../../blobs/{digest}")
+    assert _damaged(snapshot, None) == ["config.json", "model.safetensors"]

@@ -116,6 +116,8 @@ def test_what_a_later_version_has_stored_is_kept(pair: Place) -> None:
     assert (done.code, "0 damaged" in done.out) == (0, True)
     with pytest.raises(StoreError, match="results of a later version"):
         gc.collect(store, gc.Limits(0, None), delete=True)
+    later.write_bytes(b"\xff\n" + text.encode())
+    assert not Traces(store).is_later(key)
     later.write_text(f"{digest.of_bytes(text)}\n{text}!")
     assert pair.run("verify").code == 1
     gc.collect(store, gc.Limits(0, None), delete=True)

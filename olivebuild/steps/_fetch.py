@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from olivebuild import brought, hub
+from olivebuild import brought, hub, trees
 from olivebuild.children import python
 from olivebuild.digest import THREADS
 from olivebuild.errors import InputError, first_line
@@ -147,9 +147,13 @@ def _damaged(folder: Path, wanted: Sequence[str] | None) -> list[str]:
         name = path.resolve().name
         if not path.exists() or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name):
             return False
-        if len(name) == 64:
-            return _sha256(path) != name
-        data = path.read_bytes()
+        try:
+            if len(name) == 64:
+                return _sha256(path) != name
+            data = trees.read(path)
+        except OSError:
+            # A pipe, a device, or a file of another user's.
+            return True
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest() != name
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -211,7 +215,7 @@ def _download(source: Source, folder: Path, job: Job) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as f:
+    with trees.open_file(path) as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 

@@ -273,7 +273,9 @@ class Changes:
             count = self.chance.choice((1, 8, 100, 5000))
             data[at:at] = data[at : at + count] or b"\0" * count
         elif how == 6 and self.pool:
-            other = self.chance.choice(self.pool).read_bytes()
+            # What was changed before may be a pipe or a device now.
+            source = self.chance.choice(self.pool)
+            other = source.read_bytes() if source.is_file() else b"\0"
             start = self.chance.randrange(len(other) + 1)
             data = bytearray(other) if self.chance.random() < 0.4 else data[:at] + other[start : start + 200] + data[at:]
         elif how == 7:
