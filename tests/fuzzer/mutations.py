@@ -26,7 +26,7 @@ RAW = [
 """JSON values as text, since some can't be written by a library."""
 PATHS = [
     "..", ".", "/", "../secret.txt", "../../neighbour/secret.txt", "{root}/neighbour/secret.txt", "{root}/neighbour", "~/secret.txt", "/dev/zero",
-    "/dev/stdin", "/proc/self/mem", "a/../../../neighbour", "file://{root}/neighbour", "{root}/work/evil.so", "evil.so", "evil", "modeling_evil",
+    "/dev/stdin", "/proc/self/mem", "a/../../../neighbour", "file://{root}/neighbour", "{evil}", "evil.so", "evil", "modeling_evil",
     "hf:../x", "C:\\evil", "con", "x" * 300, "a\\u0000b", "\\u202e", "-rf", "--help", "http://127.0.0.1:9/x", "$(touch evil)", "`touch evil`",
 ]  # fmt: skip
 TEMPLATES = [
@@ -37,9 +37,9 @@ TEMPLATES = [
 ]  # fmt: skip
 KEYS: dict[str, list[str]] = {
     "auto_map": ['{"AutoConfig": "modeling_evil.C", "AutoModelForCausalLM": "modeling_evil.M", "AutoTokenizer": ["modeling_evil.T", null]}'],
-    "custom_ops_library": ['"{root}/work/evil.so"', '"evil.so"', '"../evil.so"'],
-    "session_options": ['{"custom_ops_library": "{root}/work/evil.so"}', '{"enable_profiling": "{root}/neighbour/profile"}',
-                        '{"log_id": "x", "provider_options": [{"evil": {"library": "{root}/work/evil.so"}}]}'],
+    "custom_ops_library": ['"{evil}"', '"evil.so"', '"../evil.so"'],
+    "session_options": ['{"custom_ops_library": "{evil}"}', '{"enable_profiling": "{root}/neighbour/profile"}',
+                        '{"log_id": "x", "provider_options": [{"evil": {"library": "{evil}"}}]}'],
     "provider_options": ['[{"VitisAI": {"config_file": "/dev/zero"}}]', '[{"evil": {}}]'],
     "quantization_config": ['{"quant_method": "gptq", "bits": 4}', '{"quant_method": "evil"}',
                             '{"quant_method": "bitsandbytes", "load_in_4bit": true}'],
@@ -71,7 +71,7 @@ KEYS: dict[str, list[str]] = {
     "added_tokens": ['[{"id": 4294967296, "content": "x", "special": true}]', '[{"id": -1}]', "7"],
     "pre_tokenizer": ['{"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": false}', "null", "[]"],
     "eos_token_id": ["[[1]]", "-1", "99999999", '"x"', "[]"],
-    "filename": ['"../../neighbour/secret.txt"', '"{root}/work/evil.so"', '"/dev/zero"', '""'],
+    "filename": ['"../../neighbour/secret.txt"', '"{evil}"', '"/dev/zero"', '""'],
     "metrics": ["[NaN]"],
     "folder": ['"{root}/neighbour"', '"/"'],
     "files": ['[["../../neighbour/secret.txt", [1, 2, 3, 4, 5], [["0123", 0, 16]]]]', "7"],
@@ -129,10 +129,14 @@ class Changes:
         way = self.chance.choices([w for _, w in ways], [n for n, _ in ways])[0]
         return f"{path.relative_to(self.root)}: {way(path)}"
 
+    def _placed(self, text: str) -> str:
+        """With the sandbox's own folders and the library that must not be loaded in the place of their names."""
+        return text.replace("{evil}", str(self.root / "work" / "evil.so")).replace("{root}", str(self.root))
+
     def _hostile(self) -> str:
         """A JSON value, as text."""
         if self.chance.random() < 0.3:
-            return '"' + self.chance.choice(PATHS).replace("\\", "\\\\").replace("\\\\u", "\\u").replace("{root}", str(self.root)) + '"'
+            return '"' + self._placed(self.chance.choice(PATHS).replace("\\", "\\\\").replace("\\\\u", "\\u")) + '"'
         return self.chance.choice(RAW)
 
     def json(self, path: Path) -> str:
@@ -169,7 +173,7 @@ class Changes:
         if isinstance(value, dict) and self.chance.random() < 0.5:
             known = [k for k in KEYS if k in value]
             name = self.chance.choice(known) if known and self.chance.random() < 0.6 else self.chance.choice(list(KEYS))
-            raw = self.chance.choice(KEYS[name]).replace("{root}", str(self.root))
+            raw = self._placed(self.chance.choice(KEYS[name]))
             holder = value
             if self.chance.random() < 0.3 and (inner := [p[0][p[1]] for p in places if isinstance(p[0][p[1]], dict)]):
                 holder = self.chance.choice(inner)
@@ -192,7 +196,7 @@ class Changes:
                 name = json.dumps(key)
                 return body.replace(name, f"{name}: {raw}, {name}", 1), f"{name:.60} twice, as {raw:.60}"
             elif how < 0.4 and isinstance(holder, dict):
-                key2 = self.chance.choice([*PATHS, "", "\ud800", "\x1b[2J", "__class__", "x" * 5000]).replace("{root}", str(self.root))
+                key2 = self._placed(self.chance.choice([*PATHS, "", "\ud800", "\x1b[2J", "__class__", "x" * 5000]))
                 holder[key2] = holder.pop(key)
                 what += f"renamed to {key2!r:.60}"
             else:
@@ -286,7 +290,7 @@ class Changes:
             ]
             if words:
                 old = self.chance.choice(words)
-                new = self.chance.choice(PATHS).replace("{root}", str(self.root)).encode()
+                new = self._placed(self.chance.choice(PATHS)).encode()
                 # Equal lengths keep the rest readable.
                 return _write(
                     path, data.replace(old, (new + b"/" * len(old))[: len(old)] if self.chance.random() < 0.8 else new), f"{old!r} is a path"
