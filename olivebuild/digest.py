@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from olivebuild import trees
+from olivebuild import opening
 from olivebuild.journal import Journal
 
 CHUNK = 1 << 20
@@ -100,7 +100,7 @@ def of_runs(path: Path, sizes: Sequence[int], count: Count = nobody) -> str:
 def of_range(path: Path, start: int, size: int | None, count: Count = nobody) -> tuple[str, int]:
     """The plain digest of up to `size` bytes from `start` (None: to the end), and how many there were."""
     running, done = hasher(), 0
-    with open(trees.open_handle(path), "rb", buffering=0) as f:
+    with open(opening.open_handle(path), "rb", buffering=0) as f:
         wanted = os.fstat(f.fileno()).st_size - start if size is None else size
         # One buffer that stays in the processor's cache, and no allocation for each piece.
         buffer = memoryview(bytearray(max(1, min(wanted, CHUNK))))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild import trees
+from olivebuild import opening
 
 if TYPE_CHECKING:
     from olivebuild.job import Job
@@ -54,7 +54,7 @@ def report_file(log: str | Path) -> Path:
 def left_by(log: Path) -> dict[str, Any]:
     """The report of the last run that failed with that log, as a step's figures would be; empty where there is none."""
     try:
-        found = json.loads(trees.read(report_file(log)))
+        found = json.loads(opening.read(report_file(log)))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from olivebuild import digest, places, trees, workspaces
+from olivebuild import digest, opening, places, trees, workspaces
 from olivebuild.derived import Derived
 from olivebuild.errors import StoreError
 from olivebuild.executor import Action
@@ -175,7 +175,7 @@ class _Survey:
             # Against a manifest that names itself.
             self._closures[manifest] = frozenset(found)
             with suppress(OSError, ValueError):
-                read = Manifest.from_json(trees.read(self.store.path(manifest)))
+                read = Manifest.from_json(opening.read(self.store.path(manifest)))
                 found |= {blob for entry in read.files for blob, _ in entry.runs()}
                 for merge in read.merges:
                     found |= self._blobs_of(merge.adapter)

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from olivebuild import digest, trees
+from olivebuild import digest, opening
 from olivebuild.errors import RecipeError
 from olivebuild.key import Reason
 from olivebuild.locks import locked
@@ -106,7 +106,7 @@ class History:
     def read(self) -> list[Entry]:
         """The builds that can be read, oldest first. Never raises for what the file holds."""
         try:
-            lines = trees.read(self.file).split(b"\n")
+            lines = opening.read(self.file).split(b"\n")
         except OSError:
             return []
         found = {entry.number: entry for line in lines if (entry := _parse(line))}
@@ -115,7 +115,7 @@ class History:
     def _last(self) -> Entry | None:
         """The entry of the greatest number. Numbers grow, so it is the last line that is whole."""
         try:
-            with trees.open_file(self.file) as f:
+            with opening.open_file(self.file) as f:
                 size = f.seek(0, 2)
                 for length in (min(size, TAIL), size):
                     f.seek(size - length)

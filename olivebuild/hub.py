@@ -10,7 +10,7 @@ import os
 from fnmatch import fnmatch
 from pathlib import Path
 
-from olivebuild import trees
+from olivebuild import opening
 from olivebuild.sources import Source
 
 SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
@@ -31,7 +31,7 @@ def _repository(source: Source) -> Path:
 def listed(source: Source, commit: str) -> set[str]:
     """The names of all files of a pinned model, as the hub's client was told them; empty where it was not, or keeps no such list."""
     try:
-        return set(json.loads(trees.read(_repository(source) / "trees" / f"{commit}.json"))["files"])
+        return set(json.loads(opening.read(_repository(source) / "trees" / f"{commit}.json"))["files"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 

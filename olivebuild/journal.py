@@ -13,7 +13,7 @@ from pathlib import Path
 
 import xxhash
 
-from olivebuild import trees
+from olivebuild import opening
 
 CHECK = 16
 SPARE = 1 << 16
@@ -98,7 +98,7 @@ class Journal:
         """The last whole lines."""
         if self._end is None:
             try:
-                with trees.open_file(self.file) as f:
+                with opening.open_file(self.file) as f:
                     begin = max(0, f.seek(0, os.SEEK_END) - TAIL)
                     f.seek(begin)
                     self._end = f.read().partition(b"\n")[2] if begin else f.read()
@@ -109,7 +109,7 @@ class Journal:
     def _read(self) -> bytes:
         if self._data is None:
             try:
-                self._data = trees.read(self.file)
+                self._data = opening.read(self.file)
             except OSError:
                 self._data = b""
         return self._data

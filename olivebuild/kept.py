@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from olivebuild import digest, ourselves, trees
+from olivebuild import digest, opening, ourselves
 from olivebuild.graph import Graph, build_graph
 from olivebuild.node import Node, Outline, Record
 from olivebuild.recipe import Recipe
@@ -53,7 +53,7 @@ def _modules(graph: Graph) -> set[str]:
 
 def _read(recipe: Recipe, file: Path, stamp: str) -> Graph | None:
     try:
-        head, _, body = trees.read(file).partition(b"\n")
+        head, _, body = opening.read(file).partition(b"\n")
         if head.decode() != f"{stamp} {_seal(stamp, body)}" or head.endswith(b" "):
             return None
         kept = msgspec.json.decode(body, type=Kept)

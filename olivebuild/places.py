@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from olivebuild import digest, tensors, trees
+from olivebuild import digest, opening, tensors
 
 
 class Place(Struct, frozen=True):
@@ -63,7 +63,7 @@ def holds(file: Path) -> bool:
 
 def _load(file: Path) -> Ranges:
     try:
-        data = json.loads(trees.read(file))
+        data = json.loads(opening.read(file))
         found: Ranges = []
         for name, stat, ranges in data["files"]:
             path = Path(data["folder"], name)

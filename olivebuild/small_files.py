@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild.errors import InputError
+from olivebuild.opening import open_at_once
 
 MOST = 256 << 20
 """Bytes. The longest tokenizers have some 40 MB."""
@@ -32,7 +33,7 @@ def check_size(file: Path) -> None:
 def read_bytes(file: Path) -> bytes:
     """Raises OSError, or ValueError for a long file, or for none."""
     # A pipe would be waited for already when it is opened.
-    with open(file, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as f:
+    with open(file, "rb", opener=lambda name, _flags: open_at_once(name)) as f:
         if kind := special(os.fstat(f.fileno()).st_mode):
             raise ValueError(f"it is {kind}, not a file")
         if os.fstat(f.fileno()).st_size > MOST:

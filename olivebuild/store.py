@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from olivebuild import digest, modes, names, places, tensors, trees
+from olivebuild import digest, modes, names, opening, places, tensors, trees
 from olivebuild.blobs import Batch
 from olivebuild.errors import Damaged, StepError, StoreError, of_disk
 from olivebuild.locks import locked
@@ -171,7 +171,7 @@ class Store:
 
     def read(self, blob: str) -> bytes:
         try:
-            data = trees.read(self.path(blob))
+            data = opening.read(self.path(blob))
         except PermissionError as e:
             raise modes.hidden(e) from None
         except OSError:
@@ -264,7 +264,7 @@ class Store:
         place = self.find(blob, size, base)
         hasher = digest.hasher()
         try:
-            source = trees.open_handle(place.path)
+            source = opening.open_handle(place.path)
         except PermissionError as e:
             raise modes.hidden(e) from None
         except OSError:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Struct
 
-from olivebuild import digest, mistaken, trees
+from olivebuild import digest, mistaken, opening
 from olivebuild.errors import InputError
 from olivebuild.small_files import check_size, parse_json, read_json
 
@@ -59,7 +59,7 @@ class _Entry(Struct, frozen=True):
 def tensors_of(path: Path) -> list[Tensor]:
     """The tensors of a safetensors file in the order of their bytes. Raises InputError on a malformed file."""
     size = path.stat().st_size
-    with trees.open_file(path) as f:
+    with opening.open_file(path) as f:
         head = f.read(8)
         length = int.from_bytes(head, "little")
         try:

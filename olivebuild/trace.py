@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, to_builtins
 
-from olivebuild import digest, modes, trees
+from olivebuild import digest, modes, opening
 from olivebuild.errors import of_disk
 from olivebuild.index import Index
 from olivebuild.key import Part
@@ -76,7 +76,7 @@ class Traces:
     def read(self, key: str) -> Trace | None:
         """From its file alone."""
         try:
-            return _parse(trees.read(self.file(key)).decode(), key)
+            return _parse(opening.read(self.file(key)).decode(), key)
         except PermissionError as e:
             raise modes.hidden(e) from None
         except (OSError, ValueError):
@@ -85,7 +85,7 @@ class Traces:
     def is_later(self, key: str) -> bool:
         """Whether the file is whole, but of a later version of olivebuild, which says more than this one understands."""
         try:
-            text = trees.read(self.file(key)).decode()
+            text = opening.read(self.file(key)).decode()
         except (OSError, ValueError):
             return False
         try:

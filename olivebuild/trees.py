@@ -11,9 +11,7 @@ import contextlib
 import errno
 import os
 import shutil
-import stat
 from collections.abc import Iterator
-from io import BufferedReader
 from pathlib import Path
 
 from olivebuild.errors import StoreError
@@ -30,26 +28,6 @@ def check(root: Path, *folders: Path) -> None:
             at = at / part
             if is_link(at):
                 raise link_found(at)
-
-
-def open_handle(path: Path) -> int:
-    """Open a file to read it. Raises OSError for what is none: who opens a pipe to read it waits for somebody who writes."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "not a file", str(path))
-    return handle
-
-
-def open_file(path: Path) -> BufferedReader:
-    """Open a file to read it. Raises OSError, also for what is no file."""
-    return open(open_handle(path), "rb")
-
-
-def read(path: Path) -> bytes:
-    """All of a file of ours. Raises OSError."""
-    with open_file(path) as f:
-        return f.read()
 
 
 def is_link(path: Path) -> bool:

@@ -90,7 +90,7 @@ def log(ctx: click.Context, target: str) -> None:
     \b
     olivebuild log adapter
     """
-    from olivebuild import trees
+    from olivebuild import opening
 
     project = open_all(ctx)
     project.graph.one(target)
@@ -101,7 +101,7 @@ def log(ctx: click.Context, target: str) -> None:
     for file in files:
         if len(files) > 1:
             click.echo(f"== {file.stem}")
-        words = trees.read(file).decode("utf-8", errors="replace")
+        words = opening.read(file).decode("utf-8", errors="replace")
         # Programs write what they like: a file gets all of it, a terminal is not steered by it.
         click.echo(text.clean(words.replace("\r\n", "\n").replace("\r", "\n")) if sys.stdout.isatty() else words, nl=False)
 

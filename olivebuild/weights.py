@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from olivebuild import digest, places, tensors, trees
+from olivebuild import digest, opening, places, tensors
 from olivebuild.errors import Damaged, InputError
 from olivebuild.manifest import Manifest, Merge
 from olivebuild.places import Place
@@ -47,7 +47,7 @@ class Weight:
 
 def read_at(place: Place, start: int, size: int) -> bytes:
     """Up to `size` bytes from `start` of a place. Raises OSError."""
-    file = trees.open_handle(place.path)
+    file = opening.open_handle(place.path)
     try:
         parts, done = [], 0
         while done < size and (chunk := pread(file, size - done, place.offset + start + done)):
@@ -132,7 +132,7 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
     shards = []
     for path in files:
         found = tensors.tensors_of(path)
-        with trees.open_file(path) as f:
+        with opening.open_file(path) as f:
             header = f.read(found[0].start if found else path.stat().st_size)
         weights = []
         for t in found:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from olivebuild import digest, trees
+from olivebuild import digest, opening
 from olivebuild.records import decode
 from olivebuild.store import Store
 
@@ -70,7 +70,7 @@ def all_registered(store: Store) -> list[Registered]:
 
 def _load(file: Path) -> Registered | None:
     try:
-        found = decode(trees.read(file), Registered, strict=False)
+        found = decode(opening.read(file), Registered, strict=False)
     except (OSError, ValueError):
         return None
     # Others may write here, and keys become paths.

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from olivebuild import brought, hub, trees
+from olivebuild import brought, hub, opening
 from olivebuild.children import python
 from olivebuild.digest import THREADS
 from olivebuild.errors import InputError, first_line
@@ -150,7 +150,7 @@ def _damaged(folder: Path, wanted: Sequence[str] | None) -> list[str]:
         try:
             if len(name) == 64:
                 return _sha256(path) != name
-            data = trees.read(path)
+            data = opening.read(path)
         except OSError:
             # A pipe, a device, or a file of another user's.
             return True
@@ -215,7 +215,7 @@ def _download(source: Source, folder: Path, job: Job) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with trees.open_file(path) as f:
+    with opening.open_file(path) as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
