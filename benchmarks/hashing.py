@@ -1,10 +1,13 @@
-"""The digest of a large file: olivebuild beside `cat FILE >/dev/null`, and beside the MD5 that DVC takes.
+"""The digest of a large file: olivebuild beside `cat FILE >/dev/null`, and beside the MD5 that DVC
+takes.
 
     python benchmarks/hashing.py            # 2 GiB; a minute
     python benchmarks/hashing.py --quick    # 128 MiB
 
-The file lies in the page cache, so that the processor is measured and not the disk. All are called in turn, a round after the
-other; medians count. `cat` is a process of its own and so pays its start (1 ms), ours is called in this one.
+The file lies in the page cache, so that the processor is measured and not the disk. All are called
+in turn, a round after the
+other; medians count. `cat` is a process of its own and so pays its start (1 ms), ours is called in
+this one.
 """
 
 from __future__ import annotations
@@ -37,11 +40,18 @@ def main() -> None:
         file = Path(name, "model.onnx.data")
         write(file, size)
         md5 = (md5_of, 3 if options.quick else 1)
-        times = measure(file, {"olivebuild": (digest.of_file, rounds), "cat": (cat, rounds), "md5": md5})
+        times = measure(
+            file, {"olivebuild": (digest.of_file, rounds), "cat": (cat, rounds), "md5": md5}
+        )
     medians = {reader: statistics.median(values) for reader, values in times.items()}
     if not options.json:
-        print(f"{size / 2**20:,.0f} MiB, warm; medians of {rounds} rounds; {digest.THREADS} threads\n")
-        rows = [[n, f"{t * 1e3:,.0f} ms", f"{size / t / 1e9:.2f} GB/s", f"{medians['cat'] / t:.2f}x"] for n, t in medians.items()]
+        print(
+            f"{size / 2**20:,.0f} MiB, warm; medians of {rounds} rounds; {digest.THREADS} threads\n"
+        )
+        rows = [
+            [n, f"{t * 1e3:,.0f} ms", f"{size / t / 1e9:.2f} GB/s", f"{medians['cat'] / t:.2f}x"]
+            for n, t in medians.items()
+        ]
         print(table(["", "time", "speed", "of cat"], rows))
     goals = {"cat": None if options.quick else 1.2}
     ours = medians["olivebuild"]
@@ -67,7 +77,9 @@ def write(file: Path, size: int) -> None:
             f.write(i.to_bytes(8, "little") + BLOCK[8:])
 
 
-def measure(file: Path, readers: dict[str, tuple[Callable[[Path], object], int]]) -> dict[str, list[float]]:
+def measure(
+    file: Path, readers: dict[str, tuple[Callable[[Path], object], int]]
+) -> dict[str, list[float]]:
     """Seconds of each call; each reader has its own number of rounds."""
     times: dict[str, list[float]] = {name: [] for name in readers}
     for round_ in range(-1, max(rounds for _, rounds in readers.values())):

@@ -1,11 +1,16 @@
-"""A new adapter, then merge and int4: olivebuild's tensor-level rebuild beside peft + the model builder, on one model, in one run.
+"""A new adapter, then merge and int4: olivebuild's tensor-level rebuild beside peft + the model
+builder, on one model, in one run.
 
-    python benchmarks/rebuild.py                       # a Phi-3 of 0.7B parameters, about 10 minutes on 2 cores
-    python benchmarks/rebuild.py --layers 32 --hidden 3072 --intermediate 8192 --heads 32    # Phi-3-mini
+    python benchmarks/rebuild.py                       # a Phi-3 of 0.7B parameters, about 10
+    minutes on 2 cores
+    python benchmarks/rebuild.py --layers 32 --hidden 3072 --intermediate 8192 --heads 32    #
+    Phi-3-mini
     python benchmarks/rebuild.py --quick
 
-Random weights and a tokenizer trained on the spot. Peers: `merge_and_unload` and `save_pretrained`, then the builder; and the
-builder's own `adapter_path`, which leaves LoRA in the graph. Times are until the result lies in its folder, fsync included for
+Random weights and a tokenizer trained on the spot. Peers: `merge_and_unload` and `save_pretrained`,
+then the builder; and the
+builder's own `adapter_path`, which leaves LoRA in the graph. Times are until the result lies in its
+folder, fsync included for
 us (the peers don't); how much of it that is, a run without fsync says.
 """
 
@@ -71,7 +76,9 @@ class Unchecked(importlib.abc.MetaPathFinder):
         return spec
 sys.meta_path.insert(0, Unchecked())
 """
-"""A sitecustomize.py with which nothing is checked that is not part of the arithmetic: how much of the time checks take."""
+"""A sitecustomize.py with which nothing is checked that is not part of the arithmetic: how much of
+the time checks take.
+"""
 NO_SYNC = "import os\nos.fsync = lambda file: None\n"
 
 
@@ -86,18 +93,31 @@ def main() -> None:
     parser.add_argument("--modules", default="qkv_proj,o_proj")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-peers", action="store_true", help="ours alone")
-    parser.add_argument("--quick", action="store_true", help="a tiny model, under a minute; no goals")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny model, under a minute; no goals"
+    )
     parser.add_argument("--json", action="store_true", help="only the last line")
     options = parser.parse_args()
     if options.quick:
-        options.hidden, options.intermediate, options.layers, options.heads, options.vocabulary, options.rank = 64, 128, 2, 4, 400, 4
+        (
+            options.hidden,
+            options.intermediate,
+            options.layers,
+            options.heads,
+            options.vocabulary,
+            options.rank,
+        ) = 64, 128, 2, 4, 400, 4
         options.rounds = 1
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # The builder by itself writes the commit of a repository around its environment into the graph, which olivebuild keeps out.
+    # The builder by itself writes the commit of a repository around its environment into the graph,
+    # which olivebuild keeps out.
     os.environ["GIT_DIR"] = os.devnull
-    # Where it is set, our own modules alone would be compiled on each start: those of the peers were when pip installed them.
+    # Where it is set, our own modules alone would be compiled on each start: those of the peers
+    # were when pip installed them.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    with tempfile.TemporaryDirectory(prefix="rebuild-", dir=os.environ.get("BENCHMARK_DIR")) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="rebuild-", dir=os.environ.get("BENCHMARK_DIR")
+    ) as name:
         measure(Path(name), options)
 
 
@@ -112,9 +132,16 @@ def measure(root: Path, options: argparse.Namespace) -> None:
     first = ours.build(0, "onnx-int4")
     rounds = []
     for number in range(1, options.rounds + 1):
-        mine, unsynced = ours.build(number, "onnx-int4"), ours.build(options.rounds + number, "onnx-int4", without="sync")
+        mine, unsynced = (
+            ours.build(number, "onnx-int4"),
+            ours.build(options.rounds + number, "onnx-int4", without="sync"),
+        )
         unchecked = ours.build(2 * options.rounds + number, "onnx-int4", without="checks")
-        peer, whole, lora = (None, None, None) if options.no_peers else (peer_merge(root, number), peer_build(root), peer_lora(root, number))
+        peer, whole, lora = (
+            (None, None, None)
+            if options.no_peers
+            else (peer_merge(root, number), peer_build(root), peer_lora(root, number))
+        )
         rounds.append((mine, unsynced, peer, whole, lora, unchecked))
     if not options.no_peers:
         ours.build(options.rounds, "onnx-int4")
@@ -140,24 +167,56 @@ class Ours:
     def build(self, number: int, goal: str, *, without: str = "") -> Cost:
         shutil.rmtree(self.folder / "adapter", ignore_errors=True)
         shutil.copytree(self.root / f"adapter{number}", self.folder / "adapter")
-        paths = [str(Path(__file__).parent.parent), *([str(self.root / f"no-{without}")] if without else []), os.environ.get("PYTHONPATH", "")]
-        environment = {"OLIVEBUILD_CACHE": str(self.root / "cache"), "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-        return run([sys.executable, "-m", "olivebuild", goal], folder=self.folder, environment=environment)
+        paths = [
+            str(Path(__file__).parent.parent),
+            *([str(self.root / f"no-{without}")] if without else []),
+            os.environ.get("PYTHONPATH", ""),
+        ]
+        environment = {
+            "OLIVEBUILD_CACHE": str(self.root / "cache"),
+            "PYTHONPATH": os.pathsep.join(p for p in paths if p),
+        }
+        return run(
+            [sys.executable, "-m", "olivebuild", goal], folder=self.folder, environment=environment
+        )
 
 
 def peer_merge(root: Path, number: int) -> Cost:
     shutil.rmtree(root / "peer-merged", ignore_errors=True)
-    return run([sys.executable, "-c", MERGE, str(root / "base"), str(root / f"adapter{number}"), str(root / "peer-merged")], folder=root)
+    return run(
+        [
+            sys.executable,
+            "-c",
+            MERGE,
+            str(root / "base"),
+            str(root / f"adapter{number}"),
+            str(root / "peer-merged"),
+        ],
+        folder=root,
+    )
 
 
 def peer_build(root: Path) -> Cost:
     shutil.rmtree(root / "peer-int4", ignore_errors=True)
-    return run([sys.executable, "-c", BUILDER, str(root / "peer-merged"), str(root / "peer-int4"), ""], folder=root)
+    return run(
+        [sys.executable, "-c", BUILDER, str(root / "peer-merged"), str(root / "peer-int4"), ""],
+        folder=root,
+    )
 
 
 def peer_lora(root: Path, number: int) -> Cost:
     shutil.rmtree(root / "peer-lora", ignore_errors=True)
-    return run([sys.executable, "-c", BUILDER, str(root / "base"), str(root / "peer-lora"), str(root / f"adapter{number}")], folder=root)
+    return run(
+        [
+            sys.executable,
+            "-c",
+            BUILDER,
+            str(root / "base"),
+            str(root / "peer-lora"),
+            str(root / f"adapter{number}"),
+        ],
+        folder=root,
+    )
 
 
 def compare(root: Path) -> None:
@@ -174,7 +233,9 @@ def compare(root: Path) -> None:
 
 
 def compare_merged(root: Path) -> None:
-    """Raises SystemExit unless the merged tensors are the peer's, byte for byte, whatever file they lie in."""
+    """Raises SystemExit unless the merged tensors are the peer's, byte for byte, whatever file they
+    lie in.
+    """
     from safetensors import safe_open
 
     def tensors(folder: Path) -> dict[str, Path]:
@@ -188,20 +249,38 @@ def compare_merged(root: Path) -> None:
 
     ours, theirs = tensors(root / "work/build/merged"), tensors(root / "peer-merged")
     if set(ours) != set(theirs):
-        raise SystemExit(f"the merged models hold other tensors: {sorted(set(ours) ^ set(theirs))[:3]}")
+        raise SystemExit(
+            f"the merged models hold other tensors: {sorted(set(ours) ^ set(theirs))[:3]}"
+        )
     for name in ours:
         with safe_open(ours[name], "pt") as a, safe_open(theirs[name], "pt") as b:
-            if not torch.equal(a.get_tensor(name).view(torch.int16), b.get_tensor(name).view(torch.int16)):
+            if not torch.equal(
+                a.get_tensor(name).view(torch.int16), b.get_tensor(name).view(torch.int16)
+            ):
                 raise SystemExit(f"{name} is not the peer's")
 
 
 def make_model(folder: Path, options: argparse.Namespace) -> int:
-    """A Phi-3 with random weights, in a process of its own so that this one stays small; the number of parameters."""
+    """A Phi-3 with random weights, in a process of its own so that this one stays small; the number
+    of parameters.
+    """
     import subprocess
 
-    script = "import sys, json; sys.path.insert(0, sys.argv[1]); import benchmarks.rebuild as b; b.write_model(sys.argv[2], json.loads(sys.argv[3]))"
-    command = [sys.executable, "-c", script, str(Path(__file__).parent.parent), str(folder), json.dumps(vars(options))]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    script = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); import benchmarks.rebuild as b; "
+        "b.write_model(sys.argv[2], json.loads(sys.argv[3]))"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        str(Path(__file__).parent.parent),
+        str(folder),
+        json.dumps(vars(options)),
+    ]
+    return int(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+    )
 
 
 def write_model(name: str, options: dict[str, int]) -> None:
@@ -213,12 +292,24 @@ def write_model(name: str, options: dict[str, int]) -> None:
     folder = Path(name)
     folder.mkdir()
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     special = ["<unk>", "<s>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|end|>"]
-    trainer = trainers.BpeTrainer(vocab_size=390, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=390,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 10, trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
     )
     fast.save_pretrained(folder)
     config = Phi3Config(
@@ -243,7 +334,9 @@ def write_model(name: str, options: dict[str, int]) -> None:
     torch.manual_seed(0)
     count, shard, number, held = 0, {}, 1, 0
     for tensor, shape in shapes.items():
-        shard[tensor] = (torch.randn(shape) * 0.02 + (1 if len(shape) == 1 else 0)).to(torch.bfloat16)
+        shard[tensor] = (torch.randn(shape) * 0.02 + (1 if len(shape) == 1 else 0)).to(
+            torch.bfloat16
+        )
         count += shard[tensor].numel()
         held += shard[tensor].numel()
         if held > 500_000_000:
@@ -251,14 +344,21 @@ def write_model(name: str, options: dict[str, int]) -> None:
             shard, number, held = {}, number + 1, 0
     save_file(shard, folder / f"model-{number:05d}.safetensors", metadata={"format": "pt"})
     names = {p.name: json_header(p) for p in sorted(folder.glob("*.safetensors"))}
-    index = {"metadata": {"total_size": 2 * count}, "weight_map": {t: file for file, tensors in names.items() for t in tensors}}
+    index = {
+        "metadata": {"total_size": 2 * count},
+        "weight_map": {t: file for file, tensors in names.items() for t in tensors},
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     print(count)
 
 
 def json_header(file: Path) -> list[str]:
     with open(file, "rb") as f:
-        return [n for n in json.loads(f.read(int.from_bytes(f.read(8), "little"))) if n != "__metadata__"]
+        return [
+            n
+            for n in json.loads(f.read(int.from_bytes(f.read(8), "little")))
+            if n != "__metadata__"
+        ]
 
 
 def make_adapter(folder: Path, base: Path, options: argparse.Namespace, seed: int) -> None:
@@ -267,26 +367,46 @@ def make_adapter(folder: Path, base: Path, options: argparse.Namespace, seed: in
 
     config = json.loads((base / "config.json").read_text())
     hidden, inner = config["hidden_size"], config["intermediate_size"]
-    shapes = {"qkv_proj": (3 * hidden, hidden), "o_proj": (hidden, hidden), "gate_up_proj": (2 * inner, hidden), "down_proj": (hidden, inner)}
+    shapes = {
+        "qkv_proj": (3 * hidden, hidden),
+        "o_proj": (hidden, hidden),
+        "gate_up_proj": (2 * inner, hidden),
+        "down_proj": (hidden, inner),
+    }
     modules, random, tensors = options.modules.split(","), np.random.default_rng(seed), {}
     for layer in range(config["num_hidden_layers"]):
         for module in modules:
             part = "self_attn" if module in ("qkv_proj", "o_proj") else "mlp"
             stem = f"base_model.model.model.layers.{layer}.{part}.{module}"
             n, k = shapes[module]
-            tensors[f"{stem}.lora_A.weight"] = (random.standard_normal((options.rank, k)) * 0.02).astype(np.float32)
-            tensors[f"{stem}.lora_B.weight"] = (random.standard_normal((n, options.rank)) * 0.02).astype(np.float32)
+            tensors[f"{stem}.lora_A.weight"] = (
+                random.standard_normal((options.rank, k)) * 0.02
+            ).astype(np.float32)
+            tensors[f"{stem}.lora_B.weight"] = (
+                random.standard_normal((n, options.rank)) * 0.02
+            ).astype(np.float32)
     folder.mkdir()
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    lora = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": options.rank, "lora_alpha": options.rank, "target_modules": modules, "bias": "none"}
+    lora = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": options.rank,
+        "lora_alpha": options.rank,
+        "target_modules": modules,
+        "bias": "none",
+    }
     (folder / "adapter_config.json").write_text(json.dumps(lora))
 
 
-def report(first: Cost, rounds: list[tuple[Cost | None, ...]], count: int, options: argparse.Namespace) -> None:
+def report(
+    first: Cost, rounds: list[tuple[Cost | None, ...]], count: int, options: argparse.Namespace
+) -> None:
     def median(costs: list[Cost]) -> Cost:
         """The median of each figure."""
         middle = len(costs) // 2
-        return Cost(*(sorted(getattr(c, name) for c in costs)[middle] for name in ("wall", "cpu", "peak")))
+        return Cost(
+            *(sorted(getattr(c, name) for c in costs)[middle] for name in ("wall", "cpu", "peak"))
+        )
 
     def row(name: str, cost: Cost) -> list[str]:
         return [name, f"{cost.wall:.2f} s", f"{cost.cpu:.1f} s", f"{cost.peak / 2**20:,.0f} MiB"]
@@ -295,35 +415,63 @@ def report(first: Cost, rounds: list[tuple[Cost | None, ...]], count: int, optio
         return median([cost for r in rounds if (cost := r[i])])
 
     mine, unsynced, unchecked = column(0), column(1), column(5)
-    rows = [row("olivebuild, first build", first), row("olivebuild, new adapter", mine), row("  the same without fsync", unsynced)]
+    rows = [
+        row("olivebuild, first build", first),
+        row("olivebuild, new adapter", mine),
+        row("  the same without fsync", unsynced),
+    ]
     rows.append(row("  the same without checks", unchecked))
     # At most a fifth goes into checks.
     share = round(unchecked.wall / mine.wall, 2)
     checked = Claim(
-        "new adapter to int4 beside the same without checks, wall", mine.wall, unchecked.wall, "s", share, None if options.quick else 0.83
+        "new adapter to int4 beside the same without checks, wall",
+        mine.wall,
+        unchecked.wall,
+        "s",
+        share,
+        None if options.quick else 0.83,
     )
     claims = [checked]
     if not options.no_peers:
         merge, build, lora = column(2), column(3), column(4)
         both = Cost(merge.wall + build.wall, merge.cpu + build.cpu, max(merge.peak, build.peak))
-        rows += [row("peft merge", merge), row("model builder", build), row("peft + builder", both), row("builder with adapter_path", lora)]
+        rows += [
+            row("peft merge", merge),
+            row("model builder", build),
+            row("peft + builder", both),
+            row("builder with adapter_path", lora),
+        ]
 
         def claim(what: str, ours: float, peer: float, unit: str, goal: float) -> Claim:
-            return Claim(what, round(ours, 3), round(peer, 3), unit, round(peer / ours, 2), None if options.quick else goal)
+            return Claim(
+                what,
+                round(ours, 3),
+                round(peer, 3),
+                unit,
+                round(peer / ours, 2),
+                None if options.quick else goal,
+            )
 
         mebi = 2.0**20
         claims += [
             claim("new adapter to int4, wall", mine.wall, both.wall, "s", 20),
-            claim("new adapter to int4, peak memory", mine.peak / mebi, both.peak / mebi, "MiB", 25),
+            claim(
+                "new adapter to int4, peak memory", mine.peak / mebi, both.peak / mebi, "MiB", 25
+            ),
             claim("first build, wall", first.wall, both.wall, "s", 2),
             claim("first build, peak memory", first.peak / mebi, both.peak / mebi, "MiB", 3),
         ]
     if not options.json:
         share = len(options.modules.split(","))
-        print(f"{count / 1e6:,.0f}M parameters, LoRA of rank {options.rank} on {share} modules ({options.modules}); medians of {options.rounds}\n")
+        print(
+            f"{count / 1e6:,.0f}M parameters, LoRA of rank {options.rank} on {share} modules "
+            f"({options.modules}); medians of {options.rounds}\n"
+        )
         print(table(["", "wall", "CPU", "peak RSS of all processes"], rows))
         if not options.no_peers:
-            print("\nThe ONNX files are byte for byte the same; the merged models tensor by tensor.")
+            print(
+                "\nThe ONNX files are byte for byte the same; the merged models tensor by tensor."
+            )
     end(claims, "torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")
 
 

@@ -1,12 +1,18 @@
-"""Training an adapter: olivebuild's loop beside the loops that people use, on the same rows, in the same order, from the same start.
+"""Training an adapter: olivebuild's loop beside the loops that people use, on the same rows, in the
+same order, from the same start.
 
-    python benchmarks/train.py                    # without a GPU: the quick start's model and rows beside the transformers Trainer
-    python benchmarks/train.py                    # with one: a Phi-3-mini of random weights beside a stock loop, TRL + Liger, rows one at a time
+    python benchmarks/train.py                    # without a GPU: the quick start's model and rows
+    beside the transformers Trainer
+    python benchmarks/train.py                    # with one: a Phi-3-mini of random weights beside
+    a stock loop, TRL + Liger, rows one at a time
     python benchmarks/train.py --quick
 
-Each variant runs in a process of its own; its figures are printed as soon as it ends, and one that fails is told and left out. Tokens a
-second are the rows' own tokens, without padding, over the steps after the first ones; "of the ceiling" counts 4 floating-point
-operations a parameter and token, against what a matrix product reaches on the same card in a tenth of a second. Phi-3-mini's own
+Each variant runs in a process of its own; its figures are printed as soon as it ends, and one that
+fails is told and left out. Tokens a
+second are the rows' own tokens, without padding, over the steps after the first ones; "of the
+ceiling" counts 4 floating-point
+operations a parameter and token, against what a matrix product reaches on the same card in a tenth
+of a second. Phi-3-mini's own
 options: a sliding window of 2047, LoRA of rank 64 on qkv_proj and o_proj, dropout 0.1.
 """
 
@@ -42,31 +48,55 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="times each side runs, in turn (CPU)")
     parser.add_argument("--only", default="", help="names of variants, separated by commas")
     parser.add_argument("--limit", type=int, default=150, help="seconds for one variant")
-    parser.add_argument("--gpu", action="store_true", help="the variants meant for a GPU, also where there is none (to try them out)")
-    parser.add_argument("--model", default="", help="a folder with a base model instead of the quick start's")
-    parser.add_argument("--quick", action="store_true", help="a tiny model, under a minute; no goals")
+    parser.add_argument(
+        "--gpu",
+        action="store_true",
+        help="the variants meant for a GPU, also where there is none (to try them out)",
+    )
+    parser.add_argument(
+        "--model", default="", help="a folder with a base model instead of the quick start's"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny model, under a minute; no goals"
+    )
     parser.add_argument("--json", action="store_true", help="only the last line")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
-        options.hidden, options.intermediate, options.layers, options.heads, options.vocabulary, options.rank = 64, 128, 2, 4, 400, 4
+        (
+            options.hidden,
+            options.intermediate,
+            options.layers,
+            options.heads,
+            options.vocabulary,
+            options.rank,
+        ) = 64, 128, 2, 4, 400, 4
         options.length, options.rows, options.steps, options.rounds = 48, 16, 3, 1
     if options.variant:
         from benchmarks._train_variants import child
 
         child(options)
         return
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
     with tempfile.TemporaryDirectory(prefix="train-", dir=os.environ.get("BENCHMARK_DIR")) as name:
         (gpu if options.gpu or has_gpu() else cpu)(Path(name), options)
 
 
 def has_gpu() -> bool:
-    return shutil.which("nvidia-smi") is not None and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    return (
+        shutil.which("nvidia-smi") is not None
+        and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    )
 
 
-def measure(name: str, folder: Path, options: argparse.Namespace, results: dict[str, dict[str, Any]]) -> None:
+def measure(
+    name: str, folder: Path, options: argparse.Namespace, results: dict[str, dict[str, Any]]
+) -> None:
     """Run a variant in a process of its own, and note and print what it found."""
     if options.only and name not in options.only.split(","):
         return
@@ -74,10 +104,15 @@ def measure(name: str, folder: Path, options: argparse.Namespace, results: dict[
     start = time.monotonic()
     try:
         done = subprocess.run(
-            [sys.executable, __file__, *words, "--variant", name, "--folder", str(folder)], capture_output=True, text=True, timeout=options.limit
+            [sys.executable, __file__, *words, "--variant", name, "--folder", str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=options.limit,
         )
         found = (
-            json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": (done.stderr.strip().splitlines() or ["?"])[-1][:300]}
+            json.loads(done.stdout.splitlines()[-1])
+            if done.returncode == 0
+            else {"failed": (done.stderr.strip().splitlines() or ["?"])[-1][:300]}
         )
         if done.returncode:
             print(done.stderr[-1500:], file=sys.stderr, flush=True)
@@ -86,9 +121,15 @@ def measure(name: str, folder: Path, options: argparse.Namespace, results: dict[
     except (ValueError, IndexError):
         found = {"failed": "said nothing"}
     old = results.get(name, {})
-    results[name] = found if found.get("tokens_per_second", 0) >= old.get("tokens_per_second", 0) else old
+    results[name] = (
+        found if found.get("tokens_per_second", 0) >= old.get("tokens_per_second", 0) else old
+    )
     shown = {k: v for k, v in found.items() if k != "losses"}
-    print(f"{time.monotonic() - start:6.1f} s  {name}: {json.dumps(shown)}", file=sys.stderr, flush=True)
+    print(
+        f"{time.monotonic() - start:6.1f} s  {name}: {json.dumps(shown)}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 # Without a GPU
@@ -107,7 +148,11 @@ def cpu(root: Path, options: argparse.Namespace) -> None:
     for _ in range(options.rounds):
         for name in ("trainer", "ours"):
             measure(name, root, options, results)
-    report(results, [("ours", "trainer", "real tokens a second beside the transformers Trainer", 2.0)], options)
+    report(
+        results,
+        [("ours", "trainer", "real tokens a second beside the transformers Trainer", 2.0)],
+        options,
+    )
 
 
 # With one
@@ -122,58 +167,116 @@ def gpu(root: Path, options: argparse.Namespace) -> None:
     for name in GPU:
         measure(name, root, options, results)
     pairs = [
-        ("ours-long", "stock-long", f"tokens a second, 4 rows of {options.length}, beside a stock loop", 2.2),
+        (
+            "ours-long",
+            "stock-long",
+            f"tokens a second, 4 rows of {options.length}, beside a stock loop",
+            2.2,
+        ),
         ("ours-long-nodropout", "stock-long", "the same without dropout", 2.2),
         ("ours-long-nodropout", "trl-liger", "tokens a second beside TRL + Liger", 1.0),
         ("ours-two-gpus", "ours-one-gpu", "tokens a second on two GPUs beside one", 1.8),
-        ("ours-short", "stock-one", "tokens a second, rows of 20 to 60 tokens, beside one row at a time", 60.0),
+        (
+            "ours-short",
+            "stock-one",
+            "tokens a second, rows of 20 to 60 tokens, beside one row at a time",
+            60.0,
+        ),
     ]
     report(results, pairs, options)
 
 
 GPU = (
-    "ceiling", "ours-long", "stock-long", "ours-long-nodropout", "ours-short", "stock-one", "qlora-long", "trl-liger", "ours-long-plain",
-    "ours-one-gpu", "ours-two-gpus",
-)  # fmt: skip
+    "ceiling",
+    "ours-long",
+    "stock-long",
+    "ours-long-nodropout",
+    "ours-short",
+    "stock-one",
+    "qlora-long",
+    "trl-liger",
+    "ours-long-plain",
+    "ours-one-gpu",
+    "ours-two-gpus",
+)
 """What matters most comes first."""
 
 
-def report(results: dict[str, dict[str, Any]], pairs: list[tuple[str, str, str, float]], options: argparse.Namespace) -> None:
+def report(
+    results: dict[str, dict[str, Any]],
+    pairs: list[tuple[str, str, str, float]],
+    options: argparse.Namespace,
+) -> None:
     ceiling = results.get("ceiling", {}).get("flops", 0.0)
     rows, claims = [], []
     for name, found in results.items():
         if "failed" in found:
             rows.append([name, "failed", found["failed"][:80], "", ""])
         elif "tokens_per_second" in found:
-            share = f"{4 * found['parameters'] * found['tokens_per_second'] / (ceiling * found.get('gpus', 1)):.1%}" if ceiling else ""
+            flops = 4 * found["parameters"] * found["tokens_per_second"]
+            share = f"{flops / (ceiling * found.get('gpus', 1)):.1%}" if ceiling else ""
             losses = found.get("losses", [])
             shown = f"{losses[0]:.4f} to {losses[-1]:.4f}" if losses else ""
-            rows.append([name, f"{found['tokens_per_second']:,.0f}", share, f"{found['memory'] / 2**30:.1f} GiB", shown])
+            rows.append(
+                [
+                    name,
+                    f"{found['tokens_per_second']:,.0f}",
+                    share,
+                    f"{found['memory'] / 2**30:.1f} GiB",
+                    shown,
+                ]
+            )
     for ours, peer, what, goal in pairs:
         a, b = results.get(ours, {}), results.get(peer, {})
         if "tokens_per_second" in a and "tokens_per_second" in b:
             x, y = a["tokens_per_second"], b["tokens_per_second"]
-            claims.append(Claim(what, round(x, 1), round(y, 1), "tokens/s", round(x / y, 2), None if options.quick else goal))
+            claims.append(
+                Claim(
+                    what,
+                    round(x, 1),
+                    round(y, 1),
+                    "tokens/s",
+                    round(x / y, 2),
+                    None if options.quick else goal,
+                )
+            )
             n = min(len(a.get("losses", [])), len(b.get("losses", [])))
             if n and not options.json:
-                apart = max(abs(p - q) for p, q in zip(a["losses"][:n], b["losses"][:n], strict=True))
+                apart = max(
+                    abs(p - q) for p, q in zip(a["losses"][:n], b["losses"][:n], strict=True)
+                )
                 print(f"losses of {ours} and {peer} differ by at most {apart:.2g} over {n} steps")
         else:
-            print(f"not measured: {what} ({a.get('failed') or b.get('failed') or 'left out'})", file=sys.stderr)
+            print(
+                f"not measured: {what} ({a.get('failed') or b.get('failed') or 'left out'})",
+                file=sys.stderr,
+            )
     for name, least in (("ours-long", 0.6), ("ours-long-nodropout", 0.6), ("ours-short", 0.55)):
         found = results.get(name, {})
         if ceiling and "tokens_per_second" in found:
             reached = 4 * found["parameters"] * found["tokens_per_second"]
             ratio = round(reached / ceiling, 3)
             claims.append(
-                Claim(f"{name}: share of the matmul ceiling", reached / 1e12, ceiling / 1e12, "TFLOP/s", ratio, None if options.quick else least)
+                Claim(
+                    f"{name}: share of the matmul ceiling",
+                    reached / 1e12,
+                    ceiling / 1e12,
+                    "TFLOP/s",
+                    ratio,
+                    None if options.quick else least,
+                )
             )
     if not options.json:
         print()
         if ceiling:
-            print(f"ceiling: {ceiling / 1e12:.0f} TFLOP/s; kept busy for some seconds, {results['ceiling']['sustained'] / 1e12:.0f} TFLOP/s")
+            print(
+                f"ceiling: {ceiling / 1e12:.0f} TFLOP/s; kept busy for some seconds, "
+                f"{results['ceiling']['sustained'] / 1e12:.0f} TFLOP/s"
+            )
         print(table(["", "tokens/s", "of the ceiling", "peak memory", "loss"], rows))
-    end(claims, "torch", "transformers", "peft", "accelerate", "trl", "liger_kernel", "bitsandbytes")
+    end(
+        claims, "torch", "transformers", "peft", "accelerate", "trl", "liger_kernel", "bitsandbytes"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""`olivebuild` and `python -m olivebuild`: a build of which nothing has changed is answered before anything is imported."""
+"""`olivebuild` and `python -m olivebuild`: a build of which nothing has changed is answered before
+anything is imported.
+"""
 
 import os
 import sys
@@ -19,7 +21,8 @@ def main() -> None:
     if code is None:
         import gc
 
-        # What importing and reading a plan make stays: looking for garbage in it again and again finds none.
+        # What importing and reading a plan make stays: looking for garbage in it again and again
+        # finds none.
         gc.set_threshold(100_000)
         from olivebuild.cli import run
 
@@ -33,7 +36,9 @@ def main() -> None:
 
 
 def _leave(code: int) -> None:
-    """End at once: the interpreter, and what thousands of targets left in memory, are the system's to free, not to be taken apart one by one."""
+    """End at once: the interpreter, and what thousands of targets left in memory, are the system's
+    to free, not to be taken apart one by one.
+    """
     import atexit
 
     threading = sys.modules.get("threading")

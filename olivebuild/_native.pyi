@@ -9,8 +9,19 @@ HAS_PRODUCT: int
 
 def differing(paths: Buffer, stats: Buffer, threads: int, base: bytes = b"", /) -> bytes: ...
 def add_delta(base: Buffer, numbers: int, delta: Buffer, scale: float, out: Buffer, /) -> None: ...
-def residual(before: Buffer, after: Buffer, numbers: int, probe: Buffer, wrong: Buffer, squares: Buffer, /) -> None: ...
+def residual(
+    before: Buffer, after: Buffer, numbers: int, probe: Buffer, wrong: Buffer, squares: Buffer, /
+) -> None: ...
 def product(b: Buffer, a: Buffer, out: Buffer, n: int, r: int, k: int, /) -> None: ...
 def quantise(
-    values: Buffer, numbers: int, block: int, bits: int, symmetric: bool, scales: int, packed: Buffer, scales_out: Buffer, zeros: Buffer, /
+    values: Buffer,
+    numbers: int,
+    block: int,
+    bits: int,
+    symmetric: bool,
+    scales: int,
+    packed: Buffer,
+    scales_out: Buffer,
+    zeros: Buffer,
+    /,
 ) -> bool: ...

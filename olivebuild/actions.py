@@ -1,4 +1,7 @@
-"""A planned node -> the action that an executor runs: everything that a worker needs, as data. Starts nothing."""
+"""A planned node -> the action that an executor runs: everything that a worker needs, as data.
+
+Starts nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from olivebuild.plan import Plan, Planner, State, Verdict
 
 
 def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action:
-    """Raises Damaged when a part of the target that lies in the store alone is not whole; writes such parts beside `out`."""
+    """Raises Damaged when a part of the target that lies in the store alone is not whole; writes
+    such parts beside `out`.
+    """
     node, scan = state.node, planner.scan
     return Action(
         node=node.name,
@@ -32,14 +37,18 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
         shares=node.shares,
         runner=node.runner,
         publish=state.publish,
-        template_date=next((p.value for p in state.parts if (p.cause, p.label) == ("parameter", LABEL)), ""),
+        template_date=next(
+            (p.value for p in state.parts if (p.cause, p.label) == ("parameter", LABEL)), ""
+        ),
         asked=_asked(planner, plan, node, out),
         readers=[[n.kind, n.fields] for n in _readers(planner.graph, plan, node)],
     )
 
 
 def trusts(graph: Graph, node: Node) -> bool:
-    """Whether the recipe allows code from the model's folder to run: said on the model itself, or on what it was merged from."""
+    """Whether the recipe allows code from the model's folder to run: said on the model itself, or
+    on what it was merged from.
+    """
     models = [source for edge, source, _ in graph.inputs[node.name] if edge.role == "model"]
     return node.trusts or any(trusts(graph, m) for m in models)
 
@@ -66,15 +75,24 @@ def _inputs(planner: Planner, plan: Plan, node: Node, out: Path) -> dict[str, Ac
 
 
 def asking(graph: Graph, plan: Plan, node: Node) -> list[tuple[Node, list[Node]]]:
-    """The parts of benchmarks that will judge what is made of an adapter that is trained, each with the data sets whose rows it asks."""
+    """The parts of benchmarks that will judge what is made of an adapter that is trained, each with
+    the data sets whose rows it asks.
+    """
     if node.kind != "adapter" or node.source:
         return []
     made, found = [node], []
     for one in made:
-        users = [n for _, user in graph.users[one.name] if user in plan.states and plan.states[user].trace is None and (n := graph.nodes[user])]
+        users = [
+            n
+            for _, user in graph.users[one.name]
+            if user in plan.states and plan.states[user].trace is None and (n := graph.nodes[user])
+        ]
         made += [n for n in users if n.kind in ("merged", "onnx") and n not in made]
         found += [n for n in users if n.kind == "benchmark-accuracy" and n not in found]
-    return [(n, [source for edge, source, _ in graph.inputs[n.name] if edge.role.startswith("data[")]) for n in found]
+    return [
+        (n, [source for edge, source, _ in graph.inputs[n.name] if edge.role.startswith("data[")])
+        for n in found
+    ]
 
 
 def _asked(planner: Planner, plan: Plan, node: Node, out: Path) -> list[Asked]:
@@ -83,9 +101,13 @@ def _asked(planner: Planner, plan: Plan, node: Node, out: Path) -> list[Asked]:
         for source in sets:
             origin = plan.states[source.name]
             if origin.verdict is Verdict.FRESH and origin.trace:
-                path = (origin.folder or _part_folder(planner, origin, out)) / source.outputs["test"]
+                path = (origin.folder or _part_folder(planner, origin, out)) / source.outputs[
+                    "test"
+                ]
                 whole = bool(judge.fields.get("json_schema") or judge.fields.get("score"))
-                found.append(Asked(judge.target, str(path), int(str(judge.fields["max_new_tokens"])), whole))
+                found.append(
+                    Asked(judge.target, str(path), int(str(judge.fields["max_new_tokens"])), whole)
+                )
     return list(dict.fromkeys(found))
 
 
@@ -102,12 +124,21 @@ def _places(planner: Planner, node: Node) -> dict[str, list[object]]:
     """Where the target's fields stand in the recipe."""
     recipe, found = planner.scan.recipe, planner.graph.targets[node.target].places
     return {
-        field: [given or recipe.file.name, line, column, recipe.lines[line - 1] if 0 < line <= len(recipe.lines) else ""]
+        field: [
+            given or recipe.file.name,
+            line,
+            column,
+            recipe.lines[line - 1] if 0 < line <= len(recipe.lines) else "",
+        ]
         for field, (line, column, given) in found.items()
     }
 
 
 def _readers(graph: Graph, plan: Plan, node: Node) -> list[Node]:
     """The nodes of the plan that are not made yet and read this one by tensors."""
-    states = [plan.states[user] for edge, user in graph.users[node.name] if edge.by_tensors and user in plan.states]
+    states = [
+        plan.states[user]
+        for edge, user in graph.users[node.name]
+        if edge.by_tensors and user in plan.states
+    ]
     return [s.node for s in states if s.trace is None and not s.thin]

@@ -1,4 +1,7 @@
-"""The verbs that try a model: chat and predict. They build it first, and leave the model itself to a process of its own."""
+"""The verbs that try a model: chat and predict.
+
+They build it first, and leave the model itself to a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,17 @@ if TYPE_CHECKING:
     from olivebuild.project import Project
 
 SUBJECTS = ("model", "merged", "adapter", "onnx", "choice")
-DATA = click.option("--data", metavar="DATASET", help="Put what is asked into this data set's template.")
+DATA = click.option(
+    "--data", metavar="DATASET", help="Put what is asked into this data set's template."
+)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A built model: its folder, and that of an adapter which goes on top. `digests` tell what they hold."""
+    """A built model: its folder, and that of an adapter which goes on top.
+
+    `digests` tell what they hold.
+    """
 
     target: str
     folder: str
@@ -47,15 +55,35 @@ class Subject:
 @SET
 @DATA
 @click.option("--system", metavar="TEXT", help="Begin with this system message.")
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Cut an answer after N tokens.", metavar="N")
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0 takes the likeliest token.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Cut an answer after N tokens.",
+    metavar="N",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token.",
+)
 @click.pass_context
 def chat(
-    ctx: click.Context, target: str, settings: tuple[str, ...], data: str | None, system: str | None, max_tokens: int, temperature: float
+    ctx: click.Context,
+    target: str,
+    settings: tuple[str, ...],
+    data: str | None,
+    system: str | None,
+    max_tokens: int,
+    temperature: float,
 ) -> None:
     """Talk to a model, built first if it is stale: base, adapter, merged or ONNX.
 
-    Each line is a turn, in the model's own chat template; /new begins anew, Ctrl-D ends. Ctrl-C stops an answer; twice, it ends.
+    Each line is a turn, in the model's own chat template; /new begins anew, Ctrl-D ends. Ctrl-C
+    stops an answer; twice, it ends.
 
     \b
     olivebuild chat onnx-int4
@@ -67,7 +95,16 @@ def chat(
     forms = (form_of(project.graph, data, single=True),) if data else ()
     made = build_subject(project, target)
     date = made.template_date
-    asked = Settings(target, made.folder, made.adapter, made.trust_remote_code, max_tokens, forms, temperature, template_date=date)
+    asked = Settings(
+        target,
+        made.folder,
+        made.adapter,
+        made.trust_remote_code,
+        max_tokens,
+        forms,
+        temperature,
+        template_date=date,
+    )
     with Talker(asked, project.workspace.log_file(f"{target}.chat")) as talker:
         talker.ready()
         ctx.exit(converse(talker, system, bool(forms)))
@@ -77,31 +114,68 @@ def chat(
 @TARGET
 @recipe_options
 @SET
-@click.option("--in", "rows", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), help="jsonl, json, csv or parquet.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write here instead of to standard output.")
+@click.option(
+    "--in",
+    "rows",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="jsonl, json, csv or parquet.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write here instead of to standard output.",
+)
 @DATA
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Cut an answer after N tokens.", metavar="N")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Cut an answer after N tokens.",
+    metavar="N",
+)
 @click.pass_context
-def predict(ctx: click.Context, target: str, settings: tuple[str, ...], rows: Path, out: Path | None, data: str | None, max_tokens: int) -> None:
-    """Answer the rows of a file, one JSON line a row, in order; the model is built first if it is stale.
+def predict(
+    ctx: click.Context,
+    target: str,
+    settings: tuple[str, ...],
+    rows: Path,
+    out: Path | None,
+    data: str | None,
+    max_tokens: int,
+) -> None:
+    """Answer the rows of a file, one JSON line a row, in order; the model is built first if it is
+    stale.
 
-    A row is rendered by the data set that the model was trained on (or another of the recipe whose columns it has), or has a `prompt`
+    A row is rendered by the data set that the model was trained on (or another of the recipe whose
+    columns it has), or has a `prompt`
     or `messages`. An interrupted run with --out goes on where it stopped.
 
     \b
     olivebuild predict onnx-int4 --in new.jsonl --out answers.jsonl
     """
     if kind := special(rows.stat().st_mode):
-        raise InputError(f"{rows} is {kind}, not a file", where="--in", hint="write what it gives into a file: rows are read more than once")
+        raise InputError(
+            f"{rows} is {kind}, not a file",
+            where="--in",
+            hint="write what it gives into a file: rows are read more than once",
+        )
     project = open_all(ctx, settings)
-    forms = (form_of(project.graph, data),) if data else forms_for(project.graph, project.graph.one(target))
+    forms = (
+        (form_of(project.graph, data),)
+        if data
+        else forms_for(project.graph, project.graph.one(target))
+    )
     made = build_subject(project, target)
 
     def asked(first: int = 0) -> Settings:
         # As a path that another process can open: /dev/stdin is its own there.
         place = str(rows.resolve())
         given = (target, made.folder, made.adapter, made.trust_remote_code, max_tokens, forms)
-        return Settings(*given, rows=place, shown=str(rows), first=first, template_date=made.template_date)
+        return Settings(
+            *given, rows=place, shown=str(rows), first=first, template_date=made.template_date
+        )
 
     log = project.workspace.log_file(f"{target}.predict")
     if out is None:
@@ -113,16 +187,29 @@ def predict(ctx: click.Context, target: str, settings: tuple[str, ...], rows: Pa
     from olivebuild import digest
     from olivebuild.locks import try_lock
 
-    identity = digest.of_json([made.digests, digest.of_file(rows), forms, max_tokens, *([made.template_date] if made.template_date else [])])
+    identity = digest.of_json(
+        [
+            made.digests,
+            digest.of_file(rows),
+            forms,
+            max_tokens,
+            *([made.template_date] if made.template_date else []),
+        ]
+    )
     lock = try_lock(project.planner.store.lock_file(identity))
     if lock is None:
-        raise BuildError(f"{out} is being written by another run of this command", hint="wait for it")
+        raise BuildError(
+            f"{out} is being written by another run of this command", hint="wait for it"
+        )
     with lock:
         write_lines(asked, log, out, out.with_name(f"{out.name}.{identity[:8]}.part"))
 
 
 def build_subject(project: Project, target: str) -> Subject:
-    """What the verb is about, built if it is stale. Raises RecipeError for a target that is no model, and the error of a step that fails."""
+    """What the verb is about, built if it is stale.
+
+    Raises RecipeError for a target that is no model, and the error of a step that fails.
+    """
     from olivebuild.actions import trusts
 
     graph = project.graph
@@ -130,14 +217,24 @@ def build_subject(project: Project, target: str) -> Subject:
     kind, fields = graph.targets[target].kind, graph.recipe.targets[target].fields
     if kind not in SUBJECTS:
         models = [name for name, t in graph.targets.items() if t.kind in SUBJECTS]
-        hint = f"models of this recipe are {', '.join(models)}" if models else "the recipe has no model"
-        raise RecipeError(f"{target} is of kind {kind}, which can't be asked", where=graph.recipe.where(target), hint=hint)
+        hint = (
+            f"models of this recipe are {', '.join(models)}"
+            if models
+            else "the recipe has no model"
+        )
+        raise RecipeError(
+            f"{target} is of kind {kind}, which can't be asked",
+            where=graph.recipe.where(target),
+            hint=hint,
+        )
     base = target
     if kind == "adapter":
         model = getattr(fields, "model", None)
         if model is None:
             hint = "name its `model`, or a merge of the two"
-            raise RecipeError(f"the base of {target} is not known", where=graph.recipe.where(target), hint=hint)
+            raise RecipeError(
+                f"the base of {target} is not known", where=graph.recipe.where(target), hint=hint
+            )
         base = model.target
     plan = _build(project, list(dict.fromkeys([base, target])))
     folders = [str(plan.states[name].folder) for name in (base, target)]
@@ -171,8 +268,12 @@ def _build(project: Project, goals: list[str]) -> Plan:
 
 def forms_for(graph: Graph, target: str) -> tuple[dict[str, str], ...]:
     """The templates of the data sets that the target was made with, then of the recipe's others."""
-    below = [name for name in graph.targets_below([target]) if graph.targets[name].kind == "dataset"]
-    others = [name for name, t in graph.targets.items() if t.kind == "dataset" and name not in below]
+    below = [
+        name for name in graph.targets_below([target]) if graph.targets[name].kind == "dataset"
+    ]
+    others = [
+        name for name, t in graph.targets.items() if t.kind == "dataset" and name not in below
+    ]
     return tuple(form for name in (*below, *others) if (form := _form(graph, name)))
 
 
@@ -182,17 +283,32 @@ def form_of(graph: Graph, name: str, *, single: bool = False) -> dict[str, str]:
     where = graph.recipe.where(name)
     form = _form(graph, name) if graph.targets[name].kind == "dataset" else None
     if form is None:
-        raise RecipeError(f"{name} is not a data set whose rows ask something", where=where, hint="it needs prompt, user or messages")
+        raise RecipeError(
+            f"{name} is not a data set whose rows ask something",
+            where=where,
+            hint="it needs prompt, user or messages",
+        )
     from olivebuild.steps._rows import columns_in
 
     if single and (form["format"] == "messages" or len(set(columns_in(form["text"]))) != 1):
-        raise RecipeError(f"what you write is one text, and the template of {name} takes more than that", where=where, hint="leave --data out")
+        raise RecipeError(
+            f"what you write is one text, and the template of {name} takes more than that",
+            where=where,
+            hint="leave --data out",
+        )
     return form
 
 
 def _form(graph: Graph, name: str) -> dict[str, str] | None:
     fields = graph.recipe.targets[name].fields
-    found = next(((kind, text) for kind in ("prompt", "user", "messages") if (text := getattr(fields, kind, None)) is not None), None)
+    found = next(
+        (
+            (kind, text)
+            for kind in ("prompt", "user", "messages")
+            if (text := getattr(fields, kind, None)) is not None
+        ),
+        None,
+    )
     return {"name": name, "format": found[0], "text": found[1]} if found else None
 
 
@@ -225,14 +341,18 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
         if text.strip() == "/new":
             messages = start
         elif not names.is_text(text):
-            odd = InputError("the line is not UTF-8 text", where="standard input", hint="write it as UTF-8")
+            odd = InputError(
+                "the line is not UTF-8 text", where="standard input", hint="write it as UTF-8"
+            )
             if not interactive:
                 raise odd
             show_error(odd)
         elif text.strip():
             asked = [*messages, {"role": "user", "content": text.strip()}]
             try:
-                answer, interrupted = _answer(talker, {"text": text.strip()} if with_form else {"messages": asked})
+                answer, interrupted = _answer(
+                    talker, {"text": text.strip()} if with_form else {"messages": asked}
+                )
             except Refused as e:
                 if not interactive:
                     raise
@@ -279,7 +399,9 @@ def lines_of(talker: Talker) -> Iterator[str]:
 
 
 def write_lines(asked: Callable[[int], Settings], log: Path, out: Path, part: Path) -> None:
-    """All lines into `out`, at once when the last is there; until then they are in `part`, from which a later run goes on."""
+    """All lines into `out`, at once when the last is there; until then they are in `part`, from
+    which a later run goes on.
+    """
     from olivebuild.events import Event
     from olivebuild.live import on_stderr
 
@@ -294,14 +416,20 @@ def write_lines(asked: Callable[[int], Settings], log: Path, out: Path, part: Pa
                 file.write(line.encode() + b"\n")
                 file.flush()
                 done += 1
-                display(Event("progress", node | {"what": "answering", "done": done, "total": total}))
+                display(
+                    Event("progress", node | {"what": "answering", "done": done, "total": total})
+                )
         except KeyboardInterrupt:
             display(Event("stopping", node))
-            click.echo(f"{done} of {total} rows are kept; the same command goes on from there", err=True)
+            click.echo(
+                f"{done} of {total} rows are kept; the same command goes on from there", err=True
+            )
             raise
         os.fsync(file.fileno())
     os.replace(part, out)
-    click.echo(f"{total} rows in {out}" + (f", {first} of them from before" if first else ""), err=True)
+    click.echo(
+        f"{total} rows in {out}" + (f", {first} of them from before" if first else ""), err=True
+    )
 
 
 def whole_lines(file: Path) -> int:

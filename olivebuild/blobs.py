@@ -1,4 +1,7 @@
-"""Blobs in the making: written beside, hashed, synced, renamed, several at once. Where they end up, store.py tells."""
+"""Blobs in the making: written beside, hashed, synced, renamed, several at once.
+
+Where they end up, store.py tells.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """Syncing is the slow part and waits for the disk, so several blobs are on their way at once."""
+    """Syncing is the slow part and waits for the disk, so several blobs are on their way at
+    once.
+    """
 
     def __init__(self, store: Store, scratch: Path, *, sync: bool) -> None:
         self.store = store

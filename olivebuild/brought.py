@@ -1,4 +1,6 @@
-"""Folders that come from elsewhere: looked at when a plan is made where they lie on this disk, and else as soon as they have come."""
+"""Folders that come from elsewhere: looked at when a plan is made where they lie on this disk, and
+else as soon as they have come.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +29,44 @@ def faults(folder: Path, kind: str) -> Iterator[Fault]:
 
 
 def hint(kind: str) -> str:
-    return foreign.MODEL_HINT if kind == "model" else foreign.HINT if kind != "merged" else "name it as a model, which can be trusted"
+    return (
+        foreign.MODEL_HINT
+        if kind == "model"
+        else foreign.HINT
+        if kind != "merged"
+        else "name it as a model, which can be trusted"
+    )
 
 
 def check(folder: Path, kind: str, where: Where | str | None, *, trust: bool) -> None:
-    """Raises InputError for a link that leaves the folder, trusted or not, and for what takes the recipe's trust."""
+    """Raises InputError for a link that leaves the folder, trusted or not, and for what takes the
+    recipe's trust.
+    """
     # Of a model's folder the scan looks at what loaders read.
-    links.check(folder, files_below(folder) if kind in ("adapter", "onnx") else sorted(folder.iterdir()), where)
+    links.check(
+        folder,
+        files_below(folder) if kind in ("adapter", "onnx") else sorted(folder.iterdir()),
+        where,
+    )
     if not trust:
         foreign.check(faults(folder, kind), hint(kind), where)
 
 
 def found(plan: Plan, recipe_folder: Path) -> Iterator[tuple[str, str, Fault]]:
-    """(node, target, fault) of the adapters and ONNX folders on this disk that are yet to be brought."""
+    """(node, target, fault) of the adapters and ONNX folders on this disk that are yet to be
+    brought.
+    """
     for name, state in plan.states.items():
         node, source = state.node, state.node.source
         waits = state.verdict.value in ("stale", "waiting")
-        if waits and source and source.scheme == "file" and node.kind in ("adapter", "onnx") and not node.trusts:
-            yield from ((name, node.target, fault) for fault in faults(recipe_folder / source.name, node.kind))
+        if (
+            waits
+            and source
+            and source.scheme == "file"
+            and node.kind in ("adapter", "onnx")
+            and not node.trusts
+        ):
+            yield from (
+                (name, node.target, fault)
+                for fault in faults(recipe_folder / source.name, node.kind)
+            )

@@ -1,4 +1,7 @@
-"""Plan -> start -> wait -> store, until all goals are there. Decides nothing: what to do next is always the plan's word."""
+"""Plan -> start -> wait -> store, until all goals are there.
+
+Decides nothing: what to do next is always the plan's word.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,15 @@ class Running(Struct):
 
 
 class Build:
-    def __init__(self, planner: Planner, executor: Executor, listen: Listener, room: Room | None = None, *, keep_going: bool = False) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        executor: Executor,
+        listen: Listener,
+        room: Room | None = None,
+        *,
+        keep_going: bool = False,
+    ) -> None:
         self.planner = planner
         self.executor = executor
         self.listen = listen
@@ -80,7 +91,11 @@ class Build:
         """What was said of the models."""
 
     def run(self, goals: Iterable[str], recalled: Recalled | None = None) -> Report:
-        """Build the goals. Raises nothing for a step that failed (it is in the report); raises BuildError for what comes before."""
+        """Build the goals.
+
+        Raises nothing for a step that failed (it is in the report); raises BuildError for what
+        comes before.
+        """
         store = self.planner.store
         check_locks(store, self.planner.workspace)
         # What a build finds in the cache is not swept away under it.
@@ -94,7 +109,9 @@ class Build:
         sweep(self.planner.store)
         check_room(self.planner, self._room, report.goals)
         try:
-            for node, error in pin_all(self.planner, self.executor, report.goals, self.listen, keep_going=self._keep_going):
+            for node, error in pin_all(
+                self.planner, self.executor, report.goals, self.listen, keep_going=self._keep_going
+            ):
                 self._fail(node, error, report)
             self.planner.dating.pinned = lambda node, text: self._say("note", node, text=text)
             known = recalled and self.planner.plan_from(recalled.plan, recalled.changed)
@@ -118,13 +135,26 @@ class Build:
                     changed = set(self._waiting)
                 if changed:
                     self.planner.update(plan, self._same_keys(plan, changed))
-                    brought = any(plan.states[name].node.source and plan.states[name].node.kind in BROUGHT for name in changed)
-                    if brought or any(s.fault for name, s in plan.found.items() if name not in self._failed):
-                        # What was far away lies here now, and can be read; or what was there can't any more.
+                    brought = any(
+                        plan.states[name].node.source and plan.states[name].node.kind in BROUGHT
+                        for name in changed
+                    )
+                    if brought or any(
+                        s.fault for name, s in plan.found.items() if name not in self._failed
+                    ):
+                        # What was far away lies here now, and can be read; or what was there can't
+                        # any more.
                         self._check(plan, report)
-            left = [s.node.target for s in plan.states.values() if s.needed and s.verdict is not Verdict.FRESH]
+            left = [
+                s.node.target
+                for s in plan.states.values()
+                if s.needed and s.verdict is not Verdict.FRESH
+            ]
             if left and not report.errors:
-                raise StepError(f"{left[0]} could not be made, and no step says why", hint="this is a fault of olivebuild; please report it")
+                raise StepError(
+                    f"{left[0]} could not be made, and no step says why",
+                    hint="this is a fault of olivebuild; please report it",
+                )
             if not report.errors:
                 self._remember_fresh(plan)
         finally:
@@ -134,18 +164,32 @@ class Build:
         return report
 
     def _look_ahead(self, plan: Plan, report: Report) -> None:
-        """Have the small files of the hub's models here, before weights are fetched and anything is made."""
+        """Have the small files of the hub's models here, before weights are fetched and anything is
+        made.
+        """
         for name, state in plan.states.items():
             node, going = state.node, self._keep_going or not report.errors
-            if going and state.verdict is Verdict.STALE and node.kind in BROUGHT and node.source and node.source.scheme == "hf" and state.key:
+            if (
+                going
+                and state.verdict is Verdict.STALE
+                and node.kind in BROUGHT
+                and node.source
+                and node.source.scheme == "hf"
+                and state.key
+            ):
                 try:
                     plan.small[name] = look(self.planner, self.executor, node, self.listen)
                 except BuildError as e:
                     self._fail(node, e, report)
 
     def _check(self, plan: Plan, report: Report) -> None:
-        """Tell what can't be read, or made of the models at hand, before hours go into it; what only such steps would read is not made either."""
-        if not any(s.verdict in (Verdict.STALE, Verdict.WAITING, Verdict.BROKEN) for s in plan.states.values()):
+        """Tell what can't be read, or made of the models at hand, before hours go into it; what
+        only such steps would read is not made either.
+        """
+        if not any(
+            s.verdict in (Verdict.STALE, Verdict.WAITING, Verdict.BROKEN)
+            for s in plan.states.values()
+        ):
             return
         from olivebuild.findings import problems, waiting_for
 
@@ -155,28 +199,51 @@ class Build:
                 continue
             self._told.add(problem.fact)
             if not problem.fails:
-                self._say("note", nodes[0], text=problem.fact if not problem.hint else f"{problem.fact}: {problem.hint}")
+                self._say(
+                    "note",
+                    nodes[0],
+                    text=problem.fact if not problem.hint else f"{problem.fact}: {problem.hint}",
+                )
                 continue
             report.errors.append(problem.error())
             for node in nodes:
                 self._failed.add(node.name)
                 if node.target not in report.failed:
                     report.failed.append(node.target)
-                    self._say("failed", node, fact=problem.fact, where=str(problem.where), hint=problem.hint)
+                    self._say(
+                        "failed",
+                        node,
+                        fact=problem.fact,
+                        where=str(problem.where),
+                        hint=problem.hint,
+                    )
         self._failed |= waiting_for(self.planner.graph, plan, self._failed)
         for name in reversed(list(plan.states)):
-            users = [user for _, user in self.planner.graph.users.get(name, ()) if user in plan.states]
-            if users and plan.states[name].node.target not in plan.goals and self._failed.issuperset(users):
+            users = [
+                user for _, user in self.planner.graph.users.get(name, ()) if user in plan.states
+            ]
+            if (
+                users
+                and plan.states[name].node.target not in plan.goals
+                and self._failed.issuperset(users)
+            ):
                 self._failed.add(name)
 
     def _act(self, plan: Plan, turns: Turns, report: Report) -> set[str]:
-        """Restore what is cached and start what can run. The nodes of which that changed what a plan says."""
+        """Restore what is cached and start what can run.
+
+        The nodes of which that changed what a plan says.
+        """
         changed: set[str] = set()
         self._waiting.clear()
         full = not self.executor.can_start(ANY)
         for state in turns.ready(plan):
             name = state.node.name
-            if name in self._running or name in self._failed or any(r.state.key == state.key for r in self._running.values()):
+            if (
+                name in self._running
+                or name in self._failed
+                or any(r.state.key == state.key for r in self._running.values())
+            ):
                 # One of equal keys is enough; it will be the others' result.
                 continue
             if state.verdict is Verdict.CACHED:
@@ -194,11 +261,20 @@ class Build:
 
     def _inputs_ready(self, plan: Plan, state: State) -> bool:
         inputs = self.planner.graph.inputs[state.node.name]
-        if not all(plan.states[s.name].verdict is Verdict.FRESH and s.name not in self._running for _, s, _ in inputs):
+        if not all(
+            plan.states[s.name].verdict is Verdict.FRESH and s.name not in self._running
+            for _, s, _ in inputs
+        ):
             return False
-        # Rows that will be asked are looked at before an adapter is trained: their data sets come first.
-        sets = {s.name for _, sources in asking(self.planner.graph, plan, state.node) for s in sources} - self._failed
-        return all(plan.states[name].verdict is Verdict.FRESH and name not in self._running for name in sets)
+        # Rows that will be asked are looked at before an adapter is trained: their data sets come
+        # first.
+        sets = {
+            s.name for _, sources in asking(self.planner.graph, plan, state.node) for s in sources
+        } - self._failed
+        return all(
+            plan.states[name].verdict is Verdict.FRESH and name not in self._running
+            for name in sets
+        )
 
     def _restore(self, state: State, report: Report) -> set[str]:
         assert state.manifest
@@ -224,8 +300,14 @@ class Build:
         self._attempts[state.node.name] += 1
         if self._attempts[state.node.name] > MAX_ATTEMPTS:
             why = state.reasons[0].what if state.reasons else "it"
-            hint = "does another program write there, or does the file system not keep what is written?"
-            raise StepError(f"{state.node.target} was made {MAX_ATTEMPTS} times, and {why} is still not right", hint=hint)
+            hint = (
+                "does another program write there, or does the file system not keep what is "
+                "written?"
+            )
+            raise StepError(
+                f"{state.node.target} was made {MAX_ATTEMPTS} times, and {why} is still not right",
+                hint=hint,
+            )
 
     def _start(self, plan: Plan, state: State) -> set[str]:
         """The nodes to look at again: this one, when another build has made its key meanwhile."""
@@ -252,7 +334,8 @@ class Build:
         try:
             action = make_action(planner, plan, state, scratch / "out")
         except Damaged as e:
-            # A part of the target that lies in the store alone; the bad blob is in quarantine, so the next plan runs its step.
+            # A part of the target that lies in the store alone; the bad blob is in quarantine, so
+            # the next plan runs its step.
             planner.store.discard(scratch)
             lock.close()
             self._say("note", node, text=f"a cached part is damaged ({e}): it is built again")
@@ -261,7 +344,9 @@ class Build:
         self._running[node.name] = Running(state, scratch, lock, inputs)
         self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
         # Only now, so that the step need not wait for what shows this.
-        self._say("started", node, reasons=[asdict(r) for r in state.reasons], seconds=state.seconds)
+        self._say(
+            "started", node, reasons=[asdict(r) for r in state.reasons], seconds=state.seconds
+        )
         return set()
 
     def _handle(self, message: Message | Outcome | None, report: Report) -> set[str]:
@@ -277,7 +362,10 @@ class Build:
         state = running.state
         try:
             if not running.scratch.exists():
-                raise StoreError(f"the cache was deleted while {state.node.target} was being built", hint="build again")
+                raise StoreError(
+                    f"the cache was deleted while {state.node.target} was being built",
+                    hint="build again",
+                )
             if message.error:
                 raise message.error
             self._store(running, message)
@@ -286,7 +374,11 @@ class Build:
             if state.node.target not in report.ran:
                 report.ran.append(state.node.target)
         except (BuildError, OSError) as error:
-            self._fail(state.node, of_disk(error, state.node.target) if isinstance(error, OSError) else error, report)
+            self._fail(
+                state.node,
+                of_disk(error, state.node.target) if isinstance(error, OSError) else error,
+                report,
+            )
         finally:
             self.planner.store.discard(running.scratch)
             running.lock.close()
@@ -300,7 +392,10 @@ class Build:
         self._say("failed", node, fact=error.fact, where=str(error.where or ""), hint=error.hint)
 
     def _store(self, running: Running, outcome: Outcome) -> None:
-        """Blobs, then the trace. Whatever goes wrong before the trace is written leaves no trace."""
+        """Blobs, then the trace.
+
+        Whatever goes wrong before the trace is written leaves no trace.
+        """
         state, out = running.state, running.scratch / "out"
         node, planner = state.node, self.planner
         result = outcome.result
@@ -314,20 +409,49 @@ class Build:
         if reference is None:
             for name, path in node.outputs.items():
                 if not (out / path).exists():
-                    raise StepError(f"{node.target} ended well but did not make {name or path}", hint="a declared output must be made by its step")
+                    raise StepError(
+                        f"{node.target} ended well but did not make {name or path}",
+                        hint="a declared output must be made by its step",
+                    )
             if result.manifest:
                 manifest, blob = self._stored(node, result.manifest), result.manifest
             else:
                 manifest, blob = planner.store.put_folder(out, running.scratch)
             if not manifest.files:
-                raise StepError(f"{node.target} ended well but made nothing", hint=f"`olivebuild log {node.target}` shows its output")
-        outputs = {name: result.digests.get(name) or self._output_digest(node, name, out, reference, manifest) for name in node.outputs}
+                raise StepError(
+                    f"{node.target} ended well but made nothing",
+                    hint=f"`olivebuild log {node.target}` shows its output",
+                )
+        outputs = {
+            name: result.digests.get(name)
+            or self._output_digest(node, name, out, reference, manifest)
+            for name in node.outputs
+        }
         known = planner.traces.get(state.key)
         if known and dict(known.outputs) != outputs:
-            other = numerics.differing(known.provenance.get("numerics") or {}, outcome.numerics) if node.computes else []
-            why = f"made under other numerics: {'; '.join(other)}" if other else f"{node.target} is not deterministic"
-            self._say("note", node, text=f"the same inputs gave another result than on the last run ({why})")
-            state.reasons.append(Reason("output", "another result from equal inputs", known.outputs.get("", known.manifest), outputs.get("", blob)))
+            other = (
+                numerics.differing(known.provenance.get("numerics") or {}, outcome.numerics)
+                if node.computes
+                else []
+            )
+            why = (
+                f"made under other numerics: {'; '.join(other)}"
+                if other
+                else f"{node.target} is not deterministic"
+            )
+            self._say(
+                "note",
+                node,
+                text=f"the same inputs gave another result than on the last run ({why})",
+            )
+            state.reasons.append(
+                Reason(
+                    "output",
+                    "another result from equal inputs",
+                    known.outputs.get("", known.manifest),
+                    outputs.get("", blob),
+                )
+            )
         trace = Trace(
             key=state.key,
             kind=node.kind,
@@ -339,7 +463,10 @@ class Build:
             seconds=round(outcome.seconds, 3),
             peak_rss=outcome.peak_rss,
             metrics=result.metrics,
-            provenance={**result.provenance, **({"numerics": outcome.numerics} if node.computes and outcome.numerics else {})},
+            provenance={
+                **result.provenance,
+                **({"numerics": outcome.numerics} if node.computes and outcome.numerics else {}),
+            },
         )
         planner.traces.put(trace)
         planner.store.checkpoint(state.key).unlink(missing_ok=True)
@@ -347,7 +474,8 @@ class Build:
             try:
                 planner.workspace.publish(node.target, manifest, planner.store)
             except Damaged as e:
-                # What the step took from the cache was not whole. It is in quarantine now, so the next plan finds it missing and runs the step again.
+                # What the step took from the cache was not whole. It is in quarantine now, so the
+                # next plan finds it missing and runs the step again.
                 self._say("note", node, text=f"a cached part is damaged ({e}): it is built again")
         self._finish(state, state.reasons)
         planner.scan.lock.note_libraries(planner.scan.libraries(node))
@@ -360,19 +488,31 @@ class Build:
         except (Damaged, ValueError) as e:
             fault = e
         if fault:
-            raise StepError(f"{node.target} ended well but stored something broken: {fault}", hint="build again; the disk may be failing")
+            raise StepError(
+                f"{node.target} ended well but stored something broken: {fault}",
+                hint="build again; the disk may be failing",
+            )
         return manifest
 
-    def _output_digest(self, node: Node, name: str, out: Path, reference: Path | None, manifest: Manifest | None) -> str:
-        """The content digest of an output: of a model its tensors, of a folder its files, of a file its bytes."""
+    def _output_digest(
+        self, node: Node, name: str, out: Path, reference: Path | None, manifest: Manifest | None
+    ) -> str:
+        """The content digest of an output: of a model its tensors, of a folder its files, of a file
+        its bytes.
+        """
         if node.kind in ("model", "merged"):
-            return self.planner.scan.model_at(reference or out, code=trusts(self.planner.graph, node))
+            return self.planner.scan.model_at(
+                reference or out, code=trusts(self.planner.graph, node)
+            )
         relative = node.outputs[name]
         if relative == "." and manifest:
             return manifest.digest
         path = out / relative
         if path.is_dir():
-            files = [[p.relative_to(path).as_posix(), digest.of_file(p)] for p in digest.files_below(path)]
+            files = [
+                [p.relative_to(path).as_posix(), digest.of_file(p)]
+                for p in digest.files_below(path)
+            ]
             return digest.of_json(files)
         return digest.of_file(path)
 
@@ -383,7 +523,11 @@ class Build:
         changed = planner.scan.changed(node)
         if changed:
             where = planner.scan.recipe.where(node.target)
-            raise InputError(f"{planner.scan.shown(changed)} changed while {node.target} was being built", where=where, hint=hint)
+            raise InputError(
+                f"{planner.scan.shown(changed)} changed while {node.target} was being built",
+                where=where,
+                hint=hint,
+            )
         for origin in running.inputs:
             fault: str | None = None
             if origin.trace is None or origin.trace.reference:
@@ -400,23 +544,39 @@ class Build:
         self.planner.workspace.remember(state.node.name, Last(state.key, tuple(reasons)))
 
     def _remember_fresh(self, plan: Plan) -> None:
-        """A target that was found fresh without being made here still has a key to compare with next time."""
+        """A target that was found fresh without being made here still has a key to compare with
+        next time.
+        """
         for name, state in plan.states.items():
             last = self.planner.workspace.last.get(name)
-            if (state.trace or (state.thin and state.node.lies_at is None)) and state.key and (last is None or last.key != state.key):
+            if (
+                (state.trace or (state.thin and state.node.lies_at is None))
+                and state.key
+                and (last is None or last.key != state.key)
+            ):
                 self._finish(state, state.reasons)
 
     def _save(self, report: Report) -> None:
-        """Whatever went wrong, what was finished is remembered; where even that can't be written, it is told, once."""
+        """Whatever went wrong, what was finished is remembered; where even that can't be written,
+        it is told, once.
+        """
         store, workspace, graph = self.planner.store, self.planner.workspace, self.planner.graph
         nodes = frozenset(graph.every or graph.nodes)
         recipe = self.planner.scan.recipe.file
         try:
             with workspace.lock():
                 before = workspaces.registered(store, recipe)
-                keys = {} if before else {name: last.key for name, last in workspace.last.items() if name in nodes}
+                keys = (
+                    {}
+                    if before
+                    else {name: last.key for name, last in workspace.last.items() if name in nodes}
+                )
                 states = report.plan.states if report.plan else {}
-                keys |= {name: s.key for name, s in states.items() if s.key and (s.trace or (s.thin and s.node.lies_at is None))}
+                keys |= {
+                    name: s.key
+                    for name, s in states.items()
+                    if s.key and (s.trace or (s.thin and s.node.lies_at is None))
+                }
                 keys |= report.plan.keys_elsewhere if report.plan else {}
                 workspaces.register(store, recipe, before, keys, nodes)
             workspace.save()
@@ -428,14 +588,20 @@ class Build:
     def _announce(self, plan: Plan) -> None:
         verdicts = {t: plan.target(t)[0] for t in plan.targets}
         run = [t for t, v in verdicts.items() if v in (Verdict.STALE, Verdict.WAITING)]
-        costs = {name: s.seconds for name, s in plan.states.items() if s.verdict in (Verdict.STALE, Verdict.WAITING)}
+        costs = {
+            name: s.seconds
+            for name, s in plan.states.items()
+            if s.verdict in (Verdict.STALE, Verdict.WAITING)
+        }
         restore = [t for t, v in verdicts.items() if v is Verdict.CACHED]
         self.listen(Event("plan", {"run": run, "restore": restore, "seconds": costs}))
         for node, text in self.planner.dating.ignored(plan) if run else ():
             self._say("note", node, text=text)
 
     def _hashing(self, path: Path, done: int, total: int) -> None:
-        self.listen(Event("hashing", {"file": self.planner.scan.shown(path), "done": done, "total": total}))
+        self.listen(
+            Event("hashing", {"file": self.planner.scan.shown(path), "done": done, "total": total})
+        )
 
     def _say(self, name: str, node: Node, **data: object) -> None:
         self.listen(Event(name, {"target": node.target, "node": node.name, **data}))

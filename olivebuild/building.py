@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
 
 def build_and_remember(
-    ctx: click.Context, targets: tuple[str, ...], manner: Manner, executor: Executor, settings: tuple[str, ...], as_json: bool
+    ctx: click.Context,
+    targets: tuple[str, ...],
+    manner: Manner,
+    executor: Executor,
+    settings: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """The recipe's targets, from what the last build of them knew, and for the next one."""
     state = place(ctx)[0] / ".olivebuild"
@@ -49,21 +54,39 @@ def build_and_remember(
             project = open_all(ctx, settings)
             report, code = build(project, targets, manner, executor, as_json, done)
     if report.plan and not report.errors:
-        pages = memory.remember(project.planner, report.plan, targets, project.before, started, report.touched)
+        pages = memory.remember(
+            project.planner, report.plan, targets, project.before, started, report.touched
+        )
         if not (report.ran or report.restored):
-            noop.save(project, report.plan, pages, started, "".join(out.written), "".join(err.written), code)
+            noop.save(
+                project,
+                report.plan,
+                pages,
+                started,
+                "".join(out.written),
+                "".join(err.written),
+                code,
+            )
     project.planner.traces.close()
     if code:
         ctx.exit(code)
 
 
 def build(
-    project: Project, targets: tuple[str, ...], manner: Manner, executor: Executor, as_json: bool, done: Done | None = None
+    project: Project,
+    targets: tuple[str, ...],
+    manner: Manner,
+    executor: Executor,
+    as_json: bool,
+    done: Done | None = None,
 ) -> tuple[Report, int]:
     """What was done, and the exit code. `done`: what it did before it began anew, if it did."""
     goals = project.goals(targets)
     room = Room(limits_of(manner.resources, machine.resources() | project.graph.limits))
-    sinks = Sinks(tuple(Place.parse(text) for text in dict.fromkeys(manner.log_to)), project.graph.recipe.folder.name)
+    sinks = Sinks(
+        tuple(Place.parse(text) for text in dict.fromkeys(manner.log_to)),
+        project.graph.recipe.folder.name,
+    )
 
     def say(event: Event) -> None:
         click.echo(event.to_json())
@@ -71,21 +94,45 @@ def build(
     try:
         with sinks, Showing() if not as_json else contextlib.nullcontext(say) as display:
             recorder = Recorder(sinks.joining(display), done)
-            report = Build(project.planner, executor, recorder, room, keep_going=manner.keep_going).run(goals, project.before)
+            report = Build(
+                project.planner, executor, recorder, room, keep_going=manner.keep_going
+            ).run(goals, project.before)
             recorder.complete(report)
     except (BuildError, OSError):
         if as_json:
             # Who reads the stream waits for its last line.
-            say(Event("done", {"ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": 0.0}))
+            say(
+                Event(
+                    "done",
+                    {
+                        "ran": [],
+                        "restored": [],
+                        "fresh": [],
+                        "failed": [],
+                        "gates": [],
+                        "seconds": 0.0,
+                    },
+                )
+            )
         raise
     for complaint in sinks.complaints:
         click.echo(f"note: {complaint}", err=True)
     plan = report.plan
-    judged = project.judge({name: project.metrics(plan, name) for name in plan.targets}) if plan and not report.failed else []
+    judged = (
+        project.judge({name: project.metrics(plan, name) for name in plan.targets})
+        if plan and not report.failed
+        else []
+    )
     gates = [asdict(j) for j in judged]
     entry = record(project, recorder, report, judged)
     if as_json:
-        end = {"ran": report.ran, "restored": report.restored, "fresh": report.fresh, "failed": report.failed, "gates": gates}
+        end = {
+            "ran": report.ran,
+            "restored": report.restored,
+            "fresh": report.fresh,
+            "failed": report.failed,
+            "gates": gates,
+        }
         say(Event("done", {**end, "seconds": round(report.seconds, 3)}))
     else:
         _show(project, report, goals, judged, entry)
@@ -98,8 +145,13 @@ def build(
     return report, 0 if all(j.passed for j in judged) else 3
 
 
-def _show(project: Project, report: Report, goals: list[str], judged: list[Judgement], entry: Entry | None) -> None:
-    """What a build came to. What draws takes long to import, and most builds have nothing to draw."""
+def _show(
+    project: Project, report: Report, goals: list[str], judged: list[Judgement], entry: Entry | None
+) -> None:
+    """What a build came to.
+
+    What draws takes long to import, and most builds have nothing to draw.
+    """
     shown = _to_show(project, report.plan, goals) if report.plan else []
     if not shown and not judged and lines.are_enough():
         if not report.failed:
@@ -123,8 +175,19 @@ def _show(project: Project, report: Report, goals: list[str], judged: list[Judge
 
 
 def _to_show(project: Project, plan: Plan, goals: list[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The benchmarks and choices that are goals, and the benchmark that such a choice was made by, with their figures."""
-    shown = [name for name in goals if name in plan.by_target and project.graph.targets[name].kind in ("benchmark", "choice")]
-    by = [source.target for name in shown for _, source, _ in project.graph.inputs[name] if source.kind == "benchmark"]
+    """The benchmarks and choices that are goals, and the benchmark that such a choice was made by,
+    with their figures.
+    """
+    shown = [
+        name
+        for name in goals
+        if name in plan.by_target and project.graph.targets[name].kind in ("benchmark", "choice")
+    ]
+    by = [
+        source.target
+        for name in shown
+        for _, source, _ in project.graph.inputs[name]
+        if source.kind == "benchmark"
+    ]
     names = [name for name in dict.fromkeys([*by, *shown]) if plan.target(name)[0] is Verdict.FRESH]
     return [(name, metrics) for name in names if (metrics := project.metrics(plan, name))]

@@ -16,14 +16,28 @@ from msgspec.structs import asdict
 from olivebuild import __version__, streams
 from olivebuild.endings import NO_MEMORY
 from olivebuild.errors import BuildError, RecipeError, StoreError, Where, of_disk
-from olivebuild.options import JSON, LOOK, SET, TARGET, TARGETS, Manner, look, manner_options, open_all, place, recipe_options
+from olivebuild.options import (
+    JSON,
+    LOOK,
+    SET,
+    TARGET,
+    TARGETS,
+    Manner,
+    look,
+    manner_options,
+    open_all,
+    place,
+    recipe_options,
+)
 
 if TYPE_CHECKING:
     from olivebuild.project import Project
     from olivebuild.snapshot import Look
 
 ELSEWHERE = {
-    **dict.fromkeys(("graph", "status", "log", "doctor", "schema", "init", "update", "accept"), "verbs"),
+    **dict.fromkeys(
+        ("graph", "status", "log", "doctor", "schema", "init", "update", "accept"), "verbs"
+    ),
     **dict.fromkeys(("clean", "verify", "gc"), "housekeeping"),
     **dict.fromkeys(("report", "history", "compare"), "looking_back"),
     **dict.fromkeys(("chat", "predict"), "asking"),
@@ -40,7 +54,10 @@ class Main(click.Group):
         while i < len(args) and args[i].startswith(COMMON):
             attached = "=" in args[i] if args[i].startswith("--") else len(args[i]) > 2
             i += 1 if attached else 2
-        if not (i < len(args) and (args[i] in self.list_commands(ctx) or args[i] in ("--help", "-h", "--version"))):
+        if not (
+            i < len(args)
+            and (args[i] in self.list_commands(ctx) or args[i] in ("--help", "-h", "--version"))
+        ):
             args = [*args[:i], "build", *args[i:]]
         return super().parse_args(ctx, args)
 
@@ -50,14 +67,22 @@ class Main(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         # A build need not import what the other verbs do.
         if cmd_name in ELSEWHERE:
-            found: click.Command = getattr(import_module(f"olivebuild.{ELSEWHERE[cmd_name]}"), cmd_name)
+            found: click.Command = getattr(
+                import_module(f"olivebuild.{ELSEWHERE[cmd_name]}"), cmd_name
+            )
             return found
         return super().get_command(ctx, cmd_name)
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
 @recipe_options
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Run up to N steps at once (default 1).", metavar="N")
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1),
+    help="Run up to N steps at once (default 1).",
+    metavar="N",
+)
 @click.version_option(__version__, prog_name="olivebuild")
 @click.pass_context
 def main(ctx: click.Context, jobs: int | None) -> None:
@@ -78,7 +103,13 @@ def main(ctx: click.Context, jobs: int | None) -> None:
 @SET
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line as JSON.")
 @click.pass_context
-def build(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings: tuple[str, ...], as_json: bool) -> None:
+def build(
+    ctx: click.Context,
+    targets: tuple[str, ...],
+    manner: Manner,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Build targets; without any, the recipe's default.
 
     \b
@@ -105,7 +136,13 @@ def build(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
 @SET
 @click.option("--json", "as_json", is_flag=True, help="Print one event a line as JSON.")
 @click.pass_context
-def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings: tuple[str, ...], as_json: bool) -> None:
+def watch(
+    ctx: click.Context,
+    targets: tuple[str, ...],
+    manner: Manner,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Build, and build again whenever an input or the recipe changes, until Ctrl-C.
 
     \b
@@ -128,11 +165,18 @@ def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
     def fail(error: BuildError) -> None:
         console.show_error(error)
         if as_json:
-            click.echo(Event("error", {"fact": error.fact, "where": str(error.where or ""), "hint": error.hint}).to_json())
+            click.echo(
+                Event(
+                    "error",
+                    {"fact": error.fact, "where": str(error.where or ""), "hint": error.hint},
+                ).to_json()
+            )
 
     def say(changed: Path | None) -> None:
         what: dict[str, object] = {"what": str(changed)} if changed else {}
-        click.echo(Event("changed" if changed else "watching", what).to_json()) if as_json else console.show_watch(changed, folder)
+        click.echo(
+            Event("changed" if changed else "watching", what).to_json()
+        ) if as_json else console.show_watch(changed, folder)
 
     watching.watch((folder, file), settings, build_once, fail, say)
 
@@ -143,7 +187,9 @@ def watch(ctx: click.Context, targets: tuple[str, ...], manner: Manner, settings
 @SET
 @JSON
 @click.pass_context
-def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+def plan(
+    ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...], as_json: bool
+) -> None:
     """Show what a build would run, why, and what it cost last time. Runs nothing.
 
     What the models at hand are known not to allow is an error here, too.
@@ -164,18 +210,39 @@ def plan(ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...]
     failing = [problem for problem in found if problem.fails]
     if not as_json:
         console.show_plan(made)
-        console.show_notes([*((d.target, str(d)) for d in dated), *((node.target, text) for node, text in dating.ignored(made))])
+        console.show_notes(
+            [
+                *((d.target, str(d)) for d in dated),
+                *((node.target, text) for node, text in dating.ignored(made)),
+            ]
+        )
         console.show_problems(found)
         ctx.exit(1 if failing else 0)
     rows = []
     for name in made.targets:
         verdict, states = made.target(name)
         last, cost = states[-1], [s.seconds for s in states if s.seconds is not None]
-        reasons = [asdict(r) for r in console.unique_reasons(states, name)] if verdict.value != "fresh" else []
+        reasons = (
+            [asdict(r) for r in console.unique_reasons(states, name)]
+            if verdict.value != "fresh"
+            else []
+        )
         kind = project.graph.targets[name].kind
         seconds = round(sum(cost), 3) if cost else None
-        rows.append({"target": name, "kind": kind, "verdict": verdict.value, "key": last.key, "seconds": seconds, "reasons": reasons})
-    told = {"problems": [p.to_json() for p in failing], "notes": [p.to_json() for p in found if not p.fails]}
+        rows.append(
+            {
+                "target": name,
+                "kind": kind,
+                "verdict": verdict.value,
+                "key": last.key,
+                "seconds": seconds,
+                "reasons": reasons,
+            }
+        )
+    told = {
+        "problems": [p.to_json() for p in failing],
+        "notes": [p.to_json() for p in found if not p.fails],
+    }
     dates = {"template_dates": [asdict(d) for d in dated]} if dated else {}
     click.echo(json.dumps({"targets": rows, **dates, **told}, indent=2, ensure_ascii=False))
     ctx.exit(1 if failing else 0)
@@ -204,12 +271,19 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
         failures = last_failures(history_of(project).read())
         story = explain.why(made, project.workspace, target, failures)
     project.workspace.memo.save()
-    click.echo(json.dumps(explain.to_json(story), indent=2, ensure_ascii=False) if as_json else explain.to_text(story))
+    click.echo(
+        json.dumps(explain.to_json(story), indent=2, ensure_ascii=False)
+        if as_json
+        else explain.to_text(story)
+    )
     ctx.exit(findings.show_faults(made))
 
 
 def run(seen: Look | None = None) -> None:
-    """The entry point: one place where errors become messages and exit codes. `seen`: what was looked at before this was imported."""
+    """The entry point: one place where errors become messages and exit codes.
+
+    `seen`: what was looked at before this was imported.
+    """
 
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -220,7 +294,11 @@ def run(seen: Look | None = None) -> None:
     try:
         code = main.main(prog_name="olivebuild", standalone_mode=False, obj={LOOK: seen}) or 0
     except click.ClickException as e:
-        hint = f"`{e.ctx.command_path} --help` shows what it takes" if isinstance(e, click.UsageError) and e.ctx else ""
+        hint = (
+            f"`{e.ctx.command_path} --help` shows what it takes"
+            if isinstance(e, click.UsageError) and e.ctx
+            else ""
+        )
         code = _fail(RecipeError(e.format_message(), where=Where("command line"), hint=hint))
     except BuildError as e:
         code = _fail(e)

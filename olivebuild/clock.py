@@ -1,6 +1,9 @@
-"""The date that chat templates write: which templates ask for it, and what they are told. Imports nothing heavy.
+"""The date that chat templates write: which templates ask for it, and what they are told.
 
-transformers gives templates one way to read the clock, `strftime_now(format)`; so do the engines of onnxruntime-genai and llama.cpp.
+Imports nothing heavy.
+
+transformers gives templates one way to read the clock, `strftime_now(format)`; so do the engines of
+onnxruntime-genai and llama.cpp.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ _TEXT = "fixed_date_text"
 """The variable of the macro that stands in the place of the clock."""
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January", "February", "March", "April", "May", "June", "July", "August", "September",
+    "October", "November", "December",
 )  # fmt: skip
 
 
@@ -58,12 +62,22 @@ def later(date: str, days: int) -> str:
 
 
 def write(date: str, format_: str) -> str:
-    """The beginning of that day as strftime writes it, in English whatever the locale is, and in UTC."""
+    """The beginning of that day as strftime writes it, in English whatever the locale is, and in
+    UTC.
+    """
     from datetime import UTC, datetime
 
     moment = datetime.fromisoformat(date)
     day, month = _DAYS[moment.weekday()], _MONTHS[moment.month - 1]
-    fixed = {"A": day, "a": day[:3], "B": month, "b": month[:3], "h": month[:3], "p": "AM", "P": "am"}
+    fixed = {
+        "A": day,
+        "a": day[:3],
+        "B": month,
+        "b": month[:3],
+        "h": month[:3],
+        "p": "AM",
+        "P": "am",
+    }
     fixed["s"] = str(int(moment.replace(tzinfo=UTC).timestamp()))
     whole = {"c": "%a %b %e %H:%M:%S %Y", "x": "%m/%d/%y", "X": "%H:%M:%S", "r": "%I:%M:%S %p"}
 
@@ -80,14 +94,19 @@ def write(date: str, format_: str) -> str:
 
 
 def reads_clock(template: str) -> bool:
-    """Whether a template asks what day it is. One that has the answer in a macro of its own does not."""
+    """Whether a template asks what day it is.
+
+    One that has the answer in a macro of its own does not.
+    """
     return FUNCTION in template and not _DEFINED.search(template)
 
 
 def fixed(template: str, date: str) -> str:
-    """The template with a macro in the place of its clock, so that it writes the same wherever it is rendered. Unchanged if it reads none.
+    """The template with a macro in the place of its clock, so that it writes the same wherever it
+    is rendered. Unchanged if it reads none.
 
-    The macro knows the directives that stand in the template, and refuses others; without a date it refuses all.
+    The macro knows the directives that stand in the template, and refuses others; without a date it
+    refuses all.
     """
     if not reads_clock(template):
         return template
@@ -100,14 +119,25 @@ def fixed(template: str, date: str) -> str:
 
 def _answer(template: str, date: str) -> str:
     if not date:
-        return "{{- raise_exception('the chat template reads the clock, and no date was given for it') -}}"
+        return (
+            "{{- raise_exception('the chat template reads the clock, and no date was given for "
+            "it') "
+            "-}}"
+        )
     known = {found[0]: write(date, found[0]) for found in _DIRECTIVE.finditer(template)}
     if "%%" in template:
         # Two percent signs are one in the text, and no directive begins with it.
         known = {"%%": _PERCENT, **known}
-    # Not every engine has `replace`, or looks for a text in another, or ends a macro's variables with it.
-    steps = "".join(f"{{%- set {_TEXT} = {_TEXT}.split({_quoted(directive)}) | join({_quoted(value)}) -%}}" for directive, value in known.items())
-    refusal = f"{{%- if {_TEXT}.split('%') | length > 1 -%}}{{{{- raise_exception('no date is known for ' + format) -}}}}{{%- endif -%}}"
+    # Not every engine has `replace`, or looks for a text in another, or ends a macro's variables
+    # with it.
+    steps = "".join(
+        f"{{%- set {_TEXT} = {_TEXT}.split({_quoted(directive)}) | join({_quoted(value)}) -%}}"
+        for directive, value in known.items()
+    )
+    refusal = (
+        f"{{%- if {_TEXT}.split('%') | length > 1 -%}}{{{{- raise_exception('no date is known for "
+        f"' + format) -}}}}{{%- endif -%}}"
+    )
     last = f".split('{_PERCENT}') | join('%')" if "%%" in known else ""
     return f"{{%- set {_TEXT} = format -%}}{steps}{refusal}{{{{- {_TEXT}{last} -}}}}"
 
@@ -135,7 +165,13 @@ def _strings(value: object) -> Iterator[str]:
     """A template, or several: [{"name": ..., "template": ...}], or by name."""
     if isinstance(value, str):
         yield value
-    for item in value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else ():
+    for item in (
+        value
+        if isinstance(value, list)
+        else list(value.values())
+        if isinstance(value, dict)
+        else ()
+    ):
         yield from _strings(item)
 
 
@@ -160,16 +196,25 @@ def _all_fixed(value: Any, date: str) -> Any:
 
 
 def holds_templates(name: str) -> bool:
-    """Whether a file of a model folder may have chat templates; `name` is relative to the folder."""
+    """Whether a file of a model folder may have chat templates; `name` is relative to the
+    folder.
+    """
     return name in FILES or (name.startswith(f"{FOLDER}/") and name.endswith(".jinja"))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """The files of a model folder that may hold chat templates. Raises OSError when there is no such folder."""
+    """The files of a model folder that may hold chat templates.
+
+    Raises OSError when there is no such folder.
+    """
     found = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
     if not found and not folder.is_dir():
         raise FileNotFoundError(folder)
-    return found | {f"{FOLDER}/{path.name}": path.read_bytes() for path in sorted((folder / FOLDER).glob("*.jinja")) if path.is_file()}
+    return found | {
+        f"{FOLDER}/{path.name}": path.read_bytes()
+        for path in sorted((folder / FOLDER).glob("*.jinja"))
+        if path.is_file()
+    }
 
 
 def folder_reads_clock(folder: Path) -> bool:

@@ -1,4 +1,6 @@
-"""What the commands of a plan read that does not count: told before they run, by what their command lines and scripts say."""
+"""What the commands of a plan read that does not count: told before they run, by what their command
+lines and scripts say.
+"""
 
 from __future__ import annotations
 
@@ -21,33 +23,53 @@ Said = tuple[str, str]
 def problems(planner: Planner, plan: Plan) -> Iterator[Problem]:
     for name, state in plan.states.items():
         node = state.node
-        if node.program and state.verdict in (Verdict.STALE, Verdict.WAITING) and state.fault is None:
+        if (
+            node.program
+            and state.verdict in (Verdict.STALE, Verdict.WAITING)
+            and state.fault is None
+        ):
             where = planner.scan.recipe.where(node.target, ("run",))
             for fact, hint in said_of(planner.scan, node):
                 yield Problem(node.target, where, fact, hint, (name,), fails=False)
 
 
 def said_of(scan: Scan, node: Node) -> list[Said]:
-    """(fact, hint) of each thing that a command is not known to get as it wants, or reads without its counting."""
+    """(fact, hint) of each thing that a command is not known to get as it wants, or reads without
+    its counting.
+    """
     return [*_variables(scan, node), *_words(scan, node), *_scripts(scan, node)]
 
 
 def _variables(scan: Scan, node: Node) -> Iterator[Said]:
     """Variables that are set here, and that the command does not get."""
-    listed = {*node.fields.get("environment", {}), *node.fields.get("env", {}).get("passed", ()), *node.keyed}
+    listed = {
+        *node.fields.get("environment", {}),
+        *node.fields.get("env", {}).get("passed", ()),
+        *node.keyed,
+    }
     found = scan.program(node).variables
-    missed = sorted(name for name in found if name in os.environ and name not in listed and not environment.is_base(name))
+    missed = sorted(
+        name
+        for name in found
+        if name in os.environ and name not in listed and not environment.is_base(name)
+    )
     if missed:
         sources = ", ".join(dict.fromkeys(found[name] for name in missed))
-        fact = f"{sources} of {node.target} reads {', '.join(missed)} of the environment, which a command gets only if `env` lists it"
+        fact = (
+            f"{sources} of {node.target} reads {', '.join(missed)} of the environment, which a "
+            "command gets only if `env` lists it"
+        )
         yield (
             fact,
-            f"env: {{keyed: [{missed[0]}]}} where the value changes the result, env: {{passed: [{missed[0]}]}} where it does not or is a secret",
+            f"env: {{keyed: [{missed[0]}]}} where the value changes the result, env: {{passed: "
+            f"[{missed[0]}]}} where it does not or is a secret",
         )
 
 
 def _covered(scan: Scan, node: Node) -> set[Path]:
-    return {path for wanted in node.files if not wanted.optional for path in scan.paths(node, wanted)}
+    return {
+        path for wanted in node.files if not wanted.optional for path in scan.paths(node, wanted)
+    }
 
 
 def _words(scan: Scan, node: Node) -> Iterator[Said]:
@@ -59,12 +81,20 @@ def _words(scan: Scan, node: Node) -> Iterator[Said]:
     named = []
     for word in node.program.words:
         path = folder / word
-        if not _is_uncounted(path, word, folder, shell=bool(node.fields.get("shell"))) or covered & {path, *path.parents} or path in modules:
+        if (
+            not _is_uncounted(path, word, folder, shell=bool(node.fields.get("shell")))
+            or covered & {path, *path.parents}
+            or path in modules
+        ):
             continue
         if not any(path in found.parents for found in covered):
             named.append(word)
     if named:
-        fact = f"`run` of {node.target} names {_listed(named)}, of which nothing counts: no edit there makes it run again"
+        fact = (
+            f"`run` of {node.target} names {_listed(named)}, of which nothing counts: no edit "
+            "there "
+            "makes it run again"
+        )
         yield fact, f"if it is read, list it: files: [{named[0]}]"
 
 
@@ -72,7 +102,9 @@ def _is_uncounted(path: Path, word: str, folder: Path, *, shell: bool) -> bool:
     try:
         if not os.path.isabs(word):
             fixed, wild = split(word)
-            return path.is_dir() or (shell and bool(wild) and not path.exists() and any((folder / fixed).glob(wild)))
+            return path.is_dir() or (
+                shell and bool(wild) and not path.exists() and any((folder / fixed).glob(wild))
+            )
         if (path.parts[1:2] and path.parts[1] in SYSTEM) or path == Path(path.anchor):
             return False
         return path.is_dir() or (path.is_file() and not os.access(path, os.X_OK))
@@ -85,13 +117,27 @@ def _scripts(scan: Scan, node: Node) -> Iterator[Said]:
     covered, folder = _covered(scan, node), scan.recipe.folder
     counted = covered | {folder / word for word in node.program.words} if node.program else covered
     for name, words in scan.program(node).told:
-        named = [word for word in words.split() if not counted & {folder / word, *(folder / word).parents}]
+        named = [
+            word
+            for word in words.split()
+            if not counted & {folder / word, *(folder / word).parents}
+        ]
         if named:
-            fact = f"{name} names {_listed(named)}, of which {node.target} knows nothing: no edit there makes it run again"
+            fact = (
+                f"{name} names {_listed(named)}, of which {node.target} knows nothing: no edit "
+                "there "
+                "makes it run again"
+            )
             yield fact, f"if it is read, list it: files: [{named[0]}]"
         elif not words:
-            yield f"{name} says in `sys.path` where else modules are found, and what lies there does not count", "list what it imports in `files`"
+            yield (
+                f"{name} says in `sys.path` where else modules are found, and what lies there "
+                "does not count",
+                "list what it imports in `files`",
+            )
 
 
 def _listed(words: list[str]) -> str:
-    return ", ".join(words[:SHOWN]) + (f" and {len(words) - SHOWN} more" if len(words) > SHOWN else "")
+    return ", ".join(words[:SHOWN]) + (
+        f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    )

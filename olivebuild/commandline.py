@@ -1,4 +1,7 @@
-"""What a command line says before it runs: the words that may be files, modules, code. Looks at no disk and runs nothing."""
+"""What a command line says before it runs: the words that may be files, modules, code.
+
+Looks at no disk and runs nothing.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,12 @@ def program_of(run: str, *, by_shell: bool, environment: Mapping[str, str]) -> P
     found = Found()
     found.take(words_of(run, by_shell=by_shell), by_shell=by_shell)
     found.path(environment.get("PYTHONPATH", ""))
-    return Program(*(tuple(dict.fromkeys(many)) for many in (found.words, found.modules, found.code, found.roots)))
+    return Program(
+        *(
+            tuple(dict.fromkeys(many))
+            for many in (found.words, found.modules, found.code, found.roots)
+        )
+    )
 
 
 class Found:
@@ -58,7 +66,9 @@ class Found:
             elif before == "-m" and re.fullmatch(r"\w+(\.\w+)*", word):
                 self.modules.append(word)
                 self.words += candidates(word)
-            elif (module := re.fullmatch(r"-m(\w+(\.\w+)*)", word)) and PYTHON.fullmatch(PurePosixPath(before).name):
+            elif (module := re.fullmatch(r"-m(\w+(\.\w+)*)", word)) and PYTHON.fullmatch(
+                PurePosixPath(before).name
+            ):
                 self.modules.append(module[1])
             else:
                 if word.startswith("PYTHONPATH="):
@@ -81,16 +91,24 @@ class Found:
 
 
 def candidates(word: str, *, by_shell: bool = False) -> Iterator[str]:
-    """The paths that a word may name: itself, the value of `--option=value`, the file of `@file`."""
+    """The paths that a word may name: itself, the value of `--option=value`, the file of
+    `@file`.
+    """
     for text in (word, word.partition("=")[2], word[1:] if word[:1] == "@" else ""):
         # A name may have 255 bytes: a program of awk's, say, is no path.
-        may_be = "{" not in text and "\0" not in text and all(len(os.fsencode(part)) <= 255 for part in text.split("/"))
+        may_be = (
+            "{" not in text
+            and "\0" not in text
+            and all(len(os.fsencode(part)) <= 255 for part in text.split("/"))
+        )
         if text and may_be and not text.startswith("-") and not (by_shell and "$" in text):
             yield text
 
 
 def words_in(script: str) -> list[str]:
-    """The words of a shell's script that may be files, line by line; what is no line by itself is passed over."""
+    """The words of a shell's script that may be files, line by line; what is no line by itself is
+    passed over.
+    """
     found = Found()
     for line in script.splitlines():
         try:

@@ -1,4 +1,6 @@
-"""Two sets of a benchmark's figures against each other: what became better, what worse, by how much. Prints nothing."""
+"""Two sets of a benchmark's figures against each other: what became better, what worse, by how
+much. Prints nothing.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Change:
     old: float
     new: float
     noise: bool = False
-    """No more than other test rows, or another seed where the benchmark has several, would change it."""
+    """No more than other test rows, or another seed where the benchmark has several, would change
+    it.
+    """
 
     @property
     def scale(self) -> Scale:
@@ -81,12 +85,18 @@ class Change:
         }
 
 
-WORDS = {"tokens_per_second": ("faster", "slower"), "ttft": ("slower", "faster"), "size": ("larger", "smaller")}
+WORDS = {
+    "tokens_per_second": ("faster", "slower"),
+    "ttft": ("slower", "faster"),
+    "size": ("larger", "smaller"),
+}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two builds or two models, what changed outside between them, and what became of the figures."""
+    """Two builds or two models, what changed outside between them, and what became of the
+    figures.
+    """
 
     old: str
     new: str
@@ -122,12 +132,18 @@ def of_models(benchmarks: Mapping[str, Mapping[str, Any]], old: str, new: str) -
         models = metrics["models"]
         if old in models and new in models:
             # These have answered the same rows, and the benchmark has compared the two row by row.
-            changes += (replace(c, noise=False) for c in _rows(target, new, models[old], models[new]))
+            changes += (
+                replace(c, noise=False) for c in _rows(target, new, models[old], models[new])
+            )
     if not changes:
-        known = list(dict.fromkeys(model for metrics in benchmarks.values() for model in metrics["models"]))
+        known = list(
+            dict.fromkeys(model for metrics in benchmarks.values() for model in metrics["models"])
+        )
         odd = next((name for name in (old, new) if name not in known), new)
         hint = did_you_mean(odd, known) if known else "`olivebuild` builds a benchmark"
-        raise RecipeError(f"no benchmark has measured both {old} and {new}", where="command line", hint=hint)
+        raise RecipeError(
+            f"no benchmark has measured both {old} and {new}", where="command line", hint=hint
+        )
     return Comparison(old, new, tuple(changes))
 
 
@@ -147,22 +163,31 @@ def _rows(target: str, model: str, old: Mapping[str, Any], new: Mapping[str, Any
     return found + _figures(target, model, "", old, new)
 
 
-def _figures(target: str, model: str, data: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+def _figures(
+    target: str, model: str, data: str, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> list[Change]:
     pairs = [(figure, old.get(figure), new.get(figure)) for figure in FIGURES]
     return [
-        Change(target, model, data, figure, float(a), float(b), _is_noise(figure, old, new)) for figure, a, b in pairs if _number(a) and _number(b)
+        Change(target, model, data, figure, float(a), float(b), _is_noise(figure, old, new))
+        for figure, a, b in pairs
+        if _number(a) and _number(b)
     ]
 
 
 def _is_noise(figure: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """By the intervals of both, as if the two had been judged on rows of their own: the history has no answers to pair."""
+    """By the intervals of both, as if the two had been judged on rows of their own: the history has
+    no answers to pair.
+    """
     change = new[figure] - old[figure]
     if not change:
         return False
     ends = [_facing(row, figure, up) for row, up in ((old, change > 0), (new, change < 0))]
     spreads = [row.get("over_seeds", {}).get(figure, {}).get("deviation") for row in (old, new)]
     by_rows = all(ends) and abs(change) <= math.hypot(*(end for end in ends if end))
-    return bool(by_rows or (any(spreads) and abs(change) <= 2 * math.hypot(*(spread or 0.0 for spread in spreads))))
+    return bool(
+        by_rows
+        or (any(spreads) and abs(change) <= 2 * math.hypot(*(spread or 0.0 for spread in spreads)))
+    )
 
 
 def _facing(row: Mapping[str, Any], figure: str, up: bool) -> float | None:
@@ -176,23 +201,38 @@ def _number(value: object) -> TypeGuard[int | float]:
 
 
 def headline(changes: list[Change], *, same_machine: bool = True) -> str:
-    """`+1.2 points (noise), 3 % slower`: of the last model the accuracy on the first data set, and the speed; "" without either.
+    """`+1.2 points (noise), 3 % slower`: of the last model the accuracy on the first data set, and
+    the speed; "" without either.
 
     Speeds of different machines say nothing about the models.
     """
     last = [c for c in changes if c.model == changes[-1].model] if changes else []
-    accuracy = next((c for name in ("accuracy", "generated_accuracy") for c in last if c.figure == name), None)
-    speed = next((c for name in ("tokens_per_second", "ttft") for c in last if c.figure == name), None)
-    parts = [accuracy.text if accuracy.better is not None else "the same accuracy"] if accuracy else []
+    accuracy = next(
+        (c for name in ("accuracy", "generated_accuracy") for c in last if c.figure == name), None
+    )
+    speed = next(
+        (c for name in ("tokens_per_second", "ttft") for c in last if c.figure == name), None
+    )
+    parts = (
+        [accuracy.text if accuracy.better is not None else "the same accuracy"] if accuracy else []
+    )
     if speed and same_machine:
         parts.append("as fast" if speed.text == "equal" else speed.text)
     return ", ".join(parts)
 
 
 def previous(entries: Sequence[Entry], entry: Entry, target: str) -> Entry | None:
-    """The last build before `entry` that measured the target; None if it measured the very same, or there is none."""
-    before = next((e for e in reversed(entries) if e.number < entry.number and target in e.measured), None)
-    same = before and target in entry.measured and before.measured[target].key == entry.measured[target].key
+    """The last build before `entry` that measured the target; None if it measured the very same, or
+    there is none.
+    """
+    before = next(
+        (e for e in reversed(entries) if e.number < entry.number and target in e.measured), None
+    )
+    same = (
+        before
+        and target in entry.measured
+        and before.measured[target].key == entry.measured[target].key
+    )
     return None if same else before
 
 

@@ -1,4 +1,7 @@
-"""What people see before and after a build: plans, tables, gates, errors. With live.py the only files that know rich; decides nothing."""
+"""What people see before and after a build: plans, tables, gates, errors.
+
+With live.py the only files that know rich; decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,13 @@ from olivebuild.wording import heading as named
 if TYPE_CHECKING:
     from olivebuild.findings import Problem
 
-COLOURS = {Verdict.FRESH: "green", Verdict.CACHED: "cyan", Verdict.STALE: "yellow", Verdict.WAITING: "bright_black", Verdict.BROKEN: "bold red"}
+COLOURS = {
+    Verdict.FRESH: "green",
+    Verdict.CACHED: "cyan",
+    Verdict.STALE: "yellow",
+    Verdict.WAITING: "bright_black",
+    Verdict.BROKEN: "bold red",
+}
 
 
 def stdout() -> Console:
@@ -45,7 +54,9 @@ def show_error(error: BuildError) -> None:
     if where and where.text and where.line:
         console.print(Text(f"  {where.line:>4} | {clean(where.text)}"))
         if where.column:
-            console.print(Text(f"       | {' ' * len(clean(where.text[: where.column - 1]))}^", style="red"))
+            console.print(
+                Text(f"       | {' ' * len(clean(where.text[: where.column - 1]))}^", style="red")
+            )
     if error.hint:
         console.print(f"  [cyan]hint:[/] {escape(clean(error.hint))}")
 
@@ -72,12 +83,19 @@ def show_plan(plan: Plan) -> None:
         text = describe(reasons[0]) if reasons and verdict is not Verdict.FRESH else ""
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 and text else ""
         last = f"  [bright_black]{seconds(cost)} last time[/]" if cost else ""
-        console.print(f"[{COLOURS[verdict]}]{verdict.value:<8}[/] {name:<14} {escape(clean(text + more))}{last}".rstrip())
+        console.print(
+            (
+                f"[{COLOURS[verdict]}]{verdict.value:<8}[/] {name:<14} "
+                f"{escape(clean(text + more))}{last}"
+            ).rstrip()
+        )
 
 
 def show_notes(notes: Iterable[tuple[str, str]]) -> None:
     for target, text in notes:
-        stdout().print(f"[bright_black]{'note':<8}[/] {target:<14} {escape(clean(text))}", soft_wrap=True)
+        stdout().print(
+            f"[bright_black]{'note':<8}[/] {target:<14} {escape(clean(text))}", soft_wrap=True
+        )
 
 
 def show_problems(problems: Iterable[Problem]) -> None:
@@ -86,14 +104,23 @@ def show_problems(problems: Iterable[Problem]) -> None:
         if problem.fails:
             show_error(problem.error())
             if problem.stops:
-                Console(stderr=True, highlight=False, soft_wrap=True).print(f"  without it can't be made: {escape(listed(problem.stops))}")
+                Console(stderr=True, highlight=False, soft_wrap=True).print(
+                    f"  without it can't be made: {escape(listed(problem.stops))}"
+                )
         else:
-            stdout().print(f"[bright_black]{'note':<8}[/] {problem.target:<14} {escape(clean(f'{problem.where}: {problem.fact}; {problem.hint}'))}")
+            stdout().print(
+                f"[bright_black]{'note':<8}[/] {problem.target:<14} "
+                f"{escape(clean(f'{problem.where}: {problem.fact}; {problem.hint}'))}"
+            )
 
 
 def unique_reasons(states: Iterable[Any], target: str) -> list[Reason]:
-    """The reasons of a target's nodes, without those that only say that one of its own nodes comes first."""
-    reasons = [r for s in states for r in s.reasons if not (r.cause == "input" and r.what == target)]
+    """The reasons of a target's nodes, without those that only say that one of its own nodes comes
+    first.
+    """
+    reasons = [
+        r for s in states for r in s.reasons if not (r.cause == "input" and r.what == target)
+    ]
     return list(dict.fromkeys(reasons))
 
 
@@ -102,7 +129,9 @@ def show_gates(judgements: Iterable[Judgement]) -> None:
     for judgement in judgements:
         word, colour = ("met", "green") if judgement.passed else ("missed", "bold red")
         noise = ", which may be noise" if judgement.noise else ""
-        console.print(f"[{colour}]gate {word:<7}[/]{escape(judgement.gate)}: {judgement.value:.4g}{noise}")
+        console.print(
+            f"[{colour}]gate {word:<7}[/]{escape(judgement.gate)}: {judgement.value:.4g}{noise}"
+        )
 
 
 QUALITIES = ("accuracy", "json_exact", "generated_accuracy")
@@ -112,7 +141,9 @@ OF_ROWS = (
     (("schema_valid", "valid"), ("field_exact", "fields"), ("json_exact", "whole")),
     (("perplexity", "perplexity"),),
 )
-"""The figures of a data set that the table shows: label and text, of JSON, of texts without a question."""
+"""The figures of a data set that the table shows: label and text, of JSON, of texts without a
+question.
+"""
 
 
 def show_benchmark(metrics: Mapping[str, Any]) -> None:
@@ -120,7 +151,11 @@ def show_benchmark(metrics: Mapping[str, Any]) -> None:
     console = stdout()
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("model")
-    columns = [(name, key, heading) for name in metrics["data"] for key, heading in _headings(metrics, name)]
+    columns = [
+        (name, key, heading)
+        for name in metrics["data"]
+        for key, heading in _headings(metrics, name)
+    ]
     for name, _, heading in columns:
         table.add_column(f"{name}\n{heading}", justify="right")
     for heading in ("first\ntoken", "tokens/s", "load", "peak RSS", "size"):
@@ -138,7 +173,10 @@ def show_benchmark(metrics: Mapping[str, Any]) -> None:
 
 def _differences(metrics: Mapping[str, Any]) -> Iterator[str]:
     """What each model lost or gained against the one before it, by what people look at first."""
-    told = {(row["model"], row["versus"], row["data"], row["figure"]): row for row in metrics.get("comparisons", ())}
+    told = {
+        (row["model"], row["versus"], row["data"], row["figure"]): row
+        for row in metrics.get("comparisons", ())
+    }
     for versus, model in pairwise(metrics["models"]):
         for name in metrics["data"]:
             found = (told.get((model, versus, name, key)) for key in QUALITIES)
@@ -152,15 +190,29 @@ def _over_seeds(metrics: Mapping[str, Any]) -> Iterator[str]:
         for name, judged in row["data"].items():
             spread = judged.get("over_seeds", {})
             if key := next((key for key in QUALITIES if key in spread), None):
-                mean, worst, count = figure(key, spread[key]["mean"]), figure(key, spread[key]["worst"]), len(spread[key]["values"])
-                yield f"{model} over {count} seeds: {named(key)} on {name} {mean} on average, {worst} at worst"
+                mean, worst, count = (
+                    figure(key, spread[key]["mean"]),
+                    figure(key, spread[key]["worst"]),
+                    len(spread[key]["values"]),
+                )
+                yield (
+                    f"{model} over {count} seeds: {named(key)} on {name} {mean} on average, "
+                    f"{worst} "
+                    "at worst"
+                )
 
 
 def _times(row: Mapping[str, Any]) -> list[str]:
     if "ttft" not in row:
         return []
     speed = f"{row['tokens_per_second']:.1f}" if row["tokens_per_second"] else ""
-    return [f"{row['ttft'] * 1000:.0f} ms", speed, seconds(row["load_seconds"]), size(row["peak_rss"]), size(row["size"])]
+    return [
+        f"{row['ttft'] * 1000:.0f} ms",
+        speed,
+        seconds(row["load_seconds"]),
+        size(row["peak_rss"]),
+        size(row["size"]),
+    ]
 
 
 def _headings(metrics: Mapping[str, Any], data: str) -> list[tuple[str, str]]:
@@ -168,20 +220,38 @@ def _headings(metrics: Mapping[str, Any], data: str) -> list[tuple[str, str]]:
     rows = [row["data"][data] for row in metrics["models"].values()]
 
     def measured(group: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        return [(key, heading) for key, heading in group if any(row.get(key) is not None for row in rows)]
+        return [
+            (key, heading)
+            for key, heading in group
+            if any(row.get(key) is not None for row in rows)
+        ]
 
     labels, answers, texts = map(measured, OF_ROWS)
     # A whole object that is right to the letter is what `whole` counts, however it is written.
-    found = ([pair for pair in labels if pair[0] == "accuracy"] + answers if answers else labels) or texts
-    own = [(name, name) for name in dict.fromkeys(name for row in rows for name in row.get("scores", {}))]
-    return [(key, f"{heading}\n{rows[0]['rows']} rows" if i == 0 else heading) for i, (key, heading) in enumerate([*found, *own])]
+    found = (
+        [pair for pair in labels if pair[0] == "accuracy"] + answers if answers else labels
+    ) or texts
+    own = [
+        (name, name)
+        for name in dict.fromkeys(name for row in rows for name in row.get("scores", {}))
+    ]
+    return [
+        (key, f"{heading}\n{rows[0]['rows']} rows" if i == 0 else heading)
+        for i, (key, heading) in enumerate([*found, *own])
+    ]
 
 
 def _cells(of_data: Mapping[str, Any], columns: Iterable[tuple[str, str, str]]) -> list[str]:
     cells = []
     for name, key, _ in columns:
-        value = of_data[name].get("scores", {}).get(key) if key not in FIGURES else of_data[name].get(key)
-        cells.append("" if value is None else figure(key, value) if key in FIGURES else f"{value:.3g}")
+        value = (
+            of_data[name].get("scores", {}).get(key)
+            if key not in FIGURES
+            else of_data[name].get(key)
+        )
+        cells.append(
+            "" if value is None else figure(key, value) if key in FIGURES else f"{value:.3g}"
+        )
     return cells
 
 
@@ -190,7 +260,9 @@ MANY = 4
 
 
 def show_front(metrics: Mapping[str, Any]) -> None:
-    """The models that no other beats in accuracy, speed and size at once, fastest last; then the others, and by what they are beaten."""
+    """The models that no other beats in accuracy, speed and size at once, fastest last; then the
+    others, and by what they are beaten.
+    """
     pareto, models = metrics.get("pareto"), metrics["models"]
     if not pareto or len(models) < MANY:
         return
@@ -199,11 +271,19 @@ def show_front(metrics: Mapping[str, Any]) -> None:
 
     def cells(name: str) -> list[str]:
         row = models[name]
-        return [figure(quality, row["data"][pareto["data"]][quality]), figure(speed, row[speed]), size(row["size"])]
+        return [
+            figure(quality, row["data"][pareto["data"]][quality]),
+            figure(speed, row[speed]),
+            size(row["size"]),
+        ]
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("Pareto front")
-    for heading in (f"{pareto['data']}\n{quality.replace('_', ' ')}", speed.replace("tokens_per_second", "tokens/s"), "size"):
+    for heading in (
+        f"{pareto['data']}\n{quality.replace('_', ' ')}",
+        speed.replace("tokens_per_second", "tokens/s"),
+        "size",
+    ):
         table.add_column(heading, justify="right")
     table.add_column("")
     for name in pareto["front"]:
@@ -215,20 +295,45 @@ def show_front(metrics: Mapping[str, Any]) -> None:
 
 
 def show_choice(name: str, metrics: Mapping[str, Any]) -> None:
-    stdout().print(f"[green]{'chosen':<9}[/]{escape(name):<22} is {escape(metrics['chosen'])}, by {metrics['by']}")
+    stdout().print(
+        f"[green]{'chosen':<9}[/]{escape(name):<22} is {escape(metrics['chosen'])}, by "
+        f"{metrics['by']}"
+    )
 
 
 def show_history(entries: Sequence[Entry], count: int) -> None:
-    """A line a build, the newest last: what it did, why, and how its benchmarks compare with the build before."""
+    """A line a build, the newest last: what it did, why, and how its benchmarks compare with the
+    build before.
+    """
     console = stdout()
     for entry in entries[-count:]:
-        made = f"{sum(not m.restored for m in entry.made)} run, {sum(m.restored for m in entry.made)} restored"
-        why = "; ".join(describe(r) for r in entry.causes[:2]) + (f" (and {len(entry.causes) - 2} more)" if len(entry.causes) > 2 else "")
-        since = ", ".join(f"{t}: {told.partition(': ')[2]}" for t in entry.measured if (told := since_last(entries, entry, t)))
+        made = (
+            f"{sum(not m.restored for m in entry.made)} run, {sum(m.restored for m in entry.made)} "
+            "restored"
+        )
+        why = "; ".join(describe(r) for r in entry.causes[:2]) + (
+            f" (and {len(entry.causes) - 2} more)" if len(entry.causes) > 2 else ""
+        )
+        since = ", ".join(
+            f"{t}: {told.partition(': ')[2]}"
+            for t in entry.measured
+            if (told := since_last(entries, entry, t))
+        )
         missed = [g.gate for g in entry.gates if not g.passed]
-        state = f"failed: {listed(entry.failed)}" if entry.failed else f"missed: {'; '.join(missed)}" if missed else ""
-        head = f"{entry.number:>5}  {entry.time.replace('T', ' ').rstrip('Z')}  {made:<18}  {seconds(entry.seconds):>12}  "
-        console.print(escape(clean(head + "  ".join(part for part in (state, since, why) if part))).rstrip())
+        state = (
+            f"failed: {listed(entry.failed)}"
+            if entry.failed
+            else f"missed: {'; '.join(missed)}"
+            if missed
+            else ""
+        )
+        head = (
+            f"{entry.number:>5}  {entry.time.replace('T', ' ').rstrip('Z')}  {made:<18}  "
+            f"{seconds(entry.seconds):>12}  "
+        )
+        console.print(
+            escape(clean(head + "  ".join(part for part in (state, since, why) if part))).rstrip()
+        )
     if not entries:
         console.print("no build has been recorded yet")
 
@@ -240,14 +345,25 @@ def show_comparison(found: Comparison) -> None:
     for reason in found.causes:
         console.print(f"  {escape(clean(describe(reason)))}")
     if not found.same_machine:
-        console.print("  [yellow]measured on different machines: speed and memory say nothing about the models[/]")
+        console.print(
+            "  [yellow]measured on different machines: speed and memory say nothing about the "
+            "models[/]"
+        )
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("model", "data", "figure"):
         table.add_column(heading)
     for heading in ("old", "new", "change"):
         table.add_column(heading, justify="right")
     for change in found.changes:
-        colour = {True: "green", False: "red", None: "bright_black"}[None if change.noise else change.better]
+        colour = {True: "green", False: "red", None: "bright_black"}[
+            None if change.noise else change.better
+        ]
         values = [figure(change.figure, value) for value in (change.old, change.new)]
-        table.add_row(clean(change.model), clean(change.data), change.figure, *values, Text(change.text, style=colour))
+        table.add_row(
+            clean(change.model),
+            clean(change.data),
+            change.figure,
+            *values,
+            Text(change.text, style=colour),
+        )
     console.print(table if found.changes else "  no figure is common to both")

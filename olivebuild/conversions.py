@@ -1,6 +1,8 @@
-"""Conversions that are known to fail, or to be wrong, by what a model's configuration says: told by `plan`, before an hour of training.
+"""Conversions that are known to fail, or to be wrong, by what a model's configuration says: told by
+`plan`, before an hour of training.
 
-Each was found by converting a miniature of the architecture (steps/_proof.py), and holds for the versions that are named.
+Each was found by converting a miniature of the architecture (steps/_proof.py), and holds for the
+versions that are named.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ from olivebuild.model_config import Config, Finding, architecture_of, quantised_
 
 
 class Known(NamedTuple):
-    """An architecture that versions of the model builder can't convert. `applies`: to which configurations; `builder`: versions that were tried."""
+    """An architecture that versions of the model builder can't convert.
+
+    `applies`: to which configurations; `builder`: versions that were tried.
+    """
 
     architectures: tuple[str, ...]
     builder: tuple[str, ...]
@@ -72,30 +77,49 @@ def _scales_in_a_way_of_its_own(config: Config) -> bool:
 
 
 def _rounds_yarn(config: Config) -> bool:
-    """The builder takes the dimensions between which YaRN changes over as they are; transformers rounds them, unless told not to."""
+    """The builder takes the dimensions between which YaRN changes over as they are; transformers
+    rounds them, unless told not to.
+    """
     rope = rope_of(config)
-    plain = rope.get("truncate") is False and rope.get("beta_fast") and rope.get("beta_slow") and not rope.get("attention_factor")
+    plain = (
+        rope.get("truncate") is False
+        and rope.get("beta_fast")
+        and rope.get("beta_slow")
+        and not rope.get("attention_factor")
+    )
     return rope_type_of(config) == "yarn" and not plain
 
 
 def _lengths_differ(config: Config) -> bool:
     text = text_config(config)
-    return bool(text.get("max_position_embeddings", 4096) != text.get("original_max_position_embeddings", 4096))
+    return bool(
+        text.get("max_position_embeddings", 4096)
+        != text.get("original_max_position_embeddings", 4096)
+    )
 
 
 LONG = ("longrope", "su")
 ROTARY = (
-    "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GraniteForCausalLM", "GraniteMoeHybridForCausalLM", "Ernie4_5ForCausalLM",
-    "GemmaForCausalLM", "Gemma2ForCausalLM", "GptOssForCausalLM", "PhiForCausalLM", "PhiMoEForCausalLM", "OlmoForCausalLM", "Lfm2ForCausalLM",
+    "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GraniteForCausalLM",
+    "GraniteMoeHybridForCausalLM", "Ernie4_5ForCausalLM",
+    "GemmaForCausalLM", "Gemma2ForCausalLM", "GptOssForCausalLM", "PhiForCausalLM",
+    "PhiMoEForCausalLM", "OlmoForCausalLM", "Lfm2ForCausalLM",
     "Lfm2MoeForCausalLM",
 )  # fmt: skip
-"""Those whose rotary positions the builder makes in the same way (models/builders/base.py, make_rope_init)."""
+"""Those whose rotary positions the builder makes in the same way (models/builders/base.py,
+make_rope_init).
+"""
 NONE = "none that was tried; a merge of it can be used with transformers"
 
 
 KNOWN_TO_FAIL = (
     Known(
-        ("LlamaForCausalLM", "NemotronForCausalLM", "SmolLM3ForCausalLM", "HunYuanDenseV1ForCausalLM"),
+        (
+            "LlamaForCausalLM",
+            "NemotronForCausalLM",
+            "SmolLM3ForCausalLM",
+            "HunYuanDenseV1ForCausalLM",
+        ),
         ("0.18.0",),
         _scales_positions,
         "writes a model of other answers",
@@ -115,15 +139,18 @@ KNOWN_TO_FAIL = (
         ("0.18.0",),
         lambda config: rope_type_of(config) in LONG and not _lengths_differ(config),
         "does not take its `rope_scaling` (models/builders/base.py, make_rope_init)",
-        "it looks for LongRoPE where max_position_embeddings is more than original_max_position_embeddings",
+        "it looks for LongRoPE where max_position_embeddings is more than "
+        "original_max_position_embeddings",
         NONE,
     ),
     Known(
         (*ROTARY, "Phi3ForCausalLM"),
         ("0.18.0",),
         _rounds_yarn,
-        "ends in ZeroDivisionError, or writes a model of other answers (models/builders/base.py, make_inv_freq_rescaled_with_ntk)",
-        "it computes YaRN as gpt-oss has it, with `truncate: false` and both betas given, and this one has it otherwise",
+        "ends in ZeroDivisionError, or writes a model of other answers (models/builders/base.py, "
+        "make_inv_freq_rescaled_with_ntk)",
+        "it computes YaRN as gpt-oss has it, with `truncate: false` and both betas given, and "
+        "this one has it otherwise",
         NONE,
     ),
     Known(
@@ -131,8 +158,10 @@ KNOWN_TO_FAIL = (
         ("0.18.0",),
         lambda config: _lengths_differ(config) and rope_type_of(config) not in ("yarn", *LONG),
         "looks for 'multi_cache', which is not there (models/builders/base.py)",
-        "it takes a Phi-3 for one with LongRoPE where max_position_embeddings and original_max_position_embeddings (4096 if not given) differ",
-        "this one, once both are the same number in the base's config.json, which changes nothing else; a merge can be used with transformers",
+        "it takes a Phi-3 for one with LongRoPE where max_position_embeddings and "
+        "original_max_position_embeddings (4096 if not given) differ",
+        "this one, once both are the same number in the base's config.json, which changes nothing "
+        "else; a merge can be used with transformers",
     ),
     Known(
         ("PhiForCausalLM",),
@@ -164,16 +193,20 @@ KNOWN_TO_FAIL = (
         ("GptOssForCausalLM",),
         ("0.18.0",),
         lambda config: quantised_by(config) != "mxfp4",
-        "ends in RuntimeError: Original GPT-OSS MXFP4 tensor ... was not found (models/builders/gptoss.py)",
-        "for 4 bits the builder takes the experts' weights as they were published, in MXFP4, and a merge has them in full precision",
-        "onnxruntime-genai 0.18.0 with precision: fp32; a merge of it can be used with transformers",
+        "ends in RuntimeError: Original GPT-OSS MXFP4 tensor ... was not found "
+        "(models/builders/gptoss.py)",
+        "for 4 bits the builder takes the experts' weights as they were published, in MXFP4, and "
+        "a merge has them in full precision",
+        "onnxruntime-genai 0.18.0 with precision: fp32; "
+        "a merge of it can be used with transformers",
         ("int4",),
     ),
     Known(
         ("GraniteMoeHybridForCausalLM",),
         ("0.17.1", "0.18.0"),
         _has_state_layers,
-        "ends in AttributeError: 'NoneType' object has no attribute 'q_proj' (models/builders/granite.py)",
+        "ends in AttributeError: 'NoneType' object has no attribute 'q_proj' "
+        "(models/builders/granite.py)",
         "it has Mamba layers, and the builder knows those with attention alone",
         NONE,
     ),
@@ -182,23 +215,29 @@ KNOWN_TO_FAIL = (
         ("0.17.1", "0.18.0"),
         lambda _: True,
         "looks for 'rope_type', which is not there (models/builders/base.py, make_rope_init)",
-        "transformers from 5.0 on keeps the rotary parameters of Gemma-3 by the type of layer, and the builder looks for those of all layers",
-        "onnxruntime-genai 0.13.2 with transformers 4.57.6, in an environment of its own; a merge of it can be used with transformers",
+        "transformers from 5.0 on keeps the rotary parameters of Gemma-3 by the type of layer, "
+        "and the builder looks for those of all layers",
+        "onnxruntime-genai 0.13.2 with transformers 4.57.6, in an environment of its own; a merge "
+        "of it can be used with transformers",
     ),
     Known(
         ("SmolLM3ForCausalLM",),
         ("0.17.1", "0.18.0"),
         _has_layers_without_rope,
-        "looks for 'position_ids', which is not there (models/builders/base.py, make_attention_qk_rope), and for dml rotates what must not be",
-        "it has layers without rotary positions, and the builder gives these a rotation of their own",
-        "none that was tried (0.10.0 converts it without complaint, and wrongly); a merge of it can be used with transformers",
+        "looks for 'position_ids', which is not there (models/builders/base.py, "
+        "make_attention_qk_rope), and for dml rotates what must not be",
+        "it has layers without rotary positions, and the builder gives these a rotation of their "
+        "own",
+        "none that was tried (0.10.0 converts it without complaint, and wrongly); a merge of it "
+        "can be used with transformers",
     ),
     Known(
         ("OlmoForCausalLM",),
         ("0.18.0",),
         lambda _: True,
         "writes a model of other answers (logits differ by a tenth of their spread in fp32)",
-        "the layer norms of OLMo-1 subtract the mean, and the builder writes them as RMS norms (models/builders/olmo.py)",
+        "the layer norms of OLMo-1 subtract the mean, and the builder writes them as RMS norms "
+        "(models/builders/olmo.py)",
         NONE,
     ),
 )
@@ -209,7 +248,18 @@ def known_to_fail(config: Config, precision: object) -> Finding | None:
     architecture, version = architecture_of(config), installed("onnxruntime-genai")
     for known in KNOWN_TO_FAIL:
         meant = not known.precisions or precision in known.precisions
-        if meant and architecture in known.architectures and version in known.builder and known.applies(config):
-            fact = f"the model builder (onnxruntime-genai {version}, transformers {installed('transformers')}) can't convert {architecture}"
-            return Finding(f"{fact}: it {known.happens}, because {known.because}", f"versions that work: {known.works}")
+        if (
+            meant
+            and architecture in known.architectures
+            and version in known.builder
+            and known.applies(config)
+        ):
+            fact = (
+                f"the model builder (onnxruntime-genai {version}, transformers "
+                f"{installed('transformers')}) can't convert {architecture}"
+            )
+            return Finding(
+                f"{fact}: it {known.happens}, because {known.because}",
+                f"versions that work: {known.works}",
+            )
     return None

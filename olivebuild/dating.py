@@ -1,6 +1,9 @@
-"""Which nodes are rendered by a chat template that reads the clock, and with which date. Reads templates, never executes them.
+"""Which nodes are rendered by a chat template that reads the clock, and with which date.
 
-The date is a part of such a node's key. It is the model's `template_date`, or the one in olivebuild.lock, where the first build that needs
+Reads templates, never executes them.
+
+The date is a part of such a node's key. It is the model's `template_date`, or the one in
+olivebuild.lock, where the first build that needs
 one writes it; what is planned before is planned with today's.
 """
 
@@ -42,13 +45,18 @@ class Dated(Struct, frozen=True):
         told = {
             "field": f"it is rendered with {self.date}, its template_date",
             "lock": f"it is rendered with {self.date}, which olivebuild.lock has",
-            "first build": f"it will be rendered with the date of the first build, {self.date} if that is today",
+            "first build": "it will be rendered with the date of the first build, "
+            f"{self.date} if that is today",
         }[self.origin]
-        return f"the chat template of {self.target} reads the clock: {told}" + ("; what is merged has it fixed" if self.freezes else "")
+        return f"the chat template of {self.target} reads the clock: {told}" + (
+            "; what is merged has it fixed" if self.freezes else ""
+        )
 
 
 class Dating:
-    """`pinned` is called with a model and a text when a date is written into olivebuild.lock; without it nothing is written."""
+    """`pinned` is called with a model and a text when a date is written into olivebuild.lock;
+    without it nothing is written.
+    """
 
     def __init__(self, graph: Graph, scan: Scan, store: Store, traces: Traces) -> None:
         self._graph, self._scan, self._store, self._traces = graph, scan, store, traces
@@ -57,11 +65,18 @@ class Dating:
         self.pinned: Callable[[Node, str], None] | None = None
 
     def parts(self, node: Node, states: Mapping[str, State]) -> list[Part]:
-        """The date's part of a node's key, if it has one. Raises RecipeError when the models that it is made of have several dates."""
+        """The date's part of a node's key, if it has one.
+
+        Raises RecipeError when the models that it is made of have several dates.
+        """
         publishes = node.template == "published"
         if not (publishes or self._renders(node)):
             return []
-        roots = [self._graph.nodes[name] for name in self._roots[node.name] if self._reads_clock(states[name])]
+        roots = [
+            self._graph.nodes[name]
+            for name in self._roots[node.name]
+            if self._reads_clock(states[name])
+        ]
         if publishes:
             # A template that stays the model's own writes no date into what is published.
             roots = [root for root in roots if root.fields.get(LABEL) == FREEZE]
@@ -69,10 +84,18 @@ class Dating:
             return []
         dates = {root.name: self._date(root)[0] for root in roots}
         if len(set(dates.values())) > 1:
-            named = ", ".join(f"{date} of {self._graph.nodes[name].target}" for name, date in sorted(dates.items()))
-            hint = "the prompts of training and of use would differ; give these models one `template_date`"
+            named = ", ".join(
+                f"{date} of {self._graph.nodes[name].target}"
+                for name, date in sorted(dates.items())
+            )
+            hint = (
+                "the prompts of training and of use would differ; give these models one "
+                "`template_date`"
+            )
             raise RecipeError(
-                f"the models that {node.target} is made of have several dates: {named}", where=self._scan.recipe.where(node.target), hint=hint
+                f"the models that {node.target} is made of have several dates: {named}",
+                where=self._scan.recipe.where(node.target),
+                hint=hint,
             )
         date = next(iter(dates.values()))
         return [Part("parameter", LABEL, f"{FREEZE} {date}" if publishes else date)]
@@ -80,7 +103,11 @@ class Dating:
     def told(self, plan: Plan) -> list[Dated]:
         """The plan's models whose templates read the clock and with whom something is rendered."""
         wanted = dict.fromkeys(
-            root for name, state in plan.found.items() if self._renders(state.node) for root in self._roots[name] if plan.found[root].outputs
+            root
+            for name, state in plan.found.items()
+            if self._renders(state.node)
+            for root in self._roots[name]
+            if plan.found[root].outputs
         )
         found = []
         for name in wanted:
@@ -91,29 +118,52 @@ class Dating:
         return found
 
     def date_of(self, target: str, plan: Plan) -> str:
-        """The date with which a model's template is rendered; empty where it does not read the clock."""
-        roots = [self._graph.nodes[name] for name in self._roots[target] if self._reads_clock(plan.found[name])]
+        """The date with which a model's template is rendered; empty where it does not read the
+        clock.
+        """
+        roots = [
+            self._graph.nodes[name]
+            for name in self._roots[target]
+            if self._reads_clock(plan.found[name])
+        ]
         return self._date(roots[0])[0] if roots else ""
 
     def ignored(self, plan: Plan) -> list[tuple[Node, str]]:
         """What is to be said of fields that change nothing."""
         return [
-            (state.node, f"{LABEL} changes nothing: the chat template of {state.node.target} does not read the clock")
+            (
+                state.node,
+                f"{LABEL} changes nothing: the chat template of {state.node.target} does not read "
+                "the clock",
+            )
             for state in plan.found.values()
-            if state.node.fields.get(LABEL) and state.node.kind == "model" and state.outputs and not self._reads_clock(state)
+            if state.node.fields.get(LABEL)
+            and state.node.kind == "model"
+            and state.outputs
+            and not self._reads_clock(state)
         ]
 
     def _renders(self, node: Node) -> bool:
-        """Whether a template has a part in a node: rows whose prompts and texts are written out need none."""
-        rows = [source for _, source, _ in self._graph.inputs[node.name] if source.kind == "dataset"]
-        return node.template == "rendered" and not (rows and all({"prompt", "text"} & source.fields.keys() for source in rows))
+        """Whether a template has a part in a node: rows whose prompts and texts are written out
+        need none.
+        """
+        rows = [
+            source for _, source, _ in self._graph.inputs[node.name] if source.kind == "dataset"
+        ]
+        return node.template == "rendered" and not (
+            rows and all({"prompt", "text"} & source.fields.keys() for source in rows)
+        )
 
     @cached_property
     def _roots(self) -> dict[str, tuple[str, ...]]:
         """node -> the models from outside, be they adapters, that it is made of."""
         found: dict[str, tuple[str, ...]] = {}
         for name, node in self._graph.nodes.items():
-            sources = [found[source.name] for _, source, _ in self._graph.inputs[name] if source.kind in MODELS]
+            sources = [
+                found[source.name]
+                for _, source, _ in self._graph.inputs[name]
+                if source.kind in MODELS
+            ]
             if len(sources) > 1:
                 found[name] = tuple(dict.fromkeys(root for roots in sources for root in roots))
             else:
@@ -129,7 +179,11 @@ class Dating:
         if not lock.template_date and self.pinned:
             lock.pin_template_date(self._today)
             lock.save()
-            text = f"its chat template reads the clock: {lock.file.name} has {lock.template_date} now, which is its date in all builds"
+            text = (
+                f"its chat template reads the clock: {lock.file.name} has {lock.template_date} "
+                "now, "
+                "which is its date in all builds"
+            )
             self.pinned(root, text)
         return (lock.template_date, "lock") if lock.template_date else (self._today, "first build")
 
@@ -151,7 +205,11 @@ class Dating:
                     files = clock.files_of(self._scan.recipe.folder / trace.reference)
                 else:
                     entries = self._store.manifest(trace.manifest).files
-                    files = {e.name: b"".join(self._store.read(blob) for blob, _ in e.runs()) for e in entries if clock.holds_templates(e.name)}
+                    files = {
+                        e.name: b"".join(self._store.read(blob) for blob, _ in e.runs())
+                        for e in entries
+                        if clock.holds_templates(e.name)
+                    }
             else:
                 return False
         except (OSError, Damaged, ValueError):

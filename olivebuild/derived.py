@@ -1,4 +1,7 @@
-"""What was computed from tensors before: recipe and source digests -> blobs. Losing any of it costs time, nothing else."""
+"""What was computed from tensors before: recipe and source digests -> blobs.
+
+Losing any of it costs time, nothing else.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ Blobs = tuple[tuple[str, int], ...]
 
 
 class Derived:
-    """key -> blobs, in the cache. Reading and writing never raise; what can't be read is as if it were not there."""
+    """key -> blobs, in the cache.
+
+    Reading and writing never raise; what can't be read is as if it were not there.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -28,7 +34,9 @@ class Derived:
             for key in keys:
                 try:
                     blobs = _parse(self._index.get(key) if self._index is not None else None)
-                    if blobs and all(self.store.path(blob).stat().st_size == size for blob, size in blobs):
+                    if blobs and all(
+                        self.store.path(blob).stat().st_size == size for blob, size in blobs
+                    ):
                         found[key] = blobs
                         for blob, _ in blobs:
                             self.store.touch(self.store.path(blob))
@@ -37,7 +45,9 @@ class Derived:
         return found
 
     def read(self, key: str) -> bytes | None:
-        """The one blob that is known under a key; None where none is, or where it is damaged, and so in quarantine now."""
+        """The one blob that is known under a key; None where none is, or where it is damaged, and
+        so in quarantine now.
+        """
         for blobs in self.get([key]).values():
             with contextlib.suppress(Damaged):
                 return self.store.read(blobs[0][0])

@@ -1,8 +1,11 @@
 """Digests of bytes, files and folders, and the memo that lets a known one be reused.
 
-Knows nothing of recipes, keys or the store. A digest is XXH3-128 in hex (32 characters): fast, not cryptographic; it guards
-against accidents and edits, not against an attacker who can write to the cache. A file of up to SEGMENT bytes has the digest of its
-bytes; a longer one that of the list of its segments' (digest, size), so that several threads can share it.
+Knows nothing of recipes, keys or the store. A digest is XXH3-128 in hex (32 characters): fast, not
+cryptographic; it guards
+against accidents and edits, not against an attacker who can write to the cache. A file of up to
+SEGMENT bytes has the digest of its
+bytes; a longer one that of the list of its segments' (digest, size), so that several threads can
+share it.
 """
 
 from __future__ import annotations
@@ -84,21 +87,26 @@ def in_threads(work: Callable[..., Found], pieces: Iterable[tuple[Any, ...]]) ->
 
 
 def of_runs(path: Path, sizes: Sequence[int], count: Count = nobody) -> str:
-    """The digest of the list of (digest, size) of a file's consecutive pieces; of a single piece, its own digest.
+    """The digest of the list of (digest, size) of a file's consecutive pieces; of a single piece,
+    its own digest.
 
     A file of another length has another digest.
     """
     if len(sizes) == 1:
         return of_range(path, 0, None, count)[0]
     starts = list(accumulate(sizes, initial=0))
-    found = in_threads(lambda start, size: of_range(path, start, size, count), zip(starts[:-1], sizes, strict=True))
+    found = in_threads(
+        lambda start, size: of_range(path, start, size, count), zip(starts[:-1], sizes, strict=True)
+    )
     if (rest := os.stat(path).st_size - starts[-1]) > 0:
         found.append((of_range(path, starts[-1], rest)[0], -1))
     return of_json(found)
 
 
 def of_range(path: Path, start: int, size: int | None, count: Count = nobody) -> tuple[str, int]:
-    """The plain digest of up to `size` bytes from `start` (None: to the end), and how many there were."""
+    """The plain digest of up to `size` bytes from `start` (None: to the end), and how many there
+    were.
+    """
     running, done = hasher(), 0
     with open(opening.open_handle(path), "rb", buffering=0) as f:
         wanted = os.fstat(f.fileno()).st_size - start if size is None else size
@@ -113,11 +121,17 @@ def of_range(path: Path, start: int, size: int | None, count: Count = nobody) ->
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below `folder`, sorted by their relative POSIX path; what desktop systems strew about is left out."""
+    """All files below `folder`, sorted by their relative POSIX path; what desktop systems strew
+    about is left out.
+    """
     found = []
     for parent, folders, names in os.walk(folder):
         # A link to a folder counts as a file: nobody looks behind it unseen.
-        found += [Path(parent, name) for name in (*names, *(f for f in folders if os.path.islink(Path(parent, f)))) if name not in NOISE]
+        found += [
+            Path(parent, name)
+            for name in (*names, *(f for f in folders if os.path.islink(Path(parent, f))))
+            if name not in NOISE
+        ]
     yield from sorted(found, key=lambda p: p.relative_to(folder).as_posix())
 
 
@@ -130,17 +144,23 @@ COARSE = 2_000_000_000
 
 
 def is_past(stat: Sequence[int], moment: int) -> bool:
-    """Whether what changes a file at `moment`, by the file system's clock, or later shows in its stat."""
+    """Whether what changes a file at `moment`, by the file system's clock, or later shows in its
+    stat.
+    """
     last = max(stat[3], stat[4])
-    # Whole seconds: a disk of another kind than the one whose clock was read, which may tick every other second only.
+    # Whole seconds: a disk of another kind than the one whose clock was read, which may tick every
+    # other second only.
     return last + (COARSE if last >= 0 and stat[4] % 1_000_000_000 == 0 else 0) < moment
 
 
 class StatMemo:
-    """path -> (stat, digest): a digest is reused while (device, inode, size, mtime_ns, ctime_ns) are all as they were.
+    """path -> (stat, digest): a digest is reused while (device, inode, size, mtime_ns, ctime_ns)
+    are all as they were.
 
-    A file whose mtime or ctime is not older than the scan's start, by the file system's own clock, may change again without a
-    visible difference, so its digest is given but not remembered. `flavour` tells digests of different kinds apart.
+    A file whose mtime or ctime is not older than the scan's start, by the file system's own clock,
+    may change again without a
+    visible difference, so its digest is given but not remembered. `flavour` tells digests of
+    different kinds apart.
     `listen(file, done, total)` hears how far the hashing of a long file is.
     """
 
@@ -152,27 +172,46 @@ class StatMemo:
         self.start_scan()
 
     def start_scan(self) -> None:
-        """Take the file system's time: what was last changed before it can't change again unseen."""
+        """Take the file system's time: what was last changed before it can't change again
+        unseen.
+        """
         self._start = filesystem_time(self._file.parent)
 
     def digest(self, path: Path, compute: Compute = of_file, flavour: str = "bytes") -> str:
-        """The digest of `path`; hashes only when the stat differs from the one remembered. Raises OSError."""
+        """The digest of `path`; hashes only when the stat differs from the one remembered.
+
+        Raises OSError.
+        """
         stat = stat_of(path)
         name = f"{flavour}:{path}"
         entry = self._entry(name)
         if entry[:5] == list(stat) and (len(entry) == 6 or entry[6:] == [boot()]):
             return str(entry[5])
-        digest = compute(path, Meter(path, stat[2], self.listen) if self.listen and stat[2] >= LONG else nobody)
+        digest = compute(
+            path, Meter(path, stat[2], self.listen) if self.listen and stat[2] >= LONG else nobody
+        )
         if stat_of(path) != stat:
             return self.digest(path, compute, flavour)
         self.remember(path, stat, digest, flavour)
         return digest
 
-    def remember(self, path: Path, stat: Stat, digest: str, flavour: str = "bytes", *, until_boot: bool = False) -> None:
-        """`until_boot`: the file was not synced, so after a power cut it may hold something else behind the same stat."""
+    def remember(
+        self,
+        path: Path,
+        stat: Stat,
+        digest: str,
+        flavour: str = "bytes",
+        *,
+        until_boot: bool = False,
+    ) -> None:
+        """`until_boot`: the file was not synced, so after a power cut it may hold something else
+        behind the same stat.
+        """
         name = f"{flavour}:{path}"
         if is_past(stat, self._start):
-            self._known.set(name, json.dumps([*stat, digest, *([boot()] if until_boot else [])]).encode())
+            self._known.set(
+                name, json.dumps([*stat, digest, *([boot()] if until_boot else [])]).encode()
+            )
         elif self._known.get(name):
             self._known.forget(name)
 
@@ -185,7 +224,9 @@ class StatMemo:
         return found if isinstance(found, list) else []
 
     def believed(self) -> list[tuple[str, Path, str]]:
-        """(flavour, path, digest) of all files that would not be read now, since their stats are as they were."""
+        """(flavour, path, digest) of all files that would not be read now, since their stats are as
+        they were.
+        """
         found = []
         for name in self._known:
             flavour, _, path = name.partition(":")
@@ -225,7 +266,9 @@ class Meter:
 
 @functools.cache
 def boot() -> str:
-    """Tells the system's time since it was started from that before; empty where it does not say."""
+    """Tells the system's time since it was started from that before; empty where it does not
+    say.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except (OSError, ValueError):
@@ -233,7 +276,8 @@ def boot() -> str:
 
 
 def filesystem_time(folder: Path) -> int:
-    """Now, in nanoseconds, by the clock that stamps files in `folder` (it may differ from ours, and ticks coarsely).
+    """Now, in nanoseconds, by the clock that stamps files in `folder` (it may differ from ours, and
+    ticks coarsely).
 
     0 where nothing can be written: then no digest is remembered.
     """
@@ -250,7 +294,9 @@ def filesystem_time(folder: Path) -> int:
 
 
 def wait_for_tick(folder: Path, after_ns: int) -> None:
-    """Wait until files written in `folder` get a time later than `after_ns`, so that later changes are visible."""
+    """Wait until files written in `folder` get a time later than `after_ns`, so that later changes
+    are visible.
+    """
     for _ in range(200):
         if filesystem_time(folder) > after_ns:
             return
@@ -258,7 +304,9 @@ def wait_for_tick(folder: Path, after_ns: int) -> None:
 
 
 def readers(mode: int) -> int:
-    """The mode that says the same of who may read as a file's `mode`, and leaves who may write to the umask."""
+    """The mode that says the same of who may read as a file's `mode`, and leaves who may write to
+    the umask.
+    """
     return 0o600 | (0o060 if mode & 0o040 else 0) | (0o006 if mode & 0o004 else 0)
 
 
@@ -285,10 +333,15 @@ ABANDONED_SECONDS = 3600
 
 
 def abandoned(folder: Path) -> Iterator[Path]:
-    """What writers who were killed have left in a folder, and its clock markers. A younger one may be in another process' hands."""
+    """What writers who were killed have left in a folder, and its clock markers.
+
+    A younger one may be in another process' hands.
+    """
     with contextlib.suppress(OSError), os.scandir(folder) as inside:
         for entry in inside:
-            if entry.name.startswith(".clock-") or (entry.name[0] == "." and entry.name.endswith(".tmp")):
+            if entry.name.startswith(".clock-") or (
+                entry.name[0] == "." and entry.name.endswith(".tmp")
+            ):
                 # It may go meanwhile.
                 with contextlib.suppress(OSError):
                     if time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_SECONDS:
@@ -308,7 +361,9 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the names in a folder are safe from a power cut; on Windows they can't be told to be."""
+    """Return when the names in a folder are safe from a power cut; on Windows they can't be told to
+    be.
+    """
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

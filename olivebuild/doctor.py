@@ -1,4 +1,7 @@
-"""What this machine has, and what each kind can run here. Heavy libraries are asked in a process of their own."""
+"""What this machine has, and what each kind can run here.
+
+Heavy libraries are asked in a process of their own.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,18 @@ NEEDS = {
 }
 _PROVIDERS = """
 import json, onnxruntime_genai as og
-print(json.dumps([n for n in ("cuda", "dml", "openvino", "qnn", "webgpu") if getattr(og, f"is_{n}_available")()]))
+names = ("cuda", "dml", "openvino", "qnn", "webgpu")
+print(json.dumps([n for n in names if getattr(og, f"is_{n}_available")()]))
 """
 
 
 def examine() -> dict[str, Any]:
-    libraries = {name: installed(name) for name in sorted({n for needs in NEEDS.values() for n in needs} | {"bitsandbytes", "datasets"})}
+    libraries = {
+        name: installed(name)
+        for name in sorted(
+            {n for needs in NEEDS.values() for n in needs} | {"bitsandbytes", "datasets"}
+        )
+    }
     kinds = {kind: [n for n in needs if not libraries[n]] for kind, needs in NEEDS.items()}
     facts = machine.describe()
     return {
@@ -43,7 +52,9 @@ def examine() -> dict[str, Any]:
         "providers": _providers() if libraries["onnxruntime-genai"] else [],
         "cache": str(cache_folder()),
         "libraries": libraries,
-        "kinds": {kind: {"runs": not missing, "missing": missing} for kind, missing in kinds.items()},
+        "kinds": {
+            kind: {"runs": not missing, "missing": missing} for kind, missing in kinds.items()
+        },
     }
 
 
@@ -59,14 +70,20 @@ def _providers() -> list[str]:
 def to_text(facts: dict[str, Any]) -> str:
     lines = [
         f"olivebuild  {facts['olivebuild']} on Python {facts['python']}, {facts['system']}",
-        f"processor   {facts['processor']}, {facts['cores']} cores, {facts['memory_bytes'] / 2**30:.0f} GiB",
+        f"processor   {facts['processor']}, {facts['cores']} cores, "
+        f"{facts['memory_bytes'] / 2**30:.0f} GiB",
         f"GPUs        {', '.join(facts['gpus']) or 'none'}",
         f"providers   {', '.join(facts['providers']) or 'none'} (onnxruntime-genai)",
         f"cache       {facts['cache']}",
         "",
     ]
-    lines += [f"{name:<18} {version or 'not installed'}" for name, version in facts["libraries"].items()]
+    lines += [
+        f"{name:<18} {version or 'not installed'}" for name, version in facts["libraries"].items()
+    ]
     lines.append("")
     for kind, state in facts["kinds"].items():
-        lines.append(f"{kind:<18} {'runs here' if state['runs'] else 'restores only; missing: ' + ', '.join(state['missing'])}")
+        runs = "runs here"
+        if not state["runs"]:
+            runs = f"restores only; missing: {', '.join(state['missing'])}"
+        lines.append(f"{kind:<18} {runs}")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """YAML 1.2 text -> plain values, each with its place in the file. Knows nothing of recipes.
 
-The core schema (https://yaml.org/spec/1.2.2/#103-core-schema): `1e-4` is a number, `no` is a string. Stricter than the
+The core schema (https://yaml.org/spec/1.2.2/#103-core-schema): `1e-4` is a number, `no` is a
+string. Stricter than the
 specification where a slip would be silent: duplicate keys, tags and non-string keys are errors.
 """
 
@@ -55,7 +56,9 @@ class Document:
 
     def where(self, path: Path) -> Where:
         """The place of `path`, or of the nearest thing above it."""
-        given = next((text for known, text in self.overrides.items() if path[: len(known)] == known), None)
+        given = next(
+            (text for known, text in self.overrides.items() if path[: len(known)] == known), None
+        )
         if given:
             return Where(given)
         while path and path not in self.places:
@@ -66,7 +69,9 @@ class Document:
 
 
 class _Loader(yaml.CSafeLoader):
-    """libyaml's parser with no implicit types: what a plain scalar means is decided by `_scalar`."""
+    """libyaml's parser with no implicit types: what a plain scalar means is decided by
+    `_scalar`.
+    """
 
     yaml_implicit_resolvers: dict[str, object] = {}
 
@@ -82,18 +87,26 @@ def parse(text: str, file: str) -> Document:
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         text = document.lines[line - 1] if 0 < line <= len(document.lines) else ""
         fact = f"not valid YAML: {e.problem or e.context}"
-        raise RecipeError(fact, where=Where(file, line, column, text), hint=_hint(e, text)) from None
+        raise RecipeError(
+            fact, where=Where(file, line, column, text), hint=_hint(e, text)
+        ) from None
     except yaml.reader.ReaderError as e:
         before = text[: e.position].split("\n")
         where = Where(file, len(before), len(before[-1]) + 1)
-        raise RecipeError(f"not valid YAML: {e.reason}", where=where, hint="is it a text file?") from None
+        raise RecipeError(
+            f"not valid YAML: {e.reason}", where=where, hint="is it a text file?"
+        ) from None
     except UnicodeEncodeError:
-        raise RecipeError("not valid YAML: not UTF-8 text", where=Where(file, 1, 1), hint="is it a text file?") from None
+        raise RecipeError(
+            "not valid YAML: not UTF-8 text", where=Where(file, 1, 1), hint="is it a text file?"
+        ) from None
     return document
 
 
 def _check_events(document: Document, text: str) -> None:
-    """What must be known before the tree is made: how deep it is, and that no value brings a tag of its own."""
+    """What must be known before the tree is made: how deep it is, and that no value brings a tag of
+    its own.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         mark = event.start_mark
@@ -105,10 +118,14 @@ def _check_events(document: Document, text: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MAX_DEPTH:
-            raise RecipeError(f"nested deeper than {MAX_DEPTH} levels", where=where, hint="write it flatter")
+            raise RecipeError(
+                f"nested deeper than {MAX_DEPTH} levels", where=where, hint="write it flatter"
+            )
         tag = getattr(event, "tag", None)
         if tag:
-            raise RecipeError(f"the tag {tag} is not allowed here", where=where, hint="write the plain value")
+            raise RecipeError(
+                f"the tag {tag} is not allowed here", where=where, hint="write the plain value"
+            )
 
 
 def parse_value(text: str) -> object:
@@ -131,16 +148,26 @@ class _Reader:
 
     def fail(self, fact: str, node: yaml.Node, hint: str) -> RecipeError:
         line, column = node.start_mark.line + 1, node.start_mark.column + 1
-        return RecipeError(fact, where=Where(self.document.file, line, column, self.document.lines[line - 1]), hint=hint)
+        return RecipeError(
+            fact,
+            where=Where(self.document.file, line, column, self.document.lines[line - 1]),
+            hint=hint,
+        )
 
     def read(self, node: yaml.Node, path: Path, depth: int) -> object:
         self.count += 1
         if self.count > MAX_VALUES:
-            raise self.fail(f"more than {MAX_VALUES} values", node, "aliases that repeat aliases grow without bound")
+            raise self.fail(
+                f"more than {MAX_VALUES} values",
+                node,
+                "aliases that repeat aliases grow without bound",
+            )
         if depth > MAX_DEPTH:
             # An alias may lead deeper than the text, even into itself.
             raise self.fail(f"nested deeper than {MAX_DEPTH} levels", node, "write it flatter")
-        self.document.places.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
+        self.document.places.setdefault(
+            path, (node.start_mark.line + 1, node.start_mark.column + 1)
+        )
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
@@ -151,11 +178,16 @@ class _Reader:
         result: dict[str, object] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise self.fail("a key must be a word", key_node, "text that begins with { or [ needs quotes")
+                raise self.fail(
+                    "a key must be a word", key_node, "text that begins with { or [ needs quotes"
+                )
             key = str(key_node.value)
             if key in result:
                 raise self.fail(f"{key} is given twice", key_node, "keep one of them")
-            self.document.places[*path, key] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            self.document.places[*path, key] = (
+                key_node.start_mark.line + 1,
+                key_node.start_mark.column + 1,
+            )
             result[key] = self.read(value_node, (*path, key), depth + 1)
         return result
 

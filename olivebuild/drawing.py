@@ -10,12 +10,16 @@ def edges(graph: Graph) -> list[tuple[str, str, str]]:
     found = []
     for name, inputs in graph.inputs.items():
         user = graph.nodes[name].target
-        found += [(user, source.target, output) for _, source, output in inputs if source.target != user]
+        found += [
+            (user, source.target, output) for _, source, output in inputs if source.target != user
+        ]
     return list(dict.fromkeys(found))
 
 
 def tree(graph: Graph) -> str:
-    """Goals at the left, what they need below and to the right; what was shown before is not opened again."""
+    """Goals at the left, what they need below and to the right; what was shown before is not opened
+    again.
+    """
     below: dict[str, list[str]] = {}
     for user, source, output in edges(graph):
         below.setdefault(user, []).append(f"{source}.{output}" if output else source)
@@ -36,15 +40,21 @@ def tree(graph: Graph) -> str:
         shown.add(name)
         for i, child in reversed(list(enumerate(children))):
             last = i == len(children) - 1
-            stack.append((child, lead + rest, "`-- " if last else "|-- ", "    " if last else "|   "))
+            stack.append(
+                (child, lead + rest, "`-- " if last else "|-- ", "    " if last else "|   ")
+            )
     return "\n".join(lines)
 
 
 def dot(graph: Graph) -> str:
     lines = ["digraph olivebuild {", "  rankdir=LR; node [shape=box];"]
-    lines += [f'  "{name}" [label="{name}\\n{target.kind}"];' for name, target in graph.targets.items()]
     lines += [
-        f'  "{source}" -> "{user}"{f" [label={output!r}]".replace(chr(39), chr(34)) if output else ""};' for user, source, output in edges(graph)
+        f'  "{name}" [label="{name}\\n{target.kind}"];' for name, target in graph.targets.items()
+    ]
+    lines += [
+        f'  "{source}" -> '
+        f'"{user}"{f" [label={output!r}]".replace(chr(39), chr(34)) if output else ""};'
+        for user, source, output in edges(graph)
     ]
     return "\n".join([*lines, "}"])
 
@@ -52,6 +62,11 @@ def dot(graph: Graph) -> str:
 def mermaid(graph: Graph) -> str:
     names = {name: f"t{i}" for i, name in enumerate(graph.targets)}
     lines = ["graph LR"]
-    lines += [f'  {names[name]}["{name} ({target.kind})"]' for name, target in graph.targets.items()]
-    lines += [f"  {names[source]} -->{f'|{output}|' if output else ''} {names[user]}" for user, source, output in edges(graph)]
+    lines += [
+        f'  {names[name]}["{name} ({target.kind})"]' for name, target in graph.targets.items()
+    ]
+    lines += [
+        f"  {names[source]} -->{f'|{output}|' if output else ''} {names[user]}"
+        for user, source, output in edges(graph)
+    ]
     return "\n".join(lines)

@@ -1,4 +1,6 @@
-"""Rows of a data set that are left out or cut, as a line for people: how many, why, and where the first stands."""
+"""Rows of a data set that are left out or cut, as a line for people: how many, why, and where the
+first stands.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +23,25 @@ SIDES = {"drops": "", "test_drops": "test ", "eval_drops": "eval "}
 
 
 def told(report: Mapping[str, Any], name: str = "drops") -> str:
-    """`60 of 100 rows dropped: 60 x no value for input (first data/rows.jsonl:1)`; "" if none is dropped or cut.
+    """`60 of 100 rows dropped: 60 x no value for input (first data/rows.jsonl:1)`; "" if none is
+    dropped or cut.
 
-    `name`: `test_drops` tells of the rows of a test file, as a step's figures have them, `eval_drops` of those that judge a training.
+    `name`: `test_drops` tells of the rows of a test file, as a step's figures have them,
+    `eval_drops` of those that judge a training.
     """
     drops = report.get(name) or []
     if not drops:
         return ""
-    parts = [f"{d['count']} x {d['why']}" + (f" (first {d['first']})" if d["first"] else "") for d in drops[:MAX_REASONS]]
+    parts = [
+        f"{d['count']} x {d['why']}" + (f" (first {d['first']})" if d["first"] else "")
+        for d in drops[:MAX_REASONS]
+    ]
     more = [f"{len(drops) - MAX_REASONS} more reasons"] if len(drops) > MAX_REASONS else []
     # Of a failed step there is the report, which has the rows of the test file apart.
     read = report.get(name.removesuffix("drops") + "read")
-    dropped, cut = (sum(d["count"] for d in drops if bool(d.get("cut")) is kind) for kind in (False, True))
+    dropped, cut = (
+        sum(d["count"] for d in drops if bool(d.get("cut")) is kind) for kind in (False, True)
+    )
     words = [f"{dropped} of {read} {SIDES[name]}rows dropped"] if dropped else []
     words += [f"{cut} cut" if words else f"{cut} of {read} {SIDES[name]}rows cut"] if cut else []
     return f"{' and '.join(words)}: {'; '.join(parts + more)}"
@@ -52,7 +61,9 @@ def report_file(log: str | Path) -> Path:
 
 
 def left_by(log: Path) -> dict[str, Any]:
-    """The report of the last run that failed with that log, as a step's figures would be; empty where there is none."""
+    """The report of the last run that failed with that log, as a step's figures would be; empty
+    where there is none.
+    """
     try:
         found = json.loads(opening.read(report_file(log)))
     except (OSError, ValueError, RecursionError):
@@ -60,7 +71,11 @@ def left_by(log: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         return {}
     test = found.get("test")
-    return found | ({"test_drops": test.get("drops"), "test_read": test.get("read")} if isinstance(test, dict) else {})
+    return found | (
+        {"test_drops": test.get("drops"), "test_read": test.get("read")}
+        if isinstance(test, dict)
+        else {}
+    )
 
 
 def failed(workspace: Workspace, states: Iterable[State]) -> list[str]:
@@ -70,7 +85,10 @@ def failed(workspace: Workspace, states: Iterable[State]) -> list[str]:
 
 
 def keep(job: Job, report: Mapping[str, Any]) -> str:
-    """Keep the report of a step that fails beside its log; where it lies. Nothing else of such a step is kept."""
+    """Keep the report of a step that fails beside its log; where it lies.
+
+    Nothing else of such a step is kept.
+    """
     if not report or not job.log:
         return ""
     file = report_file(job.log)

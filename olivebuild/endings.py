@@ -9,7 +9,8 @@ from olivebuild.errors import first_line
 
 NO_MEMORY = (
     "there was not enough memory",
-    "close other programs, or build where there is more; with -j, `resources: {memory: 8GB}` on targets keeps them from running side by side",
+    "close other programs, or build where there is more; with -j, `resources: {memory: 8GB}` "
+    "on targets keeps them from running side by side",
 )
 """Fact and hint."""
 SHELL = 128
@@ -17,7 +18,9 @@ SHELL = 128
 
 
 def ending(code: int, peak: int = 0, killed_before: int | None = None) -> tuple[str, str]:
-    """How a process ended that failed, and a hint where there is one. `peak`: the most memory that it took, 0 where that is not known.
+    """How a process ended that failed, and a hint where there is one.
+
+    `peak`: the most memory that it took, 0 where that is not known.
 
     `killed_before`: what `kills` told when it was started.
     """
@@ -35,12 +38,20 @@ def ending(code: int, peak: int = 0, killed_before: int | None = None) -> tuple[
     taken = f"; it had taken up to {size(peak)}" if peak else ""
     now = kills()
     if killed_before is not None and now is not None and now > killed_before:
-        return f"was killed (signal 9): the system had no memory left and ends processes then{taken}", NO_MEMORY[1]
-    return f"was killed (signal 9), perhaps for want of memory{taken}", f"if it was for memory: {NO_MEMORY[1]}"
+        return (
+            f"was killed (signal 9): the system had no memory left and ends processes then{taken}",
+            NO_MEMORY[1],
+        )
+    return (
+        f"was killed (signal 9), perhaps for want of memory{taken}",
+        f"if it was for memory: {NO_MEMORY[1]}",
+    )
 
 
 def kills() -> int | None:
-    """How many processes the system has ended for want of memory so far; None where it does not tell."""
+    """How many processes the system has ended for want of memory so far; None where it does not
+    tell.
+    """
     try:
         with open("/proc/vmstat", encoding="ascii") as f:
             return next((int(line.split()[1]) for line in f if line.startswith("oom_kill ")), None)
@@ -54,4 +65,8 @@ WORDS = ("bad_alloc", "can't allocate memory", "cannot allocate memory", "not en
 
 def lacks_memory(error: BaseException) -> bool:
     told = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    return told or isinstance(error, MemoryError) or any(word in first_line(error, 2000).lower() for word in WORDS)
+    return (
+        told
+        or isinstance(error, MemoryError)
+        or any(word in first_line(error, 2000).lower() for word in WORDS)
+    )

@@ -1,4 +1,7 @@
-"""The one exception family: where it is wrong, the fact, and a hint. Raised anywhere, caught once (in cli.py and worker.py)."""
+"""The one exception family: where it is wrong, the fact, and a hint.
+
+Raised anywhere, caught once (in cli.py and worker.py).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from typing import NamedTuple
 
 
 class Where(NamedTuple):
-    """A place in a file that the user wrote. `line` and `column` count from 1; `text` is the offending line."""
+    """A place in a file that the user wrote.
+
+    `line` and `column` count from 1; `text` is the offending line.
+    """
 
     file: str
     line: int = 0
@@ -25,7 +31,9 @@ class BuildError(Exception):
 
     exit_code = 1
 
-    def __init__(self, fact: str, *, where: Where | str | None = None, hint: str, target: str = "") -> None:
+    def __init__(
+        self, fact: str, *, where: Where | str | None = None, hint: str, target: str = ""
+    ) -> None:
         super().__init__(fact)
         self.fact = fact
         self.where = Where(where) if isinstance(where, str) else where
@@ -42,13 +50,17 @@ class BuildError(Exception):
     def from_json(data: dict[str, object], target: str) -> BuildError:
         place = data.get("where")
         where = Where(*place) if isinstance(place, list) else None
-        family = {c.__name__: c for c in (RecipeError, InputError, StepError, GateError, StoreError)}
+        family = {
+            c.__name__: c for c in (RecipeError, InputError, StepError, GateError, StoreError)
+        }
         kind = family.get(str(data.get("error")), StepError)
         return kind(str(data["fact"]), where=where, hint=str(data.get("hint", "")), target=target)
 
 
 class Damaged(Exception):
-    """A blob of the store is missing or is not what its name says: no error yet, since its step can run again."""
+    """A blob of the store is missing or is not what its name says: no error yet, since its step can
+    run again.
+    """
 
     def __init__(self, blob: str, why: str) -> None:
         super().__init__(f"blob {blob} {why}")
@@ -63,7 +75,9 @@ class RecipeError(BuildError):
 
 
 class InputError(BuildError):
-    """A file or a service that the recipe names is missing, malformed or changed while it was read."""
+    """A file or a service that the recipe names is missing, malformed or changed while it was
+    read.
+    """
 
 
 class StepError(BuildError):
@@ -81,7 +95,10 @@ class StoreError(BuildError):
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
-    """What another library's error says, in one line; its type where it says nothing. With a heading that ends in a colon goes what it is of."""
+    """What another library's error says, in one line; its type where it says nothing.
+
+    With a heading that ends in a colon goes what it is of.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -93,19 +110,25 @@ FULL = ("no room is left on the disk", "free some and build again: what was fini
 
 
 def of_disk(error: OSError, what: str = "") -> StoreError:
-    """What the operating system refused, as an error of ours; `what` names the thing that should have been written."""
+    """What the operating system refused, as an error of ours; `what` names the thing that should
+    have been written.
+    """
     where = str(error.filename or "") or None
     text = (error.strerror or str(error)).lower()
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         fact, hint = FULL
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        fact, hint = text, "may you write there? OLIVEBUILD_CACHE names another folder for the cache"
+        fact, hint = (
+            text,
+            "may you write there? OLIVEBUILD_CACHE names another folder for the cache",
+        )
     elif error.errno == errno.ENOENT:
         fact, hint = text, "was it deleted meanwhile? then build again"
     elif error.errno == errno.EXDEV:
         fact, hint = (
             "build/ and .olivebuild/ lie on different disks",
-            "results are moved from one into the other; OLIVEBUILD_BUILD names a folder on another disk for them",
+            "results are moved from one into the other; OLIVEBUILD_BUILD names a folder on "
+            "another disk for them",
         )
     elif error.errno in (errno.EMFILE, errno.ENFILE):
         fact, hint = text, "`ulimit -n` says how many may be open; 256 are plenty"
@@ -119,7 +142,9 @@ def of_disk(error: OSError, what: str = "") -> StoreError:
 
 
 def aside(text: str) -> None:
-    """Say on stderr what is no error and belongs to no target, as soon as it is known; not to what collects the answer of a build."""
+    """Say on stderr what is no error and belongs to no target, as soon as it is known; not to what
+    collects the answer of a build.
+    """
     from olivebuild.text import clean
 
     stream = sys.__stderr__

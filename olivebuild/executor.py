@@ -1,6 +1,9 @@
-"""Where actions run: the protocol that a laptop, a GPU box or a cluster implements. Knows actions, never targets' meaning.
+"""Where actions run: the protocol that a laptop, a GPU box or a cluster implements.
 
-What a worker imports are named tuples: a dataclass takes as long to make as a small module, and records would have it import a library first.
+Knows actions, never targets' meaning.
+
+What a worker imports are named tuples: a dataclass takes as long to make as a small module, and
+records would have it import a library first.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from olivebuild.result import Result
 
 
 class ActionInput(NamedTuple):
-    """One input of an action: the folder, and the file or folder in it that the edge names; `source` is where a model came from.
+    """One input of an action: the folder, and the file or folder in it that the edge names;
+    `source` is where a model came from.
 
-    `digest` is the content digest of the whole; `manifest` its manifest's blob, and the only way to it when `folder` is empty.
+    `digest` is the content digest of the whole; `manifest` its manifest's blob, and the only way to
+    it when `folder` is empty.
     """
 
     folder: str
@@ -31,7 +36,9 @@ class ActionInput(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """Rows that a benchmark will ask of what an action makes: the benchmark, the file, and how long its answers may be."""
+    """Rows that a benchmark will ask of what an action makes: the benchmark, the file, and how long
+    its answers may be.
+    """
 
     target: str
     path: str
@@ -55,7 +62,8 @@ class Action(NamedTuple):
     """The cache's folder, for steps that read and write single tensors."""
     pin: str = ""
     places: Mapping[str, list[object]] = {}
-    """field -> [file, line, column, text], so that a worker's error names the place in the recipe."""
+    """field -> [file, line, column, text], so that a worker's error names the place in the recipe.
+    """
     gpus: int = 0
     """How many it takes, where there are so many."""
     exclusive: bool = False
@@ -64,21 +72,35 @@ class Action(NamedTuple):
     runner: str = ""
     """The module that runs it, where the kind's own is not needed."""
     publish: bool = True
-    """The result goes into build/; what only other steps read by tensors need not be written out."""
+    """The result goes into build/; what only other steps read by tensors need not be written out.
+    """
     readers: Sequence[list[object]] = ()
-    """[kind, fields] of the steps that will read this one's tensors: work that both need may be done at once."""
+    """[kind, fields] of the steps that will read this one's tensors: work that both need may be
+    done at once.
+    """
     task: str = "run"
-    """"run" makes the artifact; "pin" only finds what the source's name stands for today, "look" only fetches the small files of a model."""
+    """"run" makes the artifact; "pin" only finds what the source's name stands for today, "look"
+    only fetches the small files of a model.
+    """
     asked: Sequence[Asked] = ()
-    """What is to become of an adapter is asked these, so that rows which can't be are told before it is trained."""
+    """What is to become of an adapter is asked these, so that rows which can't be are told before
+    it is trained.
+    """
     template_date: str = ""
-    """What a chat template that reads the clock is told, `2026-11-28`; `freeze 2026-11-28` where that is to be fixed in what is published."""
+    """What a chat template that reads the clock is told, `2026-11-28`; `freeze 2026-11-28` where
+    that is to be fixed in what is published.
+    """
 
     numerics: Mapping[str, str] = {}
-    """What of the machine it runs on is part of the result's meaning, as the executor finds it; see numerics.py."""
+    """What of the machine it runs on is part of the result's meaning, as the executor finds it; see
+    numerics.py.
+    """
 
     def to_json(self) -> str:
-        return json.dumps(self._asdict() | {"inputs": {role: given._asdict() for role, given in self.inputs.items()}})
+        return json.dumps(
+            self._asdict()
+            | {"inputs": {role: given._asdict() for role, given in self.inputs.items()}}
+        )
 
     @staticmethod
     def from_json(text: str) -> Action:
@@ -89,7 +111,10 @@ class Action(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an action ended: a result, or the error. `seconds` is wall time, `peak_rss` bytes, `numerics` the action's."""
+    """How an action ended: a result, or the error.
+
+    `seconds` is wall time, `peak_rss` bytes, `numerics` the action's.
+    """
 
     node: str
     seconds: float
@@ -108,7 +133,9 @@ class Message(NamedTuple):
 
 
 class Needs(Protocol):
-    """What decides whether an action can start: an action says it, and a node that is to become one."""
+    """What decides whether an action can start: an action says it, and a node that is to become
+    one.
+    """
 
     @property
     def gpus(self) -> int: ...
@@ -130,7 +157,9 @@ class Executor(Protocol):
         """Whether there is a slot (and the GPUs that it takes) for this action now."""
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
-        """Start the action; output goes to `log`, `inherit` are file handles that live as long as the action does."""
+        """Start the action; output goes to `log`, `inherit` are file handles that live as long as
+        the action does.
+        """
 
     def wait(self, seconds: float) -> Message | Outcome | None:
         """The next thing an action said or did; None after `seconds` without any."""

@@ -1,4 +1,6 @@
-"""The story of a verdict: a target's reasons, and below each input that changed that input's own, down to the root cause."""
+"""The story of a verdict: a target's reasons, and below each input that changed that input's own,
+down to the root cause.
+"""
 
 from __future__ import annotations
 
@@ -36,21 +38,40 @@ class Story:
     past: bool = False
     causes: list[Story] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Why it was not made tensor by tensor, where it could not be; what olivebuild itself does differently now."""
+    """Why it was not made tensor by tensor, where it could not be; what olivebuild itself does
+    differently now.
+    """
 
 
-def why(plan: Plan, workspace: Workspace, target: str, failures: Mapping[str, str] | None = None, seen: frozenset[str] = frozenset()) -> Story:
+def why(
+    plan: Plan,
+    workspace: Workspace,
+    target: str,
+    failures: Mapping[str, str] | None = None,
+    seen: frozenset[str] = frozenset(),
+) -> Story:
     """`failures`: of targets whose last build failed, when and with what."""
     verdict, states = plan.target(target)
     reasons = unique_reasons(states, target)
     past = verdict is Verdict.FRESH
     if past:
         lasts = [last for s in states if (last := workspace.last.get(s.node.name))]
-        reasons = list(dict.fromkeys(r for last in lasts for r in last.reasons if not (r.cause == "input" and r.what == target)))
+        reasons = list(
+            dict.fromkeys(
+                r
+                for last in lasts
+                for r in last.reasons
+                if not (r.cause == "input" and r.what == target)
+            )
+        )
     cost = [s.seconds for s in states if s.seconds is not None]
     story = Story(target, verdict, reasons, sum(cost) if cost else None, past)
     made = [s.trace.provenance for s in states if s.trace]
-    story.notes = [f"made whole by {p['by']}, since {p['because']}" for p in made if p.get("because") and p.get("by")]
+    story.notes = [
+        f"made whole by {p['by']}, since {p['because']}"
+        for p in made
+        if p.get("because") and p.get("by")
+    ]
     story.notes += changed_steps(states, reasons)
     story.notes += _other_numerics(states)
     if not past and failures and target in failures:
@@ -60,7 +81,9 @@ def why(plan: Plan, workspace: Workspace, target: str, failures: Mapping[str, st
     if not past:
         below = dict.fromkeys(r.what.partition(".")[0] for r in reasons if r.cause == "input")
         story.causes = [
-            why(plan, workspace, name, failures, seen | {target}) for name in below if name in plan.targets and name not in seen | {target}
+            why(plan, workspace, name, failures, seen | {target})
+            for name in below
+            if name in plan.targets and name not in seen | {target}
         ]
     return story
 
@@ -71,9 +94,19 @@ def changed_steps(states: list[State], reasons: list[Reason]) -> list[str]:
     for kind in dict.fromkeys(state.node.kind for state in states):
         step = step_of(kind)
         for reason in reasons:
-            if step and reason.cause == "step" and reason.what == version_label(kind) and reason.old and reason.new:
+            if (
+                step
+                and reason.cause == "step"
+                and reason.what == version_label(kind)
+                and reason.old
+                and reason.new
+            ):
                 new = range(int(reason.old) + 1, int(reason.new) + 1)
-                found |= {f"olivebuild makes it differently now: {step.changes[v]}": None for v in new if v in step.changes}
+                found |= {
+                    f"olivebuild makes it differently now: {step.changes[v]}": None
+                    for v in new
+                    if v in step.changes
+                }
     return [*found]
 
 
@@ -82,15 +115,23 @@ def _other_numerics(states: list[State]) -> list[str]:
     found: dict[str, None] = {}
     for state in states:
         made = state.trace.provenance.get("numerics") if state.trace else None
-        if isinstance(made, dict) and (other := numerics.differing(made, numerics.here(gpu=state.node.gpu))):
-            found[f"made under other numerics than this machine's ({'; '.join(other)}): a clean build here may give other bytes"] = None
+        if isinstance(made, dict) and (
+            other := numerics.differing(made, numerics.here(gpu=state.node.gpu))
+        ):
+            found[
+                f"made under other numerics than this machine's ({'; '.join(other)}): a clean "
+                "build here may give other bytes"
+            ] = None
     return [*found]
 
 
 def to_text(story: Story, indent: int = 0) -> str:
     pad = "  " * indent
     word = WORDS[story.verdict]
-    lines = [f"{pad}{story.target} {word}" + (", because:" if (story.reasons or story.notes) and not story.past else "")]
+    lines = [
+        f"{pad}{story.target} {word}"
+        + (", because:" if (story.reasons or story.notes) and not story.past else "")
+    ]
     if story.past and story.reasons:
         lines.append(f"{pad}  it was last made because:")
     lines += [f"{pad}  - {clean(describe(reason))}" for reason in story.reasons]

@@ -1,4 +1,6 @@
-"""What is known at plan time not to go well: inputs that can't be read, and what the models at hand do not allow. Runs nothing."""
+"""What is known at plan time not to go well: inputs that can't be read, and what the models at hand
+do not allow. Runs nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from olivebuild.plan import Plan, Planner, Verdict
 
 
 class Problem(NamedTuple):
-    """A finding with the place in the recipe that it is about, and the nodes that can't run for it."""
+    """A finding with the place in the recipe that it is about, and the nodes that can't run
+    for it.
+    """
 
     target: str
     where: Where
@@ -24,7 +28,13 @@ class Problem(NamedTuple):
 
     def to_json(self) -> dict[str, object]:
         stops = {"stops": list(self.stops)} if self.stops else {}
-        return {"target": self.target, "where": str(self.where), "fact": self.fact, "hint": self.hint, **stops}
+        return {
+            "target": self.target,
+            "where": str(self.where),
+            "fact": self.fact,
+            "hint": self.hint,
+            **stops,
+        }
 
     def error(self) -> BuildError:
         return InputError(self.fact, where=self.where, hint=self.hint, target=self.target)
@@ -35,8 +45,15 @@ def problems(planner: Planner, plan: Plan) -> list[Problem]:
     # What only few plans need, and takes long to import.
     from olivebuild import command_checks, model_checks
 
-    found = [*_faults(planner, plan), *command_checks.problems(planner, plan), *model_checks.problems(planner, plan)]
-    return [problem._replace(stops=_stops(planner.graph, plan, problem)) if problem.fails else problem for problem in found]
+    found = [
+        *_faults(planner, plan),
+        *command_checks.problems(planner, plan),
+        *model_checks.problems(planner, plan),
+    ]
+    return [
+        problem._replace(stops=_stops(planner.graph, plan, problem)) if problem.fails else problem
+        for problem in found
+    ]
 
 
 def _faults(planner: Planner, plan: Plan) -> Iterable[Problem]:

@@ -1,7 +1,10 @@
-"""What a folder from elsewhere may hold without the recipe's trust: an error for what would load code, or lead out of the folder.
+"""What a folder from elsewhere may hold without the recipe's trust: an error for what would load
+code, or lead out of the folder.
 
-Of models and adapters for transformers and peft here, of ONNX folders in onnx_folder.py. Both are asked when a plan is made, before a
-step reads what it has fetched, and again before a library loads a folder, since a shared cache can hold what another wrote.
+Of models and adapters for transformers and peft here, of ONNX folders in onnx_folder.py. Both are
+asked when a plan is made, before a
+step reads what it has fetched, and again before a library loads a folder, since a shared cache can
+hold what another wrote.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ READ_FIRST = "would let it: look at what it names first"
 MODEL_HINT = f"trust_remote_code: true on the model {READ_FIRST}"
 HINT = f"trust: true on the target {READ_FIRST}"
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
-"""transformers loads one whose name has a slash from the hub, as compiled code (https://huggingface.co/docs/kernels)."""
+"""transformers loads one whose name has a slash from the hub, as compiled code
+(https://huggingface.co/docs/kernels).
+"""
 PEFT_IMPORTS = ("transformers",)
 """The packages whose classes peft's `auto_mapping` may name."""
 
@@ -38,7 +43,9 @@ def check(faults: Iterable[Fault], hint: str, where: Where | str | None) -> None
 
 
 def of_model(folder: Path) -> Iterator[Fault]:
-    """What config.json has transformers load besides its own classes and the folder's safetensors."""
+    """What config.json has transformers load besides its own classes and the folder's
+    safetensors.
+    """
     file = folder / "config.json"
     try:
         config = json.loads(file.read_text("utf-8"))
@@ -74,7 +81,10 @@ def of_adapter_folder(folder: Path) -> Iterator[Fault]:
 
 
 def _entries(value: object) -> Iterator[tuple[str, Any]]:
-    """(key, value) of all objects in a JSON value. Raises nothing: json.loads has bounded the depth."""
+    """(key, value) of all objects in a JSON value.
+
+    Raises nothing: json.loads has bounded the depth.
+    """
     if isinstance(value, dict):
         for name, inner in value.items():
             yield name, inner

@@ -1,10 +1,16 @@
-"""Gates: conditions on a benchmark's figures. `accuracy >= 0.9`, `merged.accuracy >= 0.9`, `accuracy drop vs merged <= 0.02`.
+"""Gates: conditions on a benchmark's figures.
 
-A gate judges the last model listed and the first data set, unless a name before the figure says otherwise: `hard.accuracy >= 0.8`,
-`merged.hard.accuracy >= 0.8`; `evaluate.f1 >= 0.8` judges a figure of the command target `evaluate`. Times take ms or s, sizes KB, MB or GB.
-With `seeds`, `accuracy_mean` and `accuracy_worst` are those over all trainings; so for every other figure of the answers.
+`accuracy >= 0.9`, `merged.accuracy >= 0.9`, `accuracy drop vs merged <= 0.02`.
 
-A drop is judged by its interval where the benchmark has one: only a drop that is more than noise misses its gate, unless it is strict.
+A gate judges the last model listed and the first data set, unless a name before the figure says
+otherwise: `hard.accuracy >= 0.8`,
+`merged.hard.accuracy >= 0.8`; `evaluate.f1 >= 0.8` judges a figure of the command target
+`evaluate`. Times take ms or s, sizes KB, MB or GB.
+With `seeds`, `accuracy_mean` and `accuracy_worst` are those over all trainings; so for every other
+figure of the answers.
+
+A drop is judged by its interval where the benchmark has one: only a drop that is more than noise
+misses its gate, unless it is strict.
 """
 
 from __future__ import annotations
@@ -69,25 +75,58 @@ class Gate(Struct, frozen=True):
     """`mean` or `worst` of the figure over seeds."""
 
     @staticmethod
-    def parse(text: str, scores: Collection[str] = (), commands: Collection[str] = (), *, strict: bool = False) -> Gate:
-        """`scores` are the benchmark's own figures, `commands` the targets whose figures it shows. Raises ValueError with what is wrong."""
+    def parse(
+        text: str,
+        scores: Collection[str] = (),
+        commands: Collection[str] = (),
+        *,
+        strict: bool = False,
+    ) -> Gate:
+        """`scores` are the benchmark's own figures, `commands` the targets whose figures it shows.
+
+        Raises ValueError with what is wrong.
+        """
         m = _FORM.fullmatch(text)
         if not m:
-            raise ValueError(f"the gate {text!r} can't be read; write for example 'accuracy >= 0.9' or 'accuracy drop vs merged <= 0.02'")
+            raise ValueError(
+                f"the gate {text!r} can't be read; write for example 'accuracy >= 0.9' or "
+                "'accuracy drop vs merged <= 0.02'"
+            )
         command = m[1] if m[1] in commands else ""
         if command and m[4]:
-            raise ValueError(f"the gate {text!r} asks for a drop of what a command measured once; name a figure of the models")
+            raise ValueError(
+                f"the gate {text!r} asks for a drop of what a command measured once; name a "
+                "figure of the models"
+            )
         known = {} if command else FIGURES | dict.fromkeys(scores, ("higher", _SHARE))
         figure, over = (m[2], "") if command or m[2] in known else _over_seeds(m[2])
         if not command and figure not in known:
-            raise ValueError(f"the gate {text!r} names an unknown figure {m[2]!r}; known are {', '.join(known)}")
+            raise ValueError(
+                f"the gate {text!r} names an unknown figure {m[2]!r}; known are {', '.join(known)}"
+            )
         if over and figure in FIGURES and figure not in OF_ANSWERS:
-            raise ValueError(f"the gate {text!r} names {m[2]!r}, but of {figure} there is one only, whatever the seeds; write {figure}")
+            raise ValueError(
+                f"the gate {text!r} names {m[2]!r}, but of {figure} there is one only, whatever "
+                f"the seeds; write {figure}"
+            )
         units = {} if command else known[figure][1]
         if m[7] and m[7] not in units:
-            raise ValueError(f"the gate {text!r} has an unknown unit {m[7]!r} for {m[2]}; known are {', '.join(units) or 'none'}")
+            raise ValueError(
+                f"the gate {text!r} has an unknown unit {m[7]!r} for {m[2]}; known are "
+                f"{', '.join(units) or 'none'}"
+            )
         names = tuple(m[1].split(".")) if m[1] else ()
-        return Gate(text, names, figure, m[4] or "", m[5], float(m[6]) * units.get(m[7], 1.0), command, strict, over)
+        return Gate(
+            text,
+            names,
+            figure,
+            m[4] or "",
+            m[5],
+            float(m[6]) * units.get(m[7], 1.0),
+            command,
+            strict,
+            over,
+        )
 
 
 def _over_seeds(name: str) -> tuple[str, str]:
@@ -97,9 +136,13 @@ def _over_seeds(name: str) -> tuple[str, str]:
 
 
 class Judgement(Struct, frozen=True):
-    """A gate's outcome. `value` is the figure, or the drop, that was judged; `interval` the drop's, in the same direction.
+    """A gate's outcome.
 
-    `noise`: the value alone would have missed the gate, and its interval says that this may be chance.
+    `value` is the figure, or the drop, that was judged; `interval` the drop's, in the same
+    direction.
+
+    `noise`: the value alone would have missed the gate, and its interval says that this may be
+    chance.
     """
 
     target: str
@@ -132,7 +175,12 @@ def _judge(target: str, gate: Gate, metrics: Mapping[str, Any]) -> Judgement:
         drop, interval = -drop, interval and (-interval[1], -interval[0])
     passed = bool(compare(drop, gate.limit))
     # Only an interval that lies on the wrong side as a whole says that the drop is there.
-    noise = not passed and not gate.strict and interval is not None and any(compare(end, gate.limit) for end in interval)
+    noise = (
+        not passed
+        and not gate.strict
+        and interval is not None
+        and any(compare(end, gate.limit) for end in interval)
+    )
     return Judgement(target, gate.text, drop, passed or noise, interval, noise)
 
 
@@ -140,7 +188,9 @@ def _lower_is_better(gate: Gate) -> bool:
     return FIGURES.get(gate.figure, ("higher", {}))[0] == "lower"
 
 
-def _place(target: str, gate: Gate, metrics: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, str]:
+def _place(
+    target: str, gate: Gate, metrics: Mapping[str, Any], names: tuple[str, ...]
+) -> tuple[str, str]:
     """The model and the data set that the names mean."""
     model, data = list(metrics["models"])[-1], metrics["data"][0]
     for name in names:
@@ -150,42 +200,66 @@ def _place(target: str, gate: Gate, metrics: Mapping[str, Any], names: tuple[str
             data = name
         else:
             known = ", ".join([*metrics["models"], *metrics["data"]])
-            raise RecipeError(f"the gate {gate.text!r} names {name!r}, which {target} does not measure", hint=f"it measures {known}")
+            raise RecipeError(
+                f"the gate {gate.text!r} names {name!r}, which {target} does not measure",
+                hint=f"it measures {known}",
+            )
     return model, data
 
 
 def _figure(target: str, gate: Gate, metrics: Mapping[str, Any], model: str, data: str) -> float:
     row = metrics["models"][model]
     of_data = row["data"][data]
-    known = row if gate.figure in FIGURES.keys() - OF_ANSWERS.keys() else {**of_data.get("scores", {}), **of_data}
+    known = (
+        row
+        if gate.figure in FIGURES.keys() - OF_ANSWERS.keys()
+        else {**of_data.get("scores", {}), **of_data}
+    )
     value = known.get(gate.figure)
     if gate.over and "seeds" in row:
         value = of_data["over_seeds"].get(gate.figure, {}).get(gate.over)
     # A model that is not trained is the same for all seeds.
     if value is None:
-        raise BuildError(f"the gate {gate.text!r} can't be judged: {target} has no {gate.figure} for {model}", hint=_hint(gate.figure))
+        raise BuildError(
+            f"the gate {gate.text!r} can't be judged: {target} has no {gate.figure} for {model}",
+            hint=_hint(gate.figure),
+        )
     return float(value)
 
 
 def _hint(figure: str) -> str:
     if figure in ("schema_valid", "field_exact", "json_exact"):
         return "is `json_schema` set on the benchmark?"
-    return "is `label` set on the data set?" if figure in OF_ANSWERS else "this machine or model does not tell"
+    return (
+        "is `label` set on the data set?"
+        if figure in OF_ANSWERS
+        else "this machine or model does not tell"
+    )
 
 
 def _figure_of_command(gate: Gate, metrics: Mapping[str, Any]) -> float:
     figures = metrics["commands"][gate.command]
     if gate.figure not in figures:
         raise BuildError(
-            f"the gate {gate.text!r} can't be judged: {gate.command} measured no {gate.figure}", hint=f"it measured {', '.join(figures) or 'nothing'}"
+            f"the gate {gate.text!r} can't be judged: {gate.command} measured no {gate.figure}",
+            hint=f"it measured {', '.join(figures) or 'nothing'}",
         )
     return float(figures[gate.figure])
 
 
-def _interval(gate: Gate, metrics: Mapping[str, Any], model: str, versus: str, data: str) -> tuple[float, float] | None:
-    """The interval of versus minus model, from the benchmark's comparison of the two, whichever way round it was made."""
+def _interval(
+    gate: Gate, metrics: Mapping[str, Any], model: str, versus: str, data: str
+) -> tuple[float, float] | None:
+    """The interval of versus minus model, from the benchmark's comparison of the two, whichever way
+    round it was made.
+    """
     for row in metrics.get("comparisons", ()):
-        if row["figure"] == gate.figure and row["data"] in (data, None) and {row["model"], row["versus"]} == {model, versus} and row["interval"]:
+        if (
+            row["figure"] == gate.figure
+            and row["data"] in (data, None)
+            and {row["model"], row["versus"]} == {model, versus}
+            and row["interval"]
+        ):
             low, high = row["interval"]
             return (-high, -low) if row["model"] == model else (low, high)
     return None

@@ -1,11 +1,16 @@
-"""Sweep from the cache what nobody needs: results that no recipe has now, by age and by size, and what crashes have left.
+"""Sweep from the cache what nobody needs: results that no recipe has now, by age and by size, and
+what crashes have left.
 
-What is needed: the results of every registered recipe (workspaces.py), what running steps read and make, and, while any build runs,
-all that was stored or used within a day. Nothing is asked of the recipes themselves. Results go before their blobs, so that a sweep
+What is needed: the results of every registered recipe (workspaces.py), what running steps read and
+make, and, while any build runs,
+all that was stored or used within a day. Nothing is asked of the recipes themselves. Results go
+before their blobs, so that a sweep
 that is killed leaves blobs without a result, which the next one takes.
 
-Two locks make it safe beside builds. `builds.lock` is shared by all builds: who has it alone knows that none runs. `sweep.lock` is shared
-for the moment in which a build says that it uses something that is there already, and a sweep holds it alone from its first look to its
+Two locks make it safe beside builds. `builds.lock` is shared by all builds: who has it alone knows
+that none runs. `sweep.lock` is shared
+for the moment in which a build says that it uses something that is there already, and a sweep holds
+it alone from its first look to its
 last deletion: what is used before is seen as used, and what is used after is seen to be gone.
 """
 
@@ -50,7 +55,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Result:
-    """A result to be swept: what it was, when it was used last, and the bytes that go with it, in the order of sweeping."""
+    """A result to be swept: what it was, when it was used last, and the bytes that go with it, in
+    the order of sweeping.
+    """
 
     key: str
     kind: str
@@ -62,7 +69,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is to go. `total` is the size of all blobs before, `needed` of those that have to stay."""
+    """What is to go.
+
+    `total` is the size of all blobs before, `needed` of those that have to stay.
+    """
 
     results: tuple[Result, ...]
     blobs: dict[str, int]
@@ -88,7 +98,10 @@ class Sweep:
 
 
 def collect(store: Store, limits: Limits, *, delete: bool) -> Sweep:
-    """Find what can go, and with `delete` let it go. Raises StoreError when the cache can't be written."""
+    """Find what can go, and with `delete` let it go.
+
+    Raises StoreError when the cache can't be written.
+    """
     if not delete:
         with _alone(store) as building:
             return _Survey(store, limits, building).sweep()
@@ -119,7 +132,11 @@ class _Survey:
         self.registered = workspaces.all_registered(store)
         self.running = list(_running(store))
         # Without builds nothing is on its way into the cache.
-        self.young = min([self.now - DAY, *(_time(folder) for folder in self.running)]) if building else math.inf
+        self.young = (
+            min([self.now - DAY, *(_time(folder) for folder in self.running)])
+            if building
+            else math.inf
+        )
         self.blobs = {path.name: path.stat() for path in store.blobs()}
         self.traces: dict[str, Trace] = {}
         self.used: dict[str, float] = {}
@@ -131,24 +148,40 @@ class _Survey:
             elif traces.is_later(key):
                 # Which blobs it needs, only that version knows.
                 hint = "sweep it with the latest version that uses it"
-                raise StoreError("the cache holds results of a later version of olivebuild", where=str(traces.file(key)), hint=hint)
+                raise StoreError(
+                    "the cache holds results of a later version of olivebuild",
+                    where=str(traces.file(key)),
+                    hint=hint,
+                )
         self.derived = Derived(store).rows()
 
     def sweep(self) -> Sweep:
         kept = self._kept()
-        needed = {blob for key in kept for blob in self._blobs_of(self.traces[key].manifest)} | self._read_by_steps()
+        needed = {
+            blob for key in kept for blob in self._blobs_of(self.traces[key].manifest)
+        } | self._read_by_steps()
         needed |= {name for name, stat in self.blobs.items() if stat.st_mtime >= self.young}
-        others = sorted((key for key in self.traces if key not in kept), key=lambda key: self.used[key])
+        others = sorted(
+            (key for key in self.traces if key not in kept), key=lambda key: self.used[key]
+        )
         chosen, loose = self._choose(others, needed)
         results, gone = self._results(others, chosen, needed)
         swept = gone | {name: self._size(name) for name in loose}
-        derived = tuple(key for key, blobs in self.derived.items() if any(blob in swept or blob not in self.blobs for blob, _ in blobs) or not blobs)
+        derived = tuple(
+            key
+            for key, blobs in self.derived.items()
+            if any(blob in swept or blob not in self.blobs for blob, _ in blobs) or not blobs
+        )
         total, held = (sum(map(self._size, names)) for names in (self.blobs, needed))
-        return Sweep(results, swept, derived, self._files(), tuple(self._gone()), total, held, self.building)
+        return Sweep(
+            results, swept, derived, self._files(), tuple(self._gone()), total, held, self.building
+        )
 
     def _kept(self) -> set[str]:
         """The keys of results that are needed."""
-        keys = {key for one in self.registered if not self._is_over(one) for key in one.keys.values()}
+        keys = {
+            key for one in self.registered if not self._is_over(one) for key in one.keys.values()
+        }
         keys |= {folder.name[:32] for folder in self.running}
         return {key for key in self.traces if key in keys or self.used[key] >= self.young}
 
@@ -165,7 +198,11 @@ class _Survey:
         for folder in self.running:
             with suppress(OSError, ValueError, TypeError, KeyError):
                 action = Action.from_json((folder / "out.json").read_text("utf-8"))
-                found |= {blob for given in action.inputs.values() for blob in self._blobs_of(given.manifest)}
+                found |= {
+                    blob
+                    for given in action.inputs.values()
+                    for blob in self._blobs_of(given.manifest)
+                }
         return found
 
     def _blobs_of(self, manifest: str) -> frozenset[str]:
@@ -183,17 +220,33 @@ class _Survey:
         return self._closures.get(manifest, frozenset())
 
     def _choose(self, others: list[str], needed: set[str]) -> tuple[set[str], set[str]]:
-        """(keys of results, blobs of none) that go: what is old, then, while the rest is too large, what was not used for longest."""
+        """(keys of results, blobs of none) that go: what is old, then, while the rest is too large,
+        what was not used for longest.
+        """
         old = {key for key in others if self.now - self.used[key] > self.limits.age}
         owned = {blob for key in self.traces for blob in self._blobs_of(self.traces[key].manifest)}
         computed = {blob for blobs in self.derived.values() for blob, _ in blobs} - owned - needed
-        loose = {name for name in self.blobs if name not in owned and name not in computed and name not in needed}
-        loose |= {name for name in computed if name in self.blobs and self.now - self.blobs[name].st_mtime > self.limits.age}
+        loose = {
+            name
+            for name in self.blobs
+            if name not in owned and name not in computed and name not in needed
+        }
+        loose |= {
+            name
+            for name in computed
+            if name in self.blobs and self.now - self.blobs[name].st_mtime > self.limits.age
+        }
         if self.limits.size is None:
             return old, loose
-        left = sum(map(self._size, self.blobs)) - sum(map(self._size, loose)) - sum(result.size for result in self._results(others, old, needed)[0])
+        left = (
+            sum(map(self._size, self.blobs))
+            - sum(map(self._size, loose))
+            - sum(result.size for result in self._results(others, old, needed)[0])
+        )
         # A computed tensor costs less to make again than any result.
-        for name in sorted(computed & self.blobs.keys() - loose, key=lambda name: self.blobs[name].st_mtime):
+        for name in sorted(
+            computed & self.blobs.keys() - loose, key=lambda name: self.blobs[name].st_mtime
+        ):
             if left > self.limits.size:
                 loose.add(name)
                 left -= self._size(name)
@@ -204,9 +257,15 @@ class _Survey:
                 left -= result.size
         return old, loose
 
-    def _results(self, others: list[str], chosen: set[str], needed: set[str]) -> tuple[tuple[Result, ...], dict[str, int]]:
-        """The chosen ones in order, each with what goes when it does: blobs that neither the needed nor the remaining ones have."""
-        holders = Counter(blob for key in others for blob in self._blobs_of(self.traces[key].manifest))
+    def _results(
+        self, others: list[str], chosen: set[str], needed: set[str]
+    ) -> tuple[tuple[Result, ...], dict[str, int]]:
+        """The chosen ones in order, each with what goes when it does: blobs that neither the needed
+        nor the remaining ones have.
+        """
+        holders = Counter(
+            blob for key in others for blob in self._blobs_of(self.traces[key].manifest)
+        )
         names, results, gone = self._names, [], {}
         for key in (key for key in others if key in chosen):
             freed = 0
@@ -216,7 +275,9 @@ class _Survey:
                     gone[blob] = self._size(blob)
                     freed += gone[blob]
             target, recipe = names.get(key, ("", ""))
-            results.append(Result(key, self.traces[key].kind, target, recipe, self.used[key], freed))
+            results.append(
+                Result(key, self.traces[key].kind, target, recipe, self.used[key], freed)
+            )
         return tuple(results), gone
 
     @cached_property
@@ -234,14 +295,29 @@ class _Survey:
 
     def _files(self) -> dict[Path, int]:
         root, found = self.store.root, []
-        alive, keys = {folder.name for folder in self.running}, {folder.name[:32] for folder in self.running}
+        alive, keys = (
+            {folder.name for folder in self.running},
+            {folder.name[:32] for folder in self.running},
+        )
         for path in [*(root / "tmp").glob("*"), *(root / "blobs").glob("??/.*.tmp")]:
             # What bears a key is known to be alive or dead by its lock; what does not, by its age.
-            dead = path.name not in alive if re.match("[0-9a-f]{32}-", path.name) else _time(path) < self.young
+            dead = (
+                path.name not in alive
+                if re.match("[0-9a-f]{32}-", path.name)
+                else _time(path) < self.young
+            )
             found += [path] if dead else []
         found += [path for name in WRITTEN for path in digest.abandoned(root / name)]
-        found += [path for path in (root / "quarantine").glob("*") if self.now - _time(path, changed=True) > self.limits.age]
-        found += [path for path in (root / "checkpoints").glob("*") if path.stem not in keys and self.now - _time(path) > self.limits.age]
+        found += [
+            path
+            for path in (root / "quarantine").glob("*")
+            if self.now - _time(path, changed=True) > self.limits.age
+        ]
+        found += [
+            path
+            for path in (root / "checkpoints").glob("*")
+            if path.stem not in keys and self.now - _time(path) > self.limits.age
+        ]
         found += [path for path in (root / "places").glob("*.json") if not places.holds(path)]
         return {path: _size_of(path) for path in found}
 

@@ -1,4 +1,7 @@
-"""Targets -> nodes in an order in which inputs come first. Finds unknown inputs and cycles. Knows nothing of disks."""
+"""Targets -> nodes in an order in which inputs come first.
+
+Finds unknown inputs and cycles. Knows nothing of disks.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Graph(Struct, dict=True):
-    """The nodes of a recipe, inputs first; `inputs` maps a node to its (edge, node it comes from, output name)."""
+    """The nodes of a recipe, inputs first; `inputs` maps a node to its (edge, node it comes from,
+    output name).
+    """
 
     recipe: Recipe
     targets: dict[str, Outline]
@@ -58,28 +63,44 @@ class Graph(Struct, dict=True):
 
     @property
     def all_goals(self) -> list[str]:
-        """What it takes to have every target. What is lazy counts as wanted only if nothing else is made from it."""
+        """What it takes to have every target.
+
+        What is lazy counts as wanted only if nothing else is made from it.
+        """
         busy = [name for name, target in self.targets.items() if not target.lazy]
         below = self.targets_below(busy)
         return [*busy, *(name for name in self.targets if name not in below)]
 
     def goals(self, names: Iterable[str]) -> list[str]:
-        """What to build for the names given: checked, or the recipe's default, or what no other target needs."""
+        """What to build for the names given: checked, or the recipe's default, or what no other
+        target needs.
+        """
         given = [member for name in names for member in self.matrices.get(name, (name,))]
         for name in given:
             if name not in self.targets:
                 hint = did_you_mean(name, [*self.targets, *self.matrices])
-                raise RecipeError(f"there is no target {name!r}", where=self.recipe.file.name, hint=hint)
+                raise RecipeError(
+                    f"there is no target {name!r}", where=self.recipe.file.name, hint=hint
+                )
         if given or self.default:
             return given or self.default
-        used = {source.target for node, edges in self.inputs.items() for _, source, _ in edges if source.target != self.nodes[node].target}
+        used = {
+            source.target
+            for node, edges in self.inputs.items()
+            for _, source, _ in edges
+            if source.target != self.nodes[node].target
+        }
         return [name for name in self.targets if name not in used]
 
     def one(self, name: str) -> str:
         """A target, where a matrix will not do. Raises RecipeError."""
         if name in self.matrices:
             hint = f"name one of them, such as {self.matrices[name][0]}"
-            raise RecipeError(f"{name} is a matrix of {len(self.matrices[name])} targets", where=self.recipe.file.name, hint=hint)
+            raise RecipeError(
+                f"{name} is a matrix of {len(self.matrices[name])} targets",
+                where=self.recipe.file.name,
+                hint=hint,
+            )
         return self.goals([name])[0]
 
 
@@ -89,8 +110,13 @@ def build_graph(recipe: Recipe) -> Graph:
     for target in recipe.targets.values():
         for node in _nodes(recipe, target):
             resources = node.resources or target.resources
-            raw[node.name] = structs.replace(node, resources=resources, strict=node.computes and recipe.strict)
-    inputs = {node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges] for node in raw.values()}
+            raw[node.name] = structs.replace(
+                node, resources=resources, strict=node.computes and recipe.strict
+            )
+    inputs = {
+        node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges]
+        for node in raw.values()
+    }
     graph = Graph(recipe, _outlines(recipe), recipe.default, recipe.matrices, recipe.limits)
     for node in _ordered(recipe, raw, inputs):
         graph.nodes[node.name] = node
@@ -104,9 +130,19 @@ def _outlines(recipe: Recipe) -> dict[str, Outline]:
         if path[0:1] == ("targets",) and len(path) > 1 and path[1] in places:
             where = recipe.document.where(path)
             given = where.file if where.line == 0 else ""
-            places[str(path[1])][".".join(str(p) for p in path[2:])] = (where.line, where.column, given)
+            places[str(path[1])][".".join(str(p) for p in path[2:])] = (
+                where.line,
+                where.column,
+                given,
+            )
     return {
-        name: Outline(name, target.kind, target.step.lazy, bool(target.step.gates(target.fields)), places[name])
+        name: Outline(
+            name,
+            target.kind,
+            target.step.lazy,
+            bool(target.step.gates(target.fields)),
+            places[name],
+        )
         for name, target in recipe.targets.items()
     }
 
@@ -119,21 +155,37 @@ def _nodes(recipe: Recipe, target: Target) -> list[Node]:
         raise
 
 
-def _resolve(recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge) -> tuple[Edge, Node, str]:
+def _resolve(
+    recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge
+) -> tuple[Edge, Node, str]:
     where = recipe.where(node.target, edge.field)
     if edge.part:
         return edge, raw[f"{node.target}:{edge.part}"], edge.output
     name = edge.ref.target
     source = raw.get(name)
     if source is None and name in recipe.matrices:
-        hint = f"name one of them, such as {recipe.matrices[name][0]}, or make {node.target} a matrix, too"
-        raise RecipeError(f"{node.target} needs one target here, and {name} is a matrix", where=where, hint=hint)
+        hint = (
+            f"name one of them, such as {recipe.matrices[name][0]}, or make {node.target} a "
+            "matrix, "
+            "too"
+        )
+        raise RecipeError(
+            f"{node.target} needs one target here, and {name} is a matrix", where=where, hint=hint
+        )
     if source is None:
-        raise RecipeError(f"{node.target} needs {name!r}, which is not a target", where=where, hint=did_you_mean(name, recipe.targets))
+        raise RecipeError(
+            f"{node.target} needs {name!r}, which is not a target",
+            where=where,
+            hint=did_you_mean(name, recipe.targets),
+        )
     kind = recipe.targets[name].kind
     if kind not in edge.kinds:
         hint = f"it takes {' or '.join(edge.kinds)}"
-        raise RecipeError(f"{name} is of kind {kind}, which is not what {node.target} takes here", where=where, hint=hint)
+        raise RecipeError(
+            f"{name} is of kind {kind}, which is not what {node.target} takes here",
+            where=where,
+            hint=hint,
+        )
     outputs = source.outputs
     output = edge.ref.output or (edge.output if edge.output in outputs else "")
     if output not in outputs:
@@ -143,7 +195,9 @@ def _resolve(recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge) -> tu
     return edge, source, output
 
 
-def _ordered(recipe: Recipe, raw: dict[str, Node], inputs: dict[str, list[tuple[Edge, Node, str]]]) -> list[Node]:
+def _ordered(
+    recipe: Recipe, raw: dict[str, Node], inputs: dict[str, list[tuple[Edge, Node, str]]]
+) -> list[Node]:
     """Depth first without recursion, since a chain may be thousands of targets long."""
     done: dict[str, Node] = {}
     on_path: dict[str, None] = {}
@@ -169,4 +223,8 @@ def _cycle(recipe: Recipe, raw: dict[str, Node], path: list[str], edge: Edge) ->
     targets = list(dict.fromkeys(raw[name].target for name in path))
     chain = " -> ".join([*targets, targets[0]])
     where = recipe.where(raw[path[-1]].target, edge.field)
-    return RecipeError(f"a cycle: {chain}", where=where, hint="a target can't be made from itself; remove one of these edges")
+    return RecipeError(
+        f"a cycle: {chain}",
+        where=where,
+        hint="a target can't be made from itself; remove one of these edges",
+    )

@@ -1,7 +1,11 @@
-"""What each build of a workspace made and measured: a file of lines that only grows. Knows nothing of plans, models or pages.
+"""What each build of a workspace made and measured: a file of lines that only grows.
 
-A line is the digest of a JSON object and the object. A writer that is killed leaves a torn line; whoever reads passes over what is
-not whole, and whoever writes next begins a new line. Writers take turns under a lock, so that numbers are unique.
+Knows nothing of plans, models or pages.
+
+A line is the digest of a JSON object and the object. A writer that is killed leaves a torn line;
+whoever reads passes over what is
+not whole, and whoever writes next begins a new line. Writers take turns under a lock, so that
+numbers are unique.
 """
 
 from __future__ import annotations
@@ -29,7 +33,10 @@ MAX_BYTES = 16 << 20
 
 
 class Made(Struct, frozen=True):
-    """A node that a build ran (or restored), its key, and why. `seconds` is what it took in this build."""
+    """A node that a build ran (or restored), its key, and why.
+
+    `seconds` is what it took in this build.
+    """
 
     node: str
     target: str
@@ -58,7 +65,11 @@ class Judged(Struct, frozen=True):
 
 
 class Entry(Struct, frozen=True):
-    """One build. `saved` is what the results that it did not make again once took, in seconds; `machine` is what latencies belong to."""
+    """One build.
+
+    `saved` is what the results that it did not make again once took, in seconds; `machine` is what
+    latencies belong to.
+    """
 
     goals: tuple[str, ...]
     time: str
@@ -82,7 +93,12 @@ class Entry(Struct, frozen=True):
     @property
     def causes(self) -> list[Reason]:
         """Why this build had something to do: what changed outside, not what followed from it."""
-        reasons = [r for made in self.made for r in made.reasons if r.cause not in ("input", "output", "new")]
+        reasons = [
+            r
+            for made in self.made
+            for r in made.reasons
+            if r.cause not in ("input", "output", "new")
+        ]
         return list(dict.fromkeys(reasons))
 
 
@@ -93,12 +109,19 @@ def last_failures(entries: Sequence[Entry]) -> dict[str, str]:
         for made in entry.made:
             found.pop(made.target, None)
         when = f"{entry.time.replace('T', ' ').rstrip('Z')} UTC"
-        found |= {name: f"it failed in {entry.name} ({when}): {entry.faults.get(name) or 'its log says why'}" for name in entry.failed}
+        found |= {
+            name: f"it failed in {entry.name} ({when}): "
+            f"{entry.faults.get(name) or 'its log says why'}"
+            for name in entry.failed
+        }
     return found
 
 
 class History:
-    """The builds of one recipe in one folder. It lies in the cache, so that neither `clean` nor a deleted .olivebuild/ loses it."""
+    """The builds of one recipe in one folder.
+
+    It lies in the cache, so that neither `clean` nor a deleted .olivebuild/ loses it.
+    """
 
     def __init__(self, cache: Path, recipe: Path) -> None:
         self.file = cache / "history" / f"{digest.of_bytes(str(recipe.resolve()))}.jsonl"
@@ -119,7 +142,9 @@ class History:
                 size = f.seek(0, 2)
                 for length in (min(size, TAIL), size):
                     f.seek(size - length)
-                    if found := next((e for line in reversed(f.read().split(b"\n")) if (e := _parse(line))), None):
+                    if found := next(
+                        (e for line in reversed(f.read().split(b"\n")) if (e := _parse(line))), None
+                    ):
                         return found
         except OSError:
             pass
@@ -134,7 +159,9 @@ class History:
             line = _line(entry)
             if self.file.exists() and self.file.stat().st_size + len(line) > MAX_BYTES:
                 known = self.read()
-                digest.write_atomically(self.file, b"".join(_line(e) for e in known[len(known) // 2 :]))
+                digest.write_atomically(
+                    self.file, b"".join(_line(e) for e in known[len(known) // 2 :])
+                )
             with open(self.file, "ab+", buffering=0) as f:
                 if f.tell() and (f.seek(-1, 2), f.read(1))[1] != b"\n":
                     line = b"\n" + line
@@ -173,7 +200,14 @@ def _parse(line: bytes) -> Entry | None:
         return None
 
 
-BACK, NUMBER, DATE = (re.compile(p) for p in (r"last(?:~(\d{1,9}))?", r"#?(\d{1,9})", r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?"))
+BACK, NUMBER, DATE = (
+    re.compile(p)
+    for p in (
+        r"last(?:~(\d{1,9}))?",
+        r"#?(\d{1,9})",
+        r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?",
+    )
+)
 
 
 def names_build(text: str) -> bool:
@@ -188,10 +222,17 @@ def _is_date(text: str) -> bool:
 
 
 def find(entries: Sequence[Entry], name: str) -> Entry:
-    """`last`, `last~2`, a number, or a date or time of the UTC day (the last build up to its end). Raises RecipeError."""
+    """`last`, `last~2`, a number, or a date or time of the UTC day (the last build up to its end).
+
+    Raises RecipeError.
+    """
     hint = "`olivebuild history` lists them"
     if not entries:
-        raise RecipeError("no build has been recorded yet", where="command line", hint="`olivebuild` builds, and records what it did")
+        raise RecipeError(
+            "no build has been recorded yet",
+            where="command line",
+            hint="`olivebuild` builds, and records what it did",
+        )
     if m := BACK.fullmatch(name):
         chosen = entries[: len(entries) - int(m[1] or 0)]
     elif m := NUMBER.fullmatch(name):
@@ -200,7 +241,15 @@ def find(entries: Sequence[Entry], name: str) -> Entry:
         wanted = name.replace(" ", "T")
         chosen = [e for e in entries if e.time[: len(wanted)] <= wanted]
     else:
-        raise RecipeError(f"{name!r} names no build", where="command line", hint=f"write last, last~1, a number or a date; {hint}")
+        raise RecipeError(
+            f"{name!r} names no build",
+            where="command line",
+            hint=f"write last, last~1, a number or a date; {hint}",
+        )
     if not chosen:
-        raise RecipeError(f"there is no {name} among the {len(entries)} builds recorded", where="command line", hint=hint)
+        raise RecipeError(
+            f"there is no {name} among the {len(entries)} builds recorded",
+            where="command line",
+            hint=hint,
+        )
     return chosen[-1]

@@ -35,11 +35,16 @@ def clean(ctx: click.Context, dry_run: bool) -> None:
 
 @click.command()
 @recipe_options
-@click.option("--repair", is_flag=True, help="Mend what is damaged: set it aside, restore it, or have the next build make it again.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Mend what is damaged: set it aside, restore it, or have the next build make it again.",
+)
 @JSON
 @click.pass_context
 def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
-    """Read the whole cache, and what this recipe has in build/, and compare all with its digests; exit 1 on any fault.
+    """Read the whole cache, and what this recipe has in build/, and compare all with its digests;
+    exit 1 on any fault.
 
     \b
     olivebuild verify --repair
@@ -56,13 +61,37 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
     mended = verify.repair(store, project, faults) if repair and faults else {}
     size = sum(check.size for check in wanted)
     if as_json:
-        details = [{"sort": f.sort.value, "name": f.name, "why": f.why, "repair": mended.get(f)} for f in faults]
-        click.echo(json.dumps({"checked": len(wanted), "bytes": size, "faults": [f.name for f in faults], "details": details}, indent=2))
+        details = [
+            {"sort": f.sort.value, "name": f.name, "why": f.why, "repair": mended.get(f)}
+            for f in faults
+        ]
+        click.echo(
+            json.dumps(
+                {
+                    "checked": len(wanted),
+                    "bytes": size,
+                    "faults": [f.name for f in faults],
+                    "details": details,
+                },
+                indent=2,
+            )
+        )
     else:
         for fault in faults:
-            click.echo(text.clean(f"damaged  {fault.sort.value:<7} {fault.name}: {fault.why}" + (f" ({mended[fault]})" if mended else "")))
-        counts = [f"{n} {sort.value}{'s' if n > 1 else ''}" for sort in verify.Sort if (n := sum(c.sort is sort for c in wanted))]
-        click.echo(f"{', '.join(counts) or 'nothing'} checked ({text.size(size)}), {len(faults)} damaged")
+            click.echo(
+                text.clean(
+                    f"damaged  {fault.sort.value:<7} {fault.name}: {fault.why}"
+                    + (f" ({mended[fault]})" if mended else "")
+                )
+            )
+        counts = [
+            f"{n} {sort.value}{'s' if n > 1 else ''}"
+            for sort in verify.Sort
+            if (n := sum(c.sort is sort for c in wanted))
+        ]
+        click.echo(
+            f"{', '.join(counts) or 'nothing'} checked ({text.size(size)}), {len(faults)} damaged"
+        )
     ctx.exit(1 if faults else 0)
 
 
@@ -83,11 +112,25 @@ def quantity(read: str) -> Callable[[click.Context, click.Parameter, str | None]
 @click.command()
 @recipe_options
 @click.option("--delete", is_flag=True, help="Delete it; without this, only say what would go.")
-@click.option("--max-size", callback=quantity("size_of"), metavar="SIZE", help="Leave at most this much, like 50GB (default: the recipe's).")
-@click.option("--older-than", callback=quantity("span_of"), default="30d", show_default=True, metavar="SPAN", help="Delete what was not used since.")
+@click.option(
+    "--max-size",
+    callback=quantity("size_of"),
+    metavar="SIZE",
+    help="Leave at most this much, like 50GB (default: the recipe's).",
+)
+@click.option(
+    "--older-than",
+    callback=quantity("span_of"),
+    default="30d",
+    show_default=True,
+    metavar="SPAN",
+    help="Delete what was not used since.",
+)
 @JSON
 @click.pass_context
-def gc(ctx: click.Context, delete: bool, max_size: int | None, older_than: int, as_json: bool) -> None:
+def gc(
+    ctx: click.Context, delete: bool, max_size: int | None, older_than: int, as_json: bool
+) -> None:
     """Show what nobody needs in the cache, by target and age, and with --delete delete it.
 
     What any recipe on this machine has now stays, and so does what a running build needs.
@@ -105,7 +148,11 @@ def gc(ctx: click.Context, delete: bool, max_size: int | None, older_than: int, 
     if max_size is None and project and project.graph.recipe.cache.max_size:
         max_size = text.size_of(project.graph.recipe.cache.max_size)
     found = gc.collect(store, gc.Limits(older_than, max_size), delete=delete)
-    click.echo(json.dumps(_as_json(found, max_size, delete), indent=2) if as_json else "\n".join(_as_lines(found, max_size, delete)))
+    click.echo(
+        json.dumps(_as_json(found, max_size, delete), indent=2)
+        if as_json
+        else "\n".join(_as_lines(found, max_size, delete))
+    )
 
 
 def _as_json(found: Sweep, limit: int | None, deleted: bool) -> dict[str, Any]:
@@ -128,11 +175,20 @@ def _as_lines(found: Sweep, limit: int | None, deleted: bool) -> list[str]:
     lines = [clean(_line(result)) for result in found.results]
     files = sum(found.files.values())
     lines += [f"{size(found.unowned):>10}  blobs of no result"] if found.unowned else []
-    lines += [f"{size(files):>10}  left by crashes, in quarantine, or out of date"] if found.files else []
+    lines += (
+        [f"{size(files):>10}  left by crashes, in quarantine, or out of date"]
+        if found.files
+        else []
+    )
     word = "deleted" if deleted else "would go"
-    lines.append(f"{size(found.freed)} of {size(found.total)} {word}; {size(found.needed)} are needed")
+    lines.append(
+        f"{size(found.freed)} of {size(found.total)} {word}; {size(found.needed)} are needed"
+    )
     if limit is not None and found.total - sum(found.blobs.values()) > limit:
-        lines.append(f"the rest is more than {size(limit)}: recipes on this machine or running builds need it")
+        lines.append(
+            f"the rest is more than {size(limit)}: recipes on this machine or running builds need "
+            "it"
+        )
     if found.building:
         lines.append("a build is running: what was stored or used within a day stays")
     if found.freed and not deleted:
@@ -146,4 +202,5 @@ def _line(result: Result) -> str:
 
     days = max(0, int((time.time() - result.used) / 86400))
     age = "today" if days == 0 else "yesterday" if days == 1 else f"{days} days ago"
-    return f"{size(result.size):>10}  {result.target or result.kind:<14} {age:<14} {result.recipe}".rstrip()
+    name = result.target or result.kind
+    return f"{size(result.size):>10}  {name:<14} {age:<14} {result.recipe}".rstrip()

@@ -1,4 +1,5 @@
-"""What the hub's cache on this disk has of a model: its layout, and the list of files that the hub's client keeps there. Asks nobody.
+"""What the hub's cache on this disk has of a model: its layout, and the list of files that the
+hub's client keeps there. Asks nobody.
 
 https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 """
@@ -20,7 +21,9 @@ SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 def cache() -> Path:
     given = os.environ
     place = given.get("HF_HUB_CACHE") or given.get("HUGGINGFACE_HUB_CACHE")
-    home = given.get("HF_HOME") or os.path.join(given.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "huggingface")
+    home = given.get("HF_HOME") or os.path.join(
+        given.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "huggingface"
+    )
     return Path(os.path.expanduser(os.path.expandvars(place or os.path.join(home, "hub"))))
 
 
@@ -29,15 +32,25 @@ def _repository(source: Source) -> Path:
 
 
 def listed(source: Source, commit: str) -> set[str]:
-    """The names of all files of a pinned model, as the hub's client was told them; empty where it was not, or keeps no such list."""
+    """The names of all files of a pinned model, as the hub's client was told them; empty where it
+    was not, or keeps no such list.
+    """
     try:
-        return set(json.loads(opening.read(_repository(source) / "trees" / f"{commit}.json"))["files"])
+        return set(
+            json.loads(opening.read(_repository(source) / "trees" / f"{commit}.json"))["files"]
+        )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 
 def small_files_of(source: Source, commit: str) -> Path | None:
-    """The folder of a pinned model, if all of its small files are known to be in it, be its weights there or not."""
+    """The folder of a pinned model, if all of its small files are known to be in it, be its weights
+    there or not.
+    """
     folder, names = _repository(source) / "snapshots" / commit, listed(source, commit)
-    complete = all((folder / name).is_file() for name in names if any(fnmatch(name, pattern) for pattern in SMALL))
+    complete = all(
+        (folder / name).is_file()
+        for name in names
+        if any(fnmatch(name, pattern) for pattern in SMALL)
+    )
     return folder if names and complete else None

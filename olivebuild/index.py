@@ -1,6 +1,9 @@
-"""An index: text keys -> JSON text in a diskcache folder, beside files that are the truth. It never holds a build up for long, and never fails one.
+"""An index: text keys -> JSON text in a diskcache folder, beside files that are the truth.
 
-diskcache would also read pickled rows, which runs code; our Disk refuses them on every path. The file may be anyone's, so that a statement
+It never holds a build up for long, and never fails one.
+
+diskcache would also read pickled rows, which runs code; our Disk refuses them on every path. The
+file may be anyone's, so that a statement
 that does not end is stopped, as is the wait for another process that keeps the file to itself.
 """
 
@@ -27,7 +30,9 @@ FILES = ("cache.db", "cache.db-wal", "cache.db-shm")
 
 
 class JsonDisk(diskcache.Disk):  # type: ignore[misc]
-    """Text keys, JSON text values, nothing else: a row of any other mode is refused before it is read."""
+    """Text keys, JSON text values, nothing else: a row of any other mode is refused before it is
+    read.
+    """
 
     def put(self, key: str) -> tuple[str, bool]:
         return key, True
@@ -51,13 +56,22 @@ class Busy(Exception):
 
 
 class _Cache(diskcache.Cache):  # type: ignore[misc]
-    """diskcache's, each of whose statements ends within `WAIT_SECONDS`; its own would try for a minute each."""
+    """diskcache's, each of whose statements ends within `WAIT_SECONDS`; its own would try for a
+    minute each.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._opening = time.monotonic() + WAIT_SECONDS
         self._until = self._opening
-        # The default policy would evict rows at 1 GiB. Nothing waits for the disk: a row that a power cut takes is found again or made anew.
-        super().__init__(str(folder), timeout=WAIT_SECONDS, disk=JsonDisk, eviction_policy="none", sqlite_synchronous=0)
+        # The default policy would evict rows at 1 GiB. Nothing waits for the disk: a row that a
+        # power cut takes is found again or made anew.
+        super().__init__(
+            str(folder),
+            timeout=WAIT_SECONDS,
+            disk=JsonDisk,
+            eviction_policy="none",
+            sqlite_synchronous=0,
+        )
 
     @property
     def _con(self) -> sqlite3.Connection:
@@ -67,13 +81,21 @@ class _Cache(diskcache.Cache):  # type: ignore[misc]
             local.pid = os.getpid()
         con: sqlite3.Connection | None = getattr(local, "con", None)
         if con is None:
-            con = sqlite3.connect(os.path.join(self._directory, "cache.db"), timeout=self._timeout, isolation_level=None)
+            con = sqlite3.connect(
+                os.path.join(self._directory, "cache.db"),
+                timeout=self._timeout,
+                isolation_level=None,
+            )
             self._until = time.monotonic() + WAIT_SECONDS
             con.set_progress_handler(lambda: time.monotonic() > self._until, STEPS)
             local.con = con
             # Those of the file are not asked: it would set what it likes.
             for name in ("cache_size", "mmap_size", "journal_mode"):
-                self.reset(f"sqlite_{name}", diskcache.core.DEFAULT_SETTINGS[f"sqlite_{name}"], update=False)
+                self.reset(
+                    f"sqlite_{name}",
+                    diskcache.core.DEFAULT_SETTINGS[f"sqlite_{name}"],
+                    update=False,
+                )
             self.reset("sqlite_synchronous", 0, update=False)
         return con
 
@@ -89,7 +111,8 @@ class _Cache(diskcache.Cache):  # type: ignore[misc]
                 except sqlite3.OperationalError as e:
                     if "locked" not in str(e):
                         raise
-                    # While it is opened there is no timeout, since SQLite itself does not wait for every sort of lock.
+                    # While it is opened there is no timeout, since SQLite itself does not wait for
+                    # every sort of lock.
                     if self._timeout or time.monotonic() > self._opening:
                         raise Busy from None
                 time.sleep(0.002)
@@ -102,9 +125,12 @@ class _Cache(diskcache.Cache):  # type: ignore[misc]
 
 
 class Index:
-    """Reading and writing never raise: what can't be read is as if it were not there. `folder` is made if need be.
+    """Reading and writing never raise: what can't be read is as if it were not there.
 
-    Raises StoreError where the file system has no locks: SQLite would take that for another process, and wait for it.
+    `folder` is made if need be.
+
+    Raises StoreError where the file system has no locks: SQLite would take that for another
+    process, and wait for it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -119,7 +145,8 @@ class Index:
                 self._give_up(f"is kept by {locks.holders(*self._files()) or 'another process'}")
                 return
             except Exception as e:
-                # Whatever diskcache makes of another's tables. The file is nothing that can't be made again.
+                # Whatever diskcache makes of another's tables. The file is nothing that can't be
+                # made again.
                 if attempt == 0:
                     for file in folder.glob("cache.db*"):
                         with contextlib.suppress(OSError):

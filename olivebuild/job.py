@@ -1,4 +1,7 @@
-"""What a running step is handed: its action, where to write, and how to speak. A part of the interface for kinds."""
+"""What a running step is handed: its action, where to write, and how to speak.
+
+A part of the interface for kinds.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,9 @@ class Job:
         return privacy.mode_of(self.action)
 
     def set_merges_aside(self) -> None:
-        """Forget how the inputs' tensors are computed that are not stored: another processor may get other bits from the same merge."""
+        """Forget how the inputs' tensors are computed that are not stored: another processor may
+        get other bits from the same merge.
+        """
         for given in self.action.inputs.values():
             with contextlib.suppress(Damaged, ValueError):
                 if given.manifest and self.store.manifest(given.manifest).merges:
@@ -55,14 +60,19 @@ class Job:
 
     def roles(self, name: str) -> list[str]:
         """name[0], name[1] ... as far as there are inputs of these roles."""
-        return sorted((r for r in self.action.inputs if r.startswith(f"{name}[")), key=lambda r: int(r[len(name) + 1 : -1]))
+        return sorted(
+            (r for r in self.action.inputs if r.startswith(f"{name}[")),
+            key=lambda r: int(r[len(name) + 1 : -1]),
+        )
 
     def files(self, label: str) -> list[Path]:
         return [Path(p) for p in self.action.files.get(label, ())]
 
     def where(self, *field: str | int) -> Where | None:
         """The place of a field in the recipe."""
-        place: Any = self.action.places.get(".".join(str(f) for f in field)) or self.action.places.get("")
+        place: Any = self.action.places.get(
+            ".".join(str(f) for f in field)
+        ) or self.action.places.get("")
         return Where(*place) if place else None
 
     def say(self, event: str, **data: object) -> None:

@@ -1,6 +1,8 @@
-"""Names and what is known of them, in a file that grows by what changes: an edit reads little of it and writes less. Knows no meanings.
+"""Names and what is known of them, in a file that grows by what changes: an edit reads little of it
+and writes less. Knows no meanings.
 
-A line is a checksum, a name and a JSON value; the last line of a name counts, and `null` says that nothing is known any more. A line that
+A line is a checksum, a name and a JSON value; the last line of a name counts, and `null` says that
+nothing is known any more. A line that
 is torn or damaged is as if it were not there: what is kept here can be found out again.
 """
 
@@ -22,7 +24,9 @@ GONE = b"null"
 TAIL = 1 << 16
 """What changed last, and so is asked for most, is in so many bytes at the end."""
 FEW = 16
-"""So many names are looked for in the file as it is; then its lines are sorted out, which takes as long as some twenty of them."""
+"""So many names are looked for in the file as it is; then its lines are sorted out, which takes as
+long as some twenty of them.
+"""
 
 
 class Journal:
@@ -57,12 +61,17 @@ class Journal:
                 yield name
 
     def save(self, *, alone: bool = False) -> None:
-        """Keep what has changed. `alone`: nobody else writes now, so that the file may be made anew. Raises OSError."""
+        """Keep what has changed.
+
+        `alone`: nobody else writes now, so that the file may be made anew. Raises OSError.
+        """
         if not self._changed:
             return
         added = b"".join(_line(key, value) for key, value in self._changed.items())
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        handle = os.open(
+            self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666
+        )
         with open(handle, "ab+", buffering=0) as f:
             size = f.seek(0, os.SEEK_END)
             if size and (f.seek(size - 1), f.read(1))[1] != b"\n":
@@ -70,7 +79,9 @@ class Journal:
                 added = b"\n" + added
             f.write(added)
         if self._found is not None:
-            self._found.update({key: _line(key, value)[:-1] for key, value in self._changed.items()})
+            self._found.update(
+                {key: _line(key, value)[:-1] for key, value in self._changed.items()}
+            )
         self._data = self._end = None
         self._changed.clear()
         # Counting what no longer counts takes longer than adding a line.
@@ -82,7 +93,9 @@ class Journal:
         if size - sum(map(len, known)) - len(known) > max(SPARE, size // 2):
             # Another process may have added lines since we read ours.
             self._data = self._end = self._found = None
-            lines = [line + b"\n" for line in self._lines().values() if _value(line) not in (None, GONE)]
+            lines = [
+                line + b"\n" for line in self._lines().values() if _value(line) not in (None, GONE)
+            ]
             temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
             temporary.write_bytes(b"".join(lines))
             os.replace(temporary, self.file)
@@ -116,7 +129,9 @@ class Journal:
 
     def _lines(self) -> dict[bytes, bytes]:
         if self._found is None:
-            self._found = {line.partition(b"\t")[0][CHECK + 1 :]: line for line in self._read().split(b"\n")}
+            self._found = {
+                line.partition(b"\t")[0][CHECK + 1 :]: line for line in self._read().split(b"\n")
+            }
             self._found.pop(b"", None)
             self._data = None
         return self._found
@@ -142,4 +157,8 @@ def _value(line: bytes) -> bytes | None:
     """None for what is damaged, or no line at all."""
     rest = line[CHECK + 1 :]
     _, tab, value = rest.partition(b"\t")
-    return value if tab and line[: CHECK + 1] == xxhash.xxh3_64_hexdigest(rest).encode() + b" " else None
+    return (
+        value
+        if tab and line[: CHECK + 1] == xxhash.xxh3_64_hexdigest(rest).encode() + b" "
+        else None
+    )

@@ -1,6 +1,8 @@
-"""A graph kept in a file, so that a recipe that has not changed need not be read, checked and resolved again.
+"""A graph kept in a file, so that a recipe that has not changed need not be read, checked and
+resolved again.
 
-It belongs to one text of the recipe and to one state of our own sources, and was sealed by this user (seal.py), since the nodes in it
+It belongs to one text of the recipe and to one state of our own sources, and was sealed by this
+user (seal.py), since the nodes in it
 say what is run: anything else and the recipe is read anew.
 """
 
@@ -20,7 +22,9 @@ FILE_NAME = "graph.json"
 
 
 class Kept(Record, frozen=True):
-    """`inputs`: for each node and each of its edges the number of the node it comes from, and the output."""
+    """`inputs`: for each node and each of its edges the number of the node it comes from, and the
+    output.
+    """
 
     targets: tuple[Outline, ...]
     default: tuple[str, ...]
@@ -31,7 +35,10 @@ class Kept(Record, frozen=True):
 
 
 def graph_of(recipe: Recipe, folder: Path) -> Graph:
-    """The recipe's graph, from `folder` if it was kept there, else made and kept. Raises RecipeError."""
+    """The recipe's graph, from `folder` if it was kept there, else made and kept.
+
+    Raises RecipeError.
+    """
     if recipe.settings:
         # Words of one call: not worth losing what belongs to the recipe itself.
         return build_graph(recipe)
@@ -59,10 +66,15 @@ def _read(recipe: Recipe, file: Path, stamp: str) -> Graph | None:
         kept = msgspec.json.decode(body, type=Kept)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
-    graph = Graph(recipe, {t.name: t for t in kept.targets}, list(kept.default), kept.matrices, kept.limits)
+    graph = Graph(
+        recipe, {t.name: t for t in kept.targets}, list(kept.default), kept.matrices, kept.limits
+    )
     graph.nodes = {n.name: n for n in kept.nodes}
     for node, inputs in zip(kept.nodes, kept.inputs, strict=True):
-        graph.inputs[node.name] = [(edge, kept.nodes[number], output) for edge, (number, output) in zip(node.edges, inputs, strict=True)]
+        graph.inputs[node.name] = [
+            (edge, kept.nodes[number], output)
+            for edge, (number, output) in zip(node.edges, inputs, strict=True)
+        ]
     return graph
 
 
@@ -72,8 +84,18 @@ def _seal(stamp: str, body: bytes) -> str:
 
 def _write(graph: Graph, file: Path, stamp: str) -> None:
     numbers = {name: i for i, name in enumerate(graph.nodes)}
-    inputs = tuple(tuple((numbers[source.name], output) for _, source, output in edges) for edges in graph.inputs.values())
-    kept = Kept(tuple(graph.targets.values()), tuple(graph.default), tuple(graph.nodes.values()), inputs, graph.matrices, graph.limits)
+    inputs = tuple(
+        tuple((numbers[source.name], output) for _, source, output in edges)
+        for edges in graph.inputs.values()
+    )
+    kept = Kept(
+        tuple(graph.targets.values()),
+        tuple(graph.default),
+        tuple(graph.nodes.values()),
+        inputs,
+        graph.matrices,
+        graph.limits,
+    )
     body = msgspec.json.encode(kept)
     try:
         if sealed := _seal(stamp, body):

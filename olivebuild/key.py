@@ -1,6 +1,9 @@
-"""Parts -> key, and parts against parts -> reasons. The only place that decides what makes an action's output what it is.
+"""Parts -> key, and parts against parts -> reasons.
 
-One list of parts is both hashed and compared, so that an explanation can't drift from the key. A part's `shown` text is for
+The only place that decides what makes an action's output what it is.
+
+One list of parts is both hashed and compared, so that an explanation can't drift from the key. A
+part's `shown` text is for
 people and is not hashed: names and paths never enter a key.
 """
 
@@ -17,7 +20,11 @@ FORMAT = "1"
 
 
 class Part(Struct, frozen=True):
-    """One thing that can change the output. `cause` is what kind of thing: step, parameter, input, file, source, library, machine, environment."""
+    """One thing that can change the output.
+
+    `cause` is what kind of thing: step, parameter, input, file, source, library, machine,
+    environment.
+    """
 
     cause: str
     label: str
@@ -30,7 +37,10 @@ class Part(Struct, frozen=True):
 
 
 class Reason(Struct, frozen=True):
-    """Why a target is not fresh: what differs, from what to what. `old` or `new` is None where there is none."""
+    """Why a target is not fresh: what differs, from what to what.
+
+    `old` or `new` is None where there is none.
+    """
 
     cause: str
     what: str
@@ -49,7 +59,10 @@ def parts_of(
     variables: Mapping[str, str] = {},
 ) -> tuple[Part, ...]:
     """The parts of a node, in a fixed order. `inputs` and `files` are (label, digest, shown)."""
-    result = [Part("step", "kind", node.kind), Part("step", "version", str(node.version), version_label(node.kind))]
+    result = [
+        Part("step", "kind", node.kind),
+        Part("step", "version", str(node.version), version_label(node.kind)),
+    ]
     result += (Part("parameter", label, value) for label, value in node.parameters)
     result += dates
     result += (Part("input", label, value, shown) for label, value, shown in inputs)
@@ -72,12 +85,16 @@ def key_of(parts: Iterable[Part]) -> str:
 
 
 def compare(old: Iterable[Part], new: Iterable[Part]) -> list[Reason]:
-    """What differs between two lists of parts, in the order of the new one, what is gone at the end."""
+    """What differs between two lists of parts, in the order of the new one, what is gone at the
+    end.
+    """
     before = {(p.cause, p.label): p for p in old}
     reasons = []
     for part in new:
         known = before.pop((part.cause, part.label), None)
         if known is None or known.value != part.value:
-            reasons.append(Reason(part.cause, part.what, known.value if known else None, part.value))
+            reasons.append(
+                Reason(part.cause, part.what, known.value if known else None, part.value)
+            )
     reasons += [Reason(p.cause, p.what, p.value, None) for p in before.values()]
     return reasons

@@ -1,4 +1,6 @@
-"""What people see while a build runs where there is no terminal: plain lines. Imports nothing that draws.
+"""What people see while a build runs where there is no terminal: plain lines.
+
+Imports nothing that draws.
 
 live.py adds colours and, below the lines, a row for each running step.
 """
@@ -25,13 +27,20 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], float]
 ENOUGH_SECONDS = 2.0
-"""A phase's own pace counts once it has taken this long, and a tenth of what the step cost last time: a step may have short phases first."""
+"""A phase's own pace counts once it has taken this long, and a tenth of what the step cost last
+time: a step may have short phases first.
+"""
 SILENCE_SECONDS = 60.0
-"""Where there is no terminal, a running step says something at least this often, as far as it has something to say."""
+"""Where there is no terminal, a running step says something at least this often, as far as it has
+something to say.
+"""
 
 
 class Row(Struct, frozen=True):
-    """A running step, or a long file that is hashed. `cost` is what it took last time; `first` is `done` when the phase began, at `since`."""
+    """A running step, or a long file that is hashed.
+
+    `cost` is what it took last time; `first` is `done` when the phase began, at `since`.
+    """
 
     started: float
     cost: float | None = None
@@ -49,7 +58,9 @@ class Row(Struct, frozen=True):
         return replace(self, done=done, total=total)
 
     def left(self, now: float) -> float | None:
-        """Seconds to go: by the phase's pace, else by what the step took last time; None when neither tells."""
+        """Seconds to go: by the phase's pace, else by what the step took last time; None when
+        neither tells.
+        """
         spent, counted = now - self.since, self.done - self.first
         if self.total and counted > 0 and spent >= max(ENOUGH_SECONDS, (self.cost or 0) / 10):
             return spent / counted * (self.total - self.done)
@@ -64,16 +75,30 @@ class Row(Struct, frozen=True):
         return f"{self.what}{count}" + (f", loss {self.loss:.3f}" if self.loss is not None else "")
 
     def text(self, now: float) -> str:
-        """`training 18/36, loss 0.412, 2.1 s each, 38 s left`; where nothing tells what is left, what has passed."""
+        """`training 18/36, loss 0.412, 2.1 s each, 38 s left`; where nothing tells what is left,
+        what has passed.
+        """
         spent, counted = now - self.since, self.done - self.first
         pace = ""
         if self.total and counted > 0 and spent >= ENOUGH_SECONDS:
-            each = f", {counted / spent:.1f} a second" if counted > spent else f", {spent / counted:.1f} s each"
+            each = (
+                f", {counted / spent:.1f} a second"
+                if counted > spent
+                else f", {spent / counted:.1f} s each"
+            )
             pace = f", {size(counted / spent)} a second" if self.in_bytes else each
         left = self.left(now)
         if self.done == self.total > 0:
             return self.state() + pace
-        return self.state() + pace + (f", {whole(left)} left" if left is not None else f", {whole(now - self.started)} so far")
+        return (
+            self.state()
+            + pace
+            + (
+                f", {whole(left)} left"
+                if left is not None
+                else f", {whole(now - self.started)} so far"
+            )
+        )
 
 
 def whole(value: float) -> str:
@@ -82,16 +107,33 @@ def whole(value: float) -> str:
 
 
 def are_enough() -> bool:
-    """Whether what goes to standard output needs neither colours nor anything that is drawn over."""
+    """Whether what goes to standard output needs neither colours nor anything that is drawn
+    over.
+    """
     # As the library that draws sees it.
-    return not (sys.stdout.isatty() or os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE") == "1")
+    return not (
+        sys.stdout.isatty()
+        or os.environ.get("FORCE_COLOR")
+        or os.environ.get("TTY_COMPATIBLE") == "1"
+    )
 
 
 def summary(report: Report) -> tuple[str, str]:
     """What a build did that went well: what matters, and the rest."""
     if not report.ran and not report.restored:
-        return "nothing to do", f": {clean(listed(report.goals))} {'is' if len(report.goals) == 1 else 'are'} fresh"
-    parts = [f"{len(names)} {word}" for names, word in ((report.ran, "built"), (report.restored, "restored"), (report.fresh, "fresh")) if names]
+        return (
+            "nothing to do",
+            f": {clean(listed(report.goals))} {'is' if len(report.goals) == 1 else 'are'} fresh",
+        )
+    parts = [
+        f"{len(names)} {word}"
+        for names, word in (
+            (report.ran, "built"),
+            (report.restored, "restored"),
+            (report.fresh, "fresh"),
+        )
+        if names
+    ]
     return ", ".join(parts), f" in {seconds(report.seconds)}"
 
 
@@ -105,7 +147,8 @@ class Lines:
         """What the nodes that are still to run took last time."""
         self._steps = 0
         self._told: dict[str, tuple[str, int, float]] = {}
-        """Of each running step the phase, the fifth of it and the time when a plain line last told."""
+        """Of each running step the phase, the fifth of it and the time when a plain line last told.
+        """
 
     def __enter__(self) -> Self:
         return self
@@ -122,7 +165,9 @@ class Lines:
         elif event.name == "started":
             self._start(node, data)
         elif event.name == "progress" and node in self._rows:
-            self._rows[node] = self._rows[node].progress(data["what"], data["done"], data["total"], self._clock())
+            self._rows[node] = self._rows[node].progress(
+                data["what"], data["done"], data["total"], self._clock()
+            )
             if not self.draws:
                 self._tell(node)
         elif event.name == "hashing":
@@ -146,7 +191,11 @@ class Lines:
 
     def _start(self, node: str, data: Mapping[str, Any]) -> None:
         reasons = [Reason(**r) for r in data["reasons"]]
-        why = [describe(reasons[0]) + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "")] if reasons else []
+        why = (
+            [describe(reasons[0]) + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "")]
+            if reasons
+            else []
+        )
         cost = [f"took {seconds(data['seconds'])} last time"] if data["seconds"] else []
         self._line("yellow", "run", node, ", ".join(why + cost))
         now = self._clock()

@@ -1,7 +1,10 @@
-"""Links in what a recipe names: what is read and published is what was named, so a link may not lead out of the folder it lies in.
+"""Links in what a recipe names: what is read and published is what was named, so a link may not
+lead out of the folder it lies in.
 
-The path that the user names may itself be a link. A snapshot of the Hugging Face hub's own cache is the exception: its files are links to
-`blobs/` of its repository (https://huggingface.co/docs/huggingface_hub/guides/manage-cache), each to one regular file there.
+The path that the user names may itself be a link. A snapshot of the Hugging Face hub's own cache is
+the exception: its files are links to
+`blobs/` of its repository (https://huggingface.co/docs/huggingface_hub/guides/manage-cache), each
+to one regular file there.
 """
 
 from __future__ import annotations
@@ -33,15 +36,28 @@ def check(folder: Path, paths: Iterator[Path] | list[Path], where: Where | str |
     """Raises InputError for the first link that leaves `folder`."""
     for path, target in leaving(folder, paths):
         name = path.relative_to(folder).as_posix()
-        hint = f"put the file itself there, or name the folder that it lies in; what {name} leads to was not read"
-        raise InputError(f"the link {name} in {folder.name or folder} leads out of it, to {target}", where=where, hint=hint)
+        hint = (
+            f"put the file itself there, or name the folder that it lies in; what {name} leads to "
+            "was "
+            "not read"
+        )
+        raise InputError(
+            f"the link {name} in {folder.name or folder} leads out of it, to {target}",
+            where=where,
+            hint=hint,
+        )
 
 
 def _is_blob(link: Path) -> bool:
-    """Whether a link of a hub's snapshot leads to a blob of the same repository, a regular file by the name of its hash."""
+    """Whether a link of a hub's snapshot leads to a blob of the same repository, a regular file by
+    the name of its hash.
+    """
     # By the real place of the link itself: the snapshot may have been named through another link.
     place = Path(os.path.realpath(link.parent))
-    snapshots = next((p for p in place.parents if p.name == "snapshots" and REPOSITORY.fullmatch(p.parent.name)), None)
+    snapshots = next(
+        (p for p in place.parents if p.name == "snapshots" and REPOSITORY.fullmatch(p.parent.name)),
+        None,
+    )
     if snapshots is None:
         return False
     blobs = snapshots.parent / "blobs"

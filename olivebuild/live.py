@@ -1,6 +1,8 @@
-"""What people see on a terminal while a build runs: lines in colours, and below them a row for each running step. Decides nothing.
+"""What people see on a terminal while a build runs: lines in colours, and below them a row for each
+running step. Decides nothing.
 
-Lines that tell what happened are printed once and stay; rows are drawn over and vanish. A row is never wider than the terminal, so that
+Lines that tell what happened are printed once and stay; rows are drawn over and vanish. A row is
+never wider than the terminal, so that
 drawing it again can't reach a line above it.
 """
 
@@ -46,7 +48,10 @@ class Display(Lines):
         self._live.stop()
 
     def draw(self) -> RenderableType:
-        """The rows of all running steps, and what is left of the whole build. Called by a thread that draws."""
+        """The rows of all running steps, and what is left of the whole build.
+
+        Called by a thread that draws.
+        """
         now, rows = self._clock(), dict(self._rows)
         room = self.console.width - 1
         names = min(NAME_WIDTH, max((len(node) for node in rows), default=0))
@@ -54,7 +59,13 @@ class Display(Lines):
         lines = []
         for node, row in rows.items():
             name = node if len(node) <= names else f"{node[: names - 1]}…"
-            lines.append(Text.assemble(f"{name:<{names}}  ", *(self._bar(row) if with_bars else ()), clean(row.text(now))))
+            lines.append(
+                Text.assemble(
+                    f"{name:<{names}}  ",
+                    *(self._bar(row) if with_bars else ()),
+                    clean(row.text(now)),
+                )
+            )
         if self._steps > 1:
             lines.append(Text(self._rest(now, rows), "bright_black"))
         for line in lines:
@@ -70,13 +81,19 @@ class Display(Lines):
         return [(done * full, "bar.complete"), (rest * (BAR_WIDTH - full), "bar.back"), ("  ", "")]
 
     def _rest(self, now: float, rows: Mapping[str, Row]) -> str:
-        """`3 of 8 steps done, about 4 min 10 s left`: those that wait take turns in as many places as are busy now."""
+        """`3 of 8 steps done, about 4 min 10 s left`: those that wait take turns in as many places
+        as are busy now.
+        """
         waiting = [cost for node, cost in self._costs.items() if node not in rows]
         left = [row.left(now) for row in rows.values()]
-        known = sum(x or 0 for x in waiting) / max(1, len(rows)) + max((x or 0 for x in left), default=0)
+        known = sum(x or 0 for x in waiting) / max(1, len(rows)) + max(
+            (x or 0 for x in left), default=0
+        )
         word = "at least" if None in waiting or None in left else "about"
         done = self._steps - len(self._costs)
-        return f"{done} of {self._steps} steps done" + (f", {word} {whole(known)} left" if known else "")
+        return f"{done} of {self._steps} steps done" + (
+            f", {word} {whole(known)} left" if known else ""
+        )
 
     @property
     def draws(self) -> bool:
@@ -91,24 +108,38 @@ class Display(Lines):
         if self._live.is_started:
             # Printing draws the rows again as they were last seen.
             self._live.refresh()
-        self.console.print(f"[{colour}]{word:<9}[/]{escape(node):<22} {escape(clean(text))}".rstrip())
+        self.console.print(
+            f"[{colour}]{word:<9}[/]{escape(node):<22} {escape(clean(text))}".rstrip()
+        )
 
 
 def on_stderr() -> Display:
     """Where stdout is for answers."""
-    return Display(Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 200))
+    return Display(
+        Console(
+            stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 200
+        )
+    )
 
 
 @contextmanager
 def hashing(memo: StatMemo) -> Iterator[None]:
-    """While long files are hashed without a build, a terminal shows how far that is; on stderr, since stdout is for the answer."""
+    """While long files are hashed without a build, a terminal shows how far that is; on stderr,
+    since stdout is for the answer.
+    """
     with on_stderr() as display:
-        memo.listen = lambda path, done, total: display(Event("hashing", {"file": path.name, "done": done, "total": total}))
+        memo.listen = lambda path, done, total: display(
+            Event("hashing", {"file": path.name, "done": done, "total": total})
+        )
         yield
 
 
 @contextmanager
 def reading(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Hears how many bytes of how many were read, and shows it on a terminal; on stderr, since stdout is for the answer."""
+    """Hears how many bytes of how many were read, and shows it on a terminal; on stderr, since
+    stdout is for the answer.
+    """
     with Display(Console(stderr=True, highlight=False)) as display:
-        yield lambda done, total: display(Event("hashing", {"file": what, "done": done, "total": total}))
+        yield lambda done, total: display(
+            Event("hashing", {"file": what, "done": done, "total": total})
+        )

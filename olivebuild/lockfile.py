@@ -1,6 +1,9 @@
-"""`olivebuild.lock`: what the world can change, pinned. Made on first use, committed by users, changed only by `olivebuild update`.
+"""`olivebuild.lock`: what the world can change, pinned.
 
-It also records the library versions that made the results, so that a machine without them (a CI runner) can still find the
+Made on first use, committed by users, changed only by `olivebuild update`.
+
+It also records the library versions that made the results, so that a machine without them (a CI
+runner) can still find the
 keys and restore.
 """
 
@@ -20,15 +23,21 @@ FILE_NAME = "olivebuild.lock"
 
 
 class Lockfile:
-    """source text -> pin (a commit, a wheel's sha256); library -> version; the date that chat templates are told, empty until one is needed.
+    """source text -> pin (a commit, a wheel's sha256); library -> version; the date that chat
+    templates are told, empty until one is needed.
 
-    Several builds, also of other recipes in the folder, may write at once: each adds what it changed to what is there.
+    Several builds, also of other recipes in the folder, may write at once: each adds what it
+    changed to what is there.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         found = _load(file)
-        self.sources, self.libraries, self.template_date = found.sources, found.libraries, found.template_date
+        self.sources, self.libraries, self.template_date = (
+            found.sources,
+            found.libraries,
+            found.template_date,
+        )
         self._pinned: dict[str, str] = {}
         self._noted: dict[str, str] = {}
         self._new: set[str] = set()
@@ -58,21 +67,32 @@ class Lockfile:
             self.template_date = self._dated = date
 
     def save(self) -> None:
-        """What another build pinned first for a source that was new to both holds for this one, too."""
+        """What another build pinned first for a source that was new to both holds for this one,
+        too.
+        """
         if not (self._pinned or self._noted or self._dated):
             return
         with locked(self.file.parent / ".olivebuild" / "pins.lock"):
             found = _load(self.file)
-            first = {source: found.sources[source] for source in self._new if source in found.sources}
+            first = {
+                source: found.sources[source] for source in self._new if source in found.sources
+            }
             self.sources = found.sources | self._pinned | first
             self.libraries = found.libraries | self._noted
             if not self._dated or (self._first_date and found.template_date):
                 self._dated = found.template_date
             self.template_date = self._dated
-            data = {**found.others, "version": 1, "sources": self.sources, "libraries": self.libraries}
+            data = {
+                **found.others,
+                "version": 1,
+                "sources": self.sources,
+                "libraries": self.libraries,
+            }
             if self.template_date:
                 data["template_date"] = self.template_date
-            write_atomically(self.file, (json.dumps(data, indent=2, sort_keys=True) + "\n").encode())
+            write_atomically(
+                self.file, (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
+            )
         self._pinned, self._noted, self._new, self._dated = {}, {}, set(), ""
 
 
@@ -114,6 +134,10 @@ def _load(file: Path) -> _Content:
                 raise ValueError(f"the entry {name!r} is not known; did you mean {close[0]}?")
         return _Content(dict(pins), dict(versions), date, others)
     except json.JSONDecodeError as e:
-        raise RecipeError(f"not valid JSON: {e.msg}", where=Where(file.name, e.lineno, e.colno), hint=hint) from None
+        raise RecipeError(
+            f"not valid JSON: {e.msg}", where=Where(file.name, e.lineno, e.colno), hint=hint
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise RecipeError(f"not a lock file of olivebuild: {e}", where=Where(file.name), hint=hint) from None
+        raise RecipeError(
+            f"not a lock file of olivebuild: {e}", where=Where(file.name), hint=hint
+        ) from None

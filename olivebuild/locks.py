@@ -1,4 +1,7 @@
-"""Locks of the kernel: they go when their holder dies, so nobody ever unlocks by hand. Lock files are never deleted."""
+"""Locks of the kernel: they go when their holder dies, so nobody ever unlocks by hand.
+
+Lock files are never deleted.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,8 @@ HINT = "put it on a local disk; OLIVEBUILD_CACHE names another folder for the ca
 
 
 def try_lock(file: Path, *, shared: bool = False) -> IO[bytes] | None:
-    """Hold `file` until the handle returned, and every copy that a child inherited, is closed; `shared`: beside others that share it.
+    """Hold `file` until the handle returned, and every copy that a child inherited, is closed;
+    `shared`: beside others that share it.
 
     None when another process holds it. Raises StoreError where the file system has no locks.
     """
@@ -53,7 +57,9 @@ def try_lock(file: Path, *, shared: bool = False) -> IO[bytes] | None:
         held = _lock(handle, shared=shared)
     except OSError as e:
         handle.close()
-        raise StoreError(f"this file system has no working locks: {e}", where=str(file), hint=HINT) from None
+        raise StoreError(
+            f"this file system has no working locks: {e}", where=str(file), hint=HINT
+        ) from None
     if held:
         return handle
     handle.close()
@@ -77,7 +83,9 @@ def locked(file: Path, *, shared: bool = False) -> Iterator[None]:
         by = holders(file) or "another process"
         if waited >= LONGEST_SECONDS:
             raise StoreError(
-                f"{by} has held this lock for {waited / 60:.0f} min", where=str(file), hint="has it been stopped? let it go on, or end it"
+                f"{by} has held this lock for {waited / 60:.0f} min",
+                where=str(file),
+                hint="has it been stopped? let it go on, or end it",
             )
         told = True
         aside(f"waiting for {file}, which {by} holds")
@@ -96,11 +104,17 @@ def check(folder: Path) -> None:
         second = try_lock(file)
         if second:
             second.close()
-            raise StoreError("this file system has no working locks: two hold the same one", where=str(file), hint=HINT)
+            raise StoreError(
+                "this file system has no working locks: two hold the same one",
+                where=str(file),
+                hint=HINT,
+            )
 
 
 def check_posix(folder: Path) -> None:
-    """Raises StoreError where the file system has no locks of the sort that SQLite takes, which are others than ours."""
+    """Raises StoreError where the file system has no locks of the sort that SQLite takes, which are
+    others than ours.
+    """
     try:
         import fcntl
     except ImportError:
@@ -115,11 +129,15 @@ def check_posix(folder: Path) -> None:
     except OSError as e:
         if e.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO):
             raise
-        raise StoreError(f"this file system has no working locks: {e}", where=str(folder), hint=HINT) from None
+        raise StoreError(
+            f"this file system has no working locks: {e}", where=str(folder), hint=HINT
+        ) from None
 
 
 def holders(*files: Path) -> str:
-    """`process 123 (python)`: who holds locks on these files; empty where the system does not tell."""
+    """`process 123 (python)`: who holds locks on these files; empty where the system does not
+    tell.
+    """
     wanted = set()
     for file in files:
         with suppress(OSError):
@@ -127,11 +145,18 @@ def holders(*files: Path) -> str:
     found = {}
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/locks").read_text().splitlines():
-            # https://man7.org/linux/man-pages/man5/proc_locks.5.html; who waits has an arrow before it.
+            # https://man7.org/linux/man-pages/man5/proc_locks.5.html; who waits has an arrow before
+            # it.
             words = line.split()
-            if "->" not in words and int(words[5].rpartition(":")[2]) in wanted and (number := int(words[4])) not in (-1, 0, os.getpid()):
+            if (
+                "->" not in words
+                and int(words[5].rpartition(":")[2]) in wanted
+                and (number := int(words[4])) not in (-1, 0, os.getpid())
+            ):
                 found[number] = _name_of(number)
-    return ", ".join(f"process {number}{f' ({name})' if name else ''}" for number, name in sorted(found.items()))
+    return ", ".join(
+        f"process {number}{f' ({name})' if name else ''}" for number, name in sorted(found.items())
+    )
 
 
 def _name_of(process: int) -> str:

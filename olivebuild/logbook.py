@@ -1,6 +1,8 @@
-"""Writes trainings to TensorBoard or MLflow: `python -m olivebuild.logbook KIND WHERE NAME` reads a build's events from standard input.
+"""Writes trainings to TensorBoard or MLflow: `python -m olivebuild.logbook KIND WHERE NAME` reads a
+build's events from standard input.
 
-A run begins with a training's `started`, and ends with its `finished`, `failed` or `stopping`, or with the stream. Knows no recipes and no builds.
+A run begins with a training's `started`, and ends with its `finished`, `failed` or `stopping`, or
+with the stream. Knows no recipes and no builds.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class TensorBoard:
     def begin(self, target: str, why: str) -> Run:
         from tensorboard.summary import Writer
 
-        return Scalars(Writer(str(self._folder / target / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}")))
+        return Scalars(
+            Writer(str(self._folder / target / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"))
+        )
 
 
 class Scalars:
@@ -88,7 +92,9 @@ class Tracked:
         from mlflow.entities import Metric
 
         now = round(time() * 1000)
-        self._client.log_batch(self._run, metrics=[Metric(name, value, now, step) for name, value in figures.items()])
+        self._client.log_batch(
+            self._run, metrics=[Metric(name, value, now, step) for name, value in figures.items()]
+        )
 
     def end(self, how: End) -> None:
         self._client.set_terminated(self._run, status=how.value)
@@ -102,10 +108,17 @@ def write(book: Book, events: Iterator[Mapping[str, Any]]) -> None:
     for event in events:
         node, name = event["node"], event["event"]
         if name == "started":
-            reasons = (f"{r['cause']} {r['what']}: {r['old']} -> {r['new']}" for r in event.get("reasons") or ())
+            reasons = (
+                f"{r['cause']} {r['what']}: {r['old']} -> {r['new']}"
+                for r in event.get("reasons") or ()
+            )
             runs[node] = book.begin(event["target"], "\n".join(reasons))
         elif name == "metric":
-            figures = {k: float(v) for k, v in event.items() if k not in NOT_FIGURES and isinstance(v, int | float) and not isinstance(v, bool)}
+            figures = {
+                k: float(v)
+                for k, v in event.items()
+                if k not in NOT_FIGURES and isinstance(v, int | float) and not isinstance(v, bool)
+            }
             runs[node].log(int(event["step"]), figures)
         else:
             runs.pop(node).end(ENDS[name])

@@ -22,14 +22,37 @@ if TYPE_CHECKING:
 
 @click.command()
 @recipe_options
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the page here instead of build/report.html.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the page here instead of build/report.html.",
+)
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
-@click.option("--markdown", is_flag=True, help="Print Markdown instead, and append it to $GITHUB_STEP_SUMMARY where that is set.")
+@click.option(
+    "--markdown",
+    is_flag=True,
+    help="Print Markdown instead, and append it to $GITHUB_STEP_SUMMARY where that is set.",
+)
 @JSON
-@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the gates as JUnit XML, too.")
+@click.option(
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the gates as JUnit XML, too.",
+)
 @click.pass_context
-def report(ctx: click.Context, out: Path | None, show: bool, markdown: bool, as_json: bool, junit: Path | None) -> None:
-    """Write one page that tells what was built, why, what it cost, and how good it is. Runs nothing.
+def report(
+    ctx: click.Context,
+    out: Path | None,
+    show: bool,
+    markdown: bool,
+    as_json: bool,
+    junit: Path | None,
+) -> None:
+    """Write one page that tells what was built, why, what it cost, and how good it is.
+
+    Runs nothing.
 
     \b
     olivebuild report --open
@@ -74,7 +97,14 @@ def write(file: Path, text: str) -> None:
 @click.command()
 @recipe_options
 @JSON
-@click.option("-n", "count", type=click.IntRange(1), default=20, show_default=True, help="Show the last N builds.")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Show the last N builds.",
+)
 @click.pass_context
 def history(ctx: click.Context, as_json: bool, count: int) -> None:
     """List the builds that had something to do: what changed, what was made, and what was measured.
@@ -87,7 +117,11 @@ def history(ctx: click.Context, as_json: bool, count: int) -> None:
 
     entries = history_of(open_all(ctx)).read()
     if as_json:
-        click.echo(json.dumps({"builds": [to_builtins(e) for e in entries[-count:]]}, indent=2, ensure_ascii=False))
+        click.echo(
+            json.dumps(
+                {"builds": [to_builtins(e) for e in entries[-count:]]}, indent=2, ensure_ascii=False
+            )
+        )
     else:
         show_history(entries, count)
 
@@ -99,7 +133,9 @@ def history(ctx: click.Context, as_json: bool, count: int) -> None:
 @JSON
 @click.pass_context
 def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
-    """Compare two builds, or two models of a benchmark. A build is last, last~1, a number or a date.
+    """Compare two builds, or two models of a benchmark.
+
+    A build is last, last~1, a number or a date.
 
     \b
     olivebuild compare                     the last build with the one before
@@ -124,7 +160,9 @@ def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
 
 
 def _benchmarks(project: Project) -> dict[str, Mapping[str, Any]]:
-    """The figures of the recipe's benchmarks as they stand; what is not measured yet is left out."""
+    """The figures of the recipe's benchmarks as they stand; what is not measured yet is left
+    out.
+    """
     names = [name for name, target in project.graph.targets.items() if target.kind == "benchmark"]
     plan = project.planner.plan(names)
     project.workspace.memo.save()

@@ -26,7 +26,11 @@ def gpu_names() -> tuple[str, ...]:
         return ()
     query = [tool, "--query-gpu=name", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
-    names = [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
+    names = (
+        [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+        if answer.returncode == 0
+        else []
+    )
     if visible is None:
         return tuple(names)
     indices = [int(i) for i in visible.split(",") if i.strip().isdigit()]
@@ -41,7 +45,10 @@ def gpu_tokens() -> list[str]:
 
 
 def resources() -> dict[str, float]:
-    """How much there is of what targets may ask for. GPUs are not counted: an executor gives each action one of its own."""
+    """How much there is of what targets may ask for.
+
+    GPUs are not counted: an executor gives each action one of its own.
+    """
     return {"memory": float(memory_bytes()) or float("inf")}
 
 
@@ -72,10 +79,14 @@ def processor() -> list[str]:
 
 
 def available_memory() -> int:
-    """What new processes can get without swapping; all physical memory where the system does not tell."""
+    """What new processes can get without swapping; all physical memory where the system does not
+    tell.
+    """
     try:
         with open("/proc/meminfo", encoding="ascii") as f:
-            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable:"))
+            return next(
+                int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable:")
+            )
     except (OSError, StopIteration):
         return memory_bytes()
 
@@ -83,7 +94,9 @@ def available_memory() -> int:
 def processor_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
-            return next(line.partition(":")[2].strip() for line in f if line.startswith("model name"))
+            return next(
+                line.partition(":")[2].strip() for line in f if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 

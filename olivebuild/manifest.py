@@ -1,4 +1,6 @@
-"""What the store knows of a folder: its files, the blobs that each is made of, and where those come from that are not stored."""
+"""What the store knows of a folder: its files, the blobs that each is made of, and where those come
+from that are not stored.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,13 @@ Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Entry(Struct, frozen=True):
-    """One file of a folder: its name (relative, POSIX), whether it is executable, its size and digest, and the blobs that make it.
+    """One file of a folder: its name (relative, POSIX), whether it is executable, its size and
+    digest, and the blobs that make it.
 
-    A file is one blob, or, if it is large or holds tensors, a run of (blob, size): equal tensors of different models are stored
-    once. The digest of such a file is that of its run, so that it can be had without reading what is known already; where no tensors
+    A file is one blob, or, if it is large or holds tensors, a run of (blob, size): equal tensors of
+    different models are stored
+    once. The digest of such a file is that of its run, so that it can be had without reading what
+    is known already; where no tensors
     cut it otherwise, the run is the file's segments, and its digest that of `digest.of_file`.
     """
 
@@ -42,7 +47,9 @@ class Entry(Struct, frozen=True):
         return self.blobs or ((self.digest, self.size),)
 
     def digest_of(self, path: Path, count: Count = nobody) -> str:
-        """The digest of a file, taken as this entry's is: equal if and only if the file has this entry's content. Raises OSError."""
+        """The digest of a file, taken as this entry's is: equal if and only if the file has this
+        entry's content. Raises OSError.
+        """
         return digest.of_runs(path, self._sizes(), count)
 
     @property
@@ -56,9 +63,11 @@ class Entry(Struct, frozen=True):
 
 
 class Computed(Struct, frozen=True):
-    """A tensor that is not stored, since it is quickly computed from the one of the digest `base` and an adapter.
+    """A tensor that is not stored, since it is quickly computed from the one of the digest `base`
+    and an adapter.
 
-    `chunks` are the digests of its consecutive pieces of `rows` rows, so that each can be checked when it is computed.
+    `chunks` are the digests of its consecutive pieces of `rows` rows, so that each can be checked
+    when it is computed.
     """
 
     name: str
@@ -77,7 +86,10 @@ class Merge(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True):
-    """A folder. `base` is the model digest of the folder that lends the tensors which are not in the store; see places.py.
+    """A folder.
+
+    `base` is the model digest of the folder that lends the tensors which are not in the store; see
+    places.py.
 
     `merges` tell, in order, how to compute the tensors that are neither stored nor lent.
     """
@@ -99,19 +111,34 @@ class Manifest(Struct, frozen=True):
 
     @staticmethod
     def from_json(text: bytes) -> Manifest:
-        """Raises ValueError on anything that is not a manifest, and on names that leave the folder."""
+        """Raises ValueError on anything that is not a manifest, and on names that leave the
+        folder.
+        """
         manifest = decode(text, Manifest)
-        folders = {folder for entry in manifest.files for folder in PurePosixPath(entry.name).parents}
+        folders = {
+            folder for entry in manifest.files for folder in PurePosixPath(entry.name).parents
+        }
         if len({entry.name for entry in manifest.files}) < len(manifest.files):
             raise ValueError("two files of one name")
         for entry in manifest.files:
             path = PurePosixPath(entry.name)
-            if path.is_absolute() or ".." in path.parts or set("\\\0") & set(entry.name) or not path.parts:
+            if (
+                path.is_absolute()
+                or ".." in path.parts
+                or set("\\\0") & set(entry.name)
+                or not path.parts
+            ):
                 raise ValueError(f"a name that leaves its folder: {entry.name!r}")
-            if str(path) != entry.name or path in folders or max(len(part.encode("utf-8", "surrogatepass")) for part in path.parts) > 255:
+            if (
+                str(path) != entry.name
+                or path in folders
+                or max(len(part.encode("utf-8", "surrogatepass")) for part in path.parts) > 255
+            ):
                 raise ValueError(f"a name that no file can have: {entry.name[:300]!r}")
             if os.name == "nt" and (odd := names.fault(entry.name)):
                 raise ValueError(f"a name that this system has no room for: {odd}")
-            if entry.blobs and entry != Entry.of_runs(entry.name, entry.blobs, executable=entry.executable):
+            if entry.blobs and entry != Entry.of_runs(
+                entry.name, entry.blobs, executable=entry.executable
+            ):
                 raise ValueError(f"{entry.name!r} is not what its blobs add up to")
         return manifest

@@ -1,6 +1,9 @@
-"""`matrix:` on a target: one target for each combination of its axes, each with a name of its own. Knows nothing of kinds.
+"""`matrix:` on a target: one target for each combination of its axes, each with a name of its own.
 
-`int4: {matrix: {block_size: [32, 64], provider: [cpu, cuda]}}` stands for int4-32-cpu, int4-32-cuda, int4-64-cpu and int4-64-cuda.
+Knows nothing of kinds.
+
+`int4: {matrix: {block_size: [32, 64], provider: [cpu, cuda]}}` stands for int4-32-cpu,
+int4-32-cuda, int4-64-cpu and int4-64-cuda.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ RESERVED = ("kind", "matrix", "resources")
 
 
 class Matrices:
-    """The targets of a recipe with each matrix replaced by its members. Places of members lead to the matrix.
+    """The targets of a recipe with each matrix replaced by its members.
+
+    Places of members lead to the matrix.
 
     `members` maps the name of a matrix to the names of its members.
     """
@@ -37,11 +42,19 @@ class Matrices:
         """Raises RecipeError."""
         result: dict[str, object] = {}
         for name, value in self._raw.items():
-            made = self._expand(name) if isinstance(value, dict) and "matrix" in value else {name: value}
+            made = (
+                self._expand(name)
+                if isinstance(value, dict) and "matrix" in value
+                else {name: value}
+            )
             for member in made:
                 if member in result or (member != name and member in self._raw):
                     fact = f"{name} has a member of the name {member}, which there is already"
-                    raise RecipeError(fact, where=self._doc.where(("targets", name, "matrix")), hint="rename one of the two")
+                    raise RecipeError(
+                        fact,
+                        where=self._doc.where(("targets", name, "matrix")),
+                        hint="rename one of the two",
+                    )
             result |= made
         return result
 
@@ -51,7 +64,11 @@ class Matrices:
         where = self._doc.where(("targets", name, "matrix"))
         if name in self._open:
             chain = " -> ".join([*self._open[self._open.index(name) :], name])
-            raise RecipeError(f"matrices that are made of each other: {chain}", where=where, hint="an axis lists values, or another matrix's name")
+            raise RecipeError(
+                f"matrices that are made of each other: {chain}",
+                where=where,
+                hint="an axis lists values, or another matrix's name",
+            )
         self._open.append(name)
         value = self._raw[name]
         assert isinstance(value, dict)
@@ -60,12 +77,20 @@ class Matrices:
         for values in axes.values():
             count *= len(values)
         if count > MAX_MEMBERS:
-            raise RecipeError(f"{name} would be {count} targets", where=where, hint=f"at most {MAX_MEMBERS} can be")
+            raise RecipeError(
+                f"{name} would be {count} targets",
+                where=where,
+                hint=f"at most {MAX_MEMBERS} can be",
+            )
         made: dict[str, object] = {}
         for choice in product(*axes.values()):
             member = "-".join([name, *map(_word, choice)])
             if member in made:
-                raise RecipeError(f"two members of {name} would be called {member}", where=where, hint="give each value of an axis once")
+                raise RecipeError(
+                    f"two members of {name} would be called {member}",
+                    where=where,
+                    hint="give each value of an axis once",
+                )
             made[member] = _with(value, dict(zip(axes, choice, strict=True)))
             self._place(name, member, list(axes))
         self.members[name] = tuple(made)
@@ -77,21 +102,43 @@ class Matrices:
         base: Path = ("targets", name, "matrix")
         given, hint = value["matrix"], "matrix: {block_size: [32, 64], provider: [cpu, cuda]}"
         if not isinstance(given, dict) or not given:
-            raise RecipeError(f"the matrix of {name} must name fields, each with a list of values", where=self._doc.where(base), hint=hint)
+            raise RecipeError(
+                f"the matrix of {name} must name fields, each with a list of values",
+                where=self._doc.where(base),
+                hint=hint,
+            )
         axes: dict[str, list[object]] = {}
         for axis, values in given.items():
             where = self._doc.where((*base, axis))
             if axis in RESERVED or not all(axis.split(".")):
-                raise RecipeError(f"{axis!r} can't be an axis of a matrix", where=where, hint="an axis is a field, such as block_size or training.lr")
-            if not isinstance(values, list) or not values or any(isinstance(v, dict) for v in values):
-                raise RecipeError(f"the axis {axis} of {name} must be a list of values", where=where, hint=hint)
-            if _given(value, axis) or any(other != axis and f"{axis}.".startswith(f"{other}.") for other in given):
-                raise RecipeError(f"{axis} is a field of {name} and an axis of its matrix", where=where, hint="keep one of them")
+                raise RecipeError(
+                    f"{axis!r} can't be an axis of a matrix",
+                    where=where,
+                    hint="an axis is a field, such as block_size or training.lr",
+                )
+            if (
+                not isinstance(values, list)
+                or not values
+                or any(isinstance(v, dict) for v in values)
+            ):
+                raise RecipeError(
+                    f"the axis {axis} of {name} must be a list of values", where=where, hint=hint
+                )
+            if _given(value, axis) or any(
+                other != axis and f"{axis}.".startswith(f"{other}.") for other in given
+            ):
+                raise RecipeError(
+                    f"{axis} is a field of {name} and an axis of its matrix",
+                    where=where,
+                    hint="keep one of them",
+                )
             axes[axis] = [one for v in values for one in self.names(v)]
         return axes
 
     def names(self, value: object) -> list[object]:
-        """The members of a matrix (or their outputs) in place of its name, anything else as it is."""
+        """The members of a matrix (or their outputs) in place of its name, anything else as
+        it is.
+        """
         name, dot, output = value.partition(".") if isinstance(value, str) else ("", "", "")
         given = self._raw.get(name)
         if not (isinstance(given, dict) and "matrix" in given):
@@ -104,7 +151,9 @@ class Matrices:
             if path[0] == "targets" and path[:3] != axes_at:
                 doc.places["targets", member, *path[2:]] = doc.places[path]
         for axis in axes:
-            doc.places["targets", member, *axis.split(".")] = doc.places.get((*axes_at, axis), doc.places.get(axes_at, (1, 1)))
+            doc.places["targets", member, *axis.split(".")] = doc.places.get(
+                (*axes_at, axis), doc.places.get(axes_at, (1, 1))
+            )
         for path, text in list(doc.overrides.items()):
             if path[:2] == ("targets", name):
                 doc.overrides["targets", member, *path[2:]] = text

@@ -1,6 +1,8 @@
-"""What the small files of a model's folder tell, and what the installed libraries know of such models. Knows nothing of plans.
+"""What the small files of a model's folder tell, and what the installed libraries know of such
+models. Knows nothing of plans.
 
-Only JSON and the source text of the installed libraries are read, and the headers of weights: nothing heavy is imported, and no code
+Only JSON and the source text of the installed libraries are read, and the headers of weights:
+nothing heavy is imported, and no code
 of the folder runs. What can't be told is left to the steps.
 """
 
@@ -26,7 +28,10 @@ Config = Mapping[str, Any]
 
 
 class Finding(NamedTuple):
-    """A fact about a model, or about what is to be made of it. `of_model`: true of whatever is made; `fails`: it can't be made."""
+    """A fact about a model, or about what is to be made of it.
+
+    `of_model`: true of whatever is made; `fails`: it can't be made.
+    """
 
     fact: str
     hint: str
@@ -35,7 +40,13 @@ class Finding(NamedTuple):
     fails: bool = True
 
 
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
+EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+)
 PLACEHOLDER = re.compile(r"<\|?(start_of_|end_of_)?(image|audio|video|vision)[a-z_]*\|?>")
 NOT_TEXT = re.compile("(image|video|audio|vision|boi|eoi|boa|eoa)_")
 """How tokenizer_config.json names the tokens of images, sounds and the like."""
@@ -101,7 +112,9 @@ def quantised_by(config: Config) -> str:
     found = config.get("quantization_config")
     if not isinstance(found, dict):
         return ""
-    given = found.get("quant_method") or ("bitsandbytes" if found.get("load_in_4bit") or found.get("load_in_8bit") else "unknown")
+    given = found.get("quant_method") or (
+        "bitsandbytes" if found.get("load_in_4bit") or found.get("load_in_8bit") else "unknown"
+    )
     return str(given)
 
 
@@ -109,13 +122,23 @@ def full_precision_hint(trained_on: str) -> str:
     """What to name in the place of a quantised base that goes by that name."""
     full = re.sub(r"(-unsloth)?-bnb-4bit$", "", trained_on)
     example = f", here probably hf:{full}" if full != trained_on else ""
-    return f"name the full-precision model{example}: an adapter merged into quantised weights loses what it learnt"
+    return (
+        f"name the full-precision model{example}: an adapter merged into quantised weights loses "
+        "what it learnt"
+    )
 
 
 def context_of(config: Config) -> int | None:
     """How many tokens the model takes, prompt and answer together; None where it does not say."""
     text = text_config(config)
-    found = next((text[name] for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len") if text.get(name)), None)
+    found = next(
+        (
+            text[name]
+            for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+            if text.get(name)
+        ),
+        None,
+    )
     return found if isinstance(found, int) else None
 
 
@@ -149,31 +172,50 @@ def last_tokens(text: bytes) -> list[tuple[int, str]]:
         # A kind of tokenizer that is written otherwise; whoever loads it tells whether it is one.
         return []
     vocabulary = tokenizer.model.vocab
-    found = {i: piece[0] for i, piece in enumerate(vocabulary)} if isinstance(vocabulary, list) else {i: text for text, i in vocabulary.items()}
+    found = (
+        {i: piece[0] for i, piece in enumerate(vocabulary)}
+        if isinstance(vocabulary, list)
+        else {i: text for text, i in vocabulary.items()}
+    )
     found |= {token.id: token.content for token in tokenizer.added_tokens}
     return sorted(found.items(), reverse=True)[:LAST]
 
 
-def without_embedding(last: list[tuple[int, str]], config: Config, rows: int) -> tuple[list[str], list[str]]:
-    """Tokens beyond an embedding of so many rows: texts, and those that stand for what is no text. `config`: tokenizer_config.json.
+def without_embedding(
+    last: list[tuple[int, str]], config: Config, rows: int
+) -> tuple[list[str], list[str]]:
+    """Tokens beyond an embedding of so many rows: texts, and those that stand for what is no text.
 
-    Gemma-3-1b is published like this: with places for pictures that a model of texts has no embedding for.
+    `config`: tokenizer_config.json.
+
+    Gemma-3-1b is published like this: with places for pictures that a model of texts has no
+    embedding for.
     """
     extra = config.get("extra_special_tokens")
     given = {**config, **(extra if isinstance(extra, dict) else {})}
-    named = {value for name, value in given.items() if isinstance(value, str) and NOT_TEXT.match(name)}
+    named = {
+        value for name, value in given.items() if isinstance(value, str) and NOT_TEXT.match(name)
+    }
     beyond = [content for number, content in reversed(last) if number >= rows]
     other = [content for content in beyond if content in named or PLACEHOLDER.fullmatch(content)]
     return [content for content in beyond if content not in other], other
 
 
 def rows_in(file: Path, _count: digest.Count) -> str:
-    found = [t for t in tensors_of(file) if t.name.endswith(EMBEDDINGS) and len(t.shape) == 2 and t.dtype in ("F32", "F16", "BF16")]
+    found = [
+        t
+        for t in tensors_of(file)
+        if t.name.endswith(EMBEDDINGS) and len(t.shape) == 2 and t.dtype in ("F32", "F16", "BF16")
+    ]
     return str(found[0].shape[0]) if len(found) == 1 else ""
 
 
 def kinds_in(file: Path, _count: digest.Count) -> str:
-    return "float" if all(t.dtype in ("F64", "F32", "F16", "BF16") for t in tensors_of(file)) else "whole"
+    return (
+        "float"
+        if all(t.dtype in ("F64", "F32", "F16", "BF16") for t in tensors_of(file))
+        else "whole"
+    )
 
 
 # -- what the installed libraries know, from their source
@@ -185,7 +227,9 @@ def is_there(library: str) -> bool:
 
 @cache
 def source_of(library: str, *path: str) -> str:
-    """The text of a file of an installed library, which is not imported; empty where there is none."""
+    """The text of a file of an installed library, which is not imported; empty where there is
+    none.
+    """
     with contextlib.suppress(ImportError, ValueError, OSError, UnicodeDecodeError):
         spec = importlib.util.find_spec(library)
         for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -196,16 +240,29 @@ def source_of(library: str, *path: str) -> str:
 
 @cache
 def architectures_of_builder() -> frozenset[str]:
-    """The architectures that the installed model builder names; empty where it is not written as expected."""
-    return frozenset(re.findall(r"""config\.architectures\[0\] == ["'](\w+)["']""", source_of("onnxruntime_genai", "models", "builder.py")))
+    """The architectures that the installed model builder names; empty where it is not written as
+    expected.
+    """
+    return frozenset(
+        re.findall(
+            r"""config\.architectures\[0\] == ["'](\w+)["']""",
+            source_of("onnxruntime_genai", "models", "builder.py"),
+        )
+    )
 
 
 @cache
 def methods_of_builder() -> frozenset[str]:
-    """The methods of quantisation that the installed model builder reads; empty where it is not written as expected."""
+    """The methods of quantisation that the installed model builder reads; empty where it is not
+    written as expected.
+    """
     text = source_of("onnxruntime_genai", "models", "loaders", "quant_model.py")
     found = re.findall(r"""quant_type == ["']([\w-]+)["']""", text)
-    found += [name for group in re.findall(r"quant_type in [{(\[]([^})\]]*)", text) for name in re.findall(r"""["']([\w-]+)["']""", group)]
+    found += [
+        name
+        for group in re.findall(r"quant_type in [{(\[]([^})\]]*)", text)
+        for name in re.findall(r"""["']([\w-]+)["']""", group)
+    ]
     return frozenset(found)
 
 
@@ -215,35 +272,59 @@ FEWEST = 20
 
 @cache
 def types_of_transformers() -> tuple[dict[str, str], frozenset[str]]:
-    """(model type -> class of its configuration, model types with a causal language model) of the installed transformers.
+    """(model type -> class of its configuration, model types with a causal language model) of the
+    installed transformers.
 
     Empty where they are not written as expected.
     """
     configured: dict[str, str] = {}
     for name in ("auto_mappings.py", "configuration_auto.py"):
-        found = re.findall(r'(?:\(\s*"([^"]+)",\s*|"([^"]+)": )"(\w+Config)"', source_of("transformers", "models", "auto", name))
+        found = re.findall(
+            r'(?:\(\s*"([^"]+)",\s*|"([^"]+)": )"(\w+Config)"',
+            source_of("transformers", "models", "auto", name),
+        )
         configured |= {first or second: kind for first, second, kind in found}
     modeling = source_of("transformers", "models", "auto", "modeling_auto.py")
-    block = re.search(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\((.*?)^\)", modeling, re.DOTALL | re.MULTILINE)
+    block = re.search(
+        r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\((.*?)^\)",
+        modeling,
+        re.DOTALL | re.MULTILINE,
+    )
     causal = set(re.findall(r'\(\s*"([^"]+)",\s*[("]', block[1])) if block else set()
-    return (configured if len(configured) > FEWEST else {}, frozenset(causal) if len(causal) > FEWEST else frozenset())
+    return (
+        configured if len(configured) > FEWEST else {},
+        frozenset(causal) if len(causal) > FEWEST else frozenset(),
+    )
 
 
 def unknown_to_transformers(config: Config) -> Finding | None:
-    """Why the installed transformers can't load the model without code of the folder's own; None if it can."""
+    """Why the installed transformers can't load the model without code of the folder's own; None if
+    it can.
+    """
     configured, causal = types_of_transformers()
     kind, own = str(config.get("model_type") or ""), config.get("auto_map")
     if not kind or not configured or not causal:
         return None
     # transformers goes by the class of the configuration.
-    if kind in configured and (kind in causal or configured[kind] in {configured.get(name) for name in causal}):
+    if kind in configured and (
+        kind in causal or configured[kind] in {configured.get(name) for name in causal}
+    ):
         return None
     version = f"transformers {installed('transformers')}"
     fact = f"{version} does not know {architecture_of(config)} (model_type {kind})"
     if isinstance(own, dict) and "AutoModelForCausalLM" in own:
-        hint = "trust_remote_code: true on the model would let it run its own code: read its .py files first"
-        return Finding(f"{fact}, and code that comes with the model is refused", hint, of_model=True)
+        hint = (
+            "trust_remote_code: true on the model would let it run its own code: read its .py "
+            "files "
+            "first"
+        )
+        return Finding(
+            f"{fact}, and code that comes with the model is refused", hint, of_model=True
+        )
     if kind in configured:
-        fact = f"{architecture_of(config)} (model_type {kind}) is not a causal language model of {version}"
+        fact = (
+            f"{architecture_of(config)} (model_type {kind}) is not a causal language model of "
+            f"{version}"
+        )
         return Finding(fact, "name a model that continues text", of_model=True)
     return Finding(fact, "another version of transformers may know it", of_model=True)

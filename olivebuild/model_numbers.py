@@ -1,4 +1,7 @@
-"""Whether the numbers of a model's small files can be true. One that can't makes a loader build modules for hours, or fail far from its cause."""
+"""Whether the numbers of a model's small files can be true.
+
+One that can't makes a loader build modules for hours, or fail far from its cause.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ NUMBERS: dict[str, tuple[str, ...]] = {
 
 
 def too_many(config: Mapping[str, Any], sizes: Callable[[], tuple[int, int]]) -> Finding | None:
-    """A count that no weights of this model stand for. `sizes`: how many tensors there are, and their largest dimension; asked only if need be.
+    """A count that no weights of this model stand for.
+
+    `sizes`: how many tensors there are, and their largest dimension; asked only if need be.
 
     Each layer has a tensor at least; experts may share one, and are then a dimension of it.
     """
@@ -32,7 +37,11 @@ def too_many(config: Mapping[str, Any], sizes: Callable[[], tuple[int, int]]) ->
         if count > FEW and count > sum(sizes()):
             tensors, _ = sizes()
             hint = "is config.json that of these weights?"
-            return Finding(f"config.json says {name} {count}, and the weights are {tensors} tensors", hint, of_model=True)
+            return Finding(
+                f"config.json says {name} {count}, and the weights are {tensors} tensors",
+                hint,
+                of_model=True,
+            )
     return None
 
 
@@ -57,8 +66,17 @@ def not_numbers(file: str, data: Mapping[str, Any]) -> Finding | None:
     """A field of a small file that should be a number, or a list of numbers, and is not."""
     for name in NUMBERS.get(file, ()):
         value = data.get(name)
-        if any(not _is_number(one) for one in (value if isinstance(value, list) and file != "tokenizer_config.json" else [value])):
-            return Finding(f"{file} says {name} {value!r:.60}, which is not a number", "is the file the one that the model came with?", of_model=True)
+        if any(
+            not _is_number(one)
+            for one in (
+                value if isinstance(value, list) and file != "tokenizer_config.json" else [value]
+            )
+        ):
+            return Finding(
+                f"{file} says {name} {value!r:.60}, which is not a number",
+                "is the file the one that the model came with?",
+                of_model=True,
+            )
     return None
 
 

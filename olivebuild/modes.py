@@ -1,4 +1,6 @@
-"""Modes of files: what a file system keeps of them (FAT and its kin show all as executable, or none), and whom a cache lets in."""
+"""Modes of files: what a file system keeps of them (FAT and its kin show all as executable, or
+none), and whom a cache lets in.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _KEPT: dict[int, bool] = {}
 
 
 def is_executable(file: Path, mode: int) -> bool:
-    """Whether a file is meant to be executable; of a file system that does not keep that, none is."""
+    """Whether a file is meant to be executable; of a file system that does not keep that,
+    none is.
+    """
     return bool(mode & stat.S_IXUSR) and kept_in(file.parent)
 
 
@@ -30,7 +34,10 @@ def set_executable(file: Path) -> None:
 
 
 def kept_in(folder: Path) -> bool:
-    """Whether a file there can be executable or not. Tried once for each device; where nothing may be written, it is taken for kept."""
+    """Whether a file there can be executable or not.
+
+    Tried once for each device; where nothing may be written, it is taken for kept.
+    """
     if os.name != "posix":
         return True
     with contextlib.suppress(OSError):
@@ -39,7 +46,10 @@ def kept_in(folder: Path) -> bool:
             import tempfile
 
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
-                _KEPT[device] = [_after(file.fileno(), mode) for mode in (0o600, 0o700)] == [False, True]
+                _KEPT[device] = [_after(file.fileno(), mode) for mode in (0o600, 0o700)] == [
+                    False,
+                    True,
+                ]
         return _KEPT[device]
     return True
 
@@ -76,7 +86,12 @@ def _kept(path: Path) -> StoreError:
         import pwd
 
         owner = pwd.getpwuid(path.stat().st_uid).pw_name
-    hint = "a cache that several share takes a group of theirs, `chmod -R g+rwXs` on its folder, and a umask of 002 for each"
+    hint = (
+        "a cache that several share takes a group of theirs, `chmod -R g+rwXs` on its folder, and "
+        "a umask of 002 for each"
+    )
     return StoreError(
-        f"the cache can't be read: {owner} lets nobody else read this", where=str(path), hint=f"{hint}; or OLIVEBUILD_CACHE names your own"
+        f"the cache can't be read: {owner} lets nobody else read this",
+        where=str(path),
+        hint=f"{hint}; or OLIVEBUILD_CACHE names your own",
     )

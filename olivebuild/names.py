@@ -1,4 +1,7 @@
-"""Names of files that every system can hold: what is built on one may be restored on another. Knows nothing of recipes."""
+"""Names of files that every system can hold: what is built on one may be restored on another.
+
+Knows nothing of recipes.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ def fault(path: str) -> str | None:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name of a file is UTF-8 text; what is not can't be written into a manifest, a log or a report."""
+    """Whether a name of a file is UTF-8 text; what is not can't be written into a manifest, a log
+    or a report.
+    """
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -42,7 +47,9 @@ def is_text(name: str) -> bool:
 
 
 def clash(paths: Iterable[str]) -> tuple[str, str] | None:
-    """Two paths that are one file where case, or how letters with accents are written, does not count; None if there are none."""
+    """Two paths that are one file where case, or how letters with accents are written, does not
+    count; None if there are none.
+    """
     seen: dict[str, str] = {}
     for path in paths:
         alike = unicodedata.normalize("NFC", path).casefold()

@@ -1,6 +1,8 @@
-"""One action to be, as plain data: all that planning asks of a kind and its fields, so that a graph can be kept in a file.
+"""One action to be, as plain data: all that planning asks of a kind and its fields, so that a graph
+can be kept in a file.
 
-Knows nothing of how fields are checked: step.py makes nodes, and a graph that was kept brings them back without it.
+Knows nothing of how fields are checked: step.py makes nodes, and a graph that was kept brings them
+back without it.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Ref(Record, frozen=True):
         from pydantic_core import PydanticSerializationUnexpectedValue
 
         if not isinstance(value, Ref):
-            # In a union this makes pydantic try the next type; a list of references has a text, too.
+            # In a union this makes pydantic try the next type; a list of references has a text,
+            # too.
             raise PydanticSerializationUnexpectedValue("not a reference")
         return str(value)
 
@@ -56,16 +59,21 @@ class Ref(Record, frozen=True):
         from pydantic_core import core_schema
 
         serialise = core_schema.plain_serializer_function_ser_schema(cls._dump)
-        return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema(), serialization=serialise)
+        return core_schema.no_info_after_validator_function(
+            cls.parse, core_schema.str_schema(), serialization=serialise
+        )
 
 
 class Edge(Record, frozen=True):
     """An input: what it is to the step (`role`), the target it comes from and what kinds will do.
 
-    `output` names the part of the target that is read when the reference names none: "train" for an adapter's data.
-    `field` is the recipe field that made the edge, for error messages. `part` instead names another node of the same target
+    `output` names the part of the target that is read when the reference names none: "train" for an
+    adapter's data.
+    `field` is the recipe field that made the edge, for error messages. `part` instead names another
+    node of the same target
     (and `output` then one of its own).
-    `by_tensors`: the step reads single tensors from the store, so an input that is not in build/ need not be put there.
+    `by_tensors`: the step reads single tensors from the store, so an input that is not in build/
+    need not be put there.
     """
 
     role: str
@@ -78,7 +86,9 @@ class Edge(Record, frozen=True):
 
 
 class FileInput(Record, frozen=True):
-    """Files that the step reads: a path or a glob relative to the recipe. `label` goes into the key, the path does not.
+    """Files that the step reads: a path or a glob relative to the recipe.
+
+    `label` goes into the key, the path does not.
 
     An `optional` one is taken literally, and counts only if it is a file.
     """
@@ -103,20 +113,28 @@ class Program(Record, frozen=True):
 
 
 class Outline(Record, frozen=True):
-    """What planning asks of a target. `gated`: conditions on its figures are judged on every build."""
+    """What planning asks of a target.
+
+    `gated`: conditions on its figures are judged on every build.
+    """
 
     name: str
     kind: str
     lazy: bool = False
     gated: bool = False
     places: dict[str, tuple[int, int, str]] = {}
-    """field -> (line, column, the override of the command line that gave it): where a worker's error points."""
+    """field -> (line, column, the override of the command line that gave it): where a worker's
+    error points.
+    """
 
 
 class Node(Record, frozen=True):
-    """One action to be: what runs, with which fields and inputs. Most targets are one node; a benchmark is several.
+    """One action to be: what runs, with which fields and inputs.
 
-    `name` is the target's, or `target:part` for the nodes that a target is made of. What the rest means, step.py tells.
+    Most targets are one node; a benchmark is several.
+
+    `name` is the target's, or `target:part` for the nodes that a target is made of. What the rest
+    means, step.py tells.
     """
 
     name: str
@@ -151,7 +169,9 @@ class Node(Record, frozen=True):
     program: Program | None = None
     """The command line that it runs, whose words and scripts name files."""
     template: str = ""
-    """What it does with the chat template of its model: "rendered", "published", or nothing; see dating.py."""
+    """What it does with the chat template of its model: "rendered", "published", or nothing; see
+    dating.py.
+    """
 
     @property
     def gpus(self) -> int:
@@ -160,7 +180,9 @@ class Node(Record, frozen=True):
 
 
 def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """{"training": {"lr": 1e-4}} -> [("training.lr", "0.0001")], sorted; what is None says nothing and is left out."""
+    """{"training": {"lr": 1e-4}} -> [("training.lr", "0.0001")], sorted; what is None says nothing
+    and is left out.
+    """
     result: list[tuple[str, str]] = []
     for name, item in sorted(value.items()):
         if isinstance(item, Mapping):

@@ -1,8 +1,11 @@
 """What of the machine is part of a result's meaning: stated here, and nowhere else.
 
-Libraries choose their instructions, and so the order of additions, by the processor, the number of threads, the kind of GPU, and by what the
-environment says of these. So equal inputs give equal bytes under equal numerics. They are in no key, unless a recipe says `numerics: strict`: a
-laptop restores what a larger machine has made. The trace of what was computed names them, and a build equals a clean one under those.
+Libraries choose their instructions, and so the order of additions, by the processor, the number of
+threads, the kind of GPU, and by what the
+environment says of these. So equal inputs give equal bytes under equal numerics. They are in no
+key, unless a recipe says `numerics: strict`: a
+laptop restores what a larger machine has made. The trace of what was computed names them, and a
+build equals a clean one under those.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from functools import cache
 from olivebuild import machine
 
 SETTINGS = (
-    # torch, oneDNN (under both of its names), MKL, OpenBLAS and numpy: which instructions of the processor they take.
+    # torch, oneDNN (under both of its names), MKL, OpenBLAS and numpy: which instructions of the
+    # processor they take.
     "ATEN_CPU_CAPABILITY",
     "ONEDNN_MAX_CPU_ISA",
     "DNNL_MAX_CPU_ISA",
@@ -48,12 +52,16 @@ SETTINGS = (
 )
 """The variables by which libraries compute otherwise."""
 THREADS = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT")
-VECTORS = re.compile(r"s?sse\w*|avx\w*|fma4?|f16c|amx\w*|xop|3dnow(ext)?|neon|vfp\w*|asimd\w*|fphp|sve\w*|sme[0-9f]?\w*|bf16|i8mm|rvv")
+VECTORS = re.compile(
+    r"s?sse\w*|avx\w*|fma4?|f16c|amx\w*|xop|3dnow(ext)?|neon|vfp\w*|asimd\w*|fphp|sve\w*|sme[0-9f]?\w*|bf16|i8mm|rvv"
+)
 """The features of a processor that compute with floating-point numbers, as Linux calls them."""
 
 
 def here(*, gpu: bool = False) -> dict[str, str]:
-    """The numerics of what is computed on this machine by a program that is started now; `gpu`: with a GPU, where there is one."""
+    """The numerics of what is computed on this machine by a program that is started now; `gpu`:
+    with a GPU, where there is one.
+    """
     kinds = sorted(set(machine.gpu_names())) if gpu else []
     facts = _processor() | ({"gpu": ", ".join(kinds)} if kinds else {"threads": threads()})
     return facts | settings()
@@ -65,7 +73,9 @@ def settings() -> dict[str, str]:
 
 
 def threads() -> str:
-    """How many threads libraries begin with, where they are not told otherwise: what OpenMP is told, else the processors that we may use."""
+    """How many threads libraries begin with, where they are not told otherwise: what OpenMP is
+    told, else the processors that we may use.
+    """
     for name in THREADS:
         first = os.environ.get(name, "").partition(",")[0].strip()
         if first.isdigit() and int(first):
@@ -76,21 +86,38 @@ def threads() -> str:
 
 @cache
 def _processor() -> dict[str, str]:
-    """The kind of processor, what it computes with, and the C library, whose functions choose among these, too."""
+    """The kind of processor, what it computes with, and the C library, whose functions choose among
+    these, too.
+    """
     facts = machine.cpu_facts()
-    kind = [facts[name] for name in ("vendor_id", "CPU implementer", "cpu family", "model", "CPU part") if facts.get(name)]
-    vectors = sorted(word for word in (facts.get("flags") or facts.get("Features", "")).split() if VECTORS.fullmatch(word))
+    kind = [
+        facts[name]
+        for name in ("vendor_id", "CPU implementer", "cpu family", "model", "CPU part")
+        if facts.get(name)
+    ]
+    vectors = sorted(
+        word
+        for word in (facts.get("flags") or facts.get("Features", "")).split()
+        if VECTORS.fullmatch(word)
+    )
     try:
         library = os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (AttributeError, ValueError, OSError):
         # macOS computes with a library of the system's own.
         library = f"{platform.system()} {platform.mac_ver()[0] or platform.release()}"
     name = " ".join(kind) or machine.processor_name()
-    return {"processor": f"{platform.machine()} {name}", "instructions": " ".join(vectors), "library": library}
+    return {
+        "processor": f"{platform.machine()} {name}",
+        "instructions": " ".join(vectors),
+        "library": library,
+    }
 
 
 def differing(made: Mapping[str, object], now: Mapping[str, str]) -> list[str]:
-    """What is not as it was when something was made, each in words: `threads 8, here 2`. Nothing where one of the two is not known."""
+    """What is not as it was when something was made, each in words: `threads 8, here 2`.
+
+    Nothing where one of the two is not known.
+    """
     found: list[str] = []
     if not made or not now:
         return found
@@ -100,7 +127,11 @@ def differing(made: Mapping[str, object], now: Mapping[str, str]) -> list[str]:
             continue
         if name == "instructions":
             some, others = set(before.split()), set(after.split())
-            found += [f"{word} {' '.join(sorted(these))}" for word, these in (("without", others - some), ("with", some - others)) if these]
+            found += [
+                f"{word} {' '.join(sorted(these))}"
+                for word, these in (("without", others - some), ("with", some - others))
+                if these
+            ]
         else:
             found.append(f"{name} {before or 'not set'}, here {after or 'not set'}")
     return found

@@ -1,6 +1,8 @@
-"""What an ONNX file names outside itself, and the operators that it calls: read from its wire format, without onnx or a copy in memory.
+"""What an ONNX file names outside itself, and the operators that it calls: read from its wire
+format, without onnx or a copy in memory.
 
-Format: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto in https://protobuf.dev/programming-guides/encoding/.
+Format: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto in
+https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
@@ -11,13 +13,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 MOST_FIELDS = 4_000_000
-"""A graph of a large model has some hundred thousand fields. With more, reading would take minutes."""
+"""A graph of a large model has some hundred thousand fields.
+
+With more, reading would take minutes.
+"""
 MOST_DEEP = 60
 """Messages within messages; protobuf's own readers stop at 100, and each subgraph takes three."""
 
 
 class Named(NamedTuple):
-    """`files`: locations of external data. `operators`: (domain, type) of all nodes but those of the file's own functions."""
+    """`files`: locations of external data.
+
+    `operators`: (domain, type) of all nodes but those of the file's own functions.
+    """
 
     files: frozenset[str]
     operators: frozenset[tuple[str, str]]
@@ -35,9 +43,13 @@ _INSIDE: Mapping[int, Mapping[int, int]] = {
     _TENSOR: {13: _ENTRY},
     _ENTRY: {},
 }
-"""kind of message -> field -> kind of the message in it. A message that stands twice is both, as protobuf merges them."""
+"""kind of message -> field -> kind of the message in it.
+
+A message that stands twice is both, as protobuf merges them.
+"""
 _TEXTS: Mapping[int, tuple[int, int]] = {_NODE: (7, 4), _FUNCTION: (10, 1), _ENTRY: (1, 2)}
-"""kind -> the two fields whose texts are asked for: (domain, type), (domain, name), (key, value)."""
+"""kind -> the two fields whose texts are asked for: (domain, type), (domain, name), (key, value).
+"""
 
 
 def named_in(path: Path) -> Named:
@@ -83,7 +95,9 @@ class _Reader:
         return self._data[start:end].decode("utf-8")
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """(number, start, end) of each field of a message that has a length; other fields are passed over."""
+        """(number, start, end) of each field of a message that has a length; other fields are
+        passed over.
+        """
         at = start
         while at < end:
             self._left -= 1

@@ -1,9 +1,14 @@
-"""An ONNX folder from elsewhere, read against lists of what onnxruntime-genai may be told and of the files that it may read.
+"""An ONNX folder from elsewhere, read against lists of what onnxruntime-genai may be told and of
+the files that it may read.
 
-genai_config.json can name a shared library, directly or by an option of a provider; the runtime loads it when it opens the model. Known
-to be harmless are the entries below (onnxruntime-genai's src/config.cpp, onnxruntime's onnxruntime_session_options_config_keys.h and the
-pages of its providers); an entry that is not known may hold numbers. A graph may name files that are not the folder's, operators that only
-a library brings, and compiled code for a device (EPContext). For all else the recipe must say `trust: true`.
+genai_config.json can name a shared library, directly or by an option of a provider; the runtime
+loads it when it opens the model. Known
+to be harmless are the entries below (onnxruntime-genai's src/config.cpp, onnxruntime's
+onnxruntime_session_options_config_keys.h and the
+pages of its providers); an entry that is not known may hold numbers. A graph may name files that
+are not the folder's, operators that only
+a library brings, and compiled code for a device (EPContext). For all else the recipe must say
+`trust: true`.
 """
 
 from __future__ import annotations
@@ -19,60 +24,116 @@ from olivebuild.foreign import Fault
 from olivebuild.onnx_file import Named, named_in
 
 CONFIG = "genai_config.json"
-READ = ("*.onnx", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.onnx_adapter", "LICENSE*", "NOTICE*")
+READ = (
+    "*.onnx",
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.onnx_adapter",
+    "LICENSE*",
+    "NOTICE*",
+)
 """Files that are taken; besides, those in which the graphs have their weights."""
 DATA = ("*.onnx.data", "*.onnx_data*", "*.data")
-"""What a hub's repository may call the files of a graph's weights, before the graph is there to name them."""
-TEXTS = {"type", "log_id", "graph_optimization_level", "name", "offset", "length", "audio_projection_mode"}
+"""What a hub's repository may call the files of a graph's weights, before the graph is there to
+name them.
+"""
+TEXTS = {
+    "type",
+    "log_id",
+    "graph_optimization_level",
+    "name",
+    "offset",
+    "length",
+    "audio_projection_mode",
+}
 NAMES = {"layer_types", "output_names_forwarder", "inputs", "outputs"}
 """Lists of names, and objects in which all values are names of the graph's inputs and outputs."""
 FILES = {"filename", "config_filename", "adapter_filename", "data_file", "tokenizer_dir"}
 SESSION = {
-    "log_id", "graph_optimization_level", "session.disable_prepacking", "session.use_env_allocators", "session.set_denormal_as_zero",
-    "session.disable_quant_qdq", "session.disable_double_qdq_remover", "session.enable_quant_qdq_cleanup", "session.dynamic_block_base",
-    "session.inter_op.allow_spinning", "session.intra_op.allow_spinning", "session.force_spinning_stop", "session.qdqisint8allowed",
-    "session.x64quantprecision", "session.intra_op_thread_affinities", "session.disable_cpu_ep_fallback", "session.load_model_format",
-    "session.use_device_allocator_for_initializers", "session.strict_shape_type_inference", "session.allow_released_opsets_only",
-    "session.qdq_matmulnbits_accuracy_level", "session.disable_aot_function_inlining", "optimization.enable_gelu_approximation",
-    "optimization.disable_specified_optimizers", "optimization.enable_cast_chain_elimination", "mlas.enable_gemm_fastmath_arm64_bfloat16",
-    "ep.dynamic.workload_type", "ep.context_embed_mode", "ep.share_ep_contexts", "ep.stop_share_ep_contexts",
+    "log_id", "graph_optimization_level", "session.disable_prepacking",
+    "session.use_env_allocators", "session.set_denormal_as_zero",
+    "session.disable_quant_qdq", "session.disable_double_qdq_remover",
+    "session.enable_quant_qdq_cleanup", "session.dynamic_block_base",
+    "session.inter_op.allow_spinning", "session.intra_op.allow_spinning",
+    "session.force_spinning_stop", "session.qdqisint8allowed",
+    "session.x64quantprecision", "session.intra_op_thread_affinities",
+    "session.disable_cpu_ep_fallback", "session.load_model_format",
+    "session.use_device_allocator_for_initializers", "session.strict_shape_type_inference",
+    "session.allow_released_opsets_only",
+    "session.qdq_matmulnbits_accuracy_level", "session.disable_aot_function_inlining",
+    "optimization.enable_gelu_approximation",
+    "optimization.disable_specified_optimizers", "optimization.enable_cast_chain_elimination",
+    "mlas.enable_gemm_fastmath_arm64_bfloat16",
+    "ep.dynamic.workload_type", "ep.context_embed_mode", "ep.share_ep_contexts",
+    "ep.stop_share_ep_contexts",
 }  # fmt: skip
 RUN = {
-    "gpu_graph_id", "disable_synchronize_execution_providers", "memory.enable_memory_arena_shrinkage", "qnn.htp_perf_mode",
+    "gpu_graph_id", "disable_synchronize_execution_providers",
+    "memory.enable_memory_arena_shrinkage", "qnn.htp_perf_mode",
     "qnn.htp_perf_mode_post_run", "qnn.rpc_control_latency",
 }  # fmt: skip
-_TENSORRT = {"device_id", "enable_cuda_graph", "nv_cuda_graph_enable", "nv_detailed_build_log", "nv_max_workspace_size"}
+_TENSORRT = {
+    "device_id",
+    "enable_cuda_graph",
+    "nv_cuda_graph_enable",
+    "nv_detailed_build_log",
+    "nv_max_workspace_size",
+}
 PROVIDERS = {
     "cpu": set[str](),
     "cuda": {
-        "device_id", "gpu_mem_limit", "arena_extend_strategy", "cudnn_conv_algo_search", "do_copy_in_default_stream", "use_tf32",
-        "cudnn_conv_use_max_workspace", "cudnn_conv1d_pad_to_nc1d", "enable_cuda_graph", "tunable_op_enable", "tunable_op_tuning_enable",
-        "tunable_op_max_tuning_duration_ms", "enable_skip_layer_norm_strict_mode", "prefer_nhwc", "use_ep_level_unified_stream",
+        "device_id", "gpu_mem_limit", "arena_extend_strategy", "cudnn_conv_algo_search",
+        "do_copy_in_default_stream", "use_tf32",
+        "cudnn_conv_use_max_workspace", "cudnn_conv1d_pad_to_nc1d", "enable_cuda_graph",
+        "tunable_op_enable", "tunable_op_tuning_enable",
+        "tunable_op_max_tuning_duration_ms", "enable_skip_layer_norm_strict_mode", "prefer_nhwc",
+        "use_ep_level_unified_stream",
         "fuse_conv_bias", "sdpa_kernel",
     },
     "dml": {
-        "device_id", "device_index", "luid", "device_filter", "performance_preference", "disable_metacommands", "enable_graph_capture",
+        "device_id", "device_index", "luid", "device_filter", "performance_preference",
+        "disable_metacommands", "enable_graph_capture",
         "enable_graph_serialization", "enable_dynamic_graph_fusion",
     },
     "webgpu": {
-        "deviceid", "preferredlayout", "enablegraphcapture", "validationmode", "storagebuffercachemode", "uniformbuffercachemode",
-        "queryresolvebuffercachemode", "defaultbuffercachemode", "multirotarycacheconcatoffset", "dawnbackendtype", "powerpreference",
+        "deviceid", "preferredlayout", "enablegraphcapture", "validationmode",
+        "storagebuffercachemode", "uniformbuffercachemode",
+        "queryresolvebuffercachemode", "defaultbuffercachemode", "multirotarycacheconcatoffset",
+        "dawnbackendtype", "powerpreference",
         "maxstoragebufferbindingsize", "preservedevice",
     },
     "trt-rtx": {*_TENSORRT, "multi_rotary_cache_concat_offset"},
     "nvtensorrtrtx": {*_TENSORRT, "multi_rotary_cache_concat_offset"},
     "qnn": {
-        "backend_type", "device_id", "htp_arch", "htp_performance_mode", "htp_graph_finalization_optimization_mode", "soc_model",
-        "qnn_context_priority", "enable_htp_fp16_precision", "enable_htp_weight_sharing", "enable_htp_shared_memory_allocator", "vtcm_mb",
+        "backend_type", "device_id", "htp_arch", "htp_performance_mode",
+        "htp_graph_finalization_optimization_mode", "soc_model",
+        "qnn_context_priority", "enable_htp_fp16_precision", "enable_htp_weight_sharing",
+        "enable_htp_shared_memory_allocator", "vtcm_mb",
         "offload_graph_io_quantization", "rpc_control_latency",
     },
     "openvino": {
-        "device_type", "precision", "num_of_threads", "num_streams", "model_priority", "layout", "reshape_input", "workload_type",
-        "enable_qdq_optimizer", "enable_causallm", "enable_opencl_throttling", "disable_dynamic_shapes",
+        "device_type", "precision", "num_of_threads", "num_streams", "model_priority", "layout",
+        "reshape_input", "workload_type",
+        "enable_qdq_optimizer", "enable_causallm", "enable_opencl_throttling",
+        "disable_dynamic_shapes",
     },
 }  # fmt: skip
-"""provider -> its options without files, libraries and addresses in memory. Names as onnxruntime-genai's older ones, in lower case."""
-DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.microsoft.dml", "com.ms.internal.nhwc"}
+"""provider -> its options without files, libraries and addresses in memory.
+
+Names as onnxruntime-genai's older ones, in lower case.
+"""
+DOMAINS = {
+    "",
+    "ai.onnx",
+    "ai.onnx.ml",
+    "com.microsoft",
+    "com.microsoft.nchwc",
+    "com.microsoft.dml",
+    "com.ms.internal.nhwc",
+}
 COMPILED = {"EPContext", "SNPE", "Snpe"}
 """Operators that hand a blob to a device's own driver or compiler."""
 
@@ -98,22 +159,39 @@ def graphs(folder: Path) -> list[Path]:
 
 
 def taken(folder: Path, *, everything: bool = False) -> tuple[list[str], list[str]]:
-    """(names of the files that a folder is taken to consist of, those that are left out). What begins with a dot, and .md, is neither.
+    """(names of the files that a folder is taken to consist of, those that are left out).
+
+    What begins with a dot, and .md, is neither.
 
     Raises ValueError where a graph can't be read.
     """
     names = [path.relative_to(folder).as_posix() for path in files_below(folder) if path.is_file()]
-    shown = [name for name in names if not any(part.startswith(".") for part in name.split("/")) and not name.endswith(".md")]
+    shown = [
+        name
+        for name in names
+        if not any(part.startswith(".") for part in name.split("/")) and not name.endswith(".md")
+    ]
     if everything:
         return shown, []
     data = {*weights_in(folder), *_data_files(folder)}
-    kept = [name for name in shown if name in data or any(fnmatch(name.rpartition("/")[2], pattern) for pattern in READ)]
+    kept = [
+        name
+        for name in shown
+        if name in data or any(fnmatch(name.rpartition("/")[2], pattern) for pattern in READ)
+    ]
     return kept, [name for name in shown if name not in kept]
 
 
 def weights_in(folder: Path) -> set[str]:
-    """The names of the files that the graphs of a folder have their weights in. Raises ValueError."""
-    return {(g.relative_to(folder).parent / file).as_posix() for g in graphs(folder) for file in named_in(g).files}
+    """The names of the files that the graphs of a folder have their weights in.
+
+    Raises ValueError.
+    """
+    return {
+        (g.relative_to(folder).parent / file).as_posix()
+        for g in graphs(folder)
+        for file in named_in(g).files
+    }
 
 
 def _data_files(folder: Path) -> Iterator[str]:
@@ -127,7 +205,9 @@ def _data_files(folder: Path) -> Iterator[str]:
         value = stack.pop()
         if isinstance(value, dict):
             yield from (v for k, v in value.items() if k in FILES and isinstance(v, str))
-        stack += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        stack += (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -143,7 +223,9 @@ def _of_config(value: object, at: str = "") -> Iterator[Fault]:
     if isinstance(value, list):
         for i, inner in enumerate(value):
             if isinstance(inner, str):
-                yield Fault(f"{at}[{i}] is {_short(inner)}, and is not known to be harmless", CONFIG)
+                yield Fault(
+                    f"{at}[{i}] is {_short(inner)}, and is not known to be harmless", CONFIG
+                )
             yield from _of_config(inner, f"{at}[{i}]")
     if not isinstance(value, dict):
         return
@@ -166,7 +248,11 @@ def _of_config(value: object, at: str = "") -> Iterator[Fault]:
 def _of_session(options: object, place: str) -> Iterator[Fault]:
     if not isinstance(options, dict):
         return
-    yield from _unknown({name: value for name, value in options.items() if name != "provider_options"}, SESSION, place)
+    yield from _unknown(
+        {name: value for name, value in options.items() if name != "provider_options"},
+        SESSION,
+        place,
+    )
     for entry in _listed(options.get("provider_options")):
         for provider, given in entry.items() if isinstance(entry, dict) else ():
             known = PROVIDERS.get(provider.lower().removesuffix("executionprovider"))
@@ -174,10 +260,16 @@ def _of_session(options: object, place: str) -> Iterator[Fault]:
             if known is None:
                 yield Fault(f"{at} asks for a provider that may be any library", CONFIG)
             elif isinstance(given, dict):
-                lowered = {name: value for name, value in given.items() if name.lower() not in known and name != "device_filtering_options"}
+                lowered = {
+                    name: value
+                    for name, value in given.items()
+                    if name.lower() not in known and name != "device_filtering_options"
+                }
                 # An option of a provider is text also where it is a number: an address, perhaps.
                 for name, value in lowered.items():
-                    yield Fault(f"{at}.{name} is {_short(value)}, and is not known to be harmless", CONFIG)
+                    yield Fault(
+                        f"{at}.{name} is {_short(value)}, and is not known to be harmless", CONFIG
+                    )
 
 
 def _unknown(options: object, known: Iterable[str], place: str) -> Iterator[Fault]:
@@ -185,7 +277,9 @@ def _unknown(options: object, known: Iterable[str], place: str) -> Iterator[Faul
         if name == "custom_ops_library":
             yield Fault(f"{place}.{name} loads the library {_short(value)}", CONFIG)
         elif name not in known and not _is_number(value):
-            yield Fault(f"{place}.{name} is {_short(value)}, and is not known to be harmless", CONFIG)
+            yield Fault(
+                f"{place}.{name} is {_short(value)}, and is not known to be harmless", CONFIG
+            )
 
 
 def _of_file(value: str, name: str, place: str) -> Iterator[Fault]:
@@ -201,7 +295,9 @@ def _of_graph(found: Named, name: str) -> Iterator[Fault]:
             yield Fault(f"its weights lie in {file!r}, outside the folder", name)
     for domain, operator in sorted(found.operators):
         if domain not in DOMAINS:
-            yield Fault(f"it calls {domain}:{operator}, which only a library of its own can have", name)
+            yield Fault(
+                f"it calls {domain}:{operator}, which only a library of its own can have", name
+            )
         elif operator in COMPILED:
             yield Fault(f"it holds compiled code for a device ({operator})", name)
 
@@ -209,13 +305,23 @@ def _of_graph(found: Named, name: str) -> Iterator[Fault]:
 def stays_inside(name: str) -> bool:
     """Whether a relative name leads to below the folder that it is looked up in, on each system."""
     parts = name.replace("\\", "/").split("/")
-    return bool(name) and not name.startswith(("/", "\\", "*")) and ":" not in name and ".." not in parts and "\0" not in name
+    return (
+        bool(name)
+        and not name.startswith(("/", "\\", "*"))
+        and ":" not in name
+        and ".." not in parts
+        and "\0" not in name
+    )
 
 
 def _are_names(value: object) -> bool:
     if isinstance(value, dict):
-        return not FILES & value.keys() and all(isinstance(v, str) or (isinstance(v, list) and _are_names(v)) for v in value.values())
-    return isinstance(value, list) and all(isinstance(v, str) or (isinstance(v, dict) and _are_names(v)) for v in value)
+        return not FILES & value.keys() and all(
+            isinstance(v, str) or (isinstance(v, list) and _are_names(v)) for v in value.values()
+        )
+    return isinstance(value, list) and all(
+        isinstance(v, str) or (isinstance(v, dict) and _are_names(v)) for v in value
+    )
 
 
 def _listed(value: object) -> list[Any]:
@@ -223,7 +329,11 @@ def _listed(value: object) -> list[Any]:
 
 
 def _is_number(value: object) -> bool:
-    return value is None or isinstance(value, int | float) or (isinstance(value, list) and all(isinstance(v, int | float) for v in value))
+    return (
+        value is None
+        or isinstance(value, int | float)
+        or (isinstance(value, list) and all(isinstance(v, int | float) for v in value))
+    )
 
 
 def _short(value: object) -> str:

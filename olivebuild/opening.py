@@ -15,7 +15,10 @@ def open_at_once(path: str | Path) -> int:
 
 
 def open_handle(path: Path) -> int:
-    """Open a file to read it. Raises OSError for what is none: who opens a pipe to read it waits for somebody who writes."""
+    """Open a file to read it.
+
+    Raises OSError for what is none: who opens a pipe to read it waits for somebody who writes.
+    """
     handle = open_at_once(path)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)

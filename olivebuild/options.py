@@ -26,9 +26,14 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
         if value is not None:
             ctx.ensure_object(dict)[param.name] = value
 
-    for flags, help_ in ((("-C", "--directory"), "Work in DIR."), (("-f", "--file"), "Read this recipe instead of olivebuild.yaml.")):
+    for flags, help_ in (
+        (("-C", "--directory"), "Work in DIR."),
+        (("-f", "--file"), "Read this recipe instead of olivebuild.yaml."),
+    ):
         metavar = "DIR" if flags[0] == "-C" else "FILE"
-        function = click.option(*flags, metavar=metavar, help=help_, expose_value=False, callback=keep)(function)
+        function = click.option(
+            *flags, metavar=metavar, help=help_, expose_value=False, callback=keep
+        )(function)
     return function
 
 
@@ -44,14 +49,49 @@ class Manner(Struct, frozen=True):
 def manner_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """-j, -k, --resource and --log-to, given to the command as one `manner`."""
 
-    @click.option("-j", "--jobs", type=click.IntRange(1), help="Run up to N steps at once (default 1).", metavar="N")
-    @click.option("-k", "--keep-going", is_flag=True, help="After a failure, go on with what does not need the failed target.")
-    @click.option("--resource", "resources", multiple=True, metavar="NAME=AMOUNT", help="How much of a resource there is: gpu=1, memory=8GB.")
-    @click.option("--log-to", multiple=True, metavar="KIND:PLACE", help="Log trainings too: tensorboard:FOLDER or mlflow:URI.")
+    @click.option(
+        "-j",
+        "--jobs",
+        type=click.IntRange(1),
+        help="Run up to N steps at once (default 1).",
+        metavar="N",
+    )
+    @click.option(
+        "-k",
+        "--keep-going",
+        is_flag=True,
+        help="After a failure, go on with what does not need the failed target.",
+    )
+    @click.option(
+        "--resource",
+        "resources",
+        multiple=True,
+        metavar="NAME=AMOUNT",
+        help="How much of a resource there is: gpu=1, memory=8GB.",
+    )
+    @click.option(
+        "--log-to",
+        multiple=True,
+        metavar="KIND:PLACE",
+        help="Log trainings too: tensorboard:FOLDER or mlflow:URI.",
+    )
     @click.pass_context
     @wraps(function)
-    def command(ctx: click.Context, /, jobs: int | None, keep_going: bool, resources: tuple[str, ...], log_to: tuple[str, ...], **rest: Any) -> Any:
-        return function(manner=Manner(jobs or ctx.ensure_object(dict).get("jobs") or 1, keep_going, resources, log_to), **rest)
+    def command(
+        ctx: click.Context,
+        /,
+        jobs: int | None,
+        keep_going: bool,
+        resources: tuple[str, ...],
+        log_to: tuple[str, ...],
+        **rest: Any,
+    ) -> Any:
+        return function(
+            manner=Manner(
+                jobs or ctx.ensure_object(dict).get("jobs") or 1, keep_going, resources, log_to
+            ),
+            **rest,
+        )
 
     return command
 
@@ -68,7 +108,13 @@ def targets_argument(ctx: click.Context, _param: click.Parameter, incomplete: st
 TARGETS = click.argument("targets", nargs=-1, shell_complete=targets_argument)
 TARGET = click.argument("target", shell_complete=targets_argument)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-SET = click.option("--set", "settings", multiple=True, metavar="TARGET.FIELD=VALUE", help="Override a field of the recipe for this call.")
+SET = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="TARGET.FIELD=VALUE",
+    help="Override a field of the recipe for this call.",
+)
 
 
 LOOK = "olivebuild.look"
@@ -103,9 +149,15 @@ def open_all(ctx: click.Context, settings: tuple[str, ...] = ()) -> Project:
 
 
 def look(ctx: click.Context) -> Look | None:
-    """What was seen before the command line was read; else what is looked at from now on, while the rest is imported."""
+    """What was seen before the command line was read; else what is looked at from now on, while the
+    rest is imported.
+    """
     given, (folder, file) = ctx.find_root().obj, place(ctx)
-    if given.get(LOOK) is None and file is None and (begun := snapshot.look(str(folder / ".olivebuild" / snapshot.SEEN))):
+    if (
+        given.get(LOOK) is None
+        and file is None
+        and (begun := snapshot.look(str(folder / ".olivebuild" / snapshot.SEEN)))
+    ):
         begun.begin()
         given[LOOK] = begun
     found: Look | None = given.get(LOOK)

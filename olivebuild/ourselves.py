@@ -10,7 +10,11 @@ _known: dict[tuple[int, ...], str] = {}
 
 
 def code() -> str:
-    """Differs when a file of ours differs. Within one process files are looked at again only when a folder has changed: installing replaces them."""
+    """Differs when a file of ours differs.
+
+    Within one process files are looked at again only when a folder has changed: installing replaces
+    them.
+    """
     times = tuple([os.stat(folder).st_mtime_ns for folder in FOLDERS])
     if times not in _known:
         _known[times] = checksum("\n".join(sorted(_stats())).encode(errors="surrogateescape"))
@@ -24,5 +28,7 @@ def _stats() -> list[str]:
             for entry in entries:
                 if entry.name.endswith(".py"):
                     stat = entry.stat()
-                    found.append(f"{os.path.basename(folder)} {entry.name} {stat.st_size} {stat.st_mtime_ns}")
+                    found.append(
+                        f"{os.path.basename(folder)} {entry.name} {stat.st_size} {stat.st_mtime_ns}"
+                    )
     return found

@@ -1,4 +1,5 @@
-"""Which models of a benchmark are worth having: the Pareto front of accuracy, speed and size, and the best under gates.
+"""Which models of a benchmark are worth having: the Pareto front of accuracy, speed and size, and
+the best under gates.
 
 Reads the figures of a benchmark; knows neither targets nor files.
 """
@@ -19,7 +20,10 @@ NOISE = 0.05
 
 @dataclass(frozen=True)
 class Point:
-    """A model on the three axes, each such that more is better. `beaten_by`: a model that is as good in all and better in one."""
+    """A model on the three axes, each such that more is better.
+
+    `beaten_by`: a model that is as good in all and better in one.
+    """
 
     model: str
     quality: float
@@ -28,14 +32,19 @@ class Point:
     beaten_by: str = ""
 
     def beats(self, other: Point) -> bool:
-        faster, slower = self.speed > other.speed * (1 + NOISE), other.speed > self.speed * (1 + NOISE)
+        faster, slower = (
+            self.speed > other.speed * (1 + NOISE),
+            other.speed > self.speed * (1 + NOISE),
+        )
         no_worse = self.quality >= other.quality and self.size >= other.size and not slower
         return no_worse and (self.quality > other.quality or self.size > other.size or faster)
 
 
 @dataclass(frozen=True)
 class Front:
-    """`quality` and `speed` name the figures that were compared, the first in the data set `data`."""
+    """`quality` and `speed` name the figures that were compared, the first in the data set
+    `data`.
+    """
 
     quality: str
     data: str
@@ -45,17 +54,41 @@ class Front:
     def to_json(self) -> dict[str, object]:
         beaten = {p.model: p.beaten_by for p in self.points if p.beaten_by}
         best = [p.model for p in self.points if not p.beaten_by]
-        return {"quality": self.quality, "data": self.data, "speed": self.speed, "front": best, "beaten_by": beaten}
+        return {
+            "quality": self.quality,
+            "data": self.data,
+            "speed": self.speed,
+            "front": best,
+            "beaten_by": beaten,
+        }
 
 
 def front(metrics: Mapping[str, Any]) -> Front | None:
     """Over all models of a benchmark that were timed; None where they have no figures in common."""
-    rows, data = {name: row for name, row in metrics["models"].items() if "size" in row}, metrics["data"][0]
-    quality = next((q for q in QUALITIES if all(row["data"][data].get(q) is not None for row in rows.values())), None)
+    rows, data = (
+        {name: row for name, row in metrics["models"].items() if "size" in row},
+        metrics["data"][0],
+    )
+    quality = next(
+        (
+            q
+            for q in QUALITIES
+            if all(row["data"][data].get(q) is not None for row in rows.values())
+        ),
+        None,
+    )
     speed = next((s for s in SPEEDS if all(row.get(s) for row in rows.values())), None)
     if not rows or quality is None or speed is None:
         return None
-    points = [Point(name, _upward(quality, row["data"][data][quality]), _speed(speed, row[speed]), -float(row["size"])) for name, row in rows.items()]
+    points = [
+        Point(
+            name,
+            _upward(quality, row["data"][data][quality]),
+            _speed(speed, row[speed]),
+            -float(row["size"]),
+        )
+        for name, row in rows.items()
+    ]
     found = []
     for point in points:
         beaten_by = next((other.model for other in points if other.beats(point)), "")
@@ -74,7 +107,10 @@ def _speed(figure: str, value: float) -> float:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model with what its gates say. `value`: the figure by which is chosen, such that more is better."""
+    """A model with what its gates say.
+
+    `value`: the figure by which is chosen, such that more is better.
+    """
 
     model: str
     value: float
@@ -85,23 +121,49 @@ class Candidate:
         return all(j.passed for j in self.judgements)
 
 
-def ranked(target: str, metrics: Mapping[str, Any], models: Iterable[str], figure: str, gates: Iterable[Gate]) -> list[Candidate]:
-    """Best first, those that meet all gates before those that don't; of equals the better, then the smaller, then the one listed first.
+def ranked(
+    target: str,
+    metrics: Mapping[str, Any],
+    models: Iterable[str],
+    figure: str,
+    gates: Iterable[Gate],
+) -> list[Candidate]:
+    """Best first, those that meet all gates before those that don't; of equals the better, then the
+    smaller, then the one listed first.
 
-    A gate that names no model judges each. Raises KeyError when there is no such figure, RecipeError and BuildError as gates do.
+    A gate that names no model judges each. Raises KeyError when there is no such figure,
+    RecipeError and BuildError as gates do.
     """
     gates = list(gates)
     known = front(metrics)
     qualities = {p.model: p.quality for p in known.points} if known else {}
     found = []
     for model in models:
-        last = {name: row for name, row in metrics["models"].items() if name != model} | {model: metrics["models"][model]}
-        found.append(Candidate(model, value_of(metrics, model, figure), tuple(judge(target, gates, {**metrics, "models": last}))))
-    return sorted(found, key=lambda c: (not c.passes, -c.value, -qualities.get(c.model, 0), metrics["models"][c.model]["size"]))
+        last = {name: row for name, row in metrics["models"].items() if name != model} | {
+            model: metrics["models"][model]
+        }
+        found.append(
+            Candidate(
+                model,
+                value_of(metrics, model, figure),
+                tuple(judge(target, gates, {**metrics, "models": last})),
+            )
+        )
+    return sorted(
+        found,
+        key=lambda c: (
+            not c.passes,
+            -c.value,
+            -qualities.get(c.model, 0),
+            metrics["models"][c.model]["size"],
+        ),
+    )
 
 
 def value_of(metrics: Mapping[str, Any], model: str, figure: str) -> float:
-    """`size`, `accuracy` or, for another than the first data set, `hard.accuracy`; such that more is better."""
+    """`size`, `accuracy` or, for another than the first data set, `hard.accuracy`; such that more
+    is better.
+    """
     data, _, name = figure.rpartition(".")
     row = metrics["models"][model]
     if name in FIGURES and name not in OF_ANSWERS:

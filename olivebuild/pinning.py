@@ -1,4 +1,6 @@
-"""Find out what a remote source's name stands for today, and pin it; look at a hub model's small files. Runs a worker for the network's libraries."""
+"""Find out what a remote source's name stands for today, and pin it; look at a hub model's small
+files. Runs a worker for the network's libraries.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,25 @@ RUNNER = "olivebuild.steps._pin"
 
 
 def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> str:
-    """Ask the world what a node's remote source is today, and write it into the lock file's data. Raises BuildError."""
+    """Ask the world what a node's remote source is today, and write it into the lock file's data.
+
+    Raises BuildError.
+    """
     source = node.source
     assert source
     planner.store.check_writable(f"{source.text} is not pinned yet")
-    listen(Event("note", {"target": node.target, "node": node.name, "text": f"pinning {source.text}"}))
+    listen(
+        Event("note", {"target": node.target, "node": node.name, "text": f"pinning {source.text}"})
+    )
     value = _asked(planner, executor, node, "pin")
     planner.scan.lock.pin(source.text, value)
     return value
 
 
 def look(planner: Planner, executor: Executor, node: Node, listen: Listener) -> Path:
-    """Fetch the small files of a pinned hub model, and give the folder: what they tell is known before anything is made. Raises BuildError."""
+    """Fetch the small files of a pinned hub model, and give the folder: what they tell is known
+    before anything is made. Raises BuildError.
+    """
     source = node.source
     assert source
     planner.store.check_writable(f"{node.target} is not in it and would have to be fetched")
@@ -43,7 +52,18 @@ def _asked(planner: Planner, executor: Executor, node: Node, task: str) -> str:
     places: dict[str, list[object]] = {"": [where.file, where.line, where.column, where.text]}
     recipe_folder, pinned = str(planner.scan.recipe.folder), planner.scan.pin(node) or ""
     names, out = (node.name, node.target, node.kind, ""), str(scratch / "out")
-    action = Action(*names, node.fields, {}, {}, recipe_folder, out, pin=pinned, places=places, runner=RUNNER, task=task)
+    action = Action(
+        *names,
+        node.fields,
+        {},
+        {},
+        recipe_folder,
+        out,
+        pin=pinned,
+        places=places,
+        runner=RUNNER,
+        task=task,
+    )
     try:
         executor.start(action, planner.workspace.log_file(node.name))
         while not isinstance(outcome := executor.wait(POLL_SECONDS), Outcome):
@@ -57,8 +77,18 @@ def _asked(planner: Planner, executor: Executor, node: Node, task: str) -> str:
         planner.store.discard(scratch)
 
 
-def pin_all(planner: Planner, executor: Executor, goals: Iterable[str], listen: Listener, *, keep_going: bool) -> list[tuple[Node, BuildError]]:
-    """Find out what unpinned remote sources stand for, before any key is made. What could not be found out: the first of it, or all."""
+def pin_all(
+    planner: Planner,
+    executor: Executor,
+    goals: Iterable[str],
+    listen: Listener,
+    *,
+    keep_going: bool,
+) -> list[tuple[Node, BuildError]]:
+    """Find out what unpinned remote sources stand for, before any key is made.
+
+    What could not be found out: the first of it, or all.
+    """
     failed: list[tuple[Node, BuildError]] = []
     for node in planner.graph.closure(goals):
         if planner.scan.pin(node) == "" and (keep_going or not failed):

@@ -1,6 +1,8 @@
-"""Where the tensors of a model lie that is referenced in its own folder: so that what is made from it need not copy them.
+"""Where the tensors of a model lie that is referenced in its own folder: so that what is made from
+it need not copy them.
 
-A file for each model and folder, in the cache: places/<model digest>-<folder>.json. It holds while the weight files' stats are
+A file for each model and folder, in the cache: places/<model digest>-<folder>.json. It holds while
+the weight files' stats are
 what they were.
 """
 
@@ -28,15 +30,21 @@ Ranges = list[tuple[Path, str, int, int]]
 
 
 def lenders(root: Path, model: str) -> dict[str, Place]:
-    """digest of a tensor's bytes -> where they lie, in any folder that holds this model; empty when there is none, or it has changed."""
+    """digest of a tensor's bytes -> where they lie, in any folder that holds this model; empty when
+    there is none, or it has changed.
+    """
     found: dict[str, Place] = {}
     for file in sorted((root / "places").glob(f"{model}-*.json")):
-        found |= {name: Place(path, start, size, lent=True) for path, name, start, size in _load(file)}
+        found |= {
+            name: Place(path, start, size, lent=True) for path, name, start, size in _load(file)
+        }
     return found
 
 
 def of_folder(root: Path, model: str, folder: Path) -> Ranges:
-    """Where the tensors of the model in `folder` lie; its weights are hashed if that is not known."""
+    """Where the tensors of the model in `folder` lie; its weights are hashed if that is not
+    known.
+    """
     # By the real path: the same files are reached through links, too.
     where = folder.resolve()
     file = root / "places" / f"{model}-{digest.of_bytes(str(where))[:8]}.json"
@@ -49,9 +57,14 @@ def size_of(file: Path) -> int:
 
 
 def is_right(file: Path, count: digest.Count) -> bool:
-    """Whether the bytes still are what a file of places says, where the stats are; true where nobody would read them."""
+    """Whether the bytes still are what a file of places says, where the stats are; true where
+    nobody would read them.
+    """
     try:
-        return all(digest.of_range(path, start, size, count)[0] == tensor for path, tensor, start, size in _load(file))
+        return all(
+            digest.of_range(path, start, size, count)[0] == tensor
+            for path, tensor, start, size in _load(file)
+        )
     except OSError:
         return False
 
@@ -80,8 +93,17 @@ def _note(file: Path, folder: Path) -> Ranges:
     for name in tensors.weight_files(folder).names:
         path = folder / name
         stat = digest.stat_of(path)
-        files.append((name, stat, [[found, t.start, t.end - t.start] for t, found in tensors.digests_of(path)]))
-    # A file changed in this very tick may change again without a visible difference: wait until it can't.
+        files.append(
+            (
+                name,
+                stat,
+                [[found, t.start, t.end - t.start] for t, found in tensors.digests_of(path)],
+            )
+        )
+    # A file changed in this very tick may change again without a visible difference: wait until it
+    # can't.
     digest.wait_for_tick(file.parent, max(max(f[1][3:]) for f in files))
-    digest.write_atomically(file, digest.canonical_json({"folder": str(folder), "files": files}).encode())
+    digest.write_atomically(
+        file, digest.canonical_json({"folder": str(folder), "files": files}).encode()
+    )
     return _load(file)

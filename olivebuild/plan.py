@@ -1,4 +1,7 @@
-"""What would run and why: a verdict for every node, from keys, traces and what lies in build/. Never executes anything."""
+"""What would run and why: a verdict for every node, from keys, traces and what lies in build/.
+
+Never executes anything.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,11 @@ from olivebuild.workspace import Workspace
 
 
 class Verdict(Enum):
-    """FRESH: right and in place. CACHED: will be restored. STALE: will run. WAITING: an input is not known yet. BROKEN: one can't be read."""
+    """FRESH: right and in place.
+
+    CACHED: will be restored. STALE: will run. WAITING: an input is not known yet. BROKEN: one can't
+    be read.
+    """
 
     FRESH = "fresh"
     CACHED = "cached"
@@ -34,7 +41,10 @@ class Verdict(Enum):
 
 
 class State(Struct):
-    """What is known of a node. `key` is None while an input has no digest; `outputs` are the content digests to key others on."""
+    """What is known of a node.
+
+    `key` is None while an input has no digest; `outputs` are the content digests to key others on.
+    """
 
     node: Node
     verdict: Verdict
@@ -53,7 +63,9 @@ class State(Struct):
     publish: bool = False
     """Goes into build/ when it is made now."""
     thin: bool = False
-    """Known to be fresh from the last build: trace, parts and manifest were not read again; see memory.py."""
+    """Known to be fresh from the last build: trace, parts and manifest were not read again; see
+    memory.py.
+    """
     fault: BuildError | None = None
     """Why what it reads, or is, has no digest."""
 
@@ -61,7 +73,8 @@ class State(Struct):
 class Plan(Struct, dict=True):
     """States by node name, inputs first, for the nodes that the goals need.
 
-    `found` is what keys and traces say of each node; `states` is that in the light of who needs it and of what lies in build/.
+    `found` is what keys and traces say of each node; `states` is that in the light of who needs it
+    and of what lies in build/.
     """
 
     goals: list[str]
@@ -87,7 +100,11 @@ class Plan(Struct, dict=True):
 
     @property
     def fresh(self) -> list[str]:
-        return [t for t in self.all_targets or self.by_target if t not in self.by_target or self.target(t)[0] is Verdict.FRESH]
+        return [
+            t
+            for t in self.all_targets or self.by_target
+            if t not in self.by_target or self.target(t)[0] is Verdict.FRESH
+        ]
 
     @cached_property
     def by_target(self) -> dict[str, list[str]]:
@@ -98,11 +115,15 @@ class Plan(Struct, dict=True):
 
 
 class Strayed(Exception):
-    """A node that was to be as it was last is not: what is made from it, and is not in this plan, may have to be made, too."""
+    """A node that was to be as it was last is not: what is made from it, and is not in this plan,
+    may have to be made, too.
+    """
 
 
 class Planner(Struct, dict=True):
-    """Makes plans of one moment: `scan` is the disk as it was first seen, store and workspace are asked each time."""
+    """Makes plans of one moment: `scan` is the disk as it was first seen, store and workspace are
+    asked each time.
+    """
 
     graph: Graph
     scan: Scan
@@ -110,14 +131,19 @@ class Planner(Struct, dict=True):
     traces: Traces
     workspace: Workspace
     settled: frozenset[str] = frozenset()
-    """Nodes whose users are not all in the graph; see memory.py. When one of them has to be made again, `Strayed` is raised."""
+    """Nodes whose users are not all in the graph; see memory.py.
+
+    When one of them has to be made again, `Strayed` is raised.
+    """
 
     @cached_property
     def dating(self) -> Dating:
         return Dating(self.graph, self.scan, self.store, self.traces)
 
     def plan(self, goals: Iterable[str], *, with_faults: bool = False) -> Plan:
-        """Raises InputError for the first input that has no digest; `with_faults`: such a node is BROKEN, and the others are planned."""
+        """Raises InputError for the first input that has no digest; `with_faults`: such a node is
+        BROKEN, and the others are planned.
+        """
         plan = Plan(list(goals))
         names = [node.name for node in self.graph.closure(plan.goals)]
         plan.found = {name: State(self.graph.nodes[name], Verdict.WAITING) for name in names}
@@ -135,12 +161,16 @@ class Planner(Struct, dict=True):
         return plan
 
     def update(self, plan: Plan, changed: Iterable[str]) -> None:
-        """Look again at the nodes of which something has changed, and at all that this changes: the plan is what a new one would be."""
+        """Look again at the nodes of which something has changed, and at all that this changes: the
+        plan is what a new one would be.
+        """
         changed = {name for name in changed if name in plan.states}
         self._decide(plan, changed, set())
 
     def _decide(self, plan: Plan, changed: Iterable[str], unknown: set[str]) -> None:
-        """`unknown` are the nodes of which nothing was known before, so that nothing stays as it was."""
+        """`unknown` are the nodes of which nothing was known before, so that nothing stays as it
+        was.
+        """
         order = self.graph.order
         # Keys depend on what comes before, so inputs go first ...
         queue = [(order[name], name) for name in changed]
@@ -191,22 +221,32 @@ class Planner(Struct, dict=True):
         found = plan.found[name]
         node, state = found.node, replace(found, reasons=list(found.reasons))
         kept = name == node.target and (node.target in plan.goals or not node.lazy)
-        users = [(edge, plan.states[user].verdict) for edge, user in self.graph.users[name] if user in plan.states]
+        users = [
+            (edge, plan.states[user].verdict)
+            for edge, user in self.graph.users[name]
+            if user in plan.states
+        ]
         # One that waits may turn out fresh, so what it reads need not be there yet.
         running = [edge for edge, verdict in users if verdict is Verdict.STALE]
         state.read = bool(running)
         state.needed = kept or any(not edge.by_tensors for edge in running)
-        state.publish = state.needed or any(verdict is Verdict.WAITING and not edge.by_tensors for edge, verdict in users)
+        state.publish = state.needed or any(
+            verdict is Verdict.WAITING and not edge.by_tensors for edge, verdict in users
+        )
         self._place(state)
         return state
 
     def trace(self, node: Node, key: str) -> Trace | None:
-        """What is known under a key; what lacks an output of the node is not that, whoever wrote it."""
+        """What is known under a key; what lacks an output of the node is not that, whoever wrote
+        it.
+        """
         found = self.traces.get(key)
         return None if found is None or node.outputs.keys() - found.outputs.keys() else found
 
     def _look_up(self, node: Node, states: dict[str, State]) -> State:
-        """The key of a node and what is known under it; what can't be read is a fault of the node."""
+        """The key of a node and what is known under it; what can't be read is a fault of the
+        node.
+        """
         try:
             return self._looked_up(node, states)
         except InputError as e:
@@ -267,8 +307,12 @@ class Planner(Struct, dict=True):
     def _place(self, state: State) -> None:
         """FRESH, CACHED or, when neither build/ nor the store has the bytes, STALE."""
         trace = state.trace
-        # What lies in build/ must be right; a lazy target that nobody wants there need not lie there.
-        lies_there = state.node.name == state.node.target and self.workspace.place(state.node.target).exists()
+        # What lies in build/ must be right; a lazy target that nobody wants there need not lie
+        # there.
+        lies_there = (
+            state.node.name == state.node.target
+            and self.workspace.place(state.node.target).exists()
+        )
         state.publish = state.publish or lies_there
         if trace is None:
             return
@@ -285,8 +329,13 @@ class Planner(Struct, dict=True):
             return
         if state.node.name != state.node.target:
             # The nodes that a target is made of are not put into build/ under names of their own.
-            if (state.needed or state.read) and (fault := self.store.missing(state.manifest, computed=not state.needed)):
-                state.verdict, state.reasons = Verdict.STALE, [Reason("output", "the cached result", fault.blob, fault.why)]
+            if (state.needed or state.read) and (
+                fault := self.store.missing(state.manifest, computed=not state.needed)
+            ):
+                state.verdict, state.reasons = (
+                    Verdict.STALE,
+                    [Reason("output", "the cached result", fault.blob, fault.why)],
+                )
             return
         state.folder = self.workspace.place(state.node.target)
         differs = self.workspace.differs(state.node.target, state.manifest)
@@ -296,7 +345,10 @@ class Planner(Struct, dict=True):
         if fault is None and not state.needed:
             return
         state.verdict = Verdict.STALE if fault else Verdict.CACHED
-        state.reasons = [differs, *([Reason("output", "the cached result", fault.blob, fault.why)] if fault else [])]
+        state.reasons = [
+            differs,
+            *([Reason("output", "the cached result", fault.blob, fault.why)] if fault else []),
+        ]
         last = self.workspace.last.get(state.node.name)
         if last and last.key != state.key and (before := self.traces.get(last.key)):
             state.reasons = compare(before.parts, state.parts) or state.reasons

@@ -14,7 +14,10 @@ from olivebuild.workspace import Workspace
 
 
 def check_locks(store: Store, workspace: Workspace) -> None:
-    """Without locks two builds would harm each other: better none than a wrong one. Raises StoreError."""
+    """Without locks two builds would harm each other: better none than a wrong one.
+
+    Raises StoreError.
+    """
     for folder in [workspace.state] if store.read_only else [workspace.state, store.root / "locks"]:
         locks.check(folder)
 
@@ -25,12 +28,21 @@ def check_room(planner: Planner, room: Room, goals: Iterable[str]) -> None:
         if name := room.check(node):
             where = planner.scan.recipe.where(node.target, ("resources", name))
             limit = room.limit(name)
-            fact = f"{node.target} takes more {name} than there is: " + (f"{limit / 1e9:g} GB" if limit >= 1e6 else f"{limit:g}")
-            raise RecipeError(fact, where=where, hint=f"--resource {name}=AMOUNT, or `resources:` in the recipe, says how much there is")
+            fact = f"{node.target} takes more {name} than there is: " + (
+                f"{limit / 1e9:g} GB" if limit >= 1e6 else f"{limit:g}"
+            )
+            raise RecipeError(
+                fact,
+                where=where,
+                hint=f"--resource {name}=AMOUNT, or `resources:` in the recipe, says how much "
+                "there is",
+            )
 
 
 def sweep(store: Store) -> None:
-    """Delete what killed builds have left: the scratch folders of steps (their keys' locks are free), and files that are not whole."""
+    """Delete what killed builds have left: the scratch folders of steps (their keys' locks are
+    free), and files that are not whole.
+    """
     if store.read_only:
         return
     for name in WRITTEN:

@@ -1,7 +1,9 @@
 """Who may read what is made of private files: nobody who may not read all of them.
 
-A file of mode 0600, or one in a folder of mode 0700, is not to come out as 0644 in a cache or in build/. So the blobs of a result
-take no more of the system's bits for others than each file had that went into it, and what is written of blobs no more than each of them.
+A file of mode 0600, or one in a folder of mode 0700, is not to come out as 0644 in a cache or in
+build/. So the blobs of a result
+take no more of the system's bits for others than each file had that went into it, and what is
+written of blobs no more than each of them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from olivebuild.executor import Action
 
 
 def mode_of(action: Action) -> int:
-    """The bits that files made from an action's inputs may have at most; all of them on systems without such bits."""
+    """The bits that files made from an action's inputs may have at most; all of them on systems
+    without such bits.
+    """
     mode = ALL
     if os.name != "posix":
         return mode
@@ -40,14 +44,20 @@ def _files(action: Action) -> Iterator[Path]:
         yield path
         if path.is_dir():
             yield from files_below(path)
-    stored = [given.manifest for given in action.inputs.values() if given.manifest and not given.folder]
+    stored = [
+        given.manifest for given in action.inputs.values() if given.manifest and not given.folder
+    ]
     if stored:
         from olivebuild.store import Store
 
         store = Store(Path(action.store))
         for blob in stored:
             manifest = store.manifest(blob)
-            yield from (store.find(run, size, manifest.base).path for entry in manifest.files for run, size in entry.runs())
+            yield from (
+                store.find(run, size, manifest.base).path
+                for entry in manifest.files
+                for run, size in entry.runs()
+            )
 
 
 def restrict(folder: Path, mode: int) -> None:

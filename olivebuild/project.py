@@ -1,4 +1,6 @@
-"""Everything that belongs to one recipe on this machine, opened together: graph, workspace, store, lock file."""
+"""Everything that belongs to one recipe on this machine, opened together: graph, workspace, store,
+lock file.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Project(Struct):
     graph: Graph
     planner: Planner
     before: Recalled | None = None
-    """What the last build knew; then the graph is of what has changed since, and of what that takes."""
+    """What the last build knew; then the graph is of what has changed since, and of what that
+    takes.
+    """
 
     def goals(self, asked: Iterable[str]) -> list[str]:
         return self.before.plan.goals if self.before else self.graph.goals(asked)
@@ -52,7 +56,11 @@ class Project(Struct):
 
     def judge(self, measured: Mapping[str, Mapping[str, Any]]) -> list[Judgement]:
         """The gates of targets, by the figures that each has; what has none is not judged."""
-        gated = {name: metrics for name, metrics in measured.items() if metrics and self.graph.targets[name].gated}
+        gated = {
+            name: metrics
+            for name, metrics in measured.items()
+            if metrics and self.graph.targets[name].gated
+        }
         if not gated:
             return []
         from olivebuild.gates import judge
@@ -79,7 +87,9 @@ def cache_folder() -> Path:
 
 
 def results_folder(folder: Path) -> Path | None:
-    """Below $OLIVEBUILD_BUILD a folder for the recipes in `folder`, which other recipes do not share; None where that is not set."""
+    """Below $OLIVEBUILD_BUILD a folder for the recipes in `folder`, which other recipes do not
+    share; None where that is not set.
+    """
     given = os.environ.get("OLIVEBUILD_BUILD")
     if not given:
         return None
@@ -87,13 +97,19 @@ def results_folder(folder: Path) -> Path | None:
         root = Path(given).resolve()
         root.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as e:
-        raise StoreError(f"no results can be put there: {e}", where="OLIVEBUILD_BUILD", hint="name a folder that you may write") from None
+        raise StoreError(
+            f"no results can be put there: {e}",
+            where="OLIVEBUILD_BUILD",
+            hint="name a folder that you may write",
+        ) from None
     return root / f"{folder.resolve().name or 'root'}-{digest.of_bytes(str(folder.resolve()))[:8]}"
 
 
 def _find(folder: Path, file: str | None) -> Path:
     if not folder.is_dir():
-        raise RecipeError(f"{folder} is not a folder", where="-C", hint="name the folder that holds the recipe")
+        raise RecipeError(
+            f"{folder} is not a folder", where="-C", hint="name the folder that holds the recipe"
+        )
     return recipes.find(folder, file)
 
 
@@ -107,8 +123,13 @@ def open_project(folder: Path, file: str | None, settings: Iterable[str] = ()) -
     return _open(recipes.read(_find(folder, file), settings), None)
 
 
-def open_changed(folder: Path, file: str | None, settings: Iterable[str], asked: Iterable[str], look: Look | None) -> Project:
-    """Of a recipe that was built before only what has changed since, if that can be told. Raises as `open_project` does."""
+def open_changed(
+    folder: Path, file: str | None, settings: Iterable[str], asked: Iterable[str], look: Look | None
+) -> Project:
+    """Of a recipe that was built before only what has changed since, if that can be told.
+
+    Raises as `open_project` does.
+    """
     recipe = recipes.read(_find(folder, file), settings)
     return _open(recipe, recall(recipe, _state(recipe), cache_folder(), asked, look))
 
@@ -128,7 +149,10 @@ def _open(recipe: Recipe, before: Recalled | None) -> Project:
     graph = before.graph if before else graph_of(recipe, _state(recipe))
     lock = Lockfile(recipe.folder / LOCK_NAME)
     if not _stem(recipe) and (name := workspace.shared_with_another(graph.every or graph.targets)):
-        fact = f"the target {name} and the targets of {name}.yaml would lie in one folder, build/{name}"
+        fact = (
+            f"the target {name} and the targets of {name}.yaml would lie in one folder, "
+            f"build/{name}"
+        )
         raise RecipeError(fact, where=recipe.where(name), hint="give one of them another name")
     store = Store(cache_folder())
     scan = Scan(recipe, workspace.memo, lock)

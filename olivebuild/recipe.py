@@ -1,4 +1,7 @@
-"""The recipe file: found, read, and checked when something of it is asked. What its words mean is in checking.py."""
+"""The recipe file: found, read, and checked when something of it is asked.
+
+What its words mean is in checking.py.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,12 @@ FILE_NAME = "olivebuild.yaml"
 
 
 class Recipe:
-    """A recipe's text, and the `TARGET.FIELD=VALUE` overrides of this call. `folder` is where relative paths start.
+    """A recipe's text, and the `TARGET.FIELD=VALUE` overrides of this call.
 
-    Checking imports much and takes long, and a graph that was kept does without: so it waits until someone asks.
+    `folder` is where relative paths start.
+
+    Checking imports much and takes long, and a graph that was kept does without: so it waits until
+    someone asks.
     """
 
     def __init__(self, file: Path, text: str, settings: Iterable[str] = ()) -> None:
@@ -89,11 +95,19 @@ def read(file: Path, settings: Iterable[str] = ()) -> Recipe:
     try:
         return Recipe(file, read_text(file), settings)
     except UnicodeDecodeError as e:
-        raise RecipeError(f"not UTF-8 text: byte {e.start}", where=Where(file.name), hint="save the file as UTF-8") from None
+        raise RecipeError(
+            f"not UTF-8 text: byte {e.start}", where=Where(file.name), hint="save the file as UTF-8"
+        ) from None
     except ValueError as e:
-        raise RecipeError(f"can't be read: {e}", where=Where(file.name), hint="is it a recipe?") from None
+        raise RecipeError(
+            f"can't be read: {e}", where=Where(file.name), hint="is it a recipe?"
+        ) from None
     except OSError as e:
-        raise RecipeError(f"can't be read: {e.strerror}", where=Where(file.name), hint="-f FILE names another recipe") from None
+        raise RecipeError(
+            f"can't be read: {e.strerror}",
+            where=Where(file.name),
+            hint="-f FILE names another recipe",
+        ) from None
 
 
 def load(file: Path, settings: Iterable[str] = ()) -> Recipe:

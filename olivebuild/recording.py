@@ -1,4 +1,7 @@
-"""From a build's events and last plan to its line in the history. Reads what was done; decides nothing."""
+"""From a build's events and last plan to its line in the history.
+
+Reads what was done; decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,17 @@ class Recorder:
         for name, (restored, seconds) in self.done.items():
             state, last = plan.states.get(name), workspace.last.get(name)
             if state and last:
-                found.append(Made(name, state.node.target, state.node.kind, last.key, restored, seconds, last.reasons))
+                found.append(
+                    Made(
+                        name,
+                        state.node.target,
+                        state.node.kind,
+                        last.key,
+                        restored,
+                        seconds,
+                        last.reasons,
+                    )
+                )
         return tuple(found)
 
 
@@ -64,8 +77,13 @@ def history_of(project: Project) -> History:
     return History(project.planner.store.root, recipe.folder / recipe.file.name)
 
 
-def record(project: Project, recorder: Recorder, report: Report, gates: Iterable[Judgement]) -> Entry | None:
-    """Append the build to the history, unless it had nothing to do. None when there is nothing to tell or the disk refuses."""
+def record(
+    project: Project, recorder: Recorder, report: Report, gates: Iterable[Judgement]
+) -> Entry | None:
+    """Append the build to the history, unless it had nothing to do.
+
+    None when there is nothing to tell or the disk refuses.
+    """
     plan = report.plan
     if plan is None or not (recorder.done or report.failed):
         return None
@@ -75,11 +93,19 @@ def record(project: Project, recorder: Recorder, report: Report, gates: Iterable
         goals=tuple(report.goals),
         time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         seconds=round(report.seconds, 3),
-        saved=round(plan.seconds_elsewhere + sum(seconds for name, seconds in known.items() if name not in ran), 3),
+        saved=round(
+            plan.seconds_elsewhere
+            + sum(seconds for name, seconds in known.items() if name not in ran),
+            3,
+        ),
         fresh=len(report.fresh),
         made=recorder.made(plan, project.workspace),
         failed=tuple(report.failed),
-        faults={e.target: f"{e.where}: {e.fact}" if e.where else e.fact for e in reversed(report.errors) if e.target},
+        faults={
+            e.target: f"{e.where}: {e.fact}" if e.where else e.fact
+            for e in reversed(report.errors)
+            if e.target
+        },
         measured={name: m for name, state in plan.states.items() if (m := measured(state))},
         gates=tuple(Judged(j.target, j.gate, compact(j.value), j.passed) for j in gates),
         machine=machine_of(plan),
@@ -102,13 +128,22 @@ def measured(state: State) -> Measured | None:
 
 def machine_of(plan: Plan) -> dict[str, str]:
     """What the plan's latencies belong to; empty without any."""
-    return {part.label: part.value for state in plan.states.values() for part in state.parts if part.cause == "machine"}
+    return {
+        part.label: part.value
+        for state in plan.states.values()
+        for part in state.parts
+        if part.cause == "machine"
+    }
 
 
 def compact(value: Any) -> Any:
     """Figures without raw samples and answers, and without what JSON has no word for."""
     if isinstance(value, dict):
-        return {k: compact(v) for k, v in value.items() if not (isinstance(v, list) and len(v) > LONG) and k not in RAW}
+        return {
+            k: compact(v)
+            for k, v in value.items()
+            if not (isinstance(v, list) and len(v) > LONG) and k not in RAW
+        }
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return [compact(v) for v in value] if isinstance(value, list) else value

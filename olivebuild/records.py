@@ -1,4 +1,6 @@
-"""JSON text -> a frozen record: what a cache holds is data from outside, so nothing is converted or taken on trust."""
+"""JSON text -> a frozen record: what a cache holds is data from outside, so nothing is converted or
+taken on trust.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ T = TypeVar("T")
 
 
 def decode(text: str | bytes, kind: type[T], *, strict: bool = True) -> T:
-    """Raises ValueError when `text` is not a `kind`, or, if strict, when it says more than one can hold."""
+    """Raises ValueError when `text` is not a `kind`, or, if strict, when it says more than one can
+    hold.
+    """
     try:
         found = msgspec.json.decode(text, type=kind)
         if strict:

@@ -1,4 +1,7 @@
-"""What a step hands back. Alone in a file, so that a worker need not import what planning knows of steps."""
+"""What a step hands back.
+
+Alone in a file, so that a worker need not import what planning knows of steps.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from typing import NamedTuple
 
 
 class Result(NamedTuple):
-    """What a worker reports at its end: digests that say more than bytes, figures for the trace, a folder referenced in place.
+    """What a worker reports at its end: digests that say more than bytes, figures for the trace, a
+    folder referenced in place.
 
     `manifest` is the blob of a manifest that the step stored itself, instead of writing files.
     """

@@ -1,6 +1,8 @@
-"""Copies of what is trained, and of all that is made from it, with other seeds: how far a figure moves though nothing was changed.
+"""Copies of what is trained, and of all that is made from it, with other seeds: how far a figure
+moves though nothing was changed.
 
-The copies are nodes of the benchmark that asks for them. They have the keys that a recipe's own targets with those seeds would have, so
+The copies are nodes of the benchmark that asks for them. They have the keys that a recipe's own
+targets with those seeds would have, so
 each is trained once, whoever asks.
 """
 
@@ -19,7 +21,9 @@ def part(name: str, seed: int) -> str:
 
 
 class Retraining:
-    """`trained` are the targets, inputs first, that training has a part in and that `wanted` need, themselves among them."""
+    """`trained` are the targets, inputs first, that training has a part in and that `wanted` need,
+    themselves among them.
+    """
 
     def __init__(self, owner: str, wanted: Iterable[str], targets: Mapping[str, Target]) -> None:
         self._owner, self._targets = owner, targets
@@ -34,9 +38,18 @@ class Retraining:
             return False
         if name in self.trained:
             return True
-        edges = [edge for node in target.step.nodes(target, self._targets) for edge in node.edges if not edge.part]
+        edges = [
+            edge
+            for node in target.step.nodes(target, self._targets)
+            for edge in node.edges
+            if not edge.part
+        ]
         # All are asked: each may have targets to add.
-        below = [self._collect(edge.ref.target, (*path, name)) for edge in edges if "dataset" not in edge.kinds]
+        below = [
+            self._collect(edge.ref.target, (*path, name))
+            for edge in edges
+            if "dataset" not in edge.kinds
+        ]
         if _training(target.fields) or any(below):
             self.trained[name] = target
             return True
@@ -50,24 +63,42 @@ class Retraining:
         fields = target.fields
         if training := _training(fields):
             given = int(getattr(training, "seed", 0))
-            fields = fields.model_copy(update={"training": training.model_copy(update={"seed": given + seed})})
+            fields = fields.model_copy(
+                update={"training": training.model_copy(update={"seed": given + seed})}
+            )
         found = []
         for node in target.step.nodes(replace(target, fields=fields), self._targets):
             own = part(target.name + node.name[len(target.name) :].replace(":", "."), seed)
             edges = tuple(self.edge(edge, seed, target.name) for edge in node.edges)
-            found.append(structs.replace(node, name=f"{self._owner}:{own}", target=self._owner, edges=edges, resources=target.resources))
+            found.append(
+                structs.replace(
+                    node,
+                    name=f"{self._owner}:{own}",
+                    target=self._owner,
+                    edges=edges,
+                    resources=target.resources,
+                )
+            )
         return found
 
     def edge(self, edge: Edge, seed: int, inside: str = "") -> Edge:
         """To the copy, where there is one; `inside` is the target that the edge belongs to."""
         if edge.part:
-            return structs.replace(edge, ref=Ref(self._owner), part=part(f"{inside}.{edge.part}", seed), field=())
+            return structs.replace(
+                edge, ref=Ref(self._owner), part=part(f"{inside}.{edge.part}", seed), field=()
+            )
         if source := self.trained.get(edge.ref.target):
-            output = edge.ref.output or (edge.output if edge.output in source.step.outputs(source.fields) else "")
-            return structs.replace(edge, ref=Ref(self._owner), part=part(source.name, seed), output=output, field=())
+            output = edge.ref.output or (
+                edge.output if edge.output in source.step.outputs(source.fields) else ""
+            )
+            return structs.replace(
+                edge, ref=Ref(self._owner), part=part(source.name, seed), output=output, field=()
+            )
         return structs.replace(edge, field=("models",))
 
 
 def _training(fields: Fields) -> Fields | None:
     training = getattr(fields, "training", None)
-    return training if isinstance(training, Fields) and not getattr(fields, "source", None) else None
+    return (
+        training if isinstance(training, Fields) and not getattr(fields, "source", None) else None
+    )

@@ -8,7 +8,10 @@ from olivebuild.checking import COMMANDS, NUMERICS, Cache
 from olivebuild.node import NAME
 from olivebuild.step import kinds, step_of
 
-RESOURCES: dict[str, Any] = {"type": "object", "additionalProperties": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]}}
+RESOURCES: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string"}]},
+}
 COMMON = {
     "matrix": {
         "description": "field -> values: one target, NAME-VALUE-VALUE, for each combination",
@@ -16,7 +19,8 @@ COMMON = {
         "minProperties": 1,
         "additionalProperties": {"type": "array", "minItems": 1},
     },
-    "resources": RESOURCES | {"description": "what the target takes, while it is made, of what is limited"},
+    "resources": RESOURCES
+    | {"description": "what the target takes, while it is made, of what is limited"},
 }
 
 
@@ -28,13 +32,20 @@ def recipe_schema() -> dict[str, Any]:
         assert step is not None
         schema = step.fields.model_json_schema(ref_template="#/$defs/{model}")
         definitions |= schema.pop("$defs", {})
-        schema["properties"] = {"kind": {"const": kind, "description": step.summary}} | schema["properties"] | COMMON
+        schema["properties"] = (
+            {"kind": {"const": kind, "description": step.summary}} | schema["properties"] | COMMON
+        )
         if required := schema.pop("required", []):
             # A matrix gives the fields of its axes.
             schema |= {"if": {"not": {"required": ["matrix"]}}, "then": {"required": required}}
         schema["required"] = ["kind"]
         definitions[kind] = schema
-        branches.append({"if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": {"$ref": f"#/$defs/{kind}"}})
+        branches.append(
+            {
+                "if": {"properties": {"kind": {"const": kind}}, "required": ["kind"]},
+                "then": {"$ref": f"#/$defs/{kind}"},
+            }
+        )
     definitions["target"] = {
         "type": "object",
         "required": ["kind"],
@@ -54,7 +65,8 @@ def recipe_schema() -> dict[str, Any]:
             "cache": Cache.model_json_schema(),
             "resources": RESOURCES | {"description": "how much there is of each named resource"},
             "numerics": {
-                "description": "strict: processor, threads and GPU are part of every key that they can change the result of",
+                "description": "strict: processor, threads and GPU are part of every key "
+                "that they can change the result of",
                 "enum": list(NUMERICS),
             },
             "targets": {

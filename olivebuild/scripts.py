@@ -1,6 +1,8 @@
-"""What the scripts of a command read, as their text tells: modules that lie in the folder, words that are files, variables. Runs nothing.
+"""What the scripts of a command read, as their text tells: modules that lie in the folder, words
+that are files, variables. Runs nothing.
 
-A module that a script imports, and that lies where Python would look for it first, counts like the script itself, and so do those that it imports.
+A module that a script imports, and that lies where Python would look for it first, counts like the
+script itself, and so do those that it imports.
 """
 
 from __future__ import annotations
@@ -26,17 +28,22 @@ LARGEST = 4 << 20
 MOST = 5000
 PYTHON, SHELL = (".py", ".pyw"), (".sh", ".bash", ".zsh", ".ksh")
 Memo = Callable[[Path, Callable[[Path, Count], str], str], str]
-"""What is computed from a file, path by path, remembered by its stat; the text tells what is computed."""
+"""What is computed from a file, path by path, remembered by its stat; the text tells what is
+computed.
+"""
 Facts = dict[str, Any]
 
 
 class Reading(msgspec.Struct):
-    """`modules` count; `looked` are folders in which another one may appear; `variables` are names and the files that mention them."""
+    """`modules` count; `looked` are folders in which another one may appear; `variables` are names
+    and the files that mention them.
+    """
 
     modules: list[Path] = []
     looked: set[Path] = set()
     told: list[tuple[str, str]] = []
-    """(what the script names, words): what is not known to be read, or where, and does not count."""
+    """(what the script names, words): what is not known to be read, or where, and does not count.
+    """
     variables: dict[str, str] = {}
 
 
@@ -46,7 +53,10 @@ def facts_of(path: Path, _count: Count) -> str:
         head = f.read(256)
         first = head.partition(b"\n")[0] if head.startswith(b"#!") else b""
         is_python = path.suffix in PYTHON or b"python" in first
-        if not (is_python or path.suffix in SHELL or b"sh" in first) or os.fstat(f.fileno()).st_size > LARGEST:
+        if (
+            not (is_python or path.suffix in SHELL or b"sh" in first)
+            or os.fstat(f.fileno()).st_size > LARGEST
+        ):
             return "{}"
         data = head + f.read()
     return json.dumps(of_python(data) if is_python else of_shell(data.decode("utf-8", "replace")))
@@ -68,10 +78,16 @@ def of_python(source: bytes | str) -> Facts:
         if isinstance(node, ast.Import):
             found["imports"] += [[0, alias.name, []] for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found["imports"].append([node.level, node.module or "", [alias.name for alias in node.names]])
+            found["imports"].append(
+                [node.level, node.module or "", [alias.name for alias in node.names]]
+            )
         elif isinstance(node, ast.Subscript) and _named(node.value) == "environ":
-            (written if isinstance(node.ctx, ast.Store) else found["variables"]).update(_texts([node.slice]))
-        elif isinstance(node, ast.Compare) and any(_named(c) == "environ" for c in node.comparators):
+            (written if isinstance(node.ctx, ast.Store) else found["variables"]).update(
+                _texts([node.slice])
+            )
+        elif isinstance(node, ast.Compare) and any(
+            _named(c) == "environ" for c in node.comparators
+        ):
             found["variables"].update(_texts([node.left]))
         elif isinstance(node, ast.Call):
             _call(node, found)
@@ -80,24 +96,41 @@ def of_python(source: bytes | str) -> Facts:
 
 
 def _call(node: ast.Call, found: Facts) -> None:
-    name, of = _named(node.func), _named(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+    name, of = (
+        _named(node.func),
+        _named(node.func.value) if isinstance(node.func, ast.Attribute) else "",
+    )
     if name == "getenv" or (of == "environ" and name in ("get", "pop", "setdefault")):
         found["variables"].update(_texts(node.args[:1]))
     elif name == "expandvars":
-        found["variables"].update(v for text in _texts(node.args[:1]) for v in environment.mentioned(text))
+        found["variables"].update(
+            v for text in _texts(node.args[:1]) for v in environment.mentioned(text)
+        )
     elif name in ("import_module", "__import__"):
-        found["imports"] += [[0, text, []] for text in _texts(node.args[:1]) if not text.startswith(".")]
+        found["imports"] += [
+            [0, text, []] for text in _texts(node.args[:1]) if not text.startswith(".")
+        ]
     elif name in ("insert", "append", "extend") and ast.unparse(node.func) == f"sys.path.{name}":
         found["alters"] = True
         found["path"] += [text for arg in node.args for text in _texts(ast.walk(arg))]
 
 
 def _named(node: ast.AST) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return (
+        node.attr
+        if isinstance(node, ast.Attribute)
+        else node.id
+        if isinstance(node, ast.Name)
+        else ""
+    )
 
 
 def _texts(nodes: Iterable[ast.AST]) -> list[str]:
-    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
 
 
 def look(folder: Path, program: Program, line: str, memo: Memo) -> Reading:
@@ -132,7 +165,12 @@ class Look:
         given = [*program.roots, *os.environ.get("PYTHONPATH", "").split(os.pathsep), *sys.path]
         prefixes = {Path(sys.prefix), Path(sys.base_prefix)}
         for path in dict.fromkeys(self.folder / text for text in given if text):
-            if self.folder in (path, *path.parents) and "site-packages" not in path.parts and not prefixes & {path, *path.parents} and path.is_dir():
+            if (
+                self.folder in (path, *path.parents)
+                and "site-packages" not in path.parts
+                and not prefixes & {path, *path.parents}
+                and path.is_dir()
+            ):
                 yield path
 
     def _facts(self, path: Path) -> Facts:
@@ -145,7 +183,9 @@ class Look:
             self.reading.variables.setdefault(name, source)
 
     def _shown(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix() if self.folder in path.parents else str(path)
+        return (
+            path.relative_to(self.folder).as_posix() if self.folder in path.parents else str(path)
+        )
 
     def _word(self, path: Path, word: str) -> None:
         if path.is_dir() and (path / "__main__.py").is_file():
@@ -179,7 +219,13 @@ class Look:
         self._alter(facts, path)
         for level, module, names in facts.get("imports", ()):
             parts = module.split(".") if module else []
-            places = [path.parents[level - 1]] if level and level <= len(path.parents) else [] if level else [root, *self.roots]
+            places = (
+                [path.parents[level - 1]]
+                if level and level <= len(path.parents)
+                else []
+                if level
+                else [root, *self.roots]
+            )
             for place in places:
                 self.reading.looked.add(place)
                 if level and not parts:
@@ -195,8 +241,15 @@ class Look:
         """A script that says where else modules are found, in words that can be read or not."""
         if not facts.get("alters"):
             return
-        places = [place for text in facts["path"] for base in (path.parent, self.folder) if text and (place := base / text).is_dir()]
-        self.roots += [place.resolve() for place in places if self.folder.resolve() in place.resolve().parents]
+        places = [
+            place
+            for text in facts["path"]
+            for base in (path.parent, self.folder)
+            if text and (place := base / text).is_dir()
+        ]
+        self.roots += [
+            place.resolve() for place in places if self.folder.resolve() in place.resolve().parents
+        ]
         if not places:
             self.reading.told.append((self._shown(path), ""))
 
@@ -212,7 +265,14 @@ class Look:
             package = folder / part
             if (package / "__init__.py").is_file():
                 self._add(package / "__init__.py", root)
-            elif file := next((f for suffix in (".py", *EXTENSION_SUFFIXES) if (f := folder / f"{part}{suffix}").is_file()), None):
+            elif file := next(
+                (
+                    f
+                    for suffix in (".py", *EXTENSION_SUFFIXES)
+                    if (f := folder / f"{part}{suffix}").is_file()
+                ),
+                None,
+            ):
                 self._add(file, root)
             elif not (package.is_dir() and any(package.iterdir())):
                 break

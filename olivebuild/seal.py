@@ -1,6 +1,8 @@
-"""A seal on what we remember of a recipe, so that a folder from elsewhere can't bring memories of its own that run commands.
+"""A seal on what we remember of a recipe, so that a folder from elsewhere can't bring memories of
+its own that run commands.
 
-The key is a random one of mode 0600 in the user's state folder: never in the cache, which others may share, nor in the recipe's folder.
+The key is a random one of mode 0600 in the user's state folder: never in the cache, which others
+may share, nor in the recipe's folder.
 Where there can be no key, nothing is believed, and recipes are read afresh.
 """
 
@@ -46,18 +48,25 @@ def _key() -> bytes:
 def _read(file: Path) -> bytes:
     """Empty for what is missing, torn, or open to others."""
     try:
-        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        handle = os.open(
+            file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        )
     except FileNotFoundError:
         return b""
     with open(handle, "rb") as f:
         about = os.fstat(handle)
-        ours = os.name != "posix" or (about.st_uid == os.geteuid() and not stat.S_IMODE(about.st_mode) & 0o077)
+        ours = os.name != "posix" or (
+            about.st_uid == os.geteuid() and not stat.S_IMODE(about.st_mode) & 0o077
+        )
         data = f.read(KEY_BYTES + 1)
     return data if ours and len(data) == KEY_BYTES else b""
 
 
 def _make(file: Path) -> bytes:
-    """Raises OSError. Of two that make it at once, the second to name it wins, and the first's seals are made anew."""
+    """Raises OSError.
+
+    Of two that make it at once, the second to name it wins, and the first's seals are made anew.
+    """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:

@@ -1,4 +1,6 @@
-"""The display of a build, made when there is something to show: what draws takes long to import, and the first step need not wait for it."""
+"""The display of a build, made when there is something to show: what draws takes long to import,
+and the first step need not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ def _lines() -> Lines:
 
 
 class Showing:
-    """A listener for as long as the build runs. What shows nothing by itself waits for what does."""
+    """A listener for as long as the build runs.
+
+    What shows nothing by itself waits for what does.
+    """
 
     def __init__(self) -> None:
         self._stack = ExitStack()

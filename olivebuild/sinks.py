@@ -1,4 +1,6 @@
-"""Passes the events of trainings on to programs that log them elsewhere (logbook.py). What such a program imports, or waits for, is its own matter.
+"""Passes the events of trainings on to programs that log them elsewhere (logbook.py).
+
+What such a program imports, or waits for, is its own matter.
 
 A training knows nothing of this; it is in no key, and a log that can't be written fails no build.
 """
@@ -36,7 +38,9 @@ class Place(Struct, frozen=True):
         kind, _, where = text.partition(":")
         if kind not in KINDS or not where:
             forms = " or ".join(f"{kind}: and {what}" for kind, (_, what) in KINDS.items())
-            raise RecipeError(f"{text!r} is no place to log to", where="--log-to", hint=f"write {forms}")
+            raise RecipeError(
+                f"{text!r} is no place to log to", where="--log-to", hint=f"write {forms}"
+            )
         if find_spec(kind) is None:
             fact = f"logging to {KINDS[kind][0]} needs the library {kind}, which is not installed"
             raise RecipeError(fact, where="--log-to", hint=f"pip install 'olivebuild[{kind}]'")
@@ -71,11 +75,20 @@ class Program(Struct):
             return f"it did not take everything within {PATIENCE:.0f} s; is it there?"
         self.errors.seek(0)
         said = self.errors.read().split("\n")
-        return next((line.strip()[:300] for line in reversed(said) if line.strip()), f"it ended with {code}") if code else ""
+        return (
+            next(
+                (line.strip()[:300] for line in reversed(said) if line.strip()),
+                f"it ended with {code}",
+            )
+            if code
+            else ""
+        )
 
 
 class Sinks(Struct):
-    """A context in which listeners are joined by the programs of the places named; started by the first figure of a training."""
+    """A context in which listeners are joined by the programs of the places named; started by the
+    first figure of a training.
+    """
 
     places: tuple[Place, ...]
     name: str
@@ -112,7 +125,11 @@ class Sinks(Struct):
         elif event.name == "metric":
             if node not in self._open:
                 self._open.add(node)
-                self._tell(self._starts.get(node, Event("started", {"node": node, "target": event.data.get("target")})))
+                self._tell(
+                    self._starts.get(
+                        node, Event("started", {"node": node, "target": event.data.get("target")})
+                    )
+                )
             self._tell(event)
         elif event.name in ENDS and node in self._open:
             self._open.remove(node)
@@ -125,10 +142,18 @@ class Sinks(Struct):
             self._programs[place].tell(event.to_json())
 
     def _start(self, place: Place) -> Program:
-        errors = self._files.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))  # noqa: SIM115
+        unread = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        errors = self._files.enter_context(unread)
         command = python("-m", "olivebuild.logbook", place.kind, place.where, self.name)
-        # In a session of its own: Ctrl-C is the build's, and this one still writes what it was told.
+        # In a session of its own: Ctrl-C is the build's, and this one still writes what it was
+        # told.
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True, encoding="utf-8", start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
         )
         return Program(process, errors)

@@ -1,4 +1,6 @@
-"""Files that are small by nature (a recipe, a configuration, a tokenizer) and come from anyone: a long one is not read, and no nesting ends us."""
+"""Files that are small by nature (a recipe, a configuration, a tokenizer) and come from anyone: a
+long one is not read, and no nesting ends us.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,26 @@ MOST = 256 << 20
 
 
 def special(mode: int) -> str:
-    """What a thing is called that is neither file nor folder, and may never end; empty for those two."""
+    """What a thing is called that is neither file nor folder, and may never end; empty for those
+    two.
+    """
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return ""
-    return "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    return (
+        "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    )
 
 
 def check_size(file: Path) -> None:
     """Raises InputError for a file that is too long for what its name says."""
     if kind := special(file.stat().st_mode):
-        raise InputError(f"{file.name} is {kind}, not a file", where=str(file), hint="is it what its name says?")
+        raise InputError(
+            f"{file.name} is {kind}, not a file", where=str(file), hint="is it what its name says?"
+        )
     if file.stat().st_size > MOST:
-        raise InputError(f"{file.name} {_long(file)}", where=str(file), hint="is it what its name says?")
+        raise InputError(
+            f"{file.name} {_long(file)}", where=str(file), hint="is it what its name says?"
+        )
 
 
 def read_bytes(file: Path) -> bytes:
@@ -60,4 +70,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _long(file: Path) -> str:
-    return f"has {file.stat().st_size >> 20} MiB, which is more than any such file needs ({MOST >> 20})"
+    return (
+        f"has {file.stat().st_size >> 20} MiB, which is more than any such file needs "
+        f"({MOST >> 20})"
+    )

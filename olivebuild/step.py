@@ -1,6 +1,8 @@
-"""What a step declares: its fields in the recipe, the inputs they name, and what it takes part in the key. Runs nothing.
+"""What a step declares: its fields in the recipe, the inputs they name, and what it takes part in
+the key. Runs nothing.
 
-A kind is a file in olivebuild/steps/ (or an entry point in the group `olivebuild.steps`) that holds `STEP`, an instance of a
+A kind is a file in olivebuild/steps/ (or an entry point in the group `olivebuild.steps`) that holds
+`STEP`, an instance of a
 subclass of `Step`. Its module imports nothing heavy; `run` does, in a worker process.
 """
 
@@ -25,10 +27,24 @@ if TYPE_CHECKING:
     from olivebuild.gates import Gate
     from olivebuild.job import Job
 
-__all__ = ["KINDS", "Edge", "Fields", "FileInput", "Node", "Ref", "Result", "Step", "Target", "kinds", "step_of"]
+__all__ = [
+    "KINDS",
+    "Edge",
+    "Fields",
+    "FileInput",
+    "Node",
+    "Ref",
+    "Result",
+    "Step",
+    "Target",
+    "kinds",
+    "step_of",
+]
 
 TRUST = ("trust", "trust_remote_code")
-"""Fields that let what a folder from elsewhere names load code; the second is transformers' own word for a model's."""
+"""Fields that let what a folder from elsewhere names load code; the second is transformers' own
+word for a model's.
+"""
 KINDS = ("model", "dataset", "adapter", "merged", "onnx", "benchmark", "choice", "command")
 
 
@@ -44,12 +60,18 @@ class Target:
 
 
 class Step(ABC):
-    """One kind of artifact. Raise `version` whenever the same inputs would give other bytes, and say in `changes` what differs."""
+    """One kind of artifact.
+
+    Raise `version` whenever the same inputs would give other bytes, and say in `changes` what
+    differs.
+    """
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     changes: ClassVar[Mapping[int, str]] = {}
-    """What each version does differently from the one before it, for `why`: version -> a sentence without its full stop."""
+    """What each version does differently from the one before it, for `why`: version -> a sentence
+    without its full stop.
+    """
     fields: ClassVar[type[Fields]]
     summary: ClassVar[str] = ""
     lazy: ClassVar[bool] = False
@@ -59,14 +81,19 @@ class Step(ABC):
     gpu: ClassVar[bool] = False
     """Takes a GPU where there is one."""
     ahead: ClassVar[tuple[str, ...]] = ()
-    """Modules that `run` imports, all but torch and its like: a worker that waits for such a step can import them meanwhile."""
+    """Modules that `run` imports, all but torch and its like: a worker that waits for such a step
+    can import them meanwhile.
+    """
     runner: ClassVar[str] = ""
-    """The module whose `run(job)` makes the artifact without this class and a model of the fields: a worker then imports neither."""
+    """The module whose `run(job)` makes the artifact without this class and a model of the fields:
+    a worker then imports neither.
+    """
     machine: ClassVar[bool] = False
     """The result belongs to this machine: processor, cores, memory and GPU enter the key."""
 
     floating: ClassVar[bool] = False
-    """Computes with floating-point numbers, whose last bits depend on the machine; see numerics.py."""
+    """Computes with floating-point numbers, whose last bits depend on the machine; see numerics.py.
+    """
 
     def takes_gpu(self, fields: Any) -> bool:
         return self.gpu
@@ -76,11 +103,15 @@ class Step(ABC):
         return self.floating
 
     def shares_process(self, fields: Any) -> bool:
-        """Needs no GPU and leaves nothing behind: may run in a process that ran another, which saves the start."""
+        """Needs no GPU and leaves nothing behind: may run in a process that ran another, which
+        saves the start.
+        """
         return False
 
     def template(self, fields: Any) -> str:
-        """ "rendered" where rows become text by the model's chat template, "published" where the artifact has the template in it."""
+        """ "rendered" where rows become text by the model's chat template, "published" where the
+        artifact has the template in it.
+        """
         return ""
 
     def outputs(self, fields: Fields) -> Mapping[str, str]:
@@ -102,7 +133,9 @@ class Step(ABC):
         return None
 
     def version_of(self, fields: Any) -> int:
-        """The version for a target with these fields: an older one where what changed is not about them."""
+        """The version for a target with these fields: an older one where what changed is not about
+        them.
+        """
         return self.version
 
     def libraries(self, fields: Any) -> tuple[str, ...]:
@@ -118,13 +151,19 @@ class Step(ABC):
         return None
 
     def parameters(self, fields: Fields) -> dict[str, object]:
-        """What the recipe says and can change the bytes; edges, files and the source are parts of their own."""
+        """What the recipe says and can change the bytes; edges, files and the source are parts of
+        their own.
+        """
         edges = {e.field[0] for e in self.edges(fields) if e.field}
         files = {f.field[0] for f in self.files(fields) if f.field}
-        return fields.model_dump(mode="json", exclude={str(name) for name in edges | files} | {"source"})
+        return fields.model_dump(
+            mode="json", exclude={str(name) for name in edges | files} | {"source"}
+        )
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
-        """The nodes that make the target, the last one being the target itself; `targets` are all of the recipe."""
+        """The nodes that make the target, the last one being the target itself; `targets` are all
+        of the recipe.
+        """
         return [self.node(target.name, target.name, target.fields, self.edges(target.fields))]
 
     def node(self, name: str, target: str, fields: Fields, edges: Iterable[Edge]) -> Node:
@@ -165,7 +204,10 @@ class Step(ABC):
 
     @abstractmethod
     def run(self, job: Job) -> None:
-        """Make the artifact in `job.out`. Runs in a worker process; raises BuildError for what the user can mend."""
+        """Make the artifact in `job.out`.
+
+        Runs in a worker process; raises BuildError for what the user can mend.
+        """
 
 
 def entry_points(*, group: str, name: str = "") -> list[EntryPoint]:
@@ -194,5 +236,8 @@ def step_of(kind: str) -> Step | None:
 
 @cache
 def kinds() -> tuple[str, ...]:
-    """The kinds that a recipe may name, ours first. Looking for other packages' kinds reads the metadata of all."""
+    """The kinds that a recipe may name, ours first.
+
+    Looking for other packages' kinds reads the metadata of all.
+    """
     return (*KINDS, *sorted(e.name for e in entry_points(group="olivebuild.steps")))

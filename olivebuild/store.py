@@ -1,6 +1,8 @@
-"""The store: immutable blobs named by their digest, and folders as manifests of blobs (manifest.py). Knows nothing of recipes.
+"""The store: immutable blobs named by their digest, and folders as manifests of blobs
+(manifest.py). Knows nothing of recipes.
 
-Blobs come first and are complete when their name appears: written beside, hashed, synced, renamed. Reading verifies: a restore
+Blobs come first and are complete when their name appears: written beside, hashed, synced, renamed.
+Reading verifies: a restore
 hashes while it copies, and what is damaged goes to quarantine.
 """
 
@@ -43,7 +45,9 @@ class Store:
         except OSError as e:
             hint = "set OLIVEBUILD_CACHE to a folder that you may write"
             if not folders[0].is_dir():
-                raise StoreError(f"the cache can't be made: {e.strerror}", where=str(root), hint=hint) from None
+                raise StoreError(
+                    f"the cache can't be made: {e.strerror}", where=str(root), hint=hint
+                ) from None
         trees.check(root, *(root / name for name in {*FOLDERS, *WRITTEN, "checkpoints", "derived"}))
         modes.check_readable(folders)
         modes.check_readable(modes.folders_in(folders[0]))
@@ -52,8 +56,13 @@ class Store:
     def check_writable(self, purpose: str) -> None:
         """Raises StoreError where the cache serves to restore from only."""
         if self.read_only:
-            hint = "what the cache holds can be restored; for more, set OLIVEBUILD_CACHE to a folder that you may write"
-            raise StoreError(f"the cache is read-only, and {purpose}", where=str(self.root), hint=hint)
+            hint = (
+                "what the cache holds can be restored; for more, set OLIVEBUILD_CACHE to a folder "
+                "that you may write"
+            )
+            raise StoreError(
+                f"the cache is read-only, and {purpose}", where=str(self.root), hint=hint
+            )
 
     def path(self, blob: str) -> Path:
         return self.root / "blobs" / blob[:2] / blob
@@ -81,12 +90,16 @@ class Store:
                 yield
 
     def touch(self, path: Path) -> None:
-        """Say that a file is in use; to the hour, so that whoever goes by its stat is not disturbed for nothing. Raises OSError."""
+        """Say that a file is in use; to the hour, so that whoever goes by its stat is not disturbed
+        for nothing. Raises OSError.
+        """
         if time.time() - path.stat().st_mtime > HOUR:
             os.utime(path)
 
     def checkpoint(self, key: str) -> Path:
-        """Where the state of a training is kept until its result is stored; outlives its scratch folder."""
+        """Where the state of a training is kept until its result is stored; outlives its scratch
+        folder.
+        """
         return self.root / "checkpoints" / f"{key}.safetensors"
 
     def scratch(self, name: str) -> Path:
@@ -110,17 +123,30 @@ class Store:
         return self.put_bytes(manifest.to_json().encode())
 
     def put_folder(self, folder: Path, scratch: Path | None = None) -> tuple[Manifest, str]:
-        """Store a folder that nobody else writes to; (manifest, the manifest's blob). Raises StepError on links and odd files."""
+        """Store a folder that nobody else writes to; (manifest, the manifest's blob).
+
+        Raises StepError on links and odd files.
+        """
         found = {path.relative_to(folder).as_posix(): path for path in digest.files_below(folder)}
         if odd := next((name for name in found if not names.is_text(name)), None):
-            raise StepError(f"the name of the output {odd!r} is not UTF-8 text", hint="give the file another name")
-        manifest = Manifest(tuple(self.put_file(path, name, scratch) for name, path in found.items()))
+            raise StepError(
+                f"the name of the output {odd!r} is not UTF-8 text",
+                hint="give the file another name",
+            )
+        manifest = Manifest(
+            tuple(self.put_file(path, name, scratch) for name, path in found.items())
+        )
         return manifest, self.put_manifest(manifest)
 
-    def put_file(self, path: Path, name: str, scratch: Path | None = None, *, sync: bool = True) -> Entry:
+    def put_file(
+        self, path: Path, name: str, scratch: Path | None = None, *, sync: bool = True
+    ) -> Entry:
         mode = path.lstat()
         if not stat.S_ISREG(mode.st_mode):
-            raise StepError(f"the output {name} is a link or a special file", hint="copy the file's content into the output")
+            raise StepError(
+                f"the output {name} is a link or a special file",
+                hint="copy the file's content into the output",
+            )
         runs: list[tuple[str, int]] = []
         with open(path, "rb") as f, self.batch(scratch, sync=sync) as batch:
             for size in _runs(path, mode.st_size):
@@ -130,15 +156,21 @@ class Store:
                     blob.write(chunk)
                     left -= len(chunk)
                 if left:
-                    raise StepError(f"the output {name} changed while it was stored", hint="does the step leave a process behind that still writes?")
+                    raise StepError(
+                        f"the output {name} changed while it was stored",
+                        hint="does the step leave a process behind that still writes?",
+                    )
                 runs.append((blob.done(), size))
         return Entry.of_runs(name, runs, executable=modes.is_executable(path, mode.st_mode))
 
     def batch(self, scratch: Path | None = None, *, sync: bool = True) -> Batch:
-        """Blobs written a piece at a time; all are there, and safe from a power cut, when the batch ends.
+        """Blobs written a piece at a time; all are there, and safe from a power cut, when the batch
+        ends.
 
-        `scratch`: a folder on the store's file system for what is not whole yet. Without `sync`, a power cut may take some of them, or leave
-        them damaged, which is found when they are read: for what is computed again in less time than syncing takes.
+        `scratch`: a folder on the store's file system for what is not whole yet. Without `sync`, a
+        power cut may take some of them, or leave
+        them damaged, which is found when they are read: for what is computed again in less time
+        than syncing takes.
         """
         return Batch(self, scratch or self.root / "tmp", sync=sync)
 
@@ -182,7 +214,8 @@ class Store:
         return data
 
     def missing(self, manifest: Manifest, *, computed: bool = False) -> Damaged | None:
-        """The first blob that is not there in its full size; its bytes are looked at when they are used.
+        """The first blob that is not there in its full size; its bytes are looked at when they are
+        used.
 
         With `computed`, what can be computed counts as there if what it is computed from is.
         """
@@ -211,11 +244,20 @@ class Store:
         return None
 
     def held(self, manifest: Manifest) -> dict[str, int]:
-        """The blobs of a manifest that take room in the store, with their sizes: not what is lent or computed."""
-        return {blob: size for entry in manifest.files for blob, size in entry.runs() if self.path(blob).exists()}
+        """The blobs of a manifest that take room in the store, with their sizes: not what is lent
+        or computed.
+        """
+        return {
+            blob: size
+            for entry in manifest.files
+            for blob, size in entry.runs()
+            if self.path(blob).exists()
+        }
 
     def find(self, blob: str, size: int, base: str = "") -> Place:
-        """Where a blob's bytes lie: in the store, or, if not there, in the model folder that lends them."""
+        """Where a blob's bytes lie: in the store, or, if not there, in the model folder that lends
+        them.
+        """
         path = self.path(blob)
         if base and not path.exists():
             lent = self.lent(base).get(blob)
@@ -224,14 +266,19 @@ class Store:
         return Place(path, 0, size)
 
     def lent(self, base: str) -> dict[str, Place]:
-        """digest -> where it lies in the folder of the model `base`; empty when the folder is not as it was."""
-        # A worker may find the folder at another place meanwhile, so that nothing is not the last word.
+        """digest -> where it lies in the folder of the model `base`; empty when the folder is not
+        as it was.
+        """
+        # A worker may find the folder at another place meanwhile, so that nothing is not the last
+        # word.
         if not self._lent.get(base):
             self._lent[base] = places.lenders(self.root, base)
         return self._lent[base]
 
     def restore(self, manifest: Manifest, folder: Path, *, sync: bool = False) -> None:
-        """Write the files into `folder`, hashing while they are copied. Raises Damaged, after moving all bad blobs to quarantine.
+        """Write the files into `folder`, hashing while they are copied.
+
+        Raises Damaged, after moving all bad blobs to quarantine.
 
         `sync`: return when they are safe from a power cut.
         """
@@ -241,7 +288,10 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "wb", opener=digest.opener(self._mode_of(entry, manifest.base))) as out:
                 offsets = accumulate((size for _, size in entry.runs()), initial=0)
-                pieces = [(out.fileno(), manifest.base, blob, size, at) for (blob, size), at in zip(entry.runs(), offsets, strict=False)]
+                pieces = [
+                    (out.fileno(), manifest.base, blob, size, at)
+                    for (blob, size), at in zip(entry.runs(), offsets, strict=False)
+                ]
                 # One build must be enough to find them all.
                 faults += [fault for fault in digest.in_threads(self._copy, pieces) if fault]
                 if sync and not faults:
@@ -260,7 +310,10 @@ class Store:
         return mode
 
     def _copy(self, out: int, base: str, blob: str, size: int, at: int) -> Damaged | None:
-        """Copy a blob to the offset `at` of a file; what is wrong with it. Positioned writes: several threads share the file."""
+        """Copy a blob to the offset `at` of a file; what is wrong with it.
+
+        Positioned writes: several threads share the file.
+        """
         place = self.find(blob, size, base)
         hasher = digest.hasher()
         try:
@@ -271,7 +324,9 @@ class Store:
             return Damaged(blob, "is missing")
         try:
             done = 0
-            while done < size and (chunk := pread(source, min(size - done, digest.CHUNK), place.offset + done)):
+            while done < size and (
+                chunk := pread(source, min(size - done, digest.CHUNK), place.offset + done)
+            ):
                 hasher.update(chunk)
                 pwrite(out, chunk, at + done)
                 done += len(chunk)
@@ -287,7 +342,10 @@ class Store:
         return [path for path in sorted((self.root / "blobs").glob("??/*")) if len(path.name) == 32]
 
     def quarantine(self, blob: str) -> None:
-        """Out of the way, but kept: it may be evidence of a failing disk. Where it can't be moved, it is known to be bad."""
+        """Out of the way, but kept: it may be evidence of a failing disk.
+
+        Where it can't be moved, it is known to be bad.
+        """
         try:
             os.replace(self.path(blob), self.root / "quarantine" / blob)
         except FileNotFoundError:
@@ -301,7 +359,9 @@ class Store:
 
 
 def _runs(path: Path, size: int) -> list[int]:
-    """The sizes of a file's blobs: header and tensors of safetensors one by one, of other files their segments."""
+    """The sizes of a file's blobs: header and tensors of safetensors one by one, of other files
+    their segments.
+    """
     if path.suffix == ".safetensors":
         found = tensors.tensors_of(path)
         header = found[0].start if found else size
@@ -310,5 +370,8 @@ def _runs(path: Path, size: int) -> list[int]:
 
 
 def plain(blob: Path, count: digest.Count = digest.nobody) -> str:
-    """The digest that a blob is named by: a tensor's may be longer than a segment. Raises OSError."""
+    """The digest that a blob is named by: a tensor's may be longer than a segment.
+
+    Raises OSError.
+    """
     return digest.of_range(blob, 0, None, count)[0]

@@ -1,4 +1,6 @@
-"""Standard streams as they are found: closed, of another encoding than UTF-8, a terminal that text from files could steer."""
+"""Standard streams as they are found: closed, of another encoding than UTF-8, a terminal that text
+from files could steer.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,13 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 ESCAPE = "olivebuild.escape"
-_MARKS = "\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0001-\U000e007f"
-"""Control characters but for tab, ESC and ends of lines; marks and overrides of direction; tags that are not seen."""
+_MARKS = (
+    "\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f"
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0001-\U000e007f"
+)
+"""Control characters but for tab, ESC and ends of lines; marks and overrides of direction; tags
+that are not seen.
+"""
 _STEERS = re.compile(rf"[{_MARKS}]|\x1b(?!\[[0-9;?]*[A-Za-z])")
 """With ESC begin colours, and what draws rows again; nothing else of ours."""
 _ODD = re.compile(f"[{_MARKS}\x1b\ufffe\uffff]")
@@ -29,16 +36,27 @@ def escaped(character: str) -> str:
 
 def harmless(text: str) -> str:
     """Without what steers a terminal, but for what draws our own lines."""
-    return text if text.isascii() and text.isprintable() else _STEERS.sub(lambda found: escaped(found[0]), text)
+    return (
+        text
+        if text.isascii() and text.isprintable()
+        else _STEERS.sub(lambda found: escaped(found[0]), text)
+    )
 
 
 def plain(text: str) -> str:
     """Without any character that steers what shows it, or that a document may not hold."""
-    return text if text.isascii() and text.isprintable() else _ODD.sub(lambda found: escaped(found[0]), text)
+    return (
+        text
+        if text.isascii() and text.isprintable()
+        else _ODD.sub(lambda found: escaped(found[0]), text)
+    )
 
 
 class Output:
-    """A standard stream. On a terminal, what colours and draws passes; what can't come from us is shown as an escape."""
+    """A standard stream.
+
+    On a terminal, what colours and draws passes; what can't come from us is shown as an escape.
+    """
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream, self._name = stream, name
@@ -64,7 +82,11 @@ class Output:
     @property
     def encoding(self) -> str:
         # click takes ASCII for a mistake, and would write UTF-8 past us.
-        return "latin-1" if codecs.lookup(self._stream.encoding).name == "ascii" else self._stream.encoding
+        return (
+            "latin-1"
+            if codecs.lookup(self._stream.encoding).name == "ascii"
+            else self._stream.encoding
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -77,7 +99,8 @@ def fit() -> None:
         stream: Any = getattr(sys, name)
         if not hasattr(stream, "reconfigure"):
             continue
-        # What an answer from memory has left in it may not find a way out; that is told when it is printed anew.
+        # What an answer from memory has left in it may not find a way out; that is told when it is
+        # printed anew.
         with contextlib.suppress(OSError):
             stream.reconfigure(errors=ESCAPE)
             if sys.flags.utf8_mode and stream.isatty() and (own := _of_locale()):
@@ -86,7 +109,9 @@ def fit() -> None:
 
 
 def reopen() -> None:
-    """Put nothing in the place of a closed stream: a file that is opened later would get its number, and what is printed."""
+    """Put nothing in the place of a closed stream: a file that is opened later would get its
+    number, and what is printed.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             nothing = os.open(os.devnull, os.O_RDWR)

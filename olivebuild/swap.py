@@ -1,6 +1,7 @@
 """Put a new folder where another stands, so that readers see the old one or the new one, whole.
 
-Linux swaps the two names in one call (renameat2 with RENAME_EXCHANGE). Elsewhere the old folder is renamed aside first, and a
+Linux swaps the two names in one call (renameat2 with RENAME_EXCHANGE). Elsewhere the old folder is
+renamed aside first, and a
 journal lets the next build finish what a crash interrupted.
 """
 
@@ -19,12 +20,17 @@ from olivebuild.errors import StoreError
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 PATIENCE_SECONDS = 5.0
-"""How long to wait for those who read a folder that is to be replaced, where the system lets nobody move it meanwhile."""
+"""How long to wait for those who read a folder that is to be replaced, where the system lets nobody
+move it meanwhile.
+"""
 _move = os.rename
 
 
 def replace_folder(new: Path, place: Path, aside: Path) -> None:
-    """Move `new` to `place`; what stood there is deleted. `aside` is a free name on the same file system."""
+    """Move `new` to `place`; what stood there is deleted.
+
+    `aside` is a free name on the same file system.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     if not os.path.lexists(place):
         os.rename(new, place)
@@ -42,7 +48,10 @@ def replace_folder(new: Path, place: Path, aside: Path) -> None:
 
 
 def _rename(old: Path, new: Path, place: Path) -> None:
-    """Windows refuses while somebody has a file of the folder open. Raises StoreError if that does not end soon."""
+    """Windows refuses while somebody has a file of the folder open.
+
+    Raises StoreError if that does not end soon.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -50,13 +59,20 @@ def _rename(old: Path, new: Path, place: Path) -> None:
             return
         except PermissionError:
             if time.monotonic() > deadline:
-                hint = "close what reads it, and build again: the result is in the cache and no step runs"
-                raise StoreError("another program has a file open in this folder", where=str(place), hint=hint) from None
+                hint = (
+                    "close what reads it, and build again: the result is in the cache and no "
+                    "step runs"
+                )
+                raise StoreError(
+                    "another program has a file open in this folder", where=str(place), hint=hint
+                ) from None
         time.sleep(0.05)
 
 
 def finish(folder: Path, asides: Path) -> None:
-    """After a crash between the two renames: put the folder that was renamed aside back, or delete it."""
+    """After a crash between the two renames: put the folder that was renamed aside back, or delete
+    it.
+    """
     for aside in asides.glob("*.aside"):
         place = folder / aside.name.removesuffix(".aside")
         if os.path.lexists(place):

@@ -1,4 +1,6 @@
-"""The process that holds a model for `chat` and `predict`, seen from the parent, which imports nothing heavy."""
+"""The process that holds a model for `chat` and `predict`, seen from the parent, which imports
+nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ class Refused(InputError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of which model. `forms` are data sets' templates (name, format, text); `rows` is a file, empty for a chat."""
+    """What is asked of which model.
+
+    `forms` are data sets' templates (name, format, text); `rows` is a file, empty for a chat.
+    """
 
     target: str
     folder: str
@@ -52,7 +57,11 @@ class Talker:
         """An answer is under way."""
 
     def __enter__(self) -> Talker:
-        command = python("-m", "olivebuild.steps._talk", json.dumps(asdict(self._settings) | {"log": str(self._log)}))
+        command = python(
+            "-m",
+            "olivebuild.steps._talk",
+            json.dumps(asdict(self._settings) | {"log": str(self._log)}),
+        )
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
         with open(self._log, "wb") as stderr:
             self._child = subprocess.Popen(
@@ -124,7 +133,10 @@ class Talker:
         target = self._settings.target
         if event is None:
             self._events.put(None)
-            raise StepError(f"the process that holds {target} ended", hint=f"{self._log} has the whole story; perhaps there was too little memory")
+            raise StepError(
+                f"the process that holds {target} ended",
+                hint=f"{self._log} has the whole story; perhaps there was too little memory",
+            )
         if event["event"] == "error":
             raise BuildError.from_json(event, target)
         return event

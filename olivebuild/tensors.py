@@ -1,6 +1,8 @@
-"""Where the tensors lie in a safetensors file, which files make a model, and its digest: without torch, from the header's JSON.
+"""Where the tensors lie in a safetensors file, which files make a model, and its digest: without
+torch, from the header's JSON.
 
-Format: https://github.com/huggingface/safetensors#format (8 bytes little-endian header length, JSON header, tensor bytes).
+Format: https://github.com/huggingface/safetensors#format (8 bytes little-endian header length, JSON
+header, tensor bytes).
 """
 
 from __future__ import annotations
@@ -21,18 +23,26 @@ from olivebuild.small_files import check_size, parse_json, read_json
 
 HEADER_LIMIT = 100 << 20
 READ_FILES = (
-    "config.json", "generation_config.json", "chat_template*", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "vocab.*", "merges.txt", "*.model", "*.tiktoken", "*preprocessor_config.json", "processor_config.json", "audio_tokenizer_config.json",
-    "config.*.json", "additional_chat_templates/*.jinja", "tekken.json", "bpe.codes", "dict.txt", "emoji.json", "byte_maps.json",
+    "config.json", "generation_config.json", "chat_template*", "tokenizer*",
+    "special_tokens_map.json", "added_tokens.json",
+    "vocab.*", "merges.txt", "*.model", "*.tiktoken", "*preprocessor_config.json",
+    "processor_config.json", "audio_tokenizer_config.json",
+    "config.*.json", "additional_chat_templates/*.jinja", "tekken.json", "bpe.codes", "dict.txt",
+    "emoji.json", "byte_maps.json",
     "normalizer.json", "*_vocab.json", "vocab-*.json", "word_*.json", "prophetnet.tokenizer",
 )  # fmt: skip
-"""What transformers' configurations, tokenizers, processors and generation read beside the weights; one folder deep at most."""
+"""What transformers' configurations, tokenizers, processors and generation read beside the weights;
+one folder deep at most.
+"""
 CODE_FILES = ("*.py", "custom_generate/*")
 FOLDERS = ("additional_chat_templates", "custom_generate")
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NAMED_IN_CONFIG = "transformers_weights"
-RANK_FILE = "shard-[0-9][0-9][0-9][0-9][0-9]-model-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].safetensors"
-"""What a training with several ranks leaves: transformers would load it in place of the model's own files."""
+_FIVE_DIGITS = "[0-9]" * 5
+RANK_FILE = f"shard-{_FIVE_DIGITS}-model-{_FIVE_DIGITS}-of-{_FIVE_DIGITS}.safetensors"
+"""What a training with several ranks leaves: transformers would load it in place of the model's own
+files.
+"""
 
 
 COMPLETE = "is the download complete?"
@@ -41,7 +51,9 @@ Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Tensor(Struct, frozen=True):
-    """One tensor in a file: `dtype` as safetensors writes it (BF16, F32 ...), byte range [start, end) from the file's start."""
+    """One tensor in a file: `dtype` as safetensors writes it (BF16, F32 ...), byte range [start,
+    end) from the file's start.
+    """
 
     name: str
     dtype: str
@@ -57,22 +69,32 @@ class _Entry(Struct, frozen=True):
 
 
 def tensors_of(path: Path) -> list[Tensor]:
-    """The tensors of a safetensors file in the order of their bytes. Raises InputError on a malformed file."""
+    """The tensors of a safetensors file in the order of their bytes.
+
+    Raises InputError on a malformed file.
+    """
     size = path.stat().st_size
     with opening.open_file(path) as f:
         head = f.read(8)
         length = int.from_bytes(head, "little")
         try:
-            return parse_header(head + f.read(length if length <= min(HEADER_LIMIT, size) else 0), size, str(path))
+            return parse_header(
+                head + f.read(length if length <= min(HEADER_LIMIT, size) else 0), size, str(path)
+            )
         except InputError:
             f.seek(0)
             if found := mistaken.weights_like(f.read(mistaken.BEGINNING)):
-                raise InputError(f"not a safetensors file: {found[0]}", where=str(path), hint=found[1]) from None
+                raise InputError(
+                    f"not a safetensors file: {found[0]}", where=str(path), hint=found[1]
+                ) from None
             raise
 
 
 def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
-    """The tensors that a header (its length included) tells of, in a file of `size` bytes. Raises InputError."""
+    """The tensors that a header (its length included) tells of, in a file of `size` bytes.
+
+    Raises InputError.
+    """
     hint = COMPLETE
     try:
         (length,) = struct.unpack("<Q", header[:8])
@@ -80,17 +102,23 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
             raise ValueError("the header is longer than the file")
         data = parse_json(header[8 : 8 + length])
         base = 8 + length
-        found = [_tensor(name, entry, base) for name, entry in data.items() if name != "__metadata__"]
+        found = [
+            _tensor(name, entry, base) for name, entry in data.items() if name != "__metadata__"
+        ]
     except (ValueError, AttributeError, struct.error) as e:
         raise InputError(f"not a safetensors file: {e}", where=where, hint=hint) from None
     found.sort(key=lambda t: (t.start, t.end))
     position = base
     for tensor in found:
         if tensor.start != position or tensor.end < tensor.start:
-            raise InputError(f"tensor {tensor.name} does not follow the one before it", where=where, hint=hint)
+            raise InputError(
+                f"tensor {tensor.name} does not follow the one before it", where=where, hint=hint
+            )
         position = tensor.end
     if position != size:
-        raise InputError(f"the header tells of {position} bytes, the file has {size}", where=where, hint=hint)
+        raise InputError(
+            f"the header tells of {position} bytes, the file has {size}", where=where, hint=hint
+        )
     return found
 
 
@@ -101,17 +129,30 @@ def _tensor(name: str, value: object, base: int) -> Tensor:
         raise ValueError(f"{name}: {e}") from None
     # Raises ValueError for half a surrogate pair, which JSON can write and nothing can hash.
     (name + entry.dtype).encode()
-    return Tensor(name, entry.dtype, entry.shape, base + entry.data_offsets[0], base + entry.data_offsets[1])
+    return Tensor(
+        name, entry.dtype, entry.shape, base + entry.data_offsets[0], base + entry.data_offsets[1]
+    )
 
 
 def digests_of(path: Path, count: digest.Count = digest.nobody) -> list[tuple[Tensor, str]]:
     """The tensors of a file, each with the digest of its bytes; several are hashed at once."""
     found = tensors_of(path)
-    return list(zip(found, digest.in_threads(lambda t: digest.of_range(path, t.start, t.end - t.start, count)[0], zip(found)), strict=True))
+    return list(
+        zip(
+            found,
+            digest.in_threads(
+                lambda t: digest.of_range(path, t.start, t.end - t.start, count)[0], zip(found)
+            ),
+            strict=True,
+        )
+    )
 
 
 def sum_of(facts: Iterable[object]) -> str:
-    """The sum modulo 2**128 of one hash a fact. It does not depend on order: any sharding of the same tensors adds up to the same."""
+    """The sum modulo 2**128 of one hash a fact.
+
+    It does not depend on order: any sharding of the same tensors adds up to the same.
+    """
     return f"{sum(int(digest.of_json(fact), 16) for fact in facts) % (1 << 128):032x}"
 
 
@@ -121,21 +162,29 @@ def sum_of_tensors(path: Path, count: digest.Count = digest.nobody) -> str:
 
 
 class WeightFiles(Struct, frozen=True):
-    """The files that hold a model's tensors, in the order in which they are loaded, and the index that names them ("" without one)."""
+    """The files that hold a model's tensors, in the order in which they are loaded, and the index
+    that names them ("" without one).
+    """
 
     names: tuple[str, ...]
     index: str = ""
 
 
 def weight_files(folder: Path) -> WeightFiles:
-    """Which weights transformers would load from a folder: what config.json names, else model.safetensors, else what the index names.
+    """Which weights transformers would load from a folder: what config.json names, else
+    model.safetensors, else what the index names.
 
-    As `_get_resolved_checkpoint_files` of transformers/modeling_utils.py. Raises InputError where it would load none or other ones.
+    As `_get_resolved_checkpoint_files` of transformers/modeling_utils.py. Raises InputError where
+    it would load none or other ones.
     """
     names = {p.name for p in folder.iterdir() if p.is_file()}
     for name in {WHOLE, INDEX} - names:
         if os.path.lexists(folder / name):
-            fact = f"{name} links to what is not there" if (folder / name).is_symlink() else f"{name} is not a file"
+            fact = (
+                f"{name} links to what is not there"
+                if (folder / name).is_symlink()
+                else f"{name} is not a file"
+            )
             raise InputError(fact, where=str(folder), hint=COMPLETE)
     chosen = chosen_of(names, folder)
     if chosen.endswith(".index.json"):
@@ -144,16 +193,32 @@ def weight_files(folder: Path) -> WeightFiles:
 
 
 def chosen_of(names: Collection[str], folder: Path) -> str:
-    """The weight file, or the index, of a model folder that has (or will have) files of these names. Raises InputError."""
+    """The weight file, or the index, of a model folder that has (or will have) files of these
+    names. Raises InputError.
+    """
     if odd := sorted(name for name in names if fnmatch(name, RANK_FILE)):
         hint = "move it elsewhere: transformers would load it in place of the model"
-        raise InputError(f"{odd[0]} is the state of a training with several ranks", where=str(folder), hint=hint)
+        raise InputError(
+            f"{odd[0]} is the state of a training with several ranks", where=str(folder), hint=hint
+        )
     if named := _config(folder).get(NAMED_IN_CONFIG):
-        if not isinstance(named, str) or not named.endswith((".safetensors", ".safetensors.index.json")) or not _is_inside(named):
-            hint = f"a .safetensors file, or an index, of this folder; or leave {NAMED_IN_CONFIG} out"
-            raise InputError(f"{NAMED_IN_CONFIG} is {named!r}", where=str(folder / "config.json"), hint=hint)
+        if (
+            not isinstance(named, str)
+            or not named.endswith((".safetensors", ".safetensors.index.json"))
+            or not _is_inside(named)
+        ):
+            hint = (
+                f"a .safetensors file, or an index, of this folder; or leave {NAMED_IN_CONFIG} out"
+            )
+            raise InputError(
+                f"{NAMED_IN_CONFIG} is {named!r}", where=str(folder / "config.json"), hint=hint
+            )
         if named not in names:
-            raise InputError(f"{named} is missing", where=str(folder / "config.json"), hint=f"{NAMED_IN_CONFIG} names it: is the download complete?")
+            raise InputError(
+                f"{named} is missing",
+                where=str(folder / "config.json"),
+                hint=f"{NAMED_IN_CONFIG} names it: is the download complete?",
+            )
         return named
     for name in (WHOLE, INDEX):
         if name in names:
@@ -176,22 +241,35 @@ def _is_inside(name: str) -> bool:
 
 
 def files_of_index(folder: Path, index: str, names: Collection[str]) -> dict[str, str]:
-    """What an index says: tensor -> weight file, each of which is one of `names`. Raises InputError."""
+    """What an index says: tensor -> weight file, each of which is one of `names`.
+
+    Raises InputError.
+    """
     where = str(folder / index)
     try:
         found = read_json(folder / index)
         entries = dict(found["weight_map"])
-        if not isinstance(found["metadata"], dict) or not entries or not all(isinstance(name, str) for name in entries.values()):
+        if (
+            not isinstance(found["metadata"], dict)
+            or not entries
+            or not all(isinstance(name, str) for name in entries.values())
+        ):
             raise ValueError("no map from tensors to files")
     except (OSError, ValueError, KeyError, TypeError) as e:
         said = f"{e} is missing" if isinstance(e, KeyError) else str(e)
         raise InputError(f"not an index of weights: {said}", where=where, hint=COMPLETE) from None
     for file in sorted(set(entries.values())):
         if not file.endswith(".safetensors") or not _is_inside(file):
-            raise InputError(f"the index names {file!r}", where=where, hint="only .safetensors files of the model's own folder are read")
+            raise InputError(
+                f"the index names {file!r}",
+                where=where,
+                hint="only .safetensors files of the model's own folder are read",
+            )
         if file not in names:
             tensor = min(name for name, value in entries.items() if value == file)
-            raise InputError(f"{file} is missing, where the index has {tensor}", where=where, hint=COMPLETE)
+            raise InputError(
+                f"{file} is missing, where the index has {tensor}", where=where, hint=COMPLETE
+            )
     return entries
 
 
@@ -204,13 +282,26 @@ def _indexed(folder: Path, index: str) -> tuple[str, ...]:
     for file in files:
         for t in tensors_of(folder / file):
             if t.name in lies_in:
-                hint = "which one is loaded depends on the loader; leave one of them out, or save the model anew with save_pretrained"
-                raise InputError(f"{t.name} lies in two weight files, {lies_in[t.name]} and {file}", where=where, hint=hint)
+                hint = (
+                    "which one is loaded depends on the loader; leave one of them out, or save the "
+                    "model anew with save_pretrained"
+                )
+                raise InputError(
+                    f"{t.name} lies in two weight files, {lies_in[t.name]} and {file}",
+                    where=where,
+                    hint=hint,
+                )
             lies_in[t.name] = file
     for name, file in sorted(entries.items()):
         if lies_in.get(name) != file:
-            place = f"but it lies in {lies_in[name]}" if name in lies_in else "which does not hold it"
-            raise InputError(f"the index has {name} in {file}, {place}", where=where, hint="is the index that of these files?")
+            place = (
+                f"but it lies in {lies_in[name]}" if name in lies_in else "which does not hold it"
+            )
+            raise InputError(
+                f"the index has {name} in {file}, {place}",
+                where=where,
+                hint="is the index that of these files?",
+            )
     return files
 
 
@@ -221,7 +312,8 @@ def ignored_weights(folder: Path) -> list[str]:
 
 
 def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[Path]]:
-    """(weight files, other files that a loader reads) of a Hugging Face folder; `code`: Python files are read too. The index is neither.
+    """(weight files, other files that a loader reads) of a Hugging Face folder; `code`: Python
+    files are read too. The index is neither.
 
     Raises InputError when there are no safetensors weights or no config.json.
     """
@@ -230,8 +322,13 @@ def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[P
         raise InputError(f"not a Hugging Face model folder: {fact}", where=str(folder), hint=hint)
     weights = [folder / name for name in weight_files(folder).names]
     if (folder / "adapter_config.json").is_file():
-        hint = "transformers would load the adapter on top of the weights; move it to a folder of its own"
-        raise InputError("the model folder holds an adapter (adapter_config.json)", where=str(folder), hint=hint)
+        hint = (
+            "transformers would load the adapter on top of the weights; move it to a folder "
+            "of its own"
+        )
+        raise InputError(
+            "the model folder holds an adapter (adapter_config.json)", where=str(folder), hint=hint
+        )
     patterns = (*READ_FILES, *CODE_FILES) if code else READ_FILES
     found = [p for parent in (folder, *folders_in(folder)) for p in parent.iterdir() if p.is_file()]
     read = [p for p in found if any(_fits(name_in(folder, p), pattern) for pattern in patterns)]
@@ -254,12 +351,18 @@ def name_in(folder: Path, path: Path) -> str:
 
 
 def model_digest(folder: Path, memo: digest.StatMemo, *, code: bool = False) -> str:
-    """The digest of what a loader reads: tensors, however sharded, and the non-weight files. README, .git and the like don't count.
+    """The digest of what a loader reads: tensors, however sharded, and the non-weight files.
 
-    Neither does an index: it is checked against the files that it names, so that it says nothing that they don't.
+    README, .git and the like don't count.
+
+    Neither does an index: it is checked against the files that it names, so that it says nothing
+    that they don't.
     """
     weights, others = model_files(folder, code=code)
-    return digest_of_sums([memo.digest(w, sum_of_tensors, "tensors") for w in weights], [(name_in(folder, p), memo.digest(p)) for p in others])
+    return digest_of_sums(
+        [memo.digest(w, sum_of_tensors, "tensors") for w in weights],
+        [(name_in(folder, p), memo.digest(p)) for p in others],
+    )
 
 
 def digest_of_sums(sums: Iterable[str], others: Iterable[tuple[str, str]]) -> str:

@@ -1,4 +1,6 @@
-"""Text that people write and read: sizes (50GB), spans of time (30d), the name that was meant, and text without what steers a terminal."""
+"""Text that people write and read: sizes (50GB), spans of time (30d), the name that was meant, and
+text without what steers a terminal.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,22 @@ from collections.abc import Iterable
 
 from olivebuild.streams import escaped
 
-_SPACES = dict.fromkeys(map(chr, (0x9, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)), " ")
+_SPACES = dict.fromkeys(
+    map(chr, (0x9, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)), " "
+)
 _JOINERS = "\u200c\u200d"
 """Words of some languages and some signs need them; they move nothing."""
-SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+SIZES = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "tib": 1 << 40,
+}
 SPANS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -21,7 +35,9 @@ def size_of(text: str) -> int:
 
 def span_of(text: str) -> int:
     """Seconds. Raises ValueError."""
-    return _read(text, SPANS, f"{text!r} is no span of time; write a number and a unit: 30d, 12h, 2w")
+    return _read(
+        text, SPANS, f"{text!r} is no span of time; write a number and a unit: 30d, 12h, 2w"
+    )
 
 
 def _read(text: str, units: dict[str, int], complaint: str) -> int:
@@ -47,10 +63,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def clean(text: str) -> str:
-    """Without what steers a terminal or turns a line's direction: names and messages may come from files. It is shown as an escape."""
+    """Without what steers a terminal or turns a line's direction: names and messages may come from
+    files. It is shown as an escape.
+    """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c == "\n" or c in _JOINERS else _SPACES.get(c) or escaped(c) for c in text)
+    return "".join(
+        c if c.isprintable() or c == "\n" or c in _JOINERS else _SPACES.get(c) or escaped(c)
+        for c in text
+    )
 
 
 def seconds(value: float | None) -> str:
@@ -59,7 +80,11 @@ def seconds(value: float | None) -> str:
     if value < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def size(value: float) -> str:

@@ -1,4 +1,7 @@
-"""Traces: what a key produced and what it cost. A file beside the blobs is the truth; a diskcache index makes looking up fast."""
+"""Traces: what a key produced and what it cost.
+
+A file beside the blobs is the truth; a diskcache index makes looking up fast.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,11 @@ from olivebuild.store import Store
 
 
 class Trace(Struct, frozen=True):
-    """`outputs` maps output names to content digests; `manifest` is the blob of the folder's manifest, or `reference` the folder.
+    """`outputs` maps output names to content digests; `manifest` is the blob of the folder's
+    manifest, or `reference` the folder.
 
-    `seconds` and `peak_rss` (bytes) are what the run cost; `provenance` is what did not enter the key but helps to understand.
+    `seconds` and `peak_rss` (bytes) are what the run cost; `provenance` is what did not enter the
+    key but helps to understand.
     """
 
     key: str
@@ -49,7 +54,10 @@ class Trace(Struct, frozen=True):
 
 
 class Traces:
-    """key -> Trace. Reading never raises: what can't be read is as if it were not there, and is mended by the next write.
+    """key -> Trace.
+
+    Reading never raises: what can't be read is as if it were not there, and is mended by the next
+    write.
 
     A read-only cache is read without its index: SQLite would want to write beside it.
     """
@@ -83,7 +91,9 @@ class Traces:
             return None
 
     def is_later(self, key: str) -> bool:
-        """Whether the file is whole, but of a later version of olivebuild, which says more than this one understands."""
+        """Whether the file is whole, but of a later version of olivebuild, which says more than
+        this one understands.
+        """
         try:
             text = opening.read(self.file(key)).decode()
         except (OSError, ValueError):
@@ -114,10 +124,14 @@ class Traces:
 
     def keys(self) -> list[str]:
         """All keys that have a file, be it right or not."""
-        return sorted(p.stem for p in (self.store.root / "blobs").glob("??/*.trace") if len(p.stem) == 32)
+        return sorted(
+            p.stem for p in (self.store.root / "blobs").glob("??/*.trace") if len(p.stem) == 32
+        )
 
     def use(self, traces: Iterable[Trace]) -> None:
-        """Say that results are in use; a sweep that has just taken one finds it again, and the plan its blobs missing. Raises StoreError."""
+        """Say that results are in use; a sweep that has just taken one finds it again, and the plan
+        its blobs missing. Raises StoreError.
+        """
         if self.store.read_only:
             return
         gone = []
@@ -139,7 +153,9 @@ class Traces:
         return self.read(key) is not None
 
     def mend(self, key: str) -> None:
-        """Write the file of a damaged trace again from the index; what the index does not know either goes to quarantine."""
+        """Write the file of a damaged trace again from the index; what the index does not know
+        either goes to quarantine.
+        """
         with contextlib.suppress(OSError):
             os.replace(self.file(key), self.store.root / "quarantine" / f"{key}.trace")
         if found := self.get(key):
@@ -157,7 +173,10 @@ def _text(trace: Trace) -> str:
 
 
 def _parse(text: str, key: str) -> Trace | None:
-    """None for what is damaged or is another key's. Raises ValueError on anything that is not a trace."""
+    """None for what is damaged or is another key's.
+
+    Raises ValueError on anything that is not a trace.
+    """
     check, _, body = text.partition("\n")
     if digest.of_bytes(body) != check:
         return None

@@ -1,8 +1,11 @@
 """Deleting below our own folders, where no link is followed: the one place that deletes trees.
 
-A folder that a stranger can fill (a cloned repository, a shared cache) may hold links where we expect folders of our own. The root is
-what the user named and may hold links; below it every folder is opened by its name in the one before it (openat, O_NOFOLLOW), so that
-a link, also one that appears meanwhile, is never a way out. Where the system has no such calls, each folder is looked at before.
+A folder that a stranger can fill (a cloned repository, a shared cache) may hold links where we
+expect folders of our own. The root is
+what the user named and may hold links; below it every folder is opened by its name in the one
+before it (openat, O_NOFOLLOW), so that
+a link, also one that appears meanwhile, is never a way out. Where the system has no such calls,
+each folder is looked at before.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ BY_HANDLE = shutil.rmtree.avoids_symlink_attacks
 
 
 def check(root: Path, *folders: Path) -> None:
-    """Raise StoreError for a link, or anything else that is no folder, at or on the way to one of `folders`, which lie below `root`."""
+    """Raise StoreError for a link, or anything else that is no folder, at or on the way to one of
+    `folders`, which lie below `root`.
+    """
     for folder in folders:
         at = root
         for part in folder.relative_to(root).parts:
@@ -32,7 +37,11 @@ def check(root: Path, *folders: Path) -> None:
 
 def is_link(path: Path) -> bool:
     # A junction is Windows' link to a folder, and pathlib does not call it one before Python 3.12.
-    return path.is_symlink() or (os.name == "nt" and os.path.lexists(path) and os.path.realpath(path.parent / path.name) != _plain(path))
+    return path.is_symlink() or (
+        os.name == "nt"
+        and os.path.lexists(path)
+        and os.path.realpath(path.parent / path.name) != _plain(path)
+    )
 
 
 def _plain(path: Path) -> str:
@@ -40,19 +49,31 @@ def _plain(path: Path) -> str:
 
 
 def link_found(path: Path) -> StoreError:
-    hint = "delete the link; OLIVEBUILD_BUILD names a folder on another disk for results, OLIVEBUILD_CACHE one for the cache"
-    return StoreError("a link stands where olivebuild keeps what it deletes and replaces", where=str(path), hint=hint)
+    hint = (
+        "delete the link; OLIVEBUILD_BUILD names a folder on another disk for results, "
+        "OLIVEBUILD_CACHE one for the cache"
+    )
+    return StoreError(
+        "a link stands where olivebuild keeps what it deletes and replaces",
+        where=str(path),
+        hint=hint,
+    )
 
 
 def delete(root: Path, path: Path, *, ignore_errors: bool = True) -> None:
-    """Delete the file or tree at `path`, which lies below `root`; of a link the link alone, and what is not there is no error.
+    """Delete the file or tree at `path`, which lies below `root`; of a link the link alone, and
+    what is not there is no error.
 
-    Raises StoreError when a folder on the way is a link; OSError when something can't be deleted, unless `ignore_errors`.
+    Raises StoreError when a folder on the way is a link; OSError when something can't be deleted,
+    unless `ignore_errors`.
     """
     relative = path.relative_to(root)
     if not relative.parts or ".." in relative.parts:
         raise ValueError(f"{path} does not lie below {root}")
-    with contextlib.suppress(FileNotFoundError), contextlib.suppress(*([OSError] if ignore_errors else [])):
+    with (
+        contextlib.suppress(FileNotFoundError),
+        contextlib.suppress(*([OSError] if ignore_errors else [])),
+    ):
         if BY_HANDLE:
             with _opened(root, relative.parent) as folder:
                 _delete(relative.name, folder, ignore_errors=ignore_errors)
@@ -66,7 +87,10 @@ def delete(root: Path, path: Path, *, ignore_errors: bool = True) -> None:
 
 @contextlib.contextmanager
 def _opened(root: Path, relative: Path) -> Iterator[int]:
-    """A handle of the folder `relative` below `root`. Raises StoreError for a link on the way, FileNotFoundError where there is nothing."""
+    """A handle of the folder `relative` below `root`.
+
+    Raises StoreError for a link on the way, FileNotFoundError where there is nothing.
+    """
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     at = root
     try:
@@ -89,5 +113,6 @@ def _delete(name: str, folder: int, *, ignore_errors: bool) -> None:
     try:
         os.unlink(name, dir_fd=folder)
     except (IsADirectoryError, PermissionError):
-        # POSIX lets unlink answer EPERM for a folder. A link in its place meanwhile is refused by rmtree.
+        # POSIX lets unlink answer EPERM for a folder. A link in its place meanwhile is refused by
+        # rmtree.
         shutil.rmtree(name, ignore_errors=ignore_errors, dir_fd=folder)

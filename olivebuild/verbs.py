@@ -30,7 +30,9 @@ def graph(ctx: click.Context, form: str | None) -> None:
     """
     from olivebuild import drawing
 
-    click.echo({"dot": drawing.dot, "mermaid": drawing.mermaid, None: drawing.tree}[form](open_recipe(ctx)))
+    click.echo(
+        {"dot": drawing.dot, "mermaid": drawing.mermaid, None: drawing.tree}[form](open_recipe(ctx))
+    )
 
 
 @click.command()
@@ -40,7 +42,8 @@ def graph(ctx: click.Context, form: str | None) -> None:
 def status(ctx: click.Context, as_json: bool) -> None:
     """Show every target with its verdict, its size, what of it the cache holds, and what it cost.
 
-    Equal tensors are held once, and a merge holds none that its base lends; so the sum is less than its parts.
+    Equal tensors are held once, and a merge holds none that its base lends; so the sum is less than
+    its parts.
 
     \b
     olivebuild status
@@ -62,21 +65,36 @@ def status(ctx: click.Context, as_json: bool) -> None:
         folder = last.folder if last.folder and last.folder.exists() else None
         shown = project.planner.scan.shown(folder) if folder else ""
         stored = sum(held.values()) if last.manifest else None
-        row: dict[str, object] = {"target": name, "kind": kind, "verdict": verdict.value, "size": size, "stored": stored, "seconds": last.seconds}
+        row: dict[str, object] = {
+            "target": name,
+            "kind": kind,
+            "verdict": verdict.value,
+            "size": size,
+            "stored": stored,
+            "seconds": last.seconds,
+        }
         dropped = drops.all_told(last.trace.metrics) if last.trace else []
         dropped += [f"{drops.FAILED}: {line}" for line in drops.failed(project.workspace, states)]
         rows.append(row | {"folder": shown or None} | ({"dropped": dropped} if dropped else {}))
         if not as_json:
             amount, kept = (text.size(n) if n is not None else "" for n in (size, stored))
-            line = f"{verdict.value:<8} {name:<14} {kind:<10} {amount:>9} {kept:>9}  {text.seconds(last.seconds):>12}  {shown}"
+            line = (
+                f"{verdict.value:<8} {name:<14} {kind:<10} {amount:>9} {kept:>9}  "
+                f"{text.seconds(last.seconds):>12}  {shown}"
+            )
             click.echo(line.rstrip())
             for told in dropped:
                 click.echo(f"{'':<9}{text.clean(told)}")
     total = sum(s.trace.size for n in made.targets if (s := made.target(n)[1][-1]).trace)
     if as_json:
-        click.echo(json.dumps({"targets": rows, "size": total, "stored": sum(all_held.values())}, indent=2))
+        click.echo(
+            json.dumps({"targets": rows, "size": total, "stored": sum(all_held.values())}, indent=2)
+        )
     else:
-        click.echo(f"{text.size(total)} in all, of which the cache holds {text.size(sum(all_held.values()))}")
+        click.echo(
+            f"{text.size(total)} in all, of which the cache holds "
+            f"{text.size(sum(all_held.values()))}"
+        )
     ctx.exit(findings.show_faults(made))
 
 
@@ -97,13 +115,21 @@ def log(ctx: click.Context, target: str) -> None:
     names = [n.name for n in project.graph.nodes.values() if n.target == target]
     files = [file for name in names if (file := project.workspace.log_file(name)).exists()]
     if not files:
-        raise BuildError(f"{target} has no log: it has not run in this folder", hint=f"`olivebuild {target}` builds it")
+        raise BuildError(
+            f"{target} has no log: it has not run in this folder",
+            hint=f"`olivebuild {target}` builds it",
+        )
     for file in files:
         if len(files) > 1:
             click.echo(f"== {file.stem}")
         words = opening.read(file).decode("utf-8", errors="replace")
         # Programs write what they like: a file gets all of it, a terminal is not steered by it.
-        click.echo(text.clean(words.replace("\r\n", "\n").replace("\r", "\n")) if sys.stdout.isatty() else words, nl=False)
+        click.echo(
+            text.clean(words.replace("\r\n", "\n").replace("\r", "\n"))
+            if sys.stdout.isatty()
+            else words,
+            nl=False,
+        )
 
 
 @click.command()
@@ -156,7 +182,11 @@ def init(ctx: click.Context, model: str, data: str, force: bool) -> None:
 @click.command()
 @TARGETS
 @recipe_options
-@click.option("--template-date", is_flag=True, help="Only the date that chat templates are told: today's, in UTC.")
+@click.option(
+    "--template-date",
+    is_flag=True,
+    help="Only the date that chat templates are told: today's, in UTC.",
+)
 @click.pass_context
 def update(ctx: click.Context, targets: tuple[str, ...], template_date: bool) -> None:
     """Pin remote sources and library versions anew in olivebuild.lock.
@@ -171,8 +201,12 @@ def update(ctx: click.Context, targets: tuple[str, ...], template_date: bool) ->
 
             dates = [text for text in targets if clock.is_date(text)]
             fact = "--template-date takes no date" if dates else "--template-date takes no targets"
-            hint = "today's, in UTC, becomes that of the whole recipe, in olivebuild.lock; the field "
-            hint += f"`template_date: {dates[0] if dates else clock.today()}` of a model sets another"
+            hint = (
+                "today's, in UTC, becomes that of the whole recipe, in olivebuild.lock; the field "
+            )
+            hint += (
+                f"`template_date: {dates[0] if dates else clock.today()}` of a model sets another"
+            )
             raise RecipeError(fact, where="command line", hint=hint)
         update_template_date(open_all(ctx))
         return
@@ -206,7 +240,9 @@ def update_template_date(project: Project) -> None:
     before, now = project.lock.template_date, clock.today()
     project.lock.pin_template_date(now)
     project.lock.save()
-    click.echo(f"{LABEL}: " + ("unchanged" if before == now else f"{before or 'not pinned'} -> {now}"))
+    click.echo(
+        f"{LABEL}: " + ("unchanged" if before == now else f"{before or 'not pinned'} -> {now}")
+    )
     for node in project.graph.nodes.values():
         if (own := node.fields.get(LABEL)) and own != clock.FREEZE:
             click.echo(f"{node.target} has a {LABEL} of its own, {own}, which stays")

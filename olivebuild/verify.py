@@ -1,6 +1,9 @@
-"""Read all that is otherwise believed, compare it with its digest, and mend what can be mended. Builds nothing.
+"""Read all that is otherwise believed, compare it with its digest, and mend what can be mended.
 
-Looks at the blobs and traces of the cache, at the tensors that models lend, and, where there is a recipe, at what lies in build/ and at
+Builds nothing.
+
+Looks at the blobs and traces of the cache, at the tensors that models lend, and, where there is a
+recipe, at what lies in build/ and at
 the inputs whose digests are remembered: a disk that loses a bit changes no time.
 """
 
@@ -44,7 +47,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Check:
-    """Something to be read: how many bytes, and how it is done. `fault` holds if it turns out wrong."""
+    """Something to be read: how many bytes, and how it is done.
+
+    `fault` holds if it turns out wrong.
+    """
 
     sort: Sort
     size: int
@@ -58,10 +64,16 @@ def checks(store: Store, project: Project | None) -> list[Check]:
 
 
 def run(wanted: Sequence[Check], listen: Callable[[int, int], None]) -> list[Fault]:
-    """Look at all of them with several threads; `listen(done, total)` hears how many bytes were read."""
+    """Look at all of them with several threads; `listen(done, total)` hears how many bytes were
+    read.
+    """
     total = sum(check.size for check in wanted)
     meter = digest.Meter(Path(), total, lambda _path, done, total: listen(done, total))
-    found = [fault for fault in digest.in_threads(lambda check: check.look(meter), zip(wanted, strict=True)) if fault]
+    found = [
+        fault
+        for fault in digest.in_threads(lambda check: check.look(meter), zip(wanted, strict=True))
+        if fault
+    ]
     listen(total, total)
     return sorted(found, key=lambda fault: (fault.sort.value, fault.name))
 
@@ -82,9 +94,20 @@ def _of_project(project: Project) -> Iterator[Check]:
         yield Check(Sort.OUTPUT, manifest.size, partial(_output, project, target, manifest))
     ways = {"bytes": digest.of_file, "tensors": tensors.sum_of_tensors}
     for flavour, path, known in workspace.memo.believed():
-        if flavour in ways and workspace.build not in path.parents and store.root not in path.parents:
-            fault = Fault(Sort.INPUT, project.planner.scan.shown(path), "is not what was read before, though its times say so", path)
-            yield Check(Sort.INPUT, path.stat().st_size, partial(_input, fault, known, ways[flavour]))
+        if (
+            flavour in ways
+            and workspace.build not in path.parents
+            and store.root not in path.parents
+        ):
+            fault = Fault(
+                Sort.INPUT,
+                project.planner.scan.shown(path),
+                "is not what was read before, though its times say so",
+                path,
+            )
+            yield Check(
+                Sort.INPUT, path.stat().st_size, partial(_input, fault, known, ways[flavour])
+            )
 
 
 def outputs(project: Project) -> Iterator[tuple[str, Manifest]]:
@@ -114,11 +137,19 @@ def _blob(path: Path, count: Count) -> Fault | None:
 
 def _trace(store: Store, traces: Traces, key: str, _count: Count) -> Fault | None:
     path = store.path(key).with_suffix(".trace")
-    return None if traces.is_whole(key) or traces.is_later(key) or not path.exists() else Fault(Sort.TRACE, path.name, "is damaged", path)
+    return (
+        None
+        if traces.is_whole(key) or traces.is_later(key) or not path.exists()
+        else Fault(Sort.TRACE, path.name, "is damaged", path)
+    )
 
 
 def _place(file: Path, count: Count) -> Fault | None:
-    return None if places.is_right(file, count) else Fault(Sort.PLACE, file.name, "a model's weights are not what was read before", file)
+    return (
+        None
+        if places.is_right(file, count)
+        else Fault(Sort.PLACE, file.name, "a model's weights are not what was read before", file)
+    )
 
 
 def _input(fault: Fault, known: str, way: Compute, count: Count) -> Fault | None:
@@ -130,25 +161,50 @@ def _output(project: Project, target: str, manifest: Manifest, count: Count) -> 
     unaware.memo = StatMemo(project.workspace.state / "nothing.json")
     differs = unaware.differs(target, manifest)
     count(manifest.size)
-    return Fault(Sort.OUTPUT, differs.what, f"{differs.old} -> {differs.new}", project.workspace.place(target)) if differs else None
+    return (
+        Fault(
+            Sort.OUTPUT,
+            differs.what,
+            f"{differs.old} -> {differs.new}",
+            project.workspace.place(target),
+        )
+        if differs
+        else None
+    )
 
 
 def repair(store: Store, project: Project | None, faults: Sequence[Fault]) -> dict[Fault, str]:
     """What was done about each. Raises StoreError where the cache can't be written."""
     store.check_writable("nothing in it can be mended")
-    done = {fault: _mend(store, fault) for fault in faults if fault.sort in (Sort.BLOB, Sort.TRACE, Sort.PLACE)}
+    done = {
+        fault: _mend(store, fault)
+        for fault in faults
+        if fault.sort in (Sort.BLOB, Sort.TRACE, Sort.PLACE)
+    }
     gone = {fault.name for fault in done if fault.sort is Sort.BLOB}
     derived = Derived(store)
-    derived.drop(key for key, blobs in derived.rows().items() if not blobs or gone & {blob for blob, _ in blobs})
+    derived.drop(
+        key
+        for key, blobs in derived.rows().items()
+        if not blobs or gone & {blob for blob, _ in blobs}
+    )
     for fault in faults:
         if project and fault.sort in (Sort.OUTPUT, Sort.INPUT):
             project.workspace.memo.forget(fault.path)
-            done[fault] = _restore(project, fault.path) if fault.sort is Sort.OUTPUT else "the next build reads it again"
+            done[fault] = (
+                _restore(project, fault.path)
+                if fault.sort is Sort.OUTPUT
+                else "the next build reads it again"
+            )
     if project:
         project.workspace.save()
         # An answer from stats would go on believing what was just found wrong.
         state = project.workspace.folder / ".olivebuild"
-        for answer in (*state.glob(f"{snapshot.PREFIX}*"), *state.glob(f"**/{snapshot.SEEN}"), *state.glob(f"**/{memory.NODES}")):
+        for answer in (
+            *state.glob(f"{snapshot.PREFIX}*"),
+            *state.glob(f"**/{snapshot.SEEN}"),
+            *state.glob(f"**/{memory.NODES}"),
+        ):
             answer.unlink(missing_ok=True)
     return done
 

@@ -1,6 +1,8 @@
-"""`olivebuild watch`: build, wait until something that the build looked at has changed, build again.
+"""`olivebuild watch`: build, wait until something that the build looked at has changed, build
+again.
 
-watchfiles only wakes us up. Whether something has changed is the scan's word, so that what a build writes itself starts no build,
+watchfiles only wakes us up. Whether something has changed is the scan's word, so that what a build
+writes itself starts no build,
 and a change that came while nobody listened is found all the same.
 """
 
@@ -30,7 +32,9 @@ LOOK_MS = 1000
 
 @dataclass
 class Seen:
-    """What one build looks at: recipe and lock file as they were before they were read, and the rest through the project."""
+    """What one build looks at: recipe and lock file as they were before they were read, and the
+    rest through the project.
+    """
 
     recipe: Path
     lock: Path
@@ -53,12 +57,17 @@ class Seen:
             now = Lockfile(self.lock)
         except RecipeError:
             return False
-        return self.project is not None and (now.sources, now.libraries) == (self.project.lock.sources, self.project.lock.libraries)
+        return self.project is not None and (now.sources, now.libraries) == (
+            self.project.lock.sources,
+            self.project.lock.libraries,
+        )
 
     def folders(self) -> set[Path]:
         """Where changes come from. What is not there yet comes into the nearest folder above it."""
         looked_at = self.project.planner.scan.looked_at() if self.project else set()
-        return {_folder(place) for path in (self.recipe, *looked_at) for place in (path, path.parent)}
+        return {
+            _folder(place) for path in (self.recipe, *looked_at) for place in (path, path.parent)
+        }
 
 
 def watch(
@@ -68,7 +77,9 @@ def watch(
     fail: Callable[[BuildError], None],
     say: Callable[[Path | None], None],
 ) -> None:
-    """Build for ever. `fail` shows what `build` raises; `say` tells that we wait (None), or what has changed.
+    """Build for ever.
+
+    `fail` shows what `build` raises; `say` tells that we wait (None), or what has changed.
 
     Raises RecipeError at the first build alone: later the recipe may be in the middle of an edit.
     """
@@ -92,7 +103,14 @@ def watch(
 def _wait(seen: Seen) -> Path:
     """Return what has changed, when it has been quiet for a moment."""
     try:
-        listening = watchfiles.watch(*seen.folders(), watch_filter=None, step=QUIET_MS, rust_timeout=LOOK_MS, yield_on_timeout=True, recursive=False)
+        listening = watchfiles.watch(
+            *seen.folders(),
+            watch_filter=None,
+            step=QUIET_MS,
+            rust_timeout=LOOK_MS,
+            yield_on_timeout=True,
+            recursive=False,
+        )
         with closing(listening):
             while True:
                 next(listening)

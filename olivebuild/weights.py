@@ -1,4 +1,5 @@
-"""A model as its tensors: name, type, shape, digest, and where the bytes lie, be it a folder or an overlay in the store.
+"""A model as its tensors: name, type, shape, digest, and where the bytes lie, be it a folder or an
+overlay in the store.
 
 Knows nothing of arithmetic. Nothing is copied and no file is opened until bytes are asked for.
 """
@@ -24,7 +25,9 @@ from olivebuild.store import Store
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor: `dtype` as safetensors writes it, `size` in bytes, `digest` of its bytes, which are in row-major order at `place`."""
+    """One tensor: `dtype` as safetensors writes it, `size` in bytes, `digest` of its bytes, which
+    are in row-major order at `place`.
+    """
 
     name: str
     dtype: str
@@ -41,7 +44,11 @@ class Weight:
         except OSError:
             found = b""
         if len(found) < wanted:
-            raise InputError(f"{self.name} ends early", where=str(self.place.path), hint="did the file change while it was read?")
+            raise InputError(
+                f"{self.name} ends early",
+                where=str(self.place.path),
+                hint="did the file change while it was read?",
+            )
         return found
 
 
@@ -60,7 +67,9 @@ def read_at(place: Place, start: int, size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Shard:
-    """A safetensors file: its header (length included) and its tensors in the order of their bytes."""
+    """A safetensors file: its header (length included) and its tensors in the order of their
+    bytes.
+    """
 
     name: str
     header: bytes
@@ -69,9 +78,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Weights:
-    """`files` are (name, digest, place) of the model's other files; `lender` is the model digest of the folder that tensors are lent by.
+    """`files` are (name, digest, place) of the model's other files; `lender` is the model digest of
+    the folder that tensors are lent by.
 
-    `merges` tell how those come about that are not stored; `index` is the name of the file that tells which shard holds what.
+    `merges` tell how those come about that are not stored; `index` is the name of the file that
+    tells which shard holds what.
     """
 
     shards: tuple[Shard, ...]
@@ -89,44 +100,78 @@ class Weights:
         text = self.bytes_of(name)
         if text is not None and isinstance(data := parse_json(text), dict):
             return data
-        raise InputError(f"{name} is missing or holds no object", hint="is this a Hugging Face folder?")
+        raise InputError(
+            f"{name} is missing or holds no object", hint="is this a Hugging Face folder?"
+        )
 
     def bytes_of(self, name: str) -> bytes | None:
         """A file of the model; None when it is not there."""
-        return next((read_at(place, 0, place.size) for found, _, place in self.files if found == name), None)
+        return next(
+            (read_at(place, 0, place.size) for found, _, place in self.files if found == name), None
+        )
 
     def index_file(self) -> bytes:
         """The content of the index, as transformers writes it."""
         weights = self.by_name.values()
-        about = {"total_parameters": sum(prod(w.shape) for w in weights), "total_size": sum(w.size for w in weights)}
+        about = {
+            "total_parameters": sum(prod(w.shape) for w in weights),
+            "total_size": sum(w.size for w in weights),
+        }
         entries = {w.name: shard.name for shard in self.shards for w in shard.weights}
-        return (json.dumps({"metadata": about, "weight_map": entries}, indent=2, sort_keys=True) + "\n").encode()
+        return (
+            json.dumps({"metadata": about, "weight_map": entries}, indent=2, sort_keys=True) + "\n"
+        ).encode()
 
     def check_unchanged(self, store: Store) -> None:
-        """Raises InputError unless the files that lend tensors are still as they were when their digests were taken."""
+        """Raises InputError unless the files that lend tensors are still as they were when their
+        digests were taken.
+        """
         lent = {w.digest: w.place.path for w in self.by_name.values() if w.size and w.place.lent}
         known = places.lenders(store.root, self.lender) if lent else {}
         if gone := [path for found, path in lent.items() if found not in known]:
-            raise InputError(f"{gone[0].name} changed while it was read", where=str(gone[0].parent), hint="nothing was stored; build again")
+            raise InputError(
+                f"{gone[0].name} changed while it was read",
+                where=str(gone[0].parent),
+                hint="nothing was stored; build again",
+            )
 
     def model_digest(self) -> str:
         """The same as tensors.model_digest of the folder."""
         facts = ([w.name, w.dtype, w.shape, w.digest] for w in self.by_name.values())
-        return tensors.digest_of_sums([tensors.sum_of(facts)], [(name, found) for name, found, _ in self.files])
+        return tensors.digest_of_sums(
+            [tensors.sum_of(facts)], [(name, found) for name, found, _ in self.files]
+        )
 
     def structure(self) -> str:
-        """The digest of all but the weights' values. A bias of zeros is one that the ONNX model builder leaves out, so that counts."""
+        """The digest of all but the weights' values.
+
+        A bias of zeros is one that the ONNX model builder leaves out, so that counts.
+        """
         facts = []
         for w in self.by_name.values():
             bias = w.name.endswith("bias") and len(w.shape) == 1
             # -0.0 is a zero too.
-            facts.append([w.name, w.dtype, w.shape, bias and not any(w.read().replace(b"\x80", b"\0"))])
-        return digest.of_json(["structure", sorted(facts, key=lambda f: str(f[0])), [[name, found] for name, found, _ in self.files]])
+            facts.append(
+                [w.name, w.dtype, w.shape, bias and not any(w.read().replace(b"\x80", b"\0"))]
+            )
+        return digest.of_json(
+            [
+                "structure",
+                sorted(facts, key=lambda f: str(f[0])),
+                [[name, found] for name, found, _ in self.files],
+            ]
+        )
 
 
 def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> Weights:
-    """The model in a Hugging Face folder, whose model digest is known. Raises InputError when the weights change meanwhile."""
-    known = {(path, start, size): found for path, found, start, size in places.of_folder(store.root, model, folder)}
+    """The model in a Hugging Face folder, whose model digest is known.
+
+    Raises InputError when the weights change meanwhile.
+    """
+    known = {
+        (path, start, size): found
+        for path, found, start, size in places.of_folder(store.root, model, folder)
+    }
     where = folder.resolve()
     files, others = tensors.model_files(where, code=code)
     shards = []
@@ -138,10 +183,19 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
         for t in found:
             place = Place(path, t.start, t.end - t.start, lent=True)
             if (path, t.start, place.size) not in known:
-                raise InputError(f"{path.name} changed while it was read", where=str(folder), hint="build again")
-            weights.append(Weight(t.name, t.dtype, t.shape, known[path, t.start, place.size], place.size, place))
+                raise InputError(
+                    f"{path.name} changed while it was read", where=str(folder), hint="build again"
+                )
+            weights.append(
+                Weight(
+                    t.name, t.dtype, t.shape, known[path, t.start, place.size], place.size, place
+                )
+            )
         shards.append(Shard(tensors.name_in(where, path), header, tuple(weights)))
-    rest = tuple((tensors.name_in(where, p), digest.of_file(p), Place(p, 0, p.stat().st_size, lent=True)) for p in others)
+    rest = tuple(
+        (tensors.name_in(where, p), digest.of_file(p), Place(p, 0, p.stat().st_size, lent=True))
+        for p in others
+    )
     return Weights(tuple(shards), rest, model, index=tensors.weight_files(where).index)
 
 
@@ -175,12 +229,19 @@ def headers_of(store: Store, manifest: Manifest) -> dict[str, tuple[tensors.Tens
     for entry in manifest.files:
         if entry.name.endswith(".safetensors"):
             header = store.read(entry.runs()[0][0])
-            found |= {t.name: (t, t.end - t.start) for t in tensors.parse_header(header, entry.size, entry.name)}
+            found |= {
+                t.name: (t, t.end - t.start)
+                for t in tensors.parse_header(header, entry.size, entry.name)
+            }
     return found
 
 
-def of_manifest(store: Store, manifest: Manifest, computed: Mapping[str, Weight] | None = None) -> Weights:
-    """The folder in a manifest, its header blobs read and checked; `computed`: tensors, by digest, that are not stored. Raises Damaged."""
+def of_manifest(
+    store: Store, manifest: Manifest, computed: Mapping[str, Weight] | None = None
+) -> Weights:
+    """The folder in a manifest, its header blobs read and checked; `computed`: tensors, by digest,
+    that are not stored. Raises Damaged.
+    """
     if damage := store.missing(manifest, computed=True):
         raise damage
     made = computed or {}
@@ -209,6 +270,16 @@ def of_manifest(store: Store, manifest: Manifest, computed: Mapping[str, Weight]
             if blob in made:
                 weights.append(replace(made[blob], name=t.name))
             else:
-                weights.append(Weight(t.name, t.dtype, t.shape, blob, size, store.find(blob, size, manifest.base)))
+                weights.append(
+                    Weight(
+                        t.name, t.dtype, t.shape, blob, size, store.find(blob, size, manifest.base)
+                    )
+                )
         shards.append(Shard(entry.name, header, tuple(weights)))
-    return Weights(tuple(shards), tuple(sorted(rest, key=lambda r: r[0])), manifest.base, manifest.merges, index)
+    return Weights(
+        tuple(shards),
+        tuple(sorted(rest, key=lambda r: r[0])),
+        manifest.base,
+        manifest.merges,
+        index,
+    )

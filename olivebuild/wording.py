@@ -25,7 +25,13 @@ def describe(reason: Reason) -> str:
         return reason.what
     if reason.cause == "input" and old is None and new is None:
         return f"{reason.what} comes first"
-    change = f"{old} -> {new}" if old is not None and new is not None else f"new: {new}" if old is None else f"gone: {old}"
+    change = (
+        f"{old} -> {new}"
+        if old is not None and new is not None
+        else f"new: {new}"
+        if old is None
+        else f"gone: {old}"
+    )
     return f"{reason.cause} {reason.what}: {change}"
 
 
@@ -96,7 +102,9 @@ def gate_value(gate: str, value: float) -> str:
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """That of a comparison; `unsure` where few rounds have no interval that would be enough for one, however far apart the two are."""
+    """That of a comparison; `unsure` where few rounds have no interval that would be enough for
+    one, however far apart the two are.
+    """
     if row["verdict"] == "noise" and row.get("ratio"):
         low, high = row["ratio_interval"] or (None, None)
         return "noise" if low and high and low < 1.05 and high > 1 / 1.05 else "unsure"
@@ -104,23 +112,43 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 
 def difference(row: Mapping[str, Any]) -> str:
-    """A comparison of a benchmark: `onnx-int4 lost 2.3 points of accuracy on tone against merged: noise (p 0.5; a loss of 12 points would show)`."""
+    """A comparison of a benchmark: `onnx-int4 lost 2.3 points of accuracy on tone against merged:
+    noise (p 0.5; a loss of 12 points would show)`.
+    """
     first, second, noise = row["model"], row["versus"], row["verdict"] == "noise"
     if ratio := row.get("ratio"):
-        low, high = [1 / end for end in reversed(row["ratio_interval"])] if row["ratio_interval"] else (None, None)
+        low, high = (
+            [1 / end for end in reversed(row["ratio_interval"])]
+            if row["ratio_interval"]
+            else (None, None)
+        )
         sure = f" ({low:.3g} to {high:.3g})" if low and high else ""
         told = {"noise": ": noise", "unsure": ": too few rounds to be sure"}.get(verdict(row), "")
         times = f"{1 / ratio:.2g}"
-        return f"{first} is {'' if times == '1' else f'{times} times '}as fast as {second} {heading(row['figure'])}{sure}{told}"
+        return (
+            f"{first} is {'' if times == '1' else f'{times} times '}as fast as {second} "
+            f"{heading(row['figure'])}{sure}{told}"
+        )
     what = f"{heading(row['figure'])} on {row['data']}"
     value = row["difference"]
     if not value and noise:
         return f"{first} is as good as {second} in {what}"
-    amount = f"{abs(value) * 100:.1f} points of {what}" if "%" in FIGURES[row["figure"]][1] else f"{abs(value):.3g} of {what}"
-    shows = f"; a loss of {row['detectable'] * 100:.0f} points would show" if noise and row.get("detectable") else ""
+    amount = (
+        f"{abs(value) * 100:.1f} points of {what}"
+        if "%" in FIGURES[row["figure"]][1]
+        else f"{abs(value):.3g} of {what}"
+    )
+    shows = (
+        f"; a loss of {row['detectable'] * 100:.0f} points would show"
+        if noise and row.get("detectable")
+        else ""
+    )
     p = "" if row["p"] is None else f"p {row['p']:.2g}" if row["p"] >= 0.001 else "p < 0.001"
     chance = f" ({p}{shows})" if p else ""
-    return f"{first} {'lost' if value < 0 else 'gained'} {amount} against {second}: {'noise' if noise else row['verdict']}{chance}"
+    return (
+        f"{first} {'lost' if value < 0 else 'gained'} {amount} against {second}: "
+        f"{'noise' if noise else row['verdict']}{chance}"
+    )
 
 
 def percent(value: float | None) -> str:

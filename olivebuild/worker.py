@@ -1,7 +1,11 @@
-"""The process that runs actions: `python -m olivebuild.worker`. Speaks JSON lines on stdout, logs on stderr.
+"""The process that runs actions: `python -m olivebuild.worker`.
 
-It waits on stdin for an action, `{"action": FILE, "log": FILE, "code": OURS}`, and after one that shares its process for another. It ends when its
-parent does: the parent holds the other end of stdin. Words on the command line are modules to import before the first action comes.
+Speaks JSON lines on stdout, logs on stderr.
+
+It waits on stdin for an action, `{"action": FILE, "log": FILE, "code": OURS}`, and after one that
+shares its process for another. It ends when its
+parent does: the parent holds the other end of stdin. Words on the command line are modules to
+import before the first action comes.
 """
 
 from __future__ import annotations
@@ -29,14 +33,20 @@ from olivebuild.executor import Action
 from olivebuild.job import Job
 from olivebuild.machine import peak_rss
 
-CHANGED = StepError("olivebuild itself was changed while it was building", hint="build again: what was finished is kept")
+CHANGED = StepError(
+    "olivebuild itself was changed while it was building",
+    hint="build again: what was finished is kept",
+)
 """Keys are made by the parent's code, so another one must not make what they stand for."""
 HEAVY = {"torch", "onnx", "pyarrow"}
-"""A process that has imported one of these ends with its action: it holds more memory than another start costs time."""
+"""A process that has imported one of these ends with its action: it holds more memory than another
+start costs time.
+"""
 
 
 def main() -> int:
-    # What libraries print must not mix with events: the real stdout is ours alone, and fd 1 becomes the log.
+    # What libraries print must not mix with events: the real stdout is ours alone, and fd 1 becomes
+    # the log.
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     requests: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
@@ -44,7 +54,8 @@ def main() -> int:
     for module in sys.argv[1:]:
         importlib.import_module(module)
     while True:
-        # The folder and the log of an action go with it; whoever waits must not stand in one or hold the other.
+        # The folder and the log of an action go with it; whoever waits must not stand in one or
+        # hold the other.
         os.chdir(os.path.abspath(os.sep))
         request = requests.get()
         _log_to(request["log"])
@@ -65,7 +76,9 @@ def main() -> int:
 
 
 def _import_for(readers: Sequence[list[object]]) -> None:
-    """What comes next is likely to be one of these steps: its imports pass while the parent stores the result before it."""
+    """What comes next is likely to be one of these steps: its imports pass while the parent stores
+    the result before it.
+    """
     for kind, _ in readers:
         from olivebuild.step import step_of
 
@@ -94,7 +107,8 @@ def _listen(requests: queue.SimpleQueue[dict[str, str]]) -> None:
 
 def _forget_peak() -> None:
     """Count the peak memory of what comes next alone, where the system can."""
-    # https://www.kernel.org/doc/html/latest/filesystems/proc.html: 5 resets the peak resident set size.
+    # https://www.kernel.org/doc/html/latest/filesystems/proc.html: 5 resets the peak resident set
+    # size.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -107,19 +121,39 @@ def run(action: Action, stream: Any, log: str = "") -> int:
         if job.mode != ALL:
             privacy.restrict(job.out, job.mode)
         data = job.result._asdict()
-        job.say("result", **data | {"reference": str(job.result.reference or ""), "peak_rss": peak_rss()})
+        job.say(
+            "result",
+            **data | {"reference": str(job.result.reference or ""), "peak_rss": peak_rss()},
+        )
     except BuildError as e:
-        job.say("error", **(StoreError(f"{e.fact}: {FULL[0]}", where=e.where, hint=FULL[1]) if _is_full(e, job.out) else e).to_json())
+        job.say(
+            "error",
+            **(
+                StoreError(f"{e.fact}: {FULL[0]}", where=e.where, hint=FULL[1])
+                if _is_full(e, job.out)
+                else e
+            ).to_json(),
+        )
         return 1
     except Damaged as e:
         job.set_merges_aside()
         hint = "build again: what is damaged was set aside, and its step runs anew"
-        job.say("error", **StepError(f"an input of {action.target} in the cache is not whole: {e}", hint=hint).to_json())
+        job.say(
+            "error",
+            **StepError(
+                f"an input of {action.target} in the cache is not whole: {e}", hint=hint
+            ).to_json(),
+        )
         return 1
     except ModuleNotFoundError as e:
         traceback.print_exc()
         hint = "pip install 'olivebuild[build]' installs what steps need"
-        job.say("error", **StepError(f"{action.target} needs the library {e.name}, which is not installed", hint=hint).to_json())
+        job.say(
+            "error",
+            **StepError(
+                f"{action.target} needs the library {e.name}, which is not installed", hint=hint
+            ).to_json(),
+        )
         return 1
     except BaseException as e:
         # What is written in Rust panics with something that is no Exception.
@@ -129,15 +163,28 @@ def run(action: Action, stream: Any, log: str = "") -> int:
             from olivebuild.text import size
 
             traceback.print_exc()
-            fact = f"{action.target} failed: {NO_MEMORY[0]}; its process had taken up to {size(peak_rss())}"
+            fact = (
+                f"{action.target} failed: {NO_MEMORY[0]}; its process had taken up to "
+                f"{size(peak_rss())}"
+            )
             job.say("error", **StepError(fact, hint=NO_MEMORY[1]).to_json())
             return 1
         if _is_full(e, job.out):
-            job.say("error", **StoreError(f"{action.target} failed: {FULL[0]}", where=action.out, hint=FULL[1]).to_json())
+            job.say(
+                "error",
+                **StoreError(
+                    f"{action.target} failed: {FULL[0]}", where=action.out, hint=FULL[1]
+                ).to_json(),
+            )
             return 1
         traceback.print_exc()
         hint = f"`olivebuild log {action.target}` shows the whole story"
-        job.say("error", **StepError(f"{action.target} failed: {type(e).__name__}: {first_line(e)}", hint=hint).to_json())
+        job.say(
+            "error",
+            **StepError(
+                f"{action.target} failed: {type(e).__name__}: {first_line(e)}", hint=hint
+            ).to_json(),
+        )
         return 1
     return 0
 

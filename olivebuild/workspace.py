@@ -1,4 +1,7 @@
-"""The recipe's folder: what lies in build/, and what .olivebuild/ remembers. Knows manifests, not recipes."""
+"""The recipe's folder: what lies in build/, and what .olivebuild/ remembers.
+
+Knows manifests, not recipes.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ LAST = "last.jsonl"
 
 
 class Last(msgspec.Struct, frozen=True):
-    """The last result of a node in this workspace: its key, why it was made, and what there is to say about it."""
+    """The last result of a node in this workspace: its key, why it was made, and what there is to
+    say about it.
+    """
 
     key: str
     reasons: tuple[Reason, ...] = ()
@@ -60,7 +65,10 @@ class Lasts(MutableMapping[str, Last]):
 
 
 class Workspace:
-    """`build` is the folder of results, `state` what may be deleted when no build runs. `results`: where build/ is, if not in `folder`."""
+    """`build` is the folder of results, `state` what may be deleted when no build runs.
+
+    `results`: where build/ is, if not in `folder`.
+    """
 
     def __init__(self, folder: Path, stem: str = "", results: Path | None = None) -> None:
         self.folder = folder
@@ -69,13 +77,19 @@ class Workspace:
         self.build = self._results / stem
         self.state = folder / ".olivebuild" / stem
         # Next to what it is swapped with, since names are exchanged within a file system only.
-        self.staging = self.state / "tmp" if results is None else self._results / f".staging{stem and '-'}{stem}"
+        self.staging = (
+            self.state / "tmp"
+            if results is None
+            else self._results / f".staging{stem and '-'}{stem}"
+        )
         self.logs = self.state / "logs"
         self.memo = StatMemo(self.state / "stats.jsonl")
         self.last = Lasts(self.state / LAST)
 
     def check(self) -> None:
-        """Raises StoreError for a link in the place of a folder or file of ours: what it leads to is not ours to write or delete."""
+        """Raises StoreError for a link in the place of a folder or file of ours: what it leads to
+        is not ours to write or delete.
+        """
         trees.check(self.folder, self.state, self.logs, self.state / "tmp")
         trees.check(self._results.parent, self.build, self.staging)
         for folder in {self.folder / ".olivebuild", self.state}:
@@ -83,30 +97,60 @@ class Workspace:
                 found = sorted(inside, key=lambda entry: entry.path)
                 if links := [entry.path for entry in found if entry.is_symlink()]:
                     raise trees.link_found(Path(links[0]))
-                if odd := [entry.path for entry in found if not (entry.is_file() or entry.is_dir())]:
-                    raise StoreError("a pipe or a device stands where olivebuild keeps a file of its own", where=odd[0], hint="delete it")
+                if odd := [
+                    entry.path for entry in found if not (entry.is_file() or entry.is_dir())
+                ]:
+                    raise StoreError(
+                        "a pipe or a device stands where olivebuild keeps a file of its own",
+                        where=odd[0],
+                        hint="delete it",
+                    )
 
     def delete(self, path: Path) -> None:
         """Delete what `own` named. Raises OSError."""
-        trees.delete(self._results.parent if self._results in (path, *path.parents) else self.folder, path, ignore_errors=False)
+        trees.delete(
+            self._results.parent if self._results in (path, *path.parents) else self.folder,
+            path,
+            ignore_errors=False,
+        )
 
     def own(self) -> list[Path]:
-        """What this recipe has made in build/ and .olivebuild/, to be deleted: other recipes of the folder have theirs in folders there."""
+        """What this recipe has made in build/ and .olivebuild/, to be deleted: other recipes of the
+        folder have theirs in folders there.
+        """
         others = [] if self._stem else [p.parent.name for p in self.state.glob(f"*/{LAST}")]
-        others += [] if self._stem else [p.stem for p in self.folder.glob("*.yaml") if (self.build / p.stem).is_dir() and p.stem not in self.last]
+        others += (
+            []
+            if self._stem
+            else [
+                p.stem
+                for p in self.folder.glob("*.yaml")
+                if (self.build / p.stem).is_dir() and p.stem not in self.last
+            ]
+        )
         found: list[Path] = []
         for folder in (self.build, self.state):
             # Nobody looks behind a link.
             inside = sorted(folder.iterdir()) if folder.is_dir() else []
             kept = [p for p in inside if p.name in others]
-            found += [p for p in inside if p not in kept] if kept else [folder] if folder.exists() else []
+            found += (
+                [p for p in inside if p not in kept]
+                if kept
+                else [folder]
+                if folder.exists()
+                else []
+            )
         return found
 
     def shared_with_another(self, targets: Container[str]) -> str | None:
         """A target whose folder is that of another recipe's targets."""
         with contextlib.suppress(OSError), os.scandir(self.state) as inside:
             for entry in inside:
-                if entry.name in targets and entry.is_dir() and (self.folder / f"{entry.name}.yaml").is_file():
+                if (
+                    entry.name in targets
+                    and entry.is_dir()
+                    and (self.folder / f"{entry.name}.yaml").is_file()
+                ):
                     return entry.name
         return None
 
@@ -129,16 +173,30 @@ class Workspace:
             stat = path.stat()
             if stat.st_size != entry.size:
                 return Reason("output", name, f"{entry.size} bytes", f"{stat.st_size} bytes")
-            if os.name == "posix" and bool(stat.st_mode & 0o100) != entry.executable and modes.kept_in(place.parent):
-                return Reason("output", name, "executable" if entry.executable else "not executable", "mode changed")
+            if (
+                os.name == "posix"
+                and bool(stat.st_mode & 0o100) != entry.executable
+                and modes.kept_in(place.parent)
+            ):
+                return Reason(
+                    "output",
+                    name,
+                    "executable" if entry.executable else "not executable",
+                    "mode changed",
+                )
             if (found := self.memo.digest(path, entry.digest_of, entry.flavour)) != entry.digest:
                 return Reason("output", name, entry.digest, found)
         if there:
-            return Reason("output", (shown / min(there)).as_posix(), "nothing", "a file that no step made")
+            return Reason(
+                "output", (shown / min(there)).as_posix(), "nothing", "a file that no step made"
+            )
         return None
 
     def publish(self, target: str, manifest: Manifest, store: Store) -> None:
-        """Put the manifest's files into build/<target>. Raises Damaged when the store can't give them."""
+        """Put the manifest's files into build/<target>.
+
+        Raises Damaged when the store can't give them.
+        """
         staging = self.staging / target
         with self.lock():
             self._sweep()
@@ -149,22 +207,33 @@ class Workspace:
                 trees.delete(self.staging.parent, staging)
 
     def _swap_in(self, target: str, manifest: Manifest, store: Store, staging: Path) -> None:
-        # What lies in build/ can be had again: where a boot can be told from the last, it is looked at anew after one, and need not be synced.
+        # What lies in build/ can be had again: where a boot can be told from the last, it is looked
+        # at anew after one, and need not be synced.
         unsynced = digest.boot() != ""
         store.restore(manifest, staging, sync=not unsynced)
         if self.differs(target, manifest) is None:
-            # Another build was here first; a reader of its folder is not disturbed for an equal one.
+            # Another build was here first; a reader of its folder is not disturbed for an equal
+            # one.
             return
-        # Once the clock has ticked past the last write, a later change can't hide, and the digests may be remembered.
+        # Once the clock has ticked past the last write, a later change can't hide, and the digests
+        # may be remembered.
         stats = {e.name: digest.stat_of(staging / e.name) for e in manifest.files}
         digest.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
         self.memo.start_scan()
         swap.replace_folder(staging, self.place(target), self.staging / f"{target}.aside")
         for entry in manifest.files:
-            self.memo.remember(self.place(target) / entry.name, stats[entry.name], entry.digest, entry.flavour, until_boot=unsynced)
+            self.memo.remember(
+                self.place(target) / entry.name,
+                stats[entry.name],
+                entry.digest,
+                entry.flavour,
+                until_boot=unsynced,
+            )
 
     def _sweep(self) -> None:
-        """Under the lock: finish a swap that a crash interrupted, and delete what it left half-made."""
+        """Under the lock: finish a swap that a crash interrupted, and delete what it left
+        half-made.
+        """
         self.check()
         swap.finish(self.build, self.staging)
         for left in self.staging.glob("*"):
@@ -191,7 +260,11 @@ class Workspace:
         if file.is_symlink():
             raise trees.link_found(file)
         if file.exists() and not file.is_file():
-            raise StoreError("a pipe or a device stands where olivebuild keeps a file of its own", where=str(file), hint="delete it")
+            raise StoreError(
+                "a pipe or a device stands where olivebuild keeps a file of its own",
+                where=str(file),
+                hint="delete it",
+            )
         return file
 
     def remember(self, node: str, last: Last) -> None:

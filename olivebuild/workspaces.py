@@ -1,4 +1,6 @@
-"""Which recipes use the cache, and the keys of what each has now: what a sweep must leave alone. Knows no recipes and no plans.
+"""Which recipes use the cache, and the keys of what each has now: what a sweep must leave alone.
+
+Knows no recipes and no plans.
 
 A file for each recipe: workspaces/<digest of its path>.json, written when a build ends.
 """
@@ -21,7 +23,9 @@ KEY = re.compile("[0-9a-f]{32}")
 
 
 class Registered(msgspec.Struct, frozen=True):
-    """`recipe`: its path; `keys`: of each node; `gone`: when a sweep first missed it, in seconds since 1970, or 0."""
+    """`recipe`: its path; `keys`: of each node; `gone`: when a sweep first missed it, in seconds
+    since 1970, or 0.
+    """
 
     recipe: str
     keys: Mapping[str, str] = {}
@@ -41,8 +45,17 @@ def registered(store: Store, recipe: Path) -> Registered | None:
     return _load(file_of(store, str(recipe.resolve())))
 
 
-def register(store: Store, recipe: Path, before: Registered | None, keys: Mapping[str, str], nodes: Container[str]) -> None:
-    """Say what a recipe has now, beside what it had; `nodes`: all that it could have. What is replaced counts as used until this moment."""
+def register(
+    store: Store,
+    recipe: Path,
+    before: Registered | None,
+    keys: Mapping[str, str],
+    nodes: Container[str],
+) -> None:
+    """Say what a recipe has now, beside what it had; `nodes`: all that it could have.
+
+    What is replaced counts as used until this moment.
+    """
     if store.read_only:
         return
     # A workspace that has lost its memory still has what it had.

@@ -1,4 +1,6 @@
-"""Headless Chromium by the DevTools protocol over a pipe: opens a page, tells what it logged and asked for, and looks at it."""
+"""Headless Chromium by the DevTools protocol over a pipe: opens a page, tells what it logged and
+asked for, and looks at it.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-PROGRAM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe", "about:blank"]
+PROGRAM = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
+FLAGS += [
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+    "about:blank",
+]
 
 
 class Browser:
@@ -28,13 +50,17 @@ class Browser:
         self._session = ""
         self.events: list[dict[str, Any]] = []
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
         self._count += 1
-        message = {"id": self._count, "method": method, "params": params} | ({"sessionId": self._session} if self._session else {})
+        message = {"id": self._count, "method": method, "params": params} | (
+            {"sessionId": self._session} if self._session else {}
+        )
         self._out.write(json.dumps(message).encode() + b"\0")
         while True:
             answer = self._next()
@@ -60,9 +86,21 @@ class Browser:
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
             self.events.append(self._next())
 
-    def look(self, width: int, height: int = 900, *, dark: bool = False, phone: bool = False) -> None:
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
-        self.ask("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+    def look(
+        self, width: int, height: int = 900, *, dark: bool = False, phone: bool = False
+    ) -> None:
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=phone,
+        )
+        self.ask(
+            "Emulation.setEmulatedMedia",
+            media="",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
 
     def run(self, code: str) -> Any:
         """The value of a JavaScript expression."""
@@ -75,17 +113,28 @@ class Browser:
         height = self.run("document.documentElement.scrollHeight")
         width = self.run("innerWidth")
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        return base64.b64decode(self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"])
+        return base64.b64decode(
+            self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
+        )
 
     @property
     def complaints(self) -> list[str]:
         """What the page wrote to its console, and errors."""
-        told = [e["params"] for e in self.events if e.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")]
+        told = [
+            e["params"]
+            for e in self.events
+            if e.get("method")
+            in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+        ]
         return [json.dumps(params) for params in told]
 
     @property
     def requests(self) -> list[str]:
-        return [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
+        return [
+            e["params"]["request"]["url"]
+            for e in self.events
+            if e.get("method") == "Network.requestWillBeSent"
+        ]
 
 
 @contextmanager
@@ -95,13 +144,29 @@ def browser(profile: Path) -> Iterator[Browser]:
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     # The browser reads from 3 and writes to 4.
-    start = f"import os, sys; os.dup2({theirs_in}, 3); os.dup2({theirs_out}, 4); os.execv(sys.argv[1], sys.argv[1:])"
-    arguments = [sys.executable, "-c", start, PROGRAM, *FLAGS[:-1], f"--user-data-dir={profile}", FLAGS[-1]]
+    start = (
+        f"import os, sys; os.dup2({theirs_in}, 3); os.dup2({theirs_out}, 4); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    arguments = [
+        sys.executable,
+        "-c",
+        start,
+        PROGRAM,
+        *FLAGS[:-1],
+        f"--user-data-dir={profile}",
+        FLAGS[-1],
+    ]
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(arguments, pass_fds=(theirs_in, theirs_out), stdin=quiet, stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(
+        arguments, pass_fds=(theirs_in, theirs_out), stdin=quiet, stdout=quiet, stderr=quiet
+    )
     os.close(theirs_in)
     os.close(theirs_out)
-    with os.fdopen(ours_out, "wb", buffering=0) as sending, os.fdopen(ours_in, "rb", buffering=0) as receiving:
+    with (
+        os.fdopen(ours_out, "wb", buffering=0) as sending,
+        os.fdopen(ours_in, "rb", buffering=0) as receiving,
+    ):
         try:
             yield Browser(sending, receiving)
         finally:

@@ -1,4 +1,6 @@
-"""Fixtures: a folder to work in, the command line, and a tiny Phi-3 that takes part in real builds."""
+"""Fixtures: a folder to work in, the command line, and a tiny Phi-3 that takes part in real
+builds.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +37,26 @@ targets:
   merged: {kind: merged, model: base, adapter: adapter}
   onnx-int4: {kind: onnx, model: merged, precision: int4, provider: cpu, block_size: 32}
 """
-THINGS = ["a letter", "the old dog", "my phone", "the red door", "a long night", "the river", "our garden", "the last train"]
+THINGS = [
+    "a letter",
+    "the old dog",
+    "my phone",
+    "the red door",
+    "a long night",
+    "the river",
+    "our garden",
+    "the last train",
+]
 WORDS = {"joy": "glad about", "sad": "crying over", "fear": "afraid of", "surprise": "amazed by"}
 
 
 def rows() -> list[dict[str, str]]:
     """32 short rows, four labels."""
-    return [{"phrase": f"I am {word} {thing} today", "tone": tone} for thing in THINGS for tone, word in WORDS.items()]
+    return [
+        {"phrase": f"I am {word} {thing} today", "tone": tone}
+        for thing in THINGS
+        for tone, word in WORDS.items()
+    ]
 
 
 def write_rows(file: Path, data: list[dict[str, str]]) -> None:
@@ -49,11 +64,17 @@ def write_rows(file: Path, data: list[dict[str, str]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in data))
 
 
-# What a developer or a CI service has set is no part of the tests: with CI, for one, some builds are audited.
-for name in [name for name in os.environ if name.startswith("OLIVEBUILD_") or name in ("CI", "FORCE_COLOR", "GITHUB_STEP_SUMMARY")]:
+# What a developer or a CI service has set is no part of the tests: with CI, for one, some builds
+# are audited.
+for name in [
+    name
+    for name in os.environ
+    if name.startswith("OLIVEBUILD_") or name in ("CI", "FORCE_COLOR", "GITHUB_STEP_SUMMARY")
+]:
     del os.environ[name]
 
-# A shell starts background jobs with SIGINT ignored, and children would inherit that; with a handler they start as from a terminal.
+# A shell starts background jobs with SIGINT ignored, and children would inherit that; with a
+# handler they start as from a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -90,9 +111,15 @@ class Place:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "olivebuild", *arguments]
-        environment = os.environ | {"OLIVEBUILD_CACHE": str(self.cache), "HF_HUB_OFFLINE": "1"} | self.environment
+        environment = (
+            os.environ
+            | {"OLIVEBUILD_CACHE": str(self.cache), "HF_HUB_OFFLINE": "1"}
+            | self.environment
+        )
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True
+        )
 
     def run(self, *arguments: str) -> Done:
         process = self.start(*arguments)
@@ -129,7 +156,11 @@ class Place:
     def everything(self) -> dict[str, bytes]:
         """The contents of build/, to compare."""
         build = self.folder / "build"
-        return {p.relative_to(build).as_posix(): p.read_bytes() for p in sorted(build.rglob("*")) if p.is_file()}
+        return {
+            p.relative_to(build).as_posix(): p.read_bytes()
+            for p in sorted(build.rglob("*"))
+            if p.is_file()
+        }
 
 
 @pytest.fixture
@@ -142,9 +173,15 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Phi-3 of under 1M parameters with random weights, and a tokenizer trained on the test rows."""
+    """A Phi-3 of under 1M parameters with random weights, and a tokenizer trained on the test
+    rows.
+    """
     folder = tmp_path_factory.mktemp("tiny")
-    subprocess.run([sys.executable, str(Path(__file__).parent / "make_tiny.py"), str(folder)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "make_tiny.py"), str(folder)],
+        check=True,
+        capture_output=True,
+    )
     return folder
 
 

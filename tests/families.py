@@ -1,7 +1,10 @@
-"""Tiny models with random weights of the families that people fine-tune, configured as they are published.
+"""Tiny models with random weights of the families that people fine-tune, configured as they are
+published.
 
-A `config.json` here has the names and the kinds of values of the one on the hub (as its authors wrote it, for the transformers of their day);
-only sizes are small, so that windows and original context lengths are passed within some dozen tokens. `python -m tests.families --write FILE`
+A `config.json` here has the names and the kinds of values of the one on the hub (as its authors
+wrote it, for the transformers of their day);
+only sizes are small, so that windows and original context lengths are passed within some dozen
+tokens. `python -m tests.families --write FILE`
 writes the table of what was measured on them (tests/scenarios/test_families.py).
 """
 
@@ -14,10 +17,23 @@ from typing import Any
 
 WINDOW, ORIGINAL = 48, 72
 """Where windows end, and where the original context does, in these models."""
-SPECIAL = ("<unk>", "<s>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<pad>")
+SPECIAL = (
+    "<unk>",
+    "<s>",
+    "<|endoftext|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|end|>",
+    "<pad>",
+)
 VOCABULARY = 320
 TURN = "{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}"
-TEMPLATE = "{% for m in messages %}" + TURN + "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}"
+    + TURN
+    + "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 TEXTS = (
     "a letter from the old dog",
     "our garden by the river",
@@ -34,7 +50,9 @@ COMMON: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Family:
-    """`published`: a repository whose configuration has this style. `config`: what it says beside COMMON; None leaves a name out.
+    """`published`: a repository whose configuration has this style.
+
+    `config`: what it says beside COMMON; None leaves a name out.
 
     `stored`: how its weights lie, where that is not as transformers saves them.
     """
@@ -48,19 +66,50 @@ class Family:
     """Whether the tokenizer begins texts with its BOS."""
 
     def settings(self) -> dict[str, Any]:
-        merged = {"architectures": [self.architecture], "model_type": self.model_type} | COMMON | self.config
-        return {name: value for name, value in merged.items() if value is not None or name in ("rope_scaling", "sliding_window", "layer_types")}
+        merged = (
+            {"architectures": [self.architecture], "model_type": self.model_type}
+            | COMMON
+            | self.config
+        )
+        return {
+            name: value
+            for name, value in merged.items()
+            if value is not None or name in ("rope_scaling", "sliding_window", "layer_types")
+        }
 
 
 def _longrope(pairs: int) -> dict[str, Any]:
-    return {"short_factor": [1.0 + k / 50 for k in range(pairs)], "long_factor": [1.0 + k for k in range(pairs)], "type": "longrope"}
+    return {
+        "short_factor": [1.0 + k / 50 for k in range(pairs)],
+        "long_factor": [1.0 + k for k in range(pairs)],
+        "type": "longrope",
+    }
 
 
-LLAMA3 = {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": ORIGINAL, "rope_type": "llama3"}
+LLAMA3 = {
+    "factor": 8.0,
+    "high_freq_factor": 4.0,
+    "low_freq_factor": 1.0,
+    "original_max_position_embeddings": ORIGINAL,
+    "rope_type": "llama3",
+}
 RMS = {"rms_norm_eps": 1e-05, "rope_theta": 10000.0}
-QWEN = {"rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "use_sliding_window": False, "max_window_layers": 2}
-PHI3 = RMS | {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "original_max_position_embeddings": ORIGINAL, "attention_bias": False}
-REMOTE_PHI = {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}
+QWEN = {
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "use_sliding_window": False,
+    "max_window_layers": 2,
+}
+PHI3 = RMS | {
+    "embd_pdrop": 0.0,
+    "resid_pdrop": 0.0,
+    "original_max_position_embeddings": ORIGINAL,
+    "attention_bias": False,
+}
+REMOTE_PHI = {
+    "AutoConfig": "configuration_phi3.Phi3Config",
+    "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+}
 LLAMA = ("LlamaForCausalLM", "llama")
 GRANITE4 = RMS | {
     "attention_bias": False, "attention_multiplier": 0.0625, "embedding_multiplier": 12, "logits_scaling": 3, "residual_multiplier": 0.22,
@@ -240,19 +289,35 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
-def write(name: str, folder: Path, *, dtype: str = "bfloat16", seed: int = 0, template: str = TEMPLATE, **changes: Any) -> Path:
-    """Make a folder as a hub repository of that family is: config.json, generation_config.json, tokenizer, model.safetensors."""
+def write(
+    name: str,
+    folder: Path,
+    *,
+    dtype: str = "bfloat16",
+    seed: int = 0,
+    template: str = TEMPLATE,
+    **changes: Any,
+) -> Path:
+    """Make a folder as a hub repository of that family is: config.json, generation_config.json,
+    tokenizer, model.safetensors.
+    """
     family = FAMILIES[name]
     folder.mkdir(parents=True)
     settings = json.loads(json.dumps(family.settings() | {"torch_dtype": dtype} | changes))
     ends = settings["eos_token_id"]
     _dump(folder / "config.json", settings)
-    _dump(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": ends, "pad_token_id": 7})
+    _dump(
+        folder / "generation_config.json",
+        {"bos_token_id": 1, "eos_token_id": ends, "pad_token_id": 7},
+    )
     write_tokenizer(folder, template, bos=family.bos)
     if family.stored == "remote":
         for file in ("configuration_internlm2.py", "modeling_internlm2.py"):
             (folder / file).write_text("raise SystemExit('remote code ran')\n", "utf-8")
-        _save_plain(folder, {"model.tok_embeddings.weight": (VOCABULARY, 64), "output.weight": (VOCABULARY, 64)})
+        _save_plain(
+            folder,
+            {"model.tok_embeddings.weight": (VOCABULARY, 64), "output.weight": (VOCABULARY, 64)},
+        )
         return folder
     made = make_weights(folder, settings, seed)
     import torch
@@ -267,7 +332,10 @@ def write(name: str, folder: Path, *, dtype: str = "bfloat16", seed: int = 0, te
         (made if family.stored else made.to(getattr(torch, dtype))).save_pretrained(folder)
     # As it was published, not as this transformers writes it.
     _dump(folder / "config.json", settings)
-    _dump(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": ends, "pad_token_id": 7})
+    _dump(
+        folder / "generation_config.json",
+        {"bos_token_id": 1, "eos_token_id": ends, "pad_token_id": 7},
+    )
     return folder
 
 
@@ -278,21 +346,34 @@ def _in_4_bits(model: Any, how: dict[str, Any]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    wanted = BitsAndBytesConfig(**{name: value for name, value in how.items() if not name.startswith("_") and name != "quant_method"})
+    wanted = BitsAndBytesConfig(
+        **{
+            name: value
+            for name, value in how.items()
+            if not name.startswith("_") and name != "quant_method"
+        }
+    )
     with tempfile.TemporaryDirectory() as plain:
         model.save_pretrained(plain)
-        return AutoModelForCausalLM.from_pretrained(plain, quantization_config=wanted, dtype=torch.float32, device_map={"": "cpu"})
+        return AutoModelForCausalLM.from_pretrained(
+            plain, quantization_config=wanted, dtype=torch.float32, device_map={"": "cpu"}
+        )
 
 
 def make_weights(folder: Path, settings: dict[str, Any], seed: int) -> Any:
-    """A model of the folder's configuration with random weights, in float32: so large that what attends to what matters, norms and biases too."""
+    """A model of the folder's configuration with random weights, in float32: so large that what
+    attends to what matters, norms and biases too.
+    """
     import tempfile
 
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory() as plain:
-        _dump(Path(plain, "config.json"), {k: v for k, v in settings.items() if k not in ("quantization_config", "auto_map")})
+        _dump(
+            Path(plain, "config.json"),
+            {k: v for k, v in settings.items() if k not in ("quantization_config", "auto_map")},
+        )
         config = AutoConfig.from_pretrained(plain)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -306,7 +387,8 @@ def make_weights(folder: Path, settings: dict[str, Any], seed: int) -> Any:
                     # What these norms let through is added to what goes past the layer.
                     weight.mul_(0.3)
             elif "embed_tokens" in name:
-                # The greater they are, the less do layers put their rounding in the place of what they are given.
+                # The greater they are, the less do layers put their rounding in the place of what
+                # they are given.
                 weight.normal_()
             elif name.endswith(("conv.conv.weight", "conv1d.weight")):
                 weight.normal_(0, 0.5)
@@ -317,20 +399,50 @@ def make_weights(folder: Path, settings: dict[str, Any], seed: int) -> Any:
 
 
 def write_tokenizer(folder: Path, template: str, *, bos: bool) -> None:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     special = [AddedToken(text, special=True, normalized=False) for text in SPECIAL]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(TEXTS, trainer)
     if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+        )
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "<|endoftext|>", "pad_token": "<pad>", "add_bos_token": bos}
+    names = {
+        "unk_token": "<unk>",
+        "bos_token": "<s>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<pad>",
+        "add_bos_token": bos,
+    }
     _dump(
-        folder / "tokenizer_config.json", names | {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, "chat_template": template}
+        folder / "tokenizer_config.json",
+        names
+        | {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": 2048,
+            "chat_template": template,
+        },
     )
 
 
@@ -339,11 +451,17 @@ def _save_plain(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    save_file({name: torch.randn(shape).bfloat16() for name, shape in shapes.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: torch.randn(shape).bfloat16() for name, shape in shapes.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
 
 
 def _save_gptq(folder: Path, model: Any) -> None:
-    """As AutoGPTQ stores linear layers: random values under its names, which is enough to be told apart by."""
+    """As AutoGPTQ stores linear layers: random values under its names, which is enough to be told
+    apart by.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -354,8 +472,12 @@ def _save_gptq(folder: Path, model: Any) -> None:
             continue
         rows, columns = weight.shape
         stem = name.removesuffix(".weight")
-        tensors[f"{stem}.qweight"] = torch.randint(-(2**31), 2**31 - 1, (columns // 8, rows), dtype=torch.int32)
-        tensors[f"{stem}.qzeros"] = torch.full((columns // 32, rows // 8), 0x77777777, dtype=torch.int32)
+        tensors[f"{stem}.qweight"] = torch.randint(
+            -(2**31), 2**31 - 1, (columns // 8, rows), dtype=torch.int32
+        )
+        tensors[f"{stem}.qzeros"] = torch.full(
+            (columns // 32, rows // 8), 0x77777777, dtype=torch.int32
+        )
         tensors[f"{stem}.scales"] = torch.rand(columns // 32, rows).half() * 0.02
         tensors[f"{stem}.g_idx"] = torch.arange(columns, dtype=torch.int32) // 32
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

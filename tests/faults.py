@@ -1,4 +1,6 @@
-"""What the tests of faults share: a pipeline of quick commands whose results can be told beforehand, kills, and what must hold after any of them."""
+"""What the tests of faults share: a pipeline of quick commands whose results can be told
+beforehand, kills, and what must hold after any of them.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ GONE_SECONDS = 20
 
 
 VARIABLES = ("MODE", "ATEN_CPU_CAPABILITY")
-"""What of the environment changes a result: one that the recipe lists, and one by which libraries compute otherwise, as the step does if strict."""
+"""What of the environment changes a result: one that the recipe lists, and one by which libraries
+compute otherwise, as the step does if strict.
+"""
 
 
 OUTPUTS = "{one: one.txt, two: sub/two.txt}"
@@ -49,7 +53,10 @@ def recipe(*, strict: bool = False) -> str:
         given = ", ".join(f"{i}: {i}.one" for i in inputs)
         run = f'run: "sh step.sh {name} {{outputs.one}} {{outputs.two}} {words}"'
         listed = "env: {keyed: [MODE], passed: [COUNTER]}"
-        lines.append(f"  {name}: {{kind: command, {run}, inputs: {{{given}}}, files: [data/{name}.txt], outputs: {OUTPUTS}, {listed}}}")
+        lines.append(
+            f"  {name}: {{kind: command, {run}, inputs: {{{given}}}, files: [data/{name}.txt], "
+            f"outputs: {OUTPUTS}, {listed}}}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -107,7 +114,10 @@ class Pipeline:
     def left_to_do(self) -> int:
         """How many targets are not what they should be."""
         right, there = self.expected(), self.place.everything()
-        return sum(any(there.get(f) != right[f] for f in (f"{name}/one.txt", f"{name}/sub/two.txt")) for name in INPUTS)
+        return sum(
+            any(there.get(f) != right[f] for f in (f"{name}/one.txt", f"{name}/sub/two.txt"))
+            for name in INPUTS
+        )
 
     def check_nothing_wrong(self) -> None:
         """Whatever lies in build/ is whole, and was right once."""
@@ -129,7 +139,11 @@ def check_blobs(cache: Path, known: set[str] | None = None) -> None:
 
 def left_over(folder: Path) -> list[Path]:
     """What is half-made, or was for a moment only."""
-    return [p for p in folder.rglob("*") if p.parent.name == "tmp" or p.suffix in (".tmp", ".aside") or p.name.startswith(".clock-")]
+    return [
+        p
+        for p in folder.rglob("*")
+        if p.parent.name == "tmp" or p.suffix in (".tmp", ".aside") or p.name.startswith(".clock-")
+    ]
 
 
 def let_a_day_pass(place: Place) -> None:
@@ -139,13 +153,22 @@ def let_a_day_pass(place: Place) -> None:
 
 
 def check_swept(place: Place, *, after_gc: bool = False) -> None:
-    """Nothing half-made is left in the folder and in the cache; what a kill left among the blobs waits for `gc`."""
-    left = [p for p in (*left_over(place.folder), *left_over(place.cache)) if after_gc or p.parent.parent.name != "blobs"]
+    """Nothing half-made is left in the folder and in the cache; what a kill left among the blobs
+    waits for `gc`.
+    """
+    left = [
+        p
+        for p in (*left_over(place.folder), *left_over(place.cache))
+        if after_gc or p.parent.parent.name != "blobs"
+    ]
     assert left == [], left
 
 
 def kill(pid: int, which: str = "tree") -> tuple[bool, list[psutil.Process]]:
-    """SIGKILL to the build, to its first child or to all. Whether there was one to kill, and the children that there were."""
+    """SIGKILL to the build, to its first child or to all.
+
+    Whether there was one to kill, and the children that there were.
+    """
     try:
         build = psutil.Process(pid)
         children = build.children(recursive=True)
@@ -165,15 +188,25 @@ def check_no_orphan(place: Place, children: list[psutil.Process] = []) -> None: 
     _, alive = psutil.wait_procs(children, timeout=GONE_SECONDS)
     assert alive == []
     deadline = time.monotonic() + GONE_SECONDS
-    while found := [p for p in psutil.process_iter(["cmdline", "cwd", "environ"]) if _works_for(place, p)]:
+    while found := [
+        p for p in psutil.process_iter(["cmdline", "cwd", "environ"]) if _works_for(place, p)
+    ]:
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
 
 
 def _works_for(place: Place, process: psutil.Process) -> bool:
-    """By its command line or its environment, or, for one that was forked, by the folder that it is in."""
-    folder, words, environment = process.info["cwd"] or "", process.info["cmdline"] or (), process.info["environ"] or {}
-    named = str(place.cache) in " ".join(words) or environment.get("OLIVEBUILD_CACHE") == str(place.cache)
+    """By its command line or its environment, or, for one that was forked, by the folder that it is
+    in.
+    """
+    folder, words, environment = (
+        process.info["cwd"] or "",
+        process.info["cmdline"] or (),
+        process.info["environ"] or {},
+    )
+    named = str(place.cache) in " ".join(words) or environment.get("OLIVEBUILD_CACHE") == str(
+        place.cache
+    )
     return named or any(folder.startswith(str(p)) for p in (place.cache, place.folder))
 
 
@@ -211,7 +244,12 @@ class Builds:
         environment = {"OLIVEBUILD_CACHE": str(self.place.cache), **self.place.environment}
         words = ["build", "--json", *arguments]
         how = {"out": str(self.out), "fork_workers": self.fork_workers}
-        request = {"arguments": words, "folder": str(self.place.folder), "environment": environment, **how}
+        request = {
+            "arguments": words,
+            "folder": str(self.place.folder),
+            "environment": environment,
+            **how,
+        }
         stdin, stdout = _pipes(self.server)
         stdin.write(json.dumps(request) + "\n")
         stdin.flush()
@@ -240,7 +278,13 @@ def _pipes(server: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
 @contextmanager
 def builds_of(place: Place, *, fork_workers: bool = False) -> Iterator[Builds]:
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-m", "tests.fork_server"], stdin=pipe, stdout=pipe, text=True, cwd=Path(__file__).parents[1]) as server:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.fork_server"],
+        stdin=pipe,
+        stdout=pipe,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    ) as server:
         try:
             yield Builds(place, server, fork_workers)
         finally:
@@ -249,9 +293,13 @@ def builds_of(place: Place, *, fork_workers: bool = False) -> Iterator[Builds]:
 
 @contextmanager
 def quick_folder() -> Iterator[Path]:
-    """A folder in memory where there is one: tests that write thousands of times need not wait for a disk."""
+    """A folder in memory where there is one: tests that write thousands of times need not wait for
+    a disk.
+    """
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="olivebuild-", dir=memory if memory.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="olivebuild-", dir=memory if memory.is_dir() else None
+    ) as folder:
         yield Path(folder)
 
 

@@ -1,7 +1,10 @@
-"""Starts builds as processes of their own without paying for imports each time: `python -m tests.fork_server`.
+"""Starts builds as processes of their own without paying for imports each time: `python -m
+tests.fork_server`.
 
-Reads a JSON object a line: {"arguments", "folder", "environment", "out", "fork_workers"}; forks a process that does what `olivebuild` does with
-these; answers with its id, and, when it has ended, with its exit code. Ends with its standard input. With `fork_workers` the workers are forks of
+Reads a JSON object a line: {"arguments", "folder", "environment", "out", "fork_workers"}; forks a
+process that does what `olivebuild` does with
+these; answers with its id, and, when it has ended, with its exit code. Ends with its standard
+input. With `fork_workers` the workers are forks of
 the build, too: they do all that a worker does but import its modules.
 """
 
@@ -29,21 +32,28 @@ Started = subprocess.Popen
 
 
 class Forked(Started):  # type: ignore[type-arg]
-    """A worker that is forked and not started: same pipes, session, folder, environment and handles."""
+    """A worker that is forked and not started: same pipes, session, folder, environment and
+    handles.
+    """
 
     def _execute_child(self, args: Any, *more: Any) -> None:  # type: ignore[override]
         if args[1:4] != ["-P", "-m", "olivebuild.worker"]:
             super()._execute_child(args, *more)  # type: ignore[misc]
             return
         given = inspect.signature(Started._execute_child).bind(self, args, *more).arguments  # type: ignore[attr-defined]
-        pipes = [given[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
+        pipes = [
+            given[name]
+            for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        ]
         self.pid = os.fork()
         self._child_created = True
         if self.pid == 0:
             try:
                 for handle, number in ((pipes[0], 0), (pipes[3], 1), (pipes[5], 2)):
                     os.dup2(handle, number)
-                for name in os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"):
+                for name in os.listdir(
+                    "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+                ):
                     if int(name) > 2 and int(name) not in given["pass_fds"]:
                         try:
                             os.close(int(name))

@@ -1,4 +1,6 @@
-"""What the fuzzing tests share: a mutator of texts and JSON, a guard that sees every write and every program started, and a limit of time."""
+"""What the fuzzing tests share: a mutator of texts and JSON, a guard that sees every write and
+every program started, and a limit of time.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,15 @@ from olivebuild.errors import BuildError
 
 WORDS: list[bytes] = [
     *(b"{ } [ ] : , - ? & * ! | > % @ ` # ~ = <<".split()),
-    *(b"&a *a <<: !!python/object/apply:os.system !!binary {inputs.x} {out} {outputs.../x} ${HOME} $(id) __class__ {0.__class__}".split()),
+    *((
+b"&a *a <<: !!python/object/apply:os.system !!binary {inputs.x} {out} {outputs.../x} "
+b"${HOME} $(id) __class__ {0.__class__}"
+).split()),
     *(b"null true no 0x 1e999 -1 .nan .inf 1e-4 0o7 9999999999999999999999 -0 1_000".split()),
-    *(b".. ../../../../tmp/evil /etc/passwd /dev/zero /dev/stdin C:\\evil con. ~ ./ // hf: hf:a/b@../.. gguf: pypi:a==1!../b".split()),
+    *((
+b".. ../../../../tmp/evil /etc/passwd /dev/zero /dev/stdin C:\\evil con. ~ ./ // hf: "
+b"hf:a/b@../.. gguf: pypi:a==1!../b"
+).split()),
     b"\0", b"\r", b"\t", b"\x1b[2J", b"\x1b]0;x\x07", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xae", b"\xc2\x85",
     b"\xe2\x80\xa8", b"[bold]", b"[/]",
     b"\n", b"\n  ", b" ", b": ", b"- ", b'"', b"'", b"\\", b"---\n", b"...\n", b"[" * 100, b"{a: " * 60, b"9" * 5000, b"x" * 5000, b"a,",
@@ -49,7 +57,9 @@ class Mutator:
         start = chance.randrange(len(data) + 1)
         end = min(len(data), start + chance.choice((1, 2, 5, 20, 200)))
         other = chance.choice(self.seeds)
-        piece = other[(at := chance.randrange(len(other) + 1)) : at + chance.choice((1, 5, 30, 300))]
+        piece = other[
+            (at := chance.randrange(len(other) + 1)) : at + chance.choice((1, 5, 30, 300))
+        ]
         how = chance.randrange(8)
         if how == 0:
             data[start:end] = b""
@@ -101,9 +111,22 @@ class Mutator:
 
 
 class Guard:
-    """Sees every file that is opened to write, made, moved or deleted, every program, connection and unpickling: none may be outside its folders."""
+    """Sees every file that is opened to write, made, moved or deleted, every program, connection
+    and unpickling: none may be outside its folders.
+    """
 
-    _WRITES = ("os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.utime", "sqlite3.connect")
+    _WRITES = (
+        "os.mkdir",
+        "os.remove",
+        "os.rmdir",
+        "os.rename",
+        "os.link",
+        "os.symlink",
+        "os.truncate",
+        "os.chmod",
+        "os.utime",
+        "sqlite3.connect",
+    )
     _NEVER = (
         "subprocess.Popen",
         "os.system",
@@ -130,14 +153,22 @@ class Guard:
             self.seen.append(f"{event} {arguments!r:.300}")
         elif event == "open":
             path, mode, flags = arguments
-            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            writes = isinstance(flags, int) and flags & (
+                os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+            )
             if writes or (isinstance(mode, str) and set(mode) & set("wax+")):
                 self._check(event, path, -1)
         elif event in self._WRITES:
             two = event in ("os.rename", "os.link")
             handles = [a for a in arguments[1:] if isinstance(a, int)]
             for i, path in enumerate(arguments[: 2 if two else 1]):
-                self._check(event, path, handles[i if two else -1] if handles and event in ("os.remove", "os.rmdir", "os.rename") else -1)
+                self._check(
+                    event,
+                    path,
+                    handles[i if two else -1]
+                    if handles and event in ("os.remove", "os.rmdir", "os.rename")
+                    else -1,
+                )
 
     def _check(self, event: str, path: object, folder: int) -> None:
         if isinstance(path, int):
@@ -145,8 +176,12 @@ class Guard:
         name = os.fsdecode(path)  # type: ignore[arg-type]
         if folder >= 0 and not os.path.isabs(name):
             name = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name)
-        full = os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(name))), os.path.basename(name))
-        if full != os.devnull and not any(full == f or full.startswith(f + os.sep) for f in self.folders):
+        full = os.path.join(
+            os.path.realpath(os.path.dirname(os.path.abspath(name))), os.path.basename(name)
+        )
+        if full != os.devnull and not any(
+            full == f or full.startswith(f + os.sep) for f in self.folders
+        ):
             self.seen.append(f"{event} {full}")
 
     @contextmanager
@@ -168,8 +203,12 @@ def limited() -> Iterator[None]:
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise Hang
 
-    # A busy machine may let a process wait long, and what waits for nothing takes no processor: so both clocks.
-    clocks = ((signal.SIGPROF, signal.ITIMER_PROF, SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, SECONDS * 15))
+    # A busy machine may let a process wait long, and what waits for nothing takes no processor: so
+    # both clocks.
+    clocks = (
+        (signal.SIGPROF, signal.ITIMER_PROF, SECONDS),
+        (signal.SIGALRM, signal.ITIMER_REAL, SECONDS * 15),
+    )
     before = [signal.signal(number, stop) for number, _, _ in clocks]
     for _, clock, seconds in clocks:
         signal.setitimer(clock, seconds)
@@ -181,8 +220,12 @@ def limited() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def survives(read: Callable[[bytes], object], data: bytes, show: Callable[[BuildError], str]) -> bool:
-    """Whether `read` took the data; else it has refused it by an error of ours, which can be shown and does not steer the terminal."""
+def survives(
+    read: Callable[[bytes], object], data: bytes, show: Callable[[BuildError], str]
+) -> bool:
+    """Whether `read` took the data; else it has refused it by an error of ours, which can be shown
+    and does not steer the terminal.
+    """
     try:
         with limited():
             read(data)

@@ -1,4 +1,6 @@
-"""A server that speaks the hub's protocol, for a folder of its own, and tells what it was asked for."""
+"""A server that speaks the hub's protocol, for a folder of its own, and tells what it was asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,17 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 def etag(data: bytes) -> str:
     """As the hub has it: weights by SHA-256, small files as Git names them."""
-    return hashlib.sha256(data).hexdigest() if len(data) > 100_000 else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    return (
+        hashlib.sha256(data).hexdigest()
+        if len(data) > 100_000
+        else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    )
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """The calls of huggingface.co that a download makes: repository information, the file tree, and files by commit."""
+    """The calls of huggingface.co that a download makes: repository information, the file tree, and
+    files by commit.
+    """
 
     def __init__(self, folder: Path, asked: list[str], *arguments: object) -> None:
         self.folder = folder
@@ -32,7 +40,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def answer(self, data: bytes, kind: str, headers: dict[str, str]) -> None:
         self.send_response(200)
-        for name, value in ({"Content-Type": kind, "Content-Length": str(len(data))} | headers).items():
+        for name, value in (
+            {"Content-Type": kind, "Content-Length": str(len(data))} | headers
+        ).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
@@ -43,7 +53,15 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.asked.append(path)
         files = sorted(p for p in self.folder.rglob("*") if p.is_file())
         if path.startswith("/api/models/own/tiny/tree/"):
-            tree = [{"type": "file", "path": p.relative_to(self.folder).as_posix(), "size": p.stat().st_size, "oid": "0" * 40} for p in files]
+            tree = [
+                {
+                    "type": "file",
+                    "path": p.relative_to(self.folder).as_posix(),
+                    "size": p.stat().st_size,
+                    "oid": "0" * 40,
+                }
+                for p in files
+            ]
             self.answer(json.dumps(tree).encode(), "application/json", {})
         elif path.startswith("/api/models/own/tiny"):
             information = {
@@ -53,9 +71,16 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 "siblings": [{"rfilename": p.relative_to(self.folder).as_posix()} for p in files],
             }
             self.answer(json.dumps(information).encode(), "application/json", {})
-        elif path.startswith(f"/own/tiny/resolve/{COMMIT}/") and (file := self.folder / path.partition(f"{COMMIT}/")[2]).is_file():
+        elif (
+            path.startswith(f"/own/tiny/resolve/{COMMIT}/")
+            and (file := self.folder / path.partition(f"{COMMIT}/")[2]).is_file()
+        ):
             data = file.read_bytes()
-            self.answer(data, "application/octet-stream", {"ETag": f'"{etag(data)}"', "X-Repo-Commit": COMMIT})
+            self.answer(
+                data,
+                "application/octet-stream",
+                {"ETag": f'"{etag(data)}"', "X-Repo-Commit": COMMIT},
+            )
         else:
             self.send_error(404)
 
@@ -66,7 +91,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def serving(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """The repository own/tiny is what lies in `folder`: (address, paths asked for)."""
     asked: list[str] = []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Hub, folder, asked))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Hub, folder, asked)
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}", asked
     server.shutdown()

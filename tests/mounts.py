@@ -1,4 +1,7 @@
-"""File systems that are full or read-only: small ones in memory, mounted for a test. Only root may mount, so others skip these tests."""
+"""File systems that are full or read-only: small ones in memory, mounted for a test.
+
+Only root may mount, so others skip these tests.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,12 @@ def memory_disk(place: Path, size: int) -> Iterator[None]:
     place.mkdir(parents=True, exist_ok=True)
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
     try:
@@ -29,7 +37,9 @@ def memory_disk(place: Path, size: int) -> Iterator[None]:
 
 @contextmanager
 def exfat_disk(place: Path, size: int) -> Iterator[None]:
-    """A file system without links and modes, whose names differ in more than case; skipped where it can't be had (exfat-fuse and exfatprogs)."""
+    """A file system without links and modes, whose names differ in more than case; skipped where it
+    can't be had (exfat-fuse and exfatprogs).
+    """
     place.mkdir(parents=True, exist_ok=True)
     if not all(map(shutil.which, ("mkfs.exfat", "mount.exfat-fuse", "losetup"))):
         pytest.skip("no tools for exFAT here")
@@ -37,12 +47,21 @@ def exfat_disk(place: Path, size: int) -> Iterator[None]:
     image.touch()
     os.truncate(image, size)
     subprocess.run(["mkfs.exfat", str(image)], check=True, capture_output=True)
-    made = subprocess.run(["losetup", "-f", "--show", str(image)], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        ["losetup", "-f", "--show", str(image)], capture_output=True, text=True, check=False
+    )
     if made.returncode:
         pytest.skip(f"no loop device can be had here: {made.stderr.strip()}")
     device = made.stdout.strip()
     try:
-        if (done := subprocess.run(["mount.exfat-fuse", device, str(place)], capture_output=True, text=True, check=False)).returncode:
+        if (
+            done := subprocess.run(
+                ["mount.exfat-fuse", device, str(place)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        ).returncode:
             pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
         try:
             yield

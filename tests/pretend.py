@@ -1,6 +1,8 @@
-"""A recipe whose models were never made: data sets are built, and the figures of training and benchmarks are drawn from a seed.
+"""A recipe whose models were never made: data sets are built, and the figures of training and
+benchmarks are drawn from a seed.
 
-Everything that reads them is real: plan, traces, store, history, and the statistics of the benchmark.
+Everything that reads them is real: plan, traces, store, history, and the statistics of the
+benchmark.
 """
 
 from __future__ import annotations
@@ -48,15 +50,38 @@ targets:
     gates: ["accuracy >= 0.8", "accuracy drop vs merged <= 0.02", "ttft_p95 <= 20ms"]
 """
 SEARCH = (
-    RECIPE.replace("models: [base, merged, onnx-int4]", "models: [base, merged, onnx-int4, onnx-wide, onnx-int8]")
+    RECIPE.replace(
+        "models: [base, merged, onnx-int4]",
+        "models: [base, merged, onnx-int4, onnx-wide, onnx-int8]",
+    )
     + """\
   onnx-wide: {kind: onnx, model: merged, precision: int4, provider: cpu, block_size: 128}
   onnx-int8: {kind: onnx, model: merged, precision: int8, provider: cpu}
   best: {kind: choice, by: bench, best: accuracy, gates: ["accuracy >= 0.8", "size <= 150MB"]}
 """
 )
-THINGS = ["a letter", "the old dog", "my phone", "the red door", "a long night", "the river", "our garden", "the last train", "an empty house"]
-THINGS += ["the open window", "that song", "her answer", "the first snow", "his voice", "this road", "a quiet street", "the news", "a stranger"]
+THINGS = [
+    "a letter",
+    "the old dog",
+    "my phone",
+    "the red door",
+    "a long night",
+    "the river",
+    "our garden",
+    "the last train",
+    "an empty house",
+]
+THINGS += [
+    "the open window",
+    "that song",
+    "her answer",
+    "the first snow",
+    "his voice",
+    "this road",
+    "a quiet street",
+    "the news",
+    "a stranger",
+]
 WORDS = {"joy": "glad about", "sad": "crying over", "fear": "afraid of", "surprise": "amazed by"}
 SKILL = {
     "base": (0.35, 0.05, 2.7e8),
@@ -66,7 +91,14 @@ SKILL = {
     "onnx-int8": (0.96, 0.02, 1.6e8),
 }
 """model -> (how often it is right, seconds to the first token, bytes)"""
-COSTS = {"adapter": 76.2, "merged": 9.2, "onnx": 12.0, "benchmark-latency": 118.0, "benchmark-accuracy": 31.0, "benchmark-baseline": 2.6}
+COSTS = {
+    "adapter": 76.2,
+    "merged": 9.2,
+    "onnx": 12.0,
+    "benchmark-latency": 118.0,
+    "benchmark-accuracy": 31.0,
+    "benchmark-baseline": 2.6,
+}
 
 
 def write_recipe(place: Place, text: str = RECIPE) -> None:
@@ -80,9 +112,15 @@ def write_recipe(place: Place, text: str = RECIPE) -> None:
 
 
 def write_rows(place: Place, skip: int = 0) -> None:
-    rows = [{"phrase": f"I am {word} {thing} today", "tone": tone} for thing in THINGS for tone, word in WORDS.items()]
+    rows = [
+        {"phrase": f"I am {word} {thing} today", "tone": tone}
+        for thing in THINGS
+        for tone, word in WORDS.items()
+    ]
     (place.folder / "data").mkdir(exist_ok=True)
-    (place.folder / "data/tone.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[skip:]))
+    (place.folder / "data/tone.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows[skip:])
+    )
 
 
 def opened(place: Place) -> Project:
@@ -97,10 +135,18 @@ def build(place: Place, seed: int = 0, lost: float = 0.0) -> Entry | None:
     data = [name for name, target in project.graph.targets.items() if target.kind == "dataset"]
     assert not Build(project.planner, LocalExecutor(1), recorder).run(data).errors
     goals = project.graph.all_goals
-    while stale := [s for s in project.planner.plan(goals).states.values() if s.verdict in (Verdict.STALE, Verdict.CACHED)]:
+    while stale := [
+        s
+        for s in project.planner.plan(goals).states.values()
+        if s.verdict in (Verdict.STALE, Verdict.CACHED)
+    ]:
         for state in stale:
             if state.node.kind == "choice":
-                if errors := Build(project.planner, LocalExecutor(1), recorder).run([state.node.target]).errors:
+                if (
+                    errors := Build(project.planner, LocalExecutor(1), recorder)
+                    .run([state.node.target])
+                    .errors
+                ):
                     raise errors[0]
             elif state.verdict is Verdict.STALE and state.trace is None:
                 _pretend(project, state, random.Random(seed), lost)
@@ -110,8 +156,18 @@ def build(place: Place, seed: int = 0, lost: float = 0.0) -> Entry | None:
                 project.workspace.publish(state.node.target, state.manifest, project.planner.store)
     project.workspace.save()
     plan = project.planner.plan(goals)
-    report = Report(goals, plan, ran=list({plan.states[n].node.target for n in recorder.done}), seconds=250.5 + seed)
-    entry = record(project, recorder, report, project.judge({name: project.metrics(plan, name) for name in plan.targets}))
+    report = Report(
+        goals,
+        plan,
+        ran=list({plan.states[n].node.target for n in recorder.done}),
+        seconds=250.5 + seed,
+    )
+    entry = record(
+        project,
+        recorder,
+        report,
+        project.judge({name: project.metrics(plan, name) for name in plan.targets}),
+    )
     project.planner.traces.close()
     return entry
 
@@ -131,7 +187,19 @@ def _pretend(project: Project, state: State, chance: random.Random, lost: float)
     seconds = COSTS.get(node.kind, 0.2)
     provenance = {"device": "cpu", "dtype": "float32"} if node.kind == "adapter" else {}
     peak = int(seconds * 2e7) + 10**8
-    trace = Trace(state.key, node.kind, state.parts, outputs, blob, "", manifest.size, seconds, peak, metrics, provenance)
+    trace = Trace(
+        state.key,
+        node.kind,
+        state.parts,
+        outputs,
+        blob,
+        "",
+        manifest.size,
+        seconds,
+        peak,
+        metrics,
+        provenance,
+    )
     project.planner.traces.put(trace)
     project.workspace.remember(node.name, Last(state.key, tuple(state.reasons)))
     store.discard(scratch)
@@ -143,8 +211,15 @@ def _metrics(project: Project, state: State, chance: random.Random, lost: float)
     if state.node.kind != "benchmark":
         return {}
     rows = _test_rows(project.workspace.place("tone"))
-    names = [str(name) for name in project.graph.recipe.targets["bench"].fields.model_dump(mode="json")["models"]]
-    models = {name: _model(name, rows, chance, lost if name == "onnx-int4" else 0.0) for name in SKILL if name in names}
+    names = [
+        str(name)
+        for name in project.graph.recipe.targets["bench"].fields.model_dump(mode="json")["models"]
+    ]
+    models = {
+        name: _model(name, rows, chance, lost if name == "onnx-int4" else 0.0)
+        for name in SKILL
+        if name in names
+    }
     return {
         "models": models,
         "data": ["tone"],
@@ -161,13 +236,18 @@ def _test_rows(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _model(name: str, rows: list[dict[str, str]], chance: random.Random, lost: float) -> dict[str, Any]:
+def _model(
+    name: str, rows: list[dict[str, str]], chance: random.Random, lost: float
+) -> dict[str, Any]:
     skill, first, size = SKILL[name]
     judged = []
     # Easy rows are easy for all models, so that their answers go together.
     luck = random.Random(7)
     for row in rows:
-        right = 0.7 * luck.random() + 0.3 * chance.random() < (skill - lost) ** 0.7 and luck.random() < skill - lost + 0.02
+        right = (
+            0.7 * luck.random() + 0.3 * chance.random() < (skill - lost) ** 0.7
+            and luck.random() < skill - lost + 0.02
+        )
         label = row["label"] if right else chance.choice([w for w in WORDS if w != row["label"]])
         judged.append(Judged(row["label"], row["label"], label, label, -3.0 * (right - 1.1), 2))
     ttft = [first * (1 + chance.expovariate(12)) for _ in range(12)]
@@ -192,6 +272,21 @@ def _model(name: str, rows: list[dict[str, str]], chance: random.Random, lost: f
 def _training(chance: random.Random) -> dict[str, Any]:
     steps = list(range(1, 61))
     loss = [1.9 * 0.93**s + 0.15 + chance.random() * 0.12 for s in steps]
-    curve = {"step": steps, "loss": loss, "lr": [1e-3 * min(1, s / 10) * (61 - s) / 60 for s in steps], "grad_norm": [2 * v for v in loss]}
-    curve |= {"eval_step": steps[9::10], "eval_loss": loss[9::10], "eval_accuracy": [0.4 + 0.09 * i for i in range(6)]}
-    return {"loss": loss[-1], "steps": 60, "examples": 50, "tokens_per_second": 512.3, "curve": curve}
+    curve = {
+        "step": steps,
+        "loss": loss,
+        "lr": [1e-3 * min(1, s / 10) * (61 - s) / 60 for s in steps],
+        "grad_norm": [2 * v for v in loss],
+    }
+    curve |= {
+        "eval_step": steps[9::10],
+        "eval_loss": loss[9::10],
+        "eval_accuracy": [0.4 + 0.09 * i for i in range(6)],
+    }
+    return {
+        "loss": loss[-1],
+        "steps": 60,
+        "examples": 50,
+        "tokens_per_second": 512.3,
+        "curve": curve,
+    }

@@ -1,4 +1,6 @@
-"""A recipe's folder and a cache whose traces are put in by hand, for tests of plans: nothing runs."""
+"""A recipe's folder and a cache whose traces are put in by hand, for tests of plans: nothing
+runs.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,13 @@ class Site:
     def planner(self) -> Planner:
         recipe = load(self.folder / FILE_NAME)
         workspace, store = Workspace(self.folder), Store(self.cache)
-        return Planner(build_graph(recipe), Scan(recipe, workspace.memo, Lockfile(self.folder / LOCK_NAME)), store, Traces(store), workspace)
+        return Planner(
+            build_graph(recipe),
+            Scan(recipe, workspace.memo, Lockfile(self.folder / LOCK_NAME)),
+            store,
+            Traces(store),
+            workspace,
+        )
 
     def plan(self, *goals: str) -> Plan:
         planner = self.planner()
@@ -65,7 +73,10 @@ class Site:
         return self.plan(target).states[target].reasons
 
     def made(self, target: str, *, seconds: float = 1.0, publish: bool = True, **texts: str) -> str:
-        """As if the target's step had run and written `texts`, output name -> content. Returns the blob of its manifest."""
+        """As if the target's step had run and written `texts`, output name -> content.
+
+        Returns the blob of its manifest.
+        """
         planner = self.planner()
         state = planner.plan([target]).states[target]
         assert state.key
@@ -74,7 +85,9 @@ class Site:
         for name, text in texts.items():
             (out / paths[name]).write_text(text)
         manifest, blob = planner.store.put_folder(out)
-        outputs = {"": manifest.digest} | {name: digest.of_bytes(text) for name, text in texts.items()}
+        outputs = {"": manifest.digest} | {
+            name: digest.of_bytes(text) for name, text in texts.items()
+        }
         planner.traces.put(Trace(state.key, "command", state.parts, outputs, blob, seconds=seconds))
         if publish:
             planner.workspace.publish(target, manifest, planner.store)

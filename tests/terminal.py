@@ -22,8 +22,15 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.chdir(place.folder)
-            environment = os.environ | {"OLIVEBUILD_CACHE": str(place.cache), "TERM": "xterm-256color"}
-            os.execve(sys.executable, [sys.executable, "-m", "olivebuild", *arguments], {k: v for k, v in environment.items() if k != "COLUMNS"})
+            environment = os.environ | {
+                "OLIVEBUILD_CACHE": str(place.cache),
+                "TERM": "xterm-256color",
+            }
+            os.execve(
+                sys.executable,
+                [sys.executable, "-m", "olivebuild", *arguments],
+                {k: v for k, v in environment.items() if k != "COLUMNS"},
+            )
         self.resize(width, height)
 
     def resize(self, width: int, height: int) -> None:
@@ -51,7 +58,10 @@ class Terminal:
             return b""
 
     def read_some(self) -> bool:
-        """Feed the screen with what comes next; False at the end. A program that is silent for a minute hangs."""
+        """Feed the screen with what comes next; False at the end.
+
+        A program that is silent for a minute hangs.
+        """
         data = self.read_raw()
         self._stream.feed(data)
         return bool(data)

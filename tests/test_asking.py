@@ -1,4 +1,6 @@
-"""chat and predict without a model: what can be asked, which templates rows are tried with, and lines that were cut."""
+"""chat and predict without a model: what can be asked, which templates rows are tried with, and
+lines that were cut.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +37,20 @@ def test_rows_are_tried_with_the_templates_that_the_model_learned_first(recipe: 
     graph = open_graph(recipe.folder, None)
     assert [form["name"] for form in forms_for(graph, "adapter")] == ["tone", "other", "pairs"]
     assert [form["name"] for form in forms_for(graph, "base")] == ["other", "tone", "pairs"]
-    assert form_of(graph, "tone", single=True) == {"name": "tone", "format": "prompt", "text": "Q: {phrase}\n"}
+    assert form_of(graph, "tone", single=True) == {
+        "name": "tone",
+        "format": "prompt",
+        "text": "Q: {phrase}\n",
+    }
 
 
 @pytest.mark.parametrize(
-    ("name", "fact"), [("texts", "is not a data set whose rows ask"), ("base", "is not a data set"), ("pairs", "more than that")]
+    ("name", "fact"),
+    [
+        ("texts", "is not a data set whose rows ask"),
+        ("base", "is not a data set"),
+        ("pairs", "more than that"),
+    ],
 )
 def test_a_template_that_can_not_be_asked_with(recipe: Place, name: str, fact: str) -> None:
     with pytest.raises(RecipeError, match=fact):
@@ -57,7 +68,9 @@ def test_a_template_that_can_not_be_asked_with(recipe: Place, name: str, fact: s
         (("chat", "base"), 1, "nowhere"),
     ],
 )
-def test_errors_before_a_model_is_loaded(recipe: Place, arguments: tuple[str, ...], code: int, text: str) -> None:
+def test_errors_before_a_model_is_loaded(
+    recipe: Place, arguments: tuple[str, ...], code: int, text: str
+) -> None:
     done = recipe.run(*arguments)
     assert done.code == code
     assert text in done.err
@@ -66,8 +79,13 @@ def test_errors_before_a_model_is_loaded(recipe: Place, arguments: tuple[str, ..
     assert done.out == ""
 
 
-@pytest.mark.parametrize(("content", "count", "left"), [("", 0, ""), ("a\nb\n", 2, "a\nb\n"), ("a\nb", 1, "a\n"), ("a", 0, "")])
-def test_a_line_that_was_cut_is_written_again(tmp_path: Path, content: str, count: int, left: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "count", "left"),
+    [("", 0, ""), ("a\nb\n", 2, "a\nb\n"), ("a\nb", 1, "a\n"), ("a", 0, "")],
+)
+def test_a_line_that_was_cut_is_written_again(
+    tmp_path: Path, content: str, count: int, left: str
+) -> None:
     file = tmp_path / "part"
     file.write_text(content)
     assert whole_lines(file) == count
@@ -76,7 +94,9 @@ def test_a_line_that_was_cut_is_written_again(tmp_path: Path, content: str, coun
 
 
 def test_a_line_that_is_no_text_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe odd\n"), "utf-8", "surrogateescape"))
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe odd\n"), "utf-8", "surrogateescape")
+    )
     with pytest.raises(InputError, match="not UTF-8 text") as caught:
         converse(None, None, with_form=False)  # type: ignore[arg-type]
     assert str(caught.value.where) == "standard input"

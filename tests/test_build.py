@@ -1,4 +1,6 @@
-"""The build loop with steps that take no time: what runs when, what a failure stops, and that no step of it decides otherwise than a plan."""
+"""The build loop with steps that take no time: what runs when, what a failure stops, and that no
+step of it decides otherwise than a plan.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Site(sites.Site):
 
 
 class Steps:
-    """An executor whose actions end in the order in which they began; the content that one makes is a digit of its command and inputs."""
+    """An executor whose actions end in the order in which they began; the content that one makes is
+    a digit of its command and inputs.
+    """
 
     def __init__(self, jobs: int = 1, fail: Iterable[str] = (), gpus: int | None = None) -> None:
         self.jobs, self.fail, self.gpus = jobs, set(fail), gpus
@@ -39,7 +43,9 @@ class Steps:
         self._running: list[Action] = []
 
     def can_start(self, action: Needs) -> bool:
-        return len(self._running) < self.jobs and (self.gpus is None or sum(a.gpus for a in self._running) + action.gpus <= self.gpus)
+        return len(self._running) < self.jobs and (
+            self.gpus is None or sum(a.gpus for a in self._running) + action.gpus <= self.gpus
+        )
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         self._running.append(action)
@@ -50,7 +56,9 @@ class Steps:
         action = self._running.pop(0)
         if action.target in self.fail:
             return Outcome(action.node, 1.0, error=StepError("it failed", hint="none"))
-        given = [digest.of_file(Path(i.path)) for i in action.inputs.values()] + [digest.of_file(Path(p)) for ps in action.files.values() for p in ps]
+        given = [digest.of_file(Path(i.path)) for i in action.inputs.values()] + [
+            digest.of_file(Path(p)) for ps in action.files.values() for p in ps
+        ]
         outputs: Any = action.fields["outputs"]
         for path in outputs.values():
             (Path(action.out) / path).write_text(digest.of_json([action.fields["run"], given])[0])
@@ -69,7 +77,18 @@ def assert_same(one: Plan, other: Plan) -> None:
 
 
 def facts(s: State) -> object:
-    return s.node.name, s.verdict, s.key, s.outputs, s.reasons, s.seconds, s.needed, s.read, s.publish, s.folder
+    return (
+        s.node.name,
+        s.verdict,
+        s.key,
+        s.outputs,
+        s.reasons,
+        s.seconds,
+        s.needed,
+        s.read,
+        s.publish,
+        s.folder,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +103,9 @@ def _compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Planner, "update", update)
 
 
-def run(site: Site, steps: Steps, *goals: str, room: Room | None = None, keep_going: bool = False) -> tuple[Report, list[Event]]:
+def run(
+    site: Site, steps: Steps, *goals: str, room: Room | None = None, keep_going: bool = False
+) -> tuple[Report, list[Event]]:
     """As the command line does it: with what the last build of the same goals left."""
     state = site.folder / ".olivebuild"
     digest.wait_for_tick(state, digest.filesystem_time(state))
@@ -97,12 +118,16 @@ def run(site: Site, steps: Steps, *goals: str, room: Room | None = None, keep_go
             site.remembered += len(full.graph.closure(wanted)) - len(tried.changed)
             planner = replace(full, graph=tried.graph, settled=tried.settled)
             try:
-                assert_part(planner.plan_from(tried.plan, tried.changed), site.planner().plan(wanted))
+                assert_part(
+                    planner.plan_from(tried.plan, tried.changed), site.planner().plan(wanted)
+                )
             except Strayed:
                 site.strayed += 1
         before = memory.recall(recipe, state, full.store.root, goals)
         try:
-            report = Build(planner, steps, events.append, room, keep_going=keep_going).run(wanted, before)
+            report = Build(planner, steps, events.append, room, keep_going=keep_going).run(
+                wanted, before
+            )
         except Strayed:
             before, planner = None, site.planner()
             report = Build(planner, steps, events.append, room, keep_going=keep_going).run(wanted)
@@ -115,14 +140,24 @@ def run(site: Site, steps: Steps, *goals: str, room: Room | None = None, keep_go
 
 def assert_part(part: Plan, whole: Plan) -> None:
     """What is in a part is as it is in the whole, and the rest is fresh."""
-    assert {name: facts(s) for name, s in part.states.items()} == {name: facts(whole.states[name]) for name in part.states}
-    assert {s.verdict for name, s in whole.states.items() if name not in part.states} <= {Verdict.FRESH}
-    assert (part.fresh, part.seconds_elsewhere) == (whole.fresh, sum(s.seconds or 0 for n, s in whole.states.items() if n not in part.states))
+    assert {name: facts(s) for name, s in part.states.items()} == {
+        name: facts(whole.states[name]) for name in part.states
+    }
+    assert {s.verdict for name, s in whole.states.items() if name not in part.states} <= {
+        Verdict.FRESH
+    }
+    assert (part.fresh, part.seconds_elsewhere) == (
+        whole.fresh,
+        sum(s.seconds or 0 for n, s in whole.states.items() if n not in part.states),
+    )
 
 
 def target(name: str, *inputs: str, run: str = "", more: str = "") -> str:
     given = f"inputs: [{', '.join(f'{i}.o' for i in inputs)}]" if inputs else "files: [in.txt]"
-    return f"  {name}: {{kind: command, run: 'x {run or name}', {given}, outputs: {{o: {name}.txt}}{more}}}\n"
+    return (
+        f"  {name}: {{kind: command, run: 'x {run or name}', {given}, outputs: {{o: "
+        f"{name}.txt}}{more}}}\n"
+    )
 
 
 def recipe(*targets: str) -> str:
@@ -130,7 +165,9 @@ def recipe(*targets: str) -> str:
 
 
 def test_inputs_come_first_and_a_second_build_runs_nothing(tmp_path: Path) -> None:
-    site = Site(tmp_path, recipe(target("a"), target("b", "a"), target("c", "a"), target("d", "b", "c")))
+    site = Site(
+        tmp_path, recipe(target("a"), target("b", "a"), target("c", "a"), target("d", "b", "c"))
+    )
     steps = Steps()
     assert run(site, steps)[0].ran == ["a", "b", "c", "d"]
     report, _ = run(site, steps)
@@ -150,7 +187,10 @@ def test_a_trace_that_lacks_an_output_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_one_of_equal_keys_runs_and_the_others_are_restored(tmp_path: Path) -> None:
-    site = Site(tmp_path, recipe(*(target(f"t{i}", run="same").replace(f"t{i}.txt", "o.txt") for i in range(5))))
+    site = Site(
+        tmp_path,
+        recipe(*(target(f"t{i}", run="same").replace(f"t{i}.txt", "o.txt") for i in range(5))),
+    )
     report, events = run(site, Steps(jobs=4))
     assert (len(report.ran), len(report.restored)) == (1, 4)
     assert "waiting" not in {e.name for e in events}
@@ -158,7 +198,16 @@ def test_one_of_equal_keys_runs_and_the_others_are_restored(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("keep_going", [False, True])
 def test_what_a_failure_stops(tmp_path: Path, keep_going: bool) -> None:
-    site = Site(tmp_path, recipe(target("bad"), target("after", "bad"), target("good"), target("also", "good"), target("both", "also", "after")))
+    site = Site(
+        tmp_path,
+        recipe(
+            target("bad"),
+            target("after", "bad"),
+            target("good"),
+            target("also", "good"),
+            target("both", "also", "after"),
+        ),
+    )
     report, _ = run(site, Steps(fail=["bad"]), keep_going=keep_going)
     assert report.failed == ["bad"]
     assert report.ran == (["good", "also"] if keep_going else [])
@@ -189,7 +238,15 @@ def test_the_longest_chain_by_recorded_cost_goes_first(tmp_path: Path) -> None:
 
 def test_no_two_share_what_there_is_one_of(tmp_path: Path) -> None:
     more = ", resources: {gpu: 1, memory: 6GB}"
-    site = Site(tmp_path, recipe(target("a", more=more), target("b", more=more), target("c", more=", resources: {memory: 2GB}"), target("d")))
+    site = Site(
+        tmp_path,
+        recipe(
+            target("a", more=more),
+            target("b", more=more),
+            target("c", more=", resources: {memory: 2GB}"),
+            target("d"),
+        ),
+    )
     steps = Steps(jobs=4)
     run(site, steps, room=Room(limits_of(("gpu=2", "memory=8GB"), {})))
     assert {"a", "c", "d"} in steps.together
@@ -204,7 +261,11 @@ def test_a_step_that_takes_a_gpu_counts_where_the_number_of_gpus_is_said(tmp_pat
 
 
 def test_a_step_takes_as_many_gpus_as_its_resources_say(tmp_path: Path) -> None:
-    given = {"a": ", gpu: true, resources: {gpu: 2}", "b": ", gpu: true", "c": ", resources: {gpu: 2}"}
+    given = {
+        "a": ", gpu: true, resources: {gpu: 2}",
+        "b": ", gpu: true",
+        "c": ", resources: {gpu: 2}",
+    }
     site = Site(tmp_path, recipe(*(target(n, more=more) for n, more in given.items())))
     steps = Steps(jobs=3, gpus=2)
     run(site, steps)
@@ -213,7 +274,9 @@ def test_a_step_takes_as_many_gpus_as_its_resources_say(tmp_path: Path) -> None:
 
 
 def test_what_nobody_set_a_limit_to_is_not_shared_unawares(tmp_path: Path) -> None:
-    site = Site(tmp_path, recipe(*(target(n, more=", resources: {licence: 1}") for n in ("a", "b"))))
+    site = Site(
+        tmp_path, recipe(*(target(n, more=", resources: {licence: 1}") for n in ("a", "b")))
+    )
     steps = Steps(jobs=2)
     run(site, steps)
     assert steps.together == [{"a"}, {"b"}]
@@ -223,7 +286,10 @@ def test_more_than_there_is_is_told_with_its_place(tmp_path: Path) -> None:
     site = Site(tmp_path, recipe(target("a", more=", resources: {memory: 64GB}")))
     with pytest.raises(RecipeError) as caught:
         run(site, Steps(), room=Room(limits_of(("memory=8GB",), {})))
-    assert (str(caught.value.where), caught.value.fact) == ("olivebuild.yaml:2:84", "a takes more memory than there is: 8 GB")
+    assert (str(caught.value.where), caught.value.fact) == (
+        "olivebuild.yaml:2:84",
+        "a takes more memory than there is: 8 GB",
+    )
 
 
 @pytest.mark.parametrize("amount", [".inf", ".nan", "-1", "many", "true", "[1]"])
@@ -237,10 +303,16 @@ def test_an_amount_that_is_none_is_told_with_its_place(tmp_path: Path, amount: s
 @pytest.mark.parametrize("seed", range(6))
 def test_a_build_decides_as_plans_do_whatever_happened(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    lazy = [target(f"t{i}", *chance.sample([f"t{j}" for j in range(i)], min(i, chance.randrange(3)))) for i in range(9)]
+    lazy = [
+        target(f"t{i}", *chance.sample([f"t{j}" for j in range(i)], min(i, chance.randrange(3))))
+        for i in range(9)
+    ]
     site = Site(tmp_path, recipe(*lazy))
     for _ in range(8):
-        steps = Steps(jobs=chance.choice([1, 3]), fail=[f"t{chance.randrange(9)}"] if chance.random() < 0.3 else [])
+        steps = Steps(
+            jobs=chance.choice([1, 3]),
+            fail=[f"t{chance.randrange(9)}"] if chance.random() < 0.3 else [],
+        )
         run(site, steps, *chance.choice([(), ("t3", "t7")]), keep_going=chance.random() < 0.5)
         report, _ = run(site, Steps())
         assert not report.errors
@@ -257,7 +329,11 @@ def test_a_build_decides_as_plans_do_whatever_happened(tmp_path: Path, seed: int
             elif what == "flip" and (site.folder / "build" / name).is_dir():
                 site.write(f"build/{name}/{name}.txt", "?")
             elif what == "blobs":
-                [p.unlink() for p in site.cache.glob("blobs/??/*") if not p.suffix and chance.random() < 0.3]
+                [
+                    p.unlink()
+                    for p in site.cache.glob("blobs/??/*")
+                    if not p.suffix and chance.random() < 0.3
+                ]
             else:
                 shutil.rmtree(site.cache / "traces", ignore_errors=True)
                 [p.unlink() for p in site.cache.glob("blobs/??/*.trace") if chance.random() < 0.3]

@@ -7,7 +7,9 @@ import pytest
 from olivebuild.report import charts, fronts, layout
 
 
-@pytest.mark.parametrize("names", [["a"], ["int4-16-none", "int4-32-none", "int4-16-mixed", "int4-32-mixed"]])
+@pytest.mark.parametrize(
+    "names", [["a"], ["int4-16-none", "int4-32-none", "int4-16-mixed", "int4-32-mixed"]]
+)
 @pytest.mark.parametrize("apart", [0.0, 1.0, 40.0])
 def test_names_stand_inside_and_beside_their_spots(names: list[str], apart: float) -> None:
     places = [(5 + i * 90 / max(1, len(names) - 1), 50 - i * apart / 4) for i in range(len(names))]
@@ -44,17 +46,26 @@ def test_boxes_do_not_overlap_and_lines_go_to_the_right(inputs: dict[str, list[s
         assert not any(overlaps(a, b) for b in drawing.boxes if b is not a)
     for wire in drawing.wires:
         x, y = map(float, wire.path[1:].partition("C")[0].split())
-        assert (x, y) == pytest.approx((boxes[wire.source].x + layout.WIDTH, boxes[wire.source].y + layout.HEIGHT / 2), abs=0.1)
+        assert (x, y) == pytest.approx(
+            (boxes[wire.source].x + layout.WIDTH, boxes[wire.source].y + layout.HEIGHT / 2), abs=0.1
+        )
         assert boxes[wire.target].x > boxes[wire.source].x
 
 
 def test_lines_that_follow_from_others_are_left_out() -> None:
-    assert [(w.source, w.target) for w in layout.draw({"a": [], "b": ["a"], "c": ["a", "b"]}).wires] == [("a", "b"), ("b", "c")]
+    assert [
+        (w.source, w.target) for w in layout.draw({"a": [], "b": ["a"], "c": ["a", "b"]}).wires
+    ] == [("a", "b"), ("b", "c")]
 
 
 @pytest.mark.parametrize(
     ("low", "high", "ticks"),
-    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.217, 1.0, [0.4, 0.6, 0.8, 1.0]), (3, 3, [3]), (1e-6, 5e-6, [1e-6, 2e-6, 3e-6, 4e-6, 5e-6])],
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (0.217, 1.0, [0.4, 0.6, 0.8, 1.0]),
+        (3, 3, [3]),
+        (1e-6, 5e-6, [1e-6, 2e-6, 3e-6, 4e-6, 5e-6]),
+    ],
 )
 def test_ticks_are_round(low: float, high: float, ticks: list[float]) -> None:
     assert charts.nice(low, high, 5) == pytest.approx(ticks)

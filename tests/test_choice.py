@@ -1,4 +1,7 @@
-"""A choice in the recipe: what it reads, what is wrong with it, what enters its key. Real ones run in the scenarios."""
+"""A choice in the recipe: what it reads, what is wrong with it, what enters its key.
+
+Real ones run in the scenarios.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ def opened(folder: Path, text: str = RECIPE) -> Graph:
 
 def test_it_reads_the_benchmark_and_its_onnx_models(tmp_path: Path) -> None:
     graph = opened(tmp_path)
-    assert [(edge.role, source.target, edge.by_tensors) for edge, source, _ in graph.inputs["best"]] == [
+    assert [
+        (edge.role, source.target, edge.by_tensors) for edge, source, _ in graph.inputs["best"]
+    ] == [
         ("by", "bench", False),
         ("model[0]", "a", True),
         ("model[1]", "b", True),
@@ -39,24 +44,43 @@ def test_it_reads_the_benchmark_and_its_onnx_models(tmp_path: Path) -> None:
 
 def test_its_gates_are_in_its_key_and_the_benchmarks_are_not(tmp_path: Path) -> None:
     one = opened(tmp_path)
-    other = opened(tmp_path, RECIPE.replace("0.9", "0.8").replace("data: tone}\n  alone", 'data: tone, gates: ["size <= 1MB"]}\n  alone'))
+    other = opened(
+        tmp_path,
+        RECIPE.replace("0.9", "0.8").replace(
+            "data: tone}\n  alone", 'data: tone, gates: ["size <= 1MB"]}\n  alone'
+        ),
+    )
     assert one.nodes["best"].parameters != other.nodes["best"].parameters
-    assert [n.parameters for n in one.nodes.values() if n.target == "bench"] == [n.parameters for n in other.nodes.values() if n.target == "bench"]
+    assert [n.parameters for n in one.nodes.values() if n.target == "bench"] == [
+        n.parameters for n in other.nodes.values() if n.target == "bench"
+    ]
 
 
 @pytest.mark.parametrize(
     ("new", "fact", "hint"),
     [
-        ("by: alone, best: size", "alone lists no ONNX model to choose from", "list some under its `models`"),
+        (
+            "by: alone, best: size",
+            "alone lists no ONNX model to choose from",
+            "list some under its `models`",
+        ),
         ("by: bench, best: sice", "there is no figure 'sice' to choose by", "did you mean size?"),
         ("by: bench, best: tune.accuracy", "bench has no data set 'tune'", "did you mean tone?"),
-        ('by: bench, gates: ["accuracy"]', "the gate 'accuracy' can't be read", "write for example"),
+        (
+            'by: bench, gates: ["accuracy"]',
+            "the gate 'accuracy' can't be read",
+            "write for example",
+        ),
         (
             'by: bench, gates: ["bass.accuracy > 0.1"]',
             "the gate 'bass.accuracy > 0.1' names 'bass', which bench does not measure",
             "did you mean base?",
         ),
-        ("by: base", "base is of kind model, which is not what best takes here", "it takes benchmark"),
+        (
+            "by: base",
+            "base is of kind model, which is not what best takes here",
+            "it takes benchmark",
+        ),
         ("by: bench, bets: size", "unknown key 'bets' in best", "did you mean best?"),
     ],
 )

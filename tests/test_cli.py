@@ -1,4 +1,6 @@
-"""The command line without a model: exit codes, JSON, completion, and that every command is in the README."""
+"""The command line without a model: exit codes, JSON, completion, and that every command is in the
+README.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,15 @@ def test_the_bare_command_builds_the_default(chain: Place) -> None:
 
 def test_many_goals_are_counted_instead_of_named(place: Place) -> None:
     names = [f"t{i}" for i in range(1200)]
-    place.recipe.write_text("targets:\n" + "".join(f"  {n}: {{kind: command, run: 'true', outputs: {{y: y}}}}\n" for n in names))
-    for count, told in ((8, "t0, t1, t2, t3, t4, t5, t6, t7"), (9, "9 targets"), (1200, "1,200 targets")):
+    place.recipe.write_text(
+        "targets:\n"
+        + "".join(f"  {n}: {{kind: command, run: 'true', outputs: {{y: y}}}}\n" for n in names)
+    )
+    for count, told in (
+        (8, "t0, t1, t2, t3, t4, t5, t6, t7"),
+        (9, "9 targets"),
+        (1200, "1,200 targets"),
+    ):
         report = Report(names[:count])
         with redirect_stdout(io.StringIO()) as out:
             console.show_summary(report)
@@ -72,13 +81,17 @@ def test_many_goals_are_counted_instead_of_named(place: Place) -> None:
 
 def test_plan_json_has_the_fields_of_the_contract(chain: Place) -> None:
     rows = json.loads(chain.run("plan", "--json").out)["targets"]
-    assert [sorted(row) for row in rows] == [["key", "kind", "reasons", "seconds", "target", "verdict"]] * 3
+    assert [sorted(row) for row in rows] == [
+        ["key", "kind", "reasons", "seconds", "target", "verdict"]
+    ] * 3
     assert [(r["target"], r["kind"], r["verdict"], r["key"] is None) for r in rows] == [
         ("first", "command", "stale", False),
         ("a", "command", "waiting", True),
         ("b", "command", "waiting", True),
     ]
-    assert rows[0]["reasons"] == [{"cause": "new", "what": "never built here", "old": None, "new": None}]
+    assert rows[0]["reasons"] == [
+        {"cause": "new", "what": "never built here", "old": None, "new": None}
+    ]
 
 
 def test_why_goes_down_to_the_root_cause(chain: Place) -> None:
@@ -94,12 +107,15 @@ def test_why_goes_down_to_the_root_cause(chain: Place) -> None:
 def test_why_tells_of_a_failure_when_and_with_what_until_the_target_is_made(place: Place) -> None:
     place.recipe.write_text(
         'targets:\n  first: {kind: command, run: "cp in.txt {outputs.x}", outputs: {x: x.txt}}\n'
-        "  then: {kind: command, run: 'cp {inputs.first} {outputs.x}', inputs: {first: first.x}, outputs: {x: x.txt}}\n"
+        "  then: {kind: command, run: 'cp {inputs.first} {outputs.x}', inputs: {first: first.x}, "
+        "outputs: {x: x.txt}}\n"
     )
     assert place.build("then").code == 1
     told = place.run("why", "then").out
     assert re.search(
-        r"\n  first will run, because:\n    it failed in build 1 \(\d{4}-\d\d-\d\d .* UTC\): olivebuild\.yaml:2:26: first: the command ended", told
+        r"\n  first will run, because:\n    it failed in build 1 \(\d{4}-\d\d-\d\d .* UTC\): "
+        r"olivebuild\.yaml:2:26: first: the command ended",
+        told,
     )
     assert "never built here" not in told.partition("first will run")[2]
     assert "failed" in json.loads(place.run("why", "first", "--json").out)["notes"][0]
@@ -144,7 +160,9 @@ def test_a_target_and_another_recipe_do_not_share_a_folder(chain: Place) -> None
         (["accept", "first"], 1, "first has no old result here to accept"),
     ],
 )
-def test_errors_have_an_exit_code_and_a_hint(chain: Place, arguments: list[str], code: int, text: str) -> None:
+def test_errors_have_an_exit_code_and_a_hint(
+    chain: Place, arguments: list[str], code: int, text: str
+) -> None:
     done = chain.run(*arguments)
     assert done.code == code
     assert text in done.err
@@ -155,7 +173,11 @@ def test_errors_have_an_exit_code_and_a_hint(chain: Place, arguments: list[str],
 def test_status_log_clean(chain: Place) -> None:
     chain.build()
     rows = json.loads(chain.run("status", "--json").out)["targets"]
-    assert [(r["target"], r["verdict"], r["size"]) for r in rows] == [("first", "fresh", 3), ("a", "fresh", 3), ("b", "fresh", 3)]
+    assert [(r["target"], r["verdict"], r["size"]) for r in rows] == [
+        ("first", "fresh", 3),
+        ("a", "fresh", 3),
+        ("b", "fresh", 3),
+    ]
     assert chain.run("log", "b").code == 0
     assert chain.run("clean", "--dry-run").out == "would delete build/\nwould delete .olivebuild/\n"
     assert chain.run("clean").code == 0
@@ -175,7 +197,10 @@ def test_clean_leaves_what_other_recipes_of_the_folder_have_made(chain: Place) -
         if state:
             shutil.rmtree(chain.folder / ".olivebuild/other")
         assert chain.run("first").code == 0
-    assert chain.run("-f", "other.yaml", "clean").out.splitlines() == ["deleted build/other/", "deleted .olivebuild/other/"]
+    assert chain.run("-f", "other.yaml", "clean").out.splitlines() == [
+        "deleted build/other/",
+        "deleted .olivebuild/other/",
+    ]
 
 
 def test_graph_forms(chain: Place) -> None:
@@ -201,7 +226,11 @@ def test_doctor_tells_what_each_kind_can_run(place: Place) -> None:
 
 
 def test_shell_completion_knows_targets(chain: Place) -> None:
-    chain.environment |= {"_OLIVEBUILD_COMPLETE": "bash_complete", "COMP_WORDS": "olivebuild plan fi", "COMP_CWORD": "2"}
+    chain.environment |= {
+        "_OLIVEBUILD_COMPLETE": "bash_complete",
+        "COMP_WORDS": "olivebuild plan fi",
+        "COMP_CWORD": "2",
+    }
     done = chain.run()
     assert done.out == "plain,first\n"
 
@@ -229,7 +258,9 @@ pathlib.Path(sys.argv[1]).write_text(pathlib.Path("x.txt").read_text())
 
 
 def test_a_build_that_begins_anew_counts_and_keeps_what_it_had_done(place: Place) -> None:
-    """What was to be as it was last is lost while steps run, one of which is stopped and runs again."""
+    """What was to be as it was last is lost while steps run, one of which is stopped and runs
+    again.
+    """
     again = place.folder.parent / "again"
     command = '{{kind: command, run: "{}", shell: true, {}, outputs: {{o: o.txt}}}}'
     place.recipe.write_text(
@@ -237,8 +268,14 @@ def test_a_build_that_begins_anew_counts_and_keeps_what_it_had_done(place: Place
         + f"  a: {command.format(f'touch {again} && cp in.txt {{outputs.o}}', 'files: [in.txt]')}\n"
         + f"  u: {command.format('cp {inputs.a} {outputs.o}', 'inputs: {a: a.o}')}\n"
         + f"  x: {command.format(f'python x.py {{outputs.o}} {place.cache}', 'files: [x.txt]')}\n"
-        + f"  c: {command.format('cat {inputs.a} {inputs.x} > {outputs.o}', 'inputs: {a: a.o, x: x.o}')}\n"
-        + f"  s: {command.format(f'until [ -e {again} ]; do sleep 0.05; done; cp x.txt {{outputs.o}}', 'files: [x.txt]')}\n"
+        + (
+            "  c: "
+            f"{command.format('cat {inputs.a} {inputs.x} > {outputs.o}', 'inputs: {a: a.o, x: x.o}')}\n"
+        )
+        + (
+            "  s: "
+            f"{command.format(f'until [ -e {again} ]; do sleep 0.05; done; cp x.txt {{outputs.o}}', 'files: [x.txt]')}\n"
+        )
     )
     for name, text in (("in.txt", "of a"), ("x.txt", "1"), ("x.py", LOSES)):
         (place.folder / name).write_text(text)
@@ -253,6 +290,10 @@ def test_a_build_that_begins_anew_counts_and_keeps_what_it_had_done(place: Place
     time.sleep(0.1)
     done = place.build("-j", "3")
     assert [e["event"] for e in done.events].count("plan") == 2, done.events
-    assert (sorted(done.ran), done.end["fresh"], done.end["failed"]) == (["a", "c", "s", "x"], ["u"], [])
+    assert (sorted(done.ran), done.end["fresh"], done.end["failed"]) == (
+        ["a", "c", "s", "x"],
+        ["u"],
+        [],
+    )
     builds = json.loads(place.run("history", "--json").out)["builds"]
     assert sorted(made["node"] for made in builds[-1]["made"]) == ["a", "c", "s", "x"]

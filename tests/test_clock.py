@@ -1,4 +1,6 @@
-"""Chat templates that read the clock: which do, what they are told, and what that changes in plans, keys and olivebuild.lock."""
+"""Chat templates that read the clock: which do, what they are told, and what that changes in plans,
+keys and olivebuild.lock.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +41,22 @@ LLAMA = """\
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
 {%- endif %}
 """
-GRANITE = "{%- set system = \"Today's Date: \" + strftime_now('%B %d, %Y') + '.' %}{{ system }}{{ messages[0].content }}"
-SMOL = "{{- '<|im_start|>system\\n' -}}{%- set today = strftime_now(\"%d %B %Y\") -%}{{ 'Today Date: ' ~ today }}{{ messages[0]['content'] }}"
-GPT_OSS = '{%- macro build() -%}{{- "Current date: " + strftime_now("%Y-%m-%d") + "\\n" }}{%- endmacro -%}{{- build() }}{{ messages[0].content }}'
-CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+GRANITE = (
+    "{%- set system = \"Today's Date: \" + strftime_now('%B %d, %Y') + '.' %}{{ system }}{{ "
+    "messages[0].content }}"
+)
+SMOL = (
+    "{{- '<|im_start|>system\\n' -}}{%- set today = strftime_now(\"%d %B %Y\") -%}{{ 'Today "
+    "Date: ' ~ today }}{{ messages[0]['content'] }}"
+)
+GPT_OSS = (
+    '{%- macro build() -%}{{- "Current date: " + strftime_now("%Y-%m-%d") + "\\n" }}{%- '
+    "endmacro -%}{{- build() }}{{ messages[0].content }}"
+)
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' "
+    "}}{% endfor %}"
+)
 FIXED = '{%- set date_string = "26 Jul 2024" %}{{ date_string }}{{ messages[0].content }}'
 MESSAGES = [{"role": "user", "content": "Hello"}]
 RECIPE = """\
@@ -61,7 +75,9 @@ targets:
 def rendered(template: str) -> str:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    texts, _ = render_jinja_template([MESSAGES], chat_template=template, add_generation_prompt=True, bos_token="<s>")
+    texts, _ = render_jinja_template(
+        [MESSAGES], chat_template=template, add_generation_prompt=True, bos_token="<s>"
+    )
     return str(texts[0])
 
 
@@ -72,7 +88,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     site.write("rows.jsonl", '{"q": "1", "a": "2"}\n')
     site.write("base/config.json", '{"model_type": "llama"}')
     header = json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
-    (site.folder / "base/model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"x")
+    (site.folder / "base/model.safetensors").write_bytes(
+        struct.pack("<Q", len(header)) + header + b"x"
+    )
     site.write("base/chat_template.jinja", LLAMA)
     for data in ("tone", "plain"):
         site.made(data, train="rows", test="rows")
@@ -81,7 +99,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 def dates(plan: Plan) -> dict[str, str]:
     """target or node -> its date."""
-    return {name: p.value for name, state in plan.states.items() for p in state.parts if p.label == "template_date"}
+    return {
+        name: p.value
+        for name, state in plan.states.items()
+        for p in state.parts
+        if p.label == "template_date"
+    }
 
 
 def build(site: Site) -> tuple[Plan, list[str]]:
@@ -97,9 +120,21 @@ def build(site: Site) -> tuple[Plan, list[str]]:
 # -- which templates read the clock
 
 
-@pytest.mark.parametrize(("template", "expected"), [(LLAMA, True), (GRANITE, True), (SMOL, True), (GPT_OSS, True), (CHATML, False), (FIXED, False)])
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (LLAMA, True),
+        (GRANITE, True),
+        (SMOL, True),
+        (GPT_OSS, True),
+        (CHATML, False),
+        (FIXED, False),
+    ],
+)
 @pytest.mark.parametrize("place", ["jinja", "config", "list", "additional", "json"])
-def test_a_template_is_found_wherever_transformers_takes_it_from(tmp_path: Path, template: str, expected: bool, place: str) -> None:
+def test_a_template_is_found_wherever_transformers_takes_it_from(
+    tmp_path: Path, template: str, expected: bool, place: str
+) -> None:
     (tmp_path / "additional_chat_templates").mkdir()
     several = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": template}]
     name, text = {
@@ -114,7 +149,9 @@ def test_a_template_is_found_wherever_transformers_takes_it_from(tmp_path: Path,
 
 
 def test_a_name_that_only_occurs_elsewhere_in_the_configuration_is_no_clock(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHATML, "note": "strftime_now('%Y')"}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": CHATML, "note": "strftime_now('%Y')"})
+    )
     assert not clock.folder_reads_clock(tmp_path)
     assert not clock.folder_reads_clock(tmp_path / "nowhere")
 
@@ -171,7 +208,9 @@ def _has(name: str) -> bool:
         (" {{ strftime_now('%H:%M:%S') }}\n", " 00:00:00"),
     ],
 )
-def test_a_fixed_template_writes_the_date_and_else_what_it_wrote(template: str, expected: str) -> None:
+def test_a_fixed_template_writes_the_date_and_else_what_it_wrote(
+    template: str, expected: str
+) -> None:
     fixed = clock.fixed(template, "2026-11-28")
     assert expected in rendered(fixed)
     assert not clock.reads_clock(fixed)
@@ -183,7 +222,9 @@ def test_a_fixed_template_differs_from_the_original_in_its_date_alone() -> None:
         return "".join("0" if c.isdigit() else c for c in text)
 
     template = LLAMA.replace("%d %b %Y", "%d %m %Y")
-    assert without_digits(rendered(clock.fixed(template, "2026-11-28"))) == without_digits(rendered(template))
+    assert without_digits(rendered(clock.fixed(template, "2026-11-28"))) == without_digits(
+        rendered(template)
+    )
 
 
 @pytest.mark.parametrize("template", [CHATML, FIXED])
@@ -201,17 +242,34 @@ def test_without_a_date_and_with_an_unknown_directive_rendering_fails() -> None:
 
 
 def test_files_keep_everything_but_the_templates() -> None:
-    given = {"a": 1, "chat_template": [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": SMOL}], "z": "ü"}
-    made = json.loads(clock.fixed_file("tokenizer_config.json", json.dumps(given).encode(), "2026-11-28"))
+    given = {
+        "a": 1,
+        "chat_template": [
+            {"name": "default", "template": CHATML},
+            {"name": "tool_use", "template": SMOL},
+        ],
+        "z": "ü",
+    }
+    made = json.loads(
+        clock.fixed_file("tokenizer_config.json", json.dumps(given).encode(), "2026-11-28")
+    )
     assert list(made) == list(given)
     assert {**made, "chat_template": 0} == {**given, "chat_template": 0}
-    assert [t["template"] for t in made["chat_template"]] == [CHATML, clock.fixed(SMOL, "2026-11-28")]
+    assert [t["template"] for t in made["chat_template"]] == [
+        CHATML,
+        clock.fixed(SMOL, "2026-11-28"),
+    ]
     data = json.dumps({"chat_template": CHATML}).encode()
     assert clock.fixed_file("tokenizer_config.json", data, "2026-11-28") == data
-    assert clock.fixed_file("chat_template.jinja", SMOL.encode(), "2026-11-28") == clock.fixed(SMOL, "2026-11-28").encode()
+    assert (
+        clock.fixed_file("chat_template.jinja", SMOL.encode(), "2026-11-28")
+        == clock.fixed(SMOL, "2026-11-28").encode()
+    )
 
 
-@pytest.mark.parametrize("text", ["2026-13-01", "2026-02-30", "28.11.2026", "20261128", "now", "", "2026-11-28T00:00"])
+@pytest.mark.parametrize(
+    "text", ["2026-13-01", "2026-02-30", "28.11.2026", "20261128", "now", "", "2026-11-28T00:00"]
+)
 def test_what_is_no_date_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a date; write it as 2026-11-28"):
         clock.check_date(text)
@@ -224,7 +282,9 @@ def test_what_is_rendered_with_such_a_template_has_the_date_in_its_key(site: Sit
     assert dates(site.plan()) == {"adapter": "2026-11-28", "bench:accuracy.base": "2026-11-28"}
     site.made("adapter")
     found = dates(site.plan())
-    assert found == dict.fromkeys(["adapter", "bench:accuracy.base", "bench:accuracy.adapter"], "2026-11-28")
+    assert found == dict.fromkeys(
+        ["adapter", "bench:accuracy.base", "bench:accuracy.adapter"], "2026-11-28"
+    )
 
 
 @pytest.mark.parametrize("template", [CHATML, FIXED])
@@ -246,13 +306,17 @@ def test_the_other_parts_of_a_key_stay(site: Site) -> None:
     site.write("base/chat_template.jinja", CHATML)
     without = site.plan().states["adapter"].parts
     labels = [(p.cause, p.label) for p in with_clock]
-    assert [x for x in labels if x != ("parameter", "template_date")] == [(p.cause, p.label) for p in without]
+    assert [x for x in labels if x != ("parameter", "template_date")] == [
+        (p.cause, p.label) for p in without
+    ]
 
 
 def test_the_worker_is_told_the_date_of_the_key(site: Site) -> None:
     planner = site.planner()
     plan = planner.plan(["adapter", "merged"])
-    assert make_action(planner, plan, plan.states["adapter"], Path(".")).template_date == "2026-11-28"
+    assert (
+        make_action(planner, plan, plan.states["adapter"], Path(".")).template_date == "2026-11-28"
+    )
     planner.traces.close()
 
 
@@ -269,8 +333,12 @@ def test_another_date_is_a_reason_that_why_tells(site: Site) -> None:
     assert site.plan("adapter").states["adapter"].verdict is Verdict.FRESH
     site.edit("source: base}", "source: base, template_date: 2027-01-02}")
     plan, planner = site.plan("adapter"), site.planner()
-    assert plan.states["adapter"].reasons == [Reason("parameter", "template_date", "2026-11-28", "2027-01-02")]
-    assert "parameter template_date: 2026-11-28 -> 2027-01-02" in to_text(why(plan, planner.workspace, "adapter"))
+    assert plan.states["adapter"].reasons == [
+        Reason("parameter", "template_date", "2026-11-28", "2027-01-02")
+    ]
+    assert "parameter template_date: 2026-11-28 -> 2027-01-02" in to_text(
+        why(plan, planner.workspace, "adapter")
+    )
     planner.traces.close()
 
 
@@ -289,7 +357,9 @@ def test_freezing_is_in_the_keys_of_what_is_published(site: Site) -> None:
 
 
 def test_models_of_several_dates_are_an_error(site: Site) -> None:
-    site.edit("targets:\n", "targets:\n  full: {kind: model, source: base, template_date: 2026-01-02}\n")
+    site.edit(
+        "targets:\n", "targets:\n  full: {kind: model, source: base, template_date: 2026-01-02}\n"
+    )
     site.edit("merged: {kind: merged, model: base", "merged: {kind: merged, model: full")
     site.made("adapter")
     site.made("merged")
@@ -304,7 +374,10 @@ def test_a_field_that_is_no_date_is_an_error_with_its_line(site: Site, given: st
     site.edit("source: base}", f"source: base, template_date: {given}}}")
     with pytest.raises(RecipeError) as caught:
         load(site.folder / "olivebuild.yaml")
-    assert "is not a date; write it as 2026-11-28, or freeze" in f"{caught.value.fact}; {caught.value.hint}"
+    assert (
+        "is not a date; write it as 2026-11-28, or freeze"
+        in f"{caught.value.fact}; {caught.value.hint}"
+    )
     assert caught.value.where
     assert caught.value.where.line == 2
 
@@ -313,7 +386,9 @@ def test_a_field_without_effect_is_told(site: Site) -> None:
     site.write("base/chat_template.jinja", CHATML)
     site.edit("source: base}", "source: base, template_date: 2026-01-02}")
     said = [text for _, text in site.planner().dating.ignored(site.plan())]
-    assert said == ["template_date changes nothing: the chat template of base does not read the clock"]
+    assert said == [
+        "template_date changes nothing: the chat template of base does not read the clock"
+    ]
 
 
 def test_what_was_seen_of_a_model_holds_where_it_is_not(site: Site) -> None:
@@ -326,18 +401,34 @@ def test_what_was_seen_of_a_model_holds_where_it_is_not(site: Site) -> None:
 
     assert base.key
     gone = str(site.folder / "gone")
-    planner.traces.put(Trace(base.key, "model", base.parts, {"": "0" * 32}, reference=gone, provenance={"reads_clock": True}))
-    assert planner.dating.parts(planner.graph.nodes["adapter"], planner.plan(["adapter"]).found) == [Part("parameter", "template_date", "2026-11-28")]
+    planner.traces.put(
+        Trace(
+            base.key,
+            "model",
+            base.parts,
+            {"": "0" * 32},
+            reference=gone,
+            provenance={"reads_clock": True},
+        )
+    )
+    assert planner.dating.parts(
+        planner.graph.nodes["adapter"], planner.plan(["adapter"]).found
+    ) == [Part("parameter", "template_date", "2026-11-28")]
     planner.traces.close()
 
 
 # -- olivebuild.lock
 
 
-def test_the_first_build_pins_todays_date_for_all_that_follow(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_build_pins_todays_date_for_all_that_follow(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan, said = build(site)
     assert dates(plan)["adapter"] == "2026-11-28"
-    assert said == [f"base: its chat template reads the clock: {FILE_NAME} has 2026-11-28 now, which is its date in all builds"]
+    assert said == [
+        f"base: its chat template reads the clock: {FILE_NAME} has 2026-11-28 now, which is its "
+        "date in all builds"
+    ]
     assert Lockfile(site.folder / FILE_NAME).template_date == "2026-11-28"
     monkeypatch.setattr(clock, "today", lambda: "2027-06-01")
     again, said = build(site)
@@ -345,26 +436,42 @@ def test_the_first_build_pins_todays_date_for_all_that_follow(site: Site, monkey
     assert said == []
 
 
-def test_a_plan_pins_nothing_and_says_with_which_date(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_pins_nothing_and_says_with_which_date(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def told() -> str:
         return "; ".join(map(str, site.planner().dating.told(site.plan())))
 
-    assert told() == "the chat template of base reads the clock: it will be rendered with the date of the first build, 2026-11-28 if that is today"
+    assert told() == (
+        "the chat template of base reads the clock: it will be rendered with the date of the "
+        "first build, 2026-11-28 if that is today"
+    )
     assert not (site.folder / FILE_NAME).exists()
     build(site)
-    assert told() == "the chat template of base reads the clock: it is rendered with 2026-11-28, which olivebuild.lock has"
+    assert told() == (
+        "the chat template of base reads the clock: it is rendered with 2026-11-28, which "
+        "olivebuild.lock has"
+    )
     site.edit("source: base}", "source: base, template_date: 2026-01-02}")
-    assert told() == "the chat template of base reads the clock: it is rendered with 2026-01-02, its template_date"
+    assert told() == (
+        "the chat template of base reads the clock: it is rendered with 2026-01-02, its "
+        "template_date"
+    )
     site.edit("2026-01-02", "freeze")
     assert told().endswith("2026-11-28, which olivebuild.lock has; what is merged has it fixed")
 
 
 def command(site: Site, *words: str) -> Any:
-    return CliRunner(env={"OLIVEBUILD_CACHE": str(site.cache)}).invoke(main, [*words, "-C", str(site.folder)], catch_exceptions=False)
+    return CliRunner(env={"OLIVEBUILD_CACHE": str(site.cache)}).invoke(
+        main, [*words, "-C", str(site.folder)], catch_exceptions=False
+    )
 
 
 def test_the_command_line_tells_and_updates(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "note     base           the chat template of base reads the clock" in command(site, "plan").output
+    assert (
+        "note     base           the chat template of base reads the clock"
+        in command(site, "plan").output
+    )
     assert json.loads(command(site, "plan", "--json").output)["template_dates"] == [
         {"target": "base", "date": "2026-11-28", "origin": "first build", "freezes": False}
     ]
@@ -373,20 +480,38 @@ def test_the_command_line_tells_and_updates(site: Site, monkeypatch: pytest.Monk
     monkeypatch.setattr(clock, "today", lambda: "2027-06-01")
     assert command(site, "update").output == ""
     assert Lockfile(site.folder / FILE_NAME).template_date == "2026-11-28"
-    assert command(site, "update", "--template-date").output == "template_date: 2026-11-28 -> 2027-06-01\n"
+    assert (
+        command(site, "update", "--template-date").output
+        == "template_date: 2026-11-28 -> 2027-06-01\n"
+    )
     assert command(site, "update", "--template-date").output == "template_date: unchanged\n"
-    assert site.plan("adapter").states["adapter"].reasons == [Reason("parameter", "template_date", "2026-11-28", "2027-06-01")]
-    for word, fact in (("base", "--template-date takes no targets"), ("2026-02-03", "--template-date takes no date")):
+    assert site.plan("adapter").states["adapter"].reasons == [
+        Reason("parameter", "template_date", "2026-11-28", "2027-06-01")
+    ]
+    for word, fact in (
+        ("base", "--template-date takes no targets"),
+        ("2026-02-03", "--template-date takes no date"),
+    ):
         with pytest.raises(RecipeError, match=fact) as caught:
             command(site, "update", "--template-date", word)
-        assert f"the field `template_date: {'2027-06-01' if word == 'base' else word}` of a model" in caught.value.hint
+        assert (
+            f"the field `template_date: {'2027-06-01' if word == 'base' else word}` of a model"
+            in caught.value.hint
+        )
     site.edit("source: base}", "source: base, template_date: 2026-01-02}")
-    assert "base has a template_date of its own, 2026-01-02, which stays" in command(site, "update", "--template-date").output
+    assert (
+        "base has a template_date of its own, 2026-01-02, which stays"
+        in command(site, "update", "--template-date").output
+    )
 
 
 def test_old_lock_files_load_and_what_others_wrote_survives(tmp_path: Path) -> None:
     file = tmp_path / FILE_NAME
-    file.write_text(json.dumps({"version": 1, "sources": {"hf:a": "1"}, "libraries": {"torch": "2"}, "later": {"x": 1}}))
+    file.write_text(
+        json.dumps(
+            {"version": 1, "sources": {"hf:a": "1"}, "libraries": {"torch": "2"}, "later": {"x": 1}}
+        )
+    )
     lock = Lockfile(file)
     assert lock.template_date == ""
     lock.pin_template_date("2026-11-28")
@@ -404,13 +529,17 @@ def test_old_lock_files_load_and_what_others_wrote_survives(tmp_path: Path) -> N
     assert Lockfile(file).template_date == "2026-11-28"
 
 
-def test_of_two_first_builds_the_date_saved_first_holds_for_both_and_an_update_replaces_it(tmp_path: Path) -> None:
+def test_of_two_first_builds_the_date_saved_first_holds_for_both_and_an_update_replaces_it(
+    tmp_path: Path,
+) -> None:
     one, two = Lockfile(tmp_path / FILE_NAME), Lockfile(tmp_path / FILE_NAME)
     one.pin_template_date("2026-11-28")
     two.pin_template_date("2026-11-29")
     one.save()
     two.save()
-    assert one.template_date == two.template_date == Lockfile(one.file).template_date == "2026-11-28"
+    assert (
+        one.template_date == two.template_date == Lockfile(one.file).template_date == "2026-11-28"
+    )
     three, beside = Lockfile(one.file), Lockfile(one.file)
     three.pin_template_date("2026-12-01")
     three.save()
@@ -421,6 +550,8 @@ def test_of_two_first_builds_the_date_saved_first_holds_for_both_and_an_update_r
 
 @pytest.mark.parametrize("given", ["2026-13-01", 20261128, None, ["2026-11-28"]])
 def test_a_lock_file_without_a_date_where_one_stands_is_told(tmp_path: Path, given: object) -> None:
-    (tmp_path / FILE_NAME).write_text(json.dumps({"sources": {}, "libraries": {}, "template_date": given}))
+    (tmp_path / FILE_NAME).write_text(
+        json.dumps({"sources": {}, "libraries": {}, "template_date": given})
+    )
     with pytest.raises(RecipeError):
         Lockfile(tmp_path / FILE_NAME)

@@ -1,4 +1,7 @@
-"""What a command reads: words, modules, variables. They count, or are told; secrets are kept nowhere."""
+"""What a command reads: words, modules, variables.
+
+They count, or are told; secrets are kept nowhere.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,12 @@ from tests.conftest import Place
         ("cat < d.txt | sort -k1 > {out}/x && (wc -l <other)", True, "cat d.txt sort wc other", ""),
         ('bash -ec "cat d.txt >x; sh more.sh"', False, "bash cat d.txt sh more.sh", ""),
         ("curl -d @body.json {inputs.a}", False, "curl @body.json body.json", ""),
-        ("A=conf.txt env B=other.txt ./tool", True, "A=conf.txt conf.txt env B=other.txt other.txt ./tool", ""),
+        (
+            "A=conf.txt env B=other.txt ./tool",
+            True,
+            "A=conf.txt conf.txt env B=other.txt other.txt ./tool",
+            "",
+        ),
         ("awk '" + "x" * 300 + "' d.txt", False, "awk d.txt", ""),
         ("echo $HOME/x '$5'", True, "echo", ""),
     ],
@@ -44,21 +52,32 @@ def test_words_that_may_be_files(run: str, by_shell: bool, words: str, modules: 
 
 
 def test_code_on_the_command_line_is_code_of_the_program_that_takes_it() -> None:
-    assert program_of("python -c 'import helper'", by_shell=False, environment={}).code == ("import helper",)
+    assert program_of("python -c 'import helper'", by_shell=False, environment={}).code == (
+        "import helper",
+    )
     assert program_of("grep -c word file", by_shell=False, environment={}).code == ()
-    assert program_of("PYTHONPATH=src:lib python x.py", by_shell=True, environment={"PYTHONPATH": "more"}).roots == ("src", "lib", "more")
+    assert program_of(
+        "PYTHONPATH=src:lib python x.py", by_shell=True, environment={"PYTHONPATH": "more"}
+    ).roots == ("src", "lib", "more")
 
 
 def test_words_of_a_script_line_by_line() -> None:
-    text = '#!/bin/sh\n# run.txt\nset -e\nX="it is\ncat data.txt | ./sort.sh >out.txt\nexec python train.py "$1"\n'
+    text = (
+        '#!/bin/sh\n# run.txt\nset -e\nX="it is\ncat data.txt | ./sort.sh >out.txt\nexec python '
+        'train.py "$1"\n'
+    )
     assert words_in(text) == ["set", "cat", "data.txt", "./sort.sh", "exec", "python", "train.py"]
 
 
 def scan_of(folder: Path, run: str, more: str = "") -> tuple[Scan, scripts.Reading, list[str]]:
     """What a recipe's command reads: the scan, the modules and the like, and what is told."""
-    (folder / FILE_NAME).write_text(f"targets:\n  c: {{kind: command, run: {json.dumps(run)}, outputs: [x]{more}}}\n")
+    (folder / FILE_NAME).write_text(
+        f"targets:\n  c: {{kind: command, run: {json.dumps(run)}, outputs: [x]{more}}}\n"
+    )
     graph = build_graph(load(folder / FILE_NAME))
-    scan = Scan(graph.recipe, StatMemo(folder / ".olivebuild/stats"), Lockfile(folder / "olivebuild.lock"))
+    scan = Scan(
+        graph.recipe, StatMemo(folder / ".olivebuild/stats"), Lockfile(folder / "olivebuild.lock")
+    )
     node = graph.nodes["c"]
     return scan, scan.program(node), [fact for fact, _ in said_of(scan, node)]
 
@@ -84,7 +103,8 @@ TREE = {
     "tools/beside.py": "",
     "app/__main__.py": "import part\n",
     "app/part.py": "",
-    "adds.py": "import sys, os\nsys.path.insert(0, os.path.join(os.path.dirname(__file__), 'src'))\nimport lib.core\n",
+    "adds.py": "import sys, os\nsys.path.insert(0, os.path.join(os.path.dirname(__file__), "
+    "'src'))\nimport lib.core\n",
     "adds_odd.py": "import sys\nsys.path.append(sys.argv[1])\n",
     "broken.py": "def :\n",
     "tool": "#!/usr/bin/env python3\nimport late\n",
@@ -100,7 +120,10 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-OF_TRAIN = "helpers.py late.py more.py pkg/__init__.py pkg/base.py pkg/sub/__init__.py pkg/sub/deep.py pkg/sub/near.py pkg/sub/thing.py"
+OF_TRAIN = (
+    "helpers.py late.py more.py pkg/__init__.py pkg/base.py pkg/sub/__init__.py "
+    "pkg/sub/deep.py pkg/sub/near.py pkg/sub/thing.py"
+)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +181,9 @@ def test_a_module_that_comes_later_or_changes_is_found(tree: Path) -> None:
         ("/bin/sh -c true /dev/null /", "", ""),
     ],
 )
-def test_what_is_named_and_does_not_count_is_told(tree: Path, run: str, more: str, told: str) -> None:
+def test_what_is_named_and_does_not_count_is_told(
+    tree: Path, run: str, more: str, told: str
+) -> None:
     (tree / "data").mkdir()
     (tree / "data/a.txt").write_text("")
     (tree / "run.sh").write_text("python late.py data/a.txt nothing.txt\n")
@@ -167,13 +192,17 @@ def test_what_is_named_and_does_not_count_is_told(tree: Path, run: str, more: st
     assert all(told in fact for fact in found)
 
 
-def test_files_elsewhere_are_told_and_programs_are_not(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_files_elsewhere_are_told_and_programs_are_not(
+    tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     other = tmp_path_factory.mktemp("elsewhere")
     (other / "rows.txt").write_text("")
     (other / "tool").write_text("#!/bin/sh\n")
     (other / "tool").chmod(0o755)
     _, _, told = scan_of(tree, f"{other}/tool {other}/rows.txt {other}")
-    assert [fact.partition(", of which")[0] for fact in told] == [f"`run` of c names {other}/rows.txt, {other}"]
+    assert [fact.partition(", of which")[0] for fact in told] == [
+        f"`run` of c names {other}/rows.txt, {other}"
+    ]
 
 
 READS = """\
@@ -186,24 +215,49 @@ c = other["NONE"], d.get("NONE"), os.environ["PATH"], os.environ["GIVEN"]
 """
 
 
-def test_variables_that_a_command_does_not_get_are_told_by_name(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "OURS", "NONE", "GIVEN", "IN_RUN", "IN_SHELL", "LISTED"):
+def test_variables_that_a_command_does_not_get_are_told_by_name(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "ONE",
+        "TWO",
+        "THREE",
+        "FOUR",
+        "FIVE",
+        "SIX",
+        "SEVEN",
+        "OURS",
+        "NONE",
+        "GIVEN",
+        "IN_RUN",
+        "IN_SHELL",
+        "LISTED",
+    ):
         monkeypatch.setenv(name, "x")
     monkeypatch.delenv("TWO")
     (tree / "late.py").write_text(READS)
-    (tree / "run.sh").write_text('echo "${IN_SHELL:-no}" $LISTED $HOME $OLIVEBUILD_OUT $LC_ALL $OMP_NUM_THREADS\n')
+    (tree / "run.sh").write_text(
+        'echo "${IN_SHELL:-no}" $LISTED $HOME $OLIVEBUILD_OUT $LC_ALL $OMP_NUM_THREADS\n'
+    )
     more = ", shell: true, environment: {GIVEN: y}, env: {keyed: [LISTED]}"
     _, _, told = scan_of(tree, "echo $IN_RUN; sh run.sh; python tools/run.py; python late.py", more)
     assert told == [
-        "late.py, run, run.sh of c reads FIVE, FOUR, IN_RUN, IN_SHELL, ONE, SEVEN, SIX, THREE of the environment, "
+        "late.py, run, run.sh of c reads FIVE, FOUR, IN_RUN, IN_SHELL, ONE, SEVEN, SIX, THREE of "
+        "the environment, "
         "which a command gets only if `env` lists it"
     ]
 
 
 def test_the_base_of_the_environment_always_passes() -> None:
     """Where things lie, who runs them, language, network, devices, threads: and no secret."""
-    passing = "PATH HOME LANG LC_ALL LC_NUMERIC TMPDIR https_proxy NO_PROXY SSL_CERT_FILE CUDA_VISIBLE_DEVICES OMP_NUM_THREADS HF_HOME MKL_CBWR"
-    stopped = "HF_TOKEN AWS_SECRET_ACCESS_KEY GITHUB_TOKEN MODE CI PYTHONHASHSEED PYTHONSTARTUP LD_PRELOAD BASH_ENV"
+    passing = (
+        "PATH HOME LANG LC_ALL LC_NUMERIC TMPDIR https_proxy NO_PROXY SSL_CERT_FILE "
+        "CUDA_VISIBLE_DEVICES OMP_NUM_THREADS HF_HOME MKL_CBWR"
+    )
+    stopped = (
+        "HF_TOKEN AWS_SECRET_ACCESS_KEY GITHUB_TOKEN MODE CI PYTHONHASHSEED PYTHONSTARTUP "
+        "LD_PRELOAD BASH_ENV"
+    )
     given = dict.fromkeys((passing + " " + stopped).split(), "x")
     assert {*environment.of_command(given, ["MODE"])} == {*passing.split(), "MODE"}
 
@@ -219,7 +273,10 @@ def test_the_base_of_the_environment_always_passes() -> None:
     ],
 )
 def test_lists_of_variables_that_say_nothing_right(tmp_path: Path, env: str, fact: str) -> None:
-    (tmp_path / FILE_NAME).write_text(f"targets:\n  c: {{kind: command, run: x, outputs: [y], environment: {{B: b}}, env: {env}}}\n")
+    (tmp_path / FILE_NAME).write_text(
+        f"targets:\n  c: {{kind: command, run: x, outputs: [y], environment: {{B: b}}, env: "
+        f"{env}}}\n"
+    )
     with pytest.raises(RecipeError) as e:
         assert load(tmp_path / FILE_NAME)
     assert e.value.fact == fact
@@ -231,7 +288,13 @@ def test_lists_of_variables_that_say_nothing_right(tmp_path: Path, env: str, fac
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_a_secret_is_masked_however_the_output_is_cut(size: int) -> None:
-    secrets = ["hf_abcdefghij", "abcdefghijkl", "two lines\nof a private key", 'quo"ted/secret', "short"]
+    secrets = [
+        "hf_abcdefghij",
+        "abcdefghijkl",
+        "two lines\nof a private key",
+        'quo"ted/secret',
+        "short",
+    ]
     text = (
         b"a hf_abcdefghij b abcdefghijkl hf_abcdefghi short hf_hf_abcdefghij "
         b'of a private key {"t": "quo\\"ted/secret"} quo%22ted%2Fsecret end abcdefgh'
@@ -239,7 +302,9 @@ def test_a_secret_is_masked_however_the_output_is_cut(size: int) -> None:
     mask = Mask(secrets)
     out = b"".join(mask.feed(text[i : i + size]) for i in range(0, len(text), size)) + mask.rest()
     stars = b"********"
-    assert out == b'a %s b %s hf_abcdefghi short hf_%s %s {"t": "%s"} %s end abcdefgh' % ((stars,) * 6)
+    assert out == b'a %s b %s hf_abcdefghi short hf_%s %s {"t": "%s"} %s end abcdefgh' % (
+        (stars,) * 6
+    )
 
 
 def test_what_can_not_begin_a_secret_is_not_held_back() -> None:
@@ -259,13 +324,19 @@ open(os.environ["OLIVEBUILD_OUT"] + "/x", "w").write(helper.V + os.environ.get("
 
 
 def test_a_command_gets_what_is_listed_and_its_result_belongs_to_that(tmp_path: Path) -> None:
-    """A helper beside the script, a keyed variable, another one, a secret: built, edited, undone, and compared with a clean build."""
+    """A helper beside the script, a keyed variable, another one, a secret: built, edited, undone,
+    and compared with a clean build.
+    """
     (tmp_path / "work").mkdir()
-    place = Place(tmp_path / "work", tmp_path / "cache", {"HF_TOKEN": "hf_SECRETTOKEN123", "OTHER": "seen"})
+    place = Place(
+        tmp_path / "work", tmp_path / "cache", {"HF_TOKEN": "hf_SECRETTOKEN123", "OTHER": "seen"}
+    )
     (place.folder / "main.py").write_text(SCRIPT)
     (place.folder / "helper.py").write_text("V = 'one'\n")
     env = "env: {keyed: [MODE], passed: [HF_TOKEN]}"
-    place.recipe.write_text(f"targets:\n  c: {{kind: command, run: python main.py, outputs: [x], {env}}}\n")
+    place.recipe.write_text(
+        f"targets:\n  c: {{kind: command, run: python main.py, outputs: [x], {env}}}\n"
+    )
 
     done = place.run()
     assert place.built("c/x") == b"one--"
@@ -290,14 +361,19 @@ def test_a_command_gets_what_is_listed_and_its_result_belongs_to_that(tmp_path: 
     assert "the token is ********" in place.run("log", "c").out
     kept = [p for folder in (place.folder, place.cache) for p in folder.rglob("*") if p.is_file()]
     assert len(kept) > 10
-    assert not [p for p in kept if b"SECRETTOKEN" in p.read_bytes() or b"ANOTHERTOKEN" in p.read_bytes()]
+    assert not [
+        p for p in kept if b"SECRETTOKEN" in p.read_bytes() or b"ANOTHERTOKEN" in p.read_bytes()
+    ]
 
 
 def test_output_of_what_is_left_running_does_not_hold_up_the_command(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     place = Place(tmp_path / "work", tmp_path / "cache", {"TOKEN": "a-long-secret"})
     run = "sleep 300 & echo a-long-secret; echo > {out}/x"
-    place.recipe.write_text(f"targets:\n  c: {{kind: command, shell: true, run: '{run}', outputs: [x], env: {{passed: [TOKEN]}}}}\n")
+    place.recipe.write_text(
+        f"targets:\n  c: {{kind: command, shell: true, run: '{run}', outputs: [x], env: {{passed: "
+        f"[TOKEN]}}}}\n"
+    )
     done = place.build()
     assert done.ran == ["c"]
     assert done.end["seconds"] < 60

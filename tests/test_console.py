@@ -9,11 +9,19 @@ import pytest
 from olivebuild.console import show_benchmark, show_choice, show_front
 from olivebuild.wording import difference
 
-TIMES: dict[str, Any] = {"ttft": 0.167, "tokens_per_second": 19.23, "load_seconds": 3.0, "peak_rss": 1.25e9, "size": 273e6}
+TIMES: dict[str, Any] = {
+    "ttft": 0.167,
+    "tokens_per_second": 19.23,
+    "load_seconds": 3.0,
+    "peak_rss": 1.25e9,
+    "size": 273e6,
+}
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> str:
-    return "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines() if line.strip())
+    return "".join(
+        f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines() if line.strip()
+    )
 
 
 def test_labels_and_baselines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,9 +43,24 @@ naive bayes    72.1 %
 
 
 def test_json_and_scores_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
-    base = {"rows": 97, "generated_accuracy": 0.0, "schema_valid": 0.0, "field_exact": 0.0, "json_exact": 0.0, "scores": {"brevity": 0.25}}
+    base = {
+        "rows": 97,
+        "generated_accuracy": 0.0,
+        "schema_valid": 0.0,
+        "field_exact": 0.0,
+        "json_exact": 0.0,
+        "scores": {"brevity": 0.25},
+    }
     merged = base | {"schema_valid": 1.0, "field_exact": 0.9, "json_exact": 0.7}
-    show_benchmark({"models": {"base": {"data": {"orders": base}, **TIMES}, "merged": {"data": {"orders": merged}, **TIMES}}, "data": ["orders"]})
+    show_benchmark(
+        {
+            "models": {
+                "base": {"data": {"orders": base}, **TIMES},
+                "merged": {"data": {"orders": merged}, **TIMES},
+            },
+            "data": ["orders"],
+        }
+    )
     assert (
         printed(capsys)
         == """\
@@ -52,7 +75,15 @@ merged  100.0 %  90.0 %  70.0 %     0.25  167 ms      19.2  3.0 s   1.25 GB  273
 
 def test_a_model_that_was_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
     right = {"rows": 86, "accuracy": 0.965}
-    show_benchmark({"models": {"adapter": {"data": {"tone": right}}, "merged": {"data": {"tone": right}, **TIMES}}, "data": ["tone"]})
+    show_benchmark(
+        {
+            "models": {
+                "adapter": {"data": {"tone": right}},
+                "merged": {"data": {"tone": right}, **TIMES},
+            },
+            "data": ["tone"],
+        }
+    )
     assert (
         printed(capsys)
         == """\
@@ -66,7 +97,13 @@ merged     96.5 %  167 ms      19.2  3.0 s   1.25 GB  273 MB
 
 
 def test_texts_without_a_question(capsys: pytest.CaptureFixture[str]) -> None:
-    models = {"base": {"data": {"book": {"rows": 3, "perplexity": 12.345}}, **TIMES, "tokens_per_second": None}}
+    models = {
+        "base": {
+            "data": {"book": {"rows": 3, "perplexity": 12.345}},
+            **TIMES,
+            "tokens_per_second": None,
+        }
+    }
     show_benchmark({"models": models, "data": ["book"]})
     assert (
         printed(capsys)
@@ -81,20 +118,56 @@ base        12.35  167 ms            3.0 s   1.25 GB  273 MB
 
 def test_what_was_lost_and_whether_that_is_noise(capsys: pytest.CaptureFixture[str]) -> None:
     spread = {"accuracy": {"mean": 0.93, "worst": 0.9, "values": [0.94, 0.95, 0.9]}}
-    judged = {"tone": {"rows": 86, "accuracy": 0.94, "over_seeds": spread}, "hard": {"rows": 80, "accuracy": 0.5}}
+    judged = {
+        "tone": {"rows": 86, "accuracy": 0.94, "over_seeds": spread},
+        "hard": {"rows": 80, "accuracy": 0.5},
+    }
     models = {
-        name: {"data": judged if name == "int4" else {s: {"rows": 86, "accuracy": 0.94} for s in judged}, **TIMES}
+        name: {
+            "data": judged
+            if name == "int4"
+            else {s: {"rows": 86, "accuracy": 0.94} for s in judged},
+            **TIMES,
+        }
         for name in ("base", "merged", "int4")
     }
 
-    def row(model: str, versus: str, data: str | None, figure: str, value: float, verdict: str, p: float | None, **more: Any) -> dict[str, Any]:
-        return {"model": model, "versus": versus, "data": data, "figure": figure, "difference": value, "verdict": verdict, "p": p, **more}
+    def row(
+        model: str,
+        versus: str,
+        data: str | None,
+        figure: str,
+        value: float,
+        verdict: str,
+        p: float | None,
+        **more: Any,
+    ) -> dict[str, Any]:
+        return {
+            "model": model,
+            "versus": versus,
+            "data": data,
+            "figure": figure,
+            "difference": value,
+            "verdict": verdict,
+            "p": p,
+            **more,
+        }
 
     times = {"ratio": 0.25, "ratio_interval": [0.2, 0.4]}
     comparisons = [
         row("merged", "base", "tone", "accuracy", 0.61, "better", 1e-12),
         row("merged", "base", "hard", "accuracy", 0.0, "noise", 1.0, detectable=0.1),
-        row("merged", "base", None, "e2e", 0.0, "noise", None, ratio=1.002, ratio_interval=[0.98, 1.03]),
+        row(
+            "merged",
+            "base",
+            None,
+            "e2e",
+            0.0,
+            "noise",
+            None,
+            ratio=1.002,
+            ratio_interval=[0.98, 1.03],
+        ),
         row("int4", "base", "tone", "accuracy", 0.6, "better", 1e-12),
         row("int4", "merged", "tone", "accuracy", -0.0233, "noise", 0.5, detectable=0.1151),
         row("int4", "merged", "tone", "macro_f1", -0.03, "noise", 0.5),
@@ -122,7 +195,13 @@ def test_the_front(capsys: pytest.CaptureFixture[str]) -> None:
         name: {"data": {"tone": {"rows": 86, "accuracy": a}}, **TIMES, "size": s}
         for name, a, s in [("a", 0.9, 1e8), ("b", 0.8, 9e7), ("c", 0.7, 1e8)]
     }
-    pareto = {"quality": "accuracy", "data": "tone", "speed": "tokens_per_second", "front": ["a", "b"], "beaten_by": {"c": "a"}}
+    pareto = {
+        "quality": "accuracy",
+        "data": "tone",
+        "speed": "tokens_per_second",
+        "front": ["a", "b"],
+        "beaten_by": {"c": "a"},
+    }
     few: dict[str, Any] = {"models": models, "data": ["tone"], "pareto": pareto}
     show_front(few)
     assert printed(capsys) == ""
@@ -147,10 +226,21 @@ chosen   best                   is b, by size
     ("interval", "says"),
     [
         (None, "int4 is 4 times as fast as merged end to end: too few rounds to be sure"),
-        ([0.2, 0.4], "int4 is 4 times as fast as merged end to end (2.5 to 5): too few rounds to be sure"),
+        (
+            [0.2, 0.4],
+            "int4 is 4 times as fast as merged end to end (2.5 to 5): too few rounds to be sure",
+        ),
         ([0.1, 1.2], "int4 is 4 times as fast as merged end to end (0.833 to 10): noise"),
     ],
 )
 def test_few_rounds_are_not_called_noise(interval: list[float] | None, says: str) -> None:
-    row = {"model": "int4", "versus": "merged", "data": None, "figure": "e2e", "verdict": "noise", "ratio": 0.25, "ratio_interval": interval}
+    row = {
+        "model": "int4",
+        "versus": "merged",
+        "data": None,
+        "figure": "e2e",
+        "verdict": "noise",
+        "ratio": 0.25,
+        "ratio_interval": interval,
+    }
     assert difference(row) == says

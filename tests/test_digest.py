@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from olivebuild import digest
-from olivebuild.digest import StatMemo, canonical_json, files_below, of_bytes, of_file, of_json, stat_of, wait_for_tick, write_atomically
+from olivebuild.digest import (
+    StatMemo,
+    canonical_json,
+    files_below,
+    of_bytes,
+    of_file,
+    of_json,
+    stat_of,
+    wait_for_tick,
+    write_atomically,
+)
 from olivebuild.journal import Journal
 
 
@@ -60,14 +70,21 @@ def test_a_file_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "sizes"), [(0, [0]), (1, [1]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (11, [4, 4, 3])], ids=lambda v: str(v).replace(" ", "")
+    ("size", "sizes"),
+    [(0, [0]), (1, [1]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (11, [4, 4, 3])],
+    ids=lambda v: str(v).replace(" ", ""),
 )
-def test_a_long_file_has_the_digest_of_its_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, sizes: list[int]) -> None:
+def test_a_long_file_has_the_digest_of_its_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, sizes: list[int]
+) -> None:
     monkeypatch.setattr(digest, "SEGMENT", 4)
     data = os.urandom(size)
     (tmp_path / "f").write_bytes(data)
     assert digest.segments(size) == sizes
-    parts = [(of_bytes(data[start : start + 4]), len(data[start : start + 4])) for start in range(0, size, 4)]
+    parts = [
+        (of_bytes(data[start : start + 4]), len(data[start : start + 4]))
+        for start in range(0, size, 4)
+    ]
     assert of_file(tmp_path / "f") == (of_json(parts) if len(parts) > 1 else of_bytes(data))
 
 
@@ -79,12 +96,16 @@ def test_a_segment_is_long_enough_for_the_digest_of_most_files_to_be_that_of_the
 def test_pieces_tell_a_file_of_another_length(tmp_path: Path, other: bytes) -> None:
     (tmp_path / "f").write_bytes(b"abcdefgh")
     (tmp_path / "g").write_bytes(other)
-    assert digest.of_runs(tmp_path / "f", [3, 5]) == of_json([(of_bytes(b"abc"), 3), (of_bytes(b"defgh"), 5)])
+    assert digest.of_runs(tmp_path / "f", [3, 5]) == of_json(
+        [(of_bytes(b"abc"), 3), (of_bytes(b"defgh"), 5)]
+    )
     assert digest.of_runs(tmp_path / "g", [3, 5]) != digest.of_runs(tmp_path / "f", [3, 5])
     assert digest.of_runs(tmp_path / "g", [8]) != digest.of_runs(tmp_path / "f", [8])
 
 
-def test_who_listens_hears_of_a_long_file_until_its_end(memo: StatMemo, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_listens_hears_of_a_long_file_until_its_end(
+    memo: StatMemo, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heard: list[tuple[Path, int, int]] = []
     memo.listen = lambda path, done, total: heard.append((path, done, total))
     monkeypatch.setattr(digest, "SEGMENT", 2)
@@ -105,7 +126,13 @@ def test_files_below_are_sorted_by_their_paths_and_without_noise(tmp_path: Path)
     for name in ("b/z.txt", "b/a.txt", "b.txt", "a/x", ".hidden", "b/.DS_Store", "Thumbs.db"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert [p.relative_to(tmp_path).as_posix() for p in files_below(tmp_path)] == [".hidden", "a/x", "b.txt", "b/a.txt", "b/z.txt"]
+    assert [p.relative_to(tmp_path).as_posix() for p in files_below(tmp_path)] == [
+        ".hidden",
+        "a/x",
+        "b.txt",
+        "b/a.txt",
+        "b/z.txt",
+    ]
 
 
 def test_an_unchanged_file_is_hashed_once(memo: StatMemo, file: Path, counting: Counting) -> None:
@@ -127,11 +154,17 @@ def test_a_change_with_the_time_put_back_is_noticed(memo: StatMemo, file: Path) 
     file.write_text("two")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     after = file.stat()
-    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (
+        before.st_size,
+        before.st_mtime_ns,
+        before.st_ino,
+    )
     assert memo.digest(file) == of_bytes("two")
 
 
-def test_a_file_replaced_by_another_of_equal_size_and_time_is_noticed(memo: StatMemo, file: Path) -> None:
+def test_a_file_replaced_by_another_of_equal_size_and_time_is_noticed(
+    memo: StatMemo, file: Path
+) -> None:
     memo.digest(file)
     before = file.stat()
     other = file.with_name("b.txt")
@@ -161,7 +194,9 @@ def test_a_file_of_the_very_tick_of_the_scan_is_not_remembered(
     assert counting.calls == 2
 
 
-def test_a_file_dated_into_the_future_is_never_remembered(tmp_path: Path, file: Path, counting: Counting) -> None:
+def test_a_file_dated_into_the_future_is_never_remembered(
+    tmp_path: Path, file: Path, counting: Counting
+) -> None:
     later = file.stat().st_mtime_ns + 10**15
     os.utime(file, ns=(later, later))
     settle(tmp_path, tmp_path / "data")
@@ -187,7 +222,9 @@ def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(memo: StatMemo, 
     assert memo.digest(file, compute) == of_bytes("and now longer")
 
 
-def test_what_is_saved_is_known_to_the_next_memo(tmp_path: Path, memo: StatMemo, file: Path, counting: Counting) -> None:
+def test_what_is_saved_is_known_to_the_next_memo(
+    tmp_path: Path, memo: StatMemo, file: Path, counting: Counting
+) -> None:
     memo.digest(file, counting)
     memo.save()
     assert StatMemo(tmp_path / "state" / "stats.jsonl").digest(file, counting) == of_bytes("one")
@@ -195,7 +232,9 @@ def test_what_is_saved_is_known_to_the_next_memo(tmp_path: Path, memo: StatMemo,
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"bytes:x": 3}'])
-def test_a_damaged_memo_is_as_if_it_were_not_there(tmp_path: Path, file: Path, content: bytes) -> None:
+def test_a_damaged_memo_is_as_if_it_were_not_there(
+    tmp_path: Path, file: Path, content: bytes
+) -> None:
     (tmp_path / "stats.jsonl").write_bytes(content)
     assert StatMemo(tmp_path / "stats.jsonl").digest(file) == of_bytes("one")
 
@@ -207,12 +246,16 @@ def note(file: Path, name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("entry", [3, "text", {"a": 1}, [1], []])
-def test_a_damaged_entry_of_the_memo_is_as_if_it_were_not_there(tmp_path: Path, file: Path, entry: object) -> None:
+def test_a_damaged_entry_of_the_memo_is_as_if_it_were_not_there(
+    tmp_path: Path, file: Path, entry: object
+) -> None:
     note(tmp_path / "stats.jsonl", f"bytes:{file}", entry)
     assert StatMemo(tmp_path / "stats.jsonl").digest(file) == of_bytes("one")
 
 
-def test_an_entry_of_the_memo_without_its_digest_is_as_if_it_were_not_there(tmp_path: Path, file: Path) -> None:
+def test_an_entry_of_the_memo_without_its_digest_is_as_if_it_were_not_there(
+    tmp_path: Path, file: Path
+) -> None:
     note(tmp_path / "stats.jsonl", f"bytes:{file}", list(stat_of(file)))
     assert StatMemo(tmp_path / "stats.jsonl").digest(file) == of_bytes("one")
 
@@ -236,7 +279,9 @@ def test_an_atomic_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -249,7 +294,9 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_was_not_synced_is_known_until_the_next_boot_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_not_synced_is_known_until_the_next_boot_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, asked = tmp_path / "file", list[Path]()
     file.write_bytes(b"content")
     digest.wait_for_tick(tmp_path / "state", digest.stat_of(file)[3])
@@ -269,5 +316,11 @@ def test_what_was_not_synced_is_known_until_the_next_boot_only(tmp_path: Path, m
 
 def test_a_time_of_whole_seconds_may_come_again(tmp_path: Path) -> None:
     second = 1_000_000_000
-    for ctime, moment, past in ((5, 6, True), (5, 5, False), (0, 2 * second, False), (0, 2 * second + 1, True), (second, 2 * second, False)):
+    for ctime, moment, past in (
+        (5, 6, True),
+        (5, 5, False),
+        (0, 2 * second, False),
+        (0, 2 * second + 1, True),
+        (second, 2 * second, False),
+    ):
         assert digest.is_past((1, 1, 1, 0, ctime), moment) is past

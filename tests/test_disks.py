@@ -1,4 +1,6 @@
-"""Disks that are full or read-only, a cache that is deleted under a build, damage in every place: one clear error or a mended result."""
+"""Disks that are full or read-only, a cache that is deleted under a build, damage in every place:
+one clear error or a mended result.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def everything(chain: Place, seed: int) -> dict[str, bytes]:
 @pytest.mark.scenario
 @pytest.mark.parametrize("left", [0, 100_000])
 @pytest.mark.parametrize("which", ["cache", "folder"])
-def test_a_full_disk_is_one_clear_error_and_keeps_the_old_results(chain: Place, which: str, left: int) -> None:
+def test_a_full_disk_is_one_clear_error_and_keeps_the_old_results(
+    chain: Place, which: str, left: int
+) -> None:
     text, disk = chain.recipe.read_text(), getattr(chain, which)
     with memory_disk(disk, 8 << 20):
         chain.recipe.write_text(text)
@@ -78,7 +82,9 @@ def test_a_disk_that_fills_up_at_any_point_keeps_what_is_there(chain: Place) -> 
             (chain.folder / "in.bin").write_bytes(content(seed))
             ballast = fill(chain.cache if seed % 2 else chain.folder, seed * 13_000)
             done = chain.run()
-            assert (done.code == 0 and chain.everything() == everything(chain, seed)) or "no room is left on the disk" in done.err
+            assert (
+                done.code == 0 and chain.everything() == everything(chain, seed)
+            ) or "no room is left on the disk" in done.err
             ballast.unlink()
             assert chain.run().code == 0
             assert chain.everything() == everything(chain, seed)
@@ -108,7 +114,11 @@ def test_results_on_another_disk_than_what_is_remembered_are_told(chain: Place) 
         chain.environment["OLIVEBUILD_BUILD"] = str(chain.folder.parent / "disk")
         assert chain.run().code == 0
         (ours,) = (chain.folder.parent / "disk").iterdir()
-        made = {p.relative_to(ours).as_posix(): p.read_bytes() for p in ours.rglob("*") if p.is_file() and ".staging" not in p.parts}
+        made = {
+            p.relative_to(ours).as_posix(): p.read_bytes()
+            for p in ours.rglob("*")
+            if p.is_file() and ".staging" not in p.parts
+        }
         assert made == everything(chain, 0)
         assert chain.build().ran == []
 
@@ -130,7 +140,10 @@ def test_a_read_only_cache_restores_and_says_when_a_step_would_have_to_run(chain
         assert chain.verdicts() == {"first": "stale", "a": "waiting", "b": "waiting"}
         done = chain.run()
         assert (done.code, "Traceback" in done.err) == (1, False)
-        assert "error: the cache is read-only, and first is not in it and would have to be built" in done.err
+        assert (
+            "error: the cache is read-only, and first is not in it and would have to be built"
+            in done.err
+        )
         assert "hint: what the cache holds can be restored" in done.err
         assert chain.everything() == everything(chain, 0)
 
@@ -143,14 +156,19 @@ def test_a_damaged_blob_of_a_read_only_cache_is_not_served(chain: Place) -> None
         shutil.rmtree(chain.folder / "build")
         done = chain.run()
         assert done.code == 1
-        assert "error: the cache is read-only, and first is not in it and would have to be built" in done.err
+        assert (
+            "error: the cache is read-only, and first is not in it and would have to be built"
+            in done.err
+        )
 
 
 # Deleted
 
 
 def test_a_cache_deleted_under_a_build_is_told_and_the_next_build_is_right(chain: Place) -> None:
-    (chain.folder / "delete.sh").write_text(f'cp "$1" "$2"\ntest -e in.bin.safe || rm -rf "{chain.cache}"\n')
+    (chain.folder / "delete.sh").write_text(
+        f'cp "$1" "$2"\ntest -e in.bin.safe || rm -rf "{chain.cache}"\n'
+    )
     chain.edit('run: "cp {inputs.x} {outputs.y}"', 'run: "sh delete.sh {inputs.x} {outputs.y}"')
     done = chain.run()
     assert done.code == 1
@@ -198,7 +216,9 @@ def test_a_cached_object_flipped_twice_is_found_twice(chain: Place) -> None:
         assert done.ran[0] == "first"
         assert chain.everything() == everything(chain, 0)
         assert chain.build().ran == []
-    assert [p.name for p in (chain.cache / "quarantine").iterdir()] == [p.name for p in chain.blobs_of("b", "y.txt")]
+    assert [p.name for p in (chain.cache / "quarantine").iterdir()] == [
+        p.name for p in chain.blobs_of("b", "y.txt")
+    ]
 
 
 # At once
@@ -207,7 +227,9 @@ def test_a_cached_object_flipped_twice_is_found_twice(chain: Place) -> None:
 @pytest.mark.scenario
 def test_eight_builds_at_once_run_each_step_once(chain: Place, tmp_path: Path) -> None:
     for name in ("first", "a", "b"):
-        (chain.folder / f"{name}.sh").write_text(f'echo {name} >> "{tmp_path}/ran"\nsleep 0.3\ncp "$1" "$2"\n')
+        (chain.folder / f"{name}.sh").write_text(
+            f'echo {name} >> "{tmp_path}/ran"\nsleep 0.3\ncp "$1" "$2"\n'
+        )
     for name, words in (("first", "cp in.bin"), ("a", "cp {inputs.x}"), ("b", "cp -v {inputs.x}")):
         chain.edit(f'run: "{words} ', f'run: "sh {name}.sh {words.split()[-1]} ')
     other = Place(tmp_path / "other", chain.cache)

@@ -76,7 +76,11 @@ def test_a_block_scalar_is_text(text: str) -> None:
 
 
 def test_keys_are_text_whatever_they_look_like() -> None:
-    assert document.parse("1: a\ntrue: b\n~: c", "r.yaml").value == {"1": "a", "true": "b", "~": "c"}
+    assert document.parse("1: a\ntrue: b\n~: c", "r.yaml").value == {
+        "1": "a",
+        "true": "b",
+        "~": "c",
+    }
 
 
 def test_merge_keys_are_not_special() -> None:
@@ -96,27 +100,72 @@ def test_aliases_give_the_same_value() -> None:
     ("text", "where", "fact", "hint"),
     [
         ("a: 1\nb: 2\na: 3", Where("r.yaml", 3, 1, "a: 3"), "a is given twice", "keep one of them"),
-        ("t:\n  a: 1\n  'a': 3", Where("r.yaml", 3, 3, "  'a': 3"), "a is given twice", "keep one of them"),
-        ("a: !foo 1", Where("r.yaml", 1, 4, "a: !foo 1"), "the tag !foo is not allowed here", "write the plain value"),
+        (
+            "t:\n  a: 1\n  'a': 3",
+            Where("r.yaml", 3, 3, "  'a': 3"),
+            "a is given twice",
+            "keep one of them",
+        ),
+        (
+            "a: !foo 1",
+            Where("r.yaml", 1, 4, "a: !foo 1"),
+            "the tag !foo is not allowed here",
+            "write the plain value",
+        ),
         (
             "x: 1\na: !!python/object/apply:os.system [id]",
             Where("r.yaml", 2, 4, "a: !!python/object/apply:os.system [id]"),
             "the tag tag:yaml.org,2002:python/object/apply:os.system is not allowed here",
             "write the plain value",
         ),
-        ("a: !!int '1'", Where("r.yaml", 1, 4, "a: !!int '1'"), "the tag tag:yaml.org,2002:int is not allowed here", "write the plain value"),
-        ("? [1, 2]\n: 3", Where("r.yaml", 1, 3, "? [1, 2]"), "a key must be a word", "text that begins with { or [ needs quotes"),
+        (
+            "a: !!int '1'",
+            Where("r.yaml", 1, 4, "a: !!int '1'"),
+            "the tag tag:yaml.org,2002:int is not allowed here",
+            "write the plain value",
+        ),
+        (
+            "? [1, 2]\n: 3",
+            Where("r.yaml", 1, 3, "? [1, 2]"),
+            "a key must be a word",
+            "text that begins with { or [ needs quotes",
+        ),
         (
             "a:\n\t- b",
             Where("r.yaml", 2, 1, "\t- b"),
             "not valid YAML: found character that cannot start any token",
             "YAML is indented with spaces, not tabs",
         ),
-        ("a: b: c", Where("r.yaml", 1, 5, "a: b: c"), "not valid YAML: mapping values are not allowed in this context", NEEDS_QUOTES),
-        ("a: *x", Where("r.yaml", 1, 4, "a: *x"), "not valid YAML: found undefined alias", "quote text that begins with * or &"),
-        ("---\na: 1\n---\nb: 2", Where("r.yaml", 3, 1, "---"), "not valid YAML: but found another document", NEEDS_QUOTES),
-        ("a: [1\n", Where("r.yaml", 2, 1, ""), "not valid YAML: did not find expected ',' or ']'", NEEDS_QUOTES),
-        ("a: 'open", Where("r.yaml", 1, 9, "a: 'open"), "not valid YAML: found unexpected end of stream", NEEDS_QUOTES),
+        (
+            "a: b: c",
+            Where("r.yaml", 1, 5, "a: b: c"),
+            "not valid YAML: mapping values are not allowed in this context",
+            NEEDS_QUOTES,
+        ),
+        (
+            "a: *x",
+            Where("r.yaml", 1, 4, "a: *x"),
+            "not valid YAML: found undefined alias",
+            "quote text that begins with * or &",
+        ),
+        (
+            "---\na: 1\n---\nb: 2",
+            Where("r.yaml", 3, 1, "---"),
+            "not valid YAML: but found another document",
+            NEEDS_QUOTES,
+        ),
+        (
+            "a: [1\n",
+            Where("r.yaml", 2, 1, ""),
+            "not valid YAML: did not find expected ',' or ']'",
+            NEEDS_QUOTES,
+        ),
+        (
+            "a: 'open",
+            Where("r.yaml", 1, 9, "a: 'open"),
+            "not valid YAML: found unexpected end of stream",
+            NEEDS_QUOTES,
+        ),
     ],
 )
 def test_a_fault_is_told_with_its_place(text: str, where: Where, fact: str, hint: str) -> None:
@@ -126,7 +175,10 @@ def test_a_fault_is_told_with_its_place(text: str, where: Where, fact: str, hint
 
 def test_an_explicit_string_tag_never_makes_a_number() -> None:
     error = fault("a: !!str 1")
-    assert (error.fact, str(error.where)) == ("the tag tag:yaml.org,2002:str is not allowed here", "r.yaml:1:4")
+    assert (error.fact, str(error.where)) == (
+        "the tag tag:yaml.org,2002:str is not allowed here",
+        "r.yaml:1:4",
+    )
 
 
 @pytest.mark.parametrize("character", ["\x00", "\x07", "\x0b", "\x1c"])
@@ -144,7 +196,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key() -> None:
     assert document.parse("\ufeffa: 1", "r.yaml").value == {"a": 1}
 
 
-@pytest.mark.parametrize("text", ["- " * 50 + "1", "[" * 50 + "]" * 50, "{a: " * 50 + "1" + "}" * 50])
+@pytest.mark.parametrize(
+    "text", ["- " * 50 + "1", "[" * 50 + "]" * 50, "{a: " * 50 + "1" + "}" * 50]
+)
 def test_deep_nesting_is_refused(text: str) -> None:
     assert fault(text).fact == "nested deeper than 40 levels"
 
@@ -158,7 +212,9 @@ try:
 except errors.RecipeError:
     print("refused")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "refused\n")
 
 
@@ -172,7 +228,10 @@ def test_aliases_of_aliases_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
     error = fault("\n".join(lines))
-    assert (error.fact, error.hint) == ("more than 1000 values", "aliases that repeat aliases grow without bound")
+    assert (error.fact, error.hint) == (
+        "more than 1000 values",
+        "aliases that repeat aliases grow without bound",
+    )
 
 
 def test_as_many_values_as_allowed_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +256,15 @@ def test_where_of_an_override_is_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("2e-4", 0.0002), ("[a, 1]", ["a", 1]), ("{a: 1}", {"a": 1}), ("text", "text"), ("no", "no"), ("", None)]
+    ("text", "value"),
+    [
+        ("2e-4", 0.0002),
+        ("[a, 1]", ["a", 1]),
+        ("{a: 1}", {"a": 1}),
+        ("text", "text"),
+        ("no", "no"),
+        ("", None),
+    ],
 )
 def test_a_value_of_the_command_line_is_yaml_too(text: str, value: object) -> None:
     assert document.parse_value(text) == value
@@ -222,14 +289,22 @@ def place_of_fault(text: str) -> Where | None:
 @given(st.text(max_size=60))
 def test_arbitrary_text_gives_a_value_or_a_recipe_error_with_a_place(text: str) -> None:
     where = place_of_fault(text)
-    assert where is None or (where.file, where.line >= 1, where.column >= 1) == ("r.yaml", True, True)
+    assert where is None or (where.file, where.line >= 1, where.column >= 1) == (
+        "r.yaml",
+        True,
+        True,
+    )
 
 
 @settings(deadline=None, database=None, max_examples=600)
 @given(st.text(alphabet="ab1-:?#&*!|>'\"%@`{}[], \n\t~.e\r\u0085\u2028", max_size=40))
 def test_text_full_of_yaml_signs_gives_a_value_or_a_recipe_error_with_a_place(text: str) -> None:
     where = place_of_fault(text)
-    assert where is None or (where.file, where.line >= 1, where.column >= 1) == ("r.yaml", True, True)
+    assert where is None or (where.file, where.line >= 1, where.column >= 1) == (
+        "r.yaml",
+        True,
+        True,
+    )
 
 
 values = st.recursive(
@@ -238,7 +313,12 @@ values = st.recursive(
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(codec="ascii", min_codepoint=32)),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec="ascii", min_codepoint=32)), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(st.characters(codec="ascii", min_codepoint=32)), inner, max_size=4
+        )
+    ),
     max_leaves=12,
 )
 

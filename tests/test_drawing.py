@@ -68,7 +68,10 @@ def test_a_tree_opens_each_target_once(tmp_path: Path) -> None:
 
 
 def test_graphviz(tmp_path: Path) -> None:
-    text = "targets:\n  a: {kind: command, run: x, outputs: [y]}\n  b: {kind: command, run: x, outputs: [z], inputs: [a, a.y]}\n"
+    text = (
+        "targets:\n  a: {kind: command, run: x, outputs: [y]}\n  b: {kind: command, run: x, "
+        "outputs: [z], inputs: [a, a.y]}\n"
+    )
     assert dot(graph_of(tmp_path, text)) == (
         "digraph olivebuild {\n"
         "  rankdir=LR; node [shape=box];\n"
@@ -81,13 +84,25 @@ def test_graphviz(tmp_path: Path) -> None:
 
 
 def test_mermaid(tmp_path: Path) -> None:
-    text = "targets:\n  end: {kind: command, run: x, outputs: [y]}\n  b: {kind: command, run: x, outputs: [z], inputs: [end, end.y]}\n"
-    assert mermaid(graph_of(tmp_path, text)) == 'graph LR\n  t0["end (command)"]\n  t1["b (command)"]\n  t0 --> t1\n  t0 -->|y| t1'
+    text = (
+        "targets:\n  end: {kind: command, run: x, outputs: [y]}\n  b: {kind: command, run: x, "
+        "outputs: [z], inputs: [end, end.y]}\n"
+    )
+    assert (
+        mermaid(graph_of(tmp_path, text))
+        == 'graph LR\n  t0["end (command)"]\n  t1["b (command)"]\n  t0 --> t1\n  t0 -->|y| t1'
+    )
 
 
-def test_a_chain_of_thousands_is_drawn_without_recursion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chain_of_thousands_is_drawn_without_recursion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(step, "entry_points", lambda **which: [])
-    lines = [f"  t{i}: {{kind: command, run: x, outputs: [y], inputs: [{f't{i + 1}' if i < 1500 else ''}]}}" for i in range(1501)]
+    lines = [
+        f"  t{i}: {{kind: command, run: x, outputs: [y], inputs: "
+        f"[{f't{i + 1}' if i < 1500 else ''}]}}"
+        for i in range(1501)
+    ]
     drawn = tree(graph_of(tmp_path, "targets:\n" + "\n".join(lines))).splitlines()
     assert len(drawn) == 1501
     assert drawn[2] == "    `-- t2 (command)"

@@ -1,4 +1,6 @@
-"""Errors of other libraries in one line, whatever they say; and that nobody takes that line in a way that fails on an empty one."""
+"""Errors of other libraries in one line, whatever they say; and that nobody takes that line in a
+way that fails on an empty one.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ from olivebuild.errors import first_line
         (KeyError(""), "''"),
         (OSError("  \n "), "OSError"),
         (ValueError("x" * 900), "x" * 300),
-        (OSError("Couldn't make it from one of: \n(1) this,\n(2) that"), "Couldn't make it from one of: (1) this,"),
+        (
+            OSError("Couldn't make it from one of: \n(1) this,\n(2) that"),
+            "Couldn't make it from one of: (1) this,",
+        ),
     ],
 )
 def test_the_first_line_tells_something(error: Exception, line: str) -> None:

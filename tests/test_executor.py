@@ -1,4 +1,7 @@
-"""Actions as processes: which share one, what each gets, and how they end. Real workers, run by real commands."""
+"""Actions as processes: which share one, what each gets, and how they end.
+
+Real workers, run by real commands.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ from olivebuild.executors import local
 from olivebuild.executors.local import LocalExecutor
 from tests.conftest import Place
 
-TELL = "import json, os, sys; json.dump([os.getppid(), os.getcwd()], open(sys.argv[1], 'w')); print('said', file=sys.stderr)"
+TELL = (
+    "import json, os, sys; json.dump([os.getppid(), os.getcwd()], open(sys.argv[1], 'w')); "
+    "print('said', file=sys.stderr)"
+)
 
 
 @pytest.fixture
@@ -34,11 +40,18 @@ def executor() -> Iterator[LocalExecutor]:
     made.cancel()
 
 
-def action(folder: Path, name: str, code: str = TELL, *, shares: bool = True, **more: int) -> Action:
+def action(
+    folder: Path, name: str, code: str = TELL, *, shares: bool = True, **more: int
+) -> Action:
     out = folder / name / "out"
     out.mkdir(parents=True)
-    fields: dict[str, object] = {"run": f'python -c "{code}" {{outputs.told}}', "outputs": {"told": "told.json"}}
-    return Action(name, name, "command", "", fields, {}, {}, str(folder), str(out), shares=shares, **more)
+    fields: dict[str, object] = {
+        "run": f'python -c "{code}" {{outputs.told}}',
+        "outputs": {"told": "told.json"},
+    }
+    return Action(
+        name, name, "command", "", fields, {}, {}, str(folder), str(out), shares=shares, **more
+    )
 
 
 def end(executor: LocalExecutor) -> Outcome:
@@ -70,7 +83,9 @@ def test_actions_that_share_a_process_run_in_one(tmp_path: Path, executor: Local
     assert len({worker_of(tmp_path, name) for name in ("first", "second", "third")}) == 1
 
 
-def test_an_action_that_does_not_share_has_a_process_of_its_own(tmp_path: Path, executor: LocalExecutor) -> None:
+def test_an_action_that_does_not_share_has_a_process_of_its_own(
+    tmp_path: Path, executor: LocalExecutor
+) -> None:
     for name, shares in (("first", True), ("second", False), ("third", True), ("fourth", False)):
         assert run(executor, action(tmp_path, name, shares=shares), tmp_path).error is None
     pids = [worker_of(tmp_path, name) for name in ("first", "second", "third", "fourth")]
@@ -78,7 +93,9 @@ def test_an_action_that_does_not_share_has_a_process_of_its_own(tmp_path: Path, 
     assert len(set(pids)) == 3
 
 
-def test_a_file_of_the_folder_we_are_started_in_is_no_module(tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_the_folder_we_are_started_in_is_no_module(
+    tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("msgspec", "queue", "torch"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
@@ -93,11 +110,20 @@ def test_two_at_once_do_not_share(tmp_path: Path, executor: LocalExecutor) -> No
 
 
 def test_an_action_sees_the_gpus_that_it_takes_and_no_two_share_one(tmp_path: Path) -> None:
-    tell = "import json, os, sys; json.dump(os.environ['CUDA_VISIBLE_DEVICES'].split(','), open(sys.argv[1], 'w'))"
-    wanted = {name: action(tmp_path, name, tell, shares=False, gpus=gpus) for name, gpus in (("one", 1), ("two", 2), ("many", 9), ("none", 0))}
+    tell = (
+        "import json, os, sys; json.dump(os.environ['CUDA_VISIBLE_DEVICES'].split(','), "
+        "open(sys.argv[1], 'w'))"
+    )
+    wanted = {
+        name: action(tmp_path, name, tell, shares=False, gpus=gpus)
+        for name, gpus in (("one", 1), ("two", 2), ("many", 9), ("none", 0))
+    }
     executor = LocalExecutor(4, ["0", "1", "2"])
     try:
-        for name, left in (("one", {"two": True, "many": False}), ("two", {"one": False, "none": True})):
+        for name, left in (
+            ("one", {"two": True, "many": False}),
+            ("two", {"one": False, "none": True}),
+        ):
             executor.start(wanted[name], tmp_path / f"{name}.log")
             assert {other: executor.can_start(wanted[other]) for other in left} == left
         assert {end(executor).node, end(executor).node} == {"one", "two"}
@@ -106,10 +132,17 @@ def test_an_action_sees_the_gpus_that_it_takes_and_no_two_share_one(tmp_path: Pa
     finally:
         executor.cancel()
     seen = {name: json.loads((tmp_path / name / "out/told.json").read_text()) for name in wanted}
-    assert (seen["one"], seen["two"], sorted(seen["many"]), seen["none"]) == (["0"], ["1", "2"], ["0", "1", "2"], [""])
+    assert (seen["one"], seen["two"], sorted(seen["many"]), seen["none"]) == (
+        ["0"],
+        ["1", "2"],
+        ["0", "1", "2"],
+        [""],
+    )
 
 
-def test_after_a_failure_the_next_action_gets_another_process(tmp_path: Path, executor: LocalExecutor) -> None:
+def test_after_a_failure_the_next_action_gets_another_process(
+    tmp_path: Path, executor: LocalExecutor
+) -> None:
     assert run(executor, action(tmp_path, "first"), tmp_path).error is None
     failed = run(executor, action(tmp_path, "second", "raise SystemExit(3)"), tmp_path)
     assert failed.error is not None
@@ -118,7 +151,9 @@ def test_after_a_failure_the_next_action_gets_another_process(tmp_path: Path, ex
     assert worker_of(tmp_path, "third") != worker_of(tmp_path, "first")
 
 
-def test_a_waiting_process_that_was_killed_is_replaced(tmp_path: Path, executor: LocalExecutor) -> None:
+def test_a_waiting_process_that_was_killed_is_replaced(
+    tmp_path: Path, executor: LocalExecutor
+) -> None:
     assert run(executor, action(tmp_path, "first"), tmp_path).error is None
     process = psutil.Process(worker_of(tmp_path, "first"))
     process.kill()
@@ -162,8 +197,13 @@ def test_a_process_that_ends_while_it_is_given_an_action_does_not_take_it_along(
 
 
 @pytest.mark.parametrize("shares", [True, False])
-def test_what_a_killed_process_had_started_ends_with_it(tmp_path: Path, executor: LocalExecutor, shares: bool) -> None:
-    executor.start(action(tmp_path, "first", f"{TELL}; import time; time.sleep(600)", shares=shares), tmp_path / "first.log")
+def test_what_a_killed_process_had_started_ends_with_it(
+    tmp_path: Path, executor: LocalExecutor, shares: bool
+) -> None:
+    executor.start(
+        action(tmp_path, "first", f"{TELL}; import time; time.sleep(600)", shares=shares),
+        tmp_path / "first.log",
+    )
     deadline, told = time.monotonic() + 60, tmp_path / "first/out/told.json"
     while not (told.exists() and told.read_text().endswith("]")):
         assert time.monotonic() < deadline
@@ -176,7 +216,9 @@ def test_what_a_killed_process_had_started_ends_with_it(tmp_path: Path, executor
     assert not program.is_running()
 
 
-def test_the_first_action_gets_the_process_that_was_started_ahead(tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_action_gets_the_process_that_was_started_ahead(
+    tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(digest, "THREADS", 2)
     executor.warm_up(())
     (ahead,) = executor._idle
@@ -201,19 +243,32 @@ def test_nothing_is_left_when_the_executor_is_let_go(tmp_path: Path) -> None:
     executor = LocalExecutor(2, [])
     assert run(executor, action(tmp_path, "first"), tmp_path).error is None
     waiting = psutil.Process(worker_of(tmp_path, "first"))
-    executor.start(action(tmp_path, "second", "import time; time.sleep(600)", shares=False), tmp_path / "second.log")
+    executor.start(
+        action(tmp_path, "second", "import time; time.sleep(600)", shares=False),
+        tmp_path / "second.log",
+    )
     executor.cancel()
     assert not waiting.is_running()
-    assert not [p for p in psutil.Process().children(recursive=True) if "olivebuild.worker" in " ".join(p.cmdline())]
+    assert not [
+        p
+        for p in psutil.Process().children(recursive=True)
+        if "olivebuild.worker" in " ".join(p.cmdline())
+    ]
 
 
-def test_a_lock_is_held_by_a_process_of_its_own_and_not_by_one_that_goes_on(tmp_path: Path, executor: LocalExecutor) -> None:
+def test_a_lock_is_held_by_a_process_of_its_own_and_not_by_one_that_goes_on(
+    tmp_path: Path, executor: LocalExecutor
+) -> None:
     from olivebuild.locks import try_lock
 
     for name, shares, freed in (("own", False, False), ("shared", True, True)):
         lock = try_lock(tmp_path / f"{name}.lock")
         assert lock is not None
-        executor.start(action(tmp_path, name, "import time; time.sleep(1)", shares=shares), tmp_path / f"{name}.log", [lock.fileno()])
+        executor.start(
+            action(tmp_path, name, "import time; time.sleep(1)", shares=shares),
+            tmp_path / f"{name}.log",
+            [lock.fileno()],
+        )
         lock.close()
         again = try_lock(tmp_path / f"{name}.lock")
         assert (again is not None) == freed
@@ -233,46 +288,78 @@ pathlib.Path(sys.argv[1]).write_text("installed")
 
 
 @pytest.mark.parametrize("shared", ["", ", gpu: true"])
-def test_a_build_under_which_olivebuild_is_upgraded_ends_and_says_so(place: Place, tmp_path: Path, shared: str) -> None:
+def test_a_build_under_which_olivebuild_is_upgraded_ends_and_says_so(
+    place: Place, tmp_path: Path, shared: str
+) -> None:
     installed = tmp_path / "installed"
-    shutil.copytree(Path(olivebuild.__file__).parent, installed / "olivebuild", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(olivebuild.__file__).parent,
+        installed / "olivebuild",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     place.environment["PYTHONPATH"] = str(installed)
     (place.folder / "upgrade.py").write_text(UPGRADE)
-    one = f'{{kind: command, run: "python upgrade.py {{outputs.o}} {installed / "olivebuild/steps/command.py"}", outputs: {{o: o.txt}}{shared}}}'
-    two = f'{{kind: command, run: "cp {{inputs.one}} {{outputs.o}}", inputs: {{one: one.o}}, outputs: {{o: o.txt}}{shared}}}'
+    one = (
+        f'{{kind: command, run: "python upgrade.py {{outputs.o}} '
+        f'{installed / "olivebuild/steps/command.py"}", outputs: {{o: o.txt}}{shared}}}'
+    )
+    two = (
+        f'{{kind: command, run: "cp {{inputs.one}} {{outputs.o}}", inputs: {{one: one.o}}, '
+        f"outputs: {{o: o.txt}}{shared}}}"
+    )
     place.recipe.write_text(f"targets:\n  one: {one}\n  two: {two}\n")
     done = place.build("two")
-    assert (done.code, done.events[-1]["ran"], done.events[-1]["failed"]) == (1, ["one"], ["two"]), done.err
+    assert (done.code, done.events[-1]["ran"], done.events[-1]["failed"]) == (
+        1,
+        ["one"],
+        ["two"],
+    ), done.err
     assert "olivebuild itself was changed while it was building" in done.err
     assert place.build("two").ran == ["two"]
 
 
 def test_a_worker_that_does_not_understand_what_it_is_asked_ends() -> None:
     command = [sys.executable, "-P", "-m", "olivebuild.worker"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as worker:
         assert worker.stdin
         worker.stdin.write(b"no JSON\n")
         worker.stdin.flush()
         assert worker.wait(60) == 1
 
 
-GROW = "import os, signal, time; held = bytes(range(256)) * (1 << 20); os.kill({whom}, signal.SIGKILL); time.sleep(60)"
+GROW = (
+    "import os, signal, time; held = bytes(range(256)) * (1 << 20); os.kill({whom}, "
+    "signal.SIGKILL); time.sleep(60)"
+)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what a process had taken that was killed is told there")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="what a process had taken that was killed is told there"
+)
 @pytest.mark.parametrize(
-    ("whom", "shell", "taken"), [("os.getpid()", False, r"2\d\d MB"), ("os.getpid()", True, r"2\d\d MB"), ("os.getppid()", False, r"\d+ MB")]
+    ("whom", "shell", "taken"),
+    [
+        ("os.getpid()", False, r"2\d\d MB"),
+        ("os.getpid()", True, r"2\d\d MB"),
+        ("os.getppid()", False, r"\d+ MB"),
+    ],
 )
 def test_a_process_that_is_killed_is_said_to_be_and_how_much_it_had_taken(
     tmp_path: Path, executor: LocalExecutor, whom: str, shell: bool, taken: str
 ) -> None:
-    """As a system does that has no memory left: a program, one in a shell, or the worker itself gets SIGKILL."""
+    """As a system does that has no memory left: a program, one in a shell, or the worker itself
+    gets SIGKILL.
+    """
     given = action(tmp_path, "first", GROW.format(whom=whom))
     if shell:
         given.fields.update(run=f"{given.fields['run']}; exit $?", shell=True)
     error = run(executor, given, tmp_path).error
     assert error is not None
-    found = re.search(r"was killed \(signal 9\), perhaps for want of memory; it had taken up to (.*)", error.fact)
+    found = re.search(
+        r"was killed \(signal 9\), perhaps for want of memory; it had taken up to (.*)", error.fact
+    )
     assert found
     assert re.fullmatch(taken, found[1])
     assert "if it was for memory: close other programs" in error.hint
@@ -288,16 +375,34 @@ def test_the_systems_own_count_makes_it_certain() -> None:
     assert endings.ending(3) == ("ended with 3", "")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a process can be bound to so much memory there")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="a process can be bound to so much memory there"
+)
 def test_a_step_that_gets_no_more_memory_says_so(place: Place) -> None:
     """Under `ulimit -v`, where a library is refused what it asks for."""
     (place.folder / "rows.json").write_text("[" + "[]," * (20 << 20) + "[]]")
-    place.recipe.write_text('targets:\n  rows: {kind: dataset, source: rows.json, prompt: "{text}", completion: "{label}"}\n')
+    place.recipe.write_text(
+        'targets:\n  rows: {kind: dataset, source: rows.json, prompt: "{text}", completion: '
+        '"{label}"}\n'
+    )
     start = f"[{sys.executable!r}, '-m', 'olivebuild']"
-    limit = f"import os, resource as r; r.setrlimit(r.RLIMIT_AS, ({1200 << 20},) * 2); os.execv({sys.executable!r}, {start})"
+    limit = (
+        f"import os, resource as r; r.setrlimit(r.RLIMIT_AS, ({1200 << 20},) * 2); "
+        f"os.execv({sys.executable!r}, {start})"
+    )
     environment = os.environ | {"OLIVEBUILD_CACHE": str(place.cache), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", limit], cwd=place.folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", limit],
+        cwd=place.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
-    assert "error: rows failed: there was not enough memory; its process had taken up to" in done.stderr
+    assert (
+        "error: rows failed: there was not enough memory; its process had taken up to"
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert not (place.folder / "build").exists()

@@ -1,4 +1,6 @@
-"""The recipe `extract`: its rows are what its script writes, and what each asks for follows its schema."""
+"""The recipe `extract`: its rows are what its script writes, and what each asks for follows its
+schema.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ RECIPE = Path(__file__).parent.parent / "recipes/extract"
 
 
 def rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (RECIPE / "data/orders.jsonl").read_text("utf-8").splitlines()]
+    return [
+        json.loads(line) for line in (RECIPE / "data/orders.jsonl").read_text("utf-8").splitlines()
+    ]
 
 
 def test_the_script_writes_the_rows_that_are_there() -> None:
@@ -29,7 +33,9 @@ def test_the_script_writes_the_rows_that_are_there() -> None:
 
 
 def test_every_answer_follows_the_schema_and_no_message_comes_twice() -> None:
-    validator = jsonschema.Draft202012Validator(json.loads((RECIPE / "order.schema.json").read_text()))
+    validator = jsonschema.Draft202012Validator(
+        json.loads((RECIPE / "order.schema.json").read_text())
+    )
     completion = open_graph(RECIPE, None).recipe.targets["orders"].fields.completion  # type: ignore[attr-defined]
     for row in rows():
         answer = json.loads(fill(completion, row).removesuffix("<|im_end|>"))

@@ -1,4 +1,6 @@
-"""Model folders as they are found, with one fault each: `plan` says it in one error, with the line of the recipe, before anything is made."""
+"""Model folders as they are found, with one fault each: `plan` says it in one error, with the line
+of the recipe, before anything is made.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,15 @@ from tests.test_findings import found
 from tests.test_model_config import LLAMA, RECIPE, make_base, tokenizer
 from tests.test_tensors import index, write
 
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 4937253216\n"
-PAGE = "<!DOCTYPE html>\n<html><head><title>401 Unauthorized</title></head><body>Access to this model is restricted.</body></html>"
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\noid "
+    "sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize "
+    "4937253216\n"
+)
+PAGE = (
+    "<!DOCTYPE html>\n<html><head><title>401 Unauthorized</title></head><body>Access to this "
+    "model is restricted.</body></html>"
+)
 ADAPTER = {"peft_type": "LORA", "base_model_name_or_path": "meta-llama/Llama-3.2-1B", "r": 8}
 WHERE = "olivebuild.yaml:3:23"
 Weights = dict[str, tuple[str, list[int], bytes]]
@@ -33,13 +42,17 @@ def site(tmp_path: Path) -> Site:
 
 def configured(**changes: Any) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
-        (folder / "config.json").write_text(json.dumps({k: v for k, v in (LLAMA | changes).items() if v != "left out"}))
+        (folder / "config.json").write_text(
+            json.dumps({k: v for k, v in (LLAMA | changes).items() if v != "left out"})
+        )
 
     return damage
 
 
 def written(name: str, text: str | bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(text.encode() if isinstance(text, str) else text) and None
+    return lambda folder: (
+        (folder / name).write_bytes(text.encode() if isinstance(text, str) else text) and None
+    )
 
 
 def renamed(name: str, *others: str) -> Callable[[Path], None]:
@@ -71,11 +84,17 @@ def sharded(*there: int, absent: int = 0, of: int = 2) -> Callable[[Path], None]
 
     def damage(folder: Path) -> None:
         (folder / "model.safetensors").unlink()
-        shards: list[Weights] = [{f"model.layers.{i}.w.weight": ("F32", [1], b"1234")} for i in range(of)]
+        shards: list[Weights] = [
+            {f"model.layers.{i}.w.weight": ("F32", [1], b"1234")} for i in range(of)
+        ]
         names = [f"model-{i + 1:05}-of-{of:05}.safetensors" for i in range(of)]
         for i in there:
             write(folder / names[i], shards[i])
-        index(folder, {name: file for file, shard in zip(names, shards, strict=True) for name in shard}, *shards)
+        index(
+            folder,
+            {name: file for file, shard in zip(names, shards, strict=True) for name in shard},
+            *shards,
+        )
 
     return damage
 
@@ -126,8 +145,12 @@ FOUR: Weights = {"model.layers.0.mlp.up_proj.weight": ("U8", [4, 1], b"1234")}
         (written("config.json", PAGE), "config.json can't be read: it is a web page, not the file itself", "download it again"),
         (written("config.json", "[1]"), "config.json can't be read: it is not a JSON object", "is the download complete?"),
         # What is missing.
-        (sharded(0), "base/model.safetensors.index.json: model-00002-of-00002.safetensors is missing, where the index has model.layers.1.w.we", "is"),
-        (sharded(), "base/model.safetensors.index.json: model-00001-of-00002.safetensors is missing, where the index has model.layers.0.w.wei", "is"),
+        (sharded(0), "base/model.safetensors.index.json: model-00002-of-00002.safetensors is missing, "
+"where "
+"the index has model.layers.1.w.we", "is"),
+        (sharded(), "base/model.safetensors.index.json: model-00001-of-00002.safetensors is missing, "
+"where "
+"the index has model.layers.0.w.wei", "is"),
         (linked("gone", "model.safetensors"), "base: model.safetensors links to what is not there", "is the download complete?"),
         (linked("model.safetensors", "model.safetensors"), "base: model.safetensors links to what is not there", "is the download complete?"),
         (without("tokenizer.json"), "the model's folder has no tokenizer", "take tokenizer.json and tokenizer_config.json from where the model came"),
@@ -135,14 +158,19 @@ FOUR: Weights = {"model.layers.0.mlp.up_proj.weight": ("U8", [4, 1], b"1234")}
         (renamed("pytorch_model.bin"), "base: only pickled weights (pytorch_model.bin) in the model folder", "olivebuild reads safetensors and GGUF"),
         (renamed("pytorch_model-00001-of-00002.bin"), "base: only pickled weights (pytorch_model-00001-of-00002.bin) in", "olivebuild reads safeten"),
         (renamed("model-Q4_K_M.gguf"), "base: no weights but GGUF (model-Q4_K_M.gguf) in the model folder", "name the file with its scheme: gguf:"),
-        (renamed("consolidated.safetensors"), "base: only consolidated.safetensors in the model folder, which is in the format of", "its tensors ha"),
+        (renamed("consolidated.safetensors"), "base: only consolidated.safetensors in the model folder, which is in the format "
+"of", "its tensors ha"),
         (renamed("consolidated.00.safetensors", "consolidated.01.safetensors"), "base: only consolidated.00.safetensors in the model", "its tensors"),
         (renamed("adapter_model.safetensors"), "base: no weights but an adapter's in the model folder", "name the model it was trained on here"),
-        (renamed("weights.safetensors"), "base: no model.safetensors and no index of shards in the model folder; transformers would not l", "is the"),
+        (renamed("weights.safetensors"), "base: no model.safetensors and no index of shards in the model folder; "
+"transformers "
+"would not l", "is the"),
         # Folders that are no model.
         (left("adapter_config.json", "adapter_model.safetensors", adapter_config=json.dumps(ADAPTER)),
-         "base: not a Hugging Face model folder: it is an adapter, of meta-llama/Llama-3.2-1B, not a model", "name it as the `source` of a target o"),
-        (left("model_index.json"), "base: not a Hugging Face model folder: it is a pipeline of several models (model_index.json)", "name a folder w"),
+         "base: not a Hugging Face model folder: it is an adapter, of meta-llama/Llama-3.2-1B, "
+"not a model", "name it as the `source` of a target o"),
+        (left("model_index.json"), "base: not a Hugging Face model folder: it is a pipeline of several models "
+"(model_index.json)", "name a folder w"),
         (left("llama-Q8_0.gguf"), "base: not a Hugging Face model folder: it has GGUF files alone", "name the file with its scheme: gguf:llama-Q8_0"),
         (left("genai_config.json", "model.onnx"), "base: not a Hugging Face model folder: it is an ONNX model", "name it as the `source` of a targe"),
         (left("params.json", "consolidated.00.pth"), "base: not a Hugging Face model folder: its model is in the format of its makers", "take the f"),
@@ -159,18 +187,27 @@ FOUR: Weights = {"model.layers.0.mlp.up_proj.weight": ("U8", [4, 1], b"1234")}
         (configured(architectures=["LlamaForSequenceClassification"]), "config.json says that the model was saved as LlamaForSequenceClass", "name"),
         (configured(architectures=["MistralModel"], model_type="mistral"), "config.json says that the model was saved as MistralModel, whic", "name"),
         (configured(architectures=["Gemma3TextModel"], model_type="gemma3_text", tie_word_embeddings=True, use_bidirectional_attention=True),
-         "config.json says that the model was saved as Gemma3TextModel, which does not continue text", "name the model that it was made from"),
+         "config.json says that the model was saved as Gemma3TextModel, which does not continue "
+"text", "name the model that it was made from"),
         (configured(architectures=["OwnForCausalLM"], model_type="own", auto_map={"AutoModelForCausalLM": "own.OwnForCausalLM"}),
          "transformers ", "trust_remote_code: true on the model would let it run its own code"),
         # Weights that are quantised, whatever config.json says.
-        (stored(PACKED), "the weights are quantised (model.layers.0.mlp.up_proj.qweight in model.safetensors), and config.json has no", "name the f"),
-        (stored(EIGHT), "the weights are quantised (model.layers.0.mlp.up_proj.weight in model.safetensors), and config.json has no", "name the ful"),
-        (stored(FOUR), "the weights are quantised (model.layers.0.mlp.up_proj.weight in model.safetensors), and config.json has no", "name the full"),
+        (stored(PACKED), "the weights are quantised (model.layers.0.mlp.up_proj.qweight in "
+"model.safetensors), and "
+"config.json has no", "name the f"),
+        (stored(EIGHT), "the weights are quantised (model.layers.0.mlp.up_proj.weight in "
+"model.safetensors), and "
+"config.json has no", "name the ful"),
+        (stored(FOUR), "the weights are quantised (model.layers.0.mlp.up_proj.weight in "
+"model.safetensors), and "
+"config.json has no", "name the full"),
         (stored(EIGHT, quantization_config={"quant_method": "modelopt"}), "the model is quantised (modelopt), which transformers ", "name the full-"),
         (stored(PACKED, quantization_config={"bits": 4, "group_size": 64}), "the model is quantised, and config.json does not say by which", "name"),
     ],
 )  # fmt: skip
-def test_a_fault_is_one_error_at_the_line_of_the_model(site: Site, damage: Callable[[Path], None], fact: str, hint: str) -> None:
+def test_a_fault_is_one_error_at_the_line_of_the_model(
+    site: Site, damage: Callable[[Path], None], fact: str, hint: str
+) -> None:
     damage(site.folder / "base")
     problems, _ = found(site, "onnx", "bench")
     (problem,) = [p for p in problems if p.fails]
@@ -180,19 +217,39 @@ def test_a_fault_is_one_error_at_the_line_of_the_model(site: Site, damage: Calla
 
 
 METHODS = {
-    "awq": {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True},
+    "awq": {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": 128,
+        "version": "gemm",
+        "zero_point": True,
+    },
     "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True},
     "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_8bit": True, "_load_in_8bit": True},
-    "compressed-tensors": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}},
-    "fp8": {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
+    "compressed-tensors": {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {},
+    },
+    "fp8": {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [128, 128],
+    },
     "fbgemm_fp8": {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0},
     "mxfp4": {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]},
-    "torchao": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
+    "torchao": {
+        "quant_method": "torchao",
+        "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}},
+    },
 }
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_quantised_base_is_told_where_it_can_be_merged_into_nothing(site: Site, method: str) -> None:
+def test_a_quantised_base_is_told_where_it_can_be_merged_into_nothing(
+    site: Site, method: str
+) -> None:
     stored(PACKED, quantization_config=METHODS[method])(site.folder / "base")
     first, *_ = [p for p in found(site, "merged")[0] if p.fails]
     assert first.fact.startswith(f"the base model is quantised ({method})")
@@ -215,13 +272,19 @@ def test_files_that_are_links_are_read_as_the_hub_s_cache_has_them(site: Site) -
 @pytest.mark.parametrize(
     ("weights", "changes"),
     [
-        # Masks of GPT-2's kind, and an expert's weights: whole numbers or more dimensions, and nothing is quantised.
+        # Masks of GPT-2's kind, and an expert's weights: whole numbers or more dimensions, and
+        # nothing is quantised.
         ({"h.0.attn.bias": ("U8", [1, 1, 2, 2], b"1234"), "x.weight": ("F32", [1], b"1234")}, {}),
         ({"layers.0.mask.weight": ("BOOL", [2, 2], b"1234")}, {}),
-        ({"layers.0.inv_freq": ("F32", [1], b"1234"), "position_ids": ("I64", [1], b"12345678")}, {}),
+        (
+            {"layers.0.inv_freq": ("F32", [1], b"1234"), "position_ids": ("I64", [1], b"12345678")},
+            {},
+        ),
     ],
 )
-def test_whole_numbers_alone_make_no_quantised_model(site: Site, weights: Weights, changes: dict[str, Any]) -> None:
+def test_whole_numbers_alone_make_no_quantised_model(
+    site: Site, weights: Weights, changes: dict[str, Any]
+) -> None:
     stored(weights, **changes)(site.folder / "base")
     assert found(site, "merged")[0] == []
 
@@ -229,7 +292,10 @@ def test_whole_numbers_alone_make_no_quantised_model(site: Site, weights: Weight
 def test_a_checkpoint_without_a_head_whose_embeddings_are_tied_is_a_note(site: Site) -> None:
     configured(architectures=["GPT2Model"], model_type="gpt2")(site.folder / "base")
     (problem,) = found(site, "merged")[0]
-    assert (problem.fails, problem.fact.startswith("config.json says that the model was saved as GPT2Model")) == (False, True)
+    assert (
+        problem.fails,
+        problem.fact.startswith("config.json says that the model was saved as GPT2Model"),
+    ) == (False, True)
 
 
 def test_shards_of_which_none_has_an_embedding_by_a_known_name_are_no_fault(site: Site) -> None:

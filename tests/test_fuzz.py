@@ -1,4 +1,5 @@
-"""Whatever a recipe, a trace, a manifest or another file that is read may hold: one error of ours or none, in time, and nothing written elsewhere.
+"""Whatever a recipe, a trace, a manifest or another file that is read may hold: one error of ours
+or none, in time, and nothing written elsewhere.
 
 OLIVEBUILD_FUZZ multiplies the number of cases, OLIVEBUILD_SEED draws others.
 """
@@ -36,7 +37,12 @@ from tests.conftest import Place
 from tests.faults import Pipeline, amount, builds_of, chance_of, quick_folder
 from tests.fuzzing import Guard, Mutator, survives
 
-pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a timer's signal, and starts builds by forks"), pytest.mark.timeout(7200)]
+pytestmark = [
+    pytest.mark.skipif(
+        not hasattr(os, "fork"), reason="needs a timer's signal, and starts builds by forks"
+    ),
+    pytest.mark.timeout(7200),
+]
 ROOT = Path(__file__).parents[1]
 TIMES = amount("FUZZ", 1)
 
@@ -50,7 +56,11 @@ def guard() -> Guard:
 def show(monkeypatch: pytest.MonkeyPatch) -> Callable[[BuildError], str]:
     """An error as it is printed."""
     stream = io.StringIO()
-    monkeypatch.setattr(console, "Console", lambda **more: Console(file=stream, **{k: v for k, v in more.items() if k != "stderr"}))
+    monkeypatch.setattr(
+        console,
+        "Console",
+        lambda **more: Console(file=stream, **{k: v for k, v in more.items() if k != "stderr"}),
+    )
 
     def shown(error: BuildError) -> str:
         stream.seek(0)
@@ -65,7 +75,10 @@ def recipes() -> list[bytes]:
     """Recipes of ours, and those in the tests' sources and in what is written for users."""
     found = [p.read_bytes() for p in sorted(ROOT.glob(f"recipes/*/{FILE_NAME}"))]
     found += [conftest.RECIPE.encode()]
-    found += [block.encode() for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)]
+    found += [
+        block.encode()
+        for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    ]
     return [text for text in found if b"kind" in text]
 
 
@@ -88,11 +101,21 @@ def test_recipes(tmp_path: Path, guard: Guard, show: Callable[[BuildError], str]
 
 def test_settings(tmp_path: Path, guard: Guard, show: Callable[[BuildError], str]) -> None:
     (tmp_path / FILE_NAME).write_text(conftest.RECIPE)
-    seeds = [b"adapter.training.lr=2e-4", b"adapter.modules=[a, b]", b"tone.prompt={phrase}", b"onnx-int4.block_size=64", b"adapter={r: 4}"]
+    seeds = [
+        b"adapter.training.lr=2e-4",
+        b"adapter.modules=[a, b]",
+        b"tone.prompt={phrase}",
+        b"onnx-int4.block_size=64",
+        b"adapter={r: 4}",
+    ]
     mutator = Mutator(chance_of("settings"), seeds)
     with guard.only(tmp_path):
         for _ in range(200 * TIMES):
-            survives(lambda data: open_graph(tmp_path, None, [data.decode("utf-8", "surrogateescape")]), mutator.text(), show)
+            survives(
+                lambda data: open_graph(tmp_path, None, [data.decode("utf-8", "surrogateescape")]),
+                mutator.text(),
+                show,
+            )
 
 
 class Refusing:
@@ -108,7 +131,11 @@ class Refusing:
         self._asked.append(action.node)
 
     def wait(self, seconds: float) -> Message | Outcome | None:
-        return Outcome(self._asked.pop(), 0.1, error=StepError("not run here", hint="none")) if self._asked else None
+        return (
+            Outcome(self._asked.pop(), 0.1, error=StepError("not run here", hint="none"))
+            if self._asked
+            else None
+        )
 
     def cancel(self) -> None:
         self._asked.clear()
@@ -125,7 +152,10 @@ class Cached:
             assert builds.build().done["ran"] == []
         self.traces = sorted(self.place.cache.glob("blobs/??/*.trace"))
         self.files = {
-            p: p.read_bytes() for root in (self.place.cache / "blobs", self.place.folder / ".olivebuild") for p in root.rglob("*") if p.is_file()
+            p: p.read_bytes()
+            for root in (self.place.cache / "blobs", self.place.folder / ".olivebuild")
+            for p in root.rglob("*")
+            if p.is_file()
         }
 
     def mend(self) -> None:
@@ -147,7 +177,10 @@ class Cached:
         return name
 
     def use(self, _: bytes = b"") -> Plan | None:
-        """Plan, restore what can be restored, and plan again. Raises the first error of the build."""
+        """Plan, restore what can be restored, and plan again.
+
+        Raises the first error of the build.
+        """
         project = open_project(self.place.folder, None)
         try:
             project.planner.plan(project.graph.goals([]))
@@ -159,9 +192,14 @@ class Cached:
         return report.plan
 
     def build(self) -> Report:
-        for project in (open_changed(self.place.folder, None, (), (), None), open_project(self.place.folder, None)):
+        for project in (
+            open_changed(self.place.folder, None, (), (), None),
+            open_project(self.place.folder, None),
+        ):
             try:
-                return Build(project.planner, Refusing(), lambda _: None).run(project.goals([]), project.before)
+                return Build(project.planner, Refusing(), lambda _: None).run(
+                    project.goals([]), project.before
+                )
             except Strayed:
                 assert project.before
             finally:
@@ -175,7 +213,9 @@ def cached() -> Iterator[Cached]:
         yield Cached(folder)
 
 
-def test_traces(cached: Cached, guard: Guard, show: Callable[[BuildError], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces(
+    cached: Cached, guard: Guard, show: Callable[[BuildError], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OLIVEBUILD_CACHE", str(cached.place.cache))
     mutator = Mutator(chance_of("traces"), [cached.files[t] for t in cached.traces])
     with guard.only(cached.place.folder, cached.place.cache):
@@ -190,24 +230,39 @@ def test_traces(cached: Cached, guard: Guard, show: Callable[[BuildError], str],
             survives(cached.use, file.read_bytes(), show)
 
 
-def test_manifests(cached: Cached, guard: Guard, show: Callable[[BuildError], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifests(
+    cached: Cached, guard: Guard, show: Callable[[BuildError], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OLIVEBUILD_CACHE", str(cached.place.cache))
-    mutator, outside = Mutator(chance_of("manifests"), [b"{}"]), sorted(cached.place.folder.parent.iterdir())
+    mutator, outside = (
+        Mutator(chance_of("manifests"), [b"{}"]),
+        sorted(cached.place.folder.parent.iterdir()),
+    )
     with guard.only(cached.place.folder, cached.place.cache):
         for _ in range(60 * TIMES):
             cached.mend()
             file = mutator.chance.choice(cached.traces)
             trace = json.loads(cached.files[file].decode().partition("\n")[2])
             name = trace["manifest"]
-            manifest = mutator.json(cached.files[cached.place.cache / "blobs" / name[:2] / name].decode())
-            cached.put_trace(file, json.dumps(trace | {"manifest": cached.put_blob(manifest.encode())}))
+            manifest = mutator.json(
+                cached.files[cached.place.cache / "blobs" / name[:2] / name].decode()
+            )
+            cached.put_trace(
+                file, json.dumps(trace | {"manifest": cached.put_blob(manifest.encode())})
+            )
             survives(cached.use, manifest.encode(), show)
     assert sorted(cached.place.folder.parent.iterdir()) == outside
 
 
-def test_what_a_folder_remembers(cached: Cached, guard: Guard, show: Callable[[BuildError], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_folder_remembers(
+    cached: Cached, guard: Guard, show: Callable[[BuildError], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OLIVEBUILD_CACHE", str(cached.place.cache))
-    files = [p for p in cached.files if p.parent.name == ".olivebuild" and p.suffix in (".json", ".jsonl", ".bin")]
+    files = [
+        p
+        for p in cached.files
+        if p.parent.name == ".olivebuild" and p.suffix in (".json", ".jsonl", ".bin")
+    ]
     assert {p.name for p in files} >= {"last.jsonl", "stats.jsonl", "seen.bin", "nodes.bin"}
     mutator = Mutator(chance_of("state"), [cached.files[p] for p in files])
     with guard.only(cached.place.folder, cached.place.cache):
@@ -257,21 +312,38 @@ HEADER = json.dumps(
     }
 )
 SMALL: dict[str, tuple[list[bytes], Callable[[Path], object]]] = {
-    "olivebuild.lock": ([b'{"version": 1, "sources": {"hf:a/b": "0123"}, "libraries": {"torch": "2.8.0"}}'], Lockfile),
+    "olivebuild.lock": (
+        [b'{"version": 1, "sources": {"hf:a/b": "0123"}, "libraries": {"torch": "2.8.0"}}'],
+        Lockfile,
+    ),
     "x.safetensors": (
         [struct.pack("<Q", len(HEADER)) + HEADER.encode() + bytes(24)],
         lambda p: parse_header(p.read_bytes(), p.stat().st_size, str(p)),
     ),
-    "places.json": ([b'{"folder": "/tmp", "files": [["a", [1, 2, 3, 4, 5], [["0123", 0, 16]]]]}'], places._load),
-    "rows.jsonl": ([b'{"a": "x", "b": 1}\n{"a": "y", "b": [1, {"c": null}]}\n'], lambda p: list(read_file(p, "rows.jsonl"))),
-    "rows.json": ([b'[{"a": "x"}, {"a": "y"}]', b'{"data": [{"a": 1}]}'], lambda p: list(read_file(p, "rows.json"))),
-    "rows.csv": ([b'a,b\n1,"x, y"\n2,"z\nz"\n', b"\xef\xbb\xbfa,b\r\n1,2\r\n"], lambda p: list(read_file(p, "rows.csv"))),
+    "places.json": (
+        [b'{"folder": "/tmp", "files": [["a", [1, 2, 3, 4, 5], [["0123", 0, 16]]]]}'],
+        places._load,
+    ),
+    "rows.jsonl": (
+        [b'{"a": "x", "b": 1}\n{"a": "y", "b": [1, {"c": null}]}\n'],
+        lambda p: list(read_file(p, "rows.jsonl")),
+    ),
+    "rows.json": (
+        [b'[{"a": "x"}, {"a": "y"}]', b'{"data": [{"a": 1}]}'],
+        lambda p: list(read_file(p, "rows.json")),
+    ),
+    "rows.csv": (
+        [b'a,b\n1,"x, y"\n2,"z\nz"\n', b"\xef\xbb\xbfa,b\r\n1,2\r\n"],
+        lambda p: list(read_file(p, "rows.csv")),
+    ),
     "rows.tsv": ([b"a\tb\n1\tx\n"], lambda p: list(read_file(p, "rows.tsv"))),
 }
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small_files(tmp_path: Path, guard: Guard, show: Callable[[BuildError], str], name: str) -> None:
+def test_small_files(
+    tmp_path: Path, guard: Guard, show: Callable[[BuildError], str], name: str
+) -> None:
     seeds, read = SMALL[name]
     mutator, file = Mutator(chance_of(name), seeds), tmp_path / name
     with guard.only(tmp_path):
@@ -285,7 +357,10 @@ def test_parquet(tmp_path: Path, guard: Guard, show: Callable[[BuildError], str]
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"a": ["x", "y"], "b": [1, 2]}), tmp_path / "seed.parquet")
-    mutator, file = Mutator(chance_of("parquet"), [(tmp_path / "seed.parquet").read_bytes()]), tmp_path / "rows.parquet"
+    mutator, file = (
+        Mutator(chance_of("parquet"), [(tmp_path / "seed.parquet").read_bytes()]),
+        tmp_path / "rows.parquet",
+    )
     with guard.only(tmp_path):
         for _ in range(100 * TIMES):
             file.write_bytes(mutator.text())
@@ -304,8 +379,12 @@ def test_the_history(tmp_path: Path, guard: Guard, show: Callable[[BuildError], 
             assert survives(lambda _: history.read(), line.encode(), show)
 
 
-def test_a_pickled_row_of_the_index_is_never_read(cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows are planted as diskcache itself would write them; reading them the usual way creates a file."""
+def test_a_pickled_row_of_the_index_is_never_read(
+    cached: Cached, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are planted as diskcache itself would write them; reading them the usual way creates
+    a file.
+    """
     import diskcache
 
     class Evil:
@@ -324,7 +403,10 @@ def test_a_pickled_row_of_the_index_is_never_read(cached: Cached, tmp_path: Path
         pass
     assert (tmp_path / "evil").exists()
     (tmp_path / "evil").unlink()
-    with diskcache.Cache(str(cached.place.cache / "traces"), disk=JsonDisk) as index, pytest.raises(ValueError, match="not JSON text"):
+    with (
+        diskcache.Cache(str(cached.place.cache / "traces"), disk=JsonDisk) as index,
+        pytest.raises(ValueError, match="not JSON text"),
+    ):
         index.get(keys[0])
     assert cached.use()
     assert not (tmp_path / "evil").exists()

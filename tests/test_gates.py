@@ -13,16 +13,37 @@ from olivebuild.gates import judge as judge_gates
 METRICS: dict[str, Any] = {
     "data": ["easy", "hard"],
     "models": {
-        "base": {"ttft": 0.1, "ttft_p95": 0.2, "size": 4e9, "data": {"easy": {"accuracy": 0.5}, "hard": {"accuracy": 0.25}}},
-        "merged": {"ttft": 0.1, "ttft_p95": 0.2, "size": 4e9, "data": {"easy": {"accuracy": 0.96}, "hard": {"accuracy": 0.75}}},
-        "onnx-int4": {"ttft": 0.05, "ttft_p95": 0.25, "size": 1e9, "data": {"easy": {"accuracy": 0.94}, "hard": {"accuracy": 0.625}}},
+        "base": {
+            "ttft": 0.1,
+            "ttft_p95": 0.2,
+            "size": 4e9,
+            "data": {"easy": {"accuracy": 0.5}, "hard": {"accuracy": 0.25}},
+        },
+        "merged": {
+            "ttft": 0.1,
+            "ttft_p95": 0.2,
+            "size": 4e9,
+            "data": {"easy": {"accuracy": 0.96}, "hard": {"accuracy": 0.75}},
+        },
+        "onnx-int4": {
+            "ttft": 0.05,
+            "ttft_p95": 0.25,
+            "size": 1e9,
+            "data": {"easy": {"accuracy": 0.94}, "hard": {"accuracy": 0.625}},
+        },
     },
 }
 FORM = "write for example 'accuracy >= 0.9' or 'accuracy drop vs merged <= 0.02'"
 
 
-def judge(target: str, texts: list[str], metrics: dict[str, Any], *, strict: bool = False) -> list[Judgement]:
-    return judge_gates(target, [Gate.parse(text, ["brevity"], ["evaluate"], strict=strict) for text in texts], metrics)
+def judge(
+    target: str, texts: list[str], metrics: dict[str, Any], *, strict: bool = False
+) -> list[Judgement]:
+    return judge_gates(
+        target,
+        [Gate.parse(text, ["brevity"], ["evaluate"], strict=strict) for text in texts],
+        metrics,
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,13 +63,26 @@ def judge(target: str, texts: list[str], metrics: dict[str, Any], *, strict: boo
         ("peak_rss < 2 GiB", (), "peak_rss", "", "<", 2.0**31),
     ],
 )
-def test_a_gate_is_read(text: str, names: tuple[str, ...], figure: str, versus: str, compare: str, limit: float) -> None:
+def test_a_gate_is_read(
+    text: str, names: tuple[str, ...], figure: str, versus: str, compare: str, limit: float
+) -> None:
     gate = Gate.parse(text)
     assert gate == Gate(text, names, figure, versus, compare, pytest.approx(limit))
 
 
 @pytest.mark.parametrize(
-    "text", ["", "accuracy", "accuracy >=", "accuracy == 1", "accuracy >= -1", "accuracy >= x", "Accuracy >= 1", ".accuracy > 1", "a b >= 1"]
+    "text",
+    [
+        "",
+        "accuracy",
+        "accuracy >=",
+        "accuracy == 1",
+        "accuracy >= -1",
+        "accuracy >= x",
+        "Accuracy >= 1",
+        ".accuracy > 1",
+        "a b >= 1",
+    ],
 )
 def test_what_is_no_gate_is_told(text: str) -> None:
     with pytest.raises(ValueError, match="can't be read") as caught:
@@ -67,16 +101,24 @@ def test_an_unknown_figure_is_told() -> None:
     with pytest.raises(ValueError, match="unknown figure") as caught:
         Gate.parse("acuracy >= 1")
     assert len(FIGURES) > 20
-    assert str(caught.value) == f"the gate 'acuracy >= 1' names an unknown figure 'acuracy'; known are {', '.join(FIGURES)}"
+    assert str(caught.value) == (
+        f"the gate 'acuracy >= 1' names an unknown figure 'acuracy'; known are {', '.join(FIGURES)}"
+    )
 
 
 def test_an_unknown_unit_is_told() -> None:
     with pytest.raises(ValueError, match="unknown unit") as caught:
         Gate.parse("size < 2 gb")
-    assert str(caught.value) == "the gate 'size < 2 gb' has an unknown unit 'gb' for size; known are KB, MB, GB, KiB, MiB, GiB"
+    assert str(caught.value) == (
+        "the gate 'size < 2 gb' has an unknown unit 'gb' for size; known are KB, MB, GB, KiB, "
+        "MiB, GiB"
+    )
 
 
-@pytest.mark.parametrize("text", ["accuracy >= 9ms", "ttft < 5 MB", "size < 3 s", "tokens_per_second > 5 KB", "ttft < 50%"])
+@pytest.mark.parametrize(
+    "text",
+    ["accuracy >= 9ms", "ttft < 5 MB", "size < 3 s", "tokens_per_second > 5 KB", "ttft < 50%"],
+)
 def test_a_unit_of_another_figure_is_told(text: str) -> None:
     with pytest.raises(ValueError, match="unit"):
         Gate.parse(text)
@@ -99,8 +141,12 @@ def test_a_unit_of_another_figure_is_told(text: str) -> None:
         ("size <= 1GB", 1e9, True),
     ],
 )
-def test_a_gate_judges_the_last_model_unless_it_names_another(text: str, value: float, passed: bool) -> None:
-    assert judge("bench", [text], METRICS) == [Judgement("bench", text, pytest.approx(value), passed)]
+def test_a_gate_judges_the_last_model_unless_it_names_another(
+    text: str, value: float, passed: bool
+) -> None:
+    assert judge("bench", [text], METRICS) == [
+        Judgement("bench", text, pytest.approx(value), passed)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -117,38 +163,62 @@ def test_a_gate_judges_the_last_model_unless_it_names_another(text: str, value: 
     ],
 )
 def test_a_drop_is_how_much_worse_the_model_is(text: str, drop: float, passed: bool) -> None:
-    assert judge("bench", [text], METRICS) == [Judgement("bench", text, pytest.approx(drop), passed)]
+    assert judge("bench", [text], METRICS) == [
+        Judgement("bench", text, pytest.approx(drop), passed)
+    ]
 
 
 def test_a_drop_of_another_model_compares_equal_data() -> None:
     """`merged` is a model, not a data set: the other side of the pair is not asked for it."""
-    metrics = {"data": ["d"], "models": {"a": {"data": {"d": {"accuracy": 0.9}}}, "b": {"data": {"d": {"accuracy": 0.8}}}}}
-    assert [j.value for j in judge("bench", ["b.accuracy drop vs a <= 1"], metrics)] == [pytest.approx(0.1)]
+    metrics = {
+        "data": ["d"],
+        "models": {
+            "a": {"data": {"d": {"accuracy": 0.9}}},
+            "b": {"data": {"d": {"accuracy": 0.8}}},
+        },
+    }
+    assert [j.value for j in judge("bench", ["b.accuracy drop vs a <= 1"], metrics)] == [
+        pytest.approx(0.1)
+    ]
 
 
 def test_gates_are_judged_in_their_order() -> None:
-    assert [j.passed for j in judge("bench", ["accuracy > 0", "accuracy > 1", "size > 0"], METRICS)] == [True, False, True]
+    assert [
+        j.passed for j in judge("bench", ["accuracy > 0", "accuracy > 1", "size > 0"], METRICS)
+    ] == [True, False, True]
 
 
 def test_a_gate_that_names_what_is_not_measured_is_a_fault_of_the_recipe() -> None:
     with pytest.raises(RecipeError) as caught:
         judge("bench", ["fp16.accuracy > 0"], METRICS)
-    assert caught.value.fact == "the gate 'fp16.accuracy > 0' names 'fp16', which bench does not measure"
+    assert (
+        caught.value.fact
+        == "the gate 'fp16.accuracy > 0' names 'fp16', which bench does not measure"
+    )
     assert caught.value.hint == "it measures base, merged, onnx-int4, easy, hard"
 
 
 @pytest.mark.parametrize(
-    ("text", "figure", "model"), [("load_seconds < 1", "load_seconds", "onnx-int4"), ("merged.peak_rss < 1", "peak_rss", "merged")]
+    ("text", "figure", "model"),
+    [
+        ("load_seconds < 1", "load_seconds", "onnx-int4"),
+        ("merged.peak_rss < 1", "peak_rss", "merged"),
+    ],
 )
 def test_a_figure_that_was_not_measured_is_told(text: str, figure: str, model: str) -> None:
     with pytest.raises(BuildError) as caught:
         judge("bench", [text], METRICS)
-    assert caught.value.fact == f"the gate {text!r} can't be judged: bench has no {figure} for {model}"
+    assert (
+        caught.value.fact == f"the gate {text!r} can't be judged: bench has no {figure} for {model}"
+    )
 
 
 def test_a_figure_that_is_no_number_fails_its_gate() -> None:
     metrics = {"data": ["d"], "models": {"a": {"data": {"d": {"accuracy": float("nan")}}}}}
-    assert [j.passed for j in judge("bench", ["accuracy >= 0", "accuracy <= 1"], metrics)] == [False, False]
+    assert [j.passed for j in judge("bench", ["accuracy >= 0", "accuracy <= 1"], metrics)] == [
+        False,
+        False,
+    ]
 
 
 PAIR = {
@@ -158,9 +228,30 @@ PAIR = {
         "b": {"ttft": 0.2, "data": {"d": {"accuracy": 0.85, "scores": {"brevity": 0.25}}}},
     },
     "comparisons": [
-        {"model": "b", "versus": "a", "figure": "accuracy", "data": "d", "difference": -0.05, "interval": [-0.12, 0.02]},
-        {"model": "b", "versus": "a", "figure": "brevity", "data": "d", "difference": -0.25, "interval": [-0.3, -0.2]},
-        {"model": "b", "versus": "a", "figure": "ttft", "data": None, "difference": 0.1, "interval": [0.08, 0.12]},
+        {
+            "model": "b",
+            "versus": "a",
+            "figure": "accuracy",
+            "data": "d",
+            "difference": -0.05,
+            "interval": [-0.12, 0.02],
+        },
+        {
+            "model": "b",
+            "versus": "a",
+            "figure": "brevity",
+            "data": "d",
+            "difference": -0.25,
+            "interval": [-0.3, -0.2],
+        },
+        {
+            "model": "b",
+            "versus": "a",
+            "figure": "ttft",
+            "data": None,
+            "difference": 0.1,
+            "interval": [0.08, 0.12],
+        },
     ],
     "commands": {"evaluate": {"f1": 0.8}},
 }
@@ -188,13 +279,29 @@ def test_only_a_drop_that_is_more_than_noise_misses_its_gate(
 
 def test_a_strict_gate_takes_the_drop_as_it_is() -> None:
     text = "accuracy drop vs a <= 0.02"
-    assert judge("bench", [text], PAIR, strict=True) == [Judgement("bench", text, pytest.approx(0.05), False, pytest.approx((-0.02, 0.12)))]
+    assert judge("bench", [text], PAIR, strict=True) == [
+        Judgement("bench", text, pytest.approx(0.05), False, pytest.approx((-0.02, 0.12)))
+    ]
 
 
 def test_a_gate_on_a_figure_over_seeds() -> None:
-    spread = {"accuracy": {"mean": 0.9, "worst": 0.85}, "perplexity": {"mean": 2.0, "worst": 3.0}, "brevity": {"mean": 0.2, "worst": 0.1}}
-    trained = {"seeds": [{"seed": 1}], "ttft": 0.1, "data": {"easy": {"accuracy": 0.94, "perplexity": 1.5, "over_seeds": spread}}}
-    metrics = {"data": ["easy"], "models": {"base": {"data": {"easy": {"accuracy": 0.5, "perplexity": 9.0}}}, "int4": trained}}
+    spread = {
+        "accuracy": {"mean": 0.9, "worst": 0.85},
+        "perplexity": {"mean": 2.0, "worst": 3.0},
+        "brevity": {"mean": 0.2, "worst": 0.1},
+    }
+    trained = {
+        "seeds": [{"seed": 1}],
+        "ttft": 0.1,
+        "data": {"easy": {"accuracy": 0.94, "perplexity": 1.5, "over_seeds": spread}},
+    }
+    metrics = {
+        "data": ["easy"],
+        "models": {
+            "base": {"data": {"easy": {"accuracy": 0.5, "perplexity": 9.0}}},
+            "int4": trained,
+        },
+    }
     found = [
         ("accuracy_worst >= 0.9", 0.85, False),
         ("perplexity_worst <= 3", 3.0, True),
@@ -205,21 +312,31 @@ def test_a_gate_on_a_figure_over_seeds() -> None:
         ("accuracy >= 0.94", 0.94, True),
     ]
     texts = [text for text, _, _ in found]
-    assert judge("bench", texts, metrics) == [Judgement("bench", text, pytest.approx(value), passed) for text, value, passed in found]
-    with pytest.raises(ValueError, match="of ttft there is one only, whatever the seeds; write ttft"):
+    assert judge("bench", texts, metrics) == [
+        Judgement("bench", text, pytest.approx(value), passed) for text, value, passed in found
+    ]
+    with pytest.raises(
+        ValueError, match="of ttft there is one only, whatever the seeds; write ttft"
+    ):
         Gate.parse("ttft_worst <= 1s")
     with pytest.raises(ValueError, match="names an unknown figure 'speed_mean'"):
         Gate.parse("speed_mean <= 1")
 
 
 def test_a_gate_on_a_score_of_ones_own_and_on_a_commands_figure() -> None:
-    assert [(j.value, j.passed) for j in judge("bench", ["brevity >= 0.3", "a.brevity >= 50%", "evaluate.f1 > 0.7"], PAIR)] == [
+    assert [
+        (j.value, j.passed)
+        for j in judge("bench", ["brevity >= 0.3", "a.brevity >= 50%", "evaluate.f1 > 0.7"], PAIR)
+    ] == [
         (0.25, False),
         (0.5, True),
         (0.8, True),
     ]
     with pytest.raises(BuildError) as caught:
         judge("bench", ["evaluate.f2 > 0"], PAIR)
-    assert (caught.value.fact, caught.value.hint) == ("the gate 'evaluate.f2 > 0' can't be judged: evaluate measured no f2", "it measured f1")
+    assert (caught.value.fact, caught.value.hint) == (
+        "the gate 'evaluate.f2 > 0' can't be judged: evaluate measured no f2",
+        "it measured f1",
+    )
     with pytest.raises(ValueError, match="measured once"):
         Gate.parse("evaluate.f1 drop vs a < 1", commands=["evaluate"])

@@ -1,4 +1,6 @@
-"""`olivebuild gc`: what nobody needs goes, by age and by size; what a recipe or a running build needs never does."""
+"""`olivebuild gc`: what nobody needs goes, by age and by size; what a recipe or a running build
+needs never does.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,13 @@ def register(store: Store, tmp_path: Path, *keys: str) -> Path:
     recipe = tmp_path / "work/olivebuild.yaml"
     recipe.parent.mkdir(exist_ok=True)
     recipe.touch()
-    workspaces.register(store, recipe, workspaces.registered(store, recipe), {f"t{i}": key for i, key in enumerate(keys)}, ())
+    workspaces.register(
+        store,
+        recipe,
+        workspaces.registered(store, recipe),
+        {f"t{i}": key for i, key in enumerate(keys)},
+        (),
+    )
     return recipe
 
 
@@ -74,7 +82,9 @@ def has(store: Store, *seeds: object) -> list[bool]:
 
 def files(store: Store) -> set[str]:
     return {
-        p.relative_to(store.root).as_posix() for p in store.root.rglob("*") if p.is_file() and "traces" not in p.parts and "derived" not in p.parts
+        p.relative_to(store.root).as_posix()
+        for p in store.root.rglob("*")
+        if p.is_file() and "traces" not in p.parts and "derived" not in p.parts
     }
 
 
@@ -88,11 +98,18 @@ def building(store: Store) -> Iterator[None]:
 
 
 def test_an_old_result_goes_and_a_young_and_a_needed_one_stay(store: Store, tmp_path: Path) -> None:
-    old, young, needed = (result(store, tmp_path, name, days=days) for name, days in (("old", 40), ("young", 20), ("needed", 400)))
+    old, young, needed = (
+        result(store, tmp_path, name, days=days)
+        for name, days in (("old", 40), ("young", 20), ("needed", 400))
+    )
     register(store, tmp_path, needed)
     found = gc.collect(store, MONTH, delete=True)
     assert [r.key for r in found.results] == [old]
-    assert [Traces(store).get(key) is not None for key in (old, young, needed)] == [False, True, True]
+    assert [Traces(store).get(key) is not None for key in (old, young, needed)] == [
+        False,
+        True,
+        True,
+    ]
     assert has(store, "old", "young", "needed") == [False, True, True]
     assert found.freed == sum(found.blobs.values()) == found.results[0].size
 
@@ -118,7 +135,9 @@ def test_what_two_results_share_goes_with_the_last(store: Store, tmp_path: Path)
     assert has(store, "a", "b", "shared") == [False, True, True]
 
 
-def test_a_result_that_a_recipe_has_left_counts_as_used_until_then(store: Store, tmp_path: Path) -> None:
+def test_a_result_that_a_recipe_has_left_counts_as_used_until_then(
+    store: Store, tmp_path: Path
+) -> None:
     one, two = result(store, tmp_path, "one", days=90), result(store, tmp_path, "two", days=90)
     register(store, tmp_path, one)
     register(store, tmp_path, two)
@@ -131,7 +150,9 @@ def test_a_workspace_that_lost_its_memory_keeps_what_it_had(store: Store, tmp_pa
     one, two = result(store, tmp_path, "one", days=90), result(store, tmp_path, "two", days=90)
     recipe = tmp_path / "olivebuild.yaml"
     recipe.touch()
-    workspaces.register(store, recipe, workspaces.registered(store, recipe), {"a": one, "b": two}, {"a", "b"})
+    workspaces.register(
+        store, recipe, workspaces.registered(store, recipe), {"a": one, "b": two}, {"a", "b"}
+    )
     workspaces.register(store, recipe, workspaces.registered(store, recipe), {"b": two}, {"a", "b"})
     assert gc.collect(store, MONTH, delete=True).results == ()
 
@@ -139,8 +160,13 @@ def test_a_workspace_that_lost_its_memory_keeps_what_it_had(store: Store, tmp_pa
 # By size
 
 
-def test_over_the_limit_what_was_not_used_for_longest_goes_first(store: Store, tmp_path: Path) -> None:
-    keys = [result(store, tmp_path, name, days=days) for name, days in (("c", 1), ("a", 9), ("needed", 20), ("b", 5))]
+def test_over_the_limit_what_was_not_used_for_longest_goes_first(
+    store: Store, tmp_path: Path
+) -> None:
+    keys = [
+        result(store, tmp_path, name, days=days)
+        for name, days in (("c", 1), ("a", 9), ("needed", 20), ("b", 5))
+    ]
     register(store, tmp_path, keys[2])
     found = gc.collect(store, Limits(30 * DAY, size=int(2.5 * SIZE)), delete=True)
     assert [r.key for r in found.results] == [keys[1], keys[3]]
@@ -149,7 +175,9 @@ def test_over_the_limit_what_was_not_used_for_longest_goes_first(store: Store, t
     assert has(store, "c", "needed") == [False, True]
 
 
-def test_computed_tensors_go_before_results_and_take_their_rows_along(store: Store, tmp_path: Path) -> None:
+def test_computed_tensors_go_before_results_and_take_their_rows_along(
+    store: Store, tmp_path: Path
+) -> None:
     result(store, tmp_path, "result", days=5)
     blob = store.put_bytes(data("computed"))
     Derived(store).put({"row": ((blob, SIZE),), "lost": (("0" * 32, 1),)})
@@ -207,18 +235,32 @@ def test_a_running_step_keeps_its_folder_and_what_it_reads(store: Store, tmp_pat
     assert trace
     scratch = store.scratch(of_step)
     given = ActionInput("", "", "command", "t", manifest=trace.manifest)
-    (scratch / "out.json").write_text(Action("n", "t", "command", of_step, {}, {"x": given}, {}, "", str(scratch / "out")).to_json())
+    (scratch / "out.json").write_text(
+        Action(
+            "n", "t", "command", of_step, {}, {"x": given}, {}, "", str(scratch / "out")
+        ).to_json()
+    )
     age(scratch, 3)
     with building(store), locked(store.lock_file(of_step)):
         stored = store.put_bytes(data("stored two days ago by the step"))
         age(store.path(stored), 2)
         gc.collect(store, Limits(0), delete=True)
-        assert (has(store, "input"), store.path(stored).exists(), scratch.exists()) == ([True], True, True)
+        assert (has(store, "input"), store.path(stored).exists(), scratch.exists()) == (
+            [True],
+            True,
+            True,
+        )
     gc.collect(store, Limits(0), delete=True)
-    assert (has(store, "input"), store.path(stored).exists(), scratch.exists()) == ([False], False, False)
+    assert (has(store, "input"), store.path(stored).exists(), scratch.exists()) == (
+        [False],
+        False,
+        False,
+    )
 
 
-def test_builds_that_find_and_store_while_sweeps_run_lose_nothing(store: Store, tmp_path: Path) -> None:
+def test_builds_that_find_and_store_while_sweeps_run_lose_nothing(
+    store: Store, tmp_path: Path
+) -> None:
     """Old blobs of nobody are found again by a build just when they are being swept."""
     stop, swept = threading.Event(), [0]
 
@@ -260,7 +302,9 @@ def test_what_a_missing_recipe_had_is_kept_for_a_week(store: Store, tmp_path: Pa
     key = result(store, tmp_path, "a", days=90)
     recipe = register(store, tmp_path, key)
     recipe.unlink()
-    assert gc.collect(store, Limits(0), delete=False).gone == tuple(workspaces.all_registered(store))
+    assert gc.collect(store, Limits(0), delete=False).gone == tuple(
+        workspaces.all_registered(store)
+    )
     assert gc.collect(store, Limits(0), delete=True).results == ()
     (one,) = workspaces.all_registered(store)
     assert abs(one.gone - time.time()) < 60
@@ -274,7 +318,9 @@ def test_what_a_missing_recipe_had_is_kept_for_a_week(store: Store, tmp_path: Pa
 def test_a_recipe_that_comes_back_counts_again(store: Store, tmp_path: Path) -> None:
     key = result(store, tmp_path, "a", days=90)
     recipe = register(store, tmp_path, key)
-    workspaces.write(store, workspaces.Registered(str(recipe), {"t0": key}, int(time.time() - 90 * DAY)))
+    workspaces.write(
+        store, workspaces.Registered(str(recipe), {"t0": key}, int(time.time() - 90 * DAY))
+    )
     assert gc.collect(store, Limits(0), delete=True).results == ()
     register(store, tmp_path, key)
     assert workspaces.all_registered(store)[0].gone == 0
@@ -285,23 +331,41 @@ def test_a_recipe_that_comes_back_counts_again(store: Store, tmp_path: Path) -> 
 
 def test_what_crashes_have_left_goes_and_lock_files_stay(store: Store, tmp_path: Path) -> None:
     (store.root / "blobs/aa").mkdir()
-    left = [store.root / "tmp/blob-0123", store.root / "tmp/pin-1-2/out", store.root / "blobs/aa/.aaaa.0123.tmp"]
+    left = [
+        store.root / "tmp/blob-0123",
+        store.root / "tmp/pin-1-2/out",
+        store.root / "blobs/aa/.aaaa.0123.tmp",
+    ]
     for path in left:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
     (store.root / "places" / f"{'0' * 32}-01234567.json").write_text("{}")
     (store.root / "locks" / f"{'0' * 32}.lock").touch()
     with building(store):
-        assert gc.collect(store, MONTH, delete=True).files.keys() == {store.root / "places" / f"{'0' * 32}-01234567.json"}
+        assert gc.collect(store, MONTH, delete=True).files.keys() == {
+            store.root / "places" / f"{'0' * 32}-01234567.json"
+        }
     assert sum(gc.collect(store, MONTH, delete=True).files.values()) == 12
     assert not any(path.exists() for path in left)
-    assert files(store) - {"locks/check-posix.lock"} == {"locks/builds.lock", "locks/sweep.lock", f"locks/{'0' * 32}.lock"}
+    assert files(store) - {"locks/check-posix.lock"} == {
+        "locks/builds.lock",
+        "locks/sweep.lock",
+        f"locks/{'0' * 32}.lock",
+    }
 
 
 def leave(store: Store) -> tuple[list[Path], list[Path]]:
-    """What writers who were killed an hour ago have left among small files, and what may be in somebody's hands."""
+    """What writers who were killed an hour ago have left among small files, and what may be in
+    somebody's hands.
+    """
     old = [
-        store.root / place for place in ("workspaces/.a.json.0123.tmp", "places/.b.json.0123.tmp", "proofs/.c.0123.tmp", "history/.d.jsonl.0123.tmp")
+        store.root / place
+        for place in (
+            "workspaces/.a.json.0123.tmp",
+            "places/.b.json.0123.tmp",
+            "proofs/.c.0123.tmp",
+            "history/.d.jsonl.0123.tmp",
+        )
     ]
     young = [path.with_name(".young.0123.tmp") for path in old]
     for path in (*old, *young):
@@ -325,7 +389,9 @@ def test_half_written_files_go_when_nobody_can_be_writing_them(store: Store, way
     assert [path.exists() for path in (*old, *young, whole)] == [False] * 4 + [True] * 5
 
 
-def test_quarantine_is_evidence_for_as_long_as_results_are_kept(store: Store, tmp_path: Path) -> None:
+def test_quarantine_is_evidence_for_as_long_as_results_are_kept(
+    store: Store, tmp_path: Path
+) -> None:
     (store.root / "quarantine/aa").write_bytes(b"bad")
     age(store.root / "quarantine/aa", 90)
     # It was moved there just now, however old it is.
@@ -343,10 +409,21 @@ def test_gc_shows_targets_and_deletes_what_no_recipe_has(chain: Place) -> None:
     assert chain.run().code == 0
     assert chain.run("gc").out.splitlines()[-1].startswith("0 B of ")
     shown = chain.run("gc", "--older-than", "0d").out.splitlines()
-    assert sorted(line.split()[2:] for line in shown[:3]) == [[name, "today", str(chain.recipe)] for name in ("a", "b", "first")]
+    assert sorted(line.split()[2:] for line in shown[:3]) == [
+        [name, "today", str(chain.recipe)] for name in ("a", "b", "first")
+    ]
     assert shown[-1] == "`olivebuild gc --delete` deletes it"
     data = json.loads(chain.run("gc", "--older-than", "0d", "--delete", "--json").out)
-    assert sorted(data) == ["building", "deleted", "freed", "limit", "needed", "results", "size", "unowned"]
+    assert sorted(data) == [
+        "building",
+        "deleted",
+        "freed",
+        "limit",
+        "needed",
+        "results",
+        "size",
+        "unowned",
+    ]
     assert sorted(r["target"] for r in data["results"]) == ["a", "b", "first"]
     assert data["freed"] == sum(r["size"] for r in data["results"]) > 300_000
     done = chain.build()
@@ -398,7 +475,16 @@ def test_builds_are_right_while_sweeps_run(chain: Place) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("50GB", 50 * 10**9), ("1.5 kb", 1500), ("2MiB", 2 << 20), ("0B", 0), ("7", None), ("GB", None), ("1e9B", None), ("-1GB", None)],
+    [
+        ("50GB", 50 * 10**9),
+        ("1.5 kb", 1500),
+        ("2MiB", 2 << 20),
+        ("0B", 0),
+        ("7", None),
+        ("GB", None),
+        ("1e9B", None),
+        ("-1GB", None),
+    ],
 )
 def test_sizes(text: str, size: int | None) -> None:
     if size is None:
@@ -409,6 +495,12 @@ def test_sizes(text: str, size: int | None) -> None:
 
 
 def test_spans() -> None:
-    assert [span_of(text) for text in ("30d", "12h", "2w", "5m", "0d")] == [30 * DAY, DAY // 2, 14 * DAY, 300, 0]
+    assert [span_of(text) for text in ("30d", "12h", "2w", "5m", "0d")] == [
+        30 * DAY,
+        DAY // 2,
+        14 * DAY,
+        300,
+        0,
+    ]
     with pytest.raises(ValueError, match="'30' is no span of time"):
         span_of("30")

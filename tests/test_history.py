@@ -1,4 +1,6 @@
-"""The history: what a build leaves in it, what survives damage and kills, two writers at once, and what its names find."""
+"""The history: what a build leaves in it, what survives damage and kills, two writers at once, and
+what its names find.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,16 @@ while True:
 
 
 def entry(**more: Any) -> Entry:
-    return Entry(**{"goals": ("bench",), "time": "2026-11-20T10:00:00Z", "seconds": 1.0, "saved": 2.0, "fresh": 3} | more)
+    return Entry(
+        **{
+            "goals": ("bench",),
+            "time": "2026-11-20T10:00:00Z",
+            "seconds": 1.0,
+            "saved": 2.0,
+            "fresh": 3,
+        }
+        | more
+    )
 
 
 @pytest.fixture
@@ -46,7 +57,9 @@ def book(tmp_path: Path) -> History:
 
 def test_what_is_appended_is_read(book: History) -> None:
     made = Made("b", "b", "command", "0" * 32, False, 0.5, (Reason("file", "in.txt", "1", None),))
-    first = book.append(entry(made=(made,), measured={"b": Measured("command", "0" * 32, {"loss": 0.25})}))
+    first = book.append(
+        entry(made=(made,), measured={"b": Measured("command", "0" * 32, {"loss": 0.25})})
+    )
     second = book.append(entry(failed=("b",)))
     assert (first.number, second.number) == (1, 2)
     assert book.read() == [first, second]
@@ -82,9 +95,17 @@ def test_a_line_that_a_later_version_wrote_is_read(book: History) -> None:
 
 def test_threads_and_processes_lose_nothing(book: History, tmp_path: Path) -> None:
     code = PROGRAM.replace("while True:", "for _ in range(5):")
-    arguments = [sys.executable, "-c", code, str(tmp_path / "cache"), str(tmp_path / "olivebuild.yaml")]
+    arguments = [
+        sys.executable,
+        "-c",
+        code,
+        str(tmp_path / "cache"),
+        str(tmp_path / "olivebuild.yaml"),
+    ]
     processes = [subprocess.Popen(arguments, cwd=Path(__file__).parent.parent) for _ in range(2)]
-    threads = [threading.Thread(target=lambda: [book.append(entry()) for _ in range(5)]) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: [book.append(entry()) for _ in range(5)]) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     assert [p.wait() for p in processes] == [0, 0]
@@ -94,7 +115,13 @@ def test_threads_and_processes_lose_nothing(book: History, tmp_path: Path) -> No
 
 
 def test_a_killed_writer_leaves_whole_lines(book: History, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path / "cache"), str(tmp_path / "olivebuild.yaml")]
+    arguments = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(tmp_path / "cache"),
+        str(tmp_path / "olivebuild.yaml"),
+    ]
     process = subprocess.Popen(arguments, cwd=Path(__file__).parent.parent)
     while len(book.read()) < 3:
         assert process.poll() is None
@@ -144,9 +171,20 @@ def test_names_that_find_nothing_are_told(name: str, fact: str) -> None:
 
 
 def metrics(accuracy: float, speed: float, size: float = 100e6) -> dict[str, Any]:
-    base = {"data": {"tone": {"rows": 80, "accuracy": 0.5}}, "tokens_per_second": 20.0, "size": 200e6}
+    base = {
+        "data": {"tone": {"rows": 80, "accuracy": 0.5}},
+        "tokens_per_second": 20.0,
+        "size": 200e6,
+    }
     return {
-        "models": {"base": base, "int4": {"data": {"tone": {"rows": 80, "accuracy": accuracy}}, "tokens_per_second": speed, "size": size}},
+        "models": {
+            "base": base,
+            "int4": {
+                "data": {"tone": {"rows": 80, "accuracy": accuracy}},
+                "tokens_per_second": speed,
+                "size": size,
+            },
+        },
         "data": ["tone"],
     }
 
@@ -174,8 +212,19 @@ def test_figures_that_only_one_side_has_are_left_out() -> None:
 
 
 def builds() -> list[Entry]:
-    edit = Made("tone", "tone", "dataset", "1" * 32, False, 1.0, (Reason("file", "data/tone.jsonl", "1", "2"), Reason("input", "x", "1", "2")))
-    measured = [{"bench": Measured("benchmark", str(n) * 32, metrics(0.9 - n / 100, 100.0 + n))} for n in range(3)]
+    edit = Made(
+        "tone",
+        "tone",
+        "dataset",
+        "1" * 32,
+        False,
+        1.0,
+        (Reason("file", "data/tone.jsonl", "1", "2"), Reason("input", "x", "1", "2")),
+    )
+    measured = [
+        {"bench": Measured("benchmark", str(n) * 32, metrics(0.9 - n / 100, 100.0 + n))}
+        for n in range(3)
+    ]
     same = Measured("benchmark", "2" * 32, metrics(0.88, 102))
     return [
         entry(number=1, measured=measured[0]),
@@ -188,18 +237,33 @@ def builds() -> list[Entry]:
 def test_builds_are_compared_with_what_came_between() -> None:
     entries = builds()
     found = of_builds(entries, entries[0], entries[1])
-    assert [c.text for c in found.changes if c.model == "int4"] == ["-1.0 points", "1 % faster", "equal"]
+    assert [c.text for c in found.changes if c.model == "int4"] == [
+        "-1.0 points",
+        "1 % faster",
+        "equal",
+    ]
     assert [c.better for c in found.changes if c.model == "int4"] == [False, True, None]
     assert [r.what for r in found.causes] == ["data/tone.jsonl"]
     assert not of_builds(entries, entries[1], entries[2]).same_machine
 
 
 def test_a_change_that_other_rows_or_another_seed_would_make_is_called_noise() -> None:
-    def judged(accuracy: float, deviation: float, wide: float = 0.06, **more: float) -> dict[str, Any]:
+    def judged(
+        accuracy: float, deviation: float, wide: float = 0.06, **more: float
+    ) -> dict[str, Any]:
         spread = {"over_seeds": {"accuracy": {"deviation": deviation}}} if deviation else {}
         return {
             "models": {
-                "int4": {"data": {"tone": {"accuracy": accuracy, "accuracy_interval": [accuracy - wide, accuracy + wide / 2], **spread}}, **more}
+                "int4": {
+                    "data": {
+                        "tone": {
+                            "accuracy": accuracy,
+                            "accuracy_interval": [accuracy - wide, accuracy + wide / 2],
+                            **spread,
+                        }
+                    },
+                    **more,
+                }
             }
         }
 
@@ -207,7 +271,8 @@ def test_a_change_that_other_rows_or_another_seed_would_make_is_called_noise() -
         return [c.text for c in between("bench", old, new)]
 
     assert told(judged(0.9, 0), judged(0.85, 0)) == ["-5.0 points (noise)"]
-    # Downwards the interval reaches as far from the old figure as upwards from the new: hypot(0.06, 0.03) is 0.067.
+    # Downwards the interval reaches as far from the old figure as upwards from the new: hypot(0.06,
+    # 0.03) is 0.067.
     assert told(judged(0.9, 0), judged(0.84, 0)) == ["-6.0 points (noise)"]
     assert told(judged(0.9, 0), judged(0.83, 0)) == ["-7.0 points"]
     assert told(judged(0.83, 0), judged(0.9, 0)) == ["+7.0 points"]
@@ -215,14 +280,23 @@ def test_a_change_that_other_rows_or_another_seed_would_make_is_called_noise() -
     assert told(judged(0.9, 0, 0.01), judged(0.86, 0, 0.01)) == ["-4.0 points"]
     assert told(judged(0.9, 0.02, 0.01), judged(0.86, 0.02, 0.01)) == ["-4.0 points (noise)"]
     assert told(judged(0.9, 0), judged(0.9, 0)) == ["+0.0 points"]
-    times = [{"ttft": 1.0, "ttft_interval": [0.95, 1.05]}, {"ttft": 1.06, "ttft_interval": [1.0, 1.2]}, {"ttft": 1.1, "ttft_interval": None}]
+    times = [
+        {"ttft": 1.0, "ttft_interval": [0.95, 1.05]},
+        {"ttft": 1.06, "ttft_interval": [1.0, 1.2]},
+        {"ttft": 1.1, "ttft_interval": None},
+    ]
     assert told(*({"models": {"int4": row}} for row in times[:2])) == ["6 % slower (noise)"]
     assert told(*({"models": {"int4": row}} for row in times[1:])) == ["4 % slower"]
 
 
 def test_speeds_of_different_machines_are_not_told() -> None:
     entries = builds()
-    assert [since_last(entries, e, "bench") for e in entries] == ["", "since build 1: -1.0 points, 1 % faster", "since build 2: -1.0 points", ""]
+    assert [since_last(entries, e, "bench") for e in entries] == [
+        "",
+        "since build 1: -1.0 points, 1 % faster",
+        "since build 2: -1.0 points",
+        "",
+    ]
 
 
 def test_models_of_a_benchmark_are_compared() -> None:
@@ -230,7 +304,10 @@ def test_models_of_a_benchmark_are_compared() -> None:
     assert [c.text for c in found.changes] == ["+40.0 points", "400 % faster", "50 % smaller"]
     with pytest.raises(RecipeError) as caught:
         of_models({"bench": metrics(0.9, 100)}, "base", "int8")
-    assert (caught.value.fact, caught.value.hint) == ("no benchmark has measured both base and int8", "did you mean int4?")
+    assert (caught.value.fact, caught.value.hint) == (
+        "no benchmark has measured both base and int8",
+        "did you mean int4?",
+    )
 
 
 @pytest.fixture
@@ -255,12 +332,23 @@ def test_builds_leave_their_figures_and_a_no_op_leaves_nothing(pair: Place) -> N
     pair.build()
     builds = listed(pair)
     assert [b["number"] for b in builds] == [1, 2, 3]
-    assert [b["measured"]["b"]["metrics"] for b in builds] == [{"loss": 0.5}, {"loss": 0.25}, {"loss": 0.5}]
+    assert [b["measured"]["b"]["metrics"] for b in builds] == [
+        {"loss": 0.5},
+        {"loss": 0.25},
+        {"loss": 0.5},
+    ]
     assert [[(m["node"], m["restored"]) for m in b["made"]] for b in builds] == [
         [("a", False), ("b", False)], [("a", False), ("b", False)], [("a", True), ("b", True)],
     ]  # fmt: skip
-    assert builds[0]["measured"]["b"]["key"] == builds[2]["measured"]["b"]["key"] != builds[1]["measured"]["b"]["key"]
-    assert [{r["what"] for r in b["made"][0]["reasons"]} for b in builds[1:]] == [{"in.txt"}, {"in.txt"}]
+    assert (
+        builds[0]["measured"]["b"]["key"]
+        == builds[2]["measured"]["b"]["key"]
+        != builds[1]["measured"]["b"]["key"]
+    )
+    assert [{r["what"] for r in b["made"][0]["reasons"]} for b in builds[1:]] == [
+        {"in.txt"},
+        {"in.txt"},
+    ]
     assert "2 run, 0 restored" in pair.run("history").out
 
 
@@ -281,7 +369,9 @@ def test_a_failed_build_is_told(pair: Place) -> None:
     assert (done.code, "there is no last~1 among the 1 builds recorded" in done.err) == (2, True)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere"
+)
 def test_a_history_that_can_not_be_written_fails_no_build(pair: Place) -> None:
     pair.cache.joinpath("history").mkdir(parents=True)
     pair.cache.joinpath("history").chmod(0o500)

@@ -1,4 +1,6 @@
-"""A hub's model is judged by its small files before its weights are fetched, and of those only what is loaded is."""
+"""A hub's model is judged by its small files before its weights are fetched, and of those only what
+is loaded is.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,20 @@ def repository(tmp_path: Path) -> Path:
 def asked(place: Place, repository: Path, tmp_path: Path) -> Iterator[Callable[[], list[str]]]:
     """The files that were asked for since it was asked last."""
     place.recipe.write_text(RECIPE)
-    (place.folder / "rows.jsonl").write_text("".join(json.dumps({"q": f"what is {i}", "a": str(i)}) + "\n" for i in range(9)))
+    (place.folder / "rows.jsonl").write_text(
+        "".join(json.dumps({"q": f"what is {i}", "a": str(i)}) + "\n" for i in range(9))
+    )
     with serving(repository) as (address, paths):
-        place.environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+        place.environment |= {
+            "HF_ENDPOINT": address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "hf"),
+        }
 
         def since() -> list[str]:
-            found = sorted({path.partition(f"/resolve/{COMMIT}/")[2] for path in paths if "/resolve/" in path})
+            found = sorted(
+                {path.partition(f"/resolve/{COMMIT}/")[2] for path in paths if "/resolve/" in path}
+            )
             paths.clear()
             return found
 
@@ -49,7 +59,9 @@ def asked(place: Place, repository: Path, tmp_path: Path) -> Iterator[Callable[[
 
 
 def several(folder: Path) -> None:
-    """Two shards and their index; and beside them what other programs load, of which nothing is needed."""
+    """Two shards and their index; and beside them what other programs load, of which nothing is
+    needed.
+    """
     sharded(0, 1)(folder)
     for name in (
         "consolidated.safetensors",
@@ -71,7 +83,11 @@ def several(folder: Path) -> None:
     ],
 )
 def test_what_is_small_comes_first_and_of_the_weights_what_is_loaded(
-    place: Place, repository: Path, asked: Callable[[], list[str]], make: Callable[[Path], None], weights: list[str]
+    place: Place,
+    repository: Path,
+    asked: Callable[[], list[str]],
+    make: Callable[[Path], None],
+    weights: list[str],
 ) -> None:
     make(repository)
     indices = ["model.safetensors.index.json"] if len(weights) > 1 else []
@@ -98,7 +114,13 @@ FAULTS: list[tuple[Callable[[Path], None], str, str, str]] = [
 
 @pytest.mark.parametrize(("damage", "fact", "where", "hint"), FAULTS)
 def test_what_is_wrong_is_said_before_weights_are_fetched_or_rows_are_read(
-    place: Place, repository: Path, asked: Callable[[], list[str]], damage: Callable[[Path], None], fact: str, where: str, hint: str
+    place: Place,
+    repository: Path,
+    asked: Callable[[], list[str]],
+    damage: Callable[[Path], None],
+    fact: str,
+    where: str,
+    hint: str,
 ) -> None:
     damage(repository)
     done = place.build("int4")
@@ -114,13 +136,17 @@ def test_what_is_wrong_is_said_before_weights_are_fetched_or_rows_are_read(
     assert asked() == []
 
 
-def test_other_targets_are_made_all_the_same(place: Place, repository: Path, asked: Callable[[], list[str]]) -> None:
+def test_other_targets_are_made_all_the_same(
+    place: Place, repository: Path, asked: Callable[[], list[str]]
+) -> None:
     renamed("pytorch_model.bin")(repository)
     done = place.build("-k", "int4", "rows")
     assert (done.code, done.events[-1]["ran"], done.events[-1]["failed"]) == (1, ["rows"], ["base"])
 
 
-def test_small_files_that_are_not_all_here_tell_nothing(place: Place, repository: Path, asked: Callable[[], list[str]]) -> None:
+def test_small_files_that_are_not_all_here_tell_nothing(
+    place: Place, repository: Path, asked: Callable[[], list[str]]
+) -> None:
     configured(architectures=["NewForCausalLM"], model_type="new")(repository)
     assert place.build("merged").code == 1
     shutil.rmtree(next(Path(place.environment["HF_HOME"]).glob("hub/*/trees")))

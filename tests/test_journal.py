@@ -1,4 +1,6 @@
-"""Names and values in a file that only grows: what was saved is found, and what is torn or damaged is as if it were not there."""
+"""Names and values in a file that only grows: what was saved is found, and what is torn or damaged
+is as if it were not there.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def known(file: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("tail", [0, 50, journal.TAIL])
 @pytest.mark.parametrize("seed", range(4))
-def test_it_holds_what_a_dictionary_would(tmp_path: Path, seed: int, tail: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_holds_what_a_dictionary_would(
+    tmp_path: Path, seed: int, tail: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(journal, "SPARE", 300)
     monkeypatch.setattr(journal, "TAIL", tail)
     chance, file, expected = random.Random(seed), tmp_path / "j", dict[str, bytes]()

@@ -9,14 +9,30 @@ from olivebuild.steps import _kernels
 from olivebuild.steps._kernels import narrow, widen
 from olivebuild.steps._kernels_k import KQuantiser
 
-KINDS = ["usual", "flat blocks", "of one sign", "tiny", "subnormal", "few values", "long tails", "no number", "infinite", "huge"]
+KINDS = [
+    "usual",
+    "flat blocks",
+    "of one sign",
+    "tiny",
+    "subnormal",
+    "few values",
+    "long tails",
+    "no number",
+    "infinite",
+    "huge",
+]
 
 
 def weights(kind: str, block: int) -> np.ndarray:
     random = np.random.default_rng(7)
     weight = random.standard_normal((19, block * 4)).astype(np.float32) * np.float32(0.05)
     if kind == "flat blocks":
-        weight[0, :block], weight[1, :block], weight[2, :block], weight[3, 1:block] = 0, 0.5, -0.5, 0
+        weight[0, :block], weight[1, :block], weight[2, :block], weight[3, 1:block] = (
+            0,
+            0.5,
+            -0.5,
+            0,
+        )
     elif kind == "of one sign":
         weight = np.abs(weight)
     elif kind == "tiny":
@@ -38,7 +54,9 @@ def weights(kind: str, block: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
 @pytest.mark.parametrize("count", [4, 8])
-def test_k_quant_is_onnxruntimes(kind: str, block: int, count: int, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_k_quant_is_onnxruntimes(
+    kind: str, block: int, count: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor_k_quant_cpu
 
     if not compiled:
@@ -51,8 +69,14 @@ def test_k_quant_is_onnxruntimes(kind: str, block: int, count: int, compiled: bo
         packed = levels.astype(np.uint8)
         zeros = zeros.reshape(len(stored), -1)
         if count == 4:
-            packed, zeros = packed[:, ::2] | packed[:, 1::2] << 4, zeros[:, ::2] | zeros[:, 1::2] << 4
+            packed, zeros = (
+                packed[:, ::2] | packed[:, 1::2] << 4,
+                zeros[:, ::2] | zeros[:, 1::2] << 4,
+            )
         ours = KQuantiser(count, block, False, "F32")(stored, dtype)
         assert np.array_equal(ours[0], packed)
-        assert np.array_equal(ours[1].view(np.uint32), scales.astype(np.float32).reshape(len(stored), -1).view(np.uint32))
+        assert np.array_equal(
+            ours[1].view(np.uint32),
+            scales.astype(np.float32).reshape(len(stored), -1).view(np.uint32),
+        )
         assert np.array_equal(ours[2], zeros)

@@ -1,4 +1,6 @@
-"""Arithmetic on weights: the bits are torch's and ONNX Runtime's, also for numbers that no model should hold."""
+"""Arithmetic on weights: the bits are torch's and ONNX Runtime's, also for numbers that no model
+should hold.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from olivebuild.steps import _kernels
-from olivebuild.steps._kernels import Quantiser, add_delta, narrow, product, product_native, product_reproducible, residual, widen
+from olivebuild.steps._kernels import (
+    Quantiser,
+    add_delta,
+    narrow,
+    product,
+    product_native,
+    product_reproducible,
+    residual,
+    widen,
+)
 
 SHORT = ("BF16", "F16")
 EVERY_SHORT = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
@@ -59,7 +70,9 @@ def torch_narrow(values: np.ndarray, dtype: str) -> np.ndarray:
 def torch_widen(stored: np.ndarray, dtype: str) -> np.ndarray:
     import torch
 
-    return np.asarray(torch.from_numpy(stored.view(np.int16).copy()).view(torch_type(dtype)).float().numpy())
+    return np.asarray(
+        torch.from_numpy(stored.view(np.int16).copy()).view(torch_type(dtype)).float().numpy()
+    )
 
 
 def assert_rounds_as_torch(values: np.ndarray, dtype: str) -> None:
@@ -81,7 +94,10 @@ def random_weights(seed: int, *shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", SHORT)
 def test_every_short_number_is_widened_as_torch_does(dtype: str) -> None:
-    ours, theirs = widen(EVERY_SHORT.view(_kernels.STORED[dtype]), dtype), torch_widen(EVERY_SHORT, dtype)
+    ours, theirs = (
+        widen(EVERY_SHORT.view(_kernels.STORED[dtype]), dtype),
+        torch_widen(EVERY_SHORT, dtype),
+    )
     number = ~np.isnan(theirs)
     assert np.array_equal(bits(ours)[number], bits(theirs)[number])
     assert np.isnan(ours[~number]).all()
@@ -102,7 +118,11 @@ def test_every_tie_and_its_neighbours_round_as_torch_does(dtype: str) -> None:
     middle = (wide[:-1].astype(np.float64) + wide[1:]) / 2
     ties = middle.astype(np.float32)
     assert np.array_equal(ties.astype(np.float64), middle)
-    for near in (ties, np.nextafter(ties, np.float32(np.inf)), np.nextafter(ties, np.float32(-np.inf))):
+    for near in (
+        ties,
+        np.nextafter(ties, np.float32(np.inf)),
+        np.nextafter(ties, np.float32(-np.inf)),
+    ):
         assert_rounds_as_torch(near, dtype)
         assert_rounds_as_torch(-near, dtype)
 
@@ -116,9 +136,24 @@ def test_any_bits_round_as_torch_does(dtype: str, pattern: np.ndarray) -> None:
 
 @pytest.mark.parametrize("dtype", SHORT)
 def test_nan_infinity_and_the_largest_numbers_round_as_torch_does(dtype: str) -> None:
-    patterns = [0x7F800000, 0xFF800000, 0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000, 0x7F7FFFFF, 0xFF7FFFFF, 1, 0x80000001, 0x80000000, 0x007FFFFF]
+    patterns = [
+        0x7F800000,
+        0xFF800000,
+        0x7F800001,
+        0x7FFFFFFF,
+        0xFFFFFFFF,
+        0x7FC00000,
+        0x7F7FFFFF,
+        0xFF7FFFFF,
+        1,
+        0x80000001,
+        0x80000000,
+        0x007FFFFF,
+    ]
     assert_rounds_as_torch(np.array(patterns, np.uint32).view(np.float32), dtype)
-    assert_rounds_as_torch(np.array([65504, 65519.99, 65520, 2.0**-24, 2.0**-25, 1.5 * 2.0**-25], np.float32), dtype)
+    assert_rounds_as_torch(
+        np.array([65504, 65519.99, 65520, 2.0**-24, 2.0**-25, 1.5 * 2.0**-25], np.float32), dtype
+    )
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
@@ -132,7 +167,9 @@ def test_the_shape_is_kept(dtype: str, shape: tuple[int, ...]) -> None:
 
 def test_what_is_not_contiguous_is_narrowed_too() -> None:
     values = random_weights(0, 6, 8).T[::2]
-    assert np.array_equal(narrow(values, "BF16"), torch_narrow(np.ascontiguousarray(values), "BF16"))
+    assert np.array_equal(
+        narrow(values, "BF16"), torch_narrow(np.ascontiguousarray(values), "BF16")
+    )
 
 
 # Products
@@ -144,7 +181,9 @@ def test_a_product_has_the_bits_of_torch(rank: int) -> None:
 
     for rows, columns in ODD:
         b, a = random_weights(rank, rows, rank), random_weights(rank + 1, rank, columns)
-        assert np.array_equal(bits(product(b, a)), bits((torch.from_numpy(b) @ torch.from_numpy(a)).numpy())), (rows, columns)
+        assert np.array_equal(
+            bits(product(b, a)), bits((torch.from_numpy(b) @ torch.from_numpy(a)).numpy())
+        ), (rows, columns)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8, 16, 64, 128])
@@ -153,8 +192,12 @@ def test_a_product_a_few_rows_at_a_time_has_the_bits_of_the_whole(rank: int, row
     import torch
 
     b, a = random_weights(rank, rows, rank), random_weights(rank + 1, rank, 192)
-    parts = [product(b[start : start + _kernels.ROWS], a) for start in range(0, rows, _kernels.ROWS)]
-    assert np.array_equal(bits(np.concatenate(parts)), bits((torch.from_numpy(b) @ torch.from_numpy(a)).numpy()))
+    parts = [
+        product(b[start : start + _kernels.ROWS], a) for start in range(0, rows, _kernels.ROWS)
+    ]
+    assert np.array_equal(
+        bits(np.concatenate(parts)), bits((torch.from_numpy(b) @ torch.from_numpy(a)).numpy())
+    )
 
 
 def test_a_product_without_torchs_library_asks_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,8 +212,16 @@ def test_a_reproducible_product_does_not_depend_on_its_pieces(rank: int) -> None
     b, a = random_weights(rank, 97, rank), random_weights(rank + 1, rank, 61)
     whole = product_reproducible(b, a)
     for step in (1, 2, 13, 64):
-        rows = np.concatenate([product_reproducible(b[i : i + step], a) for i in range(0, 97, step)])
-        columns = np.concatenate([product_reproducible(b, np.ascontiguousarray(a[:, i : i + step])) for i in range(0, 61, step)], 1)
+        rows = np.concatenate(
+            [product_reproducible(b[i : i + step], a) for i in range(0, 97, step)]
+        )
+        columns = np.concatenate(
+            [
+                product_reproducible(b, np.ascontiguousarray(a[:, i : i + step]))
+                for i in range(0, 61, step)
+            ],
+            1,
+        )
         assert np.array_equal(bits(rows), bits(whole))
         assert np.array_equal(bits(columns), bits(whole))
 
@@ -181,7 +232,9 @@ def test_a_reproducible_product_is_near_the_other(rank: int) -> None:
     exact = b.astype(np.float64) @ a.astype(np.float64)
     assert np.abs(product_reproducible(b, a) - product(b, a)).max() < 1e-6
     # Rounded once: no float32 is nearer.
-    assert (np.abs(product_reproducible(b, a) - exact) <= np.spacing(np.abs(exact).astype(np.float32))).all()
+    assert (
+        np.abs(product_reproducible(b, a) - exact) <= np.spacing(np.abs(exact).astype(np.float32))
+    ).all()
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
@@ -216,10 +269,13 @@ def test_our_product_is_a_chain_of_fused_additions(rank: int) -> None:
         made = product_native(b, a)
         if made is None:
             pytest.skip("_native.c was not compiled, or the processor has no fused multiply-add")
-        # float64 holds the product of two float32 exactly, and the sum rounded to float32 is fused but for rare double roundings.
+        # float64 holds the product of two float32 exactly, and the sum rounded to float32 is fused
+        # but for rare double roundings.
         chain = np.zeros((rows, columns), np.float32)
         for i in range(rank):
-            chain = (b[:, i : i + 1].astype(np.float64) * a[i].astype(np.float64) + chain).astype(np.float32)
+            chain = (b[:, i : i + 1].astype(np.float64) * a[i].astype(np.float64) + chain).astype(
+                np.float32
+            )
         assert (bits(made) != bits(chain)).mean() < 1e-3
 
 
@@ -248,9 +304,14 @@ def test_work_in_threads_keeps_its_order_and_its_errors() -> None:
 
 def assert_quantised_as_onnxruntime(weight: np.ndarray, options: Quantiser) -> None:
     """`weight` [n, k] in the number format of the scales."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        DefaultWeightOnlyQuantizer,
+    )
 
-    config = DefaultWeightOnlyQuantConfig(block_size=options.block, is_symmetric=options.symmetric, bits=options.bits)
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=options.block, is_symmetric=options.symmetric, bits=options.bits
+    )
     theirs = DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(weight.T))
     ours = options(weight.astype(np.float32))
     for part, mine, other in zip(("packed", "scales", "zeros"), ours, theirs, strict=True):
@@ -283,7 +344,10 @@ def odd_blocks(block: int, scales: str) -> np.ndarray:
 
 
 CASES = [
-    pytest.param(Quantiser(n, block, symmetric, scales), id=f"{n} bits, blocks of {block}, {'' if symmetric else 'a'}symmetric, {scales}")
+    pytest.param(
+        Quantiser(n, block, symmetric, scales),
+        id=f"{n} bits, blocks of {block}, {'' if symmetric else 'a'}symmetric, {scales}",
+    )
     for n in (4, 8)
     for block in (16, 32, 64, 128, 256)
     for symmetric in (True, False)
@@ -294,14 +358,18 @@ CASES = [
 @pytest.mark.parametrize("options", CASES)
 def test_weights_are_quantised_as_onnxruntime_does(options: Quantiser) -> None:
     for blocks in (2, 6):
-        weight = random_weights(blocks, 37, blocks * options.block).astype(_kernels.STORED[options.scales])
+        weight = random_weights(blocks, 37, blocks * options.block).astype(
+            _kernels.STORED[options.scales]
+        )
         assert_quantised_as_onnxruntime(weight, options)
 
 
 @pytest.mark.parametrize(("n", "symmetric"), [(4, True), (4, False), (8, True), (8, False)])
 def test_an_odd_number_of_blocks_is_quantised_as_onnxruntime_does(n: int, symmetric: bool) -> None:
     for blocks in (1, 3, 5):
-        assert_quantised_as_onnxruntime(random_weights(blocks, 37, blocks * 32), Quantiser(n, 32, symmetric, "F32"))
+        assert_quantised_as_onnxruntime(
+            random_weights(blocks, 37, blocks * 32), Quantiser(n, 32, symmetric, "F32")
+        )
 
 
 @pytest.mark.parametrize("options", CASES)
@@ -312,17 +380,23 @@ def test_odd_blocks_are_quantised_as_onnxruntime_does(options: Quantiser) -> Non
 @pytest.mark.parametrize("scales", ["F32", "F16"])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("n", [4, 8])
-def test_zeros_of_both_signs_are_quantised_as_onnxruntime_does(n: int, symmetric: bool, scales: str) -> None:
+def test_zeros_of_both_signs_are_quantised_as_onnxruntime_does(
+    n: int, symmetric: bool, scales: str
+) -> None:
     weight = np.zeros((4, 64), np.float32)
     weight[0, 0] = weight[1, 1] = weight[2, :32] = weight[3, 31] = weight[3, 32] = -0.0
-    assert_quantised_as_onnxruntime(weight.astype(_kernels.STORED[scales]), Quantiser(n, 32, symmetric, scales))
+    assert_quantised_as_onnxruntime(
+        weight.astype(_kernels.STORED[scales]), Quantiser(n, 32, symmetric, scales)
+    )
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("n", [4, 8])
 @settings(max_examples=60, deadline=None)
 @given(weight=arrays(np.float16, (2, 32), elements=st.floats(-6e4, 6e4, width=16)))
-def test_any_numbers_are_quantised_as_onnxruntime_does(n: int, symmetric: bool, weight: np.ndarray) -> None:
+def test_any_numbers_are_quantised_as_onnxruntime_does(
+    n: int, symmetric: bool, weight: np.ndarray
+) -> None:
     # Zeros of both signs are a matter of their own, above.
     weight += np.float16(0)
     assert_quantised_as_onnxruntime(weight, Quantiser(n, 16, symmetric, "F16"))
@@ -332,12 +406,17 @@ def test_any_numbers_are_quantised_as_onnxruntime_does(n: int, symmetric: bool, 
 @pytest.mark.parametrize("scales", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("n", [4, 8])
-def test_the_quantiser_in_torch_has_the_bits_of_the_one_in_numpy(n: int, symmetric: bool, scales: str) -> None:
+def test_the_quantiser_in_torch_has_the_bits_of_the_one_in_numpy(
+    n: int, symmetric: bool, scales: str
+) -> None:
     from olivebuild.steps._kernels_torch import TorchQuantiser
 
     for block in (16, 128):
         weight = odd_blocks(block, "F16" if scales == "F16" else "F32").astype(np.float32)
-        ours, theirs = Quantiser(n, block, symmetric, scales)(weight), TorchQuantiser(n, block, symmetric, scales, device="cpu")(weight)
+        ours, theirs = (
+            Quantiser(n, block, symmetric, scales)(weight),
+            TorchQuantiser(n, block, symmetric, scales, device="cpu")(weight),
+        )
         assert [part.tobytes() for part in ours] == [part.tobytes() for part in theirs]
 
 
@@ -346,7 +425,10 @@ def test_the_quantiser_in_torch_has_the_bits_of_the_one_in_numpy(n: int, symmetr
 def test_stored_numbers_are_quantised_as_their_widened_ones(dtype: str, symmetric: bool) -> None:
     stored = narrow(random_weights(0, 20, 128), dtype)
     for scales in ("F32", dtype):
-        short, wide = Quantiser(4, 32, symmetric, scales)(stored, dtype), Quantiser(4, 32, symmetric, scales)(widen(stored, dtype))
+        short, wide = (
+            Quantiser(4, 32, symmetric, scales)(stored, dtype),
+            Quantiser(4, 32, symmetric, scales)(widen(stored, dtype)),
+        )
         assert [x.tobytes() for x in short] == [x.tobytes() for x in wide]
 
 

@@ -1,4 +1,5 @@
-"""Builds killed at random points, alone, with all that they started, or a step under them: what is left is right, and the next build needs no help.
+"""Builds killed at random points, alone, with all that they started, or a step under them: what is
+left is right, and the next build needs no help.
 
 OLIVEBUILD_KILLS says how many, OLIVEBUILD_SEED which ones.
 """
@@ -30,7 +31,10 @@ from tests.faults import (
     quick_folder,
 )
 
-pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"), pytest.mark.timeout(7200)]
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="forks"),
+    pytest.mark.timeout(7200),
+]
 LEAVES = ["a", "b", "c", *"ddd", *"eeeee", *"fffff"]
 """What is edited: most edits leave little to do, so that many kills fit into a minute."""
 
@@ -55,7 +59,10 @@ def test_builds_killed_at_random_points(root: Path, fork_workers: bool, kills: i
         number = killed = 0
         while killed < amount("KILLS", kills):
             number += 1
-            pipeline.edit(chance.choice(LEAVES), str(number if chance.random() < 0.8 else chance.randrange(number)))
+            pipeline.edit(
+                chance.choice(LEAVES),
+                str(number if chance.random() < 0.8 else chance.randrange(number)),
+            )
             pid = builds.start(*chance.choice([(), ("-j", "2")]))
             time.sleep(chance.uniform(0, step_seconds * (pipeline.left_to_do() + 0.3)))
             which = chance.choice(["parent", "child", "tree"])
@@ -78,14 +85,18 @@ def test_builds_killed_at_random_points(root: Path, fork_workers: bool, kills: i
         shutil.rmtree(place.folder / "build")
         assert (builds.build().done["ran"], place.everything()) == ([], pipeline.expected())
         clean = Place(root / "clean", root / "clean-cache")
-        shutil.copytree(place.folder, clean.folder, ignore=shutil.ignore_patterns("build", ".olivebuild"))
+        shutil.copytree(
+            place.folder, clean.folder, ignore=shutil.ignore_patterns("build", ".olivebuild")
+        )
         clean.environment |= place.environment
         assert clean.build().code == 0
         assert clean.everything() == place.everything()
 
 
 def finish(pipeline: Pipeline, builds: Builds, killed: Ended) -> None:
-    """One more build makes everything right, without a step that had ended, and the next one runs nothing."""
+    """One more build makes everything right, without a step that had ended, and the next one runs
+    nothing.
+    """
     let_a_day_pass(pipeline.place)
     ended = builds.build()
     done = ended.done

@@ -1,4 +1,6 @@
-"""Small files that stand for more than memory holds, and lines longer than any use: one error with its place, before the memory is taken."""
+"""Small files that stand for more than memory holds, and lines longer than any use: one error with
+its place, before the memory is taken.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +54,13 @@ PARQUET = {
     "long values": lambda: {"text": repeated("x" * (1 << 20), 50_000)},
     "in structs in lists": lambda: {
         "messages": pa.ListArray.from_arrays(
-            pa.array(np.arange(0, 50_001, 5, "int32")), pa.StructArray.from_arrays([repeated("x" * (1 << 20), 50_000)], ["content"])
+            pa.array(np.arange(0, 50_001, 5, "int32")),
+            pa.StructArray.from_arrays([repeated("x" * (1 << 20), 50_000)], ["content"]),
         )
     },
-    "a long list": lambda: {"numbers": pa.ListArray.from_arrays([0, 12_000_000], pa.array(np.zeros(12_000_000, "int8")))},
+    "a long list": lambda: {
+        "numbers": pa.ListArray.from_arrays([0, 12_000_000], pa.array(np.zeros(12_000_000, "int8")))
+    },
 }
 
 
@@ -69,9 +74,18 @@ def test_a_parquet_file_whose_rows_would_fill_the_memory(tmp_path: Path, what: s
 
 
 def test_rows_of_parquet_that_repeat_themselves_are_read(tmp_path: Path) -> None:
-    """A system prompt that all rows share, roles, labels: written once, and read as often as they stand there."""
+    """A system prompt that all rows share, roles, labels: written once, and read as often as they
+    stand there.
+    """
     given = [
-        {"label": "ab"[i % 2], "raw": b"%d" % i, "messages": [{"role": "system", "content": "s" * 3000}, {"role": "user", "content": f"{i} ä"}]}
+        {
+            "label": "ab"[i % 2],
+            "raw": b"%d" % i,
+            "messages": [
+                {"role": "system", "content": "s" * 3000},
+                {"role": "user", "content": f"{i} ä"},
+            ],
+        }
         for i in range(5000)
     ]
     given[7] |= {"label": None, "messages": []}
@@ -105,7 +119,14 @@ def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
 # The small files of a project and of a model
 
 DEEP = '{"a":' + "[" * 100_000 + "]" * 100_000 + "}"
-SMALL = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "model.safetensors.index.json")
+SMALL = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+)
 
 
 @pytest.fixture
@@ -127,7 +148,9 @@ def test_a_small_file_of_a_model_that_is_not_small(model: Place, name: str) -> N
     """8 GB of zeros, which take no room."""
     file = model.folder / "tiny" / name
     if name.endswith(".index.json"):
-        (model.folder / "tiny/model.safetensors").rename(model.folder / "tiny/model-00001-of-00001.safetensors")
+        (model.folder / "tiny/model.safetensors").rename(
+            model.folder / "tiny/model-00001-of-00001.safetensors"
+        )
     file.write_bytes(b"")
     os.truncate(file, 8 << 30)
     code, said = planned(model)
@@ -142,7 +165,9 @@ def test_a_file_of_a_model_that_is_nested_without_end(model: Place, name: str) -
     """Readers that take no such file say so at once; what others would not take is left to them."""
     file = model.folder / "tiny" / name
     if name.endswith(".index.json"):
-        (model.folder / "tiny/model.safetensors").rename(model.folder / "tiny/model-00001-of-00001.safetensors")
+        (model.folder / "tiny/model.safetensors").rename(
+            model.folder / "tiny/model-00001-of-00001.safetensors"
+        )
     text = DEEP.encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text if name.endswith(".safetensors") else text)
     code, said = planned(model)

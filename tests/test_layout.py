@@ -1,4 +1,6 @@
-"""Micro-batches: no row is lost, none is cut, what rows begin with alike lies there once, and each token sees what it saw alone."""
+"""Micro-batches: no row is lost, none is cut, what rows begin with alike lies there once, and each
+token sees what it saw alone.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def test_best_fit_fills_bins() -> None:
 
 
 def seen_by(batch: list[Tokens], share: bool, window: int | None = None) -> list[list[int]]:
-    """For each counted token, in order of the packed rows: the ids that its prediction sees, by the groups' masks."""
+    """For each counted token, in order of the packed rows: the ids that its prediction sees, by the
+    groups' masks.
+    """
     part = pack(batch, CPU, share=share, grouped=True)
     assert part.rows.back is not None
     flat, masks = [], []
@@ -63,7 +67,9 @@ def test_each_prediction_sees_its_own_row_up_to_itself(rows: list[list[int]], sh
 def test_a_window_hides_what_lies_further_back(rows: list[list[int]], window: int) -> None:
     batch = [row(ids) for ids in rows]
     if any(r.labels for r in batch):
-        assert seen_by(batch, False, window) == [ids[max(0, i + 1 - window) : i + 1] for ids in rows for i in range(len(ids) - 1)]
+        assert seen_by(batch, False, window) == [
+            ids[max(0, i + 1 - window) : i + 1] for ids in rows for i in range(len(ids) - 1)
+        ]
 
 
 @given(token_rows)
@@ -78,9 +84,16 @@ def test_shared_beginnings_lie_there_once(rows: list[list[int]]) -> None:
 def test_varlen_places_agree_with_the_rows(rows: list[list[int]], share: bool) -> None:
     part = pack([row(ids) for ids in rows], CPU, share=share, grouped=False)
     keys = part.rows.keys if part.rows.keys is not None else torch.arange(part.ids.numel())
-    found = [part.ids[0][keys[a:b]].tolist() for a, b in zip(part.rows.key_starts[:-1], part.rows.key_starts[1:], strict=True)]
+    found = [
+        part.ids[0][keys[a:b]].tolist()
+        for a, b in zip(part.rows.key_starts[:-1], part.rows.key_starts[1:], strict=True)
+    ]
     # A row that is another's beginning, or the same again, has nothing of its own to compute.
-    assert found == ([ids for i, ids in enumerate(sorted(rows)) if ids not in sorted(rows)[:i]] if share else rows)
+    assert found == (
+        [ids for i, ids in enumerate(sorted(rows)) if ids not in sorted(rows)[:i]]
+        if share
+        else rows
+    )
     ends = part.rows.starts[1:] - part.rows.starts[:-1]
     assert part.rows.longest == int(ends.max())
 

@@ -1,4 +1,6 @@
-"""Links in folders that a recipe names: none may lead out, but those of a snapshot of the hub to its own blobs."""
+"""Links in folders that a recipe names: none may lead out, but those of a snapshot of the hub to
+its own blobs.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,16 @@ def test_a_link_that_leaves_what_was_named_is_refused(kind: str, tmp_path: Path)
     link, inside = site.folder / "theirs/tokenizer.json", site.folder / "theirs/vocab.json"
     inside.symlink_to("config.json")
     site.plan("one")
-    for target in ("../../secret/tokens.json", str(tmp_path / "secret/tokens.json"), "../theirs2/x.json", "../../secret"):
+    for target in (
+        "../../secret/tokens.json",
+        str(tmp_path / "secret/tokens.json"),
+        "../theirs2/x.json",
+        "../../secret",
+    ):
         link.symlink_to(target)
-        with pytest.raises(BuildError, match=r"the link tokenizer.json in theirs leads out of it, to ") as e:
+        with pytest.raises(
+            BuildError, match=r"the link tokenizer.json in theirs leads out of it, to "
+        ) as e:
             site.plan("one")
         assert e.value.where
         assert e.value.where.line == 2
@@ -65,7 +74,10 @@ def test_what_is_named_may_itself_be_a_link(kind: str, tmp_path: Path) -> None:
 def snapshot(root: Path, folder: Path, below: str = "") -> tuple[Path, Path]:
     """The hub's own layout around the files of a folder: (snapshot, blobs)."""
     repository = root / "hub/models--own--tiny"
-    blobs, place = repository / "blobs", repository / "snapshots/0123456789abcdef0123456789abcdef01234567" / below
+    blobs, place = (
+        repository / "blobs",
+        repository / "snapshots/0123456789abcdef0123456789abcdef01234567" / below,
+    )
     blobs.mkdir(parents=True)
     place.mkdir(parents=True)
     for i, file in enumerate(sorted(folder.iterdir())):
@@ -77,7 +89,9 @@ def snapshot(root: Path, folder: Path, below: str = "") -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("below", ["", "cpu/int4"])
 @pytest.mark.parametrize("kind", ["model", *BROUGHT])
-def test_a_snapshot_of_the_hub_can_be_named_and_its_links_lead_to_its_own_blobs_alone(kind: str, below: str, tmp_path: Path) -> None:
+def test_a_snapshot_of_the_hub_can_be_named_and_its_links_lead_to_its_own_blobs_alone(
+    kind: str, below: str, tmp_path: Path
+) -> None:
     site = named(tmp_path, kind, "snapshot")
     place, blobs = snapshot(tmp_path, site.folder / "theirs", below)
     (site.folder / "snapshot").symlink_to(place)
@@ -85,7 +99,12 @@ def test_a_snapshot_of_the_hub_can_be_named_and_its_links_lead_to_its_own_blobs_
     link, up = place / "tokenizer.json", os.path.relpath(blobs.parent, place)
     other = tmp_path / "hub/models--own--other/blobs"
     other.mkdir(parents=True)
-    for file in (other / ("e" * 40), tmp_path / "secret", blobs / "notes", blobs.parent / ("f" * 40)):
+    for file in (
+        other / ("e" * 40),
+        tmp_path / "secret",
+        blobs / "notes",
+        blobs.parent / ("f" * 40),
+    ):
         file.write_text("{}")
     (blobs / ("a" * 40)).symlink_to(tmp_path / "secret")
     (blobs / ("b" * 40)).mkdir()

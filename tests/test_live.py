@@ -1,4 +1,6 @@
-"""What a build prints: plain lines word for word, the rows of a terminal, and a real terminal that is resized and interrupted."""
+"""What a build prints: plain lines word for word, the rows of a terminal, and a real terminal that
+is resized and interrupted.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,15 @@ class Played:
 
     def __init__(self, width: int = 200) -> None:
         self.clock, self.out = Clock(), io.StringIO()
-        self.display = Display(Console(file=self.out, width=width, highlight=False, soft_wrap=True), self.clock)
+        self.display = Display(
+            Console(file=self.out, width=width, highlight=False, soft_wrap=True), self.clock
+        )
 
     def say(self, name: str, node: str = "", after: float = 0.0, **data: object) -> None:
         self.clock.now += after
-        self.display(Event(name, {"target": node.partition(":")[0], "node": node, **data} if node else data))
+        self.display(
+            Event(name, {"target": node.partition(":")[0], "node": node, **data} if node else data)
+        )
 
     def rows(self, width: int) -> list[str]:
         console = Console(file=io.StringIO(), width=width, color_system=None)
@@ -102,7 +108,10 @@ def test_rows_of_a_terminal() -> None:
         "adapter  ━━━━━━━━╌╌╌╌╌╌╌╌  training 18/36, loss 0.111, 2.0 s each, 36 s left",
         "1 of 4 steps done, about 1 min 00 s left",
     ]
-    assert played.rows(41) == ["adapter  training 18/36, loss 0.111, 2.…", "1 of 4 steps done, about 1 min 00 s left"]
+    assert played.rows(41) == [
+        "adapter  training 18/36, loss 0.111, 2.…",
+        "1 of 4 steps done, about 1 min 00 s left",
+    ]
 
 
 def test_time_left_without_a_pace_comes_from_the_last_run() -> None:
@@ -119,7 +128,16 @@ def test_time_left_without_a_pace_comes_from_the_last_run() -> None:
     assert played.rows(80)[0].split("  ")[-1] == "measuring 0/3, 34 s so far"
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.9, "1 min 00 s"), (3599.6, "1 h 00 min"), (5000.0, "1 h 23 min")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.9, "1 min 00 s"),
+        (3599.6, "1 h 00 min"),
+        (5000.0, "1 h 23 min"),
+    ],
+)
 def test_an_estimate_has_no_decimals(value: float, text: str) -> None:
     assert whole(value) == text
 
@@ -127,8 +145,13 @@ def test_an_estimate_has_no_decimals(value: float, text: str) -> None:
 def test_a_long_file_has_a_row_while_it_is_hashed() -> None:
     played = Played()
     played.say("hashing", file="model.safetensors", done=0, total=8_000_000_000)
-    played.say("hashing", file="model.safetensors", after=4.0, done=6_000_000_000, total=8_000_000_000)
-    assert played.rows(100) == ["model.safetensors  ━━━━━━━━━━━━╌╌╌╌  hashing 6.00 GB of 8.00 GB, 1.50 GB a second, 1 s left"]
+    played.say(
+        "hashing", file="model.safetensors", after=4.0, done=6_000_000_000, total=8_000_000_000
+    )
+    assert played.rows(100) == [
+        "model.safetensors  ━━━━━━━━━━━━╌╌╌╌  hashing 6.00 GB of 8.00 GB, 1.50 GB a second, 1 s "
+        "left"
+    ]
     played.say("hashing", file="model.safetensors", done=8_000_000_000, total=8_000_000_000)
     assert played.rows(100) == []
     assert played.out.getvalue() == ""
@@ -151,7 +174,9 @@ targets:
 def slow(place: Place) -> Place:
     """Two commands, one after the other, that take a second each."""
     place.recipe.write_text(CHAIN)
-    (place.folder / "slow.py").write_text("import sys, time\ntime.sleep(1)\nopen(sys.argv[1], 'w').write('x')\n")
+    (place.folder / "slow.py").write_text(
+        "import sys, time\ntime.sleep(1)\nopen(sys.argv[1], 'w').write('x')\n"
+    )
     return place
 
 

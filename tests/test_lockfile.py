@@ -42,7 +42,10 @@ def test_the_file_is_sorted_and_ends_with_a_newline(file: Path) -> None:
     lock.pin("hf:z", "1")
     lock.pin("hf:a", "2")
     lock.save()
-    assert file.read_text() == '{\n  "libraries": {},\n  "sources": {\n    "hf:a": "2",\n    "hf:z": "1"\n  },\n  "version": 1\n}\n'
+    assert file.read_text() == (
+        '{\n  "libraries": {},\n  "sources": {\n    "hf:a": "2",\n    "hf:z": "1"\n  },\n  '
+        '"version": 1\n}\n'
+    )
 
 
 def test_pinning_what_is_pinned_writes_nothing(file: Path) -> None:
@@ -75,13 +78,33 @@ def test_a_version_is_changed_when_asked_for(file: Path) -> None:
     ("text", "where", "fact"),
     [
         ("", f"{FILE_NAME}:1:1", "not valid JSON: Expecting value"),
-        ('{"sources": {},\n<<<<<<< HEAD\n', f"{FILE_NAME}:2:1", "not valid JSON: Expecting property name enclosed in double quotes"),
+        (
+            '{"sources": {},\n<<<<<<< HEAD\n',
+            f"{FILE_NAME}:2:1",
+            "not valid JSON: Expecting property name enclosed in double quotes",
+        ),
         ("{}", FILE_NAME, "not a lock file of olivebuild: 'sources'"),
         ('{"sources": {}}', FILE_NAME, "not a lock file of olivebuild: 'libraries'"),
-        ('{"sources": {"a": 1}, "libraries": {}}', FILE_NAME, "not a lock file of olivebuild: a pin is not text"),
-        ('{"sources": {}, "libraries": {"a": null}}', FILE_NAME, "not a lock file of olivebuild: a pin is not text"),
-        ('{"sources": [], "libraries": {}}', FILE_NAME, "not a lock file of olivebuild: 'list' object has no attribute 'values'"),
-        ("[]", FILE_NAME, "not a lock file of olivebuild: list indices must be integers or slices, not str"),
+        (
+            '{"sources": {"a": 1}, "libraries": {}}',
+            FILE_NAME,
+            "not a lock file of olivebuild: a pin is not text",
+        ),
+        (
+            '{"sources": {}, "libraries": {"a": null}}',
+            FILE_NAME,
+            "not a lock file of olivebuild: a pin is not text",
+        ),
+        (
+            '{"sources": [], "libraries": {}}',
+            FILE_NAME,
+            "not a lock file of olivebuild: 'list' object has no attribute 'values'",
+        ),
+        (
+            "[]",
+            FILE_NAME,
+            "not a lock file of olivebuild: list indices must be integers or slices, not str",
+        ),
     ],
 )
 def test_a_damaged_file_is_told(file: Path, text: str, where: str, fact: str) -> None:
@@ -113,7 +136,10 @@ def test_builds_at_once_keep_each_others_pins(file: Path) -> None:
     one.save()
     two.save()
     again = Lockfile(file)
-    assert (again.sources, again.libraries) == ({"hf:a": "1", "hf:b": "2"}, {"peft": "0.18.0", "torch": "2.9.0"})
+    assert (again.sources, again.libraries) == (
+        {"hf:a": "1", "hf:b": "2"},
+        {"peft": "0.18.0", "torch": "2.9.0"},
+    )
 
 
 def test_of_two_first_pins_of_a_source_the_one_saved_first_holds_for_both(file: Path) -> None:
@@ -138,7 +164,13 @@ def test_an_update_replaces_what_another_build_has_pinned(file: Path) -> None:
 
 
 def test_a_misspelt_entry_is_told(file: Path) -> None:
-    """Without its date a template would be rendered with another one, and all that hangs on it made anew."""
-    file.write_text(json.dumps({"version": 1, "sources": {}, "libraries": {}, "template_dat": "2026-11-28"}))
-    with pytest.raises(RecipeError, match="'template_dat' is not known; did you mean template_date"):
+    """Without its date a template would be rendered with another one, and all that hangs on it made
+    anew.
+    """
+    file.write_text(
+        json.dumps({"version": 1, "sources": {}, "libraries": {}, "template_dat": "2026-11-28"})
+    )
+    with pytest.raises(
+        RecipeError, match="'template_dat' is not known; did you mean template_date"
+    ):
         Lockfile(file)

@@ -39,7 +39,12 @@ def file(tmp_path: Path) -> Path:
 
 
 def other_process(file: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", HOLD, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def said_by(process: subprocess.Popen[str]) -> str:
@@ -150,18 +155,25 @@ def test_working_locks_pass_the_check(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of Windows are others")
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
-def test_a_file_system_that_refuses_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_file_system_that_refuses_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     def refuse(_file: object, _flags: int) -> None:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(StoreError, match="this file system has no working locks") as caught:
         locks.check(tmp_path)
-    assert caught.value.hint == "put it on a local disk; OLIVEBUILD_CACHE names another folder for the cache"
+    assert (
+        caught.value.hint
+        == "put it on a local disk; OLIVEBUILD_CACHE names another folder for the cache"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of Windows are others")
-def test_a_file_system_that_grants_a_lock_twice_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_that_grants_a_lock_twice_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fcntl.flock", lambda _file, _flags: None)
     with pytest.raises(StoreError, match="two hold the same one"):
         locks.check(tmp_path)
@@ -188,13 +200,27 @@ CONTROL(fcntl64)
 """NFS without lockd, for one, answers so."""
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs a compiler, and a linker that can put its functions first")
-def test_a_file_system_that_has_run_out_of_locks_is_told_at_once(place: Place, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("cc"),
+    reason="needs a compiler, and a linker that can put its functions first",
+)
+def test_a_file_system_that_has_run_out_of_locks_is_told_at_once(
+    place: Place, tmp_path: Path
+) -> None:
     (tmp_path / "refuses.c").write_text("#define _GNU_SOURCE\n" + REFUSES)
-    subprocess.run(["cc", "-shared", "-fPIC", "-w", "-o", tmp_path / "refuses.so", tmp_path / "refuses.c"], check=True)
-    place.recipe.write_text('targets:\n  a: {kind: command, run: "cp olivebuild.yaml {outputs.b}", outputs: {b: b}}\n')
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-w", "-o", tmp_path / "refuses.so", tmp_path / "refuses.c"],
+        check=True,
+    )
+    place.recipe.write_text(
+        'targets:\n  a: {kind: command, run: "cp olivebuild.yaml {outputs.b}", outputs: {b: b}}\n'
+    )
     for which in ("flock posix", "posix", "flock"):
-        refused = Place(place.folder, place.cache, {"LD_PRELOAD": str(tmp_path / "refuses.so"), "REFUSED": which})
+        refused = Place(
+            place.folder,
+            place.cache,
+            {"LD_PRELOAD": str(tmp_path / "refuses.so"), "REFUSED": which},
+        )
         began = time.monotonic()
         done = refused.run("build")
         assert time.monotonic() - began < 15
@@ -221,11 +247,19 @@ def held_index(folder: Path, *statements: str) -> Iterator[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a file's holder is known")
 @pytest.mark.parametrize(
-    "statements", [("PRAGMA locking_mode=EXCLUSIVE", "BEGIN EXCLUSIVE", "UPDATE Settings SET value = value"), ("BEGIN IMMEDIATE",)]
+    "statements",
+    [
+        ("PRAGMA locking_mode=EXCLUSIVE", "BEGIN EXCLUSIVE", "UPDATE Settings SET value = value"),
+        ("BEGIN IMMEDIATE",),
+    ],
 )
 @pytest.mark.parametrize("opened", [True, False])
 def test_an_index_that_another_process_keeps_is_done_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], statements: tuple[str, ...], opened: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    statements: tuple[str, ...],
+    opened: bool,
 ) -> None:
     monkeypatch.setattr(index, "WAIT_SECONDS", 0.3)
     monkeypatch.setattr(sys, "__stderr__", sys.stderr)
@@ -255,16 +289,24 @@ ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELEC
 
 @pytest.mark.parametrize("table", ["Settings", "Cache"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_an_index_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, when: str) -> None:
+def test_an_index_that_does_not_end_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, when: str
+) -> None:
     monkeypatch.setattr(index, "WAIT_SECONDS", 0.3)
     folder = Store(tmp_path).root / "traces"
     opened = Index(folder)
     opened.set({"a": "1"})
-    columns = [row[1] for row in sqlite3.connect(folder / "cache.db").execute(f"PRAGMA table_info({table})")]
+    columns = [
+        row[1]
+        for row in sqlite3.connect(folder / "cache.db").execute(f"PRAGMA table_info({table})")
+    ]
     if when == "before":
         opened.close()
     with contextlib.closing(sqlite3.connect(folder / "cache.db")) as other:
-        other.executescript(f"DROP TABLE {table}; CREATE VIEW {table}({', '.join(columns)}) AS {ENDLESS} {', '.join('x' for _ in columns)} FROM c;")
+        other.executescript(
+            f"DROP TABLE {table}; CREATE VIEW {table}({', '.join(columns)}) AS {ENDLESS} "
+            f"{', '.join('x' for _ in columns)} FROM c;"
+        )
     began = time.monotonic()
     found = opened if when == "after" else Index(folder)
     assert found.get("b") is None
@@ -274,13 +316,18 @@ def test_an_index_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a file's holder is known")
-def test_a_long_wait_is_told_and_ends(file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_long_wait_is_told_and_ends(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(locks, "SLOW_SECONDS", 0.1)
     monkeypatch.setattr(locks, "LONGEST_SECONDS", 0.5)
     monkeypatch.setattr(sys, "__stderr__", sys.stderr)
     with other_process(file) as process:
         assert said_by(process) == "held"
-        with pytest.raises(StoreError, match=f"process {process.pid} .* has held this lock"), locked(file):
+        with (
+            pytest.raises(StoreError, match=f"process {process.pid} .* has held this lock"),
+            locked(file),
+        ):
             pass
         process.kill()
     told = capfd.readouterr().err

@@ -1,4 +1,6 @@
-"""What a build remembers grows by what an edit changes, and whatever befalls the file, it is read as it was at some time, or not at all."""
+"""What a build remembers grows by what an edit changes, and whatever befalls the file, it is read
+as it was at some time, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from olivebuild.memory import Pages
 from olivebuild.snapshot import SEEN, Change, Look
 from tests.conftest import Place
 
-COPY = "  copy{0}: {{kind: command, run: 'cp in{0}.txt {{outputs.o}}', files: [in{0}.txt], outputs: {{o: o}}}}\n"
+COPY = (
+    "  copy{0}: {{kind: command, run: 'cp in{0}.txt {{outputs.o}}', files: [in{0}.txt], "
+    "outputs: {{o: o}}}}\n"
+)
 COUNT = 6
 DATACLASSES = """
 import importlib, sys
@@ -51,12 +56,18 @@ def read(state: Path) -> Pages:
 
 
 def said(pages: Pages) -> tuple[object, ...]:
-    return pages.head, pages.all_paths(), [tuple(map(bytes, pages.seen(number))) for number in range(COUNT)]
+    return (
+        pages.head,
+        pages.all_paths(),
+        [tuple(map(bytes, pages.seen(number))) for number in range(COUNT)],
+    )
 
 
 def change(pages: Pages, number: int, chance: random.Random) -> dict[int, Change]:
     """Another key, and a few files that look as they do now, or differ."""
-    known = msgspec.structs.replace(pages.known(number), key=f"{chance.getrandbits(64):016x}", seconds=chance.random())
+    known = msgspec.structs.replace(
+        pages.known(number), key=f"{chance.getrandbits(64):016x}", seconds=chance.random()
+    )
     files = [f"/no/{'x' * chance.randrange(9)}{i}" for i in range(chance.randrange(4))]
     block = {path: None if chance.random() < 0.8 else (1, 2, 3, 4, 5) for path in files}
     start, end = pages.starts[number : number + 2]
@@ -64,12 +75,16 @@ def change(pages: Pages, number: int, chance: random.Random) -> dict[int, Change
 
 
 @pytest.mark.parametrize("share", [1, 64, 1 << 40])
-def test_changes_are_read_as_they_were_added(state: Path, share: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_are_read_as_they_were_added(
+    state: Path, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "SHARE", share)
     chance, pages, sizes = random.Random(share), read(state), []
     for _ in range(40):
         numbers = chance.sample(range(COUNT), chance.randrange(1, 4))
-        pages = pages.add({k: v for number in numbers for k, v in change(pages, number, chance).items()}, state)
+        pages = pages.add(
+            {k: v for number in numbers for k, v in change(pages, number, chance).items()}, state
+        )
         found = read(state)
         assert said(found) == said(pages)
         assert (found.name, found.end) == (pages.name, pages.end)
@@ -79,7 +94,9 @@ def test_changes_are_read_as_they_were_added(state: Path, share: int, monkeypatc
     assert 0 in sizes
 
 
-def test_what_differs_is_told_by_what_was_added_last(state: Path, monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
+def test_what_differs_is_told_by_what_was_added_last(
+    state: Path, monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
     monkeypatch.setattr(memory, "SHARE", 1)
     before = look(state)
     assert before.same
@@ -87,7 +104,10 @@ def test_what_differs_is_told_by_what_was_added_last(state: Path, monkeypatch: p
     file.write_text("edit")
     pages = read(state)
     assert pages.changed(look(state)) == {3}
-    paths = [os.fsdecode(os.path.join(pages.base, path)) for path in bytes(pages.seen(3)[0]).split(b"\0")[:-1]]
+    paths = [
+        os.fsdecode(os.path.join(pages.base, path))
+        for path in bytes(pages.seen(3)[0]).split(b"\0")[:-1]
+    ]
     assert str(file) in paths
     start, end = pages.starts[3:5]
     now = memory.packed({path: snapshot.stat_of(path) for path in paths}, pages.base)
@@ -110,7 +130,9 @@ def test_comparing_beside_something_else_finds_the_same(state: Path, place: Plac
         assert one.compared() == two.compared()
 
 
-def test_a_torn_or_damaged_end_is_as_if_it_were_not_there(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torn_or_damaged_end_is_as_if_it_were_not_there(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "SHARE", 1)
     chance, pages, file = random.Random(5), read(state), state / SEEN
     known = [(file.stat().st_size, said(pages))]
@@ -130,7 +152,9 @@ def test_a_torn_or_damaged_end_is_as_if_it_were_not_there(state: Path, monkeypat
         assert said(read(state)) == said(found)
 
 
-def test_of_two_builds_beside_each_other_the_first_to_add_counts(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_builds_beside_each_other_the_first_to_add_counts(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "SHARE", 1)
     chance, one, two = random.Random(7), read(state), read(state)
     size = (state / SEEN).stat().st_size
@@ -146,6 +170,11 @@ def test_of_two_builds_beside_each_other_the_first_to_add_counts(state: Path, mo
     assert not read(state).changes
 
 
-@pytest.mark.parametrize("modules", [("cli", "executors.local", "building"), ("worker",)], ids=["parent", "worker"])
+@pytest.mark.parametrize(
+    "modules", [("cli", "executors.local", "building"), ("worker",)], ids=["parent", "worker"]
+)
 def test_an_edit_does_not_wait_for_dataclasses_to_be_made(modules: tuple[str, ...]) -> None:
-    subprocess.run([sys.executable, "-c", DATACLASSES, *(f"olivebuild.{module}" for module in modules)], check=True)
+    subprocess.run(
+        [sys.executable, "-c", DATACLASSES, *(f"olivebuild.{module}" for module in modules)],
+        check=True,
+    )

@@ -1,4 +1,6 @@
-"""What of the machine the bytes depend on: named by traces, told by `why`, and part of a key only where the recipe says so."""
+"""What of the machine the bytes depend on: named by traces, told by `why`, and part of a key only
+where the recipe says so.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 def made(place: Place) -> list[Mapping[str, Any]]:
-    traces = [Trace.from_json(file.read_text().partition("\n")[2]) for file in place.cache.glob("blobs/??/*.trace")]
-    return [t.provenance["numerics"] for t in traces if any(p.what == "run" and "make.sh" in p.value for p in t.parts)]
+    traces = [
+        Trace.from_json(file.read_text().partition("\n")[2])
+        for file in place.cache.glob("blobs/??/*.trace")
+    ]
+    return [
+        t.provenance["numerics"]
+        for t in traces
+        if any(p.what == "run" and "make.sh" in p.value for p in t.parts)
+    ]
 
 
 def test_the_numerics_are_in_the_trace_and_not_in_the_key(place: Place) -> None:
@@ -50,7 +59,10 @@ def test_the_numerics_are_in_the_trace_and_not_in_the_key(place: Place) -> None:
     assert place.build().ran == []
     assert place.built("made/o.txt") == b"best"
     told = place.run("why", "made").out
-    assert f"made under other numerics than this machine's ({OTHER} not set, here default): a clean build here may give other bytes" in told
+    assert (
+        f"made under other numerics than this machine's ({OTHER} not set, here default): a clean "
+        "build here may give other bytes" in told
+    )
     del place.environment[OTHER]
     assert "numerics" not in place.run("why", "made").out
     place.environment["OMP_NUM_THREADS"] = "3"
@@ -70,12 +82,17 @@ def test_a_result_that_other_numerics_change_is_not_called_undetermined(place: P
     done = place.build()
     assert done.ran == ["made", "used"]
     notes = [e["text"] for e in done.events if e["event"] == "note" and e["target"] == "made"]
-    assert notes == [f"the same inputs gave another result than on the last run (made under other numerics: {OTHER} not set, here default)"]
+    assert notes == [
+        "the same inputs gave another result than on the last run (made under other numerics: "
+        f"{OTHER} not set, here default)"
+    ]
     assert [m[OTHER] for m in made(place)] == ["default"]
 
 
 def test_strict_numerics_are_in_the_key(place: Place) -> None:
-    """Also for an answer that is given from stats alone, and for a build that knows what the last one did."""
+    """Also for an answer that is given from stats alone, and for a build that knows what the last
+    one did.
+    """
     place.recipe.write_text("numerics: strict\n" + RECIPE)
     # The first build leaves what it knows, the second an answer.
     assert place.build().ran == ["made", "used"]
@@ -108,7 +125,9 @@ targets:
     (tmp_path / FILE_NAME).write_text(text)
     assert not any(node.strict for node in build_graph(load(tmp_path / FILE_NAME)).nodes.values())
     (tmp_path / FILE_NAME).write_text(f"numerics: strict\n{text}")
-    strict = {node.name for node in build_graph(load(tmp_path / FILE_NAME)).nodes.values() if node.strict}
+    strict = {
+        node.name for node in build_graph(load(tmp_path / FILE_NAME)).nodes.values() if node.strict
+    }
     assert {"adapter", "merged", "onnx", "c", "bench:latency"} <= strict
     assert not {"base", "tone", "brought", "equal", "bench"} & strict
 
@@ -126,15 +145,26 @@ def test_what_numerics_may_say(tmp_path: Path, value: str) -> None:
     ("given", "threads"),
     [("4", "4"), ("4,2", "4"), (" 2 ", "2"), ("0", None), ("many", None), ("", None)],
 )
-def test_threads_are_those_that_libraries_begin_with(given: str, threads: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_those_that_libraries_begin_with(
+    given: str, threads: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
     assert numerics.threads() == (threads or str(len(os.sched_getaffinity(0))))
 
 
 def test_what_differs_in_words() -> None:
-    one = {"processor": "x86_64 GenuineIntel 6 143", "instructions": "avx avx2 fma", "threads": "8", "MKL_CBWR": "COMPATIBLE"}
-    other = {"processor": "x86_64 AuthenticAMD 25 1", "instructions": "avx avx2 avx512f", "gpu": "NVIDIA H200"}
+    one = {
+        "processor": "x86_64 GenuineIntel 6 143",
+        "instructions": "avx avx2 fma",
+        "threads": "8",
+        "MKL_CBWR": "COMPATIBLE",
+    }
+    other = {
+        "processor": "x86_64 AuthenticAMD 25 1",
+        "instructions": "avx avx2 avx512f",
+        "gpu": "NVIDIA H200",
+    }
     assert numerics.differing(one, other) == [
         "processor x86_64 GenuineIntel 6 143, here x86_64 AuthenticAMD 25 1",
         "without avx512f",
@@ -147,8 +177,12 @@ def test_what_differs_in_words() -> None:
 
 
 @pytest.mark.slow
-def test_a_training_equals_a_clean_one_under_the_numerics_of_its_trace(copied: Place, tmp_path: Path) -> None:
-    """The processor without its wider instructions gives another adapter, to the byte the one that it gives from nothing."""
+def test_a_training_equals_a_clean_one_under_the_numerics_of_its_trace(
+    copied: Place, tmp_path: Path
+) -> None:
+    """The processor without its wider instructions gives another adapter, to the byte the one that
+    it gives from nothing.
+    """
     file = ("adapter", "adapter_model.safetensors")
     copied.environment["OMP_NUM_THREADS"] = "1"
     copied.recipe.write_text("numerics: strict\n" + copied.recipe.read_text())

@@ -13,13 +13,23 @@ from olivebuild.pareto import front, ranked
 def figures(**models: tuple[float, float, int]) -> dict[str, Any]:
     """Of each model accuracy, tokens a second and size."""
     rows = {
-        name.replace("_", "-"): {"data": {"tone": {"accuracy": a}, "hard": {"accuracy": a - 0.1}}, "tokens_per_second": t, "size": s}
+        name.replace("_", "-"): {
+            "data": {"tone": {"accuracy": a}, "hard": {"accuracy": a - 0.1}},
+            "tokens_per_second": t,
+            "size": s,
+        }
         for name, (a, t, s) in models.items()
     }
     return {"models": rows, "data": ["tone", "hard"]}
 
 
-FOUR = figures(merged=(0.96, 19, 273), plain=(0.80, 110, 90), mixed=(0.93, 108, 100), slow=(0.93, 60, 137), worse=(0.79, 112, 90))
+FOUR = figures(
+    merged=(0.96, 19, 273),
+    plain=(0.80, 110, 90),
+    mixed=(0.93, 108, 100),
+    slow=(0.93, 60, 137),
+    worse=(0.79, 112, 90),
+)
 
 
 def test_the_front_is_what_nothing_beats() -> None:
@@ -37,7 +47,10 @@ def test_the_front_is_what_nothing_beats() -> None:
 
 def test_what_was_not_timed_is_not_on_the_front() -> None:
     adapter = {"data": {"tone": {"accuracy": 0.99}, "hard": {"accuracy": 0.99}}}
-    found, alone = front(FOUR | {"models": FOUR["models"] | {"adapter": adapter}}), front(FOUR | {"models": {"adapter": adapter}})
+    found, alone = (
+        front(FOUR | {"models": FOUR["models"] | {"adapter": adapter}}),
+        front(FOUR | {"models": {"adapter": adapter}}),
+    )
     assert (found, alone) == (front(FOUR), None)
 
 
@@ -71,7 +84,9 @@ def test_times_are_better_when_they_are_shorter_and_figures_must_be_there_for_al
         ("size", ["merged.accuracy >= 0.99"], ["plain", "mixed", "slow"], 0),
     ],
 )
-def test_the_best_under_gates(figure: str, gates: list[str], order: list[str], passing: int) -> None:
+def test_the_best_under_gates(
+    figure: str, gates: list[str], order: list[str], passing: int
+) -> None:
     found = ranked("best", FOUR, ["plain", "slow", "mixed"], figure, [Gate.parse(g) for g in gates])
     assert [c.model for c in found] == order
     assert [c.passes for c in found] == [True] * passing + [False] * (3 - passing)

@@ -47,19 +47,26 @@ def test_what_was_never_built_is_stale_and_what_needs_it_waits(site: Site) -> No
 
 def test_planning_makes_nothing(site: Site) -> None:
     site.plan()
-    assert sorted(p.name for p in site.folder.iterdir() if not p.name.startswith(".")) == ["in.txt", FILE_NAME]
+    assert sorted(p.name for p in site.folder.iterdir() if not p.name.startswith(".")) == [
+        "in.txt",
+        FILE_NAME,
+    ]
 
 
 def test_what_was_built_is_fresh(built: Site) -> None:
     states = built.plan().states
-    assert [(s.verdict, s.reasons, s.seconds) for s in states.values()] == [(Verdict.FRESH, [], s) for s in (10.0, 20.0, 30.0)]
+    assert [(s.verdict, s.reasons, s.seconds) for s in states.values()] == [
+        (Verdict.FRESH, [], s) for s in (10.0, 20.0, 30.0)
+    ]
 
 
 def test_only_what_the_goals_need_is_planned(built: Site) -> None:
     assert built.verdicts("b") == {"a": "fresh", "b": "fresh"}
 
 
-def test_an_edit_makes_stale_what_reads_it_and_what_follows_waits_with_its_last_cost(built: Site) -> None:
+def test_an_edit_makes_stale_what_reads_it_and_what_follows_waits_with_its_last_cost(
+    built: Site,
+) -> None:
     built.write("in.txt", "other")
     states = built.plan().states
     old, new = (f".txt:{digest.of_bytes(text)}" for text in ("input", "other"))
@@ -107,7 +114,9 @@ def test_other_bytes_from_a_rerun_make_the_next_step_stale(built: Site) -> None:
     built.write("in.txt", "other")
     built.made("a", x="X2")
     assert built.verdicts() == {"a": "fresh", "b": "stale", "c": "waiting"}
-    assert built.reasons("b") == [Reason("input", "a.x", digest.of_bytes("X"), digest.of_bytes("X2"))]
+    assert built.reasons("b") == [
+        Reason("input", "a.x", digest.of_bytes("X"), digest.of_bytes("X2"))
+    ]
 
 
 def test_only_the_output_that_is_read_counts(site: Site) -> None:
@@ -151,13 +160,17 @@ def test_a_deleted_folder_is_restored(built: Site, target: str) -> None:
     assert manifest
     shutil.rmtree(built.folder / "build" / target)
     assert built.verdicts() == {"a": "fresh", "b": "fresh", "c": "fresh"} | {target: "cached"}
-    assert built.plan().states[target].reasons == [Reason("output", f"build/{target}", manifest.digest, "missing")]
+    assert built.plan().states[target].reasons == [
+        Reason("output", f"build/{target}", manifest.digest, "missing")
+    ]
 
 
 def test_a_changed_result_is_restored(built: Site) -> None:
     built.write("build/b/y.txt", "!")
     assert built.verdicts() == {"a": "fresh", "b": "cached", "c": "fresh"}
-    assert built.plan().states["b"].reasons == [Reason("output", "build/b/y.txt", digest.of_bytes("Y"), digest.of_bytes("!"))]
+    assert built.plan().states["b"].reasons == [
+        Reason("output", "build/b/y.txt", digest.of_bytes("Y"), digest.of_bytes("!"))
+    ]
 
 
 def test_a_missing_blob_does_not_matter_while_the_result_is_right(built: Site) -> None:
@@ -183,7 +196,10 @@ def test_an_unreadable_manifest_makes_the_step_run_again(built: Site) -> None:
     assert trace
     Store(built.cache).path(trace.manifest).write_text("{}")
     state = built.plan().states["c"]
-    assert (state.verdict, [r.what for r in state.reasons]) == (Verdict.STALE, ["the cached result"])
+    assert (state.verdict, [r.what for r in state.reasons]) == (
+        Verdict.STALE,
+        ["the cached result"],
+    )
 
 
 def test_a_lost_trace_makes_stale_and_says_so(built: Site) -> None:
@@ -192,7 +208,10 @@ def test_a_lost_trace_makes_stale_and_says_so(built: Site) -> None:
     (built.cache / "blobs" / key[:2] / f"{key}.trace").unlink()
     shutil.rmtree(built.cache / "traces")
     state = built.plan().states["c"]
-    assert (state.verdict, state.reasons) == (Verdict.STALE, [Reason("output", "the last trace", key, "missing")])
+    assert (state.verdict, state.reasons) == (
+        Verdict.STALE,
+        [Reason("output", "the last trace", key, "missing")],
+    )
 
 
 def test_a_trace_that_lacks_an_output_of_its_target_is_none(built: Site) -> None:
@@ -217,22 +236,40 @@ def test_other_names_find_the_same_results(built: Site) -> None:
     assert built.verdicts() == {"a": "fresh", "renamed": "cached", "c": "fresh"}
 
 
-def test_why_tells_what_a_new_version_of_a_step_does_differently(built: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_tells_what_a_new_version_of_a_step_does_differently(
+    built: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     version = STEP.version
-    monkeypatch.setattr(type(STEP), "changes", {version: "not this one", version + 1: "it sorts its lines", version + 2: "it ends them"})
+    monkeypatch.setattr(
+        type(STEP),
+        "changes",
+        {version: "not this one", version + 1: "it sorts its lines", version + 2: "it ends them"},
+    )
     monkeypatch.setattr(type(STEP), "version", version + 2)
     story = why(built.plan(), Workspace(built.folder), "a")
-    assert [(r.cause, r.old, r.new) for r in story.reasons] == [("step", str(version), str(version + 2))]
-    assert story.notes == [f"olivebuild makes it differently now: {text}" for text in ("it sorts its lines", "it ends them")]
-    assert "  olivebuild makes it differently now: it sorts its lines" in to_text(story).splitlines()
+    assert [(r.cause, r.old, r.new) for r in story.reasons] == [
+        ("step", str(version), str(version + 2))
+    ]
+    assert story.notes == [
+        f"olivebuild makes it differently now: {text}"
+        for text in ("it sorts its lines", "it ends them")
+    ]
+    assert (
+        "  olivebuild makes it differently now: it sorts its lines" in to_text(story).splitlines()
+    )
 
 
-def test_an_old_result_is_not_accepted_for_a_step_that_makes_another(built: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_result_is_not_accepted_for_a_step_that_makes_another(
+    built: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     version = STEP.version
     monkeypatch.setattr(type(STEP), "changes", {version + 1: "it sorts its lines"})
     monkeypatch.setattr(type(STEP), "version", version + 1)
     planner = built.planner()
-    with pytest.raises(BuildError, match="is not what it would be now: olivebuild makes it differently now: it sorts its lines") as caught:
+    with pytest.raises(
+        BuildError,
+        match="is not what it would be now: olivebuild makes it differently now: it sorts its lines",
+    ) as caught:
         list(accept_target(planner, "a"))
     assert "`olivebuild a` builds it anew" in caught.value.hint
     planner.traces.close()

@@ -38,7 +38,10 @@ def test_a_pattern_without_files_is_told_with_its_place(site: Site) -> None:
     site.edit("files: [in.txt]", "files: ['data/*.csv']")
     with pytest.raises(InputError) as caught:
         site.plan()
-    assert (str(caught.value.where), caught.value.fact) == (f"{FILE_NAME}:3:53", "data/*.csv matches no file")
+    assert (str(caught.value.where), caught.value.fact) == (
+        f"{FILE_NAME}:3:53",
+        "data/*.csv matches no file",
+    )
 
 
 @pytest.fixture
@@ -89,7 +92,10 @@ def test_files_of_a_pattern_are_read_by_content_not_by_name(site: Site) -> None:
     assert site.verdicts("a") == {"a": "fresh"}
     site.write("data/two.txt", "2")
     new = f".txt:{digest.of_bytes('2')}"
-    assert site.reasons("a") == [Reason("file", "data/two.txt", digest_of_one(), new), Reason("file", "data/uno.txt", None, digest_of_one())]
+    assert site.reasons("a") == [
+        Reason("file", "data/two.txt", digest_of_one(), new),
+        Reason("file", "data/uno.txt", None, digest_of_one()),
+    ]
 
 
 def digest_of_one() -> str:
@@ -109,7 +115,11 @@ def model_site(tmp_path: Path) -> Site:
 
 def test_a_model_is_fresh_where_it_lies(model_site: Site) -> None:
     state = model_site.plan("base").states["base"]
-    assert (state.verdict, state.folder, state.trace) == (Verdict.FRESH, model_site.folder / "tiny", None)
+    assert (state.verdict, state.folder, state.trace) == (
+        Verdict.FRESH,
+        model_site.folder / "tiny",
+        None,
+    )
 
 
 def test_the_readme_of_a_model_changes_no_key(model_site: Site) -> None:
@@ -127,7 +137,10 @@ def test_a_chat_template_one_folder_deep_changes_the_key(model_site: Site) -> No
         planner = model_site.planner()
         keys.append(planner.plan(["onnx"]).states["onnx"].key)
         planner.traces.close()
-        assert model_site.folder / "tiny" / "additional_chat_templates" / "tool_use.jinja" in planner.scan.looked_at()
+        assert (
+            model_site.folder / "tiny" / "additional_chat_templates" / "tool_use.jinja"
+            in planner.scan.looked_at()
+        )
     assert len(set(keys)) == 3
 
 
@@ -135,10 +148,15 @@ def test_a_model_folder_that_is_not_there_is_told(model_site: Site) -> None:
     shutil.rmtree(model_site.folder / "tiny")
     with pytest.raises(InputError) as caught:
         model_site.plan("base")
-    assert (str(caught.value.where), caught.value.fact) == (f"{FILE_NAME}:2:23", "tiny is not a folder")
+    assert (str(caught.value.where), caught.value.fact) == (
+        f"{FILE_NAME}:2:23",
+        "tiny is not a folder",
+    )
 
 
-def test_the_version_of_a_library_is_compared_without_its_build(model_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_of_a_library_is_compared_without_its_build(
+    model_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(machine, "version", lambda name: "2.9.0+cpu")
     cpu = model_site.plan("onnx").states["onnx"]
     monkeypatch.setattr(machine, "version", lambda name: "2.9.0+cu128")
@@ -146,19 +164,25 @@ def test_the_version_of_a_library_is_compared_without_its_build(model_site: Site
     assert {p.value for p in cpu.parts if p.cause == "library"} == {"2.9.0"}
 
 
-def test_a_library_that_is_not_installed_has_the_version_of_the_lock_file(model_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_not_installed_has_the_version_of_the_lock_file(
+    model_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def absent(name: str) -> str:
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(machine, "version", absent)
-    model_site.write(LOCK_NAME, json.dumps({"version": 1, "sources": {}, "libraries": {"torch": "2.8.0"}}))
+    model_site.write(
+        LOCK_NAME, json.dumps({"version": 1, "sources": {}, "libraries": {"torch": "2.8.0"}})
+    )
     parts = model_site.plan("onnx").states["onnx"].parts
     versions = {p.label: p.value for p in parts if p.cause == "library"}
     assert (versions["torch"], versions["transformers"]) == ("2.8.0", "not installed")
 
 
 def test_a_library_upgrade_is_a_reason(model_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = dict.fromkeys(("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers"), "1.0")
+    versions = dict.fromkeys(
+        ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers"), "1.0"
+    )
     monkeypatch.setattr(machine, "version", versions.__getitem__)
     planner = model_site.planner()
     state = planner.plan(["onnx"]).states["onnx"]
@@ -183,14 +207,18 @@ def test_the_pin_is_what_counts_of_a_remote_source(tmp_path: Path) -> None:
     site = Site(tmp_path, MODEL.replace("tiny", "'hf:a/b'"))
     keys = []
     for commit in ("1111", "2222", "1111"):
-        site.write(LOCK_NAME, json.dumps({"version": 1, "sources": {"hf:a/b": commit}, "libraries": {}}))
+        site.write(
+            LOCK_NAME, json.dumps({"version": 1, "sources": {"hf:a/b": commit}, "libraries": {}})
+        )
         keys.append(site.plan("base").states["base"].key)
     assert keys[0] == keys[2] != keys[1]
 
 
 def test_a_target_is_as_its_worst_node(model_site: Site) -> None:
     model_site.edit(
-        "  onnx: ", '  tone: {kind: dataset, source: in.txt, text: "{t}"}\n  bench: {kind: benchmark, models: [base], data: tone}\n  onnx: '
+        "  onnx: ",
+        '  tone: {kind: dataset, source: in.txt, text: "{t}"}\n  bench: {kind: benchmark, models: '
+        "[base], data: tone}\n  onnx: ",
     )
     plan = model_site.plan("bench")
     assert plan.target("bench")[0] is Verdict.STALE
@@ -201,8 +229,12 @@ def test_a_target_is_as_its_worst_node(model_site: Site) -> None:
 def test_a_file_that_a_waiting_target_reads_must_be_there_at_once(tmp_path: Path) -> None:
     text = (
         "targets:\n  first: {kind: command, run: 'true', outputs: [x.txt]}\n"
-        "  second: {kind: command, run: 'true', inputs: [first], files: [data/missing.txt], outputs: [x.txt]}\n"
+        "  second: {kind: command, run: 'true', inputs: [first], files: [data/missing.txt], "
+        "outputs: [x.txt]}\n"
     )
     with pytest.raises(InputError) as caught:
         Site(tmp_path, text).plan()
-    assert (str(caught.value.where), caught.value.fact) == (f"{FILE_NAME}:3:65", "data/missing.txt does not exist")
+    assert (str(caught.value.where), caught.value.fact) == (
+        f"{FILE_NAME}:3:65",
+        "data/missing.txt does not exist",
+    )

@@ -1,4 +1,6 @@
-"""What other systems lack or do otherwise: modules of POSIX, renames under a reader's eyes, names of files."""
+"""What other systems lack or do otherwise: modules of POSIX, renames under a reader's eyes, names
+of files.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ assert not heavy, heavy
 
 def test_no_module_of_the_parent_needs_what_only_posix_has() -> None:
     package = ROOT / "olivebuild"
-    files = [p for p in package.rglob("*.py") if not p.name.startswith("_") and p.name != "__main__.py"]
+    files = [
+        p for p in package.rglob("*.py") if not p.name.startswith("_") and p.name != "__main__.py"
+    ]
     modules = sorted(".".join(p.relative_to(ROOT).with_suffix("").parts) for p in files)
     assert "olivebuild.locks" in modules
     assert "olivebuild.steps.adapter" in modules
@@ -84,7 +88,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("ending", ["place", "new"])
-def test_a_reader_who_leaves_in_time_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, ending: str) -> None:
+def test_a_reader_who_leaves_in_time_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, ending: str
+) -> None:
     new, place, aside = folders(tmp_path)
     monkeypatch.setattr(swap, "_move", Refusal(ending, 2))
     swap.replace_folder(new, place, aside)
@@ -93,7 +99,9 @@ def test_a_reader_who_leaves_in_time_is_waited_for(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("ending", ["place", "new"])
-def test_a_reader_who_stays_is_told_of_and_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, ending: str) -> None:
+def test_a_reader_who_stays_is_told_of_and_keeps_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None, ending: str
+) -> None:
     new, place, aside = folders(tmp_path)
     monkeypatch.setattr(swap, "_move", Refusal(ending, 1000))
     with pytest.raises(StoreError) as caught:
@@ -153,7 +161,9 @@ def test_names_that_are_one_file_on_some_systems() -> None:
         ),
     ],
 )
-def test_a_recipe_that_other_systems_could_not_build(tmp_path: Path, target: str, fact: str) -> None:
+def test_a_recipe_that_other_systems_could_not_build(
+    tmp_path: Path, target: str, fact: str
+) -> None:
     (tmp_path / "olivebuild.yaml").write_text(f"targets:\n  {target}\n")
     with pytest.raises(RecipeError) as caught:
         load(tmp_path / "olivebuild.yaml")

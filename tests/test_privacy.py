@@ -29,7 +29,18 @@ def mode(path: Path) -> int:
 
 
 def action(store: Store, *files: Path, **inputs: ActionInput) -> Action:
-    return Action("t", "t", "command", "0" * 32, {}, inputs, {"f": [str(f) for f in files]}, "", "", str(store.root))
+    return Action(
+        "t",
+        "t",
+        "command",
+        "0" * 32,
+        {},
+        inputs,
+        {"f": [str(f) for f in files]},
+        "",
+        "",
+        str(store.root),
+    )
 
 
 def made(path: Path, bits: int) -> Path:
@@ -52,36 +63,70 @@ def made(path: Path, bits: int) -> Path:
         (0o755, (0o400,), 0o600),
     ],
 )
-def test_who_may_read_all_inputs_may_read_the_result(folder: int, files: tuple[int, ...], expected: int, tmp_path: Path) -> None:
+def test_who_may_read_all_inputs_may_read_the_result(
+    folder: int, files: tuple[int, ...], expected: int, tmp_path: Path
+) -> None:
     store, place = Store(tmp_path / "cache"), tmp_path / "theirs"
     paths = [made(place / f"{i}", bits) for i, bits in enumerate(files)]
     place.chmod(folder)
-    # As a folder that a recipe names, as one that an input is, and as what the cache alone holds of it.
+    # As a folder that a recipe names, as one that an input is, and as what the cache alone holds of
+    # it.
     assert privacy.mode_of(action(store, place)) == expected
-    assert privacy.mode_of(action(store, model=ActionInput(str(place), str(place), "model", "base"))) == expected
+    assert (
+        privacy.mode_of(action(store, model=ActionInput(str(place), str(place), "model", "base")))
+        == expected
+    )
     if folder == 0o755:
         _, blob = store.put_folder(place)
-        assert privacy.mode_of(action(store, model=ActionInput("", "", "merged", "base", manifest=blob))) == expected
+        assert (
+            privacy.mode_of(
+                action(store, model=ActionInput("", "", "merged", "base", manifest=blob))
+            )
+            == expected
+        )
         assert privacy.mode_of(action(store, *paths)) == expected
 
 
 def test_a_store_keeps_and_writes_out_a_file_for_those_who_could_read_it(tmp_path: Path) -> None:
     store, place = Store(tmp_path / "cache"), tmp_path / "out"
-    for name, bits in (("public", 0o644), ("group", 0o640), ("private", 0o600), ("tool", 0o700), ("shown", 0o755), ("read", 0o444)):
+    for name, bits in (
+        ("public", 0o644),
+        ("group", 0o640),
+        ("private", 0o600),
+        ("tool", 0o700),
+        ("shown", 0o755),
+        ("read", 0o444),
+    ):
         made(place / name, bits)
     manifest, _ = store.put_folder(place)
     blobs = {entry.name: mode(store.path(entry.digest)) for entry in manifest.files}
-    assert blobs == {"public": 0o644, "group": 0o640, "private": 0o600, "tool": 0o600, "shown": 0o644, "read": 0o644}
+    assert blobs == {
+        "public": 0o644,
+        "group": 0o640,
+        "private": 0o600,
+        "tool": 0o600,
+        "shown": 0o644,
+        "read": 0o644,
+    }
     store.restore(manifest, tmp_path / "again")
     found = {p.name: mode(p) for p in (tmp_path / "again").iterdir()}
-    assert found == {"public": 0o644, "group": 0o640, "private": 0o600, "tool": 0o700, "shown": 0o755, "read": 0o644}
+    assert found == {
+        "public": 0o644,
+        "group": 0o640,
+        "private": 0o600,
+        "tool": 0o700,
+        "shown": 0o755,
+        "read": 0o644,
+    }
     # A file of several blobs is for those who may read each.
     store.path(manifest.files[0].digest).chmod(0o600)
     store.restore(manifest, tmp_path / "later")
     assert mode(tmp_path / "later" / manifest.files[0].name) == 0o600
 
 
-def test_a_store_for_private_results_writes_no_blob_for_others_and_its_folders_for_all(tmp_path: Path) -> None:
+def test_a_store_for_private_results_writes_no_blob_for_others_and_its_folders_for_all(
+    tmp_path: Path,
+) -> None:
     store = Store(tmp_path / "cache", 0o600)
     blob = store.put_bytes(b"secret")
     with store.batch() as batch:
@@ -97,7 +142,8 @@ def test_what_a_command_makes_of_a_private_file_stays_private_all_the_way(place:
     place.recipe.write_text(
         "targets:\n"
         '  a: {kind: command, run: "cp weights {outputs.x}", files: [weights], outputs: {x: x}}\n'
-        '  b: {kind: command, run: "cp {inputs.a} {outputs.y}", inputs: {a: a.x}, outputs: {y: y}}\n'
+        '  b: {kind: command, run: "cp {inputs.a} {outputs.y}", inputs: {a: a.x}, outputs: {y: '
+        "y}}\n"
         '  c: {kind: command, run: "cp public {outputs.z}", files: [public], outputs: {z: z}}\n'
     )
     made(place.folder / "weights", 0o600)

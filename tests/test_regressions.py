@@ -1,6 +1,8 @@
-"""A gate on a drop against the last build: training with another seed does not trip it, half the labels swapped does, a loss of 3 points does.
+"""A gate on a drop against the last build: training with another seed does not trip it, half the
+labels swapped does, a loss of 3 points does.
 
-The judging is the real one. The models are classifiers that train in a moment, on the rows of a recipe in this repository, and that recipe's own
+The judging is the real one. The models are classifiers that train in a moment, on the rows of a
+recipe in this repository, and that recipe's own
 models, whose answers are in predictions.json.
 """
 
@@ -30,7 +32,10 @@ LABELS = ("fear", "joy", "sad", "surprise")
 
 @cache
 def split() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    rows = [(row["phrase"], row["tone"]) for row in map(json.loads, FILE.read_text("utf-8").splitlines())]
+    rows = [
+        (row["phrase"], row["tone"])
+        for row in map(json.loads, FILE.read_text("utf-8").splitlines())
+    ]
     return [r for i, r in enumerate(rows) if i % 3], [r for i, r in enumerate(rows) if not i % 3]
 
 
@@ -40,10 +45,20 @@ def predictions(seed: int, swapped: bool = False) -> list[str]:
     random = np.random.default_rng(seed)
     train = [split()[0][i] for i in random.permutation(len(split()[0]))]
     if swapped:
-        train = [(text, LABELS[(LABELS.index(label) + 1) % 4] if i % 2 else label) for i, (text, label) in enumerate(train)]
+        train = [
+            (text, LABELS[(LABELS.index(label) + 1) % 4] if i % 2 else label)
+            for i, (text, label) in enumerate(train)
+        ]
     model = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2)),
-        SGDClassifier(loss="log_loss", max_iter=2, tol=None, random_state=seed, learning_rate="constant", eta0=3.0),
+        SGDClassifier(
+            loss="log_loss",
+            max_iter=2,
+            tol=None,
+            random_state=seed,
+            learning_rate="constant",
+            eta0=3.0,
+        ),
     )
     model.fit([text for text, _ in train], [label for _, label in train])
     return [str(label) for label in model.predict([text for text, _ in split()[1]])]
@@ -53,7 +68,14 @@ def measured(expected: list[str], last: list[str], now: list[str]) -> dict[str, 
     models = {
         name: {
             "data": {
-                "tone": figures([Judged(e, e, label, label, 0.0, 0) for e, label in zip(expected, said, strict=True)], labelled=True, written=False)
+                "tone": figures(
+                    [
+                        Judged(e, e, label, label, 0.0, 0)
+                        for e, label in zip(expected, said, strict=True)
+                    ],
+                    labelled=True,
+                    written=False,
+                )
             }
         }
         for name, said in (("last", last), ("now", now))
@@ -66,13 +88,16 @@ def verdict(metrics: dict[str, Any], figure: str = "accuracy") -> str:
 
 
 def gate(now: list[str]) -> Judgement:
-    return judge("bench", [GATE], measured([label for _, label in split()[1]], predictions(0), now))[0]
+    return judge(
+        "bench", [GATE], measured([label for _, label in split()[1]], predictions(0), now)
+    )[0]
 
 
 def test_training_with_another_seed_does_not_trip_the_gate() -> None:
     judged = [gate(predictions(seed)) for seed in range(1, 21)]
     assert sum(j.passed for j in judged) == 20
-    # They are real retrainings: their figures differ, and some would have missed the gate without an interval.
+    # They are real retrainings: their figures differ, and some would have missed the gate without
+    # an interval.
     assert len({j.value for j in judged}) > 3
 
 
@@ -83,12 +108,18 @@ def test_half_the_labels_swapped_trips_the_gate() -> None:
 
 @cache
 def saved() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((Path(__file__).parent / "predictions.json").read_text("utf-8"))
+    found: dict[str, Any] = json.loads(
+        (Path(__file__).parent / "predictions.json").read_text("utf-8")
+    )
     return found
 
 
 def saved_gate(data: str, last: str, now: str, text: str = GATE.text) -> Judgement:
-    return judge("bench", [Gate.parse(text)], measured(list(saved()["expected"][data]), list(last), list(now)))[0]
+    return judge(
+        "bench",
+        [Gate.parse(text)],
+        measured(list(saved()["expected"][data]), list(last), list(now)),
+    )[0]
 
 
 @pytest.mark.parametrize("data", ["tone", "hard"])
@@ -102,13 +133,19 @@ def test_the_quick_start_trained_with_another_seed_does_not_trip_the_gate(data: 
 
 def test_an_int4_model_that_lost_much_is_told_from_those_that_lost_little() -> None:
     """Seed 3 was unlucky: 98.8 % as it was merged, 81.4 % in int4."""
-    passed = {seed: saved_gate("tone", saved()["merged"][seed]["tone"], answers["tone"]).passed for seed, answers in saved()["onnx-int4"].items()}
+    passed = {
+        seed: saved_gate("tone", saved()["merged"][seed]["tone"], answers["tone"]).passed
+        for seed, answers in saved()["onnx-int4"].items()
+    }
     assert passed == {seed: seed != "3" for seed in passed}
 
 
 def test_the_quick_start_with_half_the_labels_swapped_trips_the_gate() -> None:
     swapped = saved()["swapped"]["0"]["tone"]
-    assert [saved_gate("tone", answers["tone"], swapped).passed for answers in saved()["merged"].values()] == [False] * len(saved()["merged"])
+    assert [
+        saved_gate("tone", answers["tone"], swapped).passed
+        for answers in saved()["merged"].values()
+    ] == [False] * len(saved()["merged"])
 
 
 def wrong(label: str, random: np.random.Generator) -> str:
@@ -118,13 +155,29 @@ def wrong(label: str, random: np.random.Generator) -> str:
 def test_of_100_comparisons_of_equals_at_most_5_say_better_or_worse() -> None:
     random = np.random.default_rng(0)
     said = [row for _ in range(100) for row in equals(random)]
-    counts = {figure: [row["verdict"] != "noise" for row in said if row["figure"] == figure] for figure in {row["figure"] for row in said}}
-    assert counts.keys() == {*YES_OR_NO, "macro_f1", "field_exact", "perplexity", "brevity", *LATENCY}
-    assert {figure: (sum(each), len(each)) for figure, each in counts.items() if sum(each) > 5 or len(each) != 100} == {}
+    counts = {
+        figure: [row["verdict"] != "noise" for row in said if row["figure"] == figure]
+        for figure in {row["figure"] for row in said}
+    }
+    assert counts.keys() == {
+        *YES_OR_NO,
+        "macro_f1",
+        "field_exact",
+        "perplexity",
+        "brevity",
+        *LATENCY,
+    }
+    assert {
+        figure: (sum(each), len(each))
+        for figure, each in counts.items()
+        if sum(each) > 5 or len(each) != 100
+    } == {}
 
 
 def equals(random: np.random.Generator) -> list[dict[str, Any]]:
-    """The comparisons of two models that are as good and as fast as each other, and right, wrong and slow elsewhere."""
+    """The comparisons of two models that are as good and as fast as each other, and right, wrong
+    and slow elsewhere.
+    """
     expected = [LABELS[i] for i in random.choice(4, 86, p=[0.4, 0.3, 0.2, 0.1])]
     hardness = random.lognormal(-2, 1.5, 86)
     # Both models slow down together; each has outliers of its own.
@@ -139,8 +192,16 @@ def equals(random: np.random.Generator) -> list[dict[str, Any]]:
                    {"brevity": float(random.random() < 0.1) / 3})
             for e, label, h, r in zip(expected, labels, hardness, right, strict=True)
         ]  # fmt: skip
-        samples = {figure: (together * random.lognormal(0, 0.05, 9) * (1 + (random.random(9) < 0.1))).tolist() for figure in LATENCY}
-        models[name] = {"data": {"tone": figures(rows, labelled=True, written=True)}, "samples": samples}
+        samples = {
+            figure: (
+                together * random.lognormal(0, 0.05, 9) * (1 + (random.random(9) < 0.1))
+            ).tolist()
+            for figure in LATENCY
+        }
+        models[name] = {
+            "data": {"tone": figures(rows, labelled=True, written=True)},
+            "samples": samples,
+        }
     return comparisons(models, ["tone"])
 
 
@@ -154,13 +215,25 @@ def test_a_loss_of_3_points_is_found_at_the_rows_that_the_figures_name(noise: fl
         now = []
         for label, before in zip(expected, last, strict=True):
             drawn = random.random()
-            # `noise` of the rows change sides either way, and 3 points of those that were right are lost.
-            changes = drawn < noise / 2 + (lose() if before == label else 0) if before == label else drawn < noise / 2 * 0.93 / 0.07
+            # `noise` of the rows change sides either way, and 3 points of those that were right are
+            # lost.
+            changes = (
+                drawn < noise / 2 + (lose() if before == label else 0)
+                if before == label
+                else drawn < noise / 2 * 0.93 / 0.07
+            )
             now.append((wrong(label, random) if before == label else label) if changes else before)
         return measured(expected, last, now)
 
     # A first benchmark of 400 rows tells how many rows a loss of 3 points takes ...
-    named = [next(c["rows_needed"]["0.03"] for c in pair(400, lambda: 0.0)["comparisons"] if c["figure"] == "accuracy") for _ in range(5)]
+    named = [
+        next(
+            c["rows_needed"]["0.03"]
+            for c in pair(400, lambda: 0.0)["comparisons"]
+            if c["figure"] == "accuracy"
+        )
+        for _ in range(5)
+    ]
     rows = int(np.median(named))
     # ... and with so many it is found.
     found = [verdict(pair(rows, lambda: 0.03 / 0.93)) for _ in range(40)]

@@ -1,4 +1,6 @@
-"""The report: what it says, in all its forms; that hostile text stays text; and the page in a real browser."""
+"""The report: what it says, in all its forms; that hostile text stays text; and the page in a real
+browser.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Place:
     pretend.write_recipe(place)
     pretend.build(place, 1)
     rows = place.folder / "data/tone.jsonl"
-    rows.write_text(rows.read_text().replace("glad about our garden", "glad <script> about our garden"))
+    rows.write_text(
+        rows.read_text().replace("glad about our garden", "glad <script> about our garden")
+    )
     pretend.build(place, 2)
     place.edit("steps: 60", "steps: 61")
     pretend.build(place, 3, lost=0.3)
@@ -80,21 +84,38 @@ def test_it_says_what_was_built(report: Report) -> None:
     assert [(t.name, t.outcome) for t in report.targets] == [
         ("base", "kept"), ("tone", "kept"), ("adapter", "ran"), ("merged", "ran"), ("onnx-int4", "ran"), ("bench", "ran"),
     ]  # fmt: skip
-    assert {t.name: t.why for t in report.targets}["adapter"] == ("parameter training.steps: 60 -> 61",)
-    assert (report.builds[0].number, report.builds[0].causes) == (3, ("parameter training.steps: 60 -> 61",))
+    assert {t.name: t.why for t in report.targets}["adapter"] == (
+        "parameter training.steps: 60 -> 61",
+    )
+    assert (report.builds[0].number, report.builds[0].causes) == (
+        3,
+        ("parameter training.steps: 60 -> 61",),
+    )
     assert report.builds[0].saved == pytest.approx(report.datasets and 31.0, abs=10)
     bench = report.benches[0]
     assert [m.name for m in bench.models] == ["base", "merged", "onnx-int4"]
     assert bench.since.startswith("since build 2: -")
-    assert [(t.figure, len(t.points)) for t in bench.trends] == [("accuracy", 3), ("tokens_per_second", 3)]
+    assert [(t.figure, len(t.points)) for t in bench.trends] == [
+        ("accuracy", 3),
+        ("tokens_per_second", 3),
+    ]
     assert [p.edits for p in bench.trends[0].points][2] == ("parameter training.steps: 60 -> 61",)
-    assert [c.name for c in report.trainings[0].curves] == ["loss", "lr", "grad_norm", "eval_loss", "eval_accuracy"]
+    assert [c.name for c in report.trainings[0].curves] == [
+        "loss",
+        "lr",
+        "grad_norm",
+        "eval_loss",
+        "eval_accuracy",
+    ]
 
 
 def test_what_the_last_edit_of_the_data_changed(report: Report) -> None:
     data = report.datasets[0]
     assert (data.since, data.added, data.removed) == (2, 1, 1)
-    assert (data.edits[0].before, data.edits[0].after) == ("glad about our garden → joy", "glad <script> about our garden → joy")
+    assert (data.edits[0].before, data.edits[0].after) == (
+        "glad about our garden → joy",
+        "glad <script> about our garden → joy",
+    )
 
 
 def test_answers_that_changed_are_told_with_what_was_asked(report: Report) -> None:
@@ -112,7 +133,9 @@ def test_answers_that_changed_since_the_build_before(report: Report) -> None:
     for flips in turned:
         [move] = flips.moves
         assert move.lost + move.won + move.other == flips.count == len(flips.rows) > 0
-        assert [(r.replies[0].right, r.replies[1].right) for r in flips.rows[: move.lost]] == [(True, False)] * move.lost
+        assert [(r.replies[0].right, r.replies[1].right) for r in flips.rows[: move.lost]] == [
+            (True, False)
+        ] * move.lost
     assert turned[0].moves[0].lost > 3
 
 
@@ -123,11 +146,17 @@ def test_rows_are_known_again_after_an_edit_of_the_data(tmp_path: Path) -> None:
     pretend.build(place, 1)
 
     def asked() -> list[str]:
-        return [row["prompt"].split("\n")[2] for row in pretend._test_rows(place.folder / "build/tone")]
+        return [
+            row["prompt"].split("\n")[2] for row in pretend._test_rows(place.folder / "build/tone")
+        ]
 
     before, rows = asked(), place.folder / "data/tone.jsonl"
     kept = [line for line in rows.read_text().splitlines() if "river" not in line]
-    more = [f'{{"phrase": "so {word} it all {n}", "tone": "{tone}"}}' for tone, word in pretend.WORDS.items() for n in ("once", "now", "still")]
+    more = [
+        f'{{"phrase": "so {word} it all {n}", "tone": "{tone}"}}'
+        for tone, word in pretend.WORDS.items()
+        for n in ("once", "now", "still")
+    ]
     rows.write_text("\n".join([*more, *kept]) + "\n")
     pretend.build(place, 2)
     now = asked()
@@ -146,11 +175,18 @@ def test_rows_are_known_again_after_an_edit_of_the_data(tmp_path: Path) -> None:
 
 def test_a_choice_is_told_with_its_front(searched: Report) -> None:
     [choice] = searched.choices
-    assert (choice.chosen, choice.best, choice.axes) == ("onnx-int4", "onnx-int4", ("accuracy", "tokens_per_second", "size"))
+    assert (choice.chosen, choice.best, choice.axes) == (
+        "onnx-int4",
+        "onnx-int4",
+        ("accuracy", "tokens_per_second", "size"),
+    )
     assert [(c.model, None if c.gates is None else [g.passed for g in c.gates]) for c in choice.contenders] == [
         ("onnx-int4", [True, True]), ("onnx-int8", [True, False]), ("onnx-wide", [False, True]), ("base", None), ("merged", None),
     ]  # fmt: skip
-    assert {c.model: c.beaten_by for c in choice.contenders if c.beaten_by} == {"base": "merged", "merged": "onnx-int8"}
+    assert {c.model: c.beaten_by for c in choice.contenders if c.beaten_by} == {
+        "base": "merged",
+        "merged": "onnx-int8",
+    }
     text = markdown.render(searched)
     assert "**onnx-int4**, by accuracy, among the models of bench" in text
 
@@ -159,16 +195,30 @@ def test_a_choice_without_a_model_that_passes(searched: Report) -> None:
     none = replace(searched.choices[0], chosen="", best="")
     shown = page.render(replace(searched, choices=(none,)))
     assert "None was chosen yet." in shown
-    other = page.render(replace(searched, choices=(replace(none, chosen="onnx-wide", best="onnx-int4"),)))
-    assert re.search(r"<b>onnx-wide</b> was chosen last.\s+By the gates and figures of now it would be <b>onnx-int4</b>.", other)
+    other = page.render(
+        replace(searched, choices=(replace(none, chosen="onnx-wide", best="onnx-int4"),))
+    )
+    assert re.search(
+        r"<b>onnx-wide</b> was chosen last.\s+By the gates and figures of now it would be "
+        r"<b>onnx-int4</b>.",
+        other,
+    )
     assert "No model meets all gates; onnx-int4 is nearest." in shown
     assert "**no model meets all gates**" in markdown.render(replace(searched, choices=(none,)))
 
 
 def test_no_text_is_markup(report: Report) -> None:
-    hostile = replace(report, name=HOSTILE, recipe=HOSTILE, machine={HOSTILE: HOSTILE}, libraries={HOSTILE: HOSTILE})
+    hostile = replace(
+        report,
+        name=HOSTILE,
+        recipe=HOSTILE,
+        machine={HOSTILE: HOSTILE},
+        libraries={HOSTILE: HOSTILE},
+    )
     gates = tuple(replace(g, text=HOSTILE, target=HOSTILE, note=HOSTILE) for g in report.gates)
-    targets = tuple(replace(t, kind=HOSTILE, why=(HOSTILE,), facts={HOSTILE: HOSTILE}) for t in report.targets)
+    targets = tuple(
+        replace(t, kind=HOSTILE, why=(HOSTILE,), facts={HOSTILE: HOSTILE}) for t in report.targets
+    )
     bench = report.benches[0]
     models = tuple(replace(m, name=HOSTILE, notes=(HOSTILE,)) for m in bench.models)
     benches = (replace(bench, since=HOSTILE, models=models, baselines={HOSTILE: {"tone": 0.5}}),)
@@ -199,7 +249,10 @@ def test_the_page_needs_nothing_else(html: str) -> None:
 
 
 def test_a_large_recipe_still_fits(report: Report) -> None:
-    targets = tuple(replace(report.targets[1], name=f"t{i}", why=("file " + "x" * 200,) * 5, inputs=()) for i in range(5000))
+    targets = tuple(
+        replace(report.targets[1], name=f"t{i}", why=("file " + "x" * 200,) * 5, inputs=())
+        for i in range(5000)
+    )
     builds = report.builds * 20
     html = page.render(replace(report, targets=targets, builds=builds[:50], benches=report.benches))
     assert len(html.encode()) < 1_000_000
@@ -215,7 +268,9 @@ def test_a_report_of_nothing_is_a_page_too(place: Place) -> None:
     assert "Not up to date" in text
 
 
-def test_targets_that_changed_since_are_told_with_their_last_results(told: Place, tmp_path: Path) -> None:
+def test_targets_that_changed_since_are_told_with_their_last_results(
+    told: Place, tmp_path: Path
+) -> None:
     place = copy_of(told, tmp_path)
     place.edit("steps: 61", "steps: 62")
     done = place.run("report", "--out", "page.html")
@@ -264,16 +319,30 @@ def test_builds_and_models_are_compared(told: Place) -> None:
 
 
 def test_many_values_are_thinned_and_ends_are_kept() -> None:
-    assert thin([(i, float(i)) for i in range(1000)], 5) == ((0, 0), (250, 250), (500, 500), (749, 749), (999, 999))
+    assert thin([(i, float(i)) for i in range(1000)], 5) == (
+        (0, 0),
+        (250, 250),
+        (500, 500),
+        (749, 749),
+        (999, 999),
+    )
     assert thin([(1, float("nan")), (2, 1.0)]) == ((2, 1),)
     sample = _sample([float(i) for i in range(10_000)])
-    assert (sample.count, len(sample.values), sample.values[0], sample.values[-1]) == (10_000, 160, 0, 9999)
+    assert (sample.count, len(sample.values), sample.values[0], sample.values[-1]) == (
+        10_000,
+        160,
+        0,
+        9999,
+    )
 
 
 @pytest.mark.parametrize(
     ("texts", "shown"),
     [
-        (["<|user|>\nIs it joy?\nred<|end|>", "<|user|>\nIs it joy?\nrose<|end|>"], ["red", "rose"]),
+        (
+            ["<|user|>\nIs it joy?\nred<|end|>", "<|user|>\nIs it joy?\nrose<|end|>"],
+            ["red", "rose"],
+        ),
         (["a", "a"], ["a", "a"]),
         (["only"], ["only"]),
         (["say one", "say one more"], ["one", "one more"]),
@@ -284,12 +353,18 @@ def test_what_all_rows_share_is_left_out(texts: list[str], shown: list[str]) -> 
 
 
 def test_words_that_changed_are_told_in_runs() -> None:
-    assert list(page.words(Edit("train", "glad about it", "happy with it"))) == [("-", "glad about"), ("+", "happy with"), (" ", " it")]
+    assert list(page.words(Edit("train", "glad about it", "happy with it"))) == [
+        ("-", "glad about"),
+        ("+", "happy with"),
+        (" ", " it"),
+    ]
     assert list(page.words(Edit("train", "", "new row"))) == [("+", "new row")]
 
 
 @pytest.fixture(scope="module")
-def opened(html: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[browser.Browser, Path]]:
+def opened(
+    html: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[browser.Browser, Path]]:
     if not browser.PROGRAM:
         pytest.skip("no chromium is installed")
     folder = tmp_path_factory.mktemp("browser")
@@ -312,8 +387,13 @@ CHARTS = """[...document.querySelectorAll('figure.chart')].map(f => ({
 }))"""
 
 
-@pytest.mark.parametrize(("width", "dark", "phone"), [(1200, False, False), (1200, True, False), (390, False, True), (390, True, True)])
-def test_the_page_in_a_browser(opened: tuple[browser.Browser, Path], width: int, dark: bool, phone: bool) -> None:
+@pytest.mark.parametrize(
+    ("width", "dark", "phone"),
+    [(1200, False, False), (1200, True, False), (390, False, True), (390, True, True)],
+)
+def test_the_page_in_a_browser(
+    opened: tuple[browser.Browser, Path], width: int, dark: bool, phone: bool
+) -> None:
     window, file = opened
     window.look(width, dark=dark, phone=phone)
     window.open(file)
@@ -334,7 +414,9 @@ def test_the_page_in_a_browser(opened: tuple[browser.Browser, Path], width: int,
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1200, True), (390, False)])
-def test_a_choice_in_a_browser(opened: tuple[browser.Browser, Path], searched: Report, width: int, dark: bool) -> None:
+def test_a_choice_in_a_browser(
+    opened: tuple[browser.Browser, Path], searched: Report, width: int, dark: bool
+) -> None:
     window, file = opened
     searching = file.with_name("searched.html")
     searching.write_text(page.render(searched), "utf-8")

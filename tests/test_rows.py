@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from olivebuild.errors import InputError, Where
 from olivebuild.executor import Action
 from olivebuild.job import Job
-from olivebuild.steps._rows import Read, Row, Template, _data_files, columns_in, fill, read_all, read_file
+from olivebuild.steps._rows import (
+    Read,
+    Row,
+    Template,
+    _data_files,
+    columns_in,
+    fill,
+    read_all,
+    read_file,
+)
 from olivebuild.steps.dataset import DatasetFields
 
 LINE = '  tone: {kind: dataset, source: a.jsonl, text: "{a}"}'
@@ -31,7 +40,10 @@ def job_of(folder: Path, **files: list[str]) -> Job:
         key="",
         fields={},
         inputs={},
-        files={label.replace("_", "."): [str(folder / name) for name in names] for label, names in files.items()},
+        files={
+            label.replace("_", "."): [str(folder / name) for name in names]
+            for label, names in files.items()
+        },
         recipe_folder=str(folder),
         out=str(folder / "out"),
         places={"": ["olivebuild.yaml", 2, 3, LINE], "text": ["olivebuild.yaml", 2, 42, LINE]},
@@ -45,9 +57,13 @@ def read(folder: Path, name: str, data: str | bytes) -> list[Read]:
     return list(read_file(path, name))
 
 
-def render(rows: list[dict[str, Any]], dedupe: bool = True, **fields: Any) -> tuple[list[Row], dict[str, Any]]:
+def render(
+    rows: list[dict[str, Any]], dedupe: bool = True, **fields: Any
+) -> tuple[list[Row], dict[str, Any]]:
     reads = [Read(columns, Where("a.jsonl", i)) for i, columns in enumerate(rows, 1)]
-    template = Template.of(DatasetFields.model_validate({"source": "a.jsonl"} | fields), job_of(Path("/nowhere")))
+    template = Template.of(
+        DatasetFields.model_validate({"source": "a.jsonl"} | fields), job_of(Path("/nowhere"))
+    )
     return template.render(reads, dedupe)
 
 
@@ -57,17 +73,41 @@ def render(rows: list[dict[str, Any]], dedupe: bool = True, **fields: Any) -> tu
 @pytest.mark.parametrize(
     ("name", "data", "rows"),
     [
-        ("a.jsonl", '{"a": 1}\n\n  \n{"a": "x"}\n', [({"a": 1}, "a.jsonl:1"), ({"a": "x"}, "a.jsonl:4")]),
-        ("a.jsonl", '\ufeff{"a": 1}\r\n{"a": 2}', [({"a": 1}, "a.jsonl:1"), ({"a": 2}, "a.jsonl:2")]),
-        ("a.jsonl", '{"a": "x\u2028y\x85z"}\n{"a": 2}\n', [({"a": "x\u2028y\x85z"}, "a.jsonl:1"), ({"a": 2}, "a.jsonl:2")]),
+        (
+            "a.jsonl",
+            '{"a": 1}\n\n  \n{"a": "x"}\n',
+            [({"a": 1}, "a.jsonl:1"), ({"a": "x"}, "a.jsonl:4")],
+        ),
+        (
+            "a.jsonl",
+            '\ufeff{"a": 1}\r\n{"a": 2}',
+            [({"a": 1}, "a.jsonl:1"), ({"a": 2}, "a.jsonl:2")],
+        ),
+        (
+            "a.jsonl",
+            '{"a": "x\u2028y\x85z"}\n{"a": 2}\n',
+            [({"a": "x\u2028y\x85z"}, "a.jsonl:1"), ({"a": 2}, "a.jsonl:2")],
+        ),
         ("a.ndjson", '{"a": 1}\n', [({"a": 1}, "a.ndjson:1")]),
         ("a.JSONL", '{"a": 1}\n', [({"a": 1}, "a.JSONL:1")]),
-        ("a.json", '[{"a": 1}, {"b": null}]', [({"a": 1}, "a.json[0]"), ({"b": None}, "a.json[1]")]),
+        (
+            "a.json",
+            '[{"a": 1}, {"b": null}]',
+            [({"a": 1}, "a.json[0]"), ({"b": None}, "a.json[1]")],
+        ),
         ("a.json", '{"version": 1, "rows": [{"a": 1}]}', [({"a": 1}, "a.json[0]")]),
         ("a.json", "[]", []),
         ("a.csv", "a,b c\n1,2\n", [({"a": "1", "b c": "2"}, "a.csv:2")]),
-        ("a.csv", '\ufeffa,b\r\n"x, y","say ""hi"""\r\n', [({"a": "x, y", "b": 'say "hi"'}, "a.csv:2")]),
-        ("a.csv", 'a\n"two\nlines"\nnext\n', [({"a": "two\nlines"}, "a.csv:2"), ({"a": "next"}, "a.csv:4")]),
+        (
+            "a.csv",
+            '\ufeffa,b\r\n"x, y","say ""hi"""\r\n',
+            [({"a": "x, y", "b": 'say "hi"'}, "a.csv:2")],
+        ),
+        (
+            "a.csv",
+            'a\n"two\nlines"\nnext\n',
+            [({"a": "two\nlines"}, "a.csv:2"), ({"a": "next"}, "a.csv:4")],
+        ),
         ("a.csv", "a,b\n\n1,2\n", [({"a": "1", "b": "2"}, "a.csv:3")]),
         ("a.csv", "", []),
         ("a.tsv", "a\tb\n1,5\t2\n", [({"a": "1,5", "b": "2"}, "a.tsv:2")]),
@@ -75,14 +115,19 @@ def render(rows: list[dict[str, Any]], dedupe: bool = True, **fields: Any) -> tu
         ("a.csv", "a\n" + "x" * 200_000 + "\n", [({"a": "x" * 200_000}, "a.csv:2")]),
     ],
 )
-def test_rows_are_read_with_their_lines(tmp_path: Path, name: str, data: str, rows: list[tuple[dict[str, object], str]]) -> None:
+def test_rows_are_read_with_their_lines(
+    tmp_path: Path, name: str, data: str, rows: list[tuple[dict[str, object], str]]
+) -> None:
     assert [(r.columns, str(r.where)) for r in read(tmp_path, name, data)] == rows
 
 
 def test_parquet_is_read_with_the_number_of_the_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1, None], "b c": ["x", "y"]}), tmp_path / "a.parquet")
     rows = [(r.columns, str(r.where)) for r in read_file(tmp_path / "a.parquet", "a.parquet")]
-    assert rows == [({"a": 1, "b c": "x"}, "a.parquet[0]"), ({"a": None, "b c": "y"}, "a.parquet[1]")]
+    assert rows == [
+        ({"a": 1, "b c": "x"}, "a.parquet[0]"),
+        ({"a": None, "b c": "y"}, "a.parquet[1]"),
+    ]
 
 
 ONE_A_LINE = "each line of a .jsonl file is one JSON object"
@@ -90,19 +135,64 @@ COMMA = "a value that holds a comma needs quotes"
 QUOTE = "a quote inside a quoted value is doubled"
 A_LIST = "a .json data file holds a list of objects"
 UTF8 = "save the file as UTF-8"
-FORMATS = "known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet; all but parquet also packed, as .gz or .zst"
+FORMATS = (
+    "known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet; all but parquet also packed, as "
+    ".gz or .zst"
+)
 
 
 @pytest.mark.parametrize(
     ("name", "data", "where", "fact", "hint"),
     [
-        ("a.jsonl", '{"a": 1}\n{"a" 2}\n', "a.jsonl:2:6", "not valid JSON: Expecting ':' delimiter", ONE_A_LINE),
-        ("a.jsonl", '{"a": 1}\n\n{"a": 2\n', "a.jsonl:3:8", "not valid JSON: Expecting ',' delimiter", ONE_A_LINE),
-        ("a.jsonl", '{"a": 1} {"a": 2}\n', "a.jsonl:1:10", "not valid JSON: Extra data", ONE_A_LINE),
-        ("a.json", '[{"a": 1},\n {"a" 2}]', "a.json:2:7", "not valid JSON: Expecting ':' delimiter", "is the file whole?"),
-        ("a.json", '{"a": 1}\n{"a": 2}\n', "a.json:2:1", "not valid JSON: Extra data", "one JSON object a line needs the ending .jsonl"),
-        ("a.json", "3", "a.json", "not a list of rows", "a .json data file holds a list of objects"),
-        ("a.json", '{"x": [1], "y": [2]}', "a.json", "not a list of rows but of columns: x, y", A_LIST + ", each a row with its columns"),
+        (
+            "a.jsonl",
+            '{"a": 1}\n{"a" 2}\n',
+            "a.jsonl:2:6",
+            "not valid JSON: Expecting ':' delimiter",
+            ONE_A_LINE,
+        ),
+        (
+            "a.jsonl",
+            '{"a": 1}\n\n{"a": 2\n',
+            "a.jsonl:3:8",
+            "not valid JSON: Expecting ',' delimiter",
+            ONE_A_LINE,
+        ),
+        (
+            "a.jsonl",
+            '{"a": 1} {"a": 2}\n',
+            "a.jsonl:1:10",
+            "not valid JSON: Extra data",
+            ONE_A_LINE,
+        ),
+        (
+            "a.json",
+            '[{"a": 1},\n {"a" 2}]',
+            "a.json:2:7",
+            "not valid JSON: Expecting ':' delimiter",
+            "is the file whole?",
+        ),
+        (
+            "a.json",
+            '{"a": 1}\n{"a": 2}\n',
+            "a.json:2:1",
+            "not valid JSON: Extra data",
+            "one JSON object a line needs the ending .jsonl",
+        ),
+        (
+            "a.json",
+            "3",
+            "a.json",
+            "not a list of rows",
+            "a .json data file holds a list of objects",
+        ),
+        (
+            "a.json",
+            '{"x": [1], "y": [2]}',
+            "a.json",
+            "not a list of rows but of columns: x, y",
+            A_LIST + ", each a row with its columns",
+        ),
         (
             "a.json",
             '{"train": [{"a": 1}], "test": [{"a": 2}]}',
@@ -114,12 +204,20 @@ FORMATS = "known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet; all but parqu
         ("a.csv", 'a,b\n"x\ny",2\n1,2,3\n', "a.csv:4", "3 values, the header has 2 columns", COMMA),
         ("a.csv", 'a,b\n1,2\n"x,2\n', "a.csv:3", "not valid CSV: unexpected end of data", QUOTE),
         ("a.csv", 'a,b\n1,"2"x\n', "a.csv:2", "not valid CSV: ',' expected after '\"'", QUOTE),
-        ("a.csv", "a,a\n1,2\n", "a.csv:1", "a column name stands twice in the header", "rename one of them"),
+        (
+            "a.csv",
+            "a,a\n1,2\n",
+            "a.csv:1",
+            "a column name stands twice in the header",
+            "rename one of them",
+        ),
         ("a.txt", "x", "a.txt", "files of type .txt are not read", FORMATS),
         ("a", "x", "a", "files of type none are not read", FORMATS),
     ],
 )
-def test_a_malformed_file_is_told_with_its_line(tmp_path: Path, name: str, data: str, where: str, fact: str, hint: str) -> None:
+def test_a_malformed_file_is_told_with_its_line(
+    tmp_path: Path, name: str, data: str, where: str, fact: str, hint: str
+) -> None:
     with pytest.raises(InputError) as caught:
         read(tmp_path, name, data)
     assert (str(caught.value.where), caught.value.fact, caught.value.hint) == (where, fact, hint)
@@ -130,7 +228,12 @@ def test_a_malformed_file_is_told_with_its_line(tmp_path: Path, name: str, data:
     [
         ("a.jsonl", '{"a": 1}\n[1]\n', "a.jsonl:2", "a row must be a JSON object"),
         ("a.jsonl", '{"a": 1}\n{"a": NaN}\n', "a.jsonl:2", "not valid JSON: NaN is not JSON"),
-        ("a.jsonl", '{"a": 1, "a": 2}\n', "a.jsonl:1", "not valid JSON: the key 'a' is given twice"),
+        (
+            "a.jsonl",
+            '{"a": 1, "a": 2}\n',
+            "a.jsonl:1",
+            "not valid JSON: the key 'a' is given twice",
+        ),
         ("a.json", '[{"a": 1}, 2]', "a.json[1]", "a row must be a JSON object"),
         ("a.json", '[{"a": -Infinity}]', "a.json", "not valid JSON: -Infinity is not JSON"),
     ],
@@ -143,13 +246,19 @@ def test_an_odd_row_is_told(tmp_path: Path, name: str, data: str, where: str, fa
 
 @pytest.mark.parametrize(("name", "lead"), [("a.jsonl", b'{"a": 1}\n'), ("a.csv", b"a\n1\n")])
 @pytest.mark.parametrize("times", [1, 4000])
-def test_bytes_that_are_no_text_are_told_with_their_line(tmp_path: Path, name: str, lead: bytes, times: int) -> None:
+def test_bytes_that_are_no_text_are_told_with_their_line(
+    tmp_path: Path, name: str, lead: bytes, times: int
+) -> None:
     with pytest.raises(InputError) as caught:
         read(tmp_path, name, lead * times + b"\xff\n")
     error = caught.value
     lines = (lead * times).count(b"\n") + 1
     assert error.fact.startswith("not UTF-8 text")
-    assert (str(error.where).partition(":")[0], error.where and error.where.line, error.hint) == (name, lines, UTF8)
+    assert (str(error.where).partition(":")[0], error.where and error.where.line, error.hint) == (
+        name,
+        lines,
+        UTF8,
+    )
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -170,14 +279,19 @@ def test_a_damaged_parquet_file_is_told(tmp_path: Path, data: bytes) -> None:
 
 @pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("ms")])
 def test_a_date_that_python_does_not_have_is_told(tmp_path: Path, kind: Any) -> None:
-    pq.write_table(pa.table({"a": pa.array([2**31 - 1 if kind == pa.date32() else 2**62], kind)}), tmp_path / "a.parquet")
+    pq.write_table(
+        pa.table({"a": pa.array([2**31 - 1 if kind == pa.date32() else 2**62], kind)}),
+        tmp_path / "a.parquet",
+    )
     with pytest.raises(InputError, match="not a readable parquet file: "):
         list(read_file(tmp_path / "a.parquet", "a.parquet"))
 
 
 @settings(deadline=None, database=None, max_examples=200)
 @given(st.sampled_from([".jsonl", ".json", ".csv", ".tsv"]), st.binary(max_size=60))
-def test_arbitrary_bytes_are_rows_or_an_error_of_the_input(tmp_path_factory: pytest.TempPathFactory, ending: str, data: bytes) -> None:
+def test_arbitrary_bytes_are_rows_or_an_error_of_the_input(
+    tmp_path_factory: pytest.TempPathFactory, ending: str, data: bytes
+) -> None:
     try:
         rows = read(tmp_path_factory.getbasetemp(), "fuzz" + ending, data)
     except InputError:
@@ -189,23 +303,40 @@ def test_arbitrary_bytes_are_rows_or_an_error_of_the_input(tmp_path_factory: pyt
 def test_all_rows_come_in_the_order_of_the_files(tmp_path: Path, files: list[str]) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": "1"}\n{"a": "2"}\n')
     (tmp_path / "b.csv").write_text("a\n3\n")
-    rows = read_all(job_of(tmp_path, source_0=files), DatasetFields.model_validate({"source": "x", "text": "{a}"}), "source")
-    assert [r.columns["a"] for r in rows] == {"a.jsonl": ["1", "2", "3"], "b.csv": ["3", "1", "2"]}[files[0]]
+    rows = read_all(
+        job_of(tmp_path, source_0=files),
+        DatasetFields.model_validate({"source": "x", "text": "{a}"}),
+        "source",
+    )
+    assert [r.columns["a"] for r in rows] == {"a.jsonl": ["1", "2", "3"], "b.csv": ["3", "1", "2"]}[
+        files[0]
+    ]
 
 
 def test_of_a_folder_the_train_files_are_read(tmp_path: Path) -> None:
     for name in ("train.jsonl", "test.jsonl", "notes.txt", "dataset_info.json", ".hidden.jsonl"):
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / name).write_text(json.dumps({"a": name}) + "\n")
-    rows = read_all(job_of(tmp_path, source_0=["data"]), DatasetFields.model_validate({"source": "data", "text": "{a}"}), "source")
+    rows = read_all(
+        job_of(tmp_path, source_0=["data"]),
+        DatasetFields.model_validate({"source": "data", "text": "{a}"}),
+        "source",
+    )
     assert [(r.columns["a"], str(r.where)) for r in rows] == [("train.jsonl", "data/train.jsonl:1")]
 
 
 def test_no_rows_at_all_are_told(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n")
     with pytest.raises(InputError) as caught:
-        read_all(job_of(tmp_path, source_0=["a.jsonl"]), DatasetFields.model_validate({"source": "x", "text": "{a}"}), "source")
-    assert (caught.value.fact, str(caught.value.where)) == ("there are no rows", "olivebuild.yaml:2:3")
+        read_all(
+            job_of(tmp_path, source_0=["a.jsonl"]),
+            DatasetFields.model_validate({"source": "x", "text": "{a}"}),
+            "source",
+        )
+    assert (caught.value.fact, str(caught.value.where)) == (
+        "there are no rows",
+        "olivebuild.yaml:2:3",
+    )
 
 
 # Templates
@@ -228,7 +359,17 @@ def test_no_rows_at_all_are_told(tmp_path: Path) -> None:
     ],
 )
 def test_substitution_and_nothing_else(template: str, columns: list[str], text: str) -> None:
-    row = {"a": "A", "b": "B", "two words": "2W", "a.b": "dot", "a!r": "bang ", "a:>9": "form ", "a[0]": "index", "n": 1.5, "t": True}
+    row = {
+        "a": "A",
+        "b": "B",
+        "two words": "2W",
+        "a.b": "dot",
+        "a!r": "bang ",
+        "a:>9": "form ",
+        "a[0]": "index",
+        "n": 1.5,
+        "t": True,
+    }
     assert (columns_in(template), fill(template, row)) == (columns, text)
 
 
@@ -243,9 +384,22 @@ def test_doubled_braces_stand_for_themselves(text: str) -> None:
 
 
 def test_a_row_is_rendered_with_its_label_and_what_it_is_compared_by() -> None:
-    rows, report = render([{"q": "Hi?", "topic": "greeting", "a": "Hello"}], prompt="<u>{q}\n{topic}<a>", completion="{a}</s>")
-    assert rows == [Row({"prompt": "<u>Hi?\ngreeting<a>", "completion": "Hello</s>"}, "Hello", "Hi?\ngreeting")]
-    assert report == {"read": 1, "duplicates": 0, "dropped": 0, "dropped_rows": [], "drops": [], "same_input_other_label": []}
+    rows, report = render(
+        [{"q": "Hi?", "topic": "greeting", "a": "Hello"}],
+        prompt="<u>{q}\n{topic}<a>",
+        completion="{a}</s>",
+    )
+    assert rows == [
+        Row({"prompt": "<u>Hi?\ngreeting<a>", "completion": "Hello</s>"}, "Hello", "Hi?\ngreeting")
+    ]
+    assert report == {
+        "read": 1,
+        "duplicates": 0,
+        "dropped": 0,
+        "dropped_rows": [],
+        "drops": [],
+        "same_input_other_label": [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -258,15 +412,27 @@ def test_a_row_is_rendered_with_its_label_and_what_it_is_compared_by() -> None:
         ({"completion": "{b}{c}", "label": "c"}, "C"),
     ],
 )
-def test_the_label_is_the_only_column_of_the_completion_or_the_one_named(fields: dict[str, str], label: str) -> None:
+def test_the_label_is_the_only_column_of_the_completion_or_the_one_named(
+    fields: dict[str, str], label: str
+) -> None:
     rows, _ = render([{"a": "A", "b": "B", "c": "C"}], prompt="{a}", **fields)
     assert [r.label for r in rows] == [label]
 
 
 def test_rows_without_a_value_are_dropped_and_reported() -> None:
-    data = [{"a": "x", "b": "1"}, {"a": None, "b": "1"}, {"a": " ", "b": "1"}, {"b": "1"}, {"a": ["x"], "b": "1"}, {"a": 0, "b": False}]
+    data = [
+        {"a": "x", "b": "1"},
+        {"a": None, "b": "1"},
+        {"a": " ", "b": "1"},
+        {"b": "1"},
+        {"a": ["x"], "b": "1"},
+        {"a": 0, "b": False},
+    ]
     rows, report = render(data, prompt="{a}", completion="{b}")
-    assert [r.values for r in rows] == [{"prompt": "x", "completion": "1"}, {"prompt": "0", "completion": "false"}]
+    assert [r.values for r in rows] == [
+        {"prompt": "x", "completion": "1"},
+        {"prompt": "0", "completion": "false"},
+    ]
     assert (report["read"], report["dropped"]) == (6, 4)
     assert report["dropped_rows"] == [
         {"where": "a.jsonl:2", "why": "no value for a"},
@@ -290,7 +456,11 @@ def test_duplicates_are_dropped_and_counted() -> None:
 
 
 def test_the_same_input_with_another_label_is_reported() -> None:
-    rows, report = render([{"a": "x", "b": "1"}, {"a": "x", "b": "2"}, {"a": "y", "b": "1"}], prompt="{a}", completion="{b}")
+    rows, report = render(
+        [{"a": "x", "b": "1"}, {"a": "x", "b": "2"}, {"a": "y", "b": "1"}],
+        prompt="{a}",
+        completion="{b}",
+    )
     assert (len(rows), report["same_input_other_label"]) == (3, ["x"])
 
 
@@ -320,7 +490,10 @@ def message(role: str, content: object) -> dict[str, object]:
 def test_messages_are_kept_without_what_is_not_theirs() -> None:
     chat = [message("system", "S"), message("user", "é?"), message("assistant", "A")]
     rows, _ = render([{"chat": chat, "l": "x"}], messages="chat", label="l")
-    kept = '[{"role": "system", "content": "S"}, {"role": "user", "content": "é?"}, {"role": "assistant", "content": "A"}]'
+    kept = (
+        '[{"role": "system", "content": "S"}, {"role": "user", "content": "é?"}, {"role": '
+        '"assistant", "content": "A"}]'
+    )
     assert rows == [Row({"messages": kept}, "x", "S\né?")]
 
 
@@ -331,8 +504,14 @@ def test_messages_are_kept_without_what_is_not_theirs() -> None:
         ([], "chat is not a list of messages"),
         ("text", "chat is not a list of messages"),
         ([message("user", "Q")], "the last message is not the assistant's"),
-        ([message("narrator", "Q")], "the role of a message is 'narrator', none of system, user, assistant, tool"),
-        ([message("user", None)], "a message needs a role (system, user, assistant, tool) and a text as content"),
+        (
+            [message("narrator", "Q")],
+            "the role of a message is 'narrator', none of system, user, assistant, tool",
+        ),
+        (
+            [message("user", None)],
+            "a message needs a role (system, user, assistant, tool) and a text as content",
+        ),
         (["hello"], "a message needs a role (system, user, assistant, tool) and a text as content"),
     ],
 )
@@ -353,4 +532,6 @@ def test_a_folder_gives_all_files_that_can_be_read_and_nothing_hidden(tmp_path: 
     for name in [*given, "readme.md", ".g.csv", ".ipynb_checkpoints/h.csv"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [p.relative_to(tmp_path).as_posix() for p in _data_files(tmp_path, cast("Job", None))] == given
+    assert [
+        p.relative_to(tmp_path).as_posix() for p in _data_files(tmp_path, cast("Job", None))
+    ] == given

@@ -21,9 +21,18 @@ SHARE = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
         ({"id": "a", "conversations": SHARE}, {"messages": "conversations"}),
         ({"chat": json.dumps(CHAT), "tools": "[]"}, {"messages": "chat"}),
         ({"prompt": "p", "chosen": CHAT, "rejected": CHAT}, {"messages": "chosen"}),
-        ({"prompt": "p", "chosen": "c", "rejected": "r"}, {"user": "{prompt}", "assistant": "{chosen}"}),
-        ({"output": "o", "instruction": "i", "input": "x"}, {"user": "{instruction}{input?\n\n{}}", "assistant": "{output}"}),
-        ({"context": "c", "question": "q", "answer": "a"}, {"user": "{question}{context?\n\n{}}", "assistant": "{answer}"}),
+        (
+            {"prompt": "p", "chosen": "c", "rejected": "r"},
+            {"user": "{prompt}", "assistant": "{chosen}"},
+        ),
+        (
+            {"output": "o", "instruction": "i", "input": "x"},
+            {"user": "{instruction}{input?\n\n{}}", "assistant": "{output}"},
+        ),
+        (
+            {"context": "c", "question": "q", "answer": "a"},
+            {"user": "{question}{context?\n\n{}}", "assistant": "{answer}"},
+        ),
         ({"id": 7, "text": "t", "label": 1}, {"user": "{text}", "assistant": "{label}"}),
         ({"label": "joy", "text": "t"}, {"user": "{text}", "assistant": "{label}"}),
         ({"phrase": "t", "tone": "joy"}, {"user": "{phrase}", "assistant": "{tone}"}),
@@ -45,13 +54,23 @@ def test_one_column_is_not_enough(row: dict[str, Any]) -> None:
 
 
 def test_a_column_counts_that_the_first_row_does_not_have() -> None:
-    found = understand([{"text": "t0"}, {"text": "t1", "label": None}, {"text": "t2", "label": "a"}])
+    found = understand(
+        [{"text": "t0"}, {"text": "t1", "label": None}, {"text": "t2", "label": "a"}]
+    )
     assert found
     assert found.fields == {"user": "{text}", "assistant": "{label}"}
 
 
 def test_init_says_what_it_took_and_a_build_reads_it(place: Place) -> None:
-    rows = [{"id": n, "instruction": f"do {n} x{n * 7}", "input": "" if n % 2 else f"it {n}", "output": "yes"} for n in range(30)]
+    rows = [
+        {
+            "id": n,
+            "instruction": f"do {n} x{n * 7}",
+            "input": "" if n % 2 else f"it {n}",
+            "output": "yes",
+        }
+        for n in range(30)
+    ]
     (place.folder / "rows.json").write_text(json.dumps({"data": rows}))
     done = place.run("init", "--model", "tiny", "--data", "rows.json")
     assert done.code == 0, done.err

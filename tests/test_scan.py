@@ -27,7 +27,9 @@ from olivebuild.snapshot import stat_of
         ("missing.txt", []),
     ],
 )
-def test_what_a_pattern_matches_in_a_folder_of_any_name(tmp_path: Path, pattern: str, found: list[str]) -> None:
+def test_what_a_pattern_matches_in_a_folder_of_any_name(
+    tmp_path: Path, pattern: str, found: list[str]
+) -> None:
     folder = tmp_path / "runs [1]*"
     (folder / "sub/sub").mkdir(parents=True)
     for name in ("a.txt", "sub/b.txt", "sub/sub/c.txt", "[x].txt"):
@@ -44,7 +46,9 @@ def test_a_literal_name_is_a_file_or_nothing(tmp_path: Path) -> None:
     assert scan.matching(tmp_path, "a.txt", literal=True) == [tmp_path / "a.txt"]
 
 
-@pytest.mark.parametrize(("pattern", "split"), [("a/*/b", ("a", "*/b")), ("*.txt", (".", "*.txt")), ("a/b", ("a/b", ""))])
+@pytest.mark.parametrize(
+    ("pattern", "split"), [("a/*/b", ("a", "*/b")), ("*.txt", (".", "*.txt")), ("a/b", ("a/b", ""))]
+)
 def test_where_a_pattern_starts(pattern: str, split: tuple[str, str]) -> None:
     assert scan.split(pattern) == (Path(split[0]), split[1])
 
@@ -77,7 +81,10 @@ def test_where_another_match_may_come_is_known(tmp_path: Path, pattern: str, new
     for path in (p for p in there if p.is_dir()):
         # New names change the times; no clock need tick.
         os.utime(path, (1, 1))
-    before, known = scan.matching(folder, pattern), {p: stat_of(str(p)) for p in (folder, *scan.where_more_may_come(folder, pattern))}
+    before, known = (
+        scan.matching(folder, pattern),
+        {p: stat_of(str(p)) for p in (folder, *scan.where_more_may_come(folder, pattern))},
+    )
     (folder / new).parent.mkdir(exist_ok=True)
     (folder / new).touch()
     assert scan.matching(folder, pattern) != before

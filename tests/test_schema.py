@@ -23,12 +23,16 @@ GOOD = [
     "numerics: strict\ntargets:\n" + COMMAND,
     "default: [a]\ncache: {remote: 'https://example.org', max_size: 50GB}\ntargets:\n" + COMMAND,
     "targets:\n  base: {kind: model, source: 'hf:a/b'}\n",
-    "targets:\n  tone: {kind: dataset, source: [a.jsonl, b.csv], prompt: p, completion: c, holdout: 0.5, seed: 3, dedupe: false}\n",
-    "targets:\n  adapter: {kind: adapter, model: base, data: tone.train, modules: [q], training: {lr: 1e-4, epochs: 1}}\n",
+    "targets:\n  tone: {kind: dataset, source: [a.jsonl, b.csv], prompt: p, completion: c, "
+    "holdout: 0.5, seed: 3, dedupe: false}\n",
+    "targets:\n  adapter: {kind: adapter, model: base, data: tone.train, modules: [q], "
+    "training: {lr: 1e-4, epochs: 1}}\n",
     "targets:\n  merged: {kind: merged, model: base, adapter: adapter}\n",
     "targets:\n  onnx: {kind: onnx, model: merged, block_size: 64, symmetric: true}\n",
-    "targets:\n  bench: {kind: benchmark, models: [base], data: tone.test, gates: ['accuracy >= 0.9']}\n",
-    "targets:\n  a: {kind: command, run: x, inputs: {b: c}, files: [s.py], outputs: {y: y.txt}, environment: {A: b}}\n",
+    "targets:\n  bench: {kind: benchmark, models: [base], data: tone.test, gates: ['accuracy "
+    ">= 0.9']}\n",
+    "targets:\n  a: {kind: command, run: x, inputs: {b: c}, files: [s.py], outputs: {y: "
+    "y.txt}, environment: {A: b}}\n",
 ]
 BAD = [
     "targets: {}",
@@ -79,7 +83,9 @@ def test_every_kind_is_described() -> None:
 
 
 def test_names_of_commands_are_no_names_of_targets() -> None:
-    assert recipe_schema()["properties"]["targets"]["propertyNames"]["not"] == {"enum": sorted(COMMANDS)}
+    assert recipe_schema()["properties"]["targets"]["propertyNames"]["not"] == {
+        "enum": sorted(COMMANDS)
+    }
 
 
 def recipes_of_the_project() -> list[Path]:
@@ -88,7 +94,9 @@ def recipes_of_the_project() -> list[Path]:
 
 @pytest.mark.parametrize("file", recipes_of_the_project(), ids=lambda f: f.parent.name)
 def test_the_recipes_of_the_project_pass(file: Path) -> None:
-    assert [e.message for e in VALIDATOR.iter_errors(document.parse(file.read_text(), FILE_NAME).value)] == []
+    assert [
+        e.message for e in VALIDATOR.iter_errors(document.parse(file.read_text(), FILE_NAME).value)
+    ] == []
 
 
 def test_the_schema_is_plain_data() -> None:

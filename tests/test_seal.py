@@ -62,17 +62,27 @@ def test_without_a_key_nothing_is_believed_or_kept(key_file: Path, place: Place)
 
 
 def test_a_graph_that_came_with_the_folder_is_not_believed(place: Place) -> None:
-    """Its stamp is right, as it is with the same installation, and its body runs a command that the recipe lacks."""
+    """Its stamp is right, as it is with the same installation, and its body runs a command that the
+    recipe lacks.
+    """
     place.recipe.write_text(RECIPE % "harmless")
     recipe = read(place.recipe, ())
     state = place.folder / ".olivebuild"
     state.mkdir()
-    kept._write(build_graph(recipe), state / kept.FILE_NAME, digest.of_json([recipe.file.name, recipe.text, ourselves.code()]))
+    kept._write(
+        build_graph(recipe),
+        state / kept.FILE_NAME,
+        digest.of_json([recipe.file.name, recipe.text, ourselves.code()]),
+    )
     good = (state / kept.FILE_NAME).read_bytes()
     head, _, body = good.partition(b"\n")
     evil = body.replace(b"touch harmless", b"touch HARMFUL!")
     stamp = head.split()[0]
-    for forged in (head + b"\n" + evil, stamp + b" " + digest.of_bytes(evil).encode() + b"\n" + evil, stamp + b" \n" + evil):
+    for forged in (
+        head + b"\n" + evil,
+        stamp + b" " + digest.of_bytes(evil).encode() + b"\n" + evil,
+        stamp + b" \n" + evil,
+    ):
         (state / kept.FILE_NAME).write_bytes(forged)
         (node,) = kept.graph_of(recipe, state).nodes.values()
         assert "harmless" in node.fields["run"]

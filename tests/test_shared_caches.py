@@ -1,4 +1,6 @@
-"""A cache that others use, too: other users, other versions, and file systems that keep no modes and no links."""
+"""A cache that others use, too: other users, other versions, and file systems that keep no modes
+and no links.
+"""
 
 from __future__ import annotations
 
@@ -65,13 +67,19 @@ def open_cache(pair: Place) -> Place:
     """A result in a cache that all may come to."""
     assert pair.run().code == 0
     for folder in (pair.cache, *pair.cache.parents):
-        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to(tempfile.gettempdir()) and folder != Path(tempfile.gettempdir()):
+        if (
+            folder.stat().st_uid == os.geteuid()
+            and folder.is_relative_to(tempfile.gettempdir())
+            and folder != Path(tempfile.gettempdir())
+        ):
             folder.chmod(0o755)
     return pair
 
 
 @pytest.mark.parametrize("what", ["blobs", "blobs/*", "traces"])
-def test_a_folder_of_the_cache_that_another_user_keeps_to_himself(open_cache: Place, what: str) -> None:
+def test_a_folder_of_the_cache_that_another_user_keeps_to_himself(
+    open_cache: Place, what: str
+) -> None:
     for folder in open_cache.cache.glob(what):
         folder.chmod(0o700)
     said = as_nobody(lambda: Store(open_cache.cache).read_only)
@@ -81,8 +89,12 @@ def test_a_folder_of_the_cache_that_another_user_keeps_to_himself(open_cache: Pl
 
 
 @pytest.mark.parametrize("ending", ["trace", "blob"])
-def test_a_file_of_the_cache_that_another_user_keeps_to_himself(open_cache: Place, ending: str) -> None:
-    """A umask of 077 in folders that were there before: not damage, and no reason to build again."""
+def test_a_file_of_the_cache_that_another_user_keeps_to_himself(
+    open_cache: Place, ending: str
+) -> None:
+    """A umask of 077 in folders that were there before: not damage, and no reason to build
+    again.
+    """
     traces = Traces(Store(open_cache.cache))
     trace = traces.read(traces.keys()[0])
     assert trace

@@ -1,4 +1,6 @@
-"""Logs of trainings elsewhere, by the real libraries: what is asked for wrongly, what can't be written, and what is written."""
+"""Logs of trainings elsewhere, by the real libraries: what is asked for wrongly, what can't be
+written, and what is written.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,34 @@ from olivebuild.sinks import Place, Sinks
 from tests.conftest import Place as Folder
 
 TRAINING = [
-    Event("started", {"target": "adapter", "node": "adapter", "reasons": [{"cause": "parameter", "what": "lr", "old": "1", "new": "2"}]}),
-    Event("progress", {"target": "adapter", "node": "adapter", "what": "training", "done": 1, "total": 2}),
-    Event("metric", {"target": "adapter", "node": "adapter", "step": 1, "steps": 2, "loss": 0.5, "lr": 1e-4, "gpu": None}),
-    Event("metric", {"target": "adapter", "node": "adapter", "step": 2, "steps": 2, "loss": 0.25, "lr": 2e-4}),
+    Event(
+        "started",
+        {
+            "target": "adapter",
+            "node": "adapter",
+            "reasons": [{"cause": "parameter", "what": "lr", "old": "1", "new": "2"}],
+        },
+    ),
+    Event(
+        "progress",
+        {"target": "adapter", "node": "adapter", "what": "training", "done": 1, "total": 2},
+    ),
+    Event(
+        "metric",
+        {
+            "target": "adapter",
+            "node": "adapter",
+            "step": 1,
+            "steps": 2,
+            "loss": 0.5,
+            "lr": 1e-4,
+            "gpu": None,
+        },
+    ),
+    Event(
+        "metric",
+        {"target": "adapter", "node": "adapter", "step": 2, "steps": 2, "loss": 0.25, "lr": 2e-4},
+    ),
 ]
 END = Event("finished", {"target": "adapter", "node": "adapter", "seconds": 1.0})
 
@@ -39,13 +65,16 @@ def test_what_is_no_place(place: Folder, text: str) -> None:
     done = place.run("--log-to", text)
     assert (done.code, done.err) == (
         2,
-        f"--log-to: error: {text!r} is no place to log to\n  hint: write tensorboard: and a folder or mlflow: and a tracking URI\n",
+        f"--log-to: error: {text!r} is no place to log to\n  hint: write tensorboard: and a "
+        "folder or mlflow: and a tracking URI\n",
     )
 
 
 def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sinks, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match="logging to MLflow needs the library mlflow, which is not installed") as error:
+    with pytest.raises(
+        RecipeError, match="logging to MLflow needs the library mlflow, which is not installed"
+    ) as error:
         Place.parse("mlflow:runs")
     assert error.value.hint == "pip install 'olivebuild[mlflow]'"
 
@@ -76,7 +105,9 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("last", "status"), [([END], "FINISHED"), ([], "KILLED")])
-def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: list[Event], status: str) -> None:
+def test_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: list[Event], status: str
+) -> None:
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     where = tmp_path.as_uri()
@@ -86,6 +117,13 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: list[Even
 
     client: Any = MlflowClient(tracking_uri=where)
     [run] = client.search_runs([client.get_experiment_by_name("tone").experiment_id])
-    assert (run.info.status, run.info.run_name, run.data.tags["mlflow.note.content"]) == (status, "adapter", "parameter lr: 1 -> 2")
-    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")] == [(1, 0.5), (2, 0.25)]
+    assert (run.info.status, run.info.run_name, run.data.tags["mlflow.note.content"]) == (
+        status,
+        "adapter",
+        "parameter lr: 1 -> 2",
+    )
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")] == [
+        (1, 0.5),
+        (2, 0.25),
+    ]
     assert set(run.data.metrics) == {"loss", "lr"}

@@ -18,10 +18,22 @@ from olivebuild.sources import Source
         ("./odd:name", "file", "./odd:name", "", ""),
         ("gguf:phi.gguf", "gguf", "phi.gguf", "", ""),
         ("gguf:C:/phi.gguf", "gguf", "C:/phi.gguf", "", ""),
-        ("hf:microsoft/Phi-3-mini-4k-instruct", "hf", "microsoft/Phi-3-mini-4k-instruct", "main", ""),
+        (
+            "hf:microsoft/Phi-3-mini-4k-instruct",
+            "hf",
+            "microsoft/Phi-3-mini-4k-instruct",
+            "main",
+            "",
+        ),
         ("hf:gpt2", "hf", "gpt2", "main", ""),
         ("hf:a/b.c@refs/pr/1", "hf", "a/b.c", "refs/pr/1", ""),
-        ("pypi:phi-weights==1.0.post1!phi/model.gguf", "pypi", "phi-weights", "1.0.post1", "phi/model.gguf"),
+        (
+            "pypi:phi-weights==1.0.post1!phi/model.gguf",
+            "pypi",
+            "phi-weights",
+            "1.0.post1",
+            "phi/model.gguf",
+        ),
     ],
 )
 def test_a_source_is_read(text: str, scheme: str, name: str, version: str, member: str) -> None:
@@ -33,7 +45,9 @@ def test_a_version_may_have_an_epoch() -> None:
     assert (found.version, found.member) == ("1!2.0", "m.gguf")
 
 
-@pytest.mark.parametrize(("text", "remote"), [("x", False), ("gguf:x", False), ("hf:x", True), ("pypi:x==1!y", True)])
+@pytest.mark.parametrize(
+    ("text", "remote"), [("x", False), ("gguf:x", False), ("hf:x", True), ("pypi:x==1!y", True)]
+)
 def test_hub_and_index_are_remote(text: str, remote: bool) -> None:
     assert Source.parse(text).remote is remote
 
@@ -51,7 +65,10 @@ def test_hub_and_index_are_remote(text: str, remote: bool) -> None:
         ("pypi:x", "'pypi:x' is not of the form pypi:PACKAGE==VERSION!FILE"),
         ("pypi:x>=1!f", "'pypi:x>=1!f' is not of the form pypi:PACKAGE==VERSION!FILE"),
         ("pypi:x==1", "'pypi:x==1' is not of the form pypi:PACKAGE==VERSION!FILE"),
-        ("pypi:--index-url==1!f", "'pypi:--index-url==1!f' is not of the form pypi:PACKAGE==VERSION!FILE"),
+        (
+            "pypi:--index-url==1!f",
+            "'pypi:--index-url==1!f' is not of the form pypi:PACKAGE==VERSION!FILE",
+        ),
         ("http://example.org/x", "unknown source scheme 'http': known are a path, gguf, hf, pypi"),
         ("s3:x", "unknown source scheme 's3': known are a path, gguf, hf, pypi"),
     ],

@@ -35,7 +35,14 @@ def test_near_duplicates_are_one_group(a: str, b: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b"), [("a b c", "a b d"), (TEN, TEN.replace("ten", "zehn").replace("nine", "neun")), ("?!", "..."), ("a b c", "a b c d"), ("x", "y")]
+    ("a", "b"),
+    [
+        ("a b c", "a b d"),
+        (TEN, TEN.replace("ten", "zehn").replace("nine", "neun")),
+        ("?!", "..."),
+        ("a b c", "a b c d"),
+        ("x", "y"),
+    ],
 )
 def test_different_rows_are_different_groups(a: str, b: str) -> None:
     one, other = near_duplicate_groups([a, b])
@@ -54,7 +61,9 @@ def test_no_rows_have_no_groups() -> None:
 
 @settings(deadline=None, database=None, max_examples=120)
 @given(st.lists(words, max_size=9))
-def test_every_pair_that_is_similar_is_together_and_every_group_is_connected(texts: list[str]) -> None:
+def test_every_pair_that_is_similar_is_together_and_every_group_is_connected(
+    texts: list[str],
+) -> None:
     groups = near_duplicate_groups(texts)
     reached = list(range(len(texts)))
     for i in range(len(texts)):
@@ -62,7 +71,9 @@ def test_every_pair_that_is_similar_is_together_and_every_group_is_connected(tex
             if similarity(texts[i], texts[j]) >= SIMILARITY - 1e-12:
                 old, new = reached[i], reached[j]
                 reached = [new if r == old else r for r in reached]
-    assert [[g == h for h in groups] for g in groups] == [[r == s for s in reached] for r in reached]
+    assert [[g == h for h in groups] for g in groups] == [
+        [r == s for s in reached] for r in reached
+    ]
 
 
 @settings(deadline=None, database=None, max_examples=100)

@@ -1,7 +1,9 @@
-"""Any sequence of edits, undos, damage, losses and kills, with builds between them: after a build everything is as a clean build makes it, nothing
+"""Any sequence of edits, undos, damage, losses and kills, with builds between them: after a build
+everything is as a clean build makes it, nothing
 ran that need not, and a second build runs nothing.
 
-Steps run inside the build's own process here, so that a sequence takes milliseconds; test_kills.py has real workers.
+Steps run inside the build's own process here, so that a sequence takes milliseconds; test_kills.py
+has real workers.
 OLIVEBUILD_EXAMPLES says how many sequences.
 """
 
@@ -36,7 +38,16 @@ from olivebuild.project import cache_folder, open_changed, open_project
 from olivebuild.step import step_of
 from olivebuild.store import Store
 from tests.conftest import Place
-from tests.faults import INPUTS, VARIABLES, Pipeline, amount, check_blobs, check_swept, let_a_day_pass, quick_folder
+from tests.faults import (
+    INPUTS,
+    VARIABLES,
+    Pipeline,
+    amount,
+    check_blobs,
+    check_swept,
+    let_a_day_pass,
+    quick_folder,
+)
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 TARGETS = st.sampled_from(list(INPUTS))
@@ -75,17 +86,30 @@ def build(folder: Path) -> dict[str, Any]:
     started = filesystem_time(state) if state.is_dir() else 0
     project = open_changed(folder, None, (), (), None)
     try:
-        report = Build(project.planner, Inline(), lambda _: None).run(project.goals([]), project.before)
+        report = Build(project.planner, Inline(), lambda _: None).run(
+            project.goals([]), project.before
+        )
     except Strayed:
         project = open_project(folder, None)
         report = Build(project.planner, Inline(), lambda _: None).run(project.goals([]))
     if report.plan and not report.errors:
-        pages = memory.remember(project.planner, report.plan, (), project.before, started, report.touched)
+        pages = memory.remember(
+            project.planner, report.plan, (), project.before, started, report.touched
+        )
         if not (report.ran or report.restored):
             noop.save(project, report.plan, pages, started, "nothing to do\n", "", 0)
-    traces = {name: state.trace for name, state in report.plan.states.items() if state.trace} if report.plan else {}
+    traces = (
+        {name: state.trace for name, state in report.plan.states.items() if state.trace}
+        if report.plan
+        else {}
+    )
     under = {name: trace.provenance["numerics"].get(SETTING, "") for name, trace in traces.items()}
-    return {"ran": report.ran, "restored": report.restored, "failed": [e.fact for e in report.errors], "under": under}
+    return {
+        "ran": report.ran,
+        "restored": report.restored,
+        "failed": [e.fact for e in report.errors],
+        "under": under,
+    }
 
 
 def plan(folder: Path) -> dict[str, Any]:
@@ -101,9 +125,17 @@ def collect(folder: Path) -> dict[str, Any]:
 
 
 def build_twice(folder: Path) -> dict[str, Any]:
-    """All that a build is held to: what was planned before it and after, and what it and the next one did."""
+    """All that a build is held to: what was planned before it and after, and what it and the next
+    one did.
+    """
     answered = snapshot.answer([])[0] == 0
-    said = {"answered": answered, "planned": plan(folder), **build(folder), "after": plan(folder), "again": build(folder)}
+    said = {
+        "answered": answered,
+        "planned": plan(folder),
+        **build(folder),
+        "after": plan(folder),
+        "again": build(folder),
+    }
     return said | {"remembered": snapshot.answer([])[0] == 0}
 
 
@@ -189,7 +221,12 @@ class Faults(RuleBasedStateMachine):
 
     # What people and machines do
 
-    @rule(which=TARGETS, text=st.sampled_from("01234"), keep_time=st.booleans(), by_rename=st.booleans())
+    @rule(
+        which=TARGETS,
+        text=st.sampled_from("01234"),
+        keep_time=st.booleans(),
+        by_rename=st.booleans(),
+    )
     def edit(self, which: str, text: str, keep_time: bool, by_rename: bool) -> None:
         file = self.place.folder / f"data/{which}.txt"
         before = file.stat() if file.exists() else None
@@ -211,7 +248,10 @@ class Faults(RuleBasedStateMachine):
     def surround(self, name: str, value: str) -> None:
         """Another shell, or another machine."""
         self.place.environment[name] = value
-        self.pipeline.valid = {target: {*self.pipeline.valid[target], self.pipeline.content(target)} for target in INPUTS}
+        self.pipeline.valid = {
+            target: {*self.pipeline.valid[target], self.pipeline.content(target)}
+            for target in INPUTS
+        }
 
     @rule(which=TARGETS)
     def lose_a_source(self, which: str) -> None:
@@ -241,7 +281,9 @@ class Faults(RuleBasedStateMachine):
             (folder / "odd.txt").write_text("odd")
 
     @rule(
-        name=st.sampled_from(["stats.jsonl", "last.jsonl", "seen.bin", "nodes.bin", "graph.json", "."]),
+        name=st.sampled_from(
+            ["stats.jsonl", "last.jsonl", "seen.bin", "nodes.bin", "graph.json", "."]
+        ),
         text=st.sampled_from(["", "{", "[]", '{"a": 1}', None]),
     )
     def spoil_what_is_remembered(self, name: str, text: str | None) -> None:
@@ -257,7 +299,9 @@ class Faults(RuleBasedStateMachine):
         if path.exists():
             path.write_bytes(path.read_bytes()[:-count] + left)
 
-    @rule(which=st.integers(0, 1000), how=st.sampled_from(["flip", "flip, time kept", "cut", "lose"]))
+    @rule(
+        which=st.integers(0, 1000), how=st.sampled_from(["flip", "flip, time kept", "cut", "lose"])
+    )
     def spoil_the_cache(self, which: int, how: str) -> None:
         there = sorted(self.place.cache.glob("blobs/??/*"))
         if not there:
@@ -283,7 +327,9 @@ class Faults(RuleBasedStateMachine):
         child = Child(build, self.place)
         time.sleep(milliseconds / 1000)
         child.kill()
-        self.pipeline.valid = {name: {*self.pipeline.valid[name], self.pipeline.content(name)} for name in INPUTS}
+        self.pipeline.valid = {
+            name: {*self.pipeline.valid[name], self.pipeline.content(name)} for name in INPUTS
+        }
 
     @rule()
     def sweep_the_cache(self) -> None:
@@ -312,11 +358,18 @@ class Faults(RuleBasedStateMachine):
             assert not {self.pipeline.content(name) for name in said["ran"]} & known
             self.check_plan(said["planned"], said)
         assert said["after"] == dict.fromkeys(INPUTS, "fresh")
-        assert {word: said["again"][word] for word in ("ran", "restored", "failed")} == {"ran": [], "restored": [], "failed": []}
-        # Traces name the numerics under which a clean build would have given this; strict ones are those of now.
+        assert {word: said["again"][word] for word in ("ran", "restored", "failed")} == {
+            "ran": [],
+            "restored": [],
+            "failed": [],
+        }
+        # Traces name the numerics under which a clean build would have given this; strict ones are
+        # those of now.
         now = self.place.environment.get(SETTING, "")
         under = said["again"]["under"]
-        assert {name for name, setting in said["under"].items() if name in said["ran"]} <= {name for name, setting in under.items() if setting == now}
+        assert {name for name, setting in said["under"].items() if name in said["ran"]} <= {
+            name for name, setting in under.items() if setting == now
+        }
         assert not self.pipeline.strict or set(under.values()) <= {now}
         check_blobs(self.place.cache) if not damaged else None
         self.current = {self.pipeline.content(name) for name in INPUTS}
@@ -324,7 +377,10 @@ class Faults(RuleBasedStateMachine):
 
     def check_plan(self, verdicts: dict[str, str], said: dict[str, Any]) -> None:
         """The build did what was planned. What waited may have been found in the cache."""
-        by_verdict = {v: {name for name, verdict in verdicts.items() if verdict == v} for v in ("fresh", "cached", "stale", "waiting")}
+        by_verdict = {
+            v: {name for name, verdict in verdicts.items() if verdict == v}
+            for v in ("fresh", "cached", "stale", "waiting")
+        }
         ran, restored = {*said["ran"]}, {*said["restored"]}
         assert by_verdict["stale"] <= ran <= by_verdict["stale"] | by_verdict["waiting"]
         assert by_verdict["cached"] <= restored <= by_verdict["cached"] | by_verdict["waiting"]
@@ -333,7 +389,8 @@ class Faults(RuleBasedStateMachine):
 def test_any_sequence() -> None:
     examples = amount("EXAMPLES", 20)
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    # The same ones each time, so that a change of something else never fails here; a long run draws new ones.
+    # The same ones each time, so that a change of something else never fails here; a long run draws
+    # new ones.
     fixed = "OLIVEBUILD_EXAMPLES" not in os.environ
     chosen = settings(
         max_examples=examples,

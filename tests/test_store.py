@@ -21,7 +21,9 @@ from tests.test_tensors import WEIGHTS, write
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=10,
 )
 
@@ -44,7 +46,10 @@ def folder(tmp_path: Path) -> Path:
 
 def content(folder: Path) -> dict[str, tuple[bytes, bool]]:
     files = (p for p in sorted(folder.rglob("*")) if p.is_file())
-    return {p.relative_to(folder).as_posix(): (p.read_bytes(), bool(p.stat().st_mode & 0o100)) for p in files}
+    return {
+        p.relative_to(folder).as_posix(): (p.read_bytes(), bool(p.stat().st_mode & 0o100))
+        for p in files
+    }
 
 
 def flip(path: Path, at: int = 0) -> None:
@@ -63,7 +68,10 @@ def test_a_folder_comes_out_as_it_went_in(store: Store, folder: Path, tmp_path: 
 
 def test_the_manifest_names_files_modes_sizes_and_digests(store: Store, folder: Path) -> None:
     manifest, _ = store.put_folder(folder)
-    assert manifest.files == (Entry("a.txt", False, 5, of_bytes("alpha")), Entry("sub/run.sh", True, 10, of_bytes("#!/bin/sh\n")))
+    assert manifest.files == (
+        Entry("a.txt", False, 5, of_bytes("alpha")),
+        Entry("sub/run.sh", True, 10, of_bytes("#!/bin/sh\n")),
+    )
 
 
 def test_an_empty_file_is_stored_too(store: Store, tmp_path: Path) -> None:
@@ -82,7 +90,9 @@ def test_only_the_executable_bit_of_a_mode_counts(store: Store, folder: Path) ->
     assert store.put_folder(folder)[0].digest != before.digest
 
 
-@pytest.mark.parametrize("change", [{"name": "b.txt"}, {"executable": True}, {"size": 6}, {"digest": "0" * 32}])
+@pytest.mark.parametrize(
+    "change", [{"name": "b.txt"}, {"executable": True}, {"size": 6}, {"digest": "0" * 32}]
+)
 def test_the_digest_of_a_manifest_covers_all_that_a_file_is(change: dict[str, object]) -> None:
     entry = Entry("a.txt", False, 5, of_bytes("alpha"))
     assert Manifest((entry,)).digest != Manifest((replace(entry, **change),)).digest  # type: ignore[arg-type]
@@ -90,7 +100,9 @@ def test_the_digest_of_a_manifest_covers_all_that_a_file_is(change: dict[str, ob
 
 def test_the_digest_of_a_manifest_does_not_cover_how_files_are_cut() -> None:
     entry = Entry("a.txt", False, 2, "d")
-    assert Manifest((entry,)).digest == Manifest((replace(entry, blobs=(("x", 1), ("y", 1))),)).digest
+    assert (
+        Manifest((entry,)).digest == Manifest((replace(entry, blobs=(("x", 1), ("y", 1))),)).digest
+    )
 
 
 def test_equal_contents_are_stored_once(store: Store, tmp_path: Path) -> None:
@@ -104,7 +116,10 @@ def test_equal_contents_are_stored_once(store: Store, tmp_path: Path) -> None:
 def test_equal_tensors_of_different_files_are_stored_once(store: Store, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     write(tmp_path / "made" / "one.safetensors", WEIGHTS)
-    write(tmp_path / "made" / "two.safetensors", {"embed": WEIGHTS["embed"], "other": ("I8", [1], b"!")})
+    write(
+        tmp_path / "made" / "two.safetensors",
+        {"embed": WEIGHTS["embed"], "other": ("I8", [1], b"!")},
+    )
     manifest, _ = store.put_folder(tmp_path / "made")
     store.restore(manifest, tmp_path / "out")
     assert content(tmp_path / "out") == content(tmp_path / "made")
@@ -112,12 +127,18 @@ def test_equal_tensors_of_different_files_are_stored_once(store: Store, tmp_path
     assert set(one) & set(two) == {of_bytes(WEIGHTS["embed"][2])}
 
 
-def test_large_files_are_cut_into_segments(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_are_cut_into_segments(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(digest, "SEGMENT", 4)
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "big.bin").write_bytes(b"0123456789")
     manifest, _ = store.put_folder(tmp_path / "made")
-    assert manifest.files[0].blobs == ((of_bytes("0123"), 4), (of_bytes("4567"), 4), (of_bytes("89"), 2))
+    assert manifest.files[0].blobs == (
+        (of_bytes("0123"), 4),
+        (of_bytes("4567"), 4),
+        (of_bytes("89"), 2),
+    )
     store.restore(manifest, tmp_path / "out")
     assert (tmp_path / "out" / "big.bin").read_bytes() == b"0123456789"
     assert manifest.files[0].digest == digest.of_file(tmp_path / "out" / "big.bin")
@@ -127,7 +148,10 @@ def test_a_link_to_a_file_is_refused(store: Store, folder: Path) -> None:
     (folder / "link").symlink_to("a.txt")
     with pytest.raises(StepError) as caught:
         store.put_folder(folder)
-    assert (caught.value.fact, caught.value.hint) == ("the output link is a link or a special file", "copy the file's content into the output")
+    assert (caught.value.fact, caught.value.hint) == (
+        "the output link is a link or a special file",
+        "copy the file's content into the output",
+    )
 
 
 def test_a_link_to_a_folder_is_refused(store: Store, folder: Path) -> None:
@@ -151,7 +175,9 @@ def test_a_named_pipe_is_refused(store: Store, folder: Path) -> None:
     assert caught.value.fact == "the output pipe is a link or a special file"
 
 
-def test_a_flipped_blob_is_damaged_and_goes_to_quarantine(store: Store, folder: Path, tmp_path: Path) -> None:
+def test_a_flipped_blob_is_damaged_and_goes_to_quarantine(
+    store: Store, folder: Path, tmp_path: Path
+) -> None:
     manifest, _ = store.put_folder(folder)
     name = manifest.files[0].digest
     flip(store.path(name))
@@ -163,11 +189,15 @@ def test_a_flipped_blob_is_damaged_and_goes_to_quarantine(store: Store, folder: 
     assert (store.root / "quarantine" / name).exists()
 
 
-def test_all_damaged_blobs_of_a_folder_are_found_at_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_damaged_blobs_of_a_folder_are_found_at_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(digest, "SEGMENT", 4)
     (tmp_path / "made").mkdir()
     for name in ("one.bin", "two.bin"):
-        (tmp_path / "made" / name).write_bytes(b"".join(name[:1].encode() + b"%03d" % number for number in range(100)))
+        (tmp_path / "made" / name).write_bytes(
+            b"".join(name[:1].encode() + b"%03d" % number for number in range(100))
+        )
     manifest, _ = store.put_folder(tmp_path / "made")
     blobs = {blob for entry in manifest.files for blob, _ in entry.blobs}
     for blob in blobs:
@@ -235,7 +265,9 @@ def test_storing_leaves_nothing_unfinished(store: Store, folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders of Windows can't be synced")
-def test_bytes_are_synced_before_their_names_and_the_trace_comes_last(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_are_synced_before_their_names_and_the_trace_comes_last(
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is on the disk after a power cut, as far as the order of calls decides it."""
     calls: list[tuple[str, int]] = []
     fsync, replace_ = os.fsync, os.replace
@@ -275,7 +307,10 @@ def test_a_cache_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         Store(tmp_path / "file")
     error = caught.value
-    assert (error.fact, error.hint) == ("the cache can't be made: Not a directory", "set OLIVEBUILD_CACHE to a folder that you may write")
+    assert (error.fact, error.hint) == (
+        "the cache can't be made: Not a directory",
+        "set OLIVEBUILD_CACHE to a folder that you may write",
+    )
     assert str(error.where) == str(tmp_path / "file")
 
 
@@ -284,14 +319,28 @@ def as_json(**change: object) -> bytes:
     return json.dumps({"files": [entry]}).encode()
 
 
-@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/passwd", "..", "", ".", "a\\..\\b", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../a", "a/../../b", "/etc/passwd", "..", "", ".", "a\\..\\b", "a\0b"]
+)
 def test_a_manifest_whose_names_leave_the_folder_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="a name that leaves its folder") as caught:
         Manifest.from_json(as_json(name=name))
     assert str(caught.value) == f"a name that leaves its folder: {name!r}"
 
 
-@pytest.mark.parametrize("names", [["a//b"], ["./a"], ["a/"], ["x" * 256], ["é" * 128], ["a", "a"], ["a", "a/b"], ["a/b/c", "a/b"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a//b"],
+        ["./a"],
+        ["a/"],
+        ["x" * 256],
+        ["é" * 128],
+        ["a", "a"],
+        ["a", "a/b"],
+        ["a/b/c", "a/b"],
+    ],
+)
 def test_a_manifest_of_files_that_no_folder_can_hold_is_refused(names: list[str]) -> None:
     files = [json.loads(as_json(name=name))["files"][0] for name in names]
     with pytest.raises(ValueError, match=r"a name that no file can have|two files of one name"):
@@ -325,7 +374,21 @@ def test_a_manifest_with_values_of_other_types_is_refused(change: dict[str, obje
         Manifest.from_json(as_json(**change))
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"1", b"{}", b'{"files": 1}', b'{"files": [{}]}', b'{"files": "ab"}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"1",
+        b"{}",
+        b'{"files": 1}',
+        b'{"files": [{}]}',
+        b'{"files": "ab"}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
 def test_what_is_no_manifest_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         Manifest.from_json(text)

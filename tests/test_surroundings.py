@@ -1,4 +1,6 @@
-"""Odd and hostile surroundings: folders with modules in them, pipes and devices as data, names and figures that no file can hold."""
+"""Odd and hostile surroundings: folders with modules in them, pipes and devices as data, names and
+figures that no file can hold.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,18 @@ DATA = 'targets:\n  tone: {kind: dataset, source: %s, prompt: "{phrase}", comple
 
 def test_doctor_imports_nothing_from_the_folder_that_it_is_asked_in(place: Place) -> None:
     for name in ("json", "onnxruntime_genai", "sitecustomize", "platform"):
-        (place.folder / f"{name}.py").write_text(f"open({str(place.folder / 'ran')!r}, 'w').close()\n")
+        (place.folder / f"{name}.py").write_text(
+            f"open({str(place.folder / 'ran')!r}, 'w').close()\n"
+        )
     # As the installed program does: `python -m` would put the folder first in the path by itself.
     command = [sys.executable, "-P", "-m", "olivebuild", "doctor"]
-    done = subprocess.run(command, cwd=place.folder, env=os.environ | {"OLIVEBUILD_CACHE": str(place.cache)}, capture_output=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=place.folder,
+        env=os.environ | {"OLIVEBUILD_CACHE": str(place.cache)},
+        capture_output=True,
+        check=False,
+    )
     assert (done.returncode, (place.folder / "ran").exists()) == (0, False)
 
 
@@ -40,7 +50,10 @@ def test_all_children_are_started_in_one_way() -> None:
         # The snapshot only compares which interpreter it was.
         if path.name not in ("children.py", "snapshot.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Attribute) and node.attr == "executable" and isinstance(node.value, ast.Name) and node.value.id == "sys"
+        if isinstance(node, ast.Attribute)
+        and node.attr == "executable"
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "sys"
     ]
     assert guilty == []
 
@@ -60,10 +73,14 @@ def test_a_pipe_or_a_device_is_no_data(place: Place, what: str, verb: str) -> No
         return
     assert done.code == 1
     assert "olivebuild.yaml:2:" in done.err
-    assert ("is a device, not a file" if what.startswith("/dev") else "is a named pipe, not a file") in done.err
+    assert (
+        "is a device, not a file" if what.startswith("/dev") else "is a named pipe, not a file"
+    ) in done.err
 
 
-@pytest.mark.parametrize("name", ["olivebuild.yaml", "olivebuild.lock", "base/config.json", "rows.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["olivebuild.yaml", "olivebuild.lock", "base/config.json", "rows.jsonl"]
+)
 def test_no_named_file_is_waited_for(place: Place, name: str) -> None:
     (place.folder / "base").mkdir()
     (place.folder / "base/config.json").write_text('{"model_type": "llama"}')
@@ -83,7 +100,9 @@ def test_no_named_file_is_waited_for(place: Place, name: str) -> None:
 @pytest.mark.parametrize("verb", ["plan", "build", "status", "why"])
 def test_a_name_that_is_no_text_is_said(place: Place, source: str, verb: str) -> None:
     write_rows(place.folder / "data/rows.jsonl", rows())
-    Path(os.fsdecode(os.fsencode(place.folder) + b"/data/x\xff.jsonl")).write_text(json.dumps(rows()[0]) + "\n")
+    Path(os.fsdecode(os.fsencode(place.folder) + b"/data/x\xff.jsonl")).write_text(
+        json.dumps(rows()[0]) + "\n"
+    )
     place.recipe.write_text(DATA % json.dumps(source))
     done = place.run(verb, *(["tone"] if verb == "why" else []))
     assert done.code == 1
@@ -92,7 +111,10 @@ def test_a_name_that_is_no_text_is_said(place: Place, source: str, verb: str) ->
 
 
 def test_an_output_whose_name_is_no_text_is_said(place: Place) -> None:
-    program = "import os\nfor name in (b'x', b'x\\xff'):\n    open(os.environb[b'OLIVEBUILD_OUT'] + b'/' + name, 'w').close()\n"
+    program = (
+        "import os\nfor name in (b'x', b'x\\xff'):\n    open(os.environb[b'OLIVEBUILD_OUT'] + "
+        "b'/' + name, 'w').close()\n"
+    )
     (place.folder / "make.py").write_text(program)
     place.recipe.write_text('targets:\n  a: {kind: command, run: "python make.py", outputs: [x]}\n')
     done = place.run()
@@ -103,7 +125,10 @@ def test_an_output_whose_name_is_no_text_is_said(place: Place) -> None:
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-1e999", "9" * 400, '1, "\\ud800": 2'])
 def test_a_metric_that_is_no_number_fails_the_step_once(place: Place, text: str) -> None:
     (place.folder / "m.json").write_text(f'{{"acc": {text}}}')
-    place.recipe.write_text('targets:\n  a: {kind: command, run: "cp m.json {outputs.m}", outputs: {m: m.json}, metrics: m.json}\n')
+    place.recipe.write_text(
+        'targets:\n  a: {kind: command, run: "cp m.json {outputs.m}", outputs: {m: m.json}, '
+        "metrics: m.json}\n"
+    )
     done = place.run("build", "--json")
     assert done.code == 1
     assert [e["event"] for e in done.events].count("started") == 1
@@ -112,13 +137,24 @@ def test_a_metric_that_is_no_number_fails_the_step_once(place: Place, text: str)
 
 
 @pytest.mark.parametrize(
-    "locale", [{"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}]
+    "locale",
+    [
+        {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C"},
+    ],
 )
 def test_a_locale_without_letters_breaks_nothing(place: Place, locale: dict[str, str]) -> None:
     folder = place.folder / "wört"
     folder.mkdir()
-    (folder / "gén.py").write_text("import os, sys\nprint(ascii(os.environ['A']))\nopen(sys.argv[1], 'w').write(ascii(sys.argv))\n")
-    run = 'targets:\n  a: {kind: command, run: "python gén.py {outputs.x}", outputs: {x: ü.txt}, environment: {A: "😀"}}\n'
+    (folder / "gén.py").write_text(
+        "import os, sys\nprint(ascii(os.environ['A']))\nopen(sys.argv[1], "
+        "'w').write(ascii(sys.argv))\n"
+    )
+    run = (
+        'targets:\n  a: {kind: command, run: "python gén.py {outputs.x}", outputs: {x: ü.txt}, '
+        'environment: {A: "😀"}}\n'
+    )
     (folder / "olivebuild.yaml").write_text(run, "utf-8")
     there = Place(folder, place.cache, locale)
     assert there.run("plan").code == 0
@@ -140,12 +176,21 @@ def test_a_locale_without_letters_breaks_nothing(place: Place, locale: dict[str,
 
 @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_is_no_reason_to_fail(place: Place, closed: str) -> None:
-    place.recipe.write_text('targets:\n  a: {kind: command, run: "cat olivebuild.yaml > {outputs.x}", shell: true, outputs: {x: x}}\n')
+    place.recipe.write_text(
+        'targets:\n  a: {kind: command, run: "cat olivebuild.yaml > {outputs.x}", shell: true, '
+        "outputs: {x: x}}\n"
+    )
     program = f"'{sys.executable}' -m olivebuild"
     environment = os.environ | {"OLIVEBUILD_CACHE": str(place.cache)}
     # Twice: what was remembered is printed by another way.
     for verb, code in (("plan", 0), ("", 0), ("", 0), ("status --json", 0), ("no-such-target", 2)):
-        done = subprocess.run(["bash", "-c", f"{program} {verb} {closed}"], cwd=place.folder, env=environment, capture_output=True, check=False)
+        done = subprocess.run(
+            ["bash", "-c", f"{program} {verb} {closed}"],
+            cwd=place.folder,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
         assert (done.returncode, b"Traceback" in done.stderr) == (code, False)
     assert place.built("a", "x") == place.recipe.read_bytes()
 
@@ -154,7 +199,10 @@ def test_what_turns_or_steers_is_shown_as_an_escape() -> None:
     odd = "a\x9b2J\u202eb\x1b]0;x\x07\u2066\ufeff\x00\U000e0041"
     assert clean(odd) == "a\\u009b2J\\u202eb\\u001b]0;x\\u0007\\u2066\\ufeff\\u0000\\udb40\\udc41"
     # What languages and signs need stays.
-    assert clean("\u0645\u06cc\u200c\u062e 👩\u200d🚀 a\xa0b\u3000c\td\n") == "\u0645\u06cc\u200c\u062e 👩\u200d🚀 a b c d\n"
+    assert (
+        clean("\u0645\u06cc\u200c\u062e 👩\u200d🚀 a\xa0b\u3000c\td\n")
+        == "\u0645\u06cc\u200c\u062e 👩\u200d🚀 a b c d\n"
+    )
     text = json.dumps({"prediction": odd + "é👩\u200d🚀"}, ensure_ascii=False)
     shown = harmless(text)
     assert json.loads(shown) == json.loads(text)
@@ -182,7 +230,10 @@ def test_names_do_not_steer_the_terminal(place: Place, verb: str) -> None:
 
 @pytest.mark.parametrize("key", ["/", "../outside", "0" * 31, ""])
 def test_a_key_that_a_shared_cache_gives_a_recipe_is_no_path(place: Place, key: str) -> None:
-    place.recipe.write_text("targets:\n  a: {kind: command, run: 'cp in.txt {outputs.x}', files: [in.txt], outputs: {x: x}}\n")
+    place.recipe.write_text(
+        "targets:\n  a: {kind: command, run: 'cp in.txt {outputs.x}', files: [in.txt], outputs: "
+        "{x: x}}\n"
+    )
     (place.folder / "in.txt").write_text("x")
     assert place.run().code == 0
     (file,) = place.cache.glob("workspaces/*.json")
@@ -196,9 +247,20 @@ def test_a_key_that_a_shared_cache_gives_a_recipe_is_no_path(place: Place, key: 
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
-@pytest.mark.parametrize("name", ["cache/history/*.jsonl", "cache/workspaces/*.json", "cache/blobs/??/*.trace", "work/.olivebuild/last.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cache/history/*.jsonl",
+        "cache/workspaces/*.json",
+        "cache/blobs/??/*.trace",
+        "work/.olivebuild/last.jsonl",
+    ],
+)
 def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(place: Place, name: str) -> None:
-    place.recipe.write_text("targets:\n  a: {kind: command, run: 'cp in.txt {outputs.x}', files: [in.txt], outputs: {x: x}}\n")
+    place.recipe.write_text(
+        "targets:\n  a: {kind: command, run: 'cp in.txt {outputs.x}', files: [in.txt], outputs: "
+        "{x: x}}\n"
+    )
     (place.folder / "in.txt").write_text("x")
     assert place.run().code == 0
     (file,) = place.folder.parent.glob(name)
@@ -209,12 +271,19 @@ def test_a_pipe_in_the_place_of_a_file_of_ours_is_not_waited_for(place: Place, n
         out, err = process.communicate(timeout=60)
         assert process.returncode in (0, 1), (verb, out, err)
         assert "Traceback" not in err
-        assert name.startswith("cache") or f"{file}: error: a pipe or a device stands where olivebuild keeps a file of its own" in err
+        assert (
+            name.startswith("cache")
+            or f"{file}: error: a pipe or a device stands where olivebuild keeps a file of its own"
+            in err
+        )
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
 def test_a_pipe_in_the_place_of_a_blob_or_a_log_is_not_waited_for(place: Place) -> None:
-    place.recipe.write_text("targets:\n  a: {kind: command, run: 'cp in.txt {outputs.x}', files: [in.txt], outputs: {x: x}}\n")
+    place.recipe.write_text(
+        "targets:\n  a: {kind: command, run: 'cp in.txt {outputs.x}', files: [in.txt], outputs: "
+        "{x: x}}\n"
+    )
     (place.folder / "in.txt").write_text("x")
     assert place.run().code == 0
     blob = next(p for p in sorted((place.cache / "blobs").glob("*/*")) if not p.suffix)
@@ -228,4 +297,7 @@ def test_a_pipe_in_the_place_of_a_blob_or_a_log_is_not_waited_for(place: Place) 
     (place.folder / "in.txt").write_text("y")
     built = place.run()
     assert built.code == 1
-    assert f"{log}: error: a pipe or a device stands where olivebuild keeps a file of its own" in built.err
+    assert (
+        f"{log}: error: a pipe or a device stands where olivebuild keeps a file of its own"
+        in built.err
+    )

@@ -1,4 +1,6 @@
-"""Safetensors headers and the digest of a model: the tensors count, however sharded, and what a loader reads beside them."""
+"""Safetensors headers and the digest of a model: the tensors count, however sharded, and what a
+loader reads beside them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ import pytest
 
 from olivebuild.digest import StatMemo
 from olivebuild.errors import InputError
-from olivebuild.tensors import Tensor, WeightFiles, ignored_weights, model_digest, model_files, sum_of_tensors, tensors_of, weight_files
+from olivebuild.tensors import (
+    Tensor,
+    WeightFiles,
+    ignored_weights,
+    model_digest,
+    model_files,
+    sum_of_tensors,
+    tensors_of,
+    weight_files,
+)
 
 Values = dict[str, tuple[str, list[int], bytes]]
 WEIGHTS: Values = {
@@ -24,12 +35,18 @@ WEIGHTS: Values = {
 COMPLETE = "is the download complete?"
 
 
-def write(file: Path, values: Values, metadata: dict[str, str] | None = None, padding: int = 0) -> None:
+def write(
+    file: Path, values: Values, metadata: dict[str, str] | None = None, padding: int = 0
+) -> None:
     """A safetensors file, written by hand."""
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     body = b""
     for name, (dtype, shape, data) in values.items():
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": shape,
+            "data_offsets": [len(body), len(body) + len(data)],
+        }
         body += data
     text = json.dumps(header).encode() + b" " * padding
     file.write_bytes(struct.pack("<Q", len(text)) + text + body)
@@ -46,14 +63,21 @@ def model(folder: Path, *shards: Values) -> Path:
     for i, shard in enumerate(shards):
         write(folder / f"model-{i}.safetensors", shard)
     if shards:
-        index(folder, {name: f"model-{i}.safetensors" for i, shard in enumerate(shards) for name in shard}, *shards)
+        index(
+            folder,
+            {name: f"model-{i}.safetensors" for i, shard in enumerate(shards) for name in shard},
+            *shards,
+        )
     return folder
 
 
 def index(folder: Path, entries: dict[str, str], *shards: Values) -> None:
     """An index, as transformers writes it."""
     values = [v for shard in shards for v in shard.values()]
-    about = {"total_parameters": sum(prod(shape) for _, shape, _ in values), "total_size": sum(len(data) for _, _, data in values)}
+    about = {
+        "total_parameters": sum(prod(shape) for _, shape, _ in values),
+        "total_size": sum(len(data) for _, _, data in values),
+    }
     text = json.dumps({"metadata": about, "weight_map": entries}, indent=2, sort_keys=True) + "\n"
     (folder / "model.safetensors.index.json").write_text(text)
 
@@ -83,18 +107,44 @@ ONE = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     [
         (ONE, b"123", "the header tells of 66 bytes, the file has 65", COMPLETE),
         (ONE, b"12345", "the header tells of 66 bytes, the file has 67", COMPLETE),
-        (b'{"a":{}}', b"", "not a safetensors file: a: Object missing required field `dtype`", COMPLETE),
+        (
+            b'{"a":{}}',
+            b"",
+            "not a safetensors file: a: Object missing required field `dtype`",
+            COMPLETE,
+        ),
         (b"[1]", b"", "not a safetensors file: 'list' object has no attribute 'items'", COMPLETE),
-        (ONE[:-1] + b',"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', b"1234", "tensor b does not follow the one before it", COMPLETE),
-        (ONE[:-1] + b',"b":{"dtype":"F32","shape":[1],"data_offsets":[5,9]}}', b"1234x1234", "tensor b does not follow the one before it", COMPLETE),
-        (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}', b"", "tensor a does not follow the one before it", COMPLETE),
+        (
+            ONE[:-1] + b',"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+            b"1234",
+            "tensor b does not follow the one before it",
+            COMPLETE,
+        ),
+        (
+            ONE[:-1] + b',"b":{"dtype":"F32","shape":[1],"data_offsets":[5,9]}}',
+            b"1234x1234",
+            "tensor b does not follow the one before it",
+            COMPLETE,
+        ),
+        (
+            b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}',
+            b"",
+            "tensor a does not follow the one before it",
+            COMPLETE,
+        ),
     ],
 )
-def test_a_malformed_file_is_told(tmp_path: Path, header: bytes, body: bytes, fact: str, hint: str) -> None:
+def test_a_malformed_file_is_told(
+    tmp_path: Path, header: bytes, body: bytes, fact: str, hint: str
+) -> None:
     file = raw(tmp_path / "m.safetensors", header, body)
     with pytest.raises(InputError) as caught:
         tensors_of(file)
-    assert (caught.value.fact, caught.value.hint, str(caught.value.where)) == (fact, hint, str(file))
+    assert (caught.value.fact, caught.value.hint, str(caught.value.where)) == (
+        fact,
+        hint,
+        str(file),
+    )
 
 
 @pytest.mark.parametrize("length", [55, 1 << 40, (1 << 64) - 1])
@@ -104,8 +154,13 @@ def test_a_header_longer_than_the_file_is_not_read(tmp_path: Path, length: int) 
     assert caught.value.fact == "not a safetensors file: the header is longer than the file"
 
 
-@pytest.mark.parametrize("content", [b"", b"1234567", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"])
-def test_what_is_no_safetensors_file_at_all_is_an_error_of_the_input(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"1234567", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"],
+)
+def test_what_is_no_safetensors_file_at_all_is_an_error_of_the_input(
+    tmp_path: Path, content: bytes
+) -> None:
     (tmp_path / "m.safetensors").write_bytes(content)
     with pytest.raises(InputError):
         tensors_of(tmp_path / "m.safetensors")
@@ -147,7 +202,9 @@ def test_the_sum_does_not_depend_on_order_metadata_or_padding(tmp_path: Path) ->
         [["layer.k", "empty", "layer.q", "embed"]],
     ],
 )
-def test_any_sharding_of_the_same_tensors_is_the_same_model(tmp_path: Path, shards: list[list[str]]) -> None:
+def test_any_sharding_of_the_same_tensors_is_the_same_model(
+    tmp_path: Path, shards: list[list[str]]
+) -> None:
     whole = model(tmp_path / "whole", WEIGHTS)
     cut = model(tmp_path / "cut", *({name: WEIGHTS[name] for name in shard} for shard in shards))
     assert digest_of(whole) == digest_of(cut)
@@ -165,7 +222,9 @@ def test_any_sharding_of_the_same_tensors_is_the_same_model(tmp_path: Path, shar
         {"empty": None},
     ],
 )
-def test_another_name_type_shape_or_byte_is_another_model(tmp_path: Path, changed: dict[str, tuple[str, list[int], bytes] | None]) -> None:
+def test_another_name_type_shape_or_byte_is_another_model(
+    tmp_path: Path, changed: dict[str, tuple[str, list[int], bytes] | None]
+) -> None:
     other = {name: value for name, value in {**WEIGHTS, **changed}.items() if value is not None}
     assert digest_of(model(tmp_path / "a", WEIGHTS)) != digest_of(model(tmp_path / "b", other))
 
@@ -177,7 +236,17 @@ def test_tensors_that_swap_their_contents_are_another_model(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", ".gitattributes", "LICENSE", "model.onnx", "pytorch_model.bin", "notes.txt", "modeling_x.py", "old.safetensors"]
+    "name",
+    [
+        "README.md",
+        ".gitattributes",
+        "LICENSE",
+        "model.onnx",
+        "pytorch_model.bin",
+        "notes.txt",
+        "modeling_x.py",
+        "old.safetensors",
+    ],
 )
 def test_what_no_loader_reads_does_not_count(tmp_path: Path, name: str) -> None:
     folder = model(tmp_path / "m", WEIGHTS)
@@ -189,8 +258,10 @@ def test_what_no_loader_reads_does_not_count(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja", "special_tokens_map.json",
-        "added_tokens.json", "vocab.json", "merges.txt", "spiece.model", "preprocessor_config.json", "processor_config.json",
+        "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+        "chat_template.jinja", "special_tokens_map.json",
+        "added_tokens.json", "vocab.json", "merges.txt", "spiece.model",
+        "preprocessor_config.json", "processor_config.json",
         "additional_chat_templates/tool_use.jinja", "tekken.json", "bpe.codes",
     ],
 )  # fmt: skip
@@ -222,27 +293,51 @@ def test_weights_and_other_files_are_told_apart(tmp_path: Path) -> None:
     folder = model(tmp_path / "m", WEIGHTS, {"x": ("I8", [1], b"1")})
     (folder / "README.md").write_text("x")
     weights, others = model_files(folder)
-    assert ([p.name for p in weights], [p.name for p in others]) == (["model-0.safetensors", "model-1.safetensors"], ["config.json"])
+    assert ([p.name for p in weights], [p.name for p in others]) == (
+        ["model-0.safetensors", "model-1.safetensors"],
+        ["config.json"],
+    )
 
 
-CONVERT = "olivebuild reads safetensors and GGUF only, since unpickling runs code; convert the weights to safetensors first"
+CONVERT = (
+    "olivebuild reads safetensors and GGUF only, since unpickling runs code; convert the "
+    "weights to safetensors first"
+)
 
 
 @pytest.mark.parametrize(
     ("files", "fact", "hint"),
     [
-        ([], "not a Hugging Face model folder: config.json is missing", "name the folder that holds config.json and the weights"),
+        (
+            [],
+            "not a Hugging Face model folder: config.json is missing",
+            "name the folder that holds config.json and the weights",
+        ),
         (["config.json"], "no weights in the model folder", CONVERT),
-        (["config.json", "pytorch_model.bin"], "only pickled weights (pytorch_model.bin) in the model folder", CONVERT),
-        (["config.json", "consolidated.pth"], "only pickled weights (consolidated.pth) in the model folder", CONVERT),
+        (
+            ["config.json", "pytorch_model.bin"],
+            "only pickled weights (pytorch_model.bin) in the model folder",
+            CONVERT,
+        ),
+        (
+            ["config.json", "consolidated.pth"],
+            "only pickled weights (consolidated.pth) in the model folder",
+            CONVERT,
+        ),
     ],
 )
-def test_a_folder_that_is_no_model_is_told(tmp_path: Path, files: list[str], fact: str, hint: str) -> None:
+def test_a_folder_that_is_no_model_is_told(
+    tmp_path: Path, files: list[str], fact: str, hint: str
+) -> None:
     for name in files:
         (tmp_path / name).write_text("{}")
     with pytest.raises(InputError) as caught:
         model_files(tmp_path)
-    assert (caught.value.fact, caught.value.hint, str(caught.value.where)) == (fact, hint, str(tmp_path))
+    assert (caught.value.fact, caught.value.hint, str(caught.value.where)) == (
+        fact,
+        hint,
+        str(tmp_path),
+    )
 
 
 # Which weight files count
@@ -265,7 +360,9 @@ def test_what_config_json_names_comes_before_all(tmp_path: Path) -> None:
     assert weight_files(folder) == WeightFiles(("chosen.safetensors",))
     (folder / "model.safetensors.index.json").rename(folder / "chosen.safetensors.index.json")
     (folder / "config.json").write_text('{"transformers_weights": "chosen.safetensors.index.json"}')
-    assert weight_files(folder) == WeightFiles(("model-0.safetensors",), "chosen.safetensors.index.json")
+    assert weight_files(folder) == WeightFiles(
+        ("model-0.safetensors",), "chosen.safetensors.index.json"
+    )
 
 
 def test_a_second_copy_that_swaps_with_the_first_is_another_model(tmp_path: Path) -> None:
@@ -324,7 +421,10 @@ def broken(folder: Path, how: str) -> None:
     [
         ("file", "model-1.safetensors is missing, where the index has b"),
         ("tensor", "the index has d in model-1.safetensors, which does not hold it"),
-        ("other file", "the index has c in model-1.safetensors, but it lies in model-0.safetensors"),
+        (
+            "other file",
+            "the index has c in model-1.safetensors, but it lies in model-0.safetensors",
+        ),
         ("twice", "c lies in two weight files, model-0.safetensors and model-1.safetensors"),
         ("outside", "the index names '../model-1.safetensors'"),
         ("pickle", "the index names 'pytorch_model.bin'"),
@@ -333,7 +433,10 @@ def broken(folder: Path, how: str) -> None:
         ("[" * 100_000, "not an index of weights"),
         ('{"metadata": {}, "weight_map": {}}', "not an index of weights: no map"),
         ('{"metadata": {}, "weight_map": {"a": 5}}', "not an index of weights: no map"),
-        ('{"metadata": null, "weight_map": {"a": "model-0.safetensors"}}', "not an index of weights: no map"),
+        (
+            '{"metadata": null, "weight_map": {"a": "model-0.safetensors"}}',
+            "not an index of weights: no map",
+        ),
         ("no index", "transformers would not load model-0.safetensors"),
         ("ranks", "shard-00000-model-00001-of-00001.safetensors is the state of a training"),
         ("adapter", "the model folder holds an adapter"),
@@ -341,7 +444,9 @@ def broken(folder: Path, how: str) -> None:
         ("named outside", "transformers_weights is '../m/model-0.safetensors'"),
     ],
 )
-def test_a_folder_that_loaders_read_in_different_ways_is_told(tmp_path: Path, how: str, fact: str) -> None:
+def test_a_folder_that_loaders_read_in_different_ways_is_told(
+    tmp_path: Path, how: str, fact: str
+) -> None:
     broken(tmp_path / "m", how)
     with pytest.raises(InputError, match=re.escape(fact)) as caught:
         digest_of(tmp_path / "m")

@@ -1,4 +1,5 @@
-"""Several builds at once in one folder, while sources, results and the cache change under them: afterwards one build makes all right.
+"""Several builds at once in one folder, while sources, results and the cache change under them:
+afterwards one build makes all right.
 
 OLIVEBUILD_ROUNDS says how often, OLIVEBUILD_SEED with which changes.
 """
@@ -56,7 +57,13 @@ def test_builds_in_one_folder_while_everything_changes() -> None:
             change(pipeline, chance)
             builds = []
             for _ in range(chance.choice([1, 2, 2, 3])):
-                builds.append(place.start("build", "--json", *chance.choice([(), ("-j", "2"), ("a",), ("f",), ("d", "c")])))
+                builds.append(
+                    place.start(
+                        "build",
+                        "--json",
+                        *chance.choice([(), ("-j", "2"), ("a",), ("f",), ("d", "c")]),
+                    )
+                )
                 time.sleep(chance.uniform(0, 0.6))
                 if chance.random() < 0.7:
                     change(pipeline, chance)

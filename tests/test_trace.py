@@ -1,4 +1,6 @@
-"""Traces: written beside the blobs, found through the index or without it, and never anything but JSON."""
+"""Traces: written beside the blobs, found through the index or without it, and never anything but
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,9 @@ def test_what_was_found_by_its_file_is_noted_in_the_index(store: Store) -> None:
     assert get(store) == TRACE
 
 
-@pytest.mark.parametrize("content", [b"", b"not a database at all, but long enough to look at" * 50])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a database at all, but long enough to look at" * 50]
+)
 def test_an_index_that_is_no_database_is_made_anew(store: Store, content: bytes) -> None:
     put(store)
     delete_index(store)
@@ -182,7 +186,10 @@ def test_the_bomb_of_these_tests_works(tmp_path: Path) -> None:
 def test_a_pickled_row_is_refused_and_runs_nothing(store: Store, tmp_path: Path) -> None:
     put(store)
     with index(store) as db:
-        changed = db.execute("UPDATE Cache SET mode = 4, value = ?", (sqlite3.Binary(pickle.dumps(Bomb(tmp_path / "bang"))),))
+        changed = db.execute(
+            "UPDATE Cache SET mode = 4, value = ?",
+            (sqlite3.Binary(pickle.dumps(Bomb(tmp_path / "bang"))),),
+        )
         assert changed.rowcount == 1
     assert get(store) == TRACE
     assert not (tmp_path / "bang").exists()
@@ -191,7 +198,10 @@ def test_a_pickled_row_is_refused_and_runs_nothing(store: Store, tmp_path: Path)
 def test_a_pickled_row_without_a_file_is_no_answer(store: Store, tmp_path: Path) -> None:
     put(store)
     with index(store) as db:
-        db.execute("UPDATE Cache SET mode = 4, value = ?", (sqlite3.Binary(pickle.dumps(Bomb(tmp_path / "bang"))),))
+        db.execute(
+            "UPDATE Cache SET mode = 4, value = ?",
+            (sqlite3.Binary(pickle.dumps(Bomb(tmp_path / "bang"))),),
+        )
     file_of(store).unlink()
     assert get(store) is None
     assert not (tmp_path / "bang").exists()
@@ -210,7 +220,10 @@ def test_a_row_that_names_a_file_is_refused(store: Store, tmp_path: Path, mode: 
 def test_a_pickled_key_is_never_read(store: Store, tmp_path: Path) -> None:
     put(store)
     with index(store) as db:
-        db.execute("UPDATE Cache SET raw = 0, key = ?", (sqlite3.Binary(pickle.dumps(Bomb(tmp_path / "bang"))),))
+        db.execute(
+            "UPDATE Cache SET raw = 0, key = ?",
+            (sqlite3.Binary(pickle.dumps(Bomb(tmp_path / "bang"))),),
+        )
     assert get(store) == TRACE
     assert not (tmp_path / "bang").exists()
 
@@ -218,7 +231,10 @@ def test_a_pickled_key_is_never_read(store: Store, tmp_path: Path) -> None:
 def test_settings_of_the_index_run_nothing(store: Store, tmp_path: Path) -> None:
     put(store)
     with index(store) as db:
-        db.execute("UPDATE Settings SET value = ?", (sqlite3.Binary(pickle.dumps(Bomb(tmp_path / "bang"))),))
+        db.execute(
+            "UPDATE Settings SET value = ?",
+            (sqlite3.Binary(pickle.dumps(Bomb(tmp_path / "bang"))),),
+        )
     get(store)
     assert not (tmp_path / "bang").exists()
 
@@ -226,7 +242,9 @@ def test_settings_of_the_index_run_nothing(store: Store, tmp_path: Path) -> None
 def test_the_index_never_evicts(store: Store) -> None:
     put(store)
     with index(store) as db:
-        assert db.execute("SELECT value FROM Settings WHERE key = 'eviction_policy'").fetchone() == ("none",)
+        assert db.execute(
+            "SELECT value FROM Settings WHERE key = 'eviction_policy'"
+        ).fetchone() == ("none",)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +260,9 @@ def test_values_of_other_types_are_refused(change: dict[str, object]) -> None:
         Trace.from_json(json.dumps(to_builtins(TRACE) | change))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "1", "null", '"x"', "{}", "[" * 100_000, b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "1", "null", '"x"', "{}", "[" * 100_000, b"\xff\xfe"]
+)
 def test_what_is_no_trace_is_refused(text: str | bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         Trace.from_json(text)
@@ -262,5 +282,8 @@ def test_any_value_in_a_trace_is_a_trace_or_a_value_error(field: str, value: obj
         trace = Trace.from_json(json.dumps(to_builtins(TRACE) | {field: value}))
     except ValueError:
         return
-    assert {type(v) for v in (trace.key, trace.kind, trace.manifest, trace.reference, trace.accepted_from)} == {str}
+    assert {
+        type(v)
+        for v in (trace.key, trace.kind, trace.manifest, trace.reference, trace.accepted_from)
+    } == {str}
     assert {type(trace.size), type(trace.peak_rss)} == {int}

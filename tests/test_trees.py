@@ -1,4 +1,6 @@
-"""What a stranger's repository or cache may hold in the place of our own folders: nothing outside them is ever deleted or written."""
+"""What a stranger's repository or cache may hold in the place of our own folders: nothing outside
+them is ever deleted or written.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +46,26 @@ def home(tmp_path: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()
+    }
 
 
-@pytest.mark.parametrize("link", [".olivebuild", ".olivebuild/tmp", ".olivebuild/logs", ".olivebuild/graph.json", ".olivebuild/last.jsonl", "build"])
+@pytest.mark.parametrize(
+    "link",
+    [
+        ".olivebuild",
+        ".olivebuild/tmp",
+        ".olivebuild/logs",
+        ".olivebuild/graph.json",
+        ".olivebuild/last.jsonl",
+        "build",
+    ],
+)
 @pytest.mark.parametrize("verb", ["build", "plan", "clean", "status", "verify"])
-def test_a_link_in_the_place_of_our_own_folder_is_an_error_that_names_it(chain: Place, home: Path, link: str, verb: str) -> None:
+def test_a_link_in_the_place_of_our_own_folder_is_an_error_that_names_it(
+    chain: Place, home: Path, link: str, verb: str
+) -> None:
     before, place = content(home), chain.folder / link
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(home / ".bashrc" if place.suffix else home)
@@ -70,7 +86,20 @@ def test_another_recipe_s_folder_that_is_a_link_is_not_cleaned(chain: Place, hom
     assert content(home) == before
 
 
-@pytest.mark.parametrize("name", ["tmp", "checkpoints", "history", "quarantine", "workspaces", "places", "locks", "blobs", "traces"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tmp",
+        "checkpoints",
+        "history",
+        "quarantine",
+        "workspaces",
+        "places",
+        "locks",
+        "blobs",
+        "traces",
+    ],
+)
 def test_a_cache_with_a_link_in_it_is_not_used(chain: Place, home: Path, name: str) -> None:
     before = content(home)
     chain.cache.mkdir(parents=True, exist_ok=True)
@@ -83,8 +112,12 @@ def test_a_cache_with_a_link_in_it_is_not_used(chain: Place, home: Path, name: s
     assert content(home) == before
 
 
-def test_results_go_where_the_user_says_and_clean_deletes_no_more(chain: Place, home: Path, tmp_path: Path) -> None:
-    """The path that the user names may hold links, and may hold other things: ours lie in a folder of their own there."""
+def test_results_go_where_the_user_says_and_clean_deletes_no_more(
+    chain: Place, home: Path, tmp_path: Path
+) -> None:
+    """The path that the user names may hold links, and may hold other things: ours lie in a folder
+    of their own there.
+    """
     (tmp_path / "disk").symlink_to(home)
     chain.environment["OLIVEBUILD_BUILD"] = str(tmp_path / "disk")
     before = content(home)
@@ -112,7 +145,9 @@ def test_a_tree_is_deleted_without_looking_behind_its_links(tmp_path: Path, home
 
 
 @pytest.mark.parametrize("by_handle", [True, False])
-def test_a_link_on_the_way_is_refused(tmp_path: Path, home: Path, by_handle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_on_the_way_is_refused(
+    tmp_path: Path, home: Path, by_handle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trees, "BY_HANDLE", by_handle)
     before, root = content(home), tmp_path / "root"
     root.mkdir()
@@ -140,6 +175,7 @@ def test_nothing_else_deletes_trees() -> None:
         for path in package.rglob("*.py")
         if path.name != "trees.py"
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Attribute | ast.Name) and (node.attr if isinstance(node, ast.Attribute) else node.id) in ("rmtree", "removedirs")
+        if isinstance(node, ast.Attribute | ast.Name)
+        and (node.attr if isinstance(node, ast.Attribute) else node.id) in ("rmtree", "removedirs")
     ]
     assert guilty == []

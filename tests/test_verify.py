@@ -1,4 +1,6 @@
-"""`olivebuild verify`: a bit that flips anywhere is found without a build, and mended by --repair or by the next build."""
+"""`olivebuild verify`: a bit that flips anywhere is found without a build, and mended by --repair
+or by the next build.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def found(place: Place, *arguments: str) -> list[tuple[str, str, str | None]]:
 
 
 def rot(place: Place, path: Path) -> None:
-    """A disk that loses a bit changes no time: flip it, and have the workspace believe the file as it is now."""
+    """A disk that loses a bit changes no time: flip it, and have the workspace believe the file as
+    it is now.
+    """
     before = list(digest.stat_of(path))
     flip(path)
     journal = Journal(place.folder / ".olivebuild/stats.jsonl")
@@ -50,7 +54,8 @@ def rot(place: Place, path: Path) -> None:
 def test_all_that_a_build_has_made_is_right(built: Place) -> None:
     done = built.run("verify")
     assert done.code == 0
-    # Two manifests, of which one holds for two targets, and the one content of all, which is also that of the input.
+    # Two manifests, of which one holds for two targets, and the one content of all, which is also
+    # that of the input.
     assert done.out.splitlines()[-1].startswith("3 blobs, 3 traces, 3 outputs, 1 input checked (")
     assert done.out.splitlines()[-1].endswith("), 0 damaged")
 
@@ -80,7 +85,10 @@ def test_what_can_not_be_restored_is_made_by_the_next_build(built: Place) -> Non
     blob = built.blobs_of("a", "y.txt")[0]
     flip(blob)
     repaired = found(built, "--repair")
-    assert repaired == [("blob", blob.name, "moved to quarantine"), ("output", "build/b/y.txt", "the next build makes it again")]
+    assert repaired == [
+        ("blob", blob.name, "moved to quarantine"),
+        ("output", "build/b/y.txt", "the next build makes it again"),
+    ]
     assert built.build().code == 0
     assert built.everything() == everything(built, 0)
     assert found(built) == []
@@ -97,7 +105,9 @@ def test_an_input_that_rots_is_told_and_read_again(built: Place) -> None:
 
 
 def test_what_is_written_through_an_open_mapping_is_found(built: Place) -> None:
-    """The system may give a file its new time only when the mapping is written back, so no stat tells of it before."""
+    """The system may give a file its new time only when the mapping is written back, so no stat
+    tells of it before.
+    """
     path = built.folder / "in.bin"
     with open(path, "r+b") as f, mmap.mmap(f.fileno(), 0) as mapped:
         mapped[0] ^= 1
@@ -175,6 +185,9 @@ def test_how_far_it_is_is_told_to_the_end(tmp_path: Path) -> None:
     for seed in range(4):
         store.put_bytes(content(seed))
     heard: list[tuple[int, int]] = []
-    assert verify.run(verify.checks(store, None), lambda done, total: heard.append((done, total))) == []
+    assert (
+        verify.run(verify.checks(store, None), lambda done, total: heard.append((done, total)))
+        == []
+    )
     assert heard[-1] == (1_200_000, 1_200_000)
     assert [done for done, _ in heard] == sorted(done for done, _ in heard)

@@ -1,4 +1,6 @@
-"""`watch`, as a process of its own: it builds when an input changes, lives through what is broken for a moment, and ends with Ctrl-C."""
+"""`watch`, as a process of its own: it builds when an input changes, lives through what is broken
+for a moment, and ends with Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ class Watched:
         return events
 
     def ran(self) -> list[str]:
-        """What ran until it waits again, in all builds that there were: a slow machine may see one edit in two halves."""
+        """What ran until it waits again, in all builds that there were: a slow machine may see one
+        edit in two halves.
+        """
         return [t for e in self.until_quiet() if e["event"] == "done" for t in e["ran"]]
 
     def end(self, number: signal.Signals = signal.SIGINT) -> str:
@@ -104,7 +108,9 @@ def test_inputs_are_built_when_they_change(place: Place, start: Callable[..., Wa
     assert place.build().ran == []
 
 
-def test_what_is_broken_for_a_moment_is_lived_through(place: Place, start: Callable[..., Watched]) -> None:
+def test_what_is_broken_for_a_moment_is_lived_through(
+    place: Place, start: Callable[..., Watched]
+) -> None:
     watched = start()
     assert watched.ran() == ["all", "copy"]
     for broken in ("targets: [", "targets: {}", ""):
@@ -113,7 +119,9 @@ def test_what_is_broken_for_a_moment_is_lived_through(place: Place, start: Calla
     place.recipe.write_text(RECIPE)
     assert watched.ran() == []
     (place.folder / "data/a.txt").unlink()
-    assert [e["fact"] for e in watched.until_quiet() if e["event"] == "failed"] == ["data/*.txt matches no file"]
+    assert [e["fact"] for e in watched.until_quiet() if e["event"] == "failed"] == [
+        "data/*.txt matches no file"
+    ]
     (place.folder / "data/a.txt").write_text("fail")
     (done,) = [e for e in watched.until_quiet() if e["event"] == "done"]
     assert done["failed"] == ["all"]
@@ -130,13 +138,18 @@ def test_what_is_broken_for_a_moment_is_lived_through(place: Place, start: Calla
     assert "error: all: the command ended with 1" in errors
 
 
-def test_an_edit_during_a_build_is_built_after_it(place: Place, start: Callable[..., Watched]) -> None:
+def test_an_edit_during_a_build_is_built_after_it(
+    place: Place, start: Callable[..., Watched]
+) -> None:
     (place.folder / "join.py").write_text(JOIN + "import time; time.sleep(1)\n")
     watched = start("all")
     while json.loads(watched._lines.get(timeout=SECONDS))["event"] != "started":
         pass
     (place.folder / "data/a.txt").write_text("later")
-    while not place.folder.joinpath("build/all/all.txt").exists() or place.built("all", "all.txt") != b"later":
+    while (
+        not place.folder.joinpath("build/all/all.txt").exists()
+        or place.built("all", "all.txt") != b"later"
+    ):
         watched.until_quiet()
     watched.end()
 
@@ -151,7 +164,9 @@ def test_an_interrupt_in_a_step_stops_it(place: Place, start: Callable[..., Watc
     assert not psutil.wait_procs(children, timeout=15)[1]
 
 
-def test_a_recipe_that_is_wrong_from_the_beginning_is_an_error(place: Place, start: Callable[..., Watched]) -> None:
+def test_a_recipe_that_is_wrong_from_the_beginning_is_an_error(
+    place: Place, start: Callable[..., Watched]
+) -> None:
     for words in (["nothing-of-that-name"], ["-f", "other.yaml"]):
         done = place.run("watch", *words)
         assert done.code == 2, done.err

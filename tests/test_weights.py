@@ -1,4 +1,6 @@
-"""Models as their tensors: read from a folder or from the store they are one model, and what is remembered of them holds while it is true."""
+"""Models as their tensors: read from a folder or from the store they are one model, and what is
+remembered of them holds while it is true.
+"""
 
 from __future__ import annotations
 
@@ -55,13 +57,17 @@ def stored(store: Store, folder: Path) -> Weights:
 
 
 @pytest.mark.parametrize("shards", SHARDINGS)
-def test_a_folder_has_the_model_digest_of_its_tensors(store: Store, tmp_path: Path, shards: list[list[str]]) -> None:
+def test_a_folder_has_the_model_digest_of_its_tensors(
+    store: Store, tmp_path: Path, shards: list[list[str]]
+) -> None:
     folder = cut(tmp_path / "m", shards)
     assert lent(store, folder).model_digest() == digest_of(folder)
 
 
 @pytest.mark.parametrize("shards", SHARDINGS)
-def test_a_manifest_has_the_model_digest_of_its_folder(store: Store, tmp_path: Path, shards: list[list[str]]) -> None:
+def test_a_manifest_has_the_model_digest_of_its_folder(
+    store: Store, tmp_path: Path, shards: list[list[str]]
+) -> None:
     folder = cut(tmp_path / "m", shards)
     (folder / "tokenizer.json").write_text("{}")
     assert stored(store, folder).model_digest() == digest_of(folder)
@@ -75,9 +81,13 @@ def test_a_model_with_code_counts_it(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [lent, stored])
-def test_the_bytes_are_those_of_the_file(store: Store, tmp_path: Path, read: Callable[[Store, Path], Weights]) -> None:
+def test_the_bytes_are_those_of_the_file(
+    store: Store, tmp_path: Path, read: Callable[[Store, Path], Weights]
+) -> None:
     weights = read(store, cut(tmp_path / "m", SHARDINGS[2])).by_name
-    assert {name: w.read() for name, w in weights.items()} == {name: data for name, (_, _, data) in WEIGHTS.items()}
+    assert {name: w.read() for name, w in weights.items()} == {
+        name: data for name, (_, _, data) in WEIGHTS.items()
+    }
     assert weights["embed.weight"].read(2, 3) == b"345"
     assert weights["embed.weight"].read(6) == b"78"
 
@@ -88,16 +98,22 @@ def test_equal_tensors_have_one_digest_under_each_name(store: Store, tmp_path: P
 
 
 @pytest.mark.parametrize("read", [lent, stored])
-def test_a_model_written_as_a_folder_is_the_model(store: Store, tmp_path: Path, read: Callable[[Store, Path], Weights]) -> None:
+def test_a_model_written_as_a_folder_is_the_model(
+    store: Store, tmp_path: Path, read: Callable[[Store, Path], Weights]
+) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[1])
     (tmp_path / "copy").mkdir()
     write_folder(read(store, folder), tmp_path / "copy")
-    assert {p.name: p.read_bytes() for p in (tmp_path / "copy").iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert {p.name: p.read_bytes() for p in (tmp_path / "copy").iterdir()} == {
+        p.name: p.read_bytes() for p in folder.iterdir()
+    }
 
 
 def test_headers_tell_of_every_weight(store: Store, tmp_path: Path) -> None:
     found = headers_of(store, store.put_folder(cut(tmp_path / "m", SHARDINGS[1]))[0])
-    assert {name: (t.dtype, list(t.shape), size) for name, (t, size) in found.items()} == {n: (d, s, len(b)) for n, (d, s, b) in WEIGHTS.items()}
+    assert {name: (t.dtype, list(t.shape), size) for name, (t, size) in found.items()} == {
+        n: (d, s, len(b)) for n, (d, s, b) in WEIGHTS.items()
+    }
 
 
 def test_a_weight_that_ends_early_is_an_error(store: Store, tmp_path: Path) -> None:
@@ -120,7 +136,9 @@ def test_a_manifest_with_other_blobs_than_tensors_is_damaged(store: Store, tmp_p
     (entry,) = [e for e in manifest.files if e.name.endswith(".safetensors")]
     whole = store.put_bytes((tmp_path / "m" / entry.name).read_bytes()[entry.blobs[0][1] :])
     runs = [entry.blobs[0], (whole, entry.size - entry.blobs[0][1])]
-    odd = replace(manifest, files=tuple(e.of_runs(e.name, runs) if e is entry else e for e in manifest.files))
+    odd = replace(
+        manifest, files=tuple(e.of_runs(e.name, runs) if e is entry else e for e in manifest.files)
+    )
     with pytest.raises(Damaged, match="one blob a tensor"):
         of_manifest(store, odd)
 
@@ -128,12 +146,16 @@ def test_a_manifest_with_other_blobs_than_tensors_is_damaged(store: Store, tmp_p
 # Structure
 
 
-def changed(store: Store, folder: Path, name: str, dtype: str, shape: list[int], data: bytes) -> str:
+def changed(
+    store: Store, folder: Path, name: str, dtype: str, shape: list[int], data: bytes
+) -> str:
     return lent(store, model(folder, WEIGHTS | {name: (dtype, shape, data)})).structure()
 
 
 @pytest.mark.parametrize("data", [b"wxyz", b"\0\0\0\0"])
-def test_other_values_of_a_weight_are_the_same_structure(store: Store, tmp_path: Path, data: bytes) -> None:
+def test_other_values_of_a_weight_are_the_same_structure(
+    store: Store, tmp_path: Path, data: bytes
+) -> None:
     before = lent(store, model(tmp_path / "a", WEIGHTS)).structure()
     assert changed(store, tmp_path / "b", "q.weight", "BF16", [2], data) == before
 
@@ -144,13 +166,19 @@ def test_other_values_of_a_bias_are_the_same_structure(store: Store, tmp_path: P
 
 
 @pytest.mark.parametrize("zeros", [b"\0\0\0\0", b"\0\x80\0\0", b"\0\x80\0\x80"])
-def test_a_bias_that_becomes_zero_is_another_structure(store: Store, tmp_path: Path, zeros: bytes) -> None:
+def test_a_bias_that_becomes_zero_is_another_structure(
+    store: Store, tmp_path: Path, zeros: bytes
+) -> None:
     before = lent(store, model(tmp_path / "a", WEIGHTS)).structure()
     assert changed(store, tmp_path / "b", "k.bias", "BF16", [2], zeros) != before
 
 
-@pytest.mark.parametrize("other", [("q.weight", "F16", [2]), ("q.weight", "BF16", [2, 1]), ("v.weight", "BF16", [2])])
-def test_another_type_shape_or_name_is_another_structure(store: Store, tmp_path: Path, other: tuple[str, str, list[int]]) -> None:
+@pytest.mark.parametrize(
+    "other", [("q.weight", "F16", [2]), ("q.weight", "BF16", [2, 1]), ("v.weight", "BF16", [2])]
+)
+def test_another_type_shape_or_name_is_another_structure(
+    store: Store, tmp_path: Path, other: tuple[str, str, list[int]]
+) -> None:
     before = lent(store, model(tmp_path / "a", WEIGHTS)).structure()
     name, dtype, shape = other
     assert changed(store, tmp_path / "b", name, dtype, shape, b"abcd") != before
@@ -164,7 +192,10 @@ def test_another_config_is_another_structure(store: Store, tmp_path: Path) -> No
 
 
 def test_sharding_and_order_are_the_same_structure(store: Store, tmp_path: Path) -> None:
-    found = {lent(store, cut(tmp_path / f"m{i}", shards)).structure() for i, shards in enumerate(SHARDINGS)}
+    found = {
+        lent(store, cut(tmp_path / f"m{i}", shards)).structure()
+        for i, shards in enumerate(SHARDINGS)
+    }
     assert len(found | {stored(store, tmp_path / "m1").structure()}) == 1
 
 
@@ -179,8 +210,13 @@ def test_a_file_that_a_model_lacks_is_an_error() -> None:
 def test_places_are_those_of_every_tensor(store: Store, tmp_path: Path) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[1])
     found = places.of_folder(store.root, digest_of(folder), folder)
-    assert sorted(path.read_bytes()[start : start + size] for path, _, start, size in found) == sorted(data for _, _, data in WEIGHTS.values())
-    assert all(digest.of_bytes(path.read_bytes()[start : start + size]) == name for path, name, start, size in found)
+    assert sorted(
+        path.read_bytes()[start : start + size] for path, _, start, size in found
+    ) == sorted(data for _, _, data in WEIGHTS.values())
+    assert all(
+        digest.of_bytes(path.read_bytes()[start : start + size]) == name
+        for path, name, start, size in found
+    )
 
 
 def test_places_are_lent_once_they_are_known(store: Store, tmp_path: Path) -> None:
@@ -196,7 +232,10 @@ def test_places_are_lent_once_they_are_known(store: Store, tmp_path: Path) -> No
 
 def change_file(file: Path, how: str) -> None:
     if how == "written":
-        write(file, {n: (d, s, b"9" * len(b)) for n, (d, s, b) in WEIGHTS.items() if n != "embed.weight"})
+        write(
+            file,
+            {n: (d, s, b"9" * len(b)) for n, (d, s, b) in WEIGHTS.items() if n != "embed.weight"},
+        )
     elif how == "touched":
         os.utime(file)
     elif how == "replaced":
@@ -209,7 +248,9 @@ def change_file(file: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["written", "touched", "replaced", "gone", "cut"])
-def test_places_are_forgotten_when_a_weight_file_changed(store: Store, tmp_path: Path, how: str) -> None:
+def test_places_are_forgotten_when_a_weight_file_changed(
+    store: Store, tmp_path: Path, how: str
+) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[1])
     name = digest_of(folder)
     places.of_folder(store.root, name, folder)
@@ -218,7 +259,9 @@ def test_places_are_forgotten_when_a_weight_file_changed(store: Store, tmp_path:
 
 
 @pytest.mark.parametrize("how", ["touched", "replaced"])
-def test_a_model_that_changes_after_it_was_opened_is_told(store: Store, tmp_path: Path, how: str) -> None:
+def test_a_model_that_changes_after_it_was_opened_is_told(
+    store: Store, tmp_path: Path, how: str
+) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[1])
     weights = lent(store, folder)
     weights.check_unchanged(store)
@@ -233,7 +276,9 @@ def test_a_model_that_changes_after_it_was_opened_is_told(store: Store, tmp_path
         weights.check_unchanged(store)
 
 
-def test_a_second_folder_with_the_model_lends_when_the_first_is_gone(store: Store, tmp_path: Path) -> None:
+def test_a_second_folder_with_the_model_lends_when_the_first_is_gone(
+    store: Store, tmp_path: Path
+) -> None:
     folders = [cut(tmp_path / name, SHARDINGS[1]) for name in ("a", "b")]
     name = digest_of(folders[0])
     for folder in folders:
@@ -249,18 +294,24 @@ def test_a_folder_is_known_through_a_link(store: Store, tmp_path: Path) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[1])
     name = digest_of(folder)
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
-    assert places.of_folder(store.root, name, tmp_path / "link") == places.of_folder(store.root, name, folder)
+    assert places.of_folder(store.root, name, tmp_path / "link") == places.of_folder(
+        store.root, name, folder
+    )
     assert len(list((store.root / "places").glob("*.json"))) == 1
     assert of_folder(store, tmp_path / "link", name).model_digest() == name
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"files": 1}', '{"folder": "x", "files": [[1]]}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"files": 1}', '{"folder": "x", "files": [[1]]}', "[" * 100_000]
+)
 def test_odd_notes_of_places_are_no_notes(store: Store, text: str) -> None:
     (store.root / "places" / f"{'0' * 32}-00000000.json").write_text(text)
     assert places.lenders(store.root, "0" * 32) == {}
 
 
-def test_a_tensor_is_found_in_the_store_before_the_folder_that_lends_it(store: Store, tmp_path: Path) -> None:
+def test_a_tensor_is_found_in_the_store_before_the_folder_that_lends_it(
+    store: Store, tmp_path: Path
+) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[0])
     name, blob = digest_of(folder), digest.of_bytes(b"abcd")
     places.of_folder(store.root, name, folder)
@@ -276,13 +327,21 @@ def test_a_model_changed_under_its_digest_is_hashed_again(store: Store, tmp_path
     write(folder / "model-0.safetensors", WEIGHTS | {"embed.weight": ("F32", [2, 1], b"87654321")})
     after = of_folder(store, folder, before)
     assert after.by_name["embed.weight"].digest == digest.of_bytes(b"87654321")
-    assert after.model_digest() == model_digest(folder, digest.StatMemo(tmp_path / "memo")) != before
+    assert (
+        after.model_digest() == model_digest(folder, digest.StatMemo(tmp_path / "memo")) != before
+    )
 
 
-def test_weights_that_change_while_they_are_read_are_an_error(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_change_while_they_are_read_are_an_error(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[0])
     known = places.of_folder(store.root, "0" * 32, folder)
-    monkeypatch.setattr(places, "of_folder", lambda *_: [(path, name, start + 1, size) for path, name, start, size in known])
+    monkeypatch.setattr(
+        places,
+        "of_folder",
+        lambda *_: [(path, name, start + 1, size) for path, name, start, size in known],
+    )
     with pytest.raises(InputError, match="changed while it was read"):
         of_folder(store, folder, "0" * 32)
 

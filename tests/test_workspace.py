@@ -1,4 +1,6 @@
-"""The workspace: what differs in build/ from what should lie there, whole folders swapped, and what is remembered."""
+"""The workspace: what differs in build/ from what should lie there, whole folders swapped, and what
+is remembered.
+"""
 
 from __future__ import annotations
 
@@ -50,16 +52,24 @@ def published(workspace: Workspace, store: Store, manifest: Manifest) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_text()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
-def test_what_was_published_does_not_differ(workspace: Workspace, manifest: Manifest, published: Path) -> None:
+def test_what_was_published_does_not_differ(
+    workspace: Workspace, manifest: Manifest, published: Path
+) -> None:
     assert contents(published) == {"a.txt": "alpha", "sub/b.txt": "beta"}
     assert workspace.differs("t", manifest) is None
 
 
 def test_nothing_there_is_missing(workspace: Workspace, manifest: Manifest) -> None:
-    assert workspace.differs("t", manifest) == Reason("output", "build/t", manifest.digest, "missing")
+    assert workspace.differs("t", manifest) == Reason(
+        "output", "build/t", manifest.digest, "missing"
+    )
 
 
 def flip_and_put_the_time_back(folder: Path) -> None:
@@ -70,7 +80,11 @@ def flip_and_put_the_time_back(folder: Path) -> None:
         f.write("Alpha")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     after = file.stat()
-    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (
+        before.st_size,
+        before.st_mtime_ns,
+        before.st_ino,
+    )
 
 
 def replace_by_a_link(folder: Path) -> None:
@@ -85,25 +99,62 @@ ALPHA, ALPHA_CHANGED = of_bytes("alpha"), of_bytes("Alpha")
     ("harm", "reason"),
     [
         (flip_and_put_the_time_back, Reason("output", "build/t/a.txt", ALPHA, ALPHA_CHANGED)),
-        (lambda t: (t / "a.txt").write_text("Alpha"), Reason("output", "build/t/a.txt", ALPHA, ALPHA_CHANGED)),
-        (lambda t: os.truncate(t / "a.txt", 0), Reason("output", "build/t/a.txt", "5 bytes", "0 bytes")),
-        (lambda t: os.truncate(t / "sub/b.txt", 3), Reason("output", "build/t/sub/b.txt", "4 bytes", "3 bytes")),
-        (lambda t: (t / "sub/b.txt").unlink(), Reason("output", "build/t/sub/b.txt", of_bytes("beta"), "missing")),
-        (lambda t: (t / "extra").write_text("x"), Reason("output", "build/t/extra", "nothing", "a file that no step made")),
-        (lambda t: (t / "a.txt").chmod(0o755), Reason("output", "build/t/a.txt", "not executable", "mode changed")),
+        (
+            lambda t: (t / "a.txt").write_text("Alpha"),
+            Reason("output", "build/t/a.txt", ALPHA, ALPHA_CHANGED),
+        ),
+        (
+            lambda t: os.truncate(t / "a.txt", 0),
+            Reason("output", "build/t/a.txt", "5 bytes", "0 bytes"),
+        ),
+        (
+            lambda t: os.truncate(t / "sub/b.txt", 3),
+            Reason("output", "build/t/sub/b.txt", "4 bytes", "3 bytes"),
+        ),
+        (
+            lambda t: (t / "sub/b.txt").unlink(),
+            Reason("output", "build/t/sub/b.txt", of_bytes("beta"), "missing"),
+        ),
+        (
+            lambda t: (t / "extra").write_text("x"),
+            Reason("output", "build/t/extra", "nothing", "a file that no step made"),
+        ),
+        (
+            lambda t: (t / "a.txt").chmod(0o755),
+            Reason("output", "build/t/a.txt", "not executable", "mode changed"),
+        ),
         (replace_by_a_link, Reason("output", "build/t/a.txt", ALPHA, "not a file")),
-        (lambda t: (t / "extra").symlink_to("sub"), Reason("output", "build/t/extra", "nothing", "a file that no step made")),
+        (
+            lambda t: (t / "extra").symlink_to("sub"),
+            Reason("output", "build/t/extra", "nothing", "a file that no step made"),
+        ),
     ],
-    ids=["flipped, time put back", "rewritten", "emptied", "truncated", "deleted", "added", "mode", "link to a file", "link to a folder"],
+    ids=[
+        "flipped, time put back",
+        "rewritten",
+        "emptied",
+        "truncated",
+        "deleted",
+        "added",
+        "mode",
+        "link to a file",
+        "link to a folder",
+    ],
 )
 def test_harm_to_a_built_folder_is_noticed(
-    workspace: Workspace, manifest: Manifest, published: Path, harm: Callable[[Path], object], reason: Reason
+    workspace: Workspace,
+    manifest: Manifest,
+    published: Path,
+    harm: Callable[[Path], object],
+    reason: Reason,
 ) -> None:
     harm(published)
     assert workspace.differs("t", manifest) == reason
 
 
-def test_a_lost_executable_bit_is_noticed(workspace: Workspace, store: Store, tmp_path: Path) -> None:
+def test_a_lost_executable_bit_is_noticed(
+    workspace: Workspace, store: Store, tmp_path: Path
+) -> None:
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "run").write_text("x")
     (tmp_path / "made" / "run").chmod(0o755)
@@ -111,19 +162,27 @@ def test_a_lost_executable_bit_is_noticed(workspace: Workspace, store: Store, tm
     workspace.publish("t", manifest, store)
     assert workspace.differs("t", manifest) is None
     (workspace.place("t") / "run").chmod(0o644)
-    assert workspace.differs("t", manifest) == Reason("output", "build/t/run", "executable", "mode changed")
+    assert workspace.differs("t", manifest) == Reason(
+        "output", "build/t/run", "executable", "mode changed"
+    )
 
 
 def test_a_file_instead_of_the_folder_is_missing(workspace: Workspace, manifest: Manifest) -> None:
     workspace.build.mkdir(parents=True)
     workspace.place("t").write_text("x")
-    assert workspace.differs("t", manifest) == Reason("output", "build/t", manifest.digest, "missing")
+    assert workspace.differs("t", manifest) == Reason(
+        "output", "build/t", manifest.digest, "missing"
+    )
 
 
-def test_a_link_to_an_equal_folder_is_missing(workspace: Workspace, manifest: Manifest, published: Path) -> None:
+def test_a_link_to_an_equal_folder_is_missing(
+    workspace: Workspace, manifest: Manifest, published: Path
+) -> None:
     published.rename(published.parent / "real")
     published.symlink_to("real")
-    assert workspace.differs("t", manifest) == Reason("output", "build/t", manifest.digest, "missing")
+    assert workspace.differs("t", manifest) == Reason(
+        "output", "build/t", manifest.digest, "missing"
+    )
 
 
 def test_a_touched_file_is_right(workspace: Workspace, manifest: Manifest, published: Path) -> None:
@@ -141,7 +200,9 @@ def test_the_digests_of_published_files_are_remembered(
     assert workspace.differs("t", manifest) is None
 
 
-def test_publishing_replaces_the_whole_folder(workspace: Workspace, store: Store, published: Path, tmp_path: Path) -> None:
+def test_publishing_replaces_the_whole_folder(
+    workspace: Workspace, store: Store, published: Path, tmp_path: Path
+) -> None:
     (published / "stale.txt").write_text("x")
     other = stored(store, tmp_path / "other", c_txt="gamma")
     workspace.publish("t", other, store)
@@ -149,14 +210,18 @@ def test_publishing_replaces_the_whole_folder(workspace: Workspace, store: Store
     assert workspace.differs("t", other) is None
 
 
-def test_publishing_what_is_there_already_leaves_it_alone(workspace: Workspace, store: Store, manifest: Manifest, published: Path) -> None:
+def test_publishing_what_is_there_already_leaves_it_alone(
+    workspace: Workspace, store: Store, manifest: Manifest, published: Path
+) -> None:
     before = stat_of(published)
     workspace.publish("t", manifest, store)
     assert stat_of(published) == before
 
 
 @pytest.mark.parametrize("way", ["file", "link"])
-def test_publishing_replaces_whatever_stood_there(workspace: Workspace, store: Store, manifest: Manifest, tmp_path: Path, way: str) -> None:
+def test_publishing_replaces_whatever_stood_there(
+    workspace: Workspace, store: Store, manifest: Manifest, tmp_path: Path, way: str
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").write_text("kept")
     workspace.build.mkdir(parents=True)
@@ -169,7 +234,9 @@ def test_publishing_replaces_whatever_stood_there(workspace: Workspace, store: S
     assert contents(tmp_path / "mine") == {"precious": "kept"}
 
 
-def test_a_damaged_blob_leaves_the_old_folder_as_it_was(workspace: Workspace, store: Store, published: Path, tmp_path: Path) -> None:
+def test_a_damaged_blob_leaves_the_old_folder_as_it_was(
+    workspace: Workspace, store: Store, published: Path, tmp_path: Path
+) -> None:
     other = stored(store, tmp_path / "other", c_txt="gamma", d_txt="delta")
     store.path(of_bytes("delta")).write_text("DELTA")
     with pytest.raises(Damaged):
@@ -183,7 +250,11 @@ def test_nothing_is_left_in_tmp_after_publishing(workspace: Workspace, published
 
 
 def test_without_an_exchange_the_folder_is_renamed_aside(
-    workspace: Workspace, store: Store, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace,
+    store: Store,
+    published: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(swap, "_exchange", lambda new, place: False)
     workspace.publish("t", stored(store, tmp_path / "other", c_txt="gamma"), store)
@@ -208,7 +279,11 @@ def test_a_crash_after_the_second_rename_is_finished(workspace: Workspace, publi
 
 
 def test_a_left_aside_folder_does_not_stop_the_next_publish(
-    workspace: Workspace, store: Store, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace,
+    store: Store,
+    published: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(swap, "_exchange", lambda new, place: False)
     (workspace.state / "tmp" / "t.aside").mkdir()
@@ -227,7 +302,9 @@ def test_staging_folders_of_a_killed_build_are_swept(workspace: Workspace, publi
 
 
 def test_last_results_are_kept_with_their_reasons(workspace: Workspace) -> None:
-    last = Last("k" * 32, (Reason("file", "a.csv", "1", "2"), Reason("new", "never built here")), "a note")
+    last = Last(
+        "k" * 32, (Reason("file", "a.csv", "1", "2"), Reason("new", "never built here")), "a note"
+    )
     workspace.remember("bench:latency", last)
     workspace.save()
     assert Workspace(workspace.folder).last == {"bench:latency": last}
@@ -249,8 +326,20 @@ def test_damaged_memories_are_as_if_they_were_not_there(tmp_path: Path, text: st
     assert Workspace(tmp_path).last == {}
 
 
-@pytest.mark.parametrize("value", ["1", '{"key": 1}', '{"key": "1", "reasons": [{}], "note": ""}', "[" * 100_000, "{", '{"key": "1", "odd": 2}'])
-def test_a_last_result_of_another_form_is_as_if_it_were_not_there(tmp_path: Path, value: str) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1",
+        '{"key": 1}',
+        '{"key": "1", "reasons": [{}], "note": ""}',
+        "[" * 100_000,
+        "{",
+        '{"key": "1", "odd": 2}',
+    ],
+)
+def test_a_last_result_of_another_form_is_as_if_it_were_not_there(
+    tmp_path: Path, value: str
+) -> None:
     journal = Journal(tmp_path / ".olivebuild" / "last.jsonl")
     journal.set("a", value.encode())
     journal.save()

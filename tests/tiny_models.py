@@ -1,4 +1,6 @@
-"""Tiny models with random weights of five architectures, for tests that run the real builder: under 200k parameters each."""
+"""Tiny models with random weights of five architectures, for tests that run the real builder: under
+200k parameters each.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,42 @@ COMMON: dict[str, Any] = {
 ARCHITECTURES = ("phi3", "llama", "qwen2", "qwen3", "gemma")
 
 
-def make(architecture: str, folder: Path, tokenizer: Path, *, dtype: str = "bfloat16", seed: int = 0, **changes: Any) -> None:
-    """Write a model of that architecture; `tokenizer` is a folder to take one from. Norms and biases are random, too."""
+def make(
+    architecture: str,
+    folder: Path,
+    tokenizer: Path,
+    *,
+    dtype: str = "bfloat16",
+    seed: int = 0,
+    **changes: Any,
+) -> None:
+    """Write a model of that architecture; `tokenizer` is a folder to take one from.
+
+    Norms and biases are random, too.
+    """
     import shutil
 
     import torch
     import transformers as t
 
     configs = {
-        "phi3": (t.Phi3Config, t.Phi3ForCausalLM, {"original_max_position_embeddings": 512, "sliding_window": None}),
+        "phi3": (
+            t.Phi3Config,
+            t.Phi3ForCausalLM,
+            {"original_max_position_embeddings": 512, "sliding_window": None},
+        ),
         "llama": (t.LlamaConfig, t.LlamaForCausalLM, {"tie_word_embeddings": False}),
         "qwen2": (t.Qwen2Config, t.Qwen2ForCausalLM, {"tie_word_embeddings": True}),
-        "qwen3": (t.Qwen3Config, t.Qwen3ForCausalLM, {"tie_word_embeddings": False, "head_dim": 32}),
-        "gemma": (t.GemmaConfig, t.GemmaForCausalLM, {"head_dim": 32, "hidden_activation": "gelu_pytorch_tanh"}),
+        "qwen3": (
+            t.Qwen3Config,
+            t.Qwen3ForCausalLM,
+            {"tie_word_embeddings": False, "head_dim": 32},
+        ),
+        "gemma": (
+            t.GemmaConfig,
+            t.GemmaForCausalLM,
+            {"head_dim": 32, "hidden_activation": "gelu_pytorch_tanh"},
+        ),
     }
     config, model, more = configs[architecture]
     torch.manual_seed(seed)
@@ -32,7 +57,9 @@ def make(architecture: str, folder: Path, tokenizer: Path, *, dtype: str = "bflo
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if parameter.ndim == 1:
-                parameter.copy_(torch.randn_like(parameter) * 0.1 + (0 if name.endswith("bias") else 1))
+                parameter.copy_(
+                    torch.randn_like(parameter) * 0.1 + (0 if name.endswith("bias") else 1)
+                )
     made.to(getattr(torch, dtype)).save_pretrained(folder)
     for path in tokenizer.iterdir():
         if path.name.startswith(("tokenizer", "chat_template", "special_tokens")):
@@ -46,7 +73,9 @@ def make_adapter(base: Path, folder: Path, *, seed: int = 0, **options: Any) -> 
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    wrapped = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **options))
+    wrapped = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **options)
+    )
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:

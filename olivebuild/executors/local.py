@@ -1,6 +1,7 @@
 """Actions as child processes of this one, on this machine's processor and GPUs.
 
-A GPU is a token: an action sees only those that it takes, and two never share one. A child holds a pipe to its parent and ends
+A GPU is a token: an action sees only those that it takes, and two never share one. A child holds a
+pipe to its parent and ends
 when that closes, so that no orphan goes on after a kill -9.
 """
 
@@ -31,7 +32,9 @@ GRACE_SECONDS = 10
 
 
 class Child(Struct):
-    """A worker process, the GPUs that it holds, and what it runs now: None while it waits for more."""
+    """A worker process, the GPUs that it holds, and what it runs now: None while it waits for
+    more.
+    """
 
     process: subprocess.Popen[bytes]
     tokens: list[str]
@@ -54,7 +57,9 @@ class LocalExecutor:
         self._queue: queue.SimpleQueue[Message | Outcome] = queue.SimpleQueue()
         self._code = ourselves.code()
         self._handing_over = threading.Lock()
-        """Held while a child gets an action, or is found to have ended without one: it may do so at any moment."""
+        """Held while a child gets an action, or is found to have ended without one: it may do so at
+        any moment.
+        """
 
     def can_start(self, action: Needs) -> bool:
         running = [child.action for child in self._running.values() if child.action]
@@ -67,7 +72,9 @@ class LocalExecutor:
         return min(action.gpus, self._gpus)
 
     def warm_up(self, ahead: Sequence[str]) -> None:
-        """Start a process for the first action that may share one: its imports, and those of the modules `ahead`, pass while this one still plans."""
+        """Start a process for the first action that may share one: its imports, and those of the
+        modules `ahead`, pass while this one still plans.
+        """
         if not self._idle and digest.THREADS > 1:
             self._idle.append(self._child(_spawn([], None, ahead=ahead), [], None))
 
@@ -81,7 +88,9 @@ class LocalExecutor:
             count = self._gpus_for(action)
             tokens, self._tokens = self._tokens[:count], self._tokens[count:]
             # A process that goes on to other actions must not hold the first one's lock.
-            child = self._child(_spawn(tokens, log, () if action.shares else inherit), tokens, action)
+            child = self._child(
+                _spawn(tokens, log, () if action.shares else inherit), tokens, action
+            )
         child.kills = kills()
         self._running[action.node] = child
         _send(child.process, {"action": str(file), "log": str(log), "code": self._code})
@@ -98,7 +107,9 @@ class LocalExecutor:
             _end(child)
         return None
 
-    def _child(self, process: subprocess.Popen[bytes], tokens: list[str], action: Action | None) -> Child:
+    def _child(
+        self, process: subprocess.Popen[bytes], tokens: list[str], action: Action | None
+    ) -> Child:
         child = Child(process, tokens, action, time.monotonic())
         child.reader = threading.Thread(target=self._read, args=(child,), daemon=True)
         child.reader.start()
@@ -163,7 +174,14 @@ class LocalExecutor:
             elif name == "error":
                 error = BuildError.from_json(data, child.action.target)
             elif name == "idle":
-                done = Outcome(child.action.node, time.monotonic() - child.started, peak, result, error, child.action.numerics)
+                done = Outcome(
+                    child.action.node,
+                    time.monotonic() - child.started,
+                    peak,
+                    result,
+                    error,
+                    child.action.numerics,
+                )
                 child.action = result = error = None
                 self._queue.put(done)
             else:
@@ -178,12 +196,25 @@ class LocalExecutor:
             told, hint = ending(code, most, child.kills)
             hint = f"`olivebuild log {target}` shows its output" + (f"; {hint}" if hint else "")
             error = StepError(f"{target} failed: its process {told}", hint=hint, target=target)
-        done = Outcome(child.action.node, time.monotonic() - child.started, peak, None if error else result, error, child.action.numerics)
+        done = Outcome(
+            child.action.node,
+            time.monotonic() - child.started,
+            peak,
+            None if error else result,
+            error,
+            child.action.numerics,
+        )
         self._queue.put(done)
 
 
-def _spawn(tokens: Sequence[str], log: Path | None, inherit: Sequence[int] = (), ahead: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(tokens), "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+def _spawn(
+    tokens: Sequence[str], log: Path | None, inherit: Sequence[int] = (), ahead: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": ",".join(tokens),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
     with open(log or os.devnull, "wb") as stderr:
         return subprocess.Popen(
             # -P: a file of the folder where we were started is no module of a library's.
@@ -193,7 +224,8 @@ def _spawn(tokens: Sequence[str], log: Path | None, inherit: Sequence[int] = (),
             stderr=stderr,
             env=environment,
             pass_fds=tuple(inherit) if os.name == "posix" else (),
-            # A session of its own: Ctrl-C reaches the parent alone, which then stops the child in order.
+            # A session of its own: Ctrl-C reaches the parent alone, which then stops the child in
+            # order.
             start_new_session=os.name == "posix",
         )
 
@@ -217,7 +249,8 @@ def _end(child: Child) -> None:
 
 
 def _end_of_session(process: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """Wait for a child that is about to end, and end what it started, which it can't do itself when it is killed.
+    """Wait for a child that is about to end, and end what it started, which it can't do itself when
+    it is killed.
 
     Its exit code, and the most memory that it took, in bytes; 0 where that is not told.
     """

@@ -1,4 +1,6 @@
-"""Which answers differ: between the models of a benchmark, and of each model between the last build and the one before."""
+"""Which answers differ: between the models of a benchmark, and of each model between the last build
+and the one before.
+"""
 
 from __future__ import annotations
 
@@ -23,27 +25,49 @@ def between_models(evidence: Evidence, metrics: Mapping[str, Any], data: str) ->
     if len(kept) < 2 or len({len(found) for found in kept.values()}) != 1:
         return None
     count = len(next(iter(kept.values())))
-    return _flips(data, "", kept, rows.unframed(rows.prompts(evidence, evidence.trace(data), count)), range(count))
+    return _flips(
+        data,
+        "",
+        kept,
+        rows.unframed(rows.prompts(evidence, evidence.trace(data), count)),
+        range(count),
+    )
 
 
 def between_builds(evidence: Evidence, target: str, before: Entry, now: Entry) -> Iterator[Flips]:
-    """Of each model, the rows that both builds asked and that it answers otherwise now; the last model first."""
+    """Of each model, the rows that both builds asked and that it answers otherwise now; the last
+    model first.
+    """
     traces = evidence.project.planner.traces
     old, new = traces.get(before.measured[target].key), evidence.metrics(target)
     for data in new["data"] if old else ():
         known = before.measured.get(data)
         trace = traces.get(known.key) if known else None
         for model in reversed(new["models"]):
-            answers, earlier = _answers(new, model, data), _answers(old.metrics, model, data) if old else []
-            asked, asked_then = rows.prompts(evidence, evidence.trace(data), len(answers)), rows.prompts(evidence, trace, len(earlier))
+            answers, earlier = (
+                _answers(new, model, data),
+                _answers(old.metrics, model, data) if old else [],
+            )
+            asked, asked_then = (
+                rows.prompts(evidence, evidence.trace(data), len(answers)),
+                rows.prompts(evidence, trace, len(earlier)),
+            )
             texts = rows.unframed(asked)
             if not set(asked) & set(asked_then):
-                # An edited template changes every prompt; the rows are known again by what they don't share, unless they were edited, too.
+                # An edited template changes every prompt; the rows are known again by what they
+                # don't share, unless they were edited, too.
                 asked, asked_then = texts, rows.unframed(asked_then)
             places = {text: i for i, text in enumerate(asked_then)}
             same = [i for i, text in enumerate(asked) if text in places]
-            columns = {before.name: [earlier[places[asked[i]]] for i in same], now.name: [answers[i] for i in same]}
-            if same and (found := _flips(data, model, columns, [texts[i] for i in same], same, len(answers) - len(same))):
+            columns = {
+                before.name: [earlier[places[asked[i]]] for i in same],
+                now.name: [answers[i] for i in same],
+            }
+            if same and (
+                found := _flips(
+                    data, model, columns, [texts[i] for i in same], same, len(answers) - len(same)
+                )
+            ):
                 yield found
 
 
@@ -51,26 +75,61 @@ def _answers(metrics: Mapping[str, Any], model: str, data: str) -> Answers:
     return list(metrics["models"].get(model, {}).get("data", {}).get(data, {}).get("answers") or ())
 
 
-def _flips(data: str, model: str, columns: Mapping[str, Answers], texts: Sequence[str], numbers: Sequence[int], fresh: int = 0) -> Flips | None:
+def _flips(
+    data: str,
+    model: str,
+    columns: Mapping[str, Answers],
+    texts: Sequence[str],
+    numbers: Sequence[int],
+    fresh: int = 0,
+) -> Flips | None:
     """`columns`: answers to the same rows; `numbers`: where these stand in the data set, from 0."""
     expected = [str(a["expected"]) for a in [*columns.values()][-1]]
     replies = [[_reply(a) for a in column] for column in columns.values()]
-    moves = tuple(Move(a, b, *_moved(x, y)) for (a, b), (x, y) in zip(pairwise(columns), pairwise(replies), strict=True))
-    differ = [i for i, row in enumerate(zip(*replies, strict=True)) if len({(r.text, r.right) for r in row}) > 1]
+    moves = tuple(
+        Move(a, b, *_moved(x, y))
+        for (a, b), (x, y) in zip(pairwise(columns), pairwise(replies), strict=True)
+    )
+    differ = [
+        i
+        for i, row in enumerate(zip(*replies, strict=True))
+        if len({(r.text, r.right) for r in row}) > 1
+    ]
     if not differ:
         return None
-    flips = [Flip(numbers[i] + 1, rows.clip(texts[i]) if texts else "", rows.clip(expected[i]), tuple(c[i] for c in replies)) for i in differ]
+    flips = [
+        Flip(
+            numbers[i] + 1,
+            rows.clip(texts[i]) if texts else "",
+            rows.clip(expected[i]),
+            tuple(c[i] for c in replies),
+        )
+        for i in differ
+    ]
     late = [f for f in flips if f.replies[-2] != f.replies[-1]]
     late.sort(key=lambda f: (f.replies[-1].right, not f.replies[-2].right))
     early = [f for f in flips if f.replies[-2] == f.replies[-1]]
     early.sort(key=lambda f: f.replies[-1].right)
-    return Flips(data, model, tuple(columns), moves, tuple(late[:MAX_FLIPS]), tuple(early[:MAX_FLIPS]), len(differ), fresh)
+    return Flips(
+        data,
+        model,
+        tuple(columns),
+        moves,
+        tuple(late[:MAX_FLIPS]),
+        tuple(early[:MAX_FLIPS]),
+        len(differ),
+        fresh,
+    )
 
 
 def _reply(answer: Mapping[str, Any]) -> Reply:
     """By the likeliest label where there is one, else by what was written."""
     label, text, expected = (str(answer.get(name) or "") for name in ("label", "text", "expected"))
-    right = label == expected if label else bool(answer.get("right", text.strip().casefold() == expected.strip().casefold()))
+    right = (
+        label == expected
+        if label
+        else bool(answer.get("right", text.strip().casefold() == expected.strip().casefold()))
+    )
     return Reply(rows.clip(label or text), right)
 
 

@@ -1,6 +1,8 @@
-"""The geometry of a page's charts: positions in per cent of the plot, ticks, and the values as a table. Knows no markup.
+"""The geometry of a page's charts: positions in per cent of the plot, ticks, and the values as a
+table. Knows no markup.
 
-Plots stretch with the page while their text does not, so positions are per cent and labels stand outside the drawing.
+Plots stretch with the page while their text does not, so positions are per cent and labels stand
+outside the drawing.
 """
 
 from __future__ import annotations
@@ -49,7 +51,10 @@ class LineChart:
 
 @dataclass(frozen=True)
 class Strip:
-    """A row: a value with its interval, or a distribution. `band` is the interval (or the middle half), `ends` the whiskers."""
+    """A row: a value with its interval, or a distribution.
+
+    `band` is the interval (or the middle half), `ends` the whiskers.
+    """
 
     name: str
     at: float
@@ -71,7 +76,10 @@ class StripChart:
 
 
 def accuracy(bench: Bench, data: str, name: str = "accuracy") -> StripChart | None:
-    """Models, then classifiers, on one data set; the gate as a line. None where no model has the figure."""
+    """Models, then classifiers, on one data set; the gate as a line.
+
+    None where no model has the figure.
+    """
     found: list[tuple[str, Value, int]] = []
     for i, model in enumerate(bench.models):
         value = model.sets[data].figures.get(name) if data in model.sets else None
@@ -80,36 +88,89 @@ def accuracy(bench: Bench, data: str, name: str = "accuracy") -> StripChart | No
     if not found:
         return None
     if name == "accuracy":
-        found += [(label, Value(values[data]), 9) for label, values in bench.baselines.items() if data in values]
+        found += [
+            (label, Value(values[data]), 9)
+            for label, values in bench.baselines.items()
+            if data in values
+        ]
     strips = [_interval(label, value, name, rank) for label, value, rank in found]
-    limits = [(limit * 100, f"gate {figure(name, limit)}") for s, f, limit in bench.limits if s == data and f == name]
+    limits = [
+        (limit * 100, f"gate {figure(name, limit)}")
+        for s, f, limit in bench.limits
+        if s == data and f == name
+    ]
     ticks = tuple((float(x), f"{x}") for x in (0, 25, 50, 75, 100))
-    rows = tuple((label, *(figure(name, x) if x is not None else "" for x in (v.value, v.low, v.high))) for label, v, _ in found)
-    return StripChart(f"{heading(name)} on {data}, %", tuple(strips), ticks, tuple(limits), Table(("model", heading(name), "from", "to"), rows))
+    rows = tuple(
+        (label, *(figure(name, x) if x is not None else "" for x in (v.value, v.low, v.high)))
+        for label, v, _ in found
+    )
+    return StripChart(
+        f"{heading(name)} on {data}, %",
+        tuple(strips),
+        ticks,
+        tuple(limits),
+        Table(("model", heading(name), "from", "to"), rows),
+    )
 
 
 def _interval(label: str, value: Value, name: str, rank: int) -> Strip:
     known = value.low is not None and value.high is not None
-    band = (value.low * 100, value.high * 100) if value.low is not None and value.high is not None else None
-    note = f"{value.low * 100:.0f} to {value.high * 100:.0f}" if known and value.low is not None and value.high is not None else ""
+    band = (
+        (value.low * 100, value.high * 100)
+        if value.low is not None and value.high is not None
+        else None
+    )
+    note = (
+        f"{value.low * 100:.0f} to {value.high * 100:.0f}"
+        if known and value.low is not None and value.high is not None
+        else ""
+    )
     return Strip(label, value.value * 100, figure(name, value.value), None, band, (), rank, note)
 
 
 def latency(bench: Bench, kind: str, title: str) -> StripChart | None:
     """The distribution of one of the raw samples, all models on one scale."""
-    found = [(m.name, m.samples[kind], len(bench.models) - 1 - i) for i, m in enumerate(bench.models) if kind in m.samples]
+    found = [
+        (m.name, m.samples[kind], len(bench.models) - 1 - i)
+        for i, m in enumerate(bench.models)
+        if kind in m.samples
+    ]
     if not found:
         return None
     low, high = min(s.values[0] for _, s, _ in found), max(s.values[-1] for _, s, _ in found)
     to_x, ticks = scale(low, high, log=low > 0 and high / low > 8)
     strips, rows = [], []
     for name, sample, rank in found:
-        p5, p25, p50, p75, p95, p99 = (quantile(sample.values, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99))
+        p5, p25, p50, p75, p95, p99 = (
+            quantile(sample.values, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+        )
         dots = tuple(to_x(v) for v in sample.values)
-        strips.append(Strip(name, to_x(p50), duration(p50), (to_x(p25), to_x(p75)), (to_x(p5), to_x(p95)), dots, rank))
-        rows.append((name, *(duration(v) for v in (sample.values[0], p50, p95, p99, sample.values[-1])), f"{sample.count:,}"))
+        strips.append(
+            Strip(
+                name,
+                to_x(p50),
+                duration(p50),
+                (to_x(p25), to_x(p75)),
+                (to_x(p5), to_x(p95)),
+                dots,
+                rank,
+            )
+        )
+        rows.append(
+            (
+                name,
+                *(duration(v) for v in (sample.values[0], p50, p95, p99, sample.values[-1])),
+                f"{sample.count:,}",
+            )
+        )
     shown = tuple((to_x(v), duration(v)) for v in few(ticks, 4))
-    return StripChart(title, tuple(strips), shown, (), Table(("model", "least", "p50", "p95", "p99", "most", "samples"), tuple(rows)))
+    return StripChart(
+        title,
+        tuple(strips),
+        shown,
+        (),
+        Table(("model", "least", "p50", "p95", "p99", "most", "samples"), tuple(rows)),
+    )
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -125,13 +186,21 @@ def training(run: Training, names: Sequence[str], title: str) -> LineChart | Non
     curves = {c.name: c.points for c in run.curves if c.name in names and c.points}
     if not curves:
         return None
-    return _lines(title, curves, {name: i for i, name in enumerate(curves)}, "step", lambda v: f"{v:.4g}")
+    return _lines(
+        title, curves, {name: i for i, name in enumerate(curves)}, "step", lambda v: f"{v:.4g}"
+    )
 
 
 def trend(given: Trend) -> LineChart:
-    """A figure over builds, with a mark where something was edited. Builds stand side by side, whatever time lay between."""
+    """A figure over builds, with a mark where something was edited.
+
+    Builds stand side by side, whatever time lay between.
+    """
     places = {point.build: float(i) for i, point in enumerate(given.points)}
-    curves = {m: [(places[p.build], p.values[m]) for p in given.points if m in p.values] for m in given.models}
+    curves = {
+        m: [(places[p.build], p.values[m]) for p in given.points if m in p.values]
+        for m in given.models
+    }
     ranks = {m: len(given.models) - 1 - i for i, m in enumerate(given.models)}
     title = f"{heading(given.figure)} on {given.data}" if given.data else "tokens per second"
     curves = {m: line for m, line in curves.items() if line}
@@ -148,13 +217,28 @@ def trend(given: Trend) -> LineChart:
     chart = _lines(title, curves, ranks, "build", lambda v: figure(given.figure, v))
     step = max(1, math.ceil(len(given.points) / 8))
     last = max(1, len(given.points) - 1)
-    ticks = tuple((i * 100 / last, str(p.build)) for i, p in enumerate(given.points) if i % step == 0 or i == len(given.points) - 1)
-    marks = tuple((i * 100 / last, "; ".join(p.edits)) for i, p in enumerate(given.points) if p.edits)
+    ticks = tuple(
+        (i * 100 / last, str(p.build))
+        for i, p in enumerate(given.points)
+        if i % step == 0 or i == len(given.points) - 1
+    )
+    marks = tuple(
+        (i * 100 / last, "; ".join(p.edits)) for i, p in enumerate(given.points) if p.edits
+    )
     return LineChart(title, chart.series, ticks, chart.y, marks, Table(head, rows))
 
 
-def _lines(title: str, curves: Mapping[str, Points], ranks: Mapping[str, int], unit: str, show: Callable[[float], str]) -> LineChart:
-    xs, ys = [p[0] for line in curves.values() for p in line], [p[1] for line in curves.values() for p in line]
+def _lines(
+    title: str,
+    curves: Mapping[str, Points],
+    ranks: Mapping[str, int],
+    unit: str,
+    show: Callable[[float], str],
+) -> LineChart:
+    xs, ys = (
+        [p[0] for line in curves.values() for p in line],
+        [p[1] for line in curves.values() for p in line],
+    )
     low, high = min(ys), max(ys)
     to_y, y_ticks = scale(low, high, log=False)
     left, right = min(xs), max(xs)
@@ -169,7 +253,11 @@ def _lines(title: str, curves: Mapping[str, Points], ranks: Mapping[str, int], u
     rows = tuple((f"{x:g}", *(show(v[x]) if x in v else "" for v in values)) for x in at)
     # Between whole steps there is nothing.
     whole = all(x == int(x) for x in at)
-    x_ticks = tuple(((x - left) / width * 100, f"{x:g}") for x in nice(left, right, 6) if not whole or x == int(x))
+    x_ticks = tuple(
+        ((x - left) / width * 100, f"{x:g}")
+        for x in nice(left, right, 6)
+        if not whole or x == int(x)
+    )
     shown = tuple((100 - to_y(v), show(v).replace(".0 %", " %")) for v in y_ticks)
     return LineChart(title, tuple(series), x_ticks, shown, (), Table((unit, *curves), rows))
 
@@ -182,7 +270,9 @@ def scale(low: float, high: float, *, log: bool) -> tuple[Callable[[float], floa
         return lambda v: (math.log10(v) - a + air) / (b - a + 2 * air) * 100, _log_ticks(low, high)
     width = high - low or abs(high) or 1.0
     bottom, top = low - width * 0.05, high + width * 0.05
-    return lambda v: (v - bottom) / (top - bottom) * 100, [v for v in nice(bottom, top, 5) if bottom <= v <= top]
+    return lambda v: (v - bottom) / (top - bottom) * 100, [
+        v for v in nice(bottom, top, 5) if bottom <= v <= top
+    ]
 
 
 def few(ticks: Sequence[float], most: int) -> Sequence[float]:

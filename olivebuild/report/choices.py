@@ -1,4 +1,6 @@
-"""A choice -> its records: the models that were there to choose from, which of them others beat, and what each gate says of each."""
+"""A choice -> its records: the models that were there to choose from, which of them others beat,
+and what each gate says of each.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,43 @@ def choice(evidence: Evidence, target: str) -> Choice | None:
     bench, metrics = fields.by.target, evidence.metrics(fields.by.target)
     if not metrics.get("models"):
         return None
-    names = [source.target for _, source, _ in evidence.project.graph.inputs[target] if source.kind == "onnx" and source.target in metrics["models"]]
-    own = {score for row in metrics["models"].values() for judged in row["data"].values() for score in judged.get("scores", ())}
+    names = [
+        source.target
+        for _, source, _ in evidence.project.graph.inputs[target]
+        if source.kind == "onnx" and source.target in metrics["models"]
+    ]
+    own = {
+        score
+        for row in metrics["models"].values()
+        for judged in row["data"].values()
+        for score in judged.get("scores", ())
+    }
     front = pareto.front(metrics)
     axes = (front.quality, front.speed, "size") if front else ("size",)
     try:
-        gates = [Gate.parse(text, own, list(metrics.get("commands", ())), strict=fields.strict) for text in fields.gates]
+        gates = [
+            Gate.parse(text, own, list(metrics.get("commands", ())), strict=fields.strict)
+            for text in fields.gates
+        ]
         ranked = pareto.ranked(target, metrics, names, fields.best, gates)
-        figures = {name: _figures(metrics, name, dict.fromkeys((*axes, fields.best))) for name in metrics["models"]}
+        figures = {
+            name: _figures(metrics, name, dict.fromkeys((*axes, fields.best)))
+            for name in metrics["models"]
+        }
     except (BuildError, KeyError, ValueError):
         return None
     beaten = {p.model: p.beaten_by for p in front.points} if front else {}
-    found = [Contender(c.model, figures[c.model], beaten.get(c.model, ""), tuple(map(verdict, c.judgements))) for c in ranked]
-    found += [Contender(name, figures[name], beaten.get(name, ""), None) for name in metrics["models"] if name not in names]
+    found = [
+        Contender(
+            c.model, figures[c.model], beaten.get(c.model, ""), tuple(map(verdict, c.judgements))
+        )
+        for c in ranked
+    ]
+    found += [
+        Contender(name, figures[name], beaten.get(name, ""), None)
+        for name in metrics["models"]
+        if name not in names
+    ]
     return Choice(
         target=target,
         bench=bench,
@@ -46,12 +72,16 @@ def choice(evidence: Evidence, target: str) -> Choice | None:
         best=next((c.model for c in ranked if c.passes), ""),
         axes=axes,
         gates=tuple(fields.gates),
-        limits=tuple((".".join((*g.names, g.figure)), g.limit) for g in gates if not (g.versus or g.command)),
+        limits=tuple(
+            (".".join((*g.names, g.figure)), g.limit) for g in gates if not (g.versus or g.command)
+        ),
         contenders=tuple(found),
     )
 
 
-def _figures(metrics: Mapping[str, Any], model: str, wanted: Mapping[str, None]) -> dict[str, float]:
+def _figures(
+    metrics: Mapping[str, Any], model: str, wanted: Mapping[str, None]
+) -> dict[str, float]:
     return {name: abs(pareto.value_of(metrics, model, name)) for name in wanted}
 
 
@@ -63,5 +93,9 @@ def verdict(judged: Judgement) -> Verdict:
         unit = f" {high.rpartition(' ')[2]}"
         note = f"{low.removesuffix(unit)} to {high}"
     return Verdict(
-        judged.target, judged.gate, gate_value(judged.gate, judged.value), judged.passed, f"{note}: may be chance" if judged.noise else note
+        judged.target,
+        judged.gate,
+        gate_value(judged.gate, judged.value),
+        judged.passed,
+        f"{note}: may be chance" if judged.noise else note,
     )

@@ -1,4 +1,7 @@
-"""Project, plan, traces and history -> the records of a report. Runs nothing, and renders nothing."""
+"""Project, plan, traces and history -> the records of a report.
+
+Runs nothing, and renders nothing.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ def collect(project: Project, plan: Plan) -> Report:
     evidence = Evidence(project, plan, history_of(project).read())
     judged = _judged(evidence)
     # In an order in which inputs come first, whatever the recipe's is.
-    kinds = {name: project.graph.targets[name].kind for name in sorted(plan.targets, key=project.graph.order.__getitem__)}
+    kinds = {
+        name: project.graph.targets[name].kind
+        for name in sorted(plan.targets, key=project.graph.order.__getitem__)
+    }
     targets = tuple(_target(evidence, name, kind) for name, kind in kinds.items())
     recipe = project.graph.recipe
     return Report(
@@ -43,18 +49,37 @@ def collect(project: Project, plan: Plan) -> Report:
         libraries={name: version for t in targets for name, version in sorted(t.libraries.items())},
         targets=targets,
         gates=tuple(choices.verdict(j) for j in judged),
-        benches=tuple(b for name, kind in kinds.items() if kind == "benchmark" and (b := benches.bench(evidence, name))),
-        choices=tuple(c for name, kind in kinds.items() if kind == "choice" and (c := choices.choice(evidence, name))),
-        trainings=tuple(
-            t for name, kind in kinds.items() if kind == "adapter" and (t := _training(name, evidence.metrics(name), evidence.failed(name)))
+        benches=tuple(
+            b
+            for name, kind in kinds.items()
+            if kind == "benchmark" and (b := benches.bench(evidence, name))
         ),
-        datasets=tuple(d for name, kind in kinds.items() if kind == "dataset" and (d := datasets.data_set(evidence, name))),
-        builds=tuple(_line(evidence.entries, entry) for entry in reversed(evidence.entries[-MAX_BUILDS:])),
+        choices=tuple(
+            c
+            for name, kind in kinds.items()
+            if kind == "choice" and (c := choices.choice(evidence, name))
+        ),
+        trainings=tuple(
+            t
+            for name, kind in kinds.items()
+            if kind == "adapter"
+            and (t := _training(name, evidence.metrics(name), evidence.failed(name)))
+        ),
+        datasets=tuple(
+            d
+            for name, kind in kinds.items()
+            if kind == "dataset" and (d := datasets.data_set(evidence, name))
+        ),
+        builds=tuple(
+            _line(evidence.entries, entry) for entry in reversed(evidence.entries[-MAX_BUILDS:])
+        ),
     )
 
 
 def _judged(evidence: Evidence) -> list[Judgement]:
-    """The gates by the last figures; of a benchmark that is stale and whose gates ask for more, none."""
+    """The gates by the last figures; of a benchmark that is stale and whose gates ask for more,
+    none.
+    """
     judged = []
     for name in evidence.plan.targets:
         try:
@@ -71,9 +96,14 @@ def _target(evidence: Evidence, name: str, kind: str) -> Target:
     trace = evidence.trace(name)
     lasts = [last for s in states if (last := evidence.project.workspace.last.get(s.node.name))]
     stale = verdict in (Verdict.STALE, Verdict.WAITING)
-    reasons = [r for s in states for r in s.reasons] if stale else [r for last in lasts for r in last.reasons]
+    reasons = (
+        [r for s in states for r in s.reasons]
+        if stale
+        else [r for last in lasts for r in last.reasons]
+    )
     told = [r for r in reasons if not (r.cause == "input" and r.what == name)]
-    # What a target is made of may be new while the target is not; what changed outside says more than what followed from it.
+    # What a target is made of may be new while the target is not; what changed outside says more
+    # than what followed from it.
     told = [r for r in told if r.cause != "new"] or told
     why = dict.fromkeys(describe(r) for r in sorted(told, key=lambda r: r.cause == "input"))
     return Target(
@@ -82,7 +112,11 @@ def _target(evidence: Evidence, name: str, kind: str) -> Target:
         verdict=verdict.value,
         outcome=verdict.value if stale else _outcome(evidence, name),
         why=tuple(why),
-        inputs=tuple(dict.fromkeys(source for user, source, _ in edges(evidence.project.graph) if user == name)),
+        inputs=tuple(
+            dict.fromkeys(
+                source for user, source, _ in edges(evidence.project.graph) if user == name
+            )
+        ),
         key=own.key or (trace.key if trace else ""),
         digest=next(iter(trace.outputs.values()), "") if trace else "",
         seconds=sum(t.seconds for t in traces) if traces else None,
@@ -95,7 +129,11 @@ def _target(evidence: Evidence, name: str, kind: str) -> Target:
 
 def _outcome(evidence: Evidence, name: str) -> str:
     """What the last build that is known did with a target: ran, restored or kept."""
-    made = [m.restored for m in evidence.entries[-1].made if m.target == name] if evidence.entries else []
+    made = (
+        [m.restored for m in evidence.entries[-1].made if m.target == name]
+        if evidence.entries
+        else []
+    )
     return "kept" if not made else "restored" if all(made) else "ran"
 
 
@@ -104,8 +142,14 @@ def _facts(state: State, trace: Trace | None) -> dict[str, str]:
     source = state.node.source
     found = {"source": source.text} if source else {}
     if trace:
-        found |= {p.cause: p.value for p in trace.parts if p.cause == "source"} if not source else {}
-        found |= {str(k): str(v) for k, v in trace.provenance.items() if isinstance(v, str | int | float) and v != ""}
+        found |= (
+            {p.cause: p.value for p in trace.parts if p.cause == "source"} if not source else {}
+        )
+        found |= {
+            str(k): str(v)
+            for k, v in trace.provenance.items()
+            if isinstance(v, str | int | float) and v != ""
+        }
         found |= {"accepted from": trace.accepted_from} if trace.accepted_from else {}
     return found
 
@@ -113,13 +157,24 @@ def _facts(state: State, trace: Trace | None) -> dict[str, str]:
 def _training(target: str, metrics: Mapping[str, Any], failed: str) -> Training | None:
     if not metrics and not failed:
         return None
-    figures = {name: f"{value:g}" if isinstance(value, float) else f"{value}" for name, value in metrics.items() if _plain(value)}
+    figures = {
+        name: f"{value:g}" if isinstance(value, float) else f"{value}"
+        for name, value in metrics.items()
+        if _plain(value)
+    }
     curve = metrics.get("curve")
     curves: list[Curve] = []
     if isinstance(curve, Mapping):
-        for x, names in (("step", ("loss", "lr", "grad_norm")), ("eval_step", ("eval_loss", "eval_accuracy"))):
+        for x, names in (
+            ("step", ("loss", "lr", "grad_norm")),
+            ("eval_step", ("eval_loss", "eval_accuracy")),
+        ):
             steps = curve.get(x) or []
-            curves += [Curve(name, thin(list(zip(steps, values, strict=False)))) for name in names if (values := curve.get(name))]
+            curves += [
+                Curve(name, thin(list(zip(steps, values, strict=False))))
+                for name in names
+                if (values := curve.get(name))
+            ]
     return Training(target, figures, tuple(curves), "; ".join(drops.all_told(metrics)), failed)
 
 
@@ -127,7 +182,9 @@ def _plain(value: object) -> bool:
     return isinstance(value, int | float | str) and not isinstance(value, bool)
 
 
-def thin(points: list[tuple[float, float]], most: int = CURVE_POINTS) -> tuple[tuple[float, float], ...]:
+def thin(
+    points: list[tuple[float, float]], most: int = CURVE_POINTS
+) -> tuple[tuple[float, float], ...]:
     """At most `most` of the points, the first and the last among them."""
     clean = [(float(x), float(y)) for x, y in points if isinstance(y, int | float) and y == y]
     if len(clean) <= most:
@@ -136,7 +193,9 @@ def thin(points: list[tuple[float, float]], most: int = CURVE_POINTS) -> tuple[t
 
 
 def _line(entries: list[Entry], entry: Entry) -> BuildLine:
-    since = [told.partition(": ")[2] for t in entry.measured if (told := since_last(entries, entry, t))]
+    since = [
+        told.partition(": ")[2] for t in entry.measured if (told := since_last(entries, entry, t))
+    ]
     return BuildLine(
         number=entry.number,
         time=entry.time,

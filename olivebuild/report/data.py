@@ -1,4 +1,7 @@
-"""What a report says, as records: no markup, no reading. Made by collect.py; page.py, markdown.py and junit.py show it."""
+"""What a report says, as records: no markup, no reading.
+
+Made by collect.py; page.py, markdown.py and junit.py show it.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Versus:
-    """Two models of one benchmark against each other, and whether it is noise. `unit`: points or %."""
+    """Two models of one benchmark against each other, and whether it is noise.
+
+    `unit`: points or %.
+    """
 
     model: str
     versus: str
@@ -105,7 +111,9 @@ class Flip:
 
 @dataclass(frozen=True)
 class Move:
-    """From one column of answers to the next: the rows that were lost, won, and answered otherwise without either."""
+    """From one column of answers to the next: the rows that were lost, won, and answered otherwise
+    without either.
+    """
 
     old: str
     new: str
@@ -116,7 +124,9 @@ class Move:
 
 @dataclass(frozen=True)
 class Flips:
-    """The rows of a data set on which answers differ: between models, or, of one `model`, between two builds."""
+    """The rows of a data set on which answers differ: between models, or, of one `model`, between
+    two builds.
+    """
 
     data: str
     model: str
@@ -195,7 +205,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Contender:
-    """A model of the benchmark that a choice is made by. `gates`: what each says of it; None for one that can't be chosen."""
+    """A model of the benchmark that a choice is made by.
+
+    `gates`: what each says of it; None for one that can't be chosen.
+    """
 
     model: str
     figures: Mapping[str, float]
@@ -215,7 +228,9 @@ class Choice:
     best: str
     """What the figures would choose now; "" if no model meets all gates."""
     axes: tuple[str, ...]
-    """The figures that the front is made of: quality first, then speed and size; only the size where models have none in common."""
+    """The figures that the front is made of: quality first, then speed and size; only the size
+    where models have none in common.
+    """
     gates: tuple[str, ...]
     limits: tuple[tuple[str, float], ...]
     """(figure, limit) of the gates that a chart can draw."""
@@ -244,7 +259,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Edit:
-    """A row that was added, removed or changed; `before` or `after` is empty where there is none."""
+    """A row that was added, removed or changed; `before` or `after` is empty where there is
+    none.
+    """
 
     side: str
     before: str
@@ -253,7 +270,10 @@ class Edit:
 
 @dataclass(frozen=True)
 class Drop:
-    """Rows that were left out for one reason, and where the first stands. `side`: "test" for a file of test rows."""
+    """Rows that were left out for one reason, and where the first stands.
+
+    `side`: "test" for a file of test rows.
+    """
 
     why: str
     count: int
@@ -337,6 +357,12 @@ class Report:
     @property
     def dropped(self) -> list[tuple[str, str]]:
         """(target, what it dropped and cut of its rows), those of a last run that failed, too."""
-        found = [(d.target, d.dropped, d.failed) for d in self.datasets] + [(t.target, t.dropped, t.failed) for t in self.trainings]
-        lines = [(target, line) for target, dropped, failed in found for line in (dropped, failed and f"{drops.FAILED}: {failed}")]
+        found = [(d.target, d.dropped, d.failed) for d in self.datasets] + [
+            (t.target, t.dropped, t.failed) for t in self.trainings
+        ]
+        lines = [
+            (target, line)
+            for target, dropped, failed in found
+            for line in (dropped, failed and f"{drops.FAILED}: {failed}")
+        ]
         return [(target, line) for target, line in lines if line]

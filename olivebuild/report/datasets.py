@@ -26,13 +26,35 @@ def data_set(evidence: Evidence, target: str) -> DataSet | None:
         return DataSet(target, {}, (), failed=failed) if failed else None
     figures = {k.replace("_", " "): f"{v:,}" for k, v in report.items() if isinstance(v, int)}
     train, test = (report.get(k) or {} for k in ("train", "test_split"))
-    figures |= {f"{side} rows": f"{counted.get('rows', 0):,}" for side, counted in (("train", train), ("test", test))}
+    figures |= {
+        f"{side} rows": f"{counted.get('rows', 0):,}"
+        for side, counted in (("train", train), ("test", test))
+    }
     by_label = [counted.get("by_label") or {} for counted in (train, test)]
-    labels = [(name, int(by_label[0].get(name, 0)), int(by_label[1].get(name, 0))) for name in sorted({n for side in by_label for n in side if n})]
+    labels = [
+        (name, int(by_label[0].get(name, 0)), int(by_label[1].get(name, 0)))
+        for name in sorted({n for side in by_label for n in side if n})
+    ]
     labels.sort(key=lambda row: -row[1] - row[2])
-    drops = [Drop(d["why"], d["count"], d["first"], d["fault"], side) for side, found in _sides(report) for d in found.get("drops") or []]
-    lines = [f"{side}: {line}" if side else line for side, found in _sides(report) if (line := told(found))]
-    return DataSet(target, figures, tuple(labels[:MAX_LABELS]), *_edits(evidence, target, trace.key), tuple(drops), "; ".join(lines), failed)
+    drops = [
+        Drop(d["why"], d["count"], d["first"], d["fault"], side)
+        for side, found in _sides(report)
+        for d in found.get("drops") or []
+    ]
+    lines = [
+        f"{side}: {line}" if side else line
+        for side, found in _sides(report)
+        if (line := told(found))
+    ]
+    return DataSet(
+        target,
+        figures,
+        tuple(labels[:MAX_LABELS]),
+        *_edits(evidence, target, trace.key),
+        tuple(drops),
+        "; ".join(lines),
+        failed,
+    )
 
 
 def _sides(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -49,7 +71,9 @@ def _report(data: bytes | None) -> Mapping[str, Any]:
 
 
 def _edits(evidence: Evidence, target: str, key: str) -> tuple[tuple[Edit, ...], int, int, int]:
-    """(edits, rows added, rows removed, build) since the last build in which the data set was another one."""
+    """(edits, rows added, rows removed, build) since the last build in which the data set was
+    another one.
+    """
     older = [e for e in evidence.entries if target in e.measured and e.measured[target].key != key]
     if not older:
         return (), 0, 0, 0
@@ -61,12 +85,22 @@ def _edits(evidence: Evidence, target: str, key: str) -> tuple[tuple[Edit, ...],
         if not all(sides):
             continue
         both = [*sides[0], *sides[1]]
-        cut = [f"{text} → {right}" for text, (_, right) in zip(rows.unframed([text for text, _ in both]), both, strict=True)]
+        cut = [
+            f"{text} → {right}"
+            for text, (_, right) in zip(
+                rows.unframed([text for text, _ in both]), both, strict=True
+            )
+        ]
         old, new = Counter(cut[: len(sides[0])]), Counter(cut[len(sides[0]) :])
         gone, come = list((old - new).elements()), list((new - old).elements())
         added, removed = added + len(come), removed + len(gone)
         edits += _paired(side, gone, come)
-    return tuple(edits[:MAX_EDITS]), added, removed, next(e.number for e in evidence.entries if e.number > older[-1].number)
+    return (
+        tuple(edits[:MAX_EDITS]),
+        added,
+        removed,
+        next(e.number for e in evidence.entries if e.number > older[-1].number),
+    )
 
 
 def _paired(side: str, gone: list[str], come: list[str]) -> list[Edit]:
@@ -79,4 +113,8 @@ def _paired(side: str, gone: list[str], come: list[str]) -> list[Edit]:
                 gone.remove(text)
                 come.remove(close[0])
                 edits.append(Edit(side, rows.clip(text), rows.clip(close[0])))
-    return [*edits, *(Edit(side, rows.clip(t), "") for t in gone), *(Edit(side, "", rows.clip(t)) for t in come)]
+    return [
+        *edits,
+        *(Edit(side, rows.clip(t), "") for t in gone),
+        *(Edit(side, "", rows.clip(t)) for t in come),
+    ]

@@ -22,7 +22,9 @@ class Evidence:
     entries: list[Entry]
 
     def trace(self, node: str) -> Trace | None:
-        """What the node made: under its key of now, or, when that was not built yet, under its last one."""
+        """What the node made: under its key of now, or, when that was not built yet, under its last
+        one.
+        """
         state = self.plan.states.get(node)
         if state and state.trace:
             return state.trace

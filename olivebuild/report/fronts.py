@@ -1,4 +1,6 @@
-"""The geometry of a choice's charts: models as spots on two axes, and where their names fit beside them. Knows no markup."""
+"""The geometry of a choice's charts: models as spots on two axes, and where their names fit beside
+them. Knows no markup.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ LABEL = (2.3, 8.0)
 
 @dataclass(frozen=True)
 class Spot:
-    """A model on two axes, `x` from the left and `y` from the top; `best`: no other beats it. `label` is where its name begins or ends."""
+    """A model on two axes, `x` from the left and `y` from the top; `best`: no other beats it.
+
+    `label` is where its name begins or ends.
+    """
 
     name: str
     x: float
@@ -49,25 +54,48 @@ class SpotChart:
 
 
 def chart(choice: Choice, across: str) -> SpotChart:
-    """The models of a choice, its quality over another of its axes; the gates on either as lines."""
+    """The models of a choice, its quality over another of its axes; the gates on either as
+    lines.
+    """
     up = choice.axes[0]
     xs, ys = ([c.figures[name] for c in choice.contenders] for name in (across, up))
     log = min(xs) > 0 and max(xs) / min(xs) > 8
-    (to_x, x_ticks), (to_y, y_ticks) = scale(min(xs), max(xs), log=log), scale(min(ys), max(ys), log=False)
+    (to_x, x_ticks), (to_y, y_ticks) = (
+        scale(min(xs), max(xs), log=log),
+        scale(min(ys), max(ys), log=False),
+    )
     places = [(to_x(x), 100 - to_y(y)) for x, y in zip(xs, ys, strict=True)]
     labels = _labels([c.model for c in choice.contenders], places)
     spots, rows = [], []
     for contender, (x, y), label in zip(choice.contenders, places, labels, strict=True):
         told = tuple(_show(name, contender.figures[name]) for name in (across, up))
         rank = 0 if contender.model == choice.chosen else 1
-        spots.append(Spot(contender.model, x, y, rank, not contender.beaten_by, " · ".join(told), label))
+        spots.append(
+            Spot(contender.model, x, y, rank, not contender.beaten_by, " · ".join(told), label)
+        )
         rows.append((contender.model, *told))
     drawn = [(name, limit) for name, limit in choice.limits if name in (across, up)]
-    limits = tuple((at, f"gate {_show(n, v)}") for n, v in drawn if n == across and not (log and v <= 0) and 0 <= (at := to_x(v)) <= 100)
-    levels = tuple((at, f"gate {_show(n, v)}") for n, v in drawn if n == up and 0 <= (at := 100 - to_y(v)) <= 100)
-    shown = (tuple((to_x(v), _show(across, v)) for v in few(x_ticks, 4)), tuple((100 - to_y(v), _show(up, v).replace(".0 %", " %")) for v in y_ticks))
+    limits = tuple(
+        (at, f"gate {_show(n, v)}")
+        for n, v in drawn
+        if n == across and not (log and v <= 0) and 0 <= (at := to_x(v)) <= 100
+    )
+    levels = tuple(
+        (at, f"gate {_show(n, v)}")
+        for n, v in drawn
+        if n == up and 0 <= (at := 100 - to_y(v)) <= 100
+    )
+    shown = (
+        tuple((to_x(v), _show(across, v)) for v in few(x_ticks, 4)),
+        tuple((100 - to_y(v), _show(up, v).replace(".0 %", " %")) for v in y_ticks),
+    )
     return SpotChart(
-        f"{heading(up)} over {heading(across)}", tuple(spots), *shown, limits, levels, Table(("model", heading(across), heading(up)), tuple(rows))
+        f"{heading(up)} over {heading(across)}",
+        tuple(spots),
+        *shown,
+        limits,
+        levels,
+        Table(("model", heading(across), heading(up)), tuple(rows)),
     )
 
 
@@ -85,14 +113,23 @@ def _labels(names: Sequence[str], places: Points) -> list[Label]:
         options = [
             (Label(x + 2.5, y, False), (x + 2.5, x + 2.5 + wide), y),
             (Label(102.5 - x, y, True), (x - 2.5 - wide, x - 2.5), y),
-            *((Label(max(x - 2, 0), y + up, False), (x - 2, x - 2 + wide), y + up) for up in (-9.0, 9.0)),
-            *((Label(max(98 - x, 0), y + up, True), (x + 2 - wide, x + 2), y + up) for up in (-9.0, 9.0)),
+            *(
+                (Label(max(x - 2, 0), y + up, False), (x - 2, x - 2 + wide), y + up)
+                for up in (-9.0, 9.0)
+            ),
+            *(
+                (Label(max(98 - x, 0), y + up, True), (x + 2 - wide, x + 2), y + up)
+                for up in (-9.0, 9.0)
+            ),
         ]
 
         def cost(option: tuple[Label, tuple[float, float], float]) -> float:
             _, (left, right), middle = option
             outside = max(0, -left) + max(0, right - 100)
-            hits = sum(a < right and left < c and b < middle + height / 2 and middle - height / 2 < d for a, b, c, d in taken)
+            hits = sum(
+                a < right and left < c and b < middle + height / 2 and middle - height / 2 < d
+                for a, b, c, d in taken
+            )
             return outside + 30 * hits
 
         label, (left, right), middle = min(options, key=cost)

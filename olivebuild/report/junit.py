@@ -1,4 +1,6 @@
-"""Gates as JUnit XML, which every continuous-integration service reads: a suite a benchmark, a case a gate."""
+"""Gates as JUnit XML, which every continuous-integration service reads: a suite a benchmark, a case
+a gate.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,43 @@ from olivebuild.text import clean
 
 def render(report: Report) -> str:
     failures = sum(not g.passed for g in report.gates)
-    root = ElementTree.Element("testsuites", name="olivebuild", tests=str(len(report.gates)), failures=str(failures))
+    root = ElementTree.Element(
+        "testsuites", name="olivebuild", tests=str(len(report.gates)), failures=str(failures)
+    )
     for target in dict.fromkeys(g.target for g in report.gates):
         gates = [g for g in report.gates if g.target == target]
         missed = sum(not g.passed for g in gates)
         suite = ElementTree.SubElement(
-            root, "testsuite", name=clean(target), tests=str(len(gates)), failures=str(missed), timestamp=report.time.rstrip("Z")
+            root,
+            "testsuite",
+            name=clean(target),
+            tests=str(len(gates)),
+            failures=str(missed),
+            timestamp=report.time.rstrip("Z"),
         )
         for gate in gates:
-            case = ElementTree.SubElement(suite, "testcase", classname=clean(f"{report.name}.{target}"), name=clean(gate.text))
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=clean(f"{report.name}.{target}"), name=clean(gate.text)
+            )
             if not gate.passed:
-                failure = ElementTree.SubElement(case, "failure", message=clean(f"{gate.text}: {gate.value}"), type="gate")
+                failure = ElementTree.SubElement(
+                    case, "failure", message=clean(f"{gate.text}: {gate.value}"), type="gate"
+                )
                 failure.text = clean(gate.note) or None
     for target, line in report.dropped:
         # No gate, and no failure: what lost too many rows does not build.
-        suite = ElementTree.SubElement(root, "testsuite", name=clean(target), tests="0", failures="0", timestamp=report.time.rstrip("Z"))
+        suite = ElementTree.SubElement(
+            root,
+            "testsuite",
+            name=clean(target),
+            tests="0",
+            failures="0",
+            timestamp=report.time.rstrip("Z"),
+        )
         ElementTree.SubElement(suite, "system-out").text = clean(line)
     ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        + ElementTree.tostring(root, encoding="unicode")
+        + "\n"
+    )

@@ -1,4 +1,7 @@
-"""Where the boxes and lines of a graph of targets stand, in layers from left to right. Numbers only; knows no markup."""
+"""Where the boxes and lines of a graph of targets stand, in layers from left to right.
+
+Numbers only; knows no markup.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,12 @@ class Drawing:
 
 
 def draw(inputs: Mapping[str, Sequence[str]]) -> Drawing:
-    """`inputs`: node -> what it is made from, inputs first. A line over several layers has a place of its own in each of them.
+    """`inputs`: node -> what it is made from, inputs first.
 
-    Lines that follow from others are left out: what reads a model reads what that was made from, too.
+    A line over several layers has a place of its own in each of them.
+
+    Lines that follow from others are left out: what reads a model reads what that was made from,
+    too.
     """
     inputs = _reduced(inputs)
     layer: dict[str, int] = {}
@@ -60,10 +66,18 @@ def draw(inputs: Mapping[str, Sequence[str]]) -> Drawing:
                 before[b].append(a)
     rows = _order(columns, before)
     tallest = max((len(c) for c in columns), default=0)
-    place = {name: (at * (WIDTH + GAP_X), rows[name] * (HEIGHT + GAP_Y)) for at, column in enumerate(columns) for name in column}
-    wires = tuple(Wire(a, b, _path([place[stop] for stop in chain])) for (a, b), chain in routes.items())
+    place = {
+        name: (at * (WIDTH + GAP_X), rows[name] * (HEIGHT + GAP_Y))
+        for at, column in enumerate(columns)
+        for name in column
+    }
+    wires = tuple(
+        Wire(a, b, _path([place[stop] for stop in chain])) for (a, b), chain in routes.items()
+    )
     boxes = tuple(Box(name, *place[name]) for name in inputs)
-    return Drawing(len(columns) * (WIDTH + GAP_X) - GAP_X, tallest * (HEIGHT + GAP_Y) - GAP_Y, boxes, wires)
+    return Drawing(
+        len(columns) * (WIDTH + GAP_X) - GAP_X, tallest * (HEIGHT + GAP_Y) - GAP_Y, boxes, wires
+    )
 
 
 def _reduced(inputs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -71,7 +85,10 @@ def _reduced(inputs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     below: dict[str, set[str]] = {}
     for name, sources in inputs.items():
         below[name] = {*sources, *(far for source in sources for far in below[source])}
-    return {name: [s for s in sources if not any(s in below[other] for other in sources)] for name, sources in inputs.items()}
+    return {
+        name: [s for s in sources if not any(s in below[other] for other in sources)]
+        for name, sources in inputs.items()
+    }
 
 
 def _pull(layer: dict[str, int], inputs: Mapping[str, Sequence[str]]) -> None:
@@ -86,7 +103,9 @@ def _pull(layer: dict[str, int], inputs: Mapping[str, Sequence[str]]) -> None:
 
 
 def _order(columns: list[list[str]], before: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Rows, so that few lines cross: each node towards the middle of its neighbours, from left to right and back, a few times."""
+    """Rows, so that few lines cross: each node towards the middle of its neighbours, from left to
+    right and back, a few times.
+    """
     after: dict[str, list[str]] = {name: [] for name in before}
     for name, sources in before.items():
         for source in sources:
@@ -115,13 +134,18 @@ def _mean(values: Iterable[float], otherwise: float) -> float:
 
 
 def _path(stops: Sequence[tuple[float, float]]) -> str:
-    """From the right edge of the first to the left edge of the last, level where it passes others."""
+    """From the right edge of the first to the left edge of the last, level where it passes
+    others.
+    """
     middle = HEIGHT / 2
     x, y = stops[0][0] + WIDTH, stops[0][1] + middle
     parts = [f"M{x:.1f} {y:.1f}"]
     for i, (left, top) in enumerate(stops[1:], 1):
         bend = (left - x) / 2
-        parts.append(f"C{x + bend:.1f} {y:.1f} {left - bend:.1f} {top + middle:.1f} {left:.1f} {top + middle:.1f}")
+        parts.append(
+            f"C{x + bend:.1f} {y:.1f} {left - bend:.1f} {top + middle:.1f} {left:.1f} "
+            f"{top + middle:.1f}"
+        )
         x, y = left, top + middle
         if i < len(stops) - 1:
             x = left + WIDTH

@@ -21,14 +21,22 @@ def _lines(report: Report) -> Iterator[str]:
     yield ""
     missed = [g for g in report.gates if not g.passed]
     if report.gates:
-        yield f"**{len(missed)} of {len(report.gates)} gates missed**" if missed else f"**All {len(report.gates)} gates met**"
+        yield (
+            f"**{len(missed)} of {len(report.gates)} gates missed**"
+            if missed
+            else f"**All {len(report.gates)} gates met**"
+        )
         yield ""
     for bench in report.benches:
         if bench.since:
             yield f"{text(bench.target)}, {text(bench.since)}"
             yield ""
     if report.gates:
-        yield from table(("gate", "found", "verdict"), [(g.text, g.value, "met" if g.passed else "**missed** ❌") for g in report.gates], "lrl")
+        yield from table(
+            ("gate", "found", "verdict"),
+            [(g.text, g.value, "met" if g.passed else "**missed** ❌") for g in report.gates],
+            "lrl",
+        )
     for bench in report.benches:
         yield from _bench(bench)
     for choice in report.choices:
@@ -39,13 +47,18 @@ def _lines(report: Report) -> Iterator[str]:
     if report.builds:
         last = report.builds[0]
         saved = f"; the results kept had taken {seconds(last.saved)}" if last.saved >= 1 else ""
-        yield f"Build {last.number}: {last.ran} steps ran, {last.restored} restored, {last.fresh} targets kept, in {seconds(last.seconds)}{saved}."
+        yield (
+            f"Build {last.number}: {last.ran} steps ran, {last.restored} restored, {last.fresh} "
+            f"targets kept, in {seconds(last.seconds)}{saved}."
+        )
         yield ""
     made = [t for t in report.targets if t.outcome != "kept"]
     if made:
         yield "<details><summary>What was made, and why</summary>"
         yield ""
-        rows = [(t.name, t.kind, t.outcome, "; ".join(t.why[:3]), seconds(t.seconds)) for t in made[:50]]
+        rows = [
+            (t.name, t.kind, t.outcome, "; ".join(t.why[:3]), seconds(t.seconds)) for t in made[:50]
+        ]
         yield from table(("target", "kind", "last build", "why", "cost"), rows, "llllr")
         yield "</details>"
         yield ""
@@ -54,10 +67,18 @@ def _lines(report: Report) -> Iterator[str]:
 def _bench(bench: Bench) -> Iterator[str]:
     known = [columns_of([m.sets[s] for m in bench.models if s in m.sets]) for s in bench.sets]
     speeds = [f for f in SPEEDS if any(f in m.figures for m in bench.models)]
-    head = ["model", *(f"{s}: {heading(f)}" for s, names in zip(bench.sets, known, strict=True) for f in names), *map(heading, speeds)]
+    head = [
+        "model",
+        *(f"{s}: {heading(f)}" for s, names in zip(bench.sets, known, strict=True) for f in names),
+        *map(heading, speeds),
+    ]
     rows = []
     for m in bench.models:
-        judged = [_cell(f, m.sets[s].figures.get(f)) if s in m.sets else "" for s, names in zip(bench.sets, known, strict=True) for f in names]
+        judged = [
+            _cell(f, m.sets[s].figures.get(f)) if s in m.sets else ""
+            for s, names in zip(bench.sets, known, strict=True)
+            for f in names
+        ]
         rows.append((m.name, *judged, *(_cell(f, m.figures.get(f)) for f in speeds)))
     yield f"### {text(bench.target)}"
     yield ""
@@ -69,15 +90,34 @@ def _choice(choice: Choice) -> Iterator[str]:
     best = f"**{text(choice.chosen)}**, {told}" if choice.chosen else "nothing chosen yet"
     yield f"### {text(choice.target)}"
     yield ""
-    yield f"{best}, among the models of {text(choice.bench)}" + ("" if choice.best else "; **no model meets all gates**")
+    yield f"{best}, among the models of {text(choice.bench)}" + (
+        "" if choice.best else "; **no model meets all gates**"
+    )
     yield ""
     figures = list(dict.fromkeys((choice.by, *choice.axes)))
     rows = []
     for m in choice.contenders:
-        verdicts = [""] * len(choice.gates) if m.gates is None else ["met" if g.passed else "**missed** ❌" for g in m.gates]
-        front = ("beaten by " + m.beaten_by if m.beaten_by else "on it") if len(choice.axes) > 1 else ""
-        rows.append((m.model, *(figure(name.rpartition(".")[2], m.figures[name]) for name in figures), *verdicts, front))
-    yield from table(("model", *map(heading, figures), *choice.gates, "front"), rows, "l" + "r" * len(figures) + "l" * (len(choice.gates) + 1))
+        verdicts = (
+            [""] * len(choice.gates)
+            if m.gates is None
+            else ["met" if g.passed else "**missed** ❌" for g in m.gates]
+        )
+        front = (
+            ("beaten by " + m.beaten_by if m.beaten_by else "on it") if len(choice.axes) > 1 else ""
+        )
+        rows.append(
+            (
+                m.model,
+                *(figure(name.rpartition(".")[2], m.figures[name]) for name in figures),
+                *verdicts,
+                front,
+            )
+        )
+    yield from table(
+        ("model", *map(heading, figures), *choice.gates, "front"),
+        rows,
+        "l" + "r" * len(figures) + "l" * (len(choice.gates) + 1),
+    )
 
 
 def _cell(name: str, value: Value | None) -> str:

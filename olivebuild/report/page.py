@@ -1,4 +1,6 @@
-"""The report as one HTML page that needs nothing else: no script, no font, no picture from elsewhere. Every text is escaped."""
+"""The report as one HTML page that needs nothing else: no script, no font, no picture from
+elsewhere. Every text is escaped.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,18 @@ from olivebuild import text as texts
 from olivebuild import wording
 from olivebuild.comparing import Change
 from olivebuild.report import charts, fronts, layout
-from olivebuild.report.data import Bench, Choice, Confusion, Edit, Judged, Label, Report, Training, Value, Versus
+from olivebuild.report.data import (
+    Bench,
+    Choice,
+    Confusion,
+    Edit,
+    Judged,
+    Label,
+    Report,
+    Training,
+    Value,
+    Versus,
+)
 from olivebuild.streams import plain
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -36,7 +49,8 @@ SPEEDS = (
 DECIDING = ("accuracy", "json_exact", "ttft", "tpot", "e2e")
 """Figures whose differences are told first."""
 SHARES = (
-    "accuracy", "generated_accuracy", "exact_match", "macro_f1", "json_exact", "field_exact", "schema_valid",
+    "accuracy", "generated_accuracy", "exact_match", "macro_f1", "json_exact", "field_exact",
+    "schema_valid",
     "perplexity",
 )  # fmt: skip
 
@@ -90,7 +104,13 @@ class ChoiceView:
 
 
 def render(report: Report) -> str:
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
         "n": lambda x: f"{x:.2f}".rstrip("0").rstrip("."),
         "seconds": lambda x: texts.seconds(x),
@@ -114,13 +134,20 @@ def render(report: Report) -> str:
         tiles=list(tiles(report.benches[0])) if report.benches else [],
         benches=[view(b) for b in report.benches],
         choices=[
-            ChoiceView(c, tuple(dict.fromkeys((c.by, *c.axes))), tuple(fronts.chart(c, across) for across in c.axes[1:])) for c in report.choices
+            ChoiceView(
+                c,
+                tuple(dict.fromkeys((c.by, *c.axes))),
+                tuple(fronts.chart(c, across) for across in c.axes[1:]),
+            )
+            for c in report.choices
         ],
         trainings=[TrainingView(run, tuple(_curves(run))) for run in report.trainings],
         targets=targets,
         shown=report.targets[:MAX_TARGETS],
         dearest=max((t.seconds or 0 for t in report.targets), default=0),
-        drawing=layout.draw({t.name: t.inputs for t in report.targets}) if 1 < len(targets) <= MAX_DRAWN else None,
+        drawing=layout.draw({t.name: t.inputs for t in report.targets})
+        if 1 < len(targets) <= MAX_DRAWN
+        else None,
         sections=list(_sections(report)),
     )
     return re.sub(r"\n\s*\n+", "\n", plain(page))
@@ -141,7 +168,11 @@ def cell(name: str, value: Value | None) -> Markup:
 
 def span(difference: Value) -> str:
     """The interval of a difference."""
-    return f"{difference.low:+.1f} to {difference.high:+.1f}" if difference.low is not None and difference.high is not None else ""
+    return (
+        f"{difference.low:+.1f} to {difference.high:+.1f}"
+        if difference.low is not None and difference.high is not None
+        else ""
+    )
 
 
 def when(time: str) -> str:
@@ -156,7 +187,9 @@ def words(edit: Edit) -> Iterator[tuple[str, str]]:
     """(" ", kept), ("-", gone), ("+", come), a run of words each."""
     before, after = (re.findall(r"\s+|\w+|[^\w\s]", text) for text in (edit.before, edit.after))
     old = new = ""
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+    for kind, a, b, c, d in difflib.SequenceMatcher(
+        None, before, after, autojunk=False
+    ).get_opcodes():
         same = "".join(before[a:b]) if kind == "equal" else ""
         if same.strip() or (same and not (old or new)):
             yield from (run for run in (("-", old), ("+", new)) if run[1])
@@ -176,16 +209,34 @@ def tiles(bench: Bench) -> Iterator[Tile]:
         figures = model.sets[data].figures if data in model.sets else {}
         name = next((n for n in SHARES if n in figures), None)
         if name:
-            yield _tile(f"{wording.heading(name)}, {data}", name, figures[name], changes.get((data, name)))
+            yield _tile(
+                f"{wording.heading(name)}, {data}", name, figures[name], changes.get((data, name))
+            )
     for name in ("tokens_per_second", "ttft", "peak_rss", "size"):
         if name in model.figures:
             yield _tile(wording.heading(name), name, model.figures[name], changes.get(("", name)))
 
 
 def _tile(title: str, name: str, value: Value, change: Change | None) -> Tile:
-    note = f"{wording.figure(name, value.low)} to {wording.figure(name, value.high)}" if value.low is not None and value.high is not None else ""
-    told = "" if change is None else "unchanged" if change.better is None or change.text == "equal" else change.text
-    tone = "soft" if change is None or told == "unchanged" or change.noise else "good" if change.better else "bad"
+    note = (
+        f"{wording.figure(name, value.low)} to {wording.figure(name, value.high)}"
+        if value.low is not None and value.high is not None
+        else ""
+    )
+    told = (
+        ""
+        if change is None
+        else "unchanged"
+        if change.better is None or change.text == "equal"
+        else change.text
+    )
+    tone = (
+        "soft"
+        if change is None or told == "unchanged" or change.noise
+        else "good"
+        if change.better
+        else "bad"
+    )
     return Tile(title, wording.figure(name, value.value), note, told, tone)
 
 
@@ -196,23 +247,44 @@ def view(bench: Bench) -> BenchView:
         sets.append(Columns(name, max((j.rows for j in judged), default=0), columns_of(judged)))
     known = {figure for m in bench.models for figure in m.figures}
     accuracy = [
-        charts.accuracy(bench, s, next((f for f in SHARES[:-1] if f in c.columns), "accuracy")) for s, c in zip(bench.sets, sets, strict=True)
+        charts.accuracy(bench, s, next((f for f in SHARES[:-1] if f in c.columns), "accuracy"))
+        for s, c in zip(bench.sets, sets, strict=True)
     ]
-    kinds = (("ttft", "time to first token"), ("gaps", "time between tokens"), ("e2e", "end to end"))
-    confusions = [(s, tuple((m.name, t) for m in bench.models if s in m.sets and (t := m.sets[s].confusion))) for s in bench.sets]
+    kinds = (
+        ("ttft", "time to first token"),
+        ("gaps", "time between tokens"),
+        ("e2e", "end to end"),
+    )
+    confusions = [
+        (s, tuple((m.name, t) for m in bench.models if s in m.sets and (t := m.sets[s].confusion)))
+        for s in bench.sets
+    ]
     last = bench.models[-1]
     return BenchView(
         bench=bench,
-        comparisons=tuple(v for v in bench.comparisons if v.model == last.name and v.figure in DECIDING),
-        more=_all_comparisons(bench) if any(v.model != last.name or v.figure not in DECIDING for v in bench.comparisons) else None,
+        comparisons=tuple(
+            v for v in bench.comparisons if v.model == last.name and v.figure in DECIDING
+        ),
+        more=_all_comparisons(bench)
+        if any(v.model != last.name or v.figure not in DECIDING for v in bench.comparisons)
+        else None,
         sets=tuple(sets),
         speed=tuple(name for name in SPEEDS if name in known) or ("size",),
-        intervals=any(v.low is not None for m in bench.models for row in (m.figures, *(j.figures for j in m.sets.values())) for v in row.values()),
+        intervals=any(
+            v.low is not None
+            for m in bench.models
+            for row in (m.figures, *(j.figures for j in m.sets.values()))
+            for v in row.values()
+        ),
         accuracy=tuple(c for c in accuracy if c),
         latency=tuple(c for kind, title in kinds if (c := charts.latency(bench, kind, title))),
         trends=tuple(charts.trend(t) for t in bench.trends),
         confusions=tuple((s, tables) for s, tables in confusions if tables),
-        labels=tuple((s, last.name, last.sets[s].labels) for s in bench.sets if s in last.sets and last.sets[s].labels),
+        labels=tuple(
+            (s, last.name, last.sets[s].labels)
+            for s in bench.sets
+            if s in last.sets and last.sets[s].labels
+        ),
     )
 
 
@@ -220,7 +292,9 @@ def columns_of(judged: Sequence[Judged]) -> tuple[str, ...]:
     """The figures of answers that any model has, the user's own scores last."""
     known = {figure for j in judged for figure in j.figures}
     own = dict.fromkeys(name for j in judged for name in j.scores)
-    return (*(f for f in SHARES if f in known), *(name for name in own if name not in SHARES)) or ("accuracy",)
+    return (*(f for f in SHARES if f in known), *(name for name in own if name not in SHARES)) or (
+        "accuracy",
+    )
 
 
 def _all_comparisons(bench: Bench) -> charts.Table:
@@ -229,7 +303,15 @@ def _all_comparisons(bench: Bench) -> charts.Table:
     for v in bench.comparisons[:MAX_COMPARISONS]:
         figure = wording.heading(v.figure) + (f" on {v.data}" if v.data else "")
         rows.append(
-            (v.model, v.versus, figure, f"{v.difference.value:+.1f} {v.unit}", span(v.difference), v.verdict, "" if v.p is None else f"{v.p:.2g}")
+            (
+                v.model,
+                v.versus,
+                figure,
+                f"{v.difference.value:+.1f} {v.unit}",
+                span(v.difference),
+                v.verdict,
+                "" if v.p is None else f"{v.p:.2g}",
+            )
         )
     return charts.Table(head, tuple(rows))
 
@@ -254,7 +336,11 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
     for choice in report.choices:
         yield f"c-{choice.target}", "Choice" if len(report.choices) == 1 else choice.target
     yield "graph", "What ran"
-    for at, name, there in (("builds", "Builds", report.builds), ("training", "Training", report.trainings), ("data", "Data", report.datasets)):
+    for at, name, there in (
+        ("builds", "Builds", report.builds),
+        ("training", "Training", report.trainings),
+        ("data", "Data", report.datasets),
+    ):
         if there:
             yield at, name
     yield "provenance", "Provenance"

@@ -1,4 +1,6 @@
-"""Rows of data sets, for people: the prompts behind answers, and the bytes of files that lie in the store."""
+"""Rows of data sets, for people: the prompts behind answers, and the bytes of files that lie in the
+store.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,19 @@ def stored(evidence: Evidence, trace: Trace | None, name: str) -> bytes | None:
     try:
         manifest = store.manifest(trace.manifest) if trace and trace.manifest else None
         entry = next((e for e in manifest.files if e.name == name), None) if manifest else None
-        return b"".join(store.read(blob) for blob, _ in entry.runs()) if entry and entry.size <= MAX_BYTES else None
+        return (
+            b"".join(store.read(blob) for blob, _ in entry.runs())
+            if entry and entry.size <= MAX_BYTES
+            else None
+        )
     except (Damaged, ValueError, OSError):
         return None
 
 
 def asked(evidence: Evidence, trace: Trace | None, name: str) -> list[tuple[str, str]]:
-    """(what is asked, what is right) of each row of a data set's parquet file; [] when it can't be read here."""
+    """(what is asked, what is right) of each row of a data set's parquet file; [] when it can't be
+    read here.
+    """
     data = stored(evidence, trace, name)
     try:
         import pyarrow.parquet as pq
@@ -45,7 +53,13 @@ def asked(evidence: Evidence, trace: Trace | None, name: str) -> list[tuple[str,
         table = pq.read_table(io.BytesIO(data)).to_pylist()
     except (OSError, ValueError):
         return []
-    return [(_first(row, "prompt", "user", "messages", "text"), _first(row, "label", "completion", "assistant")) for row in table]
+    return [
+        (
+            _first(row, "prompt", "user", "messages", "text"),
+            _first(row, "label", "completion", "assistant"),
+        )
+        for row in table
+    ]
 
 
 def _first(row: dict[str, object], *names: str) -> str:
@@ -53,7 +67,9 @@ def _first(row: dict[str, object], *names: str) -> str:
 
 
 def prompts(evidence: Evidence, trace: Trace | None, count: int) -> list[str]:
-    """The prompts of a data set's test rows; [] when they are not the `count` rows that were asked."""
+    """The prompts of a data set's test rows; [] when they are not the `count` rows that were
+    asked.
+    """
     found = [text for text, _ in asked(evidence, trace, "test.parquet")]
     return found if len(found) == count else []
 
@@ -68,9 +84,14 @@ def unframed(found: Sequence[str]) -> list[str]:
 
 
 def _shared(found: Sequence[str]) -> int:
-    """How many characters all begin with, back to the last end of a word, so that no word is cut."""
+    """How many characters all begin with, back to the last end of a word, so that no word is
+    cut.
+    """
     least, most = min(found), max(found)
-    same = next((i for i, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), min(len(least), len(most)))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(least, most, strict=False)) if a != b),
+        min(len(least), len(most)),
+    )
     while same and least[same - 1].isalnum():
         same -= 1
     return same

@@ -1,4 +1,7 @@
-"""Rows in, answers out: how a row becomes a prompt, and what the model writes to each. Knows nothing of where the answers go."""
+"""Rows in, answers out: how a row becomes a prompt, and what the model writes to each.
+
+Knows nothing of where the answers go.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from olivebuild.steps._values import DATES, is_missing, text_of, tidied, why_not
 
 @dataclass(frozen=True)
 class Form:
-    """How a row becomes a prompt: a data set's template without its answer. `format` is prompt, user or messages."""
+    """How a row becomes a prompt: a data set's template without its answer.
+
+    `format` is prompt, user or messages.
+    """
 
     name: str
     format: str
@@ -37,29 +43,54 @@ class Form:
             return encoder.ask("user", {"user": fill(self.text, dict(row)), "assistant": ""})
         messages = conversation_of(row, self.text)
         assert isinstance(messages, list)
-        return from_messages(messages[:-1] if messages[-1]["role"] == "assistant" else messages, encoder, tools_of(row))
+        return from_messages(
+            messages[:-1] if messages[-1]["role"] == "assistant" else messages,
+            encoder,
+            tools_of(row),
+        )
 
     def filled(self, text: str, encoder: Encoder) -> list[int]:
         """The prompt when `text` is the value of the only column."""
         return self.prompt(dict.fromkeys(self.columns, text), encoder)
 
     def fits(self, known: set[str]) -> bool:
-        """Whether rows with these columns can be asked: all that it needs, or some of those that may be missing."""
+        """Whether rows with these columns can be asked: all that it needs, or some of those that
+        may be missing.
+        """
         if self.format == "messages":
             return self.text in known
         found = slots(self.text, known)
         needed = {slot.column for slot in found if not slot.optional}
-        return known >= needed and (bool(needed) or not found or any(slot.column in known for slot in found))
+        return known >= needed and (
+            bool(needed) or not found or any(slot.column in known for slot in found)
+        )
 
     def check(self, row: Read) -> None:
         """Raises InputError with the row's place when a column has no value that can be used."""
         if self.format == "messages":
-            found = conversation_of(row.columns, self.text) if row.columns.get(self.text) else f"no value for {self.text}"
-            why = found if isinstance(found, str) else "the tools are not a list of objects" if tools_of(row.columns) is None else None
+            found = (
+                conversation_of(row.columns, self.text)
+                if row.columns.get(self.text)
+                else f"no value for {self.text}"
+            )
+            why = (
+                found
+                if isinstance(found, str)
+                else "the tools are not a list of objects"
+                if tools_of(row.columns) is None
+                else None
+            )
         else:
             parts = slots(self.text, row.columns)
             values = [(slot.column, row.columns.get(slot.column), slot.optional) for slot in parts]
-            why = next((odd for name, value, free in values if not (free and is_missing(value)) and (odd := why_not(name, value))), None)
+            why = next(
+                (
+                    odd
+                    for name, value, free in values
+                    if not (free and is_missing(value)) and (odd := why_not(name, value))
+                ),
+                None,
+            )
             if not why and parts and not fill(self.text, row.columns).strip():
                 why = "the prompt is empty"
         if why:
@@ -71,27 +102,50 @@ PLAIN = (Form("", "prompt", "{prompt}"), Form("", "messages", "messages"))
 
 def from_messages(messages: list[dict[str, Any]], encoder: Encoder, tools: Any = None) -> list[int]:
     # The answer that is to come stands last.
-    return encoder.ask("messages", {"messages": [*messages, {"role": "assistant", "content": ""}], "tools": tools})
+    return encoder.ask(
+        "messages", {"messages": [*messages, {"role": "assistant", "content": ""}], "tools": tools}
+    )
 
 
 def read_rows(path: Path, shown: str, forms: Sequence[Form]) -> tuple[list[Read], Form]:
     """All rows, and the first form whose columns they have. Raises InputError."""
     rows = list(read_file(path, shown))
     if not rows:
-        raise InputError("there are no rows", where=shown, hint="a row is a JSON object with the columns of a data set, or a prompt")
+        raise InputError(
+            "there are no rows",
+            where=shown,
+            hint="a row is a JSON object with the columns of a data set, or a prompt",
+        )
     known = {name for row in rows for name in row.columns}
     if "prediction" in known:
-        raise InputError("the rows have a column named prediction already", where=shown, hint="rename it: the answers go there")
+        raise InputError(
+            "the rows have a column named prediction already",
+            where=shown,
+            hint="rename it: the answers go there",
+        )
     form = next((f for f in (*forms, *PLAIN) if f.fits(known)), None)
     if form is None:
         wanted = [f"{', '.join(f.columns)} (as {f.name})" for f in forms]
         hint = f"they need {'; or '.join([*wanted, 'prompt', 'messages'])}"
-        raise InputError(f"the rows have the columns {', '.join(sorted(known))}", where=shown, hint=hint)
+        raise InputError(
+            f"the rows have the columns {', '.join(sorted(known))}", where=shown, hint=hint
+        )
     for row in rows:
         form.check(row)
-    rows, _ = tidied(rows, [slot.column for slot in slots(form.text, known)] if form.format != "messages" else [])
+    rows, _ = tidied(
+        rows, [slot.column for slot in slots(form.text, known)] if form.format != "messages" else []
+    )
     # What is written beside the answers is JSON, which knows no dates and no decimals.
-    return [Read({k: text_of(v) if isinstance(v, (Decimal, *DATES)) else v for k, v in row.columns.items()}, row.where) for row in rows], form
+    return [
+        Read(
+            {
+                k: text_of(v) if isinstance(v, (Decimal, *DATES)) else v
+                for k, v in row.columns.items()
+            },
+            row.where,
+        )
+        for row in rows
+    ], form
 
 
 def prompts_of(rows: Sequence[Read], form: Form, encoder: Encoder) -> list[list[int]]:
@@ -103,10 +157,18 @@ def prompts_of(rows: Sequence[Read], form: Form, encoder: Encoder) -> list[list[
 
 
 def answers(
-    runtime: Runtime, encoder: Encoder, rows: Sequence[Read], prompts: Sequence[list[int]], rooms: Sequence[int], first: int
+    runtime: Runtime,
+    encoder: Encoder,
+    rows: Sequence[Read],
+    prompts: Sequence[list[int]],
+    rooms: Sequence[int],
+    first: int,
 ) -> Iterator[tuple[Read, str]]:
-    """Each row from number `first` on with its answer, in order; `rooms` are the tokens that each may have."""
-    # Batches begin where they always do, so that going on later gives what one run would have given.
+    """Each row from number `first` on with its answer, in order; `rooms` are the tokens that each
+    may have.
+    """
+    # Batches begin where they always do, so that going on later gives what one run would have
+    # given.
     for i in range(first - first % BATCH, len(rows), BATCH):
         questions = [Question(prompt, []) for prompt in prompts[i : i + BATCH]]
         replies = runtime.ask(questions, max(rooms[i : i + BATCH]), encoder.ends)

@@ -1,4 +1,6 @@
-"""numpy without OpenBLAS's threads: each spins for a tenth of a second once it has started, and no product of these steps is OpenBLAS's."""
+"""numpy without OpenBLAS's threads: each spins for a tenth of a second once it has started, and no
+product of these steps is OpenBLAS's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""An ONNX model from its skeleton and a model's weights: only tensors whose sources changed are computed, the rest are known blobs."""
+"""An ONNX model from its skeleton and a model's weights: only tensors whose sources changed are
+computed, the rest are known blobs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ INNER = (SKELETON, CONSTANTS)
 
 
 class Ahead:
-    """Computes tensors of the ONNX models to come from merged weights that are in memory, so that they need not be merged again."""
+    """Computes tensors of the ONNX models to come from merged weights that are in memory, so that
+    they need not be merged again.
+    """
 
     def __init__(self, store: Store, batch: Batch, recipes: list[Recipe], model: Weights) -> None:
         self._store = store
@@ -58,23 +62,45 @@ class Ahead:
                     self._made[recipe.key(weights)] = _compute(recipe, weights, self._batch)
 
     def finish(self) -> None:
-        """Remember what was made, when the batch has ended. Raises InputError when the model changed meanwhile."""
+        """Remember what was made, when the batch has ended.
+
+        Raises InputError when the model changed meanwhile.
+        """
         self._weights.check_unchanged(self._store)
         Derived(self._store).put(self._made)
 
 
-def assemble(store: Store, scratch: Path, folder: Path, skeleton: Skeleton, weights: Weights) -> tuple[Manifest, dict[str, int]]:
-    """The model's manifest; how many tensors were computed and how many were known. Raises NotFinite."""
+def assemble(
+    store: Store, scratch: Path, folder: Path, skeleton: Skeleton, weights: Weights
+) -> tuple[Manifest, dict[str, int]]:
+    """The model's manifest; how many tensors were computed and how many were known.
+
+    Raises NotFinite.
+    """
     by_name, derived = weights.by_name, Derived(store)
     keys = [recipe.key(by_name) for recipe in skeleton.tensors]
     known = derived.get(dict.fromkeys(keys))
-    kernel = kernel_for(sum(_size(recipe, by_name) for key, recipe in zip(keys, skeleton.tensors, strict=True) if key not in known))
-    # Equal tensors are computed once; the largest first, so that no thread is left with a large one at the end.
-    todo = {key: recipe for key, recipe in zip(keys, skeleton.tensors, strict=True) if key not in known}
+    kernel = kernel_for(
+        sum(
+            _size(recipe, by_name)
+            for key, recipe in zip(keys, skeleton.tensors, strict=True)
+            if key not in known
+        )
+    )
+    # Equal tensors are computed once; the largest first, so that no thread is left with a large one
+    # at the end.
+    todo = {
+        key: recipe for key, recipe in zip(keys, skeleton.tensors, strict=True) if key not in known
+    }
     order = sorted(todo.items(), key=lambda item: -_size(item[1], by_name))
     with store.batch(scratch, sync=False) as batch:
-        made = dict(_kernels.in_threads(lambda item: (item[0], _compute(item[1], by_name, batch, kernel)), order))
-    # A tensor of a file that was edited meanwhile must not be remembered as what the file held before.
+        made = dict(
+            _kernels.in_threads(
+                lambda item: (item[0], _compute(item[1], by_name, batch, kernel)), order
+            )
+        )
+    # A tensor of a file that was edited meanwhile must not be remembered as what the file held
+    # before.
     weights.check_unchanged(store)
     derived.put(made)
     runs: list[tuple[str, int]] = []
@@ -90,12 +116,20 @@ def assemble(store: Store, scratch: Path, folder: Path, skeleton: Skeleton, weig
             blob, size = parts[keys[slot.tensor]][slot.part]
             if size != slot.size:
                 raise StepError(
-                    f"{slot.name} came out with {size} bytes instead of {slot.size}", hint="this is a fault of olivebuild; please report it"
+                    f"{slot.name} came out with {size} bytes instead of {slot.size}",
+                    hint="this is a fault of olivebuild; please report it",
                 )
             runs.append((blob, size))
-    entries = [store.put_file(path, path.name, scratch) for path in sorted(folder.iterdir()) if path.name not in INNER]
+    entries = [
+        store.put_file(path, path.name, scratch)
+        for path in sorted(folder.iterdir())
+        if path.name not in INNER
+    ]
     entries.append(Entry.of_runs(skeleton.data, runs))
-    return Manifest(tuple(sorted(entries, key=lambda e: e.name))), {"tensors_computed": len(made), "tensors_known": len(known)}
+    return Manifest(tuple(sorted(entries, key=lambda e: e.name))), {
+        "tensors_computed": len(made),
+        "tensors_known": len(known),
+    }
 
 
 def _size(recipe: Recipe, weights: dict[str, Weight]) -> int:
@@ -103,7 +137,9 @@ def _size(recipe: Recipe, weights: dict[str, Weight]) -> int:
 
 
 def kernel_for(size: int) -> Callable[[Quantised], _kernels.Quantiser]:
-    """Where to quantise `size` bytes of weights: on a GPU that this action holds, if that saves more than importing torch costs."""
+    """Where to quantise `size` bytes of weights: on a GPU that this action holds, if that saves
+    more than importing torch costs.
+    """
     nanoseconds_a_byte, worth = 0.3 if _kernels.native else 3.0, 10.0
     if size * nanoseconds_a_byte * 1e-9 / _kernels.THREADS < worth or not gpu_names():
         return lambda quantised: quantised.kernel
@@ -113,10 +149,19 @@ def kernel_for(size: int) -> Callable[[Quantised], _kernels.Quantiser]:
 
     if not torch.cuda.is_available():
         return lambda quantised: quantised.kernel
-    return lambda q: TorchQuantiser(q.bits, q.block, q.symmetric, q.scales) if q.algorithm == "default" else q.kernel
+    return lambda q: (
+        TorchQuantiser(q.bits, q.block, q.symmetric, q.scales)
+        if q.algorithm == "default"
+        else q.kernel
+    )
 
 
-def _compute(recipe: Recipe, weights: dict[str, Weight], batch: Batch, kernel: Callable[[Quantised], _kernels.Quantiser] | None = None) -> Blobs:
+def _compute(
+    recipe: Recipe,
+    weights: dict[str, Weight],
+    batch: Batch,
+    kernel: Callable[[Quantised], _kernels.Quantiser] | None = None,
+) -> Blobs:
     blobs = [batch.blob() for _ in range(3 if recipe.quantised else 1)]
     sizes = [0] * len(blobs)
 

@@ -1,4 +1,6 @@
-"""A limit for what a stranger's file makes us compute in Python: a chat template, a regular expression."""
+"""A limit for what a stranger's file makes us compute in Python: a chat template, a regular
+expression.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SECONDS = 5.0
-"""Of this thread's own processor time, so that a busy machine changes nothing. A conversation takes a millisecond."""
+"""Of this thread's own processor time, so that a busy machine changes nothing.
+
+A conversation takes a millisecond.
+"""
 EVERY = 0.25
 MEMORY = 4 << 30
 """So many bytes more may be taken meanwhile."""
@@ -32,7 +37,11 @@ def _heard(_signal: int, _frame: object) -> None:
 
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
-    """Raises TooMuch out of the block. A regular expression is interrupted as well, for `re` looks for signals; but not in another thread."""
+    """Raises TooMuch out of the block.
+
+    A regular expression is interrupted as well, for `re` looks for signals; but not in another
+    thread.
+    """
     global _check
     outer, started, began = _check, time.thread_time(), time.monotonic()
 
@@ -42,7 +51,9 @@ def bounded() -> Iterator[None]:
 
     try:
         with _memory():
-            if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+            if threading.current_thread() is not threading.main_thread() or not hasattr(
+                signal, "setitimer"
+            ):
                 with _from_outside(began):
                     yield
             else:
@@ -50,7 +61,8 @@ def bounded() -> Iterator[None]:
                 if signal.getsignal(signal.SIGPROF) is not _heard:
                     signal.signal(signal.SIGPROF, _heard)
                 _check = check
-                # Again and again, for an exception may be caught where it is raised. An outer block has begun earlier, and is looked after, too.
+                # Again and again, for an exception may be caught where it is raised. An outer block
+                # has begun earlier, and is looked after, too.
                 signal.setitimer(signal.ITIMER_PROF, EVERY, EVERY)
                 try:
                     yield
@@ -59,7 +71,11 @@ def bounded() -> Iterator[None]:
                     if outer is None:
                         signal.setitimer(signal.ITIMER_PROF, 0)
     except (MemoryError, RecursionError) as e:
-        what = "calls itself without end" if isinstance(e, RecursionError) else f"needs more than {MEMORY >> 30} GB of memory"
+        what = (
+            "calls itself without end"
+            if isinstance(e, RecursionError)
+            else f"needs more than {MEMORY >> 30} GB of memory"
+        )
         raise TooMuch(what) from None
 
 
@@ -71,7 +87,9 @@ def _from_outside(began: float) -> Iterator[None]:
     def stop() -> None:
         while not ended.wait(EVERY):
             if time.monotonic() - began > 4 * SECONDS:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TooMuch))
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread), ctypes.py_object(TooMuch)
+                )
                 return
 
     watching = threading.Thread(target=stop, daemon=True)
@@ -87,7 +105,9 @@ def _from_outside(began: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _memory() -> Iterator[None]:
-    """Where the system can, no more than so much address space is given meanwhile; else the machine might run out of memory first."""
+    """Where the system can, no more than so much address space is given meanwhile; else the machine
+    might run out of memory first.
+    """
     limits = _limits()
     if limits is None:
         yield

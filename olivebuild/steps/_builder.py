@@ -1,4 +1,6 @@
-"""onnxruntime-genai's model builder: called with a recipe's options, and its failures told as what they mean."""
+"""onnxruntime-genai's model builder: called with a recipe's options, and its failures told as what
+they mean.
+"""
 
 from __future__ import annotations
 
@@ -33,18 +35,25 @@ BUILDER_NAMES = {
 }
 NOT_OPTIONS = {"model", "adapter", "source", "trust", "precision", "provider", "overrides"}
 EPSILONS = ("layer_norm_eps", "norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon")
-"""What configurations call the epsilon of their norms, where they don't call it `rms_norm_eps`: the one name that the builder (0.18.0) looks for."""
+"""What configurations call the epsilon of their norms, where they don't call it `rms_norm_eps`: the
+one name that the builder (0.18.0) looks for.
+"""
 
 
 def builder_options(fields: OnnxFields) -> dict[str, Any]:
     """The options of the model builder that the recipe gives, by the builder's names."""
     given = fields.model_dump(exclude=NOT_OPTIONS, exclude_none=True)
     options = {BUILDER_NAMES.get(name, name): value for name, value in given.items()}
-    return {name: "/".join(v) if name == "op_types_to_quantize" else v for name, v in options.items()}
+    return {
+        name: "/".join(v) if name == "op_types_to_quantize" else v for name, v in options.items()
+    }
 
 
 def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust: bool) -> None:
-    """The model builder, from a Hugging Face folder into `out`. Raises InputError for what it refuses."""
+    """The model builder, from a Hugging Face folder into `out`.
+
+    Raises InputError for what it refuses.
+    """
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
     from olivebuild.steps import _vector_math
@@ -52,11 +61,24 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
 
     _vector_math.make_ready()
     options = builder_options(fields) | {"hf_remote": trust}
-    given = [f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in options.items()]
-    more = structured(folder, fields.overrides, fields.precision, share=fields.shared_embeddings) if fields.overrides else {}
+    given = [
+        f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in options.items()
+    ]
+    more = (
+        structured(folder, fields.overrides, fields.precision, share=fields.shared_embeddings)
+        if fields.overrides
+        else {}
+    )
     job.progress("converting", 0, 1)
     # The builder paints progress bars and prints a line a layer: that is for the log.
-    place = ("", str(folder), str(out), fields.precision, fields.provider, str(job.out.parent / "builder"))
+    place = (
+        "",
+        str(folder),
+        str(out),
+        fields.precision,
+        fields.provider,
+        str(job.out.parent / "builder"),
+    )
     try:
         with _no_repository():
             parsed = parse_extra_options(*place, given, **more)
@@ -69,8 +91,18 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
             first = first.replace(f"The {name} model", architecture_in(folder))
         hint = "another precision, provider or option may be possible"
         field = "overrides" if "overrides" in fields.model_fields_set else "precision"
-        raise InputError(f"the model builder refuses: {first}", where=job.where(field), hint=hint) from None
-    except (AttributeError, TypeError, LookupError, AssertionError, NameError, ArithmeticError, RuntimeError) as e:
+        raise InputError(
+            f"the model builder refuses: {first}", where=job.where(field), hint=hint
+        ) from None
+    except (
+        AttributeError,
+        TypeError,
+        LookupError,
+        AssertionError,
+        NameError,
+        ArithmeticError,
+        RuntimeError,
+    ) as e:
         if failed := _failed(job, e, folder):
             traceback.print_exc()
             raise failed from None
@@ -79,15 +111,23 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
 
 
 def _name_epsilon(config: Any) -> None:
-    """Let the builder find the epsilon of the model's norms; where it finds none it takes one of its own, 1e-6."""
+    """Let the builder find the epsilon of the model's norms; where it finds none it takes one of
+    its own, 1e-6.
+    """
     text = config.get_text_config()
-    found = next((getattr(text, name) for name in EPSILONS if isinstance(getattr(text, name, None), float)), None)
+    found = next(
+        (getattr(text, name) for name in EPSILONS if isinstance(getattr(text, name, None), float)),
+        None,
+    )
     if found is not None and not hasattr(text, "rms_norm_eps"):
         config.rms_norm_eps = found
 
 
 class BuilderFailed(StepError):
-    """The model builder's own code failed. `watched`: perhaps for being watched, so that it may do better alone."""
+    """The model builder's own code failed.
+
+    `watched`: perhaps for being watched, so that it may do better alone.
+    """
 
     watched = False
 
@@ -102,12 +142,28 @@ def _failed(job: Job, error: Exception, folder: Path) -> BuilderFailed | None:
     if "onnxruntime_genai" not in place.parts:
         return None
     first = next(iter(str(error).strip().splitlines()), "").replace(str(folder), "the model")
-    means = f"it looks for {first}, which is not there" if isinstance(error, KeyError) else f"{first[:200]} ({type(error).__name__})"
+    means = (
+        f"it looks for {first}, which is not there"
+        if isinstance(error, KeyError)
+        else f"{first[:200]} ({type(error).__name__})"
+    )
     name = Path(*place.parts[place.parts.index("onnxruntime_genai") + 1 :]).as_posix()
-    versions = ", ".join(f"{library} {installed(library)}" for library in ("onnxruntime-genai", "transformers"))
-    fact = f"the model builder ({versions}) fails on {architecture_in(folder)}: {means} ({name}, line {frames[-1].lineno}, {frames[-1].name})"
+    versions = ", ".join(
+        f"{library} {installed(library)}" for library in ("onnxruntime-genai", "transformers")
+    )
+    fact = (
+        f"the model builder ({versions}) fails on {architecture_in(folder)}: {means} ({name}, "
+        f"line {frames[-1].lineno}, {frames[-1].name})"
+    )
     known = known_to_fail(read_config(folder), job.action.fields.get("precision", "int4"))
-    hint = known.hint if known else "another version of onnxruntime-genai or transformers may do better; so may other options"
+    hint = (
+        known.hint
+        if known
+        else (
+            "another version of onnxruntime-genai or transformers may do better; so may "
+            "other options"
+        )
+    )
     failed = BuilderFailed(fact, where=job.where("model"), hint=hint)
     failed.watched = isinstance(error, AttributeError | TypeError | RuntimeError)
     return failed
@@ -123,7 +179,9 @@ def architecture_in(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _no_repository() -> Iterator[None]:
-    """The builder writes into the graph the commit of the repository that its own files lie in: in a project's environment, the project's."""
+    """The builder writes into the graph the commit of the repository that its own files lie in: in
+    a project's environment, the project's.
+    """
     before = os.environ.get("GIT_DIR")
     os.environ["GIT_DIR"] = os.devnull
     try:
@@ -136,7 +194,9 @@ def _no_repository() -> Iterator[None]:
 
 
 def canonical(folder: Path, source: Path) -> None:
-    """No trace of this machine: the folder the model came from, in whatever file the tokenizer wrote it."""
+    """No trace of this machine: the folder the model came from, in whatever file the tokenizer
+    wrote it.
+    """
     for file in folder.glob("*.json"):
         text = file.read_text("utf-8")
         with contextlib.suppress(ValueError):
@@ -149,7 +209,9 @@ def canonical(folder: Path, source: Path) -> None:
 
 
 def limit_length(folder: Path, length: int) -> None:
-    """Let genai_config.json promise no more than `length` tokens, in its fields `model.context_length` and `search.max_length`."""
+    """Let genai_config.json promise no more than `length` tokens, in its fields
+    `model.context_length` and `search.max_length`.
+    """
     file = folder / "genai_config.json"
     if not length or not file.is_file():
         return
@@ -162,17 +224,28 @@ def limit_length(folder: Path, length: int) -> None:
 
 
 def load(folder: Path) -> None:
-    """Load a model that was made here as its users will. Raises RuntimeError when the runtime refuses it."""
+    """Load a model that was made here as its users will.
+
+    Raises RuntimeError when the runtime refuses it.
+    """
     from olivebuild.steps._genai import open_model
 
     open_model(folder, trust=True)
 
 
 def check_loads(job: Job, load: Callable[[], None]) -> None:
-    """Raises StepError for what the builder wrote without complaint but the runtime refuses; some sets of options give that."""
+    """Raises StepError for what the builder wrote without complaint but the runtime refuses; some
+    sets of options give that.
+    """
     try:
         load()
     except RuntimeError as e:
         first = first_line(e).replace(str(job.out.parent), "the model")
-        hint = "another combination of options may work: these two libraries disagree about this one"
-        raise StepError(f"the model builder made a model that onnxruntime-genai can't load: {first}", where=job.where(), hint=hint) from None
+        hint = (
+            "another combination of options may work: these two libraries disagree about this one"
+        )
+        raise StepError(
+            f"the model builder made a model that onnxruntime-genai can't load: {first}",
+            where=job.where(),
+            hint=hint,
+        ) from None

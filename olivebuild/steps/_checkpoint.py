@@ -1,4 +1,6 @@
-"""The state of a training in one file: written whole or not at all, read only if it is whole. safetensors and JSON; no pickle."""
+"""The state of a training in one file: written whole or not at all, read only if it is whole.
+safetensors and JSON; no pickle.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,11 @@ def write(file: Path, state: State, scratch: Path, mode: int = digest.ALL) -> No
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.tensors.items()}
     text = json.dumps({"step": state.step, "figures": state.figures})
     try:
-        save_file(tensors, beside, metadata={"format": FORMAT, "state": text, "digest": _digest(tensors, text)})
+        save_file(
+            tensors,
+            beside,
+            metadata={"format": FORMAT, "state": text, "digest": _digest(tensors, text)},
+        )
         if mode != digest.ALL:
             beside.chmod(mode & stat.S_IMODE(beside.stat().st_mode))
         with open(beside, "r+b") as f:
@@ -82,9 +88,20 @@ def _digest(tensors: dict[str, torch.Tensor], text: str) -> str:
 
 
 class Keeper:
-    """Writes a training's state every so often. A full disk is said once; the last good state stays."""
+    """Writes a training's state every so often.
 
-    def __init__(self, file: Path, scratch: Path, seconds: float, steps: int | None, note: Any, mode: int = digest.ALL) -> None:
+    A full disk is said once; the last good state stays.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        scratch: Path,
+        seconds: float,
+        steps: int | None,
+        note: Any,
+        mode: int = digest.ALL,
+    ) -> None:
         self.file = file
         self.mode = mode
         self.scratch = scratch
@@ -95,7 +112,10 @@ class Keeper:
         self._failed = False
 
     def due(self, step: int) -> bool:
-        return bool(self.steps and step % self.steps == 0) or time.monotonic() - self._last >= self.seconds
+        return (
+            bool(self.steps and step % self.steps == 0)
+            or time.monotonic() - self._last >= self.seconds
+        )
 
     def keep(self, state: State, file: Path | None = None) -> None:
         self._last = time.monotonic()
@@ -103,5 +123,8 @@ class Keeper:
             write(file or self.file, state, self.scratch, self.mode)
         except OSError as e:
             if not self._failed:
-                self.note(f"the training's state could not be kept at step {state.step}: {e.strerror or e}; training goes on")
+                self.note(
+                    f"the training's state could not be kept at step {state.step}: "
+                    f"{e.strerror or e}; training goes on"
+                )
             self._failed = True

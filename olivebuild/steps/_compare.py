@@ -1,4 +1,7 @@
-"""Every model of a benchmark against every earlier one: what differs, and whether that is noise. The same rows, the same rounds."""
+"""Every model of a benchmark against every earlier one: what differs, and whether that is noise.
+
+The same rows, the same rounds.
+"""
 
 from __future__ import annotations
 
@@ -41,25 +44,46 @@ def comparisons(models: dict[str, Any], sets: list[str]) -> list[dict[str, Any]]
     result = []
     for versus, model in combinations(models, 2):
         for name in sets:
-            for figure, found in _answers(models[model]["data"][name], models[versus]["data"][name]):
-                result.append(_row(model, versus, figure, name, found, models[model]["data"][name]["rows"]))
-        for figure, found in _rounds(models[model].get("samples", {}), models[versus].get("samples", {})):
+            for figure, found in _answers(
+                models[model]["data"][name], models[versus]["data"][name]
+            ):
+                result.append(
+                    _row(model, versus, figure, name, found, models[model]["data"][name]["rows"])
+                )
+        for figure, found in _rounds(
+            models[model].get("samples", {}), models[versus].get("samples", {})
+        ):
             result.append(_row(model, versus, figure, None, found, 0))
     return result
 
 
-def add_seeds(model: dict[str, Any], sets: list[str], again: dict[int, list[dict[str, Any]]]) -> None:
-    """The same model trained with other seeds beside it, and how far each of its figures moves with them."""
+def add_seeds(
+    model: dict[str, Any], sets: list[str], again: dict[int, list[dict[str, Any]]]
+) -> None:
+    """The same model trained with other seeds beside it, and how far each of its figures moves with
+    them.
+    """
     model["seeds"] = [
-        {"seed": seed, "data": {name: without_answers(row) for name, row in zip(sets, judged, strict=True)}} for seed, judged in again.items()
+        {
+            "seed": seed,
+            "data": {name: without_answers(row) for name, row in zip(sets, judged, strict=True)},
+        }
+        for seed, judged in again.items()
     ]
     for name in sets:
-        rows = [_figures(row) for row in (model["data"][name], *(more["data"][name] for more in model["seeds"]))]
-        model["data"][name]["over_seeds"] = {figure: _spread(figure, [row[figure] for row in rows]) for figure in rows[0]}
+        rows = [
+            _figures(row)
+            for row in (model["data"][name], *(more["data"][name] for more in model["seeds"]))
+        ]
+        model["data"][name]["over_seeds"] = {
+            figure: _spread(figure, [row[figure] for row in rows]) for figure in rows[0]
+        }
 
 
 def _figures(judged: dict[str, Any]) -> dict[str, float]:
-    known: dict[str, float] = {figure: judged[figure] for figure in OF_ANSWERS if judged.get(figure) is not None}
+    known: dict[str, float] = {
+        figure: judged[figure] for figure in OF_ANSWERS if judged.get(figure) is not None
+    }
     scores: dict[str, float] = judged.get("scores", {})
     return known | scores
 
@@ -67,29 +91,57 @@ def _figures(judged: dict[str, Any]) -> dict[str, float]:
 def _spread(figure: str, values: list[float]) -> dict[str, Any]:
     mean, deviation, interval = over_seeds(values)
     worst = max if OF_ANSWERS.get(figure, ("higher", {}))[0] == "lower" else min
-    return {"mean": _plain(mean), "interval": _plain(interval), "deviation": _plain(deviation), "worst": worst(values), "values": values}
+    return {
+        "mean": _plain(mean),
+        "interval": _plain(interval),
+        "deviation": _plain(deviation),
+        "worst": worst(values),
+        "values": values,
+    }
 
 
 def _answers(model: dict[str, Any], versus: dict[str, Any]) -> Iterator[tuple[str, Difference]]:
     first, second = model["answers"], versus["answers"]
     for figure, right in YES_OR_NO.items():
         if figure in model and figure in versus:
-            yield figure, paired_shares([bool(right(a)) for a in first], [bool(right(a)) for a in second])
+            yield (
+                figure,
+                paired_shares([bool(right(a)) for a in first], [bool(right(a)) for a in second]),
+            )
     if "macro_f1" in model:
-        yield "macro_f1", macro_f1([a["expected"] for a in first], [a["label"] for a in first], [a["label"] for a in second])
+        yield (
+            "macro_f1",
+            macro_f1(
+                [a["expected"] for a in first],
+                [a["label"] for a in first],
+                [a["label"] for a in second],
+            ),
+        )
     if model.get("field_exact") is not None:
-        yield "field_exact", paired_means([a["field_exact"] for a in first], [a["field_exact"] for a in second])
+        yield (
+            "field_exact",
+            paired_means([a["field_exact"] for a in first], [a["field_exact"] for a in second]),
+        )
     if "perplexity" in model and [a["tokens"] for a in first] == [a["tokens"] for a in second]:
         yield "perplexity", _perplexity(model, versus)
     for name in model.get("scores", {}):
-        yield name, paired_means([a["scores"][name] for a in first], [a["scores"][name] for a in second])
+        yield (
+            name,
+            paired_means([a["scores"][name] for a in first], [a["scores"][name] for a in second]),
+        )
 
 
 def _perplexity(model: dict[str, Any], versus: dict[str, Any]) -> Difference:
     """From the rows' likelihoods, in which the logarithm of the perplexity is a mean."""
     share = len(model["answers"]) / model["tokens"]
-    found = paired_means([a["nll"] * share for a in model["answers"]], [a["nll"] * share for a in versus["answers"]], higher_is_better=False)
-    interval = found.interval and tuple(versus["perplexity"] * math.expm1(min(700.0, v)) for v in found.interval)
+    found = paired_means(
+        [a["nll"] * share for a in model["answers"]],
+        [a["nll"] * share for a in versus["answers"]],
+        higher_is_better=False,
+    )
+    interval = found.interval and tuple(
+        versus["perplexity"] * math.expm1(min(700.0, v)) for v in found.interval
+    )
     return replace(found, value=model["perplexity"] - versus["perplexity"], interval=interval)
 
 
@@ -100,13 +152,25 @@ def _rounds(model: dict[str, Any], versus: dict[str, Any]) -> Iterator[tuple[str
             yield figure, paired_rounds(first, second, higher_is_better=higher)
 
 
-def _row(model: str, versus: str, figure: str, data: str | None, found: Difference, rows: int) -> dict[str, Any]:
+def _row(
+    model: str, versus: str, figure: str, data: str | None, found: Difference, rows: int
+) -> dict[str, Any]:
     row: dict[str, Any] = {"model": model, "versus": versus, "figure": figure, "data": data}
-    row |= {"difference": _plain(found.value), "interval": _plain(found.interval), "verdict": found.verdict.value, "p": _plain(found.p)}
+    row |= {
+        "difference": _plain(found.value),
+        "interval": _plain(found.interval),
+        "verdict": found.verdict.value,
+        "p": _plain(found.p),
+    }
     if found.lost is not None and found.won is not None:
         differing = differing_share(found.lost, found.won, rows)
         needed = {str(loss): rows_needed(loss, differing) for loss in LOSSES}
-        row |= {"lost": found.lost, "won": found.won, "detectable": _plain(detectable(rows, differing)), "rows_needed": needed}
+        row |= {
+            "lost": found.lost,
+            "won": found.won,
+            "detectable": _plain(detectable(rows, differing)),
+            "rows_needed": needed,
+        }
     if found.ratio is not None:
         row |= {"ratio": _plain(found.ratio), "ratio_interval": _plain(found.ratio_interval)}
     return row

@@ -1,7 +1,10 @@
-"""Decoder layers compiled, after what a compiler can't see by itself has been put another way; no result changes but for rounding.
+"""Decoder layers compiled, after what a compiler can't see by itself has been put another way; no
+result changes but for rounding.
 
-Products are the library's, so a compiler saves passes over memory between them. Three it must be helped with: LoRA's factor, which
-it applies to the wide product and not to the narrow one; LoRA's own product, which is added in a pass of its own; and the gradient of a gate that is
+Products are the library's, so a compiler saves passes over memory between them. Three it must be
+helped with: LoRA's factor, which
+it applies to the wide product and not to the narrow one; LoRA's own product, which is added in a
+pass of its own; and the gradient of a gate that is
 one product with what it gates, of which each half is computed with all that the other one reads.
 """
 
@@ -21,12 +24,17 @@ ALIGNED = 8
 
 
 def compile_layers(model: Any, *, alike: bool) -> None:
-    """Each decoder layer by itself: they are alike, so that one compilation serves all. `alike`: so are all batches."""
-    # Training, judging, the first layer (whose input has no gradient) and the others are different cases.
+    """Each decoder layer by itself: they are alike, so that one compilation serves all.
+
+    `alike`: so are all batches.
+    """
+    # Training, judging, the first layer (whose input has no gradient) and the others are different
+    # cases.
     torch._dynamo.config.recompile_limit = 64
     # What can't be compiled runs as it is.
     torch._dynamo.config.suppress_errors = True
-    # The random numbers of dropout come from torch's own kernel: those of the plain path, and twice as fast as compiled ones.
+    # The random numbers of dropout come from torch's own kernel: those of the plain path, and twice
+    # as fast as compiled ones.
     torch._inductor.config.fallback_random = True
     base = model.get_base_model()
     names = set(getattr(base, "_no_split_modules", None) or ())
@@ -38,7 +46,9 @@ def compile_layers(model: Any, *, alike: bool) -> None:
 def suit_compiler(model: Any) -> None:
     """Change a peft model's layers for `compile_layers`."""
     for module in plain_layers(model):
-        vars(module)["forward"] = MethodType(_beside if _put_beside(module) else _narrow_first, module)
+        vars(module)["forward"] = MethodType(
+            _beside if _put_beside(module) else _narrow_first, module
+        )
     with evaluating(model):
         for module in model.modules():
             if _has_gate_in_one(module):
@@ -46,7 +56,9 @@ def suit_compiler(model: Any) -> None:
 
 
 def _narrow_first(module: Any, x: torch.Tensor) -> torch.Tensor:
-    out: torch.Tensor = module.base_layer(x) + module.lora_B[module.active_adapters[0]](_narrow(module, x))
+    out: torch.Tensor = module.base_layer(x) + module.lora_B[module.active_adapters[0]](
+        _narrow(module, x)
+    )
     return out
 
 
@@ -60,9 +72,12 @@ def _narrow(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _put_beside(module: Any) -> bool:
-    """Lay a layer's weight and LoRA's B side by side in one matrix, of which both become views, where that pays."""
+    """Lay a layer's weight and LoRA's B side by side in one matrix, of which both become views,
+    where that pays.
+    """
     weight, b = module.base_layer.weight, module.lora_B[module.active_adapters[0]].weight
-    # Where less comes out than goes in, laying the input beside is dearer than adding to the output. Float32 weights are stepped where they
+    # Where less comes out than goes in, laying the input beside is dearer than adding to the
+    # output. Float32 weights are stepped where they
     # lie, so they stay whole.
     if (
         weight.dtype != b.dtype
@@ -78,7 +93,9 @@ def _put_beside(module: Any) -> bool:
 
 
 def _beside(module: Any, x: torch.Tensor) -> torch.Tensor:
-    out: torch.Tensor = _Beside.apply(x, _narrow(module, x), module.lora_B[module.active_adapters[0]].weight, module.both)
+    out: torch.Tensor = _Beside.apply(
+        x, _narrow(module, x), module.lora_B[module.active_adapters[0]].weight, module.both
+    )
     return out
 
 
@@ -86,27 +103,45 @@ class _Beside(torch.autograd.Function):
     """x W' + narrow B' as [x, narrow] [W, B]', where `both` is [W, B] and W is not trained."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, narrow: torch.Tensor, _: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, narrow: torch.Tensor, _: torch.Tensor, both: torch.Tensor
+    ) -> torch.Tensor:
         ctx.save_for_backward(narrow, both)
         return torch.cat([x, narrow], -1) @ both.T
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+    def backward(
+        ctx: Any, *grads: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         narrow, both = ctx.saved_tensors
         weight, b = both.split([both.shape[1] - narrow.shape[-1], narrow.shape[-1]], 1)
-        return grads[0] @ weight, grads[0] @ b, grads[0].flatten(0, -2).T @ narrow.flatten(0, -2), None
+        return (
+            grads[0] @ weight,
+            grads[0] @ b,
+            grads[0].flatten(0, -2).T @ narrow.flatten(0, -2),
+            None,
+        )
 
 
 # A gate apart from what it gates
 
 
 def _has_gate_in_one(module: Any) -> bool:
-    """Whether this is down(up * act(gate)) with gate and up one product that is not trained; asked of the module itself, with a few numbers."""
+    """Whether this is down(up * act(gate)) with gate and up one product that is not trained; asked
+    of the module itself, with a few numbers.
+    """
     one: Any = getattr(module, "gate_up_proj", None)
     plain = type(one) is torch.nn.Linear
-    if not plain or one.bias is not None or one.weight.requires_grad or not hasattr(module, "activation_fn"):
+    if (
+        not plain
+        or one.bias is not None
+        or one.weight.requires_grad
+        or not hasattr(module, "activation_fn")
+    ):
         return False
-    some = torch.linspace(-1, 1, 4 * one.in_features, device=one.weight.device, dtype=one.weight.dtype).view(1, 4, -1)
+    some = torch.linspace(
+        -1, 1, 4 * one.in_features, device=one.weight.device, dtype=one.weight.dtype
+    ).view(1, 4, -1)
     with torch.no_grad():
         return bool(torch.allclose(_gate_apart(module, some), module(some), rtol=2e-2, atol=1e-5))
 

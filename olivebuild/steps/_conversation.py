@@ -1,4 +1,6 @@
-"""Conversations as they are published -> messages with role and content: OpenAI's form, ShareGPT's, parts of content, tool calls, weights."""
+"""Conversations as they are published -> messages with role and content: OpenAI's form, ShareGPT's,
+parts of content, tool calls, weights.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,25 @@ SHAREGPT = {
     "function_response": "tool",
 }
 CALLS = ("function_call", "tool_call")
-THOUGHTS = {"reasoning_content": "reasoning_content", "reasoning": "reasoning_content", "thinking": "thinking"}
+THOUGHTS = {
+    "reasoning_content": "reasoning_content",
+    "reasoning": "reasoning_content",
+    "thinking": "thinking",
+}
 """What servers call the thoughts of a turn -> what chat templates do."""
-READ = {"role", "from", "content", "value", "name", "tool_call_id", "tool_calls", "function_call", "weight", "train", *THOUGHTS}
+READ = {
+    "role",
+    "from",
+    "content",
+    "value",
+    "name",
+    "tool_call_id",
+    "tool_calls",
+    "function_call",
+    "weight",
+    "train",
+    *THOUGHTS,
+}
 """What is read of a message."""
 NOTHING_TO_LEARN = "every turn of the assistant has weight 0"
 
@@ -39,7 +57,8 @@ NOTHING_TO_LEARN = "every turn of the assistant has weight 0"
 def conversation(value: object, name: str) -> list[dict[str, Any]] | str:
     """The messages of column `name`, as chat templates take them; or why they can't be read.
 
-    A message keeps `tool_calls`, `tool_call_id`, `name` and its thoughts; one that must not be learnt has `weight` 0.
+    A message keeps `tool_calls`, `tool_call_id`, `name` and its thoughts; one that must not be
+    learnt has `weight` 0.
     """
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         try:
@@ -67,19 +86,30 @@ def _unzipped(value: object) -> object:
     lists = list(value.values())
     if not all(isinstance(v, list) and len(v) == len(lists[0]) for v in lists):
         return value
-    return [{k: v for k, v in zip(value, items, strict=True) if v is not None} for items in zip(*lists, strict=True)]
+    return [
+        {k: v for k, v in zip(value, items, strict=True) if v is not None}
+        for items in zip(*lists, strict=True)
+    ]
 
 
 def conversation_of(columns: Mapping[str, Any], name: str) -> list[dict[str, Any]] | str:
-    """The messages of a row, with the text of its column `system` as the first unless they begin with one; or why they can't be read."""
+    """The messages of a row, with the text of its column `system` as the first unless they begin
+    with one; or why they can't be read.
+    """
     messages = conversation(columns.get(name), name)
-    if isinstance(messages, str) or not has_system(columns, name) or messages[0]["role"] == "system":
+    if (
+        isinstance(messages, str)
+        or not has_system(columns, name)
+        or messages[0]["role"] == "system"
+    ):
         return messages
     return [{"role": "system", "content": columns["system"]}, *messages]
 
 
 def has_system(columns: Mapping[str, Any], name: str) -> bool:
-    """Whether a system message stands beside the others, as in ShareGPT's form and in requests to Anthropic's servers."""
+    """Whether a system message stands beside the others, as in ShareGPT's form and in requests to
+    Anthropic's servers.
+    """
     system = columns.get("system")
     return name != "system" and isinstance(system, str) and bool(system.strip())
 
@@ -94,7 +124,13 @@ def unread_in(value: object) -> set[str]:
     if isinstance(value, dict):
         value = value.get("messages")
     messages = value if isinstance(value, list) else []
-    return {str(key) for m in messages if isinstance(m, dict) for key, given in m.items() if key not in READ and given not in (None, "", [], {})}
+    return {
+        str(key)
+        for m in messages
+        if isinstance(m, dict)
+        for key, given in m.items()
+        if key not in READ and given not in (None, "", [], {})
+    }
 
 
 def why_not_trained(messages: list[dict[str, Any]]) -> tuple[str, bool] | None:
@@ -110,7 +146,9 @@ def why_not_trained(messages: list[dict[str, Any]]) -> tuple[str, bool] | None:
 
 
 def tools_of(columns: Mapping[str, Any]) -> str | None:
-    """The column `tools`, or `functions`, as JSON text; "" where there is none, None where it can't be read."""
+    """The column `tools`, or `functions`, as JSON text; "" where there is none, None where it can't
+    be read.
+    """
     for name in ("tools", "functions"):
         value = columns.get(name)
         if isinstance(value, str) and value.strip():
@@ -123,7 +161,12 @@ def tools_of(columns: Mapping[str, Any]) -> str | None:
         if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
             return None
         # Without what says that it is a function; servers and templates take it with that.
-        wrapped = [{"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool for tool in value]
+        wrapped = [
+            {"type": "function", "function": tool}
+            if "name" in tool and "function" not in tool
+            else tool
+            for tool in value
+        ]
         return json.dumps(wrapped, ensure_ascii=False)
     return ""
 
@@ -166,7 +209,10 @@ def _of_sharegpt(message: Mapping[str, Any]) -> dict[str, Any] | str:
     speaker = str(message["from"]).strip().lower()
     if speaker not in SHAREGPT:
         return f"a message is from none of {', '.join(SHAREGPT)}"
-    made = {k: v for k, v in message.items() if k not in ("from", "value")} | {"role": SHAREGPT[speaker], "content": message.get("value")}
+    made = {k: v for k, v in message.items() if k not in ("from", "value")} | {
+        "role": SHAREGPT[speaker],
+        "content": message.get("value"),
+    }
     if speaker not in CALLS:
         return made
     try:
@@ -194,21 +240,35 @@ def _calls(message: Mapping[str, Any]) -> list[dict[str, Any]] | str:
     for call in calls:
         if isinstance(call, dict) and isinstance(call.get("name"), str):
             call = {"type": "function", "function": call}
-        if not isinstance(call, dict) or not isinstance(call.get("function"), dict) or not isinstance(call["function"].get("name"), str):
+        if (
+            not isinstance(call, dict)
+            or not isinstance(call.get("function"), dict)
+            or not isinstance(call["function"].get("name"), str)
+        ):
             return "a call of a tool needs a function with a name"
         made.append(call)
     return made
 
 
 def _content(content: object, calls: bool) -> str | None:
-    """Text, of which parts are joined; None where there is none. A message that calls a tool need not say anything."""
+    """Text, of which parts are joined; None where there is none.
+
+    A message that calls a tool need not say anything.
+    """
     if isinstance(content, str):
         return content
     if content is None or content == []:
         return "" if calls else None
     if not isinstance(content, list):
         return None
-    parts = [part if isinstance(part, str) else part.get("text") if isinstance(part, dict) and _is_text(part) else None for part in content]
+    parts = [
+        part
+        if isinstance(part, str)
+        else part.get("text")
+        if isinstance(part, dict) and _is_text(part)
+        else None
+        for part in content
+    ]
     return "".join(str(p) for p in parts) if all(isinstance(p, str) for p in parts) else None
 
 
@@ -217,8 +277,16 @@ def _is_text(part: Mapping[str, Any]) -> bool:
 
 
 def _why_no_content(content: object) -> str:
-    odd = [p for p in content if isinstance(p, dict) and not _is_text(p)] if isinstance(content, list) else []
-    return f"a message has a part of type {str(odd[0]['type'])[:40]}, which is no text" if odd else WANTED
+    odd = (
+        [p for p in content if isinstance(p, dict) and not _is_text(p)]
+        if isinstance(content, list)
+        else []
+    )
+    return (
+        f"a message has a part of type {str(odd[0]['type'])[:40]}, which is no text"
+        if odd
+        else WANTED
+    )
 
 
 def _weight(message: Mapping[str, Any]) -> int | str:

@@ -1,6 +1,8 @@
-"""A data set as tokens, a shard at a time, each remembered in the cache: an edited row has its own shard tokenised again, and no other.
+"""A data set as tokens, a shard at a time, each remembered in the cache: an edited row has its own
+shard tokenised again, and no other.
 
-Where a shard ends is decided by its rows, so that an added row moves no border but its own. Tokens lie in the store as blobs and are
+Where a shard ends is decided by its rows, so that an added row moves no border but its own. Tokens
+lie in the store as blobs and are
 mapped, not read: memory does not grow with the rows. Losing them costs time, nothing else.
 """
 
@@ -40,7 +42,9 @@ class Flawed(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows end to end: all ids, which are counted, and where each row begins (and the last ends)."""
+    """Rows end to end: all ids, which are counted, and where each row begins (and the last
+    ends).
+    """
 
     ids: np.ndarray
     counted: np.ndarray
@@ -66,7 +70,11 @@ class TokenRows(Sequence[Tokens]):
 
     def __post_init__(self) -> None:
         self._ends = np.cumsum([len(s) for s in self.shards])
-        self.lengths = np.concatenate([np.diff(s.starts) for s in self.shards]) if self.shards else np.zeros(0, np.int64)
+        self.lengths = (
+            np.concatenate([np.diff(s.starts) for s in self.shards])
+            if self.shards
+            else np.zeros(0, np.int64)
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -106,11 +114,25 @@ class TokenRows(Sequence[Tokens]):
 
     def figures(self) -> dict[str, Any]:
         """Rows by length, up to each power of two, and what was cut or dropped."""
-        tops, counts = np.unique(np.maximum(4, np.ceil(np.log2(np.maximum(self.lengths, 1)))).astype(int), return_counts=True)
+        tops, counts = np.unique(
+            np.maximum(4, np.ceil(np.log2(np.maximum(self.lengths, 1)))).astype(int),
+            return_counts=True,
+        )
         counted = int(sum(s.counted.sum() for s in self.shards))
-        figures: dict[str, Any] = {"rows": len(self), "tokens": int(self.lengths.sum()), "counted": counted}
-        figures |= {"truncated": self.truncated, "dropped": self.dropped, "shards": len(self.shards), "shards_known": self.known}
-        return figures | {"lengths": {f"{2**top}": int(n) for top, n in zip(tops, counts, strict=True)}}
+        figures: dict[str, Any] = {
+            "rows": len(self),
+            "tokens": int(self.lengths.sum()),
+            "counted": counted,
+        }
+        figures |= {
+            "truncated": self.truncated,
+            "dropped": self.dropped,
+            "shards": len(self.shards),
+            "shards_known": self.known,
+        }
+        return figures | {
+            "lengths": {f"{2**top}": int(n) for top, n in zip(tops, counts, strict=True)}
+        }
 
 
 def lengths_of(rows: Sequence[Tokens]) -> np.ndarray:
@@ -118,11 +140,17 @@ def lengths_of(rows: Sequence[Tokens]) -> np.ndarray:
 
 
 def token_rows(job: Job, encoder: Encoder, folder: str, path: str, loss: str) -> TokenRows:
-    """The rows of a parquet file, tokenised with the tokenizer that lies in `folder`, from what is known of them."""
+    """The rows of a parquet file, tokenised with the tokenizer that lies in `folder`, from what is
+    known of them.
+    """
     derived, made = Derived(job.store), TokenRows()
     made.format, completions = _completions(path)
     encoder.read_ends(made.format, completions)
-    about = [*_about(folder, encoder.max_length, loss), sorted(encoder.written), *([job.action.template_date] if job.action.template_date else [])]
+    about = [
+        *_about(folder, encoder.max_length, loss),
+        sorted(encoder.written),
+        *([job.action.template_date] if job.action.template_date else []),
+    ]
     # The parent forbids it for processes that fork; this one does not.
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     shards: list[Shard] = []
@@ -169,14 +197,23 @@ def _completions(path: str) -> tuple[str, Iterator[str]]:
 
 
 def _about(folder: str, max_length: int, loss: str) -> list[object]:
-    """What tokens depend on besides the rows: all that a tokenizer reads, the libraries, the length, what is counted."""
+    """What tokens depend on besides the rows: all that a tokenizer reads, the libraries, the
+    length, what is counted.
+    """
     from pathlib import Path
 
     from olivebuild.machine import installed
     from olivebuild.tensors import model_files
 
     files = [[p.name, digest.of_file(p)] for p in sorted(model_files(Path(folder))[1])]
-    return ["tokens", VERSION, files, [installed("transformers"), installed("tokenizers")], max_length, loss]
+    return [
+        "tokens",
+        VERSION,
+        files,
+        [installed("transformers"), installed("tokenizers")],
+        max_length,
+        loss,
+    ]
 
 
 def _shards(path: str) -> Iterator[tuple[str, list[dict[str, str]], str]]:
@@ -203,12 +240,22 @@ def _encoded(encoder: Encoder, format_: str, rows: list[dict[str, str]], loss: s
     from safetensors.numpy import save
 
     counted = encoder.counts.copy()
-    made = [t for i in range(0, len(rows), BATCH) for t in encoder.tokens(format_, rows[i : i + BATCH], loss)]
+    made = [
+        t
+        for i in range(0, len(rows), BATCH)
+        for t in encoder.tokens(format_, rows[i : i + BATCH], loss)
+    ]
     kept = [t for t in made if t.labels]
-    flawed = [(i, t.flaw.why, t.flaw.length, t.flaw.fault, t.flaw.hint, bool(t.labels)) for i, t in enumerate(made) if t.flaw]
+    flawed = [
+        (i, t.flaw.why, t.flaw.length, t.flaw.fault, t.flaw.hint, bool(t.labels))
+        for i, t in enumerate(made)
+        if t.flaw
+    ]
     tensors: dict[str, np.ndarray] = {
         "ids": np.concatenate([t.ids for t in kept] or [np.zeros(0, np.int32)]).astype(np.int32),
-        "counted": np.concatenate([t.counted for t in kept] or [np.zeros(0, bool)]).astype(np.uint8),
+        "counted": np.concatenate([t.counted for t in kept] or [np.zeros(0, bool)]).astype(
+            np.uint8
+        ),
         "starts": np.cumsum([0, *(len(t) for t in kept)]).astype(np.int64),
         "figures": np.array([encoder.counts[n] - counted[n] for n in COUNTS], np.int64),
         "flawed": np.frombuffer(json.dumps(flawed).encode(), np.uint8),
@@ -227,8 +274,18 @@ def _load(store: Store, blob: str) -> tuple[Shard, list[Flawed], dict[str, int]]
             return None
         # As torch tensors they are mapped; as numpy arrays they would be read.
         with safe_open(path, "pt") as f:
-            ids, counted, starts, figures, flawed = (f.get_tensor(name).numpy() for name in ("ids", "counted", "starts", "figures", "flawed"))
+            ids, counted, starts, figures, flawed = (
+                f.get_tensor(name).numpy()
+                for name in ("ids", "counted", "starts", "figures", "flawed")
+            )
     except (OSError, SafetensorError):
         return None
-    found = [Flawed(row, Flaw(why, length, fault, hint), cut) for row, why, length, fault, hint, cut in json.loads(flawed.tobytes())]
-    return Shard(ids, counted.view(bool), starts), found, dict(zip(COUNTS, figures.tolist(), strict=True))
+    found = [
+        Flawed(row, Flaw(why, length, fault, hint), cut)
+        for row, why, length, fault, hint, cut in json.loads(flawed.tobytes())
+    ]
+    return (
+        Shard(ids, counted.view(bool), starts),
+        found,
+        dict(zip(COUNTS, figures.tolist(), strict=True)),
+    )

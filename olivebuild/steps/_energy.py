@@ -1,4 +1,7 @@
-"""Energy that the machine says it used: processor packages by RAPL, NVIDIA cards by NVML. Of everything that runs there, idling included."""
+"""Energy that the machine says it used: processor packages by RAPL, NVIDIA cards by NVML.
+
+Of everything that runs there, idling included.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,11 @@ class Meter:
 
     def __init__(self, root: Path = RAPL, *, gpu: bool = False) -> None:
         # Packages only: what lies below one (`intel-rapl:0:0`) is counted in it.
-        self._packages = [p for p in sorted(root.glob("intel-rapl:*")) if p.name.count(":") == 1 and _microjoules(p) is not None]
+        self._packages = [
+            p
+            for p in sorted(root.glob("intel-rapl:*"))
+            if p.name.count(":") == 1 and _microjoules(p) is not None
+        ]
         self._last = {p: _microjoules(p) or 0 for p in self._packages}
         self._total = 0.0
         self._cards = _Cards() if gpu else None
@@ -25,7 +32,11 @@ class Meter:
             if now is None:
                 continue
             # The counter starts anew at its end.
-            span = now - before if now >= before else now - before + int((package / "max_energy_range_uj").read_text())
+            span = (
+                now - before
+                if now >= before
+                else now - before + int((package / "max_energy_range_uj").read_text())
+            )
             self._total += span / 1e6
             self._last[package] = now
         cards = self._cards.joules() if self._cards else None
@@ -52,11 +63,18 @@ class _Cards:
         except OSError:
             return
         found = library.nvmlInit_v2() == 0 and first.isdigit()
-        if found and library.nvmlDeviceGetHandleByIndex_v2(int(first), ctypes.byref(self._handle)) == 0:
+        if (
+            found
+            and library.nvmlDeviceGetHandleByIndex_v2(int(first), ctypes.byref(self._handle)) == 0
+        ):
             self._library = library
 
     def joules(self) -> float | None:
         used = ctypes.c_ulonglong()
-        if self._library is None or self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle, ctypes.byref(used)) != 0:
+        if (
+            self._library is None
+            or self._library.nvmlDeviceGetTotalEnergyConsumption(self._handle, ctypes.byref(used))
+            != 0
+        ):
             return None
         return used.value / 1e3

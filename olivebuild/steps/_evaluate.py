@@ -1,4 +1,6 @@
-"""Held-out rows judged while training: loss and label accuracy, the best weights so far, and when it is enough."""
+"""Held-out rows judged while training: loss and label accuracy, the best weights so far, and when
+it is enough.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,14 @@ class Verdict(Enum):
 
 
 class Evaluation:
-    """`every` steps and at the end. `patience`: how many times in a row the loss may not fall. `best`: the best weights are kept."""
+    """`every` steps and at the end.
 
-    def __init__(self, rows: Sequence[Tokens], every: int, patience: int | None, *, best: bool) -> None:
+    `patience`: how many times in a row the loss may not fall. `best`: the best weights are kept.
+    """
+
+    def __init__(
+        self, rows: Sequence[Tokens], every: int, patience: int | None, *, best: bool
+    ) -> None:
         self.rows, self.every, self.patience, self.keeps_best = rows, every, patience, best
         self.steps: list[int] = []
         self.losses: list[float] = []
@@ -48,14 +55,22 @@ class Evaluation:
             if self.keeps_best:
                 self.best = [w.detach().clone() for w in weights]
         waited = len(self.steps) - 1 - self.steps.index(self.best_step) if self.best_step else 0
-        return Verdict.ENOUGH if self.patience is not None and waited >= self.patience else Verdict.GO_ON
+        return (
+            Verdict.ENOUGH
+            if self.patience is not None and waited >= self.patience
+            else Verdict.GO_ON
+        )
 
     @property
     def last(self) -> dict[str, float]:
         return {"eval_loss": self.losses[-1], "eval_accuracy": self.accuracies[-1]}
 
     def curve(self) -> dict[str, list[float]]:
-        return {"eval_step": [*map(float, self.steps)], "eval_loss": self.losses, "eval_accuracy": self.accuracies}
+        return {
+            "eval_step": [*map(float, self.steps)],
+            "eval_loss": self.losses,
+            "eval_accuracy": self.accuracies,
+        }
 
     @torch.no_grad()
     def take_best(self, weights: Sequence[torch.Tensor]) -> None:
@@ -64,11 +79,19 @@ class Evaluation:
 
     def figures(self) -> dict[str, Any]:
         return {
-            "steps": self.steps, "losses": self.losses, "accuracies": self.accuracies, "best_step": self.best_step, "best_loss": self._best_loss,
-        }  # fmt: skip
+            "steps": self.steps,
+            "losses": self.losses,
+            "accuracies": self.accuracies,
+            "best_step": self.best_step,
+            "best_loss": self._best_loss,
+        }
 
     def restore(self, figures: dict[str, Any], best: list[torch.Tensor]) -> None:
         if figures:
-            self.steps, self.losses, self.accuracies = figures["steps"], figures["losses"], figures["accuracies"]
+            self.steps, self.losses, self.accuracies = (
+                figures["steps"],
+                figures["losses"],
+                figures["accuracies"],
+            )
             self.best_step, self._best_loss = figures["best_step"], figures["best_loss"]
             self.best = best

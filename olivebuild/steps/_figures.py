@@ -1,4 +1,6 @@
-"""Answers -> figures: shares with intervals, a table of labels, who was taken for whom, perplexity, JSON fields. Knows no models."""
+"""Answers -> figures: shares with intervals, a table of labels, who was taken for whom, perplexity,
+JSON fields. Knows no models.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from olivebuild.steps._statistics import share_interval
 
 @dataclass(frozen=True)
 class Fields:
-    """What became of the JSON fields of one answer: whether it follows the schema, whether it is all right, and which fields are."""
+    """What became of the JSON fields of one answer: whether it follows the schema, whether it is
+    all right, and which fields are.
+    """
 
     valid: bool
     exact: bool
@@ -26,7 +30,9 @@ class Fields:
 
 @dataclass(frozen=True)
 class Judged:
-    """One row: what was expected, the likeliest label, what was written, and the likelihood of the right answer (`nll`, in nats)."""
+    """One row: what was expected, the likeliest label, what was written, and the likelihood of the
+    right answer (`nll`, in nats).
+    """
 
     expected: str
     wanted: str
@@ -62,10 +68,15 @@ def figures(judged: list[Judged], *, labelled: bool, written: bool) -> dict[str,
     if labelled:
         found |= _share("accuracy", judged, lambda j: j.label == j.expected) | _labels(judged)
     if written:
-        found |= _share("generated_accuracy", judged, lambda j: j.right) | {"exact_match": _mean([j.exact for j in judged])}
+        found |= _share("generated_accuracy", judged, lambda j: j.right) | {
+            "exact_match": _mean([j.exact for j in judged])
+        }
     if tokens := sum(j.tokens for j in judged):
         # Beyond e^700 there are no floats, and no model either.
-        found |= {"perplexity": round(math.exp(min(700.0, sum(j.nll for j in judged) / tokens)), 6), "tokens": tokens}
+        found |= {
+            "perplexity": round(math.exp(min(700.0, sum(j.nll for j in judged) / tokens)), 6),
+            "tokens": tokens,
+        }
     if parsed := [j.fields for j in judged if j.fields]:
         found |= _json(parsed)
     if names := judged[0].scores:
@@ -84,12 +95,20 @@ def _labels(judged: list[Judged]) -> dict[str, Any]:
 
     expected, answered = [j.expected for j in judged], [j.label for j in judged]
     labels = sorted({*expected, *answered})
-    precision, recall, f1, rows = precision_recall_fscore_support(expected, answered, labels=labels, zero_division=0.0)
+    precision, recall, f1, rows = precision_recall_fscore_support(
+        expected, answered, labels=labels, zero_division=0.0
+    )
     table = {
-        label: {"rows": int(rows[i]), "precision": round(float(precision[i]), 6), "recall": round(float(recall[i]), 6), "f1": round(float(f1[i]), 6)}
+        label: {
+            "rows": int(rows[i]),
+            "precision": round(float(precision[i]), 6),
+            "recall": round(float(recall[i]), 6),
+            "f1": round(float(f1[i]), 6),
+        }
         for i, label in enumerate(labels)
     }
-    # A label that no test row has can't be missed: its mean would only tell that it was answered at all.
+    # A label that no test row has can't be missed: its mean would only tell that it was answered at
+    # all.
     macro = _mean([row["f1"] for row in table.values() if row["rows"]])
     counts = confusion_matrix(expected, answered, labels=labels).tolist()
     return {"macro_f1": macro, "labels": table, "confusion": {"labels": labels, "counts": counts}}
@@ -102,17 +121,30 @@ def _json(parsed: list[Fields]) -> dict[str, Any]:
             table.setdefault(name, []).append(right)
     return {
         "schema_valid": _mean([row.valid for row in parsed]),
-        "field_exact": _mean([right for column in table.values() for right in column]) if table else None,
+        "field_exact": _mean([right for column in table.values() for right in column])
+        if table
+        else None,
         "json_exact": _mean([row.exact for row in parsed]),
-        "fields": {name: {"rows": len(column), "exact": _mean(column)} for name, column in table.items()},
+        "fields": {
+            name: {"rows": len(column), "exact": _mean(column)} for name, column in table.items()
+        },
     }
 
 
 def _answer(judged: Judged) -> dict[str, Any]:
     row: dict[str, Any] = {"expected": judged.expected, "label": judged.label, "text": judged.text}
-    row |= {"right": judged.right, "exact": judged.exact, "nll": round(judged.nll, 6), "tokens": judged.tokens}
+    row |= {
+        "right": judged.right,
+        "exact": judged.exact,
+        "nll": round(judged.nll, 6),
+        "tokens": judged.tokens,
+    }
     if judged.fields:
-        row |= {"schema_valid": judged.fields.valid, "field_exact": round(judged.fields.share, 6), "json_exact": judged.fields.exact}
+        row |= {
+            "schema_valid": judged.fields.valid,
+            "field_exact": round(judged.fields.share, 6),
+            "json_exact": judged.fields.exact,
+        }
     return row | ({"scores": judged.scores} if judged.scores else {})
 
 

@@ -1,7 +1,10 @@
-"""FlashAttention 4 (the package flash-attn-4, where it is installed), as operators that a compiler of layers leaves whole.
+"""FlashAttention 4 (the package flash-attn-4, where it is installed), as operators that a compiler
+of layers leaves whole.
 
-It can't be traced itself, and torch's way to it (torch.nn.attention.activate_flash_attention_impl) fails on what versions since 4.0.0b20
-give back. It is beta software, so what it computes is compared with torch's own products before a training trusts it (`fault`).
+It can't be traced itself, and torch's way to it (torch.nn.attention.activate_flash_attention_impl)
+fails on what versions since 4.0.0b20
+give back. It is beta software, so what it computes is compared with torch's own products before a
+training trusts it (`fault`).
 """
 
 from __future__ import annotations
@@ -13,17 +16,30 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 TOKENS, SEEN = (100, 220), (100, 350)
-"""Of two rows that the kernels are tried on, more than their blocks hold: how many tokens are a row's own, and how many it sees in all."""
+"""Of two rows that the kernels are tried on, more than their blocks hold: how many tokens are a
+row's own, and how many it sees in all.
+"""
 WRONG = 0.02
 """How far apart results of half precision may be, as a share of the largest number."""
-SCHEMA = "(Tensor q, Tensor k, Tensor v, Tensor? starts, Tensor? key_starts, SymInt longest, SymInt longest_keys, float scale, int? back)"
+SCHEMA = (
+    "(Tensor q, Tensor k, Tensor v, Tensor? starts, Tensor? key_starts, SymInt longest, "
+    "SymInt longest_keys, float scale, int? back)"
+)
 
 
 def attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, back: int | None = None, rows: tuple[Any, Any, int, int] = (None, None, 0, 0)
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    scale: float,
+    back: int | None = None,
+    rows: tuple[Any, Any, int, int] = (None, None, 0, 0),
 ) -> torch.Tensor:
-    """Causal attention of [rows, tokens, heads, dim], or of rows end to end, [tokens, heads, dim], with `rows`: where each row's queries and its
-    keys begin (int32, one more than rows), and the longest of each. Fewer heads of keys than of queries are shared. `back`: how many
+    """Causal attention of [rows, tokens, heads, dim], or of rows end to end, [tokens, heads, dim],
+    with `rows`: where each row's queries and its
+    keys begin (int32, one more than rows), and the longest of each. Fewer heads of keys than of
+    queries are shared. `back`: how many
     tokens a token sees before itself.
     """
     out: torch.Tensor = torch.ops.olivebuild.flash(q, k, v, *rows, scale, back)[0]
@@ -37,22 +53,44 @@ def installed() -> bool:
         return False
 
 
-def fault(heads: int, key_heads: int, dim: int, dtype: torch.dtype, device: torch.device, *, back: int | None, packed: bool) -> str:
-    """Why these kernels can't be used for such attention on such a device, or nothing. Compiles them, which takes seconds."""
+def fault(
+    heads: int,
+    key_heads: int,
+    dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    back: int | None,
+    packed: bool,
+) -> str:
+    """Why these kernels can't be used for such attention on such a device, or nothing.
+
+    Compiles them, which takes seconds.
+    """
     if not 9 <= torch.cuda.get_device_capability(device)[0] <= 10:
         return "it is for Hopper and Blackwell"
     random = torch.Generator(device).manual_seed(0)
 
     def some(tokens: int, heads: int) -> torch.Tensor:
-        return torch.randn(tokens, heads, dim, generator=random, device=device, dtype=dtype).requires_grad_()
+        return torch.randn(
+            tokens, heads, dim, generator=random, device=device, dtype=dtype
+        ).requires_grad_()
 
     own, seen = (TOKENS, SEEN) if packed else (TOKENS[1:] * 2, TOKENS[1:] * 2)
-    leaves, slope = (some(sum(own), heads), some(sum(seen), key_heads), some(sum(seen), key_heads)), some(sum(own), heads).detach()
+    leaves, slope = (
+        (some(sum(own), heads), some(sum(seen), key_heads), some(sum(seen), key_heads)),
+        some(sum(own), heads).detach(),
+    )
     back, scale = None if back is None else min(back, TOKENS[0]), dim**-0.5
     try:
         if packed:
-            starts, key_starts = (torch.tensor([0, n[0], sum(n)], device=device, dtype=torch.int32) for n in (own, seen))
-            out = attention(*leaves, scale=scale, back=back, rows=(starts, key_starts, max(own), max(seen)))
+            starts, key_starts = (
+                torch.tensor([0, n[0], sum(n)], device=device, dtype=torch.int32)
+                for n in (own, seen)
+            )
+            out = attention(
+                *leaves, scale=scale, back=back, rows=(starts, key_starts, max(own), max(seen))
+            )
         else:
             q, k, v = (x.view(2, -1, *x.shape[1:]) for x in leaves)
             out = attention(q, k, v, scale=scale, back=back).flatten(0, 1)
@@ -63,18 +101,28 @@ def fault(heads: int, key_heads: int, dim: int, dtype: torch.dtype, device: torc
     rows = zip(torch.split(q, own), torch.split(k, seen), torch.split(v, seen), strict=True)
     out = torch.cat([_plain(*row, scale=scale, back=back) for row in rows])
     wanted = [out.detach(), *torch.autograd.grad(out, exact, slope.float())]
-    wrong = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True))
+    wrong = max(
+        float((a.float() - b).abs().max() / b.abs().max())
+        for a, b in zip(found, wanted, strict=True)
+    )
     return "" if wrong < WRONG else f"results would differ by {wrong:.2g}"
 
 
-def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, back: int | None) -> torch.Tensor:
+def _plain(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, back: int | None
+) -> torch.Tensor:
     """One row, by torch's own products. [tokens, heads, dim]"""
     repeat, keys = q.shape[1] // k.shape[1], torch.arange(len(k), device=q.device)
     apart = keys[len(k) - len(q) :, None] - keys
     mask = (apart >= 0) & (apart <= (len(k) if back is None else back))
-    q, k, v = (x.transpose(0, 1)[None] for x in (q, k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)))
+    q, k, v = (
+        x.transpose(0, 1)[None]
+        for x in (q, k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1))
+    )
     with sdpa_kernel(SDPBackend.MATH):
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scale)[0].transpose(0, 1)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=scale)[
+            0
+        ].transpose(0, 1)
 
 
 # The operators
@@ -87,14 +135,26 @@ def _kernels() -> Any:
 
 
 def _options(
-    starts: torch.Tensor | None, key_starts: torch.Tensor | None, longest: int, longest_keys: int, scale: float, back: int | None
+    starts: torch.Tensor | None,
+    key_starts: torch.Tensor | None,
+    longest: int,
+    longest_keys: int,
+    scale: float,
+    back: int | None,
 ) -> dict[str, Any]:
     lengths = (longest, longest_keys) if starts is not None else (None, None)
-    given = {"cu_seqlens_q": starts, "cu_seqlens_k": key_starts, "max_seqlen_q": lengths[0], "max_seqlen_k": lengths[1]}
+    given = {
+        "cu_seqlens_q": starts,
+        "cu_seqlens_k": key_starts,
+        "max_seqlen_q": lengths[0],
+        "max_seqlen_k": lengths[1],
+    }
     return given | {"softmax_scale": scale, "causal": True, "window_size_left": back}
 
 
-@torch.library.custom_op("olivebuild::flash", mutates_args=(), schema=f"{SCHEMA} -> (Tensor, Tensor)")
+@torch.library.custom_op(
+    "olivebuild::flash", mutates_args=(), schema=f"{SCHEMA} -> (Tensor, Tensor)"
+)
 def _forward(q: Any, k: Any, v: Any, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
     out, lse, *_ = _kernels()._flash_attn_fwd(q, k, v, return_lse=True, **_options(*rest))
     return out, lse
@@ -108,9 +168,13 @@ def _(q: Any, _: Any, v: Any, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.library.custom_op(
-    "olivebuild::flash_backward", mutates_args=(), schema=f"(Tensor grad, Tensor out, Tensor lse, {SCHEMA[1:]} -> (Tensor, Tensor, Tensor)"
+    "olivebuild::flash_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, Tensor out, Tensor lse, {SCHEMA[1:]} -> (Tensor, Tensor, Tensor)",
 )
-def _backward(grad: Any, out: Any, lse: Any, q: Any, k: Any, v: Any, *rest: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _backward(
+    grad: Any, out: Any, lse: Any, q: Any, k: Any, v: Any, *rest: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     by_q, by_k, by_v, *_ = _kernels()._flash_attn_bwd(q, k, v, out, grad, lse, **_options(*rest))
     return by_q, by_k, by_v
 

@@ -1,4 +1,5 @@
-"""Rows that a model can't be trained on, or not as a whole: counted by their reasons, told with their places in the data, and held against
+"""Rows that a model can't be trained on, or not as a whole: counted by their reasons, told with
+their places in the data, and held against
 what the data set allows."""
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from olivebuild.steps._encode import TokenRows
 
 
-def check_flaws(job: Job, rows: TokenRows, folder: str, role: str, *field: str, name: str = "drops") -> dict[str, Any]:
-    """What was dropped and cut of the rows of input `role` for the model in `folder`, as the step's figures have it by that name; says so.
+def check_flaws(
+    job: Job, rows: TokenRows, folder: str, role: str, *field: str, name: str = "drops"
+) -> dict[str, Any]:
+    """What was dropped and cut of the rows of input `role` for the model in `folder`, as the step's
+    figures have it by that name; says so.
 
     Raises InputError, and leaves a report, when that is more than the data set allows.
     """
@@ -32,7 +36,8 @@ def check_flaws(job: Job, rows: TokenRows, folder: str, role: str, *field: str, 
     for f in rows.flawed:
         first.setdefault((f.flaw.why, f.flaw.fault, f.cut), f.row)
     found = [
-        {"why": key[0], "count": n, "first": str(origins.of(first[key]) or ""), "fault": key[1]} | ({"cut": True} if key[2] else {})
+        {"why": key[0], "count": n, "first": str(origins.of(first[key]) or ""), "fault": key[1]}
+        | ({"cut": True} if key[2] else {})
         for key, n in counts.most_common()
     ]
     figures = {name: found, name.removesuffix("drops") + "read": rows.read}
@@ -58,7 +63,11 @@ def _hints(rows: TokenRows, context: int | None) -> list[str]:
         hints.append(REFUSED)
     if longest := max((f.flaw.length for f in rows.flawed), default=0):
         whole = f"`training.max_length: {longest}` takes them whole"
-        hints.append(f"the model takes {context} tokens: shorten them" if context is not None and longest > context else whole)
+        hints.append(
+            f"the model takes {context} tokens: shorten them"
+            if context is not None and longest > context
+            else whole
+        )
     return hints or ["are answers empty? take such rows out of the data set"]
 
 

@@ -1,4 +1,6 @@
-"""`template_date: freeze`: the date in the chat templates of what is published, so that whoever serves it asks as it was trained."""
+"""`template_date: freeze`: the date in the chat templates of what is published, so that whoever
+serves it asks as it was trained.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""onnxruntime-genai's models, opened in one place: what a folder has it load is looked at before."""
+"""onnxruntime-genai's models, opened in one place: what a folder has it load is looked at
+before.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from olivebuild import brought
 
 
 def open_model(folder: Path, *, trust: bool) -> Any:
-    """Raises InputError for what takes the recipe's trust, RuntimeError for what the runtime refuses."""
+    """Raises InputError for what takes the recipe's trust, RuntimeError for what the runtime
+    refuses.
+    """
     brought.check(folder, "onnx", str(folder), trust=trust)
     import onnxruntime_genai as og
 

@@ -1,4 +1,6 @@
-"""The summed loss of a head that is not trained, with its gradient by what goes into the head: a piece of the logits at a time."""
+"""The summed loss of a head that is not trained, with its gradient by what goes into the head: a
+piece of the logits at a time.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,13 @@ COMPILED_LOGITS = 1 << 28
 """The same where no float32 copy of them is made; 512 MiB."""
 
 
-def head_loss(model: Any, hidden: torch.Tensor, targets: torch.Tensor, *, compiled: bool) -> torch.Tensor:
-    """cross_entropy(head(hidden), targets, reduction="sum"). `compiled`: in one kernel, which takes some seconds to make."""
+def head_loss(
+    model: Any, hidden: torch.Tensor, targets: torch.Tensor, *, compiled: bool
+) -> torch.Tensor:
+    """cross_entropy(head(hidden), targets, reduction="sum").
+
+    `compiled`: in one kernel, which takes some seconds to make.
+    """
     head = model.get_output_embeddings()
     loss: torch.Tensor = _HeadLoss.apply(hidden, head.weight, head.bias, targets, compiled)
     return loss
@@ -25,9 +32,16 @@ def head_loss(model: Any, hidden: torch.Tensor, targets: torch.Tensor, *, compil
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, compiled: bool
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        compiled: bool,
     ) -> torch.Tensor:
-        count = max(1, -(-len(hidden) * weight.shape[0] // (COMPILED_LOGITS if compiled else LOGITS)))
+        count = max(
+            1, -(-len(hidden) * weight.shape[0] // (COMPILED_LOGITS if compiled else LOGITS))
+        )
         size = max(1, -(-len(hidden) // count))
         total, gradient = torch.zeros((), device=hidden.device), torch.empty_like(hidden)
         slope = _compiled_slope() if compiled else _slope
@@ -51,11 +65,15 @@ def _slope(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, t
     norm = values.logsumexp(-1, keepdim=True)
     loss = (norm[:, 0] - values.gather(1, targets[:, None])[:, 0]).sum()
     slope = values.sub_(norm).exp_()
-    return loss, slope.scatter_add_(1, targets[:, None], torch.full_like(norm, -1.0)).to(logits.dtype)
+    return loss, slope.scatter_add_(1, targets[:, None], torch.full_like(norm, -1.0)).to(
+        logits.dtype
+    )
 
 
 def _slope_in_one(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As above, of operations that compile into one pass over the logits: a maximum by hand, no scattering."""
+    """As above, of operations that compile into one pass over the logits: a maximum by hand, no
+    scattering.
+    """
     values = logits.float()
     top = values.amax(-1, keepdim=True)
     norm = (values - top).exp().sum(-1, keepdim=True).log() + top

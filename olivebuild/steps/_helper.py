@@ -1,4 +1,5 @@
-"""A process that takes the gradients of its share of each batch of a training: `python -m olivebuild.steps._helper FILE RANK COUNT MEETING DTYPE`.
+"""A process that takes the gradients of its share of each batch of a training: `python -m
+olivebuild.steps._helper FILE RANK COUNT MEETING DTYPE`.
 
 FILE holds the training's action. It ends with the process that started it; see _ranks.py.
 """
@@ -27,7 +28,8 @@ from olivebuild.steps.adapter import AdapterFields
 
 
 def main(file: str, rank: int, count: int, meeting: str, dtype: str) -> None:
-    # Whoever asks the worker's whole session to stop means the worker, which first ends its step and keeps its state.
+    # Whoever asks the worker's whole session to stop means the worker, which first ends its step
+    # and keeps its state.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     # What it has to say is the log's.
@@ -42,14 +44,21 @@ def main(file: str, rank: int, count: int, meeting: str, dtype: str) -> None:
     dist.destroy_process_group()
 
 
-def help_out(forward: Forward, rows: Sequence[Tokens], schedule: Schedule, seed: int, rank: int, count: int) -> None:
-    """Take the gradients of this process's share of each batch that the first one begins, until it has had enough."""
+def help_out(
+    forward: Forward, rows: Sequence[Tokens], schedule: Schedule, seed: int, rank: int, count: int
+) -> None:
+    """Take the gradients of this process's share of each batch that the first one begins, until it
+    has had enough.
+    """
     step, scale = _ranks.told()
     if step == _ranks.END:
         return
     # Dropout of its own, and not once more what it was when an earlier training began.
     torch.manual_seed(seed + rank + count * step)
-    trainable, shares = Trainable(forward.model), _shares(forward, rows, schedule, step, rank, count)
+    trainable, shares = (
+        Trainable(forward.model),
+        _shares(forward, rows, schedule, step, rank, count),
+    )
     share, following = next(shares), None
     forward.model.train()
     while step != _ranks.END:
@@ -74,7 +83,9 @@ Share = tuple[list[Tokens], list[Packed | Padded], int]
 """Rows, how they are laid out, and how many labels the whole batch has."""
 
 
-def _shares(forward: Forward, rows: Sequence[Tokens], schedule: Schedule, start: int, rank: int, count: int) -> Iterator[Share]:
+def _shares(
+    forward: Forward, rows: Sequence[Tokens], schedule: Schedule, start: int, rank: int, count: int
+) -> Iterator[Share]:
     for indices in schedule.batches(start):
         batch = [rows[i] for i in indices]
         own = _ranks.share_of(batch, rank, count)

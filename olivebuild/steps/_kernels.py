@@ -1,7 +1,10 @@
-"""Arithmetic on weights, tensor by tensor, bit-equal to torch's and to ONNX Runtime's, without importing torch.
+"""Arithmetic on weights, tensor by tensor, bit-equal to torch's and to ONNX Runtime's, without
+importing torch.
 
-Importing torch costs more time and memory than a small model's whole rebuild. Numbers in bfloat16 are held as uint16. Each function
-is numpy's; where _native.c was compiled, it does the same work with the same bits, several times faster.
+Importing torch costs more time and memory than a small model's whole rebuild. Numbers in bfloat16
+are held as uint16. Each function
+is numpy's; where _native.c was compiled, it does the same work with the same bits, several times
+faster.
 """
 
 from __future__ import annotations
@@ -26,12 +29,26 @@ except ImportError:
     # It was installed without a compiler.
     native = None
 
-STORED: dict[str, np.dtype[Any]] = {"BF16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
+STORED: dict[str, np.dtype[Any]] = {
+    "BF16": np.dtype(np.uint16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+}
 """How the number formats of safetensors are held."""
-INFINITY = {"F32": ("i4", 0x7F800000), "F16": ("i2", 0x7C00), "BF16": ("i2", 0x7F80), "F64": ("i8", 0x7FF0000000000000)}
-"""The bits of infinity, as a signed number; NaNs lie above. With the sign bit, and read as unsigned, likewise."""
+INFINITY = {
+    "F32": ("i4", 0x7F800000),
+    "F16": ("i2", 0x7C00),
+    "BF16": ("i2", 0x7F80),
+    "F64": ("i8", 0x7FF0000000000000),
+}
+"""The bits of infinity, as a signed number; NaNs lie above.
+
+With the sign bit, and read as unsigned, likewise.
+"""
 ROWS = 256
-"""Rows of a matrix that are worked on at once: small enough for the cache, large enough for the BLAS."""
+"""Rows of a matrix that are worked on at once: small enough for the cache, large enough for the
+BLAS.
+"""
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 BLOCKS = 8192
 """Quantisation blocks that are worked on at once."""
@@ -72,7 +89,8 @@ def narrow(values: np.ndarray, dtype: str) -> np.ndarray:
 
 @functools.cache
 def _torch_sgemm() -> Any:
-    """`sgemm_` of the BLAS inside torch's library: what `torch.matmul` calls for float32 on x86, without torch's import; or None.
+    """`sgemm_` of the BLAS inside torch's library: what `torch.matmul` calls for float32 on x86,
+    without torch's import; or None.
 
     With it, how to limit the calling thread's threads, if the library is MKL.
 
@@ -91,7 +109,9 @@ def _torch_sgemm() -> Any:
 
 
 def product(b: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """`b @ a` in float32, bit-equal to torch on this machine: [n, r] x [r, k] -> [n, k], all contiguous."""
+    """`b @ a` in float32, bit-equal to torch on this machine: [n, r] x [r, k] -> [n, k], all
+    contiguous.
+    """
     found = _torch_sgemm()
     if found is None:
         import torch
@@ -99,7 +119,8 @@ def product(b: np.ndarray, a: np.ndarray) -> np.ndarray:
         return np.asarray((torch.from_numpy(b) @ torch.from_numpy(a)).numpy())
     sgemm, set_threads = found
     if set_threads:
-        # One thread a call: the callers are threads themselves. Where torch was imported before, it has set another number.
+        # One thread a call: the callers are threads themselves. Where torch was imported before, it
+        # has set another number.
         before = set_threads(1)
     (n, r), k = b.shape, a.shape[1]
     out = np.empty((n, k), np.float32)
@@ -115,14 +136,30 @@ def product(b: np.ndarray, a: np.ndarray) -> np.ndarray:
 
     no = ctypes.c_char_p(b"n")
     # Fortran counts by columns: its a.T @ b.T is our (b @ a).T.
-    sgemm(no, no, whole(k), whole(n), whole(r), real(1.0), data(a), whole(k), data(b), whole(r), real(0.0), data(out), whole(k))
+    sgemm(
+        no,
+        no,
+        whole(k),
+        whole(n),
+        whole(r),
+        real(1.0),
+        data(a),
+        whole(k),
+        data(b),
+        whole(r),
+        real(0.0),
+        data(out),
+        whole(k),
+    )
     if set_threads:
         set_threads(before)
     return out
 
 
 def product_reproducible(b: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """`b @ a` with float64 products added in one fixed order, rounded once: the same bytes on every processor."""
+    """`b @ a` with float64 products added in one fixed order, rounded once: the same bytes on every
+    processor.
+    """
     total = np.zeros((len(b), a.shape[1]), np.float64)
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     term = np.empty_like(total)
@@ -133,7 +170,9 @@ def product_reproducible(b: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 
 def product_native(b: np.ndarray, a: np.ndarray) -> np.ndarray | None:
-    """`b @ a` in float32, each element a chain of fused multiply-adds from the first term to the last; None where that can't be had."""
+    """`b @ a` in float32, each element a chain of fused multiply-adds from the first term to the
+    last; None where that can't be had.
+    """
     if native is None or not native.HAS_PRODUCT:
         return None
     (n, r), k = b.shape, a.shape[1]
@@ -143,28 +182,36 @@ def product_native(b: np.ndarray, a: np.ndarray) -> np.ndarray | None:
 
 
 def add_delta(weight: np.ndarray, dtype: str, delta: np.ndarray, scale: float) -> np.ndarray:
-    """Rows of a weight, as stored numbers, with `delta * scale` added in float32 and rounded once; peft's `merge`. Overwrites `delta`.
+    """Rows of a weight, as stored numbers, with `delta * scale` added in float32 and rounded once;
+    peft's `merge`. Overwrites `delta`.
 
     https://github.com/huggingface/peft/blob/main/src/peft/tuners/lora/layer.py
     """
     if native is not None:
         out = np.empty(weight.shape, STORED[dtype])
-        native.add_delta(np.ascontiguousarray(weight), FORMATS[dtype], delta, float(np.float32(scale)), out)
+        native.add_delta(
+            np.ascontiguousarray(weight), FORMATS[dtype], delta, float(np.float32(scale)), out
+        )
         return out
     delta *= np.float32(scale)
     delta += widen(weight, dtype)
     return narrow(delta, dtype)
 
 
-def residual(before: np.ndarray, after: np.ndarray, dtype: str, probe: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row of stored numbers [n, k]: (after - before) @ probe, and the squared length of `after`; float64 [n]."""
+def residual(
+    before: np.ndarray, after: np.ndarray, dtype: str, probe: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of stored numbers [n, k]: (after - before) @ probe, and the squared length of
+    `after`; float64 [n].
+    """
     if native is not None:
         wrong, squares = np.empty(len(after)), np.empty(len(after))
         native.residual(before, after, FORMATS[dtype], probe, wrong, squares)
         return wrong, squares
     wide, base = widen(after, dtype), widen(before, dtype)
     with np.errstate(invalid="ignore", over="ignore"):
-        # By einsum and not by @: numpy's own BLAS would start a thread for each processor in each of ours.
+        # By einsum and not by @: numpy's own BLAS would start a thread for each processor in each
+        # of ours.
         moved = np.einsum("ij,j->i", wide, probe) - np.einsum("ij,j->i", base, probe)
         return moved.astype(np.float64), np.einsum("ij,ij->i", wide, wide).astype(np.float64)
 
@@ -174,7 +221,8 @@ def residual(before: np.ndarray, after: np.ndarray, dtype: str, probe: np.ndarra
 
 @dataclass(frozen=True)
 class Quantiser:
-    """The default algorithm of ONNX Runtime's MatMulNBits quantiser, for blocks along the rows of [n, k] with k % block == 0.
+    """The default algorithm of ONNX Runtime's MatMulNBits quantiser, for blocks along the rows of
+    [n, k] with k % block == 0.
 
     https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/mlas/lib/q4_dq.cpp
     """
@@ -185,8 +233,12 @@ class Quantiser:
     scales: str
     """F32; F16 or BF16 on weights in that format: the builds for CUDA, DirectML and WebGPU."""
 
-    def __call__(self, weight: np.ndarray, dtype: str = "F32") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Stored numbers [n, k] -> packed uint8 [n * k / block, block * bits / 8], scales [n, k / block], zero points uint8 (symmetric: none)."""
+    def __call__(
+        self, weight: np.ndarray, dtype: str = "F32"
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Stored numbers [n, k] -> packed uint8 [n * k / block, block * bits / 8], scales [n, k /
+        block], zero points uint8 (symmetric: none).
+        """
         rows, columns = weight.shape
         count = rows * columns // self.block
         packed = np.empty((count, self.block * self.bits // 8), np.uint8)
@@ -196,12 +248,25 @@ class Quantiser:
             source = widen(weight, dtype).reshape(-1, self.block)
             for start in range(0, count, BLOCKS):
                 part = slice(start, start + BLOCKS)
-                packed[part], scales[part], found = self._blocks(np.ascontiguousarray(source[part].T))
+                packed[part], scales[part], found = self._blocks(
+                    np.ascontiguousarray(source[part].T)
+                )
                 zeros[part] = found if zeros.size else 0
         scales = scales.reshape(rows, columns // self.block)
-        return packed, scales, zeros if self.symmetric else self._pack_zeros(zeros.reshape(scales.shape))
+        return (
+            packed,
+            scales,
+            zeros if self.symmetric else self._pack_zeros(zeros.reshape(scales.shape)),
+        )
 
-    def _by_native(self, weight: np.ndarray, dtype: str, packed: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> bool:
+    def _by_native(
+        self,
+        weight: np.ndarray,
+        dtype: str,
+        packed: np.ndarray,
+        scales: np.ndarray,
+        zeros: np.ndarray,
+    ) -> bool:
         """False where _native.c was not compiled, and for numbers that are not finite."""
         if native is None:
             return False
@@ -209,13 +274,16 @@ class Quantiser:
         return bool(native.quantise(np.ascontiguousarray(weight), *settings, packed, scales, zeros))
 
     def _blocks(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
-        """float32 [block, m], which is overwritten -> (packed [m, bytes], scales [m], zero points [m])."""
+        """float32 [block, m], which is overwritten -> (packed [m, bytes], scales [m], zero points
+        [m]).
+        """
         top, middle = np.float32(2**self.bits - 1), np.float32(2 ** (self.bits - 1))
         high: np.ndarray = np.maximum.reduce(values, 0)
         low: np.ndarray = np.minimum.reduce(values, 0)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             if self.symmetric:
-                # The value of larger magnitude is hit exactly, by the one level that has no opposite.
+                # The value of larger magnitude is hit exactly, by the one level that has no
+                # opposite.
                 ends = np.where(high > -low, high, low)
                 # A scale of zero has the sign of the block's first zero.
                 scale = np.where(ends == 0, values[0], ends) / -middle
@@ -226,7 +294,8 @@ class Quantiser:
                 zero = np.where(scale != 0, low / scale, np.float32(0))
                 zero = np.clip(np.floor(np.float32(0.5) - zero), 0, top)
             stored = narrow(scale, self.scales)
-            # ONNX Runtime computes with the float16 that it stores, but has no kernel for bfloat16 and rounds that at the end.
+            # ONNX Runtime computes with the float16 that it stores, but has no kernel for bfloat16
+            # and rounds that at the end.
             used = stored.astype(np.float32) if self.scales == "F16" else scale
             values *= np.where(used != 0, np.float32(1) / used, np.float32(0))
         values += zero
@@ -251,7 +320,9 @@ class Quantiser:
 
 
 def in_threads(work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-    """`work` on each item, a few at once; numpy and the BLAS let go of the interpreter while they compute."""
+    """`work` on each item, a few at once; numpy and the BLAS let go of the interpreter while they
+    compute.
+    """
     _keep_memory()
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, items))
@@ -259,14 +330,19 @@ def in_threads(work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
 
 @functools.cache
 def _keep_memory() -> None:
-    """Let the C library keep what is freed: it would give each array back to the system, and half the time goes into getting it again.
+    """Let the C library keep what is freed: it would give each array back to the system, and half
+    the time goes into getting it again.
 
     https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
     """
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8
     try:
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in ((mmap_threshold, 32 << 20), (trim_threshold, 256 << 20), (arena_max, 1)):
+        for parameter, value in (
+            (mmap_threshold, 32 << 20),
+            (trim_threshold, 256 << 20),
+            (arena_max, 1),
+        ):
             mallopt(parameter, value)
     except (OSError, AttributeError, TypeError):
         # Another C library: it keeps or not as it likes.
@@ -274,11 +350,21 @@ def _keep_memory() -> None:
 
 
 def is_finite(values: np.ndarray | bytes, dtype: str) -> bool:
-    """Whether none of some stored numbers is NaN or infinite; `dtype` as safetensors names it, one of INFINITY."""
+    """Whether none of some stored numbers is NaN or infinite; `dtype` as safetensors names it, one
+    of INFINITY.
+    """
     signed, infinity = INFINITY[dtype]
-    numbers = np.frombuffer(values, f"<{signed}") if isinstance(values, bytes) else values.view(f"<{signed}")
+    numbers = (
+        np.frombuffer(values, f"<{signed}")
+        if isinstance(values, bytes)
+        else values.view(f"<{signed}")
+    )
     if not numbers.size:
         return True
-    # Two searches for a maximum are as fast as memory; of negative numbers only NaN and -infinity are that high, read without a sign.
+    # Two searches for a maximum are as fast as memory; of negative numbers only NaN and -infinity
+    # are that high, read without a sign.
     sign = 1 << (8 * numbers.dtype.itemsize - 1)
-    return int(numbers.max()) < infinity and int(numbers.view(f"<u{signed[1]}").max()) < sign + infinity
+    return (
+        int(numbers.max()) < infinity
+        and int(numbers.view(f"<u{signed[1]}").max()) < sign + infinity
+    )

@@ -1,4 +1,5 @@
-"""The quantiser of _kernels.py in torch, for CUDA: the same operations one by one, so the same bits.
+"""The quantiser of _kernels.py in torch, for CUDA: the same operations one by one, so the same
+bits.
 
 Worth its import only for much work: see `_assemble.quantiser_for`.
 """
@@ -45,5 +46,9 @@ class TorchQuantiser(Quantiser):
         if self.bits == 4:
             given = given[0::2] | (given[1::2] << 4)
         bits = stored.cpu()
-        scales = bits.view(torch.int16).numpy().view(np.uint16) if self.scales == "BF16" else bits.numpy()
+        scales = (
+            bits.view(torch.int16).numpy().view(np.uint16)
+            if self.scales == "BF16"
+            else bits.numpy()
+        )
         return given.T.contiguous().cpu().numpy(), scales, zero.to(torch.uint8).cpu().numpy()

@@ -1,6 +1,8 @@
-"""Models take turns: each is loaded in a process of its own, and in every round each runs once, so that a busy machine hits all alike.
+"""Models take turns: each is loaded in a process of its own, and in every round each runs once, so
+that a busy machine hits all alike.
 
-The rounds end when every model's times are known well enough, or at a limit. Where memory does not hold all models at once, each has its
+The rounds end when every model's times are known well enough, or at a limit. Where memory does not
+hold all models at once, each has its
 rounds alone, and the figures say so.
 """
 
@@ -26,7 +28,9 @@ from olivebuild.steps._statistics import median_interval
 from olivebuild.steps.benchmark_latency import LatencyFields
 
 REST = 0.05
-"""Seconds between turns: threads that wait actively for more work would take cores from the next model."""
+"""Seconds between turns: threads that wait actively for more work would take cores from the next
+model.
+"""
 OVERHEAD = 600e6
 """What a runtime takes beside the weights, in bytes."""
 Progress = Callable[[int, int], None]
@@ -78,12 +82,16 @@ def _is_tight(values: list[float], tolerance: float) -> bool:
 
 
 class Stopwatch:
-    """A model in a process of its own, which ends when its standard input does: with us at the latest."""
+    """A model in a process of its own, which ends when its standard input does: with us at the
+    latest.
+    """
 
     def __init__(self, model: ActionInput, fields: LatencyFields) -> None:
         settings = {**fields.model_dump(), "trust_remote_code": model.trust_remote_code}
         command = python("-m", "olivebuild.steps._stopwatch", model.folder, json.dumps(settings))
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.samples = Samples(self._hear())
 
     def run(self) -> dict[str, Any]:
@@ -109,8 +117,13 @@ class Stopwatch:
         self._process.communicate()
 
 
-def measure(models: Sequence[ActionInput], fields: LatencyFields, progress: Progress) -> dict[str, Any]:
-    """{"models": [figures], "latency": how they were measured}. Raises StepError when a model does not run."""
+def measure(
+    models: Sequence[ActionInput], fields: LatencyFields, progress: Progress
+) -> dict[str, Any]:
+    """{"models": [figures], "latency": how they were measured}.
+
+    Raises StepError when a model does not run.
+    """
     for model in models:
         _check_context(model, fields)
     together = len(models) > 1 and sum(map(_memory, models)) < machine.available_memory()
@@ -120,35 +133,65 @@ def measure(models: Sequence[ActionInput], fields: LatencyFields, progress: Prog
         try:
             samples, stopped = _turns(models, fields, progress)
         except Ended:
-            # It may be another kind of memory that did not suffice, a GPU's; alone the model runs, or fails for a reason of its own.
+            # It may be another kind of memory that did not suffice, a GPU's; alone the model runs,
+            # or fails for a reason of its own.
             together = False
     if not samples:
         stops = []
         for i, model in enumerate(models):
             try:
-                found, why = _turns([model], fields, lambda done, total, i=i: progress(i * total + done, total * len(models)))  # type: ignore[misc]
+                found, why = _turns(
+                    [model],
+                    fields,
+                    lambda done, total, i=i: progress(  # type: ignore[misc]
+                        i * total + done, total * len(models)
+                    ),
+                )
             except Ended:
-                raise StepError(f"{model.target} could not be measured", hint="the log has the whole story") from None
+                raise StepError(
+                    f"{model.target} could not be measured", hint="the log has the whole story"
+                ) from None
             samples += found
             stops.append(why)
         stopped = next((why for why in ("time", "rounds") if why in stops), "tight")
-    about: dict[str, Any] = {"prompt_tokens": fields.prompt_tokens, "new_tokens": fields.new_tokens, "warmup": fields.warmup}
-    about |= {"rounds": len(samples[0].times), "interleaved": together, "why_stopped": stopped, "machine": machine.describe()}
-    return {"models": [_figures(s, m, fields) for s, m in zip(samples, models, strict=True)], "latency": about}
+    about: dict[str, Any] = {
+        "prompt_tokens": fields.prompt_tokens,
+        "new_tokens": fields.new_tokens,
+        "warmup": fields.warmup,
+    }
+    about |= {
+        "rounds": len(samples[0].times),
+        "interleaved": together,
+        "why_stopped": stopped,
+        "machine": machine.describe(),
+    }
+    return {
+        "models": [_figures(s, m, fields) for s, m in zip(samples, models, strict=True)],
+        "latency": about,
+    }
 
 
 def _check_context(model: ActionInput, fields: LatencyFields) -> None:
     """Raises StepError when an ONNX model takes fewer tokens than are to be measured."""
     file = Path(model.folder, "genai_config.json")
     wanted = fields.prompt_tokens + fields.new_tokens
-    said = json.loads(file.read_text("utf-8")).get("model", {}).get("context_length") if file.is_file() else None
+    said = (
+        json.loads(file.read_text("utf-8")).get("model", {}).get("context_length")
+        if file.is_file()
+        else None
+    )
     context = int(said) if said else wanted
     if wanted > context:
-        fact = f"{model.target} takes {context} tokens, and the latency of {fields.prompt_tokens} + {fields.new_tokens} is asked"
+        fact = (
+            f"{model.target} takes {context} tokens, and the latency of {fields.prompt_tokens} + "
+            f"{fields.new_tokens} is asked"
+        )
         raise StepError(fact, hint="fewer latency.prompt_tokens or latency.new_tokens")
 
 
-def _turns(models: Sequence[ActionInput], fields: LatencyFields, progress: Progress) -> tuple[list[Samples], str]:
+def _turns(
+    models: Sequence[ActionInput], fields: LatencyFields, progress: Progress
+) -> tuple[list[Samples], str]:
     """Samples of models that take turns, and why they stopped."""
     watches: list[Stopwatch] = []
     try:
@@ -182,7 +225,9 @@ def _why_stop(watches: list[Stopwatch], fields: LatencyFields, done: int, second
 
 
 def _memory(model: ActionInput) -> float:
-    """About what a model takes in memory: transformers computes in float32 on a processor, and most weights are stored in 16 bits."""
+    """About what a model takes in memory: transformers computes in float32 on a processor, and most
+    weights are stored in 16 bits.
+    """
     wide = not Path(model.folder, "genai_config.json").is_file() and not machine.gpu_names()
     return _size(model) * (2.2 if wide else 1.2) + OVERHEAD
 

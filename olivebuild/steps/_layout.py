@@ -1,8 +1,12 @@
-"""How the rows of a batch lie in a micro-batch: end to end, without padding, and a beginning that rows share only once.
+"""How the rows of a batch lie in a micro-batch: end to end, without padding, and a beginning that
+rows share only once.
 
-A causal model sees nothing but what stands before a token, so rows that begin alike (a system prompt, an instruction) have the
-same values there, and one copy serves all of them; its gradient is the sum of theirs. Only who attends to whom has to be known
-(`Rows`, read by _attention.py). Positions count from each row's own beginning. Knows nothing of models.
+A causal model sees nothing but what stands before a token, so rows that begin alike (a system
+prompt, an instruction) have the
+same values there, and one copy serves all of them; its gradient is the sum of theirs. Only who
+attends to whom has to be known
+(`Rows`, read by _attention.py). Positions count from each row's own beginning. Knows nothing of
+models.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ import torch
 from olivebuild.steps._tokens import Tokens
 
 ALIKE = 0.6
-"""Rows whose lengths differ by more than this factor are attended to in separate groups: padding costs its square there."""
+"""Rows whose lengths differ by more than this factor are attended to in separate groups: padding
+costs its square there.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,22 +40,31 @@ class Group:
     """Those that were asked for, since layers of one window share theirs."""
 
     def mask(self, window: int | None) -> torch.Tensor:
-        """What each query sees, [rows, 1, q, k]. `window`: how many tokens back it does, itself included."""
+        """What each query sees, [rows, 1, q, k].
+
+        `window`: how many tokens back it does, itself included.
+        """
         depth = self.keys.shape[1]
         window = depth if window is None else min(window, depth)
         if window not in self.masks:
-            # A padded query sees everything, since nothing at all would give NaN; a padded key is seen by none but those.
+            # A padded query sees everything, since nothing at all would give NaN; a padded key is
+            # seen by none but those.
             at, key_at = self.at[:, None, :, None], self.key_at[:, None, None, :]
             mask = key_at <= at
-            self.masks[window] = mask if window == depth else mask & ((at - key_at < window) | (at == depth))
+            self.masks[window] = (
+                mask if window == depth else mask & ((at - key_at < window) | (at == depth))
+            )
         return self.masks[window]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Who attends to whom. `lengths`: of each row, how many tokens are its own and how many it sees in all.
+    """Who attends to whom.
 
-    `keys`: the places of all that each row sees, row after row; None if that is the order in which they lie.
+    `lengths`: of each row, how many tokens are its own and how many it sees in all.
+
+    `keys`: the places of all that each row sees, row after row; None if that is the order in which
+    they lie.
     """
 
     keys: torch.Tensor | None
@@ -61,14 +76,17 @@ class Rows:
     back: torch.Tensor | None = None
     """Where each token's output lies among the groups' padded ones."""
     alike: int = 0
-    """How many rows these are, if all are whole and of the one length that most rows have; else 0."""
+    """How many rows these are, if all are whole and of the one length that most rows have; else 0.
+    """
     flash: bool = False
     """FlashAttention 4 attends to them."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A micro-batch: ids and positions [1, tokens], and for each counted token the place that predicts it."""
+    """A micro-batch: ids and positions [1, tokens], and for each counted token the place that
+    predicts it.
+    """
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -79,7 +97,9 @@ class Packed:
 
 @dataclass(frozen=True)
 class Padded:
-    """A micro-batch of left-padded rows, for models whose attention takes no other: [rows, length] and the last positions' targets."""
+    """A micro-batch of left-padded rows, for models whose attention takes no other: [rows, length]
+    and the last positions' targets.
+    """
 
     ids: torch.Tensor
     mask: torch.Tensor
@@ -88,7 +108,10 @@ class Padded:
 
 
 def micro_batches(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]:
-    """The rows of a batch in bins of at most `limit` tokens: best fit, longest first. A row longer than that has a bin to itself."""
+    """The rows of a batch in bins of at most `limit` tokens: best fit, longest first.
+
+    A row longer than that has a bin to itself.
+    """
     bins: list[tuple[int, list[int]]] = []
     for index in sorted(range(len(batch)), key=lambda i: (-len(batch[i]), i)):
         length = len(batch[index])
@@ -102,12 +125,28 @@ def micro_batches(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]
     return ([batch[i] for i in sorted(rows)] for _, rows in sorted(bins, key=lambda b: min(b[1])))
 
 
-def pack(batch: Sequence[Tokens], device: torch.device, *, share: bool, grouped: bool, usual: int = 0, flash: bool = False) -> Packed:
-    """Lay rows out. `share`: beginnings once; `grouped`: also as padded groups, for attention that takes rows of one length.
+def pack(
+    batch: Sequence[Tokens],
+    device: torch.device,
+    *,
+    share: bool,
+    grouped: bool,
+    usual: int = 0,
+    flash: bool = False,
+) -> Packed:
+    """Lay rows out.
 
-    `usual`: the length that most rows have, if there is one. `flash`: FlashAttention 4 is to attend to them.
+    `share`: beginnings once; `grouped`: also as padded groups, for attention that takes rows of one
+    length.
+
+    `usual`: the length that most rows have, if there is one. `flash`: FlashAttention 4 is to attend
+    to them.
     """
-    order = sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist()) if share else range(len(batch))
+    order = (
+        sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist())
+        if share
+        else range(len(batch))
+    )
     ids, positions, keys, starts, predict, targets = [], [], [], [0], [], []
     path, before, count = np.zeros(0, np.int64), np.zeros(0, np.int32), 0
     for index in order:
@@ -147,7 +186,9 @@ def _common(before: np.ndarray, ids: np.ndarray) -> int:
     return int(differs[0]) if len(differs) else length
 
 
-def _rows(keys: list[np.ndarray], starts: list[int], device: torch.device, *, plain: bool, grouped: bool) -> Rows:
+def _rows(
+    keys: list[np.ndarray], starts: list[int], device: torch.device, *, plain: bool, grouped: bool
+) -> Rows:
     own = np.diff(starts)
     seen = np.array([len(k) for k in keys])
     groups, back = _groups(keys, starts, device) if grouped else ((), None)
@@ -162,7 +203,9 @@ def _rows(keys: list[np.ndarray], starts: list[int], device: torch.device, *, pl
     )
 
 
-def _groups(keys: list[np.ndarray], starts: list[int], device: torch.device) -> tuple[tuple[Group, ...], torch.Tensor]:
+def _groups(
+    keys: list[np.ndarray], starts: list[int], device: torch.device
+) -> tuple[tuple[Group, ...], torch.Tensor]:
     own = np.diff(starts)
     order = sorted(range(len(keys)), key=lambda i: (-len(keys[i]), i))
     members: list[list[int]] = []
@@ -173,7 +216,10 @@ def _groups(keys: list[np.ndarray], starts: list[int], device: torch.device) -> 
     groups, back, offset = [], np.zeros(starts[-1], np.int64), 0
     for rows in members:
         width, depth = max(int(own[i]) for i in rows), len(keys[rows[0]])
-        queries, places = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), depth), np.int64)
+        queries, places = (
+            np.zeros((len(rows), width), np.int64),
+            np.zeros((len(rows), depth), np.int64),
+        )
         at, key_at = np.full((len(rows), width), depth), np.full((len(rows), depth), depth)
         for r, i in enumerate(rows):
             n, total = int(own[i]), len(keys[i])
@@ -181,7 +227,14 @@ def _groups(keys: list[np.ndarray], starts: list[int], device: torch.device) -> 
             at[r, :n] = np.arange(total - n, total)
             places[r, :total], key_at[r, :total] = keys[i], np.arange(total)
             back[starts[i] : starts[i + 1]] = offset + r * width + np.arange(n)
-        groups.append(Group(_tensor(queries, device), _tensor(places, device), _tensor(at, device), _tensor(key_at, device)))
+        groups.append(
+            Group(
+                _tensor(queries, device),
+                _tensor(places, device),
+                _tensor(at, device),
+                _tensor(key_at, device),
+            )
+        )
         offset += queries.size
     return tuple(groups), _tensor(back, device)
 
@@ -203,6 +256,7 @@ def pad(batch: Sequence[Tokens], device: torch.device) -> Padded:
         known = np.where(row.counted, row.ids, -100)[1:][-keep:]
         if len(known):
             targets[r, -len(known) :] = known
-    # Its own, also of a padded row: where positions are counted from the padding, a model may take the row for a longer one.
+    # Its own, also of a padded row: where positions are counted from the padding, a model may take
+    # the row for a longer one.
     positions = np.maximum(mask.cumsum(1) - 1, 0)
     return Padded(*(_tensor(x, device) for x in (ids, mask, positions, targets)))

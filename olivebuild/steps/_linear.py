@@ -1,4 +1,6 @@
-"""Products whose gradients the caller takes, by the library that is fastest at them on a processor."""
+"""Products whose gradients the caller takes, by the library that is fastest at them on a
+processor.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,14 @@ from typing import Any
 
 import torch
 
-ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-"""oneDNN's product of float32, which torch itself asks for only in layers that it has compiled; it has no public name."""
+ONEDNN: Any = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if torch.backends.mkldnn.is_available()
+    else None
+)
+"""oneDNN's product of float32, which torch itself asks for only in layers that it has compiled; it
+has no public name.
+"""
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -1,6 +1,8 @@
-"""The training loop: steps of AdamW on the adapter's weights, with its state kept, its curve told, and an end where it goes wrong.
+"""The training loop: steps of AdamW on the adapter's weights, with its state kept, its curve told,
+and an end where it goes wrong.
 
-The weights that are stepped are float32, whatever the model computes in. Equal inputs give equal bytes on a processor, also when
+The weights that are stepped are float32, whatever the model computes in. Equal inputs give equal
+bytes on a processor, also when
 the loop was killed and went on from its last state.
 """
 
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
 SMOOTH = 0.9
 WORSE_THAN_GUESSING = 1.5
-"""A smoothed loss of this many times that of an even guess over the vocabulary is no bad batch any more."""
+"""A smoothed loss of this many times that of an even guess over the vocabulary is no bad batch any
+more.
+"""
 POINTS = 500
 SCALINGS = 24
 
@@ -52,16 +56,26 @@ class Progress:
     evaluation: dict[str, Any] = field(default_factory=dict)
 
     def curve(self) -> dict[str, list[float]]:
-        """At most POINTS points, the last one among them; losses are means of what lies between two points."""
+        """At most POINTS points, the last one among them; losses are means of what lies between two
+        points.
+        """
         stride = max(1, math.ceil(len(self.losses) / POINTS))
         ends = sorted({*range(stride, len(self.losses) + 1, stride), len(self.losses)} - {0})
-        means = [round(sum(self.losses[max(0, e - stride) : e]) / (e - max(0, e - stride)), 5) for e in ends]
+        means = [
+            round(sum(self.losses[max(0, e - stride) : e]) / (e - max(0, e - stride)), 5)
+            for e in ends
+        ]
         curve: dict[str, list[float]] = {"step": [*map(float, ends)], "loss": means}
-        return curve | {"lr": [self.rates[e - 1] for e in ends], "grad_norm": [round(self.norms[e - 1], 4) for e in ends]}
+        return curve | {
+            "lr": [self.rates[e - 1] for e in ends],
+            "grad_norm": [round(self.norms[e - 1], 4) for e in ends],
+        }
 
 
 class Told:
-    """Loss and gradient norm of a step, on their way from the device while it goes on to the next."""
+    """Loss and gradient norm of a step, on their way from the device while it goes on to the
+    next.
+    """
 
     def __init__(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
         self.step = step
@@ -81,7 +95,9 @@ class Told:
 
 
 class Loop:
-    """`ranks`: processes that take the gradients of their shares of each batch; all else is done here."""
+    """`ranks`: processes that take the gradients of their shares of each batch; all else is done
+    here.
+    """
 
     def __init__(
         self,
@@ -94,7 +110,13 @@ class Loop:
         keeper: Keeper,
         ranks: Ranks | None = None,
     ) -> None:
-        self.job, self.forward, self.rows, self.schedule, self.training = job, forward, rows, schedule, training
+        self.job, self.forward, self.rows, self.schedule, self.training = (
+            job,
+            forward,
+            rows,
+            schedule,
+            training,
+        )
         self.evaluation, self.keeper = evaluation, keeper
         self.trainable, self.ranks = Trainable(forward.model), ranks
         self.names, self.weights = self.trainable.names, self.trainable.weights
@@ -112,7 +134,11 @@ class Loop:
         """What else is done with the state after some steps."""
 
     def run(self) -> None:
-        """Train to the end. Raises StepError when the loss runs away, SystemExit when asked to stop, after keeping the state."""
+        """Train to the end.
+
+        Raises StepError when the loss runs away, SystemExit when asked to stop, after keeping the
+        state.
+        """
         with suppress(ValueError):
             signal.signal(signal.SIGTERM, self._asked_to_stop)
         self.forward.model.train()
@@ -147,7 +173,11 @@ class Loop:
     def _pauses(self) -> bool:
         """Whether something is to be done after this step for which all before must be known."""
         ends = self._stop or self.step == self.schedule.steps or self.step in self._also
-        return ends or self.keeper.due(self.step) or bool(self.evaluation and self.evaluation.due(self.step, self.schedule.steps))
+        return (
+            ends
+            or self.keeper.due(self.step)
+            or bool(self.evaluation and self.evaluation.due(self.step, self.schedule.steps))
+        )
 
     def _next(self, batches: Any) -> list[Tokens]:
         return [self.rows[i] for i in next(batches, [])]
@@ -187,18 +217,35 @@ class Loop:
         progress, vocabulary = self.progress, self.forward.model.config.get_text_config().vocab_size
         hint = "a smaller training.lr or a longer training.warmup often helps"
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise StepError(f"the loss became {loss:g} at step {step}", where=self.job.where("training", "lr"), hint=hint)
-        progress.smooth = loss if not progress.losses else SMOOTH * progress.smooth + (1 - SMOOTH) * loss
+            raise StepError(
+                f"the loss became {loss:g} at step {step}",
+                where=self.job.where("training", "lr"),
+                hint=hint,
+            )
+        progress.smooth = (
+            loss if not progress.losses else SMOOTH * progress.smooth + (1 - SMOOTH) * loss
+        )
         progress.losses.append(loss)
         progress.rates.append(self.schedule.rate(step - 1))
         progress.norms.append(norm)
         limit = WORSE_THAN_GUESSING * max(math.log(vocabulary), progress.losses[0])
         if progress.smooth > limit:
-            text = f"the loss ran away: {progress.smooth:.1f} at step {step}, {progress.losses[0]:.1f} at the first"
+            text = (
+                f"the loss ran away: {progress.smooth:.1f} at step {step}, "
+                f"{progress.losses[0]:.1f} "
+                "at the first"
+            )
             raise StepError(text, where=self.job.where("training", "lr"), hint=hint)
         speed = progress.tokens / progress.seconds if progress.seconds else 0.0
-        figures = {"loss": round(loss, 5), "lr": progress.rates[-1], "grad_norm": round(norm, 4), "tokens_per_second": round(speed, 1)}
-        self.job.say("metric", step=step, steps=self.schedule.steps, **figures, **memory(self.forward.device))
+        figures = {
+            "loss": round(loss, 5),
+            "lr": progress.rates[-1],
+            "grad_norm": round(norm, 4),
+            "tokens_per_second": round(speed, 1),
+        }
+        self.job.say(
+            "metric", step=step, steps=self.schedule.steps, **figures, **memory(self.forward.device)
+        )
         self.job.progress("training", step, self.schedule.steps)
 
     def _evaluate(self) -> bool:
@@ -229,41 +276,72 @@ class Loop:
             for part in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{part}.{name}"] = self.optimizer.state[weight][part]
         if self.evaluation:
-            tensors |= {f"best.{name}": t for name, t in zip(self.names, self.evaluation.best, strict=False)}
+            tensors |= {
+                f"best.{name}": t for name, t in zip(self.names, self.evaluation.best, strict=False)
+            }
             self.progress.evaluation = self.evaluation.figures()
-        return State(self.step, tensors, vars(self.progress) | {"numerics": dict(self.job.action.numerics)})
+        return State(
+            self.step, tensors, vars(self.progress) | {"numerics": dict(self.job.action.numerics)}
+        )
 
     @torch.no_grad()
     def resume(self, state: State) -> bool:
-        """Go on from a state; False, and nothing is changed, when it is not one of this training."""
+        """Go on from a state; False, and nothing is changed, when it is not one of this
+        training.
+        """
         given = state.tensors
-        wanted = {f"{part}.{name}": w for part in ("weight", "exp_avg", "exp_avg_sq") for name, w in zip(self.names, self.weights, strict=True)}
+        wanted = {
+            f"{part}.{name}": w
+            for part in ("weight", "exp_avg", "exp_avg_sq")
+            for name, w in zip(self.names, self.weights, strict=True)
+        }
         if any(name not in given or given[name].shape != w.shape for name, w in wanted.items()):
             return False
-        progress = Progress(**{k: v for k, v in state.figures.items() if k in Progress.__dataclass_fields__})
+        progress = Progress(
+            **{k: v for k, v in state.figures.items() if k in Progress.__dataclass_fields__}
+        )
         self.step, self.progress = state.step, progress
         for name, weight in zip(self.names, self.weights, strict=True):
             weight.copy_(given[f"weight.{name}"])
-            moments = {part: given[f"{part}.{name}"].to(weight.device) for part in ("exp_avg", "exp_avg_sq")}
+            moments = {
+                part: given[f"{part}.{name}"].to(weight.device)
+                for part in ("exp_avg", "exp_avg_sq")
+            }
             self.optimizer.state[weight] = {"step": torch.tensor(float(state.step)), **moments}
             if self.optimizer.param_groups[0].get("fused"):
-                self.optimizer.state[weight]["step"] = self.optimizer.state[weight]["step"].to(weight.device)
+                self.optimizer.state[weight]["step"] = self.optimizer.state[weight]["step"].to(
+                    weight.device
+                )
         self.trainable.use()
         torch.set_rng_state(given["rng.cpu"])
         if self.forward.device.type == "cuda" and "rng.cuda" in given:
             torch.cuda.set_rng_state(given["rng.cuda"], self.forward.device)
         if self.evaluation:
-            self.evaluation.restore(progress.evaluation, [given[f"best.{n}"] for n in self.names if f"best.{n}" in given])
+            self.evaluation.restore(
+                progress.evaluation,
+                [given[f"best.{n}"] for n in self.names if f"best.{n}" in given],
+            )
         return True
 
     def resume_kept(self) -> None:
         state = read(self.keeper.file)
-        if state and self.forward.device.type == "cpu" and (other := differing(state.figures.get("numerics") or {}, self.job.action.numerics)):
-            # On a processor, a training gives one result, whether it was stopped or not: half of each of two would be neither's.
-            self.job.note(f"an earlier run stopped at step {state.step}, under other numerics ({'; '.join(other)}): the training begins anew")
+        if (
+            state
+            and self.forward.device.type == "cpu"
+            and (other := differing(state.figures.get("numerics") or {}, self.job.action.numerics))
+        ):
+            # On a processor, a training gives one result, whether it was stopped or not: half of
+            # each of two would be neither's.
+            self.job.note(
+                f"an earlier run stopped at step {state.step}, under other numerics "
+                f"({'; '.join(other)}): the training begins anew"
+            )
             return
         if state and state.step <= self.schedule.steps and self.resume(state):
-            self.job.note(f"going on from step {self.step} of {self.schedule.steps}, where an earlier run stopped")
+            self.job.note(
+                f"going on from step {self.step} of {self.schedule.steps}, where an earlier run "
+                "stopped"
+            )
 
     def also_at(self, step: int, act: Callable[[State], None]) -> None:
         self._also[step] = act

@@ -1,7 +1,10 @@
-"""LoRA's products as they are fastest on a processor; what is learnt is that of peft's layers but for rounding.
+"""LoRA's products as they are fastest on a processor; what is learnt is that of peft's layers but
+for rounding.
 
-peft adds what LoRA gives to a layer's output as a matrix of its own, scaled. Much of a small model's time goes there: into passes over wide
-matrices, and into products with a narrow one that lies across. For layers that are compiled see _compiled.py.
+peft adds what LoRA gives to a layer's output as a matrix of its own, scaled. Much of a small
+model's time goes there: into passes over wide
+matrices, and into products with a narrow one that lies across. For layers that are compiled see
+_compiled.py.
 """
 
 from __future__ import annotations
@@ -24,11 +27,21 @@ def join_products(model: Any) -> None:
 
 
 def plain_layers(model: Any) -> Iterator[Any]:
-    """Those with plain LoRA on a plain product whose own weights are not trained; what else peft knows stays as it is."""
+    """Those with plain LoRA on a plain product whose own weights are not trained; what else peft
+    knows stays as it is.
+    """
     for module in model.modules():
-        if type(module) is Linear and type(module.base_layer) is torch.nn.Linear and not module.lora_variant and len(module.active_adapters) == 1:
+        if (
+            type(module) is Linear
+            and type(module.base_layer) is torch.nn.Linear
+            and not module.lora_variant
+            and len(module.active_adapters) == 1
+        ):
             parts = [*module.lora_A.values(), *module.lora_B.values()]
-            if all(part.bias is None for part in parts) and not module.base_layer.weight.requires_grad:
+            if (
+                all(part.bias is None for part in parts)
+                and not module.base_layer.weight.requires_grad
+            ):
                 yield module
 
 
@@ -40,11 +53,19 @@ def _joined(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 class _Joined(torch.autograd.Function):
-    """x W' + s (x A') B', and its gradients, each added up in place; no product has a narrow factor that lies across."""
+    """x W' + s (x A') B', and its gradients, each added up in place; no product has a narrow factor
+    that lies across.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor, scaling: float
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scaling: float,
     ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
         narrow = linear(flat, a).mul_(scaling)
@@ -53,11 +74,20 @@ class _Joined(torch.autograd.Function):
         return linear(flat, weight, bias).addmm_(narrow, b.T).view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None, torch.Tensor, torch.Tensor, None]:
+    def backward(
+        ctx: Any, *grads: torch.Tensor
+    ) -> tuple[torch.Tensor | None, None, None, torch.Tensor, torch.Tensor, None]:
         flat, weight, a, b, narrow = ctx.saved_tensors
         given = grads[0].reshape(-1, grads[0].shape[-1])
         by_narrow = linear(given, b.T).mul_(ctx.scaling)
         by_x = None
         if ctx.needs_input_grad[0]:
             by_x = linear(given, weight.T).addmm_(by_narrow, a).view(*grads[0].shape[:-1], -1)
-        return by_x, None, None, linear(by_narrow.T, flat.T), linear(narrow.T, given.T).T.contiguous(), None
+        return (
+            by_x,
+            None,
+            None,
+            linear(by_narrow.T, flat.T),
+            linear(narrow.T, given.T).T.contiguous(),
+            None,
+        )

@@ -1,7 +1,10 @@
-"""LoRA merged tensor by tensor: W + (B @ A) * scale for the adapted weights, everything else left where it lies.
+"""LoRA merged tensor by tensor: W + (B @ A) * scale for the adapted weights, everything else left
+where it lies.
 
-The bytes are those of peft's `merge_and_unload()`. Every tensor of the adapter must find its place, and every option of its
-configuration must be one that is understood here: `changes` raises `Unproven` otherwise, and peft does the work.
+The bytes are those of peft's `merge_and_unload()`. Every tensor of the adapter must find its place,
+and every option of its
+configuration must be one that is understood here: `changes` raises `Unproven` otherwise, and peft
+does the work.
 """
 
 from __future__ import annotations
@@ -29,13 +32,17 @@ from olivebuild.store import Store
 from olivebuild.weights import Shard, Weight, Weights, headers_of, of_folder, of_manifest, read_at
 
 PLAIN = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "inference_mode",
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config",
+    "eva_config", "inference_mode",
     "init_lora_weights", "loftq_config", "lora_alpha", "lora_dropout", "megatron_core", "peft_type",
-    "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
+    "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config",
+    "target_modules", "task_type", "use_rslora",
 }  # fmt: skip
 """Options of a LoRA configuration that are read here, or don't matter to a merge."""
 ROUNDING = {"BF16": 2.0**-9, "F16": 2.0**-12, "F32": 2.0**-16}
-"""Half a unit in the last place, relative; for float32 the sums of the check itself are coarser than that."""
+"""Half a unit in the last place, relative; for float32 the sums of the check itself are coarser
+than that.
+"""
 ALLOWED = 4.0
 
 
@@ -44,7 +51,10 @@ Multiply = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Unproven(Exception):
-    """Something that is not known to give the same bytes; the text says what. The library does the work then."""
+    """Something that is not known to give the same bytes; the text says what.
+
+    The library does the work then.
+    """
 
 
 @dataclass(frozen=True)
@@ -58,11 +68,16 @@ class Change:
 
 
 def changes(adapter: Weights, model: Weights) -> list[Change]:
-    """What an adapter changes. Raises Unproven, also for an adapter that does not fit: peft then says what is wrong."""
+    """What an adapter changes.
+
+    Raises Unproven, also for an adapter that does not fit: peft then says what is wrong.
+    """
     config = adapter.file("adapter_config.json")
     _check(config)
     found, stored = adapter.by_name, model.by_name
-    _patterns.check(config, [name.removesuffix(".weight") for name in stored], "adapter_config.json")
+    _patterns.check(
+        config, [name.removesuffix(".weight") for name in stored], "adapter_config.json"
+    )
     result = []
     for name in sorted(found):
         if not name.endswith(".lora_A.weight"):
@@ -73,21 +88,35 @@ def changes(adapter: Weights, model: Weights) -> list[Change]:
         weight = stored.get(f"{module}.weight")
         if second is None or weight is None or not stem.startswith(PREFIX):
             raise Unproven(f"{name} has no plain weight of that name in the model")
-        if len(first.shape) != 2 or len(second.shape) != 2 or first.shape[0] != second.shape[1] or weight.shape != (second.shape[0], first.shape[1]):
+        if (
+            len(first.shape) != 2
+            or len(second.shape) != 2
+            or first.shape[0] != second.shape[1]
+            or weight.shape != (second.shape[0], first.shape[1])
+        ):
             raise Unproven(f"the shapes of {stem} and of the model's weight don't go together")
         result.append(Change(weight, first, second, _scale(config, module, first.shape[0])))
-    wanted = {name for name, weight in stored.items() if len(weight.shape) == 2 and _targeted(config, name.removesuffix(".weight"))}
+    wanted = {
+        name
+        for name, weight in stored.items()
+        if len(weight.shape) == 2 and _targeted(config, name.removesuffix(".weight"))
+    }
     if odd := sorted(wanted ^ {c.weight.name for c in result}):
         raise Unproven(f"the adapter's target_modules and its tensors disagree about {odd[0]}")
     if tied := _tied(model, [c.weight.name for c in result]):
         raise Unproven(f"{tied} may be tied to another weight")
     if found:
-        raise Unproven(f"the adapter's tensor {min(found)} is of a sort that is not merged one by one")
+        raise Unproven(
+            f"the adapter's tensor {min(found)} is of a sort that is not merged one by one"
+        )
     if not result:
         raise Unproven("the adapter holds no LoRA tensors")
     kinds = {w.dtype for w in stored.values()}
     if len(kinds) > 1 or not kinds <= set(_kernels.STORED):
-        raise Unproven(f"the model's weights are of the types {', '.join(sorted(kinds))}, which peft's loading would make one")
+        raise Unproven(
+            f"the model's weights are of the types {', '.join(sorted(kinds))}, which peft's "
+            "loading would make one"
+        )
     strange = sorted({w.dtype for w in adapter.by_name.values()} - set(_kernels.STORED))
     if strange:
         raise Unproven(f"the adapter's tensors are of the type {strange[0]}")
@@ -95,7 +124,9 @@ def changes(adapter: Weights, model: Weights) -> list[Change]:
 
 
 def _tied(model: Weights, names: list[str]) -> str | None:
-    """A weight outside of the layers, unless the configuration says that the two embeddings are not tied: which ones are, the class alone knows."""
+    """A weight outside of the layers, unless the configuration says that the two embeddings are not
+    tied: which ones are, the class alone knows.
+    """
     if not any(name == "config.json" for name, _, _ in model.files):
         # Of a merge that is computed when it is read: this was asked when it was made.
         return None
@@ -122,7 +153,9 @@ def _check(config: dict[str, Any]) -> None:
 
 
 def _targeted(config: dict[str, Any], module: str) -> bool:
-    """As peft's `check_target_module_exists`: a list of names or ends of names, or a pattern for the whole name."""
+    """As peft's `check_target_module_exists`: a list of names or ends of names, or a pattern for
+    the whole name.
+    """
     targets = config.get("target_modules")
     if isinstance(targets, str):
         return re.fullmatch(targets, module) is not None
@@ -130,7 +163,9 @@ def _targeted(config: dict[str, Any], module: str) -> bool:
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """alpha / r, or alpha / sqrt(r) for rsLoRA (https://arxiv.org/abs/2312.03732); patterns as peft's `get_pattern_key` reads them."""
+    """alpha / r, or alpha / sqrt(r) for rsLoRA (https://arxiv.org/abs/2312.03732); patterns as
+    peft's `get_pattern_key` reads them.
+    """
     r = _pattern(config.get("rank_pattern"), module, config["r"])
     alpha = _pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
     if r != rank:
@@ -166,11 +201,14 @@ class Rows:
         weight, columns = self.change.weight, self.change.weight.shape[1]
         stored = _kernels.STORED[weight.dtype]
         width = columns * stored.itemsize
-        return np.frombuffer(weight.read(start * width, count * width), stored).reshape(count, columns)
+        return np.frombuffer(weight.read(start * width, count * width), stored).reshape(
+            count, columns
+        )
 
     def merged(self, start: int, before: np.ndarray) -> np.ndarray:
         """Rows of the merged weight, in its own number format."""
-        # A BLAS multiplies a few rows by another kernel than many, with other last bits: a short piece goes with the rows before it.
+        # A BLAS multiplies a few rows by another kernel than many, with other last bits: a short
+        # piece goes with the rows before it.
         end = start + len(before)
         first = max(0, min(start, end - _kernels.ROWS))
         delta = self._multiply(self.b[first:end], self.a)[start - first :]
@@ -186,7 +224,9 @@ class MergedWeight(Weight):
     multiply: Multiply
 
     def read(self, start: int = 0, size: int | None = None) -> bytes:
-        """Raises Damaged when the bytes are not what they were: another processor or library may add in another order."""
+        """Raises Damaged when the bytes are not what they were: another processor or library may
+        add in another order.
+        """
         wanted = self.size - start if size is None else size
         width, step = self.size // self.shape[0], self.known.rows
         first, last = start // width // step, -(-(start + wanted) // (width * step))
@@ -204,7 +244,9 @@ class MergedWeight(Weight):
 
 @lru_cache(maxsize=_kernels.THREADS)
 def _rows(change: Change, multiply: Multiply) -> Rows:
-    """A weight is read a piece at a time, by one thread: its adapter's matrices are kept while that lasts."""
+    """A weight is read a piece at a time, by one thread: its adapter's matrices are kept while that
+    lasts.
+    """
     return Rows(change, multiply)
 
 
@@ -214,7 +256,10 @@ def multiplication(store: Store, *, reproducible: bool) -> Multiply:
 
 
 def open_input(store: Store, given: ActionInput) -> Weights:
-    """A model or adapter that is an action's input, with the weights that are yet to be merged. Raises Damaged, InputError."""
+    """A model or adapter that is an action's input, with the weights that are yet to be merged.
+
+    Raises Damaged, InputError.
+    """
     if given.folder:
         return of_folder(store, Path(given.folder), given.digest, code=given.trust_remote_code)
     manifest = store.manifest(given.manifest)
@@ -225,24 +270,40 @@ def open_input(store: Store, given: ActionInput) -> Weights:
         for tensor in merge.tensors:
             t, size = headers[tensor.name]
             place = store.find(tensor.base, size, manifest.base)
-            base.append(computed.get(tensor.base) or Weight(t.name, t.dtype, t.shape, tensor.base, size, place))
+            base.append(
+                computed.get(tensor.base)
+                or Weight(t.name, t.dtype, t.shape, tensor.base, size, place)
+            )
         known = {t.name: t for t in merge.tensors}
         for change in changes(adapter, Weights((Shard("", b"", tuple(base)),), ())):
             w, k = change.weight, known[change.weight.name]
             nowhere = structs.replace(w.place, lent=False)
             computed[k.digest] = MergedWeight(
-                w.name, w.dtype, w.shape, k.digest, w.size, nowhere, change, k, multiplication(store, reproducible=merge.reproducible)
+                w.name,
+                w.dtype,
+                w.shape,
+                k.digest,
+                w.size,
+                nowhere,
+                change,
+                k,
+                multiplication(store, reproducible=merge.reproducible),
             )
     return of_manifest(store, manifest, computed)
 
 
 def without_merges(model: Weights) -> Weights:
-    """The model with the base's values for the weights that are yet to be merged: enough where values don't matter."""
+    """The model with the base's values for the weights that are yet to be merged: enough where
+    values don't matter.
+    """
 
     def base(weight: Weight) -> Weight:
         return base(weight.change.weight) if isinstance(weight, MergedWeight) else weight
 
-    return replace(model, shards=tuple(replace(s, weights=tuple(base(w) for w in s.weights)) for s in model.shards))
+    return replace(
+        model,
+        shards=tuple(replace(s, weights=tuple(base(w) for w in s.weights)) for s in model.shards),
+    )
 
 
 @dataclass(frozen=True)
@@ -265,7 +326,8 @@ def merge_all(
     write: Callable[[], BlobWriter] | None = None,
     take: Callable[[list[Weight]], None] | None = None,
 ) -> tuple[list[Computed], float]:
-    """Merge each weight, write it, if asked, and hand each group over; what came out, and the largest error as `_merge_one` counts.
+    """Merge each weight, write it, if asked, and hand each group over; what came out, and the
+    largest error as `_merge_one` counts.
 
     Raises ValueError when a merged weight is not finite or is not what the adapter says.
     """
@@ -276,11 +338,18 @@ def merge_all(
             pieces: list[bytes] | None = [] if take else None
             computed, error = _merge_one(Rows(change, multiply), write() if write else None, pieces)
             if not error < ALLOWED:
-                raise ValueError(f"the merged {computed.name} is not what the adapter says ({error:g} times the rounding error)")
+                raise ValueError(
+                    f"the merged {computed.name} is not what the adapter says ({error:g} times "
+                    "the rounding error)"
+                )
             done.append((computed, error))
             if pieces:
                 w = change.weight
-                held.append(HeldWeight(w.name, w.dtype, w.shape, computed.digest, w.size, w.place, tuple(pieces)))
+                held.append(
+                    HeldWeight(
+                        w.name, w.dtype, w.shape, computed.digest, w.size, w.place, tuple(pieces)
+                    )
+                )
         if take:
             take(held)
         return done
@@ -291,10 +360,13 @@ def merge_all(
     return [computed for computed, _ in done], max(error for _, error in done)
 
 
-def _merge_one(rows: Rows, blob: BlobWriter | None, pieces: list[bytes] | None) -> tuple[Computed, float]:
+def _merge_one(
+    rows: Rows, blob: BlobWriter | None, pieces: list[bytes] | None
+) -> tuple[Computed, float]:
     """Merge a weight; how wrong it is, in units of the rounding error: about 0.4 when it is right.
 
-    A product with a random vector checks a product of matrices (Freivalds 1977): (W + sBA)x against Wx + sB(Ax), by another route.
+    A product with a random vector checks a product of matrices (Freivalds 1977): (W + sBA)x against
+    Wx + sB(Ax), by another route.
     """
     change, weight = rows.change, rows.change.weight
     probe = np.random.default_rng(0).standard_normal(weight.shape[1]).astype(np.float32)
@@ -311,23 +383,37 @@ def _merge_one(rows: Rows, blob: BlobWriter | None, pieces: list[bytes] | None) 
             blob.write(piece)
         wrong, lengths = _kernels.residual(before, merged, weight.dtype, probe)
         with np.errstate(invalid="ignore", over="ignore"):
-            wrong -= np.float32(change.scale) * np.einsum("ij,j->i", rows.b[start : start + len(before)], along)
+            wrong -= np.float32(change.scale) * np.einsum(
+                "ij,j->i", rows.b[start : start + len(before)], along
+            )
             # Rounding errors of single numbers add up like the norm of the row, not like their sum.
             squares += float(np.square(wrong / (np.sqrt(lengths) + 1e-30)).sum())
     error = math.sqrt(squares / weight.shape[0]) / ROUNDING[weight.dtype]
     if blob:
         blob.done()
-    computed = Computed(weight.name, weight.digest, str(whole.hexdigest()), _kernels.ROWS, tuple(chunks))
+    computed = Computed(
+        weight.name, weight.digest, str(whole.hexdigest()), _kernels.ROWS, tuple(chunks)
+    )
     return computed, error if math.isfinite(error) else math.inf
 
 
-def overlay(store: Store, model: Weights, computed: list[Computed], merge: Merge | None) -> tuple[Manifest, Weights]:
-    """The model with its merged tensors, which `merge` tells how to compute, or which are stored. Shards and headers stay as they are."""
+def overlay(
+    store: Store, model: Weights, computed: list[Computed], merge: Merge | None
+) -> tuple[Manifest, Weights]:
+    """The model with its merged tensors, which `merge` tells how to compute, or which are stored.
+
+    Shards and headers stay as they are.
+    """
     merged = {c.name: c.digest for c in computed}
     entries, shards = [], []
     for shard in model.shards:
-        now = tuple(replace(w, digest=merged[w.name]) if w.name in merged else w for w in shard.weights)
-        runs = [(store.put_bytes(shard.header), len(shard.header)), *((w.digest, w.size) for w in now if w.size)]
+        now = tuple(
+            replace(w, digest=merged[w.name]) if w.name in merged else w for w in shard.weights
+        )
+        runs = [
+            (store.put_bytes(shard.header), len(shard.header)),
+            *((w.digest, w.size) for w in now if w.size),
+        ]
         entries.append(Entry.of_runs(shard.name, runs))
         shards.append(Shard(shard.name, shard.header, now))
     for name, _, place in model.files:

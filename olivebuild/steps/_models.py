@@ -1,4 +1,6 @@
-"""Loading and saving Hugging Face models the same way everywhere: safetensors only, no remote code, one choice of platform."""
+"""Loading and saving Hugging Face models the same way everywhere: safetensors only, no remote code,
+one choice of platform.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,41 @@ from olivebuild.errors import InputError, Where, first_line
 from olivebuild.steps import _vector_math
 
 SMALL = 20_000_000
-"""Below this many parameters one thread is faster than several: the matrices are too small to share."""
+"""Below this many parameters one thread is faster than several: the matrices are too small to
+share.
+"""
 
 
 def platform(dtype: str = "auto", device: str = "auto") -> tuple[torch.device, torch.dtype]:
-    """The device and number format to compute in: bf16 on CUDA cards that have it, fp16 on older ones, fp32 elsewhere."""
+    """The device and number format to compute in: bf16 on CUDA cards that have it, fp16 on older
+    ones, fp32 elsewhere.
+    """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     if dtype != "auto":
         return torch.device(device), getattr(torch, dtype)
     if device.startswith("cuda"):
-        return torch.device(device), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.device(
+            device
+        ), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.device(device), torch.float32
 
 
 def be_deterministic(seed: int, device: torch.device) -> None:
-    """Equal inputs give equal bytes, on the same processor and library versions. On a GPU that is not promised, and would cost a lot."""
+    """Equal inputs give equal bytes, on the same processor and library versions.
+
+    On a GPU that is not promised, and would cost a lot.
+    """
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
-    # Only of use to find code that reads what it never wrote; costs a pass over all that is allocated.
+    # Only of use to find code that reads what it never wrote; costs a pass over all that is
+    # allocated.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -42,7 +60,9 @@ def parameters_in(folder: Path) -> int:
 
     from olivebuild.tensors import tensors_of, weight_files
 
-    return sum(prod(t.shape) for name in weight_files(folder).names for t in tensors_of(folder / name))
+    return sum(
+        prod(t.shape) for name in weight_files(folder).names for t in tensors_of(folder / name)
+    )
 
 
 def load_model(
@@ -54,11 +74,13 @@ def load_model(
     quantised: Any = None,
     where: Where | None = None,
 ) -> Any:
-    """A causal language model in evaluation mode, its weights as `quantised` (a configuration of transformers) says.
+    """A causal language model in evaluation mode, its weights as `quantised` (a configuration of
+    transformers) says.
 
     `where`: the place in the recipe that names it, for errors.
 
-    Raises InputError for what can't be loaded, and for weights that transformers would make up, or that are NaN or infinite.
+    Raises InputError for what can't be loaded, and for weights that transformers would make up, or
+    that are NaN or infinite.
     """
     from olivebuild.steps._opened import check_loaded
 
@@ -75,21 +97,29 @@ def load_model(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **({"quantization_config": quantised, "device_map": {"": str(device)}} if quantised else {}),
+            **(
+                {"quantization_config": quantised, "device_map": {"": str(device)}}
+                if quantised
+                else {}
+            ),
         )
     except ModuleNotFoundError:
         raise
     except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as e:
         # Also what a quantiser of transformers says of weights that it does not expect.
         hint = own_code(e) or "does transformers load this folder?"
-        raise InputError(f"the model can't be loaded: {first_line(e)}", where=where or str(folder), hint=hint) from None
+        raise InputError(
+            f"the model can't be loaded: {first_line(e)}", where=where or str(folder), hint=hint
+        ) from None
     model, info = loaded
     check_loaded(info, "", where or str(folder))
     model = model if quantised else model.to(device)
     if odd := odd_numbers(model):
         hint = "is the download complete, and did the training that made it go well?"
         fact = f"{odd[0]} holds NaN or infinite numbers ({len(odd)} such tensors)"
-        raise InputError(f"{fact}, in {folder}" if where else fact, where=where or str(folder), hint=hint)
+        raise InputError(
+            f"{fact}, in {folder}" if where else fact, where=where or str(folder), hint=hint
+        )
     return model.eval()
 
 
@@ -102,16 +132,26 @@ def odd_numbers(model: Any) -> list[str]:
         return not torch.isfinite(tensor.sum(dtype=kind)) and not bool(torch.isfinite(tensor).all())
 
     with torch.no_grad():
-        return [name for name, tensor in model.named_parameters() if tensor.is_floating_point() and is_odd(tensor)]
+        return [
+            name
+            for name, tensor in model.named_parameters()
+            if tensor.is_floating_point() and is_odd(tensor)
+        ]
 
 
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date: str = "") -> Any:
-    """A tokenizer whose chat template is told that it is `date` where it asks; without a date it fails there. Raises InputError."""
+    """A tokenizer whose chat template is told that it is `date` where it asks; without a date it
+    fails there. Raises InputError.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as e:
         hint = own_code(e) or "is tokenizer.json there?"
-        raise InputError(f"the tokenizer can't be loaded: {first_line(e)}", where=str(folder), hint=hint) from None
+        raise InputError(
+            f"the tokenizer can't be loaded: {first_line(e)}", where=str(folder), hint=hint
+        ) from None
     # Every rendering comes from here, and none may read the clock.
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, str):
@@ -122,13 +162,22 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date:
 
 
 def own_code(error: Exception) -> str:
-    """The hint for what transformers refuses because code of the folder's own would have to run; empty for other errors."""
+    """The hint for what transformers refuses because code of the folder's own would have to run;
+    empty for other errors.
+    """
     asked = "trust_remote_code" in str(error) or "custom code" in str(error)
-    return "trust_remote_code: true on the model would let it run its own code: read its .py files first" if asked else ""
+    return (
+        "trust_remote_code: true on the model would let it run its own code: read its .py files "
+        "first"
+        if asked
+        else ""
+    )
 
 
 def save_model(model: Any, folder: Path, extra_from: Path | None = None) -> None:
-    """Save a model and its configuration; `extra_from` gives the tokenizer and other files that a loader reads."""
+    """Save a model and its configuration; `extra_from` gives the tokenizer and other files that a
+    loader reads.
+    """
     model.save_pretrained(folder)
     if extra_from:
         copy_processing_files(extra_from, folder)
@@ -136,7 +185,9 @@ def save_model(model: Any, folder: Path, extra_from: Path | None = None) -> None
 
 
 def copy_processing_files(source: Path, folder: Path) -> None:
-    """Copy what a loader reads beside weights and config.json: tokenizer, chat template, generation config."""
+    """Copy what a loader reads beside weights and config.json: tokenizer, chat template, generation
+    config.
+    """
     import shutil
 
     from olivebuild.tensors import model_files, name_in
@@ -154,4 +205,6 @@ def canonical_config(folder: Path) -> None:
     config = json.loads(file.read_text("utf-8"))
     for name in ("_name_or_path", "_model_name_or_path"):
         config.pop(name, None)
-    file.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+    file.write_text(
+        json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8"
+    )

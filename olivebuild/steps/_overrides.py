@@ -1,4 +1,6 @@
-"""`overrides` of an ONNX target as the model builder wants them: node by node, and beside what it then forgets."""
+"""`overrides` of an ONNX target as the model builder wants them: node by node, and beside what it
+then forgets.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,32 @@ from pathlib import Path
 from typing import Any
 
 
-def structured(folder: Path, overrides: Mapping[str, str], precision: str, *, share: bool | None) -> dict[str, Any]:
-    """Options of the builder beside KEY=VALUE. `folder` has the model's config.json; `share` is what the recipe says of embeddings."""
+def structured(
+    folder: Path, overrides: Mapping[str, str], precision: str, *, share: bool | None
+) -> dict[str, Any]:
+    """Options of the builder beside KEY=VALUE.
+
+    `folder` has the model's config.json; `share` is what the recipe says of embeddings.
+    """
     config = json.loads((folder / "config.json").read_text("utf-8"))
     text = config.get("text_config", config)
     nodes = expanded(overrides, text["num_hidden_layers"])
-    # What has the bits of the whole anyway is left out: with some of each the builder does not find its own nodes again.
-    found = {"overrides": [{"match": {"name": node}, "type": kind} for node, kind in nodes.items() if kind != precision]}
-    # With options of this form the builder (0.18.0) no longer quantises an embedding that is the head's, and stores it a second time in float.
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)) if share is None else share
+    # What has the bits of the whole anyway is left out: with some of each the builder does not find
+    # its own nodes again.
+    found = {
+        "overrides": [
+            {"match": {"name": node}, "type": kind}
+            for node, kind in nodes.items()
+            if kind != precision
+        ]
+    }
+    # With options of this form the builder (0.18.0) no longer quantises an embedding that is the
+    # head's, and stores it a second time in float.
+    tied = (
+        config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+        if share is None
+        else share
+    )
     weights = found | ({"op_types": ["MatMul", "Gather"]} if tied else {})
     return {"builder_config_version": 2, "target_options": {"quant_config": {"weights": weights}}}
 

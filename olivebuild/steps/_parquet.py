@@ -31,24 +31,45 @@ def rows_of(path: Path, shown: str, say: Callable[[str], None]) -> Iterator[dict
         with pq.ParquetFile(path) as file:
             share.take(_least(file.metadata))
             # What the file says once stays so until it is known how often it stands there.
-            texts = [column.path for column in file.schema if column.physical_type == "BYTE_ARRAY" and column.logical_type.type in ("STRING", "NONE")]
+            texts = [
+                column.path
+                for column in file.schema
+                if column.physical_type == "BYTE_ARRAY"
+                and column.logical_type.type in ("STRING", "NONE")
+            ]
             for name, names in _named_values(file.schema_arrow.metadata or {}):
-                say(f"{shown}: the numbers of {name} stand for {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}; they are read as numbers")
-            short = {field.name for field in file.schema_arrow if pa.types.is_float16(field.type) or pa.types.is_float32(field.type)}
+                say(
+                    f"{shown}: the numbers of {name} stand for "
+                    f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}; they are read as "
+                    "numbers"
+                )
+            short = {
+                field.name
+                for field in file.schema_arrow
+                if pa.types.is_float16(field.type) or pa.types.is_float32(field.type)
+            }
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             for batch in file.iter_batches():
                 share.take(sum(_repeated(column) for column in batch.columns))
                 for row in batch.to_pylist():
                     yield {name: _plain(value, name in short) for name, value in row.items()}
     except (pa.ArrowException, ValueError, OverflowError, OSError) as e:
-        raise InputError(f"not a readable parquet file: {first_line(e)}", where=shown, hint="is the download complete?") from None
+        raise InputError(
+            f"not a readable parquet file: {first_line(e)}",
+            where=shown,
+            hint="is the download complete?",
+        ) from None
 
 
 def _named_values(metadata: Mapping[bytes, bytes]) -> list[tuple[str, list[str]]]:
     """Columns whose whole numbers have names in what the library `datasets` keeps with a file."""
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return [(name, [str(n) for n in f["names"]]) for name, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"]
+        return [
+            (name, [str(n) for n in f["names"]])
+            for name, f in features.items()
+            if isinstance(f, dict) and f.get("_type") == "ClassLabel"
+        ]
     return []
 
 
@@ -58,7 +79,10 @@ def _least(metadata: pq.FileMetaData) -> int:
     for i in range(metadata.num_row_groups):
         group = metadata.row_group(i)
         chunks = [group.column(j) for j in range(group.num_columns)]
-        total += sum(max(0, chunk.num_values) * VALUE_BYTES + max(0, chunk.total_uncompressed_size) for chunk in chunks)
+        total += sum(
+            max(0, chunk.num_values) * VALUE_BYTES + max(0, chunk.total_uncompressed_size)
+            for chunk in chunks
+        )
     return total
 
 
@@ -68,7 +92,9 @@ def _repeated(column: pa.Array) -> int:
     import pyarrow.compute as pc
 
     if isinstance(column, pa.DictionaryArray):
-        if not (pa.types.is_string(column.type.value_type) or pa.types.is_binary(column.type.value_type)):
+        if not (
+            pa.types.is_string(column.type.value_type) or pa.types.is_binary(column.type.value_type)
+        ):
             return 0
         lengths = pc.cast(pc.binary_length(column.dictionary), pa.int64())
         return int(pc.sum(lengths.take(column.indices)).as_py() or 0)
@@ -82,7 +108,9 @@ def _repeated(column: pa.Array) -> int:
 
 
 def _plain(value: Any, short: bool = False) -> Any:
-    """A value as a JSON file would have it: NaN is none, and a number of few bits has few digits."""
+    """A value as a JSON file would have it: NaN is none, and a number of few bits has few
+    digits.
+    """
     if isinstance(value, float):
         if math.isnan(value):
             return None

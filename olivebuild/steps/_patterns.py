@@ -1,4 +1,6 @@
-"""Regular expressions of an adapter's configuration or a recipe, tried on a model's names within a limit before a library runs them without one."""
+"""Regular expressions of an adapter's configuration or a recipe, tried on a model's names within a
+limit before a library runs them without one.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,16 @@ from typing import Any
 from olivebuild.errors import InputError, Where
 from olivebuild.steps._bounded import TooMuch, bounded
 
-HINT = "list the names instead, or write it without a repetition inside of a repetition, such as (a+)+"
+HINT = (
+    "list the names instead, or write it without a repetition inside of a repetition, such as (a+)+"
+)
 
 
 def check(config: Mapping[str, Any], modules: Iterable[str], where: Where | str | None) -> None:
-    """Raises InputError for a pattern that can't be read, or takes too long on one of these names. Patterns are read as peft reads them."""
+    """Raises InputError for a pattern that can't be read, or takes too long on one of these names.
+
+    Patterns are read as peft reads them.
+    """
     names = list(modules)
     for field, pattern, whole in _patterns(config):
         shown = f"{field}: {pattern[:80]!r}"
@@ -25,16 +32,24 @@ def check(config: Mapping[str, Any], modules: Iterable[str], where: Where | str 
                 for name in names:
                     found.fullmatch(name) if whole else found.match(name)
         except TooMuch as e:
-            raise InputError(f"{shown} {e} on the model's {len(names)} names", where=where, hint=HINT) from None
+            raise InputError(
+                f"{shown} {e} on the model's {len(names)} names", where=where, hint=HINT
+            ) from None
         except (re.error, OverflowError) as e:
-            raise InputError(f"{shown} is no regular expression: {e}", where=where, hint="list the names instead") from None
+            raise InputError(
+                f"{shown} is no regular expression: {e}", where=where, hint="list the names instead"
+            ) from None
 
 
 def check_adapter(folder: Path, model: Any) -> None:
     """The patterns of an adapter folder on the modules of a loaded model."""
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text("utf-8"))
-    check(config if isinstance(config, dict) else {}, (name for name, _ in model.named_modules()), str(file))
+    check(
+        config if isinstance(config, dict) else {},
+        (name for name, _ in model.named_modules()),
+        str(file),
+    )
 
 
 def _patterns(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:

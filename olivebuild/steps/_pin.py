@@ -1,4 +1,6 @@
-"""The work of pinning: what a remote source stands for today, and what a model's small files say."""
+"""The work of pinning: what a remote source stands for today, and what a model's small files
+say.
+"""
 
 from __future__ import annotations
 
@@ -16,4 +18,6 @@ def run(job: Job) -> None:
     if job.action.task == "look":
         job.result = Result(provenance={"folder": str(_fetch.look_at(job, source))})
     else:
-        job.result = Result(provenance={"pin": _fetch.pin(job, source, dataset=step.kind == "dataset")})
+        job.result = Result(
+            provenance={"pin": _fetch.pin(job, source, dataset=step.kind == "dataset")}
+        )

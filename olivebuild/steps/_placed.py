@@ -1,7 +1,10 @@
-"""Which tensors of a model's files are the one weight of one plain linear layer each: found out from its class, once for a structure.
+"""Which tensors of a model's files are the one weight of one plain linear layer each: found out
+from its class, once for a structure.
 
-Only there does adding to the tensor what an adapter adds to the layer's output come to the same. Not so where a weight is tied or shared, where the
-loader renames, splits or joins tensors, or where a layer is no plain product (transposed, fused experts).
+Only there does adding to the tensor what an adapter adds to the layer's output come to the same.
+Not so where a weight is tied or shared, where the
+loader renames, splits or joins tensors, or where a layer is no plain product (transposed, fused
+experts).
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ VERSION = 1
 
 
 def check_places(store: Store, model: Weights, changed: list[Change]) -> None:
-    """Raises Unproven when a changed tensor is not, by name and alone, the weight of a linear layer."""
+    """Raises Unproven when a changed tensor is not, by name and alone, the weight of a linear
+    layer.
+    """
     from olivebuild.steps._merge import Unproven
 
     known = plain_weights(store, model)
@@ -38,8 +43,16 @@ def plain_weights(store: Store, model: Weights) -> frozenset[str]:
     """Their names; none where transformers can't make the class."""
     text = model.bytes_of("config.json") or b""
     shapes = {w.name: w.shape for w in model.by_name.values()}
-    structure = [digest.of_bytes(text), [[name, list(shape)] for name, shape in sorted(shapes.items())]]
-    derived, key = Derived(store), digest.of_json(["placed", VERSION, *structure, installed("transformers"), installed("torch")])
+    structure = [
+        digest.of_bytes(text),
+        [[name, list(shape)] for name, shape in sorted(shapes.items())],
+    ]
+    derived, key = (
+        Derived(store),
+        digest.of_json(
+            ["placed", VERSION, *structure, installed("transformers"), installed("torch")]
+        ),
+    )
     if (known := derived.read(key)) is not None:
         return frozenset(json.loads(known))
     names = find_plain(text, shapes)
@@ -56,9 +69,13 @@ def find_plain(config: bytes, shapes: dict[str, tuple[int, ...]]) -> frozenset[s
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_bytes(config)
         try:
-            read = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            read = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
             with torch.device("meta"):
-                model: Any = AutoModelForCausalLM.from_config(read, trust_remote_code=False, attn_implementation="eager")  # type: ignore[no-untyped-call]
+                model: Any = AutoModelForCausalLM.from_config(
+                    read, trust_remote_code=False, attn_implementation="eager"
+                )  # type: ignore[no-untyped-call]
         except Exception:
             # Whatever keeps a class from being made, loading it says so better.
             return frozenset()
@@ -85,7 +102,9 @@ def find_plain(config: bytes, shapes: dict[str, tuple[int, ...]]) -> frozenset[s
 
 
 def _renamed(name: str, conversions: list[Any]) -> str:
-    """What the loader makes of a tensor's name; of one that it joins or splits, what it calls the result."""
+    """What the loader makes of a tensor's name; of one that it joins or splits, what it calls the
+    result.
+    """
     for conversion in conversions:
         name = conversion.rename_source_key(name)[0]
     return name

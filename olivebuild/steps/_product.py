@@ -1,7 +1,10 @@
-"""`b @ a` with torch's bits: by our own kernel where it is known to have them on this machine, else by the BLAS inside torch's library.
+"""`b @ a` with torch's bits: by our own kernel where it is known to have them on this machine, else
+by the BLAS inside torch's library.
 
-Loading that library costs 0.3 s and 100 MB, several times what a small model's merge takes. Which order of additions it has depends on
-the processor, its version and the shape, not on the numbers: so each shape is compared once, on random numbers.
+Loading that library costs 0.3 s and 100 MB, several times what a small model's merge takes. Which
+order of additions it has depends on
+the processor, its version and the shape, not on the numbers: so each shape is compared once, on
+random numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +27,10 @@ _PROVING = threading.Lock()
 
 @dataclass(frozen=True)
 class TorchProduct:
-    """float32 [n, r] x [r, k] -> [n, k]. What was found out is kept below `root`, the cache; losing it costs time, nothing else."""
+    """float32 [n, r] x [r, k] -> [n, k].
+
+    What was found out is kept below `root`, the cache; losing it costs time, nothing else.
+    """
 
     root: Path
 
@@ -42,7 +48,11 @@ def has_bits_of_torch(root: Path, n: int, r: int, k: int) -> bool:
     if _kernels.product_native(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)) is None:
         return False
     told = sorted(numerics.settings().items())
-    file = root / "proofs" / digest.of_json(["product", VERSION, processor(), installed("torch"), told, n, r, k])
+    file = (
+        root
+        / "proofs"
+        / digest.of_json(["product", VERSION, processor(), installed("torch"), told, n, r, k])
+    )
     with _PROVING:
         try:
             known = file.read_text("ascii")

@@ -1,4 +1,8 @@
-"""Runs the program of a command. Reads plain fields and imports little: a quick program should not wait for a start that is slower than itself."""
+"""Runs the program of a command.
+
+Reads plain fields and imports little: a quick program should not wait for a start that is slower
+than itself.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,11 @@ SLOT = re.compile(r"\{(inputs|outputs)\.([a-z0-9][a-z0-9_.-]*)\}|\{(out)\}")
 
 
 def named_outputs(many: Any) -> dict[str, str]:
-    return dict(many) if isinstance(many, dict) else {PurePosixPath(path).stem.lower(): path for path in many}
+    return (
+        dict(many)
+        if isinstance(many, dict)
+        else {PurePosixPath(path).stem.lower(): path for path in many}
+    )
 
 
 def named_inputs(many: Any) -> dict[str, Any]:
@@ -36,7 +44,9 @@ def named_inputs(many: Any) -> dict[str, Any]:
 
 
 def run(job: Job) -> None:
-    """The fields are those of CommandFields, as the recipe gave them: they were checked when the graph was made."""
+    """The fields are those of CommandFields, as the recipe gave them: they were checked when the
+    graph was made.
+    """
     fields: dict[str, Any] = job.action.fields
     line, shell = str(fields["run"]), bool(fields.get("shell", False))
     paths = {("outputs", n): job.out / p for n, p in named_outputs(fields["outputs"]).items()}
@@ -50,7 +60,8 @@ def run(job: Job) -> None:
 
     command = [fill(word) for word in words(line)]
     if command[0] in ("python", "python3"):
-        # The interpreter that olivebuild runs in, with its libraries; a bare name may be another one.
+        # The interpreter that olivebuild runs in, with its libraries; a bare name may be another
+        # one.
         command[:1] = python(isolated=False)
     run: str | list[str] = fill(line) if shell else command
     killed, before = kills(), _peak()
@@ -69,23 +80,35 @@ def run(job: Job) -> None:
             },
         )
     except OSError as e:
-        raise InputError(f"{command[0]} can't be run: {e.strerror}", where=job.where("run"), hint="is it installed and executable?") from None
+        raise InputError(
+            f"{command[0]} can't be run: {e.strerror}",
+            where=job.where("run"),
+            hint="is it installed and executable?",
+        ) from None
     if code != 0:
         peak = _peak()
         # What is told is the largest of all programs so far.
         told, why = ending(code, peak if peak > before else 0, killed)
-        hint = f"`olivebuild log {job.action.target}` shows its output" + (f"; {why}" if why else "")
-        raise StepError(f"{job.action.target}: the command {told}", where=job.where("run"), hint=hint)
+        hint = f"`olivebuild log {job.action.target}` shows its output" + (
+            f"; {why}" if why else ""
+        )
+        raise StepError(
+            f"{job.action.target}: the command {told}", where=job.where("run"), hint=hint
+        )
     job.result = Result(metrics=_metrics(job, str(fields.get("metrics") or "")))
 
 
 def _peak() -> int:
-    """The most memory that a program of this process took, in bytes; 0 where the system does not tell."""
+    """The most memory that a program of this process took, in bytes; 0 where the system does not
+    tell.
+    """
     try:
         import resource
     except ImportError:
         return 0
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def _call(run: str | list[str], mask: environment.Mask, how: Any) -> int:
@@ -106,7 +129,8 @@ def _call(run: str | list[str], mask: environment.Mask, how: Any) -> int:
     copying = threading.Thread(target=copy, daemon=True)
     copying.start()
     code = process.wait()
-    # What it left running may hold its output open; that ends with our session, and goes into no other action's log.
+    # What it left running may hold its output open; that ends with our session, and goes into no
+    # other action's log.
     copying.join(GRACE_SECONDS)
     ended.set()
     return code
@@ -148,13 +172,25 @@ def _metrics(job: Job, name: str) -> dict[str, object]:
     try:
         data = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as e:
-        raise StepError(f"{name} can't be read: {e}", where=job.where("metrics"), hint="the command writes it as a JSON object of numbers") from None
+        raise StepError(
+            f"{name} can't be read: {e}",
+            where=job.where("metrics"),
+            hint="the command writes it as a JSON object of numbers",
+        ) from None
     if not isinstance(data, dict) or not all(isinstance(v, int | float) for v in data.values()):
-        raise StepError(f"{name} is not a JSON object of numbers", where=job.where("metrics"), hint='for example {"accuracy": 0.9}')
+        raise StepError(
+            f"{name} is not a JSON object of numbers",
+            where=job.where("metrics"),
+            hint='for example {"accuracy": 0.9}',
+        )
     for metric, value in data.items():
         if not _is_finite(value) or not names.is_text(metric):
             fact = f"{name}: {metric!r} is {str(value)[:40]}, which is no metric"
             raise StepError(
-                fact, where=job.where("metrics"), hint="a metric has a name that is text and a finite value; leave out what could not be measured"
+                fact,
+                where=job.where("metrics"),
+                hint="a metric has a name that is text and a finite value; leave out what "
+                "could not be "
+                "measured",
             )
     return data

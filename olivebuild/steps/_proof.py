@@ -1,9 +1,14 @@
-"""Whether an ONNX model computes what transformers computes, and up to which length: found on a miniature of its architecture.
+"""Whether an ONNX model computes what transformers computes, and up to which length: found on a
+miniature of its architecture.
 
-A miniature has the model's own configuration (rotary settings, windows, norms, factors, head size, each kind of layer), but few
-and narrow layers, a small vocabulary, and random weights. It goes through the same model builder, runs in the same runtime, and
-each logit is compared with torch's: at two short lengths, and before, across and beyond each length where the model changes what
-it does (its sliding window, the original context of LongRoPE). What is wrong there is wrong for every model of the architecture.
+A miniature has the model's own configuration (rotary settings, windows, norms, factors, head size,
+each kind of layer), but few
+and narrow layers, a small vocabulary, and random weights. It goes through the same model builder,
+runs in the same runtime, and
+each logit is compared with torch's: at two short lengths, and before, across and beyond each length
+where the model changes what
+it does (its sliding window, the original context of LongRoPE). What is wrong there is wrong for
+every model of the architecture.
 """
 
 from __future__ import annotations
@@ -23,26 +28,45 @@ from olivebuild.errors import first_line
 from olivebuild.steps._trial import ANY, LIMITS, Difference, Proof, Runner, compare
 
 LAYERS, VOCABULARY = 2, 331
-"""A prime, which no other size is: the model builder takes any product with as many outputs as there are tokens for the head."""
+"""A prime, which no other size is: the model builder takes any product with as many outputs as
+there are tokens for the head.
+"""
 SHORT = (6, 33)
 """Lengths of prompts that are tried on every model."""
 STEPS = 3
 """Tokens that are decoded one by one after each."""
 BEYOND = 40
-"""How far beyond a boundary a prompt goes; onnxruntime-genai keeps a few tokens more than the window."""
+"""How far beyond a boundary a prompt goes; onnxruntime-genai keeps a few tokens more than the
+window.
+"""
 FAR = 4096
-"""A window or an original context beyond this is tried as one of about `NEAR` tokens: what counts is on which side of it a token is."""
+"""A window or an original context beyond this is tried as one of about `NEAR` tokens: what counts
+is on which side of it a token is.
+"""
 NEAR = 1024
 WRONG = 0.05
-"""Logits of a float32 miniature that differ by this much of their spread come from another computation, not from rounding."""
+"""Logits of a float32 miniature that differ by this much of their spread come from another
+computation, not from rounding.
+"""
 SIZES = {
-    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2, "moe_k": 2,
-    "vocab_size": VOCABULARY, "vocab_size_per_layer_input": VOCABULARY,
-}  # fmt: skip
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_k": 2,
+    "vocab_size": VOCABULARY,
+    "vocab_size_per_layer_input": VOCABULARY,
+}
 WIDTHS = {
-    "intermediate_size": 2, "moe_intermediate_size": 1, "shared_expert_intermediate_size": 1, "block_ff_dim": 2, "block_dim": 1, "conv_dim": 1,
+    "intermediate_size": 2,
+    "moe_intermediate_size": 1,
+    "shared_expert_intermediate_size": 1,
+    "block_ff_dim": 2,
+    "block_dim": 1,
+    "conv_dim": 1,
     "conv_dim_out": 1,
-}  # fmt: skip
+}
 """Sizes that follow the hidden size, as multiples of it."""
 
 
@@ -80,7 +104,15 @@ class Miniature:
             layers = int(known.num_hidden_layers)
             size = int(getattr(known, "head_dim", None) or hidden // heads)
             groups = int(getattr(known, "num_key_value_heads", None) or heads)
-        except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, RecursionError) as e:
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OSError,
+            ImportError,
+            RecursionError,
+        ) as e:
             raise Untried(f"{type(e).__name__}: {first_line(e, 200)}") from None
         kept = _kinds(known, layers)
         few = (2, 2) if groups == heads else (2, 1) if groups == 1 else (4, 2)
@@ -94,7 +126,12 @@ class Miniature:
                 inner[name] = min(value, SIZES[name])
             elif name in WIDTHS and isinstance(value, int):
                 inner[name] = width * WIDTHS[name]
-        inner |= {"num_hidden_layers": kept, "hidden_size": width, "num_attention_heads": few[0], "vocab_size": VOCABULARY}
+        inner |= {
+            "num_hidden_layers": kept,
+            "hidden_size": width,
+            "num_attention_heads": few[0],
+            "vocab_size": VOCABULARY,
+        }
         if "num_key_value_heads" in inner:
             inner["num_key_value_heads"] = few[1]
         for part in (small, inner):
@@ -118,19 +155,36 @@ def _kinds(known: Any, layers: int) -> int:
     lists = [v for v in vars(known).values() if isinstance(v, list) and len(v) == layers]
     kinds = list(zip(*(map(str, v) for v in lists), strict=True)) if lists else []
     wanted = set(kinds)
-    return next((n for n in range(LAYERS, layers) if set(kinds[:n]) == wanted), layers) if kinds else min(LAYERS, layers)
+    return (
+        next((n for n in range(LAYERS, layers) if set(kinds[:n]) == wanted), layers)
+        if kinds
+        else min(LAYERS, layers)
+    )
 
 
 def _boundaries(known: Any, inner: dict[str, Any]) -> tuple[tuple[tuple[int, int], ...], bool]:
     context = int(getattr(known, "max_position_embeddings", 0) or 0)
-    kinds = list(_nested(getattr(known, "rope_parameters", None) or getattr(known, "rope_scaling", None)))
+    kinds = list(
+        _nested(getattr(known, "rope_parameters", None) or getattr(known, "rope_scaling", None))
+    )
     by_length = any(r.get("rope_type", r.get("type")) in ("longrope", "dynamic") for r in kinds)
     window, original = getattr(known, "sliding_window", None), 0
     if by_length:
         original = getattr(known, "original_max_position_embeddings", None) or next(
-            (r["original_max_position_embeddings"] for r in kinds if r.get("original_max_position_embeddings")), 0
+            (
+                r["original_max_position_embeddings"]
+                for r in kinds
+                if r.get("original_max_position_embeddings")
+            ),
+            0,
         )
-    real = sorted({length for length in (window, original) if isinstance(length, int) and 0 < length < context})
+    real = sorted(
+        {
+            length
+            for length in (window, original)
+            if isinstance(length, int) and 0 < length < context
+        }
+    )
     near = 0
     found: list[tuple[int, int]] = []
     for length in real:
@@ -156,8 +210,17 @@ def _nested(rope: object) -> Iterator[dict[str, Any]]:
         yield from (part for part in rope.values() if isinstance(part, dict))
 
 
-def prove(mini: Miniature, scratch: Path, build: Callable[[Path, Path], None], precision: str, dtype: str, *, exact: bool) -> Proof:
-    """Make the miniature with weights of that type, `build` it from a folder into another, and compare; `exact`: at all its lengths.
+def prove(
+    mini: Miniature,
+    scratch: Path,
+    build: Callable[[Path, Path], None],
+    precision: str,
+    dtype: str,
+    *,
+    exact: bool,
+) -> Proof:
+    """Make the miniature with weights of that type, `build` it from a folder into another, and
+    compare; `exact`: at all its lengths.
 
     Raises what `build` raises.
     """
@@ -168,7 +231,9 @@ def prove(mini: Miniature, scratch: Path, build: Callable[[Path, Path], None], p
     try:
         model = _write(mini, source, dtype)
         build(source, made)
-        return _lengths(mini, model, made) if exact else _judged(mini, model, made, LIMITS[precision])
+        return (
+            _lengths(mini, model, made) if exact else _judged(mini, model, made, LIMITS[precision])
+        )
     except Untried as e:
         return Proof(untried=str(e))
     finally:
@@ -182,7 +247,9 @@ def _write(mini: Miniature, folder: Path, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     names = ("pad", "bos", "eos")
-    words = Tokenizer(models.WordLevel({**{f"<{name}>": i for i, name in enumerate(names)}, "a": 3}))
+    words = Tokenizer(
+        models.WordLevel({**{f"<{name}>": i for i, name in enumerate(names)}, "a": 3})
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokens: dict[str, Any] = {f"{name}_token": f"<{name}>" for name in names}
     PreTrainedTokenizerFast(tokenizer_object=words, **tokens).save_pretrained(folder)  # type: ignore[no-untyped-call]
@@ -191,7 +258,9 @@ def _write(mini: Miniature, folder: Path, dtype: str) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             auto: Any = AutoModelForCausalLM
-            model = auto.from_config(_read(given), dtype=torch.float32, attn_implementation="eager").eval()
+            model = auto.from_config(
+                _read(given), dtype=torch.float32, attn_implementation="eager"
+            ).eval()
             for name, parameter in model.named_parameters():
                 if parameter.ndim > 1:
                     parameter.normal_(0, parameter.shape[-1] ** -0.5)
@@ -200,7 +269,16 @@ def _write(mini: Miniature, folder: Path, dtype: str) -> Any:
                 # What the folder will hold; buffers stay as they are.
                 parameter.copy_(parameter.to(getattr(torch, dtype)))
             copy.deepcopy(model).to(getattr(torch, dtype)).save_pretrained(folder)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IndexError, ZeroDivisionError, ImportError) as e:
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        IndexError,
+        ZeroDivisionError,
+        ImportError,
+    ) as e:
         raise Untried(f"{type(e).__name__}: {first_line(e, 200)}") from None
     # As it is published, not as this version of transformers would write it.
     (folder / "config.json").write_text(json.dumps(given, indent=2), "utf-8")
@@ -220,7 +298,9 @@ class Try:
         """Raises RuntimeError when the runtime fails."""
         ids = self._random.integers(4, VOCABULARY, prompt + STEPS).tolist()
         found = self._runner.logits(ids, prompt)
-        return compare(list(_expected(self._model, ids, prompt, self._by_length, len(found))), found)
+        return compare(
+            list(_expected(self._model, ids, prompt, self._by_length, len(found))), found
+        )
 
     def fault(self, prompt: int, limit: Difference) -> str:
         """What goes wrong there, or nothing."""
@@ -235,7 +315,9 @@ def _judged(mini: Miniature, model: Any, folder: Path, limit: Difference) -> Pro
         tries = Try(model, folder, mini.by_length)
     except RuntimeError as e:
         return Proof(wrong=_failure(e))
-    return Proof(wrong=next(filter(None, (tries.fault(prompt, limit) for prompt in mini.short)), ""))
+    return Proof(
+        wrong=next(filter(None, (tries.fault(prompt, limit) for prompt in mini.short)), "")
+    )
 
 
 def _failure(error: RuntimeError) -> str:
@@ -254,7 +336,8 @@ def _lengths(mini: Miniature, model: Any, folder: Path) -> Proof:
             return Proof(wrong=fault)
         usual = max(usual, difference.spread)
     inexact = usual > LIMITS["fp32"].spread
-    # What a constant of the graph is rounded by shows at every length; what comes to it at a boundary is something else.
+    # What a constant of the graph is rounded by shows at every length; what comes to it at a
+    # boundary is something else.
     limit = Difference(max(LIMITS["fp32"].spread, 4 * usual), ANY)
     for real, length in mini.boundaries:
         if fault := tries.fault(length - STEPS, limit):
@@ -266,8 +349,12 @@ def _lengths(mini: Miniature, model: Any, folder: Path) -> Proof:
 
 
 @torch.inference_mode()
-def _expected(model: Any, ids: list[int], prompt: int, by_length: bool, count: int) -> Iterator[np.ndarray]:
-    """The logits of the last `count` tokens, as torch computes them of the whole text up to there."""
+def _expected(
+    model: Any, ids: list[int], prompt: int, by_length: bool, count: int
+) -> Iterator[np.ndarray]:
+    """The logits of the last `count` tokens, as torch computes them of the whole text up to
+    there.
+    """
 
     def logits(end: int, keep: int) -> np.ndarray:
         out = model(input_ids=torch.tensor([ids[:end]]), use_cache=False, logits_to_keep=keep)

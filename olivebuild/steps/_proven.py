@@ -1,4 +1,6 @@
-"""What is proven of a conversion on miniatures of its architecture, once for a configuration, options and versions; and kept."""
+"""What is proven of a conversion on miniatures of its architecture, once for a configuration,
+options and versions; and kept.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 
 def proven_length(job: Job, fields: OnnxFields, model: Weights) -> int:
-    """The length up to which the runtime computes what transformers computes, 0 where no limit is known. Raises StepError where it never does.
+    """The length up to which the runtime computes what transformers computes, 0 where no limit is
+    known. Raises StepError where it never does.
 
     Found on miniatures, once for a configuration, the options and the installed versions; and kept.
     """
@@ -28,29 +31,66 @@ def proven_length(job: Job, fields: OnnxFields, model: Weights) -> int:
         job.note("not compared with transformers: the model brings code of its own")
         return 0
     kinds = {w.dtype for w in model.by_name.values()}
-    dtype = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(kinds.pop() if len(kinds) == 1 else "BF16", "bfloat16")
-    # Options that name nodes of the model, or leave out what the runtime needs, mean nothing to a miniature.
-    without = dict.fromkeys(("model", "adapter", "overrides", "nodes_to_exclude", "mixed_precision", "exclude_embeds", "exclude_lm_head"))
+    dtype = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(
+        kinds.pop() if len(kinds) == 1 else "BF16", "bfloat16"
+    )
+    # Options that name nodes of the model, or leave out what the runtime needs, mean nothing to a
+    # miniature.
+    without = dict.fromkeys(
+        (
+            "model",
+            "adapter",
+            "overrides",
+            "nodes_to_exclude",
+            "mixed_precision",
+            "exclude_embeds",
+            "exclude_lm_head",
+        )
+    )
     own = fields.model_copy(update=without)
-    proof = _kept_proof(job, ["of options", own.model_dump(mode="json"), given, dtype], lambda: _compare(job, own, given, dtype))
+    proof = _kept_proof(
+        job,
+        ["of options", own.model_dump(mode="json"), given, dtype],
+        lambda: _compare(job, own, given, dtype),
+    )
     if proof.wrong:
-        what, genai = next(iter(given.get("architectures") or [given.get("model_type")])), installed("onnxruntime-genai")
-        hint = f"onnxruntime-genai {genai} makes another computation of it; another version may be right"
+        what, genai = (
+            next(iter(given.get("architectures") or [given.get("model_type")])),
+            installed("onnxruntime-genai"),
+        )
+        hint = (
+            f"onnxruntime-genai {genai} makes another computation of it; another version may "
+            "be right"
+        )
         if fields.precision == "fp32" and proof.inexact:
-            hint = f"onnxruntime-genai {genai} computes this architecture less exactly than float32; precision: int4 or int8 is possible"
+            hint = (
+                f"onnxruntime-genai {genai} computes this architecture less exactly than float32; "
+                "precision: int4 or int8 is possible"
+            )
         elif fields.precision == "fp32" and dtype != "float32" and not proof.broken:
-            hint = f"onnxruntime-genai {genai} rounds what it computes from {dtype} weights: use precision: int4 or int8, or a base in float32"
-        fact = f"a small {what} converted to {fields.precision} does not compute what transformers computes: {proof.wrong}"
+            hint = (
+                f"onnxruntime-genai {genai} rounds what it computes from {dtype} weights: use "
+                "precision: int4 or int8, or a base in float32"
+            )
+        fact = (
+            f"a small {what} converted to {fields.precision} does not compute what transformers "
+            f"computes: {proof.wrong}"
+        )
         raise StepError(fact, where=job.where("model"), hint=hint)
     if proof.untried:
         job.note(f"not compared with transformers: {proof.untried}")
     if proof.length:
-        job.note(f"genai_config.json promises {proof.length:,} tokens, prompt and answer together: beyond that, {proof.fault}")
+        job.note(
+            f"genai_config.json promises {proof.length:,} tokens, prompt and answer together: "
+            f"beyond that, {proof.fault}"
+        )
     return proof.length
 
 
 def _compare(job: Job, fields: OnnxFields, config: dict[str, Any], dtype: str) -> Proof:
-    """The architecture in float32 at all lengths that matter, then these options on weights of that type, where they run here."""
+    """The architecture in float32 at all lengths that matter, then these options on weights of that
+    type, where they run here.
+    """
     from olivebuild.steps._proof import Miniature, Untried, prove
     from olivebuild.steps._trial import Proof
 
@@ -63,12 +103,25 @@ def _compare(job: Job, fields: OnnxFields, config: dict[str, Any], dtype: str) -
         job.progress("comparing with transformers", 0, 1)
         place = job.out.parent / "miniature"
         try:
-            return prove(mini, place, lambda a, b: run_builder(job, fields, a, b, trust=False), fields.precision, dtype, exact=exact)
-        except Exception as e:  # What the builder does not take, it says again when it is given the model itself.
+            return prove(
+                mini,
+                place,
+                lambda a, b: run_builder(job, fields, a, b, trust=False),
+                fields.precision,
+                dtype,
+                exact=exact,
+            )
+        except (
+            Exception
+        ) as e:  # What the builder does not take, it says again when it is given the model itself.
             return Proof(untried=f"{type(e).__name__}: {first_line(e, 200)}")
 
     plain = type(fields)(precision="fp32", provider="cpu")
-    found = _kept_proof(job, ["of architecture", mini.config, mini.boundaries], lambda: tried(plain, "float32", exact=True))
+    found = _kept_proof(
+        job,
+        ["of architecture", mini.config, mini.boundaries],
+        lambda: tried(plain, "float32", exact=True),
+    )
     if found.wrong or found.untried or fields.provider != "cpu":
         return replace(found, broken=bool(found.wrong))
     own = tried(fields, dtype, exact=False)

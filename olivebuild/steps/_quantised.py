@@ -1,6 +1,8 @@
-"""QLoRA: a base in 4 bits while training (bitsandbytes, on GPUs and processors), and what such a base is in full precision.
+"""QLoRA: a base in 4 bits while training (bitsandbytes, on GPUs and processors), and what such a
+base is in full precision.
 
-Merging into 4-bit weights would lose what was learnt, so it is not done: a merge goes into the base's own weights, or into the
+Merging into 4-bit weights would lose what was learnt, so it is not done: a merge goes into the
+base's own weights, or into the
 4-bit weights' values in full precision, which are what training saw.
 """
 
@@ -27,34 +29,51 @@ def configuration(options: Quantisation, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=options.type, bnb_4bit_use_double_quant=options.double, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type=options.type,
+        bnb_4bit_use_double_quant=options.double,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 
 def for_training(model: Any) -> None:
-    """bitsandbytes would lay a processor's weights out anew on the first look without gradients, for a product that has none."""
+    """bitsandbytes would lay a processor's weights out anew on the first look without gradients,
+    for a product that has none.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
 def note(folder: Path, options: Quantisation) -> None:
-    (folder / FILE).write_text(json.dumps(options.model_dump(mode="json"), sort_keys=True) + "\n", "utf-8")
+    (folder / FILE).write_text(
+        json.dumps(options.model_dump(mode="json"), sort_keys=True) + "\n", "utf-8"
+    )
 
 
 @torch.no_grad()
 def as_trained_on(job: Job, model: Any, adapter: Path) -> None:
-    """Give a full-precision model the values that its 4-bit weights stand for. Raises InputError for an adapter trained otherwise."""
+    """Give a full-precision model the values that its 4-bit weights stand for.
+
+    Raises InputError for an adapter trained otherwise.
+    """
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     file = adapter / FILE
     if not file.is_file():
         hint = "leave `onto` out, or train the adapter with method: qlora"
-        raise InputError("the adapter was not trained on quantised weights", where=job.where("onto"), hint=hint)
+        raise InputError(
+            "the adapter was not trained on quantised weights", where=job.where("onto"), hint=hint
+        )
     options = json.loads(file.read_text("utf-8"))
     head = model.get_output_embeddings()
     for module in model.modules():
         # The head stays as it is when transformers loads in 4 bits.
         if isinstance(module, torch.nn.Linear) and module is not head:
-            quantised, state = quantize_4bit(module.weight.data, blocksize=BLOCK, compress_statistics=options["double"], quant_type=options["type"])
+            quantised, state = quantize_4bit(
+                module.weight.data,
+                blocksize=BLOCK,
+                compress_statistics=options["double"],
+                quant_type=options["type"],
+            )
             module.weight.copy_(dequantize_4bit(quantised, state))

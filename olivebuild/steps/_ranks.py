@@ -1,9 +1,14 @@
-"""One training on several GPUs: each batch is shared out, a process for each GPU takes the gradient of its share, and their sum is stepped.
+"""One training on several GPUs: each batch is shared out, a process for each GPU takes the gradient
+of its share, and their sum is stepped.
 
-The first process, the worker itself, does all else: it alone has the optimizer, keeps states and evaluates. Before a batch it tells the
-others (_helper.py) the step and the weights; after it they give it their gradients. So a batch is what the recipe says, however many share
-it, and a state that one GPU left is gone on from by eight. What goes over the wires in a step is what an all-reduce takes: weights one way,
-gradients the other (cf. torch.nn.parallel.DistributedDataParallel). Numbers go through gloo, tensors of a GPU through NCCL.
+The first process, the worker itself, does all else: it alone has the optimizer, keeps states and
+evaluates. Before a batch it tells the
+others (_helper.py) the step and the weights; after it they give it their gradients. So a batch is
+what the recipe says, however many share
+it, and a state that one GPU left is gone on from by eight. What goes over the wires in a step is
+what an all-reduce takes: weights one way,
+gradients the other (cf. torch.nn.parallel.DistributedDataParallel). Numbers go through gloo,
+tensors of a GPU through NCCL.
 """
 
 from __future__ import annotations
@@ -31,18 +36,25 @@ if TYPE_CHECKING:
     from olivebuild.job import Job
 
 PATIENCE = timedelta(days=7)
-"""How long one waits for the others: a model may take its time to load, and an evaluation. That a process has ended is seen at once."""
+"""How long one waits for the others: a model may take its time to load, and an evaluation.
+
+That a process has ended is seen at once.
+"""
 GRACE_SECONDS, GONE_SECONDS = 5.0, 1.0
 END = -1
 
 
 def count_for(device: torch.device, batch: int) -> int:
-    """How many processes train: one for each GPU that this process was given, if there are rows for all."""
+    """How many processes train: one for each GPU that this process was given, if there are rows for
+    all.
+    """
     return max(1, min(torch.cuda.device_count(), batch)) if device.type == "cuda" else 1
 
 
 def share_of(rows: Sequence[Tokens], rank: int, count: int) -> list[Tokens]:
-    """The rows of a batch that a process takes, in their order: the longest goes first, to whoever has the fewest tokens."""
+    """The rows of a batch that a process takes, in their order: the longest goes first, to whoever
+    has the fewest tokens.
+    """
     tokens, own = [0] * count, []
     for index in sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i)):
         taker = tokens.index(min(tokens))
@@ -53,7 +65,9 @@ def share_of(rows: Sequence[Tokens], rank: int, count: int) -> list[Tokens]:
 
 
 class Ranks:
-    """The helpers of a training, while they are needed: started at once, since each loads the model; `join` waits for them."""
+    """The helpers of a training, while they are needed: started at once, since each loads the
+    model; `join` waits for them.
+    """
 
     def __init__(self, job: Job, count: int, device: torch.device, dtype: torch.dtype) -> None:
         self.count = count
@@ -66,9 +80,19 @@ class Ranks:
 
     def _start(self, rank: int) -> subprocess.Popen[bytes]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        own = {"CUDA_VISIBLE_DEVICES": visible.split(",")[rank] if visible else str(rank)} if self._device.type == "cuda" else {}
+        own = (
+            {"CUDA_VISIBLE_DEVICES": visible.split(",")[rank] if visible else str(rank)}
+            if self._device.type == "cuda"
+            else {}
+        )
         # In the same number format, whatever each card likes best: what is sent is bytes.
-        words = [str(self._action), str(rank), str(self.count), str(self._meeting), str(self._dtype).removeprefix("torch.")]
+        words = [
+            str(self._action),
+            str(rank),
+            str(self.count),
+            str(self._meeting),
+            str(self._dtype).removeprefix("torch."),
+        ]
         process = subprocess.Popen(
             python("-m", "olivebuild.steps._helper", *words),
             # It ends when the other end of its stdin closes; its words go to the log.
@@ -90,7 +114,10 @@ class Ranks:
 
     def _fault(self, rank: int, code: int) -> StepError:
         target = self._job.action.target
-        fact = f"{target} failed: process {rank + 1} of the {self.count} that share its batches ended with {code}"
+        fact = (
+            f"{target} failed: process {rank + 1} of the {self.count} that share its batches ended "
+            f"with {code}"
+        )
         return StepError(fact, hint=f"`olivebuild log {target}` shows its output")
 
     def __enter__(self) -> Ranks:
@@ -123,7 +150,9 @@ class Ranks:
             raise fault from error
 
     def _gone(self) -> StepError | None:
-        """Why a helper's connection broke, if it has ended by itself: that may be known a moment later."""
+        """Why a helper's connection broke, if it has ended by itself: that may be known a moment
+        later.
+        """
         deadline = time.monotonic() + GONE_SECONDS
         while time.monotonic() < deadline:
             for rank, helper in enumerate(self._helpers, 1):
@@ -140,13 +169,17 @@ class Ranks:
     def add_up(self, trainable: Trainable, loss: torch.Tensor) -> torch.Tensor:
         """Make the gradients the sums of everybody's; the loss of the whole batch."""
         flat = give(trainable, loss)
-        for weight, gradient in zip(trainable.weights, _pieces(flat[:-1], trainable.weights), strict=True):
+        for weight, gradient in zip(
+            trainable.weights, _pieces(flat[:-1], trainable.weights), strict=True
+        ):
             weight.grad = gradient
         return flat[-1]
 
 
 def connect(meeting: Path, rank: int, count: int, device: torch.device) -> None:
-    """Wait for all processes, at a file that is theirs alone: a port would be open to other machines."""
+    """Wait for all processes, at a file that is theirs alone: a port would be open to other
+    machines.
+    """
     store = dist.FileStore(str(meeting), count)  # type: ignore[attr-defined]
     store.set_timeout(PATIENCE)
     if sys.platform == "linux":
@@ -169,7 +202,9 @@ def _tell(step: int, scale: float = 1.0) -> None:
 
 
 def told() -> tuple[int, float]:
-    """In a helper: the step that the first process begins, or END, and what the loss is multiplied with."""
+    """In a helper: the step that the first process begins, or END, and what the loss is multiplied
+    with.
+    """
     numbers = torch.empty(2, dtype=torch.float64)
     dist.broadcast(numbers, 0)
     step, scale = numbers.tolist()
@@ -187,7 +222,12 @@ def take_weights(trainable: Trainable) -> None:
 @torch.no_grad()
 def give(trainable: Trainable, loss: torch.Tensor) -> torch.Tensor:
     """Add gradients and loss to those of the first process, which gets the sums."""
-    flat = _flat([*(torch.zeros_like(w) if w.grad is None else w.grad for w in trainable.weights), loss.detach().float()])
+    flat = _flat(
+        [
+            *(torch.zeros_like(w) if w.grad is None else w.grad for w in trainable.weights),
+            loss.detach().float(),
+        ]
+    )
     dist.reduce(flat, 0)
     return flat
 

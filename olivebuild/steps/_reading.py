@@ -1,4 +1,5 @@
-"""Data files as they are found -> rows with their places: JSON, CSV and parquet, packed or not, in several encodings.
+"""Data files as they are found -> rows with their places: JSON, CSV and parquet, packed or not, in
+several encodings.
 
 What is guessed is said. What can't be read is an error with its line.
 """
@@ -41,11 +42,19 @@ def _silently(_text: str) -> None:
 
 
 def read_file(path: Path, shown: str, say: Say = _silently) -> Iterator[Read]:
-    """The rows of a file. `say` gets what was guessed: an encoding, a delimiter. Raises InputError with file:line."""
+    """The rows of a file.
+
+    `say` gets what was guessed: an encoding, a delimiter. Raises InputError with file:line.
+    """
     kind = kind_of(path)
     if kind not in READERS:
-        known = f"known are {', '.join(READERS)}; all but parquet also packed, as {' or '.join(PACKINGS)}"
-        raise InputError(f"files of type {path.suffix or 'none'} are not read", where=shown, hint=known)
+        known = (
+            f"known are {', '.join(READERS)}; all but parquet also packed, as "
+            f"{' or '.join(PACKINGS)}"
+        )
+        raise InputError(
+            f"files of type {path.suffix or 'none'} are not read", where=shown, hint=known
+        )
     if kind == ".parquet":
         yield from _numbered(path, shown, say)
         return
@@ -57,7 +66,11 @@ def read_file(path: Path, shown: str, say: Say = _silently) -> Iterator[Read]:
                 share.take(ROW_BYTES)
             yield row
     except DAMAGED as e:
-        raise InputError(f"the packed file can't be read: {str(e) or type(e).__name__}", where=shown, hint="is the download complete?") from None
+        raise InputError(
+            f"the packed file can't be read: {str(e) or type(e).__name__}",
+            where=shown,
+            hint="is the download complete?",
+        ) from None
 
 
 def _numbered(path: Path, shown: str, say: Say) -> Iterator[Read]:
@@ -66,7 +79,9 @@ def _numbered(path: Path, shown: str, say: Say) -> Iterator[Read]:
 
 
 def kind_of(path: Path) -> str:
-    """The ending that says how a file is read, in small letters: `.jsonl` for ROWS.JSONL.gz; "" where it is none that is read."""
+    """The ending that says how a file is read, in small letters: `.jsonl` for ROWS.JSONL.gz; ""
+    where it is none that is read.
+    """
     suffixes = [s.lower() for s in path.suffixes]
     packed = len(suffixes) > 1 and suffixes[-1] in PACKINGS
     kind = suffixes[-2 if packed else -1] if suffixes else ""
@@ -110,8 +125,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def loads(text: str) -> Any:
-    """JSON as the standard has it: no NaN, no number without end, no key twice. Raises ValueError and RecursionError."""
-    return json.loads(text, object_pairs_hook=_unique, parse_constant=_reject_constant, parse_float=_finite)
+    """JSON as the standard has it: no NaN, no number without end, no key twice.
+
+    Raises ValueError and RecursionError.
+    """
+    return json.loads(
+        text, object_pairs_hook=_unique, parse_constant=_reject_constant, parse_float=_finite
+    )
 
 
 def _jsonl(text: Text, _say: Say) -> Iterator[Read]:
@@ -124,7 +144,11 @@ def _jsonl(text: Text, _say: Say) -> Iterator[Read]:
             try:
                 value = loads(line.rstrip("\r\n"))
             except json.JSONDecodeError as e:
-                raise InputError(f"not valid JSON: {e.msg}", where=Where(text.shown, number, e.colno, where.text), hint=hint) from None
+                raise InputError(
+                    f"not valid JSON: {e.msg}",
+                    where=Where(text.shown, number, e.colno, where.text),
+                    hint=hint,
+                ) from None
             except (ValueError, RecursionError) as e:
                 raise InputError(f"not valid JSON: {e}", where=where, hint=hint) from None
             yield Read(_object(value, where), where)
@@ -137,8 +161,14 @@ def _json(text: Text, say: Say) -> Iterator[Read]:
     try:
         value = loads(content)
     except json.JSONDecodeError as e:
-        told = "one JSON object a line needs the ending .jsonl" if e.msg == "Extra data" else "is the file whole?"
-        raise InputError(f"not valid JSON: {e.msg}", where=Where(shown, e.lineno, e.colno), hint=told) from None
+        told = (
+            "one JSON object a line needs the ending .jsonl"
+            if e.msg == "Extra data"
+            else "is the file whole?"
+        )
+        raise InputError(
+            f"not valid JSON: {e.msg}", where=Where(shown, e.lineno, e.colno), hint=told
+        ) from None
     except (ValueError, RecursionError) as e:
         raise InputError(f"not valid JSON: {e}", where=shown, hint=hint) from None
     if isinstance(value, dict):
@@ -157,14 +187,25 @@ def _list_in(value: dict[str, Any], shown: str, say: Say) -> object:
     if len(lists) == 1:
         return next(iter(lists.values()))
     if len(objects) == 1:
-        say(f"{shown}: the rows are those of {objects[0]!r}; {', '.join(n for n in lists if n not in objects)} is not read")
+        say(
+            f"{shown}: the rows are those of {objects[0]!r}; "
+            f"{', '.join(n for n in lists if n not in objects)} is not read"
+        )
         return lists[objects[0]]
     if objects:
         hint = f"make a file of one of {', '.join(objects[:10])}"
-        raise InputError(f"not a list of rows but {len(objects)}: {', '.join(objects[:10])}", where=shown, hint=hint)
+        raise InputError(
+            f"not a list of rows but {len(objects)}: {', '.join(objects[:10])}",
+            where=shown,
+            hint=hint,
+        )
     if lists:
         hint = "a .json data file holds a list of objects, each a row with its columns"
-        raise InputError(f"not a list of rows but of columns: {', '.join(list(lists)[:10])}", where=shown, hint=hint)
+        raise InputError(
+            f"not a list of rows but of columns: {', '.join(list(lists)[:10])}",
+            where=shown,
+            hint=hint,
+        )
     return value
 
 
@@ -172,9 +213,17 @@ def _object(value: object, where: Where) -> dict[str, Any]:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise InputError("half a surrogate pair is no text", where=where, hint="was the file cut inside an escape like \\ud83d\\ude00?") from None
+        raise InputError(
+            "half a surrogate pair is no text",
+            where=where,
+            hint="was the file cut inside an escape like \\ud83d\\ude00?",
+        ) from None
     if not isinstance(value, dict):
-        raise InputError("a row must be a JSON object", where=where, hint='a row names its columns: {"column": "value"}')
+        raise InputError(
+            "a row must be a JSON object",
+            where=where,
+            hint='a row names its columns: {"column": "value"}',
+        )
     return value
 
 
@@ -201,25 +250,40 @@ def _csv(text: Text, say: Say) -> Iterator[Read]:
                 if header is None:
                     header = cells
                     if len(set(header)) != len(header):
-                        raise InputError("a column name stands twice in the header", where=where, hint="rename one of them")
+                        raise InputError(
+                            "a column name stands twice in the header",
+                            where=where,
+                            hint="rename one of them",
+                        )
                     continue
                 if len(cells) != len(header):
-                    what = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}[delimiter]
+                    what = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}[
+                        delimiter
+                    ]
                     hint = f"a value that holds {what} needs quotes"
-                    raise InputError(f"{len(cells)} values, the header has {len(header)} columns", where=where, hint=hint)
+                    raise InputError(
+                        f"{len(cells)} values, the header has {len(header)} columns",
+                        where=where,
+                        hint=hint,
+                    )
                 yield Read(dict(zip(header, cells, strict=True)), where)
         except csv.Error as e:
             if "field limit" in str(e):
-                fact, hint = f"a value of more than {LONGEST_LINE >> 20} MiB", "is its quote never closed?"
+                fact, hint = (
+                    f"a value of more than {LONGEST_LINE >> 20} MiB",
+                    "is its quote never closed?",
+                )
             else:
                 fact, hint = f"not valid CSV: {e}", "a quote inside a quoted value is doubled"
             raise InputError(fact, where=Where(text.shown, start), hint=hint) from None
 
 
 def _delimiter(text: Text, usual: str) -> tuple[str, int]:
-    """What separates the values, and how many lines before the header say just that (`sep=;`, for spreadsheets).
+    """What separates the values, and how many lines before the header say just that (`sep=;`, for
+    spreadsheets).
 
-    It is the usual one unless that leaves the header whole while another parts the header and the first rows alike.
+    It is the usual one unless that leaves the header whole while another parts the header and the
+    first rows alike.
     """
     with text.open("") as f:
         first = f.readline(1 << 16)
@@ -229,7 +293,9 @@ def _delimiter(text: Text, usual: str) -> tuple[str, int]:
     own = widths[usual]
     if own and (own[0] > 1 or len(own) < 2):
         return usual, 0
-    fitting = [d for d, w in widths.items() if d != usual and len(w) > 1 and w[0] > 1 and len(set(w)) == 1]
+    fitting = [
+        d for d, w in widths.items() if d != usual and len(w) > 1 and w[0] > 1 and len(set(w)) == 1
+    ]
     return (fitting[0] if len(fitting) == 1 else usual), 0
 
 

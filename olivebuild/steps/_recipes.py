@@ -1,4 +1,5 @@
-"""How an ONNX model's tensors come from a model's weights: views, concatenations, sums and casts, as data; and their evaluation.
+"""How an ONNX model's tensors come from a model's weights: views, concatenations, sums and casts,
+as data; and their evaluation.
 
 Written by _trace.py, which watches the model builder; read by _assemble.py. Needs numpy alone.
 """
@@ -107,7 +108,9 @@ class Quantised:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A tensor of the ONNX model, cast to `dtype`; if `quantised`, blocks run along the rows of the transposed view [k, n]."""
+    """A tensor of the ONNX model, cast to `dtype`; if `quantised`, blocks run along the rows of the
+    transposed view [k, n].
+    """
 
     view: View
     dtype: Dtype
@@ -128,7 +131,9 @@ _RECIPES = TypeAdapter(Recipe)
 
 @dataclass(frozen=True)
 class Slot:
-    """`size` bytes of the data file: part `part` of a tensor, or, with tensor -1, constants from `part` of the constants' file."""
+    """`size` bytes of the data file: part `part` of a tensor, or, with tensor -1, constants from
+    `part` of the constants' file.
+    """
 
     name: str
     offset: Annotated[int, Field(ge=0)]
@@ -140,7 +145,9 @@ class Slot:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """All of an ONNX model but what its weights say; `because` instead tells why it can't be had."""
+    """All of an ONNX model but what its weights say; `because` instead tells why it can't be
+    had.
+    """
 
     data: str = ""
     size: int = 0
@@ -173,11 +180,17 @@ def _not_finite(recipe: Recipe, weights: Mapping[str, Weight]) -> NotFinite:
     """Whether the weight itself is not finite, or does not fit into the number format."""
     for weight in (weights[name] for name in sorted(recipe.sources())):
         for start in range(0, weight.size, PIECE):
-            if not _kernels.is_finite(weight.read(start, min(PIECE, weight.size - start)), weight.dtype):
+            if not _kernels.is_finite(
+                weight.read(start, min(PIECE, weight.size - start)), weight.dtype
+            ):
                 return NotFinite(f"{weight.name} holds infinities or NaN", DAMAGED)
     which = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}[recipe.dtype]
     hint = "precision: bf16 or fp32 has the range of bfloat16; float16 ends at 65504"
-    return NotFinite(f"{' or '.join(sorted(recipe.sources()))} does not fit {which}: it holds numbers beyond its range", hint)
+    return NotFinite(
+        f"{' or '.join(sorted(recipe.sources()))} does not fit {which}: it holds numbers beyond "
+        "its range",
+        hint,
+    )
 
 
 def _named(value: object, weights: Mapping[str, Weight]) -> object:
@@ -200,12 +213,16 @@ def evaluate(view: View, weights: Mapping[str, Weight]) -> np.ndarray:
     """The whole array, as stored numbers of `view.of.dtype`."""
     flat = _node(view.of, weights).reshape(-1)
     step = flat.itemsize
-    return np.lib.stride_tricks.as_strided(flat[view.offset :], view.shape, tuple(s * step for s in view.strides), writeable=False)
+    return np.lib.stride_tricks.as_strided(
+        flat[view.offset :], view.shape, tuple(s * step for s in view.strides), writeable=False
+    )
 
 
 def _node(node: Source | Concat | Add | Cast, weights: Mapping[str, Weight]) -> np.ndarray:
     if isinstance(node, Source):
-        return np.frombuffer(_weight(node, weights).read(), _kernels.STORED[node.dtype]).reshape(node.shape)
+        return np.frombuffer(_weight(node, weights).read(), _kernels.STORED[node.dtype]).reshape(
+            node.shape
+        )
     if isinstance(node, Concat):
         return np.concatenate([evaluate(p, weights) for p in node.parts], node.dim)
     part = np.ascontiguousarray(evaluate(node.part, weights))
@@ -218,19 +235,26 @@ def _node(node: Source | Concat | Add | Cast, weights: Mapping[str, Weight]) -> 
 def _weight(node: Source, weights: Mapping[str, Weight]) -> Weight:
     weight = weights[node.weight]
     if (weight.dtype, weight.shape) != (node.dtype, node.shape):
-        raise ValueError(f"{node.weight} is {weight.dtype} {list(weight.shape)}, the skeleton expects {node.dtype} {list(node.shape)}")
+        raise ValueError(
+            f"{node.weight} is {weight.dtype} {list(weight.shape)}, the skeleton expects "
+            f"{node.dtype} {list(node.shape)}"
+        )
     return weight
 
 
 def rows_of(view: View, weights: Mapping[str, Weight]) -> Rows:
-    """The view a few rows at a time; read bit by bit where its rows lie one after the other in the file."""
+    """The view a few rows at a time; read bit by bit where its rows lie one after the other in the
+    file.
+    """
     node, width = view.of, int(np.prod(view.shape[1:], dtype=np.int64))
     dense = view.strides == _row_major(view.shape)
     if dense and isinstance(node, Source):
         weight, stored = _weight(node, weights), _kernels.STORED[node.dtype]
 
         def from_file(start: int, count: int) -> np.ndarray:
-            raw = weight.read((view.offset + start * width) * stored.itemsize, count * width * stored.itemsize)
+            raw = weight.read(
+                (view.offset + start * width) * stored.itemsize, count * width * stored.itemsize
+            )
             return np.frombuffer(raw, stored).reshape(count, *view.shape[1:])
 
         return from_file
@@ -265,9 +289,12 @@ def parts_of(
     write: Callable[[int, np.ndarray], None],
     kernel: Callable[[Quantised], _kernels.Quantiser] = lambda quantised: quantised.kernel,
 ) -> None:
-    """Compute a tensor a few rows at a time; `write(part, bytes)` takes each part's in order. Raises NotFinite.
+    """Compute a tensor a few rows at a time; `write(part, bytes)` takes each part's in order.
 
-    A quantised tensor has three parts: packed values, scales, zero points (empty when symmetric). Others have one.
+    Raises NotFinite.
+
+    A quantised tensor has three parts: packed values, scales, zero points (empty when symmetric).
+    Others have one.
     """
     view = recipe.view.transposed if recipe.quantised else recipe.view
     if not view.shape:
@@ -281,9 +308,15 @@ def parts_of(
         if cast:
             with np.errstate(over="ignore"):
                 values = _kernels.narrow(_kernels.widen(values, view.of.dtype), recipe.dtype)
-        parts: tuple[np.ndarray, ...] = quantise(values, recipe.dtype if cast else view.of.dtype) if quantise else (values,)
+        parts: tuple[np.ndarray, ...] = (
+            quantise(values, recipe.dtype if cast else view.of.dtype) if quantise else (values,)
+        )
         # What is not finite in a block is not finite in its scale.
-        held = (parts[1], recipe.quantised.scales) if recipe.quantised else (values, recipe.dtype if cast else view.of.dtype)
+        held = (
+            (parts[1], recipe.quantised.scales)
+            if recipe.quantised
+            else (values, recipe.dtype if cast else view.of.dtype)
+        )
         if not _kernels.is_finite(*held):
             raise _not_finite(recipe, weights)
         for part, made in enumerate(parts):

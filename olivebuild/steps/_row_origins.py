@@ -1,6 +1,8 @@
-"""Where the rows of a data set stand in its files, and how many of them may be dropped: for what is told of rows.
+"""Where the rows of a data set stand in its files, and how many of them may be dropped: for what is
+told of rows.
 
-They lie in a file of their own that no digest counts: a row that moves is the same row, and nothing is trained anew for it.
+They lie in a file of their own that no digest counts: a row that moves is the same row, and nothing
+is trained anew for it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ DEFAULT_MAX_DROPPED = 0.05
 
 @dataclass(frozen=True)
 class Origins:
-    """The origins of a split's rows, in their order: `data/rows.jsonl:12`; none for a data set that does not tell."""
+    """The origins of a split's rows, in their order: `data/rows.jsonl:12`; none for a data set that
+    does not tell.
+    """
 
     rows: Sequence[str] = ()
     max_dropped: float = DEFAULT_MAX_DROPPED
@@ -31,8 +35,13 @@ def write(folder: Path, splits: Mapping[str, Sequence[str]], max_dropped: float)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {"split": [name for name, rows in splits.items() for _ in rows], "origin": [origin for rows in splits.values() for origin in rows]}
-    schema = pa.schema([(name, pa.string()) for name in columns], metadata={"max_dropped": repr(max_dropped)})
+    columns = {
+        "split": [name for name, rows in splits.items() for _ in rows],
+        "origin": [origin for rows in splits.values() for origin in rows],
+    }
+    schema = pa.schema(
+        [(name, pa.string()) for name in columns], metadata={"max_dropped": repr(max_dropped)}
+    )
     pq.write_table(pa.table(columns, schema=schema), folder / NAME, compression="zstd")
 
 
@@ -44,4 +53,6 @@ def origins_of(path: str | Path) -> Origins:
     if not file.is_file():
         return Origins()
     table = pq.read_table(file, filters=[("split", "=", Path(path).stem)])
-    return Origins(table.column("origin").to_pylist(), float((table.schema.metadata or {})[b"max_dropped"]))
+    return Origins(
+        table.column("origin").to_pylist(), float((table.schema.metadata or {})[b"max_dropped"])
+    )

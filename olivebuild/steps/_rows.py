@@ -1,7 +1,9 @@
 """Rows of data files, rendered by templates. Substitution only: nothing is evaluated.
 
-`{column}` stands for a value, `{column?}` for one that may be missing, and `{column?Input: {}}` for a text around it, of which
-nothing is written where it is missing. `{{` and `}}` are braces; so are they inside a name that has some.
+`{column}` stands for a value, `{column?}` for one that may be missing, and `{column?Input: {}}` for
+a text around it, of which
+nothing is written where it is missing. `{{` and `}}` are braces; so are they inside a name that has
+some.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from olivebuild.errors import InputError
 from olivebuild.sources import Source
-from olivebuild.steps._conversation import conversation_of, has_system, tools_of, unread_in, why_not_trained
+from olivebuild.steps._conversation import (
+    conversation_of,
+    has_system,
+    tools_of,
+    unread_in,
+    why_not_trained,
+)
 from olivebuild.steps._reading import READERS, Read, kind_of, read_file
 from olivebuild.steps._values import is_missing, text_of, tidied, why_not
 
@@ -33,9 +41,13 @@ MAX_PLACES = 100
 
 @dataclass(frozen=True)
 class Row:
-    """One rendered row. `content` is what is compared for near-duplicates: the columns of the prompt, without the template.
+    """One rendered row.
 
-    `group`: the value of the column by which rows stay together, as JSON; "" where there is none. `origin`: where it stands in the data.
+    `content` is what is compared for near-duplicates: the columns of the prompt, without the
+    template.
+
+    `group`: the value of the column by which rows stay together, as JSON; "" where there is none.
+    `origin`: where it stands in the data.
     """
 
     values: dict[str, str]
@@ -54,7 +66,10 @@ class Drop:
 
 
 def read_all(job: Job, fields: DatasetFields, name: str) -> list[Read]:
-    """All rows of `source` or `test`, in the order of the files. Raises InputError with file:line."""
+    """All rows of `source` or `test`, in the order of the files.
+
+    Raises InputError with file:line.
+    """
     from olivebuild.steps._fetch import fetch
 
     value = getattr(fields, name)
@@ -84,21 +99,34 @@ def _data_files(folder: Path, job: Job) -> list[Path]:
 
     def is_data(path: Path) -> bool:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        return bool(kind_of(path)) and not hidden and path.name not in ("dataset_infos.json", "dataset_info.json")
+        return (
+            bool(kind_of(path))
+            and not hidden
+            and path.name not in ("dataset_infos.json", "dataset_info.json")
+        )
 
     found = sorted(filter(is_data, folder.rglob("*")))
     train = [p for p in found if "train" in p.relative_to(folder).as_posix()]
     if not found:
-        raise InputError("there are no data files in this folder", where=job.where("source"), hint=f"read are {', '.join(READERS)}")
+        raise InputError(
+            "there are no data files in this folder",
+            where=job.where("source"),
+            hint=f"read are {', '.join(READERS)}",
+        )
     if train and len(train) < len(found):
         left = [p.relative_to(folder).as_posix() for p in found if p not in train]
-        job.note(f"{len(train)} of {len(found)} files of the folder are read, those named train; not {', '.join(left[:5])}")
+        job.note(
+            f"{len(train)} of {len(found)} files of the folder are read, those named train; not "
+            f"{', '.join(left[:5])}"
+        )
     return train or found
 
 
 @dataclass(frozen=True)
 class Template:
-    """How rows are rendered: the fields of one format (prompt and completion, say), and the columns of the label and of the group."""
+    """How rows are rendered: the fields of one format (prompt and completion, say), and the columns
+    of the label and of the group.
+    """
 
     format: str
     texts: dict[str, str]
@@ -115,7 +143,10 @@ class Template:
         return Template(group[0], texts, fields.label, fields.group_by, job)
 
     def render(self, rows: list[Read], dedupe: bool) -> tuple[list[Row], dict[str, Any]]:
-        """Rendered rows without duplicates, and what was dropped and why. Raises InputError when a column exists in no row."""
+        """Rendered rows without duplicates, and what was dropped and why.
+
+        Raises InputError when a column exists in no row.
+        """
         known = {name for row in rows for name in row.columns}
         self._check_columns(known)
         odd = _odd(known)
@@ -137,7 +168,11 @@ class Template:
             if isinstance(rendered, Drop):
                 reasons[rendered] += 1
                 first.setdefault(rendered, str(row.where))
-                dropped += [{"where": str(row.where), "why": rendered.why}] if len(dropped) < MAX_PLACES else []
+                dropped += (
+                    [{"where": str(row.where), "why": rendered.why}]
+                    if len(dropped) < MAX_PLACES
+                    else []
+                )
                 continue
             identity = json.dumps([rendered.values, rendered.label], sort_keys=True)
             if dedupe and identity in seen:
@@ -149,8 +184,16 @@ class Template:
         for r in result:
             labels.setdefault(r.content, set()).add(r.label)
         conflicts = sorted(content for content, found in labels.items() if len(found) > 1)
-        report: dict[str, Any] = {"read": len(rows), "duplicates": duplicates, "dropped": reasons.total(), "dropped_rows": dropped}
-        report["drops"] = [{"why": d.why, "count": n, "first": first[d], "fault": d.fault} for d, n in reasons.most_common()]
+        report: dict[str, Any] = {
+            "read": len(rows),
+            "duplicates": duplicates,
+            "dropped": reasons.total(),
+            "dropped_rows": dropped,
+        }
+        report["drops"] = [
+            {"why": d.why, "count": n, "first": first[d], "fault": d.fault}
+            for d, n in reasons.most_common()
+        ]
         return result, report | {"same_input_other_label": conflicts[:100]}
 
     def _unread(self, rows: list[Read]) -> Iterator[str]:
@@ -159,11 +202,22 @@ class Template:
             return
         name = self.texts["messages"]
         if count := sum(has_system(row.columns, name) for row in rows):
-            yield f"the column `system` of {count} rows is their first message, where they do not begin with one"
+            yield (
+                f"the column `system` of {count} rows is their first message, where they do not "
+                "begin "
+                "with one"
+            )
         counts = Counter(key for row in rows for key in unread_in(row.columns.get(name)))
         if counts:
-            shown = [f"`{key}` (in {n} rows)" for key, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
-            yield f"messages have {', '.join(shown[:5])}{' and more' if len(shown) > 5 else ''}, which is not read"
+            shown = [
+                f"`{key}` (in {n} rows)"
+                for key, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            ]
+            yield (
+                f"messages have {', '.join(shown[:5])}{' and more' if len(shown) > 5 else ''}, "
+                "which "
+                "is not read"
+            )
 
     def _only_answer(self, odd: Collection[str]) -> str | None:
         """The column that the answer consists of, if it is one alone."""
@@ -174,16 +228,40 @@ class Template:
 
     def _check_columns(self, known: set[str]) -> None:
         for field, text in self.texts.items() if self.format != "messages" else ():
-            if cut := next((name for name in known if re.search(r"\{" + re.escape(name) + r"\?[^{}]*\{[^{}]", text)), None):
+            if cut := next(
+                (
+                    name
+                    for name in known
+                    if re.search(r"\{" + re.escape(name) + r"\?[^{}]*\{[^{}]", text)
+                ),
+                None,
+            ):
                 hint = "write {} for the value there, and other columns outside"
-                raise InputError(f"the text around {cut!r} can't hold another column", where=self.job.where(field), hint=hint)
-        wanted = [(field, [text] if self.format == "messages" else [s.column for s in slots(text, known)]) for field, text in self.texts.items()]
-        wanted += [(field, [name]) for field, name in (("label", self.label), ("group_by", self.group_by)) if name is not None]
+                raise InputError(
+                    f"the text around {cut!r} can't hold another column",
+                    where=self.job.where(field),
+                    hint=hint,
+                )
+        wanted = [
+            (field, [text] if self.format == "messages" else [s.column for s in slots(text, known)])
+            for field, text in self.texts.items()
+        ]
+        wanted += [
+            (field, [name])
+            for field, name in (("label", self.label), ("group_by", self.group_by))
+            if name is not None
+        ]
         for field, names in wanted:
             for name in names:
                 if name not in known:
-                    hint = f"the columns are {', '.join(sorted(known))}; a literal brace is written {{{{ or }}}}"
-                    raise InputError(f"the data has no column {name!r}", where=self.job.where(field), hint=hint)
+                    hint = (
+                        f"the columns are {', '.join(sorted(known))}; a literal brace is written "
+                        f"{{{{ "
+                        f"or }}}}"
+                    )
+                    raise InputError(
+                        f"the data has no column {name!r}", where=self.job.where(field), hint=hint
+                    )
 
     def _row(self, row: Read, label: str | None, odd: Collection[str]) -> Row | Drop:
         """The rendered row, or why it can't be."""
@@ -191,8 +269,15 @@ class Template:
             return self._messages(row, label)
         used = {text: slots(text, odd) for text in self.texts.values()}
         optional = {slot.column for found in used.values() for slot in found if slot.optional}
-        optional -= {slot.column for found in used.values() for slot in found if not slot.optional} | {self.label or ""}
-        for name in dict.fromkeys([*(slot.column for found in used.values() for slot in found), *([label] if label else [])]):
+        optional -= {
+            slot.column for found in used.values() for slot in found if not slot.optional
+        } | {self.label or ""}
+        for name in dict.fromkeys(
+            [
+                *(slot.column for found in used.values() for slot in found),
+                *([label] if label else []),
+            ]
+        ):
             value = row.columns.get(name)
             why = None if name in optional and is_missing(value) else why_not(name, value)
             if why:
@@ -202,7 +287,11 @@ class Template:
             if used[text] and not values[field].strip():
                 return Drop(f"{field} is empty")
         first = used[next(iter(self.texts.values()))]
-        content = "\n".join(text_of(v) for slot in first if not (is_missing(v := row.columns.get(slot.column)) and slot.optional))
+        content = "\n".join(
+            text_of(v)
+            for slot in first
+            if not (is_missing(v := row.columns.get(slot.column)) and slot.optional)
+        )
         return Row(values, self._text(row, label), content, self._group(row), str(row.where))
 
     def _messages(self, row: Read, label: str | None) -> Row | Drop:
@@ -218,7 +307,9 @@ class Template:
         if label and (odd := why_not(label, row.columns.get(label))):
             return Drop(odd)
         content = "\n".join(m["content"] for m in messages if m["role"] != "assistant")
-        values = {"messages": json.dumps(messages, ensure_ascii=False)} | ({"tools": tools} if tools else {})
+        values = {"messages": json.dumps(messages, ensure_ascii=False)} | (
+            {"tools": tools} if tools else {}
+        )
         return Row(values, self._text(row, label), content, self._group(row), str(row.where))
 
     def _text(self, row: Read, name: str | None) -> str:
@@ -226,12 +317,18 @@ class Template:
 
     def _group(self, row: Read) -> str:
         value = row.columns.get(self.group_by) if self.group_by is not None else None
-        return "" if is_missing(value) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+        return (
+            ""
+            if is_missing(value)
+            else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+        )
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in a template for a column's value; `around`: what is written where there is one, {} being the value."""
+    """A place in a template for a column's value; `around`: what is written where there is one, {}
+    being the value.
+    """
 
     column: str
     optional: bool = False
@@ -240,7 +337,11 @@ class Slot:
 
 @lru_cache(maxsize=256)
 def _parsed(text: str, odd: tuple[str, ...]) -> tuple[str | Slot, ...]:
-    """A template's texts and slots. `odd`: columns with braces or question marks in their names, which are written with doubled braces."""
+    """A template's texts and slots.
+
+    `odd`: columns with braces or question marks in their names, which are written with doubled
+    braces.
+    """
     written = {"{" + name.replace("{", "{{").replace("}", "}}") + "}": name for name in odd}
     pattern = "|".join([*map(re.escape, sorted(written, key=len, reverse=True)), _PARTS])
     parts: list[str | Slot] = []
@@ -277,11 +378,17 @@ def columns_in(text: str, known: Iterable[str] = ()) -> list[str]:
 
 
 def fill(text: str, columns: Mapping[str, Any], known: Iterable[str] | None = None) -> str:
-    """The template with the values of a row; `known` are the columns of the data, where the row has not all of them."""
+    """The template with the values of a row; `known` are the columns of the data, where the row has
+    not all of them.
+    """
     made = []
     for part in _parts(text, columns if known is None else known):
         if isinstance(part, str):
             made.append(part)
         elif not (part.optional and is_missing(columns.get(part.column))):
-            made.append(part.around.replace("{}", text_of(columns[part.column])) if part.optional else text_of(columns[part.column]))
+            made.append(
+                part.around.replace("{}", text_of(columns[part.column]))
+                if part.optional
+                else text_of(columns[part.column])
+            )
     return "".join(made)

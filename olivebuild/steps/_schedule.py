@@ -1,4 +1,6 @@
-"""What is trained when: the rows of each step, the learning rate of each step, and how many steps there are. Plain arithmetic."""
+"""What is trained when: the rows of each step, the learning rate of each step, and how many steps
+there are. Plain arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import torch
 
 @dataclass(frozen=True)
 class Schedule:
-    """`steps` in all, `warmup` of them at a rising rate and, for the scheduler "stable", `decay` at a falling one."""
+    """`steps` in all, `warmup` of them at a rising rate and, for the scheduler "stable", `decay` at
+    a falling one.
+    """
 
     count: int
     batch: int
@@ -46,15 +50,21 @@ def batches_of(count: int, batch: int, seed: int | None) -> Iterator[list[int]]:
     """Indices of examples, each epoch in a new order; the last batch of an epoch may be smaller."""
     generator = torch.Generator().manual_seed(seed or 0)
     while True:
-        order = range(count) if seed is None else torch.randperm(count, generator=generator).tolist()
+        order = (
+            range(count) if seed is None else torch.randperm(count, generator=generator).tolist()
+        )
         yield from (list(order[i : i + batch]) for i in range(0, count, batch))
 
 
 def lr_factor(step: int, steps: int, warmup: int, scheduler: str, decay: int = 0) -> float:
-    """What the learning rate is multiplied with at `step` (from 0): linear warm-up, then decay to 0 at `steps`."""
+    """What the learning rate is multiplied with at `step` (from 0): linear warm-up, then decay to 0
+    at `steps`.
+    """
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if scheduler == "stable":
         return min(1.0, (steps - step) / (decay + 1))
     left = max(0.0, (steps - step) / max(1, steps - warmup))
-    return {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}[scheduler]
+    return {"linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left)), "constant": 1.0}[
+        scheduler
+    ]

@@ -1,4 +1,6 @@
-"""A model that speaks: token after token, from Hugging Face and ONNX folders alike, and the text as soon as it is certain."""
+"""A model that speaks: token after token, from Hugging Face and ONNX folders alike, and the text as
+soon as it is certain.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,20 @@ Speech = Generator[Logits, int, None]
 """Yields the logits of the next token, and is sent the token that was chosen."""
 
 
-def open_model(folder: str, adapter: str, *, trust_remote_code: bool, date: str = "", where: Where | None = None) -> Runtime:
-    """A model folder, with the adapter in `adapter` unless that is empty; `date` is what its chat template is told, and
+def open_model(
+    folder: str,
+    adapter: str,
+    *,
+    trust_remote_code: bool,
+    date: str = "",
+    where: Where | None = None,
+) -> Runtime:
+    """A model folder, with the adapter in `adapter` unless that is empty; `date` is what its chat
+    template is told, and
     `where` names it in the recipe, for errors."""
-    runtime = _runtime.open_model(folder, trust_remote_code=trust_remote_code, date=date, where=where)
+    runtime = _runtime.open_model(
+        folder, trust_remote_code=trust_remote_code, date=date, where=where
+    )
     if adapter:
         dress(runtime, adapter, date)
         runtime.ends |= trained_ends(Path(adapter), lambda: runtime.tokenizer)
@@ -56,17 +68,27 @@ def context_of(folder: Path) -> int | None:
     return model_config.context_of(model_config.read_config(folder))
 
 
-def room_for(prompt: list[int], wanted: int, context: int | None, where: Where | None = None) -> int:
-    """How many tokens the answer may have. Raises InputError when the prompt alone fills the context."""
+def room_for(
+    prompt: list[int], wanted: int, context: int | None, where: Where | None = None
+) -> int:
+    """How many tokens the answer may have.
+
+    Raises InputError when the prompt alone fills the context.
+    """
     if context is None:
         return wanted
     if len(prompt) >= context:
-        fact = f"the prompt has {len(prompt)} tokens, and the model takes {context}, its answer included"
+        fact = (
+            f"the prompt has {len(prompt)} tokens, and the model takes {context}, its answer "
+            "included"
+        )
         raise InputError(fact, where=where, hint="a shorter text, or in a chat /new")
     return min(wanted, context - len(prompt))
 
 
-def tokens(source: Speech, ends: set[int], room: int, temperature: float, draw: np.random.Generator) -> Generator[int, None, None]:
+def tokens(
+    source: Speech, ends: set[int], room: int, temperature: float, draw: np.random.Generator
+) -> Generator[int, None, None]:
     """The answer's tokens, without the one that ends it."""
     logits = next(source)
     for _ in range(room):
@@ -86,14 +108,20 @@ def choose(logits: Logits, temperature: float, draw: np.random.Generator) -> int
 
 
 def speech(runtime: Runtime, prompt: list[int], room: int) -> Speech:
-    return _onnx(runtime, prompt, room) if isinstance(runtime, OnnxRuntime) else _hugging_face(runtime, prompt)
+    return (
+        _onnx(runtime, prompt, room)
+        if isinstance(runtime, OnnxRuntime)
+        else _hugging_face(runtime, prompt)
+    )
 
 
 def _hugging_face(runtime: Any, prompt: list[int]) -> Speech:
     ids, cache = torch.tensor([prompt], device=runtime.device), None
     while True:
         with torch.inference_mode():
-            out = runtime.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            out = runtime.model(
+                input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
         cache = out.past_key_values
         token = yield out.logits[0, -1].float().cpu().numpy()
         ids = torch.tensor([[token]], device=runtime.device)
@@ -103,7 +131,9 @@ def _onnx(runtime: OnnxRuntime, prompt: list[int], room: int) -> Speech:
     import onnxruntime_genai as og
 
     params = og.GeneratorParams(runtime.model)
-    params.set_search_options(max_length=capacity(runtime.config, len(prompt) + room + 1), do_sample=False)
+    params.set_search_options(
+        max_length=capacity(runtime.config, len(prompt) + room + 1), do_sample=False
+    )
     generator = og.Generator(runtime.model, params)
     added = prompt
     while True:
@@ -112,7 +142,9 @@ def _onnx(runtime: OnnxRuntime, prompt: list[int], room: int) -> Speech:
 
 
 class Decoder:
-    """Token after token to text, as soon as it is certain: a character may take several, and a word's space shows in context only."""
+    """Token after token to text, as soon as it is certain: a character may take several, and a
+    word's space shows in context only.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -131,7 +163,10 @@ class Decoder:
         return self._tell(self._new())
 
     def _new(self) -> str:
-        before, now = (self._tokenizer.decode(self._ids[self._context : end], skip_special_tokens=False) for end in (self._told, len(self._ids)))
+        before, now = (
+            self._tokenizer.decode(self._ids[self._context : end], skip_special_tokens=False)
+            for end in (self._told, len(self._ids))
+        )
         return str(now[len(before) :])
 
     def _tell(self, text: str) -> str:

@@ -1,6 +1,8 @@
-"""Near-duplicate groups, and which side of the split each falls on: by a hash, so that other rows never move one.
+"""Near-duplicate groups, and which side of the split each falls on: by a hash, so that other rows
+never move one.
 
-Likeness means what differs: a line that many rows have, and words with which nearly all begin or end, are not compared.
+Likeness means what differs: a line that many rows have, and words with which nearly all begin or
+end, are not compared.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from olivebuild import digest
 
 SIMILARITY = 0.8
 SHARED_ROWS, SHARED_LINE, SHARED_FRAME = 10, 0.1, 0.9
-"""A line counts as shared from this many rows and this share of them on; words at the beginning or end from this share on."""
+"""A line counts as shared from this many rows and this share of them on; words at the beginning or
+end from this share on.
+"""
 SHORTEST_FRAME = 3
 """Fewer words than these make no two texts near."""
 _WORD = re.compile(r"\w+")
@@ -31,7 +35,9 @@ _TOKEN = re.compile(rf"(?P<run>[{_UNSPACED}]+)|[^\W{_UNSPACED}]+")
 
 @dataclass(frozen=True)
 class Likeness:
-    """The group of each text, and what was not compared: lines and words that rows share, with the number of rows that do."""
+    """The group of each text, and what was not compared: lines and words that rows share, with the
+    number of rows that do.
+    """
 
     groups: list[str]
     shared: dict[str, int] = field(default_factory=dict)
@@ -42,13 +48,17 @@ def near_duplicate_groups(texts: Sequence[str]) -> list[str]:
 
 
 def likeness(texts: Sequence[str], together: Sequence[str] = (), *, near: bool = True) -> Likeness:
-    """For each text the id of its group: texts whose word sets have a Jaccard similarity of at least SIMILARITY are together.
+    """For each text the id of its group: texts whose word sets have a Jaccard similarity of at
+    least SIMILARITY are together.
 
-    `together`: a name for each text, texts of one name being in one group; "" is none. Without `near`, only texts of the same words are
+    `together`: a name for each text, texts of one name being in one group; "" is none. Without
+    `near`, only texts of the same words are
     together. Scripts that are written without spaces are compared by characters and pairs of them.
 
-    Candidates come from prefix filtering (Bayardo, Ma, Srikant 2007): two sets that similar share a word among their rarest few.
-    The id is a hash of the group's least member, so it does not depend on the order of rows or on other groups.
+    Candidates come from prefix filtering (Bayardo, Ma, Srikant 2007): two sets that similar share a
+    word among their rarest few.
+    The id is a hash of the group's least member, so it does not depend on the order of rows or on
+    other groups.
     """
     own = [frozenset(_WORD.findall(t.casefold())) or frozenset([t]) for t in texts]
     parent = list(range(len(texts)))
@@ -77,13 +87,22 @@ def likeness(texts: Sequence[str], together: Sequence[str] = (), *, near: bool =
     identity: dict[int, str] = {}
     for i, words in enumerate(own):
         # With a name the group's side does not depend on its rows.
-        name = digest.of_json(["group", together[i]]) if together and together[i] else digest.of_json(sorted(words))
+        name = (
+            digest.of_json(["group", together[i]])
+            if together and together[i]
+            else digest.of_json(sorted(words))
+        )
         root = find(i)
         identity[root] = min(identity.get(root, name), name)
     return Likeness([identity[find(i)] for i in range(len(texts))], shared)
 
 
-def _join_near(sets: Sequence[frozenset[str]], which: Sequence[int], find: Callable[[int], int], parent: list[int]) -> None:
+def _join_near(
+    sets: Sequence[frozenset[str]],
+    which: Sequence[int],
+    find: Callable[[int], int],
+    parent: list[int],
+) -> None:
     frequency = Counter(word for i in which for word in sets[i])
     index: dict[str, list[int]] = {}
     for i in which:
@@ -99,15 +118,23 @@ def _join_near(sets: Sequence[frozenset[str]], which: Sequence[int], find: Calla
 
 
 def _compared(texts: Sequence[str]) -> tuple[list[frozenset[str]], dict[str, int]]:
-    """What of each text is compared, and what is not because rows share it. A text that is nothing but shared stays whole."""
-    lines = [[" ".join(line.split()) for line in text.splitlines() if line.strip()] for text in texts]
+    """What of each text is compared, and what is not because rows share it.
+
+    A text that is nothing but shared stays whole.
+    """
+    lines = [
+        [" ".join(line.split()) for line in text.splitlines() if line.strip()] for text in texts
+    ]
     having = Counter(line for found in lines for line in set(found))
     least = max(SHARED_ROWS, SHARED_LINE * len(texts))
     # Where rows have one line each, equal ones are duplicates, and no frame.
     shared = {line: n for line, n in having.items() if n >= least}
     rest = [[line for line in found if line not in shared] for found in lines]
     kept = [left or found for left, found in zip(rest, lines, strict=True)]
-    shared = {line: sum(line in found for found, left in zip(lines, rest, strict=True) if left) for line in shared}
+    shared = {
+        line: sum(line in found for found, left in zip(lines, rest, strict=True) if left)
+        for line in shared
+    }
     tokens = [_tokens("\n".join(found)) for found in kept]
     for backwards in (False, True):
         tokens, frame, n = _without_frame(tokens, backwards)
@@ -116,12 +143,16 @@ def _compared(texts: Sequence[str]) -> tuple[list[frozenset[str]], dict[str, int
 
 
 def _without_frame(tokens: list[list[str]], backwards: bool) -> tuple[list[list[str]], str, int]:
-    """Token lists without those with which nearly all begin (or end), which these are, and how many have them."""
+    """Token lists without those with which nearly all begin (or end), which these are, and how many
+    have them.
+    """
     least, step = max(SHARED_ROWS, SHARED_FRAME * len(tokens)), -1 if backwards else 1
     open_, frame = list(range(len(tokens))), list[str]()
     while True:
         depth = len(frame)
-        there = [(i, tokens[i][::step][depth : depth + 1]) for i in open_ if len(tokens[i]) > depth + 1]
+        there = [
+            (i, tokens[i][::step][depth : depth + 1]) for i in open_ if len(tokens[i]) > depth + 1
+        ]
         counts = Counter(token[0] for _, token in there)
         word, n = min(counts.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
         if not n or n < least:
@@ -148,12 +179,18 @@ def _tokens(text: str) -> list[str]:
 def _compared_set(tokens: Sequence[str]) -> frozenset[str]:
     """Words; of scripts without spaces the characters, and each two that stand together."""
     single = [bool(_RUN.match(t)) for t in tokens]
-    pairs = [a + b for a, b, one, two in zip(tokens, tokens[1:], single, single[1:], strict=False) if one and two]
+    pairs = [
+        a + b
+        for a, b, one, two in zip(tokens, tokens[1:], single, single[1:], strict=False)
+        if one and two
+    ]
     return frozenset([*tokens, *pairs])
 
 
 def sides(groups: Sequence[str], seed: int, holdout: float) -> list[bool]:
-    """True for the rows that are held out: those whose group's hash, as a number in [0, 1), is below `holdout`."""
+    """True for the rows that are held out: those whose group's hash, as a number in [0, 1), is
+    below `holdout`.
+    """
     place = places(groups, seed)
     return [place[group] < holdout for group in groups]
 
@@ -163,7 +200,9 @@ def places(groups: Sequence[str], seed: int) -> dict[str, float]:
 
 
 def nearest(groups: Sequence[str], seed: int, *, test: bool) -> str | None:
-    """Where all fell on one side: the group that is nearest to the other, of those that are no more than half of the rows."""
+    """Where all fell on one side: the group that is nearest to the other, of those that are no more
+    than half of the rows.
+    """
     sizes, place = Counter(groups), places(groups, seed)
     small = [group for group, size in sizes.items() if 2 * size <= len(groups)]
     return min(small, key=lambda g: place[g] if test else -place[g], default=None)

@@ -1,6 +1,8 @@
-"""What figures say and what is noise: intervals, paired comparisons, and how many rows a loss takes to be seen. Knows no models.
+"""What figures say and what is noise: intervals, paired comparisons, and how many rows a loss takes
+to be seen. Knows no models.
 
-Intervals are at 95 %. Verdicts are at 99 %, since a benchmark makes many comparisons: of a hundred of equals about one says otherwise. Nothing
+Intervals are at 95 %. Verdicts are at 99 %, since a benchmark makes many comparisons: of a hundred
+of equals about one says otherwise. Nothing
 else is corrected for looking at many at once.
 """
 
@@ -26,7 +28,9 @@ RESAMPLES = 2000
 FEW = 200
 """So many rows that differ are many: their mean is near enough to normal for Student's t."""
 OWN_SPEED = 1.05
-"""Each process has a speed of its own, by where its memory lies, which no number of rounds evens out: copies of a model differ by so much."""
+"""Each process has a speed of its own, by where its memory lies, which no number of rounds evens
+out: copies of a model differ by so much.
+"""
 Interval = tuple[float, float]
 
 
@@ -63,41 +67,78 @@ def share_interval(right: int, rows: int) -> Interval | None:
 
 
 def median_interval(samples: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """From order statistics, so it holds for any distribution; None for fewer than six samples (at 99 % eight), which can't say that much."""
+    """From order statistics, so it holds for any distribution; None for fewer than six samples (at
+    99 % eight), which can't say that much.
+    """
     if len(samples) < 2:
         return None
     found = stats.quantile_test(samples, p=0.5).confidence_interval(level)
-    return (float(found.low), float(found.high)) if math.isfinite(found.low) and math.isfinite(found.high) else None
+    return (
+        (float(found.low), float(found.high))
+        if math.isfinite(found.low) and math.isfinite(found.high)
+        else None
+    )
 
 
 def paired_shares(first: Sequence[bool], second: Sequence[bool]) -> Difference:
-    """Two models on the same rows, right or wrong: McNemar's exact test, and Tango's interval of the difference."""
+    """Two models on the same rows, right or wrong: McNemar's exact test, and Tango's interval of
+    the difference.
+    """
     won = sum(a and not b for a, b in zip(first, second, strict=True))
     lost = sum(b and not a for a, b in zip(first, second, strict=True))
     p = float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
     interval = tango(won, lost, len(first)) if first else None
-    return Difference((won - lost) / max(1, len(first)), interval, _verdict(won - lost, p < 1 - CLEAR), p, lost=lost, won=won)
+    return Difference(
+        (won - lost) / max(1, len(first)),
+        interval,
+        _verdict(won - lost, p < 1 - CLEAR),
+        p,
+        lost=lost,
+        won=won,
+    )
 
 
 def tango(won: int, lost: int, rows: int, level: float = LEVEL) -> Interval:
-    """Score interval of a paired difference of shares, (won - lost) / rows. Tango 1998, Statistics in Medicine 17:891."""
+    """Score interval of a paired difference of shares, (won - lost) / rows.
+
+    Tango 1998, Statistics in Medicine 17:891.
+    """
     z, found = float(stats.norm.ppf((1 + level) / 2)), (won - lost) / rows
 
     def score(delta: float) -> float:
         # The share of rows lost that is likeliest if the difference is delta.
         b = won + lost - (2 * rows - won + lost) * delta
-        share = (math.sqrt(max(0.0, b * b + 8 * rows * lost * delta * (1 - delta))) + b) / (4 * rows)
+        share = (math.sqrt(max(0.0, b * b + 8 * rows * lost * delta * (1 - delta))) + b) / (
+            4 * rows
+        )
         spread = rows * (2 * share + delta * (1 - delta))
-        return (won - lost - rows * delta) / math.sqrt(spread) if spread > 0 else math.copysign(math.inf, found - delta)
+        return (
+            (won - lost - rows * delta) / math.sqrt(spread)
+            if spread > 0
+            else math.copysign(math.inf, found - delta)
+        )
 
     step = 1e-9
-    low = float(brentq(lambda d: score(d) - z, step - 1, found - step)) if found > 2 * step - 1 and score(step - 1) > z else -1.0
-    high = float(brentq(lambda d: score(d) + z, found + step, 1 - step)) if found < 1 - 2 * step and score(1 - step) < -z else 1.0
+    low = (
+        float(brentq(lambda d: score(d) - z, step - 1, found - step))
+        if found > 2 * step - 1 and score(step - 1) > z
+        else -1.0
+    )
+    high = (
+        float(brentq(lambda d: score(d) + z, found + step, 1 - step))
+        if found < 1 - 2 * step and score(1 - step) < -z
+        else 1.0
+    )
     return low, high
 
 
-def paired_means(first: Sequence[float], second: Sequence[float], *, higher_is_better: bool = True) -> Difference:
-    """Two models on the same rows, a number each: the mean difference. Interval by Student's t, and the test, too, unless few rows differ."""
+def paired_means(
+    first: Sequence[float], second: Sequence[float], *, higher_is_better: bool = True
+) -> Difference:
+    """Two models on the same rows, a number each: the mean difference.
+
+    Interval by Student's t, and the test, too, unless few rows differ.
+    """
     gaps = np.subtract(first, second)
     value = float(gaps.mean()) if len(gaps) else 0.0
     if len(gaps) < 2:
@@ -107,27 +148,45 @@ def paired_means(first: Sequence[float], second: Sequence[float], *, higher_is_b
         found = stats.ttest_1samp(gaps, 0.0).confidence_interval(LEVEL)
         interval = (float(found.low), float(found.high))
     p = _chance(gaps[gaps != 0])
-    return Difference(value, interval, _verdict(value if higher_is_better else -value, p < 1 - CLEAR), p)
+    return Difference(
+        value, interval, _verdict(value if higher_is_better else -value, p < 1 - CLEAR), p
+    )
 
 
 def _chance(gaps: np.ndarray) -> float:
-    """How likely such a mean is if the two models were equal. A few gaps of one sign look sure to Student's t: it takes their spread for known."""
+    """How likely such a mean is if the two models were equal.
+
+    A few gaps of one sign look sure to Student's t: it takes their spread for known.
+    """
     if len(gaps) > FEW:
         return float(stats.ttest_1samp(gaps, 0.0).pvalue)
     if len(gaps) < 2:
         return 1.0
     # The two models exchanged on every row, or, of more than eleven, on some drawn at random.
     random = np.random.default_rng(0)
-    found = stats.permutation_test((gaps,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, vectorized=True, rng=random)
+    found = stats.permutation_test(
+        (gaps,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        rng=random,
+    )
     return float(found.pvalue)
 
 
-def paired_rounds(first: Sequence[float], second: Sequence[float], *, higher_is_better: bool = False) -> Difference:
-    """Two models that took turns, a positive number a round: medians of the rounds' differences and ratios."""
+def paired_rounds(
+    first: Sequence[float], second: Sequence[float], *, higher_is_better: bool = False
+) -> Difference:
+    """Two models that took turns, a positive number a round: medians of the rounds' differences and
+    ratios.
+    """
     gaps, ratios = np.subtract(first, second), np.log(np.divide(first, second))
     between, surely = median_interval(ratios.tolist()), median_interval(ratios.tolist(), CLEAR)
     middle = float(np.median(ratios))
-    clear = surely is not None and (surely[0] > math.log(OWN_SPEED) or surely[1] < -math.log(OWN_SPEED))
+    clear = surely is not None and (
+        surely[0] > math.log(OWN_SPEED) or surely[1] < -math.log(OWN_SPEED)
+    )
     return Difference(
         value=float(np.median(gaps)),
         interval=median_interval(gaps.tolist()),
@@ -138,27 +197,39 @@ def paired_rounds(first: Sequence[float], second: Sequence[float], *, higher_is_
 
 
 def macro_f1(expected: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Difference:
-    """The difference of two models' macro F1 on the same rows: interval by drawing rows anew, test by exchanging the two on some of the rows."""
+    """The difference of two models' macro F1 on the same rows: interval by drawing rows anew, test
+    by exchanging the two on some of the rows.
+    """
     labels = sorted({*expected, *first, *second})
     number = {label: i for i, label in enumerate(labels)}
-    rows = np.array([[number[label] for label in row] for row in zip(expected, first, second, strict=True)]).reshape(-1, 3)
+    rows = np.array(
+        [[number[label] for label in row] for row in zip(expected, first, second, strict=True)]
+    ).reshape(-1, 3)
     cells, counts = np.unique(rows, axis=0, return_counts=True)
     random = np.random.default_rng(0)
 
     def gaps(cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        return np.asarray(_f1(cells[:, 0], cells[:, 1], counts, len(labels)) - _f1(cells[:, 0], cells[:, 2], counts, len(labels)))
+        return np.asarray(
+            _f1(cells[:, 0], cells[:, 1], counts, len(labels))
+            - _f1(cells[:, 0], cells[:, 2], counts, len(labels))
+        )
 
     value = float(gaps(cells, counts[None])[0])
     drawn = gaps(cells, random.multinomial(len(rows), counts / max(1, len(rows)), RESAMPLES))
     low, high = (float(v) for v in np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     exchanged = random.binomial(counts, 0.5, (RESAMPLES, len(counts)))
-    by_chance = gaps(np.concatenate([cells, cells[:, [0, 2, 1]]]), np.concatenate([counts - exchanged, exchanged], 1))
+    by_chance = gaps(
+        np.concatenate([cells, cells[:, [0, 2, 1]]]),
+        np.concatenate([counts - exchanged, exchanged], 1),
+    )
     p = float((np.abs(by_chance) >= abs(value) - 1e-12).sum() + 1) / (RESAMPLES + 1)
     return Difference(value, (low, high), _verdict(value, p < 1 - CLEAR), p)
 
 
 def _f1(expected: np.ndarray, answered: np.ndarray, counts: np.ndarray, labels: int) -> np.ndarray:
-    """Macro F1 of each row of `counts`, how often each pair (expected, answered) occurs, over the labels that are expected."""
+    """Macro F1 of each row of `counts`, how often each pair (expected, answered) occurs, over the
+    labels that are expected.
+    """
     wanted, given = np.eye(labels)[expected], np.eye(labels)[answered]
     support = counts @ wanted
     both, total = counts @ (wanted * given), support + counts @ given
@@ -169,10 +240,14 @@ def _f1(expected: np.ndarray, answered: np.ndarray, counts: np.ndarray, labels: 
 
 @cache
 def rows_needed(loss: float, differing: float) -> int:
-    """The rows at which McNemar's test finds a loss of this share 9 times in 10, if this share of answers differs anyway."""
+    """The rows at which McNemar's test finds a loss of this share 9 times in 10, if this share of
+    answers differs anyway.
+    """
     differing = max(differing, loss)
     # Connor 1987, Biometrics 43:207: near enough to begin with.
-    z = stats.norm.ppf((1 + CLEAR) / 2) * math.sqrt(differing) + stats.norm.ppf(POWER) * math.sqrt(differing - loss**2)
+    z = stats.norm.ppf((1 + CLEAR) / 2) * math.sqrt(differing) + stats.norm.ppf(POWER) * math.sqrt(
+        differing - loss**2
+    )
     high = max(8, int((z / loss) ** 2))
     while power(high, loss, differing) < POWER:
         high = high * 11 // 10 + 1
@@ -191,25 +266,40 @@ def detectable(rows: int, differing: float) -> float | None:
     low, high = 0.0, 1.0
     while high - low > 1e-4:
         middle = (low + high) / 2
-        low, high = (low, middle) if power(rows, middle, max(differing, middle)) >= POWER else (middle, high)
+        low, high = (
+            (low, middle)
+            if power(rows, middle, max(differing, middle)) >= POWER
+            else (middle, high)
+        )
     return high
 
 
 def power(rows: int, loss: float, differing: float) -> float:
-    """How likely McNemar's exact test calls a loss of this share a loss, when this share of the rows differs."""
+    """How likely McNemar's exact test calls a loss of this share a loss, when this share of the
+    rows differs.
+    """
     low, high = stats.binom.ppf([1e-9, 1 - 1e-9], rows, differing)
     differ = np.arange(max(1, low), high + 1)
     least = stats.binom.isf((1 - CLEAR) / 2, differ, 0.5)
-    return float((stats.binom.pmf(differ, rows, differing) * stats.binom.sf(least, differ, (differing + loss) / (2 * differing))).sum())
+    return float(
+        (
+            stats.binom.pmf(differ, rows, differing)
+            * stats.binom.sf(least, differ, (differing + loss) / (2 * differing))
+        ).sum()
+    )
 
 
 def differing_share(lost: int, won: int, rows: int) -> float:
-    """How many answers differ between two such models, carefully guessed: none in 8 rows is not none in all."""
+    """How many answers differ between two such models, carefully guessed: none in 8 rows is not
+    none in all.
+    """
     return (lost + won + 1) / (rows + 2)
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float, Interval | None]:
-    """Mean and standard deviation of a figure over trainings with other seeds, and the interval of the mean."""
+    """Mean and standard deviation of a figure over trainings with other seeds, and the interval of
+    the mean.
+    """
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, 0.0, None

@@ -1,6 +1,8 @@
-"""`python -m olivebuild.steps._stopwatch FOLDER SETTINGS`: one model, loaded once, that runs whenever a line comes.
+"""`python -m olivebuild.steps._stopwatch FOLDER SETTINGS`: one model, loaded once, that runs
+whenever a line comes.
 
-Says what it loaded, then a line of JSON for each line of standard input, and ends with it. Imports only what the model's own
+Says what it loaded, then a line of JSON for each line of standard input, and ends with it. Imports
+only what the model's own
 runtime needs, so that its memory is that of a program that runs the model.
 """
 
@@ -27,7 +29,9 @@ Run = Callable[[list[int], int], list[float]]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that can run: `run(prompt, new_tokens)` gives the seconds from the start to each new token, whatever tokens they are."""
+    """A model that can run: `run(prompt, new_tokens)` gives the seconds from the start to each new
+    token, whatever tokens they are.
+    """
 
     run: Run
     vocabulary: int
@@ -52,15 +56,30 @@ def main() -> None:
         if (folder / "genai_config.json").is_file()
         else _hugging_face(folder, settings["trust_remote_code"])
     )
-    say({"load_seconds": time.perf_counter() - start, "threads": loaded.threads, "provider": loaded.provider})
-    prompt = np.random.default_rng(0).integers(0, loaded.vocabulary, settings["prompt_tokens"]).tolist()
+    say(
+        {
+            "load_seconds": time.perf_counter() - start,
+            "threads": loaded.threads,
+            "provider": loaded.provider,
+        }
+    )
+    prompt = (
+        np.random.default_rng(0).integers(0, loaded.vocabulary, settings["prompt_tokens"]).tolist()
+    )
     meter = Meter(gpu=loaded.provider != "cpu")
     for _ in sys.stdin:
         before = meter.joules()
         times = loaded.run(prompt, settings["new_tokens"])
         after = meter.joules()
         joules = None if before is None or after is None else after - before
-        say({"times": times, "joules": joules, "peak_rss": peak_rss(), "gpu_memory": loaded.gpu_memory()})
+        say(
+            {
+                "times": times,
+                "joules": joules,
+                "peak_rss": peak_rss(),
+                "gpu_memory": loaded.gpu_memory(),
+            }
+        )
 
 
 def _hugging_face(folder: Path, trust_remote_code: bool) -> Loaded:
@@ -85,7 +104,13 @@ def _hugging_face(folder: Path, trust_remote_code: bool) -> Loaded:
     def gpu_memory() -> int | None:
         return int(torch.cuda.max_memory_reserved()) if device.type == "cuda" else None
 
-    return Loaded(run, int(model.config.get_text_config().vocab_size), torch.get_num_threads(), device.type, gpu_memory)
+    return Loaded(
+        run,
+        int(model.config.get_text_config().vocab_size),
+        torch.get_num_threads(),
+        device.type,
+        gpu_memory,
+    )
 
 
 def _onnx(folder: Path, *, trust: bool) -> Loaded:
@@ -103,7 +128,9 @@ def _onnx(folder: Path, *, trust: bool) -> Loaded:
         params = og.GeneratorParams(model)
         length = len(prompt) + new_tokens
         # With min_length the end token can't stop the run early.
-        params.set_search_options(max_length=capacity(whole, length), min_length=length, do_sample=False)
+        params.set_search_options(
+            max_length=capacity(whole, length), min_length=length, do_sample=False
+        )
         start = time.perf_counter()
         times: list[float] = []
         generator = og.Generator(model, params)
@@ -118,13 +145,27 @@ def _onnx(folder: Path, *, trust: bool) -> Loaded:
         return _memory_by_tool() if providers else None
 
     threads = session.get("intra_op_num_threads") or _physical_cores()
-    return Loaded(run, int(config["vocab_size"]), int(threads), providers[0] if providers else "cpu", gpu_memory)
+    return Loaded(
+        run,
+        int(config["vocab_size"]),
+        int(threads),
+        providers[0] if providers else "cpu",
+        gpu_memory,
+    )
 
 
 def _physical_cores() -> int:
-    """What ONNX Runtime takes unless told otherwise; the cores that this process may use where the system does not tell."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = {f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list" for core in allowed}
+    """What ONNX Runtime takes unless told otherwise; the cores that this process may use where the
+    system does not tell.
+    """
+    allowed = (
+        os.sched_getaffinity(0)
+        if hasattr(os, "sched_getaffinity")
+        else set(range(os.cpu_count() or 1))
+    )
+    siblings = {
+        f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list" for core in allowed
+    }
     try:
         return len({Path(file).read_text() for file in siblings})
     except OSError:
@@ -139,7 +180,11 @@ def _memory_by_tool() -> int | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     rows = [line.split(",") for line in answer.splitlines() if line.count(",") == 1]
-    held = [int(memory) for pid, memory in rows if pid.strip() == str(os.getpid()) and memory.strip().isdigit()]
+    held = [
+        int(memory)
+        for pid, memory in rows
+        if pid.strip() == str(os.getpid()) and memory.strip().isdigit()
+    ]
     return sum(held) * 2**20 if held else None
 
 

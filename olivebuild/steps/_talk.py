@@ -1,7 +1,10 @@
-"""`python -m olivebuild.steps._talk SETTINGS`: the process of `chat` and `predict` that holds the model. Settings and lines are JSON.
+"""`python -m olivebuild.steps._talk SETTINGS`: the process of `chat` and `predict` that holds the
+model. Settings and lines are JSON.
 
-In: {"ask": n, "messages": [...]} or {"ask": n, "text": "..."}, and {"stop": n}, which ends answer n early. Out: {"event": "ready"},
-{"event": "text", "text": t}, {"event": "end"}, {"event": "refused", ...} for a question that can't be answered; for rows
+In: {"ask": n, "messages": [...]} or {"ask": n, "text": "..."}, and {"stop": n}, which ends answer n
+early. Out: {"event": "ready"},
+{"event": "text", "text": t}, {"event": "end"}, {"event": "refused", ...} for a question that can't
+be answered; for rows
 {"event": "row", "row": {...}, "text": t}; {"event": "error", ...}.
 """
 
@@ -28,7 +31,8 @@ Say = Callable[..., None]
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    # What libraries print must not mix with what we say: the real stdout is ours alone, and fd 1 becomes the log.
+    # What libraries print must not mix with what we say: the real stdout is ours alone, and fd 1
+    # becomes the log.
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -50,13 +54,22 @@ def main() -> None:
         say("error", **StepError(f"the library {e.name} is not installed", hint=hint).to_json())
     except BaseException as e:
         traceback.print_exc()
-        say("error", **StepError(f"{type(e).__name__}: {first_line(e)}", hint=f"{settings['log']} has the whole story").to_json())
+        say(
+            "error",
+            **StepError(
+                f"{type(e).__name__}: {first_line(e)}",
+                hint=f"{settings['log']} has the whole story",
+            ).to_json(),
+        )
     # The threads of libraries must not keep a process that has said all.
     os._exit(0)
 
 
 class Requests:
-    """What the parent asks, in order. When it closes its end, this process ends, whatever it is doing."""
+    """What the parent asks, in order.
+
+    When it closes its end, this process ends, whatever it is doing.
+    """
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -83,7 +96,9 @@ def open_subject(settings: Mapping[str, Any]) -> tuple[Runtime, Encoder]:
     from olivebuild.steps._tokens import Encoder
 
     trusted, date = settings["trust_remote_code"], settings["template_date"]
-    runtime = open_model(settings["folder"], settings["adapter"], trust_remote_code=trusted, date=date)
+    runtime = open_model(
+        settings["folder"], settings["adapter"], trust_remote_code=trusted, date=date
+    )
     return runtime, Encoder(runtime.tokenizer, ends=runtime.ends)
 
 
@@ -95,7 +110,10 @@ def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
     from olivebuild.steps._speech import Decoder, context_of, room_for, speech, tokens
 
     runtime, encoder = open_subject(settings)
-    forms, context = [Form(**form) for form in settings["forms"]], context_of(Path(settings["folder"]))
+    forms, context = (
+        [Form(**form) for form in settings["forms"]],
+        context_of(Path(settings["folder"])),
+    )
     draw = np.random.default_rng(0)
     if not forms and not getattr(runtime.tokenizer, "chat_template", None):
         hint = "with --data NAME, what you write is put into that data set's template"
@@ -104,13 +122,19 @@ def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
     while True:
         request = requests.next()
         try:
-            prompt = forms[0].filled(request["text"], encoder) if forms else from_messages(request["messages"], encoder)
+            prompt = (
+                forms[0].filled(request["text"], encoder)
+                if forms
+                else from_messages(request["messages"], encoder)
+            )
             room = room_for(prompt, settings["max_tokens"], context)
         except BuildError as e:
             say("refused", **e.to_json())
             continue
         decoder = Decoder(runtime.tokenizer)
-        for token in tokens(speech(runtime, prompt, room), encoder.ends, room, settings["temperature"], draw):
+        for token in tokens(
+            speech(runtime, prompt, room), encoder.ends, room, settings["temperature"], draw
+        ):
             if requests.stopped >= request["ask"]:
                 break
             if piece := decoder.add(token):
@@ -121,15 +145,23 @@ def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
 
 
 def predict(settings: Mapping[str, Any], say: Say) -> None:
-    """Answers the rows from number `first` on. Whatever is wrong with any row is found before the first is answered."""
+    """Answers the rows from number `first` on.
+
+    Whatever is wrong with any row is found before the first is answered.
+    """
     from olivebuild.steps._answers import Form, answers, prompts_of, read_rows
     from olivebuild.steps._speech import context_of, room_for
 
-    rows, form = read_rows(Path(settings["rows"]), settings["shown"], [Form(**f) for f in settings["forms"]])
+    rows, form = read_rows(
+        Path(settings["rows"]), settings["shown"], [Form(**f) for f in settings["forms"]]
+    )
     runtime, encoder = open_subject(settings)
     prompts = prompts_of(rows, form, encoder)
     context, limit = context_of(Path(settings["folder"])), settings["max_tokens"]
-    rooms = [room_for(prompt, limit, context, row.where) for prompt, row in zip(prompts, rows, strict=True)]
+    rooms = [
+        room_for(prompt, limit, context, row.where)
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
     say("ready", rows=len(rows), form=form.name)
     for row, text in answers(runtime, encoder, rows, prompts, rooms, settings["first"]):
         say("row", row=row.columns, text=text)

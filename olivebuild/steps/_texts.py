@@ -61,26 +61,42 @@ class Text:
     encoding: str
 
     def open(self, newline: str | None = "") -> IO[str]:
-        return io.TextIOWrapper(_bytes(self.path, self.shown), encoding=self.encoding, newline=newline)
+        return io.TextIOWrapper(
+            _bytes(self.path, self.shown), encoding=self.encoding, newline=newline
+        )
 
 
 def _bytes(path: Path, shown: str) -> Any:
-    return io.BufferedReader(_Unpacked(path, shown), 1 << 16) if path.suffix.lower() in PACKINGS else open(path, "rb")
+    return (
+        io.BufferedReader(_Unpacked(path, shown), 1 << 16)
+        if path.suffix.lower() in PACKINGS
+        else open(path, "rb")
+    )
 
 
 def encoding_of(path: Path, shown: str, say: Say) -> str:
-    """UTF-8; what a byte order mark says; or Windows' Western encoding where all of the file looks like it, which is said."""
+    """UTF-8; what a byte order mark says; or Windows' Western encoding where all of the file looks
+    like it, which is said.
+    """
     with _bytes(path, shown) as f:
         start = f.read(4)
         if start.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")):
-            raise InputError("the file is packed, and its name does not say so", where=shown, hint=f"packed files end in {' or '.join(PACKINGS)}")
+            raise InputError(
+                "the file is packed, and its name does not say so",
+                where=shown,
+                hint=f"packed files end in {' or '.join(PACKINGS)}",
+            )
         if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             encoding = "utf-32" if start.startswith(codecs.BOM_UTF32_LE) else "utf-16"
             say(f"{shown} is read as {encoding.upper()}, as its byte order mark says")
             _check_decodes(path, shown, encoding)
             return encoding
         if b"\0" in start:
-            fact = "the file begins with a zero byte where text stands: it may be UTF-16 without a byte order mark"
+            fact = (
+                "the file begins with a zero byte where text stands: it may be UTF-16 without a "
+                "byte "
+                "order mark"
+            )
             raise InputError(fact, where=shown, hint="save the file as UTF-8")
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
         data, odd = start, False
@@ -98,7 +114,10 @@ def encoding_of(path: Path, shown: str, say: Say) -> str:
                 pass
     if not _is_western(path, shown):
         raise _not_utf8(path, shown)
-    say(f"{shown} is no UTF-8: it is read as Windows-1252 (Western Europe); save it as UTF-8 if that is not what it is")
+    say(
+        f"{shown} is no UTF-8: it is read as Windows-1252 (Western Europe); save it as UTF-8 if "
+        "that is not what it is"
+    )
     return "cp1252"
 
 
@@ -111,18 +130,25 @@ def _check_decodes(path: Path, shown: str, encoding: str) -> None:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         hint = "is the file whole? save it as UTF-8"
-        raise InputError(f"not {encoding.upper()} text, which its byte order mark says it is", where=shown, hint=hint) from None
+        raise InputError(
+            f"not {encoding.upper()} text, which its byte order mark says it is",
+            where=shown,
+            hint=hint,
+        ) from None
 
 
 # Two or more bytes that are one character in UTF-8.
 _UTF8 = re.compile(rb"[\xc3-\xf4][\x80-\xbf]+")
-# Letters of Western languages, and the signs that word processors write; no y with dots, which is what 0xFF bytes look like.
+# Letters of Western languages, and the signs that word processors write; no y with dots, which is
+# what 0xFF bytes look like.
 _SIGNS = rb"\x80\x82-\x85\x8a-\x8c\x8e\x91-\x97\x99-\x9c\x9e-\xa3\xa7-\xab\xae\xb0-\xb7\xba-\xbf"
 _FOREIGN = re.compile(rb"[^\x00-\x7f" + _SIGNS + rb"\xc0-\xd6\xd8-\xf6\xf8-\xfe]")
 
 
 def _is_western(path: Path, shown: str) -> bool:
-    """Whether the bytes beyond ASCII look like Western letters and signs: defined, seldom three in a row, and no UTF-8 among them."""
+    """Whether the bytes beyond ASCII look like Western letters and signs: defined, seldom three in
+    a row, and no UTF-8 among them.
+    """
     high = rows = 0
     with _bytes(path, shown) as f:
         for line in lines_of(f, shown):
@@ -148,11 +174,17 @@ def _is_western(path: Path, shown: str) -> bool:
 
 
 def _not_utf8(path: Path, shown: str) -> InputError:
-    """The place of the first byte that is no text: the decoder's own position counts from wherever it began to read."""
+    """The place of the first byte that is no text: the decoder's own position counts from wherever
+    it began to read.
+    """
     with _bytes(path, shown) as f:
         for number, line in enumerate(lines_of(f, shown), 1):
             try:
                 line.decode()
             except UnicodeDecodeError as e:
-                return InputError(f"not UTF-8 text: byte {e.start + 1} of the line", where=Where(shown, number), hint="save the file as UTF-8")
+                return InputError(
+                    f"not UTF-8 text: byte {e.start + 1} of the line",
+                    where=Where(shown, number),
+                    hint="save the file as UTF-8",
+                )
     return InputError("not UTF-8 text", where=shown, hint="save the file as UTF-8")

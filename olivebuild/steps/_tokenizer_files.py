@@ -1,4 +1,6 @@
-"""The tokenizer that an adapter brings along, as trainers save it beside the weights: it replaces its base's, file by file as one set."""
+"""The tokenizer that an adapter brings along, as trainers save it beside the weights: it replaces
+its base's, file by file as one set.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,27 @@ from olivebuild.weights import Weights, read_at
 if TYPE_CHECKING:
     from olivebuild.job import Job
 
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "*.tiktoken", "tekken.json", "spiece.model", "sentencepiece*.model", "vocab.json", "vocab.txt")
+VOCABULARIES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "*.tiktoken",
+    "tekken.json",
+    "spiece.model",
+    "sentencepiece*.model",
+    "vocab.json",
+    "vocab.txt",
+)
 TEMPLATES = ("chat_template*.jinja", "chat_template*.json", "additional_chat_templates/*.jinja")
 OTHERS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|tok_embeddings|word_embeddings|embeddings)\.weight$")
+EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|wte|embed_in|tok_embeddings|word_embeddings|embeddings)\.weight$"
+)
 
 
 def _is_any(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in patterns)
+    return any(
+        name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in patterns
+    )
 
 
 def is_tokenizer_file(name: str) -> bool:
@@ -42,23 +57,44 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def with_tokenizer(job: Job, model: Weights, adapter: Weights) -> Weights:
-    """The model with the adapter's tokenizer, where that differs from its own. Raises InputError for one that the embedding is too small for."""
+    """The model with the adapter's tokenizer, where that differs from its own.
+
+    Raises InputError for one that the embedding is too small for.
+    """
     brought = [f for f in adapter.files if is_tokenizer_file(f[0])]
     own = [f for f in model.files if is_tokenizer_file(f[0])]
     if not any(_is_any(name, VOCABULARIES) for name, _, _ in brought):
         # A template alone, or settings: the vocabulary is the base's.
         templated = any(_is_any(name, TEMPLATES) for name, _, _ in brought)
-        own = [f for f in own if (f[0] in {name for name, _, _ in brought}) or (templated and _is_any(f[0], TEMPLATES))]
+        own = [
+            f
+            for f in own
+            if (f[0] in {name for name, _, _ in brought})
+            or (templated and _is_any(f[0], TEMPLATES))
+        ]
     before, after = _contents(own), _contents(brought)
     if not brought or before == after:
         return model
     _check_room(job, model, brought)
-    differing = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    told = [f"{what} {new or 'none'} instead of {old or 'none'}" for what, old, new in _habits(before, after) if old != new]
+    differing = sorted(
+        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+    )
+    told = [
+        f"{what} {new or 'none'} instead of {old or 'none'}"
+        for what, old, new in _habits(before, after)
+        if old != new
+    ]
     about = "; ".join([", ".join(differing[:4]) + (" ..." if len(differing) > 4 else ""), *told])
-    job.note(f"the adapter's own tokenizer goes into the merge, for it differs from the base's: {about}")
+    job.note(
+        f"the adapter's own tokenizer goes into the merge, for it differs from the base's: {about}"
+    )
     gone = {name for name, _, _ in own}
-    return replace(model, files=tuple(sorted([*(f for f in model.files if f[0] not in gone), *brought], key=lambda f: f[0])))
+    return replace(
+        model,
+        files=tuple(
+            sorted([*(f for f in model.files if f[0] not in gone), *brought], key=lambda f: f[0])
+        ),
+    )
 
 
 def dress(folder: Path, model: Weights) -> None:
@@ -94,7 +130,10 @@ def _habits(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, st
         within = isinstance(config, dict) and config.get("chat_template")
         return "one" if within or any(_is_any(name, TEMPLATES) for name in files) else ""
 
-    return [("end of sequence", end(before), end(after)), ("chat template", template(before), template(after))]
+    return [
+        ("end of sequence", end(before), end(after)),
+        ("chat template", template(before), template(after)),
+    ]
 
 
 def _check_room(job: Job, model: Weights, brought: list[tuple[str, str, Any]]) -> None:
@@ -105,22 +144,40 @@ def _check_room(job: Job, model: Weights, brought: list[tuple[str, str, Any]]) -
     try:
         needed = tokens_of(json.loads(read_at(place, 0, place.size)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise InputError(f"the adapter's tokenizer.json can't be read: {e}", where=job.where("adapter"), hint="is the file whole?") from None
+        raise InputError(
+            f"the adapter's tokenizer.json can't be read: {e}",
+            where=job.where("adapter"),
+            hint="is the file whole?",
+        ) from None
     if needed > rows:
         fact = f"the adapter's tokenizer has {needed} tokens, the base's embedding {rows} rows"
-        hint = f"name a base with the same tokens: resize_token_embeddings({needed}), then save it with the adapter's tokenizer"
+        hint = (
+            f"name a base with the same tokens: resize_token_embeddings({needed}), then save it "
+            "with "
+            "the adapter's tokenizer"
+        )
         raise InputError(fact, where=job.where("adapter"), hint=hint)
 
 
 def tokens_of(tokenizer: dict[str, Any]) -> int:
     """One more than the greatest id in a tokenizer.json."""
     vocabulary = tokenizer["model"].get("vocab") or {}
-    greatest = max(vocabulary.values(), default=-1) if isinstance(vocabulary, dict) else len(vocabulary) - 1
-    return 1 + max([int(greatest), *(int(token["id"]) for token in tokenizer.get("added_tokens") or ())])
+    greatest = (
+        max(vocabulary.values(), default=-1)
+        if isinstance(vocabulary, dict)
+        else len(vocabulary) - 1
+    )
+    return 1 + max(
+        [int(greatest), *(int(token["id"]) for token in tokenizer.get("added_tokens") or ())]
+    )
 
 
 def embedding_rows(model: Weights) -> int | None:
-    rows = [w.shape[0] for name, w in model.by_name.items() if len(w.shape) == 2 and EMBEDDING.search(name)]
+    rows = [
+        w.shape[0]
+        for name, w in model.by_name.items()
+        if len(w.shape) == 2 and EMBEDDING.search(name)
+    ]
     if rows:
         return max(rows)
     config = model.file("config.json")

@@ -1,12 +1,18 @@
-"""The skeleton of an ONNX model: the model builder is run once, without moving the weights, and watched.
+"""The skeleton of an ONNX model: the model builder is run once, without moving the weights, and
+watched.
 
-The builder (onnxruntime_genai/models/builders/base.py, 0.18.0) makes a float graph of lazy initializers, quantises it as a
-protobuf, and writes one data file. Here it sees the weights memory-mapped; each tensor that it makes of them is recorded as
-a recipe (_watch.py); when it comes to quantise, each such tensor is a hole in a sparse file, and the
-quantiser's kernel does nothing. What remains is the graph and the layout of the data file. Then every recipe is evaluated
+The builder (onnxruntime_genai/models/builders/base.py, 0.18.0) makes a float graph of lazy
+initializers, quantises it as a
+protobuf, and writes one data file. Here it sees the weights memory-mapped; each tensor that it
+makes of them is recorded as
+a recipe (_watch.py); when it comes to quantise, each such tensor is a hole in a sparse file, and
+the
+quantiser's kernel does nothing. What remains is the graph and the layout of the data file. Then
+every recipe is evaluated
 and compared with the builder's own tensor, and our quantiser with ONNX Runtime's.
 
-All that this relies on is looked at first; what is not as expected raises `Unproven`, and the builder does the whole work.
+All that this relies on is looked at first; what is not as expected raises `Unproven`, and the
+builder does the whole work.
 """
 
 from __future__ import annotations
@@ -32,7 +38,16 @@ from olivebuild.steps import _kernels
 from olivebuild.steps._assemble import CONSTANTS
 from olivebuild.steps._builder import load
 from olivebuild.steps._merge import Unproven
-from olivebuild.steps._recipes import Algorithm, Quantised, Recipe, Skeleton, Slot, Source, View, rows_of
+from olivebuild.steps._recipes import (
+    Algorithm,
+    Quantised,
+    Recipe,
+    Skeleton,
+    Slot,
+    Source,
+    View,
+    rows_of,
+)
 from olivebuild.steps._watch import DTYPES, Watcher
 from olivebuild.weights import Weight, Weights, write_files
 
@@ -42,7 +57,9 @@ K_QUANT = "quant_tensor_k_quant_cuda"
 CACHES = ("cos_cache", "sin_cache")
 """Float tensors that the builder computes from the configuration alone."""
 K_NAME = re.compile(r"_Q[48]G\d+$")
-"""How the packed values of k-quant and rtn are called; those of the default algorithm have no block in their names."""
+"""How the packed values of k-quant and rtn are called; those of the default algorithm have no block
+in their names.
+"""
 HOLES = "holes"
 SAMPLE = 64
 """Rows of each tensor on which our quantiser is compared with ONNX Runtime's."""
@@ -50,16 +67,20 @@ SAMPLE = 64
 
 @dataclass(frozen=True)
 class Made:
-    """An initializer of the float graph: the builder's tensor, and the number format it is to have."""
+    """An initializer of the float graph: the builder's tensor, and the number format it is to
+    have.
+    """
 
     tensor: torch.Tensor
     dtype: torch.dtype
 
 
 def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) -> Skeleton:
-    """Run `build`, which calls the model builder from `folder` into `out`, watching it; `folder` is empty and for our use.
+    """Run `build`, which calls the model builder from `folder` into `out`, watching it; `folder` is
+    empty and for our use.
 
-    Leaves in `out` what the model consists of beside its data file, and the constants. Raises Unproven.
+    Leaves in `out` what the model consists of beside its data file, and the constants. Raises
+    Unproven.
     """
     import onnxruntime.quantization.matmul_nbits_quantizer as quantizer
     import onnxruntime.quantization.neural_compressor.weight_only as k_quantizer
@@ -75,12 +96,16 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
     loader = Loader(weights, watcher)
     original_initializer, original_save = base.Model.make_initializer, base.Model.save_model
 
-    def make_initializer(self: Any, tensor: Any, /, name: str, *, to: Any = None, raw: bool = False) -> None:
+    def make_initializer(
+        self: Any, tensor: Any, /, name: str, *, to: Any = None, raw: bool = False
+    ) -> None:
         original_initializer(self, tensor, name, to=to, raw=raw)
         if isinstance(tensor, torch.Tensor) and watcher.knows(tensor):
             if raw:
                 raise Unproven("a weight is stored as raw bytes")
-            made[name] = Made(tensor.detach(), base.to_torch_dtype(to) if to is not None else tensor.dtype)
+            made[name] = Made(
+                tensor.detach(), base.to_torch_dtype(to) if to is not None else tensor.dtype
+            )
 
     def save_model(self: Any, out_dir: str) -> None:
         _dig_holes(self.model, made, folder)
@@ -93,7 +118,8 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
         for kernel in ("quantize_matmul_4bits", "quantize_matmul_8bits"):
             stack.enter_context(_replaced(quantizer, kernel, lambda *_: None))
         stack.enter_context(_replaced(k_quantizer, K_QUANT, _nothing_quantised))
-        # Layers that the builder makes get their weights afterwards; until then it need not draw random ones.
+        # Layers that the builder makes get their weights afterwards; until then it need not draw
+        # random ones.
         stack.enter_context(_replaced(torch.nn.Linear, "reset_parameters", lambda *_: None))
         # The quantiser looks for external data below the current folder.
         stack.enter_context(contextlib.chdir(folder))
@@ -108,7 +134,11 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
 
 def _check_builder(model: Any, quantizer: Any) -> None:
     """Raises Unproven when the private interface that this file leans on is not there."""
-    expected = {"make_initializer": "(self, tensor, /, name, *, to=None, raw=False)", "save_model": "(self, out_dir)", "to_nbits": "(self)"}
+    expected = {
+        "make_initializer": "(self, tensor, /, name, *, to=None, raw=False)",
+        "save_model": "(self, out_dir)",
+        "to_nbits": "(self)",
+    }
     for name, signature in expected.items():
         function = getattr(model, name, None)
         found = str(_bare(inspect.signature(function))) if function else "nothing"
@@ -120,7 +150,9 @@ def _check_builder(model: Any, quantizer: Any) -> None:
 
 
 def _bare(signature: inspect.Signature) -> inspect.Signature:
-    parameters = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    parameters = [
+        p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()
+    ]
     return inspect.Signature(parameters)
 
 
@@ -137,7 +169,9 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 class Loader:
-    """Stands for transformers' AutoModelForCausalLM: gives the model with its weights mapped from the files, not read."""
+    """Stands for transformers' AutoModelForCausalLM: gives the model with its weights mapped from
+    the files, not read.
+    """
 
     def __init__(self, weights: Weights, watcher: Watcher) -> None:
         self._weights = weights
@@ -146,7 +180,9 @@ class Loader:
         self.called = False
 
     def forget(self, names: set[str]) -> None:
-        """Let go of the memory that holds these weights; they are read again when they are touched."""
+        """Let go of the memory that holds these weights; they are read again when they are
+        touched.
+        """
         for name in names:
             if (view := self._maps.get(name)) and hasattr(view, "madvise"):
                 view.madvise(mmap.MADV_DONTNEED)
@@ -155,7 +191,9 @@ class Loader:
         """Raises Unproven when transformers' own loading might not take each weight as it is."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        options = {name: value for name, value in options.items() if name not in ("cache_dir", "token")}
+        options = {
+            name: value for name, value in options.items() if name not in ("cache_dir", "token")
+        }
         if options.pop("trust_remote_code", False) or options:
             raise Unproven("the model builder loads the model with options of its own")
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -167,7 +205,9 @@ class Loader:
         if config.dtype not in (None, dtype):
             raise Unproven(f"config.json says {config.dtype}, the weights are {dtype}")
         model = _without_weights(AutoModelForCausalLM, config, dtype)
-        if getattr(model, "_keep_in_fp32_modules", None) or getattr(model, "_keep_in_fp32_modules_strict", None):
+        if getattr(model, "_keep_in_fp32_modules", None) or getattr(
+            model, "_keep_in_fp32_modules_strict", None
+        ):
             raise Unproven("transformers keeps some of the weights in float32")
         mapped = {}
         for name, weight in weights.items():
@@ -176,7 +216,10 @@ class Loader:
         left = model.load_state_dict(mapped, strict=False, assign=True)
         tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
         if left.unexpected_keys or set(left.missing_keys) - tied:
-            raise Unproven(f"transformers gives the weights other names ({[*left.unexpected_keys, *left.missing_keys][0]})")
+            raise Unproven(
+                "transformers gives the weights other names "
+                f"({[*left.unexpected_keys, *left.missing_keys][0]})"
+            )
         model.tie_weights()
         if any(p.device.type == "meta" for p in (*model.parameters(), *model.buffers())):
             raise Unproven("transformers makes weights that the files don't hold")
@@ -193,18 +236,26 @@ def _without_weights(auto: Any, config: Any, dtype: torch.dtype) -> Any:
 
 
 def _map(weight: Weight, dtype: torch.dtype) -> tuple[torch.Tensor, mmap.mmap | None]:
-    """A weight as a tensor whose pages are read when they are touched, and never written; and the mapping that it lies in."""
+    """A weight as a tensor whose pages are read when they are touched, and never written; and the
+    mapping that it lies in.
+    """
     place = weight.place
     if not weight.size:
         return torch.empty(weight.shape, dtype=dtype), None
     start = place.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
     with open(place.path, "rb") as f:
-        view = mmap.mmap(f.fileno(), place.offset - start + place.size, offset=start, access=mmap.ACCESS_COPY)
+        view = mmap.mmap(
+            f.fileno(), place.offset - start + place.size, offset=start, access=mmap.ACCESS_COPY
+        )
     count = place.size // dtype.itemsize
-    return torch.frombuffer(view, dtype=dtype, count=count, offset=place.offset - start).reshape(weight.shape), view
+    return torch.frombuffer(view, dtype=dtype, count=count, offset=place.offset - start).reshape(
+        weight.shape
+    ), view
 
 
-def _nothing_quantised(data: np.ndarray, _bits: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _nothing_quantised(
+    data: np.ndarray, _bits: int, block: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Stands for ONNX Runtime's k-quant: levels, scales and zero points of the right shapes."""
     count = data.size // block
     return np.zeros((count, block), np.uint8), np.ones((count, 1)), np.zeros((count, 1), np.uint8)
@@ -217,13 +268,24 @@ def _dig_holes(model: Any, made: dict[str, Made], folder: Path) -> None:
         if value.name in made:
             tensor = value.const_value
             largest = max(largest, tensor.nbytes)
-            value.const_value = onnx_ir.ExternalTensor(HOLES, 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=value.name, base_dir=folder)
+            value.const_value = onnx_ir.ExternalTensor(
+                HOLES,
+                0,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=value.name,
+                base_dir=folder,
+            )
     with open(folder / HOLES, "wb") as f:
         f.truncate(largest)
 
 
 def _read_layout(out: Path, watcher: Watcher, made: dict[str, Made]) -> Skeleton:
-    """Match what the builder wrote with the recipes. Constants are copied to a file of their own, and the data file goes."""
+    """Match what the builder wrote with the recipes.
+
+    Constants are copied to a file of their own, and the data file goes.
+    """
     file = out / "model.onnx"
     if not file.is_file():
         raise Unproven("the model builder did not write model.onnx")
@@ -233,7 +295,11 @@ def _read_layout(out: Path, watcher: Watcher, made: dict[str, Made]) -> Skeleton
         if node.op_type == "MatMulNBits":
             attributes = {a.name: a.i for a in node.attribute}
             algorithm: Algorithm = "k_quant" if K_NAME.search(node.input[1]) else "default"
-            quantised[_origin(node.input[1], made)[0]] = (attributes, len(node.input) > 3 and bool(node.input[3]), algorithm)
+            quantised[_origin(node.input[1], made)[0]] = (
+                attributes,
+                len(node.input) > 3 and bool(node.input[3]),
+                algorithm,
+            )
     data, tensors, slots = file.with_name("model.onnx.data"), list[Recipe](), list[Slot]()
     numbers: dict[str, int] = {}
     with open(data, "rb") as source, open(out / CONSTANTS, "wb") as constants:
@@ -246,7 +312,11 @@ def _read_layout(out: Path, watcher: Watcher, made: dict[str, Made]) -> Skeleton
             offset, size = int(external.get("offset", 0)), int(external["length"])
             origin, part = _origin(tensor.name, made)
             if origin is None:
-                if tensor.data_type in (1, 10, 16) and np.prod(tensor.dims) >= SAMPLE and not any(c in tensor.name for c in CACHES):
+                if (
+                    tensor.data_type in (1, 10, 16)
+                    and np.prod(tensor.dims) >= SAMPLE
+                    and not any(c in tensor.name for c in CACHES)
+                ):
                     raise Unproven(f"nothing tells where {tensor.name} comes from")
                 source.seek(offset)
                 slots.append(Slot(tensor.name, offset, size, -1, constants.tell()))
@@ -269,13 +339,22 @@ def _origin(name: str, made: dict[str, Made]) -> tuple[str | None, int | None]:
     if name in made:
         return name, None
     bare = K_NAME.sub("", name)
-    for suffix, part in (("_Q4", 0), ("_Q8", 0), ("_scales", 1), ("_scale", 1), ("_zero_points", 2), ("_zp", 2)):
+    for suffix, part in (
+        ("_Q4", 0),
+        ("_Q8", 0),
+        ("_scales", 1),
+        ("_scale", 1),
+        ("_zero_points", 2),
+        ("_zp", 2),
+    ):
         if bare.removesuffix(suffix) in made:
             return bare.removesuffix(suffix), 0 if bare != name else part
     return None, None
 
 
-def _recipe(name: str, origin: Made, watcher: Watcher, found: tuple[dict[str, int], bool, Algorithm] | None) -> Recipe:
+def _recipe(
+    name: str, origin: Made, watcher: Watcher, found: tuple[dict[str, int], bool, Algorithm] | None
+) -> Recipe:
     view = watcher.view(origin.tensor)
     dtype = DTYPES.get(origin.dtype)
     if dtype is None:
@@ -292,8 +371,12 @@ def _recipe(name: str, origin: Made, watcher: Watcher, found: tuple[dict[str, in
         raise Unproven(f"{name} has {bits} bits in blocks of {block}") from None
 
 
-def _prove(skeleton: Skeleton, made: dict[str, Made], weights: Weights, forget: Callable[[set[str]], None]) -> Skeleton:
-    """Evaluate every recipe and compare it with the builder's tensor; compare our quantiser with ONNX Runtime's on some rows of each."""
+def _prove(
+    skeleton: Skeleton, made: dict[str, Made], weights: Weights, forget: Callable[[set[str]], None]
+) -> Skeleton:
+    """Evaluate every recipe and compare it with the builder's tensor; compare our quantiser with
+    ONNX Runtime's on some rows of each.
+    """
     by_name = weights.by_name
     names = {slot.tensor: slot.name for slot in skeleton.slots if slot.tensor >= 0}
     end = 0
@@ -312,7 +395,14 @@ def _prove(skeleton: Skeleton, made: dict[str, Made], weights: Weights, forget: 
         rows = rows_of(view, by_name)
         for start in range(0, view.shape[0], _kernels.ROWS):
             count = min(_kernels.ROWS, view.shape[0] - start)
-            theirs = tensor[start : start + count].to(origin.dtype).contiguous().flatten().view(torch.uint8).numpy()
+            theirs = (
+                tensor[start : start + count]
+                .to(origin.dtype)
+                .contiguous()
+                .flatten()
+                .view(torch.uint8)
+                .numpy()
+            )
             wide = _kernels.widen(np.ascontiguousarray(rows(start, count)), view.of.dtype)
             ours = _kernels.narrow(wide, recipe.dtype).reshape(-1).view(np.uint8)
             if not np.array_equal(theirs, ours):
@@ -325,18 +415,31 @@ def _prove(skeleton: Skeleton, made: dict[str, Made], weights: Weights, forget: 
 
 def _compare_kernels(name: str, rows: torch.Tensor, options: Quantised) -> None:
     given = np.ascontiguousarray((rows.float() if options.scales == "BF16" else rows).T.numpy())
-    packed, scales, zeros = (_by_k_quant if options.algorithm == "k_quant" else _by_default)(given, options)
-    theirs = (packed, _kernels.narrow(scales, "BF16") if options.scales == "BF16" else scales, zeros)
+    packed, scales, zeros = (_by_k_quant if options.algorithm == "k_quant" else _by_default)(
+        given, options
+    )
+    theirs = (
+        packed,
+        _kernels.narrow(scales, "BF16") if options.scales == "BF16" else scales,
+        zeros,
+    )
     ours = options.kernel(rows.float().numpy())
     for mine, other in zip(ours, theirs, strict=True):
-        if mine.size and not np.array_equal(mine.reshape(-1).view(np.uint8), other.reshape(-1).view(np.uint8)):
+        if mine.size and not np.array_equal(
+            mine.reshape(-1).view(np.uint8), other.reshape(-1).view(np.uint8)
+        ):
             raise Unproven(f"{name} is quantised in another way than known here")
 
 
 def _by_default(given: np.ndarray, options: Quantised) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
+    from onnxruntime.quantization.matmul_nbits_quantizer import (
+        DefaultWeightOnlyQuantConfig,
+        DefaultWeightOnlyQuantizer,
+    )
 
-    config = DefaultWeightOnlyQuantConfig(block_size=options.block, is_symmetric=options.symmetric, bits=options.bits)
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=options.block, is_symmetric=options.symmetric, bits=options.bits
+    )
     packed, scales, zeros = DefaultWeightOnlyQuantizer(config).qbits_block_quant(given)
     return packed, scales, zeros
 
@@ -347,12 +450,17 @@ def _by_k_quant(given: np.ndarray, options: Quantised) -> tuple[np.ndarray, np.n
     with np.errstate(all="ignore"):
         levels, scales, zeros = getattr(k_quantizer, K_QUANT)(given.T, options.bits, options.block)
     parts = [levels.astype(np.uint8), zeros.reshape(given.shape[1], -1)]
-    levels, zeros = (part if options.bits == 8 else part[:, ::2] | part[:, 1::2] << 4 for part in parts)
+    levels, zeros = (
+        part if options.bits == 8 else part[:, ::2] | part[:, 1::2] << 4 for part in parts
+    )
     return levels, scales.reshape(given.shape[1], -1).astype(given.dtype), zeros
 
 
 def load_once(out: Path, skeleton: Skeleton, scratch: Path) -> None:
-    """Load the model with zeros for weights, as the runtime would. Raises RuntimeError when the runtime refuses the graph."""
+    """Load the model with zeros for weights, as the runtime would.
+
+    Raises RuntimeError when the runtime refuses the graph.
+    """
     scratch.mkdir()
     for path in out.iterdir():
         shutil.copyfile(path, scratch / path.name)

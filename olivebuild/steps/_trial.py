@@ -1,4 +1,6 @@
-"""An ONNX model tried in onnxruntime-genai: the logits of some tokens, and how far they may be from those of its source."""
+"""An ONNX model tried in onnxruntime-genai: the logits of some tokens, and how far they may be from
+those of its source.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from olivebuild.steps._kernels import is_finite
 
 @dataclass(frozen=True)
 class Difference:
-    """Of logits: the largest one and the root mean square, in units of the right ones' standard deviation; and how often the likeliest
+    """Of logits: the largest one and the root mean square, in units of the right ones' standard
+    deviation; and how often the likeliest
     token is another one though it leads by more than `spread`."""
 
     spread: float
@@ -28,37 +31,56 @@ class Difference:
         if not np.isfinite(self.spread):
             return "logits are not finite"
         if self.spread > limit.spread:
-            return f"logits differ by {self.spread:.2g} of their spread, and rounding explains {limit.spread:.2g}"
+            return (
+                f"logits differ by {self.spread:.2g} of their spread, and rounding explains "
+                f"{limit.spread:.2g}"
+            )
         if self.rms > limit.rms:
-            return f"logits differ by {self.rms:.2g} of their spread on average, and {limit.rms:.2g} is the most that is explained"
+            return (
+                f"logits differ by {self.rms:.2g} of their spread on average, and {limit.rms:.2g} "
+                "is "
+                "the most that is explained"
+            )
         return ""
 
 
 VERSION = 3
-"""Raise it when another miniature is made (_proof.py), more is tried on it, or a limit is another one."""
+"""Raise it when another miniature is made (_proof.py), more is tried on it, or a limit is another
+one.
+"""
 ANY = float("inf")
 LIMITS = {
     "fp32": Difference(1e-4, 1e-4),
     "int8": Difference(ANY, 0.35),
     "int4": Difference(ANY, 1.0),
 }
-"""What each precision that runs on a processor explains. Logits of an unrelated model differ by 1.4 on average."""
+"""What each precision that runs on a processor explains.
+
+Logits of an unrelated model differ by 1.4 on average.
+"""
 
 
 def compare(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Difference:
     """Logits of each token: [vocabulary]."""
-    a, b = np.stack(expected), np.stack([row[: len(right)] for row, right in zip(found, expected, strict=True)])
+    a, b = (
+        np.stack(expected),
+        np.stack([row[: len(right)] for row, right in zip(found, expected, strict=True)]),
+    )
     spread = float(a.std()) or 1.0
     wrong = np.abs(b - a)
     largest = float(wrong.max()) / spread
     order = np.sort(a, -1)
     led = (order[:, -1] - order[:, -2]) / spread > largest
     flips = float(((a.argmax(-1) != b.argmax(-1)) & led).mean())
-    return Difference(largest, float(np.sqrt(np.square(wrong, dtype=np.float64).mean())) / spread, flips)
+    return Difference(
+        largest, float(np.sqrt(np.square(wrong, dtype=np.float64).mean())) / spread, flips
+    )
 
 
 def capacity(config: dict[str, Any], wanted: int) -> int:
-    """The `max_length` to give the runtime for `wanted` tokens: where layers keep a window alone, it refuses to keep less than that."""
+    """The `max_length` to give the runtime for `wanted` tokens: where layers keep a window alone,
+    it refuses to keep less than that.
+    """
     model = config["model"]
     window = model["decoder"].get("sliding_window") or {}
     least = int(window.get("window_size") or 0) if window.get("layers") else 0
@@ -67,7 +89,8 @@ def capacity(config: dict[str, Any], wanted: int) -> int:
 
 @dataclass(frozen=True)
 class Proof:
-    """`length`: beyond it the runtime fails or computes something else, for the reason `fault`; 0 where there is no such length.
+    """`length`: beyond it the runtime fails or computes something else, for the reason `fault`; 0
+    where there is no such length.
 
     `wrong`: what is wrong at any length, or nothing.
     """
@@ -94,7 +117,10 @@ class Proof:
 
 
 class Runner:
-    """An ONNX folder that was made here, loaded. Raises RuntimeError when the runtime refuses it."""
+    """An ONNX folder that was made here, loaded.
+
+    Raises RuntimeError when the runtime refuses it.
+    """
 
     def __init__(self, folder: Path) -> None:
         from olivebuild.steps._genai import open_model
@@ -103,7 +129,9 @@ class Runner:
         self._model = open_model(folder, trust=True)
 
     def logits(self, ids: list[int], prompt: int) -> list[np.ndarray]:
-        """Those of the first `prompt` tokens, read at once (some graphs give the last one's only), and of the others, one by one."""
+        """Those of the first `prompt` tokens, read at once (some graphs give the last one's only),
+        and of the others, one by one.
+        """
         import onnxruntime_genai as og
 
         params = og.GeneratorParams(self._model)
@@ -121,11 +149,16 @@ TRIED = (6, 33)
 
 
 def try_out(folder: Path) -> str:
-    """What goes wrong when the model reads two prompts and goes on from each, or nothing. Logits are not compared with others."""
+    """What goes wrong when the model reads two prompts and goes on from each, or nothing.
+
+    Logits are not compared with others.
+    """
     try:
         runner = Runner(folder)
         model = runner.config["model"]
-        ids = np.random.default_rng(0).integers(0, int(model["vocab_size"]), max(TRIED) + 3).tolist()
+        ids = (
+            np.random.default_rng(0).integers(0, int(model["vocab_size"]), max(TRIED) + 3).tolist()
+        )
         for prompt in TRIED:
             if prompt + 4 <= int(model["context_length"]):
                 for row in runner.logits(ids[: prompt + 3], prompt):
@@ -136,12 +169,19 @@ def try_out(folder: Path) -> str:
     return ""
 
 
-STORED_AS: dict[int, tuple[Any, str]] = {1: (np.float32, "F32"), 10: (np.float16, "F16"), 11: (np.float64, "F64"), 16: (np.uint16, "BF16")}
+STORED_AS: dict[int, tuple[Any, str]] = {
+    1: (np.float32, "F32"),
+    10: (np.float16, "F16"),
+    11: (np.float64, "F64"),
+    16: (np.uint16, "BF16"),
+}
 """How onnx.TensorProto's types of floating numbers are held, and what safetensors calls them."""
 
 
 def not_finite(file: Path) -> str:
-    """The name of the first initializer of an ONNX file that holds infinities or NaN; empty where none does."""
+    """The name of the first initializer of an ONNX file that holds infinities or NaN; empty where
+    none does.
+    """
     import onnx
     from onnx.external_data_helper import uses_external_data
 
@@ -153,7 +193,17 @@ def not_finite(file: Path) -> str:
         if uses_external_data(tensor):
             external = {e.key: e.value for e in tensor.external_data}
             count = int(external["length"]) // np.dtype(stored).itemsize
-            values: Any = np.memmap(file.with_name(external["location"]), stored, "r", int(external.get("offset", 0)), (count,)) if count else ()
+            values: Any = (
+                np.memmap(
+                    file.with_name(external["location"]),
+                    stored,
+                    "r",
+                    int(external.get("offset", 0)),
+                    (count,),
+                )
+                if count
+                else ()
+            )
         else:
             values = onnx.numpy_helper.to_array(tensor).reshape(-1)
             # A single infinity is what masks are made of.

@@ -52,20 +52,39 @@ def _kind(value: object) -> str:
 
 
 def tidied(rows: Sequence[Read], names: Iterable[str]) -> tuple[list[Read], list[str]]:
-    """The rows, and a line for each of the columns `names` that a program keeps as another kind of value than what was put in.
+    """The rows, and a line for each of the columns `names` that a program keeps as another kind of
+    value than what was put in.
 
-    Whole numbers become floating point where some are missing, and dates become points in time: both are turned back, if all of the
+    Whole numbers become floating point where some are missing, and dates become points in time:
+    both are turned back, if all of the
     column allow it.
     """
     made, notes = list(rows), []
     for name in dict.fromkeys(names):
         values: list[Any] = [v for row in made if not is_missing(v := row.columns.get(name))]
         turn: Any = None
-        if values and all(type(v) is float and v.is_integer() and abs(v) < LARGEST_WHOLE for v in values):
-            turn, told = int, f"the numbers of {name} are whole: they are written {int(values[0])}, not {values[0]}"
-        elif values and all(isinstance(v, datetime.datetime) and v.tzinfo is None and v.time() == datetime.time() for v in values):
-            turn, told = datetime.datetime.date, f"the times of {name} are all midnight: they are written {values[0].date()}"
+        if values and all(
+            type(v) is float and v.is_integer() and abs(v) < LARGEST_WHOLE for v in values
+        ):
+            turn, told = (
+                int,
+                f"the numbers of {name} are whole: they are written {int(values[0])}, not "
+                f"{values[0]}",
+            )
+        elif values and all(
+            isinstance(v, datetime.datetime) and v.tzinfo is None and v.time() == datetime.time()
+            for v in values
+        ):
+            turn, told = (
+                datetime.datetime.date,
+                f"the times of {name} are all midnight: they are written {values[0].date()}",
+            )
         if turn:
-            made = [row if is_missing(v := row.columns.get(name)) else replace(row, columns=row.columns | {name: turn(v)}) for row in made]
+            made = [
+                row
+                if is_missing(v := row.columns.get(name))
+                else replace(row, columns=row.columns | {name: turn(v)})
+                for row in made
+            ]
             notes.append(told)
     return made, notes

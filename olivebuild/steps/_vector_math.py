@@ -1,7 +1,9 @@
 """Functions of many numbers at once, made ready before threads share them.
 
-torch computes these on x86 processors by oneMKL's vector math, which chooses the code for a function at its first call. Up to oneMKL 2024.2, which
-torch 2.13 still brings, threads that make that call at once may each get their share by code of the lowest accuracy (errors of 1e-4 in a cosine),
+torch computes these on x86 processors by oneMKL's vector math, which chooses the code for a
+function at its first call. Up to oneMKL 2024.2, which
+torch 2.13 still brings, threads that make that call at once may each get their share by code of the
+lowest accuracy (errors of 1e-4 in a cosine),
 that once: equal inputs then give other bytes. https://github.com/pytorch/pytorch/issues/188792
 """
 
@@ -11,13 +13,33 @@ import functools
 
 import torch
 
-FUNCTIONS = ("acos", "asin", "atan", "cos", "erf", "erfc", "erfinv", "exp", "log", "log10", "log2", "sin", "sqrt", "tan", "tanh", "trunc")
+FUNCTIONS = (
+    "acos",
+    "asin",
+    "atan",
+    "cos",
+    "erf",
+    "erfc",
+    "erfinv",
+    "exp",
+    "log",
+    "log10",
+    "log2",
+    "sin",
+    "sqrt",
+    "tan",
+    "tanh",
+    "trunc",
+)
 """Those that torch gives to oneMKL (ATen/cpu/vml.h, torch 2.13)."""
 
 
 @functools.cache
 def make_ready() -> None:
-    """Call each function on one number, which no threads share. To be called before a library computes with torch."""
+    """Call each function on one number, which no threads share.
+
+    To be called before a library computes with torch.
+    """
     for dtype in (torch.float32, torch.float64):
         one = torch.full((1,), 0.5, dtype=dtype)
         for name in FUNCTIONS:

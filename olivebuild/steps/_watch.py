@@ -1,6 +1,8 @@
-"""How tensors come from a model's weights, seen while another program computes them: each torch operation is looked at as it runs.
+"""How tensors come from a model's weights, seen while another program computes them: each torch
+operation is looked at as it runs.
 
-https://docs.pytorch.org/docs/stable/notes/extending.html#extending-torch-native-api (TorchDispatchMode)
+https://docs.pytorch.org/docs/stable/notes/extending.html#extending-torch-native-api
+(TorchDispatchMode)
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from olivebuild.steps._merge import Unproven
 from olivebuild.steps._recipes import Add, Cast, Concat, Dtype, Source, View
 
-DTYPES: dict[torch.dtype, Dtype] = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+DTYPES: dict[torch.dtype, Dtype] = {
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float32: "F32",
+}
 Node = Source | Concat | Add | Cast
 
 
@@ -35,11 +41,17 @@ class Watcher(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        inputs = [t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and self.knows(t)]
+        inputs = [
+            t
+            for t in torch.utils._pytree.tree_leaves((args, kwargs))
+            if isinstance(t, torch.Tensor) and self.knows(t)
+        ]
         name = func.__name__
         if not inputs:
             return out
-        if name.startswith("_local_scalar_dense") and any(self.node(t) != "count_nonzero" for t in inputs):
+        if name.startswith("_local_scalar_dense") and any(
+            self.node(t) != "count_nonzero" for t in inputs
+        ):
             self.leak = f"the builder reads values of weights ({self.node(inputs[0])})"
         for made in torch.utils._pytree.tree_leaves(out):
             if isinstance(made, torch.Tensor) and (not self.knows(made) or func._schema.is_mutable):
@@ -47,14 +59,20 @@ class Watcher(TorchDispatchMode):
         return out
 
     def knows(self, tensor: torch.Tensor) -> bool:
-        return tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.untyped_storage().data_ptr() in self._nodes
+        return (
+            tensor.device.type == "cpu"
+            and tensor.layout == torch.strided
+            and tensor.untyped_storage().data_ptr() in self._nodes
+        )
 
     def node(self, tensor: torch.Tensor) -> Node | str:
         return self._nodes[tensor.untyped_storage().data_ptr()]
 
     def _describe(self, func: Any, args: Any, kwargs: Any, made: torch.Tensor) -> Node | str:
         name = str(func)
-        if name == "aten.count_nonzero.default" or (name.startswith("aten.gt") and self.node(args[0]) == "count_nonzero"):
+        if name == "aten.count_nonzero.default" or (
+            name.startswith("aten.gt") and self.node(args[0]) == "count_nonzero"
+        ):
             if name == "aten.count_nonzero.default" and not self._is_whole_bias(args[0]):
                 self.leak = "the builder counts in more than whole biases"
             return "count_nonzero"
@@ -65,7 +83,12 @@ class Watcher(TorchDispatchMode):
             if name == "aten.cat.default":
                 dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % made.dim()
                 return Concat(tuple(self.view(t) for t in args[0]), dim, dtype, shape)
-            if name in ("aten.add.Tensor", "aten.add.Scalar") and not kwargs and len(args) == 2 and isinstance(args[1], int | float):
+            if (
+                name in ("aten.add.Tensor", "aten.add.Scalar")
+                and not kwargs
+                and len(args) == 2
+                and isinstance(args[1], int | float)
+            ):
                 return Add(self.view(args[0]), float(args[1]), dtype, shape)
             if name in ("aten._to_copy.default", "aten.clone.default"):
                 return Cast(self.view(args[0]), dtype, shape)
@@ -76,7 +99,12 @@ class Watcher(TorchDispatchMode):
     def _is_whole_bias(self, tensor: torch.Tensor) -> bool:
         """Whether `Weights.structure` tells if the tensor is all zero."""
         node = self.node(tensor)
-        return isinstance(node, Source) and node.weight.endswith("bias") and tuple(tensor.shape) == node.shape and len(node.shape) == 1
+        return (
+            isinstance(node, Source)
+            and node.weight.endswith("bias")
+            and tuple(tensor.shape) == node.shape
+            and len(node.shape) == 1
+        )
 
     def view(self, tensor: torch.Tensor) -> View:
         """Raises Unproven when it is not known how the tensor came about."""

@@ -15,21 +15,31 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Training(Fields):
-    """How the adapter is trained. `batch` counts examples an optimiser step; `warmup` counts steps."""
+    """How the adapter is trained.
+
+    `batch` counts examples an optimiser step; `warmup` counts steps.
+    """
 
     lr: Annotated[float, Field(gt=0)] = 1e-4
     epochs: Annotated[float, Field(gt=0)] | None = None
     steps: Positive | None = None
     warmup: Annotated[int, Field(ge=0)] = 0
     scheduler: Literal["linear", "cosine", "constant", "stable"] | None = None
-    """`linear`, unless the order is `append`: then `stable`, which decays over the last `decay` of the steps alone."""
+    """`linear`, unless the order is `append`: then `stable`, which decays over the last `decay` of
+    the steps alone.
+    """
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
     order: Literal["shuffled", "append"] = "shuffled"
-    """`append`: rows in the order of the data. When rows are added at its end, training goes on from where the old ones ended."""
+    """`append`: rows in the order of the data.
+
+    When rows are added at its end, training goes on from where the old ones ended.
+    """
     batch: Positive = 8
     max_length: Positive = 1024
     loss: Literal["completion", "turns", "all"] = "completion"
-    """What is learnt: the completion (of `text` all), each of the assistant's turns in `messages`, or prompts as well."""
+    """What is learnt: the completion (of `text` all), each of the assistant's turns in `messages`,
+    or prompts as well.
+    """
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     beta2: Fraction = 0.999
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -43,7 +53,9 @@ class Training(Fields):
 
     def resolved(self) -> Training:
         """With the defaults that depend on other fields filled in."""
-        given: dict[str, object] = {"scheduler": self.scheduler or ("stable" if self.order == "append" else "linear")}
+        given: dict[str, object] = {
+            "scheduler": self.scheduler or ("stable" if self.order == "append" else "linear")
+        }
         if self.steps is None and self.epochs is None:
             given["epochs"] = 1.0 if self.order == "append" else DEFAULT_EPOCHS
         given["data_seed"] = self.seed if self.data_seed is None else self.data_seed
@@ -51,7 +63,10 @@ class Training(Fields):
 
 
 class Eval(Fields):
-    """Held-out rows judged while training, `every` so many steps. `patience`: judgements without a lower loss until training ends."""
+    """Held-out rows judged while training, `every` so many steps.
+
+    `patience`: judgements without a lower loss until training ends.
+    """
 
     data: Ref
     every: Positive = 50
@@ -90,7 +105,9 @@ class AdapterFields(Fields):
     """Another adapter, of the same shape, whose weights training begins with."""
     eval: Eval | None = None
     stop: list[Annotated[str, Field(min_length=1)]] = []
-    """End tokens, as text, beside those that were trained (of one from elsewhere: instead of the chat template's)."""
+    """End tokens, as text, beside those that were trained (of one from elsewhere: instead of the
+    chat template's).
+    """
 
     @field_validator("modules")
     @classmethod
@@ -103,9 +120,11 @@ class Adapter(Step):
     kind = "adapter"
     version = 6
     changes: ClassVar = {
-        6: "conversations are tokens as the chat template writes them, end of turn included; the ends travel with the adapter, and an adapter "
+        6: "conversations are tokens as the chat template writes them, end of turn included; the "
+        "ends travel with the adapter, and an adapter "
         "from elsewhere keeps the tokenizer that lies beside it; "
-        "each row is trained on as the model computes it alone, also beyond a window or an original context"
+        "each row is trained on as the model computes it alone, also beyond a window or an "
+        "original context"
     }
     fields = AdapterFields
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
@@ -137,15 +156,24 @@ class Adapter(Step):
         ]
         if fields.from_:
             edges.append(Edge("from", fields.from_, ("adapter",), field=("from",)))
-        return [*edges, Edge("eval", fields.eval.data, ("dataset",), "test", ("eval", "data"))] if fields.eval else edges
+        return (
+            [*edges, Edge("eval", fields.eval.data, ("dataset",), "test", ("eval", "data"))]
+            if fields.eval
+            else edges
+        )
 
     def files(self, fields: AdapterFields) -> list[FileInput]:
         source = fields.source
-        return [FileInput("source", source.name, ("source",))] if source and source.scheme == "file" else []
+        return (
+            [FileInput("source", source.name, ("source",))]
+            if source and source.scheme == "file"
+            else []
+        )
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, AdapterFields)
-        # A choice that was not made is left out: it changes nothing for adapters from before there was one.
+        # A choice that was not made is left out: it changes nothing for adapters from before there
+        # was one.
         stop: dict[str, object] = {"stop": sorted(set(fields.stop))} if fields.stop else {}
         if fields.source:
             return stop
@@ -174,17 +202,30 @@ class Adapter(Step):
             extra = sorted(fields.model_fields_set - {"source", "model", "stop", "trust"})
             if fields.source.scheme in ("gguf", "pypi"):
                 return "an adapter comes from a folder or hf:ID; name one"
-            return f"`source` brings a finished adapter, so {', '.join(extra)} has no meaning; leave it out" if extra else None
+            return (
+                f"`source` brings a finished adapter, so {', '.join(extra)} has no meaning; leave "
+                "it out"
+                if extra
+                else None
+            )
         if fields.trust:
-            return "`trust` is about an adapter from elsewhere; leave it out, or name one in `source`"
+            return (
+                "`trust` is about an adapter from elsewhere; leave it out, or name one in `source`"
+            )
         if not (fields.model and fields.data):
-            return "an adapter needs `model` and `data`, or `source`; for example model: base, data: tone.train"
+            return (
+                "an adapter needs `model` and `data`, or `source`; for example model: base, data: "
+                "tone.train"
+            )
         if fields.method == "lora" and "quantisation" in fields.model_fields_set:
             return "`quantisation` belongs to method: qlora; leave it out, or write method: qlora"
         if fields.training.epochs is not None and fields.training.steps is not None:
             return "training takes `epochs` or `steps`, not both; leave one out"
         if fields.training.order == "append" and fields.training.scheduler not in (None, "stable"):
-            return "order: append goes on from earlier steps, whose rate must not depend on how many come; leave `scheduler` out"
+            return (
+                "order: append goes on from earlier steps, whose rate must not depend on how many "
+                "come; leave `scheduler` out"
+            )
         return None
 
     def run(self, job: Job) -> None:
@@ -201,7 +242,8 @@ DEFAULT_EPOCHS = 3.0
 
 
 def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
-    """Store an adapter folder's two files, checked, and the tokenizer that it was trained with, if it brings one: peft's or Unsloth's.
+    """Store an adapter folder's two files, checked, and the tokenizer that it was trained with, if
+    it brings one: peft's or Unsloth's.
 
     Ends are texts until its base's tokenizer is there.
     """
@@ -218,35 +260,57 @@ def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
     from olivebuild.steps._tokenizer_files import found_in
     from olivebuild.tensors import tensors_of
 
-    folder = fetch(job, source, look=lambda folder: brought.check(folder, "adapter", job.where("source"), trust=trust))
+    folder = fetch(
+        job,
+        source,
+        look=lambda folder: brought.check(folder, "adapter", job.where("source"), trust=trust),
+    )
     config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     for file in (config, weights):
         if not file.is_file():
             pickled = (folder / "adapter_model.bin").is_file()
-            hint = "save it again with safe_serialization=True: unpickling runs code" if pickled else "is it an adapter folder as peft saves it?"
+            hint = (
+                "save it again with safe_serialization=True: unpickling runs code"
+                if pickled
+                else "is it an adapter folder as peft saves it?"
+            )
             raise InputError(f"{file.name} is missing", where=str(folder), hint=hint)
     try:
         data: dict[str, Any] = json.loads(config.read_text("utf-8"))
         refusal = why_unusable({"peft_type": data["peft_type"], **data})
     except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise InputError(f"not an adapter configuration: {e}", where=str(config), hint="is it an adapter folder as peft saves it?") from None
+        raise InputError(
+            f"not an adapter configuration: {e}",
+            where=str(config),
+            hint="is it an adapter folder as peft saves it?",
+        ) from None
     if refusal:
         raise InputError(refusal[0], where=job.where("source") or str(config), hint=refusal[1])
     tensors = len(tensors_of(weights))
     text = (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
-    # A file of this machine is copied again in less time than syncing takes, if a power cut takes the copy.
-    stored = job.store.put_file(weights.resolve(), weights.name, job.out.parent, sync=source.scheme != "file")
-    entries = [Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]), structs.replace(stored, executable=False)]
+    # A file of this machine is copied again in less time than syncing takes, if a power cut takes
+    # the copy.
+    stored = job.store.put_file(
+        weights.resolve(), weights.name, job.out.parent, sync=source.scheme != "file"
+    )
+    entries = [
+        Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]),
+        structs.replace(stored, executable=False),
+    ]
     said = _ends.read(folder / _ends.NAME)
     trained = _ends.ids_of(said.get("eos_token_id")), _ends.texts_of(said.get("stop_strings"))
     if stop or any(trained):
         # `stop` has the word, else the ends that lie beside the adapter: those it was trained with.
-        ends = (_ends.of_adapter([], sorted(set(stop))) if stop else _ends.of_adapter(*trained)).encode()
+        ends = (
+            _ends.of_adapter([], sorted(set(stop))) if stop else _ends.of_adapter(*trained)
+        ).encode()
         entries.append(Entry.of_runs(_ends.NAME, [(job.store.put_bytes(ends), len(ends))]))
     for name, path in found_in(folder):
         content = path.read_bytes()
         entries.append(Entry.of_runs(name, [(job.store.put_bytes(content), len(content))]))
-    job.result = Result(metrics={"tensors": tensors}, manifest=job.store.put_manifest(Manifest(tuple(entries))))
+    job.result = Result(
+        metrics={"tensors": tensors}, manifest=job.store.put_manifest(Manifest(tuple(entries)))
+    )
 
 
 STEP = Adapter()

@@ -1,7 +1,10 @@
-"""Models side by side: accuracy, generation, latency, memory, size, beside classical text classifiers.
+"""Models side by side: accuracy, generation, latency, memory, size, beside classical text
+classifiers.
 
-A benchmark is several nodes, so that what did not change is not measured again: one accuracy a model, one latency for all (it
-belongs to this machine), one for the baselines, and the table that puts them together. An adapter answers on its base; how fast
+A benchmark is several nodes, so that what did not change is not measured again: one accuracy a
+model, one latency for all (it
+belongs to this machine), one for the baselines, and the table that puts them together. An adapter
+answers on its base; how fast
 that is is not measured, since nobody ships it so.
 """
 
@@ -38,14 +41,20 @@ class BenchmarkFields(Fields):
     json_schema: str | None = None
     """A file; the answers are to be JSON that follows it."""
     score: ScoreName | list[ScoreName] = []
-    """`eval.py:function`, called with what the model wrote and the row; returns a number, more being better."""
+    """`eval.py:function`, called with what the model wrote and the row; returns a number, more
+    being better.
+    """
     metrics: list[Ref] = []
     """`command` targets whose `metrics` stand beside ours."""
     latency: LatencyFields = LatencyFields()
     seeds: Annotated[int, Field(ge=1, le=20)] = 1
-    """Everything that is trained is trained with so many seeds, and judged: what retraining alone changes."""
+    """Everything that is trained is trained with so many seeds, and judged: what retraining alone
+    changes.
+    """
     strict: bool = False
-    """A gate on a drop judges the figure as it is; else only a drop that is more than noise misses it."""
+    """A gate on a drop judges the figure as it is; else only a drop that is more than noise misses
+    it.
+    """
     gates: list[str] = []
 
     @field_validator("gates")
@@ -69,7 +78,9 @@ class BenchmarkFields(Fields):
         return _parse(self.gates, self.score, self.metrics, strict=self.strict)
 
 
-def _parse(gates: list[str], score: str | list[str], metrics: list[Ref], *, strict: bool) -> list[Gate]:
+def _parse(
+    gates: list[str], score: str | list[str], metrics: list[Ref], *, strict: bool
+) -> list[Gate]:
     own = [text.rpartition(":")[2] for text in ([score] if isinstance(score, str) else score)]
     return [Gate.parse(text, own, [ref.target for ref in metrics], strict=strict) for text in gates]
 
@@ -83,7 +94,10 @@ class Benchmark(Step):
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, BenchmarkFields)
         # The table names its rows and columns. Gates judge it afterwards and are no part of it.
-        return {"models": [str(m) for m in fields.models], "data": [d.target for d in fields.data_sets]}
+        return {
+            "models": [str(m) for m in fields.models],
+            "data": [d.target for d in fields.data_sets],
+        }
 
     def libraries(self, fields: BenchmarkFields) -> tuple[str, ...]:
         return ("scipy",)
@@ -99,31 +113,60 @@ class Benchmark(Step):
             return "a data set is listed twice; list each once"
         own = [text.rpartition(":")[2] for text in fields.scores]
         if odd := [name for name in own if name in FIGURES or own.count(name) > 1]:
-            return f"there is more than one figure {odd[0]!r}; call the function in `score` something else"
-        return _check_gates(fields, {*names, *(d.target for d in fields.data_sets)}, {m.target for m in fields.metrics})
+            return (
+                f"there is more than one figure {odd[0]!r}; call the function in `score` something "
+                "else"
+            )
+        return _check_gates(
+            fields,
+            {*names, *(d.target for d in fields.data_sets)},
+            {m.target for m in fields.metrics},
+        )
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         fields = target.fields
         assert isinstance(fields, BenchmarkFields)
         listed = isinstance(fields.data, list)
-        data = [Edge(f"data[{i}]", ref, ("dataset",), "test", ("data", i) if listed else ("data",)) for i, ref in enumerate(fields.data_sets)]
-        models = [Edge(f"model[{i}]", ref, MODEL_KINDS, "", ("models", i)) for i, ref in enumerate(fields.models)]
+        data = [
+            Edge(f"data[{i}]", ref, ("dataset",), "test", ("data", i) if listed else ("data",))
+            for i, ref in enumerate(fields.data_sets)
+        ]
+        models = [
+            Edge(f"model[{i}]", ref, MODEL_KINDS, "", ("models", i))
+            for i, ref in enumerate(fields.models)
+        ]
         nodes: list[Node] = []
         edges: list[Edge] = []
         judged: list[tuple[str, dict[str, object], list[Edge]]] = []
 
-        def add(part: str, role: str, kind: str, values: dict[str, object], inputs: list[Edge]) -> None:
+        def add(
+            part: str, role: str, kind: str, values: dict[str, object], inputs: list[Edge]
+        ) -> None:
             step = step_of(kind)
             assert step is not None
-            nodes.append(step.node(f"{target.name}:{part}", target.name, step.fields.model_validate(values), inputs))
+            nodes.append(
+                step.node(
+                    f"{target.name}:{part}", target.name, step.fields.model_validate(values), inputs
+                )
+            )
             edges.append(Edge(role, Ref(target.name), (), part=part))
 
-        adapters = {edge.ref: targets[edge.ref.target] for edge in models if _is_adapter(targets.get(edge.ref.target))}
+        adapters = {
+            edge.ref: targets[edge.ref.target]
+            for edge in models
+            if _is_adapter(targets.get(edge.ref.target))
+        }
         for i, edge in enumerate(models):
             inputs = [Edge("model", edge.ref, edge.kinds, "", edge.field)]
-            judge: dict[str, object] = {"max_new_tokens": fields.max_new_tokens, "json_schema": fields.json_schema, "score": fields.scores}
+            judge: dict[str, object] = {
+                "max_new_tokens": fields.max_new_tokens,
+                "json_schema": fields.json_schema,
+                "score": fields.scores,
+            }
             if edge.ref in adapters:
-                inputs = [Edge("model", _base(adapters[edge.ref]), ("model", "merged"), "", edge.field)]
+                inputs = [
+                    Edge("model", _base(adapters[edge.ref]), ("model", "merged"), "", edge.field)
+                ]
                 inputs.append(Edge("adapter", edge.ref, ("adapter",), "", edge.field))
                 judge["adapter"] = True
             role = f"adapter[{i}]" if edge.ref in adapters else f"accuracy[{i}]"
@@ -136,21 +179,38 @@ class Benchmark(Step):
                 for role, judge, inputs in judged:
                     if any(edge.ref.target in again.trained for edge in inputs):
                         name = part(f"accuracy.{inputs[-1].ref}", seed)
-                        add(name, part(role, seed), "benchmark-accuracy", judge, [*(again.edge(e, seed) for e in inputs), *data])
+                        add(
+                            name,
+                            part(role, seed),
+                            "benchmark-accuracy",
+                            judge,
+                            [*(again.edge(e, seed) for e in inputs), *data],
+                        )
         for edge in models:
             if inputs := _checked(targets.get(edge.ref.target)):
                 model = Edge("model", edge.ref, edge.kinds, "", edge.field)
                 what = "merge" if len(inputs) > 1 else "onnx"
                 values: dict[str, object] = {"what": what}
                 if what == "onnx":
-                    values["precision"] = getattr(targets[edge.ref.target].fields, "precision", None)
-                add(f"check.{edge.ref}", f"check.{edge.ref}", "benchmark-check", values, [model, *inputs, *data])
+                    values["precision"] = getattr(
+                        targets[edge.ref.target].fields, "precision", None
+                    )
+                add(
+                    f"check.{edge.ref}",
+                    f"check.{edge.ref}",
+                    "benchmark-check",
+                    values,
+                    [model, *inputs, *data],
+                )
         if fields.baseline:
             train = Edge("train", fields.baseline, ("dataset",), "train", ("baseline",))
             add("baseline", "baseline", "benchmark-baseline", {}, [train, *data])
         if timed := [edge for edge in models if edge.ref not in adapters]:
             add("latency", "latency", "benchmark-latency", fields.latency.model_dump(), timed)
-        edges += (Edge(f"metrics[{i}]", ref, ("command",), "metrics", ("metrics", i)) for i, ref in enumerate(fields.metrics))
+        edges += (
+            Edge(f"metrics[{i}]", ref, ("command",), "metrics", ("metrics", i))
+            for i, ref in enumerate(fields.metrics)
+        )
         return [*nodes, self.node(target.name, target.name, fields, edges)]
 
     def run(self, job: Job) -> None:
@@ -163,9 +223,13 @@ class Benchmark(Step):
         def read(role: str) -> Any:
             return json.loads((Path(job.input(role).folder) / "metrics.json").read_text("utf-8"))
 
-        latency = read("latency") if "latency" in job.action.inputs else {"models": [], "latency": {}}
+        latency = (
+            read("latency") if "latency" in job.action.inputs else {"models": [], "latency": {}}
+        )
         times = iter(latency["models"])
-        checks = {name: read(f"check.{name}") for name in names if f"check.{name}" in job.action.inputs}
+        checks = {
+            name: read(f"check.{name}") for name in names if f"check.{name}" in job.action.inputs
+        }
         models = {}
         for i, name in enumerate(names):
             timed = f"accuracy[{i}]" in job.action.inputs
@@ -176,17 +240,34 @@ class Benchmark(Step):
                 **({"check": checks[name]} if name in checks else {}),
             }
             roles = {seed: part(f"accuracy[{i}]", seed) for seed in range(1, fields.seeds)}
-            if again := {seed: read(role) for seed, role in roles.items() if role in job.action.inputs}:
+            if again := {
+                seed: read(role) for seed, role in roles.items() if role in job.action.inputs
+            }:
                 add_seeds(models[name], sets, again)
-        metrics: dict[str, Any] = {"models": models, "data": sets, "comparisons": comparisons(models, sets), "latency": latency["latency"]}
+        metrics: dict[str, Any] = {
+            "models": models,
+            "data": sets,
+            "comparisons": comparisons(models, sets),
+            "latency": latency["latency"],
+        }
         if found := front(metrics):
             metrics["pareto"] = found.to_json()
         if fields.baseline:
-            metrics["baselines"] = {name: dict(zip(sets, values, strict=True)) for name, values in read("baseline").items()}
+            metrics["baselines"] = {
+                name: dict(zip(sets, values, strict=True))
+                for name, values in read("baseline").items()
+            }
         if fields.metrics:
-            paths = {ref.target: Path(job.input(f"metrics[{i}]").path) for i, ref in enumerate(fields.metrics)}
-            metrics["commands"] = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items()}
-        (job.out / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            paths = {
+                ref.target: Path(job.input(f"metrics[{i}]").path)
+                for i, ref in enumerate(fields.metrics)
+            }
+            metrics["commands"] = {
+                name: json.loads(path.read_text("utf-8")) for name, path in paths.items()
+            }
+        (job.out / "metrics.json").write_text(
+            json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", "utf-8"
+        )
         job.result = Result(metrics=metrics)
 
 
@@ -196,9 +277,15 @@ def _check_gates(fields: BenchmarkFields, measured: set[str], commands: set[str]
             continue
         if gate.over and fields.seeds == 1:
             return f"the gate {gate.text!r} asks for a {gate.over} over seeds; set `seeds: 3`"
-        if odd := [n for n in (*gate.names, *([gate.versus] if gate.versus else [])) if n not in measured]:
+        if odd := [
+            n for n in (*gate.names, *([gate.versus] if gate.versus else [])) if n not in measured
+        ]:
             known = ", ".join(sorted(measured | commands))
-            return f"the gate {gate.text!r} names {odd[0]!r}, which is not measured here; measured are {known}"
+            return (
+                f"the gate {gate.text!r} names {odd[0]!r}, which is not measured here; measured "
+                "are "
+                f"{known}"
+            )
     return None
 
 
@@ -209,18 +296,36 @@ def _is_adapter(target: Target | None) -> bool:
 def _base(adapter: Target) -> Ref:
     assert isinstance(adapter.fields, AdapterFields)
     if adapter.fields.model is None:
-        raise RecipeError(f"the base of {adapter.name} is not known", hint="name its `model`, or list a merge of the two")
+        raise RecipeError(
+            f"the base of {adapter.name} is not known",
+            hint="name its `model`, or list a merge of the two",
+        )
     return adapter.fields.model
 
 
 def _checked(target: Target | None) -> list[Edge]:
-    """What a converted model is compared with: of a merge its base and adapter, of an ONNX model its source; nothing for others."""
+    """What a converted model is compared with: of a merge its base and adapter, of an ONNX model
+    its source; nothing for others.
+    """
     if target is None:
         return []
     fields = target.fields
-    if isinstance(fields, MergedFields) and fields.model and fields.adapter and fields.onto == "base":
-        return [Edge("base", fields.model, ("model", "merged")), Edge("adapter", fields.adapter, ("adapter",))]
-    if isinstance(fields, OnnxFields) and fields.model and not fields.adapter and fields.provider == "cpu":
+    if (
+        isinstance(fields, MergedFields)
+        and fields.model
+        and fields.adapter
+        and fields.onto == "base"
+    ):
+        return [
+            Edge("base", fields.model, ("model", "merged")),
+            Edge("adapter", fields.adapter, ("adapter",)),
+        ]
+    if (
+        isinstance(fields, OnnxFields)
+        and fields.model
+        and not fields.adapter
+        and fields.provider == "cpu"
+    ):
         return [Edge("source", fields.model, ("model", "merged"))]
     return []
 

@@ -1,4 +1,6 @@
-"""How often a model is right on the test rows: by the likelihood of each label, by what it writes, and by scores of the user's own."""
+"""How often a model is right on the test rows: by the likelihood of each label, by what it writes,
+and by scores of the user's own.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from olivebuild.steps._tokens import Table
 
 DAYS = (1, 200)
-"""How much later the dates are on which a sample is judged, too, if the chat template reads the clock ..."""
+"""How much later the dates are on which a sample is judged, too, if the chat template reads the
+clock ...
+"""
 DATED = 8
 """... and the rows of the sample."""
 
@@ -34,7 +38,10 @@ class AccuracyFields(Fields):
 class Accuracy(Step):
     kind = "benchmark-accuracy"
     version = 3
-    changes: ClassVar = {3: "models are asked with the tokens of their own chat template; special tokens are text, but for the ends"}
+    changes: ClassVar = {
+        3: "models are asked with the tokens of their own chat template; special tokens are text, "
+        "but for the ends"
+    }
     fields = AccuracyFields
     floating = True
     gpu = True
@@ -55,12 +62,25 @@ class Accuracy(Step):
         return "rendered"
 
     def files(self, fields: AccuracyFields) -> list[FileInput]:
-        schema = [FileInput("json_schema", fields.json_schema, ("json_schema",))] if fields.json_schema else []
-        return [*schema, *(FileInput(f"score.{i}", text.rpartition(":")[0], ("score",)) for i, text in enumerate(fields.score))]
+        schema = (
+            [FileInput("json_schema", fields.json_schema, ("json_schema",))]
+            if fields.json_schema
+            else []
+        )
+        return [
+            *schema,
+            *(
+                FileInput(f"score.{i}", text.rpartition(":")[0], ("score",))
+                for i, text in enumerate(fields.score)
+            ),
+        ]
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, AccuracyFields)
-        return {"max_new_tokens": fields.max_new_tokens, "score": [text.rpartition(":")[2] for text in fields.score]}
+        return {
+            "max_new_tokens": fields.max_new_tokens,
+            "score": [text.rpartition(":")[2] for text in fields.score],
+        }
 
     def run(self, job: Job) -> None:
         from olivebuild.steps import _runtime
@@ -72,10 +92,19 @@ class Accuracy(Step):
         fields = job.fields(AccuracyFields)
         schema = Schema(job, job.files("json_schema")[0]) if fields.json_schema else None
         scores = {
-            text.rpartition(":")[2]: load_score(job, job.files(f"score.{i}")[0], text.rpartition(":")[2]) for i, text in enumerate(fields.score)
+            text.rpartition(":")[2]: load_score(
+                job, job.files(f"score.{i}")[0], text.rpartition(":")[2]
+            )
+            for i, text in enumerate(fields.score)
         }
         model, adapter = job.input("model"), job.input("adapter").folder if fields.adapter else ""
-        runtime = open_model(model.folder, adapter, trust_remote_code=model.trust_remote_code, date=job.action.template_date, where=job.where())
+        runtime = open_model(
+            model.folder,
+            adapter,
+            trust_remote_code=model.trust_remote_code,
+            date=job.action.template_date,
+            where=job.where(),
+        )
         tables = [read_table(job.input(role).path) for role in job.roles("data")]
         if schema:
             # Each right answer is one of a kind; which of them is likeliest is not the question.
@@ -84,19 +113,37 @@ class Accuracy(Step):
         done, result = 0, []
         for table in tables:
             judged = []
-            for row, answer in _runtime.judge(runtime, table, fields.max_new_tokens, whole=bool(schema or scores)):
-                judged.append(_scored(answer, row, schema, scores) if table.format != "text" else answer)
+            for row, answer in _runtime.judge(
+                runtime, table, fields.max_new_tokens, whole=bool(schema or scores)
+            ):
+                judged.append(
+                    _scored(answer, row, schema, scores) if table.format != "text" else answer
+                )
                 done += 1
                 job.progress("judging", done, rows)
-            result.append(figures(judged, labelled=bool(table.labels), written=table.format != "text"))
-            if clock.folder_reads_clock(Path(model.folder)) and table.format in ("user", "messages") and table.rows:
-                result[-1]["other_dates"] = _on_other_dates(job, runtime, table, fields.max_new_tokens)
-        (job.out / "metrics.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            result.append(
+                figures(judged, labelled=bool(table.labels), written=table.format != "text")
+            )
+            if (
+                clock.folder_reads_clock(Path(model.folder))
+                and table.format in ("user", "messages")
+                and table.rows
+            ):
+                result[-1]["other_dates"] = _on_other_dates(
+                    job, runtime, table, fields.max_new_tokens
+                )
+        (job.out / "metrics.json").write_text(
+            json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8"
+        )
         job.result = Result(metrics={"data": [without_answers(r) for r in result]})
 
 
-def _on_other_dates(job: Job, runtime: Runtime, table: Table, new_tokens: int) -> dict[str, dict[str, int]]:
-    """How many answers to a few rows are other ones when the chat template writes another date; says so."""
+def _on_other_dates(
+    job: Job, runtime: Runtime, table: Table, new_tokens: int
+) -> dict[str, dict[str, int]]:
+    """How many answers to a few rows are other ones when the chat template writes another date;
+    says so.
+    """
     from olivebuild.steps import _models, _runtime
     from olivebuild.steps._speech import dress
 
@@ -104,10 +151,14 @@ def _on_other_dates(job: Job, runtime: Runtime, table: Table, new_tokens: int) -
     model, few = job.input("model"), replace(table, rows=table.rows[:DATED])
 
     def answers(date: str) -> list[tuple[str, str]]:
-        runtime.tokenizer = _models.load_tokenizer(model.folder, trust_remote_code=model.trust_remote_code, date=date)
+        runtime.tokenizer = _models.load_tokenizer(
+            model.folder, trust_remote_code=model.trust_remote_code, date=date
+        )
         if adapter:
             dress(runtime, adapter, date)
-        return [(answer.label, answer.text) for _, answer in _runtime.judge(runtime, few, new_tokens)]
+        return [
+            (answer.label, answer.text) for _, answer in _runtime.judge(runtime, few, new_tokens)
+        ]
 
     own, found, tokenizer = job.action.template_date, {}, runtime.tokenizer
     expected = answers(own)
@@ -115,14 +166,23 @@ def _on_other_dates(job: Job, runtime: Runtime, table: Table, new_tokens: int) -
         changed = sum(a != b for a, b in zip(expected, answers(date), strict=True))
         found[date] = {"rows": len(expected), "changed": changed}
         if changed:
-            job.note(f"{changed} of {len(expected)} answers are other ones where the chat template writes {date} and not {own}")
+            job.note(
+                f"{changed} of {len(expected)} answers are other ones where the chat template "
+                f"writes {date} and not {own}"
+            )
     runtime.tokenizer = tokenizer
     return found
 
 
-def _scored(answer: Judged, row: dict[str, str], schema: Schema | None, scores: dict[str, Score]) -> Judged:
+def _scored(
+    answer: Judged, row: dict[str, str], schema: Schema | None, scores: dict[str, Score]
+) -> Judged:
     fields = schema.judge(answer.text, answer.wanted) if schema else None
-    return replace(answer, fields=fields, scores={name: score(answer.text, row) for name, score in scores.items()})
+    return replace(
+        answer,
+        fields=fields,
+        scores={name: score(answer.text, row) for name, score in scores.items()},
+    )
 
 
 def without_answers(figures: dict[str, Any]) -> dict[str, Any]:

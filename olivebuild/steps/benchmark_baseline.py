@@ -1,4 +1,6 @@
-"""What classical text classifiers reach on the same rows: if they are as good, no language model is needed."""
+"""What classical text classifiers reach on the same rows: if they are as good, no language model is
+needed.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,16 @@ class Baseline(Step):
 
         def texts(table: Table) -> list[str]:
             # The template is the same in every row, so it tells nothing.
-            return [row.get("prompt") or row.get("user") or row.get("messages") or row.get("text") or "" for row in table.rows]
+            return [
+                row.get("prompt") or row.get("user") or row.get("messages") or row.get("text") or ""
+                for row in table.rows
+            ]
 
         classifiers: dict[str, Any] = {
             "naive bayes": make_pipeline(CountVectorizer(), MultinomialNB()),
-            "tf-idf + logistic regression": make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000, C=10)),
+            "tf-idf + logistic regression": make_pipeline(
+                TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000, C=10)
+            ),
         }
         labels = [row["label"] for row in train.rows]
         result: dict[str, Any] = {}
@@ -49,7 +56,10 @@ class Baseline(Step):
             classifier.fit(texts(train), labels)
             for figures, table in zip(result[name], tests, strict=True):
                 if table.rows:
-                    figures["accuracy"] = round(float(classifier.score(texts(table), [row["label"] for row in table.rows])), 6)
+                    figures["accuracy"] = round(
+                        float(classifier.score(texts(table), [row["label"] for row in table.rows])),
+                        6,
+                    )
         (job.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
         job.result = Result(metrics=result)
 

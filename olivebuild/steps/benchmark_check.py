@@ -1,8 +1,12 @@
-"""Whether a converted model is what it was made from: logits of a merge against its adapter, and of an ONNX model against its source;
-and whether onnxruntime-genai makes the same tokens of every test prompt as the Hugging Face tokenizer.
+"""Whether a converted model is what it was made from: logits of a merge against its adapter, and of
+an ONNX model against its source;
+and whether onnxruntime-genai makes the same tokens of every test prompt as the Hugging Face
+tokenizer.
 
-A merge that disagrees with its adapter, one prompt that becomes other tokens, or a conversion that is further from its source than
-its precision explains, fails the build. Within that, how far int4 is from its source is told: judging it is what accuracy is for.
+A merge that disagrees with its adapter, one prompt that becomes other tokens, or a conversion that
+is further from its source than
+its precision explains, fails the build. Within that, how far int4 is from its source is told:
+judging it is what accuracy is for.
 """
 
 from __future__ import annotations
@@ -33,16 +37,27 @@ class CheckFields(Fields):
 class Check(Step):
     kind = "benchmark-check"
     version = 2
-    changes: ClassVar = {2: "the tokens that a deployed model is asked with are compared with those that are trained; all ends count"}
+    changes: ClassVar = {
+        2: "the tokens that a deployed model is asked with are compared with those that are "
+        "trained; "
+        "all ends count"
+    }
     fields = CheckFields
     floating = True
     gpu = True
 
     def libraries(self, fields: CheckFields) -> tuple[str, ...]:
-        return ("torch", "transformers", "tokenizers", *(("peft",) if fields.what == "merge" else ("onnxruntime-genai",)))
+        return (
+            "torch",
+            "transformers",
+            "tokenizers",
+            *(("peft",) if fields.what == "merge" else ("onnxruntime-genai",)),
+        )
 
     def parameters(self, fields: Fields) -> dict[str, object]:
-        return {name: value for name, value in super().parameters(fields).items() if value is not None}
+        return {
+            name: value for name, value in super().parameters(fields).items() if value is not None
+        }
 
     def template(self, fields: CheckFields) -> str:
         return "rendered"
@@ -51,7 +66,9 @@ class Check(Step):
         from olivebuild.steps._tokens import read_table
 
         tables = [read_table(job.input(role).path) for role in job.roles("data")]
-        figures = _merge(job, tables) if job.fields(CheckFields).what == "merge" else _onnx(job, tables)
+        figures = (
+            _merge(job, tables) if job.fields(CheckFields).what == "merge" else _onnx(job, tables)
+        )
         (job.out / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
         job.result = Result(metrics=figures)
 
@@ -62,12 +79,18 @@ def _sample(tables: list[Any], tokenizer: Any) -> list[list[int]]:
     from olivebuild.steps._tokens import Encoder
 
     encoder = Encoder(tokenizer)
-    rows = [example for t in tables for example in examples_of(encoder, replace(t, rows=t.rows[:SAMPLE]))][:SAMPLE]
+    rows = [
+        example
+        for t in tables
+        for example in examples_of(encoder, replace(t, rows=t.rows[:SAMPLE]))
+    ][:SAMPLE]
     return [r.prompt + r.completion for r in rows]
 
 
 def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
-    """Raises StepError when the merged model is further from base + adapter than rounding explains."""
+    """Raises StepError when the merged model is further from base + adapter than rounding
+    explains.
+    """
     import torch
     from peft import PeftModel
 
@@ -76,27 +99,40 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
 
     base, merged, adapter = job.input("base"), job.input("model"), as_folder(job, "adapter")
     device, dtype = _models.platform()
-    rows = _sample(tables, _models.load_tokenizer(base.folder, trust_remote_code=base.trust_remote_code, date=job.action.template_date))
+    rows = _sample(
+        tables,
+        _models.load_tokenizer(
+            base.folder, trust_remote_code=base.trust_remote_code, date=job.action.template_date
+        ),
+    )
 
     def logits(model: Any) -> list[torch.Tensor]:
         with torch.inference_mode():
-            return [model(input_ids=torch.tensor([ids], device=device)).logits[0].float().cpu() for ids in rows]
+            return [
+                model(input_ids=torch.tensor([ids], device=device)).logits[0].float().cpu()
+                for ids in rows
+            ]
 
     job.progress("comparing logits", 0, 3)
-    model = _models.load_model(base.folder, dtype, device, trust_remote_code=base.trust_remote_code, where=job.where())
+    model = _models.load_model(
+        base.folder, dtype, device, trust_remote_code=base.trust_remote_code, where=job.where()
+    )
     plain = logits(model)
     job.progress("comparing logits", 1, 3)
     _patterns.check_adapter(Path(adapter), model)
     adapted = logits(PeftModel.from_pretrained(model, str(adapter)).eval())
     job.progress("comparing logits", 2, 3)
     del model
-    ours = logits(_models.load_model(merged.folder, dtype, device, trust_remote_code=merged.trust_remote_code))
+    ours = logits(
+        _models.load_model(merged.folder, dtype, device, trust_remote_code=merged.trust_remote_code)
+    )
     job.progress("comparing logits", 3, 3)
     figures = compare([x.numpy() for x in adapted], [x.numpy() for x in ours])
     effect = compare([x.numpy() for x in adapted], [x.numpy() for x in plain])
     if figures["rms"] > 0.1 and figures["rms"] > 0.5 * effect["rms"]:
         raise StepError(
-            f"{merged.target} does not do what its adapter does: logits differ by {figures['rms']:.3g} of their spread",
+            f"{merged.target} does not do what its adapter does: logits differ by "
+            f"{figures['rms']:.3g} of their spread",
             where=job.where(),
             hint="was the adapter trained on this base model? please report it if it was",
         )
@@ -104,7 +140,8 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
 
 
 def compare(expected: list[Any], found: list[Any]) -> dict[str, float]:
-    """Arrays [tokens, vocabulary] of logits: greatest difference, its root mean square in units of the expected logits' spread, and
+    """Arrays [tokens, vocabulary] of logits: greatest difference, its root mean square in units of
+    the expected logits' spread, and
     the share of tokens for which both find the same most likely."""
     import numpy as np
 
@@ -122,7 +159,9 @@ def compare(expected: list[Any], found: list[Any]) -> dict[str, float]:
 
 
 def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
-    """Raises InputError when the two tokenizers differ on a prompt, or a stop token is missing; StepError when logits are too far off."""
+    """Raises InputError when the two tokenizers differ on a prompt, or a stop token is missing;
+    StepError when logits are too far off.
+    """
     import numpy as np
     import onnxruntime_genai as og
     import torch
@@ -133,7 +172,9 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
     from olivebuild.steps._trial import compare as difference_of
 
     source, onnx = job.input("source"), job.input("model")
-    tokenizer = _models.load_tokenizer(source.folder, trust_remote_code=source.trust_remote_code, date=job.action.template_date)
+    tokenizer = _models.load_tokenizer(
+        source.folder, trust_remote_code=source.trust_remote_code, date=job.action.template_date
+    )
     runtime = OnnxRuntime(onnx.folder, job.action.template_date, trust=onnx.trust_remote_code)
     # Its own template, with the date in it: the runtime would read the clock.
     dated = runtime.tokenizer if clock.folder_reads_clock(Path(onnx.folder)) else None
@@ -144,14 +185,20 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
     precision = job.fields(CheckFields).precision
     # What is judged to the fourth digit is compared with logits that have it.
     device, dtype = _models.platform(*(["float32"] if precision == "fp32" else []))
-    model = _models.load_model(source.folder, dtype, device, trust_remote_code=source.trust_remote_code, where=job.where())
+    model = _models.load_model(
+        source.folder, dtype, device, trust_remote_code=source.trust_remote_code, where=job.where()
+    )
     expected, found = [], []
     for i, ids in enumerate(rows):
         job.progress("comparing logits", i, len(rows))
         with torch.inference_mode():
-            expected.append(model(input_ids=torch.tensor([ids], device=device)).logits[0].float().cpu().numpy())
+            expected.append(
+                model(input_ids=torch.tensor([ids], device=device)).logits[0].float().cpu().numpy()
+            )
         params = og.GeneratorParams(runtime.model)
-        params.set_search_options(max_length=capacity(runtime.config, len(ids) + 1), do_sample=False)
+        params.set_search_options(
+            max_length=capacity(runtime.config, len(ids) + 1), do_sample=False
+        )
         generator = og.Generator(runtime.model, params)
         generator.append_tokens(np.array(ids, dtype=np.int32))
         got = np.asarray(generator.get_output("logits"), dtype=np.float32)[0]
@@ -161,12 +208,22 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
     job.progress("comparing logits", len(rows), len(rows))
     figures = compare(expected, found)
     if precision and rows:
-        _judge(job, onnx.target, precision, difference_of([*np.concatenate(expected)], [*np.concatenate(found)]), figures)
+        _judge(
+            job,
+            onnx.target,
+            precision,
+            difference_of([*np.concatenate(expected)], [*np.concatenate(found)]),
+            figures,
+        )
     return {**figures, "rows": len(rows), "prompts": prompts}
 
 
-def _judge(job: Job, target: str, precision: str, difference: Difference, figures: dict[str, float]) -> None:
-    """Raises StepError for a conversion that is further from its source than its precision explains."""
+def _judge(
+    job: Job, target: str, precision: str, difference: Difference, figures: dict[str, float]
+) -> None:
+    """Raises StepError for a conversion that is further from its source than its precision
+    explains.
+    """
     from olivebuild.steps._trial import LIMITS
 
     limit = LIMITS[precision]
@@ -175,37 +232,66 @@ def _judge(job: Job, target: str, precision: str, difference: Difference, figure
         fault = f"the likeliest token is another one for {difference.flips:.1%} of the tokens"
     if fault:
         raise StepError(
-            f"{target} is not what its source is in {precision}: {fault}; the likeliest token is the same for {figures['top1_agreement']:.1%}",
+            f"{target} is not what its source is in {precision}: {fault}; the likeliest token is "
+            f"the same for {figures['top1_agreement']:.1%}",
             where=job.where(),
-            hint="another version of onnxruntime-genai, another precision or other options may convert it right",
+            hint="another version of onnxruntime-genai, another precision or other options "
+            "may convert "
+            "it right",
         )
 
 
-def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated: Any = None) -> int:
-    """How many prompts were compared: their text, their tokens, and, where they come from messages, what the runtime's own template gives.
+def _same_tokens(
+    job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated: Any = None
+) -> int:
+    """How many prompts were compared: their text, their tokens, and, where they come from messages,
+    what the runtime's own template gives.
 
     `dated` has their template for the date of the benchmark, where it reads the clock.
-    The model is asked with the tokens of our one rendering; whoever deploys it has those of the runtime's tokenizer.
+    The model is asked with the tokens of our one rendering; whoever deploys it has those of the
+    runtime's tokenizer.
     """
     from olivebuild.steps._row_origins import origins_of
     from olivebuild.steps._tokens import Encoder, Refused
 
     encoder, count, begun = Encoder(tokenizer), 0, 0
     origins = [origins_of(table.path) for table in tables]
-    rows = [(table, row, places.of(i)) for table, places in zip(tables, origins, strict=True) for i, row in enumerate(table.rows)]
-    hint = "the deployed model would see other tokens than the one that was trained; another version of onnxruntime-genai may help"
+    rows = [
+        (table, row, places.of(i))
+        for table, places in zip(tables, origins, strict=True)
+        for i, row in enumerate(table.rows)
+    ]
+    hint = (
+        "the deployed model would see other tokens than the one that was trained; another version "
+        "of onnxruntime-genai may help"
+    )
     for i, (table, row, origin) in enumerate(rows):
         job.progress("comparing tokens", i, len(rows))
         encoder.where = origin or job.where("data")
         text = encoder.prompt_text(table.format, row) or encoder.completion_text(table.format, row)
-        ours = encoder.ask(table.format, row) if table.format != "text" else encoder.ask("prompt", {"prompt": text})
+        ours = (
+            encoder.ask(table.format, row)
+            if table.format != "text"
+            else encoder.ask("prompt", {"prompt": text})
+        )
         found = [int(t) for t in theirs.encode(text)]
-        if table.format in ("prompt", "text") and ours != found and ours == [*encoder.begin, *found]:
-            # The runtime tokenizes what it is given and begins nothing; that is for whoever calls it to do.
+        if (
+            table.format in ("prompt", "text")
+            and ours != found
+            and ours == [*encoder.begin, *found]
+        ):
+            # The runtime tokenizes what it is given and begins nothing; that is for whoever calls
+            # it to do.
             begun, found = begun + 1, ours
         if ours != found:
-            at = next((k for k, (a, b) in enumerate(zip(ours, found, strict=False)) if a != b), min(len(ours), len(found)))
-            fact = f"onnxruntime-genai makes other tokens of a prompt: token {at} is {found[at : at + 3]}, not {ours[at : at + 3]}, in {text[:80]!r}"
+            at = next(
+                (k for k, (a, b) in enumerate(zip(ours, found, strict=False)) if a != b),
+                min(len(ours), len(found)),
+            )
+            fact = (
+                f"onnxruntime-genai makes other tokens of a prompt: token {at} is "
+                f"{found[at : at + 3]}, not {ours[at : at + 3]}, in {text[:80]!r}"
+            )
             raise InputError(fact, where=job.where("data"), hint=hint)
         if table.format in ("messages", "user"):
             messages, tools = encoder.messages(table.format, row)[:-1], encoder.tools(row)
@@ -213,38 +299,65 @@ def _same_tokens(job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated
                 # First by the engine that has limits: the runtime's has none.
                 expected = encoder.render(messages, tools, prompt=True)
             except Refused as e:
-                raise InputError(f"the chat template refuses a row: {e}", where=encoder.where, hint="leave it out") from None
-            written = _written(theirs, messages, tools, dated.get_chat_template(tools=tools) if dated else "")
+                raise InputError(
+                    f"the chat template refuses a row: {e}",
+                    where=encoder.where,
+                    hint="leave it out",
+                ) from None
+            written = _written(
+                theirs, messages, tools, dated.get_chat_template(tools=tools) if dated else ""
+            )
             if written != expected:
-                fact = f"onnxruntime-genai writes another chat prompt: {written[:80]!r}, not {expected[:80]!r}"
+                fact = (
+                    f"onnxruntime-genai writes another chat prompt: {written[:80]!r}, not "
+                    f"{expected[:80]!r}"
+                )
                 raise InputError(fact, where=job.where("data"), hint=hint)
         count += 1
     if begun:
         names = " ".join(tokenizer.convert_ids_to_tokens(encoder.begin))
-        job.note(f"onnxruntime-genai's tokenizer does not begin a text with {names}, as training and benchmarks do: put it before {begun} prompts")
+        job.note(
+            f"onnxruntime-genai's tokenizer does not begin a text with {names}, as training and "
+            f"benchmarks do: put it before {begun} prompts"
+        )
     if tables and any(t.format in ("messages", "user") for t in tables) and encoder.habits.header:
-        job.note(f"the chat template ignores add_generation_prompt: prompts that are deployed must end with {encoder.habits.header!r}")
+        job.note(
+            "the chat template ignores add_generation_prompt: prompts that are deployed must end "
+            f"with {encoder.habits.header!r}"
+        )
     return count
 
 
-def _written(theirs: Any, messages: list[dict[str, Any]], tools: list[Any] | None, template: str = "") -> str:
+def _written(
+    theirs: Any, messages: list[dict[str, Any]], tools: list[Any] | None, template: str = ""
+) -> str:
     """The prompt as the runtime's own template engine writes it, or what it says instead."""
     options = {"tools": json.dumps(tools, ensure_ascii=False)} if tools else {}
     if template:
         options["template_str"] = template
     try:
-        return str(theirs.apply_chat_template(json.dumps(messages, ensure_ascii=False), add_generation_prompt=True, **options))
+        return str(
+            theirs.apply_chat_template(
+                json.dumps(messages, ensure_ascii=False), add_generation_prompt=True, **options
+            )
+        )
     except RuntimeError as e:
         return first_line(e)
 
 
 def _same_ends(job: Job, source: Path, onnx: Path) -> None:
-    """Where the source stops, be it by its configuration or by what its adapter taught it, onnxruntime-genai must stop, too."""
+    """Where the source stops, be it by its configuration or by what its adapter taught it,
+    onnxruntime-genai must stop, too.
+    """
     from olivebuild.steps._ends import ends_of
 
     if missing := sorted(ends_of(source) - ends_of(onnx)):
         hint = "the deployed model would not stop where the trained one does"
-        raise InputError(f"the stop token {missing[0]} is missing from genai_config.json", where=job.where(), hint=hint)
+        raise InputError(
+            f"the stop token {missing[0]} is missing from genai_config.json",
+            where=job.where(),
+            hint=hint,
+        )
 
 
 STEP = Check()

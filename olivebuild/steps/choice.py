@@ -1,7 +1,10 @@
-"""The best of a benchmark's ONNX models under gates: a folder that holds the same files, under a name of its own.
+"""The best of a benchmark's ONNX models under gates: a folder that holds the same files, under a
+name of its own.
 
-Choosing is an action. What it chooses by is in its key: the benchmark's figures, the candidates, the figure and the gates. So an edited gate
-chooses anew and measures nothing, and a choice whose model was rebuilt follows it. A benchmark's own gates stay outside of keys.
+Choosing is an action. What it chooses by is in its key: the benchmark's figures, the candidates,
+the figure and the gates. So an edited gate
+chooses anew and measures nothing, and a choice whose model was rebuilt follows it. A benchmark's
+own gates stay outside of keys.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ class ChoiceFields(Fields):
     by: Ref
     """The benchmark; the ONNX models that it lists are the candidates."""
     best: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_-]*\.)?[a-z][a-z0-9_]*$")] = "accuracy"
-    """A figure of the benchmark, `accuracy`, `tokens_per_second` or `size` for example; `hard.accuracy` for that of another data set."""
+    """A figure of the benchmark, `accuracy`, `tokens_per_second` or `size` for example;
+    `hard.accuracy` for that of another data set.
+    """
     gates: list[str] = []
     """What a candidate must meet. A gate that names no model judges each."""
     strict: bool = False
@@ -43,12 +48,22 @@ class Choice(Step):
         edges = [Edge("by", fields.by, ("benchmark",), field=("by",))]
         judged = targets.get(fields.by.target)
         if judged and isinstance(judged.fields, BenchmarkFields):
-            models = [ref for ref in judged.fields.models if ref.target in targets and targets[ref.target].kind == "onnx"]
+            models = [
+                ref
+                for ref in judged.fields.models
+                if ref.target in targets and targets[ref.target].kind == "onnx"
+            ]
             if not models:
-                raise RecipeError(f"{fields.by} lists no ONNX model to choose from", hint="list some under its `models`")
+                raise RecipeError(
+                    f"{fields.by} lists no ONNX model to choose from",
+                    hint="list some under its `models`",
+                )
             _check(fields, judged.fields)
             # Names are not in keys; which of the figures are whose is in the benchmark's.
-            edges += [Edge(f"model[{i}]", ref, ("onnx",), field=("by",), by_tensors=True) for i, ref in enumerate(models)]
+            edges += [
+                Edge(f"model[{i}]", ref, ("onnx",), field=("by",), by_tensors=True)
+                for i, ref in enumerate(models)
+            ]
         return [self.node(target.name, target.name, fields, edges)]
 
     def parameters(self, fields: Fields) -> dict[str, object]:
@@ -58,19 +73,46 @@ class Choice(Step):
         fields = job.fields(ChoiceFields)
         metrics = json.loads((Path(job.input("by").folder) / "metrics.json").read_text("utf-8"))
         models = {job.input(role).target: job.input(role) for role in job.roles("model")}
-        own = {name for row in metrics["models"].values() for of_data in row["data"].values() for name in of_data.get("scores", {})}
-        gates = [Gate.parse(text, own, list(metrics.get("commands", ())), strict=fields.strict) for text in fields.gates]
+        own = {
+            name
+            for row in metrics["models"].values()
+            for of_data in row["data"].values()
+            for name in of_data.get("scores", {})
+        }
+        gates = [
+            Gate.parse(text, own, list(metrics.get("commands", ())), strict=fields.strict)
+            for text in fields.gates
+        ]
         candidates = ranked(job.action.target, metrics, models, fields.best, gates)
         best = candidates[0]
         if not best.passes:
             missed = next(j for j in best.judgements if not j.passed)
-            fact = f"no model of {job.input('by').target} meets all gates; {best.model} is nearest and misses {missed.gate}: {missed.value:.4g}"
-            raise GateError(fact, where=job.where("gates"), hint="the one that was chosen before, if any, stays in build/")
+            fact = (
+                f"no model of {job.input('by').target} meets all gates; {best.model} is nearest "
+                "and "
+                f"misses {missed.gate}: {missed.value:.4g}"
+            )
+            raise GateError(
+                fact,
+                where=job.where("gates"),
+                hint="the one that was chosen before, if any, stays in build/",
+            )
         passing = [c.model for c in candidates if c.passes]
-        job.note(f"{best.model} is the best of {len(candidates)} by {fields.best}" + (f"; {len(passing)} meet all gates" if gates else ""))
+        job.note(
+            f"{best.model} is the best of {len(candidates)} by {fields.best}"
+            + (f"; {len(passing)} meet all gates" if gates else "")
+        )
         pareto = front(metrics)
-        metrics = {"chosen": best.model, "by": fields.best, "value": abs(best.value), "passing": passing}
-        job.result = Result(metrics=metrics | ({"pareto": pareto.to_json()} if pareto else {}), manifest=models[best.model].manifest)
+        metrics = {
+            "chosen": best.model,
+            "by": fields.best,
+            "value": abs(best.value),
+            "passing": passing,
+        }
+        job.result = Result(
+            metrics=metrics | ({"pareto": pareto.to_json()} if pareto else {}),
+            manifest=models[best.model].manifest,
+        )
 
 
 def _check(fields: ChoiceFields, judged: BenchmarkFields) -> None:
@@ -80,7 +122,10 @@ def _check(fields: ChoiceFields, judged: BenchmarkFields) -> None:
     sets = [ref.target for ref in judged.data_sets]
     # A score of the user's own counts like a figure of ours.
     if figure not in (*FIGURES, *own):
-        raise RecipeError(f"there is no figure {figure!r} to choose by", hint=did_you_mean(figure, [*FIGURES, *own]))
+        raise RecipeError(
+            f"there is no figure {figure!r} to choose by",
+            hint=did_you_mean(figure, [*FIGURES, *own]),
+        )
     if data and data not in sets:
         raise RecipeError(f"{fields.by} has no data set {data!r}", hint=did_you_mean(data, sets))
     known = {*sets, *(str(m) for m in judged.models)}
@@ -90,9 +135,18 @@ def _check(fields: ChoiceFields, judged: BenchmarkFields) -> None:
         except ValueError as e:
             fact, _, hint = str(e).partition("; ")
             raise RecipeError(fact, hint=hint) from None
-        odd = [] if gate.command else [n for n in (*gate.names, *([gate.versus] if gate.versus else [])) if n not in known]
+        odd = (
+            []
+            if gate.command
+            else [
+                n for n in (*gate.names, *([gate.versus] if gate.versus else [])) if n not in known
+            ]
+        )
         if odd:
-            raise RecipeError(f"the gate {text!r} names {odd[0]!r}, which {fields.by} does not measure", hint=did_you_mean(odd[0], known))
+            raise RecipeError(
+                f"the gate {text!r} names {odd[0]!r}, which {fields.by} does not measure",
+                hint=did_you_mean(odd[0], known),
+            )
 
 
 STEP = Choice()

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class Env(Fields):
-    """Variables of the environment that a command gets beside those that all get. The values of `passed` ones are nowhere kept."""
+    """Variables of the environment that a command gets beside those that all get.
+
+    The values of `passed` ones are nowhere kept.
+    """
 
     keyed: list[str] = []
     """Name and value count."""
@@ -32,18 +35,25 @@ class Env(Fields):
     def _are_names(cls, value: list[str]) -> list[str]:
         for name in value:
             if not NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is not the name of a variable; values belong into `environment`")
+                raise ValueError(
+                    f"{name!r} is not the name of a variable; values belong into `environment`"
+                )
         # Order has no meaning here, so it must not change the key.
         return sorted(set(value))
 
 
 class CommandFields(Fields):
-    """`run` is a command line; {inputs.NAME}, {outputs.NAME} and {out} stand for paths. It runs in the recipe's folder."""
+    """`run` is a command line; {inputs.NAME}, {outputs.NAME} and {out} stand for paths.
+
+    It runs in the recipe's folder.
+    """
 
     run: Annotated[str, Field(min_length=1)]
     inputs: dict[str, Ref] | list[Ref] = {}
     files: list[str] = []
-    outputs: Annotated[dict[str, str], Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    outputs: (
+        Annotated[dict[str, str], Field(min_length=1)] | Annotated[list[str], Field(min_length=1)]
+    )
     metrics: str | None = None
     shell: bool = False
     gpu: bool = False
@@ -55,7 +65,10 @@ class CommandFields(Fields):
 class Command(Step):
     kind = "command"
     version = 3
-    changes: ClassVar = {3: "a command's environment holds a base and what `env` lists; modules beside its scripts count"}
+    changes: ClassVar = {
+        3: "a command's environment holds a base and what `env` lists; modules beside its scripts "
+        "count"
+    }
     fields = CommandFields
     summary = "any program: `run`, with `inputs`, `files` and `outputs`"
     runner = "olivebuild.steps._program"
@@ -77,17 +90,26 @@ class Command(Step):
     def outputs(self, fields: Fields) -> Mapping[str, str]:
         assert isinstance(fields, CommandFields)
         # A benchmark that shows the metrics needs to look at them alone.
-        return {"": ".", **({"metrics": fields.metrics} if fields.metrics else {}), **self.named_outputs(fields)}
+        return {
+            "": ".",
+            **({"metrics": fields.metrics} if fields.metrics else {}),
+            **self.named_outputs(fields),
+        }
 
     def edges(self, fields: CommandFields) -> list[Edge]:
         many = fields.inputs
-        keys: list[tuple[str, str | int]] = [(str(r), i) for i, r in enumerate(many)] if isinstance(many, list) else [(n, n) for n in many]
+        keys: list[tuple[str, str | int]] = (
+            [(str(r), i) for i, r in enumerate(many)]
+            if isinstance(many, list)
+            else [(n, n) for n in many]
+        )
         refs = self.named_inputs(fields)
         return [Edge(name, refs[name], KINDS, field=("inputs", key)) for name, key in keys]
 
     def files(self, fields: CommandFields) -> list[FileInput]:
         found = [FileInput(f"file.{i}", path, ("files", i)) for i, path in enumerate(fields.files)]
-        # The words of the command line that are files below the recipe are scripts, and as much a part of the result as it is.
+        # The words of the command line that are files below the recipe are scripts, and as much a
+        # part of the result as it is.
         for i, word in enumerate(self.program(fields).words):
             if not word.startswith("/"):
                 found.append(FileInput(f"script.{i}", word, ("run",), optional=True))
@@ -112,22 +134,47 @@ class Command(Step):
                 return "`run` is empty; name a program"
         except ValueError as e:
             return f"`run` is not a command line: {e}; close the quotes"
-        if twice := [*({*fields.env.keyed} & {*fields.env.passed}), *({*fields.env.keyed, *fields.env.passed} & {*fields.environment})]:
-            return f"{sorted(twice)[0]} is said twice; a variable is keyed, or passed, or gets its value from `environment`"
-        if isinstance(fields.outputs, list) and len(self.named_outputs(fields)) < len(fields.outputs):
+        if twice := [
+            *({*fields.env.keyed} & {*fields.env.passed}),
+            *({*fields.env.keyed, *fields.env.passed} & {*fields.environment}),
+        ]:
+            return (
+                f"{sorted(twice)[0]} is said twice; a variable is keyed, or passed, or gets its "
+                "value "
+                "from `environment`"
+            )
+        if isinstance(fields.outputs, list) and len(self.named_outputs(fields)) < len(
+            fields.outputs
+        ):
             return "two outputs would have one name; write outputs as NAME: PATH"
         outputs, inputs = self.named_outputs(fields), self.named_inputs(fields)
         for path in [*outputs.values(), *([fields.metrics] if fields.metrics else [])]:
-            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
-                return f"the output {path!r} leaves the target's folder; outputs are relative paths without .."
+            if (
+                PurePosixPath(path).is_absolute()
+                or ".." in PurePosixPath(path).parts
+                or "\\" in path
+            ):
+                return (
+                    f"the output {path!r} leaves the target's folder; outputs are relative paths "
+                    "without .."
+                )
             if odd := names.fault(path):
-                return f"the output {path!r} can't be a file everywhere: {odd}; call it something else"
+                return (
+                    f"the output {path!r} can't be a file everywhere: {odd}; call it something else"
+                )
         if alike := names.clash(outputs.values()):
-            return f"the outputs {alike[0]!r} and {alike[1]!r} are one file on some systems; call one of them something else"
+            return (
+                f"the outputs {alike[0]!r} and {alike[1]!r} are one file on some systems; call "
+                "one of "
+                "them something else"
+            )
         for m in _program.SLOT.finditer(fields.run):
             known = list(inputs if m[1] == "inputs" else outputs)
             if m[1] and m[2] not in known:
-                return f"`run` names {{{m[1]}.{m[2]}}}, which is not declared; declared are {', '.join(known) or 'none'}"
+                return (
+                    f"`run` names {{{m[1]}.{m[2]}}}, which is not declared; declared are "
+                    f"{', '.join(known) or 'none'}"
+                )
         return None
 
     def run(self, job: Job) -> None:

@@ -1,4 +1,6 @@
-"""A base model: a folder referenced where it lies, a hub snapshot, or a GGUF file turned into a Hugging Face folder."""
+"""A base model: a folder referenced where it lies, a hub snapshot, or a GGUF file turned into a
+Hugging Face folder.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,11 @@ class ModelFields(Fields):
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Number format of the folder that is made of a GGUF file."""
     template_date: str | None = None
-    """For a chat template that reads the clock: the date that it is told, `2026-11-28`. `freeze`: that of olivebuild.lock, which is also
-    written into the template of what is published. Without the field: that of olivebuild.lock, and the published template stays the model's own."""
+    """For a chat template that reads the clock: the date that it is told, `2026-11-28`.
+
+    `freeze`: that of olivebuild.lock, which is also
+    written into the template of what is published. Without the field: that of olivebuild.lock, and
+    the published template stays the model's own."""
 
     @field_validator("template_date")
     @classmethod
@@ -46,15 +51,24 @@ class Model(Step):
         return fields.source.name if fields.source.scheme == "file" else None
 
     def files(self, fields: ModelFields) -> list[FileInput]:
-        return [FileInput("source", fields.source.name, ("source",))] if fields.source.scheme == "gguf" else []
+        return (
+            [FileInput("source", fields.source.name, ("source",))]
+            if fields.source.scheme == "gguf"
+            else []
+        )
 
     def libraries(self, fields: ModelFields) -> tuple[str, ...]:
         return ("gguf", "torch", "transformers") if fields.source.scheme in ("gguf", "pypi") else ()
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, ModelFields)
-        # A snapshot is what the hub holds; only a converted model has a number format of our choosing.
-        return {"dtype": fields.dtype} if fields.source.scheme != "hf" else {"trust_remote_code": fields.trust_remote_code}
+        # A snapshot is what the hub holds; only a converted model has a number format of our
+        # choosing.
+        return (
+            {"dtype": fields.dtype}
+            if fields.source.scheme != "hf"
+            else {"trust_remote_code": fields.trust_remote_code}
+        )
 
     def check(self, fields: ModelFields) -> str | None:
         source = fields.source
@@ -69,7 +83,11 @@ class Model(Step):
 
         fields = job.fields(ModelFields)
         where, trust = job.where("source"), fields.trust_remote_code
-        path = fetch(job, fields.source, look=lambda folder: brought.check(folder, "model", where, trust=trust))
+        path = fetch(
+            job,
+            fields.source,
+            look=lambda folder: brought.check(folder, "model", where, trust=trust),
+        )
         if fields.source.scheme == "hf":
             job.result = Result(reference=path, provenance=seen_of(path))
         else:
@@ -85,7 +103,8 @@ def seen_of(folder: Path) -> dict[str, object]:
 def _convert(job: Job, gguf: Path, dtype: str) -> None:
     """Dequantise a GGUF file into `job.out` as a plain Hugging Face folder.
 
-    transformers reads GGUF (https://huggingface.co/docs/transformers/gguf) but won't save what it read, so the tensors are
+    transformers reads GGUF (https://huggingface.co/docs/transformers/gguf) but won't save what it
+    read, so the tensors are
     written here.
     """
     import torch
@@ -97,16 +116,24 @@ def _convert(job: Job, gguf: Path, dtype: str) -> None:
 
     with open(gguf, "rb") as f:
         if f.read(4) != b"GGUF":
-            raise InputError(f"{gguf.name} is not a GGUF file", where=job.where("source"), hint="is the download complete?")
+            raise InputError(
+                f"{gguf.name} is not a GGUF file",
+                where=job.where("source"),
+                hint="is the download complete?",
+            )
     job.note(f"dequantising {gguf.name} to {dtype}")
     where: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, output_loading_info=True, **where)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, output_loading_info=True, **where
+        )
     except Exception as e:
         # A malformed file fails in as many ways as it has bytes.
         raise InputError(
-            f"{gguf.name} can't be read: {e}", where=job.where("source"), hint="is its architecture one that transformers reads from GGUF?"
+            f"{gguf.name} can't be read: {e}",
+            where=job.where("source"),
+            hint="is its architecture one that transformers reads from GGUF?",
         ) from None
     model, info = loaded
     check_loaded(info, gguf.name, job.where("source"))
@@ -117,7 +144,11 @@ def _convert(job: Job, gguf: Path, dtype: str) -> None:
             continue
         tensors[name] = tensor.to(getattr(torch, dtype)).contiguous()
         if not torch.isfinite(tensors[name]).all():
-            raise InputError(f"{name} does not fit {dtype}", where=job.where("dtype"), hint="dtype: float32 or bfloat16")
+            raise InputError(
+                f"{name} does not fit {dtype}",
+                where=job.where("dtype"),
+                hint="dtype: float32 or bfloat16",
+            )
     config = model.config
     config.dtype, config.architectures = dtype, [type(model).__name__]
     if hasattr(config, "quantization_config"):

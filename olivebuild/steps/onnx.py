@@ -16,7 +16,16 @@ from olivebuild.machine import installed
 from olivebuild.manifest import Manifest
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Result, Step, Target, step_of
-from olivebuild.steps._builder import LIBRARIES, BuilderFailed, builder_options, canonical, check_loads, limit_length, load, run_builder
+from olivebuild.steps._builder import (
+    LIBRARIES,
+    BuilderFailed,
+    builder_options,
+    canonical,
+    check_loads,
+    limit_length,
+    load,
+    run_builder,
+)
 
 if TYPE_CHECKING:
     from olivebuild.derived import Derived
@@ -25,7 +34,8 @@ if TYPE_CHECKING:
 
 
 class OnnxFields(Fields):
-    """The builder's own options stand directly on the target; what is not given is the builder's default.
+    """The builder's own options stand directly on the target; what is not given is the builder's
+    default.
 
     https://github.com/microsoft/onnxruntime-genai/tree/main/src/python/py/models
     """
@@ -34,10 +44,23 @@ class OnnxFields(Fields):
     adapter: Ref | None = None
     source: Source | None = None
     trust: bool = False
-    """What the folder's genai_config.json and graphs name may be loaded also where it is code: see onnx_folder.py."""
+    """What the folder's genai_config.json and graphs name may be loaded also where it is code: see
+    onnx_folder.py.
+    """
     precision: Literal["int4", "int8", "fp16", "fp32", "bf16"] = "int4"
     provider: Literal["cpu", "cuda", "dml", "webgpu"] = "cpu"
-    algorithm: Literal["default", "rtn", "k_quant", "rtn_last", "k_quant_last", "k_quant_mixed", "k_quant_linear"] | None = None
+    algorithm: (
+        Literal[
+            "default",
+            "rtn",
+            "k_quant",
+            "rtn_last",
+            "k_quant_last",
+            "k_quant_mixed",
+            "k_quant_linear",
+        ]
+        | None
+    ) = None
     block_size: Literal[16, 32, 64, 128, 256] | None = None
     accuracy_level: Literal[1, 2, 3, 4] | None = None
     symmetric: bool | None = None
@@ -74,8 +97,11 @@ class Onnx(Step):
     kind = "onnx"
     version = 6
     changes: ClassVar = {
-        5: "what is converted is compared with transformers, must be finite, and promises the length that works",
-        6: "norms of Phi-2 and Nemotron are computed with the epsilon of their configuration, and LongRoPE is tried beyond any original context",
+        5: "what is converted is compared with transformers, must be finite, and promises "
+        "the length "
+        "that works",
+        6: "norms of Phi-2 and Nemotron are computed with the epsilon of their configuration, and "
+        "LongRoPE is tried beyond any original context",
         7: "of a folder from elsewhere only the files are taken that onnxruntime-genai reads",
     }
     fields = OnnxFields
@@ -101,17 +127,27 @@ class Onnx(Step):
         return () if fields.source else LIBRARIES
 
     def edges(self, fields: OnnxFields) -> list[Edge]:
-        return [Edge("model", fields.model, ("model", "merged"), field=("model",), by_tensors=True)] if fields.model else []
+        return (
+            [Edge("model", fields.model, ("model", "merged"), field=("model",), by_tensors=True)]
+            if fields.model
+            else []
+        )
 
     def files(self, fields: OnnxFields) -> list[FileInput]:
         source = fields.source
-        return [FileInput("source", source.name, ("source",))] if source and source.scheme == "file" else []
+        return (
+            [FileInput("source", source.name, ("source",))]
+            if source and source.scheme == "file"
+            else []
+        )
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, OnnxFields)
         if fields.source:
             return {"trust": True} if fields.trust else {}
-        return {n: v for n, v in super().parameters(fields).items() if n not in ("adapter", "trust")}
+        return {
+            n: v for n, v in super().parameters(fields).items() if n not in ("adapter", "trust")
+        }
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         """With `adapter`, a merge that has no name of its own comes first."""
@@ -121,7 +157,9 @@ class Onnx(Step):
             return super().nodes(target, targets)
         merged = step_of("merged")
         assert merged is not None
-        inner = merged.fields.model_validate({"model": str(fields.model), "adapter": str(fields.adapter)})
+        inner = merged.fields.model_validate(
+            {"model": str(fields.model), "adapter": str(fields.adapter)}
+        )
         edge = Edge("model", Ref(target.name), (), field=("model",), part="merged", by_tensors=True)
         return [
             merged.node(f"{target.name}:merged", target.name, inner, merged.edges(inner)),
@@ -133,16 +171,32 @@ class Onnx(Step):
             extra = sorted(fields.model_fields_set - {"source", "trust"})
             if fields.source.scheme not in ("file", "hf"):
                 return "an ONNX model comes from a folder or hf:ID; name one"
-            return f"`source` brings a finished ONNX folder, so {', '.join(extra)} has no meaning; leave it out" if extra else None
+            return (
+                f"`source` brings a finished ONNX folder, so {', '.join(extra)} has no meaning; "
+                "leave it out"
+                if extra
+                else None
+            )
         if not fields.model:
             return "it needs `model`, or `source`; for example model: merged"
         if fields.precision not in PRECISIONS[fields.provider]:
             known = ", ".join(PRECISIONS[fields.provider])
-            return f"{fields.precision} does not exist for {fields.provider}; precision: one of {known}"
+            return (
+                f"{fields.precision} does not exist for {fields.provider}; precision: one of "
+                f"{known}"
+            )
         if fields.overrides:
             beside = [name for name in _SAY_THE_SAME if getattr(fields, name) is not None]
-            beside += [f"algorithm: {fields.algorithm}"] if fields.algorithm not in (None, "default", "rtn", "k_quant") else []
-            return f"the model builder takes {beside[0]} or overrides, not both; leave one out" if beside else None
+            beside += (
+                [f"algorithm: {fields.algorithm}"]
+                if fields.algorithm not in (None, "default", "rtn", "k_quant")
+                else []
+            )
+            return (
+                f"the model builder takes {beside[0]} or overrides, not both; leave one out"
+                if beside
+                else None
+            )
         return None
 
     def run(self, job: Job) -> None:
@@ -190,16 +244,22 @@ def _build(job: Job, fields: OnnxFields) -> None:
     if audited:
         _audit(job, fields, manifest, length)
     blob = job.store.put_manifest(manifest)
-    job.result = Result(metrics=dict(counts), provenance={"by": "tensors", "audited": audited}, manifest=blob)
+    job.result = Result(
+        metrics=dict(counts), provenance={"by": "tensors", "audited": audited}, manifest=blob
+    )
 
 
 def _is_audited(key: str) -> bool:
-    """OLIVEBUILD_AUDIT is the share of builds that are compared with the whole builder's: by default 0, and 0.05 where CI is set."""
+    """OLIVEBUILD_AUDIT is the share of builds that are compared with the whole builder's: by
+    default 0, and 0.05 where CI is set.
+    """
     share = os.environ.get("OLIVEBUILD_AUDIT") or ("0.05" if os.environ.get("CI") else "0")
     try:
         return int(key[:8] or "0", 16) / 16**8 < float(share)
     except ValueError:
-        raise InputError(f"OLIVEBUILD_AUDIT is {share!r}, not a share", hint="a number from 0 to 1") from None
+        raise InputError(
+            f"OLIVEBUILD_AUDIT is {share!r}, not a share", hint="a number from 0 to 1"
+        ) from None
 
 
 def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> None:
@@ -215,22 +275,43 @@ def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> Non
     limit_length(theirs, length)
     _frozen.in_folder(job, theirs)
     names = {entry.name for entry in manifest.files} ^ {path.name for path in theirs.iterdir()}
-    odd = sorted(names | {e.name for e in manifest.files if e.name not in names and e.digest_of(theirs / e.name) != e.digest})
+    odd = sorted(
+        names
+        | {
+            e.name
+            for e in manifest.files
+            if e.name not in names and e.digest_of(theirs / e.name) != e.digest
+        }
+    )
     trees.delete(job.out.parent, theirs)
     if odd:
-        hint = "please report it; `olivebuild verify --repair` and OLIVEBUILD_AUDIT=1 show whether it comes again"
-        raise StepError(f"built tensor by tensor, {odd[0]} is not what the model builder makes", where=job.where(), hint=hint)
+        hint = (
+            "please report it; `olivebuild verify --repair` and OLIVEBUILD_AUDIT=1 show whether it "
+            "comes again"
+        )
+        raise StepError(
+            f"built tensor by tensor, {odd[0]} is not what the model builder makes",
+            where=job.where(),
+            hint=hint,
+        )
 
 
 def known_recipes(job: Job, model: Weights) -> list[Recipe]:
-    """How the `onnx` steps that will read this action's result make their tensors, as far as that is known."""
+    """How the `onnx` steps that will read this action's result make their tensors, as far as that
+    is known.
+    """
     from olivebuild.derived import Derived
 
     recipes: dict[Recipe, None] = {}
     for kind, given in job.action.readers:
         fields = OnnxFields.model_validate(given) if kind == "onnx" else None
         if fields and not no_skeleton(fields, job.input("model").trust_remote_code):
-            found = _restore(job, Derived(job.store), _skeleton_key(fields, model), job.out.parent / f"skeleton{len(recipes)}")
+            found = _restore(
+                job,
+                Derived(job.store),
+                _skeleton_key(fields, model),
+                job.out.parent / f"skeleton{len(recipes)}",
+            )
             recipes |= dict.fromkeys(found.tensors if found else ())
     return list(recipes)
 
@@ -241,7 +322,9 @@ def _skeleton_key(fields: OnnxFields, model: Weights) -> str:
 
     versions = [[name, installed(name)] for name in STEP.libraries(fields)]
     options = fields.model_dump(mode="json", exclude={"model", "adapter", "source", "trust"})
-    return digest.of_json(["onnx skeleton", VERSION, STEP.version, versions, options, model.structure()])
+    return digest.of_json(
+        ["onnx skeleton", VERSION, STEP.version, versions, options, model.structure()]
+    )
 
 
 def _restore(job: Job, derived: Derived, key: str, folder: Path) -> Skeleton | None:
@@ -259,7 +342,9 @@ def _restore(job: Job, derived: Derived, key: str, folder: Path) -> Skeleton | N
 
 
 def _skeleton(job: Job, fields: OnnxFields, model: Weights) -> tuple[Path, Skeleton]:
-    """The skeleton for a model's structure, these options and the installed versions; and the folder with its files. Made if it is not known."""
+    """The skeleton for a model's structure, these options and the installed versions; and the
+    folder with its files. Made if it is not known.
+    """
     from olivebuild.derived import Derived
     from olivebuild.steps._recipes import Skeleton
 
@@ -270,7 +355,8 @@ def _skeleton(job: Job, fields: OnnxFields, model: Weights) -> tuple[Path, Skele
     if known := _restore(job, derived, key, folder):
         return folder, known
     folder.mkdir()
-    # The builder's quantiser and ours make something else of what is no number, which is not to be held against all models of this structure.
+    # The builder's quantiser and ours make something else of what is no number, which is not to be
+    # held against all models of this structure.
     _check_finite(job, model)
     skeleton = _trace(job, fields, model, folder)
     _, blob = job.store.put_folder(folder, job.out.parent)
@@ -289,7 +375,12 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
     hollow.mkdir()
     job.progress("tracing the model builder", 0, 1)
     try:
-        skeleton = trace(hollow, folder, without_merges(model), lambda: run_builder(job, fields, hollow, folder, trust=False))
+        skeleton = trace(
+            hollow,
+            folder,
+            without_merges(model),
+            lambda: run_builder(job, fields, hollow, folder, trust=False),
+        )
     except Unproven as e:
         skeleton = Skeleton(because=str(e))
     except BuilderFailed as e:
@@ -298,7 +389,10 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
         skeleton = Skeleton(because=e.fact)
     except (AttributeError, TypeError, LookupError, AssertionError, RuntimeError, ValueError) as e:
         # The private parts of the builder that are leant on may be other ones in another version.
-        skeleton = Skeleton(because=f"the model builder is not the one that is known: {type(e).__name__}: {str(e)[:200]}")
+        skeleton = Skeleton(
+            because=f"the model builder is not the one that is known: {type(e).__name__}: "
+            f"{str(e)[:200]}"
+        )
     if skeleton.because:
         trees.delete(job.out.parent, folder)
         folder.mkdir()
@@ -328,17 +422,35 @@ def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, len
     _check_finite(job, model)
     run_builder(job, fields, folder, job.out, trust=job.input("model").trust_remote_code)
     if name := not_finite(job.out / "model.onnx"):
-        hint = "its weights hold no finite numbers, or such as that precision has not; precision: bf16 or fp32 has the range of bfloat16"
-        raise InputError(f"{name} comes out as infinite or not a number in {fields.precision}", where=job.where("precision"), hint=hint)
+        hint = (
+            "its weights hold no finite numbers, or such as that precision has not; precision: "
+            "bf16 "
+            "or fp32 has the range of bfloat16"
+        )
+        raise InputError(
+            f"{name} comes out as infinite or not a number in {fields.precision}",
+            where=job.where("precision"),
+            hint=hint,
+        )
     canonical(job.out, folder)
     limit_length(job.out, length)
     if fields.provider == "cpu" and not (fields.exclude_embeds or fields.exclude_lm_head):
         check_loads(job, lambda: load(job.out))
         if fault := try_out(job.out):
             hint = "another precision, or another version of onnxruntime-genai, may do better"
-            raise StepError(f"the model builder made a model that does not work: {fault}", where=job.where(), hint=hint)
+            raise StepError(
+                f"the model builder made a model that does not work: {fault}",
+                where=job.where(),
+                hint=hint,
+            )
     _frozen.in_folder(job, job.out)
-    job.result = Result(provenance={"by": "onnxruntime-genai", "because": because, "builder_options": dict(builder_options(fields))})
+    job.result = Result(
+        provenance={
+            "by": "onnxruntime-genai",
+            "because": because,
+            "builder_options": dict(builder_options(fields)),
+        }
+    )
 
 
 def _bring(job: Job, source: Source, *, trust: bool) -> None:
@@ -346,7 +458,12 @@ def _bring(job: Job, source: Source, *, trust: bool) -> None:
     from olivebuild.steps._fetch import fetch
 
     where = job.where("source")
-    folder = fetch(job, source, also=(*onnx_folder.READ, *onnx_folder.DATA), look=lambda folder: brought.check(folder, "onnx", where, trust=trust))
+    folder = fetch(
+        job,
+        source,
+        also=(*onnx_folder.READ, *onnx_folder.DATA),
+        look=lambda folder: brought.check(folder, "onnx", where, trust=trust),
+    )
     if not (folder / "genai_config.json").is_file():
         hint = "it should be a folder that onnxruntime-genai loads"
         raise InputError("genai_config.json is missing", where=str(folder), hint=hint)
@@ -355,11 +472,20 @@ def _bring(job: Job, source: Source, *, trust: bool) -> None:
         # What is trusted may lie elsewhere; the runtime will tell.
         missing = [] if trust else sorted(onnx_folder.weights_in(folder) - set(names))
     except (ValueError, OSError) as e:
-        raise InputError(f"a graph can't be read: {e}", where=where, hint="is the download complete?") from None
+        raise InputError(
+            f"a graph can't be read: {e}", where=where, hint="is the download complete?"
+        ) from None
     if missing:
-        raise InputError(f"the weights in {missing[0]} are not there", where=where, hint="is the download complete?")
+        raise InputError(
+            f"the weights in {missing[0]} are not there",
+            where=where,
+            hint="is the download complete?",
+        )
     if left:
-        job.note(f"left out, since onnxruntime-genai reads no such files: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}")
+        job.note(
+            "left out, since onnxruntime-genai reads no such files: "
+            f"{', '.join(left[:5])}{' ...' if len(left) > 5 else ''}"
+        )
     for name in names:
         (job.out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, job.out / name)
@@ -367,7 +493,9 @@ def _bring(job: Job, source: Source, *, trust: bool) -> None:
 
 
 def _open_brought(job: Job, *, trust: bool) -> None:
-    """Raises InputError unless the files that genai_config.json names are there, and, for the processor, the runtime takes the model."""
+    """Raises InputError unless the files that genai_config.json names are there, and, for the
+    processor, the runtime takes the model.
+    """
     from olivebuild.steps._genai import open_model
 
     where, hint = job.where("source"), "it should be a folder that onnxruntime-genai loads"
@@ -375,12 +503,25 @@ def _open_brought(job: Job, *, trust: bool) -> None:
         model = json.loads((job.out / "genai_config.json").read_text("utf-8"))["model"]
         parts = [part for part in model.values() if isinstance(part, dict)]
         names = [part["filename"] for part in parts if isinstance(part.get("filename"), str)]
-        parts += [stage for part in parts for stages in part.get("pipeline", ()) for stage in stages.values()]
+        parts += [
+            stage
+            for part in parts
+            for stages in part.get("pipeline", ())
+            for stage in stages.values()
+        ]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError("genai_config.json is not one of onnxruntime-genai", where=where, hint=hint) from None
+        raise InputError(
+            "genai_config.json is not one of onnxruntime-genai", where=where, hint=hint
+        ) from None
     if missing := [name for name in names if not (job.out / name).is_file()]:
-        raise InputError(f"genai_config.json names {missing[0]}, which is not there", where=where, hint=hint)
-    if any(part.get("session_options", {}).get("provider_options") for part in parts if isinstance(part, dict)):
+        raise InputError(
+            f"genai_config.json names {missing[0]}, which is not there", where=where, hint=hint
+        )
+    if any(
+        part.get("session_options", {}).get("provider_options")
+        for part in parts
+        if isinstance(part, dict)
+    ):
         return
     try:
         open_model(job.out, trust=trust)
@@ -388,7 +529,9 @@ def _open_brought(job: Job, *, trust: bool) -> None:
         job.note("not opened: onnxruntime-genai is not installed")
     except RuntimeError as e:
         first = first_line(e).replace(str(job.out), "the model")
-        raise InputError(f"onnxruntime-genai can't load the model: {first}", where=where, hint=hint) from None
+        raise InputError(
+            f"onnxruntime-genai can't load the model: {first}", where=where, hint=hint
+        ) from None
 
 
 STEP = Onnx()

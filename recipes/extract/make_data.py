@@ -1,7 +1,11 @@
-"""Writes data/orders.jsonl: short order messages and what they order. `python make_data.py`; the same rows every time.
+"""Writes data/orders.jsonl: short order messages and what they order.
 
-The words are ours, the combinations are drawn: who, what, how many and for when stand in any order, in words or figures, with other
-days, prices and names beside them that are not asked for. Names and things of the rows that `olivebuild` holds out mostly occur in
+`python make_data.py`; the same rows every time.
+
+The words are ours, the combinations are drawn: who, what, how many and for when stand in any order,
+in words or figures, with other
+days, prices and names beside them that are not asked for. Names and things of the rows that
+`olivebuild` holds out mostly occur in
 training rows, too, but hardly ever together.
 """
 
@@ -15,25 +19,61 @@ from pathlib import Path
 
 ROWS = 640
 FIRST = (
-    "Marta Jonas Priya Tomas Ingrid Kwame Yusuf Clara Declan Mei Sofia Anton Leila Ravi Greta Owen Nadia Felix Amara Lukas "
-    "Hanna Diego Freya Samir Elsa Bruno Thandi Pavel Noor Edith Kenji Maeve Oskar Zoe Idris Beata Hugo Wanda Emeka Ilse"
+    "Marta Jonas Priya Tomas Ingrid Kwame Yusuf Clara Declan Mei Sofia Anton Leila Ravi Greta "
+    "Owen Nadia Felix Amara Lukas "
+    "Hanna Diego Freya Samir Elsa Bruno Thandi Pavel Noor Edith Kenji Maeve Oskar Zoe Idris "
+    "Beata Hugo Wanda Emeka Ilse"
 ).split()
 LAST = (
-    "Okafor Weber Nair Rivera Lindqvist Mensah Demir Fontaine Byrne Tanaka Rossi Novak Haddad Kapoor Holm Pritchard Costa "
-    "Brandt Diallo Meier Virtanen Morales Dahl Farouk Sorensen Ricci Dube Horak Aziz Whitlock Mori Quinn Berg Laurent Bello "
+    "Okafor Weber Nair Rivera Lindqvist Mensah Demir Fontaine Byrne Tanaka Rossi Novak Haddad "
+    "Kapoor Holm Pritchard Costa "
+    "Brandt Diallo Meier Virtanen Morales Dahl Farouk Sorensen Ricci Dube Horak Aziz Whitlock "
+    "Mori Quinn Berg Laurent Bello "
     "Kowalski Marchetti Olsen Eze Hoffmann"
 ).split()
-MATERIAL = "walnut oak brass copper linen felt glass tin wool clay slate cork birch paper leather cotton willow steel".split()
+MATERIAL = (
+    "walnut oak brass copper linen felt glass tin wool clay slate cork birch paper leather "
+    "cotton willow steel"
+).split()
 # singular, plural
 THING = [
-    ("shelf", "shelves"), ("lamp", "lamps"), ("candle holder", "candle holders"), ("basket", "baskets"), ("vase", "vases"),
-    ("cushion", "cushions"), ("tray", "trays"), ("bowl", "bowls"), ("lantern", "lanterns"), ("hook", "hooks"), ("coaster", "coasters"),
-    ("picture frame", "picture frames"), ("stool", "stools"), ("bench", "benches"), ("napkin ring", "napkin rings"), ("mug", "mugs"),
-    ("spoon", "spoons"), ("box", "boxes"), ("jar", "jars"), ("clock", "clocks"), ("mirror", "mirrors"), ("doorstop", "doorstops"),
-]  # fmt: skip
-MONTHS = "January February March April May June July August September October November December".split()
+    ("shelf", "shelves"),
+    ("lamp", "lamps"),
+    ("candle holder", "candle holders"),
+    ("basket", "baskets"),
+    ("vase", "vases"),
+    ("cushion", "cushions"),
+    ("tray", "trays"),
+    ("bowl", "bowls"),
+    ("lantern", "lanterns"),
+    ("hook", "hooks"),
+    ("coaster", "coasters"),
+    ("picture frame", "picture frames"),
+    ("stool", "stools"),
+    ("bench", "benches"),
+    ("napkin ring", "napkin rings"),
+    ("mug", "mugs"),
+    ("spoon", "spoons"),
+    ("box", "boxes"),
+    ("jar", "jars"),
+    ("clock", "clocks"),
+    ("mirror", "mirrors"),
+    ("doorstop", "doorstops"),
+]
+MONTHS = (
+    "January February March April May June July August September October November December".split()
+)
 # The first or, of one, the second stands without a noun.
-WORDS = {1: ["a", "one"], 2: ["two", "a pair of"], 3: ["three"], 4: ["four"], 5: ["five"], 6: ["six", "half a dozen"], 7: ["seven"], 8: ["eight"]}
+WORDS = {
+    1: ["a", "one"],
+    2: ["two", "a pair of"],
+    3: ["three"],
+    4: ["four"],
+    5: ["five"],
+    6: ["six", "half a dozen"],
+    7: ["seven"],
+    8: ["eight"],
+}
 WORDS |= {9: ["nine"], 10: ["ten"], 12: ["twelve", "a dozen"]}
 MESSAGES = [
     "Hi, it's {name}. Could I get {count} {things} by {date}? Thanks!",
@@ -93,7 +133,9 @@ def row(draw: random.Random) -> dict[str, str | int]:
     material = draw.choice(MATERIAL) + " " if draw.random() < 0.8 else ""
     quantity = draw.choice([*WORDS, 15, 20, 24, 30])
     month, day = draw.randint(1, 12), draw.randint(1, 28)
-    words = str(quantity) if draw.random() < 0.4 else draw.choice(WORDS.get(quantity, [str(quantity)]))
+    words = (
+        str(quantity) if draw.random() < 0.4 else draw.choice(WORDS.get(quantity, [str(quantity)]))
+    )
     item = material + singular
     if words == "a" and item[0] in "aeiou":
         words = "an"
@@ -126,7 +168,13 @@ def row(draw: random.Random) -> dict[str, str | int]:
             if draw.random() < 0.3
             else f"{text}{'' if text[-1] in '.!?' else '.'} {beside}"
         )
-    return {"text": text, "name": name, "date": f"{month:02d}-{day:02d}", "item": item, "quantity": quantity}
+    return {
+        "text": text,
+        "name": name,
+        "date": f"{month:02d}-{day:02d}",
+        "item": item,
+        "quantity": quantity,
+    }
 
 
 def rows() -> list[dict[str, str | int]]:
@@ -136,4 +184,6 @@ def rows() -> list[dict[str, str | int]]:
 
 if __name__ == "__main__":
     lines = [json.dumps(r, ensure_ascii=False) for r in rows()]
-    Path(__file__).with_name("data").joinpath("orders.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    Path(__file__).with_name("data").joinpath("orders.jsonl").write_text(
+        "\n".join(lines) + "\n", "utf-8"
+    )

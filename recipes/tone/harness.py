@@ -1,6 +1,8 @@
-"""Tasks of the lm-evaluation-harness on a model: `python harness.py MODEL OUT TASK...`, each by its name there, or a YAML file here.
+"""Tasks of the lm-evaluation-harness on a model: `python harness.py MODEL OUT TASK...`, each by its
+name there, or a YAML file here.
 
-Writes OUT/metrics.json, a number for each metric of each task: `tone_acc`, `tone_acc_stderr`. Needs `pip install lm-eval`.
+Writes OUT/metrics.json, a number for each metric of each task: `tone_acc`, `tone_acc_stderr`. Needs
+`pip install lm-eval`.
 """
 
 from __future__ import annotations
@@ -16,14 +18,22 @@ def main(folder: Path, out: Path, names: list[str]) -> None:
     from lm_eval.tasks import TaskManager
 
     files = [Path(name) for name in names if name.endswith(".yaml")]
-    # The harness finds tasks of one's own by the folders that they lie in, and then calls them by name.
+    # The harness finds tasks of one's own by the folders that they lie in, and then calls them by
+    # name.
     manager = TaskManager(include_path=sorted({str(file.parent) for file in files}) or None)
     tasks = [Path(name).stem if name.endswith(".yaml") else name for name in names]
-    # An ONNX folder carries its provider; a Hugging Face folder runs on the processor, as the benchmark's models do.
+    # An ONNX folder carries its provider; a Hugging Face folder runs on the processor, as the
+    # benchmark's models do.
     backend = "onnxruntime-genai" if (folder / "genai_config.json").is_file() else "hf"
     arguments = {"pretrained": str(folder)} | ({"device": "cpu"} if backend == "hf" else {})
     found = simple_evaluate(
-        model=backend, model_args=arguments, tasks=tasks, batch_size=1, task_manager=manager, log_samples=False, bootstrap_iters=0
+        model=backend,
+        model_args=arguments,
+        tasks=tasks,
+        batch_size=1,
+        task_manager=manager,
+        log_samples=False,
+        bootstrap_iters=0,
     )
     assert found is not None
     metrics = {}
@@ -32,7 +42,9 @@ def main(folder: Path, out: Path, names: list[str]) -> None:
             # `acc,none` is a metric and the filter that its answers went through.
             if isinstance(value, int | float) and "," in name and value == value:
                 metric, _, kept = name.partition(",")
-                metrics[re.sub(r"\W", "_", f"{task}_{metric}" + (f"_{kept}" if kept != "none" else ""))] = value
+                metrics[
+                    re.sub(r"\W", "_", f"{task}_{metric}" + (f"_{kept}" if kept != "none" else ""))
+                ] = value
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
 
 

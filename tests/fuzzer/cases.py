@@ -1,4 +1,7 @@
-"""One case: what is spoilt, by which commands it is read, and what must hold after each. A case is drawn from its name alone."""
+"""One case: what is spoilt, by which commands it is read, and what must hold after each.
+
+A case is drawn from its name alone.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,32 @@ from tests.fuzzer.subjects import SUBJECTS, Subject
 
 LIMIT = 30.0
 PATIENCE = 150.0
-"""A machine that others use may take a few times as long: what took longer than LIMIT is tried again, and its processor time counts."""
+"""A machine that others use may take a few times as long: what took longer than LIMIT is tried
+again, and its processor time counts.
+"""
 DEEP = 0.03
-"""The share of cases that run steps which import large libraries: one takes as long as twenty others."""
+"""The share of cases that run steps which import large libraries: one takes as long as twenty
+others.
+"""
 CODES = (0, 1, 2, 3)
-STEERS = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069", "\u2028", "\u2029"}
+STEERS = {
+    "\u202a",
+    "\u202b",
+    "\u202c",
+    "\u202d",
+    "\u202e",
+    "\u2066",
+    "\u2067",
+    "\u2068",
+    "\u2069",
+    "\u2028",
+    "\u2029",
+}
 SILENT = ("model", "adapter", "onnx", "gguf", "wheel", "hub")
-"""Subjects that are folders of others: what lies beside them is not theirs to publish. A data file's path is the user's own word."""
+"""Subjects that are folders of others: what lies beside them is not theirs to publish.
+
+A data file's path is the user's own word.
+"""
 
 
 MADE = "made"
@@ -36,7 +58,9 @@ MADE = "made"
 
 class Finding(NamedTuple):
     kind: str
-    """traceback, hang, exit, canary, ran, output, published, orphan; `unforeseen`: an error of a library, passed on as a step's."""
+    """traceback, hang, exit, canary, ran, output, published, orphan; `unforeseen`: an error of a
+    library, passed on as a step's.
+    """
     told: str
     case: str
     command: str
@@ -44,7 +68,10 @@ class Finding(NamedTuple):
     @property
     def signature(self) -> str:
         """Equal for what is likely the same fault."""
-        return f"{self.kind}: " + re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+|'[^']*'|\"[^\"]*\"", "_", self.told)[:160]
+        return (
+            f"{self.kind}: "
+            + re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+|'[^']*'|\"[^\"]*\"", "_", self.told)[:160]
+        )
 
 
 class Fuzzer:
@@ -61,13 +88,19 @@ class Fuzzer:
         """What this case has run."""
 
     def make(self) -> None:
-        """The sandbox, with everything built once: so that there is a cache to spoil, and an ONNX folder to bring."""
+        """The sandbox, with everything built once: so that there is a cache to spoil, and an ONNX
+        folder to bring.
+        """
         if (self.sandbox.root / MADE).exists():
             self.sandbox.keep()
             return
         self._must(self.heavy.ask({"make": True}, 600), Path(f"{self.sandbox.root}.server"))
         work = self.sandbox.work
-        for arguments in (["build", "int4"], ["build", "-k", "base", "brought", "measured", "table"], ["build", "-k", *self._targets()]):
+        for arguments in (
+            ["build", "int4"],
+            ["build", "-k", "base", "brought", "measured", "table"],
+            ["build", "-k", *self._targets()],
+        ):
             self._must(self.heavy.ask({"arguments": arguments}, 600))
             if not (work / "onnx/genai_config.json").exists():
                 for file in (work / "build/int4").iterdir():
@@ -83,7 +116,11 @@ class Fuzzer:
     @staticmethod
     def _must(ended: Ended, log: Path | None = None) -> None:
         if ended.code != 0:
-            raise AssertionError((ended.out + ended.err + (log.read_bytes() if log else b"")).decode(errors="replace"))
+            raise AssertionError(
+                (ended.out + ended.err + (log.read_bytes() if log else b"")).decode(
+                    errors="replace"
+                )
+            )
 
     def close(self) -> None:
         if self.sandbox.pristine:
@@ -92,7 +129,10 @@ class Fuzzer:
         self.heavy.close()
 
     def run(self, case: str, only: Sequence[int] = ()) -> tuple[list[str], list[Finding]]:
-        """Spoil, read, look: what was done, and what was found. `only`: these changes of the case alone."""
+        """Spoil, read, look: what was done, and what was found.
+
+        `only`: these changes of the case alone.
+        """
         name, _, _ = case.partition(":")
         chance, sandbox, subject = random.Random(case), self.sandbox, SUBJECTS[name]
         sandbox.put_back()
@@ -116,7 +156,12 @@ class Fuzzer:
         if subject.heavy and chance.random() < self.deep * subject.times:
             commands = [(self.heavy, chance.choice(subject.heavy))]
         else:
-            commands = [(self.light, c) for c in chance.sample(subject.light, min(chance.choice((1, 1, 2)), len(subject.light)))]
+            commands = [
+                (self.light, c)
+                for c in chance.sample(
+                    subject.light, min(chance.choice((1, 1, 2)), len(subject.light))
+                )
+            ]
         alone, self.asked = chance.random() < 0.02, []
         for server, command in commands:
             self.commands += 1
@@ -127,27 +172,47 @@ class Fuzzer:
 
     def _spoil(self, chance: random.Random, subject: Subject, pool: list[Path]) -> str:
         root = self.sandbox.root
-        found = sorted(p for pattern in chance.choice(subject.files) for p in root.glob(pattern) if p.is_symlink() or p.exists())
+        found = sorted(
+            p
+            for pattern in chance.choice(subject.files)
+            for p in root.glob(pattern)
+            if p.is_symlink() or p.exists()
+        )
         if not found:
             return "nothing there"
         with suppress(FileNotFoundError, FileExistsError, NotADirectoryError):
-            return Changes(chance, root, [*pool, *(p for p in found if p.is_file() and not p.is_symlink())], subject.places).change(
-                chance.choice(found)
-            )
+            return Changes(
+                chance,
+                root,
+                [*pool, *(p for p in found if p.is_file() and not p.is_symlink())],
+                subject.places,
+            ).change(chance.choice(found))
         return "changed before"
 
-    def _read(self, case: str, command: str, server: Server, alone: bool, before: dict[str, Entry]) -> list[Finding]:
+    def _read(
+        self, case: str, command: str, server: Server, alone: bool, before: dict[str, Entry]
+    ) -> list[Finding]:
         words = shlex.split(command)
         found: list[tuple[str, str]] = []
 
         def ask(limit: float) -> Ended:
-            return running.run_alone(self.sandbox, words, limit) if alone else server.ask({"arguments": words}, limit)
+            return (
+                running.run_alone(self.sandbox, words, limit)
+                if alone
+                else server.ask({"arguments": words}, limit)
+            )
 
         ended = ask(LIMIT)
         if ended.code is None:
             ended = ask(PATIENCE)
             if ended.code is None or ended.cpu > LIMIT:
-                found.append(("hang", f"{ended.seconds:.0f} s, {ended.cpu:.0f} s of them computing: {ended.err[-300:].decode(errors='replace')}"))
+                found.append(
+                    (
+                        "hang",
+                        f"{ended.seconds:.0f} s, {ended.cpu:.0f} s of them computing: "
+                        f"{ended.err[-300:].decode(errors='replace')}",
+                    )
+                )
         self.slowest = max(self.slowest, (ended.seconds, f"{case} {command}"))
         out, err = (t.decode("utf-8", "surrogateescape") for t in (ended.out, ended.err))
         if ended.code is not None:
@@ -164,7 +229,15 @@ class Fuzzer:
         if others := [c for c in changed if not c.startswith("ran/")]:
             found.append(("canary", str(others[:8])))
         if self.alarms.exists():
-            found += [("ran" if line.startswith(("exec", "dlopen", "sub", "os.", "pickle")) else "canary", line) for line in _lines(self.alarms)]
+            found += [
+                (
+                    "ran"
+                    if line.startswith(("exec", "dlopen", "sub", "os.", "pickle"))
+                    else "canary",
+                    line,
+                )
+                for line in _lines(self.alarms)
+            ]
         if case.startswith(SILENT) and (told := self.sandbox.published(before)):
             found.append(("published", str(told[:5])))
         return [Finding(kind, told, case, command) for kind, told in found]
@@ -176,13 +249,21 @@ class Fuzzer:
                 at = text.index("Traceback (most recent call last)")
                 found.append(("traceback", _last_frame(text[at:])))
             shown = text if words[0] not in ("log", "predict") else ""
-            if bad := {c for c in shown if (unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t") or c in STEERS}:
+            if bad := {
+                c
+                for c in shown
+                if (unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t") or c in STEERS
+            }:
                 at = min(shown.index(c) for c in bad)
                 found.append(("output", f"{sorted(bad)!r} in {shown[max(0, at - 80) : at + 40]!r}"))
         if code in (1, 2) and not err.strip() and words[0] not in ("verify", "plan"):
             found.append(("output", f"exit {code} and no error: {out[-300:]!r}"))
         if code and (
-            match := re.search(r"failed: (\w*(?:Error|Exception|Interrupt|Panic\w*))\b.*|failed: its process (?:was stopped by|ended with).*", err)
+            match := re.search(
+                r"failed: (\w*(?:Error|Exception|Interrupt|Panic\w*))\b.*|failed: its process "
+                r"(?:was stopped by|ended with).*",
+                err,
+            )
         ):
             found.append(("unforeseen", match[0][:300]))
         if "--json" in words and out.strip():
@@ -202,7 +283,14 @@ def _last_frame(text: str) -> str:
     """The error of a traceback, and the deepest frame of ours."""
     lines = text.strip().splitlines()
     ours = [line.strip() for line in lines if "olivebuild/" in line and "File" in line]
-    error = next((line for line in reversed(lines) if re.match(r"\w[\w.]*(Error|Exception|Interrupt|Full|Unproven|Damaged)\b", line)), lines[-1])
+    error = next(
+        (
+            line
+            for line in reversed(lines)
+            if re.match(r"\w[\w.]*(Error|Exception|Interrupt|Full|Unproven|Damaged)\b", line)
+        ),
+        lines[-1],
+    )
     return f"{error[:200]} at {ours[-1].split('olivebuild/')[-1] if ours else '?'}"
 
 
@@ -223,7 +311,11 @@ def _pin_anew(sandbox: Sandbox) -> None:
 
     lock = sandbox.work / "olivebuild.lock"
     with suppress(OSError, StopIteration, ValueError, KeyError):
-        wheel = next(p for p in sandbox.work.glob("wheels/*.whl") if p.is_file() and not p.is_symlink() and p.stat().st_size)
+        wheel = next(
+            p
+            for p in sandbox.work.glob("wheels/*.whl")
+            if p.is_file() and not p.is_symlink() and p.stat().st_size
+        )
         data = json.loads(lock.read_text())
         data["sources"]["pypi:fuzzed==1!m.gguf"] = hashlib.sha256(wheel.read_bytes()).hexdigest()
         lock.write_text(json.dumps(data))

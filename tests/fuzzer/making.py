@@ -1,4 +1,6 @@
-"""What is spoilt: `python -m tests.fuzzer.making FOLDER` writes a model, an adapter, a GGUF file, a wheel, a hub's cache, rows, and neighbours."""
+"""What is spoilt: `python -m tests.fuzzer.making FOLDER` writes a model, an adapter, a GGUF file, a
+wheel, a hub's cache, rows, and neighbours.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,21 @@ targets:
 """
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODULE = "import os\nopen({path!r}, 'a').write(__file__)\n"
-LIBRARY = '#include <fcntl.h>\n__attribute__((constructor)) void ran(void) { open("%s", O_CREAT | O_WRONLY, 0600); }\n'
+LIBRARY = (
+    '#include <fcntl.h>\n__attribute__((constructor)) void ran(void) { open("%s", O_CREAT | '
+    "O_WRONLY, 0600); }\n"
+)
 
 
 def write_models(work: Path) -> None:
     from tests.tiny_models import make, make_adapter
 
     tokenizer = work.parent / "tokenizer"
-    subprocess.run([sys.executable, str(Path(__file__).parents[1] / "make_tiny.py"), str(tokenizer)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(Path(__file__).parents[1] / "make_tiny.py"), str(tokenizer)],
+        check=True,
+        capture_output=True,
+    )
     make("llama", work / "model", tokenizer, num_hidden_layers=1)
     shutil.rmtree(tokenizer)
     make_adapter(work / "model", work / "lora", r=2, target_modules=["q_proj", "down_proj"])
@@ -62,7 +71,9 @@ def _split(folder: Path) -> None:
         file = f"model-0000{i}-of-00002.safetensors"
         save_file({n: tensors[n] for n in part}, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(part, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map})
+    )
 
 
 def write_gguf(file: Path) -> None:
@@ -82,9 +93,18 @@ def write_gguf(file: Path) -> None:
     writer.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(29))])
     writer.add_token_scores([0.0] * 32)
     writer.add_token_types([2, 3, 3] + [6] * 29)
-    layer = {"attn_norm": (32,), "ffn_norm": (32,), "attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
+    layer = {
+        "attn_norm": (32,),
+        "ffn_norm": (32,),
+        "attn_q": (32, 32),
+        "attn_k": (16, 32),
+        "attn_v": (16, 32),
+        "attn_output": (32, 32),
+    }
     layer |= {"ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64)}
-    shapes = {"token_embd.weight": (32, 32), "output_norm.weight": (32,)} | {f"blk.0.{n}.weight": s for n, s in layer.items()}
+    shapes = {"token_embd.weight": (32, 32), "output_norm.weight": (32,)} | {
+        f"blk.0.{n}.weight": s for n, s in layer.items()
+    }
     random = np.random.default_rng(0)
     for name, shape in shapes.items():
         writer.add_tensor(name, random.standard_normal(shape).astype(np.float32))
@@ -102,16 +122,24 @@ def write_wheel(folder: Path, gguf: Path) -> Path:
         "fuzzed-1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: fuzzed\nVersion: 1\n",
         "fuzzed-1.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    lines = [f"{n},sha256={base64.urlsafe_b64encode(hashlib.sha256(d).digest()).rstrip(b'=').decode()},{len(d)}" for n, d in parts.items()]
+    lines = [
+        f"{n},sha256={base64.urlsafe_b64encode(hashlib.sha256(d).digest()).rstrip(b'=').decode()},{len(d)}"
+        for n, d in parts.items()
+    ]
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in parts.items():
             archive.writestr(zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0)), data)
-        archive.writestr(zipfile.ZipInfo("fuzzed-1.dist-info/RECORD", (2026, 1, 1, 0, 0, 0)), "\n".join([*lines, "fuzzed-1.dist-info/RECORD,,"]))
+        archive.writestr(
+            zipfile.ZipInfo("fuzzed-1.dist-info/RECORD", (2026, 1, 1, 0, 0, 0)),
+            "\n".join([*lines, "fuzzed-1.dist-info/RECORD,,"]),
+        )
     return file
 
 
 def write_hub(hub: Path, model: Path) -> None:
-    """The model as the hub's client keeps it: a snapshot of links to blobs that are named by their digests."""
+    """The model as the hub's client keeps it: a snapshot of links to blobs that are named by their
+    digests.
+    """
     repository = hub / "hub/models--some--model"
     snapshot, blobs = repository / "snapshots" / COMMIT, repository / "blobs"
     for folder in (snapshot, blobs, repository / "refs"):
@@ -129,10 +157,24 @@ def write_rows(work: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [{"phrase": f"I am {word} {i}", "tone": tone} for i in range(4) for word, tone in (("glad", "joy"), ("crying", "sad"), ("afraid", "fear"))]
-    talk = [{"messages": [{"role": "user", "content": r["phrase"]}, {"role": "assistant", "content": r["tone"]}]} for r in rows]
+    rows = [
+        {"phrase": f"I am {word} {i}", "tone": tone}
+        for i in range(4)
+        for word, tone in (("glad", "joy"), ("crying", "sad"), ("afraid", "fear"))
+    ]
+    talk = [
+        {
+            "messages": [
+                {"role": "user", "content": r["phrase"]},
+                {"role": "assistant", "content": r["tone"]},
+            ]
+        }
+        for r in rows
+    ]
     (work / "talk.jsonl").write_text("".join(json.dumps(t) + "\n" for t in talk[:6]))
-    (work / "talk.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(t) + "\n" for t in talk[6:]).encode(), mtime=0))
+    (work / "talk.jsonl.gz").write_bytes(
+        gzip.compress("".join(json.dumps(t) + "\n" for t in talk[6:]).encode(), mtime=0)
+    )
     for name, mark, part in (("rows.csv", ",", rows[:3]), ("rows.tsv", "\t", rows[3:5])):
         with open(work / name, "w", newline="") as f:
             writer = csv.DictWriter(f, ["phrase", "tone"], delimiter=mark)
@@ -147,23 +189,41 @@ def write_rows(work: Path) -> None:
 
 
 def write_canaries(root: Path) -> None:
-    """Neighbours that must stay, and modules and a library that must not run: they would write into ran/, and no other thing does."""
+    """Neighbours that must stay, and modules and a library that must not run: they would write into
+    ran/, and no other thing does.
+    """
     for folder in ("neighbour/deep", "home/thesis", "ran"):
         (root / folder).mkdir(parents=True)
-    for name in ("neighbour/secret.txt", "neighbour/deep/x.json", "home/secret.txt", "home/thesis/chapter.txt"):
+    for name in (
+        "neighbour/secret.txt",
+        "neighbour/deep/x.json",
+        "home/secret.txt",
+        "home/thesis/chapter.txt",
+    ):
         (root / name).write_bytes(SECRET + b" " + name.encode())
     shutil.copytree(root / "work/model", root / "neighbour/model")
     with open(root / "neighbour/model/generation_config.json", "a") as f:
         f.write(" " * 9)
     for folder in ("work", "work/model", "work/lora", "work/onnx"):
-        for name in ("json.py", "sitecustomize.py", "usercustomize.py", "torch.py", "numpy.py", "modeling_evil.py", "olivebuild.py"):
+        for name in (
+            "json.py",
+            "sitecustomize.py",
+            "usercustomize.py",
+            "torch.py",
+            "numpy.py",
+            "modeling_evil.py",
+            "olivebuild.py",
+        ):
             if folder == "work" or name == "modeling_evil.py":
                 (root / folder / name).write_text(MODULE.format(path=str(root / "ran/python")))
     source = root / "evil.c"
     source.write_text(LIBRARY % (root / "ran/library"))
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler:
-        subprocess.run([compiler, "-shared", "-fPIC", "-o", str(root / "work/evil.so"), str(source)], check=True)
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", "-o", str(root / "work/evil.so"), str(source)],
+            check=True,
+        )
     source.unlink()
 
 
@@ -181,7 +241,10 @@ def main(root: Path) -> None:
             {
                 "version": 1,
                 "libraries": {},
-                "sources": {"hf:some/model": COMMIT, "pypi:fuzzed==1!m.gguf": hashlib.sha256(wheel.read_bytes()).hexdigest()},
+                "sources": {
+                    "hf:some/model": COMMIT,
+                    "pypi:fuzzed==1!m.gguf": hashlib.sha256(wheel.read_bytes()).hexdigest(),
+                },
             }
         )
     )

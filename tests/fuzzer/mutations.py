@@ -1,4 +1,6 @@
-"""Small changes to files, made by chance: some know JSON, safetensors or how paths look in a binary, others change bytes or what a path is."""
+"""Small changes to files, made by chance: some know JSON, safetensors or how paths look in a
+binary, others change bytes or what a path is.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from pathlib import Path
 from tests.fuzzing import Mutator
 
 NUMBERS = [
-    "0", "-1", "1", "2", "3", "127", "2147483648", "4294967296", "-9223372036854775808", "9223372036854775807", "18446744073709551615", "1e308",
+    "0", "-1", "1", "2", "3", "127", "2147483648", "4294967296", "-9223372036854775808",
+    "9223372036854775807", "18446744073709551615", "1e308",
     "1e999", "-0.0", "0.5", "1e-320",
 ]  # fmt: skip
 RAW = [
@@ -25,18 +28,23 @@ RAW = [
 ]  # fmt: skip
 """JSON values as text, since some can't be written by a library."""
 PATHS = [
-    "..", ".", "/", "../secret.txt", "../../neighbour/secret.txt", "{root}/neighbour/secret.txt", "{root}/neighbour", "~/secret.txt", "/dev/zero",
-    "/dev/stdin", "/proc/self/mem", "a/../../../neighbour", "file://{root}/neighbour", "{evil}", "evil.so", "evil", "modeling_evil",
+    "..", ".", "/", "../secret.txt", "../../neighbour/secret.txt", "{root}/neighbour/secret.txt",
+    "{root}/neighbour", "~/secret.txt", "/dev/zero",
+    "/dev/stdin", "/proc/self/mem", "a/../../../neighbour", "file://{root}/neighbour", "{evil}",
+    "evil.so", "evil", "modeling_evil",
     "hf:../x", "C:\\evil", "con", "x" * 300, "a\\u0000b", "\\u202e", "-rf", "--help", "http://127.0.0.1:9/x", "$(touch evil)", "`touch evil`",
 ]  # fmt: skip
 TEMPLATES = [
-    "{% for i in range(10**9) %}x{% endfor %}", "{{ 'x' * 10**10 }}", "{{ cycler.__init__.__globals__.os.system('touch evil') }}", "{{ 1/0 }}",
+    "{% for i in range(10**9) %}x{% endfor %}", "{{ 'x' * 10**10 }}",
+    "{{ cycler.__init__.__globals__.os.system('touch evil') }}", "{{ 1/0 }}",
     "{{ [].__class__.__base__.__subclasses__() }}", "{% include '/etc/passwd' %}", "{{ raise_exception('\\u001b[2J') }}", "{{ strftime_now('%Y') }}",
-    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ messages[99].content }}", "{% set x = namespace(a=1) %}{{ x.a.b.c }}", "{{", "{% if %}",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ messages[99].content }}",
+    "{% set x = namespace(a=1) %}{{ x.a.b.c }}", "{{", "{% if %}",
     "{{ '%s'|format('x') * 999999999 }}", "{{ messages | tojson(indent=99999999) }}",
 ]  # fmt: skip
 KEYS: dict[str, list[str]] = {
-    "auto_map": ['{"AutoConfig": "modeling_evil.C", "AutoModelForCausalLM": "modeling_evil.M", "AutoTokenizer": ["modeling_evil.T", null]}'],
+    "auto_map": ['{"AutoConfig": "modeling_evil.C", "AutoModelForCausalLM": "modeling_evil.M", '
+'"AutoTokenizer": ["modeling_evil.T", null]}'],
     "custom_ops_library": ['"{evil}"', '"evil.so"', '"../evil.so"'],
     "session_options": ['{"custom_ops_library": "{evil}"}', '{"enable_profiling": "{root}/neighbour/profile"}',
                         '{"log_id": "x", "provider_options": [{"evil": {"library": "{evil}"}}]}'],
@@ -69,7 +77,9 @@ KEYS: dict[str, list[str]] = {
     "weight_map": ['{"x": "../../neighbour/secret.txt"}', '{"x": "/dev/zero"}', '{"x": 7}', "[]"],
     "chat_template": [json.dumps(t) for t in TEMPLATES] + ["7", '[{"name": "default", "template": "x"}]', '[{"name": 1}]'],
     "added_tokens": ['[{"id": 4294967296, "content": "x", "special": true}]', '[{"id": -1}]', "7"],
-    "pre_tokenizer": ['{"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": false}', "null", "[]"],
+    "pre_tokenizer": ['{"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", '
+'"invert": '
+'false}', "null", "[]"],
     "eos_token_id": ["[[1]]", "-1", "99999999", '"x"', "[]"],
     "filename": ['"../../neighbour/secret.txt"', '"{evil}"', '"/dev/zero"', '""'],
     "metrics": ["[NaN]"],
@@ -104,9 +114,14 @@ NAMES = [b"\xff\xfe", b"a\nb", b"\x1b[2J", b"-rf", b" ", b"...", "\u202etxt.exe"
 
 
 class Changes:
-    """Draws from `chance` alone: the same chance makes the same change. `root` holds the workspace and what is around it."""
+    """Draws from `chance` alone: the same chance makes the same change.
 
-    def __init__(self, chance: random.Random, root: Path, pool: list[Path], places: bool = True) -> None:
+    `root` holds the workspace and what is around it.
+    """
+
+    def __init__(
+        self, chance: random.Random, root: Path, pool: list[Path], places: bool = True
+    ) -> None:
         self.chance = chance
         self.root = root
         self.places = places
@@ -116,34 +131,60 @@ class Changes:
     def change(self, path: Path) -> str:
         """Change a file or a folder; what was done, in words."""
         regular = path.is_file() and not path.is_symlink()
-        ways: list[tuple[float, Callable[[Path], str]]] = [(1.5 if regular else 10, self.place)] if self.places else []
+        ways: list[tuple[float, Callable[[Path], str]]] = (
+            [(1.5 if regular else 10, self.place)] if self.places else []
+        )
         if regular:
-            if path.suffix in (".json", ".jsonl", ".lock", ".trace") or path.name.endswith(".index"):
+            if path.suffix in (".json", ".jsonl", ".lock", ".trace") or path.name.endswith(
+                ".index"
+            ):
                 ways += [(7, self.json), (1, self.text), (1, self.bytes)]
             elif path.suffix == ".safetensors":
                 ways += [(6, self.safetensors), (2, self.bytes)]
             elif path.suffix in (".yaml", ".jinja", ".csv", ".tsv", ".txt", ".md"):
-                ways += [(6, self.text), (1, self.bytes)] + ([(6, self.template)] if path.suffix == ".jinja" else [])
+                ways += [(6, self.text), (1, self.bytes)] + (
+                    [(6, self.template)] if path.suffix == ".jinja" else []
+                )
             else:
-                ways += [(5, self.bytes), (1, self.text), (2, self.json if path.read_bytes()[:1] in (b"{", b"[") else self.bytes)]
+                ways += [
+                    (5, self.bytes),
+                    (1, self.text),
+                    (2, self.json if path.read_bytes()[:1] in (b"{", b"[") else self.bytes),
+                ]
         way = self.chance.choices([w for _, w in ways], [n for n, _ in ways])[0]
         return f"{path.relative_to(self.root)}: {way(path)}"
 
     def _placed(self, text: str) -> str:
-        """With the sandbox's own folders and the library that must not be loaded in the place of their names."""
-        return text.replace("{evil}", str(self.root / "work" / "evil.so")).replace("{root}", str(self.root))
+        """With the sandbox's own folders and the library that must not be loaded in the place of
+        their names.
+        """
+        return text.replace("{evil}", str(self.root / "work" / "evil.so")).replace(
+            "{root}", str(self.root)
+        )
 
     def _hostile(self) -> str:
         """A JSON value, as text."""
         if self.chance.random() < 0.3:
-            return '"' + self._placed(self.chance.choice(PATHS).replace("\\", "\\\\").replace("\\\\u", "\\u")) + '"'
+            return (
+                '"'
+                + self._placed(
+                    self.chance.choice(PATHS).replace("\\", "\\\\").replace("\\\\u", "\\u")
+                )
+                + '"'
+            )
         return self.chance.choice(RAW)
 
     def json(self, path: Path) -> str:
-        """One value swapped, one key known to mean something set, one key given twice, or the text around it spoilt."""
+        """One value swapped, one key known to mean something set, one key given twice, or the text
+        around it spoilt.
+        """
         text = path.read_text("utf-8", errors="surrogateescape")
         head, value = "", None
-        lines = [text] if path.suffix != ".jsonl" and not path.name.endswith(".trace") else text.split("\n")
+        lines = (
+            [text]
+            if path.suffix != ".jsonl" and not path.name.endswith(".trace")
+            else text.split("\n")
+        )
         at = self.chance.randrange(max(1, len([line for line in lines if line.strip()])))
         for start in (lines[at].find("{"), lines[at].find("[")):
             with suppress(ValueError, RecursionError):
@@ -154,12 +195,20 @@ class Changes:
             return self.text(path)
         body, what = self._changed(value)
         if self.chance.random() < 0.03:
-            body, what = self.chance.choice(("[", '{"a":', "\ufeff", "// x\n", "")) + body * self.chance.choice((1, 2)), "spoilt around"
+            body, what = (
+                self.chance.choice(("[", '{"a":', "\ufeff", "// x\n", ""))
+                + body * self.chance.choice((1, 2)),
+                "spoilt around",
+            )
         if head.strip() and self.chance.random() < 0.8:
             head = _own_digest(head, body)
         lines[at] = head + body
         data = "\n".join(lines).encode("utf-8", "surrogateescape")
-        path.write_bytes(data if self.chance.random() > 0.02 else data.decode("utf-8", "replace").encode("utf-16"))
+        path.write_bytes(
+            data
+            if self.chance.random() > 0.02
+            else data.decode("utf-8", "replace").encode("utf-16")
+        )
         return what
 
     def _changed(self, value: object) -> tuple[str, str]:
@@ -172,10 +221,16 @@ class Changes:
 
         if isinstance(value, dict) and self.chance.random() < 0.5:
             known = [k for k in KEYS if k in value]
-            name = self.chance.choice(known) if known and self.chance.random() < 0.6 else self.chance.choice(list(KEYS))
+            name = (
+                self.chance.choice(known)
+                if known and self.chance.random() < 0.6
+                else self.chance.choice(list(KEYS))
+            )
             raw = self._placed(self.chance.choice(KEYS[name]))
             holder = value
-            if self.chance.random() < 0.3 and (inner := [p[0][p[1]] for p in places if isinstance(p[0][p[1]], dict)]):
+            if self.chance.random() < 0.3 and (
+                inner := [p[0][p[1]] for p in places if isinstance(p[0][p[1]], dict)]
+            ):
                 holder = self.chance.choice(inner)
             holder[name] = mark(raw)
             what = f"{name} = {raw:.80}"
@@ -194,9 +249,13 @@ class Changes:
                 body = _dump(value, marks)
                 # The same key, twice.
                 name = json.dumps(key)
-                return body.replace(name, f"{name}: {raw}, {name}", 1), f"{name:.60} twice, as {raw:.60}"
+                return body.replace(
+                    name, f"{name}: {raw}, {name}", 1
+                ), f"{name:.60} twice, as {raw:.60}"
             elif how < 0.4 and isinstance(holder, dict):
-                key2 = self._placed(self.chance.choice([*PATHS, "", "\ud800", "\x1b[2J", "__class__", "x" * 5000]))
+                key2 = self._placed(
+                    self.chance.choice([*PATHS, "", "\ud800", "\x1b[2J", "__class__", "x" * 5000])
+                )
                 holder[key2] = holder.pop(key)
                 what += f"renamed to {key2!r:.60}"
             else:
@@ -234,13 +293,38 @@ class Changes:
         entry = header[name]
         how = self.chance.randrange(7)
         if how == 0:
-            entry["dtype"] = self.chance.choice(["F32", "F64", "I8", "U8", "BOOL", "F8_E4M3", "BF16", "F4", "evil", ""])
+            entry["dtype"] = self.chance.choice(
+                ["F32", "F64", "I8", "U8", "BOOL", "F8_E4M3", "BF16", "F4", "evil", ""]
+            )
         elif how == 1:
-            entry["shape"] = self.chance.choice([[], [0], [-1], [1 << 62, 4], [1], list(reversed(list(entry.get("shape", [])))), [[1]], [1.5]])  # type: ignore[call-overload]
+            entry["shape"] = self.chance.choice(
+                [
+                    [],
+                    [0],
+                    [-1],
+                    [1 << 62, 4],
+                    [1],
+                    list(reversed(list(entry.get("shape", [])))),
+                    [[1]],
+                    [1.5],
+                ]
+            )  # type: ignore[call-overload]
         elif how == 2:
             entry["data_offsets"] = header[other].get("data_offsets")
         elif how == 3:
-            entry["data_offsets"] = self.chance.choice([[0, 0], [4, 0], [-4, 4], [0, 1 << 63], [0], [0, 1, 2], ["0", "4"], [0.0, 4.0], None])
+            entry["data_offsets"] = self.chance.choice(
+                [
+                    [0, 0],
+                    [4, 0],
+                    [-4, 4],
+                    [0, 1 << 63],
+                    [0],
+                    [0, 1, 2],
+                    ["0", "4"],
+                    [0.0, 4.0],
+                    None,
+                ]
+            )
         elif how == 4:
             del header[name]
         elif how == 5:
@@ -281,11 +365,23 @@ class Changes:
             source = self.chance.choice(self.pool)
             other = source.read_bytes() if source.is_file() else b"\0"
             start = self.chance.randrange(len(other) + 1)
-            data = bytearray(other) if self.chance.random() < 0.4 else data[:at] + other[start : start + 200] + data[at:]
+            data = (
+                bytearray(other)
+                if self.chance.random() < 0.4
+                else data[:at] + other[start : start + 200] + data[at:]
+            )
         elif how == 7:
             words = [
                 w
-                for w in (b"model.onnx.data", b"model.onnx", b"llama", b"phi3", b"m.gguf", b"general.architecture", b"tokenizer.ggml.tokens")
+                for w in (
+                    b"model.onnx.data",
+                    b"model.onnx",
+                    b"llama",
+                    b"phi3",
+                    b"m.gguf",
+                    b"general.architecture",
+                    b"tokenizer.ggml.tokens",
+                )
                 if w in data
             ]
             if words:
@@ -293,23 +389,50 @@ class Changes:
                 new = self._placed(self.chance.choice(PATHS)).encode()
                 # Equal lengths keep the rest readable.
                 return _write(
-                    path, data.replace(old, (new + b"/" * len(old))[: len(old)] if self.chance.random() < 0.8 else new), f"{old!r} is a path"
+                    path,
+                    data.replace(
+                        old,
+                        (new + b"/" * len(old))[: len(old)] if self.chance.random() < 0.8 else new,
+                    ),
+                    f"{old!r} is a path",
                 )
         else:
-            data[at:] = b"" if self.chance.random() < 0.2 else self.chance.choice((b"\0", b"\xff", b"(")) * min(100_000, length - at)
+            data[at:] = (
+                b""
+                if self.chance.random() < 0.2
+                else self.chance.choice((b"\0", b"\xff", b"(")) * min(100_000, length - at)
+            )
         return _write(path, data, f"bytes, way {how} at {at}")
 
     def place(self, path: Path) -> str:
         """Change what lies at a path, not what a file says."""
         chance = self.chance
         secret = self.root / "neighbour"
-        how = chance.choice(["gone", "empty", "link", "link", "link", "fifo", "folder", "socket", "mode", "beside", "beside", "moved"])
+        how = chance.choice(
+            [
+                "gone",
+                "empty",
+                "link",
+                "link",
+                "link",
+                "fifo",
+                "folder",
+                "socket",
+                "mode",
+                "beside",
+                "beside",
+                "moved",
+            ]
+        )
         folder = path if path.is_dir() else path.parent
         if how == "beside":
             name = os.fsdecode(chance.choice(NAMES))
             beside = folder / name
             with suppress(OSError, ValueError):
-                return f"beside it {name!r}: {self._make(beside, chance.choice(('copy', 'link', 'fifo', 'folder', 'empty')), path, secret)}"
+                return (
+                    f"beside it {name!r}: "
+                    f"{self._make(beside, chance.choice(('copy', 'link', 'fifo', 'folder', 'empty')), path, secret)}"
+                )
             return "nothing"
         if how == "mode":
             path.chmod(chance.choice((0, 0o200, 0o111, 0o4777)))
@@ -372,7 +495,13 @@ def _places(value: object) -> list[tuple[object, object]]:
     todo = [value]
     while todo:
         one = todo.pop()
-        keys = list(one) if isinstance(one, dict) else range(min(len(one), 5)) if isinstance(one, list) else ()
+        keys = (
+            list(one)
+            if isinstance(one, dict)
+            else range(min(len(one), 5))
+            if isinstance(one, list)
+            else ()
+        )
         for key in keys[:200] if isinstance(keys, list) else keys:
             found.append((one, key))
             todo.append(one[key])  # type: ignore[index]

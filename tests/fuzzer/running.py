@@ -1,4 +1,6 @@
-"""Commands in a sandbox: by a fork server, or by a process of its own; each ends in time, or is ended."""
+"""Commands in a sandbox: by a fork server, or by a process of its own; each ends in time, or is
+ended.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,25 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", "tests.fuzzer.server", str(self.sandbox.root), *(["heavy"] if self.heavy else [])]
+        words = [
+            sys.executable,
+            "-m",
+            "tests.fuzzer.server",
+            str(self.sandbox.root),
+            *(["heavy"] if self.heavy else []),
+        ]
         environment = self.sandbox.environment()
         pipe = subprocess.PIPE
         quiet = open(f"{self.sandbox.root}.server", "ab")  # noqa: SIM115
-        self.process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=quiet, env=environment, cwd=REPOSITORY, start_new_session=True)
+        self.process = subprocess.Popen(
+            words,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=quiet,
+            env=environment,
+            cwd=REPOSITORY,
+            start_new_session=True,
+        )
         quiet.close()
         assert self.process.stdout
         assert self.process.stdout.readline() == b"ready\n"
@@ -57,7 +73,9 @@ class Server:
         for name in ("out", "err"):
             Path(f"{out}.{name}").write_bytes(b"")
         started = time.monotonic()
-        process.stdin.write(json.dumps({**request, "out": out, "folder": str(self.sandbox.work)}).encode() + b"\n")
+        process.stdin.write(
+            json.dumps({**request, "out": out, "folder": str(self.sandbox.work)}).encode() + b"\n"
+        )
         process.stdin.flush()
         pid = int(process.stdout.readline())
         ready, _, _ = select.select([process.stdout], [], [], limit)
@@ -66,7 +84,14 @@ class Server:
             cpu = end_tree(pid)
         told = json.loads(process.stdout.readline())
         said, errors = (Path(f"{out}.{name}").read_bytes() for name in ("out", "err"))
-        return Ended(told["code"] if ready else None, said, errors, time.monotonic() - started, max(cpu, told["cpu"]), told["left"])
+        return Ended(
+            told["code"] if ready else None,
+            said,
+            errors,
+            time.monotonic() - started,
+            max(cpu, told["cpu"]),
+            told["left"],
+        )
 
     def close(self) -> None:
         if self.process:
@@ -112,4 +137,11 @@ def run_alone(sandbox: Sandbox, arguments: list[str], limit: float) -> Ended:
         except subprocess.TimeoutExpired:
             cpu, code = end_tree(process.pid), None
             process.wait()
-    return Ended(code, Path(f"{out}.out").read_bytes(), Path(f"{out}.err").read_bytes(), time.monotonic() - started, cpu, 0)
+    return Ended(
+        code,
+        Path(f"{out}.out").read_bytes(),
+        Path(f"{out}.err").read_bytes(),
+        time.monotonic() - started,
+        cpu,
+        0,
+    )

@@ -1,4 +1,6 @@
-"""A folder with a workspace, a cache, a home and neighbours: what is in it is known, compared and put back."""
+"""A folder with a workspace, a cache, a home and neighbours: what is in it is known, compared and
+put back.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-OURS = ("work/build", "work/.olivebuild", "work/olivebuild.lock", "cache", "home/.local/state/olivebuild", "home/.cache/Microsoft")
-"""What a command may change; all else is a canary. The last is onnxruntime's, which makes it when it is imported."""
+OURS = (
+    "work/build",
+    "work/.olivebuild",
+    "work/olivebuild.lock",
+    "cache",
+    "home/.local/state/olivebuild",
+    "home/.cache/Microsoft",
+)
+"""What a command may change; all else is a canary.
+
+The last is onnxruntime's, which makes it when it is imported.
+"""
 SECRET = b"canary-3f1c-of-the-neighbour"
 
 
 class Entry(NamedTuple):
-    """What tells that a path was changed: of a folder no more than that it is one, since its files are looked at themselves."""
+    """What tells that a path was changed: of a folder no more than that it is one, since its files
+    are looked at themselves.
+    """
 
     mode: int
     links: int
@@ -38,7 +52,14 @@ def entry(path: str) -> Entry:
     about = os.lstat(path)
     if stat.S_ISDIR(about.st_mode):
         return Entry(about.st_mode, 0, about.st_ino, 0, 0, 0)
-    return Entry(about.st_mode, about.st_nlink, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    return Entry(
+        about.st_mode,
+        about.st_nlink,
+        about.st_ino,
+        about.st_size,
+        about.st_mtime_ns,
+        about.st_ctime_ns,
+    )
 
 
 def look(root: str) -> dict[str, Entry]:
@@ -131,12 +152,21 @@ class Sandbox:
     def changed(self, before: dict[str, Entry]) -> list[str]:
         """What a command has changed that is not its own."""
         now = look(str(self.root))
-        return sorted(name for name in {*before, *now} if before.get(name) != now.get(name) and not is_ours(name))
+        return sorted(
+            name
+            for name in {*before, *now}
+            if before.get(name) != now.get(name) and not is_ours(name)
+        )
 
     def published(self, before: dict[str, Entry]) -> list[str]:
         """The files of ours that are new and hold what the neighbour keeps to itself."""
         found = []
         for name, one in look(str(self.root)).items():
-            if stat.S_ISREG(one.mode) and before.get(name) != one and is_ours(name) and SECRET in (self.root / name).read_bytes():
+            if (
+                stat.S_ISREG(one.mode)
+                and before.get(name) != one
+                and is_ours(name)
+                and SECRET in (self.root / name).read_bytes()
+            ):
                 found.append(name)
         return found

@@ -1,7 +1,10 @@
-"""Runs commands in forks of a process that has imported what they need: `python -m tests.fuzzer.server ROOT [heavy]`.
+"""Runs commands in forks of a process that has imported what they need: `python -m
+tests.fuzzer.server ROOT [heavy]`.
 
-Reads a JSON object a line, {"arguments", "folder", "out"}, or {"make": true}, once; answers with the process's id, and with how it ended. What a
-fork's Python runs, opens to write or connects to outside the sandbox ROOT, or runs from within it, goes into ROOT.alarms. A heavy server has
+Reads a JSON object a line, {"arguments", "folder", "out"}, or {"make": true}, once; answers with
+the process's id, and with how it ended. What a
+fork's Python runs, opens to write or connects to outside the sandbox ROOT, or runs from within it,
+goes into ROOT.alarms. A heavy server has
 imported torch, transformers, peft and onnxruntime, and workers are forks, too.
 """
 
@@ -25,17 +28,25 @@ from olivebuild.__main__ import main as olivebuild_main
 from tests.fuzzing import Guard
 
 LIGHT = [
-    "olivebuild.verbs", "olivebuild.housekeeping", "olivebuild.looking_back", "olivebuild.console", "olivebuild.model_checks",
-    "olivebuild.explain", "olivebuild.drawing", "olivebuild.verify", "olivebuild.gc", "olivebuild.report", "olivebuild.comparing",
-    "olivebuild.scaffold", "olivebuild.history", "olivebuild.schema", "olivebuild.doctor", "olivebuild.asking", "olivebuild.steps.model",
-    "olivebuild.steps.adapter", "olivebuild.steps.merged", "olivebuild.steps.onnx", "olivebuild.steps.dataset", "olivebuild.steps.benchmark",
+    "olivebuild.verbs", "olivebuild.housekeeping", "olivebuild.looking_back", "olivebuild.console",
+    "olivebuild.model_checks",
+    "olivebuild.explain", "olivebuild.drawing", "olivebuild.verify", "olivebuild.gc",
+    "olivebuild.report", "olivebuild.comparing",
+    "olivebuild.scaffold", "olivebuild.history", "olivebuild.schema", "olivebuild.doctor",
+    "olivebuild.asking", "olivebuild.steps.model",
+    "olivebuild.steps.adapter", "olivebuild.steps.merged", "olivebuild.steps.onnx",
+    "olivebuild.steps.dataset", "olivebuild.steps.benchmark",
     "olivebuild.steps.choice", "rich.traceback",
 ]  # fmt: skip
 HEAVY = [
-    "torch", "transformers", "peft", "onnx", "onnxruntime", "onnxruntime_genai", "pyarrow", "pyarrow.parquet", "safetensors.torch", "gguf",
-    "peft.peft_model", "transformers.models.llama.modeling_llama", "transformers.models.llama.tokenization_llama",
-    "transformers.models.phi3.modeling_phi3", "transformers.modeling_gguf_pytorch_utils", "olivebuild.steps._opened", "olivebuild.steps._merge",
-    "olivebuild.steps._assemble", "olivebuild.steps._arrays", "olivebuild.steps._builder", "olivebuild.steps._train",
+    "torch", "transformers", "peft", "onnx", "onnxruntime", "onnxruntime_genai", "pyarrow",
+    "pyarrow.parquet", "safetensors.torch", "gguf",
+    "peft.peft_model", "transformers.models.llama.modeling_llama",
+    "transformers.models.llama.tokenization_llama",
+    "transformers.models.phi3.modeling_phi3", "transformers.modeling_gguf_pytorch_utils",
+    "olivebuild.steps._opened", "olivebuild.steps._merge",
+    "olivebuild.steps._assemble", "olivebuild.steps._arrays", "olivebuild.steps._builder",
+    "olivebuild.steps._train",
     "olivebuild.steps._answers", "olivebuild.steps._trial", "onnxruntime_genai.models.builder",
 ]  # fmt: skip
 MEMORY = 16 << 30
@@ -80,7 +91,9 @@ class Alarm(Guard):
         event, _, rest = line.partition(" ")
         if event == "subprocess.Popen":
             program = rest.split("'")[1] if "'" in rest else ""
-            return program in PROGRAMS or (program == sys.executable and f"'{sys.executable}', '-P'" in rest)
+            return program in PROGRAMS or (
+                program == sys.executable and f"'{sys.executable}', '-P'" in rest
+            )
         return rest.startswith(FREE) or (event == "socket.connect" and "AF_UNIX" in rest)
 
 
@@ -145,16 +158,23 @@ def wait(pid: int) -> dict[str, object]:
                 deadline += 60
             time.sleep(0.002)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"code": code, "left": len(left), "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+    return {
+        "code": code,
+        "left": len(left),
+        "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+    }
 
 
 def children() -> list[int]:
-    return [int(p) for p in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
+    return [
+        int(p) for p in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    ]
 
 
 def main() -> None:
     root, heavy = sys.argv[1], len(sys.argv) > 2
-    # Who loses his parent becomes our child, and is seen. https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html
+    # Who loses his parent becomes our child, and is seen.
+    # https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
     for module in (*LIGHT, *(HEAVY if heavy else ())):
         with suppress(ImportError):

@@ -7,14 +7,18 @@ from typing import NamedTuple
 
 class Subject(NamedTuple):
     files: tuple[tuple[str, ...], ...]
-    """Groups of patterns below the sandbox; a group is drawn first, so that many files of one kind do not stand for all."""
+    """Groups of patterns below the sandbox; a group is drawn first, so that many files of one kind
+    do not stand for all.
+    """
     light: tuple[str, ...]
     """Commands that import no large library."""
     heavy: tuple[str, ...] = ()
     times: int = 2
     """How many times the usual share of cases runs these."""
     places: bool = True
-    """Whether files become links, pipes and the like. pip's own folder of wheels is the user's, and pip waits for a pipe in it."""
+    """Whether files become links, pipes and the like. pip's own folder of wheels is the user's, and
+    pip waits for a pipe in it.
+    """
 
 
 LOOKS = (
@@ -50,10 +54,20 @@ SUBJECTS = {
             "report --markdown",
             "build base",
         ),
-        ("build merged", "build int4", "build -k talk trained", "predict base --in talk.jsonl --max-tokens 2"),
+        (
+            "build merged",
+            "build int4",
+            "build -k talk trained",
+            "predict base --in talk.jsonl --max-tokens 2",
+        ),
     ),
     "adapter": Subject(
-        (("work/lora/adapter_config.json",), ("work/lora/adapter_config.json",), ("work/lora/adapter_model.safetensors",), ("work/lora",)),
+        (
+            ("work/lora/adapter_config.json",),
+            ("work/lora/adapter_config.json",),
+            ("work/lora/adapter_model.safetensors",),
+            ("work/lora",),
+        ),
         ("plan brought merged", "plan --json merged", "status", "why brought", "verify --json"),
         ("build brought", "build merged", "build -k merged int4"),
     ),
@@ -69,8 +83,15 @@ SUBJECTS = {
         ("plan finished", "plan --json finished", "status --json", "why finished", "verify"),
         ("build finished", "build finished", "predict finished --in talk.jsonl --max-tokens 2"),
     ),
-    "gguf": Subject((("work/m.gguf",),), ("plan dequantised", "status", "why dequantised", "verify"), ("build dequantised",), times=8),
-    "wheel": Subject((("work/wheels/*.whl",),), ("plan wheel",), ("build wheel",), times=8, places=False),
+    "gguf": Subject(
+        (("work/m.gguf",),),
+        ("plan dequantised", "status", "why dequantised", "verify"),
+        ("build dequantised",),
+        times=8,
+    ),
+    "wheel": Subject(
+        (("work/wheels/*.whl",),), ("plan wheel",), ("build wheel",), times=8, places=False
+    ),
     "hub": Subject(
         (
             ("hub/hub/*/refs/main", "hub/hub/*/refs"),
@@ -98,15 +119,35 @@ SUBJECTS = {
             "init -f new.yaml --model model --data rows.csv",
             "why talk",
         ),
-        ("build -k talk table columns", "build -k talk table columns", "predict finished --in talk.jsonl --max-tokens 1"),
+        (
+            "build -k talk table columns",
+            "build -k talk table columns",
+            "predict finished --in talk.jsonl --max-tokens 1",
+        ),
     ),
     "metrics": Subject(
         (("work/numbers.json",), ("work/words.txt",)),
-        ("build measured", "build --json measured", "status --json", "why measured", "report --markdown"),
+        (
+            "build measured",
+            "build --json measured",
+            "status --json",
+            "why measured",
+            "report --markdown",
+        ),
     ),
     "recipe": Subject(
         (("work/olivebuild.yaml",), ("work/olivebuild.lock",)),
-        ("plan", "plan --json", "status --json", "why merged", "graph", "graph --mermaid", "verify", "report --markdown", "history"),
+        (
+            "plan",
+            "plan --json",
+            "status --json",
+            "why merged",
+            "graph",
+            "graph --mermaid",
+            "verify",
+            "report --markdown",
+            "history",
+        ),
     ),
     "cache": Subject(
         (

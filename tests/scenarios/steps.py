@@ -1,4 +1,6 @@
-"""Steps run in this process, on models and adapters in folders: what they make, and what the libraries make of the same."""
+"""Steps run in this process, on models and adapters in folders: what they make, and what the
+libraries make of the same.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,34 @@ from olivebuild.weights import Weights, of_folder
 LORA: dict[str, Any] = {"r": 8, "lora_alpha": 12, "target_modules": "all-linear"}
 
 
-def job_in(folder: Path, store: Store, inputs: dict[str, ActionInput] | None = None, **more: Any) -> Job:
+def job_in(
+    folder: Path, store: Store, inputs: dict[str, ActionInput] | None = None, **more: Any
+) -> Job:
     """A job with `folder` to itself."""
     (folder / "out").mkdir(parents=True)
-    action = Action("t", "t", "t", "0" * 32, {}, inputs or {}, {}, str(folder), str(folder / "out"), str(store.root))
+    action = Action(
+        "t",
+        "t",
+        "t",
+        "0" * 32,
+        {},
+        inputs or {},
+        {},
+        str(folder),
+        str(folder / "out"),
+        str(store.root),
+    )
     return Job(action._replace(**more), io.StringIO())
 
 
 def given(store: Store, folder: Path) -> ActionInput:
-    return ActionInput(str(folder), str(folder), "model", "base", digest=model_digest(folder, StatMemo(store.root / "memo.json")))
+    return ActionInput(
+        str(folder),
+        str(folder),
+        "model",
+        "base",
+        digest=model_digest(folder, StatMemo(store.root / "memo.json")),
+    )
 
 
 def weights_in(store: Store, folder: Path) -> Weights:

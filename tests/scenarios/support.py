@@ -1,4 +1,6 @@
-"""What olivebuild makes of a family of models, measured on a tiny one: what a plan says of it, and each step beside torch, transformers and peft."""
+"""What olivebuild makes of a family of models, measured on a tiny one: what a plan says of it, and
+each step beside torch, transformers and peft.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +24,34 @@ targets:
   onnx-fp32: {kind: onnx, model: merged, precision: fp32}
   onnx-int4: {kind: onnx, model: merged}
 """
-LIMITS = {"trained": 1e-5, "gradient": 1e-5, "merged bf16": 0.02, "merged fp32": 1e-5, "off": 1e-4, "fp32": 1e-4, "int4": 1.0}
-"""The most that is right: of a loss and a gradient as a share, of weights as a share, else of logits in units of their standard deviation (int4:
+LIMITS = {
+    "trained": 1e-5,
+    "gradient": 1e-5,
+    "merged bf16": 0.02,
+    "merged fp32": 1e-5,
+    "off": 1e-4,
+    "fp32": 1e-4,
+    "int4": 1.0,
+}
+"""The most that is right: of a loss and a gradient as a share, of weights as a share, else of
+logits in units of their standard deviation (int4:
 root mean square)."""
 ENDS = [6]
-"""`<|end|>`: what the template of these models ends a turn with, taught to models that end with another token."""
+"""`<|end|>`: what the template of these models ends a turn with, taught to models that end with
+another token.
+"""
 
 
 def refusals(folder: Path, name: str) -> dict[str, str]:
     """What `olivebuild plan` refuses for a base of that family: target -> why."""
     write(name, folder / "base")
-    (folder / "rows.jsonl").write_text("".join(json.dumps({"phrase": f"I am {w}", "tone": "joy"}) + "\n" for w in ("glad", "fine", "happy")), "utf-8")
+    (folder / "rows.jsonl").write_text(
+        "".join(
+            json.dumps({"phrase": f"I am {w}", "tone": "joy"}) + "\n"
+            for w in ("glad", "fine", "happy")
+        ),
+        "utf-8",
+    )
     (folder / "olivebuild.yaml").write_text(RECIPE, "utf-8")
     found = {}
     # A fact is told once for a plan, of the first target that it stops.
@@ -53,7 +72,10 @@ def merged(folder: Path, store: Any, base: Path, adapter: Path) -> tuple[Path, s
     from olivebuild.steps.merged import MergedFields, merge
     from tests.scenarios.steps import given, job_in
 
-    inputs = {"model": given(store, base), "adapter": ActionInput("", "", "adapter", "adapter", manifest=store.put_folder(adapter)[1])}
+    inputs = {
+        "model": given(store, base),
+        "adapter": ActionInput("", "", "adapter", "adapter", manifest=store.put_folder(adapter)[1]),
+    }
     job = job_in(folder, store, inputs, publish=True)
     merge(job, MergedFields(model="base", adapter="adapter"))
     if job.result.manifest:
@@ -80,14 +102,21 @@ def prompts() -> list[list[int]]:
 def spread_of(a: list[np.ndarray], b: list[np.ndarray]) -> tuple[float, float]:
     """The largest difference, and the root mean square, over the standard deviation of `a`."""
     one, other = np.concatenate(a), np.concatenate(b)
-    return float(np.abs(one - other).max() / one.std()), float(np.sqrt(np.square(one - other).mean()) / one.std())
+    return float(np.abs(one - other).max() / one.std()), float(
+        np.sqrt(np.square(one - other).mean()) / one.std()
+    )
 
 
-def merge_spread(folder: Path, store: Any, name: str, dtype: str, times: float = 1.0) -> tuple[dict[str, float], str, Path]:
-    """Of the merged model's logits from those of base and adapter side by side, all computed in float32; and what to hold that against.
+def merge_spread(
+    folder: Path, store: Any, name: str, dtype: str, times: float = 1.0
+) -> tuple[dict[str, float], str, Path]:
+    """Of the merged model's logits from those of base and adapter side by side, all computed in
+    float32; and what to hold that against.
 
-    `computed`: how far base and adapter are from that when they are computed in their own number format. `off`: the share of adapted weights
-    that are not the number nearest to what float64 computes. `times`: how much larger than usual the matrices of the layers are.
+    `computed`: how far base and adapter are from that when they are computed in their own number
+    format. `off`: the share of adapted weights
+    that are not the number nearest to what float64 computes. `times`: how much larger than usual
+    the matrices of the layers are.
     """
     import torch
     from peft import PeftModel
@@ -100,7 +129,10 @@ def merge_spread(folder: Path, store: Any, name: str, dtype: str, times: float =
     base, adapter = write(name, folder / "base", dtype=dtype), folder / "adapter"
     if times != 1.0:
         tensors = load_file(base / "model.safetensors")
-        larger = {name: t * times if t.ndim > 1 and ".layers." in name else t for name, t in tensors.items()}
+        larger = {
+            name: t * times if t.ndim > 1 and ".layers." in name else t
+            for name, t in tensors.items()
+        }
         save_file(larger, base / "model.safetensors", metadata={"format": "pt"})
     make_adapter(base, adapter, r=8, lora_alpha=12, target_modules="all-linear")
     (adapter / "generation_config.json").write_text(json.dumps({"eos_token_id": ENDS}), "utf-8")
@@ -114,11 +146,24 @@ def merge_spread(folder: Path, store: Any, name: str, dtype: str, times: float =
 
     stored = getattr(torch, dtype)
     wanted, found = logits(beside(torch.float32)), logits(_models.load_model(out, torch.float32))
-    exact, held = beside(torch.float64).double().merge_and_unload().state_dict(), _models.load_model(out, stored).state_dict()
+    exact, held = (
+        beside(torch.float64).double().merge_and_unload().state_dict(),
+        _models.load_model(out, stored).state_dict(),
+    )
     before = _models.load_model(base, stored).state_dict()
     changed = [name for name, weight in held.items() if not weight.equal(before[name])]
-    off = sum(int((exact[name].to(stored) != held[name]).sum()) for name in changed) / sum(held[name].numel() for name in changed)
-    return {"merged": spread_of(wanted, found)[0], "computed": spread_of(wanted, logits(beside(stored)))[0], "off": off}, way, out
+    off = sum(int((exact[name].to(stored) != held[name]).sum()) for name in changed) / sum(
+        held[name].numel() for name in changed
+    )
+    return (
+        {
+            "merged": spread_of(wanted, found)[0],
+            "computed": spread_of(wanted, logits(beside(stored)))[0],
+            "off": off,
+        },
+        way,
+        out,
+    )
 
 
 def convert(folder: Path, store: Any, model: Path, precision: str) -> Path:
@@ -128,7 +173,9 @@ def convert(folder: Path, store: Any, model: Path, precision: str) -> Path:
     from tests.scenarios.steps import given, job_in
 
     fields = OnnxFields(model="merged", precision=precision)
-    job = job_in(folder, store, {"model": given(store, model)}, fields=fields.model_dump(exclude_none=True))
+    job = job_in(
+        folder, store, {"model": given(store, model)}, fields=fields.model_dump(exclude_none=True)
+    )
     STEP.run(job)
     if job.result.manifest:
         out = folder / "onnx"
@@ -142,7 +189,9 @@ def convert(folder: Path, store: Any, model: Path, precision: str) -> Path:
 
 
 def converted(onnx: Path, torch_model: Any, new: int = 12) -> tuple[tuple[float, float], bool]:
-    """How far logits are from torch's after each prompt, and whether greedy tokens are torch's wherever it is sure of them."""
+    """How far logits are from torch's after each prompt, and whether greedy tokens are torch's
+    wherever it is sure of them.
+    """
     import onnxruntime_genai as og
 
     config = json.loads((onnx / "genai_config.json").read_text("utf-8"))
@@ -175,7 +224,9 @@ def ends_of(file: Path) -> set[int]:
 
 
 def measure(name: str, folder: Path) -> dict[str, Any]:
-    """A row of the table: for each thing that is done, the figure, or {"refused": why}, or {"wrong": what}."""
+    """A row of the table: for each thing that is done, the figure, or {"refused": why}, or
+    {"wrong": what}.
+    """
     from olivebuild.errors import BuildError
     from olivebuild.steps import _models
     from olivebuild.store import Store
@@ -193,7 +244,13 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         return row | {"merged": {"refused": refused["merged"]}}
     narrow, way, out = merge_spread(folder / "narrow", store, name, "bfloat16")
     wide, _, wide_out = merge_spread(folder / "wide", store, name, "float32")
-    row["merged"] = {"bf16": narrow["merged"], "fp32": wide["merged"], "by": way, "computed": narrow["computed"], "off": narrow["off"]}
+    row["merged"] = {
+        "bf16": narrow["merged"],
+        "fp32": wide["merged"],
+        "by": way,
+        "computed": narrow["computed"],
+        "off": narrow["off"],
+    }
     wanted = {*ENDS, *_as_set(FAMILIES[name].settings()["eos_token_id"])}
     row["ends"] = {"merged": ends_of(out / "generation_config.json") >= wanted}
     import torch
@@ -226,14 +283,28 @@ def _as_set(value: Any) -> set[int]:
 
 def faults(row: dict[str, Any]) -> list[str]:
     """What in a row is wrong, and was not said."""
-    found = [f"{what}: {done['failed']}" for what, done in row.items() if isinstance(done, dict) and "failed" in done]
+    found = [
+        f"{what}: {done['failed']}"
+        for what, done in row.items()
+        if isinstance(done, dict) and "failed" in done
+    ]
     if "loss" in row["trained"]:
-        found += ["trained"] * (max(row["trained"]["loss"], row["trained"]["gradient"]) > LIMITS["trained"])
+        found += ["trained"] * (
+            max(row["trained"]["loss"], row["trained"]["gradient"]) > LIMITS["trained"]
+        )
     if "bf16" in row.get("merged", {}):
-        found += [f"merged {kind}" for kind in ("bf16", "fp32") if not row["merged"][kind] <= LIMITS[f"merged {kind}"]]
-        found += ["weights that could be nearer"] * (row["merged"]["by"] == "tensors" and row["merged"]["off"] > LIMITS["off"])
+        found += [
+            f"merged {kind}"
+            for kind in ("bf16", "fp32")
+            if not row["merged"][kind] <= LIMITS[f"merged {kind}"]
+        ]
+        found += ["weights that could be nearer"] * (
+            row["merged"]["by"] == "tensors" and row["merged"]["off"] > LIMITS["off"]
+        )
     if "spread" in row.get("fp32", {}):
-        found += ["fp32"] * (not row["fp32"]["spread"] <= LIMITS["fp32"] or not row["fp32"]["same tokens"])
+        found += ["fp32"] * (
+            not row["fp32"]["spread"] <= LIMITS["fp32"] or not row["fp32"]["same tokens"]
+        )
     if "spread" in row.get("int4", {}):
         found += ["int4"] * (not row["int4"]["rms"] <= LIMITS["int4"])
     return found + [f"ends of {what}" for what, right in row.get("ends", {}).items() if not right]
@@ -283,12 +354,32 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
 
     lines = []
     for name, row in rows.items():
-        trained, merged, fp32, int4 = (row.get(what) for what in ("trained", "merged", "fp32", "int4"))
+        trained, merged, fp32, int4 = (
+            row.get(what) for what in ("trained", "merged", "fp32", "int4")
+        )
         cells = [
-            cell(trained, trained and "loss" in trained and f"{trained['how']}, {max(trained['loss'], trained['gradient']):.0e}"),
-            cell(merged, merged and "bf16" in merged and f"{merged['bf16']:.1g}, {merged['fp32']:.0e}, by {merged['by']}"),
+            cell(
+                trained,
+                trained
+                and "loss" in trained
+                and f"{trained['how']}, {max(trained['loss'], trained['gradient']):.0e}",
+            ),
+            cell(
+                merged,
+                merged
+                and "bf16" in merged
+                and f"{merged['bf16']:.1g}, {merged['fp32']:.0e}, by {merged['by']}",
+            ),
             f"{merged['computed']:.1g}" if merged and "bf16" in merged else "-",
-            cell(fp32, fp32 and "spread" in fp32 and f"{fp32['spread']:.0e}, {'same tokens' if fp32['same tokens'] else 'other tokens'}"),
+            cell(
+                fp32,
+                fp32
+                and "spread" in fp32
+                and (
+                    f"{fp32['spread']:.0e}, "
+                    f"{'same tokens' if fp32['same tokens'] else 'other tokens'}"
+                ),
+            ),
             cell(int4, int4 and "rms" in int4 and f"{int4['rms']:.2g}"),
             ("yes" if all(row["ends"].values()) else "no") if row.get("ends") else "-",
         ]
@@ -296,13 +387,22 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
     libraries = ("transformers", "peft", "onnxruntime", "onnxruntime-genai", "torch")
     told = "".join(f"{number}. {why}\n" for why, number in notes.items())
     versions = ", ".join(f"{name} {version(name)}" for name in libraries)
-    off = max((row["merged"]["off"] for row in rows.values() if row.get("merged", {}).get("by") == "tensors"), default=0.0)
+    off = max(
+        (
+            row["merged"]["off"]
+            for row in rows.values()
+            if row.get("merged", {}).get("by") == "tensors"
+        ),
+        default=0.0,
+    )
     share = f"1 in {round(1 / off, -3):,.0f}" if off else "none"
     return HEAD.format(versions=versions, off=share) + "".join(lines) + f"\n{told}"
 
 
 def main() -> None:
-    """`python -m tests.families [--write FILE] [NAME...]`: measure, print what is wrong, and write the page."""
+    """`python -m tests.families [--write FILE] [NAME...]`: measure, print what is wrong, and write
+    the page.
+    """
     import argparse
     import tempfile
     import warnings

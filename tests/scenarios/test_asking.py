@@ -1,4 +1,6 @@
-"""chat and predict with a tiny model: the answers are transformers' own, a broken run goes on, Ctrl-C stops an answer and not the model."""
+"""chat and predict with a tiny model: the answers are transformers' own, a broken run goes on,
+Ctrl-C stops an answer and not the model.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,24 @@ def greedy(folder: Path, prompts: list[str]) -> list[str]:
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt").input_ids
         # It stops where the folder says, which is where the adapter was taught to.
-        assert set(model.generation_config.eos_token_id) == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")}
-        out = model.generate(ids, do_sample=False, max_new_tokens=TOKENS, pad_token_id=0)[0, ids.shape[1] :].tolist()
-        end = next((i for i, token in enumerate(out) if token in model.generation_config.eos_token_id), len(out))
+        assert set(model.generation_config.eos_token_id) == {
+            tokenizer.eos_token_id,
+            tokenizer.convert_tokens_to_ids("<|end|>"),
+        }
+        out = model.generate(ids, do_sample=False, max_new_tokens=TOKENS, pad_token_id=0)[
+            0, ids.shape[1] :
+        ].tolist()
+        end = next(
+            (i for i, token in enumerate(out) if token in model.generation_config.eos_token_id),
+            len(out),
+        )
         answers.append(tokenizer.decode(out[:end]).strip())
     return answers
 
 
-def test_predictions_are_those_of_transformers_and_a_broken_run_goes_on(copied: Place, one_thread: None) -> None:
+def test_predictions_are_those_of_transformers_and_a_broken_run_goes_on(
+    copied: Place, one_thread: None
+) -> None:
     asked = [{"phrase": f"{row['phrase']} {i}"} for i in range(4) for row in rows()]
     write_rows(copied.folder / "in.jsonl", asked)
     command = ("predict", "merged", "--in", "in.jsonl", "--max-tokens", str(TOKENS))
@@ -46,7 +58,9 @@ def test_predictions_are_those_of_transformers_and_a_broken_run_goes_on(copied: 
     found = [json.loads(line) for line in whole.out.splitlines()]
     assert [{"phrase": row["phrase"]} for row in found] == asked
     prompts = [f"<|user|>\n{row['phrase']}<|end|>\n<|assistant|>\n" for row in asked[::8]]
-    assert [row["prediction"] for row in found[::8]] == greedy(copied.folder / "build/merged", prompts)
+    assert [row["prediction"] for row in found[::8]] == greedy(
+        copied.folder / "build/merged", prompts
+    )
 
     broken = copied.start(*command, "--out", "out.jsonl")
     while not any(p.stat().st_size for p in copied.folder.glob("out.jsonl.*.part")):
@@ -66,13 +80,27 @@ def test_predictions_are_those_of_transformers_and_a_broken_run_goes_on(copied: 
 
 
 def test_an_adapter_answers_on_its_base_and_onnx_what_is_piped_in(copied: Place) -> None:
-    write_rows(copied.folder / "in.jsonl", [{"prompt": f"<|user|>\n{row['phrase']}<|end|>\n<|assistant|>\n"} for row in rows()[:4]])
-    merged, adapter = (copied.run("predict", target, "--in", "in.jsonl", "--max-tokens", "6") for target in ("merged", "adapter"))
+    write_rows(
+        copied.folder / "in.jsonl",
+        [{"prompt": f"<|user|>\n{row['phrase']}<|end|>\n<|assistant|>\n"} for row in rows()[:4]],
+    )
+    merged, adapter = (
+        copied.run("predict", target, "--in", "in.jsonl", "--max-tokens", "6")
+        for target in ("merged", "adapter")
+    )
     assert merged.code == 0, merged.err
     assert adapter.out == merged.out
     command = [sys.executable, "-m", "olivebuild", "chat", "onnx-int4", "--max-tokens", "6"]
     environment = os.environ | {"OLIVEBUILD_CACHE": str(copied.cache)}
-    done = subprocess.run(command, cwd=copied.folder, env=environment, input="I am glad\n\nand sad\n", capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=copied.folder,
+        env=environment,
+        input="I am glad\n\nand sad\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     # Two turns, each with an answer of its own.
     assert done.stdout.count("\n") >= 2
@@ -133,6 +161,9 @@ def test_a_temperature_draws_by_the_softmax_and_none_takes_the_likeliest() -> No
     logits, draw = np.array([0.0, 2.0, 1.0, -9.0], dtype=np.float32), np.random.default_rng(0)
     assert {choose(logits, 0, draw) for _ in range(20)} == {1}
     for temperature in (0.5, 2.0):
-        found = np.bincount([choose(logits, temperature, draw) for _ in range(20_000)], minlength=4) / 20_000
+        found = (
+            np.bincount([choose(logits, temperature, draw) for _ in range(20_000)], minlength=4)
+            / 20_000
+        )
         expected = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
         assert np.abs(found - expected).max() < 0.015

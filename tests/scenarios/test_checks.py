@@ -1,4 +1,6 @@
-"""What a benchmark's checks and an audit are there to find is found: a merge that is another one's, other tokens, a lost stop token, wrong bytes."""
+"""What a benchmark's checks and an audit are there to find is found: a merge that is another one's,
+other tokens, a lost stop token, wrong bytes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ from tests.conftest import Place
 from tests.scenarios.steps import job_in
 
 # The libraries warn of their own future.
-pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def folder(place: Place, *parts: str) -> ActionInput:
@@ -28,15 +34,22 @@ def folder(place: Place, *parts: str) -> ActionInput:
     return ActionInput(path, path, parts[-1], parts[-1])
 
 
-def check(place: Place, root: Path, what: str, *, precision: str = "int4", **inputs: ActionInput) -> dict[str, Any]:
+def check(
+    place: Place, root: Path, what: str, *, precision: str = "int4", **inputs: ActionInput
+) -> dict[str, Any]:
     """The figures of a check on the built recipe, with some inputs replaced."""
     built = {
         "base": folder(place, "tiny"), "adapter": folder(place, "build", "adapter"), "source": folder(place, "build", "merged"),
         "model": folder(place, "build", "merged" if what == "merge" else "onnx-int4"),
     }  # fmt: skip
-    data = folder(place, "build", "tone")._replace(path=str(place.folder / "build/tone/test.parquet"))
+    data = folder(place, "build", "tone")._replace(
+        path=str(place.folder / "build/tone/test.parquet")
+    )
     job = job_in(
-        root, Store(place.cache), {**built, "data[0]": data, **inputs}, fields={"what": what} | ({"precision": precision} if what == "onnx" else {})
+        root,
+        Store(place.cache),
+        {**built, "data[0]": data, **inputs},
+        fields={"what": what} | ({"precision": precision} if what == "onnx" else {}),
     )
     STEP.run(job)
     return dict(job.result.metrics)
@@ -59,7 +72,9 @@ def test_a_merge_that_lacks_its_adapter_fails(copied: Place, tmp_path: Path) -> 
     shutil.copytree(copied.folder / "build/adapter", loud)
     file = loud / "adapter_model.safetensors"
     # The adapter of four steps hardly does anything; this one does.
-    save_file({name: tensor + 0.3 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    save_file(
+        {name: tensor + 0.3 for name, tensor in load_file(file).items()}, file, {"format": "pt"}
+    )
     with pytest.raises(StepError, match="does not do what its adapter does"):
         check(copied, tmp_path / "job", "merge", adapter=folder(copied, "loud"))
 
@@ -81,15 +96,23 @@ def test_a_tokenizer_that_makes_other_tokens_fails(copied: Place, tmp_path: Path
 
 
 def test_a_stop_token_that_is_lost_fails(copied: Place, tmp_path: Path) -> None:
-    change_json(copied.folder / "build/onnx-int4/genai_config.json", lambda data: data["model"].update(eos_token_id=3))
+    change_json(
+        copied.folder / "build/onnx-int4/genai_config.json",
+        lambda data: data["model"].update(eos_token_id=3),
+    )
     with pytest.raises(InputError, match=r"the stop token 2 is missing from genai_config.json"):
         check(copied, tmp_path / "job", "onnx")
 
 
-def test_a_conversion_further_from_its_source_than_its_precision_explains_fails(copied: Place, tmp_path: Path) -> None:
+def test_a_conversion_further_from_its_source_than_its_precision_explains_fails(
+    copied: Place, tmp_path: Path
+) -> None:
     # What int4 explains, fp32 does not.
     with pytest.raises(
-        StepError, match=r"onnx-int4 is not what its source is in fp32: logits differ by \d.* rounding explains 0\.0001; .* is the same for"
+        StepError,
+        match=r"onnx-int4 is not what its source is in fp32: logits differ by \d.* rounding "
+        r"explains "
+        r"0\.0001; .* is the same for",
     ):
         check(copied, tmp_path / "a", "onnx", precision="fp32")
     data = copied.folder / "build/onnx-int4/model.onnx.data"
@@ -100,11 +123,14 @@ def test_a_conversion_further_from_its_source_than_its_precision_explains_fails(
 
 
 def test_an_audit_finds_wrong_bytes(copied: Place) -> None:
-    # Two tensors of one size change places in what is remembered of them, as if a kernel were wrong.
+    # Two tensors of one size change places in what is remembered of them, as if a kernel were
+    # wrong.
     index = diskcache.Cache(str(copied.cache / "derived"), disk=JsonDisk, eviction_policy="none")
     rows = {key: json.loads(index[key]) for key in index}
     sizes = {key: [size for _, size in row] for key, row in rows.items()}
-    first, second = next((a, b) for a in rows for b in rows if a < b and rows[a] != rows[b] and sizes[a] == sizes[b])
+    first, second = next(
+        (a, b) for a in rows for b in rows if a < b and rows[a] != rows[b] and sizes[a] == sizes[b]
+    )
     index.set(first, json.dumps(rows[second]))
     index.set(second, json.dumps(rows[first]))
     index.close()

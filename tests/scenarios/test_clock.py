@@ -1,4 +1,6 @@
-"""Chat templates that write the date, built for real: on two days, in two zones, with two random states, in two caches; and judged on others."""
+"""Chat templates that write the date, built for real: on two days, in two zones, with two random
+states, in two caches; and judged on others.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ int gettimeofday(struct timeval *where, void *zone) {
 
 
 def dated(place: Place, tiny_model: Path, before: str, lock: str = "") -> str:
-    """A recipe whose model's template begins with `before`, which asks for the date. Returns the template."""
+    """A recipe whose model's template begins with `before`, which asks for the date.
+
+    Returns the template.
+    """
     shutil.copytree(tiny_model, place.folder / "tiny")
     file = place.folder / "tiny" / "chat_template.jinja"
     file.write_text(before + file.read_text())
@@ -65,43 +70,87 @@ def dated(place: Place, tiny_model: Path, before: str, lock: str = "") -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs a compiler, and a linker that can put its functions first")
-def test_equal_inputs_give_equal_bytes_and_figures_on_whatever_day(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("cc"),
+    reason="needs a compiler, and a linker that can put its functions first",
+)
+def test_equal_inputs_give_equal_bytes_and_figures_on_whatever_day(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "shifts.c").write_text(SHIFTS)
-    subprocess.run(["cc", "-shared", "-fPIC", "-w", "-o", tmp_path / "shifts.so", tmp_path / "shifts.c", "-ldl"], check=True)
+    subprocess.run(
+        [
+            "cc",
+            "-shared",
+            "-fPIC",
+            "-w",
+            "-o",
+            tmp_path / "shifts.so",
+            tmp_path / "shifts.c",
+            "-ldl",
+        ],
+        check=True,
+    )
     made: list[dict[str, bytes]] = []
     figures: list[Any] = []
     days: list[str] = []
     lock = ""
-    # Days that have been, since what waits until a time by this clock would wait for days that are to come.
+    # Days that have been, since what waits until a time by this clock would wait for days that are
+    # to come.
     for seed, zone, shift in (("1", "UTC-14", "0"), ("2", "UTC+12", "-400")):
-        environment = {"PYTHONHASHSEED": seed, "TZ": zone, "LD_PRELOAD": str(tmp_path / "shifts.so"), "SHIFTED_DAYS": shift}
+        environment = {
+            "PYTHONHASHSEED": seed,
+            "TZ": zone,
+            "LD_PRELOAD": str(tmp_path / "shifts.so"),
+            "SHIFTED_DAYS": shift,
+        }
         place = Place(tmp_path / seed, tmp_path / f"cache{seed}", environment)
         dated(place, tiny_model, "{{ 'It is ' + strftime_now('%d %b %Y %H:%M:%S') + '\\n' }}", lock)
         place.recipe.write_text(
-            place.recipe.read_text() + "  bench: {kind: benchmark, models: [merged, onnx-int4], data: tone, latency: {rounds: 1}}\n"
+            place.recipe.read_text()
+            + (
+                "  bench: {kind: benchmark, models: [merged, onnx-int4], data: tone, latency: "
+                "{rounds: 1}}\n"
+            )
         )
-        days.append(subprocess.check_output([sys.executable, "-c", "from olivebuild import clock; print(clock.today())"], env=environment, text=True))
+        days.append(
+            subprocess.check_output(
+                [sys.executable, "-c", "from olivebuild import clock; print(clock.today())"],
+                env=environment,
+                text=True,
+            )
+        )
         done = place.build("bench")
         assert done.ran == ["tone", "adapter", "merged", "onnx-int4", "bench"], done.err
         lock = (place.folder / "olivebuild.lock").read_text()
         assert json.loads(lock)["template_date"] == days[0].strip()
         built = place.everything()
         metrics = json.loads(built["bench/metrics.json"])
-        assert all(len(row["data"]["tone"]["other_dates"]) == 2 for row in metrics["models"].values())
+        assert all(
+            len(row["data"]["tone"]["other_dates"]) == 2 for row in metrics["models"].values()
+        )
         figures.append({name: row["data"] for name, row in metrics["models"].items()})
         made.append({name: data for name, data in built.items() if not name.startswith("bench/")})
     assert days[0] != days[1]
-    assert {"adapter/adapter_model.safetensors", "merged/model.safetensors", "onnx-int4/model.onnx", "onnx-int4/model.onnx.data"} <= made[0].keys()
+    assert {
+        "adapter/adapter_model.safetensors",
+        "merged/model.safetensors",
+        "onnx-int4/model.onnx",
+        "onnx-int4/model.onnx.data",
+    } <= made[0].keys()
     assert made[0] == made[1]
     assert figures[0] == figures[1]
 
 
 def test_the_template_that_is_published_has_the_date(tiny_model: Path, tmp_path: Path) -> None:
-    """Of a merge and of a conversion, where the base says so; and the fixed one is no clock for whoever reads the folder."""
+    """Of a merge and of a conversion, where the base says so; and the fixed one is no clock for
+    whoever reads the folder.
+    """
     place = Place(tmp_path / "work", tmp_path / "cache")
     lock = json.dumps({"sources": {}, "libraries": {}, "template_date": DATE})
-    template = dated(place, tiny_model, "{{ 'It is ' + strftime_now('%d %b %Y %H:%M:%S') + '\\n' }}", lock)
+    template = dated(
+        place, tiny_model, "{{ 'It is ' + strftime_now('%d %b %Y %H:%M:%S') + '\\n' }}", lock
+    )
     place.edit("source: tiny}", "source: tiny, template_date: freeze}")
     done = place.build("merged", "onnx-int4")
     assert done.ran == ["tone", "adapter", "merged", "onnx-int4"], done.err
@@ -123,11 +172,24 @@ def test_answers_that_hang_on_the_date_are_counted_and_told(copied: Place, tmp_p
         """The figures, and what was told meanwhile."""
         (folder / "chat_template.jinja").unlink()
         (folder / "chat_template.jinja").write_text(before + plain)
-        inputs = {"model": ActionInput(str(folder), str(folder), "model", "merged"), "data[0]": ActionInput(table, table, "dataset", "tone")}
-        job = job_in(tmp_path / name, Store(copied.cache), inputs, fields={"max_new_tokens": 5}, template_date=DATE)
+        inputs = {
+            "model": ActionInput(str(folder), str(folder), "model", "merged"),
+            "data[0]": ActionInput(table, table, "dataset", "tone"),
+        }
+        job = job_in(
+            tmp_path / name,
+            Store(copied.cache),
+            inputs,
+            fields={"max_new_tokens": 5},
+            template_date=DATE,
+        )
         STEP.run(job)
         figures: dict[str, Any] = json.loads((job.out / "metrics.json").read_text())[0]
-        notes = [event["text"] for line in job._stream.getvalue().splitlines() if (event := json.loads(line))["event"] == "note"]
+        notes = [
+            event["text"]
+            for line in job._stream.getvalue().splitlines()
+            if (event := json.loads(line))["event"] == "note"
+        ]
         return figures, notes
 
     figures, notes = judged("hangs", "{{ 'crying afraid glad ' * (strftime_now('%d') | int * 3) }}")
@@ -136,7 +198,11 @@ def test_answers_that_hang_on_the_date_are_counted_and_told(copied: Place, tmp_p
     assert {row["rows"] for row in other.values()} == {8}
     changed = {date: row["changed"] for date, row in other.items()}
     assert max(changed.values()) > 0
-    assert notes == [f"{n} of 8 answers are other ones where the chat template writes {date} and not {DATE}" for date, n in changed.items() if n]
+    assert notes == [
+        f"{n} of 8 answers are other ones where the chat template writes {date} and not {DATE}"
+        for date, n in changed.items()
+        if n
+    ]
     # It asks for the date, and says the same on all of these.
     figures, notes = judged("same", "{{ 'glad ' if strftime_now('%Y') == '2026' else 'afraid ' }}")
     assert [row["changed"] for row in figures["other_dates"].values()] == [0, 0]

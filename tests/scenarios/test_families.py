@@ -1,4 +1,6 @@
-"""What is done with the families that people fine-tune is right: measured on tiny models configured as they are published (tests/families.py)."""
+"""What is done with the families that people fine-tune is right: measured on tiny models configured
+as they are published (tests/families.py).
+"""
 
 from __future__ import annotations
 
@@ -18,24 +20,39 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 TRAINED = [name for name, family in FAMILIES.items() if not family.stored]
-CORE = {"Phi-3-mini", "Llama-3.2", "Gemma-3", "Qwen2.5", "Granite-4-H", "InternLM2", "GPTQ", "4-bit"}
+CORE = {
+    "Phi-3-mini",
+    "Llama-3.2",
+    "Gemma-3",
+    "Qwen2.5",
+    "Granite-4-H",
+    "InternLM2",
+    "GPTQ",
+    "4-bit",
+}
 PADDED = {"Gemma-2", "Granite-4-H", "LFM2", "Nemotron", "gpt-oss"}
 """Those whose rows can't lie end to end: soft caps, states, a mask of their own, sinks."""
 
 
 def rows_around(*lengths: int) -> list[Any]:
-    """Rows of random tokens around lengths at which models begin to do something else, and some that begin alike."""
+    """Rows of random tokens around lengths at which models begin to do something else, and some
+    that begin alike.
+    """
     from olivebuild.steps._tokens import Tokens
 
     random = np.random.default_rng(0)
     start = random.integers(8, 300, 12)
-    made = [random.integers(8, 300, n) for n in (9, *(m + d for m in lengths for d in (-1, 0, 1, 20)))]
+    made = [
+        random.integers(8, 300, n) for n in (9, *(m + d for m in lengths for d in (-1, 0, 1, 20)))
+    ]
     made += [np.concatenate([start, ids[:40]]) for ids in made[:3]]
     return [Tokens(ids.astype(np.int32), np.arange(len(ids)) >= len(ids) // 2) for ids in made]
 
 
 def alone(model: Any, rows: list[Any]) -> tuple[float, Any]:
-    """The mean loss and its gradient, each row by itself through the class as transformers loads it."""
+    """The mean loss and its gradient, each row by itself through the class as transformers loads
+    it.
+    """
     import torch
 
     model.zero_grad()
@@ -43,14 +60,19 @@ def alone(model: Any, rows: list[Any]) -> tuple[float, Any]:
     for row in rows:
         ids, counted = torch.tensor(row.ids).long(), torch.tensor(row.counted[1:])
         logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
-        loss = torch.nn.functional.cross_entropy(logits[counted], ids[1:][counted], reduction="sum") / count
+        loss = (
+            torch.nn.functional.cross_entropy(logits[counted], ids[1:][counted], reduction="sum")
+            / count
+        )
         loss.backward()
         total += float(loss.detach())
     return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
 
 
 def trained(folder: Path) -> tuple[str, float, float]:
-    """How rows are laid out, and how far loss and gradient are, as shares, from those of rows one by one."""
+    """How rows are laid out, and how far loss and gradient are, as shares, from those of rows one
+    by one.
+    """
     import torch
 
     from olivebuild.steps import _models, _quantised
@@ -81,7 +103,10 @@ def test_a_support_table_holds_each_family() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in CORE else pytest.mark.slow) for name in FAMILIES])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in CORE else pytest.mark.slow) for name in FAMILIES],
+)
 def test_what_is_made_of_a_family_is_right_or_refused(name: str, tmp_path: Path) -> None:
     from tests.scenarios.support import faults, measure
 
@@ -90,12 +115,16 @@ def test_what_is_made_of_a_family_is_right_or_refused(name: str, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_weights_that_are_the_nearest_ones_do_not_keep_any_model_below_a_bound(tmp_path: Path) -> None:
+def test_weights_that_are_the_nearest_ones_do_not_keep_any_model_below_a_bound(
+    tmp_path: Path,
+) -> None:
     """What docs/support.md says of larger weights."""
     from olivebuild.store import Store
     from tests.scenarios.support import LIMITS, merge_spread
 
-    found, way, _ = merge_spread(tmp_path / "large", Store(tmp_path / "cache"), "Nemotron", "bfloat16", times=2.5)
+    found, way, _ = merge_spread(
+        tmp_path / "large", Store(tmp_path / "cache"), "Nemotron", "bfloat16", times=2.5
+    )
     assert way == "tensors"
     assert found["off"] <= LIMITS["off"]
     assert (round(found["merged"], 2), round(found["computed"], 1)) == (0.09, 0.2)
@@ -111,7 +140,15 @@ def test_rows_are_trained_on_as_each_is_alone(name: str, tmp_path: Path) -> None
 
 def test_rows_of_a_growing_rope_are_alone(tmp_path: Path) -> None:
     scaling = {"type": "dynamic", "factor": 2.0}
-    how, wrong, turned = trained(write("Falcon3", tmp_path / "model", dtype="float32", rope_scaling=scaling, max_position_embeddings=ORIGINAL))
+    how, wrong, turned = trained(
+        write(
+            "Falcon3",
+            tmp_path / "model",
+            dtype="float32",
+            rope_scaling=scaling,
+            max_position_embeddings=ORIGINAL,
+        )
+    )
     assert (how, wrong < 1e-5, turned < 1e-5) == ("packed", True, True)
 
 
@@ -119,7 +156,9 @@ def test_long_rows_are_tried_beyond_a_window_and_an_original_context(tmp_path: P
     from olivebuild.steps._forward import _trial_rows
     from olivebuild.steps._reach import Reach
 
-    reach = Reach(adapted(write("Gemma-3", tmp_path / "gemma", dtype="float32", sliding_window=512)))
+    reach = Reach(
+        adapted(write("Gemma-3", tmp_path / "gemma", dtype="float32", sliding_window=512))
+    )
     assert reach.limits == [512]
     assert max(map(len, _trial_rows(rows_around(700), reach))) == 576
     assert max(map(len, _trial_rows(rows_around(400), reach))) == 256
@@ -131,11 +170,16 @@ def test_long_rows_are_tried_beyond_a_window_and_an_original_context(tmp_path: P
 def test_answers_beyond_the_original_context_are_those_of_each_prompt_alone(tmp_path: Path) -> None:
     from olivebuild.steps._runtime import HuggingFaceRuntime, Question
 
-    runtime = HuggingFaceRuntime(write("Phi-3.5", tmp_path / "model", dtype="float32"), trust_remote_code=False)
+    runtime = HuggingFaceRuntime(
+        write("Phi-3.5", tmp_path / "model", dtype="float32"), trust_remote_code=False
+    )
     random = np.random.default_rng(0)
     # Short of it, short of it until the answer is written, and beyond.
     prompts = [random.integers(8, 300, n).tolist() for n in (20, ORIGINAL - 3, ORIGINAL + 9, 31)]
-    questions = [Question(prompt, [random.integers(8, 300, 5).tolist() for _ in range(2)]) for prompt in prompts]
+    questions = [
+        Question(prompt, [random.integers(8, 300, 5).tolist() for _ in range(2)])
+        for prompt in prompts
+    ]
     together = runtime.ask(questions, 6, set())
     for question, reply in zip(questions, together, strict=True):
         (alone,) = runtime.ask([question], 6, set())
@@ -151,11 +195,17 @@ def _same_as_whole_texts(model: Any, question: Any, reply: Any) -> None:
     for completion, score in zip(question.completions, reply.scores, strict=True):
         ids = torch.tensor([question.prompt + completion])
         with torch.inference_mode():
-            found = model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)[len(question.prompt) - 1 : -1]
+            found = (
+                model(input_ids=ids, use_cache=False)
+                .logits[0]
+                .log_softmax(-1)[len(question.prompt) - 1 : -1]
+            )
         assert abs(float(found.gather(1, torch.tensor(completion)[:, None]).sum()) - score) < 1e-3
 
 
-def test_padding_that_changes_a_row_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_that_changes_a_row_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     from olivebuild.steps._forward import takes_packed
@@ -163,7 +213,10 @@ def test_padding_that_changes_a_row_is_left_out(tmp_path: Path, monkeypatch: pyt
     model, said = adapted(write("LFM2", tmp_path / "model", dtype="float32")).eval(), []
     # A class that forgets to leave padding out of its convolutions.
     base = model.get_base_model().model
-    monkeypatch.setattr("transformers.models.lfm2.modeling_lfm2.apply_mask_to_padding_states", lambda states, mask: states)
+    monkeypatch.setattr(
+        "transformers.models.lfm2.modeling_lfm2.apply_mask_to_padding_states",
+        lambda states, mask: states,
+    )
     base.embed_tokens.weight.data[0] = 3.0
     setup = takes_packed(model, rows_around(WINDOW), torch.device("cpu"), said.append)
     assert (setup.packed, setup.single) == (False, True)

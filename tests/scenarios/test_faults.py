@@ -1,4 +1,6 @@
-"""Damage, bad input, kills and company: the incremental result equals a clean one, or there is one clear error."""
+"""Damage, bad input, kills and company: the incremental result equals a clean one, or there is one
+clear error.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_a_damaged_built_file_is_restored(copied: Place, damage: str) -> None:
     copied.build()
     before = copied.everything()
     file = copied.folder.joinpath("build", *MODEL)
-    {"flipped": flip, "truncated": lambda f: f.write_bytes(b""), "deleted": Path.unlink}[damage](file)
+    {"flipped": flip, "truncated": lambda f: f.write_bytes(b""), "deleted": Path.unlink}[damage](
+        file
+    )
     assert copied.verdicts()["onnx-int4"] == "cached"
     done = copied.build()
     assert done.ran == []
@@ -46,7 +50,9 @@ def test_a_damaged_built_file_is_restored(copied: Place, damage: str) -> None:
 def test_a_damaged_cached_blob_is_never_served(copied: Place, damage: str) -> None:
     before = copied.everything()
     for blob in copied.blobs_of("onnx-int4", "model.onnx.data"):
-        {"flipped": flip, "truncated": lambda f: f.write_bytes(b""), "deleted": Path.unlink}[damage](blob)
+        {"flipped": flip, "truncated": lambda f: f.write_bytes(b""), "deleted": Path.unlink}[
+            damage
+        ](blob)
     copied.folder.joinpath("build", *MODEL).unlink()
     assert copied.build().ran == ["onnx-int4"]
     assert copied.everything() == before
@@ -62,7 +68,9 @@ def test_verify_finds_a_flipped_blob(copied: Place) -> None:
 
 
 def fails(place: Place, code: int, *texts: str) -> Done:
-    """The build fails with `code`, says `texts` on stderr, shows no traceback, and leaves build/ and the store as they were."""
+    """The build fails with `code`, says `texts` on stderr, shows no traceback, and leaves build/
+    and the store as they were.
+    """
     built, blobs = place.everything(), sorted(place.cache.glob("blobs/*/*"))
     done = place.build()
     assert done.code == code, done.err
@@ -88,23 +96,57 @@ def test_a_malformed_line(copied: Place) -> None:
 
 def test_a_column_that_is_not_there(copied: Place) -> None:
     copied.edit("{phrase}", "{sentence}")
-    fails(copied, 1, "olivebuild.yaml:7:5: error: the data has no column 'sentence'", "the columns are phrase, tone")
+    fails(
+        copied,
+        1,
+        "olivebuild.yaml:7:5: error: the data has no column 'sentence'",
+        "the columns are phrase, tone",
+    )
 
 
 def test_an_empty_result(copied: Place) -> None:
     write_rows(copied.folder / "data/tone.jsonl", [{"phrase": "", "tone": "joy"}])
-    fails(copied, 1, "data/tone.jsonl:1: error: 1 of 1 rows dropped: 1 x no value for phrase", "none is left")
+    fails(
+        copied,
+        1,
+        "data/tone.jsonl:1: error: 1 of 1 rows dropped: 1 x no value for phrase",
+        "none is left",
+    )
 
 
 @pytest.mark.parametrize(
     ("old", "new", "texts"),
     [
-        ("alpha: 8", "alhpa: 8", ("olivebuild.yaml:15:5: error: unknown key 'alhpa' in adapter", "did you mean alpha?")),
-        ("kind: merged", "kind: mergd", ("olivebuild.yaml:17:12: error: unknown kind 'mergd'", "did you mean merged?")),
-        ("model: merged", "model: mergd", ("olivebuild.yaml:18:27: error: onnx-int4 needs 'mergd'", "did you mean merged?")),
-        ("kind: model, source: tiny", "kind: merged, model: merged, adapter: adapter", ("error: a cycle: ", "->")),
-        ("r: 4", "r: four", ("olivebuild.yaml:14:5: error: adapter.r: input should be a valid integer",)),
-        ("steps: 4", "steps: 4, epochs: 1", ("error: adapter: training takes `epochs` or `steps`, not both", "leave one out")),
+        (
+            "alpha: 8",
+            "alhpa: 8",
+            ("olivebuild.yaml:15:5: error: unknown key 'alhpa' in adapter", "did you mean alpha?"),
+        ),
+        (
+            "kind: merged",
+            "kind: mergd",
+            ("olivebuild.yaml:17:12: error: unknown kind 'mergd'", "did you mean merged?"),
+        ),
+        (
+            "model: merged",
+            "model: mergd",
+            ("olivebuild.yaml:18:27: error: onnx-int4 needs 'mergd'", "did you mean merged?"),
+        ),
+        (
+            "kind: model, source: tiny",
+            "kind: merged, model: merged, adapter: adapter",
+            ("error: a cycle: ", "->"),
+        ),
+        (
+            "r: 4",
+            "r: four",
+            ("olivebuild.yaml:14:5: error: adapter.r: input should be a valid integer",),
+        ),
+        (
+            "steps: 4",
+            "steps: 4, epochs: 1",
+            ("error: adapter: training takes `epochs` or `steps`, not both", "leave one out"),
+        ),
     ],
 )
 def test_a_wrong_recipe(copied: Place, old: str, new: str, texts: tuple[str, ...]) -> None:
@@ -114,12 +156,22 @@ def test_a_wrong_recipe(copied: Place, old: str, new: str, texts: tuple[str, ...
 
 def test_modules_that_the_model_has_not(copied: Place) -> None:
     copied.edit("r: 4", "modules: [wq]")
-    fails(copied, 1, "olivebuild.yaml:14:5: error: no adapter for these modules", "the model's linear layers are down_proj")
+    fails(
+        copied,
+        1,
+        "olivebuild.yaml:14:5: error: no adapter for these modules",
+        "the model's linear layers are down_proj",
+    )
 
 
 def test_pickled_weights_are_not_read(copied: Place) -> None:
     (copied.folder / "tiny/model.safetensors").rename(copied.folder / "tiny/pytorch_model.bin")
-    fails(copied, 1, "only pickled weights (pytorch_model.bin) in the model folder", "safetensors and GGUF only")
+    fails(
+        copied,
+        1,
+        "only pickled weights (pytorch_model.bin) in the model folder",
+        "safetensors and GGUF only",
+    )
 
 
 def wait_for(process: subprocess.Popen[str], event: str, target: str) -> None:
@@ -136,7 +188,11 @@ def slow_training(place: Place) -> None:
 
 
 def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [p for p in psutil.Process(process.pid).children(recursive=True) if "olivebuild.worker" in " ".join(p.cmdline())]
+    return [
+        p
+        for p in psutil.Process(process.pid).children(recursive=True)
+        if "olivebuild.worker" in " ".join(p.cmdline())
+    ]
 
 
 def at_work(worker: psutil.Process) -> bool:
@@ -203,8 +259,14 @@ def test_two_builds_at_once_run_each_step_once(copied: Place) -> None:
 def test_data_changed_while_the_dataset_is_made(place: Place) -> None:
     """The step reads slowly; its input changes meanwhile: an error, and nothing cached."""
     (place.folder / "in.txt").write_text("old")
-    (place.folder / "slow.py").write_text("import sys, time\ntext = open('in.txt').read()\ntime.sleep(2)\nopen(sys.argv[1], 'w').write(text)\n")
-    place.recipe.write_text("targets:\n  copy: {kind: command, run: 'python slow.py {outputs.x}', files: [in.txt], outputs: {x: x.txt}}\n")
+    (place.folder / "slow.py").write_text(
+        "import sys, time\ntext = open('in.txt').read()\ntime.sleep(2)\nopen(sys.argv[1], "
+        "'w').write(text)\n"
+    )
+    place.recipe.write_text(
+        "targets:\n  copy: {kind: command, run: 'python slow.py {outputs.x}', files: [in.txt], "
+        "outputs: {x: x.txt}}\n"
+    )
     process = place.start("build", "--json")
     wait_for(process, "started", "copy")
     time.sleep(1)
@@ -219,7 +281,10 @@ def test_data_changed_while_the_dataset_is_made(place: Place) -> None:
 def test_a_script_changed_and_a_declared_output_missing(place: Place) -> None:
     script = place.folder / "make.py"
     script.write_text("import sys; open(sys.argv[1], 'w').write('1')")
-    place.recipe.write_text("targets:\n  made: {kind: command, run: 'python make.py {outputs.x}', outputs: {x: x.txt}}\n")
+    place.recipe.write_text(
+        "targets:\n  made: {kind: command, run: 'python make.py {outputs.x}', outputs: {x: "
+        "x.txt}}\n"
+    )
     assert place.build().ran == ["made"]
     assert place.build().ran == []
     script.write_text("import sys; open(sys.argv[1], 'w').write('2')")
@@ -235,7 +300,9 @@ def test_a_script_changed_and_a_declared_output_missing(place: Place) -> None:
 
 def test_a_step_that_is_not_deterministic_is_said(place: Place) -> None:
     place.recipe.write_text(
-        "targets:\n  now: {kind: command, run: 'date +%N', shell: true, outputs: {x: x.txt}}\n".replace("date +%N", "date +%N > {outputs.x}")
+        "targets:\n  now: {kind: command, run: 'date +%N', shell: true, outputs: {x: x.txt}}\n".replace(
+            "date +%N", "date +%N > {outputs.x}"
+        )
     )
     assert place.build().ran == ["now"]
     for blob in place.cache.glob("blobs/*/*"):
@@ -248,7 +315,9 @@ def test_a_step_that_is_not_deterministic_is_said(place: Place) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_program_that_a_command_runs_ends_with_the_build(place: Place, number: signal.Signals) -> None:
+def test_a_program_that_a_command_runs_ends_with_the_build(
+    place: Place, number: signal.Signals
+) -> None:
     place.recipe.write_text("targets:\n  slow: {kind: command, run: sleep 47, outputs: [x.txt]}\n")
     process = place.start("build", "--json")
     wait_for(process, "started", "slow")
@@ -266,8 +335,10 @@ def test_a_program_that_a_command_runs_ends_with_the_build(place: Place, number:
 def test_a_damaged_data_set_is_made_again_and_nothing_below(place: Place) -> None:
     write_rows(place.folder / "data/tone.jsonl", rows())
     place.recipe.write_text(
-        "targets:\n  tone: {kind: dataset, source: data/tone.jsonl, prompt: '{phrase}', completion: '{tone}'}\n"
-        "  copy: {kind: command, run: 'cp {inputs.x} {outputs.y}', inputs: {x: tone.train}, outputs: {y: y.parquet}}\n"
+        "targets:\n  tone: {kind: dataset, source: data/tone.jsonl, prompt: '{phrase}', "
+        "completion: '{tone}'}\n"
+        "  copy: {kind: command, run: 'cp {inputs.x} {outputs.y}', inputs: {x: tone.train}, "
+        "outputs: {y: y.parquet}}\n"
     )
     assert place.build("copy").ran == ["tone", "copy"]
     for blob in place.blobs_of("tone", "train.parquet"):

@@ -1,4 +1,6 @@
-"""Model folders are those that transformers loads: in shards, with other weight files beside them, with something missing."""
+"""Model folders are those that transformers loads: in shards, with other weight files beside them,
+with something missing.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,19 @@ from tests.test_tensors import digest_of, write
 from tests.tiny_models import make_adapter
 
 # The libraries warn of their own future.
-pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 def sharded(model: Path, folder: Path) -> Path:
     from transformers import AutoModelForCausalLM
 
-    AutoModelForCausalLM.from_pretrained(model, dtype="auto").save_pretrained(folder, max_shard_size="100KB")
+    AutoModelForCausalLM.from_pretrained(model, dtype="auto").save_pretrained(
+        folder, max_shard_size="100KB"
+    )
     for path in model.iterdir():
         if path.suffix != ".safetensors" and not (folder / path.name).exists():
             (folder / path.name).write_bytes(path.read_bytes())
@@ -28,7 +36,9 @@ def sharded(model: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_merge_into_a_base_in_shards_is_loaded_by_transformers(llama: Path, tmp_path: Path, store: Store) -> None:
+def test_a_merge_into_a_base_in_shards_is_loaded_by_transformers(
+    llama: Path, tmp_path: Path, store: Store
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -41,11 +51,22 @@ def test_a_merge_into_a_base_in_shards_is_loaded_by_transformers(llama: Path, tm
     folder = tmp_path / "merged"
     store.restore(store.manifest(merged.manifest), folder)
     names = {p.relative_to(base).as_posix() for p in base.rglob("*") if p.is_file()}
-    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == names - {"before.safetensors"}
-    loaded, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
-    assert [info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")] == [set()] * 3
-    found = {name: t.contiguous().flatten().view(torch.uint8).numpy().tobytes() for name, t in loaded.state_dict().items()}
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == names - {
+        "before.safetensors"
+    }
+    loaded, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", output_loading_info=True
+    )
+    assert [info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")] == [
+        set()
+    ] * 3
+    found = {
+        name: t.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        for name, t in loaded.state_dict().items()
+    }
     assert found == by_peft(base, tmp_path / "adapter")
     assert digest_of(folder) == merged.digest
-    ours, theirs = (json.loads((f / "model.safetensors.index.json").read_text()) for f in (folder, base))
+    ours, theirs = (
+        json.loads((f / "model.safetensors.index.json").read_text()) for f in (folder, base)
+    )
     assert ours == theirs

@@ -1,4 +1,6 @@
-"""The lm-evaluation-harness as a command beside the benchmark, as recipes/tone/harness.yaml has it: both find the same answers right."""
+"""The lm-evaluation-harness as a command beside the benchmark, as recipes/tone/harness.yaml has it:
+both find the same answers right.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a model is judged by is right: against evaluations written here, with plain ONNX Runtime and plain transformers, without any cache."""
+"""What a model is judged by is right: against evaluations written here, with plain ONNX Runtime and
+plain transformers, without any cache.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,11 @@ from olivebuild.store import Store
 from tests.conftest import Place
 from tests.scenarios.steps import job_in
 
-pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("one_thread"),
+]
 END = 2
 """The end token of the tests' tokenizer, which completes a text."""
 TURN = 5
@@ -26,16 +32,30 @@ TURN = 5
 
 
 def judged(
-    place: Place, root: Path, model: str, data: Path | None = None, files: dict[str, list[str]] | None = None, base: str = "", **fields: Any
+    place: Place,
+    root: Path,
+    model: str,
+    data: Path | None = None,
+    files: dict[str, list[str]] | None = None,
+    base: str = "",
+    **fields: Any,
 ) -> dict[str, Any]:
     """The figures of one model on the test rows; of the adapter `model` if it has a `base`."""
     folder = str(place.folder / "build" / model)
     table = str(data or place.folder / "build/tone/test.parquet")
-    inputs = {"model": ActionInput(folder, folder, "model", model), "data[0]": ActionInput(table, table, "dataset", "tone")}
+    inputs = {
+        "model": ActionInput(folder, folder, "model", model),
+        "data[0]": ActionInput(table, table, "dataset", "tone"),
+    }
     if base:
-        inputs |= {"model": ActionInput(base, base, "model", "base"), "adapter": ActionInput(folder, folder, "adapter", model)}
+        inputs |= {
+            "model": ActionInput(base, base, "model", "base"),
+            "adapter": ActionInput(folder, folder, "adapter", model),
+        }
         fields["adapter"] = True
-    job = job_in(root, Store(place.cache), inputs, fields={"max_new_tokens": 5, **fields}, files=files or {})
+    job = job_in(
+        root, Store(place.cache), inputs, fields={"max_new_tokens": 5, **fields}, files=files or {}
+    )
     STEP.run(job)
     figures: dict[str, Any] = json.loads((job.out / "metrics.json").read_text())[0]
     return figures
@@ -47,20 +67,32 @@ def rows_of(place: Place) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
 
 
 class PlainOnnx:
-    """Logits of whole sequences, by onnxruntime and numpy alone: nothing is kept from one call to the next."""
+    """Logits of whole sequences, by onnxruntime and numpy alone: nothing is kept from one call to
+    the next.
+    """
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
         decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
         nothing = np.zeros((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), np.float32)
-        self._empty = {i.name: nothing for i in self._session.get_inputs() if i.name.startswith("past_key_values")}
+        self._empty = {
+            i.name: nothing
+            for i in self._session.get_inputs()
+            if i.name.startswith("past_key_values")
+        }
 
     def __call__(self, ids: list[int]) -> np.ndarray:
-        feed = {"input_ids": np.array([ids], np.int64), "attention_mask": np.ones((1, len(ids)), np.int64), **self._empty}
+        feed = {
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, len(ids)), np.int64),
+            **self._empty,
+        }
         return np.asarray(self._session.run(["logits"], feed)[0], np.float64)[0]
 
 
@@ -90,33 +122,52 @@ def independent(place: Place, model: Any) -> dict[str, Any]:
                 break
             written.append(token)
         text = tokenizer.decode(written[len(prompt) :], skip_special_tokens=False).strip()
-        answers.append({"label": min(scores, key=lambda name: scores[name]), "nll": scores[row["label"]], "text": text, "expected": row["label"]})
+        answers.append(
+            {
+                "label": min(scores, key=lambda name: scores[name]),
+                "nll": scores[row["label"]],
+                "text": text,
+                "expected": row["label"],
+            }
+        )
     return {"accuracy": np.mean([a["label"] == a["expected"] for a in answers]), "answers": answers}
 
 
 def agree(ours: dict[str, Any], theirs: dict[str, Any], tolerance: float) -> None:
     assert ours["accuracy"] == pytest.approx(theirs["accuracy"], abs=1e-6)
-    assert [(a["expected"], a["label"], a["text"]) for a in ours["answers"]] == [(a["expected"], a["label"], a["text"]) for a in theirs["answers"]]
-    assert [a["nll"] for a in ours["answers"]] == pytest.approx([a["nll"] for a in theirs["answers"]], abs=tolerance)
+    assert [(a["expected"], a["label"], a["text"]) for a in ours["answers"]] == [
+        (a["expected"], a["label"], a["text"]) for a in theirs["answers"]
+    ]
+    assert [a["nll"] for a in ours["answers"]] == pytest.approx(
+        [a["nll"] for a in theirs["answers"]], abs=tolerance
+    )
     total = sum(a["nll"] for a in theirs["answers"]) / ours["tokens"]
     assert ours["perplexity"] == pytest.approx(np.exp(total), rel=tolerance)
 
 
-def test_an_onnx_model_is_judged_as_plain_onnxruntime_judges_it(copied: Place, tmp_path: Path) -> None:
+def test_an_onnx_model_is_judged_as_plain_onnxruntime_judges_it(
+    copied: Place, tmp_path: Path
+) -> None:
     ours = judged(copied, tmp_path, "onnx-int4")
     assert ours["rows"] == 8
     agree(ours, independent(copied, PlainOnnx(copied.folder / "build/onnx-int4")), 2e-4)
 
 
-def test_a_hugging_face_model_is_judged_as_without_cache_and_batches(copied: Place, tmp_path: Path) -> None:
+def test_a_hugging_face_model_is_judged_as_without_cache_and_batches(
+    copied: Place, tmp_path: Path
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(copied.folder / "build/merged", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        copied.folder / "build/merged", dtype=torch.float32
+    )
 
     def logits(ids: list[int]) -> np.ndarray:
         with torch.inference_mode():
-            return np.asarray(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double().numpy())
+            return np.asarray(
+                model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double().numpy()
+            )
 
     agree(judged(copied, tmp_path / "a", "merged"), independent(copied, logits), 2e-4)
 
@@ -125,16 +176,24 @@ def test_an_adapter_answers_on_its_base_as_the_merge_of_both(copied: Place, tmp_
     merged = judged(copied, tmp_path / "merged", "merged")
     base = str(copied.folder / "tiny")
     ours = judged(copied, tmp_path / "adapter", "adapter", base=base)
-    assert [(a["label"], a["text"]) for a in ours["answers"]] == [(a["label"], a["text"]) for a in merged["answers"]]
-    assert [a["nll"] for a in ours["answers"]] == pytest.approx([a["nll"] for a in merged["answers"]], rel=1e-3)
-    assert judged(copied, tmp_path / "base", base)["perplexity"] != pytest.approx(ours["perplexity"], rel=1e-3)
+    assert [(a["label"], a["text"]) for a in ours["answers"]] == [
+        (a["label"], a["text"]) for a in merged["answers"]
+    ]
+    assert [a["nll"] for a in ours["answers"]] == pytest.approx(
+        [a["nll"] for a in merged["answers"]], rel=1e-3
+    )
+    assert judged(copied, tmp_path / "base", base)["perplexity"] != pytest.approx(
+        ours["perplexity"], rel=1e-3
+    )
 
 
 def text_set(place: Place, texts: list[str]) -> Path:
     import pyarrow as pa
 
     file = place.folder / "text.parquet"
-    schema = pa.schema([("text", pa.string()), ("label", pa.string())], metadata={"format": "text", "labels": "[]"})
+    schema = pa.schema(
+        [("text", pa.string()), ("label", pa.string())], metadata={"format": "text", "labels": "[]"}
+    )
     pq.write_table(pa.table({"text": texts, "label": [""] * len(texts)}, schema=schema), file)
     return file
 
@@ -142,7 +201,10 @@ def text_set(place: Place, texts: list[str]) -> Path:
 def test_perplexity_of_texts_is_that_of_their_tokens(copied: Place, tmp_path: Path) -> None:
     texts = ["I am afraid of the river today", "the last train"]
     data = text_set(copied, texts)
-    plain, tokenizer = PlainOnnx(copied.folder / "build/onnx-int4"), Tokenizer.from_file(str(copied.folder / "tiny/tokenizer.json"))
+    plain, tokenizer = (
+        PlainOnnx(copied.folder / "build/onnx-int4"),
+        Tokenizer.from_file(str(copied.folder / "tiny/tokenizer.json")),
+    )
     total, count = 0.0, 0
     for text in texts:
         ids = [*tokenizer.encode(text).ids, END]
@@ -158,7 +220,10 @@ def test_perplexity_of_texts_is_that_of_their_tokens(copied: Place, tmp_path: Pa
 
 def test_scores_of_ones_own_are_asked_of_every_answer(copied: Place, tmp_path: Path) -> None:
     file = copied.folder / "eval.py"
-    file.write_text("def brevity(text, row):\n    return 1 / (1 + len(text)) if row['label'] else None\n\n\ndef odd(text, row):\n    return 'much'\n")
+    file.write_text(
+        "def brevity(text, row):\n    return 1 / (1 + len(text)) if row['label'] else "
+        "None\n\n\ndef odd(text, row):\n    return 'much'\n"
+    )
     files = {"score.0": [str(file)]}
     ours = judged(copied, tmp_path / "a", "onnx-int4", files=files, score=["eval.py:brevity"])
     each = [1 / (1 + len(a["text"])) for a in ours["answers"]]
@@ -170,30 +235,62 @@ def test_scores_of_ones_own_are_asked_of_every_answer(copied: Place, tmp_path: P
         judged(copied, tmp_path / "c", "onnx-int4", files=files, score=["eval.py:long"])
 
 
-def test_a_model_that_can_not_write_json_writes_none_that_is_valid(copied: Place, tmp_path: Path) -> None:
+def test_a_model_that_can_not_write_json_writes_none_that_is_valid(
+    copied: Place, tmp_path: Path
+) -> None:
     schema = copied.folder / "schema.json"
     schema.write_text('{"type": "object", "required": ["tone"]}')
     rows, _ = rows_of(copied)
     import pyarrow as pa
 
     data = copied.folder / "json.parquet"
-    columns = {"prompt": [r["prompt"] for r in rows], "completion": [json.dumps({"tone": r["label"]}) for r in rows], "label": [""] * len(rows)}
-    pq.write_table(pa.table(columns).replace_schema_metadata({"format": "prompt", "labels": "[]"}), data)
-    ours = judged(copied, tmp_path / "a", "onnx-int4", data, {"json_schema": [str(schema)]}, json_schema="schema.json")
+    columns = {
+        "prompt": [r["prompt"] for r in rows],
+        "completion": [json.dumps({"tone": r["label"]}) for r in rows],
+        "label": [""] * len(rows),
+    }
+    pq.write_table(
+        pa.table(columns).replace_schema_metadata({"format": "prompt", "labels": "[]"}), data
+    )
+    ours = judged(
+        copied,
+        tmp_path / "a",
+        "onnx-int4",
+        data,
+        {"json_schema": [str(schema)]},
+        json_schema="schema.json",
+    )
     assert (ours["schema_valid"], ours["field_exact"], ours["json_exact"]) == (0.0, 0.0, 0.0)
     assert ours["fields"] == {"tone": {"rows": 8, "exact": 0.0}}
     assert "accuracy" not in ours
     with pytest.raises(InputError, match="the right answer is not JSON"):
-        judged(copied, tmp_path / "b", "onnx-int4", files={"json_schema": [str(schema)]}, json_schema="schema.json")
+        judged(
+            copied,
+            tmp_path / "b",
+            "onnx-int4",
+            files={"json_schema": [str(schema)]},
+            json_schema="schema.json",
+        )
 
 
 def test_seeds_train_again_and_say_how_far_that_alone_moves_a_figure(copied: Place) -> None:
-    fields = "models: [onnx-int4], data: tone, seeds: 2, metrics: [count], latency: {max_rounds: 1, rounds: 1}"
+    fields = (
+        "models: [onnx-int4], data: tone, seeds: 2, metrics: [count], latency: {max_rounds: 1, "
+        "rounds: 1}"
+    )
     fields += ', gates: ["count.rows >= 32", "perplexity_worst > 1", "accuracy_mean >= 1.1"]'
-    command = "count: {kind: command, run: python count.py, files: [data/tone.jsonl], outputs: [n.json], metrics: n.json}"
-    copied.recipe.write_text(copied.recipe.read_text() + f"  bench: {{kind: benchmark, {fields}}}\n  {command}\n")
+    command = (
+        "count: {kind: command, run: python count.py, files: [data/tone.jsonl], outputs: "
+        "[n.json], metrics: n.json}"
+    )
+    copied.recipe.write_text(
+        copied.recipe.read_text() + f"  bench: {{kind: benchmark, {fields}}}\n  {command}\n"
+    )
     count = "import os\nrows = len(open('data/tone.jsonl').readlines())\n"
-    (copied.folder / "count.py").write_text(count + "open(os.environ['OLIVEBUILD_OUT'] + '/n.json', 'w').write('{\"rows\": %d}' % rows)\n")
+    (copied.folder / "count.py").write_text(
+        count
+        + "open(os.environ['OLIVEBUILD_OUT'] + '/n.json', 'w').write('{\"rows\": %d}' % rows)\n"
+    )
     done = copied.build("bench")
     # No accuracy is more than 1: that gate is missed.
     assert done.code == 3, done.err
@@ -205,12 +302,26 @@ def test_seeds_train_again_and_say_how_far_that_alone_moves_a_figure(copied: Pla
     assert each[0]["perplexity"] != each[1]["perplexity"]
     over = figures["data"]["tone"]["over_seeds"]
     assert over["perplexity"]["values"] == [row["perplexity"] for row in each]
-    assert over["accuracy"]["mean"] == pytest.approx((each[0]["accuracy"] + each[1]["accuracy"]) / 2)
+    assert over["accuracy"]["mean"] == pytest.approx(
+        (each[0]["accuracy"] + each[1]["accuracy"]) / 2
+    )
     worst, mean = max(row["perplexity"] for row in each), over["accuracy"]["mean"]
-    gates = [("count.rows >= 32", 32, True), ("perplexity_worst > 1", worst, True), ("accuracy_mean >= 1.1", mean, False)]
+    gates = [
+        ("count.rows >= 32", 32, True),
+        ("perplexity_worst > 1", worst, True),
+        ("accuracy_mean >= 1.1", mean, False),
+    ]
     assert [(g["gate"], g["value"], g["passed"]) for g in done.end["gates"]] == gates
-    assert {path.name for path in (copied.folder / "build").iterdir()} == {"bench", "count", "merged", "onnx-int4", "tone", "adapter"}
+    assert {path.name for path in (copied.folder / "build").iterdir()} == {
+        "bench",
+        "count",
+        "merged",
+        "onnx-int4",
+        "tone",
+        "adapter",
+    }
     assert copied.build("bench").ran == []
-    # The recipe's own adapter with that seed has the same key. Of its merge, which a conversion alone read, no tensors were kept.
+    # The recipe's own adapter with that seed has the same key. Of its merge, which a conversion
+    # alone read, no tensors were kept.
     again = copied.build("onnx-int4", "--set", "adapter.training.seed=1")
     assert again.ran == ["merged"], again.err

@@ -1,4 +1,6 @@
-"""Builds killed at random points: build/ and the store never hold a wrong file, and the next build ends right without help."""
+"""Builds killed at random points: build/ and the store never hold a wrong file, and the next build
+ends right without help.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,12 @@ ADAPTERS = 2
 
 
 @pytest.fixture(scope="module")
-def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, list[dict[str, bytes]]]:
-    """A recipe with two adapters to choose from, and what build/onnx-int4 holds for each, built in caches of their own."""
+def prepared(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Place, list[dict[str, bytes]]]:
+    """A recipe with two adapters to choose from, and what build/onnx-int4 holds for each, built in
+    caches of their own.
+    """
     root = tmp_path_factory.mktemp("kills")
     place = Place(root / "work", root / "cache")
     shutil.copytree(tiny_model, place.folder / "tiny")
@@ -58,7 +64,13 @@ def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
         clean = Place(place.folder, root / f"cache{number}")
         shutil.rmtree(place.folder / "build", ignore_errors=True)
         assert clean.run().code == 0
-        right.append({name: data for name, data in clean.everything().items() if name.startswith("onnx-int4/")})
+        right.append(
+            {
+                name: data
+                for name, data in clean.everything().items()
+                if name.startswith("onnx-int4/")
+            }
+        )
     shutil.rmtree(place.folder / "build")
     return place, right
 
@@ -72,7 +84,9 @@ def choose(place: Place, number: int) -> None:
     "rounds",
     [pytest.param(3, id="some"), pytest.param(100, id="many", marks=pytest.mark.slow)],
 )
-def test_killed_at_random_points_nothing_wrong_is_left(prepared: tuple[Place, list[dict[str, bytes]]], rounds: int) -> None:
+def test_killed_at_random_points_nothing_wrong_is_left(
+    prepared: tuple[Place, list[dict[str, bytes]]], rounds: int
+) -> None:
     place, right = prepared
     chance = chance_of(f"merges {rounds}")
     assert place.run().code == 0
@@ -89,12 +103,18 @@ def test_killed_at_random_points_nothing_wrong_is_left(prepared: tuple[Place, li
         process.communicate()
         check_no_orphan(place, children)
         check_blobs(place.cache)
-        found = {name: data for name, data in place.everything().items() if name.startswith("onnx-int4/")}
+        found = {
+            name: data for name, data in place.everything().items() if name.startswith("onnx-int4/")
+        }
         assert found in right
         if chance.random() < 0.3:
             done = place.build()
             assert done.code == 0, done.err
-            assert {name: data for name, data in place.everything().items() if name.startswith("onnx-int4/")} == right[number]
+            assert {
+                name: data
+                for name, data in place.everything().items()
+                if name.startswith("onnx-int4/")
+            } == right[number]
     let_a_day_pass(place)
     done = place.build()
     assert done.code == 0, done.err
@@ -107,8 +127,12 @@ WHOLE = ("tone", "adapter", "onnx-int4")
 
 
 @pytest.mark.parametrize("rounds", [pytest.param(40, marks=pytest.mark.slow)])
-def test_a_whole_pipeline_killed_at_random_points(tiny_model: Path, tmp_path: Path, rounds: int) -> None:
-    """From rows to the int4 model: each edit changes a row, and each kill hits the build, its worker or both."""
+def test_a_whole_pipeline_killed_at_random_points(
+    tiny_model: Path, tmp_path: Path, rounds: int
+) -> None:
+    """From rows to the int4 model: each edit changes a row, and each kill hits the build, its
+    worker or both.
+    """
     chance, right = chance_of("pipeline"), []
     place = Place(tmp_path / "work", tmp_path / "cache")
     shutil.copytree(tiny_model, place.folder / "tiny")
@@ -121,7 +145,9 @@ def test_a_whole_pipeline_killed_at_random_points(tiny_model: Path, tmp_path: Pa
         start = time.monotonic()
         assert Place(place.folder, tmp_path / f"cache{number}", place.environment).run().code == 0
         whole = time.monotonic() - start
-        right.append({name: data for name, data in place.everything().items() if name.split("/")[0] in WHOLE})
+        right.append(
+            {name: data for name, data in place.everything().items() if name.split("/")[0] in WHOLE}
+        )
     valid = {(folder, *sorted(part(one, folder).items())) for one in right for folder in WHOLE}
     killed = 0
     while killed < amount("KILLS", rounds):
@@ -160,6 +186,8 @@ def finish(place: Place, right: dict[str, bytes]) -> None:
     let_a_day_pass(place)
     done = place.build()
     assert done.code == 0, done.err
-    assert {name: data for name, data in place.everything().items() if name.split("/")[0] in WHOLE} == right
+    assert {
+        name: data for name, data in place.everything().items() if name.split("/")[0] in WHOLE
+    } == right
     check_swept(place)
     assert place.build().ran == []

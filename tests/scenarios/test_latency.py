@@ -1,4 +1,6 @@
-"""Latency is measured in turns, with all samples kept; what does not run, or does not fit, is told."""
+"""Latency is measured in turns, with all samples kept; what does not run, or does not fit, is
+told.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,16 @@ from tests.conftest import Place
 
 def models(place: Place, *names: str) -> list[ActionInput]:
     folders = [str(place.folder / "build" / name) for name in names]
-    return [ActionInput(folder, folder, "onnx", name) for folder, name in zip(folders, names, strict=True)]
+    return [
+        ActionInput(folder, folder, "onnx", name)
+        for folder, name in zip(folders, names, strict=True)
+    ]
 
 
 @pytest.mark.scenario
-def test_models_take_turns_and_every_sample_is_kept(copied: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_take_turns_and_every_sample_is_kept(
+    copied: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fields = LatencyFields(prompt_tokens=8, new_tokens=4, rounds=7, max_rounds=7)
     pair = models(copied, "onnx-int4", "onnx-int4")
     found = measure(pair, fields, lambda done, total: None)
@@ -41,7 +48,11 @@ def test_models_take_turns_and_every_sample_is_kept(copied: Place, monkeypatch: 
         assert 0 < row["peak_rss"] < 300e6
         assert (row["provider"], row["size"] > 0, row["threads"] > 0) == ("cpu", True, True)
     named = {name: row | {"data": {}} for name, row in zip("ab", found["models"], strict=True)}
-    assert [(c["figure"], c["ratio_interval"] is not None) for c in comparisons(named, [])] == [("ttft", True), ("tpot", True), ("e2e", True)]
+    assert [(c["figure"], c["ratio_interval"] is not None) for c in comparisons(named, [])] == [
+        ("ttft", True),
+        ("tpot", True),
+        ("e2e", True),
+    ]
 
     monkeypatch.setattr(machine, "available_memory", lambda: 0)
     seen: list[tuple[int, int]] = []
@@ -54,7 +65,11 @@ def test_a_model_that_does_not_run_is_named(copied: Place) -> None:
     (copied.folder / "build/broken").mkdir()
     (copied.folder / "build/broken/genai_config.json").write_text("{}")
     with pytest.raises(StepError, match="broken could not be measured"):
-        measure(models(copied, "onnx-int4", "broken"), LatencyFields(prompt_tokens=8, new_tokens=2, rounds=1, max_rounds=1), lambda done, total: None)
+        measure(
+            models(copied, "onnx-int4", "broken"),
+            LatencyFields(prompt_tokens=8, new_tokens=2, rounds=1, max_rounds=1),
+            lambda done, total: None,
+        )
 
 
 def test_rounds_go_on_until_the_times_are_known_well_enough() -> None:
@@ -69,7 +84,11 @@ def test_rounds_go_on_until_the_times_are_known_well_enough() -> None:
 
 
 def test_energy_is_that_of_all_packages_across_the_counters_end(tmp_path: Path) -> None:
-    for name, start in (("intel-rapl:0", 5_000_000), ("intel-rapl:1", 9_000_000), ("intel-rapl:0:0", 1)):
+    for name, start in (
+        ("intel-rapl:0", 5_000_000),
+        ("intel-rapl:1", 9_000_000),
+        ("intel-rapl:0:0", 1),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(f"{start}\n")
         (tmp_path / name / "max_energy_range_uj").write_text("10000000\n")

@@ -1,4 +1,6 @@
-"""How rows lie, what memory there is and which kernels compute change no gradient, on tiny models of several architectures."""
+"""How rows lie, what memory there is and which kernels compute change no gradient, on tiny models
+of several architectures.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,21 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "phi3 with a window"])
-def test_a_packed_row_has_the_logits_it_has_alone(architecture: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_packed_row_has_the_logits_it_has_alone(
+    architecture: str, tiny_model: Path, tmp_path: Path
+) -> None:
     import torch
 
     from olivebuild.steps._forward import Forward, Setup, takes_packed
     from olivebuild.steps._layout import pack
 
-    make(architecture.split()[0], tmp_path / "model", tiny_model, dtype="float32", **({"sliding_window": 7} if "window" in architecture else {}))
+    make(
+        architecture.split()[0],
+        tmp_path / "model",
+        tiny_model,
+        dtype="float32",
+        **({"sliding_window": 7} if "window" in architecture else {}),
+    )
     model, batch = adapted(tmp_path / "model").eval(), token_rows()
     said: list[str] = []
     setup = takes_packed(model, batch, torch.device("cpu"), said.append)
@@ -34,10 +44,18 @@ def test_a_packed_row_has_the_logits_it_has_alone(architecture: str, tiny_model:
     for attention in ("eager", "sdpa"):
         model.set_attn_implementation(attention)
         with torch.no_grad():
-            wanted[attention] = [model(input_ids=torch.tensor(row.ids)[None].long()).logits[0] for row in batch]
-    forward = Forward(model, torch.device("cpu"), Setup(packed=True, share=True, limit=10_000), print)
+            wanted[attention] = [
+                model(input_ids=torch.tensor(row.ids)[None].long()).logits[0] for row in batch
+            ]
+    forward = Forward(
+        model, torch.device("cpu"), Setup(packed=True, share=True, limit=10_000), print
+    )
     for share in (False, True):
-        order = sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist()) if share else range(len(batch))
+        order = (
+            sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist())
+            if share
+            else range(len(batch))
+        )
         with torch.no_grad():
             found = forward.logits(pack(batch, torch.device("cpu"), share=share, grouped=True))
         for logits in wanted.values():
@@ -49,10 +67,15 @@ def one_length(count: int = 3, length: int = 12) -> list[Any]:
     from olivebuild.steps._tokens import Tokens
 
     random = np.random.default_rng(4)
-    return [Tokens(random.integers(3, 380, length).astype(np.int32), np.ones(length, bool)) for _ in range(count)]
+    return [
+        Tokens(random.integers(3, 380, length).astype(np.int32), np.ones(length, bool))
+        for _ in range(count)
+    ]
 
 
-def test_what_is_computed_otherwise_for_speed_changes_no_gradient(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_computed_otherwise_for_speed_changes_no_gradient(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from olivebuild.steps import _head
     from olivebuild.steps._compiled import suit_compiler
     from olivebuild.steps._forward import Setup
@@ -77,7 +100,9 @@ def test_what_is_computed_otherwise_for_speed_changes_no_gradient(llama: Path, m
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_products_are_those_of_torch_with_and_without_onednn(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_those_of_torch_with_and_without_onednn(
+    there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     from olivebuild.steps import _linear
@@ -102,17 +127,24 @@ def test_a_weight_with_lora_beside_it_gives_what_both_give_apart() -> None:
 
     torch.manual_seed(0)
     x, a, weight, b = (
-        torch.randn(*shape, dtype=torch.float64, requires_grad=i != 2) for i, shape in enumerate(((2, 5, 6), (8, 6), (11, 6), (11, 8)))
+        torch.randn(*shape, dtype=torch.float64, requires_grad=i != 2)
+        for i, shape in enumerate(((2, 5, 6), (8, 6), (11, 6), (11, 8)))
     )
     slope = torch.randn(2, 5, 11, dtype=torch.float64)
     apart = x @ weight.T + x @ a.T @ b.T
     beside = _Beside.apply(x, x @ a.T, b, torch.cat([weight, b.detach()], 1))
     assert torch.allclose(apart, beside)
-    for one, other in zip(torch.autograd.grad(apart, (x, a, b), slope), torch.autograd.grad(beside, (x, a, b), slope), strict=True):
+    for one, other in zip(
+        torch.autograd.grad(apart, (x, a, b), slope),
+        torch.autograd.grad(beside, (x, a, b), slope),
+        strict=True,
+    ):
         assert torch.allclose(one, other)
 
 
-def test_layers_put_another_way_for_a_compiler_learn_the_same_in_half_precision(tiny_model: Path, tmp_path: Path) -> None:
+def test_layers_put_another_way_for_a_compiler_learn_the_same_in_half_precision(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     import torch
 
     from olivebuild.steps import _models
@@ -122,13 +154,26 @@ def test_layers_put_another_way_for_a_compiler_learn_the_same_in_half_precision(
     make("phi3", tmp_path / "model", tiny_model, dtype="bfloat16")
     gradients = []
     for dtype in (torch.float32, torch.bfloat16, torch.bfloat16):
-        model = adapted(tmp_path / "model", _models.load_model(tmp_path / "model", dtype), r=8).to(dtype)
+        model = adapted(tmp_path / "model", _models.load_model(tmp_path / "model", dtype), r=8).to(
+            dtype
+        )
         if len(gradients) == 2:
             suit_compiler(model)
-            ways = [vars(module)["forward"].__name__ for module in model.modules() if "forward" in vars(module)]
-            # qkv_proj; o_proj and down_proj, which give less than they take; gate_up_proj has LoRA here, so its halves stay together.
-            assert (ways.count("_beside"), ways.count("_narrow_first"), ways.count("_gate_apart")) == (4, 4, 0)
-        gradients.append(gradient(model, Setup(packed=True, share=False, limit=10_000), one_length())[1].float())
+            ways = [
+                vars(module)["forward"].__name__
+                for module in model.modules()
+                if "forward" in vars(module)
+            ]
+            # qkv_proj; o_proj and down_proj, which give less than they take; gate_up_proj has LoRA
+            # here, so its halves stay together.
+            assert (
+                ways.count("_beside"),
+                ways.count("_narrow_first"),
+                ways.count("_gate_apart"),
+            ) == (4, 4, 0)
+        gradients.append(
+            gradient(model, Setup(packed=True, share=False, limit=10_000), one_length())[1].float()
+        )
     exact, plain, found = gradients
     assert (found - exact).norm() < 1.2 * (plain - exact).norm()
 
@@ -141,15 +186,27 @@ def test_a_gate_apart_from_what_it_gates_gives_the_same(tiny_model: Path, tmp_pa
     from olivebuild.steps._forward import Setup
 
     make("phi3", tmp_path / "model", tiny_model, dtype="float32")
-    model = adapted(tmp_path / "model", _models.load_model(tmp_path / "model", torch.float32), modules=["qkv_proj", "down_proj"])
+    model = adapted(
+        tmp_path / "model",
+        _models.load_model(tmp_path / "model", torch.float32),
+        modules=["qkv_proj", "down_proj"],
+    )
     setup = Setup(packed=True, share=False, limit=10_000)
     plain = gradient(model, setup, one_length())[1]
     suit_compiler(model)
-    assert sum(getattr(vars(module).get("forward"), "__name__", "") == "_gate_apart" for module in model.modules()) == 2
+    assert (
+        sum(
+            getattr(vars(module).get("forward"), "__name__", "") == "_gate_apart"
+            for module in model.modules()
+        )
+        == 2
+    )
     assert (gradient(model, setup, one_length())[1] - plain).abs().max() < 1e-6
 
 
-def test_a_window_that_hides_only_what_predicts_nothing_is_none(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_that_hides_only_what_predicts_nothing_is_none(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from olivebuild.steps import _attention
     from olivebuild.steps._forward import Setup
 
@@ -186,7 +243,9 @@ def test_layout_pieces_and_memory_change_no_gradient(llama: Path, tmp_path: Path
         # Logits in pieces, and layers computed twice.
         patch.setattr(_head, "LOGITS", 384 * 5)
         _forward.checkpoint_layers(model)
-        found = gradient(model, Setup(packed=True, share=True, limit=10_000, plain_head=True), batch)
+        found = gradient(
+            model, Setup(packed=True, share=True, limit=10_000, plain_head=True), batch
+        )
         assert (found[1] - padded[1]).abs().max() < 1e-5
 
 
@@ -205,7 +264,9 @@ def test_out_of_memory_goes_on_in_smaller_pieces(llama: Path) -> None:
             raise torch.OutOfMemoryError
 
     model.get_base_model().base_model.register_forward_pre_hook(small, with_kwargs=True)
-    forward = Forward(model, torch.device("cpu"), Setup(packed=True, share=False, limit=160), said.append)
+    forward = Forward(
+        model, torch.device("cpu"), Setup(packed=True, share=False, limit=160), said.append
+    )
     model.zero_grad()
     loss = float(forward.backward(batch))
     assert forward.setup.limit == 80
@@ -228,8 +289,19 @@ def test_attention_that_is_not_known_is_padded(llama: Path) -> None:
 
     model, said = adapted(llama), []
 
-    def leaks(module: Any, query: Any, key: Any, value: Any, mask: Any, *, rows: Any = None, **options: Any) -> Any:
-        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True, scale=options["scaling"])
+    def leaks(
+        module: Any,
+        query: Any,
+        key: Any,
+        value: Any,
+        mask: Any,
+        *,
+        rows: Any = None,
+        **options: Any,
+    ) -> Any:
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, enable_gqa=True, scale=options["scaling"]
+        )
         return out.transpose(1, 2), None
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,6 @@
-"""Merges that are not written: only where a folder is wanted do their weights take room, and one that can't be repeated is made anew."""
+"""Merges that are not written: only where a folder is wanted do their weights take room, and one
+that can't be repeated is made anew.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,13 @@ def lazy(place: Place, tiny_model: Path) -> Place:
     shutil.copytree(tiny_model, place.folder / "tiny")
     place.recipe.write_text(RECIPE)
     for seed in range(2):
-        make_adapter(tiny_model, place.folder.parent / f"adapter{seed}", seed=seed, r=4, target_modules="all-linear")
+        make_adapter(
+            tiny_model,
+            place.folder.parent / f"adapter{seed}",
+            seed=seed,
+            r=4,
+            target_modules="all-linear",
+        )
     choose(place, 0)
     return place
 
@@ -43,7 +51,10 @@ def choose(place: Place, number: int) -> None:
 
 def merges_in(place: Place) -> list[tuple[Trace, Manifest]]:
     store = Store(place.cache)
-    found = [Trace.from_json(file.read_text().partition("\n")[2]) for file in place.cache.glob("blobs/??/*.trace")]
+    found = [
+        Trace.from_json(file.read_text().partition("\n")[2])
+        for file in place.cache.glob("blobs/??/*.trace")
+    ]
     return [(trace, store.manifest(trace.manifest)) for trace in found if trace.kind == "merged"]
 
 
@@ -51,13 +62,19 @@ def test_a_merge_is_written_only_where_a_folder_is_wanted(lazy: Place) -> None:
     # The two ONNX targets are one and the same, so the second is restored.
     assert lazy.build("onnx", "inner").ran == ["adapter", "merged", "onnx"]
     choose(lazy, 1)
-    # What lies in build/ under the name of the target is the ONNX model, and no reason to write its merge.
+    # What lies in build/ under the name of the target is the ONNX model, and no reason to write its
+    # merge.
     assert lazy.build("inner").ran == ["adapter", "inner"]
     assert [bool(manifest.merges) for _, manifest in merges_in(lazy)] == [True, True]
     assert not (lazy.folder / "build/merged").exists()
     done = lazy.build("merged", "onnx")
     assert (lazy.folder / "build/merged/model.safetensors").is_file(), done.err
-    assert lazy.verdicts("merged", "onnx") == {"base": "fresh", "adapter": "fresh", "merged": "fresh", "onnx": "fresh"}
+    assert lazy.verdicts("merged", "onnx") == {
+        "base": "fresh",
+        "adapter": "fresh",
+        "merged": "fresh",
+        "onnx": "fresh",
+    }
     # From now on the folder follows its adapter.
     choose(lazy, 0)
     before = lazy.built("merged", "model.safetensors")
@@ -71,7 +88,9 @@ def test_a_base_that_moved_is_found_again(lazy: Place) -> None:
     lazy.edit("source: tiny", "source: moved")
     assert lazy.build("onnx").ran == []
     # Now the merge's tensors are wanted, which the old folder lent.
-    lazy.edit("onnx: {kind: onnx, model: merged}", "onnx: {kind: onnx, model: merged, block_size: 64}")
+    lazy.edit(
+        "onnx: {kind: onnx, model: merged}", "onnx: {kind: onnx, model: merged, block_size: 64}"
+    )
     assert lazy.build("onnx").ran == ["merged", "onnx"]
     assert lazy.build("onnx").ran == []
 
@@ -105,7 +124,11 @@ def test_a_merge_that_comes_out_differently_is_made_anew_by_the_next_build(lazy:
 def test_tensors_that_a_power_cut_took_are_computed_again(lazy: Place) -> None:
     lazy.build("onnx")
     right = (lazy.folder / "build/onnx/model.onnx.data").read_bytes()
-    onnx = next(t for f in lazy.cache.glob("blobs/??/*.trace") if (t := Trace.from_json(f.read_text().partition("\n")[2])).kind == "onnx")
+    onnx = next(
+        t
+        for f in lazy.cache.glob("blobs/??/*.trace")
+        if (t := Trace.from_json(f.read_text().partition("\n")[2])).kind == "onnx"
+    )
     store = Store(lazy.cache)
     for entry in store.manifest(onnx.manifest).files:
         for blob, size in entry.runs() if entry.blobs else ():

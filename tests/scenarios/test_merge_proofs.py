@@ -21,21 +21,39 @@ from olivebuild.steps import adapter as adapter_step
 from olivebuild.steps._merge import Unproven, changes, open_input
 from olivebuild.steps._merge_proof import HIDES, odd_weight
 from olivebuild.steps._placed import check_places, find_plain
-from olivebuild.steps.merged import MergedFields, check_written, merge, merge_with_peft, reason_of, tensors_in
+from olivebuild.steps.merged import (
+    MergedFields,
+    check_written,
+    merge,
+    merge_with_peft,
+    reason_of,
+    tensors_in,
+)
 from olivebuild.store import Store
 from tests.scenarios.steps import given, job_in, weights_in
 from tests.scenarios.test_merges import change_config, change_tensors, stored_adapter
 from tests.tiny_models import make
 
 # The libraries warn of their own future.
-pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
-FUZZ, SEED = int(os.environ.get("OLIVEBUILD_FUZZ", "1")), int(os.environ.get("OLIVEBUILD_SEED", "0"))
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("one_thread"),
+]
+FUZZ, SEED = (
+    int(os.environ.get("OLIVEBUILD_FUZZ", "1")),
+    int(os.environ.get("OLIVEBUILD_SEED", "0")),
+)
 LIMITS = {"float32": 1e-5, "bfloat16": 0.05}
-"""Two layers with adapters of about twenty times the usual size; what the step itself allows is measured, and less."""
+"""Two layers with adapters of about twenty times the usual size; what the step itself allows is
+measured, and less.
+"""
 
 
 def adapt(base: Path, folder: Path, *, method: str = "LORA", **options: Any) -> Path:
-    """An adapter as if trained: everything that it trains is moved at random, saved whole heads and embeddings, too."""
+    """An adapter as if trained: everything that it trains is moved at random, saved whole heads and
+    embeddings, too.
+    """
     import torch
     from peft import get_peft_model
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -43,7 +61,9 @@ def adapt(base: Path, folder: Path, *, method: str = "LORA", **options: Any) -> 
 
     torch.manual_seed(1)
     config = PEFT_TYPE_TO_CONFIG_MAPPING[method](task_type="CAUSAL_LM", **options)
-    wrapped = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+    wrapped = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config
+    )
     with torch.no_grad():
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
@@ -61,7 +81,9 @@ def logits(model: Any) -> Any:
 
 
 def spreads(base: Path, adapter: Path, merged: Path) -> tuple[float, float]:
-    """How far the merge is from base and adapter, and how far the base is: of a path of its own, by plain peft and transformers."""
+    """How far the merge is from base and adapter, and how far the base is: of a path of its own, by
+    plain peft and transformers.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -108,7 +130,9 @@ TIED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_tied_ends_come_apart_where_their_adapters_differ(dtype: str, tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_tied_ends_come_apart_where_their_adapters_differ(
+    dtype: str, tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     from safetensors import safe_open
 
     base = tmp_path / "base"
@@ -120,13 +144,17 @@ def test_tied_ends_come_apart_where_their_adapters_differ(dtype: str, tiny_model
         assert spread < LIMITS[dtype] < effect / 10, name
         with safe_open(merged / "model.safetensors", "pt") as file:
             apart = "lm_head.weight" in file.keys()  # noqa: SIM118
-        assert json.loads((merged / "config.json").read_text())["tie_word_embeddings"] is not apart, name
+        assert (
+            json.loads((merged / "config.json").read_text())["tie_word_embeddings"] is not apart
+        ), name
         if name != "both as one" or dtype == "float32":
             # In a short format the two products may differ in a last bit.
             assert apart is (name not in ("both as one", "some tokens")), name
 
 
-def test_ends_that_are_stored_apart_though_the_configuration_ties_them(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_ends_that_are_stored_apart_though_the_configuration_ties_them(
+    tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     base = tmp_path / "base"
     make("llama", base, tiny_model, dtype="float32", tie_word_embeddings=False)
     config = json.loads((base / "config.json").read_text())
@@ -138,7 +166,8 @@ def test_ends_that_are_stored_apart_though_the_configuration_ties_them(tiny_mode
             _change_model(base, lambda t: t | {"lm_head.weight": t["lm_head.weight"] * 1.5})
         (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
         adapter = adapt(base, tmp_path / f"adapter {equal}", target_modules=["lm_head", "v_proj"])
-        # Without the head's own weight, which peft saves along, nothing but the tie keeps this from being merged one by one.
+        # Without the head's own weight, which peft saves along, nothing but the tie keeps this from
+        # being merged one by one.
         change_tensors(adapter, lambda t: {n: v for n, v in t.items() if "lora_" in n})
         model = weights_in(store, base)
         with pytest.raises(Unproven, match="tied"):
@@ -155,7 +184,9 @@ def _change_model(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any
     save_file(change(load_file(file)), file, {"format": "pt"})
 
 
-def test_a_head_that_came_apart_is_converted(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_a_head_that_came_apart_is_converted(
+    tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     import numpy as np
     import onnxruntime_genai as og
 
@@ -175,27 +206,42 @@ def test_a_head_that_came_apart_is_converted(tiny_model: Path, tmp_path: Path, s
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    wanted = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)))[0, -1].numpy()
+    wanted = logits(
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter))
+    )[0, -1].numpy()
     assert np.abs(found - wanted).max() / wanted.std() < 1e-4
 
 
-def test_what_was_written_is_compared_with_base_and_adapter(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_what_was_written_is_compared_with_base_and_adapter(
+    tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     from olivebuild.steps import _merge_proof, _models
     from olivebuild.steps.merged import wrap
 
     base = tmp_path / "base"
     make("llama", base, tiny_model)
     adapter = adapt(base, tmp_path / "adapter", target_modules=["q_proj"], use_dora=True)
-    job = job_in(tmp_path / "job", store, {"model": given(store, base), "adapter": stored_adapter(store, adapter)})
+    job = job_in(
+        tmp_path / "job",
+        store,
+        {"model": given(store, base), "adapter": stored_adapter(store, adapter)},
+    )
     merge_with_peft(job, base, adapter)
     import torch
 
     wrapped = wrap(job, _models.load_model(base, torch.bfloat16), adapter)
-    expected = _merge_proof.reference(wrapped, torch.bfloat16, _merge_proof.prompts_for(wrapped.config, []))
+    expected = _merge_proof.reference(
+        wrapped, torch.bfloat16, _merge_proof.prompts_for(wrapped.config, [])
+    )
     held = _merge_proof.in_memory(_models.load_model(job.out, torch.bfloat16))
     check_written(job, False, held, expected)
     # An eighth of the base's weights in one layer, off by one in the third place.
-    _change_model(job.out, lambda t: t | {n: v * 1.05 for n, v in t.items() if n.endswith("layers.1.mlp.up_proj.weight")})
+    _change_model(
+        job.out,
+        lambda t: (
+            t | {n: v * 1.05 for n, v in t.items() if n.endswith("layers.1.mlp.up_proj.weight")}
+        ),
+    )
     with pytest.raises(InputError, match="is loaded otherwise than it was written"):
         check_written(job, False, held, expected)
     held = _merge_proof.in_memory(_models.load_model(job.out, torch.bfloat16))
@@ -203,7 +249,9 @@ def test_what_was_written_is_compared_with_base_and_adapter(tiny_model: Path, tm
         check_written(job, False, held, expected)
 
 
-def test_weights_are_as_they_were_after_computing_with_wide_ones(tiny_model: Path, tmp_path: Path) -> None:
+def test_weights_are_as_they_were_after_computing_with_wide_ones(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     import torch
 
     from olivebuild.steps import _merge_proof, _models
@@ -226,7 +274,14 @@ def test_weights_are_as_they_were_after_computing_with_wide_ones(tiny_model: Pat
 def test_only_weights_of_one_linear_layer_are_merged_one_by_one(tmp_path: Path) -> None:
     import transformers as t
 
-    small = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 32}
+    small = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": 32,
+    }
     experts = {"num_local_experts": 2}
     configs = {
         "untied": t.LlamaConfig(**small, tie_word_embeddings=False),
@@ -236,7 +291,12 @@ def test_only_weights_of_one_linear_layer_are_merged_one_by_one(tmp_path: Path) 
     }
     linear = {f"model.layers.0.self_attn.{x}_proj.weight" for x in "qkvo"}
     mlp = {f"model.layers.0.mlp.{x}_proj.weight" for x in ("gate", "up", "down")}
-    wanted = {"untied": linear | mlp | {"lm_head.weight"}, "tied": linear | mlp, "transposed": set(), "experts": linear | {"lm_head.weight"}}
+    wanted = {
+        "untied": linear | mlp | {"lm_head.weight"},
+        "tied": linear | mlp,
+        "transposed": set(),
+        "experts": linear | {"lm_head.weight"},
+    }
     for name, config in configs.items():
         folder = tmp_path / name
         t.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
@@ -246,16 +306,23 @@ def test_only_weights_of_one_linear_layer_are_merged_one_by_one(tmp_path: Path) 
         assert find_plain((folder / "config.json").read_bytes(), shapes) == wanted[name], name
 
 
-def test_a_square_weight_that_is_stored_transposed_is_left_to_peft(tmp_path: Path, store: Store) -> None:
+def test_a_square_weight_that_is_stored_transposed_is_left_to_peft(
+    tmp_path: Path, store: Store
+) -> None:
     import transformers as t
 
     base = tmp_path / "base"
-    t.GPT2LMHeadModel(t.GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=4, n_positions=64)).save_pretrained(base)
+    t.GPT2LMHeadModel(
+        t.GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=4, n_positions=64)
+    ).save_pretrained(base)
     adapter = adapt(base, tmp_path / "adapter", target_modules=["attn.c_proj"])
     change_config(adapter, fan_in_fan_out=False)
     model = weights_in(store, base)
     changed = changes(open_input(store, stored_adapter(store, adapter)), model)
-    with pytest.raises(Unproven, match=r"transformer\.h\.0\.attn\.c_proj\.weight is not the weight of one linear layer alone"):
+    with pytest.raises(
+        Unproven,
+        match=r"transformer\.h\.0\.attn\.c_proj\.weight is not the weight of one linear layer alone",
+    ):
         check_places(store, model, changed)
     merged, _ = merged_in(tmp_path / "merged", store, base, adapter)
     assert spreads(base, adapter, merged)[0] < LIMITS["float32"]
@@ -264,11 +331,15 @@ def test_a_square_weight_that_is_stored_transposed_is_left_to_peft(tmp_path: Pat
 # What is refused, and what is not
 
 
-def test_initialisations_that_a_load_repeats_are_exact_and_drawn_ones_refused(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_initialisations_that_a_load_repeats_are_exact_and_drawn_ones_refused(
+    tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     base = tmp_path / "base"
     make("llama", base, tiny_model, dtype="float32")
     for start in ("pissa", "olora", "orthogonal"):
-        adapter = adapt(base, tmp_path / start, r=4, target_modules=["q_proj"], init_lora_weights=start)
+        adapter = adapt(
+            base, tmp_path / start, r=4, target_modules=["q_proj"], init_lora_weights=start
+        )
         merged, job = merged_in(tmp_path / f"merged {start}", store, base, adapter)
         assert spreads(base, adapter, merged)[0] < LIMITS["float32"], start
         assert job.result.provenance["by"] == ("tensors" if start == "orthogonal" else "peft")
@@ -280,7 +351,10 @@ def test_initialisations_that_a_load_repeats_are_exact_and_drawn_ones_refused(ti
         "tomorrow": "init_lora_weights: tomorrow is not known",
     }.items():
         change_config(tmp_path / "orthogonal", init_lora_weights=start)
-        assert fact in refused(tmp_path / f"refused {start}", store, base, tmp_path / "orthogonal").fact
+        assert (
+            fact
+            in refused(tmp_path / f"refused {start}", store, base, tmp_path / "orthogonal").fact
+        )
         with pytest.raises(InputError, match=fact):
             bring(tmp_path / f"bring {start}", store, tmp_path / "orthogonal")
 
@@ -295,33 +369,60 @@ def bring(folder: Path, store: Store, source: Path) -> Path:
     return done
 
 
-def test_something_drawn_at_random_is_found_by_loading_twice(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_something_drawn_at_random_is_found_by_loading_twice(
+    tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     base = tmp_path / "base"
     make("llama", base, tiny_model, dtype="float32")
-    adapter = adapt(base, tmp_path / "adapter", r=4, target_modules=["q_proj"], init_lora_weights="pissa_niter_2")
-    job = job_in(tmp_path / "job", store, {"model": given(store, base), "adapter": stored_adapter(store, adapter)})
+    adapter = adapt(
+        base,
+        tmp_path / "adapter",
+        r=4,
+        target_modules=["q_proj"],
+        init_lora_weights="pissa_niter_2",
+    )
+    job = job_in(
+        tmp_path / "job",
+        store,
+        {"model": given(store, base), "adapter": stored_adapter(store, adapter)},
+    )
     with pytest.raises(InputError, match="the adapter is another one each time it is loaded"):
         merge_with_peft(job, base, adapter)
 
 
 @pytest.mark.parametrize("times", [1, 40])
-def test_an_adapter_that_makes_rounding_matter_is_told_with_the_figure(times: int, tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_an_adapter_that_makes_rounding_matter_is_told_with_the_figure(
+    times: int, tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     from safetensors.torch import load_file, save_file
 
     base = tmp_path / "base"
     make("llama", base, tiny_model)
-    adapter = adapt(base, tmp_path / "adapter", target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"], bias="all")
-    change_tensors(adapter, lambda tensors: {n: t * times if "lora_B" in n else t for n, t in tensors.items()})
+    adapter = adapt(
+        base,
+        tmp_path / "adapter",
+        target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"],
+        bias="all",
+    )
+    change_tensors(
+        adapter, lambda tensors: {n: t * times if "lora_B" in n else t for n, t in tensors.items()}
+    )
     merged, job = merged_in(tmp_path / "merged", store, base, adapter)
     spread = job.result.metrics["merge_spread"]
-    assert (f"logits differ by {spread:.2g} of their spread" in told(job)) == (spread > 0.02) == (times > 1)
+    assert (
+        (f"logits differ by {spread:.2g} of their spread" in told(job))
+        == (spread > 0.02)
+        == (times > 1)
+    )
     if times > 1:
         # So much that what is wrong with one weight might hide behind it.
         assert job.result.metrics["merge_spread_allowed"] > HIDES
         assert _odd_weight(base, adapter, merged) == ""
         name = "model.layers.1.self_attn.v_proj.weight"
         tensors = load_file(merged / "model.safetensors")
-        save_file(tensors | {name: tensors[name] * 1.02}, merged / "model.safetensors", {"format": "pt"})
+        save_file(
+            tensors | {name: tensors[name] * 1.02}, merged / "model.safetensors", {"format": "pt"}
+        )
         assert _odd_weight(base, adapter, merged) == name
 
 
@@ -330,26 +431,47 @@ def _odd_weight(base: Path, adapter: Path, merged: Path) -> str:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    wide = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(adapter)).merge_and_unload()
-    before, found = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16) for folder in (base, merged))
+    wide = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(adapter)
+    ).merge_and_unload()
+    before, found = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        for folder in (base, merged)
+    )
     return odd_weight(wide, before, found, torch.bfloat16)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "lora_bias": ({"target_modules": ["o_proj"], "lora_bias": True}, "has a bias for model.layers.0.self_attn.o_proj (lora_bias)"),
-    "layer_replication": ({"target_modules": ["q_proj"], "layer_replication": [[0, 2], [1, 2]]}, "repeats layers of the base"),
-    "alora": ({"target_modules": ["q_proj"], "alora_invocation_tokens": [5, 6]}, "acts only after its invocation tokens"),
+    "lora_bias": (
+        {"target_modules": ["o_proj"], "lora_bias": True},
+        "has a bias for model.layers.0.self_attn.o_proj (lora_bias)",
+    ),
+    "layer_replication": (
+        {"target_modules": ["q_proj"], "layer_replication": [[0, 2], [1, 2]]},
+        "repeats layers of the base",
+    ),
+    "alora": (
+        {"target_modules": ["q_proj"], "alora_invocation_tokens": [5, 6]},
+        "acts only after its invocation tokens",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_can_not_become_part_of_the_base_is_refused(kind: str, tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_what_can_not_become_part_of_the_base_is_refused(
+    kind: str, tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     make("llama", tmp_path / "base", tiny_model)
     adapt(tmp_path / "base", tmp_path / "adapter", **REFUSED[kind][0])
-    assert REFUSED[kind][1] in refused(tmp_path / "merged", store, tmp_path / "base", tmp_path / "adapter").fact
+    assert (
+        REFUSED[kind][1]
+        in refused(tmp_path / "merged", store, tmp_path / "base", tmp_path / "adapter").fact
+    )
 
 
-def test_a_grown_vocabulary_and_another_model_are_told_by_their_sizes(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_a_grown_vocabulary_and_another_model_are_told_by_their_sizes(
+    tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -358,15 +480,29 @@ def test_a_grown_vocabulary_and_another_model_are_told_by_their_sizes(tiny_model
     make("llama", other, tiny_model, hidden_size=32)
     grown = AutoModelForCausalLM.from_pretrained(base)
     grown.resize_token_embeddings(386)
-    get_peft_model(grown, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])).save_pretrained(tmp_path / "grown")
+    get_peft_model(
+        grown, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    ).save_pretrained(tmp_path / "grown")
     error = refused(tmp_path / "a", store, base, tmp_path / "grown")
     assert "has 386 rows, the base's 384: tokens were added before training" in error.fact
-    error = refused(tmp_path / "b", store, other, adapt(base, tmp_path / "adapter", target_modules=["q_proj"], use_dora=True))
-    assert "torch.Size([8, 64]) from checkpoint, the shape in current model is torch.Size([8, 32])" in error.fact
+    error = refused(
+        tmp_path / "b",
+        store,
+        other,
+        adapt(base, tmp_path / "adapter", target_modules=["q_proj"], use_dora=True),
+    )
+    assert (
+        "torch.Size([8, 64]) from checkpoint, the shape in current model is torch.Size([8, 32])"
+        in error.fact
+    )
 
 
-def test_an_adapter_for_added_tokens_is_merged_into_a_base_that_has_them(tiny_model: Path, tmp_path: Path, store: Store) -> None:
-    """As peft saves it: the embeddings' own weights, the original ones and the trained ones, a name each."""
+def test_an_adapter_for_added_tokens_is_merged_into_a_base_that_has_them(
+    tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
+    """As peft saves it: the embeddings' own weights, the original ones and the trained ones, a name
+    each.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -378,7 +514,14 @@ def test_an_adapter_for_added_tokens_is_merged_into_a_base_that_has_them(tiny_mo
     for path in tiny_model.iterdir():
         if path.name.startswith(("tokenizer", "chat_template", "special_tokens")):
             shutil.copyfile(path, tmp_path / "big" / path.name)
-    trained = get_peft_model(grown, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]))
+    trained = get_peft_model(
+        grown,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            target_modules=["q_proj"],
+            modules_to_save=["embed_tokens", "lm_head"],
+        ),
+    )
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in trained.named_parameters():
@@ -389,17 +532,29 @@ def test_an_adapter_for_added_tokens_is_merged_into_a_base_that_has_them(tiny_mo
     merged, _ = merged_in(tmp_path / "merged", store, tmp_path / "big", tmp_path / "adapter")
     ids = torch.arange(340, 386)[None]
     with torch.no_grad():
-        right, found = trained.eval()(input_ids=ids).logits.float(), AutoModelForCausalLM.from_pretrained(merged)(input_ids=ids).logits.float()
+        right, found = (
+            trained.eval()(input_ids=ids).logits.float(),
+            AutoModelForCausalLM.from_pretrained(merged)(input_ids=ids).logits.float(),
+        )
     assert float((found - right).abs().max() / right.std()) < 0.02
 
 
 @pytest.mark.parametrize(
     ("rename", "fact"),
     [
-        (lambda n: n.replace("base_model.model.", "base_model.model._orig_mod."), "a compiled model was saved"),
-        (lambda n: n.replace(".weight", ".default.weight"), "the adapter's own name, default, stands in it"),
+        (
+            lambda n: n.replace("base_model.model.", "base_model.model._orig_mod."),
+            "a compiled model was saved",
+        ),
+        (
+            lambda n: n.replace(".weight", ".default.weight"),
+            "the adapter's own name, default, stands in it",
+        ),
         (lambda n: n.removeprefix("base_model.model."), "base_model.model. is missing before it"),
-        (lambda n: n.replace("model.layers", "model.language_model.layers"), "the base has model.layers.0.self_attn.q_proj.weight"),
+        (
+            lambda n: n.replace("model.layers", "model.language_model.layers"),
+            "the base has model.layers.0.self_attn.q_proj.weight",
+        ),
     ],
 )
 def test_odd_names_of_tensors_are_refused_with_what_is_odd(
@@ -414,7 +569,9 @@ def test_the_reason_of_an_error_is_shown_whole() -> None:
     heading = "Error(s) in loading state_dict for X:"
     reason = "size mismatch for a: " + "copying " * 60
     assert reason_of(RuntimeError(f"{heading}\n\t{reason}")) == reason.strip()
-    assert reason_of(RuntimeError(f"{heading}\n\t{reason}\n\tsize mismatch for b")).endswith("(and 1 more)")
+    assert reason_of(RuntimeError(f"{heading}\n\t{reason}\n\tsize mismatch for b")).endswith(
+        "(and 1 more)"
+    )
     assert reason_of(KeyError("base_model.x")) == "'base_model.x'"
     assert reason_of(ValueError()) == "ValueError"
 
@@ -429,11 +586,17 @@ OTHER_METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_adapters_of_other_types_are_merged_and_compared_or_refused_at_once(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_adapters_of_other_types_are_merged_and_compared_or_refused_at_once(
+    tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     base = tmp_path / "base"
     make("llama", base, tiny_model, dtype="float32")
     for method, options in OTHER_METHODS.items():
-        adapter = bring(tmp_path / f"brought {method}", store, adapt(base, tmp_path / method, method=method, **options))
+        adapter = bring(
+            tmp_path / f"brought {method}",
+            store,
+            adapt(base, tmp_path / method, method=method, **options),
+        )
         merged, job = merged_in(tmp_path / f"merged {method}", store, base, adapter)
         assert spreads(base, adapter, merged)[0] < LIMITS["float32"], method
         assert 0 <= job.result.metrics["merge_spread"] <= job.result.metrics["merge_spread_allowed"]
@@ -446,37 +609,54 @@ def adapt_by_prompt(base: Path, folder: Path) -> Path:
     from peft import PromptTuningConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    get_peft_model(AutoModelForCausalLM.from_pretrained(base), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)).save_pretrained(
-        folder
-    )
+    get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    ).save_pretrained(folder)
     return folder
 
 
 def test_a_merge_has_the_same_bytes_in_two_caches(tiny_model: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     make("qwen2", base, tiny_model, tie_word_embeddings=True)
-    for name, options in {"tensors": {}, "peft": {"use_dora": True}, "pissa": {"init_lora_weights": "pissa"}}.items():
+    for name, options in {
+        "tensors": {},
+        "peft": {"use_dora": True},
+        "pissa": {"init_lora_weights": "pissa"},
+    }.items():
         adapter = adapt(base, tmp_path / name, target_modules=["q_proj", "down_proj"], **options)
         found = []
         for n in (1, 2):
             import torch
 
             torch.manual_seed(n)
-            folder, _ = merged_in(tmp_path / f"{name}{n}", Store(tmp_path / f"cache {name}{n}"), base, adapter)
-            found.append({p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+            folder, _ = merged_in(
+                tmp_path / f"{name}{n}", Store(tmp_path / f"cache {name}{n}"), base, adapter
+            )
+            found.append(
+                {
+                    p.relative_to(folder).as_posix(): p.read_bytes()
+                    for p in folder.rglob("*")
+                    if p.is_file()
+                }
+            )
         assert found[0] == found[1], name
 
 
 # The adapter's own tokenizer
 
 
-def dress(folder: Path, tokenizer: Path, *, end: str | None = None, template: str = "", more: int = 0) -> None:
+def dress(
+    folder: Path, tokenizer: Path, *, end: str | None = None, template: str = "", more: int = 0
+) -> None:
     """Save a tokenizer beside an adapter, as trainers do."""
     from transformers import AutoTokenizer
 
     found = AutoTokenizer.from_pretrained(tokenizer)
     if more:
-        found.add_special_tokens({"additional_special_tokens": [f"<|more{i}|>" for i in range(more)]})
+        found.add_special_tokens(
+            {"additional_special_tokens": [f"<|more{i}|>" for i in range(more)]}
+        )
     if end:
         found.eos_token = end
     if template:
@@ -488,16 +668,25 @@ TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_toke
 
 
 @pytest.mark.parametrize("by", ["tensors", "peft"])
-def test_the_tokenizer_of_an_adapter_goes_into_the_merge_as_a_set(by: str, llama: Path, tmp_path: Path, store: Store) -> None:
+def test_the_tokenizer_of_an_adapter_goes_into_the_merge_as_a_set(
+    by: str, llama: Path, tmp_path: Path, store: Store
+) -> None:
     from transformers import AutoTokenizer
 
     source = adapt(llama, tmp_path / "source", target_modules=["q_proj"], use_dora=by == "peft")
     base = tmp_path / "base"
     shutil.copytree(llama, base)
     (base / "added_tokens.json").write_text('{"<|of the base alone|>": 7}')
-    plain, _ = merged_in(tmp_path / "plain", store, base, bring(tmp_path / "bring plain", store, source))
+    plain, _ = merged_in(
+        tmp_path / "plain", store, base, bring(tmp_path / "bring plain", store, source)
+    )
     assert (plain / "added_tokens.json").exists()
-    dress(source, llama, end=AutoTokenizer.from_pretrained(llama).convert_ids_to_tokens(9), template=TEMPLATE)
+    dress(
+        source,
+        llama,
+        end=AutoTokenizer.from_pretrained(llama).convert_ids_to_tokens(9),
+        template=TEMPLATE,
+    )
     adapter = bring(tmp_path / "bring", store, source)
     assert (adapter / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
     merged, job = merged_in(tmp_path / "merged", store, base, adapter)
@@ -506,17 +695,25 @@ def test_the_tokenizer_of_an_adapter_goes_into_the_merge_as_a_set(by: str, llama
     assert not (merged / "added_tokens.json").exists()
     ours, theirs = AutoTokenizer.from_pretrained(merged), AutoTokenizer.from_pretrained(source)
     assert (ours.eos_token, ours.chat_template) == (theirs.eos_token, TEMPLATE)
-    names = {p.name for p in (source).iterdir() if p.name.startswith(("tokenizer", "chat_template"))}
+    names = {
+        p.name for p in (source).iterdir() if p.name.startswith(("tokenizer", "chat_template"))
+    }
     assert all((merged / name).read_bytes() == (source / name).read_bytes() for name in names)
 
 
-def test_a_tokenizer_that_says_the_same_changes_nothing(llama: Path, tmp_path: Path, store: Store) -> None:
+def test_a_tokenizer_that_says_the_same_changes_nothing(
+    llama: Path, tmp_path: Path, store: Store
+) -> None:
     source = adapt(llama, tmp_path / "source", target_modules=["q_proj"])
     for path in llama.iterdir():
         if path.name.startswith(("tokenizer", "chat_template", "special_tokens")):
             text = path.read_text("utf-8")
-            (source / path.name).write_text(json.dumps(json.loads(text)) if path.suffix == ".json" else text, "utf-8")
-    merged, job = merged_in(tmp_path / "merged", store, llama, bring(tmp_path / "bring", store, source))
+            (source / path.name).write_text(
+                json.dumps(json.loads(text)) if path.suffix == ".json" else text, "utf-8"
+            )
+    merged, job = merged_in(
+        tmp_path / "merged", store, llama, bring(tmp_path / "bring", store, source)
+    )
     assert "tokenizer" not in told(job)
     assert (merged / "tokenizer.json").read_bytes() == (llama / "tokenizer.json").read_bytes()
 
@@ -524,13 +721,17 @@ def test_a_tokenizer_that_says_the_same_changes_nothing(llama: Path, tmp_path: P
 def test_a_template_alone_replaces_the_template(llama: Path, tmp_path: Path, store: Store) -> None:
     source = adapt(llama, tmp_path / "source", target_modules=["q_proj"])
     (source / "chat_template.jinja").write_text(TEMPLATE)
-    merged, job = merged_in(tmp_path / "merged", store, llama, bring(tmp_path / "bring", store, source))
+    merged, job = merged_in(
+        tmp_path / "merged", store, llama, bring(tmp_path / "bring", store, source)
+    )
     assert (merged / "chat_template.jinja").read_text() == TEMPLATE
     assert (merged / "tokenizer.json").read_bytes() == (llama / "tokenizer.json").read_bytes()
     assert "the adapter's own tokenizer goes into the merge" in told(job)
 
 
-def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused(llama: Path, tmp_path: Path, store: Store) -> None:
+def test_a_tokenizer_that_is_larger_than_the_embedding_is_refused(
+    llama: Path, tmp_path: Path, store: Store
+) -> None:
     source = adapt(llama, tmp_path / "source", target_modules=["q_proj"])
     dress(source, llama, more=300)
     error = refused(tmp_path / "merged", store, llama, bring(tmp_path / "bring", store, source))
@@ -545,9 +746,22 @@ def drawn(draw: random.Random, name: str) -> dict[str, Any]:
     modules = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
     if name == "phi3":
         modules = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
-    targets: Any = draw.sample(modules, draw.randint(1, 3)) + draw.choice([[], [], ["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens"]])
-    targets = draw.choice([targets, targets, "all-linear", rf".*layers\.[01]\..*({'|'.join(draw.sample(modules, 2))})"])
-    options: dict[str, Any] = {"target_modules": targets, "r": draw.choice([1, 2, 4, 8]), "lora_alpha": draw.choice([1, 4, 8])}
+    targets: Any = draw.sample(modules, draw.randint(1, 3)) + draw.choice(
+        [[], [], ["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens"]]
+    )
+    targets = draw.choice(
+        [
+            targets,
+            targets,
+            "all-linear",
+            rf".*layers\.[01]\..*({'|'.join(draw.sample(modules, 2))})",
+        ]
+    )
+    options: dict[str, Any] = {
+        "target_modules": targets,
+        "r": draw.choice([1, 2, 4, 8]),
+        "lora_alpha": draw.choice([1, 4, 8]),
+    }
     extra: list[dict[str, Any]] = [
         {"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"o_proj": 3}, "alpha_pattern": {r"layers\.1\..*": 2}}, {"bias": "all"},
         {"exclude_modules": r".*layers\.0.*"}, {"layers_to_transform": [1]}, {"modules_to_save": ["lm_head"]}, {"modules_to_save": ["embed_tokens"]},
@@ -560,12 +774,18 @@ def drawn(draw: random.Random, name: str) -> dict[str, Any]:
     return options
 
 
-def test_drawn_configurations_are_merged_right_or_refused(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_drawn_configurations_are_merged_right_or_refused(
+    tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     draw = random.Random(SEED)
     bases: dict[tuple[str, bool, str], Path] = {}
     done = 0
     for number in range(16 * FUZZ):
-        key = (draw.choice(["llama", "qwen2", "gemma", "phi3"]), draw.random() < 0.5, draw.choice(["float32", "bfloat16"]))
+        key = (
+            draw.choice(["llama", "qwen2", "gemma", "phi3"]),
+            draw.random() < 0.5,
+            draw.choice(["float32", "bfloat16"]),
+        )
         name, tied, dtype = key
         if key not in bases:
             bases[key] = tmp_path / "-".join(map(str, key))

@@ -1,4 +1,6 @@
-"""Merges made tensor by tensor are those of peft, byte for byte, or it is said why they can't be."""
+"""Merges made tensor by tensor are those of peft, byte for byte, or it is said why they can't
+be.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ from msgspec.structs import replace
 
 from olivebuild.errors import Damaged, InputError
 from olivebuild.executor import ActionInput
-from olivebuild.steps._merge import MergedWeight, Unproven, changes, merge_all, multiplication, open_input
+from olivebuild.steps._merge import (
+    MergedWeight,
+    Unproven,
+    changes,
+    merge_all,
+    multiplication,
+    open_input,
+)
 from olivebuild.steps.merged import merge_by_tensors
 from olivebuild.steps.onnx import STEP, OnnxFields
 from olivebuild.store import Store
@@ -22,11 +31,19 @@ from tests.scenarios.steps import LORA, by_builder, files_in, given, job_in, wei
 from tests.tiny_models import ARCHITECTURES, make, make_adapter
 
 # The libraries warn of their own future.
-pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("one_thread"),
+]
 KINDS: dict[str, dict[str, Any]] = {
     "plain": LORA,
     "rslora": LORA | {"use_rslora": True},
-    "patterns": LORA | {"rank_pattern": {"o_proj": 3, r"layers\.1\..*down_proj": 16}, "alpha_pattern": {"o_proj": 7, "layers.0.mlp.down_proj": 5}},
+    "patterns": LORA
+    | {
+        "rank_pattern": {"o_proj": 3, r"layers\.1\..*down_proj": 16},
+        "alpha_pattern": {"o_proj": 7, "layers.0.mlp.down_proj": 5},
+    },
 }
 
 
@@ -37,8 +54,13 @@ def by_peft(model: Path, adapter: Path) -> dict[str, bytes]:
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
-    merged = PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=True).merge_and_unload()
-    return {name: t.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes() for name, t in merged.state_dict().items()}
+    merged = PeftModel.from_pretrained(
+        base, str(adapter), autocast_adapter_dtype=True
+    ).merge_and_unload()
+    return {
+        name: t.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        for name, t in merged.state_dict().items()
+    }
 
 
 def stored_adapter(store: Store, folder: Path) -> ActionInput:
@@ -46,13 +68,40 @@ def stored_adapter(store: Store, folder: Path) -> ActionInput:
 
 
 def merge(
-    folder: Path, store: Store, model: ActionInput, adapter: Path, *, reproducible: bool = False, publish: bool = False, **more: Any
+    folder: Path,
+    store: Store,
+    model: ActionInput,
+    adapter: Path,
+    *,
+    reproducible: bool = False,
+    publish: bool = False,
+    **more: Any,
 ) -> ActionInput:
-    """The merged model as an input for other steps; with `publish` it is written, else computed when it is read."""
-    job = job_in(folder, store, {"model": model, "adapter": stored_adapter(store, adapter)}, publish=publish, **more)
+    """The merged model as an input for other steps; with `publish` it is written, else computed
+    when it is read.
+    """
+    job = job_in(
+        folder,
+        store,
+        {"model": model, "adapter": stored_adapter(store, adapter)},
+        publish=publish,
+        **more,
+    )
     opened = open_input(store, model)
-    merge_by_tensors(job, opened, changes(open_input(store, job.input("adapter")), opened), reproducible=reproducible)
-    return ActionInput("", "", "merged", "merged", digest=job.result.digests[""], manifest=job.result.manifest or "")
+    merge_by_tensors(
+        job,
+        opened,
+        changes(open_input(store, job.input("adapter")), opened),
+        reproducible=reproducible,
+    )
+    return ActionInput(
+        "",
+        "",
+        "merged",
+        "merged",
+        digest=job.result.digests[""],
+        manifest=job.result.manifest or "",
+    )
 
 
 def values_of(store: Store, model: ActionInput) -> dict[str, bytes]:
@@ -79,7 +128,9 @@ def assert_merged_as_peft(folder: Path, store: Store, model: Path, adapter: Path
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_merge_has_the_bytes_of_peft(architecture: str, tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_a_merge_has_the_bytes_of_peft(
+    architecture: str, tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     model = tmp_path / "model"
     make(architecture, model, tiny_model)
     for name, options in KINDS.items():
@@ -88,37 +139,50 @@ def test_a_merge_has_the_bytes_of_peft(architecture: str, tiny_model: Path, tmp_
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_merge_into_other_number_formats_has_the_bytes_of_peft(dtype: str, tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_a_merge_into_other_number_formats_has_the_bytes_of_peft(
+    dtype: str, tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     make("llama", tmp_path / "model", tiny_model, dtype=dtype)
     make_adapter(tmp_path / "model", tmp_path / "adapter", **LORA)
     assert_merged_as_peft(tmp_path / "merged", store, tmp_path / "model", tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_merge_of_an_adapter_in_a_short_format_has_the_bytes_of_peft(dtype: str, llama: Path, tmp_path: Path, store: Store) -> None:
+def test_a_merge_of_an_adapter_in_a_short_format_has_the_bytes_of_peft(
+    dtype: str, llama: Path, tmp_path: Path, store: Store
+) -> None:
     import torch
 
     make_adapter(llama, tmp_path / "adapter", **LORA)
-    change_tensors(tmp_path / "adapter", lambda tensors: {name: t.to(getattr(torch, dtype)) for name, t in tensors.items()})
+    change_tensors(
+        tmp_path / "adapter",
+        lambda tensors: {name: t.to(getattr(torch, dtype)) for name, t in tensors.items()},
+    )
     assert_merged_as_peft(tmp_path / "merged", store, llama, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("size", [600, 1024])
-def test_a_merge_in_several_pieces_has_the_bytes_of_peft(size: int, tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_a_merge_in_several_pieces_has_the_bytes_of_peft(
+    size: int, tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     make("llama", tmp_path / "model", tiny_model, intermediate_size=size)
     make_adapter(tmp_path / "model", tmp_path / "adapter", **LORA)
     assert_merged_as_peft(tmp_path / "merged", store, tmp_path / "model", tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("size", [257, 259, 522])
-def test_a_merge_with_few_rows_in_its_last_piece_has_the_bytes_of_peft(size: int, tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_a_merge_with_few_rows_in_its_last_piece_has_the_bytes_of_peft(
+    size: int, tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     # float32 keeps every bit of the product.
     make("llama", tmp_path / "model", tiny_model, intermediate_size=size, dtype="float32")
     make_adapter(tmp_path / "model", tmp_path / "adapter", **LORA)
     assert_merged_as_peft(tmp_path / "merged", store, tmp_path / "model", tmp_path / "adapter")
 
 
-def test_a_merge_into_a_merge_has_the_bytes_of_peft(llama: Path, tmp_path: Path, store: Store) -> None:
+def test_a_merge_into_a_merge_has_the_bytes_of_peft(
+    llama: Path, tmp_path: Path, store: Store
+) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     make_adapter(llama, first, **LORA)
     make_adapter(llama, second, seed=1, **LORA | {"target_modules": ["q_proj", "down_proj"]})
@@ -130,7 +194,9 @@ def test_a_merge_into_a_merge_has_the_bytes_of_peft(llama: Path, tmp_path: Path,
     assert values_of(store, twice) == by_peft(folder, second)
 
 
-def onnx_by_step(folder: Path, store: Store, fields: dict[str, Any], model: ActionInput) -> tuple[dict[str, bytes], dict[str, Any]]:
+def onnx_by_step(
+    folder: Path, store: Store, fields: dict[str, Any], model: ActionInput
+) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The files, and the metrics."""
     job = job_in(folder, store, {"model": model}, fields=fields)
     STEP.run(job)
@@ -149,7 +215,9 @@ def test_tensors_that_are_quantised_with_the_merge_are_those_of_the_builder(
     make_adapter(model, tmp_path / "adapter", **LORA)
     base = given(store, model)
     before, _ = onnx_by_step(tmp_path / "before", store, fields, base)
-    merged = merge(tmp_path / "merged", store, base, tmp_path / "adapter", readers=[["onnx", fields]])
+    merged = merge(
+        tmp_path / "merged", store, base, tmp_path / "adapter", readers=[["onnx", fields]]
+    )
     ours, metrics = onnx_by_step(tmp_path / "ours", store, fields, merged)
     assert metrics["tensors_computed"] == 0
     folder = tmp_path / "folder"
@@ -160,10 +228,21 @@ def test_tensors_that_are_quantised_with_the_merge_are_those_of_the_builder(
     assert ours["model.onnx.data"] != before["model.onnx.data"]
 
 
-def test_a_reproducible_merge_is_read_as_it_is_written_and_near_to_peft(llama: Path, tmp_path: Path, store: Store) -> None:
+def test_a_reproducible_merge_is_read_as_it_is_written_and_near_to_peft(
+    llama: Path, tmp_path: Path, store: Store
+) -> None:
     make_adapter(llama, tmp_path / "adapter", **LORA)
-    lazy = merge(tmp_path / "lazy", store, given(store, llama), tmp_path / "adapter", reproducible=True)
-    written = merge(tmp_path / "written", store, given(store, llama), tmp_path / "adapter", reproducible=True, publish=True)
+    lazy = merge(
+        tmp_path / "lazy", store, given(store, llama), tmp_path / "adapter", reproducible=True
+    )
+    written = merge(
+        tmp_path / "written",
+        store,
+        given(store, llama),
+        tmp_path / "adapter",
+        reproducible=True,
+        publish=True,
+    )
     ours, theirs = values_of(store, lazy), by_peft(llama, tmp_path / "adapter")
     assert values_of(store, written) == ours
     # bfloat16 hides most of the difference.
@@ -171,10 +250,15 @@ def test_a_reproducible_merge_is_read_as_it_is_written_and_near_to_peft(llama: P
     assert differing < sum(map(len, ours.values())) / 1000
 
 
-def test_any_part_of_a_merged_weight_can_be_read(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_any_part_of_a_merged_weight_can_be_read(
+    tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     make("llama", tmp_path / "model", tiny_model, intermediate_size=600)
     make_adapter(tmp_path / "model", tmp_path / "adapter", **LORA)
-    lazy = lazy_in(store, merge(tmp_path / "merged", store, given(store, tmp_path / "model"), tmp_path / "adapter"))
+    lazy = lazy_in(
+        store,
+        merge(tmp_path / "merged", store, given(store, tmp_path / "model"), tmp_path / "adapter"),
+    )
     weight = next(w for w in lazy if w.shape == (600, 64))
     held: list[Weight] = []
     merge_all([[weight.change]], multiplication(store, reproducible=False), None, held.extend)
@@ -193,7 +277,9 @@ def test_any_part_of_a_merged_weight_can_be_read(tiny_model: Path, tmp_path: Pat
         assert weight.read(start, size) == held[0].read(start, size) == whole[start:end]
 
 
-def test_a_merged_weight_that_comes_out_differently_is_damaged(llama: Path, tmp_path: Path, store: Store) -> None:
+def test_a_merged_weight_that_comes_out_differently_is_damaged(
+    llama: Path, tmp_path: Path, store: Store
+) -> None:
     make_adapter(llama, tmp_path / "adapter", **LORA)
     merged = merge(tmp_path / "merged", store, given(store, llama), tmp_path / "adapter")
     manifest = store.manifest(merged.manifest)
@@ -207,7 +293,9 @@ def test_a_merged_weight_that_comes_out_differently_is_damaged(llama: Path, tmp_
     assert weights[rest[0].name].read()
 
 
-def test_a_merge_whose_adapter_is_gone_is_damaged(llama: Path, tmp_path: Path, store: Store) -> None:
+def test_a_merge_whose_adapter_is_gone_is_damaged(
+    llama: Path, tmp_path: Path, store: Store
+) -> None:
     make_adapter(llama, tmp_path / "adapter", **LORA)
     merged = merge(tmp_path / "merged", store, given(store, llama), tmp_path / "adapter")
     store.path(store.manifest(merged.manifest).merges[0].adapter).unlink()
@@ -217,7 +305,13 @@ def test_a_merge_whose_adapter_is_gone_is_damaged(llama: Path, tmp_path: Path, s
 
 def test_an_adapter_with_nan_is_refused(llama: Path, tmp_path: Path, store: Store) -> None:
     make_adapter(llama, tmp_path / "adapter", **LORA)
-    change_tensors(tmp_path / "adapter", lambda tensors: {name: t * float("nan") if "layers.1.mlp.up" in name else t for name, t in tensors.items()})
+    change_tensors(
+        tmp_path / "adapter",
+        lambda tensors: {
+            name: t * float("nan") if "layers.1.mlp.up" in name else t
+            for name, t in tensors.items()
+        },
+    )
     with pytest.raises(InputError, match="is not what the adapter says"):
         merge(tmp_path / "merged", store, given(store, llama), tmp_path / "adapter")
 
@@ -234,7 +328,11 @@ def change_tensors(adapter: Path, change: Callable[[dict[str, Any]], dict[str, A
 
 def change_config(adapter: Path, **edits: Any) -> None:
     file = adapter / "adapter_config.json"
-    config = {name: value for name, value in (json.loads(file.read_text()) | edits).items() if value is not ...}
+    config = {
+        name: value
+        for name, value in (json.loads(file.read_text()) | edits).items()
+        if value is not ...
+    }
     file.write_text(json.dumps(config))
 
 
@@ -251,12 +349,17 @@ TRAINED_OTHERWISE: dict[str, tuple[dict[str, Any], str]] = {
     "a bias of LoRA": ({"lora_bias": True}, "the adapter sets lora_bias"),
     "biases": ({"bias": "all"}, "the adapter has trained biases"),
     "the embedding": ({"target_modules": ["q_proj", "embed_tokens"]}, DISAGREE),
-    "the head, saved whole": ({"target_modules": ["q_proj", "lm_head"]}, "is of a sort that is not merged one by one"),
+    "the head, saved whole": (
+        {"target_modules": ["q_proj", "lm_head"]},
+        "is of a sort that is not merged one by one",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", TRAINED_OTHERWISE)
-def test_an_adapter_that_is_more_than_lora_is_left_to_peft(kind: str, tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_an_adapter_that_is_more_than_lora_is_left_to_peft(
+    kind: str, tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     make("qwen2", tmp_path / "model", tiny_model, tie_word_embeddings=False)
     options, reason = TRAINED_OTHERWISE[kind]
     make_adapter(tmp_path / "model", tmp_path / "adapter", **LORA | options)
@@ -271,8 +374,14 @@ def test_an_adapter_that_is_more_than_lora_is_left_to_peft(kind: str, tiny_model
         ({"init_lora_weights": "pissa"}, "init_lora_weights: pissa changes the base model"),
         ({"peft_type": "LOHA"}, "the adapter is of the type LOHA"),
         ({"r": 4}, "has the rank 8, where the configuration says 4"),
-        ({"target_modules": ["q_proj"]}, "target_modules and its tensors disagree about model.layers.0.mlp.down_proj.weight"),
-        ({"target_modules": r".*_proj", "exclude_modules": ["q_proj"]}, "the adapter sets exclude_modules"),
+        (
+            {"target_modules": ["q_proj"]},
+            "target_modules and its tensors disagree about model.layers.0.mlp.down_proj.weight",
+        ),
+        (
+            {"target_modules": r".*_proj", "exclude_modules": ["q_proj"]},
+            "the adapter sets exclude_modules",
+        ),
         ({"rank_pattern": {"up_proj": 2}}, "has the rank 8, where the configuration says 2"),
         ({"r": ...}, "lacks its rank or alpha"),
         ({"lora_alpha": ...}, "lacks its rank or alpha"),
@@ -289,7 +398,9 @@ def test_a_configuration_that_is_not_understood_is_left_to_peft(
 def test_an_option_that_is_off_means_nothing(llama: Path, tmp_path: Path, store: Store) -> None:
     make_adapter(llama, tmp_path / "adapter", **LORA)
     change_config(tmp_path / "adapter", use_tomorrow=False, other_tomorrow=None)
-    assert changes(open_input(store, stored_adapter(store, tmp_path / "adapter")), weights_in(store, llama))
+    assert changes(
+        open_input(store, stored_adapter(store, tmp_path / "adapter")), weights_in(store, llama)
+    )
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -309,17 +420,27 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         (lambda t: {}, f"{DISAGREE}layers.0.mlp.down_proj.weight"),
     ],
 )  # fmt: skip
-def test_tensors_that_find_no_place_are_left_to_peft(change: Any, reason: str, llama: Path, tmp_path: Path, store: Store) -> None:
+def test_tensors_that_find_no_place_are_left_to_peft(
+    change: Any, reason: str, llama: Path, tmp_path: Path, store: Store
+) -> None:
     make_adapter(llama, tmp_path / "adapter", **LORA)
     change_tensors(tmp_path / "adapter", change)
     assert reason in why_not(store, llama, tmp_path / "adapter")
 
 
-def test_a_model_of_mixed_number_formats_is_left_to_peft(llama: Path, tmp_path: Path, store: Store) -> None:
+def test_a_model_of_mixed_number_formats_is_left_to_peft(
+    llama: Path, tmp_path: Path, store: Store
+) -> None:
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(llama, tmp_path / "model")
     make_adapter(llama, tmp_path / "adapter", **LORA)
     file = tmp_path / "model/model.safetensors"
-    save_file({name: t.float() if t.ndim == 1 else t for name, t in load_file(file).items()}, file, {"format": "pt"})
-    assert why_not(store, tmp_path / "model", tmp_path / "adapter").startswith("the model's weights are of the types BF16, F32")
+    save_file(
+        {name: t.float() if t.ndim == 1 else t for name, t in load_file(file).items()},
+        file,
+        {"format": "pt"},
+    )
+    assert why_not(store, tmp_path / "model", tmp_path / "adapter").startswith(
+        "the model's weights are of the types BF16, F32"
+    )

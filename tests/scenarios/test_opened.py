@@ -1,4 +1,6 @@
-"""A model is opened before anything is made of it: what is missing, odd or not finite is one error, and is looked for once."""
+"""A model is opened before anything is made of it: what is missing, odd or not finite is one error,
+and is looked for once.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ from tests.families import FAMILIES, write
 from tests.scenarios.steps import given, job_in, weights_in
 
 # The libraries warn of their own future.
-pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("one_thread"),
+]
 SMALL: dict[str, Any] = {
     "vocab_size": 384, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
@@ -45,7 +51,9 @@ def made(folder: Path, name: str) -> Path:
     import torch
     import transformers
 
-    config = getattr(transformers, f"{name}TextConfig" if name == "Gemma3" else f"{name}Config")(**SMALL | CLASSES[name])
+    config = getattr(transformers, f"{name}TextConfig" if name == "Gemma3" else f"{name}Config")(
+        **SMALL | CLASSES[name]
+    )
     torch.manual_seed(0)
     getattr(transformers, f"{name}ForCausalLM")(config).to(torch.bfloat16).save_pretrained(folder)
     return folder
@@ -57,7 +65,11 @@ def changed(folder: Path, **tensors: Any) -> None:
 
     file = folder / "model.safetensors"
     held = load_file(file) | {name: t for name, t in tensors.items() if t is not None}
-    save_file({name: t for name, t in held.items() if name not in tensors or tensors[name] is not None}, file, {"format": "pt"})
+    save_file(
+        {name: t for name, t in held.items() if name not in tensors or tensors[name] is not None},
+        file,
+        {"format": "pt"},
+    )
 
 
 def edit(file: Path, **changes: Any) -> None:
@@ -79,7 +91,9 @@ def opened(job: Job, store: Store, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_each_tensor_that_a_class_expects_must_be_there(name: str, tmp_path: Path, job: Job, store: Store) -> None:
+def test_each_tensor_that_a_class_expects_must_be_there(
+    name: str, tmp_path: Path, job: Job, store: Store
+) -> None:
     import torch
 
     folder = made(tmp_path / "m", name)
@@ -87,34 +101,51 @@ def test_each_tensor_that_a_class_expects_must_be_there(name: str, tmp_path: Pat
     assert opened(job, store, folder) == []
     shutil.copytree(folder, tmp_path / "odd")
     changed(tmp_path / "odd", **{"model.odd.weight": torch.zeros(2)})
-    assert opened(job, store, tmp_path / "odd") == [f"base: model.odd.weight ignored: {name}ForCausalLM has no such tensors"]
-    for gone in ("model.norm.weight", "model.embed_tokens.weight", next(n for n in sorted(weights) if "layers.1.self_attn" in n)):
+    assert opened(job, store, tmp_path / "odd") == [
+        f"base: model.odd.weight ignored: {name}ForCausalLM has no such tensors"
+    ]
+    for gone in (
+        "model.norm.weight",
+        "model.embed_tokens.weight",
+        next(n for n in sorted(weights) if "layers.1.self_attn" in n),
+    ):
         shutil.copytree(folder, tmp_path / gone)
         changed(tmp_path / gone, **{gone: None})
         with pytest.raises(InputError, match=rf"base: the weights lack (lm_head.weight, )?{gone}"):
             opened(job, store, tmp_path / gone)
     changed(folder, **{"model.norm.weight": torch.zeros(63, dtype=torch.bfloat16)})
-    with pytest.raises(InputError, match=r"model.norm.weight has the shape \[63\], where config.json makes it \[64\]"):
+    with pytest.raises(
+        InputError,
+        match=r"model.norm.weight has the shape \[63\], where config.json makes it \[64\]",
+    ):
         opened(job, store, folder)
 
 
 @pytest.mark.parametrize("name", [n for n in FAMILIES if n not in OTHERWISE])
-def test_a_model_of_each_family_is_opened_without_a_word(name: str, tmp_path: Path, job: Job, store: Store) -> None:
+def test_a_model_of_each_family_is_opened_without_a_word(
+    name: str, tmp_path: Path, job: Job, store: Store
+) -> None:
     folder = write(name, tmp_path / "m")
     assert opened(job, store, folder) == []
     weights = weights_in(store, folder).by_name
     gone = max(n for n in weights if ".1." in n)
     changed(folder, **{gone: None})
-    with pytest.raises(InputError, match=r"base: (the weights lack|model\.layers\.1\..* has the shape)"):
+    with pytest.raises(
+        InputError, match=r"base: (the weights lack|model\.layers\.1\..* has the shape)"
+    ):
         opened(job, store, folder)
 
 
 @pytest.mark.parametrize("name", ["GPTQ", "4-bit"])
-def test_a_quantised_model_is_left_to_who_loads_it(name: str, tmp_path: Path, job: Job, store: Store) -> None:
+def test_a_quantised_model_is_left_to_who_loads_it(
+    name: str, tmp_path: Path, job: Job, store: Store
+) -> None:
     assert opened(job, store, write(name, tmp_path / "m")) == []
 
 
-def test_a_model_with_code_of_its_own_is_told_how_to_be_opened(tmp_path: Path, job: Job, store: Store) -> None:
+def test_a_model_with_code_of_its_own_is_told_how_to_be_opened(
+    tmp_path: Path, job: Job, store: Store
+) -> None:
     with pytest.raises(InputError, match="base: transformers can't open the model") as caught:
         opened(job, store, write("InternLM2", tmp_path / "m"))
     assert "trust_remote_code" in str(caught.value.hint)
@@ -130,7 +161,9 @@ def test_an_expert_that_is_missing_is_told(tmp_path: Path, job: Job, store: Stor
         opened(job, store, folder)
 
 
-def test_what_was_proven_needs_no_library(tmp_path: Path, job: Job, store: Store, llama: Path) -> None:
+def test_what_was_proven_needs_no_library(
+    tmp_path: Path, job: Job, store: Store, llama: Path
+) -> None:
     import torch
 
     opened(job, store, llama)
@@ -150,19 +183,30 @@ def test_what_was_proven_needs_no_library(tmp_path: Path, job: Job, store: Store
     _opened.check_inputs(job)
     print(sorted({"torch", "transformers"} & set(sys.modules)))
     """
-    arguments = [str(store.root), str(job.out), str(tmp_path / "other"), given(store, tmp_path / "other").digest]
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    arguments = [
+        str(store.root),
+        str(job.out),
+        str(tmp_path / "other"),
+        given(store, tmp_path / "other").digest,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[]\n"
 
 
-def test_a_config_without_architectures_is_told(llama: Path, tmp_path: Path, job: Job, store: Store) -> None:
+def test_a_config_without_architectures_is_told(
+    llama: Path, tmp_path: Path, job: Job, store: Store
+) -> None:
     folder = shutil.copytree(llama, tmp_path / "m")
     edit(folder / "config.json", architectures=None)
     with pytest.raises(InputError, match=r"base: config.json names no architectures"):
         opened(job, store, folder)
 
 
-def test_a_model_that_transformers_does_not_know_is_told(llama: Path, tmp_path: Path, job: Job, store: Store) -> None:
+def test_a_model_that_transformers_does_not_know_is_told(
+    llama: Path, tmp_path: Path, job: Job, store: Store
+) -> None:
     folder = shutil.copytree(llama, tmp_path / "m")
     edit(folder / "config.json", model_type="tomorrow")
     with pytest.raises(InputError, match="base: transformers can't open the model"):
@@ -191,23 +235,35 @@ def with_vocabulary(model: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_told(llama: Path, tmp_path: Path, job: Job, store: Store) -> None:
+def test_a_tokenizer_larger_than_the_embedding_is_told(
+    llama: Path, tmp_path: Path, job: Job, store: Store
+) -> None:
     folder = with_vocabulary(llama, tmp_path / "m")
     assert opened(job, store, folder) == []
     grown(folder, "<|tone|>", "<|end_of_turn|>")
     rows = weights_in(store, folder).by_name["model.embed_tokens.weight"].shape[0]
     with pytest.raises(
-        InputError, match=rf"the tokenizer has {rows + 2} tokens, the model's embedding {rows}; '<|tone|>' has no place".replace("|", r"\|")
+        InputError,
+        match=(
+            rf"the tokenizer has {rows + 2} tokens, the model's embedding {rows}; '<|tone|>' has "
+            r"no "
+            r"place"
+        ).replace("|", r"\|"),
     ):
         opened(job, store, folder)
 
 
-def test_a_token_for_images_may_have_no_place(llama: Path, tmp_path: Path, job: Job, store: Store) -> None:
+def test_a_token_for_images_may_have_no_place(
+    llama: Path, tmp_path: Path, job: Job, store: Store
+) -> None:
     folder = with_vocabulary(llama, tmp_path / "m")
     grown(folder, "<image_soft_token>")
     edit(folder / "tokenizer_config.json", image_token="<image_soft_token>")
     (told,) = opened(job, store, folder)
-    assert told == "base: the tokens <image_soft_token> have no place in the embedding; texts that hold them fail"
+    assert told == (
+        "base: the tokens <image_soft_token> have no place in the embedding; texts that hold them "
+        "fail"
+    )
 
 
 # Values
@@ -225,12 +281,17 @@ def test_numbers_that_are_not_finite_are_found(dtype: str) -> None:
 
     largest = 65504.0 if dtype == "F16" else 3.3e38
     assert all(_kernels.is_finite(stored(v), dtype) for v in (0.0, largest, -largest))
-    assert not any(_kernels.is_finite(stored(v), dtype) for v in (float("nan"), -float("nan"), float("inf"), -float("inf")))
+    assert not any(
+        _kernels.is_finite(stored(v), dtype)
+        for v in (float("nan"), -float("nan"), float("inf"), -float("inf"))
+    )
     assert _kernels.is_finite(b"", dtype)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_base_that_is_not_finite_is_refused(value: float, llama: Path, tmp_path: Path, store: Store) -> None:
+def test_a_base_that_is_not_finite_is_refused(
+    value: float, llama: Path, tmp_path: Path, store: Store
+) -> None:
     import torch
 
     from olivebuild.steps._models import load_model
@@ -239,9 +300,14 @@ def test_a_base_that_is_not_finite_is_refused(value: float, llama: Path, tmp_pat
     norm = torch.ones(64, dtype=torch.bfloat16)
     norm[5] = value
     changed(folder, **{"model.norm.weight": norm})
-    with pytest.raises(InputError, match=r"model.norm.weight holds NaN or infinite numbers") as caught:
+    with pytest.raises(
+        InputError, match=r"model.norm.weight holds NaN or infinite numbers"
+    ) as caught:
         load_model(folder, torch.float32, where=Where("olivebuild.yaml", 3, 5))
-    assert (str(caught.value.where), str(folder) in caught.value.fact) == ("olivebuild.yaml:3:5", True)
+    assert (str(caught.value.where), str(folder) in caught.value.fact) == (
+        "olivebuild.yaml:3:5",
+        True,
+    )
     inputs = {"model": given(store, folder)}
     with pytest.raises(InputError, match=r"base: model.norm.weight holds NaN or infinite numbers"):
         _opened.check_inputs(job_in(tmp_path / "merge", store, inputs, kind="merged"))
@@ -275,7 +341,10 @@ def test_other_weight_files_are_told(llama: Path, tmp_path: Path, store: Store) 
     shutil.copyfile(folder / "model.safetensors", folder / "model_before.safetensors")
     job = job_in(tmp_path / "job", store, {"model": given(store, folder)}, kind="merged")
     _opened.check_inputs(job)
-    assert "base: model_before.safetensors ignored: loaders read model.safetensors" in job._stream.getvalue()
+    assert (
+        "base: model_before.safetensors ignored: loaders read model.safetensors"
+        in job._stream.getvalue()
+    )
 
 
 def test_only_models_are_opened(tmp_path: Path, store: Store) -> None:
@@ -324,16 +393,22 @@ def write_gguf(file: Path, *left_out: str) -> Path:
 
 
 @pytest.mark.parametrize("left_out", [(), ("output.weight",)])
-def test_a_gguf_file_becomes_a_folder_that_is_whole(left_out: tuple[str, ...], job: Job, store: Store, tmp_path: Path) -> None:
+def test_a_gguf_file_becomes_a_folder_that_is_whole(
+    left_out: tuple[str, ...], job: Job, store: Store, tmp_path: Path
+) -> None:
     from transformers import AutoModelForCausalLM
 
     _convert(job, write_gguf(tmp_path / "m.gguf", *left_out), "float32")
     loaded, info = AutoModelForCausalLM.from_pretrained(job.out, output_loading_info=True)
-    assert [info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")] == [set()] * 3
+    assert [info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")] == [
+        set()
+    ] * 3
     # Without an output of its own, the head is the embedding.
     assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == bool(left_out)
 
 
 def test_a_gguf_file_that_lacks_a_tensor_is_refused(job: Job, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"m.gguf: the weights lack model.layers.0.mlp.up_proj.weight"):
+    with pytest.raises(
+        InputError, match=r"m.gguf: the weights lack model.layers.0.mlp.up_proj.weight"
+    ):
         _convert(job, write_gguf(tmp_path / "m.gguf", "blk.0.ffn_up.weight"), "float32")

@@ -1,4 +1,6 @@
-"""What the model builder and the runtime get wrong is found on a miniature: another computation, a window, LongRoPE, numbers that do not fit."""
+"""What the model builder and the runtime get wrong is found on a miniature: another computation, a
+window, LongRoPE, numbers that do not fit.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ from tests.scenarios.steps import files_in, given, job_in
 from tests.tiny_models import make
 
 # The libraries warn of their own future.
-pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+pytestmark = [
+    pytest.mark.scenario,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 LARGE: dict[str, Any] = {
     "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -33,7 +39,11 @@ LARGE: dict[str, Any] = {
     "vocab_size": 64000, "max_position_embeddings": 8192, "bos_token_id": 1, "eos_token_id": 32000, "pad_token_id": 32000, "torch_dtype": "bfloat16",
     "tie_word_embeddings": False,
 }  # fmt: skip
-FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.0 + i for i in range(32)], "type": "longrope"}
+FACTORS = {
+    "short_factor": [1.0] * 32,
+    "long_factor": [1.0 + i for i in range(32)],
+    "type": "longrope",
+}
 
 
 def config(architecture: str, kind: str, **more: Any) -> dict[str, Any]:
@@ -81,11 +91,15 @@ VARIANTS: dict[str, tuple[dict[str, Any], bool]] = {
     "Gemma-2B": (config("Gemma", "gemma", head_dim=256, hidden_act="gelu_pytorch_tanh", num_key_value_heads=1, tie_word_embeddings=True), True),
     "Gemma-2-2b": (PUBLISHED["mixed windows"] | {"hidden_size": 2304}, False),
 }  # fmt: skip
-"""Configurations of architectures that the builder knows, and whether `plan` is to refuse them in float32."""
+"""Configurations of architectures that the builder knows, and whether `plan` is to refuse them in
+float32.
+"""
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_plan_refuses_what_comes_out_wrong_and_nothing_else(name: str, tmp_path: Path, store: Store) -> None:
+def test_plan_refuses_what_comes_out_wrong_and_nothing_else(
+    name: str, tmp_path: Path, store: Store
+) -> None:
     given, refused = VARIANTS[name]
     told = known_to_fail(given | {"torch_dtype": "float32"}, "fp32")
     found = proven(tmp_path / "job", store, given, "float32", precision="fp32")
@@ -93,15 +107,27 @@ def test_plan_refuses_what_comes_out_wrong_and_nothing_else(name: str, tmp_path:
     assert bool(found.wrong or found.untried) == refused, found
 
 
-def proven(place: Path, store: Store, model: dict[str, Any], dtype: str = "bfloat16", **fields: Any) -> Any:
+def proven(
+    place: Path, store: Store, model: dict[str, Any], dtype: str = "bfloat16", **fields: Any
+) -> Any:
     return _proven._compare(job_in(place, store), OnnxFields(**fields), model, dtype)
 
 
 @pytest.mark.parametrize(
     ("name", "length"),
-    [("llama", 0), ("window", 300), ("narrow window", 24), ("wide window", 32768), ("mixed windows", 0), ("long rope", 300), ("longer rope", 8192)],
+    [
+        ("llama", 0),
+        ("window", 300),
+        ("narrow window", 24),
+        ("wide window", 32768),
+        ("mixed windows", 0),
+        ("long rope", 300),
+        ("longer rope", 8192),
+    ],
 )
-def test_the_length_up_to_which_both_compute_the_same(name: str, length: int, tmp_path: Path, store: Store) -> None:
+def test_the_length_up_to_which_both_compute_the_same(
+    name: str, length: int, tmp_path: Path, store: Store
+) -> None:
     proof = proven(tmp_path / "job", store, PUBLISHED[name])
     assert (proof.wrong, proof.untried, proof.length) == ("", "", length)
     assert bool(proof.fault) == bool(length)
@@ -110,22 +136,40 @@ def test_the_length_up_to_which_both_compute_the_same(name: str, length: int, tm
 def test_another_computation_is_told_for_every_precision(tmp_path: Path, store: Store) -> None:
     """OLMo's norms take the mean away, and the builder writes norms that do not."""
     for precision in ("fp32", "int4"):
-        assert "logits differ by" in proven(tmp_path / precision, store, PUBLISHED["no norm weights"], precision=precision).wrong
+        assert (
+            "logits differ by"
+            in proven(
+                tmp_path / precision, store, PUBLISHED["no norm weights"], precision=precision
+            ).wrong
+        )
 
 
-def test_what_is_rounded_to_the_weights_format_is_wrong_in_float32_alone(tmp_path: Path, store: Store) -> None:
+def test_what_is_rounded_to_the_weights_format_is_wrong_in_float32_alone(
+    tmp_path: Path, store: Store
+) -> None:
     """The builder adds one to the weights of such norms in the format that they are stored in."""
     wrong = proven(tmp_path / "fp32", store, PUBLISHED["offset norms"], precision="fp32")
     assert (wrong.broken, wrong.inexact) == (False, False)
     assert "rounding explains 0.0001" in wrong.wrong
     assert not proven(tmp_path / "int4", store, PUBLISHED["offset norms"], precision="int4").wrong
-    assert not proven(tmp_path / "exact", store, PUBLISHED["offset norms"], "float32", precision="fp32").wrong
+    assert not proven(
+        tmp_path / "exact", store, PUBLISHED["offset norms"], "float32", precision="fp32"
+    ).wrong
 
 
 @pytest.mark.parametrize("size", [64, 80, 96, 112, 128, 160])
-def test_heads_of_every_size_are_tried_without_a_false_alarm(size: int, tmp_path: Path, store: Store) -> None:
-    """The builder takes products with as many outputs as there are tokens for the head, so a miniature's sizes must not meet."""
-    given = PUBLISHED["llama"] | {"head_dim": size, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8}
+def test_heads_of_every_size_are_tried_without_a_false_alarm(
+    size: int, tmp_path: Path, store: Store
+) -> None:
+    """The builder takes products with as many outputs as there are tokens for the head, so a
+    miniature's sizes must not meet.
+    """
+    given = PUBLISHED["llama"] | {
+        "head_dim": size,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    }
     for precision in ("fp32", "int4"):
         proof = proven(tmp_path / precision, store, given, precision=precision)
         assert (proof.wrong, proof.untried, proof.fault) == ("", "", "")
@@ -133,7 +177,10 @@ def test_heads_of_every_size_are_tried_without_a_false_alarm(size: int, tmp_path
 
 def test_a_runtime_that_fails_is_told_as_a_fault(tmp_path: Path, store: Store) -> None:
     """Its rotary kernel takes parts of a head in eights."""
-    assert "onnxruntime-genai fails: " in proven(tmp_path / "job", store, PUBLISHED["offset norms"] | {"head_dim": 24}).wrong
+    assert (
+        "onnxruntime-genai fails: "
+        in proven(tmp_path / "job", store, PUBLISHED["offset norms"] | {"head_dim": 24}).wrong
+    )
 
 
 def test_a_miniature_has_a_layer_of_each_kind() -> None:
@@ -143,9 +190,16 @@ def test_a_miniature_has_a_layer_of_each_kind() -> None:
     assert mini.config["num_hidden_layers"] == 3
     assert mini.config["hidden_size"] % 64 == 0
     assert mini.config["head_dim"] == 64
-    far = Miniature.of(PUBLISHED["longer rope"] | {"sliding_window": 6000, "original_max_position_embeddings": 16384}, 64)
+    far = Miniature.of(
+        PUBLISHED["longer rope"]
+        | {"sliding_window": 6000, "original_max_position_embeddings": 16384},
+        64,
+    )
     assert far.boundaries == ((6000, 1024), (16384, 1104))
-    assert (far.config["sliding_window"], far.config["original_max_position_embeddings"]) == (1024, 1104)
+    assert (far.config["sliding_window"], far.config["original_max_position_embeddings"]) == (
+        1024,
+        1104,
+    )
     # Their share is LongRoPE's factor.
     assert far.config["max_position_embeddings"] == 8 * 1104
     with pytest.raises(Untried):
@@ -164,9 +218,15 @@ def converted(place: Path, store: Store, model: Path, **fields: Any) -> Path:
     return job.out
 
 
-@pytest.mark.parametrize("options", [{"block_size": 32}, {"algorithm": "rtn"}], ids=["by tensors", "whole"])
+@pytest.mark.parametrize(
+    "options", [{"block_size": 32}, {"algorithm": "rtn"}], ids=["by tensors", "whole"]
+)
 def test_a_config_promises_the_length_that_works_and_is_the_builders_otherwise(
-    options: dict[str, Any], tiny_model: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import onnxruntime_genai as og
 
@@ -191,7 +251,9 @@ def test_a_config_promises_the_length_that_works_and_is_the_builders_otherwise(
     assert files_in(theirs) == files_in(out)
 
 
-def test_what_an_architecture_decides_is_proven_once(tiny_model: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_architecture_decides_is_proven_once(
+    tiny_model: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make("phi3", tmp_path / "first", tiny_model, sliding_window=60)
     make("phi3", tmp_path / "second", tiny_model, sliding_window=60, seed=1)
     converted(tmp_path / "a", store, tmp_path / "first", block_size=32)
@@ -205,9 +267,13 @@ def test_what_an_architecture_decides_is_proven_once(tiny_model: Path, tmp_path:
     assert json.loads((out / "genai_config.json").read_text())["model"]["context_length"] == 60
 
 
-def test_a_conversion_that_computes_something_else_fails(tiny_model: Path, tmp_path: Path, store: Store) -> None:
+def test_a_conversion_that_computes_something_else_fails(
+    tiny_model: Path, tmp_path: Path, store: Store
+) -> None:
     make("gemma", tmp_path / "model", tiny_model)
-    with pytest.raises(StepError, match=r"a small GemmaForCausalLM converted to fp32 .* rounding explains 0\.0001") as caught:
+    with pytest.raises(
+        StepError, match=r"a small GemmaForCausalLM converted to fp32 .* rounding explains 0\.0001"
+    ) as caught:
         converted(tmp_path / "a", store, tmp_path / "model", precision="fp32")
     assert "precision: int4 or int8 is possible" in (caught.value.hint or "")
     converted(tmp_path / "b", store, tmp_path / "model", precision="int8")
@@ -221,23 +287,43 @@ def changed(model: Path, name: str, change: Callable[[Any], object]) -> None:
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
 
 
-FLOAT16 = ({"precision": "fp16", "provider": "cuda"}, {"precision": "int4", "provider": "cuda"}, {"algorithm": "rtn", "provider": "cuda"})
+FLOAT16 = (
+    {"precision": "fp16", "provider": "cuda"},
+    {"precision": "int4", "provider": "cuda"},
+    {"algorithm": "rtn", "provider": "cuda"},
+)
 
 
 @pytest.mark.parametrize("options", FLOAT16, ids=["fp16", "int4", "whole"])
-@pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "model.layers.0.input_layernorm.weight"])
-def test_a_weight_beyond_float16_is_named(options: dict[str, Any], name: str, llama: Path, tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.mlp.down_proj.weight", "model.layers.0.input_layernorm.weight"]
+)
+def test_a_weight_beyond_float16_is_named(
+    options: dict[str, Any], name: str, llama: Path, tmp_path: Path, store: Store
+) -> None:
     shutil.copytree(llama, tmp_path / "model")
     changed(tmp_path / "model", name, lambda tensor: tensor.flatten()[:1].fill_(1e5))
-    with pytest.raises(InputError, match=name.removesuffix("weight").removesuffix("input_layernorm.").replace(".", r"\.")) as caught:
+    with pytest.raises(
+        InputError,
+        match=name.removesuffix("weight").removesuffix("input_layernorm.").replace(".", r"\."),
+    ) as caught:
         converted(tmp_path / "a", store, tmp_path / "model", **options)
     assert "bf16 or fp32" in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize("options", [{"block_size": 32}, {"precision": "fp32"}, {"algorithm": "k_quant"}, {"algorithm": "rtn"}])
-def test_a_weight_that_is_no_number_is_named(options: dict[str, Any], llama: Path, tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"block_size": 32}, {"precision": "fp32"}, {"algorithm": "k_quant"}, {"algorithm": "rtn"}],
+)
+def test_a_weight_that_is_no_number_is_named(
+    options: dict[str, Any], llama: Path, tmp_path: Path, store: Store
+) -> None:
     shutil.copytree(llama, tmp_path / "model")
-    changed(tmp_path / "model", "model.layers.1.mlp.down_proj.weight", lambda tensor: tensor[3, 5:6].fill_(float("nan")))
+    changed(
+        tmp_path / "model",
+        "model.layers.1.mlp.down_proj.weight",
+        lambda tensor: tensor[3, 5:6].fill_(float("nan")),
+    )
     with pytest.raises(InputError, match=r"model\.layers\.1\.mlp\.down_proj"):
         converted(tmp_path / "a", store, tmp_path / "model", **options)
 
@@ -253,7 +339,10 @@ def test_an_onnx_folder_from_elsewhere_is_opened(llama: Path, tmp_path: Path, st
 
     shutil.copytree(made, tmp_path / "theirs-whole")
     assert files_in(brought("whole")) == files_in(made)
-    for name, fact in (("model.onnx", "names model.onnx, which is not there"), ("model.onnx.data", "the weights in model.onnx.data are not there")):
+    for name, fact in (
+        ("model.onnx", "names model.onnx, which is not there"),
+        ("model.onnx.data", "the weights in model.onnx.data are not there"),
+    ):
         shutil.copytree(made, tmp_path / f"theirs-{name}")
         (tmp_path / f"theirs-{name}" / name).unlink()
         with pytest.raises(InputError, match=fact):
@@ -299,9 +388,21 @@ def test_initializers_that_are_not_finite_are_named(tmp_path: Path) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     def saved(values: Any, kind: int | None = None) -> Path:
-        tensor = numpy_helper.from_array(values, "w") if kind is None else helper.make_tensor("w", kind, values.shape, values.tobytes(), raw=True)
-        graph = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "g", [], [], [tensor])
-        library.save(helper.make_model(graph), tmp_path / "m.onnx", save_as_external_data=len(values) > 100, location="m.data", size_threshold=0)
+        tensor = (
+            numpy_helper.from_array(values, "w")
+            if kind is None
+            else helper.make_tensor("w", kind, values.shape, values.tobytes(), raw=True)
+        )
+        graph = helper.make_graph(
+            [helper.make_node("Identity", ["w"], ["y"])], "g", [], [], [tensor]
+        )
+        library.save(
+            helper.make_model(graph),
+            tmp_path / "m.onnx",
+            save_as_external_data=len(values) > 100,
+            location="m.data",
+            size_threshold=0,
+        )
         return tmp_path / "m.onnx"
 
     for count in (10, 2000):

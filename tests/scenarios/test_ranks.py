@@ -1,4 +1,7 @@
-"""Processes that share a training's batches: real ones, over gloo on this processor. What they learn is what one alone learns but for rounding."""
+"""Processes that share a training's batches: real ones, over gloo on this processor.
+
+What they learn is what one alone learns but for rounding.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,13 @@ TRAINING = {"lr": 1e-3, "batch": 5, "steps": 8, "checkpoint_steps": 1}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    columns = {"prompt": [f"<|user|>\n{row['phrase']}<|end|>\n" for row in rows()], "completion": [row["tone"] for row in rows()]}
-    schema = pa.schema([(name, pa.string()) for name in columns], metadata={"format": "prompt", "labels": "[]"})
+    columns = {
+        "prompt": [f"<|user|>\n{row['phrase']}<|end|>\n" for row in rows()],
+        "completion": [row["tone"] for row in rows()],
+    }
+    schema = pa.schema(
+        [(name, pa.string()) for name in columns], metadata={"format": "prompt", "labels": "[]"}
+    )
     pq.write_table(pa.table(columns, schema=schema), folder / "train.parquet")
     return folder
 
@@ -53,7 +61,14 @@ def job_of(folder: Path, cache: Path, model: Path, data: Path, **training: Any) 
 
 
 def trained(
-    folder: Path, cache: Path, model: Path, data: Path, count: int, stop_at: int = 0, dtype: str = "float32", **training: Any
+    folder: Path,
+    cache: Path,
+    model: Path,
+    data: Path,
+    count: int,
+    stop_at: int = 0,
+    dtype: str = "float32",
+    **training: Any,
 ) -> tuple[Any, np.ndarray]:
     """Train with so many processes; the loop, and the adapter's weights."""
     import torch
@@ -71,7 +86,14 @@ def trained(
     listening, fields = Listening(job.action, io.StringIO()), job.fields(AdapterFields)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_ranks, "count_for", lambda *_: count)
-        loop = _train.fit(listening, fields, _train.rows_of(listening, fields), None, torch.device("cpu"), getattr(torch, dtype))
+        loop = _train.fit(
+            listening,
+            fields,
+            _train.rows_of(listening, fields),
+            None,
+            torch.device("cpu"),
+            getattr(torch, dtype),
+        )
     return loop, np.concatenate([w.detach().numpy().ravel() for w in loop.weights])
 
 
@@ -104,7 +126,9 @@ def test_a_batch_whose_gradient_left_the_number_format_is_taken_again_by_all(
     assert np.linalg.norm(found - wanted) < 1e-2 * np.linalg.norm(wanted)
 
 
-def test_several_go_on_from_what_one_left_and_one_from_what_several_left(tmp_path: Path, llama: Path, data: Path) -> None:
+def test_several_go_on_from_what_one_left_and_one_from_what_several_left(
+    tmp_path: Path, llama: Path, data: Path
+) -> None:
     _, wanted = trained(tmp_path / "quiet", tmp_path / "other", llama, data, 1)
     for name, before, after in (("more", 1, 2), ("less", 2, 1)):
         with pytest.raises(Stopped):
@@ -132,9 +156,18 @@ class Shared:
         file, log = job.out.parent / "action.json", job.out.parent / "log"
         file.write_text(job.action.to_json())
         pipe = subprocess.PIPE
-        self.worker = subprocess.Popen([sys.executable, "-c", WORKER], stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+        self.worker = subprocess.Popen(
+            [sys.executable, "-c", WORKER],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            start_new_session=True,
+        )
         assert self.worker.stdin
-        self.worker.stdin.write(json.dumps({"action": str(file), "log": str(log), "code": ourselves.code()}) + "\n")
+        self.worker.stdin.write(
+            json.dumps({"action": str(file), "log": str(log), "code": ourselves.code()}) + "\n"
+        )
         self.worker.stdin.flush()
         self.said: list[dict[str, Any]] = []
 
@@ -196,22 +229,30 @@ def test_a_helper_does_not_outlive_the_training(tmp_path: Path, llama: Path, dat
         assert has_ended(helper)
 
 
-def test_an_error_in_the_midst_of_a_step_waits_for_nobody(tmp_path: Path, llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_midst_of_a_step_waits_for_nobody(
+    tmp_path: Path, llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from olivebuild.errors import StepError
     from olivebuild.steps._forward import Forward
 
     def backward(*_: Any) -> None:
-        raise StepError("a single row of 9 tokens does not fit into memory", hint="a smaller model needs less")
+        raise StepError(
+            "a single row of 9 tokens does not fit into memory", hint="a smaller model needs less"
+        )
 
     monkeypatch.setattr(Forward, "backward", backward)
     with pytest.raises(StepError, match="does not fit"):
         trained(tmp_path / "a", tmp_path / "cache", llama, data, 2)
 
 
-def test_a_training_that_is_asked_to_stop_keeps_its_state(tmp_path: Path, llama: Path, data: Path) -> None:
+def test_a_training_that_is_asked_to_stop_keeps_its_state(
+    tmp_path: Path, llama: Path, data: Path
+) -> None:
     from olivebuild.steps._checkpoint import read
 
-    job = job_of(tmp_path / "job", tmp_path / "cache", llama, data, steps=5000, checkpoint_steps=None)
+    job = job_of(
+        tmp_path / "job", tmp_path / "cache", llama, data, steps=5000, checkpoint_steps=None
+    )
     with Shared(job) as shared:
         helper = shared.until_step(2)
         os.killpg(shared.worker.pid, signal.SIGTERM)
@@ -234,4 +275,7 @@ def test_shares_are_all_of_a_batch_and_about_as_long(count: int) -> None:
     tokens = [sum(map(len, share)) for share in shares]
     assert max(tokens) - min(tokens) <= max(map(len, batch))
     places = {id(row): i for i, row in enumerate(batch)}
-    assert all([places[id(row)] for row in share] == sorted(places[id(row)] for row in share) for share in shares)
+    assert all(
+        [places[id(row)] for row in share] == sorted(places[id(row)] for row in share)
+        for share in shares
+    )

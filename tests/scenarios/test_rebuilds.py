@@ -27,11 +27,20 @@ def test_a_row_edited_and_the_edit_undone(copied: Place) -> None:
     edited = rows()
     edited[0]["phrase"] = "I am glad about the moon tonight"
     write_rows(copied.folder / DATA, edited)
-    assert copied.verdicts() == {"base": "fresh", "tone": "stale", "adapter": "waiting", "merged": "waiting", "onnx-int4": "waiting"}
+    assert copied.verdicts() == {
+        "base": "fresh",
+        "tone": "stale",
+        "adapter": "waiting",
+        "merged": "waiting",
+        "onnx-int4": "waiting",
+    }
     why = copied.run("why", "onnx-int4")
     assert "file data/tone.jsonl: " in why.out
     assert copied.build("merged", "onnx-int4").ran == ["tone", "adapter", "merged", "onnx-int4"]
-    assert copied.built("adapter", "adapter_model.safetensors") != before["adapter/adapter_model.safetensors"]
+    assert (
+        copied.built("adapter", "adapter_model.safetensors")
+        != before["adapter/adapter_model.safetensors"]
+    )
     write_rows(copied.folder / DATA, rows())
     undone = copied.build("merged", "onnx-int4")
     assert undone.ran == []
@@ -51,7 +60,13 @@ def test_the_data_moved_with_equal_content(copied: Place) -> None:
 
 
 def test_keys_reordered_and_white_space_between_fields_stop_at_the_dataset(copied: Place) -> None:
-    text = "".join(json.dumps({"tone": r["tone"], "phrase": r["phrase"]}, indent=None, separators=(" , ", " : ")) + "\n" for r in rows())
+    text = "".join(
+        json.dumps(
+            {"tone": r["tone"], "phrase": r["phrase"]}, indent=None, separators=(" , ", " : ")
+        )
+        + "\n"
+        for r in rows()
+    )
     (copied.folder / DATA).write_text(text)
     assert copied.build().ran == ["tone"]
 
@@ -69,20 +84,29 @@ def test_a_builder_option_changed(copied: Place) -> None:
 
 
 def test_comments_key_order_and_defaults_written_out(copied: Place) -> None:
-    copied.edit("kind: onnx, model: merged, precision: int4, provider: cpu", "kind: onnx, provider: cpu, model: merged")
+    copied.edit(
+        "kind: onnx, model: merged, precision: int4, provider: cpu",
+        "kind: onnx, provider: cpu, model: merged",
+    )
     copied.edit("    r: 4\n", "    # a comment\n    dropout: 0.0\n    r: 4\n")
     assert copied.build().ran == []
 
 
 @pytest.mark.parametrize(("library", "ran"), [("pyarrow", ["tone"]), ("onnx-ir", ["onnx-int4"])])
-def test_a_library_version_changed(copied: Place, tmp_path: Path, library: str, ran: list[str]) -> None:
+def test_a_library_version_changed(
+    copied: Place, tmp_path: Path, library: str, ran: list[str]
+) -> None:
     # A dist-info folder earlier on the path: the installed version, as importlib.metadata tells it.
     info = tmp_path / "site" / f"{library.replace('-', '_')}-99.9.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 99.9\n")
     copied.environment["PYTHONPATH"] = str(tmp_path / "site")
-    row = next(r for r in json.loads(copied.run("plan", "--json").out)["targets"] if r["target"] == ran[0])
-    assert [(r["cause"], r["what"], r["new"]) for r in row["reasons"]] == [("library", library, "99.9")]
+    row = next(
+        r for r in json.loads(copied.run("plan", "--json").out)["targets"] if r["target"] == ran[0]
+    )
+    assert [(r["cause"], r["what"], r["new"]) for r in row["reasons"]] == [
+        ("library", library, "99.9")
+    ]
     assert copied.build().ran == ran
 
 
@@ -101,10 +125,15 @@ def test_one_row_added_moves_no_other_row(copied: Place) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
 
     def split(name: str) -> set[str]:
-        return set(pq.read_table(copied.folder / f"build/tone/{name}.parquet")["prompt"].to_pylist())
+        return set(
+            pq.read_table(copied.folder / f"build/tone/{name}.parquet")["prompt"].to_pylist()
+        )
 
     train, test = split("train"), split("test")
-    write_rows(copied.folder / DATA, [*rows(), {"phrase": "nobody expected such weather in this town", "tone": "surprise"}])
+    write_rows(
+        copied.folder / DATA,
+        [*rows(), {"phrase": "nobody expected such weather in this town", "tone": "surprise"}],
+    )
     assert copied.build("tone").ran == ["tone"]
     assert train <= split("train")
     assert test <= split("test")
@@ -120,21 +149,48 @@ def test_a_clean_build_elsewhere_gives_the_same_bytes(copied: Place, tmp_path: P
 
 
 def test_no_op_plan_why_and_help_import_nothing_heavy(copied: Place) -> None:
-    heavy = ("torch", "transformers", "peft", "datasets", "onnx", "onnxruntime", "onnxruntime_genai", "bitsandbytes", "pyarrow", "numpy")
-    for arguments in (["plan"], ["why", "onnx-int4"], ["--help"], ["onnx-int4"], ["build", "--json"], ["status"], ["graph"]):
+    heavy = (
+        "torch",
+        "transformers",
+        "peft",
+        "datasets",
+        "onnx",
+        "onnxruntime",
+        "onnxruntime_genai",
+        "bitsandbytes",
+        "pyarrow",
+        "numpy",
+    )
+    for arguments in (
+        ["plan"],
+        ["why", "onnx-int4"],
+        ["--help"],
+        ["onnx-int4"],
+        ["build", "--json"],
+        ["status"],
+        ["graph"],
+    ):
         code = (
             f"import sys; sys.argv = ['olivebuild', *{arguments}]\nfrom olivebuild.cli import run\n"
-            f"try: run()\nexcept SystemExit: pass\nprint(sorted(set({heavy}) & set(sys.modules)), file=sys.stderr)"
+            f"try: run()\nexcept SystemExit: pass\nprint(sorted(set({heavy}) & set(sys.modules)), "
+            "file=sys.stderr)"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=copied.folder, env=os.environ | {"OLIVEBUILD_CACHE": str(copied.cache)}, capture_output=True, text=True
+            [sys.executable, "-c", code],
+            cwd=copied.folder,
+            env=os.environ | {"OLIVEBUILD_CACHE": str(copied.cache)},
+            capture_output=True,
+            text=True,
         )
         assert done.stderr.strip().splitlines()[-1] == "[]", arguments
 
 
 def test_a_benchmark_judges_gates_on_every_build(copied: Place) -> None:
     recipe = copied.recipe.read_text()
-    fields = 'models: [base, merged, onnx-int4], data: [tone], baseline: tone, latency: {rounds: 1}, gates: ["accuracy >= 0"]'
+    fields = (
+        "models: [base, merged, onnx-int4], data: [tone], baseline: tone, latency: {rounds: 1}, "
+        'gates: ["accuracy >= 0"]'
+    )
     bench = f"  bench: {{kind: benchmark, {fields}}}\n"
     copied.recipe.write_text(recipe + bench)
     first = copied.build("bench")
@@ -144,7 +200,10 @@ def test_a_benchmark_judges_gates_on_every_build(copied: Place) -> None:
     assert "tf-idf + logistic regression" in table
     metrics = json.loads(copied.built("bench", "metrics.json"))
     assert list(metrics["models"]) == ["base", "merged", "onnx-int4"]
-    assert all(row["peak_rss"] > 0 and row["tokens_per_second"] > 0 and row["size"] > 0 for row in metrics["models"].values())
+    assert all(
+        row["peak_rss"] > 0 and row["tokens_per_second"] > 0 and row["size"] > 0
+        for row in metrics["models"].values()
+    )
     copied.edit("accuracy >= 0", "accuracy >= 1.1")
     missed = copied.build("bench")
     assert missed.code == 3

@@ -1,4 +1,6 @@
-"""Variants of a conversion, measured, and the best under gates: edited gates choose anew and measure nothing."""
+"""Variants of a conversion, measured, and the best under gates: edited gates choose anew and
+measure nothing.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +28,29 @@ def test_the_best_under_gates_is_built_and_follows_its_gates(copied: Place) -> N
     assert done.code == 0, done.err
     assert "chosen   best                   is wide, by size\n" in done.out
     metrics = json.loads(copied.built("bench", "metrics.json"))
-    assert sorted([*metrics["pareto"]["front"], *metrics["pareto"]["beaten_by"]]) == ["onnx-int4", "wide"]
+    assert sorted([*metrics["pareto"]["front"], *metrics["pareto"]["beaten_by"]]) == [
+        "onnx-int4",
+        "wide",
+    ]
     built = copied.everything()
-    assert {name.removeprefix("best/"): data for name, data in built.items() if name.startswith("best/")} == {
+    assert {
+        name.removeprefix("best/"): data for name, data in built.items() if name.startswith("best/")
+    } == {
         name.removeprefix("wide/"): data for name, data in built.items() if name.startswith("wide/")
     }
     assert copied.build("best").ran == []
     [choice] = json.loads(copied.run("report", "--json").out)["choices"]
-    assert (choice["chosen"], choice["best"], [c["model"] for c in choice["contenders"]]) == ("wide", "wide", ["wide", "onnx-int4"])
-    assert {c["model"]: c["figures"]["size"] for c in choice["contenders"]} == {n: row["size"] for n, row in metrics["models"].items()}
-    assert [c["model"] for c in choice["contenders"] if not c["beaten_by"]] == [n for n in ("wide", "onnx-int4") if n in metrics["pareto"]["front"]]
+    assert (choice["chosen"], choice["best"], [c["model"] for c in choice["contenders"]]) == (
+        "wide",
+        "wide",
+        ["wide", "onnx-int4"],
+    )
+    assert {c["model"]: c["figures"]["size"] for c in choice["contenders"]} == {
+        n: row["size"] for n, row in metrics["models"].items()
+    }
+    assert [c["model"] for c in choice["contenders"] if not c["beaten_by"]] == [
+        n for n in ("wide", "onnx-int4") if n in metrics["pareto"]["front"]
+    ]
 
     limit = metrics["models"]["wide"]["size"]
     copied.edit("best: size}", f'best: size, gates: ["size > {limit}"]}}')

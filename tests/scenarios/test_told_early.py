@@ -25,7 +25,11 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    job = job_in(tmp_path / "job", Store(tmp_path / "cache"), places={"": ["olivebuild.yaml", 7, 3, ""], "model": ["olivebuild.yaml", 7, 22, ""]})
+    job = job_in(
+        tmp_path / "job",
+        Store(tmp_path / "cache"),
+        places={"": ["olivebuild.yaml", 7, 3, ""], "model": ["olivebuild.yaml", 7, 22, ""]},
+    )
     assert job.result == Result()
     return job
 
@@ -39,12 +43,22 @@ def configured(folder: Path, tiny_model: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_an_exception_of_the_builder_is_told_as_what_it_means(tmp_path: Path, tiny_model: Path, job: Job) -> None:
-    folder = configured(tmp_path / "hollow", tiny_model, architectures=["Gemma3ForCausalLM"], model_type="gemma3_text")
+def test_an_exception_of_the_builder_is_told_as_what_it_means(
+    tmp_path: Path, tiny_model: Path, job: Job
+) -> None:
+    folder = configured(
+        tmp_path / "hollow",
+        tiny_model,
+        architectures=["Gemma3ForCausalLM"],
+        model_type="gemma3_text",
+    )
     with pytest.raises(BuilderFailed) as caught:
         run_builder(job, OnnxFields.model_validate({"model": "base"}), folder, job.out, trust=False)
     fact = caught.value.fact
-    assert "fails on Gemma3ForCausalLM: it looks for 'rope_type', which is not there (models/builders/base.py, line " in fact
+    assert (
+        "fails on Gemma3ForCausalLM: it looks for 'rope_type', which is not there "
+        "(models/builders/base.py, line " in fact
+    )
     assert "hollow" not in fact
     assert "KeyError" not in fact
     assert "onnxruntime-genai 0.13.2" in caught.value.hint
@@ -53,18 +67,37 @@ def test_an_exception_of_the_builder_is_told_as_what_it_means(tmp_path: Path, ti
     assert not caught.value.watched
 
 
-def test_a_refusal_of_the_builder_names_the_architecture(tmp_path: Path, tiny_model: Path, job: Job) -> None:
-    folder = configured(tmp_path / "hollow", tiny_model, architectures=["Olmo2ForCausalLM"], model_type="olmo2")
-    with pytest.raises(InputError, match=r"^the model builder refuses: Olmo2ForCausalLM is not currently supported"):
+def test_a_refusal_of_the_builder_names_the_architecture(
+    tmp_path: Path, tiny_model: Path, job: Job
+) -> None:
+    folder = configured(
+        tmp_path / "hollow", tiny_model, architectures=["Olmo2ForCausalLM"], model_type="olmo2"
+    )
+    with pytest.raises(
+        InputError, match=r"^the model builder refuses: Olmo2ForCausalLM is not currently supported"
+    ):
         run_builder(job, OnnxFields.model_validate({"model": "base"}), folder, job.out, trust=False)
 
 
-def test_code_of_the_model_s_own_is_refused_with_the_field_that_allows_it(tmp_path: Path, tiny_model: Path) -> None:
+def test_code_of_the_model_s_own_is_refused_with_the_field_that_allows_it(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     import torch
 
-    own = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
-    folder = configured(tmp_path / "own", tiny_model, architectures=["OwnForCausalLM"], model_type="own", auto_map=own)
+    own = {
+        "AutoConfig": "configuration_own.OwnConfig",
+        "AutoModelForCausalLM": "modeling_own.OwnForCausalLM",
+    }
+    folder = configured(
+        tmp_path / "own",
+        tiny_model,
+        architectures=["OwnForCausalLM"],
+        model_type="own",
+        auto_map=own,
+    )
     (folder / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes())
     with pytest.raises(InputError) as caught:
         load_model(folder, torch.float32)
-    assert caught.value.hint.startswith("trust_remote_code: true on the model would let it run its own code")
+    assert caught.value.hint.startswith(
+        "trust_remote_code: true on the model would let it run its own code"
+    )

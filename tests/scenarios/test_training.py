@@ -1,4 +1,6 @@
-"""Training on a tiny model: a killed training ends as if nothing had happened; appended rows, held-out rows, methods up to int4."""
+"""Training on a tiny model: a killed training ends as if nothing had happened; appended rows,
+held-out rows, methods up to int4.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +39,23 @@ def test_stopped_at_random_steps_it_ends_the_same(llama: Path, tmp_path: Path) -
         assert bytes_of(loop) == wanted
 
 
-def test_figures_that_are_read_a_step_later_are_the_same(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_that_are_read_a_step_later_are_the_same(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from olivebuild.steps._evaluate import Evaluation
     from olivebuild.steps._loop import Loop
 
     def trained(name: str, **more: Any) -> Any:
         evaluation = Evaluation(token_rows(10), 5, None, best=True)
-        return fit(tmp_path / name, llama, token_rows(5, 20), {"steps": 14, "checkpoint_steps": 4}, held_out=evaluation, dropout=0.2, **more)
+        return fit(
+            tmp_path / name,
+            llama,
+            token_rows(5, 20),
+            {"steps": 14, "checkpoint_steps": 4},
+            held_out=evaluation,
+            dropout=0.2,
+            **more,
+        )
 
     quiet, said = trained("quiet")
     make = Loop.__init__
@@ -68,7 +80,10 @@ def test_a_training_that_other_numerics_began_begins_anew(llama: Path, tmp_path:
     batch, training = token_rows(5, 20), {"steps": 6}
     wanted = bytes_of(fit(tmp_path / "whole", llama, batch, training)[0])
     here = {"threads": "1"}
-    for there, told in (({"threads": "8"}, "other numerics (threads 8, here 1): the training begins anew"), (here, "going on from step")):
+    for there, told in (
+        ({"threads": "8"}, "other numerics (threads 8, here 1): the training begins anew"),
+        (here, "going on from step"),
+    ):
         with pytest.raises(Stopped):
             fit(tmp_path / "cache", llama, batch, training, stop_at=3, numerics=there)
         loop, said = fit(tmp_path / "cache", llama, batch, training, numerics=here)
@@ -124,7 +139,9 @@ def test_appended_rows_cost_what_they_are(rows_before: int, llama: Path, tmp_pat
         assert 0.5 * loop.schedule.steps < loop.known < 0.9 * loop.schedule.steps
 
 
-def test_held_out_rows_end_a_training_and_choose_its_best_weights(llama: Path, tmp_path: Path) -> None:
+def test_held_out_rows_end_a_training_and_choose_its_best_weights(
+    llama: Path, tmp_path: Path
+) -> None:
     from olivebuild.steps._evaluate import Evaluation
 
     def evaluation() -> Evaluation:
@@ -135,7 +152,9 @@ def test_held_out_rows_end_a_training_and_choose_its_best_weights(llama: Path, t
     found = loop.evaluation
     assert loop.step < 60
     assert found.losses.index(min(found.losses)) == len(found.losses) - 3
-    assert loop.forward.judge(found.rows)[0] == pytest.approx(min(found.losses) * sum(r.labels for r in found.rows), rel=1e-4)
+    assert loop.forward.judge(found.rows)[0] == pytest.approx(
+        min(found.losses) * sum(r.labels for r in found.rows), rel=1e-4
+    )
     assert [e["eval_loss"] for e in said if "eval_loss" in e] == found.losses
     # The best weights so far outlive a stop.
     with pytest.raises(Stopped):
@@ -151,7 +170,8 @@ def test_a_loss_that_runs_away_ends_the_training(llama: Path, tmp_path: Path) ->
     batch = token_rows(11, 12)
     with pytest.raises(StepError, match=r"the loss became nan at step [23]"):
         fit(tmp_path / "a", llama, batch, {"steps": 20, "lr": 1e38})
-    # A tiny model's norms keep its loss from growing far, so the figures are given; one bad batch is no reason yet.
+    # A tiny model's norms keep its loss from growing far, so the figures are given; one bad batch
+    # is no reason yet.
     loop, _ = fit(tmp_path / "b", llama, batch, {"steps": 2})
     loop._note(3, 30.0, 1.0)
     with pytest.raises(StepError, match="the loss ran away"):
@@ -168,10 +188,19 @@ def test_training_begins_with_another_adapter(llama: Path, tmp_path: Path) -> No
     saved.mkdir()
     _train.save_adapter(first.forward.model, saved, "base")
     given = {"from": ActionInput(str(saved), str(saved), "adapter", "first")}
-    loop, _ = fit(tmp_path / "b", llama, token_rows(12, 8), {"steps": 6}, inputs=given, **{"from": "first"})
+    loop, _ = fit(
+        tmp_path / "b", llama, token_rows(12, 8), {"steps": 6}, inputs=given, **{"from": "first"}
+    )
     assert loop.progress.losses[0] < first.progress.losses[0] - 0.01
     with pytest.raises(InputError, match="the adapter to begin with differs"):
-        fit(tmp_path / "c", llama, token_rows(12, 8), {"steps": 6}, inputs=given, **{"from": "first", "r": 8})
+        fit(
+            tmp_path / "c",
+            llama,
+            token_rows(12, 8),
+            {"steps": 6},
+            inputs=given,
+            **{"from": "first", "r": 8},
+        )
 
 
 # The whole step
@@ -184,7 +213,11 @@ def place(tiny_model: Path, tmp_path: Path) -> Place:
     made = Place(tmp_path / "work", tmp_path / "cache")
     shutil.copytree(tiny_model, made.folder / "tiny")
     write_rows(made.folder / "data/tone.jsonl", rows())
-    made.recipe.write_text(RECIPE.replace("training: {lr: 1e-3, steps: 4, batch: 4}", TRAINING).replace("alpha: 8", "alpha: 8\n    dropout: 0.1"))
+    made.recipe.write_text(
+        RECIPE.replace("training: {lr: 1e-3, steps: 4, batch: 4}", TRAINING).replace(
+            "alpha: 8", "alpha: 8\n    dropout: 0.1"
+        )
+    )
     return made
 
 
@@ -210,7 +243,9 @@ def kills(place: Place, count: int) -> None:
     chance = chance_of("training")
     for _ in range(count):
         shutil.rmtree(place.folder / "build")
-        kill_at_some_step(place, chance.uniform(0, 0.15), chance.choice([signal.SIGKILL, signal.SIGINT]))
+        kill_at_some_step(
+            place, chance.uniform(0, 0.15), chance.choice([signal.SIGKILL, signal.SIGINT])
+        )
         done = place.build("adapter")
         assert done.code == 0, done.err
         notes = [e["text"] for e in done.events if e["event"] == "note"]
@@ -235,9 +270,13 @@ def test_a_training_is_logged_elsewhere(copied: Place) -> None:
     read = EventAccumulator(str(run)).Reload()
     told = json.loads(copied.run("report", "--json").out)["trainings"][0]["curves"]
     for curve in told:
-        found = [(event.step, event.tensor_proto.float_val[0]) for event in read.Tensors(curve["name"])]
+        found = [
+            (event.step, event.tensor_proto.float_val[0]) for event in read.Tensors(curve["name"])
+        ]
         assert [step for step, _ in found] == [step for step, _ in curve["points"]] == [1, 2, 3]
-        assert [value for _, value in found] == pytest.approx([value for _, value in curve["points"]], rel=1e-3)
+        assert [value for _, value in found] == pytest.approx(
+            [value for _, value in curve["points"]], rel=1e-3
+        )
     assert {curve["name"] for curve in told} == {"loss", "lr", "grad_norm"}
 
 
@@ -270,7 +309,9 @@ def test_dequantised_weights_are_those_that_were_trained_on(llama: Path, tmp_pat
     from tests.scenarios.steps import job_in
 
     options = Quantisation()
-    trained_on = _models.load_model(llama, torch.float32, quantised=_quantised.configuration(options, torch.float32))
+    trained_on = _models.load_model(
+        llama, torch.float32, quantised=_quantised.configuration(options, torch.float32)
+    )
     _quantised.note(tmp_path, options)
     model = _models.load_model(llama, torch.float32)
     _quantised.as_trained_on(job_in(tmp_path / "job", Store(tmp_path / "cache")), model, tmp_path)
@@ -279,11 +320,15 @@ def test_dequantised_weights_are_those_that_were_trained_on(llama: Path, tmp_pat
     batch, setup = token_rows(4), Setup(packed=True, share=True, limit=10_000)
     quantised = adapted(llama, trained_on)
     Forward(quantised, torch.device("cpu"), setup, print).judge(batch)
-    assert (gradient(quantised, setup, batch)[1] - gradient(adapted(llama, model), setup, batch)[1]).abs().max() < 1e-5
+    assert (
+        gradient(quantised, setup, batch)[1] - gradient(adapted(llama, model), setup, batch)[1]
+    ).abs().max() < 1e-5
     trained_on, model = quantised.unload(), _models.load_model(llama, torch.float32)
     _quantised.as_trained_on(job_in(tmp_path / "again", Store(tmp_path / "cache")), model, tmp_path)
     found = dict(model.named_parameters())
-    changed = [name for name, weight in trained_on.named_parameters() if hasattr(weight, "quant_state")]
+    changed = [
+        name for name, weight in trained_on.named_parameters() if hasattr(weight, "quant_state")
+    ]
     assert len(changed) == 14
     for name, weight in trained_on.named_parameters():
         given = dequantize_4bit(weight.data, weight.quant_state) if name in changed else weight

@@ -1,4 +1,6 @@
-"""Trainings in this process: rows of tokens, adapters on tiny models, gradients, and a loop that can be stopped."""
+"""Trainings in this process: rows of tokens, adapters on tiny models, gradients, and a loop that
+can be stopped.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,19 @@ def token_rows(seed: int = 0, count: int = 7) -> list[Any]:
 
     random = np.random.default_rng(seed)
     start = random.integers(3, 380, 9)
-    made = [np.concatenate([start[: random.integers(0, 10)], random.integers(3, 380, random.integers(2, 30))]) for _ in range(count)]
+    made = [
+        np.concatenate(
+            [start[: random.integers(0, 10)], random.integers(3, 380, random.integers(2, 30))]
+        )
+        for _ in range(count)
+    ]
     made += [made[0], made[1][:-1]]
     return [Tokens(ids.astype(np.int32), np.arange(len(ids)) >= len(ids) // 2) for ids in made]
 
 
-def adapted(folder: Path, base: Any = None, *, r: int = 4, modules: str | list[str] = "all-linear") -> Any:
+def adapted(
+    folder: Path, base: Any = None, *, r: int = 4, modules: str | list[str] = "all-linear"
+) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -50,7 +59,16 @@ class Stopped(Exception):
     """As if the process had been killed."""
 
 
-def fit(folder: Path, model: Path, batch_rows: list[Any], training: dict[str, Any], *, stop_at: int = 0, held_out: Any = None, **fields: Any) -> Any:
+def fit(
+    folder: Path,
+    model: Path,
+    batch_rows: list[Any],
+    training: dict[str, Any],
+    *,
+    stop_at: int = 0,
+    held_out: Any = None,
+    **fields: Any,
+) -> Any:
     """Train in this process, with the cache in `folder`; the loop, and what it said."""
     import torch
 
@@ -69,11 +87,31 @@ def fit(folder: Path, model: Path, batch_rows: list[Any], training: dict[str, An
             if event == "metric" and data["step"] == stop_at:
                 raise Stopped
 
-    given = {"model": ActionInput(str(model), str(model), "model", "base", digest="0"), **fields.pop("inputs", {})}
+    given = {
+        "model": ActionInput(str(model), str(model), "model", "base", digest="0"),
+        **fields.pop("inputs", {}),
+    }
     more = {"numerics": fields.pop("numerics", {})}
-    job = Listening(job_in(folder / f"job{len(list(folder.glob('job*')))}", Store(folder), given, **more).action, None)
-    asked = {"model": "base", "data": "tone", "r": 4, "training": {"lr": 1e-3, "batch": 4, "checkpoint_steps": 1} | training}
-    loop = _train.fit(job, AdapterFields.model_validate(asked | fields), batch_rows, held_out, torch.device("cpu"), torch.float32)
+    job = Listening(
+        job_in(
+            folder / f"job{len(list(folder.glob('job*')))}", Store(folder), given, **more
+        ).action,
+        None,
+    )
+    asked = {
+        "model": "base",
+        "data": "tone",
+        "r": 4,
+        "training": {"lr": 1e-3, "batch": 4, "checkpoint_steps": 1} | training,
+    }
+    loop = _train.fit(
+        job,
+        AdapterFields.model_validate(asked | fields),
+        batch_rows,
+        held_out,
+        torch.device("cpu"),
+        torch.float32,
+    )
     return loop, said
 
 
