@@ -14,7 +14,7 @@ import msgspec
 
 from olivebuild import digest, opening, ourselves
 from olivebuild.graph import Graph, build_graph
-from olivebuild.node import Node, Outline, Record
+from olivebuild.node import Node, Outline, Record, is_builtin
 from olivebuild.recipe import Recipe
 from olivebuild.seal import seal
 
@@ -46,16 +46,10 @@ def graph_of(recipe: Recipe, folder: Path) -> Graph:
     graph = _read(recipe, folder / FILE_NAME, stamp)
     if graph is None:
         graph = build_graph(recipe)
-        if all(kind.startswith("olivebuild.steps.") for kind in _modules(graph)):
+        # The kinds of other packages may change without our seeing it.
+        if all(map(is_builtin, {node.kind for node in graph.nodes.values()})):
             _write(graph, folder / FILE_NAME, stamp)
     return graph
-
-
-def _modules(graph: Graph) -> set[str]:
-    """Where the steps come from: those of other packages may change without our seeing it."""
-    from olivebuild.step import step_of
-
-    return {type(step_of(kind)).__module__ for kind in {n.kind for n in graph.nodes.values()}}
 
 
 def _read(recipe: Recipe, file: Path, stamp: str) -> Graph | None:

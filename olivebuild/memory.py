@@ -24,9 +24,9 @@ from pathlib import Path
 
 import msgspec
 
-from olivebuild import digest, snapshot
+from olivebuild import digest, ourselves, snapshot
 from olivebuild.graph import Graph
-from olivebuild.node import Node, Outline, Record
+from olivebuild.node import Node, Outline, Record, is_builtin
 from olivebuild.plan import Plan, Planner, State, Verdict
 from olivebuild.recipe import Recipe
 from olivebuild.seal import seal
@@ -543,16 +543,13 @@ def everywhere(planner: Planner, plan: Plan) -> set[Path]:
     paths = {recipe.folder / recipe.file.name, planner.scan.lock.file}
     for library in {library for state in plan.states.values() for library in state.node.libraries}:
         paths |= _distribution(library)
-    ours = Path(__file__).parent
+    ours = Path(ourselves.ROOT)
     paths |= {
         ours,
         *(p for p in ours.rglob("*") if p.suffix in (".py", "") and "__pycache__" not in p.parts),
     }
     paths |= {Path(p) for p in sys.path if p and os.path.isdir(p)}
-    if any(
-        not (ours / "steps" / f"{state.node.kind.replace('-', '_')}.py").exists()
-        for state in plan.states.values()
-    ):
+    if not all(map(is_builtin, {state.node.kind for state in plan.states.values()})):
         # A kind of another package says what its code says, and that was imported to make the
         # graph.
         paths |= {

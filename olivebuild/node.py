@@ -7,6 +7,7 @@ back without it.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from math import ceil
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+STEPS = "olivebuild.steps"
+"""The package of the built-in kinds, and the group of entry points of all others."""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -177,6 +180,17 @@ class Node(Record, frozen=True):
     def gpus(self) -> int:
         """How many GPUs it takes where there are so many: one, or what its resources say."""
         return max(1, ceil(self.resources.get("gpu", 0.0))) if self.gpu else 0
+
+
+def module_of(kind: str) -> str:
+    """Return the module of a kind that is built in; empty for a name that no such kind can have."""
+    return f"{STEPS}.{kind.replace('-', '_')}" if re.fullmatch(r"[a-z][a-z0-9-]*", kind) else ""
+
+
+def is_builtin(kind: str) -> bool:
+    """Return whether a kind comes with this package. Imports no kind."""
+    module = module_of(kind)
+    return bool(module) and importlib.util.find_spec(module) is not None
 
 
 def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:

@@ -9,7 +9,6 @@ subclass of `Step`. Its module imports nothing heavy; `run` does, in a worker pr
 from __future__ import annotations
 
 import importlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from olivebuild.fields import Fields
-from olivebuild.node import Edge, FileInput, Node, Program, Ref, flatten
+from olivebuild.node import STEPS, Edge, FileInput, Node, Program, Ref, flatten, module_of
 from olivebuild.result import Result
 from olivebuild.sources import Source
 
@@ -220,15 +219,15 @@ def entry_points(*, group: str, name: str = "") -> list[EntryPoint]:
 @cache
 def step_of(kind: str) -> Step | None:
     """The step of a kind; None if there is none of that name."""
-    module = f"olivebuild.steps.{kind.replace('-', '_')}"
-    if re.fullmatch(r"[a-z][a-z0-9-]*", kind):
+    module = module_of(kind)
+    if module:
         try:
             step: Step = importlib.import_module(module).STEP
             return step
         except ModuleNotFoundError as e:
             if e.name != module:
                 raise
-    for entry in entry_points(group="olivebuild.steps", name=kind):
+    for entry in entry_points(group=STEPS, name=kind):
         loaded: Step = entry.load()
         return loaded
     return None
@@ -240,4 +239,4 @@ def kinds() -> tuple[str, ...]:
 
     Looking for other packages' kinds reads the metadata of all.
     """
-    return (*KINDS, *sorted(e.name for e in entry_points(group="olivebuild.steps")))
+    return (*KINDS, *sorted(e.name for e in entry_points(group=STEPS)))

@@ -11,6 +11,7 @@ import pytest
 from olivebuild import kept, step
 from olivebuild.errors import RecipeError, Where
 from olivebuild.graph import Graph, build_graph
+from olivebuild.node import is_builtin
 from olivebuild.recipe import FILE_NAME, load, read
 
 
@@ -232,6 +233,13 @@ def test_a_kept_graph_of_another_text_or_with_a_flipped_bit_is_not_taken(tmp_pat
     assert file.read_bytes() == good
     (tmp_path / FILE_NAME).write_text(KEPT.replace("copy:", "other:"))
     assert "other" in kept.graph_of(read(tmp_path / FILE_NAME), tmp_path).targets
+
+
+def test_built_in_kinds_are_told_from_others() -> None:
+    for kind in (*step.KINDS, "benchmark-latency", "benchmark-check"):
+        assert is_builtin(kind), kind
+    for kind in ("echo", "onnx.py", "Onnx", "_train", "", "steps", "adapter.x", "../step"):
+        assert not is_builtin(kind), kind
 
 
 def test_overrides_of_one_call_are_not_kept(tmp_path: Path) -> None:
