@@ -1,6 +1,6 @@
 """Blobs in the making: written beside, hashed, synced, renamed, several at once.
 
-Where they end up, store.py tells.
+The place at which they end up is the store's to name.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from olivebuild import digest
 from olivebuild.errors import of_disk
@@ -16,7 +16,19 @@ from olivebuild.errors import of_disk
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    from olivebuild.store import Store
+
+class BlobStore(Protocol):
+    """The part of a store that its blobs in the making need."""
+
+    @property
+    def mode(self) -> int:
+        """The permission bits that a blob may have at most."""
+
+    def path(self, blob: str) -> Path:
+        """Return the path under which a blob is published."""
+
+    def has(self, name: str, size: int) -> bool:
+        """Return whether a blob is there already, whole."""
 
 
 class Batch:
@@ -24,7 +36,7 @@ class Batch:
     once.
     """
 
-    def __init__(self, store: Store, scratch: Path, *, sync: bool) -> None:
+    def __init__(self, store: BlobStore, scratch: Path, *, sync: bool) -> None:
         self.store = store
         self.scratch = scratch
         self._sync = sync
