@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from olivebuild.errors import BuildError
 from olivebuild.explain import changed_steps
 from olivebuild.key import compare
-from olivebuild.plan import Planner, Verdict
+from olivebuild.plan import Planner
+from olivebuild.states import Verdict
 from olivebuild.workspace import Last
 
 

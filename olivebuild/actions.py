@@ -11,7 +11,8 @@ from olivebuild.dating import LABEL
 from olivebuild.executor import Action, ActionInput, Asked
 from olivebuild.graph import Graph
 from olivebuild.node import Node
-from olivebuild.plan import Plan, Planner, State, Verdict
+from olivebuild.plan import Plan, Planner
+from olivebuild.states import State, Verdict
 
 
 def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action:
@@ -36,7 +37,7 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
         exclusive=node.exclusive,
         shares=node.shares,
         runner=node.runner,
-        publish=state.publish,
+        publish=state.publish_when_built,
         template_date=next(
             (p.value for p in state.parts if (p.cause, p.label) == ("parameter", LABEL)), ""
         ),
@@ -141,4 +142,4 @@ def _readers(graph: Graph, plan: Plan, node: Node) -> list[Node]:
         for edge, user in graph.users[node.name]
         if edge.by_tensors and user in plan.states
     ]
-    return [s.node for s in states if s.trace is None and not s.thin]
+    return [s.node for s in states if s.trace is None and not s.from_db]

@@ -245,7 +245,7 @@ def build_subject(project: Project, target: str) -> Subject:
         folders[1] if kind == "adapter" else "",
         trusts(graph, graph.nodes[base]),
         digests,
-        project.planner.dating.date_of(target, plan),
+        project.planner.dating.date_of(target, plan.lookups),
     )
 
 

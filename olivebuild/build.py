@@ -26,8 +26,9 @@ from olivebuild.manifest import Manifest
 from olivebuild.memory import Recalled
 from olivebuild.node import Node
 from olivebuild.pinning import look, pin_all
-from olivebuild.plan import Plan, Planner, State, Verdict
+from olivebuild.plan import Plan, Planner
 from olivebuild.preparing import check_locks, check_room, sweep
+from olivebuild.states import Demand, State, Verdict
 from olivebuild.trace import Trace
 from olivebuild.turns import Room, Turns
 from olivebuild.workspace import Last
@@ -114,8 +115,12 @@ class Build:
             ):
                 self._fail(node, error, report)
             self.planner.dating.pinned = lambda node, text: self._say("note", node, text=text)
-            known = recalled and self.planner.plan_from(recalled.plan, recalled.changed)
-            report.plan = plan = known or self.planner.plan(report.goals, with_faults=True)
+            if recalled:
+                plan = recalled.plan
+                self.planner.update(plan, recalled.changed)
+            else:
+                plan = self.planner.plan(report.goals, with_faults=True)
+            report.plan = plan
             self._announce(plan)
             self._look_ahead(plan, report)
             self._check(plan, report)
@@ -134,13 +139,13 @@ class Build:
                     time.sleep(POLL_SECONDS)
                     changed = set(self._waiting)
                 if changed:
-                    self.planner.update(plan, self._same_keys(plan, changed))
+                    self.planner.update(plan, plan.with_equal_keys(changed))
                     brought = any(
                         plan.states[name].node.source and plan.states[name].node.kind in BROUGHT
                         for name in changed
                     )
                     if brought or any(
-                        s.fault for name, s in plan.found.items() if name not in self._failed
+                        s.fault for name, s in plan.lookups.items() if name not in self._failed
                     ):
                         # What was far away lies here now, and can be read; or what was there can't
                         # any more.
@@ -148,7 +153,7 @@ class Build:
             left = [
                 s.node.target
                 for s in plan.states.values()
-                if s.needed and s.verdict is not Verdict.FRESH
+                if s.demand is Demand.FOLDER and s.verdict is not Verdict.FRESH
             ]
             if left and not report.errors:
                 raise StepError(
@@ -253,11 +258,6 @@ class Build:
                 # Of thousands that wait for a place, the first tells.
                 full = not self.executor.can_start(ANY)
         return changed
-
-    def _same_keys(self, plan: Plan, changed: set[str]) -> set[str]:
-        """With them the nodes of equal keys: what was found out of one is true of all."""
-        keys = {plan.found[name].key for name in changed} - {None}
-        return changed | {name for name, state in plan.found.items() if state.key in keys}
 
     def _inputs_ready(self, plan: Plan, state: State) -> bool:
         inputs = self.planner.graph.inputs[state.node.name]
@@ -427,7 +427,7 @@ class Build:
             or self._output_digest(node, name, out, reference, manifest)
             for name in node.outputs
         }
-        known = planner.traces.get(state.key)
+        known, reasons = planner.traces.get(state.key), list(state.reasons)
         if known and dict(known.outputs) != outputs:
             other = (
                 numerics.differing(known.provenance.get("numerics") or {}, outcome.numerics)
@@ -444,7 +444,7 @@ class Build:
                 node,
                 text=f"the same inputs gave another result than on the last run ({why})",
             )
-            state.reasons.append(
+            reasons.append(
                 Reason(
                     "output",
                     "another result from equal inputs",
@@ -470,14 +470,14 @@ class Build:
         )
         planner.traces.put(trace)
         planner.store.checkpoint(state.key).unlink(missing_ok=True)
-        if manifest and node.name == node.target and state.publish:
+        if manifest and node.name == node.target and state.publish_when_built:
             try:
                 planner.workspace.publish(node.target, manifest, planner.store)
             except Damaged as e:
                 # What the step took from the cache was not whole. It is in quarantine now, so the
                 # next plan finds it missing and runs the step again.
                 self._say("note", node, text=f"a cached part is damaged ({e}): it is built again")
-        self._finish(state, state.reasons)
+        self._finish(state, reasons)
         planner.scan.lock.note_libraries(planner.scan.libraries(node))
 
     def _stored(self, node: Node, blob: str) -> Manifest:
@@ -533,13 +533,17 @@ class Build:
             if origin.trace is None or origin.trace.reference:
                 changed = planner.scan.changed(origin.node)
                 fault = planner.scan.shown(changed) if changed else None
-            elif origin.manifest and origin.node.name == origin.node.target and origin.needed:
+            elif (
+                origin.manifest
+                and origin.node.name == origin.node.target
+                and origin.demand is Demand.FOLDER
+            ):
                 differs = planner.workspace.differs(origin.node.target, origin.manifest)
                 fault = differs.what if differs else None
             if fault:
                 raise InputError(f"{fault} changed while {node.target} read it", hint=hint)
 
-    def _finish(self, state: State, reasons: list[Reason]) -> None:
+    def _finish(self, state: State, reasons: Iterable[Reason]) -> None:
         assert state.key
         self.planner.workspace.remember(state.node.name, Last(state.key, tuple(reasons)))
 
@@ -550,7 +554,7 @@ class Build:
         for name, state in plan.states.items():
             last = self.planner.workspace.last.get(name)
             if (
-                (state.trace or (state.thin and state.node.lies_at is None))
+                (state.trace or (state.from_db and state.node.lies_at is None))
                 and state.key
                 and (last is None or last.key != state.key)
             ):
@@ -575,7 +579,7 @@ class Build:
                 keys |= {
                     name: s.key
                     for name, s in states.items()
-                    if s.key and (s.trace or (s.thin and s.node.lies_at is None))
+                    if s.key and (s.trace or (s.from_db and s.node.lies_at is None))
                 }
                 keys |= report.plan.keys_elsewhere if report.plan else {}
                 workspaces.register(store, recipe, before, keys, nodes)
@@ -595,7 +599,7 @@ class Build:
         }
         restore = [t for t, v in verdicts.items() if v is Verdict.CACHED]
         self.listen(Event("plan", {"run": run, "restore": restore, "seconds": costs}))
-        for node, text in self.planner.dating.ignored(plan) if run else ():
+        for node, text in self.planner.dating.ignored(plan.lookups) if run else ():
             self._say("note", node, text=text)
 
     def _hashing(self, path: Path, done: int, total: int) -> None:

@@ -21,11 +21,12 @@ from olivebuild.events import Event
 from olivebuild.executor import Executor
 from olivebuild.history import Entry
 from olivebuild.options import Manner, open_all, open_changed, place
-from olivebuild.plan import Plan, Strayed, Verdict
+from olivebuild.plan import FrozenNodeChanged, Plan
 from olivebuild.project import Project
 from olivebuild.recording import Done, Recorder, history_of, record
 from olivebuild.showing import Showing
 from olivebuild.sinks import Place, Sinks
+from olivebuild.states import Verdict
 from olivebuild.turns import Room, limits_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def build_and_remember(
         done: Done = {}
         try:
             report, code = build(project, targets, manner, executor, as_json, done)
-        except Strayed:
+        except FrozenNodeChanged:
             project = open_all(ctx, settings)
             report, code = build(project, targets, manner, executor, as_json, done)
     if report.plan and not report.errors:

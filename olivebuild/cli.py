@@ -206,14 +206,14 @@ def plan(
         found = problems(project.planner, made)
     project.workspace.memo.save()
     dating = project.planner.dating
-    dated = dating.told(made)
+    dated = dating.told(made.lookups)
     failing = [problem for problem in found if problem.fails]
     if not as_json:
         console.show_plan(made)
         console.show_notes(
             [
                 *((d.target, str(d)) for d in dated),
-                *((node.target, text) for node, text in dating.ignored(made)),
+                *((node.target, text) for node, text in dating.ignored(made.lookups)),
             ]
         )
         console.show_problems(found)

@@ -11,8 +11,9 @@ from pathlib import Path
 from olivebuild import environment
 from olivebuild.findings import Problem
 from olivebuild.node import Node
-from olivebuild.plan import Plan, Planner, Verdict
+from olivebuild.plan import Plan, Planner
 from olivebuild.scan import Scan, split
+from olivebuild.states import Verdict
 
 SYSTEM = ("bin", "sbin", "usr", "lib", "lib64", "dev", "proc", "sys", "etc", "opt")
 """Folders of the root in which programs and devices lie."""

@@ -23,7 +23,8 @@ from olivebuild.gates import FIGURES, Judgement
 from olivebuild.history import Entry
 from olivebuild.key import Reason
 from olivebuild.lines import summary
-from olivebuild.plan import Plan, Verdict
+from olivebuild.plan import Plan
+from olivebuild.states import Verdict
 from olivebuild.text import clean, seconds, size
 from olivebuild.wording import describe, difference, figure, listed
 from olivebuild.wording import heading as named

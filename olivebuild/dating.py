@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -24,7 +25,7 @@ from olivebuild.node import Node
 from olivebuild.scan import Scan
 
 if TYPE_CHECKING:
-    from olivebuild.plan import Plan, State
+    from olivebuild.states import Lookup
     from olivebuild.store import Store
     from olivebuild.trace import Traces
 
@@ -60,11 +61,11 @@ class Dating:
 
     def __init__(self, graph: Graph, scan: Scan, store: Store, traces: Traces) -> None:
         self._graph, self._scan, self._store, self._traces = graph, scan, store, traces
-        self._known: dict[tuple[str, str], bool] = {}
+        self._clock_readers: dict[tuple[str, str], bool] = {}
         self._today = clock.today()
         self.pinned: Callable[[Node, str], None] | None = None
 
-    def parts(self, node: Node, states: Mapping[str, State]) -> list[Part]:
+    def parts(self, node: Node, lookups: Mapping[str, Lookup]) -> list[Part]:
         """The date's part of a node's key, if it has one.
 
         Raises RecipeError when the models that it is made of have several dates.
@@ -75,7 +76,7 @@ class Dating:
         roots = [
             self._graph.nodes[name]
             for name in self._roots[node.name]
-            if self._reads_clock(states[name])
+            if self._reads_clock(lookups[name])
         ]
         if publishes:
             # A template that stays the model's own writes no date into what is published.
@@ -100,47 +101,47 @@ class Dating:
         date = next(iter(dates.values()))
         return [Part("parameter", LABEL, f"{FREEZE} {date}" if publishes else date)]
 
-    def told(self, plan: Plan) -> list[Dated]:
-        """The plan's models whose templates read the clock and with whom something is rendered."""
+    def told(self, lookups: Mapping[str, Lookup]) -> list[Dated]:
+        """The models whose templates read the clock and with whom something is rendered."""
         wanted = dict.fromkeys(
             root
-            for name, state in plan.found.items()
-            if self._renders(state.node)
+            for name, lookup in lookups.items()
+            if self._renders(lookup.node)
             for root in self._roots[name]
-            if plan.found[root].outputs
+            if lookups[root].outputs
         )
-        found = []
+        dated = []
         for name in wanted:
             node = self._graph.nodes[name]
-            if self._reads_clock(plan.found[name]):
+            if self._reads_clock(lookups[name]):
                 date, origin = self._date(node)
-                found.append(Dated(node.target, date, origin, node.fields.get(LABEL) == FREEZE))
-        return found
+                dated.append(Dated(node.target, date, origin, node.fields.get(LABEL) == FREEZE))
+        return dated
 
-    def date_of(self, target: str, plan: Plan) -> str:
+    def date_of(self, target: str, lookups: Mapping[str, Lookup]) -> str:
         """The date with which a model's template is rendered; empty where it does not read the
         clock.
         """
         roots = [
             self._graph.nodes[name]
             for name in self._roots[target]
-            if self._reads_clock(plan.found[name])
+            if self._reads_clock(lookups[name])
         ]
         return self._date(roots[0])[0] if roots else ""
 
-    def ignored(self, plan: Plan) -> list[tuple[Node, str]]:
+    def ignored(self, lookups: Mapping[str, Lookup]) -> list[tuple[Node, str]]:
         """What is to be said of fields that change nothing."""
         return [
             (
-                state.node,
-                f"{LABEL} changes nothing: the chat template of {state.node.target} does not read "
+                lookup.node,
+                f"{LABEL} changes nothing: the chat template of {lookup.node.target} does not read "
                 "the clock",
             )
-            for state in plan.found.values()
-            if state.node.fields.get(LABEL)
-            and state.node.kind == "model"
-            and state.outputs
-            and not self._reads_clock(state)
+            for lookup in lookups.values()
+            if lookup.node.fields.get(LABEL)
+            and lookup.node.kind == "model"
+            and lookup.outputs
+            and not self._reads_clock(lookup)
         ]
 
     def _renders(self, node: Node) -> bool:
@@ -157,18 +158,18 @@ class Dating:
     @cached_property
     def _roots(self) -> dict[str, tuple[str, ...]]:
         """node -> the models from outside, be they adapters, that it is made of."""
-        found: dict[str, tuple[str, ...]] = {}
+        roots: dict[str, tuple[str, ...]] = {}
         for name, node in self._graph.nodes.items():
             sources = [
-                found[source.name]
+                roots[source.name]
                 for _, source, _ in self._graph.inputs[name]
                 if source.kind in MODELS
             ]
             if len(sources) > 1:
-                found[name] = tuple(dict.fromkeys(root for roots in sources for root in roots))
+                roots[name] = tuple(dict.fromkeys(chain.from_iterable(sources)))
             else:
-                found[name] = sources[0] if sources else (name,) if node.kind in MODELS else ()
-        return found
+                roots[name] = sources[0] if sources else (name,) if node.kind in MODELS else ()
+        return roots
 
     def _date(self, root: Node) -> tuple[str, str]:
         """The date, and where it comes from."""
@@ -187,20 +188,20 @@ class Dating:
             self.pinned(root, text)
         return (lock.template_date, "lock") if lock.template_date else (self._today, "first build")
 
-    def _reads_clock(self, state: State) -> bool:
-        if not state.outputs:
+    def _reads_clock(self, lookup: Lookup) -> bool:
+        if not lookup.outputs:
             return False
-        key = (state.node.name, state.outputs[""])
-        if key not in self._known:
-            self._known[key] = self._look(state)
-        return self._known[key]
+        key = (lookup.node.name, lookup.outputs[""])
+        if key not in self._clock_readers:
+            self._clock_readers[key] = self._look(lookup)
+        return self._clock_readers[key]
 
-    def _look(self, state: State) -> bool:
+    def _look(self, lookup: Lookup) -> bool:
         trace = None
         try:
-            if state.node.lies_at is not None:
-                files = clock.files_of(self._scan.recipe.folder / state.node.lies_at)
-            elif trace := state.trace or (self._traces.get(state.key) if state.key else None):
+            if lookup.node.lies_at is not None:
+                files = clock.files_of(self._scan.recipe.folder / lookup.node.lies_at)
+            elif trace := lookup.trace or (self._traces.get(lookup.key) if lookup.key else None):
                 if trace.reference:
                     files = clock.files_of(self._scan.recipe.folder / trace.reference)
                 else:

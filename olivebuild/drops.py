@@ -13,7 +13,7 @@ from olivebuild import opening
 
 if TYPE_CHECKING:
     from olivebuild.job import Job
-    from olivebuild.plan import State
+    from olivebuild.states import State
     from olivebuild.workspace import Workspace
 
 MAX_REASONS = 5

@@ -12,7 +12,8 @@ from msgspec.structs import asdict
 from olivebuild import numerics
 from olivebuild.console import unique_reasons
 from olivebuild.key import Reason, version_label
-from olivebuild.plan import Plan, State, Verdict
+from olivebuild.plan import Plan
+from olivebuild.states import State, Verdict
 from olivebuild.step import step_of
 from olivebuild.text import clean
 from olivebuild.wording import describe

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from olivebuild.errors import BuildError, InputError, Where
 from olivebuild.graph import Graph
-from olivebuild.plan import Plan, Planner, Verdict
+from olivebuild.plan import Plan, Planner
+from olivebuild.states import Verdict
 
 
 class Problem(NamedTuple):
@@ -57,10 +58,10 @@ def problems(planner: Planner, plan: Plan) -> list[Problem]:
 
 
 def _faults(planner: Planner, plan: Plan) -> Iterable[Problem]:
-    for name, state in plan.found.items():
-        if e := state.fault:
-            where = e.where or planner.scan.recipe.where(state.node.target)
-            yield Problem(state.node.target, where, e.fact, e.hint, (name,), fails=True)
+    for name, lookup in plan.lookups.items():
+        if e := lookup.fault:
+            where = e.where or planner.scan.recipe.where(lookup.node.target)
+            yield Problem(lookup.node.target, where, e.fact, e.hint, (name,), fails=True)
 
 
 def _stops(graph: Graph, plan: Plan, problem: Problem) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ def waiting_for(graph: Graph, plan: Plan, names: Iterable[str]) -> set[str]:
 
 def show_faults(plan: Plan) -> int:
     """The inputs that can't be read, as errors; the exit code that this is."""
-    faults = [state.fault for state in plan.found.values() if state.fault]
+    faults = [lookup.fault for lookup in plan.lookups.values() if lookup.fault]
     if faults:
         from olivebuild.console import show_error
 

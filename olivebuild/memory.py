@@ -27,10 +27,11 @@ import msgspec
 from olivebuild import digest, ourselves, snapshot
 from olivebuild.graph import Graph
 from olivebuild.node import Node, Outline, Record, is_builtin
-from olivebuild.plan import Plan, Planner, State, Verdict
+from olivebuild.plan import Plan, Planner
 from olivebuild.recipe import Recipe
 from olivebuild.seal import seal
 from olivebuild.snapshot import SEEN, Change, Data, Look
+from olivebuild.states import Demand, Lookup, State, Verdict
 from olivebuild.workspace import LAST
 
 NODES = "nodes.bin"
@@ -290,7 +291,7 @@ def _recalled(recipe: Recipe, pages: Pages, changed: set[int]) -> Recalled:
         head.limits,
     )
     graph.every = head.names
-    plan = Plan(list(head.goals))
+    plan = Plan(goals=list(head.goals))
     for number in numbers:
         one = known[number]
         node, place = one.node, Path(one.folder) if one.folder else None
@@ -299,18 +300,18 @@ def _recalled(recipe: Recipe, pages: Pages, changed: set[int]) -> Recalled:
             (edge, known[n].node, output)
             for edge, (n, output) in zip(node.edges, one.inputs, strict=True)
         ]
-        found = State(
-            node,
-            Verdict.FRESH,
-            head.keys[number] or None,
+        lookup = Lookup(
+            node=node,
+            verdict=Verdict.FRESH,
+            key=head.keys[number] or None,
             outputs=one.outputs,
             seconds=head.seconds[number],
-            thin=True,
+            from_db=True,
         )
-        plan.found[node.name] = found
-        plan.states[node.name] = msgspec.structs.replace(
-            found, folder=place, needed=one.needed, publish=one.publish
-        )
+        plan.lookups[node.name] = lookup
+        demand = Demand.FOLDER if one.needed else Demand.NOTHING
+        state = State.of(lookup, demand=demand, publish_when_built=one.publish)
+        plan.states[node.name] = msgspec.structs.replace(state, folder=place)
     here = set(numbers)
     plan.all_targets = tuple(dict.fromkeys(head.of))
     plan.keys_elsewhere = {
@@ -374,7 +375,7 @@ def remember(
     blocks = {
         name: _seen(planner, s, later if name in touched else started, started)
         for name, s in plan.states.items()
-        if not s.thin
+        if not s.from_db
     }
     if before and not blocks:
         return before.pages
@@ -497,8 +498,8 @@ def _known(
         users,
         outputs,
         folder,
-        state.needed,
-        state.publish,
+        state.demand is Demand.FOLDER,
+        state.publish_when_built,
         state.key or "",
         state.seconds,
     )

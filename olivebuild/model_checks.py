@@ -40,8 +40,9 @@ from olivebuild.model_config import (
 from olivebuild.model_numbers import NUMBERS, not_numbers, sizes_in, too_many
 from olivebuild.model_signs import made_for_something_else, methods_of_transformers, quantised_in
 from olivebuild.node import Node
-from olivebuild.plan import Plan, Planner, Verdict
+from olivebuild.plan import Plan, Planner
 from olivebuild.small_files import read_json
+from olivebuild.states import Verdict
 from olivebuild.tensors import READ_FILES, WHOLE, ignored_weights, weight_files
 
 OF_MODELS = (

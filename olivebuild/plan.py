@@ -1,98 +1,60 @@
-"""What would run and why: a verdict for every node, from keys, traces and what lies in build/.
+"""The analysis of a build: a verdict for every node, and the reasons for it.
 
-Never executes anything.
+It follows from keys, traces and what lies in build/. Nothing is executed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from enum import Enum
 from functools import cached_property
-from heapq import heapify, heappop, heappush
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from olivebuild.dating import Dating
-from olivebuild.errors import BuildError, Damaged, InputError
+from olivebuild.errors import Damaged, InputError
 from olivebuild.graph import Graph
 from olivebuild.key import Part, Reason, compare, key_of, parts_of
 from olivebuild.manifest import Manifest
 from olivebuild.node import Node
 from olivebuild.scan import Scan
+from olivebuild.states import WORST_FIRST, Demand, Lookup, State, Verdict
 from olivebuild.store import Store
 from olivebuild.trace import Trace, Traces
-from olivebuild.workspace import Workspace
+from olivebuild.worklist import Worklist
+from olivebuild.workspace import Last, Workspace
 
 
-class Verdict(Enum):
-    """FRESH: right and in place.
-
-    CACHED: will be restored. STALE: will run. WAITING: an input is not known yet. BROKEN: one can't
-    be read.
-    """
-
-    FRESH = "fresh"
-    CACHED = "cached"
-    STALE = "stale"
-    WAITING = "waiting"
-    BROKEN = "broken"
-
-
-class State(Struct):
-    """What is known of a node.
-
-    `key` is None while an input has no digest; `outputs` are the content digests to key others on.
-    """
-
-    node: Node
-    verdict: Verdict
-    key: str | None = None
-    parts: tuple[Part, ...] = ()
-    trace: Trace | None = None
-    manifest: Manifest | None = None
-    outputs: dict[str, str] | None = None
-    folder: Path | None = None
-    reasons: list[Reason] = []
-    seconds: float | None = None
-    needed: bool = False
-    """The folder must be there: for a user, or for a step that will run."""
-    read: bool = False
-    """Its bytes must be there, if only in the store: a step that will run reads them."""
-    publish: bool = False
-    """Goes into build/ when it is made now."""
-    thin: bool = False
-    """Known to be fresh from the last build: trace, parts and manifest were not read again; see
-    memory.py.
-    """
-    fault: BuildError | None = None
-    """Why what it reads, or is, has no digest."""
-
-
-class Plan(Struct, dict=True):
-    """States by node name, inputs first, for the nodes that the goals need.
-
-    `found` is what keys and traces say of each node; `states` is that in the light of who needs it
-    and of what lies in build/.
-    """
+class Plan(Struct, dict=True, kw_only=True):
+    """The nodes that the goals need, inputs first: their lookups and their states, by name."""
 
     goals: list[str]
-    found: dict[str, State] = {}
+    lookups: dict[str, Lookup] = {}
     states: dict[str, State] = {}
     all_targets: tuple[str, ...] = ()
-    """With those of nodes that are fresh and not here; see memory.py."""
+    """With those of nodes that are fresh and not in this plan; see memory.py."""
     keys_elsewhere: Mapping[str, str] = {}
+    """node -> key of those nodes."""
     seconds_elsewhere: float = 0.0
-    """What those took."""
+    """The wall time of their last runs."""
     small: dict[str, Path] = {}
     """The folders of models of which the small files are here, and the weights are not yet."""
 
+    @staticmethod
+    def unknown(goals: list[str], nodes: Iterable[Node]) -> Plan:
+        """Return a plan of nodes of which nothing is known."""
+        plan = Plan(goals=goals)
+        for node in nodes:
+            lookup = Lookup(node=node, verdict=Verdict.WAITING)
+            plan.lookups[node.name] = lookup
+            plan.states[node.name] = State.of(lookup)
+        return plan
+
     def target(self, name: str) -> tuple[Verdict, list[State]]:
-        """A target's verdict is the worst of its nodes'."""
+        """Return a target's verdict, the worst of its nodes', and the states of its nodes."""
         states = [self.states[n] for n in self.by_target[name]]
-        order = [Verdict.BROKEN, Verdict.STALE, Verdict.WAITING, Verdict.CACHED, Verdict.FRESH]
-        return min((s.verdict for s in states), key=order.index), states
+        return min((s.verdict for s in states), key=WORST_FIRST.index), states
 
     @property
     def targets(self) -> list[str]:
@@ -100,6 +62,7 @@ class Plan(Struct, dict=True):
 
     @property
     def fresh(self) -> list[str]:
+        """The targets that are fresh, those of nodes that are not in this plan included."""
         return [
             t
             for t in self.all_targets or self.by_target
@@ -113,14 +76,20 @@ class Plan(Struct, dict=True):
             names.setdefault(state.node.target, []).append(name)
         return names
 
+    def with_equal_keys(self, names: Iterable[str]) -> set[str]:
+        """Return the names, and those of nodes with the same keys: they have the same results."""
+        names = set(names)
+        keys = {self.lookups[name].key for name in names} - {None}
+        return names | {name for name, lookup in self.lookups.items() if lookup.key in keys}
 
-class Strayed(Exception):
-    """A node that was to be as it was last is not: what is made from it, and is not in this plan,
-    may have to be made, too.
+
+class FrozenNodeChanged(Exception):
+    """A node of a part of the graph is not as it was in the last build, and it has users outside
+    of that part, which may be out of date for it: only a plan of the whole graph is right.
     """
 
 
-class Planner(Struct, dict=True):
+class Planner(Struct, dict=True, kw_only=True):
     """Makes plans of one moment: `scan` is the disk as it was first seen, store and workspace are
     asked each time.
     """
@@ -130,10 +99,10 @@ class Planner(Struct, dict=True):
     store: Store
     traces: Traces
     workspace: Workspace
-    settled: frozenset[str] = frozenset()
-    """Nodes whose users are not all in the graph; see memory.py.
+    frozen: frozenset[str] = frozenset()
+    """Nodes that may have users outside of the graph; see memory.py.
 
-    When one of them has to be made again, `Strayed` is raised.
+    `FrozenNodeChanged` is raised when one of them has other outputs than before, or has to be made.
     """
 
     @cached_property
@@ -141,226 +110,313 @@ class Planner(Struct, dict=True):
         return Dating(self.graph, self.scan, self.store, self.traces)
 
     def plan(self, goals: Iterable[str], *, with_faults: bool = False) -> Plan:
-        """Raises InputError for the first input that has no digest; `with_faults`: such a node is
-        BROKEN, and the others are planned.
-        """
-        plan = Plan(list(goals))
-        names = [node.name for node in self.graph.closure(plan.goals)]
-        plan.found = {name: State(self.graph.nodes[name], Verdict.WAITING) for name in names}
-        plan.states = dict(plan.found)
-        self._decide(plan, names, set(names))
-        if not with_faults:
-            for state in plan.found.values():
-                if state.fault:
-                    raise state.fault
-        return plan
+        """Return a plan of all that the goals need.
 
-    def plan_from(self, plan: Plan, changed: Iterable[str]) -> Plan:
-        """The plan of now, given one in which all was fresh and what may have changed since."""
-        self._decide(plan, changed, set())
+        Raises InputError for the first input that has no digest. Using `with_faults`, such a node
+        is BROKEN instead, and the others are planned.
+        """
+        goals = list(goals)
+        plan = Plan.unknown(goals, self.graph.closure(goals))
+        self._refresh(plan, plan.lookups)
+        if not with_faults:
+            for lookup in plan.lookups.values():
+                if lookup.fault:
+                    raise lookup.fault
         return plan
 
     def update(self, plan: Plan, changed: Iterable[str]) -> None:
-        """Look again at the nodes of which something has changed, and at all that this changes: the
-        plan is what a new one would be.
-        """
-        changed = {name for name in changed if name in plan.states}
-        self._decide(plan, changed, set())
+        """Bring a plan up to date after something of the nodes `changed` has changed.
 
-    def _decide(self, plan: Plan, changed: Iterable[str], unknown: set[str]) -> None:
-        """`unknown` are the nodes of which nothing was known before, so that nothing stays as it
-        was.
+        Afterwards it equals a new one. Raises FrozenNodeChanged.
         """
-        order = self.graph.order
-        # Keys depend on what comes before, so inputs go first ...
-        queue = [(order[name], name) for name in changed]
-        heapify(queue)
-        touched = set()
-        while queue:
-            _, name = heappop(queue)
-            if name in touched:
-                continue
-            touched.add(name)
-            if self._found_anew(plan, name) and name not in unknown:
-                for user in self._users(plan, name):
-                    heappush(queue, (order[user], user))
-        # ... and who needs a folder on what comes after.
-        queue = [(-order[name], name) for name in touched]
-        heapify(queue)
-        placed, late = set(), set()
-        while queue:
-            _, name = heappop(queue)
-            if name in placed:
-                continue
-            placed.add(name)
-            if plan.found[name].thin and self._found_anew(plan, name):
-                # Lost since the memory was compared with the disk.
-                late |= self._users(plan, name)
-            before, now = plan.states[name], self._placed(plan, name)
+        self._refresh(plan, plan.states.keys() & changed)
+
+    def _refresh(self, plan: Plan, names: Iterable[str]) -> None:
+        """Look at nodes again, and at all that this changes.
+
+        Keys flow from inputs to users, and demand from users to inputs. Either stops where nothing
+        changes.
+        """
+        changed = set(names)
+        while changed:
+            visited = self._refresh_lookups(plan, changed)
+            changed = self._refresh_states(plan, visited)
+
+    def _refresh_lookups(self, plan: Plan, names: Iterable[str]) -> set[str]:
+        """Look nodes up again, and the users of those whose outputs changed.
+
+        Returns the nodes that were looked up.
+        """
+        visited = set()
+        worklist = Worklist(self.graph.order, names)
+        for name in worklist:
+            visited.add(name)
+            if self._look_up_again(plan, name):
+                worklist.add(self._users(plan, name))
+        return visited
+
+    def _refresh_states(self, plan: Plan, names: Iterable[str]) -> set[str]:
+        """Decide anew on nodes, and on the inputs of those whose verdicts changed.
+
+        Returns the users of results that turned out to be lost: they have to be looked up again.
+        """
+        lost = set()
+        worklist = Worklist(self.graph.order, names, upwards=True)
+        for name in worklist:
+            # What the last build knew was compared with the disk a while ago, and nothing was read
+            # since.
+            if plan.lookups[name].from_db and self._look_up_again(plan, name):
+                lost |= self._users(plan, name)
+            before, now = plan.states[name], self._state_for(plan, name)
             plan.states[name] = now
-            if name in self.settled and now.verdict is Verdict.STALE:
-                raise Strayed(name)
-            if name not in unknown and now.verdict != before.verdict:
-                for _, source, _ in self.graph.inputs[name]:
-                    heappush(queue, (-order[source.name], source.name))
-        if late:
-            self._decide(plan, late, set())
-
-    def _found_anew(self, plan: Plan, name: str) -> bool:
-        """Look a node up. True when others must be keyed anew."""
-        before = plan.found[name]
-        now = plan.found[name] = self._look_up(self.graph.nodes[name], plan.found)
-        if name in self.settled and now.outputs != before.outputs:
-            raise Strayed(name)
-        return now.outputs != before.outputs
+            if name in self.frozen and now.verdict is Verdict.STALE:
+                raise FrozenNodeChanged(name)
+            if now.verdict is not before.verdict:
+                worklist.add(source.name for _, source, _ in self.graph.inputs[name])
+        return lost
 
     def _users(self, plan: Plan, name: str) -> set[str]:
-        return {user for _, user in self.graph.users[name] if user in plan.found}
+        return {user for _, user in self.graph.users[name] if user in plan.lookups}
 
-    def _placed(self, plan: Plan, name: str) -> State:
-        found = plan.found[name]
-        node, state = found.node, replace(found, reasons=list(found.reasons))
-        kept = name == node.target and (node.target in plan.goals or not node.lazy)
-        users = [
-            (edge, plan.states[user].verdict)
-            for edge, user in self.graph.users[name]
-            if user in plan.states
-        ]
-        # One that waits may turn out fresh, so what it reads need not be there yet.
-        running = [edge for edge, verdict in users if verdict is Verdict.STALE]
-        state.read = bool(running)
-        state.needed = kept or any(not edge.by_tensors for edge in running)
-        state.publish = state.needed or any(
-            verdict is Verdict.WAITING and not edge.by_tensors for edge, verdict in users
-        )
-        self._place(state)
-        return state
+    # Lookups
 
-    def trace(self, node: Node, key: str) -> Trace | None:
-        """What is known under a key; what lacks an output of the node is not that, whoever wrote
-        it.
+    def _look_up_again(self, plan: Plan, name: str) -> bool:
+        """Look a node up. Returns whether its outputs changed, so that its users get new keys."""
+        before = plan.lookups[name]
+        now = plan.lookups[name] = self._look_up(self.graph.nodes[name], plan.lookups)
+        if now.outputs == before.outputs:
+            return False
+        if name in self.frozen:
+            raise FrozenNodeChanged(name)
+        return True
+
+    def _look_up(self, node: Node, lookups: Mapping[str, Lookup]) -> Lookup:
+        """Return the key of a node and the result under it, given the lookups of its inputs.
+
+        What can't be read is a fault of the node.
         """
-        found = self.traces.get(key)
-        return None if found is None or node.outputs.keys() - found.outputs.keys() else found
-
-    def _look_up(self, node: Node, states: dict[str, State]) -> State:
-        """The key of a node and what is known under it; what can't be read is a fault of the
-        node.
-        """
+        last, trace = self._last_build(node)
+        seconds = trace.seconds if trace else None
         try:
-            return self._looked_up(node, states)
+            if node.lies_at is not None:
+                return self._look_up_folder(node, node.lies_at, seconds)
+            if reasons := self._lacks(node, lookups):
+                return self._look_up_without_key(node, reasons, seconds)
+            parts = self._parts(node, lookups)
         except InputError as e:
             e.target = e.target or node.target
-            return State(node, Verdict.BROKEN, reasons=[Reason("fault", e.fact)], fault=e)
+            reasons = (Reason("fault", e.fact),)
+            return Lookup(node=node, verdict=Verdict.BROKEN, reasons=reasons, fault=e)
+        key = key_of(parts)
+        result = self.trace(node, key)
+        if result is None:
+            reasons = _why_stale(last, trace, parts)
+            return Lookup(
+                node=node,
+                verdict=Verdict.STALE,
+                key=key,
+                parts=parts,
+                reasons=reasons,
+                seconds=seconds,
+            )
+        return Lookup(
+            node=node,
+            verdict=Verdict.FRESH,
+            key=key,
+            parts=parts,
+            trace=result,
+            outputs=dict(result.outputs),
+            folder=Path(result.reference) if result.reference else None,
+            seconds=result.seconds,
+        )
 
-    def _looked_up(self, node: Node, states: dict[str, State]) -> State:
+    def _last_build(self, node: Node) -> tuple[Last | None, Trace | None]:
+        """Return the last result of a node in this workspace, whatever its key, and its trace."""
         last = self.workspace.last.get(node.name)
-        before = self.traces.get(last.key) if last else None
-        state = State(node, Verdict.FRESH, seconds=before.seconds if before else None)
-        if node.lies_at is not None:
-            state.folder = self.scan.recipe.folder / node.lies_at
-            state.outputs = {"": self.scan.model(node, state.folder, code=node.trusts)}
-            state.key = key_of([Part("file", "content", state.outputs[""])])
-            return state
+        return last, self.traces.get(last.key) if last else None
+
+    def _look_up_folder(self, node: Node, folder: str, seconds: float | None) -> Lookup:
+        """Look up a model that is used where it lies. Raises InputError."""
+        path = self.scan.recipe.folder / folder
+        content = self.scan.model(node, path, code=node.trusts)
+        return Lookup(
+            node=node,
+            verdict=Verdict.FRESH,
+            key=key_of([Part("file", "content", content)]),
+            outputs={"": content},
+            folder=path,
+            seconds=seconds,
+        )
+
+    def _lacks(self, node: Node, lookups: Mapping[str, Lookup]) -> tuple[Reason, ...]:
+        """Return what a node's key takes and is not known yet."""
+        reasons = [
+            Reason("input", source.target)
+            for _, source, _ in self.graph.inputs[node.name]
+            if lookups[source.name].outputs is None
+        ]
+        if node.source and self.scan.pin(node) == "":
+            reasons.append(Reason("source", node.source.text, None, "not pinned yet"))
+        return tuple(reasons)
+
+    def _look_up_without_key(
+        self, node: Node, reasons: tuple[Reason, ...], seconds: float | None
+    ) -> Lookup:
+        """Look up a node that has no key yet. Raises InputError."""
+        for wanted in node.files:
+            # What can't be read is said before hours of training, not after.
+            self.scan.check(node, wanted)
+        verdict = Verdict.STALE if self.scan.pin(node) == "" else Verdict.WAITING
+        return Lookup(node=node, verdict=verdict, reasons=reasons, seconds=seconds)
+
+    def _parts(self, node: Node, lookups: Mapping[str, Lookup]) -> tuple[Part, ...]:
+        """Return all of which a node's key is made. Raises InputError and RecipeError."""
         inputs = []
         for edge, source, output in self.graph.inputs[node.name]:
-            outputs = states[source.name].outputs
-            if outputs is None:
-                state.reasons.append(Reason("input", source.target))
-            else:
-                inputs.append((edge.role, outputs[output], edge.part or str(edge.ref)))
-        comes_from, pin = node.source, self.scan.pin(node)
-        if comes_from and pin == "":
-            state.reasons.append(Reason("source", comes_from.text, None, "not pinned yet"))
-        if state.reasons:
-            for wanted in node.files:
-                # What can't be read is said before hours of training, not after.
-                self.scan.check(node, wanted)
-            state.verdict = Verdict.STALE if pin == "" else Verdict.WAITING
-            return state
-        state.parts = parts_of(
+            outputs = lookups[source.name].outputs
+            assert outputs is not None
+            inputs.append((edge.role, outputs[output], edge.part or str(edge.ref)))
+        return parts_of(
             node,
             inputs,
             self.scan.files(node),
-            pin,
+            self.scan.pin(node),
             self.scan.libraries(node),
             self.scan.machine(node),
-            self.dating.parts(node, states),
+            self.dating.parts(node, lookups),
             self.scan.variables(node),
         )
-        state.key = key_of(state.parts)
-        state.trace = self.trace(node, state.key)
-        if state.trace is None:
-            state.verdict = Verdict.STALE
-            if before:
-                state.reasons = compare(before.parts, state.parts)
-            elif last:
-                state.reasons = [Reason("output", "the last trace", last.key, "missing")]
-            else:
-                state.reasons = [Reason("new", "never built here")]
-            return state
-        state.outputs, state.seconds = dict(state.trace.outputs), state.trace.seconds
-        if state.trace.reference:
-            state.folder = Path(state.trace.reference)
-        return state
 
-    def _place(self, state: State) -> None:
-        """FRESH, CACHED or, when neither build/ nor the store has the bytes, STALE."""
-        trace = state.trace
-        # What lies in build/ must be right; a lazy target that nobody wants there need not lie
-        # there.
-        lies_there = (
-            state.node.name == state.node.target
-            and self.workspace.place(state.node.target).exists()
-        )
-        state.publish = state.publish or lies_there
+    def trace(self, node: Node, key: str) -> Trace | None:
+        """Return the trace under a key.
+
+        One that lacks an output of the node is none, whoever wrote it.
+        """
+        trace = self.traces.get(key)
+        return None if trace is None or node.outputs.keys() - trace.outputs.keys() else trace
+
+    # States
+
+    def _state_for(self, plan: Plan, name: str) -> State:
+        """Return the state of a node, given the states of its users."""
+        demand, expected = self._demand(plan, name)
+        return self._verdict(plan.lookups[name], demand, expected)
+
+    def _demand(self, plan: Plan, name: str) -> tuple[Demand, Demand]:
+        """Return the demand for a node, and the one to expect once it is known which of the nodes
+        that wait will run.
+        """
+        node = self.graph.nodes[name]
+        is_wanted = name == node.target and (not node.lazy or node.target in plan.goals)
+        demand = expected = Demand.FOLDER if is_wanted else Demand.NOTHING
+        for edge, user in self.graph.users[name]:
+            state = plan.states.get(user)
+            wish = Demand.BYTES if edge.by_tensors else Demand.FOLDER
+            if state and state.verdict is Verdict.STALE:
+                demand = max(demand, wish)
+            elif state and state.verdict is Verdict.WAITING:
+                # It may turn out to be fresh, so what it reads need not be there yet.
+                expected = max(expected, wish)
+        return demand, max(demand, expected)
+
+    def _verdict(self, lookup: Lookup, demand: Demand, expected: Demand) -> State:
+        """Return the state of a node, given the demand for it.
+
+        Pure but for what it asks of store and workspace.
+        """
+        node, trace = lookup.node, lookup.trace
+        is_target = node.name == node.target
+        # What lies in build/ must be right, also where nobody wants it there any more.
+        in_build = is_target and self.workspace.place(node.target).exists()
+        publish = in_build or expected is Demand.FOLDER
+        if trace and in_build and not trace.reference:
+            demand = Demand.FOLDER
+        state = State.of(lookup, demand=demand, publish_when_built=publish)
         if trace is None:
-            return
+            return state
         if trace.reference:
-            self._check_reference(state)
-            return
-        state.needed = state.needed or lies_there
+            return self._with_reference(state)
         try:
-            state.manifest = self.store.manifest(trace.manifest)
+            manifest = self.store.manifest(trace.manifest)
         except (Damaged, ValueError) as e:
-            if state.needed or state.read:
-                state.verdict = Verdict.STALE
-                state.reasons = [Reason("output", "the cached result", trace.manifest, str(e))]
-            return
-        if state.node.name != state.node.target:
-            # The nodes that a target is made of are not put into build/ under names of their own.
-            if (state.needed or state.read) and (
-                fault := self.store.missing(state.manifest, computed=not state.needed)
-            ):
-                state.verdict, state.reasons = (
-                    Verdict.STALE,
-                    [Reason("output", "the cached result", fault.blob, fault.why)],
-                )
-            return
-        state.folder = self.workspace.place(state.node.target)
-        differs = self.workspace.differs(state.node.target, state.manifest)
-        if differs is None or not (state.needed or state.read):
-            return
-        fault = self.store.missing(state.manifest, computed=not state.needed)
-        if fault is None and not state.needed:
-            return
-        state.verdict = Verdict.STALE if fault else Verdict.CACHED
-        state.reasons = [
-            differs,
-            *([Reason("output", "the cached result", fault.blob, fault.why)] if fault else []),
-        ]
-        last = self.workspace.last.get(state.node.name)
-        if last and last.key != state.key and (before := self.traces.get(last.key)):
-            state.reasons = compare(before.parts, state.parts) or state.reasons
+            if demand is Demand.NOTHING:
+                return state
+            return _stale(state, Reason("output", "the cached result", trace.manifest, str(e)))
+        state = replace(state, manifest=manifest)
+        if is_target:
+            return self._with_folder(state, manifest)
+        return self._with_blobs(state, manifest)
 
-    def _check_reference(self, state: State) -> None:
+    def _with_reference(self, state: State) -> State:
+        """Return the state of a node whose result is a folder elsewhere, which has to be as it
+        was.
+        """
         assert state.folder
         assert state.outputs
-        assert state.trace
         try:
-            found = self.scan.model(state.node, state.folder, code=state.node.trusts)
-        except Exception:
-            found = "missing"
-        if found != state.outputs[""] and (state.needed or state.read):
-            state.verdict = Verdict.STALE
-            state.reasons = [Reason("output", str(state.folder), state.outputs[""], found)]
+            content = self.scan.model(state.node, state.folder, code=state.node.trusts)
+        except (InputError, OSError, ValueError):
+            # ValueError: a path that the system can't have. Any other error is a fault of ours.
+            content = "missing"
+        expected = state.outputs[""]
+        if content == expected or state.demand is Demand.NOTHING:
+            return state
+        return _stale(state, Reason("output", str(state.folder), expected, content))
+
+    def _with_blobs(self, state: State, manifest: Manifest) -> State:
+        """Return the state of a part of a target, which is never put into build/: its blobs are
+        enough.
+        """
+        if state.demand is Demand.NOTHING:
+            return state
+        lost = self._why_lost(manifest, state.demand)
+        return _stale(state, lost) if lost else state
+
+    def _with_folder(self, state: State, manifest: Manifest) -> State:
+        """Return the state of a target that has a result in the store: what of it is wanted is in
+        place, can be restored from the store, or has to be made again.
+        """
+        target = state.node.target
+        state = replace(state, folder=self.workspace.place(target))
+        if state.demand is Demand.NOTHING:
+            return state
+        difference = self.workspace.differs(target, manifest)
+        if difference is None:
+            return state
+        lost = self._why_lost(manifest, state.demand)
+        if lost is None and state.demand is Demand.BYTES:
+            return state
+        reasons = self._why_other_key(state) or (difference, *([lost] if lost else []))
+        return replace(state, verdict=Verdict.STALE if lost else Verdict.CACHED, reasons=reasons)
+
+    def _why_lost(self, manifest: Manifest, demand: Demand) -> Reason | None:
+        """Return what the store lacks of a node's result; tensors that can be computed are enough
+        for a demand of BYTES.
+        """
+        fault = self.store.missing(manifest, computed=demand is Demand.BYTES)
+        return Reason("output", "the cached result", fault.blob, fault.why) if fault else None
+
+    def _why_other_key(self, state: State) -> tuple[Reason, ...]:
+        """Return how the key of a node differs from that of its last result here, if it does."""
+        last = self.workspace.last.get(state.node.name)
+        if last is None or last.key == state.key:
+            return ()
+        trace = self.traces.get(last.key)
+        return tuple(compare(trace.parts, state.parts)) if trace else ()
+
+
+def _stale(state: State, reason: Reason) -> State:
+    return replace(state, verdict=Verdict.STALE, reasons=(reason,))
+
+
+def _why_stale(
+    last: Last | None, trace: Trace | None, parts: tuple[Part, ...]
+) -> tuple[Reason, ...]:
+    """Return why there is no result under a key, given the last result of its node in this
+    workspace and the trace of that.
+    """
+    if trace:
+        return tuple(compare(trace.parts, parts))
+    if last:
+        return (Reason("output", "the last trace", last.key, "missing"),)
+    return (Reason("new", "never built here"),)

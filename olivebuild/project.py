@@ -156,5 +156,12 @@ def _open(recipe: Recipe, before: Recalled | None) -> Project:
         raise RecipeError(fact, where=recipe.where(name), hint="give one of them another name")
     store = Store(cache_folder())
     scan = Scan(recipe, workspace.memo, lock)
-    settled = before.settled if before else frozenset()
-    return Project(graph, Planner(graph, scan, store, Traces(store), workspace, settled), before)
+    planner = Planner(
+        graph=graph,
+        scan=scan,
+        store=store,
+        traces=Traces(store),
+        workspace=workspace,
+        frozen=before.settled if before else frozenset(),
+    )
+    return Project(graph, planner, before)

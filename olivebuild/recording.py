@@ -14,8 +14,9 @@ from olivebuild import __version__
 from olivebuild.build import Report
 from olivebuild.events import Event, Listener
 from olivebuild.history import Entry, History, Judged, Made, Measured
-from olivebuild.plan import Plan, State
+from olivebuild.plan import Plan
 from olivebuild.project import Project
+from olivebuild.states import State
 from olivebuild.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def record(
     if plan is None or not (recorder.done or report.failed):
         return None
     ran = {node for node, (restored, _) in recorder.done.items() if not restored}
-    known = {name: s.seconds or 0.0 for name, s in plan.states.items() if s.trace or s.thin}
+    known = {name: s.seconds or 0.0 for name, s in plan.states.items() if s.trace or s.from_db}
     entry = Entry(
         goals=tuple(report.goals),
         time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from olivebuild.errors import RecipeError
 from olivebuild.graph import Graph
 from olivebuild.node import Node, amount_of
-from olivebuild.plan import Plan, State, Verdict
+from olivebuild.plan import Plan
+from olivebuild.states import Demand, State, Verdict
 
 UNKNOWN_SECONDS = 1.0
 """What a step counts that never ran here."""
@@ -38,7 +39,7 @@ class Turns:
         run = [
             s
             for s in plan.states.values()
-            if s.verdict is Verdict.STALE and (s.trace is None or s.needed or s.read)
+            if s.verdict is Verdict.STALE and (s.trace is None or s.demand is not Demand.NOTHING)
         ]
         run.sort(key=lambda s: -self._weight[s.node.name])
         return run + [s for s in plan.states.values() if s.verdict is Verdict.CACHED]

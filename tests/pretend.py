@@ -19,9 +19,9 @@ from olivebuild.build import Build, Report
 from olivebuild.events import Event
 from olivebuild.executors.local import LocalExecutor
 from olivebuild.history import Entry
-from olivebuild.plan import State, Verdict
 from olivebuild.project import Project, open_project
 from olivebuild.recording import Recorder, record
+from olivebuild.states import State, Verdict
 from olivebuild.steps._compare import comparisons
 from olivebuild.steps._figures import Judged, figures
 from olivebuild.steps._statistics import median_interval

@@ -52,11 +52,11 @@ class Site:
         recipe = load(self.folder / FILE_NAME)
         workspace, store = Workspace(self.folder), Store(self.cache)
         return Planner(
-            build_graph(recipe),
-            Scan(recipe, workspace.memo, Lockfile(self.folder / LOCK_NAME)),
-            store,
-            Traces(store),
-            workspace,
+            graph=build_graph(recipe),
+            scan=Scan(recipe, workspace.memo, Lockfile(self.folder / LOCK_NAME)),
+            store=store,
+            traces=Traces(store),
+            workspace=workspace,
         )
 
     def plan(self, *goals: str) -> Plan:
@@ -70,7 +70,7 @@ class Site:
         return {name: state.verdict.value for name, state in self.plan(*goals).states.items()}
 
     def reasons(self, target: str) -> list[Reason]:
-        return self.plan(target).states[target].reasons
+        return list(self.plan(target).states[target].reasons)
 
     def made(self, target: str, *, seconds: float = 1.0, publish: bool = True, **texts: str) -> str:
         """As if the target's step had run and written `texts`, output name -> content.

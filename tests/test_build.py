@@ -18,8 +18,9 @@ from olivebuild.build import Build, Report
 from olivebuild.errors import RecipeError, StepError
 from olivebuild.events import Event
 from olivebuild.executor import Action, Message, Needs, Outcome
-from olivebuild.plan import Plan, Planner, State, Strayed, Verdict
+from olivebuild.plan import FrozenNodeChanged, Plan, Planner
 from olivebuild.result import Result
+from olivebuild.states import State, Verdict
 from olivebuild.turns import Room, limits_of
 from tests import sites
 
@@ -72,7 +73,7 @@ def assert_same(one: Plan, other: Plan) -> None:
     assert list(one.states) == list(other.states)
     for a, b in zip(one.states.values(), other.states.values(), strict=True):
         assert facts(a) == facts(b)
-        if not (a.thin or b.thin):
+        if not (a.from_db or b.from_db):
             assert (a.parts, a.trace, a.manifest) == (b.parts, b.trace, b.manifest)
 
 
@@ -84,9 +85,8 @@ def facts(s: State) -> object:
         s.outputs,
         s.reasons,
         s.seconds,
-        s.needed,
-        s.read,
-        s.publish,
+        s.demand,
+        s.publish_when_built,
         s.folder,
     )
 
@@ -98,7 +98,8 @@ def _compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def update(self: Planner, plan: Plan, changed: Iterable[str]) -> None:
         real(self, plan, changed)
-        assert_same(plan, replace(self, settled=frozenset()).plan(plan.goals))
+        whole = replace(self, frozen=frozenset())
+        assert_same(plan, whole.plan(plan.goals, with_faults=True))
 
     monkeypatch.setattr(Planner, "update", update)
 
@@ -116,19 +117,18 @@ def run(
     try:
         if tried := memory.recall(recipe, state, full.store.root, goals):
             site.remembered += len(full.graph.closure(wanted)) - len(tried.changed)
-            planner = replace(full, graph=tried.graph, settled=tried.settled)
+            planner = replace(full, graph=tried.graph, frozen=tried.settled)
             try:
-                assert_part(
-                    planner.plan_from(tried.plan, tried.changed), site.planner().plan(wanted)
-                )
-            except Strayed:
+                planner.update(tried.plan, tried.changed)
+                assert_part(tried.plan, site.planner().plan(wanted))
+            except FrozenNodeChanged:
                 site.strayed += 1
         before = memory.recall(recipe, state, full.store.root, goals)
         try:
             report = Build(planner, steps, events.append, room, keep_going=keep_going).run(
                 wanted, before
             )
-        except Strayed:
+        except FrozenNodeChanged:
             before, planner = None, site.planner()
             report = Build(planner, steps, events.append, room, keep_going=keep_going).run(wanted)
         if report.plan and not report.errors:

@@ -20,8 +20,9 @@ from olivebuild.errors import RecipeError
 from olivebuild.explain import to_text, why
 from olivebuild.key import Part, Reason
 from olivebuild.lockfile import FILE_NAME, Lockfile
-from olivebuild.plan import Plan, Verdict
+from olivebuild.plan import Plan
 from olivebuild.recipe import load
+from olivebuild.states import Verdict
 from tests.sites import Site
 
 LLAMA = """\
@@ -292,7 +293,7 @@ def test_all_other_keys_have_none(site: Site, template: str) -> None:
     site.write("base/chat_template.jinja", template)
     plan = site.plan()
     assert not dates(plan)
-    assert not site.planner().dating.told(plan)
+    assert not site.planner().dating.told(plan.lookups)
     assert build(site)[1] == []
     assert not (site.folder / FILE_NAME).exists()
 
@@ -333,7 +334,7 @@ def test_another_date_is_a_reason_that_why_tells(site: Site) -> None:
     assert site.plan("adapter").states["adapter"].verdict is Verdict.FRESH
     site.edit("source: base}", "source: base, template_date: 2027-01-02}")
     plan, planner = site.plan("adapter"), site.planner()
-    assert plan.states["adapter"].reasons == [
+    assert list(plan.states["adapter"].reasons) == [
         Reason("parameter", "template_date", "2026-11-28", "2027-01-02")
     ]
     assert "parameter template_date: 2026-11-28 -> 2027-01-02" in to_text(
@@ -385,7 +386,7 @@ def test_a_field_that_is_no_date_is_an_error_with_its_line(site: Site, given: st
 def test_a_field_without_effect_is_told(site: Site) -> None:
     site.write("base/chat_template.jinja", CHATML)
     site.edit("source: base}", "source: base, template_date: 2026-01-02}")
-    said = [text for _, text in site.planner().dating.ignored(site.plan())]
+    said = [text for _, text in site.planner().dating.ignored(site.plan().lookups)]
     assert said == [
         "template_date changes nothing: the chat template of base does not read the clock"
     ]
@@ -412,7 +413,7 @@ def test_what_was_seen_of_a_model_holds_where_it_is_not(site: Site) -> None:
         )
     )
     assert planner.dating.parts(
-        planner.graph.nodes["adapter"], planner.plan(["adapter"]).found
+        planner.graph.nodes["adapter"], planner.plan(["adapter"]).lookups
     ) == [Part("parameter", "template_date", "2026-11-28")]
     planner.traces.close()
 
@@ -440,7 +441,7 @@ def test_a_plan_pins_nothing_and_says_with_which_date(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told() -> str:
-        return "; ".join(map(str, site.planner().dating.told(site.plan())))
+        return "; ".join(map(str, site.planner().dating.told(site.plan().lookups)))
 
     assert told() == (
         "the chat template of base reads the clock: it will be rendered with the date of the "
@@ -485,7 +486,7 @@ def test_the_command_line_tells_and_updates(site: Site, monkeypatch: pytest.Monk
         == "template_date: 2026-11-28 -> 2027-06-01\n"
     )
     assert command(site, "update", "--template-date").output == "template_date: unchanged\n"
-    assert site.plan("adapter").states["adapter"].reasons == [
+    assert list(site.plan("adapter").states["adapter"].reasons) == [
         Reason("parameter", "template_date", "2026-11-28", "2027-06-01")
     ]
     for word, fact in (

@@ -14,7 +14,7 @@ import pytest
 from olivebuild.errors import InputError
 from olivebuild.findings import Problem, problems
 from olivebuild.key import Reason
-from olivebuild.plan import Verdict
+from olivebuild.states import Verdict
 from tests.conftest import Place
 from tests.sites import Site
 from tests.test_tensors import WEIGHTS, index, write
@@ -201,7 +201,7 @@ def test_the_fault_is_a_reason_and_the_worst_verdict(site: Site) -> None:
     planner = site.planner()
     plan = planner.plan(["copied"], with_faults=True)
     assert plan.target("copied")[0] is Verdict.BROKEN
-    assert plan.states["copied"].reasons == [Reason("fault", "given does not exist")]
+    assert list(plan.states["copied"].reasons) == [Reason("fault", "given does not exist")]
     planner.traces.close()
 
 

@@ -27,7 +27,7 @@ from olivebuild.history import History
 from olivebuild.index import JsonDisk
 from olivebuild.journal import Journal
 from olivebuild.lockfile import Lockfile
-from olivebuild.plan import Plan, Strayed
+from olivebuild.plan import FrozenNodeChanged, Plan
 from olivebuild.project import open_changed, open_graph, open_project
 from olivebuild.recipe import FILE_NAME
 from olivebuild.steps._rows import read_file
@@ -200,7 +200,7 @@ class Cached:
                 return Build(project.planner, Refusing(), lambda _: None).run(
                     project.goals([]), project.before
                 )
-            except Strayed:
+            except FrozenNodeChanged:
                 assert project.before
             finally:
                 project.planner.traces.close()

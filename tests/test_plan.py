@@ -14,8 +14,8 @@ from olivebuild.accepting import accept_target
 from olivebuild.errors import BuildError
 from olivebuild.explain import to_text, why
 from olivebuild.key import Reason
-from olivebuild.plan import Verdict
 from olivebuild.recipe import FILE_NAME
+from olivebuild.states import Verdict
 from olivebuild.steps.command import STEP
 from olivebuild.store import Store
 from olivebuild.workspace import Workspace
@@ -37,7 +37,7 @@ def built(site: Site) -> Site:
 
 def test_what_was_never_built_is_stale_and_what_needs_it_waits(site: Site) -> None:
     states = site.plan().states
-    assert [(s.verdict, s.reasons, s.seconds) for s in states.values()] == [
+    assert [(s.verdict, list(s.reasons), s.seconds) for s in states.values()] == [
         (Verdict.STALE, NEW, None),
         (Verdict.WAITING, [Reason("input", "a")], None),
         (Verdict.WAITING, [Reason("input", "b")], None),
@@ -55,7 +55,7 @@ def test_planning_makes_nothing(site: Site) -> None:
 
 def test_what_was_built_is_fresh(built: Site) -> None:
     states = built.plan().states
-    assert [(s.verdict, s.reasons, s.seconds) for s in states.values()] == [
+    assert [(s.verdict, list(s.reasons), s.seconds) for s in states.values()] == [
         (Verdict.FRESH, [], s) for s in (10.0, 20.0, 30.0)
     ]
 
@@ -70,7 +70,7 @@ def test_an_edit_makes_stale_what_reads_it_and_what_follows_waits_with_its_last_
     built.write("in.txt", "other")
     states = built.plan().states
     old, new = (f".txt:{digest.of_bytes(text)}" for text in ("input", "other"))
-    assert [(s.verdict, s.reasons, s.seconds) for s in states.values()] == [
+    assert [(s.verdict, list(s.reasons), s.seconds) for s in states.values()] == [
         (Verdict.STALE, [Reason("file", "in.txt", old, new)], 10.0),
         (Verdict.WAITING, [Reason("input", "a")], 20.0),
         (Verdict.WAITING, [Reason("input", "b")], 30.0),
@@ -151,7 +151,10 @@ def test_a_known_result_of_another_key_is_restored_with_its_reason(built: Site) 
     built.write("in.txt", "input")
     state = built.plan("a").states["a"]
     old, new = (f".txt:{digest.of_bytes(text)}" for text in ("other", "input"))
-    assert (state.verdict, state.reasons) == (Verdict.CACHED, [Reason("file", "in.txt", old, new)])
+    assert (state.verdict, list(state.reasons)) == (
+        Verdict.CACHED,
+        [Reason("file", "in.txt", old, new)],
+    )
 
 
 @pytest.mark.parametrize("target", ["a", "b", "c"])
@@ -160,7 +163,7 @@ def test_a_deleted_folder_is_restored(built: Site, target: str) -> None:
     assert manifest
     shutil.rmtree(built.folder / "build" / target)
     assert built.verdicts() == {"a": "fresh", "b": "fresh", "c": "fresh"} | {target: "cached"}
-    assert built.plan().states[target].reasons == [
+    assert list(built.plan().states[target].reasons) == [
         Reason("output", f"build/{target}", manifest.digest, "missing")
     ]
 
@@ -168,7 +171,7 @@ def test_a_deleted_folder_is_restored(built: Site, target: str) -> None:
 def test_a_changed_result_is_restored(built: Site) -> None:
     built.write("build/b/y.txt", "!")
     assert built.verdicts() == {"a": "fresh", "b": "cached", "c": "fresh"}
-    assert built.plan().states["b"].reasons == [
+    assert list(built.plan().states["b"].reasons) == [
         Reason("output", "build/b/y.txt", digest.of_bytes("Y"), digest.of_bytes("!"))
     ]
 
@@ -208,7 +211,7 @@ def test_a_lost_trace_makes_stale_and_says_so(built: Site) -> None:
     (built.cache / "blobs" / key[:2] / f"{key}.trace").unlink()
     shutil.rmtree(built.cache / "traces")
     state = built.plan().states["c"]
-    assert (state.verdict, state.reasons) == (
+    assert (state.verdict, list(state.reasons)) == (
         Verdict.STALE,
         [Reason("output", "the last trace", key, "missing")],
     )

@@ -12,8 +12,8 @@ from olivebuild import digest, machine
 from olivebuild.errors import InputError
 from olivebuild.key import Reason
 from olivebuild.lockfile import FILE_NAME as LOCK_NAME
-from olivebuild.plan import Verdict
 from olivebuild.recipe import FILE_NAME
+from olivebuild.states import Verdict
 from olivebuild.trace import Trace
 from olivebuild.workspace import Last
 from tests.sites import Site
@@ -197,7 +197,7 @@ def test_a_library_upgrade_is_a_reason(model_site: Site, monkeypatch: pytest.Mon
 
 def test_a_remote_source_is_not_asked_but_pinned(tmp_path: Path) -> None:
     site = Site(tmp_path, MODEL.replace("tiny", "'hf:a/b'"))
-    assert [(s.verdict, s.reasons) for s in site.plan("onnx").states.values()] == [
+    assert [(s.verdict, list(s.reasons)) for s in site.plan("onnx").states.values()] == [
         (Verdict.STALE, [Reason("source", "hf:a/b", None, "not pinned yet")]),
         (Verdict.WAITING, [Reason("input", "base")]),
     ]
@@ -237,4 +237,21 @@ def test_a_file_that_a_waiting_target_reads_must_be_there_at_once(tmp_path: Path
     assert (str(caught.value.where), caught.value.fact) == (
         f"{FILE_NAME}:3:65",
         "data/missing.txt does not exist",
+    )
+
+
+@pytest.mark.parametrize("folder", ["gone", "a**b", "a\0b"])
+def test_a_referenced_folder_that_can_not_be_read_is_missing(tmp_path: Path, folder: str) -> None:
+    """A trace may come from elsewhere, with a path that is none on this system."""
+    site = Site(tmp_path, MODEL.replace("tiny", "'hf:a/b'"))
+    site.write(LOCK_NAME, json.dumps({"version": 1, "sources": {"hf:a/b": "1"}, "libraries": {}}))
+    planner = site.planner()
+    base = planner.plan(["base"]).states["base"]
+    assert base.key
+    planner.traces.put(Trace(base.key, "model", base.parts, {"": "0" * 32}, reference=folder))
+    planner.traces.close()
+    state = site.plan("base").states["base"]
+    assert (state.verdict, list(state.reasons)) == (
+        Verdict.STALE,
+        [Reason("output", folder, "0" * 32, "missing")],
     )

@@ -33,7 +33,7 @@ from olivebuild.digest import filesystem_time
 from olivebuild.errors import BuildError
 from olivebuild.executor import Action, Message, Outcome
 from olivebuild.job import Job
-from olivebuild.plan import Strayed
+from olivebuild.plan import FrozenNodeChanged
 from olivebuild.project import cache_folder, open_changed, open_project
 from olivebuild.step import step_of
 from olivebuild.store import Store
@@ -89,7 +89,7 @@ def build(folder: Path) -> dict[str, Any]:
         report = Build(project.planner, Inline(), lambda _: None).run(
             project.goals([]), project.before
         )
-    except Strayed:
+    except FrozenNodeChanged:
         project = open_project(folder, None)
         report = Build(project.planner, Inline(), lambda _: None).run(project.goals([]))
     if report.plan and not report.errors:

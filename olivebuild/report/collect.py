@@ -16,12 +16,13 @@ from olivebuild.drawing import edges
 from olivebuild.errors import BuildError
 from olivebuild.gates import Judgement
 from olivebuild.history import Entry
-from olivebuild.plan import Plan, State, Verdict
+from olivebuild.plan import Plan
 from olivebuild.project import Project
 from olivebuild.recording import history_of, machine_of
 from olivebuild.report import benches, choices, datasets
 from olivebuild.report.data import BuildLine, Curve, Report, Target, Training
 from olivebuild.report.evidence import Evidence
+from olivebuild.states import State, Verdict
 from olivebuild.trace import Trace
 from olivebuild.wording import describe
 
