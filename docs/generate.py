@@ -1,0 +1,204 @@
+"""Write the generated parts of the reference: commands from click, fields from the kinds.
+
+    python docs/generate.py            # write
+    python docs/generate.py --check    # exit 1 and name the pages that would change
+
+A page keeps its own text outside of `<!-- generated: NAME -->` ... `<!-- end -->`. The text of a
+field is its docstring in the code, or stands in docs/reference/fields.toml.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import textwrap
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+from olivebuild.cli import main as olivebuild
+from olivebuild.schema import recipe_schema
+from olivebuild.step import kinds, step_of
+
+REFERENCE = Path(__file__).parent / "reference"
+BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+COMMON = {"-f", "-C"}
+"""Options that the page describes once."""
+EVERY_TARGET = ("kind", "matrix", "resources")
+"""Fields that the page describes once."""
+
+
+def commands() -> str:
+    """Return a section for each command: what it does, its options, its examples."""
+    context = click.Context(olivebuild, info_name="olivebuild")
+    sections = []
+    for name in olivebuild.list_commands(context):
+        command = olivebuild.get_command(context, name)
+        assert command is not None
+        sections.append(_command(name, command))
+    return "\n".join(sections)
+
+
+def _command(name: str, command: click.Command) -> str:
+    help_text, _, examples = inspect.cleandoc(command.help or "").partition("\b\n")
+    # Line ends within a paragraph are those of the source.
+    paragraphs = [" ".join(p.split()) for p in help_text.strip().split("\n\n")]
+    arguments = [p for p in command.params if isinstance(p, click.Argument)]
+    usage = " ".join([f"olivebuild {name}", *map(_argument, arguments)])
+    parts = [f"## {name}", f"`{usage}`", *paragraphs]
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    rows = [_option(o) for o in options if not COMMON & set(o.opts)]
+    if rows:
+        parts.append("\n".join(["| option | does |", "|---|---|", *rows]))
+    parts.append(f"```sh\n{textwrap.dedent(examples).strip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _argument(argument: click.Argument) -> str:
+    text = argument.human_readable_name.upper() + ("..." if argument.nargs == -1 else "")
+    return text if argument.required else f"[{text.replace('S...', '...')}]"
+
+
+def _option(option: click.Option) -> str:
+    value = "" if option.is_flag else f" {option.metavar or option.type.name.upper()}"
+    text = option.help or ""
+    if not option.is_flag and isinstance(option.default, int | float | str):
+        text += f" Default: `{option.default}`."
+    return f"| `{', '.join(option.opts)}{value}` | {_cell(text)} |"
+
+
+def recipe() -> str:
+    """Return a table of fields for each kind and for each record that a field holds."""
+    texts = tomllib.loads((REFERENCE / "fields.toml").read_text("utf-8"))
+    definitions = recipe_schema()["$defs"]
+    sections, unused = [], {(record, name) for record in texts for name in texts[record]}
+    for kind in kinds():
+        step = step_of(kind)
+        assert step is not None
+        models = [(kind, step.fields), *((m.__name__, m) for m in _nested(step.fields))]
+        for record, model in models:
+            heading = f"## {record}" if record == kind else f"### {record}"
+            intro = step.summary[0].upper() + step.summary[1:] + "."
+            intro = intro if record == kind else _introduction(model)
+            table = _fields(record, model, definitions[record], texts.get(record, {}), unused)
+            sections.append(f"{heading}\n\n{intro}\n\n{table}\n")
+    if unused:
+        raise SystemExit(f"fields.toml describes what is no field, or has a docstring: {unused}")
+    return "\n".join(sections)
+
+
+def _fields(
+    record: str,
+    model: type[BaseModel],
+    schema: dict[str, Any],
+    texts: dict[str, str],
+    unused: set[tuple[str, str]],
+) -> str:
+    docstrings = _docstrings(model)
+    required = {*schema.get("required", []), *schema.get("then", {}).get("required", [])}
+    rows = []
+    for name, field in schema["properties"].items():
+        if name in EVERY_TARGET:
+            continue
+        text = texts.get(name) or docstrings.get(name)
+        if not text:
+            raise SystemExit(f"{record}.{name} has no docstring and no text in fields.toml")
+        unused.discard((record, name))
+        rows.append(
+            f"| `{name}` | {_type(field)} | {_default(field, name in required)} | {_cell(text)} |"
+        )
+    return "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *rows])
+
+
+def _nested(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield the records among a model's fields, `Training` of an adapter for example."""
+    for field in model.model_fields.values():
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        for candidate in candidates:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                yield candidate
+
+
+def _docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Return the string below each field, by the field's name in a recipe."""
+    (class_def,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(class_def, ast.ClassDef)
+    texts = {}
+    for statement, below in zip(class_def.body, class_def.body[1:], strict=False):
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            texts[statement.target.id.rstrip("_")] = str(below.value.value)
+    return texts
+
+
+def _introduction(model: type[BaseModel]) -> str:
+    return " ".join((inspect.getdoc(model) or "").split())
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """Return a JSON Schema's type in words: `integer > 0`, `` `a` or `b` ``."""
+    if "anyOf" in schema:
+        return " or ".join(_type(s) for s in schema["anyOf"] if s.get("type") != "null")
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if schema["type"] == "array":
+        return f"list of {_type(schema['items'])}"
+    if schema["type"] == "object":
+        return f"mapping to {_type(schema['additionalProperties'])}"
+    bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    limits = [f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
+    return " ".join([schema["type"], ", ".join(limits)]).strip()
+
+
+def _default(schema: dict[str, Any], required: bool) -> str:
+    if required:
+        return "required"
+    value = schema.get("default")
+    if value is None or isinstance(value, dict | list):
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _cell(text: str) -> str:
+    """Return text on one line, with what would end a table's cell escaped."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+PAGES: dict[str, Callable[[], str]] = {"commands": commands, "recipe": recipe}
+
+
+def pages() -> dict[Path, str]:
+    """Return each page of the reference with its generated parts as they should be."""
+    contents = {}
+    for file in sorted(REFERENCE.glob("*.md")):
+        old = file.read_text("utf-8")
+        contents[file] = BLOCK.sub(lambda m: f"{m[1]}\n{PAGES[m[2]]()}\n{m[3]}", old)
+    return contents
+
+
+def stale() -> list[Path]:
+    """Return the pages whose generated parts are not as they should be."""
+    return [file for file, text in pages().items() if file.read_text("utf-8") != text]
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv[1:]:
+        if files := stale():
+            sys.exit(
+                f"run python docs/generate.py: {', '.join(f.name for f in files)} would change"
+            )
+    else:
+        for file, text in pages().items():
+            file.write_text(text, "utf-8")
