@@ -62,10 +62,20 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The site, warnings as errors, in docs/_build."""
+    if not os.environ.get("OLIVEBUILD_NOX_HERE"):
+        session.install("-c", "constraints.txt", "-e", ".[docs]")
+    options = ("-q", "-W", "--keep-going", "-n", "-b", "html", *session.posargs)
+    session.run("sphinx-build", *options, "docs", "docs/_build")
+
+
+@nox.session
 def ci(session: nox.Session) -> None:
     """All that a change must pass: under 20 minutes on 2 cores."""
     lint(session)
     types(session)
+    docs(session)
     session.run("pytest", *AT_ONCE, *session.posargs, env={"OLIVEBUILD_FUZZ_SECONDS": FUZZ_SECONDS})
 
 
