@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from olivebuild.small_files import parse_json
+from olivebuild.small_files import parse_json, read_bytes
 
 FUNCTION = "strftime_now"
 FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
@@ -207,11 +207,11 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
     Raises OSError when there is no such folder.
     """
-    found = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
+    found = {name: read_bytes(folder / name) for name in FILES if (folder / name).is_file()}
     if not found and not folder.is_dir():
         raise FileNotFoundError(folder)
     return found | {
-        f"{FOLDER}/{path.name}": path.read_bytes()
+        f"{FOLDER}/{path.name}": read_bytes(path)
         for path in sorted((folder / FOLDER).glob("*.jinja"))
         if path.is_file()
     }

@@ -9,12 +9,12 @@ hold what another wrote.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from olivebuild.errors import InputError, Where
+from olivebuild.small_files import read_json
 
 READ_FIRST = "would let it: look at what it names first"
 MODEL_HINT = f"trust_remote_code: true on the model {READ_FIRST}"
@@ -48,7 +48,7 @@ def of_model(folder: Path) -> Iterator[Fault]:
     """
     file = folder / "config.json"
     try:
-        config = json.loads(file.read_text("utf-8"))
+        config = read_json(file)
     except (OSError, ValueError, RecursionError):
         # Its readers tell.
         return
@@ -73,7 +73,7 @@ def of_adapter(config: Mapping[str, Any]) -> Iterator[Fault]:
 
 def of_adapter_folder(folder: Path) -> Iterator[Fault]:
     try:
-        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        config = read_json(folder / "adapter_config.json")
     except (OSError, ValueError, RecursionError):
         return
     if isinstance(config, dict):

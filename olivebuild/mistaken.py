@@ -8,6 +8,7 @@ from collections.abc import Collection
 from fnmatch import fnmatch
 from pathlib import Path
 
+from olivebuild import opening
 from olivebuild.small_files import read_json
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -53,7 +54,7 @@ def weights_like(head: bytes) -> tuple[str, str] | None:
 
 
 def head_of(file: Path) -> bytes:
-    with open(file, "rb") as f:
+    with opening.open_file(file) as f:
         return f.read(BEGINNING)
 
 

@@ -216,11 +216,7 @@ SMALL = (
 def _malformed(file: Path) -> str:
     """Why a file is no JSON object; empty where it is one, or where there is none."""
     try:
-        return (
-            ""
-            if isinstance(json.loads(file.read_text("utf-8")), dict)
-            else "it is not a JSON object"
-        )
+        return "" if isinstance(read_json(file), dict) else "it is not a JSON object"
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, RecursionError) as e:
@@ -338,11 +334,7 @@ class Look:
     def _not_numbers(self) -> Finding | None:
         for name in NUMBERS:
             with contextlib.suppress(OSError, ValueError, RecursionError):
-                data = (
-                    self.config
-                    if name == "config.json"
-                    else json.loads((self.folder / name).read_text("utf-8"))
-                )
+                data = self.config if name == "config.json" else read_json(self.folder / name)
                 if finding := not_numbers(name, data):
                     return finding
         return None

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from olivebuild import opening
+
 MOST_FIELDS = 4_000_000
 """A graph of a large model has some hundred thousand fields.
 
@@ -54,7 +56,7 @@ _TEXTS: Mapping[int, tuple[int, int]] = {_NODE: (7, 4), _FUNCTION: (10, 1), _ENT
 
 def named_in(path: Path) -> Named:
     """Raises ValueError for what is no ONNX file, OSError."""
-    with open(path, "rb") as f:
+    with opening.open_file(path) as f:
         if not path.stat().st_size:
             raise ValueError("the file is empty")
         with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -22,6 +22,7 @@ from typing import Any
 from olivebuild.digest import files_below
 from olivebuild.foreign import Fault
 from olivebuild.onnx_file import Named, named_in
+from olivebuild.small_files import read_json, read_text
 
 CONFIG = "genai_config.json"
 READ = (
@@ -143,7 +144,7 @@ def faults(folder: Path) -> Iterator[Fault]:
     config = folder / CONFIG
     if config.is_file():
         try:
-            yield from _of_config(json.loads(config.read_text("utf-8"), object_pairs_hook=_once))
+            yield from _of_config(json.loads(read_text(config), object_pairs_hook=_once))
         except (ValueError, RecursionError) as e:
             yield Fault(f"can't be read: {e}", CONFIG)
     for path in graphs(folder):
@@ -197,7 +198,7 @@ def weights_in(folder: Path) -> set[str]:
 def _data_files(folder: Path) -> Iterator[str]:
     """What genai_config.json names as files of its own."""
     try:
-        found = json.loads((folder / CONFIG).read_text("utf-8"))
+        found = read_json(folder / CONFIG)
     except (OSError, ValueError, RecursionError):
         return
     stack = [found]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from olivebuild import digest
+from olivebuild import digest, names
 from olivebuild import recipe as recipes
 from olivebuild.errors import RecipeError, StoreError
 from olivebuild.graph import Graph, build_graph
@@ -110,7 +110,12 @@ def _find(folder: Path, file: str | None) -> Path:
         raise RecipeError(
             f"{folder} is not a folder", where="-C", hint="name the folder that holds the recipe"
         )
-    return recipes.find(folder, file)
+    path = recipes.find(folder, file)
+    if not names.is_text(place := str(path.resolve())):
+        fact = f"the name {place!r} is not UTF-8 text"
+        hint = "rename the folder, or the file: the name goes into the history of builds"
+        raise RecipeError(fact, hint=hint)
+    return path
 
 
 def open_graph(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Graph:

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from olivebuild import environment
+from olivebuild import environment, opening
 from olivebuild.commandline import words_in
 from olivebuild.digest import Count
 from olivebuild.node import Program
@@ -49,7 +49,7 @@ class Reading(msgspec.Struct):
 
 def facts_of(path: Path, _count: Count) -> str:
     """What a script's text says, as JSON; nothing of what is no script."""
-    with open(path, "rb") as f:
+    with opening.open_file(path) as f:
         head = f.read(256)
         first = head.partition(b"\n")[0] if head.startswith(b"#!") else b""
         is_python = path.suffix in PYTHON or b"python" in first

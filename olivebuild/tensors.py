@@ -330,8 +330,10 @@ def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[P
             "the model folder holds an adapter (adapter_config.json)", where=str(folder), hint=hint
         )
     patterns = (*READ_FILES, *CODE_FILES) if code else READ_FILES
-    found = [p for parent in (folder, *folders_in(folder)) for p in parent.iterdir() if p.is_file()]
-    read = [p for p in found if any(_fits(name_in(folder, p), pattern) for pattern in patterns)]
+    listed = [p for parent in (folder, *folders_in(folder)) for p in parent.iterdir()]
+    named = [p for p in listed if any(_fits(name_in(folder, p), pattern) for pattern in patterns)]
+    # Pipes and devices, too, so that they are told.
+    read = [p for p in named if p.exists() and not p.is_dir()]
     for path in read:
         check_size(path)
     return weights, sorted(read, key=lambda p: name_in(folder, p))

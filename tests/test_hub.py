@@ -164,3 +164,25 @@ def test_a_pipe_in_the_hubs_cache_is_not_waited_for(tmp_path: Path) -> None:
         os.mkfifo(blobs / digest)
         (snapshot / name).symlink_to(f"../../blobs/{digest}")
     assert _damaged(snapshot, None) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("of", ["file", "pipe", "link to a file"])
+def test_a_snapshot_that_is_no_folder_is_one_error(
+    place: Place, repository: Path, asked: Callable[[], list[str]], of: str
+) -> None:
+    configured(architectures=["NewForCausalLM"], model_type="new")(repository)
+    assert place.build("merged").code == 1
+    place.environment["HF_HUB_OFFLINE"] = "1"
+    snapshot = next(Path(place.environment["HF_HOME"]).glob("hub/*/snapshots/*"))
+    shutil.rmtree(snapshot)
+    if of == "pipe":
+        os.mkfifo(snapshot)
+    elif of == "file":
+        snapshot.write_text("{}")
+    else:
+        snapshot.symlink_to(place.recipe)
+    done = place.build("merged")
+    assert done.code == 1
+    assert "olivebuild.yaml:3:" in done.err
+    assert "is not a folder\n" in done.err
+    assert "hint: delete it, and it is fetched again" in done.err

@@ -19,6 +19,7 @@ from olivebuild.streams import harmless
 from olivebuild.text import clean
 from tests.conftest import Place, rows, write_rows
 from tests.terminal import Terminal
+from tests.test_model_config import make_base
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="such files can't be made there")
 
@@ -94,6 +95,75 @@ def test_no_named_file_is_waited_for(place: Place, name: str) -> None:
     assert done.err.count("error:") == 1
     assert name.rpartition("/")[2] in done.err or "--in" in done.err
     assert "Traceback" not in done.err
+
+
+CHAIN = """\
+targets:
+  rows: {kind: dataset, source: rows.jsonl, prompt: "{phrase}", completion: " {tone}"}
+  base: {kind: model, source: ./base}
+  adapter: {kind: adapter, source: ./adapter}
+  merged: {kind: merged, model: base, adapter: adapter}
+  int4: {kind: onnx, model: merged}
+  packed: {kind: onnx, source: ./packed}
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base/config.json",
+        "base/generation_config.json",
+        "base/tokenizer_config.json",
+        "base/tokenizer.json",
+        "base/special_tokens_map.json",
+        "base/added_tokens.json",
+        "base/chat_template.jinja",
+        "base/model.safetensors",
+        "adapter/adapter_config.json",
+        "adapter/tokenizer_config.json",
+        "packed/genai_config.json",
+        "packed/config.json",
+        "packed/model.onnx",
+    ],
+)
+@pytest.mark.parametrize("of", ["pipe", "link to a device"])
+def test_no_file_of_a_named_folder_is_waited_for(place: Place, name: str, of: str) -> None:
+    make_base(place.folder / "base")
+    for folder in ("adapter", "packed"):
+        (place.folder / folder).mkdir()
+        (place.folder / folder / "a.json").write_text("{}")
+    write_rows(place.folder / "rows.jsonl", rows())
+    place.recipe.write_text(CHAIN)
+    (place.folder / name).unlink(missing_ok=True)
+    if of == "pipe":
+        os.mkfifo(place.folder / name)
+    else:
+        (place.folder / name).symlink_to("/dev/zero")
+    command = [sys.executable, "-P", "-m", "olivebuild", "plan", "int4", "packed"]
+    done = subprocess.run(
+        command,
+        cwd=place.folder,
+        env=os.environ | {"OLIVEBUILD_CACHE": str(place.cache)},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert name.rpartition("/")[2] in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_the_recipe_whose_name_is_no_text_is_said(place: Place) -> None:
+    folder = Path(os.fsdecode(os.fsencode(place.folder) + b"/r\xff"))
+    folder.mkdir()
+    (folder / "olivebuild.yaml").write_text(
+        'targets:\n  a: {kind: command, run: "cp olivebuild.yaml {outputs.x}", outputs: {x: x}}\n'
+    )
+    for verb in ("plan", "build", "history", "status", "report", "graph", "clean"):
+        done = Place(folder, place.cache).run(verb)
+        assert done.code == 2, verb
+        assert "is not UTF-8 text\n  hint: rename the folder" in done.err
 
 
 @pytest.mark.parametrize("source", ["data", "data/*.jsonl"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivebuild.errors import InputError, StepError, first_line
 from olivebuild.machine import installed
+from olivebuild.small_files import read_json
 
 if TYPE_CHECKING:
     from olivebuild.job import Job
@@ -215,7 +216,7 @@ def limit_length(folder: Path, length: int) -> None:
     file = folder / "genai_config.json"
     if not length or not file.is_file():
         return
-    config = json.loads(file.read_text("utf-8"))
+    config = read_json(file)
     if config["model"]["context_length"] > length:
         config["model"]["context_length"] = length
         config["search"]["max_length"] = min(length, config["search"]["max_length"])

@@ -17,6 +17,7 @@ from olivebuild import digest, trees
 from olivebuild.derived import Derived
 from olivebuild.errors import InputError
 from olivebuild.machine import installed
+from olivebuild.small_files import read_json
 from olivebuild.weights import write_files
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def ends_of(folder: Path) -> set[int]:
 def read(file: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no such file. Raises InputError."""
     try:
-        data = json.loads(file.read_text("utf-8"))
+        data = read_json(file)
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as e:

@@ -168,7 +168,7 @@ def _downloaded(job: Job, source: Source, kind: str, wanted: Sequence[str] | Non
                 source.name, repo_type=kind, revision=job.action.pin, allow_patterns=patterns
             )
         )
-        if damaged := _damaged(folder, wanted):
+        if folder.is_dir() and (damaged := _damaged(folder, wanted)):
             # The hub's client takes what lies in its own cache for right.
             job.note(
                 f"damaged in the hub's cache, so fetched again: {', '.join(damaged[:3])}"
@@ -182,9 +182,16 @@ def _downloaded(job: Job, source: Source, kind: str, wanted: Sequence[str] | Non
                 allow_patterns=again,
                 force_download=True,
             )
-        return folder
     except Exception as e:
         raise _unreachable(source, e, job) from None
+    if not folder.is_dir():
+        # The client passes on what lies there.
+        raise InputError(
+            f"{source.text}: in the hub's cache {folder} is not a folder",
+            where=job.where("source"),
+            hint="delete it, and it is fetched again",
+        )
+    return folder
 
 
 def _damaged(folder: Path, wanted: Sequence[str] | None) -> list[str]:

@@ -24,6 +24,7 @@ from olivebuild import digest, machine
 from olivebuild.children import python
 from olivebuild.errors import StepError
 from olivebuild.executor import ActionInput
+from olivebuild.small_files import read_json
 from olivebuild.steps._statistics import median_interval
 from olivebuild.steps.benchmark_latency import LatencyFields
 
@@ -175,11 +176,7 @@ def _check_context(model: ActionInput, fields: LatencyFields) -> None:
     """Raises StepError when an ONNX model takes fewer tokens than are to be measured."""
     file = Path(model.folder, "genai_config.json")
     wanted = fields.prompt_tokens + fields.new_tokens
-    said = (
-        json.loads(file.read_text("utf-8")).get("model", {}).get("context_length")
-        if file.is_file()
-        else None
-    )
+    said = read_json(file).get("model", {}).get("context_length") if file.is_file() else None
     context = int(said) if said else wanted
     if wanted > context:
         fact = (

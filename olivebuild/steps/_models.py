@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from olivebuild import brought, clock
 from olivebuild.errors import InputError, Where, first_line
+from olivebuild.small_files import read_json
 from olivebuild.steps import _vector_math
 
 SMALL = 20_000_000
@@ -202,7 +203,7 @@ def copy_processing_files(source: Path, folder: Path) -> None:
 def canonical_config(folder: Path) -> None:
     """config.json without what differs from machine to machine."""
     file = folder / "config.json"
-    config = json.loads(file.read_text("utf-8"))
+    config = read_json(file)
     for name in ("_name_or_path", "_model_name_or_path"):
         config.pop(name, None)
     file.write_text(

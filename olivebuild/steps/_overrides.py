@@ -4,10 +4,11 @@ then forgets.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from olivebuild.small_files import read_json
 
 
 def structured(
@@ -17,7 +18,7 @@ def structured(
 
     `folder` has the model's config.json; `share` is what the recipe says of embeddings.
     """
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config = read_json(folder / "config.json")
     text = config.get("text_config", config)
     nodes = expanded(overrides, text["num_hidden_layers"])
     # What has the bits of the whole anyway is left out: with some of each the builder does not find

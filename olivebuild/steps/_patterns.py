@@ -4,13 +4,13 @@ limit before a library runs them without one.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from olivebuild.errors import InputError, Where
+from olivebuild.small_files import read_json
 from olivebuild.steps._bounded import TooMuch, bounded
 
 HINT = (
@@ -44,7 +44,7 @@ def check(config: Mapping[str, Any], modules: Iterable[str], where: Where | str 
 def check_adapter(folder: Path, model: Any) -> None:
     """The patterns of an adapter folder on the modules of a loaded model."""
     file = folder / "adapter_config.json"
-    config = json.loads(file.read_text("utf-8"))
+    config = read_json(file)
     check(
         config if isinstance(config, dict) else {},
         (name for name, _ in model.named_modules()),

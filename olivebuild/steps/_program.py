@@ -6,7 +6,6 @@ than itself.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -23,6 +22,7 @@ from olivebuild.children import python
 from olivebuild.endings import ending, kills
 from olivebuild.errors import InputError, StepError
 from olivebuild.result import Result
+from olivebuild.small_files import read_json
 
 if TYPE_CHECKING:
     from olivebuild.job import Job
@@ -170,7 +170,7 @@ def _metrics(job: Job, name: str) -> dict[str, object]:
         return {}
     file = job.out / name
     try:
-        data = json.loads(file.read_text("utf-8"))
+        data = read_json(file)
     except (OSError, ValueError, RecursionError) as e:
         raise StepError(
             f"{name} can't be read: {e}",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from olivebuild.errors import InputError
+from olivebuild.small_files import read_json
 
 if TYPE_CHECKING:
     from olivebuild.job import Job
@@ -65,7 +66,7 @@ def as_trained_on(job: Job, model: Any, adapter: Path) -> None:
         raise InputError(
             "the adapter was not trained on quantised weights", where=job.where("onto"), hint=hint
         )
-    options = json.loads(file.read_text("utf-8"))
+    options = read_json(file)
     head = model.get_output_embeddings()
     for module in model.modules():
         # The head stays as it is when transformers loads in 4 bits.

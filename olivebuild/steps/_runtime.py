@@ -5,7 +5,6 @@ onnxruntime-genai.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from olivebuild.errors import StepError, Where, first_line
+from olivebuild.small_files import read_json
 from olivebuild.steps import _genai, _models
 from olivebuild.steps._context import check_prompts, examples_of, room_of
 from olivebuild.steps._ends import ends_of
@@ -285,7 +285,7 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 class OnnxRuntime:
     def __init__(self, folder: str | Path, date: str = "", *, trust: bool = False) -> None:
         self.tokenizer = _models.load_tokenizer(folder, date=date)
-        self.config = json.loads(Path(folder, "genai_config.json").read_text("utf-8"))
+        self.config = read_json(Path(folder, "genai_config.json"))
         self.ends = ends_of(Path(folder))
         try:
             self.model = _genai.open_model(Path(folder), trust=trust)

@@ -13,6 +13,7 @@ from typing import Any
 
 from olivebuild.errors import InputError, StepError, first_line
 from olivebuild.job import Job
+from olivebuild.small_files import read_json
 from olivebuild.steps._figures import Fields
 
 Score = Callable[[str, dict[str, str]], float]
@@ -77,7 +78,7 @@ class Schema:
 
         self._job = job
         try:
-            schema = json.loads(file.read_text("utf-8"))
+            schema = read_json(file)
             kind = jsonschema.validators.validator_for(schema)
             kind.check_schema(schema)
         except (ValueError, RecursionError, jsonschema.SchemaError) as e:

@@ -4,7 +4,6 @@ soon as it is certain.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from olivebuild import clock, model_config
 from olivebuild.errors import InputError, Where
+from olivebuild.small_files import read_json, read_text
 from olivebuild.steps import _patterns, _runtime
 from olivebuild.steps._ends import trained_ends
 from olivebuild.steps._models import load_tokenizer
@@ -57,14 +57,14 @@ def dress(runtime: Runtime, adapter: str, date: str) -> None:
         # Trained with one of its own, as its merge has it, too. Code that it names is a stranger's.
         runtime.tokenizer = load_tokenizer(adapter, date=date)
     elif (template := Path(adapter, "chat_template.jinja")).is_file():
-        runtime.tokenizer.chat_template = clock.fixed(template.read_text("utf-8"), date)
+        runtime.tokenizer.chat_template = clock.fixed(read_text(template), date)
 
 
 def context_of(folder: Path) -> int | None:
     """How many tokens the model takes, prompt and answer together; None where it does not say."""
     genai = folder / "genai_config.json"
     if genai.is_file():
-        return int(json.loads(genai.read_text("utf-8"))["model"]["context_length"])
+        return int(read_json(genai)["model"]["context_length"])
     return model_config.context_of(model_config.read_config(folder))
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from olivebuild.machine import peak_rss
+from olivebuild.small_files import read_json
 from olivebuild.steps._energy import Meter
 from olivebuild.steps._trial import capacity
 
@@ -118,7 +119,7 @@ def _onnx(folder: Path, *, trust: bool) -> Loaded:
 
     from olivebuild.steps import _genai
 
-    whole = json.loads((folder / "genai_config.json").read_text("utf-8"))
+    whole = read_json(folder / "genai_config.json")
     config = whole["model"]
     session = config["decoder"].get("session_options", {})
     providers = [name for options in session.get("provider_options", []) for name in options]

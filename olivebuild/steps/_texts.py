@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from olivebuild import opening
 from olivebuild.errors import InputError, Where, first_line
 from olivebuild.steps._sizes import lines_of, share_of_packed
 
@@ -70,7 +71,7 @@ def _bytes(path: Path, shown: str) -> Any:
     return (
         io.BufferedReader(_Unpacked(path, shown), 1 << 16)
         if path.suffix.lower() in PACKINGS
-        else open(path, "rb")
+        else opening.open_file(path)
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from olivebuild.errors import first_line
+from olivebuild.small_files import read_json
 from olivebuild.steps._kernels import is_finite
 
 
@@ -125,7 +126,7 @@ class Runner:
     def __init__(self, folder: Path) -> None:
         from olivebuild.steps._genai import open_model
 
-        self.config = json.loads((folder / "genai_config.json").read_text("utf-8"))
+        self.config = read_json(folder / "genai_config.json")
         self._model = open_model(folder, trust=True)
 
     def logits(self, ids: list[int], prompt: int) -> list[np.ndarray]:

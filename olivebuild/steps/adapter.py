@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from olivebuild.job import Job
+from olivebuild.small_files import read_bytes, read_json
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Ref, Result, Step
 
@@ -276,7 +277,7 @@ def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
             )
             raise InputError(f"{file.name} is missing", where=str(folder), hint=hint)
     try:
-        data: dict[str, Any] = json.loads(config.read_text("utf-8"))
+        data: dict[str, Any] = read_json(config)
         refusal = why_unusable({"peft_type": data["peft_type"], **data})
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise InputError(
@@ -306,7 +307,7 @@ def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
         ).encode()
         entries.append(Entry.of_runs(_ends.NAME, [(job.store.put_bytes(ends), len(ends))]))
     for name, path in found_in(folder):
-        content = path.read_bytes()
+        content = read_bytes(path)
         entries.append(Entry.of_runs(name, [(job.store.put_bytes(content), len(content))]))
     job.result = Result(
         metrics={"tensors": tensors}, manifest=job.store.put_manifest(Manifest(tuple(entries)))

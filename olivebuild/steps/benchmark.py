@@ -22,6 +22,7 @@ from olivebuild.gates import FIGURES, Gate
 from olivebuild.job import Job
 from olivebuild.pareto import front
 from olivebuild.retraining import Retraining, part
+from olivebuild.small_files import read_json
 from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target, step_of
 from olivebuild.steps.adapter import AdapterFields
 from olivebuild.steps.benchmark_latency import LatencyFields
@@ -221,7 +222,7 @@ class Benchmark(Step):
         sets = [d.target for d in fields.data_sets]
 
         def read(role: str) -> Any:
-            return json.loads((Path(job.input(role).folder) / "metrics.json").read_text("utf-8"))
+            return read_json(Path(job.input(role).folder) / "metrics.json")
 
         latency = (
             read("latency") if "latency" in job.action.inputs else {"models": [], "latency": {}}
@@ -262,9 +263,7 @@ class Benchmark(Step):
                 ref.target: Path(job.input(f"metrics[{i}]").path)
                 for i, ref in enumerate(fields.metrics)
             }
-            metrics["commands"] = {
-                name: json.loads(path.read_text("utf-8")) for name, path in paths.items()
-            }
+            metrics["commands"] = {name: read_json(path) for name, path in paths.items()}
         (job.out / "metrics.json").write_text(
             json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", "utf-8"
         )

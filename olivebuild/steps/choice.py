@@ -9,7 +9,6 @@ own gates stay outside of keys.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +19,7 @@ from olivebuild.errors import GateError, RecipeError
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.job import Job
 from olivebuild.pareto import front, ranked
+from olivebuild.small_files import read_json
 from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target
 from olivebuild.steps.benchmark import BenchmarkFields
 from olivebuild.text import did_you_mean
@@ -71,7 +71,7 @@ class Choice(Step):
 
     def run(self, job: Job) -> None:
         fields = job.fields(ChoiceFields)
-        metrics = json.loads((Path(job.input("by").folder) / "metrics.json").read_text("utf-8"))
+        metrics = read_json(Path(job.input("by").folder) / "metrics.json")
         models = {job.input(role).target: job.input(role) for role in job.roles("model")}
         own = {
             name

@@ -4,7 +4,6 @@ folder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from olivebuild.errors import InputError
 from olivebuild.job import Job
+from olivebuild.small_files import read_json
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, Ref, Result, Step
 
@@ -261,7 +261,7 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
     from olivebuild.steps import _merge_proof, _models, _opened
     from olivebuild.steps._adapters import PLAIN_STARTS
 
-    config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    config = read_json(adapter / "adapter_config.json")
     dtype, trust = getattr(torch, stored_dtype(base)), job.input("model").trust_remote_code
     tokens = _trained_tokens(config)
 
@@ -451,9 +451,7 @@ def check_tied_adapters(job: Job, adapter: Path) -> None:
     """
     from safetensors.torch import load_file
 
-    if not json.loads((adapter / "adapter_config.json").read_text("utf-8")).get(
-        "ensure_weight_tying"
-    ):
+    if not read_json(adapter / "adapter_config.json").get("ensure_weight_tying"):
         return
     found = load_file(adapter / "adapter_model.safetensors")
     ends = {

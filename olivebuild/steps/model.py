@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from olivebuild import brought, clock
+from olivebuild import brought, clock, opening
 from olivebuild.clock import FREEZE
 from olivebuild.errors import InputError
 from olivebuild.job import Job
@@ -114,7 +114,7 @@ def _convert(job: Job, gguf: Path, dtype: str) -> None:
     from olivebuild.steps._models import canonical_config
     from olivebuild.steps._opened import check_loaded, check_output
 
-    with open(gguf, "rb") as f:
+    with opening.open_file(gguf) as f:
         if f.read(4) != b"GGUF":
             raise InputError(
                 f"{gguf.name} is not a GGUF file",

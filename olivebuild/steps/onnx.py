@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from olivebuild.errors import Damaged, InputError, StepError, first_line
 from olivebuild.job import Job
 from olivebuild.machine import installed
 from olivebuild.manifest import Manifest
+from olivebuild.small_files import read_json
 from olivebuild.sources import Source
 from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Result, Step, Target, step_of
 from olivebuild.steps._builder import (
@@ -500,7 +500,7 @@ def _open_brought(job: Job, *, trust: bool) -> None:
 
     where, hint = job.where("source"), "it should be a folder that onnxruntime-genai loads"
     try:
-        model = json.loads((job.out / "genai_config.json").read_text("utf-8"))["model"]
+        model = read_json(job.out / "genai_config.json")["model"]
         parts = [part for part in model.values() if isinstance(part, dict)]
         names = [part["filename"] for part in parts if isinstance(part.get("filename"), str)]
         parts += [
