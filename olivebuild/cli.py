@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 from importlib import import_module
@@ -244,7 +243,7 @@ def plan(
         "notes": [p.to_json() for p in found if not p.fails],
     }
     dates = {"template_dates": [asdict(d) for d in dated]} if dated else {}
-    click.echo(json.dumps({"targets": rows, **dates, **told}, indent=2, ensure_ascii=False))
+    click.echo(streams.json_text({"targets": rows, **dates, **told}, indent=2))
     ctx.exit(1 if failing else 0)
 
 
@@ -272,9 +271,7 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
         story = explain.why(made, project.workspace, target, failures)
     project.workspace.memo.save()
     click.echo(
-        json.dumps(explain.to_json(story), indent=2, ensure_ascii=False)
-        if as_json
-        else explain.to_text(story)
+        streams.json_text(explain.to_json(story), indent=2) if as_json else explain.to_text(story)
     )
     ctx.exit(findings.show_faults(made))
 

@@ -27,10 +27,11 @@ be read now
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from msgspec import Struct
+
+from olivebuild.streams import json_text
 
 
 class Event(Struct, frozen=True):
@@ -38,7 +39,7 @@ class Event(Struct, frozen=True):
     data: dict[str, object] = {}
 
     def to_json(self) -> str:
-        return json.dumps({"event": self.name, **self.data}, ensure_ascii=False)
+        return json_text({"event": self.name, **self.data})
 
 
 Listener = Callable[[Event], None]

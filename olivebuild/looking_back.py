@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import webbrowser
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from msgspec import to_builtins
 
 from olivebuild.digest import write_atomically
 from olivebuild.options import JSON, open_all, recipe_options
+from olivebuild.streams import json_text
 
 if TYPE_CHECKING:
     from olivebuild.project import Project
@@ -69,7 +69,7 @@ def report(
     project.workspace.memo.save()
     found = collect.collect(project, plan)
     if as_json:
-        click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+        click.echo(json_text(asdict(found), indent=2))
     if markdown:
         text = md.render(found)
         click.echo(text, nl=False)
@@ -117,11 +117,7 @@ def history(ctx: click.Context, as_json: bool, count: int) -> None:
 
     entries = history_of(open_all(ctx)).read()
     if as_json:
-        click.echo(
-            json.dumps(
-                {"builds": [to_builtins(e) for e in entries[-count:]]}, indent=2, ensure_ascii=False
-            )
-        )
+        click.echo(json_text({"builds": [to_builtins(e) for e in entries[-count:]]}, indent=2))
     else:
         show_history(entries, count)
 
@@ -154,7 +150,7 @@ def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
     else:
         found = comparing.of_models(_benchmarks(project), old, new)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        click.echo(json_text(found.to_json(), indent=2))
     else:
         show_comparison(found)
 

@@ -52,6 +52,14 @@ def plain(text: str) -> str:
     )
 
 
+def json_text(value: object, indent: int | None = None) -> str:
+    """JSON whose strings hold no character that steers what shows them: escapes stand for those."""
+    # Not on the path of a build with nothing to do.
+    import json
+
+    return plain(json.dumps(value, indent=indent, ensure_ascii=False))
+
+
 class Output:
     """A standard stream.
 

@@ -175,6 +175,8 @@ def test_a_snapshot_that_is_no_folder_is_one_error(
     place.environment["HF_HUB_OFFLINE"] = "1"
     snapshot = next(Path(place.environment["HF_HOME"]).glob("hub/*/snapshots/*"))
     shutil.rmtree(snapshot)
+    # As an older version of the hub's client leaves its cache.
+    shutil.rmtree(snapshot.parent.parent / "trees")
     if of == "pipe":
         os.mkfifo(snapshot)
     elif of == "file":
@@ -184,5 +186,5 @@ def test_a_snapshot_that_is_no_folder_is_one_error(
     done = place.build("merged")
     assert done.code == 1
     assert "olivebuild.yaml:3:" in done.err
-    assert "is not a folder\n" in done.err
+    assert "is not a folder" in done.err, done.err
     assert "hint: delete it, and it is fetched again" in done.err

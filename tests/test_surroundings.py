@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import olivebuild
-from olivebuild.streams import harmless
+from olivebuild.streams import harmless, json_text
 from olivebuild.text import clean
 from tests.conftest import Place, rows, write_rows
 from tests.terminal import Terminal
@@ -279,6 +279,19 @@ def test_what_turns_or_steers_is_shown_as_an_escape() -> None:
     assert not set("\x9b\u202e\x07\u2066") & set(shown)
     drawn = "\x1b[1;31merror:\x1b[0m \x1b[?25l\x1b[2K\x1b[1A\r"
     assert harmless(drawn) == drawn
+
+
+def test_json_in_a_pipe_has_escapes_for_what_steers(place: Place) -> None:
+    odd = "x\x9b2J\u202e.jsonl"
+    place.recipe.write_text(DATA % json.dumps(odd))
+    for verb in ("plan", "build", "why tone", "history"):
+        words = verb.split()
+        out = place.run(words[0], "--json", *words[1:]).out
+        for text in out.splitlines() if verb == "build" else [out]:
+            json.loads(text)
+        assert out.isascii(), verb
+        assert "x\\u009b2J\\u202e.jsonl" in out or verb == "history"
+    assert json_text({"é": odd}) == '{"é": "x\\u009b2J\\u202e.jsonl"}'
 
 
 @pytest.mark.parametrize("verb", ["plan --json", "build", "history --json"])
