@@ -120,6 +120,7 @@ def test_sessions_are_console_blocks() -> None:
         for block in blocks(page.name, text, language)
         if re.search(r"^\$ ", block.text, re.M)
     ]
+    sessions += [page.name for page, text in pages if re.search(r"^    \$ ", text, re.M)]
     assert sessions == []
 
 
