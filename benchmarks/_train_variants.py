@@ -136,7 +136,9 @@ def ours(
 
     # As in a training of some minutes, where compiling pays.
     _hardware.WORTH_COMPILING = 0
-    ends, losses, notes = [], [], []
+    ends: list[float] = []
+    losses: list[float] = []
+    notes: list[str] = []
 
     class Listening(Job):
         def say(self, event: str, **data: Any) -> None:
@@ -175,10 +177,10 @@ def ours(
     )
     job = Listening(action, io.StringIO())
     device, dtype = _models.platform()
-    rows = _train.rows_of(job, fields) if rows is None else rows
-    loop = _train.fit(job, fields, rows, None, device, dtype)
+    tokens_of: Any = _train.rows_of(job, fields) if rows is None else rows
+    loop = _train.fit(job, fields, tokens_of, None, device, dtype)
     batches = list(loop.schedule.batches())
-    tokens = [sum(len(rows[i]) for i in batch) for batch in batches]
+    tokens = [sum(len(tokens_of[i]) for i in batch) for batch in batches]
     # When the first of these is read, the next has begun, and was waited for too.
     found = figures(torch, loop.forward.model, ends, tokens, losses, loop.ahead, skipped)
     found["gpus"] = loop.ranks.count if loop.ranks else 1
@@ -225,9 +227,10 @@ def stock(folder: Path, options: argparse.Namespace, batches: list[list[Any]]) -
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder / "base", dtype=torch.bfloat16 if device == "cuda" else torch.float32
-    ).to(device)
+    )
+    model = model.to(device)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
@@ -386,7 +389,7 @@ def trainer_cpu(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             return torch.utils.data.SequentialSampler(self.train_dataset)
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
     model = get_peft_model(
         model, LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear")
     )

@@ -130,7 +130,7 @@ def measure(root: Path, options: argparse.Namespace) -> None:
         os.sync()
     ours = Ours(root)
     first = ours.build(0, "onnx-int4")
-    rounds = []
+    rounds: list[tuple[Cost | None, ...]] = []
     for number in range(1, options.rounds + 1):
         mine, unsynced = (
             ours.build(number, "onnx-int4"),
@@ -239,11 +239,11 @@ def compare_merged(root: Path) -> None:
     from safetensors import safe_open
 
     def tensors(folder: Path) -> dict[str, Path]:
-        found = {}
+        file_of: dict[str, Path] = {}
         for file in folder.glob("*.safetensors"):
             with safe_open(file, "np") as f:
-                found |= dict.fromkeys(f.keys(), file)
-        return found
+                file_of |= dict.fromkeys(f.keys(), file)
+        return file_of
 
     import torch
 

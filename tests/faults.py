@@ -105,11 +105,11 @@ class Pipeline:
 
     def expected(self) -> dict[str, bytes]:
         """What build/ must hold."""
-        found = {}
+        files: dict[str, bytes] = {}
         for name in INPUTS:
             text = self.content(name).encode()
-            found |= {f"{name}/one.txt": text, f"{name}/sub/two.txt": text + text}
-        return found
+            files |= {f"{name}/one.txt": text, f"{name}/sub/two.txt": text + text}
+        return files
 
     def left_to_do(self) -> int:
         """How many targets are not what they should be."""

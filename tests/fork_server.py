@@ -36,7 +36,7 @@ class Forked(Started):  # type: ignore[type-arg]
     handles.
     """
 
-    def _execute_child(self, args: Any, *more: Any) -> None:  # type: ignore[override]
+    def _execute_child(self, args: Any, *more: Any) -> None:
         if args[1:4] != ["-P", "-m", "olivebuild.worker"]:
             super()._execute_child(args, *more)  # type: ignore[misc]
             return
@@ -70,8 +70,8 @@ class Forked(Started):  # type: ignore[type-arg]
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
-def child(request: dict[str, object]) -> None:
-    os.environ.update(request["environment"])  # type: ignore[arg-type]
+def child(request: dict[str, Any]) -> None:
+    os.environ.update(request["environment"])
     os.chdir(str(request["folder"]))
     for name, number in (("out", 1), ("err", 2)):
         file = os.open(f"{request['out']}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -79,7 +79,7 @@ def child(request: dict[str, object]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if request["fork_workers"]:
         subprocess.Popen = Forked  # type: ignore[misc]
-    sys.argv = ["olivebuild", *request["arguments"]]  # type: ignore[misc]
+    sys.argv = ["olivebuild", *request["arguments"]]
     main()
 
 

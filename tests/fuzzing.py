@@ -79,7 +79,7 @@ class Mutator:
             lines[i], lines[j] = lines[j], lines[i]
             data[:] = b"\n".join(lines)
         else:
-            words = data.split(b" ")
+            words: list[bytes | bytearray] = [*data.split(b" ")]
             i, j = chance.randrange(len(words)), chance.randrange(len(words))
             words[i] = words[j] if chance.random() < 0.5 else chance.choice(WORDS)
             data[:] = b" ".join(words)

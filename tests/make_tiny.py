@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,7 +61,8 @@ def main(folder: Path) -> None:
         pad_token_id=2,
         sliding_window=None,
     )
-    Phi3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    model: Any = Phi3ForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
 
 
 main(Path(sys.argv[1]))

@@ -401,13 +401,11 @@ def test_a_graph_that_leads_out_of_its_folder_takes_trust(
 def test_a_graph_with_functions_of_its_own_and_the_runtimes_operators_needs_none(
     tmp_path: Path,
 ) -> None:
-    file = graph_file(
-        tmp_path,
-        lambda model, helper: (
-            own_function(model, helper),
-            node("MatMulNBits", "com.microsoft")(model, helper),
-        ),
-    )
+    def change(model: Any, helper: Any) -> None:
+        own_function(model, helper)
+        node("MatMulNBits", "com.microsoft")(model, helper)
+
+    file = graph_file(tmp_path, change)
     assert told(tmp_path) == []
     found = onnx_file.named_in(file)
     assert found.files == {"model.onnx.data"}

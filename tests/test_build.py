@@ -111,7 +111,8 @@ def run(
     state = site.folder / ".olivebuild"
     digest.wait_for_tick(state, digest.filesystem_time(state))
     started = digest.filesystem_time(state)
-    full, events = site.planner(), []
+    full = site.planner()
+    events: list[Event] = []
     wanted, recipe = full.graph.goals(goals), full.graph.recipe
     planner = full
     try:
@@ -329,11 +330,11 @@ def test_a_build_decides_as_plans_do_whatever_happened(tmp_path: Path, seed: int
             elif what == "flip" and (site.folder / "build" / name).is_dir():
                 site.write(f"build/{name}/{name}.txt", "?")
             elif what == "blobs":
-                [
-                    p.unlink()
-                    for p in site.cache.glob("blobs/??/*")
-                    if not p.suffix and chance.random() < 0.3
-                ]
+                for p in site.cache.glob("blobs/??/*"):
+                    if not p.suffix and chance.random() < 0.3:
+                        p.unlink()
             else:
                 shutil.rmtree(site.cache / "traces", ignore_errors=True)
-                [p.unlink() for p in site.cache.glob("blobs/??/*.trace") if chance.random() < 0.3]
+                for p in site.cache.glob("blobs/??/*.trace"):
+                    if chance.random() < 0.3:
+                        p.unlink()

@@ -76,7 +76,8 @@ targets:
 def rendered(template: str) -> str:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    texts, _ = render_jinja_template(
+    render: Any = render_jinja_template
+    texts, _ = render(
         [MESSAGES], chat_template=template, add_generation_prompt=True, bos_token="<s>"
     )
     return str(texts[0])

@@ -41,7 +41,7 @@ def executor() -> Iterator[LocalExecutor]:
 
 
 def action(
-    folder: Path, name: str, code: str = TELL, *, shares: bool = True, **more: int
+    folder: Path, name: str, code: str = TELL, *, shares: bool = True, **more: Any
 ) -> Action:
     out = folder / name / "out"
     out.mkdir(parents=True)
@@ -180,8 +180,8 @@ def test_a_process_that_ends_while_it_is_given_an_action_does_not_take_it_along(
             may_leave.wait(30)
             self.lines.close()
 
-    def spawn(*given: Any, **more: Any) -> Any:
-        process = spawned(*given, **more)
+    def spawn(*arguments: Any, **options: Any) -> Any:
+        process: Any = spawned(*arguments, **options)
         process.stdout = Slow(process.stdout)
         monkeypatch.setattr(local, "_spawn", spawned)
         return process

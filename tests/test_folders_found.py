@@ -50,9 +50,10 @@ def configured(**changes: Any) -> Callable[[Path], None]:
 
 
 def written(name: str, text: str | bytes) -> Callable[[Path], None]:
-    return lambda folder: (
-        (folder / name).write_bytes(text.encode() if isinstance(text, str) else text) and None
-    )
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
+
+    return damage
 
 
 def renamed(name: str, *others: str) -> Callable[[Path], None]:

@@ -22,7 +22,7 @@ from rich.console import Console
 from olivebuild import console, digest, drawing, memory, places, snapshot
 from olivebuild.build import Build, Report
 from olivebuild.errors import BuildError, StepError
-from olivebuild.executor import Action, Message, Outcome
+from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.history import History
 from olivebuild.index import JsonDisk
 from olivebuild.journal import Journal
@@ -30,7 +30,7 @@ from olivebuild.lockfile import Lockfile
 from olivebuild.plan import FrozenNodeChanged, Plan
 from olivebuild.project import open_changed, open_graph, open_project
 from olivebuild.recipe import FILE_NAME
-from olivebuild.steps._rows import read_file
+from olivebuild.steps._reading import read_file
 from olivebuild.tensors import parse_header
 from tests import conftest
 from tests.conftest import Place
@@ -124,7 +124,7 @@ class Refusing:
     def __init__(self) -> None:
         self._asked: list[str] = []
 
-    def can_start(self, action: Action) -> bool:
+    def can_start(self, action: Needs) -> bool:
         return True
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:

@@ -10,6 +10,8 @@ from olivebuild.errors import BuildError, RecipeError
 from olivebuild.gates import FIGURES, Gate, Judgement
 from olivebuild.gates import judge as judge_gates
 
+approx: Any = pytest.approx
+"""Stands where a float does, which its own type does not say."""
 METRICS: dict[str, Any] = {
     "data": ["easy", "hard"],
     "models": {
@@ -67,7 +69,7 @@ def test_a_gate_is_read(
     text: str, names: tuple[str, ...], figure: str, versus: str, compare: str, limit: float
 ) -> None:
     gate = Gate.parse(text)
-    assert gate == Gate(text, names, figure, versus, compare, pytest.approx(limit))
+    assert gate == Gate(text, names, figure, versus, compare, approx(limit))
 
 
 @pytest.mark.parametrize(
@@ -144,9 +146,7 @@ def test_a_unit_of_another_figure_is_told(text: str) -> None:
 def test_a_gate_judges_the_last_model_unless_it_names_another(
     text: str, value: float, passed: bool
 ) -> None:
-    assert judge("bench", [text], METRICS) == [
-        Judgement("bench", text, pytest.approx(value), passed)
-    ]
+    assert judge("bench", [text], METRICS) == [Judgement("bench", text, approx(value), passed)]
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,7 @@ def test_a_gate_judges_the_last_model_unless_it_names_another(
     ],
 )
 def test_a_drop_is_how_much_worse_the_model_is(text: str, drop: float, passed: bool) -> None:
-    assert judge("bench", [text], METRICS) == [
-        Judgement("bench", text, pytest.approx(drop), passed)
-    ]
+    assert judge("bench", [text], METRICS) == [Judgement("bench", text, approx(drop), passed)]
 
 
 def test_a_drop_of_another_model_compares_equal_data() -> None:
@@ -178,7 +176,7 @@ def test_a_drop_of_another_model_compares_equal_data() -> None:
         },
     }
     assert [j.value for j in judge("bench", ["b.accuracy drop vs a <= 1"], metrics)] == [
-        pytest.approx(0.1)
+        approx(0.1)
     ]
 
 
@@ -273,14 +271,14 @@ PAIR = {
 def test_only_a_drop_that_is_more_than_noise_misses_its_gate(
     text: str, drop: float, interval: tuple[float, float], passed: bool, noise: bool
 ) -> None:
-    expected = Judgement("bench", text, pytest.approx(drop), passed, pytest.approx(interval), noise)
+    expected = Judgement("bench", text, approx(drop), passed, approx(interval), noise)
     assert judge("bench", [text], PAIR) == [expected]
 
 
 def test_a_strict_gate_takes_the_drop_as_it_is() -> None:
     text = "accuracy drop vs a <= 0.02"
     assert judge("bench", [text], PAIR, strict=True) == [
-        Judgement("bench", text, pytest.approx(0.05), False, pytest.approx((-0.02, 0.12)))
+        Judgement("bench", text, approx(0.05), False, approx((-0.02, 0.12)))
     ]
 
 
@@ -313,7 +311,7 @@ def test_a_gate_on_a_figure_over_seeds() -> None:
     ]
     texts = [text for text, _, _ in found]
     assert judge("bench", texts, metrics) == [
-        Judgement("bench", text, pytest.approx(value), passed) for text, value, passed in found
+        Judgement("bench", text, approx(value), passed) for text, value, passed in found
     ]
     with pytest.raises(
         ValueError, match="of ttft there is one only, whatever the seeds; write ttft"

@@ -38,16 +38,14 @@ while True:
 
 
 def entry(**more: Any) -> Entry:
-    return Entry(
-        **{
-            "goals": ("bench",),
-            "time": "2026-11-20T10:00:00Z",
-            "seconds": 1.0,
-            "saved": 2.0,
-            "fresh": 3,
-        }
-        | more
-    )
+    fields: dict[str, Any] = {
+        "goals": ("bench",),
+        "time": "2026-11-20T10:00:00Z",
+        "seconds": 1.0,
+        "saved": 2.0,
+        "fresh": 3,
+    }
+    return Entry(**fields | more)
 
 
 @pytest.fixture

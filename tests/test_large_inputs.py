@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +55,7 @@ PARQUET = {
     "long values": lambda: {"text": repeated("x" * (1 << 20), 50_000)},
     "in structs in lists": lambda: {
         "messages": pa.ListArray.from_arrays(
-            pa.array(np.arange(0, 50_001, 5, "int32")),
+            pa.array(np.arange(0, 50_001, 5, dtype=np.int32)),
             pa.StructArray.from_arrays([repeated("x" * (1 << 20), 50_000)], ["content"]),
         )
     },
@@ -77,7 +78,7 @@ def test_rows_of_parquet_that_repeat_themselves_are_read(tmp_path: Path) -> None
     """A system prompt that all rows share, roles, labels: written once, and read as often as they
     stand there.
     """
-    given = [
+    rows_written: list[dict[str, Any]] = [
         {
             "label": "ab"[i % 2],
             "raw": b"%d" % i,
@@ -88,9 +89,11 @@ def test_rows_of_parquet_that_repeat_themselves_are_read(tmp_path: Path) -> None
         }
         for i in range(5000)
     ]
-    given[7] |= {"label": None, "messages": []}
-    pq.write_table(pa.Table.from_pylist(given), tmp_path / "rows.parquet")
-    assert [row.columns for row in read_file(tmp_path / "rows.parquet", "rows.parquet")] == given
+    rows_written[7] |= {"label": None, "messages": []}
+    pq.write_table(pa.Table.from_pylist(rows_written), tmp_path / "rows.parquet")
+    assert [
+        row.columns for row in read_file(tmp_path / "rows.parquet", "rows.parquet")
+    ] == rows_written
 
 
 def test_rows_that_a_packed_file_repeats(tmp_path: Path) -> None:

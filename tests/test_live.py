@@ -8,12 +8,14 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from olivebuild.events import Event
-from olivebuild.live import Display, whole
+from olivebuild.lines import whole
+from olivebuild.live import Display
 from tests.conftest import Place
 from tests.terminal import Terminal
 
@@ -219,7 +221,8 @@ def terminal(slow: Place) -> Iterator[Terminal]:
 def test_a_terminal_that_is_resized_loses_nothing(terminal: Terminal) -> None:
     terminal.read("running, 0 s so far")
     assert any("0 of 2 steps done" in line for line in terminal.lines())
-    assert terminal.screen.cursor.hidden
+    screen: Any = terminal.screen
+    assert screen.cursor.hidden
     terminal.resize(50, 8)
     terminal.read("1 of 2 steps done")
     terminal.resize(120, 8)
@@ -231,7 +234,7 @@ def test_a_terminal_that_is_resized_loses_nothing(terminal: Terminal) -> None:
         "done     b                      N s",
         "2 built in N s",
     ]
-    assert not terminal.screen.cursor.hidden
+    assert not screen.cursor.hidden
     assert terminal.code() == 0
 
 

@@ -69,7 +69,9 @@ def change(pages: Pages, number: int, chance: random.Random) -> dict[int, Change
         pages.known(number), key=f"{chance.getrandbits(64):016x}", seconds=chance.random()
     )
     files = [f"/no/{'x' * chance.randrange(9)}{i}" for i in range(chance.randrange(4))]
-    block = {path: None if chance.random() < 0.8 else (1, 2, 3, 4, 5) for path in files}
+    block: memory.Block = {
+        path: None if chance.random() < 0.8 else (1, 2, 3, 4, 5) for path in files
+    }
     start, end = pages.starts[number : number + 2]
     return {number: (start, end - start, *memory.packed(block), msgspec.json.encode(known))}
 

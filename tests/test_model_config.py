@@ -132,7 +132,9 @@ def test_an_architecture_that_the_model_builder_does_not_know(
 
 
 def test_the_sources_of_the_installed_libraries_are_read_as_they_mean_it() -> None:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.configuration_auto import (  # type: ignore[attr-defined]
+        CONFIG_MAPPING_NAMES,
+    )
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     assert types_of_transformers() == (
@@ -313,7 +315,7 @@ def test_a_method_of_quantisation_that_the_model_builder_does_not_read(site: Sit
     assert "does not read weights that are quantised by bitsandbytes" in only(site, "onnx").fact
 
 
-INTERNLM = {
+INTERNLM: dict[str, Any] = {
     "architectures": ["InternLM2ForCausalLM"],
     "model_type": "internlm2",
     "auto_map": {

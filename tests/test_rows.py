@@ -16,16 +16,8 @@ from hypothesis import strategies as st
 from olivebuild.errors import InputError, Where
 from olivebuild.executor import Action
 from olivebuild.job import Job
-from olivebuild.steps._rows import (
-    Read,
-    Row,
-    Template,
-    _data_files,
-    columns_in,
-    fill,
-    read_all,
-    read_file,
-)
+from olivebuild.steps._reading import Read, read_file
+from olivebuild.steps._rows import Row, Template, _data_files, columns_in, fill, read_all
 from olivebuild.steps.dataset import DatasetFields
 
 LINE = '  tone: {kind: dataset, source: a.jsonl, text: "{a}"}'
@@ -413,14 +405,14 @@ def test_a_row_is_rendered_with_its_label_and_what_it_is_compared_by() -> None:
     ],
 )
 def test_the_label_is_the_only_column_of_the_completion_or_the_one_named(
-    fields: dict[str, str], label: str
+    fields: dict[str, Any], label: str
 ) -> None:
     rows, _ = render([{"a": "A", "b": "B", "c": "C"}], prompt="{a}", **fields)
     assert [r.label for r in rows] == [label]
 
 
 def test_rows_without_a_value_are_dropped_and_reported() -> None:
-    data = [
+    data: list[dict[str, Any]] = [
         {"a": "x", "b": "1"},
         {"a": None, "b": "1"},
         {"a": " ", "b": "1"},
@@ -448,7 +440,11 @@ def test_a_row_without_a_label_is_dropped() -> None:
 
 
 def test_duplicates_are_dropped_and_counted() -> None:
-    data = [{"a": "x", "b": "1"}, {"a": "x", "b": "1", "other": 5}, {"a": "y", "b": "1"}]
+    data: list[dict[str, Any]] = [
+        {"a": "x", "b": "1"},
+        {"a": "x", "b": "1", "other": 5},
+        {"a": "y", "b": "1"},
+    ]
     rows, report = render(data, prompt="{a}", completion="{b}")
     assert ([r.content for r in rows], report["duplicates"]) == (["x", "y"], 1)
     rows, report = render(data, dedupe=False, prompt="{a}", completion="{b}")
@@ -475,7 +471,7 @@ def test_the_same_input_with_another_label_is_reported() -> None:
         ({"text": "{a}", "label": "tone"}, "olivebuild.yaml:2:3", "tone"),
     ],
 )
-def test_a_column_that_no_row_has_is_told(fields: dict[str, str], where: str, column: str) -> None:
+def test_a_column_that_no_row_has_is_told(fields: dict[str, Any], where: str, column: str) -> None:
     with pytest.raises(InputError) as caught:
         render([{"a": "x"}, {"b c": "y"}], **fields)
     error = caught.value

@@ -293,7 +293,7 @@ def test_a_name_with_braces_or_a_question_mark_is_a_name_where_the_data_has_it(
 
 
 def test_rows_with_an_empty_optional_column_are_kept() -> None:
-    data = [
+    data: list[dict[str, Any]] = [
         {"i": "do", "x": None, "o": "1"},
         {"i": "do", "x": "it", "o": "2"},
         {"i": "go", "o": "3"},
@@ -470,7 +470,7 @@ def test_a_conversation_that_is_not_understood_says_why(given: object, why: str)
 
 
 def test_tools_stand_beside_the_messages() -> None:
-    data = [
+    data: list[dict[str, Any]] = [
         {"m": [Q, A], "tools": [TOOL]},
         {"m": [Q, A | {"content": "B"}], "functions": [TOOL["function"]]},
         {"m": [Q, A | {"content": "C"}], "tools": "[]"},
@@ -491,7 +491,9 @@ def test_a_system_message_beside_the_others_is_the_first_and_what_is_not_read_is
     tmp_path: Path,
 ) -> None:
     system = {"role": "system", "content": "S"}
-    rows = [{"m": [Q, A | {"content": f"{n}"}], "system": "be brief"} for n in range(9)]
+    rows: list[dict[str, Any]] = [
+        {"m": [Q, A | {"content": f"{n}"}], "system": "be brief"} for n in range(9)
+    ]
     rows[0]["m"] = [system, *rows[0]["m"]]
     rows[1]["m"][1] |= {"refusal": "no", "annotations": []}
     _, notes = run(tmp_path, rows, messages="m", holdout=0, near_duplicates=False)
@@ -591,7 +593,7 @@ def run(
     ]
 
 
-ASKED = {"prompt": "{q}", "completion": "{a}"}
+ASKED: dict[str, Any] = {"prompt": "{q}", "completion": "{a}"}
 
 
 def plain(count: int, first: int = 0) -> list[dict[str, str]]:
@@ -608,11 +610,12 @@ def test_drops_are_told_with_reasons_counts_and_places(tmp_path: Path) -> None:
         "(first source.jsonl:40)"
     )
     assert told in notes
-    assert [(d["why"], d["count"]) for d in job.result.metrics["drops"]] == [
+    metrics: Any = job.result.metrics
+    assert [(d["why"], d["count"]) for d in metrics["drops"]] == [
         ("no value for q", 1),
         ("no value for a", 1),
     ]
-    assert job.result.metrics["dropped"] == 2
+    assert metrics["dropped"] == 2
 
 
 def test_more_drops_than_are_allowed_fail_and_leave_a_report(tmp_path: Path) -> None:
@@ -719,15 +722,15 @@ def test_one_group_is_an_error_that_says_what_to_set(
     )
     assert "near_duplicates: false" in caught.value.hint
     job, _ = run(tmp_path, rows, **fields, **ASKED)
-    assert job.result.metrics["test"] > 0
-    assert job.result.metrics["train"] > 0
+    metrics: Any = job.result.metrics
+    assert min(metrics["test"], metrics["train"]) > 0
 
 
 def test_a_side_that_is_empty_by_chance_gets_the_nearest_group(tmp_path: Path) -> None:
     for seed in range(12):
         job, _ = run(tmp_path, plain(3), seed=seed, **ASKED)
-        assert job.result.metrics["test"] > 0
-        assert job.result.metrics["train"] > 0
+        metrics: Any = job.result.metrics
+        assert min(metrics["test"], metrics["train"]) > 0
 
 
 def test_new_fields_at_their_defaults_are_no_parameters() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,12 @@ RECIPE = 'targets:\n  c: {kind: command, run: "touch %s", outputs: [x]}\n'
 
 
 @pytest.fixture
-def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Another user's key file, which is not there yet."""
     file = tmp_path / "state" / "key"
     monkeypatch.setattr(seal, "key_file", lambda: file)
     seal._key.cache_clear()
-    yield file  # type: ignore[misc]
+    yield file
     seal._key.cache_clear()
 
 

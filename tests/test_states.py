@@ -31,7 +31,7 @@ from olivebuild import gc, memory, noop, numerics, snapshot
 from olivebuild.build import Build
 from olivebuild.digest import filesystem_time
 from olivebuild.errors import BuildError
-from olivebuild.executor import Action, Message, Outcome
+from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.job import Job
 from olivebuild.plan import FrozenNodeChanged
 from olivebuild.project import cache_folder, open_changed, open_project
@@ -61,7 +61,7 @@ class Inline:
     def __init__(self) -> None:
         self._ended: SimpleQueue[Outcome] = SimpleQueue()
 
-    def can_start(self, action: Action) -> bool:
+    def can_start(self, action: Needs) -> bool:
         return True
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:

@@ -4,6 +4,8 @@ called a change, a loss is found.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
@@ -24,20 +26,23 @@ from olivebuild.steps._statistics import (
     tango,
 )
 
+approx: Any = pytest.approx
+"""Stands where a float does, which its own type does not say."""
+
 
 def test_wilson_interval_of_a_share() -> None:
     # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3.
-    assert share_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert share_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert share_interval(81, 263) == approx((0.2553, 0.3662), abs=5e-5)
+    assert share_interval(0, 20) == approx((0.0, 0.1611), abs=5e-5)
     assert share_interval(0, 0) is None
 
 
 def test_tango_interval_of_a_paired_difference() -> None:
     # Fagerland, Lydersen and Laake 2014, Statistics in Medicine 33:2850: airway
     # hyper-responsiveness, 21 children.
-    assert tango(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
-    assert tango(7, 1, 21) == pytest.approx((0.026, 0.517), abs=5e-4)
-    assert tango(0, 0, 40) == pytest.approx((-0.0876, 0.0876), abs=5e-5)
+    assert tango(1, 7, 21) == approx((-0.517, -0.026), abs=5e-4)
+    assert tango(7, 1, 21) == approx((0.026, 0.517), abs=5e-4)
+    assert tango(0, 0, 40) == approx((-0.0876, 0.0876), abs=5e-5)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,7 @@ def test_paired_shares_is_mcnemars_exact_test() -> None:
     assert (found.lost, found.won, found.p, found.verdict) == (
         8,
         2,
-        pytest.approx(2 * 56 / 1024),
+        approx(2 * 56 / 1024),
         Verdict.NOISE,
     )
     assert paired_shares([False] * 8, [True] * 8).verdict is Verdict.WORSE
@@ -77,7 +82,7 @@ def test_macro_f1_is_sklearns() -> None:
     expected, first, second = (["abcd"[i] for i in random.integers(0, 4, 60)] for _ in range(3))
     first[:40], second[:20] = expected[:40], expected[:20]
     found = macro_f1(expected, first, second)
-    assert found.value == pytest.approx(
+    assert found.value == approx(
         f1_score(expected, first, average="macro") - f1_score(expected, second, average="macro")
     )
     assert found.interval
@@ -116,7 +121,7 @@ def test_means_and_seeds() -> None:
     # Four rows of a hundred, each as much better: Student's t would call that 1 in 20, but signs
     # fall so in 1 of 8.
     few = paired_means([0.5] * 4 + [0.0] * 96, [0.0] * 100)
-    assert (few.verdict, few.p) == (Verdict.NOISE, pytest.approx(1 / 8))
+    assert (few.verdict, few.p) == (Verdict.NOISE, approx(1 / 8))
     assert paired_means([1.0, 1.0], [1.0, 1.0]).verdict is Verdict.NOISE
     assert paired_means([1.0], [0.0]).verdict is Verdict.NOISE
     worse = paired_means([3.0, 4.1, 5.0, 6.0] * 2, [2.0, 3.0, 4.0, 5.0] * 2, higher_is_better=False)
@@ -125,8 +130,8 @@ def test_means_and_seeds() -> None:
 
 def test_over_seeds() -> None:
     mean, deviation, interval = over_seeds([0.9, 0.92, 0.94])
-    assert (mean, deviation) == (pytest.approx(0.92), pytest.approx(0.02))
-    assert interval == pytest.approx((0.8703, 0.9697), abs=1e-4)
+    assert (mean, deviation) == (approx(0.92), approx(0.02))
+    assert interval == approx((0.8703, 0.9697), abs=1e-4)
     assert over_seeds([0.9]) == (0.9, 0.0, None)
 
 
@@ -135,7 +140,7 @@ def test_rounds_that_are_all_slower_are_a_change() -> None:
         [2.0, 2.2, 4.0, 2.1, 2.0, 2.4, 2.0, 2.2, 2.1], [1.0, 1.1, 2.0, 1.0, 1.0, 1.2, 1.0, 1.1, 1.0]
     )
     assert found.verdict is Verdict.WORSE
-    assert found.ratio == pytest.approx(2.0)
+    assert found.ratio == approx(2.0)
     assert found.ratio_interval
     assert 1.9 < found.ratio_interval[0] <= 2.0 <= found.ratio_interval[1] < 2.2
     assert paired_rounds([2.0] * 5, [1.0] * 5).verdict is Verdict.NOISE

@@ -51,7 +51,7 @@ class Watched:
 
     def until_quiet(self) -> list[dict[str, Any]]:
         """Its events until it waits again."""
-        events = []
+        events: list[dict[str, Any]] = []
         while not events or events[-1]["event"] != "watching":
             events.append(json.loads(self._lines.get(timeout=SECONDS)))
         return events

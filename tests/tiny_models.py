@@ -32,7 +32,7 @@ def make(
     import torch
     import transformers as t
 
-    configs = {
+    configs: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         "phi3": (
             t.Phi3Config,
             t.Phi3ForCausalLM,
@@ -53,14 +53,14 @@ def make(
     }
     config, model, more = configs[architecture]
     torch.manual_seed(seed)
-    made = model(config(**COMMON | more | changes))
+    network = model(config(**COMMON | more | changes))
     with torch.no_grad():
-        for name, parameter in made.named_parameters():
+        for name, parameter in network.named_parameters():
             if parameter.ndim == 1:
                 parameter.copy_(
                     torch.randn_like(parameter) * 0.1 + (0 if name.endswith("bias") else 1)
                 )
-    made.to(getattr(torch, dtype)).save_pretrained(folder)
+    network.to(getattr(torch, dtype)).save_pretrained(folder)
     for path in tokenizer.iterdir():
         if path.name.startswith(("tokenizer", "chat_template", "special_tokens")):
             shutil.copyfile(path, folder / path.name)
@@ -80,4 +80,4 @@ def make_adapter(base: Path, folder: Path, *, seed: int = 0, **options: Any) -> 
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:
                 parameter.normal_(0, 0.05)
-    wrapped.save_pretrained(folder)
+    wrapped.save_pretrained(str(folder))

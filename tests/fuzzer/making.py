@@ -66,7 +66,7 @@ def _split(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, part in enumerate((names[::2], names[1::2]), 1):
         file = f"model-0000{i}-of-00002.safetensors"
         save_file({n: tensors[n] for n in part}, folder / file, metadata={"format": "pt"})

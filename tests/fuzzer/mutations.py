@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tests.fuzzing import Mutator
 
@@ -211,7 +212,7 @@ class Changes:
         )
         return what
 
-    def _changed(self, value: object) -> tuple[str, str]:
+    def _changed(self, value: Any) -> tuple[str, str]:
         places = list(_places(value))
         marks: dict[str, str] = {}
 
@@ -227,7 +228,7 @@ class Changes:
                 else self.chance.choice(list(KEYS))
             )
             raw = self._placed(self.chance.choice(KEYS[name]))
-            holder = value
+            holder: Any = value
             if self.chance.random() < 0.3 and (
                 inner := [p[0][p[1]] for p in places if isinstance(p[0][p[1]], dict)]
             ):
@@ -289,7 +290,7 @@ class Changes:
         path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
         return what
 
-    def _tensor(self, header: dict[str, dict[str, object]], name: str, other: str) -> str:
+    def _tensor(self, header: dict[str, dict[str, Any]], name: str, other: str) -> str:
         entry = header[name]
         how = self.chance.randrange(7)
         if how == 0:
@@ -308,7 +309,7 @@ class Changes:
                     [[1]],
                     [1.5],
                 ]
-            )  # type: ignore[call-overload]
+            )
         elif how == 2:
             entry["data_offsets"] = header[other].get("data_offsets")
         elif how == 3:
@@ -457,21 +458,20 @@ class Changes:
             with suppress(OSError), socket.socket(socket.AF_UNIX) as made:
                 made.bind(str(path))
         elif how == "link":
-            to = self.chance.choice(
-                [
-                    secret / "secret.txt",
-                    secret,
-                    secret / "model",
-                    self.root / "home",
-                    path,
-                    "/dev/zero",
-                    "/dev/stdin",
-                    "nowhere",
-                    "..",
-                    "/proc/self/fd",
-                    ".",
-                ]
-            )
+            places: list[Path | str] = [
+                secret / "secret.txt",
+                secret,
+                secret / "model",
+                self.root / "home",
+                path,
+                "/dev/zero",
+                "/dev/stdin",
+                "nowhere",
+                "..",
+                "/proc/self/fd",
+                ".",
+            ]
+            to = self.chance.choice(places)
             path.symlink_to(to)
             return f"link to {to}"
         return how
@@ -489,9 +489,9 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _places(value: object) -> list[tuple[object, object]]:
+def _places(value: object) -> list[tuple[Any, Any]]:
     """Every place in a JSON value: its holder and its key. Of a long list the first few."""
-    found: list[tuple[object, object]] = []
+    found: list[tuple[Any, Any]] = []
     todo = [value]
     while todo:
         one = todo.pop()

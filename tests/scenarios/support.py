@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def merged(folder: Path, store: Any, base: Path, adapter: Path) -> tuple[Path, s
         "adapter": ActionInput("", "", "adapter", "adapter", manifest=store.put_folder(adapter)[1]),
     }
     job = job_in(folder, store, inputs, publish=True)
-    merge(job, MergedFields(model="base", adapter="adapter"))
+    merge(job, MergedFields.model_validate({"model": "base", "adapter": "adapter"}))
     if job.result.manifest:
         out = folder / "merged"
         out.mkdir()
@@ -172,7 +173,7 @@ def convert(folder: Path, store: Any, model: Path, precision: str) -> Path:
     from olivebuild.steps.onnx import STEP, OnnxFields
     from tests.scenarios.steps import given, job_in
 
-    fields = OnnxFields(model="merged", precision=precision)
+    fields = OnnxFields.model_validate({"model": "merged", "precision": precision})
     job = job_in(
         folder, store, {"model": given(store, model)}, fields=fields.model_dump(exclude_none=True)
     )
@@ -346,11 +347,13 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
 
     notes: dict[str, int] = {}
 
-    def cell(done: dict[str, Any] | None, text: str) -> str:
+    def cell(
+        done: dict[str, Any] | None, measured: str, text: Callable[[dict[str, Any]], str]
+    ) -> str:
         for kind in ("refused", "stopped", "failed"):
             if done and kind in done:
                 return f"{kind} [{notes.setdefault(done[kind], len(notes) + 1)}]"
-        return text if done else "-"
+        return text(done) if done and measured in done else "-"
 
     lines = []
     for name, row in rows.items():
@@ -360,27 +363,24 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         cells = [
             cell(
                 trained,
-                trained
-                and "loss" in trained
-                and f"{trained['how']}, {max(trained['loss'], trained['gradient']):.0e}",
+                "loss",
+                lambda row: f"{row['how']}, {max(row['loss'], row['gradient']):.0e}",
             ),
             cell(
                 merged,
-                merged
-                and "bf16" in merged
-                and f"{merged['bf16']:.1g}, {merged['fp32']:.0e}, by {merged['by']}",
+                "bf16",
+                lambda row: f"{row['bf16']:.1g}, {row['fp32']:.0e}, by {row['by']}",
             ),
             f"{merged['computed']:.1g}" if merged and "bf16" in merged else "-",
             cell(
                 fp32,
-                fp32
-                and "spread" in fp32
-                and (
-                    f"{fp32['spread']:.0e}, "
-                    f"{'same tokens' if fp32['same tokens'] else 'other tokens'}"
+                "spread",
+                lambda row: (
+                    f"{row['spread']:.0e}, "
+                    f"{'same tokens' if row['same tokens'] else 'other tokens'}"
                 ),
             ),
-            cell(int4, int4 and "rms" in int4 and f"{int4['rms']:.2g}"),
+            cell(int4, "rms", lambda row: f"{row['rms']:.2g}"),
             ("yes" if all(row["ends"].values()) else "no") if row.get("ends") else "-",
         ]
         lines.append(f"| {name} | {row['published']} | {' | '.join(cells)} |\n")

@@ -210,7 +210,8 @@ def test_padding_that_changes_a_row_is_left_out(
 
     from olivebuild.steps._forward import takes_packed
 
-    model, said = adapted(write("LFM2", tmp_path / "model", dtype="float32")).eval(), []
+    model = adapted(write("LFM2", tmp_path / "model", dtype="float32")).eval()
+    said: list[str] = []
     # A class that forgets to leave padding out of its convolutions.
     base = model.get_base_model().model
     monkeypatch.setattr(

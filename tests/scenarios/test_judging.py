@@ -93,7 +93,8 @@ class PlainOnnx:
             "attention_mask": np.ones((1, len(ids)), np.int64),
             **self._empty,
         }
-        return np.asarray(self._session.run(["logits"], feed)[0], np.float64)[0]
+        logits: np.ndarray = np.asarray(self._session.run(["logits"], feed)[0], np.float64)[0]
+        return logits
 
 
 def nll(logits: np.ndarray, prompt: int, ids: list[int]) -> float:

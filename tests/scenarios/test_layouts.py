@@ -152,7 +152,7 @@ def test_layers_put_another_way_for_a_compiler_learn_the_same_in_half_precision(
     from olivebuild.steps._forward import Setup
 
     make("phi3", tmp_path / "model", tiny_model, dtype="bfloat16")
-    gradients = []
+    gradients: list[Any] = []
     for dtype in (torch.float32, torch.bfloat16, torch.bfloat16):
         model = adapted(tmp_path / "model", _models.load_model(tmp_path / "model", dtype), r=8).to(
             dtype
@@ -257,7 +257,8 @@ def test_out_of_memory_goes_on_in_smaller_pieces(llama: Path) -> None:
 
     model, batch = adapted(llama), token_rows(2)
     wanted = gradient(model, Setup(packed=True, share=True, limit=10_000), batch)
-    room, said = [85], []
+    room = [85]
+    said: list[str] = []
 
     def small(module: Any, arguments: Any, given: dict[str, Any]) -> None:
         if given["input_ids"].numel() > room[0]:
@@ -287,7 +288,8 @@ def test_attention_that_is_not_known_is_padded(llama: Path) -> None:
     from olivebuild.steps import _attention
     from olivebuild.steps._forward import takes_packed
 
-    model, said = adapted(llama), []
+    model = adapted(llama)
+    said: list[str] = []
 
     def leaks(
         module: Any,

@@ -55,12 +55,12 @@ def adapt(base: Path, folder: Path, *, method: str = "LORA", **options: Any) -> 
     embeddings, too.
     """
     import torch
-    from peft import get_peft_model
+    from peft import PeftType, get_peft_model
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
-    config = PEFT_TYPE_TO_CONFIG_MAPPING[method](task_type="CAUSAL_LM", **options)
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method)](task_type="CAUSAL_LM", **options)
     wrapped = get_peft_model(
         AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config
     )
@@ -68,7 +68,7 @@ def adapt(base: Path, folder: Path, *, method: str = "LORA", **options: Any) -> 
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
-    wrapped.save_pretrained(folder)
+    wrapped.save_pretrained(str(folder))
     return folder
 
 
@@ -274,7 +274,7 @@ def test_weights_are_as_they_were_after_computing_with_wide_ones(
 def test_only_weights_of_one_linear_layer_are_merged_one_by_one(tmp_path: Path) -> None:
     import transformers as t
 
-    small = {
+    small: dict[str, Any] = {
         "vocab_size": 64,
         "hidden_size": 32,
         "num_hidden_layers": 1,
@@ -282,12 +282,11 @@ def test_only_weights_of_one_linear_layer_are_merged_one_by_one(tmp_path: Path) 
         "num_key_value_heads": 4,
         "intermediate_size": 32,
     }
-    experts = {"num_local_experts": 2}
     configs = {
         "untied": t.LlamaConfig(**small, tie_word_embeddings=False),
         "tied": t.LlamaConfig(**small, tie_word_embeddings=True),
         "transposed": t.GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=4),
-        "experts": t.MixtralConfig(**small, **experts),
+        "experts": t.MixtralConfig(**small, num_local_experts=2),
     }
     linear = {f"model.layers.0.self_attn.{x}_proj.weight" for x in "qkvo"}
     mlp = {f"model.layers.0.mlp.{x}_proj.weight" for x in ("gate", "up", "down")}
@@ -299,7 +298,7 @@ def test_only_weights_of_one_linear_layer_are_merged_one_by_one(tmp_path: Path) 
     }
     for name, config in configs.items():
         folder = tmp_path / name
-        t.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        t.AutoModelForCausalLM.from_config(config).save_pretrained(str(folder))
         from olivebuild.tensors import tensors_of
 
         shapes = {x.name: x.shape for x in tensors_of(folder / "model.safetensors")}
@@ -408,7 +407,8 @@ def test_an_adapter_that_makes_rounding_matter_is_told_with_the_figure(
         adapter, lambda tensors: {n: t * times if "lora_B" in n else t for n, t in tensors.items()}
     )
     merged, job = merged_in(tmp_path / "merged", store, base, adapter)
-    spread = job.result.metrics["merge_spread"]
+    metrics: Any = job.result.metrics
+    spread = metrics["merge_spread"]
     assert (
         (f"logits differ by {spread:.2g} of their spread" in told(job))
         == (spread > 0.02)
@@ -416,7 +416,7 @@ def test_an_adapter_that_makes_rounding_matter_is_told_with_the_figure(
     )
     if times > 1:
         # So much that what is wrong with one weight might hide behind it.
-        assert job.result.metrics["merge_spread_allowed"] > HIDES
+        assert metrics["merge_spread_allowed"] > HIDES
         assert _odd_weight(base, adapter, merged) == ""
         name = "model.layers.1.self_attn.v_proj.weight"
         tensors = load_file(merged / "model.safetensors")
@@ -482,7 +482,7 @@ def test_a_grown_vocabulary_and_another_model_are_told_by_their_sizes(
     grown.resize_token_embeddings(386)
     get_peft_model(
         grown, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
-    ).save_pretrained(tmp_path / "grown")
+    ).save_pretrained(str(tmp_path / "grown"))
     error = refused(tmp_path / "a", store, base, tmp_path / "grown")
     assert "has 386 rows, the base's 384: tokens were added before training" in error.fact
     error = refused(
@@ -527,7 +527,7 @@ def test_an_adapter_for_added_tokens_is_merged_into_a_base_that_has_them(
         for name, parameter in trained.named_parameters():
             if "lora_B" in name or "modules_to_save" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
-    trained.save_pretrained(tmp_path / "adapter")
+    trained.save_pretrained(str(tmp_path / "adapter"))
     assert any(".original_module." in name for name in tensors_in(tmp_path / "adapter"))
     merged, _ = merged_in(tmp_path / "merged", store, tmp_path / "big", tmp_path / "adapter")
     ids = torch.arange(340, 386)[None]
@@ -599,7 +599,8 @@ def test_adapters_of_other_types_are_merged_and_compared_or_refused_at_once(
         )
         merged, job = merged_in(tmp_path / f"merged {method}", store, base, adapter)
         assert spreads(base, adapter, merged)[0] < LIMITS["float32"], method
-        assert 0 <= job.result.metrics["merge_spread"] <= job.result.metrics["merge_spread_allowed"]
+        metrics: Any = job.result.metrics
+        assert 0 <= metrics["merge_spread"] <= metrics["merge_spread_allowed"]
     prompt = adapt_by_prompt(base, tmp_path / "prompt")
     with pytest.raises(InputError, match="a PROMPT_TUNING adapter can't be merged"):
         bring(tmp_path / "brought prompt", store, prompt)
@@ -612,18 +613,19 @@ def adapt_by_prompt(base: Path, folder: Path) -> Path:
     get_peft_model(
         AutoModelForCausalLM.from_pretrained(base),
         PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
-    ).save_pretrained(folder)
+    ).save_pretrained(str(folder))
     return folder
 
 
 def test_a_merge_has_the_same_bytes_in_two_caches(tiny_model: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     make("qwen2", base, tiny_model, tie_word_embeddings=True)
-    for name, options in {
+    methods: dict[str, dict[str, Any]] = {
         "tensors": {},
         "peft": {"use_dora": True},
         "pissa": {"init_lora_weights": "pissa"},
-    }.items():
+    }
+    for name, options in methods.items():
         adapter = adapt(base, tmp_path / name, target_modules=["q_proj", "down_proj"], **options)
         found = []
         for n in (1, 2):
@@ -661,7 +663,7 @@ def dress(
         found.eos_token = end
     if template:
         found.chat_template = template
-    found.save_pretrained(folder)
+    found.save_pretrained(str(folder))
 
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
@@ -684,7 +686,7 @@ def test_the_tokenizer_of_an_adapter_goes_into_the_merge_as_a_set(
     dress(
         source,
         llama,
-        end=AutoTokenizer.from_pretrained(llama).convert_ids_to_tokens(9),
+        end=str(AutoTokenizer.from_pretrained(llama).convert_ids_to_tokens(9)),
         template=TEMPLATE,
     )
     adapter = bring(tmp_path / "bring", store, source)

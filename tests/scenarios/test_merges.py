@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,7 @@ def test_a_merge_into_a_merge_has_the_bytes_of_peft(
 
 def onnx_by_step(
     folder: Path, store: Store, fields: dict[str, Any], model: ActionInput
-) -> tuple[dict[str, bytes], dict[str, Any]]:
+) -> tuple[dict[str, bytes], Mapping[str, object]]:
     """The files, and the metrics."""
     job = job_in(folder, store, {"model": model}, fields=fields)
     STEP.run(job)

@@ -358,14 +358,15 @@ def test_an_onnx_folder_from_elsewhere_is_opened(llama: Path, tmp_path: Path, st
 
 def test_limits_tell_rounding_from_another_model() -> None:
     random = np.random.default_rng(0)
-    right = random.standard_normal((8, 100))
+    right: Any = random.standard_normal((8, 100))
     assert compare(right, right) == Difference(0.0, 0.0, 0.0)
     near = compare(right, right + 1e-5 * random.standard_normal((8, 100)))
     assert not near.beyond(LIMITS["fp32"])
     noisy = compare(right, right + 0.3 * random.standard_normal((8, 100)))
     assert not noisy.beyond(LIMITS["int4"])
     assert "rounding explains 0.0001" in noisy.beyond(LIMITS["fp32"])
-    other = compare(right, random.standard_normal((8, 100)))
+    unlike: Any = random.standard_normal((8, 100))
+    other = compare(right, unlike)
     assert all(other.beyond(limit) for limit in LIMITS.values())
     assert compare(right, right * np.nan).beyond(LIMITS["int4"]) == "logits are not finite"
     one = right.copy()

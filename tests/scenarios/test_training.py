@@ -26,7 +26,8 @@ pytestmark = [
 
 
 def test_stopped_at_random_steps_it_ends_the_same(llama: Path, tmp_path: Path) -> None:
-    batch, training, dropout = token_rows(5, 20), {"steps": 14}, {"dropout": 0.2}
+    batch, training = token_rows(5, 20), {"steps": 14}
+    dropout: dict[str, Any] = {"dropout": 0.2}
     wanted = bytes_of(fit(tmp_path / "quiet", llama, batch, training, **dropout)[0])
     chance = random.Random(0)
     for round_ in range(6):
@@ -187,20 +188,12 @@ def test_training_begins_with_another_adapter(llama: Path, tmp_path: Path) -> No
     saved = tmp_path / "adapter"
     saved.mkdir()
     _train.save_adapter(first.forward.model, saved, "base")
-    given = {"from": ActionInput(str(saved), str(saved), "adapter", "first")}
-    loop, _ = fit(
-        tmp_path / "b", llama, token_rows(12, 8), {"steps": 6}, inputs=given, **{"from": "first"}
-    )
+    inputs = {"from": ActionInput(str(saved), str(saved), "adapter", "first")}
+    fields: dict[str, Any] = {"inputs": inputs, "from": "first"}
+    loop, _ = fit(tmp_path / "b", llama, token_rows(12, 8), {"steps": 6}, **fields)
     assert loop.progress.losses[0] < first.progress.losses[0] - 0.01
     with pytest.raises(InputError, match="the adapter to begin with differs"):
-        fit(
-            tmp_path / "c",
-            llama,
-            token_rows(12, 8),
-            {"steps": 6},
-            inputs=given,
-            **{"from": "first", "r": 8},
-        )
+        fit(tmp_path / "c", llama, token_rows(12, 8), {"steps": 6}, **fields, r=8)
 
 
 # The whole step

@@ -1,0 +1,1 @@
+"""Measurements of olivebuild beside its peers, one script each."""
