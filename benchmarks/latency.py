@@ -36,6 +36,7 @@ from statistics import mean, median
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks._measure import Claim, end, table
 from olivebuild.executor import ActionInput
+from olivebuild.metric_records import ModelMetrics, decode
 from olivebuild.steps._compare import LATENCY, comparisons
 from olivebuild.steps._latency import REST, Stopwatch, measure
 from olivebuild.steps._statistics import paired_rounds
@@ -276,7 +277,11 @@ def itself(folder: Path, options: argparse.Namespace) -> list[Claim]:
         if not found["latency"]["interleaved"]:
             raise SystemExit("memory does not hold the copies at once")
         models = {str(i): {"data": {}, **figures} for i, figures in enumerate(found["models"])}
-        said.update(row["figure"] for row in comparisons(models, []) if row["verdict"] != "noise")
+        said.update(
+            row["figure"]
+            for row in comparisons(decode(models, dict[str, ModelMetrics]), [])
+            if row["verdict"] != "noise"
+        )
     count = max(1, options.itself // pairs) * pairs
     if not options.json:
         rows = [[figure, f"{said[figure]} of {count}"] for figure in LATENCY]

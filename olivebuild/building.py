@@ -160,16 +160,18 @@ def _show(
         return
     from olivebuild import console
     from olivebuild.comparing import since_last
+    from olivebuild.metric_records import read_choice, read_metrics
 
-    for name, metrics in shown:
+    for name, trace_metrics in shown:
         kind = project.graph.targets[name].kind
         if kind == "benchmark":
+            metrics = read_metrics(trace_metrics, name)
             console.show_benchmark(metrics)
             console.show_front(metrics)
             if entry and (told := since_last(history_of(project).read(), entry, name)):
                 click.echo(told)
         elif kind == "choice":
-            console.show_choice(name, metrics)
+            console.show_choice(name, read_choice(trace_metrics, name))
     console.show_gates(judged)
     if not report.failed:
         console.show_summary(report)

@@ -8,14 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, TypeGuard
 
 from msgspec.structs import asdict
 
 from olivebuild.errors import RecipeError
 from olivebuild.gates import FIGURES
-from olivebuild.history import Entry
+from olivebuild.history import Entry, Measured
 from olivebuild.key import Reason
+from olivebuild.metric_records import DataMetrics, Metrics, MetricSet, ModelMetrics, decode
 from olivebuild.text import did_you_mean
 
 
@@ -118,18 +118,18 @@ def of_builds(entries: Sequence[Entry], old: Entry, new: Entry) -> Comparison:
     """Every figure that both builds have. Edits between them count, whichever is the older."""
     changes: list[Change] = []
     for target, measured in new.measured.items():
-        if target in old.measured and measured.kind == "benchmark":
-            changes += between(target, old.measured[target].metrics, measured.metrics)
+        if target in old.measured:
+            changes += between(target, metrics_of(old.measured[target]), metrics_of(measured))
     first, last = sorted((old.number, new.number))
     causes = dict.fromkeys(r for e in entries if first < e.number <= last for r in e.causes)
     return Comparison(old.name, new.name, tuple(changes), tuple(causes), old.machine == new.machine)
 
 
-def of_models(benchmarks: Mapping[str, Mapping[str, Any]], old: str, new: str) -> Comparison:
+def of_models(benchmarks: Mapping[str, Metrics], old: str, new: str) -> Comparison:
     """Every figure of two models that one benchmark measures. Raises RecipeError when none does."""
     changes: list[Change] = []
     for target, metrics in benchmarks.items():
-        models = metrics["models"]
+        models = metrics.models
         if old in models and new in models:
             # These have answered the same rows, and the benchmark has compared the two row by row.
             changes += (
@@ -137,7 +137,7 @@ def of_models(benchmarks: Mapping[str, Mapping[str, Any]], old: str, new: str) -
             )
     if not changes:
         known = list(
-            dict.fromkeys(model for metrics in benchmarks.values() for model in metrics["models"])
+            dict.fromkeys(model for metrics in benchmarks.values() for model in metrics.models)
         )
         odd = next((name for name in (old, new) if name not in known), new)
         hint = did_you_mean(odd, known) if known else "`olivebuild` builds a benchmark"
@@ -147,42 +147,66 @@ def of_models(benchmarks: Mapping[str, Mapping[str, Any]], old: str, new: str) -
     return Comparison(old, new, tuple(changes))
 
 
-def between(target: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """Every figure that a benchmark had before and has now, model by model."""
-    found: list[Change] = []
-    for model, row in new.get("models", {}).items():
-        if model in old.get("models", {}):
-            found += _rows(target, model, old["models"][model], row)
-    return found
+def metrics_of(measured: Measured) -> Metrics:
+    """Return a benchmark's metrics as the history has them: without samples, answers, comparisons.
 
-
-def _rows(target: str, model: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    found: list[Change] = []
-    for name, figures in new.get("data", {}).items():
-        found += _figures(target, model, name, old.get("data", {}).get(name, {}), figures)
-    return found + _figures(target, model, "", old, new)
-
-
-def _figures(
-    target: str, model: str, data: str, old: Mapping[str, Any], new: Mapping[str, Any]
-) -> list[Change]:
-    pairs = [(figure, old.get(figure), new.get(figure)) for figure in FIGURES]
-    return [
-        Change(target, model, data, figure, float(a), float(b), _is_noise(figure, old, new))
-        for figure, a, b in pairs
-        if _number(a) and _number(b)
-    ]
-
-
-def _is_noise(figure: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """By the intervals of both, as if the two had been judged on rows of their own: the history has
-    no answers to pair.
+    They are empty for another kind of target, and for what can't be read: the history tells what it
+    can.
     """
-    change = new[figure] - old[figure]
+    try:
+        return decode(measured.metrics if measured.kind == "benchmark" else {}, Metrics)
+    except ValueError:
+        return Metrics()
+
+
+def between(target: str, old: Metrics, new: Metrics) -> list[Change]:
+    """Return every metric that a benchmark had before and has now, model by model."""
+    changes: list[Change] = []
+    for model, row in new.models.items():
+        if model in old.models:
+            changes += _rows(target, model, old.models[model], row)
+    return changes
+
+
+def _rows(target: str, model: str, old: ModelMetrics, new: ModelMetrics) -> list[Change]:
+    changes: list[Change] = []
+    for name, row in new.data.items():
+        changes += _changes(target, model, name, old.data.get(name, DataMetrics()), row)
+    return changes + _changes(target, model, "", old, new)
+
+
+def _changes(target: str, model: str, data: str, old: MetricSet, new: MetricSet) -> list[Change]:
+    changes = []
+    for figure in FIGURES:
+        before, after = old.metric(figure), new.metric(figure)
+        if before is None or after is None or before != before or after != after:
+            continue
+        changes.append(
+            Change(
+                target=target,
+                model=model,
+                data=data,
+                figure=figure,
+                old=before,
+                new=after,
+                noise=_is_noise(figure, (old, before), (new, after)),
+            )
+        )
+    return changes
+
+
+def _is_noise(figure: str, old: tuple[MetricSet, float], new: tuple[MetricSet, float]) -> bool:
+    """Judge by the intervals of both, as if the two had been judged on rows of their own: the
+    history has no answers to pair.
+    """
+    change = new[1] - old[1]
     if not change:
         return False
-    ends = [_facing(row, figure, up) for row, up in ((old, change > 0), (new, change < 0))]
-    spreads = [row.get("over_seeds", {}).get(figure, {}).get("deviation") for row in (old, new)]
+    ends = [
+        _facing(row, figure, value, up)
+        for (row, value), up in ((old, change > 0), (new, change < 0))
+    ]
+    spreads = [row.deviation(figure) for row, _ in (old, new)]
     by_rows = all(ends) and abs(change) <= math.hypot(*(end for end in ends if end))
     return bool(
         by_rows
@@ -190,14 +214,10 @@ def _is_noise(figure: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bo
     )
 
 
-def _facing(row: Mapping[str, Any], figure: str, up: bool) -> float | None:
-    """How far the interval reaches from the figure towards the other's."""
-    interval = row.get(f"{figure}_interval")
-    return abs(interval[int(up)] - row[figure]) if interval and len(interval) == 2 else None
-
-
-def _number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+def _facing(row: MetricSet, figure: str, value: float, up: bool) -> float | None:
+    """Return how far the interval reaches from the metric towards the other's."""
+    interval = row.interval(figure)
+    return abs(interval[int(up)] - value) if interval else None
 
 
 def headline(changes: list[Change], *, same_machine: bool = True) -> str:
@@ -241,6 +261,8 @@ def since_last(entries: Sequence[Entry], entry: Entry, target: str) -> str:
     before = previous(entries, entry, target)
     if before is None or target not in entry.measured:
         return ""
-    changes = between(target, before.measured[target].metrics, entry.measured[target].metrics)
+    changes = between(
+        target, metrics_of(before.measured[target]), metrics_of(entry.measured[target])
+    )
     told = headline(changes, same_machine=before.machine == entry.machine)
     return f"since build {before.number}: {told}" if told else ""

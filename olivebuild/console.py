@@ -31,6 +31,7 @@ from olivebuild.wording import heading as named
 
 if TYPE_CHECKING:
     from olivebuild.findings import Problem
+    from olivebuild.metric_records import ChoiceMetrics, DataMetrics, Metrics, ModelMetrics
 
 COLOURS = {
     Verdict.FRESH: "green",
@@ -147,23 +148,21 @@ question.
 """
 
 
-def show_benchmark(metrics: Mapping[str, Any]) -> None:
+def show_benchmark(metrics: Metrics) -> None:
     """The table: a row a model, the baselines below."""
     console = stdout()
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("model")
     columns = [
-        (name, key, heading)
-        for name in metrics["data"]
-        for key, heading in _headings(metrics, name)
+        (name, key, heading) for name in metrics.data for key, heading in _headings(metrics, name)
     ]
     for name, _, heading in columns:
         table.add_column(f"{name}\n{heading}", justify="right")
     for heading in ("first\ntoken", "tokens/s", "load", "peak RSS", "size"):
         table.add_column(heading, justify="right")
-    for name, row in metrics["models"].items():
-        table.add_row(name, *_cells(row["data"], columns), *_times(row))
-    for name, values in metrics.get("baselines", {}).items():
+    for name, row in metrics.models.items():
+        table.add_row(name, *_cells(row.data, columns), *_times(row))
+    for name, values in metrics.baselines.items():
         table.add_row(name, *_cells(values, columns), style="bright_black")
     console.print()
     console.print(table)
@@ -172,59 +171,54 @@ def show_benchmark(metrics: Mapping[str, Any]) -> None:
         console.print(escape(clean(line)), soft_wrap=True)
 
 
-def _differences(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """What each model lost or gained against the one before it, by what people look at first."""
-    told = {
-        (row["model"], row["versus"], row["data"], row["figure"]): row
-        for row in metrics.get("comparisons", ())
-    }
-    for versus, model in pairwise(metrics["models"]):
-        for name in metrics["data"]:
-            found = (told.get((model, versus, name, key)) for key in QUALITIES)
-            yield from (difference(row) for row in islice(filter(None, found), 1))
-        if row := told.get((model, versus, None, "e2e")):
+def _differences(metrics: Metrics) -> Iterator[str]:
+    """Yield what each model lost or gained against the one before it, by what people look at
+    first.
+    """
+    rows = {(row.model, row.versus, row.data, row.figure): row for row in metrics.comparisons}
+    for versus, model in pairwise(metrics.models):
+        for name in metrics.data:
+            of_data = (rows.get((model, versus, name, key)) for key in QUALITIES)
+            yield from (difference(row) for row in islice(filter(None, of_data), 1))
+        if row := rows.get((model, versus, None, "e2e")):
             yield difference(row)
 
 
-def _over_seeds(metrics: Mapping[str, Any]) -> Iterator[str]:
-    for model, row in metrics["models"].items():
-        for name, judged in row["data"].items():
-            spread = judged.get("over_seeds", {})
-            if key := next((key for key in QUALITIES if key in spread), None):
-                mean, worst, count = (
-                    figure(key, spread[key]["mean"]),
-                    figure(key, spread[key]["worst"]),
-                    len(spread[key]["values"]),
-                )
+def _over_seeds(metrics: Metrics) -> Iterator[str]:
+    for model, row in metrics.models.items():
+        for name, of_data in row.data.items():
+            key = next((key for key in QUALITIES if key in of_data.over_seeds), "")
+            spread = of_data.over_seeds.get(key)
+            if spread and spread.mean is not None and spread.worst is not None:
                 yield (
-                    f"{model} over {count} seeds: {named(key)} on {name} {mean} on average, "
-                    f"{worst} "
-                    "at worst"
+                    f"{model} over {len(spread.values)} seeds: {named(key)} on {name} "
+                    f"{figure(key, spread.mean)} on average, {figure(key, spread.worst)} at worst"
                 )
 
 
-def _times(row: Mapping[str, Any]) -> list[str]:
-    if "ttft" not in row:
+def _times(row: ModelMetrics) -> list[str]:
+    if row.ttft is None:
         return []
-    speed = f"{row['tokens_per_second']:.1f}" if row["tokens_per_second"] else ""
     return [
-        f"{row['ttft'] * 1000:.0f} ms",
-        speed,
-        seconds(row["load_seconds"]),
-        size(row["peak_rss"]),
-        size(row["size"]),
+        f"{row.ttft * 1000:.0f} ms",
+        f"{row.tokens_per_second:.1f}" if row.tokens_per_second else "",
+        "" if row.load_seconds is None else seconds(row.load_seconds),
+        "" if row.peak_rss is None else size(row.peak_rss),
+        "" if row.size is None else size(row.size),
     ]
 
 
-def _headings(metrics: Mapping[str, Any], data: str) -> list[tuple[str, str]]:
-    """(figure, heading) of a data set; the first heading tells how many rows it has."""
-    rows = [row["data"][data] for row in metrics["models"].values()]
+def _headings(metrics: Metrics, data: str) -> list[tuple[str, str]]:
+    """Return (metric, heading) pairs of a data set; the first heading tells how many rows it
+    has.
+    """
+    rows = [row.data[data] for row in metrics.models.values()]
 
     def measured(group: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         return [
             (key, heading)
             for key, heading in group
-            if any(row.get(key) is not None for row in rows)
+            if any(row.metric(key) is not None for row in rows)
         ]
 
     labels, answers, texts = map(measured, OF_ROWS)
@@ -232,24 +226,19 @@ def _headings(metrics: Mapping[str, Any], data: str) -> list[tuple[str, str]]:
     found = (
         [pair for pair in labels if pair[0] == "accuracy"] + answers if answers else labels
     ) or texts
-    own = [
-        (name, name)
-        for name in dict.fromkeys(name for row in rows for name in row.get("scores", {}))
-    ]
+    own = [(name, name) for name in dict.fromkeys(name for row in rows for name in row.scores)]
     return [
-        (key, f"{heading}\n{rows[0]['rows']} rows" if i == 0 else heading)
+        (key, f"{heading}\n{rows[0].rows} rows" if i == 0 else heading)
         for i, (key, heading) in enumerate([*found, *own])
     ]
 
 
-def _cells(of_data: Mapping[str, Any], columns: Iterable[tuple[str, str, str]]) -> list[str]:
+def _cells(
+    of_data: Mapping[str, DataMetrics], columns: Iterable[tuple[str, str, str]]
+) -> list[str]:
     cells = []
     for name, key, _ in columns:
-        value = (
-            of_data[name].get("scores", {}).get(key)
-            if key not in FIGURES
-            else of_data[name].get(key)
-        )
+        value = of_data[name].metric(key)
         cells.append(
             "" if value is None else figure(key, value) if key in FIGURES else f"{value:.3g}"
         )
@@ -260,45 +249,45 @@ MANY = 4
 """From so many models on it takes a front to see which are worth having."""
 
 
-def show_front(metrics: Mapping[str, Any]) -> None:
-    """The models that no other beats in accuracy, speed and size at once, fastest last; then the
-    others, and by what they are beaten.
+def show_front(metrics: Metrics) -> None:
+    """Print the models that no other beats in accuracy, speed and size at once, fastest last, then
+    the others, and by what they are beaten.
     """
-    pareto, models = metrics.get("pareto"), metrics["models"]
+    pareto, models = metrics.pareto, metrics.models
     if not pareto or len(models) < MANY:
         return
     console = stdout()
-    quality, speed = pareto["quality"], pareto["speed"]
+    quality, speed = pareto.quality, pareto.speed
 
     def cells(name: str) -> list[str]:
         row = models[name]
-        return [
-            figure(quality, row["data"][pareto["data"]][quality]),
-            figure(speed, row[speed]),
-            size(row["size"]),
-        ]
+        values = (
+            (quality, row.data[pareto.data].metric(quality)),
+            (speed, row.metric(speed)),
+            ("size", row.size),
+        )
+        return ["" if value is None else figure(metric, value) for metric, value in values]
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("Pareto front")
     for heading in (
-        f"{pareto['data']}\n{quality.replace('_', ' ')}",
+        f"{pareto.data}\n{quality.replace('_', ' ')}",
         speed.replace("tokens_per_second", "tokens/s"),
         "size",
     ):
         table.add_column(heading, justify="right")
     table.add_column("")
-    for name in pareto["front"]:
+    for name in pareto.front:
         table.add_row(f"* {name}", *cells(name), "", style="green")
-    for name, by in pareto["beaten_by"].items():
+    for name, by in pareto.beaten_by.items():
         table.add_row(f"  {name}", *cells(name), f"beaten by {by}", style="bright_black")
     console.print(table)
     console.print()
 
 
-def show_choice(name: str, metrics: Mapping[str, Any]) -> None:
+def show_choice(name: str, metrics: ChoiceMetrics) -> None:
     stdout().print(
-        f"[green]{'chosen':<9}[/]{escape(name):<22} is {escape(metrics['chosen'])}, by "
-        f"{metrics['by']}"
+        f"[green]{'chosen':<9}[/]{escape(name):<22} is {escape(metrics.chosen)}, by {metrics.by}"
     )
 
 

@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from olivebuild.errors import BuildError, RecipeError
+
+if TYPE_CHECKING:
+    from olivebuild.metric_records import Metrics
 
 _TIME = {"ms": 1e-3, "s": 1.0}
 _SIZE = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -153,12 +156,12 @@ class Judgement(Struct, frozen=True):
     noise: bool = False
 
 
-def judge(target: str, gates: Iterable[Gate], metrics: Mapping[str, Any]) -> list[Judgement]:
+def judge(target: str, gates: Iterable[Gate], metrics: Metrics) -> list[Judgement]:
     """Raises RecipeError when a gate names a model or data set that the benchmark does not have."""
     return [_judge(target, gate, metrics) for gate in gates]
 
 
-def _judge(target: str, gate: Gate, metrics: Mapping[str, Any]) -> Judgement:
+def _judge(target: str, gate: Gate, metrics: Metrics) -> Judgement:
     compare = _COMPARE[gate.compare]
     if gate.command:
         value = _figure_of_command(gate, metrics)
@@ -188,18 +191,16 @@ def _lower_is_better(gate: Gate) -> bool:
     return FIGURES.get(gate.figure, ("higher", {}))[0] == "lower"
 
 
-def _place(
-    target: str, gate: Gate, metrics: Mapping[str, Any], names: tuple[str, ...]
-) -> tuple[str, str]:
-    """The model and the data set that the names mean."""
-    model, data = list(metrics["models"])[-1], metrics["data"][0]
+def _place(target: str, gate: Gate, metrics: Metrics, names: tuple[str, ...]) -> tuple[str, str]:
+    """Return the model and the data set that the names mean."""
+    model, data = list(metrics.models)[-1], metrics.data[0]
     for name in names:
-        if name in metrics["models"]:
+        if name in metrics.models:
             model = name
-        elif name in metrics["data"]:
+        elif name in metrics.data:
             data = name
         else:
-            known = ", ".join([*metrics["models"], *metrics["data"]])
+            known = ", ".join([*metrics.models, *metrics.data])
             raise RecipeError(
                 f"the gate {gate.text!r} names {name!r}, which {target} does not measure",
                 hint=f"it measures {known}",
@@ -207,24 +208,21 @@ def _place(
     return model, data
 
 
-def _figure(target: str, gate: Gate, metrics: Mapping[str, Any], model: str, data: str) -> float:
-    row = metrics["models"][model]
-    of_data = row["data"][data]
-    known = (
-        row
-        if gate.figure in FIGURES.keys() - OF_ANSWERS.keys()
-        else {**of_data.get("scores", {}), **of_data}
-    )
-    value = known.get(gate.figure)
-    if gate.over and "seeds" in row:
-        value = of_data["over_seeds"].get(gate.figure, {}).get(gate.over)
+def _figure(target: str, gate: Gate, metrics: Metrics, model: str, data: str) -> float:
+    row = metrics.models[model]
+    of_data = row.data[data]
+    of_model = gate.figure in FIGURES and gate.figure not in OF_ANSWERS
+    value = (row if of_model else of_data).metric(gate.figure)
     # A model that is not trained is the same for all seeds.
+    if gate.over and row.seeds:
+        spread = of_data.over_seeds.get(gate.figure)
+        value = getattr(spread, gate.over) if spread else None
     if value is None:
         raise BuildError(
             f"the gate {gate.text!r} can't be judged: {target} has no {gate.figure} for {model}",
             hint=_hint(gate.figure),
         )
-    return float(value)
+    return value
 
 
 def _hint(figure: str) -> str:
@@ -237,8 +235,8 @@ def _hint(figure: str) -> str:
     )
 
 
-def _figure_of_command(gate: Gate, metrics: Mapping[str, Any]) -> float:
-    figures = metrics["commands"][gate.command]
+def _figure_of_command(gate: Gate, metrics: Metrics) -> float:
+    figures = metrics.commands[gate.command]
     if gate.figure not in figures:
         raise BuildError(
             f"the gate {gate.text!r} can't be judged: {gate.command} measured no {gate.figure}",
@@ -248,18 +246,15 @@ def _figure_of_command(gate: Gate, metrics: Mapping[str, Any]) -> float:
 
 
 def _interval(
-    gate: Gate, metrics: Mapping[str, Any], model: str, versus: str, data: str
+    gate: Gate, metrics: Metrics, model: str, versus: str, data: str
 ) -> tuple[float, float] | None:
-    """The interval of versus minus model, from the benchmark's comparison of the two, whichever way
-    round it was made.
+    """Return the interval of versus minus model, from the benchmark's comparison of the two,
+    whichever way round it was made; None where it has none.
     """
-    for row in metrics.get("comparisons", ()):
-        if (
-            row["figure"] == gate.figure
-            and row["data"] in (data, None)
-            and {row["model"], row["versus"]} == {model, versus}
-            and row["interval"]
-        ):
-            low, high = row["interval"]
-            return (-high, -low) if row["model"] == model else (low, high)
+    for row in metrics.comparisons:
+        if row.figure != gate.figure or row.data not in (data, None):
+            continue
+        if row.bounds and {row.model, row.versus} == {model, versus}:
+            low, high = row.bounds
+            return (-high, -low) if row.model == model else (low, high)
     return None

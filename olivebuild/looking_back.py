@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import webbrowser
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from msgspec import to_builtins
@@ -17,6 +16,7 @@ from olivebuild.options import JSON, open_all, recipe_options
 from olivebuild.streams import json_text
 
 if TYPE_CHECKING:
+    from olivebuild.metric_records import Metrics
     from olivebuild.project import Project
 
 
@@ -155,11 +155,17 @@ def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
         show_comparison(found)
 
 
-def _benchmarks(project: Project) -> dict[str, Mapping[str, Any]]:
-    """The figures of the recipe's benchmarks as they stand; what is not measured yet is left
-    out.
+def _benchmarks(project: Project) -> dict[str, Metrics]:
+    """Return the metrics of the recipe's benchmarks as they stand, but for what is not measured
+    yet.
     """
+    from olivebuild.metric_records import read_metrics
+
     names = [name for name, target in project.graph.targets.items() if target.kind == "benchmark"]
     plan = project.planner.plan(names)
     project.workspace.memo.save()
-    return {name: trace.metrics for name in names if (trace := plan.states[name].trace)}
+    return {
+        name: read_metrics(trace.metrics, name)
+        for name in names
+        if (trace := plan.states[name].trace)
+    }

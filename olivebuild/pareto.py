@@ -6,11 +6,16 @@ Reads the figures of a benchmark; knows neither targets nor files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from msgspec import structs
 
 from olivebuild.gates import FIGURES, OF_ANSWERS, Gate, Judgement, judge
+
+if TYPE_CHECKING:
+    from olivebuild.metric_records import Metrics
 
 QUALITIES = ("accuracy", "field_exact", "generated_accuracy", "perplexity")
 SPEEDS = ("e2e", "tokens_per_second")
@@ -63,46 +68,47 @@ class Front:
         }
 
 
-def front(metrics: Mapping[str, Any]) -> Front | None:
-    """Over all models of a benchmark that were timed; None where they have no figures in common."""
-    rows, data = (
-        {name: row for name, row in metrics["models"].items() if "size" in row},
-        metrics["data"][0],
-    )
+def front(metrics: Metrics) -> Front | None:
+    """Return the front of all models of a benchmark that were timed; None where they have no
+    metrics in common.
+    """
+    rows = {name: row for name, row in metrics.models.items() if row.size is not None}
+    data = metrics.data[0]
     quality = next(
         (
             q
             for q in QUALITIES
-            if all(row["data"][data].get(q) is not None for row in rows.values())
+            if all(row.data[data].metric(q) is not None for row in rows.values())
         ),
         None,
     )
-    speed = next((s for s in SPEEDS if all(row.get(s) for row in rows.values())), None)
+    speed = next((s for s in SPEEDS if all(row.metric(s) for row in rows.values())), None)
     if not rows or quality is None or speed is None:
         return None
     points = [
         Point(
-            name,
-            _upward(quality, row["data"][data][quality]),
-            _speed(speed, row[speed]),
-            -float(row["size"]),
+            model=name,
+            quality=value_of(metrics, name, quality),
+            speed=_speed(speed, row.metric(speed) or 0.0),
+            size=-(row.size or 0.0),
         )
         for name, row in rows.items()
     ]
-    found = []
-    for point in points:
-        beaten_by = next((other.model for other in points if other.beats(point)), "")
-        found.append(Point(point.model, point.quality, point.speed, point.size, beaten_by))
-    return Front(quality, data, speed, tuple(found))
+    points = [replace(point, beaten_by=_beaten_by(point, points)) for point in points]
+    return Front(quality=quality, data=data, speed=speed, points=tuple(points))
+
+
+def _beaten_by(point: Point, points: Iterable[Point]) -> str:
+    return next((other.model for other in points if other.beats(point)), "")
 
 
 def _upward(figure: str, value: float) -> float:
-    return -float(value) if FIGURES.get(figure, ("higher",))[0] == "lower" else float(value)
+    return -value if FIGURES.get(figure, ("higher",))[0] == "lower" else value
 
 
 def _speed(figure: str, value: float) -> float:
     # A share of a time only means something if it is turned into a rate.
-    return 1 / float(value) if FIGURES[figure][0] == "lower" else float(value)
+    return 1 / value if FIGURES[figure][0] == "lower" else value
 
 
 @dataclass(frozen=True)
@@ -123,50 +129,50 @@ class Candidate:
 
 def ranked(
     target: str,
-    metrics: Mapping[str, Any],
+    metrics: Metrics,
     models: Iterable[str],
     figure: str,
     gates: Iterable[Gate],
 ) -> list[Candidate]:
-    """Best first, those that meet all gates before those that don't; of equals the better, then the
-    smaller, then the one listed first.
+    """Return candidates, best first, those that meet all gates before those that don't; of equals
+    the better, then the smaller, then the one listed first.
 
-    A gate that names no model judges each. Raises KeyError when there is no such figure,
+    A gate that names no model judges each. Raises KeyError when there is no such metric,
     RecipeError and BuildError as gates do.
     """
     gates = list(gates)
-    known = front(metrics)
-    qualities = {p.model: p.quality for p in known.points} if known else {}
-    found = []
+    pareto = front(metrics)
+    qualities = {p.model: p.quality for p in pareto.points} if pareto else {}
+    candidates = []
     for model in models:
-        last = {name: row for name, row in metrics["models"].items() if name != model} | {
-            model: metrics["models"][model]
-        }
-        found.append(
-            Candidate(
-                model,
-                value_of(metrics, model, figure),
-                tuple(judge(target, gates, {**metrics, "models": last})),
-            )
-        )
+        # A gate that names no model means the last one.
+        others = {name: row for name, row in metrics.models.items() if name != model}
+        last = structs.replace(metrics, models=others | {model: metrics.models[model]})
+        value = value_of(metrics, model, figure)
+        candidates.append(Candidate(model, value, tuple(judge(target, gates, last))))
     return sorted(
-        found,
+        candidates,
         key=lambda c: (
             not c.passes,
             -c.value,
             -qualities.get(c.model, 0),
-            metrics["models"][c.model]["size"],
+            metrics.models[c.model].size or 0.0,
         ),
     )
 
 
-def value_of(metrics: Mapping[str, Any], model: str, figure: str) -> float:
-    """`size`, `accuracy` or, for another than the first data set, `hard.accuracy`; such that more
-    is better.
+def value_of(metrics: Metrics, model: str, figure: str) -> float:
+    """Return a metric such that more is better: `size`, `accuracy` or, for another than the first
+    data set, `hard.accuracy`.
+
+    Raises KeyError where it was not measured.
     """
     data, _, name = figure.rpartition(".")
-    row = metrics["models"][model]
+    row = metrics.models[model]
     if name in FIGURES and name not in OF_ANSWERS:
-        return _upward(name, row[name])
-    of_data = row["data"][data or metrics["data"][0]]
-    return _upward(name, of_data[name] if name in OF_ANSWERS else of_data["scores"][name])
+        value = row.metric(name)
+    else:
+        value = row.data[data or metrics.data[0]].metric(name)
+    if value is None:
+        raise KeyError(figure)
+    return _upward(name, value)

@@ -64,12 +64,14 @@ class Project(Struct):
         if not gated:
             return []
         from olivebuild.gates import judge
+        from olivebuild.metric_records import read_metrics
 
         judged = []
         for name, metrics in gated.items():
             target = self.graph.recipe.targets[name]
             try:
-                judged += judge(name, target.step.gates(target.fields), metrics)
+                gates = target.step.gates(target.fields)
+                judged += judge(name, gates, read_metrics(metrics, name))
             except RecipeError as e:
                 e.where = self.graph.recipe.where(name, ("gates",))
                 raise

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.key import Reason
 from olivebuild.text import clean, size
+
+if TYPE_CHECKING:
+    from olivebuild.metric_records import PairedComparison
 
 SHOWN = 8
 """So many names are a line that people read; of more it is their number that says something."""
@@ -101,53 +104,50 @@ def gate_value(gate: str, value: float) -> str:
     return f"{value * 100:.1f} points" if drop else figure(parsed.figure, value)
 
 
-def verdict(row: Mapping[str, Any]) -> str:
+def verdict(row: PairedComparison) -> str:
     """That of a comparison; `unsure` where few rounds have no interval that would be enough for
     one, however far apart the two are.
     """
-    if row["verdict"] == "noise" and row.get("ratio"):
-        low, high = row["ratio_interval"] or (None, None)
+    if row.verdict == "noise" and row.ratio:
+        low, high = row.ratio_bounds or (None, None)
         return "noise" if low and high and low < 1.05 and high > 1 / 1.05 else "unsure"
-    return str(row["verdict"])
+    return row.verdict
 
 
-def difference(row: Mapping[str, Any]) -> str:
+def difference(row: PairedComparison) -> str:
     """A comparison of a benchmark: `onnx-int4 lost 2.3 points of accuracy on tone against merged:
     noise (p 0.5; a loss of 12 points would show)`.
     """
-    first, second, noise = row["model"], row["versus"], row["verdict"] == "noise"
-    if ratio := row.get("ratio"):
-        low, high = (
-            [1 / end for end in reversed(row["ratio_interval"])]
-            if row["ratio_interval"]
-            else (None, None)
-        )
+    first, second, noise = row.model, row.versus, row.verdict == "noise"
+    if ratio := row.ratio:
+        ends = row.ratio_bounds
+        low, high = (1 / ends[1], 1 / ends[0]) if ends else (None, None)
         sure = f" ({low:.3g} to {high:.3g})" if low and high else ""
         told = {"noise": ": noise", "unsure": ": too few rounds to be sure"}.get(verdict(row), "")
         times = f"{1 / ratio:.2g}"
         return (
             f"{first} is {'' if times == '1' else f'{times} times '}as fast as {second} "
-            f"{heading(row['figure'])}{sure}{told}"
+            f"{heading(row.figure)}{sure}{told}"
         )
-    what = f"{heading(row['figure'])} on {row['data']}"
-    value = row["difference"]
+    what = f"{heading(row.figure)} on {row.data}"
+    value = row.difference
     if not value and noise:
         return f"{first} is as good as {second} in {what}"
     amount = (
         f"{abs(value) * 100:.1f} points of {what}"
-        if "%" in FIGURES[row["figure"]][1]
+        if "%" in FIGURES[row.figure][1]
         else f"{abs(value):.3g} of {what}"
     )
     shows = (
-        f"; a loss of {row['detectable'] * 100:.0f} points would show"
-        if noise and row.get("detectable")
+        f"; a loss of {row.detectable * 100:.0f} points would show"
+        if noise and row.detectable
         else ""
     )
-    p = "" if row["p"] is None else f"p {row['p']:.2g}" if row["p"] >= 0.001 else "p < 0.001"
+    p = "" if row.p is None else f"p {row.p:.2g}" if row.p >= 0.001 else "p < 0.001"
     chance = f" ({p}{shows})" if p else ""
     return (
         f"{first} {'lost' if value < 0 else 'gained'} {amount} against {second}: "
-        f"{'noise' if noise else row['verdict']}{chance}"
+        f"{'noise' if noise else row.verdict}{chance}"
     )
 
 

@@ -19,6 +19,7 @@ from olivebuild.build import Build, Report
 from olivebuild.events import Event
 from olivebuild.executors.local import LocalExecutor
 from olivebuild.history import Entry
+from olivebuild.metric_records import ModelMetrics, decode
 from olivebuild.project import Project, open_project
 from olivebuild.recording import Recorder, record
 from olivebuild.states import State, Verdict
@@ -223,7 +224,7 @@ def _metrics(project: Project, state: State, chance: random.Random, lost: float)
     return {
         "models": models,
         "data": ["tone"],
-        "comparisons": comparisons(models, ["tone"]),
+        "comparisons": comparisons(decode(models, dict[str, ModelMetrics]), ["tone"]),
         "baselines": {"naive bayes": {"tone": {"rows": len(rows), "accuracy": 0.72}}},
         "latency": {"prompt_tokens": 64, "new_tokens": 16, "rounds": 12, "why_stopped": "tight"},
     }

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from olivebuild.console import show_benchmark, show_choice, show_front
+from olivebuild.metric_records import ChoiceMetrics, Metrics, PairedComparison, decode
 from olivebuild.wording import difference
 
 TIMES: dict[str, Any] = {
@@ -16,6 +17,10 @@ TIMES: dict[str, Any] = {
     "peak_rss": 1.25e9,
     "size": 273e6,
 }
+
+
+def show(metrics: dict[str, Any]) -> None:
+    show_benchmark(decode(metrics, Metrics))
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> str:
@@ -29,7 +34,7 @@ def test_labels_and_baselines(capsys: pytest.CaptureFixture[str]) -> None:
     hard = {"rows": 80, "accuracy": 0.9375, "generated_accuracy": 0.9, "perplexity": 1.4}
     models = {"merged": {"data": {"tone": right, "hard": hard}, **TIMES}}
     baselines = {"naive bayes": {"tone": {"rows": 86, "accuracy": 0.721}, "hard": {"rows": 80}}}
-    show_benchmark({"models": models, "data": ["tone", "hard"], "baselines": baselines})
+    show({"models": models, "data": ["tone", "hard"], "baselines": baselines})
     assert (
         printed(capsys)
         == """\
@@ -52,7 +57,7 @@ def test_json_and_scores_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None
         "scores": {"brevity": 0.25},
     }
     merged = base | {"schema_valid": 1.0, "field_exact": 0.9, "json_exact": 0.7}
-    show_benchmark(
+    show(
         {
             "models": {
                 "base": {"data": {"orders": base}, **TIMES},
@@ -75,7 +80,7 @@ merged  100.0 %  90.0 %  70.0 %     0.25  167 ms      19.2  3.0 s   1.25 GB  273
 
 def test_a_model_that_was_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
     right = {"rows": 86, "accuracy": 0.965}
-    show_benchmark(
+    show(
         {
             "models": {
                 "adapter": {"data": {"tone": right}},
@@ -104,7 +109,7 @@ def test_texts_without_a_question(capsys: pytest.CaptureFixture[str]) -> None:
             "tokens_per_second": None,
         }
     }
-    show_benchmark({"models": models, "data": ["book"]})
+    show({"models": models, "data": ["book"]})
     assert (
         printed(capsys)
         == """\
@@ -174,7 +179,7 @@ def test_what_was_lost_and_whether_that_is_noise(capsys: pytest.CaptureFixture[s
         row("int4", "merged", "hard", "accuracy", -0.2, "worse", 0.004, detectable=0.1151),
         row("int4", "merged", None, "e2e", -0.1, "better", None, **times),
     ]
-    show_benchmark({"models": models, "data": ["tone", "hard"], "comparisons": comparisons})
+    show({"models": models, "data": ["tone", "hard"], "comparisons": comparisons})
     lines = printed(capsys).splitlines()
     assert (
         "\n".join(lines[-7:]) + "\n"
@@ -203,11 +208,11 @@ def test_the_front(capsys: pytest.CaptureFixture[str]) -> None:
         "beaten_by": {"c": "a"},
     }
     few: dict[str, Any] = {"models": models, "data": ["tone"], "pareto": pareto}
-    show_front(few)
+    show_front(decode(few, Metrics))
     assert printed(capsys) == ""
     pareto["beaten_by"]["d"] = "b"  # type: ignore[index]
-    show_front(few | {"models": models | {"d": models["c"]}})
-    show_choice("best", {"chosen": "b", "by": "size"})
+    show_front(decode(few | {"models": models | {"d": models["c"]}}, Metrics))
+    show_choice("best", ChoiceMetrics(chosen="b", by="size"))
     assert (
         printed(capsys)
         == """\
@@ -243,4 +248,4 @@ def test_few_rounds_are_not_called_noise(interval: list[float] | None, says: str
         "ratio": 0.25,
         "ratio_interval": interval,
     }
-    assert difference(row) == says
+    assert difference(decode(row, PairedComparison)) == says

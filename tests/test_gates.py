@@ -9,6 +9,7 @@ import pytest
 from olivebuild.errors import BuildError, RecipeError
 from olivebuild.gates import FIGURES, Gate, Judgement
 from olivebuild.gates import judge as judge_gates
+from olivebuild.metric_records import Metrics, decode
 
 approx: Any = pytest.approx
 """Stands where a float does, which its own type does not say."""
@@ -44,7 +45,7 @@ def judge(
     return judge_gates(
         target,
         [Gate.parse(text, ["brevity"], ["evaluate"], strict=strict) for text in texts],
-        metrics,
+        decode(metrics, Metrics),
     )
 
 

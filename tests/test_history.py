@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from olivebuild.comparing import between, headline, of_builds, of_models, since_last
+from olivebuild.comparing import Change, between, headline, of_builds, of_models, since_last
 from olivebuild.errors import RecipeError
 from olivebuild.history import MAX_BYTES, Entry, History, Made, Measured, find
 from olivebuild.key import Reason
+from olivebuild.metric_records import Metrics, decode
 from tests.conftest import Place
 
 RECIPE = """\
@@ -187,6 +188,10 @@ def metrics(accuracy: float, speed: float, size: float = 100e6) -> dict[str, Any
     }
 
 
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+    return between("bench", decode(old, Metrics), decode(new, Metrics))
+
+
 @pytest.mark.parametrize(
     ("new", "told"),
     [
@@ -196,7 +201,7 @@ def metrics(accuracy: float, speed: float, size: float = 100e6) -> dict[str, Any
     ],
 )
 def test_the_headline(new: dict[str, Any], told: str) -> None:
-    assert headline(between("bench", metrics(0.9, 100), new)) == told
+    assert headline(changes(metrics(0.9, 100), new)) == told
 
 
 def test_figures_that_only_one_side_has_are_left_out() -> None:
@@ -204,7 +209,7 @@ def test_figures_that_only_one_side_has_are_left_out() -> None:
     new["models"]["int4"]["data"] = {"hard": {"accuracy": 0.9}}
     new["models"]["int4"]["tokens_per_second"] = None
     new["models"]["other"] = new["models"]["base"]
-    assert [(c.model, c.data, c.figure) for c in between("bench", metrics(0.9, 100), new)] == [
+    assert [(c.model, c.data, c.figure) for c in changes(metrics(0.9, 100), new)] == [
         ("base", "tone", "accuracy"), ("base", "", "tokens_per_second"), ("base", "", "size"), ("int4", "", "size"),
     ]  # fmt: skip
 
@@ -266,7 +271,7 @@ def test_a_change_that_other_rows_or_another_seed_would_make_is_called_noise() -
         }
 
     def told(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-        return [c.text for c in between("bench", old, new)]
+        return [c.text for c in changes(old, new)]
 
     assert told(judged(0.9, 0), judged(0.85, 0)) == ["-5.0 points (noise)"]
     # Downwards the interval reaches as far from the old figure as upwards from the new: hypot(0.06,
@@ -298,10 +303,10 @@ def test_speeds_of_different_machines_are_not_told() -> None:
 
 
 def test_models_of_a_benchmark_are_compared() -> None:
-    found = of_models({"bench": metrics(0.9, 100)}, "base", "int4")
+    found = of_models({"bench": decode(metrics(0.9, 100), Metrics)}, "base", "int4")
     assert [c.text for c in found.changes] == ["+40.0 points", "400 % faster", "50 % smaller"]
     with pytest.raises(RecipeError) as caught:
-        of_models({"bench": metrics(0.9, 100)}, "base", "int8")
+        of_models({"bench": decode(metrics(0.9, 100), Metrics)}, "base", "int8")
     assert (caught.value.fact, caught.value.hint) == (
         "no benchmark has measured both base and int8",
         "did you mean int4?",

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from olivebuild.gates import Gate
-from olivebuild.pareto import front, ranked
+from olivebuild.metric_records import Metrics, decode
+from olivebuild.pareto import Front, front, ranked
 
 
 def figures(**models: tuple[float, float, int]) -> dict[str, Any]:
@@ -23,6 +24,10 @@ def figures(**models: tuple[float, float, int]) -> dict[str, Any]:
     return {"models": rows, "data": ["tone", "hard"]}
 
 
+def front_of(metrics: dict[str, Any]) -> Front | None:
+    return front(decode(metrics, Metrics))
+
+
 FOUR = figures(
     merged=(0.96, 19, 273),
     plain=(0.80, 110, 90),
@@ -33,7 +38,7 @@ FOUR = figures(
 
 
 def test_the_front_is_what_nothing_beats() -> None:
-    found = front(FOUR)
+    found = front_of(FOUR)
     assert found
     assert found.to_json() == {
         "quality": "accuracy",
@@ -48,14 +53,14 @@ def test_the_front_is_what_nothing_beats() -> None:
 def test_what_was_not_timed_is_not_on_the_front() -> None:
     adapter = {"data": {"tone": {"accuracy": 0.99}, "hard": {"accuracy": 0.99}}}
     found, alone = (
-        front(FOUR | {"models": FOUR["models"] | {"adapter": adapter}}),
-        front(FOUR | {"models": {"adapter": adapter}}),
+        front_of(FOUR | {"models": FOUR["models"] | {"adapter": adapter}}),
+        front_of(FOUR | {"models": {"adapter": adapter}}),
     )
-    assert (found, alone) == (front(FOUR), None)
+    assert (found, alone) == (front_of(FOUR), None)
 
 
 def test_a_clear_lead_in_speed_counts() -> None:
-    found = front(figures(a=(0.9, 100, 50), b=(0.8, 106, 50), c=(0.8, 106, 50)))
+    found = front_of(figures(a=(0.9, 100, 50), b=(0.8, 106, 50), c=(0.8, 106, 50)))
     assert found
     # Equals don't beat each other.
     assert found.to_json()["front"] == ["a", "b", "c"]
@@ -64,11 +69,11 @@ def test_a_clear_lead_in_speed_counts() -> None:
 def test_times_are_better_when_they_are_shorter_and_figures_must_be_there_for_all() -> None:
     metrics = figures(a=(0.9, 1, 50), b=(0.9, 1, 50))
     metrics["models"]["a"]["e2e"], metrics["models"]["b"]["e2e"] = 0.5, 0.25
-    found = front(metrics)
+    found = front_of(metrics)
     assert found
     assert (found.speed, found.to_json()["beaten_by"]) == ("e2e", {"a": "b"})
     del metrics["models"]["a"]["data"]["tone"]["accuracy"]
-    assert front(metrics) is None
+    assert front_of(metrics) is None
 
 
 @pytest.mark.parametrize(
@@ -87,6 +92,12 @@ def test_times_are_better_when_they_are_shorter_and_figures_must_be_there_for_al
 def test_the_best_under_gates(
     figure: str, gates: list[str], order: list[str], passing: int
 ) -> None:
-    found = ranked("best", FOUR, ["plain", "slow", "mixed"], figure, [Gate.parse(g) for g in gates])
+    found = ranked(
+        "best",
+        decode(FOUR, Metrics),
+        ["plain", "slow", "mixed"],
+        figure,
+        [Gate.parse(g) for g in gates],
+    )
     assert [c.model for c in found] == order
     assert [c.passes for c in found] == [True] * passing + [False] * (3 - passing)

@@ -22,6 +22,7 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.pipeline import make_pipeline
 
 from olivebuild.gates import Gate, Judgement, judge
+from olivebuild.metric_records import Metrics, ModelMetrics, decode
 from olivebuild.steps._compare import LATENCY, YES_OR_NO, comparisons
 from olivebuild.steps._figures import Fields, Judged, figures
 
@@ -64,7 +65,7 @@ def predictions(seed: int, swapped: bool = False) -> list[str]:
     return [str(label) for label in model.predict([text for text, _ in split()[1]])]
 
 
-def measured(expected: list[str], last: list[str], now: list[str]) -> dict[str, Any]:
+def measured(expected: list[str], last: list[str], now: list[str]) -> Metrics:
     models = {
         name: {
             "data": {
@@ -80,11 +81,12 @@ def measured(expected: list[str], last: list[str], now: list[str]) -> dict[str, 
         }
         for name, said in (("last", last), ("now", now))
     }
-    return {"data": ["tone"], "models": models, "comparisons": comparisons(models, ["tone"])}
+    found = comparisons(decode(models, dict[str, ModelMetrics]), ["tone"])
+    return decode({"data": ["tone"], "models": models, "comparisons": found}, Metrics)
 
 
-def verdict(metrics: dict[str, Any], figure: str = "accuracy") -> str:
-    return str(next(c["verdict"] for c in metrics["comparisons"] if c["figure"] == figure))
+def verdict(metrics: Metrics, figure: str = "accuracy") -> str:
+    return next(c.verdict for c in metrics.comparisons if c.figure == figure)
 
 
 def gate(now: list[str]) -> Judgement:
@@ -202,14 +204,14 @@ def equals(random: np.random.Generator) -> list[dict[str, Any]]:
             "data": {"tone": figures(rows, labelled=True, written=True)},
             "samples": samples,
         }
-    return comparisons(models, ["tone"])
+    return comparisons(decode(models, dict[str, ModelMetrics]), ["tone"])
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_a_loss_of_3_points_is_found_at_the_rows_that_the_figures_name(noise: float) -> None:
     random = np.random.default_rng(1)
 
-    def pair(rows: int, lose: Callable[[], float]) -> dict[str, Any]:
+    def pair(rows: int, lose: Callable[[], float]) -> Metrics:
         expected = [LABELS[i % 4] for i in range(rows)]
         last = [label if random.random() < 0.93 else wrong(label, random) for label in expected]
         now = []
@@ -228,9 +230,9 @@ def test_a_loss_of_3_points_is_found_at_the_rows_that_the_figures_name(noise: fl
     # A first benchmark of 400 rows tells how many rows a loss of 3 points takes ...
     named = [
         next(
-            c["rows_needed"]["0.03"]
-            for c in pair(400, lambda: 0.0)["comparisons"]
-            if c["figure"] == "accuracy"
+            c.rows_needed["0.03"] or 0
+            for c in pair(400, lambda: 0.0).comparisons
+            if c.figure == "accuracy"
         )
         for _ in range(5)
     ]

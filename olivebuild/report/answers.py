@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from olivebuild.history import Entry
+from olivebuild.metric_records import Answer, Metrics, read_metrics
 from olivebuild.report import rows
 from olivebuild.report.data import Flip, Flips, Move, Reply
 
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
     from olivebuild.report.evidence import Evidence
 
 MAX_FLIPS = 30
-Answers = list[Mapping[str, Any]]
+Answers = Sequence[Answer]
 
 
-def between_models(evidence: Evidence, metrics: Mapping[str, Any], data: str) -> Flips | None:
-    """None when no two models differ, or when their answers were not kept."""
-    kept = {name: found for name in metrics["models"] if (found := _answers(metrics, name, data))}
-    if len(kept) < 2 or len({len(found) for found in kept.values()}) != 1:
+def between_models(evidence: Evidence, metrics: Metrics, data: str) -> Flips | None:
+    """Return the rows on which models differ; None where there are none, or answers were not
+    kept.
+    """
+    kept = {name: row for name in metrics.models if (row := _answers(metrics, name, data))}
+    if len(kept) < 2 or len({len(row) for row in kept.values()}) != 1:
         return None
     count = len(next(iter(kept.values())))
     return _flips(
@@ -39,15 +42,15 @@ def between_builds(evidence: Evidence, target: str, before: Entry, now: Entry) -
     model first.
     """
     traces = evidence.project.planner.traces
-    old, new = traces.get(before.measured[target].key), evidence.metrics(target)
-    for data in new["data"] if old else ():
+    old_trace, new = traces.get(before.measured[target].key), evidence.benchmark(target)
+    if not old_trace:
+        return
+    old = read_metrics(old_trace.metrics, target)
+    for data in new.data:
         known = before.measured.get(data)
         trace = traces.get(known.key) if known else None
-        for model in reversed(new["models"]):
-            answers, earlier = (
-                _answers(new, model, data),
-                _answers(old.metrics, model, data) if old else [],
-            )
+        for model in reversed(new.models):
+            answers, earlier = _answers(new, model, data), _answers(old, model, data)
             asked, asked_then = (
                 rows.prompts(evidence, evidence.trace(data), len(answers)),
                 rows.prompts(evidence, trace, len(earlier)),
@@ -71,8 +74,10 @@ def between_builds(evidence: Evidence, target: str, before: Entry, now: Entry) -
                 yield found
 
 
-def _answers(metrics: Mapping[str, Any], model: str, data: str) -> Answers:
-    return list(metrics["models"].get(model, {}).get("data", {}).get(data, {}).get("answers") or ())
+def _answers(metrics: Metrics, model: str, data: str) -> Answers:
+    row = metrics.models.get(model)
+    of_data = row.data.get(data) if row else None
+    return of_data.answers if of_data else ()
 
 
 def _flips(
@@ -84,7 +89,7 @@ def _flips(
     fresh: int = 0,
 ) -> Flips | None:
     """`columns`: answers to the same rows; `numbers`: where these stand in the data set, from 0."""
-    expected = [str(a["expected"]) for a in [*columns.values()][-1]]
+    expected = [a.expected or "" for a in [*columns.values()][-1]]
     replies = [[_reply(a) for a in column] for column in columns.values()]
     moves = tuple(
         Move(a, b, *_moved(x, y))
@@ -122,14 +127,15 @@ def _flips(
     )
 
 
-def _reply(answer: Mapping[str, Any]) -> Reply:
-    """By the likeliest label where there is one, else by what was written."""
-    label, text, expected = (str(answer.get(name) or "") for name in ("label", "text", "expected"))
-    right = (
-        label == expected
-        if label
-        else bool(answer.get("right", text.strip().casefold() == expected.strip().casefold()))
-    )
+def _reply(answer: Answer) -> Reply:
+    """Judge by the likeliest label where there is one, else by what was written."""
+    label, text, expected = answer.label or "", answer.text or "", answer.expected or ""
+    if label:
+        right = label == expected
+    elif answer.right is not None:
+        right = answer.right
+    else:
+        right = text.strip().casefold() == expected.strip().casefold()
     return Reply(rows.clip(label or text), right)
 
 

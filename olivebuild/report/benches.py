@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from olivebuild.comparing import between, previous, since_last
+from olivebuild.comparing import between, metrics_of, previous, since_last
 from olivebuild.gates import FIGURES, Gate
+from olivebuild.history import Entry
+from olivebuild.metric_records import (
+    DataMetrics,
+    Latency,
+    Metrics,
+    MetricSet,
+    ModelMetrics,
+    PairedComparison,
+)
 from olivebuild.report import answers
 from olivebuild.report.data import (
     Bench,
@@ -31,42 +40,44 @@ MAX_SAMPLES, MAX_LABELS, MAX_POINTS = 160, 24, 60
 
 
 def bench(evidence: Evidence, target: str) -> Bench | None:
-    metrics = evidence.metrics(target)
-    if not metrics.get("models"):
+    metrics = evidence.benchmark(target)
+    if not metrics.models:
         return None
-    sets = tuple(str(name) for name in metrics["data"])
     declared = evidence.project.graph.recipe.targets[target]
     entry = evidence.entries[-1] if evidence.entries else None
     before = previous(evidence.entries, entry, target) if entry else None
+    flips = (answers.between_models(evidence, metrics, name) for name in metrics.data)
+    gates = declared.step.gates(declared.fields)
     return Bench(
         target=target,
-        sets=sets,
-        models=tuple(_model(name, row, sets) for name, row in metrics["models"].items()),
+        sets=metrics.data,
+        models=tuple(_model(name, row, metrics.data) for name, row in metrics.models.items()),
         baselines={
-            name: {s: v["accuracy"] for s, v in values.items() if "accuracy" in v}
-            for name, values in metrics.get("baselines", {}).items()
+            name: {s: row.accuracy for s, row in rows.items() if row.accuracy is not None}
+            for name, rows in metrics.baselines.items()
         },
-        limits=tuple(_limits(declared.step.gates(declared.fields), sets, list(metrics["models"]))),
-        comparisons=tuple(_versus(c) for c in metrics.get("comparisons", [])),
-        flips=tuple(
-            found for name in sets if (found := answers.between_models(evidence, metrics, name))
-        ),
+        limits=tuple(_limits(gates, metrics.data, list(metrics.models))),
+        comparisons=tuple(map(_versus, metrics.comparisons)),
+        flips=tuple(filter(None, flips)),
         turned=tuple(answers.between_builds(evidence, target, before, entry))
         if before and entry
         else (),
         since=since_last(evidence.entries, entry, target) if entry else "",
-        changes=tuple(between(target, before.measured[target].metrics, metrics)) if before else (),
-        seeds=tuple(s for name, row in metrics["models"].items() for s in _seeds(name, row, sets)),
+        changes=tuple(between(target, metrics_of(before.measured[target]), metrics))
+        if before
+        else (),
+        seeds=tuple(s for name, row in metrics.models.items() for s in _seeds(name, row)),
         commands={
-            name: {k: v for k, v in row.items() if number(v) is not None}
-            for name, row in metrics.get("commands", {}).items()
+            name: {k: float(v) for k, v in row.items() if number(v) is not None}
+            for name, row in metrics.commands.items()
         },
         trends=tuple(_trends(evidence, target, metrics)),
-        setting=_setting(metrics.get("latency", {})),
+        setting=_setting(metrics.latency),
     )
 
 
 def number(value: object) -> float | None:
+    """Return a JSON value as a number; None for any other value, and for NaN."""
     return (
         float(value)
         if isinstance(value, int | float) and not isinstance(value, bool) and value == value
@@ -74,71 +85,71 @@ def number(value: object) -> float | None:
     )
 
 
-def _values(row: Mapping[str, Any]) -> dict[str, Value]:
-    """The figures of a row, scores of the user's own among them, each with the interval that stands
-    beside it.
-    """
-    found = {}
-    for name, given in {**(row.get("scores") or {}), **row}.items():
-        value, interval = number(given), row.get(f"{name}_interval")
+def _values(row: MetricSet) -> dict[str, Value]:
+    """Return the metrics of a row, each with the interval that stands beside it."""
+    values = {}
+    for name, scalar in row.scalars():
+        value = number(scalar)
         if value is not None:
-            low, high = (
-                interval if isinstance(interval, list) and len(interval) == 2 else (None, None)
-            )
-            found[name] = Value(value, number(low), number(high))
-    return found
+            low, high = row.interval(name) or (None, None)
+            values[name] = Value(value, number(low), number(high))
+    return values
 
 
-def _model(name: str, row: Mapping[str, Any], sets: tuple[str, ...]) -> Model:
-    samples = {
-        kind: _sample(values) for kind, values in (row.get("samples") or {}).items() if values
-    }
-    notes = [f"{key} {row[key]}" for key in ("threads", "provider") if row.get(key)]
-    check = row.get("check") or {}
-    if number(check.get("rms")) is not None:
+def _model(name: str, row: ModelMetrics, sets: Iterable[str]) -> Model:
+    samples = {kind: getattr(row.samples, kind) for kind in ("ttft", "tpot", "e2e", "gaps")}
+    notes = [f"threads {row.threads}"] if row.threads else []
+    notes += [f"provider {row.provider}"] if row.provider else []
+    if row.check and number(row.check.rms) is not None:
         notes.append(
-            f"logits differ by {check['rms']:.2g} of their spread from what it was made from"
+            f"logits differ by {row.check.rms:.2g} of their spread from what it was made from"
         )
     return Model(
-        name,
-        {s: _judged(row["data"][s]) for s in sets if s in row["data"]},
-        _values(row),
-        samples,
-        tuple(notes),
+        name=name,
+        sets={s: _judged(row.data[s]) for s in sets if s in row.data},
+        figures=_values(row),
+        samples={kind: _sample(values) for kind, values in samples.items() if values},
+        notes=tuple(notes),
     )
 
 
-def _judged(row: Mapping[str, Any]) -> Judged:
+def _judged(row: DataMetrics) -> Judged:
     labels = [
-        Label(name, int(v["rows"]), *(number(v.get(k)) for k in ("precision", "recall", "f1")))
-        for name, v in (row.get("labels") or {}).items()
+        Label(
+            name=name,
+            rows=label.rows,
+            precision=number(label.precision),
+            recall=number(label.recall),
+            f1=number(label.f1),
+        )
+        for name, label in row.labels.items()
     ]
+    scores = {k: Value(v) for k, v in row.scores.items() if v is not None and v == v}
     return Judged(
-        int(row["rows"]),
-        _values(row),
-        tuple(labels[:MAX_LABELS]),
-        _confusion(row),
-        tuple(row.get("scores") or ()),
+        rows=row.rows,
+        figures=scores | _values(row),
+        labels=tuple(labels[:MAX_LABELS]),
+        confusion=_confusion(row),
+        scores=tuple(row.scores),
     )
 
 
-def _confusion(row: Mapping[str, Any]) -> Confusion | None:
-    """As it is told, or counted from the answers; None for more labels than a page can show."""
-    told = row.get("confusion")
-    if told:
-        labels, counts = tuple(told["labels"]), tuple(tuple(r) for r in told["counts"])
+def _confusion(row: DataMetrics) -> Confusion | None:
+    """Return it as it is told, or counted from the answers; None for more labels than a page can
+    show.
+    """
+    if row.confusion:
+        labels, counts = row.confusion.labels, row.confusion.counts
     else:
-        pairs = Counter(
-            (a["expected"], a["label"]) for a in row.get("answers") or [] if a.get("label")
-        )
+        pairs = Counter((a.expected or "", a.label) for a in row.answers if a.label)
         labels = tuple(sorted({name for pair in pairs for name in pair}))
         counts = tuple(tuple(pairs[a, b] for b in labels) for a in labels)
     return Confusion(labels, counts) if 1 < len(labels) <= MAX_LABELS else None
 
 
-def _sample(values: list[float]) -> Sample:
+def _sample(values: Iterable[float]) -> Sample:
     """Quantiles of equal distance stand for more values than can be drawn."""
-    ordered = sorted(float(v) for v in values)
+    ordered = sorted(values)
     count = len(ordered)
     if count > MAX_SAMPLES:
         ordered = [ordered[round(i * (count - 1) / (MAX_SAMPLES - 1))] for i in range(MAX_SAMPLES)]
@@ -158,8 +169,8 @@ def _limits(
     return [(next((n for n in g.names if n in sets), sets[0]), g.figure, g.limit) for g in own]
 
 
-def _setting(latency: Mapping[str, Any]) -> dict[str, str]:
-    """How latency was measured, in words: a name and what it was."""
+def _setting(latency: Latency) -> dict[str, str]:
+    """Return how latency was measured, in words: a name and what it was."""
     words = {
         True: "took turns",
         False: "each alone",
@@ -170,82 +181,70 @@ def _setting(latency: Mapping[str, Any]) -> dict[str, str]:
     names = {"interleaved": "models", "why_stopped": "stopped"}
     return {
         names.get(k, k): words[v] if k in names and v in words else str(v)
-        for k, v in latency.items()
-        if isinstance(v, str | int | float)
+        for k, v in latency.scalars()
     }
 
 
-def _versus(row: Mapping[str, Any]) -> Versus:
-    """Points for shares, per cent for what has a ratio, the figure's own unit otherwise."""
-    ratio, figure = number(row.get("ratio")), str(row["figure"])
-    share = figure in FIGURES and "%" in FIGURES[figure][1]
-    scale, shift, unit = (
-        (100.0, 100.0, "%")
-        if ratio is not None
-        else (100.0, 0.0, "points")
-        if share
-        else (1.0, 0.0, "")
-    )
-    value, interval = (
-        (ratio, row.get("ratio_interval"))
-        if ratio is not None
-        else (float(row["difference"]), row.get("interval"))
-    )
-    low, high = (x * scale - shift for x in interval) if interval else (None, None)
+def _versus(row: PairedComparison) -> Versus:
+    """Return a comparison in points for shares, in per cent for what has a ratio, else in the
+    metric's own unit.
+    """
+    share = row.figure in FIGURES and "%" in FIGURES[row.figure][1]
+    if (ratio := number(row.ratio)) is not None:
+        scale, shift, unit, value, ends = 100.0, 100.0, "%", ratio, row.ratio_bounds
+    else:
+        scale, shift, unit = (100.0, 0.0, "points") if share else (1.0, 0.0, "")
+        value, ends = row.difference, row.bounds
+    low, high = (x * scale - shift for x in ends) if ends else (None, None)
     return Versus(
-        str(row["model"]),
-        str(row["versus"]),
-        figure,
-        str(row.get("data") or ""),
-        Value(value * scale - shift, low, high),
-        unit,
-        verdict(row),
-        number(row.get("p")),
-        number(row.get("detectable")),
-        (row.get("rows_needed") or {}).get("0.03"),
+        model=row.model,
+        versus=row.versus,
+        figure=row.figure,
+        data=row.data or "",
+        difference=Value(value * scale - shift, low, high),
+        unit=unit,
+        verdict=verdict(row),
+        p=number(row.p),
+        detectable=number(row.detectable),
+        rows_needed=row.rows_needed.get("0.03"),
     )
 
 
-def _seeds(model: str, row: Mapping[str, Any], sets: tuple[str, ...]) -> Iterator[Seeds]:
-    others = row.get("seeds") or []
-    for data in sets if others else ():
-        figures = row["data"].get(data, {})
-        figure = next(
-            (name for name in ("accuracy", "json_exact", "generated_accuracy") if name in figures),
-            "",
-        )
-        values = [number(r.get("data", {}).get(data, {}).get(figure)) for r in others]
+def _seeds(model: str, row: ModelMetrics) -> Iterator[Seeds]:
+    for data, of_data in row.data.items() if row.seeds else ():
+        names = ("accuracy", "json_exact", "generated_accuracy")
+        figure = next((name for name in names if of_data.metric(name) is not None), "")
+        rows = [of_data, *(seed.data.get(data, DataMetrics()) for seed in row.seeds)]
+        values = [value for row in rows if (value := number(row.metric(figure))) is not None]
         if figure:
-            yield Seeds(
-                model, data, figure, (figures[figure], *(v for v in values if v is not None))
-            )
+            yield Seeds(model, data, figure, tuple(values))
 
 
-def _trends(evidence: Evidence, target: str, metrics: Mapping[str, Any]) -> list[Trend]:
-    """Accuracy on each data set and decoding speed over the builds; a trend needs two."""
+def _trends(evidence: Evidence, target: str, metrics: Metrics) -> list[Trend]:
+    """Return accuracy on each data set and decoding speed over the builds; a trend needs two."""
     builds = [e for e in evidence.entries if target in e.measured][-MAX_POINTS:]
     if len(builds) < 2:
         return []
-    models = tuple(metrics["models"])
-    found = []
-    for figure, data in [*(("accuracy", s) for s in metrics["data"]), ("tokens_per_second", "")]:
-        points = []
-        for entry in builds:
-            known = entry.measured[target].metrics.get("models", {})
-            taken = {
-                m: known[m].get("data", {}).get(data, {}) if data else known[m]
-                for m in models
-                if m in known
-            }
-            values = {
-                m: v for m, row in taken.items() if (v := number(row.get(figure))) is not None
-            }
-            edits = tuple(
-                dict.fromkeys(
-                    describe(r) for r in entry.causes if r.cause in ("file", "source", "parameter")
-                )
-            )
-            points.append(Point(entry.number, entry.time, values, edits))
+    models = tuple(metrics.models)
+    rows = [(entry, metrics_of(entry.measured[target])) for entry in builds]
+    trends = []
+    for figure, data in [*(("accuracy", s) for s in metrics.data), ("tokens_per_second", "")]:
+        points = tuple(_point(entry, past, models, figure, data) for entry, past in rows)
         if sum(bool(p.values) for p in points) > 1:
-            found.append(Trend(figure, data, models, tuple(points)))
-    return found
+            trends.append(Trend(figure, data, models, points))
+    return trends
+
+
+def _point(entry: Entry, metrics: Metrics, models: Iterable[str], figure: str, data: str) -> Point:
+    values = {}
+    for model in models:
+        row: MetricSet | None = metrics.models.get(model)
+        if data and isinstance(row, ModelMetrics):
+            row = row.data.get(data)
+        value = number(row.metric(figure)) if row else None
+        if value is not None:
+            values[model] = value
+    edits = dict.fromkeys(
+        describe(r) for r in entry.causes if r.cause in ("file", "source", "parameter")
+    )
+    return Point(build=entry.number, time=entry.time, values=values, edits=tuple(edits))

@@ -4,17 +4,19 @@ and what each gate says of each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from olivebuild import pareto
 from olivebuild.errors import BuildError
 from olivebuild.gates import Gate, Judgement
+from olivebuild.metric_records import read_choice
 from olivebuild.report.data import Choice, Contender
 from olivebuild.report.data import Gate as Verdict
 from olivebuild.wording import gate_value
 
 if TYPE_CHECKING:
+    from olivebuild.metric_records import Metrics
     from olivebuild.report.evidence import Evidence
 
 
@@ -24,31 +26,25 @@ def choice(evidence: Evidence, target: str) -> Choice | None:
 
     fields = evidence.project.graph.recipe.targets[target].fields
     assert isinstance(fields, ChoiceFields)
-    bench, metrics = fields.by.target, evidence.metrics(fields.by.target)
-    if not metrics.get("models"):
+    bench, metrics = fields.by.target, evidence.benchmark(fields.by.target)
+    if not metrics.models:
         return None
     names = [
         source.target
         for _, source, _ in evidence.project.graph.inputs[target]
-        if source.kind == "onnx" and source.target in metrics["models"]
+        if source.kind == "onnx" and source.target in metrics.models
     ]
-    own = {
-        score
-        for row in metrics["models"].values()
-        for judged in row["data"].values()
-        for score in judged.get("scores", ())
-    }
     front = pareto.front(metrics)
     axes = (front.quality, front.speed, "size") if front else ("size",)
     try:
         gates = [
-            Gate.parse(text, own, list(metrics.get("commands", ())), strict=fields.strict)
+            Gate.parse(text, metrics.score_names, list(metrics.commands), strict=fields.strict)
             for text in fields.gates
         ]
         ranked = pareto.ranked(target, metrics, names, fields.best, gates)
         figures = {
             name: _figures(metrics, name, dict.fromkeys((*axes, fields.best)))
-            for name in metrics["models"]
+            for name in metrics.models
         }
     except (BuildError, KeyError, ValueError):
         return None
@@ -61,14 +57,14 @@ def choice(evidence: Evidence, target: str) -> Choice | None:
     ]
     found += [
         Contender(name, figures[name], beaten.get(name, ""), None)
-        for name in metrics["models"]
+        for name in metrics.models
         if name not in names
     ]
     return Choice(
         target=target,
         bench=bench,
         by=fields.best,
-        chosen=str(evidence.metrics(target).get("chosen", "")),
+        chosen=read_choice(evidence.metrics(target), target).chosen,
         best=next((c.model for c in ranked if c.passes), ""),
         axes=axes,
         gates=tuple(fields.gates),
@@ -79,10 +75,8 @@ def choice(evidence: Evidence, target: str) -> Choice | None:
     )
 
 
-def _figures(
-    metrics: Mapping[str, Any], model: str, wanted: Mapping[str, None]
-) -> dict[str, float]:
-    return {name: abs(pareto.value_of(metrics, model, name)) for name in wanted}
+def _figures(metrics: Metrics, model: str, names: Iterable[str]) -> dict[str, float]:
+    return {name: abs(pareto.value_of(metrics, model, name)) for name in names}
 
 
 def verdict(judged: Judgement) -> Verdict:

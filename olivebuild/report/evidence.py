@@ -8,6 +8,7 @@ from typing import Any
 
 from olivebuild import drops
 from olivebuild.history import Entry
+from olivebuild.metric_records import Metrics, read_metrics
 from olivebuild.plan import Plan
 from olivebuild.project import Project
 from olivebuild.trace import Trace
@@ -38,3 +39,10 @@ class Evidence:
     def metrics(self, target: str) -> Mapping[str, Any]:
         trace = self.trace(target)
         return trace.metrics if trace else {}
+
+    def benchmark(self, target: str) -> Metrics:
+        """Return a benchmark's last metrics; without models where there are none.
+
+        Raises StoreError for what can't be read.
+        """
+        return read_metrics(self.metrics(target), target)

@@ -6,12 +6,13 @@ The same rows, the same rounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 from olivebuild.gates import OF_ANSWERS
+from olivebuild.metric_records import Answer, DataMetrics, ModelMetrics, Samples, decode
 from olivebuild.steps._statistics import (
     LOSSES,
     Difference,
@@ -26,42 +27,38 @@ from olivebuild.steps._statistics import (
 )
 from olivebuild.steps.benchmark_accuracy import without_answers
 
-Answers = list[dict[str, Any]]
 # figure -> whether a row's answer is right
-YES_OR_NO: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "accuracy": lambda a: a["label"] == a["expected"],
-    "generated_accuracy": lambda a: a["right"],
-    "exact_match": lambda a: a["exact"],
-    "schema_valid": lambda a: a["schema_valid"],
-    "json_exact": lambda a: a["json_exact"],
+YES_OR_NO: dict[str, Callable[[Answer], bool | None]] = {
+    "accuracy": lambda a: a.label == a.expected,
+    "generated_accuracy": lambda a: a.right,
+    "exact_match": lambda a: a.exact,
+    "schema_valid": lambda a: a.schema_valid,
+    "json_exact": lambda a: a.json_exact,
 }
 # figure -> its samples, and whether more is better
 LATENCY = {"ttft": False, "tpot": False, "e2e": False}
 
 
-def comparisons(models: dict[str, Any], sets: list[str]) -> list[dict[str, Any]]:
-    """As they stand in a benchmark's metrics."""
+def comparisons(models: Mapping[str, ModelMetrics], sets: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the comparisons of all pairs, as they stand in a benchmark's `metrics.json`."""
     result = []
     for versus, model in combinations(models, 2):
         for name in sets:
-            for figure, found in _answers(
-                models[model]["data"][name], models[versus]["data"][name]
-            ):
-                result.append(
-                    _row(model, versus, figure, name, found, models[model]["data"][name]["rows"])
-                )
-        for figure, found in _rounds(
-            models[model].get("samples", {}), models[versus].get("samples", {})
-        ):
-            result.append(_row(model, versus, figure, None, found, 0))
+            of_data = models[model].data[name]
+            for figure, difference in _answers(of_data, models[versus].data[name]):
+                result.append(_row(model, versus, figure, name, difference, of_data.rows))
+        for figure, difference in _rounds(models[model].samples, models[versus].samples):
+            result.append(_row(model, versus, figure, None, difference, 0))
     return result
 
 
 def add_seeds(
     model: dict[str, Any], sets: list[str], again: dict[int, list[dict[str, Any]]]
 ) -> None:
-    """The same model trained with other seeds beside it, and how far each of its figures moves with
-    them.
+    """Add the same model trained with other seeds to a model of `metrics.json`, and how far each of
+    its metrics moves with them.
+
+    `again`: the accuracy of each seed, a row a data set.
     """
     model["seeds"] = [
         {
@@ -72,7 +69,7 @@ def add_seeds(
     ]
     for name in sets:
         rows = [
-            _figures(row)
+            _figures(decode(row, DataMetrics))
             for row in (model["data"][name], *(more["data"][name] for more in model["seeds"]))
         ]
         model["data"][name]["over_seeds"] = {
@@ -80,12 +77,9 @@ def add_seeds(
         }
 
 
-def _figures(judged: dict[str, Any]) -> dict[str, float]:
-    known: dict[str, float] = {
-        figure: judged[figure] for figure in OF_ANSWERS if judged.get(figure) is not None
-    }
-    scores: dict[str, float] = judged.get("scores", {})
-    return known | scores
+def _figures(row: DataMetrics) -> dict[str, float]:
+    names = (*OF_ANSWERS, *row.scores)
+    return {name: value for name in names if (value := row.metric(name)) is not None}
 
 
 def _spread(figure: str, values: list[float]) -> dict[str, Any]:
@@ -100,54 +94,62 @@ def _spread(figure: str, values: list[float]) -> dict[str, Any]:
     }
 
 
-def _answers(model: dict[str, Any], versus: dict[str, Any]) -> Iterator[tuple[str, Difference]]:
-    first, second = model["answers"], versus["answers"]
+def _answers(model: DataMetrics, versus: DataMetrics) -> Iterator[tuple[str, Difference]]:
+    first, second = model.answers, versus.answers
     for figure, right in YES_OR_NO.items():
-        if figure in model and figure in versus:
+        if model.metric(figure) is not None and versus.metric(figure) is not None:
             yield (
                 figure,
                 paired_shares([bool(right(a)) for a in first], [bool(right(a)) for a in second]),
             )
-    if "macro_f1" in model:
+    if model.macro_f1 is not None:
         yield (
             "macro_f1",
             macro_f1(
-                [a["expected"] for a in first],
-                [a["label"] for a in first],
-                [a["label"] for a in second],
+                [a.expected or "" for a in first],
+                [a.label or "" for a in first],
+                [a.label or "" for a in second],
             ),
         )
-    if model.get("field_exact") is not None:
+    if model.field_exact is not None:
         yield (
             "field_exact",
-            paired_means([a["field_exact"] for a in first], [a["field_exact"] for a in second]),
+            paired_means(
+                [a.field_exact or 0.0 for a in first], [a.field_exact or 0.0 for a in second]
+            ),
         )
-    if "perplexity" in model and [a["tokens"] for a in first] == [a["tokens"] for a in second]:
+    if model.perplexity is not None and [a.tokens for a in first] == [a.tokens for a in second]:
         yield "perplexity", _perplexity(model, versus)
-    for name in model.get("scores", {}):
+    for name in model.scores:
         yield (
             name,
-            paired_means([a["scores"][name] for a in first], [a["scores"][name] for a in second]),
+            paired_means([a.scores[name] for a in first], [a.scores[name] for a in second]),
         )
 
 
-def _perplexity(model: dict[str, Any], versus: dict[str, Any]) -> Difference:
-    """From the rows' likelihoods, in which the logarithm of the perplexity is a mean."""
-    share = len(model["answers"]) / model["tokens"]
-    found = paired_means(
-        [a["nll"] * share for a in model["answers"]],
-        [a["nll"] * share for a in versus["answers"]],
+def _perplexity(model: DataMetrics, versus: DataMetrics) -> Difference:
+    """Compare the rows' likelihoods, in which the logarithm of the perplexity is a mean."""
+    share = len(model.answers) / (model.tokens or 1)
+    old, new = versus.perplexity or 0.0, model.perplexity or 0.0
+    difference = paired_means(
+        [a.nll * share for a in model.answers],
+        [a.nll * share for a in versus.answers],
         higher_is_better=False,
     )
-    interval = found.interval and tuple(
-        versus["perplexity"] * math.expm1(min(700.0, v)) for v in found.interval
-    )
-    return replace(found, value=model["perplexity"] - versus["perplexity"], interval=interval)
+    ends = difference.interval
+    interval = ends and (_relative(old, ends[0]), _relative(old, ends[1]))
+    return replace(difference, value=new - old, interval=interval)
 
 
-def _rounds(model: dict[str, Any], versus: dict[str, Any]) -> Iterator[tuple[str, Difference]]:
+def _relative(perplexity: float, change: float) -> float:
+    """Return how much a perplexity changes when its logarithm does."""
+    # Beyond e^700 there are no floats.
+    return perplexity * math.expm1(min(700.0, change))
+
+
+def _rounds(model: Samples, versus: Samples) -> Iterator[tuple[str, Difference]]:
     for figure, higher in LATENCY.items():
-        first, second = model.get(figure) or [], versus.get(figure) or []
+        first, second = list(model.get(figure)), list(versus.get(figure))
         if first and len(first) == len(second):
             yield figure, paired_rounds(first, second, higher_is_better=higher)
 

@@ -215,6 +215,7 @@ class Benchmark(Step):
         return [*nodes, self.node(target.name, target.name, fields, edges)]
 
     def run(self, job: Job) -> None:
+        from olivebuild.metric_records import read_metrics
         from olivebuild.steps._compare import add_seeds, comparisons
 
         fields = job.fields(BenchmarkFields)
@@ -245,14 +246,15 @@ class Benchmark(Step):
                 seed: read(role) for seed, role in roles.items() if role in job.action.inputs
             }:
                 add_seeds(models[name], sets, again)
+        measured = read_metrics({"models": models, "data": sets}, job.action.target)
         metrics: dict[str, Any] = {
             "models": models,
             "data": sets,
-            "comparisons": comparisons(models, sets),
+            "comparisons": comparisons(measured.models, sets),
             "latency": latency["latency"],
         }
-        if found := front(metrics):
-            metrics["pareto"] = found.to_json()
+        if pareto := front(measured):
+            metrics["pareto"] = pareto.to_json()
         if fields.baseline:
             metrics["baselines"] = {
                 name: dict(zip(sets, values, strict=True))

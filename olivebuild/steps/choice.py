@@ -71,16 +71,13 @@ class Choice(Step):
 
     def run(self, job: Job) -> None:
         fields = job.fields(ChoiceFields)
-        metrics = read_json(Path(job.input("by").folder) / "metrics.json")
+        from olivebuild.metric_records import read_metrics
+
+        by = job.input("by")
+        metrics = read_metrics(read_json(Path(by.folder) / "metrics.json"), by.target)
         models = {job.input(role).target: job.input(role) for role in job.roles("model")}
-        own = {
-            name
-            for row in metrics["models"].values()
-            for of_data in row["data"].values()
-            for name in of_data.get("scores", {})
-        }
         gates = [
-            Gate.parse(text, own, list(metrics.get("commands", ())), strict=fields.strict)
+            Gate.parse(text, metrics.score_names, list(metrics.commands), strict=fields.strict)
             for text in fields.gates
         ]
         candidates = ranked(job.action.target, metrics, models, fields.best, gates)
@@ -88,7 +85,7 @@ class Choice(Step):
         if not best.passes:
             missed = next(j for j in best.judgements if not j.passed)
             fact = (
-                f"no model of {job.input('by').target} meets all gates; {best.model} is nearest "
+                f"no model of {by.target} meets all gates; {best.model} is nearest "
                 "and "
                 f"misses {missed.gate}: {missed.value:.4g}"
             )
@@ -103,14 +100,14 @@ class Choice(Step):
             + (f"; {len(passing)} meet all gates" if gates else "")
         )
         pareto = front(metrics)
-        metrics = {
+        choice: dict[str, object] = {
             "chosen": best.model,
             "by": fields.best,
             "value": abs(best.value),
             "passing": passing,
         }
         job.result = Result(
-            metrics=metrics | ({"pareto": pareto.to_json()} if pareto else {}),
+            metrics=choice | ({"pareto": pareto.to_json()} if pareto else {}),
             manifest=models[best.model].manifest,
         )
 

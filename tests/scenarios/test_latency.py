@@ -11,6 +11,7 @@ import pytest
 from olivebuild import machine
 from olivebuild.errors import StepError
 from olivebuild.executor import ActionInput
+from olivebuild.metric_records import ModelMetrics, decode
 from olivebuild.steps._compare import comparisons
 from olivebuild.steps._energy import Meter
 from olivebuild.steps._latency import Samples, measure
@@ -48,7 +49,10 @@ def test_models_take_turns_and_every_sample_is_kept(
         assert 0 < row["peak_rss"] < 300e6
         assert (row["provider"], row["size"] > 0, row["threads"] > 0) == ("cpu", True, True)
     named = {name: row | {"data": {}} for name, row in zip("ab", found["models"], strict=True)}
-    assert [(c["figure"], c["ratio_interval"] is not None) for c in comparisons(named, [])] == [
+    assert [
+        (c["figure"], c["ratio_interval"] is not None)
+        for c in comparisons(decode(named, dict[str, ModelMetrics]), [])
+    ] == [
         ("ttft", True),
         ("tpot", True),
         ("e2e", True),

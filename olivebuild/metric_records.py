@@ -1,0 +1,399 @@
+"""The results of a benchmark (`metrics.json`, and the same in its trace) as records.
+
+The classes are the schema of the file. Every key may be missing: an older version did not write
+it, or the machine could not measure it (then it may be null). Keys that this version does not know
+are kept in `extra`. Times are in seconds, sizes in bytes, shares from 0 to 1. An interval is
+`[low, high]` at 95 %; it is null or empty where there are too few samples for one.
+
+Traces and files keep the JSON as it was written; a record is read from it and never written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, TypeGuard, TypeVar
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import force_setattr
+
+from olivebuild.errors import StoreError
+
+T = TypeVar("T")
+Interval = tuple[float | None, ...]
+_CONTAINERS = (dict, list, tuple)
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A JSON object."""
+
+    # No key is called so: what a later version writes goes into `extra` as a whole.
+    extra: dict[str, Any] = msgspec.field(default_factory=dict, name="*")
+    """Keys that this version has no field for."""
+
+    def get(self, name: str) -> Any:
+        """Return the value of a key, known or not; None where it is missing."""
+        if name in _keys(type(self)):
+            return getattr(self, name)
+        return self.extra.get(name)
+
+    def scalars(self) -> Iterator[tuple[str, str | int | float]]:
+        """Yield the keys that hold a number or text: the known ones in their order, then others."""
+        for name in (*_keys(type(self)), *self.extra):
+            value = self.get(name)
+            if isinstance(value, str | int | float):
+                yield name, value
+
+
+class MetricSet(Record, frozen=True, kw_only=True):
+    """An object that holds metrics by name."""
+
+    def metric(self, name: str) -> float | None:
+        """Return a metric by its name; None where it was not measured."""
+        value = self.get(name)
+        return float(value) if is_number(value) else None
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """Return the interval of a metric; None where there is none."""
+        return _pair(self.get(f"{name}_interval"))
+
+    def deviation(self, name: str) -> float | None:
+        """Return the standard deviation of a metric over seeds; None where there is none."""
+        return None
+
+
+class Answer(Record, frozen=True, kw_only=True):
+    """What a model answered to a test row.
+
+    `label` is the likeliest label; `text` what the model wrote; `right` and `exact` compare the
+    text with the expected one, in its words or to the letter; `nll` is the negative log-likelihood
+    of the right answer in nats, over `tokens` tokens.
+    """
+
+    expected: str | None = None
+    label: str | None = None
+    text: str | None = None
+    right: bool | None = None
+    exact: bool | None = None
+    nll: float = 0.0
+    tokens: int = 0
+    schema_valid: bool | None = None
+    field_exact: float | None = None
+    json_exact: bool | None = None
+    scores: dict[str, float] = {}
+
+
+class LabelMetrics(Record, frozen=True, kw_only=True):
+    """A label's row of the classification report."""
+
+    rows: int = 0
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+
+
+class ConfusionMatrix(Record, frozen=True, kw_only=True):
+    """`counts[i][j]` rows of label i were answered with label j."""
+
+    labels: tuple[str, ...] = ()
+    counts: tuple[tuple[int, ...], ...] = ()
+
+
+class JsonFieldMetrics(Record, frozen=True, kw_only=True):
+    """The share of rows in which a field of the JSON answer is right."""
+
+    rows: int = 0
+    exact: float | None = None
+
+
+class DateMetrics(Record, frozen=True, kw_only=True):
+    """Answers that change when the chat template writes another date."""
+
+    rows: int = 0
+    changed: int = 0
+
+
+class SeedStatistics(Record, frozen=True, kw_only=True):
+    """A metric over trainings with different seeds; `values` begins with the recipe's own seed."""
+
+    mean: float | None = None
+    interval: Interval | None = None
+    deviation: float | None = None
+    worst: float | None = None
+    values: tuple[float | None, ...] = ()
+
+
+class DataMetrics(MetricSet, frozen=True, kw_only=True):
+    """A model (or a baseline) on a data set.
+
+    `accuracy` and what belongs to it is by the likelihood of each label, where labels are a closed
+    set. `generated_accuracy` is by what the model writes, but for case, white space and punctuation
+    at the ends; `exact_match` to the letter. `perplexity` is that of the right answers, or of the
+    text, over `tokens` tokens. `schema_valid`, `field_exact` and `json_exact` are shares of rows,
+    of expected fields and of rows. `scores` has the mean of each function of the user's own.
+    `answers` has a row each, in the order of the test rows.
+    """
+
+    rows: int = 0
+    accuracy: float | None = None
+    accuracy_interval: Interval | None = None
+    macro_f1: float | None = None
+    labels: dict[str, LabelMetrics] = {}
+    confusion: ConfusionMatrix | None = None
+    generated_accuracy: float | None = None
+    generated_accuracy_interval: Interval | None = None
+    exact_match: float | None = None
+    perplexity: float | None = None
+    tokens: int | None = None
+    schema_valid: float | None = None
+    field_exact: float | None = None
+    json_exact: float | None = None
+    fields: dict[str, JsonFieldMetrics] = {}
+    scores: dict[str, float | None] = {}
+    answers: tuple[Answer, ...] = ()
+    other_dates: dict[str, DateMetrics] = {}
+    over_seeds: dict[str, SeedStatistics] = {}
+
+    def metric(self, name: str) -> float | None:
+        """Return a metric, or a score of the user's own, by its name; None where it is missing."""
+        return self.scores[name] if name in self.scores else super().metric(name)
+
+    def deviation(self, name: str) -> float | None:
+        return self.over_seeds[name].deviation if name in self.over_seeds else None
+
+
+class SeedMetrics(Record, frozen=True, kw_only=True):
+    """The same model, trained with another seed; its data sets are without answers."""
+
+    seed: int = 0
+    data: dict[str, DataMetrics] = {}
+
+
+class CheckMetrics(Record, frozen=True, kw_only=True):
+    """How far the logits of a converted model are from those of what it was made from.
+
+    `max` is the greatest difference; `rms` the root mean square in units of the logits' spread;
+    `top1_agreement` the share of tokens of which both find the same likeliest.
+    """
+
+    max: float | None = None
+    rms: float | None = None
+    top1_agreement: float | None = None
+    rows: int | None = None
+    prompts: int | None = None
+    adapter_effect: float | None = None
+
+
+class Samples(Record, frozen=True, kw_only=True):
+    """Raw times, a value a round; of `gaps` between tokens, `new_tokens` - 1 values a round."""
+
+    ttft: tuple[float, ...] = ()
+    tpot: tuple[float, ...] = ()
+    e2e: tuple[float, ...] = ()
+    gaps: tuple[float, ...] = ()
+
+
+class ModelMetrics(MetricSet, frozen=True, kw_only=True):
+    """A model of the benchmark: accuracy by data set, then speed, memory, energy and size.
+
+    `ttft` is the time to the first token; `tpot` the time per token after it, and
+    `tokens_per_second` its inverse; `itl_*` percentiles of the gaps between tokens; `joules` the
+    energy of one run, where the machine tells. An adapter that no merge holds is not timed.
+    """
+
+    data: dict[str, DataMetrics] = {}
+    load_seconds: float | None = None
+    threads: int | None = None
+    provider: str | None = None
+    ttft: float | None = None
+    ttft_interval: Interval | None = None
+    ttft_p95: float | None = None
+    tpot: float | None = None
+    tpot_interval: Interval | None = None
+    e2e: float | None = None
+    e2e_interval: Interval | None = None
+    prompt_tokens_per_second: float | None = None
+    tokens_per_second: float | None = None
+    peak_rss: float | None = None
+    gpu_memory: float | None = None
+    joules: float | None = None
+    joules_per_token: float | None = None
+    size: float | None = None
+    itl_p50: float | None = None
+    itl_p95: float | None = None
+    itl_p99: float | None = None
+    samples: Samples = Samples()
+    check: CheckMetrics | None = None
+    seeds: tuple[SeedMetrics, ...] = ()
+
+
+class PairedComparison(Record, frozen=True, kw_only=True):
+    """Two models on the same rows, or in the same rounds: `difference` is model minus versus.
+
+    `data` is None for latency. `verdict` is better, worse or noise, at 99 %. `lost` and `won` count
+    the rows that only `versus`, only `model` got right, of yes-or-no metrics. `detectable` is the
+    loss that these rows would show 9 times in 10; `rows_needed` maps a loss to the rows that it
+    would need. `ratio` is model / versus, of latency.
+    """
+
+    model: str
+    versus: str
+    figure: str
+    data: str | None = None
+    difference: float = 0.0
+    interval: Interval | None = None
+    verdict: str = ""
+    p: float | None = None
+    lost: int | None = None
+    won: int | None = None
+    detectable: float | None = None
+    rows_needed: dict[str, int | None] = {}
+    ratio: float | None = None
+    ratio_interval: Interval | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The interval, if there is one."""
+        return _pair(self.interval)
+
+    @property
+    def ratio_bounds(self) -> tuple[float, float] | None:
+        """The interval of the ratio, if there is one."""
+        return _pair(self.ratio_interval)
+
+
+class Latency(Record, frozen=True, kw_only=True):
+    """How latency was measured; `interleaved` says that models took turns in every round."""
+
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    warmup: int | None = None
+    rounds: int | None = None
+    interleaved: bool | None = None
+    why_stopped: str | None = None
+    machine: dict[str, str] = {}
+
+
+class ParetoFront(Record, frozen=True, kw_only=True):
+    """The models that no other beats; `beaten_by` maps each other model to one that does.
+
+    `quality` (on the data set `data`) and `speed` name the metrics that were compared, beside the
+    size.
+    """
+
+    quality: str = ""
+    data: str = ""
+    speed: str = ""
+    front: tuple[str, ...] = ()
+    beaten_by: dict[str, str] = {}
+
+
+class Metrics(Record, frozen=True, kw_only=True):
+    """The results of a benchmark: `models` in the recipe's order, `data` with the data set that
+    gates mean first.
+
+    `baselines` maps a classical classifier to its data sets; `commands` a command target to its
+    metrics.
+    """
+
+    models: dict[str, ModelMetrics] = {}
+    data: tuple[str, ...] = ()
+    comparisons: tuple[PairedComparison, ...] = ()
+    latency: Latency = Latency()
+    pareto: ParetoFront | None = None
+    baselines: dict[str, dict[str, DataMetrics]] = {}
+    commands: dict[str, dict[str, bool | int | float]] = {}
+
+    @property
+    def score_names(self) -> set[str]:
+        """The names of the user's own scores."""
+        rows = [row for model in self.models.values() for row in model.data.values()]
+        return {name for row in rows for name in row.scores}
+
+
+class ChoiceMetrics(Record, frozen=True, kw_only=True):
+    """What a choice chose, by which metric and with which value, among which that passed."""
+
+    chosen: str = ""
+    by: str = ""
+    value: float | None = None
+    passing: tuple[str, ...] = ()
+    pareto: ParetoFront | None = None
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether a JSON value is a number (NaN is one, a truth value is none)."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _pair(interval: object) -> tuple[float, float] | None:
+    match interval:
+        case [low, high] if is_number(low) and is_number(high):
+            return float(low), float(high)
+    return None
+
+
+def decode(source: object, kind: type[T]) -> T:
+    """Return JSON data as a record, or as a container of records.
+
+    Raises ValueError with the place of the first value that is not of its type.
+    """
+    try:
+        record = msgspec.convert(source, kind)
+    except (msgspec.MsgspecError, OverflowError, RecursionError) as e:
+        raise ValueError(str(e)) from None
+    _keep_extra(record, source)
+    return record
+
+
+def read_metrics(metrics: Mapping[str, Any], target: str) -> Metrics:
+    """Return a benchmark's metrics, as its trace holds them.
+
+    Raises StoreError for what is malformed: a cache may come from elsewhere.
+    """
+    return _read(metrics, Metrics, target)
+
+
+def read_choice(metrics: Mapping[str, Any], target: str) -> ChoiceMetrics:
+    """Return a choice's metrics. Raises StoreError."""
+    return _read(metrics, ChoiceMetrics, target)
+
+
+def _read(metrics: Mapping[str, Any], kind: type[T], target: str) -> T:
+    try:
+        return decode(metrics, kind)
+    except ValueError as e:
+        raise StoreError(
+            f"the metrics of {target} can't be read: {e}",
+            hint="did another program write them? OLIVEBUILD_CACHE names another cache",
+            target=target,
+        ) from None
+
+
+@cache
+def _keys(kind: type[Record]) -> dict[str, None]:
+    """Return the JSON keys that a record has fields for, in the order of its fields."""
+    return dict.fromkeys(name for name in kind.__struct_fields__ if name != "extra")
+
+
+def _keep_extra(record: object, source: object) -> None:
+    """Put the keys of JSON objects that their records have no fields for into `extra`."""
+    if isinstance(record, Record) and isinstance(source, Mapping):
+        keys = _keys(type(record))
+        extra = {}
+        # Numbers and text are most of it, and hold nothing.
+        for name, value in source.items():
+            if name not in keys:
+                extra[name] = value
+            elif isinstance(value, _CONTAINERS):
+                _keep_extra(getattr(record, name), value)
+        if extra:
+            force_setattr(record, "extra", extra)
+    elif isinstance(record, dict) and isinstance(source, Mapping):
+        for name, value in record.items():
+            _keep_extra(value, source[name])
+    elif isinstance(record, tuple | list) and isinstance(source, tuple | list):
+        pairs = zip(record, source, strict=True)
+        for value, json in pairs if isinstance(next(iter(source), None), _CONTAINERS) else ():
+            _keep_extra(value, json)
