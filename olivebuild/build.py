@@ -20,10 +20,10 @@ from olivebuild.actions import asking, make_action, trusts
 from olivebuild.errors import BuildError, Damaged, InputError, StepError, StoreError, of_disk
 from olivebuild.events import Event, Listener
 from olivebuild.executor import ANY, Executor, Message, Outcome
+from olivebuild.incremental import Incremental
 from olivebuild.key import Reason
 from olivebuild.locks import try_lock
 from olivebuild.manifest import Manifest
-from olivebuild.memory import Recalled
 from olivebuild.node import Node
 from olivebuild.pinning import look, pin_all
 from olivebuild.plan import Plan, Planner
@@ -91,7 +91,7 @@ class Build:
         self._told: set[str] = set()
         """What was said of the models."""
 
-    def run(self, goals: Iterable[str], recalled: Recalled | None = None) -> Report:
+    def run(self, goals: Iterable[str], recalled: Incremental | None = None) -> Report:
         """Build the goals.
 
         Raises nothing for a step that failed (it is in the report); raises BuildError for what
@@ -103,7 +103,7 @@ class Build:
         with nullcontext() if store.read_only else locks.locked(store.builds_lock, shared=True):
             return self._run(Report(list(goals)), recalled)
 
-    def _run(self, report: Report, recalled: Recalled | None) -> Report:
+    def _run(self, report: Report, recalled: Incremental | None) -> Report:
         start = time.monotonic()
         self.planner.workspace.memo.listen = self._hashing
         self.planner.workspace.recover()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import asdict
 
-from olivebuild import lines, machine, memory, noop
+from olivebuild import incremental, lines, machine, noop
 from olivebuild.build import Build, Report
 from olivebuild.digest import filesystem_time
 from olivebuild.errors import BuildError
@@ -55,14 +55,14 @@ def build_and_remember(
             project = open_all(ctx, settings)
             report, code = build(project, targets, manner, executor, as_json, done)
     if report.plan and not report.errors:
-        pages = memory.remember(
+        db = incremental.remember(
             project.planner, report.plan, targets, project.before, started, report.touched
         )
         if not (report.ran or report.restored):
             noop.save(
                 project,
                 report.plan,
-                pages,
+                db,
                 started,
                 "".join(out.written),
                 "".join(err.written),

@@ -17,21 +17,21 @@ from olivebuild.endings import NO_MEMORY
 from olivebuild.errors import BuildError, RecipeError, StoreError, Where, of_disk
 from olivebuild.options import (
     JSON,
-    LOOK,
+    SEEN_KEY,
     SET,
     TARGET,
     TARGETS,
     Manner,
-    look,
     manner_options,
     open_all,
+    open_seen,
     place,
     recipe_options,
 )
 
 if TYPE_CHECKING:
     from olivebuild.project import Project
-    from olivebuild.snapshot import Look
+    from olivebuild.snapshot import StatComparison
 
 ELSEWHERE = {
     **dict.fromkeys(
@@ -115,7 +115,7 @@ def build(
     olivebuild build onnx-int4 bench
     olivebuild onnx-int4 --set adapter.training.lr=2e-4
     """
-    seen = look(ctx)
+    seen = open_seen(ctx)
     from olivebuild.executors.local import LocalExecutor
 
     executor = LocalExecutor(manner.jobs)
@@ -276,7 +276,7 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     ctx.exit(findings.show_faults(made))
 
 
-def run(seen: Look | None = None) -> None:
+def run(seen: StatComparison | None = None) -> None:
     """The entry point: one place where errors become messages and exit codes.
 
     `seen`: what was looked at before this was imported.
@@ -289,7 +289,7 @@ def run(seen: Look | None = None) -> None:
     streams.fit()
     code = 0
     try:
-        code = main.main(prog_name="olivebuild", standalone_mode=False, obj={LOOK: seen}) or 0
+        code = main.main(prog_name="olivebuild", standalone_mode=False, obj={SEEN_KEY: seen}) or 0
     except click.ClickException as e:
         hint = (
             f"`{e.ctx.command_path} --help` shows what it takes"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from olivebuild import digest, opening, ourselves
+from olivebuild import digest, opening
 from olivebuild.graph import Graph, build_graph
 from olivebuild.node import Node, Outline, Record, is_builtin
 from olivebuild.recipe import Recipe
@@ -34,15 +34,15 @@ class Kept(Record, frozen=True):
     limits: dict[str, float]
 
 
-def graph_of(recipe: Recipe, folder: Path) -> Graph:
-    """The recipe's graph, from `folder` if it was kept there, else made and kept.
+def graph_of(recipe: Recipe, folder: Path, stamp: str) -> Graph:
+    """Return the recipe's graph: from `folder` if it was kept there under the same stamp, else made
+    and kept.
 
-    Raises RecipeError.
+    `stamp` tells what the graph is made from; see invalidation.py. Raises RecipeError.
     """
     if recipe.settings:
         # Words of one call: not worth losing what belongs to the recipe itself.
         return build_graph(recipe)
-    stamp = digest.of_json([recipe.file.name, recipe.text, ourselves.code()])
     graph = _read(recipe, folder / FILE_NAME, stamp)
     if graph is None:
         graph = build_graph(recipe)

@@ -16,7 +16,7 @@ from olivebuild.errors import BuildError
 if TYPE_CHECKING:
     from olivebuild.graph import Graph
     from olivebuild.project import Project
-    from olivebuild.snapshot import Look
+    from olivebuild.snapshot import StatComparison
 
 
 def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,7 +117,7 @@ SET = click.option(
 )
 
 
-LOOK = "olivebuild.look"
+SEEN_KEY = "olivebuild.seen"
 """Where the context has what was seen before the command line was read."""
 
 
@@ -148,24 +148,22 @@ def open_all(ctx: click.Context, settings: tuple[str, ...] = ()) -> Project:
     return open_project(*place(ctx), settings)
 
 
-def look(ctx: click.Context) -> Look | None:
-    """What was seen before the command line was read; else what is looked at from now on, while the
-    rest is imported.
+def open_seen(ctx: click.Context) -> StatComparison | None:
+    """Return the comparison that began before the command line was read; else begin one, which goes
+    on while the rest is imported.
     """
-    given, (folder, file) = ctx.find_root().obj, place(ctx)
-    if (
-        given.get(LOOK) is None
-        and file is None
-        and (begun := snapshot.look(str(folder / ".olivebuild" / snapshot.SEEN)))
-    ):
-        begun.begin()
-        given[LOOK] = begun
-    found: Look | None = given.get(LOOK)
-    return found
+    options, (folder, file) = ctx.find_root().obj, place(ctx)
+    seen: StatComparison | None = options.get(SEEN_KEY)
+    if seen is None and file is None:
+        seen = snapshot.open_seen(str(folder / ".olivebuild" / snapshot.SEEN))
+        if seen:
+            seen.start()
+            options[SEEN_KEY] = seen
+    return seen
 
 
 def open_changed(ctx: click.Context, settings: tuple[str, ...], asked: tuple[str, ...]) -> Project:
     """Of what was built before only what has changed since."""
     from olivebuild.project import open_changed
 
-    return open_changed(*place(ctx), settings, asked, ctx.find_root().obj.get(LOOK))
+    return open_changed(*place(ctx), settings, asked, ctx.find_root().obj.get(SEEN_KEY))

@@ -33,7 +33,7 @@ class Plan(Struct, dict=True, kw_only=True):
     lookups: dict[str, Lookup] = {}
     states: dict[str, State] = {}
     all_targets: tuple[str, ...] = ()
-    """With those of nodes that are fresh and not in this plan; see memory.py."""
+    """With those of nodes that are fresh and not in this plan; see incremental.py."""
     keys_elsewhere: Mapping[str, str] = {}
     """node -> key of those nodes."""
     seconds_elsewhere: float = 0.0
@@ -100,7 +100,7 @@ class Planner(Struct, dict=True, kw_only=True):
     traces: Traces
     workspace: Workspace
     frozen: frozenset[str] = frozenset()
-    """Nodes that may have users outside of the graph; see memory.py.
+    """Nodes that may have users outside of the graph; see incremental.py.
 
     `FrozenNodeChanged` is raised when one of them has other outputs than before, or has to be made.
     """

@@ -15,14 +15,15 @@ from olivebuild import digest, names
 from olivebuild import recipe as recipes
 from olivebuild.errors import RecipeError, StoreError
 from olivebuild.graph import Graph, build_graph
+from olivebuild.incremental import Incremental, recall
+from olivebuild.invalidation import graph_stamp
 from olivebuild.kept import graph_of
 from olivebuild.lockfile import FILE_NAME as LOCK_NAME
 from olivebuild.lockfile import Lockfile
-from olivebuild.memory import Recalled, recall
 from olivebuild.plan import Plan, Planner
 from olivebuild.recipe import Recipe
 from olivebuild.scan import Scan
-from olivebuild.snapshot import Look
+from olivebuild.snapshot import StatComparison
 from olivebuild.store import Store
 from olivebuild.trace import Traces
 from olivebuild.workspace import Workspace
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 class Project(Struct):
     graph: Graph
     planner: Planner
-    before: Recalled | None = None
+    before: Incremental | None = None
     """What the last build knew; then the graph is of what has changed since, and of what that
     takes.
     """
@@ -131,14 +132,18 @@ def open_project(folder: Path, file: str | None, settings: Iterable[str] = ()) -
 
 
 def open_changed(
-    folder: Path, file: str | None, settings: Iterable[str], asked: Iterable[str], look: Look | None
+    folder: Path,
+    file: str | None,
+    settings: Iterable[str],
+    asked: Iterable[str],
+    seen: StatComparison | None,
 ) -> Project:
     """Of a recipe that was built before only what has changed since, if that can be told.
 
     Raises as `open_project` does.
     """
     recipe = recipes.read(_find(folder, file), settings)
-    return _open(recipe, recall(recipe, _state(recipe), cache_folder(), asked, look))
+    return _open(recipe, recall(recipe, _state(recipe), cache_folder(), asked, seen))
 
 
 def _stem(recipe: Recipe) -> str:
@@ -149,11 +154,11 @@ def _state(recipe: Recipe) -> Path:
     return recipe.folder / ".olivebuild" / _stem(recipe)
 
 
-def _open(recipe: Recipe, before: Recalled | None) -> Project:
+def _open(recipe: Recipe, before: Incremental | None) -> Project:
     workspace = Workspace(recipe.folder, _stem(recipe), results_folder(recipe.folder))
     # Before anything is written there.
     workspace.check()
-    graph = before.graph if before else graph_of(recipe, _state(recipe))
+    graph = before.graph if before else graph_of(recipe, _state(recipe), graph_stamp(recipe))
     lock = Lockfile(recipe.folder / LOCK_NAME)
     if not _stem(recipe) and (name := workspace.shared_with_another(graph.every or graph.targets)):
         fact = (
@@ -169,6 +174,6 @@ def _open(recipe: Recipe, before: Recalled | None) -> Project:
         store=store,
         traces=Traces(store),
         workspace=workspace,
-        frozen=before.settled if before else frozenset(),
+        frozen=before.frozen if before else frozenset(),
     )
     return Project(graph, planner, before)

@@ -259,8 +259,8 @@ class Scan:
         )
 
     def seen_for(self, node: Node) -> dict[Path, Stat | None]:
-        """All files and folders on which this scan's answers for a node depend, as they were when
-        it looked.
+        """Return the stats of all files and folders on which this scan's answers for a node depend,
+        as they were when it looked.
         """
         found: dict[Path, Stat | None] = {
             path: self._stats[path] for path in self._read.get(node.name, ())
@@ -301,9 +301,9 @@ class Scan:
                 return next(iter(more))
         return None
 
-    def looked_at(self) -> set[Path]:
-        """All files and folders on which this scan's answers depend, apart from libraries and the
-        machine.
+    def depends_on(self) -> set[Path]:
+        """Return all files and folders on which this scan's answers depend, apart from libraries
+        and the machine.
         """
         return (
             self._folders | set(self._stats) | {p for found in self._paths.values() for p in found}

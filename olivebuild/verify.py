@@ -16,7 +16,7 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 
-from olivebuild import digest, memory, places, snapshot, tensors
+from olivebuild import digest, node_db, places, snapshot, tensors
 from olivebuild.derived import Derived
 from olivebuild.digest import Compute, Count, StatMemo
 from olivebuild.errors import Damaged
@@ -203,7 +203,7 @@ def repair(store: Store, project: Project | None, faults: Sequence[Fault]) -> di
         for answer in (
             *state.glob(f"{snapshot.PREFIX}*"),
             *state.glob(f"**/{snapshot.SEEN}"),
-            *state.glob(f"**/{memory.NODES}"),
+            *state.glob(f"**/{node_db.NODES}"),
         ):
             answer.unlink(missing_ok=True)
     return done

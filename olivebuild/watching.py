@@ -64,10 +64,8 @@ class Seen:
 
     def folders(self) -> set[Path]:
         """Where changes come from. What is not there yet comes into the nearest folder above it."""
-        looked_at = self.project.planner.scan.looked_at() if self.project else set()
-        return {
-            _folder(place) for path in (self.recipe, *looked_at) for place in (path, path.parent)
-        }
+        paths = self.project.planner.scan.depends_on() if self.project else set()
+        return {_folder(place) for path in (self.recipe, *paths) for place in (path, path.parent)}
 
 
 def watch(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from olivebuild import digest, memory
+from olivebuild import digest, incremental
 from olivebuild.build import Build, Report
 from olivebuild.errors import RecipeError, StepError
 from olivebuild.events import Event
@@ -116,15 +116,15 @@ def run(
     wanted, recipe = full.graph.goals(goals), full.graph.recipe
     planner = full
     try:
-        if tried := memory.recall(recipe, state, full.store.root, goals):
+        if tried := incremental.recall(recipe, state, full.store.root, goals):
             site.remembered += len(full.graph.closure(wanted)) - len(tried.changed)
-            planner = replace(full, graph=tried.graph, frozen=tried.settled)
+            planner = replace(full, graph=tried.graph, frozen=tried.frozen)
             try:
                 planner.update(tried.plan, tried.changed)
                 assert_part(tried.plan, site.planner().plan(wanted))
             except FrozenNodeChanged:
                 site.strayed += 1
-        before = memory.recall(recipe, state, full.store.root, goals)
+        before = incremental.recall(recipe, state, full.store.root, goals)
         try:
             report = Build(planner, steps, events.append, room, keep_going=keep_going).run(
                 wanted, before
@@ -133,7 +133,7 @@ def run(
             before, planner = None, site.planner()
             report = Build(planner, steps, events.append, room, keep_going=keep_going).run(wanted)
         if report.plan and not report.errors:
-            memory.remember(planner, report.plan, goals, before, started, report.touched)
+            incremental.remember(planner, report.plan, goals, before, started, report.touched)
         return report, events
     finally:
         full.traces.close()

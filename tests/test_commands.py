@@ -156,7 +156,7 @@ def test_a_module_that_comes_later_or_changes_is_found(tree: Path) -> None:
     node = build_graph(load(tree / FILE_NAME)).nodes["c"]
     before = scan.files(node)
     assert scan.outdated() is None
-    assert tree in scan.looked_at()
+    assert tree in scan.depends_on()
     (tree / "json.py").write_text("")
     assert scan.outdated() == tree / "json.py"
     scan, _, _ = scan_of(tree, "python train.py")

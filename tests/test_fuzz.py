@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from olivebuild import console, digest, drawing, memory, places, snapshot
+from olivebuild import console, digest, drawing, node_db, places, snapshot
 from olivebuild.build import Build, Report
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Needs, Outcome
@@ -289,7 +289,7 @@ def test_snapshots(cached: Cached, guard: Guard, monkeypatch: pytest.MonkeyPatch
     key = snapshot.command_key([])
     file = Path(snapshot.file_of([], key))
     stats = {str(p): snapshot.stat_of(str(p)) for p in cached.files}
-    seed = snapshot.to_bytes(key, ("", ""), *memory.packed(stats), "nothing to do\n", "", 0)
+    seed = snapshot.to_bytes(key, ("", ""), *node_db.packed(stats), "nothing to do\n", "", 0)
     mutator = Mutator(chance_of("snapshots"), [seed])
     with guard.only(cached.place.folder, cached.place.cache):
         for _ in range(300 * TIMES):

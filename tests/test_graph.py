@@ -11,8 +11,9 @@ import pytest
 from olivebuild import kept, step
 from olivebuild.errors import RecipeError, Where
 from olivebuild.graph import Graph, build_graph
+from olivebuild.invalidation import graph_stamp
 from olivebuild.node import is_builtin
-from olivebuild.recipe import FILE_NAME, load, read
+from olivebuild.recipe import FILE_NAME, Recipe, load, read
 
 
 def graph_of(folder: Path, text: str) -> Graph:
@@ -206,12 +207,16 @@ def test_a_diamond_is_no_cycle(tmp_path: Path) -> None:
     ]
 
 
+def cached(recipe: Recipe, folder: Path) -> Graph:
+    return kept.graph_of(recipe, folder, graph_stamp(recipe))
+
+
 def test_a_graph_that_was_kept_is_the_graph_that_was_made(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text(KEPT)
     recipe = read(tmp_path / FILE_NAME)
     made, again = (
-        kept.graph_of(recipe, tmp_path),
-        kept.graph_of(read(tmp_path / FILE_NAME), tmp_path),
+        cached(recipe, tmp_path),
+        cached(read(tmp_path / FILE_NAME), tmp_path),
     )
     assert (again.targets, again.default, again.nodes, again.inputs) == (
         made.targets,
@@ -225,14 +230,14 @@ def test_a_graph_that_was_kept_is_the_graph_that_was_made(tmp_path: Path) -> Non
 
 def test_a_kept_graph_of_another_text_or_with_a_flipped_bit_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text(KEPT)
-    kept.graph_of(read(tmp_path / FILE_NAME), tmp_path)
+    cached(read(tmp_path / FILE_NAME), tmp_path)
     file = tmp_path / kept.FILE_NAME
     good = file.read_bytes()
     file.write_bytes(good.replace(b"onnx", b"onyx"))
-    assert "onnx" in kept.graph_of(read(tmp_path / FILE_NAME), tmp_path).targets
+    assert "onnx" in cached(read(tmp_path / FILE_NAME), tmp_path).targets
     assert file.read_bytes() == good
     (tmp_path / FILE_NAME).write_text(KEPT.replace("copy:", "other:"))
-    assert "other" in kept.graph_of(read(tmp_path / FILE_NAME), tmp_path).targets
+    assert "other" in cached(read(tmp_path / FILE_NAME), tmp_path).targets
 
 
 def test_built_in_kinds_are_told_from_others() -> None:
@@ -245,7 +250,7 @@ def test_built_in_kinds_are_told_from_others() -> None:
 def test_overrides_of_one_call_are_not_kept(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text(KEPT)
     assert (
-        kept.graph_of(read(tmp_path / FILE_NAME, ["onnx.precision=int8"]), tmp_path)
+        cached(read(tmp_path / FILE_NAME, ["onnx.precision=int8"]), tmp_path)
         .nodes["onnx"]
         .fields["precision"]
         == "int8"

@@ -139,7 +139,7 @@ def test_a_chat_template_one_folder_deep_changes_the_key(model_site: Site) -> No
         planner.traces.close()
         assert (
             model_site.folder / "tiny" / "additional_chat_templates" / "tool_use.jinja"
-            in planner.scan.looked_at()
+            in planner.scan.depends_on()
         )
     assert len(set(keys)) == 3
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import digest, kept, ourselves, seal
+from olivebuild import digest, kept, seal
 from olivebuild.graph import build_graph
+from olivebuild.invalidation import graph_stamp
 from olivebuild.recipe import read
 from tests.conftest import Place
 
@@ -55,11 +56,11 @@ def test_without_a_key_nothing_is_believed_or_kept(key_file: Path, place: Place)
     assert seal.seal(b"x") == ""
     place.recipe.write_text(RECIPE % "x")
     recipe = read(place.recipe, ())
-    kept.graph_of(recipe, place.folder)
+    stamp = graph_stamp(recipe)
+    kept.graph_of(recipe, place.folder, stamp)
     assert not (place.folder / kept.FILE_NAME).exists()
-    stamp = digest.of_json([recipe.file.name, recipe.text, ourselves.code()])
     (place.folder / kept.FILE_NAME).write_text(f"{stamp} \n{{}}")
-    assert list(kept.graph_of(recipe, place.folder).nodes) == ["c"]
+    assert list(kept.graph_of(recipe, place.folder, stamp).nodes) == ["c"]
 
 
 def test_a_graph_that_came_with_the_folder_is_not_believed(place: Place) -> None:
@@ -70,11 +71,7 @@ def test_a_graph_that_came_with_the_folder_is_not_believed(place: Place) -> None
     recipe = read(place.recipe, ())
     state = place.folder / ".olivebuild"
     state.mkdir()
-    kept._write(
-        build_graph(recipe),
-        state / kept.FILE_NAME,
-        digest.of_json([recipe.file.name, recipe.text, ourselves.code()]),
-    )
+    kept._write(build_graph(recipe), state / kept.FILE_NAME, graph_stamp(recipe))
     good = (state / kept.FILE_NAME).read_bytes()
     head, _, body = good.partition(b"\n")
     evil = body.replace(b"touch harmless", b"touch HARMFUL!")
@@ -85,6 +82,6 @@ def test_a_graph_that_came_with_the_folder_is_not_believed(place: Place) -> None
         stamp + b" \n" + evil,
     ):
         (state / kept.FILE_NAME).write_bytes(forged)
-        (node,) = kept.graph_of(recipe, state).nodes.values()
+        (node,) = kept.graph_of(recipe, state, graph_stamp(recipe)).nodes.values()
         assert "harmless" in node.fields["run"]
     assert (state / kept.FILE_NAME).read_bytes() == good

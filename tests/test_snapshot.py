@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import memory, snapshot
+from olivebuild import node_db, snapshot
 from tests.conftest import Place
 from tests.faults import amount
 
@@ -321,15 +321,15 @@ def test_c_and_python_find_the_same_differences(
             name = chance.choice(NAMES)
             if name != "folder/inside" or Path("folder").is_dir():
                 KINDS[chance.choice(list(KINDS))](Path(name))
-        paths, kept = memory.packed(stats)
+        paths, kept = node_db.packed(stats)
         expected = bytes(snapshot.stat_of(name) != stat for name, stat in stats.items())
         base = os.fsencode(tmp_path) + b"/"
-        short = memory.packed(stats, base)[0]
+        short = node_db.packed(stats, base)[0]
         for threads in (1, 2, 9):
             assert native.differing(paths, kept, threads) == expected, round_
             assert native.differing(short, kept, threads, base) == expected, round_
-        assert snapshot.differing(paths, kept) == expected
-        assert snapshot.differing(short, kept, base) == expected
+        assert snapshot.compare(paths, kept) == expected
+        assert snapshot.compare(short, kept, base) == expected
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the extension has no stats there")
@@ -340,7 +340,7 @@ def test_many_paths_are_shared_out(tmp_path: Path) -> None:
         file.write_text(file.name)
     stats = [snapshot.stat_of(str(file)) for file in files]
     many = [i % 100 for i in range(20_001)]
-    names, wanted = memory.packed(
+    names, wanted = node_db.packed(
         {str(file): stat for file, stat in zip(files, stats, strict=True)}
     )
     names = b"".join(os.fsencode(files[i]) + b"\0" for i in many)
@@ -351,7 +351,7 @@ def test_many_paths_are_shared_out(tmp_path: Path) -> None:
         assert [native.differing(names, wanted, threads) for threads in (1, 2, 3, 4, 64)] == [
             expected
         ] * 5
-        assert snapshot.differing(names, wanted) == expected
+        assert snapshot.compare(names, wanted) == expected
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_many_paths_are_shared_out(tmp_path: Path) -> None:
 )
 def test_what_does_not_belong_together_is_refused(paths: bytes, size: int) -> None:
     with pytest.raises((ValueError, TypeError)):
-        snapshot.differing(paths, bytes(size))
+        snapshot.compare(paths, bytes(size))
     if os.name != "nt":
         with pytest.raises(ValueError, match="five numbers"):
             pytest.importorskip("olivebuild._native").differing(paths, bytes(size), 1)
@@ -378,17 +378,17 @@ def test_a_base_is_where_relative_paths_begin(
         for name in ("here", "here/below", "other")
     }
     base = os.fsencode(tmp_path / "here") + b"/"
-    paths, kept = memory.packed(stats, base)
+    paths, kept = node_db.packed(stats, base)
     assert paths.split(b"\0")[1] == b"below"
     for find in (
         lambda: native.differing(paths, kept, 1, base),
-        lambda: snapshot.differing(paths, kept, base),
+        lambda: snapshot.compare(paths, kept, base),
     ):
         (tmp_path / "here/below").chmod(0o700)
         assert find() == b"\0\1\0"
     # All of it was moved: what begins there is not found, and what does not is.
     for differing in (
         native.differing(paths, kept, 1, base + b"nowhere/"),
-        snapshot.differing(paths, kept, base + b"nowhere/"),
+        snapshot.compare(paths, kept, base + b"nowhere/"),
     ):
         assert differing == b"\0\1\0"

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from olivebuild import gc, memory, noop, numerics, snapshot
+from olivebuild import gc, incremental, node_db, noop, numerics, snapshot
 from olivebuild.build import Build
 from olivebuild.digest import filesystem_time
 from olivebuild.errors import BuildError
@@ -93,11 +93,11 @@ def build(folder: Path) -> dict[str, Any]:
         project = open_project(folder, None)
         report = Build(project.planner, Inline(), lambda _: None).run(project.goals([]))
     if report.plan and not report.errors:
-        pages = memory.remember(
+        db = incremental.remember(
             project.planner, report.plan, (), project.before, started, report.touched
         )
         if not (report.ran or report.restored):
-            noop.save(project, report.plan, pages, started, "nothing to do\n", "", 0)
+            noop.save(project, report.plan, db, started, "nothing to do\n", "", 0)
     traces = (
         {name: state.trace for name, state in report.plan.states.items() if state.trace}
         if report.plan
@@ -195,7 +195,7 @@ def flip(file: Path, keep_time: bool) -> None:
 class Faults(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.share = memory.SHARE
+        self.share = node_db.PATCH_SHARE
         self.quick = quick_folder()
         self.root = self.quick.__enter__()
         self.place = Place(self.root / "work", self.root / "cache")
@@ -209,13 +209,13 @@ class Faults(RuleBasedStateMachine):
         self.damaged = False
 
     def teardown(self) -> None:
-        memory.SHARE = self.share
+        node_db.PATCH_SHARE = self.share
         self.quick.__exit__(None, None, None)
 
-    @initialize(share=st.sampled_from([memory.SHARE, 1]), strict=st.booleans())
+    @initialize(share=st.sampled_from([node_db.PATCH_SHARE, 1]), strict=st.booleans())
     def remember(self, share: int, strict: bool) -> None:
         """So few targets are remembered anew each time, or after some edits."""
-        memory.SHARE = share
+        node_db.PATCH_SHARE = share
         if strict:
             self.pipeline.be_strict()
 
