@@ -7,6 +7,7 @@ header, tensor bytes).
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Collection, Iterable
@@ -19,7 +20,7 @@ from msgspec import Struct
 
 from olivebuild import digest, mistaken, opening
 from olivebuild.errors import InputError
-from olivebuild.small_files import check_size, parse_json, read_json
+from olivebuild.small_files import check_size, read_json
 
 HEADER_LIMIT = 100 << 20
 READ_FILES = (
@@ -68,6 +69,17 @@ class _Entry(Struct, frozen=True):
     data_offsets: tuple[Size, Size]
 
 
+_ENTRY = msgspec.json.Decoder(_Entry)
+_ENTRIES = msgspec.json.Decoder(dict[str, msgspec.Raw])
+"""Of a long header no more is made than the names, until an entry is none."""
+BITS = {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
+    "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}  # fmt: skip
+"""Type of a tensor -> bits of one number, as safetensors 0.8 has them."""
+
+
 def tensors_of(path: Path) -> list[Tensor]:
     """The tensors of a safetensors file in the order of their bytes.
 
@@ -100,13 +112,17 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
         (length,) = struct.unpack("<Q", header[:8])
         if length > min(HEADER_LIMIT, size - 8):
             raise ValueError("the header is longer than the file")
-        data = parse_json(header[8 : 8 + length])
         base = 8 + length
         found = [
-            _tensor(name, entry, base) for name, entry in data.items() if name != "__metadata__"
+            _tensor(name, text, base)
+            for name, text in _ENTRIES.decode(memoryview(header)[8:base]).items()
+            if name != "__metadata__"
         ]
-    except (ValueError, AttributeError, struct.error) as e:
+    except (ValueError, struct.error) as e:
         raise InputError(f"not a safetensors file: {e}", where=where, hint=hint) from None
+    except RecursionError:
+        fact = "not a safetensors file: nested too deep"
+        raise InputError(fact, where=where, hint=hint) from None
     found.sort(key=lambda t: (t.start, t.end))
     position = base
     for tensor in found:
@@ -114,6 +130,8 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
             raise InputError(
                 f"tensor {tensor.name} does not follow the one before it", where=where, hint=hint
             )
+        if fault := _wrong_size(tensor):
+            raise InputError(f"tensor {tensor.name} {fault}", where=where, hint=hint)
         position = tensor.end
     if position != size:
         raise InputError(
@@ -122,13 +140,23 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
     return found
 
 
-def _tensor(name: str, value: object, base: int) -> Tensor:
+def _wrong_size(tensor: Tensor) -> str:
+    """Why a tensor's bytes can't be of its type and shape; empty where they can."""
+    if tensor.dtype not in BITS:
+        return f"has the type {tensor.dtype[:20]!r}, which safetensors does not know"
+    size = tensor.end - tensor.start
+    if math.prod(tensor.shape) * BITS[tensor.dtype] != size * 8:
+        shape = " x ".join(map(str, tensor.shape[:8])) or "one number"
+        return f"({tensor.dtype}, {shape}) does not take the {size} bytes that it has"
+    return ""
+
+
+def _tensor(name: str, text: msgspec.Raw, base: int) -> Tensor:
+    """Raises ValueError, also for half a surrogate pair, which nothing can hash."""
     try:
-        entry = msgspec.convert(value, _Entry)
+        entry = _ENTRY.decode(text)
     except msgspec.ValidationError as e:
         raise ValueError(f"{name}: {e}") from None
-    # Raises ValueError for half a surrogate pair, which JSON can write and nothing can hash.
-    (name + entry.dtype).encode()
     return Tensor(
         name, entry.dtype, entry.shape, base + entry.data_offsets[0], base + entry.data_offsets[1]
     )

@@ -113,7 +113,7 @@ ONE = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
             "not a safetensors file: a: Object missing required field `dtype`",
             COMPLETE,
         ),
-        (b"[1]", b"", "not a safetensors file: 'list' object has no attribute 'items'", COMPLETE),
+        (b"[1]", b"", "not a safetensors file: Expected `object`, got `array`", COMPLETE),
         (
             ONE[:-1] + b',"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
             b"1234",
@@ -130,6 +130,18 @@ ONE = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
             b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}',
             b"",
             "tensor a does not follow the one before it",
+            COMPLETE,
+        ),
+        (
+            b'{"a":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,4]}}',
+            b"1234",
+            "tensor a (F32, 1099511627776 x 1099511627776) does not take the 4 bytes that it has",
+            COMPLETE,
+        ),
+        (
+            b'{"a":{"dtype":"X32","shape":[1],"data_offsets":[0,4]}}',
+            b"1234",
+            "tensor a has the type 'X32', which safetensors does not know",
             COMPLETE,
         ),
     ],
