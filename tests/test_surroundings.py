@@ -384,3 +384,24 @@ def test_a_pipe_in_the_place_of_a_blob_or_a_log_is_not_waited_for(place: Place) 
         f"{log}: error: a pipe or a device stands where olivebuild keeps a file of its own"
         in built.err
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits differ")
+@pytest.mark.parametrize("most", [6, 9, 11, 12, 13, 16, 24])
+def test_a_limit_of_open_files_is_one_error(place: Place, most: int) -> None:
+    lines = "".join(
+        f'  t{i}: {{kind: command, run: "cp olivebuild.yaml {{outputs.o}}", outputs: {{o: o}}}}\n'
+        for i in range(9)
+    )
+    place.recipe.write_text(f"targets:\n{lines}")
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit -n {most}; "$@"', "sh", sys.executable, "-m", "olivebuild", "-j4"],
+        cwd=place.folder,
+        env=os.environ | {"OLIVEBUILD_CACHE": str(place.cache)},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert (done.returncode, "too many open files" in done.stderr) == (1, True)
+    assert "Traceback" not in done.stderr
+    assert place.run().code == 0

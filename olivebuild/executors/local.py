@@ -28,6 +28,10 @@ from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.result import Result
 
+if sys.platform == "linux":
+    # os.wait4 imports it when a child has ended, when there may be no room for one more open file.
+    import resource  # noqa: F401
+
 GRACE_SECONDS = 10
 
 
