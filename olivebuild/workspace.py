@@ -200,6 +200,8 @@ class Workspace:
         staging = self.staging / target
         with self.lock():
             self._sweep()
+            # Says why, where what an earlier one has left could not be swept.
+            trees.delete(self.staging.parent, staging, ignore_errors=False)
             staging.mkdir(parents=True)
             try:
                 self._swap_in(target, manifest, store, staging)

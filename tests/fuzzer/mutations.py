@@ -4,6 +4,7 @@ binary, others change bytes or what a path is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
