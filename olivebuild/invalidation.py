@@ -7,17 +7,16 @@ the disk. `global` stats concern every node, and when one differs, everything is
 the fact makes no difference there.
 
     fact                               node database     graph cache  no-op answer
-    ---------------------------------  ----------------  -----------  -------------------
-    recipe: name, text                 plan_seal         graph_stamp  key, global stat
+    ---------------------------------  ----------------  -----------  ----------------
+    text of the recipe                 plan_seal         graph_stamp  global stats
     --set                              plan_seal         not kept     key
     targets that were asked for        plan_seal         -            key
     other words of the command         -                 -            key
     terminal, colours, locale          -                 -            key
     working folder, PLAN_VARIABLES     plan_seal         -            key
-    place of the cache                 plan_seal         -            key
     interpreter, sys.path, boot, CPUs  plan_seal         -            key
-    form of the files                  plan_seal         graph_stamp  key
-    who kept it                        plan_seal         seal         -
+    FORMAT of the files                plan_seal         -            key
+    the user who kept it               plan_seal         seal         -
     our own sources                    global stats      graph_stamp  global stats
     other packages' kinds              global stats      not kept     global stats
     lock file                          global stats      -            global stats
@@ -25,7 +24,8 @@ the fact makes no difference there.
     what a node reads                  node_stats        -            node_stats
     where more files may match         node_stats        -            answer_stats
     a node's trace, manifest, build/   node_stats        -            node_stats
-    metrics, machine, numerics         always looked up  -            answer_stats
+    metrics, machine                   always looked up  -            answer_stats
+    numerics: strict                   always looked up  -            answer_variables
     variables that a node is keyed on  always looked up  -            answer_variables
     a change within the clock's tick   not kept          -            not kept
 
