@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from olivebuild.errors import InvalidValue
 from olivebuild.small_files import parse_json, read_bytes
 
 FUNCTION = "strftime_now"
@@ -43,7 +44,7 @@ def check_date(text: str) -> str:
     """The date itself. Raises ValueError for what is not one."""
     if is_date(text):
         return text
-    raise ValueError(f"{text!r} is not a date; write it as 2026-11-28")
+    raise InvalidValue(f"{text!r} is not a date", "write it as 2026-11-28")
 
 
 def is_date(text: str) -> bool:

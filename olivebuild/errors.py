@@ -26,6 +26,30 @@ class Where(NamedTuple):
         return ":".join(parts)
 
 
+class Problem(NamedTuple):
+    """What is wrong with words of the user, and what to do about it."""
+
+    fact: str
+    hint: str = ""
+
+    @staticmethod
+    def from_text(text: str) -> Problem:
+        """Return "fact; hint" as a record. Kinds that return or raise such text are older."""
+        fact, _, hint = text.partition("; ")
+        return Problem(fact, hint)
+
+
+class InvalidValue(ValueError):
+    """A value of the recipe or the command line that can't be used.
+
+    Validators of fields raise it, and pydantic hands it on with the place.
+    """
+
+    def __init__(self, fact: str, hint: str = "") -> None:
+        super().__init__(f"{fact}; {hint}" if hint else fact)
+        self.problem = Problem(fact, hint)
+
+
 class BuildError(Exception):
     """Something that the user can act on. `exit_code` is what the command ends with."""
 

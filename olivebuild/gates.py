@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from olivebuild.errors import BuildError, RecipeError
+from olivebuild.errors import BuildError, InvalidValue, RecipeError
 
 if TYPE_CHECKING:
     from olivebuild.metric_records import Metrics
@@ -87,36 +87,38 @@ class Gate(Struct, frozen=True):
     ) -> Gate:
         """`scores` are the benchmark's own figures, `commands` the targets whose figures it shows.
 
-        Raises ValueError with what is wrong.
+        Raises InvalidValue.
         """
         m = _FORM.fullmatch(text)
         if not m:
-            raise ValueError(
-                f"the gate {text!r} can't be read; write for example 'accuracy >= 0.9' or "
-                "'accuracy drop vs merged <= 0.02'"
+            raise InvalidValue(
+                f"the gate {text!r} can't be read",
+                "write for example 'accuracy >= 0.9' or 'accuracy drop vs merged <= 0.02'",
             )
         command = m[1] if m[1] in commands else ""
         if command and m[4]:
-            raise ValueError(
-                f"the gate {text!r} asks for a drop of what a command measured once; name a "
-                "figure of the models"
+            raise InvalidValue(
+                f"the gate {text!r} asks for a drop of what a command measured once",
+                "name a figure of the models",
             )
         known = {} if command else FIGURES | dict.fromkeys(scores, ("higher", _SHARE))
         figure, over = (m[2], "") if command or m[2] in known else _over_seeds(m[2])
         if not command and figure not in known:
-            raise ValueError(
-                f"the gate {text!r} names an unknown figure {m[2]!r}; known are {', '.join(known)}"
+            raise InvalidValue(
+                f"the gate {text!r} names an unknown figure {m[2]!r}",
+                f"known are {', '.join(known)}",
             )
         if over and figure in FIGURES and figure not in OF_ANSWERS:
-            raise ValueError(
+            raise InvalidValue(
                 f"the gate {text!r} names {m[2]!r}, but of {figure} there is one only, whatever "
-                f"the seeds; write {figure}"
+                "the seeds",
+                f"write {figure}",
             )
         units = {} if command else known[figure][1]
         if m[7] and m[7] not in units:
-            raise ValueError(
-                f"the gate {text!r} has an unknown unit {m[7]!r} for {m[2]}; known are "
-                f"{', '.join(units) or 'none'}"
+            raise InvalidValue(
+                f"the gate {text!r} has an unknown unit {m[7]!r} for {m[2]}",
+                f"known are {', '.join(units) or 'none'}",
             )
         names = tuple(m[1].split(".")) if m[1] else ()
         return Gate(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from olivebuild.digest import canonical_json
+from olivebuild.errors import InvalidValue
 from olivebuild.sources import Source
 from olivebuild.text import size_of
 
@@ -44,7 +45,7 @@ class Ref(Record, frozen=True):
     def parse(cls, text: str) -> Ref:
         target, dot, output = text.partition(".")
         if not NAME.fullmatch(target) or (dot and not NAME.fullmatch(output)):
-            raise ValueError(f"{text!r} is not the name of a target or of a target's output")
+            raise InvalidValue(f"{text!r} is not the name of a target or of a target's output")
         return cls(target, output)
 
     @staticmethod
@@ -207,14 +208,14 @@ def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, st
 
 
 def amount_of(value: object) -> float:
-    """`2`, `0.5`, `8GB`. Raises ValueError."""
+    """Return the number that `2`, `0.5` or `8GB` means. Raises InvalidValue."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
         return float(value)
     text = str(value)
     try:
-        found = float(size_of(text)) if text[-1:].isalpha() else float(text)
+        amount = float(size_of(text)) if text[-1:].isalpha() else float(text)
     except ValueError:
-        raise ValueError(f"{value!r} is not an amount; write 1, 0.5 or 8GB") from None
-    if not 0 <= found < float("inf"):
-        raise ValueError(f"{value!r} is not an amount; write 1, 0.5 or 8GB")
-    return found
+        amount = float("nan")
+    if not 0 <= amount < float("inf"):
+        raise InvalidValue(f"{value!r} is not an amount", "write 1, 0.5 or 8GB")
+    return amount

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from olivebuild.errors import InvalidValue
+
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
@@ -38,7 +40,7 @@ class Source(Struct, frozen=True):
         scheme, colon, rest = text.partition(":")
         if not colon or len(scheme) == 1 or "/" in scheme or "\\" in scheme:
             if not text.strip():
-                raise ValueError("an empty source")
+                raise InvalidValue("an empty source")
             return cls(text, "file", text)
         if scheme == "gguf" and rest:
             return cls(text, "gguf", rest)
@@ -54,8 +56,10 @@ class Source(Struct, frozen=True):
             "pypi": "pypi:PACKAGE==VERSION!FILE",
         }
         if scheme in forms:
-            raise ValueError(f"{text!r} is not of the form {forms[scheme]}")
-        raise ValueError(f"unknown source scheme {scheme!r}: known are a path, {', '.join(forms)}")
+            raise InvalidValue(f"{text!r} is not of the form {forms[scheme]}")
+        raise InvalidValue(
+            f"unknown source scheme {scheme!r}: known are a path, {', '.join(forms)}"
+        )
 
     @staticmethod
     def _dump(value: object) -> str:

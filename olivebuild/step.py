@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from olivebuild.errors import Problem
 from olivebuild.fields import Fields
 from olivebuild.node import STEPS, Edge, FileInput, Node, Program, Ref, flatten, module_of
 from olivebuild.result import Result
@@ -32,6 +33,7 @@ __all__ = [
     "Fields",
     "FileInput",
     "Node",
+    "Problem",
     "Ref",
     "Result",
     "Step",
@@ -197,8 +199,13 @@ class Step(ABC):
         """Conditions on the artifact's figures, judged on every build; see gates.py."""
         return []
 
-    def check(self, fields: Any) -> str | None:
-        """What is wrong with fields that are each right but don't go together; None if nothing."""
+    def check(self, fields: Any) -> Problem | None:
+        """Return what is wrong with fields that are each right but don't go together; None if
+        nothing.
+
+        A kind that still returns the text "fact; hint" is understood until the release after
+        0.1, with a note on stderr.
+        """
         return None
 
     @abstractmethod

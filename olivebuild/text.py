@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from olivebuild.errors import InvalidValue, Problem
 from olivebuild.streams import escaped
 
 _SPACES = dict.fromkeys(
@@ -25,26 +26,25 @@ SIZES = {
     "gib": 1 << 30,
     "tib": 1 << 40,
 }
+_FORM = "write a number and a unit"
 SPANS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def size_of(text: str) -> int:
-    """Bytes. Raises ValueError."""
-    return _read(text, SIZES, f"{text!r} is no size; write a number and a unit: 50GB, 512MiB")
+    """Return bytes. Raises InvalidValue."""
+    return _read(text, SIZES, Problem(f"{text!r} is no size", f"{_FORM}: 50GB, 512MiB"))
 
 
 def span_of(text: str) -> int:
-    """Seconds. Raises ValueError."""
-    return _read(
-        text, SPANS, f"{text!r} is no span of time; write a number and a unit: 30d, 12h, 2w"
-    )
+    """Return seconds. Raises InvalidValue."""
+    return _read(text, SPANS, Problem(f"{text!r} is no span of time", f"{_FORM}: 30d, 12h, 2w"))
 
 
-def _read(text: str, units: dict[str, int], complaint: str) -> int:
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]+)", text.strip(), re.ASCII)
-    if not found or found[2].lower() not in units:
-        raise ValueError(complaint)
-    return int(float(found[1]) * units[found[2].lower()])
+def _read(text: str, units: dict[str, int], problem: Problem) -> int:
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([A-Za-z]+)", text.strip(), re.ASCII)
+    if not match or match[2].lower() not in units:
+        raise InvalidValue(*problem)
+    return int(float(match[1]) * units[match[2].lower()])
 
 
 FEW = 40

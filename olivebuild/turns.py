@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from olivebuild.errors import RecipeError
+from olivebuild.errors import InvalidValue, RecipeError
 from olivebuild.graph import Graph
 from olivebuild.node import Node, amount_of
 from olivebuild.plan import Plan
@@ -97,7 +97,7 @@ def limits_of(words: tuple[str, ...], known: Mapping[str, float]) -> dict[str, f
         name, _, value = word.partition("=")
         try:
             limits[name] = amount_of(value)
-        except ValueError as e:
-            fact, _, hint = str(e).partition("; ")
+        except InvalidValue as e:
+            fact, hint = e.problem
             raise RecipeError(fact, where=f"--resource {word}", hint=hint) from None
     return limits

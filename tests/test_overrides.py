@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from olivebuild.errors import Problem
 from olivebuild.steps._overrides import expanded, structured
 from olivebuild.steps.onnx import STEP, OnnxFields
 
@@ -64,7 +65,7 @@ def test_an_embedding_that_is_the_head_stays_quantised(
     assert ("op_types" in found) is kept
 
 
-def said(**more: Any) -> str | None:
+def said(**more: Any) -> Problem | None:
     return STEP.check(OnnxFields.model_validate({"model": "m", "overrides": {DOWN: "int8"}} | more))
 
 
@@ -75,11 +76,9 @@ def test_what_the_builder_would_forget_is_told() -> None:
         "nodes_to_exclude": [HEAD],
         "op_types": ["MatMul"],
     }.items():
-        assert (
-            said(**{name: value})
-            == f"the model builder takes {name} or overrides, not both; leave one out"
+        assert said(**{name: value}) == Problem(
+            f"the model builder takes {name} or overrides, not both", "leave one out"
         )
-    assert (
-        said(algorithm="k_quant_mixed")
-        == "the model builder takes algorithm: k_quant_mixed or overrides, not both; leave one out"
+    assert said(algorithm="k_quant_mixed") == Problem(
+        "the model builder takes algorithm: k_quant_mixed or overrides, not both", "leave one out"
     )

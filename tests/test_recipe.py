@@ -5,14 +5,16 @@ field for one call.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from olivebuild import step
-from olivebuild.errors import RecipeError, Where
+from olivebuild import checking, step
+from olivebuild.errors import Problem, RecipeError, Where
 from olivebuild.gates import FIGURES
 from olivebuild.recipe import FILE_NAME, Recipe, find, load
 from olivebuild.step import Ref
+from olivebuild.steps.command import Command
 from olivebuild.text import did_you_mean
 
 SCHEMA = "`olivebuild schema` tells what each field takes"
@@ -387,6 +389,43 @@ def test_other_packages_are_asked_for_their_kinds_at_most_once(
     lines = [f"  t{i}: {{kind: command, run: x, outputs: [y]}}\n" for i in range(20)]
     assert len(read(tmp_path, "targets:\n" + "".join(lines)).targets) == 20
     assert len(asked) <= 1
+
+
+class Echo(Command):
+    """A kind of another package."""
+
+    kind = "echo"
+    problem: object = None
+
+    def check(self, fields: Any) -> Any:
+        return self.problem
+
+
+def test_what_a_kind_says_of_its_fields_is_not_cut_at_a_semicolon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    echo = Echo()
+    monkeypatch.setattr(checking, "kinds", lambda: ["echo"])
+    monkeypatch.setattr(checking, "step_of", lambda kind: echo)
+    text = "targets:\n  t: {kind: echo, run: x, outputs: [y]}\n"
+    assert read(tmp_path, text).targets["t"].kind == "echo"
+    for problem, fact, hint, note in (
+        (Problem("`a; b` is run", "run one; or none"), "t: `a; b` is run", "run one; or none", ""),
+        ("it is wrong; mend it; soon", "t: it is wrong", "mend it; soon", "the kind echo returns"),
+    ):
+        echo.problem = problem
+        with pytest.raises(RecipeError) as caught:
+            read(tmp_path, text)
+        assert (caught.value.fact, caught.value.hint) == (fact, hint)
+        assert note in capfd.readouterr().err
+
+
+def test_a_word_with_a_semicolon_is_told_whole(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read(tmp_path, "targets:\n  t: {kind: merged, model: 'a; b', adapter: c}\n")
+    assert (
+        caught.value.fact == "t.model: 'a; b' is not the name of a target or of a target's output"
+    )
 
 
 def test_overrides_change_one_field(tmp_path: Path) -> None:

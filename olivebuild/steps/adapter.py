@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
+from olivebuild.errors import Problem
 from olivebuild.job import Job
 from olivebuild.small_files import read_bytes, read_json
 from olivebuild.sources import Source
@@ -198,34 +199,38 @@ class Adapter(Step):
             training.pop("data_seed")
         return given | {"training": training}
 
-    def check(self, fields: AdapterFields) -> str | None:
+    def check(self, fields: AdapterFields) -> Problem | None:
         if fields.source:
             extra = sorted(fields.model_fields_set - {"source", "model", "stop", "trust"})
             if fields.source.scheme in ("gguf", "pypi"):
-                return "an adapter comes from a folder or hf:ID; name one"
-            return (
-                f"`source` brings a finished adapter, so {', '.join(extra)} has no meaning; leave "
-                "it out"
-                if extra
-                else None
-            )
+                return Problem("an adapter comes from a folder or hf:ID", "name one")
+            if extra:
+                return Problem(
+                    f"`source` brings a finished adapter, so {', '.join(extra)} has no meaning",
+                    "leave it out",
+                )
+            return None
         if fields.trust:
-            return (
-                "`trust` is about an adapter from elsewhere; leave it out, or name one in `source`"
+            return Problem(
+                "`trust` is about an adapter from elsewhere",
+                "leave it out, or name one in `source`",
             )
         if not (fields.model and fields.data):
-            return (
-                "an adapter needs `model` and `data`, or `source`; for example model: base, data: "
-                "tone.train"
+            return Problem(
+                "an adapter needs `model` and `data`, or `source`",
+                "for example model: base, data: tone.train",
             )
         if fields.method == "lora" and "quantisation" in fields.model_fields_set:
-            return "`quantisation` belongs to method: qlora; leave it out, or write method: qlora"
+            return Problem(
+                "`quantisation` belongs to method: qlora", "leave it out, or write method: qlora"
+            )
         if fields.training.epochs is not None and fields.training.steps is not None:
-            return "training takes `epochs` or `steps`, not both; leave one out"
+            return Problem("training takes `epochs` or `steps`, not both", "leave one out")
         if fields.training.order == "append" and fields.training.scheduler not in (None, "stable"):
-            return (
+            return Problem(
                 "order: append goes on from earlier steps, whose rate must not depend on how many "
-                "come; leave `scheduler` out"
+                "come",
+                "leave `scheduler` out",
             )
         return None
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from olivebuild.errors import RecipeError
+from olivebuild.errors import Problem, RecipeError
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.job import Job
 from olivebuild.pareto import front
@@ -106,17 +106,17 @@ class Benchmark(Step):
     def gates(self, fields: BenchmarkFields) -> list[Gate]:
         return fields.judges
 
-    def check(self, fields: BenchmarkFields) -> str | None:
+    def check(self, fields: BenchmarkFields) -> Problem | None:
         names = [str(m) for m in fields.models]
         if len(set(names)) != len(names):
-            return "a model is listed twice; list each once"
+            return Problem("a model is listed twice", "list each once")
         if len({d.target for d in fields.data_sets}) != len(fields.data_sets):
-            return "a data set is listed twice; list each once"
+            return Problem("a data set is listed twice", "list each once")
         own = [text.rpartition(":")[2] for text in fields.scores]
         if odd := [name for name in own if name in FIGURES or own.count(name) > 1]:
-            return (
-                f"there is more than one figure {odd[0]!r}; call the function in `score` something "
-                "else"
+            return Problem(
+                f"there is more than one figure {odd[0]!r}",
+                "call the function in `score` something else",
             )
         return _check_gates(
             fields,
@@ -272,20 +272,21 @@ class Benchmark(Step):
         job.result = Result(metrics=metrics)
 
 
-def _check_gates(fields: BenchmarkFields, measured: set[str], commands: set[str]) -> str | None:
+def _check_gates(fields: BenchmarkFields, measured: set[str], commands: set[str]) -> Problem | None:
     for gate in fields.judges:
         if gate.command:
             continue
         if gate.over and fields.seeds == 1:
-            return f"the gate {gate.text!r} asks for a {gate.over} over seeds; set `seeds: 3`"
+            return Problem(
+                f"the gate {gate.text!r} asks for a {gate.over} over seeds", "set `seeds: 3`"
+            )
         if odd := [
             n for n in (*gate.names, *([gate.versus] if gate.versus else [])) if n not in measured
         ]:
             known = ", ".join(sorted(measured | commands))
-            return (
-                f"the gate {gate.text!r} names {odd[0]!r}, which is not measured here; measured "
-                "are "
-                f"{known}"
+            return Problem(
+                f"the gate {gate.text!r} names {odd[0]!r}, which is not measured here",
+                f"measured are {known}",
             )
     return None
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from olivebuild.errors import GateError, RecipeError
+from olivebuild.errors import GateError, InvalidValue, RecipeError
 from olivebuild.gates import FIGURES, Gate
 from olivebuild.job import Job
 from olivebuild.pareto import front, ranked
@@ -129,8 +129,8 @@ def _check(fields: ChoiceFields, judged: BenchmarkFields) -> None:
     for text in fields.gates:
         try:
             gate = Gate.parse(text, own, [m.target for m in judged.metrics])
-        except ValueError as e:
-            fact, _, hint = str(e).partition("; ")
+        except InvalidValue as e:
+            fact, hint = e.problem
             raise RecipeError(fact, hint=hint) from None
         odd = (
             []

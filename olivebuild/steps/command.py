@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from olivebuild import names
 from olivebuild.commandline import program_of, words_of
 from olivebuild.environment import NAME
+from olivebuild.errors import InvalidValue, Problem
 from olivebuild.node import Program
 from olivebuild.step import KINDS, Edge, Fields, FileInput, Ref, Step
 from olivebuild.steps import _program
@@ -35,8 +36,8 @@ class Env(Fields):
     def _are_names(cls, value: list[str]) -> list[str]:
         for name in value:
             if not NAME.fullmatch(name):
-                raise ValueError(
-                    f"{name!r} is not the name of a variable; values belong into `environment`"
+                raise InvalidValue(
+                    f"{name!r} is not the name of a variable", "values belong into `environment`"
                 )
         # Order has no meaning here, so it must not change the key.
         return sorted(set(value))
@@ -128,25 +129,24 @@ class Command(Step):
         given = fields.model_dump(mode="json", include={"run", "shell", "metrics", "environment"})
         return given | {"outputs": outputs} | ({"env": listed} if listed else {})
 
-    def check(self, fields: CommandFields) -> str | None:
+    def check(self, fields: CommandFields) -> Problem | None:
         try:
             if not words_of(fields.run, by_shell=fields.shell) or not _program.words(fields.run):
-                return "`run` is empty; name a program"
+                return Problem("`run` is empty", "name a program")
         except ValueError as e:
-            return f"`run` is not a command line: {e}; close the quotes"
+            return Problem(f"`run` is not a command line: {e}", "close the quotes")
         if twice := [
             *({*fields.env.keyed} & {*fields.env.passed}),
             *({*fields.env.keyed, *fields.env.passed} & {*fields.environment}),
         ]:
-            return (
-                f"{sorted(twice)[0]} is said twice; a variable is keyed, or passed, or gets its "
-                "value "
-                "from `environment`"
+            return Problem(
+                f"{sorted(twice)[0]} is said twice",
+                "a variable is keyed, or passed, or gets its value from `environment`",
             )
         if isinstance(fields.outputs, list) and len(self.named_outputs(fields)) < len(
             fields.outputs
         ):
-            return "two outputs would have one name; write outputs as NAME: PATH"
+            return Problem("two outputs would have one name", "write outputs as NAME: PATH")
         outputs, inputs = self.named_outputs(fields), self.named_inputs(fields)
         for path in [*outputs.values(), *([fields.metrics] if fields.metrics else [])]:
             if (
@@ -154,26 +154,26 @@ class Command(Step):
                 or ".." in PurePosixPath(path).parts
                 or "\\" in path
             ):
-                return (
-                    f"the output {path!r} leaves the target's folder; outputs are relative paths "
-                    "without .."
+                return Problem(
+                    f"the output {path!r} leaves the target's folder",
+                    "outputs are relative paths without ..",
                 )
             if odd := names.fault(path):
-                return (
-                    f"the output {path!r} can't be a file everywhere: {odd}; call it something else"
+                return Problem(
+                    f"the output {path!r} can't be a file everywhere: {odd}",
+                    "call it something else",
                 )
         if alike := names.clash(outputs.values()):
-            return (
-                f"the outputs {alike[0]!r} and {alike[1]!r} are one file on some systems; call "
-                "one of "
-                "them something else"
+            return Problem(
+                f"the outputs {alike[0]!r} and {alike[1]!r} are one file on some systems",
+                "call one of them something else",
             )
         for m in _program.SLOT.finditer(fields.run):
             known = list(inputs if m[1] == "inputs" else outputs)
             if m[1] and m[2] not in known:
-                return (
-                    f"`run` names {{{m[1]}.{m[2]}}}, which is not declared; declared are "
-                    f"{', '.join(known) or 'none'}"
+                return Problem(
+                    f"`run` names {{{m[1]}.{m[2]}}}, which is not declared",
+                    f"declared are {', '.join(known) or 'none'}",
                 )
         return None
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from olivebuild import digest, drops
 from olivebuild.drops import told
-from olivebuild.errors import InputError
+from olivebuild.errors import InputError, Problem
 from olivebuild.job import Job
 from olivebuild.sources import Source
 from olivebuild.step import Fields, FileInput, Result, Step
@@ -87,13 +87,13 @@ class Dataset(Step):
                     found.append(FileInput(f"{name}.{i}", source.name, field))
         return found
 
-    def check(self, fields: DatasetFields) -> str | None:
+    def check(self, fields: DatasetFields) -> Problem | None:
         given = [n for group in FORMATS for n in group if getattr(fields, n) is not None]
         if tuple(given) not in FORMATS:
             forms = "prompt and completion, user and assistant, messages, or text"
-            return (
-                f"its rows need exactly one of {forms}, not {', '.join(given) or 'none'}; see "
-                "`olivebuild schema`"
+            return Problem(
+                f"its rows need exactly one of {forms}, not {', '.join(given) or 'none'}",
+                "see `olivebuild schema`",
             )
         many = fields.source if isinstance(fields.source, list) else [fields.source]
         tests = (
@@ -102,14 +102,16 @@ class Dataset(Step):
         if any(s.scheme in ("gguf", "pypi") for s in [*many, *tests]) or any(
             s.remote for s in tests
         ):
-            return (
-                "a dataset comes from files or from hf:ID; name json, jsonl, csv or parquet files"
+            return Problem(
+                "a dataset comes from files or from hf:ID",
+                "name json, jsonl, csv or parquet files",
             )
         if isinstance(fields.source, list) and any(s.remote for s in many):
-            return "hf:ID can't stand in a list; make a dataset of each"
+            return Problem("hf:ID can't stand in a list", "make a dataset of each")
         if fields.test is not None and "holdout" in fields.model_fields_set:
-            return (
-                "`test` and `holdout` don't go together; the test rows come from one or the other"
+            return Problem(
+                "`test` and `holdout` don't go together",
+                "the test rows come from one or the other",
             )
         return None
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from olivebuild.errors import InputError
+from olivebuild.errors import InputError, Problem
 from olivebuild.job import Job
 from olivebuild.small_files import read_json
 from olivebuild.sources import Source
@@ -84,29 +84,24 @@ class Merged(Step):
     def lies_at(self, fields: MergedFields) -> str | None:
         return fields.source.name if fields.source and fields.source.scheme == "file" else None
 
-    def check(self, fields: MergedFields) -> str | None:
+    def check(self, fields: MergedFields) -> Problem | None:
         if fields.source:
             if fields.source.scheme not in ("file", "hf"):
-                return "a merged model comes from a folder or hf:ID; name one"
-            return (
-                "`source` brings a merged model; leave `model` and `adapter` out"
-                if fields.model or fields.adapter
-                else None
-            )
+                return Problem("a merged model comes from a folder or hf:ID", "name one")
+            if fields.model or fields.adapter:
+                return Problem("`source` brings a merged model", "leave `model` and `adapter` out")
+            return None
         if fields.adapter and not fields.model:
-            return (
-                "an adapter is merged into an explicit full-precision `model`; also one trained "
-                "on a "
-                "...-bnb-4bit base, without that suffix"
+            return Problem(
+                "an adapter is merged into an explicit full-precision `model`",
+                "also one trained on a ...-bnb-4bit base, without that suffix",
             )
-        return (
-            None
-            if fields.model and fields.adapter
-            else (
-                "it needs `model` and `adapter`, or `source`; for example model: base, adapter: "
-                "adapter"
+        if not (fields.model and fields.adapter):
+            return Problem(
+                "it needs `model` and `adapter`, or `source`",
+                "for example model: base, adapter: adapter",
             )
-        )
+        return None
 
     def run(self, job: Job) -> None:
         fields = job.fields(MergedFields)

@@ -11,7 +11,7 @@ from pydantic import field_validator
 
 from olivebuild import brought, clock, opening
 from olivebuild.clock import FREEZE
-from olivebuild.errors import InputError
+from olivebuild.errors import InputError, InvalidValue, Problem
 from olivebuild.job import Job
 from olivebuild.sources import Source
 from olivebuild.step import Fields, FileInput, Result, Step
@@ -36,8 +36,9 @@ class ModelFields(Fields):
         if value != FREEZE:
             try:
                 clock.check_date(value)
-            except ValueError as e:
-                raise ValueError(f"{e}, or {FREEZE}") from None
+            except InvalidValue as e:
+                fact, hint = e.problem
+                raise InvalidValue(fact, f"{hint}, or {FREEZE}") from None
         return value
 
 
@@ -70,12 +71,14 @@ class Model(Step):
             else {"trust_remote_code": fields.trust_remote_code}
         )
 
-    def check(self, fields: ModelFields) -> str | None:
+    def check(self, fields: ModelFields) -> Problem | None:
         source = fields.source
         if source.scheme == "file" and source.name.endswith(".gguf"):
-            return f"a GGUF file is named with its scheme; write gguf:{source.name}"
+            return Problem("a GGUF file is named with its scheme", f"write gguf:{source.name}")
         if source.scheme == "pypi" and not source.member.endswith(".gguf"):
-            return "only a .gguf file inside a wheel can be a model; name it after the `!`"
+            return Problem(
+                "only a .gguf file inside a wheel can be a model", "name it after the `!`"
+            )
         return None
 
     def run(self, job: Job) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from olivebuild import trees
-from olivebuild.errors import Damaged, InputError, StepError, first_line
+from olivebuild.errors import Damaged, InputError, Problem, StepError, first_line
 from olivebuild.job import Job
 from olivebuild.machine import installed
 from olivebuild.manifest import Manifest
@@ -166,24 +166,24 @@ class Onnx(Step):
             self.node(target.name, target.name, fields, (edge,)),
         ]
 
-    def check(self, fields: OnnxFields) -> str | None:
+    def check(self, fields: OnnxFields) -> Problem | None:
         if fields.source:
             extra = sorted(fields.model_fields_set - {"source", "trust"})
             if fields.source.scheme not in ("file", "hf"):
-                return "an ONNX model comes from a folder or hf:ID; name one"
-            return (
-                f"`source` brings a finished ONNX folder, so {', '.join(extra)} has no meaning; "
-                "leave it out"
-                if extra
-                else None
-            )
+                return Problem("an ONNX model comes from a folder or hf:ID", "name one")
+            if extra:
+                return Problem(
+                    f"`source` brings a finished ONNX folder, so {', '.join(extra)} has no meaning",
+                    "leave it out",
+                )
+            return None
         if not fields.model:
-            return "it needs `model`, or `source`; for example model: merged"
+            return Problem("it needs `model`, or `source`", "for example model: merged")
         if fields.precision not in PRECISIONS[fields.provider]:
             known = ", ".join(PRECISIONS[fields.provider])
-            return (
-                f"{fields.precision} does not exist for {fields.provider}; precision: one of "
-                f"{known}"
+            return Problem(
+                f"{fields.precision} does not exist for {fields.provider}",
+                f"precision: one of {known}",
             )
         if fields.overrides:
             beside = [name for name in _SAY_THE_SAME if getattr(fields, name) is not None]
@@ -192,11 +192,10 @@ class Onnx(Step):
                 if fields.algorithm not in (None, "default", "rtn", "k_quant")
                 else []
             )
-            return (
-                f"the model builder takes {beside[0]} or overrides, not both; leave one out"
-                if beside
-                else None
-            )
+            if beside:
+                return Problem(
+                    f"the model builder takes {beside[0]} or overrides, not both", "leave one out"
+                )
         return None
 
     def run(self, job: Job) -> None:
