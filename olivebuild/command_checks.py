@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from olivebuild import environment
-from olivebuild.findings import Problem
+from olivebuild.findings import PlanProblem
 from olivebuild.node import Node
 from olivebuild.plan import Plan, Planner
 from olivebuild.scan import Scan, split
@@ -21,7 +21,7 @@ SHOWN = 8
 Said = tuple[str, str]
 
 
-def problems(planner: Planner, plan: Plan) -> Iterator[Problem]:
+def problems(planner: Planner, plan: Plan) -> Iterator[PlanProblem]:
     for name, state in plan.states.items():
         node = state.node
         if (
@@ -31,7 +31,7 @@ def problems(planner: Planner, plan: Plan) -> Iterator[Problem]:
         ):
             where = planner.scan.recipe.where(node.target, ("run",))
             for fact, hint in said_of(planner.scan, node):
-                yield Problem(node.target, where, fact, hint, (name,), fails=False)
+                yield PlanProblem(node.target, where, fact, hint, (name,), fails=False)
 
 
 def said_of(scan: Scan, node: Node) -> list[Said]:

@@ -30,7 +30,7 @@ from olivebuild.wording import describe, difference, figure, listed
 from olivebuild.wording import heading as named
 
 if TYPE_CHECKING:
-    from olivebuild.findings import Problem
+    from olivebuild.findings import PlanProblem
     from olivebuild.metric_records import ChoiceMetrics, DataMetrics, Metrics, ModelMetrics
 
 COLOURS = {
@@ -100,7 +100,7 @@ def show_notes(notes: Iterable[tuple[str, str]]) -> None:
         )
 
 
-def show_problems(problems: Iterable[Problem]) -> None:
+def show_problems(problems: Iterable[PlanProblem]) -> None:
     """What goes wrong with a plan, as errors; what is only to be known, below the plan."""
     for problem in problems:
         if problem.fails:

@@ -13,7 +13,7 @@ from olivebuild.plan import Plan, Planner
 from olivebuild.states import Verdict
 
 
-class Problem(NamedTuple):
+class PlanProblem(NamedTuple):
     """A finding with the place in the recipe that it is about, and the nodes that can't run
     for it.
     """
@@ -41,7 +41,7 @@ class Problem(NamedTuple):
         return InputError(self.fact, where=self.where, hint=self.hint, target=self.target)
 
 
-def problems(planner: Planner, plan: Plan) -> list[Problem]:
+def problems(planner: Planner, plan: Plan) -> list[PlanProblem]:
     """What is known to go wrong with the nodes that would run, inputs first."""
     # What only few plans need, and takes long to import.
     from olivebuild import command_checks, model_checks
@@ -57,14 +57,14 @@ def problems(planner: Planner, plan: Plan) -> list[Problem]:
     ]
 
 
-def _faults(planner: Planner, plan: Plan) -> Iterable[Problem]:
+def _faults(planner: Planner, plan: Plan) -> Iterable[PlanProblem]:
     for name, lookup in plan.lookups.items():
         if e := lookup.fault:
             where = e.where or planner.scan.recipe.where(lookup.node.target)
-            yield Problem(lookup.node.target, where, e.fact, e.hint, (name,), fails=True)
+            yield PlanProblem(lookup.node.target, where, e.fact, e.hint, (name,), fails=True)
 
 
-def _stops(graph: Graph, plan: Plan, problem: Problem) -> tuple[str, ...]:
+def _stops(graph: Graph, plan: Plan, problem: PlanProblem) -> tuple[str, ...]:
     names = {*problem.nodes, *waiting_for(graph, plan, problem.nodes)}
     found = dict.fromkeys(state.node.target for name, state in plan.states.items() if name in names)
     return tuple(target for target in found if target != problem.target)

@@ -13,7 +13,7 @@ from pathlib import Path
 from olivebuild import brought, clock, digest, foreign, hub, mistaken
 from olivebuild.conversions import known_to_fail
 from olivebuild.errors import InputError, first_line
-from olivebuild.findings import Problem
+from olivebuild.findings import PlanProblem
 from olivebuild.graph import Graph
 from olivebuild.machine import installed
 from olivebuild.model_config import (
@@ -57,11 +57,11 @@ OF_MODELS = (
 ROLES = ("model", "base", "source")
 
 
-def problems(planner: Planner, plan: Plan) -> list[Problem]:
+def problems(planner: Planner, plan: Plan) -> list[PlanProblem]:
     """What is known to go wrong with the nodes that would run, inputs first; each fact about a
     model once.
     """
-    graph, found = planner.graph, dict[tuple[Path, str], Problem]()
+    graph, found = planner.graph, dict[tuple[Path, str], PlanProblem]()
     looks: dict[Path, Look] = {}
     for name, state in plan.states.items():
         if (
@@ -101,7 +101,7 @@ def problems(planner: Planner, plan: Plan) -> list[Problem]:
                 before = found.get((folder, finding.fact))
                 where = before.where if before else planner.scan.recipe.where(target, field)
                 nodes = (*(before.nodes if before else ()), name)
-                found[folder, finding.fact] = Problem(
+                found[folder, finding.fact] = PlanProblem(
                     before.target if before else target, where, *finding[:2], nodes, finding.fails
                 )
     for name, target, fault in brought.found(plan, planner.scan.recipe.folder):
@@ -109,17 +109,17 @@ def problems(planner: Planner, plan: Plan) -> list[Problem]:
             planner.scan.recipe.where(target, ("source",)),
             planner.scan.recipe.folder / target,
         )
-        found[folder, fault.fact] = Problem(
+        found[folder, fault.fact] = PlanProblem(
             target, where, f"{fault.file}: {fault.fact}", foreign.HINT, (name,), True
         )
     return _without_repeats(found)
 
 
-def _without_repeats(found: Mapping[tuple[Path, str], Problem]) -> list[Problem]:
+def _without_repeats(found: Mapping[tuple[Path, str], PlanProblem]) -> list[PlanProblem]:
     """A fact that begins with another one about the same model goes with it: `it is quantised`, `it
     is quantised, and can't be loaded`.
     """
-    result: dict[tuple[Path, str], Problem] = {}
+    result: dict[tuple[Path, str], PlanProblem] = {}
     for (folder, fact), problem in found.items():
         short = min(
             (

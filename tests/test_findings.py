@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from olivebuild.errors import InputError
-from olivebuild.findings import Problem, problems
+from olivebuild.findings import PlanProblem, problems
 from olivebuild.key import Reason
 from olivebuild.states import Verdict
 from tests.conftest import Place
@@ -41,7 +41,7 @@ def site(tmp_path: Path) -> Site:
     return site
 
 
-def found(site: Site, *goals: str) -> tuple[list[Problem], dict[str, str]]:
+def found(site: Site, *goals: str) -> tuple[list[PlanProblem], dict[str, str]]:
     """What is told, and the verdicts of all nodes."""
     planner = site.planner()
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from olivebuild.findings import Problem, problems
+from olivebuild.findings import PlanProblem, problems
 from olivebuild.machine import installed
 from olivebuild.model_config import (
     architectures_of_builder,
@@ -89,7 +89,7 @@ def site(tmp_path: Path) -> Site:
     return made
 
 
-def found(site: Site, *goals: str) -> list[Problem]:
+def found(site: Site, *goals: str) -> list[PlanProblem]:
     planner = site.planner()
     try:
         return problems(planner, planner.plan(planner.graph.goals(goals)))
@@ -97,7 +97,7 @@ def found(site: Site, *goals: str) -> list[Problem]:
         planner.traces.close()
 
 
-def only(site: Site, *goals: str) -> Problem:
+def only(site: Site, *goals: str) -> PlanProblem:
     (problem,) = found(site, *goals)
     return problem
 
