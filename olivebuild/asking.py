@@ -47,6 +47,7 @@ class Subject:
     trust_remote_code: bool
     digests: tuple[str, ...]
     template_date: str = ""
+    trust_adapter: bool = False
 
 
 @click.command()
@@ -104,6 +105,7 @@ def chat(
         forms,
         temperature,
         template_date=date,
+        trust_adapter=made.trust_adapter,
     )
     with Talker(asked, project.workspace.log_file(f"{target}.chat")) as talker:
         talker.ready()
@@ -174,7 +176,12 @@ def predict(
         place = str(rows.resolve())
         given = (target, made.folder, made.adapter, made.trust_remote_code, max_tokens, forms)
         return Settings(
-            *given, rows=place, shown=str(rows), first=first, template_date=made.template_date
+            *given,
+            rows=place,
+            shown=str(rows),
+            first=first,
+            template_date=made.template_date,
+            trust_adapter=made.trust_adapter,
         )
 
     log = project.workspace.log_file(f"{target}.predict")
@@ -246,6 +253,7 @@ def build_subject(project: Project, target: str) -> Subject:
         trusts(graph, graph.nodes[base]),
         digests,
         project.planner.dating.date_of(target, plan.lookups),
+        trusts(graph, graph.nodes[target]),
     )
 
 

@@ -44,6 +44,7 @@ class Settings:
     shown: str = ""
     first: int = 0
     template_date: str = ""
+    trust_adapter: bool = False
 
 
 class Talker:

@@ -70,6 +70,7 @@ class _Entry(Struct, frozen=True):
 
 
 _ENTRY = msgspec.json.Decoder(_Entry)
+_METADATA = msgspec.json.Decoder(dict[str, str] | None)
 _ENTRIES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 """Of a long header no more is made than the names, until an entry is none."""
 BITS = {
@@ -113,11 +114,10 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
         if length > min(HEADER_LIMIT, size - 8):
             raise ValueError("the header is longer than the file")
         base = 8 + length
-        found = [
-            _tensor(name, text, base)
-            for name, text in _ENTRIES.decode(memoryview(header)[8:base]).items()
-            if name != "__metadata__"
-        ]
+        entries = _ENTRIES.decode(memoryview(header)[8:base])
+        if (metadata := entries.pop("__metadata__", None)) is not None:
+            _METADATA.decode(metadata)
+        found = [_tensor(name, text, base) for name, text in entries.items()]
     except (ValueError, struct.error) as e:
         raise InputError(f"not a safetensors file: {e}", where=where, hint=hint) from None
     except RecursionError:

@@ -191,6 +191,7 @@ def test_what_is_no_safetensors_file_at_all_is_an_error_of_the_input(
         b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}}',
         b'{"a":{"dtype":"\\ud800","shape":[1],"data_offsets":[0,4]}}',
         b'{"\\udfff":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+        b'{"__metadata__":{"a":1},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
         b"\xff\xfe",
         b"{",
     ],

@@ -148,8 +148,11 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as e:
-        hint = own_code(e) or "is tokenizer.json there?"
+    except BaseException as e:
+        # What is written in Rust raises plain exceptions, or panics, which are none.
+        if isinstance(e, SystemExit | KeyboardInterrupt | ImportError | MemoryError):
+            raise
+        hint = own_code(e) or "is tokenizer.json there, and whole?"
         raise InputError(
             f"the tokenizer can't be loaded: {first_line(e)}", where=str(folder), hint=hint
         ) from None
@@ -162,7 +165,7 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date:
     return tokenizer
 
 
-def own_code(error: Exception) -> str:
+def own_code(error: BaseException) -> str:
     """The hint for what transformers refuses because code of the folder's own would have to run;
     empty for other errors.
     """

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from olivebuild import foreign
 from olivebuild.errors import InputError, Where
 from olivebuild.small_files import read_json
 from olivebuild.steps._bounded import TooMuch, bounded
@@ -41,9 +42,15 @@ def check(config: Mapping[str, Any], modules: Iterable[str], where: Where | str 
             ) from None
 
 
-def check_adapter(folder: Path, model: Any) -> None:
-    """The patterns of an adapter folder on the modules of a loaded model."""
+def check_adapter(folder: Path, model: Any, *, trust: bool) -> None:
+    """Raise InputError for an adapter folder that peft may not load onto a model.
+
+    Its patterns are tried on the names of the model's modules. Without `trust` it may name no
+    package to import: a shared cache can hold what another wrote.
+    """
     file = folder / "adapter_config.json"
+    if not trust:
+        foreign.check(foreign.of_adapter_folder(folder), foreign.HINT, str(folder))
     config = read_json(file)
     check(
         config if isinstance(config, dict) else {},

@@ -31,6 +31,7 @@ def open_model(
     adapter: str,
     *,
     trust_remote_code: bool,
+    trust_adapter: bool = False,
     date: str = "",
     where: Where | None = None,
 ) -> Runtime:
@@ -46,7 +47,7 @@ def open_model(
         from peft import PeftModel
 
         assert isinstance(runtime, HuggingFaceRuntime)
-        _patterns.check_adapter(Path(adapter), runtime.model)
+        _patterns.check_adapter(Path(adapter), runtime.model, trust=trust_adapter)
         runtime.model = PeftModel.from_pretrained(runtime.model, adapter).eval()
     return runtime
 

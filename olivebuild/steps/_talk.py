@@ -95,9 +95,12 @@ def open_subject(settings: Mapping[str, Any]) -> tuple[Runtime, Encoder]:
     from olivebuild.steps._speech import open_model
     from olivebuild.steps._tokens import Encoder
 
-    trusted, date = settings["trust_remote_code"], settings["template_date"]
     runtime = open_model(
-        settings["folder"], settings["adapter"], trust_remote_code=trusted, date=date
+        settings["folder"],
+        settings["adapter"],
+        trust_remote_code=settings["trust_remote_code"],
+        trust_adapter=settings["trust_adapter"],
+        date=settings["template_date"],
     )
     return runtime, Encoder(runtime.tokenizer, ends=runtime.ends)
 

@@ -102,6 +102,7 @@ class Accuracy(Step):
             model.folder,
             adapter,
             trust_remote_code=model.trust_remote_code,
+            trust_adapter=bool(adapter) and job.input("adapter").trust_remote_code,
             date=job.action.template_date,
             where=job.where(),
         )

@@ -119,7 +119,7 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
     )
     plain = logits(model)
     job.progress("comparing logits", 1, 3)
-    _patterns.check_adapter(Path(adapter), model)
+    _patterns.check_adapter(Path(adapter), model, trust=job.input("adapter").trust_remote_code)
     adapted = logits(PeftModel.from_pretrained(model, str(adapter)).eval())
     job.progress("comparing logits", 2, 3)
     del model

@@ -410,7 +410,7 @@ def wrap(job: Job, model: Any, adapter: Path) -> Any:
 
     from olivebuild.steps import _patterns
 
-    _patterns.check_adapter(adapter, model)
+    _patterns.check_adapter(adapter, model, trust=job.input("adapter").trust_remote_code)
     wrapped = _reading(
         job, lambda: PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True)
     )

@@ -1,0 +1,119 @@
+"""Models, adapters and folders with code in them: whatever is asked, none of it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from olivebuild.errors import InputError
+from olivebuild.steps import _patterns
+from tests.conftest import Place, rows, write_rows
+
+RECIPE = """\
+targets:
+  tone: {kind: dataset, source: tone.jsonl, prompt: "{phrase}", completion: " {tone}", label: tone}
+  base: {kind: model, source: ./base}
+  onnx: {kind: onnx, model: base, precision: fp32}
+  bench: {kind: benchmark, models: [base, onnx], data: tone.test}
+"""
+VERBS = ["plan", "build bench", "predict base --in one.jsonl --data tone --max-tokens 2"]
+VERBS += ["chat base --data tone --max-tokens 2", "doctor", "verify", "report"]
+CODE = ["modeling_evil", "configuration_evil", "tokenization_evil", "custom_generate/generate"]
+PICKLES = ["pytorch_model.bin", "training_args.bin", "optimizer.pt", "adapter_model.bin", "a.pkl"]
+MODULES = ["json", "torch", "transformers", "sitecustomize", "usercustomize", "click", "yaml"]
+
+
+class Evil:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.canary), "w")
+
+
+def spoil(folder: Path, canary: Path) -> None:
+    """Give a model's folder all that some loader would run."""
+    code = f"open({str(canary)!r}, 'w').close()\n"
+    (folder / "custom_generate").mkdir()
+    for name in CODE:
+        (folder / f"{name}.py").write_text(code)
+    for name in PICKLES:
+        (folder / name).write_bytes(pickle.dumps(Evil(canary)))
+    edit(
+        folder / "config.json",
+        auto_map={
+            "AutoConfig": "configuration_evil.EvilConfig",
+            "AutoModelForCausalLM": "modeling_evil.EvilModel",
+        },
+    )
+    edit(
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": [None, "tokenization_evil.EvilTokenizer"]},
+    )
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_no_code_of_a_model_or_of_the_folder_runs(place: Place, tiny_model: Path) -> None:
+    canary = place.folder.parent / "ran"
+    shutil.copytree(tiny_model, place.folder / "base")
+    spoil(place.folder / "base", canary)
+    for name in MODULES:
+        (place.folder / f"{name}.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
+    write_rows(place.folder / "tone.jsonl", rows())
+    write_rows(place.folder / "one.jsonl", rows()[:1])
+    place.recipe.write_text(RECIPE)
+    # They do it where they are let.
+    assert pickle.loads((place.folder / "base/a.pkl").read_bytes()).close() is None
+    assert canary.exists()
+    canary.unlink()
+    for verb in VERBS:
+        done = subprocess.run(
+            # As the installed program does: `python -m` alone would look for modules here.
+            [sys.executable, "-P", "-m", "olivebuild", *verb.split()],
+            cwd=place.folder,
+            env=os.environ | {"OLIVEBUILD_CACHE": str(place.cache), "HF_HUB_OFFLINE": "1"},
+            input="I am glad\n",
+            capture_output=True,
+            check=False,
+            text=True,
+        )
+        assert (done.returncode, canary.exists()) == (0, False), (verb, done.stderr)
+    assert not [*(place.folder / "build").rglob("*.py"), *(place.folder / "build").rglob("*.bin")]
+
+
+def test_an_adapter_is_looked_at_again_before_it_is_loaded(tmp_path: Path) -> None:
+    class Model:
+        def named_modules(self) -> list[tuple[str, object]]:
+            return [("layers.0.q_proj", None)]
+
+    mapping = {"base_model_class": "M", "parent_library": "evil"}
+    config = {"peft_type": "LORA", "target_modules": ["q_proj"], "auto_mapping": mapping}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="auto_mapping names the package 'evil'"):
+        _patterns.check_adapter(tmp_path, Model(), trust=False)
+    _patterns.check_adapter(tmp_path, Model(), trust=True)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}', "{", "[]"]
+)
+def test_a_tokenizer_that_its_library_refuses_is_an_error_of_the_folder(
+    tmp_path: Path, tiny_model: Path, text: str
+) -> None:
+    from olivebuild.steps._models import load_tokenizer
+
+    shutil.copytree(tiny_model, tmp_path / "base")
+    (tmp_path / "base/tokenizer.json").write_text(text)
+    with pytest.raises(InputError, match="the tokenizer can't be loaded: ") as caught:
+        load_tokenizer(tmp_path / "base")
+    assert str(caught.value.where) == str(tmp_path / "base")
