@@ -101,7 +101,8 @@ class Pipeline:
 
     def content(self, target: str) -> str:
         mode, setting = (self.place.environment.get(name, "") for name in VARIABLES)
-        return f"{target}{mode}{setting if self.strict else ''}({self.sources[target]}{''.join(self.content(i) for i in INPUTS[target])})"
+        words = f"{target}{mode}{setting if self.strict else ''}"
+        return f"{words}({self.sources[target]}{''.join(map(self.content, INPUTS[target]))})"
 
     def expected(self) -> dict[str, bytes]:
         """What build/ must hold."""

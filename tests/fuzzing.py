@@ -27,15 +27,19 @@ b"${HOME} $(id) __class__ {0.__class__}"
 b".. ../../../../tmp/evil /etc/passwd /dev/zero /dev/stdin C:\\evil con. ~ ./ // hf: "
 b"hf:a/b@../.. gguf: pypi:a==1!../b"
 ).split()),
-    b"\0", b"\r", b"\t", b"\x1b[2J", b"\x1b]0;x\x07", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xae", b"\xc2\x85",
+    b"\0", b"\r", b"\t", b"\x1b[2J", b"\x1b]0;x\x07", b"\xff", b"\xc3", b"\xed\xa0\x80",
+    b"\xef\xbb\xbf", b"\xe2\x80\xae", b"\xc2\x85",
     b"\xe2\x80\xa8", b"[bold]", b"[/]",
-    b"\n", b"\n  ", b" ", b": ", b"- ", b'"', b"'", b"\\", b"---\n", b"...\n", b"[" * 100, b"{a: " * 60, b"9" * 5000, b"x" * 5000, b"a,",
+    b"\n", b"\n  ", b" ", b": ", b"- ", b'"', b"'", b"\\", b"---\n", b"...\n", b"[" * 100,
+    b"{a: " * 60, b"9" * 5000, b"x" * 5000, b"a,",
     b"\\u0000", b"\\ud800",
 ]  # fmt: skip
 VALUES: list[object] = [
-    None, True, False, 0, -1, 1 << 70, 1e308, "", "x", "..", "../../evil", "/tmp/evil", "a/../../evil", "..\\evil", "C:\\evil", ".", "./",
+    None, True, False, 0, -1, 1 << 70, 1e308, "", "x", "..", "../../evil", "/tmp/evil",
+    "a/../../evil", "..\\evil", "C:\\evil", ".", "./",
     "a\0b", "a\nb", "\x1b[2J",
-    "con", "x" * 5000, "0" * 32, "f" * 31, "f" * 33, "F" * 32, "one.txt/x", "sub", [], {}, [[]], [None], {"": ""}, [[[[[[]]]]]], {"__class__": 1},
+    "con", "x" * 5000, "0" * 32, "f" * 31, "f" * 33, "F" * 32, "one.txt/x", "sub", [], {}, [[]],
+    [None], {"": ""}, [[[[[[]]]]]], {"__class__": 1},
 ]  # fmt: skip
 SECONDS = 20
 

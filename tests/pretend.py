@@ -37,7 +37,8 @@ targets:
   tone:
     kind: dataset
     source: data/tone.jsonl
-    prompt: "<|user|>\\nIs the tone joy, sad, fear or surprise?\\n{phrase}<|end|>\\n<|assistant|>\\n"
+    prompt: "<|user|>\\nIs the tone joy, sad, fear or surprise?\\n\
+{phrase}<|end|>\\n<|assistant|>\\n"
     completion: "{tone}<|end|>"
     holdout: 0.3
   adapter: {kind: adapter, model: base, data: tone.train, training: {lr: 1e-3, steps: 60}}

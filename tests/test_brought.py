@@ -242,7 +242,8 @@ def test_what_has_the_runtime_load_more_than_weights_takes_trust(
     [
         '{"model": {"decoder": {"session_options": {"custom_ops_library": "a.so", '
         '"custom_ops_library": ""}}}}',
-        '{"model": {"decoder": {"session_options": {"custom_ops_library": "a.so"}}, "decoder": {}}}',
+        '{"model": {"decoder": {"session_options": {"custom_ops_library": "a.so"}}, '
+        '"decoder": {}}}',
         '{"model": ' + "[" * 100_000,
         "\ufeff{}",
         "{",

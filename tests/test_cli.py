@@ -260,19 +260,15 @@ def test_a_build_that_begins_anew_counts_and_keeps_what_it_had_done(place: Place
     """
     again = place.folder.parent / "again"
     command = '{{kind: command, run: "{}", shell: true, {}, outputs: {{o: o.txt}}}}'
+    join = "cat {inputs.a} {inputs.x} > {outputs.o}"
+    wait = f"until [ -e {again} ]; do sleep 0.05; done; cp x.txt {{outputs.o}}"
     place.recipe.write_text(
         "targets:\n"
         + f"  a: {command.format(f'touch {again} && cp in.txt {{outputs.o}}', 'files: [in.txt]')}\n"
         + f"  u: {command.format('cp {inputs.a} {outputs.o}', 'inputs: {a: a.o}')}\n"
         + f"  x: {command.format(f'python x.py {{outputs.o}} {place.cache}', 'files: [x.txt]')}\n"
-        + (
-            "  c: "
-            f"{command.format('cat {inputs.a} {inputs.x} > {outputs.o}', 'inputs: {a: a.o, x: x.o}')}\n"
-        )
-        + (
-            "  s: "
-            f"{command.format(f'until [ -e {again} ]; do sleep 0.05; done; cp x.txt {{outputs.o}}', 'files: [x.txt]')}\n"
-        )
+        + f"  c: {command.format(join, 'inputs: {a: a.o, x: x.o}')}\n"
+        + f"  s: {command.format(wait, 'files: [x.txt]')}\n"
     )
     for name, text in (("in.txt", "of a"), ("x.txt", "1"), ("x.py", LOSES)):
         (place.folder / name).write_text(text)

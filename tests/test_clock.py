@@ -34,9 +34,11 @@ LLAMA = """\
         {%- set date_string = "26 Jul 2024" %}
     {%- endif %}
 {%- endif %}
-{{- "<|start_header_id|>system<|end_header_id|>\\n\\nToday Date: " + date_string + "\\n\\n<|eot_id|>" }}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\nToday Date: " }}
+{{- date_string + "\\n\\n<|eot_id|>" }}
 {%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+    {{- message['content'] | trim + '<|eot_id|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
@@ -164,9 +166,12 @@ def test_a_name_that_only_occurs_elsewhere_in_the_configuration_is_no_clock(tmp_
 @pytest.mark.parametrize(
     ("format_", "expected"),
     [
-        ("%d %b %Y", "28 Nov 2026"), ("%B %d, %Y", "November 28, 2026"), ("%A, %-d. %m. %y", "Saturday, 28. 11. 26"), ("%Y-%m-%d", "2026-11-28"),
-        ("%H:%M:%S.%f %I %p", "00:00:00.000000 12 AM"), ("100%% %a %j %u", "100% Sat 332 6"), ("%c", "Sat Nov 28 00:00:00 2026"),
-        ("%x|%X", "11/28/26|00:00:00"), ("%s", "1795824000"), ("%^b %e", "NOV 28"), ("", ""), ("no directive", "no directive"),
+        ("%d %b %Y", "28 Nov 2026"), ("%B %d, %Y", "November 28, 2026"),
+        ("%A, %-d. %m. %y", "Saturday, 28. 11. 26"), ("%Y-%m-%d", "2026-11-28"),
+        ("%H:%M:%S.%f %I %p", "00:00:00.000000 12 AM"), ("100%% %a %j %u", "100% Sat 332 6"),
+        ("%c", "Sat Nov 28 00:00:00 2026"),
+        ("%x|%X", "11/28/26|00:00:00"), ("%s", "1795824000"), ("%^b %e", "NOV 28"), ("", ""),
+        ("no directive", "no directive"),
     ],
 )  # fmt: skip
 def test_a_date_is_the_beginning_of_its_day_in_english(format_: str, expected: str) -> None:

@@ -319,7 +319,8 @@ def test_what_can_not_begin_a_secret_is_not_held_back() -> None:
 SCRIPT = """\
 import os, sys, helper
 print("the token is", os.environ.get("HF_TOKEN"), file=sys.stderr)
-open(os.environ["OLIVEBUILD_OUT"] + "/x", "w").write(helper.V + os.environ.get("MODE", "-") + os.environ.get("OTHER", "-"))
+text = helper.V + os.environ.get("MODE", "-") + os.environ.get("OTHER", "-")
+open(os.environ["OLIVEBUILD_OUT"] + "/x", "w").write(text)
 """
 
 

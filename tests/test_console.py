@@ -187,7 +187,8 @@ def test_what_was_lost_and_whether_that_is_noise(capsys: pytest.CaptureFixture[s
 merged gained 61.0 points of accuracy on tone against base: better (p < 0.001)
 merged is as good as base in accuracy on hard
 merged is as fast as base end to end (0.971 to 1.02): noise
-int4 lost 2.3 points of accuracy on tone against merged: noise (p 0.5; a loss of 12 points would show)
+int4 lost 2.3 points of accuracy on tone against merged: noise \
+(p 0.5; a loss of 12 points would show)
 int4 lost 20.0 points of accuracy on hard against merged: worse (p 0.004)
 int4 is 4 times as fast as merged end to end (2.5 to 5)
 int4 over 3 seeds: accuracy on tone 93.0 % on average, 90.0 % at worst

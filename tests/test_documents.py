@@ -36,7 +36,8 @@ COMMANDS = """\
 default: second
 targets:
   first: {kind: command, run: "cp in.txt {outputs.text}", outputs: {text: text.txt}}
-  second: {kind: command, run: "cp {inputs.text} {outputs.text}", inputs: {text: first.text}, outputs: {text: text.txt}}
+  second: {kind: command, run: "cp {inputs.text} {outputs.text}", inputs: {text: first.text},
+    outputs: {text: text.txt}}
 """
 """The recipe of the workspace `commands`."""
 

@@ -23,7 +23,8 @@ RECIPE = """\
 targets:
   base: {kind: model, source: ../models/base}
   int4: {kind: onnx, model: base}
-  copied: {kind: command, run: "cp {inputs.first} {outputs.x}", inputs: {first: first.x}, files: [given], outputs: {x: x.txt}}
+  copied: {kind: command, run: "cp {inputs.first} {outputs.x}", inputs: {first: first.x},
+    files: [given], outputs: {x: x.txt}}
   first: {kind: command, run: "cp in.txt {outputs.x}", files: [in.txt], outputs: {x: x.txt}}
 """
 

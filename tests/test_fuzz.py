@@ -369,7 +369,10 @@ def test_parquet(tmp_path: Path, guard: Guard, show: Callable[[BuildError], str]
 
 def test_the_history(tmp_path: Path, guard: Guard, show: Callable[[BuildError], str]) -> None:
     history = History(tmp_path, tmp_path / FILE_NAME)
-    text = '{"goals":["a"],"time":"2026-01-01T00:00:00","seconds":1.0,"saved":0.0,"fresh":1,"number":1}'
+    text = (
+        '{"goals":["a"],"time":"2026-01-01T00:00:00",'
+        '"seconds":1.0,"saved":0.0,"fresh":1,"number":1}'
+    )
     mutator = Mutator(chance_of("history"), [b"{}"])
     history.file.parent.mkdir()
     with guard.only(tmp_path):

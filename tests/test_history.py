@@ -27,7 +27,8 @@ RECIPE = """\
 default: b
 targets:
   a: {kind: command, run: "cp in.txt {outputs.x}", files: [in.txt], outputs: {x: x.txt}}
-  b: {kind: command, run: "cp {inputs.x} {outputs.m}", inputs: {x: a.x}, outputs: {m: m.json}, metrics: m.json}
+  b: {kind: command, run: "cp {inputs.x} {outputs.m}", inputs: {x: a.x},
+    outputs: {m: m.json}, metrics: m.json}
 """
 PROGRAM = """\
 import sys
@@ -144,7 +145,8 @@ ENTRIES = [entry(number=n, time=f"2026-11-2{n}T1{n}:00:00Z") for n in range(1, 5
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("last", 4), ("last~0", 4), ("last~3", 1), ("2", 2), ("#3", 3), ("2026-11-22", 2), ("2027-01-01", 4), ("2026-11-23T12:59", 2),
+    [("last", 4), ("last~0", 4), ("last~3", 1), ("2", 2), ("#3", 3), ("2026-11-22", 2),
+     ("2027-01-01", 4), ("2026-11-23T12:59", 2),
      ("2026-11-23 13:00", 3)],
 )  # fmt: skip
 def test_names_find_builds(name: str, number: int) -> None:
@@ -210,7 +212,8 @@ def test_figures_that_only_one_side_has_are_left_out() -> None:
     new["models"]["int4"]["tokens_per_second"] = None
     new["models"]["other"] = new["models"]["base"]
     assert [(c.model, c.data, c.figure) for c in changes(metrics(0.9, 100), new)] == [
-        ("base", "tone", "accuracy"), ("base", "", "tokens_per_second"), ("base", "", "size"), ("int4", "", "size"),
+        ("base", "tone", "accuracy"), ("base", "", "tokens_per_second"), ("base", "", "size"),
+        ("int4", "", "size"),
     ]  # fmt: skip
 
 

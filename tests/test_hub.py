@@ -99,16 +99,26 @@ def test_what_is_small_comes_first_and_of_the_weights_what_is_loaded(
 
 
 FAULTS: list[tuple[Callable[[Path], None], str, str, str]] = [
-    (configured(architectures=["Olmo2ForCausalLM"], model_type="olmo2"), "the model builder (onnxruntime-genai ", "6:22", "a merge of it can be"),
-    (configured(architectures=["OwnForCausalLM"], model_type="own", auto_map={"AutoModelForCausalLM": "own.Own"}), "and code that comes with", "3:23",
+    (configured(architectures=["Olmo2ForCausalLM"], model_type="olmo2"),
+     "the model builder (onnxruntime-genai ", "6:22", "a merge of it can be"),
+    (configured(architectures=["OwnForCausalLM"], model_type="own",
+                auto_map={"AutoModelForCausalLM": "own.Own"}), "and code that comes with", "3:23",
      "trust_remote_code: true on the model would let it run its own code"),
-    (stored(PACKED, quantization_config={"quant_method": "gptq", "bits": 4}), "the base model is quantised (gptq)", "5:26", "name the full"),
-    (written("tokenizer.json", tokenizer("<|im_end|>")), "the tokenizer has 13 tokens, the model's embedding 12", "3:23", "'<|im_end|>' has no"),
-    (without("chat_template.jinja"), "the model has no chat template, by which the rows of rows are rendered", "4:41", "write the turns out"),
+    (stored(PACKED, quantization_config={"quant_method": "gptq", "bits": 4}),
+     "the base model is quantised (gptq)", "5:26", "name the full"),
+    (written("tokenizer.json", tokenizer("<|im_end|>")),
+     "the tokenizer has 13 tokens, the model's embedding 12", "3:23", "'<|im_end|>' has no"),
+    (without("chat_template.jinja"),
+     "the model has no chat template, by which the rows of rows are rendered", "4:41",
+     "write the turns out"),
     # What only the list of the repository's files tells.
-    (without("config.json"), "hf:own/tiny is no Hugging Face model: config.json is missing", "3:23", "name the folder that holds"),
-    (renamed("pytorch_model.bin"), "hf:own/tiny: only pickled weights (pytorch_model.bin) in the model folder", "3:23", "olivebuild reads"),
-    (sharded(0), "hf:own/tiny, model.safetensors.index.json: model-00002-of-00002.safetensors is", "3:23", "is"),
+    (without("config.json"), "hf:own/tiny is no Hugging Face model: config.json is missing", "3:23",
+     "name the folder that holds"),
+    (renamed("pytorch_model.bin"),
+     "hf:own/tiny: only pickled weights (pytorch_model.bin) in the model folder", "3:23",
+     "olivebuild reads"),
+    (sharded(0), "hf:own/tiny, model.safetensors.index.json: model-00002-of-00002.safetensors is",
+     "3:23", "is"),
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -156,10 +156,10 @@ CHANGES: dict[str, Callable[[Observer], object]] = {
 
 
 @pytest.fixture
-def observer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Observer:
+def observer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Observer]:
     monkeypatch.setattr(sys, "path", list(sys.path))
     observer = Observer(tmp_path, monkeypatch)
-    yield observer  # type: ignore[misc]
+    yield observer
     seal._key.cache_clear()
 
 

@@ -104,10 +104,14 @@ def test_the_order_of_modules_is_not_in_the_key(tmp_path: Path) -> None:
         ("alpha", "    r: 8\n    alpha: 17\n"),
         ("dropout", "    r: 8\n    dropout: 0.1\n"),
         ("modules", "    r: 8\n    modules: [q_proj]\n"),
-        *((f"training.{name}", f"    r: 8\n    training: {{lr: 1e-4, steps: 3, {name}: {value}}}\n") for name, value in (
-            ("warmup", 1), ("scheduler", "cosine"), ("batch", 4), ("max_length", 9), ("weight_decay", 0.1), ("beta2", 0.9), ("max_grad_norm", 2),
-            ("data_seed", 1), ("dtype", "float32"),
-        )),
+        *(
+            (f"training.{field.partition(':')[0]}",
+             f"    r: 8\n    training: {{lr: 1e-4, steps: 3, {field}}}\n")
+            for field in (
+                "warmup: 1", "scheduler: cosine", "batch: 4", "max_length: 9", "weight_decay: 0.1",
+                "beta2: 0.9", "max_grad_norm: 2", "data_seed: 1", "dtype: float32",
+            )
+        ),
         ("training.lr", "    r: 8\n    training: {lr: 2e-4, steps: 3}\n"),
         ("training.steps", "    r: 8\n    training: {lr: 1e-4, steps: 4}\n"),
     ],

@@ -188,8 +188,10 @@ REFUSES = r"""
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-static int refused(const char *sort) { const char *which = getenv("REFUSED"); return which && strstr(which, sort); }
-int flock(int fd, int what) { if (refused("flock")) { errno = ENOLCK; return -1; } return syscall(SYS_flock, fd, what); }
+static int refused(const char *sort) {
+  const char *which = getenv("REFUSED"); return which && strstr(which, sort); }
+int flock(int fd, int what) {
+  if (refused("flock")) { errno = ENOLCK; return -1; } return syscall(SYS_flock, fd, what); }
 #define CONTROL(name) int name(int fd, int what, ...) { \
   va_list more; va_start(more, what); void *given = va_arg(more, void *); va_end(more); \
   if (refused("posix") && (what == F_SETLK || what == F_SETLKW)) { errno = ENOLCK; return -1; } \

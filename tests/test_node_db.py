@@ -28,8 +28,13 @@ import importlib, sys
 for module in sys.argv[1:]:
     importlib.import_module(module)
 ours = [module for name, module in sys.modules.items() if name.startswith("olivebuild")]
-made = [f"{c.__module__}.{name}" for m in ours for name, c in vars(m).items() if isinstance(c, type) and hasattr(c, "__dataclass_fields__")]
-assert not made, made
+dataclasses = [
+    f"{value.__module__}.{name}"
+    for module in ours
+    for name, value in vars(module).items()
+    if isinstance(value, type) and hasattr(value, "__dataclass_fields__")
+]
+assert not dataclasses, dataclasses
 """
 
 

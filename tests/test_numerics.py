@@ -23,7 +23,8 @@ from tests.conftest import Place
 RECIPE = """\
 targets:
   made: {kind: command, run: "sh make.sh", outputs: [o.txt]}
-  used: {kind: command, run: "cp {inputs.made} {outputs.u}", inputs: {made: made.o}, outputs: {u: u.txt}}
+  used: {kind: command, run: "cp {inputs.made} {outputs.u}", inputs: {made: made.o},
+    outputs: {u: u.txt}}
 """
 # What a library does that takes its instructions by such a setting.
 MAKE = 'printf %s "${ATEN_CPU_CAPABILITY:-best}" > "$OLIVEBUILD_OUT/o.txt"; echo >> ran\n'

@@ -23,7 +23,9 @@ import builtins, importlib, sys
 real = builtins.__import__
 
 def without(name, namespace=None, *more, **named):
-    if name in {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty"} and str((namespace or {}).get("__name__", "")).startswith("olivebuild"):
+    importer = str((namespace or {}).get("__name__", ""))
+    posix = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty"}
+    if name in posix and importer.startswith("olivebuild"):
         raise ImportError(f"this system has no {name}")
     return real(name, namespace, *more, **named)
 

@@ -189,8 +189,11 @@ def equals(random: np.random.Generator) -> list[dict[str, Any]]:
         labels = [label if random.random() < 0.9 else wrong(label, random) for label in expected]
         right = [random.random(3) < 0.93 for _ in expected]
         rows = [
-            Judged(e, e, label, e if random.random() < 0.9 else e.upper() if random.random() < 0.5 else "?", float(h * random.lognormal(0, 0.7)), 2,
-                   Fields(bool(random.random() < 0.97), bool(r.all()), {"a": bool(r[0]), "b": bool(r[1]), "c": bool(r[2])}),
+            Judged(e, e, label,
+                   e if random.random() < 0.9 else e.upper() if random.random() < 0.5 else "?",
+                   float(h * random.lognormal(0, 0.7)), 2,
+                   Fields(bool(random.random() < 0.97), bool(r.all()),
+                          {"a": bool(r[0]), "b": bool(r[1]), "c": bool(r[2])}),
                    {"brevity": float(random.random() < 0.1) / 3})
             for e, label, h, r in zip(expected, labels, hardness, right, strict=True)
         ]  # fmt: skip

@@ -179,7 +179,8 @@ def tokenizer_of(
             special_tokens=[(name, made.token_to_id(name)) for name in ("<s>", eos)],
         )
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token=eos, pad_token=eos, chat_template=template,
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token=eos, pad_token=eos,
+        chat_template=template,
         additional_special_tokens=[*SPECIAL[4:], *extra],
     )  # fmt: skip
 
@@ -316,7 +317,8 @@ def test_the_systems_message_goes_where_the_template_puts_it() -> None:
 @pytest.mark.parametrize(("style", "turns", "said"), [
     ("gemma", (("s", "be brief"), ("u", "sky?"), ("a", "yes")), "System role not supported"),
     ("mistral", (("u", "sky?"), ("u", "now?"), ("a", "yes")), "roles must alternate"),
-    ("inst", (("u", "sky?"), ("t", "blue"), ("a", "yes")), "Only user and assistant roles are supported"),
+    ("inst", (("u", "sky?"), ("t", "blue"), ("a", "yes")),
+     "Only user and assistant roles are supported"),
 ])  # fmt: skip
 def test_a_row_that_the_template_refuses_is_named(style: str, turns: Any, said: str) -> None:
     encoder = encoder_of(STYLES[style][0])
@@ -488,7 +490,8 @@ ENDLESS = {
     ),
     "a long sort": ("{{ (range(99999) | list * 300) | sort | length }}", "takes more than"),
     "calls fan out": (
-        "{% macro f(x) %}{% if x %}{{ f(x - 1) }}{{ f(x - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% macro f(x) %}{% if x %}{{ f(x - 1) }}{{ f(x - 1) }}{% endif %}{% endmacro %}"
+        "{{ f(60) }}",
         "takes more than",
     ),
     "calls itself": (
@@ -569,9 +572,12 @@ NAMES = [
     *(f"model.layers.{i}.self_attn.{name}_proj" for i in range(24) for name in "qkvo"),
 ]
 PATTERNS = [
-    {"target_modules": r"(\w+\.?)+\.x_proj"}, {"target_modules": r".*(q|v)_proj", "exclude_modules": r"((\w|\.)*)*!"},
-    {"rank_pattern": {r"(.*.*)*\d!": 4}}, {"alpha_pattern": {r"([a-z_0-9.]+)*X": 4}}, {"layers_to_transform": [1], "layers_pattern": r"(.+)+\d"},
-    {"layers_to_transform": [1], "layers_pattern": ["layers", r"(\w+\.?)+x"]}, {"modules_to_save": ["lm_head", r"(\w+\.?)+!"]},
+    {"target_modules": r"(\w+\.?)+\.x_proj"},
+    {"target_modules": r".*(q|v)_proj", "exclude_modules": r"((\w|\.)*)*!"},
+    {"rank_pattern": {r"(.*.*)*\d!": 4}}, {"alpha_pattern": {r"([a-z_0-9.]+)*X": 4}},
+    {"layers_to_transform": [1], "layers_pattern": r"(.+)+\d"},
+    {"layers_to_transform": [1], "layers_pattern": ["layers", r"(\w+\.?)+x"]},
+    {"modules_to_save": ["lm_head", r"(\w+\.?)+!"]},
 ]  # fmt: skip
 
 
@@ -594,7 +600,10 @@ def test_patterns_as_they_are_published_are_taken() -> None:
     from olivebuild.steps import _patterns
 
     published = r"^(?!.*patch_embed).*(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj).*"
-    unsloth = r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|v_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn)\.(?:(?:q_proj)))"
+    unsloth = (
+        r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|v_proj).*?)"
+        r"|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn)\.(?:(?:q_proj)))"
+    )
     for pattern in (
         published,
         unsloth,

@@ -24,14 +24,19 @@ from tests.faults import amount
 RECIPE = """\
 default: last
 targets:
-  first: {kind: command, run: "python join.py data {outputs.all}", files: ["data/**/*.txt", "data/sub/*/*/*.txt"], outputs: {all: all.txt}}
-  second: {kind: command, run: "python join.py {inputs.first} {outputs.all}", inputs: {first: first}, outputs: {all: all.txt}}
-  last: {kind: command, run: "python join.py {inputs.second} {outputs.all}", inputs: {second: second}, outputs: {all: all.txt}}
+  first: {kind: command, run: "python join.py data {outputs.all}",
+    files: ["data/**/*.txt", "data/sub/*/*/*.txt"], outputs: {all: all.txt}}
+  second: {kind: command, run: "python join.py {inputs.first} {outputs.all}",
+    inputs: {first: first}, outputs: {all: all.txt}}
+  last: {kind: command, run: "python join.py {inputs.second} {outputs.all}",
+    inputs: {second: second}, outputs: {all: all.txt}}
 """
 JOIN = """\
 import pathlib, sys
 given, out = map(pathlib.Path, sys.argv[1:])
-files = [given] if given.is_file() else sorted({*given.rglob("*.txt"), *given.glob("sub/*/*/*.txt")})
+files = [given]
+if given.is_dir():
+    files = sorted({*given.rglob("*.txt"), *given.glob("sub/*/*/*.txt")})
 out.write_text("".join(p.read_text() for p in files))
 """
 

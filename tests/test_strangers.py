@@ -64,7 +64,9 @@ HARM = {
     "os.system": "import os; os.system('true')",
     "pickle.find_class": "import pickle; pickle.loads(b'cos\\nsystem\\n.')",
     "ctypes.dlopen": "import ctypes\ntry: ctypes.CDLL(root + '/evil.so')\nexcept OSError: pass",
-    "socket.getaddrinfo": "import socket\ntry: socket.getaddrinfo('127.0.0.1', 9)\nexcept OSError: pass",
+    "socket.getaddrinfo": (
+        "import socket\ntry: socket.getaddrinfo('127.0.0.1', 9)\nexcept OSError: pass"
+    ),
 }
 
 

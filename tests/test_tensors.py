@@ -87,7 +87,10 @@ def digest_of(folder: Path, *, code: bool = False) -> str:
 
 
 def test_tensors_are_found_in_the_order_of_their_bytes(tmp_path: Path) -> None:
-    header = b'{"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]},"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]}}'
+    header = (
+        b'{"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]},'
+        b'"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]}}'
+    )
     start = 8 + len(header)
     assert tensors_of(raw(tmp_path / "m.safetensors", header, b"xxyyyy")) == [
         Tensor("a", "I8", (2,), start, start + 2),

@@ -250,9 +250,12 @@ def test_the_index_never_evicts(store: Store) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"key": 1}, {"key": None}, {"kind": 5}, {"parts": 1}, {"parts": [1]}, {"parts": [{}]}, {"parts": None}, {"outputs": []}, {"outputs": {"": 1}},
-        {"manifest": None}, {"reference": 3}, {"size": "big"}, {"size": None}, {"seconds": "long"}, {"seconds": None}, {"seconds": 10**400},
-        {"peak_rss": []}, {"metrics": []}, {"provenance": None}, {"accepted_from": 3}, {"surprise": 1},
+        {"key": 1}, {"key": None}, {"kind": 5}, {"parts": 1}, {"parts": [1]}, {"parts": [{}]},
+        {"parts": None}, {"outputs": []}, {"outputs": {"": 1}},
+        {"manifest": None}, {"reference": 3}, {"size": "big"}, {"size": None}, {"seconds": "long"},
+        {"seconds": None}, {"seconds": 10**400},
+        {"peak_rss": []}, {"metrics": []}, {"provenance": None}, {"accepted_from": 3},
+        {"surprise": 1},
     ],
 )  # fmt: skip
 def test_values_of_other_types_are_refused(change: dict[str, object]) -> None:

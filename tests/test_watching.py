@@ -22,8 +22,10 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Ctrl-C can't be sent to
 
 RECIPE = """\
 targets:
-  all: {kind: command, run: "python join.py data {outputs.all}", files: ["data/*.txt"], outputs: {all: all.txt}}
-  copy: {kind: command, run: "cp {inputs.all} {outputs.copy}", inputs: {all: all.all}, outputs: {copy: copy.txt}}
+  all: {kind: command, run: "python join.py data {outputs.all}", files: ["data/*.txt"],
+    outputs: {all: all.txt}}
+  copy: {kind: command, run: "cp {inputs.all} {outputs.copy}", inputs: {all: all.all},
+    outputs: {copy: copy.txt}}
 """
 JOIN = """\
 import pathlib, sys

@@ -367,7 +367,8 @@ def test_what_was_derived_is_not_known_without_its_blob(store: Store, how: str) 
 
 
 ODD_ROWS = [
-    "", "{", "null", "5", "[]", "[1]", '[["x"]]', '[["x", "y"]]', '[["x", 1, 2]]', '{"a": 1}', '[["x", null]]', '[["x", NaN]]',
+    "", "{", "null", "5", "[]", "[1]", '[["x"]]', '[["x", "y"]]', '[["x", 1, 2]]', '{"a": 1}',
+    '[["x", null]]', '[["x", NaN]]',
     '[["x", 1e999]]', pytest.param("[" * 100_000, id="deep"),
 ]  # fmt: skip
 

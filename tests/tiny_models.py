@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 COMMON: dict[str, Any] = {
-    "vocab_size": 384, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "vocab_size": 384, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
 }  # fmt: skip
 ARCHITECTURES = ("phi3", "llama", "qwen2", "qwen3", "gemma")

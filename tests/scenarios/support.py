@@ -314,27 +314,37 @@ def faults(row: dict[str, Any]) -> list[str]:
 HEAD = """\
 # Models
 
-What olivebuild makes of the families of models that people fine-tune. Each row is a measurement: a tiny model with random weights, configured
-as the family's repository is (`published`), taken through training, merge and conversion in this environment ({versions}).
-`python -m tests.families --write docs/support.md` makes this page anew, and `pytest -m "scenario and slow" tests/scenarios/test_families.py`
-checks it.
+What olivebuild makes of the families of models that people fine-tune. Each row is a measurement: a
+tiny model with random weights, configured as the family's repository is (`published`), taken
+through training, merge and conversion in this environment ({versions}).
+`python -m tests.families --write docs/support.md` makes this page anew, and
+`pytest -m "scenario and slow" tests/scenarios/test_families.py` checks it.
 
-- **Trained**: how rows lie (packed end to end, or padded), and the largest difference of loss and gradient from those of rows one by one
-  through transformers, as a share (float32; at most 1e-5). Rows are shorter and longer than window and original context, and mixed.
-- **Merged**: the largest difference of the merged model's logits from those of base and adapter side by side, over their standard deviation:
-  bfloat16 (at most 0.02), float32 (at most 1e-5); and what computed it. Both sides are computed in float32 from the numbers that are stored,
-  so that the figure is what rounding the merged weights to the base's number format costs, and nothing else. Merged by tensors, a weight is
-  the bfloat16 number nearest to what float64 computes of base and adapter, for all but {off} of the weights here (at most 1 in 10,000: those
-  that float32 takes for a tie): no bfloat16 weight is nearer. peft rounds an expert's product once before it adds it. How much of 0.02
-  that rounding takes is the model's doing: with matrices 2.5 times as large Nemotron comes to 0.09, each weight still the nearest one, and to
-  0.2 when base and adapter are computed in bfloat16.
-  The step proves each weight (by tensors), or holds the logits to what rounding the same weights at random does (by peft, told above 0.02).
-- **bf16 itself**: as much do the logits of base and adapter differ when they are computed in bfloat16, not merged: what its users have anyway.
-- **fp32**, **int4**: the ONNX model beside torch, prompts and 12 greedy tokens each, around window and original context, as far as
-  `genai_config.json` promises. fp32: the largest difference of logits over their standard deviation (at most 1e-4), and the same tokens wherever
-  torch is surer than that. int4: the root mean square of the same (at most 1.0: what 4 bits cost random weights is more than trained ones).
-- **Stops**: the end of turn that was taught is among the ends of the merged and the converted models.
-- *refused* is said by `plan`, and by `build` before anything runs; *stopped* by the conversion, which writes nothing. Numbers refer to the notes.
+- **Trained**: how rows lie (packed end to end, or padded), and the largest difference of loss and
+  gradient from those of rows one by one through transformers, as a share (float32; at most 1e-5).
+  Rows are shorter and longer than window and original context, and mixed.
+- **Merged**: the largest difference of the merged model's logits from those of base and adapter
+  side by side, over their standard deviation: bfloat16 (at most 0.02), float32 (at most 1e-5); and
+  what computed it. Both sides are computed in float32 from the numbers that are stored, so that the
+  figure is what rounding the merged weights to the base's number format costs, and nothing else.
+  Merged by tensors, a weight is the bfloat16 number nearest to what float64 computes of base and
+  adapter, for all but {off} of the weights here (at most 1 in 10,000: those that float32 takes for
+  a tie): no bfloat16 weight is nearer. peft rounds an expert's product once before it adds it. How
+  much of 0.02 that rounding takes is the model's doing: with matrices 2.5 times as large Nemotron
+  comes to 0.09, each weight still the nearest one, and to 0.2 when base and adapter are computed in
+  bfloat16. The step proves each weight (by tensors), or holds the logits to what rounding the same
+  weights at random does (by peft, told above 0.02).
+- **bf16 itself**: as much do the logits of base and adapter differ when they are computed in
+  bfloat16, not merged: what its users have anyway.
+- **fp32**, **int4**: the ONNX model beside torch, prompts and 12 greedy tokens each, around window
+  and original context, as far as `genai_config.json` promises. fp32: the largest difference of
+  logits over their standard deviation (at most 1e-4), and the same tokens wherever torch is surer
+  than that. int4: the root mean square of the same (at most 1.0: what 4 bits cost random weights is
+  more than trained ones).
+- **Stops**: the end of turn that was taught is among the ends of the merged and the converted
+  models.
+- *refused* is said by `plan`, and by `build` before anything runs; *stopped* by the conversion,
+  which writes nothing. Numbers refer to the notes.
 
 | Family | Published | Trained | Merged | bf16 itself | fp32 | int4 | Stops |
 | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -39,7 +39,8 @@ def check(
 ) -> dict[str, Any]:
     """The figures of a check on the built recipe, with some inputs replaced."""
     built = {
-        "base": folder(place, "tiny"), "adapter": folder(place, "build", "adapter"), "source": folder(place, "build", "merged"),
+        "base": folder(place, "tiny"), "adapter": folder(place, "build", "adapter"),
+        "source": folder(place, "build", "merged"),
         "model": folder(place, "build", "merged" if what == "merge" else "onnx-int4"),
     }  # fmt: skip
     data = folder(place, "build", "tone")._replace(

@@ -22,7 +22,12 @@ TARGETS = """\
     files: [data/test.jsonl]
     outputs: [metrics.json]
     metrics: metrics.json
-  test: {kind: dataset, source: data/test.jsonl, prompt: "<|user|>\\n{phrase}<|end|>\\n<|assistant|>\\n", completion: "{tone}<|end|>", holdout: 1}
+  test:
+    kind: dataset
+    source: data/test.jsonl
+    prompt: "<|user|>\\n{phrase}<|end|>\\n<|assistant|>\\n"
+    completion: "{tone}<|end|>"
+    holdout: 1
   bench:
     kind: benchmark
     models: [onnx-int4]

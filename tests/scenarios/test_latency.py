@@ -35,7 +35,8 @@ def test_models_take_turns_and_every_sample_is_kept(
     pair = models(copied, "onnx-int4", "onnx-int4")
     found = measure(pair, fields, lambda done, total: None)
     assert found["latency"] | {"why_stopped": "", "machine": {}} == {
-        "prompt_tokens": 8, "new_tokens": 4, "warmup": 1, "rounds": 7, "interleaved": True, "why_stopped": "", "machine": {}
+        "prompt_tokens": 8, "new_tokens": 4, "warmup": 1, "rounds": 7, "interleaved": True,
+        "why_stopped": "", "machine": {}
     }  # fmt: skip
     for row in found["models"]:
         samples = row["samples"]

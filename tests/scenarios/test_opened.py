@@ -31,7 +31,8 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 SMALL: dict[str, Any] = {
-    "vocab_size": 384, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "vocab_size": 384, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
 }  # fmt: skip
 OTHERWISE = ("GPTQ", "4-bit", "InternLM2")
@@ -179,7 +180,8 @@ def test_what_was_proven_needs_no_library(
     from olivebuild.job import Job
     cache, out, folder, found = sys.argv[1:]
     given = ActionInput(folder, folder, "model", "base", digest=found)
-    job = Job(Action("t", "t", "merged", "0" * 32, {}, {"model": given}, {}, out, out, cache), io.StringIO())
+    action = Action("t", "t", "merged", "0" * 32, {}, {"model": given}, {}, out, out, cache)
+    job = Job(action, io.StringIO())
     _opened.check_inputs(job)
     print(sorted({"torch", "transformers"} & set(sys.modules)))
     """
@@ -355,9 +357,12 @@ def test_only_models_are_opened(tmp_path: Path, store: Store) -> None:
 # GGUF
 
 LLAMA_SHAPES = {
-    "token_embd.weight": (32, 64), "output.weight": (32, 64), "output_norm.weight": (64,), "blk.0.attn_norm.weight": (64,),
-    "blk.0.ffn_norm.weight": (64,), "blk.0.attn_q.weight": (64, 64), "blk.0.attn_k.weight": (32, 64), "blk.0.attn_v.weight": (32, 64),
-    "blk.0.attn_output.weight": (64, 64), "blk.0.ffn_gate.weight": (128, 64), "blk.0.ffn_up.weight": (128, 64), "blk.0.ffn_down.weight": (64, 128),
+    "token_embd.weight": (32, 64), "output.weight": (32, 64), "output_norm.weight": (64,),
+    "blk.0.attn_norm.weight": (64,),
+    "blk.0.ffn_norm.weight": (64,), "blk.0.attn_q.weight": (64, 64),
+    "blk.0.attn_k.weight": (32, 64), "blk.0.attn_v.weight": (32, 64),
+    "blk.0.attn_output.weight": (64, 64), "blk.0.ffn_gate.weight": (128, 64),
+    "blk.0.ffn_up.weight": (128, 64), "blk.0.ffn_down.weight": (64, 128),
 }  # fmt: skip
 
 

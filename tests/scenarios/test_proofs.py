@@ -34,9 +34,11 @@ pytestmark = [
 ]
 
 LARGE: dict[str, Any] = {
-    "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
+    "num_attention_heads": 32, "num_key_value_heads": 8,
     "hidden_act": "silu",
-    "vocab_size": 64000, "max_position_embeddings": 8192, "bos_token_id": 1, "eos_token_id": 32000, "pad_token_id": 32000, "torch_dtype": "bfloat16",
+    "vocab_size": 64000, "max_position_embeddings": 8192, "bos_token_id": 1, "eos_token_id": 32000,
+    "pad_token_id": 32000, "torch_dtype": "bfloat16",
     "tie_word_embeddings": False,
 }  # fmt: skip
 FACTORS = {
@@ -54,41 +56,62 @@ def config(architecture: str, kind: str, **more: Any) -> dict[str, Any]:
 PUBLISHED = {
     "llama": config("Llama", "llama", rms_norm_eps=1e-5, rope_theta=500000.0),
     "window": config("Mistral", "mistral", rms_norm_eps=1e-5, sliding_window=300),
-    "narrow window": config("Mistral", "mistral", rms_norm_eps=1e-5, sliding_window=24, auto_map={"AutoConfig": "their.Config"}),
-    "wide window": config("Mistral", "mistral", rms_norm_eps=1e-5, sliding_window=32768, max_position_embeddings=131072),
+    "narrow window": config("Mistral", "mistral", rms_norm_eps=1e-5, sliding_window=24,
+                            auto_map={"AutoConfig": "their.Config"}),
+    "wide window": config("Mistral", "mistral", rms_norm_eps=1e-5, sliding_window=32768,
+                          max_position_embeddings=131072),
     "mixed windows": config(
-        "Gemma2", "gemma2", head_dim=64, sliding_window=300, query_pre_attn_scalar=64, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+        "Gemma2", "gemma2", head_dim=64, sliding_window=300, query_pre_attn_scalar=64,
+        attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
         hidden_activation="gelu_pytorch_tanh", tie_word_embeddings=True,
     ),
     "long rope": config(
-        "Phi3", "phi3", num_key_value_heads=32, rms_norm_eps=1e-5, original_max_position_embeddings=300, sliding_window=262144, rope_scaling=FACTORS
+        "Phi3", "phi3", num_key_value_heads=32, rms_norm_eps=1e-5,
+        original_max_position_embeddings=300, sliding_window=262144, rope_scaling=FACTORS
     ),
     "longer rope": config(
-        "Phi3", "phi3", num_key_value_heads=32, rms_norm_eps=1e-5, original_max_position_embeddings=8192, max_position_embeddings=131072,
+        "Phi3", "phi3", num_key_value_heads=32, rms_norm_eps=1e-5,
+        original_max_position_embeddings=8192, max_position_embeddings=131072,
         sliding_window=262144, rope_scaling=FACTORS,
     ),
     "no norm weights": config("Olmo", "olmo", num_key_value_heads=32, clip_qkv=None),
-    "offset norms": config("Nemotron", "nemotron", head_dim=64, partial_rotary_factor=0.5, hidden_act="relu2", norm_eps=1e-5),
+    "offset norms": config("Nemotron", "nemotron", head_dim=64, partial_rotary_factor=0.5,
+                           hidden_act="relu2", norm_eps=1e-5),
 }  # fmt: skip
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
 VARIANTS: dict[str, tuple[dict[str, Any], bool]] = {
-    "linear Llama": (config("Llama", "llama", rope_scaling={"type": "linear", "factor": 4.0}), True),
-    "linear Qwen": (config("Qwen2", "qwen2", rope_scaling={"type": "linear", "factor": 4.0}), False),
-    "dynamic Llama": (config("Llama", "llama", rope_scaling={"type": "dynamic", "factor": 2.0}), False),
-    "dynamic Qwen": (config("Qwen2", "qwen2", rope_scaling={"type": "dynamic", "factor": 2.0}), True),
+    "linear Llama": (config("Llama", "llama", rope_scaling={"type": "linear", "factor": 4.0}),
+                     True),
+    "linear Qwen": (config("Qwen2", "qwen2", rope_scaling={"type": "linear", "factor": 4.0}),
+                    False),
+    "dynamic Llama": (config("Llama", "llama", rope_scaling={"type": "dynamic", "factor": 2.0}),
+                      False),
+    "dynamic Qwen": (config("Qwen2", "qwen2", rope_scaling={"type": "dynamic", "factor": 2.0}),
+                     True),
     "YaRN of Llama": (config("Llama", "llama", rope_scaling=YARN), True),
     "YaRN of Qwen": (config("Qwen3", "qwen3", head_dim=64, rope_scaling=YARN), True),
-    "YaRN with betas": (config("Qwen2", "qwen2", rope_scaling=YARN | {"factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0}), True),
-    "YaRN of gpt-oss": (config("Qwen2", "qwen2", rope_scaling=YARN | {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}), False),
-    "YaRN of SmolLM3": (config("SmolLM3", "smollm3", no_rope_layers=[1] * 24, layer_types=["full_attention"] * 24, rope_scaling=YARN), True),
-    "LongRoPE of Llama": (config("Llama", "llama", rope_scaling=FACTORS | {"original_max_position_embeddings": 300, "factor": 27.3}), True),
+    "YaRN with betas": (config("Qwen2", "qwen2",
+                               rope_scaling=YARN | {"factor": 32.0, "beta_fast": 32.0,
+                                                    "beta_slow": 1.0}), True),
+    "YaRN of gpt-oss": (config("Qwen2", "qwen2",
+                               rope_scaling=YARN | {"beta_fast": 32.0, "beta_slow": 1.0,
+                                                    "truncate": False}), False),
+    "YaRN of SmolLM3": (config("SmolLM3", "smollm3", no_rope_layers=[1] * 24,
+                               layer_types=["full_attention"] * 24, rope_scaling=YARN), True),
+    "LongRoPE of Llama": (config("Llama", "llama",
+                                 rope_scaling=FACTORS | {"original_max_position_embeddings": 300,
+                                                         "factor": 27.3}), True),
     "Phi-3 of two lengths": (config("Phi3", "phi3", rope_scaling=None, sliding_window=None), True),
-    "Phi-3 of one length": (config("Phi3", "phi3", original_max_position_embeddings=8192, rope_scaling=None, sliding_window=None), False),
-    "Phi-1.5": (config("Phi", "phi", hidden_act="gelu_new", layer_norm_eps=1e-5, partial_rotary_factor=0.5, qk_layernorm=False), False),
-    "Phi with norms of queries": (config("Phi", "phi", hidden_act="gelu_new", layer_norm_eps=1e-5, qk_layernorm=True), True),
-    "Gemma-2B": (config("Gemma", "gemma", head_dim=256, hidden_act="gelu_pytorch_tanh", num_key_value_heads=1, tie_word_embeddings=True), True),
+    "Phi-3 of one length": (config("Phi3", "phi3", original_max_position_embeddings=8192,
+                                   rope_scaling=None, sliding_window=None), False),
+    "Phi-1.5": (config("Phi", "phi", hidden_act="gelu_new", layer_norm_eps=1e-5,
+                       partial_rotary_factor=0.5, qk_layernorm=False), False),
+    "Phi with norms of queries": (config("Phi", "phi", hidden_act="gelu_new", layer_norm_eps=1e-5,
+                                         qk_layernorm=True), True),
+    "Gemma-2B": (config("Gemma", "gemma", head_dim=256, hidden_act="gelu_pytorch_tanh",
+                        num_key_value_heads=1, tie_word_embeddings=True), True),
     "Gemma-2-2b": (PUBLISHED["mixed windows"] | {"hidden_size": 2304}, False),
 }  # fmt: skip
 """Configurations of architectures that the builder knows, and whether `plan` is to refuse them in

@@ -18,8 +18,10 @@ from olivebuild.store import Store
 from tests.scenarios.steps import job_in
 
 CONFIG: dict[str, Any] = {
-    "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 32,
-    "max_position_embeddings": 512, "head_dim": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "vocab_size": 32,
+    "max_position_embeddings": 512, "head_dim": 32, "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": 0,
 }  # fmt: skip
 
 
