@@ -11,7 +11,8 @@ that is is not measured, since nobody ships it so.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,6 +87,26 @@ def _parse(
     return [Gate.parse(text, own, [ref.target for ref in metrics], strict=strict) for text in gates]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a node of the benchmark measures, and by which role the table reads it.
+
+    `part` is what the node is called after the target's name.
+    """
+
+    part: str
+    role: str
+    kind: str
+    fields: Mapping[str, object]
+    inputs: tuple[Edge, ...]
+
+    def node(self, owner: str) -> Node:
+        step = step_of(self.kind)
+        assert step is not None
+        fields = step.fields.model_validate(self.fields)
+        return step.node(f"{owner}:{self.part}", owner, fields, self.inputs)
+
+
 class Benchmark(Step):
     kind = "benchmark"
     version = 6
@@ -127,91 +148,27 @@ class Benchmark(Step):
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         fields = target.fields
         assert isinstance(fields, BenchmarkFields)
-        listed = isinstance(fields.data, list)
-        data = [
-            Edge(f"data[{i}]", ref, ("dataset",), "test", ("data", i) if listed else ("data",))
-            for i, ref in enumerate(fields.data_sets)
+        accuracy = list(_accuracy(fields, targets))
+        trained = [ref.target for ref in fields.models] if fields.seeds > 1 else []
+        retraining = Retraining(target.name, trained, targets)
+        table, nodes = list(accuracy), [row.node(target.name) for row in accuracy]
+        for seed in range(1, fields.seeds):
+            again = [
+                seeded(row, seed, retraining)
+                for row in accuracy
+                if any(edge.ref.target in retraining.trained for edge in row.inputs)
+            ]
+            nodes += [*retraining.nodes(seed), *(row.node(target.name) for row in again)]
+            table += again
+        others = [*_checks(fields, targets), *_baseline(fields), *_latency(fields, targets)]
+        nodes += [row.node(target.name) for row in others]
+        edges = [
+            *(Edge(row.role, Ref(target.name), (), part=row.part) for row in (*table, *others)),
+            *(
+                Edge(f"metrics[{i}]", ref, ("command",), "metrics", ("metrics", i))
+                for i, ref in enumerate(fields.metrics)
+            ),
         ]
-        models = [
-            Edge(f"model[{i}]", ref, MODEL_KINDS, "", ("models", i))
-            for i, ref in enumerate(fields.models)
-        ]
-        nodes: list[Node] = []
-        edges: list[Edge] = []
-        judged: list[tuple[str, dict[str, object], list[Edge]]] = []
-
-        def add(
-            part: str, role: str, kind: str, values: dict[str, object], inputs: list[Edge]
-        ) -> None:
-            step = step_of(kind)
-            assert step is not None
-            nodes.append(
-                step.node(
-                    f"{target.name}:{part}", target.name, step.fields.model_validate(values), inputs
-                )
-            )
-            edges.append(Edge(role, Ref(target.name), (), part=part))
-
-        adapters = {
-            edge.ref: targets[edge.ref.target]
-            for edge in models
-            if _is_adapter(targets.get(edge.ref.target))
-        }
-        for i, edge in enumerate(models):
-            inputs = [Edge("model", edge.ref, edge.kinds, "", edge.field)]
-            judge: dict[str, object] = {
-                "max_new_tokens": fields.max_new_tokens,
-                "json_schema": fields.json_schema,
-                "score": fields.scores,
-            }
-            if edge.ref in adapters:
-                inputs = [
-                    Edge("model", _base(adapters[edge.ref]), ("model", "merged"), "", edge.field)
-                ]
-                inputs.append(Edge("adapter", edge.ref, ("adapter",), "", edge.field))
-                judge["adapter"] = True
-            role = f"adapter[{i}]" if edge.ref in adapters else f"accuracy[{i}]"
-            add(f"accuracy.{edge.ref}", role, "benchmark-accuracy", judge, [*inputs, *data])
-            judged.append((f"accuracy[{i}]", judge, inputs))
-        if fields.seeds > 1:
-            again = Retraining(target.name, [edge.ref.target for edge in models], targets)
-            for seed in range(1, fields.seeds):
-                nodes += again.nodes(seed)
-                for role, judge, inputs in judged:
-                    if any(edge.ref.target in again.trained for edge in inputs):
-                        name = part(f"accuracy.{inputs[-1].ref}", seed)
-                        add(
-                            name,
-                            part(role, seed),
-                            "benchmark-accuracy",
-                            judge,
-                            [*(again.edge(e, seed) for e in inputs), *data],
-                        )
-        for edge in models:
-            if inputs := _checked(targets.get(edge.ref.target)):
-                model = Edge("model", edge.ref, edge.kinds, "", edge.field)
-                what = "merge" if len(inputs) > 1 else "onnx"
-                values: dict[str, object] = {"what": what}
-                if what == "onnx":
-                    values["precision"] = getattr(
-                        targets[edge.ref.target].fields, "precision", None
-                    )
-                add(
-                    f"check.{edge.ref}",
-                    f"check.{edge.ref}",
-                    "benchmark-check",
-                    values,
-                    [model, *inputs, *data],
-                )
-        if fields.baseline:
-            train = Edge("train", fields.baseline, ("dataset",), "train", ("baseline",))
-            add("baseline", "baseline", "benchmark-baseline", {}, [train, *data])
-        if timed := [edge for edge in models if edge.ref not in adapters]:
-            add("latency", "latency", "benchmark-latency", fields.latency.model_dump(), timed)
-        edges += (
-            Edge(f"metrics[{i}]", ref, ("command",), "metrics", ("metrics", i))
-            for i, ref in enumerate(fields.metrics)
-        )
         return [*nodes, self.node(target.name, target.name, fields, edges)]
 
     def run(self, job: Job) -> None:
@@ -270,6 +227,101 @@ class Benchmark(Step):
             json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", "utf-8"
         )
         job.result = Result(metrics=metrics)
+
+
+def _data_edges(fields: BenchmarkFields) -> list[Edge]:
+    listed = isinstance(fields.data, list)
+    return [
+        Edge(f"data[{i}]", ref, ("dataset",), "test", ("data", i) if listed else ("data",))
+        for i, ref in enumerate(fields.data_sets)
+    ]
+
+
+def _accuracy(fields: BenchmarkFields, targets: Mapping[str, Target]) -> Iterator[Measurement]:
+    """Yield the accuracy of each model; an adapter answers on its base."""
+    for i, ref in enumerate(fields.models):
+        model, field = targets.get(ref.target), ("models", i)
+        judge: dict[str, object] = {
+            "max_new_tokens": fields.max_new_tokens,
+            "json_schema": fields.json_schema,
+            "score": fields.scores,
+        }
+        if model and _is_adapter(model):
+            role, judge["adapter"] = f"adapter[{i}]", True
+            inputs = [
+                Edge("model", _base(model), ("model", "merged"), "", field),
+                Edge("adapter", ref, ("adapter",), "", field),
+            ]
+        else:
+            role, inputs = f"accuracy[{i}]", [Edge("model", ref, MODEL_KINDS, "", field)]
+        yield Measurement(
+            part=f"accuracy.{ref}",
+            role=role,
+            kind="benchmark-accuracy",
+            fields=judge,
+            inputs=(*inputs, *_data_edges(fields)),
+        )
+
+
+def seeded(row: Measurement, seed: int, retraining: Retraining) -> Measurement:
+    """Return an accuracy of what is trained, trained with another seed."""
+    return replace(
+        row,
+        part=part(row.part, seed),
+        # The table reads those of an adapter by the same role as a model's.
+        role=part(row.role.replace("adapter[", "accuracy["), seed),
+        inputs=tuple(
+            edge if "dataset" in edge.kinds else retraining.edge(edge, seed) for edge in row.inputs
+        ),
+    )
+
+
+def _checks(fields: BenchmarkFields, targets: Mapping[str, Target]) -> Iterator[Measurement]:
+    """Yield the comparison of each converted model with what it was made from."""
+    for i, ref in enumerate(fields.models):
+        target = targets.get(ref.target)
+        sources = _checked(target)
+        if target is None or not sources:
+            continue
+        what = "merge" if len(sources) > 1 else "onnx"
+        precision = {"precision": getattr(target.fields, "precision", None)}
+        model = Edge("model", ref, MODEL_KINDS, "", ("models", i))
+        yield Measurement(
+            part=f"check.{ref}",
+            role=f"check.{ref}",
+            kind="benchmark-check",
+            fields={"what": what} | (precision if what == "onnx" else {}),
+            inputs=(model, *sources, *_data_edges(fields)),
+        )
+
+
+def _baseline(fields: BenchmarkFields) -> Iterator[Measurement]:
+    if fields.baseline:
+        train = Edge("train", fields.baseline, ("dataset",), "train", ("baseline",))
+        yield Measurement(
+            part="baseline",
+            role="baseline",
+            kind="benchmark-baseline",
+            fields={},
+            inputs=(train, *_data_edges(fields)),
+        )
+
+
+def _latency(fields: BenchmarkFields, targets: Mapping[str, Target]) -> Iterator[Measurement]:
+    """Yield the latency of all models but adapters, which are not shipped alone."""
+    models = [
+        Edge(f"model[{i}]", ref, MODEL_KINDS, "", ("models", i))
+        for i, ref in enumerate(fields.models)
+        if not _is_adapter(targets.get(ref.target))
+    ]
+    if models:
+        yield Measurement(
+            part="latency",
+            role="latency",
+            kind="benchmark-latency",
+            fields=fields.latency.model_dump(),
+            inputs=tuple(models),
+        )
 
 
 def _check_gates(fields: BenchmarkFields, measured: set[str], commands: set[str]) -> Problem | None:
