@@ -33,7 +33,7 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks._measure import Claim, end, table
-from olivebuild.build import Build
+from olivebuild.build import Builder
 from olivebuild.executor import Action, Needs, Outcome
 from olivebuild.project import open_project
 from olivebuild.result import Result
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 @dataclass(frozen=True)
-class Builder:
+class BuildTool:
     command: list[str]
     folder: Path
     environment: dict[str, str]
@@ -143,7 +143,7 @@ def measure(
     root: Path, graph: Graph, size: int, rounds: int, options: argparse.Namespace
 ) -> list[Claim]:
     builders, missing = (
-        {"python -c pass": Builder([sys.executable, "-c", "pass"], Path("/"), {})},
+        {"python -c pass": BuildTool([sys.executable, "-c", "pass"], Path("/"), {})},
         [],
     )
     for name, prepare in BUILDERS.items():
@@ -153,7 +153,7 @@ def measure(
         if prepared is None:
             missing.append(name)
             continue
-        builders[name] = Builder(prepared[0], folder, prepared[1])
+        builders[name] = BuildTool(prepared[0], folder, prepared[1])
         for _ in range(3):
             if builders[name].run() > SLOW:
                 break
@@ -216,7 +216,7 @@ def write_sources(folder: Path, graph: Graph, size: int) -> None:
 
 
 def rounds_of(
-    builders: dict[str, Builder], rounds: int, before: Callable[[Path, int], object]
+    builders: dict[str, BuildTool], rounds: int, before: Callable[[Path, int], object]
 ) -> dict[str, list[float]]:
     """Wall times, in turn, so that a slow minute of the machine is everybody's.
 
@@ -305,7 +305,7 @@ def olivebuild(folder: Path, graph: Graph) -> Prepared:
         project = open_project(folder, None)
         # None of it needs to survive a power cut.
         with patch("os.fsync"):
-            Build(project.planner, Copies(), lambda *_: None).run(project.graph.goals([]))
+            Builder(project.planner, Copies(), lambda *_: None).run(project.graph.goals([]))
         project.planner.traces.close()
     script = shutil.which("olivebuild", path=str(Path(sys.executable).parent))
     command = [script] if script else [sys.executable, "-m", "olivebuild"]

@@ -259,14 +259,14 @@ def build_subject(project: Project, target: str) -> Subject:
 
 def _build(project: Project, goals: list[str]) -> Plan:
     """What it tells goes to stderr: stdout is for answers."""
-    from olivebuild.build import Build
+    from olivebuild.build import Builder
     from olivebuild.executors.local import LocalExecutor
     from olivebuild.live import on_stderr
     from olivebuild.recording import Recorder, record
 
     with on_stderr() as display:
         recorder = Recorder(display)
-        report = Build(project.planner, LocalExecutor(), recorder).run(goals)
+        report = Builder(project.planner, LocalExecutor(), recorder).run(goals)
     record(project, recorder, report, [])
     if report.errors:
         raise report.errors[0]

@@ -14,7 +14,8 @@ import click
 from msgspec.structs import asdict
 
 from olivebuild import incremental, lines, machine, noop
-from olivebuild.build import Build, Report
+from olivebuild.build import Builder
+from olivebuild.build_report import BuildReport
 from olivebuild.digest import filesystem_time
 from olivebuild.errors import BuildError
 from olivebuild.events import Event
@@ -27,7 +28,7 @@ from olivebuild.recording import Done, Recorder, history_of, record
 from olivebuild.showing import Showing
 from olivebuild.sinks import Place, Sinks
 from olivebuild.states import Verdict
-from olivebuild.turns import Room, limits_of
+from olivebuild.turns import ResourcePool, limits_of
 
 if TYPE_CHECKING:
     from olivebuild.gates import Judgement
@@ -80,10 +81,10 @@ def build(
     executor: Executor,
     as_json: bool,
     done: Done | None = None,
-) -> tuple[Report, int]:
+) -> tuple[BuildReport, int]:
     """What was done, and the exit code. `done`: what it did before it began anew, if it did."""
     goals = project.goals(targets)
-    room = Room(limits_of(manner.resources, machine.resources() | project.graph.limits))
+    pool = ResourcePool(limits_of(manner.resources, machine.resources() | project.graph.limits))
     sinks = Sinks(
         tuple(Place.parse(text) for text in dict.fromkeys(manner.log_to)),
         project.graph.recipe.folder.name,
@@ -95,8 +96,8 @@ def build(
     try:
         with sinks, Showing() if not as_json else contextlib.nullcontext(say) as display:
             recorder = Recorder(sinks.joining(display), done)
-            report = Build(
-                project.planner, executor, recorder, room, keep_going=manner.keep_going
+            report = Builder(
+                project.planner, executor, recorder, pool, keep_going=manner.keep_going
             ).run(goals, project.before)
             recorder.complete(report)
     except (BuildError, OSError):
@@ -147,7 +148,11 @@ def build(
 
 
 def _show(
-    project: Project, report: Report, goals: list[str], judged: list[Judgement], entry: Entry | None
+    project: Project,
+    report: BuildReport,
+    goals: list[str],
+    judged: list[Judgement],
+    entry: Entry | None,
 ) -> None:
     """What a build came to.
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from olivebuild.build import Report
+from olivebuild.build_report import BuildReport
 from olivebuild.comparing import Comparison, since_last
 from olivebuild.errors import BuildError
 from olivebuild.gates import FIGURES, Judgement
@@ -63,7 +63,7 @@ def show_error(error: BuildError) -> None:
         console.print(f"  [cyan]hint:[/] {escape(clean(error.hint))}")
 
 
-def show_summary(report: Report) -> None:
+def show_summary(report: BuildReport) -> None:
     head, rest = summary(report)
     stdout().print(f"[green]{head}[/]{escape(rest)}")
 

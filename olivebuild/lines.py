@@ -23,7 +23,7 @@ from olivebuild.text import clean, seconds, size
 from olivebuild.wording import describe, listed
 
 if TYPE_CHECKING:
-    from olivebuild.build import Report
+    from olivebuild.build_report import BuildReport
 
 Clock = Callable[[], float]
 ENOUGH_SECONDS = 2.0
@@ -118,7 +118,7 @@ def are_enough() -> bool:
     )
 
 
-def summary(report: Report) -> tuple[str, str]:
+def summary(report: BuildReport) -> tuple[str, str]:
     """What a build did that went well: what matters, and the rest."""
     if not report.ran and not report.restored:
         return (

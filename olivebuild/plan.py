@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from olivebuild.dating import Dating
 from olivebuild.errors import Damaged, InputError
 from olivebuild.graph import Graph
-from olivebuild.key import Part, Reason, compare, key_of, parts_of
+from olivebuild.key import Reason, compare
+from olivebuild.lookup import ResultFinder
 from olivebuild.manifest import Manifest
 from olivebuild.node import Node
 from olivebuild.scan import Scan
@@ -23,7 +24,7 @@ from olivebuild.states import WORST_FIRST, Demand, Lookup, State, Verdict
 from olivebuild.store import Store
 from olivebuild.trace import Trace, Traces
 from olivebuild.worklist import Worklist
-from olivebuild.workspace import Last, Workspace
+from olivebuild.workspace import Workspace
 
 
 class Plan(Struct, dict=True, kw_only=True):
@@ -109,6 +110,20 @@ class Planner(Struct, dict=True, kw_only=True):
     def dating(self) -> Dating:
         return Dating(self.graph, self.scan, self.store, self.traces)
 
+    @cached_property
+    def _finder(self) -> ResultFinder:
+        return ResultFinder(
+            graph=self.graph,
+            scan=self.scan,
+            traces=self.traces,
+            workspace=self.workspace,
+            dating=self.dating,
+        )
+
+    def trace(self, node: Node, key: str) -> Trace | None:
+        """Return the trace under a key of a node, if there is one with all of its outputs."""
+        return self._finder.trace(node, key)
+
     def plan(self, goals: Iterable[str], *, with_faults: bool = False) -> Plan:
         """Return a plan of all that the goals need.
 
@@ -178,124 +193,15 @@ class Planner(Struct, dict=True, kw_only=True):
     def _users(self, plan: Plan, name: str) -> set[str]:
         return {user for _, user in self.graph.users[name] if user in plan.lookups}
 
-    # Lookups
-
     def _look_up_again(self, plan: Plan, name: str) -> bool:
         """Look a node up. Returns whether its outputs changed, so that its users get new keys."""
         before = plan.lookups[name]
-        now = plan.lookups[name] = self._look_up(self.graph.nodes[name], plan.lookups)
+        now = plan.lookups[name] = self._finder.look_up(self.graph.nodes[name], plan.lookups)
         if now.outputs == before.outputs:
             return False
         if name in self.frozen:
             raise FrozenNodeChanged(name)
         return True
-
-    def _look_up(self, node: Node, lookups: Mapping[str, Lookup]) -> Lookup:
-        """Return the key of a node and the result under it, given the lookups of its inputs.
-
-        What can't be read is a fault of the node.
-        """
-        last, trace = self._last_build(node)
-        seconds = trace.seconds if trace else None
-        try:
-            if node.lies_at is not None:
-                return self._look_up_folder(node, node.lies_at, seconds)
-            if reasons := self._lacks(node, lookups):
-                return self._look_up_without_key(node, reasons, seconds)
-            parts = self._parts(node, lookups)
-        except InputError as e:
-            e.target = e.target or node.target
-            reasons = (Reason("fault", e.fact),)
-            return Lookup(node=node, verdict=Verdict.BROKEN, reasons=reasons, fault=e)
-        key = key_of(parts)
-        result = self.trace(node, key)
-        if result is None:
-            reasons = _why_stale(last, trace, parts)
-            return Lookup(
-                node=node,
-                verdict=Verdict.STALE,
-                key=key,
-                parts=parts,
-                reasons=reasons,
-                seconds=seconds,
-            )
-        return Lookup(
-            node=node,
-            verdict=Verdict.FRESH,
-            key=key,
-            parts=parts,
-            trace=result,
-            outputs=dict(result.outputs),
-            folder=Path(result.reference) if result.reference else None,
-            seconds=result.seconds,
-        )
-
-    def _last_build(self, node: Node) -> tuple[Last | None, Trace | None]:
-        """Return the last result of a node in this workspace, whatever its key, and its trace."""
-        last = self.workspace.last.get(node.name)
-        return last, self.traces.get(last.key) if last else None
-
-    def _look_up_folder(self, node: Node, folder: str, seconds: float | None) -> Lookup:
-        """Look up a model that is used where it lies. Raises InputError."""
-        path = self.scan.recipe.folder / folder
-        content = self.scan.model(node, path, code=node.trusts)
-        return Lookup(
-            node=node,
-            verdict=Verdict.FRESH,
-            key=key_of([Part("file", "content", content)]),
-            outputs={"": content},
-            folder=path,
-            seconds=seconds,
-        )
-
-    def _lacks(self, node: Node, lookups: Mapping[str, Lookup]) -> tuple[Reason, ...]:
-        """Return what a node's key takes and is not known yet."""
-        reasons = [
-            Reason("input", source.target)
-            for _, source, _ in self.graph.inputs[node.name]
-            if lookups[source.name].outputs is None
-        ]
-        if node.source and self.scan.pin(node) == "":
-            reasons.append(Reason("source", node.source.text, None, "not pinned yet"))
-        return tuple(reasons)
-
-    def _look_up_without_key(
-        self, node: Node, reasons: tuple[Reason, ...], seconds: float | None
-    ) -> Lookup:
-        """Look up a node that has no key yet. Raises InputError."""
-        for wanted in node.files:
-            # What can't be read is said before hours of training, not after.
-            self.scan.check(node, wanted)
-        verdict = Verdict.STALE if self.scan.pin(node) == "" else Verdict.WAITING
-        return Lookup(node=node, verdict=verdict, reasons=reasons, seconds=seconds)
-
-    def _parts(self, node: Node, lookups: Mapping[str, Lookup]) -> tuple[Part, ...]:
-        """Return all of which a node's key is made. Raises InputError and RecipeError."""
-        inputs = []
-        for edge, source, output in self.graph.inputs[node.name]:
-            outputs = lookups[source.name].outputs
-            assert outputs is not None
-            inputs.append((edge.role, outputs[output], edge.part or str(edge.ref)))
-        return parts_of(
-            node,
-            inputs,
-            self.scan.files(node),
-            self.scan.pin(node),
-            self.scan.libraries(node),
-            self.scan.machine(node),
-            self.dating.parts(node, lookups),
-            self.scan.variables(node),
-        )
-
-    def trace(self, node: Node, key: str) -> Trace | None:
-        """Return the trace under a key.
-
-        One that lacks an output of the node is none, whoever wrote it.
-        """
-        trace = self.traces.get(key)
-        return None if trace is None or node.outputs.keys() - trace.outputs.keys() else trace
-
-    # States
 
     def _state_for(self, plan: Plan, name: str) -> State:
         """Return the state of a node, given the states of its users."""
@@ -407,16 +313,3 @@ class Planner(Struct, dict=True, kw_only=True):
 
 def _stale(state: State, reason: Reason) -> State:
     return replace(state, verdict=Verdict.STALE, reasons=(reason,))
-
-
-def _why_stale(
-    last: Last | None, trace: Trace | None, parts: tuple[Part, ...]
-) -> tuple[Reason, ...]:
-    """Return why there is no result under a key, given the last result of its node in this
-    workspace and the trace of that.
-    """
-    if trace:
-        return tuple(compare(trace.parts, parts))
-    if last:
-        return (Reason("output", "the last trace", last.key, "missing"),)
-    return (Reason("new", "never built here"),)

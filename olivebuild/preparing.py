@@ -9,7 +9,7 @@ from olivebuild.errors import RecipeError
 from olivebuild.locks import try_lock
 from olivebuild.plan import Planner
 from olivebuild.store import WRITTEN, Store
-from olivebuild.turns import Room
+from olivebuild.turns import ResourcePool
 from olivebuild.workspace import Workspace
 
 
@@ -22,12 +22,12 @@ def check_locks(store: Store, workspace: Workspace) -> None:
         locks.check(folder)
 
 
-def check_room(planner: Planner, room: Room, goals: Iterable[str]) -> None:
+def check_resources(planner: Planner, pool: ResourcePool, goals: Iterable[str]) -> None:
     """Raises RecipeError for a target that could never start."""
     for node in planner.graph.closure(goals):
-        if name := room.check(node):
+        if name := pool.exceeded_by(node):
             where = planner.scan.recipe.where(node.target, ("resources", name))
-            limit = room.limit(name)
+            limit = pool.limit(name)
             fact = f"{node.target} takes more {name} than there is: " + (
                 f"{limit / 1e9:g} GB" if limit >= 1e6 else f"{limit:g}"
             )

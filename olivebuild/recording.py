@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from olivebuild import __version__
-from olivebuild.build import Report
+from olivebuild.build_report import BuildReport
 from olivebuild.events import Event, Listener
 from olivebuild.history import Entry, History, Judged, Made, Measured
 from olivebuild.plan import Plan
@@ -45,7 +45,7 @@ class Recorder:
             self.done[node] = (event.name == "restored", round(float(seconds), 3))
         self._listen(event)
 
-    def complete(self, report: Report) -> None:
+    def complete(self, report: BuildReport) -> None:
         """Count what was done earlier, too."""
         states = report.plan.states if report.plan else {}
         for name, (restored, _) in self._earlier.items():
@@ -79,7 +79,7 @@ def history_of(project: Project) -> History:
 
 
 def record(
-    project: Project, recorder: Recorder, report: Report, gates: Iterable[Judgement]
+    project: Project, recorder: Recorder, report: BuildReport, gates: Iterable[Judgement]
 ) -> Entry | None:
     """Append the build to the history, unless it had nothing to do.
 

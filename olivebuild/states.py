@@ -70,6 +70,11 @@ class Lookup(Struct, frozen=True, kw_only=True):
     fault: BuildError | None = None
     """The reason for which it, or a file that it reads, has no digest."""
 
+    @property
+    def has_result(self) -> bool:
+        """Whether there is a trace under its key, or was one when it was last FRESH."""
+        return self.trace is not None or (self.from_db and self.node.lies_at is None)
+
 
 class State(Lookup, frozen=True, kw_only=True):
     """A lookup in the light of the node's users and of what lies in build/."""

@@ -1,7 +1,4 @@
-"""Whose turn it is: what a plan's nodes wait for, and how much work waits for them.
-
-Starts nothing.
-"""
+"""Scheduling: the critical path first, within the limits of resources. Starts nothing."""
 
 from __future__ import annotations
 
@@ -14,41 +11,52 @@ from olivebuild.plan import Plan
 from olivebuild.states import Demand, State, Verdict
 
 UNKNOWN_SECONDS = 1.0
-"""What a step counts that never ran here."""
+"""The cost of a step that never ran here."""
 
 
-class Turns:
-    """The critical path goes first: a node's weight is the longest chain of work, by what it cost
-    last time, from it to a goal.
+class ReadyQueue:
+    """The nodes of a plan that can be run or restored, in the order of the critical path.
+
+    A node's weight is the longest chain of work from it to a goal, in seconds of the last runs, as
+    it was when the build began.
     """
 
     def __init__(self, graph: Graph, plan: Plan) -> None:
+        self._plan = plan
         self._weight: dict[str, float] = {}
         for name, state in reversed(plan.states.items()):
-            works = state.verdict in (Verdict.STALE, Verdict.WAITING)
-            own = (UNKNOWN_SECONDS if state.seconds is None else state.seconds) if works else 0.0
-            self._weight[name] = own + max(
-                (self._weight[user] for _, user in graph.users[name] if user in plan.states),
-                default=0.0,
-            )
+            users = [user for _, user in graph.users[name] if user in plan.states]
+            path = max((self._weight[user] for user in users), default=0.0)
+            self._weight[name] = _cost(state) + path
 
-    def ready(self, plan: Plan) -> list[State]:
-        """What is to be run, then what is to be restored: that goes on in this process, while the
-        steps run in theirs.
+    def ready(self) -> list[State]:
+        """Return what is to be run, heaviest first, and then what is to be restored.
+
+        Restoring goes on in this process, while the steps run in theirs.
         """
-        run = [
-            s
-            for s in plan.states.values()
-            if s.verdict is Verdict.STALE and (s.trace is None or s.demand is not Demand.NOTHING)
-        ]
-        run.sort(key=lambda s: -self._weight[s.node.name])
-        return run + [s for s in plan.states.values() if s.verdict is Verdict.CACHED]
+        states = self._plan.states.values()
+        run = [state for state in states if _has_to_run(state)]
+        run.sort(key=lambda state: -self._weight[state.node.name])
+        return run + [state for state in states if state.verdict is Verdict.CACHED]
 
 
-class Room:
-    """How much of each named resource is left.
+def _cost(state: State) -> float:
+    """Return the seconds that a node is expected to take."""
+    if state.verdict not in (Verdict.STALE, Verdict.WAITING):
+        return 0.0
+    return UNKNOWN_SECONDS if state.seconds is None else state.seconds
 
-    What has no limit has room for one unit, so that nobody shares it unawares.
+
+def _has_to_run(state: State) -> bool:
+    if state.verdict is not Verdict.STALE:
+        return False
+    return state.trace is None or state.demand is not Demand.NOTHING
+
+
+class ResourcePool:
+    """The amount that is left of each named resource.
+
+    What has no limit counts as one unit, so that it is not shared unawares.
 
     `gpu` alone may have no limit: then the executor, which knows the machine's GPUs, gives each
     action its own.
@@ -56,43 +64,46 @@ class Room:
 
     def __init__(self, limits: Mapping[str, float]) -> None:
         self._limits = dict(limits)
-        self._taken: dict[str, float] = {}
-
-    def check(self, node: Node) -> str | None:
-        """What a node asks for in vain; None if nothing."""
-        return next(
-            (name for name, amount in self._wanted(node).items() if amount > self.limit(name)), None
-        )
+        self._in_use: dict[str, float] = {}
 
     def limit(self, name: str) -> float:
         return self._limits.get(name, 1.0)
 
-    def has(self, node: Node) -> bool:
+    def exceeded_by(self, node: Node) -> str | None:
+        """Return the resource of which a node takes more than there is, if any."""
+        for name, amount in self._amounts(node).items():
+            if amount > self.limit(name):
+                return name
+        return None
+
+    def fits(self, node: Node) -> bool:
+        """Return whether enough is left for a node now."""
         return all(
-            self._taken.get(name, 0.0) + amount <= self.limit(name)
-            for name, amount in self._wanted(node).items()
+            self._in_use.get(name, 0.0) + amount <= self.limit(name)
+            for name, amount in self._amounts(node).items()
         )
 
-    def take(self, node: Node) -> None:
-        for name, amount in self._wanted(node).items():
-            self._taken[name] = self._taken.get(name, 0.0) + amount
+    def acquire(self, node: Node) -> None:
+        for name, amount in self._amounts(node).items():
+            self._in_use[name] = self._in_use.get(name, 0.0) + amount
 
-    def give_back(self, node: Node) -> None:
-        for name, amount in self._wanted(node).items():
-            self._taken[name] -= amount
+    def release(self, node: Node) -> None:
+        for name, amount in self._amounts(node).items():
+            self._in_use[name] -= amount
 
-    def _wanted(self, node: Node) -> dict[str, float]:
+    def _amounts(self, node: Node) -> dict[str, float]:
         if "gpu" not in self._limits:
             return {name: amount for name, amount in node.resources.items() if name != "gpu"}
         return node.resources | ({"gpu": float(node.gpus)} if node.gpus else {})
 
 
-def limits_of(words: tuple[str, ...], known: Mapping[str, float]) -> dict[str, float]:
-    """`gpu=2`, `memory=8GB` of the command line, over what the recipe says and the machine has.
+def limits_of(words: tuple[str, ...], defaults: Mapping[str, float]) -> dict[str, float]:
+    """Return limits with the command line's `gpu=2` and `memory=8GB` in place of the defaults,
+    which the recipe and the machine give.
 
     Raises RecipeError.
     """
-    limits = dict(known)
+    limits = dict(defaults)
     for word in words:
         name, _, value = word.partition("=")
         try:

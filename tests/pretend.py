@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from olivebuild.build import Build, Report
+from olivebuild.build import Builder
+from olivebuild.build_report import BuildReport
 from olivebuild.events import Event
 from olivebuild.executors.local import LocalExecutor
 from olivebuild.history import Entry
@@ -135,7 +136,7 @@ def build(place: Place, seed: int = 0, lost: float = 0.0) -> Entry | None:
     project = opened(place)
     recorder = Recorder(lambda event: None)
     data = [name for name, target in project.graph.targets.items() if target.kind == "dataset"]
-    assert not Build(project.planner, LocalExecutor(1), recorder).run(data).errors
+    assert not Builder(project.planner, LocalExecutor(1), recorder).run(data).errors
     goals = project.graph.all_goals
     while stale := [
         s
@@ -145,7 +146,7 @@ def build(place: Place, seed: int = 0, lost: float = 0.0) -> Entry | None:
         for state in stale:
             if state.node.kind == "choice":
                 if (
-                    errors := Build(project.planner, LocalExecutor(1), recorder)
+                    errors := Builder(project.planner, LocalExecutor(1), recorder)
                     .run([state.node.target])
                     .errors
                 ):
@@ -158,9 +159,9 @@ def build(place: Place, seed: int = 0, lost: float = 0.0) -> Entry | None:
                 project.workspace.publish(state.node.target, state.manifest, project.planner.store)
     project.workspace.save()
     plan = project.planner.plan(goals)
-    report = Report(
-        goals,
-        plan,
+    report = BuildReport(
+        goals=goals,
+        plan=plan,
         ran=list({plan.states[n].node.target for n in recorder.done}),
         seconds=250.5 + seed,
     )

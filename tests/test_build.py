@@ -14,14 +14,15 @@ import pytest
 from msgspec.structs import replace
 
 from olivebuild import digest, incremental
-from olivebuild.build import Build, Report
+from olivebuild.build import Builder
+from olivebuild.build_report import BuildReport
 from olivebuild.errors import RecipeError, StepError
 from olivebuild.events import Event
 from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.plan import FrozenNodeChanged, Plan, Planner
 from olivebuild.result import Result
 from olivebuild.states import State, Verdict
-from olivebuild.turns import Room, limits_of
+from olivebuild.turns import ResourcePool, limits_of
 from tests import sites
 
 
@@ -105,8 +106,12 @@ def _compared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    site: Site, steps: Steps, *goals: str, room: Room | None = None, keep_going: bool = False
-) -> tuple[Report, list[Event]]:
+    site: Site,
+    steps: Steps,
+    *goals: str,
+    pool: ResourcePool | None = None,
+    keep_going: bool = False,
+) -> tuple[BuildReport, list[Event]]:
     """As the command line does it: with what the last build of the same goals left."""
     state = site.folder / ".olivebuild"
     digest.wait_for_tick(state, digest.filesystem_time(state))
@@ -126,12 +131,12 @@ def run(
                 site.strayed += 1
         before = incremental.recall(recipe, state, full.store.root, goals)
         try:
-            report = Build(planner, steps, events.append, room, keep_going=keep_going).run(
+            report = Builder(planner, steps, events.append, pool, keep_going=keep_going).run(
                 wanted, before
             )
         except FrozenNodeChanged:
             before, planner = None, site.planner()
-            report = Build(planner, steps, events.append, room, keep_going=keep_going).run(wanted)
+            report = Builder(planner, steps, events.append, pool, keep_going=keep_going).run(wanted)
         if report.plan and not report.errors:
             incremental.remember(planner, report.plan, goals, before, started, report.touched)
         return report, events
@@ -249,7 +254,7 @@ def test_no_two_share_what_there_is_one_of(tmp_path: Path) -> None:
         ),
     )
     steps = Steps(jobs=4)
-    run(site, steps, room=Room(limits_of(("gpu=2", "memory=8GB"), {})))
+    run(site, steps, pool=ResourcePool(limits_of(("gpu=2", "memory=8GB"), {})))
     assert {"a", "c", "d"} in steps.together
     assert not any({"a", "b"} <= names for names in steps.together)
 
@@ -257,7 +262,7 @@ def test_no_two_share_what_there_is_one_of(tmp_path: Path) -> None:
 def test_a_step_that_takes_a_gpu_counts_where_the_number_of_gpus_is_said(tmp_path: Path) -> None:
     site = Site(tmp_path, recipe(*(target(n, more=", gpu: true") for n in ("a", "b"))))
     steps = Steps(jobs=2)
-    run(site, steps, room=Room({"gpu": 1}))
+    run(site, steps, pool=ResourcePool({"gpu": 1}))
     assert steps.together == [{"a"}, {"b"}]
 
 
@@ -286,7 +291,7 @@ def test_what_nobody_set_a_limit_to_is_not_shared_unawares(tmp_path: Path) -> No
 def test_more_than_there_is_is_told_with_its_place(tmp_path: Path) -> None:
     site = Site(tmp_path, recipe(target("a", more=", resources: {memory: 64GB}")))
     with pytest.raises(RecipeError) as caught:
-        run(site, Steps(), room=Room(limits_of(("memory=8GB",), {})))
+        run(site, Steps(), pool=ResourcePool(limits_of(("memory=8GB",), {})))
     assert (str(caught.value.where), caught.value.fact) == (
         "olivebuild.yaml:2:84",
         "a takes more memory than there is: 8 GB",

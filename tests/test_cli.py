@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from olivebuild import console, document
-from olivebuild.build import Report
+from olivebuild.build_report import BuildReport
 from olivebuild.cli import main
 from olivebuild.schema import recipe_schema
 from tests.conftest import Place
@@ -68,7 +68,7 @@ def test_many_goals_are_counted_instead_of_named(place: Place) -> None:
         (9, "9 targets"),
         (1200, "1,200 targets"),
     ):
-        report = Report(names[:count])
+        report = BuildReport(goals=names[:count])
         with redirect_stdout(io.StringIO()) as out:
             console.show_summary(report)
         assert out.getvalue() == f"nothing to do: {told} are fresh\n"

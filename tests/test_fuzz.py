@@ -20,7 +20,8 @@ import pytest
 from rich.console import Console
 
 from olivebuild import console, digest, drawing, node_db, places, snapshot
-from olivebuild.build import Build, Report
+from olivebuild.build import Builder
+from olivebuild.build_report import BuildReport
 from olivebuild.errors import BuildError, StepError
 from olivebuild.executor import Action, Message, Needs, Outcome
 from olivebuild.history import History
@@ -191,13 +192,13 @@ class Cached:
             raise report.errors[0]
         return report.plan
 
-    def build(self) -> Report:
+    def build(self) -> BuildReport:
         for project in (
             open_changed(self.place.folder, None, (), (), None),
             open_project(self.place.folder, None),
         ):
             try:
-                return Build(project.planner, Refusing(), lambda _: None).run(
+                return Builder(project.planner, Refusing(), lambda _: None).run(
                     project.goals([]), project.before
                 )
             except FrozenNodeChanged:

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from olivebuild import gc, incremental, node_db, noop, numerics, snapshot
-from olivebuild.build import Build
+from olivebuild.build import Builder
 from olivebuild.digest import filesystem_time
 from olivebuild.errors import BuildError
 from olivebuild.executor import Action, Message, Needs, Outcome
@@ -86,12 +86,12 @@ def build(folder: Path) -> dict[str, Any]:
     started = filesystem_time(state) if state.is_dir() else 0
     project = open_changed(folder, None, (), (), None)
     try:
-        report = Build(project.planner, Inline(), lambda _: None).run(
+        report = Builder(project.planner, Inline(), lambda _: None).run(
             project.goals([]), project.before
         )
     except FrozenNodeChanged:
         project = open_project(folder, None)
-        report = Build(project.planner, Inline(), lambda _: None).run(project.goals([]))
+        report = Builder(project.planner, Inline(), lambda _: None).run(project.goals([]))
     if report.plan and not report.errors:
         db = incremental.remember(
             project.planner, report.plan, (), project.before, started, report.touched

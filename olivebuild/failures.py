@@ -1,0 +1,84 @@
+"""The nodes that a build can't make; each cause is told once, and as early as it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from olivebuild.build_report import BuildReport
+from olivebuild.errors import BuildError
+from olivebuild.node import Node
+from olivebuild.plan import Plan, Planner
+from olivebuild.states import Verdict
+
+if TYPE_CHECKING:
+    from olivebuild.findings import PlanProblem
+
+UNFINISHED = (Verdict.STALE, Verdict.WAITING, Verdict.BROKEN)
+
+
+class Failures:
+    """The names of nodes that failed, and of those that wait for these or that these alone need.
+
+    `say` takes the name of an event, its node and its data.
+    """
+
+    def __init__(self, planner: Planner, report: BuildReport, say: Callable[..., None]) -> None:
+        self._planner = planner
+        self._report = report
+        self._say = say
+        self._names: set[str] = set()
+        self._told: set[str] = set()
+        """The facts that were told already."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def add(self, node: Node, error: BuildError) -> None:
+        """Take in that a node failed, and tell it."""
+        error.target = error.target or node.target
+        self._report.errors.append(error)
+        self._report.failed.append(node.target)
+        self._names.add(node.name)
+        self._say("failed", node, fact=error.fact, where=str(error.where or ""), hint=error.hint)
+
+    def check(self, plan: Plan) -> None:
+        """Tell what can't be read, or made of the models at hand, before hours go into it.
+
+        What only such steps would read is not made either.
+        """
+        if not any(state.verdict in UNFINISHED for state in plan.states.values()):
+            return
+        # Not imported where all is fresh.
+        from olivebuild.findings import problems, waiting_for
+
+        for problem in problems(self._planner, plan):
+            nodes = [plan.states[name].node for name in problem.nodes if name not in self._names]
+            if problem.fact not in self._told and nodes:
+                self._told.add(problem.fact)
+                self._tell(problem, nodes)
+        self._names |= waiting_for(self._planner.graph, plan, self._names)
+        self._add_inputs(plan)
+
+    def _tell(self, problem: PlanProblem, nodes: list[Node]) -> None:
+        fact, hint = problem.fact, problem.hint
+        if not problem.fails:
+            self._say("note", nodes[0], text=f"{fact}: {hint}" if hint else fact)
+            return
+        self._report.errors.append(problem.error())
+        for node in nodes:
+            self._names.add(node.name)
+            # Several nodes of a target fail as one.
+            if node.target not in self._report.failed:
+                self._report.failed.append(node.target)
+                self._say("failed", node, fact=fact, where=str(problem.where), hint=hint)
+
+    def _add_inputs(self, plan: Plan) -> None:
+        """Add the nodes that are read by failed nodes alone, and are no goals."""
+        for name in reversed(plan.states):
+            users = [
+                user for _, user in self._planner.graph.users.get(name, ()) if user in plan.states
+            ]
+            is_goal = plan.states[name].node.target in plan.goals
+            if users and not is_goal and self._names.issuperset(users):
+                self._names.add(name)
