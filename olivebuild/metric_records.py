@@ -64,11 +64,10 @@ class MetricSet(Record, frozen=True, kw_only=True):
 
 
 class Answer(Record, frozen=True, kw_only=True):
-    """What a model answered to a test row.
+    """A model's answer to a test row: the likeliest `label`, and the `text` that it wrote.
 
-    `label` is the likeliest label; `text` what the model wrote; `right` and `exact` compare the
-    text with the expected one, in its words or to the letter; `nll` is the negative log-likelihood
-    of the right answer in nats, over `tokens` tokens.
+    `right` and `exact` compare the text with the expected one, in its words or to the letter. `nll`
+    is the negative log-likelihood of the right answer in nats, over `tokens` tokens.
     """
 
     expected: str | None = None
@@ -127,12 +126,11 @@ class SeedStatistics(Record, frozen=True, kw_only=True):
 class DataMetrics(MetricSet, frozen=True, kw_only=True):
     """A model (or a baseline) on a data set.
 
-    `accuracy` and what belongs to it is by the likelihood of each label, where labels are a closed
-    set. `generated_accuracy` is by what the model writes, but for case, white space and punctuation
-    at the ends; `exact_match` to the letter. `perplexity` is that of the right answers, or of the
-    text, over `tokens` tokens. `schema_valid`, `field_exact` and `json_exact` are shares of rows,
-    of expected fields and of rows. `scores` has the mean of each function of the user's own.
-    `answers` has a row each, in the order of the test rows.
+    `accuracy` is by the likelihood of each label, where labels are a closed set;
+    `generated_accuracy` by what the model writes, but for case, white space and punctuation at the
+    ends; `exact_match` to the letter. `perplexity` is that of the right answers, or of the text,
+    over `tokens` tokens. `field_exact` is a share of expected fields, the others of rows. `scores`
+    has the mean of each function of the user's own; `answers` an answer to each test row.
     """
 
     rows: int = 0
@@ -313,7 +311,7 @@ class Metrics(Record, frozen=True, kw_only=True):
 
 
 class ChoiceMetrics(Record, frozen=True, kw_only=True):
-    """What a choice chose, by which metric and with which value, among which that passed."""
+    """The model that was chosen, by which metric and value, among which that passed."""
 
     chosen: str = ""
     by: str = ""
@@ -348,10 +346,7 @@ def decode(source: object, kind: type[T]) -> T:
 
 
 def read_metrics(metrics: Mapping[str, Any], target: str) -> Metrics:
-    """Return a benchmark's metrics, as its trace holds them.
-
-    Raises StoreError for what is malformed: a cache may come from elsewhere.
-    """
+    """Return a benchmark's metrics. Raises StoreError: a cache may come from elsewhere."""
     return _read(metrics, Metrics, target)
 
 
@@ -379,21 +374,26 @@ def _keys(kind: type[Record]) -> dict[str, None]:
 
 def _keep_extra(record: object, source: object) -> None:
     """Put the keys of JSON objects that their records have no fields for into `extra`."""
-    if isinstance(record, Record) and isinstance(source, Mapping):
-        keys = _keys(type(record))
-        extra = {}
-        # Numbers and text are most of it, and hold nothing.
-        for name, value in source.items():
-            if name not in keys:
-                extra[name] = value
-            elif isinstance(value, _CONTAINERS):
-                _keep_extra(getattr(record, name), value)
-        if extra:
-            force_setattr(record, "extra", extra)
-    elif isinstance(record, dict) and isinstance(source, Mapping):
-        for name, value in record.items():
-            _keep_extra(value, source[name])
+    if isinstance(source, Mapping):
+        if isinstance(record, Record):
+            _keep_extra_of(record, source)
+        elif isinstance(record, dict):
+            for name, value in record.items():
+                _keep_extra(value, source[name])
     elif isinstance(record, tuple | list) and isinstance(source, tuple | list):
         pairs = zip(record, source, strict=True)
         for value, json in pairs if isinstance(next(iter(source), None), _CONTAINERS) else ():
             _keep_extra(value, json)
+
+
+def _keep_extra_of(record: Record, source: Mapping[str, Any]) -> None:
+    keys = _keys(type(record))
+    extra = {}
+    for name, value in source.items():
+        if name not in keys:
+            extra[name] = value
+        # Numbers and text are most of it, and hold nothing.
+        elif isinstance(value, _CONTAINERS):
+            _keep_extra(getattr(record, name), value)
+    if extra:
+        force_setattr(record, "extra", extra)

@@ -6,7 +6,7 @@ Reads the figures of a benchmark; knows neither targets nor files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from msgspec import structs
 from olivebuild.gates import FIGURES, OF_ANSWERS, Gate, Judgement, judge
 
 if TYPE_CHECKING:
-    from olivebuild.metric_records import Metrics
+    from olivebuild.metric_records import Metrics, MetricSet
 
 QUALITIES = ("accuracy", "field_exact", "generated_accuracy", "perplexity")
 SPEEDS = ("e2e", "tokens_per_second")
@@ -74,16 +74,9 @@ def front(metrics: Metrics) -> Front | None:
     """
     rows = {name: row for name, row in metrics.models.items() if row.size is not None}
     data = metrics.data[0]
-    quality = next(
-        (
-            q
-            for q in QUALITIES
-            if all(row.data[data].metric(q) is not None for row in rows.values())
-        ),
-        None,
-    )
-    speed = next((s for s in SPEEDS if all(row.metric(s) for row in rows.values())), None)
-    if not rows or quality is None or speed is None:
+    quality = _measured_by_all(QUALITIES, [row.data[data] for row in rows.values()])
+    speed = _measured_by_all(SPEEDS, rows.values())
+    if not (rows and quality and speed):
         return None
     points = [
         Point(
@@ -96,6 +89,16 @@ def front(metrics: Metrics) -> Front | None:
     ]
     points = [replace(point, beaten_by=_beaten_by(point, points)) for point in points]
     return Front(quality=quality, data=data, speed=speed, points=tuple(points))
+
+
+def _measured_by_all(names: Iterable[str], rows: Collection[MetricSet]) -> str:
+    """Return the first metric that every row has; "" if there is none."""
+    for name in names:
+        values = [row.metric(name) for row in rows]
+        # A time or a rate of nothing was not measured.
+        if all(value is not None and (value or name not in SPEEDS) for value in values):
+            return name
+    return ""
 
 
 def _beaten_by(point: Point, points: Iterable[Point]) -> str:

@@ -95,6 +95,12 @@ def _spread(figure: str, values: list[float]) -> dict[str, Any]:
 
 
 def _answers(model: DataMetrics, versus: DataMetrics) -> Iterator[tuple[str, Difference]]:
+    yield from _yes_or_no(model, versus)
+    yield from _labels(model, versus)
+    yield from _numbers(model, versus)
+
+
+def _yes_or_no(model: DataMetrics, versus: DataMetrics) -> Iterator[tuple[str, Difference]]:
     first, second = model.answers, versus.answers
     for figure, right in YES_OR_NO.items():
         if model.metric(figure) is not None and versus.metric(figure) is not None:
@@ -102,6 +108,10 @@ def _answers(model: DataMetrics, versus: DataMetrics) -> Iterator[tuple[str, Dif
                 figure,
                 paired_shares([bool(right(a)) for a in first], [bool(right(a)) for a in second]),
             )
+
+
+def _labels(model: DataMetrics, versus: DataMetrics) -> Iterator[tuple[str, Difference]]:
+    first, second = model.answers, versus.answers
     if model.macro_f1 is not None:
         yield (
             "macro_f1",
@@ -111,6 +121,10 @@ def _answers(model: DataMetrics, versus: DataMetrics) -> Iterator[tuple[str, Dif
                 [a.label or "" for a in second],
             ),
         )
+
+
+def _numbers(model: DataMetrics, versus: DataMetrics) -> Iterator[tuple[str, Difference]]:
+    first, second = model.answers, versus.answers
     if model.field_exact is not None:
         yield (
             "field_exact",

@@ -11,7 +11,7 @@ that is is not measured, since nobody ships it so.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -149,17 +149,13 @@ class Benchmark(Step):
         fields = target.fields
         assert isinstance(fields, BenchmarkFields)
         accuracy = list(_accuracy(fields, targets))
-        trained = [ref.target for ref in fields.models] if fields.seeds > 1 else []
-        retraining = Retraining(target.name, trained, targets)
-        table, nodes = list(accuracy), [row.node(target.name) for row in accuracy]
-        for seed in range(1, fields.seeds):
-            again = [
-                seeded(row, seed, retraining)
-                for row in accuracy
-                if any(edge.ref.target in retraining.trained for edge in row.inputs)
-            ]
-            nodes += [*retraining.nodes(seed), *(row.node(target.name) for row in again)]
-            table += again
+        nodes, table = [row.node(target.name) for row in accuracy], list(accuracy)
+        if fields.seeds > 1:
+            retraining = Retraining(target.name, [m.target for m in fields.models], targets)
+            for seed in range(1, fields.seeds):
+                again = seeded(accuracy, seed, retraining)
+                nodes += [*retraining.nodes(seed), *(row.node(target.name) for row in again)]
+                table += again
         others = [*_checks(fields, targets), *_baseline(fields), *_latency(fields, targets)]
         nodes += [row.node(target.name) for row in others]
         edges = [
@@ -263,17 +259,23 @@ def _accuracy(fields: BenchmarkFields, targets: Mapping[str, Target]) -> Iterato
         )
 
 
-def seeded(row: Measurement, seed: int, retraining: Retraining) -> Measurement:
-    """Return an accuracy of what is trained, trained with another seed."""
-    return replace(
-        row,
-        part=part(row.part, seed),
-        # The table reads those of an adapter by the same role as a model's.
-        role=part(row.role.replace("adapter[", "accuracy["), seed),
-        inputs=tuple(
-            edge if "dataset" in edge.kinds else retraining.edge(edge, seed) for edge in row.inputs
-        ),
-    )
+def seeded(accuracy: Iterable[Measurement], seed: int, retraining: Retraining) -> list[Measurement]:
+    """Return the accuracy of what is trained, trained with another seed."""
+
+    def moved(edge: Edge) -> Edge:
+        return edge if "dataset" in edge.kinds else retraining.edge(edge, seed)
+
+    return [
+        replace(
+            row,
+            part=part(row.part, seed),
+            # The table reads those of an adapter by the same role as a model's.
+            role=part(row.role.replace("adapter[", "accuracy["), seed),
+            inputs=tuple(map(moved, row.inputs)),
+        )
+        for row in accuracy
+        if not retraining.trained.keys().isdisjoint(edge.ref.target for edge in row.inputs)
+    ]
 
 
 def _checks(fields: BenchmarkFields, targets: Mapping[str, Target]) -> Iterator[Measurement]:
