@@ -296,7 +296,7 @@ def form_of(graph: Graph, name: str, *, single: bool = False) -> dict[str, str]:
             where=where,
             hint="it needs prompt, user or messages",
         )
-    from olivebuild.steps._rows import columns_in
+    from olivebuild.templates import columns_in
 
     if single and (form["format"] == "messages" or len(set(columns_in(form["text"]))) != 1):
         raise RecipeError(

@@ -6,15 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from olivebuild import foreign, links, onnx_folder
 from olivebuild.digest import files_below
 from olivebuild.errors import Where
 from olivebuild.foreign import Fault
-
-if TYPE_CHECKING:
-    from olivebuild.plan import Plan
 
 
 def faults(folder: Path, kind: str) -> Iterator[Fault]:
@@ -50,23 +46,3 @@ def check(folder: Path, kind: str, where: Where | str | None, *, trust: bool) ->
     )
     if not trust:
         foreign.check(faults(folder, kind), hint(kind), where)
-
-
-def found(plan: Plan, recipe_folder: Path) -> Iterator[tuple[str, str, Fault]]:
-    """(node, target, fault) of the adapters and ONNX folders on this disk that are yet to be
-    brought.
-    """
-    for name, state in plan.states.items():
-        node, source = state.node, state.node.source
-        waits = state.verdict.value in ("stale", "waiting")
-        if (
-            waits
-            and source
-            and source.scheme == "file"
-            and node.kind in ("adapter", "onnx")
-            and not node.trusts
-        ):
-            yield from (
-                (name, node.target, fault)
-                for fault in faults(recipe_folder / source.name, node.kind)
-            )

@@ -196,7 +196,7 @@ def plan(
     \b
     olivebuild plan onnx-int4
     """
-    from olivebuild import console, live
+    from olivebuild import console, explain, live
     from olivebuild.findings import problems
 
     project = open_all(ctx, settings)
@@ -222,7 +222,7 @@ def plan(
         verdict, states = made.target(name)
         last, cost = states[-1], [s.seconds for s in states if s.seconds is not None]
         reasons = (
-            [asdict(r) for r in console.unique_reasons(states, name)]
+            [asdict(r) for r in explain.unique_reasons(states, name)]
             if verdict.value != "fresh"
             else []
         )
@@ -259,7 +259,8 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     \b
     olivebuild why onnx-int4
     """
-    from olivebuild import explain, findings, live
+    from olivebuild import explain, live
+    from olivebuild.console import show_faults
     from olivebuild.history import last_failures
     from olivebuild.recording import history_of
 
@@ -273,7 +274,7 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     click.echo(
         streams.json_text(explain.to_json(story), indent=2) if as_json else explain.to_text(story)
     )
-    ctx.exit(findings.show_faults(made))
+    ctx.exit(show_faults(made))
 
 
 def run(seen: StatComparison | None = None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from olivebuild import environment
-from olivebuild.findings import PlanProblem
+from olivebuild.finding import PlanProblem
 from olivebuild.node import Node
 from olivebuild.plan import Plan, Planner
 from olivebuild.scan import Scan, split

@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 from olivebuild.node import Program
 
@@ -20,6 +21,7 @@ OUTPUTS = (">", ">>", ">|", "&>", "&>>", ">&")
 OPERATORS = set("();<>|&")
 WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")
 """The options of Python that take the word after them."""
+SLOT = re.compile(r"\{(inputs|outputs)\.([a-z0-9][a-z0-9_.-]*)\}|\{(out)\}")
 
 
 def words_of(line: str, *, by_shell: bool) -> list[str]:
@@ -116,3 +118,15 @@ def words_in(script: str) -> list[str]:
         except ValueError:
             continue
     return list(dict.fromkeys(found.words))
+
+
+def named_outputs(many: Any) -> dict[str, str]:
+    return (
+        dict(many)
+        if isinstance(many, dict)
+        else {PurePosixPath(path).stem.lower(): path for path in many}
+    )
+
+
+def named_inputs(many: Any) -> dict[str, Any]:
+    return dict(many) if isinstance(many, dict) else {str(ref): ref for ref in many}

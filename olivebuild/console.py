@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,9 +19,9 @@ from rich.text import Text
 from olivebuild.build_report import BuildReport
 from olivebuild.comparing import Comparison, since_last
 from olivebuild.errors import BuildError
+from olivebuild.explain import unique_reasons
 from olivebuild.gates import FIGURES, Judgement
 from olivebuild.history import Entry
-from olivebuild.key import Reason
 from olivebuild.lines import summary
 from olivebuild.plan import Plan
 from olivebuild.states import Verdict
@@ -30,7 +30,7 @@ from olivebuild.wording import describe, difference, figure, listed
 from olivebuild.wording import heading as named
 
 if TYPE_CHECKING:
-    from olivebuild.findings import PlanProblem
+    from olivebuild.finding import PlanProblem
     from olivebuild.metric_records import ChoiceMetrics, DataMetrics, Metrics, ModelMetrics
 
 COLOURS = {
@@ -61,6 +61,14 @@ def show_error(error: BuildError) -> None:
             )
     if error.hint:
         console.print(f"  [cyan]hint:[/] {escape(clean(error.hint))}")
+
+
+def show_faults(plan: Plan) -> int:
+    """Show the inputs that can't be read, as errors. Return the exit code that this is."""
+    faults = [lookup.fault for lookup in plan.lookups.values() if lookup.fault]
+    for fault in faults:
+        show_error(fault)
+    return max((fault.exit_code for fault in faults), default=0)
 
 
 def show_summary(report: BuildReport) -> None:
@@ -114,16 +122,6 @@ def show_problems(problems: Iterable[PlanProblem]) -> None:
                 f"[bright_black]{'note':<8}[/] {problem.target:<14} "
                 f"{escape(clean(f'{problem.where}: {problem.fact}; {problem.hint}'))}"
             )
-
-
-def unique_reasons(states: Iterable[Any], target: str) -> list[Reason]:
-    """The reasons of a target's nodes, without those that only say that one of its own nodes comes
-    first.
-    """
-    reasons = [
-        r for s in states for r in s.reasons if not (r.cause == "input" and r.what == target)
-    ]
-    return list(dict.fromkeys(reasons))
 
 
 def show_gates(judgements: Iterable[Judgement]) -> None:

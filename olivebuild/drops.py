@@ -5,16 +5,11 @@ first stands.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from olivebuild import opening
-
-if TYPE_CHECKING:
-    from olivebuild.job import Job
-    from olivebuild.states import State
-    from olivebuild.workspace import Workspace
 
 MAX_REASONS = 5
 FAILED = "the last run failed"
@@ -78,29 +73,24 @@ def left_by(log: Path) -> dict[str, Any]:
     )
 
 
-def failed(workspace: Workspace, states: Iterable[State]) -> list[str]:
-    """What the last run dropped of those nodes that are not made yet, if it failed."""
-    open_ = [s.node.name for s in states if s.trace is None and s.node.lies_at is None]
-    return [line for name in open_ for line in all_told(left_by(workspace.log_of(name)))]
+def keep(log: str, recipe_folder: str, report: Mapping[str, Any]) -> str:
+    """Keep the report of a step that fails beside its log; return where it lies, below the recipe's
+    folder if it does.
 
-
-def keep(job: Job, report: Mapping[str, Any]) -> str:
-    """Keep the report of a step that fails beside its log; where it lies.
-
-    Nothing else of such a step is kept.
+    Nothing else of such a step is kept. `log` is "" where there is none.
     """
-    if not report or not job.log:
+    if not report or not log:
         return ""
-    file = report_file(job.log)
+    file = report_file(log)
     file.write_text(as_text(report), "utf-8")
-    folder = Path(job.action.recipe_folder)
+    folder = Path(recipe_folder)
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
 
 
-def forget(job: Job) -> None:
-    """The step ended well: what an earlier run left says nothing any more."""
-    if job.log:
-        report_file(job.log).unlink(missing_ok=True)
+def forget(log: str) -> None:
+    """Delete what an earlier run left: the step has ended well."""
+    if log:
+        report_file(log).unlink(missing_ok=True)
 
 
 def as_text(report: Mapping[str, Any]) -> str:

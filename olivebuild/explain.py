@@ -4,13 +4,13 @@ down to the root cause.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec.structs import asdict
 
 from olivebuild import numerics
-from olivebuild.console import unique_reasons
 from olivebuild.key import Reason, version_label
 from olivebuild.plan import Plan
 from olivebuild.states import State, Verdict
@@ -151,3 +151,13 @@ def to_json(story: Story) -> dict[str, object]:
         "notes": story.notes,
         "causes": [to_json(c) for c in story.causes],
     }
+
+
+def unique_reasons(states: Iterable[Any], target: str) -> list[Reason]:
+    """The reasons of a target's nodes, without those that only say that one of its own nodes comes
+    first.
+    """
+    reasons = [
+        r for s in states for r in s.reasons if not (r.cause == "input" and r.what == target)
+    ]
+    return list(dict.fromkeys(reasons))

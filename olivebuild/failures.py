@@ -12,7 +12,7 @@ from olivebuild.plan import Plan, Planner
 from olivebuild.states import Verdict
 
 if TYPE_CHECKING:
-    from olivebuild.findings import PlanProblem
+    from olivebuild.finding import PlanProblem
 
 UNFINISHED = (Verdict.STALE, Verdict.WAITING, Verdict.BROKEN)
 

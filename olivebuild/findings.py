@@ -5,40 +5,11 @@ do not allow. Runs nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
-from olivebuild.errors import BuildError, InputError, Where
+from olivebuild.finding import PlanProblem
 from olivebuild.graph import Graph
 from olivebuild.plan import Plan, Planner
 from olivebuild.states import Verdict
-
-
-class PlanProblem(NamedTuple):
-    """A finding with the place in the recipe that it is about, and the nodes that can't run
-    for it.
-    """
-
-    target: str
-    where: Where
-    fact: str
-    hint: str
-    nodes: tuple[str, ...]
-    fails: bool
-    stops: tuple[str, ...] = ()
-    """The other targets that can't be made then."""
-
-    def to_json(self) -> dict[str, object]:
-        stops = {"stops": list(self.stops)} if self.stops else {}
-        return {
-            "target": self.target,
-            "where": str(self.where),
-            "fact": self.fact,
-            "hint": self.hint,
-            **stops,
-        }
-
-    def error(self) -> BuildError:
-        return InputError(self.fact, where=self.where, hint=self.hint, target=self.target)
 
 
 def problems(planner: Planner, plan: Plan) -> list[PlanProblem]:
@@ -81,14 +52,3 @@ def waiting_for(graph: Graph, plan: Plan, names: Iterable[str]) -> set[str]:
                 found.add(user)
                 left.append(user)
     return found
-
-
-def show_faults(plan: Plan) -> int:
-    """The inputs that can't be read, as errors; the exit code that this is."""
-    faults = [lookup.fault for lookup in plan.lookups.values() if lookup.fault]
-    if faults:
-        from olivebuild.console import show_error
-
-        for fault in faults:
-            show_error(fault)
-    return max((fault.exit_code for fault in faults), default=0)

@@ -16,12 +16,13 @@ last deletion: what is used before is seen as used, and what is used after is se
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,8 +33,6 @@ from msgspec.structs import replace
 from olivebuild import digest, opening, places, trees, workspaces
 from olivebuild.derived import Derived
 from olivebuild.errors import StoreError
-from olivebuild.executor import Action
-from olivebuild.history import History
 from olivebuild.locks import locked, try_lock
 from olivebuild.manifest import Manifest
 from olivebuild.store import WRITTEN, Store
@@ -97,17 +96,28 @@ class Sweep:
         return sum(self.blobs.values()) - sum(result.size for result in self.results)
 
 
-def collect(store: Store, limits: Limits, *, delete: bool) -> Sweep:
+def _nothing(_recipe: Path) -> Iterable[tuple[str, str]]:
+    return ()
+
+
+def collect(
+    store: Store,
+    limits: Limits,
+    *,
+    delete: bool,
+    targets_of: Callable[[Path], Iterable[tuple[str, str]]] = _nothing,
+) -> Sweep:
     """Find what can go, and with `delete` let it go.
 
+    `targets_of` yields (key, target) of what a recipe has made, to name results by.
     Raises StoreError when the cache can't be written.
     """
     if not delete:
         with _alone(store) as building:
-            return _Survey(store, limits, building).sweep()
+            return _Survey(store, limits, building, targets_of).sweep()
     store.check_writable("nothing in it can be deleted")
     with _alone(store) as building, locked(store.sweep_lock):
-        found = _Survey(store, limits, building).sweep()
+        found = _Survey(store, limits, building, targets_of).sweep()
         _delete(store, found)
     return found
 
@@ -126,8 +136,15 @@ def _alone(store: Store) -> Iterator[bool]:
 class _Survey:
     """One look at the cache."""
 
-    def __init__(self, store: Store, limits: Limits, building: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        building: bool,
+        targets_of: Callable[[Path], Iterable[tuple[str, str]]],
+    ) -> None:
         self.store, self.limits, self.building = store, limits, building
+        self.targets_of = targets_of
         self.now = time.time()
         self.registered = workspaces.all_registered(store)
         self.running = list(_running(store))
@@ -197,11 +214,12 @@ class _Survey:
         found: set[str] = set()
         for folder in self.running:
             with suppress(OSError, ValueError, TypeError, KeyError):
-                action = Action.from_json((folder / "out.json").read_text("utf-8"))
+                # The action that runs there, as its worker was handed it.
+                action = json.loads((folder / "out.json").read_text("utf-8"))
                 found |= {
                     blob
-                    for given in action.inputs.values()
-                    for blob in self._blobs_of(given.manifest)
+                    for entry in action["inputs"].values()
+                    for blob in self._blobs_of(entry["manifest"])
                 }
         return found
 
@@ -284,10 +302,9 @@ class _Survey:
     def _names(self) -> dict[str, tuple[str, str]]:
         """key -> (target, recipe), as far as the histories of the registered recipes tell."""
         return {
-            made.key: (made.target, one.recipe)
+            key: (target, one.recipe)
             for one in self.registered
-            for entry in History(self.store.root, Path(one.recipe)).read()
-            for made in entry.made
+            for key, target in self.targets_of(Path(one.recipe))
         }
 
     def _size(self, blob: str) -> int:

@@ -11,7 +11,7 @@ numbers are unique.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -253,3 +253,10 @@ def find(entries: Sequence[Entry], name: str) -> Entry:
             hint=hint,
         )
     return chosen[-1]
+
+
+def targets_made(store: Path, recipe: Path) -> Iterator[tuple[str, str]]:
+    """Yield (key, target) of what the builds of a recipe made."""
+    for entry in History(store, recipe).read():
+        for made in entry.made:
+            yield made.key, made.target

@@ -139,7 +139,10 @@ def gc(
     olivebuild gc
     olivebuild gc --delete --max-size 50GB --older-than 2w
     """
+    from functools import partial
+
     from olivebuild import gc, text
+    from olivebuild.history import targets_made
     from olivebuild.project import cache_folder
     from olivebuild.store import Store
 
@@ -147,7 +150,12 @@ def gc(
     store = project.planner.store if project else Store(cache_folder())
     if max_size is None and project and project.graph.recipe.cache.max_size:
         max_size = text.size_of(project.graph.recipe.cache.max_size)
-    found = gc.collect(store, gc.Limits(older_than, max_size), delete=delete)
+    found = gc.collect(
+        store,
+        gc.Limits(older_than, max_size),
+        delete=delete,
+        targets_of=partial(targets_made, store.root),
+    )
     click.echo(
         json.dumps(_as_json(found, max_size, delete), indent=2)
         if as_json

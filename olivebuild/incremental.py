@@ -221,7 +221,7 @@ def _header(graph: Graph, plan: Plan, seal: str, always_check: tuple[int, ...]) 
         keys=tuple(s.key or "" for s in states),
         seconds=tuple(s.seconds for s in states),
         always_check=always_check,
-        light=all(s.node.runner for s in states),
+        light=all(s.node.kind == "command" for s in states),
     )
 
 

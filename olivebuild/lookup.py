@@ -10,8 +10,9 @@ from msgspec import Struct
 from olivebuild.dating import Dating
 from olivebuild.errors import InputError
 from olivebuild.graph import Graph
-from olivebuild.key import Part, Reason, compare, key_of, parts_of
+from olivebuild.key import Part, Reason, compare, key_of
 from olivebuild.node import Node
+from olivebuild.parts import parts_of
 from olivebuild.scan import Scan
 from olivebuild.states import Lookup, Verdict
 from olivebuild.trace import Trace, Traces

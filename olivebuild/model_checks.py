@@ -13,7 +13,8 @@ from pathlib import Path
 from olivebuild import brought, clock, digest, foreign, hub, mistaken
 from olivebuild.conversions import known_to_fail
 from olivebuild.errors import InputError, first_line
-from olivebuild.findings import PlanProblem
+from olivebuild.finding import PlanProblem
+from olivebuild.foreign import Fault
 from olivebuild.graph import Graph
 from olivebuild.machine import installed
 from olivebuild.model_config import (
@@ -104,7 +105,7 @@ def problems(planner: Planner, plan: Plan) -> list[PlanProblem]:
                 found[folder, finding.fact] = PlanProblem(
                     before.target if before else target, where, *finding[:2], nodes, finding.fails
                 )
-    for name, target, fault in brought.found(plan, planner.scan.recipe.folder):
+    for name, target, fault in _imported_faults(plan, planner.scan.recipe.folder):
         where, folder = (
             planner.scan.recipe.where(target, ("source",)),
             planner.scan.recipe.folder / target,
@@ -113,6 +114,24 @@ def problems(planner: Planner, plan: Plan) -> list[PlanProblem]:
             target, where, f"{fault.file}: {fault.fact}", foreign.HINT, (name,), True
         )
     return _without_repeats(found)
+
+
+def _imported_faults(plan: Plan, recipe_folder: Path) -> Iterator[tuple[str, str, Fault]]:
+    """Yield (node, target, fault) of the adapters and ONNX folders on this disk that are yet to be
+    imported.
+    """
+    for name, state in plan.states.items():
+        node, source = state.node, state.node.source
+        waits = state.verdict.value in ("stale", "waiting")
+        if (
+            waits
+            and source
+            and source.scheme == "file"
+            and node.kind in ("adapter", "onnx")
+            and not node.trusts
+        ):
+            for fault in brought.faults(recipe_folder / source.name, node.kind):
+                yield name, node.target, fault
 
 
 def _without_repeats(found: Mapping[tuple[Path, str], PlanProblem]) -> list[PlanProblem]:

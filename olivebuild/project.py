@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from olivebuild import digest, names
+from olivebuild import digest, drops, names
 from olivebuild import recipe as recipes
 from olivebuild.errors import RecipeError, StoreError
 from olivebuild.graph import Graph, build_graph
@@ -24,6 +24,7 @@ from olivebuild.plan import Plan, Planner
 from olivebuild.recipe import Recipe
 from olivebuild.scan import Scan
 from olivebuild.snapshot import StatComparison
+from olivebuild.states import State
 from olivebuild.store import Store
 from olivebuild.trace import Traces
 from olivebuild.workspace import Workspace
@@ -50,6 +51,17 @@ class Project(Struct):
     @property
     def lock(self) -> Lockfile:
         return self.planner.scan.lock
+
+    def dropped_rows(self, states: Iterable[State]) -> list[str]:
+        """Lines on what the last run dropped, for nodes that are not made yet and whose last run
+        failed.
+        """
+        names = [s.node.name for s in states if s.trace is None and s.node.lies_at is None]
+        return [
+            line
+            for name in names
+            for line in drops.all_told(drops.left_by(self.workspace.log_of(name)))
+        ]
 
     def metrics(self, plan: Plan, target: str) -> Mapping[str, Any]:
         trace = plan.states[target].trace

@@ -3,13 +3,12 @@ the key. Runs nothing.
 
 A kind is a file in olivebuild/steps/ (or an entry point in the group `olivebuild.steps`) that holds
 `STEP`, an instance of a
-subclass of `Step`. Its module imports nothing heavy; `run` does, in a worker process.
+subclass of `Step`. Its module imports nothing heavy; its `runner` does, in a worker process.
 """
 
 from __future__ import annotations
 
 import importlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -60,7 +59,7 @@ class Target:
     resources: dict[str, float] = field(default_factory=dict)
 
 
-class Step(ABC):
+class Step:
     """One kind of artifact.
 
     Raise `version` whenever the same inputs would give other bytes, and say in `changes` what
@@ -85,9 +84,9 @@ class Step(ABC):
     """Modules that `run` imports, all but torch and its like: a worker that waits for such a step
     can import them meanwhile.
     """
-    runner: ClassVar[str] = ""
-    """The module whose `run(job)` makes the artifact without this class and a model of the fields:
-    a worker then imports neither.
+    runner: ClassVar[str] = "olivebuild.ml.kinds.plugin"
+    """The module whose `run(job)` makes the artifact, in a worker process; raises BuildError for
+    what the user can mend. The default is for kinds that define `run` themselves.
     """
     machine: ClassVar[bool] = False
     """The result belongs to this machine: processor, cores, memory and GPU enter the key."""
@@ -95,6 +94,11 @@ class Step(ABC):
     floating: ClassVar[bool] = False
     """Computes with floating-point numbers, whose last bits depend on the machine; see numerics.py.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.runner == Step.runner and cls.run is Step.run and "kind" in vars(cls):
+            raise TypeError(f"{cls.__name__} needs a `runner`, or a `run` of its own")
 
     def takes_gpu(self, fields: Any) -> bool:
         return self.gpu
@@ -208,12 +212,12 @@ class Step(ABC):
         """
         return None
 
-    @abstractmethod
     def run(self, job: Job) -> None:
-        """Make the artifact in `job.out`.
+        """Make the artifact in `job.out`, for a kind that names no `runner` of its own.
 
         Runs in a worker process; raises BuildError for what the user can mend.
         """
+        raise NotImplementedError(f"{self.kind} names no runner and defines no `run`")
 
 
 def entry_points(*, group: str, name: str = "") -> list[EntryPoint]:

@@ -48,7 +48,8 @@ def status(ctx: click.Context, as_json: bool) -> None:
     \b
     olivebuild status
     """
-    from olivebuild import drops, findings, live
+    from olivebuild import drops, live
+    from olivebuild.console import show_faults
 
     project = open_all(ctx)
     with live.hashing(project.workspace.memo):
@@ -74,7 +75,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
             "seconds": last.seconds,
         }
         dropped = drops.all_told(last.trace.metrics) if last.trace else []
-        dropped += [f"{drops.FAILED}: {line}" for line in drops.failed(project.workspace, states)]
+        dropped += [f"{drops.FAILED}: {line}" for line in project.dropped_rows(states)]
         rows.append(row | {"folder": shown or None} | ({"dropped": dropped} if dropped else {}))
         if not as_json:
             amount, kept = (text.size(n) if n is not None else "" for n in (size, stored))
@@ -95,7 +96,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
             f"{text.size(total)} in all, of which the cache holds "
             f"{text.size(sum(all_held.values()))}"
         )
-    ctx.exit(findings.show_faults(made))
+    ctx.exit(show_faults(made))
 
 
 @click.command()

@@ -117,7 +117,7 @@ def run(action: Action, stream: Any, log: str = "") -> int:
     job = Job(action, stream)
     job.log = log
     try:
-        _run(job)
+        importlib.import_module(action.runner).run(job)
         if job.mode != ALL:
             privacy.restrict(job.out, job.mode)
         data = job.result._asdict()
@@ -187,22 +187,6 @@ def run(action: Action, stream: Any, log: str = "") -> int:
         )
         return 1
     return 0
-
-
-def _run(job: Job) -> None:
-    action = job.action
-    if action.runner:
-        importlib.import_module(action.runner).run(job)
-        return
-    from olivebuild.step import step_of
-
-    step = step_of(action.kind)
-    assert step is not None
-    if any(given.kind in ("model", "merged") for given in action.inputs.values()):
-        from olivebuild.steps import _opened
-
-        _opened.check_inputs(job)
-    step.run(job)
 
 
 def _is_full(error: BaseException, folder: Path) -> bool:

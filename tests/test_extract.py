@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 
 from olivebuild.project import open_graph
-from olivebuild.steps._rows import fill
+from olivebuild.templates import fill
 
 RECIPE = Path(__file__).parent.parent / "recipes/extract"
 

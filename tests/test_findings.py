@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from olivebuild.errors import InputError
-from olivebuild.findings import PlanProblem, problems
+from olivebuild.finding import PlanProblem
+from olivebuild.findings import problems
 from olivebuild.key import Reason
 from olivebuild.states import Verdict
 from tests.conftest import Place

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from olivebuild.graph import build_graph
-from olivebuild.key import Part, Reason, compare, key_of, parts_of
+from olivebuild.key import Part, Reason, compare, key_of
 from olivebuild.node import flatten
+from olivebuild.parts import parts_of
 from olivebuild.recipe import FILE_NAME, load
 
 ADAPTER = """\

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from olivebuild.findings import PlanProblem, problems
+from olivebuild.finding import PlanProblem
+from olivebuild.findings import problems
 from olivebuild.machine import installed
 from olivebuild.model_config import (
     architectures_of_builder,

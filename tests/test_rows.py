@@ -17,8 +17,9 @@ from olivebuild.errors import InputError, Where
 from olivebuild.executor import Action
 from olivebuild.job import Job
 from olivebuild.steps._reading import Read, read_file
-from olivebuild.steps._rows import Row, Template, _data_files, columns_in, fill, read_all
+from olivebuild.steps._rows import Row, Template, _data_files, read_all
 from olivebuild.steps.dataset import DatasetFields
+from olivebuild.templates import columns_in, fill
 
 LINE = '  tone: {kind: dataset, source: a.jsonl, text: "{a}"}'
 

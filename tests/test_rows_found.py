@@ -23,12 +23,14 @@ from olivebuild.errors import InputError, Where
 from olivebuild.executor import Action
 from olivebuild.job import Job
 from olivebuild.manifest import Entry, Manifest
+from olivebuild.ml.kinds import dataset as dataset_kind
+from olivebuild.ml.kinds.dataset import look_alikes
 from olivebuild.steps._answers import Form, read_rows
 from olivebuild.steps._conversation import conversation, conversation_of
 from olivebuild.steps._reading import Read, read_file
 from olivebuild.steps._row_origins import origins_of
-from olivebuild.steps._rows import columns_in, fill
-from olivebuild.steps.dataset import STEP, DatasetFields, look_alikes
+from olivebuild.steps.dataset import STEP, DatasetFields
+from olivebuild.templates import columns_in, fill
 from tests.conftest import Place
 from tests.test_rows import render
 
@@ -587,7 +589,7 @@ def run(
     job, stream = Job(action, io.StringIO()), io.StringIO()
     job._stream = stream
     job.log = str(folder / "rows.log")
-    STEP.run(job)
+    dataset_kind.run(job)
     return job, [
         e["text"] for e in map(json.loads, stream.getvalue().splitlines()) if e["event"] == "note"
     ]
@@ -641,7 +643,7 @@ def test_a_row_that_moves_is_the_same_row(tmp_path: Path) -> None:
             (tmp_path / "source.jsonl").write_text(
                 "\n" * lines + (tmp_path / "source.jsonl").read_text()
             )
-            STEP.run(job)
+            dataset_kind.run(job)
         digests.append(job.result.digests)
         asked = [
             {"q": row["prompt"], "a": row["completion"]}

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from olivebuild import drops
 from olivebuild.history import Entry
 from olivebuild.metric_records import Metrics, read_metrics
 from olivebuild.plan import Plan
@@ -34,7 +33,7 @@ class Evidence:
 
     def failed(self, target: str) -> str:
         """What the last run of a target dropped, if it failed and none came after."""
-        return "; ".join(drops.failed(self.project.workspace, self.plan.target(target)[1]))
+        return "; ".join(self.project.dropped_rows(self.plan.target(target)[1]))
 
     def metrics(self, target: str) -> Mapping[str, Any]:
         trace = self.trace(target)

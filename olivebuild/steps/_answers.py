@@ -14,10 +14,10 @@ from typing import Any
 from olivebuild.errors import InputError
 from olivebuild.steps._conversation import conversation_of, tools_of
 from olivebuild.steps._reading import Read, read_file
-from olivebuild.steps._rows import columns_in, fill, slots
 from olivebuild.steps._runtime import BATCH, Question, Runtime
 from olivebuild.steps._tokens import Encoder
 from olivebuild.steps._values import DATES, is_missing, text_of, tidied, why_not
+from olivebuild.templates import columns_in, fill, slots
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from olivebuild.job import Job
     from olivebuild.steps.onnx import OnnxFields
 
-LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
-"""Those whose versions decide what a conversion gives."""
 BUILDER_NAMES = {
     "algorithm": "algo_config",
     "symmetric": "is_symmetric",

@@ -13,6 +13,7 @@ from typing import Any
 
 from olivebuild.gates import OF_ANSWERS
 from olivebuild.metric_records import Answer, DataMetrics, ModelMetrics, Samples, decode
+from olivebuild.steps._figures import without_answers
 from olivebuild.steps._statistics import (
     LOSSES,
     Difference,
@@ -25,7 +26,6 @@ from olivebuild.steps._statistics import (
     paired_shares,
     rows_needed,
 )
-from olivebuild.steps.benchmark_accuracy import without_answers
 
 # figure -> whether a row's answer is right
 YES_OR_NO: dict[str, Callable[[Answer], bool | None]] = {

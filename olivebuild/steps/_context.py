@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from olivebuild import model_config
 from olivebuild.errors import InputError, Where
+from olivebuild.small_files import read_json
 from olivebuild.steps._row_origins import origins_of
 
 if TYPE_CHECKING:
@@ -27,8 +29,6 @@ def check_rows(job: Job, rows: TokenRows, folder: str, role: str, *field: str) -
     """Raise InputError when rows of the input `role` have more tokens than the model in `folder`
     takes.
     """
-    from olivebuild.steps._speech import context_of
-
     context = context_of(Path(folder))
     if context is None or not len(rows) or int(rows.lengths.max()) <= context:
         return
@@ -140,8 +140,6 @@ def _check_lengths(
     where: Where | None,
     who: str = "",
 ) -> None:
-    from olivebuild.steps._speech import context_of
-
     context = context_of(Path(folder))
     count = sum(prompt + answer > context for prompt in prompts) if context is not None else 0
     if not count:
@@ -174,3 +172,29 @@ def _parts(rows: TokenRows) -> tuple[list[int], list[int]]:
     """The lengths of prompts and of completions."""
     firsts = [row.first for row in rows]
     return firsts, [int(n) - first for n, first in zip(rows.lengths, firsts, strict=True)]
+
+
+def context_of(folder: Path) -> int | None:
+    """How many tokens the model takes, prompt and answer together; None where it does not say."""
+    genai = folder / "genai_config.json"
+    if genai.is_file():
+        return int(read_json(genai)["model"]["context_length"])
+    return model_config.context_of(model_config.read_config(folder))
+
+
+def room_for(
+    prompt: list[int], wanted: int, context: int | None, where: Where | None = None
+) -> int:
+    """How many tokens the answer may have.
+
+    Raises InputError when the prompt alone fills the context.
+    """
+    if context is None:
+        return wanted
+    if len(prompt) >= context:
+        fact = (
+            f"the prompt has {len(prompt)} tokens, and the model takes {context}, its answer "
+            "included"
+        )
+        raise InputError(fact, where=where, hint="a shorter text, or in a chat /new")
+    return min(wanted, context - len(prompt))

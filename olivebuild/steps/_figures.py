@@ -59,6 +59,10 @@ def normal(text: str) -> str:
     return words.strip("".join(c for c in words if unicodedata.category(c)[0] in "PZ"))
 
 
+def without_answers(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name != "answers"}
+
+
 def figures(judged: list[Judged], *, labelled: bool, written: bool) -> dict[str, Any]:
     """`labelled`: each row has a likeliest label; `written`: each has a free answer."""
     rows = len(judged)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from olivebuild import drops
 from olivebuild.errors import InputError
-from olivebuild.steps._context import REFUSED
+from olivebuild.steps._context import REFUSED, context_of
 from olivebuild.steps._row_origins import origins_of
-from olivebuild.steps._speech import context_of
 
 if TYPE_CHECKING:
     from olivebuild.job import Job
@@ -45,7 +44,7 @@ def check_flaws(
     if len(faulty) <= origins.max_dropped * rows.read:
         job.note(text)
         return figures
-    kept = drops.keep(job, figures)
+    kept = drops.keep(job.log, job.action.recipe_folder, figures)
     hint = "; ".join(
         [
             *_hints(rows, context_of(Path(folder))),

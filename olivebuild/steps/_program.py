@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 import threading
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivebuild import environment, names
 from olivebuild.children import python
+from olivebuild.commandline import SLOT, named_inputs, named_outputs
 from olivebuild.endings import ending, kills
 from olivebuild.errors import InputError, StepError
 from olivebuild.result import Result
@@ -28,19 +28,6 @@ if TYPE_CHECKING:
     from olivebuild.job import Job
 
 GRACE_SECONDS = 2
-SLOT = re.compile(r"\{(inputs|outputs)\.([a-z0-9][a-z0-9_.-]*)\}|\{(out)\}")
-
-
-def named_outputs(many: Any) -> dict[str, str]:
-    return (
-        dict(many)
-        if isinstance(many, dict)
-        else {PurePosixPath(path).stem.lower(): path for path in many}
-    )
-
-
-def named_inputs(many: Any) -> dict[str, Any]:
-    return dict(many) if isinstance(many, dict) else {str(ref): ref for ref in many}
 
 
 def run(job: Job) -> None:
@@ -58,7 +45,7 @@ def run(job: Job) -> None:
     def fill(word: str) -> str:
         return SLOT.sub(lambda m: str(job.out if m[3] else paths[m[1], m[2]]), word)
 
-    command = [fill(word) for word in words(line)]
+    command = [fill(word) for word in shlex.split(line)]
     if command[0] in ("python", "python3"):
         # The interpreter that olivebuild runs in, with its libraries; a bare name may be another
         # one.
@@ -139,10 +126,6 @@ def _call(run: str | list[str], mask: environment.Mask, how: Any) -> int:
 def _write(data: bytes) -> None:
     while data:
         data = data[os.write(1, data) :]
-
-
-def words(run: str) -> list[str]:
-    return shlex.split(run)
 
 
 def _copy(job: Job, name: str) -> Path:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from olivebuild.errors import StepError, first_line
 from olivebuild.machine import installed
-from olivebuild.steps._builder import LIBRARIES, run_builder
+from olivebuild.steps._builder import run_builder
+from olivebuild.steps.onnx import LIBRARIES
 
 if TYPE_CHECKING:
     from olivebuild.job import Job

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from olivebuild import clock, model_config
-from olivebuild.errors import InputError, Where
-from olivebuild.small_files import read_json, read_text
+from olivebuild import clock
+from olivebuild.errors import Where
+from olivebuild.small_files import read_text
 from olivebuild.steps import _patterns, _runtime
 from olivebuild.steps._ends import trained_ends
 from olivebuild.steps._models import load_tokenizer
@@ -59,32 +59,6 @@ def dress(runtime: Runtime, adapter: str, date: str) -> None:
         runtime.tokenizer = load_tokenizer(adapter, date=date)
     elif (template := Path(adapter, "chat_template.jinja")).is_file():
         runtime.tokenizer.chat_template = clock.fixed(read_text(template), date)
-
-
-def context_of(folder: Path) -> int | None:
-    """How many tokens the model takes, prompt and answer together; None where it does not say."""
-    genai = folder / "genai_config.json"
-    if genai.is_file():
-        return int(read_json(genai)["model"]["context_length"])
-    return model_config.context_of(model_config.read_config(folder))
-
-
-def room_for(
-    prompt: list[int], wanted: int, context: int | None, where: Where | None = None
-) -> int:
-    """How many tokens the answer may have.
-
-    Raises InputError when the prompt alone fills the context.
-    """
-    if context is None:
-        return wanted
-    if len(prompt) >= context:
-        fact = (
-            f"the prompt has {len(prompt)} tokens, and the model takes {context}, its answer "
-            "included"
-        )
-        raise InputError(fact, where=where, hint="a shorter text, or in a chat /new")
-    return min(wanted, context - len(prompt))
 
 
 def tokens(

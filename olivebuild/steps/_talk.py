@@ -110,7 +110,8 @@ def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
     import numpy as np
 
     from olivebuild.steps._answers import Form, from_messages
-    from olivebuild.steps._speech import Decoder, context_of, room_for, speech, tokens
+    from olivebuild.steps._context import context_of, room_for
+    from olivebuild.steps._speech import Decoder, speech, tokens
 
     runtime, encoder = open_subject(settings)
     forms, context = (
@@ -153,7 +154,7 @@ def predict(settings: Mapping[str, Any], say: Say) -> None:
     Whatever is wrong with any row is found before the first is answered.
     """
     from olivebuild.steps._answers import Form, answers, prompts_of, read_rows
-    from olivebuild.steps._speech import context_of, room_for
+    from olivebuild.steps._context import context_of, room_for
 
     rows, form = read_rows(
         Path(settings["rows"]), settings["shown"], [Form(**f) for f in settings["forms"]]

@@ -55,7 +55,7 @@ def train(job: Job, fields: AdapterFields) -> Result:
     ends = _ends_of(job, fields, rows)
     evaluation, held_out = evaluation_of(job, fields)
     check_asked(job, encoder_of(job, fields))
-    drops.forget(job)
+    drops.forget(job.log)
     loop = fit(job, fields, rows, evaluation, device, dtype)
     save_adapter(loop.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
     (job.out / _ends.NAME).write_text(_ends.of_adapter(ends), "utf-8")

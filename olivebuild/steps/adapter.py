@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
 from olivebuild.errors import Problem
-from olivebuild.job import Job
-from olivebuild.small_files import read_bytes, read_json
 from olivebuild.sources import Source
-from olivebuild.step import Edge, Fields, FileInput, Ref, Result, Step
+from olivebuild.step import Edge, Fields, FileInput, Ref, Step
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -130,6 +128,7 @@ class Adapter(Step):
     }
     fields = AdapterFields
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
+    runner = "olivebuild.ml.kinds.adapter"
 
     def libraries(self, fields: AdapterFields) -> tuple[str, ...]:
         if fields.source:
@@ -234,89 +233,8 @@ class Adapter(Step):
             )
         return None
 
-    def run(self, job: Job) -> None:
-        fields = job.fields(AdapterFields)
-        if fields.source:
-            _bring(job, fields.source, fields.stop, trust=fields.trust)
-        else:
-            from olivebuild.steps import _train
-
-            job.result = _train.train(job, fields)
-
 
 DEFAULT_EPOCHS = 3.0
-
-
-def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
-    """Store an adapter folder's two files, checked, and the tokenizer that it was trained with, if
-    it brings one: peft's or Unsloth's.
-
-    Ends are texts until its base's tokenizer is there.
-    """
-    import json
-
-    from msgspec import structs
-
-    from olivebuild import brought
-    from olivebuild.errors import InputError
-    from olivebuild.manifest import Entry, Manifest
-    from olivebuild.steps import _ends
-    from olivebuild.steps._adapters import why_unusable
-    from olivebuild.steps._fetch import fetch
-    from olivebuild.steps._tokenizer_files import found_in
-    from olivebuild.tensors import tensors_of
-
-    folder = fetch(
-        job,
-        source,
-        look=lambda folder: brought.check(folder, "adapter", job.where("source"), trust=trust),
-    )
-    config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-    for file in (config, weights):
-        if not file.is_file():
-            pickled = (folder / "adapter_model.bin").is_file()
-            hint = (
-                "save it again with safe_serialization=True: unpickling runs code"
-                if pickled
-                else "is it an adapter folder as peft saves it?"
-            )
-            raise InputError(f"{file.name} is missing", where=str(folder), hint=hint)
-    try:
-        data: dict[str, Any] = read_json(config)
-        refusal = why_unusable({"peft_type": data["peft_type"], **data})
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise InputError(
-            f"not an adapter configuration: {e}",
-            where=str(config),
-            hint="is it an adapter folder as peft saves it?",
-        ) from None
-    if refusal:
-        raise InputError(refusal[0], where=job.where("source") or str(config), hint=refusal[1])
-    tensors = len(tensors_of(weights))
-    text = (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
-    # A file of this machine is copied again in less time than syncing takes, if a power cut takes
-    # the copy.
-    stored = job.store.put_file(
-        weights.resolve(), weights.name, job.out.parent, sync=source.scheme != "file"
-    )
-    entries = [
-        Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]),
-        structs.replace(stored, executable=False),
-    ]
-    said = _ends.read(folder / _ends.NAME)
-    trained = _ends.ids_of(said.get("eos_token_id")), _ends.texts_of(said.get("stop_strings"))
-    if stop or any(trained):
-        # `stop` has the word, else the ends that lie beside the adapter: those it was trained with.
-        ends = (
-            _ends.of_adapter([], sorted(set(stop))) if stop else _ends.of_adapter(*trained)
-        ).encode()
-        entries.append(Entry.of_runs(_ends.NAME, [(job.store.put_bytes(ends), len(ends))]))
-    for name, path in found_in(folder):
-        content = read_bytes(path)
-        entries.append(Entry.of_runs(name, [(job.store.put_bytes(content), len(content))]))
-    job.result = Result(
-        metrics={"tensors": tensors}, manifest=job.store.put_manifest(Manifest(tuple(entries)))
-    )
 
 
 STEP = Adapter()

@@ -4,11 +4,7 @@ needed.
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from olivebuild.job import Job
-from olivebuild.step import Fields, Result, Step
+from olivebuild.step import Fields, Step
 
 
 class BaselineFields(Fields):
@@ -18,50 +14,11 @@ class BaselineFields(Fields):
 class Baseline(Step):
     kind = "benchmark-baseline"
     fields = BaselineFields
+    runner = "olivebuild.ml.kinds.benchmark_baseline"
     floating = True
 
     def libraries(self, fields: BaselineFields) -> tuple[str, ...]:
         return ("scikit-learn",)
-
-    def run(self, job: Job) -> None:
-        from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.naive_bayes import MultinomialNB
-        from sklearn.pipeline import make_pipeline
-
-        from olivebuild.steps._tokens import Table, read_table
-
-        train = read_table(job.input("train").path)
-        tests = [read_table(job.input(role).path) for role in job.roles("data")]
-
-        def texts(table: Table) -> list[str]:
-            # The template is the same in every row, so it tells nothing.
-            return [
-                row.get("prompt") or row.get("user") or row.get("messages") or row.get("text") or ""
-                for row in table.rows
-            ]
-
-        classifiers: dict[str, Any] = {
-            "naive bayes": make_pipeline(CountVectorizer(), MultinomialNB()),
-            "tf-idf + logistic regression": make_pipeline(
-                TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000, C=10)
-            ),
-        }
-        labels = [row["label"] for row in train.rows]
-        result: dict[str, Any] = {}
-        for name, classifier in classifiers.items():
-            result[name] = [{"rows": len(t.rows)} for t in tests]
-            if len(set(labels)) < 2:
-                continue
-            classifier.fit(texts(train), labels)
-            for figures, table in zip(result[name], tests, strict=True):
-                if table.rows:
-                    figures["accuracy"] = round(
-                        float(classifier.score(texts(table), [row["label"] for row in table.rows])),
-                        6,
-                    )
-        (job.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-        job.result = Result(metrics=result)
 
 
 STEP = Baseline()

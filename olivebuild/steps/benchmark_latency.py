@@ -4,13 +4,11 @@ on disk; _latency.py does it.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 from pydantic import Field
 
-from olivebuild.job import Job
-from olivebuild.step import Fields, Result, Step
+from olivebuild.step import Fields, Step
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -35,6 +33,7 @@ class Latency(Step):
     kind = "benchmark-latency"
     version = 3
     fields = LatencyFields
+    runner = "olivebuild.ml.kinds.benchmark_latency"
     floating = True
     exclusive = True
     gpu = True
@@ -42,23 +41,6 @@ class Latency(Step):
 
     def libraries(self, fields: LatencyFields) -> tuple[str, ...]:
         return ("torch", "transformers", "onnxruntime-genai", "scipy")
-
-    def run(self, job: Job) -> None:
-        from olivebuild.steps._latency import measure
-
-        def progress(done: int, total: int) -> None:
-            job.progress("measuring", done, total)
-
-        result = measure(
-            [job.input(role) for role in job.roles("model")], job.fields(LatencyFields), progress
-        )
-        if not result["latency"]["interleaved"] and len(result["models"]) > 1:
-            job.note(
-                "memory does not hold all models at once: each was measured alone, so that what "
-                "the machine did meanwhile counts"
-            )
-        (job.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-        job.result = Result(metrics=result)
 
 
 STEP = Latency()

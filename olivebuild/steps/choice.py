@@ -10,17 +10,13 @@ own gates stay outside of keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from olivebuild.errors import GateError, InvalidValue, RecipeError
+from olivebuild.errors import InvalidValue, RecipeError
 from olivebuild.gates import FIGURES, Gate
-from olivebuild.job import Job
-from olivebuild.pareto import front, ranked
-from olivebuild.small_files import read_json
-from olivebuild.step import Edge, Fields, Node, Ref, Result, Step, Target
+from olivebuild.step import Edge, Fields, Node, Ref, Step, Target
 from olivebuild.steps.benchmark import BenchmarkFields
 from olivebuild.text import did_you_mean
 
@@ -41,6 +37,7 @@ class Choice(Step):
     kind = "choice"
     fields = ChoiceFields
     summary = "the `best` ONNX model of the benchmark `by` that meets all `gates`"
+    runner = "olivebuild.ml.kinds.choice"
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         fields = target.fields
@@ -68,48 +65,6 @@ class Choice(Step):
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         return fields.model_dump(mode="json", exclude={"by"})
-
-    def run(self, job: Job) -> None:
-        fields = job.fields(ChoiceFields)
-        from olivebuild.metric_records import read_metrics
-
-        by = job.input("by")
-        metrics = read_metrics(read_json(Path(by.folder) / "metrics.json"), by.target)
-        models = {job.input(role).target: job.input(role) for role in job.roles("model")}
-        gates = [
-            Gate.parse(text, metrics.score_names, list(metrics.commands), strict=fields.strict)
-            for text in fields.gates
-        ]
-        candidates = ranked(job.action.target, metrics, models, fields.best, gates)
-        best = candidates[0]
-        if not best.passes:
-            missed = next(j for j in best.judgements if not j.passed)
-            fact = (
-                f"no model of {by.target} meets all gates; {best.model} is nearest "
-                "and "
-                f"misses {missed.gate}: {missed.value:.4g}"
-            )
-            raise GateError(
-                fact,
-                where=job.where("gates"),
-                hint="the one that was chosen before, if any, stays in build/",
-            )
-        passing = [c.model for c in candidates if c.passes]
-        job.note(
-            f"{best.model} is the best of {len(candidates)} by {fields.best}"
-            + (f"; {len(passing)} meet all gates" if gates else "")
-        )
-        pareto = front(metrics)
-        choice: dict[str, object] = {
-            "chosen": best.model,
-            "by": fields.best,
-            "value": abs(best.value),
-            "passing": passing,
-        }
-        job.result = Result(
-            metrics=choice | ({"pareto": pareto.to_json()} if pareto else {}),
-            manifest=models[best.model].manifest,
-        )
 
 
 def _check(fields: ChoiceFields, judged: BenchmarkFields) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
 from olivebuild import names
-from olivebuild.commandline import program_of, words_of
+from olivebuild.commandline import SLOT, named_inputs, named_outputs, program_of, words_of
 from olivebuild.environment import NAME
 from olivebuild.errors import InvalidValue, Problem
 from olivebuild.node import Program
 from olivebuild.step import KINDS, Edge, Fields, FileInput, Ref, Step
-from olivebuild.steps import _program
-
-if TYPE_CHECKING:
-    from olivebuild.job import Job
 
 
 class Env(Fields):
@@ -83,10 +80,10 @@ class Command(Step):
         return not fields.gpu
 
     def named_outputs(self, fields: CommandFields) -> dict[str, str]:
-        return _program.named_outputs(fields.outputs)
+        return named_outputs(fields.outputs)
 
     def named_inputs(self, fields: CommandFields) -> dict[str, Ref]:
-        return _program.named_inputs(fields.inputs)
+        return named_inputs(fields.inputs)
 
     def outputs(self, fields: Fields) -> Mapping[str, str]:
         assert isinstance(fields, CommandFields)
@@ -131,7 +128,7 @@ class Command(Step):
 
     def check(self, fields: CommandFields) -> Problem | None:
         try:
-            if not words_of(fields.run, by_shell=fields.shell) or not _program.words(fields.run):
+            if not words_of(fields.run, by_shell=fields.shell) or not shlex.split(fields.run):
                 return Problem("`run` is empty", "name a program")
         except ValueError as e:
             return Problem(f"`run` is not a command line: {e}", "close the quotes")
@@ -168,7 +165,7 @@ class Command(Step):
                 f"the outputs {alike[0]!r} and {alike[1]!r} are one file on some systems",
                 "call one of them something else",
             )
-        for m in _program.SLOT.finditer(fields.run):
+        for m in SLOT.finditer(fields.run):
             known = list(inputs if m[1] == "inputs" else outputs)
             if m[1] and m[2] not in known:
                 return Problem(
@@ -176,9 +173,6 @@ class Command(Step):
                     f"declared are {', '.join(known) or 'none'}",
                 )
         return None
-
-    def run(self, job: Job) -> None:
-        _program.run(job)
 
 
 STEP = Command()

@@ -70,7 +70,8 @@ def refusals(folder: Path, name: str) -> dict[str, str]:
 def merged(folder: Path, store: Any, base: Path, adapter: Path) -> tuple[Path, str]:
     """The merged model as the step makes it, and by what way."""
     from olivebuild.executor import ActionInput
-    from olivebuild.steps.merged import MergedFields, merge
+    from olivebuild.ml.kinds.merged import merge
+    from olivebuild.steps.merged import MergedFields
     from tests.scenarios.steps import given, job_in
 
     inputs = {
@@ -170,14 +171,15 @@ def merge_spread(
 def convert(folder: Path, store: Any, model: Path, precision: str) -> Path:
     """The ONNX folder as the step makes it. Raises BuildError."""
     from olivebuild import onnx_folder
-    from olivebuild.steps.onnx import STEP, OnnxFields
+    from olivebuild.ml.kinds import onnx as onnx_kind
+    from olivebuild.steps.onnx import OnnxFields
     from tests.scenarios.steps import given, job_in
 
     fields = OnnxFields.model_validate({"model": "merged", "precision": precision})
     job = job_in(
         folder, store, {"model": given(store, model)}, fields=fields.model_dump(exclude_none=True)
     )
-    STEP.run(job)
+    onnx_kind.run(job)
     if job.result.manifest:
         out = folder / "onnx"
         out.mkdir()

@@ -16,7 +16,7 @@ import pytest
 from olivebuild.errors import InputError, StepError
 from olivebuild.executor import ActionInput
 from olivebuild.index import JsonDisk
-from olivebuild.steps.benchmark_check import STEP
+from olivebuild.ml.kinds import benchmark_check as benchmark_check_kind
 from olivebuild.store import Store
 from tests.conftest import Place
 from tests.scenarios.steps import job_in
@@ -52,7 +52,7 @@ def check(
         {**built, "data[0]": data, **inputs},
         fields={"what": what} | ({"precision": precision} if what == "onnx" else {}),
     )
-    STEP.run(job)
+    benchmark_check_kind.run(job)
     return dict(job.result.metrics)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from olivebuild import clock
 from olivebuild.executor import ActionInput
-from olivebuild.steps.benchmark_accuracy import STEP
+from olivebuild.ml.kinds import benchmark_accuracy as benchmark_accuracy_kind
 from olivebuild.store import Store
 from tests.conftest import RECIPE, Place, rows, write_rows
 from tests.scenarios.steps import job_in
@@ -183,7 +183,7 @@ def test_answers_that_hang_on_the_date_are_counted_and_told(copied: Place, tmp_p
             fields={"max_new_tokens": 5},
             template_date=DATE,
         )
-        STEP.run(job)
+        benchmark_accuracy_kind.run(job)
         figures: dict[str, Any] = json.loads((job.out / "metrics.json").read_text())[0]
         notes = [
             event["text"]

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from olivebuild.errors import InputError, StepError
 from olivebuild.executor import ActionInput
-from olivebuild.steps.benchmark_accuracy import STEP
+from olivebuild.ml.kinds import benchmark_accuracy as benchmark_accuracy_kind
 from olivebuild.store import Store
 from tests.conftest import Place
 from tests.scenarios.steps import job_in
@@ -56,7 +56,7 @@ def judged(
     job = job_in(
         root, Store(place.cache), inputs, fields={"max_new_tokens": 5, **fields}, files=files or {}
     )
-    STEP.run(job)
+    benchmark_accuracy_kind.run(job)
     figures: dict[str, Any] = json.loads((job.out / "metrics.json").read_text())[0]
     return figures
 

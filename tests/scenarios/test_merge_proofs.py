@@ -17,18 +17,13 @@ import pytest
 
 from olivebuild.errors import InputError
 from olivebuild.job import Job
-from olivebuild.steps import adapter as adapter_step
+from olivebuild.ml.kinds import adapter as adapter_kind
+from olivebuild.ml.kinds.merged import merge
+from olivebuild.ml.weights.peft_merge import check_written, merge_with_peft, reason_of, tensors_in
 from olivebuild.steps._merge import Unproven, changes, open_input
 from olivebuild.steps._merge_proof import HIDES, odd_weight
 from olivebuild.steps._placed import check_places, find_plain
-from olivebuild.steps.merged import (
-    MergedFields,
-    check_written,
-    merge,
-    merge_with_peft,
-    reason_of,
-    tensors_in,
-)
+from olivebuild.steps.merged import MergedFields
 from olivebuild.store import Store
 from tests.scenarios.steps import given, job_in, weights_in
 from tests.scenarios.test_merges import change_config, change_tensors, stored_adapter
@@ -217,8 +212,8 @@ def test_a_head_that_came_apart_is_converted(
 def test_what_was_written_is_compared_with_base_and_adapter(
     tiny_model: Path, tmp_path: Path, store: Store
 ) -> None:
+    from olivebuild.ml.weights.peft_merge import wrap
     from olivebuild.steps import _merge_proof, _models
-    from olivebuild.steps.merged import wrap
 
     base = tmp_path / "base"
     make("llama", base, tiny_model)
@@ -363,7 +358,7 @@ def test_initialisations_that_a_load_repeats_are_exact_and_drawn_ones_refused(
 def bring(folder: Path, store: Store, source: Path) -> Path:
     """An adapter from elsewhere, as it is stored."""
     job = job_in(folder, store, fields={"source": str(source)}, recipe_folder=str(source.parent))
-    adapter_step.STEP.run(job)
+    adapter_kind.run(job)
     done = folder / "done"
     done.mkdir()
     store.restore(store.manifest(job.result.manifest or ""), done)

@@ -15,6 +15,8 @@ from msgspec.structs import replace
 
 from olivebuild.errors import Damaged, InputError
 from olivebuild.executor import ActionInput
+from olivebuild.ml.kinds import onnx as onnx_kind
+from olivebuild.ml.kinds.merged import merge_by_tensors
 from olivebuild.steps._merge import (
     MergedWeight,
     Unproven,
@@ -23,8 +25,7 @@ from olivebuild.steps._merge import (
     multiplication,
     open_input,
 )
-from olivebuild.steps.merged import merge_by_tensors
-from olivebuild.steps.onnx import STEP, OnnxFields
+from olivebuild.steps.onnx import OnnxFields
 from olivebuild.store import Store
 from olivebuild.weights import Weight, write_folder
 from tests.scenarios.steps import LORA, by_builder, files_in, given, job_in, weights_in
@@ -199,7 +200,7 @@ def onnx_by_step(
 ) -> tuple[dict[str, bytes], Mapping[str, object]]:
     """The files, and the metrics."""
     job = job_in(folder, store, {"model": model}, fields=fields)
-    STEP.run(job)
+    onnx_kind.run(job)
     assert job.result.provenance["by"] == "tensors"
     (folder / "done").mkdir()
     store.restore(store.manifest(job.result.manifest or ""), folder / "done")

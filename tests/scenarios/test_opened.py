@@ -18,8 +18,8 @@ import pytest
 from olivebuild.errors import InputError, Where
 from olivebuild.executor import ActionInput
 from olivebuild.job import Job
+from olivebuild.ml.kinds.model import _convert
 from olivebuild.steps import _kernels, _opened
-from olivebuild.steps.model import _convert
 from olivebuild.store import Store
 from tests.families import FAMILIES, write
 from tests.scenarios.steps import given, job_in, weights_in

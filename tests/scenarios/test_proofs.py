@@ -15,13 +15,14 @@ import pytest
 
 from olivebuild.conversions import known_to_fail
 from olivebuild.errors import InputError, StepError
+from olivebuild.ml.kinds import onnx as onnx_kind
 from olivebuild.sources import Source
 from olivebuild.steps import _proven, onnx
 from olivebuild.steps._builder import limit_length
 from olivebuild.steps._kernels import is_finite
 from olivebuild.steps._proof import Miniature, Untried
 from olivebuild.steps._trial import LIMITS, Difference, capacity, compare, not_finite
-from olivebuild.steps.onnx import STEP, OnnxFields
+from olivebuild.steps.onnx import OnnxFields
 from olivebuild.store import Store
 from tests.scenarios.steps import files_in, given, job_in
 from tests.tiny_models import make
@@ -235,7 +236,7 @@ def test_a_miniature_has_a_layer_of_each_kind() -> None:
 def converted(place: Path, store: Store, model: Path, **fields: Any) -> Path:
     """The folder that the step makes."""
     job = job_in(place, store, {"model": given(store, model)}, fields={"model": "base", **fields})
-    STEP.run(job)
+    onnx_kind.run(job)
     if job.result.manifest:
         store.restore(store.manifest(job.result.manifest), job.out)
     return job.out
@@ -357,7 +358,7 @@ def test_an_onnx_folder_from_elsewhere_is_opened(llama: Path, tmp_path: Path, st
     def brought(name: str) -> Path:
         theirs = str(tmp_path / f"theirs-{name}")
         job = job_in(tmp_path / name, store, files={"source": [theirs]})
-        onnx._bring(job, Source(theirs, "file", theirs), trust=False)
+        onnx_kind._bring(job, Source(theirs, "file", theirs), trust=False)
         return job.out
 
     shutil.copytree(made, tmp_path / "theirs-whole")

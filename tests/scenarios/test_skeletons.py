@@ -15,9 +15,10 @@ import pytest
 
 from olivebuild import onnx_folder
 from olivebuild.machine import installed
+from olivebuild.ml.onnx.skeletons import no_skeleton
 from olivebuild.steps._builder import canonical, run_builder
 from olivebuild.steps._merge import Unproven
-from olivebuild.steps.onnx import OnnxFields, no_skeleton
+from olivebuild.steps.onnx import OnnxFields
 from olivebuild.store import Store
 from tests.scenarios.steps import by_builder, files_in, job_in, weights_in
 from tests.tiny_models import ARCHITECTURES, make

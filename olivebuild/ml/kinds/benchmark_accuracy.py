@@ -1,0 +1,132 @@
+"""Accuracy: rows of the test splits asked and judged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from olivebuild import clock
+from olivebuild.job import Job
+from olivebuild.step import Result
+from olivebuild.steps.benchmark_accuracy import AccuracyFields
+
+if TYPE_CHECKING:
+    from olivebuild.steps._figures import Judged
+    from olivebuild.steps._runtime import Runtime
+    from olivebuild.steps._scores import Schema, Score
+    from olivebuild.steps._tokens import Table
+
+
+DAYS = (1, 200)
+"""How much later the dates are on which a sample is judged, too, if the chat template reads the
+clock ...
+"""
+
+
+DATED = 8
+"""... and the rows of the sample."""
+
+
+def run(job: Job) -> None:
+    """Make the artifact in `job.out`."""
+    from olivebuild.steps import _runtime
+    from olivebuild.steps._figures import figures, without_answers
+    from olivebuild.steps._opened import check_inputs
+    from olivebuild.steps._scores import Schema, load_score
+    from olivebuild.steps._speech import open_model
+    from olivebuild.steps._tokens import read_table
+
+    check_inputs(job)
+    fields = job.fields(AccuracyFields)
+    schema = Schema(job, job.files("json_schema")[0]) if fields.json_schema else None
+    scores = {
+        text.rpartition(":")[2]: load_score(
+            job, job.files(f"score.{i}")[0], text.rpartition(":")[2]
+        )
+        for i, text in enumerate(fields.score)
+    }
+    model, adapter = job.input("model"), job.input("adapter").folder if fields.adapter else ""
+    runtime = open_model(
+        model.folder,
+        adapter,
+        trust_remote_code=model.trust_remote_code,
+        trust_adapter=bool(adapter) and job.input("adapter").trust_remote_code,
+        date=job.action.template_date,
+        where=job.where(),
+    )
+    tables = [read_table(job.input(role).path) for role in job.roles("data")]
+    if schema:
+        # Each right answer is one of a kind; which of them is likeliest is not the question.
+        tables = [replace(table, labels=[]) for table in tables]
+    rows = sum(len(t.rows) for t in tables)
+    done, result = 0, []
+    for table in tables:
+        judged = []
+        for row, answer in _runtime.judge(
+            runtime, table, fields.max_new_tokens, whole=bool(schema or scores)
+        ):
+            judged.append(
+                _scored(answer, row, schema, scores) if table.format != "text" else answer
+            )
+            done += 1
+            job.progress("judging", done, rows)
+        result.append(figures(judged, labelled=bool(table.labels), written=table.format != "text"))
+        if (
+            clock.folder_reads_clock(Path(model.folder))
+            and table.format in ("user", "messages")
+            and table.rows
+        ):
+            result[-1]["other_dates"] = _on_other_dates(job, runtime, table, fields.max_new_tokens)
+    (job.out / "metrics.json").write_text(
+        json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8"
+    )
+    job.result = Result(metrics={"data": [without_answers(r) for r in result]})
+
+
+def _on_other_dates(
+    job: Job, runtime: Runtime, table: Table, new_tokens: int
+) -> dict[str, dict[str, int]]:
+    """How many answers to a few rows are other ones when the chat template writes another date;
+    says so.
+    """
+    from olivebuild.steps import _models, _runtime
+    from olivebuild.steps._speech import dress
+
+    adapter = job.input("adapter").folder if "adapter" in job.action.inputs else ""
+    model, few = job.input("model"), replace(table, rows=table.rows[:DATED])
+
+    def answers(date: str) -> list[tuple[str, str]]:
+        runtime.tokenizer = _models.load_tokenizer(
+            model.folder, trust_remote_code=model.trust_remote_code, date=date
+        )
+        if adapter:
+            dress(runtime, adapter, date)
+        return [
+            (answer.label, answer.text) for _, answer in _runtime.judge(runtime, few, new_tokens)
+        ]
+
+    own, found, tokenizer = job.action.template_date, {}, runtime.tokenizer
+    expected = answers(own)
+    for date in (clock.later(own, days) for days in DAYS):
+        changed = sum(a != b for a, b in zip(expected, answers(date), strict=True))
+        found[date] = {"rows": len(expected), "changed": changed}
+        if changed:
+            job.note(
+                f"{changed} of {len(expected)} answers are other ones where the chat template "
+                f"writes {date} and not {own}"
+            )
+    runtime.tokenizer = tokenizer
+    return found
+
+
+def _scored(
+    answer: Judged, row: dict[str, str], schema: Schema | None, scores: dict[str, Score]
+) -> Judged:
+    fields = schema.judge(answer.text, answer.wanted) if schema else None
+    return replace(
+        answer,
+        fields=fields,
+        scores={name: score(answer.text, row) for name, score in scores.items()},
+    )

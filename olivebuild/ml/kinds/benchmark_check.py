@@ -1,0 +1,316 @@
+"""Comparison of a converted model with what it was made from: logits, tokens, end tokens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivebuild import clock
+from olivebuild.errors import InputError, StepError, first_line
+from olivebuild.job import Job
+from olivebuild.step import Result
+from olivebuild.steps.benchmark_check import SAMPLE, CheckFields
+
+if TYPE_CHECKING:
+    from olivebuild.steps._trial import Difference
+
+
+def run(job: Job) -> None:
+    """Make the artifact in `job.out`."""
+    from olivebuild.steps._opened import check_inputs
+    from olivebuild.steps._tokens import read_table
+
+    check_inputs(job)
+    tables = [read_table(job.input(role).path) for role in job.roles("data")]
+    figures = _merge(job, tables) if job.fields(CheckFields).what == "merge" else _onnx(job, tables)
+    (job.out / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    job.result = Result(metrics=figures)
+
+
+def _sample(tables: list[Any], tokenizer: Any) -> list[list[int]]:
+    """Token ids of a few test rows, prompt and completion."""
+    from olivebuild.steps._context import examples_of
+    from olivebuild.steps._tokens import Encoder
+
+    encoder = Encoder(tokenizer)
+    rows = [
+        example
+        for t in tables
+        for example in examples_of(encoder, replace(t, rows=t.rows[:SAMPLE]))
+    ][:SAMPLE]
+    return [r.prompt + r.completion for r in rows]
+
+
+def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
+    """Raises StepError when the merged model is further from base + adapter than rounding
+    explains.
+    """
+    import torch
+    from peft import PeftModel
+
+    from olivebuild.steps import _models, _patterns
+    from olivebuild.steps._inputs import as_folder
+
+    base, merged, adapter = job.input("base"), job.input("model"), as_folder(job, "adapter")
+    device, dtype = _models.platform()
+    rows = _sample(
+        tables,
+        _models.load_tokenizer(
+            base.folder, trust_remote_code=base.trust_remote_code, date=job.action.template_date
+        ),
+    )
+
+    def logits(model: Any) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            return [
+                model(input_ids=torch.tensor([ids], device=device)).logits[0].float().cpu()
+                for ids in rows
+            ]
+
+    job.progress("comparing logits", 0, 3)
+    model = _models.load_model(
+        base.folder, dtype, device, trust_remote_code=base.trust_remote_code, where=job.where()
+    )
+    plain = logits(model)
+    job.progress("comparing logits", 1, 3)
+    _patterns.check_adapter(Path(adapter), model, trust=job.input("adapter").trust_remote_code)
+    adapted = logits(PeftModel.from_pretrained(model, str(adapter)).eval())
+    job.progress("comparing logits", 2, 3)
+    del model
+    ours = logits(
+        _models.load_model(merged.folder, dtype, device, trust_remote_code=merged.trust_remote_code)
+    )
+    job.progress("comparing logits", 3, 3)
+    figures = compare([x.numpy() for x in adapted], [x.numpy() for x in ours])
+    effect = compare([x.numpy() for x in adapted], [x.numpy() for x in plain])
+    if figures["rms"] > 0.1 and figures["rms"] > 0.5 * effect["rms"]:
+        raise StepError(
+            f"{merged.target} does not do what its adapter does: logits differ by "
+            f"{figures['rms']:.3g} of their spread",
+            where=job.where(),
+            hint="was the adapter trained on this base model? please report it if it was",
+        )
+    return {**figures, "rows": len(rows), "adapter_effect": effect["rms"]}
+
+
+def compare(expected: list[Any], found: list[Any]) -> dict[str, float]:
+    """Arrays [tokens, vocabulary] of logits: greatest difference, its root mean square in units of
+    the expected logits' spread, and
+    the share of tokens for which both find the same most likely."""
+    import numpy as np
+
+    if not expected:
+        return {"max": 0.0, "rms": 0.0, "top1_agreement": 1.0}
+    a, b = np.concatenate(expected), np.concatenate(found)
+    centred = a - a.mean(-1, keepdims=True)
+    difference = (b - b.mean(-1, keepdims=True)) - centred
+    spread = float(np.sqrt(np.square(centred).mean())) or 1.0
+    return {
+        "max": float(np.abs(difference).max()),
+        "rms": float(np.sqrt(np.square(difference).mean())) / spread,
+        "top1_agreement": float((a.argmax(-1) == b.argmax(-1)).mean()),
+    }
+
+
+def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
+    """Raises InputError when the two tokenizers differ on a prompt, or a stop token is missing;
+    StepError when logits are too far off.
+    """
+    import numpy as np
+    import onnxruntime_genai as og
+    import torch
+
+    from olivebuild.steps import _models
+    from olivebuild.steps._runtime import OnnxRuntime
+    from olivebuild.steps._trial import capacity
+    from olivebuild.steps._trial import compare as difference_of
+
+    source, onnx = job.input("source"), job.input("model")
+    tokenizer = _models.load_tokenizer(
+        source.folder, trust_remote_code=source.trust_remote_code, date=job.action.template_date
+    )
+    runtime = OnnxRuntime(onnx.folder, job.action.template_date, trust=onnx.trust_remote_code)
+    # Its own template, with the date in it: the runtime would read the clock.
+    dated = runtime.tokenizer if clock.folder_reads_clock(Path(onnx.folder)) else None
+    prompts = _same_tokens(job, tables, tokenizer, og.Tokenizer(runtime.model), dated)
+    _same_ends(job, Path(source.folder), Path(onnx.folder))
+    context = int(runtime.config["model"]["context_length"])
+    rows = [ids[: context - 1] for ids in _sample(tables, tokenizer)]
+    precision = job.fields(CheckFields).precision
+    # What is judged to the fourth digit is compared with logits that have it.
+    device, dtype = _models.platform(*(["float32"] if precision == "fp32" else []))
+    model = _models.load_model(
+        source.folder, dtype, device, trust_remote_code=source.trust_remote_code, where=job.where()
+    )
+    expected, found = [], []
+    for i, ids in enumerate(rows):
+        job.progress("comparing logits", i, len(rows))
+        with torch.inference_mode():
+            expected.append(
+                model(input_ids=torch.tensor([ids], device=device)).logits[0].float().cpu().numpy()
+            )
+        params = og.GeneratorParams(runtime.model)
+        params.set_search_options(
+            max_length=capacity(runtime.config, len(ids) + 1), do_sample=False
+        )
+        generator = og.Generator(runtime.model, params)
+        generator.append_tokens(np.array(ids, dtype=np.int32))
+        got = np.asarray(generator.get_output("logits"), dtype=np.float32)[0]
+        # Some graphs give the last token's logits only.
+        expected[-1] = expected[-1][-len(got) :]
+        found.append(got[:, : expected[-1].shape[1]])
+    job.progress("comparing logits", len(rows), len(rows))
+    figures = compare(expected, found)
+    if precision and rows:
+        _judge(
+            job,
+            onnx.target,
+            precision,
+            difference_of([*np.concatenate(expected)], [*np.concatenate(found)]),
+            figures,
+        )
+    return {**figures, "rows": len(rows), "prompts": prompts}
+
+
+def _judge(
+    job: Job, target: str, precision: str, difference: Difference, figures: dict[str, float]
+) -> None:
+    """Raises StepError for a conversion that is further from its source than its precision
+    explains.
+    """
+    from olivebuild.steps._trial import LIMITS
+
+    limit = LIMITS[precision]
+    fault = difference.beyond(limit)
+    if not fault and precision == "fp32" and difference.flips:
+        fault = f"the likeliest token is another one for {difference.flips:.1%} of the tokens"
+    if fault:
+        raise StepError(
+            f"{target} is not what its source is in {precision}: {fault}; the likeliest token is "
+            f"the same for {figures['top1_agreement']:.1%}",
+            where=job.where(),
+            hint="another version of onnxruntime-genai, another precision or other options "
+            "may convert "
+            "it right",
+        )
+
+
+def _same_tokens(
+    job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated: Any = None
+) -> int:
+    """How many prompts were compared: their text, their tokens, and, where they come from messages,
+    what the runtime's own template gives.
+
+    `dated` has their template for the date of the benchmark, where it reads the clock.
+    The model is asked with the tokens of our one rendering; whoever deploys it has those of the
+    runtime's tokenizer.
+    """
+    from olivebuild.steps._row_origins import origins_of
+    from olivebuild.steps._tokens import Encoder, Refused
+
+    encoder, count, begun = Encoder(tokenizer), 0, 0
+    origins = [origins_of(table.path) for table in tables]
+    rows = [
+        (table, row, places.of(i))
+        for table, places in zip(tables, origins, strict=True)
+        for i, row in enumerate(table.rows)
+    ]
+    hint = (
+        "the deployed model would see other tokens than the one that was trained; another version "
+        "of onnxruntime-genai may help"
+    )
+    for i, (table, row, origin) in enumerate(rows):
+        job.progress("comparing tokens", i, len(rows))
+        encoder.where = origin or job.where("data")
+        text = encoder.prompt_text(table.format, row) or encoder.completion_text(table.format, row)
+        ours = (
+            encoder.ask(table.format, row)
+            if table.format != "text"
+            else encoder.ask("prompt", {"prompt": text})
+        )
+        found = [int(t) for t in theirs.encode(text)]
+        if (
+            table.format in ("prompt", "text")
+            and ours != found
+            and ours == [*encoder.begin, *found]
+        ):
+            # The runtime tokenizes what it is given and begins nothing; that is for whoever calls
+            # it to do.
+            begun, found = begun + 1, ours
+        if ours != found:
+            at = next(
+                (k for k, (a, b) in enumerate(zip(ours, found, strict=False)) if a != b),
+                min(len(ours), len(found)),
+            )
+            fact = (
+                f"onnxruntime-genai makes other tokens of a prompt: token {at} is "
+                f"{found[at : at + 3]}, not {ours[at : at + 3]}, in {text[:80]!r}"
+            )
+            raise InputError(fact, where=job.where("data"), hint=hint)
+        if table.format in ("messages", "user"):
+            messages, tools = encoder.messages(table.format, row)[:-1], encoder.tools(row)
+            try:
+                # First by the engine that has limits: the runtime's has none.
+                expected = encoder.render(messages, tools, prompt=True)
+            except Refused as e:
+                raise InputError(
+                    f"the chat template refuses a row: {e}",
+                    where=encoder.where,
+                    hint="leave it out",
+                ) from None
+            written = _written(
+                theirs, messages, tools, dated.get_chat_template(tools=tools) if dated else ""
+            )
+            if written != expected:
+                fact = (
+                    f"onnxruntime-genai writes another chat prompt: {written[:80]!r}, not "
+                    f"{expected[:80]!r}"
+                )
+                raise InputError(fact, where=job.where("data"), hint=hint)
+        count += 1
+    if begun:
+        names = " ".join(tokenizer.convert_ids_to_tokens(encoder.begin))
+        job.note(
+            f"onnxruntime-genai's tokenizer does not begin a text with {names}, as training and "
+            f"benchmarks do: put it before {begun} prompts"
+        )
+    if tables and any(t.format in ("messages", "user") for t in tables) and encoder.habits.header:
+        job.note(
+            "the chat template ignores add_generation_prompt: prompts that are deployed must end "
+            f"with {encoder.habits.header!r}"
+        )
+    return count
+
+
+def _written(
+    theirs: Any, messages: list[dict[str, Any]], tools: list[Any] | None, template: str = ""
+) -> str:
+    """The prompt as the runtime's own template engine writes it, or what it says instead."""
+    options = {"tools": json.dumps(tools, ensure_ascii=False)} if tools else {}
+    if template:
+        options["template_str"] = template
+    try:
+        return str(
+            theirs.apply_chat_template(
+                json.dumps(messages, ensure_ascii=False), add_generation_prompt=True, **options
+            )
+        )
+    except RuntimeError as e:
+        return first_line(e)
+
+
+def _same_ends(job: Job, source: Path, onnx: Path) -> None:
+    """Where the source stops, be it by its configuration or by what its adapter taught it,
+    onnxruntime-genai must stop, too.
+    """
+    from olivebuild.steps._ends import ends_of
+
+    if missing := sorted(ends_of(source) - ends_of(onnx)):
+        hint = "the deployed model would not stop where the trained one does"
+        raise InputError(
+            f"the stop token {missing[0]} is missing from genai_config.json",
+            where=job.where(),
+            hint=hint,
+        )

@@ -1,0 +1,239 @@
+"""ONNX models: from a skeleton tensor by tensor, by the whole model builder, or imported."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from olivebuild import trees
+from olivebuild.errors import InputError, StepError, first_line
+from olivebuild.job import Job
+from olivebuild.manifest import Manifest
+from olivebuild.ml.onnx.skeletons import check_finite_input, skeleton_of
+from olivebuild.small_files import read_json
+from olivebuild.sources import Source
+from olivebuild.step import Result
+from olivebuild.steps._builder import (
+    builder_options,
+    canonical,
+    check_loads,
+    limit_length,
+    load,
+    run_builder,
+)
+from olivebuild.steps.onnx import OnnxFields
+
+if TYPE_CHECKING:
+    from olivebuild.weights import Weights
+
+
+def run(job: Job) -> None:
+    """Make the artifact in `job.out`."""
+    fields = job.fields(OnnxFields)
+    if fields.source:
+        _bring(job, fields.source, trust=fields.trust)
+    else:
+        from olivebuild.steps._opened import check_inputs
+
+        check_inputs(job)
+        _build(job, fields)
+
+
+def _build(job: Job, fields: OnnxFields) -> None:
+    """From the skeleton, if there can be one; else by the model builder."""
+    from olivebuild.steps import _frozen
+    from olivebuild.steps._assemble import assemble
+    from olivebuild.steps._merge import open_input
+    from olivebuild.steps._proven import proven_length
+    from olivebuild.steps._recipes import NotFinite
+
+    model = _frozen.in_weights(job, open_input(job.store, job.input("model")))
+    length = proven_length(job, fields, model)
+    folder, skeleton = skeleton_of(job, fields, model)
+    if skeleton.because:
+        job.note(f"built whole by the model builder: {skeleton.because}")
+        _build_whole(job, fields, model, skeleton.because, length)
+        return
+    job.progress("quantising", 0, 1)
+    limit_length(folder, length)
+    try:
+        manifest, counts = assemble(job.store, job.out.parent, folder, skeleton, model)
+    except NotFinite as e:
+        raise InputError(str(e), where=job.where("precision"), hint=e.hint) from None
+    job.progress("quantising", 1, 1)
+    audited = _is_audited(job.action.key)
+    if audited:
+        _audit(job, fields, manifest, length)
+    blob = job.store.put_manifest(manifest)
+    job.result = Result(
+        metrics=dict(counts), provenance={"by": "tensors", "audited": audited}, manifest=blob
+    )
+
+
+def _is_audited(key: str) -> bool:
+    """OLIVEBUILD_AUDIT is the share of builds that are compared with the whole builder's: by
+    default 0, and 0.05 where CI is set.
+    """
+    share = os.environ.get("OLIVEBUILD_AUDIT") or ("0.05" if os.environ.get("CI") else "0")
+    try:
+        return int(key[:8] or "0", 16) / 16**8 < float(share)
+    except ValueError:
+        raise InputError(
+            f"OLIVEBUILD_AUDIT is {share!r}, not a share", hint="a number from 0 to 1"
+        ) from None
+
+
+def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> None:
+    """Raises StepError unless the model builder makes the same files."""
+    from olivebuild.steps import _frozen
+    from olivebuild.steps._inputs import as_folder
+
+    folder, theirs = as_folder(job, "model"), job.out.parent / "audit"
+    job.note("comparing with the whole model builder")
+    theirs.mkdir()
+    run_builder(job, fields, folder, theirs, trust=False)
+    canonical(theirs, folder)
+    limit_length(theirs, length)
+    _frozen.in_folder(job, theirs)
+    names = {entry.name for entry in manifest.files} ^ {path.name for path in theirs.iterdir()}
+    odd = sorted(
+        names
+        | {
+            e.name
+            for e in manifest.files
+            if e.name not in names and e.digest_of(theirs / e.name) != e.digest
+        }
+    )
+    trees.delete(job.out.parent, theirs)
+    if odd:
+        hint = (
+            "please report it; `olivebuild verify --repair` and OLIVEBUILD_AUDIT=1 show whether it "
+            "comes again"
+        )
+        raise StepError(
+            f"built tensor by tensor, {odd[0]} is not what the model builder makes",
+            where=job.where(),
+            hint=hint,
+        )
+
+
+def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, length: int) -> None:
+    from olivebuild.steps import _frozen
+    from olivebuild.steps._inputs import as_folder
+    from olivebuild.steps._trial import not_finite, try_out
+
+    folder = as_folder(job, "model")
+    check_finite_input(job, model)
+    run_builder(job, fields, folder, job.out, trust=job.input("model").trust_remote_code)
+    if name := not_finite(job.out / "model.onnx"):
+        hint = (
+            "its weights hold no finite numbers, or such as that precision has not; precision: "
+            "bf16 "
+            "or fp32 has the range of bfloat16"
+        )
+        raise InputError(
+            f"{name} comes out as infinite or not a number in {fields.precision}",
+            where=job.where("precision"),
+            hint=hint,
+        )
+    canonical(job.out, folder)
+    limit_length(job.out, length)
+    if fields.provider == "cpu" and not (fields.exclude_embeds or fields.exclude_lm_head):
+        check_loads(job, lambda: load(job.out))
+        if fault := try_out(job.out):
+            hint = "another precision, or another version of onnxruntime-genai, may do better"
+            raise StepError(
+                f"the model builder made a model that does not work: {fault}",
+                where=job.where(),
+                hint=hint,
+            )
+    _frozen.in_folder(job, job.out)
+    job.result = Result(
+        provenance={
+            "by": "onnxruntime-genai",
+            "because": because,
+            "builder_options": dict(builder_options(fields)),
+        }
+    )
+
+
+def _bring(job: Job, source: Source, *, trust: bool) -> None:
+    from olivebuild import brought, onnx_folder
+    from olivebuild.steps._fetch import fetch
+
+    where = job.where("source")
+    folder = fetch(
+        job,
+        source,
+        also=(*onnx_folder.READ, *onnx_folder.DATA),
+        look=lambda folder: brought.check(folder, "onnx", where, trust=trust),
+    )
+    if not (folder / "genai_config.json").is_file():
+        hint = "it should be a folder that onnxruntime-genai loads"
+        raise InputError("genai_config.json is missing", where=str(folder), hint=hint)
+    try:
+        names, left = onnx_folder.taken(folder, everything=trust)
+        # What is trusted may lie elsewhere; the runtime will tell.
+        missing = [] if trust else sorted(onnx_folder.weights_in(folder) - set(names))
+    except (ValueError, OSError) as e:
+        raise InputError(
+            f"a graph can't be read: {e}", where=where, hint="is the download complete?"
+        ) from None
+    if missing:
+        raise InputError(
+            f"the weights in {missing[0]} are not there",
+            where=where,
+            hint="is the download complete?",
+        )
+    if left:
+        job.note(
+            "left out, since onnxruntime-genai reads no such files: "
+            f"{', '.join(left[:5])}{' ...' if len(left) > 5 else ''}"
+        )
+    for name in names:
+        (job.out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, job.out / name)
+    _open_brought(job, trust=trust)
+
+
+def _open_brought(job: Job, *, trust: bool) -> None:
+    """Raises InputError unless the files that genai_config.json names are there, and, for the
+    processor, the runtime takes the model.
+    """
+    from olivebuild.steps._genai import open_model
+
+    where, hint = job.where("source"), "it should be a folder that onnxruntime-genai loads"
+    try:
+        model = read_json(job.out / "genai_config.json")["model"]
+        parts = [part for part in model.values() if isinstance(part, dict)]
+        names = [part["filename"] for part in parts if isinstance(part.get("filename"), str)]
+        parts += [
+            stage
+            for part in parts
+            for stages in part.get("pipeline", ())
+            for stage in stages.values()
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            "genai_config.json is not one of onnxruntime-genai", where=where, hint=hint
+        ) from None
+    if missing := [name for name in names if not (job.out / name).is_file()]:
+        raise InputError(
+            f"genai_config.json names {missing[0]}, which is not there", where=where, hint=hint
+        )
+    if any(
+        part.get("session_options", {}).get("provider_options")
+        for part in parts
+        if isinstance(part, dict)
+    ):
+        return
+    try:
+        open_model(job.out, trust=trust)
+    except ImportError:
+        job.note("not opened: onnxruntime-genai is not installed")
+    except RuntimeError as e:
+        first = first_line(e).replace(str(job.out), "the model")
+        raise InputError(
+            f"onnxruntime-genai can't load the model: {first}", where=where, hint=hint
+        ) from None

@@ -1,0 +1,316 @@
+"""Merges by peft, compared with base and adapter before they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from olivebuild.errors import InputError
+from olivebuild.job import Job
+from olivebuild.small_files import read_json
+from olivebuild.step import Result
+
+if TYPE_CHECKING:
+    from olivebuild.steps._merge_proof import Reference
+
+
+def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = False) -> None:
+    """Merge with peft on the CPU: fp32 products, added and rounded to the weight's own number
+    format (those for experts also before they are added).
+
+    The result is compared with base and adapter.
+    """
+    import torch
+
+    from olivebuild.steps import _merge_proof, _models, _opened
+    from olivebuild.steps._adapters import PLAIN_STARTS
+
+    config = read_json(adapter / "adapter_config.json")
+    dtype, trust = getattr(torch, stored_dtype(base)), job.input("model").trust_remote_code
+    tokens = _trained_tokens(config)
+
+    def wrapped_with(seed: int, kind: torch.dtype = dtype) -> Any:
+        torch.manual_seed(seed)
+        model = _models.load_model(base, kind, trust_remote_code=trust)
+        if dequantised:
+            from olivebuild.steps._quantised import as_trained_on
+
+            as_trained_on(job, model, adapter)
+        return wrap(job, model, adapter)
+
+    job.progress("merging", 0, 4)
+    # Of a seed that is not the merge's: whatever is drawn at random when the adapter is loaded
+    # shows as a difference.
+    odd = (
+        config.get("peft_type") != "LORA"
+        or config.get("init_lora_weights", True) not in PLAIN_STARTS
+    )
+    earlier = (
+        _reading(
+            job,
+            lambda: _merge_proof.compute(
+                wrapped_with(1), _merge_proof.prompts_for(config_of(base, trust), tokens)
+            ),
+        )
+        if odd
+        else None
+    )
+    wrapped = wrapped_with(0)
+    expected = _reading(
+        job,
+        partial(
+            _merge_proof.reference, wrapped, dtype, _merge_proof.prompts_for(wrapped.config, tokens)
+        ),
+    )
+    if (
+        earlier is not None
+        and _merge_proof.apart(wrapped, expected.logits, earlier) > expected.bound
+    ):
+        fact = (
+            "the adapter is another one each time it is loaded: something in it is drawn at random"
+        )
+        raise InputError(fact, where=job.where("adapter"), hint="save it as a plain LoRA adapter")
+    job.progress("merging", 1, 4)
+    # Ties are undone first: peft adds to a shared weight, once for each module that it adapts.
+    ties = _reading(job, partial(_merge_proof.Ties, wrapped.get_base_model()))
+    # safe_merge would round the product before it is added.
+    merged = _reading(job, wrapped.merge_and_unload)
+    if ties.settle(merged):
+        job.note(
+            "the adapter changes the head and the embedding in different ways: they are stored "
+            "apart, and tie_word_embeddings is false"
+        )
+    job.progress("merging", 2, 4)
+    odd_ones = [
+        name
+        for name, tensor in merged.state_dict().items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
+    if odd_ones:
+        raise InputError(
+            f"the merged {odd_ones[0]} is not finite",
+            where=job.where("adapter"),
+            hint="does the adapter hold NaN?",
+        )
+    _models.save_model(merged, job.out, extra_from=base)
+    _opened.check_output(job, job.out, trust=trust)
+    held = _merge_proof.in_memory(merged)
+    del wrapped, merged, ties
+    job.progress("merging", 3, 4)
+    spread, bound = check_written(job, trust, held, expected)
+    if spread > _merge_proof.TOLD:
+        name = str(dtype).removeprefix("torch.")
+        fact = (
+            f"the merged model's logits differ by {spread:.2g} of their spread from those of base "
+            "and "
+            "adapter"
+        )
+        job.note(f"{fact}: rounding its weights to {name} once does that, up to {bound:.2g}")
+    # A start that is computed from the weights changes them by rounding, too.
+    if (
+        bound > _merge_proof.HIDES
+        and not dequantised
+        and config.get("init_lora_weights", True) in PLAIN_STARTS
+    ):
+        again = wrapped_with(0, torch.float32)
+        ties = _merge_proof.Ties(again.get_base_model())
+        exact = again.merge_and_unload()
+        ties.settle(exact)
+        before, found = (
+            _models.load_model(folder, dtype, trust_remote_code=trust) for folder in (base, job.out)
+        )
+        if odd := _merge_proof.odd_weight(exact, before, found, dtype):
+            fact = (
+                f"the merge does not do what its adapter does: {odd} is not what the same merge in "
+                "float32 gives, rounded"
+            )
+            raise InputError(
+                fact,
+                where=job.where("adapter"),
+                hint="nothing was stored; please report it, with adapter_config.json",
+            )
+    job.progress("merging", 4, 4)
+    given = len(tensors_in(adapter))
+    job.result = Result(
+        metrics={"adapter_tensors": given, "merge_spread": spread, "merge_spread_allowed": bound}
+    )
+
+
+def check_written(
+    job: Job, trust: bool, held: dict[str, str], expected: Reference
+) -> tuple[float, float]:
+    """How far the merge in the output is from base and adapter, and how far it may be.
+
+    Raises InputError when rounding does not explain it.
+    """
+    from olivebuild.steps import _merge_proof, _models
+
+    hint = "nothing was stored; please report it, with adapter_config.json"
+    again = _models.load_model(job.out, expected.dtype, trust_remote_code=trust)
+    read = _merge_proof.in_memory(again)
+    if differing := sorted(
+        name for name in held.keys() | read.keys() if held.get(name) != read.get(name)
+    ):
+        raise InputError(
+            f"the merged {differing[0]} is loaded otherwise than it was written",
+            where=job.where(),
+            hint=hint,
+        )
+    logits = _reading(job, partial(_merge_proof.compute, again, expected.prompts))
+    spread, bound = (
+        _merge_proof.apart(again, expected.logits, logits),
+        _merge_proof.bound_of(again, expected, logits),
+    )
+    if not spread <= bound:
+        fact = (
+            f"the merge does not do what its adapter does: logits differ by {spread:.3g} of their "
+            f"spread, and rounding explains {bound:.1g}"
+        )
+        raise InputError(fact, where=job.where("adapter"), hint=hint)
+    return spread, bound
+
+
+def wrap(job: Job, model: Any, adapter: Path) -> Any:
+    """The model with the adapter beside its weights.
+
+    Raises InputError when a tensor finds no place, or one is missing.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    from olivebuild.steps import _patterns
+
+    _patterns.check_adapter(adapter, model, trust=job.input("adapter").trust_remote_code)
+    wrapped = _reading(
+        job, lambda: PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True)
+    )
+    places = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    given = tensors_in(adapter)
+    # The embeddings' own weights may be saved along with what was trained, as peft does where
+    # tokens were added.
+    # In memory the adapter's name, default, stands in theirs.
+    names = (
+        name.replace(".modules_to_save.default.", ".modules_to_save.")
+        for name in wrapped.state_dict()
+    )
+    own = {name for name in names if name.endswith((".weight", ".bias")) and ".lora_" not in name}
+    left_over, lacking = sorted(given - places - own), sorted(places - given)
+    if left_over or lacking:
+        # Whatever is left over would be missing from the merged model without a word.
+        what = "has no place in" if left_over else "is missing for"
+        odd = left_over or lacking
+        raise InputError(
+            f"the adapter's {odd[0]} {what} the model ({len(odd)} such tensors)",
+            where=job.where("adapter"),
+            hint="was it trained on this model?"
+            if left_over
+            else "is the adapter's file whole, and was it trained on this model?",
+        )
+    check_tied_adapters(job, adapter)
+    return wrapped
+
+
+def check_tied_adapters(job: Job, adapter: Path) -> None:
+    """Raises InputError where one LoRA should serve embedding and head, and the file holds two:
+    which acts hangs on the base's number format.
+    """
+    from safetensors.torch import load_file
+
+    if not read_json(adapter / "adapter_config.json").get("ensure_weight_tying"):
+        return
+    found = load_file(adapter / "adapter_model.safetensors")
+    ends = {
+        name.rpartition(".lora_embedding_")[2]: t
+        for name, t in found.items()
+        if ".lora_embedding_" in name
+    }
+    for name, tensor in sorted(found.items()):
+        other = {"lora_A.weight": "B", "lora_B.weight": "A"}.get(".".join(name.split(".")[-2:]))
+        if ".layers." not in name and other in ends and not tensor.equal(ends[other].t()):
+            fact = (
+                f"ensure_weight_tying is set, and yet {name} differs from what the embedding "
+                "was given"
+            )
+            hint = (
+                "peft does not keep them equal on a base in bfloat16; train without "
+                "ensure_weight_tying, or on float32"
+            )
+            raise InputError(fact, where=job.where("adapter"), hint=hint)
+
+
+Found = TypeVar("Found")
+
+
+def _reading(job: Job, does: Callable[[], Found]) -> Found:
+    """What `does` returns; whatever peft and the model refuse is an error of the adapter's, and its
+    reason is shown whole.
+    """
+    try:
+        return does()
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as e:
+        raise InputError(
+            f"the adapter does not fit the model: {reason_of(e)}",
+            where=job.where("adapter"),
+            hint="was it trained on this model?",
+        ) from e
+
+
+def reason_of(error: Exception) -> str:
+    """The line of an error that tells why: a heading that ends in a colon says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [
+        type(error).__name__
+    ]
+    reasons = lines[1:] if len(lines) > 1 and lines[0].endswith(":") else lines[:1]
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return reasons[0] + more
+
+
+def tensors_in(adapter: Path) -> set[str]:
+    from olivebuild.tensors import tensors_of
+
+    return {t.name for t in tensors_of(adapter / "adapter_model.safetensors")}
+
+
+def config_of(folder: Path, trust: bool) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+
+
+def _trained_tokens(config: dict[str, Any]) -> list[int]:
+    """Tokens whose rows alone were trained."""
+    found = config.get("trainable_token_indices") or config.get("token_indices") or []
+    rows = [i for some in found.values() for i in some] if isinstance(found, dict) else found
+    return [int(i) for i in rows]
+
+
+def stored_dtype(folder: Path) -> str:
+    """The number format of most of a model's weights, by torch's name."""
+    from collections import Counter
+    from math import prod
+
+    from olivebuild.tensors import tensors_of, weight_files
+
+    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    sizes: Counter[str] = Counter()
+    for file in weight_files(folder).names:
+        for tensor in tensors_of(folder / file):
+            sizes[tensor.dtype] += prod(tensor.shape)
+    found = sizes.most_common(1)[0][0]
+    if found not in names:
+        raise InputError(
+            f"weights of type {found} are not full precision",
+            where=str(folder),
+            hint="name the full-precision model",
+        )
+    return names[found]
