@@ -25,6 +25,7 @@ from olivebuild import digest, endings
 from olivebuild.executor import Action, Message, Outcome
 from olivebuild.executors import local
 from olivebuild.executors.local import LocalExecutor
+from olivebuild.steps.command import STEP as COMMAND
 from tests.conftest import Place
 
 TELL = (
@@ -50,7 +51,18 @@ def action(
         "outputs": {"told": "told.json"},
     }
     return Action(
-        name, name, "command", "", fields, {}, {}, str(folder), str(out), shares=shares, **more
+        name,
+        name,
+        "command",
+        "",
+        fields,
+        {},
+        {},
+        str(folder),
+        str(out),
+        shares=shares,
+        runner=COMMAND.runner,
+        **more,
     )
 
 
