@@ -16,8 +16,9 @@ import pytest
 from olivebuild.conversions import known_to_fail
 from olivebuild.errors import InputError, StepError
 from olivebuild.ml.kinds import onnx as onnx_kind
+from olivebuild.ml.onnx import skeletons
 from olivebuild.sources import Source
-from olivebuild.steps import _proven, onnx
+from olivebuild.steps import _proven
 from olivebuild.steps._builder import limit_length
 from olivebuild.steps._kernels import is_finite
 from olivebuild.steps._proof import Miniature, Untried
@@ -267,7 +268,7 @@ def test_a_config_promises_the_length_that_works_and_is_the_builders_otherwise(
         with pytest.raises(RuntimeError, match=r"exceeds max length \(60\)"):
             generator.append_tokens(np.ones(length, np.int32))
 
-    monkeypatch.setattr(onnx, "limit_length", lambda folder, length: None)
+    monkeypatch.setattr(onnx_kind, "limit_length", lambda folder, length: None)
     theirs = converted(tmp_path / "b", store, tmp_path / "model", **options)
     promised = json.loads((theirs / "genai_config.json").read_text())
     assert (promised["model"]["context_length"], promised["search"]["max_length"]) == (512, 512)
@@ -285,7 +286,7 @@ def test_what_an_architecture_decides_is_proven_once(
     def must_not_run(*given: Any, **named: Any) -> None:
         raise AssertionError("the builder was asked again")
 
-    for module in (onnx, _proven):
+    for module in (onnx_kind, skeletons, _proven):
         monkeypatch.setattr(module, "run_builder", must_not_run)
     out = converted(tmp_path / "b", store, tmp_path / "second", block_size=32)
     assert json.loads((out / "genai_config.json").read_text())["model"]["context_length"] == 60
