@@ -15,11 +15,11 @@ from pydantic_core import ErrorDetails
 
 from olivebuild import document, names
 from olivebuild.document import Document
-from olivebuild.errors import InvalidValue, Problem, RecipeError, Where, aside
+from olivebuild.errors import InvalidValue, Problem, RecipeError, Where
 from olivebuild.matrix import Matrices
 from olivebuild.node import NAME, Ref, amount_of
 from olivebuild.step import KINDS, Fields, Step, Target, kinds, step_of
-from olivebuild.text import did_you_mean, size_of
+from olivebuild.text import aside, did_you_mean, size_of
 
 F = TypeVar("F", bound=Fields)
 

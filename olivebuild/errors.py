@@ -6,7 +6,6 @@ Raised anywhere, caught once (in cli.py and worker.py).
 from __future__ import annotations
 
 import errno
-import sys
 from typing import NamedTuple
 
 
@@ -163,19 +162,3 @@ def of_disk(error: OSError, what: str = "") -> StoreError:
     else:
         fact, hint = text, "is the disk in order?"
     return StoreError(f"{what} can't be written: {fact}" if what else fact, where=where, hint=hint)
-
-
-def aside(text: str) -> None:
-    """Say on stderr what is no error and belongs to no target, as soon as it is known; not to what
-    collects the answer of a build.
-    """
-    from olivebuild.text import clean
-
-    stream = sys.__stderr__
-    try:
-        if stream:
-            stream.write(f"note: {clean(text)}\n")
-            stream.flush()
-    except (OSError, ValueError):
-        # Nobody listens.
-        return

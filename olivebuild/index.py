@@ -20,7 +20,8 @@ from typing import Any
 import diskcache
 
 from olivebuild import locks
-from olivebuild.errors import aside, first_line
+from olivebuild.errors import first_line
+from olivebuild.text import aside
 
 WAIT_SECONDS = 10.0
 """Builds hold an index for milliseconds."""

@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from olivebuild.errors import StoreError, aside
+from olivebuild.errors import StoreError
+from olivebuild.text import aside
 
 try:
     # What portalocker does here, too; importing that takes longer than planning an edit.

@@ -5,6 +5,7 @@ text without what steers a terminal.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 
 from olivebuild.errors import InvalidValue, Problem
@@ -93,3 +94,17 @@ def size(value: float) -> str:
             return f"{value:.0f} {unit}"
         value /= 1000
     return f"{value:.2f} GB"
+
+
+def aside(text: str) -> None:
+    """Say on stderr what is no error and belongs to no target, as soon as it is known; not to what
+    collects the answer of a build.
+    """
+    stream = sys.__stderr__
+    try:
+        if stream:
+            stream.write(f"note: {clean(text)}\n")
+            stream.flush()
+    except (OSError, ValueError):
+        # Nobody listens.
+        return
