@@ -1,0 +1,1 @@
+"""The work itself, imported in workers only. Knows actions, not plans."""

@@ -1,0 +1,1 @@
+"""Declarations of the kinds: fields, inputs, versions, runners. They run nothing."""

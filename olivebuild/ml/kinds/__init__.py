@@ -1,0 +1,1 @@
+"""Runners: one module a kind, whose `run(job)` makes the artifact."""

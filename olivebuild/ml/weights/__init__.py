@@ -1,0 +1,1 @@
+"""Weights tensor by tensor: views, LoRA merges, and the proofs of merges."""

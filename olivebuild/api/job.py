@@ -1,0 +1,87 @@
+"""What a running step is handed: its action, where to write, and how to speak.
+
+A part of the interface for kinds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivebuild.errors import Damaged, Where
+from olivebuild.executor import Action, ActionInput
+from olivebuild.result import Result
+
+from olivebuild import privacy
+
+if TYPE_CHECKING:
+    from olivebuild.fields import Fields
+    from olivebuild.store import Store
+
+
+class Job:
+    """What a step sees of its action: fields, inputs, where to write, and how to speak."""
+
+    def __init__(self, action: Action, stream: Any) -> None:
+        self.action = action
+        self.out = Path(action.out)
+        self.result = Result()
+        self.log = ""
+        """The file that gets what the step prints; "" where there is none."""
+        self._stream = stream
+
+    def fields(self, model: type[Fields]) -> Any:
+        return model.model_validate(self.action.fields)
+
+    def input(self, role: str) -> ActionInput:
+        return self.action.inputs[role]
+
+    @cached_property
+    def store(self) -> Store:
+        from olivebuild.store import Store
+
+        return Store(Path(self.action.store), self.mode)
+
+    @cached_property
+    def mode(self) -> int:
+        """Who may read the result: who may read all that it is made of."""
+        return privacy.mode_of(self.action)
+
+    def set_merges_aside(self) -> None:
+        """Forget how the inputs' tensors are computed that are not stored: another processor may
+        get other bits from the same merge.
+        """
+        for given in self.action.inputs.values():
+            with contextlib.suppress(Damaged, ValueError):
+                if given.manifest and self.store.manifest(given.manifest).merges:
+                    self.store.quarantine(given.manifest)
+
+    def roles(self, name: str) -> list[str]:
+        """name[0], name[1] ... as far as there are inputs of these roles."""
+        return sorted(
+            (r for r in self.action.inputs if r.startswith(f"{name}[")),
+            key=lambda r: int(r[len(name) + 1 : -1]),
+        )
+
+    def files(self, label: str) -> list[Path]:
+        return [Path(p) for p in self.action.files.get(label, ())]
+
+    def where(self, *field: str | int) -> Where | None:
+        """The place of a field in the recipe."""
+        place: Any = self.action.places.get(
+            ".".join(str(f) for f in field)
+        ) or self.action.places.get("")
+        return Where(*place) if place else None
+
+    def say(self, event: str, **data: object) -> None:
+        self._stream.write(json.dumps({"event": event, **data}) + "\n")
+        self._stream.flush()
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        self.say("progress", what=what, done=done, total=total)
+
+    def note(self, text: str) -> None:
+        self.say("note", text=text)

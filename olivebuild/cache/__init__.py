@@ -1,0 +1,1 @@
+"""The content-addressed store: blobs, manifests, traces, sweeps. Knows digests, not recipes."""

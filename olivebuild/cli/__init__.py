@@ -1,0 +1,1 @@
+"""The commands, and where errors become messages and exit codes."""

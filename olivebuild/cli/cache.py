@@ -1,0 +1,215 @@
+"""The verbs that keep house: clean, verify and gc."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+from olivebuild.options import JSON, open_all, open_if_there, recipe_options
+
+if TYPE_CHECKING:
+    from olivebuild.gc import Result, Sweep
+
+
+@click.command()
+@recipe_options
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted.")
+@click.pass_context
+def clean(ctx: click.Context, dry_run: bool) -> None:
+    """Delete build/ and .olivebuild/ of this recipe. The cache keeps everything.
+
+    \b
+    olivebuild clean --dry-run
+    """
+    project = open_all(ctx)
+    for path in project.workspace.own():
+        shown = project.planner.scan.shown(path) + ("/" if path.is_dir() else "")
+        click.echo(f"{'would delete' if dry_run else 'deleted'} {shown}")
+        if not dry_run:
+            project.workspace.delete(path)
+
+
+@click.command()
+@recipe_options
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Mend what is damaged: set it aside, restore it, or have the next build make it again.",
+)
+@JSON
+@click.pass_context
+def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
+    """Read the whole cache, and what this recipe has in build/, and compare all with its digests;
+    exit 1 on any fault.
+
+    \b
+    olivebuild verify --repair
+    """
+    from olivebuild.project import cache_folder
+    from olivebuild.store import Store
+
+    from olivebuild import live, text, verify
+
+    project = open_if_there(ctx)
+    store = project.planner.store if project else Store(cache_folder())
+    wanted = verify.checks(store, project)
+    with live.reading("cache") as listen:
+        faults = verify.run(wanted, listen)
+    mended = verify.repair(store, project, faults) if repair and faults else {}
+    size = sum(check.size for check in wanted)
+    if as_json:
+        details = [
+            {"sort": f.sort.value, "name": f.name, "why": f.why, "repair": mended.get(f)}
+            for f in faults
+        ]
+        click.echo(
+            json.dumps(
+                {
+                    "checked": len(wanted),
+                    "bytes": size,
+                    "faults": [f.name for f in faults],
+                    "details": details,
+                },
+                indent=2,
+            )
+        )
+    else:
+        for fault in faults:
+            click.echo(
+                text.clean(
+                    f"damaged  {fault.sort.value:<7} {fault.name}: {fault.why}"
+                    + (f" ({mended[fault]})" if mended else "")
+                )
+            )
+        counts = [
+            f"{n} {sort.value}{'s' if n > 1 else ''}"
+            for sort in verify.Sort
+            if (n := sum(c.sort is sort for c in wanted))
+        ]
+        click.echo(
+            f"{', '.join(counts) or 'nothing'} checked ({text.size(size)}), {len(faults)} damaged"
+        )
+    ctx.exit(1 if faults else 0)
+
+
+def quantity(read: str) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
+    """An option that takes `50GB` or `30d`: which function of `text` reads it."""
+
+    def convert(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+        from olivebuild import text
+
+        try:
+            return None if value is None else int(getattr(text, read)(value))
+        except ValueError as e:
+            raise click.BadParameter(str(e)) from None
+
+    return convert
+
+
+@click.command()
+@recipe_options
+@click.option("--delete", is_flag=True, help="Delete it; without this, only say what would go.")
+@click.option(
+    "--max-size",
+    callback=quantity("size_of"),
+    metavar="SIZE",
+    help="Leave at most this much, like 50GB (default: the recipe's).",
+)
+@click.option(
+    "--older-than",
+    callback=quantity("span_of"),
+    default="30d",
+    show_default=True,
+    metavar="SPAN",
+    help="Delete what was not used since.",
+)
+@JSON
+@click.pass_context
+def gc(
+    ctx: click.Context, delete: bool, max_size: int | None, older_than: int, as_json: bool
+) -> None:
+    """Show what nobody needs in the cache, by target and age, and with --delete delete it.
+
+    What any recipe on this machine has now stays, and so does what a running build needs.
+
+    \b
+    olivebuild gc
+    olivebuild gc --delete --max-size 50GB --older-than 2w
+    """
+    from functools import partial
+
+    from olivebuild.history import targets_made
+    from olivebuild.project import cache_folder
+    from olivebuild.store import Store
+
+    from olivebuild import gc, text
+
+    project = open_if_there(ctx)
+    store = project.planner.store if project else Store(cache_folder())
+    if max_size is None and project and project.graph.recipe.cache.max_size:
+        max_size = text.size_of(project.graph.recipe.cache.max_size)
+    found = gc.collect(
+        store,
+        gc.Limits(older_than, max_size),
+        delete=delete,
+        targets_of=partial(targets_made, store.root),
+    )
+    click.echo(
+        json.dumps(_as_json(found, max_size, delete), indent=2)
+        if as_json
+        else "\n".join(_as_lines(found, max_size, delete))
+    )
+
+
+def _as_json(found: Sweep, limit: int | None, deleted: bool) -> dict[str, Any]:
+    files = sum(found.files.values())
+    return {
+        "deleted": deleted,
+        "size": found.total,
+        "needed": found.needed,
+        "limit": limit,
+        "freed": found.freed,
+        "results": [vars(result) for result in found.results],
+        "unowned": {"blobs": found.unowned, "files": files},
+        "building": found.building,
+    }
+
+
+def _as_lines(found: Sweep, limit: int | None, deleted: bool) -> list[str]:
+    from olivebuild.text import clean, size
+
+    lines = [clean(_line(result)) for result in found.results]
+    files = sum(found.files.values())
+    lines += [f"{size(found.unowned):>10}  blobs of no result"] if found.unowned else []
+    lines += (
+        [f"{size(files):>10}  left by crashes, in quarantine, or out of date"]
+        if found.files
+        else []
+    )
+    word = "deleted" if deleted else "would go"
+    lines.append(
+        f"{size(found.freed)} of {size(found.total)} {word}; {size(found.needed)} are needed"
+    )
+    if limit is not None and found.total - sum(found.blobs.values()) > limit:
+        lines.append(
+            f"the rest is more than {size(limit)}: recipes on this machine or running builds need "
+            "it"
+        )
+    if found.building:
+        lines.append("a build is running: what was stored or used within a day stays")
+    if found.freed and not deleted:
+        lines.append("`olivebuild gc --delete` deletes it")
+    return lines
+
+
+def _line(result: Result) -> str:
+    """`412 MB  adapter    41 days ago  /home/me/tone`"""
+    from olivebuild.text import size
+
+    days = max(0, int((time.time() - result.used) / 86400))
+    age = "today" if days == 0 else "yesterday" if days == 1 else f"{days} days ago"
+    name = result.target or result.kind
+    return f"{size(result.size):>10}  {name:<14} {age:<14} {result.recipe}".rstrip()

@@ -1,0 +1,453 @@
+"""The verbs that try a model: chat and predict.
+
+They build it first, and leave the model itself to a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from olivebuild.errors import BuildError, InputError, RecipeError
+from olivebuild.options import SET, TARGET, open_all, recipe_options
+from olivebuild.small_files import special
+from olivebuild.talker import Refused, Settings, Talker
+
+from olivebuild import names
+
+if TYPE_CHECKING:
+    from olivebuild.graph import Graph
+    from olivebuild.plan import Plan
+    from olivebuild.project import Project
+
+SUBJECTS = ("model", "merged", "adapter", "onnx", "choice")
+DATA = click.option(
+    "--data", metavar="DATASET", help="Put what is asked into this data set's template."
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A built model: its folder, and that of an adapter which goes on top.
+
+    `digests` tell what they hold.
+    """
+
+    target: str
+    folder: str
+    adapter: str
+    trust_remote_code: bool
+    digests: tuple[str, ...]
+    template_date: str = ""
+    trust_adapter: bool = False
+
+
+@click.command()
+@TARGET
+@recipe_options
+@SET
+@DATA
+@click.option("--system", metavar="TEXT", help="Begin with this system message.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Cut an answer after N tokens.",
+    metavar="N",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token.",
+)
+@click.pass_context
+def chat(
+    ctx: click.Context,
+    target: str,
+    settings: tuple[str, ...],
+    data: str | None,
+    system: str | None,
+    max_tokens: int,
+    temperature: float,
+) -> None:
+    """Talk to a model, built first if it is stale: base, adapter, merged or ONNX.
+
+    Each line is a turn, in the model's own chat template; /new begins anew, Ctrl-D ends. Ctrl-C
+    stops an answer; twice, it ends.
+
+    \b
+    olivebuild chat onnx-int4
+    echo "My umbrella just turned inside out." | olivebuild chat merged --data tone
+    """
+    # Ctrl-C stops an answer, but who is told to end must end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    project = open_all(ctx, settings)
+    forms = (form_of(project.graph, data, single=True),) if data else ()
+    made = build_subject(project, target)
+    date = made.template_date
+    asked = Settings(
+        target,
+        made.folder,
+        made.adapter,
+        made.trust_remote_code,
+        max_tokens,
+        forms,
+        temperature,
+        template_date=date,
+        trust_adapter=made.trust_adapter,
+    )
+    with Talker(asked, project.workspace.log_file(f"{target}.chat")) as talker:
+        talker.ready()
+        ctx.exit(converse(talker, system, bool(forms)))
+
+
+@click.command()
+@TARGET
+@recipe_options
+@SET
+@click.option(
+    "--in",
+    "rows",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="jsonl, json, csv or parquet.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write here instead of to standard output.",
+)
+@DATA
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Cut an answer after N tokens.",
+    metavar="N",
+)
+@click.pass_context
+def predict(
+    ctx: click.Context,
+    target: str,
+    settings: tuple[str, ...],
+    rows: Path,
+    out: Path | None,
+    data: str | None,
+    max_tokens: int,
+) -> None:
+    """Answer the rows of a file, one JSON line a row, in order; the model is built first if it is
+    stale.
+
+    A row is rendered by the data set that the model was trained on (or another of the recipe whose
+    columns it has), or has a `prompt`
+    or `messages`. An interrupted run with --out goes on where it stopped.
+
+    \b
+    olivebuild predict onnx-int4 --in new.jsonl --out answers.jsonl
+    """
+    if kind := special(rows.stat().st_mode):
+        raise InputError(
+            f"{rows} is {kind}, not a file",
+            where="--in",
+            hint="write what it gives into a file: rows are read more than once",
+        )
+    project = open_all(ctx, settings)
+    forms = (
+        (form_of(project.graph, data),)
+        if data
+        else forms_for(project.graph, project.graph.one(target))
+    )
+    made = build_subject(project, target)
+
+    def asked(first: int = 0) -> Settings:
+        # As a path that another process can open: /dev/stdin is its own there.
+        place = str(rows.resolve())
+        given = (target, made.folder, made.adapter, made.trust_remote_code, max_tokens, forms)
+        return Settings(
+            *given,
+            rows=place,
+            shown=str(rows),
+            first=first,
+            template_date=made.template_date,
+            trust_adapter=made.trust_adapter,
+        )
+
+    log = project.workspace.log_file(f"{target}.predict")
+    if out is None:
+        with Talker(asked(), log) as talker:
+            talker.ready()
+            for line in lines_of(talker):
+                click.echo(line)
+        return
+    from olivebuild.locks import try_lock
+
+    from olivebuild import digest
+
+    identity = digest.of_json(
+        [
+            made.digests,
+            digest.of_file(rows),
+            forms,
+            max_tokens,
+            *([made.template_date] if made.template_date else []),
+        ]
+    )
+    lock = try_lock(project.planner.store.lock_file(identity))
+    if lock is None:
+        raise BuildError(
+            f"{out} is being written by another run of this command", hint="wait for it"
+        )
+    with lock:
+        write_lines(asked, log, out, out.with_name(f"{out.name}.{identity[:8]}.part"))
+
+
+def build_subject(project: Project, target: str) -> Subject:
+    """What the verb is about, built if it is stale.
+
+    Raises RecipeError for a target that is no model, and the error of a step that fails.
+    """
+    from olivebuild.actions import trusts
+
+    graph = project.graph
+    graph.one(target)
+    kind, fields = graph.targets[target].kind, graph.recipe.targets[target].fields
+    if kind not in SUBJECTS:
+        models = [name for name, t in graph.targets.items() if t.kind in SUBJECTS]
+        hint = (
+            f"models of this recipe are {', '.join(models)}"
+            if models
+            else "the recipe has no model"
+        )
+        raise RecipeError(
+            f"{target} is of kind {kind}, which can't be asked",
+            where=graph.recipe.where(target),
+            hint=hint,
+        )
+    base = target
+    if kind == "adapter":
+        model = getattr(fields, "model", None)
+        if model is None:
+            hint = "name its `model`, or a merge of the two"
+            raise RecipeError(
+                f"the base of {target} is not known", where=graph.recipe.where(target), hint=hint
+            )
+        base = model.target
+    plan = _build(project, list(dict.fromkeys([base, target])))
+    folders = [str(plan.states[name].folder) for name in (base, target)]
+    digests = tuple((plan.states[name].outputs or {}).get("", "") for name in (base, target))
+    return Subject(
+        target,
+        folders[0],
+        folders[1] if kind == "adapter" else "",
+        trusts(graph, graph.nodes[base]),
+        digests,
+        project.planner.dating.date_of(target, plan.lookups),
+        trusts(graph, graph.nodes[target]),
+    )
+
+
+def _build(project: Project, goals: list[str]) -> Plan:
+    """What it tells goes to stderr: stdout is for answers."""
+    from olivebuild.build import Builder
+    from olivebuild.live import on_stderr
+    from olivebuild.recording import Recorder, record
+
+    from olivebuild.executors.local import LocalExecutor
+
+    with on_stderr() as display:
+        recorder = Recorder(display)
+        report = Builder(project.planner, LocalExecutor(), recorder).run(goals)
+    record(project, recorder, report, [])
+    if report.errors:
+        raise report.errors[0]
+    assert report.plan
+    return report.plan
+
+
+def forms_for(graph: Graph, target: str) -> tuple[dict[str, str], ...]:
+    """The templates of the data sets that the target was made with, then of the recipe's others."""
+    below = [
+        name for name in graph.targets_below([target]) if graph.targets[name].kind == "dataset"
+    ]
+    others = [
+        name for name, t in graph.targets.items() if t.kind == "dataset" and name not in below
+    ]
+    return tuple(form for name in (*below, *others) if (form := _form(graph, name)))
+
+
+def form_of(graph: Graph, name: str, *, single: bool = False) -> dict[str, str]:
+    """Raises RecipeError when there is no such data set, or no such template."""
+    graph.one(name)
+    where = graph.recipe.where(name)
+    form = _form(graph, name) if graph.targets[name].kind == "dataset" else None
+    if form is None:
+        raise RecipeError(
+            f"{name} is not a data set whose rows ask something",
+            where=where,
+            hint="it needs prompt, user or messages",
+        )
+    from olivebuild.templates import columns_in
+
+    if single and (form["format"] == "messages" or len(set(columns_in(form["text"]))) != 1):
+        raise RecipeError(
+            f"what you write is one text, and the template of {name} takes more than that",
+            where=where,
+            hint="leave --data out",
+        )
+    return form
+
+
+def _form(graph: Graph, name: str) -> dict[str, str] | None:
+    fields = graph.recipe.targets[name].fields
+    found = next(
+        (
+            (kind, text)
+            for kind in ("prompt", "user", "messages")
+            if (text := getattr(fields, kind, None)) is not None
+        ),
+        None,
+    )
+    return {"name": name, "format": found[0], "text": found[1]} if found else None
+
+
+# -- chat
+
+
+def converse(talker: Talker, system: str | None, with_form: bool) -> int:
+    """Turns until the input ends; the exit code."""
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    if interactive:
+        with contextlib.suppress(ImportError):
+            # Arrow keys and earlier lines, where the system has them.
+            import readline  # noqa: F401
+    from olivebuild.console import show_error
+
+    start = [{"role": "system", "content": system}] if system else []
+    messages, interrupted = start, False
+    while True:
+        try:
+            text = _next_line(interactive)
+        except KeyboardInterrupt:
+            if interrupted or not interactive:
+                return 130
+            interrupted = True
+            click.echo("\nCtrl-C again ends, and so does Ctrl-D")
+            continue
+        if text is None:
+            return 0
+        interrupted = False
+        if text.strip() == "/new":
+            messages = start
+        elif not names.is_text(text):
+            odd = InputError(
+                "the line is not UTF-8 text", where="standard input", hint="write it as UTF-8"
+            )
+            if not interactive:
+                raise odd
+            show_error(odd)
+        elif text.strip():
+            asked = [*messages, {"role": "user", "content": text.strip()}]
+            try:
+                answer, interrupted = _answer(
+                    talker, {"text": text.strip()} if with_form else {"messages": asked}
+                )
+            except Refused as e:
+                if not interactive:
+                    raise
+                show_error(e)
+                continue
+            if interrupted and not interactive:
+                return 130
+            messages = [*asked, {"role": "assistant", "content": answer}]
+
+
+def _answer(talker: Talker, question: dict[str, Any]) -> tuple[str, bool]:
+    """What the model wrote, shown as it comes, and whether it was interrupted."""
+    from olivebuild.text import clean
+
+    answer, interrupted = "", False
+    try:
+        for piece in talker.ask(**question):
+            answer += piece
+            click.echo(clean(piece), nl=False)
+    except KeyboardInterrupt:
+        interrupted = True
+        talker.stop()
+    click.echo()
+    return answer, interrupted
+
+
+def _next_line(interactive: bool) -> str | None:
+    """None at the end of the input."""
+    if not interactive:
+        return sys.stdin.readline() or None
+    try:
+        return input("> ")
+    except EOFError:
+        click.echo()
+        return None
+
+
+# -- predict
+
+
+def lines_of(talker: Talker) -> Iterator[str]:
+    for row, text in talker.rows():
+        yield json.dumps(row | {"prediction": text}, ensure_ascii=False)
+
+
+def write_lines(asked: Callable[[int], Settings], log: Path, out: Path, part: Path) -> None:
+    """All lines into `out`, at once when the last is there; until then they are in `part`, from
+    which a later run goes on.
+    """
+    from olivebuild.events import Event
+    from olivebuild.live import on_stderr
+
+    first = whole_lines(part)
+    with Talker(asked(first), log) as talker, open(part, "ab") as file, on_stderr() as display:
+        node: dict[str, object] = {"target": out.name, "node": out.name}
+        display(Event("started", node | {"reasons": [], "seconds": None}))
+        total, done = talker.ready()["rows"], first
+        display(Event("progress", node | {"what": "answering", "done": done, "total": total}))
+        try:
+            for line in lines_of(talker):
+                file.write(line.encode() + b"\n")
+                file.flush()
+                done += 1
+                display(
+                    Event("progress", node | {"what": "answering", "done": done, "total": total})
+                )
+        except KeyboardInterrupt:
+            display(Event("stopping", node))
+            click.echo(
+                f"{done} of {total} rows are kept; the same command goes on from there", err=True
+            )
+            raise
+        os.fsync(file.fileno())
+    os.replace(part, out)
+    click.echo(
+        f"{total} rows in {out}" + (f", {first} of them from before" if first else ""), err=True
+    )
+
+
+def whole_lines(file: Path) -> int:
+    """How many lines are complete; what comes after them is cut off."""
+    if not file.exists():
+        return 0
+    data = file.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        os.truncate(file, end)
+    return data.count(b"\n")

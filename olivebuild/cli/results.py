@@ -1,0 +1,172 @@
+"""The verbs that look back: report, history and compare."""
+
+from __future__ import annotations
+
+import os
+import webbrowser
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from msgspec import to_builtins
+from olivebuild.digest import write_atomically
+from olivebuild.options import JSON, open_all, recipe_options
+from olivebuild.streams import json_text
+
+if TYPE_CHECKING:
+    from olivebuild.metric_records import Metrics
+    from olivebuild.project import Project
+
+
+@click.command()
+@recipe_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the page here instead of build/report.html.",
+)
+@click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
+@click.option(
+    "--markdown",
+    is_flag=True,
+    help="Print Markdown instead, and append it to $GITHUB_STEP_SUMMARY where that is set.",
+)
+@JSON
+@click.option(
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the gates as JUnit XML, too.",
+)
+@click.pass_context
+def report(
+    ctx: click.Context,
+    out: Path | None,
+    show: bool,
+    markdown: bool,
+    as_json: bool,
+    junit: Path | None,
+) -> None:
+    """Write one page that tells what was built, why, what it cost, and how good it is.
+
+    Runs nothing.
+
+    \b
+    olivebuild report --open
+    olivebuild report --markdown --junit gates.xml
+    """
+    from olivebuild.report import collect
+    from olivebuild.report import junit as xml
+    from olivebuild.report import markdown as md
+
+    from olivebuild import live
+
+    project = open_all(ctx)
+    with live.hashing(project.workspace.memo):
+        plan = project.planner.plan(project.graph.all_goals)
+    project.workspace.memo.save()
+    found = collect.collect(project, plan)
+    if as_json:
+        click.echo(json_text(asdict(found), indent=2))
+    if markdown:
+        text = md.render(found)
+        click.echo(text, nl=False)
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with open(summary, "a", encoding="utf-8") as f:
+                f.write(text)
+    if junit:
+        write(junit, xml.render(found))
+    if out or show or not (as_json or markdown):
+        from olivebuild.report import page
+
+        file = out or project.workspace.build / "report.html"
+        write(file, page.render(found))
+        click.echo(f"wrote {file}", err=as_json or markdown)
+        if show:
+            webbrowser.open(file.resolve().as_uri())
+
+
+def write(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, text.encode())
+
+
+@click.command()
+@recipe_options
+@JSON
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Show the last N builds.",
+)
+@click.pass_context
+def history(ctx: click.Context, as_json: bool, count: int) -> None:
+    """List the builds that had something to do: what changed, what was made, and what was measured.
+
+    \b
+    olivebuild history
+    """
+    from olivebuild.console import show_history
+    from olivebuild.recording import history_of
+
+    entries = history_of(open_all(ctx)).read()
+    if as_json:
+        click.echo(json_text({"builds": [to_builtins(e) for e in entries[-count:]]}, indent=2))
+    else:
+        show_history(entries, count)
+
+
+@click.command()
+@click.argument("old", default="last~1")
+@click.argument("new", default="last")
+@recipe_options
+@JSON
+@click.pass_context
+def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
+    """Compare two builds, or two models of a benchmark.
+
+    A build is last, last~1, a number or a date.
+
+    \b
+    olivebuild compare                     the last build with the one before
+    olivebuild compare 2026-11-20 last
+    olivebuild compare merged onnx-int4
+    """
+    from olivebuild.console import show_comparison
+    from olivebuild.history import find, names_build
+    from olivebuild.recording import history_of
+
+    from olivebuild import comparing
+
+    project = open_all(ctx)
+    if names_build(old):
+        entries = history_of(project).read()
+        found = comparing.of_builds(entries, find(entries, old), find(entries, new))
+    else:
+        found = comparing.of_models(_benchmarks(project), old, new)
+    if as_json:
+        click.echo(json_text(found.to_json(), indent=2))
+    else:
+        show_comparison(found)
+
+
+def _benchmarks(project: Project) -> dict[str, Metrics]:
+    """Return the metrics of the recipe's benchmarks as they stand, but for what is not measured
+    yet.
+    """
+    from olivebuild.metric_records import read_metrics
+
+    names = [name for name, target in project.graph.targets.items() if target.kind == "benchmark"]
+    plan = project.planner.plan(names)
+    project.workspace.memo.save()
+    return {
+        name: read_metrics(trace.metrics, name)
+        for name in names
+        if (trace := plan.states[name].trace)
+    }

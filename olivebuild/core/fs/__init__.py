@@ -1,0 +1,1 @@
+"""Files and folders: opened without waiting, deleted and swapped without following links."""

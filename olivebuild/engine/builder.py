@@ -1,0 +1,399 @@
+"""The build loop: dispatch, wait, commit, until all goals are there.
+
+Decides nothing: what to do next is always the plan's word.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO
+
+from msgspec.structs import asdict
+from olivebuild.actions import asking, make_action
+from olivebuild.build_report import BuildReport
+from olivebuild.commit import Commit, RunningAction, remember, remember_fresh, save
+from olivebuild.errors import BuildError, Damaged, StepError, StoreError, of_disk
+from olivebuild.events import Event, Listener
+from olivebuild.executor import ANY, Executor, Message, Outcome
+from olivebuild.failures import Failures
+from olivebuild.incremental import Incremental
+from olivebuild.locks import try_lock
+from olivebuild.node import Node
+from olivebuild.pinning import look, pin_all
+from olivebuild.plan import Plan, Planner
+from olivebuild.preparing import check_locks, check_resources, sweep
+from olivebuild.states import Demand, State, Verdict
+from olivebuild.turns import ReadyQueue, ResourcePool
+
+from olivebuild import locks
+
+POLL_SECONDS = 0.1
+MAX_ATTEMPTS = 4
+BROUGHT = ("model", "merged")
+"""The kinds of which a source may be far away, and is looked at again when it lies here."""
+
+
+class Builder:
+    """Runs a plan to its goals, once.
+
+    Sets of names that its methods return are the nodes of which something changed: the plan has to
+    be brought up to date with them before anything else is done.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        executor: Executor,
+        listen: Listener,
+        pool: ResourcePool | None = None,
+        *,
+        keep_going: bool = False,
+    ) -> None:
+        self.planner = planner
+        self.executor = executor
+        self.listen = listen
+        self.report = BuildReport(goals=[])
+        self._pool = pool or ResourcePool({})
+        self._keep_going = keep_going
+        self._failures = Failures(planner, self.report, self._say)
+        self._running: dict[str, RunningAction] = {}
+        self._locked_elsewhere: set[str] = set()
+        """Nodes whose keys other builds were making at the last dispatch."""
+        self._told_waiting: set[str] = set()
+        """Those of which this was told."""
+        self._attempts: Counter[str] = Counter()
+
+    def run(self, goals: Iterable[str], recalled: Incremental | None = None) -> BuildReport:
+        """Build the goals, from what the last build knew, if that is given.
+
+        A step that fails is in the report. Raises BuildError for what comes before, and
+        FrozenNodeChanged.
+        """
+        self.report.goals = list(goals)
+        store = self.planner.store
+        check_locks(store, self.planner.workspace)
+        # What a build finds in the cache is not swept away under it.
+        with nullcontext() if store.read_only else locks.locked(store.builds_lock, shared=True):
+            start = time.monotonic()
+            self._prepare()
+            try:
+                self._run(recalled)
+            finally:
+                self._stop()
+                self._save()
+            self.report.seconds = time.monotonic() - start
+            return self.report
+
+    @property
+    def _may_start(self) -> bool:
+        """After a failure what runs may end, but nothing new begins."""
+        return self._keep_going or not self.report.errors
+
+    def _prepare(self) -> None:
+        self.planner.workspace.memo.listen = self._tell_hashing
+        self.planner.workspace.recover()
+        sweep(self.planner.store)
+        check_resources(self.planner, self._pool, self.report.goals)
+
+    def _run(self, recalled: Incremental | None) -> None:
+        self._pin()
+        self.report.plan = plan = self._plan(recalled)
+        self._announce(plan)
+        self._fetch_small_files(plan)
+        self._failures.check(plan)
+        queue = ReadyQueue(self.planner.graph, plan)
+        while True:
+            changed = self._dispatch(plan, queue) or self._wait()
+            if changed:
+                self._update(plan, changed)
+            elif not (self._running or self._locked_elsewhere):
+                break
+        self._check_goals(plan)
+        if not self.report.errors:
+            remember_fresh(self.planner.workspace, plan)
+
+    # Before the loop
+
+    def _pin(self) -> None:
+        """Write into olivebuild.lock what remote sources stand for, and dates from now on."""
+        for node, error in pin_all(
+            self.planner,
+            self.executor,
+            self.report.goals,
+            self.listen,
+            keep_going=self._keep_going,
+        ):
+            self._failures.add(node, error)
+        self.planner.dating.pinned = self._note
+
+    def _plan(self, recalled: Incremental | None) -> Plan:
+        if recalled is None:
+            return self.planner.plan(self.report.goals, with_faults=True)
+        self.planner.update(recalled.plan, recalled.changed)
+        return recalled.plan
+
+    def _announce(self, plan: Plan) -> None:
+        unfinished = (Verdict.STALE, Verdict.WAITING)
+        verdicts = {target: plan.target(target)[0] for target in plan.targets}
+        run = [target for target, verdict in verdicts.items() if verdict in unfinished]
+        restore = [target for target, verdict in verdicts.items() if verdict is Verdict.CACHED]
+        costs = {
+            name: state.seconds
+            for name, state in plan.states.items()
+            if state.verdict in unfinished
+        }
+        self.listen(Event("plan", {"run": run, "restore": restore, "seconds": costs}))
+        if run:
+            for node, text in self.planner.dating.ignored(plan.lookups):
+                self._note(node, text)
+
+    def _fetch_small_files(self, plan: Plan) -> None:
+        """Have the small files of the hub's models here, before weights are fetched and anything is
+        made.
+        """
+        for name, state in plan.states.items():
+            if self._may_start and _is_to_be_fetched(state):
+                try:
+                    plan.small[name] = look(self.planner, self.executor, state.node, self.listen)
+                except BuildError as e:
+                    self._failures.add(state.node, e)
+
+    # The loop
+
+    def _dispatch(self, plan: Plan, queue: ReadyQueue) -> set[str]:
+        """Restore what is cached, and start what there is room for."""
+        self._locked_elsewhere.clear()
+        if not self._may_start:
+            return set()
+        changed: set[str] = set()
+        has_slot = self.executor.can_start(ANY)
+        for state in queue.ready():
+            if self._is_taken(state):
+                continue
+            if state.verdict is Verdict.CACHED:
+                changed |= self._restore(state)
+            elif has_slot and self._inputs_ready(plan, state):
+                changed |= self._start(plan, state)
+                # Without a slot there is no need to ask for each of thousands of nodes.
+                has_slot = self.executor.can_start(ANY)
+        return changed
+
+    def _wait(self) -> set[str]:
+        """Wait for what happens next, at most POLL_SECONDS.
+
+        A node whose key is locked elsewhere counts as changed after that: it may be done.
+        """
+        if not self._running:
+            if self._locked_elsewhere:
+                time.sleep(POLL_SECONDS)
+            return set(self._locked_elsewhere)
+        message = self.executor.wait(POLL_SECONDS)
+        if message is None:
+            return set(self._locked_elsewhere)
+        if isinstance(message, Message):
+            node = self._running[message.node].state.node
+            self._say(message.event, node, **message.data)
+            return set()
+        return self._finish(self._running.pop(message.node), message)
+
+    def _update(self, plan: Plan, changed: set[str]) -> None:
+        self.planner.update(plan, plan.with_equal_keys(changed))
+        is_here = any(
+            plan.states[name].node.source and plan.states[name].node.kind in BROUGHT
+            for name in changed
+        )
+        has_new_fault = any(
+            lookup.fault and name not in self._failures for name, lookup in plan.lookups.items()
+        )
+        # What was far away lies here now, and can be read; or what was there can't be any more.
+        if is_here or has_new_fault:
+            self._failures.check(plan)
+
+    def _is_taken(self, state: State) -> bool:
+        """Whether a node has failed or runs, or another runs of which the key is the same: that
+        one's result will do for both.
+        """
+        name = state.node.name
+        if name in self._running or name in self._failures:
+            return True
+        return any(action.state.key == state.key for action in self._running.values())
+
+    def _inputs_ready(self, plan: Plan, state: State) -> bool:
+        """Whether a node's inputs are there, and the data sets of the benchmarks that will ask what
+        is made of it: their rows are looked at before an adapter is trained.
+        """
+        graph = self.planner.graph
+        if not all(self._is_done(plan, s.name) for _, s, _ in graph.inputs[state.node.name]):
+            return False
+        for _, sets in asking(graph, plan, state.node):
+            for source in sets:
+                if source.name not in self._failures and not self._is_done(plan, source.name):
+                    return False
+        return True
+
+    def _is_done(self, plan: Plan, name: str) -> bool:
+        return plan.states[name].verdict is Verdict.FRESH and name not in self._running
+
+    def _restore(self, state: State) -> set[str]:
+        """Put a cached result into build/."""
+        assert state.manifest
+        start = time.monotonic()
+        node, planner = state.node, self.planner
+        self._count_attempt(state)
+        planner.traces.use([state.trace] if state.trace else [])
+        try:
+            planner.workspace.publish(node.target, state.manifest, planner.store)
+        except Damaged as e:
+            # The blob is in quarantine now, so the next plan finds it missing and runs the step.
+            self._note(node, f"the cached result is damaged ({e}): it is built again")
+            return {node.name}
+        remember(planner.workspace, state, state.reasons)
+        if node.target not in self.report.restored:
+            self.report.restored.append(node.target)
+        self.report.touched.add(node.name)
+        self._say("restored", node, seconds=time.monotonic() - start)
+        return {node.name}
+
+    def _start(self, plan: Plan, state: State) -> set[str]:
+        """Start a node's action, if there is room for it, and no other build makes the same."""
+        node, planner = state.node, self.planner
+        assert state.key
+        if not self._pool.fits(node) or not self.executor.can_start(node):
+            return set()
+        planner.store.check_writable(f"{node.target} is not in it and would have to be built")
+        lock = self._lock(node, state.key)
+        if lock is None:
+            return set()
+        if state.trace is None and planner.trace(node, state.key):
+            # Another build has made it meanwhile.
+            lock.close()
+            return {node.name}
+        self._count_attempt(state)
+        inputs = [plan.states[source.name] for _, source, _ in planner.graph.inputs[node.name]]
+        planner.traces.use(s.trace for s in inputs if s.trace)
+        scratch = planner.store.scratch(state.key)
+        running = RunningAction(state=state, inputs=inputs, scratch=scratch, lock=lock)
+        running.out.mkdir()
+        try:
+            action = make_action(planner, plan, state, running.out)
+        except Damaged as e:
+            # A part of the target that lies in the store alone; the bad blob is in quarantine, so
+            # the next plan runs its step.
+            running.close(planner.store)
+            self._note(node, f"a cached part is damaged ({e}): it is built again")
+            return {node.name, *(source.node.name for source in inputs)}
+        self._pool.acquire(node)
+        self._running[node.name] = running
+        self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
+        # Only now, so that the step need not wait for what shows this.
+        reasons = [asdict(reason) for reason in state.reasons]
+        self._say("started", node, reasons=reasons, seconds=state.seconds)
+        return set()
+
+    def _lock(self, node: Node, key: str) -> IO[bytes] | None:
+        """Take the lock of a key; None, told once a node, where another build holds it."""
+        lock = try_lock(self.planner.store.lock_file(key))
+        if lock is None:
+            self._locked_elsewhere.add(node.name)
+            if node.name not in self._told_waiting:
+                self._told_waiting.add(node.name)
+                self._say("waiting", node)
+        return lock
+
+    def _count_attempt(self, state: State) -> None:
+        """Raises StepError when a node does not become right however often it is made."""
+        target, name = state.node.target, state.node.name
+        self._attempts[name] += 1
+        if self._attempts[name] > MAX_ATTEMPTS:
+            what = state.reasons[0].what if state.reasons else "it"
+            raise StepError(
+                f"{target} was made {MAX_ATTEMPTS} times, and {what} is still not right",
+                hint="does another program write there, or does the file system not keep what is "
+                "written?",
+            )
+
+    def _finish(self, running: RunningAction, outcome: Outcome) -> set[str]:
+        """Take in how an action ended, and give back all that it held."""
+        node = running.state.node
+        self._pool.release(node)
+        try:
+            self._commit(running, outcome)
+        except BuildError as error:
+            self._failures.add(node, error)
+        except OSError as error:
+            self._failures.add(node, of_disk(error, node.target))
+        finally:
+            running.close(self.planner.store)
+        return {node.name}
+
+    def _commit(self, running: RunningAction, outcome: Outcome) -> None:
+        """Raises BuildError and OSError."""
+        node = running.state.node
+        if not running.scratch.exists():
+            raise StoreError(
+                f"the cache was deleted while {node.target} was being built", hint="build again"
+            )
+        if outcome.error:
+            raise outcome.error
+        Commit(self.planner, running, outcome, lambda text: self._note(node, text)).run()
+        self.report.touched.add(node.name)
+        self._say("finished", node, seconds=outcome.seconds)
+        if node.target not in self.report.ran:
+            self.report.ran.append(node.target)
+
+    # After the loop
+
+    def _check_goals(self, plan: Plan) -> None:
+        """Raises StepError when something is left to do, and nothing says why it was not done."""
+        for state in plan.states.values():
+            is_left = state.demand is Demand.FOLDER and state.verdict is not Verdict.FRESH
+            if is_left and not self.report.errors:
+                raise StepError(
+                    f"{state.node.target} could not be made, and no step says why",
+                    hint="this is a fault of olivebuild; please report it",
+                )
+
+    def _stop(self) -> None:
+        """Whatever still runs was interrupted: stop it, and leave nothing of it."""
+        try:
+            for running in self._running.values():
+                self._say("stopping", running.state.node)
+        finally:
+            self.executor.cancel()
+        for running in self._running.values():
+            running.close(self.planner.store)
+        self._running.clear()
+
+    def _save(self) -> None:
+        """Whatever went wrong, write what is remembered; where even that can't be written, tell it,
+        once.
+        """
+        try:
+            save(self.planner, self.report.plan)
+        except OSError as e:
+            if not self.report.errors:
+                self.report.errors.append(of_disk(e))
+
+    # Events
+
+    def _tell_hashing(self, path: Path, done: int, total: int) -> None:
+        file = self.planner.scan.shown(path)
+        self.listen(Event("hashing", {"file": file, "done": done, "total": total}))
+
+    def _note(self, node: Node, text: str) -> None:
+        self._say("note", node, text=text)
+
+    def _say(self, name: str, node: Node, **data: object) -> None:
+        self.listen(Event(name, {"target": node.target, "node": node.name, **data}))
+
+
+def _is_to_be_fetched(state: State) -> bool:
+    """Whether a pinned model of the hub is not here yet."""
+    source = state.node.source
+    if state.verdict is not Verdict.STALE or not state.key:
+        return False
+    return state.node.kind in BROUGHT and source is not None and source.scheme == "hf"

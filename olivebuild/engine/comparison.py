@@ -1,0 +1,267 @@
+"""Two sets of a benchmark's figures against each other: what became better, what worse, by how
+much. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from msgspec.structs import asdict
+from olivebuild.errors import RecipeError
+from olivebuild.gates import FIGURES
+from olivebuild.history import Entry, Measured
+from olivebuild.key import Reason
+from olivebuild.metric_records import DataMetrics, Metrics, MetricSet, ModelMetrics, decode
+from olivebuild.text import did_you_mean
+
+
+class Scale(Enum):
+    """How a difference is told: in points of a share, or relative to the old value."""
+
+    POINTS = "points"
+    RATIO = "ratio"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure of a model (on a data set, unless it is one of speed or size) before and after."""
+
+    target: str
+    model: str
+    data: str
+    figure: str
+    old: float
+    new: float
+    noise: bool = False
+    """No more than other test rows, or another seed where the benchmark has several, would change
+    it.
+    """
+
+    @property
+    def scale(self) -> Scale:
+        return Scale.POINTS if "%" in FIGURES[self.figure][1] else Scale.RATIO
+
+    @property
+    def amount(self) -> float:
+        """The difference, in points or per cent of the old value."""
+        if self.scale is Scale.POINTS:
+            return (self.new - self.old) * 100
+        return (self.new / self.old - 1) * 100 if self.old else 0.0
+
+    @property
+    def better(self) -> bool | None:
+        """None when nothing changed."""
+        if self.new == self.old:
+            return None
+        return (self.new > self.old) == (FIGURES[self.figure][0] == "higher")
+
+    @property
+    def text(self) -> str:
+        """`+1.2 points`, `3 % slower`, `2 % smaller`, `4 % less`, `-0.5 points (noise)`."""
+        noise = " (noise)" if self.noise else ""
+        if self.scale is Scale.POINTS:
+            return f"{self.amount:+.1f} points{noise}"
+        if abs(self.amount) < 0.5:
+            return "equal"
+        more, less = WORDS.get(self.figure, ("more", "less"))
+        return f"{abs(self.amount):.0f} % {more if self.amount > 0 else less}{noise}"
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "target": self.target,
+            "model": self.model,
+            "data": self.data or None,
+            "figure": self.figure,
+            "old": self.old,
+            "new": self.new,
+            "amount": round(self.amount, 6),
+            "unit": "points" if self.scale is Scale.POINTS else "%",
+            "better": self.better,
+            "noise": self.noise,
+        }
+
+
+WORDS = {
+    "tokens_per_second": ("faster", "slower"),
+    "ttft": ("slower", "faster"),
+    "size": ("larger", "smaller"),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two builds or two models, what changed outside between them, and what became of the
+    figures.
+    """
+
+    old: str
+    new: str
+    changes: tuple[Change, ...]
+    causes: tuple[Reason, ...] = ()
+    same_machine: bool = True
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "old": self.old,
+            "new": self.new,
+            "same_machine": self.same_machine,
+            "causes": [asdict(r) for r in self.causes],
+            "changes": [c.to_json() for c in self.changes],
+        }
+
+
+def of_builds(entries: Sequence[Entry], old: Entry, new: Entry) -> Comparison:
+    """Every figure that both builds have. Edits between them count, whichever is the older."""
+    changes: list[Change] = []
+    for target, measured in new.measured.items():
+        if target in old.measured:
+            changes += between(target, metrics_of(old.measured[target]), metrics_of(measured))
+    first, last = sorted((old.number, new.number))
+    causes = dict.fromkeys(r for e in entries if first < e.number <= last for r in e.causes)
+    return Comparison(old.name, new.name, tuple(changes), tuple(causes), old.machine == new.machine)
+
+
+def of_models(benchmarks: Mapping[str, Metrics], old: str, new: str) -> Comparison:
+    """Every figure of two models that one benchmark measures. Raises RecipeError when none does."""
+    changes: list[Change] = []
+    for target, metrics in benchmarks.items():
+        models = metrics.models
+        if old in models and new in models:
+            # These have answered the same rows, and the benchmark has compared the two row by row.
+            changes += (
+                replace(c, noise=False) for c in _rows(target, new, models[old], models[new])
+            )
+    if not changes:
+        known = list(
+            dict.fromkeys(model for metrics in benchmarks.values() for model in metrics.models)
+        )
+        odd = next((name for name in (old, new) if name not in known), new)
+        hint = did_you_mean(odd, known) if known else "`olivebuild` builds a benchmark"
+        raise RecipeError(
+            f"no benchmark has measured both {old} and {new}", where="command line", hint=hint
+        )
+    return Comparison(old, new, tuple(changes))
+
+
+def metrics_of(measured: Measured) -> Metrics:
+    """Return a benchmark's metrics as the history has them: without samples, answers, comparisons.
+
+    They are empty for another kind of target, and for what can't be read: the history tells what it
+    can.
+    """
+    try:
+        return decode(measured.metrics if measured.kind == "benchmark" else {}, Metrics)
+    except ValueError:
+        return Metrics()
+
+
+def between(target: str, old: Metrics, new: Metrics) -> list[Change]:
+    """Return every metric that a benchmark had before and has now, model by model."""
+    changes: list[Change] = []
+    for model, row in new.models.items():
+        if model in old.models:
+            changes += _rows(target, model, old.models[model], row)
+    return changes
+
+
+def _rows(target: str, model: str, old: ModelMetrics, new: ModelMetrics) -> list[Change]:
+    changes: list[Change] = []
+    for name, row in new.data.items():
+        changes += _changes(target, model, name, old.data.get(name, DataMetrics()), row)
+    return changes + _changes(target, model, "", old, new)
+
+
+def _changes(target: str, model: str, data: str, old: MetricSet, new: MetricSet) -> list[Change]:
+    changes = []
+    for figure in FIGURES:
+        before, after = old.metric(figure), new.metric(figure)
+        if before is None or after is None or before != before or after != after:
+            continue
+        changes.append(
+            Change(
+                target=target,
+                model=model,
+                data=data,
+                figure=figure,
+                old=before,
+                new=after,
+                noise=_is_noise(figure, (old, before), (new, after)),
+            )
+        )
+    return changes
+
+
+def _is_noise(figure: str, old: tuple[MetricSet, float], new: tuple[MetricSet, float]) -> bool:
+    """Judge by the intervals of both, as if the two had been judged on rows of their own: the
+    history has no answers to pair.
+    """
+    change = new[1] - old[1]
+    if not change:
+        return False
+    ends = [
+        _facing(row, figure, value, up)
+        for (row, value), up in ((old, change > 0), (new, change < 0))
+    ]
+    spreads = [row.deviation(figure) for row, _ in (old, new)]
+    by_rows = all(ends) and abs(change) <= math.hypot(*(end for end in ends if end))
+    return bool(
+        by_rows
+        or (any(spreads) and abs(change) <= 2 * math.hypot(*(spread or 0.0 for spread in spreads)))
+    )
+
+
+def _facing(row: MetricSet, figure: str, value: float, up: bool) -> float | None:
+    """Return how far the interval reaches from the metric towards the other's."""
+    interval = row.interval(figure)
+    return abs(interval[int(up)] - value) if interval else None
+
+
+def headline(changes: list[Change], *, same_machine: bool = True) -> str:
+    """`+1.2 points (noise), 3 % slower`: of the last model the accuracy on the first data set, and
+    the speed; "" without either.
+
+    Speeds of different machines say nothing about the models.
+    """
+    last = [c for c in changes if c.model == changes[-1].model] if changes else []
+    accuracy = next(
+        (c for name in ("accuracy", "generated_accuracy") for c in last if c.figure == name), None
+    )
+    speed = next(
+        (c for name in ("tokens_per_second", "ttft") for c in last if c.figure == name), None
+    )
+    parts = (
+        [accuracy.text if accuracy.better is not None else "the same accuracy"] if accuracy else []
+    )
+    if speed and same_machine:
+        parts.append("as fast" if speed.text == "equal" else speed.text)
+    return ", ".join(parts)
+
+
+def previous(entries: Sequence[Entry], entry: Entry, target: str) -> Entry | None:
+    """The last build before `entry` that measured the target; None if it measured the very same, or
+    there is none.
+    """
+    before = next(
+        (e for e in reversed(entries) if e.number < entry.number and target in e.measured), None
+    )
+    same = (
+        before
+        and target in entry.measured
+        and before.measured[target].key == entry.measured[target].key
+    )
+    return None if same else before
+
+
+def since_last(entries: Sequence[Entry], entry: Entry, target: str) -> str:
+    """`since build 11: +1.2 points, 3 % slower`; "" when there is nothing to compare with."""
+    before = previous(entries, entry, target)
+    if before is None or target not in entry.measured:
+        return ""
+    changes = between(
+        target, metrics_of(before.measured[target]), metrics_of(entry.measured[target])
+    )
+    told = headline(changes, same_machine=before.machine == entry.machine)
+    return f"since build {before.number}: {told}" if told else ""

@@ -1,0 +1,56 @@
+"""What has to hold before a build begins, and what builds before it left behind. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from olivebuild.errors import RecipeError
+from olivebuild.locks import try_lock
+from olivebuild.plan import Planner
+from olivebuild.store import WRITTEN, Store
+from olivebuild.turns import ResourcePool
+from olivebuild.workspace import Workspace
+
+from olivebuild import digest, locks
+
+
+def check_locks(store: Store, workspace: Workspace) -> None:
+    """Without locks two builds would harm each other: better none than a wrong one.
+
+    Raises StoreError.
+    """
+    for folder in [workspace.state] if store.read_only else [workspace.state, store.root / "locks"]:
+        locks.check(folder)
+
+
+def check_resources(planner: Planner, pool: ResourcePool, goals: Iterable[str]) -> None:
+    """Raises RecipeError for a target that could never start."""
+    for node in planner.graph.closure(goals):
+        if name := pool.exceeded_by(node):
+            where = planner.scan.recipe.where(node.target, ("resources", name))
+            limit = pool.limit(name)
+            fact = f"{node.target} takes more {name} than there is: " + (
+                f"{limit / 1e9:g} GB" if limit >= 1e6 else f"{limit:g}"
+            )
+            raise RecipeError(
+                fact,
+                where=where,
+                hint=f"--resource {name}=AMOUNT, or `resources:` in the recipe, says how much "
+                "there is",
+            )
+
+
+def sweep(store: Store) -> None:
+    """Delete what killed builds have left: the scratch folders of steps (their keys' locks are
+    free), and files that are not whole.
+    """
+    if store.read_only:
+        return
+    for name in WRITTEN:
+        digest.sweep_abandoned(store.root / name)
+    for folder in (store.root / "tmp").iterdir():
+        key = folder.name.partition("-")[0]
+        lock = try_lock(store.lock_file(key)) if len(key) == 32 else None
+        if lock:
+            store.discard(folder)
+            lock.close()

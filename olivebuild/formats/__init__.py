@@ -1,0 +1,1 @@
+"""File formats of models, adapters and ONNX folders, read without running what they name."""

@@ -1,0 +1,1 @@
+"""Measurements: latency in turns, energy, scores."""

@@ -1,0 +1,257 @@
+"""Models take turns: each is loaded in a process of its own, and in every round each runs once, so
+that a busy machine hits all alike.
+
+The rounds end when every model's times are known well enough, or at a limit. Where memory does not
+hold all models at once, each has its
+rounds alone, and the figures say so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from olivebuild.children import python
+from olivebuild.errors import StepError
+from olivebuild.executor import ActionInput
+from olivebuild.small_files import read_json
+from olivebuild.steps._statistics import median_interval
+
+from olivebuild import digest, machine
+from olivebuild.steps.benchmark_latency import LatencyFields
+
+REST = 0.05
+"""Seconds between turns: threads that wait actively for more work would take cores from the next
+model.
+"""
+OVERHEAD = 600e6
+"""What a runtime takes beside the weights, in bytes."""
+Progress = Callable[[int, int], None]
+
+
+class Ended(Exception):
+    """A stopwatch ended before its time."""
+
+
+@dataclass
+class Samples:
+    """What one model's rounds gave: seconds to each token, a list a round."""
+
+    loaded: dict[str, Any]
+    times: list[list[float]] = field(default_factory=list)
+    joules: list[float | None] = field(default_factory=list)
+    peak_rss: int = 0
+    gpu_memory: int | None = None
+
+    def add(self, said: dict[str, Any]) -> None:
+        self.times.append(said["times"])
+        self.joules.append(said["joules"])
+        self.peak_rss, self.gpu_memory = max(self.peak_rss, said["peak_rss"]), said["gpu_memory"]
+
+    @property
+    def first(self) -> list[float]:
+        return [times[0] for times in self.times]
+
+    @property
+    def total(self) -> list[float]:
+        return [times[-1] for times in self.times]
+
+    @property
+    def each(self) -> list[float]:
+        """Seconds a token, the first excluded; a round each."""
+        return [(times[-1] - times[0]) / (len(times) - 1) for times in self.times if len(times) > 1]
+
+    @property
+    def gaps(self) -> list[float]:
+        return [b - a for times in self.times for a, b in itertools.pairwise(times)]
+
+    def tight(self, tolerance: float) -> bool:
+        return all(_is_tight(values, tolerance) for values in (self.first, self.each) if values)
+
+
+def _is_tight(values: list[float], tolerance: float) -> bool:
+    interval = median_interval(values)
+    return interval is not None and interval[1] - interval[0] <= 2 * tolerance * median(values)
+
+
+class Stopwatch:
+    """A model in a process of its own, which ends when its standard input does: with us at the
+    latest.
+    """
+
+    def __init__(self, model: ActionInput, fields: LatencyFields) -> None:
+        settings = {**fields.model_dump(), "trust_remote_code": model.trust_remote_code}
+        command = python("-m", "olivebuild.steps._stopwatch", model.folder, json.dumps(settings))
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.samples = Samples(self._hear())
+
+    def run(self) -> dict[str, Any]:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise Ended from None
+        return self._hear()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            self.close()
+            raise Ended
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def measure(
+    models: Sequence[ActionInput], fields: LatencyFields, progress: Progress
+) -> dict[str, Any]:
+    """{"models": [figures], "latency": how they were measured}.
+
+    Raises StepError when a model does not run.
+    """
+    for model in models:
+        _check_context(model, fields)
+    together = len(models) > 1 and sum(map(_memory, models)) < machine.available_memory()
+    samples: list[Samples] = []
+    stopped = ""
+    if together:
+        try:
+            samples, stopped = _turns(models, fields, progress)
+        except Ended:
+            # It may be another kind of memory that did not suffice, a GPU's; alone the model runs,
+            # or fails for a reason of its own.
+            together = False
+    if not samples:
+        stops = []
+        for i, model in enumerate(models):
+            try:
+                found, why = _turns(
+                    [model],
+                    fields,
+                    lambda done, total, i=i: progress(  # type: ignore[misc]
+                        i * total + done, total * len(models)
+                    ),
+                )
+            except Ended:
+                raise StepError(
+                    f"{model.target} could not be measured", hint="the log has the whole story"
+                ) from None
+            samples += found
+            stops.append(why)
+        stopped = next((why for why in ("time", "rounds") if why in stops), "tight")
+    about: dict[str, Any] = {
+        "prompt_tokens": fields.prompt_tokens,
+        "new_tokens": fields.new_tokens,
+        "warmup": fields.warmup,
+    }
+    about |= {
+        "rounds": len(samples[0].times),
+        "interleaved": together,
+        "why_stopped": stopped,
+        "machine": machine.describe(),
+    }
+    return {
+        "models": [_figures(s, m, fields) for s, m in zip(samples, models, strict=True)],
+        "latency": about,
+    }
+
+
+def _check_context(model: ActionInput, fields: LatencyFields) -> None:
+    """Raises StepError when an ONNX model takes fewer tokens than are to be measured."""
+    file = Path(model.folder, "genai_config.json")
+    wanted = fields.prompt_tokens + fields.new_tokens
+    said = read_json(file).get("model", {}).get("context_length") if file.is_file() else None
+    context = int(said) if said else wanted
+    if wanted > context:
+        fact = (
+            f"{model.target} takes {context} tokens, and the latency of {fields.prompt_tokens} + "
+            f"{fields.new_tokens} is asked"
+        )
+        raise StepError(fact, hint="fewer latency.prompt_tokens or latency.new_tokens")
+
+
+def _turns(
+    models: Sequence[ActionInput], fields: LatencyFields, progress: Progress
+) -> tuple[list[Samples], str]:
+    """Samples of models that take turns, and why they stopped."""
+    watches: list[Stopwatch] = []
+    try:
+        for model in models:
+            watches.append(Stopwatch(model, fields))  # noqa: PERF401 - those that are open are closed when the next can't be
+        for watch in watches * fields.warmup:
+            watch.run()
+        start, stopped = time.monotonic(), ""
+        for done in itertools.count():
+            # Each begins a round in its turn, so that none always follows the same.
+            for i in range(len(watches)):
+                time.sleep(REST)
+                watch = watches[(done + i) % len(watches)]
+                watch.samples.add(watch.run())
+            progress(done + 1, fields.max_rounds)
+            stopped = _why_stop(watches, fields, done + 1, time.monotonic() - start)
+            if stopped:
+                break
+        return [watch.samples for watch in watches], stopped
+    finally:
+        for watch in watches:
+            watch.close()
+
+
+def _why_stop(watches: list[Stopwatch], fields: LatencyFields, done: int, seconds: float) -> str:
+    if done >= fields.rounds and all(w.samples.tight(fields.tolerance) for w in watches):
+        return "tight"
+    if done >= max(fields.rounds, fields.max_rounds):
+        return "rounds"
+    return "time" if seconds >= fields.max_seconds else ""
+
+
+def _memory(model: ActionInput) -> float:
+    """About what a model takes in memory: transformers computes in float32 on a processor, and most
+    weights are stored in 16 bits.
+    """
+    wide = not Path(model.folder, "genai_config.json").is_file() and not machine.gpu_names()
+    return _size(model) * (2.2 if wide else 1.2) + OVERHEAD
+
+
+def _size(model: ActionInput) -> int:
+    return sum(p.stat().st_size for p in digest.files_below(Path(model.folder)))
+
+
+def _figures(samples: Samples, model: ActionInput, fields: LatencyFields) -> dict[str, Any]:
+    first, each, total, gaps = samples.first, samples.each, samples.total, samples.gaps
+    joules = [j for j in samples.joules if j is not None]
+    figures: dict[str, Any] = {
+        **samples.loaded,
+        "ttft": median(first),
+        "ttft_interval": median_interval(first),
+        "ttft_p95": float(np.percentile(first, 95)),
+        "tpot": median(each) if each else None,
+        "tpot_interval": median_interval(each),
+        "e2e": median(total),
+        "e2e_interval": median_interval(total),
+        "prompt_tokens_per_second": fields.prompt_tokens / median(first),
+        "tokens_per_second": 1 / median(each) if each else None,
+        "peak_rss": samples.peak_rss,
+        "gpu_memory": samples.gpu_memory,
+        "joules": median(joules) if joules else None,
+        "joules_per_token": median(joules) / fields.new_tokens if joules else None,
+        "size": _size(model),
+    }
+    figures |= {f"itl_p{p}": float(np.percentile(gaps, p)) if gaps else None for p in (50, 95, 99)}
+    return figures | {"samples": {"ttft": first, "tpot": each, "e2e": total, "gaps": gaps}}

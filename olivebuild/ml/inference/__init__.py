@@ -1,0 +1,1 @@
+"""Models that answer: runtimes, generation, predictions, the chat process."""

@@ -1,0 +1,175 @@
+"""`python -m olivebuild.steps._talk SETTINGS`: the process of `chat` and `predict` that holds the
+model. Settings and lines are JSON.
+
+In: {"ask": n, "messages": [...]} or {"ask": n, "text": "..."}, and {"stop": n}, which ends answer n
+early. Out: {"event": "ready"},
+{"event": "text", "text": t}, {"event": "end"}, {"event": "refused", ...} for a question that can't
+be answered; for rows
+{"event": "row", "row": {...}, "text": t}; {"event": "error", ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivebuild.errors import BuildError, InputError, StepError, first_line
+
+if TYPE_CHECKING:
+    from olivebuild.steps._runtime import Runtime
+    from olivebuild.steps._tokens import Encoder
+
+Say = Callable[..., None]
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    # What libraries print must not mix with what we say: the real stdout is ours alone, and fd 1
+    # becomes the log.
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(event: str, **data: object) -> None:
+        stream.write(json.dumps({"event": event, **data}, ensure_ascii=False, default=str) + "\n")
+        stream.flush()
+
+    requests = Requests()
+    try:
+        if settings["rows"]:
+            predict(settings, say)
+        else:
+            chat(settings, requests, say)
+    except BuildError as e:
+        say("error", **e.to_json())
+    except ModuleNotFoundError as e:
+        traceback.print_exc()
+        hint = "pip install 'olivebuild[build]' installs what models need"
+        say("error", **StepError(f"the library {e.name} is not installed", hint=hint).to_json())
+    except BaseException as e:
+        traceback.print_exc()
+        say(
+            "error",
+            **StepError(
+                f"{type(e).__name__}: {first_line(e)}",
+                hint=f"{settings['log']} has the whole story",
+            ).to_json(),
+        )
+    # The threads of libraries must not keep a process that has said all.
+    os._exit(0)
+
+
+class Requests:
+    """What the parent asks, in order.
+
+    When it closes its end, this process ends, whatever it is doing.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.stopped = -1
+        """Answers up to this one are not wanted any more."""
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def next(self) -> dict[str, Any]:
+        return self._queue.get()
+
+    def _read(self) -> None:
+        with os.fdopen(os.dup(0), encoding="utf-8") as lines:
+            for line in lines:
+                request = json.loads(line)
+                if "stop" in request:
+                    self.stopped = request["stop"]
+                else:
+                    self._queue.put(request)
+        os._exit(0)
+
+
+def open_subject(settings: Mapping[str, Any]) -> tuple[Runtime, Encoder]:
+    from olivebuild.steps._speech import open_model
+    from olivebuild.steps._tokens import Encoder
+
+    runtime = open_model(
+        settings["folder"],
+        settings["adapter"],
+        trust_remote_code=settings["trust_remote_code"],
+        trust_adapter=settings["trust_adapter"],
+        date=settings["template_date"],
+    )
+    return runtime, Encoder(runtime.tokenizer, ends=runtime.ends)
+
+
+def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
+    """Answers until the parent goes."""
+    import numpy as np
+    from olivebuild.steps._answers import Form, from_messages
+    from olivebuild.steps._context import context_of, room_for
+    from olivebuild.steps._speech import Decoder, speech, tokens
+
+    runtime, encoder = open_subject(settings)
+    forms, context = (
+        [Form(**form) for form in settings["forms"]],
+        context_of(Path(settings["folder"])),
+    )
+    draw = np.random.default_rng(0)
+    if not forms and not getattr(runtime.tokenizer, "chat_template", None):
+        hint = "with --data NAME, what you write is put into that data set's template"
+        raise InputError("the model has no chat template", where=settings["folder"], hint=hint)
+    say("ready")
+    while True:
+        request = requests.next()
+        try:
+            prompt = (
+                forms[0].filled(request["text"], encoder)
+                if forms
+                else from_messages(request["messages"], encoder)
+            )
+            room = room_for(prompt, settings["max_tokens"], context)
+        except BuildError as e:
+            say("refused", **e.to_json())
+            continue
+        decoder = Decoder(runtime.tokenizer)
+        for token in tokens(
+            speech(runtime, prompt, room), encoder.ends, room, settings["temperature"], draw
+        ):
+            if requests.stopped >= request["ask"]:
+                break
+            if piece := decoder.add(token):
+                say("text", text=piece)
+        if piece := decoder.rest():
+            say("text", text=piece)
+        say("end")
+
+
+def predict(settings: Mapping[str, Any], say: Say) -> None:
+    """Answers the rows from number `first` on.
+
+    Whatever is wrong with any row is found before the first is answered.
+    """
+    from olivebuild.steps._answers import Form, answers, prompts_of, read_rows
+    from olivebuild.steps._context import context_of, room_for
+
+    rows, form = read_rows(
+        Path(settings["rows"]), settings["shown"], [Form(**f) for f in settings["forms"]]
+    )
+    runtime, encoder = open_subject(settings)
+    prompts = prompts_of(rows, form, encoder)
+    context, limit = context_of(Path(settings["folder"])), settings["max_tokens"]
+    rooms = [
+        room_for(prompt, limit, context, row.where)
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
+    say("ready", rows=len(rows), form=form.name)
+    for row, text in answers(runtime, encoder, rows, prompts, rooms, settings["first"]):
+        say("row", row=row.columns, text=text)
+    say("end")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""A model that speaks: token after token, from Hugging Face and ONNX folders alike, and the text as
+soon as it is certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from olivebuild.errors import Where
+from olivebuild.small_files import read_text
+from olivebuild.steps._ends import trained_ends
+from olivebuild.steps._models import load_tokenizer
+from olivebuild.steps._runtime import HuggingFaceRuntime, OnnxRuntime, Runtime
+from olivebuild.steps._tokenizer_files import has_tokenizer
+from olivebuild.steps._trial import capacity
+
+from olivebuild import clock
+from olivebuild.steps import _patterns, _runtime
+
+Logits = np.ndarray[Any, Any]
+Speech = Generator[Logits, int, None]
+"""Yields the logits of the next token, and is sent the token that was chosen."""
+
+
+def open_model(
+    folder: str,
+    adapter: str,
+    *,
+    trust_remote_code: bool,
+    trust_adapter: bool = False,
+    date: str = "",
+    where: Where | None = None,
+) -> Runtime:
+    """A model folder, with the adapter in `adapter` unless that is empty; `date` is what its chat
+    template is told, and
+    `where` names it in the recipe, for errors."""
+    runtime = _runtime.open_model(
+        folder, trust_remote_code=trust_remote_code, date=date, where=where
+    )
+    if adapter:
+        dress(runtime, adapter, date)
+        runtime.ends |= trained_ends(Path(adapter), lambda: runtime.tokenizer)
+        from peft import PeftModel
+
+        assert isinstance(runtime, HuggingFaceRuntime)
+        _patterns.check_adapter(Path(adapter), runtime.model, trust=trust_adapter)
+        runtime.model = PeftModel.from_pretrained(runtime.model, adapter).eval()
+    return runtime
+
+
+def dress(runtime: Runtime, adapter: str, date: str) -> None:
+    """Take the tokenizer or the chat template that an adapter comes with."""
+    if has_tokenizer(Path(adapter)):
+        # Trained with one of its own, as its merge has it, too. Code that it names is a stranger's.
+        runtime.tokenizer = load_tokenizer(adapter, date=date)
+    elif (template := Path(adapter, "chat_template.jinja")).is_file():
+        runtime.tokenizer.chat_template = clock.fixed(read_text(template), date)
+
+
+def tokens(
+    source: Speech, ends: set[int], room: int, temperature: float, draw: np.random.Generator
+) -> Generator[int, None, None]:
+    """The answer's tokens, without the one that ends it."""
+    logits = next(source)
+    for _ in range(room):
+        token = choose(logits, temperature, draw)
+        if token in ends:
+            return
+        yield token
+        logits = source.send(token)
+
+
+def choose(logits: Logits, temperature: float, draw: np.random.Generator) -> int:
+    """The likeliest token, or at a temperature above 0 one that is drawn."""
+    if temperature <= 0:
+        return int(logits.argmax())
+    # The greatest of logits with Gumbel noise is a draw from their softmax.
+    return int((logits / temperature + draw.gumbel(size=logits.shape)).argmax())
+
+
+def speech(runtime: Runtime, prompt: list[int], room: int) -> Speech:
+    return (
+        _onnx(runtime, prompt, room)
+        if isinstance(runtime, OnnxRuntime)
+        else _hugging_face(runtime, prompt)
+    )
+
+
+def _hugging_face(runtime: Any, prompt: list[int]) -> Speech:
+    ids, cache = torch.tensor([prompt], device=runtime.device), None
+    while True:
+        with torch.inference_mode():
+            out = runtime.model(
+                input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+        cache = out.past_key_values
+        token = yield out.logits[0, -1].float().cpu().numpy()
+        ids = torch.tensor([[token]], device=runtime.device)
+
+
+def _onnx(runtime: OnnxRuntime, prompt: list[int], room: int) -> Speech:
+    import onnxruntime_genai as og
+
+    params = og.GeneratorParams(runtime.model)
+    params.set_search_options(
+        max_length=capacity(runtime.config, len(prompt) + room + 1), do_sample=False
+    )
+    generator = og.Generator(runtime.model, params)
+    added = prompt
+    while True:
+        generator.append_tokens(np.array(added, dtype=np.int32))
+        added = [(yield np.asarray(generator.get_logits(), dtype=np.float32).reshape(-1))]
+
+
+class Decoder:
+    """Token after token to text, as soon as it is certain: a character may take several, and a
+    word's space shows in context only.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._told = 0
+        """Tokens whose text was given."""
+        self._context = 0
+        """From here on tokens are decoded, so that the first that is new has one before it."""
+
+    def add(self, token: int) -> str:
+        self._ids.append(token)
+        text = self._new()
+        return "" if text.endswith("\N{REPLACEMENT CHARACTER}") else self._tell(text)
+
+    def rest(self) -> str:
+        return self._tell(self._new())
+
+    def _new(self) -> str:
+        before, now = (
+            self._tokenizer.decode(self._ids[self._context : end], skip_special_tokens=False)
+            for end in (self._told, len(self._ids))
+        )
+        return str(now[len(before) :])
+
+    def _tell(self, text: str) -> str:
+        if text:
+            self._context, self._told = self._told, len(self._ids)
+        return text

@@ -1,0 +1,1 @@
+"""Arithmetic on weights, bit-equal to torch's and ONNX Runtime's."""

@@ -1,0 +1,1 @@
+"""Models: fetched, opened, looked at, loaded and saved."""

@@ -1,0 +1,214 @@
+"""Loading and saving Hugging Face models the same way everywhere: safetensors only, no remote code,
+one choice of platform.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from olivebuild.errors import InputError, Where, first_line
+from olivebuild.small_files import read_json
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from olivebuild import brought, clock
+from olivebuild.steps import _vector_math
+
+SMALL = 20_000_000
+"""Below this many parameters one thread is faster than several: the matrices are too small to
+share.
+"""
+
+
+def platform(dtype: str = "auto", device: str = "auto") -> tuple[torch.device, torch.dtype]:
+    """The device and number format to compute in: bf16 on CUDA cards that have it, fp16 on older
+    ones, fp32 elsewhere.
+    """
+    if device == "auto":
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
+    if dtype != "auto":
+        return torch.device(device), getattr(torch, dtype)
+    if device.startswith("cuda"):
+        return torch.device(
+            device
+        ), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.device(device), torch.float32
+
+
+def be_deterministic(seed: int, device: torch.device) -> None:
+    """Equal inputs give equal bytes, on the same processor and library versions.
+
+    On a GPU that is not promised, and would cost a lot.
+    """
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(device.type == "cpu", warn_only=True)
+    # Only of use to find code that reads what it never wrote; costs a pass over all that is
+    # allocated.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def parameters_in(folder: Path) -> int:
+    """How many parameters a model folder holds, from the safetensors headers."""
+    from math import prod
+
+    from olivebuild.tensors import tensors_of, weight_files
+
+    return sum(
+        prod(t.shape) for name in weight_files(folder).names for t in tensors_of(folder / name)
+    )
+
+
+def load_model(
+    folder: str | Path,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    *,
+    trust_remote_code: bool = False,
+    quantised: Any = None,
+    where: Where | None = None,
+) -> Any:
+    """A causal language model in evaluation mode, its weights as `quantised` (a configuration of
+    transformers) says.
+
+    `where`: the place in the recipe that names it, for errors.
+
+    Raises InputError for what can't be loaded, and for weights that transformers would make up, or
+    that are NaN or infinite.
+    """
+    from olivebuild.steps._opened import check_loaded
+
+    brought.check(Path(folder), "model", where or str(folder), trust=trust_remote_code)
+    if parameters_in(Path(folder)) < SMALL:
+        torch.set_num_threads(1)
+    _vector_math.make_ready()
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **(
+                {"quantization_config": quantised, "device_map": {"": str(device)}}
+                if quantised
+                else {}
+            ),
+        )
+    except ModuleNotFoundError:
+        raise
+    except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as e:
+        # Also what a quantiser of transformers says of weights that it does not expect.
+        hint = own_code(e) or "does transformers load this folder?"
+        raise InputError(
+            f"the model can't be loaded: {first_line(e)}", where=where or str(folder), hint=hint
+        ) from None
+    model, info = loaded
+    check_loaded(info, "", where or str(folder))
+    model = model if quantised else model.to(device)
+    if odd := odd_numbers(model):
+        hint = "is the download complete, and did the training that made it go well?"
+        fact = f"{odd[0]} holds NaN or infinite numbers ({len(odd)} such tensors)"
+        raise InputError(
+            f"{fact}, in {folder}" if where else fact, where=where or str(folder), hint=hint
+        )
+    return model.eval()
+
+
+def odd_numbers(model: Any) -> list[str]:
+    """The parameters of a model that hold NaN or infinite numbers."""
+
+    def is_odd(tensor: torch.Tensor) -> bool:
+        # A sum needs no memory; one that is too large says nothing yet.
+        kind = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+        return not torch.isfinite(tensor.sum(dtype=kind)) and not bool(torch.isfinite(tensor).all())
+
+    with torch.no_grad():
+        return [
+            name
+            for name, tensor in model.named_parameters()
+            if tensor.is_floating_point() and is_odd(tensor)
+        ]
+
+
+def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date: str = "") -> Any:
+    """A tokenizer whose chat template is told that it is `date` where it asks; without a date it
+    fails there. Raises InputError.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except BaseException as e:
+        # What is written in Rust raises plain exceptions, or panics, which are none.
+        if isinstance(e, SystemExit | KeyboardInterrupt | ImportError | MemoryError):
+            raise
+        hint = own_code(e) or "is tokenizer.json there, and whole?"
+        raise InputError(
+            f"the tokenizer can't be loaded: {first_line(e)}", where=str(folder), hint=hint
+        ) from None
+    # Every rendering comes from here, and none may read the clock.
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, str):
+        tokenizer.chat_template = clock.fixed(template, date)
+    elif template:
+        tokenizer.chat_template = {name: clock.fixed(text, date) for name, text in template.items()}
+    return tokenizer
+
+
+def own_code(error: BaseException) -> str:
+    """The hint for what transformers refuses because code of the folder's own would have to run;
+    empty for other errors.
+    """
+    asked = "trust_remote_code" in str(error) or "custom code" in str(error)
+    return (
+        "trust_remote_code: true on the model would let it run its own code: read its .py files "
+        "first"
+        if asked
+        else ""
+    )
+
+
+def save_model(model: Any, folder: Path, extra_from: Path | None = None) -> None:
+    """Save a model and its configuration; `extra_from` gives the tokenizer and other files that a
+    loader reads.
+    """
+    model.save_pretrained(folder)
+    if extra_from:
+        copy_processing_files(extra_from, folder)
+    canonical_config(folder)
+
+
+def copy_processing_files(source: Path, folder: Path) -> None:
+    """Copy what a loader reads beside weights and config.json: tokenizer, chat template, generation
+    config.
+    """
+    import shutil
+
+    from olivebuild.tensors import model_files, name_in
+
+    for path in model_files(source)[1]:
+        place = folder / name_in(source, path)
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+
+
+def canonical_config(folder: Path) -> None:
+    """config.json without what differs from machine to machine."""
+    file = folder / "config.json"
+    config = read_json(file)
+    for name in ("_name_or_path", "_model_name_or_path"):
+        config.pop(name, None)
+    file.write_text(
+        json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8"
+    )

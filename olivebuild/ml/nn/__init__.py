@@ -1,0 +1,1 @@
+"""Parts of a training's network: forward pass, packing, attention, LoRA, loss."""

@@ -1,0 +1,96 @@
+"""A process that takes the gradients of its share of each batch of a training: `python -m
+olivebuild.steps._helper FILE RANK COUNT MEETING DTYPE`.
+
+FILE holds the training's action. It ends with the process that started it; see _ranks.py.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from olivebuild.children import end_with_parent
+from olivebuild.executor import Action
+from olivebuild.job import Job
+from olivebuild.steps._forward import Forward, labels_of
+from olivebuild.steps._layout import Packed, Padded
+from olivebuild.steps._schedule import Schedule
+from olivebuild.steps._tokens import Tokens
+from olivebuild.steps._trainable import Trainable
+
+from olivebuild.steps import _models, _ranks, _train
+from olivebuild.steps.adapter import AdapterFields
+
+
+def main(file: str, rank: int, count: int, meeting: str, dtype: str) -> None:
+    # Whoever asks the worker's whole session to stop means the worker, which first ends its step
+    # and keeps its state.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    # What it has to say is the log's.
+    job = Job(Action.from_json(Path(file).read_text()), sys.stderr)
+    fields: AdapterFields = job.fields(AdapterFields)
+    device, number_format = _models.platform(dtype)
+    rows = _train.rows_of(job, fields)
+    schedule = _train.schedule_of(fields.training, len(rows))
+    forward = _train.forward_of(job, fields, rows, schedule, device, number_format)
+    _ranks.connect(Path(meeting), rank, count, device)
+    help_out(forward, rows, schedule, fields.training.seed, rank, count)
+    dist.destroy_process_group()
+
+
+def help_out(
+    forward: Forward, rows: Sequence[Tokens], schedule: Schedule, seed: int, rank: int, count: int
+) -> None:
+    """Take the gradients of this process's share of each batch that the first one begins, until it
+    has had enough.
+    """
+    step, scale = _ranks.told()
+    if step == _ranks.END:
+        return
+    # Dropout of its own, and not once more what it was when an earlier training began.
+    torch.manual_seed(seed + rank + count * step)
+    trainable, shares = (
+        Trainable(forward.model),
+        _shares(forward, rows, schedule, step, rank, count),
+    )
+    share, following = next(shares), None
+    forward.model.train()
+    while step != _ranks.END:
+        own, ready, labels = share
+        _ranks.take_weights(trainable)
+        forward.scale = scale
+        loss = forward.backward(own, ready, labels)
+        trainable.take_gradients(scale)
+        _ranks.give(trainable, loss)
+        for weight in trainable.weights:
+            weight.grad = None
+        # Laid out while the device still computes.
+        following = following or next(shares, None)
+        before = step
+        step, scale = _ranks.told()
+        # Else the same batch again, scaled less.
+        if step != before and following:
+            share, following = following, None
+
+
+Share = tuple[list[Tokens], list[Packed | Padded], int]
+"""Rows, how they are laid out, and how many labels the whole batch has."""
+
+
+def _shares(
+    forward: Forward, rows: Sequence[Tokens], schedule: Schedule, start: int, rank: int, count: int
+) -> Iterator[Share]:
+    for indices in schedule.batches(start):
+        batch = [rows[i] for i in indices]
+        own = _ranks.share_of(batch, rank, count)
+        yield own, forward.lay_out(own), labels_of(batch)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -1,0 +1,1 @@
+"""Analysis: inputs to keys to verdicts. Looks at the disk, starts nothing."""

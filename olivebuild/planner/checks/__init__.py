@@ -1,0 +1,1 @@
+"""Findings: what is known at plan time to go wrong."""

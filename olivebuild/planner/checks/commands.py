@@ -1,0 +1,145 @@
+"""What the commands of a plan read that does not count: told before they run, by what their command
+lines and scripts say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from olivebuild.finding import PlanProblem
+from olivebuild.node import Node
+from olivebuild.plan import Plan, Planner
+from olivebuild.scan import Scan, split
+from olivebuild.states import Verdict
+
+from olivebuild import environment
+
+SYSTEM = ("bin", "sbin", "usr", "lib", "lib64", "dev", "proc", "sys", "etc", "opt")
+"""Folders of the root in which programs and devices lie."""
+SHOWN = 8
+Said = tuple[str, str]
+
+
+def problems(planner: Planner, plan: Plan) -> Iterator[PlanProblem]:
+    for name, state in plan.states.items():
+        node = state.node
+        if (
+            node.program
+            and state.verdict in (Verdict.STALE, Verdict.WAITING)
+            and state.fault is None
+        ):
+            where = planner.scan.recipe.where(node.target, ("run",))
+            for fact, hint in said_of(planner.scan, node):
+                yield PlanProblem(node.target, where, fact, hint, (name,), fails=False)
+
+
+def said_of(scan: Scan, node: Node) -> list[Said]:
+    """(fact, hint) of each thing that a command is not known to get as it wants, or reads without
+    its counting.
+    """
+    return [*_variables(scan, node), *_words(scan, node), *_scripts(scan, node)]
+
+
+def _variables(scan: Scan, node: Node) -> Iterator[Said]:
+    """Variables that are set here, and that the command does not get."""
+    listed = {
+        *node.fields.get("environment", {}),
+        *node.fields.get("env", {}).get("passed", ()),
+        *node.keyed,
+    }
+    found = scan.program(node).variables
+    missed = sorted(
+        name
+        for name in found
+        if name in os.environ and name not in listed and not environment.is_base(name)
+    )
+    if missed:
+        sources = ", ".join(dict.fromkeys(found[name] for name in missed))
+        fact = (
+            f"{sources} of {node.target} reads {', '.join(missed)} of the environment, which a "
+            "command gets only if `env` lists it"
+        )
+        yield (
+            fact,
+            f"env: {{keyed: [{missed[0]}]}} where the value changes the result, env: {{passed: "
+            f"[{missed[0]}]}} where it does not or is a secret",
+        )
+
+
+def _covered(scan: Scan, node: Node) -> set[Path]:
+    return {
+        path for wanted in node.files if not wanted.optional for path in scan.paths(node, wanted)
+    }
+
+
+def _words(scan: Scan, node: Node) -> Iterator[Said]:
+    """Folders, patterns and files elsewhere that are named by `run`, and not by `files`."""
+    assert node.program
+    covered, folder = _covered(scan, node), scan.recipe.folder
+    # What the scan of modules looks through counts by itself.
+    modules = {path.parent for path in scan.program(node).modules}
+    named = []
+    for word in node.program.words:
+        path = folder / word
+        if (
+            not _is_uncounted(path, word, folder, shell=bool(node.fields.get("shell")))
+            or covered & {path, *path.parents}
+            or path in modules
+        ):
+            continue
+        if not any(path in found.parents for found in covered):
+            named.append(word)
+    if named:
+        fact = (
+            f"`run` of {node.target} names {_listed(named)}, of which nothing counts: no edit "
+            "there "
+            "makes it run again"
+        )
+        yield fact, f"if it is read, list it: files: [{named[0]}]"
+
+
+def _is_uncounted(path: Path, word: str, folder: Path, *, shell: bool) -> bool:
+    try:
+        if not os.path.isabs(word):
+            fixed, wild = split(word)
+            return path.is_dir() or (
+                shell and bool(wild) and not path.exists() and any((folder / fixed).glob(wild))
+            )
+        if (path.parts[1:2] and path.parts[1] in SYSTEM) or path == Path(path.anchor):
+            return False
+        return path.is_dir() or (path.is_file() and not os.access(path, os.X_OK))
+    except (OSError, ValueError, NotImplementedError):
+        # No name of a file, whatever else it is.
+        return False
+
+
+def _scripts(scan: Scan, node: Node) -> Iterator[Said]:
+    covered, folder = _covered(scan, node), scan.recipe.folder
+    counted = covered | {folder / word for word in node.program.words} if node.program else covered
+    for name, words in scan.program(node).told:
+        named = [
+            word
+            for word in words.split()
+            if not counted & {folder / word, *(folder / word).parents}
+        ]
+        if named:
+            fact = (
+                f"{name} names {_listed(named)}, of which {node.target} knows nothing: no edit "
+                "there "
+                "makes it run again"
+            )
+            yield fact, f"if it is read, list it: files: [{named[0]}]"
+        elif not words:
+            yield (
+                f"{name} says in `sys.path` where else modules are found, and what lies there "
+                "does not count",
+                "list what it imports in `files`",
+            )
+
+
+def _listed(words: list[str]) -> str:
+    return ", ".join(words[:SHOWN]) + (
+        f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    )

@@ -1,0 +1,146 @@
+"""The key of a node, and the result under it, from files, machine and traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+from olivebuild.dating import Dating
+from olivebuild.errors import InputError
+from olivebuild.graph import Graph
+from olivebuild.key import Part, Reason, compare, key_of
+from olivebuild.node import Node
+from olivebuild.parts import parts_of
+from olivebuild.scan import Scan
+from olivebuild.states import Lookup, Verdict
+from olivebuild.trace import Trace, Traces
+from olivebuild.workspace import Last, Workspace
+
+
+class ResultFinder(Struct, frozen=True, kw_only=True):
+    """Looks up nodes in the traces; files and machine are as `scan` first saw them."""
+
+    graph: Graph
+    scan: Scan
+    traces: Traces
+    workspace: Workspace
+    dating: Dating
+
+    def look_up(self, node: Node, lookups: Mapping[str, Lookup]) -> Lookup:
+        """Return the key of a node and the result under it, given the lookups of its inputs.
+
+        What can't be read is a fault of the node.
+        """
+        last, trace = self._last_build(node)
+        seconds = trace.seconds if trace else None
+        try:
+            if node.lies_at is not None:
+                return self._look_up_folder(node, node.lies_at, seconds)
+            if reasons := self._lacks(node, lookups):
+                return self._look_up_without_key(node, reasons, seconds)
+            parts = self._parts(node, lookups)
+        except InputError as e:
+            e.target = e.target or node.target
+            reasons = (Reason("fault", e.fact),)
+            return Lookup(node=node, verdict=Verdict.BROKEN, reasons=reasons, fault=e)
+        key = key_of(parts)
+        result = self.trace(node, key)
+        if result is None:
+            reasons = _why_stale(last, trace, parts)
+            return Lookup(
+                node=node,
+                verdict=Verdict.STALE,
+                key=key,
+                parts=parts,
+                reasons=reasons,
+                seconds=seconds,
+            )
+        return Lookup(
+            node=node,
+            verdict=Verdict.FRESH,
+            key=key,
+            parts=parts,
+            trace=result,
+            outputs=dict(result.outputs),
+            folder=Path(result.reference) if result.reference else None,
+            seconds=result.seconds,
+        )
+
+    def _last_build(self, node: Node) -> tuple[Last | None, Trace | None]:
+        """Return the last result of a node in this workspace, whatever its key, and its trace."""
+        last = self.workspace.last.get(node.name)
+        return last, self.traces.get(last.key) if last else None
+
+    def _look_up_folder(self, node: Node, folder: str, seconds: float | None) -> Lookup:
+        """Look up a model that is used where it lies. Raises InputError."""
+        path = self.scan.recipe.folder / folder
+        content = self.scan.model(node, path, code=node.trusts)
+        return Lookup(
+            node=node,
+            verdict=Verdict.FRESH,
+            key=key_of([Part("file", "content", content)]),
+            outputs={"": content},
+            folder=path,
+            seconds=seconds,
+        )
+
+    def _lacks(self, node: Node, lookups: Mapping[str, Lookup]) -> tuple[Reason, ...]:
+        """Return what a node's key takes and is not known yet."""
+        reasons = [
+            Reason("input", source.target)
+            for _, source, _ in self.graph.inputs[node.name]
+            if lookups[source.name].outputs is None
+        ]
+        if node.source and self.scan.pin(node) == "":
+            reasons.append(Reason("source", node.source.text, None, "not pinned yet"))
+        return tuple(reasons)
+
+    def _look_up_without_key(
+        self, node: Node, reasons: tuple[Reason, ...], seconds: float | None
+    ) -> Lookup:
+        """Look up a node that has no key yet. Raises InputError."""
+        for wanted in node.files:
+            # What can't be read is said before hours of training, not after.
+            self.scan.check(node, wanted)
+        verdict = Verdict.STALE if self.scan.pin(node) == "" else Verdict.WAITING
+        return Lookup(node=node, verdict=verdict, reasons=reasons, seconds=seconds)
+
+    def _parts(self, node: Node, lookups: Mapping[str, Lookup]) -> tuple[Part, ...]:
+        """Return all of which a node's key is made. Raises InputError and RecipeError."""
+        inputs = []
+        for edge, source, output in self.graph.inputs[node.name]:
+            outputs = lookups[source.name].outputs
+            assert outputs is not None
+            inputs.append((edge.role, outputs[output], edge.part or str(edge.ref)))
+        return parts_of(
+            node,
+            inputs,
+            self.scan.files(node),
+            self.scan.pin(node),
+            self.scan.libraries(node),
+            self.scan.machine(node),
+            self.dating.parts(node, lookups),
+            self.scan.variables(node),
+        )
+
+    def trace(self, node: Node, key: str) -> Trace | None:
+        """Return the trace under a key.
+
+        One that lacks an output of the node is none, whoever wrote it.
+        """
+        trace = self.traces.get(key)
+        return None if trace is None or node.outputs.keys() - trace.outputs.keys() else trace
+
+
+def _why_stale(
+    last: Last | None, trace: Trace | None, parts: tuple[Part, ...]
+) -> tuple[Reason, ...]:
+    """Return why there is no result under a key, given the last result of its node in this
+    workspace and the trace of that.
+    """
+    if trace:
+        return tuple(compare(trace.parts, parts))
+    if last:
+        return (Reason("output", "the last trace", last.key, "missing"),)
+    return (Reason("new", "never built here"),)

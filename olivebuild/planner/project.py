@@ -1,0 +1,191 @@
+"""Everything that belongs to one recipe on this machine, opened together: graph, workspace, store,
+lock file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from olivebuild.errors import RecipeError, StoreError
+from olivebuild.graph import Graph, build_graph
+from olivebuild.incremental import Incremental, recall
+from olivebuild.invalidation import graph_stamp
+from olivebuild.kept import graph_of
+from olivebuild.lockfile import FILE_NAME as LOCK_NAME
+from olivebuild.lockfile import Lockfile
+from olivebuild.plan import Plan, Planner
+from olivebuild.scan import Scan
+from olivebuild.states import State
+from olivebuild.store import Store
+from olivebuild.trace import Traces
+from olivebuild.workspace import Workspace
+
+from olivebuild import digest, drops, names
+from olivebuild import recipe as recipes
+from olivebuild.recipe import Recipe
+from olivebuild.snapshot import StatComparison
+
+if TYPE_CHECKING:
+    from olivebuild.gates import Judgement
+
+
+class Project(Struct):
+    graph: Graph
+    planner: Planner
+    before: Incremental | None = None
+    """What the last build knew; then the graph is of what has changed since, and of what that
+    takes.
+    """
+
+    def goals(self, asked: Iterable[str]) -> list[str]:
+        return self.before.plan.goals if self.before else self.graph.goals(asked)
+
+    @property
+    def workspace(self) -> Workspace:
+        return self.planner.workspace
+
+    @property
+    def lock(self) -> Lockfile:
+        return self.planner.scan.lock
+
+    def dropped_rows(self, states: Iterable[State]) -> list[str]:
+        """Lines on what the last run dropped, for nodes that are not made yet and whose last run
+        failed.
+        """
+        names = [s.node.name for s in states if s.trace is None and s.node.lies_at is None]
+        return [
+            line
+            for name in names
+            for line in drops.all_told(drops.left_by(self.workspace.log_of(name)))
+        ]
+
+    def metrics(self, plan: Plan, target: str) -> Mapping[str, Any]:
+        trace = plan.states[target].trace
+        return trace.metrics if trace else {}
+
+    def judge(self, measured: Mapping[str, Mapping[str, Any]]) -> list[Judgement]:
+        """The gates of targets, by the figures that each has; what has none is not judged."""
+        gated = {
+            name: metrics
+            for name, metrics in measured.items()
+            if metrics and self.graph.targets[name].gated
+        }
+        if not gated:
+            return []
+        from olivebuild.gates import judge
+        from olivebuild.metric_records import read_metrics
+
+        judged = []
+        for name, metrics in gated.items():
+            target = self.graph.recipe.targets[name]
+            try:
+                gates = target.step.gates(target.fields)
+                judged += judge(name, gates, read_metrics(metrics, name))
+            except RecipeError as e:
+                e.where = self.graph.recipe.where(name, ("gates",))
+                raise
+        return judged
+
+
+def cache_folder() -> Path:
+    """$OLIVEBUILD_CACHE, or the platform's folder for caches."""
+    given = os.environ.get("OLIVEBUILD_CACHE")
+    if given:
+        return Path(given).absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("olivebuild", appauthor=False)
+
+
+def results_folder(folder: Path) -> Path | None:
+    """Below $OLIVEBUILD_BUILD a folder for the recipes in `folder`, which other recipes do not
+    share; None where that is not set.
+    """
+    given = os.environ.get("OLIVEBUILD_BUILD")
+    if not given:
+        return None
+    try:
+        root = Path(given).resolve()
+        root.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as e:
+        raise StoreError(
+            f"no results can be put there: {e}",
+            where="OLIVEBUILD_BUILD",
+            hint="name a folder that you may write",
+        ) from None
+    return root / f"{folder.resolve().name or 'root'}-{digest.of_bytes(str(folder.resolve()))[:8]}"
+
+
+def _find(folder: Path, file: str | None) -> Path:
+    if not folder.is_dir():
+        raise RecipeError(
+            f"{folder} is not a folder", where="-C", hint="name the folder that holds the recipe"
+        )
+    path = recipes.find(folder, file)
+    if not names.is_text(place := str(path.resolve())):
+        fact = f"the name {place!r} is not UTF-8 text"
+        hint = "rename the folder, or the file: the name goes into the history of builds"
+        raise RecipeError(fact, hint=hint)
+    return path
+
+
+def open_graph(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Graph:
+    """The recipe alone: what needs no store. Raises RecipeError."""
+    return build_graph(recipes.load(_find(folder, file), settings))
+
+
+def open_project(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Project:
+    """Raises RecipeError for the recipe and the lock file, StoreError for the cache."""
+    return _open(recipes.read(_find(folder, file), settings), None)
+
+
+def open_changed(
+    folder: Path,
+    file: str | None,
+    settings: Iterable[str],
+    asked: Iterable[str],
+    seen: StatComparison | None,
+) -> Project:
+    """Of a recipe that was built before only what has changed since, if that can be told.
+
+    Raises as `open_project` does.
+    """
+    recipe = recipes.read(_find(folder, file), settings)
+    return _open(recipe, recall(recipe, _state(recipe), cache_folder(), asked, seen))
+
+
+def _stem(recipe: Recipe) -> str:
+    return "" if recipe.file.name == recipes.FILE_NAME else recipe.file.stem
+
+
+def _state(recipe: Recipe) -> Path:
+    return recipe.folder / ".olivebuild" / _stem(recipe)
+
+
+def _open(recipe: Recipe, before: Incremental | None) -> Project:
+    workspace = Workspace(recipe.folder, _stem(recipe), results_folder(recipe.folder))
+    # Before anything is written there.
+    workspace.check()
+    graph = before.graph if before else graph_of(recipe, _state(recipe), graph_stamp(recipe))
+    lock = Lockfile(recipe.folder / LOCK_NAME)
+    if not _stem(recipe) and (name := workspace.shared_with_another(graph.every or graph.targets)):
+        fact = (
+            f"the target {name} and the targets of {name}.yaml would lie in one folder, "
+            f"build/{name}"
+        )
+        raise RecipeError(fact, where=recipe.where(name), hint="give one of them another name")
+    store = Store(cache_folder())
+    scan = Scan(recipe, workspace.memo, lock)
+    planner = Planner(
+        graph=graph,
+        scan=scan,
+        store=store,
+        traces=Traces(store),
+        workspace=workspace,
+        frozen=before.frozen if before else frozenset(),
+    )
+    return Project(graph, planner, before)

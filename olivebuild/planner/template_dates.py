@@ -1,0 +1,219 @@
+"""Which nodes are rendered by a chat template that reads the clock, and with which date.
+
+Reads templates, never executes them.
+
+The date is a part of such a node's key. It is the model's `template_date`, or the one in
+olivebuild.lock, where the first build that needs
+one writes it; what is planned before is planned with today's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from olivebuild.clock import FREEZE
+from olivebuild.errors import Damaged, RecipeError
+from olivebuild.graph import Graph
+from olivebuild.key import Part
+from olivebuild.node import Node
+from olivebuild.scan import Scan
+
+from olivebuild import clock
+
+if TYPE_CHECKING:
+    from olivebuild.states import Lookup
+    from olivebuild.store import Store
+    from olivebuild.trace import Traces
+
+LABEL = "template_date"
+MODELS = ("model", "merged", "adapter", "onnx", "choice")
+"""The kinds of which a chat template may come along an edge."""
+
+
+class Dated(Struct, frozen=True):
+    """A model whose template reads the clock. `origin` of its date: field, lock or first build."""
+
+    target: str
+    date: str
+    origin: str
+    freezes: bool
+
+    def __str__(self) -> str:
+        told = {
+            "field": f"it is rendered with {self.date}, its template_date",
+            "lock": f"it is rendered with {self.date}, which olivebuild.lock has",
+            "first build": "it will be rendered with the date of the first build, "
+            f"{self.date} if that is today",
+        }[self.origin]
+        return f"the chat template of {self.target} reads the clock: {told}" + (
+            "; what is merged has it fixed" if self.freezes else ""
+        )
+
+
+class Dating:
+    """`pinned` is called with a model and a text when a date is written into olivebuild.lock;
+    without it nothing is written.
+    """
+
+    def __init__(self, graph: Graph, scan: Scan, store: Store, traces: Traces) -> None:
+        self._graph, self._scan, self._store, self._traces = graph, scan, store, traces
+        self._clock_readers: dict[tuple[str, str], bool] = {}
+        self._today = clock.today()
+        self.pinned: Callable[[Node, str], None] | None = None
+
+    def parts(self, node: Node, lookups: Mapping[str, Lookup]) -> list[Part]:
+        """The date's part of a node's key, if it has one.
+
+        Raises RecipeError when the models that it is made of have several dates.
+        """
+        publishes = node.template == "published"
+        if not (publishes or self._renders(node)):
+            return []
+        roots = [
+            self._graph.nodes[name]
+            for name in self._roots[node.name]
+            if self._reads_clock(lookups[name])
+        ]
+        if publishes:
+            # A template that stays the model's own writes no date into what is published.
+            roots = [root for root in roots if root.fields.get(LABEL) == FREEZE]
+        if not roots:
+            return []
+        dates = {root.name: self._date(root)[0] for root in roots}
+        if len(set(dates.values())) > 1:
+            named = ", ".join(
+                f"{date} of {self._graph.nodes[name].target}"
+                for name, date in sorted(dates.items())
+            )
+            hint = (
+                "the prompts of training and of use would differ; give these models one "
+                "`template_date`"
+            )
+            raise RecipeError(
+                f"the models that {node.target} is made of have several dates: {named}",
+                where=self._scan.recipe.where(node.target),
+                hint=hint,
+            )
+        date = next(iter(dates.values()))
+        return [Part("parameter", LABEL, f"{FREEZE} {date}" if publishes else date)]
+
+    def told(self, lookups: Mapping[str, Lookup]) -> list[Dated]:
+        """The models whose templates read the clock and with whom something is rendered."""
+        wanted = dict.fromkeys(
+            root
+            for name, lookup in lookups.items()
+            if self._renders(lookup.node)
+            for root in self._roots[name]
+            if lookups[root].outputs
+        )
+        dated = []
+        for name in wanted:
+            node = self._graph.nodes[name]
+            if self._reads_clock(lookups[name]):
+                date, origin = self._date(node)
+                dated.append(Dated(node.target, date, origin, node.fields.get(LABEL) == FREEZE))
+        return dated
+
+    def date_of(self, target: str, lookups: Mapping[str, Lookup]) -> str:
+        """The date with which a model's template is rendered; empty where it does not read the
+        clock.
+        """
+        roots = [
+            self._graph.nodes[name]
+            for name in self._roots[target]
+            if self._reads_clock(lookups[name])
+        ]
+        return self._date(roots[0])[0] if roots else ""
+
+    def ignored(self, lookups: Mapping[str, Lookup]) -> list[tuple[Node, str]]:
+        """What is to be said of fields that change nothing."""
+        return [
+            (
+                lookup.node,
+                f"{LABEL} changes nothing: the chat template of {lookup.node.target} does not read "
+                "the clock",
+            )
+            for lookup in lookups.values()
+            if lookup.node.fields.get(LABEL)
+            and lookup.node.kind == "model"
+            and lookup.outputs
+            and not self._reads_clock(lookup)
+        ]
+
+    def _renders(self, node: Node) -> bool:
+        """Whether a template has a part in a node: rows whose prompts and texts are written out
+        need none.
+        """
+        rows = [
+            source for _, source, _ in self._graph.inputs[node.name] if source.kind == "dataset"
+        ]
+        return node.template == "rendered" and not (
+            rows and all({"prompt", "text"} & source.fields.keys() for source in rows)
+        )
+
+    @cached_property
+    def _roots(self) -> dict[str, tuple[str, ...]]:
+        """node -> the models from outside, be they adapters, that it is made of."""
+        roots: dict[str, tuple[str, ...]] = {}
+        for name, node in self._graph.nodes.items():
+            sources = [
+                roots[source.name]
+                for _, source, _ in self._graph.inputs[name]
+                if source.kind in MODELS
+            ]
+            if len(sources) > 1:
+                roots[name] = tuple(dict.fromkeys(chain.from_iterable(sources)))
+            else:
+                roots[name] = sources[0] if sources else (name,) if node.kind in MODELS else ()
+        return roots
+
+    def _date(self, root: Node) -> tuple[str, str]:
+        """The date, and where it comes from."""
+        given = root.fields.get(LABEL)
+        if given and given != FREEZE:
+            return str(given), "field"
+        lock = self._scan.lock
+        if not lock.template_date and self.pinned:
+            lock.pin_template_date(self._today)
+            lock.save()
+            text = (
+                f"its chat template reads the clock: {lock.file.name} has {lock.template_date} "
+                "now, "
+                "which is its date in all builds"
+            )
+            self.pinned(root, text)
+        return (lock.template_date, "lock") if lock.template_date else (self._today, "first build")
+
+    def _reads_clock(self, lookup: Lookup) -> bool:
+        if not lookup.outputs:
+            return False
+        key = (lookup.node.name, lookup.outputs[""])
+        if key not in self._clock_readers:
+            self._clock_readers[key] = self._look(lookup)
+        return self._clock_readers[key]
+
+    def _look(self, lookup: Lookup) -> bool:
+        trace = None
+        try:
+            if lookup.node.lies_at is not None:
+                files = clock.files_of(self._scan.recipe.folder / lookup.node.lies_at)
+            elif trace := lookup.trace or (self._traces.get(lookup.key) if lookup.key else None):
+                if trace.reference:
+                    files = clock.files_of(self._scan.recipe.folder / trace.reference)
+                else:
+                    entries = self._store.manifest(trace.manifest).files
+                    files = {
+                        e.name: b"".join(self._store.read(blob) for blob, _ in e.runs())
+                        for e in entries
+                        if clock.holds_templates(e.name)
+                    }
+            else:
+                return False
+        except (OSError, Damaged, ValueError):
+            # Not on this machine (now): what was seen when it was.
+            return bool(trace and trace.provenance.get("reads_clock"))
+        return any(map(clock.reads_clock, clock.templates_in(files)))

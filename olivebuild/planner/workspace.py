@@ -1,0 +1,282 @@
+"""The recipe's folder: what lies in build/, and what .olivebuild/ remembers.
+
+Knows manifests, not recipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Container, Iterator, MutableMapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import msgspec
+from olivebuild.digest import StatMemo
+from olivebuild.errors import StoreError
+from olivebuild.journal import Journal
+from olivebuild.key import Reason
+from olivebuild.locks import locked
+from olivebuild.manifest import Manifest
+from olivebuild.records import decode
+from olivebuild.store import Store
+
+from olivebuild import digest, modes, swap, trees
+
+LAST = "last.jsonl"
+
+
+class Last(msgspec.Struct, frozen=True):
+    """The last result of a node in this workspace: its key, why it was made, and what there is to
+    say about it.
+    """
+
+    key: str
+    reasons: tuple[Reason, ...] = ()
+    note: str = ""
+
+
+class Lasts(MutableMapping[str, Last]):
+    """node -> its last result; read when it is asked for, and written when it has changed."""
+
+    def __init__(self, file: Path) -> None:
+        self.journal = Journal(file)
+
+    def __getitem__(self, node: str) -> Last:
+        data = self.journal.get(node)
+        if data is None:
+            raise KeyError(node)
+        try:
+            return decode(data, Last)
+        except ValueError:
+            raise KeyError(node) from None
+
+    def __setitem__(self, node: str, last: Last) -> None:
+        self.journal.set(node, msgspec.json.encode(last))
+
+    def __delitem__(self, node: str) -> None:
+        self.journal.forget(node)
+
+    def __iter__(self) -> Iterator[str]:
+        return (node for node in self.journal if node in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Workspace:
+    """`build` is the folder of results, `state` what may be deleted when no build runs.
+
+    `results`: where build/ is, if not in `folder`.
+    """
+
+    def __init__(self, folder: Path, stem: str = "", results: Path | None = None) -> None:
+        self.folder = folder
+        self._stem = stem
+        self._results = results or folder / "build"
+        self.build = self._results / stem
+        self.state = folder / ".olivebuild" / stem
+        # Next to what it is swapped with, since names are exchanged within a file system only.
+        self.staging = (
+            self.state / "tmp"
+            if results is None
+            else self._results / f".staging{stem and '-'}{stem}"
+        )
+        self.logs = self.state / "logs"
+        self.memo = StatMemo(self.state / "stats.jsonl")
+        self.last = Lasts(self.state / LAST)
+
+    def check(self) -> None:
+        """Raises StoreError for a link in the place of a folder or file of ours: what it leads to
+        is not ours to write or delete.
+        """
+        trees.check(self.folder, self.state, self.logs, self.state / "tmp")
+        trees.check(self._results.parent, self.build, self.staging)
+        for folder in {self.folder / ".olivebuild", self.state}:
+            with contextlib.suppress(FileNotFoundError), os.scandir(folder) as inside:
+                found = sorted(inside, key=lambda entry: entry.path)
+                if links := [entry.path for entry in found if entry.is_symlink()]:
+                    raise trees.link_found(Path(links[0]))
+                if odd := [
+                    entry.path for entry in found if not (entry.is_file() or entry.is_dir())
+                ]:
+                    raise StoreError(
+                        "a pipe or a device stands where olivebuild keeps a file of its own",
+                        where=odd[0],
+                        hint="delete it",
+                    )
+
+    def delete(self, path: Path) -> None:
+        """Delete what `own` named. Raises OSError."""
+        trees.delete(
+            self._results.parent if self._results in (path, *path.parents) else self.folder,
+            path,
+            ignore_errors=False,
+        )
+
+    def own(self) -> list[Path]:
+        """What this recipe has made in build/ and .olivebuild/, to be deleted: other recipes of the
+        folder have theirs in folders there.
+        """
+        others = [] if self._stem else [p.parent.name for p in self.state.glob(f"*/{LAST}")]
+        others += (
+            []
+            if self._stem
+            else [
+                p.stem
+                for p in self.folder.glob("*.yaml")
+                if (self.build / p.stem).is_dir() and p.stem not in self.last
+            ]
+        )
+        found: list[Path] = []
+        for folder in (self.build, self.state):
+            # Nobody looks behind a link.
+            inside = sorted(folder.iterdir()) if folder.is_dir() else []
+            kept = [p for p in inside if p.name in others]
+            found += (
+                [p for p in inside if p not in kept]
+                if kept
+                else [folder]
+                if folder.exists()
+                else []
+            )
+        return found
+
+    def shared_with_another(self, targets: Container[str]) -> str | None:
+        """A target whose folder is that of another recipe's targets."""
+        with contextlib.suppress(OSError), os.scandir(self.state) as inside:
+            for entry in inside:
+                if (
+                    entry.name in targets
+                    and entry.is_dir()
+                    and (self.folder / f"{entry.name}.yaml").is_file()
+                ):
+                    return entry.name
+        return None
+
+    def place(self, target: str) -> Path:
+        return self.build / target
+
+    def differs(self, target: str, manifest: Manifest) -> Reason | None:
+        """How build/<target> differs from the manifest; None if it is exactly that."""
+        place = self.place(target)
+        shown = place.relative_to(self.folder) if place.is_relative_to(self.folder) else place
+        if place.is_symlink() or not place.is_dir():
+            return Reason("output", shown.as_posix(), manifest.digest, "missing")
+        there = {p.relative_to(place).as_posix(): p for p in digest.files_below(place)}
+        for entry in manifest.files:
+            path, name = there.pop(entry.name, None), (shown / entry.name).as_posix()
+            if path is None:
+                return Reason("output", name, entry.digest, "missing")
+            if path.is_symlink() or not path.is_file():
+                return Reason("output", name, entry.digest, "not a file")
+            stat = path.stat()
+            if stat.st_size != entry.size:
+                return Reason("output", name, f"{entry.size} bytes", f"{stat.st_size} bytes")
+            if (
+                os.name == "posix"
+                and bool(stat.st_mode & 0o100) != entry.executable
+                and modes.kept_in(place.parent)
+            ):
+                return Reason(
+                    "output",
+                    name,
+                    "executable" if entry.executable else "not executable",
+                    "mode changed",
+                )
+            if (found := self.memo.digest(path, entry.digest_of, entry.flavour)) != entry.digest:
+                return Reason("output", name, entry.digest, found)
+        if there:
+            return Reason(
+                "output", (shown / min(there)).as_posix(), "nothing", "a file that no step made"
+            )
+        return None
+
+    def publish(self, target: str, manifest: Manifest, store: Store) -> None:
+        """Put the manifest's files into build/<target>.
+
+        Raises Damaged when the store can't give them.
+        """
+        staging = self.staging / target
+        with self.lock():
+            self._sweep()
+            # Says why, where what an earlier one has left could not be swept.
+            trees.delete(self.staging.parent, staging, ignore_errors=False)
+            staging.mkdir(parents=True)
+            try:
+                self._swap_in(target, manifest, store, staging)
+            finally:
+                trees.delete(self.staging.parent, staging)
+
+    def _swap_in(self, target: str, manifest: Manifest, store: Store, staging: Path) -> None:
+        # What lies in build/ can be had again: where a boot can be told from the last, it is looked
+        # at anew after one, and need not be synced.
+        unsynced = digest.boot() != ""
+        store.restore(manifest, staging, sync=not unsynced)
+        if self.differs(target, manifest) is None:
+            # Another build was here first; a reader of its folder is not disturbed for an equal
+            # one.
+            return
+        # Once the clock has ticked past the last write, a later change can't hide, and the digests
+        # may be remembered.
+        stats = {e.name: digest.stat_of(staging / e.name) for e in manifest.files}
+        digest.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
+        self.memo.start_scan()
+        swap.replace_folder(staging, self.place(target), self.staging / f"{target}.aside")
+        for entry in manifest.files:
+            self.memo.remember(
+                self.place(target) / entry.name,
+                stats[entry.name],
+                entry.digest,
+                entry.flavour,
+                until_boot=unsynced,
+            )
+
+    def _sweep(self) -> None:
+        """Under the lock: finish a swap that a crash interrupted, and delete what it left
+        half-made.
+        """
+        self.check()
+        swap.finish(self.build, self.staging)
+        for left in self.staging.glob("*"):
+            trees.delete(self.staging.parent, left)
+
+    def lock(self) -> AbstractContextManager[None]:
+        """One build at a time changes build/ and .olivebuild/."""
+        return locked(self.state / "publish.lock")
+
+    def recover(self) -> None:
+        """Finish what a crash interrupted, and sweep what it left."""
+        if self.staging.is_dir():
+            with self.lock():
+                self._sweep()
+        digest.sweep_abandoned(self.state)
+
+    def log_of(self, node: str) -> Path:
+        return self.logs / f"{node.replace(':', '.')}.log"
+
+    def log_file(self, node: str) -> Path:
+        """Where a node's step writes. Raises StoreError where a link stands there."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        file = self.log_of(node)
+        if file.is_symlink():
+            raise trees.link_found(file)
+        if file.exists() and not file.is_file():
+            raise StoreError(
+                "a pipe or a device stands where olivebuild keeps a file of its own",
+                where=str(file),
+                hint="delete it",
+            )
+        return file
+
+    def remember(self, node: str, last: Last) -> None:
+        self.last[node] = last
+
+    def save(self) -> None:
+        self.state.mkdir(parents=True, exist_ok=True)
+        ignore = self.folder / ".olivebuild" / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+        with self.lock():
+            self.last.journal.save(alone=True)
+            self.memo.save(alone=True)

@@ -1,0 +1,1 @@
+"""Loading: recipe text to targets to a graph of nodes. Knows no keys and no cache."""

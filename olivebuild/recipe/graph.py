@@ -1,0 +1,230 @@
+"""Targets -> nodes in an order in which inputs come first.
+
+Finds unknown inputs and cycles. Knows nothing of disks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from msgspec import Struct, structs
+from olivebuild.errors import RecipeError
+from olivebuild.node import Edge, Node, Outline
+from olivebuild.text import did_you_mean
+
+from olivebuild.recipe import Recipe
+
+if TYPE_CHECKING:
+    from olivebuild.step import Target
+
+
+class Graph(Struct, dict=True):
+    """The nodes of a recipe, inputs first; `inputs` maps a node to its (edge, node it comes from,
+    output name).
+    """
+
+    recipe: Recipe
+    targets: dict[str, Outline]
+    default: list[str]
+    matrices: dict[str, tuple[str, ...]] = {}
+    """The name of a matrix -> its members."""
+    limits: dict[str, float] = {}
+    nodes: dict[str, Node] = {}
+    inputs: dict[str, list[tuple[Edge, Node, str]]] = {}
+    every: Collection[str] = ()
+    """The names of all nodes that the recipe has, where this is a part of its graph."""
+
+    @cached_property
+    def order(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.nodes)}
+
+    @cached_property
+    def users(self) -> dict[str, list[tuple[Edge, str]]]:
+        """The nodes that read a node, each with its edge."""
+        found: dict[str, list[tuple[Edge, str]]] = {name: [] for name in self.nodes}
+        for user, inputs in self.inputs.items():
+            for edge, source, _ in inputs:
+                found[source.name].append((edge, user))
+        return found
+
+    def closure(self, goals: Iterable[str]) -> list[Node]:
+        """The nodes that `goals` need, themselves included, inputs first."""
+        goals = set(goals)
+        wanted = {name for name, node in self.nodes.items() if node.target in goals}
+        for name in reversed(list(self.nodes)):
+            if name in wanted:
+                wanted.update(source.name for _, source, _ in self.inputs[name])
+        return [node for name, node in self.nodes.items() if name in wanted]
+
+    def targets_below(self, goals: Iterable[str]) -> list[str]:
+        return list(dict.fromkeys(node.target for node in self.closure(goals)))
+
+    @property
+    def all_goals(self) -> list[str]:
+        """What it takes to have every target.
+
+        What is lazy counts as wanted only if nothing else is made from it.
+        """
+        busy = [name for name, target in self.targets.items() if not target.lazy]
+        below = self.targets_below(busy)
+        return [*busy, *(name for name in self.targets if name not in below)]
+
+    def goals(self, names: Iterable[str]) -> list[str]:
+        """What to build for the names given: checked, or the recipe's default, or what no other
+        target needs.
+        """
+        given = [member for name in names for member in self.matrices.get(name, (name,))]
+        for name in given:
+            if name not in self.targets:
+                hint = did_you_mean(name, [*self.targets, *self.matrices])
+                raise RecipeError(
+                    f"there is no target {name!r}", where=self.recipe.file.name, hint=hint
+                )
+        if given or self.default:
+            return given or self.default
+        used = {
+            source.target
+            for node, edges in self.inputs.items()
+            for _, source, _ in edges
+            if source.target != self.nodes[node].target
+        }
+        return [name for name in self.targets if name not in used]
+
+    def one(self, name: str) -> str:
+        """A target, where a matrix will not do. Raises RecipeError."""
+        if name in self.matrices:
+            hint = f"name one of them, such as {self.matrices[name][0]}"
+            raise RecipeError(
+                f"{name} is a matrix of {len(self.matrices[name])} targets",
+                where=self.recipe.file.name,
+                hint=hint,
+            )
+        return self.goals([name])[0]
+
+
+def build_graph(recipe: Recipe) -> Graph:
+    """Raises RecipeError on an unknown input, an input of the wrong kind or output, or a cycle."""
+    raw: dict[str, Node] = {}
+    for target in recipe.targets.values():
+        for node in _nodes(recipe, target):
+            resources = node.resources or target.resources
+            raw[node.name] = structs.replace(
+                node, resources=resources, strict=node.computes and recipe.strict
+            )
+    inputs = {
+        node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges]
+        for node in raw.values()
+    }
+    graph = Graph(recipe, _outlines(recipe), recipe.default, recipe.matrices, recipe.limits)
+    for node in _ordered(recipe, raw, inputs):
+        graph.nodes[node.name] = node
+        graph.inputs[node.name] = inputs[node.name]
+    return graph
+
+
+def _outlines(recipe: Recipe) -> dict[str, Outline]:
+    places: dict[str, dict[str, tuple[int, int, str]]] = {name: {} for name in recipe.targets}
+    for path in [*recipe.document.places, *recipe.document.overrides]:
+        if path[0:1] == ("targets",) and len(path) > 1 and path[1] in places:
+            where = recipe.document.where(path)
+            given = where.file if where.line == 0 else ""
+            places[str(path[1])][".".join(str(p) for p in path[2:])] = (
+                where.line,
+                where.column,
+                given,
+            )
+    return {
+        name: Outline(
+            name,
+            target.kind,
+            target.step.lazy,
+            bool(target.step.gates(target.fields)),
+            places[name],
+        )
+        for name, target in recipe.targets.items()
+    }
+
+
+def _nodes(recipe: Recipe, target: Target) -> list[Node]:
+    try:
+        return target.step.nodes(target, recipe.targets)
+    except RecipeError as e:
+        e.where = e.where or recipe.where(target.name)
+        raise
+
+
+def _resolve(
+    recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge
+) -> tuple[Edge, Node, str]:
+    where = recipe.where(node.target, edge.field)
+    if edge.part:
+        return edge, raw[f"{node.target}:{edge.part}"], edge.output
+    name = edge.ref.target
+    source = raw.get(name)
+    if source is None and name in recipe.matrices:
+        hint = (
+            f"name one of them, such as {recipe.matrices[name][0]}, or make {node.target} a "
+            "matrix, "
+            "too"
+        )
+        raise RecipeError(
+            f"{node.target} needs one target here, and {name} is a matrix", where=where, hint=hint
+        )
+    if source is None:
+        raise RecipeError(
+            f"{node.target} needs {name!r}, which is not a target",
+            where=where,
+            hint=did_you_mean(name, recipe.targets),
+        )
+    kind = recipe.targets[name].kind
+    if kind not in edge.kinds:
+        hint = f"it takes {' or '.join(edge.kinds)}"
+        raise RecipeError(
+            f"{name} is of kind {kind}, which is not what {node.target} takes here",
+            where=where,
+            hint=hint,
+        )
+    outputs = source.outputs
+    output = edge.ref.output or (edge.output if edge.output in outputs else "")
+    if output not in outputs:
+        known = ", ".join(f"{name}.{o}" for o in outputs if o)
+        hint = f"its outputs are {known}" if known else f"write {name}"
+        raise RecipeError(f"{name} has no output {output!r}", where=where, hint=hint)
+    return edge, source, output
+
+
+def _ordered(
+    recipe: Recipe, raw: dict[str, Node], inputs: dict[str, list[tuple[Edge, Node, str]]]
+) -> list[Node]:
+    """Depth first without recursion, since a chain may be thousands of targets long."""
+    done: dict[str, Node] = {}
+    on_path: dict[str, None] = {}
+    for root in raw:
+        stack = [(root, iter(inputs[root]))] if root not in done else []
+        on_path = dict.fromkeys(name for name, _ in stack)
+        while stack:
+            name, rest = stack[-1]
+            step = next(rest, None)
+            if step is None:
+                done[name] = raw[name]
+                on_path.pop(name)
+                stack.pop()
+            elif step[1].name in on_path:
+                raise _cycle(recipe, raw, [*on_path][[*on_path].index(step[1].name) :], step[0])
+            elif step[1].name not in done:
+                on_path[step[1].name] = None
+                stack.append((step[1].name, iter(inputs[step[1].name])))
+    return list(done.values())
+
+
+def _cycle(recipe: Recipe, raw: dict[str, Node], path: list[str], edge: Edge) -> RecipeError:
+    targets = list(dict.fromkeys(raw[name].target for name in path))
+    chain = " -> ".join([*targets, targets[0]])
+    where = recipe.where(raw[path[-1]].target, edge.field)
+    return RecipeError(
+        f"a cycle: {chain}",
+        where=where,
+        hint="a target can't be made from itself; remove one of these edges",
+    )

@@ -1,0 +1,99 @@
+"""A graph kept in a file, so that a recipe that has not changed need not be read, checked and
+resolved again.
+
+It belongs to one text of the recipe and to one state of our own sources, and was sealed by this
+user (seal.py), since the nodes in it
+say what is run: anything else and the recipe is read anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from olivebuild.graph import Graph, build_graph
+from olivebuild.node import Node, Outline, Record, is_builtin
+from olivebuild.seal import seal
+
+from olivebuild import digest, opening
+from olivebuild.recipe import Recipe
+
+FILE_NAME = "graph.json"
+
+
+class Kept(Record, frozen=True):
+    """`inputs`: for each node and each of its edges the number of the node it comes from, and the
+    output.
+    """
+
+    targets: tuple[Outline, ...]
+    default: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    inputs: tuple[tuple[tuple[int, str], ...], ...]
+    matrices: dict[str, tuple[str, ...]]
+    limits: dict[str, float]
+
+
+def graph_of(recipe: Recipe, folder: Path, stamp: str) -> Graph:
+    """Return the recipe's graph: from `folder` if it was kept there under the same stamp, else made
+    and kept.
+
+    `stamp` tells what the graph is made from; see invalidation.py. Raises RecipeError.
+    """
+    if recipe.settings:
+        # Words of one call: not worth losing what belongs to the recipe itself.
+        return build_graph(recipe)
+    graph = _read(recipe, folder / FILE_NAME, stamp)
+    if graph is None:
+        graph = build_graph(recipe)
+        # The kinds of other packages may change without our seeing it.
+        if all(map(is_builtin, {node.kind for node in graph.nodes.values()})):
+            _write(graph, folder / FILE_NAME, stamp)
+    return graph
+
+
+def _read(recipe: Recipe, file: Path, stamp: str) -> Graph | None:
+    try:
+        head, _, body = opening.read(file).partition(b"\n")
+        if head.decode() != f"{stamp} {_seal(stamp, body)}" or head.endswith(b" "):
+            return None
+        kept = msgspec.json.decode(body, type=Kept)
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+        return None
+    graph = Graph(
+        recipe, {t.name: t for t in kept.targets}, list(kept.default), kept.matrices, kept.limits
+    )
+    graph.nodes = {n.name: n for n in kept.nodes}
+    for node, inputs in zip(kept.nodes, kept.inputs, strict=True):
+        graph.inputs[node.name] = [
+            (edge, kept.nodes[number], output)
+            for edge, (number, output) in zip(node.edges, inputs, strict=True)
+        ]
+    return graph
+
+
+def _seal(stamp: str, body: bytes) -> str:
+    return seal(f"graph {stamp} ".encode() + body)
+
+
+def _write(graph: Graph, file: Path, stamp: str) -> None:
+    numbers = {name: i for i, name in enumerate(graph.nodes)}
+    inputs = tuple(
+        tuple((numbers[source.name], output) for _, source, output in edges)
+        for edges in graph.inputs.values()
+    )
+    kept = Kept(
+        tuple(graph.targets.values()),
+        tuple(graph.default),
+        tuple(graph.nodes.values()),
+        inputs,
+        graph.matrices,
+        graph.limits,
+    )
+    body = msgspec.json.encode(kept)
+    try:
+        if sealed := _seal(stamp, body):
+            digest.write_atomically(file, f"{stamp} {sealed}\n".encode() + body)
+    except OSError:
+        # A folder that can't be written costs the time of reading the recipe.
+        return

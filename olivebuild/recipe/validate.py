@@ -1,0 +1,378 @@
+"""Recipe text -> targets, each field checked, each error with its place.
+
+Knows nothing of graphs or keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from olivebuild.document import Document
+from olivebuild.errors import InvalidValue, Problem, RecipeError, Where
+from olivebuild.matrix import Matrices
+from olivebuild.node import NAME, Ref, amount_of
+from olivebuild.step import KINDS, Fields, Step, Target, kinds, step_of
+from olivebuild.text import aside, did_you_mean, size_of
+from pydantic import ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from olivebuild import document, names
+
+F = TypeVar("F", bound=Fields)
+
+
+class Cache(Fields):
+    remote: str | None = None
+    max_size: str | None = None
+    """What `olivebuild gc` leaves, unless it is told otherwise: 50GB."""
+
+    @field_validator("max_size")
+    @classmethod
+    def _is_a_size(cls, value: str | None) -> str | None:
+        if value is not None:
+            size_of(value)
+        return value
+
+
+@dataclass
+class Checked:
+    """A recipe of which every word was looked at."""
+
+    document: Document
+    targets: dict[str, Target]
+    default: list[str]
+    cache: Cache = field(default_factory=Cache)
+    matrices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The name of a matrix -> its members, which are targets."""
+    limits: dict[str, float] = field(default_factory=dict)
+    """How much of each named resource there is."""
+
+    strict: bool = False
+    """The numerics of the machine are part of every key that they can change."""
+
+
+# A target of one of these names could not be built by its name alone; some commands are still to
+# come.
+COMMANDS = frozenset(
+    [
+        "accept",
+        "build",
+        "chat",
+        "clean",
+        "compare",
+        "doctor",
+        "gc",
+        "graph",
+        "import",
+        "init",
+        "log",
+        "plan",
+        "predict",
+        "report",
+        "run",
+        "schema",
+        "status",
+        "update",
+        "verify",
+        "watch",
+        "why",
+    ]
+)
+KEYS = ["version", "default", "cache", "resources", "numerics", "targets"]
+NUMERICS = ("any", "strict")
+
+
+def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
+    """`settings` are `TARGET.FIELD=VALUE` overrides. Raises RecipeError."""
+    doc = document.parse(text, file)
+    top = doc.value
+    if not isinstance(top, dict):
+        raise RecipeError(
+            "a recipe is a mapping with `targets:`",
+            where=doc.where(()),
+            hint="`olivebuild init` writes one",
+        )
+    for key in top:
+        if key not in KEYS:
+            raise _unknown(doc, (key,), "key", key, KEYS)
+    if top.get("version", 1) != 1 or isinstance(top.get("version"), bool):
+        raise RecipeError(
+            f"version {top['version']!r} is not known to this olivebuild",
+            where=doc.where(("version",)),
+            hint="write version: 1",
+        )
+    if (given := top.get("numerics", "any")) not in NUMERICS:
+        hint = (
+            "`numerics: strict` has another processor make everything anew; without it results are "
+            "shared"
+        )
+        raise RecipeError(
+            f"numerics: {given!r} is not one of any, strict",
+            where=doc.where(("numerics",)),
+            hint=hint,
+        )
+    raw = top.get("targets")
+    if not isinstance(raw, dict) or not raw:
+        raise RecipeError(
+            "`targets:` must name at least one target",
+            where=doc.where(("targets",)),
+            hint="`olivebuild init` writes a recipe to begin with",
+        )
+    later = [s for s in settings if not _override(doc, raw, s)]
+    matrices = Matrices(doc, raw)
+    raw = matrices.expanded()
+    for setting in later:
+        if not _override(doc, raw, setting):
+            name = setting.partition(".")[0]
+            raise RecipeError(
+                f"unknown target {name!r}",
+                where=Where(f"--set {setting}"),
+                hint=did_you_mean(name, raw),
+            )
+    targets = {name: _target(doc, name, value, matrices) for name, value in raw.items()}
+    cache = Cache()
+    if "cache" in top:
+        cache = _validate(doc, Cache, top["cache"], ("cache",), "cache")
+    limits = _resources(doc, top.get("resources", {}), ("resources",))
+    return Checked(
+        doc,
+        targets,
+        _default(doc, top.get("default"), targets, matrices),
+        cache,
+        matrices.members,
+        limits,
+        given == "strict",
+    )
+
+
+def _target(doc: Document, name: str, value: object, matrices: Matrices) -> Target:
+    path = ("targets", name)
+    if not NAME.fullmatch(name):
+        hint = "names begin with a letter or digit and hold a-z, 0-9, _ and -"
+        raise RecipeError(f"{name!r} is not a name for a target", where=doc.where(path), hint=hint)
+    if name in names.DEVICES:
+        raise RecipeError(
+            f"{name} is the name of a device on Windows",
+            where=doc.where(path),
+            hint="call the target something else",
+        )
+    if name in COMMANDS:
+        raise RecipeError(
+            f"{name} is the name of a command",
+            where=doc.where(path),
+            hint="call the target something else",
+        )
+    if not isinstance(value, dict):
+        raise RecipeError(
+            f"{name} must be a mapping with a `kind:`",
+            where=doc.where(path),
+            hint=f"{name}: {{kind: ...}}, one of {', '.join(kinds())}",
+        )
+    if "kind" not in value:
+        raise RecipeError(
+            f"{name} has no kind", where=doc.where(path), hint=f"kind: one of {', '.join(kinds())}"
+        )
+    kind = value["kind"]
+    step = step_of(str(kind)) if kind in KINDS or kind in kinds() else None
+    if step is None:
+        raise _unknown(doc, (*path, "kind"), "kind", str(kind), kinds())
+    given = {k: v for k, v in value.items() if k not in ("kind", "resources")}
+    fields = _validate(doc, step.fields, _listed(step.fields, given, matrices), path, name)
+    if problem := problem_of(step, fields):
+        raise RecipeError(f"{name}: {problem.fact}", where=doc.where(path), hint=problem.hint)
+    return Target(
+        name,
+        str(kind),
+        step,
+        fields,
+        _resources(doc, value.get("resources", {}), (*path, "resources")),
+    )
+
+
+def problem_of(step: Step, fields: Fields) -> Problem | None:
+    """Return what a step says of its fields together; None if it is nothing."""
+    problem: object = step.check(fields)
+    if isinstance(problem, str):
+        aside(
+            f"the kind {step.kind} returns text from `check`, which the next release does not "
+            "understand: it is to return olivebuild.errors.Problem(fact, hint)"
+        )
+        return Problem.from_text(problem)
+    return problem if isinstance(problem, Problem) else None
+
+
+def _listed(model: type[Fields], given: dict[str, object], matrices: Matrices) -> dict[str, object]:
+    """Where a list of targets may stand, the name of a matrix stands for its members."""
+    result = dict(given)
+    for name, info in model.model_fields.items():
+        value = given.get(name)
+        if value is None or not matrices.members or list[Ref] not in _types(info.annotation):
+            continue
+        if isinstance(value, list):
+            result[name] = [one for v in value for one in matrices.names(v)]
+        elif isinstance(value, str) and matrices.names(value) != [value]:
+            result[name] = matrices.names(value)
+    return result
+
+
+def _types(annotation: Any) -> set[Any]:
+    """The types of a union, without what Annotated adds."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _types(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return set().union(*map(_types, get_args(annotation)))
+    return {annotation}
+
+
+def _resources(doc: Document, value: object, path: document.Path) -> dict[str, float]:
+    hint = "resources: {gpu: 1, memory: 8GB}"
+    if not isinstance(value, dict):
+        raise RecipeError(
+            "`resources:` is a mapping of names to amounts", where=doc.where(path), hint=hint
+        )
+    found = {}
+    for name, amount in value.items():
+        try:
+            found[name] = amount_of(amount)
+        except InvalidValue as e:
+            raise RecipeError(
+                f"resources.{name}: {e.problem.fact}",
+                where=doc.where((*path, name)),
+                hint=hint,
+            ) from None
+    return found
+
+
+def _validate(doc: Document, model: type[F], value: object, path: document.Path, name: str) -> F:
+    """Raises RecipeError with the place of the first fault."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as e:
+        raise _explain(doc, e, model, path, name) from None
+
+
+def _explain(
+    doc: Document, error: ValidationError, model: type[Fields], path: document.Path, name: str
+) -> RecipeError:
+    errors = error.errors(include_url=False)
+    # A misspelt key explains a missing one; of a union's complaints the one that reaches deepest
+    # into the file is meant.
+    first = max(
+        errors,
+        key=lambda e: (
+            e["type"] == "extra_forbidden",
+            e["type"] == "missing",
+            len(_in_file(doc, path, e["loc"])),
+        ),
+    )
+    place = _in_file(doc, path, first["loc"])
+    label = ".".join(str(p) for p in place[len(path) :])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, [str(p) for p in first["loc"][:-1]])
+        return _unknown(
+            doc, (*path, *first["loc"]), "key", str(first["loc"][-1]), known, f" in {name}"
+        )
+    if first["type"] == "missing":
+        missing = ".".join(str(p) for p in first["loc"])
+        return RecipeError(
+            f"{name} has no {missing}", where=doc.where(path), hint=f"add `{missing}:`"
+        )
+    fact, hint = _problem(first)
+    fact = fact[:1].lower() + fact[1:]
+    return RecipeError(
+        f"{name}.{label}: {fact}" if label else f"{name}: {fact}",
+        where=doc.where(place),
+        hint=hint or "`olivebuild schema` tells what each field takes",
+    )
+
+
+def _problem(error: ErrorDetails) -> Problem:
+    """Return what pydantic says, or the validator of a field that it called."""
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidValue):
+        return cause.problem
+    return Problem.from_text(str(cause)) if cause else Problem(error["msg"])
+
+
+def _in_file(doc: Document, path: document.Path, loc: Iterable[str | int]) -> document.Path:
+    """Of pydantic's location the part that is in the file or on the command line: unions add names
+    of their own.
+    """
+    for part in loc:
+        if (*path, part) in doc.places or any(
+            given[: len(path) + 1] == (*path, part) for given in doc.overrides
+        ):
+            path = (*path, part)
+    return path
+
+
+def _known_keys(model: type[Fields], loc: list[str]) -> list[str]:
+    for part in loc:
+        info = model.model_fields.get(part)
+        if info and isinstance(info.annotation, type) and issubclass(info.annotation, Fields):
+            model = info.annotation
+    return [
+        *(info.alias or name for name, info in model.model_fields.items()),
+        *(["kind"] if not loc else []),
+    ]
+
+
+def _unknown(
+    doc: Document, path: document.Path, what: str, word: str, known: Iterable[str], suffix: str = ""
+) -> RecipeError:
+    return RecipeError(
+        f"unknown {what} {word!r}{suffix}", where=doc.where(path), hint=did_you_mean(word, known)
+    )
+
+
+def _default(
+    doc: Document, value: object, targets: dict[str, Target], matrices: Matrices
+) -> list[str]:
+    if value is None:
+        return []
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if isinstance(name, list | dict):
+            raise RecipeError(
+                "`default:` is a target or a list of targets",
+                where=doc.where(("default",)),
+                hint="default: onnx-int4",
+            )
+        if name not in targets and name not in matrices.members:
+            raise _unknown(doc, ("default",), "target", str(name), [*targets, *matrices.members])
+    return [str(one) for name in names for one in matrices.names(name)]
+
+
+def _override(doc: Document, raw: dict[str, object], setting: str) -> bool:
+    """Apply `adapter.training.lr=2e-4`; the place of the value becomes the command line.
+
+    False when there is no such target (yet).
+    """
+    name, equals, text = setting.partition("=")
+    path = name.split(".")
+    where = Where(f"--set {setting}")
+    if not equals or len(path) < 2:
+        raise RecipeError(
+            "--set takes TARGET.FIELD=VALUE",
+            where=where,
+            hint="for example --set adapter.training.lr=2e-4",
+        )
+    if path[0] not in raw:
+        return False
+    place = raw
+    for part in path[:-1]:
+        below = place.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise RecipeError(
+                f"{part} has no fields of its own",
+                where=where,
+                hint="`olivebuild schema` tells what each field takes",
+            )
+        place = below
+    place[path[-1]] = document.parse_value(text)
+    doc.overrides["targets", *path] = f"--set {setting}"
+    return True

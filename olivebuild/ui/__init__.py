@@ -1,0 +1,1 @@
+"""What people see: terminal output, the report, trackers. Changes nothing."""

@@ -1,0 +1,356 @@
+"""What people see before and after a build: plans, tables, gates, errors.
+
+With live.py the only files that know rich; decides nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from olivebuild.build_report import BuildReport
+from olivebuild.comparing import Comparison, since_last
+from olivebuild.errors import BuildError
+from olivebuild.explain import unique_reasons
+from olivebuild.gates import FIGURES, Judgement
+from olivebuild.history import Entry
+from olivebuild.lines import summary
+from olivebuild.plan import Plan
+from olivebuild.states import Verdict
+from olivebuild.text import clean, seconds, size
+from olivebuild.wording import describe, difference, figure, listed
+from olivebuild.wording import heading as named
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from olivebuild.finding import PlanProblem
+    from olivebuild.metric_records import ChoiceMetrics, DataMetrics, Metrics, ModelMetrics
+
+COLOURS = {
+    Verdict.FRESH: "green",
+    Verdict.CACHED: "cyan",
+    Verdict.STALE: "yellow",
+    Verdict.WAITING: "bright_black",
+    Verdict.BROKEN: "bold red",
+}
+
+
+def stdout() -> Console:
+    # Lines of a log are not cut at 80 columns; a table on a terminal fits it.
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+
+
+def show_error(error: BuildError) -> None:
+    """Headline, place, hint: on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    where = error.where
+    prefix = f"[bold]{escape(clean(str(where)))}:[/] " if where else ""
+    console.print(f"{prefix}[bold red]error:[/] {escape(clean(error.fact))}")
+    if where and where.text and where.line:
+        console.print(Text(f"  {where.line:>4} | {clean(where.text)}"))
+        if where.column:
+            console.print(
+                Text(f"       | {' ' * len(clean(where.text[: where.column - 1]))}^", style="red")
+            )
+    if error.hint:
+        console.print(f"  [cyan]hint:[/] {escape(clean(error.hint))}")
+
+
+def show_faults(plan: Plan) -> int:
+    """Show the inputs that can't be read, as errors. Return the exit code that this is."""
+    faults = [lookup.fault for lookup in plan.lookups.values() if lookup.fault]
+    for fault in faults:
+        show_error(fault)
+    return max((fault.exit_code for fault in faults), default=0)
+
+
+def show_summary(report: BuildReport) -> None:
+    head, rest = summary(report)
+    stdout().print(f"[green]{head}[/]{escape(rest)}")
+
+
+def show_watch(changed: Path | None, folder: Path) -> None:
+    if changed is None:
+        stdout().print("[bright_black]watching; Ctrl-C ends[/]")
+        return
+    shown = changed.relative_to(folder) if changed.is_relative_to(folder) else changed
+    stdout().print(f"[cyan]{'changed':<9}[/]{escape(clean(str(shown)))}")
+
+
+def show_plan(plan: Plan) -> None:
+    console = stdout()
+    for name in plan.targets:
+        verdict, states = plan.target(name)
+        reasons = unique_reasons(states, name)
+        cost = sum(s.seconds or 0 for s in states if s.verdict in (Verdict.STALE, Verdict.WAITING))
+        text = describe(reasons[0]) if reasons and verdict is not Verdict.FRESH else ""
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 and text else ""
+        last = f"  [bright_black]{seconds(cost)} last time[/]" if cost else ""
+        console.print(
+            (
+                f"[{COLOURS[verdict]}]{verdict.value:<8}[/] {name:<14} "
+                f"{escape(clean(text + more))}{last}"
+            ).rstrip()
+        )
+
+
+def show_notes(notes: Iterable[tuple[str, str]]) -> None:
+    for target, text in notes:
+        stdout().print(
+            f"[bright_black]{'note':<8}[/] {target:<14} {escape(clean(text))}", soft_wrap=True
+        )
+
+
+def show_problems(problems: Iterable[PlanProblem]) -> None:
+    """What goes wrong with a plan, as errors; what is only to be known, below the plan."""
+    for problem in problems:
+        if problem.fails:
+            show_error(problem.error())
+            if problem.stops:
+                Console(stderr=True, highlight=False, soft_wrap=True).print(
+                    f"  without it can't be made: {escape(listed(problem.stops))}"
+                )
+        else:
+            stdout().print(
+                f"[bright_black]{'note':<8}[/] {problem.target:<14} "
+                f"{escape(clean(f'{problem.where}: {problem.fact}; {problem.hint}'))}"
+            )
+
+
+def show_gates(judgements: Iterable[Judgement]) -> None:
+    console = stdout()
+    for judgement in judgements:
+        word, colour = ("met", "green") if judgement.passed else ("missed", "bold red")
+        noise = ", which may be noise" if judgement.noise else ""
+        console.print(
+            f"[{colour}]gate {word:<7}[/]{escape(judgement.gate)}: {judgement.value:.4g}{noise}"
+        )
+
+
+QUALITIES = ("accuracy", "json_exact", "generated_accuracy")
+"""What says most of a model's answers; the first that there is."""
+OF_ROWS = (
+    (("accuracy", "accuracy"), ("generated_accuracy", "written")),
+    (("schema_valid", "valid"), ("field_exact", "fields"), ("json_exact", "whole")),
+    (("perplexity", "perplexity"),),
+)
+"""The figures of a data set that the table shows: label and text, of JSON, of texts without a
+question.
+"""
+
+
+def show_benchmark(metrics: Metrics) -> None:
+    """The table: a row a model, the baselines below."""
+    console = stdout()
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("model")
+    columns = [
+        (name, key, heading) for name in metrics.data for key, heading in _headings(metrics, name)
+    ]
+    for name, _, heading in columns:
+        table.add_column(f"{name}\n{heading}", justify="right")
+    for heading in ("first\ntoken", "tokens/s", "load", "peak RSS", "size"):
+        table.add_column(heading, justify="right")
+    for name, row in metrics.models.items():
+        table.add_row(name, *_cells(row.data, columns), *_times(row))
+    for name, values in metrics.baselines.items():
+        table.add_row(name, *_cells(values, columns), style="bright_black")
+    console.print()
+    console.print(table)
+    console.print()
+    for line in [*_differences(metrics), *_over_seeds(metrics)]:
+        console.print(escape(clean(line)), soft_wrap=True)
+
+
+def _differences(metrics: Metrics) -> Iterator[str]:
+    """Yield what each model lost or gained against the one before it, by what people look at
+    first.
+    """
+    rows = {(row.model, row.versus, row.data, row.figure): row for row in metrics.comparisons}
+    for versus, model in pairwise(metrics.models):
+        for name in metrics.data:
+            of_data = (rows.get((model, versus, name, key)) for key in QUALITIES)
+            yield from (difference(row) for row in islice(filter(None, of_data), 1))
+        if row := rows.get((model, versus, None, "e2e")):
+            yield difference(row)
+
+
+def _over_seeds(metrics: Metrics) -> Iterator[str]:
+    for model, row in metrics.models.items():
+        for name, of_data in row.data.items():
+            key = next((key for key in QUALITIES if key in of_data.over_seeds), "")
+            spread = of_data.over_seeds.get(key)
+            if spread and spread.mean is not None and spread.worst is not None:
+                yield (
+                    f"{model} over {len(spread.values)} seeds: {named(key)} on {name} "
+                    f"{figure(key, spread.mean)} on average, {figure(key, spread.worst)} at worst"
+                )
+
+
+def _times(row: ModelMetrics) -> list[str]:
+    if row.ttft is None:
+        return []
+    return [
+        f"{row.ttft * 1000:.0f} ms",
+        f"{row.tokens_per_second:.1f}" if row.tokens_per_second else "",
+        "" if row.load_seconds is None else seconds(row.load_seconds),
+        "" if row.peak_rss is None else size(row.peak_rss),
+        "" if row.size is None else size(row.size),
+    ]
+
+
+def _headings(metrics: Metrics, data: str) -> list[tuple[str, str]]:
+    """Return (metric, heading) pairs of a data set; the first heading tells how many rows it
+    has.
+    """
+    rows = [row.data[data] for row in metrics.models.values()]
+
+    def measured(group: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [
+            (key, heading)
+            for key, heading in group
+            if any(row.metric(key) is not None for row in rows)
+        ]
+
+    labels, answers, texts = map(measured, OF_ROWS)
+    # A whole object that is right to the letter is what `whole` counts, however it is written.
+    found = (
+        [pair for pair in labels if pair[0] == "accuracy"] + answers if answers else labels
+    ) or texts
+    own = [(name, name) for name in dict.fromkeys(name for row in rows for name in row.scores)]
+    return [
+        (key, f"{heading}\n{rows[0].rows} rows" if i == 0 else heading)
+        for i, (key, heading) in enumerate([*found, *own])
+    ]
+
+
+def _cells(
+    of_data: Mapping[str, DataMetrics], columns: Iterable[tuple[str, str, str]]
+) -> list[str]:
+    cells = []
+    for name, key, _ in columns:
+        value = of_data[name].metric(key)
+        cells.append(
+            "" if value is None else figure(key, value) if key in FIGURES else f"{value:.3g}"
+        )
+    return cells
+
+
+MANY = 4
+"""From so many models on it takes a front to see which are worth having."""
+
+
+def show_front(metrics: Metrics) -> None:
+    """Print the models that no other beats in accuracy, speed and size at once, fastest last, then
+    the others, and by what they are beaten.
+    """
+    pareto, models = metrics.pareto, metrics.models
+    if not pareto or len(models) < MANY:
+        return
+    console = stdout()
+    quality, speed = pareto.quality, pareto.speed
+
+    def cells(name: str) -> list[str]:
+        row = models[name]
+        values = (
+            (quality, row.data[pareto.data].metric(quality)),
+            (speed, row.metric(speed)),
+            ("size", row.size),
+        )
+        return ["" if value is None else figure(metric, value) for metric, value in values]
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("Pareto front")
+    for heading in (
+        f"{pareto.data}\n{quality.replace('_', ' ')}",
+        speed.replace("tokens_per_second", "tokens/s"),
+        "size",
+    ):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for name in pareto.front:
+        table.add_row(f"* {name}", *cells(name), "", style="green")
+    for name, by in pareto.beaten_by.items():
+        table.add_row(f"  {name}", *cells(name), f"beaten by {by}", style="bright_black")
+    console.print(table)
+    console.print()
+
+
+def show_choice(name: str, metrics: ChoiceMetrics) -> None:
+    stdout().print(
+        f"[green]{'chosen':<9}[/]{escape(name):<22} is {escape(metrics.chosen)}, by {metrics.by}"
+    )
+
+
+def show_history(entries: Sequence[Entry], count: int) -> None:
+    """A line a build, the newest last: what it did, why, and how its benchmarks compare with the
+    build before.
+    """
+    console = stdout()
+    for entry in entries[-count:]:
+        made = (
+            f"{sum(not m.restored for m in entry.made)} run, {sum(m.restored for m in entry.made)} "
+            "restored"
+        )
+        why = "; ".join(describe(r) for r in entry.causes[:2]) + (
+            f" (and {len(entry.causes) - 2} more)" if len(entry.causes) > 2 else ""
+        )
+        since = ", ".join(
+            f"{t}: {told.partition(': ')[2]}"
+            for t in entry.measured
+            if (told := since_last(entries, entry, t))
+        )
+        missed = [g.gate for g in entry.gates if not g.passed]
+        state = (
+            f"failed: {listed(entry.failed)}"
+            if entry.failed
+            else f"missed: {'; '.join(missed)}"
+            if missed
+            else ""
+        )
+        head = (
+            f"{entry.number:>5}  {entry.time.replace('T', ' ').rstrip('Z')}  {made:<18}  "
+            f"{seconds(entry.seconds):>12}  "
+        )
+        console.print(
+            escape(clean(head + "  ".join(part for part in (state, since, why) if part))).rstrip()
+        )
+    if not entries:
+        console.print("no build has been recorded yet")
+
+
+def show_comparison(found: Comparison) -> None:
+    """A row a figure; better is green and worse red."""
+    console = stdout()
+    console.print(f"{escape(clean(found.old))} -> {escape(clean(found.new))}")
+    for reason in found.causes:
+        console.print(f"  {escape(clean(describe(reason)))}")
+    if not found.same_machine:
+        console.print(
+            "  [yellow]measured on different machines: speed and memory say nothing about the "
+            "models[/]"
+        )
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("model", "data", "figure"):
+        table.add_column(heading)
+    for heading in ("old", "new", "change"):
+        table.add_column(heading, justify="right")
+    for change in found.changes:
+        colour = {True: "green", False: "red", None: "bright_black"}[
+            None if change.noise else change.better
+        ]
+        values = [figure(change.figure, value) for value in (change.old, change.new)]
+        table.add_row(
+            clean(change.model),
+            clean(change.data),
+            change.figure,
+            *values,
+            Text(change.text, style=colour),
+        )
+    console.print(table if found.changes else "  no figure is common to both")

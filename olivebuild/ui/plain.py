@@ -1,0 +1,242 @@
+"""What people see while a build runs where there is no terminal: plain lines.
+
+Imports nothing that draws.
+
+live.py adds colours and, below the lines, a row for each running step.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+from msgspec import Struct
+from msgspec.structs import replace
+from olivebuild.events import Event
+from olivebuild.key import Reason
+from olivebuild.text import clean, seconds, size
+from olivebuild.wording import describe, listed
+
+if TYPE_CHECKING:
+    from olivebuild.build_report import BuildReport
+
+Clock = Callable[[], float]
+ENOUGH_SECONDS = 2.0
+"""A phase's own pace counts once it has taken this long, and a tenth of what the step cost last
+time: a step may have short phases first.
+"""
+SILENCE_SECONDS = 60.0
+"""Where there is no terminal, a running step says something at least this often, as far as it has
+something to say.
+"""
+
+
+class Row(Struct, frozen=True):
+    """A running step, or a long file that is hashed.
+
+    `cost` is what it took last time; `first` is `done` when the phase began, at `since`.
+    """
+
+    started: float
+    cost: float | None = None
+    what: str = "running"
+    done: int = 0
+    total: int = 0
+    first: int = 0
+    since: float = 0.0
+    loss: float | None = None
+    in_bytes: bool = False
+
+    def progress(self, what: str, done: int, total: int, now: float) -> Row:
+        if what != self.what:
+            return replace(self, what=what, done=done, total=total, first=done, since=now)
+        return replace(self, done=done, total=total)
+
+    def left(self, now: float) -> float | None:
+        """Seconds to go: by the phase's pace, else by what the step took last time; None when
+        neither tells.
+        """
+        spent, counted = now - self.since, self.done - self.first
+        if self.total and counted > 0 and spent >= max(ENOUGH_SECONDS, (self.cost or 0) / 10):
+            return spent / counted * (self.total - self.done)
+        rest = (self.cost or 0) - (now - self.started)
+        return rest if rest > 0 else None
+
+    def state(self) -> str:
+        """`training 18/36, loss 0.412`."""
+        if self.in_bytes:
+            return f"{self.what} {size(self.done)} of {size(self.total)}"
+        count = f" {self.done}/{self.total}" if self.total else f" {self.done}" if self.done else ""
+        return f"{self.what}{count}" + (f", loss {self.loss:.3f}" if self.loss is not None else "")
+
+    def text(self, now: float) -> str:
+        """`training 18/36, loss 0.412, 2.1 s each, 38 s left`; where nothing tells what is left,
+        what has passed.
+        """
+        spent, counted = now - self.since, self.done - self.first
+        pace = ""
+        if self.total and counted > 0 and spent >= ENOUGH_SECONDS:
+            each = (
+                f", {counted / spent:.1f} a second"
+                if counted > spent
+                else f", {spent / counted:.1f} s each"
+            )
+            pace = f", {size(counted / spent)} a second" if self.in_bytes else each
+        left = self.left(now)
+        if self.done == self.total > 0:
+            return self.state() + pace
+        return (
+            self.state()
+            + pace
+            + (
+                f", {whole(left)} left"
+                if left is not None
+                else f", {whole(now - self.started)} so far"
+            )
+        )
+
+
+def whole(value: float) -> str:
+    """Seconds that are an estimate: no decimals."""
+    return f"{round(value)} s" if round(value) < 60 else seconds(round(value))
+
+
+def are_enough() -> bool:
+    """Whether what goes to standard output needs neither colours nor anything that is drawn
+    over.
+    """
+    # As the library that draws sees it.
+    return not (
+        sys.stdout.isatty()
+        or os.environ.get("FORCE_COLOR")
+        or os.environ.get("TTY_COMPATIBLE") == "1"
+    )
+
+
+def summary(report: BuildReport) -> tuple[str, str]:
+    """What a build did that went well: what matters, and the rest."""
+    if not report.ran and not report.restored:
+        return (
+            "nothing to do",
+            f": {clean(listed(report.goals))} {'is' if len(report.goals) == 1 else 'are'} fresh",
+        )
+    parts = [
+        f"{len(names)} {word}"
+        for names, word in (
+            (report.ran, "built"),
+            (report.restored, "restored"),
+            (report.fresh, "fresh"),
+        )
+        if names
+    ]
+    return ", ".join(parts), f" in {seconds(report.seconds)}"
+
+
+class Lines:
+    """Listens to a build, and prints a line for what happened."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._rows: dict[str, Row] = {}
+        self._costs: dict[str, float | None] = {}
+        """What the nodes that are still to run took last time."""
+        self._steps = 0
+        self._told: dict[str, tuple[str, int, float]] = {}
+        """Of each running step the phase, the fifth of it and the time when a plain line last told.
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def __call__(self, event: Event) -> None:
+        data: Mapping[str, Any] = event.data
+        node = str(data.get("node", ""))
+        if event.name == "plan":
+            self._costs = dict(data.get("seconds", {}))
+            self._steps = len(self._costs)
+        elif event.name == "started":
+            self._start(node, data)
+        elif event.name == "progress" and node in self._rows:
+            self._rows[node] = self._rows[node].progress(
+                data["what"], data["done"], data["total"], self._clock()
+            )
+            if not self.draws:
+                self._tell(node)
+        elif event.name == "hashing":
+            self._hashing(str(data["file"]), data["done"], data["total"])
+        elif event.name == "metric" and node in self._rows and "loss" in data:
+            self._rows[node] = replace(self._rows[node], loss=data["loss"])
+        elif event.name == "note":
+            self._line("bright_black", "note", node, str(data["text"]))
+        elif event.name == "waiting":
+            self._line("cyan", "wait", node, "another build makes it")
+        elif event.name in ("finished", "restored", "failed", "stopping"):
+            self._end(event.name, node, data)
+
+    @property
+    def draws(self) -> bool:
+        """Whether rows show how far the steps are."""
+        return False
+
+    def _draw(self) -> None:
+        """There is something that rows would show."""
+
+    def _start(self, node: str, data: Mapping[str, Any]) -> None:
+        reasons = [Reason(**r) for r in data["reasons"]]
+        why = (
+            [describe(reasons[0]) + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "")]
+            if reasons
+            else []
+        )
+        cost = [f"took {seconds(data['seconds'])} last time"] if data["seconds"] else []
+        self._line("yellow", "run", node, ", ".join(why + cost))
+        now = self._clock()
+        self._rows[node] = Row(now, data["seconds"], since=now)
+        self._told[node] = ("", 0, now)
+        self._draw()
+
+    def _hashing(self, file: str, done: int, total: int) -> None:
+        now = self._clock()
+        row = self._rows.get(file) or Row(now, since=now, what="hashing", in_bytes=True)
+        self._rows[file] = row.progress("hashing", done, total, now)
+        if done >= total:
+            del self._rows[file]
+        else:
+            self._draw()
+
+    def _end(self, event: str, node: str, data: Mapping[str, Any]) -> None:
+        row = self._rows.pop(node, None)
+        self._costs.pop(node, None)
+        word, colour = {
+            "finished": ("done", "green"),
+            "restored": ("restored", "cyan"),
+            "failed": ("failed", "red"),
+            "stopping": ("stop", "yellow"),
+        }[event]
+        text = seconds(data.get("seconds"))
+        if event == "finished" and row and row.loss is not None:
+            text += f", loss {row.loss:.3f}"
+        elif event in ("failed", "stopping") and row:
+            text = f"{row.state()}, after {seconds(self._clock() - row.started)}"
+            self._steps = self._steps if event == "failed" else 0
+        self._line(colour, word, node, text)
+
+    def _tell(self, node: str) -> None:
+        """A plain line at each fifth of a phase, and when a minute has passed without one."""
+        row, now = self._rows[node], self._clock()
+        what, fifth, when = self._told[node]
+        reached = row.done * 5 // row.total if row.total > 4 else 0
+        before = fifth if row.what == what else 0
+        if reached > before or now - when >= SILENCE_SECONDS:
+            self._told[node] = (row.what, reached, now)
+            self._line("bright_black", "", node, row.text(now))
+
+    def _line(self, colour: str, word: str, node: str, text: str) -> None:
+        click.echo(f"{word:<9}{node:<22} {clean(text)}".rstrip())

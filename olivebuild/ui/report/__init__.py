@@ -1,0 +1,1 @@
+"""The report: its records, how they are collected, how they are drawn."""

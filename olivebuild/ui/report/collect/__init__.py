@@ -1,0 +1,1 @@
+"""Projects, traces and histories to the records of a report."""

@@ -1,0 +1,96 @@
+"""A choice -> its records: the models that were there to choose from, which of them others beat,
+and what each gate says of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from olivebuild.errors import BuildError
+from olivebuild.gates import Gate, Judgement
+from olivebuild.metric_records import read_choice
+from olivebuild.report.data import Choice, Contender
+from olivebuild.report.data import Gate as Verdict
+from olivebuild.wording import gate_value
+
+from olivebuild import pareto
+
+if TYPE_CHECKING:
+    from olivebuild.metric_records import Metrics
+    from olivebuild.report.evidence import Evidence
+
+
+def choice(evidence: Evidence, target: str) -> Choice | None:
+    """By the benchmark's last figures; None when it has none, or none that this choice asks for."""
+    from olivebuild.steps.choice import ChoiceFields
+
+    fields = evidence.project.graph.recipe.targets[target].fields
+    assert isinstance(fields, ChoiceFields)
+    bench, metrics = fields.by.target, evidence.benchmark(fields.by.target)
+    if not metrics.models:
+        return None
+    names = [
+        source.target
+        for _, source, _ in evidence.project.graph.inputs[target]
+        if source.kind == "onnx" and source.target in metrics.models
+    ]
+    front = pareto.front(metrics)
+    axes = (front.quality, front.speed, "size") if front else ("size",)
+    try:
+        gates = [
+            Gate.parse(text, metrics.score_names, list(metrics.commands), strict=fields.strict)
+            for text in fields.gates
+        ]
+        ranked = pareto.ranked(target, metrics, names, fields.best, gates)
+        figures = {
+            name: _figures(metrics, name, dict.fromkeys((*axes, fields.best)))
+            for name in metrics.models
+        }
+    except (BuildError, KeyError, ValueError):
+        return None
+    beaten = {p.model: p.beaten_by for p in front.points} if front else {}
+    found = [
+        Contender(
+            c.model, figures[c.model], beaten.get(c.model, ""), tuple(map(verdict, c.judgements))
+        )
+        for c in ranked
+    ]
+    found += [
+        Contender(name, figures[name], beaten.get(name, ""), None)
+        for name in metrics.models
+        if name not in names
+    ]
+    return Choice(
+        target=target,
+        bench=bench,
+        by=fields.best,
+        chosen=read_choice(evidence.metrics(target), target).chosen,
+        best=next((c.model for c in ranked if c.passes), ""),
+        axes=axes,
+        gates=tuple(fields.gates),
+        limits=tuple(
+            (".".join((*g.names, g.figure)), g.limit) for g in gates if not (g.versus or g.command)
+        ),
+        contenders=tuple(found),
+    )
+
+
+def _figures(metrics: Metrics, model: str, names: Iterable[str]) -> dict[str, float]:
+    return {name: abs(pareto.value_of(metrics, model, name)) for name in names}
+
+
+def verdict(judged: Judgement) -> Verdict:
+    """A gate's outcome in words."""
+    note = ""
+    if judged.interval:
+        low, high = (gate_value(judged.gate, end) for end in judged.interval)
+        unit = f" {high.rpartition(' ')[2]}"
+        note = f"{low.removesuffix(unit)} to {high}"
+    return Verdict(
+        judged.target,
+        judged.gate,
+        gate_value(judged.gate, judged.value),
+        judged.passed,
+        f"{note}: may be chance" if judged.noise else note,
+    )

@@ -1,0 +1,1 @@
+"""Records of a report to HTML, Markdown and JUnit."""
