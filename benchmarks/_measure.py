@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from olivebuild import machine
+from olivebuild.core import host
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,6 @@ def versions(*names: str) -> dict[str, str]:
 def end(claims: list[Claim], *libraries: str) -> None:
     """The last thing a benchmark prints: its claims as JSON."""
     about = (
-        machine.describe() | {"python": sys.version.split()[0]} | versions("olivebuild", *libraries)
+        host.describe() | {"python": sys.version.split()[0]} | versions("olivebuild", *libraries)
     )
     print(json.dumps({"claims": [asdict(c) for c in claims], "machine": about}))

@@ -72,11 +72,11 @@ def make_texts(root: Path, length: int) -> None:
 
 
 def tone_rows(folder: Path) -> list[Any]:
-    from olivebuild.steps import _models
-    from olivebuild.steps._tokens import Encoder, read_table
+    from olivebuild.ml.data.tokens import Encoder, read_table
+    from olivebuild.ml.models import load
 
     table = read_table(folder / "tone/train.parquet")
-    return Encoder(_models.load_tokenizer(folder / "base"), 1024).tokens(table.format, table.rows)
+    return Encoder(load.load_tokenizer(folder / "base"), 1024).tokens(table.format, table.rows)
 
 
 def long_rows(options: argparse.Namespace) -> list[Any]:
@@ -94,7 +94,7 @@ def short_rows(options: argparse.Namespace) -> list[Any]:
 def random_rows(lengths: list[int], vocabulary: int) -> list[Any]:
     import numpy as np
 
-    from olivebuild.steps._tokens import Tokens
+    from olivebuild.ml.data.tokens import Tokens
 
     random = np.random.default_rng(1)
     return [

@@ -65,7 +65,7 @@ def clock(torch: Any) -> float:
 
 
 def memory(torch: Any) -> int:
-    from olivebuild.machine import peak_rss
+    from olivebuild.core.host import peak_rss
 
     return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else peak_rss()
 
@@ -130,12 +130,14 @@ def ours(
     Without `rows`, on the texts in the folder.
     """
     torch = torch_here()
-    from olivebuild.executor import Action, ActionInput
-    from olivebuild.job import Job
-    from olivebuild.steps import _hardware, _models, _train
+    from olivebuild.api.action import Action, ActionInput
+    from olivebuild.api.job import Job
+    from olivebuild.ml.models import load
+    from olivebuild.ml.nn import tuning
+    from olivebuild.ml.training import train
 
     # As in a training of some minutes, where compiling pays.
-    _hardware.WORTH_COMPILING = 0
+    tuning.WORTH_COMPILING = 0
     ends: list[float] = []
     losses: list[float] = []
     notes: list[str] = []
@@ -176,9 +178,9 @@ def ours(
         str(place / "cache"),
     )
     job = Listening(action, io.StringIO())
-    device, dtype = _models.platform()
-    tokens_of: Any = _train.rows_of(job, fields) if rows is None else rows
-    loop = _train.fit(job, fields, tokens_of, None, device, dtype)
+    device, dtype = load.platform()
+    tokens_of: Any = train.rows_of(job, fields) if rows is None else rows
+    loop = train.fit(job, fields, tokens_of, None, device, dtype)
     batches = list(loop.schedule.batches())
     tokens = [sum(len(tokens_of[i]) for i in batch) for batch in batches]
     # When the first of these is read, the next has begun, and was waited for too.
@@ -260,7 +262,7 @@ def stock(folder: Path, options: argparse.Namespace, batches: list[list[Any]]) -
 
 def ordered(rows: list[Any], batch: int, steps: int) -> list[list[Any]]:
     """The batches of olivebuild's loop."""
-    from olivebuild.steps._schedule import batches_of
+    from olivebuild.ml.training.schedule import batches_of
 
     order = batches_of(len(rows), batch, 0)
     return [[rows[i] for i in next(order)] for _ in range(steps)]

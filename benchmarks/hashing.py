@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks._measure import Claim, end, table
-from olivebuild import digest
+from olivebuild.core import hashing
 
 BLOCK = os.urandom(1 << 20)
 
@@ -41,12 +41,13 @@ def main() -> None:
         write(file, size)
         md5 = (md5_of, 3 if options.quick else 1)
         times = measure(
-            file, {"olivebuild": (digest.of_file, rounds), "cat": (cat, rounds), "md5": md5}
+            file, {"olivebuild": (hashing.of_file, rounds), "cat": (cat, rounds), "md5": md5}
         )
     medians = {reader: statistics.median(values) for reader, values in times.items()}
     if not options.json:
         print(
-            f"{size / 2**20:,.0f} MiB, warm; medians of {rounds} rounds; {digest.THREADS} threads\n"
+            f"{size / 2**20:,.0f} MiB, warm; medians of {rounds} rounds; "
+            f"{hashing.THREADS} threads\n"
         )
         rows = [
             [n, f"{t * 1e3:,.0f} ms", f"{size / t / 1e9:.2f} GB/s", f"{medians['cat'] / t:.2f}x"]

@@ -35,11 +35,11 @@ from statistics import mean, median
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks._measure import Claim, end, table
-from olivebuild.executor import ActionInput
-from olivebuild.metric_records import ModelMetrics, decode
-from olivebuild.steps._compare import LATENCY, comparisons
-from olivebuild.steps._latency import REST, Stopwatch, measure
-from olivebuild.steps._statistics import paired_rounds
+from olivebuild.api.action import ActionInput
+from olivebuild.metrics.comparisons import LATENCY, comparisons
+from olivebuild.metrics.records import ModelMetrics, decode
+from olivebuild.metrics.statistics import paired_rounds
+from olivebuild.ml.benchmark.latency import REST, Stopwatch, measure
 from olivebuild.steps.benchmark_latency import LatencyFields
 
 HOME = Path(__file__).parent.parent

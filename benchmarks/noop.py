@@ -33,10 +33,10 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks._measure import Claim, end, table
-from olivebuild.build import Builder
-from olivebuild.executor import Action, Needs, Outcome
-from olivebuild.project import open_project
-from olivebuild.result import Result
+from olivebuild.api.action import Action, Needs, Outcome
+from olivebuild.api.result import Result
+from olivebuild.engine.builder import Builder
+from olivebuild.planner.project import open_project
 
 SLOW = 40.0
 """Seconds after which a builder has no more rounds."""

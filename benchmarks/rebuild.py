@@ -52,10 +52,10 @@ PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out
 AutoTokenizer.from_pretrained(base).save_pretrained(out)
 """
 CHECKS = {
-    "olivebuild.steps._kernels": {"is_finite": True},
-    "olivebuild.steps._opened": {"check_inputs": None, "check_output": None},
-    "olivebuild.steps._placed": {"check_places": None},
-    "olivebuild.steps._proven": {"proven_length": 0},
+    "olivebuild.ml.kernels.blockwise": {"is_finite": True},
+    "olivebuild.ml.models.opened": {"check_inputs": None, "check_output": None},
+    "olivebuild.ml.weights.placement": {"check_places": None},
+    "olivebuild.ml.onnx.proven": {"proven_length": 0},
     "olivebuild.steps.onnx": {"_check_finite": None},
 }
 """module -> what is no part of the arithmetic there, and what it gives where all is well."""

@@ -22,9 +22,9 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
+from olivebuild.api.step import kinds, step_of
 from olivebuild.cli import main as olivebuild
-from olivebuild.schema import recipe_schema
-from olivebuild.step import kinds, step_of
+from olivebuild.recipe.schema import recipe_schema
 
 REFERENCE = Path(__file__).parent / "reference"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

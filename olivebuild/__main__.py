@@ -10,11 +10,11 @@ from olivebuild.snapshot import answer
 
 def main() -> None:
     if None in (sys.stdin, sys.stdout, sys.stderr):
-        from olivebuild.streams import reopen
+        from olivebuild.core.streams import reopen
 
         reopen()
     if sys.getfilesystemencoding() != "utf-8":
-        from olivebuild.children import restart
+        from olivebuild.core.processes import restart
 
         restart()
     code, seen = answer(sys.argv[1:])
@@ -24,7 +24,7 @@ def main() -> None:
         # What importing and reading a plan make stays: looking for garbage in it again and again
         # finds none.
         gc.set_threshold(100_000)
-        from olivebuild.cli import run
+        from olivebuild.cli.main import run
 
         try:
             run(seen)

@@ -1,4 +1,4 @@
-/* Loops that are too slow in Python: arithmetic on weights that numpy has no single call for, with the same bits as steps/_kernels.py gives
+/* Loops that are too slow in Python: arithmetic on weights that numpy has no single call for, with the same bits as ml/kernels/blockwise.py gives
    without it, and the stats of many files, as snapshot.py takes them without it.
 
    Knows buffers, not tensors: every function takes contiguous arrays and checks their sizes. Built where there is a compiler that speaks
@@ -289,7 +289,7 @@ static PyMethodDef METHODS[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native", "See steps/_kernels.py and snapshot.py.", -1, METHODS, NULL, NULL, NULL, NULL};
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_native", "See ml/kernels/blockwise.py and snapshot.py.", -1, METHODS, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__native(void) {
     choose_kernels();

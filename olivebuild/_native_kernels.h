@@ -46,7 +46,7 @@ static void NAMED(residual)(const char *before, const char *after, const float *
     else NAMED(residual_as)(before, after, probe, rows, columns, wrong, squares, F32);
 }
 
-/* Block-wise quantisation: see Quantiser in steps/_kernels.py. */
+/* Block-wise quantisation: see Quantiser in ml/kernels/blockwise.py. */
 
 INLINE int NAMED(quantise_as)(const void *values, size_t blocks, struct options o, uint8_t *packed, void *scales, uint8_t *zeros, enum format format,
                        const int block, const int bits) {
@@ -126,7 +126,7 @@ static int NAMED(quantise)(const void *values, size_t blocks, struct options o, 
     return NAMED(quantise_in)(values, blocks, o, packed, scales, zeros, F32);
 }
 
-/* The k-quant algorithm: see KQuantiser in steps/_kernels_k.py. Sixteen blocks at a time, one in each lane, so that sums keep their order. */
+/* The k-quant algorithm: see KQuantiser in ml/kernels/k_quant.py. Sixteen blocks at a time, one in each lane, so that sums keep their order. */
 
 static lanes NAMED(added)(const lanes *terms, int count) {
     if (count > 128) return NAMED(added)(terms, count / 2) + NAMED(added)(terms + count / 2, count / 2);

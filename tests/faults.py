@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import psutil
 
-from olivebuild import digest
+from olivebuild.core import hashing
 from tests.conftest import Place
 
 INPUTS = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"], "e": ["d"], "f": ["c"]}
@@ -133,7 +133,7 @@ def check_blobs(cache: Path, known: set[str] | None = None) -> None:
     """Every blob is what its name says; `known` ones were looked at before."""
     for blob in cache.glob("blobs/??/*"):
         if len(blob.name) == 32 and (known is None or blob.name not in known):
-            assert digest.of_file(blob) == blob.name
+            assert hashing.of_file(blob) == blob.name
             if known is not None:
                 known.add(blob.name)
 

@@ -17,16 +17,8 @@ import subprocess
 import sys
 from typing import Any
 
-import olivebuild.build
-import olivebuild.cli
-import olivebuild.executors.local
-import olivebuild.live
-import olivebuild.noop
-import olivebuild.project
-import olivebuild.recording
-import olivebuild.steps.command  # noqa: F401 - imported here once, so that no build has to
-from olivebuild import worker
 from olivebuild.__main__ import main
+from olivebuild.executors import worker
 
 Started = subprocess.Popen
 
@@ -37,7 +29,7 @@ class Forked(Started):  # type: ignore[type-arg]
     """
 
     def _execute_child(self, args: Any, *more: Any) -> None:
-        if args[1:4] != ["-P", "-m", "olivebuild.worker"]:
+        if args[1:4] != ["-P", "-m", "olivebuild.executors.worker"]:
             super()._execute_child(args, *more)  # type: ignore[misc]
             return
         given = inspect.signature(Started._execute_child).bind(self, args, *more).arguments  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from olivebuild.errors import BuildError
+from olivebuild.core.errors import BuildError
 
 WORDS: list[bytes] = [
     *(b"{ } [ ] : , - ? & * ! | > % @ ` # ~ = <<".split()),

@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from olivebuild.build import Builder
-from olivebuild.build_report import BuildReport
-from olivebuild.events import Event
+from olivebuild.api.event import Event
+from olivebuild.cache.traces import Trace
+from olivebuild.engine.build_report import BuildReport
+from olivebuild.engine.builder import Builder
+from olivebuild.engine.history import Entry
+from olivebuild.engine.recorder import Recorder, record
 from olivebuild.executors.local import LocalExecutor
-from olivebuild.history import Entry
-from olivebuild.metric_records import ModelMetrics, decode
-from olivebuild.project import Project, open_project
-from olivebuild.recording import Recorder, record
-from olivebuild.states import State, Verdict
-from olivebuild.steps._compare import comparisons
-from olivebuild.steps._figures import Judged, figures
-from olivebuild.steps._statistics import median_interval
-from olivebuild.trace import Trace
-from olivebuild.workspace import Last
+from olivebuild.metrics.comparisons import comparisons
+from olivebuild.metrics.records import ModelMetrics, decode
+from olivebuild.metrics.scoring import Judged, figures
+from olivebuild.metrics.statistics import median_interval
+from olivebuild.planner.project import Project, open_project
+from olivebuild.planner.states import State, Verdict
+from olivebuild.planner.workspace import Last
 from tests.conftest import Place
 
 RECIPE = """\

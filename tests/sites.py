@@ -6,17 +6,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from olivebuild import digest
-from olivebuild.graph import build_graph
-from olivebuild.key import Reason
-from olivebuild.lockfile import FILE_NAME as LOCK_NAME
-from olivebuild.lockfile import Lockfile
-from olivebuild.plan import Plan, Planner
-from olivebuild.recipe import FILE_NAME, load
-from olivebuild.scan import Scan
-from olivebuild.store import Store
-from olivebuild.trace import Trace, Traces
-from olivebuild.workspace import Last, Workspace
+from olivebuild.cache.key import Reason
+from olivebuild.cache.store import Store
+from olivebuild.cache.traces import Trace, Traces
+from olivebuild.core import hashing
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.scan import Scan
+from olivebuild.planner.workspace import Last, Workspace
+from olivebuild.recipe.file import FILE_NAME, load
+from olivebuild.recipe.graph import build_graph
+from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
+from olivebuild.recipe.lockfile import Lockfile
 
 CHAIN = """\
 default: c
@@ -86,7 +86,7 @@ class Site:
             (out / paths[name]).write_text(text)
         manifest, blob = planner.store.put_folder(out)
         outputs = {"": manifest.digest} | {
-            name: digest.of_bytes(text) for name, text in texts.items()
+            name: hashing.of_bytes(text) for name, text in texts.items()
         }
         planner.traces.put(Trace(state.key, "command", state.parts, outputs, blob, seconds=seconds))
         if publish:
@@ -97,4 +97,4 @@ class Site:
         return blob
 
     def blob(self, text: str) -> Path:
-        return Store(self.cache).path(digest.of_bytes(text))
+        return Store(self.cache).path(hashing.of_bytes(text))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.asking import converse, form_of, forms_for, whole_lines
-from olivebuild.errors import InputError, RecipeError
-from olivebuild.project import open_graph
+from olivebuild.cli.chat import converse, form_of, forms_for, whole_lines
+from olivebuild.core.errors import InputError, RecipeError
+from olivebuild.planner.project import open_graph
 from tests.conftest import Place
 
 RECIPE = """\

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from olivebuild import brought, onnx_file, onnx_folder
-from olivebuild.errors import InputError
-from olivebuild.model_checks import problems
+from olivebuild.core.errors import InputError
+from olivebuild.formats import imported, onnx_file, onnx_folder
+from olivebuild.planner.checks.models import problems
 from tests.sites import Site
 
 WRITTEN: dict[str, Any] = {
@@ -215,7 +215,7 @@ def folder_with(place: Path, config: object) -> Path:
 
 
 def told(folder: Path, kind: str = "onnx") -> list[str]:
-    return [f"{fault.file}: {fault.fact}" for fault in brought.faults(folder, kind)]
+    return [f"{fault.file}: {fault.fact}" for fault in imported.faults(folder, kind)]
 
 
 @pytest.mark.parametrize("config", HARMLESS.values(), ids=HARMLESS)
@@ -232,9 +232,9 @@ def test_what_has_the_runtime_load_more_than_weights_takes_trust(
     assert len(found) == 1
     assert says in found[0]
     with pytest.raises(InputError, match=r"genai_config.json: ") as e:
-        brought.check(folder, "onnx", "olivebuild.yaml", trust=False)
+        imported.check(folder, "onnx", "olivebuild.yaml", trust=False)
     assert "trust: true on the target" in e.value.hint
-    brought.check(folder, "onnx", "olivebuild.yaml", trust=True)
+    imported.check(folder, "onnx", "olivebuild.yaml", trust=True)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_library_of_the_folder_is_loaded_only_with_trust(tmp_path: Path) -> No
     """The library really runs where it is let: so the other half says something."""
     if not shutil.which("gcc"):
         pytest.skip("needs gcc")
-    genai = pytest.importorskip("olivebuild.steps._genai")
+    genai = pytest.importorskip("olivebuild.ml.models.genai")
     pytest.importorskip("onnxruntime_genai")
     canary, source = tmp_path / "canary", tmp_path / "evil.c"
     source.write_text(
@@ -507,7 +507,7 @@ def test_a_model_may_not_name_kernels_of_the_hub(tmp_path: Path) -> None:
     )
     assert "'a/b'" in second
     with pytest.raises(InputError, match=r"compiled code from the hub \(1 more of the kind\)") as e:
-        brought.check(tmp_path, "model", None, trust=False)
+        imported.check(tmp_path, "model", None, trust=False)
     assert "trust_remote_code: true" in e.value.hint
 
 
@@ -576,7 +576,7 @@ def test_a_plan_tells_what_takes_trust_with_its_place(tmp_path: Path) -> None:
 
 
 def test_trust_is_no_option_of_the_model_builder() -> None:
-    from olivebuild.steps._builder import builder_options
+    from olivebuild.ml.onnx.builder import builder_options
     from olivebuild.steps.onnx import OnnxFields
 
     assert builder_options(OnnxFields(precision="int4", block_size=32)) == {"block_size": 32}

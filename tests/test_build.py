@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from olivebuild import digest, incremental
-from olivebuild.build import Builder
-from olivebuild.build_report import BuildReport
-from olivebuild.errors import RecipeError, StepError
-from olivebuild.events import Event
-from olivebuild.executor import Action, Message, Needs, Outcome
-from olivebuild.plan import FrozenNodeChanged, Plan, Planner
-from olivebuild.result import Result
-from olivebuild.states import State, Verdict
-from olivebuild.turns import ResourcePool, limits_of
+from olivebuild.api.action import Action, Message, Needs, Outcome
+from olivebuild.api.event import Event
+from olivebuild.api.result import Result
+from olivebuild.core import hashing
+from olivebuild.core.errors import RecipeError, StepError
+from olivebuild.engine.build_report import BuildReport
+from olivebuild.engine.builder import Builder
+from olivebuild.engine.scheduler import ResourcePool, limits_of
+from olivebuild.planner import incremental
+from olivebuild.planner.plan import FrozenNodeChanged, Plan, Planner
+from olivebuild.planner.states import State, Verdict
 from tests import sites
 
 
@@ -58,12 +59,12 @@ class Steps:
         action = self._running.pop(0)
         if action.target in self.fail:
             return Outcome(action.node, 1.0, error=StepError("it failed", hint="none"))
-        given = [digest.of_file(Path(i.path)) for i in action.inputs.values()] + [
-            digest.of_file(Path(p)) for ps in action.files.values() for p in ps
+        given = [hashing.of_file(Path(i.path)) for i in action.inputs.values()] + [
+            hashing.of_file(Path(p)) for ps in action.files.values() for p in ps
         ]
         outputs: Any = action.fields["outputs"]
         for path in outputs.values():
-            (Path(action.out) / path).write_text(digest.of_json([action.fields["run"], given])[0])
+            (Path(action.out) / path).write_text(hashing.of_json([action.fields["run"], given])[0])
         return Outcome(action.node, 1.0, result=Result())
 
     def cancel(self) -> None:
@@ -114,8 +115,8 @@ def run(
 ) -> tuple[BuildReport, list[Event]]:
     """As the command line does it: with what the last build of the same goals left."""
     state = site.folder / ".olivebuild"
-    digest.wait_for_tick(state, digest.filesystem_time(state))
-    started = digest.filesystem_time(state)
+    hashing.wait_for_tick(state, hashing.filesystem_time(state))
+    started = hashing.filesystem_time(state)
     full = site.planner()
     events: list[Event] = []
     wanted, recipe = full.graph.goals(goals), full.graph.recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from olivebuild.report import charts, fronts, layout
+from olivebuild.ui.report.render import charts, graph_layout, pareto_chart
 
 
 @pytest.mark.parametrize(
@@ -14,8 +14,8 @@ from olivebuild.report import charts, fronts, layout
 def test_names_stand_inside_and_beside_their_spots(names: list[str], apart: float) -> None:
     places = [(5 + i * 90 / max(1, len(names) - 1), 50 - i * apart / 4) for i in range(len(names))]
     boxes = []
-    for name, label in zip(names, fronts._labels(names, places), strict=True):
-        wide = len(name) * fronts.LABEL[0]
+    for name, label in zip(names, pareto_chart._labels(names, places), strict=True):
+        wide = len(name) * pareto_chart.LABEL[0]
         left = 100 - label.at - wide if label.from_right else label.at
         boxes.append((left, label.y))
         assert -0.5 <= left <= 100.5 - wide
@@ -23,8 +23,8 @@ def test_names_stand_inside_and_beside_their_spots(names: list[str], apart: floa
     assert len(set(boxes)) == len(names)
 
 
-def overlaps(a: layout.Box, b: layout.Box) -> bool:
-    return abs(a.x - b.x) < layout.WIDTH and abs(a.y - b.y) < layout.HEIGHT
+def overlaps(a: graph_layout.Box, b: graph_layout.Box) -> bool:
+    return abs(a.x - b.x) < graph_layout.WIDTH and abs(a.y - b.y) < graph_layout.HEIGHT
 
 
 @pytest.mark.parametrize(
@@ -37,24 +37,29 @@ def overlaps(a: layout.Box, b: layout.Box) -> bool:
     ],
 )
 def test_boxes_do_not_overlap_and_lines_go_to_the_right(inputs: dict[str, list[str]]) -> None:
-    drawing = layout.draw(inputs)
+    drawing = graph_layout.draw(inputs)
     boxes = {b.name: b for b in drawing.boxes}
     assert list(boxes) == list(inputs)
     for a in drawing.boxes:
-        assert 0 <= a.x <= drawing.width - layout.WIDTH + 1e-6
-        assert -1e-6 <= a.y <= drawing.height - layout.HEIGHT + 1e-6
+        assert 0 <= a.x <= drawing.width - graph_layout.WIDTH + 1e-6
+        assert -1e-6 <= a.y <= drawing.height - graph_layout.HEIGHT + 1e-6
         assert not any(overlaps(a, b) for b in drawing.boxes if b is not a)
     for wire in drawing.wires:
         x, y = map(float, wire.path[1:].partition("C")[0].split())
         assert (x, y) == pytest.approx(
-            (boxes[wire.source].x + layout.WIDTH, boxes[wire.source].y + layout.HEIGHT / 2), abs=0.1
+            (
+                boxes[wire.source].x + graph_layout.WIDTH,
+                boxes[wire.source].y + graph_layout.HEIGHT / 2,
+            ),
+            abs=0.1,
         )
         assert boxes[wire.target].x > boxes[wire.source].x
 
 
 def test_lines_that_follow_from_others_are_left_out() -> None:
     assert [
-        (w.source, w.target) for w in layout.draw({"a": [], "b": ["a"], "c": ["a", "b"]}).wires
+        (w.source, w.target)
+        for w in graph_layout.draw({"a": [], "b": ["a"], "c": ["a", "b"]}).wires
     ] == [("a", "b"), ("b", "c")]
 
 

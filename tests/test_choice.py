@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.errors import RecipeError
-from olivebuild.graph import Graph
-from olivebuild.project import open_graph
+from olivebuild.core.errors import RecipeError
+from olivebuild.planner.project import open_graph
+from olivebuild.recipe.graph import Graph
 
 RECIPE = """\
 targets:

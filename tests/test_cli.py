@@ -15,10 +15,11 @@ import click
 import jsonschema
 import pytest
 
-from olivebuild import console, document
-from olivebuild.build_report import BuildReport
-from olivebuild.cli import main
-from olivebuild.schema import recipe_schema
+from olivebuild.cli.main import main
+from olivebuild.engine.build_report import BuildReport
+from olivebuild.recipe import document
+from olivebuild.recipe.schema import recipe_schema
+from olivebuild.ui import console
 from tests.conftest import Place
 
 RECIPE = """\

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from olivebuild import clock
-from olivebuild.actions import make_action
-from olivebuild.cli import main
-from olivebuild.errors import RecipeError
-from olivebuild.explain import to_text, why
-from olivebuild.key import Part, Reason
-from olivebuild.lockfile import FILE_NAME, Lockfile
-from olivebuild.plan import Plan
-from olivebuild.recipe import load
-from olivebuild.states import Verdict
+from olivebuild.cache.key import Part, Reason
+from olivebuild.cli.main import main
+from olivebuild.core.errors import RecipeError
+from olivebuild.engine.actions import make_action
+from olivebuild.formats import template_clock
+from olivebuild.planner.plan import Plan
+from olivebuild.planner.states import Verdict
+from olivebuild.recipe.file import load
+from olivebuild.recipe.lockfile import FILE_NAME, Lockfile
+from olivebuild.ui.why import to_text, why
 from tests.sites import Site
 
 LLAMA = """\
@@ -87,7 +87,7 @@ def rendered(template: str) -> str:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(clock, "today", lambda: "2026-11-28")
+    monkeypatch.setattr(template_clock, "today", lambda: "2026-11-28")
     site = Site(tmp_path, RECIPE)
     site.write("rows.jsonl", '{"q": "1", "a": "2"}\n')
     site.write("base/config.json", '{"model_type": "llama"}')
@@ -149,15 +149,15 @@ def test_a_template_is_found_wherever_transformers_takes_it_from(
         "json": ("chat_template.json", json.dumps({"chat_template": template})),
     }[place]
     (tmp_path / name).write_text(text)
-    assert clock.folder_reads_clock(tmp_path) is expected
+    assert template_clock.folder_reads_clock(tmp_path) is expected
 
 
 def test_a_name_that_only_occurs_elsewhere_in_the_configuration_is_no_clock(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"chat_template": CHATML, "note": "strftime_now('%Y')"})
     )
-    assert not clock.folder_reads_clock(tmp_path)
-    assert not clock.folder_reads_clock(tmp_path / "nowhere")
+    assert not template_clock.folder_reads_clock(tmp_path)
+    assert not template_clock.folder_reads_clock(tmp_path / "nowhere")
 
 
 # -- what they are told
@@ -175,17 +175,17 @@ def test_a_name_that_only_occurs_elsewhere_in_the_configuration_is_no_clock(tmp_
     ],
 )  # fmt: skip
 def test_a_date_is_the_beginning_of_its_day_in_english(format_: str, expected: str) -> None:
-    assert clock.write("2026-11-28", format_) == expected
+    assert template_clock.write("2026-11-28", format_) == expected
 
 
 def test_the_locale_changes_no_date() -> None:
     before = locale.setlocale(locale.LC_TIME)
-    wanted = clock.write("2026-03-04", "%A %d %B %b %a %p %c %x")
+    wanted = template_clock.write("2026-03-04", "%A %d %B %b %a %p %c %x")
     names = [n for n in ("de_DE.UTF-8", "fr_FR.UTF-8", "C.UTF-8", "POSIX") if _has(n)]
     try:
         for name in names:
             locale.setlocale(locale.LC_TIME, name)
-            assert clock.write("2026-03-04", "%A %d %B %b %a %p %c %x") == wanted
+            assert template_clock.write("2026-03-04", "%A %d %B %b %a %p %c %x") == wanted
     finally:
         locale.setlocale(locale.LC_TIME, before)
     assert wanted == "Wednesday 04 March Mar Wed AM Wed Mar  4 00:00:00 2026 03/04/26"
@@ -218,10 +218,10 @@ def _has(name: str) -> bool:
 def test_a_fixed_template_writes_the_date_and_else_what_it_wrote(
     template: str, expected: str
 ) -> None:
-    fixed = clock.fixed(template, "2026-11-28")
+    fixed = template_clock.fixed(template, "2026-11-28")
     assert expected in rendered(fixed)
-    assert not clock.reads_clock(fixed)
-    assert clock.fixed(fixed, "2030-01-01") == fixed
+    assert not template_clock.reads_clock(fixed)
+    assert template_clock.fixed(fixed, "2030-01-01") == fixed
 
 
 def test_a_fixed_template_differs_from_the_original_in_its_date_alone() -> None:
@@ -229,23 +229,23 @@ def test_a_fixed_template_differs_from_the_original_in_its_date_alone() -> None:
         return "".join("0" if c.isdigit() else c for c in text)
 
     template = LLAMA.replace("%d %b %Y", "%d %m %Y")
-    assert without_digits(rendered(clock.fixed(template, "2026-11-28"))) == without_digits(
+    assert without_digits(rendered(template_clock.fixed(template, "2026-11-28"))) == without_digits(
         rendered(template)
     )
 
 
 @pytest.mark.parametrize("template", [CHATML, FIXED])
 def test_a_template_without_a_clock_stays_as_it_is(template: str) -> None:
-    assert clock.fixed(template, "2026-11-28") == template
+    assert template_clock.fixed(template, "2026-11-28") == template
 
 
 def test_without_a_date_and_with_an_unknown_directive_rendering_fails() -> None:
     from jinja2 import TemplateError
 
     with pytest.raises(TemplateError, match="no date was given"):
-        rendered(clock.fixed(LLAMA, ""))
+        rendered(template_clock.fixed(LLAMA, ""))
     with pytest.raises(TemplateError, match="no date is known for %j"):
-        rendered(clock.fixed("{{ strftime_now('%' ~ 'j') }}", "2026-11-28"))
+        rendered(template_clock.fixed("{{ strftime_now('%' ~ 'j') }}", "2026-11-28"))
 
 
 def test_files_keep_everything_but_the_templates() -> None:
@@ -258,19 +258,19 @@ def test_files_keep_everything_but_the_templates() -> None:
         "z": "ü",
     }
     made = json.loads(
-        clock.fixed_file("tokenizer_config.json", json.dumps(given).encode(), "2026-11-28")
+        template_clock.fixed_file("tokenizer_config.json", json.dumps(given).encode(), "2026-11-28")
     )
     assert list(made) == list(given)
     assert {**made, "chat_template": 0} == {**given, "chat_template": 0}
     assert [t["template"] for t in made["chat_template"]] == [
         CHATML,
-        clock.fixed(SMOL, "2026-11-28"),
+        template_clock.fixed(SMOL, "2026-11-28"),
     ]
     data = json.dumps({"chat_template": CHATML}).encode()
-    assert clock.fixed_file("tokenizer_config.json", data, "2026-11-28") == data
+    assert template_clock.fixed_file("tokenizer_config.json", data, "2026-11-28") == data
     assert (
-        clock.fixed_file("chat_template.jinja", SMOL.encode(), "2026-11-28")
-        == clock.fixed(SMOL, "2026-11-28").encode()
+        template_clock.fixed_file("chat_template.jinja", SMOL.encode(), "2026-11-28")
+        == template_clock.fixed(SMOL, "2026-11-28").encode()
     )
 
 
@@ -279,7 +279,7 @@ def test_files_keep_everything_but_the_templates() -> None:
 )
 def test_what_is_no_date_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a date; write it as 2026-11-28"):
-        clock.check_date(text)
+        template_clock.check_date(text)
 
 
 # -- keys
@@ -404,7 +404,7 @@ def test_what_was_seen_of_a_model_holds_where_it_is_not(site: Site) -> None:
     site.write(FILE_NAME, json.dumps({"sources": {"hf:a/base": "0123"}, "libraries": {}}))
     planner = site.planner()
     base = planner.plan(["base"]).states["base"]
-    from olivebuild.trace import Trace
+    from olivebuild.cache.traces import Trace
 
     assert base.key
     gone = str(site.folder / "gone")
@@ -437,7 +437,7 @@ def test_the_first_build_pins_todays_date_for_all_that_follow(
         "date in all builds"
     ]
     assert Lockfile(site.folder / FILE_NAME).template_date == "2026-11-28"
-    monkeypatch.setattr(clock, "today", lambda: "2027-06-01")
+    monkeypatch.setattr(template_clock, "today", lambda: "2027-06-01")
     again, said = build(site)
     assert dates(again) == dates(plan)
     assert said == []
@@ -484,7 +484,7 @@ def test_the_command_line_tells_and_updates(site: Site, monkeypatch: pytest.Monk
     ]
     build(site)
     site.made("adapter")
-    monkeypatch.setattr(clock, "today", lambda: "2027-06-01")
+    monkeypatch.setattr(template_clock, "today", lambda: "2027-06-01")
     assert command(site, "update").output == ""
     assert Lockfile(site.folder / FILE_NAME).template_date == "2026-11-28"
     assert (

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import environment, scripts
-from olivebuild.command_checks import said_of
-from olivebuild.commandline import program_of, words_in
-from olivebuild.digest import StatMemo
-from olivebuild.environment import Mask
-from olivebuild.errors import RecipeError
-from olivebuild.graph import build_graph
-from olivebuild.lockfile import Lockfile
-from olivebuild.recipe import FILE_NAME, load
-from olivebuild.scan import Scan
+from olivebuild.core import environment
+from olivebuild.core.environment import Mask
+from olivebuild.core.errors import RecipeError
+from olivebuild.core.hashing import StatMemo
+from olivebuild.planner import scripts
+from olivebuild.planner.checks.commands import said_of
+from olivebuild.planner.scan import Scan
+from olivebuild.recipe.file import FILE_NAME, load
+from olivebuild.recipe.graph import build_graph
+from olivebuild.recipe.lockfile import Lockfile
+from olivebuild.steps._command_line import program_of, words_in
 from tests.conftest import Place
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from olivebuild.console import show_benchmark, show_choice, show_front
-from olivebuild.metric_records import ChoiceMetrics, Metrics, PairedComparison, decode
-from olivebuild.wording import difference
+from olivebuild.metrics.records import ChoiceMetrics, Metrics, PairedComparison, decode
+from olivebuild.ui.console import show_benchmark, show_choice, show_front
+from olivebuild.ui.wording import difference
 
 TIMES: dict[str, Any] = {
     "ttft": 0.167,

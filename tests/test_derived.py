@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.derived import Derived
-from olivebuild.store import Store
+from olivebuild.cache.memo import Derived
+from olivebuild.cache.store import Store
 
 
 @pytest.fixture

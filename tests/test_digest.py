@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import digest
-from olivebuild.digest import (
+from olivebuild.core import hashing
+from olivebuild.core.hashing import (
     StatMemo,
     canonical_json,
     files_below,
@@ -20,7 +20,7 @@ from olivebuild.digest import (
     wait_for_tick,
     write_atomically,
 )
-from olivebuild.journal import Journal
+from olivebuild.core.journal import Journal
 
 
 def settle(folder: Path, *files: Path) -> None:
@@ -34,7 +34,7 @@ class Counting:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, path: Path, count: digest.Count) -> str:
+    def __call__(self, path: Path, count: hashing.Count) -> str:
         self.calls += 1
         return of_file(path)
 
@@ -64,7 +64,7 @@ def test_the_digest_is_xxh3_128() -> None:
 
 
 def test_a_file_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
-    data = os.urandom(digest.CHUNK + 17)
+    data = os.urandom(hashing.CHUNK + 17)
     (tmp_path / "f").write_bytes(data)
     assert of_file(tmp_path / "f") == of_bytes(data)
 
@@ -77,10 +77,10 @@ def test_a_file_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
 def test_a_long_file_has_the_digest_of_its_segments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, sizes: list[int]
 ) -> None:
-    monkeypatch.setattr(digest, "SEGMENT", 4)
+    monkeypatch.setattr(hashing, "SEGMENT", 4)
     data = os.urandom(size)
     (tmp_path / "f").write_bytes(data)
-    assert digest.segments(size) == sizes
+    assert hashing.segments(size) == sizes
     parts = [
         (of_bytes(data[start : start + 4]), len(data[start : start + 4]))
         for start in range(0, size, 4)
@@ -89,18 +89,18 @@ def test_a_long_file_has_the_digest_of_its_segments(
 
 
 def test_a_segment_is_long_enough_for_the_digest_of_most_files_to_be_that_of_their_bytes() -> None:
-    assert digest.segments(64 << 20) == [64 << 20]
+    assert hashing.segments(64 << 20) == [64 << 20]
 
 
 @pytest.mark.parametrize("other", [b"", b"abcdef", b"abcdefg!", b"abcdefgh?", b"abcdefghabcdefgh"])
 def test_pieces_tell_a_file_of_another_length(tmp_path: Path, other: bytes) -> None:
     (tmp_path / "f").write_bytes(b"abcdefgh")
     (tmp_path / "g").write_bytes(other)
-    assert digest.of_runs(tmp_path / "f", [3, 5]) == of_json(
+    assert hashing.of_runs(tmp_path / "f", [3, 5]) == of_json(
         [(of_bytes(b"abc"), 3), (of_bytes(b"defgh"), 5)]
     )
-    assert digest.of_runs(tmp_path / "g", [3, 5]) != digest.of_runs(tmp_path / "f", [3, 5])
-    assert digest.of_runs(tmp_path / "g", [8]) != digest.of_runs(tmp_path / "f", [8])
+    assert hashing.of_runs(tmp_path / "g", [3, 5]) != hashing.of_runs(tmp_path / "f", [3, 5])
+    assert hashing.of_runs(tmp_path / "g", [8]) != hashing.of_runs(tmp_path / "f", [8])
 
 
 def test_who_listens_hears_of_a_long_file_until_its_end(
@@ -108,10 +108,10 @@ def test_who_listens_hears_of_a_long_file_until_its_end(
 ) -> None:
     heard: list[tuple[Path, int, int]] = []
     memo.listen = lambda path, done, total: heard.append((path, done, total))
-    monkeypatch.setattr(digest, "SEGMENT", 2)
+    monkeypatch.setattr(hashing, "SEGMENT", 2)
     assert memo.digest(file)
     assert heard == []
-    monkeypatch.setattr(digest, "LONG", 3)
+    monkeypatch.setattr(hashing, "LONG", 3)
     memo.digest(file, flavour="again")
     assert heard[-1] == (file, 3, 3)
 
@@ -187,7 +187,7 @@ def test_a_file_as_young_as_the_scan_is_always_hashed(tmp_path: Path, counting: 
 def test_a_file_of_the_very_tick_of_the_scan_is_not_remembered(
     tmp_path: Path, file: Path, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digest, "filesystem_time", lambda folder: max(stat_of(file)[3:]))
+    monkeypatch.setattr(hashing, "filesystem_time", lambda folder: max(stat_of(file)[3:]))
     memo = StatMemo(tmp_path / "stats.jsonl")
     memo.digest(file, counting)
     memo.digest(file, counting)
@@ -213,7 +213,7 @@ def test_digests_of_another_flavour_are_kept_apart(memo: StatMemo, file: Path) -
 
 
 def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(memo: StatMemo, file: Path) -> None:
-    def compute(path: Path, count: digest.Count) -> str:
+    def compute(path: Path, count: hashing.Count) -> str:
         found = of_file(path)
         if found == of_bytes("one"):
             path.write_text("and now longer")
@@ -299,17 +299,17 @@ def test_what_was_not_synced_is_known_until_the_next_boot_only(
 ) -> None:
     file, asked = tmp_path / "file", list[Path]()
     file.write_bytes(b"content")
-    digest.wait_for_tick(tmp_path / "state", digest.stat_of(file)[3])
+    hashing.wait_for_tick(tmp_path / "state", hashing.stat_of(file)[3])
 
     def compute(path: Path, _progress: object) -> str:
         asked.append(path)
         return "0" * 32
 
     memo = StatMemo(tmp_path / "state" / "stats.jsonl")
-    memo.remember(file, digest.stat_of(file), "1" * 32, until_boot=True)
+    memo.remember(file, hashing.stat_of(file), "1" * 32, until_boot=True)
     memo.save()
     assert StatMemo(tmp_path / "state" / "stats.jsonl").digest(file, compute) == "1" * 32
-    monkeypatch.setattr(digest, "boot", lambda: "another")
+    monkeypatch.setattr(hashing, "boot", lambda: "another")
     assert StatMemo(tmp_path / "state" / "stats.jsonl").digest(file, compute) == "0" * 32
     assert asked == [file]
 
@@ -323,4 +323,4 @@ def test_a_time_of_whole_seconds_may_come_again(tmp_path: Path) -> None:
         (0, 2 * second + 1, True),
         (second, 2 * second, False),
     ):
-        assert digest.is_past((1, 1, 1, 0, ctime), moment) is past
+        assert hashing.is_past((1, 1, 1, 0, ctime), moment) is past

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.errors import StoreError
-from olivebuild.store import Store
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import StoreError
 from tests.conftest import Place
 from tests.mounts import fill, memory_disk, remount
 

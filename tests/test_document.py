@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olivebuild import document
-from olivebuild.errors import RecipeError, Where
+from olivebuild.core.errors import RecipeError, Where
+from olivebuild.recipe import document
 
 NEEDS_QUOTES = 'text that holds ": ", " #", { or [ needs quotes'
 

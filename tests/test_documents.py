@@ -18,8 +18,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from olivebuild import document
-from olivebuild.schema import recipe_schema
+from olivebuild.recipe import document
+from olivebuild.recipe.schema import recipe_schema
 from tests.conftest import Place, rows, write_rows
 
 ROOT = Path(__file__).parent.parent

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import step
-from olivebuild.drawing import dot, edges, mermaid, tree
-from olivebuild.graph import Graph, build_graph
-from olivebuild.recipe import FILE_NAME, load
+from olivebuild.api import step
+from olivebuild.recipe.file import FILE_NAME, load
+from olivebuild.recipe.graph import Graph, build_graph
+from olivebuild.ui.graph_text import dot, edges, mermaid, tree
 
 RECIPE = """\
 targets:

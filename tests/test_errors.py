@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import olivebuild
-from olivebuild.errors import first_line
+from olivebuild.core.errors import first_line
 
 
 @pytest.mark.parametrize(

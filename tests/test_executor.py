@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 import olivebuild
-from olivebuild import digest, endings
-from olivebuild.executor import Action, Message, Outcome
+from olivebuild.api.action import Action, Message, Outcome
+from olivebuild.core import exit_reasons, hashing
 from olivebuild.executors import local
 from olivebuild.executors.local import LocalExecutor
 from olivebuild.steps.command import STEP as COMMAND
@@ -200,7 +200,7 @@ def test_a_process_that_ends_while_it_is_given_an_action_does_not_take_it_along(
 
     spawned = local._spawn
     monkeypatch.setattr(local, "_spawn", spawn)
-    monkeypatch.setattr(digest, "THREADS", 2)
+    monkeypatch.setattr(hashing, "THREADS", 2)
     executor.warm_up(())
     executor._idle[0].process.kill()
     assert leaving.wait(30)
@@ -231,7 +231,7 @@ def test_what_a_killed_process_had_started_ends_with_it(
 def test_the_first_action_gets_the_process_that_was_started_ahead(
     tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digest, "THREADS", 2)
+    monkeypatch.setattr(hashing, "THREADS", 2)
     executor.warm_up(())
     (ahead,) = executor._idle
     executor.warm_up(())
@@ -243,9 +243,9 @@ def test_the_first_action_gets_the_process_that_was_started_ahead(
 
 
 def test_a_process_that_was_started_ahead_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digest, "THREADS", 2)
+    monkeypatch.setattr(hashing, "THREADS", 2)
     executor = LocalExecutor(1, [])
-    executor.warm_up(("olivebuild.step",))
+    executor.warm_up(("olivebuild.api.step",))
     process = psutil.Process(executor._idle[0].process.pid)
     executor.cancel()
     assert not process.is_running()
@@ -264,14 +264,14 @@ def test_nothing_is_left_when_the_executor_is_let_go(tmp_path: Path) -> None:
     assert not [
         p
         for p in psutil.Process().children(recursive=True)
-        if "olivebuild.worker" in " ".join(p.cmdline())
+        if "olivebuild.executors.worker" in " ".join(p.cmdline())
     ]
 
 
 def test_a_lock_is_held_by_a_process_of_its_own_and_not_by_one_that_goes_on(
     tmp_path: Path, executor: LocalExecutor
 ) -> None:
-    from olivebuild.locks import try_lock
+    from olivebuild.core.fs.locks import try_lock
 
     for name, shares, freed in (("own", False, False), ("shared", True, True)):
         lock = try_lock(tmp_path / f"{name}.lock")
@@ -331,7 +331,7 @@ def test_a_build_under_which_olivebuild_is_upgraded_ends_and_says_so(
 
 
 def test_a_worker_that_does_not_understand_what_it_is_asked_ends() -> None:
-    command = [sys.executable, "-P", "-m", "olivebuild.worker"]
+    command = [sys.executable, "-P", "-m", "olivebuild.executors.worker"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as worker:
@@ -379,12 +379,12 @@ def test_a_process_that_is_killed_is_said_to_be_and_how_much_it_had_taken(
 
 
 def test_the_systems_own_count_makes_it_certain() -> None:
-    count = endings.kills()
-    assert endings.ending(-9, 0, count)[0].endswith("perhaps for want of memory")
+    count = exit_reasons.kills()
+    assert exit_reasons.ending(-9, 0, count)[0].endswith("perhaps for want of memory")
     if count is not None:
-        assert "the system had no memory left" in endings.ending(-9, 0, count - 1)[0]
-    assert endings.ending(-11, 1 << 30) == ("was stopped by SIGSEGV", "")
-    assert endings.ending(3) == ("ended with 3", "")
+        assert "the system had no memory left" in exit_reasons.ending(-9, 0, count - 1)[0]
+    assert exit_reasons.ending(-11, 1 << 30) == ("was stopped by SIGSEGV", "")
+    assert exit_reasons.ending(3) == ("ended with 3", "")
 
 
 @pytest.mark.skipif(

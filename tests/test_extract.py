@@ -11,8 +11,8 @@ from typing import Any
 
 import jsonschema
 
-from olivebuild.project import open_graph
-from olivebuild.templates import fill
+from olivebuild.data.templates import fill
+from olivebuild.planner.project import open_graph
 
 RECIPE = Path(__file__).parent.parent / "recipes/extract"
 

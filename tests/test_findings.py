@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.errors import InputError
-from olivebuild.finding import PlanProblem
-from olivebuild.findings import problems
-from olivebuild.key import Reason
-from olivebuild.states import Verdict
+from olivebuild.cache.key import Reason
+from olivebuild.core.errors import InputError
+from olivebuild.planner.checks.finding import PlanProblem
+from olivebuild.planner.checks.findings import problems
+from olivebuild.planner.states import Verdict
 from tests.conftest import Place
 from tests.sites import Site
 from tests.test_tensors import WEIGHTS, index, write

@@ -19,20 +19,24 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from olivebuild import console, digest, drawing, node_db, places, snapshot
-from olivebuild.build import Builder
-from olivebuild.build_report import BuildReport
-from olivebuild.errors import BuildError, StepError
-from olivebuild.executor import Action, Message, Needs, Outcome
-from olivebuild.history import History
-from olivebuild.index import JsonDisk
-from olivebuild.journal import Journal
-from olivebuild.lockfile import Lockfile
-from olivebuild.plan import FrozenNodeChanged, Plan
-from olivebuild.project import open_changed, open_graph, open_project
-from olivebuild.recipe import FILE_NAME
-from olivebuild.steps._reading import read_file
-from olivebuild.tensors import parse_header
+from olivebuild import snapshot
+from olivebuild.api.action import Action, Message, Needs, Outcome
+from olivebuild.cache import tensor_locations
+from olivebuild.cache.index import JsonDisk
+from olivebuild.core import hashing
+from olivebuild.core.errors import BuildError, StepError
+from olivebuild.core.journal import Journal
+from olivebuild.data.readers import read_file
+from olivebuild.engine.build_report import BuildReport
+from olivebuild.engine.builder import Builder
+from olivebuild.engine.history import History
+from olivebuild.formats.safetensors import parse_header
+from olivebuild.planner import node_db
+from olivebuild.planner.plan import FrozenNodeChanged, Plan
+from olivebuild.planner.project import open_changed, open_graph, open_project
+from olivebuild.recipe.file import FILE_NAME
+from olivebuild.recipe.lockfile import Lockfile
+from olivebuild.ui import console, graph_text
 from tests import conftest
 from tests.conftest import Place
 from tests.faults import Pipeline, amount, builds_of, chance_of, quick_folder
@@ -92,7 +96,7 @@ def test_recipes(tmp_path: Path, guard: Guard, show: Callable[[BuildError], str]
         file.write_bytes(data)
         graph = open_graph(file.parent, None)
         graph.goals([])
-        drawing.tree(graph)
+        graph_text.tree(graph)
 
     with guard.only(tmp_path):
         for _ in range(1000 * TIMES):
@@ -168,10 +172,10 @@ class Cached:
             shutil.rmtree(folder, ignore_errors=True)
 
     def put_trace(self, file: Path, text: str) -> None:
-        file.write_text(f"{digest.of_bytes(text)}\n{text}")
+        file.write_text(f"{hashing.of_bytes(text)}\n{text}")
 
     def put_blob(self, data: bytes) -> str:
-        name = digest.of_bytes(data)
+        name = hashing.of_bytes(data)
         path = self.place.cache / "blobs" / name[:2] / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
@@ -323,7 +327,7 @@ SMALL: dict[str, tuple[list[bytes], Callable[[Path], object]]] = {
     ),
     "places.json": (
         [b'{"folder": "/tmp", "files": [["a", [1, 2, 3, 4, 5], [["0123", 0, 16]]]]}'],
-        places._load,
+        tensor_locations._load,
     ),
     "rows.jsonl": (
         [b'{"a": "x", "b": 1}\n{"a": "y", "b": [1, {"c": null}]}\n'],
@@ -379,7 +383,7 @@ def test_the_history(tmp_path: Path, guard: Guard, show: Callable[[BuildError], 
     with guard.only(tmp_path):
         for _ in range(200 * TIMES):
             line = mutator.json(text)
-            history.file.write_text(f"{digest.of_bytes(line)} {line}\n")
+            history.file.write_text(f"{hashing.of_bytes(line)} {line}\n")
             assert survives(lambda _: history.read(), line.encode(), show)
 
 

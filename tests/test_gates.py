@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from olivebuild.errors import BuildError, RecipeError
-from olivebuild.gates import FIGURES, Gate, Judgement
-from olivebuild.gates import judge as judge_gates
-from olivebuild.metric_records import Metrics, decode
+from olivebuild.core.errors import BuildError, RecipeError
+from olivebuild.metrics.gates import FIGURES, Gate, Judgement
+from olivebuild.metrics.gates import judge as judge_gates
+from olivebuild.metrics.records import Metrics, decode
 
 approx: Any = pytest.approx
 """Stands where a float does, which its own type does not say."""

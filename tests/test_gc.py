@@ -16,15 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import gc, preparing, workspaces
-from olivebuild.derived import Derived
-from olivebuild.digest import of_bytes
-from olivebuild.executor import Action, ActionInput
-from olivebuild.gc import DAY, Limits
-from olivebuild.locks import locked, try_lock
-from olivebuild.store import Store
-from olivebuild.text import size_of, span_of
-from olivebuild.trace import Trace, Traces
+from olivebuild.api.action import Action, ActionInput
+from olivebuild.cache import gc, gc_roots
+from olivebuild.cache.gc import DAY, Limits
+from olivebuild.cache.memo import Derived
+from olivebuild.cache.store import Store
+from olivebuild.cache.traces import Trace, Traces
+from olivebuild.core.fs.locks import locked, try_lock
+from olivebuild.core.hashing import of_bytes
+from olivebuild.core.text import size_of, span_of
+from olivebuild.engine import preflight
 from tests.conftest import Place
 from tests.test_disks import chain, content, everything
 
@@ -66,10 +67,10 @@ def register(store: Store, tmp_path: Path, *keys: str) -> Path:
     recipe = tmp_path / "work/olivebuild.yaml"
     recipe.parent.mkdir(exist_ok=True)
     recipe.touch()
-    workspaces.register(
+    gc_roots.register(
         store,
         recipe,
-        workspaces.registered(store, recipe),
+        gc_roots.registered(store, recipe),
         {f"t{i}": key for i, key in enumerate(keys)},
         (),
     )
@@ -150,10 +151,10 @@ def test_a_workspace_that_lost_its_memory_keeps_what_it_had(store: Store, tmp_pa
     one, two = result(store, tmp_path, "one", days=90), result(store, tmp_path, "two", days=90)
     recipe = tmp_path / "olivebuild.yaml"
     recipe.touch()
-    workspaces.register(
-        store, recipe, workspaces.registered(store, recipe), {"a": one, "b": two}, {"a", "b"}
+    gc_roots.register(
+        store, recipe, gc_roots.registered(store, recipe), {"a": one, "b": two}, {"a", "b"}
     )
-    workspaces.register(store, recipe, workspaces.registered(store, recipe), {"b": two}, {"a", "b"})
+    gc_roots.register(store, recipe, gc_roots.registered(store, recipe), {"b": two}, {"a", "b"})
     assert gc.collect(store, MONTH, delete=True).results == ()
 
 
@@ -302,28 +303,26 @@ def test_what_a_missing_recipe_had_is_kept_for_a_week(store: Store, tmp_path: Pa
     key = result(store, tmp_path, "a", days=90)
     recipe = register(store, tmp_path, key)
     recipe.unlink()
-    assert gc.collect(store, Limits(0), delete=False).gone == tuple(
-        workspaces.all_registered(store)
-    )
+    assert gc.collect(store, Limits(0), delete=False).gone == tuple(gc_roots.all_registered(store))
     assert gc.collect(store, Limits(0), delete=True).results == ()
-    (one,) = workspaces.all_registered(store)
+    (one,) = gc_roots.all_registered(store)
     assert abs(one.gone - time.time()) < 60
-    workspaces.write(store, workspaces.Registered(one.recipe, one.keys, one.gone - 6 * DAY))
+    gc_roots.write(store, gc_roots.Registered(one.recipe, one.keys, one.gone - 6 * DAY))
     assert gc.collect(store, Limits(0), delete=True).results == ()
-    workspaces.write(store, workspaces.Registered(one.recipe, one.keys, one.gone - 8 * DAY))
+    gc_roots.write(store, gc_roots.Registered(one.recipe, one.keys, one.gone - 8 * DAY))
     assert [r.key for r in gc.collect(store, Limits(0), delete=True).results] == [key]
-    assert workspaces.all_registered(store) == []
+    assert gc_roots.all_registered(store) == []
 
 
 def test_a_recipe_that_comes_back_counts_again(store: Store, tmp_path: Path) -> None:
     key = result(store, tmp_path, "a", days=90)
     recipe = register(store, tmp_path, key)
-    workspaces.write(
-        store, workspaces.Registered(str(recipe), {"t0": key}, int(time.time() - 90 * DAY))
+    gc_roots.write(
+        store, gc_roots.Registered(str(recipe), {"t0": key}, int(time.time() - 90 * DAY))
     )
     assert gc.collect(store, Limits(0), delete=True).results == ()
     register(store, tmp_path, key)
-    assert workspaces.all_registered(store)[0].gone == 0
+    assert gc_roots.all_registered(store)[0].gone == 0
 
 
 # What else lies there
@@ -385,7 +384,7 @@ def test_half_written_files_go_when_nobody_can_be_writing_them(store: Store, way
     if way == "gc":
         gc.collect(store, MONTH, delete=True)
     else:
-        preparing.sweep(store)
+        preflight.sweep(store)
     assert [path.exists() for path in (*old, *young, whole)] == [False] * 4 + [True] * 5
 
 

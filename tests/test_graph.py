@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import kept, step
-from olivebuild.errors import RecipeError, Where
-from olivebuild.graph import Graph, build_graph
-from olivebuild.invalidation import graph_stamp
-from olivebuild.node import is_builtin
-from olivebuild.recipe import FILE_NAME, Recipe, load, read
+from olivebuild.api import step
+from olivebuild.api.node import is_builtin
+from olivebuild.core.errors import RecipeError, Where
+from olivebuild.planner.invalidation import graph_stamp
+from olivebuild.recipe import graph_cache
+from olivebuild.recipe.file import FILE_NAME, Recipe, load, read
+from olivebuild.recipe.graph import Graph, build_graph
 
 
 def graph_of(folder: Path, text: str) -> Graph:
@@ -208,7 +209,7 @@ def test_a_diamond_is_no_cycle(tmp_path: Path) -> None:
 
 
 def cached(recipe: Recipe, folder: Path) -> Graph:
-    return kept.graph_of(recipe, folder, graph_stamp(recipe))
+    return graph_cache.graph_of(recipe, folder, graph_stamp(recipe))
 
 
 def test_a_graph_that_was_kept_is_the_graph_that_was_made(tmp_path: Path) -> None:
@@ -231,7 +232,7 @@ def test_a_graph_that_was_kept_is_the_graph_that_was_made(tmp_path: Path) -> Non
 def test_a_kept_graph_of_another_text_or_with_a_flipped_bit_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text(KEPT)
     cached(read(tmp_path / FILE_NAME), tmp_path)
-    file = tmp_path / kept.FILE_NAME
+    file = tmp_path / graph_cache.FILE_NAME
     good = file.read_bytes()
     file.write_bytes(good.replace(b"onnx", b"onyx"))
     assert "onnx" in cached(read(tmp_path / FILE_NAME), tmp_path).targets
@@ -255,7 +256,7 @@ def test_overrides_of_one_call_are_not_kept(tmp_path: Path) -> None:
         .fields["precision"]
         == "int8"
     )
-    assert not (tmp_path / kept.FILE_NAME).exists()
+    assert not (tmp_path / graph_cache.FILE_NAME).exists()
 
 
 KEPT = """\

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from olivebuild.comparing import Change, between, headline, of_builds, of_models, since_last
-from olivebuild.errors import RecipeError
-from olivebuild.history import MAX_BYTES, Entry, History, Made, Measured, find
-from olivebuild.key import Reason
-from olivebuild.metric_records import Metrics, decode
+from olivebuild.cache.key import Reason
+from olivebuild.core.errors import RecipeError
+from olivebuild.engine.comparison import Change, between, headline, of_builds, of_models, since_last
+from olivebuild.engine.history import MAX_BYTES, Entry, History, Made, Measured, find
+from olivebuild.metrics.records import Metrics, decode
 from tests.conftest import Place
 
 RECIPE = """\
@@ -84,12 +84,12 @@ def test_a_fault_that_names_what_is_no_text_is_written(book: History) -> None:
 
 
 def test_a_line_that_a_later_version_wrote_is_read(book: History) -> None:
-    from olivebuild import digest
+    from olivebuild.core import hashing
 
     book.append(entry())
     data = json.loads(book.file.read_text().partition(" ")[2]) | {"weather": "fine", "number": 7}
-    text = digest.canonical_json(data)
-    book.file.write_text(f"{digest.of_bytes(text)} {text}\n")
+    text = hashing.canonical_json(data)
+    book.file.write_text(f"{hashing.of_bytes(text)} {text}\n")
     assert [e.number for e in book.read()] == [7]
 
 

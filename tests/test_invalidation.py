@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from olivebuild import invalidation, numerics, ourselves, seal, snapshot
-from olivebuild.lockfile import FILE_NAME as LOCK_NAME
-from olivebuild.recipe import FILE_NAME, read
+from olivebuild import snapshot
+from olivebuild.core import code_version, numerics, seal
+from olivebuild.planner import invalidation
+from olivebuild.recipe.file import FILE_NAME, read
+from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
 from tests.sites import Site
 
 RECIPE = """\
@@ -60,9 +62,9 @@ class Observer:
         self.installed = root / "site" / "echoes-1.dist-info" / "METADATA"
         self.installed.parent.mkdir(parents=True)
         self.installed.write_text("Metadata-Version: 2.1\nName: echoes\nVersion: 1\n")
-        monkeypatch.setattr(ourselves, "ROOT", str(self.ours))
-        monkeypatch.setattr(ourselves, "_folders", [])
-        monkeypatch.setattr(ourselves, "_stamps", {})
+        monkeypatch.setattr(code_version, "ROOT", str(self.ours))
+        monkeypatch.setattr(code_version, "_folders", [])
+        monkeypatch.setattr(code_version, "_stamps", {})
         monkeypatch.setattr(seal, "key_file", lambda: root / "state" / "key")
         seal._key.cache_clear()
         monkeypatch.syspath_prepend(str(root / "site"))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import journal
-from olivebuild.journal import Journal
+from olivebuild.core import journal
+from olivebuild.core.journal import Journal
 
 NAMES = ["a", "b", "two words", "tab\there", "line\nbreak", "\udcff", "ä", '"quoted"', ""]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from olivebuild.steps import _kernels
-from olivebuild.steps._kernels import narrow, widen
-from olivebuild.steps._kernels_k import KQuantiser
+from olivebuild.ml.kernels import blockwise
+from olivebuild.ml.kernels.blockwise import narrow, widen
+from olivebuild.ml.kernels.k_quant import KQuantiser
 
 KINDS = [
     "usual",
@@ -60,8 +60,8 @@ def test_k_quant_is_onnxruntimes(
     from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor_k_quant_cpu
 
     if not compiled:
-        monkeypatch.setattr(_kernels, "native", None)
-    elif _kernels.native is None:
+        monkeypatch.setattr(blockwise, "native", None)
+    elif blockwise.native is None:
         pytest.skip("_native.c was not compiled")
     for dtype in ("F32", "BF16", "F16"):
         stored = narrow(weights(kind, block), dtype)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from olivebuild.steps import _kernels
-from olivebuild.steps._kernels import (
+from olivebuild.ml.kernels import blockwise
+from olivebuild.ml.kernels.blockwise import (
     Quantiser,
     add_delta,
     narrow,
@@ -36,12 +36,12 @@ ODD = [(1, 7), (7, 1), (2, 3), (17, 33), (63, 65), (257, 129), (300, 515)]
 def arithmetic(request: pytest.FixtureRequest) -> Iterator[None]:
     """Everything twice: by _native.c, and without it."""
     if request.param == "compiled":
-        if _kernels.native is None:
+        if blockwise.native is None:
             pytest.skip("_native.c was not compiled")
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_kernels, "native", None)
+        patch.setattr(blockwise, "native", None)
         yield
 
 
@@ -95,7 +95,7 @@ def random_weights(seed: int, *shape: int) -> np.ndarray:
 @pytest.mark.parametrize("dtype", SHORT)
 def test_every_short_number_is_widened_as_torch_does(dtype: str) -> None:
     ours, theirs = (
-        widen(EVERY_SHORT.view(_kernels.STORED[dtype]), dtype),
+        widen(EVERY_SHORT.view(blockwise.STORED[dtype]), dtype),
         torch_widen(EVERY_SHORT, dtype),
     )
     number = ~np.isnan(theirs)
@@ -105,7 +105,7 @@ def test_every_short_number_is_widened_as_torch_does(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", SHORT)
 def test_every_short_number_comes_back_from_float32(dtype: str) -> None:
-    wide = widen(EVERY_SHORT.view(_kernels.STORED[dtype]), dtype)
+    wide = widen(EVERY_SHORT.view(blockwise.STORED[dtype]), dtype)
     number = ~np.isnan(wide)
     with np.errstate(over="ignore", invalid="ignore"):
         assert np.array_equal(bits(narrow(wide, dtype))[number], EVERY_SHORT[number])
@@ -161,7 +161,7 @@ def test_nan_infinity_and_the_largest_numbers_round_as_torch_does(dtype: str) ->
 def test_the_shape_is_kept(dtype: str, shape: tuple[int, ...]) -> None:
     values = np.ones(shape, np.float32)
     stored = narrow(values, dtype)
-    assert (stored.shape, stored.dtype) == (shape, _kernels.STORED[dtype])
+    assert (stored.shape, stored.dtype) == (shape, blockwise.STORED[dtype])
     assert np.array_equal(widen(stored, dtype), values)
 
 
@@ -193,7 +193,7 @@ def test_a_product_a_few_rows_at_a_time_has_the_bits_of_the_whole(rank: int, row
 
     b, a = random_weights(rank, rows, rank), random_weights(rank + 1, rank, 192)
     parts = [
-        product(b[start : start + _kernels.ROWS], a) for start in range(0, rows, _kernels.ROWS)
+        product(b[start : start + blockwise.ROWS], a) for start in range(0, rows, blockwise.ROWS)
     ]
     assert np.array_equal(
         bits(np.concatenate(parts)), bits((torch.from_numpy(b) @ torch.from_numpy(a)).numpy())
@@ -203,7 +203,7 @@ def test_a_product_a_few_rows_at_a_time_has_the_bits_of_the_whole(rank: int, row
 def test_a_product_without_torchs_library_asks_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     b, a = random_weights(0, 33, 8), random_weights(1, 8, 65)
     before = product(b, a)
-    monkeypatch.setattr(_kernels, "_torch_sgemm", lambda: None)
+    monkeypatch.setattr(blockwise, "_torch_sgemm", lambda: None)
     assert np.array_equal(bits(product(b, a)), bits(before))
 
 
@@ -244,7 +244,7 @@ def test_a_product_is_added_as_peft_does(dtype: str, scale: float) -> None:
 
     b, a = random_weights(0, 65, 12), random_weights(1, 12, 130)
     weight = torch.from_numpy(random_weights(2, 65, 130)).to(torch_type(dtype))
-    stored = weight.view(torch.uint8).numpy().view(_kernels.STORED[dtype]).reshape(65, 130).copy()
+    stored = weight.view(torch.uint8).numpy().view(blockwise.STORED[dtype]).reshape(65, 130).copy()
     ours = add_delta(stored, dtype, product(b, a), scale)
     # peft: `base_layer.weight.data += delta_weight`, the delta in float32.
     weight += (torch.from_numpy(b) @ torch.from_numpy(a)) * scale
@@ -280,23 +280,23 @@ def test_our_product_is_a_chain_of_fused_additions(rank: int) -> None:
 
 
 def test_sizes_that_do_not_go_together_are_errors() -> None:
-    if _kernels.native is None:
+    if blockwise.native is None:
         pytest.skip("_native.c was not compiled")
     one = np.zeros((2, 16), np.float32)
     with pytest.raises(ValueError, match="bytes instead of"):
-        _kernels.native.product(one, one, one, 2, 16, 16)
+        blockwise.native.product(one, one, one, 2, 16, 16)
     with pytest.raises(ValueError, match="bytes instead of"):
-        _kernels.native.add_delta(one, 2, one[:1].copy(), 1.0, one)
+        blockwise.native.add_delta(one, 2, one[:1].copy(), 1.0, one)
     with pytest.raises(ValueError, match="not known"):
-        _kernels.native.quantise(one, 2, 8, 4, True, 2, one, one, one)
+        blockwise.native.quantise(one, 2, 8, 4, True, 2, one, one, one)
     with pytest.raises(ValueError, match="number format"):
-        _kernels.native.quantise(one, 7, 16, 4, True, 2, one, one, one)
+        blockwise.native.quantise(one, 7, 16, 4, True, 2, one, one, one)
 
 
 def test_work_in_threads_keeps_its_order_and_its_errors() -> None:
-    assert _kernels.in_threads(lambda n: n * n, list(range(50))) == [n * n for n in range(50)]
+    assert blockwise.in_threads(lambda n: n * n, list(range(50))) == [n * n for n in range(50)]
     with pytest.raises(ZeroDivisionError):
-        _kernels.in_threads(lambda n: 1 // n, [1, 0])
+        blockwise.in_threads(lambda n: 1 // n, [1, 0])
 
 
 # Quantisation
@@ -340,7 +340,7 @@ def odd_blocks(block: int, scales: str) -> np.ndarray:
     weight[11, :block] = np.linspace(-128, 127.5, 512)[np.arange(block) * 7 % 512] / 128
     weight[12, :block] = -0.0
     weight[13, :block] = np.where(np.arange(block) % 3, 6e-8, -6e-8)
-    return weight.astype(_kernels.STORED[scales])
+    return weight.astype(blockwise.STORED[scales])
 
 
 CASES = [
@@ -359,7 +359,7 @@ CASES = [
 def test_weights_are_quantised_as_onnxruntime_does(options: Quantiser) -> None:
     for blocks in (2, 6):
         weight = random_weights(blocks, 37, blocks * options.block).astype(
-            _kernels.STORED[options.scales]
+            blockwise.STORED[options.scales]
         )
         assert_quantised_as_onnxruntime(weight, options)
 
@@ -386,7 +386,7 @@ def test_zeros_of_both_signs_are_quantised_as_onnxruntime_does(
     weight = np.zeros((4, 64), np.float32)
     weight[0, 0] = weight[1, 1] = weight[2, :32] = weight[3, 31] = weight[3, 32] = -0.0
     assert_quantised_as_onnxruntime(
-        weight.astype(_kernels.STORED[scales]), Quantiser(n, 32, symmetric, scales)
+        weight.astype(blockwise.STORED[scales]), Quantiser(n, 32, symmetric, scales)
     )
 
 
@@ -409,7 +409,7 @@ def test_any_numbers_are_quantised_as_onnxruntime_does(
 def test_the_quantiser_in_torch_has_the_bits_of_the_one_in_numpy(
     n: int, symmetric: bool, scales: str
 ) -> None:
-    from olivebuild.steps._kernels_torch import TorchQuantiser
+    from olivebuild.ml.kernels.blockwise_torch import TorchQuantiser
 
     for block in (16, 128):
         weight = odd_blocks(block, "F16" if scales == "F16" else "F32").astype(np.float32)
@@ -435,7 +435,7 @@ def test_stored_numbers_are_quantised_as_their_widened_ones(dtype: str, symmetri
 def test_more_blocks_than_fit_at_once_are_quantised_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = random_weights(0, 30, 96)
     whole = Quantiser(4, 32, False, "F32")(weight)
-    monkeypatch.setattr(_kernels, "BLOCKS", 7)
+    monkeypatch.setattr(blockwise, "BLOCKS", 7)
     pieces = Quantiser(4, 32, False, "F32")(weight)
     assert [p.tobytes() for p in pieces] == [w.tobytes() for w in whole]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.graph import build_graph
-from olivebuild.key import Part, Reason, compare, key_of
-from olivebuild.node import flatten
-from olivebuild.parts import parts_of
-from olivebuild.recipe import FILE_NAME, load
+from olivebuild.api.node import flatten
+from olivebuild.cache.key import Part, Reason, compare, key_of
+from olivebuild.planner.parts import parts_of
+from olivebuild.recipe.file import FILE_NAME, load
+from olivebuild.recipe.graph import build_graph
 
 ADAPTER = """\
 targets:

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from olivebuild.errors import InputError
-from olivebuild.steps._reading import read_file
+from olivebuild.core.errors import InputError
+from olivebuild.data.readers import read_file
 from tests.conftest import RECIPE, Place, rows, write_rows
 
 MOST = 400 << 20

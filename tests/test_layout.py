@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from olivebuild.steps._layout import micro_batches, pack, pad
-from olivebuild.steps._schedule import Schedule, batches_of, lr_factor, steps_of
-from olivebuild.steps._tokens import Tokens
+from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.nn.packing import micro_batches, pack, pad
+from olivebuild.ml.training.schedule import Schedule, batches_of, lr_factor, steps_of
 
 CPU = torch.device("cpu")
 token_rows = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=8)

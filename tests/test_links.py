@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import links
-from olivebuild.errors import BuildError
-from olivebuild.scan import BROUGHT
+from olivebuild.core.errors import BuildError
+from olivebuild.core.fs import links
+from olivebuild.planner.scan import BROUGHT
 from tests.sites import Site
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from olivebuild.events import Event
-from olivebuild.lines import whole
-from olivebuild.live import Display
+from olivebuild.api.event import Event
+from olivebuild.ui.live import Display
+from olivebuild.ui.plain import whole
 from tests.conftest import Place
 from tests.terminal import Terminal
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.errors import RecipeError
-from olivebuild.lockfile import FILE_NAME, Lockfile
+from olivebuild.core.errors import RecipeError
+from olivebuild.recipe.lockfile import FILE_NAME, Lockfile
 
 HINT = "restore it from version control, or delete it to pin everything anew"
 

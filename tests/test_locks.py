@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import index, locks
-from olivebuild.errors import StoreError
-from olivebuild.index import Index
-from olivebuild.locks import locked, try_lock
-from olivebuild.store import Store
+from olivebuild.cache import index
+from olivebuild.cache.index import Index
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import StoreError
+from olivebuild.core.fs import locks
+from olivebuild.core.fs.locks import locked, try_lock
 from tests.conftest import Place
 
 HOLD = """

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.errors import RecipeError
-from olivebuild.graph import Graph, build_graph
-from olivebuild.recipe import FILE_NAME, load
+from olivebuild.core.errors import RecipeError
+from olivebuild.recipe.file import FILE_NAME, load
+from olivebuild.recipe.graph import Graph, build_graph
 
 BASE = """\
 default: int4

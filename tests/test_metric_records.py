@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from msgspec.structs import asdict
 
-from olivebuild.errors import StoreError
-from olivebuild.metric_records import (
+from olivebuild.cache.traces import Trace
+from olivebuild.core.errors import StoreError
+from olivebuild.metrics.comparisons import add_seeds, comparisons
+from olivebuild.metrics.records import (
     DataMetrics,
     Metrics,
     ModelMetrics,
@@ -18,9 +20,7 @@ from olivebuild.metric_records import (
     read_choice,
     read_metrics,
 )
-from olivebuild.steps._compare import add_seeds, comparisons
-from olivebuild.steps._figures import Fields, Judged, figures
-from olivebuild.trace import Trace
+from olivebuild.metrics.scoring import Fields, Judged, figures
 
 LATER: dict[str, Any] = {
     "data": ["tone"],

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from olivebuild.finding import PlanProblem
-from olivebuild.findings import problems
-from olivebuild.machine import installed
-from olivebuild.model_config import (
+from olivebuild.core.host import installed
+from olivebuild.formats.model_config import (
     architectures_of_builder,
     context_of,
     methods_of_builder,
     types_of_transformers,
 )
+from olivebuild.planner.checks.finding import PlanProblem
+from olivebuild.planner.checks.findings import problems
 from tests.conftest import Place
 from tests.sites import Site
 from tests.test_tensors import write
@@ -550,7 +550,8 @@ def test_plan_and_build_tell_it_before_anything_runs_and_import_nothing_heavy(pl
         )
     )
     program = (
-        "import sys; sys.argv = ['olivebuild', 'plan', '--json']; from olivebuild.cli import run\n"
+        "import sys; sys.argv = ['olivebuild', 'plan', '--json']; from "
+        "olivebuild.cli.main import run\n"
         "try: run()\nfinally: print(sorted({'torch', 'transformers', 'peft', 'onnx', "
         "'onnxruntime', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )

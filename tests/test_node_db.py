@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from olivebuild import node_db, snapshot
-from olivebuild.node_db import GLOBAL, NodeData, NodeDb, Ragged, packed
+from olivebuild import snapshot
+from olivebuild.planner import node_db
+from olivebuild.planner.node_db import GLOBAL, NodeData, NodeDb, Ragged, packed
 from olivebuild.snapshot import SEEN, Patch, StatComparison
 from tests.conftest import Place
 

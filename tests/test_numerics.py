@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from olivebuild import numerics
-from olivebuild.errors import RecipeError
-from olivebuild.graph import build_graph
-from olivebuild.recipe import FILE_NAME, load
-from olivebuild.trace import Trace
+from olivebuild.cache.traces import Trace
+from olivebuild.core import numerics
+from olivebuild.core.errors import RecipeError
+from olivebuild.recipe.file import FILE_NAME, load
+from olivebuild.recipe.graph import build_graph
 from tests.conftest import Place
 
 RECIPE = """\

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import olivebuild
-from olivebuild import ourselves
+from olivebuild.core import code_version
 
 
 def stamp(root: Path) -> str:
-    return ourselves.stamp_of(str(root), ourselves.folders_below(str(root)))
+    return code_version.stamp_of(str(root), code_version.folders_below(str(root)))
 
 
 @pytest.fixture
@@ -59,11 +59,11 @@ def test_files_that_come_go_and_move_change_the_stamp(package: Path) -> None:
 def test_one_process_looks_again_when_a_folder_has_changed(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ourselves, "ROOT", str(package))
-    monkeypatch.setattr(ourselves, "_folders", [])
-    monkeypatch.setattr(ourselves, "_stamps", {})
-    stamps = [ourselves.code()]
-    assert ourselves.code() == stamps[0] == stamp(package)
+    monkeypatch.setattr(code_version, "ROOT", str(package))
+    monkeypatch.setattr(code_version, "_folders", [])
+    monkeypatch.setattr(code_version, "_stamps", {})
+    stamps = [code_version.code()]
+    assert code_version.code() == stamps[0] == stamp(package)
     for change in (
         lambda: (package / "ml/onnx/parts/more.py").write_text(""),
         lambda: (package / "ml/data").mkdir(),
@@ -71,6 +71,6 @@ def test_one_process_looks_again_when_a_folder_has_changed(
         lambda: shutil.rmtree(package / "ml"),
     ):
         change()
-        assert ourselves.code() == stamp(package)
-        stamps.append(ourselves.code())
+        assert code_version.code() == stamp(package)
+        stamps.append(code_version.code())
     assert len(set(stamps)) == len(stamps) - 1

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from olivebuild.errors import Problem
-from olivebuild.steps._overrides import expanded, structured
+from olivebuild.core.errors import Problem
+from olivebuild.ml.onnx.overrides import expanded, structured
 from olivebuild.steps.onnx import STEP, OnnxFields
 
 DOWN, HEAD = "/model/layers.*/mlp/down_proj/MatMul", "/lm_head/MatMul"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from olivebuild.gates import Gate
-from olivebuild.metric_records import Metrics, decode
-from olivebuild.pareto import Front, front, ranked
+from olivebuild.metrics.gates import Gate
+from olivebuild.metrics.pareto import Front, front, ranked
+from olivebuild.metrics.records import Metrics, decode
 
 
 def figures(**models: tuple[float, float, int]) -> dict[str, Any]:

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from olivebuild import digest
-from olivebuild.accepting import accept_target
-from olivebuild.errors import BuildError
-from olivebuild.explain import to_text, why
-from olivebuild.key import Reason
-from olivebuild.recipe import FILE_NAME
-from olivebuild.states import Verdict
+from olivebuild.cache.key import Reason
+from olivebuild.cache.store import Store
+from olivebuild.cli.lock import accept_target
+from olivebuild.core import hashing
+from olivebuild.core.errors import BuildError
+from olivebuild.planner.states import Verdict
+from olivebuild.planner.workspace import Workspace
+from olivebuild.recipe.file import FILE_NAME
 from olivebuild.steps.command import STEP
-from olivebuild.store import Store
-from olivebuild.workspace import Workspace
+from olivebuild.ui.why import to_text, why
 from tests.sites import NEW, Site
 
 
@@ -69,7 +69,7 @@ def test_an_edit_makes_stale_what_reads_it_and_what_follows_waits_with_its_last_
 ) -> None:
     built.write("in.txt", "other")
     states = built.plan().states
-    old, new = (f".txt:{digest.of_bytes(text)}" for text in ("input", "other"))
+    old, new = (f".txt:{hashing.of_bytes(text)}" for text in ("input", "other"))
     assert [(s.verdict, list(s.reasons), s.seconds) for s in states.values()] == [
         (Verdict.STALE, [Reason("file", "in.txt", old, new)], 10.0),
         (Verdict.WAITING, [Reason("input", "a")], 20.0),
@@ -80,7 +80,7 @@ def test_an_edit_makes_stale_what_reads_it_and_what_follows_waits_with_its_last_
 def test_an_edit_with_the_time_put_back_is_seen(built: Site) -> None:
     file = built.folder / "in.txt"
     before = file.stat()
-    digest.wait_for_tick(built.folder, before.st_ctime_ns)
+    hashing.wait_for_tick(built.folder, before.st_ctime_ns)
     file.write_text("INPUT")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert built.verdicts()["a"] == "stale"
@@ -115,7 +115,7 @@ def test_other_bytes_from_a_rerun_make_the_next_step_stale(built: Site) -> None:
     built.made("a", x="X2")
     assert built.verdicts() == {"a": "fresh", "b": "stale", "c": "waiting"}
     assert built.reasons("b") == [
-        Reason("input", "a.x", digest.of_bytes("X"), digest.of_bytes("X2"))
+        Reason("input", "a.x", hashing.of_bytes("X"), hashing.of_bytes("X2"))
     ]
 
 
@@ -141,7 +141,7 @@ def test_a_script_on_the_command_line_is_part_of_the_step(site: Site) -> None:
     site.made("a", x="X")
     assert site.verdicts("a") == {"a": "fresh"}
     site.write("make.py", "two")
-    old, new = (f".py:{digest.of_bytes(text)}" for text in ("one", "two"))
+    old, new = (f".py:{hashing.of_bytes(text)}" for text in ("one", "two"))
     assert site.reasons("a") == [Reason("file", "make.py", old, new)]
 
 
@@ -150,7 +150,7 @@ def test_a_known_result_of_another_key_is_restored_with_its_reason(built: Site) 
     built.made("a", x="X2")
     built.write("in.txt", "input")
     state = built.plan("a").states["a"]
-    old, new = (f".txt:{digest.of_bytes(text)}" for text in ("other", "input"))
+    old, new = (f".txt:{hashing.of_bytes(text)}" for text in ("other", "input"))
     assert (state.verdict, list(state.reasons)) == (
         Verdict.CACHED,
         [Reason("file", "in.txt", old, new)],
@@ -172,7 +172,7 @@ def test_a_changed_result_is_restored(built: Site) -> None:
     built.write("build/b/y.txt", "!")
     assert built.verdicts() == {"a": "fresh", "b": "cached", "c": "fresh"}
     assert list(built.plan().states["b"].reasons) == [
-        Reason("output", "build/b/y.txt", digest.of_bytes("Y"), digest.of_bytes("!"))
+        Reason("output", "build/b/y.txt", hashing.of_bytes("Y"), hashing.of_bytes("!"))
     ]
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import digest, machine
-from olivebuild.errors import InputError
-from olivebuild.key import Reason
-from olivebuild.lockfile import FILE_NAME as LOCK_NAME
-from olivebuild.recipe import FILE_NAME
-from olivebuild.states import Verdict
-from olivebuild.trace import Trace
-from olivebuild.workspace import Last
+from olivebuild.cache.key import Reason
+from olivebuild.cache.traces import Trace
+from olivebuild.core import hashing, host
+from olivebuild.core.errors import InputError
+from olivebuild.planner.states import Verdict
+from olivebuild.planner.workspace import Last
+from olivebuild.recipe.file import FILE_NAME
+from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
 from tests.sites import Site
 from tests.test_tensors import WEIGHTS, write
 
@@ -91,7 +91,7 @@ def test_files_of_a_pattern_are_read_by_content_not_by_name(site: Site) -> None:
     (site.folder / "data/one.txt").rename(site.folder / "data/uno.txt")
     assert site.verdicts("a") == {"a": "fresh"}
     site.write("data/two.txt", "2")
-    new = f".txt:{digest.of_bytes('2')}"
+    new = f".txt:{hashing.of_bytes('2')}"
     assert site.reasons("a") == [
         Reason("file", "data/two.txt", digest_of_one(), new),
         Reason("file", "data/uno.txt", None, digest_of_one()),
@@ -99,7 +99,7 @@ def test_files_of_a_pattern_are_read_by_content_not_by_name(site: Site) -> None:
 
 
 def digest_of_one() -> str:
-    return f".txt:{digest.of_bytes('1')}"
+    return f".txt:{hashing.of_bytes('1')}"
 
 
 MODEL = "targets:\n  base: {kind: model, source: tiny}\n  onnx: {kind: onnx, model: base}\n"
@@ -157,9 +157,9 @@ def test_a_model_folder_that_is_not_there_is_told(model_site: Site) -> None:
 def test_the_version_of_a_library_is_compared_without_its_build(
     model_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "version", lambda name: "2.9.0+cpu")
+    monkeypatch.setattr(host, "version", lambda name: "2.9.0+cpu")
     cpu = model_site.plan("onnx").states["onnx"]
-    monkeypatch.setattr(machine, "version", lambda name: "2.9.0+cu128")
+    monkeypatch.setattr(host, "version", lambda name: "2.9.0+cu128")
     assert model_site.plan("onnx").states["onnx"].key == cpu.key
     assert {p.value for p in cpu.parts if p.cause == "library"} == {"2.9.0"}
 
@@ -170,7 +170,7 @@ def test_a_library_that_is_not_installed_has_the_version_of_the_lock_file(
     def absent(name: str) -> str:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(machine, "version", absent)
+    monkeypatch.setattr(host, "version", absent)
     model_site.write(
         LOCK_NAME, json.dumps({"version": 1, "sources": {}, "libraries": {"torch": "2.8.0"}})
     )
@@ -183,7 +183,7 @@ def test_a_library_upgrade_is_a_reason(model_site: Site, monkeypatch: pytest.Mon
     versions = dict.fromkeys(
         ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers"), "1.0"
     )
-    monkeypatch.setattr(machine, "version", versions.__getitem__)
+    monkeypatch.setattr(host, "version", versions.__getitem__)
     planner = model_site.planner()
     state = planner.plan(["onnx"]).states["onnx"]
     assert state.key

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from olivebuild import names, swap
-from olivebuild.errors import RecipeError, StoreError
-from olivebuild.recipe import load
+from olivebuild.core.errors import RecipeError, StoreError
+from olivebuild.core.fs import portable_names, swap
+from olivebuild.recipe.file import load
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_POSIX = """
@@ -43,7 +43,7 @@ def test_no_module_of_the_parent_needs_what_only_posix_has() -> None:
         p for p in package.rglob("*.py") if not p.name.startswith("_") and p.name != "__main__.py"
     ]
     modules = sorted(".".join(p.relative_to(ROOT).with_suffix("").parts) for p in files)
-    assert "olivebuild.locks" in modules
+    assert "olivebuild.core.fs.locks" in modules
     assert "olivebuild.steps.adapter" in modules
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_POSIX, *modules],
@@ -137,13 +137,13 @@ def test_a_reader_who_stays_is_told_of_and_keeps_the_old_folder(
     ],
 )
 def test_what_is_no_name_everywhere(path: str, fault: str | None) -> None:
-    assert names.fault(path) == fault
+    assert portable_names.fault(path) == fault
 
 
 def test_names_that_are_one_file_on_some_systems() -> None:
-    assert names.clash(["a", "b", "sub/a"]) is None
-    assert names.clash(["README", "x", "readme"]) == ("README", "readme")
-    assert names.clash(["\u00e9", "e\u0301"]) == ("\u00e9", "e\u0301")
+    assert portable_names.clash(["a", "b", "sub/a"]) is None
+    assert portable_names.clash(["README", "x", "readme"]) == ("README", "readme")
+    assert portable_names.clash(["\u00e9", "e\u0301"]) == ("\u00e9", "e\u0301")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import privacy
-from olivebuild.executor import Action, ActionInput
-from olivebuild.store import Store
+from olivebuild.api import privacy
+from olivebuild.api.action import Action, ActionInput
+from olivebuild.cache.store import Store
 from tests.conftest import Place
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from olivebuild import checking, step
-from olivebuild.errors import Problem, RecipeError, Where
-from olivebuild.gates import FIGURES
-from olivebuild.recipe import FILE_NAME, Recipe, find, load
-from olivebuild.step import Ref
+from olivebuild.api import step
+from olivebuild.api.step import Ref
+from olivebuild.core.errors import Problem, RecipeError, Where
+from olivebuild.core.text import did_you_mean
+from olivebuild.metrics.gates import FIGURES
+from olivebuild.recipe import validate
+from olivebuild.recipe.file import FILE_NAME, Recipe, find, load
 from olivebuild.steps.command import Command
-from olivebuild.text import did_you_mean
 
 SCHEMA = "`olivebuild schema` tells what each field takes"
 ONE = """\
@@ -405,8 +406,8 @@ def test_what_a_kind_says_of_its_fields_is_not_cut_at_a_semicolon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     echo = Echo()
-    monkeypatch.setattr(checking, "kinds", lambda: ["echo"])
-    monkeypatch.setattr(checking, "step_of", lambda kind: echo)
+    monkeypatch.setattr(validate, "kinds", lambda: ["echo"])
+    monkeypatch.setattr(validate, "step_of", lambda kind: echo)
     text = "targets:\n  t: {kind: echo, run: x, outputs: [y]}\n"
     assert read(tmp_path, text).targets["t"].kind == "echo"
     for problem, fact, hint, note in (

@@ -21,10 +21,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import SGDClassifier
 from sklearn.pipeline import make_pipeline
 
-from olivebuild.gates import Gate, Judgement, judge
-from olivebuild.metric_records import Metrics, ModelMetrics, decode
-from olivebuild.steps._compare import LATENCY, YES_OR_NO, comparisons
-from olivebuild.steps._figures import Fields, Judged, figures
+from olivebuild.metrics.comparisons import LATENCY, YES_OR_NO, comparisons
+from olivebuild.metrics.gates import Gate, Judgement, judge
+from olivebuild.metrics.records import Metrics, ModelMetrics, decode
+from olivebuild.metrics.scoring import Fields, Judged, figures
 
 FILE = Path(__file__).parent.parent / "recipes/tone/data/tone.jsonl"
 GATE = Gate.parse("accuracy drop vs last <= 0.02")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from olivebuild.errors import InputError
+from olivebuild.core.errors import InputError
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + "
@@ -188,7 +188,7 @@ def tokenizer_of(
 def encoder_of(
     template: str | None, habit: str = "plain", extra: tuple[str, ...] = (), **options: Any
 ) -> Any:
-    from olivebuild.steps._tokens import Encoder
+    from olivebuild.ml.data.tokens import Encoder
 
     return Encoder(tokenizer_of(template, habit, extra=extra), **options)
 
@@ -456,7 +456,7 @@ def test_a_long_row_keeps_what_is_nearest_to_the_answer() -> None:
 
 
 def test_ends_of_a_model_and_what_is_added() -> None:
-    from olivebuild.steps._ends import model_ends, with_ends
+    from olivebuild.ml.data.end_tokens import model_ends, with_ends
 
     config = {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": None}
     assert model_ends({}, config) == [2]
@@ -472,7 +472,7 @@ def test_ends_of_a_model_and_what_is_added() -> None:
 
 
 def test_stop_texts_are_one_token_each() -> None:
-    from olivebuild.steps._ends import ends_from, token_of
+    from olivebuild.ml.data.end_tokens import ends_from, token_of
 
     tokenizer = tokenizer_of(CHATML)
     names = tokenizer.convert_tokens_to_ids
@@ -516,9 +516,9 @@ ENDLESS = {
 def test_a_template_that_does_not_end_is_one_error(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from olivebuild.steps import _bounded
+    from olivebuild.core import time_limit
 
-    monkeypatch.setattr(_bounded, "SECONDS", 0.3)
+    monkeypatch.setattr(time_limit, "SECONDS", 0.3)
     template, fact = ENDLESS[name]
     encoder = encoder_of(template + CHATML)
     began = time.monotonic()
@@ -537,9 +537,9 @@ def test_a_template_that_does_not_end_is_one_error(
 def test_a_template_that_does_not_end_is_stopped_in_any_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from olivebuild.steps import _bounded
+    from olivebuild.core import time_limit
 
-    monkeypatch.setattr(_bounded, "SECONDS", 0.2)
+    monkeypatch.setattr(time_limit, "SECONDS", 0.2)
     encoder, found = encoder_of(ENDLESS["loops"][0]), list[BaseException]()
 
     def render() -> None:
@@ -559,7 +559,7 @@ def test_a_tokenizer_whose_pattern_does_not_end_is_one_error() -> None:
 
     tokenizer = tokenizer_of(CHATML)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+b"), "isolated")
-    from olivebuild.steps._tokens import Encoder
+    from olivebuild.ml.data.tokens import Encoder
 
     with pytest.raises(InputError, match="the tokenizer gives up on a text: Onig") as caught:
         Encoder(tokenizer).ask("prompt", {"prompt": "a" * 200})
@@ -585,19 +585,20 @@ PATTERNS = [
 def test_a_pattern_that_takes_forever_is_one_error(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from olivebuild.steps import _bounded, _patterns
+    from olivebuild.core import time_limit
+    from olivebuild.ml.weights import patterns
 
-    monkeypatch.setattr(_bounded, "SECONDS", 0.2)
+    monkeypatch.setattr(time_limit, "SECONDS", 0.2)
     with pytest.raises(
         InputError, match=r"takes more than 0.2 s on the model's 98 names"
     ) as caught:
-        _patterns.check(config, NAMES, "adapter_config.json")
+        patterns.check(config, NAMES, "adapter_config.json")
     assert caught.value.where
     assert caught.value.fact.partition(":")[0] in config
 
 
 def test_patterns_as_they_are_published_are_taken() -> None:
-    from olivebuild.steps import _patterns
+    from olivebuild.ml.weights import patterns
 
     published = r"^(?!.*patch_embed).*(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj).*"
     unsloth = (
@@ -610,10 +611,10 @@ def test_patterns_as_they_are_published_are_taken() -> None:
         r"model.*layers\.(1|3)\.self_attn\.(q|v)_proj",
         "all-linear",
     ):
-        _patterns.check(
+        patterns.check(
             {"target_modules": pattern, "rank_pattern": {r"layers.\d+.self_attn.q_proj": 8}},
             NAMES,
             None,
         )
     with pytest.raises(InputError, match="is no regular expression"):
-        _patterns.check({"target_modules": "(q_proj"}, NAMES, None)
+        patterns.check({"target_modules": "(q_proj"}, NAMES, None)

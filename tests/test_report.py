@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from olivebuild.report import junit, markdown, page
-from olivebuild.report.benches import _sample
-from olivebuild.report.collect import collect, thin
-from olivebuild.report.data import Edit, Report
-from olivebuild.report.rows import unframed
-from olivebuild.text import clean as clean_text
+from olivebuild.core.text import clean as clean_text
+from olivebuild.ui.report.collect.benchmarks import _sample
+from olivebuild.ui.report.collect.report import collect, thin
+from olivebuild.ui.report.collect.rows import unframed
+from olivebuild.ui.report.records import Edit, Report
+from olivebuild.ui.report.render import html as page
+from olivebuild.ui.report.render import junit, markdown
 from tests import browser, pretend
 from tests.conftest import Place
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olivebuild.errors import InputError, Where
-from olivebuild.executor import Action
-from olivebuild.job import Job
-from olivebuild.steps._reading import Read, read_file
-from olivebuild.steps._rows import Row, Template, _data_files, read_all
+from olivebuild.api.action import Action
+from olivebuild.api.job import Job
+from olivebuild.core.errors import InputError, Where
+from olivebuild.data.readers import Read, read_file
+from olivebuild.data.templates import columns_in, fill
+from olivebuild.ml.data.rows import Row, Template, _data_files, read_all
 from olivebuild.steps.dataset import DatasetFields
-from olivebuild.templates import columns_in, fill
 
 LINE = '  tone: {kind: dataset, source: a.jsonl, text: "{a}"}'
 

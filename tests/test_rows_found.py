@@ -18,19 +18,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from olivebuild import digest
-from olivebuild.errors import InputError, Where
-from olivebuild.executor import Action
-from olivebuild.job import Job
-from olivebuild.manifest import Entry, Manifest
+from olivebuild.api.action import Action
+from olivebuild.api.job import Job
+from olivebuild.cache.manifest import Entry, Manifest
+from olivebuild.core import hashing
+from olivebuild.core.errors import InputError, Where
+from olivebuild.data.conversation import conversation, conversation_of
+from olivebuild.data.origins import origins_of
+from olivebuild.data.readers import Read, read_file
+from olivebuild.data.templates import columns_in, fill
+from olivebuild.ml.inference.predict import Form, read_rows
 from olivebuild.ml.kinds import dataset as dataset_kind
 from olivebuild.ml.kinds.dataset import look_alikes
-from olivebuild.steps._answers import Form, read_rows
-from olivebuild.steps._conversation import conversation, conversation_of
-from olivebuild.steps._reading import Read, read_file
-from olivebuild.steps._row_origins import origins_of
 from olivebuild.steps.dataset import STEP, DatasetFields
-from olivebuild.templates import columns_in, fill
 from tests.conftest import Place
 from tests.test_rows import render
 
@@ -661,7 +661,9 @@ def test_a_row_that_moves_is_the_same_row(tmp_path: Path) -> None:
         assert (
             digests[-1][""]
             == Manifest(
-                tuple(Entry.of_runs(p.name, [(digest.of_file(p), p.stat().st_size)]) for p in files)
+                tuple(
+                    Entry.of_runs(p.name, [(hashing.of_file(p), p.stat().st_size)]) for p in files
+                )
             ).digest
         )
     assert digests[0] == digests[1]

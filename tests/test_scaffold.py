@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from olivebuild.scaffold import understand
+from olivebuild.recipe.scaffold import understand
 from tests.conftest import Place
 
 CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import scan
+from olivebuild.planner import scan
 from olivebuild.snapshot import stat_of
 
 

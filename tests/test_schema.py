@@ -8,12 +8,12 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from olivebuild import document
-from olivebuild.checking import COMMANDS
-from olivebuild.errors import RecipeError
-from olivebuild.recipe import FILE_NAME, load
-from olivebuild.schema import recipe_schema
-from olivebuild.step import KINDS
+from olivebuild.api.step import KINDS
+from olivebuild.core.errors import RecipeError
+from olivebuild.recipe import document
+from olivebuild.recipe.file import FILE_NAME, load
+from olivebuild.recipe.schema import recipe_schema
+from olivebuild.recipe.validate import COMMANDS
 
 VALIDATOR = Draft202012Validator(recipe_schema())
 COMMAND = "  a: {kind: command, run: cp x y, outputs: [y.txt]}\n"

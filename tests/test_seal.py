@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import digest, kept, seal
-from olivebuild.graph import build_graph
-from olivebuild.invalidation import graph_stamp
-from olivebuild.recipe import read
+from olivebuild.core import hashing, seal
+from olivebuild.planner.invalidation import graph_stamp
+from olivebuild.recipe import graph_cache
+from olivebuild.recipe.file import read
+from olivebuild.recipe.graph import build_graph
 from tests.conftest import Place
 
 RECIPE = 'targets:\n  c: {kind: command, run: "touch %s", outputs: [x]}\n'
@@ -57,10 +58,10 @@ def test_without_a_key_nothing_is_believed_or_kept(key_file: Path, place: Place)
     place.recipe.write_text(RECIPE % "x")
     recipe = read(place.recipe, ())
     stamp = graph_stamp(recipe)
-    kept.graph_of(recipe, place.folder, stamp)
-    assert not (place.folder / kept.FILE_NAME).exists()
-    (place.folder / kept.FILE_NAME).write_text(f"{stamp} \n{{}}")
-    assert list(kept.graph_of(recipe, place.folder, stamp).nodes) == ["c"]
+    graph_cache.graph_of(recipe, place.folder, stamp)
+    assert not (place.folder / graph_cache.FILE_NAME).exists()
+    (place.folder / graph_cache.FILE_NAME).write_text(f"{stamp} \n{{}}")
+    assert list(graph_cache.graph_of(recipe, place.folder, stamp).nodes) == ["c"]
 
 
 def test_a_graph_that_came_with_the_folder_is_not_believed(place: Place) -> None:
@@ -71,17 +72,17 @@ def test_a_graph_that_came_with_the_folder_is_not_believed(place: Place) -> None
     recipe = read(place.recipe, ())
     state = place.folder / ".olivebuild"
     state.mkdir()
-    kept._write(build_graph(recipe), state / kept.FILE_NAME, graph_stamp(recipe))
-    good = (state / kept.FILE_NAME).read_bytes()
+    graph_cache._write(build_graph(recipe), state / graph_cache.FILE_NAME, graph_stamp(recipe))
+    good = (state / graph_cache.FILE_NAME).read_bytes()
     head, _, body = good.partition(b"\n")
     evil = body.replace(b"touch harmless", b"touch HARMFUL!")
     stamp = head.split()[0]
     for forged in (
         head + b"\n" + evil,
-        stamp + b" " + digest.of_bytes(evil).encode() + b"\n" + evil,
+        stamp + b" " + hashing.of_bytes(evil).encode() + b"\n" + evil,
         stamp + b" \n" + evil,
     ):
-        (state / kept.FILE_NAME).write_bytes(forged)
-        (node,) = kept.graph_of(recipe, state, graph_stamp(recipe)).nodes.values()
+        (state / graph_cache.FILE_NAME).write_bytes(forged)
+        (node,) = graph_cache.graph_of(recipe, state, graph_stamp(recipe)).nodes.values()
         assert "harmless" in node.fields["run"]
-    assert (state / kept.FILE_NAME).read_bytes() == good
+    assert (state / graph_cache.FILE_NAME).read_bytes() == good

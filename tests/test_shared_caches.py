@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import digest, gc, modes
-from olivebuild.errors import StoreError
-from olivebuild.store import Store
-from olivebuild.trace import Traces
+from olivebuild.cache import gc
+from olivebuild.cache.store import Store
+from olivebuild.cache.traces import Traces
+from olivebuild.core import hashing
+from olivebuild.core.errors import StoreError
+from olivebuild.core.fs import modes
 from tests.conftest import Place
 from tests.mounts import exfat_disk
 
@@ -122,7 +124,7 @@ def test_what_a_later_version_has_stored_is_kept(pair: Place) -> None:
     text = json.dumps(data | {"key": key, "of_tomorrow": {"x": 1}})
     later = Traces(store).file(key)
     later.parent.mkdir(exist_ok=True)
-    later.write_text(f"{digest.of_bytes(text)}\n{text}")
+    later.write_text(f"{hashing.of_bytes(text)}\n{text}")
     assert Traces(store).read(key) is None
     done = pair.run("verify")
     assert (done.code, "0 damaged" in done.out) == (0, True)
@@ -130,7 +132,7 @@ def test_what_a_later_version_has_stored_is_kept(pair: Place) -> None:
         gc.collect(store, gc.Limits(0, None), delete=True)
     later.write_bytes(b"\xff\n" + text.encode())
     assert not Traces(store).is_later(key)
-    later.write_text(f"{digest.of_bytes(text)}\n{text}!")
+    later.write_text(f"{hashing.of_bytes(text)}\n{text}!")
     assert pair.run("verify").code == 1
     gc.collect(store, gc.Limits(0, None), delete=True)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from olivebuild import sinks
-from olivebuild.errors import RecipeError
-from olivebuild.events import Event
-from olivebuild.sinks import Place, Sinks
+from olivebuild.api.event import Event
+from olivebuild.core.errors import RecipeError
+from olivebuild.ui import trackers
+from olivebuild.ui.trackers import Place, Sinks
 from tests.conftest import Place as Folder
 
 TRAINING = [
@@ -71,7 +71,7 @@ def test_what_is_no_place(place: Folder, text: str) -> None:
 
 
 def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks, "find_spec", lambda name: None)
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(
         RecipeError, match="logging to MLflow needs the library mlflow, which is not installed"
     ) as error:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import node_db, snapshot
+from olivebuild import snapshot
+from olivebuild.planner import node_db
 from tests.conftest import Place
 from tests.faults import amount
 
@@ -62,7 +63,7 @@ def test_a_second_call_is_answered_without_importing_anything(built: Place) -> N
     done = built.run()
     assert done.out == "nothing to do: last is fresh\n"
     loaded = [line.rpartition("|")[2].strip() for line in done.err.splitlines()]
-    assert not {"click", "yaml", "sqlite3", "json", "pathlib", "olivebuild.cli"} & set(loaded)
+    assert not {"click", "yaml", "sqlite3", "json", "pathlib", "olivebuild.cli.main"} & set(loaded)
 
 
 def test_the_answer_is_what_was_printed(built: Place) -> None:

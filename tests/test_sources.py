@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from olivebuild.sources import Source
+from olivebuild.formats.source import Source
 
 
 @pytest.mark.parametrize(

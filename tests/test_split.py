@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from olivebuild.steps._split import SIMILARITY, near_duplicate_groups, sides
+from olivebuild.data.split import SIMILARITY, near_duplicate_groups, sides
 
 TEN = "one two three four five six seven eight nine ten"
 words = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8).map(" ".join)

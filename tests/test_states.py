@@ -28,15 +28,19 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from olivebuild import gc, incremental, node_db, noop, numerics, snapshot
-from olivebuild.build import Builder
-from olivebuild.digest import filesystem_time
-from olivebuild.errors import BuildError
-from olivebuild.executor import Action, Message, Needs, Outcome
-from olivebuild.job import Job
-from olivebuild.plan import FrozenNodeChanged
-from olivebuild.project import cache_folder, open_changed, open_project
-from olivebuild.store import Store
+from olivebuild import snapshot
+from olivebuild.api.action import Action, Message, Needs, Outcome
+from olivebuild.api.job import Job
+from olivebuild.cache import gc
+from olivebuild.cache.store import Store
+from olivebuild.core import numerics
+from olivebuild.core.errors import BuildError
+from olivebuild.core.hashing import filesystem_time
+from olivebuild.engine import noop
+from olivebuild.engine.builder import Builder
+from olivebuild.planner import incremental, node_db
+from olivebuild.planner.plan import FrozenNodeChanged
+from olivebuild.planner.project import cache_folder, open_changed, open_project
 from tests.conftest import Place
 from tests.faults import (
     INPUTS,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from olivebuild.steps._statistics import (
+from olivebuild.metrics.statistics import (
     Verdict,
     detectable,
     differing_share,

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from olivebuild import digest
-from olivebuild.digest import of_bytes
-from olivebuild.errors import Damaged, StepError, StoreError
-from olivebuild.manifest import Entry, Manifest
-from olivebuild.store import Store
-from olivebuild.trace import Trace, Traces
+from olivebuild.cache.manifest import Entry, Manifest
+from olivebuild.cache.store import Store
+from olivebuild.cache.traces import Trace, Traces
+from olivebuild.core import hashing
+from olivebuild.core.errors import Damaged, StepError, StoreError
+from olivebuild.core.hashing import of_bytes
 from tests.test_tensors import WEIGHTS, write
 
 json_values = st.recursive(
@@ -131,7 +131,7 @@ def test_equal_tensors_of_different_files_are_stored_once(store: Store, tmp_path
 def test_large_files_are_cut_into_segments(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digest, "SEGMENT", 4)
+    monkeypatch.setattr(hashing, "SEGMENT", 4)
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "big.bin").write_bytes(b"0123456789")
     manifest, _ = store.put_folder(tmp_path / "made")
@@ -142,7 +142,7 @@ def test_large_files_are_cut_into_segments(
     )
     store.restore(manifest, tmp_path / "out")
     assert (tmp_path / "out" / "big.bin").read_bytes() == b"0123456789"
-    assert manifest.files[0].digest == digest.of_file(tmp_path / "out" / "big.bin")
+    assert manifest.files[0].digest == hashing.of_file(tmp_path / "out" / "big.bin")
 
 
 def test_a_link_to_a_file_is_refused(store: Store, folder: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_flipped_blob_is_damaged_and_goes_to_quarantine(
 def test_all_damaged_blobs_of_a_folder_are_found_at_once(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digest, "SEGMENT", 4)
+    monkeypatch.setattr(hashing, "SEGMENT", 4)
     (tmp_path / "made").mkdir()
     for name in ("one.bin", "two.bin"):
         (tmp_path / "made" / name).write_bytes(

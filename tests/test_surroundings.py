@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import olivebuild
-from olivebuild.streams import harmless, json_text
-from olivebuild.text import clean
+from olivebuild.core.streams import harmless, json_text
+from olivebuild.core.text import clean
 from tests.conftest import Place, rows, write_rows
 from tests.terminal import Terminal
 from tests.test_model_config import make_base

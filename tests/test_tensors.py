@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.digest import StatMemo
-from olivebuild.errors import InputError
-from olivebuild.tensors import (
+from olivebuild.core.errors import InputError
+from olivebuild.core.hashing import StatMemo
+from olivebuild.formats.safetensors import (
     Tensor,
     WeightFiles,
     ignored_weights,

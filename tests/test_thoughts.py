@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from olivebuild.errors import InputError
+from olivebuild.core.errors import InputError
 from tests.test_rendering import QWEN3, STYLES, TWO, counted, encoder_of, row_of
 
 R1 = (

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from olivebuild.digest import of_bytes
-from olivebuild.key import Part
-from olivebuild.store import Store
-from olivebuild.trace import Trace, Traces
+from olivebuild.cache.key import Part
+from olivebuild.cache.store import Store
+from olivebuild.cache.traces import Trace, Traces
+from olivebuild.core.hashing import of_bytes
 from tests.test_store import flip, json_values
 
 KEY = "0123456789abcdef0123456789abcdef"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import olivebuild
-from olivebuild import trees
-from olivebuild.errors import StoreError
+from olivebuild.core.errors import StoreError
+from olivebuild.core.fs import trees
 from tests.conftest import Place
 from tests.mounts import memory_disk
 

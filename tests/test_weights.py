@@ -12,13 +12,21 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from olivebuild import digest, places
-from olivebuild.derived import Derived
-from olivebuild.errors import Damaged, InputError
-from olivebuild.places import Place
-from olivebuild.store import Store
-from olivebuild.tensors import model_digest
-from olivebuild.weights import Shard, Weights, headers_of, of_folder, of_manifest, write_folder
+from olivebuild.cache import tensor_locations
+from olivebuild.cache.memo import Derived
+from olivebuild.cache.store import Store
+from olivebuild.cache.tensor_locations import Place
+from olivebuild.core import hashing
+from olivebuild.core.errors import Damaged, InputError
+from olivebuild.formats.safetensors import model_digest
+from olivebuild.ml.weights.view import (
+    Shard,
+    Weights,
+    headers_of,
+    of_folder,
+    of_manifest,
+    write_folder,
+)
 from tests.test_tensors import Values, digest_of, model, write
 
 WEIGHTS: Values = {
@@ -94,7 +102,7 @@ def test_the_bytes_are_those_of_the_file(
 
 def test_equal_tensors_have_one_digest_under_each_name(store: Store, tmp_path: Path) -> None:
     weights = lent(store, cut(tmp_path / "m", SHARDINGS[0])).by_name
-    assert weights["q.weight"].digest == weights["k.weight"].digest == digest.of_bytes(b"abcd")
+    assert weights["q.weight"].digest == weights["k.weight"].digest == hashing.of_bytes(b"abcd")
 
 
 @pytest.mark.parametrize("read", [lent, stored])
@@ -126,7 +134,7 @@ def test_a_weight_that_ends_early_is_an_error(store: Store, tmp_path: Path) -> N
 
 def test_a_manifest_whose_tensor_is_gone_is_damaged(store: Store, tmp_path: Path) -> None:
     manifest, _ = store.put_folder(cut(tmp_path / "m", SHARDINGS[0]))
-    store.path(digest.of_bytes(b"abcd")).unlink()
+    store.path(hashing.of_bytes(b"abcd")).unlink()
     with pytest.raises(Damaged, match="is missing"):
         of_manifest(store, manifest)
 
@@ -209,12 +217,12 @@ def test_a_file_that_a_model_lacks_is_an_error() -> None:
 
 def test_places_are_those_of_every_tensor(store: Store, tmp_path: Path) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[1])
-    found = places.of_folder(store.root, digest_of(folder), folder)
+    found = tensor_locations.of_folder(store.root, digest_of(folder), folder)
     assert sorted(
         path.read_bytes()[start : start + size] for path, _, start, size in found
     ) == sorted(data for _, _, data in WEIGHTS.values())
     assert all(
-        digest.of_bytes(path.read_bytes()[start : start + size]) == name
+        hashing.of_bytes(path.read_bytes()[start : start + size]) == name
         for path, name, start, size in found
     )
 
@@ -222,12 +230,12 @@ def test_places_are_those_of_every_tensor(store: Store, tmp_path: Path) -> None:
 def test_places_are_lent_once_they_are_known(store: Store, tmp_path: Path) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[1])
     name = digest_of(folder)
-    assert places.lenders(store.root, name) == {}
-    found = places.of_folder(store.root, name, folder)
-    lender = places.lenders(store.root, name)
+    assert tensor_locations.lenders(store.root, name) == {}
+    found = tensor_locations.of_folder(store.root, name, folder)
+    lender = tensor_locations.lenders(store.root, name)
     assert lender.keys() == {tensor for _, tensor, _, _ in found}
     assert all(place.lent for place in lender.values())
-    assert places.lenders(store.root, "0" * 32) == {}
+    assert tensor_locations.lenders(store.root, "0" * 32) == {}
 
 
 def change_file(file: Path, how: str) -> None:
@@ -253,9 +261,9 @@ def test_places_are_forgotten_when_a_weight_file_changed(
 ) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[1])
     name = digest_of(folder)
-    places.of_folder(store.root, name, folder)
+    tensor_locations.of_folder(store.root, name, folder)
     change_file(folder / "model-1.safetensors", how)
-    assert places.lenders(store.root, name) == {}
+    assert tensor_locations.lenders(store.root, name) == {}
 
 
 @pytest.mark.parametrize("how", ["touched", "replaced"])
@@ -282,21 +290,23 @@ def test_a_second_folder_with_the_model_lends_when_the_first_is_gone(
     folders = [cut(tmp_path / name, SHARDINGS[1]) for name in ("a", "b")]
     name = digest_of(folders[0])
     for folder in folders:
-        places.of_folder(store.root, name, folder)
+        tensor_locations.of_folder(store.root, name, folder)
     for gone, left in (folders, folders[::-1]):
         (gone / "model-0.safetensors").rename(tmp_path / "aside")
-        assert {place.path.parent for place in places.lenders(store.root, name).values()} == {left}
+        assert {
+            place.path.parent for place in tensor_locations.lenders(store.root, name).values()
+        } == {left}
         (tmp_path / "aside").rename(gone / "model-0.safetensors")
-        places.of_folder(store.root, name, gone)
+        tensor_locations.of_folder(store.root, name, gone)
 
 
 def test_a_folder_is_known_through_a_link(store: Store, tmp_path: Path) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[1])
     name = digest_of(folder)
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
-    assert places.of_folder(store.root, name, tmp_path / "link") == places.of_folder(
-        store.root, name, folder
-    )
+    assert tensor_locations.of_folder(
+        store.root, name, tmp_path / "link"
+    ) == tensor_locations.of_folder(store.root, name, folder)
     assert len(list((store.root / "places").glob("*.json"))) == 1
     assert of_folder(store, tmp_path / "link", name).model_digest() == name
 
@@ -306,15 +316,15 @@ def test_a_folder_is_known_through_a_link(store: Store, tmp_path: Path) -> None:
 )
 def test_odd_notes_of_places_are_no_notes(store: Store, text: str) -> None:
     (store.root / "places" / f"{'0' * 32}-00000000.json").write_text(text)
-    assert places.lenders(store.root, "0" * 32) == {}
+    assert tensor_locations.lenders(store.root, "0" * 32) == {}
 
 
 def test_a_tensor_is_found_in_the_store_before_the_folder_that_lends_it(
     store: Store, tmp_path: Path
 ) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[0])
-    name, blob = digest_of(folder), digest.of_bytes(b"abcd")
-    places.of_folder(store.root, name, folder)
+    name, blob = digest_of(folder), hashing.of_bytes(b"abcd")
+    tensor_locations.of_folder(store.root, name, folder)
     assert store.find(blob, 4, name).lent
     store.put_bytes(b"abcd")
     assert store.find(blob, 4, name) == Place(store.path(blob), 0, 4)
@@ -326,9 +336,9 @@ def test_a_model_changed_under_its_digest_is_hashed_again(store: Store, tmp_path
     of_folder(store, folder, before)
     write(folder / "model-0.safetensors", WEIGHTS | {"embed.weight": ("F32", [2, 1], b"87654321")})
     after = of_folder(store, folder, before)
-    assert after.by_name["embed.weight"].digest == digest.of_bytes(b"87654321")
+    assert after.by_name["embed.weight"].digest == hashing.of_bytes(b"87654321")
     assert (
-        after.model_digest() == model_digest(folder, digest.StatMemo(tmp_path / "memo")) != before
+        after.model_digest() == model_digest(folder, hashing.StatMemo(tmp_path / "memo")) != before
     )
 
 
@@ -336,9 +346,9 @@ def test_weights_that_change_while_they_are_read_are_an_error(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = cut(tmp_path / "m", SHARDINGS[0])
-    known = places.of_folder(store.root, "0" * 32, folder)
+    known = tensor_locations.of_folder(store.root, "0" * 32, folder)
     monkeypatch.setattr(
-        places,
+        tensor_locations,
         "of_folder",
         lambda *_: [(path, name, start + 1, size) for path, name, start, size in known],
     )

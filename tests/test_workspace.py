@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import swap
-from olivebuild.digest import of_bytes, stat_of, wait_for_tick
-from olivebuild.errors import Damaged
-from olivebuild.journal import Journal
-from olivebuild.key import Reason
-from olivebuild.manifest import Manifest
-from olivebuild.store import Store
-from olivebuild.workspace import Last, Workspace
+from olivebuild.cache.key import Reason
+from olivebuild.cache.manifest import Manifest
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import Damaged
+from olivebuild.core.fs import swap
+from olivebuild.core.hashing import of_bytes, stat_of, wait_for_tick
+from olivebuild.core.journal import Journal
+from olivebuild.planner.workspace import Last, Workspace
 
 
 @pytest.fixture

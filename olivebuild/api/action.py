@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from olivebuild.errors import BuildError
-from olivebuild.result import Result
+from olivebuild.api.result import Result
+from olivebuild.core.errors import BuildError
 
 
 class ActionInput(NamedTuple):

@@ -30,7 +30,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from msgspec import Struct
-from olivebuild.streams import json_text
+
+from olivebuild.core.streams import json_text
 
 
 class Event(Struct, frozen=True):

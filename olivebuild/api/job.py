@@ -11,15 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import Damaged, Where
-from olivebuild.executor import Action, ActionInput
-from olivebuild.result import Result
-
-from olivebuild import privacy
+from olivebuild.api import privacy
+from olivebuild.api.action import Action, ActionInput
+from olivebuild.api.result import Result
+from olivebuild.core.errors import Damaged, Where
 
 if TYPE_CHECKING:
-    from olivebuild.fields import Fields
-    from olivebuild.store import Store
+    from olivebuild.api.fields import Fields
+    from olivebuild.cache.store import Store
 
 
 class Job:
@@ -41,7 +40,7 @@ class Job:
 
     @cached_property
     def store(self) -> Store:
-        from olivebuild.store import Store
+        from olivebuild.cache.store import Store
 
         return Store(Path(self.action.store), self.mode)
 

@@ -14,10 +14,11 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from olivebuild.digest import canonical_json
-from olivebuild.errors import InvalidValue
-from olivebuild.sources import Source
-from olivebuild.text import size_of
+
+from olivebuild.core.errors import InvalidValue
+from olivebuild.core.hashing import canonical_json
+from olivebuild.core.text import size_of
+from olivebuild.formats.source import Source
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
@@ -103,7 +104,7 @@ class FileInput(Record, frozen=True):
 
 
 class Program(Record, frozen=True):
-    """A command line as it is read before it runs; see commandline.py."""
+    """A command line as it is read before it runs; see steps/_command_line.py."""
 
     words: tuple[str, ...] = ()
     """What may be a path ..."""
@@ -162,7 +163,7 @@ class Node(Record, frozen=True):
     trusts: bool = False
     """Code from the model's folder may run."""
     resources: dict[str, float] = {}
-    """How much it takes of what is limited, while it runs; see turns.py."""
+    """How much it takes of what is limited, while it runs; see engine/scheduler.py."""
     computes: bool = False
     """Its bytes depend on the numerics of the machine; see numerics.py."""
     strict: bool = False
@@ -173,7 +174,7 @@ class Node(Record, frozen=True):
     """The command line that it runs, whose words and scripts name files."""
     template: str = ""
     """What it does with the chat template of its model: "rendered", "published", or nothing; see
-    dating.py.
+    planner/template_dates.py.
     """
 
     @property

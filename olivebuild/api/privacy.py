@@ -14,8 +14,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from olivebuild.digest import ALL, files_below, readers
-from olivebuild.executor import Action
+from olivebuild.api.action import Action
+from olivebuild.core.hashing import ALL, files_below, readers
 
 
 def mode_of(action: Action) -> int:
@@ -48,7 +48,7 @@ def _files(action: Action) -> Iterator[Path]:
         given.manifest for given in action.inputs.values() if given.manifest and not given.folder
     ]
     if stored:
-        from olivebuild.store import Store
+        from olivebuild.cache.store import Store
 
         store = Store(Path(action.store))
         for blob in stored:

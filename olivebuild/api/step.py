@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from olivebuild.errors import Problem
-from olivebuild.fields import Fields
-from olivebuild.node import STEPS, Edge, FileInput, Node, Program, Ref, flatten, module_of
-from olivebuild.result import Result
-from olivebuild.sources import Source
+from olivebuild.api.fields import Fields
+from olivebuild.api.node import STEPS, Edge, FileInput, Node, Program, Ref, flatten, module_of
+from olivebuild.api.result import Result
+from olivebuild.core.errors import Problem
+from olivebuild.formats.source import Source
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from olivebuild.gates import Gate
-    from olivebuild.job import Job
+    from olivebuild.api.job import Job
+    from olivebuild.metrics.gates import Gate
 
 __all__ = [
     "KINDS",

@@ -10,8 +10,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from olivebuild import digest
-from olivebuild.errors import of_disk
+from olivebuild.core import hashing
+from olivebuild.core.errors import of_disk
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,7 +46,7 @@ class Batch:
         """The first blob, until there is a second: alone it needs no thread."""
         self._open: set[BlobWriter] = set()
 
-    def blob(self, mode: int = digest.ALL) -> BlobWriter:
+    def blob(self, mode: int = hashing.ALL) -> BlobWriter:
         """`mode`: who may read it, by the system's bits; never more than the store's own."""
         writer = BlobWriter(self, mode & self.store.mode)
         self._open.add(writer)
@@ -73,7 +73,7 @@ class Batch:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if self._sync:
-                digest.sync(temporary)
+                hashing.sync(temporary)
             os.replace(temporary, path)
         except OSError as e:
             raise of_disk(e, "the cache") from None
@@ -99,11 +99,11 @@ class BlobWriter:
 
     def __init__(self, batch: Batch, mode: int) -> None:
         self._batch = batch
-        self._hasher = digest.hasher()
+        self._hasher = hashing.hasher()
         self._path = batch.scratch / f"blob-{uuid.uuid4().hex[:16]}"
         self._size = 0
         try:
-            self._file = open(self._path, "wb", buffering=0, opener=digest.opener(mode))  # noqa: SIM115
+            self._file = open(self._path, "wb", buffering=0, opener=hashing.opener(mode))  # noqa: SIM115
         except OSError as e:
             raise of_disk(e, "the cache") from None
 

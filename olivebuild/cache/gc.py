@@ -1,7 +1,8 @@
 """Sweep from the cache what nobody needs: results that no recipe has now, by age and by size, and
 what crashes have left.
 
-What is needed: the results of every registered recipe (workspaces.py), what running steps read and
+What is needed: the results of every registered recipe (cache/gc_roots.py), what running steps read
+and
 make, and, while any build runs,
 all that was stored or used within a day. Nothing is asked of the recipes themselves. Results go
 before their blobs, so that a sweep
@@ -30,14 +31,16 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from olivebuild import digest, opening, places, trees, workspaces
-from olivebuild.derived import Derived
-from olivebuild.errors import StoreError
-from olivebuild.locks import locked, try_lock
-from olivebuild.manifest import Manifest
-from olivebuild.store import WRITTEN, Store
-from olivebuild.trace import Trace, Traces
-from olivebuild.workspaces import Registered
+from olivebuild.cache import gc_roots, tensor_locations
+from olivebuild.cache.gc_roots import Registered
+from olivebuild.cache.manifest import Manifest
+from olivebuild.cache.memo import Derived
+from olivebuild.cache.store import WRITTEN, Store
+from olivebuild.cache.traces import Trace, Traces
+from olivebuild.core import hashing
+from olivebuild.core.errors import StoreError
+from olivebuild.core.fs import opening, trees
+from olivebuild.core.fs.locks import locked, try_lock
 
 DAY = 86400
 GRACE = 7 * DAY
@@ -146,7 +149,7 @@ class _Survey:
         self.store, self.limits, self.building = store, limits, building
         self.targets_of = targets_of
         self.now = time.time()
-        self.registered = workspaces.all_registered(store)
+        self.registered = gc_roots.all_registered(store)
         self.running = list(_running(store))
         # Without builds nothing is on its way into the cache.
         self.young = (
@@ -324,7 +327,7 @@ class _Survey:
                 else _time(path) < self.young
             )
             found += [path] if dead else []
-        found += [path for name in WRITTEN for path in digest.abandoned(root / name)]
+        found += [path for name in WRITTEN for path in hashing.abandoned(root / name)]
         found += [
             path
             for path in (root / "quarantine").glob("*")
@@ -335,7 +338,9 @@ class _Survey:
             for path in (root / "checkpoints").glob("*")
             if path.stem not in keys and self.now - _time(path) > self.limits.age
         ]
-        found += [path for path in (root / "places").glob("*.json") if not places.holds(path)]
+        found += [
+            path for path in (root / "places").glob("*.json") if not tensor_locations.holds(path)
+        ]
         return {path: _size_of(path) for path in found}
 
 
@@ -363,9 +368,9 @@ def _delete(store: Store, sweep: Sweep) -> None:
         store.discard(path)
     for one in sweep.gone:
         if one.gone:
-            workspaces.file_of(store, one.recipe).unlink(missing_ok=True)
+            gc_roots.file_of(store, one.recipe).unlink(missing_ok=True)
         else:
-            workspaces.write(store, replace(one, gone=int(time.time())))
+            gc_roots.write(store, replace(one, gone=int(time.time())))
 
 
 def _time(path: Path, *, changed: bool = False) -> float:

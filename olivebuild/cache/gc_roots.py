@@ -15,9 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from olivebuild import digest, opening
-from olivebuild.records import decode
-from olivebuild.store import Store
+from olivebuild.cache.store import Store
+from olivebuild.core import hashing
+from olivebuild.core.fs import opening
+from olivebuild.core.strict_json import decode
 
 KEY = re.compile("[0-9a-f]{32}")
 
@@ -37,7 +38,7 @@ class Registered(msgspec.Struct, frozen=True):
 
 
 def file_of(store: Store, recipe: str) -> Path:
-    return store.root / "workspaces" / f"{digest.of_bytes(recipe)}.json"
+    return store.root / "workspaces" / f"{hashing.of_bytes(recipe)}.json"
 
 
 def registered(store: Store, recipe: Path) -> Registered | None:
@@ -73,7 +74,7 @@ def register(
 def write(store: Store, registered: Registered) -> None:
     file = file_of(store, registered.recipe)
     file.parent.mkdir(parents=True, exist_ok=True)
-    digest.write_atomically(file, msgspec.json.encode(registered))
+    hashing.write_atomically(file, msgspec.json.encode(registered))
 
 
 def all_registered(store: Store) -> list[Registered]:

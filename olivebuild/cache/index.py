@@ -19,9 +19,9 @@ from typing import Any
 
 import diskcache
 
-from olivebuild import locks
-from olivebuild.errors import first_line
-from olivebuild.text import aside
+from olivebuild.core.errors import first_line
+from olivebuild.core.fs import locks
+from olivebuild.core.text import aside
 
 WAIT_SECONDS = 10.0
 """Builds hold an index for milliseconds."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from olivebuild import digest
+from olivebuild.core import hashing
 
 FORMAT = "1"
 
@@ -53,7 +53,7 @@ def version_label(kind: str) -> str:
 
 
 def key_of(parts: Iterable[Part]) -> str:
-    return digest.of_json([FORMAT, [[p.cause, p.label, p.value] for p in parts]])
+    return hashing.of_json([FORMAT, [[p.cause, p.label, p.value] for p in parts]])
 
 
 def compare(old: Iterable[Part], new: Iterable[Part]) -> list[Reason]:

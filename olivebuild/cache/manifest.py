@@ -11,9 +11,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, to_builtins
 
-from olivebuild import digest, names
-from olivebuild.digest import Count, nobody
-from olivebuild.records import decode
+from olivebuild.core import hashing
+from olivebuild.core.fs import portable_names
+from olivebuild.core.hashing import Count, nobody
+from olivebuild.core.strict_json import decode
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 
@@ -41,7 +42,7 @@ class Entry(Struct, frozen=True):
         size = sum(n for _, n in given)
         if len(given) == 1:
             return Entry(name, executable, size, given[0][0])
-        return Entry(name, executable, size, digest.of_json(given), given)
+        return Entry(name, executable, size, hashing.of_json(given), given)
 
     def runs(self) -> tuple[tuple[str, int], ...]:
         return self.blobs or ((self.digest, self.size),)
@@ -50,13 +51,13 @@ class Entry(Struct, frozen=True):
         """The digest of a file, taken as this entry's is: equal if and only if the file has this
         entry's content. Raises OSError.
         """
-        return digest.of_runs(path, self._sizes(), count)
+        return hashing.of_runs(path, self._sizes(), count)
 
     @property
     def flavour(self) -> str:
         """Tells digests apart that were taken in different ways."""
         sizes = self._sizes()
-        return "bytes" if sizes == digest.segments(self.size) else f"runs {digest.of_json(sizes)}"
+        return "bytes" if sizes == hashing.segments(self.size) else f"runs {hashing.of_json(sizes)}"
 
     def _sizes(self) -> list[int]:
         return [size for _, size in self.runs()]
@@ -89,7 +90,7 @@ class Manifest(Struct, frozen=True):
     """A folder.
 
     `base` is the model digest of the folder that lends the tensors which are not in the store; see
-    places.py.
+    cache/tensor_locations.py.
 
     `merges` tell, in order, how to compute the tensors that are neither stored nor lent.
     """
@@ -100,14 +101,14 @@ class Manifest(Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        return digest.of_json([[e.name, e.executable, e.size, e.digest] for e in self.files])
+        return hashing.of_json([[e.name, e.executable, e.size, e.digest] for e in self.files])
 
     @property
     def size(self) -> int:
         return sum(e.size for e in self.files)
 
     def to_json(self) -> str:
-        return digest.canonical_json(to_builtins(self))
+        return hashing.canonical_json(to_builtins(self))
 
     @staticmethod
     def from_json(text: bytes) -> Manifest:
@@ -135,7 +136,7 @@ class Manifest(Struct, frozen=True):
                 or max(len(part.encode("utf-8", "surrogatepass")) for part in path.parts) > 255
             ):
                 raise ValueError(f"a name that no file can have: {entry.name[:300]!r}")
-            if os.name == "nt" and (odd := names.fault(entry.name)):
+            if os.name == "nt" and (odd := portable_names.fault(entry.name)):
                 raise ValueError(f"a name that this system has no room for: {odd}")
             if entry.blobs and entry != Entry.of_runs(
                 entry.name, entry.blobs, executable=entry.executable

@@ -9,9 +9,9 @@ import contextlib
 import json
 from collections.abc import Iterable, Mapping
 
-from olivebuild.errors import Damaged
-from olivebuild.index import Index
-from olivebuild.store import Store
+from olivebuild.cache.index import Index
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import Damaged
 
 Blobs = tuple[tuple[str, int], ...]
 """(blob, size) of each part of a result."""

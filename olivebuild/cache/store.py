@@ -17,13 +17,16 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from olivebuild import digest, modes, names, opening, places, tensors, trees
-from olivebuild.blobs import Batch
-from olivebuild.errors import Damaged, StepError, StoreError, of_disk
-from olivebuild.locks import locked
-from olivebuild.manifest import Entry, Manifest
-from olivebuild.places import Place
-from olivebuild.positioned import pread, pwrite
+from olivebuild.cache import tensor_locations
+from olivebuild.cache.blobs import Batch
+from olivebuild.cache.manifest import Entry, Manifest
+from olivebuild.cache.tensor_locations import Place
+from olivebuild.core import hashing
+from olivebuild.core.errors import Damaged, StepError, StoreError, of_disk
+from olivebuild.core.fs import modes, opening, portable_names, trees
+from olivebuild.core.fs.locks import locked
+from olivebuild.core.fs.positioned import pread, pwrite
+from olivebuild.formats import safetensors
 
 WRITTEN = ("workspaces", "places", "proofs", "history")
 """Folders of small files, each of which is written whole or not at all."""
@@ -32,7 +35,7 @@ HOUR = 3600
 
 
 class Store:
-    def __init__(self, root: Path, mode: int = digest.ALL) -> None:
+    def __init__(self, root: Path, mode: int = hashing.ALL) -> None:
         """`mode`: who may read what is stored, by the system's bits, where the umask allows it."""
         self.root = root
         self.mode = mode
@@ -115,7 +118,7 @@ class Store:
     # Writing
 
     def put_bytes(self, data: bytes) -> str:
-        name = digest.of_bytes(data)
+        name = hashing.of_bytes(data)
         self._publish(name, data)
         return name
 
@@ -127,8 +130,8 @@ class Store:
 
         Raises StepError on links and odd files.
         """
-        found = {path.relative_to(folder).as_posix(): path for path in digest.files_below(folder)}
-        if odd := next((name for name in found if not names.is_text(name)), None):
+        found = {path.relative_to(folder).as_posix(): path for path in hashing.files_below(folder)}
+        if odd := next((name for name in found if not portable_names.is_text(name)), None):
             raise StepError(
                 f"the name of the output {odd!r} is not UTF-8 text",
                 hint="give the file another name",
@@ -150,9 +153,9 @@ class Store:
         runs: list[tuple[str, int]] = []
         with open(path, "rb") as f, self.batch(scratch, sync=sync) as batch:
             for size in _runs(path, mode.st_size):
-                blob = batch.blob(digest.readers(mode.st_mode))
+                blob = batch.blob(hashing.readers(mode.st_mode))
                 left = size
-                while left and (chunk := f.read(min(left, digest.CHUNK))):
+                while left and (chunk := f.read(min(left, hashing.CHUNK))):
                     blob.write(chunk)
                     left -= len(chunk)
                 if left:
@@ -191,7 +194,7 @@ class Store:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            digest.write_atomically(path, data, self.mode)
+            hashing.write_atomically(path, data, self.mode)
         except OSError as e:
             raise of_disk(e, "the cache") from None
 
@@ -208,7 +211,7 @@ class Store:
             raise modes.hidden(e) from None
         except OSError:
             raise Damaged(blob, "is missing") from None
-        if digest.of_bytes(data) != blob:
+        if hashing.of_bytes(data) != blob:
             self.quarantine(blob)
             raise Damaged(blob, "is damaged")
         return data
@@ -272,7 +275,7 @@ class Store:
         # A worker may find the folder at another place meanwhile, so that nothing is not the last
         # word.
         if not self._lent.get(base):
-            self._lent[base] = places.lenders(self.root, base)
+            self._lent[base] = tensor_locations.lenders(self.root, base)
         return self._lent[base]
 
     def restore(self, manifest: Manifest, folder: Path, *, sync: bool = False) -> None:
@@ -286,14 +289,16 @@ class Store:
         for entry in manifest.files:
             path = folder / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "wb", opener=digest.opener(self._mode_of(entry, manifest.base))) as out:
+            with open(
+                path, "wb", opener=hashing.opener(self._mode_of(entry, manifest.base))
+            ) as out:
                 offsets = accumulate((size for _, size in entry.runs()), initial=0)
                 pieces = [
                     (out.fileno(), manifest.base, blob, size, at)
                     for (blob, size), at in zip(entry.runs(), offsets, strict=False)
                 ]
                 # One build must be enough to find them all.
-                faults += [fault for fault in digest.in_threads(self._copy, pieces) if fault]
+                faults += [fault for fault in hashing.in_threads(self._copy, pieces) if fault]
                 if sync and not faults:
                     os.fsync(out.fileno())
             if entry.executable:
@@ -306,7 +311,7 @@ class Store:
         mode = self.mode
         for blob, size in entry.runs():
             with contextlib.suppress(OSError):
-                mode &= digest.readers(self.find(blob, size, base).path.stat().st_mode)
+                mode &= hashing.readers(self.find(blob, size, base).path.stat().st_mode)
         return mode
 
     def _copy(self, out: int, base: str, blob: str, size: int, at: int) -> Damaged | None:
@@ -315,7 +320,7 @@ class Store:
         Positioned writes: several threads share the file.
         """
         place = self.find(blob, size, base)
-        hasher = digest.hasher()
+        hasher = hashing.hasher()
         try:
             source = opening.open_handle(place.path)
         except PermissionError as e:
@@ -325,7 +330,7 @@ class Store:
         try:
             done = 0
             while done < size and (
-                chunk := pread(source, min(size - done, digest.CHUNK), place.offset + done)
+                chunk := pread(source, min(size - done, hashing.CHUNK), place.offset + done)
             ):
                 hasher.update(chunk)
                 pwrite(out, chunk, at + done)
@@ -363,15 +368,15 @@ def _runs(path: Path, size: int) -> list[int]:
     their segments.
     """
     if path.suffix == ".safetensors":
-        found = tensors.tensors_of(path)
+        found = safetensors.tensors_of(path)
         header = found[0].start if found else size
         return [header, *(t.end - t.start for t in found if t.end > t.start)]
-    return digest.segments(size)
+    return hashing.segments(size)
 
 
-def plain(blob: Path, count: digest.Count = digest.nobody) -> str:
+def plain(blob: Path, count: hashing.Count = hashing.nobody) -> str:
     """The digest that a blob is named by: a tensor's may be longer than a segment.
 
     Raises OSError.
     """
-    return digest.of_range(blob, 0, None, count)[0]
+    return hashing.of_range(blob, 0, None, count)[0]

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from olivebuild import digest, opening, tensors
+from olivebuild.core import hashing
+from olivebuild.core.fs import opening
+from olivebuild.formats import safetensors
 
 
 class Place(Struct, frozen=True):
@@ -47,7 +49,7 @@ def of_folder(root: Path, model: str, folder: Path) -> Ranges:
     """
     # By the real path: the same files are reached through links, too.
     where = folder.resolve()
-    file = root / "places" / f"{model}-{digest.of_bytes(str(where))[:8]}.json"
+    file = root / "places" / f"{model}-{hashing.of_bytes(str(where))[:8]}.json"
     return _load(file) or _note(file, where)
 
 
@@ -56,13 +58,13 @@ def size_of(file: Path) -> int:
     return sum(size for _, _, _, size in _load(file))
 
 
-def is_right(file: Path, count: digest.Count) -> bool:
+def is_right(file: Path, count: hashing.Count) -> bool:
     """Whether the bytes still are what a file of places says, where the stats are; true where
     nobody would read them.
     """
     try:
         return all(
-            digest.of_range(path, start, size, count)[0] == tensor
+            hashing.of_range(path, start, size, count)[0] == tensor
             for path, tensor, start, size in _load(file)
         )
     except OSError:
@@ -80,7 +82,7 @@ def _load(file: Path) -> Ranges:
         found: Ranges = []
         for name, stat, ranges in data["files"]:
             path = Path(data["folder"], name)
-            if list(digest.stat_of(path)) != stat:
+            if list(hashing.stat_of(path)) != stat:
                 return []
             found += [(path, str(tensor), int(start), int(size)) for tensor, start, size in ranges]
         return found
@@ -89,21 +91,21 @@ def _load(file: Path) -> Ranges:
 
 
 def _note(file: Path, folder: Path) -> Ranges:
-    files: list[tuple[str, digest.Stat, list[list[object]]]] = []
-    for name in tensors.weight_files(folder).names:
+    files: list[tuple[str, hashing.Stat, list[list[object]]]] = []
+    for name in safetensors.weight_files(folder).names:
         path = folder / name
-        stat = digest.stat_of(path)
+        stat = hashing.stat_of(path)
         files.append(
             (
                 name,
                 stat,
-                [[found, t.start, t.end - t.start] for t, found in tensors.digests_of(path)],
+                [[found, t.start, t.end - t.start] for t, found in safetensors.digests_of(path)],
             )
         )
     # A file changed in this very tick may change again without a visible difference: wait until it
     # can't.
-    digest.wait_for_tick(file.parent, max(max(f[1][3:]) for f in files))
-    digest.write_atomically(
-        file, digest.canonical_json({"folder": str(folder), "files": files}).encode()
+    hashing.wait_for_tick(file.parent, max(max(f[1][3:]) for f in files))
+    hashing.write_atomically(
+        file, hashing.canonical_json({"folder": str(folder), "files": files}).encode()
     )
     return _load(file)

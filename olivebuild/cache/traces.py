@@ -14,12 +14,13 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, to_builtins
 
-from olivebuild import digest, modes, opening
-from olivebuild.errors import of_disk
-from olivebuild.index import Index
-from olivebuild.key import Part
-from olivebuild.records import decode
-from olivebuild.store import Store
+from olivebuild.cache.index import Index
+from olivebuild.cache.key import Part
+from olivebuild.cache.store import Store
+from olivebuild.core import hashing
+from olivebuild.core.errors import of_disk
+from olivebuild.core.fs import modes, opening
+from olivebuild.core.strict_json import decode
 
 
 class Trace(Struct, frozen=True):
@@ -102,7 +103,7 @@ class Traces:
             _parse(text, key)
         except ValueError:
             check, _, body = text.partition("\n")
-            return digest.of_bytes(body) == check
+            return hashing.of_bytes(body) == check
         return False
 
     def put(self, trace: Trace) -> None:
@@ -111,9 +112,9 @@ class Traces:
         file = self.file(trace.key)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            digest.write_atomically(file, _text(trace).encode())
+            hashing.write_atomically(file, _text(trace).encode())
             # What was told to be done is not lost with the power.
-            digest.sync_folder(file.parent)
+            hashing.sync_folder(file.parent)
         except OSError as e:
             raise of_disk(e, "the cache") from None
         self._note(trace)
@@ -169,7 +170,7 @@ class Traces:
 def _text(trace: Trace) -> str:
     """With a digest of its own, so that a flipped bit is no answer."""
     text = trace.to_json()
-    return f"{digest.of_bytes(text)}\n{text}"
+    return f"{hashing.of_bytes(text)}\n{text}"
 
 
 def _parse(text: str, key: str) -> Trace | None:
@@ -178,7 +179,7 @@ def _parse(text: str, key: str) -> Trace | None:
     Raises ValueError on anything that is not a trace.
     """
     check, _, body = text.partition("\n")
-    if digest.of_bytes(body) != check:
+    if hashing.of_bytes(body) != check:
         return None
     trace = Trace.from_json(body)
     return trace if trace.key == key else None

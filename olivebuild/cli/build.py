@@ -12,26 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec.structs import asdict
-from olivebuild.build import Builder
-from olivebuild.build_report import BuildReport
-from olivebuild.digest import filesystem_time
-from olivebuild.errors import BuildError
-from olivebuild.events import Event
-from olivebuild.executor import Executor
-from olivebuild.history import Entry
-from olivebuild.options import Manner, open_all, open_changed, place
-from olivebuild.plan import FrozenNodeChanged, Plan
-from olivebuild.project import Project
-from olivebuild.recording import Done, Recorder, history_of, record
-from olivebuild.showing import Showing
-from olivebuild.sinks import Place, Sinks
-from olivebuild.states import Verdict
-from olivebuild.turns import ResourcePool, limits_of
 
-from olivebuild import incremental, lines, machine, noop
+from olivebuild.api.action import Executor
+from olivebuild.api.event import Event
+from olivebuild.cli.options import Manner, open_all, open_changed, place
+from olivebuild.core import host
+from olivebuild.core.errors import BuildError
+from olivebuild.core.hashing import filesystem_time
+from olivebuild.engine import noop
+from olivebuild.engine.build_report import BuildReport
+from olivebuild.engine.builder import Builder
+from olivebuild.engine.history import Entry
+from olivebuild.engine.recorder import Done, Recorder, history_of, record
+from olivebuild.engine.scheduler import ResourcePool, limits_of
+from olivebuild.planner import incremental
+from olivebuild.planner.plan import FrozenNodeChanged, Plan
+from olivebuild.planner.project import Project
+from olivebuild.planner.states import Verdict
+from olivebuild.ui import plain
+from olivebuild.ui.display import Showing
+from olivebuild.ui.trackers import Place, Sinks
 
 if TYPE_CHECKING:
-    from olivebuild.gates import Judgement
+    from olivebuild.metrics.gates import Judgement
 
 
 def build_and_remember(
@@ -84,7 +87,7 @@ def build(
 ) -> tuple[BuildReport, int]:
     """What was done, and the exit code. `done`: what it did before it began anew, if it did."""
     goals = project.goals(targets)
-    pool = ResourcePool(limits_of(manner.resources, machine.resources() | project.graph.limits))
+    pool = ResourcePool(limits_of(manner.resources, host.resources() | project.graph.limits))
     sinks = Sinks(
         tuple(Place.parse(text) for text in dict.fromkeys(manner.log_to)),
         project.graph.recipe.folder.name,
@@ -139,7 +142,7 @@ def build(
     else:
         _show(project, report, goals, judged, entry)
     if report.errors:
-        from olivebuild.console import show_error
+        from olivebuild.ui.console import show_error
 
         for error in report.errors:
             show_error(error)
@@ -159,14 +162,13 @@ def _show(
     What draws takes long to import, and most builds have nothing to draw.
     """
     shown = _to_show(project, report.plan, goals) if report.plan else []
-    if not shown and not judged and lines.are_enough():
+    if not shown and not judged and plain.are_enough():
         if not report.failed:
-            click.echo("".join(lines.summary(report)))
+            click.echo("".join(plain.summary(report)))
         return
-    from olivebuild.comparing import since_last
-    from olivebuild.metric_records import read_choice, read_metrics
-
-    from olivebuild import console
+    from olivebuild.engine.comparison import since_last
+    from olivebuild.metrics.records import read_choice, read_metrics
+    from olivebuild.ui import console
 
     for name, trace_metrics in shown:
         kind = project.graph.targets[name].kind

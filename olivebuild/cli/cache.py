@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
-from olivebuild.options import JSON, open_all, open_if_there, recipe_options
+
+from olivebuild.cli.options import JSON, open_all, open_if_there, recipe_options
 
 if TYPE_CHECKING:
-    from olivebuild.gc import Result, Sweep
+    from olivebuild.cache.gc import Result, Sweep
 
 
 @click.command()
@@ -48,10 +49,11 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
     \b
     olivebuild verify --repair
     """
-    from olivebuild.project import cache_folder
-    from olivebuild.store import Store
-
-    from olivebuild import live, text, verify
+    from olivebuild.cache.store import Store
+    from olivebuild.core import text
+    from olivebuild.planner import verify
+    from olivebuild.planner.project import cache_folder
+    from olivebuild.ui import live
 
     project = open_if_there(ctx)
     store = project.planner.store if project else Store(cache_folder())
@@ -99,7 +101,7 @@ def quantity(read: str) -> Callable[[click.Context, click.Parameter, str | None]
     """An option that takes `50GB` or `30d`: which function of `text` reads it."""
 
     def convert(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
-        from olivebuild import text
+        from olivebuild.core import text
 
         try:
             return None if value is None else int(getattr(text, read)(value))
@@ -141,11 +143,11 @@ def gc(
     """
     from functools import partial
 
-    from olivebuild.history import targets_made
-    from olivebuild.project import cache_folder
-    from olivebuild.store import Store
-
-    from olivebuild import gc, text
+    from olivebuild.cache import gc
+    from olivebuild.cache.store import Store
+    from olivebuild.core import text
+    from olivebuild.engine.history import targets_made
+    from olivebuild.planner.project import cache_folder
 
     project = open_if_there(ctx)
     store = project.planner.store if project else Store(cache_folder())
@@ -179,7 +181,7 @@ def _as_json(found: Sweep, limit: int | None, deleted: bool) -> dict[str, Any]:
 
 
 def _as_lines(found: Sweep, limit: int | None, deleted: bool) -> list[str]:
-    from olivebuild.text import clean, size
+    from olivebuild.core.text import clean, size
 
     lines = [clean(_line(result)) for result in found.results]
     files = sum(found.files.values())
@@ -207,7 +209,7 @@ def _as_lines(found: Sweep, limit: int | None, deleted: bool) -> list[str]:
 
 def _line(result: Result) -> str:
     """`412 MB  adapter    41 days ago  /home/me/tone`"""
-    from olivebuild.text import size
+    from olivebuild.core.text import size
 
     days = max(0, int((time.time() - result.used) / 86400))
     age = "today" if days == 0 else "yesterday" if days == 1 else f"{days} days ago"

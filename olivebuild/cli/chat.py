@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from olivebuild.errors import BuildError, InputError, RecipeError
-from olivebuild.options import SET, TARGET, open_all, recipe_options
-from olivebuild.small_files import special
-from olivebuild.talker import Refused, Settings, Talker
 
-from olivebuild import names
+from olivebuild.cli.options import SET, TARGET, open_all, recipe_options
+from olivebuild.core.errors import BuildError, InputError, RecipeError
+from olivebuild.core.fs import portable_names
+from olivebuild.core.fs.small_files import special
+from olivebuild.executors.model_process import Refused, Settings, Talker
 
 if TYPE_CHECKING:
-    from olivebuild.graph import Graph
-    from olivebuild.plan import Plan
-    from olivebuild.project import Project
+    from olivebuild.planner.plan import Plan
+    from olivebuild.planner.project import Project
+    from olivebuild.recipe.graph import Graph
 
 SUBJECTS = ("model", "merged", "adapter", "onnx", "choice")
 DATA = click.option(
@@ -191,14 +191,13 @@ def predict(
             for line in lines_of(talker):
                 click.echo(line)
         return
-    from olivebuild.locks import try_lock
+    from olivebuild.core import hashing
+    from olivebuild.core.fs.locks import try_lock
 
-    from olivebuild import digest
-
-    identity = digest.of_json(
+    identity = hashing.of_json(
         [
             made.digests,
-            digest.of_file(rows),
+            hashing.of_file(rows),
             forms,
             max_tokens,
             *([made.template_date] if made.template_date else []),
@@ -218,7 +217,7 @@ def build_subject(project: Project, target: str) -> Subject:
 
     Raises RecipeError for a target that is no model, and the error of a step that fails.
     """
-    from olivebuild.actions import trusts
+    from olivebuild.engine.actions import trusts
 
     graph = project.graph
     graph.one(target)
@@ -260,11 +259,10 @@ def build_subject(project: Project, target: str) -> Subject:
 
 def _build(project: Project, goals: list[str]) -> Plan:
     """What it tells goes to stderr: stdout is for answers."""
-    from olivebuild.build import Builder
-    from olivebuild.live import on_stderr
-    from olivebuild.recording import Recorder, record
-
+    from olivebuild.engine.builder import Builder
+    from olivebuild.engine.recorder import Recorder, record
     from olivebuild.executors.local import LocalExecutor
+    from olivebuild.ui.live import on_stderr
 
     with on_stderr() as display:
         recorder = Recorder(display)
@@ -298,7 +296,7 @@ def form_of(graph: Graph, name: str, *, single: bool = False) -> dict[str, str]:
             where=where,
             hint="it needs prompt, user or messages",
         )
-    from olivebuild.templates import columns_in
+    from olivebuild.data.templates import columns_in
 
     if single and (form["format"] == "messages" or len(set(columns_in(form["text"]))) != 1):
         raise RecipeError(
@@ -332,7 +330,7 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
         with contextlib.suppress(ImportError):
             # Arrow keys and earlier lines, where the system has them.
             import readline  # noqa: F401
-    from olivebuild.console import show_error
+    from olivebuild.ui.console import show_error
 
     start = [{"role": "system", "content": system}] if system else []
     messages, interrupted = start, False
@@ -350,7 +348,7 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
         interrupted = False
         if text.strip() == "/new":
             messages = start
-        elif not names.is_text(text):
+        elif not portable_names.is_text(text):
             odd = InputError(
                 "the line is not UTF-8 text", where="standard input", hint="write it as UTF-8"
             )
@@ -375,7 +373,7 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
 
 def _answer(talker: Talker, question: dict[str, Any]) -> tuple[str, bool]:
     """What the model wrote, shown as it comes, and whether it was interrupted."""
-    from olivebuild.text import clean
+    from olivebuild.core.text import clean
 
     answer, interrupted = "", False
     try:
@@ -412,8 +410,8 @@ def write_lines(asked: Callable[[int], Settings], log: Path, out: Path, part: Pa
     """All lines into `out`, at once when the last is there; until then they are in `part`, from
     which a later run goes on.
     """
-    from olivebuild.events import Event
-    from olivebuild.live import on_stderr
+    from olivebuild.api.event import Event
+    from olivebuild.ui.live import on_stderr
 
     first = whole_lines(part)
     with Talker(asked(first), log) as talker, open(part, "ab") as file, on_stderr() as display:

@@ -1,19 +1,21 @@
-"""The verbs beside build, plan and why: looking at things, and changing what a recipe stands on."""
+"""graph, status and log."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
 
 import click
-from olivebuild.errors import BuildError, RecipeError
-from olivebuild.options import JSON, TARGET, TARGETS, open_all, open_recipe, place, recipe_options
 
-from olivebuild import text
-
-if TYPE_CHECKING:
-    from olivebuild.project import Project
+from olivebuild.cli.options import (
+    JSON,
+    TARGET,
+    open_all,
+    open_recipe,
+    recipe_options,
+)
+from olivebuild.core import text
+from olivebuild.core.errors import BuildError
 
 
 @click.command()
@@ -28,10 +30,12 @@ def graph(ctx: click.Context, form: str | None) -> None:
     olivebuild graph
     olivebuild graph --dot | dot -Tsvg > graph.svg
     """
-    from olivebuild import drawing
+    from olivebuild.ui import graph_text
 
     click.echo(
-        {"dot": drawing.dot, "mermaid": drawing.mermaid, None: drawing.tree}[form](open_recipe(ctx))
+        {"dot": graph_text.dot, "mermaid": graph_text.mermaid, None: graph_text.tree}[form](
+            open_recipe(ctx)
+        )
     )
 
 
@@ -48,9 +52,9 @@ def status(ctx: click.Context, as_json: bool) -> None:
     \b
     olivebuild status
     """
-    from olivebuild.console import show_faults
-
-    from olivebuild import drops, live
+    from olivebuild.data import drops
+    from olivebuild.ui import live
+    from olivebuild.ui.console import show_faults
 
     project = open_all(ctx)
     with live.hashing(project.workspace.memo):
@@ -110,7 +114,7 @@ def log(ctx: click.Context, target: str) -> None:
     \b
     olivebuild log adapter
     """
-    from olivebuild import opening
+    from olivebuild.core.fs import opening
 
     project = open_all(ctx)
     project.graph.one(target)
@@ -132,139 +136,3 @@ def log(ctx: click.Context, target: str) -> None:
             else words,
             nl=False,
         )
-
-
-@click.command()
-@JSON
-def doctor(as_json: bool) -> None:
-    """Show what this machine has and what each kind can run here.
-
-    \b
-    olivebuild doctor
-    """
-    from olivebuild import doctor as doctors
-
-    facts = doctors.examine()
-    click.echo(json.dumps(facts, indent=2) if as_json else doctors.to_text(facts))
-
-
-@click.command()
-def schema() -> None:
-    """Print the JSON Schema of recipes, for editors.
-
-    \b
-    olivebuild schema > olivebuild.schema.json
-    """
-    from olivebuild.schema import recipe_schema
-
-    click.echo(json.dumps(recipe_schema(), indent=2))
-
-
-@click.command()
-@recipe_options
-@click.option("--model", required=True, help="A Hugging Face folder, hf:ID, or gguf:FILE.")
-@click.option("--data", required=True, help="A jsonl, json, csv, tsv or parquet file.")
-@click.option("--force", is_flag=True, help="Overwrite a recipe that is there.")
-@click.pass_context
-def init(ctx: click.Context, model: str, data: str, force: bool) -> None:
-    """Write a recipe for a model and a data file.
-
-    \b
-    olivebuild init --model hf:Qwen/Qwen2.5-0.5B-Instruct --data data/rows.jsonl
-    """
-    from olivebuild import scaffold
-
-    folder, name = place(ctx)
-    file, notes = scaffold.write_recipe(folder, name, model, data, force)
-    for note in notes:
-        click.echo(f"note: {text.clean(note)}")
-    click.echo(f"wrote {file}; next: olivebuild plan")
-
-
-@click.command()
-@TARGETS
-@recipe_options
-@click.option(
-    "--template-date",
-    is_flag=True,
-    help="Only the date that chat templates are told: today's, in UTC.",
-)
-@click.pass_context
-def update(ctx: click.Context, targets: tuple[str, ...], template_date: bool) -> None:
-    """Pin remote sources and library versions anew in olivebuild.lock.
-
-    \b
-    olivebuild update base
-    olivebuild update --template-date
-    """
-    if template_date:
-        if targets:
-            from olivebuild import clock
-
-            dates = [text for text in targets if clock.is_date(text)]
-            fact = "--template-date takes no date" if dates else "--template-date takes no targets"
-            hint = (
-                "today's, in UTC, becomes that of the whole recipe, in olivebuild.lock; the field "
-            )
-            hint += (
-                f"`template_date: {dates[0] if dates else clock.today()}` of a model sets another"
-            )
-            raise RecipeError(fact, where="command line", hint=hint)
-        update_template_date(open_all(ctx))
-        return
-    from olivebuild.live import Display
-    from olivebuild.machine import installed
-    from olivebuild.pinning import pin
-
-    from olivebuild.executors.local import LocalExecutor
-
-    project = open_all(ctx)
-    names = project.graph.goals(targets) if targets else list(project.graph.targets)
-    display = Display()
-    for node in list(project.graph.nodes.values()):
-        source = node.source
-        if node.target in names and source and source.remote:
-            before = project.lock.sources.get(source.text)
-            after = pin(project.planner, LocalExecutor(), node, display)
-            change = "unchanged" if before == after else f"{before or 'not pinned'} -> {after}"
-            click.echo(f"{source.text}: {change}")
-    for name, before in sorted(project.lock.libraries.items()):
-        now = installed(name)
-        if now and now != before:
-            project.lock.note_version(name, now)
-            click.echo(f"{name}: {before} -> {now}")
-    project.lock.save()
-
-
-def update_template_date(project: Project) -> None:
-    from olivebuild.dating import LABEL
-
-    from olivebuild import clock
-
-    before, now = project.lock.template_date, clock.today()
-    project.lock.pin_template_date(now)
-    project.lock.save()
-    click.echo(
-        f"{LABEL}: " + ("unchanged" if before == now else f"{before or 'not pinned'} -> {now}")
-    )
-    for node in project.graph.nodes.values():
-        if (own := node.fields.get(LABEL)) and own != clock.FREEZE:
-            click.echo(f"{node.target} has a {LABEL} of its own, {own}, which stays")
-
-
-@click.command()
-@TARGET
-@recipe_options
-@click.pass_context
-def accept(ctx: click.Context, target: str) -> None:
-    """Keep a target's old result for new versions of libraries, recorded as accepted.
-
-    \b
-    olivebuild accept adapter
-    """
-    from olivebuild.accepting import accept_target
-
-    project = open_all(ctx)
-    project.graph.one(target)
-    for line in accept_target(project.planner, target):
-        click.echo(line)

@@ -1,18 +1,28 @@
-"""`olivebuild accept`: take an old result as the result for new library versions, without running
-anything.
-"""
+"""update and accept: what is pinned in olivebuild.lock, and old results taken for new versions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import click
 from msgspec.structs import replace
-from olivebuild.errors import BuildError
-from olivebuild.explain import changed_steps
-from olivebuild.key import compare
-from olivebuild.plan import Planner
-from olivebuild.states import Verdict
-from olivebuild.workspace import Last
+
+from olivebuild.cache.key import compare
+from olivebuild.cli.options import (
+    TARGET,
+    TARGETS,
+    open_all,
+    recipe_options,
+)
+from olivebuild.core.errors import BuildError, RecipeError
+from olivebuild.planner.plan import Planner
+from olivebuild.planner.states import Verdict
+from olivebuild.planner.workspace import Last
+from olivebuild.ui.why import changed_steps
+
+if TYPE_CHECKING:
+    from olivebuild.planner.project import Project
 
 
 def accept_target(planner: Planner, target: str) -> Iterator[str]:
@@ -58,3 +68,88 @@ def accept_target(planner: Planner, target: str) -> Iterator[str]:
     planner.workspace.save()
     if not accepted:
         yield f"{target}: nothing to accept"
+
+
+@click.command()
+@TARGETS
+@recipe_options
+@click.option(
+    "--template-date",
+    is_flag=True,
+    help="Only the date that chat templates are told: today's, in UTC.",
+)
+@click.pass_context
+def update(ctx: click.Context, targets: tuple[str, ...], template_date: bool) -> None:
+    """Pin remote sources and library versions anew in olivebuild.lock.
+
+    \b
+    olivebuild update base
+    olivebuild update --template-date
+    """
+    if template_date:
+        if targets:
+            from olivebuild.formats import template_clock
+
+            dates = [text for text in targets if template_clock.is_date(text)]
+            fact = "--template-date takes no date" if dates else "--template-date takes no targets"
+            hint = (
+                "today's, in UTC, becomes that of the whole recipe, in olivebuild.lock; the field "
+            )
+            date = dates[0] if dates else template_clock.today()
+            hint += f"`template_date: {date}` of a model sets another"
+            raise RecipeError(fact, where="command line", hint=hint)
+        update_template_date(open_all(ctx))
+        return
+    from olivebuild.core.host import installed
+    from olivebuild.engine.pin import pin
+    from olivebuild.executors.local import LocalExecutor
+    from olivebuild.ui.live import Display
+
+    project = open_all(ctx)
+    names = project.graph.goals(targets) if targets else list(project.graph.targets)
+    display = Display()
+    for node in list(project.graph.nodes.values()):
+        source = node.source
+        if node.target in names and source and source.remote:
+            before = project.lock.sources.get(source.text)
+            after = pin(project.planner, LocalExecutor(), node, display)
+            change = "unchanged" if before == after else f"{before or 'not pinned'} -> {after}"
+            click.echo(f"{source.text}: {change}")
+    for name, before in sorted(project.lock.libraries.items()):
+        now = installed(name)
+        if now and now != before:
+            project.lock.note_version(name, now)
+            click.echo(f"{name}: {before} -> {now}")
+    project.lock.save()
+
+
+def update_template_date(project: Project) -> None:
+    from olivebuild.formats import template_clock
+    from olivebuild.planner.template_dates import LABEL
+
+    before, now = project.lock.template_date, template_clock.today()
+    project.lock.pin_template_date(now)
+    project.lock.save()
+    click.echo(
+        f"{LABEL}: " + ("unchanged" if before == now else f"{before or 'not pinned'} -> {now}")
+    )
+    for node in project.graph.nodes.values():
+        if (own := node.fields.get(LABEL)) and own != template_clock.FREEZE:
+            click.echo(f"{node.target} has a {LABEL} of its own, {own}, which stays")
+
+
+@click.command()
+@TARGET
+@recipe_options
+@click.pass_context
+def accept(ctx: click.Context, target: str) -> None:
+    """Keep a target's old result for new versions of libraries, recorded as accepted.
+
+    \b
+    olivebuild accept adapter
+    """
+
+    project = open_all(ctx)
+    project.graph.one(target)
+    for line in accept_target(project.planner, target):
+        click.echo(line)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 from msgspec.structs import asdict
-from olivebuild.endings import NO_MEMORY
-from olivebuild.errors import BuildError, RecipeError, StoreError, Where, of_disk
-from olivebuild.options import (
+
+from olivebuild import __version__
+from olivebuild.cli.options import (
     JSON,
     SEEN_KEY,
     SET,
@@ -26,21 +26,21 @@ from olivebuild.options import (
     place,
     recipe_options,
 )
-
-from olivebuild import __version__, streams
+from olivebuild.core import streams
+from olivebuild.core.errors import BuildError, RecipeError, StoreError, Where, of_disk
+from olivebuild.core.exit_reasons import NO_MEMORY
 
 if TYPE_CHECKING:
-    from olivebuild.project import Project
-
+    from olivebuild.planner.project import Project
     from olivebuild.snapshot import StatComparison
 
 ELSEWHERE = {
-    **dict.fromkeys(
-        ("graph", "status", "log", "doctor", "schema", "init", "update", "accept"), "verbs"
-    ),
-    **dict.fromkeys(("clean", "verify", "gc"), "housekeeping"),
-    **dict.fromkeys(("report", "history", "compare"), "looking_back"),
-    **dict.fromkeys(("chat", "predict"), "asking"),
+    **dict.fromkeys(("graph", "status", "log"), "inspect"),
+    **dict.fromkeys(("init", "doctor", "schema"), "setup"),
+    **dict.fromkeys(("update", "accept"), "lock"),
+    **dict.fromkeys(("clean", "verify", "gc"), "cache"),
+    **dict.fromkeys(("report", "history", "compare"), "results"),
+    **dict.fromkeys(("chat", "predict"), "chat"),
 }
 """Verb -> the file that has it."""
 COMMON = ("-C", "-f", "-j", "--directory", "--file", "--jobs")
@@ -68,7 +68,7 @@ class Main(click.Group):
         # A build need not import what the other verbs do.
         if cmd_name in ELSEWHERE:
             found: click.Command = getattr(
-                import_module(f"olivebuild.{ELSEWHERE[cmd_name]}"), cmd_name
+                import_module(f"olivebuild.cli.{ELSEWHERE[cmd_name]}"), cmd_name
             )
             return found
         return super().get_command(ctx, cmd_name)
@@ -120,9 +120,9 @@ def build(
     from olivebuild.executors.local import LocalExecutor
 
     executor = LocalExecutor(manner.jobs)
-    executor.warm_up(() if seen and seen.light else ("olivebuild.step",))
+    executor.warm_up(() if seen and seen.light else ("olivebuild.api.step",))
     try:
-        from olivebuild import building
+        from olivebuild.cli import build as building
 
         building.build_and_remember(ctx, targets, manner, executor, settings, as_json)
     finally:
@@ -148,10 +148,11 @@ def watch(
     \b
     olivebuild watch onnx-int4
     """
-    from olivebuild.events import Event
-
-    from olivebuild import building, console, watching
+    from olivebuild.api.event import Event
+    from olivebuild.cli import build as building
+    from olivebuild.engine import watch as watching
     from olivebuild.executors.local import LocalExecutor
+    from olivebuild.ui import console
 
     folder, file = place(ctx)
 
@@ -198,9 +199,9 @@ def plan(
     \b
     olivebuild plan onnx-int4
     """
-    from olivebuild.findings import problems
-
-    from olivebuild import console, explain, live
+    from olivebuild.planner.checks.findings import problems
+    from olivebuild.ui import console, live
+    from olivebuild.ui import why as explain
 
     project = open_all(ctx, settings)
     with live.hashing(project.workspace.memo):
@@ -262,11 +263,11 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     \b
     olivebuild why onnx-int4
     """
-    from olivebuild.console import show_faults
-    from olivebuild.history import last_failures
-    from olivebuild.recording import history_of
-
-    from olivebuild import explain, live
+    from olivebuild.engine.history import last_failures
+    from olivebuild.engine.recorder import history_of
+    from olivebuild.ui import live
+    from olivebuild.ui import why as explain
+    from olivebuild.ui.console import show_faults
 
     project = open_all(ctx, settings)
     goals = [project.graph.one(target)]
@@ -319,7 +320,7 @@ def run(seen: StatComparison | None = None) -> None:
 
 
 def _fail(error: BuildError) -> int:
-    from olivebuild.console import show_error
+    from olivebuild.ui.console import show_error
 
     # Where nobody can be told, the exit code tells.
     with contextlib.suppress(OSError):

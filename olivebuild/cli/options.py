@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import Struct
-from olivebuild.errors import BuildError
 
 from olivebuild import snapshot
+from olivebuild.core.errors import BuildError
 
 if TYPE_CHECKING:
-    from olivebuild.graph import Graph
-    from olivebuild.project import Project
-
+    from olivebuild.planner.project import Project
+    from olivebuild.recipe.graph import Graph
     from olivebuild.snapshot import StatComparison
 
 
@@ -130,21 +129,21 @@ def place(ctx: click.Context) -> tuple[Path, str | None]:
 
 
 def open_recipe(ctx: click.Context) -> Graph:
-    from olivebuild.project import open_graph
+    from olivebuild.planner.project import open_graph
 
     return open_graph(*place(ctx))
 
 
 def open_if_there(ctx: click.Context) -> Project | None:
     """For what is about the cache, and about a recipe where there is one."""
-    from olivebuild.recipe import FILE_NAME
+    from olivebuild.recipe.file import FILE_NAME
 
     folder, file = place(ctx)
     return open_all(ctx) if file or (folder / FILE_NAME).is_file() else None
 
 
 def open_all(ctx: click.Context, settings: tuple[str, ...] = ()) -> Project:
-    from olivebuild.project import open_project
+    from olivebuild.planner.project import open_project
 
     return open_project(*place(ctx), settings)
 
@@ -165,6 +164,6 @@ def open_seen(ctx: click.Context) -> StatComparison | None:
 
 def open_changed(ctx: click.Context, settings: tuple[str, ...], asked: tuple[str, ...]) -> Project:
     """Of what was built before only what has changed since."""
-    from olivebuild.project import open_changed
+    from olivebuild.planner.project import open_changed
 
     return open_changed(*place(ctx), settings, asked, ctx.find_root().obj.get(SEEN_KEY))

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 from msgspec import to_builtins
-from olivebuild.digest import write_atomically
-from olivebuild.options import JSON, open_all, recipe_options
-from olivebuild.streams import json_text
+
+from olivebuild.cli.options import JSON, open_all, recipe_options
+from olivebuild.core.hashing import write_atomically
+from olivebuild.core.streams import json_text
 
 if TYPE_CHECKING:
-    from olivebuild.metric_records import Metrics
-    from olivebuild.project import Project
+    from olivebuild.metrics.records import Metrics
+    from olivebuild.planner.project import Project
 
 
 @click.command()
@@ -57,11 +58,10 @@ def report(
     olivebuild report --open
     olivebuild report --markdown --junit gates.xml
     """
-    from olivebuild.report import collect
-    from olivebuild.report import junit as xml
-    from olivebuild.report import markdown as md
-
-    from olivebuild import live
+    from olivebuild.ui import live
+    from olivebuild.ui.report.collect import report as collect
+    from olivebuild.ui.report.render import junit as xml
+    from olivebuild.ui.report.render import markdown as md
 
     project = open_all(ctx)
     with live.hashing(project.workspace.memo):
@@ -79,10 +79,10 @@ def report(
     if junit:
         write(junit, xml.render(found))
     if out or show or not (as_json or markdown):
-        from olivebuild.report import page
+        from olivebuild.ui.report.render import html
 
         file = out or project.workspace.build / "report.html"
-        write(file, page.render(found))
+        write(file, html.render(found))
         click.echo(f"wrote {file}", err=as_json or markdown)
         if show:
             webbrowser.open(file.resolve().as_uri())
@@ -112,8 +112,8 @@ def history(ctx: click.Context, as_json: bool, count: int) -> None:
     \b
     olivebuild history
     """
-    from olivebuild.console import show_history
-    from olivebuild.recording import history_of
+    from olivebuild.engine.recorder import history_of
+    from olivebuild.ui.console import show_history
 
     entries = history_of(open_all(ctx)).read()
     if as_json:
@@ -138,18 +138,17 @@ def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
     olivebuild compare 2026-11-20 last
     olivebuild compare merged onnx-int4
     """
-    from olivebuild.console import show_comparison
-    from olivebuild.history import find, names_build
-    from olivebuild.recording import history_of
-
-    from olivebuild import comparing
+    from olivebuild.engine import comparison
+    from olivebuild.engine.history import find, names_build
+    from olivebuild.engine.recorder import history_of
+    from olivebuild.ui.console import show_comparison
 
     project = open_all(ctx)
     if names_build(old):
         entries = history_of(project).read()
-        found = comparing.of_builds(entries, find(entries, old), find(entries, new))
+        found = comparison.of_builds(entries, find(entries, old), find(entries, new))
     else:
-        found = comparing.of_models(_benchmarks(project), old, new)
+        found = comparison.of_models(_benchmarks(project), old, new)
     if as_json:
         click.echo(json_text(found.to_json(), indent=2))
     else:
@@ -160,7 +159,7 @@ def _benchmarks(project: Project) -> dict[str, Metrics]:
     """Return the metrics of the recipe's benchmarks as they stand, but for what is not measured
     yet.
     """
-    from olivebuild.metric_records import read_metrics
+    from olivebuild.metrics.records import read_metrics
 
     names = [name for name, target in project.graph.targets.items() if target.kind == "benchmark"]
     plan = project.planner.plan(names)

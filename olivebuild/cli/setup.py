@@ -1,7 +1,4 @@
-"""What this machine has, and what each kind can run here.
-
-Heavy libraries are asked in a process of their own.
-"""
+"""init, doctor and schema. Heavy libraries are asked in a process of their own."""
 
 from __future__ import annotations
 
@@ -10,11 +7,18 @@ import platform
 import subprocess
 from typing import Any
 
-from olivebuild.children import python
-from olivebuild.machine import installed
-from olivebuild.project import cache_folder
+import click
 
-from olivebuild import __version__, machine
+from olivebuild import __version__
+from olivebuild.cli.options import (
+    JSON,
+    place,
+    recipe_options,
+)
+from olivebuild.core import host, text
+from olivebuild.core.host import installed
+from olivebuild.core.processes import python
+from olivebuild.planner.project import cache_folder
 
 NEEDS = {
     "model (gguf, pypi)": ("torch", "transformers", "gguf"),
@@ -41,15 +45,15 @@ def examine() -> dict[str, Any]:
         )
     }
     kinds = {kind: [n for n in needs if not libraries[n]] for kind, needs in NEEDS.items()}
-    facts = machine.describe()
+    facts = host.describe()
     return {
         "olivebuild": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": facts["processor"],
         "cores": int(facts["cores"]),
-        "memory_bytes": machine.memory_bytes(),
-        "gpus": list(machine.gpu_names()),
+        "memory_bytes": host.memory_bytes(),
+        "gpus": list(host.gpu_names()),
         "providers": _providers() if libraries["onnxruntime-genai"] else [],
         "cache": str(cache_folder()),
         "libraries": libraries,
@@ -88,3 +92,49 @@ def to_text(facts: dict[str, Any]) -> str:
             runs = f"restores only; missing: {', '.join(state['missing'])}"
         lines.append(f"{kind:<18} {runs}")
     return "\n".join(lines)
+
+
+@click.command()
+@JSON
+def doctor(as_json: bool) -> None:
+    """Show what this machine has and what each kind can run here.
+
+    \b
+    olivebuild doctor
+    """
+
+    facts = examine()
+    click.echo(json.dumps(facts, indent=2) if as_json else to_text(facts))
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors.
+
+    \b
+    olivebuild schema > olivebuild.recipe.schema.json
+    """
+    from olivebuild.recipe.schema import recipe_schema
+
+    click.echo(json.dumps(recipe_schema(), indent=2))
+
+
+@click.command()
+@recipe_options
+@click.option("--model", required=True, help="A Hugging Face folder, hf:ID, or gguf:FILE.")
+@click.option("--data", required=True, help="A jsonl, json, csv, tsv or parquet file.")
+@click.option("--force", is_flag=True, help="Overwrite a recipe that is there.")
+@click.pass_context
+def init(ctx: click.Context, model: str, data: str, force: bool) -> None:
+    """Write a recipe for a model and a data file.
+
+    \b
+    olivebuild init --model hf:Qwen/Qwen2.5-0.5B-Instruct --data data/rows.jsonl
+    """
+    from olivebuild.recipe import scaffold
+
+    folder, name = place(ctx)
+    file, notes = scaffold.write_recipe(folder, name, model, data, force)
+    for note in notes:
+        click.echo(f"note: {text.clean(note)}")
+    click.echo(f"wrote {file}; next: olivebuild plan")

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
-from olivebuild import numerics
+from olivebuild.core import numerics
 
 _NAMES = (
     # Where programs and libraries are found.

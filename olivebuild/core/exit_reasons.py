@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 
-from olivebuild.errors import first_line
+from olivebuild.core.errors import first_line
 
 NO_MEMORY = (
     "there was not enough memory",
@@ -33,7 +33,7 @@ def ending(code: int, peak: int = 0, killed_before: int | None = None) -> tuple[
         name = f"signal {number}"
     if number != signal.SIGKILL:
         return f"was stopped by {name}", ""
-    from olivebuild.text import size
+    from olivebuild.core.text import size
 
     taken = f"; it had taken up to {size(peak)}" if peak else ""
     now = kills()

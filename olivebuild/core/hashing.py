@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from olivebuild import opening
-from olivebuild.journal import Journal
+from olivebuild.core.fs import opening
+from olivebuild.core.journal import Journal
 
 CHUNK = 1 << 20
 SEGMENT = 64 << 20

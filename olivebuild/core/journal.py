@@ -15,7 +15,7 @@ from pathlib import Path
 
 import xxhash
 
-from olivebuild import opening
+from olivebuild.core.fs import opening
 
 CHECK = 16
 SPARE = 1 << 16

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 
-from olivebuild import machine
+from olivebuild.core import host
 
 SETTINGS = (
     # torch, oneDNN (under both of its names), MKL, OpenBLAS and numpy: which instructions of the
@@ -62,7 +62,7 @@ def here(*, gpu: bool = False) -> dict[str, str]:
     """The numerics of what is computed on this machine by a program that is started now; `gpu`:
     with a GPU, where there is one.
     """
-    kinds = sorted(set(machine.gpu_names())) if gpu else []
+    kinds = sorted(set(host.gpu_names())) if gpu else []
     facts = _processor() | ({"gpu": ", ".join(kinds)} if kinds else {"threads": threads()})
     return facts | settings()
 
@@ -89,7 +89,7 @@ def _processor() -> dict[str, str]:
     """The kind of processor, what it computes with, and the C library, whose functions choose among
     these, too.
     """
-    facts = machine.cpu_facts()
+    facts = host.cpu_facts()
     kind = [
         facts[name]
         for name in ("vendor_id", "CPU implementer", "cpu family", "model", "CPU part")
@@ -105,7 +105,7 @@ def _processor() -> dict[str, str]:
     except (AttributeError, ValueError, OSError):
         # macOS computes with a library of the system's own.
         library = f"{platform.system()} {platform.mac_ver()[0] or platform.release()}"
-    name = " ".join(kind) or machine.processor_name()
+    name = " ".join(kind) or host.processor_name()
     return {
         "processor": f"{platform.machine()} {name}",
         "instructions": " ".join(vectors),

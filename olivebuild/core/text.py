@@ -8,8 +8,8 @@ import re
 import sys
 from collections.abc import Iterable
 
-from olivebuild.errors import InvalidValue, Problem
-from olivebuild.streams import escaped
+from olivebuild.core.errors import InvalidValue, Problem
+from olivebuild.core.streams import escaped
 
 _SPACES = dict.fromkeys(
     map(chr, (0x9, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)), " "

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from olivebuild.steps._reading import loads
+from olivebuild.data.readers import loads
 
 ROLES = ("system", "user", "assistant", "tool")
 WANTED = f"a message needs a role ({', '.join(ROLES)}) and a text as content"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from olivebuild import opening
+from olivebuild.core.fs import opening
 
 MAX_REASONS = 5
 FAILED = "the last run failed"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, AnyStr
 
-from olivebuild.errors import InputError, Where
+from olivebuild.core.errors import InputError, Where
 
 LARGEST_RATIO, FREE_BYTES = 200, 1 << 26
 """A file that becomes more than this many times its size, beyond the first bytes, is taken for one

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from olivebuild.errors import Where
+from olivebuild.core.errors import Where
 
 NAME = "origins.parquet"
 DEFAULT_MAX_DROPPED = 0.05

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import InputError, first_line
-from olivebuild.steps._sizes import ROW_BYTES, share_of_parquet
+from olivebuild.core.errors import InputError, first_line
+from olivebuild.data.limits import ROW_BYTES, share_of_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa

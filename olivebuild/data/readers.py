@@ -18,10 +18,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from olivebuild.errors import InputError, Where
-from olivebuild.steps import _parquet
-from olivebuild.steps._sizes import LONGEST_LINE, ROW_BYTES, lines_of, share_of_packed
-from olivebuild.steps._texts import PACKINGS, Say, Text, encoding_of
+from olivebuild.core.errors import InputError, Where
+from olivebuild.data import parquet
+from olivebuild.data.limits import LONGEST_LINE, ROW_BYTES, lines_of, share_of_packed
+from olivebuild.data.text_files import PACKINGS, Say, Text, encoding_of
 
 TRIED_ROWS = 20
 """Rows by which a delimiter is found."""
@@ -74,7 +74,7 @@ def read_file(path: Path, shown: str, say: Say = _silently) -> Iterator[Read]:
 
 
 def _numbered(path: Path, shown: str, say: Say) -> Iterator[Read]:
-    for number, columns in enumerate(_parquet.rows_of(path, shown, say)):
+    for number, columns in enumerate(parquet.rows_of(path, shown, say)):
         yield Read(columns, Where(f"{shown}[{number}]"))
 
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from olivebuild import digest
+from olivebuild.core import hashing
 
 SIMILARITY = 0.8
 SHARED_ROWS, SHARED_LINE, SHARED_FRAME = 10, 0.1, 0.9
@@ -88,9 +88,9 @@ def likeness(texts: Sequence[str], together: Sequence[str] = (), *, near: bool =
     for i, words in enumerate(own):
         # With a name the group's side does not depend on its rows.
         name = (
-            digest.of_json(["group", together[i]])
+            hashing.of_json(["group", together[i]])
             if together and together[i]
-            else digest.of_json(sorted(words))
+            else hashing.of_json(sorted(words))
         )
         root = find(i)
         identity[root] = min(identity.get(root, name), name)
@@ -196,7 +196,7 @@ def sides(groups: Sequence[str], seed: int, holdout: float) -> list[bool]:
 
 
 def places(groups: Sequence[str], seed: int) -> dict[str, float]:
-    return {group: int(digest.of_json([seed, group]), 16) / (1 << 128) for group in set(groups)}
+    return {group: int(hashing.of_json([seed, group]), 16) / (1 << 128) for group in set(groups)}
 
 
 def nearest(groups: Sequence[str], seed: int, *, test: bool) -> str | None:

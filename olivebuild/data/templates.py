@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from olivebuild.steps._values import is_missing, text_of
+from olivebuild.data.values import is_missing, text_of
 
 _PARTS = r"\{\{|\}\}|\{(?P<optional>[^{}?]+)\?(?P<around>(?:[^{}]|\{\})*)\}|\{(?P<column>[^{}]*)\}"
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from olivebuild import opening
-from olivebuild.errors import InputError, Where, first_line
-from olivebuild.steps._sizes import lines_of, share_of_packed
+from olivebuild.core.errors import InputError, Where, first_line
+from olivebuild.core.fs import opening
+from olivebuild.data.limits import lines_of, share_of_packed
 
 Say = Callable[[str], None]
 

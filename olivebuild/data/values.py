@@ -10,7 +10,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from olivebuild.steps._reading import Read, Written
+from olivebuild.data.readers import Read, Written
 
 DATES = (datetime.date, datetime.time)
 LARGEST_WHOLE = 1 << 53

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from olivebuild.dating import LABEL
-from olivebuild.executor import Action, ActionInput, Asked
-from olivebuild.graph import Graph
-from olivebuild.node import Node
-from olivebuild.plan import Plan, Planner
-from olivebuild.states import State, Verdict
+from olivebuild.api.action import Action, ActionInput, Asked
+from olivebuild.api.node import Node
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.states import State, Verdict
+from olivebuild.planner.template_dates import LABEL
+from olivebuild.recipe.graph import Graph
 
 
 def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action:

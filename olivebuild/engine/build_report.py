@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from msgspec import Struct
-from olivebuild.errors import BuildError
-from olivebuild.plan import Plan
+
+from olivebuild.core.errors import BuildError
+from olivebuild.planner.plan import Plan
 
 
 class BuildReport(Struct, kw_only=True):

@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import IO
 
 from msgspec.structs import asdict
-from olivebuild.actions import asking, make_action
-from olivebuild.build_report import BuildReport
-from olivebuild.commit import Commit, RunningAction, remember, remember_fresh, save
-from olivebuild.errors import BuildError, Damaged, StepError, StoreError, of_disk
-from olivebuild.events import Event, Listener
-from olivebuild.executor import ANY, Executor, Message, Outcome
-from olivebuild.failures import Failures
-from olivebuild.incremental import Incremental
-from olivebuild.locks import try_lock
-from olivebuild.node import Node
-from olivebuild.pinning import look, pin_all
-from olivebuild.plan import Plan, Planner
-from olivebuild.preparing import check_locks, check_resources, sweep
-from olivebuild.states import Demand, State, Verdict
-from olivebuild.turns import ReadyQueue, ResourcePool
 
-from olivebuild import locks
+from olivebuild.api.action import ANY, Executor, Message, Outcome
+from olivebuild.api.event import Event, Listener
+from olivebuild.api.node import Node
+from olivebuild.core.errors import BuildError, Damaged, StepError, StoreError, of_disk
+from olivebuild.core.fs import locks
+from olivebuild.core.fs.locks import try_lock
+from olivebuild.engine.actions import asking, make_action
+from olivebuild.engine.build_report import BuildReport
+from olivebuild.engine.commit import Commit, RunningAction, remember, remember_fresh, save
+from olivebuild.engine.failures import Failures
+from olivebuild.engine.pin import look, pin_all
+from olivebuild.engine.preflight import check_locks, check_resources, sweep
+from olivebuild.engine.scheduler import ReadyQueue, ResourcePool
+from olivebuild.planner.incremental import Incremental
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.states import Demand, State, Verdict
 
 POLL_SECONDS = 0.1
 MAX_ATTEMPTS = 4

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import IO
 
 from msgspec import Struct
-from olivebuild.actions import trusts
-from olivebuild.errors import Damaged, InputError, StepError
-from olivebuild.executor import Outcome
-from olivebuild.key import Reason
-from olivebuild.manifest import Manifest
-from olivebuild.plan import Plan, Planner
-from olivebuild.result import Result
-from olivebuild.states import Demand, State
-from olivebuild.store import Store
-from olivebuild.trace import Trace
-from olivebuild.workspace import Last, Workspace
 
-from olivebuild import digest, numerics, workspaces
+from olivebuild.api.action import Outcome
+from olivebuild.api.result import Result
+from olivebuild.cache import gc_roots
+from olivebuild.cache.key import Reason
+from olivebuild.cache.manifest import Manifest
+from olivebuild.cache.store import Store
+from olivebuild.cache.traces import Trace
+from olivebuild.core import hashing, numerics
+from olivebuild.core.errors import Damaged, InputError, StepError
+from olivebuild.engine.actions import trusts
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.states import Demand, State
+from olivebuild.planner.workspace import Last, Workspace
 
 
 class RunningAction(Struct, frozen=True, kw_only=True):
@@ -188,11 +189,11 @@ class Commit:
             return stored.manifest.digest
         path = out / relative
         if not path.is_dir():
-            return digest.of_file(path)
+            return hashing.of_file(path)
         files = [
-            [p.relative_to(path).as_posix(), digest.of_file(p)] for p in digest.files_below(path)
+            [p.relative_to(path).as_posix(), hashing.of_file(p)] for p in hashing.files_below(path)
         ]
-        return digest.of_json(files)
+        return hashing.of_json(files)
 
     def _differences(self, outputs: Mapping[str, str], blob: str) -> list[Reason]:
         """Tell, and return, that equal inputs gave another result than before, if they did."""
@@ -270,13 +271,13 @@ def save(planner: Planner, plan: Plan | None) -> None:
     nodes = frozenset(graph.every or graph.nodes)
     recipe = planner.scan.recipe.file
     with workspace.lock():
-        before = workspaces.registered(store, recipe)
+        before = gc_roots.registered(store, recipe)
         keys: dict[str, str] = {}
         if not before:
             keys |= {name: last.key for name, last in workspace.last.items() if name in nodes}
         if plan:
             keys |= {n: s.key for n, s in plan.states.items() if s.key and s.has_result}
             keys |= plan.keys_elsewhere
-        workspaces.register(store, recipe, before, keys, nodes)
+        gc_roots.register(store, recipe, before, keys, nodes)
     workspace.save()
     planner.scan.lock.save()

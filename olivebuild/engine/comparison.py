@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from msgspec.structs import asdict
-from olivebuild.errors import RecipeError
-from olivebuild.gates import FIGURES
-from olivebuild.history import Entry, Measured
-from olivebuild.key import Reason
-from olivebuild.metric_records import DataMetrics, Metrics, MetricSet, ModelMetrics, decode
-from olivebuild.text import did_you_mean
+
+from olivebuild.cache.key import Reason
+from olivebuild.core.errors import RecipeError
+from olivebuild.core.text import did_you_mean
+from olivebuild.engine.history import Entry, Measured
+from olivebuild.metrics.gates import FIGURES
+from olivebuild.metrics.records import DataMetrics, Metrics, MetricSet, ModelMetrics, decode
 
 
 class Scale(Enum):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from olivebuild.build_report import BuildReport
-from olivebuild.errors import BuildError
-from olivebuild.node import Node
-from olivebuild.plan import Plan, Planner
-from olivebuild.states import Verdict
+from olivebuild.api.node import Node
+from olivebuild.core.errors import BuildError
+from olivebuild.engine.build_report import BuildReport
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.states import Verdict
 
 if TYPE_CHECKING:
-    from olivebuild.finding import PlanProblem
+    from olivebuild.planner.checks.finding import PlanProblem
 
 UNFINISHED = (Verdict.STALE, Verdict.WAITING, Verdict.BROKEN)
 
@@ -50,7 +50,7 @@ class Failures:
         if not any(state.verdict in UNFINISHED for state in plan.states.values()):
             return
         # Not imported where all is fresh.
-        from olivebuild.findings import problems, waiting_for
+        from olivebuild.planner.checks.findings import problems, waiting_for
 
         for problem in problems(self._planner, plan):
             nodes = [plan.states[name].node for name in problem.nodes if name not in self._names]

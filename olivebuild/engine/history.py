@@ -19,12 +19,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
-from olivebuild.errors import RecipeError
-from olivebuild.key import Reason
-from olivebuild.locks import locked
-from olivebuild.records import decode
 
-from olivebuild import digest, opening
+from olivebuild.cache.key import Reason
+from olivebuild.core import hashing
+from olivebuild.core.errors import RecipeError
+from olivebuild.core.fs import opening
+from olivebuild.core.fs.locks import locked
+from olivebuild.core.strict_json import decode
 
 TAIL = 1 << 18
 """The last lines of many targets are in so much of the file; if none is, all of it is read."""
@@ -124,7 +125,7 @@ class History:
     """
 
     def __init__(self, cache: Path, recipe: Path) -> None:
-        self.file = cache / "history" / f"{digest.of_bytes(str(recipe.resolve()))}.jsonl"
+        self.file = cache / "history" / f"{hashing.of_bytes(str(recipe.resolve()))}.jsonl"
 
     def read(self) -> list[Entry]:
         """The builds that can be read, oldest first. Never raises for what the file holds."""
@@ -159,14 +160,14 @@ class History:
             line = _line(entry)
             if self.file.exists() and self.file.stat().st_size + len(line) > MAX_BYTES:
                 known = self.read()
-                digest.write_atomically(
+                hashing.write_atomically(
                     self.file, b"".join(_line(e) for e in known[len(known) // 2 :])
                 )
             with open(self.file, "ab+", buffering=0) as f:
                 if f.tell() and (f.seek(-1, 2), f.read(1))[1] != b"\n":
                     line = b"\n" + line
                 f.write(line)
-            digest.sync(self.file)
+            hashing.sync(self.file)
         return entry
 
 
@@ -186,12 +187,12 @@ def _line(entry: Entry) -> bytes:
     except UnicodeEncodeError:
         # A name that an error tells of need not be text.
         text = msgspec.json.encode(_as_text(msgspec.to_builtins(entry)))
-    return b"%s %s\n" % (digest.of_bytes(text).encode(), text)
+    return b"%s %s\n" % (hashing.of_bytes(text).encode(), text)
 
 
 def _parse(line: bytes) -> Entry | None:
     check, _, text = line.partition(b" ")
-    if not text or digest.of_bytes(text).encode() != check:
+    if not text or hashing.of_bytes(text).encode() != check:
         return None
     try:
         # A later version may say more.

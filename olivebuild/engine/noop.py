@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from olivebuild.invalidation import all_past, answer_stats, answer_variables
-from olivebuild.node_db import NodeDb, packed
-from olivebuild.plan import Plan
-from olivebuild.project import Project
-
-from olivebuild import digest, snapshot
+from olivebuild import snapshot
+from olivebuild.core import hashing
+from olivebuild.planner.invalidation import all_past, answer_stats, answer_variables
+from olivebuild.planner.node_db import NodeDb, packed
+from olivebuild.planner.plan import Plan
+from olivebuild.planner.project import Project
 
 KEPT = 8
 """Commands whose answers are kept for one recipe."""
@@ -54,7 +54,7 @@ def save(
     seen = (str((project.workspace.state / snapshot.SEEN).absolute()), db.name) if db else ("", "")
     variables = answer_variables(plan)
     try:
-        digest.write_atomically(
+        hashing.write_atomically(
             file, snapshot.to_bytes(key, seen, *packed(stats), out, err, code, variables)
         )
         answers = file.parent.glob(f"{snapshot.PREFIX}*")

@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from olivebuild.errors import BuildError
-from olivebuild.events import Event, Listener
-from olivebuild.executor import Action, Executor, Outcome
-from olivebuild.node import Node
-from olivebuild.plan import Planner
+from olivebuild.api.action import Action, Executor, Outcome
+from olivebuild.api.event import Event, Listener
+from olivebuild.api.node import Node
+from olivebuild.core.errors import BuildError
+from olivebuild.planner.plan import Planner
 
 POLL_SECONDS = 0.1
-RUNNER = "olivebuild.steps._pin"
+RUNNER = "olivebuild.ml.kinds.pin"
 
 
 def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> str:

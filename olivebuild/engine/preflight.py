@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from olivebuild.errors import RecipeError
-from olivebuild.locks import try_lock
-from olivebuild.plan import Planner
-from olivebuild.store import WRITTEN, Store
-from olivebuild.turns import ResourcePool
-from olivebuild.workspace import Workspace
-
-from olivebuild import digest, locks
+from olivebuild.cache.store import WRITTEN, Store
+from olivebuild.core import hashing
+from olivebuild.core.errors import RecipeError
+from olivebuild.core.fs import locks
+from olivebuild.core.fs.locks import try_lock
+from olivebuild.engine.scheduler import ResourcePool
+from olivebuild.planner.plan import Planner
+from olivebuild.planner.workspace import Workspace
 
 
 def check_locks(store: Store, workspace: Workspace) -> None:
@@ -47,7 +47,7 @@ def sweep(store: Store) -> None:
     if store.read_only:
         return
     for name in WRITTEN:
-        digest.sweep_abandoned(store.root / name)
+        hashing.sweep_abandoned(store.root / name)
     for folder in (store.root / "tmp").iterdir():
         key = folder.name.partition("-")[0]
         lock = try_lock(store.lock_file(key)) if len(key) == 32 else None

@@ -10,18 +10,17 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.build_report import BuildReport
-from olivebuild.events import Event, Listener
-from olivebuild.history import Entry, History, Judged, Made, Measured
-from olivebuild.plan import Plan
-from olivebuild.project import Project
-from olivebuild.states import State
-from olivebuild.workspace import Workspace
-
 from olivebuild import __version__
+from olivebuild.api.event import Event, Listener
+from olivebuild.engine.build_report import BuildReport
+from olivebuild.engine.history import Entry, History, Judged, Made, Measured
+from olivebuild.planner.plan import Plan
+from olivebuild.planner.project import Project
+from olivebuild.planner.states import State
+from olivebuild.planner.workspace import Workspace
 
 if TYPE_CHECKING:
-    from olivebuild.gates import Judgement
+    from olivebuild.metrics.gates import Judgement
 
 LONG = 64
 """A list of more numbers is raw data, and stays in the trace and the artifact."""

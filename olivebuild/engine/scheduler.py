@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from olivebuild.errors import InvalidValue, RecipeError
-from olivebuild.graph import Graph
-from olivebuild.node import Node, amount_of
-from olivebuild.plan import Plan
-from olivebuild.states import Demand, State, Verdict
+from olivebuild.api.node import Node, amount_of
+from olivebuild.core.errors import InvalidValue, RecipeError
+from olivebuild.planner.plan import Plan
+from olivebuild.planner.states import Demand, State, Verdict
+from olivebuild.recipe.graph import Graph
 
 UNKNOWN_SECONDS = 1.0
 """The cost of a step that never ran here."""

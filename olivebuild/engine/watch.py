@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import watchfiles
-from olivebuild.digest import Stat
-from olivebuild.errors import BuildError, RecipeError
-from olivebuild.lockfile import FILE_NAME as LOCK_NAME
-from olivebuild.lockfile import Lockfile
-from olivebuild.project import Project, open_project
 
-from olivebuild import digest
-from olivebuild.recipe import find
+from olivebuild.core import hashing
+from olivebuild.core.errors import BuildError, RecipeError
+from olivebuild.core.hashing import Stat
+from olivebuild.planner.project import Project, open_project
+from olivebuild.recipe.file import find
+from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
+from olivebuild.recipe.lockfile import Lockfile
 
 QUIET_MS = 150
 """A change counts once nothing more has come for this long."""
@@ -123,7 +123,7 @@ def _wait(seen: Seen) -> Path:
 
 def _stat(path: Path) -> Stat | None:
     try:
-        return digest.stat_of(path)
+        return hashing.stat_of(path)
     except OSError:
         return None
 

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from olivebuild import digest, machine, numerics, ourselves
-from olivebuild.children import python
-from olivebuild.endings import ending, kills
-from olivebuild.errors import BuildError, StepError
-from olivebuild.executor import Action, Message, Needs, Outcome
-from olivebuild.result import Result
+from olivebuild.api.action import Action, Message, Needs, Outcome
+from olivebuild.api.result import Result
+from olivebuild.core import code_version, hashing, host, numerics
+from olivebuild.core.errors import BuildError, StepError
+from olivebuild.core.exit_reasons import ending, kills
+from olivebuild.core.processes import python
 
 if sys.platform == "linux":
     # os.wait4 imports it when a child has ended, when there may be no room for one more open file.
@@ -54,12 +54,12 @@ class Child(Struct):
 class LocalExecutor:
     def __init__(self, jobs: int = 1, tokens: list[str] | None = None) -> None:
         self.jobs = jobs
-        self._tokens = machine.gpu_tokens() if tokens is None else tokens
+        self._tokens = host.gpu_tokens() if tokens is None else tokens
         self._gpus = len(self._tokens)
         self._running: dict[str, Child] = {}
         self._idle: list[Child] = []
         self._queue: queue.SimpleQueue[Message | Outcome] = queue.SimpleQueue()
-        self._code = ourselves.code()
+        self._code = code_version.code()
         self._handing_over = threading.Lock()
         """Held while a child gets an action, or is found to have ended without one: it may do so at
         any moment.
@@ -79,7 +79,7 @@ class LocalExecutor:
         """Start a process for the first action that may share one: its imports, and those of the
         modules `ahead`, pass while this one still plans.
         """
-        if not self._idle and digest.THREADS > 1:
+        if not self._idle and hashing.THREADS > 1:
             self._idle.append(self._child(_spawn([], None, ahead=ahead), [], None))
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
@@ -222,7 +222,7 @@ def _spawn(
     with open(log or os.devnull, "wb") as stderr:
         return subprocess.Popen(
             # -P: a file of the folder where we were started is no module of a library's.
-            python("-m", "olivebuild.worker", *ahead),
+            python("-m", "olivebuild.executors.worker", *ahead),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

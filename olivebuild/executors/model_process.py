@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from olivebuild.children import python
-from olivebuild.errors import BuildError, InputError, StepError
+from olivebuild.core.errors import BuildError, InputError, StepError
+from olivebuild.core.processes import python
 
 GRACE_SECONDS = 3
 
@@ -60,7 +60,7 @@ class Talker:
     def __enter__(self) -> Talker:
         command = python(
             "-m",
-            "olivebuild.steps._talk",
+            "olivebuild.ml.inference.chat_process",
             json.dumps(asdict(self._settings) | {"log": str(self._log)}),
         )
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}

@@ -1,4 +1,4 @@
-"""The process that runs actions: `python -m olivebuild.worker`.
+"""The process that runs actions: `python -m olivebuild.executors.worker`.
 
 Speaks JSON lines on stdout, logs on stderr.
 
@@ -24,14 +24,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from olivebuild import ourselves, privacy
-from olivebuild.children import end_with_parent
-from olivebuild.digest import ALL
-from olivebuild.endings import NO_MEMORY, lacks_memory
-from olivebuild.errors import FULL, BuildError, Damaged, StepError, StoreError, first_line
-from olivebuild.executor import Action
-from olivebuild.job import Job
-from olivebuild.machine import peak_rss
+from olivebuild.api import privacy
+from olivebuild.api.action import Action
+from olivebuild.api.job import Job
+from olivebuild.core import code_version
+from olivebuild.core.errors import FULL, BuildError, Damaged, StepError, StoreError, first_line
+from olivebuild.core.exit_reasons import NO_MEMORY, lacks_memory
+from olivebuild.core.hashing import ALL
+from olivebuild.core.host import peak_rss
+from olivebuild.core.processes import end_with_parent
 
 CHANGED = StepError(
     "olivebuild itself was changed while it was building",
@@ -60,7 +61,7 @@ def main() -> int:
         request = requests.get()
         _log_to(request["log"])
         _forget_peak()
-        if request.get("code") != ourselves.code():
+        if request.get("code") != code_version.code():
             stream.write(json.dumps({"event": "error", **CHANGED.to_json()}) + "\n")
             return 1
         action = Action.from_json(Path(request["action"]).read_text())
@@ -80,7 +81,7 @@ def _import_for(readers: Sequence[list[object]]) -> None:
     the result before it.
     """
     for kind, _ in readers:
-        from olivebuild.step import step_of
+        from olivebuild.api.step import step_of
 
         step = step_of(str(kind))
         for module in step.ahead if step else ():
@@ -160,7 +161,7 @@ def run(action: Action, stream: Any, log: str = "") -> int:
         if isinstance(e, SystemExit | KeyboardInterrupt | GeneratorExit):
             raise
         if lacks_memory(e):
-            from olivebuild.text import size
+            from olivebuild.core.text import size
 
             traceback.print_exc()
             fact = (

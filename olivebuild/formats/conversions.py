@@ -1,7 +1,7 @@
 """Conversions that are known to fail, or to be wrong, by what a model's configuration says: told by
 `plan`, before an hour of training.
 
-Each was found by converting a miniature of the architecture (steps/_proof.py), and holds for the
+Each was found by converting a miniature of the architecture (ml/onnx/proof.py), and holds for the
 versions that are named.
 """
 
@@ -11,8 +11,14 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from olivebuild.machine import installed
-from olivebuild.model_config import Config, Finding, architecture_of, quantised_by, text_config
+from olivebuild.core.host import installed
+from olivebuild.formats.model_config import (
+    Config,
+    Finding,
+    architecture_of,
+    quantised_by,
+    text_config,
+)
 
 
 class Known(NamedTuple):

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from olivebuild.errors import InputError, Where
-from olivebuild.small_files import read_json
+from olivebuild.core.errors import InputError, Where
+from olivebuild.core.fs.small_files import read_json
 
 READ_FIRST = "would let it: look at what it names first"
 MODEL_HINT = f"trust_remote_code: true on the model {READ_FIRST}"

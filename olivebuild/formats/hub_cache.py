@@ -11,8 +11,8 @@ import os
 from fnmatch import fnmatch
 from pathlib import Path
 
-from olivebuild import opening
-from olivebuild.sources import Source
+from olivebuild.core.fs import opening
+from olivebuild.formats.source import Source
 
 SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 """All of a model but its weights."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from olivebuild import foreign, links, onnx_folder
-from olivebuild.digest import files_below
-from olivebuild.errors import Where
-from olivebuild.foreign import Fault
+from olivebuild.core.errors import Where
+from olivebuild.core.fs import links
+from olivebuild.core.hashing import files_below
+from olivebuild.formats import foreign, onnx_folder
+from olivebuild.formats.foreign import Fault
 
 
 def faults(folder: Path, kind: str) -> Iterator[Fault]:

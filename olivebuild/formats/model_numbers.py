@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from olivebuild import digest
-from olivebuild.model_config import Finding
-from olivebuild.tensors import tensors_of
+from olivebuild.core import hashing
+from olivebuild.formats.model_config import Finding
+from olivebuild.formats.safetensors import tensors_of
 
 COUNTS = re.compile(r"(num|n|encoder|decoder)_(\w+_)?(layers?|blocks?|experts?|labels)")
 """How configurations name what modules are made by."""
@@ -58,7 +58,7 @@ def sizes_of(shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
     return len(shapes), max((n for shape in shapes for n in shape), default=0)
 
 
-def sizes_in(file: Path, _count: digest.Count) -> str:
+def sizes_in(file: Path, _count: hashing.Count) -> str:
     return "{} {}".format(*sizes_of([t.shape for t in tensors_of(file)]))
 
 

@@ -10,9 +10,16 @@ import re
 from functools import cache
 from pathlib import Path
 
-from olivebuild import digest
-from olivebuild.model_config import FEWEST, Config, Finding, architecture_of, source_of, text_config
-from olivebuild.tensors import Tensor, tensors_of
+from olivebuild.core import hashing
+from olivebuild.formats.model_config import (
+    FEWEST,
+    Config,
+    Finding,
+    architecture_of,
+    source_of,
+    text_config,
+)
+from olivebuild.formats.safetensors import Tensor, tensors_of
 
 QUANTISED = (
     ".qweight",
@@ -28,7 +35,7 @@ QUANTISED = (
 NARROW = ("F8_E4M3", "F8_E5M2", "F4", "I4", "U4")
 
 
-def quantised_in(file: Path, _count: digest.Count) -> str:
+def quantised_in(file: Path, _count: hashing.Count) -> str:
     """The first tensor of a file that only a quantised model has; empty where there is none."""
     found = [
         t.name

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from fnmatch import fnmatch
 from pathlib import Path
 
-from olivebuild import opening
-from olivebuild.small_files import read_json
+from olivebuild.core.fs import opening
+from olivebuild.core.fs.small_files import read_json
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 LFS = b"version https://git-lfs.github.com/spec/"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from olivebuild import opening
+from olivebuild.core.fs import opening
 
 MOST_FIELDS = 4_000_000
 """A graph of a large model has some hundred thousand fields.

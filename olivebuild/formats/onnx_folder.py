@@ -19,10 +19,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from olivebuild.digest import files_below
-from olivebuild.foreign import Fault
-from olivebuild.onnx_file import Named, named_in
-from olivebuild.small_files import read_json, read_text
+from olivebuild.core.fs.small_files import read_json, read_text
+from olivebuild.core.hashing import files_below
+from olivebuild.formats.foreign import Fault
+from olivebuild.formats.onnx_file import Named, named_in
 
 CONFIG = "genai_config.json"
 READ = (

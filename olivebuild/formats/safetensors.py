@@ -18,9 +18,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Struct
 
-from olivebuild import digest, mistaken, opening
-from olivebuild.errors import InputError
-from olivebuild.small_files import check_size, read_json
+from olivebuild.core import hashing
+from olivebuild.core.errors import InputError
+from olivebuild.core.fs import opening
+from olivebuild.core.fs.small_files import check_size, read_json
+from olivebuild.formats import not_a_model
 
 HEADER_LIMIT = 100 << 20
 READ_FILES = (
@@ -96,7 +98,7 @@ def tensors_of(path: Path) -> list[Tensor]:
             )
         except InputError:
             f.seek(0)
-            if found := mistaken.weights_like(f.read(mistaken.BEGINNING)):
+            if found := not_a_model.weights_like(f.read(not_a_model.BEGINNING)):
                 raise InputError(
                     f"not a safetensors file: {found[0]}", where=str(path), hint=found[1]
                 ) from None
@@ -162,14 +164,14 @@ def _tensor(name: str, text: msgspec.Raw, base: int) -> Tensor:
     )
 
 
-def digests_of(path: Path, count: digest.Count = digest.nobody) -> list[tuple[Tensor, str]]:
+def digests_of(path: Path, count: hashing.Count = hashing.nobody) -> list[tuple[Tensor, str]]:
     """The tensors of a file, each with the digest of its bytes; several are hashed at once."""
     found = tensors_of(path)
     return list(
         zip(
             found,
-            digest.in_threads(
-                lambda t: digest.of_range(path, t.start, t.end - t.start, count)[0], zip(found)
+            hashing.in_threads(
+                lambda t: hashing.of_range(path, t.start, t.end - t.start, count)[0], zip(found)
             ),
             strict=True,
         )
@@ -181,10 +183,10 @@ def sum_of(facts: Iterable[object]) -> str:
 
     It does not depend on order: any sharding of the same tensors adds up to the same.
     """
-    return f"{sum(int(digest.of_json(fact), 16) for fact in facts) % (1 << 128):032x}"
+    return f"{sum(int(hashing.of_json(fact), 16) for fact in facts) % (1 << 128):032x}"
 
 
-def sum_of_tensors(path: Path, count: digest.Count = digest.nobody) -> str:
+def sum_of_tensors(path: Path, count: hashing.Count = hashing.nobody) -> str:
     """Over (name, dtype, shape, digest of the bytes)."""
     return sum_of([t.name, t.dtype, t.shape, found] for t, found in digests_of(path, count))
 
@@ -251,7 +253,7 @@ def chosen_of(names: Collection[str], folder: Path) -> str:
     for name in (WHOLE, INDEX):
         if name in names:
             return name
-    fact, hint = mistaken.without_weights(names)
+    fact, hint = not_a_model.without_weights(names)
     raise InputError(fact, where=str(folder), hint=hint)
 
 
@@ -346,7 +348,7 @@ def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[P
     Raises InputError when there are no safetensors weights or no config.json.
     """
     if not (folder / "config.json").is_file():
-        fact, hint = mistaken.folder_like(folder)
+        fact, hint = not_a_model.folder_like(folder)
         raise InputError(f"not a Hugging Face model folder: {fact}", where=str(folder), hint=hint)
     weights = [folder / name for name in weight_files(folder).names]
     if (folder / "adapter_config.json").is_file():
@@ -380,7 +382,7 @@ def name_in(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def model_digest(folder: Path, memo: digest.StatMemo, *, code: bool = False) -> str:
+def model_digest(folder: Path, memo: hashing.StatMemo, *, code: bool = False) -> str:
     """The digest of what a loader reads: tensors, however sharded, and the non-weight files.
 
     README, .git and the like don't count.
@@ -398,4 +400,4 @@ def model_digest(folder: Path, memo: digest.StatMemo, *, code: bool = False) -> 
 def digest_of_sums(sums: Iterable[str], others: Iterable[tuple[str, str]]) -> str:
     """`others` are (name, digest) of the non-weight files, sorted by name."""
     total = sum(int(s, 16) for s in sums) % (1 << 128)
-    return digest.of_json(["model", f"{total:032x}", [list(other) for other in others]])
+    return hashing.of_json(["model", f"{total:032x}", [list(other) for other in others]])

@@ -1,6 +1,6 @@
 """Where things come from: the schemes that `source:` understands, as values.
 
-Fetching is in steps/_fetch.py, in a worker.
+Fetching is in ml/models/fetch.py, in a worker.
 
 FOLDER or FILE        lies on this machine; relative to the recipe
 gguf:FILE             a GGUF file, turned into a Hugging Face folder
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from olivebuild.errors import InvalidValue
+from olivebuild.core.errors import InvalidValue
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from olivebuild.errors import InvalidValue
-from olivebuild.small_files import parse_json, read_bytes
+from olivebuild.core.errors import InvalidValue
+from olivebuild.core.fs.small_files import parse_json, read_bytes
 
 FUNCTION = "strftime_now"
 FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")

@@ -1,1 +1,1 @@
-"""Metrics of models: gates, comparisons, statistics, Pareto fronts. Knows neither models nor torch."""
+"""Metrics: gates, comparisons, statistics, Pareto fronts. Knows no models and no torch."""

@@ -11,10 +11,10 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from olivebuild.gates import OF_ANSWERS
-from olivebuild.metric_records import Answer, DataMetrics, ModelMetrics, Samples, decode
-from olivebuild.steps._figures import without_answers
-from olivebuild.steps._statistics import (
+from olivebuild.metrics.gates import OF_ANSWERS
+from olivebuild.metrics.records import Answer, DataMetrics, ModelMetrics, Samples, decode
+from olivebuild.metrics.scoring import without_answers
+from olivebuild.metrics.statistics import (
     LOSSES,
     Difference,
     detectable,

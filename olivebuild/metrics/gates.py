@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from olivebuild.errors import BuildError, InvalidValue, RecipeError
+from olivebuild.core.errors import BuildError, InvalidValue, RecipeError
 
 if TYPE_CHECKING:
-    from olivebuild.metric_records import Metrics
+    from olivebuild.metrics.records import Metrics
 
 _TIME = {"ms": 1e-3, "s": 1.0}
 _SIZE = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}

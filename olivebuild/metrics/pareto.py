@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from olivebuild.gates import FIGURES, OF_ANSWERS, Gate, Judgement, judge
+from olivebuild.metrics.gates import FIGURES, OF_ANSWERS, Gate, Judgement, judge
 
 if TYPE_CHECKING:
-    from olivebuild.metric_records import Metrics, MetricSet
+    from olivebuild.metrics.records import Metrics, MetricSet
 
 QUALITIES = ("accuracy", "field_exact", "generated_accuracy", "perplexity")
 SPEEDS = ("e2e", "tokens_per_second")

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from olivebuild.errors import StoreError
+from olivebuild.core.errors import StoreError
 
 T = TypeVar("T")
 Interval = tuple[float | None, ...]

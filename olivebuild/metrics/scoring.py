@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from olivebuild.steps._statistics import share_interval
+from olivebuild.metrics.statistics import share_interval
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from olivebuild.errors import InputError
-from olivebuild.job import Job
-from olivebuild.small_files import read_json
-from olivebuild.step import Result
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
+from olivebuild.core.errors import InputError
+from olivebuild.core.fs.small_files import read_json
 
 if TYPE_CHECKING:
-    from olivebuild.steps._merge_proof import Reference
+    from olivebuild.ml.weights.merge_proof import Reference
 
 
 def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = False) -> None:
@@ -24,8 +24,9 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
     """
     import torch
 
-    from olivebuild.steps import _merge_proof, _models, _opened
-    from olivebuild.steps._adapters import PLAIN_STARTS
+    from olivebuild.ml.models import load, opened
+    from olivebuild.ml.weights import merge_proof
+    from olivebuild.ml.weights.adapter_config import PLAIN_STARTS
 
     config = read_json(adapter / "adapter_config.json")
     dtype, trust = getattr(torch, stored_dtype(base)), job.input("model").trust_remote_code
@@ -33,9 +34,9 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
 
     def wrapped_with(seed: int, kind: torch.dtype = dtype) -> Any:
         torch.manual_seed(seed)
-        model = _models.load_model(base, kind, trust_remote_code=trust)
+        model = load.load_model(base, kind, trust_remote_code=trust)
         if dequantised:
-            from olivebuild.steps._quantised import as_trained_on
+            from olivebuild.ml.nn.qlora import as_trained_on
 
             as_trained_on(job, model, adapter)
         return wrap(job, model, adapter)
@@ -50,8 +51,8 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
     earlier = (
         _reading(
             job,
-            lambda: _merge_proof.compute(
-                wrapped_with(1), _merge_proof.prompts_for(config_of(base, trust), tokens)
+            lambda: merge_proof.compute(
+                wrapped_with(1), merge_proof.prompts_for(config_of(base, trust), tokens)
             ),
         )
         if odd
@@ -61,12 +62,12 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
     expected = _reading(
         job,
         partial(
-            _merge_proof.reference, wrapped, dtype, _merge_proof.prompts_for(wrapped.config, tokens)
+            merge_proof.reference, wrapped, dtype, merge_proof.prompts_for(wrapped.config, tokens)
         ),
     )
     if (
         earlier is not None
-        and _merge_proof.apart(wrapped, expected.logits, earlier) > expected.bound
+        and merge_proof.apart(wrapped, expected.logits, earlier) > expected.bound
     ):
         fact = (
             "the adapter is another one each time it is loaded: something in it is drawn at random"
@@ -74,7 +75,7 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
         raise InputError(fact, where=job.where("adapter"), hint="save it as a plain LoRA adapter")
     job.progress("merging", 1, 4)
     # Ties are undone first: peft adds to a shared weight, once for each module that it adapts.
-    ties = _reading(job, partial(_merge_proof.Ties, wrapped.get_base_model()))
+    ties = _reading(job, partial(merge_proof.Ties, wrapped.get_base_model()))
     # safe_merge would round the product before it is added.
     merged = _reading(job, wrapped.merge_and_unload)
     if ties.settle(merged):
@@ -94,13 +95,13 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
             where=job.where("adapter"),
             hint="does the adapter hold NaN?",
         )
-    _models.save_model(merged, job.out, extra_from=base)
-    _opened.check_output(job, job.out, trust=trust)
-    held = _merge_proof.in_memory(merged)
+    load.save_model(merged, job.out, extra_from=base)
+    opened.check_output(job, job.out, trust=trust)
+    held = merge_proof.in_memory(merged)
     del wrapped, merged, ties
     job.progress("merging", 3, 4)
     spread, bound = check_written(job, trust, held, expected)
-    if spread > _merge_proof.TOLD:
+    if spread > merge_proof.TOLD:
         name = str(dtype).removeprefix("torch.")
         fact = (
             f"the merged model's logits differ by {spread:.2g} of their spread from those of base "
@@ -110,18 +111,18 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
         job.note(f"{fact}: rounding its weights to {name} once does that, up to {bound:.2g}")
     # A start that is computed from the weights changes them by rounding, too.
     if (
-        bound > _merge_proof.HIDES
+        bound > merge_proof.HIDES
         and not dequantised
         and config.get("init_lora_weights", True) in PLAIN_STARTS
     ):
         again = wrapped_with(0, torch.float32)
-        ties = _merge_proof.Ties(again.get_base_model())
+        ties = merge_proof.Ties(again.get_base_model())
         exact = again.merge_and_unload()
         ties.settle(exact)
         before, found = (
-            _models.load_model(folder, dtype, trust_remote_code=trust) for folder in (base, job.out)
+            load.load_model(folder, dtype, trust_remote_code=trust) for folder in (base, job.out)
         )
-        if odd := _merge_proof.odd_weight(exact, before, found, dtype):
+        if odd := merge_proof.odd_weight(exact, before, found, dtype):
             fact = (
                 f"the merge does not do what its adapter does: {odd} is not what the same merge in "
                 "float32 gives, rounded"
@@ -145,11 +146,12 @@ def check_written(
 
     Raises InputError when rounding does not explain it.
     """
-    from olivebuild.steps import _merge_proof, _models
+    from olivebuild.ml.models import load
+    from olivebuild.ml.weights import merge_proof
 
     hint = "nothing was stored; please report it, with adapter_config.json"
-    again = _models.load_model(job.out, expected.dtype, trust_remote_code=trust)
-    read = _merge_proof.in_memory(again)
+    again = load.load_model(job.out, expected.dtype, trust_remote_code=trust)
+    read = merge_proof.in_memory(again)
     if differing := sorted(
         name for name in held.keys() | read.keys() if held.get(name) != read.get(name)
     ):
@@ -158,10 +160,10 @@ def check_written(
             where=job.where(),
             hint=hint,
         )
-    logits = _reading(job, partial(_merge_proof.compute, again, expected.prompts))
+    logits = _reading(job, partial(merge_proof.compute, again, expected.prompts))
     spread, bound = (
-        _merge_proof.apart(again, expected.logits, logits),
-        _merge_proof.bound_of(again, expected, logits),
+        merge_proof.apart(again, expected.logits, logits),
+        merge_proof.bound_of(again, expected, logits),
     )
     if not spread <= bound:
         fact = (
@@ -179,9 +181,9 @@ def wrap(job: Job, model: Any, adapter: Path) -> Any:
     """
     from peft import PeftModel, get_peft_model_state_dict
 
-    from olivebuild.steps import _patterns
+    from olivebuild.ml.weights import patterns
 
-    _patterns.check_adapter(adapter, model, trust=job.input("adapter").trust_remote_code)
+    patterns.check_adapter(adapter, model, trust=job.input("adapter").trust_remote_code)
     wrapped = _reading(
         job, lambda: PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True)
     )
@@ -276,7 +278,7 @@ def reason_of(error: Exception) -> str:
 
 
 def tensors_in(adapter: Path) -> set[str]:
-    from olivebuild.tensors import tensors_of
+    from olivebuild.formats.safetensors import tensors_of
 
     return {t.name for t in tensors_of(adapter / "adapter_model.safetensors")}
 
@@ -299,7 +301,7 @@ def stored_dtype(folder: Path) -> str:
     from collections import Counter
     from math import prod
 
-    from olivebuild.tensors import tensors_of, weight_files
+    from olivebuild.formats.safetensors import tensors_of, weight_files
 
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     sizes: Counter[str] = Counter()

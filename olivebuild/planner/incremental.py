@@ -16,16 +16,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
-from olivebuild.graph import Graph
-from olivebuild.invalidation import all_past, global_paths, node_stats, plan_seal
-from olivebuild.node import Outline
-from olivebuild.node_db import Block, Header, NodeData, NodeDb, NodeRow, packed
-from olivebuild.plan import Plan, Planner
-from olivebuild.states import Demand, Lookup, State, Verdict
-from olivebuild.workspace import LAST
 
-from olivebuild import digest, snapshot
-from olivebuild.recipe import Recipe
+from olivebuild import snapshot
+from olivebuild.api.node import Outline
+from olivebuild.core import hashing
+from olivebuild.planner.invalidation import all_past, global_paths, node_stats, plan_seal
+from olivebuild.planner.node_db import Block, Header, NodeData, NodeDb, NodeRow, packed
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.states import Demand, Lookup, State, Verdict
+from olivebuild.planner.workspace import LAST
+from olivebuild.recipe.file import Recipe
+from olivebuild.recipe.graph import Graph
 from olivebuild.snapshot import SEEN, Patch, StatComparison
 
 
@@ -161,8 +162,8 @@ def remember(
     state, later = planner.workspace.state, started
     if touched:
         # What was made meanwhile is looked at once more, when its times are past.
-        digest.wait_for_tick(state, digest.filesystem_time(state))
-        later = digest.filesystem_time(state)
+        hashing.wait_for_tick(state, hashing.filesystem_time(state))
+        later = hashing.filesystem_time(state)
         planner.workspace.memo.start_scan()
         planner.update(plan, touched)
     if any(s.verdict is not Verdict.FRESH for s in plan.states.values()):

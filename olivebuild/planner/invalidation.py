@@ -1,5 +1,5 @@
 """What makes something stale that was kept to save time: the node database (node_db.py), the graph
-cache (kept.py), and the answer to a build of which nothing has changed (snapshot.py).
+cache (recipe/graph_cache.py), and the answer to a build of which nothing has changed (snapshot.py).
 
 Each fact below decides what a build does or prints, and has a guard in each of the three. A seal, a
 stamp or a key holds the fact itself, so that another fact is another name. A stat is compared with
@@ -41,14 +41,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from olivebuild.node import is_builtin
-from olivebuild.node_db import Block, NodeDb
-from olivebuild.plan import Plan, Planner
-from olivebuild.seal import seal
-from olivebuild.states import State
-
-from olivebuild import digest, numerics, ourselves, snapshot
-from olivebuild.recipe import Recipe
+from olivebuild import snapshot
+from olivebuild.api.node import is_builtin
+from olivebuild.core import code_version, hashing, numerics
+from olivebuild.core.seal import seal
+from olivebuild.planner.node_db import Block, NodeDb
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.states import State
+from olivebuild.recipe.file import Recipe
 from olivebuild.snapshot import Stat
 
 # The node database
@@ -62,13 +62,13 @@ def plan_seal(recipe: Recipe, store: Path, asked: Iterable[str]) -> str:
     """
     facts = [
         recipe.file.name,
-        digest.of_bytes(recipe.text),
+        hashing.of_bytes(recipe.text),
         recipe.settings,
         list(asked),
         str(store),
         snapshot.surroundings(),
     ]
-    return seal(digest.canonical_json(facts).encode())
+    return seal(hashing.canonical_json(facts).encode())
 
 
 def global_paths(planner: Planner, plan: Plan) -> set[Path]:
@@ -91,7 +91,7 @@ def global_paths(planner: Planner, plan: Plan) -> set[Path]:
 
 def _source_paths() -> set[Path]:
     """Return our own source files, and the folders to which one may be added."""
-    root = Path(ourselves.ROOT)
+    root = Path(code_version.ROOT)
     paths = {root}
     for path in root.rglob("*"):
         if path.suffix in (".py", "") and "__pycache__" not in path.parts:
@@ -105,7 +105,7 @@ def _distribution_paths(library: str) -> set[Path]:
     """
     from importlib.metadata import PackageNotFoundError, distribution
 
-    from olivebuild.machine import VARIANTS
+    from olivebuild.core.host import VARIANTS
 
     paths: set[Path] = set()
     for name in (library, *VARIANTS.get(library, ())):
@@ -151,7 +151,7 @@ def result_paths(planner: Planner, state: State) -> set[Path]:
 
 def all_past(stats: Mapping[str, Stat | None], moment: int) -> bool:
     """Return whether a change at `moment` or later would give each file another stat."""
-    return all(stat is None or digest.is_past(stat, moment) for stat in stats.values())
+    return all(stat is None or hashing.is_past(stat, moment) for stat in stats.values())
 
 
 # The graph cache
@@ -159,7 +159,7 @@ def all_past(stats: Mapping[str, Stat | None], moment: int) -> bool:
 
 def graph_stamp(recipe: Recipe) -> str:
     """Return what a graph was made from: the recipe's text, and our own sources."""
-    return digest.of_json([recipe.file.name, recipe.text, ourselves.code()])
+    return hashing.of_json([recipe.file.name, recipe.text, code_version.code()])
 
 
 # The answer to a build of which nothing has changed

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
-from olivebuild.dating import Dating
-from olivebuild.errors import InputError
-from olivebuild.graph import Graph
-from olivebuild.key import Part, Reason, compare, key_of
-from olivebuild.node import Node
-from olivebuild.parts import parts_of
-from olivebuild.scan import Scan
-from olivebuild.states import Lookup, Verdict
-from olivebuild.trace import Trace, Traces
-from olivebuild.workspace import Last, Workspace
+
+from olivebuild.api.node import Node
+from olivebuild.cache.key import Part, Reason, compare, key_of
+from olivebuild.cache.traces import Trace, Traces
+from olivebuild.core.errors import InputError
+from olivebuild.planner.parts import parts_of
+from olivebuild.planner.scan import Scan
+from olivebuild.planner.states import Lookup, Verdict
+from olivebuild.planner.template_dates import Dating
+from olivebuild.planner.workspace import Last, Workspace
+from olivebuild.recipe.graph import Graph
 
 
 class ResultFinder(Struct, frozen=True, kw_only=True):

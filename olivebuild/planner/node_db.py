@@ -32,9 +32,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from olivebuild.node import Node, Outline, Record
 
-from olivebuild import digest, snapshot
+from olivebuild import snapshot
+from olivebuild.api.node import Node, Outline, Record
+from olivebuild.core import hashing
 from olivebuild.snapshot import SEEN, STAT_SIZE, Data, Patch, StatComparison
 
 NODES = "nodes.bin"
@@ -251,7 +252,7 @@ class NodeDb(msgspec.Struct, frozen=True, kw_only=True):
         header = msgspec.json.encode(self.header)
         sizes = b"".join(b"%d " % len(part) for part in (header, *tables))
         body = b"".join([sizes, b"\n", header, *tables, self.rows.data])
-        name, data = self._first_block(digest.of_bytes(body))
+        name, data = self._first_block(hashing.of_bytes(body))
         _replace(folder / NODES, body)
         _replace(folder / SEEN, data)
         return msgspec.structs.replace(self, name=name, end=len(data))
@@ -266,7 +267,7 @@ class NodeDb(msgspec.Struct, frozen=True, kw_only=True):
     def read(cls, folder: Path, seen: StatComparison) -> NodeDb:
         """Read the database of which `seen` is the one file. Raises OSError or ValueError."""
         body = (folder / NODES).read_bytes()
-        if digest.of_bytes(body) != seen.check:
+        if hashing.of_bytes(body) != seen.check:
             raise ValueError("these files do not belong together")
         at = body.index(b"\n") + 1
         sizes = map(int, body[:at].split())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from olivebuild.key import Part, version_label
-from olivebuild.node import Node
+from olivebuild.api.node import Node
+from olivebuild.cache.key import Part, version_label
 
 
 def parts_of(

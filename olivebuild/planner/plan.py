@@ -11,19 +11,20 @@ from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
-from olivebuild.dating import Dating
-from olivebuild.errors import Damaged, InputError
-from olivebuild.graph import Graph
-from olivebuild.key import Reason, compare
-from olivebuild.lookup import ResultFinder
-from olivebuild.manifest import Manifest
-from olivebuild.node import Node
-from olivebuild.scan import Scan
-from olivebuild.states import WORST_FIRST, Demand, Lookup, State, Verdict
-from olivebuild.store import Store
-from olivebuild.trace import Trace, Traces
-from olivebuild.worklist import Worklist
-from olivebuild.workspace import Workspace
+
+from olivebuild.api.node import Node
+from olivebuild.cache.key import Reason, compare
+from olivebuild.cache.manifest import Manifest
+from olivebuild.cache.store import Store
+from olivebuild.cache.traces import Trace, Traces
+from olivebuild.core.errors import Damaged, InputError
+from olivebuild.planner.lookup import ResultFinder
+from olivebuild.planner.scan import Scan
+from olivebuild.planner.states import WORST_FIRST, Demand, Lookup, State, Verdict
+from olivebuild.planner.template_dates import Dating
+from olivebuild.planner.worklist import Worklist
+from olivebuild.planner.workspace import Workspace
+from olivebuild.recipe.graph import Graph
 
 
 class Plan(Struct, dict=True, kw_only=True):

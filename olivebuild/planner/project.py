@@ -10,27 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
-from olivebuild.errors import RecipeError, StoreError
-from olivebuild.graph import Graph, build_graph
-from olivebuild.incremental import Incremental, recall
-from olivebuild.invalidation import graph_stamp
-from olivebuild.kept import graph_of
-from olivebuild.lockfile import FILE_NAME as LOCK_NAME
-from olivebuild.lockfile import Lockfile
-from olivebuild.plan import Plan, Planner
-from olivebuild.scan import Scan
-from olivebuild.states import State
-from olivebuild.store import Store
-from olivebuild.trace import Traces
-from olivebuild.workspace import Workspace
 
-from olivebuild import digest, drops, names
-from olivebuild import recipe as recipes
-from olivebuild.recipe import Recipe
+from olivebuild.cache.store import Store
+from olivebuild.cache.traces import Traces
+from olivebuild.core import hashing
+from olivebuild.core.errors import RecipeError, StoreError
+from olivebuild.core.fs import portable_names
+from olivebuild.data import drops
+from olivebuild.planner.incremental import Incremental, recall
+from olivebuild.planner.invalidation import graph_stamp
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.scan import Scan
+from olivebuild.planner.states import State
+from olivebuild.planner.workspace import Workspace
+from olivebuild.recipe import file as recipes
+from olivebuild.recipe.file import Recipe
+from olivebuild.recipe.graph import Graph, build_graph
+from olivebuild.recipe.graph_cache import graph_of
+from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
+from olivebuild.recipe.lockfile import Lockfile
 from olivebuild.snapshot import StatComparison
 
 if TYPE_CHECKING:
-    from olivebuild.gates import Judgement
+    from olivebuild.metrics.gates import Judgement
 
 
 class Project(Struct):
@@ -76,8 +78,8 @@ class Project(Struct):
         }
         if not gated:
             return []
-        from olivebuild.gates import judge
-        from olivebuild.metric_records import read_metrics
+        from olivebuild.metrics.gates import judge
+        from olivebuild.metrics.records import read_metrics
 
         judged = []
         for name, metrics in gated.items():
@@ -117,7 +119,7 @@ def results_folder(folder: Path) -> Path | None:
             where="OLIVEBUILD_BUILD",
             hint="name a folder that you may write",
         ) from None
-    return root / f"{folder.resolve().name or 'root'}-{digest.of_bytes(str(folder.resolve()))[:8]}"
+    return root / f"{folder.resolve().name or 'root'}-{hashing.of_bytes(str(folder.resolve()))[:8]}"
 
 
 def _find(folder: Path, file: str | None) -> Path:
@@ -126,7 +128,7 @@ def _find(folder: Path, file: str | None) -> Path:
             f"{folder} is not a folder", where="-C", hint="name the folder that holds the recipe"
         )
     path = recipes.find(folder, file)
-    if not names.is_text(place := str(path.resolve())):
+    if not portable_names.is_text(place := str(path.resolve())):
         fact = f"the name {place!r} is not UTF-8 text"
         hint = "rename the folder, or the file: the name goes into the history of builds"
         raise RecipeError(fact, hint=hint)

@@ -15,18 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from olivebuild.digest import Stat, StatMemo
-from olivebuild.errors import InputError, Where
-from olivebuild.lockfile import Lockfile
-from olivebuild.node import FileInput, Node
-from olivebuild.small_files import special
-from olivebuild.tensors import folders_in, model_digest
-
-from olivebuild import digest, links, machine, names, numerics
-from olivebuild.recipe import Recipe
+from olivebuild.api.node import FileInput, Node
+from olivebuild.core import hashing, host, numerics
+from olivebuild.core.errors import InputError, Where
+from olivebuild.core.fs import links, portable_names
+from olivebuild.core.fs.small_files import special
+from olivebuild.core.hashing import Stat, StatMemo
+from olivebuild.formats.safetensors import folders_in, model_digest
+from olivebuild.recipe.file import Recipe
+from olivebuild.recipe.lockfile import Lockfile
 
 if TYPE_CHECKING:
-    from olivebuild.scripts import Reading
+    from olivebuild.planner.scripts import Reading
 
 
 BROUGHT = ("adapter", "onnx", "dataset")
@@ -211,7 +211,7 @@ class Scan:
 
     def library(self, name: str) -> str:
         if name not in self._libraries:
-            self._libraries[name] = machine.installed(name) or self.lock.libraries.get(
+            self._libraries[name] = host.installed(name) or self.lock.libraries.get(
                 name, "not installed"
             )
         return self._libraries[name]
@@ -221,7 +221,7 @@ class Scan:
         what the bytes depend on.
         """
         if node.machine and not self._machine:
-            self._machine = machine.describe()
+            self._machine = host.describe()
         strict = (
             {f"numerics.{name}": value for name, value in numerics.here(gpu=node.gpu).items()}
             if node.strict
@@ -252,7 +252,7 @@ class Scan:
 
     def _read_program(self, node: Node) -> Reading:
         # Only recipes with commands need it.
-        from olivebuild import scripts
+        from olivebuild.planner import scripts
 
         assert node.program
         return scripts.look(
@@ -268,7 +268,7 @@ class Scan:
         }
         for path in self._asked.get(node.name, set()) - found.keys():
             try:
-                found[path] = digest.stat_of(path)
+                found[path] = hashing.stat_of(path)
             except OSError:
                 found[path] = None
         return found
@@ -277,7 +277,7 @@ class Scan:
         """A file that the node reads and that is no longer as this scan saw it; None if all are."""
         for path in self._read.get(node.name, ()):
             try:
-                if self._stats[path] != digest.stat_of(path):
+                if self._stats[path] != hashing.stat_of(path):
                     return path
             except OSError:
                 return path
@@ -290,7 +290,7 @@ class Scan:
         """
         for path, seen in self._stats.items():
             try:
-                if digest.stat_of(path) != seen:
+                if hashing.stat_of(path) != seen:
                     return path
             except OSError:
                 return path
@@ -328,7 +328,7 @@ class Scan:
         Raises InputError for what never ends, or may not be there to be read again.
         """
         self._check_kind(node, path)
-        self._stats.setdefault(path, digest.stat_of(path))
+        self._stats.setdefault(path, hashing.stat_of(path))
         self._read.setdefault(node.name, set()).add(path)
 
     def _check_kind(self, node: Node, path: Path) -> None:
@@ -339,7 +339,7 @@ class Scan:
                 where=self._where(node, path),
                 hint="write what it gives into a file",
             )
-        if not names.is_text(str(path)):
+        if not portable_names.is_text(str(path)):
             hint = "rename it: its name goes into logs and reports"
             raise InputError(
                 f"the name {str(path)!r} is not UTF-8 text",
@@ -368,13 +368,13 @@ class Scan:
 
     def _tree(self, node: Node, folder: Path) -> str:
         if node.kind in BROUGHT:
-            links.check(folder, digest.files_below(folder), self._where(node, folder))
+            links.check(folder, hashing.files_below(folder), self._where(node, folder))
         # A file that is added or removed changes its folder's own times.
         for parent in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
             self._note(node, parent)
         # What lies behind a link to a folder is read, so it counts.
-        found = digest.files_below(folder)
-        return digest.of_json(
+        found = hashing.files_below(folder)
+        return hashing.of_json(
             [
                 [
                     p.relative_to(folder).as_posix(),

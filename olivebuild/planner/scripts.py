@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from olivebuild.commandline import words_in
-from olivebuild.digest import Count
-from olivebuild.node import Program
 
-from olivebuild import environment, opening
+from olivebuild.api.node import Program
+from olivebuild.core import environment
+from olivebuild.core.fs import opening
+from olivebuild.core.hashing import Count
+from olivebuild.steps._command_line import words_in
 
 LARGEST = 4 << 20
 """A longer file is no script that someone wrote."""

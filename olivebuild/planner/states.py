@@ -7,11 +7,12 @@ from enum import Enum, IntEnum
 from pathlib import Path
 
 from msgspec import Struct
-from olivebuild.errors import BuildError
-from olivebuild.key import Part, Reason
-from olivebuild.manifest import Manifest
-from olivebuild.node import Node
-from olivebuild.trace import Trace
+
+from olivebuild.api.node import Node
+from olivebuild.cache.key import Part, Reason
+from olivebuild.cache.manifest import Manifest
+from olivebuild.cache.traces import Trace
+from olivebuild.core.errors import BuildError
 
 
 class Verdict(Enum):

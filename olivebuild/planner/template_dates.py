@@ -15,19 +15,19 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from olivebuild.clock import FREEZE
-from olivebuild.errors import Damaged, RecipeError
-from olivebuild.graph import Graph
-from olivebuild.key import Part
-from olivebuild.node import Node
-from olivebuild.scan import Scan
 
-from olivebuild import clock
+from olivebuild.api.node import Node
+from olivebuild.cache.key import Part
+from olivebuild.core.errors import Damaged, RecipeError
+from olivebuild.formats import template_clock
+from olivebuild.formats.template_clock import FREEZE
+from olivebuild.planner.scan import Scan
+from olivebuild.recipe.graph import Graph
 
 if TYPE_CHECKING:
-    from olivebuild.states import Lookup
-    from olivebuild.store import Store
-    from olivebuild.trace import Traces
+    from olivebuild.cache.store import Store
+    from olivebuild.cache.traces import Traces
+    from olivebuild.planner.states import Lookup
 
 LABEL = "template_date"
 MODELS = ("model", "merged", "adapter", "onnx", "choice")
@@ -62,7 +62,7 @@ class Dating:
     def __init__(self, graph: Graph, scan: Scan, store: Store, traces: Traces) -> None:
         self._graph, self._scan, self._store, self._traces = graph, scan, store, traces
         self._clock_readers: dict[tuple[str, str], bool] = {}
-        self._today = clock.today()
+        self._today = template_clock.today()
         self.pinned: Callable[[Node, str], None] | None = None
 
     def parts(self, node: Node, lookups: Mapping[str, Lookup]) -> list[Part]:
@@ -200,20 +200,20 @@ class Dating:
         trace = None
         try:
             if lookup.node.lies_at is not None:
-                files = clock.files_of(self._scan.recipe.folder / lookup.node.lies_at)
+                files = template_clock.files_of(self._scan.recipe.folder / lookup.node.lies_at)
             elif trace := lookup.trace or (self._traces.get(lookup.key) if lookup.key else None):
                 if trace.reference:
-                    files = clock.files_of(self._scan.recipe.folder / trace.reference)
+                    files = template_clock.files_of(self._scan.recipe.folder / trace.reference)
                 else:
                     entries = self._store.manifest(trace.manifest).files
                     files = {
                         e.name: b"".join(self._store.read(blob) for blob, _ in e.runs())
                         for e in entries
-                        if clock.holds_templates(e.name)
+                        if template_clock.holds_templates(e.name)
                     }
             else:
                 return False
         except (OSError, Damaged, ValueError):
             # Not on this machine (now): what was seen when it was.
             return bool(trace and trace.provenance.get("reads_clock"))
-        return any(map(clock.reads_clock, clock.templates_in(files)))
+        return any(map(template_clock.reads_clock, template_clock.templates_in(files)))

@@ -16,15 +16,18 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 
-from olivebuild.derived import Derived
-from olivebuild.digest import Compute, Count, StatMemo
-from olivebuild.errors import Damaged
-from olivebuild.manifest import Manifest
-from olivebuild.project import Project
-from olivebuild.store import Store, plain
-from olivebuild.trace import Traces
-
-from olivebuild import digest, node_db, places, snapshot, tensors
+from olivebuild import snapshot
+from olivebuild.cache import tensor_locations
+from olivebuild.cache.manifest import Manifest
+from olivebuild.cache.memo import Derived
+from olivebuild.cache.store import Store, plain
+from olivebuild.cache.traces import Traces
+from olivebuild.core import hashing
+from olivebuild.core.errors import Damaged
+from olivebuild.core.hashing import Compute, Count, StatMemo
+from olivebuild.formats import safetensors
+from olivebuild.planner import node_db
+from olivebuild.planner.project import Project
 
 
 class Sort(Enum):
@@ -69,10 +72,10 @@ def run(wanted: Sequence[Check], listen: Callable[[int, int], None]) -> list[Fau
     read.
     """
     total = sum(check.size for check in wanted)
-    meter = digest.Meter(Path(), total, lambda _path, done, total: listen(done, total))
+    meter = hashing.Meter(Path(), total, lambda _path, done, total: listen(done, total))
     found = [
         fault
-        for fault in digest.in_threads(lambda check: check.look(meter), zip(wanted, strict=True))
+        for fault in hashing.in_threads(lambda check: check.look(meter), zip(wanted, strict=True))
         if fault
     ]
     listen(total, total)
@@ -86,14 +89,14 @@ def _of_cache(store: Store) -> Iterator[Check]:
     for key in traces.keys():  # noqa: SIM118
         yield Check(Sort.TRACE, 0, partial(_trace, store, traces, key))
     for file in sorted((store.root / "places").glob("*.json")):
-        yield Check(Sort.PLACE, places.size_of(file), partial(_place, file))
+        yield Check(Sort.PLACE, tensor_locations.size_of(file), partial(_place, file))
 
 
 def _of_project(project: Project) -> Iterator[Check]:
     workspace, store = project.workspace, project.planner.store
     for target, manifest in outputs(project):
         yield Check(Sort.OUTPUT, manifest.size, partial(_output, project, target, manifest))
-    ways = {"bytes": digest.of_file, "tensors": tensors.sum_of_tensors}
+    ways = {"bytes": hashing.of_file, "tensors": safetensors.sum_of_tensors}
     for flavour, path, known in workspace.memo.believed():
         if (
             flavour in ways
@@ -148,7 +151,7 @@ def _trace(store: Store, traces: Traces, key: str, _count: Count) -> Fault | Non
 def _place(file: Path, count: Count) -> Fault | None:
     return (
         None
-        if places.is_right(file, count)
+        if tensor_locations.is_right(file, count)
         else Fault(Sort.PLACE, file.name, "a model's weights are not what was read before", file)
     )
 

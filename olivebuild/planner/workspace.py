@@ -12,16 +12,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
-from olivebuild.digest import StatMemo
-from olivebuild.errors import StoreError
-from olivebuild.journal import Journal
-from olivebuild.key import Reason
-from olivebuild.locks import locked
-from olivebuild.manifest import Manifest
-from olivebuild.records import decode
-from olivebuild.store import Store
 
-from olivebuild import digest, modes, swap, trees
+from olivebuild.cache.key import Reason
+from olivebuild.cache.manifest import Manifest
+from olivebuild.cache.store import Store
+from olivebuild.core import hashing
+from olivebuild.core.errors import StoreError
+from olivebuild.core.fs import modes, swap, trees
+from olivebuild.core.fs.locks import locked
+from olivebuild.core.hashing import StatMemo
+from olivebuild.core.journal import Journal
+from olivebuild.core.strict_json import decode
 
 LAST = "last.jsonl"
 
@@ -163,7 +164,7 @@ class Workspace:
         shown = place.relative_to(self.folder) if place.is_relative_to(self.folder) else place
         if place.is_symlink() or not place.is_dir():
             return Reason("output", shown.as_posix(), manifest.digest, "missing")
-        there = {p.relative_to(place).as_posix(): p for p in digest.files_below(place)}
+        there = {p.relative_to(place).as_posix(): p for p in hashing.files_below(place)}
         for entry in manifest.files:
             path, name = there.pop(entry.name, None), (shown / entry.name).as_posix()
             if path is None:
@@ -211,7 +212,7 @@ class Workspace:
     def _swap_in(self, target: str, manifest: Manifest, store: Store, staging: Path) -> None:
         # What lies in build/ can be had again: where a boot can be told from the last, it is looked
         # at anew after one, and need not be synced.
-        unsynced = digest.boot() != ""
+        unsynced = hashing.boot() != ""
         store.restore(manifest, staging, sync=not unsynced)
         if self.differs(target, manifest) is None:
             # Another build was here first; a reader of its folder is not disturbed for an equal
@@ -219,8 +220,8 @@ class Workspace:
             return
         # Once the clock has ticked past the last write, a later change can't hide, and the digests
         # may be remembered.
-        stats = {e.name: digest.stat_of(staging / e.name) for e in manifest.files}
-        digest.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
+        stats = {e.name: hashing.stat_of(staging / e.name) for e in manifest.files}
+        hashing.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
         self.memo.start_scan()
         swap.replace_folder(staging, self.place(target), self.staging / f"{target}.aside")
         for entry in manifest.files:
@@ -250,7 +251,7 @@ class Workspace:
         if self.staging.is_dir():
             with self.lock():
                 self._sweep()
-        digest.sweep_abandoned(self.state)
+        hashing.sweep_abandoned(self.state)
 
     def log_of(self, node: str) -> Path:
         return self.logs / f"{node.replace(':', '.')}.log"

@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass, field
 
 import yaml
-from olivebuild.errors import RecipeError, Where
+
+from olivebuild.core.errors import RecipeError, Where
 
 MAX_VALUES = 500_000
 MAX_DEPTH = 40

@@ -1,6 +1,6 @@
 """The recipe file: found, read, and checked when something of it is asked.
 
-What its words mean is in checking.py.
+What its words mean is in recipe/validate.py.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from olivebuild.errors import RecipeError, Where
-from olivebuild.small_files import read_text
+from olivebuild.core.errors import RecipeError, Where
+from olivebuild.core.fs.small_files import read_text
 
 if TYPE_CHECKING:
-    from olivebuild.checking import Cache, Checked
-    from olivebuild.document import Document
-    from olivebuild.step import Target
+    from olivebuild.api.step import Target
+    from olivebuild.recipe.document import Document
+    from olivebuild.recipe.validate import Cache, Checked
 
 FILE_NAME = "olivebuild.yaml"
 
@@ -37,7 +37,7 @@ class Recipe:
 
     @cached_property
     def _checked(self) -> Checked:
-        from olivebuild.checking import check
+        from olivebuild.recipe.validate import check
 
         return check(self.text, self.file.name, self.settings)
 

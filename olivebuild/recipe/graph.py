@@ -10,14 +10,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
-from olivebuild.errors import RecipeError
-from olivebuild.node import Edge, Node, Outline
-from olivebuild.text import did_you_mean
 
-from olivebuild.recipe import Recipe
+from olivebuild.api.node import Edge, Node, Outline
+from olivebuild.core.errors import RecipeError
+from olivebuild.core.text import did_you_mean
+from olivebuild.recipe.file import Recipe
 
 if TYPE_CHECKING:
-    from olivebuild.step import Target
+    from olivebuild.api.step import Target
 
 
 class Graph(Struct, dict=True):

@@ -11,12 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-from olivebuild.graph import Graph, build_graph
-from olivebuild.node import Node, Outline, Record, is_builtin
-from olivebuild.seal import seal
 
-from olivebuild import digest, opening
-from olivebuild.recipe import Recipe
+from olivebuild.api.node import Node, Outline, Record, is_builtin
+from olivebuild.core import hashing
+from olivebuild.core.fs import opening
+from olivebuild.core.seal import seal
+from olivebuild.recipe.file import Recipe
+from olivebuild.recipe.graph import Graph, build_graph
 
 FILE_NAME = "graph.json"
 
@@ -93,7 +94,7 @@ def _write(graph: Graph, file: Path, stamp: str) -> None:
     body = msgspec.json.encode(kept)
     try:
         if sealed := _seal(stamp, body):
-            digest.write_atomically(file, f"{stamp} {sealed}\n".encode() + body)
+            hashing.write_atomically(file, f"{stamp} {sealed}\n".encode() + body)
     except OSError:
         # A folder that can't be written costs the time of reading the recipe.
         return

@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from olivebuild.clock import check_date
-from olivebuild.digest import write_atomically
-from olivebuild.errors import RecipeError, Where
-from olivebuild.locks import locked
-from olivebuild.small_files import read_json
+from olivebuild.core.errors import RecipeError, Where
+from olivebuild.core.fs.locks import locked
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.core.hashing import write_atomically
+from olivebuild.formats.template_clock import check_date
 
 FILE_NAME = "olivebuild.lock"
 

@@ -12,8 +12,8 @@ import re
 from itertools import product
 from typing import Any
 
-from olivebuild.document import Document, Path
-from olivebuild.errors import RecipeError
+from olivebuild.core.errors import RecipeError
+from olivebuild.recipe.document import Document, Path
 
 MAX_MEMBERS = 10_000
 RESERVED = ("kind", "matrix", "resources")

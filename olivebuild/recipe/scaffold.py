@@ -9,12 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from olivebuild.errors import InputError, RecipeError, Where
-
-from olivebuild.recipe import FILE_NAME
+from olivebuild.core.errors import InputError, RecipeError, Where
+from olivebuild.recipe.file import FILE_NAME
 
 TEXT = """\
-# yaml-language-server: $schema=olivebuild.schema.json
+# yaml-language-server: $schema=olivebuild.recipe.schema.json
 version: 1
 default: onnx-int4
 targets:
@@ -137,7 +136,7 @@ def write_recipe(
 
 def _first_rows(path: Path, shown: str) -> tuple[list[dict[str, Any]], list[str]]:
     """The first rows, read as a build reads them, and what was guessed."""
-    from olivebuild.steps._reading import read_file
+    from olivebuild.data.readers import read_file
 
     if not path.is_file():
         raise InputError(
@@ -156,7 +155,7 @@ def understand(rows: Sequence[dict[str, Any]]) -> Columns | None:
     """Conversations where a column has some; else an input and an answer, by their names, then by
     where they stand.
     """
-    from olivebuild.steps._values import is_missing, why_not
+    from olivebuild.data.values import is_missing, why_not
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     if chat := _conversations(rows, names):
@@ -198,7 +197,7 @@ PAIRS = {
 
 def _conversations(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str | None:
     """The column that holds conversations which end with an answer."""
-    from olivebuild.steps._conversation import conversation
+    from olivebuild.data.conversation import conversation
 
     known = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "chosen")
     for name in sorted(

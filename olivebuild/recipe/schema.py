@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from olivebuild.checking import COMMANDS, NUMERICS, Cache
-from olivebuild.node import NAME
-from olivebuild.step import kinds, step_of
+from olivebuild.api.node import NAME
+from olivebuild.api.step import kinds, step_of
+from olivebuild.recipe.validate import COMMANDS, NUMERICS, Cache
 
 RESOURCES: dict[str, Any] = {
     "type": "object",

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from olivebuild.document import Document
-from olivebuild.errors import InvalidValue, Problem, RecipeError, Where
-from olivebuild.matrix import Matrices
-from olivebuild.node import NAME, Ref, amount_of
-from olivebuild.step import KINDS, Fields, Step, Target, kinds, step_of
-from olivebuild.text import aside, did_you_mean, size_of
 from pydantic import ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from olivebuild import document, names
+from olivebuild.api.node import NAME, Ref, amount_of
+from olivebuild.api.step import KINDS, Fields, Step, Target, kinds, step_of
+from olivebuild.core.errors import InvalidValue, Problem, RecipeError, Where
+from olivebuild.core.fs import portable_names
+from olivebuild.core.text import aside, did_you_mean, size_of
+from olivebuild.recipe import document
+from olivebuild.recipe.document import Document
+from olivebuild.recipe.matrix import Matrices
 
 F = TypeVar("F", bound=Fields)
 
@@ -153,7 +154,7 @@ def _target(doc: Document, name: str, value: object, matrices: Matrices) -> Targ
     if not NAME.fullmatch(name):
         hint = "names begin with a letter or digit and hold a-z, 0-9, _ and -"
         raise RecipeError(f"{name!r} is not a name for a target", where=doc.where(path), hint=hint)
-    if name in names.DEVICES:
+    if name in portable_names.DEVICES:
         raise RecipeError(
             f"{name} is the name of a device on Windows",
             where=doc.where(path),
@@ -198,7 +199,7 @@ def problem_of(step: Step, fields: Fields) -> Problem | None:
     if isinstance(problem, str):
         aside(
             f"the kind {step.kind} returns text from `check`, which the next release does not "
-            "understand: it is to return olivebuild.errors.Problem(fact, hint)"
+            "understand: it is to return olivebuild.core.errors.Problem(fact, hint)"
         )
         return Problem.from_text(problem)
     return problem if isinstance(problem, Problem) else None

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from olivebuild.node import Program
+from olivebuild.api.node import Program
 
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh")
 PYTHON = re.compile(r"python(\d+(\.\d+)*)?(\.exe)?")

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from msgspec import structs
 
-from olivebuild.step import Edge, Fields, Node, Ref, Target
+from olivebuild.api.step import Edge, Fields, Node, Ref, Target
 
 
 def part(name: str, seed: int) -> str:

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from olivebuild.errors import Problem
-from olivebuild.sources import Source
-from olivebuild.step import Edge, Fields, FileInput, Ref, Step
+from olivebuild.api.step import Edge, Fields, FileInput, Ref, Step
+from olivebuild.core.errors import Problem
+from olivebuild.formats.source import Source
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]

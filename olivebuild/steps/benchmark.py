@@ -16,10 +16,10 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from olivebuild.errors import Problem, RecipeError
-from olivebuild.gates import FIGURES, Gate
-from olivebuild.retraining import Retraining, part
-from olivebuild.step import Edge, Fields, Node, Ref, Step, Target, step_of
+from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target, step_of
+from olivebuild.core.errors import Problem, RecipeError
+from olivebuild.metrics.gates import FIGURES, Gate
+from olivebuild.steps._seeds import Retraining, part
 from olivebuild.steps.adapter import AdapterFields
 from olivebuild.steps.benchmark_latency import LatencyFields
 from olivebuild.steps.merged import MergedFields

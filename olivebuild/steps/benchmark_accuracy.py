@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from olivebuild.step import Fields, FileInput, Step
+from olivebuild.api.step import Fields, FileInput, Step
 
 
 class AccuracyFields(Fields):

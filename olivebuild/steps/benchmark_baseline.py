@@ -4,7 +4,7 @@ needed.
 
 from __future__ import annotations
 
-from olivebuild.step import Fields, Step
+from olivebuild.api.step import Fields, Step
 
 
 class BaselineFields(Fields):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from olivebuild.step import Fields, Step
+from olivebuild.api.step import Fields, Step
 
 SAMPLE = 4
 """Test rows whose logits are compared."""

@@ -1,5 +1,5 @@
 """How fast models answer on this machine, what memory and energy it takes, and how large they are
-on disk; _latency.py does it.
+on disk; ml/benchmark/latency.py does it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from olivebuild.step import Fields, Step
+from olivebuild.api.step import Fields, Step
 
 Positive = Annotated[int, Field(gt=0)]
 

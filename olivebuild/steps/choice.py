@@ -14,11 +14,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from olivebuild.errors import InvalidValue, RecipeError
-from olivebuild.gates import FIGURES, Gate
-from olivebuild.step import Edge, Fields, Node, Ref, Step, Target
+from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target
+from olivebuild.core.errors import InvalidValue, RecipeError
+from olivebuild.core.text import did_you_mean
+from olivebuild.metrics.gates import FIGURES, Gate
 from olivebuild.steps.benchmark import BenchmarkFields
-from olivebuild.text import did_you_mean
 
 
 class ChoiceFields(Fields):

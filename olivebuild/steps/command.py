@@ -9,12 +9,12 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
-from olivebuild import names
-from olivebuild.commandline import SLOT, named_inputs, named_outputs, program_of, words_of
-from olivebuild.environment import NAME
-from olivebuild.errors import InvalidValue, Problem
-from olivebuild.node import Program
-from olivebuild.step import KINDS, Edge, Fields, FileInput, Ref, Step
+from olivebuild.api.node import Program
+from olivebuild.api.step import KINDS, Edge, Fields, FileInput, Ref, Step
+from olivebuild.core.environment import NAME
+from olivebuild.core.errors import InvalidValue, Problem
+from olivebuild.core.fs import portable_names
+from olivebuild.steps._command_line import SLOT, named_inputs, named_outputs, program_of, words_of
 
 
 class Env(Fields):
@@ -69,7 +69,7 @@ class Command(Step):
     }
     fields = CommandFields
     summary = "any program: `run`, with `inputs`, `files` and `outputs`"
-    runner = "olivebuild.steps._program"
+    runner = "olivebuild.ml.kinds.command"
     floating = True
 
     def takes_gpu(self, fields: CommandFields) -> bool:
@@ -155,12 +155,12 @@ class Command(Step):
                     f"the output {path!r} leaves the target's folder",
                     "outputs are relative paths without ..",
                 )
-            if odd := names.fault(path):
+            if odd := portable_names.fault(path):
                 return Problem(
                     f"the output {path!r} can't be a file everywhere: {odd}",
                     "call it something else",
                 )
-        if alike := names.clash(outputs.values()):
+        if alike := portable_names.clash(outputs.values()):
             return Problem(
                 f"the outputs {alike[0]!r} and {alike[1]!r} are one file on some systems",
                 "call one of them something else",

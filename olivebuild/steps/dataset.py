@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from olivebuild.errors import Problem
-from olivebuild.sources import Source
-from olivebuild.step import Fields, FileInput, Step
+from olivebuild.api.step import Fields, FileInput, Step
+from olivebuild.core.errors import Problem
+from olivebuild.formats.source import Source
 
 FORMATS = (("prompt", "completion"), ("user", "assistant"), ("messages",), ("text",))
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from olivebuild.errors import Problem
-from olivebuild.sources import Source
-from olivebuild.step import Edge, Fields, Ref, Step
+from olivebuild.api.step import Edge, Fields, Ref, Step
+from olivebuild.core.errors import Problem
+from olivebuild.formats.source import Source
 
 
 class MergedFields(Fields):
@@ -37,9 +37,9 @@ class Merged(Step):
     runner = "olivebuild.ml.kinds.merged"
     lazy = True
     ahead = (
-        "olivebuild.steps._arrays",
-        "olivebuild.steps._merge",
-        "olivebuild.steps._assemble",
+        "olivebuild.ml.kernels.numpy_threads",
+        "olivebuild.ml.weights.lora",
+        "olivebuild.ml.onnx.assemble",
         "olivebuild.steps.onnx",
     )
 

@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from olivebuild import clock
-from olivebuild.clock import FREEZE
-from olivebuild.errors import InvalidValue, Problem
-from olivebuild.sources import Source
-from olivebuild.step import Fields, FileInput, Step
+from olivebuild.api.step import Fields, FileInput, Step
+from olivebuild.core.errors import InvalidValue, Problem
+from olivebuild.formats import template_clock
+from olivebuild.formats.source import Source
+from olivebuild.formats.template_clock import FREEZE
 
 
 class ModelFields(Fields):
@@ -33,7 +33,7 @@ class ModelFields(Fields):
     def _a_date(cls, value: str) -> str:
         if value != FREEZE:
             try:
-                clock.check_date(value)
+                template_clock.check_date(value)
             except InvalidValue as e:
                 fact, hint = e.problem
                 raise InvalidValue(fact, f"{hint}, or {FREEZE}") from None

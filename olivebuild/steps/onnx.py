@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from olivebuild.errors import Problem
-from olivebuild.sources import Source
-from olivebuild.step import Edge, Fields, FileInput, Node, Ref, Step, Target, step_of
+from olivebuild.api.step import Edge, Fields, FileInput, Node, Ref, Step, Target, step_of
+from olivebuild.core.errors import Problem
+from olivebuild.formats.source import Source
 
 LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
 """Those whose versions decide what a conversion gives."""
@@ -87,7 +87,11 @@ class Onnx(Step):
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
     runner = "olivebuild.ml.kinds.onnx"
-    ahead = ("olivebuild.steps._arrays", "olivebuild.steps._merge", "olivebuild.steps._assemble")
+    ahead = (
+        "olivebuild.ml.kernels.numpy_threads",
+        "olivebuild.ml.weights.lora",
+        "olivebuild.ml.onnx.assemble",
+    )
 
     def version_of(self, fields: OnnxFields) -> int:
         return 7 if fields.source else self.version

@@ -11,26 +11,27 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from olivebuild.build_report import BuildReport
-from olivebuild.comparing import Comparison, since_last
-from olivebuild.errors import BuildError
-from olivebuild.explain import unique_reasons
-from olivebuild.gates import FIGURES, Judgement
-from olivebuild.history import Entry
-from olivebuild.lines import summary
-from olivebuild.plan import Plan
-from olivebuild.states import Verdict
-from olivebuild.text import clean, seconds, size
-from olivebuild.wording import describe, difference, figure, listed
-from olivebuild.wording import heading as named
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from olivebuild.core.errors import BuildError
+from olivebuild.core.text import clean, seconds, size
+from olivebuild.engine.build_report import BuildReport
+from olivebuild.engine.comparison import Comparison, since_last
+from olivebuild.engine.history import Entry
+from olivebuild.metrics.gates import FIGURES, Judgement
+from olivebuild.planner.plan import Plan
+from olivebuild.planner.states import Verdict
+from olivebuild.ui.plain import summary
+from olivebuild.ui.why import unique_reasons
+from olivebuild.ui.wording import describe, difference, figure, listed
+from olivebuild.ui.wording import heading as named
+
 if TYPE_CHECKING:
-    from olivebuild.finding import PlanProblem
-    from olivebuild.metric_records import ChoiceMetrics, DataMetrics, Metrics, ModelMetrics
+    from olivebuild.metrics.records import ChoiceMetrics, DataMetrics, Metrics, ModelMetrics
+    from olivebuild.planner.checks.finding import PlanProblem
 
 COLOURS = {
     Verdict.FRESH: "green",

@@ -7,18 +7,18 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from olivebuild.events import Event
+from olivebuild.api.event import Event
 
 if TYPE_CHECKING:
-    from olivebuild.lines import Lines
+    from olivebuild.ui.plain import Lines
 
 
 def _lines() -> Lines:
-    from olivebuild import lines
+    from olivebuild.ui import plain
 
-    if lines.are_enough():
-        return lines.Lines()
-    from olivebuild.live import Display
+    if plain.are_enough():
+        return plain.Lines()
+    from olivebuild.ui.live import Display
 
     return Display()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from olivebuild.graph import Graph
+from olivebuild.recipe.graph import Graph
 
 
 def edges(graph: Graph) -> list[tuple[str, str, str]]:

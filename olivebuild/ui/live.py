@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from olivebuild.console import stdout
-from olivebuild.digest import StatMemo
-from olivebuild.events import Event
-from olivebuild.lines import Clock, Lines, Row, whole
-from olivebuild.text import clean
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
+
+from olivebuild.api.event import Event
+from olivebuild.core.hashing import StatMemo
+from olivebuild.core.text import clean
+from olivebuild.ui.console import stdout
+from olivebuild.ui.plain import Clock, Lines, Row, whole
 
 FRAMES_PER_SECOND = 5
 NAME_WIDTH, BAR_WIDTH = 26, 16

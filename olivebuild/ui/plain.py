@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 from msgspec import Struct
 from msgspec.structs import replace
-from olivebuild.events import Event
-from olivebuild.key import Reason
-from olivebuild.text import clean, seconds, size
-from olivebuild.wording import describe, listed
+
+from olivebuild.api.event import Event
+from olivebuild.cache.key import Reason
+from olivebuild.core.text import clean, seconds, size
+from olivebuild.ui.wording import describe, listed
 
 if TYPE_CHECKING:
-    from olivebuild.build_report import BuildReport
+    from olivebuild.engine.build_report import BuildReport
 
 Clock = Callable[[], float]
 ENOUGH_SECONDS = 2.0

@@ -1,5 +1,7 @@
-"""Writes trainings to TensorBoard or MLflow: `python -m olivebuild.logbook KIND WHERE NAME` reads a
-build's events from standard input.
+"""Writer of trainings to TensorBoard or MLflow.
+
+`python -m olivebuild.ui.tracker_process KIND WHERE NAME` reads a build's events from standard
+input.
 
 A run begins with a training's `started`, and ends with its `finished`, `failed` or `stopping`, or
 with the stream. Knows no recipes and no builds.

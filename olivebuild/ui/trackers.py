@@ -1,4 +1,4 @@
-"""Passes the events of trainings on to programs that log them elsewhere (logbook.py).
+"""Passes the events of trainings on to programs that log them elsewhere (ui/tracker_process.py).
 
 What such a program imports, or waits for, is its own matter.
 
@@ -14,9 +14,10 @@ from importlib.util import find_spec
 from typing import IO
 
 from msgspec import Struct, field
-from olivebuild.children import python
-from olivebuild.errors import RecipeError
-from olivebuild.events import Event, Listener
+
+from olivebuild.api.event import Event, Listener
+from olivebuild.core.errors import RecipeError
+from olivebuild.core.processes import python
 
 KINDS = {"tensorboard": ("TensorBoard", "a folder"), "mlflow": ("MLflow", "a tracking URI")}
 """Kind, which is also the library's name -> what people call it, and what follows the colon."""
@@ -143,7 +144,7 @@ class Sinks(Struct):
     def _start(self, place: Place) -> Program:
         unread = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         errors = self._files.enter_context(unread)
-        command = python("-m", "olivebuild.logbook", place.kind, place.where, self.name)
+        command = python("-m", "olivebuild.ui.tracker_process", place.kind, place.where, self.name)
         # In a session of its own: Ctrl-C is the build's, and this one still writes what it was
         # told.
         process = subprocess.Popen(

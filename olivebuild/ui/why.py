@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec.structs import asdict
-from olivebuild.key import Reason, version_label
-from olivebuild.plan import Plan
-from olivebuild.states import State, Verdict
-from olivebuild.step import step_of
-from olivebuild.text import clean
-from olivebuild.wording import describe
-from olivebuild.workspace import Workspace
 
-from olivebuild import numerics
+from olivebuild.api.step import step_of
+from olivebuild.cache.key import Reason, version_label
+from olivebuild.core import numerics
+from olivebuild.core.text import clean
+from olivebuild.planner.plan import Plan
+from olivebuild.planner.states import State, Verdict
+from olivebuild.planner.workspace import Workspace
+from olivebuild.ui.wording import describe
 
 WORDS = {
     Verdict.STALE: "will run",

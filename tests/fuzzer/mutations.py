@@ -531,6 +531,6 @@ def _dump(value: object, marks: dict[str, str]) -> str:
 
 def _own_digest(head: str, body: str) -> str:
     """What begins with its own digest gets the right one."""
-    from olivebuild import digest
+    from olivebuild.core import hashing
 
-    return head.replace(head.strip(), digest.of_bytes(body)) if len(head.strip()) == 32 else head
+    return head.replace(head.strip(), hashing.of_bytes(body)) if len(head.strip()) == 32 else head

@@ -28,12 +28,15 @@ from olivebuild.__main__ import main as olivebuild_main
 from tests.fuzzing import Guard
 
 LIGHT = [
-    "olivebuild.verbs", "olivebuild.housekeeping", "olivebuild.looking_back", "olivebuild.console",
-    "olivebuild.model_checks",
-    "olivebuild.explain", "olivebuild.drawing", "olivebuild.verify", "olivebuild.gc",
-    "olivebuild.report", "olivebuild.comparing",
-    "olivebuild.scaffold", "olivebuild.history", "olivebuild.schema", "olivebuild.doctor",
-    "olivebuild.asking", "olivebuild.steps.model",
+    "olivebuild.cli.inspect", "olivebuild.cli.cache", "olivebuild.cli.results",
+    "olivebuild.ui.console",
+    "olivebuild.planner.checks.models",
+    "olivebuild.ui.why", "olivebuild.ui.graph_text", "olivebuild.planner.verify",
+    "olivebuild.cache.gc",
+    "olivebuild.ui.report", "olivebuild.engine.comparison",
+    "olivebuild.recipe.scaffold", "olivebuild.engine.history", "olivebuild.recipe.schema",
+    "olivebuild.cli.setup",
+    "olivebuild.cli.chat", "olivebuild.steps.model",
     "olivebuild.steps.adapter", "olivebuild.steps.merged", "olivebuild.steps.onnx",
     "olivebuild.steps.dataset", "olivebuild.steps.benchmark",
     "olivebuild.steps.choice", "rich.traceback",
@@ -44,10 +47,12 @@ HEAVY = [
     "peft.peft_model", "transformers.models.llama.modeling_llama",
     "transformers.models.llama.tokenization_llama",
     "transformers.models.phi3.modeling_phi3", "transformers.modeling_gguf_pytorch_utils",
-    "olivebuild.steps._opened", "olivebuild.steps._merge",
-    "olivebuild.steps._assemble", "olivebuild.steps._arrays", "olivebuild.steps._builder",
-    "olivebuild.steps._train",
-    "olivebuild.steps._answers", "olivebuild.steps._trial", "onnxruntime_genai.models.builder",
+    "olivebuild.ml.models.opened", "olivebuild.ml.weights.lora",
+    "olivebuild.ml.onnx.assemble", "olivebuild.ml.kernels.numpy_threads",
+    "olivebuild.ml.onnx.builder",
+    "olivebuild.ml.training.train",
+    "olivebuild.ml.inference.predict", "olivebuild.ml.onnx.trial",
+    "onnxruntime_genai.models.builder",
 ]  # fmt: skip
 MEMORY = 16 << 30
 """Address space of a command."""

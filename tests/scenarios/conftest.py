@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.store import Store
+from olivebuild.cache.store import Store
 from tests.tiny_models import make
 
 

@@ -8,14 +8,14 @@ import io
 from pathlib import Path
 from typing import Any
 
-from olivebuild.digest import StatMemo
-from olivebuild.executor import Action, ActionInput
-from olivebuild.job import Job
-from olivebuild.steps._builder import canonical, run_builder
+from olivebuild.api.action import Action, ActionInput
+from olivebuild.api.job import Job
+from olivebuild.cache.store import Store
+from olivebuild.core.hashing import StatMemo
+from olivebuild.formats.safetensors import model_digest
+from olivebuild.ml.onnx.builder import canonical, run_builder
+from olivebuild.ml.weights.view import Weights, of_folder
 from olivebuild.steps.onnx import OnnxFields
-from olivebuild.store import Store
-from olivebuild.tensors import model_digest
-from olivebuild.weights import Weights, of_folder
 
 LORA: dict[str, Any] = {"r": 8, "lora_alpha": 12, "target_modules": "all-linear"}
 

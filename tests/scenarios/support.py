@@ -69,7 +69,7 @@ def refusals(folder: Path, name: str) -> dict[str, str]:
 
 def merged(folder: Path, store: Any, base: Path, adapter: Path) -> tuple[Path, str]:
     """The merged model as the step makes it, and by what way."""
-    from olivebuild.executor import ActionInput
+    from olivebuild.api.action import ActionInput
     from olivebuild.ml.kinds.merged import merge
     from olivebuild.steps.merged import MergedFields
     from tests.scenarios.steps import given, job_in
@@ -124,7 +124,7 @@ def merge_spread(
     from peft import PeftModel
     from safetensors.torch import load_file, save_file
 
-    from olivebuild.steps import _models
+    from olivebuild.ml.models import load
     from tests.tiny_models import make_adapter
 
     folder.mkdir()
@@ -141,18 +141,18 @@ def merge_spread(
     out, way = merged(folder / "merge", store, base, adapter)
 
     def beside(dtype: torch.dtype) -> Any:
-        return PeftModel.from_pretrained(_models.load_model(base, dtype), str(adapter))
+        return PeftModel.from_pretrained(load.load_model(base, dtype), str(adapter))
 
     def logits(model: Any) -> list[np.ndarray]:
         return [logits_of(model, ids) for ids in prompts()]
 
     stored = getattr(torch, dtype)
-    wanted, found = logits(beside(torch.float32)), logits(_models.load_model(out, torch.float32))
+    wanted, found = logits(beside(torch.float32)), logits(load.load_model(out, torch.float32))
     exact, held = (
         beside(torch.float64).double().merge_and_unload().state_dict(),
-        _models.load_model(out, stored).state_dict(),
+        load.load_model(out, stored).state_dict(),
     )
-    before = _models.load_model(base, stored).state_dict()
+    before = load.load_model(base, stored).state_dict()
     changed = [name for name, weight in held.items() if not weight.equal(before[name])]
     off = sum(int((exact[name].to(stored) != held[name]).sum()) for name in changed) / sum(
         held[name].numel() for name in changed
@@ -170,7 +170,7 @@ def merge_spread(
 
 def convert(folder: Path, store: Any, model: Path, precision: str) -> Path:
     """The ONNX folder as the step makes it. Raises BuildError."""
-    from olivebuild import onnx_folder
+    from olivebuild.formats import onnx_folder
     from olivebuild.ml.kinds import onnx as onnx_kind
     from olivebuild.steps.onnx import OnnxFields
     from tests.scenarios.steps import given, job_in
@@ -230,9 +230,9 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     """A row of the table: for each thing that is done, the figure, or {"refused": why}, or
     {"wrong": what}.
     """
-    from olivebuild.errors import BuildError
-    from olivebuild.steps import _models
-    from olivebuild.store import Store
+    from olivebuild.cache.store import Store
+    from olivebuild.core.errors import BuildError
+    from olivebuild.ml.models import load
     from tests.scenarios.test_families import trained
 
     folder.mkdir()
@@ -271,7 +271,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
             row[precision] = {"failed": f"{type(e).__name__}: {e}"[:200]}
             continue
         try:
-            (spread, rms), same = converted(onnx, _models.load_model(model, torch.float32))
+            (spread, rms), same = converted(onnx, load.load_model(model, torch.float32))
         except Exception as e:
             row[precision] = {"failed": f"{type(e).__name__}: {e}"[:200]}
             continue

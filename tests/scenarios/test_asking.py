@@ -138,7 +138,7 @@ def test_ctrl_c_stops_an_answer_and_twice_ends(copied: Place) -> None:
 def test_text_comes_as_soon_as_it_is_certain(tiny_model: Path) -> None:
     from transformers import AutoTokenizer
 
-    from olivebuild.steps._speech import Decoder
+    from olivebuild.ml.inference.generate import Decoder
 
     tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model)
     text = "I am glad: käse, 日本, 🙂 today"
@@ -156,7 +156,7 @@ def test_text_comes_as_soon_as_it_is_certain(tiny_model: Path) -> None:
 def test_a_temperature_draws_by_the_softmax_and_none_takes_the_likeliest() -> None:
     import numpy as np
 
-    from olivebuild.steps._speech import choose
+    from olivebuild.ml.inference.generate import choose
 
     logits, draw = np.array([0.0, 2.0, 1.0, -9.0], dtype=np.float32), np.random.default_rng(0)
     assert {choose(logits, 0, draw) for _ in range(20)} == {1}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.errors import InputError
-from olivebuild.steps import _patterns
+from olivebuild.core.errors import InputError
+from olivebuild.ml.weights import patterns
 from tests.conftest import Place, rows, write_rows
 
 RECIPE = """\
@@ -100,8 +100,8 @@ def test_an_adapter_is_looked_at_again_before_it_is_loaded(tmp_path: Path) -> No
     config = {"peft_type": "LORA", "target_modules": ["q_proj"], "auto_mapping": mapping}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="auto_mapping names the package 'evil'"):
-        _patterns.check_adapter(tmp_path, Model(), trust=False)
-    _patterns.check_adapter(tmp_path, Model(), trust=True)
+        patterns.check_adapter(tmp_path, Model(), trust=False)
+    patterns.check_adapter(tmp_path, Model(), trust=True)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_an_adapter_is_looked_at_again_before_it_is_loaded(tmp_path: Path) -> No
 def test_a_tokenizer_that_its_library_refuses_is_an_error_of_the_folder(
     tmp_path: Path, tiny_model: Path, text: str
 ) -> None:
-    from olivebuild.steps._models import load_tokenizer
+    from olivebuild.ml.models.load import load_tokenizer
 
     shutil.copytree(tiny_model, tmp_path / "base")
     (tmp_path / "base/tokenizer.json").write_text(text)

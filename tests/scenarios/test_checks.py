@@ -13,11 +13,11 @@ from typing import Any
 import diskcache
 import pytest
 
-from olivebuild.errors import InputError, StepError
-from olivebuild.executor import ActionInput
-from olivebuild.index import JsonDisk
+from olivebuild.api.action import ActionInput
+from olivebuild.cache.index import JsonDisk
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import InputError, StepError
 from olivebuild.ml.kinds import benchmark_check as benchmark_check_kind
-from olivebuild.store import Store
 from tests.conftest import Place
 from tests.scenarios.steps import job_in
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from olivebuild import clock
-from olivebuild.executor import ActionInput
+from olivebuild.api.action import ActionInput
+from olivebuild.cache.store import Store
+from olivebuild.formats import template_clock
 from olivebuild.ml.kinds import benchmark_accuracy as benchmark_accuracy_kind
-from olivebuild.store import Store
 from tests.conftest import RECIPE, Place, rows, write_rows
 from tests.scenarios.steps import job_in
 
@@ -155,10 +155,12 @@ def test_the_template_that_is_published_has_the_date(tiny_model: Path, tmp_path:
     done = place.build("merged", "onnx-int4")
     assert done.ran == ["tone", "adapter", "merged", "onnx-int4"], done.err
     for folder in ("merged", "onnx-int4"):
-        assert place.built(folder, "chat_template.jinja").decode() == clock.fixed(template, DATE)
-        assert not clock.folder_reads_clock(place.folder / "build" / folder)
+        assert place.built(folder, "chat_template.jinja").decode() == template_clock.fixed(
+            template, DATE
+        )
+        assert not template_clock.folder_reads_clock(place.folder / "build" / folder)
     # The base itself is not touched.
-    assert clock.folder_reads_clock(place.folder / "tiny")
+    assert template_clock.folder_reads_clock(place.folder / "tiny")
 
 
 @pytest.mark.usefixtures("one_thread")

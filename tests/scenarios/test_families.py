@@ -38,7 +38,7 @@ def rows_around(*lengths: int) -> list[Any]:
     """Rows of random tokens around lengths at which models begin to do something else, and some
     that begin alike.
     """
-    from olivebuild.steps._tokens import Tokens
+    from olivebuild.ml.data.tokens import Tokens
 
     random = np.random.default_rng(0)
     start = random.integers(8, 300, 12)
@@ -75,11 +75,12 @@ def trained(folder: Path) -> tuple[str, float, float]:
     """
     import torch
 
-    from olivebuild.steps import _models, _quantised
-    from olivebuild.steps._forward import Forward, takes_packed
+    from olivebuild.ml.models import load
+    from olivebuild.ml.nn import qlora
+    from olivebuild.ml.nn.forward import Forward, takes_packed
 
-    base = _models.load_model(folder, torch.float32)
-    _quantised.for_training(base)
+    base = load.load_model(folder, torch.float32)
+    qlora.for_training(base)
     model, rows = adapted(folder, base).eval(), rows_around(WINDOW, ORIGINAL)
     loss, slope = alone(model, rows)
     setup = takes_packed(model, rows, torch.device("cpu"), lambda text: None)
@@ -119,7 +120,7 @@ def test_weights_that_are_the_nearest_ones_do_not_keep_any_model_below_a_bound(
     tmp_path: Path,
 ) -> None:
     """What docs/support.md says of larger weights."""
-    from olivebuild.store import Store
+    from olivebuild.cache.store import Store
     from tests.scenarios.support import LIMITS, merge_spread
 
     found, way, _ = merge_spread(
@@ -153,8 +154,8 @@ def test_rows_of_a_growing_rope_are_alone(tmp_path: Path) -> None:
 
 
 def test_long_rows_are_tried_beyond_a_window_and_an_original_context(tmp_path: Path) -> None:
-    from olivebuild.steps._forward import _trial_rows
-    from olivebuild.steps._reach import Reach
+    from olivebuild.ml.nn.forward import _trial_rows
+    from olivebuild.ml.nn.reach import Reach
 
     reach = Reach(
         adapted(write("Gemma-3", tmp_path / "gemma", dtype="float32", sliding_window=512))
@@ -168,7 +169,7 @@ def test_long_rows_are_tried_beyond_a_window_and_an_original_context(tmp_path: P
 
 
 def test_answers_beyond_the_original_context_are_those_of_each_prompt_alone(tmp_path: Path) -> None:
-    from olivebuild.steps._runtime import HuggingFaceRuntime, Question
+    from olivebuild.ml.inference.runtime import HuggingFaceRuntime, Question
 
     runtime = HuggingFaceRuntime(
         write("Phi-3.5", tmp_path / "model", dtype="float32"), trust_remote_code=False
@@ -208,7 +209,7 @@ def test_padding_that_changes_a_row_is_left_out(
 ) -> None:
     import torch
 
-    from olivebuild.steps._forward import takes_packed
+    from olivebuild.ml.nn.forward import takes_packed
 
     model = adapted(write("LFM2", tmp_path / "model", dtype="float32")).eval()
     said: list[str] = []

@@ -191,7 +191,7 @@ def workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [
         p
         for p in psutil.Process(process.pid).children(recursive=True)
-        if "olivebuild.worker" in " ".join(p.cmdline())
+        if "olivebuild.executors.worker" in " ".join(p.cmdline())
     ]
 
 

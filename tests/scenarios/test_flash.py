@@ -110,10 +110,10 @@ class Kernels:
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     import torch
 
-    from olivebuild.steps import _flash
+    from olivebuild.ml.nn import flash_attention
 
     made = Kernels()
-    monkeypatch.setattr(_flash, "_kernels", lambda: made)
+    monkeypatch.setattr(flash_attention, "_kernels", lambda: made)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     return made
 
@@ -123,7 +123,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
 def test_flash_attention_changes_no_gradient(
     kernels: Kernels, window: int | None, usual: int, tiny_model: Path, tmp_path: Path
 ) -> None:
-    from olivebuild.steps._forward import Setup
+    from olivebuild.ml.nn.forward import Setup
     from tests.scenarios.test_layouts import one_length
 
     # Phi-3 has its heads apart or shared, and a window or none.
@@ -156,7 +156,7 @@ def test_flash_attention_changes_no_gradient(
 def test_the_operators_are_what_a_compiler_takes_them_for(kernels: Kernels, packed: bool) -> None:
     import torch
 
-    from olivebuild.steps import _flash  # noqa: F401
+    from olivebuild.ml.nn import flash_attention  # noqa: F401
 
     torch.manual_seed(0)
     shape = (9,) if packed else (2, 9)
@@ -169,7 +169,7 @@ def test_the_operators_are_what_a_compiler_takes_them_for(kernels: Kernels, pack
 def test_a_fault_of_the_kernels_is_found(kernels: Kernels, packed: bool) -> None:
     import torch
 
-    from olivebuild.steps._flash import fault
+    from olivebuild.ml.nn.flash_attention import fault
 
     def asked(back: int | None = None) -> str:
         return fault(4, 2, 16, torch.float32, torch.device("cpu"), back=back, packed=packed)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from olivebuild.errors import InputError
-from olivebuild.executor import ActionInput, Asked
-from olivebuild.job import Job
-from olivebuild.store import Store
+from olivebuild.api.action import ActionInput, Asked
+from olivebuild.api.job import Job
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import InputError
 from tests.conftest import Place
 from tests.scenarios.steps import job_in
 from tests.test_rows_found import run
@@ -67,9 +67,9 @@ def job_for(folder: Path, model: Path, rows: list[dict[str, Any]], **fields: Any
 
 def checked(job: Job, max_length: int = 1024) -> dict[str, Any]:
     """What training does with its rows before it begins."""
-    from olivebuild.steps._context import check_asked, check_rows
-    from olivebuild.steps._flaws import check_flaws
-    from olivebuild.steps._train import encoder_of, rows_of
+    from olivebuild.ml.inference.context import check_asked, check_rows
+    from olivebuild.ml.training.train import encoder_of, rows_of
+    from olivebuild.ml.training.unusable_rows import check_flaws
     from olivebuild.steps.adapter import AdapterFields
 
     fields = AdapterFields.model_validate(
@@ -222,9 +222,9 @@ def test_rows_that_a_benchmark_asks_in_vain_are_told_before_training(
 
 
 def test_a_benchmark_of_its_own_tells_the_row(tmp_path: Path, model: Path) -> None:
-    from olivebuild.steps._context import check_prompts, examples_of
-    from olivebuild.steps._models import load_tokenizer
-    from olivebuild.steps._tokens import Encoder, read_table
+    from olivebuild.ml.data.tokens import Encoder, read_table
+    from olivebuild.ml.inference.context import check_prompts, examples_of
+    from olivebuild.ml.models.load import load_tokenizer
 
     run(tmp_path, [*(chat(n) for n in range(9)), chat(9, system=True)], **{"holdout": 1, **CHAT})
     table, encoder = read_table(tmp_path / "out/test.parquet"), Encoder(load_tokenizer(model))

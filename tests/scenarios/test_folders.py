@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from olivebuild.store import Store
+from olivebuild.cache.store import Store
 from tests.scenarios.steps import LORA, given
 from tests.scenarios.test_merges import by_peft, merge
 from tests.test_tensors import digest_of, write

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from olivebuild.errors import InputError, StepError
-from olivebuild.executor import ActionInput
+from olivebuild.api.action import ActionInput
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import InputError, StepError
 from olivebuild.ml.kinds import benchmark_accuracy as benchmark_accuracy_kind
-from olivebuild.store import Store
 from tests.conftest import Place
 from tests.scenarios.steps import job_in
 

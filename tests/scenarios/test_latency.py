@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild import machine
-from olivebuild.errors import StepError
-from olivebuild.executor import ActionInput
-from olivebuild.metric_records import ModelMetrics, decode
-from olivebuild.steps._compare import comparisons
-from olivebuild.steps._energy import Meter
-from olivebuild.steps._latency import Samples, measure
+from olivebuild.api.action import ActionInput
+from olivebuild.core import host
+from olivebuild.core.errors import StepError
+from olivebuild.metrics.comparisons import comparisons
+from olivebuild.metrics.records import ModelMetrics, decode
+from olivebuild.ml.benchmark.energy import Meter
+from olivebuild.ml.benchmark.latency import Samples, measure
 from olivebuild.steps.benchmark_latency import LatencyFields
 from tests.conftest import Place
 
@@ -59,7 +59,7 @@ def test_models_take_turns_and_every_sample_is_kept(
         ("e2e", True),
     ]
 
-    monkeypatch.setattr(machine, "available_memory", lambda: 0)
+    monkeypatch.setattr(host, "available_memory", lambda: 0)
     seen: list[tuple[int, int]] = []
     alone = measure(pair, fields, lambda done, total: seen.append((done, total)))
     assert (alone["latency"]["interleaved"], len(alone["models"]), seen[-1]) == (False, 2, (14, 14))

@@ -26,8 +26,8 @@ def test_a_packed_row_has_the_logits_it_has_alone(
 ) -> None:
     import torch
 
-    from olivebuild.steps._forward import Forward, Setup, takes_packed
-    from olivebuild.steps._layout import pack
+    from olivebuild.ml.nn.forward import Forward, Setup, takes_packed
+    from olivebuild.ml.nn.packing import pack
 
     make(
         architecture.split()[0],
@@ -64,7 +64,7 @@ def test_a_packed_row_has_the_logits_it_has_alone(
 
 
 def one_length(count: int = 3, length: int = 12) -> list[Any]:
-    from olivebuild.steps._tokens import Tokens
+    from olivebuild.ml.data.tokens import Tokens
 
     random = np.random.default_rng(4)
     return [
@@ -76,10 +76,10 @@ def one_length(count: int = 3, length: int = 12) -> list[Any]:
 def test_what_is_computed_otherwise_for_speed_changes_no_gradient(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from olivebuild.steps import _head
-    from olivebuild.steps._compiled import suit_compiler
-    from olivebuild.steps._forward import Setup
-    from olivebuild.steps._lora import join_products
+    from olivebuild.ml.nn import loss_head
+    from olivebuild.ml.nn.compile import suit_compiler
+    from olivebuild.ml.nn.forward import Setup
+    from olivebuild.ml.nn.lora import join_products
 
     model, batch = adapted(llama), one_length()
     padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
@@ -90,7 +90,7 @@ def test_what_is_computed_otherwise_for_speed_changes_no_gradient(
     assert abs(joined[0] - padded[0]) < 1e-5
     assert (joined[1] - padded[1]).abs().max() < 1e-5
     # Rows of one length without a mask, the loss in one pass, LoRA scaled while narrow.
-    monkeypatch.setattr(_head, "_compiled_slope", lambda: _head._slope_in_one)
+    monkeypatch.setattr(loss_head, "_compiled_slope", lambda: loss_head._slope_in_one)
     suit_compiler(model)
     assert sum("forward" in vars(module) for module in model.modules()) == 14
     setup = Setup(packed=True, share=False, limit=10_000, grouped=False, usual=12, compiled=True)
@@ -105,25 +105,25 @@ def test_products_are_those_of_torch_with_and_without_onednn(
 ) -> None:
     import torch
 
-    from olivebuild.steps import _linear
+    from olivebuild.ml.nn import linear
 
-    assert _linear.ONEDNN is not None or not torch.backends.mkldnn.is_available()
+    assert linear.ONEDNN is not None or not torch.backends.mkldnn.is_available()
     if not there:
-        monkeypatch.setattr(_linear, "ONEDNN", None)
+        monkeypatch.setattr(linear, "ONEDNN", None)
     torch.manual_seed(0)
     x, weight, bias = torch.randn(7, 24), torch.randn(40, 24), torch.randn(40)
-    assert torch.allclose(_linear.linear(x, weight, bias), x @ weight.T + bias, atol=1e-5)
+    assert torch.allclose(linear.linear(x, weight, bias), x @ weight.T + bias, atol=1e-5)
     # As a gradient asks for them: factors that lie across.
     given = torch.randn(7, 40)
-    assert torch.allclose(_linear.linear(given, weight.T), given @ weight, atol=1e-5)
-    assert torch.allclose(_linear.linear(given.T, x.T), given.T @ x, atol=1e-5)
-    assert _linear.linear(x.double(), weight.double()).dtype == torch.float64
+    assert torch.allclose(linear.linear(given, weight.T), given @ weight, atol=1e-5)
+    assert torch.allclose(linear.linear(given.T, x.T), given.T @ x, atol=1e-5)
+    assert linear.linear(x.double(), weight.double()).dtype == torch.float64
 
 
 def test_a_weight_with_lora_beside_it_gives_what_both_give_apart() -> None:
     import torch
 
-    from olivebuild.steps._compiled import _Beside
+    from olivebuild.ml.nn.compile import _Beside
 
     torch.manual_seed(0)
     x, a, weight, b = (
@@ -147,14 +147,14 @@ def test_layers_put_another_way_for_a_compiler_learn_the_same_in_half_precision(
 ) -> None:
     import torch
 
-    from olivebuild.steps import _models
-    from olivebuild.steps._compiled import suit_compiler
-    from olivebuild.steps._forward import Setup
+    from olivebuild.ml.models import load
+    from olivebuild.ml.nn.compile import suit_compiler
+    from olivebuild.ml.nn.forward import Setup
 
     make("phi3", tmp_path / "model", tiny_model, dtype="bfloat16")
     gradients: list[Any] = []
     for dtype in (torch.float32, torch.bfloat16, torch.bfloat16):
-        model = adapted(tmp_path / "model", _models.load_model(tmp_path / "model", dtype), r=8).to(
+        model = adapted(tmp_path / "model", load.load_model(tmp_path / "model", dtype), r=8).to(
             dtype
         )
         if len(gradients) == 2:
@@ -181,14 +181,14 @@ def test_layers_put_another_way_for_a_compiler_learn_the_same_in_half_precision(
 def test_a_gate_apart_from_what_it_gates_gives_the_same(tiny_model: Path, tmp_path: Path) -> None:
     import torch
 
-    from olivebuild.steps import _models
-    from olivebuild.steps._compiled import suit_compiler
-    from olivebuild.steps._forward import Setup
+    from olivebuild.ml.models import load
+    from olivebuild.ml.nn.compile import suit_compiler
+    from olivebuild.ml.nn.forward import Setup
 
     make("phi3", tmp_path / "model", tiny_model, dtype="float32")
     model = adapted(
         tmp_path / "model",
-        _models.load_model(tmp_path / "model", torch.float32),
+        load.load_model(tmp_path / "model", torch.float32),
         modules=["qkv_proj", "down_proj"],
     )
     setup = Setup(packed=True, share=False, limit=10_000)
@@ -207,8 +207,8 @@ def test_a_gate_apart_from_what_it_gates_gives_the_same(tiny_model: Path, tmp_pa
 def test_a_window_that_hides_only_what_predicts_nothing_is_none(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from olivebuild.steps import _attention
-    from olivebuild.steps._forward import Setup
+    from olivebuild.ml.nn import attention as _attention
+    from olivebuild.ml.nn.forward import Setup
 
     monkeypatch.setattr(_attention, "VARLEN", None)
     for window, hides in ((11, False), (10, True)):
@@ -225,8 +225,9 @@ def test_a_window_that_hides_only_what_predicts_nothing_is_none(
 
 
 def test_layout_pieces_and_memory_change_no_gradient(llama: Path, tmp_path: Path) -> None:
-    from olivebuild.steps import _forward, _head
-    from olivebuild.steps._forward import Setup
+    from olivebuild.ml.nn import forward as _forward
+    from olivebuild.ml.nn import loss_head
+    from olivebuild.ml.nn.forward import Setup
 
     model, batch = adapted(llama), token_rows(1)
     padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
@@ -241,7 +242,7 @@ def test_layout_pieces_and_memory_change_no_gradient(llama: Path, tmp_path: Path
         assert (found[1] - padded[1]).abs().max() < 1e-5
     with pytest.MonkeyPatch.context() as patch:
         # Logits in pieces, and layers computed twice.
-        patch.setattr(_head, "LOGITS", 384 * 5)
+        patch.setattr(loss_head, "LOGITS", 384 * 5)
         _forward.checkpoint_layers(model)
         found = gradient(
             model, Setup(packed=True, share=True, limit=10_000, plain_head=True), batch
@@ -252,8 +253,8 @@ def test_layout_pieces_and_memory_change_no_gradient(llama: Path, tmp_path: Path
 def test_out_of_memory_goes_on_in_smaller_pieces(llama: Path) -> None:
     import torch
 
-    from olivebuild.errors import StepError
-    from olivebuild.steps._forward import Forward, Setup
+    from olivebuild.core.errors import StepError
+    from olivebuild.ml.nn.forward import Forward, Setup
 
     model, batch = adapted(llama), token_rows(2)
     wanted = gradient(model, Setup(packed=True, share=True, limit=10_000), batch)
@@ -285,8 +286,8 @@ def test_attention_that_is_not_known_is_padded(llama: Path) -> None:
     import torch
     from transformers import AttentionInterface
 
-    from olivebuild.steps import _attention
-    from olivebuild.steps._forward import takes_packed
+    from olivebuild.ml.nn import attention as _attention
+    from olivebuild.ml.nn.forward import takes_packed
 
     model = adapted(llama)
     said: list[str] = []

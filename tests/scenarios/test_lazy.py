@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from olivebuild.manifest import Manifest
-from olivebuild.store import Store
-from olivebuild.trace import Trace, Traces
+from olivebuild.cache.manifest import Manifest
+from olivebuild.cache.store import Store
+from olivebuild.cache.traces import Trace, Traces
 from tests.conftest import Place
 from tests.tiny_models import make_adapter
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from olivebuild.errors import InputError
-from olivebuild.job import Job
+from olivebuild.api.job import Job
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import InputError
 from olivebuild.ml.kinds import adapter as adapter_kind
 from olivebuild.ml.kinds.merged import merge
-from olivebuild.ml.weights.peft_merge import check_written, merge_with_peft, reason_of, tensors_in
-from olivebuild.steps._merge import Unproven, changes, open_input
-from olivebuild.steps._merge_proof import HIDES, odd_weight
-from olivebuild.steps._placed import check_places, find_plain
+from olivebuild.ml.peft_merge import check_written, merge_with_peft, reason_of, tensors_in
+from olivebuild.ml.weights.lora import Unproven, changes, open_input
+from olivebuild.ml.weights.merge_proof import HIDES, odd_weight
+from olivebuild.ml.weights.placement import check_places, find_plain
 from olivebuild.steps.merged import MergedFields
-from olivebuild.store import Store
 from tests.scenarios.steps import given, job_in, weights_in
 from tests.scenarios.test_merges import change_config, change_tensors, stored_adapter
 from tests.tiny_models import make
@@ -212,8 +212,9 @@ def test_a_head_that_came_apart_is_converted(
 def test_what_was_written_is_compared_with_base_and_adapter(
     tiny_model: Path, tmp_path: Path, store: Store
 ) -> None:
-    from olivebuild.ml.weights.peft_merge import wrap
-    from olivebuild.steps import _merge_proof, _models
+    from olivebuild.ml.models import load
+    from olivebuild.ml.peft_merge import wrap
+    from olivebuild.ml.weights import merge_proof
 
     base = tmp_path / "base"
     make("llama", base, tiny_model)
@@ -226,11 +227,11 @@ def test_what_was_written_is_compared_with_base_and_adapter(
     merge_with_peft(job, base, adapter)
     import torch
 
-    wrapped = wrap(job, _models.load_model(base, torch.bfloat16), adapter)
-    expected = _merge_proof.reference(
-        wrapped, torch.bfloat16, _merge_proof.prompts_for(wrapped.config, [])
+    wrapped = wrap(job, load.load_model(base, torch.bfloat16), adapter)
+    expected = merge_proof.reference(
+        wrapped, torch.bfloat16, merge_proof.prompts_for(wrapped.config, [])
     )
-    held = _merge_proof.in_memory(_models.load_model(job.out, torch.bfloat16))
+    held = merge_proof.in_memory(load.load_model(job.out, torch.bfloat16))
     check_written(job, False, held, expected)
     # An eighth of the base's weights in one layer, off by one in the third place.
     _change_model(
@@ -241,7 +242,7 @@ def test_what_was_written_is_compared_with_base_and_adapter(
     )
     with pytest.raises(InputError, match="is loaded otherwise than it was written"):
         check_written(job, False, held, expected)
-    held = _merge_proof.in_memory(_models.load_model(job.out, torch.bfloat16))
+    held = merge_proof.in_memory(load.load_model(job.out, torch.bfloat16))
     with pytest.raises(InputError, match="the merge does not do what its adapter does"):
         check_written(job, False, held, expected)
 
@@ -251,17 +252,18 @@ def test_weights_are_as_they_were_after_computing_with_wide_ones(
 ) -> None:
     import torch
 
-    from olivebuild.steps import _merge_proof, _models
+    from olivebuild.ml.models import load
+    from olivebuild.ml.weights import merge_proof
 
     make("qwen2", tmp_path / "base", tiny_model, tie_word_embeddings=True)
-    model = _models.load_model(tmp_path / "base", torch.bfloat16)
-    before, prompts = _merge_proof.in_memory(model), _merge_proof.prompts_for(model.config, [5])
+    model = load.load_model(tmp_path / "base", torch.bfloat16)
+    before, prompts = merge_proof.in_memory(model), merge_proof.prompts_for(model.config, [5])
     narrow = model(input_ids=prompts).logits
-    wide = _merge_proof.compute(model, prompts)
+    wide = merge_proof.compute(model, prompts)
     assert wide.dtype == torch.float32
     assert narrow.dtype == torch.bfloat16
-    assert _merge_proof.in_memory(model) == before
-    full = _models.load_model(tmp_path / "base", torch.float32)
+    assert merge_proof.in_memory(model) == before
+    full = load.load_model(tmp_path / "base", torch.float32)
     assert torch.equal(wide, full(input_ids=prompts).logits)
 
 
@@ -296,7 +298,7 @@ def test_only_weights_of_one_linear_layer_are_merged_one_by_one(tmp_path: Path) 
     for name, config in configs.items():
         folder = tmp_path / name
         t.AutoModelForCausalLM.from_config(config).save_pretrained(str(folder))
-        from olivebuild.tensors import tensors_of
+        from olivebuild.formats.safetensors import tensors_of
 
         shapes = {x.name: x.shape for x in tensors_of(folder / "model.safetensors")}
         assert find_plain((folder / "config.json").read_bytes(), shapes) == wanted[name], name

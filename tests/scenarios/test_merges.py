@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from olivebuild.errors import Damaged, InputError
-from olivebuild.executor import ActionInput
+from olivebuild.api.action import ActionInput
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import Damaged, InputError
 from olivebuild.ml.kinds import onnx as onnx_kind
 from olivebuild.ml.kinds.merged import merge_by_tensors
-from olivebuild.steps._merge import (
+from olivebuild.ml.weights.lora import (
     MergedWeight,
     Unproven,
     changes,
@@ -25,9 +26,8 @@ from olivebuild.steps._merge import (
     multiplication,
     open_input,
 )
+from olivebuild.ml.weights.view import Weight, write_folder
 from olivebuild.steps.onnx import OnnxFields
-from olivebuild.store import Store
-from olivebuild.weights import Weight, write_folder
 from tests.scenarios.steps import LORA, by_builder, files_in, given, job_in, weights_in
 from tests.tiny_models import ARCHITECTURES, make, make_adapter
 

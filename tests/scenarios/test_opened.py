@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from olivebuild.errors import InputError, Where
-from olivebuild.executor import ActionInput
-from olivebuild.job import Job
+from olivebuild.api.action import ActionInput
+from olivebuild.api.job import Job
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import InputError, Where
+from olivebuild.ml.kernels import blockwise
 from olivebuild.ml.kinds.model import _convert
-from olivebuild.steps import _kernels, _opened
-from olivebuild.store import Store
+from olivebuild.ml.models import opened as _opened
 from tests.families import FAMILIES, write
 from tests.scenarios.steps import given, job_in, weights_in
 
@@ -282,12 +283,12 @@ def test_numbers_that_are_not_finite_are_found(dtype: str) -> None:
         return values.astype(KINDS[dtype]).tobytes()
 
     largest = 65504.0 if dtype == "F16" else 3.3e38
-    assert all(_kernels.is_finite(stored(v), dtype) for v in (0.0, largest, -largest))
+    assert all(blockwise.is_finite(stored(v), dtype) for v in (0.0, largest, -largest))
     assert not any(
-        _kernels.is_finite(stored(v), dtype)
+        blockwise.is_finite(stored(v), dtype)
         for v in (float("nan"), -float("nan"), float("inf"), -float("inf"))
     )
-    assert _kernels.is_finite(b"", dtype)
+    assert blockwise.is_finite(b"", dtype)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -296,7 +297,7 @@ def test_a_base_that_is_not_finite_is_refused(
 ) -> None:
     import torch
 
-    from olivebuild.steps._models import load_model
+    from olivebuild.ml.models.load import load_model
 
     folder = shutil.copytree(llama, tmp_path / "m")
     norm = torch.ones(64, dtype=torch.bfloat16)
@@ -327,7 +328,7 @@ def test_weights_are_looked_at_once(llama: Path, tmp_path: Path, store: Store) -
 def test_a_model_is_never_loaded_with_tensors_made_up(llama: Path, tmp_path: Path) -> None:
     import torch
 
-    from olivebuild.steps._models import load_model
+    from olivebuild.ml.models.load import load_model
 
     folder = shutil.copytree(llama, tmp_path / "m")
     changed(folder, **{"model.norm.weight": None})

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from olivebuild.conversions import known_to_fail
-from olivebuild.errors import InputError, StepError
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import InputError, StepError
+from olivebuild.formats.conversions import known_to_fail
+from olivebuild.formats.source import Source
+from olivebuild.ml.kernels.blockwise import is_finite
 from olivebuild.ml.kinds import onnx as onnx_kind
+from olivebuild.ml.onnx import proven as _proven
 from olivebuild.ml.onnx import skeletons
-from olivebuild.sources import Source
-from olivebuild.steps import _proven
-from olivebuild.steps._builder import limit_length
-from olivebuild.steps._kernels import is_finite
-from olivebuild.steps._proof import Miniature, Untried
-from olivebuild.steps._trial import LIMITS, Difference, capacity, compare, not_finite
+from olivebuild.ml.onnx.builder import limit_length
+from olivebuild.ml.onnx.proof import Miniature, Untried
+from olivebuild.ml.onnx.trial import LIMITS, Difference, capacity, compare, not_finite
 from olivebuild.steps.onnx import OnnxFields
-from olivebuild.store import Store
 from tests.scenarios.steps import files_in, given, job_in
 from tests.tiny_models import make
 

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from olivebuild.executor import ActionInput
-from olivebuild.job import Job
-from olivebuild.store import Store
+from olivebuild.api.action import ActionInput
+from olivebuild.api.job import Job
+from olivebuild.cache.store import Store
 from tests.conftest import rows
 from tests.scenarios.steps import job_in
 from tests.scenarios.training import Stopped, token_rows
@@ -73,7 +73,7 @@ def trained(
     """Train with so many processes; the loop, and the adapter's weights."""
     import torch
 
-    from olivebuild.steps import _ranks, _train
+    from olivebuild.ml.training import data_parallel, train
     from olivebuild.steps.adapter import AdapterFields
 
     job = job_of(folder, cache, model, data, **training)
@@ -85,11 +85,11 @@ def trained(
 
     listening, fields = Listening(job.action, io.StringIO()), job.fields(AdapterFields)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_ranks, "count_for", lambda *_: count)
-        loop = _train.fit(
+        patch.setattr(data_parallel, "count_for", lambda *_: count)
+        loop = train.fit(
             listening,
             fields,
-            _train.rows_of(listening, fields),
+            train.rows_of(listening, fields),
             None,
             torch.device("cpu"),
             getattr(torch, dtype),
@@ -110,7 +110,7 @@ def test_what_several_learn_is_what_one_learns(tmp_path: Path, llama: Path, data
 def test_a_batch_whose_gradient_left_the_number_format_is_taken_again_by_all(
     tmp_path: Path, llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from olivebuild.steps._loop import Loop
+    from olivebuild.ml.training.loop import Loop
 
     make = Loop.__init__
 
@@ -151,7 +151,7 @@ class Shared:
     """A worker, as an executor starts it, whose training has a helper."""
 
     def __init__(self, job: Job) -> None:
-        from olivebuild import ourselves
+        from olivebuild.core import code_version
 
         file, log = job.out.parent / "action.json", job.out.parent / "log"
         file.write_text(job.action.to_json())
@@ -166,7 +166,7 @@ class Shared:
         )
         assert self.worker.stdin
         self.worker.stdin.write(
-            json.dumps({"action": str(file), "log": str(log), "code": ourselves.code()}) + "\n"
+            json.dumps({"action": str(file), "log": str(log), "code": code_version.code()}) + "\n"
         )
         self.worker.stdin.flush()
         self.said: list[dict[str, Any]] = []
@@ -232,8 +232,8 @@ def test_a_helper_does_not_outlive_the_training(tmp_path: Path, llama: Path, dat
 def test_an_error_in_the_midst_of_a_step_waits_for_nobody(
     tmp_path: Path, llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from olivebuild.errors import StepError
-    from olivebuild.steps._forward import Forward
+    from olivebuild.core.errors import StepError
+    from olivebuild.ml.nn.forward import Forward
 
     def backward(*_: Any) -> None:
         raise StepError(
@@ -248,7 +248,7 @@ def test_an_error_in_the_midst_of_a_step_waits_for_nobody(
 def test_a_training_that_is_asked_to_stop_keeps_its_state(
     tmp_path: Path, llama: Path, data: Path
 ) -> None:
-    from olivebuild.steps._checkpoint import read
+    from olivebuild.ml.training.checkpoint import read
 
     job = job_of(
         tmp_path / "job", tmp_path / "cache", llama, data, steps=5000, checkpoint_steps=None
@@ -267,7 +267,7 @@ def test_a_training_that_is_asked_to_stop_keeps_its_state(
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 12])
 def test_shares_are_all_of_a_batch_and_about_as_long(count: int) -> None:
-    from olivebuild.steps._ranks import share_of
+    from olivebuild.ml.training.data_parallel import share_of
 
     batch = token_rows(3, 20)
     shares: Sequence[Any] = [share_of(batch, rank, count) for rank in range(count)]

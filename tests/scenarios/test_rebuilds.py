@@ -171,7 +171,8 @@ def test_no_op_plan_why_and_help_import_nothing_heavy(copied: Place) -> None:
         ["graph"],
     ):
         code = (
-            f"import sys; sys.argv = ['olivebuild', *{arguments}]\nfrom olivebuild.cli import run\n"
+            f"import sys; sys.argv = ['olivebuild', *{arguments}]\nfrom "
+            "olivebuild.cli.main import run\n"
             f"try: run()\nexcept SystemExit: pass\nprint(sorted(set({heavy}) & set(sys.modules)), "
             "file=sys.stderr)"
         )

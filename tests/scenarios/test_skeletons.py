@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from olivebuild import onnx_folder
-from olivebuild.machine import installed
+from olivebuild.cache.store import Store
+from olivebuild.core.host import installed
+from olivebuild.formats import onnx_folder
+from olivebuild.ml.onnx.builder import canonical, run_builder
 from olivebuild.ml.onnx.skeletons import no_skeleton
-from olivebuild.steps._builder import canonical, run_builder
-from olivebuild.steps._merge import Unproven
+from olivebuild.ml.weights.lora import Unproven
 from olivebuild.steps.onnx import OnnxFields
-from olivebuild.store import Store
 from tests.scenarios.steps import by_builder, files_in, job_in, weights_in
 from tests.tiny_models import ARCHITECTURES, make
 
@@ -63,8 +63,8 @@ def by_tensors(
     folder: Path, store: Store, fields: OnnxFields, traced: Path, model: Path
 ) -> dict[str, bytes]:
     """From the skeleton of the model `traced`, and the weights of `model`. Raises Unproven."""
-    from olivebuild.steps._assemble import assemble
-    from olivebuild.steps._trace import trace
+    from olivebuild.ml.onnx.assemble import assemble
+    from olivebuild.ml.onnx.trace import trace
 
     job, hollow, done = job_in(folder, store), folder / "hollow", folder / "done"
     hollow.mkdir()

@@ -26,13 +26,14 @@ def write_table(path: Path, format_: str, table: list[dict[str, str]]) -> str:
 def test_an_edited_row_has_its_own_shard_tokenised_again(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from olivebuild.steps import _encode, _models
-    from olivebuild.steps._tokens import Encoder, Tokens
-    from olivebuild.store import Store
+    from olivebuild.cache.store import Store
+    from olivebuild.ml.data import token_shards
+    from olivebuild.ml.data.tokens import Encoder, Tokens
+    from olivebuild.ml.models import load
     from tests.scenarios.steps import job_in
 
-    monkeypatch.setattr(_encode, "SHARD", 8)
-    monkeypatch.setattr(_encode, "LARGEST", 32)
+    monkeypatch.setattr(token_shards, "SHARD", 8)
+    monkeypatch.setattr(token_shards, "LARGEST", 32)
     job = job_in(tmp_path / "job", Store(tmp_path / "cache"))
     table = [
         {"prompt": f"I am {i} ", "completion": "glad" * (i % 5 + 1), "label": ""}
@@ -40,8 +41,8 @@ def test_an_edited_row_has_its_own_shard_tokenised_again(
     ]
 
     def encoded(length: int = 100) -> Any:
-        encoder = Encoder(_models.load_tokenizer(tiny_model), length)
-        found = _encode.token_rows(
+        encoder = Encoder(load.load_tokenizer(tiny_model), length)
+        found = token_shards.token_rows(
             job,
             encoder,
             str(tiny_model),
@@ -78,10 +79,10 @@ def test_an_edited_row_has_its_own_shard_tokenised_again(
 
 
 def test_what_is_counted(tiny_model: Path) -> None:
-    from olivebuild.steps import _models
-    from olivebuild.steps._tokens import Encoder
+    from olivebuild.ml.data.tokens import Encoder
+    from olivebuild.ml.models import load
 
-    encoder = Encoder(_models.load_tokenizer(tiny_model), 1000)
+    encoder = Encoder(load.load_tokenizer(tiny_model), 1000)
     turns = [
         ("user", "I am glad"),
         ("assistant", "joy"),

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from olivebuild.errors import InputError
-from olivebuild.job import Job
-from olivebuild.step import Result
-from olivebuild.steps._builder import BuilderFailed, run_builder
-from olivebuild.steps._models import load_model
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import InputError
+from olivebuild.ml.models.load import load_model
+from olivebuild.ml.onnx.builder import BuilderFailed, run_builder
 from olivebuild.steps.onnx import OnnxFields
-from olivebuild.store import Store
 from tests.scenarios.steps import job_in
 
 CONFIG: dict[str, Any] = {

@@ -43,8 +43,8 @@ def test_stopped_at_random_steps_it_ends_the_same(llama: Path, tmp_path: Path) -
 def test_figures_that_are_read_a_step_later_are_the_same(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from olivebuild.steps._evaluate import Evaluation
-    from olivebuild.steps._loop import Loop
+    from olivebuild.ml.training.loop import Loop
+    from olivebuild.ml.training.validation import Evaluation
 
     def trained(name: str, **more: Any) -> Any:
         evaluation = Evaluation(token_rows(10), 5, None, best=True)
@@ -95,7 +95,7 @@ def test_a_training_that_other_numerics_began_begins_anew(llama: Path, tmp_path:
 
 
 def test_a_full_disk_and_a_torn_state_cost_only_time(llama: Path, tmp_path: Path) -> None:
-    from olivebuild.steps import _checkpoint
+    from olivebuild.ml.training import checkpoint
 
     batch, training = token_rows(6, 12), {"steps": 8}
     wanted = bytes_of(fit(tmp_path / "quiet", llama, batch, training)[0])
@@ -107,10 +107,10 @@ def test_a_full_disk_and_a_torn_state_cost_only_time(llama: Path, tmp_path: Path
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr(_checkpoint, "save_file", full)
+        patch.setattr(checkpoint, "save_file", full)
         with pytest.raises(Stopped):
             fit(tmp_path, llama, batch, training, stop_at=6)
-        state = _checkpoint.read(kept)
+        state = checkpoint.read(kept)
         assert state
         assert state.step == 3
         loop, said = fit(tmp_path, llama, batch, training)
@@ -119,7 +119,7 @@ def test_a_full_disk_and_a_torn_state_cost_only_time(llama: Path, tmp_path: Path
     data = bytearray(kept.read_bytes())
     data[-5] ^= 1
     kept.write_bytes(data)
-    assert _checkpoint.read(kept) is None
+    assert checkpoint.read(kept) is None
     loop, said = fit(tmp_path, llama, batch, training)
     assert not any("going on" in str(e.get("text")) for e in said)
     assert bytes_of(loop) == wanted
@@ -143,7 +143,7 @@ def test_appended_rows_cost_what_they_are(rows_before: int, llama: Path, tmp_pat
 def test_held_out_rows_end_a_training_and_choose_its_best_weights(
     llama: Path, tmp_path: Path
 ) -> None:
-    from olivebuild.steps._evaluate import Evaluation
+    from olivebuild.ml.training.validation import Evaluation
 
     def evaluation() -> Evaluation:
         return Evaluation(token_rows(10), 2, 2, best=True)
@@ -166,7 +166,7 @@ def test_held_out_rows_end_a_training_and_choose_its_best_weights(
 
 
 def test_a_loss_that_runs_away_ends_the_training(llama: Path, tmp_path: Path) -> None:
-    from olivebuild.errors import StepError
+    from olivebuild.core.errors import StepError
 
     batch = token_rows(11, 12)
     with pytest.raises(StepError, match=r"the loss became nan at step [23]"):
@@ -180,14 +180,14 @@ def test_a_loss_that_runs_away_ends_the_training(llama: Path, tmp_path: Path) ->
 
 
 def test_training_begins_with_another_adapter(llama: Path, tmp_path: Path) -> None:
-    from olivebuild.errors import InputError
-    from olivebuild.executor import ActionInput
-    from olivebuild.steps import _train
+    from olivebuild.api.action import ActionInput
+    from olivebuild.core.errors import InputError
+    from olivebuild.ml.training import train
 
     first, _ = fit(tmp_path / "a", llama, token_rows(12, 8), {"steps": 6})
     saved = tmp_path / "adapter"
     saved.mkdir()
-    _train.save_adapter(first.forward.model, saved, "base")
+    train.save_adapter(first.forward.model, saved, "base")
     inputs = {"from": ActionInput(str(saved), str(saved), "adapter", "first")}
     fields: dict[str, Any] = {"inputs": inputs, "from": "first"}
     loop, _ = fit(tmp_path / "b", llama, token_rows(12, 8), {"steps": 6}, **fields)
@@ -295,29 +295,30 @@ def test_dequantised_weights_are_those_that_were_trained_on(llama: Path, tmp_pat
     import torch
     from bitsandbytes.functional import dequantize_4bit
 
-    from olivebuild.steps import _models, _quantised
-    from olivebuild.steps._forward import Forward, Setup
+    from olivebuild.cache.store import Store
+    from olivebuild.ml.models import load
+    from olivebuild.ml.nn import qlora
+    from olivebuild.ml.nn.forward import Forward, Setup
     from olivebuild.steps.adapter import Quantisation
-    from olivebuild.store import Store
     from tests.scenarios.steps import job_in
 
     options = Quantisation()
-    trained_on = _models.load_model(
-        llama, torch.float32, quantised=_quantised.configuration(options, torch.float32)
+    trained_on = load.load_model(
+        llama, torch.float32, quantised=qlora.configuration(options, torch.float32)
     )
-    _quantised.note(tmp_path, options)
-    model = _models.load_model(llama, torch.float32)
-    _quantised.as_trained_on(job_in(tmp_path / "job", Store(tmp_path / "cache")), model, tmp_path)
+    qlora.note(tmp_path, options)
+    model = load.load_model(llama, torch.float32)
+    qlora.as_trained_on(job_in(tmp_path / "job", Store(tmp_path / "cache")), model, tmp_path)
     # A look at 4-bit weights without gradients must not spoil the gradients after it.
-    _quantised.for_training(trained_on)
+    qlora.for_training(trained_on)
     batch, setup = token_rows(4), Setup(packed=True, share=True, limit=10_000)
     quantised = adapted(llama, trained_on)
     Forward(quantised, torch.device("cpu"), setup, print).judge(batch)
     assert (
         gradient(quantised, setup, batch)[1] - gradient(adapted(llama, model), setup, batch)[1]
     ).abs().max() < 1e-5
-    trained_on, model = quantised.unload(), _models.load_model(llama, torch.float32)
-    _quantised.as_trained_on(job_in(tmp_path / "again", Store(tmp_path / "cache")), model, tmp_path)
+    trained_on, model = quantised.unload(), load.load_model(llama, torch.float32)
+    qlora.as_trained_on(job_in(tmp_path / "again", Store(tmp_path / "cache")), model, tmp_path)
     found = dict(model.named_parameters())
     changed = [
         name for name, weight in trained_on.named_parameters() if hasattr(weight, "quant_state")

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from olivebuild.steps import _models, _vector_math
+from olivebuild.cache.store import Store
+from olivebuild.ml.kernels import mkl
+from olivebuild.ml.models import load
 from olivebuild.steps.onnx import OnnxFields
-from olivebuild.store import Store
 from tests.scenarios.steps import by_builder
 
 pytestmark = [pytest.mark.scenario, pytest.mark.usefixtures("one_thread")]
@@ -27,13 +28,13 @@ class FirstSizes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.name().removeprefix("aten::").split(".")[0].rstrip("_")
-        if name in _vector_math.FUNCTIONS and args[0].device.type == "cpu":
+        if name in mkl.FUNCTIONS and args[0].device.type == "cpu":
             self.found.setdefault(name, args[0].numel())
         return func(*args, **(kwargs or {}))
 
 
 def ask(llama: Path, tmp_path: Path, store: Store) -> None:
-    _models.load_model(llama, torch.float32)(torch.arange(20)[None])
+    load.load_model(llama, torch.float32)(torch.arange(20)[None])
 
 
 def convert(llama: Path, tmp_path: Path, store: Store) -> None:
@@ -44,7 +45,7 @@ def convert(llama: Path, tmp_path: Path, store: Store) -> None:
 def test_a_function_is_called_on_one_number_before_threads_share_it(
     work: Callable[[Path, Path, Store], None], llama: Path, tmp_path: Path, store: Store
 ) -> None:
-    _vector_math.make_ready.cache_clear()
+    mkl.make_ready.cache_clear()
     with FirstSizes() as first:
         work(llama, tmp_path, store)
     assert {"cos", "sin"} <= first.found.keys()

@@ -12,7 +12,7 @@ import numpy as np
 
 def token_rows(seed: int = 0, count: int = 7) -> list[Any]:
     """Rows of several lengths; some begin alike, two are equal, one is another's beginning."""
-    from olivebuild.steps._tokens import Tokens
+    from olivebuild.ml.data.tokens import Tokens
 
     random = np.random.default_rng(seed)
     start = random.integers(3, 380, 9)
@@ -32,10 +32,10 @@ def adapted(
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from olivebuild.steps import _models
+    from olivebuild.ml.models import load
 
     torch.manual_seed(0)
-    base = base or _models.load_model(folder, torch.float32)
+    base = base or load.load_model(folder, torch.float32)
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=r, target_modules=modules))
     torch.manual_seed(1)
     with torch.no_grad():
@@ -48,7 +48,7 @@ def adapted(
 def gradient(model: Any, setup: Any, batch: list[Any]) -> tuple[float, Any]:
     import torch
 
-    from olivebuild.steps._forward import Forward
+    from olivebuild.ml.nn.forward import Forward
 
     model.zero_grad()
     loss = Forward(model, torch.device("cpu"), setup, print).backward(batch)
@@ -72,11 +72,11 @@ def fit(
     """Train in this process, with the cache in `folder`; the loop, and what it said."""
     import torch
 
-    from olivebuild.executor import ActionInput
-    from olivebuild.job import Job
-    from olivebuild.steps import _train
+    from olivebuild.api.action import ActionInput
+    from olivebuild.api.job import Job
+    from olivebuild.cache.store import Store
+    from olivebuild.ml.training import train
     from olivebuild.steps.adapter import AdapterFields
-    from olivebuild.store import Store
     from tests.scenarios.steps import job_in
 
     said: list[dict[str, Any]] = []
@@ -104,7 +104,7 @@ def fit(
         "r": 4,
         "training": {"lr": 1e-3, "batch": 4, "checkpoint_steps": 1} | training,
     }
-    loop = _train.fit(
+    loop = train.fit(
         job,
         AdapterFields.model_validate(asked | fields),
         batch_rows,

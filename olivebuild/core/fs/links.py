@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from olivebuild.errors import InputError, Where
+from olivebuild.core.errors import InputError, Where
 
 REPOSITORY = re.compile(r"(models|datasets|spaces)--.+")
 BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from olivebuild.errors import StoreError
-from olivebuild.text import aside
+from olivebuild.core.errors import StoreError
+from olivebuild.core.text import aside
 
 try:
     # What portalocker does here, too; importing that takes longer than planning an edit.

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from olivebuild.errors import StoreError
+from olivebuild.core.errors import StoreError
 
 _KEPT: dict[int, bool] = {}
 """By device."""

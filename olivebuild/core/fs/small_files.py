@@ -10,8 +10,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from olivebuild.errors import InputError
-from olivebuild.opening import open_at_once
+from olivebuild.core.errors import InputError
+from olivebuild.core.fs.opening import open_at_once
 
 MOST = 256 << 20
 """Bytes. The longest tokenizers have some 40 MB."""

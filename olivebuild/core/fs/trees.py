@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from olivebuild.errors import StoreError
+from olivebuild.core.errors import StoreError
 
 BY_HANDLE = shutil.rmtree.avoids_symlink_attacks
 """Whether folders are deleted by handles here."""

@@ -19,13 +19,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from olivebuild.children import python
-from olivebuild.errors import StepError
-from olivebuild.executor import ActionInput
-from olivebuild.small_files import read_json
-from olivebuild.steps._statistics import median_interval
 
-from olivebuild import digest, machine
+from olivebuild.api.action import ActionInput
+from olivebuild.core import hashing, host
+from olivebuild.core.errors import StepError
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.core.processes import python
+from olivebuild.metrics.statistics import median_interval
 from olivebuild.steps.benchmark_latency import LatencyFields
 
 REST = 0.05
@@ -89,7 +89,9 @@ class Stopwatch:
 
     def __init__(self, model: ActionInput, fields: LatencyFields) -> None:
         settings = {**fields.model_dump(), "trust_remote_code": model.trust_remote_code}
-        command = python("-m", "olivebuild.steps._stopwatch", model.folder, json.dumps(settings))
+        command = python(
+            "-m", "olivebuild.ml.benchmark.stopwatch", model.folder, json.dumps(settings)
+        )
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -127,7 +129,7 @@ def measure(
     """
     for model in models:
         _check_context(model, fields)
-    together = len(models) > 1 and sum(map(_memory, models)) < machine.available_memory()
+    together = len(models) > 1 and sum(map(_memory, models)) < host.available_memory()
     samples: list[Samples] = []
     stopped = ""
     if together:
@@ -164,7 +166,7 @@ def measure(
         "rounds": len(samples[0].times),
         "interleaved": together,
         "why_stopped": stopped,
-        "machine": machine.describe(),
+        "machine": host.describe(),
     }
     return {
         "models": [_figures(s, m, fields) for s, m in zip(samples, models, strict=True)],
@@ -225,12 +227,12 @@ def _memory(model: ActionInput) -> float:
     """About what a model takes in memory: transformers computes in float32 on a processor, and most
     weights are stored in 16 bits.
     """
-    wide = not Path(model.folder, "genai_config.json").is_file() and not machine.gpu_names()
+    wide = not Path(model.folder, "genai_config.json").is_file() and not host.gpu_names()
     return _size(model) * (2.2 if wide else 1.2) + OVERHEAD
 
 
 def _size(model: ActionInput) -> int:
-    return sum(p.stat().st_size for p in digest.files_below(Path(model.folder)))
+    return sum(p.stat().st_size for p in hashing.files_below(Path(model.folder)))
 
 
 def _figures(samples: Samples, model: ActionInput, fields: LatencyFields) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from olivebuild.errors import InputError, StepError, first_line
-from olivebuild.job import Job
-from olivebuild.small_files import read_json
-from olivebuild.steps._figures import Fields
+from olivebuild.api.job import Job
+from olivebuild.core.errors import InputError, StepError, first_line
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.metrics.scoring import Fields
 
 Score = Callable[[str, dict[str, str]], float]
 

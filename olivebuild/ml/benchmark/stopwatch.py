@@ -1,4 +1,4 @@
-"""`python -m olivebuild.steps._stopwatch FOLDER SETTINGS`: one model, loaded once, that runs
+"""`python -m olivebuild.ml.benchmark.stopwatch FOLDER SETTINGS`: one model, loaded once, that runs
 whenever a line comes.
 
 Says what it loaded, then a line of JSON for each line of standard input, and ends with it. Imports
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from olivebuild.machine import peak_rss
-from olivebuild.small_files import read_json
-from olivebuild.steps._energy import Meter
-from olivebuild.steps._trial import capacity
+
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.core.host import peak_rss
+from olivebuild.ml.benchmark.energy import Meter
+from olivebuild.ml.onnx.trial import capacity
 
 Run = Callable[[list[int], int], list[float]]
 
@@ -85,10 +86,10 @@ def main() -> None:
 def _hugging_face(folder: Path, trust_remote_code: bool) -> Loaded:
     import torch
 
-    from olivebuild.steps import _models
+    from olivebuild.ml.models import load
 
-    device, dtype = _models.platform()
-    model = _models.load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
+    device, dtype = load.platform()
+    model = load.load_model(folder, dtype, device, trust_remote_code=trust_remote_code)
 
     @torch.inference_mode()
     def run(prompt: list[int], new_tokens: int) -> list[float]:
@@ -116,13 +117,13 @@ def _hugging_face(folder: Path, trust_remote_code: bool) -> Loaded:
 def _onnx(folder: Path, *, trust: bool) -> Loaded:
     import onnxruntime_genai as og
 
-    from olivebuild.steps import _genai
+    from olivebuild.ml.models import genai
 
     whole = read_json(folder / "genai_config.json")
     config = whole["model"]
     session = config["decoder"].get("session_options", {})
     providers = [name for options in session.get("provider_options", []) for name in options]
-    model = _genai.open_model(folder, trust=trust)
+    model = genai.open_model(folder, trust=trust)
 
     def run(prompt: list[int], new_tokens: int) -> list[float]:
         params = og.GeneratorParams(model)

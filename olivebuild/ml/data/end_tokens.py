@@ -13,17 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.derived import Derived
-from olivebuild.errors import InputError
-from olivebuild.machine import installed
-from olivebuild.small_files import read_json
-from olivebuild.weights import write_files
-
-from olivebuild import digest, trees
+from olivebuild.cache.memo import Derived
+from olivebuild.core import hashing
+from olivebuild.core.errors import InputError
+from olivebuild.core.fs import trees
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.core.host import installed
+from olivebuild.ml.weights.view import write_files
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-    from olivebuild.weights import Weights
+    from olivebuild.api.job import Job
+    from olivebuild.ml.weights.view import Weights
 
 NAME = "generation_config.json"
 VERSION = 1
@@ -144,7 +144,7 @@ def ends_from(said: Mapping[str, Any], tokenizer: Callable[[], Any]) -> set[int]
 
 def template_ends(tokenizer: Any) -> set[int]:
     """What a chat template writes after an answer; nothing without one."""
-    from olivebuild.steps._tokens import Encoder
+    from olivebuild.ml.data.tokens import Encoder
 
     return Encoder(tokenizer).turn_ends
 
@@ -214,7 +214,7 @@ def merged_ends(job: Job, model: Weights, adapter: Weights) -> set[int]:
     reads = [(name, found, place) for name, found, place in model.files if not name.endswith(".py")]
     derived, key = (
         Derived(job.store),
-        digest.of_json(
+        hashing.of_json(
             [
                 "ends",
                 VERSION,
@@ -226,7 +226,7 @@ def merged_ends(job: Job, model: Weights, adapter: Weights) -> set[int]:
     )
     if (known := derived.read(key)) is not None:
         return set(json.loads(known))
-    from olivebuild.steps._models import load_tokenizer
+    from olivebuild.ml.models.load import load_tokenizer
 
     folder = job.out.parent / "tokenizer"
     folder.mkdir(exist_ok=True)

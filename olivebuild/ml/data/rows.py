@@ -11,22 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import InputError
-from olivebuild.sources import Source
-from olivebuild.steps._conversation import (
+from olivebuild.core.errors import InputError
+from olivebuild.data.conversation import (
     conversation_of,
     has_system,
     tools_of,
     unread_in,
     why_not_trained,
 )
-from olivebuild.steps._reading import READERS, Read, kind_of, read_file
-from olivebuild.steps._values import is_missing, text_of, tidied, why_not
-from olivebuild.templates import fill, names_with_marks, slots
+from olivebuild.data.readers import READERS, Read, kind_of, read_file
+from olivebuild.data.templates import fill, names_with_marks, slots
+from olivebuild.data.values import is_missing, text_of, tidied, why_not
+from olivebuild.formats.source import Source
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-
+    from olivebuild.api.job import Job
     from olivebuild.steps.dataset import DatasetFields
 
 MAX_PLACES = 100
@@ -63,7 +62,7 @@ def read_all(job: Job, fields: DatasetFields, name: str) -> list[Read]:
 
     Raises InputError with file:line.
     """
-    from olivebuild.steps._fetch import fetch
+    from olivebuild.ml.models.fetch import fetch
 
     value = getattr(fields, name)
     rows: list[Read] = []

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
-from olivebuild.derived import Derived
-from olivebuild.steps._tokens import COUNTS, Encoder, Flaw, Tokens
 
-from olivebuild import digest
+from olivebuild.cache.memo import Derived
+from olivebuild.core import hashing
+from olivebuild.ml.data.tokens import COUNTS, Encoder, Flaw, Tokens
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-    from olivebuild.store import Store
+    from olivebuild.api.job import Job
+    from olivebuild.cache.store import Store
 
 VERSION = 4
 SHARD = 4096
@@ -156,7 +156,7 @@ def token_rows(job: Job, encoder: Encoder, folder: str, path: str, loss: str) ->
     shards: list[Shard] = []
     read = 0
     for format_, rows, name in _shards(path):
-        key = digest.of_json([*about, format_, name])
+        key = hashing.of_json([*about, format_, name])
         blobs = derived.get([key]).get(key)
         found = _load(job.store, blobs[0][0]) if blobs else None
         made.known += found is not None
@@ -202,10 +202,10 @@ def _about(folder: str, max_length: int, loss: str) -> list[object]:
     """
     from pathlib import Path
 
-    from olivebuild.machine import installed
-    from olivebuild.tensors import model_files
+    from olivebuild.core.host import installed
+    from olivebuild.formats.safetensors import model_files
 
-    files = [[p.name, digest.of_file(p)] for p in sorted(model_files(Path(folder))[1])]
+    files = [[p.name, hashing.of_file(p)] for p in sorted(model_files(Path(folder))[1])]
     return [
         "tokens",
         VERSION,
@@ -223,15 +223,15 @@ def _shards(path: str) -> Iterator[tuple[str, list[dict[str, str]], str]]:
     with pq.ParquetFile(path) as file:
         format_ = (file.schema_arrow.metadata or {})[b"format"].decode()
         rows: list[dict[str, str]] = []
-        whole = digest.hasher()
+        whole = hashing.hasher()
         for batch in file.iter_batches(BATCH):
             for row in batch.to_pylist():
-                name = digest.of_json(row)
+                name = hashing.of_json(row)
                 rows.append(row)
                 whole.update(name.encode())
                 if int(name[:8], 16) % SHARD == 0 or len(rows) == LARGEST:
                     yield format_, rows, str(whole.hexdigest())
-                    rows, whole = [], digest.hasher()
+                    rows, whole = [], hashing.hasher()
         if rows:
             yield format_, rows, str(whole.hexdigest())
 
@@ -269,7 +269,7 @@ def _load(store: Store, blob: str) -> tuple[Shard, list[Flawed], dict[str, int]]
 
     path = store.path(blob)
     try:
-        if digest.of_file(path) != blob:
+        if hashing.of_file(path) != blob:
             store.quarantine(blob)
             return None
         # As torch tensors they are mapped; as numpy arrays they would be read.

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from olivebuild.errors import InputError, Where, first_line
-from olivebuild.steps._bounded import TooMuch, bounded
+
+from olivebuild.core.errors import InputError, Where, first_line
+from olivebuild.core.time_limit import TooMuch, bounded
 
 
 @dataclass(frozen=True)

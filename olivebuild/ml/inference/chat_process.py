@@ -1,5 +1,6 @@
-"""`python -m olivebuild.steps._talk SETTINGS`: the process of `chat` and `predict` that holds the
-model. Settings and lines are JSON.
+"""The process of `chat` and `predict` that holds the model.
+
+`python -m olivebuild.ml.inference.chat_process SETTINGS`; settings and lines are JSON.
 
 In: {"ask": n, "messages": [...]} or {"ask": n, "text": "..."}, and {"stop": n}, which ends answer n
 early. Out: {"event": "ready"},
@@ -20,11 +21,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import BuildError, InputError, StepError, first_line
+from olivebuild.core.errors import BuildError, InputError, StepError, first_line
 
 if TYPE_CHECKING:
-    from olivebuild.steps._runtime import Runtime
-    from olivebuild.steps._tokens import Encoder
+    from olivebuild.ml.data.tokens import Encoder
+    from olivebuild.ml.inference.runtime import Runtime
 
 Say = Callable[..., None]
 
@@ -92,8 +93,8 @@ class Requests:
 
 
 def open_subject(settings: Mapping[str, Any]) -> tuple[Runtime, Encoder]:
-    from olivebuild.steps._speech import open_model
-    from olivebuild.steps._tokens import Encoder
+    from olivebuild.ml.data.tokens import Encoder
+    from olivebuild.ml.inference.generate import open_model
 
     runtime = open_model(
         settings["folder"],
@@ -108,9 +109,10 @@ def open_subject(settings: Mapping[str, Any]) -> tuple[Runtime, Encoder]:
 def chat(settings: Mapping[str, Any], requests: Requests, say: Say) -> None:
     """Answers until the parent goes."""
     import numpy as np
-    from olivebuild.steps._answers import Form, from_messages
-    from olivebuild.steps._context import context_of, room_for
-    from olivebuild.steps._speech import Decoder, speech, tokens
+
+    from olivebuild.ml.inference.context import context_of, room_for
+    from olivebuild.ml.inference.generate import Decoder, speech, tokens
+    from olivebuild.ml.inference.predict import Form, from_messages
 
     runtime, encoder = open_subject(settings)
     forms, context = (
@@ -152,8 +154,8 @@ def predict(settings: Mapping[str, Any], say: Say) -> None:
 
     Whatever is wrong with any row is found before the first is answered.
     """
-    from olivebuild.steps._answers import Form, answers, prompts_of, read_rows
-    from olivebuild.steps._context import context_of, room_for
+    from olivebuild.ml.inference.context import context_of, room_for
+    from olivebuild.ml.inference.predict import Form, answers, prompts_of, read_rows
 
     rows, form = read_rows(
         Path(settings["rows"]), settings["shown"], [Form(**f) for f in settings["forms"]]

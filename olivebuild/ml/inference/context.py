@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from olivebuild.errors import InputError, Where
-from olivebuild.small_files import read_json
-from olivebuild.steps._row_origins import origins_of
 
-from olivebuild import model_config
+from olivebuild.core.errors import InputError, Where
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.data.origins import origins_of
+from olivebuild.formats import model_config
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-    from olivebuild.steps._encode import TokenRows
-    from olivebuild.steps._tokens import Encoder, Example, Table
+    from olivebuild.api.job import Job
+    from olivebuild.ml.data.token_shards import TokenRows
+    from olivebuild.ml.data.tokens import Encoder, Example, Table
 
 REFUSED = (
     "a system message can often stand in the user's, and prompt and completion take no template"
@@ -51,8 +51,8 @@ def check_asked(job: Job, encoder: Encoder) -> None:
 
     Their tokens are found as those of the rows to train on are, and remembered with them.
     """
-    from olivebuild.steps._encode import token_rows
-    from olivebuild.steps._tokens import Encoder
+    from olivebuild.ml.data.token_shards import token_rows
+    from olivebuild.ml.data.tokens import Encoder
 
     folder = job.input("model").folder
     for asked in job.action.asked:
@@ -89,7 +89,7 @@ def examples_of(encoder: Encoder, table: Table) -> list[Example]:
 
     Raises InputError when the chat template refuses some.
     """
-    from olivebuild.steps._tokens import Refused
+    from olivebuild.ml.data.tokens import Refused
 
     encoder.read_ends(
         table.format, [row["completion"] for row in table.rows] if table.format == "prompt" else []

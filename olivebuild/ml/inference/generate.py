@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from olivebuild.errors import Where
-from olivebuild.small_files import read_text
-from olivebuild.steps._ends import trained_ends
-from olivebuild.steps._models import load_tokenizer
-from olivebuild.steps._runtime import HuggingFaceRuntime, OnnxRuntime, Runtime
-from olivebuild.steps._tokenizer_files import has_tokenizer
-from olivebuild.steps._trial import capacity
 
-from olivebuild import clock
-from olivebuild.steps import _patterns, _runtime
+from olivebuild.core.errors import Where
+from olivebuild.core.fs.small_files import read_text
+from olivebuild.formats import template_clock
+from olivebuild.ml.data.end_tokens import trained_ends
+from olivebuild.ml.inference import runtime as _runtime
+from olivebuild.ml.inference.runtime import HuggingFaceRuntime, OnnxRuntime, Runtime
+from olivebuild.ml.models.load import load_tokenizer
+from olivebuild.ml.models.tokenizer_files import has_tokenizer
+from olivebuild.ml.onnx.trial import capacity
+from olivebuild.ml.weights import patterns
 
 Logits = np.ndarray[Any, Any]
 Speech = Generator[Logits, int, None]
@@ -47,7 +48,7 @@ def open_model(
         from peft import PeftModel
 
         assert isinstance(runtime, HuggingFaceRuntime)
-        _patterns.check_adapter(Path(adapter), runtime.model, trust=trust_adapter)
+        patterns.check_adapter(Path(adapter), runtime.model, trust=trust_adapter)
         runtime.model = PeftModel.from_pretrained(runtime.model, adapter).eval()
     return runtime
 
@@ -58,7 +59,7 @@ def dress(runtime: Runtime, adapter: str, date: str) -> None:
         # Trained with one of its own, as its merge has it, too. Code that it names is a stranger's.
         runtime.tokenizer = load_tokenizer(adapter, date=date)
     elif (template := Path(adapter, "chat_template.jinja")).is_file():
-        runtime.tokenizer.chat_template = clock.fixed(read_text(template), date)
+        runtime.tokenizer.chat_template = template_clock.fixed(read_text(template), date)
 
 
 def tokens(

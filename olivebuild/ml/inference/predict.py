@@ -11,13 +11,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from olivebuild.errors import InputError
-from olivebuild.steps._conversation import conversation_of, tools_of
-from olivebuild.steps._reading import Read, read_file
-from olivebuild.steps._runtime import BATCH, Question, Runtime
-from olivebuild.steps._tokens import Encoder
-from olivebuild.steps._values import DATES, is_missing, text_of, tidied, why_not
-from olivebuild.templates import columns_in, fill, slots
+from olivebuild.core.errors import InputError
+from olivebuild.data.conversation import conversation_of, tools_of
+from olivebuild.data.readers import Read, read_file
+from olivebuild.data.templates import columns_in, fill, slots
+from olivebuild.data.values import DATES, is_missing, text_of, tidied, why_not
+from olivebuild.ml.data.tokens import Encoder
+from olivebuild.ml.inference.runtime import BATCH, Question, Runtime
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from olivebuild.errors import StepError, Where, first_line
-from olivebuild.small_files import read_json
-from olivebuild.steps._context import check_prompts, examples_of, room_of
-from olivebuild.steps._ends import ends_of
-from olivebuild.steps._figures import Judged
-from olivebuild.steps._reach import border_of
-from olivebuild.steps._tokens import Encoder, Table
-from olivebuild.steps._trial import capacity
 
-from olivebuild.steps import _genai, _models
+from olivebuild.core.errors import StepError, Where, first_line
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.metrics.scoring import Judged
+from olivebuild.ml.data.end_tokens import ends_of
+from olivebuild.ml.data.tokens import Encoder, Table
+from olivebuild.ml.inference.context import check_prompts, examples_of, room_of
+from olivebuild.ml.models import genai, load
+from olivebuild.ml.nn.reach import border_of
+from olivebuild.ml.onnx.trial import capacity
 
 BATCH = 8
 WINDOW = 512
@@ -141,11 +141,9 @@ class HuggingFaceRuntime:
         date: str = "",
         where: Where | None = None,
     ) -> None:
-        device, dtype = _models.platform()
-        self.tokenizer = _models.load_tokenizer(
-            folder, trust_remote_code=trust_remote_code, date=date
-        )
-        self.model = _models.load_model(
+        device, dtype = load.platform()
+        self.tokenizer = load.load_tokenizer(folder, trust_remote_code=trust_remote_code, date=date)
+        self.model = load.load_model(
             folder, dtype, device, trust_remote_code=trust_remote_code, where=where
         )
         self.device = device
@@ -284,11 +282,11 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 
 class OnnxRuntime:
     def __init__(self, folder: str | Path, date: str = "", *, trust: bool = False) -> None:
-        self.tokenizer = _models.load_tokenizer(folder, date=date)
+        self.tokenizer = load.load_tokenizer(folder, date=date)
         self.config = read_json(Path(folder, "genai_config.json"))
         self.ends = ends_of(Path(folder))
         try:
-            self.model = _genai.open_model(Path(folder), trust=trust)
+            self.model = genai.open_model(Path(folder), trust=trust)
         except RuntimeError as e:
             hint = "the provider it was built for must be there: see `olivebuild doctor`"
             raise StepError(

@@ -1,4 +1,5 @@
-"""The quantiser of _kernels.py in torch, for CUDA: the same operations one by one, so the same
+"""The quantiser of ml/kernels/blockwise.py in torch, for CUDA: the same operations one by one, so
+the same
 bits.
 
 Worth its import only for much work: see `_assemble.quantiser_for`.
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from olivebuild.steps._kernels import Quantiser
+
+from olivebuild.ml.kernels.blockwise import Quantiser
 
 SCALES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from olivebuild.steps._kernels import Quantiser, narrow
 
-from olivebuild.steps import _kernels
+from olivebuild.ml.kernels import blockwise
+from olivebuild.ml.kernels.blockwise import Quantiser, narrow
 
 STEPS = 20
 PIECE = 128
@@ -38,11 +38,11 @@ class KQuantiser(Quantiser):
         scales: np.ndarray,
         zeros: np.ndarray,
     ) -> bool:
-        if _kernels.native is None:
+        if blockwise.native is None:
             return False
-        settings = (_kernels.FORMATS[dtype], self.block, self.bits, _kernels.FORMATS[self.scales])
+        settings = (blockwise.FORMATS[dtype], self.block, self.bits, blockwise.FORMATS[self.scales])
         return bool(
-            _kernels.native.k_quantise(
+            blockwise.native.k_quantise(
                 np.ascontiguousarray(weight), *settings, packed, scales, zeros
             )
         )

@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from olivebuild.machine import installed, processor
 
-from olivebuild import digest, numerics
-from olivebuild.steps import _kernels
+from olivebuild.core import hashing, numerics
+from olivebuild.core.host import installed, processor
+from olivebuild.ml.kernels import blockwise
 
 VERSION = 1
 """Raise it when our kernel adds in another order."""
@@ -36,22 +36,22 @@ class TorchProduct:
 
     def __call__(self, b: np.ndarray, a: np.ndarray) -> np.ndarray:
         if has_bits_of_torch(self.root, len(b), *a.shape):
-            made = _kernels.product_native(b, a)
+            made = blockwise.product_native(b, a)
             if made is not None:
                 return made
-        return _kernels.product(b, a)
+        return blockwise.product(b, a)
 
 
 @cache
 def has_bits_of_torch(root: Path, n: int, r: int, k: int) -> bool:
     """Whether our kernel gives what torch does for products of this shape here."""
-    if _kernels.product_native(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)) is None:
+    if blockwise.product_native(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)) is None:
         return False
     told = sorted(numerics.settings().items())
     file = (
         root
         / "proofs"
-        / digest.of_json(["product", VERSION, processor(), installed("torch"), told, n, r, k])
+        / hashing.of_json(["product", VERSION, processor(), installed("torch"), told, n, r, k])
     )
     with _PROVING:
         try:
@@ -62,7 +62,7 @@ def has_bits_of_torch(root: Path, n: int, r: int, k: int) -> bool:
             known = "same" if _compare(n, r, k) else "other"
             try:
                 file.parent.mkdir(exist_ok=True)
-                digest.write_atomically(file, known.encode())
+                hashing.write_atomically(file, known.encode())
             except OSError:
                 # A cache that can't be written is asked again next time.
                 pass
@@ -72,5 +72,5 @@ def has_bits_of_torch(root: Path, n: int, r: int, k: int) -> bool:
 def _compare(n: int, r: int, k: int) -> bool:
     random = np.random.default_rng([n, r, k])
     b, a = (random.standard_normal(shape).astype(np.float32) for shape in ((n, r), (r, k)))
-    ours = _kernels.product_native(b, a)
-    return ours is not None and ours.tobytes() == _kernels.product(b, a).tobytes()
+    ours = blockwise.product_native(b, a)
+    return ours is not None and ours.tobytes() == blockwise.product(b, a).tobytes()

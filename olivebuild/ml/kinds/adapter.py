@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from olivebuild.job import Job
-from olivebuild.small_files import read_bytes, read_json
-from olivebuild.sources import Source
-from olivebuild.step import Result
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
+from olivebuild.core.fs.small_files import read_bytes, read_json
+from olivebuild.formats.source import Source
 from olivebuild.steps.adapter import AdapterFields
 
 
@@ -17,11 +17,11 @@ def run(job: Job) -> None:
     if fields.source:
         _bring(job, fields.source, fields.stop, trust=fields.trust)
     else:
-        from olivebuild.steps import _train
-        from olivebuild.steps._opened import check_inputs
+        from olivebuild.ml.models.opened import check_inputs
+        from olivebuild.ml.training import train
 
         check_inputs(job)
-        job.result = _train.train(job, fields)
+        job.result = train.train(job, fields)
 
 
 def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
@@ -34,19 +34,19 @@ def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
 
     from msgspec import structs
 
-    from olivebuild import brought
-    from olivebuild.errors import InputError
-    from olivebuild.manifest import Entry, Manifest
-    from olivebuild.steps import _ends
-    from olivebuild.steps._adapters import why_unusable
-    from olivebuild.steps._fetch import fetch
-    from olivebuild.steps._tokenizer_files import found_in
-    from olivebuild.tensors import tensors_of
+    from olivebuild.cache.manifest import Entry, Manifest
+    from olivebuild.core.errors import InputError
+    from olivebuild.formats import imported
+    from olivebuild.formats.safetensors import tensors_of
+    from olivebuild.ml.data import end_tokens
+    from olivebuild.ml.models.fetch import fetch
+    from olivebuild.ml.models.tokenizer_files import found_in
+    from olivebuild.ml.weights.adapter_config import why_unusable
 
     folder = fetch(
         job,
         source,
-        look=lambda folder: brought.check(folder, "adapter", job.where("source"), trust=trust),
+        look=lambda folder: imported.check(folder, "adapter", job.where("source"), trust=trust),
     )
     config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     for file in (config, weights):
@@ -80,14 +80,19 @@ def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
         Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]),
         structs.replace(stored, executable=False),
     ]
-    said = _ends.read(folder / _ends.NAME)
-    trained = _ends.ids_of(said.get("eos_token_id")), _ends.texts_of(said.get("stop_strings"))
+    said = end_tokens.read(folder / end_tokens.NAME)
+    trained = (
+        end_tokens.ids_of(said.get("eos_token_id")),
+        end_tokens.texts_of(said.get("stop_strings")),
+    )
     if stop or any(trained):
         # `stop` has the word, else the ends that lie beside the adapter: those it was trained with.
         ends = (
-            _ends.of_adapter([], sorted(set(stop))) if stop else _ends.of_adapter(*trained)
+            end_tokens.of_adapter([], sorted(set(stop)))
+            if stop
+            else end_tokens.of_adapter(*trained)
         ).encode()
-        entries.append(Entry.of_runs(_ends.NAME, [(job.store.put_bytes(ends), len(ends))]))
+        entries.append(Entry.of_runs(end_tokens.NAME, [(job.store.put_bytes(ends), len(ends))]))
     for name, path in found_in(folder):
         content = read_bytes(path)
         entries.append(Entry.of_runs(name, [(job.store.put_bytes(content), len(content))]))

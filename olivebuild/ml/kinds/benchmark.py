@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from olivebuild.job import Job
-from olivebuild.pareto import front
-from olivebuild.retraining import part
-from olivebuild.small_files import read_json
-from olivebuild.step import Result
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.metrics.pareto import front
+from olivebuild.steps._seeds import part
 from olivebuild.steps.benchmark import BenchmarkFields
 
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
-    from olivebuild.metric_records import read_metrics
-    from olivebuild.steps._compare import add_seeds, comparisons
+    from olivebuild.metrics.comparisons import add_seeds, comparisons
+    from olivebuild.metrics.records import read_metrics
 
     fields = job.fields(BenchmarkFields)
     names = [str(m) for m in fields.models]

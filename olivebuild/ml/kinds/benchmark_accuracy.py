@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from olivebuild import clock
-from olivebuild.job import Job
-from olivebuild.step import Result
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
+from olivebuild.formats import template_clock
 from olivebuild.steps.benchmark_accuracy import AccuracyFields
 
 if TYPE_CHECKING:
-    from olivebuild.steps._figures import Judged
-    from olivebuild.steps._runtime import Runtime
-    from olivebuild.steps._scores import Schema, Score
-    from olivebuild.steps._tokens import Table
+    from olivebuild.metrics.scoring import Judged
+    from olivebuild.ml.benchmark.scores import Schema, Score
+    from olivebuild.ml.data.tokens import Table
+    from olivebuild.ml.inference.runtime import Runtime
 
 
 DAYS = (1, 200)
@@ -31,12 +31,12 @@ DATED = 8
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
-    from olivebuild.steps import _runtime
-    from olivebuild.steps._figures import figures, without_answers
-    from olivebuild.steps._opened import check_inputs
-    from olivebuild.steps._scores import Schema, load_score
-    from olivebuild.steps._speech import open_model
-    from olivebuild.steps._tokens import read_table
+    from olivebuild.metrics.scoring import figures, without_answers
+    from olivebuild.ml.benchmark.scores import Schema, load_score
+    from olivebuild.ml.data.tokens import read_table
+    from olivebuild.ml.inference import runtime as _runtime
+    from olivebuild.ml.inference.generate import open_model
+    from olivebuild.ml.models.opened import check_inputs
 
     check_inputs(job)
     fields = job.fields(AccuracyFields)
@@ -74,7 +74,7 @@ def run(job: Job) -> None:
             job.progress("judging", done, rows)
         result.append(figures(judged, labelled=bool(table.labels), written=table.format != "text"))
         if (
-            clock.folder_reads_clock(Path(model.folder))
+            template_clock.folder_reads_clock(Path(model.folder))
             and table.format in ("user", "messages")
             and table.rows
         ):
@@ -91,14 +91,15 @@ def _on_other_dates(
     """How many answers to a few rows are other ones when the chat template writes another date;
     says so.
     """
-    from olivebuild.steps import _models, _runtime
-    from olivebuild.steps._speech import dress
+    from olivebuild.ml.inference import runtime as _runtime
+    from olivebuild.ml.inference.generate import dress
+    from olivebuild.ml.models import load
 
     adapter = job.input("adapter").folder if "adapter" in job.action.inputs else ""
     model, few = job.input("model"), replace(table, rows=table.rows[:DATED])
 
     def answers(date: str) -> list[tuple[str, str]]:
-        runtime.tokenizer = _models.load_tokenizer(
+        runtime.tokenizer = load.load_tokenizer(
             model.folder, trust_remote_code=model.trust_remote_code, date=date
         )
         if adapter:
@@ -109,7 +110,7 @@ def _on_other_dates(
 
     own, found, tokenizer = job.action.template_date, {}, runtime.tokenizer
     expected = answers(own)
-    for date in (clock.later(own, days) for days in DAYS):
+    for date in (template_clock.later(own, days) for days in DAYS):
         changed = sum(a != b for a, b in zip(expected, answers(date), strict=True))
         found[date] = {"rows": len(expected), "changed": changed}
         if changed:

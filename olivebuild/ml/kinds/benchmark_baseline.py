@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from olivebuild.job import Job
-from olivebuild.step import Result
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
 
 
 def run(job: Job) -> None:
@@ -16,7 +16,7 @@ def run(job: Job) -> None:
     from sklearn.naive_bayes import MultinomialNB
     from sklearn.pipeline import make_pipeline
 
-    from olivebuild.steps._tokens import Table, read_table
+    from olivebuild.ml.data.tokens import Table, read_table
 
     train = read_table(job.input("train").path)
     tests = [read_table(job.input(role).path) for role in job.roles("data")]

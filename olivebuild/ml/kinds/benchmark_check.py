@@ -7,20 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild import clock
-from olivebuild.errors import InputError, StepError, first_line
-from olivebuild.job import Job
-from olivebuild.step import Result
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
+from olivebuild.core.errors import InputError, StepError, first_line
+from olivebuild.formats import template_clock
 from olivebuild.steps.benchmark_check import SAMPLE, CheckFields
 
 if TYPE_CHECKING:
-    from olivebuild.steps._trial import Difference
+    from olivebuild.ml.onnx.trial import Difference
 
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
-    from olivebuild.steps._opened import check_inputs
-    from olivebuild.steps._tokens import read_table
+    from olivebuild.ml.data.tokens import read_table
+    from olivebuild.ml.models.opened import check_inputs
 
     check_inputs(job)
     tables = [read_table(job.input(role).path) for role in job.roles("data")]
@@ -31,8 +31,8 @@ def run(job: Job) -> None:
 
 def _sample(tables: list[Any], tokenizer: Any) -> list[list[int]]:
     """Token ids of a few test rows, prompt and completion."""
-    from olivebuild.steps._context import examples_of
-    from olivebuild.steps._tokens import Encoder
+    from olivebuild.ml.data.tokens import Encoder
+    from olivebuild.ml.inference.context import examples_of
 
     encoder = Encoder(tokenizer)
     rows = [
@@ -50,14 +50,15 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
     import torch
     from peft import PeftModel
 
-    from olivebuild.steps import _models, _patterns
-    from olivebuild.steps._inputs import as_folder
+    from olivebuild.ml.models import load
+    from olivebuild.ml.weights import patterns
+    from olivebuild.ml.weights.inputs import as_folder
 
     base, merged, adapter = job.input("base"), job.input("model"), as_folder(job, "adapter")
-    device, dtype = _models.platform()
+    device, dtype = load.platform()
     rows = _sample(
         tables,
-        _models.load_tokenizer(
+        load.load_tokenizer(
             base.folder, trust_remote_code=base.trust_remote_code, date=job.action.template_date
         ),
     )
@@ -70,17 +71,17 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
             ]
 
     job.progress("comparing logits", 0, 3)
-    model = _models.load_model(
+    model = load.load_model(
         base.folder, dtype, device, trust_remote_code=base.trust_remote_code, where=job.where()
     )
     plain = logits(model)
     job.progress("comparing logits", 1, 3)
-    _patterns.check_adapter(Path(adapter), model, trust=job.input("adapter").trust_remote_code)
+    patterns.check_adapter(Path(adapter), model, trust=job.input("adapter").trust_remote_code)
     adapted = logits(PeftModel.from_pretrained(model, str(adapter)).eval())
     job.progress("comparing logits", 2, 3)
     del model
     ours = logits(
-        _models.load_model(merged.folder, dtype, device, trust_remote_code=merged.trust_remote_code)
+        load.load_model(merged.folder, dtype, device, trust_remote_code=merged.trust_remote_code)
     )
     job.progress("comparing logits", 3, 3)
     figures = compare([x.numpy() for x in adapted], [x.numpy() for x in ours])
@@ -122,26 +123,26 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
     import onnxruntime_genai as og
     import torch
 
-    from olivebuild.steps import _models
-    from olivebuild.steps._runtime import OnnxRuntime
-    from olivebuild.steps._trial import capacity
-    from olivebuild.steps._trial import compare as difference_of
+    from olivebuild.ml.inference.runtime import OnnxRuntime
+    from olivebuild.ml.models import load
+    from olivebuild.ml.onnx.trial import capacity
+    from olivebuild.ml.onnx.trial import compare as difference_of
 
     source, onnx = job.input("source"), job.input("model")
-    tokenizer = _models.load_tokenizer(
+    tokenizer = load.load_tokenizer(
         source.folder, trust_remote_code=source.trust_remote_code, date=job.action.template_date
     )
     runtime = OnnxRuntime(onnx.folder, job.action.template_date, trust=onnx.trust_remote_code)
     # Its own template, with the date in it: the runtime would read the clock.
-    dated = runtime.tokenizer if clock.folder_reads_clock(Path(onnx.folder)) else None
+    dated = runtime.tokenizer if template_clock.folder_reads_clock(Path(onnx.folder)) else None
     prompts = _same_tokens(job, tables, tokenizer, og.Tokenizer(runtime.model), dated)
     _same_ends(job, Path(source.folder), Path(onnx.folder))
     context = int(runtime.config["model"]["context_length"])
     rows = [ids[: context - 1] for ids in _sample(tables, tokenizer)]
     precision = job.fields(CheckFields).precision
     # What is judged to the fourth digit is compared with logits that have it.
-    device, dtype = _models.platform(*(["float32"] if precision == "fp32" else []))
-    model = _models.load_model(
+    device, dtype = load.platform(*(["float32"] if precision == "fp32" else []))
+    model = load.load_model(
         source.folder, dtype, device, trust_remote_code=source.trust_remote_code, where=job.where()
     )
     expected, found = [], []
@@ -180,7 +181,7 @@ def _judge(
     """Raises StepError for a conversion that is further from its source than its precision
     explains.
     """
-    from olivebuild.steps._trial import LIMITS
+    from olivebuild.ml.onnx.trial import LIMITS
 
     limit = LIMITS[precision]
     fault = difference.beyond(limit)
@@ -207,8 +208,8 @@ def _same_tokens(
     The model is asked with the tokens of our one rendering; whoever deploys it has those of the
     runtime's tokenizer.
     """
-    from olivebuild.steps._row_origins import origins_of
-    from olivebuild.steps._tokens import Encoder, Refused
+    from olivebuild.data.origins import origins_of
+    from olivebuild.ml.data.tokens import Encoder, Refused
 
     encoder, count, begun = Encoder(tokenizer), 0, 0
     origins = [origins_of(table.path) for table in tables]
@@ -305,7 +306,7 @@ def _same_ends(job: Job, source: Path, onnx: Path) -> None:
     """Where the source stops, be it by its configuration or by what its adapter taught it,
     onnxruntime-genai must stop, too.
     """
-    from olivebuild.steps._ends import ends_of
+    from olivebuild.ml.data.end_tokens import ends_of
 
     if missing := sorted(ends_of(source) - ends_of(onnx)):
         hint = "the deployed model would not stop where the trained one does"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 
-from olivebuild.job import Job
-from olivebuild.step import Result
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
 from olivebuild.steps.benchmark_latency import LatencyFields
 
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
-    from olivebuild.steps._latency import measure
-    from olivebuild.steps._opened import check_inputs
+    from olivebuild.ml.benchmark.latency import measure
+    from olivebuild.ml.models.opened import check_inputs
 
     check_inputs(job)
 

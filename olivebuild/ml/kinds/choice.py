@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from olivebuild.errors import GateError
-from olivebuild.gates import Gate
-from olivebuild.job import Job
-from olivebuild.pareto import front, ranked
-from olivebuild.small_files import read_json
-from olivebuild.step import Result
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
+from olivebuild.core.errors import GateError
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.metrics.gates import Gate
+from olivebuild.metrics.pareto import front, ranked
 from olivebuild.steps.choice import ChoiceFields
 
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
     fields = job.fields(ChoiceFields)
-    from olivebuild.metric_records import read_metrics
+    from olivebuild.metrics.records import read_metrics
 
     by = job.input("by")
     metrics = read_metrics(read_json(Path(by.folder) / "metrics.json"), by.target)

@@ -16,16 +16,17 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild import environment, names
-from olivebuild.children import python
-from olivebuild.commandline import SLOT, named_inputs, named_outputs
-from olivebuild.endings import ending, kills
-from olivebuild.errors import InputError, StepError
-from olivebuild.result import Result
-from olivebuild.small_files import read_json
+from olivebuild.api.result import Result
+from olivebuild.core import environment
+from olivebuild.core.errors import InputError, StepError
+from olivebuild.core.exit_reasons import ending, kills
+from olivebuild.core.fs import portable_names
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.core.processes import python
+from olivebuild.steps._command_line import SLOT, named_inputs, named_outputs
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
+    from olivebuild.api.job import Job
 
 GRACE_SECONDS = 2
 
@@ -167,7 +168,7 @@ def _metrics(job: Job, name: str) -> dict[str, object]:
             hint='for example {"accuracy": 0.9}',
         )
     for metric, value in data.items():
-        if not _is_finite(value) or not names.is_text(metric):
+        if not _is_finite(value) or not portable_names.is_text(metric):
             fact = f"{name}: {metric!r} is {str(value)[:40]}, which is no metric"
             raise StepError(
                 fact,

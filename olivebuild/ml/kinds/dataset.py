@@ -9,17 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild import digest, drops
-from olivebuild.drops import told
-from olivebuild.errors import InputError
-from olivebuild.job import Job
-from olivebuild.step import Result
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
+from olivebuild.core import hashing
+from olivebuild.core.errors import InputError
+from olivebuild.data import drops
+from olivebuild.data.drops import told
+from olivebuild.data.templates import columns_in
 from olivebuild.steps.dataset import FORMATS, DatasetFields
-from olivebuild.templates import columns_in
 
 if TYPE_CHECKING:
-    from olivebuild.steps._rows import Row, Template
-    from olivebuild.steps._split import Likeness
+    from olivebuild.data.split import Likeness
+    from olivebuild.ml.data.rows import Row, Template
 
 
 MAX_LABELS = 100
@@ -30,7 +31,8 @@ LIKE_MISSING = {"nan", "na", "n/a", "#n/a", "none", "null", "nat", "<na>"}
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
-    from olivebuild.steps import _row_origins, _rows
+    from olivebuild.data import origins
+    from olivebuild.ml.data import rows as _rows
 
     fields = job.fields(DatasetFields)
     template = _rows.Template.of(fields, job)
@@ -50,8 +52,8 @@ def run(job: Job) -> None:
     # again, nor is a row that moved.
     digests = {
         "": _digest_of_files(job.out),
-        "train": digest.of_json(["rows", template.format, [[r.values, r.label] for r in train]]),
-        "test": digest.of_json(
+        "train": hashing.of_json(["rows", template.format, [[r.values, r.label] for r in train]]),
+        "test": hashing.of_json(
             ["rows", template.format, [[r.values, r.label] for r in test], labels]
         ),
     }
@@ -69,7 +71,7 @@ def run(job: Job) -> None:
         if found and found["drops"]
     }
     dropped |= {"test_read": report["test"]["read"]} if "test_drops" in dropped else {}
-    _row_origins.write(
+    origins.write(
         job.out,
         {"train": [r.origin for r in train], "test": [r.origin for r in test]},
         fields.max_dropped,
@@ -81,7 +83,7 @@ def _make(
     job: Job, fields: DatasetFields, template: Template, report: dict[str, Any]
 ) -> tuple[list[Row], list[Row], list[tuple[str, str]]]:
     """The rows to train and to test, and the labels. `report` is filled as things become known."""
-    from olivebuild.steps import _rows
+    from olivebuild.ml.data import rows as _rows
 
     rows, found = template.render(_rows.read_all(job, fields, "source"), fields.dedupe)
     report |= found
@@ -178,9 +180,9 @@ def _compare(
 
 
 def _groups(job: Job, fields: DatasetFields, rows: list[Row]) -> Likeness:
-    from olivebuild.steps import _split
+    from olivebuild.data import split
 
-    found = _split.likeness(
+    found = split.likeness(
         [r.content for r in rows], [r.group for r in rows], near=fields.near_duplicates
     )
     for text, count in sorted(found.shared.items(), key=lambda item: -item[1])[:3]:
@@ -204,15 +206,15 @@ def _divide(
 
     Raises InputError when a side that should have some can have none.
     """
-    from olivebuild.steps import _split
+    from olivebuild.data import split
 
     groups = _groups(job, fields, rows).groups
     sizes = Counter(groups)
     largest = max(sizes.values(), default=0)
     report |= {"near_duplicate_groups": len(sizes), "largest_group": largest}
-    held = _split.sides(groups, fields.seed, fields.holdout)
+    held = split.sides(groups, fields.seed, fields.holdout)
     if rows and 0 < fields.holdout < 1 and len(set(held)) == 1:
-        moved = _split.nearest(groups, fields.seed, test=not held[0])
+        moved = split.nearest(groups, fields.seed, test=not held[0])
         if moved is None:
             raise _undivided(job, fields, sizes, len(rows))
         held = [g == moved if not held[0] else g != moved for g in groups]
@@ -266,9 +268,9 @@ def _undivided(job: Job, fields: DatasetFields, sizes: Counter[str], count: int)
 
 
 def _all_train(sizes: Counter[str], fields: DatasetFields) -> bool:
-    from olivebuild.steps import _split
+    from olivebuild.data import split
 
-    return not any(_split.sides(list(sizes), fields.seed, fields.holdout))
+    return not any(split.sides(list(sizes), fields.seed, fields.holdout))
 
 
 def look_alikes(labels: Iterable[str]) -> list[list[str]]:
@@ -301,7 +303,7 @@ def _digest_of_files(folder: Path) -> str:
     are.
     """
     files = [folder / name for name in ("report.json", "test.parquet", "train.parquet")]
-    return digest.of_json([[p.name, False, p.stat().st_size, digest.of_file(p)] for p in files])
+    return hashing.of_json([[p.name, False, p.stat().st_size, hashing.of_file(p)] for p in files])
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:

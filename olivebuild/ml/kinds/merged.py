@@ -5,44 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import InputError
-from olivebuild.job import Job
-from olivebuild.ml.weights.peft_merge import merge_with_peft
-from olivebuild.step import Result
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
+from olivebuild.core.errors import InputError
+from olivebuild.ml.peft_merge import merge_with_peft
 from olivebuild.steps.merged import MergedFields
 
 if TYPE_CHECKING:
-    from olivebuild.steps._merge import Change
-    from olivebuild.weights import Weights
+    from olivebuild.ml.weights.lora import Change
+    from olivebuild.ml.weights.view import Weights
 
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
     fields = job.fields(MergedFields)
     if fields.source:
-        from olivebuild import brought
+        from olivebuild.formats import imported
         from olivebuild.ml.kinds.model import seen_of
-        from olivebuild.steps._fetch import fetch
+        from olivebuild.ml.models.fetch import fetch
 
         path = fetch(
             job,
             fields.source,
-            look=lambda folder: brought.check(folder, "merged", job.where("source"), trust=False),
+            look=lambda folder: imported.check(folder, "merged", job.where("source"), trust=False),
         )
         job.result = Result(reference=path, provenance=seen_of(path))
         check_brought(job, path)
     else:
-        from olivebuild.steps._opened import check_inputs
+        from olivebuild.ml.models.opened import check_inputs
 
         check_inputs(job)
         merge(job, fields)
 
 
 def check_brought(job: Job, folder: Path | None) -> None:
-    from olivebuild.steps import _opened
+    from olivebuild.ml.models import opened
 
     try:
-        _opened.check_output(job, folder or job.out)
+        opened.check_output(job, folder or job.out)
     except ModuleNotFoundError as e:
         job.note(
             f"not opened, since {e.name} is not installed: what reads it will see whether it is "
@@ -54,12 +54,12 @@ def merge(job: Job, fields: MergedFields) -> None:
     """Tensor by tensor where that is proven to give peft's bytes; else by peft, and the trace says
     why.
     """
-    from olivebuild.steps import _frozen
-    from olivebuild.steps._adapters import why_unmergeable, why_unusable
-    from olivebuild.steps._ends import stopping, write_ends
-    from olivebuild.steps._merge import Unproven, changes, open_input
-    from olivebuild.steps._placed import check_places
-    from olivebuild.steps._tokenizer_files import dress, with_tokenizer
+    from olivebuild.ml.data.end_tokens import stopping, write_ends
+    from olivebuild.ml.models import frozen_dates
+    from olivebuild.ml.models.tokenizer_files import dress, with_tokenizer
+    from olivebuild.ml.weights.adapter_config import why_unmergeable, why_unusable
+    from olivebuild.ml.weights.lora import Unproven, changes, open_input
+    from olivebuild.ml.weights.placement import check_places
 
     base, adapter = (
         open_input(job.store, job.input("model")),
@@ -88,7 +88,7 @@ def merge(job: Job, fields: MergedFields) -> None:
             raise InputError(
                 f"no reproducible merge: {e}", where=job.where("reproducible"), hint=hint
             ) from None
-        from olivebuild.steps._inputs import as_folder
+        from olivebuild.ml.weights.inputs import as_folder
 
         job.note(f"merging with peft: {e}")
         merge_with_peft(
@@ -100,12 +100,12 @@ def merge(job: Job, fields: MergedFields) -> None:
         if model is not base:
             dress(job.out, model)
         write_ends(job, model, adapter, job.out)
-        _frozen.in_folder(job, job.out)
+        frozen_dates.in_folder(job, job.out)
         job.result = job.result._replace(provenance={"by": "peft", "because": str(e)})
         return
     merge_by_tensors(
         job,
-        _frozen.in_weights(job, stopping(job, model, adapter)),
+        frozen_dates.in_weights(job, stopping(job, model, adapter)),
         changed,
         reproducible=fields.reproducible,
     )
@@ -117,11 +117,11 @@ def merge_by_tensors(
     """Only a merge that goes into build/ is written; for steps that read single tensors it suffices
     to know how each is computed.
     """
-    from olivebuild.manifest import Merge
+    from olivebuild.cache.manifest import Merge
+    from olivebuild.ml.models.opened import keep_finite
+    from olivebuild.ml.onnx.assemble import Ahead
     from olivebuild.ml.onnx.skeletons import known_recipes
-    from olivebuild.steps._assemble import Ahead
-    from olivebuild.steps._merge import merge_all, multiplication, overlay
-    from olivebuild.steps._opened import keep_finite
+    from olivebuild.ml.weights.lora import merge_all, multiplication, overlay
 
     job.progress("merging", 0, len(changed))
     try:
@@ -164,7 +164,7 @@ def check_base(job: Job, adapter: dict[str, Any], config: dict[str, Any]) -> Non
     """Raises InputError when the base is quantised, as that of adapters trained in 4 bit
     often is.
     """
-    from olivebuild.model_config import full_precision_hint, quantised_by
+    from olivebuild.formats.model_config import full_precision_hint, quantised_by
 
     if method := quantised_by(config):
         hint = full_precision_hint(str(adapter.get("base_model_name_or_path") or ""))

@@ -5,23 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from olivebuild import brought, clock, opening
-from olivebuild.errors import InputError
-from olivebuild.job import Job
-from olivebuild.step import Result
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
+from olivebuild.core.errors import InputError
+from olivebuild.core.fs import opening
+from olivebuild.formats import imported, template_clock
 from olivebuild.steps.model import ModelFields
 
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
-    from olivebuild.steps._fetch import fetch
+    from olivebuild.ml.models.fetch import fetch
 
     fields = job.fields(ModelFields)
     where, trust = job.where("source"), fields.trust_remote_code
     path = fetch(
         job,
         fields.source,
-        look=lambda folder: brought.check(folder, "model", where, trust=trust),
+        look=lambda folder: imported.check(folder, "model", where, trust=trust),
     )
     if fields.source.scheme == "hf":
         job.result = Result(reference=path, provenance=seen_of(path))
@@ -32,7 +33,7 @@ def run(job: Job) -> None:
 
 def seen_of(folder: Path) -> dict[str, object]:
     """What is asked of a model also where its folder is not."""
-    return {"reads_clock": True} if clock.folder_reads_clock(folder) else {}
+    return {"reads_clock": True} if template_clock.folder_reads_clock(folder) else {}
 
 
 def _convert(job: Job, gguf: Path, dtype: str) -> None:
@@ -46,8 +47,8 @@ def _convert(job: Job, gguf: Path, dtype: str) -> None:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from olivebuild.steps._models import canonical_config
-    from olivebuild.steps._opened import check_loaded, check_output
+    from olivebuild.ml.models.load import canonical_config
+    from olivebuild.ml.models.opened import check_loaded, check_output
 
     with opening.open_file(gguf) as f:
         if f.read(4) != b"GGUF":

@@ -6,15 +6,14 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from olivebuild import trees
-from olivebuild.errors import InputError, StepError, first_line
-from olivebuild.job import Job
-from olivebuild.manifest import Manifest
-from olivebuild.ml.onnx.skeletons import check_finite_input, skeleton_of
-from olivebuild.small_files import read_json
-from olivebuild.sources import Source
-from olivebuild.step import Result
-from olivebuild.steps._builder import (
+from olivebuild.api.job import Job
+from olivebuild.api.step import Result
+from olivebuild.cache.manifest import Manifest
+from olivebuild.core.errors import InputError, StepError, first_line
+from olivebuild.core.fs import trees
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.formats.source import Source
+from olivebuild.ml.onnx.builder import (
     builder_options,
     canonical,
     check_loads,
@@ -22,10 +21,11 @@ from olivebuild.steps._builder import (
     load,
     run_builder,
 )
+from olivebuild.ml.onnx.skeletons import check_finite_input, skeleton_of
 from olivebuild.steps.onnx import OnnxFields
 
 if TYPE_CHECKING:
-    from olivebuild.weights import Weights
+    from olivebuild.ml.weights.view import Weights
 
 
 def run(job: Job) -> None:
@@ -34,7 +34,7 @@ def run(job: Job) -> None:
     if fields.source:
         _bring(job, fields.source, trust=fields.trust)
     else:
-        from olivebuild.steps._opened import check_inputs
+        from olivebuild.ml.models.opened import check_inputs
 
         check_inputs(job)
         _build(job, fields)
@@ -42,13 +42,13 @@ def run(job: Job) -> None:
 
 def _build(job: Job, fields: OnnxFields) -> None:
     """From the skeleton, if there can be one; else by the model builder."""
-    from olivebuild.steps import _frozen
-    from olivebuild.steps._assemble import assemble
-    from olivebuild.steps._merge import open_input
-    from olivebuild.steps._proven import proven_length
-    from olivebuild.steps._recipes import NotFinite
+    from olivebuild.ml.models import frozen_dates
+    from olivebuild.ml.onnx.assemble import assemble
+    from olivebuild.ml.onnx.proven import proven_length
+    from olivebuild.ml.onnx.skeleton import NotFinite
+    from olivebuild.ml.weights.lora import open_input
 
-    model = _frozen.in_weights(job, open_input(job.store, job.input("model")))
+    model = frozen_dates.in_weights(job, open_input(job.store, job.input("model")))
     length = proven_length(job, fields, model)
     folder, skeleton = skeleton_of(job, fields, model)
     if skeleton.because:
@@ -86,8 +86,8 @@ def _is_audited(key: str) -> bool:
 
 def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> None:
     """Raises StepError unless the model builder makes the same files."""
-    from olivebuild.steps import _frozen
-    from olivebuild.steps._inputs import as_folder
+    from olivebuild.ml.models import frozen_dates
+    from olivebuild.ml.weights.inputs import as_folder
 
     folder, theirs = as_folder(job, "model"), job.out.parent / "audit"
     job.note("comparing with the whole model builder")
@@ -95,7 +95,7 @@ def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> Non
     run_builder(job, fields, folder, theirs, trust=False)
     canonical(theirs, folder)
     limit_length(theirs, length)
-    _frozen.in_folder(job, theirs)
+    frozen_dates.in_folder(job, theirs)
     names = {entry.name for entry in manifest.files} ^ {path.name for path in theirs.iterdir()}
     odd = sorted(
         names
@@ -119,9 +119,9 @@ def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> Non
 
 
 def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, length: int) -> None:
-    from olivebuild.steps import _frozen
-    from olivebuild.steps._inputs import as_folder
-    from olivebuild.steps._trial import not_finite, try_out
+    from olivebuild.ml.models import frozen_dates
+    from olivebuild.ml.onnx.trial import not_finite, try_out
+    from olivebuild.ml.weights.inputs import as_folder
 
     folder = as_folder(job, "model")
     check_finite_input(job, model)
@@ -148,7 +148,7 @@ def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, len
                 where=job.where(),
                 hint=hint,
             )
-    _frozen.in_folder(job, job.out)
+    frozen_dates.in_folder(job, job.out)
     job.result = Result(
         provenance={
             "by": "onnxruntime-genai",
@@ -159,15 +159,15 @@ def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, len
 
 
 def _bring(job: Job, source: Source, *, trust: bool) -> None:
-    from olivebuild import brought, onnx_folder
-    from olivebuild.steps._fetch import fetch
+    from olivebuild.formats import imported, onnx_folder
+    from olivebuild.ml.models.fetch import fetch
 
     where = job.where("source")
     folder = fetch(
         job,
         source,
         also=(*onnx_folder.READ, *onnx_folder.DATA),
-        look=lambda folder: brought.check(folder, "onnx", where, trust=trust),
+        look=lambda folder: imported.check(folder, "onnx", where, trust=trust),
     )
     if not (folder / "genai_config.json").is_file():
         hint = "it should be a folder that onnxruntime-genai loads"
@@ -201,7 +201,7 @@ def _open_brought(job: Job, *, trust: bool) -> None:
     """Raises InputError unless the files that genai_config.json names are there, and, for the
     processor, the runtime takes the model.
     """
-    from olivebuild.steps._genai import open_model
+    from olivebuild.ml.models.genai import open_model
 
     where, hint = job.where("source"), "it should be a folder that onnxruntime-genai loads"
     try:

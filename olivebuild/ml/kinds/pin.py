@@ -4,10 +4,10 @@ say.
 
 from __future__ import annotations
 
-from olivebuild.job import Job
-from olivebuild.result import Result
-from olivebuild.step import step_of
-from olivebuild.steps import _fetch
+from olivebuild.api.job import Job
+from olivebuild.api.result import Result
+from olivebuild.api.step import step_of
+from olivebuild.ml.models import fetch
 
 
 def run(job: Job) -> None:
@@ -16,8 +16,8 @@ def run(job: Job) -> None:
     source = step.source(job.fields(step.fields))
     assert source
     if job.action.task == "look":
-        job.result = Result(provenance={"folder": str(_fetch.look_at(job, source))})
+        job.result = Result(provenance={"folder": str(fetch.look_at(job, source))})
     else:
         job.result = Result(
-            provenance={"pin": _fetch.pin(job, source, dataset=step.kind == "dataset")}
+            provenance={"pin": fetch.pin(job, source, dataset=step.kind == "dataset")}
         )

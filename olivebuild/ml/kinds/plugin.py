@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from olivebuild.step import step_of
+from olivebuild.api.step import step_of
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
+    from olivebuild.api.job import Job
 
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out` by the `run` of its kind."""
-    from olivebuild.steps._opened import check_inputs
+    from olivebuild.ml.models.opened import check_inputs
 
     step = step_of(job.action.kind)
     assert step is not None

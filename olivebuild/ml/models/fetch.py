@@ -19,17 +19,17 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from olivebuild.children import python
-from olivebuild.digest import THREADS
-from olivebuild.errors import InputError, first_line
-from olivebuild.hub import SMALL
-from olivebuild.job import Job
-from olivebuild.mistaken import folder_like
-from olivebuild.sources import Source
-from olivebuild.steps._sizes import FREE_BYTES, LARGEST_RATIO
-from olivebuild.tensors import chosen_of, files_of_index
-
-from olivebuild import brought, hub, opening
+from olivebuild.api.job import Job
+from olivebuild.core.errors import InputError, first_line
+from olivebuild.core.fs import opening
+from olivebuild.core.hashing import THREADS
+from olivebuild.core.processes import python
+from olivebuild.data.limits import FREE_BYTES, LARGEST_RATIO
+from olivebuild.formats import hub_cache, imported
+from olivebuild.formats.hub_cache import SMALL
+from olivebuild.formats.not_a_model import folder_like
+from olivebuild.formats.safetensors import chosen_of, files_of_index
+from olivebuild.formats.source import Source
 
 Look = Callable[[Path], None]
 """Raises InputError for a folder that may not be used."""
@@ -86,7 +86,7 @@ def look_at(job: Job, source: Source) -> Path:
     Raises InputError also where the repository lacks the weights that would be loaded.
     """
     folder = _downloaded(job, source, "model", SMALL)
-    brought.check(
+    imported.check(
         folder,
         job.action.kind,
         job.where("source"),
@@ -145,7 +145,7 @@ def _weights_in(job: Job, source: Source, folder: Path) -> list[str]:
 
 def _listed(job: Job, source: Source, folder: Path) -> set[str]:
     """The names of the repository's files."""
-    if known := hub.listed(source, job.action.pin):
+    if known := hub_cache.listed(source, job.action.pin):
         return known
     from huggingface_hub import HfApi
 

@@ -8,31 +8,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from olivebuild import clock
+from olivebuild.formats import template_clock
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-    from olivebuild.weights import Weights
+    from olivebuild.api.job import Job
+    from olivebuild.ml.weights.view import Weights
 
 
 def date_of(job: Job) -> str:
     """The date that is to be fixed; empty where templates stay the model's own."""
     how, _, date = job.action.template_date.partition(" ")
-    return date if how == clock.FREEZE else ""
+    return date if how == template_clock.FREEZE else ""
 
 
 def in_weights(job: Job, model: Weights) -> Weights:
     """The model with its date fixed, where that is asked for."""
-    from olivebuild.places import Place
-    from olivebuild.weights import read_at
+    from olivebuild.cache.tensor_locations import Place
+    from olivebuild.ml.weights.view import read_at
 
     if not (date := date_of(job)):
         return model
     files = []
     for name, found, place in model.files:
-        if clock.holds_templates(name):
+        if template_clock.holds_templates(name):
             before = read_at(place, 0, place.size)
-            after = clock.fixed_file(name, before, date)
+            after = template_clock.fixed_file(name, before, date)
             if after != before:
                 found = job.store.put_bytes(after)
                 place = Place(job.store.path(found), 0, len(after))
@@ -43,7 +43,7 @@ def in_weights(job: Job, model: Weights) -> Weights:
 def in_folder(job: Job, folder: Path) -> None:
     """Fix the date in a folder's templates, where that is asked for."""
     if date := date_of(job):
-        for name, before in clock.files_of(folder).items():
-            after = clock.fixed_file(name, before, date)
+        for name, before in template_clock.files_of(folder).items():
+            after = template_clock.fixed_file(name, before, date)
             if after != before:
                 (folder / name).write_bytes(after)

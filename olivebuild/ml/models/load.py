@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from olivebuild.errors import InputError, Where, first_line
-from olivebuild.small_files import read_json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from olivebuild import brought, clock
-from olivebuild.steps import _vector_math
+from olivebuild.core.errors import InputError, Where, first_line
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.formats import imported, template_clock
+from olivebuild.ml.kernels import mkl
 
 SMALL = 20_000_000
 """Below this many parameters one thread is faster than several: the matrices are too small to
@@ -59,7 +59,7 @@ def parameters_in(folder: Path) -> int:
     """How many parameters a model folder holds, from the safetensors headers."""
     from math import prod
 
-    from olivebuild.tensors import tensors_of, weight_files
+    from olivebuild.formats.safetensors import tensors_of, weight_files
 
     return sum(
         prod(t.shape) for name in weight_files(folder).names for t in tensors_of(folder / name)
@@ -83,12 +83,12 @@ def load_model(
     Raises InputError for what can't be loaded, and for weights that transformers would make up, or
     that are NaN or infinite.
     """
-    from olivebuild.steps._opened import check_loaded
+    from olivebuild.ml.models.opened import check_loaded
 
-    brought.check(Path(folder), "model", where or str(folder), trust=trust_remote_code)
+    imported.check(Path(folder), "model", where or str(folder), trust=trust_remote_code)
     if parameters_in(Path(folder)) < SMALL:
         torch.set_num_threads(1)
-    _vector_math.make_ready()
+    mkl.make_ready()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -159,9 +159,11 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date:
     # Every rendering comes from here, and none may read the clock.
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, str):
-        tokenizer.chat_template = clock.fixed(template, date)
+        tokenizer.chat_template = template_clock.fixed(template, date)
     elif template:
-        tokenizer.chat_template = {name: clock.fixed(text, date) for name, text in template.items()}
+        tokenizer.chat_template = {
+            name: template_clock.fixed(text, date) for name, text in template.items()
+        }
     return tokenizer
 
 
@@ -194,7 +196,7 @@ def copy_processing_files(source: Path, folder: Path) -> None:
     """
     import shutil
 
-    from olivebuild.tensors import model_files, name_in
+    from olivebuild.formats.safetensors import model_files, name_in
 
     for path in model_files(source)[1]:
         place = folder / name_in(source, path)

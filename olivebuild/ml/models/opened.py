@@ -15,21 +15,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
-from olivebuild.derived import Derived
-from olivebuild.errors import InputError, Where, first_line
-from olivebuild.machine import installed
-from olivebuild.model_config import last_tokens, without_embedding
-from olivebuild.model_numbers import sizes_of, too_many
-from olivebuild.places import Place
-from olivebuild.tensors import ignored_weights, model_files, name_in, tensors_of, weight_files
-from olivebuild.weights import Shard, Weight, Weights, write_files
 
-from olivebuild import brought, digest, trees
-from olivebuild.steps import _kernels
+from olivebuild.cache.memo import Derived
+from olivebuild.cache.tensor_locations import Place
+from olivebuild.core import hashing
+from olivebuild.core.errors import InputError, Where, first_line
+from olivebuild.core.fs import trees
+from olivebuild.core.host import installed
+from olivebuild.formats import imported
+from olivebuild.formats.model_config import last_tokens, without_embedding
+from olivebuild.formats.model_numbers import sizes_of, too_many
+from olivebuild.formats.safetensors import (
+    ignored_weights,
+    model_files,
+    name_in,
+    tensors_of,
+    weight_files,
+)
+from olivebuild.ml.kernels import blockwise
+from olivebuild.ml.weights.view import Shard, Weight, Weights, write_files
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-    from olivebuild.store import Store
+    from olivebuild.api.job import Job
+    from olivebuild.cache.store import Store
 
 VERSION = 1
 READERS = (
@@ -67,7 +75,7 @@ def check_inputs(job: Job) -> None:
     """Open all models that an action reads. Raises InputError, and tells what is left out."""
     if job.action.kind not in READERS:
         return
-    from olivebuild.steps._merge import open_input
+    from olivebuild.ml.weights.lora import open_input
 
     for role, given in job.action.inputs.items():
         if given.kind not in ("model", "merged"):
@@ -78,7 +86,7 @@ def check_inputs(job: Job) -> None:
                 f"{listed(weight_files(Path(given.folder)).names)}"
             )
         if given.folder:
-            brought.check(
+            imported.check(
                 Path(given.folder), given.kind, job.where(role), trust=given.trust_remote_code
             )
         model = open_input(job.store, given)
@@ -112,7 +120,7 @@ def of_headers(folder: Path, *, code: bool = False) -> Weights:
         shards.append(Shard(name, b"", tuple(weights)))
     others = model_files(folder, code=code)[1]
     files = tuple(
-        (name_in(folder, p), digest.of_file(p), Place(p, 0, p.stat().st_size, lent=True))
+        (name_in(folder, p), hashing.of_file(p), Place(p, 0, p.stat().st_size, lent=True))
         for p in others
     )
     return Weights(tuple(shards), files, index=found.index)
@@ -136,7 +144,7 @@ def check(
         raise InputError(f"{target}: {impossible.fact}", where=where, hint=impossible.hint)
     facts = sorted([w.name, w.dtype, list(w.shape)] for w in model.by_name.values())
     files = [[name, found] for name, found, _ in model.files if name != "generation_config.json"]
-    key = digest.of_json(["opened", VERSION, installed("transformers"), trust, facts, files])
+    key = hashing.of_json(["opened", VERSION, installed("transformers"), trust, facts, files])
     found = _known(job.store, key)
     if not found:
         scratch = job.out.parent / "opened"
@@ -285,10 +293,10 @@ def check_finite(
     pieces = [
         (w, start)
         for w in model.by_name.values()
-        if w.dtype in _kernels.INFINITY
+        if w.dtype in blockwise.INFINITY
         for start in range(0, w.size, PIECE)
     ]
-    if odd := [w.name for w in digest.in_threads(_odd, pieces) if w]:
+    if odd := [w.name for w in hashing.in_threads(_odd, pieces) if w]:
         fact = f"{target}: {listed(dict.fromkeys(odd))} holds NaN or infinite numbers"
         raise InputError(
             fact,
@@ -301,7 +309,7 @@ def check_finite(
 def _odd(weight: Weight, start: int) -> Weight | None:
     return (
         None
-        if _kernels.is_finite(weight.read(start, min(PIECE, weight.size - start)), weight.dtype)
+        if blockwise.is_finite(weight.read(start, min(PIECE, weight.size - start)), weight.dtype)
         else weight
     )
 
@@ -314,7 +322,7 @@ def keep_finite(store: Store, model: str) -> None:
 
 
 def finite_key(model: str) -> str:
-    return digest.of_json(["finite", VERSION, model])
+    return hashing.of_json(["finite", VERSION, model])
 
 
 def listed(names: Iterable[str]) -> str:

@@ -11,12 +11,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import InputError
-from olivebuild.tensors import folders_in, name_in
-from olivebuild.weights import Weights, read_at
+from olivebuild.core.errors import InputError
+from olivebuild.formats.safetensors import folders_in, name_in
+from olivebuild.ml.weights.view import Weights, read_at
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
+    from olivebuild.api.job import Job
 
 VOCABULARIES = (
     "tokenizer.json",

@@ -1,10 +1,11 @@
-"""Attention between rows that lie end to end (_layout.py), registered with transformers under a
+"""Attention between rows that lie end to end (ml/nn/packing.py), registered with transformers under
+a
 name of our own.
 
 Models hand it their queries, keys and values of all tokens; no mask is made. On CUDA in half
 precision torch's varlen kernel does the
 work, or, where all rows have one length, the faster one that scaled_dot_product_attention finds, or
-FlashAttention 4 (_flash.py); elsewhere
+FlashAttention 4 (ml/nn/flash_attention.py); elsewhere
 that works on padded groups of rows. What it does not know (soft caps, sinks) raises
 NotImplementedError.
 """
@@ -16,10 +17,10 @@ import inspect
 from typing import Any
 
 import torch
-from olivebuild.steps._layout import Rows
 from transformers import AttentionInterface
 
-from olivebuild.steps import _flash
+from olivebuild.ml.nn import flash_attention
+from olivebuild.ml.nn.packing import Rows
 
 NAME = "olivebuild_rows"
 KNOWN = {
@@ -108,10 +109,10 @@ def _by_flash(
     scale, back = scaling or q.shape[-1] ** -0.5, None if window is None else window - 1
     if rows.alike:
         q, k, v = (x.unflatten(0, (rows.alike, rows.longest)) for x in (q, k, v))
-        return _flash.attention(q, k, v, scale=scale, back=back).flatten(0, 1)[None]
+        return flash_attention.attention(q, k, v, scale=scale, back=back).flatten(0, 1)[None]
     if rows.keys is not None:
         k, v = k.index_select(0, rows.keys), v.index_select(0, rows.keys)
-    return _flash.attention(
+    return flash_attention.attention(
         q,
         k,
         v,

@@ -14,9 +14,10 @@ from types import MethodType
 from typing import Any
 
 import torch
-from olivebuild.steps._forward import evaluating
-from olivebuild.steps._lora import plain_layers
 from torch.nn.functional import linear
+
+from olivebuild.ml.nn.forward import evaluating
+from olivebuild.ml.nn.lora import plain_layers
 
 ALIGNED = 8
 """Numbers of 16 bits that a row of a matrix begins at a multiple of, for the fast kernels."""

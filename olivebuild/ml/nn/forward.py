@@ -3,7 +3,8 @@ what the recipe says is not changed.
 
 The mean is over all counted tokens of the batch, however it is cut. Logits are computed only where
 a token is counted, and in pieces
-where a vocabulary of logits would not fit. Layouts are in _layout.py; which one a model takes is
+where a vocabulary of logits would not fit. Layouts are in ml/nn/packing.py; which one a model takes
+is
 found by trying (`takes_packed`).
 """
 
@@ -17,15 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from olivebuild.errors import StepError, first_line
-from olivebuild.steps._encode import lengths_of
-from olivebuild.steps._head import head_loss
-from olivebuild.steps._layout import Packed, Padded, micro_batches, pack, pad
-from olivebuild.steps._reach import Reach, keeps_state, own_attention
-from olivebuild.steps._tokens import Tokens
 from torch.nn.functional import cross_entropy
 
-from olivebuild.steps import _attention
+from olivebuild.core.errors import StepError, first_line
+from olivebuild.ml.data.token_shards import lengths_of
+from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.nn import attention
+from olivebuild.ml.nn.loss_head import head_loss
+from olivebuild.ml.nn.packing import Packed, Padded, micro_batches, pack, pad
+from olivebuild.ml.nn.reach import Reach, keeps_state, own_attention
 
 SMALLEST = 64
 
@@ -77,7 +78,7 @@ class Forward:
         """
         self.reach = Reach(model)
         self._named = inspect.signature(model.get_base_model().forward).parameters
-        model.set_attn_implementation(_attention.NAME if setup.packed else own_attention(model))
+        model.set_attn_implementation(attention.NAME if setup.packed else own_attention(model))
 
     def lay_out(self, batch: Sequence[Tokens]) -> list[Packed | Padded]:
         setup, apart = self.setup, self.reach.apart(batch)
@@ -274,11 +275,7 @@ def takes_packed(
         if why := keeps_state(model):
             note(f"rows can't be packed for this model: {why}")
         for grouped in (
-            ()
-            if why
-            else (False, True)
-            if _attention.takes_varlen(device, model.dtype)
-            else (True,)
+            () if why else (False, True) if attention.takes_varlen(device, model.dtype) else (True,)
         ):
             setup = Setup(packed=True, share=True, limit=1 << 30, grouped=grouped)
             fault = _fault(Forward(model, device, setup, note), some, want)

@@ -4,7 +4,7 @@ for rounding.
 peft adds what LoRA gives to a layer's output as a matrix of its own, scaled. Much of a small
 model's time goes there: into passes over wide
 matrices, and into products with a narrow one that lies across. For layers that are compiled see
-_compiled.py.
+ml/nn/compile.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from types import MethodType
 from typing import Any
 
 import torch
-from olivebuild.steps._linear import linear
 from peft.tuners.lora.layer import Linear
+
+from olivebuild.ml.nn.linear import linear
 
 
 def join_products(model: Any) -> None:

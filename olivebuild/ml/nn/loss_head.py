@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from olivebuild.steps._linear import linear
+
+from olivebuild.ml.nn.linear import linear
 
 LOGITS = 1 << 26
 """Logits that are held at once; 256 MiB in float32."""

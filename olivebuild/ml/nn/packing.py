@@ -5,7 +5,8 @@ A causal model sees nothing but what stands before a token, so rows that begin a
 prompt, an instruction) have the
 same values there, and one copy serves all of them; its gradient is the sum of theirs. Only who
 attends to whom has to be known
-(`Rows`, read by _attention.py). Positions count from each row's own beginning. Knows nothing of
+(`Rows`, read by ml/nn/attention.py). Positions count from each row's own beginning. Knows nothing
+of
 models.
 """
 
@@ -16,7 +17,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from olivebuild.steps._tokens import Tokens
+
+from olivebuild.ml.data.tokens import Tokens
 
 ALIKE = 0.6
 """Rows whose lengths differ by more than this factor are attended to in separate groups: padding

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from olivebuild.errors import InputError
-from olivebuild.small_files import read_json
+
+from olivebuild.core.errors import InputError
+from olivebuild.core.fs.small_files import read_json
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-
+    from olivebuild.api.job import Job
     from olivebuild.steps.adapter import Quantisation
 
 FILE = "quantisation.json"

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from olivebuild.steps._tokens import Tokens
+
+from olivebuild.ml.data.tokens import Tokens
 
 STATES = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "moe_mamba", "hybrid")
 """Kinds of layers, as `layer_types` names them, that carry a state from token to token."""

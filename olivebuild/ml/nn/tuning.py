@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from olivebuild.steps._compiled import compile_layers, suit_compiler
-from olivebuild.steps._encode import lengths_of
-from olivebuild.steps._forward import Setup, checkpoint_layers, takes_packed
-from olivebuild.steps._lora import join_products
-from olivebuild.steps._reach import windows_of
-from olivebuild.steps._tokens import Tokens
 
-from olivebuild.steps import _flash
+from olivebuild.ml.data.token_shards import lengths_of
+from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.nn import flash_attention
+from olivebuild.ml.nn.compile import compile_layers, suit_compiler
+from olivebuild.ml.nn.forward import Setup, checkpoint_layers, takes_packed
+from olivebuild.ml.nn.lora import join_products
+from olivebuild.ml.nn.reach import windows_of
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
+    from olivebuild.api.job import Job
 
 CPU_TOKENS = 4096
 MOST_TOKENS = 1 << 15
@@ -97,14 +97,14 @@ def prepare(
 
 def _takes_flash(job: Job, model: Any, device: torch.device, longest: int, *, packed: bool) -> bool:
     """Whether FlashAttention 4 is installed and attends to this model's rows as torch does."""
-    if not _flash.installed():
+    if not flash_attention.installed():
         return False
     config = model.config.get_text_config()
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Layers may differ in their windows; a model may have layers that have none beside them.
     backs = [window - 1 for window in windows_of(model) if window < longest - 1]
     faults = (
-        _flash.fault(
+        flash_attention.fault(
             config.num_attention_heads,
             config.num_key_value_heads,
             dim,

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from olivebuild.blobs import Batch
-from olivebuild.derived import Blobs, Derived
-from olivebuild.errors import StepError
-from olivebuild.machine import gpu_names
-from olivebuild.manifest import Entry, Manifest
-from olivebuild.steps import _kernels
-from olivebuild.steps._merge import Change
-from olivebuild.steps._recipes import NotFinite, Quantised, Recipe, Skeleton, parts_of
-from olivebuild.store import Store
-from olivebuild.weights import Weight, Weights
+from olivebuild.cache.blobs import Batch
+from olivebuild.cache.manifest import Entry, Manifest
+from olivebuild.cache.memo import Blobs, Derived
+from olivebuild.cache.store import Store
+from olivebuild.core.errors import StepError
+from olivebuild.core.host import gpu_names
+from olivebuild.ml.kernels import blockwise
+from olivebuild.ml.onnx.skeleton import NotFinite, Quantised, Recipe, Skeleton, parts_of
+from olivebuild.ml.weights.lora import Change
+from olivebuild.ml.weights.view import Weight, Weights
 
 SKELETON, CONSTANTS = "skeleton.json", "constants.bin"
 INNER = (SKELETON, CONSTANTS)
@@ -95,7 +95,7 @@ def assemble(
     order = sorted(todo.items(), key=lambda item: -_size(item[1], by_name))
     with store.batch(scratch, sync=False) as batch:
         made = dict(
-            _kernels.in_threads(
+            blockwise.in_threads(
                 lambda item: (item[0], _compute(item[1], by_name, batch, kernel)), order
             )
         )
@@ -136,16 +136,16 @@ def _size(recipe: Recipe, weights: dict[str, Weight]) -> int:
     return sum(weights[name].size for name in recipe.sources())
 
 
-def kernel_for(size: int) -> Callable[[Quantised], _kernels.Quantiser]:
+def kernel_for(size: int) -> Callable[[Quantised], blockwise.Quantiser]:
     """Where to quantise `size` bytes of weights: on a GPU that this action holds, if that saves
     more than importing torch costs.
     """
-    nanoseconds_a_byte, worth = 0.3 if _kernels.native else 3.0, 10.0
-    if size * nanoseconds_a_byte * 1e-9 / _kernels.THREADS < worth or not gpu_names():
+    nanoseconds_a_byte, worth = 0.3 if blockwise.native else 3.0, 10.0
+    if size * nanoseconds_a_byte * 1e-9 / blockwise.THREADS < worth or not gpu_names():
         return lambda quantised: quantised.kernel
     import torch
 
-    from olivebuild.steps._kernels_torch import TorchQuantiser
+    from olivebuild.ml.kernels.blockwise_torch import TorchQuantiser
 
     if not torch.cuda.is_available():
         return lambda quantised: quantised.kernel
@@ -160,7 +160,7 @@ def _compute(
     recipe: Recipe,
     weights: dict[str, Weight],
     batch: Batch,
-    kernel: Callable[[Quantised], _kernels.Quantiser] | None = None,
+    kernel: Callable[[Quantised], blockwise.Quantiser] | None = None,
 ) -> Blobs:
     blobs = [batch.blob() for _ in range(3 if recipe.quantised else 1)]
     sizes = [0] * len(blobs)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import InputError, StepError, first_line
-from olivebuild.machine import installed
-from olivebuild.small_files import read_json
+from olivebuild.core.errors import InputError, StepError, first_line
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.core.host import installed
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
+    from olivebuild.api.job import Job
     from olivebuild.steps.onnx import OnnxFields
 
 BUILDER_NAMES = {
@@ -55,10 +55,10 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
     """
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
-    from olivebuild.steps import _vector_math
-    from olivebuild.steps._overrides import structured
+    from olivebuild.ml.kernels import mkl
+    from olivebuild.ml.onnx.overrides import structured
 
-    _vector_math.make_ready()
+    mkl.make_ready()
     options = builder_options(fields) | {"hf_remote": trust}
     given = [
         f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in options.items()
@@ -133,8 +133,8 @@ class BuilderFailed(StepError):
 
 def _failed(job: Job, error: Exception, folder: Path) -> BuilderFailed | None:
     """What an exception of the builder means; None for one that was not raised in its own code."""
-    from olivebuild.conversions import known_to_fail
-    from olivebuild.model_config import read_config
+    from olivebuild.formats.conversions import known_to_fail
+    from olivebuild.formats.model_config import read_config
 
     frames = traceback.extract_tb(error.__traceback__)
     place = Path(frames[-1].filename)
@@ -169,7 +169,7 @@ def _failed(job: Job, error: Exception, folder: Path) -> BuilderFailed | None:
 
 
 def architecture_in(folder: Path) -> str:
-    from olivebuild.model_config import architecture_of, read_config
+    from olivebuild.formats.model_config import architecture_of, read_config
 
     with contextlib.suppress(OSError, ValueError):
         return architecture_of(read_config(folder)) or "the model"
@@ -227,7 +227,7 @@ def load(folder: Path) -> None:
 
     Raises RuntimeError when the runtime refuses it.
     """
-    from olivebuild.steps._genai import open_model
+    from olivebuild.ml.models.genai import open_model
 
     open_model(folder, trust=True)
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from olivebuild.steps._merge import Unproven
-from olivebuild.steps._recipes import Add, Cast, Concat, Dtype, Source, View
+from olivebuild.ml.onnx.skeleton import Add, Cast, Concat, Dtype, Source, View
+from olivebuild.ml.weights.lora import Unproven
 
 DTYPES: dict[torch.dtype, Dtype] = {
     torch.bfloat16: "BF16",

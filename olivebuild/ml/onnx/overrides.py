@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from olivebuild.small_files import read_json
+from olivebuild.core.fs.small_files import read_json
 
 
 def structured(

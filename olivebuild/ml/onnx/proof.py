@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from olivebuild import trees
-from olivebuild.errors import first_line
-from olivebuild.steps._trial import ANY, LIMITS, Difference, Proof, Runner, compare
+from olivebuild.core.errors import first_line
+from olivebuild.core.fs import trees
+from olivebuild.ml.onnx.trial import ANY, LIMITS, Difference, Proof, Runner, compare
 
 LAYERS, VOCABULARY = 2, 331
 """A prime, which no other size is: the model builder takes any product with as many outputs as
@@ -252,7 +252,7 @@ def _write(mini: Miniature, folder: Path, dtype: str) -> Any:
     )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokens: dict[str, Any] = {f"{name}_token": f"<{name}>" for name in names}
-    PreTrainedTokenizerFast(tokenizer_object=words, **tokens).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    PreTrainedTokenizerFast(tokenizer_object=words, **tokens).save_pretrained(folder)
     given = mini.config | {"torch_dtype": dtype, "dtype": dtype}
     try:
         with torch.random.fork_rng(devices=[]):

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import StepError, first_line
-from olivebuild.machine import installed
-from olivebuild.steps._builder import run_builder
+from olivebuild.core.errors import StepError, first_line
+from olivebuild.core.host import installed
+from olivebuild.ml.onnx.builder import run_builder
 from olivebuild.steps.onnx import LIBRARIES
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-    from olivebuild.steps._trial import Proof
+    from olivebuild.api.job import Job
+    from olivebuild.ml.onnx.trial import Proof
+    from olivebuild.ml.weights.view import Weights
     from olivebuild.steps.onnx import OnnxFields
-    from olivebuild.weights import Weights
 
 
 def proven_length(job: Job, fields: OnnxFields, model: Weights) -> int:
@@ -92,8 +92,8 @@ def _compare(job: Job, fields: OnnxFields, config: dict[str, Any], dtype: str) -
     """The architecture in float32 at all lengths that matter, then these options on weights of that
     type, where they run here.
     """
-    from olivebuild.steps._proof import Miniature, Untried, prove
-    from olivebuild.steps._trial import Proof
+    from olivebuild.ml.onnx.proof import Miniature, Untried, prove
+    from olivebuild.ml.onnx.trial import Proof
 
     try:
         mini = Miniature.of(config, max(64, fields.block_size or 0))
@@ -130,12 +130,12 @@ def _compare(job: Job, fields: OnnxFields, config: dict[str, Any], dtype: str) -
 
 
 def _kept_proof(job: Job, about: list[object], prove: Callable[[], Proof]) -> Proof:
-    from olivebuild import digest
-    from olivebuild.derived import Derived
-    from olivebuild.steps._trial import VERSION, Proof
+    from olivebuild.cache.memo import Derived
+    from olivebuild.core import hashing
+    from olivebuild.ml.onnx.trial import VERSION, Proof
 
     derived, versions = Derived(job.store), [[name, installed(name)] for name in LIBRARIES]
-    key = digest.of_json(["onnx proof", VERSION, versions, about])
+    key = hashing.of_json(["onnx proof", VERSION, versions, about])
     if (known := derived.read(key)) is not None:
         with contextlib.suppress(ValueError):
             return Proof.from_json(known)

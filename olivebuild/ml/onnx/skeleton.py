@@ -1,7 +1,8 @@
 """How an ONNX model's tensors come from a model's weights: views, concatenations, sums and casts,
 as data; and their evaluation.
 
-Written by _trace.py, which watches the model builder; read by _assemble.py. Needs numpy alone.
+Written by ml/onnx/trace.py, which watches the model builder; read by ml/onnx/assemble.py. Needs
+numpy alone.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from olivebuild import digest
-from olivebuild.steps import _kernels
-from olivebuild.steps._kernels_k import KQuantiser
-from olivebuild.weights import Weight
+from olivebuild.core import hashing
+from olivebuild.ml.kernels import blockwise
+from olivebuild.ml.kernels.k_quant import KQuantiser
+from olivebuild.ml.weights.view import Weight
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 VERSION = 2
@@ -101,8 +102,8 @@ class Quantised:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     @property
-    def kernel(self) -> _kernels.Quantiser:
-        kind = _kernels.Quantiser if self.algorithm == "default" else KQuantiser
+    def kernel(self) -> blockwise.Quantiser:
+        kind = blockwise.Quantiser if self.algorithm == "default" else KQuantiser
         return kind(self.bits, self.block, self.symmetric, self.scales)
 
 
@@ -120,7 +121,7 @@ class Recipe:
     def key(self, weights: Mapping[str, Weight]) -> str:
         """What decides the bytes: the recipe, with digests instead of names."""
         dumped = _RECIPES.dump_python(self, mode="json")
-        return digest.of_json(["onnx tensor", VERSION, _named(dumped, weights)])
+        return hashing.of_json(["onnx tensor", VERSION, _named(dumped, weights)])
 
     def sources(self) -> set[str]:
         return _sources(self.view)
@@ -180,7 +181,7 @@ def _not_finite(recipe: Recipe, weights: Mapping[str, Weight]) -> NotFinite:
     """Whether the weight itself is not finite, or does not fit into the number format."""
     for weight in (weights[name] for name in sorted(recipe.sources())):
         for start in range(0, weight.size, PIECE):
-            if not _kernels.is_finite(
+            if not blockwise.is_finite(
                 weight.read(start, min(PIECE, weight.size - start)), weight.dtype
             ):
                 return NotFinite(f"{weight.name} holds infinities or NaN", DAMAGED)
@@ -220,16 +221,16 @@ def evaluate(view: View, weights: Mapping[str, Weight]) -> np.ndarray:
 
 def _node(node: Source | Concat | Add | Cast, weights: Mapping[str, Weight]) -> np.ndarray:
     if isinstance(node, Source):
-        return np.frombuffer(_weight(node, weights).read(), _kernels.STORED[node.dtype]).reshape(
+        return np.frombuffer(_weight(node, weights).read(), blockwise.STORED[node.dtype]).reshape(
             node.shape
         )
     if isinstance(node, Concat):
         return np.concatenate([evaluate(p, weights) for p in node.parts], node.dim)
     part = np.ascontiguousarray(evaluate(node.part, weights))
-    wide = _kernels.widen(part, node.part.of.dtype)
+    wide = blockwise.widen(part, node.part.of.dtype)
     if isinstance(node, Add):
         wide = wide + np.float32(node.number)
-    return _kernels.narrow(wide, node.dtype).reshape(node.shape)
+    return blockwise.narrow(wide, node.dtype).reshape(node.shape)
 
 
 def _weight(node: Source, weights: Mapping[str, Weight]) -> Weight:
@@ -249,7 +250,7 @@ def rows_of(view: View, weights: Mapping[str, Weight]) -> Rows:
     node, width = view.of, int(np.prod(view.shape[1:], dtype=np.int64))
     dense = view.strides == _row_major(view.shape)
     if dense and isinstance(node, Source):
-        weight, stored = _weight(node, weights), _kernels.STORED[node.dtype]
+        weight, stored = _weight(node, weights), blockwise.STORED[node.dtype]
 
         def from_file(start: int, count: int) -> np.ndarray:
             raw = weight.read(
@@ -287,7 +288,7 @@ def parts_of(
     recipe: Recipe,
     weights: Mapping[str, Weight],
     write: Callable[[int, np.ndarray], None],
-    kernel: Callable[[Quantised], _kernels.Quantiser] = lambda quantised: quantised.kernel,
+    kernel: Callable[[Quantised], blockwise.Quantiser] = lambda quantised: quantised.kernel,
 ) -> None:
     """Compute a tensor a few rows at a time; `write(part, bytes)` takes each part's in order.
 
@@ -303,11 +304,11 @@ def parts_of(
     quantise = kernel(recipe.quantised) if recipe.quantised else None
     # Quantisers work in float32 on whatever is stored, and nothing is lost on the way there.
     cast = recipe.dtype != view.of.dtype and not (quantise and recipe.dtype == "F32")
-    for start in range(0, view.shape[0], _kernels.ROWS):
-        values = rows(start, min(_kernels.ROWS, view.shape[0] - start))
+    for start in range(0, view.shape[0], blockwise.ROWS):
+        values = rows(start, min(blockwise.ROWS, view.shape[0] - start))
         if cast:
             with np.errstate(over="ignore"):
-                values = _kernels.narrow(_kernels.widen(values, view.of.dtype), recipe.dtype)
+                values = blockwise.narrow(blockwise.widen(values, view.of.dtype), recipe.dtype)
         parts: tuple[np.ndarray, ...] = (
             quantise(values, recipe.dtype if cast else view.of.dtype) if quantise else (values,)
         )
@@ -317,7 +318,7 @@ def parts_of(
             if recipe.quantised
             else (values, recipe.dtype if cast else view.of.dtype)
         )
-        if not _kernels.is_finite(*held):
+        if not blockwise.is_finite(*held):
             raise _not_finite(recipe, weights)
         for part, made in enumerate(parts):
             write(part, np.ascontiguousarray(made))

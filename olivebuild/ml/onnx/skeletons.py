@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from olivebuild import trees
-from olivebuild.errors import Damaged
-from olivebuild.job import Job
-from olivebuild.machine import installed
-from olivebuild.steps._builder import BuilderFailed, canonical, check_loads, run_builder
+from olivebuild.api.job import Job
+from olivebuild.core.errors import Damaged
+from olivebuild.core.fs import trees
+from olivebuild.core.host import installed
+from olivebuild.ml.onnx.builder import BuilderFailed, canonical, check_loads, run_builder
 from olivebuild.steps.onnx import STEP, OnnxFields
 
 if TYPE_CHECKING:
-    from olivebuild.derived import Derived
-    from olivebuild.steps._recipes import Recipe, Skeleton
-    from olivebuild.weights import Weights
+    from olivebuild.cache.memo import Derived
+    from olivebuild.ml.onnx.skeleton import Recipe, Skeleton
+    from olivebuild.ml.weights.view import Weights
 
 
 def no_skeleton(fields: OnnxFields, trust_remote_code: bool) -> str:
@@ -33,7 +33,7 @@ def known_recipes(job: Job, model: Weights) -> list[Recipe]:
     """How the `onnx` steps that will read this action's result make their tensors, as far as that
     is known.
     """
-    from olivebuild.derived import Derived
+    from olivebuild.cache.memo import Derived
 
     recipes: dict[Recipe, None] = {}
     for kind, given in job.action.readers:
@@ -50,19 +50,19 @@ def known_recipes(job: Job, model: Weights) -> list[Recipe]:
 
 
 def _skeleton_key(fields: OnnxFields, model: Weights) -> str:
-    from olivebuild import digest
-    from olivebuild.steps._recipes import VERSION
+    from olivebuild.core import hashing
+    from olivebuild.ml.onnx.skeleton import VERSION
 
     versions = [[name, installed(name)] for name in STEP.libraries(fields)]
     options = fields.model_dump(mode="json", exclude={"model", "adapter", "source", "trust"})
-    return digest.of_json(
+    return hashing.of_json(
         ["onnx skeleton", VERSION, STEP.version, versions, options, model.structure()]
     )
 
 
 def _restore(job: Job, derived: Derived, key: str, folder: Path) -> Skeleton | None:
-    from olivebuild.steps._assemble import SKELETON
-    from olivebuild.steps._recipes import Skeleton
+    from olivebuild.ml.onnx.assemble import SKELETON
+    from olivebuild.ml.onnx.skeleton import Skeleton
 
     for blobs in derived.get([key]).values():
         try:
@@ -78,8 +78,8 @@ def skeleton_of(job: Job, fields: OnnxFields, model: Weights) -> tuple[Path, Ske
     """The skeleton for a model's structure, these options and the installed versions; and the
     folder with its files. Made if it is not known.
     """
-    from olivebuild.derived import Derived
-    from olivebuild.steps._recipes import Skeleton
+    from olivebuild.cache.memo import Derived
+    from olivebuild.ml.onnx.skeleton import Skeleton
 
     if because := no_skeleton(fields, job.input("model").trust_remote_code):
         return job.out, Skeleton(because=because)
@@ -99,10 +99,10 @@ def skeleton_of(job: Job, fields: OnnxFields, model: Weights) -> tuple[Path, Ske
 
 def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skeleton:
     """Make the skeleton in `folder`; one that says why, if it can't be had."""
-    from olivebuild.steps._assemble import SKELETON
-    from olivebuild.steps._merge import Unproven, without_merges
-    from olivebuild.steps._recipes import Skeleton
-    from olivebuild.steps._trace import load_once, trace
+    from olivebuild.ml.onnx.assemble import SKELETON
+    from olivebuild.ml.onnx.skeleton import Skeleton
+    from olivebuild.ml.onnx.trace import load_once, trace
+    from olivebuild.ml.weights.lora import Unproven, without_merges
 
     hollow = job.out.parent / "hollow"
     hollow.mkdir()
@@ -140,7 +140,7 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
 
 
 def check_finite_input(job: Job, model: Weights) -> None:
-    from olivebuild.steps._opened import check_finite
+    from olivebuild.ml.models.opened import check_finite
 
     given = job.input("model")
     check_finite(job.store, model, given.digest, given.target, job.where("model"))

@@ -5,7 +5,8 @@ The builder (onnxruntime_genai/models/builders/base.py, 0.18.0) makes a float gr
 initializers, quantises it as a
 protobuf, and writes one data file. Here it sees the weights memory-mapped; each tensor that it
 makes of them is recorded as
-a recipe (_watch.py); when it comes to quantise, each such tensor is a hole in a sparse file, and
+a recipe (ml/onnx/dispatch.py); when it comes to quantise, each such tensor is a hole in a sparse
+file, and
 the
 quantiser's kernel does nothing. What remains is the graph and the layout of the data file. Then
 every recipe is evaluated
@@ -33,12 +34,12 @@ import onnx
 import onnx_ir
 import torch
 
-from olivebuild import trees
-from olivebuild.steps import _kernels
-from olivebuild.steps._assemble import CONSTANTS
-from olivebuild.steps._builder import load
-from olivebuild.steps._merge import Unproven
-from olivebuild.steps._recipes import (
+from olivebuild.core.fs import trees
+from olivebuild.ml.kernels import blockwise
+from olivebuild.ml.onnx.assemble import CONSTANTS
+from olivebuild.ml.onnx.builder import load
+from olivebuild.ml.onnx.dispatch import DTYPES, Watcher
+from olivebuild.ml.onnx.skeleton import (
     Algorithm,
     Quantised,
     Recipe,
@@ -48,8 +49,8 @@ from olivebuild.steps._recipes import (
     View,
     rows_of,
 )
-from olivebuild.steps._watch import DTYPES, Watcher
-from olivebuild.weights import Weight, Weights, write_files
+from olivebuild.ml.weights.lora import Unproven
+from olivebuild.ml.weights.view import Weight, Weights, write_files
 
 TORCH: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPES.items()}
 K_QUANT = "quant_tensor_k_quant_cuda"
@@ -393,8 +394,8 @@ def _prove(
         if not view.shape:
             tensor, view = tensor.reshape(1), View(view.of, view.offset, (1,), (1,))
         rows = rows_of(view, by_name)
-        for start in range(0, view.shape[0], _kernels.ROWS):
-            count = min(_kernels.ROWS, view.shape[0] - start)
+        for start in range(0, view.shape[0], blockwise.ROWS):
+            count = min(blockwise.ROWS, view.shape[0] - start)
             theirs = (
                 tensor[start : start + count]
                 .to(origin.dtype)
@@ -403,8 +404,8 @@ def _prove(
                 .view(torch.uint8)
                 .numpy()
             )
-            wide = _kernels.widen(np.ascontiguousarray(rows(start, count)), view.of.dtype)
-            ours = _kernels.narrow(wide, recipe.dtype).reshape(-1).view(np.uint8)
+            wide = blockwise.widen(np.ascontiguousarray(rows(start, count)), view.of.dtype)
+            ours = blockwise.narrow(wide, recipe.dtype).reshape(-1).view(np.uint8)
             if not np.array_equal(theirs, ours):
                 raise Unproven(f"{names[number]} did not come out as the builder's")
         if recipe.quantised:
@@ -420,7 +421,7 @@ def _compare_kernels(name: str, rows: torch.Tensor, options: Quantised) -> None:
     )
     theirs = (
         packed,
-        _kernels.narrow(scales, "BF16") if options.scales == "BF16" else scales,
+        blockwise.narrow(scales, "BF16") if options.scales == "BF16" else scales,
         zeros,
     )
     ours = options.kernel(rows.float().numpy())

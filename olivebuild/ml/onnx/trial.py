@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from olivebuild.errors import first_line
-from olivebuild.small_files import read_json
-from olivebuild.steps._kernels import is_finite
+from olivebuild.core.errors import first_line
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.ml.kernels.blockwise import is_finite
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Difference:
 
 
 VERSION = 3
-"""Raise it when another miniature is made (_proof.py), more is tried on it, or a limit is another
+"""Raise it when another miniature is made (ml/onnx/proof.py), more is tried on it, or a limit is
+another
 one.
 """
 ANY = float("inf")
@@ -124,7 +125,7 @@ class Runner:
     """
 
     def __init__(self, folder: Path) -> None:
-        from olivebuild.steps._genai import open_model
+        from olivebuild.ml.models.genai import open_model
 
         self.config = read_json(folder / "genai_config.json")
         self._model = open_model(folder, trust=True)

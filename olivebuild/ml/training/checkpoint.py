@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from olivebuild import digest
+from olivebuild.core import hashing
 
 FORMAT = "1"
 
@@ -32,7 +32,7 @@ class State:
     """Losses so far and the like, as JSON."""
 
 
-def write(file: Path, state: State, scratch: Path, mode: int = digest.ALL) -> None:
+def write(file: Path, state: State, scratch: Path, mode: int = hashing.ALL) -> None:
     """Raises OSError when there is no room; the file is then as it was. `mode`: who may read it.
 
     `scratch`: the action's own folder, which is swept after a kill.
@@ -47,7 +47,7 @@ def write(file: Path, state: State, scratch: Path, mode: int = digest.ALL) -> No
             beside,
             metadata={"format": FORMAT, "state": text, "digest": _digest(tensors, text)},
         )
-        if mode != digest.ALL:
+        if mode != hashing.ALL:
             beside.chmod(mode & stat.S_IMODE(beside.stat().st_mode))
         with open(beside, "r+b") as f:
             os.fsync(f.fileno())
@@ -78,7 +78,7 @@ def read(file: Path) -> State | None:
 
 
 def _digest(tensors: dict[str, torch.Tensor], text: str) -> str:
-    whole = digest.hasher()
+    whole = hashing.hasher()
     whole.update(text.encode())
     for name in sorted(tensors):
         whole.update(name.encode())
@@ -100,7 +100,7 @@ class Keeper:
         seconds: float,
         steps: int | None,
         note: Any,
-        mode: int = digest.ALL,
+        mode: int = hashing.ALL,
     ) -> None:
         self.file = file
         self.mode = mode

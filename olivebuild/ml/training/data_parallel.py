@@ -3,7 +3,8 @@ of its share, and their sum is stepped.
 
 The first process, the worker itself, does all else: it alone has the optimizer, keeps states and
 evaluates. Before a batch it tells the
-others (_helper.py) the step and the weights; after it they give it their gradients. So a batch is
+others (ml/training/rank_process.py) the step and the weights; after it they give it their
+gradients. So a batch is
 what the recipe says, however many share
 it, and a state that one GPU left is gone on from by eight. What goes over the wires in a step is
 what an all-reduce takes: weights one way,
@@ -26,13 +27,14 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from olivebuild.children import python
-from olivebuild.errors import StepError
-from olivebuild.steps._tokens import Tokens
-from olivebuild.steps._trainable import Trainable
+
+from olivebuild.core.errors import StepError
+from olivebuild.core.processes import python
+from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.training.parameters import Trainable
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
+    from olivebuild.api.job import Job
 
 PATIENCE = timedelta(days=7)
 """How long one waits for the others: a model may take its time to load, and an evaluation.
@@ -93,7 +95,7 @@ class Ranks:
             str(self._dtype).removeprefix("torch."),
         ]
         process = subprocess.Popen(
-            python("-m", "olivebuild.steps._helper", *words),
+            python("-m", "olivebuild.ml.training.rank_process", *words),
             # It ends when the other end of its stdin closes; its words go to the log.
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -18,19 +18,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from olivebuild.errors import StepError
-from olivebuild.numerics import differing
-from olivebuild.steps._checkpoint import Keeper, State, read
-from olivebuild.steps._evaluate import Evaluation, Verdict
-from olivebuild.steps._forward import Forward, labels_of
-from olivebuild.steps._ranks import Ranks, share_of
-from olivebuild.steps._schedule import Schedule
-from olivebuild.steps._tokens import Tokens
-from olivebuild.steps._trainable import Trainable
+
+from olivebuild.core.errors import StepError
+from olivebuild.core.numerics import differing
+from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.nn.forward import Forward, labels_of
+from olivebuild.ml.training.checkpoint import Keeper, State, read
+from olivebuild.ml.training.data_parallel import Ranks, share_of
+from olivebuild.ml.training.parameters import Trainable
+from olivebuild.ml.training.schedule import Schedule
+from olivebuild.ml.training.validation import Evaluation, Verdict
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-
+    from olivebuild.api.job import Job
     from olivebuild.steps.adapter import Training
 
 SMOOTH = 0.9
@@ -354,6 +354,6 @@ def memory(device: torch.device) -> dict[str, int]:
     """The memory that a training takes now, for a metric."""
     if device.type == "cuda":
         return {"memory": torch.cuda.max_memory_allocated(device)}
-    from olivebuild.machine import peak_rss
+    from olivebuild.core.host import peak_rss
 
     return {"memory": peak_rss()}

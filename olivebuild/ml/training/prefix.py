@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from olivebuild.steps._checkpoint import State, read, write
-from olivebuild.steps._loop import Loop
 
-from olivebuild import digest
+from olivebuild.core import hashing
+from olivebuild.ml.training.checkpoint import State, read, write
+from olivebuild.ml.training.loop import Loop
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-
+    from olivebuild.api.job import Job
     from olivebuild.steps.adapter import AdapterFields
 
 PLACES = 8
@@ -77,8 +76,7 @@ def _family(job: Job, fields: AdapterFields, loop: Loop) -> str:
     """A digest of all that decides the state after a step, but for the rows and for how many steps
     come.
     """
-    from olivebuild.machine import installed
-
+    from olivebuild.core.host import installed
     from olivebuild.steps.adapter import STEP
 
     parameters = STEP.parameters(fields)
@@ -94,7 +92,7 @@ def _family(job: Job, fields: AdapterFields, loop: Loop) -> str:
         if role not in ("data", "eval")
     }
     if loop.evaluation:
-        inputs["eval"] = digest.of_json(
+        inputs["eval"] = hashing.of_json(
             [[row.ids.tolist(), row.counted.tolist()] for row in loop.evaluation.rows]
         )
     here = [
@@ -105,14 +103,14 @@ def _family(job: Job, fields: AdapterFields, loop: Loop) -> str:
         vars(loop.forward.setup),
     ]
     libraries = {name: installed(name) for name in STEP.libraries(fields)}
-    return digest.of_json(
+    return hashing.of_json(
         [STEP.version, parameters | {"training": training}, inputs, libraries, here]
     )
 
 
 def _prefixes(loop: Loop) -> list[str]:
     """For each step up to the stable end, the digest of all rows before it."""
-    found, whole = [digest.of_json([])], digest.hasher()
+    found, whole = [hashing.of_json([])], hashing.hasher()
     for batch in islice(loop.schedule.batches(), loop.schedule.stable):
         for row in (loop.rows[i] for i in batch):
             whole.update(len(row).to_bytes(8, "little") + row.ids.tobytes() + row.counted.tobytes())

@@ -1,7 +1,8 @@
 """A process that takes the gradients of its share of each batch of a training: `python -m
-olivebuild.steps._helper FILE RANK COUNT MEETING DTYPE`.
+olivebuild.ml.training.rank_process FILE RANK COUNT MEETING DTYPE`.
 
-FILE holds the training's action. It ends with the process that started it; see _ranks.py.
+FILE holds the training's action. It ends with the process that started it; see
+ml/training/data_parallel.py.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from olivebuild.children import end_with_parent
-from olivebuild.executor import Action
-from olivebuild.job import Job
-from olivebuild.steps._forward import Forward, labels_of
-from olivebuild.steps._layout import Packed, Padded
-from olivebuild.steps._schedule import Schedule
-from olivebuild.steps._tokens import Tokens
-from olivebuild.steps._trainable import Trainable
 
-from olivebuild.steps import _models, _ranks, _train
+from olivebuild.api.action import Action
+from olivebuild.api.job import Job
+from olivebuild.core.processes import end_with_parent
+from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.models import load
+from olivebuild.ml.nn.forward import Forward, labels_of
+from olivebuild.ml.nn.packing import Packed, Padded
+from olivebuild.ml.training import data_parallel, train
+from olivebuild.ml.training.parameters import Trainable
+from olivebuild.ml.training.schedule import Schedule
 from olivebuild.steps.adapter import AdapterFields
 
 
@@ -35,11 +37,11 @@ def main(file: str, rank: int, count: int, meeting: str, dtype: str) -> None:
     # What it has to say is the log's.
     job = Job(Action.from_json(Path(file).read_text()), sys.stderr)
     fields: AdapterFields = job.fields(AdapterFields)
-    device, number_format = _models.platform(dtype)
-    rows = _train.rows_of(job, fields)
-    schedule = _train.schedule_of(fields.training, len(rows))
-    forward = _train.forward_of(job, fields, rows, schedule, device, number_format)
-    _ranks.connect(Path(meeting), rank, count, device)
+    device, number_format = load.platform(dtype)
+    rows = train.rows_of(job, fields)
+    schedule = train.schedule_of(fields.training, len(rows))
+    forward = train.forward_of(job, fields, rows, schedule, device, number_format)
+    data_parallel.connect(Path(meeting), rank, count, device)
     help_out(forward, rows, schedule, fields.training.seed, rank, count)
     dist.destroy_process_group()
 
@@ -50,8 +52,8 @@ def help_out(
     """Take the gradients of this process's share of each batch that the first one begins, until it
     has had enough.
     """
-    step, scale = _ranks.told()
-    if step == _ranks.END:
+    step, scale = data_parallel.told()
+    if step == data_parallel.END:
         return
     # Dropout of its own, and not once more what it was when an earlier training began.
     torch.manual_seed(seed + rank + count * step)
@@ -61,19 +63,19 @@ def help_out(
     )
     share, following = next(shares), None
     forward.model.train()
-    while step != _ranks.END:
+    while step != data_parallel.END:
         own, ready, labels = share
-        _ranks.take_weights(trainable)
+        data_parallel.take_weights(trainable)
         forward.scale = scale
         loss = forward.backward(own, ready, labels)
         trainable.take_gradients(scale)
-        _ranks.give(trainable, loss)
+        data_parallel.give(trainable, loss)
         for weight in trainable.weights:
             weight.grad = None
         # Laid out while the device still computes.
         following = following or next(shares, None)
         before = step
-        step, scale = _ranks.told()
+        step, scale = data_parallel.told()
         # Else the same batch again, scaled less.
         if step != before and following:
             share, following = following, None
@@ -88,7 +90,7 @@ def _shares(
 ) -> Iterator[Share]:
     for indices in schedule.batches(start):
         batch = [rows[i] for i in indices]
-        own = _ranks.share_of(batch, rank, count)
+        own = data_parallel.share_of(batch, rank, count)
         yield own, forward.lay_out(own), labels_of(batch)
 
 

@@ -1,6 +1,6 @@
 """An adapter from a model and a data set: what is trained, put together from its parts.
 
-The loop is in _loop.py, batches in _forward.py.
+The loop is in ml/training/loop.py, batches in ml/nn/forward.py.
 """
 
 from __future__ import annotations
@@ -13,33 +13,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from olivebuild.errors import InputError, first_line
-from olivebuild.step import Result
-from olivebuild.steps._checkpoint import Keeper
-from olivebuild.steps._context import check_asked, check_rows
-from olivebuild.steps._encode import TokenRows, lengths_of, token_rows
-from olivebuild.steps._evaluate import Evaluation
-from olivebuild.steps._flaws import check_flaws
-from olivebuild.steps._forward import Forward
-from olivebuild.steps._loop import Loop
-from olivebuild.steps._prefix import go_on_from_prefix
-from olivebuild.steps._schedule import Schedule, steps_of
-from olivebuild.steps._tokens import COUNTS, Encoder, Tokens
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from olivebuild import drops
-from olivebuild.steps import _ends, _hardware, _models, _patterns, _quantised, _ranks
+from olivebuild.api.step import Result
+from olivebuild.core.errors import InputError, first_line
+from olivebuild.data import drops
+from olivebuild.ml.data import end_tokens
+from olivebuild.ml.data.token_shards import TokenRows, lengths_of, token_rows
+from olivebuild.ml.data.tokens import COUNTS, Encoder, Tokens
+from olivebuild.ml.inference.context import check_asked, check_rows
+from olivebuild.ml.models import load
+from olivebuild.ml.nn import qlora, tuning
+from olivebuild.ml.nn.forward import Forward
+from olivebuild.ml.training import data_parallel
+from olivebuild.ml.training.checkpoint import Keeper
+from olivebuild.ml.training.loop import Loop
+from olivebuild.ml.training.prefix import go_on_from_prefix
+from olivebuild.ml.training.schedule import Schedule, steps_of
+from olivebuild.ml.training.unusable_rows import check_flaws
+from olivebuild.ml.training.validation import Evaluation
+from olivebuild.ml.weights import patterns
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-
+    from olivebuild.api.job import Job
     from olivebuild.steps.adapter import AdapterFields, Training
 
 
 def train(job: Job, fields: AdapterFields) -> Result:
     training, base = fields.training, job.input("model")
-    device, dtype = _models.platform(training.dtype)
+    device, dtype = load.platform(training.dtype)
     job.note(
         f"training on {torch.cuda.get_device_name() if device.type == 'cuda' else device.type} in "
         f"{str(dtype).removeprefix('torch.')}"
@@ -59,9 +62,9 @@ def train(job: Job, fields: AdapterFields) -> Result:
     drops.forget(job.log)
     loop = fit(job, fields, rows, evaluation, device, dtype)
     save_adapter(loop.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
-    (job.out / _ends.NAME).write_text(_ends.of_adapter(ends), "utf-8")
+    (job.out / end_tokens.NAME).write_text(end_tokens.of_adapter(ends), "utf-8")
     if fields.method == "qlora":
-        _quantised.note(job.out, fields.quantisation)
+        qlora.note(job.out, fields.quantisation)
     provenance = {
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
@@ -87,8 +90,8 @@ def fit(
     """
     training = fields.training
     schedule = schedule_of(training, len(rows))
-    count = _ranks.count_for(device, schedule.batch)
-    with _ranks.Ranks(job, count, device, dtype) if count > 1 else nullcontext() as ranks:
+    count = data_parallel.count_for(device, schedule.batch)
+    with data_parallel.Ranks(job, count, device, dtype) if count > 1 else nullcontext() as ranks:
         forward = forward_of(job, fields, rows, schedule, device, dtype)
         seconds = float(os.environ.get("OLIVEBUILD_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
         keeper = Keeper(
@@ -122,10 +125,10 @@ def rows_of(job: Job, fields: AdapterFields) -> TokenRows:
 
 def encoder_of(job: Job, fields: AdapterFields) -> Encoder:
     base = job.input("model")
-    tokenizer = _models.load_tokenizer(
+    tokenizer = load.load_tokenizer(
         base.folder, trust_remote_code=base.trust_remote_code, date=job.action.template_date
     )
-    encoder = Encoder(tokenizer, fields.training.max_length, _ends.ends_of(Path(base.folder)))
+    encoder = Encoder(tokenizer, fields.training.max_length, end_tokens.ends_of(Path(base.folder)))
     encoder.where = job.where("data")
     return encoder
 
@@ -149,8 +152,8 @@ def _ends_of(job: Job, fields: AdapterFields, rows: TokenRows) -> set[int]:
                 "the chat template writes no end after an answer: the tokenizer's own end token "
                 "is put there"
             )
-    ends = {*rows.ends, *(_ends.token_of(text, encoder.tokenizer) for text in fields.stop)}
-    if more := sorted(ends - _ends.ends_of(Path(job.input("model").folder))):
+    ends = {*rows.ends, *(end_tokens.token_of(text, encoder.tokenizer) for text in fields.stop)}
+    if more := sorted(ends - end_tokens.ends_of(Path(job.input("model").folder))):
         names = ", ".join(encoder.tokenizer.convert_ids_to_tokens(more))
         job.note(
             f"answers end with {names}, at which the base does not stop; what is merged with this "
@@ -170,11 +173,11 @@ def forward_of(
     """The input `model` with a new adapter, and how its batches are computed here."""
     training, base = fields.training, job.input("model")
     # The seed comes before the adapter is made, since its first values are drawn.
-    _models.be_deterministic(training.seed, device)
+    load.be_deterministic(training.seed, device)
     quantised = (
-        _quantised.configuration(fields.quantisation, dtype) if fields.method == "qlora" else None
+        qlora.configuration(fields.quantisation, dtype) if fields.method == "qlora" else None
     )
-    loaded = _models.load_model(
+    loaded = load.load_model(
         base.folder,
         dtype,
         device,
@@ -182,12 +185,12 @@ def forward_of(
         quantised=quantised,
         where=job.where("model"),
     )
-    _quantised.for_training(loaded)
+    qlora.for_training(loaded)
     model = add_adapter(job, fields, loaded)
     if fields.from_:
         begin_with(job, model, Path(job.input("from").folder))
     tokens = int(lengths_of(rows).sum()) * schedule.batch * schedule.steps // len(rows)
-    setup = _hardware.prepare(
+    setup = tuning.prepare(
         job, model, rows, tokens, device, dropout=fields.dropout, plain=training.speed == "plain"
     )
     # Trying layouts may have drawn random numbers.
@@ -268,7 +271,7 @@ def add_adapter(job: Job, fields: AdapterFields, model: Any) -> Any:
         target_modules=fields.modules if isinstance(fields.modules, str) else list(fields.modules),
     )
     names = (name for name, _ in model.named_modules())
-    _patterns.check({"target_modules": fields.modules}, names, job.where("modules"))
+    patterns.check({"target_modules": fields.modules}, names, job.where("modules"))
     try:
         # In half precision the loop keeps float32 sums of its own.
         return get_peft_model(model, config, autocast_adapter_dtype=False)

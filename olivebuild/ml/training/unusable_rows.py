@@ -8,15 +8,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.errors import InputError
-from olivebuild.steps._context import REFUSED, context_of
-from olivebuild.steps._row_origins import origins_of
-
-from olivebuild import drops
+from olivebuild.core.errors import InputError
+from olivebuild.data import drops
+from olivebuild.data.origins import origins_of
+from olivebuild.ml.inference.context import REFUSED, context_of
 
 if TYPE_CHECKING:
-    from olivebuild.job import Job
-    from olivebuild.steps._encode import TokenRows
+    from olivebuild.api.job import Job
+    from olivebuild.ml.data.token_shards import TokenRows
 
 
 def check_flaws(

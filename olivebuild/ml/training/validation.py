@@ -9,8 +9,9 @@ from enum import Enum
 from typing import Any
 
 import torch
-from olivebuild.steps._forward import Forward
-from olivebuild.steps._tokens import Tokens
+
+from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.nn.forward import Forward
 
 ROWS = 64
 """Rows that are judged at once."""

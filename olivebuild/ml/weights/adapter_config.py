@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from olivebuild.weights import Weight
+from olivebuild.ml.weights.view import Weight
 
 PREFIX = "base_model.model."
 MERGEABLE = {

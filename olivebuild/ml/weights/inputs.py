@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from olivebuild.job import Job
-from olivebuild.steps._merge import open_input
-from olivebuild.weights import write_folder
+from olivebuild.api.job import Job
+from olivebuild.ml.weights.lora import open_input
+from olivebuild.ml.weights.view import write_folder
 
 
 def as_folder(job: Job, role: str) -> Path:

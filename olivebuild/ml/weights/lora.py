@@ -20,16 +20,25 @@ from typing import Any
 import numpy as np
 from msgspec import structs
 
-from olivebuild import digest
-from olivebuild.blobs import BlobWriter
-from olivebuild.errors import Damaged
-from olivebuild.executor import ActionInput
-from olivebuild.manifest import Computed, Entry, Manifest, Merge
-from olivebuild.steps import _kernels, _patterns
-from olivebuild.steps._adapters import PLAIN_STARTS, PREFIX
-from olivebuild.steps._product import TorchProduct
-from olivebuild.store import Store
-from olivebuild.weights import Shard, Weight, Weights, headers_of, of_folder, of_manifest, read_at
+from olivebuild.api.action import ActionInput
+from olivebuild.cache.blobs import BlobWriter
+from olivebuild.cache.manifest import Computed, Entry, Manifest, Merge
+from olivebuild.cache.store import Store
+from olivebuild.core import hashing
+from olivebuild.core.errors import Damaged
+from olivebuild.ml.kernels import blockwise
+from olivebuild.ml.kernels.matmul import TorchProduct
+from olivebuild.ml.weights import patterns as _patterns
+from olivebuild.ml.weights.adapter_config import PLAIN_STARTS, PREFIX
+from olivebuild.ml.weights.view import (
+    Shard,
+    Weight,
+    Weights,
+    headers_of,
+    of_folder,
+    of_manifest,
+    read_at,
+)
 
 PLAIN = {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config",
@@ -112,12 +121,12 @@ def changes(adapter: Weights, model: Weights) -> list[Change]:
     if not result:
         raise Unproven("the adapter holds no LoRA tensors")
     kinds = {w.dtype for w in stored.values()}
-    if len(kinds) > 1 or not kinds <= set(_kernels.STORED):
+    if len(kinds) > 1 or not kinds <= set(blockwise.STORED):
         raise Unproven(
             f"the model's weights are of the types {', '.join(sorted(kinds))}, which peft's "
             "loading would make one"
         )
-    strange = sorted({w.dtype for w in adapter.by_name.values()} - set(_kernels.STORED))
+    strange = sorted({w.dtype for w in adapter.by_name.values()} - set(blockwise.STORED))
     if strange:
         raise Unproven(f"the adapter's tensors are of the type {strange[0]}")
     return result
@@ -184,8 +193,8 @@ def _pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
 
 
 def _matrix(weight: Weight) -> np.ndarray:
-    raw = np.frombuffer(weight.read(), _kernels.STORED[weight.dtype])
-    return np.ascontiguousarray(_kernels.widen(raw, weight.dtype).reshape(weight.shape))
+    raw = np.frombuffer(weight.read(), blockwise.STORED[weight.dtype])
+    return np.ascontiguousarray(blockwise.widen(raw, weight.dtype).reshape(weight.shape))
 
 
 class Rows:
@@ -199,7 +208,7 @@ class Rows:
     def before(self, start: int, count: int) -> np.ndarray:
         """Rows of the base's weight, as stored numbers."""
         weight, columns = self.change.weight, self.change.weight.shape[1]
-        stored = _kernels.STORED[weight.dtype]
+        stored = blockwise.STORED[weight.dtype]
         width = columns * stored.itemsize
         return np.frombuffer(weight.read(start * width, count * width), stored).reshape(
             count, columns
@@ -210,9 +219,9 @@ class Rows:
         # A BLAS multiplies a few rows by another kernel than many, with other last bits: a short
         # piece goes with the rows before it.
         end = start + len(before)
-        first = max(0, min(start, end - _kernels.ROWS))
+        first = max(0, min(start, end - blockwise.ROWS))
         delta = self._multiply(self.b[first:end], self.a)[start - first :]
-        return _kernels.add_delta(before, self.change.weight.dtype, delta, self.change.scale)
+        return blockwise.add_delta(before, self.change.weight.dtype, delta, self.change.scale)
 
 
 @dataclass(frozen=True)
@@ -235,14 +244,14 @@ class MergedWeight(Weight):
         for number in range(first, last):
             count = min(step, self.shape[0] - number * step)
             part = rows.merged(number * step, rows.before(number * step, count)).tobytes()
-            if digest.of_bytes(part) != self.known.chunks[number]:
+            if hashing.of_bytes(part) != self.known.chunks[number]:
                 raise Damaged(self.digest, "comes out differently on this machine")
             parts.append(part)
         skip = start - first * step * width
         return b"".join(parts)[skip : skip + wanted]
 
 
-@lru_cache(maxsize=_kernels.THREADS)
+@lru_cache(maxsize=blockwise.THREADS)
 def _rows(change: Change, multiply: Multiply) -> Rows:
     """A weight is read a piece at a time, by one thread: its adapter's matrices are kept while that
     lasts.
@@ -252,7 +261,7 @@ def _rows(change: Change, multiply: Multiply) -> Rows:
 
 def multiplication(store: Store, *, reproducible: bool) -> Multiply:
     """How the adapter's matrices are multiplied."""
-    return _kernels.product_reproducible if reproducible else TorchProduct(store.root)
+    return blockwise.product_reproducible if reproducible else TorchProduct(store.root)
 
 
 def open_input(store: Store, given: ActionInput) -> Weights:
@@ -356,7 +365,7 @@ def merge_all(
 
     # Largest first, so that no thread is left with a large one at the end.
     order = sorted(groups, key=lambda group: -sum(c.weight.size for c in group))
-    done = [d for group in _kernels.in_threads(one, order) for d in group]
+    done = [d for group in blockwise.in_threads(one, order) for d in group]
     return [computed for computed, _ in done], max(error for _, error in done)
 
 
@@ -370,18 +379,18 @@ def _merge_one(
     """
     change, weight = rows.change, rows.change.weight
     probe = np.random.default_rng(0).standard_normal(weight.shape[1]).astype(np.float32)
-    along, squares, chunks, whole = np.einsum("ij,j->i", rows.a, probe), 0.0, [], digest.hasher()
-    for start in range(0, weight.shape[0], _kernels.ROWS):
-        before = rows.before(start, min(_kernels.ROWS, weight.shape[0] - start))
+    along, squares, chunks, whole = np.einsum("ij,j->i", rows.a, probe), 0.0, [], hashing.hasher()
+    for start in range(0, weight.shape[0], blockwise.ROWS):
+        before = rows.before(start, min(blockwise.ROWS, weight.shape[0] - start))
         merged = rows.merged(start, before)
         piece = merged.tobytes()
-        chunks.append(digest.of_bytes(piece))
+        chunks.append(hashing.of_bytes(piece))
         whole.update(piece)
         if pieces is not None:
             pieces.append(piece)
         if blob:
             blob.write(piece)
-        wrong, lengths = _kernels.residual(before, merged, weight.dtype, probe)
+        wrong, lengths = blockwise.residual(before, merged, weight.dtype, probe)
         with np.errstate(invalid="ignore", over="ignore"):
             wrong -= np.float32(change.scale) * np.einsum(
                 "ij,j->i", rows.b[start : start + len(before)], along
@@ -392,7 +401,7 @@ def _merge_one(
     if blob:
         blob.done()
     computed = Computed(
-        weight.name, weight.digest, str(whole.hexdigest()), _kernels.ROWS, tuple(chunks)
+        weight.name, weight.digest, str(whole.hexdigest()), blockwise.ROWS, tuple(chunks)
     )
     return computed, error if math.isfinite(error) else math.inf
 

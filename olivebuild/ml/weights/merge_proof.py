@@ -270,11 +270,11 @@ def _is_adapted(path: str) -> bool:
 
 def in_memory(model: Any) -> dict[str, str]:
     """The digest of each weight of a model."""
-    from olivebuild import digest
+    from olivebuild.core import hashing
 
     state = model.state_dict()
     return {
-        name: digest.of_bytes(
+        name: hashing.of_bytes(
             t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         )
         for name, t in state.items()

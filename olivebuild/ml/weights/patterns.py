@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from olivebuild import foreign
-from olivebuild.errors import InputError, Where
-from olivebuild.small_files import read_json
-from olivebuild.steps._bounded import TooMuch, bounded
+from olivebuild.core.errors import InputError, Where
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.core.time_limit import TooMuch, bounded
+from olivebuild.formats import foreign
 
 HINT = (
     "list the names instead, or write it without a repetition inside of a repetition, such as (a+)+"

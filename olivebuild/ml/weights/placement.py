@@ -15,14 +15,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivebuild import digest
-from olivebuild.derived import Derived
-from olivebuild.machine import installed
-from olivebuild.weights import Weights
+from olivebuild.cache.memo import Derived
+from olivebuild.core import hashing
+from olivebuild.core.host import installed
+from olivebuild.ml.weights.view import Weights
 
 if TYPE_CHECKING:
-    from olivebuild.steps._merge import Change
-    from olivebuild.store import Store
+    from olivebuild.cache.store import Store
+    from olivebuild.ml.weights.lora import Change
 
 VERSION = 1
 """Raise it when a structure's plain weights are found in another way."""
@@ -32,7 +32,7 @@ def check_places(store: Store, model: Weights, changed: list[Change]) -> None:
     """Raises Unproven when a changed tensor is not, by name and alone, the weight of a linear
     layer.
     """
-    from olivebuild.steps._merge import Unproven
+    from olivebuild.ml.weights.lora import Unproven
 
     known = plain_weights(store, model)
     if odd := sorted(c.weight.name for c in changed if c.weight.name not in known):
@@ -44,12 +44,12 @@ def plain_weights(store: Store, model: Weights) -> frozenset[str]:
     text = model.bytes_of("config.json") or b""
     shapes = {w.name: w.shape for w in model.by_name.values()}
     structure = [
-        digest.of_bytes(text),
+        hashing.of_bytes(text),
         [[name, list(shape)] for name, shape in sorted(shapes.items())],
     ]
     derived, key = (
         Derived(store),
-        digest.of_json(
+        hashing.of_json(
             ["placed", VERSION, *structure, installed("transformers"), installed("torch")]
         ),
     )
@@ -75,7 +75,7 @@ def find_plain(config: bytes, shapes: dict[str, tuple[int, ...]]) -> frozenset[s
             with torch.device("meta"):
                 model: Any = AutoModelForCausalLM.from_config(
                     read, trust_remote_code=False, attn_implementation="eager"
-                )  # type: ignore[no-untyped-call]
+                )
         except Exception:
             # Whatever keeps a class from being made, loading it says so better.
             return frozenset()

@@ -14,13 +14,16 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from olivebuild import digest, opening, places, tensors
-from olivebuild.errors import Damaged, InputError
-from olivebuild.manifest import Manifest, Merge
-from olivebuild.places import Place
-from olivebuild.positioned import pread
-from olivebuild.small_files import parse_json
-from olivebuild.store import Store
+from olivebuild.cache import tensor_locations
+from olivebuild.cache.manifest import Manifest, Merge
+from olivebuild.cache.store import Store
+from olivebuild.cache.tensor_locations import Place
+from olivebuild.core import hashing
+from olivebuild.core.errors import Damaged, InputError
+from olivebuild.core.fs import opening
+from olivebuild.core.fs.positioned import pread
+from olivebuild.core.fs.small_files import parse_json
+from olivebuild.formats import safetensors
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class Weights:
         digests were taken.
         """
         lent = {w.digest: w.place.path for w in self.by_name.values() if w.size and w.place.lent}
-        known = places.lenders(store.root, self.lender) if lent else {}
+        known = tensor_locations.lenders(store.root, self.lender) if lent else {}
         if gone := [path for found, path in lent.items() if found not in known]:
             raise InputError(
                 f"{gone[0].name} changed while it was read",
@@ -138,8 +141,8 @@ class Weights:
     def model_digest(self) -> str:
         """The same as tensors.model_digest of the folder."""
         facts = ([w.name, w.dtype, w.shape, w.digest] for w in self.by_name.values())
-        return tensors.digest_of_sums(
-            [tensors.sum_of(facts)], [(name, found) for name, found, _ in self.files]
+        return safetensors.digest_of_sums(
+            [safetensors.sum_of(facts)], [(name, found) for name, found, _ in self.files]
         )
 
     def structure(self) -> str:
@@ -154,7 +157,7 @@ class Weights:
             facts.append(
                 [w.name, w.dtype, w.shape, bias and not any(w.read().replace(b"\x80", b"\0"))]
             )
-        return digest.of_json(
+        return hashing.of_json(
             [
                 "structure",
                 sorted(facts, key=lambda f: str(f[0])),
@@ -170,13 +173,13 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
     """
     known = {
         (path, start, size): found
-        for path, found, start, size in places.of_folder(store.root, model, folder)
+        for path, found, start, size in tensor_locations.of_folder(store.root, model, folder)
     }
     where = folder.resolve()
-    files, others = tensors.model_files(where, code=code)
+    files, others = safetensors.model_files(where, code=code)
     shards = []
     for path in files:
-        found = tensors.tensors_of(path)
+        found = safetensors.tensors_of(path)
         with opening.open_file(path) as f:
             header = f.read(found[0].start if found else path.stat().st_size)
         weights = []
@@ -191,12 +194,16 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
                     t.name, t.dtype, t.shape, known[path, t.start, place.size], place.size, place
                 )
             )
-        shards.append(Shard(tensors.name_in(where, path), header, tuple(weights)))
+        shards.append(Shard(safetensors.name_in(where, path), header, tuple(weights)))
     rest = tuple(
-        (tensors.name_in(where, p), digest.of_file(p), Place(p, 0, p.stat().st_size, lent=True))
+        (
+            safetensors.name_in(where, p),
+            hashing.of_file(p),
+            Place(p, 0, p.stat().st_size, lent=True),
+        )
         for p in others
     )
-    return Weights(tuple(shards), rest, model, index=tensors.weight_files(where).index)
+    return Weights(tuple(shards), rest, model, index=safetensors.weight_files(where).index)
 
 
 def write_folder(weights: Weights, folder: Path) -> None:
@@ -223,15 +230,15 @@ def _place(folder: Path, name: str) -> Path:
     return path
 
 
-def headers_of(store: Store, manifest: Manifest) -> dict[str, tuple[tensors.Tensor, int]]:
+def headers_of(store: Store, manifest: Manifest) -> dict[str, tuple[safetensors.Tensor, int]]:
     """name -> (tensor, its size in bytes) of all weights in a manifest. Raises Damaged."""
-    found: dict[str, tuple[tensors.Tensor, int]] = {}
+    found: dict[str, tuple[safetensors.Tensor, int]] = {}
     for entry in manifest.files:
         if entry.name.endswith(".safetensors"):
             header = store.read(entry.runs()[0][0])
             found |= {
                 t.name: (t, t.end - t.start)
-                for t in tensors.parse_header(header, entry.size, entry.name)
+                for t in safetensors.parse_header(header, entry.size, entry.name)
             }
     return found
 
@@ -259,14 +266,14 @@ def of_manifest(
             continue
         (head, _), *runs = entry.runs()
         header = store.read(head)
-        found = tensors.parse_header(header, entry.size, entry.name)
+        found = safetensors.parse_header(header, entry.size, entry.name)
         full = [t for t in found if t.end > t.start]
         if [t.end - t.start for t in full] != [size for _, size in runs]:
             raise Damaged(entry.digest, "does not have one blob a tensor")
         blobs = {t.name: run for t, run in zip(full, runs, strict=True)}
         weights = []
         for t in found:
-            blob, size = blobs.get(t.name, (digest.of_bytes(b""), 0))
+            blob, size = blobs.get(t.name, (hashing.of_bytes(b""), 0))
             if blob in made:
                 weights.append(replace(made[blob], name=t.name))
             else:

@@ -8,13 +8,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from olivebuild.finding import PlanProblem
-from olivebuild.node import Node
-from olivebuild.plan import Plan, Planner
-from olivebuild.scan import Scan, split
-from olivebuild.states import Verdict
-
-from olivebuild import environment
+from olivebuild.api.node import Node
+from olivebuild.core import environment
+from olivebuild.planner.checks.finding import PlanProblem
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.scan import Scan, split
+from olivebuild.planner.states import Verdict
 
 SYSTEM = ("bin", "sbin", "usr", "lib", "lib64", "dev", "proc", "sys", "etc", "opt")
 """Folders of the root in which programs and devices lie."""

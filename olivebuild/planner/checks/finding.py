@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from olivebuild.errors import BuildError, InputError, Where
+from olivebuild.core.errors import BuildError, InputError, Where
 
 
 class PlanProblem(NamedTuple):

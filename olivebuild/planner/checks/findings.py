@@ -6,21 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from olivebuild.finding import PlanProblem
-from olivebuild.graph import Graph
-from olivebuild.plan import Plan, Planner
-from olivebuild.states import Verdict
+from olivebuild.planner.checks.finding import PlanProblem
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.states import Verdict
+from olivebuild.recipe.graph import Graph
 
 
 def problems(planner: Planner, plan: Plan) -> list[PlanProblem]:
     """What is known to go wrong with the nodes that would run, inputs first."""
     # What only few plans need, and takes long to import.
-    from olivebuild import command_checks, model_checks
+    from olivebuild.planner.checks import commands, models
 
     found = [
         *_faults(planner, plan),
-        *command_checks.problems(planner, plan),
-        *model_checks.problems(planner, plan),
+        *commands.problems(planner, plan),
+        *models.problems(planner, plan),
     ]
     return [
         problem._replace(stops=_stops(planner.graph, plan, problem)) if problem.fails else problem

@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from olivebuild.conversions import known_to_fail
-from olivebuild.errors import InputError, first_line
-from olivebuild.finding import PlanProblem
-from olivebuild.foreign import Fault
-from olivebuild.graph import Graph
-from olivebuild.machine import installed
-from olivebuild.model_config import (
+from olivebuild.api.node import Node
+from olivebuild.core import hashing
+from olivebuild.core.errors import InputError, first_line
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.core.host import installed
+from olivebuild.formats import foreign, hub_cache, imported, not_a_model, template_clock
+from olivebuild.formats.conversions import known_to_fail
+from olivebuild.formats.foreign import Fault
+from olivebuild.formats.model_config import (
     EMBEDDINGS,
     LIBRARIES,
     TOKENIZER_FILES,
@@ -37,15 +39,17 @@ from olivebuild.model_config import (
     unknown_to_transformers,
     without_embedding,
 )
-from olivebuild.model_numbers import NUMBERS, not_numbers, sizes_in, too_many
-from olivebuild.model_signs import made_for_something_else, methods_of_transformers, quantised_in
-from olivebuild.node import Node
-from olivebuild.plan import Plan, Planner
-from olivebuild.small_files import read_json
-from olivebuild.states import Verdict
-from olivebuild.tensors import READ_FILES, WHOLE, ignored_weights, weight_files
-
-from olivebuild import brought, clock, digest, foreign, hub, mistaken
+from olivebuild.formats.model_numbers import NUMBERS, not_numbers, sizes_in, too_many
+from olivebuild.formats.model_signs import (
+    made_for_something_else,
+    methods_of_transformers,
+    quantised_in,
+)
+from olivebuild.formats.safetensors import READ_FILES, WHOLE, ignored_weights, weight_files
+from olivebuild.planner.checks.finding import PlanProblem
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.states import Verdict
+from olivebuild.recipe.graph import Graph
 
 OF_MODELS = (
     "adapter",
@@ -131,7 +135,7 @@ def _imported_faults(plan: Plan, recipe_folder: Path) -> Iterator[tuple[str, str
             and node.kind in ("adapter", "onnx")
             and not node.trusts
         ):
-            for fault in brought.faults(recipe_folder / source.name, node.kind):
+            for fault in imported.faults(recipe_folder / source.name, node.kind):
                 yield name, node.target, fault
 
 
@@ -189,7 +193,7 @@ def _folder_of(planner: Planner, plan: Plan, node: Node) -> Path | None:
         and node.name not in plan.small
         and (commit := planner.scan.pin(node))
     ):
-        return hub.small_files_of(node.source, commit)
+        return hub_cache.small_files_of(node.source, commit)
     return plan.small.get(node.name)
 
 
@@ -326,7 +330,7 @@ class Look:
             with contextlib.suppress(OSError):
                 if (
                     path.is_file()
-                    and (found := mistaken.file_like(mistaken.head_of(path)))
+                    and (found := not_a_model.file_like(not_a_model.head_of(path)))
                     and path.stat().st_size
                 ):
                     return Finding(
@@ -464,9 +468,9 @@ class Look:
         return sorted(found.items(), reverse=True), config
 
     def _remembered(
-        self, file: Path, compute: Callable[[Path, digest.Count], str], flavour: str
+        self, file: Path, compute: Callable[[Path, hashing.Count], str], flavour: str
     ) -> str:
-        return self._memo(file, compute, flavour) if self._memo else compute(file, digest.nobody)
+        return self._memo(file, compute, flavour) if self._memo else compute(file, hashing.nobody)
 
     def _of_use(self, node: Node, name: str) -> Iterator[Finding]:
         method = quantised_by(self.config)
@@ -491,7 +495,7 @@ class Look:
             yield Finding("the model's folder has no tokenizer", hint, of_model=True)
         elif node.kind == "adapter" and chats:
             with contextlib.suppress(OSError):
-                if not any(clock.templates_in(clock.files_of(self.folder))):
+                if not any(template_clock.templates_in(template_clock.files_of(self.folder))):
                     fact = (
                         f"the model has no chat template, by which the rows of {chats[0]} "
                         "are rendered"

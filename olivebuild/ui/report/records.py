@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from olivebuild.comparing import Change
-
-from olivebuild import drops
+from olivebuild.data import drops
+from olivebuild.engine.comparison import Change
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from olivebuild.history import Entry
-from olivebuild.metric_records import Answer, Metrics, read_metrics
-from olivebuild.report import rows
-from olivebuild.report.data import Flip, Flips, Move, Reply
+from olivebuild.engine.history import Entry
+from olivebuild.metrics.records import Answer, Metrics, read_metrics
+from olivebuild.ui.report.collect import rows
+from olivebuild.ui.report.records import Flip, Flips, Move, Reply
 
 if TYPE_CHECKING:
-    from olivebuild.report.evidence import Evidence
+    from olivebuild.ui.report.collect.evidence import Evidence
 
 MAX_FLIPS = 30
 Answers = Sequence[Answer]

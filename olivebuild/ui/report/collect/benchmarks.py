@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from olivebuild.comparing import between, metrics_of, previous, since_last
-from olivebuild.gates import FIGURES, Gate
-from olivebuild.history import Entry
-from olivebuild.metric_records import (
+from olivebuild.engine.comparison import between, metrics_of, previous, since_last
+from olivebuild.engine.history import Entry
+from olivebuild.metrics.gates import FIGURES, Gate
+from olivebuild.metrics.records import (
     DataMetrics,
     Latency,
     Metrics,
@@ -17,8 +17,8 @@ from olivebuild.metric_records import (
     ModelMetrics,
     PairedComparison,
 )
-from olivebuild.report import answers
-from olivebuild.report.data import (
+from olivebuild.ui.report.collect import answers
+from olivebuild.ui.report.records import (
     Bench,
     Confusion,
     Judged,
@@ -31,10 +31,10 @@ from olivebuild.report.data import (
     Value,
     Versus,
 )
-from olivebuild.wording import describe, verdict
+from olivebuild.ui.wording import describe, verdict
 
 if TYPE_CHECKING:
-    from olivebuild.report.evidence import Evidence
+    from olivebuild.ui.report.collect.evidence import Evidence
 
 MAX_SAMPLES, MAX_LABELS, MAX_POINTS = 160, 24, 60
 

@@ -7,18 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from olivebuild.errors import BuildError
-from olivebuild.gates import Gate, Judgement
-from olivebuild.metric_records import read_choice
-from olivebuild.report.data import Choice, Contender
-from olivebuild.report.data import Gate as Verdict
-from olivebuild.wording import gate_value
-
-from olivebuild import pareto
+from olivebuild.core.errors import BuildError
+from olivebuild.metrics import pareto
+from olivebuild.metrics.gates import Gate, Judgement
+from olivebuild.metrics.records import read_choice
+from olivebuild.ui.report.records import Choice, Contender
+from olivebuild.ui.report.records import Gate as Verdict
+from olivebuild.ui.wording import gate_value
 
 if TYPE_CHECKING:
-    from olivebuild.metric_records import Metrics
-    from olivebuild.report.evidence import Evidence
+    from olivebuild.metrics.records import Metrics
+    from olivebuild.ui.report.collect.evidence import Evidence
 
 
 def choice(evidence: Evidence, target: str) -> Choice | None:

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from olivebuild.drops import told
-from olivebuild.report import rows
-from olivebuild.report.data import DataSet, Drop, Edit
+from olivebuild.data.drops import told
+from olivebuild.ui.report.collect import rows
+from olivebuild.ui.report.records import DataSet, Drop, Edit
 
 if TYPE_CHECKING:
-    from olivebuild.report.evidence import Evidence
+    from olivebuild.ui.report.collect.evidence import Evidence
 
 MAX_LABELS, MAX_EDITS = 40, 24
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from olivebuild.history import Entry
-from olivebuild.metric_records import Metrics, read_metrics
-from olivebuild.plan import Plan
-from olivebuild.project import Project
-from olivebuild.trace import Trace
+from olivebuild.cache.traces import Trace
+from olivebuild.engine.history import Entry
+from olivebuild.metrics.records import Metrics, read_metrics
+from olivebuild.planner.plan import Plan
+from olivebuild.planner.project import Project
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,23 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from olivebuild.comparing import since_last
-from olivebuild.drawing import edges
-from olivebuild.errors import BuildError
-from olivebuild.gates import Judgement
-from olivebuild.history import Entry
-from olivebuild.plan import Plan
-from olivebuild.project import Project
-from olivebuild.recording import history_of, machine_of
-from olivebuild.report import benches, choices, datasets
-from olivebuild.report.data import BuildLine, Curve, Report, Target, Training
-from olivebuild.report.evidence import Evidence
-from olivebuild.states import State, Verdict
-from olivebuild.trace import Trace
-from olivebuild.wording import describe
-
-from olivebuild import __version__, drops, machine
+from olivebuild import __version__
+from olivebuild.cache.traces import Trace
+from olivebuild.core import host
+from olivebuild.core.errors import BuildError
+from olivebuild.data import drops
+from olivebuild.engine.comparison import since_last
+from olivebuild.engine.history import Entry
+from olivebuild.engine.recorder import history_of, machine_of
+from olivebuild.metrics.gates import Judgement
+from olivebuild.planner.plan import Plan
+from olivebuild.planner.project import Project
+from olivebuild.planner.states import State, Verdict
+from olivebuild.ui.graph_text import edges
+from olivebuild.ui.report.collect import benchmarks, choices, datasets
+from olivebuild.ui.report.collect.evidence import Evidence
+from olivebuild.ui.report.records import BuildLine, Curve, Report, Target, Training
+from olivebuild.ui.wording import describe
 
 MAX_BUILDS = 50
 CURVE_POINTS = 120
@@ -47,14 +48,14 @@ def collect(project: Project, plan: Plan) -> Report:
         time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         version=__version__,
         python=platform.python_version(),
-        machine=machine_of(plan) or machine.describe(),
+        machine=machine_of(plan) or host.describe(),
         libraries={name: version for t in targets for name, version in sorted(t.libraries.items())},
         targets=targets,
         gates=tuple(choices.verdict(j) for j in judged),
         benches=tuple(
             b
             for name, kind in kinds.items()
-            if kind == "benchmark" and (b := benches.bench(evidence, name))
+            if kind == "benchmark" and (b := benchmarks.bench(evidence, name))
         ),
         choices=tuple(
             c

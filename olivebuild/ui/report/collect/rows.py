@@ -8,11 +8,11 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from olivebuild.errors import Damaged
-from olivebuild.trace import Trace
+from olivebuild.cache.traces import Trace
+from olivebuild.core.errors import Damaged
 
 if TYPE_CHECKING:
-    from olivebuild.report.evidence import Evidence
+    from olivebuild.ui.report.collect.evidence import Evidence
 
 LONGEST = 240
 MAX_BYTES = 64 << 20

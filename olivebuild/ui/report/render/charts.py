@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from olivebuild.report.data import Bench, Training, Trend, Value
-from olivebuild.wording import duration, figure, heading
+from olivebuild.ui.report.records import Bench, Training, Trend, Value
+from olivebuild.ui.wording import duration, figure, heading
 
 FEW = 30
 """A line of no more points shows each of them."""

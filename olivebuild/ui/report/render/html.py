@@ -13,9 +13,12 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from olivebuild.comparing import Change
-from olivebuild.report import charts, fronts, layout
-from olivebuild.report.data import (
+
+from olivebuild.core import text as texts
+from olivebuild.core.streams import plain
+from olivebuild.engine.comparison import Change
+from olivebuild.ui import wording
+from olivebuild.ui.report.records import (
     Bench,
     Choice,
     Confusion,
@@ -27,10 +30,7 @@ from olivebuild.report.data import (
     Value,
     Versus,
 )
-from olivebuild.streams import plain
-
-from olivebuild import text as texts
-from olivebuild import wording
+from olivebuild.ui.report.render import charts, graph_layout, pareto_chart
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_DRAWN, MAX_TARGETS, MAX_COMPARISONS = 60, 300, 200
@@ -100,7 +100,7 @@ class TrainingView:
 class ChoiceView:
     choice: Choice
     figures: tuple[str, ...]
-    charts: tuple[fronts.SpotChart, ...]
+    charts: tuple[pareto_chart.SpotChart, ...]
 
 
 def render(report: Report) -> str:
@@ -137,7 +137,7 @@ def render(report: Report) -> str:
             ChoiceView(
                 c,
                 tuple(dict.fromkeys((c.by, *c.axes))),
-                tuple(fronts.chart(c, across) for across in c.axes[1:]),
+                tuple(pareto_chart.chart(c, across) for across in c.axes[1:]),
             )
             for c in report.choices
         ],
@@ -145,7 +145,7 @@ def render(report: Report) -> str:
         targets=targets,
         shown=report.targets[:MAX_TARGETS],
         dearest=max((t.seconds or 0 for t in report.targets), default=0),
-        drawing=layout.draw({t.name: t.inputs for t in report.targets})
+        drawing=graph_layout.draw({t.name: t.inputs for t in report.targets})
         if 1 < len(targets) <= MAX_DRAWN
         else None,
         sections=list(_sections(report)),

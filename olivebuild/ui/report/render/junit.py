@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-from olivebuild.report.data import Report
-from olivebuild.text import clean
+from olivebuild.core.text import clean
+from olivebuild.ui.report.records import Report
 
 
 def render(report: Report) -> str:

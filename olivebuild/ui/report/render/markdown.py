@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from olivebuild.report.data import Bench, Choice, Report, Value
-from olivebuild.report.page import SHARES, SPEEDS, columns_of
-from olivebuild.streams import plain
-from olivebuild.text import seconds
-from olivebuild.wording import figure, heading
+from olivebuild.core.streams import plain
+from olivebuild.core.text import seconds
+from olivebuild.ui.report.records import Bench, Choice, Report, Value
+from olivebuild.ui.report.render.html import SHARES, SPEEDS, columns_of
+from olivebuild.ui.wording import figure, heading
 
 
 def render(report: Report) -> str:

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from olivebuild.report.charts import Points, Table, Tick, few, scale
-from olivebuild.report.data import Choice
-from olivebuild.wording import figure, heading
+from olivebuild.ui.report.records import Choice
+from olivebuild.ui.report.render.charts import Points, Table, Tick, few, scale
+from olivebuild.ui.wording import figure, heading
 
 MOST_LETTERS = 22
 LABEL = (2.3, 8.0)

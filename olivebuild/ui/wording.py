@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from olivebuild.gates import FIGURES, Gate
-from olivebuild.key import Reason
-from olivebuild.text import clean, size
+from olivebuild.cache.key import Reason
+from olivebuild.core.text import clean, size
+from olivebuild.metrics.gates import FIGURES, Gate
 
 if TYPE_CHECKING:
-    from olivebuild.metric_records import PairedComparison
+    from olivebuild.metrics.records import PairedComparison
 
 SHOWN = 8
 """So many names are a line that people read; of more it is their number that says something."""
