@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from olivebuild import digest, modes, swap, trees
+from olivebuild import digest, modes, names, swap, trees
 from olivebuild.digest import StatMemo
 from olivebuild.errors import StoreError
 from olivebuild.journal import Journal
@@ -213,6 +213,7 @@ class Workspace:
         # at anew after one, and need not be synced.
         unsynced = digest.boot() != ""
         store.restore(manifest, staging, sync=not unsynced)
+        _check_apart(manifest, staging, self.place(target))
         if self.differs(target, manifest) is None:
             # Another build was here first; a reader of its folder is not disturbed for an equal
             # one.
@@ -280,3 +281,18 @@ class Workspace:
         with self.lock():
             self.last.journal.save(alone=True)
             self.memo.save(alone=True)
+
+
+def _check_apart(manifest: Manifest, folder: Path, place: Path) -> None:
+    """Raise StoreError where two files of a manifest have become one in `folder`.
+
+    Some file systems take names for equal that differ in case, or in how an accent is written.
+    """
+    alike = names.clash(entry.name for entry in manifest.files)
+    if alike and any(Path(n).name not in os.listdir((folder / n).parent) for n in alike):
+        raise StoreError(
+            f"{alike[0]!r} and {alike[1]!r} are one file on this file system",
+            where=str(place),
+            hint="call one of them something else, or let OLIVEBUILD_BUILD name a folder on a "
+            "disk that tells them apart",
+        )
