@@ -16,7 +16,6 @@ last deletion: what is used before is seen as used, and what is used after is se
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -35,6 +34,7 @@ from olivebuild.derived import Derived
 from olivebuild.errors import StoreError
 from olivebuild.locks import locked, try_lock
 from olivebuild.manifest import Manifest
+from olivebuild.small_files import read_json
 from olivebuild.store import WRITTEN, Store
 from olivebuild.trace import Trace, Traces
 from olivebuild.workspaces import Registered
@@ -215,7 +215,7 @@ class _Survey:
         for folder in self.running:
             with suppress(OSError, ValueError, TypeError, KeyError):
                 # The action that runs there, as its worker was handed it.
-                action = json.loads((folder / "out.json").read_text("utf-8"))
+                action = read_json(folder / "out.json")
                 found |= {
                     blob
                     for entry in action["inputs"].values()
