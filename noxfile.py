@@ -5,6 +5,7 @@ need no model.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import nox
 
@@ -59,6 +60,18 @@ def slow(session: nox.Session) -> None:
     """Long matrices: all model families, all methods, many faults."""
     install(session)
     session.run("pytest", *AT_ONCE, "-m", "slow", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Lines and branches that tests run, in commands and workers as well; fails under the floor."""
+    install(session)
+    # Not in the folder of the sources: a file that comes or goes there ends what a no-op remembers.
+    data = {"COVERAGE_FILE": str(Path(session.create_tmp()).absolute() / "data")}
+    session.run("coverage", "erase", env=data)
+    session.run("coverage", "run", "-m", "pytest", *AT_ONCE, *session.posargs, env=data)
+    session.run("coverage", "combine", "-q", env=data)
+    session.run("coverage", "report", env=data)
 
 
 @nox.session

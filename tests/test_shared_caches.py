@@ -168,3 +168,22 @@ def test_a_file_system_without_links_and_modes(pair: Place, what: str) -> None:
         assert pair.run("gc", "--delete").code == 0
         assert pair.run("clean").code == 0
         assert not results.exists()
+
+
+@pytest.mark.scenario
+def test_names_that_a_file_system_takes_for_one_are_told_once(pair: Place) -> None:
+    write = "echo 1 > $OLIVEBUILD_OUT/x; echo 2 > $OLIVEBUILD_OUT/X"
+    pair.recipe.write_text(
+        f'targets:\n  a: {{kind: command, shell: true, run: "{write}", outputs: [x]}}\n'
+    )
+    assert pair.build().ran == ["a"]
+    assert {pair.built("a", name) for name in "xX"} == {b"1\n", b"2\n"}
+    disk = pair.folder.parent / "disk"
+    with exfat_disk(disk, 32 << 20):
+        pair.environment["OLIVEBUILD_BUILD"] = str(disk)
+        for cache in (pair.cache, pair.folder.parent / "other"):
+            pair.cache = cache
+            done = pair.build()
+            assert done.code == 1
+            assert "'X' and 'x' are one file on this file system" in done.err
+            assert [e["event"] for e in done.events].count("started") == int(cache.name == "other")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -152,6 +153,15 @@ def test_no_file_of_a_named_folder_is_waited_for(place: Place, name: str, of: st
     assert done.returncode == 1
     assert name.rpartition("/")[2] in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_json_of_others_is_read_in_one_way() -> None:
+    """Which waits for no pipe, and reads no file without end."""
+    package = Path(olivebuild.__file__).parent
+    direct = re.compile(r"loads\([^\n]*\.read_(text|bytes)\(")
+    assert [
+        path.name for path in package.rglob("*.py") if direct.search(path.read_text("utf-8"))
+    ] == []
 
 
 def test_a_folder_of_the_recipe_whose_name_is_no_text_is_said(place: Place) -> None:

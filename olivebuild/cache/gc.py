@@ -17,7 +17,6 @@ last deletion: what is used before is seen as used, and what is used after is se
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -41,6 +40,7 @@ from olivebuild.core import hashing
 from olivebuild.core.errors import StoreError
 from olivebuild.core.fs import opening, trees
 from olivebuild.core.fs.locks import locked, try_lock
+from olivebuild.core.fs.small_files import read_json
 
 DAY = 86400
 GRACE = 7 * DAY
@@ -218,7 +218,7 @@ class _Survey:
         for folder in self.running:
             with suppress(OSError, ValueError, TypeError, KeyError):
                 # The action that runs there, as its worker was handed it.
-                action = json.loads((folder / "out.json").read_text("utf-8"))
+                action = read_json(folder / "out.json")
                 found |= {
                     blob
                     for entry in action["inputs"].values()

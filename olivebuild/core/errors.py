@@ -157,6 +157,8 @@ def of_disk(error: OSError, what: str = "") -> StoreError:
         fact, hint = text, "`ulimit -n` says how many may be open; 256 are plenty"
     elif error.errno == errno.EFBIG:
         fact, hint = text, "`ulimit -f` says how large one may be, and so may the file system"
+    elif error.errno == errno.ENAMETOOLONG:
+        fact, hint = text, "move the folder nearer to the root, or give it a shorter name"
     elif error.errno == errno.ELOOP:
         fact, hint = text, "does a link in this folder lead back to it? leave it out"
     else:

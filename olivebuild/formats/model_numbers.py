@@ -16,6 +16,20 @@ from olivebuild.formats.safetensors import tensors_of
 
 COUNTS = re.compile(r"(num|n|encoder|decoder)_(\w+_)?(layers?|blocks?|experts?|labels)")
 """How configurations name what modules are made by."""
+DIMENSIONS = re.compile(
+    r"(\w+_)?(hidden|intermediate|embedding|embed|ffn)_(size|dim)|(\w+_)?head_dim|d_(model|kv|ff)|"
+    r"n_(embd|inner|heads?)|num_(attention|key_value)_heads"
+)
+"""How they name what tensors are as long as."""
+CONTEXTS = re.compile(
+    r"(original_)?max_(position_embeddings|seq_len|sequence_length)|n_(positions|ctx)"
+)
+LONG = 1 << 16
+"""No dimension below that is worth reading the weights for."""
+PACKED = 16
+"""So many numbers at most lie in one of a quantised tensor (2 bits of 32)."""
+LONGEST_CONTEXT = 1 << 27
+"""Tokens. Converters make tables as long; the longest that is published is some 10 million."""
 FEW = 1000
 """So many modules are made in a moment, whether or not there are weights for them."""
 NUMBERS: dict[str, tuple[str, ...]] = {
@@ -33,23 +47,30 @@ def too_many(config: Mapping[str, Any], sizes: Callable[[], tuple[int, int]]) ->
 
     Each layer has a tensor at least; experts may share one, and are then a dimension of it.
     """
-    for name, count in _counts(config):
-        if count > FEW and count > sum(sizes()):
-            tensors, _ = sizes()
+    for name, value in _numbers(config):
+        if fact := _impossible(name, value, sizes):
             hint = "is config.json that of these weights?"
-            return Finding(
-                f"config.json says {name} {count}, and the weights are {tensors} tensors",
-                hint,
-                of_model=True,
-            )
+            return Finding(f"config.json says {name} {value!s:.40}, {fact}", hint, of_model=True)
     return None
 
 
-def _counts(config: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, int]]:
+def _impossible(name: str, value: int, sizes: Callable[[], tuple[int, int]]) -> str:
+    """Why a number of config.json can't be true of the weights; empty where it can."""
+    if COUNTS.fullmatch(name) and value > FEW and value > sum(sizes()):
+        return f"and the weights are {sizes()[0]} tensors"
+    if DIMENSIONS.fullmatch(name) and value > LONG and value > sizes()[1] * PACKED:
+        return f"and no dimension of the weights is longer than {sizes()[1]}"
+    if CONTEXTS.fullmatch(name) and value > LONGEST_CONTEXT:
+        return "which is more tokens than any model takes"
+    return ""
+
+
+def _numbers(config: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, int]]:
+    """The whole numbers of a configuration, and of those in it."""
     for name, value in config.items():
         if isinstance(value, dict) and depth < 4:
-            yield from _counts(value, depth + 1)
-        elif isinstance(value, int) and COUNTS.fullmatch(str(name)):
+            yield from _numbers(value, depth + 1)
+        elif isinstance(value, int):
             yield str(name), value
 
 

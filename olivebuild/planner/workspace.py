@@ -18,7 +18,7 @@ from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.store import Store
 from olivebuild.core import hashing
 from olivebuild.core.errors import StoreError
-from olivebuild.core.fs import modes, swap, trees
+from olivebuild.core.fs import modes, portable_names, swap, trees
 from olivebuild.core.fs.locks import locked
 from olivebuild.core.hashing import StatMemo
 from olivebuild.core.journal import Journal
@@ -214,6 +214,7 @@ class Workspace:
         # at anew after one, and need not be synced.
         unsynced = hashing.boot() != ""
         store.restore(manifest, staging, sync=not unsynced)
+        _check_apart(manifest, staging, self.place(target))
         if self.differs(target, manifest) is None:
             # Another build was here first; a reader of its folder is not disturbed for an equal
             # one.
@@ -281,3 +282,18 @@ class Workspace:
         with self.lock():
             self.last.journal.save(alone=True)
             self.memo.save(alone=True)
+
+
+def _check_apart(manifest: Manifest, folder: Path, place: Path) -> None:
+    """Raise StoreError where two files of a manifest have become one in `folder`.
+
+    Some file systems take names for equal that differ in case, or in how an accent is written.
+    """
+    alike = portable_names.clash(entry.name for entry in manifest.files)
+    if alike and any(Path(n).name not in os.listdir((folder / n).parent) for n in alike):
+        raise StoreError(
+            f"{alike[0]!r} and {alike[1]!r} are one file on this file system",
+            where=str(place),
+            hint="call one of them something else, or let OLIVEBUILD_BUILD name a folder on a "
+            "disk that tells them apart",
+        )

@@ -59,6 +59,8 @@ class Server:
             env=environment,
             cwd=REPOSITORY,
             start_new_session=True,
+            # An answer that came with the line before it would lie in a buffer, and never be ready.
+            bufsize=0,
         )
         quiet.close()
         assert self.process.stdout

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from olivebuild.api.action import Action
+from olivebuild.api.job import Job
 from olivebuild.core.errors import InputError
 from olivebuild.ml.weights import patterns
 from tests.conftest import Place, rows, write_rows
@@ -117,3 +121,36 @@ def test_a_tokenizer_that_its_library_refuses_is_an_error_of_the_folder(
     with pytest.raises(InputError, match="the tokenizer can't be loaded: ") as caught:
         load_tokenizer(tmp_path / "base")
     assert str(caught.value.where) == str(tmp_path / "base")
+
+
+def gguf(*parts: bytes | int, tensors: int = 0, pairs: int = 0) -> bytes:
+    """A GGUF file: numbers are of 8 bytes."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, tensors, pairs)
+    return head + b"".join(struct.pack("<Q", p) if isinstance(p, int) else p for p in parts)
+
+
+ARCHITECTURE = (20, b"general.architecture", b"\x08\0\0\0")
+LLAMA = (*ARCHITECTURE, 5, b"llama")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        gguf(pairs=1 << 40),
+        gguf(tensors=1 << 40),
+        gguf(*ARCHITECTURE, 1 << 50, b"llama", pairs=1),
+        gguf(*LLAMA, 17, b"general.alignment", b"\x04\0\0\0\0\0\0\0", pairs=2),
+        gguf(
+            *LLAMA, 7, b"../../x", b"\x01\0\0\0", 1 << 40, b"\0\0\0\0", 1 << 60, tensors=1, pairs=1
+        ),
+    ],
+    ids=["pairs", "tensors", "text", "alignment", "tensor"],
+)
+def test_a_gguf_that_lies_is_one_error(tmp_path: Path, data: bytes) -> None:
+    from olivebuild.ml.kinds.model import _convert
+
+    (tmp_path / "m.gguf").write_bytes(data)
+    (tmp_path / "out").mkdir()
+    action = Action("a", "a", "model", "0" * 32, {}, {}, {}, str(tmp_path), str(tmp_path / "out"))
+    with pytest.raises(InputError, match=r"m\.gguf can't be read"):
+        _convert(Job(action, io.StringIO()), tmp_path / "m.gguf", "float32")

@@ -5,6 +5,7 @@ Runs in a worker.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import hashlib
@@ -31,6 +32,8 @@ from olivebuild.formats.not_a_model import folder_like
 from olivebuild.formats.safetensors import chosen_of, files_of_index
 from olivebuild.formats.source import Source
 
+PIP_MEMORY = 4 << 30
+"""Bytes of address space. Files pass through it in pieces; 300 MB are in use."""
 Look = Callable[[Path], None]
 """Raises InputError for a folder that may not be used."""
 
@@ -312,25 +315,38 @@ def _download(source: Source, folder: Path, job: Job) -> Path:
         "--no-deps",
         "--only-binary=:all:",
     )
-    done = subprocess.run(
-        [*command, "--dest", str(folder), f"{source.name}=={source.version}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    sys.stderr.write(done.stdout + done.stderr)
+    words = [*command, "--dest", str(folder), f"{source.name}=={source.version}"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True) as pip:
+        _bound_memory(pip.pid)
+        out, err = pip.communicate()
+    sys.stderr.write(out + err)
     wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
+    if pip.returncode != 0 or not wheels:
+        lines = [line for line in err.splitlines() if line.startswith("ERROR")] or [
             "pip download failed"
         ]
-        hint = "is the package index reachable, and the version right?"
+        fact, hint = (
+            lines[-1].removeprefix("ERROR: "),
+            "is the package index reachable, and the version right?",
+        )
+        if "MemoryError" in err:
+            fact = f"pip takes more than {PIP_MEMORY >> 20} MiB of memory to read its metadata"
+            hint = "is it the package that it should be? No package describes itself at such length"
         raise InputError(
-            f"{source.name} {source.version}: {lines[-1].removeprefix('ERROR: ')}",
-            where=job.where("source"),
-            hint=hint,
+            f"{source.name} {source.version}: {fact}", where=job.where("source"), hint=hint
         )
     return wheels[0]
+
+
+def _bound_memory(process: int) -> None:
+    """Let pip unpack no bomb: it reads a wheel's METADATA as a whole, whatever its size."""
+    if sys.platform == "linux":
+        import resource
+
+        # It may have ended.
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(process, resource.RLIMIT_AS, (PIP_MEMORY, PIP_MEMORY))
 
 
 def _sha256(path: Path) -> str:

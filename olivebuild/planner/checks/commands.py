@@ -29,8 +29,9 @@ def problems(planner: Planner, plan: Plan) -> Iterator[PlanProblem]:
             and state.verdict in (Verdict.STALE, Verdict.WAITING)
             and state.fault is None
         ):
-            where = planner.scan.recipe.where(node.target, ("run",))
             for fact, hint in said_of(planner.scan, node):
+                # A place in the recipe takes its parsing, which an edit of a node does without.
+                where = planner.scan.recipe.where(node.target, ("run",))
                 yield PlanProblem(node.target, where, fact, hint, (name,), fails=False)
 
 

@@ -352,7 +352,7 @@ class Look:
                 ).split()
                 found.append((int(tensors), int(largest)))
         except (OSError, ValueError, InputError):
-            return sys.maxsize, 0
+            return sys.maxsize, sys.maxsize
         return sum(n for n, _ in found), max(n for _, n in found)
 
     def _not_numbers(self) -> Finding | None:

@@ -1,0 +1,70 @@
+"""Operations of torch, seen as they run: how a tensor came from weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.scenario
+
+
+@pytest.fixture
+def watched() -> Any:
+    import torch
+
+    from olivebuild.ml.onnx.dispatch import Watcher
+    from olivebuild.ml.onnx.skeleton import Source
+
+    watcher = Watcher()
+    weight, bias = torch.arange(24.0).reshape(4, 6), torch.arange(6.0)
+    watcher.know(weight, Source("w", "F32", (4, 6)))
+    watcher.know(bias, Source("x.bias", "F32", (6,)))
+    return watcher, weight, bias
+
+
+def test_views_sums_casts_and_concatenations_are_known(watched: Any) -> None:
+    import torch
+
+    from olivebuild.ml.onnx.skeleton import Add, Cast, Concat, Source, View
+
+    watcher, weight, _ = watched
+    source = Source("w", "F32", (4, 6))
+    with watcher:
+        part = weight[1:3].T
+        added = weight + 1
+        cast = weight.to(torch.float16)
+        both = torch.cat([weight[:1], weight], 0)
+    assert watcher.view(part) == View(source, 6, (6, 2), (1, 6))
+    whole = View(source, 0, (4, 6), (6, 1))
+    assert watcher.node(added) == Add(whole, 1.0, "F32", (4, 6))
+    assert watcher.node(cast) == Cast(whole, "F16", (4, 6))
+    first = View(source, 0, (1, 6), (6, 1))
+    assert watcher.node(both) == Concat((first, whole), 0, "F32", (5, 6))
+    assert watcher.leak == ""
+
+
+def test_what_is_computed_otherwise_is_unproven(watched: Any) -> None:
+    import torch
+
+    from olivebuild.ml.weights.lora import Unproven
+
+    watcher, weight, _ = watched
+    with watcher:
+        product = weight @ weight.T
+    with pytest.raises(Unproven, match=r"the builder computes with aten\.mm"):
+        watcher.view(product)
+    with pytest.raises(Unproven, match="a tensor of unknown origin"):
+        watcher.view(torch.ones(2))
+
+
+def test_values_that_a_program_reads_are_a_leak(watched: Any) -> None:
+    import torch
+
+    watcher, weight, bias = watched
+    with watcher:
+        assert bool(torch.count_nonzero(bias) > 0)
+    assert watcher.leak == ""
+    with watcher:
+        float(weight[0, 1])
+    assert "the builder reads values of weights" in watcher.leak

@@ -1,0 +1,36 @@
+"""report, history and compare from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from olivebuild.cli.results import write
+from tests.conftest import Place
+
+RECIPE = """\
+targets:
+  a: {kind: command, run: "cp in.txt {outputs.x}", files: [in.txt], outputs: {x: x.txt}}
+"""
+
+
+def test_a_page_is_written_whole_into_a_new_folder(tmp_path: Path) -> None:
+    write(tmp_path / "new/page.html", "ä\n")
+    write(tmp_path / "new/page.html", "ö\n")
+    assert (tmp_path / "new/page.html").read_bytes() == "ö\n".encode()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
+
+
+def test_the_builds_are_listed_and_reported(place: Place) -> None:
+    place.recipe.write_text(RECIPE)
+    (place.folder / "in.txt").write_text("1")
+    assert json.loads(place.run("history", "--json").out) == {"builds": []}
+    assert place.build().ran == ["a"]
+    (place.folder / "in.txt").write_text("2")
+    assert place.build().ran == ["a"]
+    builds = json.loads(place.run("history", "--json", "-n", "1").out)["builds"]
+    assert [[made["target"] for made in build["made"]] for build in builds] == [["a"]]
+    assert place.run("report", "--out", "page.html").out == "wrote page.html\n"
+    assert (place.folder / "page.html").read_text("utf-8").startswith("<!doctype html>")
+    done = place.run("compare", "a", "b")
+    assert (done.code, "error: " in done.err) == (2, True)
