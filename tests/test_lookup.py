@@ -1,0 +1,75 @@
+"""The key of a node, and the result under it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from olivebuild.lookup import ResultFinder
+from olivebuild.states import Lookup, Verdict
+from tests.sites import NEW, Site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def look_up_all(site: Site) -> dict[str, Lookup]:
+    planner, lookups = site.planner(), dict[str, Lookup]()
+    finder = ResultFinder(
+        graph=planner.graph,
+        scan=planner.scan,
+        traces=planner.traces,
+        workspace=planner.workspace,
+        dating=planner.dating,
+    )
+    for name, node in planner.graph.nodes.items():
+        lookups[name] = finder.look_up(node, lookups)
+    planner.traces.close()
+    return lookups
+
+
+def test_a_node_without_its_inputs_has_no_key(site: Site) -> None:
+    lookups = look_up_all(site)
+    assert [lookup.verdict for lookup in lookups.values()] == [
+        Verdict.STALE,
+        Verdict.WAITING,
+        Verdict.WAITING,
+    ]
+    assert lookups["a"].key
+    assert list(lookups["a"].reasons) == NEW
+    assert lookups["b"].key is None
+    assert [(reason.cause, reason.what) for reason in lookups["b"].reasons] == [("input", "a")]
+
+
+def test_a_result_gives_its_users_their_keys(site: Site) -> None:
+    site.made("a", x="1", seconds=5.0)
+    lookups = look_up_all(site)
+    assert (lookups["a"].verdict, lookups["a"].seconds) == (Verdict.FRESH, 5.0)
+    assert lookups["a"].trace
+    assert lookups["b"].verdict is Verdict.STALE
+    first = lookups["b"].key
+    site.write("in.txt", "changed")
+    # Its cost is that of the last time, and why it is stale what has changed since.
+    stale = look_up_all(site)["a"]
+    assert (stale.verdict, stale.seconds) == (Verdict.STALE, 5.0)
+    assert [(reason.cause, reason.what) for reason in stale.reasons] == [("file", "in.txt")]
+    site.made("a", x="2")
+    assert look_up_all(site)["b"].key not in (None, first)
+
+
+def test_what_cannot_be_read_is_a_fault_of_the_node(site: Site) -> None:
+    (site.folder / "in.txt").unlink()
+    lookup = look_up_all(site)["a"]
+    assert lookup.verdict is Verdict.BROKEN
+    assert lookup.fault
+    assert lookup.fault.target == "a"
+
+
+def test_a_trace_that_lacks_an_output_is_none(site: Site) -> None:
+    site.made("a", x="1")
+    assert look_up_all(site)["a"].verdict is Verdict.FRESH
+    site.edit("outputs: {x: x.txt}", "outputs: {x: x.txt, w: w.txt}")
+    assert look_up_all(site)["a"].verdict is Verdict.STALE
