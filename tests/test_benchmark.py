@@ -59,7 +59,11 @@ def test_the_table_has_the_figures_of_its_parts(tmp_path: Path) -> None:
         inputs[role] = ActionInput(str(folder), str(folder), "benchmark", "bench")
     out = tmp_path / "out"
     out.mkdir()
-    fields = {"models": ["base", "int4"], "data": "tone", "baseline": "tone.train"}
+    fields: dict[str, object] = {
+        "models": ["base", "int4"],
+        "data": "tone",
+        "baseline": "tone.train",
+    }
     BenchmarkFields.model_validate(fields)
     action = Action("t", "t", "benchmark", "0" * 32, fields, inputs, {}, str(tmp_path), str(out))
     job = Job(action, io.StringIO())

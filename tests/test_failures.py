@@ -54,8 +54,9 @@ def test_what_cannot_be_read_is_told_once_and_before_anything_runs(tmp_path: Pat
 
 def test_nothing_fails_where_all_is_made(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    for target, output in (("a", "x"), ("b", "y"), ("c", "z")):
-        site.made(target, **{output: "1"})
+    site.made("a", x="1")
+    site.made("b", y="1")
+    site.made("c", z="1")
     failures, report, told, plan = failures_of(site, "c")
     failures.check(plan)
     assert (report.errors, told) == ([], [])

@@ -145,7 +145,8 @@ class Talker:
     def _read(self) -> None:
         # A thread, because a wait on a queue can be interrupted without losing half a line.
         assert self._child.stdout
-        for line in self._child.stdout:
-            with contextlib.suppress(ValueError):
-                self._events.put(json.loads(line))
+        with self._child.stdout as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):
+                    self._events.put(json.loads(line))
         self._events.put(None)
