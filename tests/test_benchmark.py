@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.executor import Action, ActionInput
-from olivebuild.job import Job
+from olivebuild.api.action import Action, ActionInput
+from olivebuild.api.job import Job
 from olivebuild.ml.kinds.benchmark import run
-from olivebuild.recipe import load
+from olivebuild.recipe.file import load
 from olivebuild.steps.benchmark import STEP, BenchmarkFields
 from tests.sites import Site
 

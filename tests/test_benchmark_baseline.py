@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from olivebuild.executor import Action, ActionInput
-from olivebuild.job import Job
+from olivebuild.api.action import Action, ActionInput
+from olivebuild.api.job import Job
 from olivebuild.ml.kinds.benchmark_baseline import run
 from olivebuild.steps.benchmark_baseline import STEP
 

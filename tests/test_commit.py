@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.commit import Commit, RunningAction, remember_fresh
-from olivebuild.digest import of_bytes
-from olivebuild.errors import InputError, StepError
-from olivebuild.executor import Outcome
-from olivebuild.plan import Planner
-from olivebuild.result import Result
+from olivebuild.api.action import Outcome
+from olivebuild.api.result import Result
+from olivebuild.core.errors import InputError, StepError
+from olivebuild.core.hashing import of_bytes
+from olivebuild.engine.commit import Commit, RunningAction, remember_fresh
+from olivebuild.planner.plan import Planner
 from tests.sites import Site
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from olivebuild.build_report import BuildReport
-from olivebuild.errors import StepError
-from olivebuild.failures import Failures
-from olivebuild.node import Node
+from olivebuild.api.node import Node
+from olivebuild.core.errors import StepError
+from olivebuild.engine.build_report import BuildReport
+from olivebuild.engine.failures import Failures
 from tests.sites import Site
 
 

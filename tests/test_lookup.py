@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.lookup import ResultFinder
-from olivebuild.states import Lookup, Verdict
+from olivebuild.planner.lookup import ResultFinder
+from olivebuild.planner.states import Lookup, Verdict
 from tests.sites import NEW, Site
 
 

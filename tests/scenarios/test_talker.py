@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from olivebuild.errors import BuildError
-from olivebuild.talker import Settings, Talker
+from olivebuild.core.errors import BuildError
+from olivebuild.executors.model_process import Settings, Talker
 
 pytestmark = pytest.mark.scenario
 
