@@ -68,7 +68,7 @@ class Main(click.Group):
         # A build need not import what the other verbs do.
         if cmd_name in ELSEWHERE:
             found: click.Command = getattr(
-                import_module(f"olivebuild.cli.main.{ELSEWHERE[cmd_name]}"), cmd_name
+                import_module(f"olivebuild.cli.{ELSEWHERE[cmd_name]}"), cmd_name
             )
             return found
         return super().get_command(ctx, cmd_name)
