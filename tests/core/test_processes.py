@@ -12,7 +12,7 @@ import pytest
 from olivebuild.core.processes import python
 
 ECHO = """
-from olivebuild.children import end_with_parent
+from olivebuild.core.processes import end_with_parent
 end_with_parent(lambda line: print(line.decode(), flush=True))
 """
 
