@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from olivebuild.cache import tensor_locations
 from olivebuild.cache.memo import Derived
 from olivebuild.cache.store import Store
-from olivebuild.cache.tensor_locations import Place
+from olivebuild.cache.tensor_locations import ByteRange
 from olivebuild.core import hashing
 from olivebuild.core.errors import Damaged, InputError
 from olivebuild.formats.safetensors import model_digest
@@ -327,7 +327,7 @@ def test_a_tensor_is_found_in_the_store_before_the_folder_that_lends_it(
     tensor_locations.of_folder(store.root, name, folder)
     assert store.find(blob, 4, name).lent
     store.put_bytes(b"abcd")
-    assert store.find(blob, 4, name) == Place(store.path(blob), 0, 4)
+    assert store.find(blob, 4, name) == ByteRange(store.path(blob), 0, 4)
 
 
 def test_a_model_changed_under_its_digest_is_hashed_again(store: Store, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from olivebuild.cache import tensor_locations
 from olivebuild.cache.blobs import Batch
 from olivebuild.cache.manifest import Entry, Manifest
-from olivebuild.cache.tensor_locations import Place
+from olivebuild.cache.tensor_locations import ByteRange
 from olivebuild.core import hashing
 from olivebuild.core.errors import Damaged, StepError, StoreError, of_disk
 from olivebuild.core.fs import modes, opening, portable_names, trees
@@ -39,7 +39,7 @@ class Store:
         """`mode`: who may read what is stored, by the system's bits, where the umask allows it."""
         self.root = root
         self.mode = mode
-        self._lent: dict[str, dict[str, Place]] = {}
+        self._lent: dict[str, dict[str, ByteRange]] = {}
         self._bad: set[str] = set()
         folders = [root / name for name in FOLDERS]
         try:
@@ -257,7 +257,7 @@ class Store:
             if self.path(blob).exists()
         }
 
-    def find(self, blob: str, size: int, base: str = "") -> Place:
+    def find(self, blob: str, size: int, base: str = "") -> ByteRange:
         """Where a blob's bytes lie: in the store, or, if not there, in the model folder that lends
         them.
         """
@@ -266,9 +266,9 @@ class Store:
             lent = self.lent(base).get(blob)
             if lent:
                 return lent
-        return Place(path, 0, size)
+        return ByteRange(path, 0, size)
 
-    def lent(self, base: str) -> dict[str, Place]:
+    def lent(self, base: str) -> dict[str, ByteRange]:
         """digest -> where it lies in the folder of the model `base`; empty when the folder is not
         as it was.
         """

@@ -18,7 +18,7 @@ from olivebuild.core.fs import opening
 from olivebuild.formats import safetensors
 
 
-class Place(Struct, frozen=True):
+class ByteRange(Struct, frozen=True):
     """`size` bytes of a file, from `offset`; `lent` when the file is a model's own."""
 
     path: Path
@@ -31,14 +31,14 @@ Ranges = list[tuple[Path, str, int, int]]
 """(file, digest, offset, size) of each tensor."""
 
 
-def lenders(root: Path, model: str) -> dict[str, Place]:
+def lenders(root: Path, model: str) -> dict[str, ByteRange]:
     """digest of a tensor's bytes -> where they lie, in any folder that holds this model; empty when
     there is none, or it has changed.
     """
-    found: dict[str, Place] = {}
+    found: dict[str, ByteRange] = {}
     for file in sorted((root / "places").glob(f"{model}-*.json")):
         found |= {
-            name: Place(path, start, size, lent=True) for path, name, start, size in _load(file)
+            name: ByteRange(path, start, size, lent=True) for path, name, start, size in _load(file)
         }
     return found
 

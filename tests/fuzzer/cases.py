@@ -287,7 +287,7 @@ def _last_frame(text: str) -> str:
         (
             line
             for line in reversed(lines)
-            if re.match(r"\w[\w.]*(Error|Exception|Interrupt|Full|Unproven|Damaged)\b", line)
+            if re.match(r"\w[\w.]*(Error|Exception|Interrupt|Full|NotProvenEqual|Damaged)\b", line)
         ),
         lines[-1],
     )

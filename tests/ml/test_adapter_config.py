@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from olivebuild.cache.tensor_locations import Place
+from olivebuild.cache.tensor_locations import ByteRange
 from olivebuild.ml.weights.adapter_config import PREFIX, why_unmergeable, why_unusable
 from olivebuild.ml.weights.view import Weight
 
@@ -15,7 +15,7 @@ Q = "model.layers.0.self_attn.q_proj"
 
 
 def weights(**shapes: tuple[int, ...]) -> list[Weight]:
-    place = Place(Path("/none"), 0, 0)
+    place = ByteRange(Path("/none"), 0, 0)
     return [Weight(name, "F32", shape, "", 0, place) for name, shape in shapes.items()]
 
 

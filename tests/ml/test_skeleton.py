@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from olivebuild.cache.tensor_locations import Place
+from olivebuild.cache.tensor_locations import ByteRange
 from olivebuild.core.hashing import of_bytes
 from olivebuild.ml.onnx.skeleton import (
     Add,
@@ -55,7 +55,7 @@ def weights(tmp_path: Path) -> dict[str, Weight]:
     def stored(name: str, values: np.ndarray) -> Weight:
         file = tmp_path / name
         file.write_bytes(values.tobytes())
-        place = Place(file, 0, values.nbytes)
+        place = ByteRange(file, 0, values.nbytes)
         digest = of_bytes(values.tobytes())
         return Weight(name, "F32", values.shape, digest, values.nbytes, place)
 

@@ -47,14 +47,14 @@ def test_views_sums_casts_and_concatenations_are_known(watched: Any) -> None:
 def test_what_is_computed_otherwise_is_unproven(watched: Any) -> None:
     import torch
 
-    from olivebuild.ml.weights.lora import Unproven
+    from olivebuild.ml.weights.errors import NotProvenEqual
 
     watcher, weight, _ = watched
     with watcher:
         product = weight @ weight.T
-    with pytest.raises(Unproven, match=r"the builder computes with aten\.mm"):
+    with pytest.raises(NotProvenEqual, match=r"the builder computes with aten\.mm"):
         watcher.view(product)
-    with pytest.raises(Unproven, match="a tensor of unknown origin"):
+    with pytest.raises(NotProvenEqual, match="a tensor of unknown origin"):
         watcher.view(torch.ones(2))
 
 

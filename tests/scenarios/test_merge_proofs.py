@@ -21,7 +21,8 @@ from olivebuild.core.errors import InputError
 from olivebuild.ml.kinds import adapter as adapter_kind
 from olivebuild.ml.kinds.merged import merge
 from olivebuild.ml.peft_merge import check_written, merge_with_peft, reason_of, tensors_in
-from olivebuild.ml.weights.lora import Unproven, changes, open_input
+from olivebuild.ml.weights.errors import NotProvenEqual
+from olivebuild.ml.weights.lora import changes, open_input
 from olivebuild.ml.weights.merge_proof import HIDES, odd_weight
 from olivebuild.ml.weights.placement import check_places, find_plain
 from olivebuild.steps.merged import MergedFields
@@ -167,7 +168,7 @@ def test_ends_that_are_stored_apart_though_the_configuration_ties_them(
         # being merged one by one.
         change_tensors(adapter, lambda t: {n: v for n, v in t.items() if "lora_" in n})
         model = weights_in(store, base)
-        with pytest.raises(Unproven, match="tied"):
+        with pytest.raises(NotProvenEqual, match="tied"):
             changes(open_input(store, stored_adapter(store, adapter)), model)
         merged, _ = merged_in(tmp_path / f"merged {equal}", store, base, adapter)
         assert spreads(base, adapter, merged)[0] < LIMITS["float32"]
@@ -318,7 +319,7 @@ def test_a_square_weight_that_is_stored_transposed_is_left_to_peft(
     model = weights_in(store, base)
     changed = changes(open_input(store, stored_adapter(store, adapter)), model)
     with pytest.raises(
-        Unproven,
+        NotProvenEqual,
         match=r"transformer\.h\.0\.attn\.c_proj\.weight is not the weight of one linear layer",
     ):
         check_places(store, model, changed)

@@ -18,9 +18,9 @@ from olivebuild.cache.store import Store
 from olivebuild.core.errors import Damaged, InputError
 from olivebuild.ml.kinds import onnx as onnx_kind
 from olivebuild.ml.kinds.merged import merge_by_tensors
+from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.lora import (
     MergedWeight,
-    Unproven,
     changes,
     merge_all,
     multiplication,
@@ -338,7 +338,7 @@ def change_config(adapter: Path, **edits: Any) -> None:
 
 
 def why_not(store: Store, model: Path, adapter: Path) -> str:
-    with pytest.raises(Unproven) as caught:
+    with pytest.raises(NotProvenEqual) as caught:
         changes(open_input(store, stored_adapter(store, adapter)), weights_in(store, model))
     return str(caught.value)
 

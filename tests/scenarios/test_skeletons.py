@@ -18,7 +18,7 @@ from olivebuild.core.host import installed
 from olivebuild.formats import onnx_folder
 from olivebuild.ml.onnx.builder import canonical, run_builder
 from olivebuild.ml.onnx.skeletons import no_skeleton
-from olivebuild.ml.weights.lora import Unproven
+from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.steps.onnx import OnnxFields
 from tests.scenarios.steps import by_builder, files_in, job_in, weights_in
 from tests.tiny_models import ARCHITECTURES, make
@@ -62,7 +62,7 @@ the head.
 def by_tensors(
     folder: Path, store: Store, fields: OnnxFields, traced: Path, model: Path
 ) -> dict[str, bytes]:
-    """From the skeleton of the model `traced`, and the weights of `model`. Raises Unproven."""
+    """Files from the skeleton of the model `traced` and the weights of `model`."""
     from olivebuild.ml.onnx.assemble import assemble
     from olivebuild.ml.onnx.trace import trace
 
@@ -130,7 +130,7 @@ def test_a_skeleton_with_other_weights_is_what_the_builder_makes_of_them(
             ours = by_tensors(
                 place / "ours", store, fields, tmp_path / "model0", tmp_path / "model1"
             )
-        except Unproven as e:
+        except NotProvenEqual as e:
             unproven[architecture, name] = str(e)
             continue
         theirs = by_builder(place / "theirs", store, fields, tmp_path / "model1")
@@ -208,7 +208,7 @@ def builder() -> Any:
 
 
 def refusal(folder: Path, store: Store, model: Path, **options: Any) -> str:
-    with pytest.raises(Unproven) as caught:
+    with pytest.raises(NotProvenEqual) as caught:
         by_tensors(folder, store, OnnxFields(**options), model, model)
     return str(caught.value)
 

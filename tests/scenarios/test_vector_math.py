@@ -45,7 +45,7 @@ def convert(llama: Path, tmp_path: Path, store: Store) -> None:
 def test_a_function_is_called_on_one_number_before_threads_share_it(
     work: Callable[[Path, Path, Store], None], llama: Path, tmp_path: Path, store: Store
 ) -> None:
-    mkl.make_ready.cache_clear()
+    mkl.warm_up_mkl.cache_clear()
     with FirstSizes() as first:
         work(llama, tmp_path, store)
     assert {"cos", "sin"} <= first.found.keys()

@@ -35,7 +35,7 @@ FUNCTIONS = (
 
 
 @functools.cache
-def make_ready() -> None:
+def warm_up_mkl() -> None:
     """Call each function on one number, which no threads share.
 
     To be called before a library computes with torch.

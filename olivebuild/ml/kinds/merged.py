@@ -58,7 +58,8 @@ def merge(job: Job, fields: MergedFields) -> None:
     from olivebuild.ml.models import frozen_dates
     from olivebuild.ml.models.tokenizer_files import dress, with_tokenizer
     from olivebuild.ml.weights.adapter_config import why_unmergeable, why_unusable
-    from olivebuild.ml.weights.lora import Unproven, changes, open_input
+    from olivebuild.ml.weights.errors import NotProvenEqual
+    from olivebuild.ml.weights.lora import changes, open_input
     from olivebuild.ml.weights.placement import check_places
 
     base, adapter = (
@@ -74,12 +75,12 @@ def merge(job: Job, fields: MergedFields) -> None:
     model = with_tokenizer(job, base, adapter)
     try:
         if job.input("model").trust_remote_code:
-            raise Unproven("the model brings code of its own")
+            raise NotProvenEqual("the model brings code of its own")
         if fields.onto == "dequantised":
-            raise Unproven("it goes onto dequantised weights")
+            raise NotProvenEqual("it goes onto dequantised weights")
         changed = changes(adapter, model)
         check_places(job.store, model, changed)
-    except Unproven as e:
+    except NotProvenEqual as e:
         if fields.reproducible:
             hint = (
                 "leave `reproducible` out: peft merges this adapter, and its bytes depend on the "

@@ -23,7 +23,7 @@ def date_of(job: Job) -> str:
 
 def in_weights(job: Job, model: Weights) -> Weights:
     """The model with its date fixed, where that is asked for."""
-    from olivebuild.cache.tensor_locations import Place
+    from olivebuild.cache.tensor_locations import ByteRange
     from olivebuild.ml.weights.view import read_at
 
     if not (date := date_of(job)):
@@ -35,7 +35,7 @@ def in_weights(job: Job, model: Weights) -> Weights:
             after = template_clock.fixed_file(name, before, date)
             if after != before:
                 found = job.store.put_bytes(after)
-                place = Place(job.store.path(found), 0, len(after))
+                place = ByteRange(job.store.path(found), 0, len(after))
         files.append((name, found, place))
     return replace(model, files=tuple(files))
 

@@ -43,7 +43,7 @@ def platform(dtype: str = "auto", device: str = "auto") -> tuple[torch.device, t
     return torch.device(device), torch.float32
 
 
-def be_deterministic(seed: int, device: torch.device) -> None:
+def seed_everything(seed: int, device: torch.device) -> None:
     """Equal inputs give equal bytes, on the same processor and library versions.
 
     On a GPU that is not promised, and would cost a lot.
@@ -88,7 +88,7 @@ def load_model(
     imported.check(Path(folder), "model", where or str(folder), trust=trust_remote_code)
     if parameters_in(Path(folder)) < SMALL:
         torch.set_num_threads(1)
-    mkl.make_ready()
+    mkl.warm_up_mkl()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,

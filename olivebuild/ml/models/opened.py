@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from olivebuild.cache.memo import Derived
-from olivebuild.cache.tensor_locations import Place
+from olivebuild.cache.tensor_locations import ByteRange
 from olivebuild.core import hashing
 from olivebuild.core.errors import InputError, Where, first_line
 from olivebuild.core.fs import trees
@@ -113,14 +113,14 @@ def of_headers(folder: Path, *, code: bool = False) -> Weights:
                 t.shape,
                 "",
                 t.end - t.start,
-                Place(path, t.start, t.end - t.start, lent=True),
+                ByteRange(path, t.start, t.end - t.start, lent=True),
             )
             for t in tensors_of(path)
         ]
         shards.append(Shard(name, b"", tuple(weights)))
     others = model_files(folder, code=code)[1]
     files = tuple(
-        (name_in(folder, p), hashing.of_file(p), Place(p, 0, p.stat().st_size, lent=True))
+        (name_in(folder, p), hashing.of_file(p), ByteRange(p, 0, p.stat().st_size, lent=True))
         for p in others
     )
     return Weights(tuple(shards), files, index=found.index)

@@ -58,7 +58,7 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
     from olivebuild.ml.kernels import mkl
     from olivebuild.ml.onnx.overrides import structured
 
-    mkl.make_ready()
+    mkl.warm_up_mkl()
     options = builder_options(fields) | {"hf_remote": trust}
     given = [
         f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in options.items()

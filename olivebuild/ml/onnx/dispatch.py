@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from olivebuild.ml.onnx.skeleton import Add, Cast, Concat, Dtype, Source, View
-from olivebuild.ml.weights.lora import Unproven
+from olivebuild.ml.weights.errors import NotProvenEqual
 
 DTYPES: dict[torch.dtype, Dtype] = {
     torch.bfloat16: "BF16",
@@ -92,7 +92,7 @@ class Watcher(TorchDispatchMode):
                 return Add(self.view(args[0]), float(args[1]), dtype, shape)
             if name in ("aten._to_copy.default", "aten.clone.default"):
                 return Cast(self.view(args[0]), dtype, shape)
-        except Unproven as e:
+        except NotProvenEqual as e:
             return str(e)
         return f"the builder computes with {name}"
 
@@ -107,10 +107,10 @@ class Watcher(TorchDispatchMode):
         )
 
     def view(self, tensor: torch.Tensor) -> View:
-        """Raises Unproven when it is not known how the tensor came about."""
+        """Raises NotProvenEqual when it is not known how the tensor came about."""
         node = self.node(tensor) if self.knows(tensor) else "a tensor of unknown origin"
         if isinstance(node, str):
-            raise Unproven(node)
+            raise NotProvenEqual(node)
         if DTYPES.get(tensor.dtype) != node.dtype:
-            raise Unproven("a tensor is looked at as another type")
+            raise NotProvenEqual("a tensor is looked at as another type")
         return View(node, int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride()))

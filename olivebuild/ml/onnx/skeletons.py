@@ -102,7 +102,8 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
     from olivebuild.ml.onnx.assemble import SKELETON
     from olivebuild.ml.onnx.skeleton import Skeleton
     from olivebuild.ml.onnx.trace import load_once, trace
-    from olivebuild.ml.weights.lora import Unproven, without_merges
+    from olivebuild.ml.weights.errors import NotProvenEqual
+    from olivebuild.ml.weights.lora import without_merges
 
     hollow = job.out.parent / "hollow"
     hollow.mkdir()
@@ -114,7 +115,7 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
             without_merges(model),
             lambda: run_builder(job, fields, hollow, folder, trust=False),
         )
-    except Unproven as e:
+    except NotProvenEqual as e:
         skeleton = Skeleton(because=str(e))
     except BuilderFailed as e:
         if not e.watched:

@@ -12,7 +12,7 @@ quantiser's kernel does nothing. What remains is the graph and the layout of the
 every recipe is evaluated
 and compared with the builder's own tensor, and our quantiser with ONNX Runtime's.
 
-All that this relies on is looked at first; what is not as expected raises `Unproven`, and the
+All that this relies on is looked at first; what is not as expected raises `NotProvenEqual`, and the
 builder does the whole work.
 """
 
@@ -49,7 +49,7 @@ from olivebuild.ml.onnx.skeleton import (
     View,
     rows_of,
 )
-from olivebuild.ml.weights.lora import Unproven
+from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.view import Weight, Weights, write_files
 
 TORCH: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPES.items()}
@@ -67,7 +67,7 @@ SAMPLE = 64
 
 
 @dataclass(frozen=True)
-class Made:
+class RecordedInitializer:
     """An initializer of the float graph: the builder's tensor, and the number format it is to
     have.
     """
@@ -81,7 +81,7 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
     empty and for our use.
 
     Leaves in `out` what the model consists of beside its data file, and the constants. Raises
-    Unproven.
+    NotProvenEqual.
     """
     import onnxruntime.quantization.matmul_nbits_quantizer as quantizer
     import onnxruntime.quantization.neural_compressor.weight_only as k_quantizer
@@ -90,10 +90,10 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
     # The builder puts its own folder on the path and imports its parts as packages of their own.
     base = sys.modules.get("builders.base")
     if base is None:
-        raise Unproven("the model builder is not made of the parts that are known")
+        raise NotProvenEqual("the model builder is not made of the parts that are known")
     _check_builder(base.Model, quantizer)
     write_files(weights, folder)
-    watcher, made = Watcher(), dict[str, Made]()
+    watcher, made = Watcher(), dict[str, RecordedInitializer]()
     loader = Loader(weights, watcher)
     original_initializer, original_save = base.Model.make_initializer, base.Model.save_model
 
@@ -103,13 +103,13 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
         original_initializer(self, tensor, name, to=to, raw=raw)
         if isinstance(tensor, torch.Tensor) and watcher.knows(tensor):
             if raw:
-                raise Unproven("a weight is stored as raw bytes")
-            made[name] = Made(
+                raise NotProvenEqual("a weight is stored as raw bytes")
+            made[name] = RecordedInitializer(
                 tensor.detach(), base.to_torch_dtype(to) if to is not None else tensor.dtype
             )
 
     def save_model(self: Any, out_dir: str) -> None:
-        _dig_holes(self.model, made, folder)
+        _replace_by_sparse_file(self.model, made, folder)
         original_save(self, out_dir)
 
     with contextlib.ExitStack() as stack:
@@ -118,7 +118,7 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
         stack.enter_context(_replaced(base.Model, "save_model", save_model))
         for kernel in ("quantize_matmul_4bits", "quantize_matmul_8bits"):
             stack.enter_context(_replaced(quantizer, kernel, lambda *_: None))
-        stack.enter_context(_replaced(k_quantizer, K_QUANT, _nothing_quantised))
+        stack.enter_context(_replaced(k_quantizer, K_QUANT, _stub_quantizer))
         # Layers that the builder makes get their weights afterwards; until then it need not draw
         # random ones.
         stack.enter_context(_replaced(torch.nn.Linear, "reset_parameters", lambda *_: None))
@@ -127,14 +127,14 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
         stack.enter_context(watcher)
         build()
     if watcher.leak:
-        raise Unproven(watcher.leak)
+        raise NotProvenEqual(watcher.leak)
     if not loader.called:
-        raise Unproven("the model builder loads this model in a way of its own")
+        raise NotProvenEqual("the model builder loads this model in a way of its own")
     return _prove(_read_layout(out, watcher, made), made, weights, loader.forget)
 
 
 def _check_builder(model: Any, quantizer: Any) -> None:
-    """Raises Unproven when the private interface that this file leans on is not there."""
+    """Raises NotProvenEqual when the private interface that this file leans on is not there."""
     expected = {
         "make_initializer": "(self, tensor, /, name, *, to=None, raw=False)",
         "save_model": "(self, out_dir)",
@@ -144,10 +144,12 @@ def _check_builder(model: Any, quantizer: Any) -> None:
         function = getattr(model, name, None)
         found = str(_bare(inspect.signature(function))) if function else "nothing"
         if found != signature:
-            raise Unproven(f"the model builder's {name} is not the one that is known: {found}")
+            raise NotProvenEqual(
+                f"the model builder's {name} is not the one that is known: {found}"
+            )
     for name in ("quantize_matmul_4bits", "quantize_matmul_8bits"):
         if not hasattr(quantizer, name):
-            raise Unproven(f"ONNX Runtime's quantiser has no {name}")
+            raise NotProvenEqual(f"ONNX Runtime's quantiser has no {name}")
 
 
 def _bare(signature: inspect.Signature) -> inspect.Signature:
@@ -160,7 +162,7 @@ def _bare(signature: inspect.Signature) -> inspect.Signature:
 @contextlib.contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     if not hasattr(owner, name):
-        raise Unproven(f"the model builder has no {name}")
+        raise NotProvenEqual(f"the model builder has no {name}")
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -189,27 +191,27 @@ class Loader:
                 view.madvise(mmap.MADV_DONTNEED)
 
     def from_pretrained(self, folder: str, **options: Any) -> Any:
-        """Raises Unproven when transformers' own loading might not take each weight as it is."""
+        """Raise NotProvenEqual where transformers itself might not take each weight as it is."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
         options = {
             name: value for name, value in options.items() if name not in ("cache_dir", "token")
         }
         if options.pop("trust_remote_code", False) or options:
-            raise Unproven("the model builder loads the model with options of its own")
+            raise NotProvenEqual("the model builder loads the model with options of its own")
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         weights = self._weights.by_name
         kinds = {w.dtype for w in weights.values()}
         if len(kinds) != 1 or not kinds <= set(TORCH):
-            raise Unproven(f"weights of the types {', '.join(sorted(kinds))}")
+            raise NotProvenEqual(f"weights of the types {', '.join(sorted(kinds))}")
         dtype = TORCH[kinds.pop()]
         if config.dtype not in (None, dtype):
-            raise Unproven(f"config.json says {config.dtype}, the weights are {dtype}")
+            raise NotProvenEqual(f"config.json says {config.dtype}, the weights are {dtype}")
         model = _without_weights(AutoModelForCausalLM, config, dtype)
         if getattr(model, "_keep_in_fp32_modules", None) or getattr(
             model, "_keep_in_fp32_modules_strict", None
         ):
-            raise Unproven("transformers keeps some of the weights in float32")
+            raise NotProvenEqual("transformers keeps some of the weights in float32")
         mapped = {}
         for name, weight in weights.items():
             mapped[name], self._maps[name] = _map(weight, dtype)
@@ -217,13 +219,13 @@ class Loader:
         left = model.load_state_dict(mapped, strict=False, assign=True)
         tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
         if left.unexpected_keys or set(left.missing_keys) - tied:
-            raise Unproven(
+            raise NotProvenEqual(
                 "transformers gives the weights other names "
                 f"({[*left.unexpected_keys, *left.missing_keys][0]})"
             )
         model.tie_weights()
         if any(p.device.type == "meta" for p in (*model.parameters(), *model.buffers())):
-            raise Unproven("transformers makes weights that the files don't hold")
+            raise NotProvenEqual("transformers makes weights that the files don't hold")
         self.called = True
         return model.eval()
 
@@ -254,7 +256,7 @@ def _map(weight: Weight, dtype: torch.dtype) -> tuple[torch.Tensor, mmap.mmap | 
     ), view
 
 
-def _nothing_quantised(
+def _stub_quantizer(
     data: np.ndarray, _bits: int, block: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Stands for ONNX Runtime's k-quant: levels, scales and zero points of the right shapes."""
@@ -262,7 +264,7 @@ def _nothing_quantised(
     return np.zeros((count, block), np.uint8), np.ones((count, 1)), np.zeros((count, 1), np.uint8)
 
 
-def _dig_holes(model: Any, made: dict[str, Made], folder: Path) -> None:
+def _replace_by_sparse_file(model: Any, made: dict[str, RecordedInitializer], folder: Path) -> None:
     """Replace each tensor that came from the weights by as many bytes of a file that has none."""
     largest = 0
     for value in model.graph.initializers.values():
@@ -282,14 +284,14 @@ def _dig_holes(model: Any, made: dict[str, Made], folder: Path) -> None:
         f.truncate(largest)
 
 
-def _read_layout(out: Path, watcher: Watcher, made: dict[str, Made]) -> Skeleton:
+def _read_layout(out: Path, watcher: Watcher, made: dict[str, RecordedInitializer]) -> Skeleton:
     """Match what the builder wrote with the recipes.
 
     Constants are copied to a file of their own, and the data file goes.
     """
     file = out / "model.onnx"
     if not file.is_file():
-        raise Unproven("the model builder did not write model.onnx")
+        raise NotProvenEqual("the model builder did not write model.onnx")
     graph = onnx.load(file, load_external_data=False).graph
     quantised = {}
     for node in graph.node:
@@ -308,7 +310,7 @@ def _read_layout(out: Path, watcher: Watcher, made: dict[str, Made]) -> Skeleton
             external = {e.key: e.value for e in tensor.external_data}
             if not external:
                 if tensor.name in made:
-                    raise Unproven(f"{tensor.name} is kept inside the graph")
+                    raise NotProvenEqual(f"{tensor.name} is kept inside the graph")
                 continue
             offset, size = int(external.get("offset", 0)), int(external["length"])
             origin, part = _origin(tensor.name, made)
@@ -318,7 +320,7 @@ def _read_layout(out: Path, watcher: Watcher, made: dict[str, Made]) -> Skeleton
                     and np.prod(tensor.dims) >= SAMPLE
                     and not any(c in tensor.name for c in CACHES)
                 ):
-                    raise Unproven(f"nothing tells where {tensor.name} comes from")
+                    raise NotProvenEqual(f"nothing tells where {tensor.name} comes from")
                 source.seek(offset)
                 slots.append(Slot(tensor.name, offset, size, -1, constants.tell()))
                 constants.write(source.read(size))
@@ -328,14 +330,14 @@ def _read_layout(out: Path, watcher: Watcher, made: dict[str, Made]) -> Skeleton
                 tensors.append(_recipe(origin, made[origin], watcher, quantised.get(origin)))
             recipe = tensors[numbers[origin]]
             if (part is None) != (recipe.quantised is None):
-                raise Unproven(f"{tensor.name} is quantised in an unknown way")
+                raise NotProvenEqual(f"{tensor.name} is quantised in an unknown way")
             slots.append(Slot(tensor.name, offset, size, numbers[origin], part or 0))
     size = data.stat().st_size
     data.unlink()
     return Skeleton(data.name, size, tuple(tensors), tuple(slots))
 
 
-def _origin(name: str, made: dict[str, Made]) -> tuple[str | None, int | None]:
+def _origin(name: str, made: dict[str, RecordedInitializer]) -> tuple[str | None, int | None]:
     """The float tensor behind an initializer, and which part of its quantised form it is."""
     if name in made:
         return name, None
@@ -354,26 +356,32 @@ def _origin(name: str, made: dict[str, Made]) -> tuple[str | None, int | None]:
 
 
 def _recipe(
-    name: str, origin: Made, watcher: Watcher, found: tuple[dict[str, int], bool, Algorithm] | None
+    name: str,
+    origin: RecordedInitializer,
+    watcher: Watcher,
+    found: tuple[dict[str, int], bool, Algorithm] | None,
 ) -> Recipe:
     view = watcher.view(origin.tensor)
     dtype = DTYPES.get(origin.dtype)
     if dtype is None:
-        raise Unproven(f"{name} is of the type {origin.dtype}")
+        raise NotProvenEqual(f"{name} is of the type {origin.dtype}")
     if found is None:
         return Recipe(view, dtype)
     attributes, has_zeros, algorithm = found
     bits, block, k, n = (attributes[a] for a in ("bits", "block_size", "K", "N"))
     if view.shape != (k, n) or k % block:
-        raise Unproven(f"{name} [{k}, {n}] in {dtype} has no kernel for blocks of {block}")
+        raise NotProvenEqual(f"{name} [{k}, {n}] in {dtype} has no kernel for blocks of {block}")
     try:
         return Recipe(view, dtype, Quantised(bits, block, not has_zeros, dtype, algorithm))
     except ValueError:
-        raise Unproven(f"{name} has {bits} bits in blocks of {block}") from None
+        raise NotProvenEqual(f"{name} has {bits} bits in blocks of {block}") from None
 
 
 def _prove(
-    skeleton: Skeleton, made: dict[str, Made], weights: Weights, forget: Callable[[set[str]], None]
+    skeleton: Skeleton,
+    made: dict[str, RecordedInitializer],
+    weights: Weights,
+    forget: Callable[[set[str]], None],
 ) -> Skeleton:
     """Evaluate every recipe and compare it with the builder's tensor; compare our quantiser with
     ONNX Runtime's on some rows of each.
@@ -383,10 +391,10 @@ def _prove(
     end = 0
     for slot in sorted(skeleton.slots, key=lambda s: s.offset):
         if slot.offset < end:
-            raise Unproven(f"{slot.name} shares its bytes with another tensor")
+            raise NotProvenEqual(f"{slot.name} shares its bytes with another tensor")
         end = slot.offset + slot.size
     if end != skeleton.size:
-        raise Unproven("the data file holds more than its tensors")
+        raise NotProvenEqual("the data file holds more than its tensors")
     for number, recipe in enumerate(skeleton.tensors):
         origin = made[_origin(names[number], made)[0] or ""]
         tensor = origin.tensor.T if recipe.quantised else origin.tensor
@@ -407,7 +415,7 @@ def _prove(
             wide = blockwise.widen(np.ascontiguousarray(rows(start, count)), view.of.dtype)
             ours = blockwise.narrow(wide, recipe.dtype).reshape(-1).view(np.uint8)
             if not np.array_equal(theirs, ours):
-                raise Unproven(f"{names[number]} did not come out as the builder's")
+                raise NotProvenEqual(f"{names[number]} did not come out as the builder's")
         if recipe.quantised:
             _compare_kernels(names[number], tensor[:SAMPLE].to(origin.dtype), recipe.quantised)
         forget(recipe.sources())
@@ -429,7 +437,7 @@ def _compare_kernels(name: str, rows: torch.Tensor, options: Quantised) -> None:
         if mine.size and not np.array_equal(
             mine.reshape(-1).view(np.uint8), other.reshape(-1).view(np.uint8)
         ):
-            raise Unproven(f"{name} is quantised in another way than known here")
+            raise NotProvenEqual(f"{name} is quantised in another way than known here")
 
 
 def _by_default(given: np.ndarray, options: Quantised) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -173,7 +173,7 @@ def forward_of(
     """The input `model` with a new adapter, and how its batches are computed here."""
     training, base = fields.training, job.input("model")
     # The seed comes before the adapter is made, since its first values are drawn.
-    load.be_deterministic(training.seed, device)
+    load.seed_everything(training.seed, device)
     quantised = (
         qlora.configuration(fields.quantisation, dtype) if fields.method == "qlora" else None
     )

@@ -1,10 +1,9 @@
 """LoRA merged tensor by tensor: W + (B @ A) * scale for the adapted weights, everything else left
 where it lies.
 
-The bytes are those of peft's `merge_and_unload()`. Every tensor of the adapter must find its place,
-and every option of its
-configuration must be one that is understood here: `changes` raises `Unproven` otherwise, and peft
-does the work.
+The bytes are those of peft's `merge_and_unload()`. Every tensor of the adapter must belong to a
+weight of the base, and every option of its configuration must be one that is understood here:
+`changes` raises `NotProvenEqual` otherwise, and peft does the work.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from olivebuild.ml.kernels import blockwise
 from olivebuild.ml.kernels.matmul import TorchProduct
 from olivebuild.ml.weights import patterns as _patterns
 from olivebuild.ml.weights.adapter_config import PLAIN_STARTS, PREFIX
+from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.view import (
     Shard,
     Weight,
@@ -59,13 +59,6 @@ Multiply = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """b [n, r], a [r, k] -> b @ a in float32."""
 
 
-class Unproven(Exception):
-    """Something that is not known to give the same bytes; the text says what.
-
-    The library does the work then.
-    """
-
-
 @dataclass(frozen=True)
 class Change:
     """One adapted weight [n, k], and the adapter's `a` [r, k] and `b` [n, r]."""
@@ -79,7 +72,7 @@ class Change:
 def changes(adapter: Weights, model: Weights) -> list[Change]:
     """What an adapter changes.
 
-    Raises Unproven, also for an adapter that does not fit: peft then says what is wrong.
+    Raises NotProvenEqual, also for an adapter that does not fit: peft then says what is wrong.
     """
     config = adapter.file("adapter_config.json")
     _check(config)
@@ -96,14 +89,16 @@ def changes(adapter: Weights, model: Weights) -> list[Change]:
         first, second = found.pop(name), found.pop(f"{stem}.lora_B.weight", None)
         weight = stored.get(f"{module}.weight")
         if second is None or weight is None or not stem.startswith(PREFIX):
-            raise Unproven(f"{name} has no plain weight of that name in the model")
+            raise NotProvenEqual(f"{name} has no plain weight of that name in the model")
         if (
             len(first.shape) != 2
             or len(second.shape) != 2
             or first.shape[0] != second.shape[1]
             or weight.shape != (second.shape[0], first.shape[1])
         ):
-            raise Unproven(f"the shapes of {stem} and of the model's weight don't go together")
+            raise NotProvenEqual(
+                f"the shapes of {stem} and of the model's weight don't go together"
+            )
         result.append(Change(weight, first, second, _scale(config, module, first.shape[0])))
     wanted = {
         name
@@ -111,24 +106,26 @@ def changes(adapter: Weights, model: Weights) -> list[Change]:
         if len(weight.shape) == 2 and _targeted(config, name.removesuffix(".weight"))
     }
     if odd := sorted(wanted ^ {c.weight.name for c in result}):
-        raise Unproven(f"the adapter's target_modules and its tensors disagree about {odd[0]}")
+        raise NotProvenEqual(
+            f"the adapter's target_modules and its tensors disagree about {odd[0]}"
+        )
     if tied := _tied(model, [c.weight.name for c in result]):
-        raise Unproven(f"{tied} may be tied to another weight")
+        raise NotProvenEqual(f"{tied} may be tied to another weight")
     if found:
-        raise Unproven(
+        raise NotProvenEqual(
             f"the adapter's tensor {min(found)} is of a sort that is not merged one by one"
         )
     if not result:
-        raise Unproven("the adapter holds no LoRA tensors")
+        raise NotProvenEqual("the adapter holds no LoRA tensors")
     kinds = {w.dtype for w in stored.values()}
     if len(kinds) > 1 or not kinds <= set(blockwise.STORED):
-        raise Unproven(
+        raise NotProvenEqual(
             f"the model's weights are of the types {', '.join(sorted(kinds))}, which peft's "
             "loading would make one"
         )
     strange = sorted({w.dtype for w in adapter.by_name.values()} - set(blockwise.STORED))
     if strange:
-        raise Unproven(f"the adapter's tensors are of the type {strange[0]}")
+        raise NotProvenEqual(f"the adapter's tensors are of the type {strange[0]}")
     return result
 
 
@@ -148,17 +145,19 @@ def _tied(model: Weights, names: list[str]) -> str | None:
 
 def _check(config: dict[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
-        raise Unproven(f"the adapter is of the type {config.get('peft_type')}")
+        raise NotProvenEqual(f"the adapter is of the type {config.get('peft_type')}")
     # What an option of tomorrow means is not known; what is off means nothing.
     odd = sorted(name for name, value in config.items() if name not in PLAIN and value)
     if odd:
-        raise Unproven(f"the adapter sets {odd[0]}")
+        raise NotProvenEqual(f"the adapter sets {odd[0]}")
     if not all(isinstance(config.get(name), int | float) for name in ("r", "lora_alpha")):
-        raise Unproven("the adapter's configuration lacks its rank or alpha")
+        raise NotProvenEqual("the adapter's configuration lacks its rank or alpha")
     if config.get("bias", "none") != "none":
-        raise Unproven("the adapter has trained biases")
+        raise NotProvenEqual("the adapter has trained biases")
     if config.get("init_lora_weights", True) not in PLAIN_STARTS:
-        raise Unproven(f"init_lora_weights: {config['init_lora_weights']} changes the base model")
+        raise NotProvenEqual(
+            f"init_lora_weights: {config['init_lora_weights']} changes the base model"
+        )
 
 
 def _targeted(config: dict[str, Any], module: str) -> bool:
@@ -178,7 +177,7 @@ def _scale(config: dict[str, Any], module: str, rank: int) -> float:
     r = _pattern(config.get("rank_pattern"), module, config["r"])
     alpha = _pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
     if r != rank:
-        raise Unproven(f"{module} has the rank {rank}, where the configuration says {r}")
+        raise NotProvenEqual(f"{module} has the rank {rank}, where the configuration says {r}")
     return float(alpha) / math.sqrt(r) if config.get("use_rslora") else float(alpha) / float(r)
 
 
@@ -188,7 +187,7 @@ def _pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
         except re.error:
-            raise Unproven(f"the pattern {pattern!r} can't be read") from None
+            raise NotProvenEqual(f"the pattern {pattern!r} can't be read") from None
     return default
 
 

@@ -29,14 +29,14 @@ VERSION = 1
 
 
 def check_places(store: Store, model: Weights, changed: list[Change]) -> None:
-    """Raises Unproven when a changed tensor is not, by name and alone, the weight of a linear
+    """Raises NotProvenEqual when a changed tensor is not, by name and alone, the weight of a linear
     layer.
     """
-    from olivebuild.ml.weights.lora import Unproven
+    from olivebuild.ml.weights.errors import NotProvenEqual
 
     known = plain_weights(store, model)
     if odd := sorted(c.weight.name for c in changed if c.weight.name not in known):
-        raise Unproven(f"{odd[0]} is not the weight of one linear layer alone")
+        raise NotProvenEqual(f"{odd[0]} is not the weight of one linear layer alone")
 
 
 def plain_weights(store: Store, model: Weights) -> frozenset[str]:

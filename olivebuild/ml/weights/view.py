@@ -17,7 +17,7 @@ from typing import Any
 from olivebuild.cache import tensor_locations
 from olivebuild.cache.manifest import Manifest, Merge
 from olivebuild.cache.store import Store
-from olivebuild.cache.tensor_locations import Place
+from olivebuild.cache.tensor_locations import ByteRange
 from olivebuild.core import hashing
 from olivebuild.core.errors import Damaged, InputError
 from olivebuild.core.fs import opening
@@ -37,7 +37,7 @@ class Weight:
     shape: tuple[int, ...]
     digest: str
     size: int
-    place: Place
+    place: ByteRange
 
     def read(self, start: int = 0, size: int | None = None) -> bytes:
         """`size` bytes from `start` (all by default). Raises InputError when they are not there."""
@@ -55,7 +55,7 @@ class Weight:
         return found
 
 
-def read_at(place: Place, start: int, size: int) -> bytes:
+def read_at(place: ByteRange, start: int, size: int) -> bytes:
     """Up to `size` bytes from `start` of a place. Raises OSError."""
     file = opening.open_handle(place.path)
     try:
@@ -89,7 +89,7 @@ class Weights:
     """
 
     shards: tuple[Shard, ...]
-    files: tuple[tuple[str, str, Place], ...]
+    files: tuple[tuple[str, str, ByteRange], ...]
     lender: str = ""
     merges: tuple[Merge, ...] = ()
     index: str = ""
@@ -184,7 +184,7 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
             header = f.read(found[0].start if found else path.stat().st_size)
         weights = []
         for t in found:
-            place = Place(path, t.start, t.end - t.start, lent=True)
+            place = ByteRange(path, t.start, t.end - t.start, lent=True)
             if (path, t.start, place.size) not in known:
                 raise InputError(
                     f"{path.name} changed while it was read", where=str(folder), hint="build again"
@@ -199,7 +199,7 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
         (
             safetensors.name_in(where, p),
             hashing.of_file(p),
-            Place(p, 0, p.stat().st_size, lent=True),
+            ByteRange(p, 0, p.stat().st_size, lent=True),
         )
         for p in others
     )
