@@ -1,1 +1,1 @@
-"""What a plug-in implements or is handed: kinds, nodes, actions, jobs, events, executors."""
+"""Interfaces that a plug-in implements or is handed: kinds, actions, jobs, events, executors."""

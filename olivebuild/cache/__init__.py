@@ -1,1 +1,1 @@
-"""The content-addressed store: blobs, manifests, traces, sweeps. Knows digests, not recipes."""
+"""The content-addressed store of blobs, manifests and traces, which knows digests, not recipes."""

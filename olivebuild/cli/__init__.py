@@ -1,1 +1,1 @@
-"""The commands, and where errors become messages and exit codes."""
+"""The commands, which know all rooms but `ml`, and where errors become messages and exit codes."""

@@ -1,1 +1,1 @@
-"""Ground floor: errors, text, hashing, journals, processes, the host. Knows nothing of builds."""
+"""Errors, text, hashing, journals, processes and the host, without knowledge of builds."""

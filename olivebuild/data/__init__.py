@@ -1,1 +1,1 @@
-"""Rows of data files: read, checked, filled into templates, split. Knows no tokens, no models."""
+"""Rows of data files, read, checked, templated and split, without knowledge of tokens or models."""

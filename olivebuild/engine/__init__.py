@@ -1,1 +1,1 @@
-"""Execution: the build loop, its order, what it records. Decides nothing that a plan has not."""
+"""Execution: the build loop, its order and what it records; decides nothing that a plan has not."""

@@ -1,1 +1,1 @@
-"""Where actions run: worker processes, and the process that holds a model for chat."""
+"""Places where actions run: worker processes, and the process that holds a model for chat."""

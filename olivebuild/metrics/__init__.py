@@ -1,1 +1,1 @@
-"""Metrics: gates, comparisons, statistics, Pareto fronts. Knows no models and no torch."""
+"""Gates, comparisons, statistics and Pareto fronts, without knowledge of models or torch."""

@@ -1,1 +1,1 @@
-"""The work itself, imported in workers only. Knows actions, not plans."""
+"""The work itself, imported in workers only: knows actions, not plans."""

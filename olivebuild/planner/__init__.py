@@ -1,1 +1,1 @@
-"""Analysis: inputs to keys to verdicts. Looks at the disk, starts nothing."""
+"""Analysis of inputs to keys to verdicts: looks at the disk, and starts nothing."""

@@ -1,1 +1,1 @@
-"""Loading: recipe text to targets to a graph of nodes. Knows no keys and no cache."""
+"""Loading of recipe text to targets to a graph of nodes, without knowledge of keys or cache."""

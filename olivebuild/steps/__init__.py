@@ -1,1 +1,1 @@
-"""Declarations of the kinds: fields, inputs, versions, runners. They run nothing."""
+"""Declarations of the kinds: fields, inputs, versions and runners, which run nothing."""

@@ -1,1 +1,1 @@
-"""What people see: terminal output, the report, trackers. Changes nothing."""
+"""Terminal output, the report and trackers: shows what is there, and changes nothing."""
