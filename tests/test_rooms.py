@@ -238,7 +238,7 @@ def test_kinds_name_modules_for_their_work() -> None:
         assert [name for name in (step.runner, *step.ahead) if not is_module(name)] == []
 
 
-HEAVY = {"torch", "transformers", "peft", "datasets", "onnx", "onnxruntime", "pyarrow", "numpy"}
+HEAVY = {"torch", "transformers", "peft", "datasets", "onnx", "onnxruntime", "pyarrow"}
 IMPORT_ALL = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
 
 

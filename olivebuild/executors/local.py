@@ -28,8 +28,8 @@ from olivebuild.core.errors import BuildError, StepError
 from olivebuild.core.exit_reasons import ending, kills
 from olivebuild.core.processes import python
 
-if sys.platform == "linux":
-    # os.wait4 imports it when a child has ended, when there may be no room for one more open file.
+# os.wait4 imports it when a child has ended, when there may be no room for one more open file.
+with contextlib.suppress(ImportError):
     import resource  # noqa: F401
 
 GRACE_SECONDS = 10
