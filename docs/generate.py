@@ -23,7 +23,7 @@ import click
 from pydantic import BaseModel
 
 from olivebuild.api.step import kinds, step_of
-from olivebuild.cli import main as olivebuild
+from olivebuild.cli.main import main as olivebuild
 from olivebuild.recipe.schema import recipe_schema
 
 REFERENCE = Path(__file__).parent / "reference"
