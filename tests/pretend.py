@@ -28,7 +28,7 @@ from olivebuild.metrics.scoring import Judged, figures
 from olivebuild.metrics.statistics import median_interval
 from olivebuild.planner.project import Project, open_project
 from olivebuild.planner.states import State, Verdict
-from olivebuild.planner.workspace import Last
+from olivebuild.planner.workspace import LastBuild
 from tests.conftest import Place
 
 RECIPE = """\
@@ -204,7 +204,7 @@ def _pretend(project: Project, state: State, chance: random.Random, lost: float)
         provenance,
     )
     project.planner.traces.put(trace)
-    project.workspace.remember(node.name, Last(state.key, tuple(state.reasons)))
+    project.workspace.remember(node.name, LastBuild(state.key, tuple(state.reasons)))
     store.discard(scratch)
 
 
@@ -213,7 +213,7 @@ def _metrics(project: Project, state: State, chance: random.Random, lost: float)
         return _training(chance)
     if state.node.kind != "benchmark":
         return {}
-    rows = _test_rows(project.workspace.place("tone"))
+    rows = _test_rows(project.workspace.output_folder("tone"))
     names = [
         str(name)
         for name in project.graph.recipe.targets["bench"].fields.model_dump(mode="json")["models"]

@@ -12,7 +12,7 @@ from olivebuild.cache.traces import Trace, Traces
 from olivebuild.core import hashing
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.scan import Scan
-from olivebuild.planner.workspace import Last, Workspace
+from olivebuild.planner.workspace import LastBuild, Workspace
 from olivebuild.recipe.file import FILE_NAME, load
 from olivebuild.recipe.graph import build_graph
 from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
@@ -91,7 +91,7 @@ class Site:
         planner.traces.put(Trace(state.key, "command", state.parts, outputs, blob, seconds=seconds))
         if publish:
             planner.workspace.publish(target, manifest, planner.store)
-            planner.workspace.remember(target, Last(state.key, tuple(state.reasons)))
+            planner.workspace.remember(target, LastBuild(state.key, tuple(state.reasons)))
         planner.workspace.save()
         planner.traces.close()
         return blob

@@ -19,7 +19,7 @@ import pytest
 from olivebuild.cache.key import Reason
 from olivebuild.core.errors import RecipeError
 from olivebuild.engine.comparison import Change, between, headline, of_builds, of_models, since_last
-from olivebuild.engine.history import MAX_BYTES, Entry, History, Made, Measured, find
+from olivebuild.engine.history import MAX_BYTES, Entry, History, NodeRun, TargetMetrics, find
 from olivebuild.metrics.records import Metrics, decode
 from tests.conftest import Place
 
@@ -44,7 +44,7 @@ def entry(**more: Any) -> Entry:
         "goals": ("bench",),
         "time": "2026-11-20T10:00:00Z",
         "seconds": 1.0,
-        "saved": 2.0,
+        "seconds_saved": 2.0,
         "fresh": 3,
     }
     return Entry(**fields | more)
@@ -56,9 +56,17 @@ def book(tmp_path: Path) -> History:
 
 
 def test_what_is_appended_is_read(book: History) -> None:
-    made = Made("b", "b", "command", "0" * 32, False, 0.5, (Reason("file", "in.txt", "1", None),))
+    made = NodeRun(
+        node="b",
+        target="b",
+        kind="command",
+        key="0" * 32,
+        restored=False,
+        seconds=0.5,
+        reasons=(Reason("file", "in.txt", "1", None),),
+    )
     first = book.append(
-        entry(made=(made,), measured={"b": Measured("command", "0" * 32, {"loss": 0.25})})
+        entry(made=(made,), measured={"b": TargetMetrics("command", "0" * 32, {"loss": 0.25})})
     )
     second = book.append(entry(failed=("b",)))
     assert (first.number, second.number) == (1, 2)
@@ -133,7 +141,7 @@ def test_a_killed_writer_leaves_whole_lines(book: History, tmp_path: Path) -> No
 
 
 def test_a_long_history_loses_its_older_half(book: History) -> None:
-    padding = {"b": Measured("command", "0" * 32, {"x": "y" * (MAX_BYTES // 3)})}
+    padding = {"b": TargetMetrics("command", "0" * 32, {"x": "y" * (MAX_BYTES // 3)})}
     for _ in range(4):
         book.append(entry(measured=padding))
     assert [e.number for e in book.read()] == [3, 4]
@@ -218,20 +226,20 @@ def test_figures_that_only_one_side_has_are_left_out() -> None:
 
 
 def builds() -> list[Entry]:
-    edit = Made(
-        "tone",
-        "tone",
-        "dataset",
-        "1" * 32,
-        False,
-        1.0,
-        (Reason("file", "data/tone.jsonl", "1", "2"), Reason("input", "x", "1", "2")),
+    edit = NodeRun(
+        node="tone",
+        target="tone",
+        kind="dataset",
+        key="1" * 32,
+        restored=False,
+        seconds=1.0,
+        reasons=(Reason("file", "data/tone.jsonl", "1", "2"), Reason("input", "x", "1", "2")),
     )
     measured = [
-        {"bench": Measured("benchmark", str(n) * 32, metrics(0.9 - n / 100, 100.0 + n))}
+        {"bench": TargetMetrics("benchmark", str(n) * 32, metrics(0.9 - n / 100, 100.0 + n))}
         for n in range(3)
     ]
-    same = Measured("benchmark", "2" * 32, metrics(0.88, 102))
+    same = TargetMetrics("benchmark", "2" * 32, metrics(0.88, 102))
     return [
         entry(number=1, measured=measured[0]),
         entry(number=2, measured=measured[1], made=(edit,)),

@@ -13,7 +13,7 @@ from olivebuild.cache.traces import Trace
 from olivebuild.core import hashing, host
 from olivebuild.core.errors import InputError
 from olivebuild.planner.states import Verdict
-from olivebuild.planner.workspace import Last
+from olivebuild.planner.workspace import LastBuild
 from olivebuild.recipe.file import FILE_NAME
 from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
 from tests.sites import Site
@@ -189,7 +189,7 @@ def test_a_library_upgrade_is_a_reason(model_site: Site, monkeypatch: pytest.Mon
     assert state.key
     planner.traces.put(Trace(state.key, "onnx", state.parts, {"": "1"}))
     planner.traces.close()
-    planner.workspace.remember("onnx", Last(state.key))
+    planner.workspace.remember("onnx", LastBuild(state.key))
     planner.workspace.save()
     versions["torch"] = "1.1"
     assert model_site.reasons("onnx") == [Reason("library", "torch", "1.0", "1.1")]

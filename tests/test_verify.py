@@ -177,7 +177,7 @@ def test_tensors_that_a_model_no_longer_lends_are_forgotten(tmp_path: Path) -> N
     data["files"][0][1] = list(hashing.stat_of(model / "model.safetensors"))
     file.write_text(json.dumps(data))
     faults = verify.run(verify.checks(store, None), lambda done, total: None)
-    assert [(f.sort, f.name) for f in faults] == [(verify.Sort.PLACE, file.name)]
+    assert [(f.kind, f.name) for f in faults] == [(verify.FaultKind.PLACE, file.name)]
     verify.repair(store, None, faults)
     assert not file.exists()
 

@@ -17,7 +17,7 @@ from olivebuild.core.errors import Damaged
 from olivebuild.core.fs import swap
 from olivebuild.core.hashing import of_bytes, stat_of, wait_for_tick
 from olivebuild.core.journal import Journal
-from olivebuild.planner.workspace import Last, Workspace
+from olivebuild.planner.workspace import LastBuild, Workspace
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def manifest(store: Store, tmp_path: Path) -> Manifest:
 @pytest.fixture
 def published(workspace: Workspace, store: Store, manifest: Manifest) -> Path:
     workspace.publish("t", manifest, store)
-    return workspace.place("t")
+    return workspace.output_folder("t")
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -161,7 +161,7 @@ def test_a_lost_executable_bit_is_noticed(
     manifest, _ = store.put_folder(tmp_path / "made")
     workspace.publish("t", manifest, store)
     assert workspace.differs("t", manifest) is None
-    (workspace.place("t") / "run").chmod(0o644)
+    (workspace.output_folder("t") / "run").chmod(0o644)
     assert workspace.differs("t", manifest) == Reason(
         "output", "build/t/run", "executable", "mode changed"
     )
@@ -169,7 +169,7 @@ def test_a_lost_executable_bit_is_noticed(
 
 def test_a_file_instead_of_the_folder_is_missing(workspace: Workspace, manifest: Manifest) -> None:
     workspace.build.mkdir(parents=True)
-    workspace.place("t").write_text("x")
+    workspace.output_folder("t").write_text("x")
     assert workspace.differs("t", manifest) == Reason(
         "output", "build/t", manifest.digest, "missing"
     )
@@ -226,9 +226,9 @@ def test_publishing_replaces_whatever_stood_there(
     (tmp_path / "mine" / "precious").write_text("kept")
     workspace.build.mkdir(parents=True)
     if way == "file":
-        workspace.place("t").write_text("x")
+        workspace.output_folder("t").write_text("x")
     else:
-        workspace.place("t").symlink_to(tmp_path / "mine")
+        workspace.output_folder("t").symlink_to(tmp_path / "mine")
     workspace.publish("t", manifest, store)
     assert workspace.differs("t", manifest) is None
     assert contents(tmp_path / "mine") == {"precious": "kept"}
@@ -302,7 +302,7 @@ def test_staging_folders_of_a_killed_build_are_swept(workspace: Workspace, publi
 
 
 def test_last_results_are_kept_with_their_reasons(workspace: Workspace) -> None:
-    last = Last(
+    last = LastBuild(
         "k" * 32, (Reason("file", "a.csv", "1", "2"), Reason("new", "never built here")), "a note"
     )
     workspace.remember("bench:latency", last)
@@ -312,11 +312,11 @@ def test_last_results_are_kept_with_their_reasons(workspace: Workspace) -> None:
 
 def test_what_another_build_remembered_is_kept(workspace: Workspace) -> None:
     other = Workspace(workspace.folder)
-    workspace.remember("a", Last("1"))
+    workspace.remember("a", LastBuild("1"))
     workspace.save()
-    other.remember("b", Last("2"))
+    other.remember("b", LastBuild("2"))
     other.save()
-    assert Workspace(workspace.folder).last == {"a": Last("1"), "b": Last("2")}
+    assert Workspace(workspace.folder).last == {"a": LastBuild("1"), "b": LastBuild("2")}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"a": 1}', "[" * 100_000, "0 a\tb\n"])
@@ -353,7 +353,7 @@ def test_the_state_keeps_itself_out_of_version_control(workspace: Workspace) -> 
 
 def test_recipes_of_other_names_have_places_of_their_own(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, "other")
-    assert workspace.place("t") == tmp_path / "build" / "other" / "t"
+    assert workspace.output_folder("t") == tmp_path / "build" / "other" / "t"
     assert workspace.state == tmp_path / ".olivebuild" / "other"
 
 

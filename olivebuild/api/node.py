@@ -126,7 +126,7 @@ class Outline(Record, frozen=True):
     kind: str
     lazy: bool = False
     gated: bool = False
-    places: dict[str, tuple[int, int, str]] = {}
+    positions: dict[str, tuple[int, int, str]] = {}
     """field -> (line, column, the override of the command line that gave it): where a worker's
     error points.
     """

@@ -64,7 +64,7 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
     size = sum(check.size for check in wanted)
     if as_json:
         details = [
-            {"sort": f.sort.value, "name": f.name, "why": f.why, "repair": mended.get(f)}
+            {"sort": f.kind.value, "name": f.name, "why": f.why, "repair": mended.get(f)}
             for f in faults
         ]
         click.echo(
@@ -82,14 +82,14 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
         for fault in faults:
             click.echo(
                 text.clean(
-                    f"damaged  {fault.sort.value:<7} {fault.name}: {fault.why}"
+                    f"damaged  {fault.kind.value:<7} {fault.name}: {fault.why}"
                     + (f" ({mended[fault]})" if mended else "")
                 )
             )
         counts = [
-            f"{n} {sort.value}{'s' if n > 1 else ''}"
-            for sort in verify.Sort
-            if (n := sum(c.sort is sort for c in wanted))
+            f"{n} {kind.value}{'s' if n > 1 else ''}"
+            for kind in verify.FaultKind
+            if (n := sum(c.kind is kind for c in wanted))
         ]
         click.echo(
             f"{', '.join(counts) or 'nothing'} checked ({text.size(size)}), {len(faults)} damaged"

@@ -18,7 +18,7 @@ from olivebuild.cli.options import (
 from olivebuild.core.errors import BuildError, RecipeError
 from olivebuild.planner.plan import Planner
 from olivebuild.planner.states import Verdict
-from olivebuild.planner.workspace import Last
+from olivebuild.planner.workspace import LastBuild
 from olivebuild.ui.why import changed_steps
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def accept_target(planner: Planner, target: str) -> Iterator[str]:
         planner.traces.put(
             replace(before, key=state.key, parts=state.parts, accepted_from=before.key)
         )
-        planner.workspace.remember(state.node.name, Last(state.key, tuple(reasons), "accepted"))
+        planner.workspace.remember(
+            state.node.name, LastBuild(state.key, tuple(reasons), "accepted")
+        )
         accepted += 1
         for reason in reasons:
             yield f"{target}: accepted for {reason.what} {reason.old} -> {reason.new}"

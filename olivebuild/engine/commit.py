@@ -20,7 +20,7 @@ from olivebuild.core.errors import Damaged, InputError, StepError
 from olivebuild.engine.actions import trusts
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Demand, State
-from olivebuild.planner.workspace import Last, Workspace
+from olivebuild.planner.workspace import LastBuild, Workspace
 
 
 class RunningAction(Struct, frozen=True, kw_only=True):
@@ -249,7 +249,7 @@ class Commit:
 def remember(workspace: Workspace, state: State, reasons: Iterable[Reason]) -> None:
     """Make a node's key that of its last result here, and keep why it was made."""
     assert state.key
-    workspace.remember(state.node.name, Last(state.key, tuple(reasons)))
+    workspace.remember(state.node.name, LastBuild(state.key, tuple(reasons)))
 
 
 def remember_fresh(workspace: Workspace, plan: Plan) -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 from olivebuild.cache.key import Reason
 from olivebuild.core.errors import RecipeError
 from olivebuild.core.text import did_you_mean
-from olivebuild.engine.history import Entry, Measured
+from olivebuild.engine.history import Entry, TargetMetrics
 from olivebuild.metrics.gates import FIGURES
 from olivebuild.metrics.records import DataMetrics, Metrics, MetricSet, ModelMetrics, decode
 
@@ -147,7 +147,7 @@ def of_models(benchmarks: Mapping[str, Metrics], old: str, new: str) -> Comparis
     return Comparison(old, new, tuple(changes))
 
 
-def metrics_of(measured: Measured) -> Metrics:
+def metrics_of(measured: TargetMetrics) -> Metrics:
     """Return a benchmark's metrics as the history has them: without samples, answers, comparisons.
 
     They are empty for another kind of target, and for what can't be read: the history tells what it

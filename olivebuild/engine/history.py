@@ -1,11 +1,10 @@
-"""What each build of a workspace made and measured: a file of lines that only grows.
+"""The history of builds: an append-only file of lines, one for each build of a workspace.
 
-Knows nothing of plans, models or pages.
+It knows nothing of plans, models or pages.
 
-A line is the digest of a JSON object and the object. A writer that is killed leaves a torn line;
-whoever reads passes over what is
-not whole, and whoever writes next begins a new line. Writers take turns under a lock, so that
-numbers are unique.
+A line is the digest of a JSON object, and the object. A writer that is killed leaves a torn line.
+Readers skip a line that is not whole, and the next writer begins a new one. Writers take turns
+under a lock, so that numbers are unique.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from olivebuild.cache.key import Reason
@@ -28,16 +27,13 @@ from olivebuild.core.fs.locks import locked
 from olivebuild.core.strict_json import decode
 
 TAIL = 1 << 18
-"""The last lines of many targets are in so much of the file; if none is, all of it is read."""
+"""The bytes at the end of the file in which the last line is sought before all of it is read."""
 MAX_BYTES = 16 << 20
-"""A longer file loses its older half."""
+"""The size beyond which the file loses its older half."""
 
 
-class Made(Struct, frozen=True):
-    """A node that a build ran (or restored), its key, and why.
-
-    `seconds` is what it took in this build.
-    """
+class NodeRun(Struct, frozen=True, kw_only=True):
+    """A node that a build ran or restored, its key, the reasons, and the seconds that it took."""
 
     node: str
     target: str
@@ -48,16 +44,19 @@ class Made(Struct, frozen=True):
     reasons: tuple[Reason, ...] = ()
 
 
-class Measured(Struct, frozen=True):
-    """A target's figures as they stood when the build ended, and the key that made them."""
+class TargetMetrics(Struct, frozen=True):
+    """A target's metrics at the end of a build, and the key under which they were measured."""
 
     kind: str
     key: str
     metrics: Mapping[str, Any]
 
 
-class Judged(Struct, frozen=True):
-    """A gate's outcome. It has a record of its own here, since old lines must stay readable."""
+class GateResult(Struct, frozen=True, kw_only=True):
+    """A gate's outcome.
+
+    The history has a record of its own for it, since old lines must stay readable.
+    """
 
     target: str
     gate: str
@@ -65,26 +64,26 @@ class Judged(Struct, frozen=True):
     passed: bool
 
 
-class Entry(Struct, frozen=True):
-    """One build.
-
-    `saved` is what the results that it did not make again once took, in seconds; `machine` is what
-    latencies belong to.
-    """
+class Entry(Struct, frozen=True, kw_only=True):
+    """A build, as a line of the history has it."""
 
     goals: tuple[str, ...]
     time: str
+    """The end of the build in UTC, such as 2026-11-20T10:00:00Z."""
     seconds: float
-    saved: float
+    """Wall time."""
+    seconds_saved: float = field(name="saved")
+    """The seconds that once went into the results that the build did not make again."""
     fresh: int
     number: Annotated[int, Meta(ge=0)] = 0
-    made: tuple[Made, ...] = ()
+    made: tuple[NodeRun, ...] = ()
     failed: tuple[str, ...] = ()
     faults: Mapping[str, str] = {}
-    """With what each of these failed: `olivebuild.yaml:7:3: the fact`."""
-    measured: Mapping[str, Measured] = {}
-    gates: tuple[Judged, ...] = ()
+    """target -> the place and fact with which it failed: `olivebuild.yaml:7:3: the fact`."""
+    measured: Mapping[str, TargetMetrics] = {}
+    gates: tuple[GateResult, ...] = ()
     machine: Mapping[str, str] = {}
+    """The machine to which latencies belong."""
     version: str = ""
 
     @property
@@ -93,33 +92,30 @@ class Entry(Struct, frozen=True):
 
     @property
     def causes(self) -> list[Reason]:
-        """Why this build had something to do: what changed outside, not what followed from it."""
-        reasons = [
-            r
-            for made in self.made
-            for r in made.reasons
-            if r.cause not in ("input", "output", "new")
-        ]
-        return list(dict.fromkeys(reasons))
+        """Return the changes from outside that made work, without those that followed from them."""
+        reasons: dict[Reason, None] = {}
+        for run in self.made:
+            for reason in run.reasons:
+                if reason.cause not in ("input", "output", "new"):
+                    reasons[reason] = None
+        return list(reasons)
 
 
 def last_failures(entries: Sequence[Entry]) -> dict[str, str]:
-    """Of targets that failed when they were last made: when, and with what."""
-    found: dict[str, str] = {}
+    """Return when, and with which fault, each target failed whose last run was a failure."""
+    failures: dict[str, str] = {}
     for entry in entries:
-        for made in entry.made:
-            found.pop(made.target, None)
+        for run in entry.made:
+            failures.pop(run.target, None)
         when = f"{entry.time.replace('T', ' ').rstrip('Z')} UTC"
-        found |= {
-            name: f"it failed in {entry.name} ({when}): "
-            f"{entry.faults.get(name) or 'its log says why'}"
-            for name in entry.failed
-        }
-    return found
+        for name in entry.failed:
+            fault = entry.faults.get(name) or "its log says why"
+            failures[name] = f"it failed in {entry.name} ({when}): {fault}"
+    return failures
 
 
 class History:
-    """The builds of one recipe in one folder.
+    """The file of the builds of one recipe in one folder.
 
     It lies in the cache, so that neither `clean` nor a deleted .olivebuild/ loses it.
     """
@@ -128,41 +124,45 @@ class History:
         self.file = cache / "history" / f"{hashing.of_bytes(str(recipe.resolve()))}.jsonl"
 
     def read(self) -> list[Entry]:
-        """The builds that can be read, oldest first. Never raises for what the file holds."""
+        """Return the builds that can be read, oldest first.
+
+        The content of the file raises nothing.
+        """
         try:
             lines = opening.read(self.file).split(b"\n")
         except OSError:
             return []
-        found = {entry.number: entry for line in lines if (entry := _parse(line))}
-        return [found[number] for number in sorted(found)]
+        entries = {entry.number: entry for line in lines if (entry := _parse(line))}
+        return [entries[number] for number in sorted(entries)]
 
     def _last(self) -> Entry | None:
-        """The entry of the greatest number. Numbers grow, so it is the last line that is whole."""
+        """Return the entry of the greatest number.
+
+        Numbers grow, so it is that of the last whole line.
+        """
         try:
             with opening.open_file(self.file) as f:
                 size = f.seek(0, 2)
                 for length in (min(size, TAIL), size):
                     f.seek(size - length)
-                    if found := next(
-                        (e for line in reversed(f.read().split(b"\n")) if (e := _parse(line))), None
-                    ):
-                        return found
+                    for line in reversed(f.read().split(b"\n")):
+                        if entry := _parse(line):
+                            return entry
         except OSError:
             pass
         return None
 
     def append(self, entry: Entry) -> Entry:
-        """The entry with its number, once it is on the disk. Raises OSError."""
+        """Write an entry, and return it with its number once it is on the disk. Raises OSError."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.file.with_suffix(".lock")):
             last = self._last()
             entry = replace(entry, number=last.number + 1 if last else 1)
             line = _line(entry)
             if self.file.exists() and self.file.stat().st_size + len(line) > MAX_BYTES:
-                known = self.read()
-                hashing.write_atomically(
-                    self.file, b"".join(_line(e) for e in known[len(known) // 2 :])
-                )
+                entries = self.read()
+                newer_half = entries[len(entries) // 2 :]
+                hashing.write_atomically(self.file, b"".join(map(_line, newer_half)))
             with open(self.file, "ab+", buffering=0) as f:
                 if f.tell() and (f.seek(-1, 2), f.read(1))[1] != b"\n":
                     line = b"\n" + line
@@ -172,12 +172,12 @@ class History:
 
 
 def _as_text(value: object) -> object:
-    """With an escape for each byte of a name that is no text."""
+    """Return a JSON value in which each byte of a name that is no text is an escape."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
-        return {_as_text(name): _as_text(one) for name, one in value.items()}
-    return [_as_text(one) for one in value] if isinstance(value, list | tuple) else value
+        return {_as_text(name): _as_text(item) for name, item in value.items()}
+    return [_as_text(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _line(entry: Entry) -> bytes:
@@ -201,14 +201,10 @@ def _parse(line: bytes) -> Entry | None:
         return None
 
 
-BACK, NUMBER, DATE = (
-    re.compile(p)
-    for p in (
-        r"last(?:~(\d{1,9}))?",
-        r"#?(\d{1,9})",
-        r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?",
-    )
-)
+BACK = re.compile(r"last(?:~(\d{1,9}))?")
+NUMBER = re.compile(r"#?(\d{1,9})")
+DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?")
+LIST_HINT = "`olivebuild history` lists them"
 
 
 def names_build(text: str) -> bool:
@@ -223,41 +219,46 @@ def _is_date(text: str) -> bool:
 
 
 def find(entries: Sequence[Entry], name: str) -> Entry:
-    """`last`, `last~2`, a number, or a date or time of the UTC day (the last build up to its end).
+    """Return the build that a name stands for. Raises RecipeError.
 
-    Raises RecipeError.
+    A name is `last`, `last~2`, a number, or a date or time of the UTC day. The last two stand for
+    the last build up to the end of that day, minute or second.
     """
-    hint = "`olivebuild history` lists them"
     if not entries:
         raise RecipeError(
             "no build has been recorded yet",
             where="command line",
             hint="`olivebuild` builds, and records what it did",
         )
-    if m := BACK.fullmatch(name):
-        chosen = entries[: len(entries) - int(m[1] or 0)]
-    elif m := NUMBER.fullmatch(name):
-        chosen = [e for e in entries if e.number == int(m[1])]
-    elif _is_date(name):
-        wanted = name.replace(" ", "T")
-        chosen = [e for e in entries if e.time[: len(wanted)] <= wanted]
-    else:
-        raise RecipeError(
-            f"{name!r} names no build",
-            where="command line",
-            hint=f"write last, last~1, a number or a date; {hint}",
-        )
-    if not chosen:
+    matches = _matches(entries, name)
+    if not matches:
         raise RecipeError(
             f"there is no {name} among the {len(entries)} builds recorded",
             where="command line",
-            hint=hint,
+            hint=LIST_HINT,
         )
-    return chosen[-1]
+    return matches[-1]
+
+
+def _matches(entries: Sequence[Entry], name: str) -> Sequence[Entry]:
+    """Return the builds up to the one that a name stands for, or it alone. Raises RecipeError."""
+    if m := BACK.fullmatch(name):
+        return entries[: len(entries) - int(m[1] or 0)]
+    if m := NUMBER.fullmatch(name):
+        return [e for e in entries if e.number == int(m[1])]
+    if _is_date(name):
+        # Times are text of one form, so their beginnings compare like dates.
+        moment = name.replace(" ", "T")
+        return [e for e in entries if e.time[: len(moment)] <= moment]
+    raise RecipeError(
+        f"{name!r} names no build",
+        where="command line",
+        hint=f"write last, last~1, a number or a date; {LIST_HINT}",
+    )
 
 
 def targets_made(store: Path, recipe: Path) -> Iterator[tuple[str, str]]:
-    """Yield (key, target) of what the builds of a recipe made."""
+    """Yield the (key, target) of all that the builds of a recipe ran or restored."""
     for entry in History(store, recipe).read():
-        for made in entry.made:
-            yield made.key, made.target
+        for run in entry.made:
+            yield run.key, run.target

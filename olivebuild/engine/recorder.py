@@ -1,7 +1,4 @@
-"""From a build's events and last plan to its line in the history.
-
-Reads what was done; decides nothing.
-"""
+"""A build's events and last plan -> its line in the history. Decides nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from olivebuild import __version__
 from olivebuild.api.event import Event, Listener
 from olivebuild.engine.build_report import BuildReport
-from olivebuild.engine.history import Entry, History, Judged, Made, Measured
+from olivebuild.engine.history import Entry, GateResult, History, NodeRun, TargetMetrics
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.project import Project
 from olivebuild.planner.states import State
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
     from olivebuild.metrics.gates import Judgement
 
 LONG = 64
-"""A list of more numbers is raw data, and stays in the trace and the artifact."""
+"""The length from which on a list of numbers is raw data, and stays in trace and artifact."""
 RAW = ("samples", "answers", "curve", "comparisons")
 
 Done = dict[str, tuple[bool, float]]
@@ -37,7 +34,7 @@ class Recorder:
         self._listen = listen
         self._earlier = dict(earlier or {})
         self.done: Done = {} if earlier is None else earlier
-        """Begins with `earlier`: what was done until the same build began anew."""
+        """The nodes done; it begins with those done before the same build restarted."""
 
     def __call__(self, event: Event) -> None:
         node, seconds = str(event.data.get("node", "")), event.data.get("seconds")
@@ -46,7 +43,7 @@ class Recorder:
         self._listen(event)
 
     def complete(self, report: BuildReport) -> None:
-        """Count what was done earlier, too."""
+        """Add to a report the nodes that were done before the build restarted."""
         states = report.plan.states if report.plan else {}
         for name, (restored, _) in self._earlier.items():
             if name in states:
@@ -54,23 +51,24 @@ class Recorder:
                 into[:] = dict.fromkeys([*into, target])
                 report.touched.add(name)
 
-    def made(self, plan: Plan, workspace: Workspace) -> tuple[Made, ...]:
-        found = []
+    def made(self, plan: Plan, workspace: Workspace) -> tuple[NodeRun, ...]:
+        """Return the nodes that ran or were restored, with keys and reasons of their results."""
+        runs = []
         for name, (restored, seconds) in self.done.items():
             state, last = plan.states.get(name), workspace.last.get(name)
             if state and last:
-                found.append(
-                    Made(
-                        name,
-                        state.node.target,
-                        state.node.kind,
-                        last.key,
-                        restored,
-                        seconds,
-                        last.reasons,
+                runs.append(
+                    NodeRun(
+                        node=name,
+                        target=state.node.target,
+                        kind=state.node.kind,
+                        key=last.key,
+                        restored=restored,
+                        seconds=seconds,
+                        reasons=last.reasons,
                     )
                 )
-        return tuple(found)
+        return tuple(runs)
 
 
 def history_of(project: Project) -> History:
@@ -81,34 +79,24 @@ def history_of(project: Project) -> History:
 def record(
     project: Project, recorder: Recorder, report: BuildReport, gates: Iterable[Judgement]
 ) -> Entry | None:
-    """Append the build to the history, unless it had nothing to do.
+    """Append a build to the history, unless it had nothing to do.
 
-    None when there is nothing to tell or the disk refuses.
+    Return its entry; None when there is none, or the disk can't be written.
     """
     plan = report.plan
     if plan is None or not (recorder.done or report.failed):
         return None
-    ran = {node for node, (restored, _) in recorder.done.items() if not restored}
-    known = {name: s.seconds or 0.0 for name, s in plan.states.items() if s.trace or s.from_db}
     entry = Entry(
         goals=tuple(report.goals),
         time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         seconds=round(report.seconds, 3),
-        saved=round(
-            plan.seconds_elsewhere
-            + sum(seconds for name, seconds in known.items() if name not in ran),
-            3,
-        ),
+        seconds_saved=round(_seconds_saved(plan, recorder.done), 3),
         fresh=len(report.fresh),
         made=recorder.made(plan, project.workspace),
         failed=tuple(report.failed),
-        faults={
-            e.target: f"{e.where}: {e.fact}" if e.where else e.fact
-            for e in reversed(report.errors)
-            if e.target
-        },
+        faults=_faults(report),
         measured={name: m for name, state in plan.states.items() if (m := measured(state))},
-        gates=tuple(Judged(j.target, j.gate, compact(j.value), j.passed) for j in gates),
+        gates=tuple(map(_gate_result, gates)),
         machine=machine_of(plan),
         version=__version__,
     )
@@ -119,16 +107,44 @@ def record(
         return None
 
 
-def measured(state: State) -> Measured | None:
-    """The figures of a target; None for the nodes that it is made of, and where there are none."""
+def _seconds_saved(plan: Plan, done: Done) -> float:
+    """Return the seconds that once went into the results that a build did not make again."""
+    seconds = plan.seconds_elsewhere
+    for name, state in plan.states.items():
+        ran = name in done and not done[name][0]
+        if (state.trace or state.from_db) and not ran:
+            seconds += state.seconds or 0.0
+    return seconds
+
+
+def _faults(report: BuildReport) -> dict[str, str]:
+    """Return the place and fact of the first error of each target."""
+    faults: dict[str, str] = {}
+    for error in report.errors:
+        if error.target and error.target not in faults:
+            faults[error.target] = f"{error.where}: {error.fact}" if error.where else error.fact
+    return faults
+
+
+def _gate_result(judgement: Judgement) -> GateResult:
+    return GateResult(
+        target=judgement.target,
+        gate=judgement.gate,
+        value=compact(judgement.value),
+        passed=judgement.passed,
+    )
+
+
+def measured(state: State) -> TargetMetrics | None:
+    """Return the metrics of a target; None for the parts of one, and for one without metrics."""
     trace, node = state.trace, state.node
     if trace is None or node.name != node.target or not trace.metrics:
         return None
-    return Measured(node.kind, trace.key, compact(dict(trace.metrics)))
+    return TargetMetrics(node.kind, trace.key, compact(dict(trace.metrics)))
 
 
 def machine_of(plan: Plan) -> dict[str, str]:
-    """What the plan's latencies belong to; empty without any."""
+    """Return the machine to which a plan's latencies belong; empty without latencies."""
     return {
         part.label: part.value
         for state in plan.states.values()
@@ -138,13 +154,13 @@ def machine_of(plan: Plan) -> dict[str, str]:
 
 
 def compact(value: Any) -> Any:
-    """Figures without raw samples and answers, and without what JSON has no word for."""
+    """Return metrics without raw samples and answers, and with null for what JSON can't express."""
     if isinstance(value, dict):
-        return {
-            k: compact(v)
-            for k, v in value.items()
-            if not (isinstance(v, list) and len(v) > LONG) and k not in RAW
-        }
+        return {name: compact(item) for name, item in value.items() if not _is_raw(name, item)}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return [compact(v) for v in value] if isinstance(value, list) else value
+
+
+def _is_raw(name: str, value: Any) -> bool:
+    return name in RAW or (isinstance(value, list) and len(value) > LONG)

@@ -144,7 +144,7 @@ def result_paths(planner: Planner, state: State) -> set[Path]:
         if state.trace.manifest:
             paths.add(planner.store.path(state.trace.manifest))
     if state.node.name == state.node.target:
-        place = planner.workspace.place(state.node.target)
+        place = planner.workspace.output_folder(state.node.target)
         paths |= {place, *place.rglob("*")}
     return {path.absolute() for path in paths}
 

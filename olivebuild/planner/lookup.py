@@ -15,7 +15,7 @@ from olivebuild.planner.parts import parts_of
 from olivebuild.planner.scan import Scan
 from olivebuild.planner.states import Lookup, Verdict
 from olivebuild.planner.template_dates import Dating
-from olivebuild.planner.workspace import Last, Workspace
+from olivebuild.planner.workspace import LastBuild, Workspace
 from olivebuild.recipe.graph import Graph
 
 
@@ -68,7 +68,7 @@ class ResultFinder(Struct, frozen=True, kw_only=True):
             seconds=result.seconds,
         )
 
-    def _last_build(self, node: Node) -> tuple[Last | None, Trace | None]:
+    def _last_build(self, node: Node) -> tuple[LastBuild | None, Trace | None]:
         """Return the last result of a node in this workspace, whatever its key, and its trace."""
         last = self.workspace.last.get(node.name)
         return last, self.traces.get(last.key) if last else None
@@ -135,7 +135,7 @@ class ResultFinder(Struct, frozen=True, kw_only=True):
 
 
 def _why_stale(
-    last: Last | None, trace: Trace | None, parts: tuple[Part, ...]
+    last: LastBuild | None, trace: Trace | None, parts: tuple[Part, ...]
 ) -> tuple[Reason, ...]:
     """Return why there is no result under a key, given the last result of its node in this
     workspace and the trace of that.

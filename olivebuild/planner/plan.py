@@ -233,7 +233,7 @@ class Planner(Struct, dict=True, kw_only=True):
         node, trace = lookup.node, lookup.trace
         is_target = node.name == node.target
         # What lies in build/ must be right, also where nobody wants it there any more.
-        in_build = is_target and self.workspace.place(node.target).exists()
+        in_build = is_target and self.workspace.output_folder(node.target).exists()
         publish = in_build or expected is Demand.FOLDER
         if trace and in_build and not trace.reference:
             demand = Demand.FOLDER
@@ -283,7 +283,7 @@ class Planner(Struct, dict=True, kw_only=True):
         place, can be restored from the store, or has to be made again.
         """
         target = state.node.target
-        state = replace(state, folder=self.workspace.place(target))
+        state = replace(state, folder=self.workspace.output_folder(target))
         if state.demand is Demand.NOTHING:
             return state
         difference = self.workspace.differs(target, manifest)

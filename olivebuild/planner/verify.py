@@ -1,16 +1,14 @@
-"""Read all that is otherwise believed, compare it with its digest, and mend what can be mended.
+"""Verification: read all files whose digests are remembered, compare, and repair. Builds nothing.
 
-Builds nothing.
-
-Looks at the blobs and traces of the cache, at the tensors that models lend, and, where there is a
-recipe, at what lies in build/ and at
-the inputs whose digests are remembered: a disk that loses a bit changes no time.
+A disk that loses a bit changes no time stamp, so a build can't see it. Checked are the blobs and
+traces of the cache, and the tensors that models lend to it. With a recipe, the folders in build/
+and the inputs with remembered digests are checked, too.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -30,20 +28,20 @@ from olivebuild.planner import node_db
 from olivebuild.planner.project import Project
 
 
-class Sort(Enum):
+class FaultKind(Enum):
     BLOB = "blob"
     TRACE = "trace"
     PLACE = "place"
-    """A file that says where a model lends its tensors."""
+    """A file that lists the tensors that a model's folder lends to the cache."""
     OUTPUT = "output"
     INPUT = "input"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Fault:
-    """`name` as people see it; `path` is the file, or the folder in build/."""
+    """A damaged file: `name` as messages show it; `path` is the file, or the folder in build/."""
 
-    sort: Sort
+    kind: FaultKind
     name: str
     why: str
     path: Path
@@ -51,185 +49,184 @@ class Fault:
 
 @dataclass(frozen=True)
 class Check:
-    """Something to be read: how many bytes, and how it is done.
+    """A file or folder to read, of `size` bytes; `run` returns the fault that it has, if any."""
 
-    `fault` holds if it turns out wrong.
-    """
-
-    sort: Sort
+    kind: FaultKind
     size: int
-    look: Callable[[Count], Fault | None]
+    run: Callable[[Count], Fault | None]
 
 
 def checks(store: Store, project: Project | None) -> list[Check]:
-    """All there is to look at, the largest first, so that threads end together."""
-    found = [*_of_cache(store), *(_of_project(project) if project else ())]
-    return sorted(found, key=lambda check: -check.size)
+    """Return all checks, the largest first, so that threads end together."""
+    all_checks = [*_of_cache(store), *(_of_project(project) if project else ())]
+    return sorted(all_checks, key=lambda check: -check.size)
 
 
-def run(wanted: Sequence[Check], listen: Callable[[int, int], None]) -> list[Fault]:
-    """Look at all of them with several threads; `listen(done, total)` hears how many bytes were
-    read.
+def run(checks: Sequence[Check], listen: Callable[[int, int], None]) -> list[Fault]:
+    """Run checks in several threads, and return the faults, sorted by kind and name.
+
+    `listen(done, total)` is called with the bytes read and the bytes to read.
     """
-    total = sum(check.size for check in wanted)
+    total = sum(check.size for check in checks)
     meter = hashing.Meter(Path(), total, lambda _path, done, total: listen(done, total))
-    found = [
-        fault
-        for fault in hashing.in_threads(lambda check: check.look(meter), zip(wanted, strict=True))
-        if fault
-    ]
+    results = hashing.in_threads(lambda check: check.run(meter), zip(checks, strict=True))
     listen(total, total)
-    return sorted(found, key=lambda fault: (fault.sort.value, fault.name))
+    faults = [fault for fault in results if fault]
+    return sorted(faults, key=lambda fault: (fault.kind.value, fault.name))
 
 
 def _of_cache(store: Store) -> Iterator[Check]:
     for path in store.blobs():
-        yield Check(Sort.BLOB, path.stat().st_size, partial(_blob, path))
+        yield Check(FaultKind.BLOB, path.stat().st_size, partial(_check_blob, path))
     traces = Traces(store)
     for key in traces.keys():  # noqa: SIM118
-        yield Check(Sort.TRACE, 0, partial(_trace, store, traces, key))
+        yield Check(FaultKind.TRACE, 0, partial(_check_trace, store, traces, key))
     for file in sorted((store.root / "places").glob("*.json")):
-        yield Check(Sort.PLACE, tensor_locations.size_of(file), partial(_place, file))
+        size = tensor_locations.size_of(file)
+        yield Check(FaultKind.PLACE, size, partial(_check_locations, file))
 
 
 def _of_project(project: Project) -> Iterator[Check]:
     workspace, store = project.workspace, project.planner.store
     for target, manifest in outputs(project):
-        yield Check(Sort.OUTPUT, manifest.size, partial(_output, project, target, manifest))
-    ways = {"bytes": hashing.of_file, "tensors": safetensors.sum_of_tensors}
-    for flavour, path, known in workspace.memo.believed():
-        if (
-            flavour in ways
-            and workspace.build not in path.parents
-            and store.root not in path.parents
-        ):
-            fault = Fault(
-                Sort.INPUT,
-                project.planner.scan.shown(path),
-                "is not what was read before, though its times say so",
-                path,
-            )
-            yield Check(
-                Sort.INPUT, path.stat().st_size, partial(_input, fault, known, ways[flavour])
-            )
+        check = partial(_check_output, project, target, manifest)
+        yield Check(FaultKind.OUTPUT, manifest.size, check)
+    digest_functions = {"bytes": hashing.of_file, "tensors": safetensors.sum_of_tensors}
+    for digest_kind, path, digest in workspace.memo.believed():
+        if digest_kind not in digest_functions:
+            continue
+        if workspace.build in path.parents or store.root in path.parents:
+            # Checked as outputs and blobs.
+            continue
+        fault = Fault(
+            kind=FaultKind.INPUT,
+            name=project.planner.scan.shown(path),
+            why="is not what was read before, though its times say so",
+            path=path,
+        )
+        check = partial(_check_input, fault, digest, digest_functions[digest_kind])
+        yield Check(FaultKind.INPUT, path.stat().st_size, check)
 
 
 def outputs(project: Project) -> Iterator[tuple[str, Manifest]]:
-    """The targets that lie in build/, and what their last traces say they hold."""
+    """Yield the targets that have a folder in build/, with the manifests of their last traces."""
     workspace, planner = project.workspace, project.planner
     for node in project.graph.nodes.values():
         last = workspace.last.get(node.name)
         trace = planner.traces.get(last.key) if last and node.name == node.target else None
-        if trace and trace.manifest and workspace.place(node.target).exists():
+        if trace and trace.manifest and workspace.output_folder(node.target).exists():
             try:
                 yield node.target, planner.store.manifest(trace.manifest)
             except (Damaged, ValueError):
-                # The blob is told of by itself.
+                # The blob of the manifest has a check of its own.
                 continue
 
 
-def _blob(path: Path, count: Count) -> Fault | None:
+def _check_blob(path: Path, count: Count) -> Fault | None:
     try:
-        right = plain(path, count) == path.name
+        if plain(path, count) == path.name:
+            return None
+        why = "is not what its name says"
     except FileNotFoundError:
         # Another process has set it aside meanwhile.
         return None
     except OSError as e:
-        return Fault(Sort.BLOB, path.name, f"can't be read: {e.strerror}", path)
-    return None if right else Fault(Sort.BLOB, path.name, "is not what its name says", path)
+        why = f"can't be read: {e.strerror}"
+    return Fault(kind=FaultKind.BLOB, name=path.name, why=why, path=path)
 
 
-def _trace(store: Store, traces: Traces, key: str, _count: Count) -> Fault | None:
+def _check_trace(store: Store, traces: Traces, key: str, _count: Count) -> Fault | None:
     path = store.path(key).with_suffix(".trace")
-    return (
-        None
-        if traces.is_whole(key) or traces.is_later(key) or not path.exists()
-        else Fault(Sort.TRACE, path.name, "is damaged", path)
-    )
+    if traces.is_whole(key) or traces.is_later(key) or not path.exists():
+        return None
+    return Fault(kind=FaultKind.TRACE, name=path.name, why="is damaged", path=path)
 
 
-def _place(file: Path, count: Count) -> Fault | None:
-    return (
-        None
-        if tensor_locations.is_right(file, count)
-        else Fault(Sort.PLACE, file.name, "a model's weights are not what was read before", file)
-    )
+def _check_locations(file: Path, count: Count) -> Fault | None:
+    if tensor_locations.is_right(file, count):
+        return None
+    why = "a model's weights are not what was read before"
+    return Fault(kind=FaultKind.PLACE, name=file.name, why=why, path=file)
 
 
-def _input(fault: Fault, known: str, way: Compute, count: Count) -> Fault | None:
-    return None if way(fault.path, count) == known else fault
+def _check_input(fault: Fault, digest: str, compute: Compute, count: Count) -> Fault | None:
+    return None if compute(fault.path, count) == digest else fault
 
 
-def _output(project: Project, target: str, manifest: Manifest, count: Count) -> Fault | None:
-    unaware = copy.copy(project.workspace)
-    unaware.memo = StatMemo(project.workspace.state / "nothing.json")
-    differs = unaware.differs(target, manifest)
+def _check_output(project: Project, target: str, manifest: Manifest, count: Count) -> Fault | None:
+    # With an empty memo, every file is read.
+    workspace = copy.copy(project.workspace)
+    workspace.memo = StatMemo(project.workspace.state / "nothing.json")
+    difference = workspace.differs(target, manifest)
     count(manifest.size)
-    return (
-        Fault(
-            Sort.OUTPUT,
-            differs.what,
-            f"{differs.old} -> {differs.new}",
-            project.workspace.place(target),
-        )
-        if differs
-        else None
+    if difference is None:
+        return None
+    return Fault(
+        kind=FaultKind.OUTPUT,
+        name=difference.what,
+        why=f"{difference.old} -> {difference.new}",
+        path=project.workspace.output_folder(target),
     )
 
 
 def repair(store: Store, project: Project | None, faults: Sequence[Fault]) -> dict[Fault, str]:
-    """What was done about each. Raises StoreError where the cache can't be written."""
+    """Repair faults, and return how. Raises StoreError where the cache can't be written."""
     store.check_writable("nothing in it can be mended")
-    done = {
-        fault: _mend(store, fault)
+    repairs = {
+        fault: _repair_in_cache(store, fault)
         for fault in faults
-        if fault.sort in (Sort.BLOB, Sort.TRACE, Sort.PLACE)
+        if fault.kind in (FaultKind.BLOB, FaultKind.TRACE, FaultKind.PLACE)
     }
-    gone = {fault.name for fault in done if fault.sort is Sort.BLOB}
-    derived = Derived(store)
-    derived.drop(
-        key
-        for key, blobs in derived.rows().items()
-        if not blobs or gone & {blob for blob, _ in blobs}
-    )
+    _drop_memo_rows(store, {fault.name for fault in repairs if fault.kind is FaultKind.BLOB})
+    if project is None:
+        return repairs
     for fault in faults:
-        if project and fault.sort in (Sort.OUTPUT, Sort.INPUT):
+        if fault.kind in (FaultKind.OUTPUT, FaultKind.INPUT):
             project.workspace.memo.forget(fault.path)
-            done[fault] = (
-                _restore(project, fault.path)
-                if fault.sort is Sort.OUTPUT
-                else "the next build reads it again"
-            )
-    if project:
-        project.workspace.save()
-        # An answer from stats would go on believing what was just found wrong.
-        state = project.workspace.folder / ".olivebuild"
-        for answer in (
-            *state.glob(f"{snapshot.PREFIX}*"),
-            *state.glob(f"**/{snapshot.SEEN}"),
-            *state.glob(f"**/{node_db.NODES}"),
-        ):
+        if fault.kind is FaultKind.OUTPUT:
+            repairs[fault] = _restore(project, fault.path)
+        elif fault.kind is FaultKind.INPUT:
+            repairs[fault] = "the next build reads it again"
+    project.workspace.save()
+    _delete_answers(project)
+    return repairs
+
+
+def _drop_memo_rows(store: Store, lost: Set[str]) -> None:
+    """Drop the rows of the memo that lead to one of the lost blobs, or to none at all."""
+    memo = Derived(store)
+    rows = memo.rows().items()
+    memo.drop(key for key, blobs in rows if not blobs or lost & {blob for blob, _ in blobs})
+
+
+def _delete_answers(project: Project) -> None:
+    """Delete the answers that rest on stats: by those, a damaged file is still as it was."""
+    state = project.workspace.folder / ".olivebuild"
+    patterns = (f"{snapshot.PREFIX}*", f"**/{snapshot.SEEN}", f"**/{node_db.NODES}")
+    for pattern in patterns:
+        for answer in state.glob(pattern):
             answer.unlink(missing_ok=True)
-    return done
 
 
-def _mend(store: Store, fault: Fault) -> str:
-    if fault.sort is Sort.BLOB:
+def _repair_in_cache(store: Store, fault: Fault) -> str:
+    if fault.kind is FaultKind.BLOB:
         store.quarantine(fault.name)
         return "moved to quarantine"
-    if fault.sort is Sort.PLACE:
+    if fault.kind is FaultKind.PLACE:
         fault.path.unlink(missing_ok=True)
         return "forgotten"
-    traces = Traces(store)
-    traces.mend(fault.path.stem)
-    return "written again" if traces.is_whole(fault.path.stem) else "moved to quarantine"
+    traces, key = Traces(store), fault.path.stem
+    traces.mend(key)
+    return "written again" if traces.is_whole(key) else "moved to quarantine"
 
 
-def _restore(project: Project, place: Path) -> str:
+def _restore(project: Project, folder: Path) -> str:
+    """Restore a folder of build/ from the cache where that has it whole."""
+    store = project.planner.store
     for target, manifest in outputs(project):
-        if project.workspace.place(target) == place and not project.planner.store.missing(manifest):
+        if project.workspace.output_folder(target) == folder and not store.missing(manifest):
             try:
-                project.workspace.publish(target, manifest, project.planner.store)
+                project.workspace.publish(target, manifest, store)
             except Damaged:
                 break
             return "restored"

@@ -27,7 +27,7 @@ from olivebuild.core.strict_json import decode
 LAST = "last.jsonl"
 
 
-class Last(msgspec.Struct, frozen=True):
+class LastBuild(msgspec.Struct, frozen=True):
     """The last result of a node in this workspace: its key, why it was made, and what there is to
     say about it.
     """
@@ -37,22 +37,22 @@ class Last(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-class Lasts(MutableMapping[str, Last]):
+class LastBuilds(MutableMapping[str, LastBuild]):
     """node -> its last result; read when it is asked for, and written when it has changed."""
 
     def __init__(self, file: Path) -> None:
         self.journal = Journal(file)
 
-    def __getitem__(self, node: str) -> Last:
+    def __getitem__(self, node: str) -> LastBuild:
         data = self.journal.get(node)
         if data is None:
             raise KeyError(node)
         try:
-            return decode(data, Last)
+            return decode(data, LastBuild)
         except ValueError:
             raise KeyError(node) from None
 
-    def __setitem__(self, node: str, last: Last) -> None:
+    def __setitem__(self, node: str, last: LastBuild) -> None:
         self.journal.set(node, msgspec.json.encode(last))
 
     def __delitem__(self, node: str) -> None:
@@ -85,7 +85,7 @@ class Workspace:
         )
         self.logs = self.state / "logs"
         self.memo = StatMemo(self.state / "stats.jsonl")
-        self.last = Lasts(self.state / LAST)
+        self.last = LastBuilds(self.state / LAST)
 
     def check(self) -> None:
         """Raises StoreError for a link in the place of a folder or file of ours: what it leads to
@@ -155,12 +155,12 @@ class Workspace:
                     return entry.name
         return None
 
-    def place(self, target: str) -> Path:
+    def output_folder(self, target: str) -> Path:
         return self.build / target
 
     def differs(self, target: str, manifest: Manifest) -> Reason | None:
         """How build/<target> differs from the manifest; None if it is exactly that."""
-        place = self.place(target)
+        place = self.output_folder(target)
         shown = place.relative_to(self.folder) if place.is_relative_to(self.folder) else place
         if place.is_symlink() or not place.is_dir():
             return Reason("output", shown.as_posix(), manifest.digest, "missing")
@@ -214,7 +214,7 @@ class Workspace:
         # at anew after one, and need not be synced.
         unsynced = hashing.boot() != ""
         store.restore(manifest, staging, sync=not unsynced)
-        _check_apart(manifest, staging, self.place(target))
+        _check_apart(manifest, staging, self.output_folder(target))
         if self.differs(target, manifest) is None:
             # Another build was here first; a reader of its folder is not disturbed for an equal
             # one.
@@ -224,10 +224,10 @@ class Workspace:
         stats = {e.name: hashing.stat_of(staging / e.name) for e in manifest.files}
         hashing.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
         self.memo.start_scan()
-        swap.replace_folder(staging, self.place(target), self.staging / f"{target}.aside")
+        swap.replace_folder(staging, self.output_folder(target), self.staging / f"{target}.aside")
         for entry in manifest.files:
             self.memo.remember(
-                self.place(target) / entry.name,
+                self.output_folder(target) / entry.name,
                 stats[entry.name],
                 entry.digest,
                 entry.flavour,
@@ -271,7 +271,7 @@ class Workspace:
             )
         return file
 
-    def remember(self, node: str, last: Last) -> None:
+    def remember(self, node: str, last: LastBuild) -> None:
         self.last[node] = last
 
     def save(self) -> None:

@@ -125,23 +125,21 @@ def build_graph(recipe: Recipe) -> Graph:
 
 
 def _outlines(recipe: Recipe) -> dict[str, Outline]:
-    places: dict[str, dict[str, tuple[int, int, str]]] = {name: {} for name in recipe.targets}
+    positions: dict[str, dict[str, tuple[int, int, str]]] = {name: {} for name in recipe.targets}
     for path in [*recipe.document.places, *recipe.document.overrides]:
-        if path[0:1] == ("targets",) and len(path) > 1 and path[1] in places:
+        if path[0:1] == ("targets",) and len(path) > 1 and path[1] in positions:
             where = recipe.document.where(path)
-            given = where.file if where.line == 0 else ""
-            places[str(path[1])][".".join(str(p) for p in path[2:])] = (
-                where.line,
-                where.column,
-                given,
-            )
+            # A value of the command line has no line in the file.
+            override = where.file if where.line == 0 else ""
+            field = ".".join(map(str, path[2:]))
+            positions[str(path[1])][field] = (where.line, where.column, override)
     return {
         name: Outline(
-            name,
-            target.kind,
-            target.step.lazy,
-            bool(target.step.gates(target.fields)),
-            places[name],
+            name=name,
+            kind=target.kind,
+            lazy=target.step.lazy,
+            gated=bool(target.step.gates(target.fields)),
+            positions=positions[name],
         )
         for name, target in recipe.targets.items()
     }

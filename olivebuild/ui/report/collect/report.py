@@ -206,7 +206,7 @@ def _line(entries: list[Entry], entry: Entry) -> BuildLine:
         restored=sum(m.restored for m in entry.made),
         fresh=entry.fresh,
         seconds=entry.seconds,
-        saved=entry.saved,
+        saved=entry.seconds_saved,
         causes=tuple(describe(r) for r in entry.causes[:4]),
         since="; ".join(since),
         missed=tuple(g.gate for g in entry.gates if not g.passed),
