@@ -178,7 +178,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("tiny")
     subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "make_tiny.py"), str(folder)],
+        [sys.executable, str(Path(__file__).parent / "support/make_tiny.py"), str(folder)],
         check=True,
         capture_output=True,
     )

@@ -20,7 +20,7 @@ import pytest
 from olivebuild import snapshot
 from olivebuild.planner import node_db
 from tests.conftest import Place
-from tests.faults import amount
+from tests.support.faults import amount
 
 RECIPE = """\
 default: last

@@ -27,7 +27,7 @@ from olivebuild.core.hashing import of_bytes
 from olivebuild.core.text import size_of, span_of
 from olivebuild.engine import preflight
 from tests.conftest import Place
-from tests.test_disks import chain, content, everything
+from tests.properties.test_disks import chain, content, everything
 
 __all__ = ["chain"]
 SIZE = 10_000

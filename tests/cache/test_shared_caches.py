@@ -21,7 +21,7 @@ from olivebuild.core import hashing
 from olivebuild.core.errors import StoreError
 from olivebuild.core.fs import modes
 from tests.conftest import Place
-from tests.mounts import exfat_disk
+from tests.support.mounts import exfat_disk
 
 COMMANDS = """\
 targets:

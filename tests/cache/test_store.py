@@ -18,7 +18,7 @@ from olivebuild.cache.traces import Trace, Traces
 from olivebuild.core import hashing
 from olivebuild.core.errors import Damaged, StepError, StoreError
 from olivebuild.core.hashing import of_bytes
-from tests.test_tensors import WEIGHTS, write
+from tests.formats.test_safetensors import WEIGHTS, write
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

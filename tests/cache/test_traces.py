@@ -20,7 +20,7 @@ from olivebuild.cache.key import Part
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace, Traces
 from olivebuild.core.hashing import of_bytes
-from tests.test_store import flip, json_values
+from tests.cache.test_store import flip, json_values
 
 KEY = "0123456789abcdef0123456789abcdef"
 TRACE = Trace(

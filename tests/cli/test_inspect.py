@@ -8,7 +8,7 @@ import pytest
 
 from olivebuild.cli.inspect import graph, status
 from tests.conftest import Place
-from tests.sites import CHAIN
+from tests.support.sites import CHAIN
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from olivebuild.cli.options import TARGET, open_if_there, place, recipe_options, targets_argument
-from tests.sites import CHAIN
+from tests.support.sites import CHAIN
 
 
 @click.group()

@@ -13,7 +13,7 @@ import pytest
 from olivebuild.core.errors import BuildError
 from olivebuild.core.fs import links
 from olivebuild.planner.scan import BROUGHT
-from tests.sites import Site
+from tests.support.sites import Site
 
 
 def named(tmp_path: Path, kind: str, name: str) -> Site:

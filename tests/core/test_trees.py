@@ -15,7 +15,7 @@ import olivebuild
 from olivebuild.core.errors import StoreError
 from olivebuild.core.fs import trees
 from tests.conftest import Place
-from tests.mounts import memory_disk
+from tests.support.mounts import memory_disk
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 

@@ -32,7 +32,7 @@ from olivebuild.ml.kinds import dataset as dataset_kind
 from olivebuild.ml.kinds.dataset import look_alikes
 from olivebuild.steps.dataset import STEP, DatasetFields
 from tests.conftest import Place
-from tests.test_rows import render
+from tests.data.test_rows import render
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:

@@ -24,7 +24,7 @@ from olivebuild.engine.scheduler import ResourcePool, limits_of
 from olivebuild.planner import incremental
 from olivebuild.planner.plan import FrozenNodeChanged, Plan, Planner
 from olivebuild.planner.states import State, Verdict
-from tests import sites
+from tests.support import sites
 
 
 class Site(sites.Site):

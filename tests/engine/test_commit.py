@@ -13,7 +13,7 @@ from olivebuild.core.errors import InputError, StepError
 from olivebuild.core.hashing import of_bytes
 from olivebuild.engine.commit import Commit, RunningAction, remember_fresh
 from olivebuild.planner.plan import Planner
-from tests.sites import Site
+from tests.support.sites import Site
 
 
 @pytest.fixture

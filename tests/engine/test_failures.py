@@ -9,7 +9,7 @@ from olivebuild.api.node import Node
 from olivebuild.core.errors import StepError
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.failures import Failures
-from tests.sites import Site
+from tests.support.sites import Site
 
 
 def failures_of(site: Site, *goals: str) -> tuple[Failures, BuildReport, list[Any], Any]:

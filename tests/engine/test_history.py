@@ -33,7 +33,7 @@ targets:
 PROGRAM = """\
 import sys
 from pathlib import Path
-from tests.test_history import History, entry
+from tests.engine.test_history import History, entry
 while True:
     History(Path(sys.argv[1]), Path(sys.argv[2])).append(entry())
 """
@@ -110,7 +110,7 @@ def test_threads_and_processes_lose_nothing(book: History, tmp_path: Path) -> No
         str(tmp_path / "cache"),
         str(tmp_path / "olivebuild.yaml"),
     ]
-    processes = [subprocess.Popen(arguments, cwd=Path(__file__).parent.parent) for _ in range(2)]
+    processes = [subprocess.Popen(arguments, cwd=Path(__file__).parents[2]) for _ in range(2)]
     threads = [
         threading.Thread(target=lambda: [book.append(entry()) for _ in range(5)]) for _ in range(2)
     ]
@@ -130,7 +130,7 @@ def test_a_killed_writer_leaves_whole_lines(book: History, tmp_path: Path) -> No
         str(tmp_path / "cache"),
         str(tmp_path / "olivebuild.yaml"),
     ]
-    process = subprocess.Popen(arguments, cwd=Path(__file__).parent.parent)
+    process = subprocess.Popen(arguments, cwd=Path(__file__).parents[2])
     while len(book.read()) < 3:
         assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)

@@ -12,7 +12,7 @@ from olivebuild.api.event import Event
 from olivebuild.api.result import Result
 from olivebuild.core.errors import BuildError, StepError
 from olivebuild.engine.pin import look, pin_all
-from tests.sites import Site
+from tests.support.sites import Site
 
 RECIPE = """\
 targets:

@@ -13,9 +13,17 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Place
-from tests.hub import COMMIT, serving
-from tests.test_folders_found import PACKED, configured, renamed, sharded, stored, without, written
-from tests.test_model_config import make_base, tokenizer
+from tests.formats.test_model_config import make_base, tokenizer
+from tests.formats.test_model_folders import (
+    PACKED,
+    configured,
+    renamed,
+    sharded,
+    stored,
+    without,
+    written,
+)
+from tests.support.hub import COMMIT, serving
 
 RECIPE = """\
 targets:

@@ -16,7 +16,7 @@ import pytest
 from olivebuild.core.errors import InputError
 from olivebuild.formats import imported, onnx_file, onnx_folder
 from olivebuild.planner.checks.models import problems
-from tests.sites import Site
+from tests.support.sites import Site
 
 WRITTEN: dict[str, Any] = {
     "model": {

@@ -20,8 +20,8 @@ from olivebuild.formats.model_config import (
 from olivebuild.planner.checks.finding import PlanProblem
 from olivebuild.planner.checks.findings import problems
 from tests.conftest import Place
-from tests.sites import Site
-from tests.test_tensors import write
+from tests.formats.test_safetensors import write
+from tests.support.sites import Site
 
 TOKENS, WIDTH = 12, 2
 LLAMA: dict[str, Any] = {

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.sites import Site
-from tests.test_findings import found
-from tests.test_model_config import LLAMA, RECIPE, make_base, tokenizer
-from tests.test_tensors import index, write
+from tests.formats.test_model_config import LLAMA, RECIPE, make_base, tokenizer
+from tests.formats.test_safetensors import index, write
+from tests.planner.test_findings import found
+from tests.support.sites import Site
 
 POINTER = (
     "version https://git-lfs.github.com/spec/v1\noid "

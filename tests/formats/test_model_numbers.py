@@ -9,7 +9,7 @@ import pytest
 
 from olivebuild.core import hashing
 from olivebuild.formats.model_numbers import not_numbers, sizes_in, sizes_of, too_many
-from tests.test_tensors import WEIGHTS, write
+from tests.formats.test_safetensors import WEIGHTS, write
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from olivebuild.formats.model_signs import (
     methods_of_transformers,
     quantised_in,
 )
-from tests.test_tensors import write
+from tests.formats.test_safetensors import write
 
 
 @pytest.mark.parametrize(

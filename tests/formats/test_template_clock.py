@@ -23,7 +23,7 @@ from olivebuild.planner.states import Verdict
 from olivebuild.recipe.file import load
 from olivebuild.recipe.lockfile import FILE_NAME, Lockfile
 from olivebuild.ui.why import to_text, why
-from tests.sites import Site
+from tests.support.sites import Site
 
 LLAMA = """\
 {{- bos_token }}

@@ -50,11 +50,11 @@ LIBRARY = (
 
 
 def write_models(work: Path) -> None:
-    from tests.tiny_models import make, make_adapter
+    from tests.support.tiny_models import make, make_adapter
 
     tokenizer = work.parent / "tokenizer"
     subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "make_tiny.py"), str(tokenizer)],
+        [sys.executable, str(Path(__file__).parents[1] / "support/make_tiny.py"), str(tokenizer)],
         check=True,
         capture_output=True,
     )

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.fuzzing import Mutator
+from tests.support.fuzzing import Mutator
 
 NUMBERS = [
     "0", "-1", "1", "2", "3", "127", "2147483648", "4294967296", "-9223372036854775808",

@@ -23,9 +23,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import tests.fork_server
+import tests.support.fork_server
 from olivebuild.__main__ import main as olivebuild_main
-from tests.fuzzing import Guard
+from tests.support.fuzzing import Guard
 
 LIGHT = [
     "olivebuild.cli.inspect", "olivebuild.cli.cache", "olivebuild.cli.results",
@@ -109,7 +109,7 @@ def run(request: dict[str, object], root: str, heavy: bool) -> None:
         os.dup2(os.open(f"{request['out']}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if request.get("fork_workers", True):
-        subprocess.Popen = tests.fork_server.Forked  # type: ignore[misc]
+        subprocess.Popen = tests.support.fork_server.Forked  # type: ignore[misc]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.argv = ["olivebuild", *request["arguments"]]  # type: ignore[misc]

@@ -27,7 +27,7 @@ from olivebuild.ml.weights.view import (
     of_manifest,
     write_folder,
 )
-from tests.test_tensors import Values, digest_of, model, write
+from tests.formats.test_safetensors import Values, digest_of, model, write
 
 WEIGHTS: Values = {
     "embed.weight": ("F32", [2, 1], b"12345678"),

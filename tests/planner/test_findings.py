@@ -17,8 +17,8 @@ from olivebuild.planner.checks.finding import PlanProblem
 from olivebuild.planner.checks.findings import problems
 from olivebuild.planner.states import Verdict
 from tests.conftest import Place
-from tests.sites import Site
-from tests.test_tensors import WEIGHTS, index, write
+from tests.formats.test_safetensors import WEIGHTS, index, write
+from tests.support.sites import Site
 
 RECIPE = """\
 targets:

@@ -17,7 +17,7 @@ from olivebuild.core import code_version, numerics, seal
 from olivebuild.planner import invalidation
 from olivebuild.recipe.file import FILE_NAME, read
 from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
-from tests.sites import Site
+from tests.support.sites import Site
 
 RECIPE = """\
 targets:

@@ -8,7 +8,7 @@ import pytest
 
 from olivebuild.planner.lookup import ResultFinder
 from olivebuild.planner.states import Lookup, Verdict
-from tests.sites import NEW, Site
+from tests.support.sites import NEW, Site
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from olivebuild.planner.workspace import Workspace
 from olivebuild.recipe.file import FILE_NAME
 from olivebuild.steps.command import STEP
 from olivebuild.ui.why import to_text, why
-from tests.sites import NEW, Site
+from tests.support.sites import NEW, Site
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from olivebuild.planner.states import Verdict
 from olivebuild.planner.workspace import LastBuild
 from olivebuild.recipe.file import FILE_NAME
 from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
-from tests.sites import Site
-from tests.test_tensors import WEIGHTS, write
+from tests.formats.test_safetensors import WEIGHTS, write
+from tests.support.sites import Site
 
 
 @pytest.fixture

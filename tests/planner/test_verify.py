@@ -18,8 +18,8 @@ from olivebuild.core import hashing
 from olivebuild.core.journal import Journal
 from olivebuild.planner import verify
 from tests.conftest import Place
-from tests.test_disks import chain, content, everything, flip
-from tests.test_tensors import write
+from tests.formats.test_safetensors import write
+from tests.properties.test_disks import chain, content, everything, flip
 
 __all__ = ["chain"]
 

@@ -14,7 +14,7 @@ import pytest
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import StoreError
 from tests.conftest import Place
-from tests.mounts import fill, memory_disk, remount
+from tests.support.mounts import fill, memory_disk, remount
 
 RECIPE = """\
 default: b

@@ -39,8 +39,8 @@ from olivebuild.recipe.lockfile import Lockfile
 from olivebuild.ui import console, graph_text
 from tests import conftest
 from tests.conftest import Place
-from tests.faults import Pipeline, amount, builds_of, chance_of, quick_folder
-from tests.fuzzing import Guard, Mutator, survives
+from tests.support.faults import Pipeline, amount, builds_of, chance_of, quick_folder
+from tests.support.fuzzing import Guard, Mutator, survives
 
 pytestmark = [
     pytest.mark.skipif(
@@ -48,7 +48,7 @@ pytestmark = [
     ),
     pytest.mark.timeout(7200),
 ]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TIMES = amount("FUZZ", 1)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Place
-from tests.faults import (
+from tests.support.faults import (
     INPUTS,
     Builds,
     Ended,

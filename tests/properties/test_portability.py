@@ -18,7 +18,7 @@ from olivebuild.core.fs import portable_names, swap
 from olivebuild.recipe.file import load
 from tests.test_rooms import modules_of_the_parent
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WITHOUT_POSIX = """
 import builtins, importlib, sys
 real = builtins.__import__

@@ -26,7 +26,7 @@ from olivebuild.metrics.gates import Gate, Judgement, judge
 from olivebuild.metrics.records import Metrics, ModelMetrics, decode
 from olivebuild.metrics.scoring import Fields, Judged, figures
 
-FILE = Path(__file__).parent.parent / "recipes/tone/data/tone.jsonl"
+FILE = Path(__file__).parents[2] / "recipes/tone/data/tone.jsonl"
 GATE = Gate.parse("accuracy drop vs last <= 0.02")
 LABELS = ("fear", "joy", "sad", "surprise")
 

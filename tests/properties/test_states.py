@@ -42,7 +42,7 @@ from olivebuild.planner import incremental, node_db
 from olivebuild.planner.plan import FrozenNodeChanged
 from olivebuild.planner.project import cache_folder, open_changed, open_project
 from tests.conftest import Place
-from tests.faults import (
+from tests.support.faults import (
     INPUTS,
     VARIABLES,
     Pipeline,

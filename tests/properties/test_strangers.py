@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import quick_folder
 from tests.fuzzer.cases import Fuzzer, drawn
 from tests.fuzzer.mutations import Changes
 from tests.fuzzer.sandbox import SECRET, Sandbox, look
 from tests.fuzzer.subjects import SUBJECTS
+from tests.support.faults import quick_folder
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="needs /proc and PR_SET_CHILD_SUBREAPER"
@@ -97,7 +97,7 @@ def test_an_alarm_for_each_harm_and_none_without(tmp_path: Path) -> None:
         f"try:\n    exec({code!r})\nexcept ImportError:\n    pass\n" for code in HARM.values()
     )
     subprocess.run(
-        [sys.executable, "-c", script, str(root)], check=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", script, str(root)], check=True, cwd=Path(__file__).parents[2]
     )
     told = alarms.read_text()
     assert [event for event in HARM if event.replace("ctypes.", "") not in told] == []

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Place
-from tests.faults import INPUTS, Pipeline, amount, chance_of, check_blobs, quick_folder
+from tests.support.faults import INPUTS, Pipeline, amount, chance_of, check_blobs, quick_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 

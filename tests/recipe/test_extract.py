@@ -14,7 +14,7 @@ import jsonschema
 from olivebuild.data.templates import fill
 from olivebuild.planner.project import open_graph
 
-RECIPE = Path(__file__).parent.parent / "recipes/extract"
+RECIPE = Path(__file__).parents[2] / "recipes/extract"
 
 
 def rows() -> list[dict[str, Any]]:

@@ -89,7 +89,7 @@ def test_names_of_commands_are_no_names_of_targets() -> None:
 
 
 def recipes_of_the_project() -> list[Path]:
-    return sorted((Path(__file__).parents[1] / "recipes").glob(f"*/{FILE_NAME}"))
+    return sorted((Path(__file__).parents[2] / "recipes").glob(f"*/{FILE_NAME}"))
 
 
 @pytest.mark.parametrize("file", recipes_of_the_project(), ids=lambda f: f.parent.name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from olivebuild.cache.store import Store
-from tests.tiny_models import make
+from tests.support.tiny_models import make
 
 
 @pytest.fixture

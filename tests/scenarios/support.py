@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.families import FAMILIES, ORIGINAL, WINDOW, write
+from tests.support.families import FAMILIES, ORIGINAL, WINDOW, write
 
 RECIPE = """\
 version: 1
@@ -125,7 +125,7 @@ def merge_spread(
     from safetensors.torch import load_file, save_file
 
     from olivebuild.ml.models import load
-    from tests.tiny_models import make_adapter
+    from tests.support.tiny_models import make_adapter
 
     folder.mkdir()
     base, adapter = write(name, folder / "base", dtype=dtype), folder / "adapter"
@@ -319,7 +319,7 @@ HEAD = """\
 What olivebuild makes of the families of models that people fine-tune. Each row is a measurement: a
 tiny model with random weights, configured as the family's repository is (`published`), taken
 through training, merge and conversion in this environment ({versions}).
-`python -m tests.families --write docs/support.md` makes this page anew, and
+`python -m tests.support.families --write docs/support.md` makes this page anew, and
 `pytest -m "scenario and slow" tests/scenarios/test_families.py` checks it.
 
 - **Trained**: how rows lie (packed end to end, or padded), and the largest difference of loss and
@@ -412,7 +412,8 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """`python -m tests.families [--write FILE] [NAME...]`: measure, print what is wrong, and write
+    """`python -m tests.support.families [--write FILE] [NAME...]`: measure, print what is wrong,
+    and write
     the page.
     """
     import argparse

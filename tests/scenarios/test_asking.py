@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Place, rows, write_rows
-from tests.terminal import Terminal
+from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.scenario
 TOKENS = 24

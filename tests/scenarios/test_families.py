@@ -1,5 +1,5 @@
 """What is done with the families that people fine-tune is right: measured on tiny models configured
-as they are published (tests/families.py).
+as they are published (tests/support/families.py).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.families import FAMILIES, ORIGINAL, WINDOW, write
 from tests.scenarios.training import adapted
+from tests.support.families import FAMILIES, ORIGINAL, WINDOW, write
 
 pytestmark = [
     pytest.mark.scenario,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.scenarios.training import adapted, gradient, token_rows
-from tests.tiny_models import make
+from tests.support.tiny_models import make
 
 pytestmark = [
     pytest.mark.scenario,

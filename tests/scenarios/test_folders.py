@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from olivebuild.cache.store import Store
+from tests.formats.test_safetensors import digest_of, write
 from tests.scenarios.steps import LORA, given
 from tests.scenarios.test_merges import by_peft, merge
-from tests.test_tensors import digest_of, write
-from tests.tiny_models import make_adapter
+from tests.support.tiny_models import make_adapter
 
 # The libraries warn of their own future.
 pytestmark = [

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import RECIPE as PIPELINE
 from tests.conftest import Place, rows, write_rows
-from tests.faults import (
+from tests.support.faults import (
     amount,
     chance_of,
     check_blobs,
@@ -21,7 +21,7 @@ from tests.faults import (
     kill,
     let_a_day_pass,
 )
-from tests.tiny_models import make_adapter
+from tests.support.tiny_models import make_adapter
 
 pytestmark = [
     pytest.mark.scenario,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.scenarios.training import adapted, gradient, token_rows
-from tests.tiny_models import ARCHITECTURES, make
+from tests.support.tiny_models import ARCHITECTURES, make
 
 pytestmark = [
     pytest.mark.scenario,

@@ -15,7 +15,7 @@ from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace, Traces
 from tests.conftest import Place
-from tests.tiny_models import make_adapter
+from tests.support.tiny_models import make_adapter
 
 pytestmark = [pytest.mark.scenario, pytest.mark.filterwarnings("ignore")]
 RECIPE = """\

@@ -28,7 +28,7 @@ from olivebuild.ml.weights.placement import check_places, find_plain
 from olivebuild.steps.merged import MergedFields
 from tests.scenarios.steps import given, job_in, weights_in
 from tests.scenarios.test_merges import change_config, change_tensors, stored_adapter
-from tests.tiny_models import make
+from tests.support.tiny_models import make
 
 # The libraries warn of their own future.
 pytestmark = [

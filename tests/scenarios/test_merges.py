@@ -29,7 +29,7 @@ from olivebuild.ml.weights.lora import (
 from olivebuild.ml.weights.view import Weight, write_folder
 from olivebuild.steps.onnx import OnnxFields
 from tests.scenarios.steps import LORA, by_builder, files_in, given, job_in, weights_in
-from tests.tiny_models import ARCHITECTURES, make, make_adapter
+from tests.support.tiny_models import ARCHITECTURES, make, make_adapter
 
 # The libraries warn of their own future.
 pytestmark = [

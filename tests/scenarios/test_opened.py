@@ -22,8 +22,8 @@ from olivebuild.core.errors import InputError, Where
 from olivebuild.ml.kernels import blockwise
 from olivebuild.ml.kinds.model import _convert
 from olivebuild.ml.models import opened as _opened
-from tests.families import FAMILIES, write
 from tests.scenarios.steps import given, job_in, weights_in
+from tests.support.families import FAMILIES, write
 
 # The libraries warn of their own future.
 pytestmark = [

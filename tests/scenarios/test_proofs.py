@@ -26,7 +26,7 @@ from olivebuild.ml.onnx.proof import Miniature, Untried
 from olivebuild.ml.onnx.trial import LIMITS, Difference, capacity, compare, not_finite
 from olivebuild.steps.onnx import OnnxFields
 from tests.scenarios.steps import files_in, given, job_in
-from tests.tiny_models import make
+from tests.support.tiny_models import make
 
 # The libraries warn of their own future.
 pytestmark = [

@@ -21,7 +21,7 @@ from olivebuild.ml.onnx.skeletons import no_skeleton
 from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.steps.onnx import OnnxFields
 from tests.scenarios.steps import by_builder, files_in, job_in, weights_in
-from tests.tiny_models import ARCHITECTURES, make
+from tests.support.tiny_models import ARCHITECTURES, make
 
 # The libraries warn of their own future.
 pytestmark = [

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Place
-from tests.hub import COMMIT, serving
+from tests.support.hub import COMMIT, serving
 
 pytestmark = pytest.mark.scenario
 

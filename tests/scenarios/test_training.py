@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import RECIPE, Place, rows, write_rows
-from tests.faults import amount, chance_of
 from tests.scenarios.training import Stopped, adapted, bytes_of, fit, gradient, token_rows
+from tests.support.faults import amount, chance_of
 
 pytestmark = [
     pytest.mark.scenario,

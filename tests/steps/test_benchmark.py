@@ -13,7 +13,7 @@ from olivebuild.api.job import Job
 from olivebuild.ml.kinds.benchmark import run
 from olivebuild.recipe.file import load
 from olivebuild.steps.benchmark import STEP, BenchmarkFields
-from tests.sites import Site
+from tests.support.sites import Site
 
 RECIPE = """\
 targets:

@@ -8,7 +8,7 @@ import pytest
 
 from olivebuild.recipe.file import load
 from olivebuild.steps._seeds import Retraining, part
-from tests.sites import Site
+from tests.support.sites import Site
 
 RECIPE = """\
 targets:

@@ -280,11 +280,11 @@ def _pipes(server: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
 def builds_of(place: Place, *, fork_workers: bool = False) -> Iterator[Builds]:
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.fork_server"],
+        [sys.executable, "-m", "tests.support.fork_server"],
         stdin=pipe,
         stdout=pipe,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     ) as server:
         try:
             yield Builds(place, server, fork_workers)

@@ -1,5 +1,5 @@
 """Starts builds as processes of their own without paying for imports each time: `python -m
-tests.fork_server`.
+tests.support.fork_server`.
 
 Reads a JSON object a line: {"arguments", "folder", "environment", "out", "fork_workers"}; forks a
 process that does what `olivebuild` does with

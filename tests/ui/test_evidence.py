@@ -9,7 +9,7 @@ import pytest
 
 from olivebuild.planner.project import open_project
 from olivebuild.ui.report.collect.evidence import Evidence
-from tests.sites import Site
+from tests.support.sites import Site
 
 
 def evidence_of(site: Site) -> Evidence:

@@ -17,7 +17,7 @@ from olivebuild.api.event import Event
 from olivebuild.ui.live import Display
 from olivebuild.ui.plain import whole
 from tests.conftest import Place
-from tests.terminal import Terminal
+from tests.support.terminal import Terminal
 
 
 class Clock:

@@ -22,8 +22,8 @@ from olivebuild.ui.report.collect.rows import unframed
 from olivebuild.ui.report.records import Edit, Report
 from olivebuild.ui.report.render import html as page
 from olivebuild.ui.report.render import junit, markdown
-from tests import browser, pretend
 from tests.conftest import Place
+from tests.support import browser, pretend
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>\x01\x1b[2J\x9b\u202e\ufffe"
 
