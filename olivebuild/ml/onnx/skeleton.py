@@ -24,6 +24,8 @@ VERSION = 2
 """Raise it when an evaluation or a quantiser would give other bytes."""
 Dtype = Literal["BF16", "F16", "F32"]
 Algorithm = Literal["default", "k_quant"]
+Bits = Literal[4, 8]
+Block = Literal[16, 32, 64, 128, 256]
 PIECE = 1 << 24
 """Bytes of a weight that are looked at together."""
 DAMAGED = "the weights are damaged, or their training diverged; nothing was converted"
@@ -94,8 +96,8 @@ class View:
 class Quantised:
     """The parameters of _kernels.Quantiser."""
 
-    bits: Literal[4, 8]
-    block: Literal[16, 32, 64, 128, 256]
+    bits: Bits
+    block: Block
     symmetric: bool
     scales: Dtype
     algorithm: Algorithm = "default"

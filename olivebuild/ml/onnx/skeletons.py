@@ -121,12 +121,6 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
         if not e.watched:
             raise
         skeleton = Skeleton(because=e.fact)
-    except (AttributeError, TypeError, LookupError, AssertionError, RuntimeError, ValueError) as e:
-        # The private parts of the builder that are leant on may be other ones in another version.
-        skeleton = Skeleton(
-            because=f"the model builder is not the one that is known: {type(e).__name__}: "
-            f"{str(e)[:200]}"
-        )
     if skeleton.because:
         trees.delete(job.out.parent, folder)
         folder.mkdir()
