@@ -1,21 +1,122 @@
-"""graph, status and log."""
+"""plan, why, graph, status and log. None of them runs a step."""
 
 from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import asdict
 
 from olivebuild.cli.options import (
     JSON,
+    SET,
     TARGET,
+    TARGETS,
     open_all,
     open_recipe,
     recipe_options,
 )
-from olivebuild.core import text
+from olivebuild.core import streams, text
 from olivebuild.core.errors import BuildError
+
+if TYPE_CHECKING:
+    from olivebuild.planner.plan import Plan
+    from olivebuild.planner.project import Project
+    from olivebuild.planner.states import State, Verdict
+
+
+@click.command()
+@TARGETS
+@recipe_options
+@SET
+@JSON
+@click.pass_context
+def plan(
+    ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...], as_json: bool
+) -> None:
+    """Show what a build would run, why, and what it cost last time. Runs nothing.
+
+    What the models at hand are known not to allow is an error here, too.
+
+    \b
+    olivebuild plan onnx-int4
+    """
+    from olivebuild.planner.checks.findings import problems
+    from olivebuild.ui import console, live
+
+    project = open_all(ctx, settings)
+    with live.hashing(project.workspace.memo):
+        plan = project.planner.plan(project.graph.goals(targets), with_faults=True)
+        findings = problems(project.planner, plan)
+    project.workspace.memo.save()
+    dating = project.planner.dating
+    dates = dating.told(plan.lookups)
+    failing = [problem for problem in findings if problem.fails]
+    if as_json:
+        answer: dict[str, Any] = {"targets": [_planned(project, plan, n) for n in plan.targets]}
+        if dates:
+            answer["template_dates"] = [asdict(d) for d in dates]
+        answer["problems"] = [p.to_json() for p in failing]
+        answer["notes"] = [p.to_json() for p in findings if not p.fails]
+        click.echo(streams.json_text(answer, indent=2))
+    else:
+        notes = [(d.target, str(d)) for d in dates]
+        notes += [(node.target, note) for node, note in dating.ignored(plan.lookups)]
+        console.show_plan(plan)
+        console.show_notes(notes)
+        console.show_problems(findings)
+    ctx.exit(1 if failing else 0)
+
+
+def _planned(project: Project, plan: Plan, target: str) -> dict[str, Any]:
+    """Return a target's row of `plan --json`."""
+    from olivebuild.planner.states import Verdict
+    from olivebuild.ui.why import unique_reasons
+
+    verdict, states = plan.target(target)
+    costs = [state.seconds for state in states if state.seconds is not None]
+    reasons = [] if verdict is Verdict.FRESH else unique_reasons(states, target)
+    return {
+        "target": target,
+        "kind": project.graph.targets[target].kind,
+        "verdict": verdict.value,
+        "key": states[-1].key,
+        "seconds": round(sum(costs), 3) if costs else None,
+        "reasons": [asdict(reason) for reason in reasons],
+    }
+
+
+@click.command()
+@TARGET
+@recipe_options
+@SET
+@JSON
+@click.pass_context
+def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Explain a target's verdict: what changed, old -> new, down to the root cause.
+
+    \b
+    olivebuild why onnx-int4
+    """
+    from olivebuild.engine.history import last_failures
+    from olivebuild.engine.recorder import history_of
+    from olivebuild.ui import live
+    from olivebuild.ui import why as explain
+    from olivebuild.ui.console import show_faults
+
+    project = open_all(ctx, settings)
+    goals = [project.graph.one(target)]
+    with live.hashing(project.workspace.memo):
+        plan = project.planner.plan(goals, with_faults=True)
+        failures = last_failures(history_of(project).read())
+        story = explain.why(plan, project.workspace, target, failures)
+    project.workspace.memo.save()
+    click.echo(
+        streams.json_text(explain.to_json(story), indent=2) if as_json else explain.to_text(story)
+    )
+    ctx.exit(show_faults(plan))
 
 
 @click.command()
@@ -52,56 +153,72 @@ def status(ctx: click.Context, as_json: bool) -> None:
     \b
     olivebuild status
     """
-    from olivebuild.data import drops
     from olivebuild.ui import live
     from olivebuild.ui.console import show_faults
 
     project = open_all(ctx)
     with live.hashing(project.workspace.memo):
-        made = project.planner.plan(project.graph.all_goals, with_faults=True)
+        plan = project.planner.plan(project.graph.all_goals, with_faults=True)
     project.workspace.memo.save()
-    rows: list[dict[str, object]] = []
-    all_held: dict[str, int] = {}
-    for name in made.targets:
-        verdict, states = made.target(name)
-        last, kind = states[-1], project.graph.targets[name].kind
-        size = last.trace.size if last.trace else None
-        held = project.planner.store.held(last.manifest) if last.manifest else {}
-        all_held |= held
-        folder = last.folder if last.folder and last.folder.exists() else None
-        shown = project.planner.scan.shown(folder) if folder else ""
-        stored = sum(held.values()) if last.manifest else None
-        row: dict[str, object] = {
-            "target": name,
-            "kind": kind,
-            "verdict": verdict.value,
-            "size": size,
-            "stored": stored,
-            "seconds": last.seconds,
-        }
-        dropped = drops.all_told(last.trace.metrics) if last.trace else []
-        dropped += [f"{drops.FAILED}: {line}" for line in project.dropped_rows(states)]
-        rows.append(row | {"folder": shown or None} | ({"dropped": dropped} if dropped else {}))
+    rows: list[dict[str, Any]] = []
+    blobs: dict[str, int] = {}
+    total = 0
+    for name in plan.targets:
+        verdict, states = plan.target(name)
+        sizes = _blob_sizes(project, states[-1])
+        blobs |= sizes
+        total += states[-1].trace.size if states[-1].trace else 0
+        rows.append(_status(project, name, verdict, states, sum(sizes.values())))
         if not as_json:
-            amount, kept = (text.size(n) if n is not None else "" for n in (size, stored))
-            line = (
-                f"{verdict.value:<8} {name:<14} {kind:<10} {amount:>9} {kept:>9}  "
-                f"{text.seconds(last.seconds):>12}  {shown}"
-            )
-            click.echo(line.rstrip())
-            for told in dropped:
-                click.echo(f"{'':<9}{text.clean(told)}")
-    total = sum(s.trace.size for n in made.targets if (s := made.target(n)[1][-1]).trace)
+            _print_status(rows[-1])
+    stored = sum(blobs.values())
     if as_json:
-        click.echo(
-            json.dumps({"targets": rows, "size": total, "stored": sum(all_held.values())}, indent=2)
-        )
+        click.echo(json.dumps({"targets": rows, "size": total, "stored": stored}, indent=2))
     else:
-        click.echo(
-            f"{text.size(total)} in all, of which the cache holds "
-            f"{text.size(sum(all_held.values()))}"
-        )
-    ctx.exit(show_faults(made))
+        click.echo(f"{text.size(total)} in all, of which the cache holds {text.size(stored)}")
+    ctx.exit(show_faults(plan))
+
+
+def _blob_sizes(project: Project, state: State) -> dict[str, int]:
+    """Return the blobs of a result that the cache holds, and their sizes in bytes."""
+    return project.planner.store.held(state.manifest) if state.manifest else {}
+
+
+def _status(
+    project: Project, target: str, verdict: Verdict, states: list[State], stored: int
+) -> dict[str, Any]:
+    """Return a target's row of `status --json`. `stored`: bytes of it that the cache holds."""
+    from olivebuild.data import drops
+
+    last = states[-1]
+    shown = None
+    if last.folder and last.folder.exists():
+        shown = project.planner.scan.shown(last.folder) or None
+    dropped = drops.all_told(last.trace.metrics) if last.trace else []
+    dropped += [f"{drops.FAILED}: {line}" for line in project.dropped_rows(states)]
+    row: dict[str, Any] = {
+        "target": target,
+        "kind": project.graph.targets[target].kind,
+        "verdict": verdict.value,
+        "size": last.trace.size if last.trace else None,
+        "stored": stored if last.manifest else None,
+        "seconds": last.seconds,
+        "folder": shown,
+    }
+    return row | ({"dropped": dropped} if dropped else {})
+
+
+def _print_status(row: dict[str, Any]) -> None:
+    size, stored = (
+        "" if amount is None else text.size(amount) for amount in (row["size"], row["stored"])
+    )
+    line = (
+        f"{row['verdict']:<8} {row['target']:<14} {row['kind']:<10} {size:>9} {stored:>9}  "
+        f"{text.seconds(row['seconds']):>12}  {row['folder'] or ''}"
+    )
+    click.echo(line.rstrip())
+    for dropped in row.get("dropped", ()):
+        click.echo(f"{'':<9}{text.clean(dropped)}")
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""What the verbs share: options, arguments, and opening the recipe that they name."""
+"""Options and arguments that verbs share, and functions that open the recipe that these name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """-C and -f, before the command or after it."""
+    """Add -C and -f to a command; both may stand before it or after it."""
 
     def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value is not None:
@@ -37,8 +37,8 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-class Manner(Struct, frozen=True):
-    """How a build goes about it; none of this changes what it makes."""
+class BuildOptions(Struct, frozen=True, kw_only=True):
+    """Options of a build that change none of its results."""
 
     jobs: int
     keep_going: bool
@@ -46,8 +46,8 @@ class Manner(Struct, frozen=True):
     log_to: tuple[str, ...] = ()
 
 
-def manner_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """-j, -k, --resource and --log-to, given to the command as one `manner`."""
+def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add -j, -k, --resource and --log-to to a command, which gets them as `options`."""
 
     @click.option(
         "-j",
@@ -86,18 +86,19 @@ def manner_options(function: Callable[..., Any]) -> Callable[..., Any]:
         log_to: tuple[str, ...],
         **rest: Any,
     ) -> Any:
-        return function(
-            manner=Manner(
-                jobs or ctx.ensure_object(dict).get("jobs") or 1, keep_going, resources, log_to
-            ),
-            **rest,
+        options = BuildOptions(
+            jobs=jobs or ctx.ensure_object(dict).get("jobs") or 1,
+            keep_going=keep_going,
+            resources=resources,
+            log_to=log_to,
         )
+        return function(options=options, **rest)
 
     return command
 
 
 def targets_argument(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Shell completion: the recipe's targets."""
+    """Return the recipe's targets that begin with `incomplete`, for shell completion."""
     try:
         graph = open_recipe(ctx)
         return [name for name in (*graph.targets, *graph.matrices) if name.startswith(incomplete)]
@@ -118,41 +119,46 @@ SET = click.option(
 
 
 SEEN_KEY = "olivebuild.seen"
-"""Where the context has what was seen before the command line was read."""
+"""Key in the context's object of the StatComparison that began before parsing."""
 
 
-def place(ctx: click.Context) -> tuple[Path, str | None]:
-    given: dict[str, str] = {}
-    for context in reversed([c for c in (ctx, ctx.parent) if c]):
-        given |= {k: v for k, v in (context.obj or {}).items() if v is not None}
-    return Path(given.get("directory", ".")).absolute(), given.get("file")
+def recipe_location(ctx: click.Context) -> tuple[Path, str | None]:
+    """Return the folder of -C, the current one by default, and the file of -f, None by default."""
+    options: dict[str, str] = {}
+    for context in (ctx.parent, ctx):
+        if context:
+            options |= {k: v for k, v in (context.obj or {}).items() if v is not None}
+    return Path(options.get("directory", ".")).absolute(), options.get("file")
 
 
 def open_recipe(ctx: click.Context) -> Graph:
+    """Return the graph of the recipe that -C and -f name."""
     from olivebuild.planner.project import open_graph
 
-    return open_graph(*place(ctx))
+    return open_graph(*recipe_location(ctx))
 
 
 def open_if_there(ctx: click.Context) -> Project | None:
-    """For what is about the cache, and about a recipe where there is one."""
+    """Return the project, or None in a folder without a recipe: for verbs about the cache."""
     from olivebuild.recipe.file import FILE_NAME
 
-    folder, file = place(ctx)
+    folder, file = recipe_location(ctx)
     return open_all(ctx) if file or (folder / FILE_NAME).is_file() else None
 
 
 def open_all(ctx: click.Context, settings: tuple[str, ...] = ()) -> Project:
+    """Return the project with its whole graph."""
     from olivebuild.planner.project import open_project
 
-    return open_project(*place(ctx), settings)
+    return open_project(*recipe_location(ctx), settings)
 
 
 def open_seen(ctx: click.Context) -> StatComparison | None:
-    """Return the comparison that began before the command line was read; else begin one, which goes
-    on while the rest is imported.
+    """Return the comparison with the disk that began before the command line was parsed.
+
+    Without one, start one here, which runs while the rest is imported.
     """
-    options, (folder, file) = ctx.find_root().obj, place(ctx)
+    options, (folder, file) = ctx.find_root().obj, recipe_location(ctx)
     seen: StatComparison | None = options.get(SEEN_KEY)
     if seen is None and file is None:
         seen = snapshot.open_seen(str(folder / ".olivebuild" / snapshot.SEEN))
@@ -162,8 +168,11 @@ def open_seen(ctx: click.Context) -> StatComparison | None:
     return seen
 
 
-def open_changed(ctx: click.Context, settings: tuple[str, ...], asked: tuple[str, ...]) -> Project:
-    """Of what was built before only what has changed since."""
+def open_changed(
+    ctx: click.Context, settings: tuple[str, ...], targets: tuple[str, ...]
+) -> Project:
+    """Return the project with only the nodes that changed since the last build, where possible."""
     from olivebuild.planner.project import open_changed
 
-    return open_changed(*place(ctx), settings, asked, ctx.find_root().obj.get(SEEN_KEY))
+    seen = ctx.find_root().obj.get(SEEN_KEY)
+    return open_changed(*recipe_location(ctx), settings, targets, seen)

@@ -12,7 +12,7 @@ import click
 from olivebuild import __version__
 from olivebuild.cli.options import (
     JSON,
-    place,
+    recipe_location,
     recipe_options,
 )
 from olivebuild.core import host, text
@@ -133,7 +133,7 @@ def init(ctx: click.Context, model: str, data: str, force: bool) -> None:
     """
     from olivebuild.recipe import scaffold
 
-    folder, name = place(ctx)
+    folder, name = recipe_location(ctx)
     file, notes = scaffold.write_recipe(folder, name, model, data, force)
     for note in notes:
         click.echo(f"note: {text.clean(note)}")

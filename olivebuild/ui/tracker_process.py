@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 
 class End(Enum):
-    """How a run ended, in MLflow's words."""
+    """Final status of a run, by MLflow's names."""
 
     FINISHED = "FINISHED"
     FAILED = "FAILED"
@@ -30,106 +30,128 @@ class End(Enum):
 
 
 ENDS = {"finished": End.FINISHED, "failed": End.FAILED, "stopping": End.KILLED}
-NOT_FIGURES = ("step", "steps")
+NOT_METRICS = ("step", "steps")
 
 
 class Run(Protocol):
-    def log(self, step: int, figures: Mapping[str, float]) -> None: ...
-    def end(self, how: End) -> None: ...
+    """Log of one training."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def end(self, status: End) -> None: ...
 
 
-class Book(Protocol):
-    def begin(self, target: str, why: str) -> Run: ...
+class Tracker(Protocol):
+    """Place where runs are logged."""
+
+    def begin(self, target: str, description: str) -> Run: ...
 
 
 class TensorBoard:
-    """A folder a run, below one a target, so that runs are told apart and compared."""
+    """Tracker with a folder for each run, below one for each target, so that runs compare."""
 
     def __init__(self, where: str, name: str) -> None:
         self._folder = Path(where)
 
-    def begin(self, target: str, why: str) -> Run:
+    def begin(self, target: str, description: str) -> Run:
         from tensorboard.summary import Writer
 
-        return Scalars(
-            Writer(str(self._folder / target / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"))
-        )
+        started = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}"
+        return TensorBoardRun(Writer(str(self._folder / target / started)))
 
 
-class Scalars:
+class TensorBoardRun:
+    """Run that writes an event file."""
+
     def __init__(self, writer: Any) -> None:
         self._writer = writer
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        for name, value in figures.items():
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
-        # Else a board shows a short training when it is over.
+        # Without this, a short training appears only when it has ended.
         self._writer.flush()
 
-    def end(self, how: End) -> None:
+    def end(self, status: End) -> None:
         self._writer.close()
 
 
 class MLflow:
-    """An experiment a recipe, a run a training; why it was trained is the run's description."""
+    """Tracker with an experiment for each recipe; a run's description has its build reasons."""
 
     def __init__(self, where: str, name: str) -> None:
         from mlflow import MlflowClient
 
         self._client = MlflowClient(tracking_uri=where)
-        known = self._client.get_experiment_by_name(name)
-        self._experiment = known.experiment_id if known else self._client.create_experiment(name)
+        entity = self._client.get_experiment_by_name(name)
+        self._experiment = entity.experiment_id if entity else self._client.create_experiment(name)
 
-    def begin(self, target: str, why: str) -> Run:
-        tags = {"mlflow.note.content": why, "olivebuild.target": target}
+    def begin(self, target: str, description: str) -> Run:
+        tags = {"mlflow.note.content": description, "olivebuild.target": target}
         run = self._client.create_run(self._experiment, run_name=target, tags=tags)
-        return Tracked(self._client, run.info.run_id)
+        return MLflowRun(self._client, run.info.run_id)
 
 
-class Tracked:
+class MLflowRun:
+    """Run of an MLflow experiment."""
+
     def __init__(self, client: Any, run: str) -> None:
         self._client, self._run = client, run
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 
         now = round(time() * 1000)
-        self._client.log_batch(
-            self._run, metrics=[Metric(name, value, now, step) for name, value in figures.items()]
-        )
+        batch = [Metric(name, value, now, step) for name, value in metrics.items()]
+        self._client.log_batch(self._run, metrics=batch)
 
-    def end(self, how: End) -> None:
-        self._client.set_terminated(self._run, status=how.value)
-
-
-BOOKS: dict[str, type[TensorBoard] | type[MLflow]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+    def end(self, status: End) -> None:
+        self._client.set_terminated(self._run, status=status.value)
 
 
-def write(book: Book, events: Iterator[Mapping[str, Any]]) -> None:
+TRACKERS: dict[str, type[TensorBoard] | type[MLflow]] = {
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+}
+"""Kind -> the tracker; trackers.KINDS describes the same kinds to users."""
+
+
+def write(tracker: Tracker, events: Iterator[Mapping[str, Any]]) -> None:
+    """Log the events of trainings; a run that the stream does not end was killed."""
     runs: dict[str, Run] = {}
     for event in events:
         node, name = event["node"], event["event"]
         if name == "started":
-            reasons = (
-                f"{r['cause']} {r['what']}: {r['old']} -> {r['new']}"
-                for r in event.get("reasons") or ()
-            )
-            runs[node] = book.begin(event["target"], "\n".join(reasons))
+            runs[node] = tracker.begin(event["target"], _description(event))
         elif name == "metric":
-            figures = {
-                k: float(v)
-                for k, v in event.items()
-                if k not in NOT_FIGURES and isinstance(v, int | float) and not isinstance(v, bool)
-            }
-            runs[node].log(int(event["step"]), figures)
+            runs[node].log(int(event["step"]), _metrics(event))
         else:
             runs.pop(node).end(ENDS[name])
     for run in runs.values():
         run.end(End.KILLED)
 
 
+def _description(event: Mapping[str, Any]) -> str:
+    """Return the reasons of a `started` event, one a line."""
+    reasons = event.get("reasons") or ()
+    return "\n".join(f"{r['cause']} {r['what']}: {r['old']} -> {r['new']}" for r in reasons)
+
+
+def _metrics(event: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a `metric` event but its step."""
+    metrics = {}
+    for name, value in event.items():
+        if name in NOT_METRICS or isinstance(value, bool):
+            continue
+        if isinstance(value, int | float):
+            metrics[name] = float(value)
+    return metrics
+
+
 def read() -> Iterator[Mapping[str, Any]]:
-    """All lines are taken at once, however slow the log is: whoever writes them must not wait."""
+    """Yield the events on standard input.
+
+    A thread reads ahead without limit, so that a slow tracker never blocks the build.
+    """
     lines: SimpleQueue[str] = SimpleQueue()
 
     def take() -> None:
@@ -143,10 +165,11 @@ def read() -> Iterator[Mapping[str, Any]]:
 
 
 def main(kind: str, where: str, name: str) -> int:
+    """Log standard input, and return the exit code; an error is one line on stderr."""
     try:
-        write(BOOKS[kind](where, name), read())
+        write(TRACKERS[kind](where, name), read())
     except Exception as e:
-        # Whatever the library refuses; one line is told.
+        # Libraries raise errors of many types here; the build shows the first line as a note.
         text = str(e).strip().partition("\n")[0] or type(e).__name__
         print(text, file=sys.stderr)
         return 1

@@ -1,8 +1,8 @@
-"""Passes the events of trainings on to programs that log them elsewhere (ui/tracker_process.py).
+"""Forwarder of training events to tracker processes (ui/tracker_process.py).
 
-What such a program imports, or waits for, is its own matter.
+A process of its own imports the tracker's library and waits for its server.
 
-A training knows nothing of this; it is in no key, and a log that can't be written fails no build.
+Trackers are in no key, and a log that can't be written fails no build.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from olivebuild.core.errors import RecipeError
 from olivebuild.core.processes import python
 
 KINDS = {"tensorboard": ("TensorBoard", "a folder"), "mlflow": ("MLflow", "a tracking URI")}
-"""Kind, which is also the library's name -> what people call it, and what follows the colon."""
+"""Kind, which is also the library's name -> its name in messages, and what follows the colon."""
 ENDS = ("finished", "failed", "stopping")
-PATIENCE = 30.0
-"""Seconds that a program has to write what it was told last."""
+FLUSH_SECONDS = 30.0
+"""Time that a process has to write its last events when the build has ended."""
 
 
-class Place(Struct, frozen=True):
-    """Where to log: `tensorboard:runs`, `mlflow:http://localhost:5000`."""
+class TrackerTarget(Struct, frozen=True):
+    """Destination of a log: `tensorboard:runs`, `mlflow:http://localhost:5000`."""
 
     kind: str
     where: str
 
     @staticmethod
-    def parse(text: str) -> Place:
-        """Raises RecipeError for what is no place, and when its library is not installed."""
+    def parse(text: str) -> TrackerTarget:
+        """Return the target of KIND:WHERE.
+
+        Raises RecipeError for an unknown kind, and when its library is not installed.
+        """
         kind, _, where = text.partition(":")
         if kind not in KINDS or not where:
             forms = " or ".join(f"{kind}: and {what}" for kind, (_, what) in KINDS.items())
@@ -44,109 +47,116 @@ class Place(Struct, frozen=True):
         if find_spec(kind) is None:
             fact = f"logging to {KINDS[kind][0]} needs the library {kind}, which is not installed"
             raise RecipeError(fact, where="--log-to", hint=f"pip install 'olivebuild[{kind}]'")
-        return Place(kind, where)
+        return TrackerTarget(kind, where)
 
 
-class Program(Struct):
-    """One place's program, once there is something to log."""
+class TrackerProcess(Struct):
+    """The running process of one target."""
 
     process: subprocess.Popen[str]
     errors: IO[str]
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
+        """Write a line to the process; a process that has ended is ignored until `close`."""
         assert self.process.stdin
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
         except (OSError, ValueError):
-            # It has ended; why is told when the build has.
+            # `close` reports the reason when the build has ended.
             return
 
     def close(self) -> str:
-        """What went wrong, or ""."""
+        """End the process. Return its last line of stderr if it failed, else "".
+
+        It is killed after FLUSH_SECONDS.
+        """
         assert self.process.stdin
         with suppress(OSError):
             self.process.stdin.close()
         try:
-            code = self.process.wait(PATIENCE)
+            code = self.process.wait(FLUSH_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            return f"it did not take everything within {PATIENCE:.0f} s; is it there?"
+            return f"it did not take everything within {FLUSH_SECONDS:.0f} s; is it there?"
+        if code == 0:
+            return ""
         self.errors.seek(0)
-        said = self.errors.read().split("\n")
-        return (
-            next(
-                (line.strip()[:300] for line in reversed(said) if line.strip()),
-                f"it ended with {code}",
-            )
-            if code
-            else ""
-        )
+        lines = self.errors.read().split("\n")
+        nonempty = (line.strip()[:300] for line in reversed(lines) if line.strip())
+        return next(nonempty, f"it ended with {code}")
 
 
-class Sinks(Struct):
-    """A context in which listeners are joined by the programs of the places named; started by the
-    first figure of a training.
+class Trackers(Struct):
+    """Context in which events also go to the processes of tracker targets.
+
+    The first metric of a training starts the processes.
     """
 
-    places: tuple[Place, ...]
+    targets: tuple[TrackerTarget, ...]
     name: str
-    """What the trainings belong to: the recipe's folder."""
-    complaints: list[str] = []
-    _programs: dict[Place, Program] = {}
+    """Name of the group of trainings: that of the recipe's folder."""
+    warnings: list[str] = []
+    """Problems of trackers, known when the context has ended."""
+    _processes: dict[TrackerTarget, TrackerProcess] = {}
     _starts: dict[str, Event] = {}
+    """Node -> its `started` event, sent with its first metric."""
     _open: set[str] = set()
+    """Nodes of which metrics were sent, and no end yet."""
     _files: ExitStack = field(default_factory=ExitStack)
 
-    def __enter__(self) -> Sinks:
+    def __enter__(self) -> Trackers:
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._files:
-            for place, program in self._programs.items():
-                if told := program.close():
-                    self.complaints.append(f"not all was logged to {KINDS[place.kind][0]}: {told}")
+            for target, process in self._processes.items():
+                if problem := process.close():
+                    tracker = KINDS[target.kind][0]
+                    self.warnings.append(f"not all was logged to {tracker}: {problem}")
 
-    def joining(self, listen: Listener) -> Listener:
-        if not self.places:
+    def tee(self, listen: Listener) -> Listener:
+        """Return a listener that passes each event to `listen` and to the trackers."""
+        if not self.targets:
             return listen
 
         def both(event: Event) -> None:
             listen(event)
-            self._pass_on(event)
+            self._forward(event)
 
         return both
 
-    def _pass_on(self, event: Event) -> None:
+    def _forward(self, event: Event) -> None:
+        """Send the events of nodes that have metrics; no other step appears in a tracker."""
         node = str(event.data.get("node", ""))
         if event.name == "started":
             self._starts[node] = event
         elif event.name == "metric":
             if node not in self._open:
                 self._open.add(node)
-                self._tell(
-                    self._starts.get(
-                        node, Event("started", {"node": node, "target": event.data.get("target")})
-                    )
-                )
-            self._tell(event)
+                target = event.data.get("target")
+                start = Event("started", {"node": node, "target": target})
+                self._send(self._starts.get(node, start))
+            self._send(event)
         elif event.name in ENDS and node in self._open:
             self._open.remove(node)
-            self._tell(event)
+            self._send(event)
 
-    def _tell(self, event: Event) -> None:
-        for place in self.places:
-            if place not in self._programs:
-                self._programs[place] = self._start(place)
-            self._programs[place].tell(event.to_json())
+    def _send(self, event: Event) -> None:
+        for target in self.targets:
+            if target not in self._processes:
+                self._processes[target] = self._start(target)
+            self._processes[target].send(event.to_json())
 
-    def _start(self, place: Place) -> Program:
-        unread = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        errors = self._files.enter_context(unread)
-        command = python("-m", "olivebuild.ui.tracker_process", place.kind, place.where, self.name)
-        # In a session of its own: Ctrl-C is the build's, and this one still writes what it was
-        # told.
+    def _start(self, target: TrackerTarget) -> TrackerProcess:
+        log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        errors = self._files.enter_context(log)
+        command = python(
+            "-m", "olivebuild.ui.tracker_process", target.kind, target.where, self.name
+        )
+        # In a session of its own: Ctrl-C reaches the build, and this process still writes the
+        # events that it was sent.
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -156,4 +166,4 @@ class Sinks(Struct):
             encoding="utf-8",
             start_new_session=True,
         )
-        return Program(process, errors)
+        return TrackerProcess(process, errors)

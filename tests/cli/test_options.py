@@ -9,7 +9,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from olivebuild.cli.options import TARGET, open_if_there, place, recipe_options, targets_argument
+from olivebuild.cli.options import (
+    TARGET,
+    open_if_there,
+    recipe_location,
+    recipe_options,
+    targets_argument,
+)
 from tests.support.sites import CHAIN
 
 
@@ -23,7 +29,7 @@ def group() -> None:
 @recipe_options
 @click.pass_context
 def where(ctx: click.Context) -> None:
-    click.echo(place(ctx))
+    click.echo(recipe_location(ctx))
 
 
 @pytest.mark.parametrize(

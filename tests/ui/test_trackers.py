@@ -12,7 +12,7 @@ import pytest
 from olivebuild.api.event import Event
 from olivebuild.core.errors import RecipeError
 from olivebuild.ui import trackers
-from olivebuild.ui.trackers import Place, Sinks
+from olivebuild.ui.trackers import Trackers, TrackerTarget
 from tests.conftest import Place as Folder
 
 TRAINING = [
@@ -48,15 +48,15 @@ TRAINING = [
 END = Event("finished", {"target": "adapter", "node": "adapter", "seconds": 1.0})
 
 
-def passed_on(place: Place, events: list[Event]) -> list[str]:
+def passed_on(place: TrackerTarget, events: list[Event]) -> list[str]:
     """What was complained of."""
     heard: list[Event] = []
-    with Sinks((place,), "tone") as all_sinks:
-        listen = all_sinks.joining(heard.append)
+    with Trackers((place,), "tone") as trackers:
+        listen = trackers.tee(heard.append)
         for event in events:
             listen(event)
     assert heard == events
-    return all_sinks.complaints
+    return trackers.warnings
 
 
 @pytest.mark.parametrize("text", ["runs", "tensorboard:", "wandb:runs"])
@@ -75,18 +75,18 @@ def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         RecipeError, match="logging to MLflow needs the library mlflow, which is not installed"
     ) as error:
-        Place.parse("mlflow:runs")
+        TrackerTarget.parse("mlflow:runs")
     assert error.value.hint == "pip install 'olivebuild[mlflow]'"
 
 
 def test_nothing_is_started_where_nothing_is_trained() -> None:
-    assert passed_on(Place("mlflow", "nowhere"), [TRAINING[0], END]) == []
+    assert passed_on(TrackerTarget("mlflow", "nowhere"), [TRAINING[0], END]) == []
 
 
 def test_what_cannot_be_written_is_told_and_harms_nothing(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "file").write_text("")
-    [told] = passed_on(Place("tensorboard", str(tmp_path / "file")), [*TRAINING, END])
+    [told] = passed_on(TrackerTarget("tensorboard", str(tmp_path / "file")), [*TRAINING, END])
     assert told.startswith("not all was logged to TensorBoard: ")
     assert "file" in told
 
@@ -95,7 +95,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert passed_on(Place("tensorboard", str(tmp_path)), [*TRAINING, END]) == []
+    assert passed_on(TrackerTarget("tensorboard", str(tmp_path)), [*TRAINING, END]) == []
     [run] = (tmp_path / "adapter").iterdir()
     read = EventAccumulator(str(run))
     read.Reload()
@@ -111,7 +111,7 @@ def test_mlflow(
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     where = tmp_path.as_uri()
-    assert passed_on(Place("mlflow", where), [*TRAINING, *last]) == []
+    assert passed_on(TrackerTarget("mlflow", where), [*TRAINING, *last]) == []
 
     from mlflow import MlflowClient
 

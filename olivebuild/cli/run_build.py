@@ -1,0 +1,211 @@
+"""One build from the command line: run it, show it, record it, and save its state for the next one.
+
+All of it is imported at once, while the snapshot of the last build is compared with the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+from msgspec.structs import asdict
+
+from olivebuild.api.action import Executor
+from olivebuild.api.event import Event
+from olivebuild.cli.options import BuildOptions, open_all, open_changed, recipe_location
+from olivebuild.core import host
+from olivebuild.core.errors import BuildError
+from olivebuild.core.hashing import filesystem_time
+from olivebuild.engine import noop
+from olivebuild.engine.build_report import BuildReport
+from olivebuild.engine.builder import Builder
+from olivebuild.engine.history import Entry
+from olivebuild.engine.recorder import Done, Recorder, history_of, record
+from olivebuild.engine.scheduler import ResourcePool, limits_of
+from olivebuild.planner import incremental
+from olivebuild.planner.plan import FrozenNodeChanged, Plan
+from olivebuild.planner.project import Project
+from olivebuild.planner.states import Verdict
+from olivebuild.ui import plain
+from olivebuild.ui.display import Showing
+from olivebuild.ui.trackers import Trackers, TrackerTarget
+
+if TYPE_CHECKING:
+    from olivebuild.metrics.gates import Judgement
+
+
+def build_and_remember(
+    ctx: click.Context,
+    targets: tuple[str, ...],
+    options: BuildOptions,
+    executor: Executor,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Build targets from the state that the last build left, and leave that of this build."""
+    state = recipe_location(ctx)[0] / ".olivebuild"
+    # Where nothing was built yet there is nothing to answer from, and nothing to write into.
+    started = filesystem_time(state) if state.is_dir() else 0
+    project = open_changed(ctx, settings, targets)
+    out, err = noop.Tee(sys.stdout), noop.Tee(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        done: Done = {}
+        try:
+            report, code = build(project, targets, options, executor, as_json, done)
+        except FrozenNodeChanged:
+            # A node that was not read again differs after all: plan the whole graph.
+            project = open_all(ctx, settings)
+            report, code = build(project, targets, options, executor, as_json, done)
+    if report.plan and not report.errors:
+        db = incremental.remember(
+            project.planner, report.plan, targets, project.before, started, report.touched
+        )
+        if not (report.ran or report.restored):
+            texts = "".join(out.written), "".join(err.written)
+            noop.save(project, report.plan, db, started, *texts, code)
+    project.planner.traces.close()
+    if code:
+        ctx.exit(code)
+
+
+def build(
+    project: Project,
+    targets: tuple[str, ...],
+    options: BuildOptions,
+    executor: Executor,
+    as_json: bool,
+    done: Done | None = None,
+) -> tuple[BuildReport, int]:
+    """Build targets, and show and record the result. Return the report and the exit code.
+
+    `done`: nodes that the same command built before it planned again.
+    """
+    goals = project.goals(targets)
+    pool = ResourcePool(limits_of(options.resources, host.resources() | project.graph.limits))
+    trackers = Trackers(
+        tuple(TrackerTarget.parse(text) for text in dict.fromkeys(options.log_to)),
+        project.graph.recipe.folder.name,
+    )
+    try:
+        display = contextlib.nullcontext(_print_event) if as_json else Showing()
+        with trackers, display as listen:
+            recorder = Recorder(trackers.tee(listen), done)
+            report = Builder(
+                project.planner, executor, recorder, pool, keep_going=options.keep_going
+            ).run(goals, project.before)
+            recorder.complete(report)
+    except (BuildError, OSError):
+        if as_json:
+            # A reader of the stream waits for its last line.
+            _print_done(BuildReport(goals=goals), [])
+        raise
+    for warning in trackers.warnings:
+        click.echo(f"note: {warning}", err=True)
+    judgements = _judge(project, report)
+    entry = record(project, recorder, report, judgements)
+    if as_json:
+        _print_done(report, judgements)
+    else:
+        _show(project, report, goals, judgements, entry)
+    return report, _exit_code(report, judgements)
+
+
+def _judge(project: Project, report: BuildReport) -> list[Judgement]:
+    """Return the gates' judgements of what a build without failures has."""
+    plan = report.plan
+    if plan is None or report.failed:
+        return []
+    return project.judge({name: project.metrics(plan, name) for name in plan.targets})
+
+
+def _exit_code(report: BuildReport, judgements: Iterable[Judgement]) -> int:
+    """Show the errors, if any. Return theirs, 3 for a missed gate, else 0."""
+    if report.errors:
+        from olivebuild.ui.console import show_error
+
+        for error in report.errors:
+            show_error(error)
+        return max(e.exit_code for e in report.errors)
+    return 0 if all(judgement.passed for judgement in judgements) else 3
+
+
+def _print_event(event: Event) -> None:
+    click.echo(event.to_json())
+
+
+def _print_done(report: BuildReport, judgements: Iterable[Judgement]) -> None:
+    """Print the last event of a build's stream."""
+    summary: dict[str, object] = {
+        "ran": report.ran,
+        "restored": report.restored,
+        "fresh": report.fresh,
+        "failed": report.failed,
+        "gates": [asdict(judgement) for judgement in judgements],
+        "seconds": round(report.seconds, 3),
+    }
+    _print_event(Event("done", summary))
+
+
+def _show(
+    project: Project,
+    report: BuildReport,
+    goals: list[str],
+    judgements: list[Judgement],
+    entry: Entry | None,
+) -> None:
+    """Show a build's benchmarks, choices, gates and summary.
+
+    Drawing takes long to import, and most builds have nothing to draw.
+    """
+    measured = _goal_metrics(project, report.plan, goals) if report.plan else {}
+    if not measured and not judgements and plain.are_enough():
+        if not report.failed:
+            click.echo("".join(plain.summary(report)))
+        return
+    from olivebuild.ui import console
+
+    for name, metrics in measured.items():
+        if project.graph.targets[name].kind == "benchmark":
+            _show_benchmark(project, name, metrics, entry)
+        else:
+            from olivebuild.metrics.records import read_choice
+
+            console.show_choice(name, read_choice(metrics, name))
+    console.show_gates(judgements)
+    if not report.failed:
+        console.show_summary(report)
+
+
+def _show_benchmark(
+    project: Project, name: str, trace_metrics: Mapping[str, Any], entry: Entry | None
+) -> None:
+    """Show a benchmark's table and front, and how it compares with the build before."""
+    from olivebuild.engine.comparison import since_last
+    from olivebuild.metrics.records import read_metrics
+    from olivebuild.ui import console
+
+    metrics = read_metrics(trace_metrics, name)
+    console.show_benchmark(metrics)
+    console.show_front(metrics)
+    change = since_last(history_of(project).read(), entry, name) if entry else ""
+    if change:
+        click.echo(change)
+
+
+def _goal_metrics(project: Project, plan: Plan, goals: list[str]) -> dict[str, Mapping[str, Any]]:
+    """Return the metrics of the fresh goals that are benchmarks and choices, by target.
+
+    The benchmark that a choice is made by precedes it.
+    """
+    built = [goal for goal in goals if goal in plan.by_target]
+    names = [n for n in built if project.graph.targets[n].kind in ("benchmark", "choice")]
+    sources = [source for name in names for _, source, _ in project.graph.inputs[name]]
+    benchmarks = [source.target for source in sources if source.kind == "benchmark"]
+    metrics: dict[str, Mapping[str, Any]] = {}
+    for name in dict.fromkeys([*benchmarks, *names]):
+        if plan.target(name)[0] is Verdict.FRESH and (values := project.metrics(plan, name)):
+            metrics[name] = values
+    return metrics
