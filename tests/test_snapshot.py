@@ -179,7 +179,7 @@ def test_it_never_disagrees_with_the_full_path(built: Place, seed: int) -> None:
 
 RECALLED = """\
 from pathlib import Path
-from olivebuild.project import open_changed
+from olivebuild.planner.project import open_changed
 project = open_changed(Path.cwd(), None, (), (), None)
 project.planner.traces.close()
 print(*sorted(project.before.changed) if project.before else ["everything"])
