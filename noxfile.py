@@ -67,7 +67,9 @@ def coverage(session: nox.Session) -> None:
     """Lines and branches that tests run, in commands and workers as well; fails under the floor."""
     install(session)
     # Not in the folder of the sources: a file that comes or goes there ends what a no-op remembers.
-    data = {"COVERAGE_FILE": str(Path(session.create_tmp()).absolute() / "data")}
+    folder = Path(".nox/coverage-data").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"COVERAGE_FILE": str(folder / "data")}
     session.run("coverage", "erase", env=data)
     session.run("coverage", "run", "-m", "pytest", *AT_ONCE, *session.posargs, env=data)
     session.run("coverage", "combine", "-q", env=data)
