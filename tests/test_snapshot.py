@@ -251,7 +251,7 @@ def test_the_recipe_folder_of_a_command(words: list[str], folder: str) -> None:
 
 
 KIND = """\
-from olivebuild.step import Fields, Step
+from olivebuild.api.step import Fields, Step
 
 class Echo(Step):
     kind, version, fields, summary = "echo", 1, Fields, "an example"

@@ -27,7 +27,7 @@ from tests.conftest import Place
 HOLD = """
 import sys
 from pathlib import Path
-from olivebuild.locks import try_lock
+from olivebuild.core.fs.locks import try_lock
 handle = try_lock(Path(sys.argv[1]))
 print("held" if handle else "busy", flush=True)
 sys.stdin.read()

@@ -206,7 +206,8 @@ def test_deep_nesting_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["'- ' * 50_000 + '1'", "'[' * 50_000 + ']' * 50_000"])
 def test_absurd_nesting_does_not_end_the_process(text: str) -> None:
     program = f"""
-from olivebuild import document, errors
+from olivebuild.core import errors
+from olivebuild.recipe import document
 try:
     document.parse({text}, "r.yaml")
 except errors.RecipeError:

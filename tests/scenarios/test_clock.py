@@ -22,6 +22,7 @@ from tests.scenarios.steps import job_in
 
 pytestmark = pytest.mark.scenario
 DATE = "2026-01-02"
+TODAY = "from olivebuild.formats import template_clock; print(template_clock.today())"
 WRITTEN = 'prompt: "<|user|>\\n{phrase}<|end|>\\n<|assistant|>\\n"\n    completion: "{tone}<|end|>"'
 ASKED = 'user: "{phrase}"\n    assistant: "{tone}"'
 SHIFTS = r"""
@@ -115,7 +116,7 @@ def test_equal_inputs_give_equal_bytes_and_figures_on_whatever_day(
         )
         days.append(
             subprocess.check_output(
-                [sys.executable, "-c", "from olivebuild import clock; print(clock.today())"],
+                [sys.executable, "-c", TODAY],
                 env=environment,
                 text=True,
             )

@@ -176,14 +176,14 @@ def test_what_was_proven_needs_no_library(
     script = """if True:
     import io, sys
     from pathlib import Path
-    from olivebuild.executor import Action, ActionInput
-    from olivebuild.steps import _opened
-    from olivebuild.job import Job
+    from olivebuild.api.action import Action, ActionInput
+    from olivebuild.api.job import Job
+    from olivebuild.ml.models import opened
     cache, out, folder, found = sys.argv[1:]
     given = ActionInput(folder, folder, "model", "base", digest=found)
     action = Action("t", "t", "merged", "0" * 32, {}, {"model": given}, {}, out, out, cache)
     job = Job(action, io.StringIO())
-    _opened.check_inputs(job)
+    opened.check_inputs(job)
     print(sorted({"torch", "transformers"} & set(sys.modules)))
     """
     arguments = [

@@ -141,8 +141,8 @@ def test_several_go_on_from_what_one_left_and_one_from_what_several_left(
 WORKER = """\
 import sys
 from olivebuild.executors import worker
-from olivebuild.steps import _ranks
-_ranks.count_for = lambda *_: 2
+from olivebuild.ml.training import data_parallel
+data_parallel.count_for = lambda *_: 2
 sys.exit(worker.main())
 """
 
