@@ -145,7 +145,7 @@ class Index:
             except Busy:
                 self._give_up(f"is kept by {locks.holders(*self._files()) or 'another process'}")
                 return
-            except Exception as e:
+            except Exception as e:  # noqa: BLE001
                 # Whatever diskcache makes of another's tables. The file is nothing that can't be
                 # made again.
                 if attempt == 0:

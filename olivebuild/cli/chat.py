@@ -324,14 +324,12 @@ def _form(graph: Graph, name: str) -> dict[str, str] | None:
 
 
 def converse(talker: Talker, system: str | None, with_form: bool) -> int:
-    """Turns until the input ends; the exit code."""
+    """Answer lines of standard input until it ends, and return the exit code."""
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     if interactive:
         with contextlib.suppress(ImportError):
             # Arrow keys and earlier lines, where the system has them.
             import readline  # noqa: F401
-    from olivebuild.ui.console import show_error
-
     start = [{"role": "system", "content": system}] if system else []
     messages, interrupted = start, False
     while True:
@@ -348,27 +346,34 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
         interrupted = False
         if text.strip() == "/new":
             messages = start
-        elif not portable_names.is_text(text):
-            odd = InputError(
-                "the line is not UTF-8 text", where="standard input", hint="write it as UTF-8"
-            )
-            if not interactive:
-                raise odd
-            show_error(odd)
         elif text.strip():
-            asked = [*messages, {"role": "user", "content": text.strip()}]
             try:
-                answer, interrupted = _answer(
-                    talker, {"text": text.strip()} if with_form else {"messages": asked}
-                )
+                messages, interrupted = _turn(talker, messages, text, with_form)
             except Refused as e:
                 if not interactive:
                     raise
+                from olivebuild.ui.console import show_error
+
                 show_error(e)
-                continue
             if interrupted and not interactive:
                 return 130
-            messages = [*asked, {"role": "assistant", "content": answer}]
+
+
+def _turn(
+    talker: Talker, messages: list[dict[str, str]], line: str, with_form: bool
+) -> tuple[list[dict[str, str]], bool]:
+    """Return the conversation with a question and its answer, and whether it was interrupted.
+
+    Raises Refused for a line that is not UTF-8, and for one that the model refuses.
+    """
+    if not portable_names.is_text(line):
+        raise Refused(
+            "the line is not UTF-8 text", where="standard input", hint="write it as UTF-8"
+        )
+    question = line.strip()
+    asked = [*messages, {"role": "user", "content": question}]
+    answer, interrupted = _answer(talker, {"text": question} if with_form else {"messages": asked})
+    return [*asked, {"role": "assistant", "content": answer}], interrupted
 
 
 def _answer(talker: Talker, question: dict[str, Any]) -> tuple[str, bool]:

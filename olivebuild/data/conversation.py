@@ -179,12 +179,10 @@ def _message(message: object) -> dict[str, Any] | str:
         if isinstance(turned, str):
             return turned
         message = turned
-    given = message.get("role")
-    role = SHAREGPT.get(given.strip().lower()) if isinstance(given, str) else None
-    if role is None or str(given) in CALLS:
-        if isinstance(given, str):
-            return f"the role of a message is {given[:40]!r}, none of {', '.join(ROLES)}"
-        return WANTED if given is None else "the role of a message is not text"
+    name = message.get("role")
+    role = SHAREGPT.get(name.strip().lower()) if isinstance(name, str) else None
+    if role is None or str(name) in CALLS:
+        return _why_no_role(name)
     if "content" not in message and isinstance(message.get("value"), str):
         message = message | {"content": message["value"]}
     calls = _calls(message)
@@ -203,6 +201,13 @@ def _message(message: object) -> dict[str, Any] | str:
     if isinstance(weight, str):
         return weight
     return made if weight else made | {"weight": 0}
+
+
+def _why_no_role(name: object) -> str:
+    """Return why the `role` of a message is none that a chat template takes."""
+    if isinstance(name, str):
+        return f"the role of a message is {name[:40]!r}, none of {', '.join(ROLES)}"
+    return WANTED if name is None else "the role of a message is not text"
 
 
 def _of_sharegpt(message: Mapping[str, Any]) -> dict[str, Any] | str:

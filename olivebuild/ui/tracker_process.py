@@ -168,7 +168,7 @@ def main(kind: str, where: str, name: str) -> int:
     """Log standard input, and return the exit code; an error is one line on stderr."""
     try:
         write(TRACKERS[kind](where, name), read())
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001
         # Libraries raise errors of many types here; the build shows the first line as a note.
         text = str(e).strip().partition("\n")[0] or type(e).__name__
         print(text, file=sys.stderr)

@@ -54,7 +54,8 @@ def as_nobody(does: Callable[[], object]) -> str:
             said = repr(does())
         except StoreError as e:
             said = f"{e.where}: {e.fact}; {e.hint}"
-        except BaseException as e:
+        except BaseException as e:  # noqa: BLE001
+            # A forked child reports every error to its parent.
             said = f"unexpected: {e!r}"
         os.write(writing, said.encode())
         os._exit(0)

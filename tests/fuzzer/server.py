@@ -133,7 +133,8 @@ def fork(request: dict[str, object], root: str, heavy: bool) -> int:
         code = 0
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 0 if e.code is None else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001
+        # As the interpreter does at its end: a traceback is what the fuzzer looks for.
         import traceback
 
         traceback.print_exc()

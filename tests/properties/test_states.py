@@ -160,7 +160,8 @@ class Child:
                     said = work(place.folder)
                 except BuildError as e:
                     said = {"error": e.fact}
-                except BaseException:
+                except BaseException:  # noqa: BLE001
+                    # A forked child reports every error to its parent.
                     said = {"traceback": traceback.format_exc()}
                 os.write(writer, json.dumps(said).encode())
             finally:

@@ -267,12 +267,14 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         except BuildError as e:
             row[precision] = {"stopped": str(e.fact)}
             continue
-        except Exception as e:  # What is not told as what it means.
+        except Exception as e:  # noqa: BLE001
+            # What is not told as what it means.
             row[precision] = {"failed": f"{type(e).__name__}: {e}"[:200]}
             continue
         try:
             (spread, rms), same = converted(onnx, load.load_model(model, torch.float32))
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001
+            # A row of the table tells whatever went wrong.
             row[precision] = {"failed": f"{type(e).__name__}: {e}"[:200]}
             continue
         row[precision] = {"spread": spread, "rms": rms, "same tokens": bool(same)}

@@ -30,7 +30,8 @@ def load_score(job: Job, file: Path, name: str) -> Score:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001
+        # The user's own file: it may raise anything.
         hint = (
             "it is run alone, without the recipe's folder on the module path; only its own file is "
             "part of the key"

@@ -203,7 +203,7 @@ class Encoder:
                 )
         except TooMuch as e:
             raise self._endless(str(e)) from None
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001
             # A template is a program of the model's: whatever it fails with is its refusal.
             raise Refused(first_line(e)) from None
         if len(text) > LONGEST:

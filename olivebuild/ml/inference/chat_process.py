@@ -53,7 +53,8 @@ def main() -> None:
         traceback.print_exc()
         hint = "pip install 'olivebuild[build]' installs what models need"
         say("error", **StepError(f"the library {e.name} is not installed", hint=hint).to_json())
-    except BaseException as e:
+    except BaseException as e:  # noqa: BLE001
+        # The last stop of the process: the parent shows what ended it.
         traceback.print_exc()
         say(
             "error",

@@ -64,7 +64,7 @@ def _convert(job: Job, gguf: Path, dtype: str) -> None:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             gguf.parent, dtype=torch.float32, output_loading_info=True, **where
         )
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001
         # A malformed file fails in as many ways as it has bytes.
         raise InputError(
             f"{gguf.name} can't be read: {e}",

@@ -76,7 +76,7 @@ def pin(job: Job, source: Source, *, dataset: bool = False) -> str:
             info = HfApi().repo_info(
                 source.name, repo_type="dataset" if dataset else "model", revision=source.version
             )
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001
             # The hub's client passes on errors of whatever transport library it uses.
             raise _unreachable(source, e, job) from None
         return str(info.sha)
@@ -154,7 +154,7 @@ def _listed(job: Job, source: Source, folder: Path) -> set[str]:
 
     try:
         return set(HfApi().list_repo_files(source.name, revision=job.action.pin))
-    except Exception:
+    except Exception:  # noqa: BLE001
         # Without the hub what was fetched earlier must do.
         return {p.name for p in folder.iterdir()}
 
@@ -186,7 +186,8 @@ def _downloaded(job: Job, source: Source, kind: str, wanted: Sequence[str] | Non
                 allow_patterns=again,
                 force_download=True,
             )
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001
+        # The hub's client passes on errors of its transport library.
         raise _unreachable(source, e, job) from None
     if not folder.is_dir():
         # The client passes on what lies there.

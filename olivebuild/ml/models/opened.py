@@ -193,7 +193,7 @@ def _open(model: Weights, scratch: Path, target: str, where: Where | None, *, tr
         with torch.device("meta"):
             auto: Any = AutoModelForCausalLM
             kind = type(auto.from_config(config, trust_remote_code=trust))
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001
         # What configurations may hold fails in as many ways.
         hint = (
             "does the installed transformers know this model? A model with code of its own needs "
@@ -217,7 +217,8 @@ def _open(model: Weights, scratch: Path, target: str, where: Where | None, *, tr
     }
     try:
         opened, info = kind.from_pretrained(None, output_loading_info=True, **options)
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001
+        # Model classes raise errors of many types; the first line is the reason.
         return Found(because=first_line(e))
     check_loaded(info, target, where)
     rows = opened.get_input_embeddings().weight.shape[0]

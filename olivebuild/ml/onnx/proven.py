@@ -112,9 +112,8 @@ def _compare(job: Job, fields: OnnxFields, config: dict[str, Any], dtype: str) -
                 dtype,
                 exact=exact,
             )
-        except (
-            Exception
-        ) as e:  # What the builder does not take, it says again when it is given the model itself.
+        except Exception as e:  # noqa: BLE001
+            # What the builder does not take, it says again when it is given the model itself.
             return Proof(untried=f"{type(e).__name__}: {first_line(e, 200)}")
 
     plain = type(fields)(precision="fp32", provider="cpu")

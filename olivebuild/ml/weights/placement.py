@@ -76,7 +76,7 @@ def find_plain(config: bytes, shapes: dict[str, tuple[int, ...]]) -> frozenset[s
                 model: Any = AutoModelForCausalLM.from_config(
                     read, trust_remote_code=False, attn_implementation="eager"
                 )
-        except Exception:
+        except Exception:  # noqa: BLE001
             # Whatever keeps a class from being made, loading it says so better.
             return frozenset()
     loads_as = {name: _renamed(name, get_model_conversion_mapping(model)) for name in shapes}
