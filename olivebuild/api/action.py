@@ -1,4 +1,4 @@
-"""Where actions run: the protocol that a laptop, a GPU box or a cluster implements.
+"""Actions, as a planner hands them to an executor, and what comes back.
 
 Knows actions, never targets' meaning.
 
@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from olivebuild.api.result import Result
 from olivebuild.core.errors import BuildError
@@ -130,39 +129,3 @@ class Message(NamedTuple):
     node: str
     event: str
     data: dict[str, object]
-
-
-class Needs(Protocol):
-    """What decides whether an action can start: an action says it, and a node that is to become
-    one.
-    """
-
-    @property
-    def gpus(self) -> int: ...
-    @property
-    def exclusive(self) -> bool: ...
-
-
-class Plain(NamedTuple):
-    gpus: int = 0
-    exclusive: bool = False
-
-
-ANY = Plain()
-"""Needs nothing but a place."""
-
-
-class Executor(Protocol):
-    def can_start(self, action: Needs) -> bool:
-        """Whether there is a slot (and the GPUs that it takes) for this action now."""
-
-    def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
-        """Start the action; output goes to `log`, `inherit` are file handles that live as long as
-        the action does.
-        """
-
-    def wait(self, seconds: float) -> Message | Outcome | None:
-        """The next thing an action said or did; None after `seconds` without any."""
-
-    def cancel(self) -> None:
-        """Stop all that runs or waits, and return when it has stopped."""

@@ -51,7 +51,7 @@ def build(
     from olivebuild.executors.local import LocalExecutor
 
     executor = LocalExecutor(options.jobs)
-    executor.warm_up(() if seen and seen.light else ("olivebuild.api.step",))
+    executor.prepare(() if seen and seen.light else ("olivebuild.api.step",))
     try:
         from olivebuild.cli.run_build import build_and_remember
 

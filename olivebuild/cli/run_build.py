@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import asdict
 
-from olivebuild.api.action import Executor
 from olivebuild.api.event import Event
+from olivebuild.api.executor import Executor
 from olivebuild.cli.options import BuildOptions, open_all, open_changed, recipe_location
 from olivebuild.core import host
 from olivebuild.core.errors import BuildError

@@ -14,8 +14,9 @@ from typing import IO
 
 from msgspec.structs import asdict
 
-from olivebuild.api.action import ANY, Executor, Message, Outcome
+from olivebuild.api.action import Message, Outcome
 from olivebuild.api.event import Event, Listener
+from olivebuild.api.executor import ANY, Executor
 from olivebuild.api.node import Node
 from olivebuild.core.errors import BuildError, Damaged, StepError, StoreError, of_disk
 from olivebuild.core.fs import locks

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from olivebuild.api.action import Action, Executor, Outcome
+from olivebuild.api.action import Action, Outcome
 from olivebuild.api.event import Event, Listener
+from olivebuild.api.executor import Executor
 from olivebuild.api.node import Node
 from olivebuild.core.errors import BuildError
 from olivebuild.planner.plan import Planner

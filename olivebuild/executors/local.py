@@ -8,7 +8,6 @@ when that closes, so that no orphan goes on after a kill -9.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import signal
@@ -21,10 +20,9 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from olivebuild.api.action import Action, Message, Needs, Outcome
-from olivebuild.api.result import Result
+from olivebuild.api.action import Action, Message, Outcome
+from olivebuild.api.executor import WORKER, Needs, WorkerOutput, request
 from olivebuild.core import code_version, hashing, host, numerics
-from olivebuild.core.errors import BuildError, StepError
 from olivebuild.core.exit_reasons import ending, kills
 from olivebuild.core.processes import python
 
@@ -42,13 +40,17 @@ class Child(Struct):
 
     process: subprocess.Popen[bytes]
     tokens: list[str]
-    action: Action | None
-    started: float
+    output: WorkerOutput | None
     reader: threading.Thread = field(default_factory=threading.Thread)
     kills: int | None = None
     """How many processes the system had ended for want of memory when the action began."""
     ended: bool = False
     """An action that it is given now would be lost: what becomes of it is heard no more."""
+
+    @property
+    def action(self) -> Action | None:
+        """The action that it runs."""
+        return self.output.action if self.output else None
 
 
 class LocalExecutor:
@@ -75,18 +77,16 @@ class LocalExecutor:
         """A step that could use more GPUs than there are makes do with those."""
         return min(action.gpus, self._gpus)
 
-    def warm_up(self, ahead: Sequence[str]) -> None:
+    def prepare(self, modules: Sequence[str]) -> None:
         """Start a process for the first action that may share one: its imports, and those of the
-        modules `ahead`, pass while this one still plans.
+        `modules`, pass while this one still plans.
         """
         if not self._idle and hashing.THREADS > 1:
-            self._idle.append(self._child(_spawn([], None, ahead=ahead), [], None))
+            self._idle.append(self._child(_spawn([], None, ahead=modules), [], None))
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
-        out = Path(action.out)
-        file = out.parent / f"{out.name}.json"
         action = action._replace(numerics=numerics.here(gpu=bool(self._gpus_for(action))))
-        file.write_text(action.to_json())
+        line = request(action, log, self._code)
         child = self._waiting(action) if action.shares else None
         if child is None:
             count = self._gpus_for(action)
@@ -97,7 +97,7 @@ class LocalExecutor:
             )
         child.kills = kills()
         self._running[action.node] = child
-        _send(child.process, {"action": str(file), "log": str(log), "code": self._code})
+        _send(child.process, line)
 
     def _waiting(self, action: Action) -> Child | None:
         """A process that waited for more, and has this action now."""
@@ -105,7 +105,7 @@ class LocalExecutor:
             child = self._idle.pop()
             with self._handing_over:
                 if not child.ended:
-                    child.action, child.started = action, time.monotonic()
+                    child.output = WorkerOutput(action)
                     return child
             # Whatever ended it, it was waiting: nothing is lost.
             _end(child)
@@ -114,7 +114,7 @@ class LocalExecutor:
     def _child(
         self, process: subprocess.Popen[bytes], tokens: list[str], action: Action | None
     ) -> Child:
-        child = Child(process, tokens, action, time.monotonic())
+        child = Child(process, tokens, WorkerOutput(action) if action else None)
         child.reader = threading.Thread(target=self._read, args=(child,), daemon=True)
         child.reader.start()
         return child
@@ -161,54 +161,24 @@ class LocalExecutor:
             self._pass_on(child, lines)
 
     def _pass_on(self, child: Child, lines: Iterable[bytes]) -> None:
-        result: Result | None = None
-        error: BuildError | None = None
-        peak = 0
         for line in lines:
-            try:
-                data = json.loads(line)
-                name = data.pop("event")
-            except (ValueError, KeyError, AttributeError, TypeError):
-                continue
-            assert child.action
-            if name == "result":
-                peak = data.pop("peak_rss")
-                reference = data.pop("reference")
-                result = Result(**data, reference=Path(reference) if reference else None)
-            elif name == "error":
-                error = BuildError.from_json(data, child.action.target)
-            elif name == "idle":
-                done = Outcome(
-                    child.action.node,
-                    time.monotonic() - child.started,
-                    peak,
-                    result,
-                    error,
-                    child.action.numerics,
-                )
-                child.action = result = error = None
-                self._queue.put(done)
-            else:
-                self._queue.put(Message(child.action.node, name, data))
+            assert child.output
+            if message := child.output.read(line):
+                self._queue.put(message)
+            elif child.output.idle:
+                outcome = child.output.outcome()
+                child.output = None
+                self._queue.put(outcome)
         code, most = _end_of_session(child.process)
         with self._handing_over:
             child.ended = True
-            if child.action is None:
+            output = child.output
+            if output is None:
                 return
-        if error is None and (code != 0 or result is None):
-            target = child.action.target
-            told, hint = ending(code, most, child.kills)
-            hint = f"`olivebuild log {target}` shows its output" + (f"; {hint}" if hint else "")
-            error = StepError(f"{target} failed: its process {told}", hint=hint, target=target)
-        done = Outcome(
-            child.action.node,
-            time.monotonic() - child.started,
-            peak,
-            None if error else result,
-            error,
-            child.action.numerics,
-        )
-        self._queue.put(done)
+        if output.is_whole(code):
+            self._queue.put(output.outcome())
+        else:
+            self._queue.put(output.outcome(*ending(code, most, child.kills)))
 
 
 def _spawn(
@@ -222,7 +192,7 @@ def _spawn(
     with open(log or os.devnull, "wb") as stderr:
         return subprocess.Popen(
             # -P: a file of the folder where we were started is no module of a library's.
-            python("-m", "olivebuild.executors.worker", *ahead),
+            python("-m", WORKER, *ahead),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -234,11 +204,11 @@ def _spawn(
         )
 
 
-def _send(process: subprocess.Popen[bytes], request: dict[str, str]) -> None:
+def _send(process: subprocess.Popen[bytes], line: bytes) -> None:
     """Give a worker something to do. If it is gone meanwhile, its end tells."""
     assert process.stdin
     with contextlib.suppress(OSError):
-        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.write(line)
         process.stdin.flush()
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from olivebuild.api.action import Action, Message, Needs, Outcome
+from olivebuild.api.action import Action, Message, Outcome
 from olivebuild.api.event import Event
+from olivebuild.api.executor import Needs
 from olivebuild.api.result import Result
 from olivebuild.core import hashing
 from olivebuild.core.errors import RecipeError, StepError
@@ -44,6 +45,9 @@ class Steps:
         self.began: list[str] = []
         self.together: list[set[str]] = []
         self._running: list[Action] = []
+
+    def prepare(self, modules: Sequence[str]) -> None:
+        """Nothing takes long here."""
 
     def can_start(self, action: Needs) -> bool:
         return len(self._running) < self.jobs and (

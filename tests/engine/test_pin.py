@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.api.action import Action, Message, Needs, Outcome
+from olivebuild.api.action import Action, Message, Outcome
 from olivebuild.api.event import Event
+from olivebuild.api.executor import Needs
 from olivebuild.api.result import Result
 from olivebuild.core.errors import BuildError, StepError
 from olivebuild.engine.pin import look, pin_all
@@ -28,6 +29,9 @@ class Answering:
 
     def __init__(self) -> None:
         self.tasks: list[tuple[str, str, str]] = []
+
+    def prepare(self, modules: Sequence[str]) -> None:
+        """Nothing takes long here."""
 
     def can_start(self, action: Needs) -> bool:
         return True

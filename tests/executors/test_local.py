@@ -201,7 +201,7 @@ def test_a_process_that_ends_while_it_is_given_an_action_does_not_take_it_along(
     spawned = local._spawn
     monkeypatch.setattr(local, "_spawn", spawn)
     monkeypatch.setattr(hashing, "THREADS", 2)
-    executor.warm_up(())
+    executor.prepare(())
     executor._idle[0].process.kill()
     assert leaving.wait(30)
     threading.Timer(0.5, may_leave.set).start()
@@ -232,9 +232,9 @@ def test_the_first_action_gets_the_process_that_was_started_ahead(
     tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hashing, "THREADS", 2)
-    executor.warm_up(())
+    executor.prepare(())
     (ahead,) = executor._idle
-    executor.warm_up(())
+    executor.prepare(())
     assert executor._idle == [ahead]
     assert run(executor, action(tmp_path, "own", shares=False), tmp_path).error is None
     assert run(executor, action(tmp_path, "first"), tmp_path).error is None
@@ -245,7 +245,7 @@ def test_the_first_action_gets_the_process_that_was_started_ahead(
 def test_a_process_that_was_started_ahead_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashing, "THREADS", 2)
     executor = LocalExecutor(1, [])
-    executor.warm_up(("olivebuild.api.step",))
+    executor.prepare(("olivebuild.api.step",))
     process = psutil.Process(executor._idle[0].process.pid)
     executor.cancel()
     assert not process.is_running()

@@ -20,7 +20,8 @@ import pytest
 from rich.console import Console
 
 from olivebuild import snapshot
-from olivebuild.api.action import Action, Message, Needs, Outcome
+from olivebuild.api.action import Action, Message, Outcome
+from olivebuild.api.executor import Needs
 from olivebuild.cache import tensor_locations
 from olivebuild.cache.index import JsonDisk
 from olivebuild.core import hashing
@@ -128,6 +129,9 @@ class Refusing:
 
     def __init__(self) -> None:
         self._asked: list[str] = []
+
+    def prepare(self, modules: Sequence[str]) -> None:
+        """Nothing takes long here."""
 
     def can_start(self, action: Needs) -> bool:
         return True
