@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from olivebuild.api.action import Action
-from olivebuild.core.hashing import ALL, files_below, readers
+from olivebuild.core.fs.files import DEFAULT_MODE, files_below, read_permissions
 
 
 def mode_of(action: Action) -> int:
     """The bits that files made from an action's inputs may have at most; all of them on systems
     without such bits.
     """
-    mode = ALL
+    mode = DEFAULT_MODE
     if os.name != "posix":
         return mode
     for path in _files(action):
@@ -35,7 +35,7 @@ def of(path: Path) -> int:
     """Raises OSError. A folder's files can be had by who may search it."""
     mode = path.stat().st_mode
     # The bit for searching lies two below that for reading.
-    return readers(mode << 2 if stat.S_ISDIR(mode) else mode)
+    return read_permissions(mode << 2 if stat.S_ISDIR(mode) else mode)
 
 
 def _files(action: Action) -> Iterator[Path]:

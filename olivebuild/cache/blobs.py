@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from olivebuild.core import hashing
 from olivebuild.core.errors import of_disk
+from olivebuild.core.fs.files import DEFAULT_MODE, opener, sync_file
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,7 +47,7 @@ class Batch:
         """The first blob, until there is a second: alone it needs no thread."""
         self._open: set[BlobWriter] = set()
 
-    def blob(self, mode: int = hashing.ALL) -> BlobWriter:
+    def blob(self, mode: int = DEFAULT_MODE) -> BlobWriter:
         """`mode`: who may read it, by the system's bits; never more than the store's own."""
         writer = BlobWriter(self, mode & self.store.mode)
         self._open.add(writer)
@@ -73,7 +74,7 @@ class Batch:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if self._sync:
-                hashing.sync(temporary)
+                sync_file(temporary)
             os.replace(temporary, path)
         except OSError as e:
             raise of_disk(e, "the cache") from None
@@ -103,7 +104,7 @@ class BlobWriter:
         self._path = batch.scratch / f"blob-{uuid.uuid4().hex[:16]}"
         self._size = 0
         try:
-            self._file = open(self._path, "wb", buffering=0, opener=hashing.opener(mode))  # noqa: SIM115
+            self._file = open(self._path, "wb", buffering=0, opener=opener(mode))  # noqa: SIM115
         except OSError as e:
             raise of_disk(e, "the cache") from None
 

@@ -36,9 +36,9 @@ from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.memo import Derived
 from olivebuild.cache.store import WRITTEN, Store
 from olivebuild.cache.traces import Trace, Traces
-from olivebuild.core import hashing
 from olivebuild.core.errors import StoreError
 from olivebuild.core.fs import opening, trees
+from olivebuild.core.fs.files import abandoned_files
 from olivebuild.core.fs.locks import locked, try_lock
 from olivebuild.core.fs.small_files import read_json
 
@@ -327,7 +327,7 @@ class _Survey:
                 else _time(path) < self.young
             )
             found += [path] if dead else []
-        found += [path for name in WRITTEN for path in hashing.abandoned(root / name)]
+        found += [path for name in WRITTEN for path in abandoned_files(root / name)]
         found += [
             path
             for path in (root / "quarantine").glob("*")

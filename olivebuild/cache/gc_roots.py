@@ -18,6 +18,7 @@ import msgspec
 from olivebuild.cache.store import Store
 from olivebuild.core import hashing
 from olivebuild.core.fs import opening
+from olivebuild.core.fs.files import write_atomically
 from olivebuild.core.strict_json import decode
 
 KEY = re.compile("[0-9a-f]{32}")
@@ -74,7 +75,7 @@ def register(
 def write(store: Store, registered: Registered) -> None:
     file = file_of(store, registered.recipe)
     file.parent.mkdir(parents=True, exist_ok=True)
-    hashing.write_atomically(file, msgspec.json.encode(registered))
+    write_atomically(file, msgspec.json.encode(registered))
 
 
 def all_registered(store: Store) -> list[Registered]:

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct, to_builtins
 
 from olivebuild.core import hashing
 from olivebuild.core.fs import portable_names
-from olivebuild.core.hashing import Count, nobody
+from olivebuild.core.hashing import OnBytes, ignore_progress
 from olivebuild.core.strict_json import decode
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
@@ -47,14 +47,14 @@ class Entry(Struct, frozen=True):
     def runs(self) -> tuple[tuple[str, int], ...]:
         return self.blobs or ((self.digest, self.size),)
 
-    def digest_of(self, path: Path, count: Count = nobody) -> str:
+    def digest_of(self, path: Path, count: OnBytes = ignore_progress) -> str:
         """The digest of a file, taken as this entry's is: equal if and only if the file has this
         entry's content. Raises OSError.
         """
         return hashing.of_runs(path, self._sizes(), count)
 
     @property
-    def flavour(self) -> str:
+    def digest_kind(self) -> str:
         """Tells digests apart that were taken in different ways."""
         sizes = self._sizes()
         return "bytes" if sizes == hashing.segments(self.size) else f"runs {hashing.of_json(sizes)}"

@@ -24,6 +24,13 @@ from olivebuild.cache.tensor_locations import ByteRange
 from olivebuild.core import hashing
 from olivebuild.core.errors import Damaged, StepError, StoreError, of_disk
 from olivebuild.core.fs import modes, opening, portable_names, trees
+from olivebuild.core.fs.files import (
+    DEFAULT_MODE,
+    files_below,
+    opener,
+    read_permissions,
+    write_atomically,
+)
 from olivebuild.core.fs.locks import locked
 from olivebuild.core.fs.positioned import pread, pwrite
 from olivebuild.formats import safetensors
@@ -35,7 +42,7 @@ HOUR = 3600
 
 
 class Store:
-    def __init__(self, root: Path, mode: int = hashing.ALL) -> None:
+    def __init__(self, root: Path, mode: int = DEFAULT_MODE) -> None:
         """`mode`: who may read what is stored, by the system's bits, where the umask allows it."""
         self.root = root
         self.mode = mode
@@ -130,7 +137,7 @@ class Store:
 
         Raises StepError on links and odd files.
         """
-        found = {path.relative_to(folder).as_posix(): path for path in hashing.files_below(folder)}
+        found = {path.relative_to(folder).as_posix(): path for path in files_below(folder)}
         if odd := next((name for name in found if not portable_names.is_text(name)), None):
             raise StepError(
                 f"the name of the output {odd!r} is not UTF-8 text",
@@ -153,7 +160,7 @@ class Store:
         runs: list[tuple[str, int]] = []
         with open(path, "rb") as f, self.batch(scratch, sync=sync) as batch:
             for size in _runs(path, mode.st_size):
-                blob = batch.blob(hashing.readers(mode.st_mode))
+                blob = batch.blob(read_permissions(mode.st_mode))
                 left = size
                 while left and (chunk := f.read(min(left, hashing.CHUNK))):
                     blob.write(chunk)
@@ -194,7 +201,7 @@ class Store:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            hashing.write_atomically(path, data, self.mode)
+            write_atomically(path, data, self.mode)
         except OSError as e:
             raise of_disk(e, "the cache") from None
 
@@ -289,9 +296,7 @@ class Store:
         for entry in manifest.files:
             path = folder / entry.name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(
-                path, "wb", opener=hashing.opener(self._mode_of(entry, manifest.base))
-            ) as out:
+            with open(path, "wb", opener=opener(self._mode_of(entry, manifest.base))) as out:
                 offsets = accumulate((size for _, size in entry.runs()), initial=0)
                 pieces = [
                     (out.fileno(), manifest.base, blob, size, at)
@@ -311,7 +316,7 @@ class Store:
         mode = self.mode
         for blob, size in entry.runs():
             with contextlib.suppress(OSError):
-                mode &= hashing.readers(self.find(blob, size, base).path.stat().st_mode)
+                mode &= read_permissions(self.find(blob, size, base).path.stat().st_mode)
         return mode
 
     def _copy(self, out: int, base: str, blob: str, size: int, at: int) -> Damaged | None:
@@ -374,7 +379,7 @@ def _runs(path: Path, size: int) -> list[int]:
     return hashing.segments(size)
 
 
-def plain(blob: Path, count: hashing.Count = hashing.nobody) -> str:
+def plain(blob: Path, count: hashing.OnBytes = hashing.ignore_progress) -> str:
     """The digest that a blob is named by: a tensor's may be longer than a segment.
 
     Raises OSError.

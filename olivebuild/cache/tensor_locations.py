@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from olivebuild.core import hashing
 from olivebuild.core.fs import opening
+from olivebuild.core.fs.files import Stat, stat_of, wait_for_tick, write_atomically
 from olivebuild.formats import safetensors
 
 
@@ -58,7 +59,7 @@ def size_of(file: Path) -> int:
     return sum(size for _, _, _, size in _load(file))
 
 
-def is_right(file: Path, count: hashing.Count) -> bool:
+def is_right(file: Path, count: hashing.OnBytes) -> bool:
     """Whether the bytes still are what a file of places says, where the stats are; true where
     nobody would read them.
     """
@@ -82,7 +83,7 @@ def _load(file: Path) -> Ranges:
         found: Ranges = []
         for name, stat, ranges in data["files"]:
             path = Path(data["folder"], name)
-            if list(hashing.stat_of(path)) != stat:
+            if list(stat_of(path)) != stat:
                 return []
             found += [(path, str(tensor), int(start), int(size)) for tensor, start, size in ranges]
         return found
@@ -91,10 +92,10 @@ def _load(file: Path) -> Ranges:
 
 
 def _note(file: Path, folder: Path) -> Ranges:
-    files: list[tuple[str, hashing.Stat, list[list[object]]]] = []
+    files: list[tuple[str, Stat, list[list[object]]]] = []
     for name in safetensors.weight_files(folder).names:
         path = folder / name
-        stat = hashing.stat_of(path)
+        stat = stat_of(path)
         files.append(
             (
                 name,
@@ -104,8 +105,6 @@ def _note(file: Path, folder: Path) -> Ranges:
         )
     # A file changed in this very tick may change again without a visible difference: wait until it
     # can't.
-    hashing.wait_for_tick(file.parent, max(max(f[1][3:]) for f in files))
-    hashing.write_atomically(
-        file, hashing.canonical_json({"folder": str(folder), "files": files}).encode()
-    )
+    wait_for_tick(file.parent, max(max(f[1][3:]) for f in files))
+    write_atomically(file, hashing.canonical_json({"folder": str(folder), "files": files}).encode())
     return _load(file)

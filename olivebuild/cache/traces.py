@@ -20,6 +20,7 @@ from olivebuild.cache.store import Store
 from olivebuild.core import hashing
 from olivebuild.core.errors import of_disk
 from olivebuild.core.fs import modes, opening
+from olivebuild.core.fs.files import sync_folder, write_atomically
 from olivebuild.core.strict_json import decode
 
 
@@ -112,9 +113,9 @@ class Traces:
         file = self.file(trace.key)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            hashing.write_atomically(file, _text(trace).encode())
+            write_atomically(file, _text(trace).encode())
             # What was told to be done is not lost with the power.
-            hashing.sync_folder(file.parent)
+            sync_folder(file.parent)
         except OSError as e:
             raise of_disk(e, "the cache") from None
         self._note(trace)
@@ -153,7 +154,7 @@ class Traces:
     def is_whole(self, key: str) -> bool:
         return self.read(key) is not None
 
-    def mend(self, key: str) -> None:
+    def repair(self, key: str) -> None:
         """Write the file of a damaged trace again from the index; what the index does not know
         either goes to quarantine.
         """

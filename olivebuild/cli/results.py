@@ -12,7 +12,7 @@ import click
 from msgspec import to_builtins
 
 from olivebuild.cli.options import JSON, open_all, recipe_options
-from olivebuild.core.hashing import write_atomically
+from olivebuild.core.fs.files import write_atomically
 from olivebuild.core.streams import json_text
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from olivebuild.api.executor import Executor
 from olivebuild.cli.options import BuildOptions, open_all, open_changed, recipe_location
 from olivebuild.core import host
 from olivebuild.core.errors import BuildError
-from olivebuild.core.hashing import filesystem_time
+from olivebuild.core.fs.files import filesystem_time
 from olivebuild.engine import noop
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.builder import Builder

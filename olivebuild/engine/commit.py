@@ -17,6 +17,7 @@ from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace
 from olivebuild.core import hashing, numerics
 from olivebuild.core.errors import Damaged, InputError, StepError
+from olivebuild.core.fs.files import files_below
 from olivebuild.engine.actions import trusts
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Demand, State
@@ -190,9 +191,7 @@ class Commit:
         path = out / relative
         if not path.is_dir():
             return hashing.of_file(path)
-        files = [
-            [p.relative_to(path).as_posix(), hashing.of_file(p)] for p in hashing.files_below(path)
-        ]
+        files = [[p.relative_to(path).as_posix(), hashing.of_file(p)] for p in files_below(path)]
         return hashing.of_json(files)
 
     def _differences(self, outputs: Mapping[str, str], blob: str) -> list[Reason]:

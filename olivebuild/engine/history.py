@@ -23,6 +23,7 @@ from olivebuild.cache.key import Reason
 from olivebuild.core import hashing
 from olivebuild.core.errors import RecipeError
 from olivebuild.core.fs import opening
+from olivebuild.core.fs.files import sync_file, write_atomically
 from olivebuild.core.fs.locks import locked
 from olivebuild.core.strict_json import decode
 
@@ -162,12 +163,12 @@ class History:
             if self.file.exists() and self.file.stat().st_size + len(line) > MAX_BYTES:
                 entries = self.read()
                 newer_half = entries[len(entries) // 2 :]
-                hashing.write_atomically(self.file, b"".join(map(_line, newer_half)))
+                write_atomically(self.file, b"".join(map(_line, newer_half)))
             with open(self.file, "ab+", buffering=0) as f:
                 if f.tell() and (f.seek(-1, 2), f.read(1))[1] != b"\n":
                     line = b"\n" + line
                 f.write(line)
-            hashing.sync(self.file)
+            sync_file(self.file)
         return entry
 
 

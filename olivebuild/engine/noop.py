@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from olivebuild import snapshot
-from olivebuild.core import hashing
+from olivebuild.core.fs.files import write_atomically
 from olivebuild.planner.invalidation import all_past, answer_stats, answer_variables
 from olivebuild.planner.node_db import NodeDb, packed
 from olivebuild.planner.plan import Plan
@@ -54,7 +54,7 @@ def save(
     seen = (str((project.workspace.state / snapshot.SEEN).absolute()), db.name) if db else ("", "")
     variables = answer_variables(plan)
     try:
-        hashing.write_atomically(
+        write_atomically(
             file, snapshot.to_bytes(key, seen, *packed(stats), out, err, code, variables)
         )
         answers = file.parent.glob(f"{snapshot.PREFIX}*")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from olivebuild.cache.store import WRITTEN, Store
-from olivebuild.core import hashing
 from olivebuild.core.errors import RecipeError
 from olivebuild.core.fs import locks
+from olivebuild.core.fs.files import sweep_abandoned
 from olivebuild.core.fs.locks import try_lock
 from olivebuild.engine.scheduler import ResourcePool
 from olivebuild.planner.plan import Planner
@@ -47,7 +47,7 @@ def sweep(store: Store) -> None:
     if store.read_only:
         return
     for name in WRITTEN:
-        hashing.sweep_abandoned(store.root / name)
+        sweep_abandoned(store.root / name)
     for folder in (store.root / "tmp").iterdir():
         key = folder.name.partition("-")[0]
         lock = try_lock(store.lock_file(key)) if len(key) == 32 else None

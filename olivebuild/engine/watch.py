@@ -16,9 +16,8 @@ from pathlib import Path
 
 import watchfiles
 
-from olivebuild.core import hashing
 from olivebuild.core.errors import BuildError, RecipeError
-from olivebuild.core.hashing import Stat
+from olivebuild.core.fs.files import Stat, stat_of
 from olivebuild.planner.project import Project, open_project
 from olivebuild.recipe.file import find
 from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
@@ -123,7 +122,7 @@ def _wait(seen: Seen) -> Path:
 
 def _stat(path: Path) -> Stat | None:
     try:
-        return hashing.stat_of(path)
+        return stat_of(path)
     except OSError:
         return None
 

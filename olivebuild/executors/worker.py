@@ -30,7 +30,7 @@ from olivebuild.api.job import Job
 from olivebuild.core import code_version
 from olivebuild.core.errors import FULL, BuildError, Damaged, StepError, StoreError, first_line
 from olivebuild.core.exit_reasons import NO_MEMORY, lacks_memory
-from olivebuild.core.hashing import ALL
+from olivebuild.core.fs.files import DEFAULT_MODE
 from olivebuild.core.host import peak_rss
 from olivebuild.core.processes import end_with_parent
 
@@ -119,7 +119,7 @@ def run(action: Action, stream: Any, log: str = "") -> int:
     job.log = log
     try:
         importlib.import_module(action.runner).run(job)
-        if job.mode != ALL:
+        if job.mode != DEFAULT_MODE:
             privacy.restrict(job.out, job.mode)
         data = job.result._asdict()
         job.say(

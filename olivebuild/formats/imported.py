@@ -9,7 +9,7 @@ from pathlib import Path
 
 from olivebuild.core.errors import Where
 from olivebuild.core.fs import links
-from olivebuild.core.hashing import files_below
+from olivebuild.core.fs.files import files_below
 from olivebuild.formats import foreign, onnx_folder
 from olivebuild.formats.foreign import Fault
 

@@ -159,7 +159,7 @@ class _Tokenizer(msgspec.Struct):
     added_tokens: list[_Added] = []
 
 
-def last_in(file: Path, _count: hashing.Count) -> str:
+def last_in(file: Path, _count: hashing.OnBytes) -> str:
     """The last tokens of a tokenizer.json, as JSON."""
     return json.dumps(last_tokens(read_bytes(file)))
 
@@ -201,7 +201,7 @@ def without_embedding(
     return [content for content in beyond if content not in other], other
 
 
-def rows_in(file: Path, _count: hashing.Count) -> str:
+def rows_in(file: Path, _count: hashing.OnBytes) -> str:
     found = [
         t
         for t in tensors_of(file)
@@ -210,7 +210,7 @@ def rows_in(file: Path, _count: hashing.Count) -> str:
     return str(found[0].shape[0]) if len(found) == 1 else ""
 
 
-def kinds_in(file: Path, _count: hashing.Count) -> str:
+def kinds_in(file: Path, _count: hashing.OnBytes) -> str:
     return (
         "float"
         if all(t.dtype in ("F64", "F32", "F16", "BF16") for t in tensors_of(file))

@@ -79,7 +79,7 @@ def sizes_of(shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
     return len(shapes), max((n for shape in shapes for n in shape), default=0)
 
 
-def sizes_in(file: Path, _count: hashing.Count) -> str:
+def sizes_in(file: Path, _count: hashing.OnBytes) -> str:
     return "{} {}".format(*sizes_of([t.shape for t in tensors_of(file)]))
 
 

@@ -35,7 +35,7 @@ QUANTISED = (
 NARROW = ("F8_E4M3", "F8_E5M2", "F4", "I4", "U4")
 
 
-def quantised_in(file: Path, _count: hashing.Count) -> str:
+def quantised_in(file: Path, _count: hashing.OnBytes) -> str:
     """The first tensor of a file that only a quantised model has; empty where there is none."""
     found = [
         t.name

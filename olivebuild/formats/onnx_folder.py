@@ -19,8 +19,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from olivebuild.core.fs.files import files_below
 from olivebuild.core.fs.small_files import read_json, read_text
-from olivebuild.core.hashing import files_below
 from olivebuild.formats.foreign import Fault
 from olivebuild.formats.onnx_file import Named, named_in
 

@@ -164,7 +164,9 @@ def _tensor(name: str, text: msgspec.Raw, base: int) -> Tensor:
     )
 
 
-def digests_of(path: Path, count: hashing.Count = hashing.nobody) -> list[tuple[Tensor, str]]:
+def digests_of(
+    path: Path, count: hashing.OnBytes = hashing.ignore_progress
+) -> list[tuple[Tensor, str]]:
     """The tensors of a file, each with the digest of its bytes; several are hashed at once."""
     found = tensors_of(path)
     return list(
@@ -186,7 +188,7 @@ def sum_of(facts: Iterable[object]) -> str:
     return f"{sum(int(hashing.of_json(fact), 16) for fact in facts) % (1 << 128):032x}"
 
 
-def sum_of_tensors(path: Path, count: hashing.Count = hashing.nobody) -> str:
+def sum_of_tensors(path: Path, count: hashing.OnBytes = hashing.ignore_progress) -> str:
     """Over (name, dtype, shape, digest of the bytes)."""
     return sum_of([t.name, t.dtype, t.shape, found] for t, found in digests_of(path, count))
 

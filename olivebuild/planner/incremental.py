@@ -19,7 +19,7 @@ import msgspec
 
 from olivebuild import snapshot
 from olivebuild.api.node import Outline
-from olivebuild.core import hashing
+from olivebuild.core.fs.files import filesystem_time, wait_for_tick
 from olivebuild.planner.invalidation import all_past, global_paths, node_stats, plan_seal
 from olivebuild.planner.node_db import Block, Header, NodeData, NodeDb, NodeRow, packed
 from olivebuild.planner.plan import Plan, Planner
@@ -162,8 +162,8 @@ def remember(
     state, later = planner.workspace.state, started
     if touched:
         # What was made meanwhile is looked at once more, when its times are past.
-        hashing.wait_for_tick(state, hashing.filesystem_time(state))
-        later = hashing.filesystem_time(state)
+        wait_for_tick(state, filesystem_time(state))
+        later = filesystem_time(state)
         planner.workspace.memo.start_scan()
         planner.update(plan, touched)
     if any(s.verdict is not Verdict.FRESH for s in plan.states.values()):

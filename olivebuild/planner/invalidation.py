@@ -44,6 +44,7 @@ from pathlib import Path
 from olivebuild import snapshot
 from olivebuild.api.node import is_builtin
 from olivebuild.core import code_version, hashing, numerics
+from olivebuild.core.fs.files import is_past
 from olivebuild.core.seal import seal
 from olivebuild.planner.node_db import Block, NodeDb
 from olivebuild.planner.plan import Plan, Planner
@@ -151,7 +152,7 @@ def result_paths(planner: Planner, state: State) -> set[Path]:
 
 def all_past(stats: Mapping[str, Stat | None], moment: int) -> bool:
     """Return whether a change at `moment` or later would give each file another stat."""
-    return all(stat is None or hashing.is_past(stat, moment) for stat in stats.values())
+    return all(stat is None or is_past(stat, moment) for stat in stats.values())
 
 
 # The graph cache

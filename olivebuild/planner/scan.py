@@ -19,8 +19,9 @@ from olivebuild.api.node import FileInput, Node
 from olivebuild.core import hashing, host, numerics
 from olivebuild.core.errors import InputError, Where
 from olivebuild.core.fs import links, portable_names
+from olivebuild.core.fs.files import Stat, files_below, stat_of
 from olivebuild.core.fs.small_files import special
-from olivebuild.core.hashing import Stat, StatMemo
+from olivebuild.core.hashing import StatMemo
 from olivebuild.formats.safetensors import folders_in, model_digest
 from olivebuild.recipe.file import Recipe
 from olivebuild.recipe.lockfile import Lockfile
@@ -268,7 +269,7 @@ class Scan:
         }
         for path in self._asked.get(node.name, set()) - found.keys():
             try:
-                found[path] = hashing.stat_of(path)
+                found[path] = stat_of(path)
             except OSError:
                 found[path] = None
         return found
@@ -277,7 +278,7 @@ class Scan:
         """A file that the node reads and that is no longer as this scan saw it; None if all are."""
         for path in self._read.get(node.name, ()):
             try:
-                if self._stats[path] != hashing.stat_of(path):
+                if self._stats[path] != stat_of(path):
                     return path
             except OSError:
                 return path
@@ -290,7 +291,7 @@ class Scan:
         """
         for path, seen in self._stats.items():
             try:
-                if hashing.stat_of(path) != seen:
+                if stat_of(path) != seen:
                     return path
             except OSError:
                 return path
@@ -328,7 +329,7 @@ class Scan:
         Raises InputError for what never ends, or may not be there to be read again.
         """
         self._check_kind(node, path)
-        self._stats.setdefault(path, hashing.stat_of(path))
+        self._stats.setdefault(path, stat_of(path))
         self._read.setdefault(node.name, set()).add(path)
 
     def _check_kind(self, node: Node, path: Path) -> None:
@@ -368,12 +369,12 @@ class Scan:
 
     def _tree(self, node: Node, folder: Path) -> str:
         if node.kind in BROUGHT:
-            links.check(folder, hashing.files_below(folder), self._where(node, folder))
+            links.check(folder, files_below(folder), self._where(node, folder))
         # A file that is added or removed changes its folder's own times.
         for parent in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
             self._note(node, parent)
         # What lies behind a link to a folder is read, so it counts.
-        found = hashing.files_below(folder)
+        found = files_below(folder)
         return hashing.of_json(
             [
                 [

@@ -21,14 +21,14 @@ import msgspec
 from olivebuild.api.node import Program
 from olivebuild.core import environment
 from olivebuild.core.fs import opening
-from olivebuild.core.hashing import Count
+from olivebuild.core.hashing import OnBytes
 from olivebuild.steps._command_line import words_in
 
 LARGEST = 4 << 20
 """A longer file is no script that someone wrote."""
 MOST = 5000
 PYTHON, SHELL = (".py", ".pyw"), (".sh", ".bash", ".zsh", ".ksh")
-Memo = Callable[[Path, Callable[[Path, Count], str], str], str]
+Memo = Callable[[Path, Callable[[Path, OnBytes], str], str], str]
 """What is computed from a file, path by path, remembered by its stat; the text tells what is
 computed.
 """
@@ -48,7 +48,7 @@ class Reading(msgspec.Struct):
     variables: dict[str, str] = {}
 
 
-def facts_of(path: Path, _count: Count) -> str:
+def facts_of(path: Path, _count: OnBytes) -> str:
     """What a script's text says, as JSON; nothing of what is no script."""
     with opening.open_file(path) as f:
         head = f.read(256)

@@ -22,7 +22,7 @@ from olivebuild.cache.store import Store, plain
 from olivebuild.cache.traces import Traces
 from olivebuild.core import hashing
 from olivebuild.core.errors import Damaged
-from olivebuild.core.hashing import Compute, Count, StatMemo
+from olivebuild.core.hashing import Compute, OnBytes, StatMemo
 from olivebuild.formats import safetensors
 from olivebuild.planner import node_db
 from olivebuild.planner.project import Project
@@ -53,7 +53,7 @@ class Check:
 
     kind: FaultKind
     size: int
-    run: Callable[[Count], Fault | None]
+    run: Callable[[OnBytes], Fault | None]
 
 
 def checks(store: Store, project: Project | None) -> list[Check]:
@@ -68,7 +68,7 @@ def run(checks: Sequence[Check], listen: Callable[[int, int], None]) -> list[Fau
     `listen(done, total)` is called with the bytes read and the bytes to read.
     """
     total = sum(check.size for check in checks)
-    meter = hashing.Meter(Path(), total, lambda _path, done, total: listen(done, total))
+    meter = hashing.ProgressMeter(Path(), total, lambda _path, done, total: listen(done, total))
     results = hashing.in_threads(lambda check: check.run(meter), zip(checks, strict=True))
     listen(total, total)
     faults = [fault for fault in results if fault]
@@ -92,7 +92,7 @@ def _of_project(project: Project) -> Iterator[Check]:
         check = partial(_check_output, project, target, manifest)
         yield Check(FaultKind.OUTPUT, manifest.size, check)
     digest_functions = {"bytes": hashing.of_file, "tensors": safetensors.sum_of_tensors}
-    for digest_kind, path, digest in workspace.memo.believed():
+    for digest_kind, path, digest in workspace.memo.cached_digests():
         if digest_kind not in digest_functions:
             continue
         if workspace.build in path.parents or store.root in path.parents:
@@ -122,7 +122,7 @@ def outputs(project: Project) -> Iterator[tuple[str, Manifest]]:
                 continue
 
 
-def _check_blob(path: Path, count: Count) -> Fault | None:
+def _check_blob(path: Path, count: OnBytes) -> Fault | None:
     try:
         if plain(path, count) == path.name:
             return None
@@ -135,25 +135,27 @@ def _check_blob(path: Path, count: Count) -> Fault | None:
     return Fault(kind=FaultKind.BLOB, name=path.name, why=why, path=path)
 
 
-def _check_trace(store: Store, traces: Traces, key: str, _count: Count) -> Fault | None:
+def _check_trace(store: Store, traces: Traces, key: str, _count: OnBytes) -> Fault | None:
     path = store.path(key).with_suffix(".trace")
     if traces.is_whole(key) or traces.is_later(key) or not path.exists():
         return None
     return Fault(kind=FaultKind.TRACE, name=path.name, why="is damaged", path=path)
 
 
-def _check_locations(file: Path, count: Count) -> Fault | None:
+def _check_locations(file: Path, count: OnBytes) -> Fault | None:
     if tensor_locations.is_right(file, count):
         return None
     why = "a model's weights are not what was read before"
     return Fault(kind=FaultKind.PLACE, name=file.name, why=why, path=file)
 
 
-def _check_input(fault: Fault, digest: str, compute: Compute, count: Count) -> Fault | None:
+def _check_input(fault: Fault, digest: str, compute: Compute, count: OnBytes) -> Fault | None:
     return None if compute(fault.path, count) == digest else fault
 
 
-def _check_output(project: Project, target: str, manifest: Manifest, count: Count) -> Fault | None:
+def _check_output(
+    project: Project, target: str, manifest: Manifest, count: OnBytes
+) -> Fault | None:
     # With an empty memo, every file is read.
     workspace = copy.copy(project.workspace)
     workspace.memo = StatMemo(project.workspace.state / "nothing.json")
@@ -216,7 +218,7 @@ def _repair_in_cache(store: Store, fault: Fault) -> str:
         fault.path.unlink(missing_ok=True)
         return "forgotten"
     traces, key = Traces(store), fault.path.stem
-    traces.mend(key)
+    traces.repair(key)
     return "written again" if traces.is_whole(key) else "moved to quarantine"
 
 

@@ -19,6 +19,7 @@ from olivebuild.cache.store import Store
 from olivebuild.core import hashing
 from olivebuild.core.errors import StoreError
 from olivebuild.core.fs import modes, portable_names, swap, trees
+from olivebuild.core.fs.files import files_below, stat_of, sweep_abandoned, wait_for_tick
 from olivebuild.core.fs.locks import locked
 from olivebuild.core.hashing import StatMemo
 from olivebuild.core.journal import Journal
@@ -164,7 +165,7 @@ class Workspace:
         shown = place.relative_to(self.folder) if place.is_relative_to(self.folder) else place
         if place.is_symlink() or not place.is_dir():
             return Reason("output", shown.as_posix(), manifest.digest, "missing")
-        there = {p.relative_to(place).as_posix(): p for p in hashing.files_below(place)}
+        there = {p.relative_to(place).as_posix(): p for p in files_below(place)}
         for entry in manifest.files:
             path, name = there.pop(entry.name, None), (shown / entry.name).as_posix()
             if path is None:
@@ -185,7 +186,9 @@ class Workspace:
                     "executable" if entry.executable else "not executable",
                     "mode changed",
                 )
-            if (found := self.memo.digest(path, entry.digest_of, entry.flavour)) != entry.digest:
+            if (
+                found := self.memo.digest(path, entry.digest_of, entry.digest_kind)
+            ) != entry.digest:
                 return Reason("output", name, entry.digest, found)
         if there:
             return Reason(
@@ -221,8 +224,8 @@ class Workspace:
             return
         # Once the clock has ticked past the last write, a later change can't hide, and the digests
         # may be remembered.
-        stats = {e.name: hashing.stat_of(staging / e.name) for e in manifest.files}
-        hashing.wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
+        stats = {e.name: stat_of(staging / e.name) for e in manifest.files}
+        wait_for_tick(self.state, max((max(s[3:]) for s in stats.values()), default=0))
         self.memo.start_scan()
         swap.replace_folder(staging, self.output_folder(target), self.staging / f"{target}.aside")
         for entry in manifest.files:
@@ -230,7 +233,7 @@ class Workspace:
                 self.output_folder(target) / entry.name,
                 stats[entry.name],
                 entry.digest,
-                entry.flavour,
+                entry.digest_kind,
                 until_boot=unsynced,
             )
 
@@ -252,7 +255,7 @@ class Workspace:
         if self.staging.is_dir():
             with self.lock():
                 self._sweep()
-        hashing.sweep_abandoned(self.state)
+        sweep_abandoned(self.state)
 
     def log_of(self, node: str) -> Path:
         return self.logs / f"{node.replace(':', '.')}.log"

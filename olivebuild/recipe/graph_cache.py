@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from olivebuild.api.node import Node, Outline, Record, is_builtin
-from olivebuild.core import hashing
 from olivebuild.core.fs import opening
+from olivebuild.core.fs.files import write_atomically
 from olivebuild.core.seal import seal
 from olivebuild.recipe.file import Recipe
 from olivebuild.recipe.graph import Graph, build_graph
@@ -94,7 +94,7 @@ def _write(graph: Graph, file: Path, stamp: str) -> None:
     body = msgspec.json.encode(kept)
     try:
         if sealed := _seal(stamp, body):
-            hashing.write_atomically(file, f"{stamp} {sealed}\n".encode() + body)
+            write_atomically(file, f"{stamp} {sealed}\n".encode() + body)
     except OSError:
         # A folder that can't be written costs the time of reading the recipe.
         return

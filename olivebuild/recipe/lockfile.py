@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from olivebuild.core.errors import RecipeError, Where
+from olivebuild.core.fs.files import write_atomically
 from olivebuild.core.fs.locks import locked
 from olivebuild.core.fs.small_files import read_json
-from olivebuild.core.hashing import write_atomically
 from olivebuild.formats.template_clock import check_date
 
 FILE_NAME = "olivebuild.lock"

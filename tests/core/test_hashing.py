@@ -9,17 +9,8 @@ from pathlib import Path
 import pytest
 
 from olivebuild.core import hashing
-from olivebuild.core.hashing import (
-    StatMemo,
-    canonical_json,
-    files_below,
-    of_bytes,
-    of_file,
-    of_json,
-    stat_of,
-    wait_for_tick,
-    write_atomically,
-)
+from olivebuild.core.fs.files import files_below, is_past, stat_of, wait_for_tick, write_atomically
+from olivebuild.core.hashing import StatMemo, canonical_json, of_bytes, of_file, of_json
 from olivebuild.core.journal import Journal
 
 
@@ -34,7 +25,7 @@ class Counting:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, path: Path, count: hashing.Count) -> str:
+    def __call__(self, path: Path, count: hashing.OnBytes) -> str:
         self.calls += 1
         return of_file(path)
 
@@ -112,7 +103,7 @@ def test_who_listens_hears_of_a_long_file_until_its_end(
     assert memo.digest(file)
     assert heard == []
     monkeypatch.setattr(hashing, "LONG", 3)
-    memo.digest(file, flavour="again")
+    memo.digest(file, digest_kind="again")
     assert heard[-1] == (file, 3, 3)
 
 
@@ -213,7 +204,7 @@ def test_digests_of_another_flavour_are_kept_apart(memo: StatMemo, file: Path) -
 
 
 def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(memo: StatMemo, file: Path) -> None:
-    def compute(path: Path, count: hashing.Count) -> str:
+    def compute(path: Path, count: hashing.OnBytes) -> str:
         found = of_file(path)
         if found == of_bytes("one"):
             path.write_text("and now longer")
@@ -299,14 +290,14 @@ def test_what_was_not_synced_is_known_until_the_next_boot_only(
 ) -> None:
     file, asked = tmp_path / "file", list[Path]()
     file.write_bytes(b"content")
-    hashing.wait_for_tick(tmp_path / "state", hashing.stat_of(file)[3])
+    wait_for_tick(tmp_path / "state", stat_of(file)[3])
 
     def compute(path: Path, _progress: object) -> str:
         asked.append(path)
         return "0" * 32
 
     memo = StatMemo(tmp_path / "state" / "stats.jsonl")
-    memo.remember(file, hashing.stat_of(file), "1" * 32, until_boot=True)
+    memo.remember(file, stat_of(file), "1" * 32, until_boot=True)
     memo.save()
     assert StatMemo(tmp_path / "state" / "stats.jsonl").digest(file, compute) == "1" * 32
     monkeypatch.setattr(hashing, "boot", lambda: "another")
@@ -323,4 +314,4 @@ def test_a_time_of_whole_seconds_may_come_again(tmp_path: Path) -> None:
         (0, 2 * second + 1, True),
         (second, 2 * second, False),
     ):
-        assert hashing.is_past((1, 1, 1, 0, ctime), moment) is past
+        assert is_past((1, 1, 1, 0, ctime), moment) is past

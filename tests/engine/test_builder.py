@@ -19,6 +19,7 @@ from olivebuild.api.executor import Needs
 from olivebuild.api.result import Result
 from olivebuild.core import hashing
 from olivebuild.core.errors import RecipeError, StepError
+from olivebuild.core.fs.files import filesystem_time, wait_for_tick
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.builder import Builder
 from olivebuild.engine.scheduler import ResourcePool, limits_of
@@ -119,8 +120,8 @@ def run(
 ) -> tuple[BuildReport, list[Event]]:
     """As the command line does it: with what the last build of the same goals left."""
     state = site.folder / ".olivebuild"
-    hashing.wait_for_tick(state, hashing.filesystem_time(state))
-    started = hashing.filesystem_time(state)
+    wait_for_tick(state, filesystem_time(state))
+    started = filesystem_time(state)
     full = site.planner()
     events: list[Event] = []
     wanted, recipe = full.graph.goals(goals), full.graph.recipe

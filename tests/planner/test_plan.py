@@ -14,6 +14,7 @@ from olivebuild.cache.store import Store
 from olivebuild.cli.lock import accept_target
 from olivebuild.core import hashing
 from olivebuild.core.errors import BuildError
+from olivebuild.core.fs.files import wait_for_tick
 from olivebuild.planner.states import Verdict
 from olivebuild.planner.workspace import Workspace
 from olivebuild.recipe.file import FILE_NAME
@@ -80,7 +81,7 @@ def test_an_edit_makes_stale_what_reads_it_and_what_follows_waits_with_its_last_
 def test_an_edit_with_the_time_put_back_is_seen(built: Site) -> None:
     file = built.folder / "in.txt"
     before = file.stat()
-    hashing.wait_for_tick(built.folder, before.st_ctime_ns)
+    wait_for_tick(built.folder, before.st_ctime_ns)
     file.write_text("INPUT")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert built.verdicts()["a"] == "stale"

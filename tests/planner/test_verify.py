@@ -14,7 +14,7 @@ import pytest
 from olivebuild.cache import tensor_locations
 from olivebuild.cache.memo import Derived
 from olivebuild.cache.store import Store
-from olivebuild.core import hashing
+from olivebuild.core.fs.files import stat_of, wait_for_tick
 from olivebuild.core.journal import Journal
 from olivebuild.planner import verify
 from tests.conftest import Place
@@ -42,14 +42,14 @@ def rot(place: Place, path: Path) -> None:
     """A disk that loses a bit changes no time: flip it, and have the workspace believe the file as
     it is now.
     """
-    before = list(hashing.stat_of(path))
+    before = list(stat_of(path))
     flip(path)
     journal = Journal(place.folder / ".olivebuild/stats.jsonl")
     for name in journal:
         if name.endswith(str(path)):
             entry = json.loads(journal.get(name) or "")
             assert entry[:5] == before
-            journal.set(name, json.dumps([*hashing.stat_of(path), entry[5]]).encode())
+            journal.set(name, json.dumps([*stat_of(path), entry[5]]).encode())
     journal.save()
 
 
@@ -113,11 +113,11 @@ def test_what_is_written_through_an_open_mapping_is_found(built: Place) -> None:
     path = built.folder / "in.bin"
     with open(path, "r+b") as f, mmap.mmap(f.fileno(), 0) as mapped:
         mapped[0] ^= 1
-        hashing.wait_for_tick(built.folder, path.stat().st_mtime_ns)
+        wait_for_tick(built.folder, path.stat().st_mtime_ns)
         assert (built.build().ran, built.build().ran) == (["first", "a", "b"], [])
-        before = hashing.stat_of(path)
+        before = stat_of(path)
         mapped[1] ^= 1
-        if hashing.stat_of(path) != before:
+        if stat_of(path) != before:
             pytest.skip("this file system, or a writing back meanwhile, tells of it at once")
         assert built.build().ran == []
         assert found(built, "--repair") == [("input", "in.bin", "the next build reads it again")]
@@ -174,7 +174,7 @@ def test_tensors_that_a_model_no_longer_lends_are_forgotten(tmp_path: Path) -> N
     (file,) = (store.root / "places").iterdir()
     data = json.loads(file.read_text())
     flip(model / "model.safetensors")
-    data["files"][0][1] = list(hashing.stat_of(model / "model.safetensors"))
+    data["files"][0][1] = list(stat_of(model / "model.safetensors"))
     file.write_text(json.dumps(data))
     faults = verify.run(verify.checks(store, None), lambda done, total: None)
     assert [(f.kind, f.name) for f in faults] == [(verify.FaultKind.PLACE, file.name)]

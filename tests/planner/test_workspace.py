@@ -15,7 +15,8 @@ from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import Damaged
 from olivebuild.core.fs import swap
-from olivebuild.core.hashing import of_bytes, stat_of, wait_for_tick
+from olivebuild.core.fs.files import stat_of, wait_for_tick
+from olivebuild.core.hashing import of_bytes
 from olivebuild.core.journal import Journal
 from olivebuild.planner.workspace import LastBuild, Workspace
 

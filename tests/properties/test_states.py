@@ -36,7 +36,7 @@ from olivebuild.cache import gc
 from olivebuild.cache.store import Store
 from olivebuild.core import numerics
 from olivebuild.core.errors import BuildError
-from olivebuild.core.hashing import filesystem_time
+from olivebuild.core.fs.files import filesystem_time
 from olivebuild.engine import noop
 from olivebuild.engine.builder import Builder
 from olivebuild.planner import incremental, node_db

@@ -14,9 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from olivebuild.core import hashing
 from olivebuild.core.errors import StoreError
 from olivebuild.core.fs import trees
+from olivebuild.core.fs.files import sync_folder
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -45,7 +45,7 @@ def replace_folder(new: Path, place: Path, aside: Path) -> None:
             os.rename(aside, place)
             raise
         _remove(aside)
-    hashing.sync_folder(place.parent)
+    sync_folder(place.parent)
 
 
 def _rename(old: Path, new: Path, place: Path) -> None:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from olivebuild.api.action import ActionInput
-from olivebuild.core import hashing, host
+from olivebuild.core import host
 from olivebuild.core.errors import StepError
+from olivebuild.core.fs.files import files_below
 from olivebuild.core.fs.small_files import read_json
 from olivebuild.core.processes import python
 from olivebuild.metrics.statistics import median_interval
@@ -232,7 +233,7 @@ def _memory(model: ActionInput) -> float:
 
 
 def _size(model: ActionInput) -> int:
-    return sum(p.stat().st_size for p in hashing.files_below(Path(model.folder)))
+    return sum(p.stat().st_size for p in files_below(Path(model.folder)))
 
 
 def _figures(samples: Samples, model: ActionInput, fields: LatencyFields) -> dict[str, Any]:

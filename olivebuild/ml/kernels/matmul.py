@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from olivebuild.core import hashing, numerics
+from olivebuild.core.fs.files import write_atomically
 from olivebuild.core.host import installed, processor
 from olivebuild.ml.kernels import blockwise
 
@@ -62,7 +63,7 @@ def has_bits_of_torch(root: Path, n: int, r: int, k: int) -> bool:
             known = "same" if _compare(n, r, k) else "other"
             try:
                 file.parent.mkdir(exist_ok=True)
-                hashing.write_atomically(file, known.encode())
+                write_atomically(file, known.encode())
             except OSError:
                 # A cache that can't be written is asked again next time.
                 pass

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from olivebuild.core import hashing
+from olivebuild.core.fs.files import DEFAULT_MODE
 
 FORMAT = "1"
 
@@ -32,7 +33,7 @@ class State:
     """Losses so far and the like, as JSON."""
 
 
-def write(file: Path, state: State, scratch: Path, mode: int = hashing.ALL) -> None:
+def write(file: Path, state: State, scratch: Path, mode: int = DEFAULT_MODE) -> None:
     """Raises OSError when there is no room; the file is then as it was. `mode`: who may read it.
 
     `scratch`: the action's own folder, which is swept after a kill.
@@ -47,7 +48,7 @@ def write(file: Path, state: State, scratch: Path, mode: int = hashing.ALL) -> N
             beside,
             metadata={"format": FORMAT, "state": text, "digest": _digest(tensors, text)},
         )
-        if mode != hashing.ALL:
+        if mode != DEFAULT_MODE:
             beside.chmod(mode & stat.S_IMODE(beside.stat().st_mode))
         with open(beside, "r+b") as f:
             os.fsync(f.fileno())
@@ -100,7 +101,7 @@ class Keeper:
         seconds: float,
         steps: int | None,
         note: Any,
-        mode: int = hashing.ALL,
+        mode: int = DEFAULT_MODE,
     ) -> None:
         self.file = file
         self.mode = mode

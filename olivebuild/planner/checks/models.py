@@ -468,9 +468,13 @@ class Look:
         return sorted(found.items(), reverse=True), config
 
     def _remembered(
-        self, file: Path, compute: Callable[[Path, hashing.Count], str], flavour: str
+        self, file: Path, compute: Callable[[Path, hashing.OnBytes], str], digest_kind: str
     ) -> str:
-        return self._memo(file, compute, flavour) if self._memo else compute(file, hashing.nobody)
+        return (
+            self._memo(file, compute, digest_kind)
+            if self._memo
+            else compute(file, hashing.ignore_progress)
+        )
 
     def _of_use(self, node: Node, name: str) -> Iterator[Finding]:
         method = quantised_by(self.config)
