@@ -223,9 +223,9 @@ def is_module(name: str) -> bool:
 
 
 def test_verbs_name_modules() -> None:
-    from olivebuild.cli.main import ELSEWHERE
+    from olivebuild.cli.main import VERB_MODULES
 
-    assert [v for v in ELSEWHERE.values() if not is_module(f"olivebuild.cli.{v}")] == []
+    assert [v for v in VERB_MODULES.values() if not is_module(f"olivebuild.cli.{v}")] == []
 
 
 def test_kinds_name_modules_for_their_work() -> None:

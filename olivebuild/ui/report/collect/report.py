@@ -6,15 +6,15 @@ Runs nothing, and renders nothing.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypeVar
 
 from olivebuild import __version__
+from olivebuild.cache.key import Reason
 from olivebuild.cache.traces import Trace
 from olivebuild.core import host
 from olivebuild.core.errors import BuildError
-from olivebuild.data import drops
 from olivebuild.engine.comparison import since_last
 from olivebuild.engine.history import Entry
 from olivebuild.engine.recorder import history_of, machine_of
@@ -23,24 +23,25 @@ from olivebuild.planner.plan import Plan
 from olivebuild.planner.project import Project
 from olivebuild.planner.states import State, Verdict
 from olivebuild.ui.graph_text import edges
-from olivebuild.ui.report.collect import benchmarks, choices, datasets
+from olivebuild.ui.report.collect import benchmarks, choices, datasets, trainings
 from olivebuild.ui.report.collect.evidence import Evidence
-from olivebuild.ui.report.records import BuildLine, Curve, Report, Target, Training
+from olivebuild.ui.report.records import BuildLine, Report, Target
 from olivebuild.ui.wording import describe
 
+T = TypeVar("T")
 MAX_BUILDS = 50
-CURVE_POINTS = 120
 
 
 def collect(project: Project, plan: Plan) -> Report:
+    """Return the records of a project's report."""
     evidence = Evidence(project, plan, history_of(project).read())
-    judged = _judged(evidence)
-    # In an order in which inputs come first, whatever the recipe's is.
-    kinds = {
-        name: project.graph.targets[name].kind
-        for name in sorted(plan.targets, key=project.graph.order.__getitem__)
-    }
-    targets = tuple(_target(evidence, name, kind) for name, kind in kinds.items())
+    # Inputs come first here, whatever the recipe's order is.
+    names = sorted(plan.targets, key=project.graph.order.__getitem__)
+    of_kind: dict[str, list[str]] = {}
+    for name in names:
+        of_kind.setdefault(project.graph.targets[name].kind, []).append(name)
+    gates = tuple(map(choices.verdict, _judgements(evidence)))
+    targets = tuple(_target(evidence, name) for name in names)
     recipe = project.graph.recipe
     return Report(
         name=recipe.folder.name or "/",
@@ -51,154 +52,106 @@ def collect(project: Project, plan: Plan) -> Report:
         machine=machine_of(plan) or host.describe(),
         libraries={name: version for t in targets for name, version in sorted(t.libraries.items())},
         targets=targets,
-        gates=tuple(choices.verdict(j) for j in judged),
-        benches=tuple(
-            b
-            for name, kind in kinds.items()
-            if kind == "benchmark" and (b := benchmarks.bench(evidence, name))
-        ),
-        choices=tuple(
-            c
-            for name, kind in kinds.items()
-            if kind == "choice" and (c := choices.choice(evidence, name))
-        ),
-        trainings=tuple(
-            t
-            for name, kind in kinds.items()
-            if kind == "adapter"
-            and (t := _training(name, evidence.metrics(name), evidence.failed(name)))
-        ),
-        datasets=tuple(
-            d
-            for name, kind in kinds.items()
-            if kind == "dataset" and (d := datasets.data_set(evidence, name))
-        ),
+        gates=gates,
+        benches=_records(benchmarks.bench, evidence, of_kind.get("benchmark", ())),
+        choices=_records(choices.choice, evidence, of_kind.get("choice", ())),
+        trainings=_records(trainings.training, evidence, of_kind.get("adapter", ())),
+        datasets=_records(datasets.data_set, evidence, of_kind.get("dataset", ())),
         builds=tuple(
             _line(evidence.entries, entry) for entry in reversed(evidence.entries[-MAX_BUILDS:])
         ),
     )
 
 
-def _judged(evidence: Evidence) -> list[Judgement]:
-    """The gates by the last figures; of a benchmark that is stale and whose gates ask for more,
-    none.
+def _records(
+    collect_one: Callable[[Evidence, str], T | None], evidence: Evidence, targets: Iterable[str]
+) -> tuple[T, ...]:
+    """Return the records of targets, without those that have nothing to show."""
+    records = (collect_one(evidence, target) for target in targets)
+    return tuple(record for record in records if record is not None)
+
+
+def _judgements(evidence: Evidence) -> list[Judgement]:
+    """Return the gates' judgements of the last metrics.
+
+    A stale benchmark whose gates need more than it measured has none.
     """
-    judged = []
+    judgements = []
     for name in evidence.plan.targets:
         try:
-            judged += evidence.project.judge({name: evidence.metrics(name)})
+            judgements += evidence.project.judge({name: evidence.metrics(name)})
         except BuildError:
             if evidence.plan.states[name].trace:
                 raise
-    return judged
+    return judgements
 
 
-def _target(evidence: Evidence, name: str, kind: str) -> Target:
+def _target(evidence: Evidence, name: str) -> Target:
+    project = evidence.project
     verdict, states = evidence.plan.target(name)
-    own, traces = states[-1], [t for s in states if (t := evidence.trace(s.node.name))]
+    traces = [trace for s in states if (trace := evidence.trace(s.node.name))]
     trace = evidence.trace(name)
-    lasts = [last for s in states if (last := evidence.project.workspace.last.get(s.node.name))]
     stale = verdict in (Verdict.STALE, Verdict.WAITING)
-    reasons = (
-        [r for s in states for r in s.reasons]
-        if stale
-        else [r for last in lasts for r in last.reasons]
-    )
-    told = [r for r in reasons if not (r.cause == "input" and r.what == name)]
-    # What a target is made of may be new while the target is not; what changed outside says more
-    # than what followed from it.
-    told = [r for r in told if r.cause != "new"] or told
-    why = dict.fromkeys(describe(r) for r in sorted(told, key=lambda r: r.cause == "input"))
+    inputs = dict.fromkeys(source for user, source, _ in edges(project.graph) if user == name)
     return Target(
         name=name,
-        kind=kind,
+        kind=project.graph.targets[name].kind,
         verdict=verdict.value,
         outcome=verdict.value if stale else _outcome(evidence, name),
-        why=tuple(why),
-        inputs=tuple(
-            dict.fromkeys(
-                source for user, source, _ in edges(evidence.project.graph) if user == name
-            )
-        ),
-        key=own.key or (trace.key if trace else ""),
+        why=_why(evidence, name, states, stale),
+        inputs=tuple(inputs),
+        key=states[-1].key or (trace.key if trace else ""),
         digest=next(iter(trace.outputs.values()), "") if trace else "",
         seconds=sum(t.seconds for t in traces) if traces else None,
         size=trace.size if trace and not trace.reference else None,
         peak_rss=max((t.peak_rss for t in traces), default=0) or None,
-        facts=_facts(own, trace),
+        facts=_facts(states[-1], trace),
         libraries={p.label: p.value for t in traces for p in t.parts if p.cause == "library"},
     )
 
 
-def _outcome(evidence: Evidence, name: str) -> str:
-    """What the last build that is known did with a target: ran, restored or kept."""
-    made = (
-        [m.restored for m in evidence.entries[-1].made if m.target == name]
-        if evidence.entries
-        else []
-    )
-    return "kept" if not made else "restored" if all(made) else "ran"
+def _why(evidence: Evidence, target: str, states: list[State], stale: bool) -> tuple[str, ...]:
+    """Return why a target will run, or why it last ran, changes from outside first."""
+    reasons: list[Reason] = []
+    for state in states:
+        last = evidence.project.workspace.last.get(state.node.name)
+        reasons += state.reasons if stale else last.reasons if last else ()
+    reasons = [r for r in reasons if not (r.cause == "input" and r.what == target)]
+    # A node of a target may be new while the target is not; a change from outside says more than
+    # what followed from it.
+    reasons = [r for r in reasons if r.cause != "new"] or reasons
+    reasons.sort(key=lambda r: r.cause == "input")
+    return tuple(dict.fromkeys(map(describe, reasons)))
+
+
+def _outcome(evidence: Evidence, target: str) -> str:
+    """Return what the last recorded build did with a target: "ran", "restored" or "kept"."""
+    runs = evidence.entries[-1].made if evidence.entries else ()
+    restored = [run.restored for run in runs if run.target == target]
+    if not restored:
+        return "kept"
+    return "restored" if all(restored) else "ran"
 
 
 def _facts(state: State, trace: Trace | None) -> dict[str, str]:
-    """Where it comes from and how it was made: what is no part of its name."""
+    """Return a target's source and provenance."""
     source = state.node.source
-    found = {"source": source.text} if source else {}
-    if trace:
-        found |= (
-            {p.cause: p.value for p in trace.parts if p.cause == "source"} if not source else {}
-        )
-        found |= {
-            str(k): str(v)
-            for k, v in trace.provenance.items()
-            if isinstance(v, str | int | float) and v != ""
-        }
-        found |= {"accepted from": trace.accepted_from} if trace.accepted_from else {}
-    return found
-
-
-def _training(target: str, metrics: Mapping[str, Any], failed: str) -> Training | None:
-    if not metrics and not failed:
-        return None
-    figures = {
-        name: f"{value:g}" if isinstance(value, float) else f"{value}"
-        for name, value in metrics.items()
-        if _plain(value)
-    }
-    curve = metrics.get("curve")
-    curves: list[Curve] = []
-    if isinstance(curve, Mapping):
-        for x, names in (
-            ("step", ("loss", "lr", "grad_norm")),
-            ("eval_step", ("eval_loss", "eval_accuracy")),
-        ):
-            steps = curve.get(x) or []
-            curves += [
-                Curve(name, thin(list(zip(steps, values, strict=False))))
-                for name in names
-                if (values := curve.get(name))
-            ]
-    return Training(target, figures, tuple(curves), "; ".join(drops.all_told(metrics)), failed)
-
-
-def _plain(value: object) -> bool:
-    return isinstance(value, int | float | str) and not isinstance(value, bool)
-
-
-def thin(
-    points: list[tuple[float, float]], most: int = CURVE_POINTS
-) -> tuple[tuple[float, float], ...]:
-    """At most `most` of the points, the first and the last among them."""
-    clean = [(float(x), float(y)) for x, y in points if isinstance(y, int | float) and y == y]
-    if len(clean) <= most:
-        return tuple(clean)
-    return tuple(clean[round(i * (len(clean) - 1) / (most - 1))] for i in range(most))
+    facts = {"source": source.text} if source else {}
+    if trace is None:
+        return facts
+    if not source:
+        facts |= {p.cause: p.value for p in trace.parts if p.cause == "source"}
+    for name, value in trace.provenance.items():
+        if isinstance(value, str | int | float) and value != "":
+            facts[str(name)] = str(value)
+    if trace.accepted_from:
+        facts["accepted from"] = trace.accepted_from
+    return facts
 
 
 def _line(entries: list[Entry], entry: Entry) -> BuildLine:
-    since = [
-        told.partition(": ")[2] for t in entry.measured if (told := since_last(entries, entry, t))
-    ]
+    changes = (since_last(entries, entry, target) for target in entry.measured)
+    since = [change.partition(": ")[2] for change in changes if change]
     return BuildLine(
         number=entry.number,
         time=entry.time,

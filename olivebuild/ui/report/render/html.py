@@ -1,12 +1,13 @@
-"""The report as one HTML page that needs nothing else: no script, no font, no picture from
-elsewhere. Every text is escaped.
+"""The report as one self-contained HTML page: no script, no font or picture from elsewhere.
+
+Every text is escaped.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -47,17 +48,19 @@ SPEEDS = (
     "size",
 )
 DECIDING = ("accuracy", "json_exact", "ttft", "tpot", "e2e")
-"""Figures whose differences are told first."""
+"""Metrics whose differences stand above the others."""
 SHARES = (
     "accuracy", "generated_accuracy", "exact_match", "macro_f1", "json_exact", "field_exact",
     "schema_valid",
     "perplexity",
 )  # fmt: skip
+NOT_BUILT = ("stale", "waiting", "cached")
+"""Outcomes of targets that the last build did not bring up to date."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One of the figures that the page begins with."""
+    """A metric at the top of the page."""
 
     name: str
     text: str
@@ -68,7 +71,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a data set in the table of models."""
+    """Columns of a data set in the table of models."""
 
     name: str
     rows: int
@@ -77,6 +80,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class BenchView:
+    """A benchmark with its tables and charts."""
+
     bench: Bench
     comparisons: tuple[Versus, ...]
     more: charts.Table | None
@@ -92,18 +97,50 @@ class BenchView:
 
 @dataclass(frozen=True)
 class TrainingView:
+    """A training with its charts."""
+
     run: Training
     charts: tuple[charts.LineChart, ...]
 
 
 @dataclass(frozen=True)
 class ChoiceView:
+    """A choice with the metrics of its table and its charts."""
+
     choice: Choice
     figures: tuple[str, ...]
     charts: tuple[pareto_chart.SpotChart, ...]
 
 
 def render(report: Report) -> str:
+    """Return the page."""
+    targets = {t.name: t for t in report.targets}
+    drawing = None
+    if 1 < len(targets) <= MAX_DRAWN:
+        drawing = graph_layout.draw({t.name: t.inputs for t in report.targets})
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            last=report.builds[0] if report.builds else None,
+            waiting=[t.name for t in report.targets if t.outcome in NOT_BUILT],
+            missed=[g for g in report.gates if not g.passed],
+            tiles=list(tiles(report.benches[0])) if report.benches else [],
+            benches=[view(b) for b in report.benches],
+            choices=[_choice_view(c) for c in report.choices],
+            trainings=[TrainingView(run, tuple(_curves(run))) for run in report.trainings],
+            targets=targets,
+            shown=report.targets[:MAX_TARGETS],
+            dearest=max((t.seconds or 0 for t in report.targets), default=0),
+            drawing=drawing,
+            sections=list(_sections(report)),
+        )
+    )
+    return re.sub(r"\n\s*\n+", "\n", plain(page))
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -125,36 +162,19 @@ def render(report: Report) -> str:
         "words": words,
     }
     environment.globals["cell"] = cell
-    targets = {t.name: t for t in report.targets}
-    page = environment.get_template("report.html").render(
-        report=report,
-        last=report.builds[0] if report.builds else None,
-        waiting=[t.name for t in report.targets if t.outcome in ("stale", "waiting", "cached")],
-        missed=[g for g in report.gates if not g.passed],
-        tiles=list(tiles(report.benches[0])) if report.benches else [],
-        benches=[view(b) for b in report.benches],
-        choices=[
-            ChoiceView(
-                c,
-                tuple(dict.fromkeys((c.by, *c.axes))),
-                tuple(pareto_chart.chart(c, across) for across in c.axes[1:]),
-            )
-            for c in report.choices
-        ],
-        trainings=[TrainingView(run, tuple(_curves(run))) for run in report.trainings],
-        targets=targets,
-        shown=report.targets[:MAX_TARGETS],
-        dearest=max((t.seconds or 0 for t in report.targets), default=0),
-        drawing=graph_layout.draw({t.name: t.inputs for t in report.targets})
-        if 1 < len(targets) <= MAX_DRAWN
-        else None,
-        sections=list(_sections(report)),
+    return environment
+
+
+def _choice_view(choice: Choice) -> ChoiceView:
+    return ChoiceView(
+        choice,
+        tuple(dict.fromkeys((choice.by, *choice.axes))),
+        tuple(pareto_chart.chart(choice, across) for across in choice.axes[1:]),
     )
-    return re.sub(r"\n\s*\n+", "\n", plain(page))
 
 
 def cell(name: str, value: Value | None) -> Markup:
-    """A figure of the table, its interval below."""
+    """Return a metric for the table, with its interval below."""
     if value is None:
         return Markup()
     text = escape(wording.figure(name, value.value))
@@ -167,7 +187,7 @@ def cell(name: str, value: Value | None) -> Markup:
 
 
 def span(difference: Value) -> str:
-    """The interval of a difference."""
+    """Return the interval of a difference as text; "" without one."""
     return (
         f"{difference.low:+.1f} to {difference.high:+.1f}"
         if difference.low is not None and difference.high is not None
@@ -176,6 +196,7 @@ def span(difference: Value) -> str:
 
 
 def when(time: str) -> str:
+    """Return an ISO 8601 time for people; any other text as it is."""
     try:
         moment = datetime.fromisoformat(time)
         return f"{moment.day} {moment:%b %Y, %H:%M} UTC"
@@ -184,25 +205,31 @@ def when(time: str) -> str:
 
 
 def words(edit: Edit) -> Iterator[tuple[str, str]]:
-    """(" ", kept), ("-", gone), ("+", come), a run of words each."""
+    """Yield the runs of words of an edit: (" ", kept), ("-", removed) and ("+", added)."""
     before, after = (re.findall(r"\s+|\w+|[^\w\s]", text) for text in (edit.before, edit.after))
     old = new = ""
-    for kind, a, b, c, d in difflib.SequenceMatcher(
-        None, before, after, autojunk=False
-    ).get_opcodes():
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    for kind, a, b, c, d in matcher.get_opcodes():
         same = "".join(before[a:b]) if kind == "equal" else ""
         if same.strip() or (same and not (old or new)):
-            yield from (run for run in (("-", old), ("+", new)) if run[1])
+            yield from _changed(old, new)
             yield " ", same
             old = new = ""
         else:
-            # A space between two changed words is no reason to tell them apart.
+            # A space between two changed words belongs to the change.
             old, new = old + "".join(before[a:b]), new + "".join(after[c:d])
-    yield from (run for run in (("-", old), ("+", new)) if run[1])
+    yield from _changed(old, new)
+
+
+def _changed(old: str, new: str) -> Iterator[tuple[str, str]]:
+    if old:
+        yield "-", old
+    if new:
+        yield "+", new
 
 
 def tiles(bench: Bench) -> Iterator[Tile]:
-    """The last model's figures, and what became of them."""
+    """Yield the last model's metrics, each with its change since the build before."""
     model = bench.models[-1]
     changes = {(c.data, c.figure): c for c in bench.changes if c.model == model.name}
     for data in bench.sets[:3]:
@@ -218,83 +245,96 @@ def tiles(bench: Bench) -> Iterator[Tile]:
 
 
 def _tile(title: str, name: str, value: Value, change: Change | None) -> Tile:
-    note = (
-        f"{wording.figure(name, value.low)} to {wording.figure(name, value.high)}"
-        if value.low is not None and value.high is not None
-        else ""
-    )
-    told = (
-        ""
-        if change is None
-        else "unchanged"
-        if change.better is None or change.text == "equal"
-        else change.text
-    )
-    tone = (
-        "soft"
-        if change is None or told == "unchanged" or change.noise
-        else "good"
-        if change.better
-        else "bad"
-    )
-    return Tile(title, wording.figure(name, value.value), note, told, tone)
+    note = ""
+    if value.low is not None and value.high is not None:
+        note = f"{wording.figure(name, value.low)} to {wording.figure(name, value.high)}"
+    text, tone = _change(change) if change else ("", "soft")
+    return Tile(title, wording.figure(name, value.value), note, text, tone)
+
+
+def _change(change: Change) -> tuple[str, str]:
+    """Return a change as text, and its tone: "good", "bad" or "soft"."""
+    if change.better is None or change.text == "equal":
+        return "unchanged", "soft"
+    if change.noise:
+        return change.text, "soft"
+    return change.text, "good" if change.better else "bad"
 
 
 def view(bench: Bench) -> BenchView:
-    sets = []
-    for name in bench.sets:
-        judged = [m.sets[name] for m in bench.models if name in m.sets]
-        sets.append(Columns(name, max((j.rows for j in judged), default=0), columns_of(judged)))
-    known = {figure for m in bench.models for figure in m.figures}
-    accuracy = [
-        charts.accuracy(bench, s, next((f for f in SHARES[:-1] if f in c.columns), "accuracy"))
-        for s, c in zip(bench.sets, sets, strict=True)
-    ]
-    kinds = (
-        ("ttft", "time to first token"),
-        ("gaps", "time between tokens"),
-        ("e2e", "end to end"),
-    )
-    confusions = [
-        (s, tuple((m.name, t) for m in bench.models if s in m.sets and (t := m.sets[s].confusion)))
-        for s in bench.sets
-    ]
+    """Return a benchmark with its tables and charts. The last model is the one that matters."""
+    sets = tuple(_columns(bench, name) for name in bench.sets)
+    measured = {figure for m in bench.models for figure in m.figures}
     last = bench.models[-1]
+    deciding = tuple(v for v in bench.comparisons if v.model == last.name and v.figure in DECIDING)
     return BenchView(
         bench=bench,
-        comparisons=tuple(
-            v for v in bench.comparisons if v.model == last.name and v.figure in DECIDING
-        ),
-        more=_all_comparisons(bench)
-        if any(v.model != last.name or v.figure not in DECIDING for v in bench.comparisons)
-        else None,
-        sets=tuple(sets),
-        speed=tuple(name for name in SPEEDS if name in known) or ("size",),
-        intervals=any(
-            v.low is not None
-            for m in bench.models
-            for row in (m.figures, *(j.figures for j in m.sets.values()))
-            for v in row.values()
-        ),
-        accuracy=tuple(c for c in accuracy if c),
-        latency=tuple(c for kind, title in kinds if (c := charts.latency(bench, kind, title))),
+        comparisons=deciding,
+        more=_all_comparisons(bench) if len(deciding) < len(bench.comparisons) else None,
+        sets=sets,
+        speed=tuple(name for name in SPEEDS if name in measured) or ("size",),
+        intervals=any(value.low is not None for value in _all_values(bench)),
+        accuracy=tuple(_accuracy_charts(bench, sets)),
+        latency=tuple(_latency_charts(bench)),
         trends=tuple(charts.trend(t) for t in bench.trends),
-        confusions=tuple((s, tables) for s, tables in confusions if tables),
+        confusions=tuple(_confusions(bench)),
         labels=tuple(
-            (s, last.name, last.sets[s].labels)
-            for s in bench.sets
-            if s in last.sets and last.sets[s].labels
+            (name, last.name, judged.labels) for name, judged in last.sets.items() if judged.labels
         ),
     )
+
+
+def _columns(bench: Bench, data: str) -> Columns:
+    judged = [m.sets[data] for m in bench.models if data in m.sets]
+    return Columns(data, max((j.rows for j in judged), default=0), columns_of(judged))
 
 
 def columns_of(judged: Sequence[Judged]) -> tuple[str, ...]:
-    """The figures of answers that any model has, the user's own scores last."""
-    known = {figure for j in judged for figure in j.figures}
-    own = dict.fromkeys(name for j in judged for name in j.scores)
-    return (*(f for f in SHARES if f in known), *(name for name in own if name not in SHARES)) or (
-        "accuracy",
-    )
+    """Return the metrics of answers that any model has, the user's own scores last."""
+    measured = {figure for j in judged for figure in j.figures}
+    scores = dict.fromkeys(name for j in judged for name in j.scores)
+    columns = [figure for figure in SHARES if figure in measured]
+    columns += [name for name in scores if name not in SHARES]
+    return tuple(columns) or ("accuracy",)
+
+
+def _all_values(bench: Bench) -> Iterator[Value]:
+    for model in bench.models:
+        yield from model.figures.values()
+        for judged in model.sets.values():
+            yield from judged.figures.values()
+
+
+def _accuracy_charts(bench: Bench, sets: Iterable[Columns]) -> Iterator[charts.StripChart]:
+    """Yield a chart for each data set, of the first share that its table shows."""
+    for columns in sets:
+        figure = next((name for name in SHARES[:-1] if name in columns.columns), "accuracy")
+        chart = charts.accuracy(bench, columns.name, figure)
+        if chart:
+            yield chart
+
+
+def _latency_charts(bench: Bench) -> Iterator[charts.StripChart]:
+    for kind, title in (
+        ("ttft", "time to first token"),
+        ("gaps", "time between tokens"),
+        ("e2e", "end to end"),
+    ):
+        chart = charts.latency(bench, kind, title)
+        if chart:
+            yield chart
+
+
+def _confusions(bench: Bench) -> Iterator[tuple[str, tuple[tuple[str, Confusion], ...]]]:
+    """Yield each data set that has confusion matrices, with those of the models."""
+    for data in bench.sets:
+        matrices = []
+        for model in bench.models:
+            confusion = model.sets[data].confusion if data in model.sets else None
+            if confusion:
+                matrices.append((model.name, confusion))
+        if matrices:
+            yield data, tuple(matrices)
 
 
 def _all_comparisons(bench: Bench) -> charts.Table:
