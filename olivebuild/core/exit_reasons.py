@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import signal
+from pathlib import Path
 
 from olivebuild.core.errors import first_line
 
@@ -64,9 +66,28 @@ WORDS = ("bad_alloc", "can't allocate memory", "cannot allocate memory", "not en
 
 
 def lacks_memory(error: BaseException) -> bool:
-    told = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    return (
-        told
-        or isinstance(error, MemoryError)
-        or any(word in first_line(error, 2000).lower() for word in WORDS)
-    )
+    """Return whether an error was raised for want of memory, by the system or by a library."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return any(word in first_line(error, 2000).lower() for word in WORDS)
+
+
+MIN_FREE_BYTES = 1 << 16
+"""The free space below which a disk counts as full."""
+
+
+def lacks_space(error: BaseException, folder: Path) -> bool:
+    """Return whether an error was raised for want of space on the disk of `folder`.
+
+    Libraries have errors of their own for a full disk, so the disk is asked, too.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # Not imported by a process that only asks for the constants.
+    import shutil
+
+    with contextlib.suppress(OSError):
+        return "No space left" in str(error) or shutil.disk_usage(folder).free < MIN_FREE_BYTES
+    return False

@@ -1,22 +1,20 @@
-"""The process that runs actions: `python -m olivebuild.executors.worker`.
+"""The worker process, which runs actions: `python -m olivebuild.executors.worker [MODULE ...]`.
 
-Speaks JSON lines on stdout, logs on stderr.
+It writes events to stdout, a JSON object a line, and logs to stderr. It reads requests from stdin:
+`{"action": FILE, "log": FILE, "code": STAMP}`. After an action that may share its process it waits
+for the next request. It ends with its parent, which holds the other end of stdin. The modules of
+the command line are imported before the first request comes.
 
-It waits on stdin for an action, `{"action": FILE, "log": FILE, "code": OURS}`, and after one that
-shares its process for another. It ends when its
-parent does: the parent holds the other end of stdin. Words on the command line are modules to
-import before the first action comes.
+Nothing may import this module: the process runs it as `__main__`, and would have it twice.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import json
 import os
 import queue
-import shutil
 import sys
 import threading
 import traceback
@@ -29,7 +27,7 @@ from olivebuild.api.action import Action
 from olivebuild.api.job import Job
 from olivebuild.core import code_version
 from olivebuild.core.errors import FULL, BuildError, Damaged, StepError, StoreError, first_line
-from olivebuild.core.exit_reasons import NO_MEMORY, lacks_memory
+from olivebuild.core.exit_reasons import NO_MEMORY, lacks_memory, lacks_space
 from olivebuild.core.fs.files import DEFAULT_MODE
 from olivebuild.core.host import peak_rss
 from olivebuild.core.processes import end_with_parent
@@ -38,14 +36,15 @@ CHANGED = StepError(
     "olivebuild itself was changed while it was building",
     hint="build again: what was finished is kept",
 )
-"""Keys are made by the parent's code, so another one must not make what they stand for."""
+"""The error where the parent's code is not this one's: keys stand for results of equal code."""
 HEAVY = {"torch", "onnx", "pyarrow"}
-"""A process that has imported one of these ends with its action: it holds more memory than another
-start costs time.
+"""Modules with which a process ends after its action: they hold more memory than is worth the
+time of another start.
 """
 
 
 def main() -> int:
+    """Run actions until one fails or may not share its process; return the exit status."""
     # What libraries print must not mix with events: the real stdout is ours alone, and fd 1 becomes
     # the log.
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -55,8 +54,8 @@ def main() -> int:
     for module in sys.argv[1:]:
         importlib.import_module(module)
     while True:
-        # The folder and the log of an action go with it; whoever waits must not stand in one or
-        # hold the other.
+        # The folder and the log of an action are deleted after it: a waiting process must not
+        # have the one as its working folder, or hold the other open.
         os.chdir(os.path.abspath(os.sep))
         request = requests.get()
         _log_to(request["log"])
@@ -77,20 +76,19 @@ def main() -> int:
 
 
 def _import_for(readers: Sequence[list[object]]) -> None:
-    """What comes next is likely to be one of these steps: its imports pass while the parent stores
-    the result before it.
-    """
+    """Import the modules of the steps that probably come next, while the parent stores a result."""
     for kind, _ in readers:
         from olivebuild.api.step import step_of
 
         step = step_of(str(kind))
         for module in step.ahead if step else ():
-            # What is missing, the step itself tells.
+            # The step reports a missing module itself.
             with contextlib.suppress(ImportError):
                 importlib.import_module(module)
 
 
 def _log_to(file: str) -> None:
+    """Make a file, emptied, the stdout and stderr of this process and its children."""
     log = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -98,16 +96,16 @@ def _log_to(file: str) -> None:
 
 
 def _listen(requests: queue.SimpleQueue[dict[str, str]]) -> None:
-    """Take in what the parent asks for, and end with it."""
+    """Queue the requests of the parent, and end with it."""
     try:
         end_with_parent(lambda line: requests.put(json.loads(line)))
     finally:
-        # What can't be understood is no reason to wait for more.
+        # A line that is no JSON means that the parent is not ours: no reason to wait for more.
         os._exit(1)
 
 
 def _forget_peak() -> None:
-    """Count the peak memory of what comes next alone, where the system can."""
+    """Reset the peak memory of this process, on Linux alone."""
     # https://www.kernel.org/doc/html/latest/filesystems/proc.html: 5 resets the peak resident set
     # size.
     with contextlib.suppress(OSError):
@@ -115,6 +113,10 @@ def _forget_peak() -> None:
 
 
 def run(action: Action, stream: Any, log: str = "") -> int:
+    """Run an action's step, and write its result or its error to `stream`.
+
+    Return the exit status: 0, or 1 after an error.
+    """
     job = Job(action, stream)
     job.log = log
     try:
@@ -122,81 +124,63 @@ def run(action: Action, stream: Any, log: str = "") -> int:
         if job.mode != DEFAULT_MODE:
             privacy.restrict(job.out, job.mode)
         data = job.result._asdict()
-        job.say(
-            "result",
-            **data | {"reference": str(job.result.reference or ""), "peak_rss": peak_rss()},
-        )
-    except BuildError as e:
-        job.say(
-            "error",
-            **(
-                StoreError(f"{e.fact}: {FULL[0]}", where=e.where, hint=FULL[1])
-                if _is_full(e, job.out)
-                else e
-            ).to_json(),
-        )
-        return 1
-    except Damaged as e:
-        job.set_merges_aside()
-        hint = "build again: what is damaged was set aside, and its step runs anew"
-        job.say(
-            "error",
-            **StepError(
-                f"an input of {action.target} in the cache is not whole: {e}", hint=hint
-            ).to_json(),
-        )
-        return 1
-    except ModuleNotFoundError as e:
-        traceback.print_exc()
-        hint = "pip install 'olivebuild[build]' installs what steps need"
-        job.say(
-            "error",
-            **StepError(
-                f"{action.target} needs the library {e.name}, which is not installed", hint=hint
-            ).to_json(),
-        )
-        return 1
-    except BaseException as e:
-        # What is written in Rust panics with something that is no Exception.
-        if isinstance(e, SystemExit | KeyboardInterrupt | GeneratorExit):
-            raise
-        if lacks_memory(e):
-            from olivebuild.core.text import size
-
-            traceback.print_exc()
-            fact = (
-                f"{action.target} failed: {NO_MEMORY[0]}; its process had taken up to "
-                f"{size(peak_rss())}"
-            )
-            job.say("error", **StepError(fact, hint=NO_MEMORY[1]).to_json())
-            return 1
-        if _is_full(e, job.out):
-            job.say(
-                "error",
-                **StoreError(
-                    f"{action.target} failed: {FULL[0]}", where=action.out, hint=FULL[1]
-                ).to_json(),
-            )
-            return 1
-        traceback.print_exc()
-        hint = f"`olivebuild log {action.target}` shows the whole story"
-        job.say(
-            "error",
-            **StepError(
-                f"{action.target} failed: {type(e).__name__}: {first_line(e)}", hint=hint
-            ).to_json(),
-        )
+        data["reference"] = str(job.result.reference or "")
+        job.say("result", **data, peak_rss=peak_rss())
+    except (SystemExit, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001
+        # A panic of Rust code is a BaseException, and no Exception.
+        job.say("error", **_as_build_error(error, job).to_json())
         return 1
     return 0
 
 
-def _is_full(error: BaseException, folder: Path) -> bool:
-    """Libraries have errors of their own for a full disk, so the disk is asked, too."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    with contextlib.suppress(OSError):
-        return "No space left" in str(error) or shutil.disk_usage(folder).free < 1 << 16
-    return False
+def _as_build_error(error: BaseException, job: Job) -> BuildError:
+    """Return the error to show for one that ended a step; the log gets the traceback of a bug."""
+    target = job.action.target
+    match error:
+        case BuildError():
+            if not lacks_space(error, job.out):
+                return error
+            return StoreError(f"{error.fact}: {FULL[0]}", where=error.where, hint=FULL[1])
+        case Damaged():
+            job.set_merges_aside()
+            return StepError(
+                f"an input of {target} in the cache is not whole: {error}",
+                hint="build again: what is damaged was set aside, and its step runs anew",
+            )
+        case ModuleNotFoundError():
+            _log_traceback(error)
+            return StepError(
+                f"{target} needs the library {error.name}, which is not installed",
+                hint="pip install 'olivebuild[build]' installs what steps need",
+            )
+        case _ if lacks_memory(error):
+            _log_traceback(error)
+            return StepError(
+                f"{target} failed: {NO_MEMORY[0]}; its process had taken up to {_peak_memory()}",
+                hint=NO_MEMORY[1],
+            )
+        case _ if lacks_space(error, job.out):
+            return StoreError(f"{target} failed: {FULL[0]}", where=job.action.out, hint=FULL[1])
+        case _:
+            _log_traceback(error)
+            return StepError(
+                f"{target} failed: {type(error).__name__}: {first_line(error)}",
+                hint=f"`olivebuild log {target}` shows the whole story",
+            )
+
+
+def _log_traceback(error: BaseException) -> None:
+    # The process's stderr is the log of the action.
+    traceback.print_exception(error)
+
+
+def _peak_memory() -> str:
+    # Not imported where nothing fails: the light worker starts in a few milliseconds.
+    from olivebuild.core.text import size
+
+    return size(peak_rss())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,156 @@
+"""Checks of a model's use: faults of what a node is to make of the model.
+
+The model itself is checked in model_folder.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from olivebuild.api.node import Node
+from olivebuild.core.host import installed
+from olivebuild.formats import template_clock
+from olivebuild.formats.conversions import known_to_fail
+from olivebuild.formats.model_config import (
+    LIBRARIES,
+    TOKENIZER_FILES,
+    Finding,
+    architecture_of,
+    architectures_of_builder,
+    context_of,
+    full_precision_hint,
+    is_there,
+    methods_of_builder,
+    quantised_by,
+)
+from olivebuild.planner.checks.model_folder import ModelFolder
+
+
+def findings(
+    model: ModelFolder, node: Node, name: str, chats: Sequence[str] = (), *, trusts: bool
+) -> list[Finding]:
+    """Return the faults of making `node` from a model that is called `name`.
+
+    Faults of the model itself come alone. `chats`: the data sets whose rows the node has rendered
+    by the model's chat template. `trusts`: code that comes with the model may run.
+    """
+    model_findings = model.findings(trusts=trusts)
+    if any(finding.fails for finding in model_findings):
+        return model_findings
+    # Code of the model's own may bring a tokenizer that no file shows.
+    tokenizer_findings = () if trusts else _check_tokenizer(model, node, chats)
+    return [*model_findings, *_check_use(model, node, name), *tokenizer_findings]
+
+
+def _check_use(model: ModelFolder, node: Node, name: str) -> Iterator[Finding]:
+    method = quantised_by(model.config)
+    if method and node.kind == "merged":
+        yield Finding(f"the base model is quantised ({method})", full_precision_hint(name))
+    elif method and node.kind != "onnx":
+        yield from _check_loading_quantised(model, method)
+    if node.kind == "adapter":
+        yield from _check_training(model, node, method)
+    if node.kind == "onnx":
+        yield from _check_conversion(model, node, method)
+
+
+def _check_tokenizer(model: ModelFolder, node: Node, chats: Sequence[str]) -> Iterator[Finding]:
+    """Yield the lack of a tokenizer or chat template.
+
+    A merge needs neither, and an adapter from elsewhere may bring its own.
+    """
+    if node.kind == "merged" or node.source:
+        return
+    if not any(any(model.path.glob(pattern)) for pattern in TOKENIZER_FILES):
+        hint = "take tokenizer.json and tokenizer_config.json from where the model came from"
+        yield Finding("the model's folder has no tokenizer", hint, of_model=True)
+    elif node.kind == "adapter" and chats:
+        with contextlib.suppress(OSError):
+            if not any(template_clock.templates_in(template_clock.files_of(model.path))):
+                fact = (
+                    f"the model has no chat template, by which the rows of {chats[0]} are rendered"
+                )
+                hint = (
+                    "write the turns out with prompt and completion, or put a chat_template.jinja "
+                    "into the model's folder"
+                )
+                yield Finding(fact, hint, ("data",))
+
+
+def _check_loading_quantised(model: ModelFolder, method: str) -> Iterator[Finding]:
+    """Yield the faults for which transformers can't load a quantised model."""
+    missing = [name for name in LIBRARIES.get(method, ()) if not is_there(name)]
+    if missing:
+        fact = (
+            f"the base model is quantised ({method}), and transformers needs "
+            f"{' and '.join(missing)} to load it, not installed here"
+        )
+        hint = f"name the full-precision model, or `pip install {' '.join(missing)}`"
+        yield Finding(fact, hint)
+    elif method == "bitsandbytes" and model.has_plain_weights():
+        fact = (
+            f"the base model is quantised ({method}), as config.json says, and its weights are not"
+        )
+        hint = (
+            "leave quantization_config out of config.json, or name the folder that config.json "
+            "belongs to"
+        )
+        yield Finding(fact, hint)
+
+
+def _check_training(model: ModelFolder, node: Node, method: str) -> Iterator[Finding]:
+    if method and node.fields.get("method") == "qlora":
+        yield from _check_quantised_twice(model, node, method)
+    context = context_of(model.config)
+    length = node.fields.get("training", {}).get("max_length")
+    if context and isinstance(length, int) and length > context:
+        yield Finding(
+            f"max_length {length} is more than the {context} tokens that the model takes",
+            f"a row that is longer than {context} tokens fails the training",
+            ("training", "max_length"),
+            fails=False,
+        )
+
+
+def _check_quantised_twice(model: ModelFolder, node: Node, method: str) -> Iterator[Finding]:
+    """Yield the fault of QLoRA on a base that is stored in another quantisation."""
+    stored = model.config["quantization_config"]
+    in_4bit = stored.get("load_in_4bit") or stored.get("_load_in_4bit")
+    if method != "bitsandbytes" or not in_4bit:
+        fact = f"method: qlora quantises the base, which is quantised already ({method})"
+        yield Finding(fact, "name the full-precision model, or write method: lora", ("method",))
+        return
+    options = node.fields.get("quantisation", {})
+    # The defaults of the field, and of transformers' BitsAndBytesConfig.
+    wanted_type, wanted_double = options.get("type", "nf4"), options.get("double", True)
+    stored_type = stored.get("bnb_4bit_quant_type", "fp4")
+    stored_double = bool(stored.get("bnb_4bit_use_double_quant", False))
+    if (wanted_type, wanted_double) != (stored_type, stored_double):
+        # transformers takes what is stored, and the adapter's folder would say otherwise.
+        text = f"{{type: {stored_type}, double: {str(stored_double).lower()}}}"
+        fact = f"the base is stored in 4 bits as {text}, and `quantisation` says otherwise"
+        field = ("quantisation",) if options else ("method",)
+        yield Finding(fact, f"quantisation: {text}, or name the full-precision model", field)
+
+
+def _check_conversion(model: ModelFolder, node: Node, method: str) -> Iterator[Finding]:
+    """Yield the fault for which the model builder of onnxruntime-genai can't convert the model."""
+    architecture, version = architecture_of(model.config), installed("onnxruntime-genai")
+    architectures, methods = architectures_of_builder(), methods_of_builder()
+    if architectures and architecture not in architectures:
+        fact = f"the model builder (onnxruntime-genai {version}) does not know {architecture}"
+        hint = (
+            "a merge of it can be built and used with transformers; a later onnxruntime-genai may "
+            "know it"
+        )
+        yield Finding(fact, hint)
+    elif reason := known_to_fail(model.config, node.fields.get("precision", "int4")):
+        yield reason
+    elif method and methods and method not in methods:
+        fact = (
+            f"the model builder (onnxruntime-genai {version}) does not read weights that are "
+            f"quantised by {method}"
+        )
+        hint = f"name the full-precision model; it reads {', '.join(sorted(methods))}"
+        yield Finding(fact, hint)
