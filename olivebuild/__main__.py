@@ -1,5 +1,6 @@
-"""`olivebuild` and `python -m olivebuild`: a build of which nothing has changed is answered before
-anything is imported.
+"""Entry point of `olivebuild` and `python -m olivebuild`.
+
+A build of which nothing has changed is answered before anything else is imported.
 """
 
 import os
@@ -9,6 +10,7 @@ from olivebuild.snapshot import answer
 
 
 def main() -> None:
+    """Answer from the last build's snapshot, or run the command line; exit with its code."""
     if None in (sys.stdin, sys.stdout, sys.stderr):
         from olivebuild.core.streams import reopen
 
@@ -21,8 +23,8 @@ def main() -> None:
     if code is None:
         import gc
 
-        # What importing and reading a plan make stays: looking for garbage in it again and again
-        # finds none.
+        # Imports and plans make many objects that stay: frequent collections would find no
+        # garbage among them.
         gc.set_threshold(100_000)
         from olivebuild.cli.main import run
 
@@ -36,14 +38,15 @@ def main() -> None:
 
 
 def _leave(code: int) -> None:
-    """End at once: the interpreter, and what thousands of targets left in memory, are the system's
-    to free, not to be taken apart one by one.
+    """End the process without tearing the interpreter down object by object.
+
+    With thousands of targets in memory that takes longer than a build with nothing to do.
     """
     import atexit
 
     threading = sys.modules.get("threading")
     if threading and threading.active_count() > 1:
-        # Somebody still works, and is waited for.
+        # The interpreter waits for threads that still work.
         return
     try:
         atexit._run_exitfuncs()
@@ -51,7 +54,7 @@ def _leave(code: int) -> None:
         sys.stderr.flush()
     except (OSError, ValueError):
         if not code:
-            # As it is told of any program whose output nobody takes.
+            # The interpreter reports output that could not be written, with exit code 120.
             return
     os._exit(code)
 

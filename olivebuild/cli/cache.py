@@ -1,4 +1,4 @@
-"""The verbs that keep house: clean, verify and gc."""
+"""clean, verify and gc."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def clean(ctx: click.Context, dry_run: bool) -> None:
 @JSON
 @click.pass_context
 def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
-    """Read the whole cache, and what this recipe has in build/, and compare all with its digests;
-    exit 1 on any fault.
+    """Read the whole cache and this recipe's build/, and compare all with its digests.
+
+    Exits with 1 on any fault.
 
     \b
     olivebuild verify --repair
@@ -98,7 +99,7 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
 
 
 def quantity(read: str) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
-    """An option that takes `50GB` or `30d`: which function of `text` reads it."""
+    """Return a callback for an option like `50GB` or `30d`; `read` names a parser in core.text."""
 
     def convert(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
         from olivebuild.core import text
@@ -208,7 +209,7 @@ def _as_lines(found: Sweep, limit: int | None, deleted: bool) -> list[str]:
 
 
 def _line(result: Result) -> str:
-    """`412 MB  adapter    41 days ago  /home/me/tone`"""
+    """Return a result's line: `412 MB  adapter    41 days ago  /home/me/tone`."""
     from olivebuild.core.text import size
 
     days = max(0, int((time.time() - result.used) / 86400))

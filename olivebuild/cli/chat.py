@@ -1,6 +1,6 @@
-"""The verbs that try a model: chat and predict.
+"""chat and predict.
 
-They build it first, and leave the model itself to a process of its own.
+Both build the model first; a process of its own loads and runs it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ DATA = click.option(
 
 @dataclass(frozen=True)
 class Subject:
-    """A built model: its folder, and that of an adapter which goes on top.
+    """A built model: its folder, and that of an adapter on top of it.
 
-    `digests` tell what they hold.
+    `digests` are those of both folders.
     """
 
     target: str
@@ -147,12 +147,11 @@ def predict(
     data: str | None,
     max_tokens: int,
 ) -> None:
-    """Answer the rows of a file, one JSON line a row, in order; the model is built first if it is
-    stale.
+    """Answer the rows of a file, one JSON line a row, in order.
 
-    A row is rendered by the data set that the model was trained on (or another of the recipe whose
-    columns it has), or has a `prompt`
-    or `messages`. An interrupted run with --out goes on where it stopped.
+    The model is built first if it is stale. A row is rendered by the data set that the model was
+    trained on (or another of the recipe whose columns it has), or has a `prompt` or `messages`. An
+    interrupted run with --out resumes where it stopped.
 
     \b
     olivebuild predict onnx-int4 --in new.jsonl --out answers.jsonl
@@ -213,7 +212,7 @@ def predict(
 
 
 def build_subject(project: Project, target: str) -> Subject:
-    """What the verb is about, built if it is stale.
+    """Build the target that a verb names if it is stale, and return it.
 
     Raises RecipeError for a target that is no model, and the error of a step that fails.
     """
@@ -258,7 +257,7 @@ def build_subject(project: Project, target: str) -> Subject:
 
 
 def _build(project: Project, goals: list[str]) -> Plan:
-    """What it tells goes to stderr: stdout is for answers."""
+    """Build goals, with the build's lines on stderr: stdout is for answers."""
     from olivebuild.engine.builder import Builder
     from olivebuild.engine.recorder import Recorder, record
     from olivebuild.executors.local import LocalExecutor
@@ -275,7 +274,7 @@ def _build(project: Project, goals: list[str]) -> Plan:
 
 
 def forms_for(graph: Graph, target: str) -> tuple[dict[str, str], ...]:
-    """The templates of the data sets that the target was made with, then of the recipe's others."""
+    """Return the templates of the data sets that the target depends on, then of the others."""
     below = [
         name for name in graph.targets_below([target]) if graph.targets[name].kind == "dataset"
     ]
@@ -286,7 +285,10 @@ def forms_for(graph: Graph, target: str) -> tuple[dict[str, str], ...]:
 
 
 def form_of(graph: Graph, name: str, *, single: bool = False) -> dict[str, str]:
-    """Raises RecipeError when there is no such data set, or no such template."""
+    """Return a data set's template.
+
+    Raises RecipeError when there is no such data set, or no such template.
+    """
     graph.one(name)
     where = graph.recipe.where(name)
     form = _form(graph, name) if graph.targets[name].kind == "dataset" else None
@@ -377,7 +379,7 @@ def _turn(
 
 
 def _answer(talker: Talker, question: dict[str, Any]) -> tuple[str, bool]:
-    """What the model wrote, shown as it comes, and whether it was interrupted."""
+    """Print an answer as it is generated. Return it, and whether it was interrupted."""
     from olivebuild.core.text import clean
 
     answer, interrupted = "", False
@@ -393,7 +395,7 @@ def _answer(talker: Talker, question: dict[str, Any]) -> tuple[str, bool]:
 
 
 def _next_line(interactive: bool) -> str | None:
-    """None at the end of the input."""
+    """Return the next line of standard input; None at its end."""
     if not interactive:
         return sys.stdin.readline() or None
     try:
@@ -407,13 +409,15 @@ def _next_line(interactive: bool) -> str | None:
 
 
 def lines_of(talker: Talker) -> Iterator[str]:
+    """Yield the rows with their predictions as JSON."""
     for row, text in talker.rows():
         yield json.dumps(row | {"prediction": text}, ensure_ascii=False)
 
 
 def write_lines(asked: Callable[[int], Settings], log: Path, out: Path, part: Path) -> None:
-    """All lines into `out`, at once when the last is there; until then they are in `part`, from
-    which a later run goes on.
+    """Write all lines to `part`, and rename it to `out` when the last is there.
+
+    A later run resumes from `part`.
     """
     from olivebuild.api.event import Event
     from olivebuild.ui.live import on_stderr
@@ -446,7 +450,7 @@ def write_lines(asked: Callable[[int], Settings], log: Path, out: Path, part: Pa
 
 
 def whole_lines(file: Path) -> int:
-    """How many lines are complete; what comes after them is cut off."""
+    """Return the number of complete lines of a file, and cut off what follows them."""
     if not file.exists():
         return 0
     data = file.read_bytes()

@@ -1,4 +1,4 @@
-"""update and accept: what is pinned in olivebuild.lock, and old results taken for new versions."""
+"""update and accept: pins of olivebuild.lock, and old results accepted for new versions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def accept_target(planner: Planner, target: str) -> Iterator[str]:
-    """Say what was accepted.
+    """Accept a target's old results, and yield a line for each accepted change.
 
     Raises BuildError when there is no old result, or more than the versions of libraries changed.
     """
@@ -46,8 +46,8 @@ def accept_target(planner: Planner, target: str) -> Iterator[str]:
             f"only new versions of libraries can be accepted; `olivebuild {target}` builds it anew"
         )
         if any(r.cause == "step" for r in reasons):
-            # A step's version is raised where what it made before is not what it makes now, be it
-            # that it was wrong.
+            # A step's version is raised where its results differ from those it made before, also
+            # because these were wrong.
             differs = (
                 "; ".join(changed_steps([state], reasons)) or "olivebuild makes it differently now"
             )
@@ -126,6 +126,7 @@ def update(ctx: click.Context, targets: tuple[str, ...], template_date: bool) ->
 
 
 def update_template_date(project: Project) -> None:
+    """Pin today's date, in UTC, for chat templates, and name the models with dates of their own."""
     from olivebuild.formats import template_clock
     from olivebuild.planner.template_dates import LABEL
 
@@ -136,8 +137,8 @@ def update_template_date(project: Project) -> None:
         f"{LABEL}: " + ("unchanged" if before == now else f"{before or 'not pinned'} -> {now}")
     )
     for node in project.graph.nodes.values():
-        if (own := node.fields.get(LABEL)) and own != template_clock.FREEZE:
-            click.echo(f"{node.target} has a {LABEL} of its own, {own}, which stays")
+        if (date := node.fields.get(LABEL)) and date != template_clock.FREEZE:
+            click.echo(f"{node.target} has a {LABEL} of its own, {date}, which stays")
 
 
 @click.command()

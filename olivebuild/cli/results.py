@@ -1,4 +1,4 @@
-"""The verbs that look back: report, history and compare."""
+"""report, history and compare."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def report(
 
 
 def write(file: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Write a file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, text.encode())
 
@@ -156,9 +156,7 @@ def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
 
 
 def _benchmarks(project: Project) -> dict[str, Metrics]:
-    """Return the metrics of the recipe's benchmarks as they stand, but for what is not measured
-    yet.
-    """
+    """Return the metrics of the recipe's benchmarks, without those not measured yet."""
     from olivebuild.metrics.records import read_metrics
 
     names = [name for name, target in project.graph.targets.items() if target.kind == "benchmark"]

@@ -1,4 +1,7 @@
-"""init, doctor and schema. Heavy libraries are asked in a process of their own."""
+"""init, doctor and schema.
+
+A process of its own imports the heavy libraries that doctor asks.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ print(json.dumps([n for n in names if getattr(og, f"is_{n}_available")()]))
 
 
 def examine() -> dict[str, Any]:
+    """Return the facts of `doctor --json`."""
     libraries = {
         name: installed(name)
         for name in sorted(
@@ -64,7 +68,7 @@ def examine() -> dict[str, Any]:
 
 
 def _providers() -> list[str]:
-    """The execution providers of onnxruntime-genai; the CPU is always one."""
+    """Return the execution providers of onnxruntime-genai; the CPU is always one."""
     done = subprocess.run(python("-c", _PROVIDERS), capture_output=True, text=True, check=False)
     try:
         return ["cpu", *json.loads(done.stdout)]
@@ -73,6 +77,7 @@ def _providers() -> list[str]:
 
 
 def to_text(facts: dict[str, Any]) -> str:
+    """Return the facts of `examine` as lines."""
     lines = [
         f"olivebuild  {facts['olivebuild']} on Python {facts['python']}, {facts['system']}",
         f"processor   {facts['processor']}, {facts['cores']} cores, "

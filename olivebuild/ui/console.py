@@ -1,6 +1,6 @@
-"""What people see before and after a build: plans, tables, gates, errors.
+"""Output before and after a build: plans, tables, gates, errors.
 
-With live.py the only files that know rich; decides nothing.
+Only this module and live.py import rich.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ COLOURS = {
 
 
 def stdout() -> Console:
+    """Return a console on standard output."""
     # Lines of a log are not cut at 80 columns; a table on a terminal fits it.
     return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 def show_error(error: BuildError) -> None:
-    """Headline, place, hint: on stderr."""
+    """Print an error to stderr: its place and fact, the line of the recipe, and the hint."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     where = error.where
     prefix = f"[bold]{escape(clean(str(where)))}:[/] " if where else ""
@@ -72,11 +73,13 @@ def show_faults(plan: Plan) -> int:
 
 
 def show_summary(report: BuildReport) -> None:
+    """Print the summary of a successful build."""
     head, rest = summary(report)
     stdout().print(f"[green]{head}[/]{escape(rest)}")
 
 
 def show_watch(changed: Path | None, folder: Path) -> None:
+    """Print the input that changed; with None, that the watch waits."""
     if changed is None:
         stdout().print("[bright_black]watching; Ctrl-C ends[/]")
         return
@@ -85,6 +88,7 @@ def show_watch(changed: Path | None, folder: Path) -> None:
 
 
 def show_plan(plan: Plan) -> None:
+    """Print a line for each target: verdict, first reason, last cost."""
     console = stdout()
     for name in plan.targets:
         verdict, states = plan.target(name)
@@ -109,7 +113,7 @@ def show_notes(notes: Iterable[tuple[str, str]]) -> None:
 
 
 def show_problems(problems: Iterable[PlanProblem]) -> None:
-    """What goes wrong with a plan, as errors; what is only to be known, below the plan."""
+    """Print the problems that fail a plan as errors, and the others as notes below it."""
     for problem in problems:
         if problem.fails:
             show_error(problem.error())
@@ -135,19 +139,17 @@ def show_gates(judgements: Iterable[Judgement]) -> None:
 
 
 QUALITIES = ("accuracy", "json_exact", "generated_accuracy")
-"""What says most of a model's answers; the first that there is."""
+"""Metrics of answers by how much they say; the first that was measured is used."""
 OF_ROWS = (
     (("accuracy", "accuracy"), ("generated_accuracy", "written")),
     (("schema_valid", "valid"), ("field_exact", "fields"), ("json_exact", "whole")),
     (("perplexity", "perplexity"),),
 )
-"""The figures of a data set that the table shows: label and text, of JSON, of texts without a
-question.
-"""
+"""Metrics of a data set that the table shows: of labels, of JSON, of texts without a question."""
 
 
 def show_benchmark(metrics: Metrics) -> None:
-    """The table: a row a model, the baselines below."""
+    """Print a table with a row for each model, and the baselines below."""
     console = stdout()
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("model")
@@ -170,9 +172,7 @@ def show_benchmark(metrics: Metrics) -> None:
 
 
 def _differences(metrics: Metrics) -> Iterator[str]:
-    """Yield what each model lost or gained against the one before it, by what people look at
-    first.
-    """
+    """Yield each model's loss or gain against the one before it, in the first of QUALITIES."""
     rows = {(row.model, row.versus, row.data, row.figure): row for row in metrics.comparisons}
     for versus, model in pairwise(metrics.models):
         for name in metrics.data:
@@ -207,9 +207,7 @@ def _times(row: ModelMetrics) -> list[str]:
 
 
 def _headings(metrics: Metrics, data: str) -> list[tuple[str, str]]:
-    """Return (metric, heading) pairs of a data set; the first heading tells how many rows it
-    has.
-    """
+    """Return (metric, heading) pairs of a data set; the first heading has the number of rows."""
     rows = [row.data[data] for row in metrics.models.values()]
 
     def measured(group: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -244,13 +242,11 @@ def _cells(
 
 
 MANY = 4
-"""From so many models on it takes a front to see which are worth having."""
+"""Least number of models for which the Pareto front is shown."""
 
 
 def show_front(metrics: Metrics) -> None:
-    """Print the models that no other beats in accuracy, speed and size at once, fastest last, then
-    the others, and by what they are beaten.
-    """
+    """Print the Pareto front of accuracy, speed and size, fastest last, then the beaten models."""
     pareto, models = metrics.pareto, metrics.models
     if not pareto or len(models) < MANY:
         return
@@ -290,9 +286,7 @@ def show_choice(name: str, metrics: ChoiceMetrics) -> None:
 
 
 def show_history(entries: Sequence[Entry], count: int) -> None:
-    """A line a build, the newest last: what it did, why, and how its benchmarks compare with the
-    build before.
-    """
+    """Print a line for each build, the newest last: its runs, causes, and changed metrics."""
     console = stdout()
     for entry in entries[-count:]:
         made = (
@@ -327,7 +321,7 @@ def show_history(entries: Sequence[Entry], count: int) -> None:
 
 
 def show_comparison(found: Comparison) -> None:
-    """A row a figure; better is green and worse red."""
+    """Print a row for each metric that both have; better is green and worse red."""
     console = stdout()
     console.print(f"{escape(clean(found.old))} -> {escape(clean(found.new))}")
     for reason in found.causes:

@@ -1,5 +1,6 @@
-"""The display of a build, made when there is something to show: what draws takes long to import,
-and the first step need not wait for it.
+"""Display of a build, made when there is something to show.
+
+Drawing takes long to import, and the first step need not wait for it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def _lines() -> Lines:
 
 
 class Showing:
-    """A listener for as long as the build runs.
+    """Listener of one build.
 
-    What shows nothing by itself waits for what does.
+    Events that show nothing by themselves are kept until one that does.
     """
 
     def __init__(self) -> None:

@@ -6,19 +6,20 @@ from olivebuild.recipe.graph import Graph
 
 
 def edges(graph: Graph) -> list[tuple[str, str, str]]:
-    """(target, the target it needs, the output it reads), each once."""
-    found = []
+    """Return (target, the target it needs, the output it reads), each once."""
+    pairs = []
     for name, inputs in graph.inputs.items():
         user = graph.nodes[name].target
-        found += [
+        pairs += [
             (user, source.target, output) for _, source, output in inputs if source.target != user
         ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(pairs))
 
 
 def tree(graph: Graph) -> str:
-    """Goals at the left, what they need below and to the right; what was shown before is not opened
-    again.
+    """Return a tree with goals at the left, and their inputs below and to the right.
+
+    A target that appears again is followed by " ..." instead of its inputs.
     """
     below: dict[str, list[str]] = {}
     for user, source, output in edges(graph):
@@ -47,19 +48,20 @@ def tree(graph: Graph) -> str:
 
 
 def dot(graph: Graph) -> str:
+    """Return the graph in the language of Graphviz."""
     lines = ["digraph olivebuild {", "  rankdir=LR; node [shape=box];"]
     lines += [
         f'  "{name}" [label="{name}\\n{target.kind}"];' for name, target in graph.targets.items()
     ]
     lines += [
-        f'  "{source}" -> '
-        f'"{user}"{f" [label={output!r}]".replace(chr(39), chr(34)) if output else ""};'
+        f'  "{source}" -> "{user}"' + (f' [label="{output}"];' if output else ";")
         for user, source, output in edges(graph)
     ]
     return "\n".join([*lines, "}"])
 
 
 def mermaid(graph: Graph) -> str:
+    """Return the graph as a Mermaid flowchart."""
     names = {name: f"t{i}" for i, name in enumerate(graph.targets)}
     lines = ["graph LR"]
     lines += [

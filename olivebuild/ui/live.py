@@ -1,9 +1,7 @@
-"""What people see on a terminal while a build runs: lines in colours, and below them a row for each
-running step. Decides nothing.
+"""Build output on a terminal: coloured lines, and below them a row for each running step.
 
-Lines that tell what happened are printed once and stay; rows are drawn over and vanish. A row is
-never wider than the terminal, so that
-drawing it again can't reach a line above it.
+Lines of events are printed once and stay; rows are drawn over and vanish. A row is never wider than
+the terminal, so that drawing it again can't reach a line above it.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ NAME_WIDTH, BAR_WIDTH = 26, 16
 
 
 class Display(Lines):
-    """Listens to a build. Prints to `console`, standard output if none is given."""
+    """Listener of a build that prints to `console`, by default standard output."""
 
     def __init__(self, console: Console | None = None, clock: Clock = time.monotonic) -> None:
         super().__init__(clock)
@@ -48,9 +46,9 @@ class Display(Lines):
         self._live.stop()
 
     def draw(self) -> RenderableType:
-        """The rows of all running steps, and what is left of the whole build.
+        """Return the rows of all running steps, and the time left for the whole build.
 
-        Called by a thread that draws.
+        A drawing thread calls it.
         """
         now, rows = self._clock(), dict(self._rows)
         room = self.console.width - 1
@@ -81,18 +79,19 @@ class Display(Lines):
         return [(done * full, "bar.complete"), (rest * (BAR_WIDTH - full), "bar.back"), ("  ", "")]
 
     def _rest(self, now: float, rows: Mapping[str, Row]) -> str:
-        """`3 of 8 steps done, about 4 min 10 s left`: those that wait take turns in as many places
-        as are busy now.
+        """Return `3 of 8 steps done, about 4 min 10 s left`.
+
+        Waiting steps are expected to run as many at a time as run now.
         """
         waiting = [cost for node, cost in self._costs.items() if node not in rows]
         left = [row.left(now) for row in rows.values()]
-        known = sum(x or 0 for x in waiting) / max(1, len(rows)) + max(
+        estimate = sum(x or 0 for x in waiting) / max(1, len(rows)) + max(
             (x or 0 for x in left), default=0
         )
         word = "at least" if None in waiting or None in left else "about"
         done = self._steps - len(self._costs)
         return f"{done} of {self._steps} steps done" + (
-            f", {word} {whole(known)} left" if known else ""
+            f", {word} {whole(estimate)} left" if estimate else ""
         )
 
     @property
@@ -114,7 +113,7 @@ class Display(Lines):
 
 
 def on_stderr() -> Display:
-    """Where stdout is for answers."""
+    """Return a display on stderr, for verbs whose stdout is for answers."""
     return Display(
         Console(
             stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 200
@@ -124,8 +123,9 @@ def on_stderr() -> Display:
 
 @contextmanager
 def hashing(memo: StatMemo) -> Iterator[None]:
-    """While long files are hashed without a build, a terminal shows how far that is; on stderr,
-    since stdout is for the answer.
+    """Context in which a terminal shows the progress of hashing long files.
+
+    It is on stderr, since stdout is for the answer.
     """
     with on_stderr() as display:
         memo.listen = lambda path, done, total: display(
@@ -136,8 +136,9 @@ def hashing(memo: StatMemo) -> Iterator[None]:
 
 @contextmanager
 def reading(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Hears how many bytes of how many were read, and shows it on a terminal; on stderr, since
-    stdout is for the answer.
+    """Context with a listener of (bytes read, bytes in all) that shows them on a terminal.
+
+    It is on stderr, since stdout is for the answer.
     """
     with Display(Console(stderr=True, highlight=False)) as display:
         yield lambda done, total: display(

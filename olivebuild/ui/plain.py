@@ -1,8 +1,6 @@
-"""What people see while a build runs where there is no terminal: plain lines.
+"""Plain-text build output, for pipes and CI logs.
 
-Imports nothing that draws.
-
-live.py adds colours and, below the lines, a row for each running step.
+Imports no drawing library. live.py adds colours and, below the lines, a row for each running step.
 """
 
 from __future__ import annotations
@@ -27,19 +25,18 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], float]
 ENOUGH_SECONDS = 2.0
-"""A phase's own pace counts once it has taken this long, and a tenth of what the step cost last
-time: a step may have short phases first.
+"""Least time of a phase before its pace is used for estimates.
+
+It must also be a tenth of what the step cost last time: a step may have short phases first.
 """
 SILENCE_SECONDS = 60.0
-"""Where there is no terminal, a running step says something at least this often, as far as it has
-something to say.
-"""
+"""Longest time without a line of a running step that reports progress."""
 
 
 class Row(Struct, frozen=True):
     """A running step, or a long file that is hashed.
 
-    `cost` is what it took last time; `first` is `done` when the phase began, at `since`.
+    `cost` is its last time in seconds; `first` is `done` when the phase began, at `since`.
     """
 
     started: float
@@ -58,8 +55,9 @@ class Row(Struct, frozen=True):
         return replace(self, done=done, total=total)
 
     def left(self, now: float) -> float | None:
-        """Seconds to go: by the phase's pace, else by what the step took last time; None when
-        neither tells.
+        """Return the seconds left, by the phase's pace, else by the step's last time.
+
+        None when neither is known.
         """
         spent, counted = now - self.since, self.done - self.first
         if self.total and counted > 0 and spent >= max(ENOUGH_SECONDS, (self.cost or 0) / 10):
@@ -68,15 +66,16 @@ class Row(Struct, frozen=True):
         return rest if rest > 0 else None
 
     def state(self) -> str:
-        """`training 18/36, loss 0.412`."""
+        """Return `training 18/36, loss 0.412`."""
         if self.in_bytes:
             return f"{self.what} {size(self.done)} of {size(self.total)}"
         count = f" {self.done}/{self.total}" if self.total else f" {self.done}" if self.done else ""
         return f"{self.what}{count}" + (f", loss {self.loss:.3f}" if self.loss is not None else "")
 
     def text(self, now: float) -> str:
-        """`training 18/36, loss 0.412, 2.1 s each, 38 s left`; where nothing tells what is left,
-        what has passed.
+        """Return `training 18/36, loss 0.412, 2.1 s each, 38 s left`.
+
+        Where the time left is not known, the time passed stands instead.
         """
         spent, counted = now - self.since, self.done - self.first
         pace = ""
@@ -102,15 +101,13 @@ class Row(Struct, frozen=True):
 
 
 def whole(value: float) -> str:
-    """Seconds that are an estimate: no decimals."""
+    """Return estimated seconds as text without decimals."""
     return f"{round(value)} s" if round(value) < 60 else seconds(round(value))
 
 
 def are_enough() -> bool:
-    """Whether what goes to standard output needs neither colours nor anything that is drawn
-    over.
-    """
-    # As the library that draws sees it.
+    """Return True if standard output takes neither colours nor rows that are drawn over."""
+    # By the same rules as rich.
     return not (
         sys.stdout.isatty()
         or os.environ.get("FORCE_COLOR")
@@ -119,7 +116,7 @@ def are_enough() -> bool:
 
 
 def summary(report: BuildReport) -> tuple[str, str]:
-    """What a build did that went well: what matters, and the rest."""
+    """Return the summary of a successful build in two parts: the main one, and the rest."""
     if not report.ran and not report.restored:
         return (
             "nothing to do",
@@ -138,17 +135,16 @@ def summary(report: BuildReport) -> tuple[str, str]:
 
 
 class Lines:
-    """Listens to a build, and prints a line for what happened."""
+    """Listener of a build that prints a line for each event."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._rows: dict[str, Row] = {}
         self._costs: dict[str, float | None] = {}
-        """What the nodes that are still to run took last time."""
+        """Nodes still to run -> seconds that they took last time."""
         self._steps = 0
         self._told: dict[str, tuple[str, int, float]] = {}
-        """Of each running step the phase, the fifth of it and the time when a plain line last told.
-        """
+        """Node -> phase, fifth of the phase, and time of its last plain line."""
 
     def __enter__(self) -> Self:
         return self
@@ -183,11 +179,11 @@ class Lines:
 
     @property
     def draws(self) -> bool:
-        """Whether rows show how far the steps are."""
+        """Return True if rows show the progress of steps."""
         return False
 
     def _draw(self) -> None:
-        """There is something that rows would show."""
+        """Begin to draw rows, if this display has any."""
 
     def _start(self, node: str, data: Mapping[str, Any]) -> None:
         reasons = [Reason(**r) for r in data["reasons"]]
@@ -230,7 +226,7 @@ class Lines:
         self._line(colour, word, node, text)
 
     def _tell(self, node: str) -> None:
-        """A plain line at each fifth of a phase, and when a minute has passed without one."""
+        """Print a plain line at each fifth of a phase, and after a minute without one."""
         row, now = self._rows[node], self._clock()
         what, fifth, when = self._told[node]
         reached = row.done * 5 // row.total if row.total > 4 else 0

@@ -1,5 +1,6 @@
-"""The story of a verdict: a target's reasons, and below each input that changed that input's own,
-down to the root cause.
+"""Explanation of a verdict: a target's reasons, and those of its changed inputs below.
+
+It goes down to the root cause.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ WORDS = {
 
 @dataclass
 class Story:
-    """`past` is True when the target is fresh and the reasons are those of its last run here."""
+    """A target's verdict, its reasons, and the stories of its changed inputs.
+
+    `past` is True when the target is fresh and the reasons are those of its last run here.
+    """
 
     target: str
     verdict: Verdict
@@ -39,9 +43,7 @@ class Story:
     past: bool = False
     causes: list[Story] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Why it was not made tensor by tensor, where it could not be; what olivebuild itself does
-    differently now.
-    """
+    """Further facts: a fallback from making it tensor by tensor, changes of olivebuild itself."""
 
 
 def why(
@@ -154,9 +156,7 @@ def to_json(story: Story) -> dict[str, object]:
 
 
 def unique_reasons(states: Iterable[Any], target: str) -> list[Reason]:
-    """The reasons of a target's nodes, without those that only say that one of its own nodes comes
-    first.
-    """
+    """Return the reasons of a target's nodes, without those that name the target itself."""
     reasons = [
         r for s in states for r in s.reasons if not (r.cause == "input" and r.what == target)
     ]

@@ -1,4 +1,4 @@
-"""Figures and reasons in words, the same in the terminal and in reports."""
+"""Metrics and reasons in words, the same in the terminal and in reports."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from olivebuild.metrics.records import PairedComparison
 
 SHOWN = 8
-"""So many names are a line that people read; of more it is their number that says something."""
+"""Most names that are listed; of more, their number is shown."""
 
 
 def listed(names: Sequence[str]) -> str:
-    """Targets: by name, or how many."""
+    """Return targets by name, or their number if they are many."""
     return ", ".join(names) if len(names) <= SHOWN else f"{len(names):,} targets"
 
 
 def describe(reason: Reason) -> str:
-    """`lr: 0.0001 -> 0.0002`; digests are cut to what tells them apart."""
+    """Return a reason as `parameter lr: 0.0001 -> 0.0002`; digests are cut to 8 digits."""
     old, new = (_short(v) for v in (reason.old, reason.new))
     if reason.cause in ("new", "fault"):
         return reason.what
@@ -67,15 +67,16 @@ HEADINGS = {
     "gpu_memory": "GPU memory",
     "joules_per_token": "J/token",
 }
-"""What a figure is called where there is little room, if not by its name."""
+"""Metric -> its short heading, where that differs from its name."""
 
 
 def heading(name: str) -> str:
+    """Return the short heading of a metric."""
     return HEADINGS.get(name, name.replace("_", " "))
 
 
 def figure(name: str, value: float) -> str:
-    """A figure of a benchmark in its unit; a score of the user's own as a number."""
+    """Return a benchmark's metric in its unit; a score of the user's own as a number."""
     units = FIGURES[name][1] if name in FIGURES else {}
     if "%" in units:
         return percent(value)
@@ -87,7 +88,7 @@ def figure(name: str, value: float) -> str:
 
 
 def duration(value: float) -> str:
-    """A latency: `5.3 ms`, `310 ms`, `1.25 s`."""
+    """Return a time in seconds as `5.3 ms`, `310 ms` or `1.25 s`."""
     for unit, name in ((1.0, "s"), (1e-3, "ms")):
         if value >= unit:
             return f"{value / unit:.3g} {name}"
@@ -95,7 +96,7 @@ def duration(value: float) -> str:
 
 
 def gate_value(gate: str, value: float) -> str:
-    """What a gate judged, in the unit of its figure; a drop of a share in points."""
+    """Return the value that a gate judged, in its metric's unit; a drop of a share in points."""
     try:
         parsed = Gate.parse(gate)
     except ValueError:
@@ -105,8 +106,9 @@ def gate_value(gate: str, value: float) -> str:
 
 
 def verdict(row: PairedComparison) -> str:
-    """That of a comparison; `unsure` where few rounds have no interval that would be enough for
-    one, however far apart the two are.
+    """Return the verdict of a comparison; "unsure" for noise with too wide an interval.
+
+    Few rounds have an interval that would be noise however far apart the two are.
     """
     if row.verdict == "noise" and row.ratio:
         low, high = row.ratio_bounds or (None, None)
@@ -115,8 +117,10 @@ def verdict(row: PairedComparison) -> str:
 
 
 def difference(row: PairedComparison) -> str:
-    """A comparison of a benchmark: `onnx-int4 lost 2.3 points of accuracy on tone against merged:
-    noise (p 0.5; a loss of 12 points would show)`.
+    """Return a benchmark's comparison in words.
+
+    `onnx-int4 lost 2.3 points of accuracy on tone against merged: noise (p 0.5; a loss of 12 points
+    would show)`, or that one is 1.2 times as fast as the other.
     """
     first, second, noise = row.model, row.versus, row.verdict == "noise"
     if ratio := row.ratio:
@@ -152,4 +156,5 @@ def difference(row: PairedComparison) -> str:
 
 
 def percent(value: float | None) -> str:
+    """Return a share in per cent; "" for None."""
     return "" if value is None else f"{value * 100:.1f} %"

@@ -18,8 +18,8 @@ import pytest
 from olivebuild.core.text import clean as clean_text
 from olivebuild.ui.report.collect.benchmarks import _sample
 from olivebuild.ui.report.collect.report import collect
-from olivebuild.ui.report.collect.trainings import thin
 from olivebuild.ui.report.collect.rows import unframed
+from olivebuild.ui.report.collect.trainings import thin
 from olivebuild.ui.report.records import Edit, Report
 from olivebuild.ui.report.render import html as page
 from olivebuild.ui.report.render import junit, markdown

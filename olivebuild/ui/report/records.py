@@ -1,6 +1,6 @@
-"""What a report says, as records: no markup, no reading.
+"""Records of a report, without markup.
 
-Made by collect.py; page.py, markdown.py and junit.py show it.
+The modules of collect/ make them; those of render/ show them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Judged:
     labels: tuple[Label, ...] = ()
     confusion: Confusion | None = None
     scores: tuple[str, ...] = ()
-    """Which of the figures are the user's own."""
+    """Names of the metrics that are the user's own scores."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Versus:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered to a row."""
+    """A model's answer to a row."""
 
     text: str
     right: bool
@@ -111,9 +111,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Move:
-    """From one column of answers to the next: the rows that were lost, won, and answered otherwise
-    without either.
-    """
+    """Rows lost, won, and otherwise different between two neighbouring columns of answers."""
 
     old: str
     new: str
@@ -124,8 +122,9 @@ class Move:
 
 @dataclass(frozen=True)
 class Flips:
-    """The rows of a data set on which answers differ: between models, or, of one `model`, between
-    two builds.
+    """Rows of a data set with different answers, between models or between two builds.
+
+    `model` is the one whose builds are compared, else "".
     """
 
     data: str
@@ -137,7 +136,7 @@ class Flips:
     others: tuple[Flip, ...]
     """Some of those on which only earlier columns differ."""
     count: int
-    """How many rows any two columns differ on."""
+    """Number of rows on which any two columns differ."""
     fresh: int = 0
     """Rows that the earlier build did not ask."""
 
@@ -174,6 +173,8 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Bench:
+    """A benchmark: its models, comparisons, flips and trends."""
+
     target: str
     sets: tuple[str, ...]
     models: tuple[Model, ...]
@@ -196,6 +197,8 @@ class Bench:
 
 @dataclass(frozen=True)
 class Gate:
+    """A judgement of a gate, in words."""
+
     target: str
     text: str
     value: str
@@ -207,7 +210,7 @@ class Gate:
 class Contender:
     """A model of the benchmark that a choice is made by.
 
-    `gates`: what each says of it; None for one that can't be chosen.
+    `gates`: the judgement of each; None for a model that can't be chosen.
     """
 
     model: str
@@ -218,19 +221,17 @@ class Contender:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which model stands under a name, and among which."""
+    """A choice: the chosen model and its contenders."""
 
     target: str
     bench: str
     by: str
-    """The figure by which is chosen."""
+    """The metric that the choice maximises or minimises."""
     chosen: str
     best: str
-    """What the figures would choose now; "" if no model meets all gates."""
+    """The model that the metrics would choose now; "" if none meets all gates."""
     axes: tuple[str, ...]
-    """The figures that the front is made of: quality first, then speed and size; only the size
-    where models have none in common.
-    """
+    """Metrics of the Pareto front: quality, speed, size; the size alone without common metrics."""
     gates: tuple[str, ...]
     limits: tuple[tuple[str, float], ...]
     """(figure, limit) of the gates that a chart can draw."""
@@ -248,6 +249,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Training:
+    """The last training of an adapter."""
+
     target: str
     figures: Mapping[str, str]
     curves: tuple[Curve, ...]
@@ -259,9 +262,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Edit:
-    """A row that was added, removed or changed; `before` or `after` is empty where there is
-    none.
-    """
+    """A row that was added (`before` is empty), removed (`after` is empty) or changed."""
 
     side: str
     before: str
@@ -284,6 +285,8 @@ class Drop:
 
 @dataclass(frozen=True)
 class DataSet:
+    """A data set: its counts, labels, last edits and dropped rows."""
+
     target: str
     figures: Mapping[str, str]
     labels: tuple[tuple[str, int, int], ...]
@@ -302,7 +305,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Target:
-    """A target as it stands, what the last build did with it, and why it was last made."""
+    """A target: its verdict, what the last build did with it, and its reasons."""
 
     name: str
     kind: str
@@ -338,6 +341,8 @@ class BuildLine:
 
 @dataclass(frozen=True)
 class Report:
+    """All records of a report."""
+
     name: str
     recipe: str
     time: str
@@ -356,13 +361,12 @@ class Report:
 
     @property
     def dropped(self) -> list[tuple[str, str]]:
-        """(target, what it dropped and cut of its rows), those of a last run that failed, too."""
-        found = [(d.target, d.dropped, d.failed) for d in self.datasets] + [
-            (t.target, t.dropped, t.failed) for t in self.trainings
-        ]
-        lines = [
-            (target, line)
-            for target, dropped, failed in found
-            for line in (dropped, failed and f"{drops.FAILED}: {failed}")
-        ]
-        return [(target, line) for target, line in lines if line]
+        """Return (target, dropped and cut rows as a line), also of last runs that failed."""
+        lines = []
+        records: list[DataSet | Training] = [*self.datasets, *self.trainings]
+        for record in records:
+            if record.dropped:
+                lines.append((record.target, record.dropped))
+            if record.failed:
+                lines.append((record.target, f"{drops.FAILED}: {record.failed}"))
+        return lines

@@ -1,6 +1,4 @@
-"""Which answers differ: between the models of a benchmark, and of each model between the last build
-and the one before.
-"""
+"""Rows with different answers: between models, and between the last build and the one before."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ Answers = Sequence[Answer]
 
 
 def between_models(evidence: Evidence, metrics: Metrics, data: str) -> Flips | None:
-    """Return the rows on which models differ; None where there are none, or answers were not
-    kept.
-    """
+    """Return the rows on which models differ; None without such rows, or without answers."""
     kept = {name: row for name in metrics.models if (row := _answers(metrics, name, data))}
     if len(kept) < 2 or len({len(row) for row in kept.values()}) != 1:
         return None
@@ -38,8 +34,9 @@ def between_models(evidence: Evidence, metrics: Metrics, data: str) -> Flips | N
 
 
 def between_builds(evidence: Evidence, target: str, before: Entry, now: Entry) -> Iterator[Flips]:
-    """Of each model, the rows that both builds asked and that it answers otherwise now; the last
-    model first.
+    """Yield for each model the rows of both builds that it answers differently now.
+
+    The last model comes first.
     """
     traces = evidence.project.planner.traces
     old_trace, new = traces.get(before.measured[target].key), evidence.benchmark(target)
@@ -47,31 +44,41 @@ def between_builds(evidence: Evidence, target: str, before: Entry, now: Entry) -
         return
     old = read_metrics(old_trace.metrics, target)
     for data in new.data:
-        known = before.measured.get(data)
-        trace = traces.get(known.key) if known else None
+        old_data = before.measured.get(data)
+        trace = traces.get(old_data.key) if old_data else None
         for model in reversed(new.models):
-            answers, earlier = _answers(new, model, data), _answers(old, model, data)
-            asked, asked_then = (
-                rows.prompts(evidence, evidence.trace(data), len(answers)),
-                rows.prompts(evidence, trace, len(earlier)),
-            )
-            texts = rows.unframed(asked)
-            if not set(asked) & set(asked_then):
-                # An edited template changes every prompt; the rows are known again by what they
-                # don't share, unless they were edited, too.
-                asked, asked_then = texts, rows.unframed(asked_then)
-            places = {text: i for i, text in enumerate(asked_then)}
-            same = [i for i, text in enumerate(asked) if text in places]
+            answers, old_answers = _answers(new, model, data), _answers(old, model, data)
+            texts = rows.prompts(evidence, evidence.trace(data), len(answers))
+            pairs = _same_rows(texts, rows.prompts(evidence, trace, len(old_answers)))
+            if not pairs:
+                continue
             columns = {
-                before.name: [earlier[places[asked[i]]] for i in same],
-                now.name: [answers[i] for i in same],
+                before.name: [old_answers[pairs[i]] for i in pairs],
+                now.name: [answers[i] for i in pairs],
             }
-            if same and (
-                found := _flips(
-                    data, model, columns, [texts[i] for i in same], same, len(answers) - len(same)
-                )
-            ):
-                yield found
+            texts = rows.unframed(texts)
+            flips = _flips(
+                data,
+                model,
+                columns,
+                texts=[texts[i] for i in pairs],
+                numbers=list(pairs),
+                fresh=len(answers) - len(pairs),
+            )
+            if flips:
+                yield flips
+
+
+def _same_rows(new: Sequence[str], old: Sequence[str]) -> dict[int, int]:
+    """Return row -> row of the old build with the same prompt.
+
+    An edited template changes every prompt; then rows are equal whose prompts are so without the
+    template.
+    """
+    if not set(new) & set(old):
+        new, old = rows.unframed(new), rows.unframed(old)
+    positions = {text: i for i, text in enumerate(old)}
+    return {i: positions[text] for i, text in enumerate(new) if text in positions}
 
 
 def _answers(metrics: Metrics, model: str, data: str) -> Answers:
@@ -88,42 +95,37 @@ def _flips(
     numbers: Sequence[int],
     fresh: int = 0,
 ) -> Flips | None:
-    """`columns`: answers to the same rows; `numbers`: where these stand in the data set, from 0."""
-    expected = [a.expected or "" for a in [*columns.values()][-1]]
-    replies = [[_reply(a) for a in column] for column in columns.values()]
+    """Return the rows on which columns of answers differ; None without such rows.
+
+    `columns`: answers to the same rows; `numbers`: positions of these in the data set, from 0;
+    `fresh`: rows that the first column does not have.
+    """
+    expected = [answer.expected or "" for answer in [*columns.values()][-1]]
+    replies = [[_reply(answer) for answer in column] for column in columns.values()]
     moves = tuple(
         Move(a, b, *_moved(x, y))
         for (a, b), (x, y) in zip(pairwise(columns), pairwise(replies), strict=True)
     )
-    differ = [
-        i
-        for i, row in enumerate(zip(*replies, strict=True))
-        if len({(r.text, r.right) for r in row}) > 1
-    ]
-    if not differ:
+    flips = []
+    for i, row in enumerate(zip(*replies, strict=True)):
+        if len({(reply.text, reply.right) for reply in row}) > 1:
+            text = rows.clip(texts[i]) if texts else ""
+            flips.append(Flip(numbers[i] + 1, text, rows.clip(expected[i]), row))
+    if not flips:
         return None
-    flips = [
-        Flip(
-            numbers[i] + 1,
-            rows.clip(texts[i]) if texts else "",
-            rows.clip(expected[i]),
-            tuple(c[i] for c in replies),
-        )
-        for i in differ
-    ]
-    late = [f for f in flips if f.replies[-2] != f.replies[-1]]
-    late.sort(key=lambda f: (f.replies[-1].right, not f.replies[-2].right))
-    early = [f for f in flips if f.replies[-2] == f.replies[-1]]
-    early.sort(key=lambda f: f.replies[-1].right)
+    late = [flip for flip in flips if flip.replies[-2] != flip.replies[-1]]
+    late.sort(key=lambda flip: (flip.replies[-1].right, not flip.replies[-2].right))
+    early = [flip for flip in flips if flip.replies[-2] == flip.replies[-1]]
+    early.sort(key=lambda flip: flip.replies[-1].right)
     return Flips(
-        data,
-        model,
-        tuple(columns),
-        moves,
-        tuple(late[:MAX_FLIPS]),
-        tuple(early[:MAX_FLIPS]),
-        len(differ),
-        fresh,
+        data=data,
+        model=model,
+        columns=tuple(columns),
+        moves=moves,
+        rows=tuple(late[:MAX_FLIPS]),
+        others=tuple(early[:MAX_FLIPS]),
+        count=len(flips),
+        fresh=fresh,
     )
 
 

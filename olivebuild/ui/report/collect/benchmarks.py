@@ -40,6 +40,7 @@ MAX_SAMPLES, MAX_LABELS, MAX_POINTS = 160, 24, 60
 
 
 def bench(evidence: Evidence, target: str) -> Bench | None:
+    """Return a benchmark's records; None before its first metrics."""
     metrics = evidence.benchmark(target)
     if not metrics.models:
         return None
@@ -135,8 +136,9 @@ def _judged(row: DataMetrics) -> Judged:
 
 
 def _confusion(row: DataMetrics) -> Confusion | None:
-    """Return it as it is told, or counted from the answers; None for more labels than a page can
-    show.
+    """Return the confusion matrix as recorded, else as counted from the answers.
+
+    None for more labels than a page can show.
     """
     if row.confusion:
         labels, counts = row.confusion.labels, row.confusion.counts
@@ -148,7 +150,7 @@ def _confusion(row: DataMetrics) -> Confusion | None:
 
 
 def _sample(values: Iterable[float]) -> Sample:
-    """Quantiles of equal distance stand for more values than can be drawn."""
+    """Return samples in order; more than can be drawn are replaced by quantiles."""
     ordered = sorted(values)
     count = len(ordered)
     if count > MAX_SAMPLES:
@@ -159,14 +161,15 @@ def _sample(values: Iterable[float]) -> Sample:
 def _limits(
     gates: Iterable[Gate], sets: tuple[str, ...], models: list[str]
 ) -> list[tuple[str, str, float]]:
-    """Gates on the last model's own figures, which a chart shows as a line."""
-    own = [
-        g
-        for g in gates
-        if not (g.versus or g.command or g.over)
-        and all(name in sets or name == models[-1] for name in g.names)
-    ]
-    return [(next((n for n in g.names if n in sets), sets[0]), g.figure, g.limit) for g in own]
+    """Return (data set, metric, limit) of gates on the last model, which a chart can draw."""
+    limits = []
+    for gate in gates:
+        if gate.versus or gate.command or gate.over:
+            continue
+        if all(name in sets or name == models[-1] for name in gate.names):
+            data = next((name for name in gate.names if name in sets), sets[0])
+            limits.append((data, gate.figure, gate.limit))
+    return limits
 
 
 def _setting(latency: Latency) -> dict[str, str]:
@@ -186,9 +189,7 @@ def _setting(latency: Latency) -> dict[str, str]:
 
 
 def _versus(row: PairedComparison) -> Versus:
-    """Return a comparison in points for shares, in per cent for what has a ratio, else in the
-    metric's own unit.
-    """
+    """Return a comparison in per cent for a ratio, in points for a share, else in its unit."""
     share = row.figure in FIGURES and "%" in FIGURES[row.figure][1]
     if (ratio := number(row.ratio)) is not None:
         scale, shift, unit, value, ends = 100.0, 100.0, "%", ratio, row.ratio_bounds

@@ -1,6 +1,4 @@
-"""A choice -> its records: the models that were there to choose from, which of them others beat,
-and what each gate says of each.
-"""
+"""A choice -> its records: its candidates, their Pareto front, and each gate's judgement."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def choice(evidence: Evidence, target: str) -> Choice | None:
-    """By the benchmark's last figures; None when it has none, or none that this choice asks for."""
+    """Return a choice by its benchmark's last metrics; None when those it needs are missing."""
     from olivebuild.steps.choice import ChoiceFields
 
     fields = evidence.project.graph.recipe.targets[target].fields
@@ -49,17 +47,12 @@ def choice(evidence: Evidence, target: str) -> Choice | None:
     except (BuildError, KeyError, ValueError):
         return None
     beaten = {p.model: p.beaten_by for p in front.points} if front else {}
-    found = [
-        Contender(
-            c.model, figures[c.model], beaten.get(c.model, ""), tuple(map(verdict, c.judgements))
-        )
-        for c in ranked
-    ]
-    found += [
-        Contender(name, figures[name], beaten.get(name, ""), None)
-        for name in metrics.models
-        if name not in names
-    ]
+    judged = {c.model: tuple(map(verdict, c.judgements)) for c in ranked}
+    others = [name for name in metrics.models if name not in names]
+    contenders = tuple(
+        Contender(name, figures[name], beaten.get(name, ""), judged.get(name))
+        for name in [*judged, *others]
+    )
     return Choice(
         target=target,
         bench=bench,
@@ -71,7 +64,7 @@ def choice(evidence: Evidence, target: str) -> Choice | None:
         limits=tuple(
             (".".join((*g.names, g.figure)), g.limit) for g in gates if not (g.versus or g.command)
         ),
-        contenders=tuple(found),
+        contenders=contenders,
     )
 
 
@@ -80,7 +73,7 @@ def _figures(metrics: Metrics, model: str, names: Iterable[str]) -> dict[str, fl
 
 
 def verdict(judged: Judgement) -> Verdict:
-    """A gate's outcome in words."""
+    """Return a judgement of a gate as a record, with its values in words."""
     note = ""
     if judged.interval:
         low, high = (gate_value(judged.gate, end) for end in judged.interval)

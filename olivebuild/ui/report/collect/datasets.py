@@ -19,6 +19,7 @@ MAX_LABELS, MAX_EDITS = 40, 24
 
 
 def data_set(evidence: Evidence, target: str) -> DataSet | None:
+    """Return a data set's records; None before its first result."""
     trace = evidence.trace(target)
     report = _report(rows.stored(evidence, trace, "report.json"))
     failed = evidence.failed(target)
@@ -26,35 +27,38 @@ def data_set(evidence: Evidence, target: str) -> DataSet | None:
         return DataSet(target, {}, (), failed=failed) if failed else None
     figures = {k.replace("_", " "): f"{v:,}" for k, v in report.items() if isinstance(v, int)}
     train, test = (report.get(k) or {} for k in ("train", "test_split"))
-    figures |= {
-        f"{side} rows": f"{counted.get('rows', 0):,}"
-        for side, counted in (("train", train), ("test", test))
-    }
-    by_label = [counted.get("by_label") or {} for counted in (train, test)]
-    labels = [
-        (name, int(by_label[0].get(name, 0)), int(by_label[1].get(name, 0)))
-        for name in sorted({n for side in by_label for n in side if n})
-    ]
-    labels.sort(key=lambda row: -row[1] - row[2])
-    drops = [
-        Drop(d["why"], d["count"], d["first"], d["fault"], side)
-        for side, found in _sides(report)
-        for d in found.get("drops") or []
-    ]
-    lines = [
-        f"{side}: {line}" if side else line
-        for side, found in _sides(report)
-        if (line := told(found))
-    ]
+    for side, counts in (("train", train), ("test", test)):
+        figures[f"{side} rows"] = f"{counts.get('rows', 0):,}"
+    edits, added, removed, since = _edits(evidence, target, trace.key)
+    drops: list[Drop] = []
+    lines = []
+    for side, counts in _sides(report):
+        drops += (
+            Drop(d["why"], d["count"], d["first"], d["fault"], side)
+            for d in counts.get("drops") or ()
+        )
+        if line := told(counts):
+            lines.append(f"{side}: {line}" if side else line)
     return DataSet(
-        target,
-        figures,
-        tuple(labels[:MAX_LABELS]),
-        *_edits(evidence, target, trace.key),
-        tuple(drops),
-        "; ".join(lines),
-        failed,
+        target=target,
+        figures=figures,
+        labels=_labels(train.get("by_label") or {}, test.get("by_label") or {}),
+        edits=edits,
+        added=added,
+        removed=removed,
+        since=since,
+        drops=tuple(drops),
+        dropped="; ".join(lines),
+        failed=failed,
     )
+
+
+def _labels(train: Mapping[str, Any], test: Mapping[str, Any]) -> tuple[tuple[str, int, int], ...]:
+    """Return (label, train rows, test rows) of the most frequent labels."""
+    names = sorted(name for name in {*train, *test} if name)
+    labels = [(name, int(train.get(name, 0)), int(test.get(name, 0))) for name in names]
+    labels.sort(key=lambda row: -row[1] - row[2])
+    return tuple(labels[:MAX_LABELS])
 
 
 def _sides(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -71,8 +75,9 @@ def _report(data: bytes | None) -> Mapping[str, Any]:
 
 
 def _edits(evidence: Evidence, target: str, key: str) -> tuple[tuple[Edit, ...], int, int, int]:
-    """(edits, rows added, rows removed, build) since the last build in which the data set was
-    another one.
+    """Return (edits, rows added, rows removed, build) of the data set's last edit.
+
+    The build is the first one with the edit; 0 if none is known.
     """
     older = [e for e in evidence.entries if target in e.measured and e.measured[target].key != key]
     if not older:
@@ -81,30 +86,23 @@ def _edits(evidence: Evidence, target: str, key: str) -> tuple[tuple[Edit, ...],
     now, added, removed = evidence.trace(target), 0, 0
     edits: list[Edit] = []
     for side in ("train", "test"):
-        sides = [rows.asked(evidence, trace, f"{side}.parquet") for trace in (before, now)]
-        if not all(sides):
+        old, new = (rows.asked(evidence, trace, f"{side}.parquet") for trace in (before, now))
+        if not (old and new):
             continue
-        both = [*sides[0], *sides[1]]
-        cut = [
-            f"{text} → {right}"
-            for text, (_, right) in zip(
-                rows.unframed([text for text, _ in both]), both, strict=True
-            )
-        ]
-        old, new = Counter(cut[: len(sides[0])]), Counter(cut[len(sides[0]) :])
-        gone, come = list((old - new).elements()), list((new - old).elements())
+        both = [*old, *new]
+        texts = rows.unframed([prompt for prompt, _ in both])
+        lines = [f"{text} → {right}" for text, (_, right) in zip(texts, both, strict=True)]
+        old_lines, new_lines = Counter(lines[: len(old)]), Counter(lines[len(old) :])
+        gone = list((old_lines - new_lines).elements())
+        come = list((new_lines - old_lines).elements())
         added, removed = added + len(come), removed + len(gone)
         edits += _paired(side, gone, come)
-    return (
-        tuple(edits[:MAX_EDITS]),
-        added,
-        removed,
-        next(e.number for e in evidence.entries if e.number > older[-1].number),
-    )
+    build = next(e.number for e in evidence.entries if e.number > older[-1].number)
+    return tuple(edits[:MAX_EDITS]), added, removed, build
 
 
 def _paired(side: str, gone: list[str], come: list[str]) -> list[Edit]:
-    """A row that was reworded is one edit. Many rows are not compared one by one."""
+    """Return the edits; a reworded row is one of them, unless there are too many to compare."""
     edits = []
     if len(gone) * len(come) <= 400:
         for text in list(gone):

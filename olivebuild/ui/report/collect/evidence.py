@@ -1,4 +1,4 @@
-"""What a report is made from: a project, its plan of now, traces and history."""
+"""Sources of a report: a project, its current plan, traces and history."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from olivebuild.planner.project import Project
 
 @dataclass(frozen=True)
 class Evidence:
-    """The plan as it is now, what each node last made, and the builds before."""
+    """The current plan, the last trace of each node, and the history."""
 
     project: Project
     plan: Plan
     entries: list[Entry]
 
     def trace(self, node: str) -> Trace | None:
-        """What the node made: under its key of now, or, when that was not built yet, under its last
-        one.
-        """
+        """Return the node's trace under its current key, else under the last one built here."""
         state = self.plan.states.get(node)
         if state and state.trace:
             return state.trace
@@ -32,10 +30,11 @@ class Evidence:
         return self.project.planner.traces.get(last.key) if last else None
 
     def failed(self, target: str) -> str:
-        """What the last run of a target dropped, if it failed and none came after."""
+        """Return the rows that a target's last run dropped, if that failed; else ""."""
         return "; ".join(self.project.dropped_rows(self.plan.target(target)[1]))
 
     def metrics(self, target: str) -> Mapping[str, Any]:
+        """Return a target's last metrics as its trace has them; {} without a trace."""
         trace = self.trace(target)
         return trace.metrics if trace else {}
 

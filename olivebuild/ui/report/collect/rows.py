@@ -1,6 +1,4 @@
-"""Rows of data sets, for people: the prompts behind answers, and the bytes of files that lie in the
-store.
-"""
+"""Rows of data sets for a report: prompts and expected answers, read from the store."""
 
 from __future__ import annotations
 
@@ -20,11 +18,12 @@ MAX_BYTES = 64 << 20
 
 
 def clip(text: str, longest: int = LONGEST) -> str:
+    """Return a text of at most `longest` characters, with an ellipsis if it is cut."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def stored(evidence: Evidence, trace: Trace | None, name: str) -> bytes | None:
-    """A file of what a trace made; None when the store no longer has it, or it is large."""
+    """Return a file of a trace's result; None if it is not in the store, or over MAX_BYTES."""
     store = evidence.project.planner.store
     try:
         manifest = store.manifest(trace.manifest) if trace and trace.manifest else None
@@ -39,8 +38,9 @@ def stored(evidence: Evidence, trace: Trace | None, name: str) -> bytes | None:
 
 
 def asked(evidence: Evidence, trace: Trace | None, name: str) -> list[tuple[str, str]]:
-    """(what is asked, what is right) of each row of a data set's parquet file; [] when it can't be
-    read here.
+    """Return (prompt, expected answer) of each row of a data set's parquet file.
+
+    [] when it can't be read here.
     """
     data = stored(evidence, trace, name)
     try:
@@ -67,27 +67,24 @@ def _first(row: dict[str, object], *names: str) -> str:
 
 
 def prompts(evidence: Evidence, trace: Trace | None, count: int) -> list[str]:
-    """The prompts of a data set's test rows; [] when they are not the `count` rows that were
-    asked.
-    """
-    found = [text for text, _ in asked(evidence, trace, "test.parquet")]
-    return found if len(found) == count else []
+    """Return the prompts of a data set's test rows; [] when they are not `count` rows."""
+    texts = [text for text, _ in asked(evidence, trace, "test.parquet")]
+    return texts if len(texts) == count else []
 
 
-def unframed(found: Sequence[str]) -> list[str]:
-    """Texts without the words with which all begin, and those with which all end: the template."""
-    if len(found) < 2:
-        return list(found)
-    head = _shared(found)
-    tail = _shared([text[head:][::-1] for text in found])
-    return [text[head : len(text) - tail].strip() for text in found]
+def unframed(texts: Sequence[str]) -> list[str]:
+    """Return texts without their template: the words that all begin and that all end with."""
+    if len(texts) < 2:
+        return list(texts)
+    head = _shared(texts)
+    tail = _shared([text[head:][::-1] for text in texts])
+    return [text[head : len(text) - tail].strip() for text in texts]
 
 
-def _shared(found: Sequence[str]) -> int:
-    """How many characters all begin with, back to the last end of a word, so that no word is
-    cut.
-    """
-    least, most = min(found), max(found)
+def _shared(texts: Sequence[str]) -> int:
+    """Return the length of the common beginning of texts, cut back to the end of a word."""
+    # The least and the greatest text differ at least as early as any other two.
+    least, most = min(texts), max(texts)
     same = next(
         (i for i, (a, b) in enumerate(zip(least, most, strict=False)) if a != b),
         min(len(least), len(most)),

@@ -1,8 +1,7 @@
-"""The geometry of a page's charts: positions in per cent of the plot, ticks, and the values as a
-table. Knows no markup.
+"""Geometry of a page's charts: positions in per cent of the plot, ticks, and tables of values.
 
-Plots stretch with the page while their text does not, so positions are per cent and labels stand
-outside the drawing.
+Knows no markup. Plots stretch with the page while their text does not, so positions are per cent
+and labels stand outside the drawing.
 """
 
 from __future__ import annotations
@@ -76,9 +75,9 @@ class StripChart:
 
 
 def accuracy(bench: Bench, data: str, name: str = "accuracy") -> StripChart | None:
-    """Models, then classifiers, on one data set; the gate as a line.
+    """Return a share of models, then of classifiers, on one data set, with the gate as a line.
 
-    None where no model has the figure.
+    None where no model has the metric.
     """
     found: list[tuple[str, Value, int]] = []
     for i, model in enumerate(bench.models):
@@ -129,7 +128,7 @@ def _interval(label: str, value: Value, name: str, rank: int) -> Strip:
 
 
 def latency(bench: Bench, kind: str, title: str) -> StripChart | None:
-    """The distribution of one of the raw samples, all models on one scale."""
+    """Return the distributions of one kind of raw sample, all models on one scale."""
     found = [
         (m.name, m.samples[kind], len(bench.models) - 1 - i)
         for i, m in enumerate(bench.models)
@@ -174,7 +173,7 @@ def latency(bench: Bench, kind: str, title: str) -> StripChart | None:
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """Of sorted values, between neighbours in proportion."""
+    """Return a quantile of sorted values, interpolated linearly between neighbours."""
     at = q * (len(values) - 1)
     low = math.floor(at)
     high = min(low + 1, len(values) - 1)
@@ -182,7 +181,7 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def training(run: Training, names: Sequence[str], title: str) -> LineChart | None:
-    """Curves over training steps that share a scale."""
+    """Return curves over training steps on one scale; None where a run has none of them."""
     curves = {c.name: c.points for c in run.curves if c.name in names and c.points}
     if not curves:
         return None
@@ -192,7 +191,7 @@ def training(run: Training, names: Sequence[str], title: str) -> LineChart | Non
 
 
 def trend(given: Trend) -> LineChart:
-    """A figure over builds, with a mark where something was edited.
+    """Return a metric over builds, with a mark where something was edited.
 
     Builds stand side by side, whatever time lay between.
     """
@@ -263,7 +262,7 @@ def _lines(
 
 
 def scale(low: float, high: float, *, log: bool) -> tuple[Callable[[float], float], list[float]]:
-    """Value -> per cent, with a little air at both ends, and round values for ticks."""
+    """Return a function from value to per cent, with margins, and round values for ticks."""
     if log:
         a, b = math.log10(low), math.log10(high)
         air = (b - a) * 0.04
@@ -276,12 +275,12 @@ def scale(low: float, high: float, *, log: bool) -> tuple[Callable[[float], floa
 
 
 def few(ticks: Sequence[float], most: int) -> Sequence[float]:
-    """Every second, or third, so that labels do not run into each other."""
+    """Return at most `most` of the ticks, so that labels do not overlap."""
     return ticks[:: math.ceil(len(ticks) / most)] if ticks else ticks
 
 
 def nice(low: float, high: float, count: int) -> list[float]:
-    """About `count` round values from low to high."""
+    """Return about `count` round values from low to high."""
     if not high > low:
         return [low]
     raw = (high - low) / count

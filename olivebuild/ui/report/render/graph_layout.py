@@ -1,4 +1,4 @@
-"""Where the boxes and lines of a graph of targets stand, in layers from left to right.
+"""Layout of the boxes and lines of a graph of targets, in layers from left to right.
 
 Numbers only; knows no markup.
 """
@@ -37,12 +37,10 @@ class Drawing:
 
 
 def draw(inputs: Mapping[str, Sequence[str]]) -> Drawing:
-    """`inputs`: node -> what it is made from, inputs first.
+    """Return the layout of a graph. `inputs`: node -> its inputs, in topological order.
 
-    A line over several layers has a place of its own in each of them.
-
-    Lines that follow from others are left out: what reads a model reads what that was made from,
-    too.
+    A line over several layers has a row of its own in each of them. Edges of the transitive
+    reduction only are drawn: a reader of a model depends on the model's inputs, too.
     """
     inputs = _reduced(inputs)
     layer: dict[str, int] = {}
@@ -81,7 +79,7 @@ def draw(inputs: Mapping[str, Sequence[str]]) -> Drawing:
 
 
 def _reduced(inputs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Without the edges that a longer way replaces."""
+    """Return the transitive reduction: no edge that a longer path replaces."""
     below: dict[str, set[str]] = {}
     for name, sources in inputs.items():
         below[name] = {*sources, *(far for source in sources for far in below[source])}
@@ -92,7 +90,7 @@ def _reduced(inputs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 
 
 def _pull(layer: dict[str, int], inputs: Mapping[str, Sequence[str]]) -> None:
-    """What only a late layer reads stands just before it, so that lines are short."""
+    """Move nodes without inputs to just before their first user, so that lines are short."""
     users: dict[str, list[str]] = {}
     for name, sources in inputs.items():
         for source in sources:
@@ -103,8 +101,9 @@ def _pull(layer: dict[str, int], inputs: Mapping[str, Sequence[str]]) -> None:
 
 
 def _order(columns: list[list[str]], before: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Rows, so that few lines cross: each node towards the middle of its neighbours, from left to
-    right and back, a few times.
+    """Return rows with few crossing lines, by the barycentre heuristic in eight sweeps.
+
+    Source: Sugiyama, Tagawa and Toda, 1981.
     """
     after: dict[str, list[str]] = {name: [] for name in before}
     for name, sources in before.items():
@@ -123,18 +122,20 @@ def _order(columns: list[list[str]], before: Mapping[str, Sequence[str]]) -> dic
 
 
 def _settle(column: Sequence[str], rows: dict[str, float], tallest: int) -> None:
-    """Centred, one row each."""
+    """Give the nodes of a column centred rows."""
     top = (tallest - len(column)) / 2
     rows.update({name: top + i for i, name in enumerate(column)})
 
 
 def _mean(values: Iterable[float], otherwise: float) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else otherwise
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else otherwise
 
 
 def _path(stops: Sequence[tuple[float, float]]) -> str:
-    """From the right edge of the first to the left edge of the last, level where it passes
+    """Return an SVG path from the right edge of the first box to the left edge of the last.
+
+    It is level where it passes
     others.
     """
     middle = HEIGHT / 2

@@ -13,6 +13,7 @@ from olivebuild.ui.wording import figure, heading
 
 
 def render(report: Report) -> str:
+    """Return the report's tables."""
     return plain("\n".join(_lines(report)) + "\n")
 
 
@@ -129,6 +130,7 @@ def _cell(name: str, value: Value | None) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> Iterator[str]:
+    """Yield the lines of a table. `sides`: "l" or "r" for each column."""
     yield "| " + " | ".join(map(text, head)) + " |"
     yield "|" + "|".join("---:" if side == "r" else "---" for side in sides) + "|"
     for row in rows:
@@ -136,7 +138,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> Ite
     yield ""
 
 
-def text(given: str) -> str:
-    """Plain text in a line of Markdown: no markup, no HTML, no cell border."""
-    flat = " ".join(given.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def text(value: str) -> str:
+    """Return plain text escaped for a line of Markdown: no markup, HTML or cell border."""
+    flat = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]|#~!$@])", r"\\\1", flat)

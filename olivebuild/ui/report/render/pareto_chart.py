@@ -1,5 +1,6 @@
-"""The geometry of a choice's charts: models as spots on two axes, and where their names fit beside
-them. Knows no markup.
+"""Geometry of a choice's charts: models as spots on two axes, with their names beside them.
+
+Knows no markup.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from olivebuild.ui.wording import figure, heading
 
 MOST_LETTERS = 22
 LABEL = (2.3, 8.0)
-"""What a letter takes of a narrow plot's width, and a line of its height, in per cent."""
+"""Width of a letter and height of a line, in per cent of a narrow plot."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,7 @@ class SpotChart:
 
 
 def chart(choice: Choice, across: str) -> SpotChart:
-    """The models of a choice, its quality over another of its axes; the gates on either as
-    lines.
-    """
+    """Return a choice's models by quality over another axis, with the gates on both as lines."""
     up = choice.axes[0]
     xs, ys = ([c.figures[name] for c in choice.contenders] for name in (across, up))
     log = min(xs) > 0 and max(xs) / min(xs) > 8
@@ -104,7 +103,7 @@ def _show(name: str, value: float) -> str:
 
 
 def _labels(names: Sequence[str], places: Points) -> list[Label]:
-    """Beside, above or below each spot, where no other spot or name stands."""
+    """Return places for names beside, above or below the spots that cover least."""
     width, height = LABEL
     taken = [(x - 2, y - 4, x + 2, y + 4) for x, y in places]
     found = []
