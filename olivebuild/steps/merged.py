@@ -38,8 +38,8 @@ class Merged(Step):
     lazy = True
     ahead = (
         "olivebuild.ml.kernels.numpy_threads",
-        "olivebuild.ml.weights.lora",
-        "olivebuild.ml.onnx.assemble",
+        "olivebuild.ml.weights.merge",
+        "olivebuild.ml.onnx.ahead",
         "olivebuild.steps.onnx",
     )
 

@@ -22,10 +22,10 @@ from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.lora import (
     MergedWeight,
     changes,
-    merge_all,
     multiplication,
     open_input,
 )
+from olivebuild.ml.weights.merge import GroupSink, HoldingSink, MergeSink, merge_all
 from olivebuild.ml.weights.view import Weight, write_folder
 from olivebuild.steps.onnx import OnnxFields
 from tests.scenarios.steps import LORA, by_builder, files_in, given, job_in, weights_in
@@ -262,7 +262,12 @@ def test_any_part_of_a_merged_weight_can_be_read(
     )
     weight = next(w for w in lazy if w.shape == (600, 64))
     held: list[Weight] = []
-    merge_all([[weight.change]], multiplication(store, reproducible=False), None, held.extend)
+
+    class Holding(MergeSink):
+        def open(self) -> GroupSink:
+            return HoldingSink(None, held.extend)
+
+    merge_all([weight.change], multiplication(store, reproducible=False), Holding())
     whole, row = weight.read(), 128
     for start, size in [
         (0, 1),

@@ -120,24 +120,17 @@ def merge_by_tensors(
     """
     from olivebuild.cache.manifest import Merge
     from olivebuild.ml.models.opened import keep_finite
-    from olivebuild.ml.onnx.assemble import Ahead
-    from olivebuild.ml.onnx.skeletons import known_recipes
-    from olivebuild.ml.weights.lora import merge_all, multiplication, overlay
+    from olivebuild.ml.onnx.ahead import sink_for
+    from olivebuild.ml.weights.lora import multiplication
+    from olivebuild.ml.weights.merge import merge_all, overlay
 
     job.progress("merging", 0, len(changed))
     try:
         with job.store.batch(job.out.parent, sync=job.action.publish) as batch:
-            recipes = known_recipes(job, model)
-            ahead = Ahead(job.store, batch, recipes, model) if recipes else None
-            groups = ahead.groups(changed) if ahead else [[c] for c in changed]
-            computed, error = merge_all(
-                groups,
-                multiplication(job.store, reproducible=reproducible),
-                batch.blob if job.action.publish else None,
-                ahead.take if ahead else None,
-            )
-        if ahead:
-            ahead.finish()
+            sink = sink_for(job, batch, model)
+            multiply = multiplication(job.store, reproducible=reproducible)
+            computed, error = merge_all(changed, multiply, sink)
+        sink.finish()
     except ValueError as e:
         raise InputError(
             str(e),

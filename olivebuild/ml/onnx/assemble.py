@@ -4,7 +4,6 @@ computed, the rest are known blobs.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,57 +16,12 @@ from olivebuild.cache.store import Store
 from olivebuild.core.errors import StepError
 from olivebuild.core.host import gpu_names
 from olivebuild.ml.kernels import blockwise
-from olivebuild.ml.onnx.skeleton import NotFinite, Quantised, Recipe, Skeleton, parts_of
-from olivebuild.ml.weights.lora import Change
+from olivebuild.ml.onnx.skeleton import Quantised, Recipe, Skeleton, parts_of
 from olivebuild.ml.weights.view import Weight, Weights
 
 SKELETON, CONSTANTS = "skeleton.json", "constants.bin"
 INNER = (SKELETON, CONSTANTS)
 """Files of a skeleton that are not part of the model."""
-
-
-class Ahead:
-    """Computes tensors of the ONNX models to come from merged weights that are in memory, so that
-    they need not be merged again.
-    """
-
-    def __init__(self, store: Store, batch: Batch, recipes: list[Recipe], model: Weights) -> None:
-        self._store = store
-        self._batch = batch
-        self._recipes = recipes
-        self._weights = model
-        self._model = model.by_name
-        self._made: dict[str, Blobs] = {}
-
-    def groups(self, changed: list[Change]) -> list[list[Change]]:
-        """The changes, those together that some recipe needs together."""
-        of = {change.weight.name: [change] for change in changed}
-        for recipe in self._recipes:
-            together: list[list[Change]] = []
-            for name in sorted(recipe.sources() & set(of)):
-                if not any(of[name] is other for other in together):
-                    together.append(of[name])
-            for other in together[1:]:
-                together[0].extend(other)
-                of.update({change.weight.name: together[0] for change in other})
-        return list({id(group): group for group in of.values()}.values())
-
-    def take(self, merged: list[Weight]) -> None:
-        """Compute what can be computed of a group's merged weights."""
-        names, weights = {w.name for w in merged}, self._model | {w.name: w for w in merged}
-        for recipe in self._recipes:
-            if recipe.sources() & names:
-                # What can't be converted is no fault of the merge; the conversion tells.
-                with contextlib.suppress(NotFinite):
-                    self._made[recipe.key(weights)] = _compute(recipe, weights, self._batch)
-
-    def finish(self) -> None:
-        """Remember what was made, when the batch has ended.
-
-        Raises InputError when the model changed meanwhile.
-        """
-        self._weights.check_unchanged(self._store)
-        Derived(self._store).put(self._made)
 
 
 def assemble(
@@ -96,7 +50,7 @@ def assemble(
     with store.batch(scratch, sync=False) as batch:
         made = dict(
             blockwise.in_threads(
-                lambda item: (item[0], _compute(item[1], by_name, batch, kernel)), order
+                lambda item: (item[0], compute(item[1], by_name, batch, kernel)), order
             )
         )
     # A tensor of a file that was edited meanwhile must not be remembered as what the file held
@@ -156,7 +110,7 @@ def kernel_for(size: int) -> Callable[[Quantised], blockwise.Quantiser]:
     )
 
 
-def _compute(
+def compute(
     recipe: Recipe,
     weights: dict[str, Weight],
     batch: Batch,
