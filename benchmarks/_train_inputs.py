@@ -72,7 +72,8 @@ def make_texts(root: Path, length: int) -> None:
 
 
 def tone_rows(folder: Path) -> list[Any]:
-    from olivebuild.ml.data.tokens import Encoder, read_table
+    from olivebuild.ml.data.examples import read_table
+    from olivebuild.ml.data.tokens import Encoder
     from olivebuild.ml.models import load
 
     table = read_table(folder / "tone/train.parquet")
@@ -94,7 +95,7 @@ def short_rows(options: argparse.Namespace) -> list[Any]:
 def random_rows(lengths: list[int], vocabulary: int) -> list[Any]:
     import numpy as np
 
-    from olivebuild.ml.data.tokens import Tokens
+    from olivebuild.ml.data.examples import Tokens
 
     random = np.random.default_rng(1)
     return [

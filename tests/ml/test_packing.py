@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.nn.packing import micro_batches, pack, pad
 from olivebuild.ml.training.schedule import Schedule, batches_of, lr_factor, steps_of
 

@@ -38,7 +38,7 @@ def rows_around(*lengths: int) -> list[Any]:
     """Rows of random tokens around lengths at which models begin to do something else, and some
     that begin alike.
     """
-    from olivebuild.ml.data.tokens import Tokens
+    from olivebuild.ml.data.examples import Tokens
 
     random = np.random.default_rng(0)
     start = random.integers(8, 300, 12)

@@ -222,7 +222,8 @@ def test_rows_that_a_benchmark_asks_in_vain_are_told_before_training(
 
 
 def test_a_benchmark_of_its_own_tells_the_row(tmp_path: Path, model: Path) -> None:
-    from olivebuild.ml.data.tokens import Encoder, read_table
+    from olivebuild.ml.data.examples import read_table
+    from olivebuild.ml.data.tokens import Encoder
     from olivebuild.ml.inference.context import check_prompts, examples_of
     from olivebuild.ml.models.load import load_tokenizer
 

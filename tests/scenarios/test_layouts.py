@@ -64,7 +64,7 @@ def test_a_packed_row_has_the_logits_it_has_alone(
 
 
 def one_length(count: int = 3, length: int = 12) -> list[Any]:
-    from olivebuild.ml.data.tokens import Tokens
+    from olivebuild.ml.data.examples import Tokens
 
     random = np.random.default_rng(4)
     return [

@@ -28,7 +28,8 @@ def test_an_edited_row_has_its_own_shard_tokenised_again(
 ) -> None:
     from olivebuild.cache.store import Store
     from olivebuild.ml.data import token_shards
-    from olivebuild.ml.data.tokens import Encoder, Tokens
+    from olivebuild.ml.data.examples import Tokens
+    from olivebuild.ml.data.tokens import Encoder
     from olivebuild.ml.models import load
     from tests.scenarios.steps import job_in
 

@@ -12,7 +12,7 @@ import numpy as np
 
 def token_rows(seed: int = 0, count: int = 7) -> list[Any]:
     """Rows of several lengths; some begin alike, two are equal, one is another's beginning."""
-    from olivebuild.ml.data.tokens import Tokens
+    from olivebuild.ml.data.examples import Tokens
 
     random = np.random.default_rng(seed)
     start = random.integers(3, 380, 9)

@@ -19,7 +19,8 @@ import numpy as np
 
 from olivebuild.cache.memo import Derived
 from olivebuild.core import hashing
-from olivebuild.ml.data.tokens import COUNTS, Encoder, Flaw, Tokens
+from olivebuild.ml.data.examples import Flaw, Tokens
+from olivebuild.ml.data.tokens import COUNTS, Encoder
 
 if TYPE_CHECKING:
     from olivebuild.api.job import Job

@@ -17,8 +17,9 @@ from olivebuild.formats import model_config
 
 if TYPE_CHECKING:
     from olivebuild.api.job import Job
+    from olivebuild.ml.data.examples import Example, Table
     from olivebuild.ml.data.token_shards import TokenRows
-    from olivebuild.ml.data.tokens import Encoder, Example, Table
+    from olivebuild.ml.data.tokens import Encoder
 
 REFUSED = (
     "a system message can often stand in the user's, and prompt and completion take no template"
@@ -89,7 +90,7 @@ def examples_of(encoder: Encoder, table: Table) -> list[Example]:
 
     Raises InputError when the chat template refuses some.
     """
-    from olivebuild.ml.data.tokens import Refused
+    from olivebuild.ml.data.template_habits import Refused
 
     encoder.read_ends(
         table.format, [row["completion"] for row in table.rows] if table.format == "prompt" else []

@@ -17,7 +17,8 @@ from olivebuild.core.errors import StepError, Where, first_line
 from olivebuild.core.fs.small_files import read_json
 from olivebuild.metrics.scoring import Judged
 from olivebuild.ml.data.end_tokens import ends_of
-from olivebuild.ml.data.tokens import Encoder, Table
+from olivebuild.ml.data.examples import Table
+from olivebuild.ml.data.tokens import Encoder
 from olivebuild.ml.inference.context import check_prompts, examples_of, room_of
 from olivebuild.ml.models import genai, load
 from olivebuild.ml.nn.reach import border_of

@@ -15,7 +15,7 @@ from olivebuild.steps.benchmark_accuracy import AccuracyFields
 if TYPE_CHECKING:
     from olivebuild.metrics.scoring import Judged
     from olivebuild.ml.benchmark.scores import Schema, Score
-    from olivebuild.ml.data.tokens import Table
+    from olivebuild.ml.data.examples import Table
     from olivebuild.ml.inference.runtime import Runtime
 
 
@@ -33,7 +33,7 @@ def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
     from olivebuild.metrics.scoring import figures, without_answers
     from olivebuild.ml.benchmark.scores import Schema, load_score
-    from olivebuild.ml.data.tokens import read_table
+    from olivebuild.ml.data.examples import read_table
     from olivebuild.ml.inference import runtime as _runtime
     from olivebuild.ml.inference.generate import open_model
     from olivebuild.ml.models.opened import check_inputs

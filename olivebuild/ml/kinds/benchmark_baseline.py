@@ -16,7 +16,7 @@ def run(job: Job) -> None:
     from sklearn.naive_bayes import MultinomialNB
     from sklearn.pipeline import make_pipeline
 
-    from olivebuild.ml.data.tokens import Table, read_table
+    from olivebuild.ml.data.examples import Table, read_table
 
     train = read_table(job.input("train").path)
     tests = [read_table(job.input(role).path) for role in job.roles("data")]

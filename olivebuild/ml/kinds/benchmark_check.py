@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
-    from olivebuild.ml.data.tokens import read_table
+    from olivebuild.ml.data.examples import read_table
     from olivebuild.ml.models.opened import check_inputs
 
     check_inputs(job)
@@ -209,7 +209,8 @@ def _same_tokens(
     runtime's tokenizer.
     """
     from olivebuild.data.origins import origins_of
-    from olivebuild.ml.data.tokens import Encoder, Refused
+    from olivebuild.ml.data.template_habits import Refused
+    from olivebuild.ml.data.tokens import Encoder
 
     encoder, count, begun = Encoder(tokenizer), 0, 0
     origins = [origins_of(table.path) for table in tables]

@@ -21,8 +21,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from olivebuild.core.errors import StepError, first_line
+from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.data.token_shards import lengths_of
-from olivebuild.ml.data.tokens import Tokens
 from olivebuild.ml.nn import attention
 from olivebuild.ml.nn.loss_head import head_loss
 from olivebuild.ml.nn.packing import Packed, Padded, micro_batches, pack, pad

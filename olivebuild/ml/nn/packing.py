@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.data.examples import Tokens
 
 ALIKE = 0.6
 """Rows whose lengths differ by more than this factor are attended to in separate groups: padding

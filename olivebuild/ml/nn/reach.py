@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.data.examples import Tokens
 
 STATES = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "moe_mamba", "hybrid")
 """Kinds of layers, as `layer_types` names them, that carry a state from token to token."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.data.token_shards import lengths_of
-from olivebuild.ml.data.tokens import Tokens
 from olivebuild.ml.nn import flash_attention
 from olivebuild.ml.nn.compile import compile_layers, suit_compiler
 from olivebuild.ml.nn.forward import Setup, checkpoint_layers, takes_packed

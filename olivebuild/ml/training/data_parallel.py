@@ -30,7 +30,7 @@ import torch.distributed as dist
 
 from olivebuild.core.errors import StepError
 from olivebuild.core.processes import python
-from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.training.parameters import Trainable
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import torch
 
 from olivebuild.core.errors import StepError
 from olivebuild.core.numerics import differing
-from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.nn.forward import Forward, labels_of
 from olivebuild.ml.training.checkpoint import Keeper, State, read
 from olivebuild.ml.training.data_parallel import Ranks, share_of

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from olivebuild.api.action import Action
 from olivebuild.api.job import Job
 from olivebuild.core.processes import end_with_parent
-from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.models import load
 from olivebuild.ml.nn.forward import Forward, labels_of
 from olivebuild.ml.nn.packing import Packed, Padded

@@ -20,8 +20,9 @@ from olivebuild.api.step import Result
 from olivebuild.core.errors import InputError, first_line
 from olivebuild.data import drops
 from olivebuild.ml.data import end_tokens
+from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.data.token_shards import TokenRows, lengths_of, token_rows
-from olivebuild.ml.data.tokens import COUNTS, Encoder, Tokens
+from olivebuild.ml.data.tokens import COUNTS, Encoder
 from olivebuild.ml.inference.context import check_asked, check_rows
 from olivebuild.ml.models import load
 from olivebuild.ml.nn import qlora, tuning

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from olivebuild.ml.data.tokens import Tokens
+from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.nn.forward import Forward
 
 ROWS = 64
