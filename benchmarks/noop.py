@@ -34,7 +34,7 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks._measure import Claim, end, table
 from olivebuild.api.action import Action, Outcome
-from olivebuild.api.executor import Needs
+from olivebuild.api.executor import Requirements
 from olivebuild.api.result import Result
 from olivebuild.engine.builder import Builder
 from olivebuild.planner.project import open_project
@@ -322,7 +322,7 @@ class Copies:
     def prepare(self, modules: Sequence[str]) -> None:
         """Nothing takes long here."""
 
-    def can_start(self, action: Needs) -> bool:
+    def can_start(self, action: Requirements) -> bool:
         return self._action is None
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:

@@ -235,7 +235,7 @@ def test_kinds_name_modules_for_their_work() -> None:
     for kind in (*KINDS, *parts):
         step = step_of(kind)
         assert step is not None
-        assert [name for name in (step.runner, *step.ahead) if not is_module(name)] == []
+        assert [name for name in (step.runner, *step.preload) if not is_module(name)] == []
 
 
 HEAVY = {"torch", "transformers", "peft", "datasets", "onnx", "onnxruntime", "pyarrow"}

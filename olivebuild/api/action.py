@@ -66,14 +66,14 @@ class Action(NamedTuple):
     gpus: int = 0
     """How many it takes, where there are so many."""
     exclusive: bool = False
-    shares: bool = False
+    reuses_worker: bool = False
     """May run in a process that has run another action."""
     runner: str = ""
     """The module that runs it, where the kind's own is not needed."""
     publish: bool = True
     """The result goes into build/; what only other steps read by tensors need not be written out.
     """
-    readers: Sequence[list[object]] = ()
+    consumers: Sequence[list[object]] = ()
     """[kind, fields] of the steps that will read this one's tensors: work that both need may be
     done at once.
     """

@@ -24,7 +24,7 @@ WORKER = "olivebuild.executors.worker"
 """The module that Python runs as a worker."""
 
 
-class Needs(Protocol):
+class Requirements(Protocol):
     """The resources that decide whether an action can start, or a node that becomes one."""
 
     @property
@@ -40,7 +40,7 @@ class Resources(NamedTuple):
     exclusive: bool = False
 
 
-ANY = Resources()
+NO_REQUIREMENTS = Resources()
 """Nothing but a slot."""
 
 
@@ -53,7 +53,7 @@ class Executor(Protocol):
         `modules` are those that a worker will import. Doing nothing is right, too.
         """
 
-    def can_start(self, action: Needs) -> bool:
+    def can_start(self, action: Requirements) -> bool:
         """Return whether there is a slot, and the GPUs that it takes, for this action now."""
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:

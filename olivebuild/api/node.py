@@ -69,15 +69,16 @@ class Ref(Record, frozen=True):
 
 
 class Edge(Record, frozen=True):
-    """An input: what it is to the step (`role`), the target it comes from and what kinds will do.
+    """An input of a node.
 
-    `output` names the part of the target that is read when the reference names none: "train" for an
-    adapter's data.
-    `field` is the recipe field that made the edge, for error messages. `part` instead names another
-    node of the same target
-    (and `output` then one of its own).
-    `by_tensors`: the step reads single tensors from the store, so an input that is not in build/
-    need not be put there.
+    `role` names it for the step; `ref` is the target that it comes from, and `kinds` are those that
+    the target may have.
+
+    `output` names the output of the target that is read when the reference names none: "train" for
+    an adapter's data. `field` is the recipe field that made the edge, for error messages.
+    `sibling` names another node of the same target instead, and `output` then one of its outputs.
+    `streams_tensors`: the step reads single tensors from the store, so an input that is not in
+    build/ need not be put there.
     """
 
     role: str
@@ -85,8 +86,8 @@ class Edge(Record, frozen=True):
     kinds: tuple[str, ...]
     output: str = ""
     field: tuple[str | int, ...] = ()
-    part: str = ""
-    by_tensors: bool = False
+    sibling: str = ""
+    streams_tensors: bool = False
 
 
 class FileInput(Record, frozen=True):
@@ -153,14 +154,14 @@ class Node(Record, frozen=True):
     libraries: tuple[str, ...] = ()
     outputs: dict[str, str] = {}
     source: Source | None = None
-    lies_at: str | None = None
+    referenced_folder: str | None = None
     lazy: bool = False
     exclusive: bool = False
     gpu: bool = False
-    shares: bool = False
+    reuses_worker: bool = False
     runner: str = ""
-    machine: bool = False
-    trusts: bool = False
+    machine_bound: bool = False
+    trusts_remote_code: bool = False
     """Code from the model's folder may run."""
     resources: dict[str, float] = {}
     """How much it takes of what is limited, while it runs; see engine/scheduler.py."""

@@ -80,7 +80,7 @@ class Step:
     """Runs alone, whatever -j."""
     gpu: ClassVar[bool] = False
     """Takes a GPU where there is one."""
-    ahead: ClassVar[tuple[str, ...]] = ()
+    preload: ClassVar[tuple[str, ...]] = ()
     """Modules that `run` imports, all but torch and its like: a worker that waits for such a step
     can import them meanwhile.
     """
@@ -88,7 +88,7 @@ class Step:
     """The module whose `run(job)` makes the artifact, in a worker process; raises BuildError for
     what the user can mend. The default is for kinds that define `run` themselves.
     """
-    machine: ClassVar[bool] = False
+    machine_bound: ClassVar[bool] = False
     """The result belongs to this machine: processor, cores, memory and GPU enter the key."""
 
     floating: ClassVar[bool] = False
@@ -151,7 +151,7 @@ class Step:
         """Where the artifact or its raw material comes from, if from outside the graph."""
         return getattr(fields, "source", None)
 
-    def lies_at(self, fields: Any) -> str | None:
+    def referenced_folder(self, fields: Any) -> str | None:
         """The folder that *is* the artifact, for kinds that are referenced where they lie."""
         return None
 
@@ -172,30 +172,30 @@ class Step:
         return [self.node(target.name, target.name, target.fields, self.edges(target.fields))]
 
     def node(self, name: str, target: str, fields: Fields, edges: Iterable[Edge]) -> Node:
-        """All that planning will ask, asked once."""
+        """Return a node of the target, with all that planning asks of the step."""
         return Node(
-            name,
-            target,
-            self.kind,
-            self.version_of(fields),
-            fields.model_dump(mode="json", exclude_unset=True),
-            tuple(edges),
-            tuple(flatten(self.parameters(fields))),
-            tuple(self.files(fields)),
-            self.libraries(fields),
-            dict(self.outputs(fields)),
-            self.source(fields),
-            self.lies_at(fields),
+            name=name,
+            target=target,
+            kind=self.kind,
+            version=self.version_of(fields),
+            fields=fields.model_dump(mode="json", exclude_unset=True),
+            edges=tuple(edges),
+            parameters=tuple(flatten(self.parameters(fields))),
+            files=tuple(self.files(fields)),
+            libraries=self.libraries(fields),
+            outputs=dict(self.outputs(fields)),
+            source=self.source(fields),
+            referenced_folder=self.referenced_folder(fields),
             lazy=self.lazy,
             exclusive=self.exclusive,
             gpu=self.takes_gpu(fields),
-            shares=self.shares_process(fields),
+            reuses_worker=self.shares_process(fields),
             runner=self.runner,
-            machine=self.machine,
+            machine_bound=self.machine_bound,
             computes=self.computes(fields),
             keyed=self.keyed(fields),
             program=self.program(fields),
-            trusts=any(getattr(fields, name, False) for name in TRUST),
+            trusts_remote_code=any(getattr(fields, name, False) for name in TRUST),
             template=self.template(fields),
         )
 

@@ -35,14 +35,14 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
         places=_places(planner, node),
         gpus=node.gpus,
         exclusive=node.exclusive,
-        shares=node.shares,
+        reuses_worker=node.reuses_worker,
         runner=node.runner,
         publish=state.publish_when_built,
         template_date=next(
             (p.value for p in state.parts if (p.cause, p.label) == ("parameter", LABEL)), ""
         ),
         asked=_asked(planner, plan, node, out),
-        readers=[[n.kind, n.fields] for n in _readers(planner.graph, plan, node)],
+        consumers=[[n.kind, n.fields] for n in _readers(planner.graph, plan, node)],
     )
 
 
@@ -51,7 +51,7 @@ def trusts(graph: Graph, node: Node) -> bool:
     on what it was merged from.
     """
     models = [source for edge, source, _ in graph.inputs[node.name] if edge.role == "model"]
-    return node.trusts or any(trusts(graph, m) for m in models)
+    return node.trusts_remote_code or any(trusts(graph, m) for m in models)
 
 
 def _inputs(planner: Planner, plan: Plan, node: Node, out: Path) -> dict[str, ActionInput]:
@@ -59,7 +59,7 @@ def _inputs(planner: Planner, plan: Plan, node: Node, out: Path) -> dict[str, Ac
     for edge, source, output in planner.graph.inputs[node.name]:
         origin, named = plan.states[source.name], source.source
         folder, path = "", ""
-        if not (edge.by_tensors and origin.trace and origin.trace.manifest):
+        if not (edge.streams_tensors and origin.trace and origin.trace.manifest):
             place = origin.folder or _part_folder(planner, origin, out)
             folder, path = str(place), str(place / source.outputs[output])
         inputs[edge.role] = ActionInput(
@@ -140,6 +140,6 @@ def _readers(graph: Graph, plan: Plan, node: Node) -> list[Node]:
     states = [
         plan.states[user]
         for edge, user in graph.users[node.name]
-        if edge.by_tensors and user in plan.states
+        if edge.streams_tensors and user in plan.states
     ]
     return [s.node for s in states if s.trace is None and not s.from_db]

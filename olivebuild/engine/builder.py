@@ -16,7 +16,7 @@ from msgspec.structs import asdict
 
 from olivebuild.api.action import Message, Outcome
 from olivebuild.api.event import Event, Listener
-from olivebuild.api.executor import ANY, Executor
+from olivebuild.api.executor import NO_REQUIREMENTS, Executor
 from olivebuild.api.node import Node
 from olivebuild.core.errors import BuildError, Damaged, StepError, StoreError, of_disk
 from olivebuild.core.fs import locks
@@ -171,7 +171,7 @@ class Builder:
         if not self._may_start:
             return set()
         changed: set[str] = set()
-        has_slot = self.executor.can_start(ANY)
+        has_slot = self.executor.can_start(NO_REQUIREMENTS)
         for state in queue.ready():
             if self._is_taken(state):
                 continue
@@ -180,7 +180,7 @@ class Builder:
             elif has_slot and self._inputs_ready(plan, state):
                 changed |= self._start(plan, state)
                 # Without a slot there is no need to ask for each of thousands of nodes.
-                has_slot = self.executor.can_start(ANY)
+                has_slot = self.executor.can_start(NO_REQUIREMENTS)
         return changed
 
     def _wait(self) -> set[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from olivebuild.api.action import Action, Message, Outcome
-from olivebuild.api.executor import WORKER, Needs, WorkerOutput, request
+from olivebuild.api.executor import WORKER, Requirements, WorkerOutput, request
 from olivebuild.core import code_version, hashing, host, numerics
 from olivebuild.core.exit_reasons import ending, kills
 from olivebuild.core.processes import python
@@ -67,13 +67,13 @@ class LocalExecutor:
         any moment.
         """
 
-    def can_start(self, action: Needs) -> bool:
+    def can_start(self, action: Requirements) -> bool:
         running = [child.action for child in self._running.values() if child.action]
         if any(a.exclusive for a in running) or (action.exclusive and running):
             return False
         return len(self._running) < self.jobs and len(self._tokens) >= self._gpus_for(action)
 
-    def _gpus_for(self, action: Needs) -> int:
+    def _gpus_for(self, action: Requirements) -> int:
         """A step that could use more GPUs than there are makes do with those."""
         return min(action.gpus, self._gpus)
 
@@ -87,13 +87,13 @@ class LocalExecutor:
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         action = action._replace(numerics=numerics.here(gpu=bool(self._gpus_for(action))))
         line = request(action, log, self._code)
-        child = self._waiting(action) if action.shares else None
+        child = self._waiting(action) if action.reuses_worker else None
         if child is None:
             count = self._gpus_for(action)
             tokens, self._tokens = self._tokens[:count], self._tokens[count:]
             # A process that goes on to other actions must not hold the first one's lock.
             child = self._child(
-                _spawn(tokens, log, () if action.shares else inherit), tokens, action
+                _spawn(tokens, log, () if action.reuses_worker else inherit), tokens, action
             )
         child.kills = kills()
         self._running[action.node] = child

@@ -66,22 +66,22 @@ def main() -> int:
         action = Action.from_json(Path(request["action"]).read_text())
         os.chdir(action.out)
         code = run(action, stream, request["log"])
-        if code or not action.shares or HEAVY & set(sys.modules):
+        if code or not action.reuses_worker or HEAVY & set(sys.modules):
             return code
         os.chdir(os.path.abspath(os.sep))
         _log_to(os.devnull)
         stream.write('{"event": "idle"}\n')
         stream.flush()
-        _import_for(action.readers)
+        _import_for(action.consumers)
 
 
-def _import_for(readers: Sequence[list[object]]) -> None:
+def _import_for(consumers: Sequence[list[object]]) -> None:
     """Import the modules of the steps that probably come next, while the parent stores a result."""
-    for kind, _ in readers:
+    for kind, _ in consumers:
         from olivebuild.api.step import step_of
 
         step = step_of(str(kind))
-        for module in step.ahead if step else ():
+        for module in step.preload if step else ():
             # The step reports a missing module itself.
             with contextlib.suppress(ImportError):
                 importlib.import_module(module)

@@ -128,7 +128,7 @@ def node_stats(planner: Planner, state: State, looked: int, scanned: int) -> Blo
     environment may have changed, or a file changed within the clock's tick.
     """
     trace, node = state.trace, state.node
-    if trace and (trace.metrics or node.machine or node.strict or node.keyed):
+    if trace and (trace.metrics or node.machine_bound or node.strict or node.keyed):
         return {}
     paths = sorted(map(str, result_paths(planner, state)))
     results: Block = {path: snapshot.stat_of(path) for path in paths}

@@ -36,8 +36,8 @@ class ResultFinder(Struct, frozen=True, kw_only=True):
         last, trace = self._last_build(node)
         seconds = trace.seconds if trace else None
         try:
-            if node.lies_at is not None:
-                return self._look_up_folder(node, node.lies_at, seconds)
+            if node.referenced_folder is not None:
+                return self._look_up_folder(node, node.referenced_folder, seconds)
             if reasons := self._lacks(node, lookups):
                 return self._look_up_without_key(node, reasons, seconds)
             parts = self._parts(node, lookups)
@@ -76,7 +76,7 @@ class ResultFinder(Struct, frozen=True, kw_only=True):
     def _look_up_folder(self, node: Node, folder: str, seconds: float | None) -> Lookup:
         """Look up a model that is used where it lies. Raises InputError."""
         path = self.scan.recipe.folder / folder
-        content = self.scan.model(node, path, code=node.trusts)
+        content = self.scan.model(node, path, code=node.trusts_remote_code)
         return Lookup(
             node=node,
             verdict=Verdict.FRESH,
@@ -113,7 +113,7 @@ class ResultFinder(Struct, frozen=True, kw_only=True):
         for edge, source, output in self.graph.inputs[node.name]:
             outputs = lookups[source.name].outputs
             assert outputs is not None
-            inputs.append((edge.role, outputs[output], edge.part or str(edge.ref)))
+            inputs.append((edge.role, outputs[output], edge.sibling or str(edge.ref)))
         return parts_of(
             node,
             inputs,

@@ -217,7 +217,7 @@ class Planner(Struct, dict=True, kw_only=True):
         demand = expected = Demand.FOLDER if is_wanted else Demand.NOTHING
         for edge, user in self.graph.users[name]:
             state = plan.states.get(user)
-            wish = Demand.BYTES if edge.by_tensors else Demand.FOLDER
+            wish = Demand.BYTES if edge.streams_tensors else Demand.FOLDER
             if state and state.verdict is Verdict.STALE:
                 demand = max(demand, wish)
             elif state and state.verdict is Verdict.WAITING:
@@ -260,7 +260,7 @@ class Planner(Struct, dict=True, kw_only=True):
         assert state.folder
         assert state.outputs
         try:
-            content = self.scan.model(state.node, state.folder, code=state.node.trusts)
+            content = self.scan.model(state.node, state.folder, code=state.node.trusts_remote_code)
         except (InputError, OSError, ValueError):
             # ValueError: a path that the system can't have. Any other error is a fault of ours.
             content = "missing"

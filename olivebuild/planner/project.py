@@ -58,7 +58,9 @@ class Project(Struct):
         """Lines on what the last run dropped, for nodes that are not made yet and whose last run
         failed.
         """
-        names = [s.node.name for s in states if s.trace is None and s.node.lies_at is None]
+        names = [
+            s.node.name for s in states if s.trace is None and s.node.referenced_folder is None
+        ]
         return [
             line
             for name in names

@@ -221,14 +221,14 @@ class Scan:
         """What of the machine is in the node's key: for latency all of it, for `numerics: strict`
         what the bytes depend on.
         """
-        if node.machine and not self._machine:
+        if node.machine_bound and not self._machine:
             self._machine = host.describe()
         strict = (
             {f"numerics.{name}": value for name, value in numerics.here(gpu=node.gpu).items()}
             if node.strict
             else {}
         )
-        return (self._machine if node.machine else {}) | strict
+        return (self._machine if node.machine_bound else {}) | strict
 
     def variables(self, node: Node) -> dict[str, str]:
         """What of the environment is in the node's key.

@@ -73,7 +73,7 @@ class Lookup(Struct, frozen=True, kw_only=True):
     @property
     def has_result(self) -> bool:
         """Whether there is a trace under its key, or was one when it was last FRESH."""
-        return self.trace is not None or (self.from_db and self.node.lies_at is None)
+        return self.trace is not None or (self.from_db and self.node.referenced_folder is None)
 
 
 class State(Lookup, frozen=True, kw_only=True):

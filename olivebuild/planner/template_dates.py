@@ -199,8 +199,10 @@ class Dating:
     def _look(self, lookup: Lookup) -> bool:
         trace = None
         try:
-            if lookup.node.lies_at is not None:
-                files = template_clock.files_of(self._scan.recipe.folder / lookup.node.lies_at)
+            if lookup.node.referenced_folder is not None:
+                files = template_clock.files_of(
+                    self._scan.recipe.folder / lookup.node.referenced_folder
+                )
             elif trace := lookup.trace or (self._traces.get(lookup.key) if lookup.key else None):
                 if trace.reference:
                     files = template_clock.files_of(self._scan.recipe.folder / trace.reference)

@@ -157,8 +157,8 @@ def _resolve(
     recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge
 ) -> tuple[Edge, Node, str]:
     where = recipe.where(node.target, edge.field)
-    if edge.part:
-        return edge, raw[f"{node.target}:{edge.part}"], edge.output
+    if edge.sibling:
+        return edge, raw[f"{node.target}:{edge.sibling}"], edge.output
     name = edge.ref.target
     source = raw.get(name)
     if source is None and name in recipe.matrices:

@@ -42,7 +42,7 @@ class Retraining:
             edge
             for node in target.step.nodes(target, self._targets)
             for edge in node.edges
-            if not edge.part
+            if not edge.sibling
         ]
         # All are asked: each may have targets to add.
         below = [
@@ -83,16 +83,16 @@ class Retraining:
 
     def edge(self, edge: Edge, seed: int, inside: str = "") -> Edge:
         """To the copy, where there is one; `inside` is the target that the edge belongs to."""
-        if edge.part:
+        if edge.sibling:
             return structs.replace(
-                edge, ref=Ref(self._owner), part=part(f"{inside}.{edge.part}", seed), field=()
+                edge, ref=Ref(self._owner), sibling=part(f"{inside}.{edge.sibling}", seed), field=()
             )
         if source := self.trained.get(edge.ref.target):
             output = edge.ref.output or (
                 edge.output if edge.output in source.step.outputs(source.fields) else ""
             )
             return structs.replace(
-                edge, ref=Ref(self._owner), part=part(source.name, seed), output=output, field=()
+                edge, ref=Ref(self._owner), sibling=part(source.name, seed), output=output, field=()
             )
         return structs.replace(edge, field=("models",))
 

@@ -155,7 +155,7 @@ class Benchmark(Step):
         others = [*_checks(fields, targets), *_baseline(fields), *_latency(fields, targets)]
         nodes += [row.node(target.name) for row in others]
         edges = [
-            *(Edge(row.role, Ref(target.name), (), part=row.part) for row in (*table, *others)),
+            *(Edge(row.role, Ref(target.name), (), sibling=row.part) for row in (*table, *others)),
             *(
                 Edge(f"metrics[{i}]", ref, ("command",), "metrics", ("metrics", i))
                 for i, ref in enumerate(fields.metrics)

@@ -37,7 +37,7 @@ class Latency(Step):
     floating = True
     exclusive = True
     gpu = True
-    machine = True
+    machine_bound = True
 
     def libraries(self, fields: LatencyFields) -> tuple[str, ...]:
         return ("torch", "transformers", "onnxruntime-genai", "scipy")

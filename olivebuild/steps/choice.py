@@ -58,7 +58,7 @@ class Choice(Step):
             _check(fields, judged.fields)
             # Names are not in keys; which of the figures are whose is in the benchmark's.
             edges += [
-                Edge(f"model[{i}]", ref, ("onnx",), field=("by",), by_tensors=True)
+                Edge(f"model[{i}]", ref, ("onnx",), field=("by",), streams_tensors=True)
                 for i, ref in enumerate(models)
             ]
         return [self.node(target.name, target.name, fields, edges)]

@@ -36,7 +36,7 @@ class Merged(Step):
     summary = "an adapter merged into its base, or a merged model from elsewhere (`source`)"
     runner = "olivebuild.ml.kinds.merged"
     lazy = True
-    ahead = (
+    preload = (
         "olivebuild.ml.kernels.numpy_threads",
         "olivebuild.ml.weights.merge",
         "olivebuild.ml.onnx.ahead",
@@ -68,11 +68,13 @@ class Merged(Step):
         if not (fields.model and fields.adapter):
             return []
         return [
-            Edge("model", fields.model, ("model", "merged"), field=("model",), by_tensors=True),
-            Edge("adapter", fields.adapter, ("adapter",), field=("adapter",), by_tensors=True),
+            Edge(
+                "model", fields.model, ("model", "merged"), field=("model",), streams_tensors=True
+            ),
+            Edge("adapter", fields.adapter, ("adapter",), field=("adapter",), streams_tensors=True),
         ]
 
-    def lies_at(self, fields: MergedFields) -> str | None:
+    def referenced_folder(self, fields: MergedFields) -> str | None:
         return fields.source.name if fields.source and fields.source.scheme == "file" else None
 
     def check(self, fields: MergedFields) -> Problem | None:

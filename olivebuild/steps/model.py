@@ -47,7 +47,7 @@ class Model(Step):
     runner = "olivebuild.ml.kinds.model"
     lazy = True
 
-    def lies_at(self, fields: ModelFields) -> str | None:
+    def referenced_folder(self, fields: ModelFields) -> str | None:
         return fields.source.name if fields.source.scheme == "file" else None
 
     def files(self, fields: ModelFields) -> list[FileInput]:

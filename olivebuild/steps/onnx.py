@@ -87,7 +87,7 @@ class Onnx(Step):
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
     runner = "olivebuild.ml.kinds.onnx"
-    ahead = (
+    preload = (
         "olivebuild.ml.kernels.numpy_threads",
         "olivebuild.ml.weights.lora",
         "olivebuild.ml.onnx.assemble",
@@ -113,7 +113,15 @@ class Onnx(Step):
 
     def edges(self, fields: OnnxFields) -> list[Edge]:
         return (
-            [Edge("model", fields.model, ("model", "merged"), field=("model",), by_tensors=True)]
+            [
+                Edge(
+                    "model",
+                    fields.model,
+                    ("model", "merged"),
+                    field=("model",),
+                    streams_tensors=True,
+                )
+            ]
             if fields.model
             else []
         )
@@ -145,7 +153,9 @@ class Onnx(Step):
         inner = merged.fields.model_validate(
             {"model": str(fields.model), "adapter": str(fields.adapter)}
         )
-        edge = Edge("model", Ref(target.name), (), field=("model",), part="merged", by_tensors=True)
+        edge = Edge(
+            "model", Ref(target.name), (), field=("model",), sibling="merged", streams_tensors=True
+        )
         return [
             merged.node(f"{target.name}:merged", target.name, inner, merged.edges(inner)),
             self.node(target.name, target.name, fields, (edge,)),

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from olivebuild.api.action import Action, Message, Outcome
 from olivebuild.api.event import Event
-from olivebuild.api.executor import Needs
+from olivebuild.api.executor import Requirements
 from olivebuild.api.result import Result
 from olivebuild.core import hashing
 from olivebuild.core.errors import RecipeError, StepError
@@ -50,7 +50,7 @@ class Steps:
     def prepare(self, modules: Sequence[str]) -> None:
         """Nothing takes long here."""
 
-    def can_start(self, action: Needs) -> bool:
+    def can_start(self, action: Requirements) -> bool:
         return len(self._running) < self.jobs and (
             self.gpus is None or sum(a.gpus for a in self._running) + action.gpus <= self.gpus
         )

@@ -9,7 +9,7 @@ import pytest
 
 from olivebuild.api.action import Action, Message, Outcome
 from olivebuild.api.event import Event
-from olivebuild.api.executor import Needs
+from olivebuild.api.executor import Requirements
 from olivebuild.api.result import Result
 from olivebuild.core.errors import BuildError, StepError
 from olivebuild.engine.pin import look, pin_all
@@ -33,7 +33,7 @@ class Answering:
     def prepare(self, modules: Sequence[str]) -> None:
         """Nothing takes long here."""
 
-    def can_start(self, action: Needs) -> bool:
+    def can_start(self, action: Requirements) -> bool:
         return True
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:

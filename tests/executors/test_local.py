@@ -42,7 +42,7 @@ def executor() -> Iterator[LocalExecutor]:
 
 
 def action(
-    folder: Path, name: str, code: str = TELL, *, shares: bool = True, **more: Any
+    folder: Path, name: str, code: str = TELL, *, reuses_worker: bool = True, **more: Any
 ) -> Action:
     out = folder / name / "out"
     out.mkdir(parents=True)
@@ -60,7 +60,7 @@ def action(
         {},
         str(folder),
         str(out),
-        shares=shares,
+        reuses_worker=reuses_worker,
         runner=COMMAND.runner,
         **more,
     )
@@ -98,8 +98,16 @@ def test_actions_that_share_a_process_run_in_one(tmp_path: Path, executor: Local
 def test_an_action_that_does_not_share_has_a_process_of_its_own(
     tmp_path: Path, executor: LocalExecutor
 ) -> None:
-    for name, shares in (("first", True), ("second", False), ("third", True), ("fourth", False)):
-        assert run(executor, action(tmp_path, name, shares=shares), tmp_path).error is None
+    for name, reuses_worker in (
+        ("first", True),
+        ("second", False),
+        ("third", True),
+        ("fourth", False),
+    ):
+        assert (
+            run(executor, action(tmp_path, name, reuses_worker=reuses_worker), tmp_path).error
+            is None
+        )
     pids = [worker_of(tmp_path, name) for name in ("first", "second", "third", "fourth")]
     assert pids[0] == pids[2]
     assert len(set(pids)) == 3
@@ -127,7 +135,7 @@ def test_an_action_sees_the_gpus_that_it_takes_and_no_two_share_one(tmp_path: Pa
         "open(sys.argv[1], 'w'))"
     )
     wanted = {
-        name: action(tmp_path, name, tell, shares=False, gpus=gpus)
+        name: action(tmp_path, name, tell, reuses_worker=False, gpus=gpus)
         for name, gpus in (("one", 1), ("two", 2), ("many", 9), ("none", 0))
     }
     executor = LocalExecutor(4, ["0", "1", "2"])
@@ -208,12 +216,14 @@ def test_a_process_that_ends_while_it_is_given_an_action_does_not_take_it_along(
     assert run(executor, action(tmp_path, "first"), tmp_path).error is None
 
 
-@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("reuses_worker", [True, False])
 def test_what_a_killed_process_had_started_ends_with_it(
-    tmp_path: Path, executor: LocalExecutor, shares: bool
+    tmp_path: Path, executor: LocalExecutor, reuses_worker: bool
 ) -> None:
     executor.start(
-        action(tmp_path, "first", f"{TELL}; import time; time.sleep(600)", shares=shares),
+        action(
+            tmp_path, "first", f"{TELL}; import time; time.sleep(600)", reuses_worker=reuses_worker
+        ),
         tmp_path / "first.log",
     )
     deadline, told = time.monotonic() + 60, tmp_path / "first/out/told.json"
@@ -236,7 +246,7 @@ def test_the_first_action_gets_the_process_that_was_started_ahead(
     (ahead,) = executor._idle
     executor.prepare(())
     assert executor._idle == [ahead]
-    assert run(executor, action(tmp_path, "own", shares=False), tmp_path).error is None
+    assert run(executor, action(tmp_path, "own", reuses_worker=False), tmp_path).error is None
     assert run(executor, action(tmp_path, "first"), tmp_path).error is None
     assert worker_of(tmp_path, "own") != ahead.process.pid
     assert worker_of(tmp_path, "first") == ahead.process.pid
@@ -256,7 +266,7 @@ def test_nothing_is_left_when_the_executor_is_let_go(tmp_path: Path) -> None:
     assert run(executor, action(tmp_path, "first"), tmp_path).error is None
     waiting = psutil.Process(worker_of(tmp_path, "first"))
     executor.start(
-        action(tmp_path, "second", "import time; time.sleep(600)", shares=False),
+        action(tmp_path, "second", "import time; time.sleep(600)", reuses_worker=False),
         tmp_path / "second.log",
     )
     executor.cancel()
@@ -273,11 +283,11 @@ def test_a_lock_is_held_by_a_process_of_its_own_and_not_by_one_that_goes_on(
 ) -> None:
     from olivebuild.core.fs.locks import try_lock
 
-    for name, shares, freed in (("own", False, False), ("shared", True, True)):
+    for name, reuses_worker, freed in (("own", False, False), ("shared", True, True)):
         lock = try_lock(tmp_path / f"{name}.lock")
         assert lock is not None
         executor.start(
-            action(tmp_path, name, "import time; time.sleep(1)", shares=shares),
+            action(tmp_path, name, "import time; time.sleep(1)", reuses_worker=reuses_worker),
             tmp_path / f"{name}.log",
             [lock.fileno()],
         )

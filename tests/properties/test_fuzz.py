@@ -21,7 +21,7 @@ from rich.console import Console
 
 from olivebuild import snapshot
 from olivebuild.api.action import Action, Message, Outcome
-from olivebuild.api.executor import Needs
+from olivebuild.api.executor import Requirements
 from olivebuild.cache import tensor_locations
 from olivebuild.cache.index import JsonDisk
 from olivebuild.core import hashing
@@ -133,7 +133,7 @@ class Refusing:
     def prepare(self, modules: Sequence[str]) -> None:
         """Nothing takes long here."""
 
-    def can_start(self, action: Needs) -> bool:
+    def can_start(self, action: Requirements) -> bool:
         return True
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:

@@ -30,7 +30,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from olivebuild import snapshot
 from olivebuild.api.action import Action, Message, Outcome
-from olivebuild.api.executor import Needs
+from olivebuild.api.executor import Requirements
 from olivebuild.api.job import Job
 from olivebuild.cache import gc
 from olivebuild.cache.store import Store
@@ -69,7 +69,7 @@ class Inline:
     def prepare(self, modules: Sequence[str]) -> None:
         """Nothing takes long here."""
 
-    def can_start(self, action: Needs) -> bool:
+    def can_start(self, action: Requirements) -> bool:
         return True
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:

@@ -217,7 +217,7 @@ def test_tensors_that_are_quantised_with_the_merge_are_those_of_the_builder(
     base = given(store, model)
     before, _ = onnx_by_step(tmp_path / "before", store, fields, base)
     merged = merge(
-        tmp_path / "merged", store, base, tmp_path / "adapter", readers=[["onnx", fields]]
+        tmp_path / "merged", store, base, tmp_path / "adapter", consumers=[["onnx", fields]]
     )
     ours, metrics = onnx_by_step(tmp_path / "ours", store, fields, merged)
     assert metrics["tensors_computed"] == 0

@@ -36,7 +36,7 @@ def test_each_measurement_is_a_node_of_its_own(tmp_path: Path) -> None:
     assert kinds.count("benchmark-latency") == kinds.count("benchmark-baseline") == 1
     table = nodes["bench"]
     assert table.kind == "benchmark"
-    parts = {edge.part for edge in table.edges if edge.part}
+    parts = {edge.sibling for edge in table.edges if edge.sibling}
     assert {f"bench:{part}" for part in parts} <= nodes.keys()
 
 

@@ -33,7 +33,7 @@ def opened(folder: Path, text: str = RECIPE) -> Graph:
 def test_it_reads_the_benchmark_and_its_onnx_models(tmp_path: Path) -> None:
     graph = opened(tmp_path)
     assert [
-        (edge.role, source.target, edge.by_tensors) for edge, source, _ in graph.inputs["best"]
+        (edge.role, source.target, edge.streams_tensors) for edge, source, _ in graph.inputs["best"]
     ] == [
         ("by", "bench", False),
         ("model[0]", "a", True),

@@ -17,7 +17,7 @@ def fields_of(source: str, **more: Any) -> ModelFields:
 
 
 @pytest.mark.parametrize(
-    ("source", "lies_at", "files", "libraries", "parameters"),
+    ("source", "referenced_folder", "files", "libraries", "parameters"),
     [
         ("models/base", "models/base", [], (), {"dtype": "float16"}),
         ("gguf:m.gguf", None, ["m.gguf"], LIBRARIES, {"dtype": "float16"}),
@@ -27,14 +27,14 @@ def fields_of(source: str, **more: Any) -> ModelFields:
 )
 def test_what_a_source_needs(
     source: str,
-    lies_at: str | None,
+    referenced_folder: str | None,
     files: list[str],
     libraries: tuple[str, ...],
     parameters: dict[str, object],
 ) -> None:
     fields = fields_of(source)
     assert STEP.check(fields) is None
-    assert STEP.lies_at(fields) == lies_at
+    assert STEP.referenced_folder(fields) == referenced_folder
     assert [file.pattern for file in STEP.files(fields)] == files
     assert STEP.libraries(fields) == libraries
     assert STEP.parameters(fields) == parameters

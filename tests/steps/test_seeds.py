@@ -40,5 +40,5 @@ def test_copies_are_nodes_of_the_owner_with_seeds_of_their_own(retraining: Retra
     # A copy is made from copies where there are any, and from the recipe's own targets else.
     edges = {edge.role: edge for edge in nodes["bench:merged.seed2"].edges}
     assert edges["adapter"].ref.target == "bench"
-    assert edges["adapter"].part == part("adapter", 2)
+    assert edges["adapter"].sibling == part("adapter", 2)
     assert edges["model"].ref.target == "base"

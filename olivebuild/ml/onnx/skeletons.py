@@ -36,7 +36,7 @@ def known_recipes(job: Job, model: Weights) -> list[Recipe]:
     from olivebuild.cache.memo import Derived
 
     recipes: dict[Recipe, None] = {}
-    for kind, given in job.action.readers:
+    for kind, given in job.action.consumers:
         fields = OnnxFields.model_validate(given) if kind == "onnx" else None
         if fields and not no_skeleton(fields, job.input("model").trust_remote_code):
             found = _restore(

@@ -134,7 +134,12 @@ def _imported_faults(plan: Plan, recipe_folder: Path) -> Iterator[tuple[str, str
     """
     for name, state in plan.states.items():
         node, source = state.node, state.node.source
-        if source is None or source.scheme != "file" or not _would_run(state) or node.trusts:
+        if (
+            source is None
+            or source.scheme != "file"
+            or not _would_run(state)
+            or node.trusts_remote_code
+        ):
             continue
         if node.kind in ("adapter", "onnx"):
             for fault in imported.faults(recipe_folder / source.name, node.kind):
@@ -181,8 +186,8 @@ def origin_of(planner: Planner, plan: Plan, node: Node) -> tuple[Node, Path] | N
 
 def _folder_of(planner: Planner, plan: Plan, node: Node) -> Path | None:
     """Return the folder of a model's small files, if it is on this disk."""
-    if node.lies_at is not None:
-        return planner.scan.recipe.folder / node.lies_at
+    if node.referenced_folder is not None:
+        return planner.scan.recipe.folder / node.referenced_folder
     state = plan.states.get(node.name)
     if state and state.verdict is Verdict.FRESH:
         return state.folder
@@ -209,7 +214,7 @@ def _trained_on(graph: Graph, name: str, recipe_folder: Path) -> str:
 
 def any_trusts(graph: Graph, node: Node) -> bool:
     """Return whether the code of a model may run: said on it, or on a model it was merged from."""
-    return node.trusts or any(
+    return node.trusts_remote_code or any(
         any_trusts(graph, source)
         for edge, source, _ in graph.inputs.get(node.name, ())
         if edge.role == "model"
