@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 import click
 from msgspec.structs import replace
 
-from olivebuild.cache.key import compare
+from olivebuild.cache.key import Reason, compare
 from olivebuild.cli.options import (
     TARGET,
     TARGETS,
@@ -17,7 +17,7 @@ from olivebuild.cli.options import (
 )
 from olivebuild.core.errors import BuildError, RecipeError
 from olivebuild.planner.plan import Planner
-from olivebuild.planner.states import Verdict
+from olivebuild.planner.states import State, Verdict
 from olivebuild.planner.workspace import LastBuild
 from olivebuild.ui.why import changed_steps
 
@@ -42,22 +42,7 @@ def accept_target(planner: Planner, target: str) -> Iterator[str]:
                 hint=f"`olivebuild {target}` builds it",
             )
         reasons = compare(before.parts, state.parts)
-        hint = (
-            f"only new versions of libraries can be accepted; `olivebuild {target}` builds it anew"
-        )
-        if any(r.cause == "step" for r in reasons):
-            # A step's version is raised where its results differ from those it made before, also
-            # because these were wrong.
-            differs = (
-                "; ".join(changed_steps([state], reasons)) or "olivebuild makes it differently now"
-            )
-            raise BuildError(
-                f"the old result of {target} is not what it would be now: {differs}", hint=hint
-            )
-        if other := [r.what for r in reasons if r.cause != "library"]:
-            raise BuildError(
-                f"{target} is stale for more than versions: {', '.join(other)}", hint=hint
-            )
+        _check_acceptable(target, state, reasons)
         planner.traces.put(
             replace(before, key=state.key, parts=state.parts, accepted_from=before.key)
         )
@@ -70,6 +55,24 @@ def accept_target(planner: Planner, target: str) -> Iterator[str]:
     planner.workspace.save()
     if not accepted:
         yield f"{target}: nothing to accept"
+
+
+def _check_acceptable(target: str, state: State, reasons: list[Reason]) -> None:
+    """Raise BuildError unless all reasons are new versions of libraries."""
+    hint = f"only new versions of libraries can be accepted; `olivebuild {target}` builds it anew"
+    if any(reason.cause == "step" for reason in reasons):
+        # A step's version is raised where its results differ from those it made before, also
+        # because these were wrong.
+        changes = changed_steps([state], reasons) or ["olivebuild makes it differently now"]
+        raise BuildError(
+            f"the old result of {target} is not what it would be now: {'; '.join(changes)}",
+            hint=hint,
+        )
+    others = [reason.what for reason in reasons if reason.cause != "library"]
+    if others:
+        raise BuildError(
+            f"{target} is stale for more than versions: {', '.join(others)}", hint=hint
+        )
 
 
 @click.command()
@@ -89,40 +92,57 @@ def update(ctx: click.Context, targets: tuple[str, ...], template_date: bool) ->
     olivebuild update --template-date
     """
     if template_date:
-        if targets:
-            from olivebuild.formats import template_clock
-
-            dates = [text for text in targets if template_clock.is_date(text)]
-            fact = "--template-date takes no date" if dates else "--template-date takes no targets"
-            hint = (
-                "today's, in UTC, becomes that of the whole recipe, in olivebuild.lock; the field "
-            )
-            date = dates[0] if dates else template_clock.today()
-            hint += f"`template_date: {date}` of a model sets another"
-            raise RecipeError(fact, where="command line", hint=hint)
+        _refuse_targets(targets)
         update_template_date(open_all(ctx))
         return
-    from olivebuild.core.host import installed
+    project = open_all(ctx)
+    _update_sources(project, project.graph.goals(targets) if targets else project.graph.targets)
+    _update_libraries(project)
+    project.lock.save()
+
+
+def _refuse_targets(targets: tuple[str, ...]) -> None:
+    """Raise RecipeError for arguments of --template-date, which sets the date of all models."""
+    if not targets:
+        return
+    from olivebuild.formats import template_clock
+
+    dates = [text for text in targets if template_clock.is_date(text)]
+    fact = "--template-date takes no date" if dates else "--template-date takes no targets"
+    date = dates[0] if dates else template_clock.today()
+    hint = (
+        "today's, in UTC, becomes that of the whole recipe, in olivebuild.lock; the field "
+        f"`template_date: {date}` of a model sets another"
+    )
+    raise RecipeError(fact, where="command line", hint=hint)
+
+
+def _update_sources(project: Project, targets: Container[str]) -> None:
+    """Pin the remote sources of targets anew, and print each."""
     from olivebuild.engine.pin import pin
     from olivebuild.executors.local import LocalExecutor
     from olivebuild.ui.live import Display
 
-    project = open_all(ctx)
-    names = project.graph.goals(targets) if targets else list(project.graph.targets)
     display = Display()
     for node in list(project.graph.nodes.values()):
         source = node.source
-        if node.target in names and source and source.remote:
-            before = project.lock.sources.get(source.text)
-            after = pin(project.planner, LocalExecutor(), node, display)
-            change = "unchanged" if before == after else f"{before or 'not pinned'} -> {after}"
-            click.echo(f"{source.text}: {change}")
+        if node.target not in targets or not source or not source.remote:
+            continue
+        before = project.lock.sources.get(source.text)
+        after = pin(project.planner, LocalExecutor(), node, display)
+        change = "unchanged" if before == after else f"{before or 'not pinned'} -> {after}"
+        click.echo(f"{source.text}: {change}")
+
+
+def _update_libraries(project: Project) -> None:
+    """Note the installed versions of the locked libraries, and print those that changed."""
+    from olivebuild.core.host import installed
+
     for name, before in sorted(project.lock.libraries.items()):
         now = installed(name)
         if now and now != before:
             project.lock.note_version(name, now)
             click.echo(f"{name}: {before} -> {now}")
-    project.lock.save()
 
 
 def update_template_date(project: Project) -> None:

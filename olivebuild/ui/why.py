@@ -53,82 +53,89 @@ def why(
     failures: Mapping[str, str] | None = None,
     seen: frozenset[str] = frozenset(),
 ) -> Story:
-    """`failures`: of targets whose last build failed, when and with what."""
+    """Return the story of a target's verdict.
+
+    `failures`: target -> time and error of its last build, if that failed. `seen`: targets above.
+    """
     verdict, states = plan.target(target)
+    costs = [state.seconds for state in states if state.seconds is not None]
+    seconds = sum(costs) if costs else None
+    if verdict is Verdict.FRESH:
+        reasons = _last_reasons(workspace, states, target)
+        notes = _notes(states, reasons)
+        return Story(target, verdict, reasons, seconds, past=True, notes=notes)
     reasons = unique_reasons(states, target)
-    past = verdict is Verdict.FRESH
-    if past:
-        lasts = [last for s in states if (last := workspace.last.get(s.node.name))]
-        reasons = list(
-            dict.fromkeys(
-                r
-                for last in lasts
-                for r in last.reasons
-                if not (r.cause == "input" and r.what == target)
-            )
-        )
-    cost = [s.seconds for s in states if s.seconds is not None]
-    story = Story(target, verdict, reasons, sum(cost) if cost else None, past)
-    made = [s.trace.provenance for s in states if s.trace]
-    story.notes = [
-        f"made whole by {p['by']}, since {p['because']}"
-        for p in made
-        if p.get("because") and p.get("by")
+    notes = _notes(states, reasons)
+    below = dict.fromkeys(r.what.partition(".")[0] for r in reasons if r.cause == "input")
+    seen = seen | {target}
+    causes = [
+        why(plan, workspace, name, failures, seen)
+        for name in below
+        if name in plan.targets and name not in seen
     ]
-    story.notes += changed_steps(states, reasons)
-    story.notes += _other_numerics(states)
-    if not past and failures and target in failures:
-        story.notes.insert(0, failures[target])
-        # It was begun here, if not built.
-        story.reasons = [r for r in reasons if r.cause != "new"]
-    if not past:
-        below = dict.fromkeys(r.what.partition(".")[0] for r in reasons if r.cause == "input")
-        story.causes = [
-            why(plan, workspace, name, failures, seen | {target})
-            for name in below
-            if name in plan.targets and name not in seen | {target}
-        ]
-    return story
+    if failures and target in failures:
+        notes.insert(0, failures[target])
+        # A failed build here began it: "never built" would be wrong.
+        reasons = [r for r in reasons if r.cause != "new"]
+    return Story(target, verdict, reasons, seconds, causes=causes, notes=notes)
+
+
+def _last_reasons(workspace: Workspace, states: Iterable[State], target: str) -> list[Reason]:
+    """Return the reasons of a target's last run here."""
+    reasons: dict[Reason, None] = {}
+    for state in states:
+        last = workspace.last.get(state.node.name)
+        for reason in last.reasons if last else ():
+            if not (reason.cause == "input" and reason.what == target):
+                reasons[reason] = None
+    return [*reasons]
+
+
+def _notes(states: list[State], reasons: list[Reason]) -> list[str]:
+    notes = []
+    for state in states:
+        made = state.trace.provenance if state.trace else {}
+        if made.get("because") and made.get("by"):
+            notes.append(f"made whole by {made['by']}, since {made['because']}")
+    return notes + changed_steps(states, reasons) + _other_numerics(states)
 
 
 def changed_steps(states: list[State], reasons: list[Reason]) -> list[str]:
-    """What olivebuild itself does differently since the last run, version by version."""
-    found: dict[str, None] = {}
+    """Return the changes of olivebuild's own steps since the last run, version by version."""
+    changes: dict[str, None] = {}
     for kind in dict.fromkeys(state.node.kind for state in states):
         step = step_of(kind)
+        if not step:
+            continue
         for reason in reasons:
-            if (
-                step
-                and reason.cause == "step"
-                and reason.what == version_label(kind)
-                and reason.old
-                and reason.new
-            ):
-                new = range(int(reason.old) + 1, int(reason.new) + 1)
-                found |= {
-                    f"olivebuild makes it differently now: {step.changes[v]}": None
-                    for v in new
-                    if v in step.changes
-                }
-    return [*found]
+            if reason.cause != "step" or reason.what != version_label(kind):
+                continue
+            if reason.old and reason.new:
+                for version in range(int(reason.old) + 1, int(reason.new) + 1):
+                    if version in step.changes:
+                        text = f"olivebuild makes it differently now: {step.changes[version]}"
+                        changes[text] = None
+    return [*changes]
 
 
 def _other_numerics(states: list[State]) -> list[str]:
-    """How the machine that made it computes otherwise than this one, where its trace tells."""
-    found: dict[str, None] = {}
+    """Return how the machine of a result computes differently from this one, if its trace tells."""
+    notes: dict[str, None] = {}
     for state in states:
-        made = state.trace.provenance.get("numerics") if state.trace else None
-        if isinstance(made, dict) and (
-            other := numerics.differing(made, numerics.here(gpu=state.node.gpu))
-        ):
-            found[
-                f"made under other numerics than this machine's ({'; '.join(other)}): a clean "
-                "build here may give other bytes"
+        recorded = state.trace.provenance.get("numerics") if state.trace else None
+        if not isinstance(recorded, dict):
+            continue
+        differences = numerics.differing(recorded, numerics.here(gpu=state.node.gpu))
+        if differences:
+            notes[
+                f"made under other numerics than this machine's ({'; '.join(differences)}): a "
+                "clean build here may give other bytes"
             ] = None
-    return [*found]
+    return [*notes]
 
 
 def to_text(story: Story, indent: int = 0) -> str:
+    """Return a story as lines, causes indented below what they caused."""
     pad = "  " * indent
     word = WORDS[story.verdict]
     lines = [
@@ -144,6 +151,7 @@ def to_text(story: Story, indent: int = 0) -> str:
 
 
 def to_json(story: Story) -> dict[str, object]:
+    """Return a story as `why --json` prints it."""
     return {
         "target": story.target,
         "verdict": story.verdict.value,

@@ -20,18 +20,7 @@ def render(report: Report) -> str:
 def _lines(report: Report) -> Iterator[str]:
     yield f"## {text(report.name)}"
     yield ""
-    missed = [g for g in report.gates if not g.passed]
-    if report.gates:
-        yield (
-            f"**{len(missed)} of {len(report.gates)} gates missed**"
-            if missed
-            else f"**All {len(report.gates)} gates met**"
-        )
-        yield ""
-    for bench in report.benches:
-        if bench.since:
-            yield f"{text(bench.target)}, {text(bench.since)}"
-            yield ""
+    yield from _headline(report)
     if report.gates:
         yield from table(
             ("gate", "found", "verdict"),
@@ -45,6 +34,24 @@ def _lines(report: Report) -> Iterator[str]:
     for target, line in report.dropped:
         yield f"{text(target)}: {text(line)}"
         yield ""
+    yield from _last_build(report)
+
+
+def _headline(report: Report) -> Iterator[str]:
+    """Yield the gates' summary, and how the metrics changed."""
+    missed = sum(not g.passed for g in report.gates)
+    if report.gates:
+        all_met = f"**All {len(report.gates)} gates met**"
+        yield f"**{missed} of {len(report.gates)} gates missed**" if missed else all_met
+        yield ""
+    for bench in report.benches:
+        if bench.since:
+            yield f"{text(bench.target)}, {text(bench.since)}"
+            yield ""
+
+
+def _last_build(report: Report) -> Iterator[str]:
+    """Yield the last build's summary, and a table of what it made."""
     if report.builds:
         last = report.builds[0]
         saved = f"; the results kept had taken {seconds(last.saved)}" if last.saved >= 1 else ""
@@ -53,12 +60,13 @@ def _lines(report: Report) -> Iterator[str]:
             f"targets kept, in {seconds(last.seconds)}{saved}."
         )
         yield ""
-    made = [t for t in report.targets if t.outcome != "kept"]
-    if made:
+    built = [t for t in report.targets if t.outcome != "kept"]
+    if built:
         yield "<details><summary>What was made, and why</summary>"
         yield ""
         rows = [
-            (t.name, t.kind, t.outcome, "; ".join(t.why[:3]), seconds(t.seconds)) for t in made[:50]
+            (t.name, t.kind, t.outcome, "; ".join(t.why[:3]), seconds(t.seconds))
+            for t in built[:50]
         ]
         yield from table(("target", "kind", "last build", "why", "cost"), rows, "llllr")
         yield "</details>"
@@ -66,21 +74,19 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _bench(bench: Bench) -> Iterator[str]:
-    known = [columns_of([m.sets[s] for m in bench.models if s in m.sets]) for s in bench.sets]
-    speeds = [f for f in SPEEDS if any(f in m.figures for m in bench.models)]
-    head = [
-        "model",
-        *(f"{s}: {heading(f)}" for s, names in zip(bench.sets, known, strict=True) for f in names),
-        *map(heading, speeds),
-    ]
+    columns: list[tuple[str, str]] = []
+    for data in bench.sets:
+        judged = [m.sets[data] for m in bench.models if data in m.sets]
+        columns += ((data, name) for name in columns_of(judged))
+    speeds = [name for name in SPEEDS if any(name in m.figures for m in bench.models)]
+    head = ["model", *(f"{data}: {heading(name)}" for data, name in columns), *map(heading, speeds)]
     rows = []
     for m in bench.models:
-        judged = [
-            _cell(f, m.sets[s].figures.get(f)) if s in m.sets else ""
-            for s, names in zip(bench.sets, known, strict=True)
-            for f in names
+        cells = [
+            _cell(name, m.sets[data].figures.get(name)) if data in m.sets else ""
+            for data, name in columns
         ]
-        rows.append((m.name, *judged, *(_cell(f, m.figures.get(f)) for f in speeds)))
+        rows.append((m.name, *cells, *(_cell(name, m.figures.get(name)) for name in speeds)))
     yield f"### {text(bench.target)}"
     yield ""
     yield from table(head, rows, "l" + "r" * (len(head) - 1))
