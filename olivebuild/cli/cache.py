@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from olivebuild.cli.options import JSON, open_all, open_if_there, recipe_options
 
 if TYPE_CHECKING:
     from olivebuild.cache.gc import Result, Sweep
+    from olivebuild.planner.verify import Check, Fault
 
 
 @click.command()
@@ -51,51 +53,55 @@ def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
     olivebuild verify --repair
     """
     from olivebuild.cache.store import Store
-    from olivebuild.core import text
     from olivebuild.planner import verify
     from olivebuild.planner.project import cache_folder
     from olivebuild.ui import live
 
     project = open_if_there(ctx)
     store = project.planner.store if project else Store(cache_folder())
-    wanted = verify.checks(store, project)
+    checks = verify.checks(store, project)
     with live.reading("cache") as listen:
-        faults = verify.run(wanted, listen)
-    mended = verify.repair(store, project, faults) if repair and faults else {}
-    size = sum(check.size for check in wanted)
+        faults = verify.run(checks, listen)
+    repairs = verify.repair(store, project, faults) if repair and faults else {}
     if as_json:
-        details = [
-            {"sort": f.kind.value, "name": f.name, "why": f.why, "repair": mended.get(f)}
-            for f in faults
-        ]
-        click.echo(
-            json.dumps(
-                {
-                    "checked": len(wanted),
-                    "bytes": size,
-                    "faults": [f.name for f in faults],
-                    "details": details,
-                },
-                indent=2,
-            )
-        )
+        click.echo(json.dumps(_faults_as_json(checks, faults, repairs), indent=2))
     else:
-        for fault in faults:
-            click.echo(
-                text.clean(
-                    f"damaged  {fault.kind.value:<7} {fault.name}: {fault.why}"
-                    + (f" ({mended[fault]})" if mended else "")
-                )
-            )
-        counts = [
-            f"{n} {kind.value}{'s' if n > 1 else ''}"
-            for kind in verify.FaultKind
-            if (n := sum(c.kind is kind for c in wanted))
-        ]
-        click.echo(
-            f"{', '.join(counts) or 'nothing'} checked ({text.size(size)}), {len(faults)} damaged"
-        )
+        click.echo("\n".join(_faults_as_lines(checks, faults, repairs)))
     ctx.exit(1 if faults else 0)
+
+
+def _faults_as_json(
+    checks: Sequence[Check], faults: Sequence[Fault], repairs: Mapping[Fault, str]
+) -> dict[str, Any]:
+    return {
+        "checked": len(checks),
+        "bytes": sum(check.size for check in checks),
+        "faults": [fault.name for fault in faults],
+        "details": [
+            {"sort": f.kind.value, "name": f.name, "why": f.why, "repair": repairs.get(f)}
+            for f in faults
+        ],
+    }
+
+
+def _faults_as_lines(
+    checks: Sequence[Check], faults: Sequence[Fault], repairs: Mapping[Fault, str]
+) -> Iterator[str]:
+    """Yield a line for each fault, and a summary."""
+    from olivebuild.core.text import clean, size
+    from olivebuild.planner.verify import FaultKind
+
+    for fault in faults:
+        line = f"damaged  {fault.kind.value:<7} {fault.name}: {fault.why}"
+        yield clean(line + (f" ({repairs[fault]})" if repairs else ""))
+    counts = Counter(check.kind for check in checks)
+    parts = [
+        f"{counts[kind]} {kind.value}{'s' if counts[kind] > 1 else ''}"
+        for kind in FaultKind
+        if counts[kind]
+    ]
+    total = size(sum(check.size for check in checks))
+    yield f"{', '.join(parts) or 'nothing'} checked ({total}), {len(faults)} damaged"
 
 
 def quantity(read: str) -> Callable[[click.Context, click.Parameter, str | None], int | None]:

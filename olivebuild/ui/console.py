@@ -289,35 +289,29 @@ def show_history(entries: Sequence[Entry], count: int) -> None:
     """Print a line for each build, the newest last: its runs, causes, and changed metrics."""
     console = stdout()
     for entry in entries[-count:]:
-        made = (
-            f"{sum(not m.restored for m in entry.made)} run, {sum(m.restored for m in entry.made)} "
-            "restored"
-        )
-        why = "; ".join(describe(r) for r in entry.causes[:2]) + (
-            f" (and {len(entry.causes) - 2} more)" if len(entry.causes) > 2 else ""
-        )
-        since = ", ".join(
-            f"{t}: {told.partition(': ')[2]}"
-            for t in entry.measured
-            if (told := since_last(entries, entry, t))
-        )
-        missed = [g.gate for g in entry.gates if not g.passed]
-        state = (
-            f"failed: {listed(entry.failed)}"
-            if entry.failed
-            else f"missed: {'; '.join(missed)}"
-            if missed
-            else ""
-        )
-        head = (
-            f"{entry.number:>5}  {entry.time.replace('T', ' ').rstrip('Z')}  {made:<18}  "
-            f"{seconds(entry.seconds):>12}  "
-        )
-        console.print(
-            escape(clean(head + "  ".join(part for part in (state, since, why) if part))).rstrip()
-        )
+        console.print(escape(clean(_history_line(entries, entry))).rstrip())
     if not entries:
         console.print("no build has been recorded yet")
+
+
+def _history_line(entries: Sequence[Entry], entry: Entry) -> str:
+    restored = sum(run.restored for run in entry.made)
+    runs = f"{len(entry.made) - restored} run, {restored} restored"
+    causes = "; ".join(map(describe, entry.causes[:2]))
+    if len(entry.causes) > 2:
+        causes += f" (and {len(entry.causes) - 2} more)"
+    changes = [
+        f"{target}: {change.partition(': ')[2]}"
+        for target in entry.measured
+        if (change := since_last(entries, entry, target))
+    ]
+    missed = [gate.gate for gate in entry.gates if not gate.passed]
+    state = f"missed: {'; '.join(missed)}" if missed else ""
+    if entry.failed:
+        state = f"failed: {listed(entry.failed)}"
+    time = entry.time.replace("T", " ").rstrip("Z")
+    head = f"{entry.number:>5}  {time}  {runs:<18}  {seconds(entry.seconds):>12}  "
+    return head + "  ".join(part for part in (state, ", ".join(changes), causes) if part)
 
 
 def show_comparison(found: Comparison) -> None:

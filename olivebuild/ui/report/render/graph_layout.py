@@ -43,25 +43,15 @@ def draw(inputs: Mapping[str, Sequence[str]]) -> Drawing:
     reduction only are drawn: a reader of a model depends on the model's inputs, too.
     """
     inputs = _reduced(inputs)
-    layer: dict[str, int] = {}
-    for name, sources in inputs.items():
-        layer[name] = max((layer[s] + 1 for s in sources), default=0)
-    _pull(layer, inputs)
+    layer = _layers(inputs)
     columns: list[list[str]] = [[] for _ in range(max(layer.values(), default=-1) + 1)]
     for name, at in layer.items():
         columns[at].append(name)
-    before: dict[str, list[str]] = {name: [] for name in inputs}
-    routes: dict[tuple[str, str], list[str]] = {}
-    for name, sources in inputs.items():
-        for source in sources:
-            stops = [f"{source}\0{name}\0{at}" for at in range(layer[source] + 1, layer[name])]
-            for stop, at in zip(stops, range(layer[source] + 1, layer[name]), strict=True):
-                columns[at].append(stop)
-                before[stop] = []
-            chain = [source, *stops, name]
-            routes[source, name] = chain
-            for a, b in pairwise(chain):
-                before[b].append(a)
+    routes = _routes(inputs, layer, columns)
+    before: dict[str, list[str]] = {name: [] for column in columns for name in column}
+    for route in routes.values():
+        for a, b in pairwise(route):
+            before[b].append(a)
     rows = _order(columns, before)
     tallest = max((len(c) for c in columns), default=0)
     place = {
@@ -69,13 +59,38 @@ def draw(inputs: Mapping[str, Sequence[str]]) -> Drawing:
         for at, column in enumerate(columns)
         for name in column
     }
-    wires = tuple(
-        Wire(a, b, _path([place[stop] for stop in chain])) for (a, b), chain in routes.items()
-    )
-    boxes = tuple(Box(name, *place[name]) for name in inputs)
     return Drawing(
-        len(columns) * (WIDTH + GAP_X) - GAP_X, tallest * (HEIGHT + GAP_Y) - GAP_Y, boxes, wires
+        width=len(columns) * (WIDTH + GAP_X) - GAP_X,
+        height=tallest * (HEIGHT + GAP_Y) - GAP_Y,
+        boxes=tuple(Box(name, *place[name]) for name in inputs),
+        wires=tuple(
+            Wire(a, b, _path([place[stop] for stop in route])) for (a, b), route in routes.items()
+        ),
     )
+
+
+def _layers(inputs: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return node -> column: one after its last input, or just before its first user."""
+    layer: dict[str, int] = {}
+    for name, sources in inputs.items():
+        layer[name] = max((layer[s] + 1 for s in sources), default=0)
+    _pull(layer, inputs)
+    return layer
+
+
+def _routes(
+    inputs: Mapping[str, Sequence[str]], layer: Mapping[str, int], columns: list[list[str]]
+) -> dict[tuple[str, str], list[str]]:
+    """Return edge -> the names on its way. Add a stop of its own to each column that it passes."""
+    routes: dict[tuple[str, str], list[str]] = {}
+    for name, sources in inputs.items():
+        for source in sources:
+            route = [source]
+            for at in range(layer[source] + 1, layer[name]):
+                route.append(f"{source}\0{name}\0{at}")
+                columns[at].append(route[-1])
+            routes[source, name] = [*route, name]
+    return routes
 
 
 def _reduced(inputs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
