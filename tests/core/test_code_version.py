@@ -66,7 +66,7 @@ def test_one_process_looks_again_when_a_folder_has_changed(
     assert code_version.code() == stamps[0] == stamp(package)
     for change in (
         lambda: (package / "ml/onnx/parts/more.py").write_text(""),
-        lambda: (package / "ml/data").mkdir(),
+        lambda: (package / "ml/extra").mkdir(),
         lambda: (package / "ml/data/rows.py").write_text(""),
         lambda: shutil.rmtree(package / "ml"),
     ):

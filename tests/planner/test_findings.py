@@ -170,7 +170,7 @@ def test_so_does_a_file_whether_its_reader_is_next_or_waits(
         pytest.skip("a folder is read when its reader's turn comes, since it may change until then")
     damage(site.folder / "given")
     (problem,), verdicts = found(site)
-    assert (str(problem.where), problem.fact, problem.stops) == ("olivebuild.yaml:4:99", fact, ())
+    assert (str(problem.where), problem.fact, problem.stops) == ("olivebuild.yaml:5:13", fact, ())
     assert verdicts == {
         "base": "fresh",
         "int4": "stale",
@@ -194,7 +194,7 @@ def test_a_disk_that_refuses_to_read_is_told_as_such(
     # open.
     site.edit("files: [in.txt]", f"files: [{'x' * 300}]")
     (problem,), _ = found(site)
-    assert (problem.target, problem.where.line) == ("first", 5)
+    assert (problem.target, problem.where.line) == ("first", 6)
     assert problem.fact.endswith(": file name too long")
 
 
@@ -235,7 +235,7 @@ def test_a_build_that_keeps_going_makes_the_rest(place: Place) -> None:
         "olivebuild.yaml:2:23: error: ../models/base: not a Hugging Face model folder: "
         "config.json is missing" in done.err
     )
-    assert "olivebuild.yaml:4:99: error: given does not exist" in done.err
+    assert "olivebuild.yaml:5:13: error: given does not exist" in done.err
     planned = place.run("plan", "--json", "int4", "last")
     assert planned.code == 1
     assert [(p["target"], p["stops"]) for p in json.loads(planned.out)["problems"]] == [
@@ -261,7 +261,7 @@ def test_a_file_that_goes_while_others_are_made_is_told_when_its_turn_comes(plac
         ["first"],
         ["copied"],
     )
-    assert "olivebuild.yaml:4:99: error: given can't be read: no such file or directory" in done.err
+    assert "olivebuild.yaml:5:13: error: given can't be read: no such file or directory" in done.err
 
 
 def test_a_source_that_can_not_be_asked_for_stops_what_needs_it_alone(place: Place) -> None:
