@@ -114,8 +114,9 @@ class Step:
         return False
 
     def template(self, fields: Any) -> str:
-        """ "rendered" where rows become text by the model's chat template, "published" where the
-        artifact has the template in it.
+        """Return the use of a chat template: "rendered", "published" or "".
+
+        "rendered": rows become text by the model's template. "published": the artifact has it.
         """
         return ""
 

@@ -303,7 +303,7 @@ class _Survey:
 
     @cached_property
     def _names(self) -> dict[str, tuple[str, str]]:
-        """key -> (target, recipe), as far as the histories of the registered recipes tell."""
+        """Return key -> (target, recipe), as far as the registered recipes' histories tell."""
         return {
             key: (target, one.recipe)
             for one in self.registered

@@ -276,8 +276,9 @@ class Store:
         return ByteRange(path, 0, size)
 
     def lent(self, base: str) -> dict[str, ByteRange]:
-        """digest -> where it lies in the folder of the model `base`; empty when the folder is not
-        as it was.
+        """Return digest -> its location in the folder of the model `base`.
+
+        Empty when the folder has changed.
         """
         # A worker may find the folder at another place meanwhile, so that nothing is not the last
         # word.

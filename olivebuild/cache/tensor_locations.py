@@ -33,8 +33,9 @@ Ranges = list[tuple[Path, str, int, int]]
 
 
 def lenders(root: Path, model: str) -> dict[str, ByteRange]:
-    """digest of a tensor's bytes -> where they lie, in any folder that holds this model; empty when
-    there is none, or it has changed.
+    """Return digest of a tensor's bytes -> their location in any folder with this model.
+
+    Empty when there is no such folder, or it has changed.
     """
     found: dict[str, ByteRange] = {}
     for file in sorted((root / "places").glob(f"{model}-*.json")):

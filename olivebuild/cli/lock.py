@@ -171,7 +171,6 @@ def accept(ctx: click.Context, target: str) -> None:
     \b
     olivebuild accept adapter
     """
-
     project = open_all(ctx)
     project.graph.one(target)
     for line in accept_target(project.planner, target):

@@ -107,7 +107,6 @@ def doctor(as_json: bool) -> None:
     \b
     olivebuild doctor
     """
-
     facts = examine()
     click.echo(json.dumps(facts, indent=2) if as_json else to_text(facts))
 

@@ -37,7 +37,7 @@ def key_file() -> Path:
 
 @cache
 def _key() -> bytes:
-    """This user's key, made on first use; empty where it can't be had or others may read it."""
+    """Return the user's key, made on first use; empty if unreadable, or readable by others."""
     file = key_file()
     try:
         return _read(file) or _make(file)

@@ -22,7 +22,8 @@ VALUE_BYTES = 8
 def rows_of(path: Path, shown: str, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """The rows of a file, in its order; `say` gets what numbers stand for.
 
-    Raises InputError; also for a file whose rows would take far more memory than it is long."""
+    Raises InputError; also for a file whose rows would take far more memory than it is long.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

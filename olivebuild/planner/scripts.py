@@ -207,7 +207,7 @@ class Look:
         return self.folder in path.parents and path.is_file()
 
     def _module(self, root: Path, name: str) -> None:
-        """`-m NAME`"""
+        """Read the module of `-m NAME`."""
         for place in (root, *self.roots):
             self.reading.looked.add(place)
             if self._resolve(place, name.split("."), place):

@@ -157,7 +157,7 @@ class Dating:
 
     @cached_property
     def _roots(self) -> dict[str, tuple[str, ...]]:
-        """node -> the models from outside, be they adapters, that it is made of."""
+        """Return node -> the models and adapters from outside that it is made of."""
         roots: dict[str, tuple[str, ...]] = {}
         for name, node in self._graph.nodes.items():
             sources = [

@@ -18,7 +18,8 @@ class LatencyFields(Fields):
 
     After `warmup` runs come at least `rounds`, until time to first token and time per token
     are known to `tolerance` (half the interval, as a share), or `max_rounds` or `max_seconds` are
-    over."""
+    over.
+    """
 
     prompt_tokens: Positive = 64
     new_tokens: Positive = 32

@@ -203,7 +203,9 @@ def test_of_two_builds_beside_each_other_the_first_to_add_counts(
 
 
 @pytest.mark.parametrize(
-    "modules", [("cli.main", "executors.local", "cli.run_build"), ("executors.worker",)], ids=["parent", "worker"]
+    "modules",
+    [("cli.main", "executors.local", "cli.run_build"), ("executors.worker",)],
+    ids=["parent", "worker"],
 )
 def test_an_edit_does_not_wait_for_dataclasses_to_be_made(modules: tuple[str, ...]) -> None:
     subprocess.run(

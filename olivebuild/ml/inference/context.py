@@ -1,6 +1,7 @@
 """Rows that a model can't be trained on or asked: longer than it takes, or refused by its chat
 template. Told before any is, with their
-places in the data."""
+places in the data.
+"""
 
 from __future__ import annotations
 

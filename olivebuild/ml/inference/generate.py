@@ -38,7 +38,8 @@ def open_model(
 ) -> Runtime:
     """A model folder, with the adapter in `adapter` unless that is empty; `date` is what its chat
     template is told, and
-    `where` names it in the recipe, for errors."""
+    `where` names it in the recipe, for errors.
+    """
     runtime = _runtime.open_model(
         folder, trust_remote_code=trust_remote_code, date=date, where=where
     )

@@ -99,7 +99,8 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
 def compare(expected: list[Any], found: list[Any]) -> dict[str, float]:
     """Arrays [tokens, vocabulary] of logits: greatest difference, its root mean square in units of
     the expected logits' spread, and
-    the share of tokens for which both find the same most likely."""
+    the share of tokens for which both find the same most likely.
+    """
     import numpy as np
 
     if not expected:

@@ -112,7 +112,7 @@ def fault(
 def _plain(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, back: int | None
 ) -> torch.Tensor:
-    """One row, by torch's own products. [tokens, heads, dim]"""
+    """Return the attention of one row by torch's own products: [tokens, heads, dim]."""
     repeat, keys = q.shape[1] // k.shape[1], torch.arange(len(k), device=q.device)
     apart = keys[len(k) - len(q) :, None] - keys
     mask = (apart >= 0) & (apart <= (len(k) if back is None else back))

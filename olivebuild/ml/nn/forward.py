@@ -166,7 +166,7 @@ class Forward:
         return cross_entropy(self.logits(part).float(), part.targets, reduction="sum")
 
     def padded_logits(self, part: Padded) -> torch.Tensor:
-        """[rows * targets, vocabulary]"""
+        """Return the logits: [rows * targets, vocabulary]."""
         self.reach.begin()
         keep = part.targets.shape[1]
         given = {
@@ -180,7 +180,7 @@ class Forward:
         return logits[:, -keep - 1 : -1].flatten(0, 1)
 
     def logits(self, part: Packed) -> torch.Tensor:
-        """[counted tokens, vocabulary]"""
+        """Return the logits: [counted tokens, vocabulary]."""
         self.reach.begin()
         out = self.model(
             input_ids=part.ids,

@@ -38,8 +38,9 @@ def configuration(options: Quantisation, dtype: torch.dtype) -> Any:
 
 
 def for_training(model: Any) -> None:
-    """bitsandbytes would lay a processor's weights out anew on the first look without gradients,
-    for a product that has none.
+    """Keep bitsandbytes from packing a CPU's weights anew for a product without gradients.
+
+    It would do so on the first call without gradients.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

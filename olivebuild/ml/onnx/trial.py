@@ -21,7 +21,8 @@ from olivebuild.ml.kernels.blockwise import is_finite
 class Difference:
     """Of logits: the largest one and the root mean square, in units of the right ones' standard
     deviation; and how often the likeliest
-    token is another one though it leads by more than `spread`."""
+    token is another one though it leads by more than `spread`.
+    """
 
     spread: float
     rms: float

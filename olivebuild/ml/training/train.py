@@ -312,9 +312,7 @@ def begin_with(job: Job, model: Any, folder: Path) -> None:
 
 
 def save_adapter(model: Any, folder: Path, base: str) -> None:
-    """peft's own format, without what differs from machine to machine: paths, set order, the
-    read-me.
-    """
+    """Write peft's own format without what differs between machines: paths, set order, README."""
     tensors = {
         name: t.detach().to("cpu", torch.float32).contiguous()
         for name, t in get_peft_model_state_dict(model).items()

@@ -1,6 +1,7 @@
 """Rows that a model can't be trained on, or not as a whole: counted by their reasons, told with
 their places in the data, and held against
-what the data set allows."""
+what the data set allows.
+"""
 
 from __future__ import annotations
 

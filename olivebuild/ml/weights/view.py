@@ -231,7 +231,7 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def headers_of(store: Store, manifest: Manifest) -> dict[str, tuple[safetensors.Tensor, int]]:
-    """name -> (tensor, its size in bytes) of all weights in a manifest. Raises Damaged."""
+    """Return name -> (tensor, its size in bytes) of a manifest's weights. Raises Damaged."""
     found: dict[str, tuple[safetensors.Tensor, int]] = {}
     for entry in manifest.files:
         if entry.name.endswith(".safetensors"):
