@@ -57,7 +57,15 @@ def job_of(folder: Path, cache: Path, model: Path, data: Path, **training: Any) 
         "data": ActionInput(str(data), str(data / "train.parquet"), "dataset", "tone"),
     }
     fields = {"model": "base", "data": "tone.train", "r": 4, "training": TRAINING | training}
-    return job_in(folder, Store(cache), inputs, kind="adapter", target="adapter", fields=fields)
+    return job_in(
+        folder,
+        Store(cache),
+        inputs,
+        kind="adapter",
+        target="adapter",
+        fields=fields,
+        runner="olivebuild.ml.kinds.adapter",
+    )
 
 
 def trained(
