@@ -122,37 +122,41 @@ def difference(row: PairedComparison) -> str:
     `onnx-int4 lost 2.3 points of accuracy on tone against merged: noise (p 0.5; a loss of 12 points
     would show)`, or that one is 1.2 times as fast as the other.
     """
-    first, second, noise = row.model, row.versus, row.verdict == "noise"
-    if ratio := row.ratio:
-        ends = row.ratio_bounds
-        low, high = (1 / ends[1], 1 / ends[0]) if ends else (None, None)
-        sure = f" ({low:.3g} to {high:.3g})" if low and high else ""
-        told = {"noise": ": noise", "unsure": ": too few rounds to be sure"}.get(verdict(row), "")
-        times = f"{1 / ratio:.2g}"
-        return (
-            f"{first} is {'' if times == '1' else f'{times} times '}as fast as {second} "
-            f"{heading(row.figure)}{sure}{told}"
-        )
+    if row.ratio:
+        return _ratio(row, row.ratio)
+    noise = row.verdict == "noise"
     what = f"{heading(row.figure)} on {row.data}"
     value = row.difference
     if not value and noise:
-        return f"{first} is as good as {second} in {what}"
-    amount = (
-        f"{abs(value) * 100:.1f} points of {what}"
-        if "%" in FIGURES[row.figure][1]
-        else f"{abs(value):.3g} of {what}"
-    )
-    shows = (
-        f"; a loss of {row.detectable * 100:.0f} points would show"
-        if noise and row.detectable
-        else ""
-    )
-    p = "" if row.p is None else f"p {row.p:.2g}" if row.p >= 0.001 else "p < 0.001"
-    chance = f" ({p}{shows})" if p else ""
+        return f"{row.model} is as good as {row.versus} in {what}"
+    amount = f"{abs(value):.3g} of {what}"
+    if "%" in FIGURES[row.figure][1]:
+        amount = f"{abs(value) * 100:.1f} points of {what}"
     return (
-        f"{first} {'lost' if value < 0 else 'gained'} {amount} against {second}: "
-        f"{'noise' if noise else row.verdict}{chance}"
+        f"{row.model} {'lost' if value < 0 else 'gained'} {amount} against {row.versus}: "
+        f"{'noise' if noise else row.verdict}{_chance(row)}"
     )
+
+
+def _ratio(row: PairedComparison, ratio: float) -> str:
+    """Return a comparison of times: the inverse of their ratio, with its interval."""
+    ends = row.ratio_bounds
+    low, high = (1 / ends[1], 1 / ends[0]) if ends else (None, None)
+    interval = f" ({low:.3g} to {high:.3g})" if low and high else ""
+    doubt = {"noise": ": noise", "unsure": ": too few rounds to be sure"}.get(verdict(row), "")
+    times = f"{1 / ratio:.2g}"
+    factor = "" if times == "1" else f"{times} times "
+    return f"{row.model} is {factor}as fast as {row.versus} {heading(row.figure)}{interval}{doubt}"
+
+
+def _chance(row: PairedComparison) -> str:
+    """Return the p-value in brackets, for noise with the loss that would show; "" without one."""
+    if row.p is None:
+        return ""
+    p = f"p {row.p:.2g}" if row.p >= 0.001 else "p < 0.001"
+    if row.verdict == "noise" and row.detectable:
+        return f" ({p}; a loss of {row.detectable * 100:.0f} points would show)"
+    return f" ({p})"
 
 
 def percent(value: float | None) -> str:

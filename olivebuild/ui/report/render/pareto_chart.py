@@ -5,7 +5,7 @@ Knows no markup.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from olivebuild.ui.report.records import Choice
@@ -73,29 +73,26 @@ def chart(choice: Choice, across: str) -> SpotChart:
             Spot(contender.model, x, y, rank, not contender.beaten_by, " · ".join(told), label)
         )
         rows.append((contender.model, *told))
-    drawn = [(name, limit) for name, limit in choice.limits if name in (across, up)]
-    limits = tuple(
-        (at, f"gate {_show(n, v)}")
-        for n, v in drawn
-        if n == across and not (log and v <= 0) and 0 <= (at := to_x(v)) <= 100
-    )
-    levels = tuple(
-        (at, f"gate {_show(n, v)}")
-        for n, v in drawn
-        if n == up and 0 <= (at := 100 - to_y(v)) <= 100
-    )
-    shown = (
-        tuple((to_x(v), _show(across, v)) for v in few(x_ticks, 4)),
-        tuple((100 - to_y(v), _show(up, v).replace(".0 %", " %")) for v in y_ticks),
-    )
+    limits, levels = [], []
+    for name, value in choice.limits:
+        gate = f"gate {_show(name, value)}"
+        if name == across and not (log and value <= 0):
+            limits.append((to_x(value), gate))
+        elif name == up:
+            levels.append((100 - to_y(value), gate))
     return SpotChart(
-        f"{heading(up)} over {heading(across)}",
-        tuple(spots),
-        *shown,
-        limits,
-        levels,
-        Table(("model", heading(across), heading(up)), tuple(rows)),
+        title=f"{heading(up)} over {heading(across)}",
+        spots=tuple(spots),
+        x=tuple((to_x(v), _show(across, v)) for v in few(x_ticks, 4)),
+        y=tuple((100 - to_y(v), _show(up, v).replace(".0 %", " %")) for v in y_ticks),
+        limits=_inside(limits),
+        levels=_inside(levels),
+        table=Table(("model", heading(across), heading(up)), tuple(rows)),
     )
+
+
+def _inside(ticks: Iterable[Tick]) -> tuple[Tick, ...]:
+    return tuple(tick for tick in ticks if 0 <= tick[0] <= 100)
 
 
 def _show(name: str, value: float) -> str:
