@@ -160,56 +160,56 @@ def gc(
     store = project.planner.store if project else Store(cache_folder())
     if max_size is None and project and project.graph.recipe.cache.max_size:
         max_size = text.size_of(project.graph.recipe.cache.max_size)
-    found = gc.collect(
+    sweep = gc.collect(
         store,
         gc.Limits(older_than, max_size),
         delete=delete,
         targets_of=partial(targets_made, store.root),
     )
     click.echo(
-        json.dumps(_as_json(found, max_size, delete), indent=2)
+        json.dumps(_as_json(sweep, max_size, delete), indent=2)
         if as_json
-        else "\n".join(_as_lines(found, max_size, delete))
+        else "\n".join(_as_lines(sweep, max_size, delete))
     )
 
 
-def _as_json(found: Sweep, limit: int | None, deleted: bool) -> dict[str, Any]:
-    files = sum(found.files.values())
+def _as_json(sweep: Sweep, limit: int | None, deleted: bool) -> dict[str, Any]:
+    files = sum(sweep.files.values())
     return {
         "deleted": deleted,
-        "size": found.total,
-        "needed": found.needed,
+        "size": sweep.total,
+        "needed": sweep.needed,
         "limit": limit,
-        "freed": found.freed,
-        "results": [vars(result) for result in found.results],
-        "unowned": {"blobs": found.unowned, "files": files},
-        "building": found.building,
+        "freed": sweep.freed,
+        "results": [vars(result) for result in sweep.results],
+        "unowned": {"blobs": sweep.unowned, "files": files},
+        "building": sweep.building,
     }
 
 
-def _as_lines(found: Sweep, limit: int | None, deleted: bool) -> list[str]:
+def _as_lines(sweep: Sweep, limit: int | None, deleted: bool) -> list[str]:
     from olivebuild.core.text import clean, size
 
-    lines = [clean(_line(result)) for result in found.results]
-    files = sum(found.files.values())
-    lines += [f"{size(found.unowned):>10}  blobs of no result"] if found.unowned else []
+    lines = [clean(_line(result)) for result in sweep.results]
+    files = sum(sweep.files.values())
+    lines += [f"{size(sweep.unowned):>10}  blobs of no result"] if sweep.unowned else []
     lines += (
         [f"{size(files):>10}  left by crashes, in quarantine, or out of date"]
-        if found.files
+        if sweep.files
         else []
     )
     word = "deleted" if deleted else "would go"
     lines.append(
-        f"{size(found.freed)} of {size(found.total)} {word}; {size(found.needed)} are needed"
+        f"{size(sweep.freed)} of {size(sweep.total)} {word}; {size(sweep.needed)} are needed"
     )
-    if limit is not None and found.total - sum(found.blobs.values()) > limit:
+    if limit is not None and sweep.total - sum(sweep.blobs.values()) > limit:
         lines.append(
             f"the rest is more than {size(limit)}: recipes on this machine or running builds need "
             "it"
         )
-    if found.building:
+    if sweep.building:
         lines.append("a build is running: what was stored or used within a day stays")
-    if found.freed and not deleted:
+    if sweep.freed and not deleted:
         lines.append("`olivebuild gc --delete` deletes it")
     return lines
 

@@ -94,18 +94,18 @@ def chat(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     project = open_all(ctx, settings)
     forms = (form_of(project.graph, data, single=True),) if data else ()
-    made = build_subject(project, target)
-    date = made.template_date
+    subject = build_subject(project, target)
+    date = subject.template_date
     asked = Settings(
         target,
-        made.folder,
-        made.adapter,
-        made.trust_remote_code,
+        subject.folder,
+        subject.adapter,
+        subject.trust_remote_code,
         max_tokens,
         forms,
         temperature,
         template_date=date,
-        trust_adapter=made.trust_adapter,
+        trust_adapter=subject.trust_adapter,
     )
     with Talker(asked, project.workspace.log_file(f"{target}.chat")) as talker:
         talker.ready()
@@ -168,19 +168,22 @@ def predict(
         if data
         else forms_for(project.graph, project.graph.one(target))
     )
-    made = build_subject(project, target)
+    subject = build_subject(project, target)
 
     def asked(first: int = 0) -> Settings:
-        # As a path that another process can open: /dev/stdin is its own there.
-        place = str(rows.resolve())
-        given = (target, made.folder, made.adapter, made.trust_remote_code, max_tokens, forms)
         return Settings(
-            *given,
-            rows=place,
+            target=target,
+            folder=subject.folder,
+            adapter=subject.adapter,
+            trust_remote_code=subject.trust_remote_code,
+            max_tokens=max_tokens,
+            forms=forms,
+            # A path that another process can open: /dev/stdin is its own there.
+            rows=str(rows.resolve()),
             shown=str(rows),
             first=first,
-            template_date=made.template_date,
-            trust_adapter=made.trust_adapter,
+            template_date=subject.template_date,
+            trust_adapter=subject.trust_adapter,
         )
 
     log = project.workspace.log_file(f"{target}.predict")
@@ -195,11 +198,11 @@ def predict(
 
     identity = hashing.of_json(
         [
-            made.digests,
+            subject.digests,
             hashing.of_file(rows),
             forms,
             max_tokens,
-            *([made.template_date] if made.template_date else []),
+            *([subject.template_date] if subject.template_date else []),
         ]
     )
     lock = try_lock(project.planner.store.lock_file(identity))
@@ -311,7 +314,7 @@ def form_of(graph: Graph, name: str, *, single: bool = False) -> dict[str, str]:
 
 def _form(graph: Graph, name: str) -> dict[str, str] | None:
     fields = graph.recipe.targets[name].fields
-    found = next(
+    template = next(
         (
             (kind, text)
             for kind in ("prompt", "user", "messages")
@@ -319,7 +322,7 @@ def _form(graph: Graph, name: str) -> dict[str, str] | None:
         ),
         None,
     )
-    return {"name": name, "format": found[0], "text": found[1]} if found else None
+    return {"name": name, "format": template[0], "text": template[1]} if template else None
 
 
 # -- chat

@@ -67,22 +67,22 @@ def report(
     with live.hashing(project.workspace.memo):
         plan = project.planner.plan(project.graph.all_goals)
     project.workspace.memo.save()
-    found = collect.collect(project, plan)
+    records = collect.collect(project, plan)
     if as_json:
-        click.echo(json_text(asdict(found), indent=2))
+        click.echo(json_text(asdict(records), indent=2))
     if markdown:
-        text = md.render(found)
+        text = md.render(records)
         click.echo(text, nl=False)
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             with open(summary, "a", encoding="utf-8") as f:
                 f.write(text)
     if junit:
-        write(junit, xml.render(found))
+        write(junit, xml.render(records))
     if out or show or not (as_json or markdown):
         from olivebuild.ui.report.render import html
 
         file = out or project.workspace.build / "report.html"
-        write(file, html.render(found))
+        write(file, html.render(records))
         click.echo(f"wrote {file}", err=as_json or markdown)
         if show:
             webbrowser.open(file.resolve().as_uri())
@@ -146,13 +146,13 @@ def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
     project = open_all(ctx)
     if names_build(old):
         entries = history_of(project).read()
-        found = comparison.of_builds(entries, find(entries, old), find(entries, new))
+        result = comparison.of_builds(entries, find(entries, old), find(entries, new))
     else:
-        found = comparison.of_models(_benchmarks(project), old, new)
+        result = comparison.of_models(_benchmarks(project), old, new)
     if as_json:
-        click.echo(json_text(found.to_json(), indent=2))
+        click.echo(json_text(result.to_json(), indent=2))
     else:
-        show_comparison(found)
+        show_comparison(result)
 
 
 def _benchmarks(project: Project) -> dict[str, Metrics]:

@@ -219,13 +219,13 @@ def _headings(metrics: Metrics, data: str) -> list[tuple[str, str]]:
 
     labels, answers, texts = map(measured, OF_ROWS)
     # A whole object that is right to the letter is what `whole` counts, however it is written.
-    found = (
+    measured_metrics = (
         [pair for pair in labels if pair[0] == "accuracy"] + answers if answers else labels
     ) or texts
-    own = [(name, name) for name in dict.fromkeys(name for row in rows for name in row.scores)]
+    scores = [(name, name) for name in dict.fromkeys(name for row in rows for name in row.scores)]
     return [
         (key, f"{heading}\n{rows[0].rows} rows" if i == 0 else heading)
-        for i, (key, heading) in enumerate([*found, *own])
+        for i, (key, heading) in enumerate([*measured_metrics, *scores])
     ]
 
 

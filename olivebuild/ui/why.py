@@ -94,9 +94,9 @@ def _last_reasons(workspace: Workspace, states: Iterable[State], target: str) ->
 def _notes(states: list[State], reasons: list[Reason]) -> list[str]:
     notes = []
     for state in states:
-        made = state.trace.provenance if state.trace else {}
-        if made.get("because") and made.get("by"):
-            notes.append(f"made whole by {made['by']}, since {made['because']}")
+        provenance = state.trace.provenance if state.trace else {}
+        if provenance.get("because") and provenance.get("by"):
+            notes.append(f"made whole by {provenance['by']}, since {provenance['because']}")
     return notes + changed_steps(states, reasons) + _other_numerics(states)
 
 

@@ -79,20 +79,20 @@ def accuracy(bench: Bench, data: str, name: str = "accuracy") -> StripChart | No
 
     None where no model has the metric.
     """
-    found: list[tuple[str, Value, int]] = []
+    measured: list[tuple[str, Value, int]] = []
     for i, model in enumerate(bench.models):
         value = model.sets[data].figures.get(name) if data in model.sets else None
         if value:
-            found.append((model.name, value, len(bench.models) - 1 - i))
-    if not found:
+            measured.append((model.name, value, len(bench.models) - 1 - i))
+    if not measured:
         return None
     if name == "accuracy":
-        found += [
+        measured += [
             (label, Value(values[data]), 9)
             for label, values in bench.baselines.items()
             if data in values
         ]
-    strips = [_interval(label, value, name, rank) for label, value, rank in found]
+    strips = [_interval(label, value, name, rank) for label, value, rank in measured]
     limits = [
         (limit * 100, f"gate {figure(name, limit)}")
         for s, f, limit in bench.limits
@@ -101,7 +101,7 @@ def accuracy(bench: Bench, data: str, name: str = "accuracy") -> StripChart | No
     ticks = tuple((float(x), f"{x}") for x in (0, 25, 50, 75, 100))
     rows = tuple(
         (label, *(figure(name, x) if x is not None else "" for x in (v.value, v.low, v.high)))
-        for label, v, _ in found
+        for label, v, _ in measured
     )
     return StripChart(
         f"{heading(name)} on {data}, %",
@@ -129,17 +129,17 @@ def _interval(label: str, value: Value, name: str, rank: int) -> Strip:
 
 def latency(bench: Bench, kind: str, title: str) -> StripChart | None:
     """Return the distributions of one kind of raw sample, all models on one scale."""
-    found = [
+    samples = [
         (m.name, m.samples[kind], len(bench.models) - 1 - i)
         for i, m in enumerate(bench.models)
         if kind in m.samples
     ]
-    if not found:
+    if not samples:
         return None
-    low, high = min(s.values[0] for _, s, _ in found), max(s.values[-1] for _, s, _ in found)
+    low, high = min(s.values[0] for _, s, _ in samples), max(s.values[-1] for _, s, _ in samples)
     to_x, ticks = scale(low, high, log=low > 0 and high / low > 8)
     strips, rows = [], []
-    for name, sample, rank in found:
+    for name, sample, rank in samples:
         p5, p25, p50, p75, p95, p99 = (
             quantile(sample.values, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
         )

@@ -93,8 +93,8 @@ def _bench(bench: Bench) -> Iterator[str]:
 
 
 def _choice(choice: Choice) -> Iterator[str]:
-    told = f"by {text(heading(choice.by))}" if choice.chosen == choice.best else "chosen last"
-    best = f"**{text(choice.chosen)}**, {told}" if choice.chosen else "nothing chosen yet"
+    reason = f"by {text(heading(choice.by))}" if choice.chosen == choice.best else "chosen last"
+    best = f"**{text(choice.chosen)}**, {reason}" if choice.chosen else "nothing chosen yet"
     yield f"### {text(choice.target)}"
     yield ""
     yield f"{best}, among the models of {text(choice.bench)}" + (

@@ -67,12 +67,12 @@ def chart(choice: Choice, across: str) -> SpotChart:
     labels = _labels([c.model for c in choice.contenders], places)
     spots, rows = [], []
     for contender, (x, y), label in zip(choice.contenders, places, labels, strict=True):
-        told = tuple(_show(name, contender.figures[name]) for name in (across, up))
+        values = tuple(_show(name, contender.figures[name]) for name in (across, up))
         rank = 0 if contender.model == choice.chosen else 1
         spots.append(
-            Spot(contender.model, x, y, rank, not contender.beaten_by, " · ".join(told), label)
+            Spot(contender.model, x, y, rank, not contender.beaten_by, " · ".join(values), label)
         )
-        rows.append((contender.model, *told))
+        rows.append((contender.model, *values))
     limits, levels = [], []
     for name, value in choice.limits:
         gate = f"gate {_show(name, value)}"
@@ -103,7 +103,7 @@ def _labels(names: Sequence[str], places: Points) -> list[Label]:
     """Return places for names beside, above or below the spots that cover least."""
     width, height = LABEL
     taken = [(x - 2, y - 4, x + 2, y + 4) for x, y in places]
-    found = []
+    labels = []
     for name, (x, y) in zip(names, places, strict=True):
         wide = min(len(name), MOST_LETTERS) * width
         options = [
@@ -130,5 +130,5 @@ def _labels(names: Sequence[str], places: Points) -> list[Label]:
 
         label, (left, right), middle = min(options, key=cost)
         taken.append((left, middle - height / 2, right, middle + height / 2))
-        found.append(label)
-    return found
+        labels.append(label)
+    return labels
