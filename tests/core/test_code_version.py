@@ -67,7 +67,7 @@ def test_one_process_looks_again_when_a_folder_has_changed(
     for change in (
         lambda: (package / "ml/onnx/parts/more.py").write_text(""),
         lambda: (package / "ml/extra").mkdir(),
-        lambda: (package / "ml/data/rows.py").write_text(""),
+        lambda: (package / "ml/extra/rows.py").write_text(""),
         lambda: shutil.rmtree(package / "ml"),
     ):
         change()
