@@ -16,9 +16,13 @@ import pytest
 
 from olivebuild.api.action import Action
 from olivebuild.api.job import Job
+from olivebuild.cache.store import Store
 from olivebuild.core.errors import InputError
+from olivebuild.ml.onnx.builder import run_builder
 from olivebuild.ml.weights import patterns
+from olivebuild.steps.onnx import OnnxFields
 from tests.conftest import Place, rows, write_rows
+from tests.scenarios.steps import job_in
 
 RECIPE = """\
 targets:
@@ -120,6 +124,19 @@ def test_a_tokenizer_that_its_library_refuses_is_an_error_of_the_folder(
     (tmp_path / "base/tokenizer.json").write_text(text)
     with pytest.raises(InputError, match="the tokenizer can't be loaded: ") as caught:
         load_tokenizer(tmp_path / "base")
+    assert str(caught.value.where) == str(tmp_path / "base")
+
+
+def test_a_tokenizer_that_the_model_builder_can_not_load_is_an_error_of_the_folder(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "base")
+    file = tmp_path / "base/tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"pre_tokenizer": []}))
+    job = job_in(tmp_path / "job", Store(tmp_path / "cache"))
+    fields = OnnxFields.model_validate({"model": "base", "precision": "fp32"})
+    with pytest.raises(InputError, match="the tokenizer can't be loaded: ") as caught:
+        run_builder(job, fields, tmp_path / "base", job.out, trust=False)
     assert str(caught.value.where) == str(tmp_path / "base")
 
 

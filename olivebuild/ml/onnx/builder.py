@@ -56,6 +56,7 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
     from olivebuild.ml.kernels import mkl
+    from olivebuild.ml.models.load import load_tokenizer
     from olivebuild.ml.onnx.overrides import structured
 
     mkl.warm_up_mkl()
@@ -105,6 +106,11 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
         if failed := _failed(job, e, folder):
             traceback.print_exc()
             raise failed from None
+        raise
+    except Exception as e:
+        if type(e) is Exception:
+            # The tokenizers library has no exception of its own: is its file the reason?
+            load_tokenizer(folder, trust_remote_code=trust)
         raise
     job.progress("converting", 1, 1)
 
