@@ -1,18 +1,15 @@
-"""Sweep from the cache what nobody needs: results that no recipe has now, by age and by size, and
-what crashes have left.
+"""Garbage collection of the cache: results that no recipe has now, by age and by size, and what
+crashes have left.
 
-What is needed: the results of every registered recipe (cache/gc_roots.py), what running steps read
-and
-make, and, while any build runs,
-all that was stored or used within a day. Nothing is asked of the recipes themselves. Results go
-before their blobs, so that a sweep
-that is killed leaves blobs without a result, which the next one takes.
+The roots are the results of every registered recipe (cache/gc_roots.py), what running steps read
+and make, and, while any build runs, all that was stored or used within a day. Recipes themselves
+are not read. Results go before their blobs, so that a sweep that is killed leaves blobs without a
+result, which the next one takes.
 
-Two locks make it safe beside builds. `builds.lock` is shared by all builds: who has it alone knows
-that none runs. `sweep.lock` is shared
-for the moment in which a build says that it uses something that is there already, and a sweep holds
-it alone from its first look to its
-last deletion: what is used before is seen as used, and what is used after is seen to be gone.
+Two locks make it safe beside builds. `builds.lock` is shared by all builds: a process that holds it
+alone knows that none runs. `sweep.lock` is shared for the moment in which a build marks a stored
+file as used, and a sweep holds it alone from its first look to its last deletion. So a file that is
+used before counts as used, and one that is used after is seen to be gone.
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ from olivebuild.cache import gc_roots, tensor_locations
 from olivebuild.cache.gc_roots import Registered
 from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.memo import Derived
-from olivebuild.cache.store import WRITTEN, Store
+from olivebuild.cache.store import SMALL_FILE_DIRS, Store
 from olivebuild.cache.traces import Trace, Traces
 from olivebuild.core.errors import StoreError
 from olivebuild.core.fs import opening, trees
@@ -177,25 +174,30 @@ class _Survey:
 
     def sweep(self) -> Sweep:
         kept = self._kept()
-        needed = {
-            blob for key in kept for blob in self._blobs_of(self.traces[key].manifest)
-        } | self._read_by_steps()
-        needed |= {name for name, stat in self.blobs.items() if stat.st_mtime >= self.young}
+        needed = self._needed(kept)
         others = sorted(
             (key for key in self.traces if key not in kept), key=lambda key: self.used[key]
         )
         chosen, loose = self._choose(others, needed)
         results, gone = self._results(others, chosen, needed)
         swept = gone | {name: self._size(name) for name in loose}
+        remaining = self.blobs.keys() - swept.keys()
         derived = tuple(
             key
             for key, blobs in self.derived.items()
-            if any(blob in swept or blob not in self.blobs for blob, _ in blobs) or not blobs
+            if not blobs or not remaining.issuperset(blob for blob, _ in blobs)
         )
         total, held = (sum(map(self._size, names)) for names in (self.blobs, needed))
         return Sweep(
             results, swept, derived, self._files(), tuple(self._gone()), total, held, self.building
         )
+
+    def _needed(self, kept: set[str]) -> set[str]:
+        """Return the blobs of the results that stay, of running steps and of the last day."""
+        needed = self._read_by_steps()
+        for key in kept:
+            needed |= self._blobs_of(self.traces[key].manifest)
+        return needed | {name for name, stat in self.blobs.items() if stat.st_mtime >= self.young}
 
     def _kept(self) -> set[str]:
         """The keys of results that are needed."""
@@ -247,18 +249,24 @@ class _Survey:
         old = {key for key in others if self.now - self.used[key] > self.limits.age}
         owned = {blob for key in self.traces for blob in self._blobs_of(self.traces[key].manifest)}
         computed = {blob for blobs in self.derived.values() for blob, _ in blobs} - owned - needed
-        loose = {
-            name
-            for name in self.blobs
-            if name not in owned and name not in computed and name not in needed
-        }
-        loose |= {
-            name
-            for name in computed
-            if name in self.blobs and self.now - self.blobs[name].st_mtime > self.limits.age
-        }
-        if self.limits.size is None:
-            return old, loose
+        loose = self.blobs.keys() - owned - computed - needed
+        for name in computed & self.blobs.keys():
+            if self.now - self.blobs[name].st_mtime > self.limits.age:
+                loose.add(name)
+        if self.limits.size is not None:
+            self._shrink(self.limits.size, others, needed, computed, (old, loose))
+        return old, loose
+
+    def _shrink(
+        self,
+        limit: int,
+        others: list[str],
+        needed: set[str],
+        computed: set[str],
+        chosen: tuple[set[str], set[str]],
+    ) -> None:
+        """Add to `chosen` (keys, blobs) until what is left has at most `limit` bytes."""
+        old, loose = chosen
         left = (
             sum(map(self._size, self.blobs))
             - sum(map(self._size, loose))
@@ -268,15 +276,14 @@ class _Survey:
         for name in sorted(
             computed & self.blobs.keys() - loose, key=lambda name: self.blobs[name].st_mtime
         ):
-            if left > self.limits.size:
+            if left > limit:
                 loose.add(name)
                 left -= self._size(name)
         rest = [key for key in others if key not in old]
         for result in self._results(others, {*old, *rest}, needed)[0]:
-            if left > self.limits.size and result.key not in old:
+            if left > limit and result.key not in old:
                 old.add(result.key)
                 left -= result.size
-        return old, loose
 
     def _results(
         self, others: list[str], chosen: set[str], needed: set[str]
@@ -314,34 +321,34 @@ class _Survey:
         return self.blobs[blob].st_size if blob in self.blobs else 0
 
     def _files(self) -> dict[Path, int]:
-        root, found = self.store.root, []
-        alive, keys = (
-            {folder.name for folder in self.running},
-            {folder.name[:32] for folder in self.running},
-        )
+        """Return path -> bytes of the files beside blobs and traces that can go."""
+        root = self.store.root
+        paths = [*self._dead_scratch(), *self._outdated()]
+        for name in SMALL_FILE_DIRS:
+            paths += abandoned_files(root / name)
+        for path in (root / "places").glob("*.json"):
+            if not tensor_locations.holds(path):
+                paths.append(path)
+        return {path: _size_of(path) for path in paths}
+
+    def _dead_scratch(self) -> Iterator[Path]:
+        """Yield what killed steps and writers left."""
+        root, alive = self.store.root, {folder.name for folder in self.running}
         for path in [*(root / "tmp").glob("*"), *(root / "blobs").glob("??/.*.tmp")]:
-            # What bears a key is known to be alive or dead by its lock; what does not, by its age.
-            dead = (
-                path.name not in alive
-                if re.match("[0-9a-f]{32}-", path.name)
-                else _time(path) < self.young
-            )
-            found += [path] if dead else []
-        found += [path for name in WRITTEN for path in abandoned_files(root / name)]
-        found += [
-            path
-            for path in (root / "quarantine").glob("*")
-            if self.now - _time(path, changed=True) > self.limits.age
-        ]
-        found += [
-            path
-            for path in (root / "checkpoints").glob("*")
-            if path.stem not in keys and self.now - _time(path) > self.limits.age
-        ]
-        found += [
-            path for path in (root / "places").glob("*.json") if not tensor_locations.holds(path)
-        ]
-        return {path: _size_of(path) for path in found}
+            # A folder that bears a key is alive while its lock is held; any other file goes by age.
+            has_key = re.match("[0-9a-f]{32}-", path.name)
+            if path.name not in alive if has_key else _time(path) < self.young:
+                yield path
+
+    def _outdated(self) -> Iterator[Path]:
+        """Yield quarantined files and training states that are older than the limit."""
+        root, keys = self.store.root, {folder.name[:32] for folder in self.running}
+        for path in (root / "quarantine").glob("*"):
+            if self.now - _time(path, changed=True) > self.limits.age:
+                yield path
+        for path in (root / "checkpoints").glob("*"):
+            if path.stem not in keys and self.now - _time(path) > self.limits.age:
+                yield path
 
 
 def _running(store: Store) -> Iterator[Path]:

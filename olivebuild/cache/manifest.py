@@ -1,5 +1,5 @@
-"""What the store knows of a folder: its files, the blobs that each is made of, and where those come
-from that are not stored.
+"""Manifests: the files of a folder, the blobs that each is made of, and the origin of blobs that
+are not stored.
 """
 
 from __future__ import annotations
@@ -38,24 +38,26 @@ class Entry(Struct, frozen=True):
 
     @staticmethod
     def of_runs(name: str, runs: Iterable[tuple[str, int]], *, executable: bool = False) -> Entry:
-        given = tuple(runs)
-        size = sum(n for _, n in given)
-        if len(given) == 1:
-            return Entry(name, executable, size, given[0][0])
-        return Entry(name, executable, size, hashing.of_json(given), given)
+        """Return the entry of a file that consists of these (blob, size)."""
+        blobs = tuple(runs)
+        size = sum(n for _, n in blobs)
+        if len(blobs) == 1:
+            return Entry(name, executable, size, blobs[0][0])
+        return Entry(name, executable, size, hashing.of_json(blobs), blobs)
 
     def runs(self) -> tuple[tuple[str, int], ...]:
         return self.blobs or ((self.digest, self.size),)
 
     def digest_of(self, path: Path, count: OnBytes = ignore_progress) -> str:
-        """The digest of a file, taken as this entry's is: equal if and only if the file has this
-        entry's content. Raises OSError.
+        """Return the digest of a file, taken as this entry's is.
+
+        It equals the entry's if and only if the file has this entry's content. Raises OSError.
         """
         return hashing.of_runs(path, self._sizes(), count)
 
     @property
     def digest_kind(self) -> str:
-        """Tells digests apart that were taken in different ways."""
+        """A name for the way in which the digest is taken; StatMemo keeps kinds apart."""
         sizes = self._sizes()
         return "bytes" if sizes == hashing.segments(self.size) else f"runs {hashing.of_json(sizes)}"
 
@@ -112,34 +114,32 @@ class Manifest(Struct, frozen=True):
 
     @staticmethod
     def from_json(text: bytes) -> Manifest:
-        """Raises ValueError on anything that is not a manifest, and on names that leave the
+        """Decode a manifest. Raises ValueError for any other text, and for names that leave the
         folder.
         """
         manifest = decode(text, Manifest)
-        folders = {
-            folder for entry in manifest.files for folder in PurePosixPath(entry.name).parents
-        }
+        folders: set[PurePosixPath] = set()
+        for entry in manifest.files:
+            folders.update(PurePosixPath(entry.name).parents)
         if len({entry.name for entry in manifest.files}) < len(manifest.files):
             raise ValueError("two files of one name")
         for entry in manifest.files:
-            path = PurePosixPath(entry.name)
-            if (
-                path.is_absolute()
-                or ".." in path.parts
-                or set("\\\0") & set(entry.name)
-                or not path.parts
-            ):
-                raise ValueError(f"a name that leaves its folder: {entry.name!r}")
-            if (
-                str(path) != entry.name
-                or path in folders
-                or max(len(part.encode("utf-8", "surrogatepass")) for part in path.parts) > 255
-            ):
-                raise ValueError(f"a name that no file can have: {entry.name[:300]!r}")
-            if os.name == "nt" and (odd := portable_names.fault(entry.name)):
-                raise ValueError(f"a name that this system has no room for: {odd}")
+            _check_name(entry.name, folders)
             if entry.blobs and entry != Entry.of_runs(
                 entry.name, entry.blobs, executable=entry.executable
             ):
                 raise ValueError(f"{entry.name!r} is not what its blobs add up to")
         return manifest
+
+
+def _check_name(name: str, folders: set[PurePosixPath]) -> None:
+    """Raise ValueError for a name that leaves its folder, or that no file beside `folders` has."""
+    path = PurePosixPath(name)
+    leaves = path.is_absolute() or ".." in path.parts
+    if leaves or set("\\\0") & set(name) or not path.parts:
+        raise ValueError(f"a name that leaves its folder: {name!r}")
+    longest = max(len(part.encode("utf-8", "surrogatepass")) for part in path.parts)
+    if str(path) != name or path in folders or longest > 255:
+        raise ValueError(f"a name that no file can have: {name[:300]!r}")
+    if os.name == "nt" and (fault := portable_names.fault(name)):
+        raise ValueError(f"a name that this system has no room for: {fault}")

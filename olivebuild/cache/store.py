@@ -1,9 +1,8 @@
-"""The store: immutable blobs named by their digest, and folders as manifests of blobs
-(manifest.py). Knows nothing of recipes.
+"""The store: immutable blobs named by their digest, and folders as manifests of blobs.
 
-Blobs come first and are complete when their name appears: written beside, hashed, synced, renamed.
-Reading verifies: a restore
-hashes while it copies, and what is damaged goes to quarantine.
+Knows nothing of recipes. Blobs come first and are complete when their name appears: written beside,
+hashed, synced, renamed. Reading verifies: a restore hashes while it copies, and a damaged blob goes
+to quarantine.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ from olivebuild.core.fs.locks import locked
 from olivebuild.core.fs.positioned import pread, pwrite
 from olivebuild.formats import safetensors
 
-WRITTEN = ("workspaces", "places", "proofs", "history")
+SMALL_FILE_DIRS = ("workspaces", "places", "proofs", "history")
 """Folders of small files, each of which is written whole or not at all."""
-FOLDERS = ("blobs", "traces", "locks", "tmp", "quarantine", "places", "workspaces")
+DIRS = ("blobs", "traces", "locks", "tmp", "quarantine", "places", "workspaces")
 HOUR = 3600
 
 
@@ -46,9 +45,9 @@ class Store:
         """`mode`: who may read what is stored, by the system's bits, where the umask allows it."""
         self.root = root
         self.mode = mode
-        self._lent: dict[str, dict[str, ByteRange]] = {}
+        self._borrowed: dict[str, dict[str, ByteRange]] = {}
         self._bad: set[str] = set()
-        folders = [root / name for name in FOLDERS]
+        folders = [root / name for name in DIRS]
         try:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +57,9 @@ class Store:
                 raise StoreError(
                     f"the cache can't be made: {e.strerror}", where=str(root), hint=hint
                 ) from None
-        trees.check(root, *(root / name for name in {*FOLDERS, *WRITTEN, "checkpoints", "derived"}))
+        trees.check(
+            root, *(root / name for name in {*DIRS, *SMALL_FILE_DIRS, "checkpoints", "derived"})
+        )
         modes.check_readable(folders)
         modes.check_readable(modes.folders_in(folders[0]))
         self.read_only = not all(os.access(folder, os.W_OK) for folder in folders)
@@ -92,7 +93,7 @@ class Store:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """No sweep runs meanwhile: who finds something here and touches it can rely on it."""
+        """Hold off sweeps for the block: a file that is read and touched in it stays."""
         if self.read_only:
             yield
         else:
@@ -100,23 +101,22 @@ class Store:
                 yield
 
     def touch(self, path: Path) -> None:
-        """Say that a file is in use; to the hour, so that whoever goes by its stat is not disturbed
-        for nothing. Raises OSError.
-        """
+        """Mark a file as used now; to the hour, so that its stat rarely changes. Raises OSError."""
         if time.time() - path.stat().st_mtime > HOUR:
             os.utime(path)
 
     def checkpoint(self, key: str) -> Path:
-        """Where the state of a training is kept until its result is stored; outlives its scratch
-        folder.
+        """Return the file that keeps the state of a training until its result is stored.
+
+        It outlives the training's scratch folder.
         """
         return self.root / "checkpoints" / f"{key}.safetensors"
 
     def scratch(self, name: str) -> Path:
-        """A new empty folder on the store's file system."""
+        """Return a new empty folder on the store's file system. Raises StoreError."""
         folder = self.root / "tmp" / f"{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
-            # What is being made is for nobody else yet.
+            # Unfinished results are private to this process.
             folder.mkdir(parents=True, mode=0o700)
         except OSError as e:
             raise of_disk(e, "the cache") from None
@@ -133,18 +133,18 @@ class Store:
         return self.put_bytes(manifest.to_json().encode())
 
     def put_folder(self, folder: Path, scratch: Path | None = None) -> tuple[Manifest, str]:
-        """Store a folder that nobody else writes to; (manifest, the manifest's blob).
+        """Store a folder that no other process writes to; return (manifest, the manifest's blob).
 
-        Raises StepError on links and odd files.
+        Raises StepError for links, special files and names that are no text.
         """
-        found = {path.relative_to(folder).as_posix(): path for path in files_below(folder)}
-        if odd := next((name for name in found if not portable_names.is_text(name)), None):
+        paths = {path.relative_to(folder).as_posix(): path for path in files_below(folder)}
+        if not_text := next((name for name in paths if not portable_names.is_text(name)), None):
             raise StepError(
-                f"the name of the output {odd!r} is not UTF-8 text",
+                f"the name of the output {not_text!r} is not UTF-8 text",
                 hint="give the file another name",
             )
         manifest = Manifest(
-            tuple(self.put_file(path, name, scratch) for name, path in found.items())
+            tuple(self.put_file(path, name, scratch) for name, path in paths.items())
         )
         return manifest, self.put_manifest(manifest)
 
@@ -174,23 +174,21 @@ class Store:
         return Entry.of_runs(name, runs, executable=modes.is_executable(path, mode.st_mode))
 
     def batch(self, scratch: Path | None = None, *, sync: bool = True) -> Batch:
-        """Blobs written a piece at a time; all are there, and safe from a power cut, when the batch
-        ends.
+        """Return a batch of blobs that are written piece by piece, and safe when it ends.
 
-        `scratch`: a folder on the store's file system for what is not whole yet. Without `sync`, a
-        power cut may take some of them, or leave
-        them damaged, which is found when they are read: for what is computed again in less time
-        than syncing takes.
+        `scratch`: a folder on the store's file system for unfinished blobs. Without `sync`, a power
+        cut may take or damage some of them, which is found when they are read: for what is computed
+        again in less time than syncing takes.
         """
         return Batch(self, scratch or self.root / "tmp", sync=sync)
 
     def has(self, name: str, size: int) -> bool:
-        """Whether a blob is there already, whole: then it is in use from now on."""
+        """Return True if a blob is there already, whole; it then counts as used now."""
         path = self.path(name)
         if not path.exists():
             return False
         with contextlib.suppress(OSError), self.in_use():
-            if path.stat().st_size == size and plain(path) == name:
+            if path.stat().st_size == size and blob_digest(path) == name:
                 self.touch(path)
                 return True
         return False
@@ -224,38 +222,47 @@ class Store:
         return data
 
     def missing(self, manifest: Manifest, *, computed: bool = False) -> Damaged | None:
-        """The first blob that is not there in its full size; its bytes are looked at when they are
-        used.
+        """Return the first blob that is not there in its full size; None if all are.
 
-        With `computed`, what can be computed counts as there if what it is computed from is.
+        Bytes are verified later, when they are used. With `computed`, a tensor that can be computed
+        counts as there if what it is computed from is.
         """
-        made: set[str] = set()
+        computable: set[str] = set()
         for merge in manifest.merges if computed else ():
-            try:
-                fault = self.missing(self.manifest(merge.adapter))
-            except (Damaged, ValueError):
-                fault = Damaged(merge.adapter, "is missing")
-            if fault:
+            if fault := self._missing_adapter(merge.adapter):
                 return fault
-            made |= {t.digest for t in merge.tensors}
+            computable |= {t.digest for t in merge.tensors}
         for entry in manifest.files:
             for blob, size in entry.runs():
-                if blob in made:
+                if blob in computable:
                     continue
-                place = self.find(blob, size, manifest.base)
-                try:
-                    found = place.size if place.lent else place.path.stat().st_size
-                except OSError:
-                    return Damaged(blob, "is missing")
-                if blob in self._bad and not place.lent:
-                    return Damaged(blob, "is damaged")
-                if found != size:
-                    return Damaged(blob, f"has {found} bytes instead of {size}")
+                if fault := self._size_fault(blob, size, manifest.base):
+                    return fault
         return None
 
-    def held(self, manifest: Manifest) -> dict[str, int]:
-        """The blobs of a manifest that take room in the store, with their sizes: not what is lent
-        or computed.
+    def _missing_adapter(self, blob: str) -> Damaged | None:
+        try:
+            return self.missing(self.manifest(blob))
+        except (Damaged, ValueError):
+            return Damaged(blob, "is missing")
+
+    def _size_fault(self, blob: str, size: int, base: str) -> Damaged | None:
+        """Return the fault of a blob that is missing, known to be bad or of another size."""
+        place = self.find(blob, size, base)
+        try:
+            bytes_there = place.size if place.lent else place.path.stat().st_size
+        except OSError:
+            return Damaged(blob, "is missing")
+        if blob in self._bad and not place.lent:
+            return Damaged(blob, "is damaged")
+        if bytes_there != size:
+            return Damaged(blob, f"has {bytes_there} bytes instead of {size}")
+        return None
+
+    def stored_sizes(self, manifest: Manifest) -> dict[str, int]:
+        """Return blob -> size in bytes of those blobs of a manifest that take room in the store.
+
+        Blobs that are lent or computed take none.
         """
         return {
             blob: size
@@ -265,26 +272,26 @@ class Store:
         }
 
     def find(self, blob: str, size: int, base: str = "") -> ByteRange:
-        """Where a blob's bytes lie: in the store, or, if not there, in the model folder that lends
-        them.
+        """Return where a blob's bytes lie: in the store or, if not there, in the model folder that
+        lends them.
         """
         path = self.path(blob)
         if base and not path.exists():
-            lent = self.lent(base).get(blob)
+            lent = self.borrowed(base).get(blob)
             if lent:
                 return lent
         return ByteRange(path, 0, size)
 
-    def lent(self, base: str) -> dict[str, ByteRange]:
-        """Return digest -> its location in the folder of the model `base`.
+    def borrowed(self, base: str) -> dict[str, ByteRange]:
+        """Return digest -> where it lies in the folder of the model `base`.
 
-        Empty when the folder has changed.
+        Empty when the folder is not as it was.
         """
         # A worker may find the folder at another place meanwhile, so that nothing is not the last
         # word.
-        if not self._lent.get(base):
-            self._lent[base] = tensor_locations.lenders(self.root, base)
-        return self._lent[base]
+        if not self._borrowed.get(base):
+            self._borrowed[base] = tensor_locations.lenders(self.root, base)
+        return self._borrowed[base]
 
     def restore(self, manifest: Manifest, folder: Path, *, sync: bool = False) -> None:
         """Write the files into `folder`, hashing while they are copied.
@@ -313,7 +320,7 @@ class Store:
             raise faults[0]
 
     def _mode_of(self, entry: Entry, base: str) -> int:
-        """Who may read a file that is made of blobs: who may read each of them."""
+        """Return the mode of a file that is made of blobs: readable by those who may read each."""
         mode = self.mode
         for blob, size in entry.runs():
             with contextlib.suppress(OSError):
@@ -321,9 +328,9 @@ class Store:
         return mode
 
     def _copy(self, out: int, base: str, blob: str, size: int, at: int) -> Damaged | None:
-        """Copy a blob to the offset `at` of a file; what is wrong with it.
+        """Copy a blob to the offset `at` of the file `out`, and return its fault, if any.
 
-        Positioned writes: several threads share the file.
+        Writes are positioned, since several threads share the file.
         """
         place = self.find(blob, size, base)
         hasher = hashing.hasher()
@@ -353,9 +360,9 @@ class Store:
         return [path for path in sorted((self.root / "blobs").glob("??/*")) if len(path.name) == 32]
 
     def quarantine(self, blob: str) -> None:
-        """Out of the way, but kept: it may be evidence of a failing disk.
+        """Move a bad blob out of the way, but keep it: it may be evidence of a failing disk.
 
-        Where it can't be moved, it is known to be bad.
+        A blob that can't be moved is remembered as bad.
         """
         try:
             os.replace(self.path(blob), self.root / "quarantine" / blob)
@@ -370,19 +377,21 @@ class Store:
 
 
 def _runs(path: Path, size: int) -> list[int]:
-    """The sizes of a file's blobs: header and tensors of safetensors one by one, of other files
-    their segments.
+    """Return the sizes of a file's blobs.
+
+    A safetensors file is cut into its header and its tensors, any other file into segments.
     """
     if path.suffix == ".safetensors":
-        found = safetensors.tensors_of(path)
-        header = found[0].start if found else size
-        return [header, *(t.end - t.start for t in found if t.end > t.start)]
+        tensors = safetensors.tensors_of(path)
+        header = tensors[0].start if tensors else size
+        return [header, *(t.end - t.start for t in tensors if t.end > t.start)]
     return hashing.segments(size)
 
 
-def plain(blob: Path, count: hashing.OnBytes = hashing.ignore_progress) -> str:
-    """The digest that a blob is named by: a tensor's may be longer than a segment.
+def blob_digest(blob: Path, count: hashing.OnBytes = hashing.ignore_progress) -> str:
+    """Return the digest that a blob is named by.
 
-    Raises OSError.
+    It is the plain digest of all bytes, since a tensor's blob may be longer than a segment. Raises
+    OSError.
     """
     return hashing.of_range(blob, 0, None, count)[0]

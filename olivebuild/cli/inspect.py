@@ -181,7 +181,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
 
 def _blob_sizes(project: Project, state: State) -> dict[str, int]:
     """Return the blobs of a result that the cache holds, and their sizes in bytes."""
-    return project.planner.store.held(state.manifest) if state.manifest else {}
+    return project.planner.store.stored_sizes(state.manifest) if state.manifest else {}
 
 
 def _status(

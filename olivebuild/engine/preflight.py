@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from olivebuild.cache.store import WRITTEN, Store
+from olivebuild.cache.store import SMALL_FILE_DIRS, Store
 from olivebuild.core.errors import RecipeError
 from olivebuild.core.fs import locks
 from olivebuild.core.fs.files import sweep_abandoned
@@ -46,7 +46,7 @@ def sweep(store: Store) -> None:
     """
     if store.read_only:
         return
-    for name in WRITTEN:
+    for name in SMALL_FILE_DIRS:
         sweep_abandoned(store.root / name)
     for folder in (store.root / "tmp").iterdir():
         key = folder.name.partition("-")[0]

@@ -18,7 +18,7 @@ from olivebuild import snapshot
 from olivebuild.cache import tensor_locations
 from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.memo import Derived
-from olivebuild.cache.store import Store, plain
+from olivebuild.cache.store import Store, blob_digest
 from olivebuild.cache.traces import Traces
 from olivebuild.core import hashing
 from olivebuild.core.errors import Damaged
@@ -124,7 +124,7 @@ def outputs(project: Project) -> Iterator[tuple[str, Manifest]]:
 
 def _check_blob(path: Path, count: OnBytes) -> Fault | None:
     try:
-        if plain(path, count) == path.name:
+        if blob_digest(path, count) == path.name:
             return None
         why = "is not what its name says"
     except FileNotFoundError:
