@@ -1,8 +1,8 @@
-"""YAML 1.2 text -> plain values, each with its place in the file. Knows nothing of recipes.
+"""YAML 1.2 text -> plain values, each with its place in the file. It knows nothing of recipes.
 
-The core schema (https://yaml.org/spec/1.2.2/#103-core-schema): `1e-4` is a number, `no` is a
-string. Stricter than the
-specification where a slip would be silent: duplicate keys, tags and non-string keys are errors.
+It follows the core schema (https://yaml.org/spec/1.2.2/#103-core-schema): `1e-4` is a number, `no`
+is a string. It is stricter than the specification where a slip would be silent: duplicate keys,
+tags and non-string keys are errors.
 """
 
 from __future__ import annotations
@@ -45,22 +45,20 @@ _WORDS: dict[str, object] = {"": None, "~": None} | {
 
 @dataclass
 class Document:
-    """The parsed text: `value`, and the place of every key and value by path."""
+    """A parsed text: its value, and the (line, column) of every key and value by path."""
 
     file: str
     lines: list[str]
     value: object = None
     places: dict[Path, tuple[int, int]] = field(default_factory=dict)
     overrides: dict[Path, str] = field(default_factory=dict)
-    """Paths whose values come from the command line, and what was written there."""
+    """path -> the command line's text, for values that come from there."""
 
     def where(self, path: Path) -> Where:
-        """The place of `path`, or of the nearest thing above it."""
-        given = next(
-            (text for known, text in self.overrides.items() if path[: len(known)] == known), None
-        )
-        if given:
-            return Where(given)
+        """Return the place of a path, or of the nearest path above it that has one."""
+        for overridden, text in self.overrides.items():
+            if path[: len(overridden)] == overridden:
+                return Where(text)
         while path and path not in self.places:
             path = path[:-1]
         line, column = self.places.get(path, (1, 1))
@@ -69,14 +67,13 @@ class Document:
 
 
 class _Loader(yaml.CSafeLoader):
-    """libyaml's parser with no implicit types: what a plain scalar means is decided by
-    `_scalar`.
-    """
+    """libyaml's parser without implicit types: `_scalar` decides on the type of a plain scalar."""
 
     yaml_implicit_resolvers: dict[str, object] = {}
 
 
 def parse(text: str, file: str) -> Document:
+    """Return a parsed text. Raises RecipeError."""
     document = Document(file, text.splitlines())
     try:
         _check_events(document, text)
@@ -104,9 +101,7 @@ def parse(text: str, file: str) -> Document:
 
 
 def _check_events(document: Document, text: str) -> None:
-    """What must be known before the tree is made: how deep it is, and that no value brings a tag of
-    its own.
-    """
+    """Raise RecipeError for nesting that is too deep, or a tag, before the tree is built."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         mark = event.start_mark
@@ -129,7 +124,7 @@ def _check_events(document: Document, text: str) -> None:
 
 
 def parse_value(text: str) -> object:
-    """One value as on the command line: `2e-4`, `[a, b]`, `text`."""
+    """Return a value of the command line: `2e-4`, `[a, b]`, `text`."""
     return parse(text, "--set").value
 
 

@@ -1,6 +1,6 @@
-"""The recipe file: found, read, and checked when something of it is asked.
+"""The recipe file: located, read, and checked when a part of it is asked for.
 
-What its words mean is in recipe/validate.py.
+The meaning of its words is in recipe/validate.py.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ FILE_NAME = "olivebuild.yaml"
 class Recipe:
     """A recipe's text, and the `TARGET.FIELD=VALUE` overrides of this call.
 
-    `folder` is where relative paths start.
-
-    Checking imports much and takes long, and a graph that was kept does without: so it waits until
-    someone asks.
+    Relative paths start at `folder`. Checking imports much and takes long, and a graph from the
+    cache does without: so it waits for the first property that needs it.
     """
 
     def __init__(self, file: Path, text: str, settings: Iterable[str] = ()) -> None:
@@ -82,7 +80,7 @@ class Recipe:
 
 
 def find(folder: Path, name: str | None) -> Path:
-    """The recipe file. Raises RecipeError when there is none."""
+    """Return the recipe file. Raises RecipeError when there is none."""
     file = (folder / (name or FILE_NAME)).absolute()
     if not file.is_file():
         hint = "`olivebuild init` writes one; -C DIR or -f FILE names another place"
@@ -91,7 +89,7 @@ def find(folder: Path, name: str | None) -> Path:
 
 
 def read(file: Path, settings: Iterable[str] = ()) -> Recipe:
-    """The recipe, not looked at yet. Raises RecipeError when there is no text to look at."""
+    """Return a recipe that is not checked yet. Raises RecipeError when it can't be read."""
     try:
         return Recipe(file, read_text(file), settings)
     except UnicodeDecodeError as e:
@@ -111,7 +109,7 @@ def read(file: Path, settings: Iterable[str] = ()) -> Recipe:
 
 
 def load(file: Path, settings: Iterable[str] = ()) -> Recipe:
-    """The recipe, checked. Raises RecipeError."""
+    """Return a recipe that was checked. Raises RecipeError."""
     recipe = read(file, settings)
     assert recipe.targets
     return recipe

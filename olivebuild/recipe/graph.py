@@ -1,6 +1,6 @@
-"""Targets -> nodes in an order in which inputs come first.
+"""The dependency graph: targets -> nodes, inputs first. It knows nothing of disks.
 
-Finds unknown inputs and cycles. Knows nothing of disks.
+Unknown inputs and cycles are errors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from olivebuild.api.node import Edge, Node, Outline
-from olivebuild.core.errors import RecipeError
+from olivebuild.core.errors import RecipeError, Where
 from olivebuild.core.text import did_you_mean
 from olivebuild.recipe.file import Recipe
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 
 class Graph(Struct, dict=True):
-    """The nodes of a recipe, inputs first; `inputs` maps a node to its (edge, node it comes from,
-    output name).
+    """The nodes of a recipe, inputs first.
+
+    `inputs` maps a node to its (edge, node it comes from, output name).
     """
 
     recipe: Recipe
@@ -42,15 +43,15 @@ class Graph(Struct, dict=True):
 
     @cached_property
     def users(self) -> dict[str, list[tuple[Edge, str]]]:
-        """The nodes that read a node, each with its edge."""
-        found: dict[str, list[tuple[Edge, str]]] = {name: [] for name in self.nodes}
+        """node -> (edge, user) of the nodes that read it."""
+        users: dict[str, list[tuple[Edge, str]]] = {name: [] for name in self.nodes}
         for user, inputs in self.inputs.items():
             for edge, source, _ in inputs:
-                found[source.name].append((edge, user))
-        return found
+                users[source.name].append((edge, user))
+        return users
 
     def closure(self, goals: Iterable[str]) -> list[Node]:
-        """The nodes that `goals` need, themselves included, inputs first."""
+        """Return the nodes that targets need, their own included, inputs first."""
         goals = set(goals)
         wanted = {name for name, node in self.nodes.items() if node.target in goals}
         for name in reversed(list(self.nodes)):
@@ -63,37 +64,38 @@ class Graph(Struct, dict=True):
 
     @property
     def all_goals(self) -> list[str]:
-        """What it takes to have every target.
+        """The goals for which every target is built.
 
-        What is lazy counts as wanted only if nothing else is made from it.
+        A lazy target is a goal only if nothing else is made from it.
         """
-        busy = [name for name, target in self.targets.items() if not target.lazy]
-        below = self.targets_below(busy)
-        return [*busy, *(name for name in self.targets if name not in below)]
+        eager = [name for name, target in self.targets.items() if not target.lazy]
+        below = self.targets_below(eager)
+        return [*eager, *(name for name in self.targets if name not in below)]
 
     def goals(self, names: Iterable[str]) -> list[str]:
-        """What to build for the names given: checked, or the recipe's default, or what no other
-        target needs.
+        """Return the targets to build for the names of the command line. Raises RecipeError.
+
+        Without names it is the recipe's default, or else the targets that no other one needs.
         """
-        given = [member for name in names for member in self.matrices.get(name, (name,))]
-        for name in given:
+        goals = [member for name in names for member in self.matrices.get(name, (name,))]
+        for name in goals:
             if name not in self.targets:
                 hint = did_you_mean(name, [*self.targets, *self.matrices])
                 raise RecipeError(
                     f"there is no target {name!r}", where=self.recipe.file.name, hint=hint
                 )
-        if given or self.default:
-            return given or self.default
-        used = {
-            source.target
-            for node, edges in self.inputs.items()
-            for _, source, _ in edges
-            if source.target != self.nodes[node].target
-        }
+        return goals or self.default or self._unused()
+
+    def _unused(self) -> list[str]:
+        """Return the targets that no other target needs."""
+        used = set()
+        for name, inputs in self.inputs.items():
+            target = self.nodes[name].target
+            used |= {source.target for _, source, _ in inputs if source.target != target}
         return [name for name in self.targets if name not in used]
 
     def one(self, name: str) -> str:
-        """A target, where a matrix will not do. Raises RecipeError."""
+        """Return a single target's name. Raises RecipeError for a matrix, or an unknown name."""
         if name in self.matrices:
             hint = f"name one of them, such as {self.matrices[name][0]}"
             raise RecipeError(
@@ -105,7 +107,10 @@ class Graph(Struct, dict=True):
 
 
 def build_graph(recipe: Recipe) -> Graph:
-    """Raises RecipeError on an unknown input, an input of the wrong kind or output, or a cycle."""
+    """Return the graph of a recipe.
+
+    Raises RecipeError for an unknown input, an input of the wrong kind or output, or a cycle.
+    """
     raw: dict[str, Node] = {}
     for target in recipe.targets.values():
         for node in _nodes(recipe, target):
@@ -156,26 +161,14 @@ def _nodes(recipe: Recipe, target: Target) -> list[Node]:
 def _resolve(
     recipe: Recipe, raw: dict[str, Node], node: Node, edge: Edge
 ) -> tuple[Edge, Node, str]:
+    """Return an edge with the node and the output that it leads to. Raises RecipeError."""
     where = recipe.where(node.target, edge.field)
     if edge.sibling:
         return edge, raw[f"{node.target}:{edge.sibling}"], edge.output
     name = edge.ref.target
     source = raw.get(name)
-    if source is None and name in recipe.matrices:
-        hint = (
-            f"name one of them, such as {recipe.matrices[name][0]}, or make {node.target} a "
-            "matrix, "
-            "too"
-        )
-        raise RecipeError(
-            f"{node.target} needs one target here, and {name} is a matrix", where=where, hint=hint
-        )
     if source is None:
-        raise RecipeError(
-            f"{node.target} needs {name!r}, which is not a target",
-            where=where,
-            hint=did_you_mean(name, recipe.targets),
-        )
+        raise _no_target(recipe, node, name, where)
     kind = recipe.targets[name].kind
     if kind not in edge.kinds:
         hint = f"it takes {' or '.join(edge.kinds)}"
@@ -187,16 +180,32 @@ def _resolve(
     outputs = source.outputs
     output = edge.ref.output or (edge.output if edge.output in outputs else "")
     if output not in outputs:
-        known = ", ".join(f"{name}.{o}" for o in outputs if o)
-        hint = f"its outputs are {known}" if known else f"write {name}"
+        names = ", ".join(f"{name}.{o}" for o in outputs if o)
+        hint = f"its outputs are {names}" if names else f"write {name}"
         raise RecipeError(f"{name} has no output {output!r}", where=where, hint=hint)
     return edge, source, output
+
+
+def _no_target(recipe: Recipe, node: Node, name: str, where: Where) -> RecipeError:
+    if name not in recipe.matrices:
+        return RecipeError(
+            f"{node.target} needs {name!r}, which is not a target",
+            where=where,
+            hint=did_you_mean(name, recipe.targets),
+        )
+    member = recipe.matrices[name][0]
+    return RecipeError(
+        f"{node.target} needs one target here, and {name} is a matrix",
+        where=where,
+        hint=f"name one of them, such as {member}, or make {node.target} a matrix, too",
+    )
 
 
 def _ordered(
     recipe: Recipe, raw: dict[str, Node], inputs: dict[str, list[tuple[Edge, Node, str]]]
 ) -> list[Node]:
-    """Depth first without recursion, since a chain may be thousands of targets long."""
+    """Return the nodes, inputs first, by a depth-first search. Raises RecipeError for a cycle."""
+    # Without recursion, since a chain may be thousands of targets long.
     done: dict[str, Node] = {}
     on_path: dict[str, None] = {}
     for root in raw:

@@ -1,9 +1,8 @@
-"""A graph kept in a file, so that a recipe that has not changed need not be read, checked and
-resolved again.
+"""The graph cache: a recipe's graph in a file.
 
-It belongs to one text of the recipe and to one state of our own sources, and was sealed by this
-user (seal.py), since the nodes in it
-say what is run: anything else and the recipe is read anew.
+With it, a recipe that has not changed need not be parsed, checked and resolved again. It belongs
+to one text of the recipe and one state of our own sources. It is sealed by this user (seal.py),
+since its nodes say what is run. Otherwise the recipe is parsed.
 """
 
 from __future__ import annotations
@@ -23,8 +22,9 @@ FILE_NAME = "graph.json"
 
 
 class Kept(Record, frozen=True):
-    """`inputs`: for each node and each of its edges the number of the node it comes from, and the
-    output.
+    """The content of the file.
+
+    `inputs`: for each node and edge the (number of the node it comes from, output).
     """
 
     targets: tuple[Outline, ...]
@@ -36,18 +36,17 @@ class Kept(Record, frozen=True):
 
 
 def graph_of(recipe: Recipe, folder: Path, stamp: str) -> Graph:
-    """Return the recipe's graph: from `folder` if it was kept there under the same stamp, else made
-    and kept.
+    """Return the recipe's graph: from the cache in `folder`, or built and written there.
 
-    `stamp` tells what the graph is made from; see invalidation.py. Raises RecipeError.
+    `stamp` identifies what the graph is made from; see invalidation.py. Raises RecipeError.
     """
     if recipe.settings:
-        # Words of one call: not worth losing what belongs to the recipe itself.
+        # Overrides of one call must not replace the graph of the recipe itself.
         return build_graph(recipe)
     graph = _read(recipe, folder / FILE_NAME, stamp)
     if graph is None:
         graph = build_graph(recipe)
-        # The kinds of other packages may change without our seeing it.
+        # Kinds of other packages may change, and the stamp would not.
         if all(map(is_builtin, {node.kind for node in graph.nodes.values()})):
             _write(graph, folder / FILE_NAME, stamp)
     return graph
@@ -84,12 +83,12 @@ def _write(graph: Graph, file: Path, stamp: str) -> None:
         for edges in graph.inputs.values()
     )
     kept = Kept(
-        tuple(graph.targets.values()),
-        tuple(graph.default),
-        tuple(graph.nodes.values()),
-        inputs,
-        graph.matrices,
-        graph.limits,
+        targets=tuple(graph.targets.values()),
+        default=tuple(graph.default),
+        nodes=tuple(graph.nodes.values()),
+        inputs=inputs,
+        matrices=graph.matrices,
+        limits=graph.limits,
     )
     body = msgspec.json.encode(kept)
     try:

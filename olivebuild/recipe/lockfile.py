@@ -1,17 +1,16 @@
-"""`olivebuild.lock`: what the world can change, pinned.
+"""The lock file `olivebuild.lock`: pins of remote sources, library versions, the template date.
 
-Made on first use, committed by users, changed only by `olivebuild update`.
-
-It also records the library versions that made the results, so that a machine without them (a CI
-runner) can still find the
-keys and restore.
+It is made on first use, committed by users, and its pins are changed by `olivebuild update` alone.
+The library versions are those that made the results, so that a machine without the libraries, such
+as a CI runner, still finds the keys and restores.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from olivebuild.core.errors import RecipeError, Where
 from olivebuild.core.fs.files import write_atomically
@@ -23,21 +22,21 @@ FILE_NAME = "olivebuild.lock"
 
 
 class Lockfile:
-    """source text -> pin (a commit, a wheel's sha256); library -> version; the date that chat
-    templates are told, empty until one is needed.
+    """The content of a lock file, and the changes of this build to it.
 
-    Several builds, also of other recipes in the folder, may write at once: each adds what it
-    changed to what is there.
+    `sources`: source text -> pin, which is a commit or a wheel's sha256. `libraries`: library ->
+    version. `template_date`: the date for chat templates, empty until one is needed.
+
+    Several builds, also of other recipes in the folder, may write at once: each adds its changes
+    to the file's content.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        found = _load(file)
-        self.sources, self.libraries, self.template_date = (
-            found.sources,
-            found.libraries,
-            found.template_date,
-        )
+        content = _load(file)
+        self.sources = content.sources
+        self.libraries = content.libraries
+        self.template_date = content.template_date
         self._pinned: dict[str, str] = {}
         self._noted: dict[str, str] = {}
         self._new: set[str] = set()
@@ -52,7 +51,7 @@ class Lockfile:
         self.sources[source] = self._pinned[source] = value
 
     def note_libraries(self, versions: dict[str, str]) -> None:
-        """Remember versions not yet recorded."""
+        """Record the versions of libraries that have none yet."""
         for name, version in versions.items():
             if name not in self.libraries:
                 self.note_version(name, version)
@@ -67,23 +66,21 @@ class Lockfile:
             self.template_date = self._dated = date
 
     def save(self) -> None:
-        """What another build pinned first for a source that was new to both holds for this one,
-        too.
-        """
+        """Write the changes. Of two builds that pin a new source, the first one's pin holds."""
         if not (self._pinned or self._noted or self._dated):
             return
         with locked(self.file.parent / ".olivebuild" / "pins.lock"):
-            found = _load(self.file)
-            first = {
-                source: found.sources[source] for source in self._new if source in found.sources
+            content = _load(self.file)
+            pinned_meanwhile = {
+                source: pin for source, pin in content.sources.items() if source in self._new
             }
-            self.sources = found.sources | self._pinned | first
-            self.libraries = found.libraries | self._noted
-            if not self._dated or (self._first_date and found.template_date):
-                self._dated = found.template_date
+            self.sources = content.sources | self._pinned | pinned_meanwhile
+            self.libraries = content.libraries | self._noted
+            if not self._dated or (self._first_date and content.template_date):
+                self._dated = content.template_date
             self.template_date = self._dated
             data = {
-                **found.others,
+                **content.others,
                 "version": 1,
                 "sources": self.sources,
                 "libraries": self.libraries,
@@ -97,7 +94,7 @@ class Lockfile:
 
 
 class _Content(NamedTuple):
-    """`others` are entries that another version of olivebuild has written; they stay."""
+    """A lock file's entries; `others` are those of another version of olivebuild, which stay."""
 
     sources: dict[str, str]
     libraries: dict[str, str]
@@ -109,30 +106,12 @@ KNOWN = ("version", "sources", "libraries", "template_date")
 
 
 def _load(file: Path) -> _Content:
-    """Raises RecipeError."""
+    """Return the content of a lock file, empty where there is none. Raises RecipeError."""
     if not file.exists():
-        return _Content({}, {}, "", {})
+        return _Content(sources={}, libraries={}, template_date="", others={})
     hint = "restore it from version control, or delete it to pin everything anew"
     try:
-        data = read_json(file)
-        pins, versions = data["sources"], data["libraries"]
-        if data.get("version", 1) != 1:
-            raise ValueError(f"version {data['version']!r} is not known")
-        if not all(isinstance(v, str) for table in (pins, versions) for v in table.values()):
-            raise ValueError("a pin is not text")
-        date = data.get("template_date", "")
-        if date:
-            check_date(date)
-        elif date != "":
-            raise ValueError(f"template_date is {date!r}")
-        others = {name: value for name, value in data.items() if name not in KNOWN}
-        if others:
-            import difflib
-        for name in others:
-            # What a later version writes is kept; what is nearly one of ours was meant to be it.
-            if close := difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.8):
-                raise ValueError(f"the entry {name!r} is not known; did you mean {close[0]}?")
-        return _Content(dict(pins), dict(versions), date, others)
+        return _content(read_json(file))
     except json.JSONDecodeError as e:
         raise RecipeError(
             f"not valid JSON: {e.msg}", where=Where(file.name, e.lineno, e.colno), hint=hint
@@ -141,3 +120,37 @@ def _load(file: Path) -> _Content:
         raise RecipeError(
             f"not a lock file of olivebuild: {e}", where=Where(file.name), hint=hint
         ) from None
+
+
+def _content(data: Any) -> _Content:
+    """Return the entries of a parsed lock file.
+
+    Raises ValueError, KeyError, TypeError or AttributeError for one of another form.
+    """
+    pins, versions = data["sources"], data["libraries"]
+    if data.get("version", 1) != 1:
+        raise ValueError(f"version {data['version']!r} is not known")
+    if not all(isinstance(v, str) for v in (*pins.values(), *versions.values())):
+        raise ValueError("a pin is not text")
+    date = data.get("template_date", "")
+    if date:
+        check_date(date)
+    elif date != "":
+        raise ValueError(f"template_date is {date!r}")
+    others = {name: value for name, value in data.items() if name not in KNOWN}
+    if others:
+        _check_names(others)
+    return _Content(sources=dict(pins), libraries=dict(versions), template_date=date, others=others)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raise ValueError for a name that is nearly one of ours, and so was meant to be it.
+
+    Others are entries of a later version.
+    """
+    # Most lock files have no such entries.
+    import difflib
+
+    for name in names:
+        if close := difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.8):
+            raise ValueError(f"the entry {name!r} is not known; did you mean {close[0]}?")

@@ -1,6 +1,6 @@
-"""`matrix:` on a target: one target for each combination of its axes, each with a name of its own.
+"""Expansion of `matrix:`: a target for each combination of its axes, with a name of its own.
 
-Knows nothing of kinds.
+It knows nothing of kinds.
 
 `int4: {matrix: {block_size: [32, 64], provider: [cpu, cuda]}}` stands for int4-32-cpu,
 int4-32-cuda, int4-64-cpu and int4-64-cuda.
@@ -17,21 +17,21 @@ from olivebuild.recipe.document import Document, Path
 
 MAX_MEMBERS = 10_000
 RESERVED = ("kind", "matrix", "resources")
+EXAMPLE = "matrix: {block_size: [32, 64], provider: [cpu, cuda]}"
 
 
 class Matrices:
-    """The targets of a recipe with each matrix replaced by its members.
+    """The targets of a recipe, with each matrix replaced by its members.
 
-    Places of members lead to the matrix.
-
-    `members` maps the name of a matrix to the names of its members.
+    Positions of members lead to the matrix. `members` maps the name of a matrix to the names of
+    its members.
     """
 
     def __init__(self, doc: Document, raw: dict[str, object]) -> None:
         self._doc, self._raw = doc, raw
         self.members: dict[str, tuple[str, ...]] = {}
         self._open: list[str] = []
-        self._made: dict[str, dict[str, object]] = {}
+        self._expanded: dict[str, dict[str, object]] = {}
         self._places: dict[str, list[Path]] = {}
         if any(isinstance(value, dict) and "matrix" in value for value in raw.values()):
             for path in doc.places:
@@ -39,15 +39,12 @@ class Matrices:
                     self._places.setdefault(str(path[1]), []).append(path)
 
     def expanded(self) -> dict[str, object]:
-        """Raises RecipeError."""
+        """Return the targets with members in place of matrices. Raises RecipeError."""
         result: dict[str, object] = {}
         for name, value in self._raw.items():
-            made = (
-                self._expand(name)
-                if isinstance(value, dict) and "matrix" in value
-                else {name: value}
-            )
-            for member in made:
+            is_matrix = isinstance(value, dict) and "matrix" in value
+            members = self._expand(name) if is_matrix else {name: value}
+            for member in members:
                 if member in result or (member != name and member in self._raw):
                     fact = f"{name} has a member of the name {member}, which there is already"
                     raise RecipeError(
@@ -55,12 +52,13 @@ class Matrices:
                         where=self._doc.where(("targets", name, "matrix")),
                         hint="rename one of the two",
                     )
-            result |= made
+            result |= members
         return result
 
     def _expand(self, name: str) -> dict[str, object]:
-        if name in self._made:
-            return self._made[name]
+        """Return the members of a matrix by name. Raises RecipeError."""
+        if name in self._expanded:
+            return self._expanded[name]
         where = self._doc.where(("targets", name, "matrix"))
         if name in self._open:
             chain = " -> ".join([*self._open[self._open.index(name) :], name])
@@ -82,66 +80,66 @@ class Matrices:
                 where=where,
                 hint=f"at most {MAX_MEMBERS} can be",
             )
-        made: dict[str, object] = {}
+        members: dict[str, object] = {}
         for choice in product(*axes.values()):
             member = "-".join([name, *map(_word, choice)])
-            if member in made:
+            if member in members:
                 raise RecipeError(
                     f"two members of {name} would be called {member}",
                     where=where,
                     hint="give each value of an axis once",
                 )
-            made[member] = _with(value, dict(zip(axes, choice, strict=True)))
+            members[member] = _with(value, dict(zip(axes, choice, strict=True)))
             self._place(name, member, list(axes))
-        self.members[name] = tuple(made)
-        self._made[name] = made
+        self.members[name] = tuple(members)
+        self._expanded[name] = members
         self._open.pop()
-        return made
+        return members
 
     def _axes(self, name: str, value: dict[str, Any]) -> dict[str, list[object]]:
-        base: Path = ("targets", name, "matrix")
-        given, hint = value["matrix"], "matrix: {block_size: [32, 64], provider: [cpu, cuda]}"
-        if not isinstance(given, dict) or not given:
+        """Return the values of each axis, matrices replaced by members. Raises RecipeError."""
+        matrix = value["matrix"]
+        if not isinstance(matrix, dict) or not matrix:
             raise RecipeError(
                 f"the matrix of {name} must name fields, each with a list of values",
-                where=self._doc.where(base),
-                hint=hint,
+                where=self._doc.where(("targets", name, "matrix")),
+                hint=EXAMPLE,
             )
         axes: dict[str, list[object]] = {}
-        for axis, values in given.items():
-            where = self._doc.where((*base, axis))
-            if axis in RESERVED or not all(axis.split(".")):
-                raise RecipeError(
-                    f"{axis!r} can't be an axis of a matrix",
-                    where=where,
-                    hint="an axis is a field, such as block_size or training.lr",
-                )
-            if (
-                not isinstance(values, list)
-                or not values
-                or any(isinstance(v, dict) for v in values)
-            ):
-                raise RecipeError(
-                    f"the axis {axis} of {name} must be a list of values", where=where, hint=hint
-                )
-            if _given(value, axis) or any(
-                other != axis and f"{axis}.".startswith(f"{other}.") for other in given
-            ):
-                raise RecipeError(
-                    f"{axis} is a field of {name} and an axis of its matrix",
-                    where=where,
-                    hint="keep one of them",
-                )
-            axes[axis] = [one for v in values for one in self.names(v)]
+        for axis, values in matrix.items():
+            self._check_axis(name, value, axis, values)
+            axes[axis] = []
+            for item in values:
+                axes[axis] += self.names(item)
         return axes
 
+    def _check_axis(self, name: str, value: dict[str, Any], axis: str, values: Any) -> None:
+        """Raise RecipeError for an axis that is no field, has no values, or is said twice."""
+        where = self._doc.where(("targets", name, "matrix", axis))
+        if axis in RESERVED or not all(axis.split(".")):
+            raise RecipeError(
+                f"{axis!r} can't be an axis of a matrix",
+                where=where,
+                hint="an axis is a field, such as block_size or training.lr",
+            )
+        has_values = isinstance(values, list) and len(values) > 0
+        if not has_values or any(isinstance(v, dict) for v in values):
+            raise RecipeError(
+                f"the axis {axis} of {name} must be a list of values", where=where, hint=EXAMPLE
+            )
+        above = [other for other in value["matrix"] if axis.startswith(f"{other}.")]
+        if above or _has_field(value, axis):
+            raise RecipeError(
+                f"{axis} is a field of {name} and an axis of its matrix",
+                where=where,
+                hint="keep one of them",
+            )
+
     def names(self, value: object) -> list[object]:
-        """The members of a matrix (or their outputs) in place of its name, anything else as
-        it is.
-        """
+        """Return the members of a matrix, or their outputs, for its name; else the value itself."""
         name, dot, output = value.partition(".") if isinstance(value, str) else ("", "", "")
-        given = self._raw.get(name)
-        if not (isinstance(given, dict) and "matrix" in given):
+        target = self._raw.get(name)
+        if not (isinstance(target, dict) and "matrix" in target):
             return [value]
         return [member + dot + output for member in self._expand(name)]
 
@@ -160,29 +158,30 @@ class Matrices:
 
 
 def _word(value: object) -> str:
-    """A value as part of a name."""
+    """Return a value as a part of a name."""
     text = "_".join(map(str, value)) if isinstance(value, list) else str(value)
     return re.sub(r"[^a-z0-9_-]", "_", text.lower()) or "none"
 
 
-def _given(value: dict[str, Any], axis: str) -> bool:
-    place: Any = value
+def _has_field(value: dict[str, Any], axis: str) -> bool:
+    table: Any = value
     for part in axis.split("."):
-        if not isinstance(place, dict) or part not in place:
+        if not isinstance(table, dict) or part not in table:
             return False
-        place = place[part]
+        table = table[part]
     return True
 
 
 def _with(value: dict[str, Any], choice: dict[str, object]) -> dict[str, object]:
+    """Return a target with the chosen values of the axes in place of its matrix."""
     result: dict[str, Any] = {k: v for k, v in value.items() if k != "matrix"}
     for axis, chosen in choice.items():
         *above, last = axis.split(".")
-        place = result
+        table = result
         for part in above:
-            below = place.get(part, {})
-            # What is there and is no mapping, checking will tell.
-            place[part] = dict(below) if isinstance(below, dict) else {}
-            place = place[part]
-        place[last] = chosen
+            below = table.get(part, {})
+            # A value that is no mapping is reported when the fields are checked.
+            table[part] = dict(below) if isinstance(below, dict) else {}
+            table = table[part]
+        table[last] = chosen
     return result

@@ -1,4 +1,4 @@
-"""`olivebuild init`: a working recipe for a model and a data file, by what its columns mean."""
+"""Scaffolding for `olivebuild init`: a working recipe for a model and a data file's columns."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ targets:
   onnx-int4: {{kind: onnx, model: merged, precision: int4, provider: cpu}}
   bench: {{kind: benchmark, models: [base, merged, onnx-int4], data: rows.test}}
 """
-LOOKED_AT = 200
-"""Rows by which the columns are understood."""
+SAMPLE_ROWS = 200
+"""The number of rows by which the columns are understood."""
 ASKED = (
     "instruction",
     "prompt",
@@ -53,22 +53,25 @@ ASKED = (
     "title",
 )
 ANSWERED = (
-    *(
-        "output",
-        "response",
-        "completion",
-        "answer",
-        "answers",
-        "chosen",
-        "target",
-        "label_text",
-        "label",
-        "labels",
-        "category",
-        "class",
-        "intent",
-    ),
-    *("sentiment", "emotion", "tone", "topic", "summary", "translation"),
+    "output",
+    "response",
+    "completion",
+    "answer",
+    "answers",
+    "chosen",
+    "target",
+    "label_text",
+    "label",
+    "labels",
+    "category",
+    "class",
+    "intent",
+    "sentiment",
+    "emotion",
+    "tone",
+    "topic",
+    "summary",
+    "translation",
 )
 OTHER = {
     "id",
@@ -92,9 +95,7 @@ OTHER = {
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a data file are taken for: the fields of the recipe, and which columns
-    stay out.
-    """
+    """The recipe's fields for a data file's columns, and the columns that they use or leave out."""
 
     fields: dict[str, str]
     used: tuple[str, ...]
@@ -104,9 +105,9 @@ class Columns:
 def write_recipe(
     folder: Path, name: str | None, model: str, data: str, force: bool
 ) -> tuple[str, list[str]]:
-    """Write the recipe; its name, and what to tell.
+    """Write a recipe, and return its name and notes for the user.
 
-    Raises RecipeError when one is there, InputError when the data can't be used.
+    Raises RecipeError when there is a recipe, InputError when the data can't be used.
     """
     file = folder / (name or FILE_NAME)
     if file.exists() and not force:
@@ -135,7 +136,7 @@ def write_recipe(
 
 
 def _first_rows(path: Path, shown: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """The first rows, read as a build reads them, and what was guessed."""
+    """Return the first rows, read as a build reads them, and notes on what was guessed."""
     from olivebuild.data.readers import read_file
 
     if not path.is_file():
@@ -145,43 +146,65 @@ def _first_rows(path: Path, shown: str) -> tuple[list[dict[str, Any]], list[str]
             hint="--data is relative to the folder of the recipe",
         )
     notes: list[str] = []
-    rows = [row.columns for row in islice(read_file(path, shown, notes.append), LOOKED_AT)]
+    rows = [row.columns for row in islice(read_file(path, shown, notes.append), SAMPLE_ROWS)]
     if not rows:
         raise InputError("there are no rows", where=shown, hint="is it a data file of rows?")
     return rows, notes
 
 
 def understand(rows: Sequence[dict[str, Any]]) -> Columns | None:
-    """Conversations where a column has some; else an input and an answer, by their names, then by
-    where they stand.
-    """
-    from olivebuild.data.values import is_missing, why_not
+    """Return the fields for rows; None where no columns are an input and an answer.
 
+    A column of conversations is taken first. Otherwise an input and an answer are chosen by their
+    names, and then by their order.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
     if chat := _conversations(rows, names):
         used = [chat, *(n for n in ("tools", "functions") if n in names)]
-        return Columns({"messages": chat}, tuple(used), tuple(n for n in names if n not in used))
-    values = {n: [v for row in rows if not is_missing(v := row.get(n))] for n in names}
-    texts = [n for n in names if values[n] and all(why_not(n, v) is None for v in values[n])]
-    lower = {n: n.strip().lower() for n in texts}
-    plain = [n for n in texts if lower[n] not in OTHER and not _counts(values[n], len(rows))]
-    answer = _named(plain, lower, ANSWERED) or next(
-        (n for n in reversed(plain) if lower[n] not in ASKED), plain[-1] if len(plain) > 1 else None
-    )
-    asking = [n for n in plain if n != answer]
-    asked = _named(asking, lower, ASKED) or next(iter(asking), None)
+        return _columns({"messages": chat}, used, names)
+    texts = _text_columns(rows, names)
+    lower = {name: name.strip().lower() for name in texts}
+    answer = _answer_column(texts, lower)
+    inputs = [name for name in texts if name != answer]
+    asked = _named(inputs, lower, ASKED) or next(iter(inputs), None)
     if asked is None or answer is None:
         return None
-    more = next((n for n in asking if n != asked and (lower[asked], lower[n]) in PAIRS), None)
     user, used = _slot(asked), [asked]
-    if more is not None:
-        user, used = user + _optional(more), [*used, more]
-    used.append(answer)
-    return Columns(
-        {"user": user, "assistant": _slot(answer)},
-        tuple(used),
-        tuple(n for n in names if n not in used),
-    )
+    for name in inputs:
+        if name != asked and (lower[asked], lower[name]) in PAIRS:
+            user += _optional(name)
+            used.append(name)
+            break
+    return _columns({"user": user, "assistant": _slot(answer)}, [*used, answer], names)
+
+
+def _columns(fields: dict[str, str], used: Sequence[str], names: Sequence[str]) -> Columns:
+    unused = tuple(name for name in names if name not in used)
+    return Columns(fields=fields, used=tuple(used), unused=unused)
+
+
+def _text_columns(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return the columns of texts, but for those that number, date or link the rows."""
+    from olivebuild.data.values import is_missing, why_not
+
+    texts = []
+    for name in names:
+        values = [value for row in rows if not is_missing(value := row.get(name))]
+        if not values or any(why_not(name, value) is not None for value in values):
+            continue
+        if name.strip().lower() not in OTHER and not _counts(values, len(rows)):
+            texts.append(name)
+    return texts
+
+
+def _answer_column(texts: Sequence[str], lower: dict[str, str]) -> str | None:
+    """Return the column with a name for answers, or else the last without one for questions."""
+    if name := _named(texts, lower, ANSWERED):
+        return name
+    for name in reversed(texts):
+        if lower[name] not in ASKED:
+            return name
+    return texts[-1] if len(texts) > 1 else None
 
 
 PAIRS = {
@@ -192,28 +215,32 @@ PAIRS = {
     ("prompt", "context"),
     ("query", "context"),
 }
-"""What is asked, and what it is asked about, which may be empty."""
+"""Pairs of a question's column and that of its context, which may be empty."""
 
 
 def _conversations(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str | None:
-    """The column that holds conversations which end with an answer."""
+    """Return the column of which most values are conversations that end with an answer."""
     from olivebuild.data.conversation import conversation
 
-    known = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "chosen")
-    for name in sorted(
-        (n for n in names if n.lower() != "rejected"),
-        key=lambda n: known.index(n.lower()) if n.lower() in known else len(known),
-    ):
-        found = [
-            conversation(value, name)
-            for row in rows
-            if (value := row.get(name)) and not isinstance(value, int | float)
-        ]
-        if found and sum(
-            isinstance(m, list) and m[-1]["role"] == "assistant" for m in found
-        ) * 2 > len(found):
+    for name in sorted(names, key=_chat_rank):
+        if name.lower() == "rejected":
+            continue
+        values = [row.get(name) for row in rows]
+        # A false value is a missing one.
+        texts = [value for value in values if value and not isinstance(value, int | float)]
+        chats = [conversation(value, name) for value in texts]
+        answered = [c for c in chats if isinstance(c, list) and c[-1]["role"] == "assistant"]
+        if len(answered) * 2 > len(chats):
             return name
     return None
+
+
+CHATS = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "chosen")
+"""Names of columns of conversations, the likeliest first."""
+
+
+def _chat_rank(name: str) -> int:
+    return CHATS.index(name.lower()) if name.lower() in CHATS else len(CHATS)
 
 
 def _named(names: Sequence[str], lower: dict[str, str], wanted: Sequence[str]) -> str | None:
@@ -223,13 +250,16 @@ def _named(names: Sequence[str], lower: dict[str, str], wanted: Sequence[str]) -
 
 
 def _counts(values: Sequence[Any], rows: int) -> bool:
-    """Whether a column numbers its rows: whole numbers, each another one."""
-    whole = all(
-        (isinstance(v, int) and not isinstance(v, bool))
-        or (isinstance(v, str) and v.strip().isdecimal())
-        for v in values
-    )
-    return whole and rows > 2 and len({str(v).strip() for v in values}) == rows
+    """Return whether a column numbers its rows: by whole numbers that differ."""
+    if rows <= 2 or len({str(value).strip() for value in values}) != rows:
+        return False
+    return all(map(_is_whole, values))
+
+
+def _is_whole(value: object) -> bool:
+    if isinstance(value, str):
+        return value.strip().isdecimal()
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _slot(name: str) -> str:

@@ -25,6 +25,7 @@ COMMON = {
 
 
 def recipe_schema() -> dict[str, Any]:
+    """Return the JSON Schema of recipes."""
     definitions: dict[str, Any] = {}
     branches = []
     for kind in kinds():

@@ -1,6 +1,6 @@
-"""Recipe text -> targets, each field checked, each error with its place.
+"""Validation: recipe text -> targets, each field checked, each error with its place.
 
-Knows nothing of graphs or keys.
+It knows nothing of graphs or keys.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Fields)
 class Cache(Fields):
     remote: str | None = None
     max_size: str | None = None
-    """What `olivebuild gc` leaves, unless it is told otherwise: 50GB."""
+    """The size that `olivebuild gc` leaves by default, such as 50GB."""
 
     @field_validator("max_size")
     @classmethod
@@ -40,7 +40,7 @@ class Cache(Fields):
 
 @dataclass
 class Checked:
-    """A recipe of which every word was looked at."""
+    """A recipe that was checked as a whole."""
 
     document: Document
     targets: dict[str, Target]
@@ -49,14 +49,14 @@ class Checked:
     matrices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The name of a matrix -> its members, which are targets."""
     limits: dict[str, float] = field(default_factory=dict)
-    """How much of each named resource there is."""
+    """resource -> the amount that there is of it."""
 
     strict: bool = False
-    """The numerics of the machine are part of every key that they can change."""
+    """Whether the machine's numerics are a part of every key whose result they can change."""
 
 
-# A target of one of these names could not be built by its name alone; some commands are still to
-# come.
+# A target of one of these names could not be built by its name alone. Some are reserved for
+# commands to come.
 COMMANDS = frozenset(
     [
         "accept",
@@ -87,8 +87,49 @@ NUMERICS = ("any", "strict")
 
 
 def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
-    """`settings` are `TARGET.FIELD=VALUE` overrides. Raises RecipeError."""
+    """Return a recipe, checked. Raises RecipeError.
+
+    `settings`: overrides of the form `TARGET.FIELD=VALUE`.
+    """
     doc = document.parse(text, file)
+    top = _top(doc)
+    raw = top.get("targets")
+    if not isinstance(raw, dict) or not raw:
+        raise RecipeError(
+            "`targets:` must name at least one target",
+            where=doc.where(("targets",)),
+            hint="`olivebuild init` writes a recipe to begin with",
+        )
+    # An override may name a target of the file, or a member that a matrix makes of it.
+    of_members = [setting for setting in settings if not _override(doc, raw, setting)]
+    matrices = Matrices(doc, raw)
+    raw = matrices.expanded()
+    for setting in of_members:
+        if not _override(doc, raw, setting):
+            name = setting.partition(".")[0]
+            raise RecipeError(
+                f"unknown target {name!r}",
+                where=Where(f"--set {setting}"),
+                hint=did_you_mean(name, raw),
+            )
+    targets = {name: _target(doc, name, value, matrices) for name, value in raw.items()}
+    cache = Cache()
+    if "cache" in top:
+        cache = _validate(doc, Cache, top["cache"], ("cache",), "cache")
+    limits = _resources(doc, top.get("resources", {}), ("resources",))
+    return Checked(
+        document=doc,
+        targets=targets,
+        default=_default(doc, top.get("default"), targets, matrices),
+        cache=cache,
+        matrices=matrices.members,
+        limits=limits,
+        strict=top.get("numerics") == "strict",
+    )
+
+
+def _top(doc: Document) -> dict[str, Any]:
+    """Return the recipe's top-level mapping, its version and `numerics` checked."""
     top = doc.value
     if not isinstance(top, dict):
         raise RecipeError(
@@ -105,51 +146,47 @@ def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
             where=doc.where(("version",)),
             hint="write version: 1",
         )
-    if (given := top.get("numerics", "any")) not in NUMERICS:
+    if (mode := top.get("numerics", "any")) not in NUMERICS:
         hint = (
             "`numerics: strict` has another processor make everything anew; without it results are "
             "shared"
         )
         raise RecipeError(
-            f"numerics: {given!r} is not one of any, strict",
+            f"numerics: {mode!r} is not one of any, strict",
             where=doc.where(("numerics",)),
             hint=hint,
         )
-    raw = top.get("targets")
-    if not isinstance(raw, dict) or not raw:
-        raise RecipeError(
-            "`targets:` must name at least one target",
-            where=doc.where(("targets",)),
-            hint="`olivebuild init` writes a recipe to begin with",
-        )
-    later = [s for s in settings if not _override(doc, raw, s)]
-    matrices = Matrices(doc, raw)
-    raw = matrices.expanded()
-    for setting in later:
-        if not _override(doc, raw, setting):
-            name = setting.partition(".")[0]
-            raise RecipeError(
-                f"unknown target {name!r}",
-                where=Where(f"--set {setting}"),
-                hint=did_you_mean(name, raw),
-            )
-    targets = {name: _target(doc, name, value, matrices) for name, value in raw.items()}
-    cache = Cache()
-    if "cache" in top:
-        cache = _validate(doc, Cache, top["cache"], ("cache",), "cache")
-    limits = _resources(doc, top.get("resources", {}), ("resources",))
-    return Checked(
-        doc,
-        targets,
-        _default(doc, top.get("default"), targets, matrices),
-        cache,
-        matrices.members,
-        limits,
-        given == "strict",
-    )
+    return top
 
 
 def _target(doc: Document, name: str, value: object, matrices: Matrices) -> Target:
+    """Return a target with its fields checked. Raises RecipeError."""
+    path = ("targets", name)
+    _check_name(doc, name)
+    if not isinstance(value, dict):
+        raise RecipeError(
+            f"{name} must be a mapping with a `kind:`",
+            where=doc.where(path),
+            hint=f"{name}: {{kind: ...}}, one of {', '.join(kinds())}",
+        )
+    if "kind" not in value:
+        raise RecipeError(
+            f"{name} has no kind", where=doc.where(path), hint=f"kind: one of {', '.join(kinds())}"
+        )
+    kind = value["kind"]
+    step = step_of(str(kind)) if kind in KINDS or kind in kinds() else None
+    if step is None:
+        raise _unknown(doc, (*path, "kind"), "kind", str(kind), kinds())
+    values = {k: v for k, v in value.items() if k not in ("kind", "resources")}
+    fields = _validate(doc, step.fields, _listed(step.fields, values, matrices), path, name)
+    if problem := problem_of(step, fields):
+        raise RecipeError(f"{name}: {problem.fact}", where=doc.where(path), hint=problem.hint)
+    resources = _resources(doc, value.get("resources", {}), (*path, "resources"))
+    return Target(name, str(kind), step, fields, resources)
+
+
+def _check_name(doc: Document, name: str) -> None:
+    """Raise RecipeError for a name that a target can't have."""
     path = ("targets", name)
     if not NAME.fullmatch(name):
         hint = "names begin with a letter or digit and hold a-z, 0-9, _ and -"
@@ -166,35 +203,10 @@ def _target(doc: Document, name: str, value: object, matrices: Matrices) -> Targ
             where=doc.where(path),
             hint="call the target something else",
         )
-    if not isinstance(value, dict):
-        raise RecipeError(
-            f"{name} must be a mapping with a `kind:`",
-            where=doc.where(path),
-            hint=f"{name}: {{kind: ...}}, one of {', '.join(kinds())}",
-        )
-    if "kind" not in value:
-        raise RecipeError(
-            f"{name} has no kind", where=doc.where(path), hint=f"kind: one of {', '.join(kinds())}"
-        )
-    kind = value["kind"]
-    step = step_of(str(kind)) if kind in KINDS or kind in kinds() else None
-    if step is None:
-        raise _unknown(doc, (*path, "kind"), "kind", str(kind), kinds())
-    given = {k: v for k, v in value.items() if k not in ("kind", "resources")}
-    fields = _validate(doc, step.fields, _listed(step.fields, given, matrices), path, name)
-    if problem := problem_of(step, fields):
-        raise RecipeError(f"{name}: {problem.fact}", where=doc.where(path), hint=problem.hint)
-    return Target(
-        name,
-        str(kind),
-        step,
-        fields,
-        _resources(doc, value.get("resources", {}), (*path, "resources")),
-    )
 
 
 def problem_of(step: Step, fields: Fields) -> Problem | None:
-    """Return what a step says of its fields together; None if it is nothing."""
+    """Return the problem that a step has with its fields together, if any."""
     problem: object = step.check(fields)
     if isinstance(problem, str):
         aside(
@@ -205,22 +217,24 @@ def problem_of(step: Step, fields: Fields) -> Problem | None:
     return problem if isinstance(problem, Problem) else None
 
 
-def _listed(model: type[Fields], given: dict[str, object], matrices: Matrices) -> dict[str, object]:
-    """Where a list of targets may stand, the name of a matrix stands for its members."""
-    result = dict(given)
+def _listed(
+    model: type[Fields], values: dict[str, object], matrices: Matrices
+) -> dict[str, object]:
+    """Return values with the members of a matrix for its name where a list of targets may stand."""
+    result = dict(values)
     for name, info in model.model_fields.items():
-        value = given.get(name)
+        value = values.get(name)
         if value is None or not matrices.members or list[Ref] not in _types(info.annotation):
             continue
         if isinstance(value, list):
-            result[name] = [one for v in value for one in matrices.names(v)]
+            result[name] = [member for item in value for member in matrices.names(item)]
         elif isinstance(value, str) and matrices.names(value) != [value]:
             result[name] = matrices.names(value)
     return result
 
 
 def _types(annotation: Any) -> set[Any]:
-    """The types of a union, without what Annotated adds."""
+    """Return the types of a union, without the metadata of Annotated."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _types(get_args(annotation)[0])
@@ -235,21 +249,21 @@ def _resources(doc: Document, value: object, path: document.Path) -> dict[str, f
         raise RecipeError(
             "`resources:` is a mapping of names to amounts", where=doc.where(path), hint=hint
         )
-    found = {}
+    amounts = {}
     for name, amount in value.items():
         try:
-            found[name] = amount_of(amount)
+            amounts[name] = amount_of(amount)
         except InvalidValue as e:
             raise RecipeError(
                 f"resources.{name}: {e.problem.fact}",
                 where=doc.where((*path, name)),
                 hint=hint,
             ) from None
-    return found
+    return amounts
 
 
 def _validate(doc: Document, model: type[F], value: object, path: document.Path, name: str) -> F:
-    """Raises RecipeError with the place of the first fault."""
+    """Return a model of a mapping. Raises RecipeError with the place of the first fault."""
     try:
         return model.model_validate(value)
     except ValidationError as e:
@@ -259,9 +273,10 @@ def _validate(doc: Document, model: type[F], value: object, path: document.Path,
 def _explain(
     doc: Document, error: ValidationError, model: type[Fields], path: document.Path, name: str
 ) -> RecipeError:
+    """Return the error of the recipe that pydantic's errors stand for."""
     errors = error.errors(include_url=False)
-    # A misspelt key explains a missing one; of a union's complaints the one that reaches deepest
-    # into the file is meant.
+    # A misspelt key explains a missing one. Of the errors of a union's types, the one that reaches
+    # deepest into the file is of the type that was meant.
     first = max(
         errors,
         key=lambda e: (
@@ -292,7 +307,7 @@ def _explain(
 
 
 def _problem(error: ErrorDetails) -> Problem:
-    """Return what pydantic says, or the validator of a field that it called."""
+    """Return the problem of an error of pydantic, or of the validator of a field that it called."""
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, InvalidValue):
         return cause.problem
@@ -300,14 +315,14 @@ def _problem(error: ErrorDetails) -> Problem:
 
 
 def _in_file(doc: Document, path: document.Path, loc: Iterable[str | int]) -> document.Path:
-    """Of pydantic's location the part that is in the file or on the command line: unions add names
-    of their own.
+    """Return the part of pydantic's location that is in the file or on the command line.
+
+    Unions add names of their own to locations.
     """
     for part in loc:
-        if (*path, part) in doc.places or any(
-            given[: len(path) + 1] == (*path, part) for given in doc.overrides
-        ):
-            path = (*path, part)
+        longer = (*path, part)
+        if longer in doc.places or any(p[: len(longer)] == longer for p in doc.overrides):
+            path = longer
     return path
 
 
@@ -345,13 +360,13 @@ def _default(
             )
         if name not in targets and name not in matrices.members:
             raise _unknown(doc, ("default",), "target", str(name), [*targets, *matrices.members])
-    return [str(one) for name in names for one in matrices.names(name)]
+    return [str(member) for name in names for member in matrices.names(name)]
 
 
 def _override(doc: Document, raw: dict[str, object], setting: str) -> bool:
-    """Apply `adapter.training.lr=2e-4`; the place of the value becomes the command line.
+    """Apply an override such as `adapter.training.lr=2e-4`, and note the command line as its place.
 
-    False when there is no such target (yet).
+    Return False when there is no such target, or none yet.
     """
     name, equals, text = setting.partition("=")
     path = name.split(".")
@@ -364,16 +379,16 @@ def _override(doc: Document, raw: dict[str, object], setting: str) -> bool:
         )
     if path[0] not in raw:
         return False
-    place = raw
+    table = raw
     for part in path[:-1]:
-        below = place.setdefault(part, {})
+        below = table.setdefault(part, {})
         if not isinstance(below, dict):
             raise RecipeError(
                 f"{part} has no fields of its own",
                 where=where,
                 hint="`olivebuild schema` tells what each field takes",
             )
-        place = below
-    place[path[-1]] = document.parse_value(text)
+        table = below
+    table[path[-1]] = document.parse_value(text)
     doc.overrides["targets", *path] = f"--set {setting}"
     return True

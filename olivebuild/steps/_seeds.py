@@ -1,9 +1,8 @@
-"""Copies of what is trained, and of all that is made from it, with other seeds: how far a figure
-moves though nothing was changed.
+"""Copies, with other seeds, of what is trained and of all that is made from it.
 
-The copies are nodes of the benchmark that asks for them. They have the keys that a recipe's own
-targets with those seeds would have, so
-each is trained once, whoever asks.
+They show how far a metric moves though nothing was changed. The copies are nodes of the benchmark
+that asks for them. They have the keys that targets of a recipe with those seeds would have, so
+that each is trained once for all.
 """
 
 from __future__ import annotations
@@ -21,8 +20,9 @@ def part(name: str, seed: int) -> str:
 
 
 class Retraining:
-    """`trained` are the targets, inputs first, that training has a part in and that `wanted` need,
-    themselves among them.
+    """The targets to train again for a benchmark.
+
+    `trained`: those of the `wanted` targets and their inputs that depend on training, inputs first.
     """
 
     def __init__(self, owner: str, wanted: Iterable[str], targets: Mapping[str, Target]) -> None:
@@ -32,57 +32,52 @@ class Retraining:
             self._collect(name, ())
 
     def _collect(self, name: str, path: tuple[str, ...]) -> bool:
+        """Add a target, after its inputs, if it depends on training; return whether it does."""
         target = self._targets.get(name)
         if target is None or name in path:
-            # Unknown names and cycles are told where the graph is made.
+            # Unknown names and cycles are reported where the graph is made.
             return False
         if name in self.trained:
             return True
-        edges = [
-            edge
-            for node in target.step.nodes(target, self._targets)
-            for edge in node.edges
-            if not edge.sibling
-        ]
-        # All are asked: each may have targets to add.
-        below = [
-            self._collect(edge.ref.target, (*path, name))
-            for edge in edges
-            if "dataset" not in edge.kinds
-        ]
-        if _training(target.fields) or any(below):
+        is_trained = _training(target.fields) is not None
+        for node in target.step.nodes(target, self._targets):
+            for edge in node.edges:
+                if edge.sibling or "dataset" in edge.kinds:
+                    continue
+                # All inputs are collected, also when the first is trained: each may add targets.
+                is_trained |= self._collect(edge.ref.target, (*path, name))
+        if is_trained:
             self.trained[name] = target
-            return True
-        return False
+        return is_trained
 
     def nodes(self, seed: int) -> list[Node]:
-        """`owner:target.seedN` for each, trained with the recipe's own seed + N."""
+        """Return `owner:target.seedN` for each target, trained with the recipe's seed + N."""
         return [node for target in self.trained.values() for node in self._copy(target, seed)]
 
     def _copy(self, target: Target, seed: int) -> list[Node]:
         fields = target.fields
         if training := _training(fields):
-            given = int(getattr(training, "seed", 0))
+            new_seed = int(getattr(training, "seed", 0)) + seed
             fields = fields.model_copy(
-                update={"training": training.model_copy(update={"seed": given + seed})}
+                update={"training": training.model_copy(update={"seed": new_seed})}
             )
-        found = []
+        nodes = []
         for node in target.step.nodes(replace(target, fields=fields), self._targets):
-            own = part(target.name + node.name[len(target.name) :].replace(":", "."), seed)
+            name = part(target.name + node.name[len(target.name) :].replace(":", "."), seed)
             edges = tuple(self.edge(edge, seed, target.name) for edge in node.edges)
-            found.append(
+            nodes.append(
                 structs.replace(
                     node,
-                    name=f"{self._owner}:{own}",
+                    name=f"{self._owner}:{name}",
                     target=self._owner,
                     edges=edges,
                     resources=target.resources,
                 )
             )
-        return found
+        return nodes
 
     def edge(self, edge: Edge, seed: int, inside: str = "") -> Edge:
-        """To the copy, where there is one; `inside` is the target that the edge belongs to."""
+        """Return an edge of the target `inside` to the copy of its input, where there is one."""
         if edge.sibling:
             return structs.replace(
                 edge, ref=Ref(self._owner), sibling=part(f"{inside}.{edge.sibling}", seed), field=()

@@ -52,14 +52,14 @@ class Training(Fields):
     """The state is kept every minute, and every so many steps, too. Changes no result."""
 
     def resolved(self) -> Training:
-        """With the defaults that depend on other fields filled in."""
-        given: dict[str, object] = {
-            "scheduler": self.scheduler or ("stable" if self.order == "append" else "linear")
+        """Return a copy in which the defaults that depend on other fields are filled in."""
+        defaults: dict[str, object] = {
+            "scheduler": self.scheduler or ("stable" if self.order == "append" else "linear"),
+            "data_seed": self.seed if self.data_seed is None else self.data_seed,
         }
         if self.steps is None and self.epochs is None:
-            given["epochs"] = 1.0 if self.order == "append" else DEFAULT_EPOCHS
-        given["data_seed"] = self.seed if self.data_seed is None else self.data_seed
-        return self.model_copy(update=given)
+            defaults["epochs"] = 1.0 if self.order == "append" else DEFAULT_EPOCHS
+        return self.model_copy(update=defaults)
 
 
 class Eval(Fields):
@@ -121,10 +121,9 @@ class Adapter(Step):
     version = 6
     changes: ClassVar = {
         6: "conversations are tokens as the chat template writes them, end of turn included; the "
-        "ends travel with the adapter, and an adapter "
-        "from elsewhere keeps the tokenizer that lies beside it; "
-        "each row is trained on as the model computes it alone, also beyond a window or an "
-        "original context"
+        "ends travel with the adapter, and an adapter from elsewhere keeps the tokenizer that lies "
+        "beside it; each row is trained on as the model computes it alone, also beyond a window or "
+        "an original context"
     }
     fields = AdapterFields
     summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
@@ -157,19 +156,14 @@ class Adapter(Step):
         ]
         if fields.from_:
             edges.append(Edge("from", fields.from_, ("adapter",), field=("from",)))
-        return (
-            [*edges, Edge("eval", fields.eval.data, ("dataset",), "test", ("eval", "data"))]
-            if fields.eval
-            else edges
-        )
+        if fields.eval:
+            edges.append(Edge("eval", fields.eval.data, ("dataset",), "test", ("eval", "data")))
+        return edges
 
     def files(self, fields: AdapterFields) -> list[FileInput]:
-        source = fields.source
-        return (
-            [FileInput("source", source.name, ("source",))]
-            if source and source.scheme == "file"
-            else []
-        )
+        if fields.source is None or fields.source.scheme != "file":
+            return []
+        return [FileInput("source", fields.source.name, ("source",))]
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, AdapterFields)
@@ -178,16 +172,16 @@ class Adapter(Step):
         stop: dict[str, object] = {"stop": sorted(set(fields.stop))} if fields.stop else {}
         if fields.source:
             return stop
-        given = {**super().parameters(fields), **stop}
+        parameters = {**super().parameters(fields), **stop}
         if not stop:
-            given.pop("stop")
+            parameters.pop("stop")
         # An adapter to begin with is an input; its name says nothing.
-        given.pop("from_")
-        given.pop("trust")
+        parameters.pop("from_")
+        parameters.pop("trust")
         if fields.method == "lora":
-            given.pop("quantisation")
+            parameters.pop("quantisation")
         if fields.eval:
-            given["eval"] = fields.eval.model_dump(mode="json", exclude={"data"})
+            parameters["eval"] = fields.eval.model_dump(mode="json", exclude={"data"})
         training = fields.training.resolved().model_dump(mode="json", exclude={"checkpoint_steps"})
         if training["dtype"] == "auto":
             # What was chosen for the machine at hand is provenance.
@@ -196,19 +190,11 @@ class Adapter(Step):
             training.pop("decay")
         if training["order"] == "append":
             training.pop("data_seed")
-        return given | {"training": training}
+        return parameters | {"training": training}
 
     def check(self, fields: AdapterFields) -> Problem | None:
         if fields.source:
-            extra = sorted(fields.model_fields_set - {"source", "model", "stop", "trust"})
-            if fields.source.scheme in ("gguf", "pypi"):
-                return Problem("an adapter comes from a folder or hf:ID", "name one")
-            if extra:
-                return Problem(
-                    f"`source` brings a finished adapter, so {', '.join(extra)} has no meaning",
-                    "leave it out",
-                )
-            return None
+            return _check_import(fields, fields.source)
         if fields.trust:
             return Problem(
                 "`trust` is about an adapter from elsewhere",
@@ -223,15 +209,30 @@ class Adapter(Step):
             return Problem(
                 "`quantisation` belongs to method: qlora", "leave it out, or write method: qlora"
             )
-        if fields.training.epochs is not None and fields.training.steps is not None:
-            return Problem("training takes `epochs` or `steps`, not both", "leave one out")
-        if fields.training.order == "append" and fields.training.scheduler not in (None, "stable"):
-            return Problem(
-                "order: append goes on from earlier steps, whose rate must not depend on how many "
-                "come",
-                "leave `scheduler` out",
-            )
-        return None
+        return _check_training(fields.training)
+
+
+def _check_import(fields: AdapterFields, source: Source) -> Problem | None:
+    if source.scheme in ("gguf", "pypi"):
+        return Problem("an adapter comes from a folder or hf:ID", "name one")
+    extra = sorted(fields.model_fields_set - {"source", "model", "stop", "trust"})
+    if extra:
+        return Problem(
+            f"`source` brings a finished adapter, so {', '.join(extra)} has no meaning",
+            "leave it out",
+        )
+    return None
+
+
+def _check_training(training: Training) -> Problem | None:
+    if training.epochs is not None and training.steps is not None:
+        return Problem("training takes `epochs` or `steps`, not both", "leave one out")
+    if training.order == "append" and training.scheduler not in (None, "stable"):
+        return Problem(
+            "order: append goes on from earlier steps, whose rate must not depend on how many come",
+            "leave `scheduler` out",
+        )
+    return None
 
 
 DEFAULT_EPOCHS = 3.0

@@ -1,16 +1,14 @@
-"""Models side by side: accuracy, generation, latency, memory, size, beside classical text
-classifiers.
+"""Benchmark: models side by side in accuracy, generation, latency, memory and size.
 
-A benchmark is several nodes, so that what did not change is not measured again: one accuracy a
-model, one latency for all (it
-belongs to this machine), one for the baselines, and the table that puts them together. An adapter
-answers on its base; how fast
-that is is not measured, since nobody ships it so.
+Classical text classifiers stand beside them. A benchmark is several nodes, so that models that did
+not change are not measured again: one accuracy a model, one latency for all (it belongs to this
+machine), one for the baselines, and the table that joins them. An adapter answers on its base.
+Its speed is not measured, since adapters are not shipped that way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -57,9 +55,9 @@ class BenchmarkFields(Fields):
     @field_validator("gates")
     @classmethod
     def _readable(cls, value: list[str], info: ValidationInfo) -> list[str]:
-        given = info.data
-        if {"score", "metrics"} <= given.keys():
-            _parse(value, given["score"], given["metrics"], strict=False)
+        # A field that is not valid itself is missing from the data.
+        if {"score", "metrics"} <= info.data.keys():
+            _parse(value, info.data["score"], info.data["metrics"], strict=False)
         return value
 
     @property
@@ -78,15 +76,21 @@ class BenchmarkFields(Fields):
 def _parse(
     gates: list[str], score: str | list[str], metrics: list[Ref], *, strict: bool
 ) -> list[Gate]:
-    own = [text.rpartition(":")[2] for text in ([score] if isinstance(score, str) else score)]
-    return [Gate.parse(text, own, [ref.target for ref in metrics], strict=strict) for text in gates]
+    scores = score_names([score] if isinstance(score, str) else score)
+    commands = [ref.target for ref in metrics]
+    return [Gate.parse(text, scores, commands, strict=strict) for text in gates]
+
+
+def score_names(scores: Iterable[str]) -> list[str]:
+    """Return the function names of scores such as `eval.py:function`."""
+    return [text.rpartition(":")[2] for text in scores]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What a node of the benchmark measures, and by which role the table reads it.
+    """A node of a benchmark to be: what it measures, and the role by which the table reads it.
 
-    `part` is what the node is called after the target's name.
+    `part` follows the target's name in the node's.
     """
 
     part: str
@@ -129,17 +133,10 @@ class Benchmark(Step):
             return Problem("a model is listed twice", "list each once")
         if len({d.target for d in fields.data_sets}) != len(fields.data_sets):
             return Problem("a data set is listed twice", "list each once")
-        own = [text.rpartition(":")[2] for text in fields.scores]
-        if odd := [name for name in own if name in FIGURES or own.count(name) > 1]:
-            return Problem(
-                f"there is more than one figure {odd[0]!r}",
-                "call the function in `score` something else",
-            )
-        return _check_gates(
-            fields,
-            {*names, *(d.target for d in fields.data_sets)},
-            {m.target for m in fields.metrics},
-        )
+        if problem := _check_scores(fields):
+            return problem
+        measured = {*names, *(d.target for d in fields.data_sets)}
+        return _check_gates(fields, measured, {m.target for m in fields.metrics})
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         fields = target.fields
@@ -265,6 +262,17 @@ def _latency(fields: BenchmarkFields, targets: Mapping[str, Target]) -> Iterator
         )
 
 
+def _check_scores(fields: BenchmarkFields) -> Problem | None:
+    names = score_names(fields.scores)
+    for name in names:
+        if name in FIGURES or names.count(name) > 1:
+            return Problem(
+                f"there is more than one figure {name!r}",
+                "call the function in `score` something else",
+            )
+    return None
+
+
 def _check_gates(fields: BenchmarkFields, measured: set[str], commands: set[str]) -> Problem | None:
     for gate in fields.judges:
         if gate.command:
@@ -273,15 +281,20 @@ def _check_gates(fields: BenchmarkFields, measured: set[str], commands: set[str]
             return Problem(
                 f"the gate {gate.text!r} asks for a {gate.over} over seeds", "set `seeds: 3`"
             )
-        if odd := [
-            n for n in (*gate.names, *([gate.versus] if gate.versus else [])) if n not in measured
-        ]:
-            known = ", ".join(sorted(measured | commands))
+        if name := unmeasured(gate, measured):
             return Problem(
-                f"the gate {gate.text!r} names {odd[0]!r}, which is not measured here",
-                f"measured are {known}",
+                f"the gate {gate.text!r} names {name!r}, which is not measured here",
+                f"measured are {', '.join(sorted(measured | commands))}",
             )
     return None
+
+
+def unmeasured(gate: Gate, measured: Set[str]) -> str:
+    """Return the first model or data set of a gate that is not measured; "" if all are."""
+    for name in (*gate.names, gate.versus):
+        if name and name not in measured:
+            return name
+    return ""
 
 
 def _is_adapter(target: Target | None) -> bool:
@@ -299,30 +312,20 @@ def _base(adapter: Target) -> Ref:
 
 
 def _checked(target: Target | None) -> list[Edge]:
-    """What a converted model is compared with: of a merge its base and adapter, of an ONNX model
-    its source; nothing for others.
+    """Return edges to what a converted model is compared with; none for other models.
+
+    A merge is compared with its base and adapter, an ONNX model with its source.
     """
-    if target is None:
-        return []
-    fields = target.fields
-    if (
-        isinstance(fields, MergedFields)
-        and fields.model
-        and fields.adapter
-        and fields.onto == "base"
-    ):
-        return [
-            Edge("base", fields.model, ("model", "merged")),
-            Edge("adapter", fields.adapter, ("adapter",)),
-        ]
-    if (
-        isinstance(fields, OnnxFields)
-        and fields.model
-        and not fields.adapter
-        and fields.provider == "cpu"
-    ):
-        return [Edge("source", fields.model, ("model", "merged"))]
-    return []
+    match target.fields if target else None:
+        case MergedFields(model=Ref() as model, adapter=Ref() as adapter, onto="base"):
+            return [
+                Edge("base", model, ("model", "merged")),
+                Edge("adapter", adapter, ("adapter",)),
+            ]
+        case OnnxFields(model=Ref() as model, adapter=None, provider="cpu"):
+            return [Edge("source", model, ("model", "merged"))]
+        case _:
+            return []
 
 
 STEP = Benchmark()

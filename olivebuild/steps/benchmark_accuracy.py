@@ -1,6 +1,4 @@
-"""How often a model is right on the test rows: by the likelihood of each label, by what it writes,
-and by scores of the user's own.
-"""
+"""Accuracy of a model on test rows: by the likelihood of labels, by its answers, by user scores."""
 
 from __future__ import annotations
 
@@ -45,18 +43,13 @@ class Accuracy(Step):
         return "rendered"
 
     def files(self, fields: AccuracyFields) -> list[FileInput]:
-        schema = (
-            [FileInput("json_schema", fields.json_schema, ("json_schema",))]
-            if fields.json_schema
-            else []
-        )
-        return [
-            *schema,
-            *(
-                FileInput(f"score.{i}", text.rpartition(":")[0], ("score",))
-                for i, text in enumerate(fields.score)
-            ),
-        ]
+        inputs = []
+        if fields.json_schema:
+            inputs.append(FileInput("json_schema", fields.json_schema, ("json_schema",)))
+        for i, text in enumerate(fields.score):
+            script = text.rpartition(":")[0]
+            inputs.append(FileInput(f"score.{i}", script, ("score",)))
+        return inputs
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, AccuracyFields)

@@ -1,5 +1,6 @@
-"""What classical text classifiers reach on the same rows: if they are as good, no language model is
-needed.
+"""Accuracy of classical text classifiers on the same rows.
+
+If they are as good, no language model is needed.
 """
 
 from __future__ import annotations

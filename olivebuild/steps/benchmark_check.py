@@ -1,12 +1,12 @@
-"""Whether a converted model is what it was made from: logits of a merge against its adapter, and of
-an ONNX model against its source;
-and whether onnxruntime-genai makes the same tokens of every test prompt as the Hugging Face
-tokenizer.
+"""Check of a converted model against its source.
 
-A merge that disagrees with its adapter, one prompt that becomes other tokens, or a conversion that
-is further from its source than
-its precision explains, fails the build. Within that, how far int4 is from its source is told:
-judging it is what accuracy is for.
+The logits of a merge are compared with its adapter's, and those of an ONNX model with its source's.
+The tokens that onnxruntime-genai makes of every test prompt are compared with the Hugging Face
+tokenizer's.
+
+The build fails if a merge disagrees with its adapter, a prompt becomes other tokens, or a
+conversion is further from its source than its precision explains. Below that, the distance of int4
+from its source is reported: accuracy judges it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ class Check(Step):
     version = 2
     changes: ClassVar = {
         2: "the tokens that a deployed model is asked with are compared with those that are "
-        "trained; "
-        "all ends count"
+        "trained; all ends count"
     }
     fields = CheckFields
     runner = "olivebuild.ml.kinds.benchmark_check"

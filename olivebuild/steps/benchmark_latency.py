@@ -1,5 +1,6 @@
-"""How fast models answer on this machine, what memory and energy it takes, and how large they are
-on disk; ml/benchmark/latency.py does it.
+"""Latency, memory, energy and size of models on this machine.
+
+ml/benchmark/latency.py measures them.
 """
 
 from __future__ import annotations

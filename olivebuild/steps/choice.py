@@ -1,15 +1,14 @@
-"""The best of a benchmark's ONNX models under gates: a folder that holds the same files, under a
-name of its own.
+"""Choice: the best of a benchmark's ONNX models under gates.
 
-Choosing is an action. What it chooses by is in its key: the benchmark's figures, the candidates,
-the figure and the gates. So an edited gate
-chooses anew and measures nothing, and a choice whose model was rebuilt follows it. A benchmark's
-own gates stay outside of keys.
+The result is a folder with the same files, under a name of its own. Choosing is an action. Its key
+holds the benchmark's metrics, the candidates, the metric and the gates. So an edited gate chooses
+again and measures nothing, and a choice whose model was rebuilt follows it. The gates of a
+benchmark stay outside of keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Annotated
 
 from pydantic import Field
@@ -18,7 +17,7 @@ from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target
 from olivebuild.core.errors import InvalidValue, RecipeError
 from olivebuild.core.text import did_you_mean
 from olivebuild.metrics.gates import FIGURES, Gate
-from olivebuild.steps.benchmark import BenchmarkFields
+from olivebuild.steps.benchmark import BenchmarkFields, score_names, unmeasured
 
 
 class ChoiceFields(Fields):
@@ -68,37 +67,38 @@ class Choice(Step):
 
 
 def _check(fields: ChoiceFields, judged: BenchmarkFields) -> None:
-    """Raises RecipeError for a figure, a data set or a gate that the benchmark has not."""
-    own = [text.rpartition(":")[2] for text in judged.scores]
+    """Raise RecipeError for a figure, a data set or a gate that the benchmark does not have."""
+    scores = score_names(judged.scores)
     data, _, figure = fields.best.rpartition(".")
     sets = [ref.target for ref in judged.data_sets]
     # A score of the user's own counts like a figure of ours.
-    if figure not in (*FIGURES, *own):
+    if figure not in (*FIGURES, *scores):
         raise RecipeError(
             f"there is no figure {figure!r} to choose by",
-            hint=did_you_mean(figure, [*FIGURES, *own]),
+            hint=did_you_mean(figure, [*FIGURES, *scores]),
         )
     if data and data not in sets:
         raise RecipeError(f"{fields.by} has no data set {data!r}", hint=did_you_mean(data, sets))
-    known = {*sets, *(str(m) for m in judged.models)}
+    measured = {*sets, *(str(m) for m in judged.models)}
     for text in fields.gates:
-        try:
-            gate = Gate.parse(text, own, [m.target for m in judged.metrics])
-        except InvalidValue as e:
-            fact, hint = e.problem
-            raise RecipeError(fact, hint=hint) from None
-        odd = (
-            []
-            if gate.command
-            else [
-                n for n in (*gate.names, *([gate.versus] if gate.versus else [])) if n not in known
-            ]
+        _check_gate(text, fields.by, scores, [m.target for m in judged.metrics], measured)
+
+
+def _check_gate(
+    text: str, benchmark: Ref, scores: list[str], commands: list[str], measured: Set[str]
+) -> None:
+    """Raise RecipeError for a gate that is not well formed, or names what is not measured."""
+    try:
+        gate = Gate.parse(text, scores, commands)
+    except InvalidValue as e:
+        fact, hint = e.problem
+        raise RecipeError(fact, hint=hint) from None
+    name = "" if gate.command else unmeasured(gate, measured)
+    if name:
+        raise RecipeError(
+            f"the gate {text!r} names {name!r}, which {benchmark} does not measure",
+            hint=did_you_mean(name, measured),
         )
-        if odd:
-            raise RecipeError(
-                f"the gate {text!r} names {odd[0]!r}, which {fields.by} does not measure",
-                hint=did_you_mean(odd[0], known),
-            )
 
 
 STEP = Choice()

@@ -95,23 +95,23 @@ class Command(Step):
         }
 
     def edges(self, fields: CommandFields) -> list[Edge]:
-        many = fields.inputs
-        keys: list[tuple[str, str | int]] = (
-            [(str(r), i) for i, r in enumerate(many)]
-            if isinstance(many, list)
-            else [(n, n) for n in many]
-        )
+        # (name, the key or number by which the recipe has it)
+        keys: list[tuple[str, str | int]]
+        if isinstance(fields.inputs, list):
+            keys = [(str(ref), i) for i, ref in enumerate(fields.inputs)]
+        else:
+            keys = [(name, name) for name in fields.inputs]
         refs = self.named_inputs(fields)
         return [Edge(name, refs[name], KINDS, field=("inputs", key)) for name, key in keys]
 
     def files(self, fields: CommandFields) -> list[FileInput]:
-        found = [FileInput(f"file.{i}", path, ("files", i)) for i, path in enumerate(fields.files)]
+        inputs = [FileInput(f"file.{i}", path, ("files", i)) for i, path in enumerate(fields.files)]
         # The words of the command line that are files below the recipe are scripts, and as much a
         # part of the result as it is.
         for i, word in enumerate(self.program(fields).words):
             if not word.startswith("/"):
-                found.append(FileInput(f"script.{i}", word, ("run",), optional=True))
-        return found
+                inputs.append(FileInput(f"script.{i}", word, ("run",), optional=True))
+        return inputs
 
     def keyed(self, fields: CommandFields) -> tuple[str, ...]:
         return tuple(fields.env.keyed)
@@ -123,8 +123,8 @@ class Command(Step):
         assert isinstance(fields, CommandFields)
         outputs = self.named_outputs(fields)
         listed = {name: names for name, names in fields.env.model_dump().items() if names}
-        given = fields.model_dump(mode="json", include={"run", "shell", "metrics", "environment"})
-        return given | {"outputs": outputs} | ({"env": listed} if listed else {})
+        values = fields.model_dump(mode="json", include={"run", "shell", "metrics", "environment"})
+        return values | {"outputs": outputs} | ({"env": listed} if listed else {})
 
     def check(self, fields: CommandFields) -> Problem | None:
         try:
@@ -132,47 +132,61 @@ class Command(Step):
                 return Problem("`run` is empty", "name a program")
         except ValueError as e:
             return Problem(f"`run` is not a command line: {e}", "close the quotes")
-        if twice := [
-            *({*fields.env.keyed} & {*fields.env.passed}),
-            *({*fields.env.keyed, *fields.env.passed} & {*fields.environment}),
-        ]:
+        return _check_variables(fields) or _check_outputs(fields) or _check_slots(fields)
+
+
+def _check_variables(fields: CommandFields) -> Problem | None:
+    keyed, passed = set(fields.env.keyed), set(fields.env.passed)
+    repeated = (keyed & passed) | ((keyed | passed) & fields.environment.keys())
+    if repeated:
+        return Problem(
+            f"{min(repeated)} is said twice",
+            "a variable is keyed, or passed, or gets its value from `environment`",
+        )
+    return None
+
+
+def _check_outputs(fields: CommandFields) -> Problem | None:
+    outputs = named_outputs(fields.outputs)
+    if len(outputs) < len(fields.outputs):
+        return Problem("two outputs would have one name", "write outputs as NAME: PATH")
+    for path in (*outputs.values(), fields.metrics):
+        if path and (problem := _check_path(path)):
+            return problem
+    if alike := portable_names.clash(outputs.values()):
+        return Problem(
+            f"the outputs {alike[0]!r} and {alike[1]!r} are one file on some systems",
+            "call one of them something else",
+        )
+    return None
+
+
+def _check_path(path: str) -> Problem | None:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path:
+        return Problem(
+            f"the output {path!r} leaves the target's folder",
+            "outputs are relative paths without ..",
+        )
+    if fault := portable_names.fault(path):
+        return Problem(
+            f"the output {path!r} can't be a file everywhere: {fault}", "call it something else"
+        )
+    return None
+
+
+def _check_slots(fields: CommandFields) -> Problem | None:
+    names = {
+        "inputs": list(named_inputs(fields.inputs)),
+        "outputs": list(named_outputs(fields.outputs)),
+    }
+    for group, name, _ in SLOT.findall(fields.run):
+        if group and name not in names[group]:
             return Problem(
-                f"{sorted(twice)[0]} is said twice",
-                "a variable is keyed, or passed, or gets its value from `environment`",
+                f"`run` names {{{group}.{name}}}, which is not declared",
+                f"declared are {', '.join(names[group]) or 'none'}",
             )
-        if isinstance(fields.outputs, list) and len(self.named_outputs(fields)) < len(
-            fields.outputs
-        ):
-            return Problem("two outputs would have one name", "write outputs as NAME: PATH")
-        outputs, inputs = self.named_outputs(fields), self.named_inputs(fields)
-        for path in [*outputs.values(), *([fields.metrics] if fields.metrics else [])]:
-            if (
-                PurePosixPath(path).is_absolute()
-                or ".." in PurePosixPath(path).parts
-                or "\\" in path
-            ):
-                return Problem(
-                    f"the output {path!r} leaves the target's folder",
-                    "outputs are relative paths without ..",
-                )
-            if odd := portable_names.fault(path):
-                return Problem(
-                    f"the output {path!r} can't be a file everywhere: {odd}",
-                    "call it something else",
-                )
-        if alike := portable_names.clash(outputs.values()):
-            return Problem(
-                f"the outputs {alike[0]!r} and {alike[1]!r} are one file on some systems",
-                "call one of them something else",
-            )
-        for m in SLOT.finditer(fields.run):
-            known = list(inputs if m[1] == "inputs" else outputs)
-            if m[1] and m[2] not in known:
-                return Problem(
-                    f"`run` names {{{m[1]}.{m[2]}}}, which is not declared",
-                    f"declared are {', '.join(known) or 'none'}",
-                )
-        return None
+    return None
 
 
 STEP = Command()

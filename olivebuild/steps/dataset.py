@@ -1,5 +1,6 @@
-"""Rows -> train and test, rendered by templates, without duplicates, near-duplicates on one side of
-the split.
+"""Dataset: rows -> train and test, rendered by templates, deduplicated and split.
+
+Near-duplicates stay on one side of the split.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class DatasetFields(Fields):
 
 
 LATER = ("near_duplicates", "group_by", "max_dropped", "strict")
-"""Fields that came after others had keys: at their defaults they are left out."""
+"""Fields that were added later: at their defaults they are left out of keys, which stay equal."""
 
 
 class Dataset(Step):
@@ -65,37 +66,27 @@ class Dataset(Step):
         return fields.source if isinstance(fields.source, Source) and fields.source.remote else None
 
     def files(self, fields: DatasetFields) -> list[FileInput]:
-        found = []
+        inputs = []
         for name in ("source", "test"):
             value = getattr(fields, name)
-            many = value if isinstance(value, list) else [value] if value else []
-            for i, source in enumerate(many):
+            for i, source in enumerate(_as_list(value)):
                 field = (name, i) if isinstance(value, list) else (name,)
                 if source.scheme == "file":
-                    found.append(FileInput(f"{name}.{i}", source.name, field))
-        return found
+                    inputs.append(FileInput(f"{name}.{i}", source.name, field))
+        return inputs
 
     def check(self, fields: DatasetFields) -> Problem | None:
-        given = [n for group in FORMATS for n in group if getattr(fields, n) is not None]
-        if tuple(given) not in FORMATS:
+        templates = [
+            name for names in FORMATS for name in names if getattr(fields, name) is not None
+        ]
+        if tuple(templates) not in FORMATS:
             forms = "prompt and completion, user and assistant, messages, or text"
             return Problem(
-                f"its rows need exactly one of {forms}, not {', '.join(given) or 'none'}",
+                f"its rows need exactly one of {forms}, not {', '.join(templates) or 'none'}",
                 "see `olivebuild schema`",
             )
-        many = fields.source if isinstance(fields.source, list) else [fields.source]
-        tests = (
-            fields.test if isinstance(fields.test, list) else [fields.test] if fields.test else []
-        )
-        if any(s.scheme in ("gguf", "pypi") for s in [*many, *tests]) or any(
-            s.remote for s in tests
-        ):
-            return Problem(
-                "a dataset comes from files or from hf:ID",
-                "name json, jsonl, csv or parquet files",
-            )
-        if isinstance(fields.source, list) and any(s.remote for s in many):
-            return Problem("hf:ID can't stand in a list", "make a dataset of each")
+        if problem := _check_sources(fields):
+            return problem
         if fields.test is not None and "holdout" in fields.model_fields_set:
             return Problem(
                 "`test` and `holdout` don't go together",
@@ -110,6 +101,24 @@ class Dataset(Step):
             for name, value in super().parameters(fields).items()
             if name not in LATER or value != default[name]
         }
+
+
+def _as_list(value: Source | list[Source] | None) -> list[Source]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _check_sources(fields: DatasetFields) -> Problem | None:
+    sources, tests = _as_list(fields.source), _as_list(fields.test)
+    is_model = any(s.scheme in ("gguf", "pypi") for s in (*sources, *tests))
+    if is_model or any(s.remote for s in tests):
+        return Problem(
+            "a dataset comes from files or from hf:ID", "name json, jsonl, csv or parquet files"
+        )
+    if isinstance(fields.source, list) and any(s.remote for s in sources):
+        return Problem("hf:ID can't stand in a list", "make a dataset of each")
+    return None
 
 
 STEP = Dataset()

@@ -1,6 +1,4 @@
-"""A base model with an adapter merged into its full-precision weights: a normal Hugging Face
-folder.
-"""
+"""Merged model: an adapter merged into full-precision weights, as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -28,9 +26,8 @@ class Merged(Step):
     version = 3
     changes: ClassVar = {
         3: "a merged model in several files has the index that loaders need, additional chat "
-        "templates and an "
-        "adapter's own tokenizer come along, tied weights come apart, and generation_config.json "
-        "names the end tokens that were trained",
+        "templates and an adapter's own tokenizer come along, tied weights come apart, and "
+        "generation_config.json names the end tokens that were trained",
     }
     fields = MergedFields
     summary = "an adapter merged into its base, or a merged model from elsewhere (`source`)"
@@ -50,10 +47,11 @@ class Merged(Step):
         return libraries if fields.onto == "base" else (*libraries, "bitsandbytes")
 
     def parameters(self, fields: Fields) -> dict[str, object]:
-        given = super().parameters(fields)
-        # The default is left out: it changes nothing for merges that were made before there was a
-        # choice.
-        return {name: value for name, value in given.items() if (name, value) != ("onto", "base")}
+        parameters = super().parameters(fields)
+        # Left out at its default: merges from before there was a choice keep their keys.
+        if parameters.get("onto") == "base":
+            parameters.pop("onto")
+        return parameters
 
     def computes(self, fields: MergedFields) -> bool:
         return not fields.source and not fields.reproducible

@@ -1,6 +1,4 @@
-"""A base model: a folder referenced where it lies, a hub snapshot, or a GGUF file turned into a
-Hugging Face folder.
-"""
+"""Base model: a folder used where it lies, a hub snapshot, or a converted GGUF file."""
 
 from __future__ import annotations
 
@@ -51,11 +49,9 @@ class Model(Step):
         return fields.source.name if fields.source.scheme == "file" else None
 
     def files(self, fields: ModelFields) -> list[FileInput]:
-        return (
-            [FileInput("source", fields.source.name, ("source",))]
-            if fields.source.scheme == "gguf"
-            else []
-        )
+        if fields.source.scheme != "gguf":
+            return []
+        return [FileInput("source", fields.source.name, ("source",))]
 
     def libraries(self, fields: ModelFields) -> tuple[str, ...]:
         return ("gguf", "torch", "transformers") if fields.source.scheme in ("gguf", "pypi") else ()
@@ -64,11 +60,9 @@ class Model(Step):
         assert isinstance(fields, ModelFields)
         # A snapshot is what the hub holds; only a converted model has a number format of our
         # choosing.
-        return (
-            {"dtype": fields.dtype}
-            if fields.source.scheme != "hf"
-            else {"trust_remote_code": fields.trust_remote_code}
-        )
+        if fields.source.scheme == "hf":
+            return {"trust_remote_code": fields.trust_remote_code}
+        return {"dtype": fields.dtype}
 
     def check(self, fields: ModelFields) -> Problem | None:
         source = fields.source

@@ -10,7 +10,7 @@ from olivebuild.core.errors import Problem
 from olivebuild.formats.source import Source
 
 LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
-"""Those whose versions decide what a conversion gives."""
+"""The libraries whose versions decide the result of a conversion."""
 
 
 class OnnxFields(Fields):
@@ -63,8 +63,8 @@ class OnnxFields(Fields):
     cuda_bf16: bool | None = None
 
 
-_SAY_THE_SAME = ("mixed_precision", "nodes_to_exclude", "op_types")
-"""What the builder forgets when it is given `overrides`."""
+_LOST_BY_OVERRIDES = ("mixed_precision", "nodes_to_exclude", "op_types")
+"""The options that the builder drops when it is given `overrides`."""
 PRECISIONS = {
     "cpu": ("int4", "int8", "fp32"),
     "cuda": ("int4", "int8", "fp16", "bf16", "fp32"),
@@ -77,9 +77,8 @@ class Onnx(Step):
     kind = "onnx"
     version = 6
     changes: ClassVar = {
-        5: "what is converted is compared with transformers, must be finite, and promises "
-        "the length "
-        "that works",
+        5: "what is converted is compared with transformers, must be finite, and promises the "
+        "length that works",
         6: "norms of Phi-2 and Nemotron are computed with the epsilon of their configuration, and "
         "LongRoPE is tried beyond any original context",
         7: "of a folder from elsewhere only the files are taken that onnxruntime-genai reads",
@@ -112,38 +111,29 @@ class Onnx(Step):
         return () if fields.source else LIBRARIES
 
     def edges(self, fields: OnnxFields) -> list[Edge]:
-        return (
-            [
-                Edge(
-                    "model",
-                    fields.model,
-                    ("model", "merged"),
-                    field=("model",),
-                    streams_tensors=True,
-                )
-            ]
-            if fields.model
-            else []
-        )
+        if fields.model is None:
+            return []
+        return [
+            Edge("model", fields.model, ("model", "merged"), field=("model",), streams_tensors=True)
+        ]
 
     def files(self, fields: OnnxFields) -> list[FileInput]:
-        source = fields.source
-        return (
-            [FileInput("source", source.name, ("source",))]
-            if source and source.scheme == "file"
-            else []
-        )
+        if fields.source is None or fields.source.scheme != "file":
+            return []
+        return [FileInput("source", fields.source.name, ("source",))]
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, OnnxFields)
         if fields.source:
             return {"trust": True} if fields.trust else {}
-        return {
-            n: v for n, v in super().parameters(fields).items() if n not in ("adapter", "trust")
-        }
+        parameters = super().parameters(fields)
+        # An adapter is merged by a node of its own, and `trust` is about folders from elsewhere.
+        for name in ("adapter", "trust"):
+            parameters.pop(name, None)
+        return parameters
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
-        """With `adapter`, a merge that has no name of its own comes first."""
+        """Return the node, and before it, with an `adapter`, one for the merge of the two."""
         fields = target.fields
         assert isinstance(fields, OnnxFields)
         if not (fields.adapter and fields.model):
@@ -163,35 +153,38 @@ class Onnx(Step):
 
     def check(self, fields: OnnxFields) -> Problem | None:
         if fields.source:
-            extra = sorted(fields.model_fields_set - {"source", "trust"})
-            if fields.source.scheme not in ("file", "hf"):
-                return Problem("an ONNX model comes from a folder or hf:ID", "name one")
-            if extra:
-                return Problem(
-                    f"`source` brings a finished ONNX folder, so {', '.join(extra)} has no meaning",
-                    "leave it out",
-                )
-            return None
+            return _check_import(fields, fields.source)
         if not fields.model:
             return Problem("it needs `model`, or `source`", "for example model: merged")
         if fields.precision not in PRECISIONS[fields.provider]:
-            known = ", ".join(PRECISIONS[fields.provider])
             return Problem(
                 f"{fields.precision} does not exist for {fields.provider}",
-                f"precision: one of {known}",
+                f"precision: one of {', '.join(PRECISIONS[fields.provider])}",
             )
-        if fields.overrides:
-            beside = [name for name in _SAY_THE_SAME if getattr(fields, name) is not None]
-            beside += (
-                [f"algorithm: {fields.algorithm}"]
-                if fields.algorithm not in (None, "default", "rtn", "k_quant")
-                else []
-            )
-            if beside:
-                return Problem(
-                    f"the model builder takes {beside[0]} or overrides, not both", "leave one out"
-                )
+        return _check_overrides(fields)
+
+
+def _check_import(fields: OnnxFields, source: Source) -> Problem | None:
+    if source.scheme not in ("file", "hf"):
+        return Problem("an ONNX model comes from a folder or hf:ID", "name one")
+    extra = sorted(fields.model_fields_set - {"source", "trust"})
+    if extra:
+        return Problem(
+            f"`source` brings a finished ONNX folder, so {', '.join(extra)} has no meaning",
+            "leave it out",
+        )
+    return None
+
+
+def _check_overrides(fields: OnnxFields) -> Problem | None:
+    if not fields.overrides:
         return None
+    lost = [name for name in _LOST_BY_OVERRIDES if getattr(fields, name) is not None]
+    if fields.algorithm not in (None, "default", "rtn", "k_quant"):
+        lost.append(f"algorithm: {fields.algorithm}")
+    if lost:
+        return Problem(f"the model builder takes {lost[0]} or overrides, not both", "leave one out")
+    return None
 
 
 STEP = Onnx()
