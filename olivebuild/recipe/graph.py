@@ -43,7 +43,7 @@ class Graph(Struct, dict=True):
 
     @cached_property
     def users(self) -> dict[str, list[tuple[Edge, str]]]:
-        """node -> (edge, user) of the nodes that read it."""
+        """The (edge, user) pairs of the nodes that read a node, by its name."""
         users: dict[str, list[tuple[Edge, str]]] = {name: [] for name in self.nodes}
         for user, inputs in self.inputs.items():
             for edge, source, _ in inputs:
