@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "olivebuild"
 GROUND = ("", "snapshot", "_native")
 """Modules of the root that import nothing of the package, so that a no-op starts quickly."""
-ABOVE = ("__main__",)
+ABOVE = ("__main__", "step")
 """Modules of the root that nothing imports."""
 ROOMS = [
     ("core",),
@@ -60,6 +60,7 @@ SUB_ROOMS = [
 MOST_MODULES = 15
 DOTTED = re.compile(r"\bolivebuild(?:\.[a-z_]\w*)+\b")
 NOT_MODULES = {
+    "olivebuild.trackers": "a group of entry points",
     "olivebuild.escape": "the name of an error handler",
     "olivebuild.lock": "a file",
     "olivebuild.recipe.schema.json": "a file",

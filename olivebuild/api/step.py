@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from olivebuild.api.fields import Fields
 from olivebuild.api.node import STEPS, Edge, FileInput, Node, Program, Ref, flatten, module_of
+from olivebuild.api.plugins import entry_points
 from olivebuild.api.result import Result
 from olivebuild.core.errors import Problem
 from olivebuild.formats.source import Source
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from olivebuild.api.job import Job
     from olivebuild.metrics.gates import Gate
 
@@ -219,13 +218,6 @@ class Step:
         Runs in a worker process; raises BuildError for what the user can mend.
         """
         raise NotImplementedError(f"{self.kind} names no runner and defines no `run`")
-
-
-def entry_points(*, group: str, name: str = "") -> list[EntryPoint]:
-    # importlib.metadata takes long to import, and our own kinds need it not.
-    from importlib import metadata
-
-    return [e for e in metadata.entry_points(group=group) if name in ("", e.name)]
 
 
 @cache

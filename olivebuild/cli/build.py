@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from olivebuild.cli.options import (
+    LOCAL,
     SET,
     TARGETS,
     BuildOptions,
@@ -19,10 +20,34 @@ from olivebuild.cli.options import (
     recipe_location,
     recipe_options,
 )
-from olivebuild.core.errors import BuildError, of_disk
+from olivebuild.core.errors import BuildError, RecipeError, of_disk
 
 if TYPE_CHECKING:
+    from olivebuild.api.executor import Executor
     from olivebuild.planner.project import Project
+
+
+def open_executor(options: BuildOptions) -> Executor:
+    """Return the executor that the options name.
+
+    Raises RecipeError where no package has one of that name.
+    """
+    name, _, place = options.executor.partition(":")
+    if options.executor == LOCAL:
+        from olivebuild.executors.local import LocalExecutor
+
+        return LocalExecutor(options.jobs)
+    from olivebuild.api import plugins
+    from olivebuild.api.executor import EXECUTORS, ExecutorFactory
+
+    if name == LOCAL:
+        fact = f"the executor {LOCAL} has no places, but was given {place!r}"
+        raise RecipeError(fact, where="--executor", hint=f"write {LOCAL} alone")
+    factory: ExecutorFactory = plugins.load(
+        group=EXECUTORS, name=name, what="executor", builtin=(LOCAL,), where="--executor"
+    )
+    return factory(jobs=options.jobs, place=place)
+
 
 EVENTS = click.option("--json", "as_json", is_flag=True, help="Print one event a line as JSON.")
 
@@ -48,9 +73,7 @@ def build(
     olivebuild onnx-int4 --set adapter.training.lr=2e-4
     """
     seen = open_seen(ctx)
-    from olivebuild.executors.local import LocalExecutor
-
-    executor = LocalExecutor(options.jobs)
+    executor = open_executor(options)
     executor.prepare(() if seen and seen.light else ("olivebuild.api.step",))
     try:
         from olivebuild.cli.run_build import build_and_remember
@@ -82,14 +105,13 @@ def watch(
     from olivebuild.api.event import Event
     from olivebuild.cli import run_build
     from olivebuild.engine import watch as watching
-    from olivebuild.executors.local import LocalExecutor
     from olivebuild.ui import console
 
     folder, file = recipe_location(ctx)
 
     def build_once(project: Project) -> None:
         try:
-            run_build.build(project, targets, options, LocalExecutor(options.jobs), as_json)
+            run_build.build(project, targets, options, open_executor(options), as_json)
         except BrokenPipeError:
             raise
         except OSError as e:

@@ -37,6 +37,10 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+LOCAL = "local"
+"""The executor that is built in: worker processes of this machine."""
+
+
 class BuildOptions(Struct, frozen=True, kw_only=True):
     """Options of a build that change none of its results."""
 
@@ -44,10 +48,12 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     keep_going: bool
     resources: tuple[str, ...]
     log_to: tuple[str, ...] = ()
+    executor: str = LOCAL
+    """NAME or NAME:PLACE."""
 
 
 def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add -j, -k, --resource and --log-to to a command, which gets them as `options`."""
+    """Add the options of a build to a command, which gets them as `options`."""
 
     @click.option(
         "-j",
@@ -73,7 +79,13 @@ def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--log-to",
         multiple=True,
         metavar="KIND:PLACE",
-        help="Log trainings too: tensorboard:FOLDER or mlflow:URI.",
+        help="Log trainings too: tensorboard:FOLDER, mlflow:URI, or an installed tracker.",
+    )
+    @click.option(
+        "--executor",
+        default=LOCAL,
+        metavar="NAME[:PLACE]",
+        help="Run steps by an installed executor (default local: processes of this machine).",
     )
     @click.pass_context
     @wraps(function)
@@ -84,6 +96,7 @@ def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
         keep_going: bool,
         resources: tuple[str, ...],
         log_to: tuple[str, ...],
+        executor: str,
         **rest: Any,
     ) -> Any:
         options = BuildOptions(
@@ -91,6 +104,7 @@ def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
             keep_going=keep_going,
             resources=resources,
             log_to=log_to,
+            executor=executor,
         )
         return function(options=options, **rest)
 

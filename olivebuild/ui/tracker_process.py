@@ -1,4 +1,4 @@
-"""Writer of trainings to TensorBoard or MLflow.
+"""Writer of trainings to TensorBoard, MLflow or the tracker of another package.
 
 `python -m olivebuild.ui.tracker_process KIND WHERE NAME` reads a build's events from standard
 input.
@@ -13,37 +13,16 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from enum import Enum
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from time import time
-from typing import Any, Protocol
+from typing import Any
 
-
-class End(Enum):
-    """Final status of a run, by MLflow's names."""
-
-    FINISHED = "FINISHED"
-    FAILED = "FAILED"
-    KILLED = "KILLED"
-
+from olivebuild.api.tracker import TRACKERS, End, Run, Tracker, TrackerFactory
 
 ENDS = {"finished": End.FINISHED, "failed": End.FAILED, "stopping": End.KILLED}
 NOT_METRICS = ("step", "steps")
-
-
-class Run(Protocol):
-    """Log of one training."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
-    def end(self, status: End) -> None: ...
-
-
-class Tracker(Protocol):
-    """Place where runs are logged."""
-
-    def begin(self, target: str, description: str) -> Run: ...
 
 
 class TensorBoard:
@@ -108,10 +87,7 @@ class MLflowRun:
         self._client.set_terminated(self._run, status=status.value)
 
 
-TRACKERS: dict[str, type[TensorBoard] | type[MLflow]] = {
-    "tensorboard": TensorBoard,
-    "mlflow": MLflow,
-}
+BUILTIN: dict[str, TrackerFactory] = {"tensorboard": TensorBoard, "mlflow": MLflow}
 """Kind -> the tracker; trackers.KINDS describes the same kinds to users."""
 
 
@@ -164,10 +140,22 @@ def read() -> Iterator[Mapping[str, Any]]:
         yield json.loads(line)
 
 
+def open_tracker(kind: str, where: str, name: str) -> Tracker:
+    """Return the tracker of a kind, one that is built in or that of an entry point."""
+    factory = BUILTIN.get(kind)
+    if factory is None:
+        from olivebuild.api import plugins
+
+        factory = plugins.load(
+            group=TRACKERS, name=kind, what="tracker", builtin=tuple(BUILTIN), where="--log-to"
+        )
+    return factory(where, name)
+
+
 def main(kind: str, where: str, name: str) -> int:
     """Log standard input, and return the exit code; an error is one line on stderr."""
     try:
-        write(TRACKERS[kind](where, name), read())
+        write(open_tracker(kind, where, name), read())
     except Exception as e:  # noqa: BLE001
         # Libraries raise errors of many types here; the build shows the first line as a note.
         text = str(e).strip().partition("\n")[0] or type(e).__name__

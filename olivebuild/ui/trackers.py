@@ -39,15 +39,29 @@ class TrackerTarget(Struct, frozen=True):
         Raises RecipeError for an unknown kind, and when its library is not installed.
         """
         kind, _, where = text.partition(":")
-        if kind not in KINDS or not where:
-            forms = " or ".join(f"{kind}: and {what}" for kind, (_, what) in KINDS.items())
+        others = set() if kind in KINDS else _installed()
+        if not where or kind not in {*KINDS, *others}:
+            forms = [f"{kind}: and {what}" for kind, (_, what) in KINDS.items()]
+            forms += [f"{kind}: and a place" for kind in sorted(others)]
             raise RecipeError(
-                f"{text!r} is no place to log to", where="--log-to", hint=f"write {forms}"
+                f"{text!r} is no place to log to",
+                where="--log-to",
+                hint=f"write {' or '.join(forms)}",
             )
+        if kind in others:
+            return TrackerTarget(kind, where)
         if find_spec(kind) is None:
             fact = f"logging to {KINDS[kind][0]} needs the library {kind}, which is not installed"
             raise RecipeError(fact, where="--log-to", hint=f"pip install 'olivebuild[{kind}]'")
         return TrackerTarget(kind, where)
+
+
+def _installed() -> set[str]:
+    """Return the kinds of trackers of other packages."""
+    from olivebuild.api.plugins import entry_points
+    from olivebuild.api.tracker import TRACKERS
+
+    return {entry.name for entry in entry_points(group=TRACKERS)}
 
 
 class TrackerProcess(Struct):
@@ -113,7 +127,7 @@ class Trackers(Struct):
         with self._files:
             for target, process in self._processes.items():
                 if problem := process.close():
-                    tracker = KINDS[target.kind][0]
+                    tracker = KINDS[target.kind][0] if target.kind in KINDS else target.kind
                     self.warnings.append(f"not all was logged to {tracker}: {problem}")
 
     def tee(self, listen: Listener) -> Listener:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from olivebuild.ui.tracker_process import End, write
+from olivebuild.api.tracker import End
+from olivebuild.ui.tracker_process import write
 
 
 class Run:
