@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from olivebuild.api.action import Action, Message, Outcome
-from olivebuild.api.executor import WORKER, Needs, WorkerOutput, request
+from olivebuild.api.executor import WORKER, Requirements, WorkerOutput, request
 from olivebuild.core import numerics
 from olivebuild.core.errors import RecipeError
 
@@ -35,7 +35,7 @@ class NiceExecutor:
     def prepare(self, modules: Sequence[str]) -> None:
         """Start nothing: each step gets a process of its own."""
 
-    def can_start(self, action: Needs) -> bool:
+    def can_start(self, action: Requirements) -> bool:
         """Return whether fewer than `jobs` steps run, and none that is exclusive."""
         if self._exclusive or (action.exclusive and self._running):
             return False

@@ -84,6 +84,7 @@ class Edge(Record, frozen=True):
     role: str
     ref: Ref
     kinds: tuple[str, ...]
+    """() for any, those of other packages too."""
     output: str = ""
     field: tuple[str | int, ...] = ()
     sibling: str = ""

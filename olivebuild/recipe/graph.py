@@ -170,7 +170,7 @@ def _resolve(
     if source is None:
         raise _no_target(recipe, node, name, where)
     kind = recipe.targets[name].kind
-    if kind not in edge.kinds:
+    if edge.kinds and kind not in edge.kinds:
         hint = f"it takes {' or '.join(edge.kinds)}"
         raise RecipeError(
             f"{name} is of kind {kind}, which is not what {node.target} takes here",

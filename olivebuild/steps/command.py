@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, field_validator
 
 from olivebuild.api.node import Program
-from olivebuild.api.step import KINDS, Edge, Fields, FileInput, Ref, Step
+from olivebuild.api.step import Edge, Fields, FileInput, Ref, Step
 from olivebuild.core.environment import NAME
 from olivebuild.core.errors import InvalidValue, Problem
 from olivebuild.core.fs import portable_names
@@ -102,7 +102,7 @@ class Command(Step):
         else:
             keys = [(name, name) for name in fields.inputs]
         refs = self.named_inputs(fields)
-        return [Edge(name, refs[name], KINDS, field=("inputs", key)) for name, key in keys]
+        return [Edge(name, refs[name], (), field=("inputs", key)) for name, key in keys]
 
     def files(self, fields: CommandFields) -> list[FileInput]:
         inputs = [FileInput(f"file.{i}", path, ("files", i)) for i, path in enumerate(fields.files)]

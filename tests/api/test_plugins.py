@@ -210,5 +210,5 @@ def test_a_plain_build_asks_no_other_package(place: Place) -> None:
             text=True,
             check=False,
         )
-        scans = [line for line in done.stderr.splitlines() if line.startswith("scan")]
+        scans = [line for line in done.stderr.splitlines() if line.startswith("scan olivebuild")]
         assert scans == (["scan olivebuild.executors"] if "other" in arguments else [])
