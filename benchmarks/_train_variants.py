@@ -184,13 +184,15 @@ def ours(
     batches = list(loop.schedule.batches())
     tokens = [sum(len(tokens_of[i]) for i in batch) for batch in batches]
     # When the first of these is read, the next has begun, and was waited for too.
-    found = figures(torch, loop.forward.model, ends, tokens, losses, loop.ahead, skipped)
-    found["gpus"] = loop.ranks.count if loop.ranks else 1
+    found = figures(
+        torch, loop.runner.forward.model, ends, tokens, losses, loop.steps_in_flight, skipped
+    )
+    found["gpus"] = loop.runner.ranks.count if loop.runner.ranks else 1
     return (
         found
         | {
             k: v
-            for k, v in vars(loop.forward.setup).items()
+            for k, v in loop.runner.forward.setup.provenance().items()
             if k in ("packed", "share", "limit", "grouped", "twice")
         }
         | {"notes": notes}

@@ -40,7 +40,7 @@ def seen_by(batch: list[Tokens], share: bool, window: int | None = None) -> list
     """For each counted token, in order of the packed rows: the ids that its prediction sees, by the
     groups' masks.
     """
-    part = pack(batch, CPU, share=share, grouped=True)
+    part = pack(batch, CPU, share_prefixes=share, padded_groups=True)
     assert part.rows.back is not None
     flat, masks = [], []
     for group in part.rows.groups:
@@ -74,7 +74,7 @@ def test_a_window_hides_what_lies_further_back(rows: list[list[int]], window: in
 
 @given(token_rows)
 def test_shared_beginnings_lie_there_once(rows: list[list[int]]) -> None:
-    part = pack([row(ids) for ids in rows], CPU, share=True, grouped=False)
+    part = pack([row(ids) for ids in rows], CPU, share_prefixes=True, padded_groups=False)
     beginnings = {tuple(ids[:i]) for ids in rows for i in range(1, len(ids) + 1)}
     assert part.ids.numel() == len(beginnings)
     assert part.targets.numel() == sum(len(ids) - 1 for ids in rows)
@@ -82,7 +82,7 @@ def test_shared_beginnings_lie_there_once(rows: list[list[int]]) -> None:
 
 @given(token_rows, st.booleans())
 def test_varlen_places_agree_with_the_rows(rows: list[list[int]], share: bool) -> None:
-    part = pack([row(ids) for ids in rows], CPU, share=share, grouped=False)
+    part = pack([row(ids) for ids in rows], CPU, share_prefixes=share, padded_groups=False)
     keys = part.rows.keys if part.rows.keys is not None else torch.arange(part.ids.numel())
     found = [
         part.ids[0][keys[a:b]].tolist()
@@ -111,9 +111,13 @@ def test_orders_and_rates() -> None:
     assert steps_of(10, 4, 2) == 6
     epoch = islice(batches_of(10, 4, 7), 3)
     assert sorted(chain(*epoch)) == list(range(10))
-    shuffled = Schedule(10, 4, 6, 1.0, 0, "linear", 0, 7)
+    shuffled = Schedule(
+        count=10, batch=4, steps=6, lr=1.0, warmup=0, scheduler="linear", decay=0, seed=7
+    )
     assert list(shuffled.batches(2)) == list(shuffled.batches())[2:]
-    in_order = Schedule(10, 4, 3, 1.0, 1, "stable", 1, None)
+    in_order = Schedule(
+        count=10, batch=4, steps=3, lr=1.0, warmup=1, scheduler="stable", decay=1, seed=None
+    )
     assert list(in_order.batches()) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [in_order.rate(s) for s in range(3)] == [0.5, 1.0, 0.5]
     assert [lr_factor(s, 4, 0, "linear") for s in range(5)] == [1, 0.75, 0.5, 0.25, 0]

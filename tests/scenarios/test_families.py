@@ -86,12 +86,12 @@ def trained(folder: Path) -> tuple[str, float, float]:
     setup = takes_packed(model, rows, torch.device("cpu"), lambda text: None)
     wrong, turned = 0.0, 0.0
     for share, limit in ((setup.packed, 10_000), (False, 100)):
-        setup.share, setup.limit = share, limit
+        setup.share_prefixes, setup.tokens_per_micro_batch = share, limit
         model.zero_grad()
         forward = Forward(model, torch.device("cpu"), setup, print)
         found = float(forward.backward(rows))
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
-        judged = forward.judge(rows)
+        judged = forward.evaluate(rows)
         wrong = max(wrong, abs(found / loss - 1), abs(judged[0] / judged[2] / loss - 1))
         turned = max(turned, float((gradient - slope).norm() / slope.norm()))
     return "packed" if setup.packed else "one by one" if setup.single else "padded", wrong, turned

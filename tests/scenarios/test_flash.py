@@ -136,15 +136,17 @@ def test_flash_attention_changes_no_gradient(
         sliding_window=window,
     )
     model, batch = adapted(tmp_path / "model"), one_length() if usual else token_rows(5)
-    wanted = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
+    wanted = gradient(
+        model, Setup(packed=False, share_prefixes=False, tokens_per_micro_batch=10_000), batch
+    )
     for share in (False, True):
         setup = Setup(
             packed=True,
-            share=share and not usual,
-            limit=10_000,
-            grouped=False,
+            share_prefixes=share and not usual,
+            tokens_per_micro_batch=10_000,
+            padded_groups=False,
             flash=True,
-            usual=usual,
+            uniform_length=usual,
         )
         found = gradient(model, setup, batch)
         assert abs(found[0] - wanted[0]) < 1e-5

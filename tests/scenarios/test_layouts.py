@@ -48,7 +48,10 @@ def test_a_packed_row_has_the_logits_it_has_alone(
                 model(input_ids=torch.tensor(row.ids)[None].long()).logits[0] for row in batch
             ]
     forward = Forward(
-        model, torch.device("cpu"), Setup(packed=True, share=True, limit=10_000), print
+        model,
+        torch.device("cpu"),
+        Setup(packed=True, share_prefixes=True, tokens_per_micro_batch=10_000),
+        print,
     )
     for share in (False, True):
         order = (
@@ -57,7 +60,9 @@ def test_a_packed_row_has_the_logits_it_has_alone(
             else range(len(batch))
         )
         with torch.no_grad():
-            found = forward.logits(pack(batch, torch.device("cpu"), share=share, grouped=True))
+            found = forward.logits(
+                pack(batch, torch.device("cpu"), share_prefixes=share, padded_groups=True)
+            )
         for logits in wanted.values():
             alone = torch.cat([logits[i][:-1][batch[i].counted[1:]] for i in order])
             assert (found - alone).abs().max() < 1e-5
@@ -82,18 +87,29 @@ def test_what_is_computed_otherwise_for_speed_changes_no_gradient(
     from olivebuild.ml.nn.lora import join_products
 
     model, batch = adapted(llama), one_length()
-    padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
+    padded = gradient(
+        model, Setup(packed=False, share_prefixes=False, tokens_per_micro_batch=10_000), batch
+    )
     # As layers run on a processor: LoRA's products joined.
     join_products(model)
     assert sum("forward" in vars(module) for module in model.modules()) == 14
-    joined = gradient(model, Setup(packed=True, share=True, limit=10_000), batch)
+    joined = gradient(
+        model, Setup(packed=True, share_prefixes=True, tokens_per_micro_batch=10_000), batch
+    )
     assert abs(joined[0] - padded[0]) < 1e-5
     assert (joined[1] - padded[1]).abs().max() < 1e-5
     # Rows of one length without a mask, the loss in one pass, LoRA scaled while narrow.
     monkeypatch.setattr(loss_head, "_compiled_slope", lambda: loss_head._slope_in_one)
     suit_compiler(model)
     assert sum("forward" in vars(module) for module in model.modules()) == 14
-    setup = Setup(packed=True, share=False, limit=10_000, grouped=False, usual=12, compiled=True)
+    setup = Setup(
+        packed=True,
+        share_prefixes=False,
+        tokens_per_micro_batch=10_000,
+        padded_groups=False,
+        uniform_length=12,
+        compiled=True,
+    )
     found = gradient(model, setup, batch)
     assert abs(found[0] - padded[0]) < 1e-5
     assert (found[1] - padded[1]).abs().max() < 1e-5
@@ -172,7 +188,11 @@ def test_layers_put_another_way_for_a_compiler_learn_the_same_in_half_precision(
                 ways.count("_gate_apart"),
             ) == (4, 4, 0)
         gradients.append(
-            gradient(model, Setup(packed=True, share=False, limit=10_000), one_length())[1].float()
+            gradient(
+                model,
+                Setup(packed=True, share_prefixes=False, tokens_per_micro_batch=10_000),
+                one_length(),
+            )[1].float()
         )
     exact, plain, found = gradients
     assert (found - exact).norm() < 1.2 * (plain - exact).norm()
@@ -191,7 +211,7 @@ def test_a_gate_apart_from_what_it_gates_gives_the_same(tiny_model: Path, tmp_pa
         load.load_model(tmp_path / "model", torch.float32),
         modules=["qkv_proj", "down_proj"],
     )
-    setup = Setup(packed=True, share=False, limit=10_000)
+    setup = Setup(packed=True, share_prefixes=False, tokens_per_micro_batch=10_000)
     plain = gradient(model, setup, one_length())[1]
     suit_compiler(model)
     assert (
@@ -214,8 +234,16 @@ def test_a_window_that_hides_only_what_predicts_nothing_is_none(
     for window, hides in ((11, False), (10, True)):
         make("phi3", tmp_path / str(window), tiny_model, dtype="float32", sliding_window=window)
         model, batch = adapted(tmp_path / str(window)), one_length()
-        padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
-        setup = Setup(packed=True, share=False, limit=10_000, grouped=False, usual=12)
+        padded = gradient(
+            model, Setup(packed=False, share_prefixes=False, tokens_per_micro_batch=10_000), batch
+        )
+        setup = Setup(
+            packed=True,
+            share_prefixes=False,
+            tokens_per_micro_batch=10_000,
+            padded_groups=False,
+            uniform_length=12,
+        )
         if hides:
             # Left to the kernel for rows of any length.
             with pytest.raises(TypeError):
@@ -230,12 +258,14 @@ def test_layout_pieces_and_memory_change_no_gradient(llama: Path, tmp_path: Path
     from olivebuild.ml.nn.forward import Setup
 
     model, batch = adapted(llama), token_rows(1)
-    padded = gradient(model, Setup(packed=False, share=False, limit=10_000), batch)
+    padded = gradient(
+        model, Setup(packed=False, share_prefixes=False, tokens_per_micro_batch=10_000), batch
+    )
     for setup in (
-        Setup(packed=True, share=False, limit=10_000),
-        Setup(packed=True, share=True, limit=10_000),
-        Setup(packed=True, share=True, limit=40),
-        Setup(packed=False, share=False, limit=40),
+        Setup(packed=True, share_prefixes=False, tokens_per_micro_batch=10_000),
+        Setup(packed=True, share_prefixes=True, tokens_per_micro_batch=10_000),
+        Setup(packed=True, share_prefixes=True, tokens_per_micro_batch=40),
+        Setup(packed=False, share_prefixes=False, tokens_per_micro_batch=40),
     ):
         found = gradient(model, setup, batch)
         assert abs(found[0] - padded[0]) < 1e-5
@@ -245,7 +275,11 @@ def test_layout_pieces_and_memory_change_no_gradient(llama: Path, tmp_path: Path
         patch.setattr(loss_head, "LOGITS", 384 * 5)
         _forward.checkpoint_layers(model)
         found = gradient(
-            model, Setup(packed=True, share=True, limit=10_000, plain_head=True), batch
+            model,
+            Setup(
+                packed=True, share_prefixes=True, tokens_per_micro_batch=10_000, linear_head=True
+            ),
+            batch,
         )
         assert (found[1] - padded[1]).abs().max() < 1e-5
 
@@ -257,7 +291,9 @@ def test_out_of_memory_goes_on_in_smaller_pieces(llama: Path) -> None:
     from olivebuild.ml.nn.forward import Forward, Setup
 
     model, batch = adapted(llama), token_rows(2)
-    wanted = gradient(model, Setup(packed=True, share=True, limit=10_000), batch)
+    wanted = gradient(
+        model, Setup(packed=True, share_prefixes=True, tokens_per_micro_batch=10_000), batch
+    )
     room = [85]
     said: list[str] = []
 
@@ -267,11 +303,14 @@ def test_out_of_memory_goes_on_in_smaller_pieces(llama: Path) -> None:
 
     model.get_base_model().base_model.register_forward_pre_hook(small, with_kwargs=True)
     forward = Forward(
-        model, torch.device("cpu"), Setup(packed=True, share=False, limit=160), said.append
+        model,
+        torch.device("cpu"),
+        Setup(packed=True, share_prefixes=False, tokens_per_micro_batch=160),
+        said.append,
     )
     model.zero_grad()
     loss = float(forward.backward(batch))
-    assert forward.setup.limit == 80
+    assert forward.setup.tokens_per_micro_batch == 80
     assert len(said) == 1
     assert abs(loss - wanted[0]) < 1e-5
     found = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
@@ -279,7 +318,7 @@ def test_out_of_memory_goes_on_in_smaller_pieces(llama: Path) -> None:
     room[0] = 1
     with pytest.raises(StepError, match="does not fit into memory"):
         forward.backward(batch)
-    assert forward.setup.twice
+    assert forward.setup.recompute
 
 
 def test_attention_that_is_not_known_is_padded(llama: Path) -> None:

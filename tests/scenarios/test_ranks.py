@@ -102,7 +102,7 @@ def trained(
             torch.device("cpu"),
             getattr(torch, dtype),
         )
-    return loop, np.concatenate([w.detach().numpy().ravel() for w in loop.weights])
+    return loop, np.concatenate([w.detach().numpy().ravel() for w in loop.runner.trainable.weights])
 
 
 def test_what_several_learn_is_what_one_learns(tmp_path: Path, llama: Path, data: Path) -> None:
@@ -118,23 +118,23 @@ def test_what_several_learn_is_what_one_learns(tmp_path: Path, llama: Path, data
 def test_a_batch_whose_gradient_left_the_number_format_is_taken_again_by_all(
     tmp_path: Path, llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from olivebuild.ml.training.loop import Loop
+    from olivebuild.ml.training.step_runner import StepRunner
 
-    make = Loop.__init__
+    make = StepRunner.__init__
 
-    def scaled(loop: Loop, *given: Any) -> None:
-        make(loop, *given)
-        loop.progress.scale = 2.0**34
+    def scaled(runner: StepRunner, *arguments: Any) -> None:
+        make(runner, *arguments)
+        runner.scale = 2.0**34
 
-    monkeypatch.setattr(Loop, "__init__", scaled)
+    monkeypatch.setattr(StepRunner, "__init__", scaled)
     alone, wanted = trained(tmp_path / "a", tmp_path / "cache-a", llama, data, 1, dtype="float16")
     together, found = trained(tmp_path / "b", tmp_path / "cache-b", llama, data, 3, dtype="float16")
-    assert max(alone.progress.scale, together.progress.scale) < 2.0**30
+    assert max(alone.runner.scale, together.runner.scale) < 2.0**30
     assert together.progress.losses == pytest.approx(alone.progress.losses, rel=1e-3)
     assert np.linalg.norm(found - wanted) < 1e-2 * np.linalg.norm(wanted)
 
 
-def test_several_go_on_from_what_one_left_and_one_from_what_several_left(
+def test_several_resume_what_one_left_and_one_what_several_left(
     tmp_path: Path, llama: Path, data: Path
 ) -> None:
     _, wanted = trained(tmp_path / "quiet", tmp_path / "other", llama, data, 1)
@@ -275,10 +275,10 @@ def test_a_training_that_is_asked_to_stop_keeps_its_state(
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 12])
 def test_shares_are_all_of_a_batch_and_about_as_long(count: int) -> None:
-    from olivebuild.ml.training.data_parallel import share_of
+    from olivebuild.ml.training.data_parallel import local_share
 
     batch = token_rows(3, 20)
-    shares: Sequence[Any] = [share_of(batch, rank, count) for rank in range(count)]
+    shares: Sequence[Any] = [local_share(batch, rank, count) for rank in range(count)]
     assert sorted(id(row) for share in shares for row in share) == sorted(map(id, batch))
     tokens = [sum(map(len, share)) for share in shares]
     assert max(tokens) - min(tokens) <= max(map(len, batch))

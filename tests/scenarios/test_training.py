@@ -36,54 +36,54 @@ def test_stopped_at_random_steps_it_ends_the_same(llama: Path, tmp_path: Path) -
             with pytest.raises(Stopped):
                 fit(cache, llama, batch, training, stop_at=step, **dropout)
         loop, said = fit(cache, llama, batch, training, **dropout)
-        assert any("going on from step" in str(e.get("text")) for e in said)
+        assert any("resuming from step" in str(e.get("text")) for e in said)
         assert bytes_of(loop) == wanted
 
 
 def test_figures_that_are_read_a_step_later_are_the_same(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from olivebuild.ml.training.loop import Loop
-    from olivebuild.ml.training.validation import Evaluation
+    from olivebuild.ml.training.loop import TrainingLoop
+    from olivebuild.ml.training.validation import Validation
 
     def trained(name: str, **more: Any) -> Any:
-        evaluation = Evaluation(token_rows(10), 5, None, best=True)
+        validation = Validation(token_rows(10), 5, None, best=True)
         return fit(
             tmp_path / name,
             llama,
             token_rows(5, 20),
             {"steps": 14, "checkpoint_steps": 4},
-            held_out=evaluation,
+            held_out=validation,
             dropout=0.2,
             **more,
         )
 
     quiet, said = trained("quiet")
-    make = Loop.__init__
+    make = TrainingLoop.__init__
 
-    def ahead(loop: Loop, *given: Any) -> None:
-        make(loop, *given)
-        loop.ahead = 1
+    def pipelined(loop: TrainingLoop, *arguments: Any) -> None:
+        make(loop, *arguments)
+        loop.steps_in_flight = 1
 
-    monkeypatch.setattr(Loop, "__init__", ahead)
+    monkeypatch.setattr(TrainingLoop, "__init__", pipelined)
     with pytest.raises(Stopped):
         trained("later", stop_at=10)
     later, rest = trained("later")
-    assert any("going on from step 8 of 14" in str(e.get("text")) for e in rest)
+    assert any("resuming from step 8 of 14" in str(e.get("text")) for e in rest)
     assert bytes_of(later) == bytes_of(quiet)
     assert later.progress.curve() == quiet.progress.curve()
     steps = [e["step"] for e in said if "loss" in e]
     assert [e["step"] for e in rest if "loss" in e] == steps[8:]
 
 
-def test_a_training_that_other_numerics_began_begins_anew(llama: Path, tmp_path: Path) -> None:
+def test_a_training_that_other_numerics_began_restarts(llama: Path, tmp_path: Path) -> None:
     """Half of each of two machines' numbers would be what neither gives."""
     batch, training = token_rows(5, 20), {"steps": 6}
     wanted = bytes_of(fit(tmp_path / "whole", llama, batch, training)[0])
     here = {"threads": "1"}
     for there, told in (
-        ({"threads": "8"}, "other numerics (threads 8, here 1): the training begins anew"),
-        (here, "going on from step"),
+        ({"threads": "8"}, "other numerics (threads 8, here 1): the training restarts"),
+        (here, "resuming from step"),
     ):
         with pytest.raises(Stopped):
             fit(tmp_path / "cache", llama, batch, training, stop_at=3, numerics=there)
@@ -121,7 +121,7 @@ def test_a_full_disk_and_a_torn_state_cost_only_time(llama: Path, tmp_path: Path
     kept.write_bytes(data)
     assert checkpoint.read(kept) is None
     loop, said = fit(tmp_path, llama, batch, training)
-    assert not any("going on" in str(e.get("text")) for e in said)
+    assert not any("resuming" in str(e.get("text")) for e in said)
     assert bytes_of(loop) == wanted
 
 
@@ -130,38 +130,38 @@ def test_appended_rows_cost_what_they_are(rows_before: int, llama: Path, tmp_pat
     batch, training = token_rows(7, 200), {"order": "append", "checkpoint_steps": None}
     edited = batch[:rows_before] + token_rows(8, 2)
     clean = bytes_of(fit(tmp_path / "clean", llama, edited, training, dropout=0.1)[0])
-    assert fit(tmp_path, llama, batch, training, dropout=0.1)[0].known == 0
+    assert fit(tmp_path, llama, batch, training, dropout=0.1)[0].steps_skipped == 0
     loop, _ = fit(tmp_path, llama, edited, training, dropout=0.1)
     assert bytes_of(loop) == clean
     if rows_before == 200:
-        assert (loop.schedule.steps - loop.known) / loop.schedule.steps <= 0.15
+        assert (loop.schedule.steps - loop.steps_skipped) / loop.schedule.steps <= 0.15
     else:
         # An edit in the middle leaves the part before it.
-        assert 0.5 * loop.schedule.steps < loop.known < 0.9 * loop.schedule.steps
+        assert 0.5 * loop.schedule.steps < loop.steps_skipped < 0.9 * loop.schedule.steps
 
 
 def test_held_out_rows_end_a_training_and_choose_its_best_weights(
     llama: Path, tmp_path: Path
 ) -> None:
-    from olivebuild.ml.training.validation import Evaluation
+    from olivebuild.ml.training.validation import Validation
 
-    def evaluation() -> Evaluation:
-        return Evaluation(token_rows(10), 2, 2, best=True)
+    def validation() -> Validation:
+        return Validation(token_rows(10), 2, 2, best=True)
 
     batch, training = token_rows(9, 12), {"steps": 60, "lr": 3e-2}
-    loop, said = fit(tmp_path / "quiet", llama, batch, training, held_out=evaluation())
-    found = loop.evaluation
+    loop, said = fit(tmp_path / "quiet", llama, batch, training, held_out=validation())
+    found = loop.validation
     assert loop.step < 60
     assert found.losses.index(min(found.losses)) == len(found.losses) - 3
-    assert loop.forward.judge(found.rows)[0] == pytest.approx(
+    assert loop.runner.forward.evaluate(found.rows)[0] == pytest.approx(
         min(found.losses) * sum(r.labels for r in found.rows), rel=1e-4
     )
     assert [e["eval_loss"] for e in said if "eval_loss" in e] == found.losses
     # The best weights so far outlive a stop.
     with pytest.raises(Stopped):
-        fit(tmp_path, llama, batch, training, stop_at=loop.step - 1, held_out=evaluation())
-    again, _ = fit(tmp_path, llama, batch, training, held_out=evaluation())
-    assert again.evaluation.losses == found.losses
+        fit(tmp_path, llama, batch, training, stop_at=loop.step - 1, held_out=validation())
+    again, _ = fit(tmp_path, llama, batch, training, held_out=validation())
+    assert again.validation.losses == found.losses
     assert bytes_of(again) == bytes_of(loop)
 
 
@@ -174,9 +174,9 @@ def test_a_loss_that_runs_away_ends_the_training(llama: Path, tmp_path: Path) ->
     # A tiny model's norms keep its loss from growing far, so the figures are given; one bad batch
     # is no reason yet.
     loop, _ = fit(tmp_path / "b", llama, batch, {"steps": 2})
-    loop._note(3, 30.0, 1.0)
+    loop._record(3, 30.0, 1.0)
     with pytest.raises(StepError, match="the loss ran away"):
-        [loop._note(3, 30.0, 1.0) for _ in range(10)]
+        [loop._record(3, 30.0, 1.0) for _ in range(10)]
 
 
 def test_training_begins_with_another_adapter(llama: Path, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_training_begins_with_another_adapter(llama: Path, tmp_path: Path) -> No
     first, _ = fit(tmp_path / "a", llama, token_rows(12, 8), {"steps": 6})
     saved = tmp_path / "adapter"
     saved.mkdir()
-    train.save_adapter(first.forward.model, saved, "base")
+    train.save_adapter(first.runner.forward.model, saved, "base")
     inputs = {"from": ActionInput(str(saved), str(saved), "adapter", "first")}
     fields: dict[str, Any] = {"inputs": inputs, "from": "first"}
     loop, _ = fit(tmp_path / "b", llama, token_rows(12, 8), {"steps": 6}, **fields)
@@ -242,14 +242,14 @@ def kills(place: Place, count: int) -> None:
         done = place.build("adapter")
         assert done.code == 0, done.err
         notes = [e["text"] for e in done.events if e["event"] == "note"]
-        assert any("going on from step" in n for n in notes) or "adapter" not in done.ran
+        assert any("resuming from step" in n for n in notes) or "adapter" not in done.ran
         assert place.built("adapter", "adapter_model.safetensors") == wanted
         assert not list((place.cache / "checkpoints").glob("*"))
         # The same once more, from nothing.
         shutil.rmtree(place.cache)
 
 
-def test_a_killed_training_goes_on_and_ends_the_same(place: Place) -> None:
+def test_a_killed_training_resumes_and_ends_the_same(place: Place) -> None:
     kills(place, 1)
 
 
@@ -311,9 +311,12 @@ def test_dequantised_weights_are_those_that_were_trained_on(llama: Path, tmp_pat
     qlora.as_trained_on(job_in(tmp_path / "job", Store(tmp_path / "cache")), model, tmp_path)
     # A look at 4-bit weights without gradients must not spoil the gradients after it.
     qlora.for_training(trained_on)
-    batch, setup = token_rows(4), Setup(packed=True, share=True, limit=10_000)
+    batch, setup = (
+        token_rows(4),
+        Setup(packed=True, share_prefixes=True, tokens_per_micro_batch=10_000),
+    )
     quantised = adapted(llama, trained_on)
-    Forward(quantised, torch.device("cpu"), setup, print).judge(batch)
+    Forward(quantised, torch.device("cpu"), setup, print).evaluate(batch)
     assert (
         gradient(quantised, setup, batch)[1] - gradient(adapted(llama, model), setup, batch)[1]
     ).abs().max() < 1e-5

@@ -22,20 +22,20 @@ pytestmark = pytest.mark.scenario
     ],
 )
 def test_the_length_that_most_rows_have(lengths: list[int], usual: int) -> None:
-    from olivebuild.ml.nn.tuning import usual_length
+    from olivebuild.ml.nn.tuning import uniform_length
 
-    assert usual_length(np.array(lengths)) == usual
+    assert uniform_length(np.array(lengths)) == usual
 
 
 @pytest.mark.parametrize(("inner", "size"), [(256, 10 * 64 + 5 * 256), (None, 10 * 64 + 20 * 64)])
 def test_what_a_token_takes_grows_with_the_model(inner: int | None, size: int) -> None:
     import torch
 
-    from olivebuild.ml.nn.tuning import bytes_a_token
+    from olivebuild.ml.nn.tuning import bytes_per_token
 
     config = SimpleNamespace(hidden_size=64, num_hidden_layers=3)
     if inner:
         config.intermediate_size = inner
     config.get_text_config = lambda: config
     model: Any = SimpleNamespace(config=config, dtype=torch.bfloat16)
-    assert bytes_a_token(model) == size * 3 * 2
+    assert bytes_per_token(model) == size * 3 * 2

@@ -116,4 +116,4 @@ def fit(
 
 
 def bytes_of(loop: Any) -> bytes:
-    return b"".join(weight.detach().numpy().tobytes() for weight in loop.weights)
+    return b"".join(weight.detach().numpy().tobytes() for weight in loop.runner.trainable.weights)

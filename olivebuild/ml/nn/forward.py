@@ -1,16 +1,14 @@
-"""A batch -> the gradient of its mean loss, whatever the layout, the micro-batch and the memory:
-what the recipe says is not changed.
+"""Gradient of the mean loss of a batch, the same for every layout and size of micro-batches.
 
 The mean is over all counted tokens of the batch, however it is cut. Logits are computed only where
-a token is counted, and in pieces
-where a vocabulary of logits would not fit. Layouts are in ml/nn/packing.py; which one a model takes
-is
-found by trying (`takes_packed`).
+a token is counted, and in pieces where a vocabulary of logits would not fit. Layouts are in
+ml/nn/packing.py; the one that a model takes is found by trying (`takes_packed`).
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,42 +26,55 @@ from olivebuild.ml.nn.loss_head import head_loss
 from olivebuild.ml.nn.packing import Packed, Padded, micro_batches, pack, pad
 from olivebuild.ml.nn.reach import Reach, keeps_state, own_attention
 
-SMALLEST = 64
+MIN_TOKENS = 64
+"""The fewest tokens of a micro-batch that memory may force."""
+UNLIMITED = 1 << 30
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Setup:
-    """How batches are computed here. Chosen for the machine at hand; no part of a key."""
+    """Computation of batches, chosen for the machine at hand; no part of a key."""
 
     packed: bool
-    share: bool
-    """Beginnings that rows have in common are computed once; not under dropout, which each row
-    draws for itself.
+    share_prefixes: bool
+    """Beginnings that rows have in common are computed once.
+
+    Not under dropout, which each row draws for itself.
     """
-    limit: int
-    """Tokens in one forward pass."""
-    grouped: bool = True
+    tokens_per_micro_batch: int
+    padded_groups: bool = True
     """Attention by padded groups of rows; else by torch's varlen kernel."""
-    twice: bool = False
-    """Layers are computed once more on the way back, to save memory."""
+    recompute: bool = False
+    """Layers are computed once more in the backward pass, to save memory."""
     flash: bool = False
     """Attention by FlashAttention 4 in the place of torch's kernels."""
-    usual: int = 0
-    """The length that most rows have, where rows of one length are attended to by a kernel of their
-    own; else 0.
-    """
+    uniform_length: int = 0
+    """The length that most rows have, where a kernel of its own attends to those; else 0."""
     compiled: bool = False
     """Layers, and the loss, are compiled."""
     single: bool = False
     """Each row by itself, where the model computes rows of a padded batch otherwise than alone."""
-    plain_head: bool = True
-    """The logits are the head's product with the last hidden state, and nothing is done to them
-    after it.
-    """
+    linear_head: bool = True
+    """The logits are the head's product with the last hidden state, and nothing else."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the fields by the names that traces on disk have for them."""
+        return {RECORDED.get(name, name): value for name, value in vars(self).items()}
+
+
+RECORDED = {
+    "share_prefixes": "share",
+    "tokens_per_micro_batch": "limit",
+    "padded_groups": "grouped",
+    "recompute": "twice",
+    "uniform_length": "usual",
+    "linear_head": "plain_head",
+}
+"""Names of Setup's fields in traces, where they differ."""
 
 
 class Forward:
-    """`model` is peft's; `note` says aloud what has to be changed on the way."""
+    """Forward and backward passes of peft's `model`; `note` reports changes that memory forces."""
 
     def __init__(
         self, model: Any, device: torch.device, setup: Setup, note: Callable[[str], None]
@@ -73,71 +84,70 @@ class Forward:
         self.setup = setup
         self.note = note
         self.scale = 1.0
-        """What the loss is multiplied with before its gradient is taken, for number formats of a
-        small range.
-        """
+        """Factor of the loss before its gradient is taken, for number formats of a small range."""
         self.reach = Reach(model)
         self._named = inspect.signature(model.get_base_model().forward).parameters
         model.set_attn_implementation(attention.NAME if setup.packed else own_attention(model))
 
     def lay_out(self, batch: Sequence[Tokens]) -> list[Packed | Padded]:
+        """Return the micro-batches of a batch, on the device."""
         setup, apart = self.setup, self.reach.apart(batch)
         if not setup.packed:
             return [
                 pad(part, self.device)
                 for rows in apart
-                for part in _even(rows, 0 if setup.single else setup.limit)
+                for part in _even(rows, 0 if setup.single else setup.tokens_per_micro_batch)
             ]
-        how: dict[str, Any] = {
-            "share": setup.share,
-            "grouped": setup.grouped,
-            "usual": setup.usual,
+        options: dict[str, Any] = {
+            "share_prefixes": setup.share_prefixes,
+            "padded_groups": setup.padded_groups,
+            "uniform_length": setup.uniform_length,
             "flash": setup.flash,
         }
         return [
-            pack(part, self.device, **how)
+            pack(part, self.device, **options)
             for rows in apart
-            for part in micro_batches(rows, setup.limit)
+            for part in micro_batches(rows, setup.tokens_per_micro_batch)
         ]
 
     def backward(
         self,
         batch: Sequence[Tokens],
-        ready: list[Packed | Padded] | None = None,
+        layout: list[Packed | Padded] | None = None,
         labels: int | None = None,
     ) -> torch.Tensor:
-        """Add the gradient of the batch's mean loss to the weights; the loss.
+        """Add the gradient of the batch's mean loss to the weights; return the loss, a scalar.
 
-        Without memory for it, in smaller pieces.
-
-        `labels`: how many the mean is over, where the batch is a share of a larger one.
+        Without memory for it, in smaller micro-batches. `layout` are those of `lay_out`. `labels`
+        is the number of tokens that the mean is over, where the batch is a share of a larger one.
         """
         labels = labels or labels_of(batch)
         while True:
             try:
                 total = torch.zeros((), device=self.device)
-                for part in ready or self.lay_out(batch):
+                for part in layout or self.lay_out(batch):
                     loss = self._loss(part) / labels
                     (loss * self.scale if self.scale != 1 else loss).backward()
                     total += loss.detach()
                 return total
             except (torch.OutOfMemoryError, MemoryError):
-                ready = None
+                layout = None
                 self._halve(max(map(len, batch)))
 
     def _halve(self, longest: int) -> None:
-        """Raises StepError when there is nothing left to make smaller."""
+        """Use less memory. Raises StepError when there is nothing left to make smaller."""
         self.model.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self.setup.limit > max(longest, SMALLEST):
-            self.setup.limit = max(self.setup.limit // 2, longest, SMALLEST)
+        tokens = self.setup.tokens_per_micro_batch
+        if tokens > max(longest, MIN_TOKENS):
+            tokens = max(tokens // 2, longest, MIN_TOKENS)
+            self.setup.tokens_per_micro_batch = tokens
             self.note(
-                f"out of memory: going on with {self.setup.limit} tokens at a time, which changes "
-                "no result"
+                f"out of memory: going on with {tokens} tokens at a time, which changes no result"
             )
-        elif not self.setup.twice:
-            self.setup.twice = True
+        elif not self.setup.recompute:
+            self.setup.recompute = True
             checkpoint_layers(self.model)
             self.note(
                 "out of memory: going on with layers computed twice (gradient checkpointing), "
@@ -148,7 +158,7 @@ class Forward:
             raise StepError(f"a single row of {longest} tokens does not fit into memory", hint=hint)
 
     def _loss(self, part: Packed | Padded) -> torch.Tensor:
-        """The summed loss of a micro-batch."""
+        """Return the summed loss of a micro-batch, a scalar."""
         if isinstance(part, Padded):
             return cross_entropy(
                 self.padded_logits(part).float(),
@@ -156,7 +166,7 @@ class Forward:
                 ignore_index=-100,
                 reduction="sum",
             )
-        if self.setup.plain_head:
+        if self.setup.linear_head:
             return head_loss(
                 self.model,
                 self.hidden(part)[part.predict],
@@ -166,21 +176,21 @@ class Forward:
         return cross_entropy(self.logits(part).float(), part.targets, reduction="sum")
 
     def padded_logits(self, part: Padded) -> torch.Tensor:
-        """Return the logits: [rows * targets, vocabulary]."""
+        """Return the logits of padded rows' targets, [rows * targets, vocabulary]."""
         self.reach.begin()
         keep = part.targets.shape[1]
-        given = {
+        options = {
             "attention_mask": part.mask,
             "position_ids": part.positions,
             "logits_to_keep": keep + 1,
         }
-        # A class that comes with its model may know less.
-        given = {name: value for name, value in given.items() if name in self._named}
-        logits: torch.Tensor = self.model(input_ids=part.ids, use_cache=False, **given).logits
+        # A class that comes with its model may take fewer.
+        options = {name: value for name, value in options.items() if name in self._named}
+        logits: torch.Tensor = self.model(input_ids=part.ids, use_cache=False, **options).logits
         return logits[:, -keep - 1 : -1].flatten(0, 1)
 
     def logits(self, part: Packed) -> torch.Tensor:
-        """Return the logits: [counted tokens, vocabulary]."""
+        """Return the logits of counted tokens, [counted tokens, vocabulary]."""
         self.reach.begin()
         out = self.model(
             input_ids=part.ids,
@@ -193,7 +203,7 @@ class Forward:
         return logits
 
     def hidden(self, part: Packed) -> torch.Tensor:
-        """[tokens, hidden]: what the head is given."""
+        """Return the last hidden state, which the head takes, [tokens, hidden]."""
         self.reach.begin()
         inner = self.model.get_base_model().base_model
         out = inner(
@@ -203,9 +213,12 @@ class Forward:
         return hidden
 
     @torch.no_grad()
-    def judge(self, rows: Sequence[Tokens]) -> tuple[float, int, int]:
-        """Summed loss, how many counted tokens are the likeliest ones, and how many are counted."""
-        loss, right, count = 0.0, 0, 0
+    def evaluate(self, rows: Sequence[Tokens]) -> tuple[float, int, int]:
+        """Return the summed loss, the number of correct tokens, and that of counted ones.
+
+        A counted token is correct when it is the likeliest one.
+        """
+        loss, correct, count = 0.0, 0, 0
         with evaluating(self.model):
             for part in self.lay_out(rows):
                 if isinstance(part, Padded):
@@ -217,25 +230,25 @@ class Forward:
                 else:
                     logits, targets = self.logits(part), part.targets
                 loss += float(cross_entropy(logits.float(), targets, reduction="sum"))
-                right += int((logits.argmax(-1) == targets).sum())
+                correct += int((logits.argmax(-1) == targets).sum())
                 count += targets.numel()
-        return loss, right, count
+        return loss, correct, count
 
 
 def labels_of(batch: Sequence[Tokens]) -> int:
-    """How many tokens of a batch the loss counts; at least 1, since it is divided by that."""
+    """Return the number of counted tokens of a batch; at least 1, for the loss is divided by it."""
     return max(1, sum(row.labels for row in batch))
 
 
 def _even(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]:
-    """For padded rows it is the longest that counts."""
+    """Yield parts of a batch that, padded to its longest row, have at most `limit` tokens."""
     rows = max(1, limit // max(map(len, batch), default=1))
     return (list(batch[i : i + rows]) for i in range(0, len(batch), rows))
 
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Without dropout in here."""
+    """Turn dropout off inside the context."""
     before = model.training
     model.eval()
     try:
@@ -245,9 +258,9 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def checkpoint_layers(model: Any) -> None:
-    """Keep only what goes into each layer, and compute the rest again on the way back."""
+    """Keep only each layer's input, and compute the rest again in the backward pass."""
     base = model.get_base_model()
-    # Two names of one thing in versions of transformers.
+    # Versions of transformers have two names for it.
     enable = (
         getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
     )
@@ -258,83 +271,105 @@ def checkpoint_layers(model: Any) -> None:
 def takes_packed(
     model: Any, rows: Sequence[Tokens], device: torch.device, note: Callable[[str], None]
 ) -> Setup:
-    """How rows get the logits that each gets alone, packed if possible, asked on some of them; and
-    whether the head is a plain product.
+    """Return the setup by which rows get the logits that each gets alone, packed if possible.
 
-    They are short ones, and one that reaches as far beyond the model's windows and original context
-    as any row does.
+    It is tried on some rows: short ones, and one that reaches as far beyond the model's windows and
+    original context as any row does. `linear_head` is found out as well.
     """
-    alone = Setup(packed=False, share=False, limit=1 << 30)
+    alone = Setup(packed=False, share_prefixes=False, tokens_per_micro_batch=UNLIMITED)
     with evaluating(model):
         forward = Forward(model, device, alone, note)
-        some = forward.reach.apart(_trial_rows(rows, forward.reach))
-        want = [
+        parts = forward.reach.apart(_trial_rows(rows, forward.reach))
+        expected = [
             torch.cat([_counted(forward, pad([row], device)) for row in part]).float()
-            for part in some
+            for part in parts
         ]
-        if why := keeps_state(model):
-            note(f"rows can't be packed for this model: {why}")
-        for grouped in (
-            () if why else (False, True) if attention.takes_varlen(device, model.dtype) else (True,)
-        ):
-            setup = Setup(packed=True, share=True, limit=1 << 30, grouped=grouped)
-            fault = _fault(Forward(model, device, setup, note), some, want)
-            if not fault:
-                return setup
-            note(
-                f"{'padded groups of rows' if grouped else 'the varlen kernel'} can't be used for "
-                f"this model's attention: {fault}"
-            )
+        if setup := _packed_setup(model, device, note, parts, expected):
+            return setup
         forward = Forward(model, device, alone, note)
-        wrong = max(
-            _difference(_counted(forward, pad(part, device)).float(), one)
-            for part, one in zip(some, want, strict=True)
+        error = max(
+            _difference(_counted(forward, pad(part, device)).float(), logits)
+            for part, logits in zip(parts, expected, strict=True)
         )
-        if wrong >= _allowed(model):
-            note(f"rows are computed one by one: padded, their logits would differ by {wrong:.2g}")
+        if error >= _allowed(model):
+            note(f"rows are computed one by one: padded, their logits would differ by {error:.2g}")
             alone.single = True
     return alone
 
 
+def _packed_setup(
+    model: Any,
+    device: torch.device,
+    note: Callable[[str], None],
+    parts: Sequence[Sequence[Tokens]],
+    expected: Sequence[torch.Tensor],
+) -> Setup | None:
+    """Return the first packed setup that gives the expected logits; None where there is none."""
+    if why := keeps_state(model):
+        note(f"rows can't be packed for this model: {why}")
+        return None
+    varlen = attention.takes_varlen(device, model.dtype)
+    for padded_groups in (False, True) if varlen else (True,):
+        setup = Setup(
+            packed=True,
+            share_prefixes=True,
+            tokens_per_micro_batch=UNLIMITED,
+            padded_groups=padded_groups,
+        )
+        fault = _fault(Forward(model, device, setup, note), parts, expected)
+        if not fault:
+            return setup
+        kernel = "padded groups of rows" if padded_groups else "the varlen kernel"
+        note(f"{kernel} can't be used for this model's attention: {fault}")
+    return None
+
+
 SHORT, BEYOND = 256, 64
+"""Tokens of the short rows, and tokens beyond the model's windows, of a trial."""
 
 
 def _trial_rows(rows: Sequence[Tokens], reach: Reach) -> list[Tokens]:
+    """Return up to four short rows of different lengths, and one beyond the model's windows."""
     lengths = lengths_of(rows)
     by_length = np.argsort(lengths, kind="stable")[:: max(1, len(rows) // 4)][:4]
-    some = [
-        Tokens(row.ids[:SHORT], row.counted[:SHORT]) for row in (rows[int(i)] for i in by_length)
-    ]
-    some = [row for row in some if row.labels] or [
-        Tokens(rows[0].ids[:SHORT], rows[0].ids[:SHORT] >= 0)
-    ]
+    trial = []
+    for row in (rows[int(i)] for i in by_length):
+        short = Tokens(row.ids[:SHORT], row.counted[:SHORT])
+        if short.labels:
+            trial.append(short)
+    if not trial:
+        trial.append(Tokens(rows[0].ids[:SHORT], rows[0].ids[:SHORT] >= 0))
     longest = rows[int(np.argmax(lengths))]
     passed = [limit for limit in reach.limits if limit < len(longest)]
-    if passed and max(passed) >= max(map(len, some)):
+    if passed and max(passed) >= max(map(len, trial)):
         ids = longest.ids[: max(passed) + BEYOND]
-        some.append(Tokens(ids, np.arange(len(ids)) >= len(ids) - SHORT))
-    return some
+        trial.append(Tokens(ids, np.arange(len(ids)) >= len(ids) - SHORT))
+    return trial
 
 
-def _fault(forward: Forward, some: Sequence[Sequence[Tokens]], want: Sequence[torch.Tensor]) -> str:
-    """What is wrong with packed rows, or nothing."""
-    device, setup, model, wrong = forward.device, forward.setup, forward.model, 0.0
+def _fault(
+    forward: Forward, parts: Sequence[Sequence[Tokens]], expected: Sequence[torch.Tensor]
+) -> str:
+    """Return the reason why packed rows can't be used, or an empty text; set `linear_head`."""
+    device, setup, model, error = forward.device, forward.setup, forward.model, 0.0
     try:
-        for rows, one in zip(some, want, strict=True):
+        for rows, logits in zip(parts, expected, strict=True):
             part, shared = (
-                pack(rows, device, share=share, grouped=setup.grouped) for share in (False, True)
+                pack(rows, device, share_prefixes=share, padded_groups=setup.padded_groups)
+                for share in (False, True)
             )
-            setup.plain_head = setup.plain_head and _plain_head(model, forward, part)
-            wrong = max(wrong, _difference(forward.logits(part).float(), one))
+            setup.linear_head = setup.linear_head and _linear_head(model, forward, part)
+            error = max(error, _difference(forward.logits(part).float(), logits))
             # Shared rows come in another order; their losses are compared, which is enough to tell
             # one beginning from another.
-            wrong = max(wrong, _difference(forward._loss(shared), forward._loss(part)))
+            error = max(error, _difference(forward._loss(shared), forward._loss(part)))
     except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as e:
         return first_line(e, 200)
-    return "" if wrong < _allowed(model) else f"logits would differ by {wrong:.2g}"
+    return "" if error < _allowed(model) else f"logits would differ by {error:.2g}"
 
 
 def _allowed(model: Any) -> float:
+    """Return the relative error of logits that rounding explains."""
     return 1e-4 if model.dtype == torch.float32 else 5e-2
 
 
@@ -343,13 +378,15 @@ def _counted(forward: Forward, part: Padded) -> torch.Tensor:
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    found = float((a - b).norm() / b.norm().clamp_min(1e-12))
-    return found if found == found else float("inf")
+    """Return the relative error of `a`; infinity where there is a NaN."""
+    error = float((a - b).norm() / b.norm().clamp_min(1e-12))
+    return float("inf") if math.isnan(error) else error
 
 
-def _plain_head(model: Any, forward: Forward, part: Packed) -> bool:
-    """Whether head(hidden) are the model's own logits, bit for bit, and the head is no part of what
-    is trained.
+def _linear_head(model: Any, forward: Forward, part: Packed) -> bool:
+    """Tell whether head(hidden) are the model's own logits, bit for bit.
+
+    A head that is trained does not count.
     """
     head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.weight.requires_grad:

@@ -1,13 +1,9 @@
-"""How the rows of a batch lie in a micro-batch: end to end, without padding, and a beginning that
-rows share only once.
+"""Layout of a batch's rows in micro-batches: end to end, without padding, common beginnings once.
 
-A causal model sees nothing but what stands before a token, so rows that begin alike (a system
-prompt, an instruction) have the
-same values there, and one copy serves all of them; its gradient is the sum of theirs. Only who
-attends to whom has to be known
-(`Rows`, read by ml/nn/attention.py). Positions count from each row's own beginning. Knows nothing
-of
-models.
+A causal model sees nothing but the tokens before a token. So rows that begin alike (a system
+prompt, an instruction) have the same values there, and one copy serves all of them; its gradient is
+the sum of theirs. Only the keys that each query attends to have to be known (`Rows`, read by
+ml/nn/attention.py). Positions count from each row's own beginning. Models are not known here.
 """
 
 from __future__ import annotations
@@ -21,16 +17,17 @@ import torch
 from olivebuild.ml.data.examples import Tokens
 
 ALIKE = 0.6
-"""Rows whose lengths differ by more than this factor are attended to in separate groups: padding
-costs its square there.
+"""Factor of lengths beyond which rows are attended to in separate groups.
+
+The cost of padding is quadratic there.
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Group:
-    """Some rows, padded: the places of their queries [rows, q] and of all that they see [rows, k].
+    """Some rows, padded: the places of their queries [rows, q] and of their keys [rows, k].
 
-    `at`, `key_at`: where in its row each of them stands; the number of keys where it is padding.
+    `at` and `key_at` are the positions of those in their rows; of padding, the number of keys.
     """
 
     queries: torch.Tensor
@@ -38,18 +35,18 @@ class Group:
     at: torch.Tensor
     key_at: torch.Tensor
     masks: dict[int, torch.Tensor] = field(default_factory=dict)
-    """Those that were asked for, since layers of one window share theirs."""
+    """Masks by window, since layers of one window share theirs."""
 
     def mask(self, window: int | None) -> torch.Tensor:
-        """What each query sees, [rows, 1, q, k].
+        """Return the keys that each query sees, bool [rows, 1, q, k].
 
-        `window`: how many tokens back it does, itself included.
+        `window` is the number of last tokens that a query sees, itself included.
         """
         depth = self.keys.shape[1]
         window = depth if window is None else min(window, depth)
         if window not in self.masks:
-            # A padded query sees everything, since nothing at all would give NaN; a padded key is
-            # seen by none but those.
+            # A padded query sees everything, since a query without keys gives NaN; only padded
+            # queries see a padded key.
             at, key_at = self.at[:, None, :, None], self.key_at[:, None, None, :]
             mask = key_at <= at
             self.masks[window] = (
@@ -58,14 +55,13 @@ class Group:
         return self.masks[window]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Who attends to whom.
+    """Queries and keys of the rows of a micro-batch, for attention.
 
-    `lengths`: of each row, how many tokens are its own and how many it sees in all.
-
-    `keys`: the places of all that each row sees, row after row; None if that is the order in which
-    they lie.
+    `keys` are the places of all tokens that each row sees, row after row; None if that is the order
+    in which they lie. `starts` and `key_starts`, int32 [rows + 1], are the bounds of each row's
+    queries and keys.
     """
 
     keys: torch.Tensor | None
@@ -75,18 +71,18 @@ class Rows:
     longest_keys: int
     groups: tuple[Group, ...] = ()
     back: torch.Tensor | None = None
-    """Where each token's output lies among the groups' padded ones."""
+    """The place of each token's output among the groups' padded ones."""
     alike: int = 0
-    """How many rows these are, if all are whole and of the one length that most rows have; else 0.
-    """
+    """The number of rows, if all are complete and have the length that most rows have; else 0."""
     flash: bool = False
     """FlashAttention 4 attends to them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Packed:
-    """A micro-batch: ids and positions [1, tokens], and for each counted token the place that
-    predicts it.
+    """A micro-batch without padding: ids and positions, int64 [1, tokens].
+
+    `targets` are the counted tokens, and `predict` the places that predict them, [counted tokens].
     """
 
     ids: torch.Tensor
@@ -96,10 +92,11 @@ class Packed:
     rows: Rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Padded:
-    """A micro-batch of left-padded rows, for models whose attention takes no other: [rows, length]
-    and the last positions' targets.
+    """A micro-batch of left-padded rows, [rows, length], for models that take no packed ones.
+
+    `targets`, [rows, kept], are those of the last positions; -100 where none is counted.
     """
 
     ids: torch.Tensor
@@ -109,7 +106,7 @@ class Padded:
 
 
 def micro_batches(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]:
-    """The rows of a batch in bins of at most `limit` tokens: best fit, longest first.
+    """Yield the rows of a batch in bins of at most `limit` tokens: best fit, longest first.
 
     A row longer than that has a bin to itself.
     """
@@ -130,134 +127,146 @@ def pack(
     batch: Sequence[Tokens],
     device: torch.device,
     *,
-    share: bool,
-    grouped: bool,
-    usual: int = 0,
+    share_prefixes: bool,
+    padded_groups: bool,
+    uniform_length: int = 0,
     flash: bool = False,
 ) -> Packed:
-    """Lay rows out.
+    """Lay rows out end to end.
 
-    `share`: beginnings once; `grouped`: also as padded groups, for attention that takes rows of one
-    length.
-
-    `usual`: the length that most rows have, if there is one. `flash`: FlashAttention 4 is to attend
-    to them.
+    `share_prefixes`: common beginnings lie there once. `padded_groups`: groups are made as well,
+    for attention that takes rows of one length. `uniform_length` is the length that most rows have,
+    if there is one. `flash`: FlashAttention 4 is to attend to them.
     """
     order = (
         sorted(range(len(batch)), key=lambda i: batch[i].ids.tolist())
-        if share
+        if share_prefixes
         else range(len(batch))
     )
     ids, positions, keys, starts, predict, targets = [], [], [], [0], [], []
     path, before, count = np.zeros(0, np.int64), np.zeros(0, np.int32), 0
     for index in order:
         row = batch[index]
-        common = _common(before, row.ids) if share else 0
-        own = len(row) - common
-        path = np.concatenate([path[:common], np.arange(count, count + own)])
-        before, count = row.ids, count + own
+        common = _common(before, row.ids) if share_prefixes else 0
+        new = len(row) - common
+        path = np.concatenate([path[:common], np.arange(count, count + new)])
+        before, count = row.ids, count + new
         counted = np.flatnonzero(row.counted[1:])
         predict.append(path[counted])
         targets.append(row.ids[1:][counted])
         keys.append(path)
-        if own:
+        if new:
             ids.append(row.ids[common:])
             positions.append(np.arange(common, len(row)))
             starts.append(count)
         else:
-            # The same row again: its tokens are there, only its labels are counted once more.
+            # The same row again: its tokens lie there, only its labels are counted once more.
             keys.pop()
-    rows = _rows(keys, starts, device, plain=count == sum(map(len, keys)), grouped=grouped)
-    if rows.keys is None and all(len(row) == usual for row in batch):
+    in_order = count == sum(map(len, keys))
+    rows = _rows(keys, starts, device, in_order=in_order, padded_groups=padded_groups)
+    if rows.keys is None and all(len(row) == uniform_length for row in batch):
         rows = replace(rows, alike=len(batch))
     rows = replace(rows, flash=flash)
     return Packed(
-        _tensor(np.concatenate(ids), device)[None],
-        _tensor(np.concatenate(positions), device)[None],
-        _tensor(np.concatenate(predict), device),
-        _tensor(np.concatenate(targets), device),
-        rows,
+        ids=_tensor(np.concatenate(ids), device)[None],
+        positions=_tensor(np.concatenate(positions), device)[None],
+        predict=_tensor(np.concatenate(predict), device),
+        targets=_tensor(np.concatenate(targets), device),
+        rows=rows,
     )
 
 
 def _common(before: np.ndarray, ids: np.ndarray) -> int:
-    """How many tokens two rows begin with alike."""
+    """Return the number of first tokens that two rows have in common."""
     length = min(len(before), len(ids))
     differs = np.flatnonzero(before[:length] != ids[:length])
     return int(differs[0]) if len(differs) else length
 
 
 def _rows(
-    keys: list[np.ndarray], starts: list[int], device: torch.device, *, plain: bool, grouped: bool
+    keys: list[np.ndarray],
+    starts: list[int],
+    device: torch.device,
+    *,
+    in_order: bool,
+    padded_groups: bool,
 ) -> Rows:
-    own = np.diff(starts)
-    seen = np.array([len(k) for k in keys])
-    groups, back = _groups(keys, starts, device) if grouped else ((), None)
+    """Return rows by their keys' places and their queries' bounds; `in_order`: keys lie so."""
+    key_counts = np.array([len(k) for k in keys])
+    groups, back = _groups(keys, starts, device) if padded_groups else ((), None)
     return Rows(
-        None if plain else _tensor(np.concatenate(keys), device),
-        _tensor(np.array(starts), device, np.int32),
-        _tensor(np.array([0, *np.cumsum(seen)]), device, np.int32),
-        int(own.max()),
-        int(seen.max()),
-        groups,
-        back,
+        keys=None if in_order else _tensor(np.concatenate(keys), device),
+        starts=_tensor(np.array(starts), device, np.int32),
+        key_starts=_tensor(np.array([0, *np.cumsum(key_counts)]), device, np.int32),
+        longest=int(np.diff(starts).max()),
+        longest_keys=int(key_counts.max()),
+        groups=groups,
+        back=back,
     )
 
 
 def _groups(
     keys: list[np.ndarray], starts: list[int], device: torch.device
 ) -> tuple[tuple[Group, ...], torch.Tensor]:
-    own = np.diff(starts)
-    order = sorted(range(len(keys)), key=lambda i: (-len(keys[i]), i))
-    members: list[list[int]] = []
-    for i in order:
-        if not members or len(keys[i]) < ALIKE * len(keys[members[-1][0]]):
-            members.append([])
-        members[-1].append(i)
+    """Return padded groups of rows, and each token's place among their outputs, [tokens]."""
+    counts = np.diff(starts)
     groups, back, offset = [], np.zeros(starts[-1], np.int64), 0
-    for rows in members:
-        width, depth = max(int(own[i]) for i in rows), len(keys[rows[0]])
-        queries, places = (
-            np.zeros((len(rows), width), np.int64),
-            np.zeros((len(rows), depth), np.int64),
-        )
+    for rows in _by_length(keys):
+        width, depth = max(int(counts[i]) for i in rows), len(keys[rows[0]])
+        queries = np.zeros((len(rows), width), np.int64)
+        places = np.zeros((len(rows), depth), np.int64)
         at, key_at = np.full((len(rows), width), depth), np.full((len(rows), depth), depth)
         for r, i in enumerate(rows):
-            n, total = int(own[i]), len(keys[i])
+            n, total = int(counts[i]), len(keys[i])
             queries[r, :n] = np.arange(starts[i], starts[i + 1])
             at[r, :n] = np.arange(total - n, total)
             places[r, :total], key_at[r, :total] = keys[i], np.arange(total)
             back[starts[i] : starts[i + 1]] = offset + r * width + np.arange(n)
         groups.append(
             Group(
-                _tensor(queries, device),
-                _tensor(places, device),
-                _tensor(at, device),
-                _tensor(key_at, device),
+                queries=_tensor(queries, device),
+                keys=_tensor(places, device),
+                at=_tensor(at, device),
+                key_at=_tensor(key_at, device),
             )
         )
         offset += queries.size
     return tuple(groups), _tensor(back, device)
 
 
+def _by_length(keys: list[np.ndarray]) -> list[list[int]]:
+    """Return the rows in groups of similar lengths, longest first."""
+    members: list[list[int]] = []
+    for i in sorted(range(len(keys)), key=lambda i: (-len(keys[i]), i)):
+        if not members or len(keys[i]) < ALIKE * len(keys[members[-1][0]]):
+            members.append([])
+        members[-1].append(i)
+    return members
+
+
 def _tensor(values: np.ndarray, device: torch.device, dtype: type = np.int64) -> torch.Tensor:
-    given = torch.from_numpy(np.ascontiguousarray(values, dtype=dtype))
-    # From memory that may be swapped, a copy waits for all that the device was told before.
-    return (given.pin_memory() if device.type == "cuda" else given).to(device, non_blocking=True)
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=dtype))
+    # A copy from memory that may be swapped waits for all that the device was told before.
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def pad(batch: Sequence[Tokens], device: torch.device) -> Padded:
-    """Left-padded, so that all rows end at the right edge; -100 counts not."""
+    """Lay rows out left-padded, so that all end at the right edge."""
     length = max(map(len, batch))
     keep = max(1, max(len(row) - max(1, row.first) for row in batch))
     ids, mask = np.zeros((len(batch), length), np.int64), np.zeros((len(batch), length), np.int64)
     targets = np.full((len(batch), keep), -100, np.int64)
     for r, row in enumerate(batch):
         ids[r, length - len(row) :], mask[r, length - len(row) :] = row.ids, 1
-        known = np.where(row.counted, row.ids, -100)[1:][-keep:]
-        if len(known):
-            targets[r, -len(known) :] = known
-    # Its own, also of a padded row: where positions are counted from the padding, a model may take
-    # the row for a longer one.
+        labels = np.where(row.counted, row.ids, -100)[1:][-keep:]
+        if len(labels):
+            targets[r, -len(labels) :] = labels
+    # Counted from the row's own beginning: counted from the padding, a model may take the row for a
+    # longer one.
     positions = np.maximum(mask.cumsum(1) - 1, 0)
-    return Padded(*(_tensor(x, device) for x in (ids, mask, positions, targets)))
+    return Padded(
+        ids=_tensor(ids, device),
+        mask=_tensor(mask, device),
+        positions=_tensor(positions, device),
+        targets=_tensor(targets, device),
+    )

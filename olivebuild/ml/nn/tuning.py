@@ -1,6 +1,6 @@
-"""What a training uses of the machine at hand: layout, tokens at a time, compiled layers.
+"""Choice of layout, tokens per micro-batch and compiled layers for the machine at hand.
 
-It says what it chose; none of it is in a key.
+The choice is reported; none of it is in a key.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from olivebuild.api.job import Job
 
 CPU_TOKENS = 4096
-MOST_TOKENS = 1 << 15
-FEWEST_TOKENS = 1 << 10
-SPARE = 0.8
+"""Tokens of a micro-batch on a CPU."""
+MAX_TOKENS, MIN_TOKENS = 1 << 15, 1 << 10
+"""Bounds of the tokens of a micro-batch on a GPU, whatever memory there is."""
+MEMORY_SHARE = 0.8
+"""Share of the free GPU memory that a micro-batch may take."""
 LONG, MOST = 512, 0.5
-"""Rows of this length take so long to attend to, and this share of rows is so many, that a kernel
-of their own pays.
-"""
+"""A kernel of their own pays for rows of this length, if this share of all rows has it."""
 WORTH_COMPILING = 5e15
 """Tokens times parameters from which on compiled layers win back the time that compiling takes."""
 
@@ -44,64 +44,74 @@ def prepare(
     dropout: float,
     plain: bool,
 ) -> Setup:
-    """Choose how `tokens` tokens are trained on, and change the model's layers for it where that
-    pays.
+    """Choose the computation of `tokens` tokens, change the model's layers for it, and report it.
+
+    `plain`: nothing is done for speed that may change a bit.
     """
     setup = takes_packed(model, rows, device, job.note)
-    setup.share = setup.packed and dropout == 0 and not plain
-    setup.limit, said = CPU_TOKENS, []
+    setup.share_prefixes = setup.packed and dropout == 0 and not plain
+    setup.tokens_per_micro_batch = CPU_TOKENS
     lengths = lengths_of(rows)
-    longest = int(lengths.max())
     if device.type == "cuda":
-        free = (
-            torch.cuda.mem_get_info(device)[0]
-            + torch.cuda.memory_reserved(device)
-            - torch.cuda.memory_allocated(device)
-        )
-        fitting = int(free * SPARE / bytes_a_token(model))
-        setup.limit = min(MOST_TOKENS, max(fitting, longest, FEWEST_TOKENS))
-        if fitting < longest:
-            setup.twice = True
-            checkpoint_layers(model)
-            said.append("layers computed twice to save memory")
-    setup.usual = usual_length(lengths) if setup.packed and not setup.grouped else 0
-    if (
-        not plain
-        and device.type == "cuda"
-        and tokens * sum(p.numel() for p in model.parameters()) > WORTH_COMPILING
-    ):
-        setup.compiled = True
-        alike = int(lengths.min()) == longest
-        # The length of the row that a token is in, on an average. In short rows the kernel is no
-        # faster, or slower.
-        long = (lengths.astype(float) ** 2).sum() >= LONG * lengths.sum()
-        setup.flash = (
-            long
-            and setup.packed
-            and not setup.grouped
-            and _takes_flash(job, model, device, longest, packed=not setup.usual)
-        )
-        suit_compiler(model)
-        compile_layers(model, alike=alike)
-        said.append("compiled layers, FlashAttention 4" if setup.flash else "compiled layers")
-    elif not plain:
-        join_products(model)
-    said.insert(
-        0, f"{'packed' if setup.packed else 'padded'} rows, up to {setup.limit} tokens at a time"
-    )
-    if setup.share:
-        said.insert(1, "beginnings that rows share once")
-    job.note("; ".join(said))
+        _fit_into_memory(setup, model, int(lengths.max()), device)
+    if setup.packed and not setup.padded_groups:
+        setup.uniform_length = uniform_length(lengths)
+    if not plain:
+        parameters = sum(p.numel() for p in model.parameters())
+        if device.type == "cuda" and tokens * parameters > WORTH_COMPILING:
+            _compile(job, setup, model, lengths, device)
+        else:
+            join_products(model)
+    layout = "packed" if setup.packed else "padded"
+    compiled = "compiled layers, FlashAttention 4" if setup.flash else "compiled layers"
+    texts = {
+        f"{layout} rows, up to {setup.tokens_per_micro_batch} tokens at a time": True,
+        "beginnings that rows share once": setup.share_prefixes,
+        "layers computed twice to save memory": setup.recompute,
+        compiled: setup.compiled,
+    }
+    job.note("; ".join(text for text, holds in texts.items() if holds))
     return setup
 
 
+def _fit_into_memory(setup: Setup, model: Any, longest: int, device: torch.device) -> None:
+    """Choose the tokens of a micro-batch by the free GPU memory; recompute if it is scarce."""
+    free = (
+        torch.cuda.mem_get_info(device)[0]
+        + torch.cuda.memory_reserved(device)
+        - torch.cuda.memory_allocated(device)
+    )
+    fitting = int(free * MEMORY_SHARE / bytes_per_token(model))
+    setup.tokens_per_micro_batch = min(MAX_TOKENS, max(fitting, longest, MIN_TOKENS))
+    if fitting < longest:
+        setup.recompute = True
+        checkpoint_layers(model)
+
+
+def _compile(job: Job, setup: Setup, model: Any, lengths: np.ndarray, device: torch.device) -> None:
+    """Compile the model's layers, and choose FlashAttention 4 where it is faster."""
+    setup.compiled = True
+    longest = int(lengths.max())
+    # The length of the row that a token is in, on average. In short rows the kernel is no faster,
+    # or slower.
+    long = bool((lengths.astype(float) ** 2).sum() >= LONG * lengths.sum())
+    setup.flash = (
+        long
+        and setup.packed
+        and not setup.padded_groups
+        and _takes_flash(job, model, device, longest, packed=not setup.uniform_length)
+    )
+    suit_compiler(model)
+    compile_layers(model, alike=int(lengths.min()) == longest)
+
+
 def _takes_flash(job: Job, model: Any, device: torch.device, longest: int, *, packed: bool) -> bool:
-    """Whether FlashAttention 4 is installed and attends to this model's rows as torch does."""
+    """Tell whether FlashAttention 4 is installed and attends to this model's rows as torch does."""
     if not flash_attention.installed():
         return False
     config = model.config.get_text_config()
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    # Layers may differ in their windows; a model may have layers that have none beside them.
+    # Layers may differ in their windows, and some may have none.
     backs = [window - 1 for window in windows_of(model) if window < longest - 1]
     faults = (
         flash_attention.fault(
@@ -121,17 +131,17 @@ def _takes_flash(job: Job, model: Any, device: torch.device, longest: int, *, pa
     return not fault
 
 
-def usual_length(lengths: np.ndarray) -> int:
-    """The longest rows' length, if most rows have it, as when texts are cut; else 0.
+def uniform_length(lengths: np.ndarray) -> int:
+    """Return the longest rows' length, if most rows have it, as when texts are cut; else 0.
 
-    The kernel for it is made anew for each length.
+    The kernel for it is compiled for each length.
     """
     longest = int(lengths.max())
     return longest if longest >= LONG and (lengths == longest).mean() >= MOST else 0
 
 
-def bytes_a_token(model: Any) -> int:
-    """About what a layer keeps of a token until its gradient is taken, for all layers."""
+def bytes_per_token(model: Any) -> int:
+    """Estimate the bytes that all layers keep of a token until its gradient is taken."""
     config = model.config.get_text_config()
     inner = getattr(config, "intermediate_size", 4 * config.hidden_size)
     return int(

@@ -1,5 +1,6 @@
-"""The state of a training in one file: written whole or not at all, read only if it is whole.
-safetensors and JSON; no pickle.
+"""The state of a training in one file of safetensors and JSON, without pickle.
+
+It is written completely or not at all, and read only if it is complete.
 """
 
 from __future__ import annotations
@@ -7,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,52 +23,56 @@ from safetensors.torch import save_file
 from olivebuild.core import hashing
 from olivebuild.core.fs.files import DEFAULT_MODE
 
+if TYPE_CHECKING:
+    from olivebuild.api.job import Job
+
 FORMAT = "1"
 
 
 @dataclass
 class State:
-    """All that decides how a training goes on after `step` steps, apart from its inputs."""
+    """All that decides how a training resumes after `step` steps, apart from its inputs."""
 
     step: int
     tensors: dict[str, torch.Tensor]
     figures: dict[str, Any] = field(default_factory=dict)
-    """Losses so far and the like, as JSON."""
+    """Losses so far and other figures, as JSON."""
 
 
 def write(file: Path, state: State, scratch: Path, mode: int = DEFAULT_MODE) -> None:
-    """Raises OSError when there is no room; the file is then as it was. `mode`: who may read it.
+    """Write a state to `file`, by way of a file in `scratch` that takes its place.
 
-    `scratch`: the action's own folder, which is swept after a kill.
+    `scratch` is the action's own folder, which is swept after a kill. `mode` are the permissions of
+    the file. Raises OSError when there is no room; the file is then as it was.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = scratch / file.name
+    temporary = scratch / file.name
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.tensors.items()}
     text = json.dumps({"step": state.step, "figures": state.figures})
     try:
         save_file(
             tensors,
-            beside,
+            temporary,
             metadata={"format": FORMAT, "state": text, "digest": _digest(tensors, text)},
         )
         if mode != DEFAULT_MODE:
-            beside.chmod(mode & stat.S_IMODE(beside.stat().st_mode))
-        with open(beside, "r+b") as f:
+            temporary.chmod(mode & stat.S_IMODE(temporary.stat().st_mode))
+        with open(temporary, "r+b") as f:
             os.fsync(f.fileno())
-        os.replace(beside, file)
+        os.replace(temporary, file)
     except SafetensorError as e:
         raise OSError(str(e)) from None
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        # So that the new name survives a power cut.
+        # The new name survives a power cut only if the folder is written, too.
         folder = os.open(file.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
 
 
 def read(file: Path) -> State | None:
-    """The state; None where there is none, or none that is whole."""
+    """Return the state in a file; None where there is none, or none that is complete."""
     try:
         with safe_open(file, "pt") as f:
             meta = f.metadata() or {}
@@ -79,53 +86,58 @@ def read(file: Path) -> State | None:
 
 
 def _digest(tensors: dict[str, torch.Tensor], text: str) -> str:
-    whole = hashing.hasher()
-    whole.update(text.encode())
+    digest = hashing.hasher()
+    digest.update(text.encode())
     for name in sorted(tensors):
-        whole.update(name.encode())
+        digest.update(name.encode())
         flat = tensors[name].reshape(-1).contiguous()
-        whole.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
-    return str(whole.hexdigest())
+        digest.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    return str(digest.hexdigest())
 
 
-class Keeper:
-    """Writes a training's state every so often.
+class Checkpointer:
+    """Callback that writes a training's state at intervals, and when SIGTERM asks to stop.
 
-    A full disk is said once; the last good state stays.
+    A full disk is reported once, and the last complete state stays. `steps` are those of the whole
+    training, after which no state is needed. `every` counts steps, `seconds` is a time; a state is
+    written when either has passed.
     """
 
-    def __init__(
-        self,
-        file: Path,
-        scratch: Path,
-        seconds: float,
-        steps: int | None,
-        note: Any,
-        mode: int = DEFAULT_MODE,
-    ) -> None:
-        self.file = file
-        self.mode = mode
-        self.scratch = scratch
-        self.seconds = seconds
-        self.steps = steps
-        self.note = note
+    def __init__(self, job: Job, *, steps: int, seconds: float, every: int | None) -> None:
+        self.file = job.store.checkpoint(job.action.key)
+        self.steps, self.seconds, self.every = steps, seconds, every
+        self._job = job
         self._last = time.monotonic()
         self._failed = False
+        self._stop = False
+
+    def stop_on_sigterm(self) -> None:
+        """Have SIGTERM stop the training after the step that is under way."""
+        # Only the main thread may set a handler.
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, self._ask_to_stop)
+
+    def _ask_to_stop(self, *_: object) -> None:
+        self._stop = True
 
     def due(self, step: int) -> bool:
-        return (
-            bool(self.steps and step % self.steps == 0)
-            or time.monotonic() - self._last >= self.seconds
-        )
+        if self._stop:
+            return True
+        passed = time.monotonic() - self._last >= self.seconds
+        return step < self.steps and (passed or bool(self.every and step % self.every == 0))
 
-    def keep(self, state: State, file: Path | None = None) -> None:
+    def after(self, step: int, state: Callable[[], State]) -> bool:
+        """Write the state. Raises SystemExit when the training was asked to stop."""
         self._last = time.monotonic()
         try:
-            write(file or self.file, state, self.scratch, self.mode)
+            write(self.file, state(), self._job.out.parent, self._job.mode)
         except OSError as e:
             if not self._failed:
-                self.note(
-                    f"the training's state could not be kept at step {state.step}: "
-                    f"{e.strerror or e}; training goes on"
+                self._job.note(
+                    f"the training's state could not be kept at step {step}: "
+                    f"{e.strerror or e}; training continues"
                 )
             self._failed = True
+        if self._stop:
+            raise SystemExit(128 + signal.SIGTERM)
+        return False

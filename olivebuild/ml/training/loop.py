@@ -1,359 +1,196 @@
-"""The training loop: steps of AdamW on the adapter's weights, with its state kept, its curve told,
-and an end where it goes wrong.
+"""The training loop: optimizer steps by a schedule, and callbacks between them.
 
 The weights that are stepped are float32, whatever the model computes in. Equal inputs give equal
-bytes on a processor, also when
-the loop was killed and went on from its last state.
+bytes on a CPU, also when the loop was killed and resumed from its last state.
 """
 
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from olivebuild.core.errors import StepError
 from olivebuild.core.numerics import differing
 from olivebuild.ml.data.examples import Tokens
-from olivebuild.ml.nn.forward import Forward, labels_of
-from olivebuild.ml.training.checkpoint import Keeper, State, read
-from olivebuild.ml.training.data_parallel import Ranks, share_of
-from olivebuild.ml.training.parameters import Trainable
+from olivebuild.ml.training.checkpoint import State, read
+from olivebuild.ml.training.progress import PendingFigures, Progress, memory
 from olivebuild.ml.training.schedule import Schedule
-from olivebuild.ml.training.validation import Evaluation, Verdict
+from olivebuild.ml.training.step_runner import StepRunner
+from olivebuild.ml.training.validation import Validation
 
 if TYPE_CHECKING:
     from olivebuild.api.job import Job
-    from olivebuild.steps.adapter import Training
 
 SMOOTH = 0.9
+"""Weight of the earlier steps in the exponential moving average of the loss."""
 WORSE_THAN_GUESSING = 1.5
-"""A smoothed loss of this many times that of an even guess over the vocabulary is no bad batch any
-more.
+"""Limit of the smoothed loss, as a multiple of that of an even guess over the vocabulary.
+
+One bad batch does not reach it.
 """
-POINTS = 500
-SCALINGS = 24
 
 
-@dataclass
-class Progress:
-    """Figures of a training so far, as they are kept with its state."""
+class Callback(Protocol):
+    """Work between two steps, for which the figures of all steps before it are awaited."""
 
-    losses: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    smooth: float = 0.0
-    tokens: int = 0
-    seconds: float = 0.0
-    scale: float = 1.0
-    evaluation: dict[str, Any] = field(default_factory=dict)
+    def due(self, step: int) -> bool:
+        """Tell whether there is work after `step` steps."""
 
-    def curve(self) -> dict[str, list[float]]:
-        """At most POINTS points, the last one among them; losses are means of what lies between two
-        points.
-        """
-        stride = max(1, math.ceil(len(self.losses) / POINTS))
-        ends = sorted({*range(stride, len(self.losses) + 1, stride), len(self.losses)} - {0})
-        means = [
-            round(sum(self.losses[max(0, e - stride) : e]) / (e - max(0, e - stride)), 5)
-            for e in ends
-        ]
-        curve: dict[str, list[float]] = {"step": [*map(float, ends)], "loss": means}
-        return curve | {
-            "lr": [self.rates[e - 1] for e in ends],
-            "grad_norm": [round(self.norms[e - 1], 4) for e in ends],
-        }
+    def after(self, step: int, state: Callable[[], State]) -> bool:
+        """Do the work that is due; return True to end the training. `state` makes the state."""
 
 
-class Told:
-    """Loss and gradient norm of a step, on their way from the device while it goes on to the
-    next.
-    """
+class TrainingLoop:
+    """Runs the steps of a schedule, and the callbacks that are due between them, in their order.
 
-    def __init__(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
-        self.step = step
-        self._figures = torch.stack([loss.detach().float(), norm.detach().float()])
-        self._arrived: torch.cuda.Event | None = None
-        if self._figures.is_cuda:
-            there = torch.empty(2, pin_memory=True)
-            there.copy_(self._figures, non_blocking=True)
-            self._figures, self._arrived = there, torch.cuda.Event()
-            self._arrived.record()
-
-    def read(self) -> tuple[float, float]:
-        if self._arrived:
-            self._arrived.synchronize()
-        loss, norm = self._figures.tolist()
-        return loss, norm
-
-
-class Loop:
-    """`ranks`: processes that take the gradients of their shares of each batch; all else is done
-    here.
+    `validation` is the first of the callbacks; its figures and best weights are part of the state.
     """
 
     def __init__(
         self,
         job: Job,
-        forward: Forward,
         rows: Sequence[Tokens],
         schedule: Schedule,
-        training: Training,
-        evaluation: Evaluation | None,
-        keeper: Keeper,
-        ranks: Ranks | None = None,
+        runner: StepRunner,
+        validation: Validation | None = None,
     ) -> None:
-        self.job, self.forward, self.rows, self.schedule, self.training = (
-            job,
-            forward,
-            rows,
-            schedule,
-            training,
-        )
-        self.evaluation, self.keeper = evaluation, keeper
-        self.trainable, self.ranks = Trainable(forward.model), ranks
-        self.names, self.weights = self.trainable.names, self.trainable.weights
-        options = {"betas": (0.9, training.beta2), "weight_decay": training.weight_decay}
-        fused = training.speed == "auto" and forward.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(self.weights, lr=training.lr, fused=fused, **options)
-        self.progress = Progress(scale=2.0**12 if forward.model.dtype == torch.float16 else 1.0)
+        self.job, self.rows, self.schedule, self.runner = job, rows, schedule, runner
+        self.validation = validation
+        self.callbacks: list[Callback] = [validation] if validation else []
+        self.progress = Progress(scale=runner.scale)
         self.step = 0
-        self.known = 0
-        """Steps that were not run, since an earlier training did the same."""
-        self._stop = False
-        self.ahead = 1 if forward.device.type == "cuda" else 0
+        self.steps_skipped = 0
+        """Steps that an earlier training made, and this one did not have to."""
+        self.steps_in_flight = 1 if runner.forward.device.type == "cuda" else 0
         """Steps that are begun before the figures of an earlier one are read."""
-        self._also: dict[int, Callable[[State], None]] = {}
-        """What else is done with the state after some steps."""
 
     def run(self) -> None:
         """Train to the end.
 
-        Raises StepError when the loss runs away, SystemExit when asked to stop, after keeping the
-        state.
+        Raises StepError when the loss diverges, and what a callback raises.
         """
-        with suppress(ValueError):
-            signal.signal(signal.SIGTERM, self._asked_to_stop)
-        self.forward.model.train()
+        runner, steps = self.runner, self.schedule.steps
+        runner.forward.model.train()
         batches = self.schedule.batches(self.step)
         rows = self._next(batches)
-        ready = self._lay_out(rows)
-        self.job.progress("training", self.step, self.schedule.steps)
-        begin, spent, shown = time.monotonic(), self.progress.seconds, sum(map(len, rows))
-        waiting: deque[Told] = deque()
-        while self.step < self.schedule.steps:
+        layout = runner.lay_out(rows)
+        self.job.progress("training", self.step, steps)
+        begin, spent = time.monotonic(), self.progress.seconds
+        pending: deque[PendingFigures] = deque()
+        while self.step < steps:
             following = self._next(batches)
-            waiting.append(Told(self.step + 1, *self._one(rows, ready)))
+            pending.append(self._train_step(rows, layout))
             # Laid out while the device still computes: what follows waits for it.
-            ready = self._lay_out(following)
-            self.step += 1
-            pauses = self._pauses()
-            while len(waiting) > (0 if pauses else self.ahead):
-                told = waiting.popleft()
-                self._note(told.step, *told.read())
-            self.progress.tokens += shown
-            rows, shown = following, sum(map(len, following))
+            layout = runner.lay_out(following)
+            due = [callback for callback in self.callbacks if callback.due(self.step)]
+            drain = due or self.step == steps
+            while len(pending) > (0 if drain else self.steps_in_flight):
+                figures = pending.popleft()
+                self._record(figures.step, *figures.read())
+            self.progress.tokens += sum(map(len, rows))
             self.progress.seconds = spent + time.monotonic() - begin
-            if pauses:
-                ended = self._evaluate()
-                self._keep()
-                if ended:
-                    break
-        if self.evaluation:
-            self.evaluation.take_best(self.weights)
-            self.trainable.use()
-
-    def _pauses(self) -> bool:
-        """Whether something is to be done after this step for which all before must be known."""
-        ends = self._stop or self.step == self.schedule.steps or self.step in self._also
-        return (
-            ends
-            or self.keeper.due(self.step)
-            or bool(self.evaluation and self.evaluation.due(self.step, self.schedule.steps))
-        )
+            rows = following
+            ended = False
+            for callback in due:
+                ended |= callback.after(self.step, self.state)
+            if ended:
+                break
+        if self.validation:
+            self.validation.take_best(runner.trainable.weights)
+            runner.trainable.use()
 
     def _next(self, batches: Any) -> list[Tokens]:
         return [self.rows[i] for i in next(batches, [])]
 
-    def _own(self, rows: list[Tokens]) -> list[Tokens]:
-        return share_of(rows, 0, self.ranks.count) if self.ranks else rows
+    def _train_step(self, rows: list[Tokens], layout: Any) -> PendingFigures:
+        figures = self.runner.run(self.step, self.schedule.rate(self.step), rows, layout)
+        self.step += 1
+        return PendingFigures(self.step, *figures)
 
-    def _lay_out(self, rows: list[Tokens]) -> Any:
-        return self.forward.lay_out(self._own(rows)) if rows else None
+    def _record(self, step: int, loss: float, norm: float) -> None:
+        """Add a step's figures to the progress, and report them.
 
-    def _one(self, rows: list[Tokens], ready: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step: the loss before it, and the norm of its gradient."""
-        labels = labels_of(rows)
-        for _ in range(SCALINGS):
-            self.forward.scale = self.progress.scale
-            if self.ranks:
-                self.ranks.begin(self.step, self.progress.scale, self.trainable)
-            loss = self.forward.backward(self._own(rows), ready, labels)
-            self.trainable.take_gradients(self.progress.scale)
-            if self.ranks:
-                loss = self.ranks.add_up(self.trainable, loss)
-            norm = torch.nn.utils.clip_grad_norm_(self.weights, self.training.max_grad_norm)
-            if self.progress.scale == 1 or bool(torch.isfinite(norm)):
-                break
-            # The gradient left the number format's range: the same batch again, scaled less.
-            self.optimizer.zero_grad(set_to_none=True)
-            self.progress.scale /= 2
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.trainable.use()
-        return loss, norm
-
-    def _note(self, step: int, loss: float, norm: float) -> None:
-        """Raises StepError when the loss is no number, or for some time worse than guessing."""
-        progress, vocabulary = self.progress, self.forward.model.config.get_text_config().vocab_size
-        hint = "a smaller training.lr or a longer training.warmup often helps"
+        Raises StepError when the loss is no number, or for some time worse than guessing.
+        """
+        progress = self.progress
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise StepError(
-                f"the loss became {loss:g} at step {step}",
-                where=self.job.where("training", "lr"),
-                hint=hint,
-            )
+            raise self._diverged(f"the loss became {loss:g} at step {step}")
         progress.smooth = (
             loss if not progress.losses else SMOOTH * progress.smooth + (1 - SMOOTH) * loss
         )
         progress.losses.append(loss)
         progress.rates.append(self.schedule.rate(step - 1))
         progress.norms.append(norm)
-        limit = WORSE_THAN_GUESSING * max(math.log(vocabulary), progress.losses[0])
-        if progress.smooth > limit:
-            text = (
+        vocabulary = self.runner.forward.model.config.get_text_config().vocab_size
+        if progress.smooth > WORSE_THAN_GUESSING * max(math.log(vocabulary), progress.losses[0]):
+            raise self._diverged(
                 f"the loss ran away: {progress.smooth:.1f} at step {step}, "
-                f"{progress.losses[0]:.1f} "
-                "at the first"
+                f"{progress.losses[0]:.1f} at the first"
             )
-            raise StepError(text, where=self.job.where("training", "lr"), hint=hint)
         speed = progress.tokens / progress.seconds if progress.seconds else 0.0
-        figures = {
-            "loss": round(loss, 5),
-            "lr": progress.rates[-1],
-            "grad_norm": round(norm, 4),
-            "tokens_per_second": round(speed, 1),
-        }
         self.job.say(
-            "metric", step=step, steps=self.schedule.steps, **figures, **memory(self.forward.device)
+            "metric",
+            step=step,
+            steps=self.schedule.steps,
+            loss=round(loss, 5),
+            lr=progress.rates[-1],
+            grad_norm=round(norm, 4),
+            tokens_per_second=round(speed, 1),
+            **memory(self.runner.forward.device),
         )
         self.job.progress("training", step, self.schedule.steps)
 
-    def _evaluate(self) -> bool:
-        """True when the held-out rows say that it is enough."""
-        if not self.evaluation or not self.evaluation.due(self.step, self.schedule.steps):
-            return False
-        verdict = self.evaluation.judge(self.step, self.forward, self.weights)
-        self.job.say("metric", step=self.step, steps=self.schedule.steps, **self.evaluation.last)
-        return verdict is Verdict.ENOUGH
-
-    # The state
-
-    def _keep(self) -> None:
-        also = self._also.get(self.step)
-        if also:
-            also(self.state())
-        if self._stop or (self.keeper.due(self.step) and self.step < self.schedule.steps):
-            self.keeper.keep(self.state())
-        if self._stop:
-            raise SystemExit(128 + signal.SIGTERM)
+    def _diverged(self, fact: str) -> StepError:
+        hint = "a smaller training.lr or a longer training.warmup often helps"
+        return StepError(fact, where=self.job.where("training", "lr"), hint=hint)
 
     def state(self) -> State:
-        tensors: dict[str, torch.Tensor] = {"rng.cpu": torch.get_rng_state()}
-        if self.forward.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.forward.device)
-        for name, weight in zip(self.names, self.weights, strict=True):
-            tensors[f"weight.{name}"] = weight
-            for part in ("exp_avg", "exp_avg_sq"):
-                tensors[f"{part}.{name}"] = self.optimizer.state[weight][part]
-        if self.evaluation:
+        """Return the state after the steps so far. Its tensors are the training's own."""
+        tensors = self.runner.state()
+        self.progress.scale = self.runner.scale
+        if self.validation:
+            names = self.runner.trainable.names
             tensors |= {
-                f"best.{name}": t for name, t in zip(self.names, self.evaluation.best, strict=False)
+                f"best.{name}": weight
+                for name, weight in zip(names, self.validation.best, strict=False)
             }
-            self.progress.evaluation = self.evaluation.figures()
-        return State(
-            self.step, tensors, vars(self.progress) | {"numerics": dict(self.job.action.numerics)}
-        )
+            self.progress.evaluation = self.validation.figures()
+        figures = vars(self.progress) | {"numerics": dict(self.job.action.numerics)}
+        return State(self.step, tensors, figures)
 
-    @torch.no_grad()
     def resume(self, state: State) -> bool:
-        """Go on from a state; False, and nothing is changed, when it is not one of this
-        training.
-        """
-        given = state.tensors
-        wanted = {
-            f"{part}.{name}": w
-            for part in ("weight", "exp_avg", "exp_avg_sq")
-            for name, w in zip(self.names, self.weights, strict=True)
-        }
-        if any(name not in given or given[name].shape != w.shape for name, w in wanted.items()):
+        """Resume from a state; return False, and change nothing, when it is another training's."""
+        if not self.runner.fits(state.tensors):
             return False
-        progress = Progress(
-            **{k: v for k, v in state.figures.items() if k in Progress.__dataclass_fields__}
-        )
-        self.step, self.progress = state.step, progress
-        for name, weight in zip(self.names, self.weights, strict=True):
-            weight.copy_(given[f"weight.{name}"])
-            moments = {
-                part: given[f"{part}.{name}"].to(weight.device)
-                for part in ("exp_avg", "exp_avg_sq")
-            }
-            self.optimizer.state[weight] = {"step": torch.tensor(float(state.step)), **moments}
-            if self.optimizer.param_groups[0].get("fused"):
-                self.optimizer.state[weight]["step"] = self.optimizer.state[weight]["step"].to(
-                    weight.device
-                )
-        self.trainable.use()
-        torch.set_rng_state(given["rng.cpu"])
-        if self.forward.device.type == "cuda" and "rng.cuda" in given:
-            torch.cuda.set_rng_state(given["rng.cuda"], self.forward.device)
-        if self.evaluation:
-            self.evaluation.restore(
-                progress.evaluation,
-                [given[f"best.{n}"] for n in self.names if f"best.{n}" in given],
-            )
+        self.step, self.progress = state.step, Progress.from_figures(state.figures)
+        self.runner.load(state.tensors, state.step)
+        self.runner.scale = self.progress.scale
+        if self.validation:
+            names = (f"best.{name}" for name in self.runner.trainable.names)
+            best = [state.tensors[name] for name in names if name in state.tensors]
+            self.validation.restore(self.progress.evaluation, best)
         return True
 
-    def resume_kept(self) -> None:
-        state = read(self.keeper.file)
-        if (
-            state
-            and self.forward.device.type == "cpu"
-            and (other := differing(state.figures.get("numerics") or {}, self.job.action.numerics))
-        ):
-            # On a processor, a training gives one result, whether it was stopped or not: half of
-            # each of two would be neither's.
+    def resume_from(self, file: Path) -> None:
+        """Resume from the state in a file, if there is one of this training."""
+        state = read(file)
+        if not state:
+            return
+        numerics = state.figures.get("numerics") or {}
+        differences = differing(numerics, self.job.action.numerics)
+        if differences and self.runner.forward.device.type == "cpu":
+            # On a CPU, a training gives one result, whether it was stopped or not: half of each of
+            # two machines' numbers would be neither's.
             self.job.note(
                 f"an earlier run stopped at step {state.step}, under other numerics "
-                f"({'; '.join(other)}): the training begins anew"
+                f"({'; '.join(differences)}): the training restarts"
             )
-            return
-        if state and state.step <= self.schedule.steps and self.resume(state):
+        elif state.step <= self.schedule.steps and self.resume(state):
             self.job.note(
-                f"going on from step {self.step} of {self.schedule.steps}, where an earlier run "
+                f"resuming from step {self.step} of {self.schedule.steps}, where an earlier run "
                 "stopped"
             )
-
-    def also_at(self, step: int, act: Callable[[State], None]) -> None:
-        self._also[step] = act
-
-    def _asked_to_stop(self, *_: object) -> None:
-        self._stop = True
-
-
-def memory(device: torch.device) -> dict[str, int]:
-    """The memory that a training takes now, for a metric."""
-    if device.type == "cuda":
-        return {"memory": torch.cuda.max_memory_allocated(device)}
-    from olivebuild.core.host import peak_rss
-
-    return {"memory": peak_rss()}

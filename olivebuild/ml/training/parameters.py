@@ -1,6 +1,4 @@
-"""The weights that are trained: as the model computes with them, and the float32 ones that are
-stepped.
-"""
+"""The weights that are trained: the model's own, and the float32 copies that are stepped."""
 
 from __future__ import annotations
 
@@ -10,8 +8,10 @@ import torch
 
 
 class Trainable:
-    """`used` are the model's own parameters; `weights` the same in float32: in half precision a
-    step may be smaller than a weight's last bit.
+    """Weights to train, by `names`: the model's own (`used`), and the same in float32 (`weights`).
+
+    In half precision a step may be smaller than a weight's last bit. Where the model computes in
+    float32, both are the same tensors.
     """
 
     def __init__(self, model: Any) -> None:
@@ -26,23 +26,26 @@ class Trainable:
 
     @torch.no_grad()
     def take_gradients(self, scale: float) -> None:
-        """Give `weights` the gradients of `used`, in float32 and divided by `scale`; all in one
-        kernel, for there are hundreds.
-        """
-        given = [(w, u) for w, u in self._mixed if u.grad is not None]
-        for weight, _ in given:
+        """Move the gradients of `used` to `weights`, in float32 and divided by `scale`."""
+        pairs = [(w, u) for w, u in self._mixed if u.grad is not None]
+        for weight, _ in pairs:
             weight.grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        if given:
-            torch._foreach_copy_([w.grad for w, _ in given], [u.grad for _, u in given])
-        for _, used in given:
+        if pairs:
+            # One kernel for all: there are hundreds.
+            torch._foreach_copy_([w.grad for w, _ in pairs], [u.grad for _, u in pairs])
+        for _, used in pairs:
             used.grad = None
+        if scale != 1:
+            self._divide_gradients(scale)
+
+    def _divide_gradients(self, scale: float) -> None:
         gradients = [w.grad for w in self.weights if w.grad is not None]
         # A process without a row in a batch has none.
-        if scale != 1 and gradients:
+        if gradients:
             torch._foreach_div_(gradients, scale)
 
     @torch.no_grad()
     def use(self) -> None:
-        """Compute with what `weights` have become."""
+        """Copy `weights` to `used`."""
         if self._mixed:
             torch._foreach_copy_([u for _, u in self._mixed], [w for w, _ in self._mixed])

@@ -1,16 +1,16 @@
-"""Training in proportion to the edit (`order: append`): states named after the rows that made them.
+"""Training in proportion to the edit (`order: append`): states named after the rows before them.
 
-While the rate does not depend on how many steps come, the state after a step is decided by the rows
-up to it. It is kept under a
-digest of those, so that a training whose data begins alike goes on from the last common batch, with
-the bytes of a clean run on a
-processor. An edit in the middle leaves only what came before it; a second epoch begins after all
-rows, so that more rows change it.
+While the learning rate does not depend on the number of steps to come, the state after a step is
+decided by the rows up to it. It is stored under a digest of those rows. A training whose data
+begins alike resumes from the last common batch, with the bytes of a clean run on a CPU. After an
+edit in the middle, only the steps before it are skipped. A second epoch begins after all rows, so
+that more rows change it.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,63 +19,66 @@ import torch
 
 from olivebuild.core import hashing
 from olivebuild.ml.training.checkpoint import State, read, write
-from olivebuild.ml.training.loop import Loop
+from olivebuild.ml.training.loop import TrainingLoop
 
 if TYPE_CHECKING:
     from olivebuild.api.job import Job
     from olivebuild.steps.adapter import AdapterFields
 
-PLACES = 8
-"""States that are kept along the way, besides the last one."""
-KEPT = 24
-"""States of one kind of training; the oldest go."""
+STATES_PER_TRAINING = 8
+"""States that are written along the way, besides the last one."""
+MAX_STATES = 24
+"""States of one kind of training that are kept; the oldest go."""
 
 
-def go_on_from_prefix(job: Job, fields: AdapterFields, loop: Loop) -> None:
-    """Take the furthest state that fits, if it is further than where the loop is, and have the loop
-    keep such states.
-    """
-    folder = job.store.checkpoint(job.action.key).parent
-    family, rows = _family(job, fields, loop), _prefixes(loop)
-    stable = loop.schedule.stable
+class PrefixStates:
+    """Callback that writes states named after the rows before them; resumes from one that fits."""
 
-    def file(step: int) -> Path:
-        return folder / f"{family}-{rows[step]}.safetensors"
+    def __init__(self, job: Job, fields: AdapterFields, loop: TrainingLoop) -> None:
+        self._job, self._loop = job, loop
+        self._folder = job.store.checkpoint(job.action.key).parent
+        self._family, self._prefixes = _family(job, fields, loop), _prefixes(loop)
+        self._stable = stable = loop.schedule.stable
+        stride = max(1, stable // STATES_PER_TRAINING)
+        self._steps = {stable, *range(stride, stable, stride)}
 
-    for step in range(stable, loop.step, -1):
-        if (
-            file(step).exists()
-            and (state := read(file(step)))
-            and state.step == step
-            and loop.resume(state)
-        ):
-            loop.known = step
-            with contextlib.suppress(OSError):
-                file(step).touch()
-            job.note(
-                f"{step} of {loop.schedule.steps} steps are known from a training whose data "
-                "begins alike"
-            )
-            break
+    def _file(self, step: int) -> Path:
+        return self._folder / f"{self._family}-{self._prefixes[step]}.safetensors"
 
-    def keep(state: State) -> None:
+    def resume(self) -> None:
+        """Resume the loop from the last state that fits, if that is further than the loop is."""
+        loop = self._loop
+        for step in range(self._stable, loop.step, -1):
+            file = self._file(step)
+            state = read(file) if file.exists() else None
+            if state and state.step == step and loop.resume(state):
+                loop.steps_skipped = step
+                # The file's time tells how long ago it was of use.
+                with contextlib.suppress(OSError):
+                    file.touch()
+                self._job.note(
+                    f"{step} of {loop.schedule.steps} steps are known from a training whose data "
+                    "begins alike"
+                )
+                return
+
+    def due(self, step: int) -> bool:
+        return step in self._steps
+
+    def after(self, step: int, state: Callable[[], State]) -> bool:
+        """Write the state, and remove the oldest ones beyond MAX_STATES."""
         try:
-            write(file(state.step), state, job.out.parent)
+            write(self._file(step), state(), self._job.out.parent)
         except OSError as e:
-            job.note(f"the state at step {state.step} could not be kept: {e.strerror or e}")
-        for old in sorted(
-            folder.glob(f"{family}-*.safetensors"), key=lambda p: p.stat().st_mtime_ns
-        )[:-KEPT]:
+            self._job.note(f"the state at step {step} could not be kept: {e.strerror or e}")
+        states = self._folder.glob(f"{self._family}-*.safetensors")
+        for old in sorted(states, key=lambda file: file.stat().st_mtime_ns)[:-MAX_STATES]:
             old.unlink(missing_ok=True)
-
-    for step in {stable, *range(max(1, stable // PLACES), stable, max(1, stable // PLACES))}:
-        loop.also_at(step, keep)
+        return False
 
 
-def _family(job: Job, fields: AdapterFields, loop: Loop) -> str:
-    """A digest of all that decides the state after a step, but for the rows and for how many steps
-    come.
-    """
+def _family(job: Job, fields: AdapterFields, loop: TrainingLoop) -> str:
+    """Return a digest of all that decides the state after a step, except rows and later steps."""
     from olivebuild.core.host import installed
     from olivebuild.steps.adapter import STEP
 
@@ -87,33 +90,35 @@ def _family(job: Job, fields: AdapterFields, loop: Loop) -> str:
     }
     # Of the data sets, the digest of the rows counts, and not that of the whole.
     inputs = {
-        role: given.digest
-        for role, given in job.action.inputs.items()
+        role: entry.digest
+        for role, entry in job.action.inputs.items()
         if role not in ("data", "eval")
     }
-    if loop.evaluation:
+    if loop.validation:
         inputs["eval"] = hashing.of_json(
-            [[row.ids.tolist(), row.counted.tolist()] for row in loop.evaluation.rows]
+            [[row.ids.tolist(), row.counted.tolist()] for row in loop.validation.rows]
         )
-    here = [
-        loop.forward.device.type,
-        str(loop.forward.model.dtype),
+    platform = [
+        loop.runner.forward.device.type,
+        str(loop.runner.forward.model.dtype),
         dict(job.action.numerics),
         torch.get_num_threads(),
-        vars(loop.forward.setup),
+        loop.runner.forward.setup.provenance(),
     ]
     libraries = {name: installed(name) for name in STEP.libraries(fields)}
     return hashing.of_json(
-        [STEP.version, parameters | {"training": training}, inputs, libraries, here]
+        [STEP.version, parameters | {"training": training}, inputs, libraries, platform]
     )
 
 
-def _prefixes(loop: Loop) -> list[str]:
-    """For each step up to the stable end, the digest of all rows before it."""
-    found, whole = [hashing.of_json([])], hashing.hasher()
+def _prefixes(loop: TrainingLoop) -> list[str]:
+    """Return for each step up to the stable end the digest of all rows before it."""
+    digests, digest = [hashing.of_json([])], hashing.hasher()
     for batch in islice(loop.schedule.batches(), loop.schedule.stable):
-        for row in (loop.rows[i] for i in batch):
-            whole.update(len(row).to_bytes(8, "little") + row.ids.tobytes() + row.counted.tobytes())
-        whole.update(b"|")
-        found.append(str(whole.hexdigest()))
-    return found
+        for index in batch:
+            row = loop.rows[index]
+            digest.update(len(row).to_bytes(8, "little"))
+            digest.update(row.ids.tobytes() + row.counted.tobytes())
+        digest.update(b"|")
+        digests.append(str(digest.hexdigest()))
+    return digests

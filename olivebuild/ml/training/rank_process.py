@@ -1,7 +1,7 @@
-"""A process that takes the gradients of its share of each batch of a training: `python -m
-olivebuild.ml.training.rank_process FILE RANK COUNT MEETING DTYPE`.
+"""A process that computes the gradients of its share of each batch of a training.
 
-FILE holds the training's action. It ends with the process that started it; see
+`python -m olivebuild.ml.training.rank_process FILE RANK COUNT RENDEZVOUS_FILE DTYPE`, where FILE
+holds the training's action. It ends with the process that started it; see
 ml/training/data_parallel.py.
 """
 
@@ -29,60 +29,57 @@ from olivebuild.ml.training.schedule import Schedule
 from olivebuild.steps.adapter import AdapterFields
 
 
-def main(file: str, rank: int, count: int, meeting: str, dtype: str) -> None:
-    # Whoever asks the worker's whole session to stop means the worker, which first ends its step
-    # and keeps its state.
+def main(file: str, rank: int, count: int, rendezvous_file: str, dtype: str) -> None:
+    """Serve the training whose action is in `file`, until the first process ends it."""
+    # A SIGTERM to the worker's session is meant for the worker, which first ends its step and
+    # writes its state.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    # What it has to say is the log's.
+    # Its messages go to the step's log, which is stderr.
     job = Job(Action.from_json(Path(file).read_text()), sys.stderr)
     fields: AdapterFields = job.fields(AdapterFields)
     device, number_format = load.platform(dtype)
     rows = train.rows_of(job, fields)
     schedule = train.schedule_of(fields.training, len(rows))
     forward = train.forward_of(job, fields, rows, schedule, device, number_format)
-    data_parallel.connect(Path(meeting), rank, count, device)
-    help_out(forward, rows, schedule, fields.training.seed, rank, count)
+    data_parallel.connect(Path(rendezvous_file), rank, count, device)
+    run_rank(forward, rows, schedule, fields.training.seed, rank, count)
     dist.destroy_process_group()
 
 
-def help_out(
+def run_rank(
     forward: Forward, rows: Sequence[Tokens], schedule: Schedule, seed: int, rank: int, count: int
 ) -> None:
-    """Take the gradients of this process's share of each batch that the first one begins, until it
-    has had enough.
-    """
-    step, scale = data_parallel.told()
+    """Compute the gradients of this process's share of each batch that the first one begins."""
+    step, scale = data_parallel.receive_step()
     if step == data_parallel.END:
         return
-    # Dropout of its own, and not once more what it was when an earlier training began.
+    # Each process draws its own dropout, and a resumed training does not repeat an earlier one's.
     torch.manual_seed(seed + rank + count * step)
-    trainable, shares = (
-        Trainable(forward.model),
-        _shares(forward, rows, schedule, step, rank, count),
-    )
+    trainable = Trainable(forward.model)
+    shares = _shares(forward, rows, schedule, step, rank, count)
     share, following = next(shares), None
     forward.model.train()
     while step != data_parallel.END:
-        own, ready, labels = share
-        data_parallel.take_weights(trainable)
+        local_rows, layout, labels = share
+        data_parallel.receive_weights(trainable)
         forward.scale = scale
-        loss = forward.backward(own, ready, labels)
+        loss = forward.backward(local_rows, layout, labels)
         trainable.take_gradients(scale)
-        data_parallel.give(trainable, loss)
+        data_parallel.reduce_gradients(trainable, loss)
         for weight in trainable.weights:
             weight.grad = None
         # Laid out while the device still computes.
         following = following or next(shares, None)
         before = step
-        step, scale = data_parallel.told()
-        # Else the same batch again, scaled less.
+        step, scale = data_parallel.receive_step()
+        # The same step is the same batch again, scaled less.
         if step != before and following:
             share, following = following, None
 
 
 Share = tuple[list[Tokens], list[Packed | Padded], int]
-"""Rows, how they are laid out, and how many labels the whole batch has."""
+"""Local rows of a batch, their micro-batches, and the number of labels of the whole batch."""
 
 
 def _shares(
@@ -90,8 +87,8 @@ def _shares(
 ) -> Iterator[Share]:
     for indices in schedule.batches(start):
         batch = [rows[i] for i in indices]
-        own = data_parallel.share_of(batch, rank, count)
-        yield own, forward.lay_out(own), labels_of(batch)
+        local_rows = data_parallel.local_share(batch, rank, count)
+        yield local_rows, forward.lay_out(local_rows), labels_of(batch)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""What is trained when: the rows of each step, the learning rate of each step, and how many steps
-there are. Plain arithmetic.
-"""
+"""The schedule of a training: rows and learning rate of each step, and the number of steps."""
 
 from __future__ import annotations
 
@@ -12,10 +10,11 @@ from itertools import islice
 import torch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """`steps` in all, `warmup` of them at a rising rate and, for the scheduler "stable", `decay` at
-    a falling one.
+    """Batches and learning rates of `steps` steps over `count` rows.
+
+    The rate rises for `warmup` steps and, for the scheduler "stable", falls for the last `decay`.
     """
 
     count: int
@@ -26,28 +25,32 @@ class Schedule:
     scheduler: str
     decay: int
     seed: int | None
-    """Of the order of the rows; None leaves them in the order of the data."""
+    """Seed of the order of the rows; None leaves them in the order of the data."""
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, from 0."""
+        """Return the learning rate of a step, counted from 0."""
         return self.lr * lr_factor(step, self.steps, self.warmup, self.scheduler, self.decay)
 
     def batches(self, start: int = 0) -> Iterator[list[int]]:
-        """Indices of rows for each step, from `start` on."""
+        """Yield the indices of the rows of each step, from step `start` on."""
         return islice(batches_of(self.count, self.batch, self.seed), start, self.steps)
 
     @property
     def stable(self) -> int:
-        """The steps of which none depends on how many there are in all."""
+        """The number of first steps that do not depend on the number of all steps."""
         return self.steps - self.decay if self.scheduler == "stable" and self.seed is None else 0
 
 
 def steps_of(count: int, batch: int, epochs: float) -> int:
+    """Return the number of steps of `epochs` epochs over `count` rows."""
     return max(1, round(math.ceil(count / batch) * epochs))
 
 
 def batches_of(count: int, batch: int, seed: int | None) -> Iterator[list[int]]:
-    """Indices of examples, each epoch in a new order; the last batch of an epoch may be smaller."""
+    """Yield the indices of each batch without end, each epoch in a new order.
+
+    The last batch of an epoch may be smaller.
+    """
     generator = torch.Generator().manual_seed(seed or 0)
     while True:
         order = (
@@ -57,8 +60,9 @@ def batches_of(count: int, batch: int, seed: int | None) -> Iterator[list[int]]:
 
 
 def lr_factor(step: int, steps: int, warmup: int, scheduler: str, decay: int = 0) -> float:
-    """What the learning rate is multiplied with at `step` (from 0): linear warm-up, then decay to 0
-    at `steps`.
+    """Return the factor of the learning rate at `step`, counted from 0.
+
+    It rises linearly over `warmup` steps, and then decays to 0 at `steps`.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -1,4 +1,4 @@
-"""An adapter from a model and a data set: what is trained, put together from its parts.
+"""Training of an adapter from a model and a data set, put together from its parts.
 
 The loop is in ml/training/loop.py, batches in ml/nn/forward.py.
 """
@@ -28,12 +28,13 @@ from olivebuild.ml.models import load
 from olivebuild.ml.nn import qlora, tuning
 from olivebuild.ml.nn.forward import Forward
 from olivebuild.ml.training import data_parallel
-from olivebuild.ml.training.checkpoint import Keeper
-from olivebuild.ml.training.loop import Loop
-from olivebuild.ml.training.prefix import go_on_from_prefix
+from olivebuild.ml.training.checkpoint import Checkpointer
+from olivebuild.ml.training.loop import TrainingLoop
+from olivebuild.ml.training.prefix import PrefixStates
 from olivebuild.ml.training.schedule import Schedule, steps_of
+from olivebuild.ml.training.step_runner import StepRunner
 from olivebuild.ml.training.unusable_rows import check_flaws
-from olivebuild.ml.training.validation import Evaluation
+from olivebuild.ml.training.validation import Validation
 from olivebuild.ml.weights import patterns
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 
 def train(job: Job, fields: AdapterFields) -> Result:
+    """Train an adapter into `job.out`. Raises InputError for rows that can't be trained on."""
     training, base = fields.training, job.input("model")
     device, dtype = load.platform(training.dtype)
     job.note(
@@ -58,11 +60,12 @@ def train(job: Job, fields: AdapterFields) -> Result:
             hint="is max_length long enough?",
         )
     ends = _ends_of(job, fields, rows)
-    evaluation, held_out = evaluation_of(job, fields)
+    validation, held_out = validation_of(job, fields)
     check_asked(job, encoder_of(job, fields))
     drops.forget(job.log)
-    loop = fit(job, fields, rows, evaluation, device, dtype)
-    save_adapter(loop.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
+    loop = fit(job, fields, rows, validation, device, dtype)
+    runner = loop.runner
+    save_adapter(runner.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
     (job.out / end_tokens.NAME).write_text(end_tokens.of_adapter(ends), "utf-8")
     if fields.method == "qlora":
         qlora.note(job.out, fields.quantisation)
@@ -70,11 +73,11 @@ def train(job: Job, fields: AdapterFields) -> Result:
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "processes": runner.ranks.count if runner.ranks else 1,
     }
-    provenance["processes"] = loop.ranks.count if loop.ranks else 1
     return Result(
         metrics=_figures(loop, rows) | flaws | held_out,
-        provenance=provenance | vars(loop.forward.setup),
+        provenance=provenance | runner.forward.setup.provenance(),
     )
 
 
@@ -82,39 +85,40 @@ def fit(
     job: Job,
     fields: AdapterFields,
     rows: Sequence[Tokens],
-    evaluation: Evaluation | None,
+    validation: Validation | None,
     device: torch.device,
     dtype: torch.dtype,
-) -> Loop:
-    """Train an adapter of the input `model` on rows of tokens, from the last state that was kept,
-    if any.
-    """
+) -> TrainingLoop:
+    """Train an adapter of the input `model` on rows of tokens, resuming from the last state."""
     training = fields.training
     schedule = schedule_of(training, len(rows))
     count = data_parallel.count_for(device, schedule.batch)
     with data_parallel.Ranks(job, count, device, dtype) if count > 1 else nullcontext() as ranks:
         forward = forward_of(job, fields, rows, schedule, device, dtype)
         seconds = float(os.environ.get("OLIVEBUILD_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
-        keeper = Keeper(
-            job.store.checkpoint(job.action.key),
-            job.out.parent,
-            seconds,
-            training.checkpoint_steps,
-            job.note,
-            job.mode,
+        checkpointer = Checkpointer(
+            job, steps=schedule.steps, seconds=seconds, every=training.checkpoint_steps
         )
-        loop = Loop(job, forward, rows, schedule, training, evaluation, keeper, ranks)
-        loop.resume_kept()
+        runner = StepRunner(forward, training, ranks)
+        if validation:
+            validation.attach(job, forward, runner.trainable.weights, schedule.steps)
+        loop = TrainingLoop(job, rows, schedule, runner, validation)
+        loop.resume_from(checkpointer.file)
         if schedule.stable:
-            go_on_from_prefix(job, fields, loop)
+            prefix_states = PrefixStates(job, fields, loop)
+            prefix_states.resume()
+            loop.callbacks.append(prefix_states)
+        loop.callbacks.append(checkpointer)
         if ranks:
             job.note(f"{count} GPUs share each batch")
             ranks.join()
+        checkpointer.stop_on_sigterm()
         loop.run()
     return loop
 
 
 def rows_of(job: Job, fields: AdapterFields) -> TokenRows:
+    """Return the rows of the input `data` as tokens of the input `model`."""
     return token_rows(
         job,
         encoder_of(job, fields),
@@ -125,6 +129,7 @@ def rows_of(job: Job, fields: AdapterFields) -> TokenRows:
 
 
 def encoder_of(job: Job, fields: AdapterFields) -> Encoder:
+    """Return the encoder of rows by the tokenizer of the input `model`."""
     base = job.input("model")
     tokenizer = load.load_tokenizer(
         base.folder, trust_remote_code=base.trust_remote_code, date=job.action.template_date
@@ -135,10 +140,25 @@ def encoder_of(job: Job, fields: AdapterFields) -> Encoder:
 
 
 def _ends_of(job: Job, fields: AdapterFields, rows: TokenRows) -> set[int]:
-    """The tokens at which what is trained ends, those of the recipe included; says what there is to
-    say of the tokens. Raises InputError.
+    """Return the tokens at which trained answers end, those of the recipe included; report them.
+
+    Raises InputError when an end of the recipe is no token.
     """
     encoder = encoder_of(job, fields)
+    _note_tokens(job, rows, encoder)
+    ends = {*rows.ends, *(end_tokens.token_of(text, encoder.tokenizer) for text in fields.stop)}
+    base_ends = end_tokens.ends_of(Path(job.input("model").folder))
+    if new_ends := sorted(ends - base_ends):
+        names = ", ".join(encoder.tokenizer.convert_ids_to_tokens(new_ends))
+        job.note(
+            f"answers end with {names}, at which the base does not stop; what is merged with this "
+            "adapter will"
+        )
+    return ends
+
+
+def _note_tokens(job: Job, rows: TokenRows, encoder: Encoder) -> None:
+    """Report what was changed or missing when rows were encoded."""
     for name, text in COUNTS.items():
         if rows.counts[name]:
             job.note(text.format(n=rows.counts[name]))
@@ -153,14 +173,6 @@ def _ends_of(job: Job, fields: AdapterFields, rows: TokenRows) -> set[int]:
                 "the chat template writes no end after an answer: the tokenizer's own end token "
                 "is put there"
             )
-    ends = {*rows.ends, *(end_tokens.token_of(text, encoder.tokenizer) for text in fields.stop)}
-    if more := sorted(ends - end_tokens.ends_of(Path(job.input("model").folder))):
-        names = ", ".join(encoder.tokenizer.convert_ids_to_tokens(more))
-        job.note(
-            f"answers end with {names}, at which the base does not stop; what is merged with this "
-            "adapter will"
-        )
-    return ends
 
 
 def forward_of(
@@ -171,7 +183,7 @@ def forward_of(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Forward:
-    """The input `model` with a new adapter, and how its batches are computed here."""
+    """Return the input `model` with a new adapter, set up for this machine."""
     training, base = fields.training, job.input("model")
     # The seed comes before the adapter is made, since its first values are drawn.
     load.seed_everything(training.seed, device)
@@ -200,27 +212,32 @@ def forward_of(
 
 
 CHECKPOINT_SECONDS = 60
+"""Time between two states of a training."""
 
 
-def schedule_of(given: Training, count: int) -> Schedule:
-    training = given.resolved()
+def schedule_of(fields: Training, count: int) -> Schedule:
+    """Return the schedule over `count` rows by the recipe's fields."""
+    training = fields.resolved()
     steps = training.steps or steps_of(count, training.batch, training.epochs or 1)
     seed = None if training.order == "append" else training.data_seed
     decay = max(1, round(steps * training.decay)) if training.scheduler == "stable" else 0
     return Schedule(
-        count,
-        training.batch,
-        steps,
-        training.lr,
-        training.warmup,
-        training.scheduler or "linear",
-        decay,
-        seed,
+        count=count,
+        batch=training.batch,
+        steps=steps,
+        lr=training.lr,
+        warmup=training.warmup,
+        scheduler=training.scheduler or "linear",
+        decay=decay,
+        seed=seed,
     )
 
 
-def evaluation_of(job: Job, fields: AdapterFields) -> tuple[Evaluation | None, dict[str, Any]]:
-    """How training is judged, if it is, and what was dropped and cut of the rows that do."""
+def validation_of(job: Job, fields: AdapterFields) -> tuple[Validation | None, dict[str, Any]]:
+    """Return the evaluation of the input `eval`, if any, and counts of its unusable rows.
+
+    Raises InputError when it has no usable row.
+    """
     if not fields.eval:
         return None, {}
     folder = job.input("model").folder
@@ -235,12 +252,13 @@ def evaluation_of(job: Job, fields: AdapterFields) -> tuple[Evaluation | None, d
             where=job.where("eval", "data"),
             hint="does its data set hold any out?",
         )
-    return Evaluation(
+    return Validation(
         rows, fields.eval.every, fields.eval.patience, best=fields.eval.keep == "best"
     ), flaws
 
 
-def _figures(loop: Loop, rows: TokenRows) -> dict[str, object]:
+def _figures(loop: TrainingLoop, rows: TokenRows) -> dict[str, object]:
+    """Return the step's metrics: losses, speed, counts and the curve."""
     progress = loop.progress
     last = progress.losses[-max(1, len(progress.losses) // 10) :]
     curve = progress.curve()
@@ -250,18 +268,19 @@ def _figures(loop: Loop, rows: TokenRows) -> dict[str, object]:
     }
     figures |= {
         "steps": loop.step,
-        "steps_known": loop.known,
+        "steps_known": loop.steps_skipped,
         "examples": len(rows),
         "truncated": rows.truncated,
         "data": rows.figures(),
     }
-    if loop.evaluation:
-        curve |= loop.evaluation.curve()
-        figures |= {"best_step": loop.evaluation.best_step, **loop.evaluation.last}
+    if loop.validation:
+        curve |= loop.validation.curve()
+        figures |= {"best_step": loop.validation.best_step, **loop.validation.last}
     return figures | {"curve": curve}
 
 
 def add_adapter(job: Job, fields: AdapterFields, model: Any) -> Any:
+    """Return peft's model around `model`. Raises InputError when no layer takes the adapter."""
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=fields.r,
@@ -277,15 +296,7 @@ def add_adapter(job: Job, fields: AdapterFields, model: Any) -> Any:
         # In half precision the loop keeps float32 sums of its own.
         return get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as e:
-        linear = sorted(
-            {
-                n.rpartition(".")[2]
-                for n, m in model.named_modules()
-                if isinstance(m, torch.nn.Linear)
-            }
-            - {"lm_head"}
-        )
-        hint = f"the model's linear layers are {', '.join(linear)}"
+        hint = f"the model's linear layers are {', '.join(_linear_layers(model))}"
         raise InputError(
             f"no adapter for these modules: {first_line(e, 200)}",
             where=job.where("modules"),
@@ -293,26 +304,34 @@ def add_adapter(job: Job, fields: AdapterFields, model: Any) -> Any:
         ) from None
 
 
+def _linear_layers(model: Any) -> list[str]:
+    """Return the last parts of the names of all linear layers but the head."""
+    linear = (name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear))
+    return sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"})
+
+
 def begin_with(job: Job, model: Any, folder: Path) -> None:
     """Give the adapter another one's weights. Raises InputError unless it has the same shape."""
-    own, given = get_peft_model_state_dict(model), load_file(folder / "adapter_model.safetensors")
-    odd = sorted(
-        name
-        for name in {*own, *given}
-        if name not in own or name not in given or own[name].shape != given[name].shape
-    )
-    if odd:
+    old = {name: t.shape for name, t in get_peft_model_state_dict(model).items()}
+    tensors = load_file(folder / "adapter_model.safetensors")
+    new = {name: t.shape for name, t in tensors.items()}
+    unexpected = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    if unexpected:
         hint = "r, modules and dora must be those of the adapter that training begins with"
         raise InputError(
-            f"the adapter to begin with differs in {odd[0]} ({len(odd)} such tensors)",
+            f"the adapter to begin with differs in {unexpected[0]} "
+            f"({len(unexpected)} such tensors)",
             where=job.where("from"),
             hint=hint,
         )
-    set_peft_model_state_dict(model, given)
+    set_peft_model_state_dict(model, tensors)
 
 
 def save_adapter(model: Any, folder: Path, base: str) -> None:
-    """Write peft's own format without what differs between machines: paths, set order, README."""
+    """Write an adapter in peft's format, without what differs between machines.
+
+    That is paths, the order of sets, and the read-me.
+    """
     tensors = {
         name: t.detach().to("cpu", torch.float32).contiguous()
         for name, t in get_peft_model_state_dict(model).items()
