@@ -122,7 +122,7 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
         before, found = (
             load.load_model(folder, dtype, trust_remote_code=trust) for folder in (base, job.out)
         )
-        if odd := merge_proof.odd_weight(exact, before, found, dtype):
+        if odd := merge_proof.wrong_weight(exact, before, found, dtype):
             fact = (
                 f"the merge does not do what its adapter does: {odd} is not what the same merge in "
                 "float32 gives, rounded"

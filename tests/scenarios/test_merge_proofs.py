@@ -23,7 +23,7 @@ from olivebuild.ml.kinds.merged import merge
 from olivebuild.ml.peft_merge import check_written, merge_with_peft, reason_of, tensors_in
 from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.lora import changes, open_input
-from olivebuild.ml.weights.merge_proof import HIDES, odd_weight
+from olivebuild.ml.weights.merge_proof import HIDES, wrong_weight
 from olivebuild.ml.weights.placement import check_places, find_plain
 from olivebuild.steps.merged import MergedFields
 from tests.scenarios.steps import given, job_in, weights_in
@@ -438,7 +438,7 @@ def _odd_weight(base: Path, adapter: Path, merged: Path) -> str:
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
         for folder in (base, merged)
     )
-    return odd_weight(wide, before, found, torch.bfloat16)
+    return wrong_weight(wide, before, found, torch.bfloat16)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

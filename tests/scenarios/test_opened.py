@@ -319,7 +319,7 @@ def test_a_base_that_is_not_finite_is_refused(
 def test_weights_are_looked_at_once(llama: Path, tmp_path: Path, store: Store) -> None:
     inputs = {"model": given(store, llama)}
     _opened.check_inputs(job_in(tmp_path / "one", store, inputs, kind="merged"))
-    assert _opened._known(store, _opened.finite_key(inputs["model"].digest))
+    assert _opened._read(store, _opened.finite_key(inputs["model"].digest))
 
 
 # Loading

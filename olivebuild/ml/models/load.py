@@ -1,10 +1,10 @@
-"""Loading and saving Hugging Face models the same way everywhere: safetensors only, no remote code,
-one choice of platform.
-"""
+"""Hugging Face models loaded and saved in one way: from safetensors, without remote code."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +14,32 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from olivebuild.core.errors import InputError, Where, first_line
 from olivebuild.core.fs.small_files import read_json
 from olivebuild.formats import imported, template_clock
+from olivebuild.formats.safetensors import model_files, name_in, tensors_of, weight_files
 from olivebuild.ml.kernels import mkl
+from olivebuild.ml.models.opened import check_loaded
 
 SMALL = 20_000_000
-"""Below this many parameters one thread is faster than several: the matrices are too small to
-share.
-"""
+"""Parameters below which one thread is faster than several: the matrices are too small to share."""
 
 
 def platform(dtype: str = "auto", device: str = "auto") -> tuple[torch.device, torch.dtype]:
-    """The device and number format to compute in: bf16 on CUDA cards that have it, fp16 on older
-    ones, fp32 elsewhere.
+    """Return the device and dtype to compute in.
+
+    "auto" is bf16 on CUDA cards that have it, fp16 on older ones, fp32 elsewhere.
     """
     if device == "auto":
-        device = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        has_mps = torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     if dtype != "auto":
         return torch.device(device), getattr(torch, dtype)
     if device.startswith("cuda"):
-        return torch.device(
-            device
-        ), torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.device(device), half
     return torch.device(device), torch.float32
 
 
 def seed_everything(seed: int, device: torch.device) -> None:
-    """Equal inputs give equal bytes, on the same processor and library versions.
+    """Seed torch, and let equal inputs give equal bytes on one processor and library versions.
 
     On a GPU that is not promised, and would cost a lot.
     """
@@ -56,14 +51,9 @@ def seed_everything(seed: int, device: torch.device) -> None:
 
 
 def parameters_in(folder: Path) -> int:
-    """How many parameters a model folder holds, from the safetensors headers."""
-    from math import prod
-
-    from olivebuild.formats.safetensors import tensors_of, weight_files
-
-    return sum(
-        prod(t.shape) for name in weight_files(folder).names for t in tensors_of(folder / name)
-    )
+    """Return how many parameters a model folder holds, from the safetensors headers."""
+    files = [folder / name for name in weight_files(folder).names]
+    return sum(sum(prod(t.shape) for t in tensors_of(file)) for file in files)
 
 
 def load_model(
@@ -75,22 +65,21 @@ def load_model(
     quantised: Any = None,
     where: Where | None = None,
 ) -> Any:
-    """A causal language model in evaluation mode, its weights as `quantised` (a configuration of
-    transformers) says.
+    """Load a causal language model in evaluation mode.
 
-    `where`: the place in the recipe that names it, for errors.
-
-    Raises InputError for what can't be loaded, and for weights that transformers would make up, or
-    that are NaN or infinite.
+    `quantised` is a quantisation of transformers for its weights. `where` is the place in the
+    recipe that names it, for errors. Raises InputError for a folder that can't be loaded, and for
+    weights that transformers would make up, or that are NaN or infinite.
     """
-    from olivebuild.ml.models.opened import check_loaded
-
     imported.check(Path(folder), "model", where or str(folder), trust=trust_remote_code)
     if parameters_in(Path(folder)) < SMALL:
         torch.set_num_threads(1)
     mkl.warm_up_mkl()
+    options: dict[str, Any] = {}
+    if quantised:
+        options = {"quantization_config": quantised, "device_map": {"": str(device)}}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
@@ -98,11 +87,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **(
-                {"quantization_config": quantised, "device_map": {"": str(device)}}
-                if quantised
-                else {}
-            ),
+            **options,
         )
     except ModuleNotFoundError:
         raise
@@ -112,44 +97,49 @@ def load_model(
         raise InputError(
             f"the model can't be loaded: {first_line(e)}", where=where or str(folder), hint=hint
         ) from None
-    model, info = loaded
     check_loaded(info, "", where or str(folder))
     model = model if quantised else model.to(device)
-    if odd := odd_numbers(model):
-        hint = "is the download complete, and did the training that made it go well?"
-        fact = f"{odd[0]} holds NaN or infinite numbers ({len(odd)} such tensors)"
-        raise InputError(
-            f"{fact}, in {folder}" if where else fact, where=where or str(folder), hint=hint
-        )
+    _check_finite(model, folder, where)
     return model.eval()
 
 
-def odd_numbers(model: Any) -> list[str]:
-    """The parameters of a model that hold NaN or infinite numbers."""
+def _check_finite(model: Any, folder: str | Path, where: Where | None) -> None:
+    """Raise InputError for a loaded model that holds NaN or infinite numbers."""
+    if names := not_finite_in(model):
+        hint = "is the download complete, and did the training that made it go well?"
+        fact = f"{names[0]} holds NaN or infinite numbers ({len(names)} such tensors)"
+        raise InputError(
+            f"{fact}, in {folder}" if where else fact, where=where or str(folder), hint=hint
+        )
 
-    def is_odd(tensor: torch.Tensor) -> bool:
+
+def not_finite_in(model: Any) -> list[str]:
+    """Return the names of a model's parameters that hold NaN or infinite numbers."""
+
+    def is_finite(tensor: torch.Tensor) -> bool:
         # A sum needs no memory; one that is too large says nothing yet.
-        kind = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-        return not torch.isfinite(tensor.sum(dtype=kind)) and not bool(torch.isfinite(tensor).all())
+        dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+        return bool(torch.isfinite(tensor.sum(dtype=dtype)) or torch.isfinite(tensor).all())
 
     with torch.no_grad():
         return [
             name
             for name, tensor in model.named_parameters()
-            if tensor.is_floating_point() and is_odd(tensor)
+            if tensor.is_floating_point() and not is_finite(tensor)
         ]
 
 
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date: str = "") -> Any:
-    """A tokenizer whose chat template is told that it is `date` where it asks; without a date it
-    fails there. Raises InputError.
+    """Load a tokenizer whose chat template takes `date` for today's; without one it fails there.
+
+    Raises InputError.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
     except BaseException as e:
-        # What is written in Rust raises plain exceptions, or panics, which are none.
+        # Code written in Rust raises plain exceptions, or panics, which are none.
         if isinstance(e, SystemExit | KeyboardInterrupt | ImportError | MemoryError):
             raise
         hint = own_code(e) or "is tokenizer.json there, and whole?"
@@ -168,21 +158,19 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False, date:
 
 
 def own_code(error: BaseException) -> str:
-    """The hint for what transformers refuses because code of the folder's own would have to run;
-    empty for other errors.
-    """
-    asked = "trust_remote_code" in str(error) or "custom code" in str(error)
+    """Return the hint for a refusal of transformers to run the folder's code; else ""."""
+    if "trust_remote_code" not in str(error) and "custom code" not in str(error):
+        return ""
     return (
         "trust_remote_code: true on the model would let it run its own code: read its .py files "
         "first"
-        if asked
-        else ""
     )
 
 
 def save_model(model: Any, folder: Path, extra_from: Path | None = None) -> None:
-    """Save a model and its configuration; `extra_from` gives the tokenizer and other files that a
-    loader reads.
+    """Save a model and its configuration.
+
+    `extra_from` is a folder with the tokenizer and other files that a loader reads.
     """
     model.save_pretrained(folder)
     if extra_from:
@@ -191,13 +179,7 @@ def save_model(model: Any, folder: Path, extra_from: Path | None = None) -> None
 
 
 def copy_processing_files(source: Path, folder: Path) -> None:
-    """Copy what a loader reads beside weights and config.json: tokenizer, chat template, generation
-    config.
-    """
-    import shutil
-
-    from olivebuild.formats.safetensors import model_files, name_in
-
+    """Copy the other files that a loader reads: tokenizer, chat template, generation config."""
     for path in model_files(source)[1]:
         place = folder / name_in(source, path)
         if not place.exists():
@@ -206,7 +188,7 @@ def copy_processing_files(source: Path, folder: Path) -> None:
 
 
 def canonical_config(folder: Path) -> None:
-    """config.json without what differs from machine to machine."""
+    """Rewrite config.json without what differs from machine to machine."""
     file = folder / "config.json"
     config = read_json(file)
     for name in ("_name_or_path", "_model_name_or_path"):

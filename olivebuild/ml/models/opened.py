@@ -1,10 +1,8 @@
-"""A model opened the way its users will, before anything is made of it: no tensor is made up, and
-no weight is NaN or infinite.
+"""Checks of a model before anything is made of it: no tensor is made up, no weight is NaN.
 
-transformers gives a tensor that it does not find random numbers, and goes on. Here its own loading,
-with all the renaming and fusing that a
-class asks for, is given tensors that take no memory (torch's meta device). What a structure alone
-decides is proven once, and kept in
+transformers gives a tensor that it does not find random numbers, and continues. Here its own
+loading, with all the renaming and fusing that a class asks for, is given tensors that take no
+memory (torch's meta device). What depends on the structure alone is proven once, and stored in
 derived/ under a key of its own, so that it costs neither time nor an import the next time.
 """
 
@@ -14,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import Struct
 
 from olivebuild.cache.memo import Derived
@@ -33,6 +32,7 @@ from olivebuild.formats.safetensors import (
     weight_files,
 )
 from olivebuild.ml.kernels import blockwise
+from olivebuild.ml.weights.lora import open_input
 from olivebuild.ml.weights.view import Shard, Weight, Weights, write_files
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ READERS = (
 )
 """The kinds that open a causal language model."""
 WHOLE_READERS = ("merged", "onnx")
-"""Those that may take tensors as they lie, without loading the model: so the values are looked at
-here.
-"""
+"""Those that may read tensors without loading the model, so that the values are checked here."""
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
     "I32": "int32", "I16": "int16", "I8": "int8",
@@ -61,9 +59,11 @@ DTYPES = {
 PIECE = 64 << 20
 
 
-class Found(Struct, frozen=True):
-    """What opening a structure showed: names of tensors that have no place in the class, odd
-    tokens, or why it could not be opened so.
+class Opening(Struct, frozen=True):
+    """The result of opening a structure.
+
+    `unexpected` are tensors that the class has no place for, `tokens` those without a row in the
+    embedding that stand for no text. `because` is why it could not be opened so.
     """
 
     unexpected: tuple[str, ...] = ()
@@ -72,27 +72,25 @@ class Found(Struct, frozen=True):
 
 
 def check_inputs(job: Job) -> None:
-    """Open all models that an action reads. Raises InputError, and tells what is left out."""
+    """Open all models that an action reads; note the files that are left out. Raises InputError."""
     if job.action.kind not in READERS:
         return
-    from olivebuild.ml.weights.lora import open_input
-
-    for role, given in job.action.inputs.items():
-        if given.kind not in ("model", "merged"):
+    for role, source in job.action.inputs.items():
+        if source.kind not in ("model", "merged"):
             continue
-        if given.folder and (ignored := ignored_weights(Path(given.folder))):
-            job.note(
-                f"{given.target}: {listed(ignored)} ignored: loaders read "
-                f"{listed(weight_files(Path(given.folder)).names)}"
-            )
-        if given.folder:
-            imported.check(
-                Path(given.folder), given.kind, job.where(role), trust=given.trust_remote_code
-            )
-        model = open_input(job.store, given)
-        check(job, model, given.target, job.where(role), trust=given.trust_remote_code)
+        trust, where = source.trust_remote_code, job.where(role)
+        if source.folder:
+            folder = Path(source.folder)
+            if ignored := ignored_weights(folder):
+                job.note(
+                    f"{source.target}: {listed(ignored)} ignored: loaders read "
+                    f"{listed(weight_files(folder).names)}"
+                )
+            imported.check(folder, source.kind, where, trust=trust)
+        model = open_input(job.store, source)
+        check(job, model, source.target, where, trust=trust)
         if job.action.kind in WHOLE_READERS:
-            check_finite(job.store, model, given.digest, given.target, job.where(role))
+            check_finite(job.store, model, source.digest, source.target, where)
 
 
 def check_output(job: Job, folder: Path, *, trust: bool = False) -> None:
@@ -101,10 +99,10 @@ def check_output(job: Job, folder: Path, *, trust: bool = False) -> None:
 
 
 def of_headers(folder: Path, *, code: bool = False) -> Weights:
-    """A folder's model whose tensors have no digests."""
-    found = weight_files(folder)
+    """Return a folder's model, whose tensors have no digests."""
+    files = weight_files(folder)
     shards = []
-    for name in found.names:
+    for name in files.names:
         path = folder / name
         weights = [
             Weight(
@@ -118,72 +116,81 @@ def of_headers(folder: Path, *, code: bool = False) -> Weights:
             for t in tensors_of(path)
         ]
         shards.append(Shard(name, b"", tuple(weights)))
-    others = model_files(folder, code=code)[1]
-    files = tuple(
+    others = tuple(
         (name_in(folder, p), hashing.of_file(p), ByteRange(p, 0, p.stat().st_size, lent=True))
-        for p in others
+        for p in model_files(folder, code=code)[1]
     )
-    return Weights(tuple(shards), files, index=found.index)
+    return Weights(tuple(shards), others, index=files.index)
 
 
 def check(
     job: Job, model: Weights, target: str, where: Where | None, *, trust: bool = False
 ) -> None:
-    """Raises InputError unless each tensor that the model's class expects is there, with its shape;
-    notes what no class asks for.
+    """Raise InputError unless each tensor that the model's class expects is there, with its shape.
+
+    Tensors that the class does not ask for are noted.
     """
     config = model.file("config.json")
     if not (architectures := config.get("architectures")) or not isinstance(architectures, list):
         hint = 'name the model\'s class there, for example "architectures": ["LlamaForCausalLM"]'
         raise InputError(f"{target}: config.json names no architectures", where=where, hint=hint)
     if "quantization_config" in config:
-        # Such weights are opened by libraries of their own, some of which need a GPU: whoever loads
-        # them looks at the same facts.
+        # Such weights are opened by libraries of their own, some of which need a GPU: the same is
+        # checked when they are loaded.
         return
     if impossible := too_many(config, lambda: sizes_of([w.shape for w in model.by_name.values()])):
         raise InputError(f"{target}: {impossible.fact}", where=where, hint=impossible.hint)
-    facts = sorted([w.name, w.dtype, list(w.shape)] for w in model.by_name.values())
-    files = [[name, found] for name, found, _ in model.files if name != "generation_config.json"]
-    key = hashing.of_json(["opened", VERSION, installed("transformers"), trust, facts, files])
-    found = _known(job.store, key)
-    if not found:
-        scratch = job.out.parent / "opened"
-        scratch.mkdir(exist_ok=True)
-        try:
-            found = _open(model, scratch, target, where, trust=trust)
-        finally:
-            trees.delete(scratch.parent, scratch)
-        _keep(job.store, key, found)
-    if found.unexpected:
+    opening = _stored_opening(job, model, target, where, trust=trust)
+    if opening.unexpected:
+        names = listed(opening.unexpected)
+        job.note(f"{target}: {names} ignored: {architectures[0]} has no such tensors")
+    if opening.tokens:
         job.note(
-            f"{target}: {listed(found.unexpected)} ignored: {architectures[0]} has no such tensors"
-        )
-    if found.tokens:
-        job.note(
-            f"{target}: the tokens {listed(found.tokens)} have no place in the embedding; texts "
+            f"{target}: the tokens {listed(opening.tokens)} have no place in the embedding; texts "
             "that hold them fail"
         )
-    if found.because:
+    if opening.because:
         job.note(
             f"{target}: not opened without its weights, so what is missing is found when it is "
-            f"loaded: {found.because}"
+            f"loaded: {opening.because}"
         )
 
 
-def _known(store: Store, key: str) -> Found | None:
-    import msgspec
+def _stored_opening(
+    job: Job, model: Weights, target: str, where: Where | None, *, trust: bool
+) -> Opening:
+    """Return the stored result for a model's structure, or open it and store the result.
 
-    known = Derived(store).read(key)
-    return None if known is None else msgspec.json.decode(known, type=Found)
+    Raises InputError.
+    """
+    facts = sorted([w.name, w.dtype, list(w.shape)] for w in model.by_name.values())
+    files = [[name, digest] for name, digest, _ in model.files if name != "generation_config.json"]
+    key = hashing.of_json(["opened", VERSION, installed("transformers"), trust, facts, files])
+    if stored := _read(job.store, key):
+        return stored
+    scratch = job.out.parent / "opened"
+    scratch.mkdir(exist_ok=True)
+    try:
+        opening = _open(model, scratch, target, where, trust=trust)
+    finally:
+        trees.delete(scratch.parent, scratch)
+    _write(job.store, key, opening)
+    return opening
 
 
-def _keep(store: Store, key: str, found: Found) -> None:
-    import msgspec
+def _read(store: Store, key: str) -> Opening | None:
+    text = Derived(store).read(key)
+    return None if text is None else msgspec.json.decode(text, type=Opening)
 
-    Derived(store).write(key, msgspec.json.encode(found))
+
+def _write(store: Store, key: str, opening: Opening) -> None:
+    Derived(store).write(key, msgspec.json.encode(opening))
 
 
-def _open(model: Weights, scratch: Path, target: str, where: Where | None, *, trust: bool) -> Found:
+def _open(
+    model: Weights, scratch: Path, target: str, where: Where | None, *, trust: bool
+) -> Opening:
+    """Open a model on torch's meta device. Raises InputError."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -194,14 +201,14 @@ def _open(model: Weights, scratch: Path, target: str, where: Where | None, *, tr
             auto: Any = AutoModelForCausalLM
             kind = type(auto.from_config(config, trust_remote_code=trust))
     except Exception as e:  # noqa: BLE001
-        # What configurations may hold fails in as many ways.
+        # Configurations fail in as many ways as they can be wrong.
         hint = (
             "does the installed transformers know this model? A model with code of its own needs "
             "trust_remote_code: true"
         )
-        told = first_line(e).replace(str(scratch), "the model")
+        reason = first_line(e).replace(str(scratch), "the model")
         raise InputError(
-            f"{target}: transformers can't open the model: {told}", where=where, hint=hint
+            f"{target}: transformers can't open the model: {reason}", where=where, hint=hint
         ) from None
     state = {
         w.name: torch.empty(
@@ -219,34 +226,31 @@ def _open(model: Weights, scratch: Path, target: str, where: Where | None, *, tr
         opened, info = kind.from_pretrained(None, output_loading_info=True, **options)
     except Exception as e:  # noqa: BLE001
         # Model classes raise errors of many types; the first line is the reason.
-        return Found(because=first_line(e))
+        return Opening(because=first_line(e))
     check_loaded(info, target, where)
     rows = opened.get_input_embeddings().weight.shape[0]
     tokens = check_tokens(model, rows, target, where)
-    return Found(tuple(sorted(info["unexpected_keys"])), tuple(tokens))
+    return Opening(tuple(sorted(info["unexpected_keys"])), tuple(tokens))
 
 
 def check_loaded(info: dict[str, Any], target: str, where: Where | str | None) -> None:
-    """Raises InputError for what transformers tells that it made up (`output_loading_info`)."""
+    """Raise InputError for tensors that transformers made up (`output_loading_info`)."""
     named = f"{target}: " if target else ""
     if missing := sorted(info["missing_keys"]):
-        odd = (
-            f"; {sorted(info['unexpected_keys'])[0]} is there and has no place"
-            if info["unexpected_keys"]
-            else ""
-        )
-        fact = f"{named}the weights lack {listed(missing)}, which the model's class expects{odd}"
+        extra = ""
+        if info["unexpected_keys"]:
+            extra = f"; {min(info['unexpected_keys'])} is there and has no place"
+        fact = f"{named}the weights lack {listed(missing)}, which the model's class expects{extra}"
         raise InputError(
             fact,
             where=where,
             hint="transformers would fill in random numbers: is the download complete, and "
-            "config.json "
-            "that of these weights?",
+            "config.json that of these weights?",
         )
-    if odd_shapes := sorted(info["mismatched_keys"], key=str):
-        name, *shapes = odd_shapes[0]
-        is_there, wanted = (list(shape) for shape in shapes[:2])
-        fact = f"{named}{name} has the shape {is_there}, where config.json makes it {wanted}"
+    if mismatched := sorted(info["mismatched_keys"], key=str):
+        name, *shapes = mismatched[0]
+        actual, expected = (list(shape) for shape in shapes[:2])
+        fact = f"{named}{name} has the shape {actual}, where config.json makes it {expected}"
         raise InputError(fact, where=where, hint="is config.json that of these weights?")
     if errors := info.get("error_msgs"):
         raise InputError(
@@ -257,9 +261,9 @@ def check_loaded(info: dict[str, Any], target: str, where: Where | str | None) -
 
 
 def check_tokens(model: Weights, rows: int, target: str, where: Where | None) -> list[str]:
-    """Raises InputError for a tokenizer with tokens that have no row in the embedding.
+    """Raise InputError for a tokenizer with tokens that have no row in the embedding.
 
-    Returns those that stand for what is no text.
+    Return those without a row that stand for no text.
     """
     last = last_tokens(model.bytes_of("tokenizer.json") or b"")
     wrong, other = without_embedding(
@@ -274,59 +278,54 @@ def check_tokens(model: Weights, rows: int, target: str, where: Where | None) ->
         )
         hint = (
             "give the embedding a row for each token (resize_token_embeddings), or take the "
-            "tokenizer "
-            "that belongs to the model"
+            "tokenizer that belongs to the model"
         )
         raise InputError(fact, where=where, hint=hint)
     return other
 
 
 def check_finite(
-    store: Store, model: Weights, found: str, target: str, where: Where | None
+    store: Store, model: Weights, digest: str, target: str, where: Where | None
 ) -> None:
-    """Raises InputError for weights that are NaN or infinite, of the model of the digest `found`.
+    """Raise InputError for weights that are NaN or infinite; `digest` is the model's.
 
-    All are read, once.
+    All are read, once for each digest.
     """
-    key = finite_key(found or model.model_digest())
-    if _known(store, key):
+    key = finite_key(digest or model.model_digest())
+    if _read(store, key):
         return
-    pieces = [
-        (w, start)
-        for w in model.by_name.values()
-        if w.dtype in blockwise.INFINITY
-        for start in range(0, w.size, PIECE)
-    ]
-    if odd := [w.name for w in hashing.in_threads(_odd, pieces) if w]:
-        fact = f"{target}: {listed(dict.fromkeys(odd))} holds NaN or infinite numbers"
+    pieces: list[tuple[Weight, int]] = []
+    for weight in model.by_name.values():
+        if weight.dtype in blockwise.INFINITY:
+            pieces += [(weight, start) for start in range(0, weight.size, PIECE)]
+    if names := [w.name for w in hashing.in_threads(_not_finite, pieces) if w]:
+        fact = f"{target}: {listed(dict.fromkeys(names))} holds NaN or infinite numbers"
         raise InputError(
             fact,
             where=where,
             hint="is the download complete, and did the training that made it go well?",
         )
-    _keep(store, key, Found())
+    _write(store, key, Opening())
 
 
-def _odd(weight: Weight, start: int) -> Weight | None:
-    return (
-        None
-        if blockwise.is_finite(weight.read(start, min(PIECE, weight.size - start)), weight.dtype)
-        else weight
-    )
+def _not_finite(weight: Weight, start: int) -> Weight | None:
+    """Return the weight if a piece of it is not finite."""
+    piece = weight.read(start, min(PIECE, weight.size - start))
+    return None if blockwise.is_finite(piece, weight.dtype) else weight
 
 
 def keep_finite(store: Store, model: str) -> None:
-    """Remember that the model of this digest was made of finite weights, each of which was looked
-    at.
-    """
-    _keep(store, finite_key(model), Found())
+    """Store that the model of this digest has finite weights, each of which was checked."""
+    _write(store, finite_key(model), Opening())
 
 
 def finite_key(model: str) -> str:
+    """Return the key under which a model's weights are known to be finite."""
     return hashing.of_json(["finite", VERSION, model])
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    given = list(names)
-    return ", ".join(given[:3]) + (f" and {len(given) - 3} more" if len(given) > 3 else "")
+    """Return the first names, and how many more there are, for a message."""
+    all_names = list(names)
+    more = f" and {len(all_names) - 3} more" if len(all_names) > 3 else ""
+    return ", ".join(all_names[:3]) + more

@@ -1,10 +1,11 @@
-"""An ONNX model from its skeleton and a model's weights: only tensors whose sources changed are
-computed, the rest are known blobs.
+"""An ONNX model assembled from its skeleton and a model's weights.
+
+Only tensors whose sources changed are computed; all others are blobs of the store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,38 +28,65 @@ INNER = (SKELETON, CONSTANTS)
 def assemble(
     store: Store, scratch: Path, folder: Path, skeleton: Skeleton, weights: Weights
 ) -> tuple[Manifest, dict[str, int]]:
-    """The model's manifest; how many tensors were computed and how many were known.
+    """Return the model's manifest, and how many tensors were computed and how many stored already.
 
     Raises NotFinite.
     """
     by_name, derived = weights.by_name, Derived(store)
     keys = [recipe.key(by_name) for recipe in skeleton.tensors]
-    known = derived.get(dict.fromkeys(keys))
-    kernel = kernel_for(
-        sum(
-            _size(recipe, by_name)
-            for key, recipe in zip(keys, skeleton.tensors, strict=True)
-            if key not in known
-        )
-    )
-    # Equal tensors are computed once; the largest first, so that no thread is left with a large one
-    # at the end.
-    todo = {
-        key: recipe for key, recipe in zip(keys, skeleton.tensors, strict=True) if key not in known
-    }
-    order = sorted(todo.items(), key=lambda item: -_size(item[1], by_name))
-    with store.batch(scratch, sync=False) as batch:
-        made = dict(
-            blockwise.in_threads(
-                lambda item: (item[0], compute(item[1], by_name, batch, kernel)), order
-            )
-        )
+    stored = derived.get(dict.fromkeys(keys))
+    recipes = dict(zip(keys, skeleton.tensors, strict=True))
+    computed = _compute_missing(store, scratch, recipes, stored, by_name)
     # A tensor of a file that was edited meanwhile must not be remembered as what the file held
     # before.
     weights.check_unchanged(store)
-    derived.put(made)
+    derived.put(computed)
+    runs = _runs(store, (folder / CONSTANTS).read_bytes(), skeleton, keys, stored | computed)
+    entries = [
+        store.put_file(path, path.name, scratch)
+        for path in sorted(folder.iterdir())
+        if path.name not in INNER
+    ]
+    entries.append(Entry.of_runs(skeleton.data, runs))
+    return Manifest(tuple(sorted(entries, key=lambda e: e.name))), {
+        "tensors_computed": len(computed),
+        "tensors_known": len(stored),
+    }
+
+
+def _compute_missing(
+    store: Store,
+    scratch: Path,
+    recipes: dict[str, Recipe],
+    stored: Mapping[str, Blobs],
+    weights: dict[str, Weight],
+) -> dict[str, Blobs]:
+    """Compute the tensors, by key, that are not stored; equal ones once. Raises NotFinite."""
+    missing = {key: recipe for key, recipe in recipes.items() if key not in stored}
+    kernel = kernel_for(sum(_size(recipe, weights) for recipe in missing.values()))
+    # Largest first, so that no thread is left with a large one at the end.
+    order = sorted(missing.items(), key=lambda item: -_size(item[1], weights))
+    with store.batch(scratch, sync=False) as batch:
+        return dict(
+            blockwise.in_threads(
+                lambda item: (item[0], compute(item[1], weights, batch, kernel)), order
+            )
+        )
+
+
+def _runs(
+    store: Store,
+    constants: bytes,
+    skeleton: Skeleton,
+    keys: list[str],
+    parts: Mapping[str, Blobs],
+) -> list[tuple[str, int]]:
+    """Return the (blob, size) pairs of which the data file consists; gaps are zeros.
+
+    Raises StepError.
+    """
     runs: list[tuple[str, int]] = []
-    constants, parts, end = (folder / CONSTANTS).read_bytes(), known | made, 0
+    end = 0
     for slot in sorted(skeleton.slots, key=lambda s: s.offset):
         if gap := slot.offset - end:
             runs.append((store.put_bytes(bytes(gap)), gap))
@@ -74,16 +102,7 @@ def assemble(
                     hint="this is a fault of olivebuild; please report it",
                 )
             runs.append((blob, size))
-    entries = [
-        store.put_file(path, path.name, scratch)
-        for path in sorted(folder.iterdir())
-        if path.name not in INNER
-    ]
-    entries.append(Entry.of_runs(skeleton.data, runs))
-    return Manifest(tuple(sorted(entries, key=lambda e: e.name))), {
-        "tensors_computed": len(made),
-        "tensors_known": len(known),
-    }
+    return runs
 
 
 def _size(recipe: Recipe, weights: dict[str, Weight]) -> int:
@@ -91,8 +110,9 @@ def _size(recipe: Recipe, weights: dict[str, Weight]) -> int:
 
 
 def kernel_for(size: int) -> Callable[[Quantised], blockwise.Quantiser]:
-    """Where to quantise `size` bytes of weights: on a GPU that this action holds, if that saves
-    more than importing torch costs.
+    """Return the quantiser for `size` bytes of weights.
+
+    It runs on a GPU that this action holds, if that saves more than importing torch costs.
     """
     nanoseconds_a_byte, worth = 0.3 if blockwise.native else 3.0, 10.0
     if size * nanoseconds_a_byte * 1e-9 / blockwise.THREADS < worth or not gpu_names():
@@ -116,6 +136,7 @@ def compute(
     batch: Batch,
     kernel: Callable[[Quantised], blockwise.Quantiser] | None = None,
 ) -> Blobs:
+    """Compute a tensor into blobs of `batch`, one for each part. Raises NotFinite."""
     blobs = [batch.blob() for _ in range(3 if recipe.quantised else 1)]
     sizes = [0] * len(blobs)
 

@@ -1,5 +1,4 @@
-"""How tensors come from a model's weights, seen while another program computes them: each torch
-operation is looked at as it runs.
+"""A watch over torch's operations, recording how tensors come from a model's weights.
 
 https://docs.pytorch.org/docs/stable/notes/extending.html#extending-torch-native-api
 (TorchDispatchMode)
@@ -24,18 +23,19 @@ Node = Source | Concat | Add | Cast
 
 
 class Watcher(TorchDispatchMode):
-    """Knows, for each storage that came from the weights, how."""
+    """A dispatch mode that keeps a node for each storage that came from the weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self._nodes: dict[int, Node | str] = {}
-        """Address of a storage -> what it holds, or why that is not known."""
+        """Address of a storage -> its content, or the reason why that is not known."""
         self._kept: list[torch.Tensor] = []
         """A storage that is let go of may be given to another tensor."""
         self.leak = ""
-        """How the program came to depend on values of the weights, if it did."""
+        """The operation by which the program came to depend on values of weights, if any."""
 
     def know(self, tensor: torch.Tensor, node: Node | str) -> None:
+        """Record where a tensor's storage comes from."""
         self._nodes[tensor.untyped_storage().data_ptr()] = node
         self._kept.append(tensor)
 
@@ -53,12 +53,15 @@ class Watcher(TorchDispatchMode):
             self.node(t) != "count_nonzero" for t in inputs
         ):
             self.leak = f"the builder reads values of weights ({self.node(inputs[0])})"
-        for made in torch.utils._pytree.tree_leaves(out):
-            if isinstance(made, torch.Tensor) and (not self.knows(made) or func._schema.is_mutable):
-                self.know(made, self._describe(func, args, kwargs or {}, made))
+        for result in torch.utils._pytree.tree_leaves(out):
+            if not isinstance(result, torch.Tensor):
+                continue
+            if not self.knows(result) or func._schema.is_mutable:
+                self.know(result, self._describe(func, args, kwargs or {}, result))
         return out
 
     def knows(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor's storage came from the weights."""
         return (
             tensor.device.type == "cpu"
             and tensor.layout == torch.strided
@@ -66,38 +69,43 @@ class Watcher(TorchDispatchMode):
         )
 
     def node(self, tensor: torch.Tensor) -> Node | str:
+        """Return the content of a known tensor's storage."""
         return self._nodes[tensor.untyped_storage().data_ptr()]
 
-    def _describe(self, func: Any, args: Any, kwargs: Any, made: torch.Tensor) -> Node | str:
+    def _describe(self, func: Any, args: Any, kwargs: Any, result: torch.Tensor) -> Node | str:
+        """Return the node of an operation's result, or the reason why there is none."""
         name = str(func)
-        if name == "aten.count_nonzero.default" or (
-            name.startswith("aten.gt") and self.node(args[0]) == "count_nonzero"
-        ):
-            if name == "aten.count_nonzero.default" and not self._is_whole_bias(args[0]):
+        if name == "aten.count_nonzero.default":
+            if not self._is_whole_bias(args[0]):
                 self.leak = "the builder counts in more than whole biases"
             return "count_nonzero"
-        dtype, shape = DTYPES.get(made.dtype), tuple(made.shape)
-        if dtype is None or not made.is_contiguous() or made.storage_offset():
+        if name.startswith("aten.gt") and self.node(args[0]) == "count_nonzero":
+            return "count_nonzero"
+        dtype = DTYPES.get(result.dtype)
+        if dtype is None or not result.is_contiguous() or result.storage_offset():
             return f"{name} gives a tensor that is not plain"
         try:
-            if name == "aten.cat.default":
-                dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % made.dim()
-                return Concat(tuple(self.view(t) for t in args[0]), dim, dtype, shape)
-            if (
-                name in ("aten.add.Tensor", "aten.add.Scalar")
-                and not kwargs
-                and len(args) == 2
-                and isinstance(args[1], int | float)
-            ):
-                return Add(self.view(args[0]), float(args[1]), dtype, shape)
-            if name in ("aten._to_copy.default", "aten.clone.default"):
-                return Cast(self.view(args[0]), dtype, shape)
+            node = self._computed(name, args, kwargs, dtype, tuple(result.shape))
         except NotProvenEqual as e:
             return str(e)
-        return f"the builder computes with {name}"
+        return node or f"the builder computes with {name}"
+
+    def _computed(
+        self, name: str, args: Any, kwargs: Any, dtype: Dtype, shape: tuple[int, ...]
+    ) -> Node | None:
+        """Return the node of a result that recipes can express. Raises NotProvenEqual."""
+        if name == "aten.cat.default":
+            dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % len(shape)
+            return Concat(tuple(self.view(t) for t in args[0]), dim, dtype, shape)
+        if name in ("aten._to_copy.default", "aten.clone.default"):
+            return Cast(self.view(args[0]), dtype, shape)
+        is_add = name in ("aten.add.Tensor", "aten.add.Scalar") and not kwargs and len(args) == 2
+        if is_add and isinstance(args[1], int | float):
+            return Add(self.view(args[0]), float(args[1]), dtype, shape)
+        return None
 
     def _is_whole_bias(self, tensor: torch.Tensor) -> bool:
-        """Whether `Weights.structure` tells if the tensor is all zero."""
+        """Whether `Weights.structure` says if the tensor is all zero."""
         node = self.node(tensor)
         return (
             isinstance(node, Source)
@@ -107,7 +115,10 @@ class Watcher(TorchDispatchMode):
         )
 
     def view(self, tensor: torch.Tensor) -> View:
-        """Raises NotProvenEqual when it is not known how the tensor came about."""
+        """Return a tensor as a view of its storage's content.
+
+        Raises NotProvenEqual when it is not known how the tensor came about.
+        """
         node = self.node(tensor) if self.knows(tensor) else "a tensor of unknown origin"
         if isinstance(node, str):
             raise NotProvenEqual(node)

@@ -1,14 +1,11 @@
-"""Whether an ONNX model computes what transformers computes, and up to which length: found on a
-miniature of its architecture.
+"""Proof on a miniature that an ONNX model computes what transformers computes, up to a length.
 
 A miniature has the model's own configuration (rotary settings, windows, norms, factors, head size,
-each kind of layer), but few
-and narrow layers, a small vocabulary, and random weights. It goes through the same model builder,
-runs in the same runtime, and
-each logit is compared with torch's: at two short lengths, and before, across and beyond each length
-where the model changes what
-it does (its sliding window, the original context of LongRoPE). What is wrong there is wrong for
-every model of the architecture.
+each kind of layer), but few and narrow layers, a small vocabulary, and random weights. It goes
+through the same model builder, runs in the same runtime, and each logit is compared with torch's:
+at two short lengths, and before, across and beyond each length where the model changes what it does
+(its sliding window, the original context of LongRoPE). A fault there is a fault of every model of
+the architecture.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,25 +25,25 @@ from olivebuild.core.fs import trees
 from olivebuild.ml.onnx.trial import ANY, LIMITS, Difference, Proof, Runner, compare
 
 LAYERS, VOCABULARY = 2, 331
-"""A prime, which no other size is: the model builder takes any product with as many outputs as
-there are tokens for the head.
+"""A prime, which no other size is.
+
+The model builder takes any product with as many outputs as there are tokens for the head.
 """
 SHORT = (6, 33)
 """Lengths of prompts that are tried on every model."""
 STEPS = 3
 """Tokens that are decoded one by one after each."""
 BEYOND = 40
-"""How far beyond a boundary a prompt goes; onnxruntime-genai keeps a few tokens more than the
-window.
+"""Tokens that a prompt goes beyond a boundary; onnxruntime-genai keeps a few more than the window.
 """
 FAR = 4096
-"""A window or an original context beyond this is tried as one of about `NEAR` tokens: what counts
-is on which side of it a token is.
+"""A window or an original context beyond this is tried as one of about `NEAR` tokens.
+
+Only the side of it that a token is on matters.
 """
 NEAR = 1024
 WRONG = 0.05
-"""Logits of a float32 miniature that differ by this much of their spread come from another
-computation, not from rounding.
+"""The difference of a float32 miniature's logits, in units of their spread, that is not rounding.
 """
 SIZES = {
     "num_experts": 4,
@@ -71,17 +68,20 @@ WIDTHS = {
 
 
 ROPES = ("rope_scaling", "rope_parameters")
+TOKEN_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 class Untried(Exception):
-    """There can be no miniature; the text says why."""
+    """An architecture that there can be no miniature of; the text says why."""
 
 
 @dataclass(frozen=True)
 class Miniature:
+    """A small configuration of an architecture."""
+
     config: dict[str, Any]
     boundaries: tuple[tuple[int, int], ...]
-    """(the model's, the miniature's) lengths at which something changes."""
+    """(the model's, the miniature's) lengths at which the computation changes."""
     by_length: bool
     """The rotary embedding depends on the length of the whole text."""
 
@@ -93,66 +93,100 @@ class Miniature:
 
     @staticmethod
     def of(config: dict[str, Any], block: int) -> Miniature:
-        """Of what config.json holds; widths are multiples of `block`. Raises Untried."""
+        """Return the miniature of what config.json holds; widths are multiples of `block`.
+
+        Raises Untried.
+        """
         small = json.loads(json.dumps(config))
         for name in ("quantization_config", "auto_map"):
             small.pop(name, None)
         inner = small["text_config"] if isinstance(small.get("text_config"), dict) else small
-        try:
-            known = _read(config).get_text_config()
-            heads, hidden = int(known.num_attention_heads), int(known.hidden_size)
-            layers = int(known.num_hidden_layers)
-            size = int(getattr(known, "head_dim", None) or hidden // heads)
-            groups = int(getattr(known, "num_key_value_heads", None) or heads)
-        except (
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-            OSError,
-            ImportError,
-            RecursionError,
-        ) as e:
-            raise Untried(f"{type(e).__name__}: {first_line(e, 200)}") from None
-        kept = _kinds(known, layers)
-        few = (2, 2) if groups == heads else (2, 1) if groups == 1 else (4, 2)
-        while few[0] * size % block:
-            few = (few[0] * 2, few[1] * (2 if groups > 1 else 1))
-        width = few[0] * size
-        for name, value in list(inner.items()):
-            if isinstance(value, list) and len(value) == layers and layers > kept:
-                inner[name] = value[:kept]
-            elif name in SIZES and isinstance(value, int):
-                inner[name] = min(value, SIZES[name])
-            elif name in WIDTHS and isinstance(value, int):
-                inner[name] = width * WIDTHS[name]
+        text, shape = _shape_of(config)
+        kept = _kinds(text, shape.layers)
+        heads, groups = shape.fewest(block)
+        width = heads * shape.head_size
+        _shrink(inner, width, shape.layers, kept)
         inner |= {
             "num_hidden_layers": kept,
             "hidden_size": width,
-            "num_attention_heads": few[0],
+            "num_attention_heads": heads,
             "vocab_size": VOCABULARY,
         }
         if "num_key_value_heads" in inner:
-            inner["num_key_value_heads"] = few[1]
+            inner["num_key_value_heads"] = groups
         for part in (small, inner):
             for name in [n for n in part if n.endswith("_token_id")]:
-                part[name] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}.get(name, 3)
-        inner |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+                part[name] = TOKEN_IDS.get(name, 3)
+        inner |= TOKEN_IDS
         small |= {"torch_dtype": "float32", "dtype": "float32"}
         inner |= {"torch_dtype": "float32", "dtype": "float32"}
-        return Miniature(small, *_boundaries(known, inner))
+        return Miniature(small, *_boundaries(text, inner))
+
+
+class _Shape(NamedTuple):
+    """The sizes of a model's attention."""
+
+    layers: int
+    heads: int
+    groups: int
+    head_size: int
+
+    def fewest(self, block: int) -> tuple[int, int]:
+        """Return the fewest heads and groups of the same kind, of a width that `block` divides."""
+        if self.groups == self.heads:
+            heads, groups = 2, 2
+        else:
+            heads, groups = (2, 1) if self.groups == 1 else (4, 2)
+        while heads * self.head_size % block:
+            heads, groups = heads * 2, groups * (2 if self.groups > 1 else 1)
+        return heads, groups
+
+
+def _shape_of(config: dict[str, Any]) -> tuple[Any, _Shape]:
+    """Return transformers' text configuration, and the shape in it. Raises Untried."""
+    try:
+        text = _read(config).get_text_config()
+        heads, hidden = int(text.num_attention_heads), int(text.hidden_size)
+        shape = _Shape(
+            layers=int(text.num_hidden_layers),
+            heads=heads,
+            groups=int(getattr(text, "num_key_value_heads", None) or heads),
+            head_size=int(getattr(text, "head_dim", None) or hidden // heads),
+        )
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+        ImportError,
+        RecursionError,
+    ) as e:
+        raise Untried(f"{type(e).__name__}: {first_line(e, 200)}") from None
+    return text, shape
+
+
+def _shrink(inner: dict[str, Any], width: int, layers: int, kept: int) -> None:
+    """Cut lists by layer to `kept` layers, and sizes to those of a small model."""
+    for name, value in list(inner.items()):
+        if isinstance(value, list) and len(value) == layers and layers > kept:
+            inner[name] = value[:kept]
+        elif name in SIZES and isinstance(value, int):
+            inner[name] = min(value, SIZES[name])
+        elif name in WIDTHS and isinstance(value, int):
+            inner[name] = width * WIDTHS[name]
 
 
 def _read(config: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    given = dict(config)
-    return AutoConfig.for_model(given.pop("model_type"), **given)
+    options = dict(config)
+    return AutoConfig.for_model(options.pop("model_type"), **options)
 
 
-def _kinds(known: Any, layers: int) -> int:
-    """How many of the first layers hold one of each kind."""
-    lists = [v for v in vars(known).values() if isinstance(v, list) and len(v) == layers]
+def _kinds(text: Any, layers: int) -> int:
+    """Return how many of the first layers hold one of each kind."""
+    lists = [v for v in vars(text).values() if isinstance(v, list) and len(v) == layers]
     kinds = list(zip(*(map(str, v) for v in lists), strict=True)) if lists else []
     wanted = set(kinds)
     return (
@@ -162,34 +196,21 @@ def _kinds(known: Any, layers: int) -> int:
     )
 
 
-def _boundaries(known: Any, inner: dict[str, Any]) -> tuple[tuple[tuple[int, int], ...], bool]:
-    context = int(getattr(known, "max_position_embeddings", 0) or 0)
-    kinds = list(
-        _nested(getattr(known, "rope_parameters", None) or getattr(known, "rope_scaling", None))
+def _boundaries(text: Any, inner: dict[str, Any]) -> tuple[tuple[tuple[int, int], ...], bool]:
+    """Return a miniature's boundaries and `by_length`; write far ones nearer into `inner`."""
+    context = int(getattr(text, "max_position_embeddings", 0) or 0)
+    ropes = list(
+        _nested(getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None))
     )
-    by_length = any(r.get("rope_type", r.get("type")) in ("longrope", "dynamic") for r in kinds)
-    window, original = getattr(known, "sliding_window", None), 0
-    if by_length:
-        original = getattr(known, "original_max_position_embeddings", None) or next(
-            (
-                r["original_max_position_embeddings"]
-                for r in kinds
-                if r.get("original_max_position_embeddings")
-            ),
-            0,
-        )
-    real = sorted(
-        {
-            length
-            for length in (window, original)
-            if isinstance(length, int) and 0 < length < context
-        }
-    )
+    by_length = any(r.get("rope_type", r.get("type")) in ("longrope", "dynamic") for r in ropes)
+    window = getattr(text, "sliding_window", None)
+    original = _original_context(text, ropes) if by_length else 0
+    lengths = {n for n in (window, original) if isinstance(n, int) and 0 < n < context}
     near = 0
-    found: list[tuple[int, int]] = []
-    for length in real:
+    boundaries: list[tuple[int, int]] = []
+    for length in sorted(lengths):
         near = length if length <= FAR else max(NEAR, near + 2 * BEYOND)
-        found.append((length, near))
+        boundaries.append((length, near))
         if near == length:
             continue
         if length == window:
@@ -197,14 +218,29 @@ def _boundaries(known: Any, inner: dict[str, Any]) -> tuple[tuple[tuple[int, int
         if length == original:
             # The factor of LongRoPE is the share of the two.
             inner["max_position_embeddings"] = max(near * context // original, near + 2 * BEYOND)
-            for part in (inner, *(rope for name in ROPES for rope in _nested(inner.get(name)))):
-                if "original_max_position_embeddings" in part:
-                    part["original_max_position_embeddings"] = near
-    return tuple(found), by_length
+            _move_original_context(inner, near)
+    return tuple(boundaries), by_length
+
+
+def _original_context(text: Any, ropes: list[dict[str, Any]]) -> Any:
+    """Return the length that a model was first trained for; 0 where none is named."""
+    name = "original_max_position_embeddings"
+    lengths = (getattr(text, name, None), *(rope.get(name) for rope in ropes))
+    return next((length for length in lengths if length), 0)
+
+
+def _move_original_context(inner: dict[str, Any], length: int) -> None:
+    """Write another original context wherever a configuration names it."""
+    parts = [inner]
+    for name in ROPES:
+        parts += _nested(inner.get(name))
+    for part in parts:
+        if "original_max_position_embeddings" in part:
+            part["original_max_position_embeddings"] = length
 
 
 def _nested(rope: object) -> Iterator[dict[str, Any]]:
-    """What is said of rotary positions, and what of those of each kind of layer."""
+    """Yield the settings of rotary positions, and those of each kind of layer."""
     if isinstance(rope, dict):
         yield rope
         yield from (part for part in rope.values() if isinstance(part, dict))
@@ -219,21 +255,21 @@ def prove(
     *,
     exact: bool,
 ) -> Proof:
-    """Make the miniature with weights of that type, `build` it from a folder into another, and
-    compare; `exact`: at all its lengths.
+    """Make the miniature with weights of `dtype`, build it, and compare.
 
-    Raises what `build` raises.
+    `build` takes a folder and one to write to. `exact` compares at all lengths. Raises what `build`
+    raises.
     """
-    source, made = scratch / "source", scratch / "made"
+    source, built = scratch / "source", scratch / "built"
     trees.delete(scratch.parent, scratch)
     source.mkdir(parents=True)
-    made.mkdir()
+    built.mkdir()
     try:
         model = _write(mini, source, dtype)
-        build(source, made)
-        return (
-            _lengths(mini, model, made) if exact else _judged(mini, model, made, LIMITS[precision])
-        )
+        build(source, built)
+        if exact:
+            return _lengths(mini, model, built)
+        return _judged(mini, model, built, LIMITS[precision])
     except Untried as e:
         return Proof(untried=str(e))
     finally:
@@ -242,7 +278,10 @@ def prove(
 
 @torch.no_grad()
 def _write(mini: Miniature, folder: Path, dtype: str) -> Any:
-    """The miniature in a folder; and as a model in float32, holding the same numbers."""
+    """Write the miniature into a folder; return it in float32, holding the same numbers.
+
+    Raises Untried.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -253,13 +292,13 @@ def _write(mini: Miniature, folder: Path, dtype: str) -> Any:
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokens: dict[str, Any] = {f"{name}_token": f"<{name}>" for name in names}
     PreTrainedTokenizerFast(tokenizer_object=words, **tokens).save_pretrained(folder)
-    given = mini.config | {"torch_dtype": dtype, "dtype": dtype}
+    config = mini.config | {"torch_dtype": dtype, "dtype": dtype}
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             auto: Any = AutoModelForCausalLM
             model = auto.from_config(
-                _read(given), dtype=torch.float32, attn_implementation="eager"
+                _read(config), dtype=torch.float32, attn_implementation="eager"
             ).eval()
             for name, parameter in model.named_parameters():
                 if parameter.ndim > 1:
@@ -281,12 +320,12 @@ def _write(mini: Miniature, folder: Path, dtype: str) -> Any:
     ) as e:
         raise Untried(f"{type(e).__name__}: {first_line(e, 200)}") from None
     # As it is published, not as this version of transformers would write it.
-    (folder / "config.json").write_text(json.dumps(given, indent=2), "utf-8")
+    (folder / "config.json").write_text(json.dumps(config, indent=2), "utf-8")
     return model
 
 
 class Try:
-    """Prompts of given lengths, and a few tokens after each, by both."""
+    """Runs prompts, and a few tokens after each, in transformers and in the runtime."""
 
     def __init__(self, model: Any, folder: Path, by_length: bool) -> None:
         self._model = model
@@ -295,15 +334,17 @@ class Try:
         self._random = np.random.default_rng(0)
 
     def difference(self, prompt: int) -> Difference:
-        """Raises RuntimeError when the runtime fails."""
+        """Return the difference after a prompt of that length.
+
+        Raises RuntimeError when the runtime fails.
+        """
         ids = self._random.integers(4, VOCABULARY, prompt + STEPS).tolist()
-        found = self._runner.logits(ids, prompt)
-        return compare(
-            list(_expected(self._model, ids, prompt, self._by_length, len(found))), found
-        )
+        logits = self._runner.logits(ids, prompt)
+        expected = _expected(self._model, ids, prompt, self._by_length, len(logits))
+        return compare(list(expected), logits)
 
     def fault(self, prompt: int, limit: Difference) -> str:
-        """What goes wrong there, or nothing."""
+        """Return the fault after a prompt of that length, or ""."""
         try:
             return self.difference(prompt).beyond(limit)
         except RuntimeError as e:
@@ -311,6 +352,7 @@ class Try:
 
 
 def _judged(mini: Miniature, model: Any, folder: Path, limit: Difference) -> Proof:
+    """Compare short prompts within a limit."""
     try:
         tries = Try(model, folder, mini.by_length)
     except RuntimeError as e:
@@ -325,6 +367,7 @@ def _failure(error: RuntimeError) -> str:
 
 
 def _lengths(mini: Miniature, model: Any, folder: Path) -> Proof:
+    """Compare around all boundaries, beyond what rounding does to short prompts."""
     usual = 0.0
     try:
         tries = Try(model, folder, mini.by_length)
@@ -352,9 +395,7 @@ def _lengths(mini: Miniature, model: Any, folder: Path) -> Proof:
 def _expected(
     model: Any, ids: list[int], prompt: int, by_length: bool, count: int
 ) -> Iterator[np.ndarray]:
-    """The logits of the last `count` tokens, as torch computes them of the whole text up to
-    there.
-    """
+    """Yield the logits of the last `count` tokens, of the whole text up to each, from torch."""
 
     def logits(end: int, keep: int) -> np.ndarray:
         out = model(input_ids=torch.tensor([ids[:end]]), use_cache=False, logits_to_keep=keep)

@@ -1,15 +1,14 @@
-"""How an ONNX model's tensors come from a model's weights: views, concatenations, sums and casts,
-as data; and their evaluation.
+"""Recipes for an ONNX model's tensors, as data, and their evaluation.
 
-Written by ml/onnx/trace.py, which watches the model builder; read by ml/onnx/assemble.py. Needs
-numpy alone.
+A recipe is a view of weights, concatenations, sums and casts. ml/onnx/trace.py, which watches the
+model builder, writes recipes, and ml/onnx/assemble.py reads them. This module needs numpy alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -27,7 +26,7 @@ Algorithm = Literal["default", "k_quant"]
 Bits = Literal[4, 8]
 Block = Literal[16, 32, 64, 128, 256]
 PIECE = 1 << 24
-"""Bytes of a weight that are looked at together."""
+"""Bytes of a weight that are checked together."""
 DAMAGED = "the weights are damaged, or their training diverged; nothing was converted"
 Rows = Callable[[int, int], np.ndarray]
 """(first row, count) -> rows as stored numbers."""
@@ -46,6 +45,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Concat:
+    """Arrays one after the other along dimension `dim`."""
+
     parts: tuple[View, ...]
     dim: Annotated[int, Field(ge=0)]
     dtype: Dtype
@@ -79,7 +80,7 @@ class Cast:
 
 @dataclass(frozen=True)
 class View:
-    """A strided look at what a node makes; offset and strides in elements."""
+    """A strided view of a node's array; offset and strides in elements."""
 
     of: Annotated[Source | Concat | Add | Cast, Field(discriminator="op")]
     offset: Annotated[int, Field(ge=0)]
@@ -89,12 +90,13 @@ class View:
 
     @property
     def transposed(self) -> View:
+        """The view with its dimensions in reverse order."""
         return View(self.of, self.offset, self.shape[::-1], self.strides[::-1])
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """The parameters of _kernels.Quantiser."""
+    """The parameters of blockwise.Quantiser."""
 
     bits: Bits
     block: Block
@@ -105,14 +107,16 @@ class Quantised:
 
     @property
     def kernel(self) -> blockwise.Quantiser:
+        """The quantiser in numpy or C."""
         kind = blockwise.Quantiser if self.algorithm == "default" else KQuantiser
         return kind(self.bits, self.block, self.symmetric, self.scales)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A tensor of the ONNX model, cast to `dtype`; if `quantised`, blocks run along the rows of the
-    transposed view [k, n].
+    """A tensor of the ONNX model, cast to `dtype`.
+
+    If `quantised`, blocks run along the rows of the transposed view [k, n].
     """
 
     view: View
@@ -121,11 +125,12 @@ class Recipe:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def key(self, weights: Mapping[str, Weight]) -> str:
-        """What decides the bytes: the recipe, with digests instead of names."""
+        """Return the digest of all that decides the bytes: the recipe, with weights' digests."""
         dumped = _RECIPES.dump_python(self, mode="json")
         return hashing.of_json(["onnx tensor", VERSION, _named(dumped, weights)])
 
     def sources(self) -> set[str]:
+        """Return the names of the weights that the tensor comes from."""
         return _sources(self.view)
 
 
@@ -134,8 +139,9 @@ _RECIPES = TypeAdapter(Recipe)
 
 @dataclass(frozen=True)
 class Slot:
-    """`size` bytes of the data file: part `part` of a tensor, or, with tensor -1, constants from
-    `part` of the constants' file.
+    """A range of `size` bytes of the data file.
+
+    It holds part `part` of a tensor; with tensor -1, constants from offset `part` of their file.
     """
 
     name: str
@@ -148,8 +154,9 @@ class Slot:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """All of an ONNX model but what its weights say; `because` instead tells why it can't be
-    had.
+    """All of an ONNX model but its weights' values.
+
+    `because` instead is the reason why there is none for a model.
     """
 
     data: str = ""
@@ -160,11 +167,12 @@ class Skeleton:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def to_json(self) -> bytes:
+        """Return the skeleton as JSON."""
         return _SKELETONS.dump_json(self)
 
     @staticmethod
     def from_json(text: bytes) -> Skeleton:
-        """Raises ValueError."""
+        """Read a skeleton. Raises ValueError."""
         return _SKELETONS.validate_json(text)
 
 
@@ -180,23 +188,24 @@ class NotFinite(Exception):
 
 
 def _not_finite(recipe: Recipe, weights: Mapping[str, Weight]) -> NotFinite:
-    """Whether the weight itself is not finite, or does not fit into the number format."""
+    """Return the error for a tensor: its weight is not finite, or does not fit the dtype."""
     for weight in (weights[name] for name in sorted(recipe.sources())):
         for start in range(0, weight.size, PIECE):
             if not blockwise.is_finite(
                 weight.read(start, min(PIECE, weight.size - start)), weight.dtype
             ):
                 return NotFinite(f"{weight.name} holds infinities or NaN", DAMAGED)
-    which = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}[recipe.dtype]
+    format_ = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}[recipe.dtype]
     hint = "precision: bf16 or fp32 has the range of bfloat16; float16 ends at 65504"
     return NotFinite(
-        f"{' or '.join(sorted(recipe.sources()))} does not fit {which}: it holds numbers beyond "
+        f"{' or '.join(sorted(recipe.sources()))} does not fit {format_}: it holds numbers beyond "
         "its range",
         hint,
     )
 
 
 def _named(value: object, weights: Mapping[str, Weight]) -> object:
+    """Return a dumped recipe with digests instead of the weights' names."""
     if isinstance(value, dict):
         if value.get("op") == "weight":
             return [weights[value["weight"]].digest, value["dtype"], value["shape"]]
@@ -213,7 +222,7 @@ def _sources(view: View) -> set[str]:
 
 
 def evaluate(view: View, weights: Mapping[str, Weight]) -> np.ndarray:
-    """The whole array, as stored numbers of `view.of.dtype`."""
+    """Return the whole array, as stored numbers of `view.of.dtype`."""
     flat = _node(view.of, weights).reshape(-1)
     step = flat.itemsize
     return np.lib.stride_tricks.as_strided(
@@ -246,36 +255,45 @@ def _weight(node: Source, weights: Mapping[str, Weight]) -> Weight:
 
 
 def rows_of(view: View, weights: Mapping[str, Weight]) -> Rows:
-    """The view a few rows at a time; read bit by bit where its rows lie one after the other in the
-    file.
+    """Return a function that gives the view a few rows at a time.
+
+    It reads piece by piece where rows lie one after the other in the file.
     """
-    node, width = view.of, int(np.prod(view.shape[1:], dtype=np.int64))
+    node = view.of
     dense = view.strides == _row_major(view.shape)
     if dense and isinstance(node, Source):
-        weight, stored = _weight(node, weights), blockwise.STORED[node.dtype]
-
-        def from_file(start: int, count: int) -> np.ndarray:
-            raw = weight.read(
-                (view.offset + start * width) * stored.itemsize, count * width * stored.itemsize
-            )
-            return np.frombuffer(raw, stored).reshape(count, *view.shape[1:])
-
-        return from_file
+        return _rows_of_file(view, _weight(node, weights), blockwise.STORED[node.dtype])
     if dense and isinstance(node, Concat) and node.dim == 0 and view.offset == 0:
-        parts = [(rows_of(p, weights), p.shape[0]) for p in node.parts]
-
-        def from_parts(start: int, count: int) -> np.ndarray:
-            found, first = [], 0
-            for rows, length in parts:
-                a, b = max(start, first), min(start + count, first + length)
-                if a < b:
-                    found.append(rows(a - first, b - a))
-                first += length
-            return found[0] if len(found) == 1 else np.concatenate(found)
-
-        return from_parts
+        return _rows_of_parts([(rows_of(p, weights), p.shape[0]) for p in node.parts])
     whole = evaluate(view, weights)
     return lambda start, count: whole[start : start + count]
+
+
+def _rows_of_file(view: View, weight: Weight, stored: np.dtype[Any]) -> Rows:
+    width = int(np.prod(view.shape[1:], dtype=np.int64))
+
+    def rows(start: int, count: int) -> np.ndarray:
+        raw = weight.read(
+            (view.offset + start * width) * stored.itemsize, count * width * stored.itemsize
+        )
+        return np.frombuffer(raw, stored).reshape(count, *view.shape[1:])
+
+    return rows
+
+
+def _rows_of_parts(parts: list[tuple[Rows, int]]) -> Rows:
+    """Return the rows of parts, each with its count of rows, one after the other."""
+
+    def rows(start: int, count: int) -> np.ndarray:
+        pieces, first = [], 0
+        for part, length in parts:
+            a, b = max(start, first), min(start + count, first + length)
+            if a < b:
+                pieces.append(part(a - first, b - a))
+            first += length
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    return rows
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -292,12 +310,10 @@ def parts_of(
     write: Callable[[int, np.ndarray], None],
     kernel: Callable[[Quantised], blockwise.Quantiser] = lambda quantised: quantised.kernel,
 ) -> None:
-    """Compute a tensor a few rows at a time; `write(part, bytes)` takes each part's in order.
-
-    Raises NotFinite.
+    """Compute a tensor a few rows at a time; `write(part, array)` takes each part's in order.
 
     A quantised tensor has three parts: packed values, scales, zero points (empty when symmetric).
-    Others have one.
+    Others have one. Raises NotFinite.
     """
     view = recipe.view.transposed if recipe.quantised else recipe.view
     if not view.shape:
@@ -306,21 +322,16 @@ def parts_of(
     quantise = kernel(recipe.quantised) if recipe.quantised else None
     # Quantisers work in float32 on whatever is stored, and nothing is lost on the way there.
     cast = recipe.dtype != view.of.dtype and not (quantise and recipe.dtype == "F32")
+    dtype = recipe.dtype if cast else view.of.dtype
     for start in range(0, view.shape[0], blockwise.ROWS):
         values = rows(start, min(blockwise.ROWS, view.shape[0] - start))
         if cast:
             with np.errstate(over="ignore"):
                 values = blockwise.narrow(blockwise.widen(values, view.of.dtype), recipe.dtype)
-        parts: tuple[np.ndarray, ...] = (
-            quantise(values, recipe.dtype if cast else view.of.dtype) if quantise else (values,)
-        )
+        parts = quantise(values, dtype) if quantise else (values,)
         # What is not finite in a block is not finite in its scale.
-        held = (
-            (parts[1], recipe.quantised.scales)
-            if recipe.quantised
-            else (values, recipe.dtype if cast else view.of.dtype)
-        )
-        if not blockwise.is_finite(*held):
+        checked = (parts[1], recipe.quantised.scales) if recipe.quantised else (values, dtype)
+        if not blockwise.is_finite(*checked):
             raise _not_finite(recipe, weights)
-        for part, made in enumerate(parts):
-            write(part, np.ascontiguousarray(made))
+        for number, part in enumerate(parts):
+            write(number, np.ascontiguousarray(part))

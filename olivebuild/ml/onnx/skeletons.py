@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from olivebuild.api.job import Job
+from olivebuild.cache.memo import Derived
+from olivebuild.core import hashing
 from olivebuild.core.errors import Damaged
 from olivebuild.core.fs import trees
 from olivebuild.core.host import installed
+from olivebuild.ml.models.opened import check_finite
+from olivebuild.ml.onnx.assemble import SKELETON
 from olivebuild.ml.onnx.builder import BuilderFailed, canonical, check_loads, run_builder
+from olivebuild.ml.onnx.skeleton import VERSION, Recipe, Skeleton
+from olivebuild.ml.weights.errors import NotProvenEqual
+from olivebuild.ml.weights.lora import without_merges
+from olivebuild.ml.weights.view import Weights
 from olivebuild.steps.onnx import STEP, OnnxFields
-
-if TYPE_CHECKING:
-    from olivebuild.cache.memo import Derived
-    from olivebuild.ml.onnx.skeleton import Recipe, Skeleton
-    from olivebuild.ml.weights.view import Weights
 
 
 def no_skeleton(fields: OnnxFields, trust_remote_code: bool) -> str:
-    """Why these options can't be built tensor by tensor; empty when they may be."""
+    """Return why these options can't be built tensor by tensor; empty when they may be."""
     if (fields.algorithm or "").startswith("rtn"):
         return f"algorithm: {fields.algorithm} is not quantised tensor by tensor"
     if fields.qdq:
@@ -30,29 +32,22 @@ def no_skeleton(fields: OnnxFields, trust_remote_code: bool) -> str:
 
 
 def known_recipes(job: Job, model: Weights) -> list[Recipe]:
-    """How the `onnx` steps that will read this action's result make their tensors, as far as that
-    is known.
-    """
-    from olivebuild.cache.memo import Derived
+    """Return the recipes of the `onnx` steps that will read this action's result.
 
+    Only those are known whose skeleton is stored.
+    """
     recipes: dict[Recipe, None] = {}
-    for kind, given in job.action.consumers:
-        fields = OnnxFields.model_validate(given) if kind == "onnx" else None
+    for kind, values in job.action.consumers:
+        fields = OnnxFields.model_validate(values) if kind == "onnx" else None
         if fields and not no_skeleton(fields, job.input("model").trust_remote_code):
-            found = _restore(
-                job,
-                Derived(job.store),
-                _skeleton_key(fields, model),
-                job.out.parent / f"skeleton{len(recipes)}",
-            )
-            recipes |= dict.fromkeys(found.tensors if found else ())
+            folder = job.out.parent / f"skeleton{len(recipes)}"
+            skeleton = _restore(job, Derived(job.store), _skeleton_key(fields, model), folder)
+            recipes |= dict.fromkeys(skeleton.tensors if skeleton else ())
     return list(recipes)
 
 
 def _skeleton_key(fields: OnnxFields, model: Weights) -> str:
-    from olivebuild.core import hashing
-    from olivebuild.ml.onnx.skeleton import VERSION
-
+    """Return what a skeleton depends on: the model's structure, options, installed versions."""
     versions = [[name, installed(name)] for name in STEP.libraries(fields)]
     options = fields.model_dump(mode="json", exclude={"model", "adapter", "source", "trust"})
     return hashing.of_json(
@@ -61,9 +56,7 @@ def _skeleton_key(fields: OnnxFields, model: Weights) -> str:
 
 
 def _restore(job: Job, derived: Derived, key: str, folder: Path) -> Skeleton | None:
-    from olivebuild.ml.onnx.assemble import SKELETON
-    from olivebuild.ml.onnx.skeleton import Skeleton
-
+    """Restore a skeleton into `folder`; None where it is not stored, or not whole."""
     for blobs in derived.get([key]).values():
         try:
             folder.mkdir()
@@ -75,21 +68,19 @@ def _restore(job: Job, derived: Derived, key: str, folder: Path) -> Skeleton | N
 
 
 def skeleton_of(job: Job, fields: OnnxFields, model: Weights) -> tuple[Path, Skeleton]:
-    """The skeleton for a model's structure, these options and the installed versions; and the
-    folder with its files. Made if it is not known.
-    """
-    from olivebuild.cache.memo import Derived
-    from olivebuild.ml.onnx.skeleton import Skeleton
+    """Return a skeleton for a model's structure and these options, and the folder with its files.
 
+    It is traced unless it is stored.
+    """
     if because := no_skeleton(fields, job.input("model").trust_remote_code):
         return job.out, Skeleton(because=because)
     derived, folder = Derived(job.store), job.out.parent / "skeleton"
     key = _skeleton_key(fields, model)
-    if known := _restore(job, derived, key, folder):
-        return folder, known
+    if stored := _restore(job, derived, key, folder):
+        return folder, stored
     folder.mkdir()
-    # The builder's quantiser and ours make something else of what is no number, which is not to be
-    # held against all models of this structure.
+    # The builder's quantiser and ours turn NaN into different bytes, which must not be held against
+    # all models of this structure.
     check_finite_input(job, model)
     skeleton = _trace(job, fields, model, folder)
     _, blob = job.store.put_folder(folder, job.out.parent)
@@ -98,12 +89,8 @@ def skeleton_of(job: Job, fields: OnnxFields, model: Weights) -> tuple[Path, Ske
 
 
 def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skeleton:
-    """Make the skeleton in `folder`; one that says why, if it can't be had."""
-    from olivebuild.ml.onnx.assemble import SKELETON
-    from olivebuild.ml.onnx.skeleton import Skeleton
+    """Make the skeleton in `folder`; one with a reason, where its bytes are not proven."""
     from olivebuild.ml.onnx.trace import load_once, trace
-    from olivebuild.ml.weights.errors import NotProvenEqual
-    from olivebuild.ml.weights.lora import without_merges
 
     hollow = job.out.parent / "hollow"
     hollow.mkdir()
@@ -135,7 +122,6 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
 
 
 def check_finite_input(job: Job, model: Weights) -> None:
-    from olivebuild.ml.models.opened import check_finite
-
-    given = job.input("model")
-    check_finite(job.store, model, given.digest, given.target, job.where("model"))
+    """Raise InputError for weights that are NaN or infinite."""
+    source = job.input("model")
+    check_finite(job.store, model, source.digest, source.target, job.where("model"))

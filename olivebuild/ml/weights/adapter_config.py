@@ -1,5 +1,6 @@
-"""What an adapter's configuration and the names of its tensors say about merging it: without torch,
-before any work starts.
+"""Checks of an adapter's configuration and the names of its tensors, before a merge.
+
+They need no torch, and run before any work starts.
 """
 
 from __future__ import annotations
@@ -17,17 +18,14 @@ MERGEABLE = {
     "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS", "UNILORA",
     "VBLORA", "VERA", "WAVEFT",
 }  # fmt: skip
-"""Types of adapters whose effect peft can write into the base's weights; for all but LORA a
-comparison of logits is the only proof.
+"""Types of adapters whose effect peft can write into the base's weights.
+
+For all but LORA a comparison of logits is the only proof.
 """
 PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
-"""Values of init_lora_weights that neither change the base nor matter once the trained weights are
-loaded.
-"""
-FOUND_AGAIN = ("pissa", "olora", "mica")
-"""Those that peft computes again from the base's weights, and takes off them, whenever the adapter
-is loaded.
-"""
+"""Values of init_lora_weights that change nothing once the trained weights are loaded."""
+RECOMPUTED = ("pissa", "olora", "mica")
+"""Those that peft computes again, and takes off the base's weights, at each load."""
 CONVERT = (
     "save it converted, as a plain LoRA adapter: save_pretrained(FOLDER, "
     "path_initial_model_for_weight_conversion=...)"
@@ -38,7 +36,7 @@ Refusal = tuple[str, str]
 
 
 def why_unusable(config: dict[str, Any]) -> Refusal | None:
-    """Why nobody can load an adapter as it was trained, or merge it into anything."""
+    """Return why an adapter can't be loaded as it was trained, or merged into anything."""
     method = config.get("peft_type")
     if method not in MERGEABLE:
         return (
@@ -47,6 +45,19 @@ def why_unusable(config: dict[str, Any]) -> Refusal | None:
         )
     if method != "LORA":
         return None
+    if refusal := _why_start_unusable(config):
+        return refusal
+    if config.get("megatron_config") or config.get("arrow_config"):
+        name = "megatron_config" if config.get("megatron_config") else "arrow_config"
+        return (
+            f"the adapter sets {name}, which needs more than its own folder",
+            "save it as a plain LoRA adapter",
+        )
+    return None
+
+
+def _why_start_unusable(config: dict[str, Any]) -> Refusal | None:
+    """Return why the weights that a LoRA adapter was trained from can't be had again."""
     start = config.get("init_lora_weights", True)
     name = start.lower() if isinstance(start, str) else ""
     if name.startswith("pissa_niter"):
@@ -61,23 +72,17 @@ def why_unusable(config: dict[str, Any]) -> Refusal | None:
             f"(init_lora_weights: {start})",
             CONVERT,
         )
-    if start is not None and start not in PLAIN_STARTS and name not in FOUND_AGAIN:
-        others = ", ".join(str(s) for s in (*PLAIN_STARTS[2:], *FOUND_AGAIN))
+    if start is not None and start not in PLAIN_STARTS and name not in RECOMPUTED:
+        others = ", ".join(str(s) for s in (*PLAIN_STARTS[2:], *RECOMPUTED))
         return f"init_lora_weights: {start} is not known", f"known are true, false, {others}"
-    if config.get("megatron_config") or config.get("arrow_config"):
-        name = "megatron_config" if config.get("megatron_config") else "arrow_config"
-        return (
-            f"the adapter sets {name}, which needs more than its own folder",
-            "save it as a plain LoRA adapter",
-        )
     return None
 
 
 def why_unmergeable(
     config: dict[str, Any], tensors: Iterable[Weight], base: dict[str, Weight]
 ) -> Refusal | None:
-    """Why an adapter that works beside its base can't become part of it, or does not fit it."""
-    given = {w.name: w for w in tensors}
+    """Return why an adapter that works beside its base can't become part of it, or does not fit."""
+    by_name = {w.name: w for w in tensors}
     if config.get("alora_invocation_tokens"):
         return (
             "the adapter acts only after its invocation tokens (alora_invocation_tokens)",
@@ -97,7 +102,7 @@ def why_unmergeable(
             "the adapter was trained for a quantised base (use_qalora)",
             "it acts on groups of a quantised layer's inputs; train a LoRA adapter instead",
         )
-    for name in sorted(given):
+    for name in sorted(by_name):
         module = name.removeprefix(PREFIX).removesuffix(".lora_B.bias")
         if (
             name.endswith(".lora_B.bias")
@@ -108,49 +113,58 @@ def why_unmergeable(
                 f"the adapter has a bias for {module} (lora_bias), where the base has none",
                 "train it without lora_bias",
             )
-    return _grown(given, base) or _misnamed(given, base)
+    return _grown(by_name, base) or _misnamed(by_name, base)
 
 
-def _grown(given: dict[str, Weight], base: dict[str, Weight]) -> Refusal | None:
-    for name, weight in sorted(given.items()):
-        own = base.get(
-            name.removeprefix(PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
-        )
-        if (
-            own
-            and len(own.shape) == 2
-            and weight.shape[1:] == own.shape[1:]
-            and weight.shape != own.shape
-            and ".lora_" not in name
-        ):
-            module = name.removeprefix(PREFIX).removesuffix(".weight").removesuffix(".base_layer")
+def _grown(by_name: dict[str, Weight], base: dict[str, Weight]) -> Refusal | None:
+    """Return the refusal of an adapter for which tokens were added to the base."""
+    for name, weight in sorted(by_name.items()):
+        stem = name.removeprefix(PREFIX)
+        original = base.get(stem.replace(".base_layer.", ".").replace(".modules_to_save.", "."))
+        if ".lora_" in name or original is None or len(original.shape) != 2:
+            continue
+        if weight.shape[1:] == original.shape[1:] and weight.shape != original.shape:
+            module = stem.removesuffix(".weight").removesuffix(".base_layer")
             fact = (
-                f"the adapter's {module} has {weight.shape[0]} rows, the base's {own.shape[0]}: "
-                "tokens were added before training"
+                f"the adapter's {module} has {weight.shape[0]} rows, the base's "
+                f"{original.shape[0]}: tokens were added before training"
             )
             hint = (
                 f"name a base with the same tokens: resize_token_embeddings({weight.shape[0]}), "
-                "then "
-                "save it with the adapter's tokenizer"
+                "then save it with the adapter's tokenizer"
             )
             return fact, hint
     return None
 
 
-def _misnamed(given: dict[str, Weight], base: dict[str, Weight]) -> Refusal | None:
-    """LoRA's tensors none of which names a weight of the base: what is different about the
-    names.
-    """
-    lora = sorted(name for name in given if ".lora_A." in name)
-    stems = [name.partition(".lora_A.")[0] for name in lora]
+def _misnamed(by_name: dict[str, Weight], base: dict[str, Weight]) -> Refusal | None:
+    """Return what is different about the names of LoRA's tensors, if none names a base's weight."""
+    lora = sorted(name for name in by_name if ".lora_A." in name)
     if not lora:
         return None
-    named = [
-        stem
-        for stem in stems
-        if stem.startswith(PREFIX) and f"{stem.removeprefix(PREFIX)}.weight" in base
-    ]
     first = lora[0]
+    stem = first.partition(".lora_A.")[0]
+    if refusal := _malformed(first, stem, base):
+        return refusal
+    if any(f"{_module(name)}.weight" in base for name in lora if name.startswith(PREFIX)):
+        return None
+    wanted = stem.removeprefix(PREFIX)
+    ends = [name for name in base if name.endswith(f".{_end(wanted)}.weight")]
+    if not ends or _is_renamed(wanted):
+        return None
+    return (
+        f"the adapter's {first} has no place in the model; the base has {min(ends)}",
+        "was it trained on a model of another class, one that reads images perhaps?",
+    )
+
+
+def _module(name: str) -> str:
+    """Return the base's module that a LoRA tensor names."""
+    return name.partition(".lora_A.")[0].removeprefix(PREFIX)
+
+
+def _malformed(first: str, stem: str, base: dict[str, Weight]) -> Refusal | None:
+    """Return why a LoRA tensor has a name that save_pretrained of peft does not give."""
     if "._orig_mod." in f".{first}":
         return (
             f"the adapter's {first} has no place in the model: a compiled model was saved",
@@ -164,31 +178,21 @@ def _misnamed(given: dict[str, Weight], base: dict[str, Weight]) -> Refusal | No
         name = first.partition(".lora_A.")[2].removesuffix(".weight")
         fact = (
             f"the adapter's {first} has no place in the model: the adapter's own name, {name}, "
-            "stands "
-            "in it"
+            "stands in it"
         )
         return fact, "save it with save_pretrained of peft, which leaves the name out"
-    if not first.startswith(PREFIX) and f"{stems[0]}.weight" in base:
+    if not first.startswith(PREFIX) and f"{stem}.weight" in base:
         return (
             f"the adapter's {first} has no place in the model: {PREFIX} is missing before it",
             "save it with save_pretrained of peft",
         )
-    if not named:
-        wanted = stems[0].removeprefix(PREFIX)
-        ends = [name for name in base if name.endswith(f".{_end(wanted)}.weight")]
-        like = f"; the base has {sorted(ends)[0]}" if ends else ""
-        if ends and not _is_renamed(wanted):
-            return (
-                f"the adapter's {first} has no place in the model{like}",
-                "was it trained on a model of another class, one that reads images perhaps?",
-            )
     return None
 
 
 def _end(module: str) -> str:
-    """From the layers on, which is alike in a language model and in a larger one around it."""
-    _, found, after = module.rpartition("layers.")
-    return f"{found}{after}" if found else module.rpartition(".")[2]
+    """Return a name from the layers on, which a larger model around a language model has too."""
+    _, layers, after = module.rpartition("layers.")
+    return f"{layers}{after}" if layers else module.rpartition(".")[2]
 
 
 def _is_renamed(module: str) -> bool:

@@ -10,16 +10,16 @@ from olivebuild.ml.weights.view import write_folder
 
 
 def as_folder(job: Job, role: str) -> Path:
-    """An input as a folder; one that lies in the store alone is written out beside the action."""
-    given = job.input(role)
-    if given.folder:
-        return Path(given.folder)
+    """Return an input's folder; one that is in the store alone is written out beside the action."""
+    source = job.input(role)
+    if source.folder:
+        return Path(source.folder)
     folder = job.out.parent / "inputs" / role
     if not folder.exists():
         folder.mkdir(parents=True)
-        manifest = job.store.manifest(given.manifest)
+        manifest = job.store.manifest(source.manifest)
         if manifest.merges:
-            write_folder(open_input(job.store, given), folder)
+            write_folder(open_input(job.store, source), folder)
         else:
             job.store.restore(manifest, folder)
     return folder

@@ -1,5 +1,6 @@
-"""Regular expressions of an adapter's configuration or a recipe, tried on a model's names within a
-limit before a library runs them without one.
+"""Regular expressions of an adapter's configuration or a recipe, tried within a time limit.
+
+They are tried on a model's names, before a library runs them there without a limit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ HINT = (
 
 
 def check(config: Mapping[str, Any], modules: Iterable[str], where: Where | str | None) -> None:
-    """Raises InputError for a pattern that can't be read, or takes too long on one of these names.
+    """Raise InputError for a pattern that can't be read, or takes too long on one of the names.
 
     Patterns are read as peft reads them.
     """
@@ -29,9 +30,9 @@ def check(config: Mapping[str, Any], modules: Iterable[str], where: Where | str 
         shown = f"{field}: {pattern[:80]!r}"
         try:
             with bounded():
-                found = re.compile(pattern)
+                compiled = re.compile(pattern)
                 for name in names:
-                    found.fullmatch(name) if whole else found.match(name)
+                    compiled.fullmatch(name) if whole else compiled.match(name)
         except TooMuch as e:
             raise InputError(
                 f"{shown} {e} on the model's {len(names)} names", where=where, hint=HINT
@@ -60,18 +61,18 @@ def check_adapter(folder: Path, model: Any, *, trust: bool) -> None:
 
 
 def _patterns(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """(field, pattern, whether it is for the whole name)."""
+    """Yield (field, pattern, whether it is for the whole name)."""
     for field in ("target_modules", "exclude_modules", "target_parameters"):
         if isinstance(config.get(field), str):
             yield field, config[field], True
     for field in ("rank_pattern", "alpha_pattern"):
-        given = config.get(field)
-        for pattern in given if isinstance(given, dict) else ():
-            yield field, rf"(.*\.)?({pattern})$", False
+        if isinstance(patterns := config.get(field), dict):
+            for pattern in patterns:
+                yield field, rf"(.*\.)?({pattern})$", False
     if config.get("layers_to_transform") is not None:
-        given = config.get("layers_pattern") or ()
-        for pattern in [given] if isinstance(given, str) else given:
+        layers = config.get("layers_pattern") or ()
+        for pattern in [layers] if isinstance(layers, str) else layers:
             yield "layers_pattern", rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.", False
-    saved = config.get("modules_to_save")
-    for name in saved if isinstance(saved, list) else ():
-        yield "modules_to_save", rf"(^|.*\.){name}($|\..*)", False
+    if isinstance(modules := config.get("modules_to_save"), list):
+        for name in modules:
+            yield "modules_to_save", rf"(^|.*\.){name}($|\..*)", False

@@ -1,7 +1,7 @@
-"""A model as its tensors: name, type, shape, digest, and where the bytes lie, be it a folder or an
-overlay in the store.
+"""A model as its tensors: name, dtype, shape, digest, and where the bytes are.
 
-Knows nothing of arithmetic. Nothing is copied and no file is opened until bytes are asked for.
+They are in a folder, or in an overlay in the store. No arithmetic is done here. Nothing is copied
+and no file is opened until bytes are asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild.cache import tensor_locations
-from olivebuild.cache.manifest import Manifest, Merge
+from olivebuild.cache.manifest import Entry, Manifest, Merge
 from olivebuild.cache.store import Store
 from olivebuild.cache.tensor_locations import ByteRange
 from olivebuild.core import hashing
@@ -28,8 +28,9 @@ from olivebuild.formats import safetensors
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor: `dtype` as safetensors writes it, `size` in bytes, `digest` of its bytes, which
-    are in row-major order at `place`.
+    """One tensor: `dtype` as safetensors writes it, `size` in bytes, `digest` of its bytes.
+
+    The bytes are in row-major order at `place`.
     """
 
     name: str
@@ -40,23 +41,26 @@ class Weight:
     place: ByteRange
 
     def read(self, start: int = 0, size: int | None = None) -> bytes:
-        """`size` bytes from `start` (all by default). Raises InputError when they are not there."""
+        """Return `size` bytes from `start` (all by default).
+
+        Raises InputError when they are not there.
+        """
         wanted = self.size - start if size is None else size
         try:
-            found = read_at(self.place, start, wanted)
+            data = read_at(self.place, start, wanted)
         except OSError:
-            found = b""
-        if len(found) < wanted:
+            data = b""
+        if len(data) < wanted:
             raise InputError(
                 f"{self.name} ends early",
                 where=str(self.place.path),
                 hint="did the file change while it was read?",
             )
-        return found
+        return data
 
 
 def read_at(place: ByteRange, start: int, size: int) -> bytes:
-    """Up to `size` bytes from `start` of a place. Raises OSError."""
+    """Return up to `size` bytes from `start` of a range. Raises OSError."""
     file = opening.open_handle(place.path)
     try:
         parts, done = [], 0
@@ -70,9 +74,7 @@ def read_at(place: ByteRange, start: int, size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Shard:
-    """A safetensors file: its header (length included) and its tensors in the order of their
-    bytes.
-    """
+    """A safetensors file: its header (length included), and its tensors in the order of bytes."""
 
     name: str
     header: bytes
@@ -81,11 +83,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Weights:
-    """`files` are (name, digest, place) of the model's other files; `lender` is the model digest of
-    the folder that tensors are lent by.
+    """A model or adapter.
 
-    `merges` tell how those come about that are not stored; `index` is the name of the file that
-    tells which shard holds what.
+    `files` are (name, digest, place) of all files without weights. `lender` is the model digest of
+    the folder that tensors are lent by. `merges` say how tensors are computed that are not stored.
+    `index` is the name of the file that maps tensors to shards.
     """
 
     shards: tuple[Shard, ...]
@@ -96,10 +98,11 @@ class Weights:
 
     @property
     def by_name(self) -> dict[str, Weight]:
+        """All tensors by their names."""
         return {w.name: w for shard in self.shards for w in shard.weights}
 
     def file(self, name: str) -> dict[str, Any]:
-        """A JSON file of the model. Raises InputError when it is not there."""
+        """Return a JSON file of the model. Raises InputError when it is not there."""
         text = self.bytes_of(name)
         if text is not None and isinstance(data := parse_json(text), dict):
             return data
@@ -108,13 +111,14 @@ class Weights:
         )
 
     def bytes_of(self, name: str) -> bytes | None:
-        """A file of the model; None when it is not there."""
-        return next(
-            (read_at(place, 0, place.size) for found, _, place in self.files if found == name), None
-        )
+        """Return a file of the model; None when it is not there."""
+        for file, _, place in self.files:
+            if file == name:
+                return read_at(place, 0, place.size)
+        return None
 
     def index_file(self) -> bytes:
-        """The content of the index, as transformers writes it."""
+        """Return the content of the index, as transformers writes it."""
         weights = self.by_name.values()
         about = {
             "total_parameters": sum(prod(w.shape) for w in weights),
@@ -126,12 +130,10 @@ class Weights:
         ).encode()
 
     def check_unchanged(self, store: Store) -> None:
-        """Raises InputError unless the files that lend tensors are still as they were when their
-        digests were taken.
-        """
+        """Raise InputError unless the files that lend tensors still have the digests taken."""
         lent = {w.digest: w.place.path for w in self.by_name.values() if w.size and w.place.lent}
-        known = tensor_locations.lenders(store.root, self.lender) if lent else {}
-        if gone := [path for found, path in lent.items() if found not in known]:
+        ranges = tensor_locations.lenders(store.root, self.lender) if lent else {}
+        if gone := [path for digest, path in lent.items() if digest not in ranges]:
             raise InputError(
                 f"{gone[0].name} changed while it was read",
                 where=str(gone[0].parent),
@@ -139,14 +141,14 @@ class Weights:
             )
 
     def model_digest(self) -> str:
-        """The same as tensors.model_digest of the folder."""
+        """Return the same as safetensors.model_digest of the folder."""
         facts = ([w.name, w.dtype, w.shape, w.digest] for w in self.by_name.values())
         return safetensors.digest_of_sums(
-            [safetensors.sum_of(facts)], [(name, found) for name, found, _ in self.files]
+            [safetensors.sum_of(facts)], [(name, digest) for name, digest, _ in self.files]
         )
 
     def structure(self) -> str:
-        """The digest of all but the weights' values.
+        """Return the digest of all but the weights' values.
 
         A bias of zeros is one that the ONNX model builder leaves out, so that counts.
         """
@@ -161,39 +163,36 @@ class Weights:
             [
                 "structure",
                 sorted(facts, key=lambda f: str(f[0])),
-                [[name, found] for name, found, _ in self.files],
+                [[name, digest] for name, digest, _ in self.files],
             ]
         )
 
 
 def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> Weights:
-    """The model in a Hugging Face folder, whose model digest is known.
+    """Return the model in a Hugging Face folder, whose model digest is `model`.
 
     Raises InputError when the weights change meanwhile.
     """
-    known = {
-        (path, start, size): found
-        for path, found, start, size in tensor_locations.of_folder(store.root, model, folder)
+    digests = {
+        (path, start, size): digest
+        for path, digest, start, size in tensor_locations.of_folder(store.root, model, folder)
     }
     where = folder.resolve()
     files, others = safetensors.model_files(where, code=code)
     shards = []
     for path in files:
-        found = safetensors.tensors_of(path)
+        tensors = safetensors.tensors_of(path)
         with opening.open_file(path) as f:
-            header = f.read(found[0].start if found else path.stat().st_size)
+            header = f.read(tensors[0].start if tensors else path.stat().st_size)
         weights = []
-        for t in found:
+        for t in tensors:
             place = ByteRange(path, t.start, t.end - t.start, lent=True)
-            if (path, t.start, place.size) not in known:
+            digest = digests.get((path, t.start, place.size))
+            if digest is None:
                 raise InputError(
                     f"{path.name} changed while it was read", where=str(folder), hint="build again"
                 )
-            weights.append(
-                Weight(
-                    t.name, t.dtype, t.shape, known[path, t.start, place.size], place.size, place
-                )
-            )
+            weights.append(Weight(t.name, t.dtype, t.shape, digest, place.size, place))
         shards.append(Shard(safetensors.name_in(where, path), header, tuple(weights)))
     rest = tuple(
         (
@@ -207,7 +206,7 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
 
 
 def write_folder(weights: Weights, folder: Path) -> None:
-    """The model as a normal folder, one tensor after the other; what is not stored is computed."""
+    """Write the model as a normal folder; tensors that are not stored are computed."""
     for shard in weights.shards:
         with open(_place(folder, shard.name), "wb") as f:
             f.write(shard.header)
@@ -219,7 +218,7 @@ def write_folder(weights: Weights, folder: Path) -> None:
 
 
 def write_files(weights: Weights, folder: Path) -> None:
-    """All but the weights."""
+    """Write all files but the weights."""
     for name, _, place in weights.files:
         _place(folder, name).write_bytes(read_at(place, 0, place.size))
 
@@ -231,31 +230,31 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def headers_of(store: Store, manifest: Manifest) -> dict[str, tuple[safetensors.Tensor, int]]:
-    """Return name -> (tensor, its size in bytes) of a manifest's weights. Raises Damaged."""
-    found: dict[str, tuple[safetensors.Tensor, int]] = {}
+    """Return name -> (tensor, its size in bytes) of all weights in a manifest. Raises Damaged."""
+    headers: dict[str, tuple[safetensors.Tensor, int]] = {}
     for entry in manifest.files:
         if entry.name.endswith(".safetensors"):
             header = store.read(entry.runs()[0][0])
-            found |= {
+            headers |= {
                 t.name: (t, t.end - t.start)
                 for t in safetensors.parse_header(header, entry.size, entry.name)
             }
-    return found
+    return headers
 
 
 def of_manifest(
     store: Store, manifest: Manifest, computed: Mapping[str, Weight] | None = None
 ) -> Weights:
-    """The folder in a manifest, its header blobs read and checked; `computed`: tensors, by digest,
-    that are not stored. Raises Damaged.
+    """Return the folder in a manifest, its header blobs read and checked.
+
+    `computed` are tensors, by digest, that are not stored. Raises Damaged.
     """
     if damage := store.missing(manifest, computed=True):
         raise damage
-    made = computed or {}
     shards, rest, index = [], [], ""
     for entry in manifest.files:
         if entry.name.endswith(".safetensors.index.json"):
-            # Written anew from the shards wherever it is needed.
+            # Written again from the shards wherever it is needed.
             index = entry.name
             continue
         if not entry.name.endswith(".safetensors"):
@@ -264,25 +263,7 @@ def of_manifest(
                 raise Damaged(entry.digest, "is in pieces, which only weights may be")
             rest.append((entry.name, entry.digest, store.find(blob, size, manifest.base)))
             continue
-        (head, _), *runs = entry.runs()
-        header = store.read(head)
-        found = safetensors.parse_header(header, entry.size, entry.name)
-        full = [t for t in found if t.end > t.start]
-        if [t.end - t.start for t in full] != [size for _, size in runs]:
-            raise Damaged(entry.digest, "does not have one blob a tensor")
-        blobs = {t.name: run for t, run in zip(full, runs, strict=True)}
-        weights = []
-        for t in found:
-            blob, size = blobs.get(t.name, (hashing.of_bytes(b""), 0))
-            if blob in made:
-                weights.append(replace(made[blob], name=t.name))
-            else:
-                weights.append(
-                    Weight(
-                        t.name, t.dtype, t.shape, blob, size, store.find(blob, size, manifest.base)
-                    )
-                )
-        shards.append(Shard(entry.name, header, tuple(weights)))
+        shards.append(_shard(store, entry, manifest.base, computed or {}))
     return Weights(
         tuple(shards),
         tuple(sorted(rest, key=lambda r: r[0])),
@@ -290,3 +271,23 @@ def of_manifest(
         manifest.merges,
         index,
     )
+
+
+def _shard(store: Store, entry: Entry, base: str, computed: Mapping[str, Weight]) -> Shard:
+    """Return the shard in a manifest's entry, whose first blob is its header. Raises Damaged."""
+    (blob, _), *runs = entry.runs()
+    header = store.read(blob)
+    tensors = safetensors.parse_header(header, entry.size, entry.name)
+    full = [t for t in tensors if t.end > t.start]
+    if [t.end - t.start for t in full] != [size for _, size in runs]:
+        raise Damaged(entry.digest, "does not have one blob a tensor")
+    blobs = {t.name: run for t, run in zip(full, runs, strict=True)}
+    weights = []
+    for t in tensors:
+        blob, size = blobs.get(t.name, (hashing.of_bytes(b""), 0))
+        if blob in computed:
+            weights.append(replace(computed[blob], name=t.name))
+        else:
+            place = store.find(blob, size, base)
+            weights.append(Weight(t.name, t.dtype, t.shape, blob, size, place))
+    return Shard(entry.name, header, tuple(weights))
