@@ -20,7 +20,7 @@ from olivebuild.data.conversation import (
     why_not_trained,
 )
 from olivebuild.data.readers import READERS, Read, kind_of, read_file
-from olivebuild.data.templates import fill, names_with_marks, slots
+from olivebuild.data.templates import Slot, fill, names_with_marks, slots
 from olivebuild.data.values import is_missing, text_of, tidied, why_not
 from olivebuild.formats.source import Source
 
@@ -35,11 +35,9 @@ MAX_PLACES = 100
 class Row:
     """One rendered row.
 
-    `content` is what is compared for near-duplicates: the columns of the prompt, without the
-    template.
-
-    `group`: the value of the column by which rows stay together, as JSON; "" where there is none.
-    `origin`: where it stands in the data.
+    `content` is compared for near-duplicates: the columns of the prompt, without the template.
+    `group` is the value of the column by which rows stay together, as JSON; "" where there is none.
+    `origin` is its place in the data.
     """
 
     values: dict[str, str]
@@ -51,14 +49,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Drop:
-    """Why a row is left out. One that says itself that it is not to be learnt has no fault."""
+    """The reason why a row is left out.
+
+    A row that says itself that it is not to be learnt has no fault.
+    """
 
     why: str
     fault: bool = True
 
 
+def _columns_in(text: str, columns: Collection[str]) -> list[str]:
+    """Return the columns that a template names."""
+    return [slot.column for slot in slots(text, columns)]
+
+
 def read_all(job: Job, fields: DatasetFields, name: str) -> list[Read]:
-    """All rows of `source` or `test`, in the order of the files.
+    """Read all rows of `source` or `test`, in the order of the files.
 
     Raises InputError with file:line.
     """
@@ -87,7 +93,7 @@ def _shown(path: Path, job: Job) -> str:
 
 
 def _data_files(folder: Path, job: Job) -> list[Path]:
-    """The data files of a folder; where some have `train` in their names, those only."""
+    """Return the data files of a folder; where some have `train` in their names, those only."""
 
     def is_data(path: Path) -> bool:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -97,28 +103,64 @@ def _data_files(folder: Path, job: Job) -> list[Path]:
             and path.name not in ("dataset_infos.json", "dataset_info.json")
         )
 
-    found = sorted(filter(is_data, folder.rglob("*")))
-    train = [p for p in found if "train" in p.relative_to(folder).as_posix()]
-    if not found:
+    files = sorted(filter(is_data, folder.rglob("*")))
+    train = [p for p in files if "train" in p.relative_to(folder).as_posix()]
+    if not files:
         raise InputError(
             "there are no data files in this folder",
             where=job.where("source"),
             hint=f"read are {', '.join(READERS)}",
         )
-    if train and len(train) < len(found):
-        left = [p.relative_to(folder).as_posix() for p in found if p not in train]
+    if train and len(train) < len(files):
+        left = [p.relative_to(folder).as_posix() for p in files if p not in train]
         job.note(
-            f"{len(train)} of {len(found)} files of the folder are read, those named train; not "
+            f"{len(train)} of {len(files)} files of the folder are read, those named train; not "
             f"{', '.join(left[:5])}"
         )
-    return train or found
+    return train or files
+
+
+class _Counts:
+    """The rows that are dropped, by reason."""
+
+    def __init__(self) -> None:
+        self.duplicates = 0
+        self.rows: list[dict[str, str]] = []
+        self._reasons: Counter[Drop] = Counter()
+        self._first: dict[Drop, str] = {}
+
+    def add(self, drop: Drop, where: str) -> None:
+        """Count a dropped row; the first MAX_PLACES are listed."""
+        self._reasons[drop] += 1
+        self._first.setdefault(drop, where)
+        if len(self.rows) < MAX_PLACES:
+            self.rows.append({"where": where, "why": drop.why})
+
+    def report(self, read: int) -> dict[str, Any]:
+        """Return the counts as they are stored, of so many rows read."""
+        return {
+            "read": read,
+            "duplicates": self.duplicates,
+            "dropped": self._reasons.total(),
+            "dropped_rows": self.rows,
+            "drops": [
+                {"why": d.why, "count": n, "first": self._first[d], "fault": d.fault}
+                for d, n in self._reasons.most_common()
+            ],
+        }
+
+
+def _conflicts(rows: list[Row]) -> list[str]:
+    """Return the contents that stand with more than one label."""
+    labels: dict[str, set[str]] = {}
+    for row in rows:
+        labels.setdefault(row.content, set()).add(row.label)
+    return sorted(content for content, values in labels.items() if len(values) > 1)
 
 
 @dataclass(frozen=True)
 class Template:
-    """How rows are rendered: the fields of one format (prompt and completion, say), and the columns
-    of the label and of the group.
-    """
+    """The texts of one format (prompt and completion, say), and the columns of label and group."""
 
     format: str
     texts: dict[str, str]
@@ -135,69 +177,53 @@ class Template:
         return Template(group[0], texts, fields.label, fields.group_by, job)
 
     def render(self, rows: list[Read], dedupe: bool) -> tuple[list[Row], dict[str, Any]]:
-        """Rendered rows without duplicates, and what was dropped and why.
+        """Render rows without duplicates; return them, and what was dropped and why.
 
         Raises InputError when a column exists in no row.
         """
-        known = {name for row in rows for name in row.columns}
-        self._check_columns(known)
-        odd = names_with_marks(known)
-        label = self.label or self._only_answer(odd)
-        names = [label] if label else []
-        if self.format != "messages":
-            names += [slot.column for text in self.texts.values() for slot in slots(text, odd)]
-        rows, turned = tidied(rows, names)
-        for line in [*turned, *self._unread(rows)]:
+        columns: set[str] = set()
+        for row in rows:
+            columns |= row.columns.keys()
+        self._check_columns(columns)
+        marked = names_with_marks(columns)
+        label = self.label or self._only_answer(marked)
+        rows, changes = tidied(rows, self._names(label, marked))
+        for line in [*changes, *self._unread(rows)]:
             self.job.note(line)
         result: list[Row] = []
         seen: set[str] = set()
-        dropped: list[dict[str, str]] = []
-        reasons: Counter[Drop] = Counter()
-        first: dict[Drop, str] = {}
-        duplicates = 0
+        counts = _Counts()
         for row in rows:
-            rendered = self._row(row, label, odd)
+            rendered = self._row(row, label, marked)
             if isinstance(rendered, Drop):
-                reasons[rendered] += 1
-                first.setdefault(rendered, str(row.where))
-                dropped += (
-                    [{"where": str(row.where), "why": rendered.why}]
-                    if len(dropped) < MAX_PLACES
-                    else []
-                )
+                counts.add(rendered, str(row.where))
                 continue
             identity = json.dumps([rendered.values, rendered.label], sort_keys=True)
             if dedupe and identity in seen:
-                duplicates += 1
+                counts.duplicates += 1
                 continue
             seen.add(identity)
             result.append(rendered)
-        labels: dict[str, set[str]] = {}
-        for r in result:
-            labels.setdefault(r.content, set()).add(r.label)
-        conflicts = sorted(content for content, found in labels.items() if len(found) > 1)
-        report: dict[str, Any] = {
-            "read": len(rows),
-            "duplicates": duplicates,
-            "dropped": reasons.total(),
-            "dropped_rows": dropped,
-        }
-        report["drops"] = [
-            {"why": d.why, "count": n, "first": first[d], "fault": d.fault}
-            for d, n in reasons.most_common()
-        ]
-        return result, report | {"same_input_other_label": conflicts[:100]}
+        report = counts.report(len(rows))
+        return result, report | {"same_input_other_label": _conflicts(result)[:100]}
+
+    def _names(self, label: str | None, marked: Collection[str]) -> list[str]:
+        """Return the columns that are rendered, the label's first."""
+        names = [label] if label else []
+        if self.format != "messages":
+            for text in self.texts.values():
+                names += [slot.column for slot in slots(text, marked)]
+        return names
 
     def _unread(self, rows: list[Read]) -> Iterator[str]:
-        """What there is to say of how conversations are read."""
+        """Yield notes on how conversations are read."""
         if self.format != "messages":
             return
         name = self.texts["messages"]
         if count := sum(has_system(row.columns, name) for row in rows):
             yield (
                 f"the column `system` of {count} rows is their first message, where they do not "
-                "begin "
-                "with one"
+                "begin with one"
             )
         counts = Counter(key for row in rows for key in unread_in(row.columns.get(name)))
         if counts:
@@ -205,76 +231,56 @@ class Template:
                 f"`{key}` (in {n} rows)"
                 for key, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
             ]
-            yield (
-                f"messages have {', '.join(shown[:5])}{' and more' if len(shown) > 5 else ''}, "
-                "which "
-                "is not read"
-            )
+            more = " and more" if len(shown) > 5 else ""
+            yield f"messages have {', '.join(shown[:5])}{more}, which is not read"
 
-    def _only_answer(self, odd: Collection[str]) -> str | None:
-        """The column that the answer consists of, if it is one alone."""
+    def _only_answer(self, marked: Collection[str]) -> str | None:
+        """Return the column that the answer consists of, if it is one alone."""
         if len(self.texts) != 2:
             return None
-        columns = {slot.column for slot in slots(list(self.texts.values())[1], odd)}
+        columns = {slot.column for slot in slots(list(self.texts.values())[1], marked)}
         return columns.pop() if len(columns) == 1 else None
 
-    def _check_columns(self, known: set[str]) -> None:
-        for field, text in self.texts.items() if self.format != "messages" else ():
-            if cut := next(
-                (
-                    name
-                    for name in known
-                    if re.search(r"\{" + re.escape(name) + r"\?[^{}]*\{[^{}]", text)
-                ),
-                None,
-            ):
-                hint = "write {} for the value there, and other columns outside"
-                raise InputError(
-                    f"the text around {cut!r} can't hold another column",
-                    where=self.job.where(field),
-                    hint=hint,
+    def _check_columns(self, columns: set[str]) -> None:
+        """Raise InputError for a column that no row has, or that stands within another's text."""
+        if self.format != "messages":
+            for field, text in self.texts.items():
+                self._check_nesting(field, text, columns)
+        wanted: list[tuple[str, str]] = []
+        for field, text in self.texts.items():
+            names = [text] if self.format == "messages" else _columns_in(text, columns)
+            wanted += [(field, name) for name in names]
+        for field, column in (("label", self.label), ("group_by", self.group_by)):
+            if column is not None:
+                wanted.append((field, column))
+        for field, name in wanted:
+            if name not in columns:
+                hint = (
+                    f"the columns are {', '.join(sorted(columns))}; a literal brace is written "
+                    "{{ or }}"
                 )
-        wanted = [
-            (field, [text] if self.format == "messages" else [s.column for s in slots(text, known)])
-            for field, text in self.texts.items()
-        ]
-        wanted += [
-            (field, [name])
-            for field, name in (("label", self.label), ("group_by", self.group_by))
-            if name is not None
-        ]
-        for field, names in wanted:
-            for name in names:
-                if name not in known:
-                    hint = (
-                        f"the columns are {', '.join(sorted(known))}; a literal brace is written "
-                        f"{{{{ "
-                        f"or }}}}"
-                    )
-                    raise InputError(
-                        f"the data has no column {name!r}", where=self.job.where(field), hint=hint
-                    )
+                raise InputError(
+                    f"the data has no column {name!r}", where=self.job.where(field), hint=hint
+                )
 
-    def _row(self, row: Read, label: str | None, odd: Collection[str]) -> Row | Drop:
-        """The rendered row, or why it can't be."""
+    def _check_nesting(self, field: str, text: str, columns: set[str]) -> None:
+        """Raise InputError for a column within the text of an optional one."""
+        for name in columns:
+            if re.search(r"\{" + re.escape(name) + r"\?[^{}]*\{[^{}]", text):
+                raise InputError(
+                    f"the text around {name!r} can't hold another column",
+                    where=self.job.where(field),
+                    hint="write {} for the value there, and other columns outside",
+                )
+
+    def _row(self, row: Read, label: str | None, marked: Collection[str]) -> Row | Drop:
+        """Return the rendered row, or the reason why it is left out."""
         if self.format == "messages":
             return self._messages(row, label)
-        used = {text: slots(text, odd) for text in self.texts.values()}
-        optional = {slot.column for found in used.values() for slot in found if slot.optional}
-        optional -= {
-            slot.column for found in used.values() for slot in found if not slot.optional
-        } | {self.label or ""}
-        for name in dict.fromkeys(
-            [
-                *(slot.column for found in used.values() for slot in found),
-                *([label] if label else []),
-            ]
-        ):
-            value = row.columns.get(name)
-            why = None if name in optional and is_missing(value) else why_not(name, value)
-            if why:
-                return Drop(why)
-        values = {field: fill(text, row.columns, odd) for field, text in self.texts.items()}
+        used = {text: slots(text, marked) for text in self.texts.values()}
+        if why := self._why_incomplete(row, [s for slots_ in used.values() for s in slots_], label):
+            return Drop(why)
+        values = {field: fill(text, row.columns, marked) for field, text in self.texts.items()}
         for field, text in self.texts.items():
             if used[text] and not values[field].strip():
                 return Drop(f"{field} is empty")
@@ -286,7 +292,20 @@ class Template:
         )
         return Row(values, self._text(row, label), content, self._group(row), str(row.where))
 
+    def _why_incomplete(self, row: Read, used: list[Slot], label: str | None) -> str:
+        """Return why a row lacks a value that its texts need, or ""."""
+        needed = {slot.column for slot in used if not slot.optional} | {self.label or ""}
+        names = [slot.column for slot in used] + ([label] if label else [])
+        for name in dict.fromkeys(names):
+            value = row.columns.get(name)
+            if name not in needed and is_missing(value):
+                continue
+            if why := why_not(name, value):
+                return why
+        return ""
+
     def _messages(self, row: Read, label: str | None) -> Row | Drop:
+        """Return the rendered conversation, or the reason why it is left out."""
         name = self.texts["messages"]
         messages = conversation_of(row.columns, name)
         if isinstance(messages, str):
@@ -296,8 +315,8 @@ class Template:
         tools = tools_of(row.columns)
         if tools is None:
             return Drop("the tools are not a list of objects")
-        if label and (odd := why_not(label, row.columns.get(label))):
-            return Drop(odd)
+        if label and (fault := why_not(label, row.columns.get(label))):
+            return Drop(fault)
         content = "\n".join(m["content"] for m in messages if m["role"] != "assistant")
         values = {"messages": json.dumps(messages, ensure_ascii=False)} | (
             {"tools": tools} if tools else {}

@@ -1,10 +1,10 @@
-"""Functions of many numbers at once, made ready before threads share them.
+"""oneMKL's vector math, warmed up before threads share it.
 
-torch computes these on x86 processors by oneMKL's vector math, which chooses the code for a
-function at its first call. Up to oneMKL 2024.2, which
-torch 2.13 still brings, threads that make that call at once may each get their share by code of the
-lowest accuracy (errors of 1e-4 in a cosine),
-that once: equal inputs then give other bytes. https://github.com/pytorch/pytorch/issues/188792
+torch computes functions of many numbers by it on x86 processors. oneMKL chooses the code for a
+function at its first call. Up to oneMKL 2024.2, which torch 2.13 still brings, threads that make
+that call at once may each get their share by code of the lowest accuracy (errors of 1e-4 in a
+cosine), that once: equal inputs then give other bytes.
+https://github.com/pytorch/pytorch/issues/188792
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ def warm_up_mkl() -> None:
     To be called before a library computes with torch.
     """
     for dtype in (torch.float32, torch.float64):
-        one = torch.full((1,), 0.5, dtype=dtype)
+        number = torch.full((1,), 0.5, dtype=dtype)
         for name in FUNCTIONS:
-            getattr(torch, name)(one)
+            getattr(torch, name)(number)

@@ -1,6 +1,4 @@
-"""onnxruntime-genai's models, opened in one place: what a folder has it load is looked at
-before.
-"""
+"""onnxruntime-genai's models, opened in one place, after a check of the code they would load."""
 
 from __future__ import annotations
 
@@ -11,8 +9,10 @@ from olivebuild.formats import imported
 
 
 def open_model(folder: Path, *, trust: bool) -> Any:
-    """Raises InputError for what takes the recipe's trust, RuntimeError for what the runtime
-    refuses.
+    """Open a folder as an onnxruntime-genai model.
+
+    Raises InputError for a folder that takes the recipe's trust, RuntimeError for one that the
+    runtime refuses.
     """
     imported.check(folder, "onnx", str(folder), trust=trust)
     import onnxruntime_genai as og

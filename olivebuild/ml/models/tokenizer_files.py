@@ -1,5 +1,6 @@
-"""The tokenizer that an adapter brings along, as trainers save it beside the weights: it replaces
-its base's, file by file as one set.
+"""The tokenizer that an adapter brings along, as trainers save it beside the weights.
+
+It replaces its base's as one set of files.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ VOCABULARIES = (
 )
 TEMPLATES = ("chat_template*.jinja", "chat_template*.json", "additional_chat_templates/*.jinja")
 OTHERS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+File = tuple[str, str, Any]
+"""(name, digest, place) of a file of a model, as in Weights.files."""
 EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|embed_in|tok_embeddings|word_embeddings|embeddings)\.weight$"
 )
@@ -42,11 +45,12 @@ def _is_any(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def is_tokenizer_file(name: str) -> bool:
+    """Whether a file of that name belongs to a tokenizer."""
     return _is_any(name, (*VOCABULARIES, *TEMPLATES, *OTHERS))
 
 
 def found_in(folder: Path) -> list[tuple[str, Path]]:
-    """The tokenizer files of a folder, by name."""
+    """Return the tokenizer files of a folder, by name."""
     files = [p for parent in (folder, *folders_in(folder)) for p in parent.iterdir() if p.is_file()]
     return sorted((name_in(folder, p), p) for p in files if is_tokenizer_file(name_in(folder, p)))
 
@@ -57,44 +61,45 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def with_tokenizer(job: Job, model: Weights, adapter: Weights) -> Weights:
-    """The model with the adapter's tokenizer, where that differs from its own.
+    """Return the model with the adapter's tokenizer, where that differs from its own.
 
     Raises InputError for one that the embedding is too small for.
     """
     brought = [f for f in adapter.files if is_tokenizer_file(f[0])]
-    own = [f for f in model.files if is_tokenizer_file(f[0])]
-    if not any(_is_any(name, VOCABULARIES) for name, _, _ in brought):
-        # A template alone, or settings: the vocabulary is the base's.
-        templated = any(_is_any(name, TEMPLATES) for name, _, _ in brought)
-        own = [
-            f
-            for f in own
-            if (f[0] in {name for name, _, _ in brought})
-            or (templated and _is_any(f[0], TEMPLATES))
-        ]
-    before, after = _contents(own), _contents(brought)
+    replaced = _replaced([f for f in model.files if is_tokenizer_file(f[0])], brought)
+    before, after = _contents(replaced), _contents(brought)
     if not brought or before == after:
         return model
     _check_room(job, model, brought)
+    job.note(
+        "the adapter's own tokenizer goes into the merge, for it differs from the base's: "
+        + _difference(before, after)
+    )
+    names = {name for name, _, _ in replaced}
+    kept = [f for f in model.files if f[0] not in names]
+    return replace(model, files=tuple(sorted([*kept, *brought], key=lambda f: f[0])))
+
+
+def _replaced(own: list[File], brought: list[File]) -> list[File]:
+    """Return the base's tokenizer files that an adapter's replace."""
+    if any(_is_any(name, VOCABULARIES) for name, _, _ in brought):
+        return own
+    # A template alone, or settings: the vocabulary is the base's.
+    names = {name for name, _, _ in brought}
+    is_templated = any(_is_any(name, TEMPLATES) for name in names)
+    return [f for f in own if f[0] in names or (is_templated and _is_any(f[0], TEMPLATES))]
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Return the files that differ, and what is different about their habits."""
     differing = sorted(
         name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
     )
-    told = [
-        f"{what} {new or 'none'} instead of {old or 'none'}"
-        for what, old, new in _habits(before, after)
-        if old != new
-    ]
-    about = "; ".join([", ".join(differing[:4]) + (" ..." if len(differing) > 4 else ""), *told])
-    job.note(
-        f"the adapter's own tokenizer goes into the merge, for it differs from the base's: {about}"
-    )
-    gone = {name for name, _, _ in own}
-    return replace(
-        model,
-        files=tuple(
-            sorted([*(f for f in model.files if f[0] not in gone), *brought], key=lambda f: f[0])
-        ),
-    )
+    parts = [", ".join(differing[:4]) + (" ..." if len(differing) > 4 else "")]
+    for habit, old, new in _habits(before, after):
+        if old != new:
+            parts.append(f"{habit} {new or 'none'} instead of {old or 'none'}")
+    return "; ".join(parts)
 
 
 def dress(folder: Path, model: Weights) -> None:
@@ -107,19 +112,21 @@ def dress(folder: Path, model: Weights) -> None:
             (folder / name).write_bytes(read_at(place, 0, place.size))
 
 
-def _contents(files: list[tuple[str, str, Any]]) -> dict[str, Any]:
-    """What the files say; how their JSON is laid out says nothing."""
-    found: dict[str, Any] = {}
+def _contents(files: list[File]) -> dict[str, Any]:
+    """Return the files' contents by name; JSON as its value, whatever its layout."""
+    contents: dict[str, Any] = {}
     for name, _, place in files:
         data = read_at(place, 0, place.size)
         try:
-            found[name] = json.loads(data) if name.endswith(".json") else data
+            contents[name] = json.loads(data) if name.endswith(".json") else data
         except (ValueError, RecursionError):
-            found[name] = data
-    return found
+            contents[name] = data
+    return contents
 
 
 def _habits(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (habit, the base's, the adapter's) for the end token and the chat template."""
+
     def end(files: dict[str, Any]) -> str:
         config = files.get("tokenizer_config.json")
         token = config.get("eos_token") if isinstance(config, dict) else None
@@ -136,7 +143,8 @@ def _habits(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, st
     ]
 
 
-def _check_room(job: Job, model: Weights, brought: list[tuple[str, str, Any]]) -> None:
+def _check_room(job: Job, model: Weights, brought: list[File]) -> None:
+    """Raise InputError where the embedding has fewer rows than the tokenizer has tokens."""
     place = next((place for name, _, place in brought if name == "tokenizer.json"), None)
     rows = embedding_rows(model)
     if place is None or rows is None:
@@ -153,14 +161,13 @@ def _check_room(job: Job, model: Weights, brought: list[tuple[str, str, Any]]) -
         fact = f"the adapter's tokenizer has {needed} tokens, the base's embedding {rows} rows"
         hint = (
             f"name a base with the same tokens: resize_token_embeddings({needed}), then save it "
-            "with "
-            "the adapter's tokenizer"
+            "with the adapter's tokenizer"
         )
         raise InputError(fact, where=job.where("adapter"), hint=hint)
 
 
 def tokens_of(tokenizer: dict[str, Any]) -> int:
-    """One more than the greatest id in a tokenizer.json."""
+    """Return one more than the greatest id in a tokenizer.json."""
     vocabulary = tokenizer["model"].get("vocab") or {}
     greatest = (
         max(vocabulary.values(), default=-1)
@@ -173,6 +180,7 @@ def tokens_of(tokenizer: dict[str, Any]) -> int:
 
 
 def embedding_rows(model: Weights) -> int | None:
+    """Return the rows of a model's embedding; None where they can't be told."""
     rows = [
         w.shape[0]
         for name, w in model.by_name.items()
@@ -181,5 +189,5 @@ def embedding_rows(model: Weights) -> int | None:
     if rows:
         return max(rows)
     config = model.file("config.json")
-    found = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
-    return int(found) if found else None
+    size = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
+    return int(size) if size else None

@@ -328,7 +328,7 @@ def parts_of(
         if cast:
             with np.errstate(over="ignore"):
                 values = blockwise.narrow(blockwise.widen(values, view.of.dtype), recipe.dtype)
-        parts = quantise(values, dtype) if quantise else (values,)
+        parts: tuple[np.ndarray, ...] = quantise(values, dtype) if quantise else (values,)
         # What is not finite in a block is not finite in its scale.
         checked = (parts[1], recipe.quantised.scales) if recipe.quantised else (values, dtype)
         if not blockwise.is_finite(*checked):
