@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,22 +14,23 @@ from olivebuild.api.job import Job
 from olivebuild.api.step import Result
 from olivebuild.core.errors import InputError
 from olivebuild.core.fs.small_files import read_json
+from olivebuild.formats.safetensors import tensors_of, weight_files
+from olivebuild.ml.weights.adapter_config import PLAIN_STARTS
 
 if TYPE_CHECKING:
     from olivebuild.ml.weights.merge_proof import Reference
 
 
 def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = False) -> None:
-    """Merge with peft on the CPU: fp32 products, added and rounded to the weight's own number
-    format (those for experts also before they are added).
+    """Merge with peft on the CPU, and compare the result with base and adapter.
 
-    The result is compared with base and adapter.
+    Products are float32, added and rounded to the weight's own dtype (those for experts also before
+    they are added). Raises InputError.
     """
     import torch
 
     from olivebuild.ml.models import load, opened
     from olivebuild.ml.weights import merge_proof
-    from olivebuild.ml.weights.adapter_config import PLAIN_STARTS
 
     config = read_json(adapter / "adapter_config.json")
     dtype, trust = getattr(torch, stored_dtype(base)), job.input("model").trust_remote_code
@@ -42,22 +46,16 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
         return wrap(job, model, adapter)
 
     job.progress("merging", 0, 4)
-    # Of a seed that is not the merge's: whatever is drawn at random when the adapter is loaded
-    # shows as a difference.
-    odd = (
-        config.get("peft_type") != "LORA"
-        or config.get("init_lora_weights", True) not in PLAIN_STARTS
-    )
-    earlier = (
-        _reading(
+    earlier = None
+    if config.get("peft_type") != "LORA" or not _starts_plain(config):
+        # Of a seed that is not the merge's: anything drawn at random when the adapter is loaded
+        # shows as a difference.
+        earlier = _reading(
             job,
             lambda: merge_proof.compute(
                 wrapped_with(1), merge_proof.prompts_for(config_of(base, trust), tokens)
             ),
         )
-        if odd
-        else None
-    )
     wrapped = wrapped_with(0)
     expected = _reading(
         job,
@@ -84,17 +82,7 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
             "apart, and tie_word_embeddings is false"
         )
     job.progress("merging", 2, 4)
-    odd_ones = [
-        name
-        for name, tensor in merged.state_dict().items()
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
-    ]
-    if odd_ones:
-        raise InputError(
-            f"the merged {odd_ones[0]} is not finite",
-            where=job.where("adapter"),
-            hint="does the adapter hold NaN?",
-        )
+    _check_finite(job, merged)
     load.save_model(merged, job.out, extra_from=base)
     opened.check_output(job, job.out, trust=trust)
     held = merge_proof.in_memory(merged)
@@ -105,44 +93,70 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
         name = str(dtype).removeprefix("torch.")
         fact = (
             f"the merged model's logits differ by {spread:.2g} of their spread from those of base "
-            "and "
-            "adapter"
+            "and adapter"
         )
         job.note(f"{fact}: rounding its weights to {name} once does that, up to {bound:.2g}")
     # A start that is computed from the weights changes them by rounding, too.
-    if (
-        bound > merge_proof.HIDES
-        and not dequantised
-        and config.get("init_lora_weights", True) in PLAIN_STARTS
-    ):
-        again = wrapped_with(0, torch.float32)
-        ties = merge_proof.Ties(again.get_base_model())
-        exact = again.merge_and_unload()
-        ties.settle(exact)
-        before, found = (
-            load.load_model(folder, dtype, trust_remote_code=trust) for folder in (base, job.out)
-        )
-        if odd := merge_proof.wrong_weight(exact, before, found, dtype):
-            fact = (
-                f"the merge does not do what its adapter does: {odd} is not what the same merge in "
-                "float32 gives, rounded"
-            )
-            raise InputError(
-                fact,
-                where=job.where("adapter"),
-                hint="nothing was stored; please report it, with adapter_config.json",
-            )
+    if bound > merge_proof.HIDES and not dequantised and _starts_plain(config):
+        _check_weights(job, base, dtype, trust, lambda: wrapped_with(0, torch.float32))
     job.progress("merging", 4, 4)
-    given = len(tensors_in(adapter))
     job.result = Result(
-        metrics={"adapter_tensors": given, "merge_spread": spread, "merge_spread_allowed": bound}
+        metrics={
+            "adapter_tensors": len(tensors_in(adapter)),
+            "merge_spread": spread,
+            "merge_spread_allowed": bound,
+        }
     )
+
+
+def _starts_plain(config: dict[str, Any]) -> bool:
+    """Whether the weights that an adapter was trained from are those of its base."""
+    return config.get("init_lora_weights", True) in PLAIN_STARTS
+
+
+def _check_finite(job: Job, merged: Any) -> None:
+    """Raise InputError for a merged tensor with infinities or NaN."""
+    import torch
+
+    for name, tensor in merged.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(
+                f"the merged {name} is not finite",
+                where=job.where("adapter"),
+                hint="does the adapter hold NaN?",
+            )
+
+
+def _check_weights(
+    job: Job, base: Path, dtype: Any, trust: bool, wrapped_exactly: Callable[[], Any]
+) -> None:
+    """Compare each weight in the output with the same merge in float32. Raises InputError."""
+    from olivebuild.ml.models import load
+    from olivebuild.ml.weights import merge_proof
+
+    wrapped = wrapped_exactly()
+    ties = merge_proof.Ties(wrapped.get_base_model())
+    exact = wrapped.merge_and_unload()
+    ties.settle(exact)
+    before, merged = (
+        load.load_model(folder, dtype, trust_remote_code=trust) for folder in (base, job.out)
+    )
+    if name := merge_proof.wrong_weight(exact, before, merged, dtype):
+        fact = (
+            f"the merge does not do what its adapter does: {name} is not what the same merge in "
+            "float32 gives, rounded"
+        )
+        raise InputError(
+            fact,
+            where=job.where("adapter"),
+            hint="nothing was stored; please report it, with adapter_config.json",
+        )
 
 
 def check_written(
     job: Job, trust: bool, held: dict[str, str], expected: Reference
 ) -> tuple[float, float]:
-    """How far the merge in the output is from base and adapter, and how far it may be.
+    """Return how far the merge in the output is from base and adapter, and how far it may be.
 
     Raises InputError when rounding does not explain it.
     """
@@ -175,9 +189,9 @@ def check_written(
 
 
 def wrap(job: Job, model: Any, adapter: Path) -> Any:
-    """The model with the adapter beside its weights.
+    """Return the model with the adapter beside its weights.
 
-    Raises InputError when a tensor finds no place, or one is missing.
+    Raises InputError when a tensor belongs to no module, or one is missing.
     """
     from peft import PeftModel, get_peft_model_state_dict
 
@@ -188,7 +202,7 @@ def wrap(job: Job, model: Any, adapter: Path) -> Any:
         job, lambda: PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=True)
     )
     places = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
-    given = tensors_in(adapter)
+    saved = tensors_in(adapter)
     # The embeddings' own weights may be saved along with what was trained, as peft does where
     # tokens were added.
     # In memory the adapter's name, default, stands in theirs.
@@ -196,14 +210,14 @@ def wrap(job: Job, model: Any, adapter: Path) -> Any:
         name.replace(".modules_to_save.default.", ".modules_to_save.")
         for name in wrapped.state_dict()
     )
-    own = {name for name in names if name.endswith((".weight", ".bias")) and ".lora_" not in name}
-    left_over, lacking = sorted(given - places - own), sorted(places - given)
+    of_base = {n for n in names if n.endswith((".weight", ".bias")) and ".lora_" not in n}
+    left_over, lacking = sorted(saved - places - of_base), sorted(places - saved)
     if left_over or lacking:
-        # Whatever is left over would be missing from the merged model without a word.
+        # A tensor left over would be missing from the merged model without a word.
         what = "has no place in" if left_over else "is missing for"
-        odd = left_over or lacking
+        tensors = left_over or lacking
         raise InputError(
-            f"the adapter's {odd[0]} {what} the model ({len(odd)} such tensors)",
+            f"the adapter's {tensors[0]} {what} the model ({len(tensors)} such tensors)",
             where=job.where("adapter"),
             hint="was it trained on this model?"
             if left_over
@@ -214,20 +228,21 @@ def wrap(job: Job, model: Any, adapter: Path) -> Any:
 
 
 def check_tied_adapters(job: Job, adapter: Path) -> None:
-    """Raises InputError where one LoRA should serve embedding and head, and the file holds two:
-    which acts hangs on the base's number format.
+    """Raise InputError where one LoRA should serve embedding and head, and the file holds two.
+
+    Which of them acts depends on the base's dtype.
     """
     from safetensors.torch import load_file
 
     if not read_json(adapter / "adapter_config.json").get("ensure_weight_tying"):
         return
-    found = load_file(adapter / "adapter_model.safetensors")
+    tensors = load_file(adapter / "adapter_model.safetensors")
     ends = {
         name.rpartition(".lora_embedding_")[2]: t
-        for name, t in found.items()
+        for name, t in tensors.items()
         if ".lora_embedding_" in name
     }
-    for name, tensor in sorted(found.items()):
+    for name, tensor in sorted(tensors.items()):
         other = {"lora_A.weight": "B", "lora_B.weight": "A"}.get(".".join(name.split(".")[-2:]))
         if ".layers." not in name and other in ends and not tensor.equal(ends[other].t()):
             fact = (
@@ -241,15 +256,16 @@ def check_tied_adapters(job: Job, adapter: Path) -> None:
             raise InputError(fact, where=job.where("adapter"), hint=hint)
 
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
-def _reading(job: Job, does: Callable[[], Found]) -> Found:
-    """What `does` returns; whatever peft and the model refuse is an error of the adapter's, and its
-    reason is shown whole.
+def _reading(job: Job, function: Callable[[], T]) -> T:
+    """Return what `function` returns; failures of peft and the model are the adapter's InputError.
+
+    The reason is shown whole.
     """
     try:
-        return does()
+        return function()
     except (
         ArithmeticError,
         AssertionError,
@@ -268,7 +284,7 @@ def _reading(job: Job, does: Callable[[], Found]) -> Found:
 
 
 def reason_of(error: Exception) -> str:
-    """The line of an error that tells why: a heading that ends in a colon says nothing."""
+    """Return the line of an error with its reason; a heading that ends in a colon has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [
         type(error).__name__
     ]
@@ -278,41 +294,37 @@ def reason_of(error: Exception) -> str:
 
 
 def tensors_in(adapter: Path) -> set[str]:
-    from olivebuild.formats.safetensors import tensors_of
-
+    """Return the names of an adapter's tensors."""
     return {t.name for t in tensors_of(adapter / "adapter_model.safetensors")}
 
 
 def config_of(folder: Path, trust: bool) -> Any:
+    """Return transformers' configuration of a folder."""
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
 
 
 def _trained_tokens(config: dict[str, Any]) -> list[int]:
-    """Tokens whose rows alone were trained."""
-    found = config.get("trainable_token_indices") or config.get("token_indices") or []
-    rows = [i for some in found.values() for i in some] if isinstance(found, dict) else found
-    return [int(i) for i in rows]
+    """Return the tokens whose rows alone were trained."""
+    indices = config.get("trainable_token_indices") or config.get("token_indices") or []
+    if isinstance(indices, dict):
+        indices = list(chain.from_iterable(indices.values()))
+    return [int(i) for i in indices]
 
 
 def stored_dtype(folder: Path) -> str:
-    """The number format of most of a model's weights, by torch's name."""
-    from collections import Counter
-    from math import prod
-
-    from olivebuild.formats.safetensors import tensors_of, weight_files
-
+    """Return the dtype of most of a model's weights, by torch's name. Raises InputError."""
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     sizes: Counter[str] = Counter()
     for file in weight_files(folder).names:
         for tensor in tensors_of(folder / file):
             sizes[tensor.dtype] += prod(tensor.shape)
-    found = sizes.most_common(1)[0][0]
-    if found not in names:
+    dtype = sizes.most_common(1)[0][0]
+    if dtype not in names:
         raise InputError(
-            f"weights of type {found} are not full precision",
+            f"weights of type {dtype} are not full precision",
             where=str(folder),
             hint="name the full-precision model",
         )
-    return names[found]
+    return names[dtype]

@@ -1,8 +1,7 @@
-"""A data set as tokens, a shard at a time, each remembered in the cache: an edited row has its own
-shard tokenised again, and no other.
+"""A data set as tokens, in shards that are stored in the cache.
 
-Where a shard ends is decided by its rows, so that an added row moves no border but its own. Tokens
-lie in the store as blobs and are
+An edited row has its own shard tokenised again, and no other. The end of a shard is decided by its
+rows, so that an added row moves no border but its own. Tokens are blobs of the store and are
 mapped, not read: memory does not grow with the rows. Losing them costs time, nothing else.
 """
 
@@ -13,12 +12,15 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
 from olivebuild.cache.memo import Derived
 from olivebuild.core import hashing
+from olivebuild.core.host import installed
+from olivebuild.formats.safetensors import model_files
 from olivebuild.ml.data.examples import Flaw, Tokens
 from olivebuild.ml.data.tokens import COUNTS, Encoder
 
@@ -34,7 +36,7 @@ BATCH = 1024
 
 
 class Flawed(NamedTuple):
-    """A row of the file with a flaw, by its number; one that is left out, or cut."""
+    """A row of the file with a flaw, by its number: one that is left out, or cut."""
 
     row: int
     flaw: Flaw
@@ -198,14 +200,10 @@ def _completions(path: str) -> tuple[str, Iterator[str]]:
 
 
 def _about(folder: str, max_length: int, loss: str) -> list[object]:
-    """What tokens depend on besides the rows: all that a tokenizer reads, the libraries, the
-    length, what is counted.
+    """Return what tokens depend on besides the rows.
+
+    That is all files that a tokenizer reads, the libraries, the length, and the loss.
     """
-    from pathlib import Path
-
-    from olivebuild.core.host import installed
-    from olivebuild.formats.safetensors import model_files
-
     files = [[p.name, hashing.of_file(p)] for p in sorted(model_files(Path(folder))[1])]
     return [
         "tokens",
@@ -218,7 +216,7 @@ def _about(folder: str, max_length: int, loss: str) -> list[object]:
 
 
 def _shards(path: str) -> Iterator[tuple[str, list[dict[str, str]], str]]:
-    """(format, rows, digest) of each shard; a shard ends where a row's digest says so."""
+    """Yield (format, rows, digest) of each shard; a shard ends where a row's digest says so."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -238,18 +236,17 @@ def _shards(path: str) -> Iterator[tuple[str, list[dict[str, str]], str]]:
 
 
 def _encoded(encoder: Encoder, format_: str, rows: list[dict[str, str]], loss: str) -> bytes:
+    """Return a shard's tokens as a safetensors file."""
     from safetensors.numpy import save
 
     counted = encoder.counts.copy()
-    made = [
-        t
-        for i in range(0, len(rows), BATCH)
-        for t in encoder.tokens(format_, rows[i : i + BATCH], loss)
-    ]
-    kept = [t for t in made if t.labels]
+    encoded: list[Tokens] = []
+    for i in range(0, len(rows), BATCH):
+        encoded += encoder.tokens(format_, rows[i : i + BATCH], loss)
+    kept = [t for t in encoded if t.labels]
     flawed = [
         (i, t.flaw.why, t.flaw.length, t.flaw.fault, t.flaw.hint, bool(t.labels))
-        for i, t in enumerate(made)
+        for i, t in enumerate(encoded)
         if t.flaw
     ]
     tensors: dict[str, np.ndarray] = {
@@ -265,7 +262,7 @@ def _encoded(encoder: Encoder, format_: str, rows: list[dict[str, str]], loss: s
 
 
 def _load(store: Store, blob: str) -> tuple[Shard, list[Flawed], dict[str, int]] | None:
-    """None for a blob that is not whole."""
+    """Read a shard from the store; None for a blob that is not whole."""
     from safetensors import SafetensorError, safe_open
 
     path = store.path(blob)
@@ -281,12 +278,12 @@ def _load(store: Store, blob: str) -> tuple[Shard, list[Flawed], dict[str, int]]
             )
     except (OSError, SafetensorError):
         return None
-    found = [
+    flaws = [
         Flawed(row, Flaw(why, length, fault, hint), cut)
         for row, why, length, fault, hint, cut in json.loads(flawed.tobytes())
     ]
     return (
         Shard(ids, counted.view(bool), starts),
-        found,
+        flaws,
         dict(zip(COUNTS, figures.tolist(), strict=True)),
     )

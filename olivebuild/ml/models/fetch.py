@@ -1,4 +1,4 @@
-"""Bring what a source names to this machine, and find out what a name stands for today.
+"""Sources fetched to this machine, and remote names resolved to what they stand for today.
 
 Runs in a worker.
 """
@@ -46,10 +46,10 @@ def fetch(
     also: Sequence[str] = (),
     look: Look | None = None,
 ) -> Path:
-    """The file or folder that `source` names, on this machine. Raises InputError.
+    """Return the file or folder that `source` names, on this machine. Raises InputError.
 
-    `also`: patterns of files that are wanted of a hub's repository besides a model's. `look` is
-    asked of a folder, before its large files come.
+    `also` are patterns of files that are wanted of a hub's repository besides a model's. `look`
+    checks a folder before its large files come.
     """
     if source.scheme in ("file", "gguf"):
         path = Path(job.action.recipe_folder, source.name)
@@ -68,7 +68,7 @@ def fetch(
 
 
 def pin(job: Job, source: Source, *, dataset: bool = False) -> str:
-    """What fixes a remote source for good: a commit of a hub repository, the sha256 of a wheel."""
+    """Return what fixes a remote source: a hub repository's commit, or a wheel's sha256."""
     if source.scheme == "hf":
         from huggingface_hub import HfApi
 
@@ -84,7 +84,7 @@ def pin(job: Job, source: Source, *, dataset: bool = False) -> str:
 
 
 def look_at(job: Job, source: Source) -> Path:
-    """The small files of a hub's model alone.
+    """Fetch the small files of a hub's model alone.
 
     Raises InputError also where the repository lacks the weights that would be loaded.
     """
@@ -102,7 +102,7 @@ def look_at(job: Job, source: Source) -> Path:
 def _snapshot(
     job: Job, source: Source, dataset: bool, also: Sequence[str], look: Look | None
 ) -> Path:
-    """Of a model first what is small, by which is told what else is needed."""
+    """Fetch a repository; of a model the small files first, which name the others needed."""
     job.note(f"fetching {source.text} at {job.action.pin[:12]}")
     if dataset:
         return _downloaded(job, source, "dataset", None)

@@ -1,6 +1,4 @@
-"""onnxruntime-genai's model builder: called with a recipe's options, and its failures told as what
-they mean.
-"""
+"""onnxruntime-genai's model builder: called with a recipe's options, its failures explained."""
 
 from __future__ import annotations
 
@@ -34,24 +32,25 @@ BUILDER_NAMES = {
 }
 NOT_OPTIONS = {"model", "adapter", "source", "trust", "precision", "provider", "overrides"}
 EPSILONS = ("layer_norm_eps", "norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon")
-"""What configurations call the epsilon of their norms, where they don't call it `rms_norm_eps`: the
-one name that the builder (0.18.0) looks for.
+"""Names of the epsilon of norms in configurations, where it is not `rms_norm_eps`.
+
+The builder (0.18.0) looks for that name alone.
 """
 
 
 def builder_options(fields: OnnxFields) -> dict[str, Any]:
-    """The options of the model builder that the recipe gives, by the builder's names."""
-    given = fields.model_dump(exclude=NOT_OPTIONS, exclude_none=True)
-    options = {BUILDER_NAMES.get(name, name): value for name, value in given.items()}
+    """Return the options of the model builder that the recipe sets, by the builder's names."""
+    values = fields.model_dump(exclude=NOT_OPTIONS, exclude_none=True)
+    options = {BUILDER_NAMES.get(name, name): value for name, value in values.items()}
     return {
         name: "/".join(v) if name == "op_types_to_quantize" else v for name, v in options.items()
     }
 
 
 def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust: bool) -> None:
-    """The model builder, from a Hugging Face folder into `out`.
+    """Run the model builder from a Hugging Face folder into `out`.
 
-    Raises InputError for what it refuses.
+    Raises InputError for a model or option that it refuses, BuilderFailed where its code fails.
     """
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
 
@@ -61,7 +60,7 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
 
     mkl.warm_up_mkl()
     options = builder_options(fields) | {"hf_remote": trust}
-    given = [
+    words = [
         f"{name}={','.join(v) if isinstance(v, list) else str(v)}" for name, v in options.items()
     ]
     more = (
@@ -81,7 +80,7 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
     )
     try:
         with _no_repository():
-            parsed = parse_extra_options(*place, given, **more)
+            parsed = parse_extra_options(*place, words, **more)
             _name_epsilon(parsed["hf_details"]["hf_config"])
             create_model(*place, **parsed)
     except (NotImplementedError, ValueError) as e:
@@ -116,29 +115,30 @@ def run_builder(job: Job, fields: OnnxFields, folder: Path, out: Path, *, trust:
 
 
 def _name_epsilon(config: Any) -> None:
-    """Let the builder find the epsilon of the model's norms; where it finds none it takes one of
-    its own, 1e-6.
+    """Let the builder find the epsilon of the model's norms.
+
+    Where it finds none it takes one of its own, 1e-6.
     """
     text = config.get_text_config()
-    found = next(
-        (getattr(text, name) for name in EPSILONS if isinstance(getattr(text, name, None), float)),
-        None,
-    )
-    if found is not None and not hasattr(text, "rms_norm_eps"):
-        config.rms_norm_eps = found
+    if hasattr(text, "rms_norm_eps"):
+        return
+    for name in EPSILONS:
+        if isinstance(epsilon := getattr(text, name, None), float):
+            config.rms_norm_eps = epsilon
+            return
 
 
 class BuilderFailed(StepError):
-    """The model builder's own code failed.
+    """A failure of the model builder's own code.
 
-    `watched`: perhaps for being watched, so that it may do better alone.
+    `watched` means that the cause may be the traced run, so that the builder may do better alone.
     """
 
     watched = False
 
 
 def _failed(job: Job, error: Exception, folder: Path) -> BuilderFailed | None:
-    """What an exception of the builder means; None for one that was not raised in its own code."""
+    """Return what an exception of the builder means; None for one that other code raised."""
     from olivebuild.formats.conversions import known_to_fail
     from olivebuild.formats.model_config import read_config
 
@@ -160,21 +160,18 @@ def _failed(job: Job, error: Exception, folder: Path) -> BuilderFailed | None:
         f"the model builder ({versions}) fails on {architecture_in(folder)}: {means} ({name}, "
         f"line {frames[-1].lineno}, {frames[-1].name})"
     )
-    known = known_to_fail(read_config(folder), job.action.fields.get("precision", "int4"))
     hint = (
-        known.hint
-        if known
-        else (
-            "another version of onnxruntime-genai or transformers may do better; so may "
-            "other options"
-        )
+        "another version of onnxruntime-genai or transformers may do better; so may other options"
     )
+    if problem := known_to_fail(read_config(folder), job.action.fields.get("precision", "int4")):
+        hint = problem.hint
     failed = BuilderFailed(fact, where=job.where("model"), hint=hint)
     failed.watched = isinstance(error, AttributeError | TypeError | RuntimeError)
     return failed
 
 
 def architecture_in(folder: Path) -> str:
+    """Return the name of a folder's architecture, or "the model"."""
     from olivebuild.formats.model_config import architecture_of, read_config
 
     with contextlib.suppress(OSError, ValueError):
@@ -184,8 +181,9 @@ def architecture_in(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _no_repository() -> Iterator[None]:
-    """The builder writes into the graph the commit of the repository that its own files lie in: in
-    a project's environment, the project's.
+    """Hide the repository that the builder's own files lie in.
+
+    Its commit would be written into the graph: in a project's environment, the project's.
     """
     before = os.environ.get("GIT_DIR")
     os.environ["GIT_DIR"] = os.devnull
@@ -199,9 +197,7 @@ def _no_repository() -> Iterator[None]:
 
 
 def canonical(folder: Path, source: Path) -> None:
-    """No trace of this machine: the folder the model came from, in whatever file the tokenizer
-    wrote it.
-    """
+    """Take the folder that the model came from out of all files that the tokenizer wrote."""
     for file in folder.glob("*.json"):
         text = file.read_text("utf-8")
         with contextlib.suppress(ValueError):
@@ -214,8 +210,9 @@ def canonical(folder: Path, source: Path) -> None:
 
 
 def limit_length(folder: Path, length: int) -> None:
-    """Let genai_config.json promise no more than `length` tokens, in its fields
-    `model.context_length` and `search.max_length`.
+    """Let genai_config.json promise no more than `length` tokens.
+
+    Its fields are `model.context_length` and `search.max_length`.
     """
     file = folder / "genai_config.json"
     if not length or not file.is_file():
@@ -239,8 +236,9 @@ def load(folder: Path) -> None:
 
 
 def check_loads(job: Job, load: Callable[[], None]) -> None:
-    """Raises StepError for what the builder wrote without complaint but the runtime refuses; some
-    sets of options give that.
+    """Raise StepError for a model that the builder wrote and the runtime refuses.
+
+    Some sets of options give that.
     """
     try:
         load()

@@ -1,5 +1,6 @@
-"""`overrides` of an ONNX target as the model builder wants them: node by node, and beside what it
-then forgets.
+"""`overrides` of an ONNX target as the model builder wants them: node by node.
+
+With them come the options that the builder then forgets.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from olivebuild.core.fs.small_files import read_json
 def structured(
     folder: Path, overrides: Mapping[str, str], precision: str, *, share: bool | None
 ) -> dict[str, Any]:
-    """Options of the builder beside KEY=VALUE.
+    """Return the options of the builder that are not KEY=VALUE.
 
-    `folder` has the model's config.json; `share` is what the recipe says of embeddings.
+    `folder` has the model's config.json; `share` is the recipe's shared_embeddings.
     """
     config = read_json(folder / "config.json")
     text = config.get("text_config", config)
     nodes = expanded(overrides, text["num_hidden_layers"])
-    # What has the bits of the whole anyway is left out: with some of each the builder does not find
-    # its own nodes again.
-    found = {
+    # A node with the bits of the whole is left out: with some of each the builder does not find its
+    # own nodes again.
+    weights: dict[str, Any] = {
         "overrides": [
             {"match": {"name": node}, "type": kind}
             for node, kind in nodes.items()
@@ -37,14 +38,15 @@ def structured(
         if share is None
         else share
     )
-    weights = found | ({"op_types": ["MatMul", "Gather"]} if tied else {})
+    if tied:
+        weights["op_types"] = ["MatMul", "Gather"]
     return {"builder_config_version": 2, "target_options": {"quant_config": {"weights": weights}}}
 
 
 def expanded(overrides: Mapping[str, str], layers: int) -> dict[str, str]:
-    """With each `*` as the number of every layer; what stands first counts."""
-    found: dict[str, str] = {}
+    """Return overrides with each `*` as the number of every layer; the first for a node counts."""
+    by_node: dict[str, str] = {}
     for pattern, kind in overrides.items():
         for layer in range(layers if "*" in pattern else 1):
-            found.setdefault(pattern.replace("*", str(layer)), kind)
-    return found
+            by_node.setdefault(pattern.replace("*", str(layer)), kind)
+    return by_node

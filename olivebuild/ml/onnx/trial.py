@@ -1,6 +1,4 @@
-"""An ONNX model tried in onnxruntime-genai: the logits of some tokens, and how far they may be from
-those of its source.
-"""
+"""An ONNX model tried in onnxruntime-genai: its logits, and their distance from the source's."""
 
 from __future__ import annotations
 
@@ -19,8 +17,9 @@ from olivebuild.ml.kernels.blockwise import is_finite
 
 @dataclass(frozen=True)
 class Difference:
-    """Of logits: the largest one and the root mean square, in units of the right ones' standard
-    deviation; and how often the likeliest
+    """A difference of logits, in units of the right ones' standard deviation.
+
+    `spread` is the largest one, `rms` the root mean square; `flips` is how often the likeliest
     token is another one though it leads by more than `spread`.
     """
 
@@ -29,7 +28,7 @@ class Difference:
     flips: float = 0.0
 
     def beyond(self, limit: Difference) -> str:
-        """What is too far, or nothing."""
+        """Return what is beyond a limit, or ""."""
         if not np.isfinite(self.spread):
             return "logits are not finite"
         if self.spread > limit.spread:
@@ -40,35 +39,29 @@ class Difference:
         if self.rms > limit.rms:
             return (
                 f"logits differ by {self.rms:.2g} of their spread on average, and {limit.rms:.2g} "
-                "is "
-                "the most that is explained"
+                "is the most that is explained"
             )
         return ""
 
 
 VERSION = 3
-"""Raise it when another miniature is made (ml/onnx/proof.py), more is tried on it, or a limit is
-another
-one.
-"""
+"""Raise it when another miniature is made (ml/onnx/proof.py), more is tried, or a limit changes."""
 ANY = float("inf")
 LIMITS = {
     "fp32": Difference(1e-4, 1e-4),
     "int8": Difference(ANY, 0.35),
     "int4": Difference(ANY, 1.0),
 }
-"""What each precision that runs on a processor explains.
+"""The differences that each precision that runs on a processor explains.
 
 Logits of an unrelated model differ by 1.4 on average.
 """
 
 
-def compare(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Difference:
-    """Logits of each token: [vocabulary]."""
-    a, b = (
-        np.stack(expected),
-        np.stack([row[: len(right)] for row, right in zip(found, expected, strict=True)]),
-    )
+def compare(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> Difference:
+    """Return the difference of logits, [vocabulary] for each token."""
+    a = np.stack(expected)
+    b = np.stack([row[: len(right)] for row, right in zip(actual, expected, strict=True)])
     spread = float(a.std()) or 1.0
     wrong = np.abs(b - a)
     largest = float(wrong.max()) / spread
@@ -81,8 +74,9 @@ def compare(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Diff
 
 
 def capacity(config: dict[str, Any], wanted: int) -> int:
-    """The `max_length` to give the runtime for `wanted` tokens: where layers keep a window alone,
-    it refuses to keep less than that.
+    """Return the `max_length` to give the runtime for `wanted` tokens.
+
+    Where layers keep a window alone, the runtime refuses to keep less than that.
     """
     model = config["model"]
     window = model["decoder"].get("sliding_window") or {}
@@ -92,10 +86,11 @@ def capacity(config: dict[str, Any], wanted: int) -> int:
 
 @dataclass(frozen=True)
 class Proof:
-    """`length`: beyond it the runtime fails or computes something else, for the reason `fault`; 0
-    where there is no such length.
+    """The result of a comparison with transformers.
 
-    `wrong`: what is wrong at any length, or nothing.
+    Beyond `length` the runtime fails or computes something else, for the reason `fault`; 0 where
+    there is no such length. `wrong` is what is wrong at any length, or "". `untried` is why nothing
+    was compared.
     """
 
     length: int = 0
@@ -132,19 +127,20 @@ class Runner:
         self._model = open_model(folder, trust=True)
 
     def logits(self, ids: list[int], prompt: int) -> list[np.ndarray]:
-        """Those of the first `prompt` tokens, read at once (some graphs give the last one's only),
-        and of the others, one by one.
+        """Return logits of the first `prompt` tokens, read at once, and of the others, one by one.
+
+        Some graphs give those of the last token of a prompt only.
         """
         import onnxruntime_genai as og
 
         params = og.GeneratorParams(self._model)
         params.set_search_options(max_length=capacity(self.config, len(ids) + 1), do_sample=False)
         generator = og.Generator(self._model, params)
-        found: list[np.ndarray] = []
+        logits: list[np.ndarray] = []
         for part in (ids[:prompt], *([token] for token in ids[prompt:])):
             generator.append_tokens(np.array(part, dtype=np.int32))
-            found += list(np.asarray(generator.get_output("logits"), dtype=np.float32)[0])
-        return found
+            logits += list(np.asarray(generator.get_output("logits"), dtype=np.float32)[0])
+        return logits
 
 
 TRIED = (6, 33)
@@ -152,7 +148,7 @@ TRIED = (6, 33)
 
 
 def try_out(folder: Path) -> str:
-    """What goes wrong when the model reads two prompts and goes on from each, or nothing.
+    """Return what goes wrong when the model reads two prompts and continues each, or "".
 
     Logits are not compared with others.
     """
@@ -178,13 +174,11 @@ STORED_AS: dict[int, tuple[Any, str]] = {
     11: (np.float64, "F64"),
     16: (np.uint16, "BF16"),
 }
-"""How onnx.TensorProto's types of floating numbers are held, and what safetensors calls them."""
+"""onnx.TensorProto's types of floating numbers -> numpy's type, safetensors' name."""
 
 
 def not_finite(file: Path) -> str:
-    """The name of the first initializer of an ONNX file that holds infinities or NaN; empty where
-    none does.
-    """
+    """Return the name of an ONNX file's first initializer with infinities or NaN, or ""."""
     import onnx
     from onnx.external_data_helper import uses_external_data
 
