@@ -110,7 +110,7 @@ def merge_with_peft(job: Job, base: Path, adapter: Path, *, dequantised: bool = 
 
 
 def _starts_plain(config: dict[str, Any]) -> bool:
-    """Whether the weights that an adapter was trained from are those of its base."""
+    """Return whether the weights that an adapter was trained from are those of its base."""
     return config.get("init_lora_weights", True) in PLAIN_STARTS
 
 

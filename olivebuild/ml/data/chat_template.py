@@ -61,7 +61,7 @@ class ChatTemplate:
 
     @property
     def exists(self) -> bool:
-        """Whether the model has a chat template."""
+        """Return whether the model has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     def render(self, messages: Turns, tools: Tools, *, prompt: bool) -> str:
@@ -106,7 +106,7 @@ class ChatTemplate:
 
     @cached_property
     def habits(self) -> Habits:
-        """Raises Refused by a template that takes no question with an answer."""
+        """The template's habits. Raises Refused where it takes no question with an answer."""
         return find_habits(self.render, self._plain, self._ends)
 
     @cached_property

@@ -30,7 +30,7 @@ class Render(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Habits:
-    """What a chat template does to every conversation."""
+    """The parts of a text that a chat template writes into every conversation."""
 
     ignores_prompt: bool
     """It writes the same with `add_generation_prompt` and without."""
@@ -134,7 +134,7 @@ class _Finder:
         return token in self._tokenizer.added or token in self._ends
 
     def _opens(self, token: int, opening: list[int]) -> bool:
-        """Whether a token that stands between two turns begins the second.
+        """Return whether a token that stands between two turns begins the second.
 
         In what opens a conversation it is then the last of its kind.
         """

@@ -45,9 +45,7 @@ class Flawed(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows end to end: all ids, which are counted, and where each row begins (and the last
-    ends).
-    """
+    """Rows end to end: all ids, which are counted, and the starts of rows (and the last's end)."""
 
     ids: np.ndarray
     counted: np.ndarray
@@ -66,7 +64,7 @@ class TokenRows(Sequence[Tokens]):
     known: int = 0
     """Shards that were tokenised before."""
     counts: Counter[str] = field(default_factory=Counter)
-    """What else there is to tell, by the names of `_tokens.COUNTS`."""
+    """Counts of rows to report, by the names of `tokens.COUNTS`."""
     ends: list[int] = field(default_factory=list)
     """The tokens that end what is learnt."""
     format: str = ""
@@ -143,12 +141,13 @@ def lengths_of(rows: Sequence[Tokens]) -> np.ndarray:
 
 
 def token_rows(job: Job, encoder: Encoder, folder: str, path: str, loss: str) -> TokenRows:
-    """The rows of a parquet file, tokenised with the tokenizer that lies in `folder`, from what is
-    known of them.
+    """Return the rows of a Parquet file, tokenised with the tokenizer in `folder`.
+
+    Shards that are stored are not tokenised again.
     """
-    derived, made = Derived(job.store), TokenRows()
-    made.format, completions = _completions(path)
-    encoder.read_ends(made.format, completions)
+    derived, result = Derived(job.store), TokenRows()
+    result.format, completions = _completions(path)
+    encoder.read_ends(result.format, completions)
     about = [
         *_about(folder, encoder.max_length, loss),
         sorted(encoder.written),
@@ -161,23 +160,23 @@ def token_rows(job: Job, encoder: Encoder, folder: str, path: str, loss: str) ->
     for format_, rows, name in _shards(path):
         key = hashing.of_json([*about, format_, name])
         blobs = derived.get([key]).get(key)
-        found = _load(job.store, blobs[0][0]) if blobs else None
-        made.known += found is not None
-        if found is None:
+        stored = _load(job.store, blobs[0][0]) if blobs else None
+        result.known += stored is not None
+        if stored is None:
             data = _encoded(encoder, format_, rows, loss)
             blob = job.store.put_bytes(data)
             derived.put({key: ((blob, len(data)),)})
-            found = _load(job.store, blob)
-            assert found
-        shard, flawed, counts = found
-        made.flawed += [f._replace(row=read + f.row) for f in flawed]
-        made.counts.update(counts)
+            stored = _load(job.store, blob)
+            assert stored
+        shard, flawed, counts = stored
+        result.flawed += [f._replace(row=read + f.row) for f in flawed]
+        result.counts.update(counts)
         read += len(rows)
         if len(shard):
             shards.append(shard)
         job.progress("tokenising", sum(map(len, shards)), 0)
-    ends = sorted(encoder.trained_ends(made.format, loss)) if shards else []
-    return TokenRows(shards, made.flawed, made.known, made.counts, ends, made.format)
+    ends = sorted(encoder.trained_ends(result.format, loss)) if shards else []
+    return TokenRows(shards, result.flawed, result.known, result.counts, ends, result.format)
 
 
 def _format(path: str) -> str:

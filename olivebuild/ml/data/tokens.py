@@ -72,7 +72,7 @@ class Encoder:
 
     @property
     def habits(self) -> Habits:
-        """Raises Refused by a template that takes no question with an answer."""
+        """The template's habits. Raises Refused where it takes no question with an answer."""
         return self.template.habits
 
     @property

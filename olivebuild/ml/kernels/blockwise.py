@@ -1,10 +1,8 @@
-"""Arithmetic on weights, tensor by tensor, bit-equal to torch's and to ONNX Runtime's, without
-importing torch.
+"""Arithmetic on weights, bit-equal to torch's and to ONNX Runtime's, without importing torch.
 
 Importing torch costs more time and memory than a small model's whole rebuild. Numbers in bfloat16
-are held as uint16. Each function
-is numpy's; where _native.c was compiled, it does the same work with the same bits, several times
-faster.
+are held as uint16. Each function is numpy's; where _native.c was compiled, it does the same work
+with the same bits, several times faster.
 """
 
 from __future__ import annotations
@@ -89,12 +87,11 @@ def narrow(values: np.ndarray, dtype: str) -> np.ndarray:
 
 @functools.cache
 def _torch_sgemm() -> Any:
-    """`sgemm_` of the BLAS inside torch's library: what `torch.matmul` calls for float32 on x86,
-    without torch's import; or None.
+    """Return `sgemm_` of the BLAS inside torch's library, without importing torch; or None.
 
-    With it, how to limit the calling thread's threads, if the library is MKL.
-
-    The Fortran interface of BLAS is a standard: https://www.netlib.org/blas/#_level_3
+    `torch.matmul` calls it for float32 on x86. With it comes the function that limits the calling
+    thread's threads, if the library is MKL; else None. The Fortran interface of BLAS is a standard:
+    https://www.netlib.org/blas/#_level_3
     """
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
@@ -109,15 +106,16 @@ def _torch_sgemm() -> Any:
 
 
 def product(b: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """`b @ a` in float32, bit-equal to torch on this machine: [n, r] x [r, k] -> [n, k], all
-    contiguous.
+    """Return `b @ a` in float32, bit-equal to torch on this machine.
+
+    [n, r] x [r, k] -> [n, k], all contiguous.
     """
-    found = _torch_sgemm()
-    if found is None:
+    functions = _torch_sgemm()
+    if functions is None:
         import torch
 
         return np.asarray((torch.from_numpy(b) @ torch.from_numpy(a)).numpy())
-    sgemm, set_threads = found
+    sgemm, set_threads = functions
     if set_threads:
         # One thread a call: the callers are threads themselves. Where torch was imported before, it
         # has set another number.
@@ -157,8 +155,9 @@ def product(b: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 
 def product_reproducible(b: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """`b @ a` with float64 products added in one fixed order, rounded once: the same bytes on every
-    processor.
+    """Return `b @ a` with float64 products added in one fixed order, rounded once.
+
+    The bytes are the same on every processor.
     """
     total = np.zeros((len(b), a.shape[1]), np.float64)
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
@@ -170,8 +169,9 @@ def product_reproducible(b: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 
 def product_native(b: np.ndarray, a: np.ndarray) -> np.ndarray | None:
-    """`b @ a` in float32, each element a chain of fused multiply-adds from the first term to the
-    last; None where that can't be had.
+    """Return `b @ a` in float32; None without _native.c or its kernel.
+
+    Each element is a chain of fused multiply-adds from the first term to the last.
     """
     if native is None or not native.HAS_PRODUCT:
         return None
@@ -182,9 +182,9 @@ def product_native(b: np.ndarray, a: np.ndarray) -> np.ndarray | None:
 
 
 def add_delta(weight: np.ndarray, dtype: str, delta: np.ndarray, scale: float) -> np.ndarray:
-    """Rows of a weight, as stored numbers, with `delta * scale` added in float32 and rounded once;
-    peft's `merge`. Overwrites `delta`.
+    """Return rows of a weight, as stored numbers, plus `delta * scale`: peft's `merge`.
 
+    The sum is in float32 and rounded once. Overwrites `delta`.
     https://github.com/huggingface/peft/blob/main/src/peft/tuners/lora/layer.py
     """
     if native is not None:
@@ -201,8 +201,9 @@ def add_delta(weight: np.ndarray, dtype: str, delta: np.ndarray, scale: float) -
 def residual(
     before: np.ndarray, after: np.ndarray, dtype: str, probe: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each row of stored numbers [n, k]: (after - before) @ probe, and the squared length of
-    `after`; float64 [n].
+    """Return (after - before) @ probe, and the squared length of `after`, for each row.
+
+    Rows are stored numbers [n, k], the results float64 [n].
     """
     if native is not None:
         wrong, squares = np.empty(len(after)), np.empty(len(after))
@@ -221,9 +222,9 @@ def residual(
 
 @dataclass(frozen=True)
 class Quantiser:
-    """The default algorithm of ONNX Runtime's MatMulNBits quantiser, for blocks along the rows of
-    [n, k] with k % block == 0.
+    """The default algorithm of ONNX Runtime's MatMulNBits quantiser.
 
+    Blocks run along the rows of [n, k], with k % block == 0.
     https://github.com/microsoft/onnxruntime/blob/main/onnxruntime/core/mlas/lib/q4_dq.cpp
     """
 
@@ -236,8 +237,10 @@ class Quantiser:
     def __call__(
         self, weight: np.ndarray, dtype: str = "F32"
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Stored numbers [n, k] -> packed uint8 [n * k / block, block * bits / 8], scales [n, k /
-        block], zero points uint8 (symmetric: none).
+        """Quantise stored numbers [n, k].
+
+        Returns packed uint8 [n * k / block, block * bits / 8], scales [n, k / block], and zero
+        points uint8 (symmetric: none).
         """
         rows, columns = weight.shape
         count = rows * columns // self.block
@@ -248,10 +251,10 @@ class Quantiser:
             source = widen(weight, dtype).reshape(-1, self.block)
             for start in range(0, count, BLOCKS):
                 part = slice(start, start + BLOCKS)
-                packed[part], scales[part], found = self._blocks(
+                packed[part], scales[part], points = self._blocks(
                     np.ascontiguousarray(source[part].T)
                 )
-                zeros[part] = found if zeros.size else 0
+                zeros[part] = points if zeros.size else 0
         scales = scales.reshape(rows, columns // self.block)
         return (
             packed,
@@ -267,15 +270,19 @@ class Quantiser:
         scales: np.ndarray,
         zeros: np.ndarray,
     ) -> bool:
-        """False where _native.c was not compiled, and for numbers that are not finite."""
+        """Quantise with _native.c.
+
+        Returns False where it was not compiled, and for numbers that are not finite.
+        """
         if native is None:
             return False
         settings = (FORMATS[dtype], self.block, self.bits, self.symmetric, FORMATS[self.scales])
         return bool(native.quantise(np.ascontiguousarray(weight), *settings, packed, scales, zeros))
 
     def _blocks(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
-        """float32 [block, m], which is overwritten -> (packed [m, bytes], scales [m], zero points
-        [m]).
+        """Quantise float32 [block, m], which is overwritten.
+
+        Returns packed values [m, bytes], scales [m], zero points [m].
         """
         top, middle = np.float32(2**self.bits - 1), np.float32(2 ** (self.bits - 1))
         high: np.ndarray = np.maximum.reduce(values, 0)
@@ -320,8 +327,9 @@ class Quantiser:
 
 
 def in_threads(work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-    """`work` on each item, a few at once; numpy and the BLAS let go of the interpreter while they
-    compute.
+    """Return `work` of each item, a few at once in threads.
+
+    numpy and the BLAS let go of the interpreter while they compute.
     """
     _keep_memory()
     with ThreadPoolExecutor(THREADS) as pool:
@@ -330,9 +338,9 @@ def in_threads(work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
 
 @functools.cache
 def _keep_memory() -> None:
-    """Let the C library keep what is freed: it would give each array back to the system, and half
-    the time goes into getting it again.
+    """Let the C library keep freed memory.
 
+    It would give each array back to the system, and half the time goes into getting it again.
     https://www.gnu.org/software/libc/manual/html_node/Malloc-Tunable-Parameters.html
     """
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8
@@ -350,8 +358,9 @@ def _keep_memory() -> None:
 
 
 def is_finite(values: np.ndarray | bytes, dtype: str) -> bool:
-    """Whether none of some stored numbers is NaN or infinite; `dtype` as safetensors names it, one
-    of INFINITY.
+    """Return whether none of some stored numbers is NaN or infinite.
+
+    `dtype` is safetensors' name, one of INFINITY.
     """
     signed, infinity = INFINITY[dtype]
     numbers = (

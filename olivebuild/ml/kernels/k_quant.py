@@ -1,10 +1,9 @@
-"""The k-quant algorithm for blocks of weights, bit-equal to ONNX Runtime's, in numpy; _native.c
-does the same work with the same bits.
+"""The k-quant algorithm for blocks of weights, bit-equal to ONNX Runtime's, in numpy.
 
-Of 21 grids a block takes the one with the least weighted error, and each grid's scale and minimum
-are those of least squares. It is
-some twenty times the default algorithm's work; whether a model answers better for it, a benchmark
-tells (docs/log.md has cases of both).
+_native.c does the same work with the same bits. Of 21 grids a block takes the one with the least
+weighted error, and each grid's scale and minimum are those of least squares. It is some twenty
+times the default algorithm's work; a benchmark shows whether a model answers better for it
+(docs/log.md has cases of both).
 """
 
 from __future__ import annotations
@@ -94,9 +93,9 @@ def _steepness(levels: np.float32, least: np.ndarray, most: np.ndarray) -> np.nd
 
 
 def _sum(terms: np.ndarray) -> np.ndarray:
-    """[n, m] -> [m], n a multiple of 8, added in the order in which numpy adds n numbers that lie
-    side by side.
+    """Sum [n, m] to [m], n a multiple of 8.
 
+    The order is that in which numpy adds n numbers that lie side by side.
     https://github.com/numpy/numpy/blob/main/numpy/_core/src/umath/loops_utils.h.src
     """
     if len(terms) > PIECE:

@@ -1,10 +1,9 @@
-"""`b @ a` with torch's bits: by our own kernel where it is known to have them on this machine, else
-by the BLAS inside torch's library.
+"""Products of matrices with torch's bits, by our own kernel or the BLAS inside torch's library.
 
-Loading that library costs 0.3 s and 100 MB, several times what a small model's merge takes. Which
-order of additions it has depends on
-the processor, its version and the shape, not on the numbers: so each shape is compared once, on
-random numbers.
+Our kernel is used where it is proven to have those bits on this machine. Loading torch's library
+costs 0.3 s and 100 MB, several times what a small model's merge takes. Its order of additions
+depends on the processor, its version and the shape, not on the numbers: so each shape is compared
+once, on random numbers.
 """
 
 from __future__ import annotations
@@ -28,46 +27,46 @@ _PROVING = threading.Lock()
 
 @dataclass(frozen=True)
 class TorchProduct:
-    """float32 [n, r] x [r, k] -> [n, k].
+    """The product float32 [n, r] x [r, k] -> [n, k].
 
-    What was found out is kept below `root`, the cache; losing it costs time, nothing else.
+    Comparisons are stored below `root`, the cache; losing them costs time, nothing else.
     """
 
     root: Path
 
     def __call__(self, b: np.ndarray, a: np.ndarray) -> np.ndarray:
         if has_bits_of_torch(self.root, len(b), *a.shape):
-            made = blockwise.product_native(b, a)
-            if made is not None:
-                return made
+            product = blockwise.product_native(b, a)
+            if product is not None:
+                return product
         return blockwise.product(b, a)
 
 
 @cache
 def has_bits_of_torch(root: Path, n: int, r: int, k: int) -> bool:
-    """Whether our kernel gives what torch does for products of this shape here."""
+    """Return whether our kernel gives what torch does for products of this shape here."""
     if blockwise.product_native(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)) is None:
         return False
-    told = sorted(numerics.settings().items())
+    settings = sorted(numerics.settings().items())
     file = (
         root
         / "proofs"
-        / hashing.of_json(["product", VERSION, processor(), installed("torch"), told, n, r, k])
+        / hashing.of_json(["product", VERSION, processor(), installed("torch"), settings, n, r, k])
     )
     with _PROVING:
         try:
-            known = file.read_text("ascii")
+            answer = file.read_text("ascii")
         except (OSError, ValueError):
-            known = ""
-        if known not in ("same", "other"):
-            known = "same" if _compare(n, r, k) else "other"
+            answer = ""
+        if answer not in ("same", "other"):
+            answer = "same" if _compare(n, r, k) else "other"
             try:
                 file.parent.mkdir(exist_ok=True)
-                write_atomically(file, known.encode())
+                write_atomically(file, answer.encode())
             except OSError:
                 # A cache that can't be written is asked again next time.
                 pass
-    return known == "same"
+    return answer == "same"
 
 
 def _compare(n: int, r: int, k: int) -> bool:

@@ -1,5 +1,6 @@
-"""numpy without OpenBLAS's threads: each spins for a tenth of a second once it has started, and no
-product of these steps is OpenBLAS's.
+"""numpy imported without OpenBLAS's threads.
+
+Each spins for a tenth of a second once it has started, and no product of these steps is OpenBLAS's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ _given = os.environ.get("OPENBLAS_NUM_THREADS")
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy  # noqa: E402, F401
 
-# The programs that this process starts have their own mind about threads.
+# Programs that this process starts choose their own number of threads.
 if _given is None:
     del os.environ["OPENBLAS_NUM_THREADS"]
 else:

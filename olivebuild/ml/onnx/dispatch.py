@@ -61,7 +61,7 @@ class Watcher(TorchDispatchMode):
         return out
 
     def knows(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor's storage came from the weights."""
+        """Return whether a tensor's storage came from the weights."""
         return (
             tensor.device.type == "cpu"
             and tensor.layout == torch.strided
@@ -105,7 +105,7 @@ class Watcher(TorchDispatchMode):
         return None
 
     def _is_whole_bias(self, tensor: torch.Tensor) -> bool:
-        """Whether `Weights.structure` says if the tensor is all zero."""
+        """Return whether `Weights.structure` says if the tensor is all zero."""
         node = self.node(tensor)
         return (
             isinstance(node, Source)

@@ -94,6 +94,6 @@ def foreign_code() -> Iterator[None]:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether an exception was raised in a file of this package."""
+    """Return whether an exception was raised in a file of this package."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and PACKAGE in Path(frames[-1].filename).parents

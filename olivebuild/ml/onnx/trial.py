@@ -107,7 +107,7 @@ class Proof:
 
     @staticmethod
     def from_json(text: bytes) -> Proof:
-        """Raises ValueError."""
+        """Read a proof. Raises ValueError."""
         try:
             return Proof(**json.loads(text))
         except TypeError as e:

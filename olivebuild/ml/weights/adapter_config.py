@@ -196,5 +196,5 @@ def _end(module: str) -> str:
 
 
 def _is_renamed(module: str) -> bool:
-    """Whether transformers may give these modules other names than the file does."""
+    """Return whether transformers may give these modules other names than the file does."""
     return ".experts." in module

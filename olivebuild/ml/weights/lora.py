@@ -1,5 +1,4 @@
-"""LoRA merged tensor by tensor: W + (B @ A) * scale for the adapted weights, everything else left
-where it lies.
+"""LoRA merged tensor by tensor: W + (B @ A) * scale; other tensors are not copied.
 
 The bytes are those of peft's `merge_and_unload()`. Every tensor of the adapter must belong to a
 weight of the base, and every option of its configuration must be one that is understood here:
@@ -112,7 +111,7 @@ def _pairs(
 
 
 def _fit(weight: Weight, a: Weight, b: Weight) -> bool:
-    """Whether a is [r, k], b is [n, r], and the weight is [n, k]."""
+    """Return whether a is [r, k], b is [n, r], and the weight is [n, k]."""
     if len(a.shape) != 2 or len(b.shape) != 2:
         return False
     return a.shape[0] == b.shape[1] and weight.shape == (b.shape[0], a.shape[1])
@@ -177,7 +176,7 @@ def _check(config: dict[str, Any]) -> None:
 
 
 def _targeted(config: dict[str, Any], module: str) -> bool:
-    """Whether target_modules names a module, as in peft's `check_target_module_exists`.
+    """Return whether target_modules names a module, as in peft's `check_target_module_exists`.
 
     It is a list of names or ends of names, or a pattern for the whole name.
     """
