@@ -75,11 +75,12 @@ def load_model(
     if parameters_in(Path(folder)) < SMALL:
         torch.set_num_threads(1)
     mkl.warm_up_mkl()
+    auto: Any = AutoModelForCausalLM
     options: dict[str, Any] = {}
     if quantised:
         options = {"quantization_config": quantised, "device_map": {"": str(device)}}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = auto.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
