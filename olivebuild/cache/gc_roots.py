@@ -1,4 +1,4 @@
-"""Which recipes use the cache, and the keys of what each has now: what a sweep must leave alone.
+"""Roots of garbage collection: the recipes that use the cache, and the keys that each has now.
 
 Knows no recipes and no plans.
 
@@ -43,7 +43,7 @@ def file_of(store: Store, recipe: str) -> Path:
 
 
 def registered(store: Store, recipe: Path) -> Registered | None:
-    """What is said of a recipe; None where nothing is, or nothing that can be read."""
+    """Return what is registered of a recipe; None if nothing readable is."""
     return _load(file_of(store, str(recipe.resolve())))
 
 
@@ -79,14 +79,15 @@ def write(store: Store, registered: Registered) -> None:
 
 
 def all_registered(store: Store) -> list[Registered]:
-    found = [_load(file) for file in sorted((store.root / "workspaces").glob("*.json"))]
-    return [one for one in found if one]
+    """Return what is registered of all recipes, without files that can't be read."""
+    files = sorted((store.root / "workspaces").glob("*.json"))
+    return [entry for entry in map(_load, files) if entry]
 
 
 def _load(file: Path) -> Registered | None:
     try:
-        found = decode(opening.read(file), Registered, strict=False)
+        entry = decode(opening.read(file), Registered, strict=False)
     except (OSError, ValueError):
         return None
     # Others may write here, and keys become paths.
-    return found if all(KEY.fullmatch(key) for key in found.keys.values()) else None
+    return entry if all(KEY.fullmatch(key) for key in entry.keys.values()) else None

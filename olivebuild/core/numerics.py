@@ -114,24 +114,28 @@ def _processor() -> dict[str, str]:
 
 
 def differing(made: Mapping[str, object], now: Mapping[str, str]) -> list[str]:
-    """What is not as it was when something was made, each in words: `threads 8, here 2`.
+    """Return the differences since a result was made, each in words: `threads 8, here 2`.
 
-    Nothing where one of the two is not known.
+    Empty where one of the two is not known.
     """
-    found: list[str] = []
+    differences: list[str] = []
     if not made or not now:
-        return found
+        return differences
     for name in [*made, *(name for name in now if name not in made)]:
         before, after = str(made.get(name, "")), now.get(name, "")
         if before == after:
             continue
         if name == "instructions":
-            some, others = set(before.split()), set(after.split())
-            found += [
-                f"{word} {' '.join(sorted(these))}"
-                for word, these in (("without", others - some), ("with", some - others))
-                if these
-            ]
+            differences += _vector_differences(set(before.split()), set(after.split()))
         else:
-            found.append(f"{name} {before or 'not set'}, here {after or 'not set'}")
-    return found
+            differences.append(f"{name} {before or 'not set'}, here {after or 'not set'}")
+    return differences
+
+
+def _vector_differences(before: set[str], after: set[str]) -> list[str]:
+    """Return the vector instructions that only one of two machines has, in words."""
+    differences = []
+    for word, names in (("without", after - before), ("with", before - after)):
+        if names:
+            differences.append(f"{word} {' '.join(sorted(names))}")
+    return differences
