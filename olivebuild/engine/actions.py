@@ -1,6 +1,6 @@
-"""A planned node -> the action that an executor runs: everything that a worker needs, as data.
+"""A planned node -> the action that an executor runs: all that a worker needs, as data.
 
-Starts nothing.
+Nothing is started.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from olivebuild.recipe.graph import Graph
 
 
 def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action:
-    """Raises Damaged when a part of the target that lies in the store alone is not whole; writes
-    such parts beside `out`.
+    """Return the action of a node.
+
+    Parts of the target that are in the store alone are written beside `out`. Raises Damaged when
+    one is not whole.
     """
     node, scan = state.node, planner.scan
     return Action(
@@ -47,9 +49,7 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
 
 
 def trusts(graph: Graph, node: Node) -> bool:
-    """Whether the recipe allows code from the model's folder to run: said on the model itself, or
-    on what it was merged from.
-    """
+    """Return whether code from a model's folder may run: said on it, or on its base model."""
     models = [source for edge, source, _ in graph.inputs[node.name] if edge.role == "model"]
     return node.trusts_remote_code or any(trusts(graph, m) for m in models)
 
@@ -76,24 +76,32 @@ def _inputs(planner: Planner, plan: Plan, node: Node, out: Path) -> dict[str, Ac
 
 
 def asking(graph: Graph, plan: Plan, node: Node) -> list[tuple[Node, list[Node]]]:
-    """The parts of benchmarks that will judge what is made of an adapter that is trained, each with
-    the data sets whose rows it asks.
+    """Return the accuracy nodes that will judge an adapter that is trained, with their data sets.
+
+    An adapter may be judged through the merges and conversions that are made of it.
     """
     if node.kind != "adapter" or node.source:
         return []
-    made, found = [node], []
-    for one in made:
-        users = [
-            n
-            for _, user in graph.users[one.name]
-            if user in plan.states and plan.states[user].trace is None and (n := graph.nodes[user])
-        ]
-        made += [n for n in users if n.kind in ("merged", "onnx") and n not in made]
-        found += [n for n in users if n.kind == "benchmark-accuracy" and n not in found]
-    return [
-        (n, [source for edge, source, _ in graph.inputs[n.name] if edge.role.startswith("data[")])
-        for n in found
-    ]
+    models, judges = [node], dict[str, Node]()
+    # The list grows while it is walked.
+    for model in models:
+        for user in _unmade_users(graph, plan, model):
+            if user.kind in ("merged", "onnx") and user not in models:
+                models.append(user)
+            elif user.kind == "benchmark-accuracy":
+                judges[user.name] = user
+    return [(judge, _data_sets(graph, judge)) for judge in judges.values()]
+
+
+def _unmade_users(graph: Graph, plan: Plan, node: Node) -> list[Node]:
+    """Return the nodes of the plan that read a node and have no result yet."""
+    states = [plan.states[user] for _, user in graph.users[node.name] if user in plan.states]
+    return [graph.nodes[state.node.name] for state in states if state.trace is None]
+
+
+def _data_sets(graph: Graph, judge: Node) -> list[Node]:
+    inputs = graph.inputs[judge.name]
+    return [source for edge, source, _ in inputs if edge.role.startswith("data[")]
 
 
 def _asked(planner: Planner, plan: Plan, node: Node, out: Path) -> list[Asked]:
@@ -113,7 +121,7 @@ def _asked(planner: Planner, plan: Plan, node: Node, out: Path) -> list[Asked]:
 
 
 def _part_folder(planner: Planner, origin: State, out: Path) -> Path:
-    """A folder for a node that has none in build/: beside the action's own."""
+    """Return a folder, beside the action's, for a node that has none in build/."""
     folder = out.parent / "inputs" / origin.node.name.replace(":", ".")
     if origin.manifest and not folder.exists() and out != Path("."):
         folder.mkdir(parents=True)
@@ -136,7 +144,7 @@ def _places(planner: Planner, node: Node) -> dict[str, list[object]]:
 
 
 def _readers(graph: Graph, plan: Plan, node: Node) -> list[Node]:
-    """The nodes of the plan that are not made yet and read this one by tensors."""
+    """Return the nodes of the plan that have no result yet and read this one's tensors."""
     states = [
         plan.states[user]
         for edge, user in graph.users[node.name]

@@ -1,6 +1,4 @@
-"""Two sets of a benchmark's figures against each other: what became better, what worse, by how
-much. Prints nothing.
-"""
+"""Comparison of a benchmark's metrics before and after: better or worse, and by how much."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from olivebuild.metrics.records import DataMetrics, Metrics, MetricSet, ModelMet
 
 
 class Scale(Enum):
-    """How a difference is told: in points of a share, or relative to the old value."""
+    """The unit of a difference: points of a share, or per cent of the old value."""
 
     POINTS = "points"
     RATIO = "ratio"
@@ -28,7 +26,7 @@ class Scale(Enum):
 
 @dataclass(frozen=True)
 class Change:
-    """A figure of a model (on a data set, unless it is one of speed or size) before and after."""
+    """A metric of a model before and after; on a data set, unless it is of speed or size."""
 
     target: str
     model: str
@@ -37,9 +35,7 @@ class Change:
     old: float
     new: float
     noise: bool = False
-    """No more than other test rows, or another seed where the benchmark has several, would change
-    it.
-    """
+    """Whether other test rows, or another seed of several, would change it as much."""
 
     @property
     def scale(self) -> Scale:
@@ -94,9 +90,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two builds or two models, what changed outside between them, and what became of the
-    figures.
-    """
+    """Two builds or two models: the changes of metrics, and the causes between the builds."""
 
     old: str
     new: str
@@ -115,7 +109,7 @@ class Comparison:
 
 
 def of_builds(entries: Sequence[Entry], old: Entry, new: Entry) -> Comparison:
-    """Every figure that both builds have. Edits between them count, whichever is the older."""
+    """Return the changes of the metrics that both builds have, and the edits between them."""
     changes: list[Change] = []
     for target, measured in new.measured.items():
         if target in old.measured:
@@ -126,7 +120,10 @@ def of_builds(entries: Sequence[Entry], old: Entry, new: Entry) -> Comparison:
 
 
 def of_models(benchmarks: Mapping[str, Metrics], old: str, new: str) -> Comparison:
-    """Every figure of two models that one benchmark measures. Raises RecipeError when none does."""
+    """Return the changes from one model to another, by the benchmarks that measure both.
+
+    Raises RecipeError when none does.
+    """
     changes: list[Change] = []
     for target, metrics in benchmarks.items():
         models = metrics.models
@@ -136,11 +133,11 @@ def of_models(benchmarks: Mapping[str, Metrics], old: str, new: str) -> Comparis
                 replace(c, noise=False) for c in _rows(target, new, models[old], models[new])
             )
     if not changes:
-        known = list(
-            dict.fromkeys(model for metrics in benchmarks.values() for model in metrics.models)
-        )
-        odd = next((name for name in (old, new) if name not in known), new)
-        hint = did_you_mean(odd, known) if known else "`olivebuild` builds a benchmark"
+        names: dict[str, None] = {}
+        for metrics in benchmarks.values():
+            names |= dict.fromkeys(metrics.models)
+        unknown = old if old not in names else new
+        hint = did_you_mean(unknown, names) if names else "`olivebuild` builds a benchmark"
         raise RecipeError(
             f"no benchmark has measured both {old} and {new}", where="command line", hint=hint
         )
@@ -221,29 +218,34 @@ def _facing(row: MetricSet, figure: str, value: float, up: bool) -> float | None
 
 
 def headline(changes: list[Change], *, same_machine: bool = True) -> str:
-    """`+1.2 points (noise), 3 % slower`: of the last model the accuracy on the first data set, and
-    the speed; "" without either.
+    """Return a line such as `+1.2 points (noise), 3 % slower`; "" without accuracy and speed.
 
-    Speeds of different machines say nothing about the models.
+    It has the last model's accuracy on the first data set, and its speed. Speeds of different
+    machines say nothing about the models.
     """
     last = [c for c in changes if c.model == changes[-1].model] if changes else []
-    accuracy = next(
-        (c for name in ("accuracy", "generated_accuracy") for c in last if c.figure == name), None
-    )
-    speed = next(
-        (c for name in ("tokens_per_second", "ttft") for c in last if c.figure == name), None
-    )
-    parts = (
-        [accuracy.text if accuracy.better is not None else "the same accuracy"] if accuracy else []
-    )
+    parts = []
+    if accuracy := _first_of(last, ("accuracy", "generated_accuracy")):
+        parts.append(accuracy.text if accuracy.better is not None else "the same accuracy")
+    speed = _first_of(last, ("tokens_per_second", "ttft"))
     if speed and same_machine:
         parts.append("as fast" if speed.text == "equal" else speed.text)
     return ", ".join(parts)
 
 
+def _first_of(changes: Sequence[Change], figures: Sequence[str]) -> Change | None:
+    """Return the first change of the first of the metrics that has one."""
+    for figure in figures:
+        for change in changes:
+            if change.figure == figure:
+                return change
+    return None
+
+
 def previous(entries: Sequence[Entry], entry: Entry, target: str) -> Entry | None:
-    """The last build before `entry` that measured the target; None if it measured the very same, or
-    there is none.
+    """Return the last build before `entry` that measured a target.
+
+    None if there is none, or it measured the same result.
     """
     before = next(
         (e for e in reversed(entries) if e.number < entry.number and target in e.measured), None
@@ -257,12 +259,12 @@ def previous(entries: Sequence[Entry], entry: Entry, target: str) -> Entry | Non
 
 
 def since_last(entries: Sequence[Entry], entry: Entry, target: str) -> str:
-    """`since build 11: +1.2 points, 3 % slower`; "" when there is nothing to compare with."""
+    """Return a line such as `since build 11: +1.2 points, 3 % slower`; "" without one before."""
     before = previous(entries, entry, target)
     if before is None or target not in entry.measured:
         return ""
     changes = between(
         target, metrics_of(before.measured[target]), metrics_of(entry.measured[target])
     )
-    told = headline(changes, same_machine=before.machine == entry.machine)
-    return f"since build {before.number}: {told}" if told else ""
+    line = headline(changes, same_machine=before.machine == entry.machine)
+    return f"since build {before.number}: {line}" if line else ""

@@ -1,4 +1,4 @@
-"""The nodes that a build can't make; each cause is told once, and as early as it is known."""
+"""Failures of a build: the nodes that can't be made; each cause is reported once."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Failures:
         self._say = say
         self._names: set[str] = set()
         self._told: set[str] = set()
-        """The facts that were told already."""
+        """The facts that were reported already."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
     def add(self, node: Node, error: BuildError) -> None:
-        """Take in that a node failed, and tell it."""
+        """Add a node that failed, and report it."""
         error.target = error.target or node.target
         self._report.errors.append(error)
         self._report.failed.append(node.target)
@@ -43,9 +43,9 @@ class Failures:
         self._say("failed", node, fact=error.fact, where=str(error.where or ""), hint=error.hint)
 
     def check(self, plan: Plan) -> None:
-        """Tell what can't be read, or made of the models at hand, before hours go into it.
+        """Report problems of inputs and models that are known before anything runs.
 
-        What only such steps would read is not made either.
+        Nodes that only such nodes would read are not made either.
         """
         if not any(state.verdict in UNFINISHED for state in plan.states.values()):
             return

@@ -1,5 +1,6 @@
-"""The writer of the snapshot from which the next build of which nothing has changed is answered:
-what was printed, and the stats on which that rests.
+"""The writer of snapshots: a build's output, and the stats on which it depends.
+
+The next build of which nothing has changed is answered from it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from olivebuild.planner.plan import Plan
 from olivebuild.planner.project import Project
 
 KEPT = 8
-"""Commands whose answers are kept for one recipe."""
+"""The number of commands whose answers are kept for a recipe."""
 
 
 class Tee:

@@ -1,5 +1,6 @@
-"""Find out what a remote source's name stands for today, and pin it; look at a hub model's small
-files. Runs a worker for the network's libraries.
+"""Pinning of remote sources, and a look at the small files of hub models.
+
+Workers do both, since the network's libraries take long to import.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ RUNNER = "olivebuild.ml.kinds.pin"
 
 
 def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> str:
-    """Ask the world what a node's remote source is today, and write it into the lock file's data.
+    """Resolve a node's remote source, and write its pin into the lock file's data.
 
     Raises BuildError.
     """
@@ -35,8 +36,9 @@ def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> s
 
 
 def look(planner: Planner, executor: Executor, node: Node, listen: Listener) -> Path:
-    """Fetch the small files of a pinned hub model, and give the folder: what they tell is known
-    before anything is made. Raises BuildError.
+    """Fetch the small files of a pinned hub model, and return their folder. Raises BuildError.
+
+    With them the plan's checks of models run before its weights are fetched.
     """
     source = node.source
     assert source
@@ -86,9 +88,9 @@ def pin_all(
     *,
     keep_going: bool,
 ) -> list[tuple[Node, BuildError]]:
-    """Find out what unpinned remote sources stand for, before any key is made.
+    """Pin remote sources that have no pin, before any key is made.
 
-    What could not be found out: the first of it, or all.
+    Return the nodes that failed, with their errors: the first, or all to `keep_going`.
     """
     failed: list[tuple[Node, BuildError]] = []
     for node in planner.graph.closure(goals):

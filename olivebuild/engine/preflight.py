@@ -1,4 +1,4 @@
-"""What has to hold before a build begins, and what builds before it left behind. Starts nothing."""
+"""Checks before a build begins, and the sweep of files that killed builds left."""
 
 from __future__ import annotations
 
@@ -15,16 +15,13 @@ from olivebuild.planner.workspace import Workspace
 
 
 def check_locks(store: Store, workspace: Workspace) -> None:
-    """Without locks two builds would harm each other: better none than a wrong one.
-
-    Raises StoreError.
-    """
+    """Raise StoreError where files can't be locked: without locks two builds harm each other."""
     for folder in [workspace.state] if store.read_only else [workspace.state, store.root / "locks"]:
         locks.check(folder)
 
 
 def check_resources(planner: Planner, pool: ResourcePool, goals: Iterable[str]) -> None:
-    """Raises RecipeError for a target that could never start."""
+    """Raise RecipeError for a target that takes more of a resource than there is."""
     for node in planner.graph.closure(goals):
         if name := pool.exceeded_by(node):
             where = planner.scan.recipe.where(node.target, ("resources", name))
@@ -41,9 +38,7 @@ def check_resources(planner: Planner, pool: ResourcePool, goals: Iterable[str]) 
 
 
 def sweep(store: Store) -> None:
-    """Delete what killed builds have left: the scratch folders of steps (their keys' locks are
-    free), and files that are not whole.
-    """
+    """Delete scratch folders whose keys' locks are free, and incomplete files of killed builds."""
     if store.read_only:
         return
     for name in SMALL_FILE_DIRS:

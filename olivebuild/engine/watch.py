@@ -1,9 +1,7 @@
-"""`olivebuild watch`: build, wait until something that the build looked at has changed, build
-again.
+"""`olivebuild watch`: build, wait for a change of a file that the build depends on, build again.
 
-watchfiles only wakes us up. Whether something has changed is the scan's word, so that what a build
-writes itself starts no build,
-and a change that came while nobody listened is found all the same.
+watchfiles only wakes this process up. The scan decides whether a file has changed. So files that a
+build writes itself start no build, and a change during a build is seen after it.
 """
 
 from __future__ import annotations
@@ -24,15 +22,17 @@ from olivebuild.recipe.lockfile import FILE_NAME as LOCK_NAME
 from olivebuild.recipe.lockfile import Lockfile
 
 QUIET_MS = 150
-"""A change counts once nothing more has come for this long."""
+"""The milliseconds without another change after which a change counts."""
 LOOK_MS = 1000
-"""How often to look without being woken: some file systems tell of no changes."""
+"""The milliseconds between looks without an event: some file systems report no changes."""
 
 
 @dataclass
 class Seen:
-    """What one build looks at: recipe and lock file as they were before they were read, and the
-    rest through the project.
+    """The files on which a build depends.
+
+    Recipe and lock file are compared with their stats from before they were read, the rest through
+    the project.
     """
 
     recipe: Path
@@ -51,7 +51,7 @@ class Seen:
         return self.project.planner.scan.outdated() if self.project else None
 
     def _wrote_lock(self) -> bool:
-        """Whether the lock file says what this build knows: then it was written by it."""
+        """Return whether the lock file's content is this build's own, and so was written by it."""
         try:
             now = Lockfile(self.lock)
         except RecipeError:
@@ -62,7 +62,7 @@ class Seen:
         )
 
     def folders(self) -> set[Path]:
-        """Where changes come from. What is not there yet comes into the nearest folder above it."""
+        """Return the folders to watch; for a missing file the nearest folder above it."""
         paths = self.project.planner.scan.depends_on() if self.project else set()
         return {_folder(place) for path in (self.recipe, *paths) for place in (path, path.parent)}
 
@@ -74,11 +74,11 @@ def watch(
     fail: Callable[[BuildError], None],
     say: Callable[[Path | None], None],
 ) -> None:
-    """Build for ever.
+    """Build without end.
 
-    `fail` shows what `build` raises; `say` tells that we wait (None), or what has changed.
-
-    Raises RecipeError at the first build alone: later the recipe may be in the middle of an edit.
+    `fail` shows the errors of `build`. `say` shows that this process waits (None), or the path
+    that has changed. Raises RecipeError at the first build alone: later the recipe may be in the
+    middle of an edit.
     """
     recipe, first = find(*place), True
     while True:
@@ -98,7 +98,7 @@ def watch(
 
 
 def _wait(seen: Seen) -> Path:
-    """Return what has changed, when it has been quiet for a moment."""
+    """Return a path that has changed, after a moment without other changes."""
     try:
         listening = watchfiles.watch(
             *seen.folders(),
@@ -111,13 +111,13 @@ def _wait(seen: Seen) -> Path:
         with closing(listening):
             while True:
                 next(listening)
-                if found := seen.changed():
-                    return found
+                if path := seen.changed():
+                    return path
     except OSError:
-        # A folder has gone meanwhile, or the system watches no more of them: looking does.
-        while (found := seen.changed()) is None:
+        # A folder has gone meanwhile, or the system watches no more of them: polling is left.
+        while (path := seen.changed()) is None:
             time.sleep(LOOK_MS / 1000)
-        return found
+        return path
 
 
 def _stat(path: Path) -> Stat | None:

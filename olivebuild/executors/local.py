@@ -1,8 +1,7 @@
-"""Actions as child processes of this one, on this machine's processor and GPUs.
+"""The local executor: actions as child processes, on this machine's processor and GPUs.
 
 A GPU is a token: an action sees only those that it takes, and two never share one. A child holds a
-pipe to its parent and ends
-when that closes, so that no orphan goes on after a kill -9.
+pipe to its parent and ends when that closes, so that no orphan runs on after a kill -9.
 """
 
 from __future__ import annotations
@@ -34,16 +33,14 @@ GRACE_SECONDS = 10
 
 
 class Child(Struct):
-    """A worker process, the GPUs that it holds, and what it runs now: None while it waits for
-    more.
-    """
+    """A worker process, its GPUs, and the output of its action; None while it waits for one."""
 
     process: subprocess.Popen[bytes]
     tokens: list[str]
     output: WorkerOutput | None
     reader: threading.Thread = field(default_factory=threading.Thread)
     kills: int | None = None
-    """How many processes the system had ended for want of memory when the action began."""
+    """The number of processes that the system had killed for want of memory at the start."""
     ended: bool = False
     """An action that it is given now would be lost: what becomes of it is heard no more."""
 

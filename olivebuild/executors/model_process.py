@@ -1,6 +1,4 @@
-"""The process that holds a model for `chat` and `predict`, seen from the parent, which imports
-nothing heavy.
-"""
+"""Client for the model process of `chat` and `predict`. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -28,9 +26,9 @@ class Refused(InputError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of which model.
+    """The settings of a model process.
 
-    `forms` are data sets' templates (name, format, text); `rows` is a file, empty for a chat.
+    `forms` are data sets' templates (name, format, text). `rows` is a file, empty for a chat.
     """
 
     target: str
@@ -48,7 +46,7 @@ class Settings:
 
 
 class Talker:
-    """Start with `with`; it has ended at the end of the block."""
+    """A model process, which runs while its `with` block does."""
 
     def __init__(self, settings: Settings, log: Path) -> None:
         self._settings, self._log = settings, log
@@ -91,13 +89,13 @@ class Talker:
         self._child.wait()
 
     def ready(self) -> dict[str, Any]:
-        """What it says when the model is loaded. Raises BuildError when it can't be."""
+        """Wait until the model is loaded, and return the event. Raises BuildError."""
         event = self._next()
         assert event["event"] == "ready", event
         return event
 
     def ask(self, **question: object) -> Iterator[str]:
-        """The answer, piece by piece. Raises Refused."""
+        """Yield the answer, piece by piece. Raises Refused."""
         self.finish()
         self._asked += 1
         self._open = True
@@ -114,7 +112,7 @@ class Talker:
             self._send({"stop": self._asked})
 
     def finish(self) -> None:
-        """Wait for the end of an answer that nobody listens to any more."""
+        """Wait for the end of an answer that is not read to its end."""
         while self._open:
             self._open = self._next()["event"] == "text"
 

@@ -1,5 +1,7 @@
-"""What makes something stale that was kept to save time: the node database (node_db.py), the graph
-cache (recipe/graph_cache.py), and the answer to a build of which nothing has changed (snapshot.py).
+"""Invalidation of the files that save time.
+
+They are the node database (node_db.py), the graph cache (recipe/graph_cache.py), and the answer to
+a build of which nothing has changed (snapshot.py).
 
 Each fact below decides what a build does or prints, and has a guard in each of the three. A seal, a
 stamp or a key holds the fact itself, so that another fact is another name. A stat is compared with

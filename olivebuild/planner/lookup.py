@@ -1,4 +1,4 @@
-"""The key of a node, and the result under it, from files, machine and traces."""
+"""Lookup of nodes: the key of a node from files and machine, and the result under it."""
 
 from __future__ import annotations
 

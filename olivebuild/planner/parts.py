@@ -18,7 +18,10 @@ def parts_of(
     dates: Iterable[Part] = (),
     variables: Mapping[str, str] = {},
 ) -> tuple[Part, ...]:
-    """The parts of a node, in a fixed order. `inputs` and `files` are (label, digest, shown)."""
+    """Return the parts of a node's key, in a fixed order.
+
+    `inputs` and `files` are (label, digest, text to show).
+    """
     result = [
         Part("step", "kind", node.kind),
         Part("step", "version", str(node.version), version_label(node.kind)),

@@ -1,6 +1,4 @@
-"""Everything that belongs to one recipe on this machine, opened together: graph, workspace, store,
-lock file.
-"""
+"""A project: the graph, workspace, store and lock file of a recipe, opened together."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ class Project(Struct):
     graph: Graph
     planner: Planner
     before: Incremental | None = None
-    """What the last build knew; then the graph is of what has changed since, and of what that
-    takes.
-    """
+    """The last build's knowledge; with it, the graph has only what has changed and its inputs."""
 
     def goals(self, asked: Iterable[str]) -> list[str]:
         return self.before.plan.goals if self.before else self.graph.goals(asked)
@@ -55,9 +51,7 @@ class Project(Struct):
         return self.planner.scan.lock
 
     def dropped_rows(self, states: Iterable[State]) -> list[str]:
-        """Lines on what the last run dropped, for nodes that are not made yet and whose last run
-        failed.
-        """
+        """Return lines on the rows that the last run dropped, of nodes whose last run failed."""
         names = [
             s.node.name for s in states if s.trace is None and s.node.referenced_folder is None
         ]
@@ -72,7 +66,7 @@ class Project(Struct):
         return trace.metrics if trace else {}
 
     def judge(self, measured: Mapping[str, Mapping[str, Any]]) -> list[Judgement]:
-        """The gates of targets, by the figures that each has; what has none is not judged."""
+        """Return the judgements of targets' gates; targets without metrics are not judged."""
         gated = {
             name: metrics
             for name, metrics in measured.items()
@@ -96,24 +90,25 @@ class Project(Struct):
 
 
 def cache_folder() -> Path:
-    """$OLIVEBUILD_CACHE, or the platform's folder for caches."""
-    given = os.environ.get("OLIVEBUILD_CACHE")
-    if given:
-        return Path(given).absolute()
+    """Return $OLIVEBUILD_CACHE, or the platform's folder for caches."""
+    folder = os.environ.get("OLIVEBUILD_CACHE")
+    if folder:
+        return Path(folder).absolute()
     from platformdirs import user_cache_path
 
     return user_cache_path("olivebuild", appauthor=False)
 
 
 def results_folder(folder: Path) -> Path | None:
-    """Below $OLIVEBUILD_BUILD a folder for the recipes in `folder`, which other recipes do not
-    share; None where that is not set.
+    """Return a folder below $OLIVEBUILD_BUILD for the recipes in `folder` alone.
+
+    None where the variable is not set. Raises StoreError where the folder can't be made.
     """
-    given = os.environ.get("OLIVEBUILD_BUILD")
-    if not given:
+    parent = os.environ.get("OLIVEBUILD_BUILD")
+    if not parent:
         return None
     try:
-        root = Path(given).resolve()
+        root = Path(parent).resolve()
         root.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as e:
         raise StoreError(
@@ -138,12 +133,15 @@ def _find(folder: Path, file: str | None) -> Path:
 
 
 def open_graph(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Graph:
-    """The recipe alone: what needs no store. Raises RecipeError."""
+    """Return the graph of a recipe, without opening the store. Raises RecipeError."""
     return build_graph(recipes.load(_find(folder, file), settings))
 
 
 def open_project(folder: Path, file: str | None, settings: Iterable[str] = ()) -> Project:
-    """Raises RecipeError for the recipe and the lock file, StoreError for the cache."""
+    """Open a project.
+
+    Raises RecipeError for the recipe and the lock file, StoreError for the cache.
+    """
     return _open(recipes.read(_find(folder, file), settings), None)
 
 
@@ -154,9 +152,9 @@ def open_changed(
     asked: Iterable[str],
     seen: StatComparison | None,
 ) -> Project:
-    """Of a recipe that was built before only what has changed since, if that can be told.
+    """Open the part of a project that has changed since the last build, if that is known.
 
-    Raises as `open_project` does.
+    Otherwise open all of it. Raises as `open_project` does.
     """
     recipe = recipes.read(_find(folder, file), settings)
     return _open(recipe, recall(recipe, _state(recipe), cache_folder(), asked, seen))

@@ -1,10 +1,8 @@
-"""Which nodes are rendered by a chat template that reads the clock, and with which date.
+"""Dates for chat templates that read the clock. Templates are read, never executed.
 
-Reads templates, never executes them.
-
-The date is a part of such a node's key. It is the model's `template_date`, or the one in
-olivebuild.lock, where the first build that needs
-one writes it; what is planned before is planned with today's.
+The date is a part of the key of each node that such a template renders. It is the model's
+`template_date`, or the one in olivebuild.lock. The first build that needs one writes it there, and
+before that, plans have today's.
 """
 
 from __future__ import annotations
@@ -31,11 +29,11 @@ if TYPE_CHECKING:
 
 LABEL = "template_date"
 MODELS = ("model", "merged", "adapter", "onnx", "choice")
-"""The kinds of which a chat template may come along an edge."""
+"""The kinds whose results have a chat template."""
 
 
 class Dated(Struct, frozen=True):
-    """A model whose template reads the clock. `origin` of its date: field, lock or first build."""
+    """A model whose template reads the clock; its date's origin is field, lock or first build."""
 
     target: str
     date: str
@@ -55,8 +53,10 @@ class Dated(Struct, frozen=True):
 
 
 class Dating:
-    """`pinned` is called with a model and a text when a date is written into olivebuild.lock;
-    without it nothing is written.
+    """The template dates of a graph's models.
+
+    `pinned` is called with a model and a text when a date is written into olivebuild.lock. Without
+    it nothing is written.
     """
 
     def __init__(self, graph: Graph, scan: Scan, store: Store, traces: Traces) -> None:
@@ -66,7 +66,7 @@ class Dating:
         self.pinned: Callable[[Node, str], None] | None = None
 
     def parts(self, node: Node, lookups: Mapping[str, Lookup]) -> list[Part]:
-        """The date's part of a node's key, if it has one.
+        """Return the part of a node's key that is its date, if it has one.
 
         Raises RecipeError when the models that it is made of have several dates.
         """
@@ -102,7 +102,7 @@ class Dating:
         return [Part("parameter", LABEL, f"{FREEZE} {date}" if publishes else date)]
 
     def told(self, lookups: Mapping[str, Lookup]) -> list[Dated]:
-        """The models whose templates read the clock and with whom something is rendered."""
+        """Return the models that render something and whose templates read the clock."""
         wanted = dict.fromkeys(
             root
             for name, lookup in lookups.items()
@@ -119,9 +119,7 @@ class Dating:
         return dated
 
     def date_of(self, target: str, lookups: Mapping[str, Lookup]) -> str:
-        """The date with which a model's template is rendered; empty where it does not read the
-        clock.
-        """
+        """Return the date of a model's template; empty where it does not read the clock."""
         roots = [
             self._graph.nodes[name]
             for name in self._roots[target]
@@ -130,7 +128,7 @@ class Dating:
         return self._date(roots[0])[0] if roots else ""
 
     def ignored(self, lookups: Mapping[str, Lookup]) -> list[tuple[Node, str]]:
-        """What is to be said of fields that change nothing."""
+        """Return (node, warning) of fields that change nothing."""
         return [
             (
                 lookup.node,
@@ -145,9 +143,7 @@ class Dating:
         ]
 
     def _renders(self, node: Node) -> bool:
-        """Whether a template has a part in a node: rows whose prompts and texts are written out
-        need none.
-        """
+        """Return whether a template renders rows of a node: written prompts and texts need none."""
         rows = [
             source for _, source, _ in self._graph.inputs[node.name] if source.kind == "dataset"
         ]
@@ -172,18 +168,17 @@ class Dating:
         return roots
 
     def _date(self, root: Node) -> tuple[str, str]:
-        """The date, and where it comes from."""
-        given = root.fields.get(LABEL)
-        if given and given != FREEZE:
-            return str(given), "field"
+        """Return the date of a model, and its origin."""
+        date = root.fields.get(LABEL)
+        if date and date != FREEZE:
+            return str(date), "field"
         lock = self._scan.lock
         if not lock.template_date and self.pinned:
             lock.pin_template_date(self._today)
             lock.save()
             text = (
                 f"its chat template reads the clock: {lock.file.name} has {lock.template_date} "
-                "now, "
-                "which is its date in all builds"
+                "now, which is its date in all builds"
             )
             self.pinned(root, text)
         return (lock.template_date, "lock") if lock.template_date else (self._today, "first build")
@@ -216,6 +211,6 @@ class Dating:
             else:
                 return False
         except (OSError, Damaged, ValueError):
-            # Not on this machine (now): what was seen when it was.
+            # The files are not on this machine now: the trace has what was seen when they were.
             return bool(trace and trace.provenance.get("reads_clock"))
         return any(map(template_clock.reads_clock, template_clock.templates_in(files)))

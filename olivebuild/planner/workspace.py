@@ -1,6 +1,6 @@
-"""The recipe's folder: what lies in build/, and what .olivebuild/ remembers.
+"""The workspace of a recipe: the results in build/, and the state in .olivebuild/.
 
-Knows manifests, not recipes.
+It knows manifests, not recipes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from olivebuild.cache.key import Reason
-from olivebuild.cache.manifest import Manifest
+from olivebuild.cache.manifest import Entry, Manifest
 from olivebuild.cache.store import Store
 from olivebuild.core import hashing
 from olivebuild.core.errors import StoreError
@@ -29,9 +29,7 @@ LAST = "last.jsonl"
 
 
 class LastBuild(msgspec.Struct, frozen=True):
-    """The last result of a node in this workspace: its key, why it was made, and what there is to
-    say about it.
-    """
+    """The last result of a node in this workspace: its key, the reasons for it, and a note."""
 
     key: str
     reasons: tuple[Reason, ...] = ()
@@ -39,7 +37,7 @@ class LastBuild(msgspec.Struct, frozen=True):
 
 
 class LastBuilds(MutableMapping[str, LastBuild]):
-    """node -> its last result; read when it is asked for, and written when it has changed."""
+    """The last results of nodes by name, read when asked for, and written when changed."""
 
     def __init__(self, file: Path) -> None:
         self.journal = Journal(file)
@@ -67,9 +65,9 @@ class LastBuilds(MutableMapping[str, LastBuild]):
 
 
 class Workspace:
-    """`build` is the folder of results, `state` what may be deleted when no build runs.
+    """The folders of a recipe: `build` has results, `state` may be deleted when no build runs.
 
-    `results`: where build/ is, if not in `folder`.
+    `results`: the path of build/, if it is not in `folder`.
     """
 
     def __init__(self, folder: Path, stem: str = "", results: Path | None = None) -> None:
@@ -89,27 +87,24 @@ class Workspace:
         self.last = LastBuilds(self.state / LAST)
 
     def check(self) -> None:
-        """Raises StoreError for a link in the place of a folder or file of ours: what it leads to
-        is not ours to write or delete.
+        """Raise StoreError for a link, pipe or device in the place of a folder or file of ours.
+
+        The target of a link is not ours to write or delete.
         """
         trees.check(self.folder, self.state, self.logs, self.state / "tmp")
         trees.check(self._results.parent, self.build, self.staging)
         for folder in {self.folder / ".olivebuild", self.state}:
             with contextlib.suppress(FileNotFoundError), os.scandir(folder) as inside:
-                found = sorted(inside, key=lambda entry: entry.path)
-                if links := [entry.path for entry in found if entry.is_symlink()]:
-                    raise trees.link_found(Path(links[0]))
-                if odd := [
-                    entry.path for entry in found if not (entry.is_file() or entry.is_dir())
-                ]:
-                    raise StoreError(
-                        "a pipe or a device stands where olivebuild keeps a file of its own",
-                        where=odd[0],
-                        hint="delete it",
-                    )
+                entries = sorted(inside, key=lambda entry: entry.path)
+                for entry in entries:
+                    if entry.is_symlink():
+                        raise trees.link_found(Path(entry.path))
+                for entry in entries:
+                    if not (entry.is_file() or entry.is_dir()):
+                        raise _special_file(entry.path)
 
     def delete(self, path: Path) -> None:
-        """Delete what `own` named. Raises OSError."""
+        """Delete one of the paths of `own`. Raises OSError."""
         trees.delete(
             self._results.parent if self._results in (path, *path.parents) else self.folder,
             path,
@@ -117,35 +112,33 @@ class Workspace:
         )
 
     def own(self) -> list[Path]:
-        """What this recipe has made in build/ and .olivebuild/, to be deleted: other recipes of the
-        folder have theirs in folders there.
+        """Return the paths in build/ and .olivebuild/ that belong to this recipe, to be deleted.
+
+        The folders of other recipes there are left out.
         """
-        others = [] if self._stem else [p.parent.name for p in self.state.glob(f"*/{LAST}")]
-        others += (
-            []
-            if self._stem
-            else [
-                p.stem
-                for p in self.folder.glob("*.yaml")
-                if (self.build / p.stem).is_dir() and p.stem not in self.last
-            ]
-        )
-        found: list[Path] = []
+        others = self._other_recipes()
+        paths: list[Path] = []
         for folder in (self.build, self.state):
-            # Nobody looks behind a link.
-            inside = sorted(folder.iterdir()) if folder.is_dir() else []
-            kept = [p for p in inside if p.name in others]
-            found += (
-                [p for p in inside if p not in kept]
-                if kept
-                else [folder]
-                if folder.exists()
-                else []
-            )
-        return found
+            entries = sorted(folder.iterdir()) if folder.is_dir() else []
+            mine = [path for path in entries if path.name not in others]
+            if len(mine) < len(entries):
+                paths += mine
+            elif folder.exists():
+                paths.append(folder)
+        return paths
+
+    def _other_recipes(self) -> set[str]:
+        """Return the stems of the other recipes that have folders in those of the default one."""
+        if self._stem:
+            return set()
+        stems = {path.parent.name for path in self.state.glob(f"*/{LAST}")}
+        for path in self.folder.glob("*.yaml"):
+            if (self.build / path.stem).is_dir() and path.stem not in self.last:
+                stems.add(path.stem)
+        return stems
 
     def shared_with_another(self, targets: Container[str]) -> str | None:
-        """A target whose folder is that of another recipe's targets."""
+        """Return a target whose folder in build/ is also that of another recipe, if any."""
         with contextlib.suppress(OSError), os.scandir(self.state) as inside:
             for entry in inside:
                 if (
@@ -160,7 +153,7 @@ class Workspace:
         return self.build / target
 
     def differs(self, target: str, manifest: Manifest) -> Reason | None:
-        """How build/<target> differs from the manifest; None if it is exactly that."""
+        """Return how build/<target> differs from a manifest; None if it does not."""
         place = self.output_folder(target)
         shown = place.relative_to(self.folder) if place.is_relative_to(self.folder) else place
         if place.is_symlink() or not place.is_dir():
@@ -172,29 +165,25 @@ class Workspace:
                 return Reason("output", name, entry.digest, "missing")
             if path.is_symlink() or not path.is_file():
                 return Reason("output", name, entry.digest, "not a file")
-            stat = path.stat()
-            if stat.st_size != entry.size:
-                return Reason("output", name, f"{entry.size} bytes", f"{stat.st_size} bytes")
-            if (
-                os.name == "posix"
-                and bool(stat.st_mode & 0o100) != entry.executable
-                and modes.kept_in(place.parent)
-            ):
-                return Reason(
-                    "output",
-                    name,
-                    "executable" if entry.executable else "not executable",
-                    "mode changed",
-                )
-            if (
-                found := self.memo.digest(path, entry.digest_of, entry.digest_kind)
-            ) != entry.digest:
-                return Reason("output", name, entry.digest, found)
+            if difference := self._file_differs(path, name, entry):
+                return difference
         if there:
             return Reason(
                 "output", (shown / min(there)).as_posix(), "nothing", "a file that no step made"
             )
         return None
+
+    def _file_differs(self, path: Path, name: str, entry: Entry) -> Reason | None:
+        """Return how a file differs from its entry, by size, mode and content."""
+        stat = path.stat()
+        if stat.st_size != entry.size:
+            return Reason("output", name, f"{entry.size} bytes", f"{stat.st_size} bytes")
+        if os.name == "posix" and bool(stat.st_mode & 0o100) != entry.executable:
+            wanted = "executable" if entry.executable else "not executable"
+            if modes.kept_in(self.build):
+                return Reason("output", name, wanted, "mode changed")
+        digest = self.memo.digest(path, entry.digest_of, entry.digest_kind)
+        return None if digest == entry.digest else Reason("output", name, entry.digest, digest)
 
     def publish(self, target: str, manifest: Manifest, store: Store) -> None:
         """Put the manifest's files into build/<target>.
@@ -238,20 +227,18 @@ class Workspace:
             )
 
     def _sweep(self) -> None:
-        """Under the lock: finish a swap that a crash interrupted, and delete what it left
-        half-made.
-        """
+        """Finish a swap that a crash interrupted, and delete incomplete files. The lock is held."""
         self.check()
         swap.finish(self.build, self.staging)
         for left in self.staging.glob("*"):
             trees.delete(self.staging.parent, left)
 
     def lock(self) -> AbstractContextManager[None]:
-        """One build at a time changes build/ and .olivebuild/."""
+        """Lock build/ and .olivebuild/ against other builds."""
         return locked(self.state / "publish.lock")
 
     def recover(self) -> None:
-        """Finish what a crash interrupted, and sweep what it left."""
+        """Finish a swap that a crash interrupted, and delete incomplete files."""
         if self.staging.is_dir():
             with self.lock():
                 self._sweep()
@@ -261,17 +248,13 @@ class Workspace:
         return self.logs / f"{node.replace(':', '.')}.log"
 
     def log_file(self, node: str) -> Path:
-        """Where a node's step writes. Raises StoreError where a link stands there."""
+        """Return the log of a node's step, its folder made. Raises StoreError for a link there."""
         self.logs.mkdir(parents=True, exist_ok=True)
         file = self.log_of(node)
         if file.is_symlink():
             raise trees.link_found(file)
         if file.exists() and not file.is_file():
-            raise StoreError(
-                "a pipe or a device stands where olivebuild keeps a file of its own",
-                where=str(file),
-                hint="delete it",
-            )
+            raise _special_file(str(file))
         return file
 
     def remember(self, node: str, last: LastBuild) -> None:
@@ -285,6 +268,14 @@ class Workspace:
         with self.lock():
             self.last.journal.save(alone=True)
             self.memo.save(alone=True)
+
+
+def _special_file(path: str) -> StoreError:
+    return StoreError(
+        "a pipe or a device stands where olivebuild keeps a file of its own",
+        where=path,
+        hint="delete it",
+    )
 
 
 def _check_apart(manifest: Manifest, folder: Path, place: Path) -> None:

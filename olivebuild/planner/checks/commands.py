@@ -1,5 +1,6 @@
-"""What the commands of a plan read that does not count: told before they run, by what their command
-lines and scripts say.
+"""Checks of commands: files and variables that they read and that are in no key.
+
+They are found before the commands run, in the text of command lines and scripts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from olivebuild.planner.scan import Scan, split
 from olivebuild.planner.states import Verdict
 
 SYSTEM = ("bin", "sbin", "usr", "lib", "lib64", "dev", "proc", "sys", "etc", "opt")
-"""Folders of the root in which programs and devices lie."""
+"""Folders of the root that hold programs and devices."""
 SHOWN = 8
 Said = tuple[str, str]
 
@@ -36,27 +37,25 @@ def problems(planner: Planner, plan: Plan) -> Iterator[PlanProblem]:
 
 
 def said_of(scan: Scan, node: Node) -> list[Said]:
-    """(fact, hint) of each thing that a command is not known to get as it wants, or reads without
-    its counting.
-    """
+    """Return (fact, hint) of variables that a command may lack, and of files in no key."""
     return [*_variables(scan, node), *_words(scan, node), *_scripts(scan, node)]
 
 
 def _variables(scan: Scan, node: Node) -> Iterator[Said]:
-    """Variables that are set here, and that the command does not get."""
+    """Yield the variables that are set here, and that the command reads but does not get."""
     listed = {
         *node.fields.get("environment", {}),
         *node.fields.get("env", {}).get("passed", ()),
         *node.keyed,
     }
-    found = scan.program(node).variables
+    variables = scan.program(node).variables
     missed = sorted(
         name
-        for name in found
+        for name in variables
         if name in os.environ and name not in listed and not environment.is_base(name)
     )
     if missed:
-        sources = ", ".join(dict.fromkeys(found[name] for name in missed))
+        sources = ", ".join(dict.fromkeys(variables[name] for name in missed))
         fact = (
             f"{sources} of {node.target} reads {', '.join(missed)} of the environment, which a "
             "command gets only if `env` lists it"
@@ -75,7 +74,7 @@ def _covered(scan: Scan, node: Node) -> set[Path]:
 
 
 def _words(scan: Scan, node: Node) -> Iterator[Said]:
-    """Folders, patterns and files elsewhere that are named by `run`, and not by `files`."""
+    """Yield the folders, patterns and files elsewhere that `run` names, and `files` does not."""
     assert node.program
     covered, folder = _covered(scan, node), scan.recipe.folder
     # What the scan of modules looks through counts by itself.
@@ -94,8 +93,7 @@ def _words(scan: Scan, node: Node) -> Iterator[Said]:
     if named:
         fact = (
             f"`run` of {node.target} names {_listed(named)}, of which nothing counts: no edit "
-            "there "
-            "makes it run again"
+            "there makes it run again"
         )
         yield fact, f"if it is read, list it: files: [{named[0]}]"
 
@@ -127,8 +125,7 @@ def _scripts(scan: Scan, node: Node) -> Iterator[Said]:
         if named:
             fact = (
                 f"{name} names {_listed(named)}, of which {node.target} knows nothing: no edit "
-                "there "
-                "makes it run again"
+                "there makes it run again"
             )
             yield fact, f"if it is read, list it: files: [{named[0]}]"
         elif not words:

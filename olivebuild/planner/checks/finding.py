@@ -1,4 +1,4 @@
-"""A finding: what is known at plan time to go wrong, and what can't run for it."""
+"""The record of a problem at plan time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from olivebuild.core.errors import BuildError, InputError, Where
 
 
 class PlanProblem(NamedTuple):
-    """A finding with the place in the recipe that it is about, and the nodes that can't run
-    for it.
-    """
+    """A finding with its place in the recipe, and the nodes that can't run for it."""
 
     target: str
     where: Where

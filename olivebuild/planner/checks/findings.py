@@ -1,5 +1,6 @@
-"""What is known at plan time not to go well: inputs that can't be read, and what the models at hand
-do not allow. Runs nothing.
+"""Checks at plan time: unreadable inputs, and what the models at hand do not allow.
+
+Nothing runs.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from olivebuild.recipe.graph import Graph
 
 
 def problems(planner: Planner, plan: Plan) -> list[PlanProblem]:
-    """What is known to go wrong with the nodes that would run, inputs first."""
-    # What only few plans need, and takes long to import.
+    """Return the faults that are known of the nodes that would run, inputs first."""
+    # Few plans need them, and they take long to import.
     from olivebuild.planner.checks import commands, models
 
-    found = [
+    all_problems = [
         *_faults(planner, plan),
         *commands.problems(planner, plan),
         *models.problems(planner, plan),
     ]
     return [
         problem._replace(stops=_stops(planner.graph, plan, problem)) if problem.fails else problem
-        for problem in found
+        for problem in all_problems
     ]
 
 
@@ -37,18 +38,18 @@ def _faults(planner: Planner, plan: Plan) -> Iterable[PlanProblem]:
 
 def _stops(graph: Graph, plan: Plan, problem: PlanProblem) -> tuple[str, ...]:
     names = {*problem.nodes, *waiting_for(graph, plan, problem.nodes)}
-    found = dict.fromkeys(state.node.target for name, state in plan.states.items() if name in names)
-    return tuple(target for target in found if target != problem.target)
+    targets = dict.fromkeys(s.node.target for name, s in plan.states.items() if name in names)
+    return tuple(target for target in targets if target != problem.target)
 
 
 def waiting_for(graph: Graph, plan: Plan, names: Iterable[str]) -> set[str]:
-    """The nodes of the plan that wait for one of these, be it through others."""
-    found: set[str] = set()
+    """Return the nodes of the plan that wait for one of these, directly or not."""
+    waiting: set[str] = set()
     left = list(names)
     while left:
         for _, user in graph.users.get(left.pop(), ()):
             state = plan.states.get(user)
-            if user not in found and state and state.verdict in (Verdict.WAITING, Verdict.BROKEN):
-                found.add(user)
+            if user not in waiting and state and state.verdict in (Verdict.WAITING, Verdict.BROKEN):
+                waiting.add(user)
                 left.append(user)
-    return found
+    return waiting
