@@ -19,6 +19,7 @@ from olivebuild.formats.conversions import known_to_fail
 from olivebuild.formats.source import Source
 from olivebuild.ml.kernels.blockwise import is_finite
 from olivebuild.ml.kinds import onnx as onnx_kind
+from olivebuild.ml.models.genai import open_model
 from olivebuild.ml.onnx import proven as _proven
 from olivebuild.ml.onnx import skeletons
 from olivebuild.ml.onnx.builder import limit_length
@@ -376,6 +377,18 @@ def test_an_onnx_folder_from_elsewhere_is_opened(llama: Path, tmp_path: Path, st
     (tmp_path / "theirs-other/genai_config.json").write_text("[]")
     with pytest.raises(InputError, match="not one of onnxruntime-genai"):
         brought("other")
+    shutil.copytree(made, tmp_path / "theirs-options")
+    config = json.loads((made / "genai_config.json").read_text("utf-8"))
+    config["model"]["decoder"]["session_options"] = "$(touch evil)"
+    (tmp_path / "theirs-options/genai_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="can't load the model"):
+        brought("options")
+    # The runtime quotes the operator's name in its message.
+    shutil.copytree(made, tmp_path / "theirs-bytes")
+    graph = (made / "model.onnx").read_bytes().replace(b"MatMulNBits", b"MatMulNB\xff\xffs")
+    (tmp_path / "theirs-bytes/model.onnx").write_bytes(graph)
+    with pytest.raises(RuntimeError, match="a file is damaged"):
+        open_model(tmp_path / "theirs-bytes", trust=True)
 
 
 # Figures

@@ -197,6 +197,12 @@ def _bring(job: Job, source: Source, *, trust: bool) -> None:
     _open_brought(job, trust=trust)
 
 
+def _names_provider(part: object) -> bool:
+    """Whether a part of a model has a provider of its own, which may not be there to open it."""
+    options = part.get("session_options") if isinstance(part, dict) else None
+    return isinstance(options, dict) and bool(options.get("provider_options"))
+
+
 def _open_brought(job: Job, *, trust: bool) -> None:
     """Raises InputError unless the files that genai_config.json names are there, and, for the
     processor, the runtime takes the model.
@@ -222,11 +228,7 @@ def _open_brought(job: Job, *, trust: bool) -> None:
         raise InputError(
             f"genai_config.json names {missing[0]}, which is not there", where=where, hint=hint
         )
-    if any(
-        part.get("session_options", {}).get("provider_options")
-        for part in parts
-        if isinstance(part, dict)
-    ):
+    if any(_names_provider(part) for part in parts):
         return
     try:
         open_model(job.out, trust=trust)

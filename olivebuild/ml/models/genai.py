@@ -18,4 +18,10 @@ def open_model(folder: Path, *, trust: bool) -> Any:
     import onnxruntime_genai as og
 
     og.disable_telemetry_events()
-    return og.Model(str(folder))
+    try:
+        return og.Model(str(folder))
+    except UnicodeDecodeError:
+        # pybind11 makes text of the runtime's message, which quotes the bytes of a damaged file.
+        raise RuntimeError(
+            "a file is damaged, and what the runtime says of it is no text"
+        ) from None
