@@ -110,7 +110,7 @@ class Action(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an action ended: a result, or the error.
+    """End of an action: a result, or the error.
 
     `seconds` is wall time, `peak_rss` bytes, `numerics` the action's.
     """

@@ -1,4 +1,4 @@
-"""What the fields of a kind are made of. A part of the interface for kinds."""
+"""Types of which the fields of a kind are made. A part of the interface for kinds."""
 
 from __future__ import annotations
 

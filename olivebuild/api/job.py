@@ -1,4 +1,4 @@
-"""What a running step is handed: its action, where to write, and how to speak.
+"""A running step's action, its output folder, and its channel to the parent.
 
 A part of the interface for kinds.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Job:
-    """What a step sees of its action: fields, inputs, where to write, and how to speak."""
+    """A step's view of its action: fields, inputs, where to write, and how to speak."""
 
     def __init__(self, action: Action, stream: Any) -> None:
         self.action = action
@@ -46,7 +46,7 @@ class Job:
 
     @cached_property
     def mode(self) -> int:
-        """Who may read the result: who may read all that it is made of."""
+        """Return who may read the result: who may read all that it is made of."""
         return privacy.mode_of(self.action)
 
     def set_merges_aside(self) -> None:

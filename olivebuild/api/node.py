@@ -119,7 +119,7 @@ class Program(Record, frozen=True):
 
 
 class Outline(Record, frozen=True):
-    """What planning asks of a target.
+    """Facts of a target that planning needs.
 
     `gated`: conditions on its figures are judged on every build.
     """
@@ -181,7 +181,7 @@ class Node(Record, frozen=True):
 
     @property
     def gpus(self) -> int:
-        """How many GPUs it takes where there are so many: one, or what its resources say."""
+        """Return how many GPUs it takes where there are so many: one, or what its resources say."""
         return max(1, ceil(self.resources.get("gpu", 0.0))) if self.gpu else 0
 
 

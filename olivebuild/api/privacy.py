@@ -1,4 +1,4 @@
-"""Who may read what is made of private files: nobody who may not read all of them.
+"""Permissions of results made of private files: only who may read all of them may read these.
 
 A file of mode 0600, or one in a folder of mode 0700, is not to come out as 0644 in a cache or in
 build/. So the blobs of a result

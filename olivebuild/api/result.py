@@ -1,4 +1,4 @@
-"""What a step hands back.
+"""Result of a step.
 
 Alone in a file, so that a worker need not import what planning knows of steps.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Result(NamedTuple):
-    """What a worker reports at its end: digests that say more than bytes, figures for the trace, a
+    """Report of a worker at its end: digests that say more than bytes, figures for the trace, a
     folder referenced in place.
 
     `manifest` is the blob of a manifest that the step stored itself, instead of writing files.

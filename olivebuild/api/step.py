@@ -1,4 +1,4 @@
-"""What a step declares: its fields in the recipe, the inputs they name, and what it takes part in
+"""Declaration of a kind: its fields in the recipe, the inputs they name, and what it takes part in
 the key. Runs nothing.
 
 A kind is a file in olivebuild/steps/ (or an entry point in the group `olivebuild.steps`) that holds
@@ -148,7 +148,7 @@ class Step:
         return ()
 
     def source(self, fields: Any) -> Source | None:
-        """Where the artifact or its raw material comes from, if from outside the graph."""
+        """Return where the artifact or its raw material comes from, if from outside the graph."""
         return getattr(fields, "source", None)
 
     def referenced_folder(self, fields: Any) -> str | None:
@@ -156,7 +156,8 @@ class Step:
         return None
 
     def parameters(self, fields: Fields) -> dict[str, object]:
-        """What the recipe says and can change the bytes; edges, files and the source are parts of
+        """Return what the recipe says and can change the bytes; edges, files and the source are
+        parts of
         their own.
         """
         edges = {e.field[0] for e in self.edges(fields) if e.field}

@@ -68,7 +68,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is to go.
+    """The results and blobs of a sweep.
 
     `total` is the size of all blobs before, `needed` of those that have to stay.
     """

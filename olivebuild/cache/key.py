@@ -48,7 +48,7 @@ class Reason(Struct, frozen=True):
 
 
 def version_label(kind: str) -> str:
-    """How people see the part that holds a step's version."""
+    """Return how people see the part that holds a step's version."""
     return f"the {kind} step's version"
 
 
@@ -57,7 +57,8 @@ def key_of(parts: Iterable[Part]) -> str:
 
 
 def compare(old: Iterable[Part], new: Iterable[Part]) -> list[Reason]:
-    """What differs between two lists of parts, in the order of the new one, what is gone at the
+    """Return what differs between two lists of parts, in the order of the new one, what is gone at
+    the
     end.
     """
     before = {(p.cause, p.label): p for p in old}

@@ -1,4 +1,4 @@
-"""What was computed from tensors before: recipe and source digests -> blobs.
+"""Memo of computed tensors: recipe and source digests -> blobs.
 
 Losing any of it costs time, nothing else.
 """

@@ -1,4 +1,5 @@
-"""Where the tensors of a model lie that is referenced in its own folder: so that what is made from
+"""Locations of the tensors of models that are referenced in their own folders: so that what is made
+from
 it need not copy them.
 
 A file for each model and folder, in the cache: places/<model digest>-<folder>.json. It holds while
@@ -46,7 +47,7 @@ def lenders(root: Path, model: str) -> dict[str, ByteRange]:
 
 
 def of_folder(root: Path, model: str, folder: Path) -> Ranges:
-    """Where the tensors of the model in `folder` lie; its weights are hashed if that is not
+    """Return where the tensors of the model in `folder` lie; its weights are hashed if that is not
     known.
     """
     # By the real path: the same files are reached through links, too.
@@ -56,12 +57,13 @@ def of_folder(root: Path, model: str, folder: Path) -> Ranges:
 
 
 def size_of(file: Path) -> int:
-    """How many bytes `is_right` reads."""
+    """Return how many bytes `is_right` reads."""
     return sum(size for _, _, _, size in _load(file))
 
 
 def is_right(file: Path, count: hashing.OnBytes) -> bool:
-    """Whether the bytes still are what a file of places says, where the stats are; true where
+    """Return whether the bytes still are what a file of places says, where the stats are; true
+    where
     nobody would read them.
     """
     try:
@@ -74,7 +76,7 @@ def is_right(file: Path, count: hashing.OnBytes) -> bool:
 
 
 def holds(file: Path) -> bool:
-    """Whether a file of places still says where tensors lie."""
+    """Return whether a file of places still says where tensors lie."""
     return bool(_load(file))
 
 

@@ -93,7 +93,8 @@ class Traces:
             return None
 
     def is_later(self, key: str) -> bool:
-        """Whether the file is whole, but of a later version of olivebuild, which says more than
+        """Return whether the file is whole, but of a later version of olivebuild, which says more
+        than
         this one understands.
         """
         try:

@@ -53,7 +53,7 @@ def is_base(name: str) -> bool:
 
 
 def of_command(surrounding: Mapping[str, str], listed: Iterable[str]) -> dict[str, str]:
-    """What a command gets of the environment that the build runs in."""
+    """Return what a command gets of the environment that the build runs in."""
     names = {*listed}
     return {name: value for name, value in surrounding.items() if name in names or is_base(name)}
 
@@ -67,7 +67,7 @@ SECRET = 8
 
 
 def forms_of(values: Iterable[str]) -> list[bytes]:
-    """How secrets may appear in a log: as they are, line by line, in JSON, in an address.
+    """Return how secrets may appear in a log: as they are, line by line, in JSON, in an address.
 
     The longest first.
     """
@@ -130,6 +130,6 @@ class Mask:
         return any(form.startswith(data) for form in self._forms)
 
     def rest(self) -> bytes:
-        """What has waited, when nothing more comes."""
+        """Return what has waited, when nothing more comes."""
         data, self._left = self._left, b""
         return self._find.sub(self.STARS, data) if self._find else data

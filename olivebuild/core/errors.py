@@ -26,7 +26,7 @@ class Where(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is wrong with words of the user, and what to do about it."""
+    """A fault in the user's words, and a hint."""
 
     fact: str
     hint: str = ""
@@ -118,7 +118,7 @@ class StoreError(BuildError):
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
-    """What another library's error says, in one line; its type where it says nothing.
+    """Return what another library's error says, in one line; its type where it says nothing.
 
     With a heading that ends in a colon goes what it is of.
     """
@@ -133,7 +133,8 @@ FULL = ("no room is left on the disk", "free some and build again: what was fini
 
 
 def of_disk(error: OSError, what: str = "") -> StoreError:
-    """What the operating system refused, as an error of ours; `what` names the thing that should
+    """Return what the operating system refused, as an error of ours; `what` names the thing that
+    should
     have been written.
     """
     where = str(error.filename or "") or None

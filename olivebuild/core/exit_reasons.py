@@ -1,4 +1,4 @@
-"""How a process ended, in words; and whether the system ends processes for want of memory."""
+"""Exit reasons of processes in words; and kills by the system for want of memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHELL = 128
 
 
 def ending(code: int, peak: int = 0, killed_before: int | None = None) -> tuple[str, str]:
-    """How a process ended that failed, and a hint where there is one.
+    """Return how a process ended that failed, and a hint where there is one.
 
     `peak`: the most memory that it took, 0 where that is not known.
 
@@ -51,7 +51,8 @@ def ending(code: int, peak: int = 0, killed_before: int | None = None) -> tuple[
 
 
 def kills() -> int | None:
-    """How many processes the system has ended for want of memory so far; None where it does not
+    """Return how many processes the system has ended for want of memory so far; None where it does
+    not
     tell.
     """
     try:

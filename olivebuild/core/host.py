@@ -38,14 +38,16 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def gpu_tokens() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES is set to for a worker that gets one GPU, a token for each."""
+    """Return what CUDA_VISIBLE_DEVICES is set to for a worker that gets one GPU, a token for
+    each.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = len(gpu_names())
     return visible.split(",")[:count] if visible else [str(i) for i in range(count)]
 
 
 def resources() -> dict[str, float]:
-    """How much there is of what targets may ask for.
+    """Return how much there is of what targets may ask for.
 
     GPUs are not counted: an executor gives each action one of its own.
     """
@@ -61,7 +63,7 @@ def memory_bytes() -> int:
 
 
 def cpu_facts() -> dict[str, str]:
-    """What the system says of the first processor; nothing where it does not tell."""
+    """Return what the system says of the first processor; nothing where it does not tell."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
             # Line by line: the system writes hundreds of processors out as they are read.
@@ -72,14 +74,15 @@ def cpu_facts() -> dict[str, str]:
 
 
 def processor() -> list[str]:
-    """What decides which instructions run: name and features of the processor."""
+    """Return what decides which instructions run: name and features of the processor."""
     wanted = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features")
     facts = cpu_facts()
     return [processor_name(), platform.machine(), *(facts.get(name, "") for name in wanted)]
 
 
 def available_memory() -> int:
-    """What new processes can get without swapping; all physical memory where the system does not
+    """Return what new processes can get without swapping; all physical memory where the system does
+    not
     tell.
     """
     try:
@@ -102,7 +105,7 @@ def processor_name() -> str:
 
 
 def describe() -> dict[str, str]:
-    """What a latency belongs to."""
+    """Return what a latency belongs to."""
     return {
         "processor": processor_name(),
         "cores": str(os.cpu_count()),

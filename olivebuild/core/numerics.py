@@ -1,4 +1,4 @@
-"""What of the machine is part of a result's meaning: stated here, and nowhere else.
+"""Properties of the machine that are part of a result's meaning: stated here, and nowhere else.
 
 Libraries choose their instructions, and so the order of additions, by the processor, the number of
 threads, the kind of GPU, and by what the
@@ -73,7 +73,8 @@ def settings() -> dict[str, str]:
 
 
 def threads() -> str:
-    """How many threads libraries begin with, where they are not told otherwise: what OpenMP is
+    """Return how many threads libraries begin with, where they are not told otherwise: what OpenMP
+    is
     told, else the processors that we may use.
     """
     for name in THREADS:

@@ -105,7 +105,8 @@ def _from_outside(began: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _memory() -> Iterator[None]:
-    """Where the system can, no more than so much address space is given meanwhile; else the machine
+    """Yield where the system can, no more than so much address space is given meanwhile; else the
+    machine
     might run out of memory first.
     """
     limits = _limits()

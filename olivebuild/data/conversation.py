@@ -107,7 +107,8 @@ def conversation_of(columns: Mapping[str, Any], name: str) -> list[dict[str, Any
 
 
 def has_system(columns: Mapping[str, Any], name: str) -> bool:
-    """Whether a system message stands beside the others, as in ShareGPT's form and in requests to
+    """Return whether a system message stands beside the others, as in ShareGPT's form and in
+    requests to
     Anthropic's servers.
     """
     system = columns.get("system")
@@ -115,7 +116,7 @@ def has_system(columns: Mapping[str, Any], name: str) -> bool:
 
 
 def unread_in(value: object) -> set[str]:
-    """What the messages of a row have that is not read, where it says something."""
+    """Return what the messages of a row have that is not read, where it says something."""
     if isinstance(value, str):
         try:
             value = loads(value)

@@ -51,7 +51,9 @@ def all_told(figures: Mapping[str, Any]) -> list[str]:
 
 
 def report_file(log: str | Path) -> Path:
-    """Where a step whose log that is leaves its report when it fails; gone once it ends well."""
+    """Return where a step whose log that is leaves its report when it fails; gone once it ends
+    well.
+    """
     return Path(log).with_suffix(".report.json")
 
 

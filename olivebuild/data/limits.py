@@ -1,4 +1,5 @@
-"""How much of a data file is taken into memory: by packing, or by saying once what stands a million
+"""Limits on how much of a data file is taken into memory: by packing, or by saying once what stands
+a million
 times, a small one may be rows without end.
 """
 
@@ -23,7 +24,7 @@ is never closed must not take all memory.
 
 
 class Share:
-    """How much a file may still become."""
+    """Room that a file may still take."""
 
     def __init__(self, path: Path, shown: str, what: str, hint: str) -> None:
         self.left, self._shown, self._what, self._hint = (

@@ -1,4 +1,4 @@
-"""Where the rows of a data set stand in its files, and how many of them may be dropped: for what is
+"""Origins of the rows of a data set in its files, and how many of them may be dropped: for what is
 told of rows.
 
 They lie in a file of their own that no digest counts: a row that moves is the same row, and nothing

@@ -75,7 +75,7 @@ def _named_values(metadata: Mapping[bytes, bytes]) -> list[tuple[str, list[str]]
 
 
 def _least(metadata: pq.FileMetaData) -> int:
-    """What the rows take at least, as the file itself tells."""
+    """Return what the rows take at least, as the file itself tells."""
     total = int(metadata.num_rows) * ROW_BYTES
     for i in range(metadata.num_row_groups):
         group = metadata.row_group(i)

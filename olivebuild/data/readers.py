@@ -279,7 +279,8 @@ def _csv(text: Text, say: Say) -> Iterator[Read]:
 
 
 def _delimiter(text: Text, usual: str) -> tuple[str, int]:
-    """What separates the values, and how many lines before the header say just that (`sep=;`, for
+    """Return what separates the values, and how many lines before the header say just that
+    (`sep=;`, for
     spreadsheets).
 
     It is the usual one unless that leaves the header whole while another parts the header and the
@@ -300,7 +301,7 @@ def _delimiter(text: Text, usual: str) -> tuple[str, int]:
 
 
 def _widths(text: Text, delimiter: str) -> list[int]:
-    """How many values the first rows have."""
+    """Return how many values the first rows have."""
     widths: list[int] = []
     try:
         with text.open("") as f:

@@ -118,7 +118,7 @@ def _join_near(
 
 
 def _compared(texts: Sequence[str]) -> tuple[list[frozenset[str]], dict[str, int]]:
-    """What of each text is compared, and what is not because rows share it.
+    """Return what of each text is compared, and what is not because rows share it.
 
     A text that is nothing but shared stays whole.
     """
@@ -200,7 +200,8 @@ def places(groups: Sequence[str], seed: int) -> dict[str, float]:
 
 
 def nearest(groups: Sequence[str], seed: int, *, test: bool) -> str | None:
-    """Where all fell on one side: the group that is nearest to the other, of those that are no more
+    """Return where all fell on one side: the group that is nearest to the other, of those that are
+    no more
     than half of the rows.
     """
     sizes, place = Counter(groups), places(groups, seed)

@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 
 class _Unpacked(io.RawIOBase):
-    """What a packed file holds, as long as it keeps to a size that a text can have."""
+    """Reader of a packed file, as long as it keeps to a size that a text can have."""
 
     def __init__(self, path: Path, shown: str) -> None:
         self._share = share_of_packed(path, shown)
@@ -147,7 +147,8 @@ _FOREIGN = re.compile(rb"[^\x00-\x7f" + _SIGNS + rb"\xc0-\xd6\xd8-\xf6\xf8-\xfe]
 
 
 def _is_western(path: Path, shown: str) -> bool:
-    """Whether the bytes beyond ASCII look like Western letters and signs: defined, seldom three in
+    """Return whether the bytes beyond ASCII look like Western letters and signs: defined, seldom
+    three in
     a row, and no UTF-8 among them.
     """
     high = rows = 0

@@ -130,7 +130,7 @@ def _part_folder(planner: Planner, origin: State, out: Path) -> Path:
 
 
 def _places(planner: Planner, node: Node) -> dict[str, list[object]]:
-    """Where the target's fields stand in the recipe."""
+    """Return where the target's fields stand in the recipe."""
     recipe, found = planner.scan.recipe, planner.graph.targets[node.target].positions
     return {
         field: [

@@ -9,7 +9,7 @@ from olivebuild.planner.plan import Plan
 
 
 class BuildReport(Struct, kw_only=True):
-    """What a build did: targets in the order in which it happened."""
+    """Record of a build: targets in the order in which it happened."""
 
     goals: list[str]
     plan: Plan | None = None

@@ -215,7 +215,8 @@ class Builder:
             self._failures.check(plan)
 
     def _is_taken(self, state: State) -> bool:
-        """Whether a node has failed or runs, or another runs of which the key is the same: that
+        """Return whether a node has failed or runs, or another runs of which the key is the same:
+        that
         one's result will do for both.
         """
         name = state.node.name
@@ -224,7 +225,8 @@ class Builder:
         return any(action.state.key == state.key for action in self._running.values())
 
     def _inputs_ready(self, plan: Plan, state: State) -> bool:
-        """Whether a node's inputs are there, and the data sets of the benchmarks that will ask what
+        """Return whether a node's inputs are there, and the data sets of the benchmarks that will
+        ask what
         is made of it: their rows are looked at before an adapter is trained.
         """
         graph = self.planner.graph
@@ -393,7 +395,7 @@ class Builder:
 
 
 def _is_to_be_fetched(state: State) -> bool:
-    """Whether a pinned model of the hub is not here yet."""
+    """Return whether a pinned model of the hub is not here yet."""
     source = state.node.source
     if state.verdict is not Verdict.STALE or not state.key:
         return False

@@ -63,7 +63,7 @@ def _rounds_its_width(config: Config) -> bool:
 
 
 def rope_of(config: Config) -> dict[str, Any]:
-    """What is said of rotary positions, all layers alike."""
+    """Return what is said of rotary positions, all layers alike."""
     text = text_config(config)
     found = text.get("rope_parameters") or text.get("rope_scaling")
     return found if isinstance(found, dict) else {}
@@ -250,7 +250,9 @@ KNOWN_TO_FAIL = (
 
 
 def known_to_fail(config: Config, precision: object) -> Finding | None:
-    """What the installed model builder is known to do wrong with such a model; None if nothing."""
+    """Return what the installed model builder is known to do wrong with such a model; None if
+    nothing.
+    """
     architecture, version = architecture_of(config), installed("onnxruntime-genai")
     for known in KNOWN_TO_FAIL:
         meant = not known.precisions or precision in known.precisions

@@ -1,4 +1,4 @@
-"""What a folder from elsewhere may hold without the recipe's trust: an error for what would load
+"""Limits on folders from elsewhere without the recipe's trust: an error for what would load
 code, or lead out of the folder.
 
 Of models and adapters for transformers and peft here, of ONNX folders in onnx_folder.py. Both are
@@ -43,7 +43,7 @@ def check(faults: Iterable[Fault], hint: str, where: Where | str | None) -> None
 
 
 def of_model(folder: Path) -> Iterator[Fault]:
-    """What config.json has transformers load besides its own classes and the folder's
+    """Yield what config.json has transformers load besides its own classes and the folder's
     safetensors.
     """
     file = folder / "config.json"
@@ -60,7 +60,7 @@ def of_model(folder: Path) -> Iterator[Fault]:
 
 
 def of_adapter(config: Mapping[str, Any]) -> Iterator[Fault]:
-    """What an adapter's configuration has peft import."""
+    """Yield what an adapter's configuration has peft import."""
     name = "adapter_config.json"
     mapping = config.get("auto_mapping")
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None

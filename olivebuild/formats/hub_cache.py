@@ -1,4 +1,4 @@
-"""What the hub's cache on this disk has of a model: its layout, and the list of files that the
+"""Contents of the hub's cache on this disk: its layout, and the list of files that the
 hub's client keeps there. Asks nobody.
 
 https://huggingface.co/docs/huggingface_hub/guides/manage-cache

@@ -15,7 +15,7 @@ from olivebuild.formats.foreign import Fault
 
 
 def faults(folder: Path, kind: str) -> Iterator[Fault]:
-    """What a folder of a kind would have loaded for which the recipe has to say so."""
+    """Yield what a folder of a kind would have loaded for which the recipe has to say so."""
     if kind == "onnx":
         yield from onnx_folder.faults(folder)
     if kind == "adapter":

@@ -1,4 +1,4 @@
-"""What the small files of a model's folder tell, and what the installed libraries know of such
+"""Small files of a model's folder, and what the installed libraries know of such
 models. Knows nothing of plans.
 
 Only JSON and the source text of the installed libraries are read, and the headers of weights:
@@ -119,7 +119,7 @@ def quantised_by(config: Config) -> str:
 
 
 def full_precision_hint(trained_on: str) -> str:
-    """What to name in the place of a quantised base that goes by that name."""
+    """Return what to name in the place of a quantised base that goes by that name."""
     full = re.sub(r"(-unsloth)?-bnb-4bit$", "", trained_on)
     example = f", here probably hf:{full}" if full != trained_on else ""
     return (
@@ -129,7 +129,9 @@ def full_precision_hint(trained_on: str) -> str:
 
 
 def context_of(config: Config) -> int | None:
-    """How many tokens the model takes, prompt and answer together; None where it does not say."""
+    """Return how many tokens the model takes, prompt and answer together; None where it does not
+    say.
+    """
     text = text_config(config)
     found = next(
         (

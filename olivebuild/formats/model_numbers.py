@@ -1,4 +1,4 @@
-"""Whether the numbers of a model's small files can be true.
+"""Plausibility of the numbers in a model's small files.
 
 One that can't makes a loader build modules for hours, or fail far from its cause.
 """
@@ -75,7 +75,7 @@ def _numbers(config: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, i
 
 
 def sizes_of(shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """How many tensors have these shapes, and their largest dimension."""
+    """Return how many tensors have these shapes, and their largest dimension."""
     return len(shapes), max((n for shape in shapes for n in shape), default=0)
 
 

@@ -1,4 +1,5 @@
-"""What a folder or a file is that was named as a model and is none: by the names in it, or by its
+"""Recognition of folders and files that are named as models and are none: by the names in it, or by
+its
 first bytes. Reads nothing else.
 """
 

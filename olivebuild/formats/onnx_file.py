@@ -1,4 +1,4 @@
-"""What an ONNX file names outside itself, and the operators that it calls: read from its wire
+"""External names of an ONNX file, and the operators that it calls: read from its wire
 format, without onnx or a copy in memory.
 
 Format: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto in

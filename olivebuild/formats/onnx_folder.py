@@ -140,7 +140,7 @@ COMPILED = {"EPContext", "SNPE", "Snpe"}
 
 
 def faults(folder: Path) -> Iterator[Fault]:
-    """What the runtime would do with a folder that takes the recipe's trust."""
+    """Yield what the runtime would do with a folder that takes the recipe's trust."""
     config = folder / CONFIG
     if config.is_file():
         try:
@@ -196,7 +196,7 @@ def weights_in(folder: Path) -> set[str]:
 
 
 def _data_files(folder: Path) -> Iterator[str]:
-    """What genai_config.json names as files of its own."""
+    """Yield what genai_config.json names as files of its own."""
     try:
         found = read_json(folder / CONFIG)
     except (OSError, ValueError, RecursionError):
@@ -304,7 +304,9 @@ def _of_graph(found: Named, name: str) -> Iterator[Fault]:
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a relative name leads to below the folder that it is looked up in, on each system."""
+    """Return whether a relative name leads to below the folder that it is looked up in, on each
+    system.
+    """
     parts = name.replace("\\", "/").split("/")
     return (
         bool(name)

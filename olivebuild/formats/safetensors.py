@@ -1,4 +1,4 @@
-"""Where the tensors lie in a safetensors file, which files make a model, and its digest: without
+"""Headers of safetensors files, the files that make a model, and its digest: without
 torch, from the header's JSON.
 
 Format: https://github.com/huggingface/safetensors#format (8 bytes little-endian header length, JSON
@@ -203,7 +203,7 @@ class WeightFiles(Struct, frozen=True):
 
 
 def weight_files(folder: Path) -> WeightFiles:
-    """Which weights transformers would load from a folder: what config.json names, else
+    """Return which weights transformers would load from a folder: what config.json names, else
     model.safetensors, else what the index names.
 
     As `_get_resolved_checkpoint_files` of transformers/modeling_utils.py. Raises InputError where
@@ -273,7 +273,7 @@ def _is_inside(name: str) -> bool:
 
 
 def files_of_index(folder: Path, index: str, names: Collection[str]) -> dict[str, str]:
-    """What an index says: tensor -> weight file, each of which is one of `names`.
+    """Return what an index says: tensor -> weight file, each of which is one of `names`.
 
     Raises InputError.
     """

@@ -1,4 +1,4 @@
-"""Where things come from: the schemes that `source:` understands, as values.
+"""Schemes that `source:` understands, as values.
 
 Fetching is in ml/models/fetch.py, in a worker.
 

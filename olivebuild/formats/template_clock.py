@@ -95,7 +95,7 @@ def write(date: str, format_: str) -> str:
 
 
 def reads_clock(template: str) -> bool:
-    """Whether a template asks what day it is.
+    """Return whether a template asks what day it is.
 
     One that has the answer in a macro of its own does not.
     """
@@ -197,7 +197,7 @@ def _all_fixed(value: Any, date: str) -> Any:
 
 
 def holds_templates(name: str) -> bool:
-    """Whether a file of a model folder may have chat templates; `name` is relative to the
+    """Return whether a file of a model folder may have chat templates; `name` is relative to the
     folder.
     """
     return name in FILES or (name.startswith(f"{FOLDER}/") and name.endswith(".jinja"))

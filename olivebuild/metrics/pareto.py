@@ -1,4 +1,4 @@
-"""Which models of a benchmark are worth having: the Pareto front of accuracy, speed and size, and
+"""The Pareto front of a benchmark's models of accuracy, speed and size, and
 the best under gates.
 
 Reads the figures of a benchmark; knows neither targets nor files.

@@ -169,7 +169,7 @@ class SeedMetrics(Record, frozen=True, kw_only=True):
 
 
 class CheckMetrics(Record, frozen=True, kw_only=True):
-    """How far the logits of a converted model are from those of what it was made from.
+    """Distance of a converted model's logits from those of what it was made from.
 
     `max` is the greatest difference; `rms` the root mean square in units of the logits' spread;
     `top1_agreement` the share of tokens of which both find the same likeliest.
@@ -262,7 +262,9 @@ class PairedComparison(Record, frozen=True, kw_only=True):
 
 
 class Latency(Record, frozen=True, kw_only=True):
-    """How latency was measured; `interleaved` says that models took turns in every round."""
+    """Conditions of a latency measurement; `interleaved` says that models took turns in every
+    round.
+    """
 
     prompt_tokens: int | None = None
     new_tokens: int | None = None

@@ -15,7 +15,7 @@ from olivebuild.metrics.statistics import share_interval
 
 @dataclass(frozen=True)
 class Fields:
-    """What became of the JSON fields of one answer: whether it follows the schema, whether it is
+    """Verdicts on the JSON fields of one answer: whether it follows the schema, whether it is
     all right, and which fields are.
     """
 

@@ -1,4 +1,5 @@
-"""What figures say and what is noise: intervals, paired comparisons, and how many rows a loss takes
+"""Statistics of figures, against noise: intervals, paired comparisons, and how many rows a loss
+takes
 to be seen. Knows no models.
 
 Intervals are at 95 %. Verdicts are at 99 %, since a benchmark makes many comparisons: of a hundred
@@ -35,7 +36,7 @@ Interval = tuple[float, float]
 
 
 class Verdict(Enum):
-    """What a difference says of the first of two."""
+    """The verdict of a difference on the first of two."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -154,7 +155,7 @@ def paired_means(
 
 
 def _chance(gaps: np.ndarray) -> float:
-    """How likely such a mean is if the two models were equal.
+    """Return how likely such a mean is if the two models were equal.
 
     A few gaps of one sign look sure to Student's t: it takes their spread for known.
     """
@@ -275,7 +276,8 @@ def detectable(rows: int, differing: float) -> float | None:
 
 
 def power(rows: int, loss: float, differing: float) -> float:
-    """How likely McNemar's exact test calls a loss of this share a loss, when this share of the
+    """Return how likely McNemar's exact test calls a loss of this share a loss, when this share of
+    the
     rows differs.
     """
     low, high = stats.binom.ppf([1e-9, 1 - 1e-9], rows, differing)
@@ -290,7 +292,8 @@ def power(rows: int, loss: float, differing: float) -> float:
 
 
 def differing_share(lost: int, won: int, rows: int) -> float:
-    """How many answers differ between two such models, carefully guessed: none in 8 rows is not
+    """Return how many answers differ between two such models, carefully guessed: none in 8 rows is
+    not
     none in all.
     """
     return (lost + won + 1) / (rows + 2)

@@ -87,7 +87,7 @@ class Ragged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Header(Record, frozen=True, kw_only=True):
-    """What concerns all nodes, and what is read of all of them, in their order."""
+    """Facts of all nodes together, and columns of facts of each, in their order."""
 
     seal: str
     """The seal on all but files that decided the plan; see invalidation.py."""

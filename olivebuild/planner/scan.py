@@ -1,4 +1,4 @@
-"""What the disk and the machine say right now: digests of the files a recipe names, library
+"""The disk and the machine as they are now: digests of the files a recipe names, library
 versions, the machine.
 
 One scan is one view: what was looked at once is not looked at again, so that all keys of a build
@@ -158,7 +158,8 @@ class Scan:
 
     @contextlib.contextmanager
     def _readable(self, node: Node, field: tuple[str | int, ...]) -> Iterator[None]:
-        """What can't be read is told with the place in the recipe that names it, and the file in
+        """Yield what can't be read is told with the place in the recipe that names it, and the file
+        in
         the fact.
         """
         try:
@@ -218,7 +219,8 @@ class Scan:
         return self._libraries[name]
 
     def machine(self, node: Node) -> dict[str, str]:
-        """What of the machine is in the node's key: for latency all of it, for `numerics: strict`
+        """Return what of the machine is in the node's key: for latency all of it, for `numerics:
+        strict`
         what the bytes depend on.
         """
         if node.machine_bound and not self._machine:
@@ -231,7 +233,7 @@ class Scan:
         return (self._machine if node.machine_bound else {}) | strict
 
     def variables(self, node: Node) -> dict[str, str]:
-        """What of the environment is in the node's key.
+        """Return what of the environment is in the node's key.
 
         Text of JSON, so that no value looks like none.
         """
@@ -241,7 +243,7 @@ class Scan:
         }
 
     def program(self, node: Node) -> Reading:
-        """What the scripts of the node's command line read, as first seen."""
+        """Return what the scripts of the node's command line read, as first seen."""
         if node.name not in self._programs:
             found = self._programs[node.name] = self._read_program(node)
             self._commands[node.name] = node

@@ -1,4 +1,4 @@
-"""What the scripts of a command read, as their text tells: modules that lie in the folder, words
+"""Inputs of a command's scripts, as their text tells: modules that lie in the folder, words
 that are files, variables. Runs nothing.
 
 A module that a script imports, and that lies where Python would look for it first, counts like the
@@ -49,7 +49,7 @@ class Reading(msgspec.Struct):
 
 
 def facts_of(path: Path, _count: OnBytes) -> str:
-    """What a script's text says, as JSON; nothing of what is no script."""
+    """Return what a script's text says, as JSON; nothing of what is no script."""
     with opening.open_file(path) as f:
         head = f.read(256)
         first = head.partition(b"\n")[0] if head.startswith(b"#!") else b""
@@ -135,7 +135,7 @@ def _texts(nodes: Iterable[ast.AST]) -> list[str]:
 
 
 def look(folder: Path, program: Program, line: str, memo: Memo) -> Reading:
-    """What the scripts of a command in a recipe's folder read. Raises OSError."""
+    """Return what the scripts of a command in a recipe's folder read. Raises OSError."""
     return Look(folder, program, line, memo).reading
 
 
@@ -162,7 +162,9 @@ class Look:
         self.reading.modules.sort()
 
     def _roots(self, program: Program) -> Iterator[Path]:
-        """Where Python looks after the script's own folder, as far as that lies in the recipe's."""
+        """Yield where Python looks after the script's own folder, as far as that lies in the
+        recipe's.
+        """
         given = [*program.roots, *os.environ.get("PYTHONPATH", "").split(os.pathsep), *sys.path]
         prefixes = {Path(sys.prefix), Path(sys.base_prefix)}
         for path in dict.fromkeys(self.folder / text for text in given if text):

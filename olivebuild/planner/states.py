@@ -50,7 +50,7 @@ class Demand(IntEnum):
 
 
 class Lookup(Struct, frozen=True, kw_only=True):
-    """What keys and traces say of a node, whoever needs it and whatever lies in build/."""
+    """A node by its key and trace alone, whoever needs it and whatever lies in build/."""
 
     node: Node
     verdict: Verdict
@@ -72,7 +72,7 @@ class Lookup(Struct, frozen=True, kw_only=True):
 
     @property
     def has_result(self) -> bool:
-        """Whether there is a trace under its key, or was one when it was last FRESH."""
+        """Return whether there is a trace under its key, or was one when it was last FRESH."""
         return self.trace is not None or (self.from_db and self.node.referenced_folder is None)
 
 

@@ -15,7 +15,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Training(Fields):
-    """How the adapter is trained.
+    """Settings of the adapter's training.
 
     `batch` counts examples an optimiser step; `warmup` counts steps.
     """

@@ -49,7 +49,8 @@ def check(folder: Path, paths: Iterator[Path] | list[Path], where: Where | str |
 
 
 def _is_blob(link: Path) -> bool:
-    """Whether a link of a hub's snapshot leads to a blob of the same repository, a regular file by
+    """Return whether a link of a hub's snapshot leads to a blob of the same repository, a regular
+    file by
     the name of its hash.
     """
     # By the real place of the link itself: the snapshot may have been named through another link.

@@ -17,7 +17,7 @@ _KEPT: dict[int, bool] = {}
 
 
 def is_executable(file: Path, mode: int) -> bool:
-    """Whether a file is meant to be executable; of a file system that does not keep that,
+    """Return whether a file is meant to be executable; of a file system that does not keep that,
     none is.
     """
     return bool(mode & stat.S_IXUSR) and kept_in(file.parent)
@@ -34,7 +34,7 @@ def set_executable(file: Path) -> None:
 
 
 def kept_in(folder: Path) -> bool:
-    """Whether a file there can be executable or not.
+    """Return whether a file there can be executable or not.
 
     Tried once for each device; where nothing may be written, it is taken for kept.
     """
@@ -76,7 +76,7 @@ def check_readable(folders: Iterable[Path]) -> None:
 
 
 def hidden(error: PermissionError) -> StoreError:
-    """What a file of the cache that may not be read is to whoever reads it."""
+    """Return what a file of the cache that may not be read is to whoever reads it."""
     return _kept(Path(error.filename))
 
 

@@ -36,7 +36,8 @@ def fault(path: str) -> str | None:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name of a file is UTF-8 text; what is not can't be written into a manifest, a log
+    """Return whether a name of a file is UTF-8 text; what is not can't be written into a manifest,
+    a log
     or a report.
     """
     try:

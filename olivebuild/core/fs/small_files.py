@@ -18,7 +18,8 @@ MOST = 256 << 20
 
 
 def special(mode: int) -> str:
-    """What a thing is called that is neither file nor folder, and may never end; empty for those
+    """Return what a thing is called that is neither file nor folder, and may never end; empty for
+    those
     two.
     """
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):

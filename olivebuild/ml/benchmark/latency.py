@@ -44,7 +44,7 @@ class Ended(Exception):
 
 @dataclass
 class Samples:
-    """What one model's rounds gave: seconds to each token, a list a round."""
+    """Results of one model's rounds: seconds to each token, a list a round."""
 
     loaded: dict[str, Any]
     times: list[list[float]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What else can be said of an answer: the user's own score functions, and whether it is the JSON
+"""More scores of an answer: the user's own score functions, and whether it is the JSON
 that was asked for.
 """
 

@@ -156,7 +156,8 @@ def _onnx(folder: Path, *, trust: bool) -> Loaded:
 
 
 def _physical_cores() -> int:
-    """What ONNX Runtime takes unless told otherwise; the cores that this process may use where the
+    """Return what ONNX Runtime takes unless told otherwise; the cores that this process may use
+    where the
     system does not tell.
     """
     allowed = (
@@ -174,7 +175,7 @@ def _physical_cores() -> int:
 
 
 def _memory_by_tool() -> int | None:
-    """What the NVIDIA driver says this process holds now."""
+    """Return what the NVIDIA driver says this process holds now."""
     query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 class Requests:
-    """What the parent asks, in order.
+    """Answer what the parent asks, in order.
 
     When it closes its end, this process ends, whatever it is doing.
     """

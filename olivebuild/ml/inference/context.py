@@ -114,7 +114,8 @@ def examples_of(encoder: Encoder, table: Table) -> list[Example]:
 
 
 def room_of(completions: Sequence[int], new_tokens: int, *, whole: bool) -> int:
-    """How many tokens an answer may have, those of the right ones being so many; `whole`: also
+    """Return how many tokens an answer may have, those of the right ones being so many; `whole`:
+    also
     beyond the longest.
     """
     return new_tokens if whole else min(new_tokens, max(completions, default=0))
@@ -177,7 +178,9 @@ def _parts(rows: TokenRows) -> tuple[list[int], list[int]]:
 
 
 def context_of(folder: Path) -> int | None:
-    """How many tokens the model takes, prompt and answer together; None where it does not say."""
+    """Return how many tokens the model takes, prompt and answer together; None where it does not
+    say.
+    """
     genai = folder / "genai_config.json"
     if genai.is_file():
         return int(read_json(genai)["model"]["context_length"])
@@ -187,7 +190,7 @@ def context_of(folder: Path) -> int | None:
 def room_for(
     prompt: list[int], wanted: int, context: int | None, where: Where | None = None
 ) -> int:
-    """How many tokens the answer may have.
+    """Return how many tokens the answer may have.
 
     Raises InputError when the prompt alone fills the context.
     """

@@ -22,7 +22,7 @@ from olivebuild.ml.inference.runtime import BATCH, Question, Runtime
 
 @dataclass(frozen=True)
 class Form:
-    """How a row becomes a prompt: a data set's template without its answer.
+    """Form in which a row becomes a prompt: a data set's template without its answer.
 
     `format` is prompt, user or messages.
     """
@@ -54,7 +54,8 @@ class Form:
         return self.prompt(dict.fromkeys(self.columns, text), encoder)
 
     def fits(self, known: set[str]) -> bool:
-        """Whether rows with these columns can be asked: all that it needs, or some of those that
+        """Return whether rows with these columns can be asked: all that it needs, or some of those
+        that
         may be missing.
         """
         if self.format == "messages":

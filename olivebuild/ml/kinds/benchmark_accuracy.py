@@ -88,7 +88,8 @@ def run(job: Job) -> None:
 def _on_other_dates(
     job: Job, runtime: Runtime, table: Table, new_tokens: int
 ) -> dict[str, dict[str, int]]:
-    """How many answers to a few rows are other ones when the chat template writes another date;
+    """Return how many answers to a few rows are other ones when the chat template writes another
+    date;
     says so.
     """
     from olivebuild.ml.inference import runtime as _runtime

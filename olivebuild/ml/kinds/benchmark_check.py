@@ -202,7 +202,8 @@ def _judge(
 def _same_tokens(
     job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated: Any = None
 ) -> int:
-    """How many prompts were compared: their text, their tokens, and, where they come from messages,
+    """Return how many prompts were compared: their text, their tokens, and, where they come from
+    messages,
     what the runtime's own template gives.
 
     `dated` has their template for the date of the benchmark, where it reads the clock.
@@ -305,8 +306,9 @@ def _written(
 
 
 def _same_ends(job: Job, source: Path, onnx: Path) -> None:
-    """Where the source stops, be it by its configuration or by what its adapter taught it,
-    onnxruntime-genai must stop, too.
+    """Raise InputError unless the converted model stops where the source stops.
+
+    The source stops by its configuration, or by what its adapter taught it.
     """
     from olivebuild.ml.data.end_tokens import ends_of
 

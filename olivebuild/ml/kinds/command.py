@@ -142,7 +142,7 @@ def _copy(job: Job, name: str) -> Path:
 
 
 def _is_finite(value: float) -> bool:
-    """Whether a number is one that JSON and a float hold."""
+    """Return whether a number is one that JSON and a float hold."""
     try:
         return math.isfinite(value)
     except OverflowError:

@@ -32,7 +32,7 @@ def run(job: Job) -> None:
 
 
 def seen_of(folder: Path) -> dict[str, object]:
-    """What is asked of a model also where its folder is not."""
+    """Return what is asked of a model also where its folder is not."""
     return {"reads_clock": True} if template_clock.folder_reads_clock(folder) else {}
 
 

@@ -198,7 +198,9 @@ def _bring(job: Job, source: Source, *, trust: bool) -> None:
 
 
 def _names_provider(part: object) -> bool:
-    """Whether a part of a model has a provider of its own, which may not be there to open it."""
+    """Return whether a part of a model has a provider of its own, which may not be there to open
+    it.
+    """
     options = part.get("session_options") if isinstance(part, dict) else None
     return isinstance(options, dict) and bool(options.get("provider_options"))
 

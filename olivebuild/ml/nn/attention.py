@@ -43,7 +43,8 @@ OPTIONS = frozenset(inspect.signature(VARLEN).parameters) if VARLEN else frozens
 
 
 def takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's kernel is there for this device and number format; it is FlashAttention,
+    """Return whether torch's kernel is there for this device and number format; it is
+    FlashAttention,
     which begins with Ampere.
     """
     half = dtype in (torch.float16, torch.bfloat16)

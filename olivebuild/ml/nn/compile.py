@@ -127,7 +127,8 @@ class _Beside(torch.autograd.Function):
 
 
 def _has_gate_in_one(module: Any) -> bool:
-    """Whether this is down(up * act(gate)) with gate and up one product that is not trained; asked
+    """Return whether this is down(up * act(gate)) with gate and up one product that is not trained;
+    asked
     of the module itself, with a few numbers.
     """
     one: Any = getattr(module, "gate_up_proj", None)

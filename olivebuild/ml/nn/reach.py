@@ -1,4 +1,5 @@
-"""How far tokens see and up to what length positions mean the same: what a model's configuration
+"""Reach of attention, and the length up to which positions mean the same: what a model's
+configuration
 says that depends on a row's length.
 
 Some models compute a row otherwise when it is longer than what they were first trained on, and
@@ -47,7 +48,7 @@ def keeps_state(model: Any) -> str:
 
 
 def windows_of(model: Any) -> list[int]:
-    """How many tokens back layers see, of those that have a window."""
+    """Return how many tokens back layers see, of those that have a window."""
     config = model.config.get_text_config()
     given = [getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)]
     given += [getattr(module, "sliding_window", None) for module in model.modules()]
@@ -55,7 +56,7 @@ def windows_of(model: Any) -> list[int]:
 
 
 def ropes_of(config: Any) -> Iterator[dict[str, Any]]:
-    """What is said of rotary positions: once, or for each kind of layer."""
+    """Yield what is said of rotary positions: once, or for each kind of layer."""
     given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     parts = [part for part in given.values() if isinstance(part, dict)]
     yield from parts or ([given] if isinstance(given, dict) else [])

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def check_flaws(
     job: Job, rows: TokenRows, folder: str, role: str, *field: str, name: str = "drops"
 ) -> dict[str, Any]:
-    """What was dropped and cut of the rows of input `role` for the model in `folder`, as the step's
+    """Return what was dropped and cut of the rows of input `role` for the model in `folder`, as the
+    step's
     figures have it by that name; says so.
 
     Raises InputError, and leaves a report, when that is more than the data set allows.
@@ -57,7 +58,7 @@ def check_flaws(
 
 
 def _hints(rows: TokenRows, context: int | None) -> list[str]:
-    """What may be done about rows, by the kinds of their flaws."""
+    """Return what may be done about rows, by the kinds of their flaws."""
     hints = [hint for hint in dict.fromkeys(f.flaw.hint for f in rows.flawed) if hint]
     if any(f.flaw.why.startswith("refused") and not f.flaw.hint for f in rows.flawed):
         hints.append(REFUSED)
