@@ -79,7 +79,7 @@ class Observer:
         planner.traces.close()
         for name, state in plan.states.items():
             special = name == "m"
-            node = replace(state.node, libraries=("echoes",), machine=special, strict=special)
+            node = replace(state.node, libraries=("echoes",), machine_bound=special, strict=special)
             plan.states[name] = replace(state, node=node)
         recipe, later = read(self.site.folder / FILE_NAME, self.settings), 1 << 62
         paths = invalidation.global_paths(planner, plan)
