@@ -50,13 +50,7 @@ class Subject:
     trust_adapter: bool = False
 
 
-@click.command()
-@TARGET
-@recipe_options
-@SET
-@DATA
-@click.option("--system", metavar="TEXT", help="Begin with this system message.")
-@click.option(
+MAX_TOKENS = click.option(
     "--max-tokens",
     type=click.IntRange(1),
     default=256,
@@ -64,6 +58,15 @@ class Subject:
     help="Cut an answer after N tokens.",
     metavar="N",
 )
+
+
+@click.command()
+@TARGET
+@recipe_options
+@SET
+@DATA
+@click.option("--system", metavar="TEXT", help="Begin with this system message.")
+@MAX_TOKENS
 @click.option(
     "--temperature",
     type=click.FloatRange(0),
@@ -129,14 +132,7 @@ def chat(
     help="Write here instead of to standard output.",
 )
 @DATA
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(1),
-    default=256,
-    show_default=True,
-    help="Cut an answer after N tokens.",
-    metavar="N",
-)
+@MAX_TOKENS
 @click.pass_context
 def predict(
     ctx: click.Context,
