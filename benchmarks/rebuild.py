@@ -56,7 +56,7 @@ CHECKS = {
     "olivebuild.ml.models.opened": {"check_inputs": None, "check_output": None},
     "olivebuild.ml.weights.placement": {"check_places": None},
     "olivebuild.ml.onnx.proven": {"proven_length": 0},
-    "olivebuild.steps.onnx": {"_check_finite": None},
+    "olivebuild.ml.onnx.skeletons": {"check_finite_input": None},
 }
 """module -> what is no part of the arithmetic there, and what it gives where all is well."""
 NO_CHECKS = f"""
