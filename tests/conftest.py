@@ -4,6 +4,7 @@ builds.
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import olivebuild
 
 RECIPE = """\
 default: onnx-int4
@@ -76,6 +79,16 @@ for name in [
 # A shell starts background jobs with SIGINT ignored, and children would inherit that; with a
 # handler they start as from a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Write the byte code of the package before the first test.
+
+    The first import from a room makes its `__pycache__`, which dates the room's folder, and a build
+    at that moment remembers nothing: rightly, since a module may have been added.
+    """
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(olivebuild.__file__).parent, quiet=1)
 
 
 @dataclass
