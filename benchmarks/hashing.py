@@ -5,9 +5,8 @@ takes.
     python benchmarks/hashing.py --quick    # 128 MiB
 
 The file lies in the page cache, so that the processor is measured and not the disk. All are called
-in turn, a round after the
-other; medians count. `cat` is a process of its own and so pays its start (1 ms), ours is called in
-this one.
+in turn, a round after the other; medians count. `cat` is a process of its own and so pays its start
+(1 ms), ours is called in this one.
 """
 
 from __future__ import annotations

@@ -6,15 +6,12 @@ on one model in alternating rounds.
     python benchmarks/latency.py --quick
 
 The script of onnxruntime-genai (benchmark/python/benchmark_e2e.py) is in its repository and not in
-its wheel, so what it times is timed here by
-the package's own interface: a prompt that the model wrote itself, sampling of 50 likeliest tokens,
-`append_tokens` as the prompt's time,
-each `generate_next_token` as a token's, and a run's mean of these. Ours is the stopwatch of the
-benchmark step: random tokens, greedy.
-Two processes with one model differ by some per cent as long as they live, so what is compared is
-processes, several of each way: the
-interval is that of their pairs, each the medians of its rounds. Then the model is compared with
-itself a hundred times.
+its wheel, so what it times is timed here by the package's own interface: a prompt that the model
+wrote itself, sampling of 50 likeliest tokens, `append_tokens` as the prompt's time, each
+`generate_next_token` as a token's, and a run's mean of these. Ours is the stopwatch of the
+benchmark step: random tokens, greedy. Two processes with one model differ by some per cent as long
+as they live, so what is compared is processes, several of each way: the interval is that of their
+pairs, each the medians of its rounds. Then the model is compared with itself a hundred times.
 """
 
 from __future__ import annotations

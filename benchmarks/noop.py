@@ -1,19 +1,19 @@
 """A build of which nothing has changed: olivebuild beside make, ninja, doit, DVC and `python -c
 pass`, in turn, on the same graph.
 
-    python benchmarks/noop.py            # 5 targets with a 1 GiB input, 1,000 and 10,000 targets,
-    one edit; half an hour, most of it the first builds
-    python benchmarks/noop.py --quick    # 5 targets, a small input
-    python benchmarks/noop.py --path /tmp/venv/bin    # where else to look for peers: DVC in an
-    environment of its own
+    # 5 targets with a 1 GiB input, 1,000 and 10,000 targets, one edit; half an hour, most of it the
+    # first builds.
+    python benchmarks/noop.py
+    # 5 targets, a small input.
+    python benchmarks/noop.py --quick
+    # Where else to look for peers: DVC in an environment of its own.
+    python benchmarks/noop.py --path /tmp/venv/bin
 
 The graph is a chain of five copies, or many targets, each the copy of a source of its own. All
-builders are warm: everything was
-built before. Medians of interleaved rounds; a builder that is not installed is said. make runs
-without its built-in rules, which would cost it
-20 s on 10,000 sources. Our first build of many targets makes them in this process, since ten
-thousand processes would take an hour;
-what is measured is the command.
+builders are warm: everything was built before. Medians of interleaved rounds; a builder that is not
+installed is said. make runs without its built-in rules, which would cost it 20 s on 10,000 sources.
+Our first build of many targets makes them in this process, since ten thousand processes would take
+an hour; what is measured is the command.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
 """A new adapter, then merge and int4: olivebuild's tensor-level rebuild beside peft + the model
 builder, on one model, in one run.
 
-    python benchmarks/rebuild.py                       # a Phi-3 of 0.7B parameters, about 10
-    minutes on 2 cores
-    python benchmarks/rebuild.py --layers 32 --hidden 3072 --intermediate 8192 --heads 32    #
-    Phi-3-mini
+    # A Phi-3 of 0.7B parameters; about 10 minutes on 2 cores.
+    python benchmarks/rebuild.py
+    # Phi-3-mini.
+    python benchmarks/rebuild.py --layers 32 --hidden 3072 --intermediate 8192 --heads 32
     python benchmarks/rebuild.py --quick
 
 Random weights and a tokenizer trained on the spot. Peers: `merge_and_unload` and `save_pretrained`,
-then the builder; and the
-builder's own `adapter_path`, which leaves LoRA in the graph. Times are until the result lies in its
-folder, fsync included for
-us (the peers don't); how much of it that is, a run without fsync says.
+then the builder; and the builder's own `adapter_path`, which leaves LoRA in the graph. Times are
+until the result lies in its folder, fsync included for us (the peers don't); how much of it that
+is, a run without fsync says.
 """
 
 from __future__ import annotations

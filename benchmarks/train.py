@@ -1,19 +1,17 @@
 """Training an adapter: olivebuild's loop beside the loops that people use, on the same rows, in the
 same order, from the same start.
 
-    python benchmarks/train.py                    # without a GPU: the quick start's model and rows
-    beside the transformers Trainer
-    python benchmarks/train.py                    # with one: a Phi-3-mini of random weights beside
-    a stock loop, TRL + Liger, rows one at a time
+    python benchmarks/train.py
     python benchmarks/train.py --quick
 
+Without a GPU: the quick start's model and rows, beside the transformers Trainer. With one: a
+Phi-3-mini of random weights, beside a stock loop, TRL + Liger, and rows one at a time.
+
 Each variant runs in a process of its own; its figures are printed as soon as it ends, and one that
-fails is told and left out. Tokens a
-second are the rows' own tokens, without padding, over the steps after the first ones; "of the
-ceiling" counts 4 floating-point
-operations a parameter and token, against what a matrix product reaches on the same card in a tenth
-of a second. Phi-3-mini's own
-options: a sliding window of 2047, LoRA of rank 64 on qkv_proj and o_proj, dropout 0.1.
+fails is told and left out. Tokens a second are the rows' own tokens, without padding, over the
+steps after the first ones; "of the ceiling" counts 4 floating-point operations a parameter and
+token, against what a matrix product reaches on the same card in a tenth of a second. Phi-3-mini's
+own options: a sliding window of 2047, LoRA of rank 64 on qkv_proj and o_proj, dropout 0.1.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Permissions of results made of private files: only who may read all of them may read these.
 
 A file of mode 0600, or one in a folder of mode 0700, is not to come out as 0644 in a cache or in
-build/. So the blobs of a result
-take no more of the system's bits for others than each file had that went into it, and what is
-written of blobs no more than each of them.
+build/. So the blobs of a result take no more of the system's bits for others than each file had
+that went into it, and what is written of blobs no more than each of them.
 """
 
 from __future__ import annotations

@@ -157,8 +157,7 @@ class Step:
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         """Return what the recipe says and can change the bytes; edges, files and the source are
-        parts of
-        their own.
+        parts of their own.
         """
         edges = {e.field[0] for e in self.edges(fields) if e.field}
         files = {f.field[0] for f in self.files(fields) if f.field}

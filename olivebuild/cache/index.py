@@ -3,8 +3,8 @@
 It never holds a build up for long, and never fails one.
 
 diskcache would also read pickled rows, which runs code; our Disk refuses them on every path. The
-file may be anyone's, so that a statement
-that does not end is stopped, as is the wait for another process that keeps the file to itself.
+file may be anyone's, so that a statement that does not end is stopped, as is the wait for another
+process that keeps the file to itself.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 The only place that decides what makes an action's output what it is.
 
 One list of parts is both hashed and compared, so that an explanation can't drift from the key. A
-part's `shown` text is for
-people and is not hashed: names and paths never enter a key.
+part's `shown` text is for people and is not hashed: names and paths never enter a key.
 """
 
 from __future__ import annotations
@@ -58,8 +57,7 @@ def key_of(parts: Iterable[Part]) -> str:
 
 def compare(old: Iterable[Part], new: Iterable[Part]) -> list[Reason]:
     """Return what differs between two lists of parts, in the order of the new one, what is gone at
-    the
-    end.
+    the end.
     """
     before = {(p.cause, p.label): p for p in old}
     reasons = []

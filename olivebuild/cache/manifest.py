@@ -24,10 +24,9 @@ class Entry(Struct, frozen=True):
     digest, and the blobs that make it.
 
     A file is one blob, or, if it is large or holds tensors, a run of (blob, size): equal tensors of
-    different models are stored
-    once. The digest of such a file is that of its run, so that it can be had without reading what
-    is known already; where no tensors
-    cut it otherwise, the run is the file's segments, and its digest that of `digest.of_file`.
+    different models are stored once. The digest of such a file is that of its run, so that it can
+    be had without reading what is known already; where no tensors cut it otherwise, the run is the
+    file's segments, and its digest that of `digest.of_file`.
     """
 
     name: str

@@ -1,10 +1,8 @@
 """Locations of the tensors of models that are referenced in their own folders: so that what is made
-from
-it need not copy them.
+from it need not copy them.
 
 A file for each model and folder, in the cache: places/<model digest>-<folder>.json. It holds while
-the weight files' stats are
-what they were.
+the weight files' stats are what they were.
 """
 
 from __future__ import annotations
@@ -63,8 +61,7 @@ def size_of(file: Path) -> int:
 
 def is_right(file: Path, count: hashing.OnBytes) -> bool:
     """Return whether the bytes still are what a file of places says, where the stats are; true
-    where
-    nobody would read them.
+    where nobody would read them.
     """
     try:
         return all(

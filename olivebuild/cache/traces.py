@@ -94,8 +94,7 @@ class Traces:
 
     def is_later(self, key: str) -> bool:
         """Return whether the file is whole, but of a later version of olivebuild, which says more
-        than
-        this one understands.
+        than this one understands.
         """
         try:
             text = opening.read(self.file(key)).decode()

@@ -1,8 +1,8 @@
 """The environment of a recipe's own commands: a base that always passes, and what the recipe lists.
 
 The base is where programs, libraries and caches lie, who runs them, in which language they speak,
-how they reach the network, and what of the
-machine they use: what a command needs to run at all, and what should not change what it makes.
+how they reach the network, and what of the machine they use: what a command needs to run at all,
+and what should not change what it makes.
 """
 
 from __future__ import annotations

@@ -134,8 +134,7 @@ FULL = ("no room is left on the disk", "free some and build again: what was fini
 
 def of_disk(error: OSError, what: str = "") -> StoreError:
     """Return what the operating system refused, as an error of ours; `what` names the thing that
-    should
-    have been written.
+    should have been written.
     """
     where = str(error.filename or "") or None
     text = (error.strerror or str(error)).lower()

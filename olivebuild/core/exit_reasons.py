@@ -52,8 +52,7 @@ def ending(code: int, peak: int = 0, killed_before: int | None = None) -> tuple[
 
 def kills() -> int | None:
     """Return how many processes the system has ended for want of memory so far; None where it does
-    not
-    tell.
+    not tell.
     """
     try:
         with open("/proc/vmstat", encoding="ascii") as f:

@@ -82,8 +82,7 @@ def processor() -> list[str]:
 
 def available_memory() -> int:
     """Return what new processes can get without swapping; all physical memory where the system does
-    not
-    tell.
+    not tell.
     """
     try:
         with open("/proc/meminfo", encoding="ascii") as f:

@@ -2,8 +2,8 @@
 and writes less. Knows no meanings.
 
 A line is a checksum, a name and a JSON value; the last line of a name counts, and `null` says that
-nothing is known any more. A line that
-is torn or damaged is as if it were not there: what is kept here can be found out again.
+nothing is known any more. A line that is torn or damaged is as if it were not there: what is kept
+here can be found out again.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Properties of the machine that are part of a result's meaning: stated here, and nowhere else.
 
 Libraries choose their instructions, and so the order of additions, by the processor, the number of
-threads, the kind of GPU, and by what the
-environment says of these. So equal inputs give equal bytes under equal numerics. They are in no
-key, unless a recipe says `numerics: strict`: a
-laptop restores what a larger machine has made. The trace of what was computed names them, and a
-build equals a clean one under those.
+threads, the kind of GPU, and by what the environment says of these. So equal inputs give equal
+bytes under equal numerics. They are in no key, unless a recipe says `numerics: strict`: a laptop
+restores what a larger machine has made. The trace of what was computed names them, and a build
+equals a clean one under those.
 """
 
 from __future__ import annotations
@@ -74,8 +73,7 @@ def settings() -> dict[str, str]:
 
 def threads() -> str:
     """Return how many threads libraries begin with, where they are not told otherwise: what OpenMP
-    is
-    told, else the processors that we may use.
+    is told, else the processors that we may use.
     """
     for name in THREADS:
         first = os.environ.get(name, "").partition(",")[0].strip()

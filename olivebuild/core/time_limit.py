@@ -106,8 +106,7 @@ def _from_outside(began: float) -> Iterator[None]:
 @contextlib.contextmanager
 def _memory() -> Iterator[None]:
     """Yield where the system can, no more than so much address space is given meanwhile; else the
-    machine
-    might run out of memory first.
+    machine might run out of memory first.
     """
     limits = _limits()
     if limits is None:

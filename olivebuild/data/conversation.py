@@ -108,8 +108,7 @@ def conversation_of(columns: Mapping[str, Any], name: str) -> list[dict[str, Any
 
 def has_system(columns: Mapping[str, Any], name: str) -> bool:
     """Return whether a system message stands beside the others, as in ShareGPT's form and in
-    requests to
-    Anthropic's servers.
+    requests to Anthropic's servers.
     """
     system = columns.get("system")
     return name != "system" and isinstance(system, str) and bool(system.strip())

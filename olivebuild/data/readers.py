@@ -280,8 +280,7 @@ def _csv(text: Text, say: Say) -> Iterator[Read]:
 
 def _delimiter(text: Text, usual: str) -> tuple[str, int]:
     """Return what separates the values, and how many lines before the header say just that
-    (`sep=;`, for
-    spreadsheets).
+    (`sep=;`, for spreadsheets).
 
     It is the usual one unless that leaves the header whole while another parts the header and the
     first rows alike.

@@ -201,8 +201,7 @@ def places(groups: Sequence[str], seed: int) -> dict[str, float]:
 
 def nearest(groups: Sequence[str], seed: int, *, test: bool) -> str | None:
     """Return where all fell on one side: the group that is nearest to the other, of those that are
-    no more
-    than half of the rows.
+    no more than half of the rows.
     """
     sizes, place = Counter(groups), places(groups, seed)
     small = [group for group, size in sizes.items() if 2 * size <= len(groups)]

@@ -148,8 +148,7 @@ _FOREIGN = re.compile(rb"[^\x00-\x7f" + _SIGNS + rb"\xc0-\xd6\xd8-\xf6\xf8-\xfe]
 
 def _is_western(path: Path, shown: str) -> bool:
     """Return whether the bytes beyond ASCII look like Western letters and signs: defined, seldom
-    three in
-    a row, and no UTF-8 among them.
+    three in a row, and no UTF-8 among them.
     """
     high = rows = 0
     with _bytes(path, shown) as f:

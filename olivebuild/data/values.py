@@ -56,8 +56,7 @@ def tidied(rows: Sequence[Read], names: Iterable[str]) -> tuple[list[Read], list
     value than what was put in.
 
     Whole numbers become floating point where some are missing, and dates become points in time:
-    both are turned back, if all of the
-    column allow it.
+    both are turned back, if all of the column allow it.
     """
     made, notes = list(rows), []
     for name in dict.fromkeys(names):

@@ -216,8 +216,7 @@ class Builder:
 
     def _is_taken(self, state: State) -> bool:
         """Return whether a node has failed or runs, or another runs of which the key is the same:
-        that
-        one's result will do for both.
+        that one's result will do for both.
         """
         name = state.node.name
         if name in self._running or name in self._failures:
@@ -226,8 +225,7 @@ class Builder:
 
     def _inputs_ready(self, plan: Plan, state: State) -> bool:
         """Return whether a node's inputs are there, and the data sets of the benchmarks that will
-        ask what
-        is made of it: their rows are looked at before an adapter is trained.
+        ask what is made of it: their rows are looked at before an adapter is trained.
         """
         graph = self.planner.graph
         if not all(self._is_done(plan, s.name) for _, s, _ in graph.inputs[state.node.name]):

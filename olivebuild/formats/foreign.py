@@ -2,9 +2,8 @@
 code, or lead out of the folder.
 
 Of models and adapters for transformers and peft here, of ONNX folders in onnx_folder.py. Both are
-asked when a plan is made, before a
-step reads what it has fetched, and again before a library loads a folder, since a shared cache can
-hold what another wrote.
+asked when a plan is made, before a step reads what it has fetched, and again before a library loads
+a folder, since a shared cache can hold what another wrote.
 """
 
 from __future__ import annotations

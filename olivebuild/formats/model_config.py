@@ -2,8 +2,7 @@
 models. Knows nothing of plans.
 
 Only JSON and the source text of the installed libraries are read, and the headers of weights:
-nothing heavy is imported, and no code
-of the folder runs. What can't be told is left to the steps.
+nothing heavy is imported, and no code of the folder runs. What can't be told is left to the steps.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """Recognition of folders and files that are named as models and are none: by the names in it, or by
-its
-first bytes. Reads nothing else.
+its first bytes. Reads nothing else.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The Pareto front of a benchmark's models of accuracy, speed and size, and
-the best under gates.
+"""The Pareto front of a benchmark's models of accuracy, speed and size, and the best under gates.
 
 Reads the figures of a benchmark; knows neither targets nor files.
 """

@@ -1,10 +1,8 @@
 """Statistics of figures, against noise: intervals, paired comparisons, and how many rows a loss
-takes
-to be seen. Knows no models.
+takes to be seen. Knows no models.
 
 Intervals are at 95 %. Verdicts are at 99 %, since a benchmark makes many comparisons: of a hundred
-of equals about one says otherwise. Nothing
-else is corrected for looking at many at once.
+of equals about one says otherwise. Nothing else is corrected for looking at many at once.
 """
 
 from __future__ import annotations
@@ -277,8 +275,7 @@ def detectable(rows: int, differing: float) -> float | None:
 
 def power(rows: int, loss: float, differing: float) -> float:
     """Return how likely McNemar's exact test calls a loss of this share a loss, when this share of
-    the
-    rows differs.
+    the rows differs.
     """
     low, high = stats.binom.ppf([1e-9, 1 - 1e-9], rows, differing)
     differ = np.arange(max(1, low), high + 1)
@@ -293,8 +290,7 @@ def power(rows: int, loss: float, differing: float) -> float:
 
 def differing_share(lost: int, won: int, rows: int) -> float:
     """Return how many answers differ between two such models, carefully guessed: none in 8 rows is
-    not
-    none in all.
+    not none in all.
     """
     return (lost + won + 1) / (rows + 2)
 

@@ -159,8 +159,7 @@ class Scan:
     @contextlib.contextmanager
     def _readable(self, node: Node, field: tuple[str | int, ...]) -> Iterator[None]:
         """Yield what can't be read is told with the place in the recipe that names it, and the file
-        in
-        the fact.
+        in the fact.
         """
         try:
             yield
@@ -220,8 +219,7 @@ class Scan:
 
     def machine(self, node: Node) -> dict[str, str]:
         """Return what of the machine is in the node's key: for latency all of it, for `numerics:
-        strict`
-        what the bytes depend on.
+        strict` what the bytes depend on.
         """
         if node.machine_bound and not self._machine:
             self._machine = host.describe()

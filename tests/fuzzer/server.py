@@ -2,10 +2,9 @@
 tests.fuzzer.server ROOT [heavy]`.
 
 Reads a JSON object a line, {"arguments", "folder", "out"}, or {"make": true}, once; answers with
-the process's id, and with how it ended. What a
-fork's Python runs, opens to write or connects to outside the sandbox ROOT, or runs from within it,
-goes into ROOT.alarms. A heavy server has
-imported torch, transformers, peft and onnxruntime, and workers are forks, too.
+the process's id, and with how it ended. What a fork's Python runs, opens to write or connects to
+outside the sandbox ROOT, or runs from within it, goes into ROOT.alarms. A heavy server has imported
+torch, transformers, peft and onnxruntime, and workers are forks, too.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 labels swapped does, a loss of 3 points does.
 
 The judging is the real one. The models are classifiers that train in a moment, on the rows of a
-recipe in this repository, and that recipe's own
-models, whose answers are in predictions.json.
+recipe in this repository, and that recipe's own models, whose answers are in predictions.json.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """Any sequence of edits, undos, damage, losses and kills, with builds between them: after a build
-everything is as a clean build makes it, nothing
-ran that need not, and a second build runs nothing.
+everything is as a clean build makes it, nothing ran that need not, and a second build runs nothing.
 
 Steps run inside the build's own process here, so that a sequence takes milliseconds; test_kills.py
 has real workers.

@@ -415,8 +415,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """`python -m tests.support.families [--write FILE] [NAME...]`: measure, print what is wrong,
-    and write
-    the page.
+    and write the page.
     """
     import argparse
     import tempfile

@@ -1,6 +1,6 @@
 """FlashAttention 4 runs on few cards, so its part is played by plain products here, by its
-contract: what is tested is that rows get to it
-rightly, through operators as a compiler wants them, and that a fault of its is found."""
+contract: what is tested is that rows get to it rightly, through operators as a compiler wants them,
+and that a fault of its is found."""
 
 from __future__ import annotations
 

@@ -2,9 +2,8 @@
 published.
 
 A `config.json` here has the names and the kinds of values of the one on the hub (as its authors
-wrote it, for the transformers of their day);
-only sizes are small, so that windows and original context lengths are passed within some dozen
-tokens. `python -m tests.support.families --write FILE`
+wrote it, for the transformers of their day); only sizes are small, so that windows and original
+context lengths are passed within some dozen tokens. `python -m tests.support.families --write FILE`
 writes the table of what was measured on them (tests/scenarios/test_families.py).
 """
 

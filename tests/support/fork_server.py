@@ -2,10 +2,9 @@
 tests.support.fork_server`.
 
 Reads a JSON object a line: {"arguments", "folder", "environment", "out", "fork_workers"}; forks a
-process that does what `olivebuild` does with
-these; answers with its id, and, when it has ended, with its exit code. Ends with its standard
-input. With `fork_workers` the workers are forks of
-the build, too: they do all that a worker does but import its modules.
+process that does what `olivebuild` does with these; answers with its id, and, when it has ended,
+with its exit code. Ends with its standard input. With `fork_workers` the workers are forks of the
+build, too: they do all that a worker does but import its modules.
 """
 
 from __future__ import annotations

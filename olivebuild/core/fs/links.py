@@ -50,8 +50,7 @@ def check(folder: Path, paths: Iterator[Path] | list[Path], where: Where | str |
 
 def _is_blob(link: Path) -> bool:
     """Return whether a link of a hub's snapshot leads to a blob of the same repository, a regular
-    file by
-    the name of its hash.
+    file by the name of its hash.
     """
     # By the real place of the link itself: the snapshot may have been named through another link.
     place = Path(os.path.realpath(link.parent))

@@ -37,8 +37,7 @@ def fault(path: str) -> str | None:
 
 def is_text(name: str) -> bool:
     """Return whether a name of a file is UTF-8 text; what is not can't be written into a manifest,
-    a log
-    or a report.
+    a log or a report.
     """
     try:
         name.encode()

@@ -19,8 +19,7 @@ MOST = 256 << 20
 
 def special(mode: int) -> str:
     """Return what a thing is called that is neither file nor folder, and may never end; empty for
-    those
-    two.
+    those two.
     """
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return ""

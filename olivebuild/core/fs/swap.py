@@ -1,8 +1,7 @@
 """Put a new folder where another stands, so that readers see the old one or the new one, whole.
 
 Linux swaps the two names in one call (renameat2 with RENAME_EXCHANGE). Elsewhere the old folder is
-renamed aside first, and a
-journal lets the next build finish what a crash interrupted.
+renamed aside first, and a journal lets the next build finish what a crash interrupted.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Deleting below our own folders, where no link is followed: the one place that deletes trees.
 
 A folder that a stranger can fill (a cloned repository, a shared cache) may hold links where we
-expect folders of our own. The root is
-what the user named and may hold links; below it every folder is opened by its name in the one
-before it (openat, O_NOFOLLOW), so that
-a link, also one that appears meanwhile, is never a way out. Where the system has no such calls,
-each folder is looked at before.
+expect folders of our own. The root is what the user named and may hold links; below it every folder
+is opened by its name in the one before it (openat, O_NOFOLLOW), so that a link, also one that
+appears meanwhile, is never a way out. Where the system has no such calls, each folder is looked at
+before.
 """
 
 from __future__ import annotations

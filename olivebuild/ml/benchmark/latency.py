@@ -2,8 +2,7 @@
 that a busy machine hits all alike.
 
 The rounds end when every model's times are known well enough, or at a limit. Where memory does not
-hold all models at once, each has its
-rounds alone, and the figures say so.
+hold all models at once, each has its rounds alone, and the figures say so.
 """
 
 from __future__ import annotations

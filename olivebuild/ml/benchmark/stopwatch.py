@@ -2,8 +2,8 @@
 whenever a line comes.
 
 Says what it loaded, then a line of JSON for each line of standard input, and ends with it. Imports
-only what the model's own
-runtime needs, so that its memory is that of a program that runs the model.
+only what the model's own runtime needs, so that its memory is that of a program that runs the
+model.
 """
 
 from __future__ import annotations
@@ -157,8 +157,7 @@ def _onnx(folder: Path, *, trust: bool) -> Loaded:
 
 def _physical_cores() -> int:
     """Return what ONNX Runtime takes unless told otherwise; the cores that this process may use
-    where the
-    system does not tell.
+    where the system does not tell.
     """
     allowed = (
         os.sched_getaffinity(0)

@@ -3,10 +3,9 @@
 `python -m olivebuild.ml.inference.chat_process SETTINGS`; settings and lines are JSON.
 
 In: {"ask": n, "messages": [...]} or {"ask": n, "text": "..."}, and {"stop": n}, which ends answer n
-early. Out: {"event": "ready"},
-{"event": "text", "text": t}, {"event": "end"}, {"event": "refused", ...} for a question that can't
-be answered; for rows
-{"event": "row", "row": {...}, "text": t}; {"event": "error", ...}.
+early. Out: {"event": "ready"}, {"event": "text", "text": t}, {"event": "end"}, {"event": "refused",
+...} for a question that can't be answered; for rows {"event": "row", "row": {...}, "text": t};
+{"event": "error", ...}.
 """
 
 from __future__ import annotations

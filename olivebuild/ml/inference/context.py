@@ -1,6 +1,5 @@
 """Rows that a model can't be trained on or asked: longer than it takes, or refused by its chat
-template. Told before any is, with their
-places in the data.
+template. Told before any is, with their places in the data.
 """
 
 from __future__ import annotations
@@ -115,8 +114,7 @@ def examples_of(encoder: Encoder, table: Table) -> list[Example]:
 
 def room_of(completions: Sequence[int], new_tokens: int, *, whole: bool) -> int:
     """Return how many tokens an answer may have, those of the right ones being so many; `whole`:
-    also
-    beyond the longest.
+    also beyond the longest.
     """
     return new_tokens if whole else min(new_tokens, max(completions, default=0))
 

@@ -55,8 +55,7 @@ class Form:
 
     def fits(self, known: set[str]) -> bool:
         """Return whether rows with these columns can be asked: all that it needs, or some of those
-        that
-        may be missing.
+        that may be missing.
         """
         if self.format == "messages":
             return self.text in known

@@ -89,8 +89,7 @@ def _on_other_dates(
     job: Job, runtime: Runtime, table: Table, new_tokens: int
 ) -> dict[str, dict[str, int]]:
     """Return how many answers to a few rows are other ones when the chat template writes another
-    date;
-    says so.
+    date; says so.
     """
     from olivebuild.ml.inference import runtime as _runtime
     from olivebuild.ml.inference.generate import dress

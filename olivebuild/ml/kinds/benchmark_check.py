@@ -98,8 +98,7 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
 
 def compare(expected: list[Any], found: list[Any]) -> dict[str, float]:
     """Arrays [tokens, vocabulary] of logits: greatest difference, its root mean square in units of
-    the expected logits' spread, and
-    the share of tokens for which both find the same most likely.
+    the expected logits' spread, and the share of tokens for which both find the same most likely.
     """
     import numpy as np
 
@@ -203,8 +202,7 @@ def _same_tokens(
     job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated: Any = None
 ) -> int:
     """Return how many prompts were compared: their text, their tokens, and, where they come from
-    messages,
-    what the runtime's own template gives.
+    messages, what the runtime's own template gives.
 
     `dated` has their template for the date of the benchmark, where it reads the clock.
     The model is asked with the tokens of our one rendering; whoever deploys it has those of the

@@ -40,8 +40,7 @@ def _convert(job: Job, gguf: Path, dtype: str) -> None:
     """Dequantise a GGUF file into `job.out` as a plain Hugging Face folder.
 
     transformers reads GGUF (https://huggingface.co/docs/transformers/gguf) but won't save what it
-    read, so the tensors are
-    written here.
+    read, so the tensors are written here.
     """
     import torch
     from safetensors.torch import save_file

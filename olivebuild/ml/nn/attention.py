@@ -1,11 +1,9 @@
 """Attention between rows that lie end to end (ml/nn/packing.py), registered with transformers under
-a
-name of our own.
+a name of our own.
 
 Models hand it their queries, keys and values of all tokens; no mask is made. On CUDA in half
-precision torch's varlen kernel does the
-work, or, where all rows have one length, the faster one that scaled_dot_product_attention finds, or
-FlashAttention 4 (ml/nn/flash_attention.py); elsewhere
+precision torch's varlen kernel does the work, or, where all rows have one length, the faster one
+that scaled_dot_product_attention finds, or FlashAttention 4 (ml/nn/flash_attention.py); elsewhere
 that works on padded groups of rows. What it does not know (soft caps, sinks) raises
 NotImplementedError.
 """
@@ -44,8 +42,7 @@ OPTIONS = frozenset(inspect.signature(VARLEN).parameters) if VARLEN else frozens
 
 def takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether torch's kernel is there for this device and number format; it is
-    FlashAttention,
-    which begins with Ampere.
+    FlashAttention, which begins with Ampere.
     """
     half = dtype in (torch.float16, torch.bfloat16)
     return (

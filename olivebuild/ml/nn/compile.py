@@ -2,10 +2,9 @@
 result changes but for rounding.
 
 Products are the library's, so a compiler saves passes over memory between them. Three it must be
-helped with: LoRA's factor, which
-it applies to the wide product and not to the narrow one; LoRA's own product, which is added in a
-pass of its own; and the gradient of a gate that is
-one product with what it gates, of which each half is computed with all that the other one reads.
+helped with: LoRA's factor, which it applies to the wide product and not to the narrow one; LoRA's
+own product, which is added in a pass of its own; and the gradient of a gate that is one product
+with what it gates, of which each half is computed with all that the other one reads.
 """
 
 from __future__ import annotations
@@ -128,8 +127,7 @@ class _Beside(torch.autograd.Function):
 
 def _has_gate_in_one(module: Any) -> bool:
     """Return whether this is down(up * act(gate)) with gate and up one product that is not trained;
-    asked
-    of the module itself, with a few numbers.
+    asked of the module itself, with a few numbers.
     """
     one: Any = getattr(module, "gate_up_proj", None)
     plain = type(one) is torch.nn.Linear

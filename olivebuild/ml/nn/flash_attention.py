@@ -2,9 +2,8 @@
 of layers leaves whole.
 
 It can't be traced itself, and torch's way to it (torch.nn.attention.activate_flash_attention_impl)
-fails on what versions since 4.0.0b20
-give back. It is beta software, so what it computes is compared with torch's own products before a
-training trusts it (`fault`).
+fails on what versions since 4.0.0b20 give back. It is beta software, so what it computes is
+compared with torch's own products before a training trusts it (`fault`).
 """
 
 from __future__ import annotations
@@ -37,10 +36,9 @@ def attention(
     rows: tuple[Any, Any, int, int] = (None, None, 0, 0),
 ) -> torch.Tensor:
     """Causal attention of [rows, tokens, heads, dim], or of rows end to end, [tokens, heads, dim],
-    with `rows`: where each row's queries and its
-    keys begin (int32, one more than rows), and the longest of each. Fewer heads of keys than of
-    queries are shared. `back`: how many
-    tokens a token sees before itself.
+    with `rows`: where each row's queries and its keys begin (int32, one more than rows), and the
+    longest of each. Fewer heads of keys than of queries are shared. `back`: how many tokens a token
+    sees before itself.
     """
     out: torch.Tensor = torch.ops.olivebuild.flash(q, k, v, *rows, scale, back)[0]
     return out

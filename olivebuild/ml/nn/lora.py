@@ -2,9 +2,8 @@
 for rounding.
 
 peft adds what LoRA gives to a layer's output as a matrix of its own, scaled. Much of a small
-model's time goes there: into passes over wide
-matrices, and into products with a narrow one that lies across. For layers that are compiled see
-ml/nn/compile.py.
+model's time goes there: into passes over wide matrices, and into products with a narrow one that
+lies across. For layers that are compiled see ml/nn/compile.py.
 """
 
 from __future__ import annotations

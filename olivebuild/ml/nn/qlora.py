@@ -2,8 +2,8 @@
 base is in full precision.
 
 Merging into 4-bit weights would lose what was learnt, so it is not done: a merge goes into the
-base's own weights, or into the
-4-bit weights' values in full precision, which are what training saw.
+base's own weights, or into the 4-bit weights' values in full precision, which are what training
+saw.
 """
 
 from __future__ import annotations

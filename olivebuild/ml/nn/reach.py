@@ -1,10 +1,9 @@
 """Reach of attention, and the length up to which positions mean the same: what a model's
-configuration
-says that depends on a row's length.
+configuration says that depends on a row's length.
 
 Some models compute a row otherwise when it is longer than what they were first trained on, and
-transformers decides that once for all rows
-of a forward pass. So rows that are computed otherwise must not share a pass (`Reach.apart`).
+transformers decides that once for all rows of a forward pass. So rows that are computed otherwise
+must not share a pass (`Reach.apart`).
 """
 
 from __future__ import annotations

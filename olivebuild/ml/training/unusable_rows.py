@@ -1,6 +1,5 @@
 """Rows that a model can't be trained on, or not as a whole: counted by their reasons, told with
-their places in the data, and held against
-what the data set allows.
+their places in the data, and held against what the data set allows.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ def check_flaws(
     job: Job, rows: TokenRows, folder: str, role: str, *field: str, name: str = "drops"
 ) -> dict[str, Any]:
     """Return what was dropped and cut of the rows of input `role` for the model in `folder`, as the
-    step's
-    figures have it by that name; says so.
+    step's figures have it by that name; says so.
 
     Raises InputError, and leaves a report, when that is more than the data set allows.
     """

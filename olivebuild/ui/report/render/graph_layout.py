@@ -150,8 +150,7 @@ def _mean(values: Iterable[float], otherwise: float) -> float:
 def _path(stops: Sequence[tuple[float, float]]) -> str:
     """Return an SVG path from the right edge of the first box to the left edge of the last.
 
-    It is level where it passes
-    others.
+    It is level where it passes others.
     """
     middle = HEIGHT / 2
     x, y = stops[0][0] + WIDTH, stops[0][1] + middle
