@@ -1,0 +1,1 @@
+"""Importers: other tools' configurations -> recipes. They read text and write text."""
