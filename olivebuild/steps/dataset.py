@@ -6,12 +6,14 @@ Near-duplicates stay on one side of the split.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from olivebuild.api.step import Fields, FileInput, Step
 from olivebuild.core.errors import Problem
+from olivebuild.data.slices import Slice
 from olivebuild.formats.source import Source
 
 FORMATS = (("prompt", "completion"), ("user", "assistant"), ("messages",), ("text",))
@@ -34,9 +36,31 @@ class DatasetFields(Fields):
     group_by: str | None = None
     max_dropped: Annotated[float, Field(ge=0, le=1)] = 0.05
     strict: bool = False
+    subset: str | None = None
+    split: str | None = None
+    """Files of a folder or repository: those that its card or their paths name so."""
+    slice: str | None = None
+    """Of the rows of `source`, in the order of the files; before `where`."""
+    where: dict[str, str | int | float | bool] | None = None
+
+    @field_validator("slice")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            Slice.parse(value)
+        return value
 
 
-LATER = ("near_duplicates", "group_by", "max_dropped", "strict")
+LATER = (
+    "near_duplicates",
+    "group_by",
+    "max_dropped",
+    "strict",
+    "subset",
+    "split",
+    "slice",
+    "where",
+)
 """Fields that were added later: at their defaults they are left out of keys, which stay equal."""
 
 
@@ -85,7 +109,7 @@ class Dataset(Step):
                 f"its rows need exactly one of {forms}, not {', '.join(templates) or 'none'}",
                 "see `olivebuild schema`",
             )
-        if problem := _check_sources(fields):
+        if problem := _check_sources(fields) or _check_choice(fields):
             return problem
         if fields.test is not None and "holdout" in fields.model_fields_set:
             return Problem(
@@ -118,6 +142,24 @@ def _check_sources(fields: DatasetFields) -> Problem | None:
         )
     if isinstance(fields.source, list) and any(s.remote for s in sources):
         return Problem("hf:ID can't stand in a list", "make a dataset of each")
+    return None
+
+
+def _check_choice(fields: DatasetFields) -> Problem | None:
+    """Return a problem where `subset` or `split` would choose among the files of a file."""
+    chosen = [name for name in ("subset", "split") if getattr(fields, name) is not None]
+    if not chosen:
+        return None
+    from olivebuild.data.readers import kind_of
+
+    files = [
+        s.name for s in _as_list(fields.source) if s.scheme == "file" and kind_of(Path(s.name))
+    ]
+    if files:
+        return Problem(
+            f"`{chosen[0]}` chooses files of a folder or repository, and {files[0]} is a file",
+            "leave it out; `slice` and `where` choose rows",
+        )
     return None
 
 

@@ -18,7 +18,8 @@ from olivebuild.api.job import Job
 from olivebuild.core.errors import InputError, Where
 from olivebuild.data.readers import Read, read_file
 from olivebuild.data.templates import columns_in, fill
-from olivebuild.ml.data.rows import Row, Template, _data_files, read_all
+from olivebuild.ml.data.data_files import data_files
+from olivebuild.ml.data.rows import Row, Template, read_all
 from olivebuild.steps.dataset import DatasetFields
 
 LINE = '  tone: {kind: dataset, source: a.jsonl, text: "{a}"}'
@@ -530,5 +531,10 @@ def test_a_folder_gives_all_files_that_can_be_read_and_nothing_hidden(tmp_path: 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [
-        p.relative_to(tmp_path).as_posix() for p in _data_files(tmp_path, cast("Job", None))
+        p.relative_to(tmp_path).as_posix()
+        for p in data_files(
+            tmp_path,
+            cast("Job", None),
+            DatasetFields.model_validate({"source": ".", "text": "{a}"}),
+        )
     ] == given

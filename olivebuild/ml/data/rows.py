@@ -19,7 +19,8 @@ from olivebuild.data.conversation import (
     unread_in,
     why_not_trained,
 )
-from olivebuild.data.readers import READERS, Read, kind_of, read_file
+from olivebuild.data.readers import Read, read_file
+from olivebuild.data.slices import Slice
 from olivebuild.data.templates import Slot, fill, names_with_marks, slots
 from olivebuild.data.values import is_missing, text_of, tidied, why_not
 from olivebuild.formats.source import Source
@@ -68,6 +69,7 @@ def read_all(job: Job, fields: DatasetFields, name: str) -> list[Read]:
 
     Raises InputError with file:line.
     """
+    from olivebuild.ml.data.data_files import data_files
     from olivebuild.ml.models.fetch import fetch
 
     value = getattr(fields, name)
@@ -76,12 +78,44 @@ def read_all(job: Job, fields: DatasetFields, name: str) -> list[Read]:
         assert isinstance(source, Source)
         files = job.files(f"{name}.{i}")
         if source.remote:
-            files = _data_files(fetch(job, source, dataset=True), job)
-        for file in [q for p in files for q in (_data_files(p, job) if p.is_dir() else [p])]:
+            files = data_files(fetch(job, source, dataset=True), job, fields)
+        for file in [q for p in files for q in (data_files(p, job, fields) if p.is_dir() else [p])]:
             rows += read_file(file, _shown(file, job), job.note)
             job.progress("reading", len(rows), 0)
     if not rows:
         raise InputError("there are no rows", where=job.where(name), hint="the files are empty")
+    return _chosen(rows, job, fields) if name == "source" else rows
+
+
+def _chosen(rows: list[Read], job: Job, fields: DatasetFields) -> list[Read]:
+    """Return the rows of `slice` whose columns have the values of `where`.
+
+    Raises InputError where none is left, or a column of `where` is in no row.
+    """
+    count = len(rows)
+    if fields.slice is not None:
+        rows = rows[Slice.parse(fields.slice).of(count)]
+        if not rows:
+            raise InputError(
+                f"the slice has none of the {count} rows", where=job.where("slice"), hint="widen it"
+            )
+    for name, value in (fields.where or {}).items():
+        if not any(name in row.columns for row in rows):
+            columns = sorted({column for row in rows for column in row.columns})
+            raise InputError(
+                f"the data has no column {name!r}",
+                where=job.where("where"),
+                hint=f"the columns are {', '.join(columns)}",
+            )
+        rows = [row for row in rows if row.columns.get(name) == value]
+        if not rows:
+            raise InputError(
+                f"no row has {value!r} in {name!r}",
+                where=job.where("where"),
+                hint="is it right?",
+            )
+    if len(rows) < count:
+        job.note(f"{len(rows)} of {count} rows are chosen")
     return rows
 
 
@@ -90,34 +124,6 @@ def _shown(path: Path, job: Job) -> str:
         return path.relative_to(job.action.recipe_folder).as_posix()
     except ValueError:
         return str(path)
-
-
-def _data_files(folder: Path, job: Job) -> list[Path]:
-    """Return the data files of a folder; where some have `train` in their names, those only."""
-
-    def is_data(path: Path) -> bool:
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        return (
-            bool(kind_of(path))
-            and not hidden
-            and path.name not in ("dataset_infos.json", "dataset_info.json")
-        )
-
-    files = sorted(filter(is_data, folder.rglob("*")))
-    train = [p for p in files if "train" in p.relative_to(folder).as_posix()]
-    if not files:
-        raise InputError(
-            "there are no data files in this folder",
-            where=job.where("source"),
-            hint=f"read are {', '.join(READERS)}",
-        )
-    if train and len(train) < len(files):
-        left = [p.relative_to(folder).as_posix() for p in files if p not in train]
-        job.note(
-            f"{len(train)} of {len(files)} files of the folder are read, those named train; not "
-            f"{', '.join(left[:5])}"
-        )
-    return train or files
 
 
 class _Counts:
