@@ -1,1 +1,1 @@
-"""Importers: other tools' configurations -> recipes. They read text and write text."""
+"""Importers of other tools' configurations, which they read as text and write as recipes."""

@@ -1,1 +1,1 @@
-"""Olive workflows, of every release since 0.1, -> recipes."""
+"""Olive workflows of every release as recipes, no leaf of the file without a word."""
