@@ -166,7 +166,7 @@ def _default(schema: dict[str, Any], required: bool) -> str:
     if required:
         return "required"
     value = schema.get("default")
-    if value is None or isinstance(value, dict | list):
+    if value in (None, "") or isinstance(value, dict | list):
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

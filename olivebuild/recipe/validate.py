@@ -289,9 +289,7 @@ def _explain(
     label = ".".join(str(p) for p in place[len(path) :])
     if first["type"] == "extra_forbidden":
         known = _known_keys(model, [str(p) for p in first["loc"][:-1]])
-        return _unknown(
-            doc, (*path, *first["loc"]), "key", str(first["loc"][-1]), known, f" in {name}"
-        )
+        return _unknown(doc, place, "key", str(first["loc"][-1]), known, f" in {name}")
     if first["type"] == "missing":
         missing = ".".join(str(p) for p in first["loc"])
         return RecipeError(
@@ -329,8 +327,8 @@ def _in_file(doc: Document, path: document.Path, loc: Iterable[str | int]) -> do
 def _known_keys(model: type[Fields], loc: list[str]) -> list[str]:
     for part in loc:
         info = model.model_fields.get(part)
-        if info and isinstance(info.annotation, type) and issubclass(info.annotation, Fields):
-            model = info.annotation
+        types = _types(info.annotation) if info else ()
+        model = next((t for t in types if isinstance(t, type) and issubclass(t, Fields)), model)
     return [
         *(info.alias or name for name, info in model.model_fields.items()),
         *(["kind"] if not loc else []),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from olivebuild.api.step import Edge, Fields, FileInput, Ref, Step
-from olivebuild.core.errors import Problem
+from olivebuild.api.node import Node
+from olivebuild.api.step import Edge, Fields, FileInput, Ref, Step, Target
+from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.formats.source import Source
+from olivebuild.steps._sequences import APART, RANDOM, Form, Positive, Sequences
+from olivebuild.steps.dataset import DatasetFields
 
-Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -24,6 +27,8 @@ class Training(Fields):
     epochs: Annotated[float, Field(gt=0)] | None = None
     steps: Positive | None = None
     warmup: Annotated[int, Field(ge=0)] = 0
+    warmup_ratio: Fraction | None = None
+    """Share of the steps until the rate is reached, rounded up, instead of `warmup`."""
     scheduler: Literal["linear", "cosine", "constant", "stable"] | None = None
     """`linear`, unless the order is `append`: then `stable`, which decays over the last `decay` of
     the steps alone.
@@ -68,7 +73,7 @@ class Eval(Fields):
     `patience`: judgements without a lower loss until training ends.
     """
 
-    data: Ref
+    data: Ref | None = None
     every: Positive = 50
     patience: Positive | None = None
     keep: Literal["best", "last"] = "best"
@@ -101,6 +106,7 @@ class AdapterFields(Fields):
     """Direction and magnitude of each weight are trained apart."""
     modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     training: Training = Training()
+    sequences: Form | Sequences = "rows"
     from_: Ref | None = Field(default=None, alias="from")
     """Another adapter, of the same shape, whose weights training begins with."""
     eval: Eval | None = None
@@ -114,6 +120,16 @@ class AdapterFields(Fields):
     def _sorted(cls, value: list[str] | str) -> list[str] | str:
         # Order has no meaning here, so it must not change the key.
         return sorted(set(value)) if isinstance(value, list) else value
+
+    @property
+    def cut(self) -> Sequences:
+        """The sequences that are trained on, also where the recipe names their form alone."""
+        return Sequences(form=self.sequences) if isinstance(self.sequences, str) else self.sequences
+
+    @property
+    def loss(self) -> Literal["completion", "turns", "all"]:
+        """What is learnt, also by the form of the sequences."""
+        return self.training.loss if self.cut.form in APART else "all"
 
 
 class Adapter(Step):
@@ -156,7 +172,7 @@ class Adapter(Step):
         ]
         if fields.from_:
             edges.append(Edge("from", fields.from_, ("adapter",), field=("from",)))
-        if fields.eval:
+        if fields.eval and fields.eval.data:
             edges.append(Edge("eval", fields.eval.data, ("dataset",), "test", ("eval", "data")))
         return edges
 
@@ -190,6 +206,12 @@ class Adapter(Step):
             training.pop("decay")
         if training["order"] == "append":
             training.pop("data_seed")
+        if training["warmup_ratio"] is None:
+            training.pop("warmup_ratio")
+        parameters.pop("sequences")
+        if not fields.cut.is_plain:
+            parameters["sequences"] = fields.cut.parameters()
+            training["loss"] = fields.loss
         return parameters | {"training": training}
 
     def check(self, fields: AdapterFields) -> Problem | None:
@@ -209,7 +231,20 @@ class Adapter(Step):
             return Problem(
                 "`quantisation` belongs to method: qlora", "leave it out, or write method: qlora"
             )
-        return _check_training(fields.training)
+        return _check_training(fields.training) or _check_sequences(fields)
+
+    def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
+        """Return the target's node.
+
+        Raises RecipeError for a data set whose rows can't become the sequences that are wanted.
+        """
+        fields = target.fields
+        assert isinstance(fields, AdapterFields)
+        for ref in (fields.data, fields.eval.data if fields.eval else None):
+            data = targets[ref.target].fields if ref and ref.target in targets else None
+            if ref and isinstance(data, DatasetFields):
+                _check_rows(fields.cut, ref.target, data)
+        return super().nodes(target, targets)
 
 
 def _check_import(fields: AdapterFields, source: Source) -> Problem | None:
@@ -232,7 +267,83 @@ def _check_training(training: Training) -> Problem | None:
             "order: append goes on from earlier steps, whose rate must not depend on how many come",
             "leave `scheduler` out",
         )
+    if training.warmup_ratio is not None and "warmup" in training.model_fields_set:
+        return Problem("training takes `warmup` or `warmup_ratio`, not both", "leave one out")
+    if training.warmup_ratio is not None and training.order == "append":
+        return Problem(
+            "order: append goes on from earlier steps, and `warmup_ratio` depends on how many come",
+            "write `warmup`, a number of steps",
+        )
     return None
+
+
+def _check_sequences(fields: AdapterFields) -> Problem | None:
+    """Return what is wrong with sequences, training and eval together."""
+    cut, training = fields.cut, fields.training
+    if problem := cut.problem():
+        return problem
+    if fields.eval and not fields.eval.data and cut.holdout is None:
+        return Problem(
+            "`eval` needs rows to judge by",
+            "name them in `data`, or hold sequences out: sequences: {form: blocks, holdout: 0.1}",
+        )
+    if fields.eval and fields.eval.data and cut.holdout is not None:
+        return Problem(
+            "`eval.data` and `sequences.holdout` don't go together",
+            "the sequences to judge by come from one or the other",
+        )
+    if training.order == "append" and (cut.form in RANDOM or cut.holdout is not None):
+        what = f"form: {cut.form}" if cut.form in RANDOM else "holdout"
+        return Problem(
+            f"order: append keeps the order of the data, and sequences with {what} have another",
+            "leave `order` out",
+        )
+    return _check_lengths(cut, training)
+
+
+def _check_lengths(cut: Sequences, training: Training) -> Problem | None:
+    """Return what is wrong with the lengths of sequences, and with what is learnt of them."""
+    written = training.model_fields_set
+    if "loss" in written and cut.form not in APART and training.loss != "all":
+        return Problem(
+            f"sequences of the form {cut.form} learn everything, and loss: {training.loss} does "
+            "not",
+            "leave `loss` out, or write sequences: rows",
+        )
+    if cut.form == "pairs" and training.loss == "turns":
+        return Problem(
+            "sequences of the form pairs have no turns", "write loss: completion, or loss: all"
+        )
+    if cut.form == "pairs" and "max_length" in written:
+        return Problem(
+            "sequences of the form pairs are as long as `prompt_length` and `completion_length`",
+            "leave `max_length` out",
+        )
+    for name in ("stride", "min_length"):
+        value = getattr(cut, name)
+        if value is not None and value > training.max_length:
+            return Problem(
+                f"sequences.{name} {value} is more than the {training.max_length} tokens of a "
+                "sequence",
+                "make it smaller, or training.max_length larger",
+            )
+    return None
+
+
+def _check_rows(cut: Sequences, name: str, data: DatasetFields) -> None:
+    """Raise RecipeError where rows of a data set can't become such sequences."""
+    rendered = data.user is not None or data.messages is not None
+    if cut.form == "pairs" and data.prompt is None:
+        raise RecipeError(
+            f"sequences of the form pairs need rows with a prompt, and {name} has none",
+            hint=f"write `prompt` and `completion` on {name}, or another form",
+        )
+    if cut.special_tokens == "spaced" and rendered:
+        raise RecipeError(
+            f"the chat template writes the special tokens of {name}'s rows, and special_tokens: "
+            "spaced would write others",
+            hint="write special_tokens: none, or rows with `text`",
+        )
 
 
 DEFAULT_EPOCHS = 3.0

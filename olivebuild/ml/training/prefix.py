@@ -86,7 +86,7 @@ def _family(job: Job, fields: AdapterFields, loop: TrainingLoop) -> str:
     training = {
         k: v
         for k, v in fields.training.resolved().model_dump(mode="json").items()
-        if k not in ("steps", "epochs", "checkpoint_steps", "decay")
+        if k not in ("steps", "epochs", "checkpoint_steps", "decay", "warmup_ratio")
     }
     # Of the data sets, the digest of the rows counts, and not that of the whole.
     inputs = {

@@ -119,6 +119,12 @@ def fit(
 
 def rows_of(job: Job, fields: AdapterFields) -> TokenRows:
     """Return the rows of the input `data` as tokens of the input `model`."""
+    if not fields.cut.is_plain or fields.training.warmup_ratio is not None:
+        raise InputError(
+            "sequences and warmup_ratio are declared, and not trained yet",
+            where=job.where("sequences"),
+            hint="leave them out",
+        )
     return token_rows(
         job,
         encoder_of(job, fields),
