@@ -96,7 +96,9 @@ def ci(session: nox.Session) -> None:
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """Everything, the slow tests too."""
+    """Everything, the slow tests too, and what was skipped. A test that misses what
+    OLIVEBUILD_REQUIRE names (tests/support/require.py) fails.
+    """
     lint(session)
     types(session)
     session.run(

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import olivebuild
+from tests.support import require
 
 RECIPE = """\
 default: onnx-int4
@@ -67,12 +68,19 @@ def write_rows(file: Path, data: list[dict[str, str]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in data))
 
 
+SWITCHES = {
+    f"OLIVEBUILD_{name}"
+    for name in ("EXAMPLES", "FUZZ", "FUZZ_SECONDS", "KILLS", "REQUIRE", "ROUNDS", "SEED")
+}
+"""What tests themselves are told by the environment."""
+
 # What a developer or a CI service has set is no part of the tests: with CI, for one, some builds
 # are audited.
 for name in [
     name
     for name in os.environ
-    if name.startswith("OLIVEBUILD_") or name in ("CI", "FORCE_COLOR", "GITHUB_STEP_SUMMARY")
+    if (name.startswith("OLIVEBUILD_") and name not in SWITCHES)
+    or name in ("CI", "FORCE_COLOR", "GITHUB_STEP_SUMMARY")
 ]:
     del os.environ[name]
 
@@ -87,8 +95,17 @@ def pytest_configure(config: pytest.Config) -> None:
     The first import from a room makes its `__pycache__`, which dates the room's folder, and a build
     at that moment remembers nothing: rightly, since a module may have been added.
     """
+    require.check_names()
     if not hasattr(config, "workerinput"):
         compileall.compile_dir(Path(olivebuild.__file__).parent, quiet=1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests were skipped, where OLIVEBUILD_REQUIRE says what may not be."""
+    if require.REQUIRED:
+        skips = len(terminalreporter.stats.get("skipped", []))
+        names = ", ".join(sorted(require.REQUIRED))
+        terminalreporter.write_line(f"{skips} skipped; required were {names}")
 
 
 @dataclass

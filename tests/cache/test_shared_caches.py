@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,8 @@ from olivebuild.core import hashing
 from olivebuild.core.errors import StoreError
 from olivebuild.core.fs import modes
 from tests.conftest import Place
-from tests.support.mounts import exfat_disk
+from tests.support.mounts import exfat_disk, is_root
+from tests.support.require import require
 
 COMMANDS = """\
 targets:
@@ -42,8 +42,7 @@ def pair(place: Place) -> Place:
 
 def as_nobody(does: Callable[[], object]) -> str:
     """What another user gets: `does` in a process of `nobody`."""
-    if sys.platform == "win32" or os.geteuid() != 0:
-        pytest.skip("only root can become another user")
+    require("users", is_root(), "only root can become another user")
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

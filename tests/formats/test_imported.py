@@ -16,6 +16,7 @@ import pytest
 from olivebuild.core.errors import InputError
 from olivebuild.formats import imported, onnx_file, onnx_folder
 from olivebuild.planner.checks.models import problems
+from tests.support.require import require
 from tests.support.sites import Site
 
 WRITTEN: dict[str, Any] = {
@@ -258,8 +259,7 @@ def test_what_python_reads_otherwise_than_the_runtime_counts_as_unread(
 
 def test_a_library_of_the_folder_is_loaded_only_with_trust(tmp_path: Path) -> None:
     """The library really runs where it is let: so the other half says something."""
-    if not shutil.which("gcc"):
-        pytest.skip("needs gcc")
+    require("gcc", shutil.which("gcc"), "needs gcc")
     genai = pytest.importorskip("olivebuild.ml.models.genai")
     pytest.importorskip("onnxruntime_genai")
     canary, source = tmp_path / "canary", tmp_path / "evil.c"

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Place
+from tests.support.require import require
 
 pytestmark = pytest.mark.scenario
 RECIPE = Path(__file__).parent.parent.parent / "recipes/tone"
@@ -52,7 +54,7 @@ metadata: {version: 1}
 
 
 def test_the_harness_and_the_benchmark_agree(copied: Place) -> None:
-    pytest.importorskip("lm_eval")
+    require("lm_eval", find_spec("lm_eval"), "needs the evaluation harness")
     shutil.copy(RECIPE / "harness.py", copied.folder)
     shutil.copy(copied.folder / "data/tone.jsonl", copied.folder / "data/test.jsonl")
     (copied.folder / "tasks").mkdir()

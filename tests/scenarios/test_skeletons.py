@@ -21,6 +21,7 @@ from olivebuild.ml.onnx.skeletons import no_skeleton
 from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.steps.onnx import OnnxFields
 from tests.scenarios.steps import by_builder, files_in, job_in, weights_in
+from tests.support.require import require
 from tests.support.tiny_models import ARCHITECTURES, make
 
 # The libraries warn of their own future.
@@ -81,11 +82,11 @@ def by_tensors(
     return files_in(done)
 
 
-@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 def test_the_commit_of_a_repository_around_the_libraries_is_not_in_the_graph(
     llama: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a project holds its own virtual environment."""
+    require("git", shutil.which("git"), "needs git")
     import onnx
 
     words = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]

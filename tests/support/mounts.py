@@ -12,23 +12,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.support.require import require
+
+
+def is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 @contextmanager
 def memory_disk(place: Path, size: int, inodes: int = 0) -> Iterator[None]:
     """A file system of `size` bytes at `place`, with room for so many files; 0: for all."""
     place.mkdir(parents=True, exist_ok=True)
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    done = subprocess.run(
+    require("mounts", is_root(), "only root can mount a file system")
+    mounting = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes}", "tmpfs", str(place)],
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    failed = f"no file system can be mounted here: {mounting.stderr.strip()}"
+    require("mounts", not mounting.returncode, failed)
     try:
         yield
     finally:
@@ -41,28 +44,24 @@ def exfat_disk(place: Path, size: int) -> Iterator[None]:
     can't be had (exfat-fuse and exfatprogs).
     """
     place.mkdir(parents=True, exist_ok=True)
-    if not all(map(shutil.which, ("mkfs.exfat", "mount.exfat-fuse", "losetup"))):
-        pytest.skip("no tools for exFAT here")
+    tools = ("mkfs.exfat", "mount.exfat-fuse", "losetup")
+    require("exfat", all(map(shutil.which, tools)), "no tools for exFAT here")
     image = place.parent / f"{place.name}.img"
     image.touch()
     os.truncate(image, size)
     subprocess.run(["mkfs.exfat", str(image)], check=True, capture_output=True)
-    made = subprocess.run(
+    loop = subprocess.run(
         ["losetup", "-f", "--show", str(image)], capture_output=True, text=True, check=False
     )
-    if made.returncode:
-        pytest.skip(f"no loop device can be had here: {made.stderr.strip()}")
-    device = made.stdout.strip()
+    failed = f"no loop device can be had here: {loop.stderr.strip()}"
+    require("exfat", not loop.returncode, failed)
+    device = loop.stdout.strip()
     try:
-        if (
-            done := subprocess.run(
-                ["mount.exfat-fuse", device, str(place)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        ).returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        mounting = subprocess.run(
+            ["mount.exfat-fuse", device, str(place)], capture_output=True, text=True, check=False
+        )
+        failed = f"no file system can be mounted here: {mounting.stderr.strip()}"
+        require("exfat", not mounting.returncode, failed)
         try:
             yield
         finally:

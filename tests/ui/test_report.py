@@ -25,6 +25,7 @@ from olivebuild.ui.report.render import html as page
 from olivebuild.ui.report.render import junit, markdown
 from tests.conftest import Place
 from tests.support import browser, pretend
+from tests.support.require import require
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>\x01\x1b[2J\x9b\u202e\ufffe"
 
@@ -370,8 +371,7 @@ def test_words_that_changed_are_told_in_runs() -> None:
 def opened(
     html: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[browser.Browser, Path]]:
-    if not browser.PROGRAM:
-        pytest.skip("no chromium is installed")
+    require("chromium", browser.PROGRAM, "no chromium is installed")
     folder = tmp_path_factory.mktemp("browser")
     (folder / "report.html").write_text(html, "utf-8")
     with browser.browser(folder / "profile") as window:
