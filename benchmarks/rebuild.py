@@ -54,8 +54,8 @@ CHECKS = {
     "olivebuild.ml.kernels.blockwise": {"is_finite": True},
     "olivebuild.ml.models.opened": {"check_inputs": None, "check_output": None},
     "olivebuild.ml.weights.placement": {"check_places": None},
-    "olivebuild.ml.onnx.proven": {"proven_length": 0},
-    "olivebuild.ml.onnx.skeletons": {"check_finite_input": None},
+    "olivebuild.ml.onnx.proof_cache": {"proven_length": 0},
+    "olivebuild.ml.onnx.skeleton_cache": {"check_finite_input": None},
 }
 """module -> what is no part of the arithmetic there, and what it gives where all is well."""
 NO_CHECKS = f"""

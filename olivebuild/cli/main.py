@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 VERB_MODULES = {
     **dict.fromkeys(("build", "watch"), "build"),
-    **dict.fromkeys(("plan", "why", "graph", "status", "log"), "inspect"),
+    **dict.fromkeys(("plan", "why", "graph", "status", "log"), "queries"),
     **dict.fromkeys(("init", "doctor", "schema"), "setup"),
     **dict.fromkeys(("update", "accept"), "lock"),
     **dict.fromkeys(("clean", "verify", "gc"), "cache"),

@@ -138,7 +138,7 @@ def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
     olivebuild compare 2026-11-20 last
     olivebuild compare merged onnx-int4
     """
-    from olivebuild.engine import comparison
+    from olivebuild.engine import build_comparison
     from olivebuild.engine.history import find, names_build
     from olivebuild.engine.recorder import history_of
     from olivebuild.ui.console import show_comparison
@@ -146,9 +146,9 @@ def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
     project = open_all(ctx)
     if names_build(old):
         entries = history_of(project).read()
-        result = comparison.of_builds(entries, find(entries, old), find(entries, new))
+        result = build_comparison.of_builds(entries, find(entries, old), find(entries, new))
     else:
-        result = comparison.of_models(_benchmarks(project), old, new)
+        result = build_comparison.of_models(_benchmarks(project), old, new)
     if as_json:
         click.echo(json_text(result.to_json(), indent=2))
     else:

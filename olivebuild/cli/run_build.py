@@ -183,7 +183,7 @@ def _show_benchmark(
     project: Project, name: str, trace_metrics: Mapping[str, Any], entry: Entry | None
 ) -> None:
     """Show a benchmark's table and front, and how it compares with the build before."""
-    from olivebuild.engine.comparison import since_last
+    from olivebuild.engine.build_comparison import since_last
     from olivebuild.metrics.records import read_metrics
     from olivebuild.ui import console
 

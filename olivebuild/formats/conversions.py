@@ -1,8 +1,8 @@
 """Conversions that are known to fail, or to be wrong, by what a model's configuration says: told by
 `plan`, before an hour of training.
 
-Each was found by converting a miniature of the architecture (ml/onnx/proof.py), and holds for the
-versions that are named.
+Each was found by converting a miniature of the architecture (ml/onnx/miniature_proof.py), and holds
+for the versions that are named.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace, Traces
 from olivebuild.core.errors import Damaged, InputError
-from olivebuild.planner.lookup import ResultFinder
 from olivebuild.planner.scan import Scan
 from olivebuild.planner.states import WORST_FIRST, Demand, Lookup, State, Verdict
 from olivebuild.planner.template_dates import Dating
+from olivebuild.planner.trace_lookup import TraceFinder
 from olivebuild.planner.worklist import Worklist
 from olivebuild.planner.workspace import Workspace
 from olivebuild.recipe.graph import Graph
@@ -111,8 +111,8 @@ class Planner(Struct, dict=True, kw_only=True):
         return Dating(self.graph, self.scan, self.store, self.traces)
 
     @cached_property
-    def _finder(self) -> ResultFinder:
-        return ResultFinder(
+    def _finder(self) -> TraceFinder:
+        return TraceFinder(
             graph=self.graph,
             scan=self.scan,
             traces=self.traces,

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from olivebuild.core.errors import BuildError
 from olivebuild.core.text import clean, seconds, size
+from olivebuild.engine.build_comparison import Comparison, since_last
 from olivebuild.engine.build_report import BuildReport
-from olivebuild.engine.comparison import Comparison, since_last
 from olivebuild.engine.history import Entry
 from olivebuild.metrics.gates import FIGURES, Judgement
 from olivebuild.planner.plan import Plan

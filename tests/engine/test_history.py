@@ -18,7 +18,14 @@ import pytest
 
 from olivebuild.cache.key import Reason
 from olivebuild.core.errors import RecipeError
-from olivebuild.engine.comparison import Change, between, headline, of_builds, of_models, since_last
+from olivebuild.engine.build_comparison import (
+    Change,
+    between,
+    headline,
+    of_builds,
+    of_models,
+    since_last,
+)
 from olivebuild.engine.history import MAX_BYTES, Entry, History, NodeRun, TargetMetrics, find
 from olivebuild.metrics.records import Metrics, decode
 from tests.conftest import Place

@@ -27,12 +27,12 @@ from olivebuild.__main__ import main as olivebuild_main
 from tests.support.fuzzing import Guard
 
 LIGHT = [
-    "olivebuild.cli.inspect", "olivebuild.cli.cache", "olivebuild.cli.results",
+    "olivebuild.cli.queries", "olivebuild.cli.cache", "olivebuild.cli.results",
     "olivebuild.ui.console",
     "olivebuild.planner.checks.models",
     "olivebuild.ui.why", "olivebuild.ui.graph_text", "olivebuild.planner.verify",
     "olivebuild.cache.gc",
-    "olivebuild.ui.report", "olivebuild.engine.comparison",
+    "olivebuild.ui.report", "olivebuild.engine.build_comparison",
     "olivebuild.recipe.scaffold", "olivebuild.engine.history", "olivebuild.recipe.schema",
     "olivebuild.cli.setup",
     "olivebuild.cli.chat", "olivebuild.steps.model",

@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 
 from olivebuild.cache.traces import Trace
 from olivebuild.core.errors import StoreError
-from olivebuild.metrics.comparisons import add_seeds, comparisons
+from olivebuild.metrics.model_comparison import add_seeds, comparisons
 from olivebuild.metrics.records import (
     DataMetrics,
     Metrics,

@@ -20,8 +20,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import SGDClassifier
 from sklearn.pipeline import make_pipeline
 
-from olivebuild.metrics.comparisons import LATENCY, YES_OR_NO, comparisons
 from olivebuild.metrics.gates import Gate, Judgement, judge
+from olivebuild.metrics.model_comparison import LATENCY, YES_OR_NO, comparisons
 from olivebuild.metrics.records import Metrics, ModelMetrics, decode
 from olivebuild.metrics.scoring import Fields, Judged, figures
 

@@ -11,7 +11,7 @@ import pytest
 from olivebuild.api.action import ActionInput
 from olivebuild.core import host
 from olivebuild.core.errors import StepError
-from olivebuild.metrics.comparisons import comparisons
+from olivebuild.metrics.model_comparison import comparisons
 from olivebuild.metrics.records import ModelMetrics, decode
 from olivebuild.ml.benchmark.energy import Meter
 from olivebuild.ml.benchmark.latency import Samples, measure

@@ -20,10 +20,9 @@ from olivebuild.formats.source import Source
 from olivebuild.ml.kernels.blockwise import is_finite
 from olivebuild.ml.kinds import onnx as onnx_kind
 from olivebuild.ml.models.genai import open_model
-from olivebuild.ml.onnx import proven as _proven
-from olivebuild.ml.onnx import skeletons
+from olivebuild.ml.onnx import proof_cache, skeleton_cache
 from olivebuild.ml.onnx.builder import limit_length
-from olivebuild.ml.onnx.proof import Miniature, Untried
+from olivebuild.ml.onnx.miniature import Miniature, Untried
 from olivebuild.ml.onnx.trial import LIMITS, Difference, capacity, compare, not_finite
 from olivebuild.steps.onnx import OnnxFields
 from tests.scenarios.steps import files_in, given, job_in
@@ -136,7 +135,7 @@ def test_plan_refuses_what_comes_out_wrong_and_nothing_else(
 def proven(
     place: Path, store: Store, model: dict[str, Any], dtype: str = "bfloat16", **fields: Any
 ) -> Any:
-    return _proven._compare(job_in(place, store), OnnxFields(**fields), model, dtype)
+    return proof_cache._compare(job_in(place, store), OnnxFields(**fields), model, dtype)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +286,7 @@ def test_what_an_architecture_decides_is_proven_once(
     def must_not_run(*given: Any, **named: Any) -> None:
         raise AssertionError("the builder was asked again")
 
-    for module in (onnx_kind, skeletons, _proven):
+    for module in (onnx_kind, skeleton_cache, proof_cache):
         monkeypatch.setattr(module, "run_builder", must_not_run)
     out = converted(tmp_path / "b", store, tmp_path / "second", block_size=32)
     assert json.loads((out / "genai_config.json").read_text())["model"]["context_length"] == 60

@@ -17,7 +17,7 @@ from olivebuild.cache.store import Store
 from olivebuild.core.host import installed
 from olivebuild.formats import onnx_folder
 from olivebuild.ml.onnx.builder import canonical, run_builder
-from olivebuild.ml.onnx.skeletons import no_skeleton
+from olivebuild.ml.onnx.skeleton_cache import no_skeleton
 from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.steps.onnx import OnnxFields
 from tests.scenarios.steps import by_builder, files_in, job_in, weights_in
@@ -65,7 +65,7 @@ def by_tensors(
 ) -> dict[str, bytes]:
     """Files from the skeleton of the model `traced` and the weights of `model`."""
     from olivebuild.ml.onnx.assemble import assemble
-    from olivebuild.ml.onnx.trace import trace
+    from olivebuild.ml.onnx.builder_trace import trace
 
     job, hollow, done = job_in(folder, store), folder / "hollow", folder / "done"
     hollow.mkdir()

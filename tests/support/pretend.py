@@ -22,7 +22,7 @@ from olivebuild.engine.builder import Builder
 from olivebuild.engine.history import Entry
 from olivebuild.engine.recorder import Recorder, record
 from olivebuild.executors.local import LocalExecutor
-from olivebuild.metrics.comparisons import comparisons
+from olivebuild.metrics.model_comparison import comparisons
 from olivebuild.metrics.records import ModelMetrics, decode
 from olivebuild.metrics.scoring import Judged, figures
 from olivebuild.metrics.statistics import median_interval

@@ -10,7 +10,7 @@ from typing import Any
 from olivebuild.api.job import Job
 from olivebuild.api.step import Result
 from olivebuild.core.fs.small_files import read_json
-from olivebuild.metrics.comparisons import add_seeds, comparisons
+from olivebuild.metrics.model_comparison import add_seeds, comparisons
 from olivebuild.metrics.pareto import front
 from olivebuild.metrics.records import read_metrics
 from olivebuild.steps._seeds import part

@@ -21,7 +21,7 @@ from olivebuild.ml.onnx.builder import (
     load,
     run_builder,
 )
-from olivebuild.ml.onnx.skeletons import check_finite_input, skeleton_of
+from olivebuild.ml.onnx.skeleton_cache import check_finite_input, skeleton_of
 from olivebuild.steps.onnx import OnnxFields
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _build(job: Job, fields: OnnxFields) -> None:
     """From the skeleton, if there can be one; else by the model builder."""
     from olivebuild.ml.models import frozen_dates
     from olivebuild.ml.onnx.assemble import assemble
-    from olivebuild.ml.onnx.proven import proven_length
+    from olivebuild.ml.onnx.proof_cache import proven_length
     from olivebuild.ml.onnx.skeleton import NotFinite
     from olivebuild.ml.weights.lora import open_input
 

@@ -12,7 +12,7 @@ from olivebuild.cache.blobs import Batch
 from olivebuild.cache.memo import Blobs, Derived
 from olivebuild.ml.onnx.assemble import compute
 from olivebuild.ml.onnx.skeleton import NotFinite, Recipe
-from olivebuild.ml.onnx.skeletons import known_recipes
+from olivebuild.ml.onnx.skeleton_cache import known_recipes
 from olivebuild.ml.weights.lora import Change
 from olivebuild.ml.weights.merge import GroupSink, HoldingSink, MergeSink
 from olivebuild.ml.weights.view import Weight, Weights

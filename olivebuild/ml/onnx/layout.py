@@ -16,7 +16,7 @@ import onnx_ir
 import torch
 
 from olivebuild.ml.onnx.assemble import CONSTANTS
-from olivebuild.ml.onnx.dispatch import DTYPES, Watcher
+from olivebuild.ml.onnx.op_recorder import DTYPES, OpRecorder
 from olivebuild.ml.onnx.skeleton import Algorithm, Bits, Block, Quantised, Recipe, Skeleton, Slot
 from olivebuild.ml.weights.errors import NotProvenEqual
 
@@ -77,7 +77,7 @@ def replace_by_sparse_file(model: Any, recorded: Recorded, folder: Path) -> None
         f.truncate(largest)
 
 
-def read_layout(out: Path, watcher: Watcher, recorded: Recorded) -> Skeleton:
+def read_layout(out: Path, watcher: OpRecorder, recorded: Recorded) -> Skeleton:
     """Match what the builder wrote into `out` with recipes.
 
     Constants are copied to a file of their own, and the data file is deleted. Raises
@@ -122,7 +122,7 @@ class _Layout:
 
     def __init__(
         self,
-        watcher: Watcher,
+        watcher: OpRecorder,
         recorded: Recorded,
         quantised: dict[str | None, MatMulNBits],
         source: BinaryIO,
@@ -180,7 +180,7 @@ def origin_of(name: str, recorded: Recorded) -> tuple[str | None, int | None]:
 
 
 def _recipe(
-    name: str, recorded: RecordedInitializer, watcher: Watcher, parameters: MatMulNBits | None
+    name: str, recorded: RecordedInitializer, watcher: OpRecorder, parameters: MatMulNBits | None
 ) -> Recipe:
     """The recipe of an initializer, quantised with `parameters`. Raises NotProvenEqual."""
     view = watcher.view(recorded.tensor)

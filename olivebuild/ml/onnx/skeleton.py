@@ -1,7 +1,8 @@
 """Recipes for an ONNX model's tensors, as data, and their evaluation.
 
-A recipe is a view of weights, concatenations, sums and casts. ml/onnx/trace.py, which watches the
-model builder, writes recipes, and ml/onnx/assemble.py reads them. This module needs numpy alone.
+A recipe is a view of weights, concatenations, sums and casts. ml/onnx/builder_trace.py, which
+watches the model builder, writes recipes, and ml/onnx/assemble.py reads them. This module needs
+numpy alone.
 """
 
 from __future__ import annotations

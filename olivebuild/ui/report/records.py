@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from olivebuild.data import drops
-from olivebuild.engine.comparison import Change
+from olivebuild.engine.build_comparison import Change
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from olivebuild.engine.comparison import between, metrics_of, previous, since_last
+from olivebuild.engine.build_comparison import between, metrics_of, previous, since_last
 from olivebuild.engine.history import Entry
 from olivebuild.metrics.gates import FIGURES, Gate
 from olivebuild.metrics.records import (

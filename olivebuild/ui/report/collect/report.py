@@ -15,7 +15,7 @@ from olivebuild.cache.key import Reason
 from olivebuild.cache.traces import Trace
 from olivebuild.core import host
 from olivebuild.core.errors import BuildError
-from olivebuild.engine.comparison import since_last
+from olivebuild.engine.build_comparison import since_last
 from olivebuild.engine.history import Entry
 from olivebuild.engine.recorder import history_of, machine_of
 from olivebuild.metrics.gates import Judgement

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from olivebuild.core import text as texts
 from olivebuild.core.streams import plain
-from olivebuild.engine.comparison import Change
+from olivebuild.engine.build_comparison import Change
 from olivebuild.ui import wording
 from olivebuild.ui.report.records import (
     Bench,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.planner.lookup import ResultFinder
 from olivebuild.planner.states import Lookup, Verdict
+from olivebuild.planner.trace_lookup import TraceFinder
 from tests.support.sites import NEW, Site
 
 
@@ -18,7 +18,7 @@ def site(tmp_path: Path) -> Site:
 
 def look_up_all(site: Site) -> dict[str, Lookup]:
     planner, lookups = site.planner(), dict[str, Lookup]()
-    finder = ResultFinder(
+    finder = TraceFinder(
         graph=planner.graph,
         scan=planner.scan,
         traces=planner.traces,

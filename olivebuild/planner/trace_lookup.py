@@ -19,7 +19,7 @@ from olivebuild.planner.workspace import LastBuild, Workspace
 from olivebuild.recipe.graph import Graph
 
 
-class ResultFinder(Struct, frozen=True, kw_only=True):
+class TraceFinder(Struct, frozen=True, kw_only=True):
     """Looks up nodes in the traces; files and machine are as `scan` first saw them."""
 
     graph: Graph

@@ -90,7 +90,7 @@ def skeleton_of(job: Job, fields: OnnxFields, model: Weights) -> tuple[Path, Ske
 
 def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skeleton:
     """Make the skeleton in `folder`; one with a reason, where its bytes are not proven."""
-    from olivebuild.ml.onnx.trace import load_once, trace
+    from olivebuild.ml.onnx.builder_trace import load_once, trace
 
     hollow = job.out.parent / "hollow"
     hollow.mkdir()

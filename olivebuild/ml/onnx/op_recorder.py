@@ -22,7 +22,7 @@ DTYPES: dict[torch.dtype, Dtype] = {
 Node = Source | Concat | Add | Cast
 
 
-class Watcher(TorchDispatchMode):
+class OpRecorder(TorchDispatchMode):
     """A dispatch mode that keeps a node for each storage that came from the weights."""
 
     def __init__(self) -> None:

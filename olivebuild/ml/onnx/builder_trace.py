@@ -2,8 +2,8 @@
 
 The builder (onnxruntime_genai/models/builders/base.py, 0.18.0) makes a float graph of lazy
 initializers, quantises it as a protobuf, and writes one data file. Here it sees the weights
-memory-mapped, and each tensor that it makes of them is recorded as a recipe (ml/onnx/dispatch.py).
-Before it quantises, each such tensor is replaced by a range of a sparse file, and the kernel of the
+memory-mapped, and each tensor that it makes of them is recorded as a recipe
+(ml/onnx/op_recorder.py). Before it quantises, each such tensor is replaced by a range of a sparse file, and the kernel of the
 quantiser does nothing. What remains is the graph and the layout of the data file
 (ml/onnx/layout.py). Then every recipe is evaluated and compared with the builder's own tensor, and
 our quantiser with ONNX Runtime's (ml/onnx/equality.py).
@@ -28,7 +28,6 @@ import torch
 from olivebuild.core.fs import trees
 from olivebuild.ml.onnx.assemble import CONSTANTS
 from olivebuild.ml.onnx.builder import load
-from olivebuild.ml.onnx.dispatch import DTYPES, Watcher
 from olivebuild.ml.onnx.equality import K_QUANT, prove
 from olivebuild.ml.onnx.layout import (
     Recorded,
@@ -36,6 +35,7 @@ from olivebuild.ml.onnx.layout import (
     read_layout,
     replace_by_sparse_file,
 )
+from olivebuild.ml.onnx.op_recorder import DTYPES, OpRecorder
 from olivebuild.ml.onnx.patches import BuilderChanged, Patch, applied
 from olivebuild.ml.onnx.skeleton import Dtype, Skeleton, Source
 from olivebuild.ml.weights.errors import NotProvenEqual
@@ -51,7 +51,7 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
     file, and the constants. Raises NotProvenEqual.
     """
     write_files(weights, folder)
-    watcher, recorded = Watcher(), Recorded()
+    watcher, recorded = OpRecorder(), Recorded()
     loader = Loader(weights, watcher)
     with contextlib.ExitStack() as stack:
         stack.enter_context(applied(_patches(folder, loader, watcher, recorded)))
@@ -66,7 +66,7 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
     return prove(read_layout(out, watcher, recorded), recorded, weights, loader.forget)
 
 
-def _patches(folder: Path, loader: Loader, watcher: Watcher, recorded: Recorded) -> list[Patch]:
+def _patches(folder: Path, loader: Loader, watcher: OpRecorder, recorded: Recorded) -> list[Patch]:
     """The private parts of the builder, ONNX Runtime and torch that a traced run leans on."""
     import onnxruntime.quantization.matmul_nbits_quantizer as quantizer
     import onnxruntime.quantization.neural_compressor.weight_only as k_quantizer
@@ -134,7 +134,7 @@ def _stub_quantizer(
 class Loader:
     """A stand-in for transformers' AutoModelForCausalLM: the weights are mapped, not read."""
 
-    def __init__(self, weights: Weights, watcher: Watcher) -> None:
+    def __init__(self, weights: Weights, watcher: OpRecorder) -> None:
         self._weights = weights
         self._watcher = watcher
         self._maps: dict[str, mmap.mmap | None] = {}

@@ -13,10 +13,10 @@ pytestmark = pytest.mark.scenario
 def watched() -> Any:
     import torch
 
-    from olivebuild.ml.onnx.dispatch import Watcher
+    from olivebuild.ml.onnx.op_recorder import OpRecorder
     from olivebuild.ml.onnx.skeleton import Source
 
-    watcher = Watcher()
+    watcher = OpRecorder()
     weight, bias = torch.arange(24.0).reshape(4, 6), torch.arange(6.0)
     watcher.know(weight, Source("w", "F32", (4, 6)))
     watcher.know(bias, Source("x.bias", "F32", (6,)))

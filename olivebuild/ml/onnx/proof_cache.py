@@ -88,7 +88,8 @@ def _compare(job: Job, fields: OnnxFields, config: dict[str, Any], dtype: str) -
 
     The options are tried on weights of `dtype`, where they run here.
     """
-    from olivebuild.ml.onnx.proof import Miniature, Untried, prove
+    from olivebuild.ml.onnx.miniature import Miniature, Untried
+    from olivebuild.ml.onnx.miniature_proof import prove
 
     try:
         mini = Miniature.of(config, max(64, fields.block_size or 0))

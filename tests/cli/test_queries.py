@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from olivebuild.cli.inspect import graph, status
+from olivebuild.cli.queries import graph, status
 from tests.conftest import Place
 from tests.support.sites import CHAIN
 
