@@ -3,10 +3,10 @@
 The builder (onnxruntime_genai/models/builders/base.py, 0.18.0) makes a float graph of lazy
 initializers, quantises it as a protobuf, and writes one data file. Here it sees the weights
 memory-mapped, and each tensor that it makes of them is recorded as a recipe
-(ml/onnx/op_recorder.py). Before it quantises, each such tensor is replaced by a range of a sparse file, and the kernel of the
-quantiser does nothing. What remains is the graph and the layout of the data file
-(ml/onnx/layout.py). Then every recipe is evaluated and compared with the builder's own tensor, and
-our quantiser with ONNX Runtime's (ml/onnx/equality.py).
+(ml/onnx/op_recorder.py). Before it quantises, each such tensor is replaced by a range of a sparse
+file, and the kernel of the quantiser does nothing. What remains is the graph and the layout of the
+data file (ml/onnx/layout.py). Then every recipe is evaluated and compared with the builder's own
+tensor, and our quantiser with ONNX Runtime's (ml/onnx/equality.py).
 
 All private parts that this relies on are checked first (ml/onnx/patches.py). Any other than those
 known raise `NotProvenEqual`, and the builder does the whole work.
