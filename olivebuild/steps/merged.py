@@ -77,7 +77,7 @@ class Merged(Step):
 
     def check(self, fields: MergedFields) -> Problem | None:
         if fields.source:
-            if fields.source.scheme not in ("file", "hf"):
+            if not fields.source.may_be("merged"):
                 return Problem("a merged model comes from a folder or hf:ID", "name one")
             if fields.model or fields.adapter:
                 return Problem("`source` brings a merged model", "leave `model` and `adapter` out")

@@ -165,7 +165,7 @@ class Onnx(Step):
 
 
 def _check_import(fields: OnnxFields, source: Source) -> Problem | None:
-    if source.scheme not in ("file", "hf"):
+    if not source.may_be("onnx"):
         return Problem("an ONNX model comes from a folder or hf:ID", "name one")
     extra = sorted(fields.model_fields_set - {"source", "trust"})
     if extra:

@@ -173,7 +173,7 @@ def test_small_files_that_are_not_all_here_tell_nothing(
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
 def test_a_pipe_in_the_hubs_cache_is_not_waited_for(tmp_path: Path) -> None:
-    from olivebuild.ml.models.fetch import _damaged
+    from olivebuild.ml.models.remotes.hub import _damaged
 
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / COMMIT
     blobs.mkdir()

