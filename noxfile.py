@@ -18,6 +18,16 @@ FUZZ_SECONDS = "105"
 """Two minutes with making what is spoilt."""
 
 
+EXTRAS = {
+    "cpu": "linux",
+    "build": "windows",
+    "cuda": "linux",
+    "directml": "windows",
+    "cloud": "linux",
+}
+"""An extra and the system that it is resolved for."""
+
+
 def install(session: nox.Session) -> None:
     """Install the package with what its tests need, in the versions that are known to work
     together; with OLIVEBUILD_NOX_HERE nothing.
@@ -83,6 +93,16 @@ def docs(session: nox.Session) -> None:
         session.install("-c", "constraints.txt", "-e", ".[docs]")
     options = ("-q", "-W", "--keep-going", "-n", "-b", "html", *session.posargs)
     session.run("sphinx-build", *options, "docs", "docs/_build")
+
+
+@nox.session
+def extras(session: nox.Session) -> None:
+    """Each extra resolves in an empty environment; that of DirectML is for Windows."""
+    session.install("uv")
+    for name, platform in EXTRAS.items():
+        options = ("--extra", name, "--python-platform", platform, "--python-version", "3.12")
+        command = ("uv", "pip", "compile", "-q", "pyproject.toml", *options)
+        session.run(*command, "--only-binary", ":all:", "-o", os.devnull)
 
 
 @nox.session
