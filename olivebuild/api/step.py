@@ -106,7 +106,7 @@ class Step:
         """The bytes belong to the numerics of the machine that made them."""
         return self.floating
 
-    def shares_process(self, fields: Any) -> bool:
+    def reuses_worker(self, fields: Any) -> bool:
         """Needs no GPU and leaves nothing behind: may run in a process that ran another, which
         saves the start.
         """
@@ -189,7 +189,7 @@ class Step:
             lazy=self.lazy,
             exclusive=self.exclusive,
             gpu=self.takes_gpu(fields),
-            reuses_worker=self.shares_process(fields),
+            reuses_worker=self.reuses_worker(fields),
             runner=self.runner,
             machine_bound=self.machine_bound,
             computes=self.computes(fields),

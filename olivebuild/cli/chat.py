@@ -215,8 +215,6 @@ def build_subject(project: Project, target: str) -> Subject:
 
     Raises RecipeError for a target that is no model, and the error of a step that fails.
     """
-    from olivebuild.engine.actions import trusts
-
     graph = project.graph
     graph.one(target)
     kind, fields = graph.targets[target].kind, graph.recipe.targets[target].fields
@@ -248,10 +246,10 @@ def build_subject(project: Project, target: str) -> Subject:
         target,
         folders[0],
         folders[1] if kind == "adapter" else "",
-        trusts(graph, graph.nodes[base]),
+        graph.trusts_remote_code(graph.nodes[base]),
         digests,
         project.planner.dating.date_of(target, plan.lookups),
-        trusts(graph, graph.nodes[target]),
+        graph.trusts_remote_code(graph.nodes[target]),
     )
 
 

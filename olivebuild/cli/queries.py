@@ -43,7 +43,7 @@ def plan(
     \b
     olivebuild plan onnx-int4
     """
-    from olivebuild.planner.checks.findings import problems
+    from olivebuild.planner.checks.all_checks import problems
     from olivebuild.ui import console, live
 
     project = open_all(ctx, settings)

@@ -48,12 +48,6 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
     )
 
 
-def trusts(graph: Graph, node: Node) -> bool:
-    """Return whether code from a model's folder may run: said on it, or on its base model."""
-    models = [source for edge, source, _ in graph.inputs[node.name] if edge.role == "model"]
-    return node.trusts_remote_code or any(trusts(graph, m) for m in models)
-
-
 def _inputs(planner: Planner, plan: Plan, node: Node, out: Path) -> dict[str, ActionInput]:
     inputs = {}
     for edge, source, output in planner.graph.inputs[node.name]:
@@ -68,7 +62,7 @@ def _inputs(planner: Planner, plan: Plan, node: Node, out: Path) -> dict[str, Ac
             kind=source.kind,
             target=source.target,
             source=named.text if named else "",
-            trust_remote_code=trusts(planner.graph, source),
+            trust_remote_code=planner.graph.trusts_remote_code(source),
             digest=origin.outputs.get("", "") if origin.outputs else "",
             manifest=origin.trace.manifest if origin.trace else "",
         )

@@ -13,7 +13,7 @@ from olivebuild.cache.key import Reason
 from olivebuild.core.errors import RecipeError
 from olivebuild.core.text import did_you_mean
 from olivebuild.engine.history import Entry, TargetMetrics
-from olivebuild.metrics.gates import FIGURES
+from olivebuild.metrics.gates import METRICS
 from olivebuild.metrics.records import DataMetrics, Metrics, MetricSet, ModelMetrics, decode
 
 
@@ -32,6 +32,7 @@ class Change:
     model: str
     data: str
     figure: str
+    """The metric, by the name that it has in `report --json`."""
     old: float
     new: float
     noise: bool = False
@@ -39,7 +40,7 @@ class Change:
 
     @property
     def scale(self) -> Scale:
-        return Scale.POINTS if "%" in FIGURES[self.figure][1] else Scale.RATIO
+        return Scale.POINTS if "%" in METRICS[self.figure][1] else Scale.RATIO
 
     @property
     def amount(self) -> float:
@@ -53,7 +54,7 @@ class Change:
         """None when nothing changed."""
         if self.new == self.old:
             return None
-        return (self.new > self.old) == (FIGURES[self.figure][0] == "higher")
+        return (self.new > self.old) == (METRICS[self.figure][0] == "higher")
 
     @property
     def text(self) -> str:
@@ -174,8 +175,8 @@ def _rows(target: str, model: str, old: ModelMetrics, new: ModelMetrics) -> list
 
 def _changes(target: str, model: str, data: str, old: MetricSet, new: MetricSet) -> list[Change]:
     changes = []
-    for figure in FIGURES:
-        before, after = old.metric(figure), new.metric(figure)
+    for metric in METRICS:
+        before, after = old.metric(metric), new.metric(metric)
         if before is None or after is None or before != before or after != after:
             continue
         changes.append(
@@ -183,16 +184,16 @@ def _changes(target: str, model: str, data: str, old: MetricSet, new: MetricSet)
                 target=target,
                 model=model,
                 data=data,
-                figure=figure,
+                figure=metric,
                 old=before,
                 new=after,
-                noise=_is_noise(figure, (old, before), (new, after)),
+                noise=_is_noise(metric, (old, before), (new, after)),
             )
         )
     return changes
 
 
-def _is_noise(figure: str, old: tuple[MetricSet, float], new: tuple[MetricSet, float]) -> bool:
+def _is_noise(metric: str, old: tuple[MetricSet, float], new: tuple[MetricSet, float]) -> bool:
     """Judge by the intervals of both, as if the two had been judged on rows of their own: the
     history has no answers to pair.
     """
@@ -200,10 +201,10 @@ def _is_noise(figure: str, old: tuple[MetricSet, float], new: tuple[MetricSet, f
     if not change:
         return False
     ends = [
-        _facing(row, figure, value, up)
+        _facing(row, metric, value, up)
         for (row, value), up in ((old, change > 0), (new, change < 0))
     ]
-    spreads = [row.deviation(figure) for row, _ in (old, new)]
+    spreads = [row.deviation(metric) for row, _ in (old, new)]
     by_rows = all(ends) and abs(change) <= math.hypot(*(end for end in ends if end))
     return bool(
         by_rows
@@ -211,9 +212,9 @@ def _is_noise(figure: str, old: tuple[MetricSet, float], new: tuple[MetricSet, f
     )
 
 
-def _facing(row: MetricSet, figure: str, value: float, up: bool) -> float | None:
+def _facing(row: MetricSet, metric: str, value: float, up: bool) -> float | None:
     """Return how far the interval reaches from the metric towards the other's."""
-    interval = row.interval(figure)
+    interval = row.interval(metric)
     return abs(interval[int(up)] - value) if interval else None
 
 
@@ -233,11 +234,11 @@ def headline(changes: list[Change], *, same_machine: bool = True) -> str:
     return ", ".join(parts)
 
 
-def _first_of(changes: Sequence[Change], figures: Sequence[str]) -> Change | None:
+def _first_of(changes: Sequence[Change], metrics: Sequence[str]) -> Change | None:
     """Return the first change of the first of the metrics that has one."""
-    for figure in figures:
+    for metric in metrics:
         for change in changes:
-            if change.figure == figure:
+            if change.figure == metric:
                 return change
     return None
 

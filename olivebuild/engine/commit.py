@@ -18,7 +18,6 @@ from olivebuild.cache.traces import Trace
 from olivebuild.core import hashing, numerics
 from olivebuild.core.errors import Damaged, InputError, StepError
 from olivebuild.core.fs.files import files_below
-from olivebuild.engine.actions import trusts
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Demand, State
 from olivebuild.planner.workspace import LastBuild, Workspace
@@ -184,7 +183,7 @@ class Commit:
         """
         out = self._action.out
         if self._node.kind in ("model", "merged"):
-            code = trusts(self._planner.graph, self._node)
+            code = self._planner.graph.trusts_remote_code(self._node)
             return self._planner.scan.model_at(stored.reference or out, code=code)
         if relative == "." and stored.manifest:
             return stored.manifest.digest

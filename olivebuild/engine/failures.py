@@ -12,7 +12,7 @@ from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Verdict
 
 if TYPE_CHECKING:
-    from olivebuild.planner.checks.finding import PlanProblem
+    from olivebuild.planner.checks.plan_finding import PlanFinding
 
 UNFINISHED = (Verdict.STALE, Verdict.WAITING, Verdict.BROKEN)
 
@@ -50,7 +50,7 @@ class Failures:
         if not any(state.verdict in UNFINISHED for state in plan.states.values()):
             return
         # Not imported where all is fresh.
-        from olivebuild.planner.checks.findings import problems, waiting_for
+        from olivebuild.planner.checks.all_checks import problems, waiting_for
 
         for problem in problems(self._planner, plan):
             nodes = [plan.states[name].node for name in problem.nodes if name not in self._names]
@@ -60,7 +60,7 @@ class Failures:
         self._names |= waiting_for(self._planner.graph, plan, self._names)
         self._add_inputs(plan)
 
-    def _tell(self, problem: PlanProblem, nodes: list[Node]) -> None:
+    def _tell(self, problem: PlanFinding, nodes: list[Node]) -> None:
         fact, hint = problem.fact, problem.hint
         if not problem.fails:
             self._say("note", nodes[0], text=f"{fact}: {hint}" if hint else fact)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from olivebuild.core.host import installed
 from olivebuild.formats.model_config import (
     Config,
-    Finding,
+    ModelFinding,
     architecture_of,
     quantised_by,
     text_config,
@@ -249,7 +249,7 @@ KNOWN_TO_FAIL = (
 )
 
 
-def known_to_fail(config: Config, precision: object) -> Finding | None:
+def known_to_fail(config: Config, precision: object) -> ModelFinding | None:
     """Return what the installed model builder is known to do wrong with such a model; None if
     nothing.
     """
@@ -266,7 +266,7 @@ def known_to_fail(config: Config, precision: object) -> Finding | None:
                 f"the model builder (onnxruntime-genai {version}, transformers "
                 f"{installed('transformers')}) can't convert {architecture}"
             )
-            return Finding(
+            return ModelFinding(
                 f"{fact}: it {known.happens}, because {known.because}",
                 f"versions that work: {known.works}",
             )

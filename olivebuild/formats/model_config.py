@@ -26,7 +26,7 @@ from olivebuild.formats.safetensors import tensors_of
 Config = Mapping[str, Any]
 
 
-class Finding(NamedTuple):
+class ModelFinding(NamedTuple):
     """A fact about a model, or about what is to be made of it.
 
     `of_model`: true of whatever is made; `fails`: it can't be made.
@@ -298,7 +298,7 @@ def types_of_transformers() -> tuple[dict[str, str], frozenset[str]]:
     )
 
 
-def unknown_to_transformers(config: Config) -> Finding | None:
+def unknown_to_transformers(config: Config) -> ModelFinding | None:
     """Why the installed transformers can't load the model without code of the folder's own; None if
     it can.
     """
@@ -319,7 +319,7 @@ def unknown_to_transformers(config: Config) -> Finding | None:
             "files "
             "first"
         )
-        return Finding(
+        return ModelFinding(
             f"{fact}, and code that comes with the model is refused", hint, of_model=True
         )
     if kind in configured:
@@ -327,5 +327,5 @@ def unknown_to_transformers(config: Config) -> Finding | None:
             f"{architecture_of(config)} (model_type {kind}) is not a causal language model of "
             f"{version}"
         )
-        return Finding(fact, "name a model that continues text", of_model=True)
-    return Finding(fact, "another version of transformers may know it", of_model=True)
+        return ModelFinding(fact, "name a model that continues text", of_model=True)
+    return ModelFinding(fact, "another version of transformers may know it", of_model=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild.core import hashing
-from olivebuild.formats.model_config import Finding
+from olivebuild.formats.model_config import ModelFinding
 from olivebuild.formats.safetensors import tensors_of
 
 COUNTS = re.compile(r"(num|n|encoder|decoder)_(\w+_)?(layers?|blocks?|experts?|labels)")
@@ -40,7 +40,9 @@ NUMBERS: dict[str, tuple[str, ...]] = {
 """Small file -> its fields that are numbers, or lists of them."""
 
 
-def too_many(config: Mapping[str, Any], sizes: Callable[[], tuple[int, int]]) -> Finding | None:
+def impossible_size(
+    config: Mapping[str, Any], sizes: Callable[[], tuple[int, int]]
+) -> ModelFinding | None:
     """A count that no weights of this model stand for.
 
     `sizes`: how many tensors there are, and their largest dimension; asked only if need be.
@@ -50,7 +52,9 @@ def too_many(config: Mapping[str, Any], sizes: Callable[[], tuple[int, int]]) ->
     for name, value in _numbers(config):
         if fact := _impossible(name, value, sizes):
             hint = "is config.json that of these weights?"
-            return Finding(f"config.json says {name} {value!s:.40}, {fact}", hint, of_model=True)
+            return ModelFinding(
+                f"config.json says {name} {value!s:.40}, {fact}", hint, of_model=True
+            )
     return None
 
 
@@ -83,7 +87,7 @@ def sizes_in(file: Path, _count: hashing.OnBytes) -> str:
     return "{} {}".format(*sizes_of([t.shape for t in tensors_of(file)]))
 
 
-def not_numbers(file: str, data: Mapping[str, Any]) -> Finding | None:
+def not_numbers(file: str, data: Mapping[str, Any]) -> ModelFinding | None:
     """A field of a small file that should be a number, or a list of numbers, and is not."""
     for name in NUMBERS.get(file, ()):
         value = data.get(name)
@@ -93,7 +97,7 @@ def not_numbers(file: str, data: Mapping[str, Any]) -> Finding | None:
                 value if isinstance(value, list) and file != "tokenizer_config.json" else [value]
             )
         ):
-            return Finding(
+            return ModelFinding(
                 f"{file} says {name} {value!r:.60}, which is not a number",
                 "is the file the one that the model came with?",
                 of_model=True,

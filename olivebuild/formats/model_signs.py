@@ -14,7 +14,7 @@ from olivebuild.core import hashing
 from olivebuild.formats.model_config import (
     FEWEST,
     Config,
-    Finding,
+    ModelFinding,
     architecture_of,
     source_of,
     text_config,
@@ -95,7 +95,7 @@ def classes_of_transformers() -> frozenset[str]:
     return frozenset(found) if len(found) > FEWEST else frozenset()
 
 
-def made_for_something_else(config: Config) -> Finding | None:
+def made_for_something_else(config: Config) -> ModelFinding | None:
     """That a model was saved without the head that continues text; None if it was with one, or does
     not say so.
     """
@@ -118,4 +118,4 @@ def made_for_something_else(config: Config) -> Finding | None:
         "name the model that it was made from; if it does continue text, `architectures` is to "
         "name the class that does, such as LlamaForCausalLM"
     )
-    return Finding(fact, hint, of_model=True, fails=certain)
+    return ModelFinding(fact, hint, of_model=True, fails=certain)

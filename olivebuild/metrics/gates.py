@@ -1,13 +1,13 @@
-"""Gates: conditions on a benchmark's figures.
+"""Gates: conditions on a benchmark's metrics.
 
 `accuracy >= 0.9`, `merged.accuracy >= 0.9`, `accuracy drop vs merged <= 0.02`.
 
-A gate judges the last model listed and the first data set, unless a name before the figure says
+A gate judges the last model listed and the first data set, unless a name before the metric says
 otherwise: `hard.accuracy >= 0.8`,
-`merged.hard.accuracy >= 0.8`; `evaluate.f1 >= 0.8` judges a figure of the command target
+`merged.hard.accuracy >= 0.8`; `evaluate.f1 >= 0.8` judges a metric of the command target
 `evaluate`. Times take ms or s, sizes KB, MB or GB.
 With `seeds`, `accuracy_mean` and `accuracy_worst` are those over all trainings; so for every other
-figure of the answers.
+metric of the answers.
 
 A drop is judged by its interval where the benchmark has one: only a drop that is more than noise
 misses its gate, unless it is strict.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _TIME = {"ms": 1e-3, "s": 1.0}
 _SIZE = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SHARE = {"%": 0.01}
-# figure -> (which way is better, its units)
+# metric -> (which way is better, its units)
 OF_ANSWERS: dict[str, tuple[str, dict[str, float]]] = {
     "accuracy": ("higher", _SHARE),
     "macro_f1": ("higher", _SHARE),
@@ -41,7 +41,7 @@ OF_ANSWERS: dict[str, tuple[str, dict[str, float]]] = {
     "field_exact": ("higher", _SHARE),
     "json_exact": ("higher", _SHARE),
 }
-FIGURES: dict[str, tuple[str, dict[str, float]]] = OF_ANSWERS | {
+METRICS: dict[str, tuple[str, dict[str, float]]] = OF_ANSWERS | {
     "ttft": ("lower", _TIME),
     "ttft_p95": ("lower", _TIME),
     "tpot": ("lower", _TIME),
@@ -67,15 +67,15 @@ _FORM = re.compile(
 class Gate(Struct, frozen=True):
     text: str
     names: tuple[str, ...]
-    figure: str
+    metric: str
     versus: str
     compare: str
     limit: float
     command: str = ""
-    """The command target whose figure this is."""
+    """The command target whose metric this is."""
     strict: bool = False
     over: str = ""
-    """`mean` or `worst` of the figure over seeds."""
+    """`mean` or `worst` of the metric over seeds."""
 
     @staticmethod
     def parse(
@@ -85,7 +85,7 @@ class Gate(Struct, frozen=True):
         *,
         strict: bool = False,
     ) -> Gate:
-        """`scores` are the benchmark's own figures, `commands` the targets whose figures it shows.
+        """`scores` are the benchmark's own metrics, `commands` the targets whose metrics it shows.
 
         Raises InvalidValue.
         """
@@ -101,20 +101,20 @@ class Gate(Struct, frozen=True):
                 f"the gate {text!r} asks for a drop of what a command measured once",
                 "name a figure of the models",
             )
-        known = {} if command else FIGURES | dict.fromkeys(scores, ("higher", _SHARE))
-        figure, over = (m[2], "") if command or m[2] in known else _over_seeds(m[2])
-        if not command and figure not in known:
+        known = {} if command else METRICS | dict.fromkeys(scores, ("higher", _SHARE))
+        metric, over = (m[2], "") if command or m[2] in known else _over_seeds(m[2])
+        if not command and metric not in known:
             raise InvalidValue(
                 f"the gate {text!r} names an unknown figure {m[2]!r}",
                 f"known are {', '.join(known)}",
             )
-        if over and figure in FIGURES and figure not in OF_ANSWERS:
+        if over and metric in METRICS and metric not in OF_ANSWERS:
             raise InvalidValue(
-                f"the gate {text!r} names {m[2]!r}, but of {figure} there is one only, whatever "
+                f"the gate {text!r} names {m[2]!r}, but of {metric} there is one only, whatever "
                 "the seeds",
-                f"write {figure}",
+                f"write {metric}",
             )
-        units = {} if command else known[figure][1]
+        units = {} if command else known[metric][1]
         if m[7] and m[7] not in units:
             raise InvalidValue(
                 f"the gate {text!r} has an unknown unit {m[7]!r} for {m[2]}",
@@ -124,7 +124,7 @@ class Gate(Struct, frozen=True):
         return Gate(
             text,
             names,
-            figure,
+            metric,
             m[4] or "",
             m[5],
             float(m[6]) * units.get(m[7], 1.0),
@@ -136,14 +136,14 @@ class Gate(Struct, frozen=True):
 
 def _over_seeds(name: str) -> tuple[str, str]:
     """`accuracy_worst` is ("accuracy", "worst")."""
-    figure, _, over = name.rpartition("_")
-    return (figure, over) if over in ("mean", "worst") else (name, "")
+    metric, _, over = name.rpartition("_")
+    return (metric, over) if over in ("mean", "worst") else (name, "")
 
 
 class Judgement(Struct, frozen=True):
     """A gate's outcome.
 
-    `value` is the figure, or the drop, that was judged; `interval` the drop's, in the same
+    `value` is the metric, or the drop, that was judged; `interval` the drop's, in the same
     direction.
 
     `noise`: the value alone would have missed the gate, and its interval says that this may be
@@ -166,14 +166,14 @@ def judge(target: str, gates: Iterable[Gate], metrics: Metrics) -> list[Judgemen
 def _judge(target: str, gate: Gate, metrics: Metrics) -> Judgement:
     compare = _COMPARE[gate.compare]
     if gate.command:
-        value = _figure_of_command(gate, metrics)
+        value = _metric_of_command(gate, metrics)
         return Judgement(target, gate.text, value, bool(compare(value, gate.limit)))
     model, data = _place(target, gate, metrics, gate.names)
-    value = _figure(target, gate, metrics, model, data)
+    value = _metric(target, gate, metrics, model, data)
     if not gate.versus:
         return Judgement(target, gate.text, value, bool(compare(value, gate.limit)))
     versus, _ = _place(target, gate, metrics, (gate.versus,))
-    drop = _figure(target, gate, metrics, versus, data) - value
+    drop = _metric(target, gate, metrics, versus, data) - value
     # A comparison's rows are those of one training.
     interval = None if gate.over else _interval(gate, metrics, model, versus, data)
     if _lower_is_better(gate):
@@ -190,7 +190,7 @@ def _judge(target: str, gate: Gate, metrics: Metrics) -> Judgement:
 
 
 def _lower_is_better(gate: Gate) -> bool:
-    return FIGURES.get(gate.figure, ("higher", {}))[0] == "lower"
+    return METRICS.get(gate.metric, ("higher", {}))[0] == "lower"
 
 
 def _place(target: str, gate: Gate, metrics: Metrics, names: tuple[str, ...]) -> tuple[str, str]:
@@ -210,41 +210,41 @@ def _place(target: str, gate: Gate, metrics: Metrics, names: tuple[str, ...]) ->
     return model, data
 
 
-def _figure(target: str, gate: Gate, metrics: Metrics, model: str, data: str) -> float:
+def _metric(target: str, gate: Gate, metrics: Metrics, model: str, data: str) -> float:
     row = metrics.models[model]
     of_data = row.data[data]
-    of_model = gate.figure in FIGURES and gate.figure not in OF_ANSWERS
-    value = (row if of_model else of_data).metric(gate.figure)
+    of_model = gate.metric in METRICS and gate.metric not in OF_ANSWERS
+    value = (row if of_model else of_data).metric(gate.metric)
     # A model that is not trained is the same for all seeds.
     if gate.over and row.seeds:
-        spread = of_data.over_seeds.get(gate.figure)
+        spread = of_data.over_seeds.get(gate.metric)
         value = getattr(spread, gate.over) if spread else None
     if value is None:
         raise BuildError(
-            f"the gate {gate.text!r} can't be judged: {target} has no {gate.figure} for {model}",
-            hint=_hint(gate.figure),
+            f"the gate {gate.text!r} can't be judged: {target} has no {gate.metric} for {model}",
+            hint=_hint(gate.metric),
         )
     return value
 
 
-def _hint(figure: str) -> str:
-    if figure in ("schema_valid", "field_exact", "json_exact"):
+def _hint(metric: str) -> str:
+    if metric in ("schema_valid", "field_exact", "json_exact"):
         return "is `json_schema` set on the benchmark?"
     return (
         "is `label` set on the data set?"
-        if figure in OF_ANSWERS
+        if metric in OF_ANSWERS
         else "this machine or model does not tell"
     )
 
 
-def _figure_of_command(gate: Gate, metrics: Metrics) -> float:
-    figures = metrics.commands[gate.command]
-    if gate.figure not in figures:
+def _metric_of_command(gate: Gate, metrics: Metrics) -> float:
+    measured = metrics.commands[gate.command]
+    if gate.metric not in measured:
         raise BuildError(
-            f"the gate {gate.text!r} can't be judged: {gate.command} measured no {gate.figure}",
-            hint=f"it measured {', '.join(figures) or 'nothing'}",
+            f"the gate {gate.text!r} can't be judged: {gate.command} measured no {gate.metric}",
+            hint=f"it measured {', '.join(measured) or 'nothing'}",
         )
-    return float(figures[gate.figure])
+    return float(measured[gate.metric])
 
 
 def _interval(
@@ -254,7 +254,7 @@ def _interval(
     whichever way round it was made; None where it has none.
     """
     for row in metrics.comparisons:
-        if row.figure != gate.figure or row.data not in (data, None):
+        if row.figure != gate.metric or row.data not in (data, None):
             continue
         if row.bounds and {row.model, row.versus} == {model, versus}:
             low, high = row.bounds

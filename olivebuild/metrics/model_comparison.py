@@ -27,7 +27,7 @@ from olivebuild.metrics.statistics import (
     rows_needed,
 )
 
-# figure -> whether a row's answer is right
+# metric -> whether a row's answer is right
 YES_OR_NO: dict[str, Callable[[Answer], bool | None]] = {
     "accuracy": lambda a: a.label == a.expected,
     "generated_accuracy": lambda a: a.right,
@@ -35,7 +35,7 @@ YES_OR_NO: dict[str, Callable[[Answer], bool | None]] = {
     "schema_valid": lambda a: a.schema_valid,
     "json_exact": lambda a: a.json_exact,
 }
-# figure -> its samples, and whether more is better
+# metric -> its samples, and whether more is better
 LATENCY = {"ttft": False, "tpot": False, "e2e": False}
 
 
@@ -45,10 +45,10 @@ def comparisons(models: Mapping[str, ModelMetrics], sets: Sequence[str]) -> list
     for versus, model in combinations(models, 2):
         for name in sets:
             of_data = models[model].data[name]
-            for figure, difference in _answers(of_data, models[versus].data[name]):
-                result.append(_row(model, versus, figure, name, difference, of_data.rows))
-        for figure, difference in _rounds(models[model].samples, models[versus].samples):
-            result.append(_row(model, versus, figure, None, difference, 0))
+            for metric, difference in _answers(of_data, models[versus].data[name]):
+                result.append(_row(model, versus, metric, name, difference, of_data.rows))
+        for metric, difference in _rounds(models[model].samples, models[versus].samples):
+            result.append(_row(model, versus, metric, None, difference, 0))
     return result
 
 
@@ -69,22 +69,22 @@ def add_seeds(
     ]
     for name in sets:
         rows = [
-            _figures(decode(row, DataMetrics))
+            _metrics_of(decode(row, DataMetrics))
             for row in (model["data"][name], *(more["data"][name] for more in model["seeds"]))
         ]
         model["data"][name]["over_seeds"] = {
-            figure: _spread(figure, [row[figure] for row in rows]) for figure in rows[0]
+            metric: _spread(metric, [row[metric] for row in rows]) for metric in rows[0]
         }
 
 
-def _figures(row: DataMetrics) -> dict[str, float]:
+def _metrics_of(row: DataMetrics) -> dict[str, float]:
     names = (*OF_ANSWERS, *row.scores)
     return {name: value for name in names if (value := row.metric(name)) is not None}
 
 
-def _spread(figure: str, values: list[float]) -> dict[str, Any]:
+def _spread(metric: str, values: list[float]) -> dict[str, Any]:
     mean, deviation, interval = over_seeds(values)
-    worst = max if OF_ANSWERS.get(figure, ("higher", {}))[0] == "lower" else min
+    worst = max if OF_ANSWERS.get(metric, ("higher", {}))[0] == "lower" else min
     return {
         "mean": _plain(mean),
         "interval": _plain(interval),
@@ -102,10 +102,10 @@ def _answers(model: DataMetrics, versus: DataMetrics) -> Iterator[tuple[str, Dif
 
 def _yes_or_no(model: DataMetrics, versus: DataMetrics) -> Iterator[tuple[str, Difference]]:
     first, second = model.answers, versus.answers
-    for figure, right in YES_OR_NO.items():
-        if model.metric(figure) is not None and versus.metric(figure) is not None:
+    for metric, right in YES_OR_NO.items():
+        if model.metric(metric) is not None and versus.metric(metric) is not None:
             yield (
-                figure,
+                metric,
                 paired_shares([bool(right(a)) for a in first], [bool(right(a)) for a in second]),
             )
 
@@ -162,16 +162,16 @@ def _relative(perplexity: float, change: float) -> float:
 
 
 def _rounds(model: Samples, versus: Samples) -> Iterator[tuple[str, Difference]]:
-    for figure, higher in LATENCY.items():
-        first, second = list(model.get(figure)), list(versus.get(figure))
+    for metric, higher in LATENCY.items():
+        first, second = list(model.get(metric)), list(versus.get(metric))
         if first and len(first) == len(second):
-            yield figure, paired_rounds(first, second, higher_is_better=higher)
+            yield metric, paired_rounds(first, second, higher_is_better=higher)
 
 
 def _row(
-    model: str, versus: str, figure: str, data: str | None, found: Difference, rows: int
+    model: str, versus: str, metric: str, data: str | None, found: Difference, rows: int
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"model": model, "versus": versus, "figure": figure, "data": data}
+    row: dict[str, Any] = {"model": model, "versus": versus, "figure": metric, "data": data}
     row |= {
         "difference": _plain(found.value),
         "interval": _plain(found.interval),
@@ -193,7 +193,7 @@ def _row(
 
 
 def _plain(value: Any) -> Any:
-    """Six digits are more than any of these figures has."""
+    """Six digits are more than any of these metrics has."""
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
     return None if value is None else float(f"{value:.6g}")

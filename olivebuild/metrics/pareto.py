@@ -1,6 +1,6 @@
 """The Pareto front of a benchmark's models of accuracy, speed and size, and the best under gates.
 
-Reads the figures of a benchmark; knows neither targets nor files.
+Reads the metrics of a benchmark; knows neither targets nor files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from olivebuild.metrics.gates import FIGURES, OF_ANSWERS, Gate, Judgement, judge
+from olivebuild.metrics.gates import METRICS, OF_ANSWERS, Gate, Judgement, judge
 
 if TYPE_CHECKING:
     from olivebuild.metrics.records import Metrics, MetricSet
@@ -46,7 +46,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Front:
-    """`quality` and `speed` name the figures that were compared, the first in the data set
+    """`quality` and `speed` name the metrics that were compared, the first in the data set
     `data`.
     """
 
@@ -104,20 +104,20 @@ def _beaten_by(point: Point, points: Iterable[Point]) -> str:
     return next((other.model for other in points if other.beats(point)), "")
 
 
-def _upward(figure: str, value: float) -> float:
-    return -value if FIGURES.get(figure, ("higher",))[0] == "lower" else value
+def _upward(metric: str, value: float) -> float:
+    return -value if METRICS.get(metric, ("higher",))[0] == "lower" else value
 
 
-def _speed(figure: str, value: float) -> float:
+def _speed(metric: str, value: float) -> float:
     # A share of a time only means something if it is turned into a rate.
-    return 1 / value if FIGURES[figure][0] == "lower" else value
+    return 1 / value if METRICS[metric][0] == "lower" else value
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A model with what its gates say.
 
-    `value`: the figure by which is chosen, such that more is better.
+    `value`: the metric by which is chosen, such that more is better.
     """
 
     model: str
@@ -133,7 +133,7 @@ def ranked(
     target: str,
     metrics: Metrics,
     models: Iterable[str],
-    figure: str,
+    metric: str,
     gates: Iterable[Gate],
 ) -> list[Candidate]:
     """Return candidates, best first, those that meet all gates before those that don't; of equals
@@ -150,7 +150,7 @@ def ranked(
         # A gate that names no model means the last one.
         others = {name: row for name, row in metrics.models.items() if name != model}
         last = structs.replace(metrics, models=others | {model: metrics.models[model]})
-        value = value_of(metrics, model, figure)
+        value = value_of(metrics, model, metric)
         candidates.append(Candidate(model, value, tuple(judge(target, gates, last))))
     return sorted(
         candidates,
@@ -163,18 +163,18 @@ def ranked(
     )
 
 
-def value_of(metrics: Metrics, model: str, figure: str) -> float:
+def value_of(metrics: Metrics, model: str, metric: str) -> float:
     """Return a metric such that more is better: `size`, `accuracy` or, for another than the first
     data set, `hard.accuracy`.
 
     Raises KeyError where it was not measured.
     """
-    data, _, name = figure.rpartition(".")
+    data, _, name = metric.rpartition(".")
     row = metrics.models[model]
-    if name in FIGURES and name not in OF_ANSWERS:
+    if name in METRICS and name not in OF_ANSWERS:
         value = row.metric(name)
     else:
         value = row.data[data or metrics.data[0]].metric(name)
     if value is None:
-        raise KeyError(figure)
+        raise KeyError(metric)
     return _upward(name, value)

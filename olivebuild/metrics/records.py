@@ -238,6 +238,7 @@ class PairedComparison(Record, frozen=True, kw_only=True):
     model: str
     versus: str
     figure: str
+    """The metric, by the name of its JSON key."""
     data: str | None = None
     difference: float = 0.0
     interval: Interval | None = None

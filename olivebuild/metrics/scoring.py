@@ -1,4 +1,4 @@
-"""Answers -> figures: shares with intervals, a table of labels, who was taken for whom, perplexity,
+"""Answers -> metrics: shares with intervals, a table of labels, who was taken for whom, perplexity,
 JSON fields. Knows no models.
 """
 
@@ -59,11 +59,11 @@ def normal(text: str) -> str:
     return words.strip("".join(c for c in words if unicodedata.category(c)[0] in "PZ"))
 
 
-def without_answers(figures: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in figures.items() if name != "answers"}
+def without_answers(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name != "answers"}
 
 
-def figures(judged: list[Judged], *, labelled: bool, written: bool) -> dict[str, Any]:
+def metrics_of(judged: list[Judged], *, labelled: bool, written: bool) -> dict[str, Any]:
     """`labelled`: each row has a likeliest label; `written`: each has a free answer."""
     rows = len(judged)
     found: dict[str, Any] = {"rows": rows}

@@ -1,4 +1,4 @@
-"""Statistics of figures, against noise: intervals, paired comparisons, and how many rows a loss
+"""Statistics of metrics, against noise: intervals, paired comparisons, and how many rows a loss
 takes to be seen. Knows no models.
 
 Intervals are at 95 %. Verdicts are at 99 %, since a benchmark makes many comparisons: of a hundred
@@ -43,7 +43,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Difference:
-    """First minus second, in the figure's unit, and whether that is more than noise."""
+    """First minus second, in the metric's unit, and whether that is more than noise."""
 
     value: float
     interval: Interval | None
@@ -296,7 +296,7 @@ def differing_share(lost: int, won: int, rows: int) -> float:
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float, Interval | None]:
-    """Mean and standard deviation of a figure over trainings with other seeds, and the interval of
+    """Mean and standard deviation of a metric over trainings with other seeds, and the interval of
     the mean.
     """
     mean = float(np.mean(values))

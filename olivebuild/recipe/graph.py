@@ -94,6 +94,11 @@ class Graph(Struct, dict=True):
             used |= {source.target for _, source, _ in inputs if source.target != target}
         return [name for name in self.targets if name not in used]
 
+    def trusts_remote_code(self, node: Node) -> bool:
+        """Return whether code that comes with a model may run: said on it, or on its base."""
+        models = [source for edge, source, _ in self.inputs[node.name] if edge.role == "model"]
+        return node.trusts_remote_code or any(map(self.trusts_remote_code, models))
+
     def one(self, name: str) -> str:
         """Return a single target's name. Raises RecipeError for a matrix, or an unknown name."""
         if name in self.matrices:

@@ -160,7 +160,7 @@ class Adapter(Step):
     def template(self, fields: AdapterFields) -> str:
         return "" if fields.source else "rendered"
 
-    def shares_process(self, fields: AdapterFields) -> bool:
+    def reuses_worker(self, fields: AdapterFields) -> bool:
         return fields.source is not None and fields.source.scheme == "file"
 
     def edges(self, fields: AdapterFields) -> list[Edge]:

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target, step_of
 from olivebuild.core.errors import Problem, RecipeError
-from olivebuild.metrics.gates import FIGURES, Gate
+from olivebuild.metrics.gates import METRICS, Gate
 from olivebuild.steps._seeds import Retraining, part
 from olivebuild.steps.adapter import AdapterFields
 from olivebuild.steps.benchmark_latency import LatencyFields
@@ -265,7 +265,7 @@ def _latency(fields: BenchmarkFields, targets: Mapping[str, Target]) -> Iterator
 def _check_scores(fields: BenchmarkFields) -> Problem | None:
     names = score_names(fields.scores)
     for name in names:
-        if name in FIGURES or names.count(name) > 1:
+        if name in METRICS or names.count(name) > 1:
             return Problem(
                 f"there is more than one figure {name!r}",
                 "call the function in `score` something else",

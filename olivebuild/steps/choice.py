@@ -16,7 +16,7 @@ from pydantic import Field
 from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target
 from olivebuild.core.errors import InvalidValue, RecipeError
 from olivebuild.core.text import did_you_mean
-from olivebuild.metrics.gates import FIGURES, Gate
+from olivebuild.metrics.gates import METRICS, Gate
 from olivebuild.steps.benchmark import BenchmarkFields, score_names, unmeasured
 
 
@@ -72,10 +72,10 @@ def _check(fields: ChoiceFields, judged: BenchmarkFields) -> None:
     data, _, figure = fields.best.rpartition(".")
     sets = [ref.target for ref in judged.data_sets]
     # A score of the user's own counts like a figure of ours.
-    if figure not in (*FIGURES, *scores):
+    if figure not in (*METRICS, *scores):
         raise RecipeError(
             f"there is no figure {figure!r} to choose by",
-            hint=did_you_mean(figure, [*FIGURES, *scores]),
+            hint=did_you_mean(figure, [*METRICS, *scores]),
         )
     if data and data not in sets:
         raise RecipeError(f"{fields.by} has no data set {data!r}", hint=did_you_mean(data, sets))

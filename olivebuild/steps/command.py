@@ -75,7 +75,7 @@ class Command(Step):
     def takes_gpu(self, fields: CommandFields) -> bool:
         return fields.gpu
 
-    def shares_process(self, fields: CommandFields) -> bool:
+    def reuses_worker(self, fields: CommandFields) -> bool:
         # The program has a process of its own anyway.
         return not fields.gpu
 

@@ -59,7 +59,7 @@ class Merged(Step):
     def template(self, fields: MergedFields) -> str:
         return "" if fields.source else "published"
 
-    def shares_process(self, fields: MergedFields) -> bool:
+    def reuses_worker(self, fields: MergedFields) -> bool:
         return not fields.source
 
     def edges(self, fields: MergedFields) -> list[Edge]:

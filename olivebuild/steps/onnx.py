@@ -104,7 +104,7 @@ class Onnx(Step):
     def template(self, fields: OnnxFields) -> str:
         return "" if fields.source else "published"
 
-    def shares_process(self, fields: OnnxFields) -> bool:
+    def reuses_worker(self, fields: OnnxFields) -> bool:
         return not fields.source and not self.takes_gpu(fields)
 
     def libraries(self, fields: OnnxFields) -> tuple[str, ...]:

@@ -21,17 +21,17 @@ from olivebuild.core.text import clean, seconds, size
 from olivebuild.engine.build_comparison import Comparison, since_last
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.history import Entry
-from olivebuild.metrics.gates import FIGURES, Judgement
+from olivebuild.metrics.gates import METRICS, Judgement
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.states import Verdict
 from olivebuild.ui.plain import summary
 from olivebuild.ui.why import unique_reasons
-from olivebuild.ui.wording import describe, difference, figure, listed
+from olivebuild.ui.wording import describe, difference, format_metric, listed
 from olivebuild.ui.wording import heading as named
 
 if TYPE_CHECKING:
     from olivebuild.metrics.records import ChoiceMetrics, DataMetrics, Metrics, ModelMetrics
-    from olivebuild.planner.checks.finding import PlanProblem
+    from olivebuild.planner.checks.plan_finding import PlanFinding
 
 COLOURS = {
     Verdict.FRESH: "green",
@@ -112,7 +112,7 @@ def show_notes(notes: Iterable[tuple[str, str]]) -> None:
         )
 
 
-def show_problems(problems: Iterable[PlanProblem]) -> None:
+def show_problems(problems: Iterable[PlanFinding]) -> None:
     """Print the problems that fail a plan as errors, and the others as notes below it."""
     for problem in problems:
         if problem.fails:
@@ -190,7 +190,8 @@ def _over_seeds(metrics: Metrics) -> Iterator[str]:
             if spread and spread.mean is not None and spread.worst is not None:
                 yield (
                     f"{model} over {len(spread.values)} seeds: {named(key)} on {name} "
-                    f"{figure(key, spread.mean)} on average, {figure(key, spread.worst)} at worst"
+                    f"{format_metric(key, spread.mean)} on average, "
+                    f"{format_metric(key, spread.worst)} at worst"
                 )
 
 
@@ -236,7 +237,7 @@ def _cells(
     for name, key, _ in columns:
         value = of_data[name].metric(key)
         cells.append(
-            "" if value is None else figure(key, value) if key in FIGURES else f"{value:.3g}"
+            "" if value is None else format_metric(key, value) if key in METRICS else f"{value:.3g}"
         )
     return cells
 
@@ -260,7 +261,7 @@ def show_front(metrics: Metrics) -> None:
             (speed, row.metric(speed)),
             ("size", row.size),
         )
-        return ["" if value is None else figure(metric, value) for metric, value in values]
+        return ["" if value is None else format_metric(metric, value) for metric, value in values]
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("Pareto front")
@@ -334,7 +335,7 @@ def show_comparison(found: Comparison) -> None:
         colour = {True: "green", False: "red", None: "bright_black"}[
             None if change.noise else change.better
         ]
-        values = [figure(change.figure, value) for value in (change.old, change.new)]
+        values = [format_metric(change.figure, value) for value in (change.old, change.new)]
         table.add_row(
             clean(change.model),
             clean(change.data),

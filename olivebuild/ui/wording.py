@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from olivebuild.cache.key import Reason
 from olivebuild.core.text import clean, size
-from olivebuild.metrics.gates import FIGURES, Gate
+from olivebuild.metrics.gates import METRICS, Gate
 
 if TYPE_CHECKING:
     from olivebuild.metrics.records import PairedComparison
@@ -75,9 +75,9 @@ def heading(name: str) -> str:
     return HEADINGS.get(name, name.replace("_", " "))
 
 
-def figure(name: str, value: float) -> str:
+def format_metric(name: str, value: float) -> str:
     """Return a benchmark's metric in its unit; a score of the user's own as a number."""
-    units = FIGURES[name][1] if name in FIGURES else {}
+    units = METRICS[name][1] if name in METRICS else {}
     if "%" in units:
         return percent(value)
     if "ms" in units:
@@ -101,8 +101,8 @@ def gate_value(gate: str, value: float) -> str:
         parsed = Gate.parse(gate)
     except ValueError:
         return f"{value:.4g}"
-    drop = parsed.versus and "%" in FIGURES[parsed.figure][1]
-    return f"{value * 100:.1f} points" if drop else figure(parsed.figure, value)
+    drop = parsed.versus and "%" in METRICS[parsed.metric][1]
+    return f"{value * 100:.1f} points" if drop else format_metric(parsed.metric, value)
 
 
 def verdict(row: PairedComparison) -> str:
@@ -130,7 +130,7 @@ def difference(row: PairedComparison) -> str:
     if not value and noise:
         return f"{row.model} is as good as {row.versus} in {what}"
     amount = f"{abs(value):.3g} of {what}"
-    if "%" in FIGURES[row.figure][1]:
+    if "%" in METRICS[row.figure][1]:
         amount = f"{abs(value) * 100:.1f} points of {what}"
     return (
         f"{row.model} {'lost' if value < 0 else 'gained'} {amount} against {row.versus}: "

@@ -17,8 +17,8 @@ from olivebuild.formats.model_config import (
     methods_of_builder,
     types_of_transformers,
 )
-from olivebuild.planner.checks.finding import PlanProblem
-from olivebuild.planner.checks.findings import problems
+from olivebuild.planner.checks.all_checks import problems
+from olivebuild.planner.checks.plan_finding import PlanFinding
 from tests.conftest import Place
 from tests.formats.test_safetensors import write
 from tests.support.sites import Site
@@ -90,7 +90,7 @@ def site(tmp_path: Path) -> Site:
     return made
 
 
-def found(site: Site, *goals: str) -> list[PlanProblem]:
+def found(site: Site, *goals: str) -> list[PlanFinding]:
     planner = site.planner()
     try:
         return problems(planner, planner.plan(planner.graph.goals(goals)))
@@ -98,7 +98,7 @@ def found(site: Site, *goals: str) -> list[PlanProblem]:
         planner.traces.close()
 
 
-def only(site: Site, *goals: str) -> PlanProblem:
+def only(site: Site, *goals: str) -> PlanFinding:
     (problem,) = found(site, *goals)
     return problem
 

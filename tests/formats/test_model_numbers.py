@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from olivebuild.core import hashing
-from olivebuild.formats.model_numbers import not_numbers, sizes_in, sizes_of, too_many
+from olivebuild.formats.model_numbers import impossible_size, not_numbers, sizes_in, sizes_of
 from tests.formats.test_safetensors import WEIGHTS, write
 
 
@@ -25,7 +25,7 @@ from tests.formats.test_safetensors import WEIGHTS, write
     ],
 )
 def test_a_count_that_no_weights_stand_for(config: dict[str, Any], name: str | None) -> None:
-    finding = too_many(config, lambda: (40, 1600))
+    finding = impossible_size(config, lambda: (40, 1600))
     assert (finding is not None) == (name is not None)
     if finding:
         assert finding.fact.startswith(f"config.json says {name} ")
@@ -36,7 +36,7 @@ def test_weights_are_asked_only_if_a_count_is_large() -> None:
     def fails() -> tuple[int, int]:
         raise AssertionError("the weights were read")
 
-    assert too_many({"num_hidden_layers": 1000}, fails) is None
+    assert impossible_size({"num_hidden_layers": 1000}, fails) is None
 
 
 def test_sizes_of_a_file_are_those_of_its_tensors(tmp_path: Path) -> None:

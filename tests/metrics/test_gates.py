@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from olivebuild.core.errors import BuildError, RecipeError
-from olivebuild.metrics.gates import FIGURES, Gate, Judgement
+from olivebuild.metrics.gates import METRICS, Gate, Judgement
 from olivebuild.metrics.gates import judge as judge_gates
 from olivebuild.metrics.records import Metrics, decode
 
 approx: Any = pytest.approx
 """Stands where a float does, which its own type does not say."""
-METRICS: dict[str, Any] = {
+BENCH: dict[str, Any] = {
     "data": ["easy", "hard"],
     "models": {
         "base": {
@@ -103,9 +103,9 @@ def test_a_limit_that_is_no_number_is_told(text: str) -> None:
 def test_an_unknown_figure_is_told() -> None:
     with pytest.raises(ValueError, match="unknown figure") as caught:
         Gate.parse("acuracy >= 1")
-    assert len(FIGURES) > 20
+    assert len(METRICS) > 20
     assert str(caught.value) == (
-        f"the gate 'acuracy >= 1' names an unknown figure 'acuracy'; known are {', '.join(FIGURES)}"
+        f"the gate 'acuracy >= 1' names an unknown figure 'acuracy'; known are {', '.join(METRICS)}"
     )
 
 
@@ -147,7 +147,7 @@ def test_a_unit_of_another_figure_is_told(text: str) -> None:
 def test_a_gate_judges_the_last_model_unless_it_names_another(
     text: str, value: float, passed: bool
 ) -> None:
-    assert judge("bench", [text], METRICS) == [Judgement("bench", text, approx(value), passed)]
+    assert judge("bench", [text], BENCH) == [Judgement("bench", text, approx(value), passed)]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_gate_judges_the_last_model_unless_it_names_another(
     ],
 )
 def test_a_drop_is_how_much_worse_the_model_is(text: str, drop: float, passed: bool) -> None:
-    assert judge("bench", [text], METRICS) == [Judgement("bench", text, approx(drop), passed)]
+    assert judge("bench", [text], BENCH) == [Judgement("bench", text, approx(drop), passed)]
 
 
 def test_a_drop_of_another_model_compares_equal_data() -> None:
@@ -183,13 +183,13 @@ def test_a_drop_of_another_model_compares_equal_data() -> None:
 
 def test_gates_are_judged_in_their_order() -> None:
     assert [
-        j.passed for j in judge("bench", ["accuracy > 0", "accuracy > 1", "size > 0"], METRICS)
+        j.passed for j in judge("bench", ["accuracy > 0", "accuracy > 1", "size > 0"], BENCH)
     ] == [True, False, True]
 
 
 def test_a_gate_that_names_what_is_not_measured_is_a_fault_of_the_recipe() -> None:
     with pytest.raises(RecipeError) as caught:
-        judge("bench", ["fp16.accuracy > 0"], METRICS)
+        judge("bench", ["fp16.accuracy > 0"], BENCH)
     assert (
         caught.value.fact
         == "the gate 'fp16.accuracy > 0' names 'fp16', which bench does not measure"
@@ -206,7 +206,7 @@ def test_a_gate_that_names_what_is_not_measured_is_a_fault_of_the_recipe() -> No
 )
 def test_a_figure_that_was_not_measured_is_told(text: str, figure: str, model: str) -> None:
     with pytest.raises(BuildError) as caught:
-        judge("bench", [text], METRICS)
+        judge("bench", [text], BENCH)
     assert (
         caught.value.fact == f"the gate {text!r} can't be judged: bench has no {figure} for {model}"
     )

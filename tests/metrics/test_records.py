@@ -20,7 +20,7 @@ from olivebuild.metrics.records import (
     read_choice,
     read_metrics,
 )
-from olivebuild.metrics.scoring import Fields, Judged, figures
+from olivebuild.metrics.scoring import Fields, Judged, metrics_of
 
 LATER: dict[str, Any] = {
     "data": ["tone"],
@@ -126,7 +126,7 @@ def test_there_is_a_field_for_every_key_that_is_written() -> None:
         )
         for label in ("joy", "sad", "joy")
     ]
-    written = figures(rows, labelled=True, written=True)
+    written = metrics_of(rows, labelled=True, written=True)
     model: dict[str, Any] = {"data": {"tone": written}, "samples": {"ttft": [0.1, 0.2, 0.3]}}
     models = {"base": model, "int4": dict(model, data={"tone": written})}
     found = comparisons(decode(models, dict[str, ModelMetrics]), ["tone"])

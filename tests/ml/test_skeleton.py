@@ -15,10 +15,10 @@ from olivebuild.ml.onnx.skeleton import (
     Concat,
     NotFinite,
     Quantised,
-    Recipe,
     Skeleton,
     Slot,
     Source,
+    TensorRecipe,
     View,
     evaluate,
     parts_of,
@@ -79,12 +79,12 @@ def test_a_tensor_is_written_in_parts(weights: dict[str, Weight]) -> None:
     def write(part: int, data: np.ndarray) -> None:
         written[part] = written.get(part, b"") + data.tobytes()
 
-    parts_of(Recipe(whole(BOTH), "F16"), weights, write)
+    parts_of(TensorRecipe(whole(BOTH), "F16"), weights, write)
     assert written == {0: np.concatenate([A, B]).astype(np.float16).tobytes()}
     written.clear()
     # Blocks run along the rows of the transposed view: a block of sixteen numbers here.
     block = View(SOURCE_A, 0, (16, 1), (1, 1))
-    parts_of(Recipe(block, "F32", Quantised(4, 16, False, "F32")), weights, write)
+    parts_of(TensorRecipe(block, "F32", Quantised(4, 16, False, "F32")), weights, write)
     assert [len(written[part]) for part in range(3)] == [8, 4, 1]
     assert np.frombuffer(written[1], np.float32) == 1.0
 
@@ -92,13 +92,13 @@ def test_a_tensor_is_written_in_parts(weights: dict[str, Weight]) -> None:
 def test_numbers_beyond_the_range_are_told_by_the_names_of_weights(
     weights: dict[str, Weight],
 ) -> None:
-    large = Recipe(whole(Add(whole(SOURCE_B), 1e6, "F32", (2, 6))), "F16")
+    large = TensorRecipe(whole(Add(whole(SOURCE_B), 1e6, "F32", (2, 6))), "F16")
     with pytest.raises(NotFinite, match="b does not fit float16") as caught:
         parts_of(large, weights, lambda *_: None)
     assert "bfloat16" in caught.value.hint
     weights["b"].place.path.write_bytes(np.full(12, np.nan, np.float32).tobytes())
     with pytest.raises(NotFinite, match="b holds infinities or NaN"):
-        parts_of(Recipe(whole(SOURCE_B), "F32"), weights, lambda *_: None)
+        parts_of(TensorRecipe(whole(SOURCE_B), "F32"), weights, lambda *_: None)
 
 
 def test_a_weight_of_another_shape_is_an_error(weights: dict[str, Weight]) -> None:
@@ -107,18 +107,18 @@ def test_a_weight_of_another_shape_is_an_error(weights: dict[str, Weight]) -> No
 
 
 def test_the_key_of_a_tensor_has_digests_and_not_names(weights: dict[str, Weight]) -> None:
-    recipe = Recipe(whole(SOURCE_A), "F16")
-    renamed = Recipe(whole(Source("c", "F32", (4, 6))), "F16")
+    recipe = TensorRecipe(whole(SOURCE_A), "F16")
+    renamed = TensorRecipe(whole(Source("c", "F32", (4, 6))), "F16")
     assert recipe.key(weights) == renamed.key(weights | {"c": weights["a"]})
-    assert recipe.key(weights) != Recipe(whole(SOURCE_A), "BF16").key(weights)
-    assert Recipe(whole(BOTH), "F16").sources() == {"a", "b"}
+    assert recipe.key(weights) != TensorRecipe(whole(SOURCE_A), "BF16").key(weights)
+    assert TensorRecipe(whole(BOTH), "F16").sources() == {"a", "b"}
 
 
 def test_a_skeleton_is_read_as_it_was_written() -> None:
     skeleton = Skeleton(
         data="model.onnx.data",
         size=48,
-        tensors=(Recipe(whole(BOTH), "F16"), Recipe(whole(SOURCE_A), "F32")),
+        tensors=(TensorRecipe(whole(BOTH), "F16"), TensorRecipe(whole(SOURCE_A), "F32")),
         slots=(Slot("x", 0, 48, 0, 0),),
     )
     assert Skeleton.from_json(skeleton.to_json()) == skeleton

@@ -13,8 +13,8 @@ import pytest
 
 from olivebuild.cache.key import Reason
 from olivebuild.core.errors import InputError
-from olivebuild.planner.checks.finding import PlanProblem
-from olivebuild.planner.checks.findings import problems
+from olivebuild.planner.checks.all_checks import problems
+from olivebuild.planner.checks.plan_finding import PlanFinding
 from olivebuild.planner.states import Verdict
 from tests.conftest import Place
 from tests.formats.test_safetensors import WEIGHTS, index, write
@@ -43,7 +43,7 @@ def site(tmp_path: Path) -> Site:
     return site
 
 
-def found(site: Site, *goals: str) -> tuple[list[PlanProblem], dict[str, str]]:
+def found(site: Site, *goals: str) -> tuple[list[PlanFinding], dict[str, str]]:
     """What is told, and the verdicts of all nodes."""
     planner = site.planner()
     try:

@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from olivebuild.metrics.gates import Gate, Judgement, judge
 from olivebuild.metrics.model_comparison import LATENCY, YES_OR_NO, comparisons
 from olivebuild.metrics.records import Metrics, ModelMetrics, decode
-from olivebuild.metrics.scoring import Fields, Judged, figures
+from olivebuild.metrics.scoring import Fields, Judged, metrics_of
 
 FILE = Path(__file__).parents[2] / "recipes/tone/data/tone.jsonl"
 GATE = Gate.parse("accuracy drop vs last <= 0.02")
@@ -68,7 +68,7 @@ def measured(expected: list[str], last: list[str], now: list[str]) -> Metrics:
     models = {
         name: {
             "data": {
-                "tone": figures(
+                "tone": metrics_of(
                     [
                         Judged(e, e, label, label, 0.0, 0)
                         for e, label in zip(expected, said, strict=True)
@@ -203,7 +203,7 @@ def equals(random: np.random.Generator) -> list[dict[str, Any]]:
             for figure in LATENCY
         }
         models[name] = {
-            "data": {"tone": figures(rows, labelled=True, written=True)},
+            "data": {"tone": metrics_of(rows, labelled=True, written=True)},
             "samples": samples,
         }
     return comparisons(decode(models, dict[str, ModelMetrics]), ["tone"])

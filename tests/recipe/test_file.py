@@ -13,7 +13,7 @@ from olivebuild.api import step
 from olivebuild.api.step import Ref
 from olivebuild.core.errors import Problem, RecipeError, Where
 from olivebuild.core.text import did_you_mean
-from olivebuild.metrics.gates import FIGURES
+from olivebuild.metrics.gates import METRICS
 from olivebuild.recipe import validate
 from olivebuild.recipe.file import FILE_NAME, Recipe, find, load
 from olivebuild.steps.command import Command
@@ -374,7 +374,7 @@ def test_an_unreadable_gate_is_a_fault_of_the_recipe(tmp_path: Path) -> None:
         tmp_path, ONE + "  b: {kind: benchmark, models: [m], data: d, gates: ['acuracy > 1']}\n"
     )
     assert error.fact == "b.gates: the gate 'acuracy > 1' names an unknown figure 'acuracy'"
-    assert error.hint == f"known are {', '.join(FIGURES)}"
+    assert error.hint == f"known are {', '.join(METRICS)}"
 
 
 def test_other_packages_are_asked_for_their_kinds_at_most_once(

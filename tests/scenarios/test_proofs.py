@@ -359,7 +359,7 @@ def test_an_onnx_folder_from_elsewhere_is_opened(llama: Path, tmp_path: Path, st
     def brought(name: str) -> Path:
         theirs = str(tmp_path / f"theirs-{name}")
         job = job_in(tmp_path / name, store, files={"source": [theirs]})
-        onnx_kind._bring(job, Source(theirs, "file", theirs), trust=False)
+        onnx_kind.import_folder(job, Source(theirs, "file", theirs), trust=False)
         return job.out
 
     shutil.copytree(made, tmp_path / "theirs-whole")

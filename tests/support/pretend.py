@@ -24,7 +24,7 @@ from olivebuild.engine.recorder import Recorder, record
 from olivebuild.executors.local import LocalExecutor
 from olivebuild.metrics.model_comparison import comparisons
 from olivebuild.metrics.records import ModelMetrics, decode
-from olivebuild.metrics.scoring import Judged, figures
+from olivebuild.metrics.scoring import Judged, metrics_of
 from olivebuild.metrics.statistics import median_interval
 from olivebuild.planner.project import Project, open_project
 from olivebuild.planner.states import State, Verdict
@@ -258,7 +258,7 @@ def _model(
     e2e = [t + sum(gaps[i * 15 : i * 15 + 15]) for i, t in enumerate(ttft)]
     tpot = sorted(gaps)[len(gaps) // 2]
     return {
-        "data": {"tone": figures(judged, labelled=True, written=True)},
+        "data": {"tone": metrics_of(judged, labelled=True, written=True)},
         "load_seconds": first * 20,
         "ttft": sorted(ttft)[6],
         "ttft_p95": sorted(ttft)[-1],

@@ -2,7 +2,7 @@
 that a busy machine hits all alike.
 
 The rounds end when every model's times are known well enough, or at a limit. Where memory does not
-hold all models at once, each has its rounds alone, and the figures say so.
+hold all models at once, each has its rounds alone, and the metrics say so.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Stopwatch:
 def measure(
     models: Sequence[ActionInput], fields: LatencyFields, progress: Progress
 ) -> dict[str, Any]:
-    """{"models": [figures], "latency": how they were measured}.
+    """{"models": [metrics], "latency": how they were measured}.
 
     Raises StepError when a model does not run.
     """
@@ -169,7 +169,7 @@ def measure(
         "machine": host.describe(),
     }
     return {
-        "models": [_figures(s, m, fields) for s, m in zip(samples, models, strict=True)],
+        "models": [_metrics_of(s, m, fields) for s, m in zip(samples, models, strict=True)],
         "latency": about,
     }
 
@@ -235,10 +235,10 @@ def _size(model: ActionInput) -> int:
     return sum(p.stat().st_size for p in files_below(Path(model.folder)))
 
 
-def _figures(samples: Samples, model: ActionInput, fields: LatencyFields) -> dict[str, Any]:
+def _metrics_of(samples: Samples, model: ActionInput, fields: LatencyFields) -> dict[str, Any]:
     first, each, total, gaps = samples.first, samples.each, samples.total, samples.gaps
     joules = [j for j in samples.joules if j is not None]
-    figures: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         **samples.loaded,
         "ttft": median(first),
         "ttft_interval": median_interval(first),
@@ -255,5 +255,5 @@ def _figures(samples: Samples, model: ActionInput, fields: LatencyFields) -> dic
         "joules_per_token": median(joules) / fields.new_tokens if joules else None,
         "size": _size(model),
     }
-    figures |= {f"itl_p{p}": float(np.percentile(gaps, p)) if gaps else None for p in (50, 95, 99)}
-    return figures | {"samples": {"ttft": first, "tpot": each, "e2e": total, "gaps": gaps}}
+    metrics |= {f"itl_p{p}": float(np.percentile(gaps, p)) if gaps else None for p in (50, 95, 99)}
+    return metrics | {"samples": {"ttft": first, "tpot": each, "e2e": total, "gaps": gaps}}

@@ -15,7 +15,7 @@ def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
     fields = job.fields(AdapterFields)
     if fields.source:
-        _bring(job, fields.source, fields.stop, trust=fields.trust)
+        import_folder(job, fields.source, fields.stop, trust=fields.trust)
     else:
         from olivebuild.ml.models.opened import check_inputs
         from olivebuild.ml.training import train
@@ -24,7 +24,7 @@ def run(job: Job) -> None:
         job.result = train.train(job, fields)
 
 
-def _bring(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
+def import_folder(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
     """Store an adapter folder's two files, checked, and the tokenizer that it was trained with, if
     it brings one: peft's or Unsloth's.
 

@@ -31,7 +31,7 @@ DATED = 8
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
-    from olivebuild.metrics.scoring import figures, without_answers
+    from olivebuild.metrics.scoring import metrics_of, without_answers
     from olivebuild.ml.benchmark.scores import Schema, load_score
     from olivebuild.ml.data.examples import read_table
     from olivebuild.ml.inference import runtime as _runtime
@@ -72,7 +72,9 @@ def run(job: Job) -> None:
             )
             done += 1
             job.progress("judging", done, rows)
-        result.append(figures(judged, labelled=bool(table.labels), written=table.format != "text"))
+        result.append(
+            metrics_of(judged, labelled=bool(table.labels), written=table.format != "text")
+        )
         if (
             template_clock.folder_reads_clock(Path(model.folder))
             and table.format in ("user", "messages")

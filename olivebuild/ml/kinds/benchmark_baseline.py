@@ -41,9 +41,9 @@ def run(job: Job) -> None:
         if len(set(labels)) < 2:
             continue
         classifier.fit(texts(train), labels)
-        for figures, table in zip(result[name], tests, strict=True):
+        for metrics, table in zip(result[name], tests, strict=True):
             if table.rows:
-                figures["accuracy"] = round(
+                metrics["accuracy"] = round(
                     float(classifier.score(texts(table), [row["label"] for row in table.rows])),
                     6,
                 )

@@ -24,9 +24,9 @@ def run(job: Job) -> None:
 
     check_inputs(job)
     tables = [read_table(job.input(role).path) for role in job.roles("data")]
-    figures = _merge(job, tables) if job.fields(CheckFields).what == "merge" else _onnx(job, tables)
-    (job.out / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-    job.result = Result(metrics=figures)
+    metrics = _merge(job, tables) if job.fields(CheckFields).what == "merge" else _onnx(job, tables)
+    (job.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
+    job.result = Result(metrics=metrics)
 
 
 def _sample(tables: list[Any], tokenizer: Any) -> list[list[int]]:
@@ -84,16 +84,16 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
         load.load_model(merged.folder, dtype, device, trust_remote_code=merged.trust_remote_code)
     )
     job.progress("comparing logits", 3, 3)
-    figures = compare([x.numpy() for x in adapted], [x.numpy() for x in ours])
+    metrics = compare([x.numpy() for x in adapted], [x.numpy() for x in ours])
     effect = compare([x.numpy() for x in adapted], [x.numpy() for x in plain])
-    if figures["rms"] > 0.1 and figures["rms"] > 0.5 * effect["rms"]:
+    if metrics["rms"] > 0.1 and metrics["rms"] > 0.5 * effect["rms"]:
         raise StepError(
             f"{merged.target} does not do what its adapter does: logits differ by "
-            f"{figures['rms']:.3g} of their spread",
+            f"{metrics['rms']:.3g} of their spread",
             where=job.where(),
             hint="was the adapter trained on this base model? please report it if it was",
         )
-    return {**figures, "rows": len(rows), "adapter_effect": effect["rms"]}
+    return {**metrics, "rows": len(rows), "adapter_effect": effect["rms"]}
 
 
 def compare(expected: list[Any], found: list[Any]) -> dict[str, float]:
@@ -163,20 +163,20 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
         expected[-1] = expected[-1][-len(got) :]
         found.append(got[:, : expected[-1].shape[1]])
     job.progress("comparing logits", len(rows), len(rows))
-    figures = compare(expected, found)
+    metrics = compare(expected, found)
     if precision and rows:
         _judge(
             job,
             onnx.target,
             precision,
             difference_of([*np.concatenate(expected)], [*np.concatenate(found)]),
-            figures,
+            metrics,
         )
-    return {**figures, "rows": len(rows), "prompts": prompts}
+    return {**metrics, "rows": len(rows), "prompts": prompts}
 
 
 def _judge(
-    job: Job, target: str, precision: str, difference: Difference, figures: dict[str, float]
+    job: Job, target: str, precision: str, difference: Difference, metrics: dict[str, float]
 ) -> None:
     """Raises StepError for a conversion that is further from its source than its precision
     explains.
@@ -190,7 +190,7 @@ def _judge(
     if fault:
         raise StepError(
             f"{target} is not what its source is in {precision}: {fault}; the likeliest token is "
-            f"the same for {figures['top1_agreement']:.1%}",
+            f"the same for {metrics['top1_agreement']:.1%}",
             where=job.where(),
             hint="another version of onnxruntime-genai, another precision or other options "
             "may convert "

@@ -32,7 +32,7 @@ def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
     fields = job.fields(OnnxFields)
     if fields.source:
-        _bring(job, fields.source, trust=fields.trust)
+        import_folder(job, fields.source, trust=fields.trust)
     else:
         from olivebuild.ml.models.opened import check_inputs
 
@@ -51,9 +51,9 @@ def _build(job: Job, fields: OnnxFields) -> None:
     model = frozen_dates.in_weights(job, open_input(job.store, job.input("model")))
     length = proven_length(job, fields, model)
     folder, skeleton = skeleton_of(job, fields, model)
-    if skeleton.because:
-        job.note(f"built whole by the model builder: {skeleton.because}")
-        _build_whole(job, fields, model, skeleton.because, length)
+    if skeleton.fallback_reason:
+        job.note(f"built whole by the model builder: {skeleton.fallback_reason}")
+        _build_whole(job, fields, model, skeleton.fallback_reason, length)
         return
     job.progress("quantising", 0, 1)
     limit_length(folder, length)
@@ -118,7 +118,9 @@ def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> Non
         )
 
 
-def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, length: int) -> None:
+def _build_whole(
+    job: Job, fields: OnnxFields, model: Weights, fallback_reason: str, length: int
+) -> None:
     from olivebuild.ml.models import frozen_dates
     from olivebuild.ml.onnx.trial import not_finite, try_out
     from olivebuild.ml.weights.inputs import as_folder
@@ -152,13 +154,14 @@ def _build_whole(job: Job, fields: OnnxFields, model: Weights, because: str, len
     job.result = Result(
         provenance={
             "by": "onnxruntime-genai",
-            "because": because,
+            "because": fallback_reason,
             "builder_options": dict(builder_options(fields)),
         }
     )
 
 
-def _bring(job: Job, source: Source, *, trust: bool) -> None:
+def import_folder(job: Job, source: Source, *, trust: bool) -> None:
+    """Store an ONNX folder's files, checked: code and libraries in it only with trust."""
     from olivebuild.formats import imported, onnx_folder
     from olivebuild.ml.models.fetch import fetch
 

@@ -23,7 +23,7 @@ from olivebuild.core.fs import trees
 from olivebuild.core.host import installed
 from olivebuild.formats import imported
 from olivebuild.formats.model_config import last_tokens, without_embedding
-from olivebuild.formats.model_numbers import sizes_of, too_many
+from olivebuild.formats.model_numbers import impossible_size, sizes_of
 from olivebuild.formats.safetensors import (
     ignored_weights,
     model_files,
@@ -63,12 +63,12 @@ class Opening(Struct, frozen=True):
     """The result of opening a structure.
 
     `unexpected` are tensors that the class has no place for, `tokens` those without a row in the
-    embedding that stand for no text. `because` is why it could not be opened so.
+    embedding that stand for no text. `failure` is why it could not be opened so.
     """
 
     unexpected: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
-    because: str = ""
+    failure: str = ""
 
 
 def check_inputs(job: Job) -> None:
@@ -138,7 +138,9 @@ def check(
         # Such weights are opened by libraries of their own, some of which need a GPU: the same is
         # checked when they are loaded.
         return
-    if impossible := too_many(config, lambda: sizes_of([w.shape for w in model.by_name.values()])):
+    if impossible := impossible_size(
+        config, lambda: sizes_of([w.shape for w in model.by_name.values()])
+    ):
         raise InputError(f"{target}: {impossible.fact}", where=where, hint=impossible.hint)
     opening = _stored_opening(job, model, target, where, trust=trust)
     if opening.unexpected:
@@ -149,10 +151,10 @@ def check(
             f"{target}: the tokens {listed(opening.tokens)} have no place in the embedding; texts "
             "that hold them fail"
         )
-    if opening.because:
+    if opening.failure:
         job.note(
             f"{target}: not opened without its weights, so what is missing is found when it is "
-            f"loaded: {opening.because}"
+            f"loaded: {opening.failure}"
         )
 
 
@@ -226,7 +228,7 @@ def _open(
         opened, info = kind.from_pretrained(None, output_loading_info=True, **options)
     except Exception as e:  # noqa: BLE001
         # Model classes raise errors of many types; the first line is the reason.
-        return Opening(because=first_line(e))
+        return Opening(failure=first_line(e))
     check_loaded(info, target, where)
     rows = opened.get_input_embeddings().weight.shape[0]
     tokens = check_tokens(model, rows, target, where)

@@ -11,7 +11,7 @@ from olivebuild.api.job import Job
 from olivebuild.cache.blobs import Batch
 from olivebuild.cache.memo import Blobs, Derived
 from olivebuild.ml.onnx.assemble import compute
-from olivebuild.ml.onnx.skeleton import NotFinite, Recipe
+from olivebuild.ml.onnx.skeleton import NotFinite, TensorRecipe
 from olivebuild.ml.onnx.skeleton_cache import known_recipes
 from olivebuild.ml.weights.lora import Change
 from olivebuild.ml.weights.merge import GroupSink, HoldingSink, MergeSink
@@ -41,7 +41,7 @@ class AheadOfTime(MergeSink):
         job: Job,
         batch: Batch,
         weights_batch: Batch | None,
-        recipes: list[Recipe],
+        recipes: list[TensorRecipe],
         model: Weights,
     ) -> None:
         super().__init__(weights_batch)

@@ -17,7 +17,7 @@ from olivebuild.cache.store import Store
 from olivebuild.core.errors import StepError
 from olivebuild.core.host import gpu_names
 from olivebuild.ml.kernels import blockwise
-from olivebuild.ml.onnx.skeleton import Quantised, Recipe, Skeleton, parts_of
+from olivebuild.ml.onnx.skeleton import Quantised, Skeleton, TensorRecipe, parts_of
 from olivebuild.ml.weights.view import Weight, Weights
 
 SKELETON, CONSTANTS = "skeleton.json", "constants.bin"
@@ -57,7 +57,7 @@ def assemble(
 def _compute_missing(
     store: Store,
     scratch: Path,
-    recipes: dict[str, Recipe],
+    recipes: dict[str, TensorRecipe],
     stored: Mapping[str, Blobs],
     weights: dict[str, Weight],
 ) -> dict[str, Blobs]:
@@ -105,7 +105,7 @@ def _runs(
     return runs
 
 
-def _size(recipe: Recipe, weights: dict[str, Weight]) -> int:
+def _size(recipe: TensorRecipe, weights: dict[str, Weight]) -> int:
     return sum(weights[name].size for name in recipe.sources())
 
 
@@ -131,7 +131,7 @@ def kernel_for(size: int) -> Callable[[Quantised], blockwise.Quantiser]:
 
 
 def compute(
-    recipe: Recipe,
+    recipe: TensorRecipe,
     weights: dict[str, Weight],
     batch: Batch,
     kernel: Callable[[Quantised], blockwise.Quantiser] | None = None,

@@ -14,7 +14,7 @@ import torch
 from olivebuild.ml.kernels import blockwise
 from olivebuild.ml.onnx.layout import Recorded, RecordedInitializer, origin_of
 from olivebuild.ml.onnx.patches import foreign_code
-from olivebuild.ml.onnx.skeleton import Quantised, Recipe, Rows, Skeleton, View, rows_of
+from olivebuild.ml.onnx.skeleton import Quantised, Rows, Skeleton, TensorRecipe, View, rows_of
 from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.view import Weights
 
@@ -64,7 +64,7 @@ def _check_slots(skeleton: Skeleton) -> None:
 
 
 def _compare_rows(
-    name: str, recipe: Recipe, rows: Rows, tensor: torch.Tensor, origin: RecordedInitializer
+    name: str, recipe: TensorRecipe, rows: Rows, tensor: torch.Tensor, origin: RecordedInitializer
 ) -> None:
     """Compare what a recipe gives with the builder's tensor, some rows at a time."""
     for start in range(0, tensor.shape[0], blockwise.ROWS):

@@ -17,7 +17,15 @@ import torch
 
 from olivebuild.ml.onnx.assemble import CONSTANTS
 from olivebuild.ml.onnx.op_recorder import DTYPES, OpRecorder
-from olivebuild.ml.onnx.skeleton import Algorithm, Bits, Block, Quantised, Recipe, Skeleton, Slot
+from olivebuild.ml.onnx.skeleton import (
+    Algorithm,
+    Bits,
+    Block,
+    Quantised,
+    Skeleton,
+    Slot,
+    TensorRecipe,
+)
 from olivebuild.ml.weights.errors import NotProvenEqual
 
 CACHES = ("cos_cache", "sin_cache")
@@ -134,7 +142,7 @@ class _Layout:
         self._source = source
         self._constants = constants
         self._numbers: dict[str, int] = {}
-        self.tensors: list[Recipe] = []
+        self.tensors: list[TensorRecipe] = []
         self.slots: list[Slot] = []
 
     def add(self, tensor: Any) -> None:
@@ -181,17 +189,17 @@ def origin_of(name: str, recorded: Recorded) -> tuple[str | None, int | None]:
 
 def _recipe(
     name: str, recorded: RecordedInitializer, watcher: OpRecorder, parameters: MatMulNBits | None
-) -> Recipe:
+) -> TensorRecipe:
     """The recipe of an initializer, quantised with `parameters`. Raises NotProvenEqual."""
     view = watcher.view(recorded.tensor)
     dtype = DTYPES.get(recorded.dtype)
     if dtype is None:
         raise NotProvenEqual(f"{name} is of the type {recorded.dtype}")
     if parameters is None:
-        return Recipe(view, dtype)
+        return TensorRecipe(view, dtype)
     bits, block, k, n, has_zeros, algorithm = parameters
     if view.shape != (k, n) or k % block:
         raise NotProvenEqual(f"{name} [{k}, {n}] in {dtype} has no kernel for blocks of {block}")
     if bits not in get_args(Bits) or block not in get_args(Block):
         raise NotProvenEqual(f"{name} has {bits} bits in blocks of {block}")
-    return Recipe(view, dtype, Quantised(bits, block, not has_zeros, dtype, algorithm))
+    return TensorRecipe(view, dtype, Quantised(bits, block, not has_zeros, dtype, algorithm))

@@ -114,7 +114,7 @@ class Quantised:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TensorRecipe:
     """A tensor of the ONNX model, cast to `dtype`.
 
     If `quantised`, blocks run along the rows of the transposed view [k, n].
@@ -135,7 +135,7 @@ class Recipe:
         return _sources(self.view)
 
 
-_RECIPES = TypeAdapter(Recipe)
+_RECIPES = TypeAdapter(TensorRecipe)
 
 
 @dataclass(frozen=True)
@@ -157,19 +157,19 @@ class Slot:
 class Skeleton:
     """All of an ONNX model but its weights' values.
 
-    `because` instead is the reason why there is none for a model.
+    `fallback_reason` instead says why there is none for a model; stored as `because`.
     """
 
     data: str = ""
     size: int = 0
-    tensors: tuple[Recipe, ...] = ()
+    tensors: tuple[TensorRecipe, ...] = ()
     slots: tuple[Slot, ...] = ()
-    because: str = ""
+    fallback_reason: Annotated[str, Field(alias="because")] = ""
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def to_json(self) -> bytes:
         """Return the skeleton as JSON."""
-        return _SKELETONS.dump_json(self)
+        return _SKELETONS.dump_json(self, by_alias=True)
 
     @staticmethod
     def from_json(text: bytes) -> Skeleton:
@@ -188,7 +188,7 @@ class NotFinite(Exception):
         self.hint = hint
 
 
-def _not_finite(recipe: Recipe, weights: Mapping[str, Weight]) -> NotFinite:
+def _not_finite(recipe: TensorRecipe, weights: Mapping[str, Weight]) -> NotFinite:
     """Return the error for a tensor: its weight is not finite, or does not fit the dtype."""
     for weight in (weights[name] for name in sorted(recipe.sources())):
         for start in range(0, weight.size, PIECE):
@@ -306,7 +306,7 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def parts_of(
-    recipe: Recipe,
+    recipe: TensorRecipe,
     weights: Mapping[str, Weight],
     write: Callable[[int, np.ndarray], None],
     kernel: Callable[[Quantised], blockwise.Quantiser] = lambda quantised: quantised.kernel,

@@ -13,7 +13,7 @@ from olivebuild.core.host import installed
 from olivebuild.ml.models.opened import check_finite
 from olivebuild.ml.onnx.assemble import SKELETON
 from olivebuild.ml.onnx.builder import BuilderFailed, canonical, check_loads, run_builder
-from olivebuild.ml.onnx.skeleton import VERSION, Recipe, Skeleton
+from olivebuild.ml.onnx.skeleton import VERSION, Skeleton, TensorRecipe
 from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.lora import without_merges
 from olivebuild.ml.weights.view import Weights
@@ -31,12 +31,12 @@ def no_skeleton(fields: OnnxFields, trust_remote_code: bool) -> str:
     return "the model brings code of its own" if trust_remote_code else ""
 
 
-def known_recipes(job: Job, model: Weights) -> list[Recipe]:
+def known_recipes(job: Job, model: Weights) -> list[TensorRecipe]:
     """Return the recipes of the `onnx` steps that will read this action's result.
 
     Only those are known whose skeleton is stored.
     """
-    recipes: dict[Recipe, None] = {}
+    recipes: dict[TensorRecipe, None] = {}
     for kind, values in job.action.consumers:
         fields = OnnxFields.model_validate(values) if kind == "onnx" else None
         if fields and not no_skeleton(fields, job.input("model").trust_remote_code):
@@ -72,8 +72,8 @@ def skeleton_of(job: Job, fields: OnnxFields, model: Weights) -> tuple[Path, Ske
 
     It is traced unless it is stored.
     """
-    if because := no_skeleton(fields, job.input("model").trust_remote_code):
-        return job.out, Skeleton(because=because)
+    if reason := no_skeleton(fields, job.input("model").trust_remote_code):
+        return job.out, Skeleton(fallback_reason=reason)
     derived, folder = Derived(job.store), job.out.parent / "skeleton"
     key = _skeleton_key(fields, model)
     if stored := _restore(job, derived, key, folder):
@@ -103,12 +103,12 @@ def _trace(job: Job, fields: OnnxFields, model: Weights, folder: Path) -> Skelet
             lambda: run_builder(job, fields, hollow, folder, trust=False),
         )
     except NotProvenEqual as e:
-        skeleton = Skeleton(because=str(e))
+        skeleton = Skeleton(fallback_reason=str(e))
     except BuilderFailed as e:
         if not e.watched:
             raise
-        skeleton = Skeleton(because=e.fact)
-    if skeleton.because:
+        skeleton = Skeleton(fallback_reason=e.fact)
+    if skeleton.fallback_reason:
         trees.delete(job.out.parent, folder)
         folder.mkdir()
     else:

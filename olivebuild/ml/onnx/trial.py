@@ -45,7 +45,7 @@ class Difference:
 
 
 VERSION = 3
-"""Raise it when other miniatures are made (ml/onnx/miniature.py), more is tried, or a limit changes."""
+"""Raise it for other miniatures (ml/onnx/miniature.py), more that is tried, or other limits."""
 ANY = float("inf")
 LIMITS = {
     "fp32": Difference(1e-4, 1e-4),

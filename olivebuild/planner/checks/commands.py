@@ -11,7 +11,7 @@ from pathlib import Path
 
 from olivebuild.api.node import Node
 from olivebuild.core import environment
-from olivebuild.planner.checks.finding import PlanProblem
+from olivebuild.planner.checks.plan_finding import PlanFinding
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.scan import Scan, split
 from olivebuild.planner.states import Verdict
@@ -22,7 +22,7 @@ SHOWN = 8
 Said = tuple[str, str]
 
 
-def problems(planner: Planner, plan: Plan) -> Iterator[PlanProblem]:
+def problems(planner: Planner, plan: Plan) -> Iterator[PlanFinding]:
     for name, state in plan.states.items():
         node = state.node
         if (
@@ -33,7 +33,7 @@ def problems(planner: Planner, plan: Plan) -> Iterator[PlanProblem]:
             for fact, hint in said_of(planner.scan, node):
                 # A place in the recipe takes its parsing, which an edit of a node does without.
                 where = planner.scan.recipe.where(node.target, ("run",))
-                yield PlanProblem(node.target, where, fact, hint, (name,), fails=False)
+                yield PlanFinding(node.target, where, fact, hint, (name,), fails=False)
 
 
 def said_of(scan: Scan, node: Node) -> list[Said]:

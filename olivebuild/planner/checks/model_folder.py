@@ -19,7 +19,7 @@ from olivebuild.formats import foreign, not_a_model
 from olivebuild.formats.model_config import (
     EMBEDDINGS,
     Config,
-    Finding,
+    ModelFinding,
     architecture_of,
     full_precision_hint,
     kinds_in,
@@ -31,7 +31,7 @@ from olivebuild.formats.model_config import (
     unknown_to_transformers,
     without_embedding,
 )
-from olivebuild.formats.model_numbers import NUMBERS, not_numbers, sizes_in, too_many
+from olivebuild.formats.model_numbers import NUMBERS, impossible_size, not_numbers, sizes_in
 from olivebuild.formats.model_signs import (
     made_for_something_else,
     methods_of_transformers,
@@ -57,20 +57,20 @@ class ModelFolder:
     def __init__(self, path: Path, memo: Callable[..., str] | None = None) -> None:
         self.path = path
         self._memo = memo
-        self._findings: dict[bool, list[Finding]] = {}
+        self._findings: dict[bool, list[ModelFinding]] = {}
         try:
             self.config = read_config(path)
             self.malformed = ""
         except (OSError, ValueError) as e:
             self.config, self.malformed = {}, str(e)
 
-    def findings(self, *, trusts: bool) -> list[Finding]:
+    def findings(self, *, trusts: bool) -> list[ModelFinding]:
         """Return the faults of the model; `trusts`: code that comes with it may run."""
         if trusts not in self._findings:
             self._findings[trusts] = list(self._find(trusts=trusts))
         return self._findings[trusts]
 
-    def _find(self, *, trusts: bool) -> Iterator[Finding]:
+    def _find(self, *, trusts: bool) -> Iterator[ModelFinding]:
         """Yield the first fault that hides others, or else all."""
         if finding := self._unreadable() or self._unusable(trusts=trusts):
             yield finding
@@ -81,11 +81,11 @@ class ModelFolder:
                 return
         if not trusts:
             for fact, file in foreign.of_model(self.path):
-                yield Finding(f"{file}: {fact}", foreign.MODEL_HINT, of_model=True)
+                yield ModelFinding(f"{file}: {fact}", foreign.MODEL_HINT, of_model=True)
         yield from self._ignored()
         yield from self._vocabulary()
 
-    def _unreadable(self) -> Finding | None:
+    def _unreadable(self) -> ModelFinding | None:
         """Return the first of the small files that can't be read."""
         if broken := self._broken_file():
             return broken
@@ -93,24 +93,24 @@ class ModelFolder:
             error = self.malformed if name == "config.json" else _malformed(self.path / name)
             if error:
                 fact = f"{name} can't be read: {error}"
-                return Finding(fact, "is the download complete?", of_model=True)
+                return ModelFinding(fact, "is the download complete?", of_model=True)
         return None
 
-    def _unusable(self, *, trusts: bool) -> Finding | None:
+    def _unusable(self, *, trusts: bool) -> ModelFinding | None:
         """Return a fault of the configuration for which no library loads the model."""
-        if finding := too_many(self.config, self._sizes) or self._not_numbers():
+        if finding := impossible_size(self.config, self._sizes) or self._not_numbers():
             return finding
         if not architecture_of(self.config):
             hint = (
                 'add the class that the model was saved from, such as "architectures": '
                 '["LlamaForCausalLM"]'
             )
-            return Finding("config.json names no `architectures`", hint, of_model=True)
+            return ModelFinding("config.json names no `architectures`", hint, of_model=True)
         if not trusts and (finding := unknown_to_transformers(self.config)):
             return finding
         return self._unknown_quantisation()
 
-    def _broken_file(self) -> Finding | None:
+    def _broken_file(self) -> ModelFinding | None:
         """Return a small file of which the download brought only a pointer or a web page."""
         for path in sorted(p for pattern in READ_FILES for p in self.path.glob(pattern)):
             with contextlib.suppress(OSError):
@@ -120,7 +120,7 @@ class ModelFolder:
                 if problem and path.stat().st_size:
                     name = path.relative_to(self.path).as_posix()
                     fact, hint = problem
-                    return Finding(f"{name} can't be read: {fact}", hint, of_model=True)
+                    return ModelFinding(f"{name} can't be read: {fact}", hint, of_model=True)
         return None
 
     def _sizes(self) -> tuple[int, int]:
@@ -139,7 +139,7 @@ class ModelFolder:
             return sys.maxsize, sys.maxsize
         return sum(count for count, _ in sizes), max(largest for _, largest in sizes)
 
-    def _not_numbers(self) -> Finding | None:
+    def _not_numbers(self) -> ModelFinding | None:
         for name in NUMBERS:
             with contextlib.suppress(OSError, ValueError, RecursionError):
                 data = self.config if name == "config.json" else read_json(self.path / name)
@@ -147,7 +147,7 @@ class ModelFolder:
                     return finding
         return None
 
-    def _unknown_quantisation(self) -> Finding | None:
+    def _unknown_quantisation(self) -> ModelFinding | None:
         """Return the fault of a quantised model whose method transformers would not know."""
         method, methods = quantised_by(self.config), methods_of_transformers()
         if not method:
@@ -160,10 +160,10 @@ class ModelFolder:
                     "the model is quantised, and config.json does not say by which method "
                     "(quant_method)"
                 )
-            return Finding(fact, full_precision_hint("").partition(":")[0], of_model=True)
+            return ModelFinding(fact, full_precision_hint("").partition(":")[0], of_model=True)
         return None
 
-    def _undeclared_quantisation(self) -> Finding | None:
+    def _undeclared_quantisation(self) -> ModelFinding | None:
         """Return the fault of quantised weights of which config.json says nothing."""
         with contextlib.suppress(OSError, InputError):
             for name in weight_files(self.path).names:
@@ -176,19 +176,19 @@ class ModelFolder:
                     hint = (
                         "name the full-precision model, or the folder that config.json belongs to"
                     )
-                    return Finding(fact, hint, of_model=True)
+                    return ModelFinding(fact, hint, of_model=True)
         return None
 
-    def _ignored(self) -> Iterator[Finding]:
+    def _ignored(self) -> Iterator[ModelFinding]:
         """Yield a warning of weights that loaders ignore."""
         with contextlib.suppress(OSError, InputError):
             if ignored := ignored_weights(self.path):
                 names = ", ".join(ignored[:3]) + (" ..." if len(ignored) > 3 else "")
                 fact = f"{names} in the model's folder will be ignored"
                 hint = f"loaders read {', '.join(weight_files(self.path).names[:3])}"
-                yield Finding(fact, hint, of_model=True, fails=False)
+                yield ModelFinding(fact, hint, of_model=True, fails=False)
 
-    def _vocabulary(self) -> Iterator[Finding]:
+    def _vocabulary(self) -> Iterator[ModelFinding]:
         """Yield the fault of an embedding that has fewer or more rows than there are tokens."""
         rows, declared = self._embedding_rows(), text_config(self.config).get("vocab_size")
         if rows and isinstance(declared, int) and declared != rows:
@@ -199,7 +199,7 @@ class ModelFolder:
             fact = (
                 f"config.json says vocab_size {declared}, and the model's embedding has {rows} rows"
             )
-            yield Finding(fact, hint, of_model=True)
+            yield ModelFinding(fact, hint, of_model=True)
             return
         rows = rows or (declared if isinstance(declared, int) else 0)
         last, config = self._last_tokens()
@@ -211,7 +211,7 @@ class ModelFolder:
             f"{beyond[0]!r} has no embedding: enlarge it (model.resize_token_embeddings) and save "
             "the model, or take the tokenizer it came with"
         )
-        yield Finding(fact, hint, of_model=True)
+        yield ModelFinding(fact, hint, of_model=True)
 
     def _embedding_rows(self) -> int:
         """Return the number of rows of the embedding, by its file's header; 0 where unclear."""

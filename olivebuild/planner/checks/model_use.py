@@ -15,7 +15,7 @@ from olivebuild.formats.conversions import known_to_fail
 from olivebuild.formats.model_config import (
     LIBRARIES,
     TOKENIZER_FILES,
-    Finding,
+    ModelFinding,
     architecture_of,
     architectures_of_builder,
     context_of,
@@ -29,7 +29,7 @@ from olivebuild.planner.checks.model_folder import ModelFolder
 
 def findings(
     model: ModelFolder, node: Node, name: str, chats: Sequence[str] = (), *, trusts: bool
-) -> list[Finding]:
+) -> list[ModelFinding]:
     """Return the faults of making `node` from a model that is called `name`.
 
     Faults of the model itself come alone. `chats`: the data sets whose rows the node has rendered
@@ -43,10 +43,10 @@ def findings(
     return [*model_findings, *_check_use(model, node, name), *tokenizer_findings]
 
 
-def _check_use(model: ModelFolder, node: Node, name: str) -> Iterator[Finding]:
+def _check_use(model: ModelFolder, node: Node, name: str) -> Iterator[ModelFinding]:
     method = quantised_by(model.config)
     if method and node.kind == "merged":
-        yield Finding(f"the base model is quantised ({method})", full_precision_hint(name))
+        yield ModelFinding(f"the base model is quantised ({method})", full_precision_hint(name))
     elif method and node.kind != "onnx":
         yield from _check_loading_quantised(model, method)
     if node.kind == "adapter":
@@ -55,7 +55,9 @@ def _check_use(model: ModelFolder, node: Node, name: str) -> Iterator[Finding]:
         yield from _check_conversion(model, node, method)
 
 
-def _check_tokenizer(model: ModelFolder, node: Node, chats: Sequence[str]) -> Iterator[Finding]:
+def _check_tokenizer(
+    model: ModelFolder, node: Node, chats: Sequence[str]
+) -> Iterator[ModelFinding]:
     """Yield the lack of a tokenizer or chat template.
 
     A merge needs neither, and an adapter from elsewhere may bring its own.
@@ -64,7 +66,7 @@ def _check_tokenizer(model: ModelFolder, node: Node, chats: Sequence[str]) -> It
         return
     if not any(any(model.path.glob(pattern)) for pattern in TOKENIZER_FILES):
         hint = "take tokenizer.json and tokenizer_config.json from where the model came from"
-        yield Finding("the model's folder has no tokenizer", hint, of_model=True)
+        yield ModelFinding("the model's folder has no tokenizer", hint, of_model=True)
     elif node.kind == "adapter" and chats:
         with contextlib.suppress(OSError):
             if not any(template_clock.templates_in(template_clock.files_of(model.path))):
@@ -75,10 +77,10 @@ def _check_tokenizer(model: ModelFolder, node: Node, chats: Sequence[str]) -> It
                     "write the turns out with prompt and completion, or put a chat_template.jinja "
                     "into the model's folder"
                 )
-                yield Finding(fact, hint, ("data",))
+                yield ModelFinding(fact, hint, ("data",))
 
 
-def _check_loading_quantised(model: ModelFolder, method: str) -> Iterator[Finding]:
+def _check_loading_quantised(model: ModelFolder, method: str) -> Iterator[ModelFinding]:
     """Yield the faults for which transformers can't load a quantised model."""
     missing = [name for name in LIBRARIES.get(method, ()) if not is_there(name)]
     if missing:
@@ -87,7 +89,7 @@ def _check_loading_quantised(model: ModelFolder, method: str) -> Iterator[Findin
             f"{' and '.join(missing)} to load it, not installed here"
         )
         hint = f"name the full-precision model, or `pip install {' '.join(missing)}`"
-        yield Finding(fact, hint)
+        yield ModelFinding(fact, hint)
     elif method == "bitsandbytes" and model.has_plain_weights():
         fact = (
             f"the base model is quantised ({method}), as config.json says, and its weights are not"
@@ -96,16 +98,16 @@ def _check_loading_quantised(model: ModelFolder, method: str) -> Iterator[Findin
             "leave quantization_config out of config.json, or name the folder that config.json "
             "belongs to"
         )
-        yield Finding(fact, hint)
+        yield ModelFinding(fact, hint)
 
 
-def _check_training(model: ModelFolder, node: Node, method: str) -> Iterator[Finding]:
+def _check_training(model: ModelFolder, node: Node, method: str) -> Iterator[ModelFinding]:
     if method and node.fields.get("method") == "qlora":
         yield from _check_quantised_twice(model, node, method)
     context = context_of(model.config)
     length = node.fields.get("training", {}).get("max_length")
     if context and isinstance(length, int) and length > context:
-        yield Finding(
+        yield ModelFinding(
             f"max_length {length} is more than the {context} tokens that the model takes",
             f"a row that is longer than {context} tokens fails the training",
             ("training", "max_length"),
@@ -113,13 +115,15 @@ def _check_training(model: ModelFolder, node: Node, method: str) -> Iterator[Fin
         )
 
 
-def _check_quantised_twice(model: ModelFolder, node: Node, method: str) -> Iterator[Finding]:
+def _check_quantised_twice(model: ModelFolder, node: Node, method: str) -> Iterator[ModelFinding]:
     """Yield the fault of QLoRA on a base that is stored in another quantisation."""
     stored = model.config["quantization_config"]
     in_4bit = stored.get("load_in_4bit") or stored.get("_load_in_4bit")
     if method != "bitsandbytes" or not in_4bit:
         fact = f"method: qlora quantises the base, which is quantised already ({method})"
-        yield Finding(fact, "name the full-precision model, or write method: lora", ("method",))
+        yield ModelFinding(
+            fact, "name the full-precision model, or write method: lora", ("method",)
+        )
         return
     options = node.fields.get("quantisation", {})
     # The defaults of the field, and of transformers' BitsAndBytesConfig.
@@ -131,10 +135,10 @@ def _check_quantised_twice(model: ModelFolder, node: Node, method: str) -> Itera
         text = f"{{type: {stored_type}, double: {str(stored_double).lower()}}}"
         fact = f"the base is stored in 4 bits as {text}, and `quantisation` says otherwise"
         field = ("quantisation",) if options else ("method",)
-        yield Finding(fact, f"quantisation: {text}, or name the full-precision model", field)
+        yield ModelFinding(fact, f"quantisation: {text}, or name the full-precision model", field)
 
 
-def _check_conversion(model: ModelFolder, node: Node, method: str) -> Iterator[Finding]:
+def _check_conversion(model: ModelFolder, node: Node, method: str) -> Iterator[ModelFinding]:
     """Yield the fault for which the model builder of onnxruntime-genai can't convert the model."""
     architecture, version = architecture_of(model.config), installed("onnxruntime-genai")
     architectures, methods = architectures_of_builder(), methods_of_builder()
@@ -144,7 +148,7 @@ def _check_conversion(model: ModelFolder, node: Node, method: str) -> Iterator[F
             "a merge of it can be built and used with transformers; a later onnxruntime-genai may "
             "know it"
         )
-        yield Finding(fact, hint)
+        yield ModelFinding(fact, hint)
     elif reason := known_to_fail(model.config, node.fields.get("precision", "int4")):
         yield reason
     elif method and methods and method not in methods:
@@ -153,4 +157,4 @@ def _check_conversion(model: ModelFolder, node: Node, method: str) -> Iterator[F
             f"quantised by {method}"
         )
         hint = f"name the full-precision model; it reads {', '.join(sorted(methods))}"
-        yield Finding(fact, hint)
+        yield ModelFinding(fact, hint)

@@ -10,10 +10,10 @@ from olivebuild.api.node import Edge, Node
 from olivebuild.core.fs.small_files import read_json
 from olivebuild.formats import foreign, hub_cache, imported
 from olivebuild.formats.foreign import Fault
-from olivebuild.formats.model_config import Finding
+from olivebuild.formats.model_config import ModelFinding
 from olivebuild.planner.checks import model_use
-from olivebuild.planner.checks.finding import PlanProblem
 from olivebuild.planner.checks.model_folder import ModelFolder
+from olivebuild.planner.checks.plan_finding import PlanFinding
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import State, Verdict
 from olivebuild.recipe.graph import Graph
@@ -29,11 +29,11 @@ OF_MODELS = (
 """The kinds of nodes that read a model's folder."""
 ROLES = ("model", "base", "source")
 
-Problems = dict[tuple[Path, str], PlanProblem]
+Problems = dict[tuple[Path, str], PlanFinding]
 """(the model's folder, the fact) -> the problem"""
 
 
-def problems(planner: Planner, plan: Plan) -> list[PlanProblem]:
+def problems(planner: Planner, plan: Plan) -> list[PlanFinding]:
     """Return the faults of the nodes that would run, inputs first; each fact of a model once."""
     recipe, by_fact = planner.scan.recipe, Problems()
     folders: dict[Path, ModelFolder] = {}
@@ -44,7 +44,7 @@ def problems(planner: Planner, plan: Plan) -> list[PlanProblem]:
             _check_input(planner, plan, state.node, edge, source, folders, by_fact)
     for name, target, fault in _imported_faults(plan, recipe.folder):
         folder = recipe.folder / target
-        by_fact[folder, fault.fact] = PlanProblem(
+        by_fact[folder, fault.fact] = PlanFinding(
             target=target,
             where=recipe.where(target, ("source",)),
             fact=f"{fault.file}: {fault.fact}",
@@ -89,7 +89,7 @@ def _check_input(
         node,
         name,
         _rendered_sets(planner.graph, node),
-        trusts=any_trusts(planner.graph, source),
+        trusts=planner.graph.trusts_remote_code(source),
     )
     for finding in findings:
         earlier = by_fact.get((path, finding.fact))
@@ -103,12 +103,12 @@ def _check_input(
 
 
 def _problem(
-    planner: Planner, finding: Finding, model: Node, node: Node, edge: Edge
-) -> PlanProblem:
+    planner: Planner, finding: ModelFinding, model: Node, node: Node, edge: Edge
+) -> PlanFinding:
     target, field = node.target, finding.field or edge.field
     if finding.of_model:
         target, field = model.target, ("source",)
-    return PlanProblem(
+    return PlanFinding(
         target=target,
         where=planner.scan.recipe.where(target, field),
         fact=finding.fact,
@@ -146,7 +146,7 @@ def _imported_faults(plan: Plan, recipe_folder: Path) -> Iterator[tuple[str, str
                 yield name, node.target, fault
 
 
-def _without_repeats(by_fact: Problems) -> list[PlanProblem]:
+def _without_repeats(by_fact: Problems) -> list[PlanFinding]:
     """Join a fact that begins with another fact of the same model to the shorter one.
 
     Such are `it is quantised` and `it is quantised, and can't be loaded`.
@@ -210,12 +210,3 @@ def _trained_on(graph: Graph, name: str, recipe_folder: Path) -> str:
                 return str(read_json(file).get("base_model_name_or_path") or "")
         return ""
     return ""
-
-
-def any_trusts(graph: Graph, node: Node) -> bool:
-    """Return whether the code of a model may run: said on it, or on a model it was merged from."""
-    return node.trusts_remote_code or any(
-        any_trusts(graph, source)
-        for edge, source, _ in graph.inputs.get(node.name, ())
-        if edge.role == "model"
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from olivebuild.engine.build_comparison import between, metrics_of, previous, since_last
 from olivebuild.engine.history import Entry
-from olivebuild.metrics.gates import FIGURES, Gate
+from olivebuild.metrics.gates import METRICS, Gate
 from olivebuild.metrics.records import (
     DataMetrics,
     Latency,
@@ -168,7 +168,7 @@ def _limits(
             continue
         if all(name in sets or name == models[-1] for name in gate.names):
             data = next((name for name in gate.names if name in sets), sets[0])
-            limits.append((data, gate.figure, gate.limit))
+            limits.append((data, gate.metric, gate.limit))
     return limits
 
 
@@ -190,7 +190,7 @@ def _setting(latency: Latency) -> dict[str, str]:
 
 def _versus(row: PairedComparison) -> Versus:
     """Return a comparison in per cent for a ratio, in points for a share, else in its unit."""
-    share = row.figure in FIGURES and "%" in FIGURES[row.figure][1]
+    share = row.figure in METRICS and "%" in METRICS[row.figure][1]
     if (ratio := number(row.ratio)) is not None:
         scale, shift, unit, value, ends = 100.0, 100.0, "%", ratio, row.ratio_bounds
     else:

@@ -62,7 +62,7 @@ def choice(evidence: Evidence, target: str) -> Choice | None:
         axes=axes,
         gates=tuple(fields.gates),
         limits=tuple(
-            (".".join((*g.names, g.figure)), g.limit) for g in gates if not (g.versus or g.command)
+            (".".join((*g.names, g.metric)), g.limit) for g in gates if not (g.versus or g.command)
         ),
         contenders=contenders,
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from olivebuild.ui.report.records import Bench, Training, Trend, Value
-from olivebuild.ui.wording import duration, figure, heading
+from olivebuild.ui.wording import duration, format_metric, heading
 
 FEW = 30
 """A line of no more points shows each of them."""
@@ -94,13 +94,16 @@ def accuracy(bench: Bench, data: str, name: str = "accuracy") -> StripChart | No
         ]
     strips = [_interval(label, value, name, rank) for label, value, rank in measured]
     limits = [
-        (limit * 100, f"gate {figure(name, limit)}")
+        (limit * 100, f"gate {format_metric(name, limit)}")
         for s, f, limit in bench.limits
         if s == data and f == name
     ]
     ticks = tuple((float(x), f"{x}") for x in (0, 25, 50, 75, 100))
     rows = tuple(
-        (label, *(figure(name, x) if x is not None else "" for x in (v.value, v.low, v.high)))
+        (
+            label,
+            *(format_metric(name, x) if x is not None else "" for x in (v.value, v.low, v.high)),
+        )
         for label, v, _ in measured
     )
     return StripChart(
@@ -124,7 +127,9 @@ def _interval(label: str, value: Value, name: str, rank: int) -> Strip:
         if known and value.low is not None and value.high is not None
         else ""
     )
-    return Strip(label, value.value * 100, figure(name, value.value), None, band, (), rank, note)
+    return Strip(
+        label, value.value * 100, format_metric(name, value.value), None, band, (), rank, note
+    )
 
 
 def latency(bench: Bench, kind: str, title: str) -> StripChart | None:
@@ -208,12 +213,12 @@ def trend(given: Trend) -> LineChart:
         (
             str(p.build),
             p.time.replace("T", " ").rstrip("Z"),
-            *(figure(given.figure, p.values[m]) if m in p.values else "" for m in curves),
+            *(format_metric(given.figure, p.values[m]) if m in p.values else "" for m in curves),
             "; ".join(p.edits),
         )
         for p in given.points
     )
-    chart = _lines(title, curves, ranks, "build", lambda v: figure(given.figure, v))
+    chart = _lines(title, curves, ranks, "build", lambda v: format_metric(given.figure, v))
     step = max(1, math.ceil(len(given.points) / 8))
     last = max(1, len(given.points) - 1)
     ticks = tuple(

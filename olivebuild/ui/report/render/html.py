@@ -152,7 +152,7 @@ def _environment() -> Environment:
         "n": lambda x: f"{x:.2f}".rstrip("0").rstrip("."),
         "seconds": lambda x: texts.seconds(x),
         "size": lambda x: texts.size(x),
-        "figure": lambda x, name: wording.figure(name, x),
+        "metric": lambda x, name: wording.format_metric(name, x),
         "heading": wording.heading,
         "when": when,
         "clip": lambda text, most: text if len(text) <= most else text[: most - 1] + "…",
@@ -177,10 +177,10 @@ def cell(name: str, value: Value | None) -> Markup:
     """Return a metric for the table, with its interval below."""
     if value is None:
         return Markup()
-    text = escape(wording.figure(name, value.value))
+    text = escape(wording.format_metric(name, value.value))
     if value.low is None or value.high is None:
         return text
-    low, high = (wording.figure(name, v) for v in (value.low, value.high))
+    low, high = (wording.format_metric(name, v) for v in (value.low, value.high))
     unit = high.rpartition(" ")[2] if " " in high else ""
     low = low.removesuffix(f" {unit}") if unit and low.endswith(f" {unit}") else low
     return text + Markup('<small class="soft">{} to {}</small>').format(low, high)
@@ -247,9 +247,10 @@ def tiles(bench: Bench) -> Iterator[Tile]:
 def _tile(title: str, name: str, value: Value, change: Change | None) -> Tile:
     note = ""
     if value.low is not None and value.high is not None:
-        note = f"{wording.figure(name, value.low)} to {wording.figure(name, value.high)}"
+        low, high = (wording.format_metric(name, v) for v in (value.low, value.high))
+        note = f"{low} to {high}"
     text, tone = _change(change) if change else ("", "soft")
-    return Tile(title, wording.figure(name, value.value), note, text, tone)
+    return Tile(title, wording.format_metric(name, value.value), note, text, tone)
 
 
 def _change(change: Change) -> tuple[str, str]:

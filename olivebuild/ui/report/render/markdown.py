@@ -9,7 +9,7 @@ from olivebuild.core.streams import plain
 from olivebuild.core.text import seconds
 from olivebuild.ui.report.records import Bench, Choice, Report, Value
 from olivebuild.ui.report.render.html import SHARES, SPEEDS, columns_of
-from olivebuild.ui.wording import figure, heading
+from olivebuild.ui.wording import format_metric, heading
 
 
 def render(report: Report) -> str:
@@ -115,7 +115,7 @@ def _choice(choice: Choice) -> Iterator[str]:
         rows.append(
             (
                 m.model,
-                *(figure(name.rpartition(".")[2], m.figures[name]) for name in figures),
+                *(format_metric(name.rpartition(".")[2], m.figures[name]) for name in figures),
                 *verdicts,
                 front,
             )
@@ -131,8 +131,8 @@ def _cell(name: str, value: Value | None) -> str:
     if value is None:
         return ""
     if value.low is None or value.high is None or name not in SHARES[:-1]:
-        return figure(name, value.value)
-    return f"{figure(name, value.value)} ({value.low * 100:.0f} to {value.high * 100:.0f})"
+        return format_metric(name, value.value)
+    return f"{format_metric(name, value.value)} ({value.low * 100:.0f} to {value.high * 100:.0f})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> Iterator[str]:

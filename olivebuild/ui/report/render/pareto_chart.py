@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from olivebuild.ui.report.records import Choice
 from olivebuild.ui.report.render.charts import Points, Table, Tick, few, scale
-from olivebuild.ui.wording import figure, heading
+from olivebuild.ui.wording import format_metric, heading
 
 MOST_LETTERS = 22
 LABEL = (2.3, 8.0)
@@ -96,7 +96,7 @@ def _inside(ticks: Iterable[Tick]) -> tuple[Tick, ...]:
 
 
 def _show(name: str, value: float) -> str:
-    return figure(name.rpartition(".")[2], value)
+    return format_metric(name.rpartition(".")[2], value)
 
 
 def _labels(names: Sequence[str], places: Points) -> list[Label]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from olivebuild.core.errors import BuildError, InputError, Where
 
 
-class PlanProblem(NamedTuple):
+class PlanFinding(NamedTuple):
     """A finding with its place in the recipe, and the nodes that can't run for it."""
 
     target: str

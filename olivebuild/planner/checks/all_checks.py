@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from olivebuild.planner.checks.finding import PlanProblem
+from olivebuild.planner.checks.plan_finding import PlanFinding
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Verdict
 from olivebuild.recipe.graph import Graph
 
 
-def problems(planner: Planner, plan: Plan) -> list[PlanProblem]:
+def problems(planner: Planner, plan: Plan) -> list[PlanFinding]:
     """Return the faults that are known of the nodes that would run, inputs first."""
     # Few plans need them, and they take long to import.
     from olivebuild.planner.checks import commands, models
@@ -29,14 +29,14 @@ def problems(planner: Planner, plan: Plan) -> list[PlanProblem]:
     ]
 
 
-def _faults(planner: Planner, plan: Plan) -> Iterable[PlanProblem]:
+def _faults(planner: Planner, plan: Plan) -> Iterable[PlanFinding]:
     for name, lookup in plan.lookups.items():
         if e := lookup.fault:
             where = e.where or planner.scan.recipe.where(lookup.node.target)
-            yield PlanProblem(lookup.node.target, where, e.fact, e.hint, (name,), fails=True)
+            yield PlanFinding(lookup.node.target, where, e.fact, e.hint, (name,), fails=True)
 
 
-def _stops(graph: Graph, plan: Plan, problem: PlanProblem) -> tuple[str, ...]:
+def _stops(graph: Graph, plan: Plan, problem: PlanFinding) -> tuple[str, ...]:
     names = {*problem.nodes, *waiting_for(graph, plan, problem.nodes)}
     targets = dict.fromkeys(s.node.target for name, s in plan.states.items() if name in names)
     return tuple(target for target in targets if target != problem.target)
