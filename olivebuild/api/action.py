@@ -98,7 +98,11 @@ class Action(NamedTuple):
     def to_json(self) -> str:
         return json.dumps(
             self._asdict()
-            | {"inputs": {role: given._asdict() for role, given in self.inputs.items()}}
+            | {
+                "inputs": {
+                    role: action_input._asdict() for role, action_input in self.inputs.items()
+                }
+            }
         )
 
     @staticmethod

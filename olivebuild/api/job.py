@@ -53,10 +53,10 @@ class Job:
         """Forget how the inputs' tensors are computed that are not stored: another processor may
         get other bits from the same merge.
         """
-        for given in self.action.inputs.values():
+        for action_input in self.action.inputs.values():
             with contextlib.suppress(Damaged, ValueError):
-                if given.manifest and self.store.manifest(given.manifest).merges:
-                    self.store.quarantine(given.manifest)
+                if action_input.manifest and self.store.manifest(action_input.manifest).merges:
+                    self.store.quarantine(action_input.manifest)
 
     def roles(self, name: str) -> list[str]:
         """name[0], name[1] ... as far as there are inputs of these roles."""

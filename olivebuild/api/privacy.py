@@ -39,13 +39,14 @@ def of(path: Path) -> int:
 
 def _files(action: Action) -> Iterator[Path]:
     named = [Path(file) for files in action.files.values() for file in files]
-    for path in [*named, *(Path(given.folder) for given in action.inputs.values() if given.folder)]:
+    for path in [
+        *named,
+        *(Path(each.folder) for each in action.inputs.values() if each.folder),
+    ]:
         yield path
         if path.is_dir():
             yield from files_below(path)
-    stored = [
-        given.manifest for given in action.inputs.values() if given.manifest and not given.folder
-    ]
+    stored = [each.manifest for each in action.inputs.values() if each.manifest and not each.folder]
     if stored:
         from olivebuild.cache.store import Store
 

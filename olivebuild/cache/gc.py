@@ -117,9 +117,9 @@ def collect(
             return _Survey(store, limits, building, targets_of).sweep()
     store.check_writable("nothing in it can be deleted")
     with _alone(store) as building, locked(store.sweep_lock):
-        found = _Survey(store, limits, building, targets_of).sweep()
-        _delete(store, found)
-    return found
+        sweep = _Survey(store, limits, building, targets_of).sweep()
+        _delete(store, sweep)
+    return sweep
 
 
 @contextmanager
@@ -160,8 +160,8 @@ class _Survey:
         self._closures: dict[str, frozenset[str]] = {}
         traces = Traces(store)
         for key in traces.keys():  # noqa: SIM118
-            if found := traces.read(key):
-                self.traces[key], self.used[key] = found, _time(traces.file(key))
+            if trace := traces.read(key):
+                self.traces[key], self.used[key] = trace, _time(traces.file(key))
             elif traces.is_later(key):
                 # Which blobs it needs, only that version knows.
                 hint = "sweep it with the latest version that uses it"
@@ -216,30 +216,30 @@ class _Survey:
                 yield one
 
     def _read_by_steps(self) -> set[str]:
-        found: set[str] = set()
+        manifests: set[str] = set()
         for folder in self.running:
             with suppress(OSError, ValueError, TypeError, KeyError):
                 # The action that runs there, as its worker was handed it.
                 action = read_json(folder / "out.json")
-                found |= {
+                manifests |= {
                     blob
                     for entry in action["inputs"].values()
                     for blob in self._blobs_of(entry["manifest"])
                 }
-        return found
+        return manifests
 
     def _blobs_of(self, manifest: str) -> frozenset[str]:
         """A manifest, and every blob that it takes to make its folder."""
         if manifest and manifest not in self._closures:
-            found = {manifest}
+            blobs = {manifest}
             # Against a manifest that names itself.
-            self._closures[manifest] = frozenset(found)
+            self._closures[manifest] = frozenset(blobs)
             with suppress(OSError, ValueError):
                 read = Manifest.from_json(opening.read(self.store.path(manifest)))
-                found |= {blob for entry in read.files for blob, _ in entry.runs()}
+                blobs |= {blob for entry in read.files for blob, _ in entry.runs()}
                 for merge in read.merges:
-                    found |= self._blobs_of(merge.adapter)
-            self._closures[manifest] = frozenset(found)
+                    blobs |= self._blobs_of(merge.adapter)
+            self._closures[manifest] = frozenset(blobs)
         return self._closures.get(manifest, frozenset())
 
     def _choose(self, others: list[str], needed: set[str]) -> tuple[set[str], set[str]]:

@@ -156,10 +156,10 @@ class Index:
                     self._give_up(f"can't be used: {first_line(e)}")
 
     def get(self, key: str) -> str | None:
-        found: object = None
+        value: object = None
         with self._guarded() as cache:
-            found = cache.get(key) if cache is not None else None
-        return found if isinstance(found, str) else None
+            value = cache.get(key) if cache is not None else None
+        return value if isinstance(value, str) else None
 
     def set(self, rows: Mapping[str, str]) -> None:
         with self._guarded() as cache:
@@ -177,10 +177,10 @@ class Index:
 
     def all_keys(self) -> list[str]:
         """As far as they can be read."""
-        found: list[str] = []
+        keys: list[str] = []
         with self._guarded() as cache:
-            found.extend(cache.iterkeys() if cache is not None else ())
-        return found
+            keys.extend(cache.iterkeys() if cache is not None else ())
+        return keys
 
     def close(self) -> None:
         if self._cache is not None:

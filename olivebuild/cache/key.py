@@ -62,10 +62,10 @@ def compare(old: Iterable[Part], new: Iterable[Part]) -> list[Reason]:
     before = {(p.cause, p.label): p for p in old}
     reasons = []
     for part in new:
-        known = before.pop((part.cause, part.label), None)
-        if known is None or known.value != part.value:
+        old_part = before.pop((part.cause, part.label), None)
+        if old_part is None or old_part.value != part.value:
             reasons.append(
-                Reason(part.cause, part.what, known.value if known else None, part.value)
+                Reason(part.cause, part.what, old_part.value if old_part else None, part.value)
             )
     reasons += [Reason(p.cause, p.what, p.value, None) for p in before.values()]
     return reasons

@@ -29,7 +29,7 @@ class Derived:
 
     def get(self, keys: Iterable[str]) -> dict[str, Blobs]:
         """Those of the keys that are known and whose blobs are there in their full size."""
-        found: dict[str, Blobs] = {}
+        tensors: dict[str, Blobs] = {}
         with self.store.in_use():
             for key in keys:
                 try:
@@ -37,12 +37,12 @@ class Derived:
                     if blobs and all(
                         self.store.path(blob).stat().st_size == size for blob, size in blobs
                     ):
-                        found[key] = blobs
+                        tensors[key] = blobs
                         for blob, _ in blobs:
                             self.store.touch(self.store.path(blob))
                 except (ValueError, TypeError, OverflowError, RecursionError, OSError):
                     continue
-        return found
+        return tensors
 
     def read(self, key: str) -> bytes | None:
         """The one blob that is known under a key; None where none is, or where it is damaged, and
@@ -59,15 +59,15 @@ class Derived:
 
     def rows(self) -> dict[str, Blobs]:
         """All that is known; of a row that can't be read, no blobs."""
-        found: dict[str, Blobs] = {}
+        blobs_by_key: dict[str, Blobs] = {}
         if self._index is None:
-            return found
+            return blobs_by_key
         for key in self._index.all_keys():
             try:
-                found[key] = _parse(self._index.get(key))
+                blobs_by_key[key] = _parse(self._index.get(key))
             except (ValueError, TypeError, OverflowError, RecursionError):
-                found[key] = ()
-        return found
+                blobs_by_key[key] = ()
+        return blobs_by_key
 
     def drop(self, keys: Iterable[str]) -> None:
         if self._index is not None:

@@ -36,12 +36,12 @@ def lenders(root: Path, model: str) -> dict[str, ByteRange]:
 
     Empty when there is no such folder, or it has changed.
     """
-    found: dict[str, ByteRange] = {}
+    ranges_by_digest: dict[str, ByteRange] = {}
     for file in sorted((root / "places").glob(f"{model}-*.json")):
-        found |= {
+        ranges_by_digest |= {
             name: ByteRange(path, start, size, lent=True) for path, name, start, size in _load(file)
         }
-    return found
+    return ranges_by_digest
 
 
 def of_folder(root: Path, model: str, folder: Path) -> Ranges:
@@ -80,13 +80,13 @@ def holds(file: Path) -> bool:
 def _load(file: Path) -> Ranges:
     try:
         data = json.loads(opening.read(file))
-        found: Ranges = []
+        loaded: Ranges = []
         for name, stat, ranges in data["files"]:
             path = Path(data["folder"], name)
             if list(stat_of(path)) != stat:
                 return []
-            found += [(path, str(tensor), int(start), int(size)) for tensor, start, size in ranges]
-        return found
+            loaded += [(path, str(tensor), int(start), int(size)) for tensor, start, size in ranges]
+        return loaded
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return []
 
@@ -100,7 +100,7 @@ def _note(file: Path, folder: Path) -> Ranges:
             (
                 name,
                 stat,
-                [[found, t.start, t.end - t.start] for t, found in safetensors.digests_of(path)],
+                [[digest, t.start, t.end - t.start] for t, digest in safetensors.digests_of(path)],
             )
         )
     # A file changed in this very tick may change again without a visible difference: wait until it

@@ -74,14 +74,14 @@ class Traces:
     def get(self, key: str) -> Trace | None:
         try:
             row = self._index.get(key) if self._index is not None else None
-            if row is not None and (found := _parse(row, key)):
-                return found
+            if row is not None and (trace := _parse(row, key)):
+                return trace
         except ValueError:
             pass
-        found = self.read(key)
-        if found:
-            self._note(found)
-        return found
+        trace = self.read(key)
+        if trace:
+            self._note(trace)
+        return trace
 
     def read(self, key: str) -> Trace | None:
         """From its file alone."""
@@ -160,8 +160,8 @@ class Traces:
         """
         with contextlib.suppress(OSError):
             os.replace(self.file(key), self.store.root / "quarantine" / f"{key}.trace")
-        if found := self.get(key):
-            self.put(found)
+        if trace := self.get(key):
+            self.put(trace)
 
     def close(self) -> None:
         if self._index is not None:

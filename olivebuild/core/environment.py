@@ -74,10 +74,10 @@ def forms_of(values: Iterable[str]) -> list[bytes]:
     from json import dumps
     from urllib.parse import quote
 
-    found = set[str]()
+    forms = set[str]()
     for value in values:
         for text in (value, *value.splitlines()):
-            found |= {
+            forms |= {
                 text,
                 dumps(text)[1:-1],
                 dumps(text, ensure_ascii=False)[1:-1],
@@ -85,7 +85,7 @@ def forms_of(values: Iterable[str]) -> list[bytes]:
                 quote(text),
             }
     return sorted(
-        (form.encode("utf-8", "surrogateescape") for form in found if len(form) >= SECRET),
+        (form.encode("utf-8", "surrogateescape") for form in forms if len(form) >= SECRET),
         key=lambda form: (-len(form), form),
     )
 
@@ -120,9 +120,9 @@ class Mask:
             ),
             len(data),
         )
-        for found in self._find.finditer(data):
-            if found.start() < end < found.end():
-                end = found.start()
+        for match in self._find.finditer(data):
+            if match.start() < end < match.end():
+                end = match.start()
         self._left = data[end:]
         return self._find.sub(self.STARS, data[:end])
 

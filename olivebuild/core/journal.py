@@ -89,8 +89,8 @@ class Journal:
             self._tidy(size + len(added))
 
     def _tidy(self, size: int) -> None:
-        known = self._lines().values()
-        if size - sum(map(len, known)) - len(known) > max(SPARE, size // 2):
+        current = self._lines().values()
+        if size - sum(map(len, current)) - len(current) > max(SPARE, size // 2):
             # Another process may have added lines since we read ours.
             self._data = self._end = self._found = None
             lines = [

@@ -112,16 +112,16 @@ def _processor() -> dict[str, str]:
     }
 
 
-def differing(made: Mapping[str, object], now: Mapping[str, str]) -> list[str]:
+def differing(then: Mapping[str, object], now: Mapping[str, str]) -> list[str]:
     """Return the differences since a result was made, each in words: `threads 8, here 2`.
 
     Empty where one of the two is not known.
     """
     differences: list[str] = []
-    if not made or not now:
+    if not then or not now:
         return differences
-    for name in [*made, *(name for name in now if name not in made)]:
-        before, after = str(made.get(name, "")), now.get(name, "")
+    for name in [*then, *(name for name in now if name not in then)]:
+        before, after = str(then.get(name, "")), now.get(name, "")
         if before == after:
             continue
         if name == "instructions":

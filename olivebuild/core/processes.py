@@ -36,8 +36,8 @@ def end_with_parent(take: Callable[[bytes], None] | None = None) -> None:
     # os.read rather than sys.stdin: a thread blocked in a buffered reader aborts the interpreter's
     # shutdown.
     rest = b""
-    while found := os.read(0, 1 << 16):
-        *lines, rest = (rest + found).split(b"\n")
+    while data := os.read(0, 1 << 16):
+        *lines, rest = (rest + data).split(b"\n")
         if take:
             for line in lines:
                 take(line)

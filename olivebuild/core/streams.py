@@ -39,7 +39,7 @@ def harmless(text: str) -> str:
     return (
         text
         if text.isascii() and text.isprintable()
-        else _STEERS.sub(lambda found: escaped(found[0]), text)
+        else _STEERS.sub(lambda match: escaped(match[0]), text)
     )
 
 
@@ -48,7 +48,7 @@ def plain(text: str) -> str:
     return (
         text
         if text.isascii() and text.isprintable()
-        else _ODD.sub(lambda found: escaped(found[0]), text)
+        else _ODD.sub(lambda match: escaped(match[0]), text)
     )
 
 
@@ -111,8 +111,8 @@ def fit() -> None:
         # printed anew.
         with contextlib.suppress(OSError):
             stream.reconfigure(errors=ESCAPE)
-            if sys.flags.utf8_mode and stream.isatty() and (own := _of_locale()):
-                stream.reconfigure(encoding=own)
+            if sys.flags.utf8_mode and stream.isatty() and (encoding := _of_locale()):
+                stream.reconfigure(encoding=encoding)
         setattr(sys, name, Output(stream, called))
 
 
@@ -141,5 +141,5 @@ def _of_locale() -> str:
     """The locale's encoding, if it is another than UTF-8; that of C is none that anybody chose."""
     import locale
 
-    found = codecs.lookup(locale.getencoding()).name
-    return "" if found in ("utf-8", "ascii") else found
+    encoding = codecs.lookup(locale.getencoding()).name
+    return "" if encoding in ("utf-8", "ascii") else encoding

@@ -16,20 +16,20 @@ def decode(text: str | bytes, kind: type[T], *, strict: bool = True) -> T:
     hold.
     """
     try:
-        found = msgspec.json.decode(text, type=kind)
+        record = msgspec.json.decode(text, type=kind)
         if strict:
-            _all_known(msgspec.json.decode(text), msgspec.to_builtins(found))
+            _all_known(msgspec.json.decode(text), msgspec.to_builtins(record))
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as e:
         raise ValueError(str(e)) from None
-    return found
+    return record
 
 
-def _all_known(given: object, understood: object) -> None:
-    if isinstance(given, dict) and isinstance(understood, dict):
-        for name, value in given.items():
+def _all_known(source: object, understood: object) -> None:
+    if isinstance(source, dict) and isinstance(understood, dict):
+        for name, value in source.items():
             if name not in understood:
                 raise ValueError(f"an unknown field {name!r}")
             _all_known(value, understood[name])
-    elif isinstance(given, list) and isinstance(understood, list | tuple):
-        for one, other in zip(given, understood, strict=True):
+    elif isinstance(source, list) and isinstance(understood, list | tuple):
+        for one, other in zip(source, understood, strict=True):
             _all_known(one, other)

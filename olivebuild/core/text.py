@@ -52,15 +52,15 @@ FEW = 40
 """More names than any kind has keys: a hint that is a page long helps nobody."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, names: Iterable[str]) -> str:
     """A hint for an unknown word: the nearest of the known ones, or the first of them."""
     import difflib
 
-    known = list(known)
-    if close := difflib.get_close_matches(word, known, n=1, cutoff=0.6):
+    names = list(names)
+    if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
         return f"did you mean {close[0]}?"
-    more = f" and {len(known) - FEW:,} more" if len(known) > FEW else ""
-    return f"known are: {', '.join(known[:FEW])}{more}"
+    more = f" and {len(names) - FEW:,} more" if len(names) > FEW else ""
+    return f"known are: {', '.join(names[:FEW])}{more}"
 
 
 def clean(text: str) -> str:

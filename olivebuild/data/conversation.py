@@ -72,10 +72,10 @@ def conversation(value: object, name: str) -> list[dict[str, Any]] | str:
         return f"{name} is not a list of messages"
     clean = []
     for message in value:
-        made = _message(message)
-        if isinstance(made, str):
-            return made
-        clean.append(made)
+        turn = _message(message)
+        if isinstance(turn, str):
+            return turn
+        clean.append(turn)
     return clean
 
 
@@ -128,8 +128,8 @@ def unread_in(value: object) -> set[str]:
         str(key)
         for m in messages
         if isinstance(m, dict)
-        for key, given in m.items()
-        if key not in READ and given not in (None, "", [], {})
+        for key, field_value in m.items()
+        if key not in READ and field_value not in (None, "", [], {})
     }
 
 
@@ -191,16 +191,16 @@ def _message(message: object) -> dict[str, Any] | str:
     content = _content(message.get("content"), bool(calls))
     if content is None:
         return _why_no_content(message.get("content"))
-    made: dict[str, Any] = {"role": role, "content": content}
+    turn: dict[str, Any] = {"role": role, "content": content}
     for name, kept in (THOUGHTS | {"name": "name", "tool_call_id": "tool_call_id"}).items():
-        if message.get(name) is not None and kept not in made:
-            made[kept] = message[name]
+        if message.get(name) is not None and kept not in turn:
+            turn[kept] = message[name]
     if calls:
-        made["tool_calls"] = calls
+        turn["tool_calls"] = calls
     weight = _weight(message)
     if isinstance(weight, str):
         return weight
-    return made if weight else made | {"weight": 0}
+    return turn if weight else turn | {"weight": 0}
 
 
 def _why_no_role(name: object) -> str:
@@ -214,17 +214,17 @@ def _of_sharegpt(message: Mapping[str, Any]) -> dict[str, Any] | str:
     speaker = str(message["from"]).strip().lower()
     if speaker not in SHAREGPT:
         return f"a message is from none of {', '.join(SHAREGPT)}"
-    made = {k: v for k, v in message.items() if k not in ("from", "value")} | {
+    turn = {k: v for k, v in message.items() if k not in ("from", "value")} | {
         "role": SHAREGPT[speaker],
         "content": message.get("value"),
     }
     if speaker not in CALLS:
-        return made
+        return turn
     try:
-        found = loads(made["content"]) if isinstance(made["content"], str) else made["content"]
+        calls = loads(turn["content"]) if isinstance(turn["content"], str) else turn["content"]
     except (ValueError, RecursionError):
         return "a call of a function is no valid JSON"
-    return made | {"content": None, "tool_calls": found if isinstance(found, list) else [found]}
+    return turn | {"content": None, "tool_calls": calls if isinstance(calls, list) else [calls]}
 
 
 def _calls(message: Mapping[str, Any]) -> list[dict[str, Any]] | str:
@@ -241,7 +241,7 @@ def _calls(message: Mapping[str, Any]) -> list[dict[str, Any]] | str:
         return []
     if not isinstance(calls, list):
         return "tool_calls is not a list"
-    made = []
+    valid = []
     for call in calls:
         if isinstance(call, dict) and isinstance(call.get("name"), str):
             call = {"type": "function", "function": call}
@@ -251,8 +251,8 @@ def _calls(message: Mapping[str, Any]) -> list[dict[str, Any]] | str:
             or not isinstance(call["function"].get("name"), str)
         ):
             return "a call of a tool needs a function with a name"
-        made.append(call)
-    return made
+        valid.append(call)
+    return valid
 
 
 def _content(content: object, calls: bool) -> str | None:
@@ -282,14 +282,14 @@ def _is_text(part: Mapping[str, Any]) -> bool:
 
 
 def _why_no_content(content: object) -> str:
-    odd = (
+    other_parts = (
         [p for p in content if isinstance(p, dict) and not _is_text(p)]
         if isinstance(content, list)
         else []
     )
     return (
-        f"a message has a part of type {str(odd[0]['type'])[:40]}, which is no text"
-        if odd
+        f"a message has a part of type {str(other_parts[0]['type'])[:40]}, which is no text"
+        if other_parts
         else WANTED
     )
 

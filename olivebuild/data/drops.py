@@ -62,13 +62,13 @@ def left_by(log: Path) -> dict[str, Any]:
     where there is none.
     """
     try:
-        found = json.loads(opening.read(report_file(log)))
+        report = json.loads(opening.read(report_file(log)))
     except (OSError, ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(report, dict):
         return {}
-    test = found.get("test")
-    return found | (
+    test = report.get("test")
+    return report | (
         {"test_drops": test.get("drops"), "test_read": test.get("read")}
         if isinstance(test, dict)
         else {}

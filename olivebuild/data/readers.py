@@ -48,12 +48,12 @@ def read_file(path: Path, shown: str, say: Say = _silently) -> Iterator[Read]:
     """
     kind = kind_of(path)
     if kind not in READERS:
-        known = (
+        hint = (
             f"known are {', '.join(READERS)}; all but parquet also packed, as "
             f"{' or '.join(PACKINGS)}"
         )
         raise InputError(
-            f"files of type {path.suffix or 'none'} are not read", where=shown, hint=known
+            f"files of type {path.suffix or 'none'} are not read", where=shown, hint=hint
         )
     if kind == ".parquet":
         yield from _numbered(path, shown, say)
@@ -290,8 +290,8 @@ def _delimiter(text: Text, usual: str) -> tuple[str, int]:
     if named := re.fullmatch(r'"?sep=([,;\t|])"?\r?\n?', first):
         return named[1], 1
     widths = {d: _widths(text, d) for d in DELIMITERS}
-    own = widths[usual]
-    if own and (own[0] > 1 or len(own) < 2):
+    usual_widths = widths[usual]
+    if usual_widths and (usual_widths[0] > 1 or len(usual_widths) < 2):
         return usual, 0
     fitting = [
         d for d, w in widths.items() if d != usual and len(w) > 1 and w[0] > 1 and len(set(w)) == 1

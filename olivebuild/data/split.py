@@ -60,7 +60,7 @@ def likeness(texts: Sequence[str], together: Sequence[str] = (), *, near: bool =
     The id is a hash of the group's least member, so it does not depend on the order of rows or on
     other groups.
     """
-    own = [frozenset(_WORD.findall(t.casefold())) or frozenset([t]) for t in texts]
+    word_sets = [frozenset(_WORD.findall(t.casefold())) or frozenset([t]) for t in texts]
     parent = list(range(len(texts)))
 
     def find(i: int) -> int:
@@ -76,16 +76,16 @@ def likeness(texts: Sequence[str], together: Sequence[str] = (), *, near: bool =
             parent[find(i)] = find(first.setdefault(key, i))
         return list(first.values())
 
-    join(own)
+    join(word_sets)
     shared: dict[str, int] = {}
     if near:
         compared, shared = _compared(texts)
-        sets = [found or words for found, words in zip(compared, own, strict=True)]
+        sets = [frameless or words for frameless, words in zip(compared, word_sets, strict=True)]
         _join_near(sets, join(sets), find, parent)
     if any(together):
         join([("name", name) if name else ("row", i) for i, name in enumerate(together)])
     identity: dict[int, str] = {}
-    for i, words in enumerate(own):
+    for i, words in enumerate(word_sets):
         # With a name the group's side does not depend on its rows.
         name = (
             hashing.of_json(["group", together[i]])
@@ -125,21 +125,23 @@ def _compared(texts: Sequence[str]) -> tuple[list[frozenset[str]], dict[str, int
     lines = [
         [" ".join(line.split()) for line in text.splitlines() if line.strip()] for text in texts
     ]
-    having = Counter(line for found in lines for line in set(found))
+    having = Counter(line for text_lines in lines for line in set(text_lines))
     least = max(SHARED_ROWS, SHARED_LINE * len(texts))
     # Where rows have one line each, equal ones are duplicates, and no frame.
     shared = {line: n for line, n in having.items() if n >= least}
-    rest = [[line for line in found if line not in shared] for found in lines]
-    kept = [left or found for left, found in zip(rest, lines, strict=True)]
+    rest = [[line for line in text_lines if line not in shared] for text_lines in lines]
+    kept = [left or text_lines for left, text_lines in zip(rest, lines, strict=True)]
     shared = {
-        line: sum(line in found for found, left in zip(lines, rest, strict=True) if left)
+        line: sum(line in text_lines for text_lines, left in zip(lines, rest, strict=True) if left)
         for line in shared
     }
-    tokens = [_tokens("\n".join(found)) for found in kept]
+    tokens = [_tokens("\n".join(text_lines)) for text_lines in kept]
     for backwards in (False, True):
         tokens, frame, n = _without_frame(tokens, backwards)
         shared |= {frame: n} if frame else {}
-    return [_compared_set(found) for found in tokens], {line: n for line, n in shared.items() if n}
+    return [_compared_set(text_lines) for text_lines in tokens], {
+        line: n for line, n in shared.items() if n
+    }
 
 
 def _without_frame(tokens: list[list[str]], backwards: bool) -> tuple[list[list[str]], str, int]:
@@ -161,13 +163,13 @@ def _without_frame(tokens: list[list[str]], backwards: bool) -> tuple[list[list[
         frame.append(word)
     if len(frame) < SHORTEST_FRAME:
         return tokens, "", 0
-    cut, made, n = len(frame), list(tokens), 0
-    for i, found in enumerate(tokens):
+    cut, frameless, n = len(frame), list(tokens), 0
+    for i, text_tokens in enumerate(tokens):
         # One that differs in a word of it is like the others all the more.
-        alike = sum(a == b for a, b in zip(frame, found[::step], strict=False))
-        if len(found) > cut and 2 * alike > cut:
-            made[i], n = found[:-cut] if backwards else found[cut:], n + 1
-    return made, ("" if all(map(_RUN.match, frame)) else " ").join(frame[::step]), n
+        alike = sum(a == b for a, b in zip(frame, text_tokens[::step], strict=False))
+        if len(text_tokens) > cut and 2 * alike > cut:
+            frameless[i], n = text_tokens[:-cut] if backwards else text_tokens[cut:], n + 1
+    return frameless, ("" if all(map(_RUN.match, frame)) else " ").join(frame[::step]), n
 
 
 def _tokens(text: str) -> list[str]:

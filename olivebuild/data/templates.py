@@ -33,13 +33,13 @@ class Slot:
 
 
 @lru_cache(maxsize=256)
-def _parsed(text: str, odd: tuple[str, ...]) -> tuple[str | Slot, ...]:
+def _parsed(text: str, marked: tuple[str, ...]) -> tuple[str | Slot, ...]:
     """A template's texts and slots.
 
-    `odd`: columns with braces or question marks in their names, which are written with doubled
+    `marked`: columns with braces or question marks in their names, which are written with doubled
     braces.
     """
-    written = {"{" + name.replace("{", "{{").replace("}", "}}") + "}": name for name in odd}
+    written = {"{" + name.replace("{", "{{").replace("}", "}}") + "}": name for name in marked}
     pattern = "|".join([*map(re.escape, sorted(written, key=len, reverse=True)), _PARTS])
     parts: list[str | Slot] = []
     end = 0
@@ -57,35 +57,35 @@ def _parsed(text: str, odd: tuple[str, ...]) -> tuple[str | Slot, ...]:
     return tuple(part for part in [*parts, text[end:]] if part != "")
 
 
-def _parts(text: str, known: Iterable[str]) -> tuple[str | Slot, ...]:
-    return _parsed(text, names_with_marks(known))
+def _parts(text: str, columns: Iterable[str]) -> tuple[str | Slot, ...]:
+    return _parsed(text, names_with_marks(columns))
 
 
-def names_with_marks(known: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(name for name in known if not _MARKS.isdisjoint(name)))
+def names_with_marks(columns: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in columns if not _MARKS.isdisjoint(name)))
 
 
-def slots(text: str, known: Iterable[str] = ()) -> list[Slot]:
-    return [part for part in _parts(text, known) if isinstance(part, Slot)]
+def slots(text: str, columns: Iterable[str] = ()) -> list[Slot]:
+    return [part for part in _parts(text, columns) if isinstance(part, Slot)]
 
 
-def columns_in(text: str, known: Iterable[str] = ()) -> list[str]:
-    """The columns without which the template can't be filled; `known` are those of the data."""
-    return [slot.column for slot in slots(text, known) if not slot.optional]
+def columns_in(text: str, columns: Iterable[str] = ()) -> list[str]:
+    """The columns without which the template can't be filled; `columns` are those of the data."""
+    return [slot.column for slot in slots(text, columns) if not slot.optional]
 
 
-def fill(text: str, columns: Mapping[str, Any], known: Iterable[str] | None = None) -> str:
-    """The template with the values of a row; `known` are the columns of the data, where the row has
+def fill(text: str, columns: Mapping[str, Any], names: Iterable[str] | None = None) -> str:
+    """The template with the values of a row; `names` are the columns of the data, where the row has
     not all of them.
     """
-    made = []
-    for part in _parts(text, columns if known is None else known):
+    texts = []
+    for part in _parts(text, columns if names is None else names):
         if isinstance(part, str):
-            made.append(part)
+            texts.append(part)
         elif not (part.optional and is_missing(columns.get(part.column))):
-            made.append(
+            texts.append(
                 part.around.replace("{}", text_of(columns[part.column]))
                 if part.optional
                 else text_of(columns[part.column])
             )
-    return "".join(made)
+    return "".join(texts)

@@ -100,14 +100,14 @@ def encoding_of(path: Path, shown: str, say: Say) -> str:
             )
             raise InputError(fact, where=shown, hint="save the file as UTF-8")
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        data, odd = start, False
-        while data and not odd:
+        data, is_other = start, False
+        while data and not is_other:
             try:
                 decoder.decode(data)
             except UnicodeDecodeError:
-                odd = True
+                is_other = True
             data = f.read(1 << 20)
-        if not odd:
+        if not is_other:
             try:
                 decoder.decode(b"", final=True)
                 return "utf-8-sig"
@@ -159,8 +159,8 @@ def _is_western(path: Path, shown: str) -> bool:
                 return False
             if b"\0" in line:
                 return False
-            found = [c for c in text if c > "\x7f"]
-            if not found:
+            letters = [c for c in text if c > "\x7f"]
+            if not letters:
                 continue
             try:
                 line.decode()
@@ -170,7 +170,7 @@ def _is_western(path: Path, shown: str) -> bool:
                 return False
             if _UTF8.search(line) or _FOREIGN.search(line):
                 return False
-            high, rows = high + len(found), rows + len(re.findall(r"[À-ÿŠŒŽšœž]{3,}", text))
+            high, rows = high + len(letters), rows + len(re.findall(r"[À-ÿŠŒŽšœž]{3,}", text))
     return high > 0 and rows * 10 <= high
 
 

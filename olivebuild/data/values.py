@@ -58,9 +58,9 @@ def tidied(rows: Sequence[Read], names: Iterable[str]) -> tuple[list[Read], list
     Whole numbers become floating point where some are missing, and dates become points in time:
     both are turned back, if all of the column allow it.
     """
-    made, notes = list(rows), []
+    tidy_rows, notes = list(rows), []
     for name in dict.fromkeys(names):
-        values: list[Any] = [v for row in made if not is_missing(v := row.columns.get(name))]
+        values: list[Any] = [v for row in tidy_rows if not is_missing(v := row.columns.get(name))]
         turn: Any = None
         if values and all(
             type(v) is float and v.is_integer() and abs(v) < LARGEST_WHOLE for v in values
@@ -79,11 +79,11 @@ def tidied(rows: Sequence[Read], names: Iterable[str]) -> tuple[list[Read], list
                 f"the times of {name} are all midnight: they are written {values[0].date()}",
             )
         if turn:
-            made = [
+            tidy_rows = [
                 row
                 if is_missing(v := row.columns.get(name))
                 else replace(row, columns=row.columns | {name: turn(v)})
-                for row in made
+                for row in tidy_rows
             ]
             notes.append(told)
-    return made, notes
+    return tidy_rows, notes

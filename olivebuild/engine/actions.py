@@ -99,7 +99,7 @@ def _data_sets(graph: Graph, judge: Node) -> list[Node]:
 
 
 def _asked(planner: Planner, plan: Plan, node: Node, out: Path) -> list[Asked]:
-    found = []
+    asked = []
     for judge, sets in asking(planner.graph, plan, node):
         for source in sets:
             origin = plan.states[source.name]
@@ -108,10 +108,10 @@ def _asked(planner: Planner, plan: Plan, node: Node, out: Path) -> list[Asked]:
                     "test"
                 ]
                 whole = bool(judge.fields.get("json_schema") or judge.fields.get("score"))
-                found.append(
+                asked.append(
                     Asked(judge.target, str(path), int(str(judge.fields["max_new_tokens"])), whole)
                 )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(asked))
 
 
 def _part_folder(planner: Planner, origin: State, out: Path) -> Path:
@@ -125,15 +125,15 @@ def _part_folder(planner: Planner, origin: State, out: Path) -> Path:
 
 def _places(planner: Planner, node: Node) -> dict[str, list[object]]:
     """Return where the target's fields stand in the recipe."""
-    recipe, found = planner.scan.recipe, planner.graph.targets[node.target].positions
+    recipe, positions = planner.scan.recipe, planner.graph.targets[node.target].positions
     return {
         field: [
-            given or recipe.file.name,
+            file or recipe.file.name,
             line,
             column,
             recipe.lines[line - 1] if 0 < line <= len(recipe.lines) else "",
         ]
-        for field, (line, column, given) in found.items()
+        for field, (line, column, file) in positions.items()
     }
 
 

@@ -65,8 +65,8 @@ def _rounds_its_width(config: Config) -> bool:
 def rope_of(config: Config) -> dict[str, Any]:
     """Return what is said of rotary positions, all layers alike."""
     text = text_config(config)
-    found = text.get("rope_parameters") or text.get("rope_scaling")
-    return found if isinstance(found, dict) else {}
+    rope = text.get("rope_parameters") or text.get("rope_scaling")
+    return rope if isinstance(rope, dict) else {}
 
 
 def rope_type_of(config: Config) -> str:
@@ -254,20 +254,20 @@ def known_to_fail(config: Config, precision: object) -> ModelFinding | None:
     nothing.
     """
     architecture, version = architecture_of(config), installed("onnxruntime-genai")
-    for known in KNOWN_TO_FAIL:
-        meant = not known.precisions or precision in known.precisions
+    for failure in KNOWN_TO_FAIL:
+        meant = not failure.precisions or precision in failure.precisions
         if (
             meant
-            and architecture in known.architectures
-            and version in known.builder
-            and known.applies(config)
+            and architecture in failure.architectures
+            and version in failure.builder
+            and failure.applies(config)
         ):
             fact = (
                 f"the model builder (onnxruntime-genai {version}, transformers "
                 f"{installed('transformers')}) can't convert {architecture}"
             )
             return ModelFinding(
-                f"{fact}: it {known.happens}, because {known.because}",
-                f"versions that work: {known.works}",
+                f"{fact}: it {failure.happens}, because {failure.because}",
+                f"versions that work: {failure.works}",
             )
     return None

@@ -35,10 +35,10 @@ class Fault(NamedTuple):
 
 def check(faults: Iterable[Fault], hint: str, where: Where | str | None) -> None:
     """Raises InputError with the first fault and the number of the others."""
-    found = list(faults)
-    if found:
-        more = f" ({len(found) - 1} more of the kind)" if len(found) > 1 else ""
-        raise InputError(f"{found[0].file}: {found[0].fact}{more}", where=where, hint=hint)
+    listed = list(faults)
+    if listed:
+        more = f" ({len(listed) - 1} more of the kind)" if len(listed) > 1 else ""
+        raise InputError(f"{listed[0].file}: {listed[0].fact}{more}", where=where, hint=hint)
 
 
 def of_model(folder: Path) -> Iterator[Fault]:

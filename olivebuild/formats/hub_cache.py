@@ -19,10 +19,10 @@ SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 
 
 def cache() -> Path:
-    given = os.environ
-    place = given.get("HF_HUB_CACHE") or given.get("HUGGINGFACE_HUB_CACHE")
-    home = given.get("HF_HOME") or os.path.join(
-        given.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "huggingface"
+    environment = os.environ
+    place = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE")
+    home = environment.get("HF_HOME") or os.path.join(
+        environment.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "huggingface"
     )
     return Path(os.path.expanduser(os.path.expandvars(place or os.path.join(home, "hub"))))
 

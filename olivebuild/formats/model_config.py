@@ -89,10 +89,10 @@ LAST = 64
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json. Raises OSError or ValueError."""
-    found = read_json(folder / "config.json")
-    if not isinstance(found, dict):
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
         raise ValueError("it is not a JSON object")
-    return found
+    return config
 
 
 def text_config(config: Config) -> dict[str, Any]:
@@ -108,13 +108,15 @@ def architecture_of(config: Config) -> str:
 
 def quantised_by(config: Config) -> str:
     """The method of quantisation; empty for a model that is not quantised."""
-    found = config.get("quantization_config")
-    if not isinstance(found, dict):
+    quantisation = config.get("quantization_config")
+    if not isinstance(quantisation, dict):
         return ""
-    given = found.get("quant_method") or (
-        "bitsandbytes" if found.get("load_in_4bit") or found.get("load_in_8bit") else "unknown"
+    method = quantisation.get("quant_method") or (
+        "bitsandbytes"
+        if quantisation.get("load_in_4bit") or quantisation.get("load_in_8bit")
+        else "unknown"
     )
-    return str(given)
+    return str(method)
 
 
 def full_precision_hint(trained_on: str) -> str:
@@ -132,7 +134,7 @@ def context_of(config: Config) -> int | None:
     say.
     """
     text = text_config(config)
-    found = next(
+    context = next(
         (
             text[name]
             for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
@@ -140,7 +142,7 @@ def context_of(config: Config) -> int | None:
         ),
         None,
     )
-    return found if isinstance(found, int) else None
+    return context if isinstance(context, int) else None
 
 
 # -- what a file holds, as text that can be remembered
@@ -173,13 +175,13 @@ def last_tokens(text: bytes) -> list[tuple[int, str]]:
         # A kind of tokenizer that is written otherwise; whoever loads it tells whether it is one.
         return []
     vocabulary = tokenizer.model.vocab
-    found = (
+    tokens = (
         {i: piece[0] for i, piece in enumerate(vocabulary)}
         if isinstance(vocabulary, list)
         else {i: text for text, i in vocabulary.items()}
     )
-    found |= {token.id: token.content for token in tokenizer.added_tokens}
-    return sorted(found.items(), reverse=True)[:LAST]
+    tokens |= {token.id: token.content for token in tokenizer.added_tokens}
+    return sorted(tokens.items(), reverse=True)[:LAST]
 
 
 def without_embedding(
@@ -193,9 +195,11 @@ def without_embedding(
     embedding for.
     """
     extra = config.get("extra_special_tokens")
-    given = {**config, **(extra if isinstance(extra, dict) else {})}
+    named_tokens = {**config, **(extra if isinstance(extra, dict) else {})}
     named = {
-        value for name, value in given.items() if isinstance(value, str) and NOT_TEXT.match(name)
+        value
+        for name, value in named_tokens.items()
+        if isinstance(value, str) and NOT_TEXT.match(name)
     }
     beyond = [content for number, content in reversed(last) if number >= rows]
     other = [content for content in beyond if content in named or PLACEHOLDER.fullmatch(content)]
@@ -203,12 +207,12 @@ def without_embedding(
 
 
 def rows_in(file: Path, _count: hashing.OnBytes) -> str:
-    found = [
+    embeddings = [
         t
         for t in tensors_of(file)
         if t.name.endswith(EMBEDDINGS) and len(t.shape) == 2 and t.dtype in ("F32", "F16", "BF16")
     ]
-    return str(found[0].shape[0]) if len(found) == 1 else ""
+    return str(embeddings[0].shape[0]) if len(embeddings) == 1 else ""
 
 
 def kinds_in(file: Path, _count: hashing.OnBytes) -> str:
@@ -258,13 +262,13 @@ def methods_of_builder() -> frozenset[str]:
     written as expected.
     """
     text = source_of("onnxruntime_genai", "models", "loaders", "quant_model.py")
-    found = re.findall(r"""quant_type == ["']([\w-]+)["']""", text)
-    found += [
+    methods = re.findall(r"""quant_type == ["']([\w-]+)["']""", text)
+    methods += [
         name
         for group in re.findall(r"quant_type in [{(\[]([^})\]]*)", text)
         for name in re.findall(r"""["']([\w-]+)["']""", group)
     ]
-    return frozenset(found)
+    return frozenset(methods)
 
 
 FEWEST = 20
@@ -280,11 +284,11 @@ def types_of_transformers() -> tuple[dict[str, str], frozenset[str]]:
     """
     configured: dict[str, str] = {}
     for name in ("auto_mappings.py", "configuration_auto.py"):
-        found = re.findall(
+        pairs = re.findall(
             r'(?:\(\s*"([^"]+)",\s*|"([^"]+)": )"(\w+Config)"',
             source_of("transformers", "models", "auto", name),
         )
-        configured |= {first or second: kind for first, second, kind in found}
+        configured |= {first or second: kind for first, second, kind in pairs}
     modeling = source_of("transformers", "models", "auto", "modeling_auto.py")
     block = re.search(
         r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\((.*?)^\)",
@@ -303,7 +307,7 @@ def unknown_to_transformers(config: Config) -> ModelFinding | None:
     it can.
     """
     configured, causal = types_of_transformers()
-    kind, own = str(config.get("model_type") or ""), config.get("auto_map")
+    kind, auto_map = str(config.get("model_type") or ""), config.get("auto_map")
     if not kind or not configured or not causal:
         return None
     # transformers goes by the class of the configuration.
@@ -313,7 +317,7 @@ def unknown_to_transformers(config: Config) -> ModelFinding | None:
         return None
     version = f"transformers {installed('transformers')}"
     fact = f"{version} does not know {architecture_of(config)} (model_type {kind})"
-    if isinstance(own, dict) and "AutoModelForCausalLM" in own:
+    if isinstance(auto_map, dict) and "AutoModelForCausalLM" in auto_map:
         hint = (
             "trust_remote_code: true on the model would let it run its own code: read its .py "
             "files "

@@ -37,14 +37,14 @@ NARROW = ("F8_E4M3", "F8_E5M2", "F4", "I4", "U4")
 
 def quantised_in(file: Path, _count: hashing.OnBytes) -> str:
     """The first tensor of a file that only a quantised model has; empty where there is none."""
-    found = [
+    methods = [
         t.name
         for t in tensors_of(file)
         if t.name.endswith(QUANTISED)
         or t.dtype in NARROW
         or (t.dtype in WHOLE_NUMBERS and _is_matrix(t))
     ]
-    return min(found, default="")
+    return min(methods, default="")
 
 
 WHOLE_NUMBERS = ("U8", "I8", "I32", "U32")
@@ -64,8 +64,8 @@ def methods_of_transformers() -> frozenset[str]:
     """
     text = source_of("transformers", "quantizers", "auto.py")
     block = re.search(r"^AUTO_QUANTIZER_MAPPING = \{(.*?)^\}", text, re.DOTALL | re.MULTILINE)
-    found = set(re.findall(r'^\s*"([\w-]+)":', block[1], re.MULTILINE)) if block else set()
-    return frozenset({*found, "bitsandbytes"}) if "gptq" in found else frozenset()
+    methods = set(re.findall(r'^\s*"([\w-]+)":', block[1], re.MULTILINE)) if block else set()
+    return frozenset({*methods, "bitsandbytes"}) if "gptq" in methods else frozenset()
 
 
 WITHOUT_HEAD = re.compile(
@@ -91,16 +91,16 @@ def classes_of_transformers() -> frozenset[str]:
         modeling,
         re.DOTALL | re.MULTILINE,
     )
-    found = re.findall(r'\(\s*"[^"]+",\s*\(?\s*"(\w+)"', block[1]) if block else []
-    return frozenset(found) if len(found) > FEWEST else frozenset()
+    classes = re.findall(r'\(\s*"[^"]+",\s*\(?\s*"(\w+)"', block[1]) if block else []
+    return frozenset(classes) if len(classes) > FEWEST else frozenset()
 
 
 def made_for_something_else(config: Config) -> ModelFinding | None:
     """That a model was saved without the head that continues text; None if it was with one, or does
     not say so.
     """
-    architecture, known = architecture_of(config), classes_of_transformers()
-    if not known or architecture in known or not WITHOUT_HEAD.fullmatch(architecture):
+    architecture, classes = architecture_of(config), classes_of_transformers()
+    if not classes or architecture in classes or not WITHOUT_HEAD.fullmatch(architecture):
         return None
     tied = (
         text_config(config).get("tie_word_embeddings") is True or config.get("model_type") in TIED

@@ -39,8 +39,8 @@ def file_like(head: bytes) -> tuple[str, str] | None:
 
 def weights_like(head: bytes) -> tuple[str, str] | None:
     """The same of a file that should be safetensors."""
-    if found := file_like(head):
-        return found
+    if kind := file_like(head):
+        return kind
     if head.startswith(b"GGUF"):
         return "it is a GGUF file", "name it with its scheme, gguf:FILE"
     if head.startswith((b"PK\x03\x04", b"\x80\x02")):

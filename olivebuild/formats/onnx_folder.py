@@ -198,10 +198,10 @@ def weights_in(folder: Path) -> set[str]:
 def _data_files(folder: Path) -> Iterator[str]:
     """Yield what genai_config.json names as files of its own."""
     try:
-        found = read_json(folder / CONFIG)
+        config = read_json(folder / CONFIG)
     except (OSError, ValueError, RecursionError):
         return
-    stack = [found]
+    stack = [config]
     while stack:
         value = stack.pop()
         if isinstance(value, dict):
@@ -213,11 +213,11 @@ def _data_files(folder: Path) -> Iterator[str]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Of an entry that stands twice the runtime acts on both, Python keeps one."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands in it twice")
-    return found
+    return unique
 
 
 def _of_config(value: object, at: str = "") -> Iterator[Fault]:
@@ -255,16 +255,16 @@ def _of_session(options: object, place: str) -> Iterator[Fault]:
         place,
     )
     for entry in _listed(options.get("provider_options")):
-        for provider, given in entry.items() if isinstance(entry, dict) else ():
-            known = PROVIDERS.get(provider.lower().removesuffix("executionprovider"))
+        for provider, provider_options in entry.items() if isinstance(entry, dict) else ():
+            harmless = PROVIDERS.get(provider.lower().removesuffix("executionprovider"))
             at = f"{place}.provider_options.{provider}"
-            if known is None:
+            if harmless is None:
                 yield Fault(f"{at} asks for a provider that may be any library", CONFIG)
-            elif isinstance(given, dict):
+            elif isinstance(provider_options, dict):
                 lowered = {
                     name: value
-                    for name, value in given.items()
-                    if name.lower() not in known and name != "device_filtering_options"
+                    for name, value in provider_options.items()
+                    if name.lower() not in harmless and name != "device_filtering_options"
                 }
                 # An option of a provider is text also where it is a number: an address, perhaps.
                 for name, value in lowered.items():
@@ -273,11 +273,11 @@ def _of_session(options: object, place: str) -> Iterator[Fault]:
                     )
 
 
-def _unknown(options: object, known: Iterable[str], place: str) -> Iterator[Fault]:
+def _unknown(options: object, harmless: Iterable[str], place: str) -> Iterator[Fault]:
     for name, value in options.items() if isinstance(options, dict) else ():
         if name == "custom_ops_library":
             yield Fault(f"{place}.{name} loads the library {_short(value)}", CONFIG)
-        elif name not in known and not _is_number(value):
+        elif name not in harmless and not _is_number(value):
             yield Fault(
                 f"{place}.{name} is {_short(value)}, and is not known to be harmless", CONFIG
             )
@@ -290,11 +290,11 @@ def _of_file(value: str, name: str, place: str) -> Iterator[Fault]:
         yield Fault(f"{place} is {value!r}: only .onnx graphs can be looked into", CONFIG)
 
 
-def _of_graph(found: Named, name: str) -> Iterator[Fault]:
-    for file in sorted(found.files):
+def _of_graph(named: Named, name: str) -> Iterator[Fault]:
+    for file in sorted(named.files):
         if not stays_inside(file):
             yield Fault(f"its weights lie in {file!r}, outside the folder", name)
-    for domain, operator in sorted(found.operators):
+    for domain, operator in sorted(named.operators):
         if domain not in DOMAINS:
             yield Fault(
                 f"it calls {domain}:{operator}, which only a library of its own can have", name

@@ -98,9 +98,9 @@ def tensors_of(path: Path) -> list[Tensor]:
             )
         except InputError:
             f.seek(0)
-            if found := not_a_model.weights_like(f.read(not_a_model.BEGINNING)):
+            if other_kind := not_a_model.weights_like(f.read(not_a_model.BEGINNING)):
                 raise InputError(
-                    f"not a safetensors file: {found[0]}", where=str(path), hint=found[1]
+                    f"not a safetensors file: {other_kind[0]}", where=str(path), hint=other_kind[1]
                 ) from None
             raise
 
@@ -119,15 +119,15 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
         entries = _ENTRIES.decode(memoryview(header)[8:base])
         if (metadata := entries.pop("__metadata__", None)) is not None:
             _METADATA.decode(metadata)
-        found = [_tensor(name, text, base) for name, text in entries.items()]
+        tensors = [_tensor(name, text, base) for name, text in entries.items()]
     except (ValueError, struct.error) as e:
         raise InputError(f"not a safetensors file: {e}", where=where, hint=hint) from None
     except RecursionError:
         fact = "not a safetensors file: nested too deep"
         raise InputError(fact, where=where, hint=hint) from None
-    found.sort(key=lambda t: (t.start, t.end))
+    tensors.sort(key=lambda t: (t.start, t.end))
     position = base
-    for tensor in found:
+    for tensor in tensors:
         if tensor.start != position or tensor.end < tensor.start:
             raise InputError(
                 f"tensor {tensor.name} does not follow the one before it", where=where, hint=hint
@@ -139,7 +139,7 @@ def parse_header(header: bytes, size: int, where: str) -> list[Tensor]:
         raise InputError(
             f"the header tells of {position} bytes, the file has {size}", where=where, hint=hint
         )
-    return found
+    return tensors
 
 
 def _wrong_size(tensor: Tensor) -> str:
@@ -168,12 +168,12 @@ def digests_of(
     path: Path, count: hashing.OnBytes = hashing.ignore_progress
 ) -> list[tuple[Tensor, str]]:
     """The tensors of a file, each with the digest of its bytes; several are hashed at once."""
-    found = tensors_of(path)
+    tensors = tensors_of(path)
     return list(
         zip(
-            found,
+            tensors,
             hashing.in_threads(
-                lambda t: hashing.of_range(path, t.start, t.end - t.start, count)[0], zip(found)
+                lambda t: hashing.of_range(path, t.start, t.end - t.start, count)[0], zip(tensors)
             ),
             strict=True,
         )
@@ -190,7 +190,7 @@ def sum_of(facts: Iterable[object]) -> str:
 
 def sum_of_tensors(path: Path, count: hashing.OnBytes = hashing.ignore_progress) -> str:
     """Over (name, dtype, shape, digest of the bytes)."""
-    return sum_of([t.name, t.dtype, t.shape, found] for t, found in digests_of(path, count))
+    return sum_of([t.name, t.dtype, t.shape, digest] for t, digest in digests_of(path, count))
 
 
 class WeightFiles(Struct, frozen=True):
@@ -228,10 +228,12 @@ def chosen_of(names: Collection[str], folder: Path) -> str:
     """The weight file, or the index, of a model folder that has (or will have) files of these
     names. Raises InputError.
     """
-    if odd := sorted(name for name in names if fnmatch(name, RANK_FILE)):
+    if rank_files := sorted(name for name in names if fnmatch(name, RANK_FILE)):
         hint = "move it elsewhere: transformers would load it in place of the model"
         raise InputError(
-            f"{odd[0]} is the state of a training with several ranks", where=str(folder), hint=hint
+            f"{rank_files[0]} is the state of a training with several ranks",
+            where=str(folder),
+            hint=hint,
         )
     if named := _config(folder).get(NAMED_IN_CONFIG):
         if (
@@ -262,10 +264,10 @@ def chosen_of(names: Collection[str], folder: Path) -> str:
 def _config(folder: Path) -> dict[str, Any]:
     """config.json; empty if it can't be read, which its readers tell."""
     try:
-        found = read_json(folder / "config.json")
+        config = read_json(folder / "config.json")
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def _is_inside(name: str) -> bool:
@@ -279,10 +281,10 @@ def files_of_index(folder: Path, index: str, names: Collection[str]) -> dict[str
     """
     where = str(folder / index)
     try:
-        found = read_json(folder / index)
-        entries = dict(found["weight_map"])
+        index_data = read_json(folder / index)
+        entries = dict(index_data["weight_map"])
         if (
-            not isinstance(found["metadata"], dict)
+            not isinstance(index_data["metadata"], dict)
             or not entries
             or not all(isinstance(name, str) for name in entries.values())
         ):

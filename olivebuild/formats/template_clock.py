@@ -82,12 +82,12 @@ def write(date: str, format_: str) -> str:
     fixed["s"] = str(int(moment.replace(tzinfo=UTC).timestamp()))
     whole = {"c": "%a %b %e %H:%M:%S %Y", "x": "%m/%d/%y", "X": "%H:%M:%S", "r": "%I:%M:%S %p"}
 
-    def written(found: re.Match[str]) -> str:
-        flags, width, letter = found.groups()
+    def written(match: re.Match[str]) -> str:
+        flags, width, letter = match.groups()
         if letter in whole:
             return write(date, whole[letter])
         if letter not in fixed:
-            return moment.strftime(found[0])
+            return moment.strftime(match[0])
         text = fixed[letter].upper() if "^" in flags or "#" in flags else fixed[letter]
         return text.rjust(int(width or 0), "0" if "0" in flags else " ")
 
@@ -125,21 +125,21 @@ def _answer(template: str, date: str) -> str:
             "it') "
             "-}}"
         )
-    known = {found[0]: write(date, found[0]) for found in _DIRECTIVE.finditer(template)}
+    dates = {match[0]: write(date, match[0]) for match in _DIRECTIVE.finditer(template)}
     if "%%" in template:
         # Two percent signs are one in the text, and no directive begins with it.
-        known = {"%%": _PERCENT, **known}
+        dates = {"%%": _PERCENT, **dates}
     # Not every engine has `replace`, or looks for a text in another, or ends a macro's variables
     # with it.
     steps = "".join(
         f"{{%- set {_TEXT} = {_TEXT}.split({_quoted(directive)}) | join({_quoted(value)}) -%}}"
-        for directive, value in known.items()
+        for directive, value in dates.items()
     )
     refusal = (
         f"{{%- if {_TEXT}.split('%') | length > 1 -%}}{{{{- raise_exception('no date is known for "
         f"' + format) -}}}}{{%- endif -%}}"
     )
-    last = f".split('{_PERCENT}') | join('%')" if "%%" in known else ""
+    last = f".split('{_PERCENT}') | join('%')" if "%%" in dates else ""
     return f"{{%- set {_TEXT} = format -%}}{steps}{refusal}{{{{- {_TEXT}{last} -}}}}"
 
 
@@ -155,11 +155,11 @@ def templates_in(files: Mapping[str, bytes]) -> Iterator[str]:
             yield text
         elif "chat_template" in text:
             try:
-                found = parse_json(text)
+                config = parse_json(text)
             except ValueError:
                 # Whoever loads it tells.
                 continue
-            yield from _strings(found.get("chat_template") if isinstance(found, dict) else None)
+            yield from _strings(config.get("chat_template") if isinstance(config, dict) else None)
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -183,9 +183,9 @@ def fixed_file(name: str, data: bytes, date: str) -> bytes:
     text = data.decode("utf-8")
     if name.endswith(".jinja"):
         return fixed(text, date).encode()
-    found = json.loads(text)
-    found["chat_template"] = _all_fixed(found["chat_template"], date)
-    return (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()
+    config = json.loads(text)
+    config["chat_template"] = _all_fixed(config["chat_template"], date)
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _all_fixed(value: Any, date: str) -> Any:
@@ -208,10 +208,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
     Raises OSError when there is no such folder.
     """
-    found = {name: read_bytes(folder / name) for name in FILES if (folder / name).is_file()}
-    if not found and not folder.is_dir():
+    files = {name: read_bytes(folder / name) for name in FILES if (folder / name).is_file()}
+    if not files and not folder.is_dir():
         raise FileNotFoundError(folder)
-    return found | {
+    return files | {
         f"{FOLDER}/{path.name}": read_bytes(path)
         for path in sorted((folder / FOLDER).glob("*.jinja"))
         if path.is_file()

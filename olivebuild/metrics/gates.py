@@ -101,12 +101,12 @@ class Gate(Struct, frozen=True):
                 f"the gate {text!r} asks for a drop of what a command measured once",
                 "name a figure of the models",
             )
-        known = {} if command else METRICS | dict.fromkeys(scores, ("higher", _SHARE))
-        metric, over = (m[2], "") if command or m[2] in known else _over_seeds(m[2])
-        if not command and metric not in known:
+        units_by_metric = {} if command else METRICS | dict.fromkeys(scores, ("higher", _SHARE))
+        metric, over = (m[2], "") if command or m[2] in units_by_metric else _over_seeds(m[2])
+        if not command and metric not in units_by_metric:
             raise InvalidValue(
                 f"the gate {text!r} names an unknown figure {m[2]!r}",
-                f"known are {', '.join(known)}",
+                f"known are {', '.join(units_by_metric)}",
             )
         if over and metric in METRICS and metric not in OF_ANSWERS:
             raise InvalidValue(
@@ -114,7 +114,7 @@ class Gate(Struct, frozen=True):
                 "the seeds",
                 f"write {metric}",
             )
-        units = {} if command else known[metric][1]
+        units = {} if command else units_by_metric[metric][1]
         if m[7] and m[7] not in units:
             raise InvalidValue(
                 f"the gate {text!r} has an unknown unit {m[7]!r} for {m[2]}",
@@ -202,10 +202,10 @@ def _place(target: str, gate: Gate, metrics: Metrics, names: tuple[str, ...]) ->
         elif name in metrics.data:
             data = name
         else:
-            known = ", ".join([*metrics.models, *metrics.data])
+            measured = ", ".join([*metrics.models, *metrics.data])
             raise RecipeError(
                 f"the gate {gate.text!r} names {name!r}, which {target} does not measure",
-                hint=f"it measures {known}",
+                hint=f"it measures {measured}",
             )
     return model, data
 

@@ -169,26 +169,26 @@ def _rounds(model: Samples, versus: Samples) -> Iterator[tuple[str, Difference]]
 
 
 def _row(
-    model: str, versus: str, metric: str, data: str | None, found: Difference, rows: int
+    model: str, versus: str, metric: str, data: str | None, compared: Difference, rows: int
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"model": model, "versus": versus, "figure": metric, "data": data}
     row |= {
-        "difference": _plain(found.value),
-        "interval": _plain(found.interval),
-        "verdict": found.verdict.value,
-        "p": _plain(found.p),
+        "difference": _plain(compared.value),
+        "interval": _plain(compared.interval),
+        "verdict": compared.verdict.value,
+        "p": _plain(compared.p),
     }
-    if found.lost is not None and found.won is not None:
-        differing = differing_share(found.lost, found.won, rows)
+    if compared.lost is not None and compared.won is not None:
+        differing = differing_share(compared.lost, compared.won, rows)
         needed = {str(loss): rows_needed(loss, differing) for loss in LOSSES}
         row |= {
-            "lost": found.lost,
-            "won": found.won,
+            "lost": compared.lost,
+            "won": compared.won,
             "detectable": _plain(detectable(rows, differing)),
             "rows_needed": needed,
         }
-    if found.ratio is not None:
-        row |= {"ratio": _plain(found.ratio), "ratio_interval": _plain(found.ratio_interval)}
+    if compared.ratio is not None:
+        row |= {"ratio": _plain(compared.ratio), "ratio_interval": _plain(compared.ratio_interval)}
     return row
 
 

@@ -66,26 +66,26 @@ def without_answers(metrics: dict[str, Any]) -> dict[str, Any]:
 def metrics_of(judged: list[Judged], *, labelled: bool, written: bool) -> dict[str, Any]:
     """`labelled`: each row has a likeliest label; `written`: each has a free answer."""
     rows = len(judged)
-    found: dict[str, Any] = {"rows": rows}
+    metrics: dict[str, Any] = {"rows": rows}
     if not rows:
-        return found | {"answers": []}
+        return metrics | {"answers": []}
     if labelled:
-        found |= _share("accuracy", judged, lambda j: j.label == j.expected) | _labels(judged)
+        metrics |= _share("accuracy", judged, lambda j: j.label == j.expected) | _labels(judged)
     if written:
-        found |= _share("generated_accuracy", judged, lambda j: j.right) | {
+        metrics |= _share("generated_accuracy", judged, lambda j: j.right) | {
             "exact_match": _mean([j.exact for j in judged])
         }
     if tokens := sum(j.tokens for j in judged):
         # Beyond e^700 there are no floats, and no model either.
-        found |= {
+        metrics |= {
             "perplexity": round(math.exp(min(700.0, sum(j.nll for j in judged) / tokens)), 6),
             "tokens": tokens,
         }
     if parsed := [j.fields for j in judged if j.fields]:
-        found |= _json(parsed)
+        metrics |= _json(parsed)
     if names := judged[0].scores:
-        found["scores"] = {name: _mean([j.scores[name] for j in judged]) for name in names}
-    return found | {"answers": [_answer(j) for j in judged]}
+        metrics["scores"] = {name: _mean([j.scores[name] for j in judged]) for name in names}
+    return metrics | {"answers": [_answer(j) for j in judged]}
 
 
 def _share(name: str, judged: list[Judged], is_right: Callable[[Judged], bool]) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def share_interval(right: int, rows: int) -> Interval | None:
     """Wilson's, of a share of rows."""
     if not rows:
         return None
-    found = stats.binomtest(right, rows).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
+    interval = stats.binomtest(right, rows).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def median_interval(samples: Sequence[float], level: float = LEVEL) -> Interval | None:
@@ -71,10 +71,10 @@ def median_interval(samples: Sequence[float], level: float = LEVEL) -> Interval 
     """
     if len(samples) < 2:
         return None
-    found = stats.quantile_test(samples, p=0.5).confidence_interval(level)
+    interval = stats.quantile_test(samples, p=0.5).confidence_interval(level)
     return (
-        (float(found.low), float(found.high))
-        if math.isfinite(found.low) and math.isfinite(found.high)
+        (float(interval.low), float(interval.high))
+        if math.isfinite(interval.low) and math.isfinite(interval.high)
         else None
     )
 
@@ -102,7 +102,7 @@ def tango(won: int, lost: int, rows: int, level: float = LEVEL) -> Interval:
 
     Tango 1998, Statistics in Medicine 17:891.
     """
-    z, found = float(stats.norm.ppf((1 + level) / 2)), (won - lost) / rows
+    z, estimate = float(stats.norm.ppf((1 + level) / 2)), (won - lost) / rows
 
     def score(delta: float) -> float:
         # The share of rows lost that is likeliest if the difference is delta.
@@ -114,18 +114,18 @@ def tango(won: int, lost: int, rows: int, level: float = LEVEL) -> Interval:
         return (
             (won - lost - rows * delta) / math.sqrt(spread)
             if spread > 0
-            else math.copysign(math.inf, found - delta)
+            else math.copysign(math.inf, estimate - delta)
         )
 
     step = 1e-9
     low = (
-        float(brentq(lambda d: score(d) - z, step - 1, found - step))
-        if found > 2 * step - 1 and score(step - 1) > z
+        float(brentq(lambda d: score(d) - z, step - 1, estimate - step))
+        if estimate > 2 * step - 1 and score(step - 1) > z
         else -1.0
     )
     high = (
-        float(brentq(lambda d: score(d) + z, found + step, 1 - step))
-        if found < 1 - 2 * step and score(1 - step) < -z
+        float(brentq(lambda d: score(d) + z, estimate + step, 1 - step))
+        if estimate < 1 - 2 * step and score(1 - step) < -z
         else 1.0
     )
     return low, high
@@ -144,8 +144,8 @@ def paired_means(
         return Difference(value, None, Verdict.NOISE)
     interval = (value, value)
     if np.ptp(gaps):
-        found = stats.ttest_1samp(gaps, 0.0).confidence_interval(LEVEL)
-        interval = (float(found.low), float(found.high))
+        bounds = stats.ttest_1samp(gaps, 0.0).confidence_interval(LEVEL)
+        interval = (float(bounds.low), float(bounds.high))
     p = _chance(gaps[gaps != 0])
     return Difference(
         value, interval, _verdict(value if higher_is_better else -value, p < 1 - CLEAR), p
@@ -163,7 +163,7 @@ def _chance(gaps: np.ndarray) -> float:
         return 1.0
     # The two models exchanged on every row, or, of more than eleven, on some drawn at random.
     random = np.random.default_rng(0)
-    found = stats.permutation_test(
+    test = stats.permutation_test(
         (gaps,),
         np.mean,
         permutation_type="samples",
@@ -171,7 +171,7 @@ def _chance(gaps: np.ndarray) -> float:
         vectorized=True,
         rng=random,
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def paired_rounds(
@@ -229,9 +229,9 @@ def _f1(expected: np.ndarray, answered: np.ndarray, counts: np.ndarray, labels: 
     """Macro F1 of each row of `counts`, how often each pair (expected, answered) occurs, over the
     labels that are expected.
     """
-    wanted, given = np.eye(labels)[expected], np.eye(labels)[answered]
+    wanted, predicted = np.eye(labels)[expected], np.eye(labels)[answered]
     support = counts @ wanted
-    both, total = counts @ (wanted * given), support + counts @ given
+    both, total = counts @ (wanted * predicted), support + counts @ predicted
     f1 = np.divide(2 * both, total, out=np.zeros_like(both, dtype=float), where=total > 0)
     there = support > 0
     return np.asarray((f1 * there).sum(1) / np.maximum(1, there.sum(1)))
@@ -305,8 +305,8 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float, Interval | None]:
     deviation = float(np.std(values, ddof=1))
     if not deviation:
         return mean, 0.0, (mean, mean)
-    found = stats.ttest_1samp(values, mean).confidence_interval(LEVEL)
-    return mean, deviation, (float(found.low), float(found.high))
+    bounds = stats.ttest_1samp(values, mean).confidence_interval(LEVEL)
+    return mean, deviation, (float(bounds.low), float(bounds.high))
 
 
 def _verdict(direction: float, clear: bool) -> Verdict:

@@ -110,23 +110,23 @@ class Scan:
 
     def _find(self, node: Node, wanted: FileInput) -> list[Path]:
         pattern, folder = wanted.pattern, self.recipe.folder
-        found = self._matches[pattern, wanted.optional] = matching(
+        matches = self._matches[pattern, wanted.optional] = matching(
             folder, pattern, literal=wanted.optional
         )
         fixed, wild = split(pattern)
         # Where a file may come that is not there yet.
         may_come = {folder / (pattern if wanted.optional else fixed)}
-        if wild and not wanted.optional and found != [folder / pattern]:
+        if wild and not wanted.optional and matches != [folder / pattern]:
             may_come |= where_more_may_come(folder / fixed, wild)
         self._folders |= may_come
-        self._asked[node.name] = self._asked.get(node.name, set()) | may_come | set(found)
-        if not found and not wanted.optional:
+        self._asked[node.name] = self._asked.get(node.name, set()) | may_come | set(matches)
+        if not matches and not wanted.optional:
             fact = "matches no file" if wild else "does not exist"
             where = self.recipe.where(node.target, wanted.field)
             raise InputError(
                 f"{pattern} {fact}", where=where, hint=f"paths start at {plain(folder)}"
             )
-        return found
+        return matches
 
     def model(
         self, node: Node, folder: Path, *, code: bool, field: tuple[str | int, ...] = ("source",)
@@ -243,11 +243,11 @@ class Scan:
     def program(self, node: Node) -> Reading:
         """Return what the scripts of the node's command line read, as first seen."""
         if node.name not in self._programs:
-            found = self._programs[node.name] = self._read_program(node)
+            reading = self._programs[node.name] = self._read_program(node)
             self._commands[node.name] = node
-            self._folders |= found.looked
+            self._folders |= reading.looked
             self._asked[node.name] = (
-                self._asked.get(node.name, set()) | found.looked | {*found.modules}
+                self._asked.get(node.name, set()) | reading.looked | {*reading.modules}
             )
         return self._programs[node.name]
 
@@ -264,15 +264,15 @@ class Scan:
         """Return the stats of all files and folders on which this scan's answers for a node depend,
         as they were when it looked.
         """
-        found: dict[Path, Stat | None] = {
+        stats: dict[Path, Stat | None] = {
             path: self._stats[path] for path in self._read.get(node.name, ())
         }
-        for path in self._asked.get(node.name, set()) - found.keys():
+        for path in self._asked.get(node.name, set()) - stats.keys():
             try:
-                found[path] = stat_of(path)
+                stats[path] = stat_of(path)
             except OSError:
-                found[path] = None
-        return found
+                stats[path] = None
+        return stats
 
     def changed(self, node: Node) -> Path | None:
         """A file that the node reads and that is no longer as this scan saw it; None if all are."""
@@ -295,9 +295,9 @@ class Scan:
                     return path
             except OSError:
                 return path
-        for (pattern, literal), found in self._matches.items():
-            if (now := matching(self.recipe.folder, pattern, literal=literal)) != found:
-                return next(iter({*found} ^ {*now}))
+        for (pattern, literal), paths in self._matches.items():
+            if (now := matching(self.recipe.folder, pattern, literal=literal)) != paths:
+                return next(iter({*paths} ^ {*now}))
         for name, read in self._programs.items():
             if more := {*self._read_program(self._commands[name]).modules} ^ {*read.modules}:
                 return next(iter(more))
@@ -308,7 +308,7 @@ class Scan:
         and the machine.
         """
         return (
-            self._folders | set(self._stats) | {p for found in self._paths.values() for p in found}
+            self._folders | set(self._stats) | {p for paths in self._paths.values() for p in paths}
         )
 
     def shown(self, path: Path) -> str:
@@ -374,14 +374,14 @@ class Scan:
         for parent in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
             self._note(node, parent)
         # What lies behind a link to a folder is read, so it counts.
-        found = files_below(folder)
+        files = files_below(folder)
         return hashing.of_json(
             [
                 [
                     p.relative_to(folder).as_posix(),
                     self._tree(node, p) if p.is_dir() else self._file(node, p),
                 ]
-                for p in found
+                for p in files
             ]
         )
 

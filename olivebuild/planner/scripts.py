@@ -73,47 +73,47 @@ def of_python(source: bytes | str) -> Facts:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         # The interpreter will say so.
         return {}
-    found: Facts = {"imports": [], "path": [], "alters": False, "variables": set()}
+    facts: Facts = {"imports": [], "path": [], "alters": False, "variables": set()}
     written = set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found["imports"] += [[0, alias.name, []] for alias in node.names]
+            facts["imports"] += [[0, alias.name, []] for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found["imports"].append(
+            facts["imports"].append(
                 [node.level, node.module or "", [alias.name for alias in node.names]]
             )
         elif isinstance(node, ast.Subscript) and _named(node.value) == "environ":
-            (written if isinstance(node.ctx, ast.Store) else found["variables"]).update(
+            (written if isinstance(node.ctx, ast.Store) else facts["variables"]).update(
                 _texts([node.slice])
             )
         elif isinstance(node, ast.Compare) and any(
             _named(c) == "environ" for c in node.comparators
         ):
-            found["variables"].update(_texts([node.left]))
+            facts["variables"].update(_texts([node.left]))
         elif isinstance(node, ast.Call):
-            _call(node, found)
-    found["variables"] = sorted(found["variables"] - written)
-    return found
+            _call(node, facts)
+    facts["variables"] = sorted(facts["variables"] - written)
+    return facts
 
 
-def _call(node: ast.Call, found: Facts) -> None:
+def _call(node: ast.Call, facts: Facts) -> None:
     name, of = (
         _named(node.func),
         _named(node.func.value) if isinstance(node.func, ast.Attribute) else "",
     )
     if name == "getenv" or (of == "environ" and name in ("get", "pop", "setdefault")):
-        found["variables"].update(_texts(node.args[:1]))
+        facts["variables"].update(_texts(node.args[:1]))
     elif name == "expandvars":
-        found["variables"].update(
+        facts["variables"].update(
             v for text in _texts(node.args[:1]) for v in environment.mentioned(text)
         )
     elif name in ("import_module", "__import__"):
-        found["imports"] += [
+        facts["imports"] += [
             [0, text, []] for text in _texts(node.args[:1]) if not text.startswith(".")
         ]
     elif name in ("insert", "append", "extend") and ast.unparse(node.func) == f"sys.path.{name}":
-        found["alters"] = True
-        found["path"] += [text for arg in node.args for text in _texts(ast.walk(arg))]
+        facts["alters"] = True
+        facts["path"] += [text for arg in node.args for text in _texts(ast.walk(arg))]
 
 
 def _named(node: ast.AST) -> str:
@@ -165,9 +165,9 @@ class Look:
         """Yield where Python looks after the script's own folder, as far as that lies in the
         recipe's.
         """
-        given = [*program.roots, *os.environ.get("PYTHONPATH", "").split(os.pathsep), *sys.path]
+        roots = [*program.roots, *os.environ.get("PYTHONPATH", "").split(os.pathsep), *sys.path]
         prefixes = {Path(sys.prefix), Path(sys.base_prefix)}
-        for path in dict.fromkeys(self.folder / text for text in given if text):
+        for path in dict.fromkeys(self.folder / text for text in roots if text):
             if (
                 self.folder in (path, *path.parents)
                 and "site-packages" not in path.parts
@@ -177,9 +177,9 @@ class Look:
                 yield path
 
     def _facts(self, path: Path) -> Facts:
-        found: Facts = json.loads(self.memo(path, facts_of, "script"))
-        self._note_variables(found.get("variables", ()), self._shown(path))
-        return found
+        facts: Facts = json.loads(self.memo(path, facts_of, "script"))
+        self._note_variables(facts.get("variables", ()), self._shown(path))
+        return facts
 
     def _note_variables(self, names: Iterable[str], source: str) -> None:
         for name in names:
@@ -258,7 +258,7 @@ class Look:
 
     def _resolve(self, place: Path, parts: list[str], root: Path) -> bool:
         """Add the files that importing a module reads, if it lies here."""
-        found = False
+        is_resolved = False
         for i, part in enumerate(parts):
             folder = place.joinpath(*parts[:i])
             if i and not folder.is_dir():
@@ -279,8 +279,8 @@ class Look:
                 self._add(file, root)
             elif not (package.is_dir() and any(package.iterdir())):
                 break
-            found = True
-        return found
+            is_resolved = True
+        return is_resolved
 
     def _add(self, path: Path, root: Path) -> None:
         if path not in self._done:

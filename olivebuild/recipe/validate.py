@@ -288,8 +288,8 @@ def _explain(
     place = _in_file(doc, path, first["loc"])
     label = ".".join(str(p) for p in place[len(path) :])
     if first["type"] == "extra_forbidden":
-        known = _known_keys(model, [str(p) for p in first["loc"][:-1]])
-        return _unknown(doc, place, "key", str(first["loc"][-1]), known, f" in {name}")
+        keys = _known_keys(model, [str(p) for p in first["loc"][:-1]])
+        return _unknown(doc, place, "key", str(first["loc"][-1]), keys, f" in {name}")
     if first["type"] == "missing":
         missing = ".".join(str(p) for p in first["loc"])
         return RecipeError(
@@ -336,10 +336,10 @@ def _known_keys(model: type[Fields], loc: list[str]) -> list[str]:
 
 
 def _unknown(
-    doc: Document, path: document.Path, what: str, word: str, known: Iterable[str], suffix: str = ""
+    doc: Document, path: document.Path, what: str, word: str, names: Iterable[str], suffix: str = ""
 ) -> RecipeError:
     return RecipeError(
-        f"unknown {what} {word!r}{suffix}", where=doc.where(path), hint=did_you_mean(word, known)
+        f"unknown {what} {word!r}{suffix}", where=doc.where(path), hint=did_you_mean(word, names)
     )
 
 

@@ -315,13 +315,13 @@ def _history_line(entries: Sequence[Entry], entry: Entry) -> str:
     return head + "  ".join(part for part in (state, ", ".join(changes), causes) if part)
 
 
-def show_comparison(found: Comparison) -> None:
+def show_comparison(comparison: Comparison) -> None:
     """Print a row for each metric that both have; better is green and worse red."""
     console = stdout()
-    console.print(f"{escape(clean(found.old))} -> {escape(clean(found.new))}")
-    for reason in found.causes:
+    console.print(f"{escape(clean(comparison.old))} -> {escape(clean(comparison.new))}")
+    for reason in comparison.causes:
         console.print(f"  {escape(clean(describe(reason)))}")
-    if not found.same_machine:
+    if not comparison.same_machine:
         console.print(
             "  [yellow]measured on different machines: speed and memory say nothing about the "
             "models[/]"
@@ -331,7 +331,7 @@ def show_comparison(found: Comparison) -> None:
         table.add_column(heading)
     for heading in ("old", "new", "change"):
         table.add_column(heading, justify="right")
-    for change in found.changes:
+    for change in comparison.changes:
         colour = {True: "green", False: "red", None: "bright_black"}[
             None if change.noise else change.better
         ]
@@ -343,4 +343,4 @@ def show_comparison(found: Comparison) -> None:
             *values,
             Text(change.text, style=colour),
         )
-    console.print(table if found.changes else "  no figure is common to both")
+    console.print(table if comparison.changes else "  no figure is common to both")

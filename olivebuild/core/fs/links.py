@@ -27,8 +27,8 @@ def leaving(folder: Path, paths: Iterator[Path] | list[Path]) -> Iterator[tuple[
     inside = os.path.join(root, "")
     for path in paths:
         if path.is_symlink():
-            found = os.path.realpath(path)
-            if found != root and not found.startswith(inside) and not _is_blob(path):
+            real_path = os.path.realpath(path)
+            if real_path != root and not real_path.startswith(inside) and not _is_blob(path):
                 yield path, os.readlink(path)
 
 

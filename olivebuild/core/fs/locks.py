@@ -143,7 +143,7 @@ def holders(*files: Path) -> str:
     for file in files:
         with suppress(OSError):
             wanted.add(file.stat().st_ino)
-    found = {}
+    names = {}
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/locks").read_text().splitlines():
             # https://man7.org/linux/man-pages/man5/proc_locks.5.html; who waits has an arrow before
@@ -154,9 +154,9 @@ def holders(*files: Path) -> str:
                 and int(words[5].rpartition(":")[2]) in wanted
                 and (number := int(words[4])) not in (-1, 0, os.getpid())
             ):
-                found[number] = _name_of(number)
+                names[number] = _name_of(number)
     return ", ".join(
-        f"process {number}{f' ({name})' if name else ''}" for number, name in sorted(found.items())
+        f"process {number}{f' ({name})' if name else ''}" for number, name in sorted(names.items())
     )
 
 

@@ -64,8 +64,8 @@ def _after(descriptor: int, mode: int) -> bool:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    with os.scandir(folder) as found:
-        return [Path(entry.path) for entry in found if entry.is_dir()]
+    with os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in entries if entry.is_dir()]
 
 
 def check_readable(folders: Iterable[Path]) -> None:

@@ -28,8 +28,8 @@ def fault(path: str) -> str | None:
             return f"{part!r} is a device on Windows"
         if part not in (".", "..") and part != part.rstrip(". "):
             return f"{part!r} ends with a dot or a space, which Windows drops"
-        if odd := next((c for c in part if c in NOT_IN_NAMES or ord(c) < 32), None):
-            return f"{part!r} holds {odd!r}, which Windows has no room for in a name"
+        if character := next((c for c in part if c in NOT_IN_NAMES or ord(c) < 32), None):
+            return f"{part!r} holds {character!r}, which Windows has no room for in a name"
         if len(part.encode("utf-8", "surrogatepass")) > 255:
             return f"{part[:20]!r}... is longer than 255 bytes"
     return None

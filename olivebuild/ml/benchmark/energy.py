@@ -62,9 +62,9 @@ class _Cards:
             library = ctypes.CDLL("libnvidia-ml.so.1")
         except OSError:
             return
-        found = library.nvmlInit_v2() == 0 and first.isdigit()
+        is_ready = library.nvmlInit_v2() == 0 and first.isdigit()
         if (
-            found
+            is_ready
             and library.nvmlDeviceGetHandleByIndex_v2(int(first), ctypes.byref(self._handle)) == 0
         ):
             self._library = library

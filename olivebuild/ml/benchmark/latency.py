@@ -143,7 +143,7 @@ def measure(
         stops = []
         for i, model in enumerate(models):
             try:
-                found, why = _turns(
+                timed, why = _turns(
                     [model],
                     fields,
                     lambda done, total, i=i: progress(  # type: ignore[misc]
@@ -154,7 +154,7 @@ def measure(
                 raise StepError(
                     f"{model.target} could not be measured", hint="the log has the whole story"
                 ) from None
-            samples += found
+            samples += timed
             stops.append(why)
         stopped = next((why for why in ("time", "rounds") if why in stops), "tight")
     about: dict[str, Any] = {

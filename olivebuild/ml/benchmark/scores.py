@@ -106,11 +106,11 @@ class Schema:
             value = parse(text)
         except ValueError:
             return Fields(False, False, dict.fromkeys(right, False))
-        found = flatten(value)
+        fields = flatten(value)
         return Fields(
             self._valid(value),
-            found == right,
-            {name: found.get(name) == value for name, value in right.items()},
+            fields == right,
+            {name: fields.get(name) == value for name, value in right.items()},
         )
 
     def _valid(self, value: Any) -> bool:

@@ -95,10 +95,10 @@ def examples_of(encoder: Encoder, table: Table) -> list[Example]:
     encoder.read_ends(
         table.format, [row["completion"] for row in table.rows] if table.format == "prompt" else []
     )
-    made, refused = [], []
+    examples, refused = [], []
     for i, row in enumerate(table.rows):
         try:
-            made.append(encoder.try_to_encode(table.format, row))
+            examples.append(encoder.try_to_encode(table.format, row))
         except Refused as e:
             refused.append((i, str(e)))
     if refused:
@@ -109,7 +109,7 @@ def examples_of(encoder: Encoder, table: Table) -> list[Example]:
             f"refused by the chat template: {refused[0][1]}",
             place or encoder.where,
         )
-    return made
+    return examples
 
 
 def room_of(completions: Sequence[int], new_tokens: int, *, whole: bool) -> int:

@@ -53,29 +53,31 @@ class Form:
         """The prompt when `text` is the value of the only column."""
         return self.prompt(dict.fromkeys(self.columns, text), encoder)
 
-    def fits(self, known: set[str]) -> bool:
+    def fits(self, columns: set[str]) -> bool:
         """Return whether rows with these columns can be asked: all that it needs, or some of those
         that may be missing.
         """
         if self.format == "messages":
-            return self.text in known
-        found = slots(self.text, known)
-        needed = {slot.column for slot in found if not slot.optional}
-        return known >= needed and (
-            bool(needed) or not found or any(slot.column in known for slot in found)
+            return self.text in columns
+        template_slots = slots(self.text, columns)
+        needed = {slot.column for slot in template_slots if not slot.optional}
+        return columns >= needed and (
+            bool(needed)
+            or not template_slots
+            or any(slot.column in columns for slot in template_slots)
         )
 
     def check(self, row: Read) -> None:
         """Raises InputError with the row's place when a column has no value that can be used."""
         if self.format == "messages":
-            found = (
+            turns = (
                 conversation_of(row.columns, self.text)
                 if row.columns.get(self.text)
                 else f"no value for {self.text}"
             )
             why = (
-                found
-                if isinstance(found, str)
+                turns
+                if isinstance(turns, str)
                 else "the tools are not a list of objects"
                 if tools_of(row.columns) is None
                 else None
@@ -85,9 +87,9 @@ class Form:
             values = [(slot.column, row.columns.get(slot.column), slot.optional) for slot in parts]
             why = next(
                 (
-                    odd
+                    fault
                     for name, value, free in values
-                    if not (free and is_missing(value)) and (odd := why_not(name, value))
+                    if not (free and is_missing(value)) and (fault := why_not(name, value))
                 ),
                 None,
             )
@@ -116,24 +118,25 @@ def read_rows(path: Path, shown: str, forms: Sequence[Form]) -> tuple[list[Read]
             where=shown,
             hint="a row is a JSON object with the columns of a data set, or a prompt",
         )
-    known = {name for row in rows for name in row.columns}
-    if "prediction" in known:
+    columns = {name for row in rows for name in row.columns}
+    if "prediction" in columns:
         raise InputError(
             "the rows have a column named prediction already",
             where=shown,
             hint="rename it: the answers go there",
         )
-    form = next((f for f in (*forms, *PLAIN) if f.fits(known)), None)
+    form = next((f for f in (*forms, *PLAIN) if f.fits(columns)), None)
     if form is None:
         wanted = [f"{', '.join(f.columns)} (as {f.name})" for f in forms]
         hint = f"they need {'; or '.join([*wanted, 'prompt', 'messages'])}"
         raise InputError(
-            f"the rows have the columns {', '.join(sorted(known))}", where=shown, hint=hint
+            f"the rows have the columns {', '.join(sorted(columns))}", where=shown, hint=hint
         )
     for row in rows:
         form.check(row)
     rows, _ = tidied(
-        rows, [slot.column for slot in slots(form.text, known)] if form.format != "messages" else []
+        rows,
+        [slot.column for slot in slots(form.text, columns)] if form.format != "messages" else [],
     )
     # What is written beside the answers is JSON, which knows no dates and no decimals.
     return [

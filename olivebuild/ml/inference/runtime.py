@@ -100,10 +100,10 @@ def judge(
         questions = []
         for row in rows:
             # The right answer first; it is one of the labels, where there are any.
-            prompt, (own, *labels) = encoder.choices(
+            prompt, (expected_choice, *labels) = encoder.choices(
                 table.format, row, [text for _, text in table.labels]
             )
-            questions.append(Question(prompt, labels or [own]))
+            questions.append(Question(prompt, labels or [expected_choice]))
         for row, example, question, reply in zip(
             rows, wanted, questions, runtime.ask(questions, room, encoder.ends), strict=True
         ):
@@ -181,9 +181,11 @@ class HuggingFaceRuntime:
 
         scores = []
         for completion in question.completions:
-            found = logits(question.prompt + completion, len(completion) + 1)[:-1]
+            log_probs = logits(question.prompt + completion, len(completion) + 1)[:-1]
             scores.append(
-                float(found.gather(1, torch.tensor(completion, device=self.device)[:, None]).sum())
+                float(
+                    log_probs.gather(1, torch.tensor(completion, device=self.device)[:, None]).sum()
+                )
             )
         written: list[int] = []
         while len(written) < new_tokens:

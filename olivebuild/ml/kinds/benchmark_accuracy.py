@@ -110,18 +110,18 @@ def _on_other_dates(
             (answer.label, answer.text) for _, answer in _runtime.judge(runtime, few, new_tokens)
         ]
 
-    own, found, tokenizer = job.action.template_date, {}, runtime.tokenizer
-    expected = answers(own)
-    for date in (template_clock.later(own, days) for days in DAYS):
+    template_date, changes, tokenizer = job.action.template_date, {}, runtime.tokenizer
+    expected = answers(template_date)
+    for date in (template_clock.later(template_date, days) for days in DAYS):
         changed = sum(a != b for a, b in zip(expected, answers(date), strict=True))
-        found[date] = {"rows": len(expected), "changed": changed}
+        changes[date] = {"rows": len(expected), "changed": changed}
         if changed:
             job.note(
                 f"{changed} of {len(expected)} answers are other ones where the chat template "
-                f"writes {date} and not {own}"
+                f"writes {date} and not {template_date}"
             )
     runtime.tokenizer = tokenizer
-    return found
+    return changes
 
 
 def _scored(

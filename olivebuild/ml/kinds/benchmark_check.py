@@ -96,7 +96,7 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
     return {**metrics, "rows": len(rows), "adapter_effect": effect["rms"]}
 
 
-def compare(expected: list[Any], found: list[Any]) -> dict[str, float]:
+def compare(expected: list[Any], actual: list[Any]) -> dict[str, float]:
     """Arrays [tokens, vocabulary] of logits: greatest difference, its root mean square in units of
     the expected logits' spread, and the share of tokens for which both find the same most likely.
     """
@@ -104,7 +104,7 @@ def compare(expected: list[Any], found: list[Any]) -> dict[str, float]:
 
     if not expected:
         return {"max": 0.0, "rms": 0.0, "top1_agreement": 1.0}
-    a, b = np.concatenate(expected), np.concatenate(found)
+    a, b = np.concatenate(expected), np.concatenate(actual)
     centred = a - a.mean(-1, keepdims=True)
     difference = (b - b.mean(-1, keepdims=True)) - centred
     spread = float(np.sqrt(np.square(centred).mean())) or 1.0
@@ -145,7 +145,7 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
     model = load.load_model(
         source.folder, dtype, device, trust_remote_code=source.trust_remote_code, where=job.where()
     )
-    expected, found = [], []
+    expected, actual = [], []
     for i, ids in enumerate(rows):
         job.progress("comparing logits", i, len(rows))
         with torch.inference_mode():
@@ -161,15 +161,15 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
         got = np.asarray(generator.get_output("logits"), dtype=np.float32)[0]
         # Some graphs give the last token's logits only.
         expected[-1] = expected[-1][-len(got) :]
-        found.append(got[:, : expected[-1].shape[1]])
+        actual.append(got[:, : expected[-1].shape[1]])
     job.progress("comparing logits", len(rows), len(rows))
-    metrics = compare(expected, found)
+    metrics = compare(expected, actual)
     if precision and rows:
         _judge(
             job,
             onnx.target,
             precision,
-            difference_of([*np.concatenate(expected)], [*np.concatenate(found)]),
+            difference_of([*np.concatenate(expected)], [*np.concatenate(actual)]),
             metrics,
         )
     return {**metrics, "rows": len(rows), "prompts": prompts}
@@ -232,23 +232,23 @@ def _same_tokens(
             if table.format != "text"
             else encoder.ask("prompt", {"prompt": text})
         )
-        found = [int(t) for t in theirs.encode(text)]
+        genai_ids = [int(t) for t in theirs.encode(text)]
         if (
             table.format in ("prompt", "text")
-            and ours != found
-            and ours == [*encoder.begin, *found]
+            and ours != genai_ids
+            and ours == [*encoder.begin, *genai_ids]
         ):
             # The runtime tokenizes what it is given and begins nothing; that is for whoever calls
             # it to do.
-            begun, found = begun + 1, ours
-        if ours != found:
+            begun, genai_ids = begun + 1, ours
+        if ours != genai_ids:
             at = next(
-                (k for k, (a, b) in enumerate(zip(ours, found, strict=False)) if a != b),
-                min(len(ours), len(found)),
+                (k for k, (a, b) in enumerate(zip(ours, genai_ids, strict=False)) if a != b),
+                min(len(ours), len(genai_ids)),
             )
             fact = (
                 f"onnxruntime-genai makes other tokens of a prompt: token {at} is "
-                f"{found[at : at + 3]}, not {ours[at : at + 3]}, in {text[:80]!r}"
+                f"{genai_ids[at : at + 3]}, not {ours[at : at + 3]}, in {text[:80]!r}"
             )
             raise InputError(fact, where=job.where("data"), hint=hint)
         if table.format in ("messages", "user"):

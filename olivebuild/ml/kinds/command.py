@@ -131,14 +131,14 @@ def _write(data: bytes) -> None:
 
 def _copy(job: Job, name: str) -> Path:
     """A program gets copies, so that it can't change what others read."""
-    given = Path(job.input(name).path)
+    source = Path(job.input(name).path)
     place = job.out.parent / "inputs" / name.replace(".", "_")
     place.mkdir(parents=True)
-    if given.is_dir():
-        shutil.copytree(given, place / given.name)
+    if source.is_dir():
+        shutil.copytree(source, place / source.name)
     else:
-        shutil.copyfile(given, place / given.name)
-    return place / given.name
+        shutil.copyfile(source, place / source.name)
+    return place / source.name
 
 
 def _is_finite(value: float) -> bool:

@@ -97,7 +97,7 @@ def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> Non
     limit_length(theirs, length)
     frozen_dates.in_folder(job, theirs)
     names = {entry.name for entry in manifest.files} ^ {path.name for path in theirs.iterdir()}
-    odd = sorted(
+    differing = sorted(
         names
         | {
             e.name
@@ -106,13 +106,13 @@ def _audit(job: Job, fields: OnnxFields, manifest: Manifest, length: int) -> Non
         }
     )
     trees.delete(job.out.parent, theirs)
-    if odd:
+    if differing:
         hint = (
             "please report it; `olivebuild verify --repair` and OLIVEBUILD_AUDIT=1 show whether it "
             "comes again"
         )
         raise StepError(
-            f"built tensor by tensor, {odd[0]} is not what the model builder makes",
+            f"built tensor by tensor, {differing[0]} is not what the model builder makes",
             where=job.where(),
             hint=hint,
         )

@@ -80,14 +80,14 @@ def with_tokenizer(job: Job, model: Weights, adapter: Weights) -> Weights:
     return replace(model, files=tuple(sorted([*kept, *brought], key=lambda f: f[0])))
 
 
-def _replaced(own: list[File], brought: list[File]) -> list[File]:
+def _replaced(files: list[File], brought: list[File]) -> list[File]:
     """Return the base's tokenizer files that an adapter's replace."""
     if any(_is_any(name, VOCABULARIES) for name, _, _ in brought):
-        return own
+        return files
     # A template alone, or settings: the vocabulary is the base's.
     names = {name for name, _, _ in brought}
     is_templated = any(_is_any(name, TEMPLATES) for name in names)
-    return [f for f in own if f[0] in names or (is_templated and _is_any(f[0], TEMPLATES))]
+    return [f for f in files if f[0] in names or (is_templated and _is_any(f[0], TEMPLATES))]
 
 
 def _difference(before: dict[str, Any], after: dict[str, Any]) -> str:

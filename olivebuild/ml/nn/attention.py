@@ -69,17 +69,19 @@ def attend(
         options.pop("sliding_window", None),
         options.pop("dropout", 0.0),
     )
-    odd = [name for name, given in options.items() if name not in KNOWN and given is not None]
+    unsupported = [
+        name for name, option in options.items() if name not in KNOWN and option is not None
+    ]
     if (
         rows is None
         or attention_mask is not None
         or dropout
-        or odd
+        or unsupported
         or not getattr(module, "is_causal", True)
     ):
         raise NotImplementedError(
-            f"attention with {', '.join(odd) or 'a mask, dropout or no rows'} is not laid out end "
-            "to end"
+            f"attention with {', '.join(unsupported) or 'a mask, dropout or no rows'} is not laid "
+            "out end to end"
         )
     if rows.groups:
         return _grouped(rows, query[0], key[0], value[0], scaling, window), None
@@ -156,15 +158,15 @@ def _varlen(
         )
     # A window that ends at 0 is what makes it causal; a row's own tokens are the last of all that
     # it sees.
-    given: dict[str, Any] = (
+    options: dict[str, Any] = (
         {"window_size": (back, 0)} if "window_size" in OPTIONS else {"is_causal": True}
     )
     if "scale" in OPTIONS:
-        given["scale"] = scaling
+        options["scale"] = scaling
     elif scaling is not None:
         q = q * (scaling * q.shape[-1] ** 0.5)
     places = (rows.starts, rows.key_starts, rows.longest, rows.longest_keys)
-    out: torch.Tensor = VARLEN(q.contiguous(), k.contiguous(), v.contiguous(), *places, **given)
+    out: torch.Tensor = VARLEN(q.contiguous(), k.contiguous(), v.contiguous(), *places, **options)
     return out[None]
 
 

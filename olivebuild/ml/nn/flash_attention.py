@@ -74,35 +74,35 @@ def fault(
             tokens, heads, dim, generator=random, device=device, dtype=dtype
         ).requires_grad_()
 
-    own, seen = (TOKENS, SEEN) if packed else (TOKENS[1:] * 2, TOKENS[1:] * 2)
+    lengths, seen = (TOKENS, SEEN) if packed else (TOKENS[1:] * 2, TOKENS[1:] * 2)
     leaves, slope = (
-        (some(sum(own), heads), some(sum(seen), key_heads), some(sum(seen), key_heads)),
-        some(sum(own), heads).detach(),
+        (some(sum(lengths), heads), some(sum(seen), key_heads), some(sum(seen), key_heads)),
+        some(sum(lengths), heads).detach(),
     )
     back, scale = None if back is None else min(back, TOKENS[0]), dim**-0.5
     try:
         if packed:
             starts, key_starts = (
                 torch.tensor([0, n[0], sum(n)], device=device, dtype=torch.int32)
-                for n in (own, seen)
+                for n in (lengths, seen)
             )
             out = attention(
-                *leaves, scale=scale, back=back, rows=(starts, key_starts, max(own), max(seen))
+                *leaves, scale=scale, back=back, rows=(starts, key_starts, max(lengths), max(seen))
             )
         else:
             q, k, v = (x.view(2, -1, *x.shape[1:]) for x in leaves)
             out = attention(q, k, v, scale=scale, back=back).flatten(0, 1)
-        found = [out.detach(), *torch.autograd.grad(out, leaves, slope)]
+        computed = [out.detach(), *torch.autograd.grad(out, leaves, slope)]
     except Exception as e:  # noqa: BLE001
         # A kernel that fails in any way is not used, and the reason is kept.
         return f"{type(e).__name__}: {e}".splitlines()[0][:200]
     q, k, v = exact = [x.detach().float().requires_grad_() for x in leaves]
-    rows = zip(torch.split(q, own), torch.split(k, seen), torch.split(v, seen), strict=True)
+    rows = zip(torch.split(q, lengths), torch.split(k, seen), torch.split(v, seen), strict=True)
     out = torch.cat([_plain(*row, scale=scale, back=back) for row in rows])
     wanted = [out.detach(), *torch.autograd.grad(out, exact, slope.float())]
     wrong = max(
         float((a.float() - b).abs().max() / b.abs().max())
-        for a, b in zip(found, wanted, strict=True)
+        for a, b in zip(computed, wanted, strict=True)
     )
     return "" if wrong < WRONG else f"results would differ by {wrong:.2g}"
 
@@ -142,13 +142,13 @@ def _options(
     back: int | None,
 ) -> dict[str, Any]:
     lengths = (longest, longest_keys) if starts is not None else (None, None)
-    given = {
+    options = {
         "cu_seqlens_q": starts,
         "cu_seqlens_k": key_starts,
         "max_seqlen_q": lengths[0],
         "max_seqlen_k": lengths[1],
     }
-    return given | {"softmax_scale": scale, "causal": True, "window_size_left": back}
+    return options | {"softmax_scale": scale, "causal": True, "window_size_left": back}
 
 
 @torch.library.custom_op(

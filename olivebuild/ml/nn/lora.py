@@ -77,16 +77,16 @@ class _Joined(torch.autograd.Function):
         ctx: Any, *grads: torch.Tensor
     ) -> tuple[torch.Tensor | None, None, None, torch.Tensor, torch.Tensor, None]:
         flat, weight, a, b, narrow = ctx.saved_tensors
-        given = grads[0].reshape(-1, grads[0].shape[-1])
-        by_narrow = linear(given, b.T).mul_(ctx.scaling)
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        by_narrow = linear(grad, b.T).mul_(ctx.scaling)
         by_x = None
         if ctx.needs_input_grad[0]:
-            by_x = linear(given, weight.T).addmm_(by_narrow, a).view(*grads[0].shape[:-1], -1)
+            by_x = linear(grad, weight.T).addmm_(by_narrow, a).view(*grads[0].shape[:-1], -1)
         return (
             by_x,
             None,
             None,
             linear(by_narrow.T, flat.T),
-            linear(narrow.T, given.T).T.contiguous(),
+            linear(narrow.T, grad.T).T.contiguous(),
             None,
         )

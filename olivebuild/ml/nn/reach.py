@@ -33,15 +33,15 @@ def keeps_state(model: Any) -> str:
     named = {str(kind) for kind in getattr(config, "layer_types", None) or ()}
     if kinds := sorted(named & set(STATES)):
         return f"it has layers ({', '.join(kinds)}) that carry a state from token to token"
-    odd = next(
+    stateful_module = next(
         (name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv1d)), ""
     )
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     # A class that can have such layers need not have them here.
     stateful = getattr(base, "_is_stateful", False) and not named
     return (
-        f"{odd or type(base).__name__} carries a state from token to token"
-        if odd or stateful
+        f"{stateful_module or type(base).__name__} carries a state from token to token"
+        if stateful_module or stateful
         else ""
     )
 
@@ -49,16 +49,19 @@ def keeps_state(model: Any) -> str:
 def windows_of(model: Any) -> list[int]:
     """Return how many tokens back layers see, of those that have a window."""
     config = model.config.get_text_config()
-    given = [getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)]
-    given += [getattr(module, "sliding_window", None) for module in model.modules()]
-    return sorted({window for window in given if isinstance(window, int) and window > 0})
+    windows = [
+        getattr(config, "sliding_window", None),
+        getattr(config, "attention_chunk_size", None),
+    ]
+    windows += [getattr(module, "sliding_window", None) for module in model.modules()]
+    return sorted({window for window in windows if isinstance(window, int) and window > 0})
 
 
 def ropes_of(config: Any) -> Iterator[dict[str, Any]]:
     """Yield what is said of rotary positions: once, or for each kind of layer."""
-    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    parts = [part for part in given.values() if isinstance(part, dict)]
-    yield from parts or ([given] if isinstance(given, dict) else [])
+    ropes = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    parts = [part for part in ropes.values() if isinstance(part, dict)]
+    yield from parts or ([ropes] if isinstance(ropes, dict) else [])
 
 
 def border_of(config: Any) -> tuple[int, bool]:

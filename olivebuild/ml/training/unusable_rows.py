@@ -28,18 +28,18 @@ def check_flaws(
     """
     if not rows.flawed:
         return {}
-    given = job.input(role)
-    origins = origins_of(given.path)
+    table = job.input(role)
+    origins = origins_of(table.path)
     counts = Counter((f.flaw.why, f.flaw.fault, f.cut) for f in rows.flawed)
     first: dict[tuple[str, bool, bool], int] = {}
     for f in rows.flawed:
         first.setdefault((f.flaw.why, f.flaw.fault, f.cut), f.row)
-    found = [
+    entries = [
         {"why": key[0], "count": n, "first": str(origins.of(first[key]) or ""), "fault": key[1]}
         | ({"cut": True} if key[2] else {})
         for key, n in counts.most_common()
     ]
-    figures = {name: found, name.removesuffix("drops") + "read": rows.read}
+    figures = {name: entries, name.removesuffix("drops") + "read": rows.read}
     text, faulty = drops.told(figures, name), [f for f in rows.flawed if f.flaw.fault]
     if len(faulty) <= origins.max_dropped * rows.read:
         job.note(text)
@@ -48,7 +48,7 @@ def check_flaws(
     hint = "; ".join(
         [
             *_hints(rows, context_of(Path(folder))),
-            _allowing(rows, len(faulty), given.target, origins.max_dropped),
+            _allowing(rows, len(faulty), table.target, origins.max_dropped),
             *([f"the whole report: {kept}"] if kept else []),
         ]
     )

@@ -88,7 +88,7 @@ def _words(scan: Scan, node: Node) -> Iterator[Said]:
             or path in modules
         ):
             continue
-        if not any(path in found.parents for found in covered):
+        if not any(path in file.parents for file in covered):
             named.append(word)
     if named:
         fact = (

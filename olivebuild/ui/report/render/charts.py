@@ -116,7 +116,7 @@ def accuracy(bench: Bench, data: str, name: str = "accuracy") -> StripChart | No
 
 
 def _interval(label: str, value: Value, name: str, rank: int) -> Strip:
-    known = value.low is not None and value.high is not None
+    has_interval = value.low is not None and value.high is not None
     band = (
         (value.low * 100, value.high * 100)
         if value.low is not None and value.high is not None
@@ -124,7 +124,7 @@ def _interval(label: str, value: Value, name: str, rank: int) -> Strip:
     )
     note = (
         f"{value.low * 100:.0f} to {value.high * 100:.0f}"
-        if known and value.low is not None and value.high is not None
+        if has_interval and value.low is not None and value.high is not None
         else ""
     )
     return Strip(
@@ -195,39 +195,39 @@ def training(run: Training, names: Sequence[str], title: str) -> LineChart | Non
     )
 
 
-def trend(given: Trend) -> LineChart:
+def trend(history: Trend) -> LineChart:
     """Return a metric over builds, with a mark where something was edited.
 
     Builds stand side by side, whatever time lay between.
     """
-    places = {point.build: float(i) for i, point in enumerate(given.points)}
+    places = {point.build: float(i) for i, point in enumerate(history.points)}
     curves = {
-        m: [(places[p.build], p.values[m]) for p in given.points if m in p.values]
-        for m in given.models
+        m: [(places[p.build], p.values[m]) for p in history.points if m in p.values]
+        for m in history.models
     }
-    ranks = {m: len(given.models) - 1 - i for i, m in enumerate(given.models)}
-    title = f"{heading(given.figure)} on {given.data}" if given.data else "tokens per second"
+    ranks = {m: len(history.models) - 1 - i for i, m in enumerate(history.models)}
+    title = f"{heading(history.figure)} on {history.data}" if history.data else "tokens per second"
     curves = {m: line for m, line in curves.items() if line}
     head = ("build", "when", *curves, "edited")
     rows = tuple(
         (
             str(p.build),
             p.time.replace("T", " ").rstrip("Z"),
-            *(format_metric(given.figure, p.values[m]) if m in p.values else "" for m in curves),
+            *(format_metric(history.figure, p.values[m]) if m in p.values else "" for m in curves),
             "; ".join(p.edits),
         )
-        for p in given.points
+        for p in history.points
     )
-    chart = _lines(title, curves, ranks, "build", lambda v: format_metric(given.figure, v))
-    step = max(1, math.ceil(len(given.points) / 8))
-    last = max(1, len(given.points) - 1)
+    chart = _lines(title, curves, ranks, "build", lambda v: format_metric(history.figure, v))
+    step = max(1, math.ceil(len(history.points) / 8))
+    last = max(1, len(history.points) - 1)
     ticks = tuple(
         (i * 100 / last, str(p.build))
-        for i, p in enumerate(given.points)
-        if i % step == 0 or i == len(given.points) - 1
+        for i, p in enumerate(history.points)
+        if i % step == 0 or i == len(history.points) - 1
     )
     marks = tuple(
-        (i * 100 / last, "; ".join(p.edits)) for i, p in enumerate(given.points) if p.edits
+        (i * 100 / last, "; ".join(p.edits)) for i, p in enumerate(history.points) if p.edits
     )
     return LineChart(title, chart.series, ticks, chart.y, marks, Table(head, rows))
 
