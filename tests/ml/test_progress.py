@@ -31,6 +31,13 @@ def test_a_long_training_has_few_points_and_the_last_step() -> None:
     assert curve["loss"][0] == 1.5
 
 
+def test_the_last_point_is_the_mean_of_the_steps_that_no_other_point_has() -> None:
+    steps = 2 * POINTS + 1
+    curve = progress(steps).curve()
+    assert curve["step"][-2:] == [steps - 2, steps]
+    assert curve["loss"][-1] == steps - 1.5
+
+
 def test_no_step_has_no_point() -> None:
     assert progress(0).curve() == {"step": [], "loss": [], "lr": [], "grad_norm": []}
 

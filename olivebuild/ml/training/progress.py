@@ -37,10 +37,9 @@ class Progress:
         """
         stride = max(1, math.ceil(len(self.losses) / POINTS))
         ends = sorted({*range(stride, len(self.losses) + 1, stride), len(self.losses)} - {0})
-        means = []
-        for end in ends:
-            start = max(0, end - stride)
-            means.append(round(sum(self.losses[start:end]) / (end - start), 5))
+        # The last span is shorter where the stride does not divide the steps.
+        spans = zip([0, *ends], ends, strict=False)
+        means = [round(sum(self.losses[start:end]) / (end - start), 5) for start, end in spans]
         return {
             "step": [*map(float, ends)],
             "loss": means,
