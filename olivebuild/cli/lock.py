@@ -87,6 +87,8 @@ def _check_acceptable(target: str, state: State, reasons: list[Reason]) -> None:
 def update(ctx: click.Context, targets: tuple[str, ...], template_date: bool) -> None:
     """Pin remote sources and library versions anew in olivebuild.lock.
 
+    Sources are asked from this machine, whatever executor builds run on.
+
     \b
     olivebuild update base
     olivebuild update --template-date

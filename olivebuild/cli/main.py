@@ -26,7 +26,8 @@ VERB_MODULES = {
     **dict.fromkeys(("update", "accept"), "lock"),
     **dict.fromkeys(("clean", "verify", "gc"), "cache"),
     **dict.fromkeys(("report", "history", "compare"), "results"),
-    **dict.fromkeys(("chat", "predict"), "chat"),
+    "chat": "chat",
+    "predict": "predict",
 }
 """Verb -> the module of olivebuild.cli that defines it, imported when the verb is called."""
 COMMON = ("-C", "-f", "-j", "--directory", "--file", "--jobs")
