@@ -30,7 +30,7 @@ REFERENCE = Path(__file__).parent / "reference"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 COMMON = {"-f", "-C"}
 """Options that the page describes once."""
-EVERY_TARGET = ("kind", "matrix", "resources")
+EVERY_TARGET = ("kind", "matrix", "resources", "executor")
 """Fields that the page describes once."""
 
 

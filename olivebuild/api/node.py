@@ -132,6 +132,10 @@ class Outline(Record, frozen=True):
     """field -> (line, column, the override of the command line that gave it): where a worker's
     error points.
     """
+    executor: str = ""
+    """The executor that is to make it, and its kind: `aml (azureml)`; "" for this machine."""
+    placeholders: dict[str, str] = {}
+    """field -> what a placeholder there asks for"""
 
 
 class Node(Record, frozen=True):

@@ -56,6 +56,10 @@ class Target:
     step: Step
     fields: Fields
     resources: dict[str, float] = field(default_factory=dict)
+    executor: str = ""
+    """The name of the executor that is to make it; "" for this machine."""
+    placeholders: dict[str, str] = field(default_factory=dict)
+    """field -> what a placeholder there asks for"""
 
 
 class Step:

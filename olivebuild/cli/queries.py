@@ -48,8 +48,10 @@ def plan(
 
     project = open_all(ctx, settings)
     with live.hashing(project.workspace.memo):
-        plan = project.planner.plan(project.graph.goals(targets), with_faults=True)
+        goals = project.graph.goals(targets)
+        plan = project.planner.plan(goals, with_faults=True)
         findings = problems(project.planner, plan)
+    elsewhere = project.graph.elsewhere(goals)
     project.workspace.memo.save()
     dating = project.planner.dating
     dates = dating.told(plan.lookups)
@@ -58,11 +60,13 @@ def plan(
         answer: dict[str, Any] = {"targets": [_planned(project, plan, n) for n in plan.targets]}
         if dates:
             answer["template_dates"] = [asdict(d) for d in dates]
+        if elsewhere:
+            answer["executors"] = [line for _, line in elsewhere]
         answer["problems"] = [p.to_json() for p in failing]
         answer["notes"] = [p.to_json() for p in findings if not p.fails]
         click.echo(streams.json_text(answer, indent=2))
     else:
-        notes = [(d.target, str(d)) for d in dates]
+        notes = elsewhere + [(d.target, str(d)) for d in dates]
         notes += [(node.target, note) for node, note in dating.ignored(plan.lookups)]
         console.show_plan(plan)
         console.show_notes(notes)

@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 
 from olivebuild.api.event import Event
 from olivebuild.api.executor import Executor
-from olivebuild.cli.options import BuildOptions, open_all, open_changed, recipe_location
+from olivebuild.cli.options import LOCAL, BuildOptions, open_all, open_changed, recipe_location
 from olivebuild.core import host
 from olivebuild.core.errors import BuildError
 from olivebuild.core.fs.files import filesystem_time
@@ -44,8 +44,13 @@ def build_and_remember(
     executor: Executor,
     settings: tuple[str, ...],
     as_json: bool,
+    *,
+    keep_answer: bool = True,
 ) -> None:
-    """Build targets from the state that the last build left, and leave that of this build."""
+    """Build targets from the state that the last build left, and leave that of this build.
+
+    `keep_answer`: whether the next command of the same words may be answered from what is written.
+    """
     state = recipe_location(ctx)[0] / ".olivebuild"
     # Where nothing was built yet there is nothing to answer from, and nothing to write into.
     started = filesystem_time(state) if state.is_dir() else 0
@@ -63,7 +68,7 @@ def build_and_remember(
         db = incremental.remember(
             project.planner, report.plan, targets, project.before, started, report.touched
         )
-        if not (report.ran or report.restored):
+        if keep_answer and not (report.ran or report.restored):
             texts = "".join(out.written), "".join(err.written)
             noop.save(project, report.plan, db, started, *texts, code)
     project.planner.traces.close()
@@ -84,6 +89,9 @@ def build(
     `done`: nodes that the same command built before it planned again.
     """
     goals = project.goals(targets)
+    if options.executor == LOCAL:
+        for _, line in project.graph.elsewhere(goals):
+            click.echo(f"note: {line}", err=True)
     pool = ResourcePool(limits_of(options.resources, host.resources() | project.graph.limits))
     trackers = Trackers(
         tuple(TrackerTarget.parse(text) for text in dict.fromkeys(options.log_to)),

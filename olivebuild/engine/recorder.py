@@ -73,7 +73,7 @@ class Recorder:
 
 def history_of(project: Project) -> History:
     recipe = project.graph.recipe
-    return History(project.planner.store.root, recipe.folder / recipe.file.name)
+    return History(project.planner.store.root, recipe.file)
 
 
 def record(

@@ -79,7 +79,7 @@ def global_paths(planner: Planner, plan: Plan) -> set[Path]:
     own sources and those of other packages' kinds.
     """
     recipe = planner.graph.recipe
-    paths = {recipe.folder / recipe.file.name, planner.scan.lock.file}
+    paths = {recipe.file, planner.scan.lock.file}
     for library in {library for state in plan.states.values() for library in state.node.libraries}:
         paths |= _distribution_paths(library)
     paths |= _source_paths()

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from olivebuild.recipe.validate import Cache, Checked
 
 FILE_NAME = "olivebuild.yaml"
+IMPORTED = (".olivebuild", "imported")
+"""Where `olivebuild run` keeps the recipes that it made of other tools' configurations.
+
+Such a recipe belongs to the folder above the two: its paths start there.
+"""
 
 
 class Recipe:
@@ -45,7 +50,8 @@ class Recipe:
 
     @property
     def folder(self) -> Path:
-        return self.file.parent
+        folder = self.file.parent
+        return folder.parents[1] if folder.parts[-2:] == IMPORTED else folder
 
     @property
     def document(self) -> Document:
@@ -66,6 +72,10 @@ class Recipe:
     @property
     def limits(self) -> dict[str, float]:
         return self._checked.limits
+
+    @property
+    def executors(self) -> dict[str, str]:
+        return self._checked.executors
 
     @property
     def strict(self) -> bool:

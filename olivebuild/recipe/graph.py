@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 from olivebuild.api.node import Edge, Node, Outline
 from olivebuild.core.errors import RecipeError, Where
 from olivebuild.core.text import did_you_mean
+from olivebuild.recipe import placeholders
 from olivebuild.recipe.file import Recipe
 
 if TYPE_CHECKING:
@@ -62,6 +63,23 @@ class Graph(Struct, dict=True):
     def targets_below(self, goals: Iterable[str]) -> list[str]:
         return list(dict.fromkeys(node.target for node in self.closure(goals)))
 
+    def elsewhere(self, goals: Iterable[str]) -> list[tuple[str, str]]:
+        """Return for each executor that is not there a target, and a line on all that run here."""
+        if not any(target.executor for target in self.targets.values()):
+            return []
+        named: dict[str, list[str]] = {}
+        for name in self.targets_below(goals):
+            if executor := self.targets[name].executor:
+                named.setdefault(executor, []).append(name)
+        return [
+            (
+                names[0],
+                f"executor {executor} is not there in this version: {', '.join(names)} "
+                f"{'runs' if len(names) == 1 else 'run'} here",
+            )
+            for executor, names in named.items()
+        ]
+
     @property
     def all_goals(self) -> list[str]:
         """The goals for which every target is built.
@@ -76,6 +94,7 @@ class Graph(Struct, dict=True):
         """Return the targets to build for the names of the command line. Raises RecipeError.
 
         Without names it is the recipe's default, or else the targets that no other one needs.
+        None of them may need a value that a placeholder stands for.
         """
         goals = [member for name in names for member in self.matrices.get(name, (name,))]
         for name in goals:
@@ -84,7 +103,11 @@ class Graph(Struct, dict=True):
                 raise RecipeError(
                     f"there is no target {name!r}", where=self.recipe.file.name, hint=hint
                 )
-        return goals or self.default or self._unused()
+        goals = goals or self.default or self._unused()
+        if any(target.placeholders for target in self.targets.values()):
+            nodes, file = self.closure(goals), self.recipe.file.name
+            placeholders.check(nodes, self.targets, goals, self.recipe.lines, file)
+        return goals
 
     def _unused(self) -> list[str]:
         """Return the targets that no other target needs."""
@@ -127,7 +150,13 @@ def build_graph(recipe: Recipe) -> Graph:
         node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges]
         for node in raw.values()
     }
-    graph = Graph(recipe, _outlines(recipe), recipe.default, recipe.matrices, recipe.limits)
+    graph = Graph(
+        recipe,
+        _outlines(recipe),
+        recipe.default,
+        recipe.matrices,
+        recipe.limits,
+    )
     for node in _ordered(recipe, raw, inputs):
         graph.nodes[node.name] = node
         graph.inputs[node.name] = inputs[node.name]
@@ -150,9 +179,17 @@ def _outlines(recipe: Recipe) -> dict[str, Outline]:
             lazy=target.step.lazy,
             gated=bool(target.step.gates(target.fields)),
             positions=positions[name],
+            executor=_elsewhere(recipe, target),
+            placeholders=target.placeholders,
         )
         for name, target in recipe.targets.items()
     }
+
+
+def _elsewhere(recipe: Recipe, target: Target) -> str:
+    """Return the executor of a target as a note names it; "" for this machine."""
+    kind = recipe.executors.get(target.executor, "local")
+    return "" if kind == "local" else f"{target.executor} ({kind})"
 
 
 def _nodes(recipe: Recipe, target: Target) -> list[Node]:

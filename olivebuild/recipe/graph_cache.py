@@ -61,7 +61,11 @@ def _read(recipe: Recipe, file: Path, stamp: str) -> Graph | None:
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
     graph = Graph(
-        recipe, {t.name: t for t in kept.targets}, list(kept.default), kept.matrices, kept.limits
+        recipe,
+        {t.name: t for t in kept.targets},
+        list(kept.default),
+        kept.matrices,
+        kept.limits,
     )
     graph.nodes = {n.name: n for n in kept.nodes}
     for node, inputs in zip(kept.nodes, kept.inputs, strict=True):

@@ -16,7 +16,7 @@ from olivebuild.core.errors import RecipeError
 from olivebuild.recipe.document import Document, Path
 
 MAX_MEMBERS = 10_000
-RESERVED = ("kind", "matrix", "resources")
+RESERVED = ("kind", "matrix", "resources", "executor")
 EXAMPLE = "matrix: {block_size: [32, 64], provider: [cpu, cuda]}"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from olivebuild.api.node import NAME
 from olivebuild.api.step import kinds, step_of
+from olivebuild.recipe.executors import MODELS
 from olivebuild.recipe.validate import COMMANDS, NUMERICS, Cache
 
 RESOURCES: dict[str, Any] = {
@@ -21,6 +22,7 @@ COMMON = {
     },
     "resources": RESOURCES
     | {"description": "what the target takes, while it is made, of what is limited"},
+    "executor": {"type": "string", "description": "the name of the executor that is to make it"},
 }
 
 
@@ -53,6 +55,7 @@ def recipe_schema() -> dict[str, Any]:
         "properties": {"kind": {"enum": list(kinds())}},
         "allOf": branches,
     }
+    executors = [model.model_json_schema() for model in MODELS.values()]
     names = {"type": "string", "pattern": f"^{NAME.pattern}$"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -69,6 +72,11 @@ def recipe_schema() -> dict[str, Any]:
                 "description": "strict: processor, threads and GPU are part of every key "
                 "that they can change the result of",
                 "enum": list(NUMERICS),
+            },
+            "executors": {
+                "description": "machines on which targets are to be made, by name",
+                "type": "object",
+                "additionalProperties": {"oneOf": executors},
             },
             "targets": {
                 "type": "object",

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import ValidationError, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import field_validator
 
 from olivebuild.api.node import NAME, Ref, amount_of
 from olivebuild.api.step import KINDS, Fields, Step, Target, kinds, step_of
@@ -20,9 +18,10 @@ from olivebuild.core.fs import portable_names
 from olivebuild.core.text import aside, did_you_mean, size_of
 from olivebuild.recipe import document
 from olivebuild.recipe.document import Document
+from olivebuild.recipe.executors import MODELS
+from olivebuild.recipe.field_errors import faults, types_of, unknown, validate
 from olivebuild.recipe.matrix import Matrices
-
-F = TypeVar("F", bound=Fields)
+from olivebuild.recipe.placeholders import within, without
 
 
 class Cache(Fields):
@@ -51,10 +50,14 @@ class Checked:
     limits: dict[str, float] = field(default_factory=dict)
     """resource -> the amount that there is of it."""
 
+    executors: dict[str, str] = field(default_factory=dict)
+    """The name of an executor -> its kind."""
     strict: bool = False
     """Whether the machine's numerics are a part of every key whose result they can change."""
 
 
+NEWER_COMMANDS = ("import", "run")
+"""Commands whose names targets may have: `olivebuild build NAME` builds such a target."""
 # A target of one of these names could not be built by its name alone. Some are reserved for
 # commands to come.
 COMMANDS = frozenset(
@@ -67,13 +70,11 @@ COMMANDS = frozenset(
         "doctor",
         "gc",
         "graph",
-        "import",
         "init",
         "log",
         "plan",
         "predict",
         "report",
-        "run",
         "schema",
         "status",
         "update",
@@ -82,7 +83,9 @@ COMMANDS = frozenset(
         "why",
     ]
 )
-KEYS = ["version", "default", "cache", "resources", "numerics", "targets"]
+KEYS = ["version", "default", "cache", "resources", "numerics", "executors", "targets"]
+OF_ANY_KIND = ("kind", "resources", "executor")
+"""Fields of a target that are not its kind's."""
 NUMERICS = ("any", "strict")
 
 
@@ -112,10 +115,11 @@ def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
                 where=Where(f"--set {setting}"),
                 hint=did_you_mean(name, raw),
             )
-    targets = {name: _target(doc, name, value, matrices) for name, value in raw.items()}
+    executors = _executors(doc, top.get("executors", {}))
+    targets = {name: _target(doc, name, value, matrices, executors) for name, value in raw.items()}
     cache = Cache()
     if "cache" in top:
-        cache = _validate(doc, Cache, top["cache"], ("cache",), "cache")
+        cache = validate(doc, Cache, top["cache"], ("cache",), "cache")
     limits = _resources(doc, top.get("resources", {}), ("resources",))
     return Checked(
         document=doc,
@@ -124,6 +128,7 @@ def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
         cache=cache,
         matrices=matrices.members,
         limits=limits,
+        executors=executors,
         strict=top.get("numerics") == "strict",
     )
 
@@ -139,7 +144,7 @@ def _top(doc: Document) -> dict[str, Any]:
         )
     for key in top:
         if key not in KEYS:
-            raise _unknown(doc, (key,), "key", key, KEYS)
+            raise unknown(doc, (key,), "key", key, KEYS)
     if top.get("version", 1) != 1 or isinstance(top.get("version"), bool):
         raise RecipeError(
             f"version {top['version']!r} is not known to this olivebuild",
@@ -159,7 +164,41 @@ def _top(doc: Document) -> dict[str, Any]:
     return top
 
 
-def _target(doc: Document, name: str, value: object, matrices: Matrices) -> Target:
+def _executors(doc: Document, value: object) -> dict[str, str]:
+    """Return the kind of each executor by its name. Raises RecipeError."""
+    hint = f"executors: {{NAME: {{kind: ...}}}}, one of {', '.join(MODELS)}"
+    if not isinstance(value, dict):
+        raise RecipeError(
+            "`executors:` maps names to machines", where=doc.where(("executors",)), hint=hint
+        )
+    kinds_of = {}
+    for name, fields in value.items():
+        path = ("executors", name)
+        if not isinstance(fields, dict) or not isinstance(kind := fields.get("kind"), str):
+            raise RecipeError(f"the executor {name} has no kind", where=doc.where(path), hint=hint)
+        if kind not in MODELS:
+            raise unknown(doc, (*path, "kind"), "kind of executor", kind, MODELS)
+        # What a placeholder stands for is asked when something is to run there.
+        filled = without(fields, [at for at, _ in within(fields)])
+        validate(doc, MODELS[kind], filled, path, f"the executor {name}")
+        kinds_of[str(name)] = kind
+    return kinds_of
+
+
+def _executor(doc: Document, name: str, value: object, executors: Iterable[str]) -> str:
+    """Return the executor that a target names, "" for none. Raises RecipeError."""
+    if value is None:
+        return ""
+    if not isinstance(value, str) or value not in executors:
+        raise unknown(
+            doc, ("targets", name, "executor"), "executor", str(value), executors, f" in {name}"
+        )
+    return value
+
+
+def _target(
+    doc: Document, name: str, value: object, matrices: Matrices, executors: Iterable[str]
+) -> Target:
     """Return a target with its fields checked. Raises RecipeError."""
     path = ("targets", name)
     _check_name(doc, name)
@@ -176,13 +215,41 @@ def _target(doc: Document, name: str, value: object, matrices: Matrices) -> Targ
     kind = value["kind"]
     step = step_of(str(kind)) if kind in KINDS or kind in kinds() else None
     if step is None:
-        raise _unknown(doc, (*path, "kind"), "kind", str(kind), kinds())
-    values = {k: v for k, v in value.items() if k not in ("kind", "resources")}
-    fields = _validate(doc, step.fields, _listed(step.fields, values, matrices), path, name)
+        raise unknown(doc, (*path, "kind"), "kind", str(kind), kinds())
+    values = {k: v for k, v in value.items() if k not in OF_ANY_KIND}
+    values = _listed(step.fields, values, matrices)
+    fields, placeholders = _fields(doc, step, values, path, name)
     if problem := problem_of(step, fields):
         raise RecipeError(f"{name}: {problem.fact}", where=doc.where(path), hint=problem.hint)
-    resources = _resources(doc, value.get("resources", {}), (*path, "resources"))
-    return Target(name, str(kind), step, fields, resources)
+    return Target(
+        name,
+        str(kind),
+        step,
+        fields,
+        _resources(doc, value.get("resources", {}), (*path, "resources")),
+        _executor(doc, name, value.get("executor"), executors),
+        placeholders,
+    )
+
+
+def _fields(
+    doc: Document, step: Step, values: dict[str, object], path: document.Path, name: str
+) -> tuple[Fields, dict[str, str]]:
+    """Return a target's fields, and the text of each placeholder by the field it stands in.
+
+    There the field is at its default; one that has none holds a word that stands for its value.
+    """
+    marked = dict(within(values))
+    if not marked:
+        return validate(doc, step.fields, values, path, name), {}
+    left_out = list(marked)
+    count = faults(step.fields, without(values, left_out))
+    for at in marked:
+        others = [other for other in left_out if other != at]
+        if count and (fewer := faults(step.fields, without(values, others))) < count:
+            left_out, count = others, fewer
+    fields = validate(doc, step.fields, without(values, left_out), path, name)
+    return fields, {".".join(map(str, at)): text for at, text in marked.items()}
 
 
 def _check_name(doc: Document, name: str) -> None:
@@ -224,23 +291,13 @@ def _listed(
     result = dict(values)
     for name, info in model.model_fields.items():
         value = values.get(name)
-        if value is None or not matrices.members or list[Ref] not in _types(info.annotation):
+        if value is None or not matrices.members or list[Ref] not in types_of(info.annotation):
             continue
         if isinstance(value, list):
             result[name] = [member for item in value for member in matrices.names(item)]
         elif isinstance(value, str) and matrices.names(value) != [value]:
             result[name] = matrices.names(value)
     return result
-
-
-def _types(annotation: Any) -> set[Any]:
-    """Return the types of a union, without the metadata of Annotated."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _types(get_args(annotation)[0])
-    if origin in (Union, UnionType):
-        return set().union(*map(_types, get_args(annotation)))
-    return {annotation}
 
 
 def _resources(doc: Document, value: object, path: document.Path) -> dict[str, float]:
@@ -262,87 +319,6 @@ def _resources(doc: Document, value: object, path: document.Path) -> dict[str, f
     return amounts
 
 
-def _validate(doc: Document, model: type[F], value: object, path: document.Path, name: str) -> F:
-    """Return a model of a mapping. Raises RecipeError with the place of the first fault."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as e:
-        raise _explain(doc, e, model, path, name) from None
-
-
-def _explain(
-    doc: Document, error: ValidationError, model: type[Fields], path: document.Path, name: str
-) -> RecipeError:
-    """Return the error of the recipe that pydantic's errors stand for."""
-    errors = error.errors(include_url=False)
-    # A misspelt key explains a missing one. Of the errors of a union's types, the one that reaches
-    # deepest into the file is of the type that was meant.
-    first = max(
-        errors,
-        key=lambda e: (
-            e["type"] == "extra_forbidden",
-            e["type"] == "missing",
-            len(_in_file(doc, path, e["loc"])),
-        ),
-    )
-    place = _in_file(doc, path, first["loc"])
-    label = ".".join(str(p) for p in place[len(path) :])
-    if first["type"] == "extra_forbidden":
-        keys = _known_keys(model, [str(p) for p in first["loc"][:-1]])
-        return _unknown(doc, place, "key", str(first["loc"][-1]), keys, f" in {name}")
-    if first["type"] == "missing":
-        missing = ".".join(str(p) for p in first["loc"])
-        return RecipeError(
-            f"{name} has no {missing}", where=doc.where(path), hint=f"add `{missing}:`"
-        )
-    fact, hint = _problem(first)
-    fact = fact[:1].lower() + fact[1:]
-    return RecipeError(
-        f"{name}.{label}: {fact}" if label else f"{name}: {fact}",
-        where=doc.where(place),
-        hint=hint or "`olivebuild schema` tells what each field takes",
-    )
-
-
-def _problem(error: ErrorDetails) -> Problem:
-    """Return the problem of an error of pydantic, or of the validator of a field that it called."""
-    cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, InvalidValue):
-        return cause.problem
-    return Problem.from_text(str(cause)) if cause else Problem(error["msg"])
-
-
-def _in_file(doc: Document, path: document.Path, loc: Iterable[str | int]) -> document.Path:
-    """Return the part of pydantic's location that is in the file or on the command line.
-
-    Unions add names of their own to locations.
-    """
-    for part in loc:
-        longer = (*path, part)
-        if longer in doc.places or any(p[: len(longer)] == longer for p in doc.overrides):
-            path = longer
-    return path
-
-
-def _known_keys(model: type[Fields], loc: list[str]) -> list[str]:
-    for part in loc:
-        info = model.model_fields.get(part)
-        types = _types(info.annotation) if info else ()
-        model = next((t for t in types if isinstance(t, type) and issubclass(t, Fields)), model)
-    return [
-        *(info.alias or name for name, info in model.model_fields.items()),
-        *(["kind"] if not loc else []),
-    ]
-
-
-def _unknown(
-    doc: Document, path: document.Path, what: str, word: str, names: Iterable[str], suffix: str = ""
-) -> RecipeError:
-    return RecipeError(
-        f"unknown {what} {word!r}{suffix}", where=doc.where(path), hint=did_you_mean(word, names)
-    )
-
-
 def _default(
     doc: Document, value: object, targets: dict[str, Target], matrices: Matrices
 ) -> list[str]:
@@ -357,7 +333,7 @@ def _default(
                 hint="default: onnx-int4",
             )
         if name not in targets and name not in matrices.members:
-            raise _unknown(doc, ("default",), "target", str(name), [*targets, *matrices.members])
+            raise unknown(doc, ("default",), "target", str(name), [*targets, *matrices.members])
     return [str(member) for name in names for member in matrices.names(name)]
 
 

@@ -83,7 +83,7 @@ TOP_FAULTS = [
         1,
         "foo: 2",
         "unknown key 'foo'",
-        "known are: version, default, cache, resources, numerics, targets",
+        "known are: version, default, cache, resources, numerics, executors, targets",
     ),
     (
         "version: 2\n" + ONE,

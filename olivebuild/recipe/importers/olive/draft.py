@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from olivebuild.api.node import NAME
 from olivebuild.core.fs import portable_names
 from olivebuild.recipe.importers.positions import Document, Path, Placeholder, shown
-from olivebuild.recipe.validate import COMMANDS
+from olivebuild.recipe.validate import COMMANDS, NEWER_COMMANDS
 
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*")
 _SPECIAL = {"null", "true", "false", "yes", "no", "on", "off", "~", ".nan", ".inf"}
@@ -122,7 +122,7 @@ class Draft:
 def word(text: str) -> str:
     """Return text as a target's name: lower case, portable, and no command's."""
     name = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:40].rstrip("-_") or "target"
-    if name in COMMANDS or name in portable_names.DEVICES:
+    if name in (*COMMANDS, *NEWER_COMMANDS) or name in portable_names.DEVICES:
         name = f"{name}-target"
     return name if NAME.fullmatch(name) else f"t-{name}"
 
@@ -187,6 +187,8 @@ def _one_line(text: str) -> str:
 
 def yaml(value: object) -> str:
     """Return a value in YAML's flow style, which our reader reads back as the same value."""
+    if isinstance(value, Alternatives):
+        return " | ".join(map(yaml, value.values))
     if value is None:
         return "null"
     if isinstance(value, bool):

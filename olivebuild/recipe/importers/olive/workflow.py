@@ -32,6 +32,8 @@ class Workflow:
     """The folder of the recipe, where its relative paths begin."""
     better: bool = False
     """Write what we would recommend instead of what Olive does."""
+    search: bool = False
+    """Whether the engine searches among alternatives."""
     data: dict[str, object] = field(default_factory=dict)
     """What the mapper of data sets made so far, by a name of its own."""
 

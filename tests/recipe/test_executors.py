@@ -1,0 +1,96 @@
+"""Executors: words of recipes that say where targets are to be made, and change no key."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+
+from olivebuild.core.errors import RecipeError
+from olivebuild.recipe import document
+from olivebuild.recipe.schema import recipe_schema
+from olivebuild.recipe.validate import Checked, check
+from tests.conftest import Place
+
+TARGET = 'a: {kind: command, run: "cp in.txt {outputs.x}", files: [in.txt], outputs: {x: x.txt}'
+EXECUTORS = """\
+executors:
+  here: {kind: local}
+  aml:
+    kind: azureml
+    subscription: "<placeholder: Your Azure subscription>"
+    workspace: w
+    compute: gpus
+    hf_token: true
+    environment: e
+    environment_version: 3
+    properties: {shm_size: 2g}
+    tags: {team: x}
+  box: {kind: docker, image: "i:1", build_args: {A: 1}, run_args: {network: none}}
+  other: {kind: python, path: env/bin, variables: {A: b}, prepend_to_path: [x]}
+"""
+
+
+def recipe(target: str, executors: str = EXECUTORS) -> str:
+    return f"{executors}targets:\n  {target}\n"
+
+
+def checked(target: str, executors: str = EXECUTORS) -> Checked:
+    return check(recipe(target, executors), "r.yaml")
+
+
+def test_targets_name_executors() -> None:
+    made = checked(f"{TARGET}, executor: aml}}")
+    assert made.executors == {
+        "here": "local",
+        "aml": "azureml",
+        "box": "docker",
+        "other": "python",
+    }
+    assert made.targets["a"].executor == "aml"
+    text = document.parse(recipe(f"{TARGET}, executor: aml}}"), "r.yaml").value
+    jsonschema.validate(text, recipe_schema())
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"),
+    [
+        (recipe(f"{TARGET}, executor: amll}}"), "unknown executor 'amll' in a"),
+        (recipe(f"{TARGET}, executor: [aml]}}"), "unknown executor"),
+        (recipe(f"{TARGET}, executor: aml}}", ""), "unknown executor 'aml'"),
+        (recipe(f"{TARGET}}}", "executors: [aml]\n"), "maps names to machines"),
+        (recipe(f"{TARGET}}}", "executors: {x: {image: y}}\n"), "the executor x has no kind"),
+        (recipe(f"{TARGET}}}", "executors: {x: 1}\n"), "the executor x has no kind"),
+        (recipe(f"{TARGET}}}", "executors: {x: {kind: slurm}}\n"), "unknown kind of executor"),
+        (recipe(f"{TARGET}}}", "executors: {x: {kind: local, image: y}}\n"), "unknown key 'image'"),
+        (recipe(f"{TARGET}}}", "executors: {x: {kind: docker, image: 1}}\n"), "image"),
+        (recipe("a: {kind: command, run: x, matrix: {executor: [x]}}"), "can't be an axis"),
+    ],
+)
+def test_faults_have_a_place(text: str, fact: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        check(text, "r.yaml")
+    assert fact in caught.value.fact
+    assert caught.value.where is not None
+    assert caught.value.where.line
+    assert caught.value.exit_code == 2
+
+
+def test_what_would_run_elsewhere_runs_here_with_the_same_key(place: Place) -> None:
+    (place.folder / "in.txt").write_text("one")
+    place.recipe.write_text(recipe(f"{TARGET}}}", ""))
+    (plain,) = json.loads(place.run("plan", "--json").out)["targets"]
+    place.recipe.write_text(recipe(f"{TARGET}, executor: aml}}"))
+    line = "executor aml (azureml) is not there in this version: a runs here"
+    answer = json.loads(place.run("plan", "--json").out)
+    assert answer["executors"] == [line]
+    assert answer["targets"][0]["key"] == plain["key"]
+    assert line in place.run("plan").out
+    done = place.run("build")
+    assert (done.code, line in done.err) == (0, True), done.err
+    again = place.run("build")
+    assert again.out == "nothing to do: a is fresh\n"
+    assert line in again.err
+    place.recipe.write_text(recipe(f"{TARGET}, executor: here}}"))
+    assert "executor" not in place.run("plan").out
