@@ -1,5 +1,6 @@
-"""The answer to a build of which nothing has changed, before anything else is imported: no click,
-no yaml, no sqlite.
+"""The answer to a build of which nothing has changed.
+
+Before anything else is imported: no click, no yaml, no sqlite.
 
 A snapshot holds what a build that found nothing to do printed, and the stat of everything on which
 that rests; noop.py writes it, and invalidation.py says what that is. While all stats are what they
@@ -49,8 +50,9 @@ STYLE_VARIABLES = (
 
 
 def surroundings() -> list[object]:
-    """Return all that decides a plan beside files: where it is made, the environment, interpreter
-    and machine.
+    """Return all that decides a plan beside files.
+
+    Where it is made, the environment, interpreter and machine.
     """
     try:
         # Another processor or more memory come with a boot.
@@ -78,8 +80,9 @@ def surroundings() -> list[object]:
 
 
 def command_key(arguments: list[str]) -> str:
-    """Return all that decides, beside files, what a command prints: its words, its surroundings,
-    the terminal.
+    """Return all that decides, beside files, what a command prints.
+
+    Its words, its surroundings, the terminal.
     """
     terminal = os.get_terminal_size(1).columns if os.isatty(1) else 0
     style = [os.environ.get(name, "") for name in STYLE_VARIABLES]
@@ -125,8 +128,9 @@ def checksum(data: Data) -> str:
 
 
 def stat_of(path: str | bytes) -> Stat | None:
-    """Return the fields that tell a changed file; None for what is not there. A changed mode
-    changes ctime.
+    """Return the fields that tell a changed file; None for what is not there.
+
+    A changed mode changes ctime.
     """
     try:
         return FIELDS(os.stat(path))
@@ -231,8 +235,9 @@ class StatComparison:
         return self._result
 
     def result(self) -> tuple[bytearray, set[int]]:
-        """Return a byte for each path of the first block, 1 where it differs and no patch stands
-        for it, and the numbers of the patches that differ.
+        """Return a byte for each path of the first block, and the numbers of differing patches.
+
+        1 where a path differs and no patch stands for it.
         """
         if self._thread:
             self._thread.join()
@@ -245,8 +250,9 @@ class StatComparison:
 
 
 def _blocks(data: bytes) -> Iterator[tuple[str, int, int]]:
-    """Yield the name of each block, where its body begins and where it ends, until one is not
-    whole.
+    """Yield the name of each block, where its body begins and where it ends.
+
+    Ends with one that is not whole.
     """
     end = 0
     while start := data.find(b"\n", end) + 1:
@@ -267,8 +273,9 @@ def pieces(view: memoryview, at: int, sizes: Iterable[int]) -> list[memoryview]:
 
 
 def open_seen(file: str) -> StatComparison | None:
-    """Read a seen.bin to compare it with the disk; None where there is none. node_db.py has the
-    format.
+    """Read a seen.bin to compare it with the disk; None where there is none.
+
+    node_db.py has the format.
     """
     try:
         with open(file, "rb") as f:
@@ -304,8 +311,9 @@ def _patches(data: bytes, at: int, end: int) -> Iterator[tuple[int, Patch]]:
 
 
 def values_of(names: bytes) -> bytes:
-    """Return a checksum of the values of environment variables; the names are separated by
-    spaces.
+    """Return a checksum of the values of environment variables.
+
+    The names are separated by spaces.
     """
     return checksum(
         ascii([os.environ.get(name) for name in names.decode().split()]).encode()
@@ -322,8 +330,9 @@ def to_bytes(
     code: int,
     variables: Iterable[str] = (),
 ) -> bytes:
-    """Return an answer as it is kept, with the stats on which it depends: `paths` and `stats`, and
-    those of a seen.bin.
+    """Return an answer as it is kept, with the stats on which it depends.
+
+    `paths` and `stats`, and those of a seen.bin.
 
     `seen`: that file, and the name that it must have. `variables`: those of the environment that
     count for a target of the recipe.
@@ -356,8 +365,9 @@ def _read_answer(arguments: list[str]) -> bytes | None:
 
 
 def answer(arguments: list[str]) -> tuple[int | None, StatComparison | None]:
-    """Print the answer and return the exit code; None when the full path must be taken, and what
-    was compared by then.
+    """Print the answer and return the exit code, and what was compared by then.
+
+    The code is None when the full path must be taken.
     """
     try:
         body = _read_answer(arguments)

@@ -17,8 +17,10 @@ from olivebuild.core.errors import BuildError
 
 
 class ActionInput(NamedTuple):
-    """One input of an action: the folder, and the file or folder in it that the edge names;
-    `source` is where a model came from.
+    """One input of an action.
+
+    The folder, and the file or folder in it that the edge names; `source` is where a model came
+    from.
 
     `digest` is the content digest of the whole; `manifest` its manifest's blob, and the only way to
     it when `folder` is empty.
@@ -35,8 +37,9 @@ class ActionInput(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """Rows that a benchmark will ask of what an action makes: the benchmark, the file, and how long
-    its answers may be.
+    """Rows that a benchmark will ask of what an action makes.
+
+    The benchmark, the file, and how long its answers may be.
     """
 
     target: str

@@ -132,8 +132,10 @@ class WorkerOutput:
         return self._error is not None or (code == 0 and self._result is not None)
 
     def outcome(self, problem: str = "", hint: str = "") -> Outcome:
-        """Return the outcome. `problem` says how the worker ended where it has told no error
-        itself: "was killed by signal 9".
+        """Return the outcome.
+
+        `problem` says how the worker ended where it has told no error itself: "was killed by signal
+        9".
         """
         if problem and self._error is None:
             target = self.action.target

@@ -50,8 +50,9 @@ class Job:
         return privacy.mode_of(self.action)
 
     def set_merges_aside(self) -> None:
-        """Forget how the inputs' tensors are computed that are not stored: another processor may
-        get other bits from the same merge.
+        """Forget how those of the inputs' tensors are computed that are not stored.
+
+        Another processor may get other bits from the same merge.
         """
         for action_input in self.action.inputs.values():
             with contextlib.suppress(Damaged, ValueError):

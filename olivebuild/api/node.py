@@ -1,5 +1,6 @@
-"""One action to be, as plain data: all that planning asks of a kind and its fields, so that a graph
-can be kept in a file.
+"""One action to be, as plain data.
+
+All that planning asks of a kind and its fields, so that a graph can be kept in a file.
 
 Knows nothing of how fields are checked: step.py makes nodes, and a graph that was kept brings them
 back without it.
@@ -201,8 +202,10 @@ def is_builtin(kind: str) -> bool:
 
 
 def flatten(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """{"training": {"lr": 1e-4}} -> [("training.lr", "0.0001")], sorted; what is None says nothing
-    and is left out.
+    """Return (dotted name, text) pairs of nested values, sorted.
+
+    {"training": {"lr": 1e-4}} gives [("training.lr", "0.0001")]. What is None says nothing and is
+    left out.
     """
     result: list[tuple[str, str]] = []
     for name, item in sorted(value.items()):

@@ -18,8 +18,9 @@ from olivebuild.core.fs.files import DEFAULT_MODE, files_below, read_permissions
 
 
 def mode_of(action: Action) -> int:
-    """The bits that files made from an action's inputs may have at most; all of them on systems
-    without such bits.
+    """Return the bits that files made from an action's inputs may have at most.
+
+    All of them on systems without such bits.
     """
     mode = DEFAULT_MODE
     if os.name != "posix":

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 
 class Result(NamedTuple):
-    """Report of a worker at its end: digests that say more than bytes, figures for the trace, a
-    folder referenced in place.
+    """Report of a worker at its end.
+
+    Digests that say more than bytes, metrics for the trace, a folder referenced in place.
 
     `manifest` is the blob of a manifest that the step stored itself, instead of writing files.
     """

@@ -1,5 +1,6 @@
-"""Declaration of a kind: its fields in the recipe, the inputs they name, and what it takes part in
-the key. Runs nothing.
+"""Declaration of a kind. Runs nothing.
+
+Its fields in the recipe, the inputs they name, and its part in the key.
 
 A kind is a file in olivebuild/steps/ (or an entry point in the group `olivebuild.steps`) that holds
 `STEP`, an instance of a
@@ -111,8 +112,9 @@ class Step:
         return self.floating
 
     def reuses_worker(self, fields: Any) -> bool:
-        """Needs no GPU and leaves nothing behind: may run in a process that ran another, which
-        saves the start.
+        """Return whether the step may run in a process that ran another, which saves the start.
+
+        Such a step needs no GPU and leaves nothing behind.
         """
         return False
 
@@ -142,8 +144,9 @@ class Step:
         return None
 
     def version_of(self, fields: Any) -> int:
-        """The version for a target with these fields: an older one where what changed is not about
-        them.
+        """Return the version for a target with these fields.
+
+        An older one where what changed is not about them.
         """
         return self.version
 
@@ -160,8 +163,9 @@ class Step:
         return None
 
     def parameters(self, fields: Fields) -> dict[str, object]:
-        """Return what the recipe says and can change the bytes; edges, files and the source are
-        parts of their own.
+        """Return what the recipe says and can change the bytes.
+
+        Edges, files and the source are parts of their own.
         """
         edges = {e.field[0] for e in self.edges(fields) if e.field}
         files = {f.field[0] for f in self.files(fields) if f.field}
@@ -170,8 +174,9 @@ class Step:
         )
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
-        """The nodes that make the target, the last one being the target itself; `targets` are all
-        of the recipe.
+        """Return the nodes that make the target, the last one being the target itself.
+
+        `targets` are all of the recipe.
         """
         return [self.node(target.name, target.name, target.fields, self.edges(target.fields))]
 
@@ -208,8 +213,9 @@ class Step:
         return []
 
     def check(self, fields: Any) -> Problem | None:
-        """Return what is wrong with fields that are each right but don't go together; None if
-        nothing.
+        """Return what is wrong with fields that don't go together, though each is right.
+
+        None if nothing.
 
         A kind that still returns the text "fact; hint" is understood until the release after
         0.1, with a note on stderr.

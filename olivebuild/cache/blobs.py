@@ -33,8 +33,9 @@ class BlobStore(Protocol):
 
 
 class Batch:
-    """Syncing is the slow part and waits for the disk, so several blobs are on their way at
-    once.
+    """Writes blobs, several at once.
+
+    Syncing is the slow part and waits for the disk.
     """
 
     def __init__(self, store: BlobStore, scratch: Path, *, sync: bool) -> None:

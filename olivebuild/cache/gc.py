@@ -1,5 +1,6 @@
-"""Garbage collection of the cache: results that no recipe has now, by age and by size, and what
-crashes have left.
+"""Garbage collection of the cache.
+
+It takes results that no recipe has now, by age and by size, and what crashes have left.
 
 The roots are the results of every registered recipe (cache/gc_roots.py), what running steps read
 and make, and, while any build runs, all that was stored or used within a day. Recipes themselves
@@ -54,8 +55,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Result:
-    """A result to be swept: what it was, when it was used last, and the bytes that go with it, in
-    the order of sweeping.
+    """A result to be swept.
+
+    What it was, when it was used last, and the bytes that go with it, in the order of sweeping.
     """
 
     key: str
@@ -243,8 +245,9 @@ class _Survey:
         return self._closures.get(manifest, frozenset())
 
     def _choose(self, others: list[str], needed: set[str]) -> tuple[set[str], set[str]]:
-        """(keys of results, blobs of none) that go: what is old, then, while the rest is too large,
-        what was not used for longest.
+        """Return what goes: (keys of results, blobs of none).
+
+        What is old goes first; then, while the rest is too large, what was not used for longest.
         """
         old = {key for key in others if self.now - self.used[key] > self.limits.age}
         owned = {blob for key in self.traces for blob in self._blobs_of(self.traces[key].manifest)}
@@ -288,8 +291,9 @@ class _Survey:
     def _results(
         self, others: list[str], chosen: set[str], needed: set[str]
     ) -> tuple[tuple[Result, ...], dict[str, int]]:
-        """The chosen ones in order, each with what goes when it does: blobs that neither the needed
-        nor the remaining ones have.
+        """Return the chosen ones in order, each with what goes when it does.
+
+        These are blobs that neither the needed nor the remaining ones have.
         """
         holders = Counter(
             blob for key in others for blob in self._blobs_of(self.traces[key].manifest)

@@ -25,8 +25,10 @@ KEY = re.compile("[0-9a-f]{32}")
 
 
 class Registered(msgspec.Struct, frozen=True):
-    """`recipe`: its path; `keys`: of each node; `gone`: when a sweep first missed it, in seconds
-    since 1970, or 0.
+    """A recipe that uses the cache.
+
+    `recipe`: its path; `keys`: of each node; `gone`: when a sweep first missed it, in seconds since
+    1970, or 0.
     """
 
     recipe: str

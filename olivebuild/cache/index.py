@@ -31,8 +31,9 @@ FILES = ("cache.db", "cache.db-wal", "cache.db-shm")
 
 
 class JsonDisk(diskcache.Disk):  # type: ignore[misc]
-    """Text keys, JSON text values, nothing else: a row of any other mode is refused before it is
-    read.
+    """Text keys, JSON text values, nothing else.
+
+    A row of any other mode is refused before it is read.
     """
 
     def put(self, key: str) -> tuple[str, bool]:
@@ -57,8 +58,9 @@ class Busy(Exception):
 
 
 class _Cache(diskcache.Cache):  # type: ignore[misc]
-    """diskcache's, each of whose statements ends within `WAIT_SECONDS`; its own would try for a
-    minute each.
+    """diskcache's cache, each of whose statements ends within `WAIT_SECONDS`.
+
+    Its own would try for a minute each.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -56,8 +56,9 @@ def key_of(parts: Iterable[Part]) -> str:
 
 
 def compare(old: Iterable[Part], new: Iterable[Part]) -> list[Reason]:
-    """Return what differs between two lists of parts, in the order of the new one, what is gone at
-    the end.
+    """Return what differs between two lists of parts.
+
+    In the order of the new one, with what is gone at the end.
     """
     before = {(p.cause, p.label): p for p in old}
     reasons = []

@@ -1,5 +1,6 @@
-"""Manifests: the files of a folder, the blobs that each is made of, and the origin of blobs that
-are not stored.
+"""Manifests of folders: their files, and the blobs that each is made of.
+
+Also the origin of blobs that are not stored.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Entry(Struct, frozen=True):
-    """One file of a folder: its name (relative, POSIX), whether it is executable, its size and
-    digest, and the blobs that make it.
+    """One file of a folder, and the blobs that make it.
+
+    Its name (relative, POSIX), whether it is executable, its size and digest.
 
     A file is one blob, or, if it is large or holds tensors, a run of (blob, size): equal tensors of
     different models are stored once. The digest of such a file is that of its run, so that it can
@@ -65,8 +67,9 @@ class Entry(Struct, frozen=True):
 
 
 class Computed(Struct, frozen=True):
-    """A tensor that is not stored, since it is quickly computed from the one of the digest `base`
-    and an adapter.
+    """A tensor that is not stored, since it is quickly computed.
+
+    It comes from the tensor of the digest `base` and an adapter.
 
     `chunks` are the digests of its consecutive pieces of `rows` rows, so that each can be checked
     when it is computed.
@@ -113,8 +116,9 @@ class Manifest(Struct, frozen=True):
 
     @staticmethod
     def from_json(text: bytes) -> Manifest:
-        """Decode a manifest. Raises ValueError for any other text, and for names that leave the
-        folder.
+        """Decode a manifest.
+
+        Raises ValueError for any other text, and for names that leave the folder.
         """
         manifest = decode(text, Manifest)
         folders: set[PurePosixPath] = set()

@@ -45,8 +45,9 @@ class Derived:
         return tensors
 
     def read(self, key: str) -> bytes | None:
-        """The one blob that is known under a key; None where none is, or where it is damaged, and
-        so in quarantine now.
+        """Return the one blob that is known under a key.
+
+        None where none is, or where it is damaged, and so in quarantine now.
         """
         for blobs in self.get([key]).values():
             with contextlib.suppress(Damaged):

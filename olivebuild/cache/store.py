@@ -272,8 +272,9 @@ class Store:
         }
 
     def find(self, blob: str, size: int, base: str = "") -> ByteRange:
-        """Return where a blob's bytes lie: in the store or, if not there, in the model folder that
-        lends them.
+        """Return where a blob's bytes lie.
+
+        In the store or, if not there, in the model folder that lends them.
         """
         path = self.path(blob)
         if base and not path.exists():

@@ -1,5 +1,6 @@
-"""Locations of the tensors of models that are referenced in their own folders: so that what is made
-from it need not copy them.
+"""Locations of the tensors of models that are referenced in their own folders.
+
+What is made from such a model need not copy them.
 
 A file for each model and folder, in the cache: places/<model digest>-<folder>.json. It holds while
 the weight files' stats are what they were.
@@ -45,8 +46,9 @@ def lenders(root: Path, model: str) -> dict[str, ByteRange]:
 
 
 def of_folder(root: Path, model: str, folder: Path) -> Ranges:
-    """Return where the tensors of the model in `folder` lie; its weights are hashed if that is not
-    known.
+    """Return where the tensors of the model in `folder` lie.
+
+    Its weights are hashed if that is not known.
     """
     # By the real path: the same files are reached through links, too.
     where = folder.resolve()
@@ -60,8 +62,9 @@ def size_of(file: Path) -> int:
 
 
 def is_right(file: Path, count: hashing.OnBytes) -> bool:
-    """Return whether the bytes still are what a file of places says, where the stats are; true
-    where nobody would read them.
+    """Return whether the bytes still are what a file of places says, by the stats.
+
+    True where nobody would read them.
     """
     try:
         return all(

@@ -25,8 +25,10 @@ from olivebuild.core.strict_json import decode
 
 
 class Trace(Struct, frozen=True):
-    """`outputs` maps output names to content digests; `manifest` is the blob of the folder's
-    manifest, or `reference` the folder.
+    """A result under its key.
+
+    `outputs` maps output names to content digests; `manifest` is the blob of the folder's manifest,
+    or `reference` the folder.
 
     `seconds` and `peak_rss` (bytes) are what the run cost; `provenance` is what did not enter the
     key but helps to understand.
@@ -93,8 +95,9 @@ class Traces:
             return None
 
     def is_later(self, key: str) -> bool:
-        """Return whether the file is whole, but of a later version of olivebuild, which says more
-        than this one understands.
+        """Return whether the file is whole, but of a later version of olivebuild.
+
+        Such a file says more than this version understands.
         """
         try:
             text = opening.read(self.file(key)).decode()
@@ -131,8 +134,10 @@ class Traces:
         )
 
     def use(self, traces: Iterable[Trace]) -> None:
-        """Say that results are in use; a sweep that has just taken one finds it again, and the plan
-        its blobs missing. Raises StoreError.
+        """Say that results are in use.
+
+        A sweep that has just taken one finds it again, and the plan its blobs missing. Raises
+        StoreError.
         """
         if self.store.read_only:
             return
@@ -155,8 +160,9 @@ class Traces:
         return self.read(key) is not None
 
     def repair(self, key: str) -> None:
-        """Write the file of a damaged trace again from the index; what the index does not know
-        either goes to quarantine.
+        """Write the file of a damaged trace again from the index.
+
+        What the index does not know either goes to quarantine.
         """
         with contextlib.suppress(OSError):
             os.replace(self.file(key), self.store.root / "quarantine" / f"{key}.trace")

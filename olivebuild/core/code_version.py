@@ -1,5 +1,6 @@
-"""A stamp of olivebuild's own source files: it changes when what a recipe means, or what a step
-makes, may have changed.
+"""A stamp of olivebuild's own source files.
+
+It changes when what a recipe means, or what a step makes, may have changed.
 """
 
 import os

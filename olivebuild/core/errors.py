@@ -81,8 +81,9 @@ class BuildError(Exception):
 
 
 class Damaged(Exception):
-    """A blob of the store is missing or is not what its name says: no error yet, since its step can
-    run again.
+    """A blob of the store is missing or is not what its name says.
+
+    No error yet, since its step can run again.
     """
 
     def __init__(self, blob: str, why: str) -> None:
@@ -98,8 +99,9 @@ class RecipeError(BuildError):
 
 
 class InputError(BuildError):
-    """A file or a service that the recipe names is missing, malformed or changed while it was
-    read.
+    """A file or a service that the recipe names can't be used.
+
+    It is missing, malformed or changed while it was read.
     """
 
 
@@ -133,8 +135,9 @@ FULL = ("no room is left on the disk", "free some and build again: what was fini
 
 
 def of_disk(error: OSError, what: str = "") -> StoreError:
-    """Return what the operating system refused, as an error of ours; `what` names the thing that
-    should have been written.
+    """Return what the operating system refused, as an error of ours.
+
+    `what` names the thing that should have been written.
     """
     where = str(error.filename or "") or None
     text = (error.strerror or str(error)).lower()

@@ -51,8 +51,9 @@ def ending(code: int, peak: int = 0, killed_before: int | None = None) -> tuple[
 
 
 def kills() -> int | None:
-    """Return how many processes the system has ended for want of memory so far; None where it does
-    not tell.
+    """Return how many processes the system has ended for want of memory so far.
+
+    None where it does not tell.
     """
     try:
         with open("/proc/vmstat", encoding="ascii") as f:

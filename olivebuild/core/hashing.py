@@ -87,8 +87,9 @@ def in_threads(work: Callable[..., Value], pieces: Iterable[tuple[Any, ...]]) ->
 
 
 def of_runs(path: Path, sizes: Sequence[int], on_bytes: OnBytes = ignore_progress) -> str:
-    """Return the digest of the list of (digest, size) of a file's consecutive pieces; of a single
-    piece, its own digest.
+    """Return the digest of the (digest, size) of a file's consecutive pieces.
+
+    Of a single piece it is its own digest.
 
     A file of another length has another digest. Raises OSError.
     """
@@ -194,8 +195,9 @@ class StatMemo:
         return entry if isinstance(entry, list) else []
 
     def cached_digests(self) -> list[tuple[str, Path, str]]:
-        """Return (digest kind, path, digest) of all files that would not be read now, since their
-        stats are as they were.
+        """Return (digest kind, path, digest) of all files that would not be read now.
+
+        Their stats are as they were.
         """
         digests = []
         for name in self._entries:

@@ -38,8 +38,9 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def gpu_tokens() -> list[str]:
-    """Return what CUDA_VISIBLE_DEVICES is set to for a worker that gets one GPU, a token for
-    each.
+    """Return the settings of CUDA_VISIBLE_DEVICES for workers that get one GPU each.
+
+    One token for each GPU.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = len(gpu_names())
@@ -81,8 +82,9 @@ def processor() -> list[str]:
 
 
 def available_memory() -> int:
-    """Return what new processes can get without swapping; all physical memory where the system does
-    not tell.
+    """Return what new processes can get without swapping.
+
+    All physical memory where the system does not tell.
     """
     try:
         with open("/proc/meminfo", encoding="ascii") as f:

@@ -1,5 +1,6 @@
-"""Names and what is known of them, in a file that grows by what changes: an edit reads little of it
-and writes less. Knows no meanings.
+"""Names and what is known of them, in a file that grows by what changes.
+
+An edit reads little of it and writes less. Knows no meanings.
 
 A line is a checksum, a name and a JSON value; the last line of a name counts, and `null` says that
 nothing is known any more. A line that is torn or damaged is as if it were not there: what is kept

@@ -58,8 +58,9 @@ VECTORS = re.compile(
 
 
 def here(*, gpu: bool = False) -> dict[str, str]:
-    """The numerics of what is computed on this machine by a program that is started now; `gpu`:
-    with a GPU, where there is one.
+    """Return the numerics of a program that is started now on this machine.
+
+    `gpu`: with a GPU, where there is one.
     """
     kinds = sorted(set(host.gpu_names())) if gpu else []
     facts = _processor() | ({"gpu": ", ".join(kinds)} if kinds else {"threads": threads()})
@@ -72,8 +73,9 @@ def settings() -> dict[str, str]:
 
 
 def threads() -> str:
-    """Return how many threads libraries begin with, where they are not told otherwise: what OpenMP
-    is told, else the processors that we may use.
+    """Return how many threads libraries begin with, where they are not told otherwise.
+
+    What OpenMP is told, else the processors that we may use.
     """
     for name in THREADS:
         first = os.environ.get(name, "").partition(",")[0].strip()
@@ -85,8 +87,9 @@ def threads() -> str:
 
 @cache
 def _processor() -> dict[str, str]:
-    """The kind of processor, what it computes with, and the C library, whose functions choose among
-    these, too.
+    """Return the kind of processor, what it computes with, and the C library.
+
+    The library's functions choose among these, too.
     """
     facts = host.cpu_facts()
     kind = [

@@ -1,5 +1,6 @@
-"""Child processes of our own: Python that imports nothing from the folder that it is started in,
-and that ends with its parent.
+"""Child processes of our own.
+
+Python that imports nothing from the folder that it is started in, and that ends with its parent.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ def python(*words: str, isolated: bool = True) -> list[str]:
 
 
 def restart() -> None:
-    """Go on in an interpreter that takes names and texts for UTF-8, as recipes are, whatever the
-    locale says. Returns where that is not possible.
+    """Go on in an interpreter that takes names and texts for UTF-8, as recipes are.
+
+    Whatever the locale says. Returns where that is not possible.
     """
     if os.name == "posix" and sys.executable and sys.orig_argv[1:3] != ["-X", "utf8"]:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - the same program
 
 
 def end_with_parent(take: Callable[[bytes], None] | None = None) -> None:
-    """Read lines from stdin until the other end closes, which it does when the parent is gone; then
-    end, with all that was started.
+    """Read lines from stdin until the parent is gone; then end, with all that was started.
+
+    The other end closes when it goes.
     """
     # os.read rather than sys.stdin: a thread blocked in a buffered reader aborts the interpreter's
     # shutdown.

@@ -1,5 +1,6 @@
-"""A seal on what we remember of a recipe, so that a folder from elsewhere can't bring memories of
-its own that run commands.
+"""A seal on what we remember of a recipe.
+
+A folder from elsewhere can't bring memories of its own that run commands.
 
 The key is a random one of mode 0600 in the user's state folder: never in the cache, which others
 may share, nor in the recipe's folder.

@@ -1,5 +1,6 @@
-"""Standard streams as they are found: closed, of another encoding than UTF-8, a terminal that text
-from files could steer.
+"""Standard streams as they come.
+
+Closed, of another encoding than UTF-8, a terminal that text from files could steer.
 """
 
 from __future__ import annotations
@@ -117,8 +118,9 @@ def fit() -> None:
 
 
 def reopen() -> None:
-    """Put nothing in the place of a closed stream: a file that is opened later would get its
-    number, and what is printed.
+    """Put nothing in the place of a closed stream.
+
+    Else a file that is opened later would get its number, and what is printed.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:

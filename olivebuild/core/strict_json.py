@@ -1,5 +1,6 @@
-"""JSON text -> a frozen record: what a cache holds is data from outside, so nothing is converted or
-taken on trust.
+"""JSON text -> a frozen record.
+
+What a cache holds is data from outside, so nothing is converted or taken on trust.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ T = TypeVar("T")
 
 
 def decode(text: str | bytes, kind: type[T], *, strict: bool = True) -> T:
-    """Raises ValueError when `text` is not a `kind`, or, if strict, when it says more than one can
-    hold.
+    """Return JSON text as a `kind`.
+
+    Raises ValueError when it is none, or, if strict, when it says more than one can hold.
     """
     try:
         record = msgspec.json.decode(text, type=kind)

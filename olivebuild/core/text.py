@@ -1,5 +1,6 @@
-"""Text that people write and read: sizes (50GB), spans of time (30d), the name that was meant, and
-text without what steers a terminal.
+"""Text that people write and read.
+
+Sizes (50GB), spans of time (30d), the name that was meant, and text without what steers a terminal.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
 
 
 def clean(text: str) -> str:
-    """Without what steers a terminal or turns a line's direction: names and messages may come from
-    files. It is shown as an escape.
+    """Return text in which what steers a terminal or turns a line's direction is escaped.
+
+    Names and messages may come from files.
     """
     if text.isprintable():
         return text
@@ -97,8 +99,9 @@ def size(value: float) -> str:
 
 
 def aside(text: str) -> None:
-    """Say on stderr what is no error and belongs to no target, as soon as it is known; not to what
-    collects the answer of a build.
+    """Say on stderr what is no error and belongs to no target, as soon as it is known.
+
+    Not to what collects the answer of a build.
     """
     stream = sys.__stderr__
     try:

@@ -1,5 +1,6 @@
-"""A limit for what a stranger's file makes us compute in Python: a chat template, a regular
-expression.
+"""A limit for what a stranger's file makes us compute in Python.
+
+A chat template, a regular expression.
 """
 
 from __future__ import annotations
@@ -105,8 +106,9 @@ def _from_outside(began: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _memory() -> Iterator[None]:
-    """Yield where the system can, no more than so much address space is given meanwhile; else the
-    machine might run out of memory first.
+    """Limit the address space that is given meanwhile, where the system can.
+
+    Else the machine might run out of memory first.
     """
     limits = _limits()
     if limits is None:

@@ -1,5 +1,6 @@
-"""Conversations as they are published -> messages with role and content: OpenAI's form, ShareGPT's,
-parts of content, tool calls, weights.
+"""Conversations as they are published -> messages with role and content.
+
+OpenAI's form, ShareGPT's, parts of content, tool calls, weights.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ def _unzipped(value: object) -> object:
 
 
 def conversation_of(columns: Mapping[str, Any], name: str) -> list[dict[str, Any]] | str:
-    """The messages of a row, with the text of its column `system` as the first unless they begin
-    with one; or why they can't be read.
+    """Return the messages of a row, or why they can't be read.
+
+    The text of its column `system` is the first unless they begin with one.
     """
     messages = conversation(columns.get(name), name)
     if (
@@ -107,8 +109,9 @@ def conversation_of(columns: Mapping[str, Any], name: str) -> list[dict[str, Any
 
 
 def has_system(columns: Mapping[str, Any], name: str) -> bool:
-    """Return whether a system message stands beside the others, as in ShareGPT's form and in
-    requests to Anthropic's servers.
+    """Return whether a system message stands beside the others.
+
+    As in ShareGPT's form and in requests to Anthropic's servers.
     """
     system = columns.get("system")
     return name != "system" and isinstance(system, str) and bool(system.strip())
@@ -146,8 +149,9 @@ def why_not_trained(messages: list[dict[str, Any]]) -> tuple[str, bool] | None:
 
 
 def tools_of(columns: Mapping[str, Any]) -> str | None:
-    """The column `tools`, or `functions`, as JSON text; "" where there is none, None where it can't
-    be read.
+    """Return the column `tools`, or `functions`, as JSON text.
+
+    "" where there is none, None where it can't be read.
     """
     for name in ("tools", "functions"):
         value = columns.get(name)

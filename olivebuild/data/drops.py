@@ -1,5 +1,6 @@
-"""Rows of a data set that are left out or cut, as a line for people: how many, why, and where the
-first stands.
+"""Rows of a data set that are left out or cut, as a line for people.
+
+How many, why, and where the first stands.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ SIDES = {"drops": "", "test_drops": "test ", "eval_drops": "eval "}
 
 
 def told(report: Mapping[str, Any], name: str = "drops") -> str:
-    """`60 of 100 rows dropped: 60 x no value for input (first data/rows.jsonl:1)`; "" if none is
-    dropped or cut.
+    """Return a line of what was dropped or cut; "" if nothing was.
+
+    `60 of 100 rows dropped: 60 x no value for input (first data/rows.jsonl:1)`.
 
     `name`: `test_drops` tells of the rows of a test file, as a step's figures have them,
     `eval_drops` of those that judge a training.
@@ -51,15 +53,17 @@ def all_told(figures: Mapping[str, Any]) -> list[str]:
 
 
 def report_file(log: str | Path) -> Path:
-    """Return where a step whose log that is leaves its report when it fails; gone once it ends
-    well.
+    """Return where a step with that log leaves its report when it fails.
+
+    It is gone once the step ends well.
     """
     return Path(log).with_suffix(".report.json")
 
 
 def left_by(log: Path) -> dict[str, Any]:
-    """The report of the last run that failed with that log, as a step's figures would be; empty
-    where there is none.
+    """Return the report of the last run that failed with that log.
+
+    As a step's metrics would be; empty where there is none.
     """
     try:
         report = json.loads(opening.read(report_file(log)))
@@ -76,8 +80,9 @@ def left_by(log: Path) -> dict[str, Any]:
 
 
 def keep(log: str, recipe_folder: str, report: Mapping[str, Any]) -> str:
-    """Keep the report of a step that fails beside its log; return where it lies, below the recipe's
-    folder if it does.
+    """Keep the report of a step that fails beside its log; return where it lies.
+
+    The path is relative to the recipe's folder if it lies below.
 
     Nothing else of such a step is kept. `log` is "" where there is none.
     """

@@ -1,5 +1,6 @@
-"""Limits on how much of a data file is taken into memory: by packing, or by saying once what stands
-a million times, a small one may be rows without end.
+"""Limits on how much of a data file is taken into memory.
+
+By packing, or by saying once what stands a million times, a small one may be rows without end.
 """
 
 from __future__ import annotations

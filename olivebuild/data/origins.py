@@ -1,5 +1,6 @@
-"""Origins of the rows of a data set in its files, and how many of them may be dropped: for what is
-told of rows.
+"""Origins of the rows of a data set in its files, for what is told of rows.
+
+And how many of them may be dropped.
 
 They lie in a file of their own that no digest counts: a row that moves is the same row, and nothing
 is trained anew for it.
@@ -19,8 +20,9 @@ DEFAULT_MAX_DROPPED = 0.05
 
 @dataclass(frozen=True)
 class Origins:
-    """The origins of a split's rows, in their order: `data/rows.jsonl:12`; none for a data set that
-    does not tell.
+    """The origins of a split's rows, in their order: `data/rows.jsonl:12`.
+
+    None for a data set that does not tell.
     """
 
     rows: Sequence[str] = ()

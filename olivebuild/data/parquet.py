@@ -109,8 +109,9 @@ def _repeated(column: pa.Array) -> int:
 
 
 def _plain(value: Any, short: bool = False) -> Any:
-    """A value as a JSON file would have it: NaN is none, and a number of few bits has few
-    digits.
+    """Return a value as a JSON file would have it.
+
+    NaN is none, and a number of few bits has few digits.
     """
     if isinstance(value, float):
         if math.isnan(value):

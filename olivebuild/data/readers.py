@@ -1,5 +1,6 @@
-"""Data files as they are found -> rows with their places: JSON, CSV and parquet, packed or not, in
-several encodings.
+"""Data files as they are found -> rows with their places.
+
+JSON, CSV and parquet, packed or not, in several encodings.
 
 What is guessed is said. What can't be read is an error with its line.
 """
@@ -79,8 +80,9 @@ def _numbered(path: Path, shown: str, say: Say) -> Iterator[Read]:
 
 
 def kind_of(path: Path) -> str:
-    """The ending that says how a file is read, in small letters: `.jsonl` for ROWS.JSONL.gz; ""
-    where it is none that is read.
+    """Return the ending that says how a file is read: `.jsonl` for ROWS.JSONL.gz.
+
+    "" where it is none that is read.
     """
     suffixes = [s.lower() for s in path.suffixes]
     packed = len(suffixes) > 1 and suffixes[-1] in PACKINGS
@@ -279,8 +281,9 @@ def _csv(text: Text, say: Say) -> Iterator[Read]:
 
 
 def _delimiter(text: Text, usual: str) -> tuple[str, int]:
-    """Return what separates the values, and how many lines before the header say just that
-    (`sep=;`, for spreadsheets).
+    """Return what separates the values, and how many lines before the header say just that.
+
+    A line `sep=;` is for spreadsheets.
 
     It is the usual one unless that leaves the header whole while another parts the header and the
     first rows alike.

@@ -1,5 +1,6 @@
-"""Near-duplicate groups, and which side of the split each falls on: by a hash, so that other rows
-never move one.
+"""Near-duplicate groups, and which side of the split each falls on.
+
+By a hash, so that other rows never move one.
 
 Likeness means what differs: a line that many rows have, and words with which nearly all begin or
 end, are not compared.
@@ -35,8 +36,9 @@ _TOKEN = re.compile(rf"(?P<run>[{_UNSPACED}]+)|[^\W{_UNSPACED}]+")
 
 @dataclass(frozen=True)
 class Likeness:
-    """The group of each text, and what was not compared: lines and words that rows share, with the
-    number of rows that do.
+    """The group of each text, and what was not compared.
+
+    Lines and words that rows share, with the number of rows that do.
     """
 
     groups: list[str]
@@ -48,8 +50,9 @@ def near_duplicate_groups(texts: Sequence[str]) -> list[str]:
 
 
 def likeness(texts: Sequence[str], together: Sequence[str] = (), *, near: bool = True) -> Likeness:
-    """For each text the id of its group: texts whose word sets have a Jaccard similarity of at
-    least SIMILARITY are together.
+    """Return the id of each text's group.
+
+    Texts whose word sets have a Jaccard similarity of at least SIMILARITY are together.
 
     `together`: a name for each text, texts of one name being in one group; "" is none. Without
     `near`, only texts of the same words are
@@ -145,8 +148,9 @@ def _compared(texts: Sequence[str]) -> tuple[list[frozenset[str]], dict[str, int
 
 
 def _without_frame(tokens: list[list[str]], backwards: bool) -> tuple[list[list[str]], str, int]:
-    """Token lists without those with which nearly all begin (or end), which these are, and how many
-    have them.
+    """Return token lists without those with which nearly all begin (or end).
+
+    Also which these are, and how many have them.
     """
     least, step = max(SHARED_ROWS, SHARED_FRAME * len(tokens)), -1 if backwards else 1
     open_, frame = list(range(len(tokens))), list[str]()
@@ -190,8 +194,9 @@ def _compared_set(tokens: Sequence[str]) -> frozenset[str]:
 
 
 def sides(groups: Sequence[str], seed: int, holdout: float) -> list[bool]:
-    """True for the rows that are held out: those whose group's hash, as a number in [0, 1), is
-    below `holdout`.
+    """Return True for the rows that are held out.
+
+    Those whose group's hash, as a number in [0, 1), is below `holdout`.
     """
     place = places(groups, seed)
     return [place[group] < holdout for group in groups]
@@ -202,8 +207,9 @@ def places(groups: Sequence[str], seed: int) -> dict[str, float]:
 
 
 def nearest(groups: Sequence[str], seed: int, *, test: bool) -> str | None:
-    """Return where all fell on one side: the group that is nearest to the other, of those that are
-    no more than half of the rows.
+    """Return the group that is nearest to the other side, where all fell on one.
+
+    Of those that are no more than half of the rows.
     """
     sizes, place = Counter(groups), places(groups, seed)
     small = [group for group, size in sizes.items() if 2 * size <= len(groups)]

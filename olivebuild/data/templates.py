@@ -23,8 +23,9 @@ _MARKS = frozenset("{}?")
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in a template for a column's value; `around`: what is written where there is one, {}
-    being the value.
+    """A place in a template for a column's value.
+
+    `around`: what is written where there is one, {} being the value.
     """
 
     column: str
@@ -75,8 +76,9 @@ def columns_in(text: str, columns: Iterable[str] = ()) -> list[str]:
 
 
 def fill(text: str, columns: Mapping[str, Any], names: Iterable[str] | None = None) -> str:
-    """The template with the values of a row; `names` are the columns of the data, where the row has
-    not all of them.
+    """Return the template with the values of a row.
+
+    `names` are the columns of the data, where the row has not all of them.
     """
     texts = []
     for part in _parts(text, columns if names is None else names):

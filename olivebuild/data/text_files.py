@@ -76,7 +76,9 @@ def _bytes(path: Path, shown: str) -> Any:
 
 
 def encoding_of(path: Path, shown: str, say: Say) -> str:
-    """UTF-8; what a byte order mark says; or Windows' Western encoding where all of the file looks
+    """Return the encoding of a text file.
+
+    UTF-8; what a byte order mark says; or Windows' Western encoding where all of the file looks
     like it, which is said.
     """
     with _bytes(path, shown) as f:
@@ -147,8 +149,9 @@ _FOREIGN = re.compile(rb"[^\x00-\x7f" + _SIGNS + rb"\xc0-\xd6\xd8-\xf6\xf8-\xfe]
 
 
 def _is_western(path: Path, shown: str) -> bool:
-    """Return whether the bytes beyond ASCII look like Western letters and signs: defined, seldom
-    three in a row, and no UTF-8 among them.
+    """Return whether the bytes beyond ASCII look like Western letters and signs.
+
+    They are defined, seldom three in a row, and no UTF-8 is among them.
     """
     high = rows = 0
     with _bytes(path, shown) as f:
@@ -175,8 +178,9 @@ def _is_western(path: Path, shown: str) -> bool:
 
 
 def _not_utf8(path: Path, shown: str) -> InputError:
-    """The place of the first byte that is no text: the decoder's own position counts from wherever
-    it began to read.
+    """Return the place of the first byte that is no text.
+
+    The decoder's own position counts from wherever it began to read.
     """
     with _bytes(path, shown) as f:
         for number, line in enumerate(lines_of(f, shown), 1):

@@ -52,8 +52,10 @@ def _kind(value: object) -> str:
 
 
 def tidied(rows: Sequence[Read], names: Iterable[str]) -> tuple[list[Read], list[str]]:
-    """The rows, and a line for each of the columns `names` that a program keeps as another kind of
-    value than what was put in.
+    """Return the rows with tidied values, and a line for each column that has some.
+
+    Of the columns `names`, those that a program keeps as another kind of value than what was put
+    in.
 
     Whole numbers become floating point where some are missing, and dates become points in time:
     both are turned back, if all of the column allow it.

@@ -194,8 +194,9 @@ def _changes(target: str, model: str, data: str, old: MetricSet, new: MetricSet)
 
 
 def _is_noise(metric: str, old: tuple[MetricSet, float], new: tuple[MetricSet, float]) -> bool:
-    """Judge by the intervals of both, as if the two had been judged on rows of their own: the
-    history has no answers to pair.
+    """Return whether a change is within the intervals of both.
+
+    As if the two had been judged on rows of their own: the history has no answers to pair.
     """
     change = new[1] - old[1]
     if not change:

@@ -153,8 +153,9 @@ class Builder:
                 self._note(node, text)
 
     def _fetch_small_files(self, plan: Plan) -> None:
-        """Have the small files of the hub's models here, before weights are fetched and anything is
-        made.
+        """Have the small files of the hub's models here, before weights are fetched.
+
+        And before anything is made.
         """
         for name, state in plan.states.items():
             if self._may_start and _is_to_be_fetched(state):
@@ -215,8 +216,9 @@ class Builder:
             self._failures.check(plan)
 
     def _is_taken(self, state: State) -> bool:
-        """Return whether a node has failed or runs, or another runs of which the key is the same:
-        that one's result will do for both.
+        """Return whether a node has failed or runs, or another with the same key runs.
+
+        That one's result will do for both.
         """
         name = state.node.name
         if name in self._running or name in self._failures:
@@ -224,8 +226,10 @@ class Builder:
         return any(action.state.key == state.key for action in self._running.values())
 
     def _inputs_ready(self, plan: Plan, state: State) -> bool:
-        """Return whether a node's inputs are there, and the data sets of the benchmarks that will
-        ask what is made of it: their rows are looked at before an adapter is trained.
+        """Return whether a node's inputs are there.
+
+        So have to be the data sets of the benchmarks that will ask what is made of it: their rows
+        are looked at before an adapter is trained.
         """
         graph = self.planner.graph
         if not all(self._is_done(plan, s.name) for _, s, _ in graph.inputs[state.node.name]):
@@ -370,8 +374,9 @@ class Builder:
         self._running.clear()
 
     def _save(self) -> None:
-        """Whatever went wrong, write what is remembered; where even that can't be written, tell it,
-        once.
+        """Write what is remembered, whatever went wrong.
+
+        Where even that can't be written, tell it, once.
         """
         try:
             save(self.planner, self.report.plan)

@@ -178,8 +178,9 @@ class Commit:
         }
 
     def _output_digest(self, relative: str, stored: StoredResult) -> str:
-        """Return the content digest of an output: of a model its tensors, of a folder its files, of
-        a file its bytes.
+        """Return the content digest of an output.
+
+        Of a model its tensors, of a folder its files, of a file its bytes.
         """
         out = self._action.out
         if self._node.kind in ("model", "merged"):
@@ -260,8 +261,10 @@ def remember_fresh(workspace: Workspace, plan: Plan) -> None:
 
 
 def save(planner: Planner, plan: Plan | None) -> None:
-    """Write what is remembered: which keys this recipe uses, the last results and digests of this
-    workspace, and olivebuild.lock.
+    """Write what is remembered.
+
+    Which keys this recipe uses, the last results and digests of this workspace, and
+    olivebuild.lock.
 
     `plan`: None where the build failed before there was one. Raises OSError.
     """

@@ -98,8 +98,9 @@ class ResourcePool:
 
 
 def limits_of(words: tuple[str, ...], defaults: Mapping[str, float]) -> dict[str, float]:
-    """Return limits with the command line's `gpu=2` and `memory=8GB` in place of the defaults,
-    which the recipe and the machine give.
+    """Return limits with the command line's `gpu=2` and `memory=8GB` in place of defaults.
+
+    The recipe and the machine give the defaults.
 
     Raises RecipeError.
     """

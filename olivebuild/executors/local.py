@@ -75,8 +75,9 @@ class LocalExecutor:
         return min(action.gpus, self._gpus)
 
     def prepare(self, modules: Sequence[str]) -> None:
-        """Start a process for the first action that may share one: its imports, and those of the
-        `modules`, pass while this one still plans.
+        """Start a process for the first action that may share one.
+
+        Its imports, and those of the `modules`, pass while this one still plans.
         """
         if not self._idle and hashing.THREADS > 1:
             self._idle.append(self._child(_spawn([], None, ahead=modules), [], None))
@@ -220,8 +221,9 @@ def _end(child: Child) -> None:
 
 
 def _end_of_session(process: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """Wait for a child that is about to end, and end what it started, which it can't do itself when
-    it is killed.
+    """Wait for a child that is about to end, and end what it started.
+
+    It can't do that itself when it is killed.
 
     Its exit code, and the most memory that it took, in bytes; 0 where that is not told.
     """

@@ -1,5 +1,6 @@
-"""Conversions that are known to fail, or to be wrong, by what a model's configuration says: told by
-`plan`, before an hour of training.
+"""Conversions that are known to fail, or to be wrong, by a model's configuration.
+
+`plan` reports them before an hour of training.
 
 Each was found by converting a miniature of the architecture (ml/onnx/miniature_proof.py), and holds
 for the versions that are named.
@@ -83,7 +84,9 @@ def _scales_in_a_way_of_its_own(config: Config) -> bool:
 
 
 def _rounds_yarn(config: Config) -> bool:
-    """The builder takes the dimensions between which YaRN changes over as they are; transformers
+    """Return whether the builder and transformers would differ in YaRN.
+
+    The builder takes the dimensions between which YaRN changes over as they are; transformers
     rounds them, unless told not to.
     """
     rope = rope_of(config)
@@ -250,8 +253,9 @@ KNOWN_TO_FAIL = (
 
 
 def known_to_fail(config: Config, precision: object) -> ModelFinding | None:
-    """Return what the installed model builder is known to do wrong with such a model; None if
-    nothing.
+    """Return what the installed model builder is known to do wrong with such a model.
+
+    None if nothing.
     """
     architecture, version = architecture_of(config), installed("onnxruntime-genai")
     for failure in KNOWN_TO_FAIL:

@@ -1,5 +1,6 @@
-"""Limits on folders from elsewhere without the recipe's trust: an error for what would load
-code, or lead out of the folder.
+"""Limits on folders from elsewhere without the recipe's trust.
+
+An error for what would load code, or lead out of the folder.
 
 Of models and adapters for transformers and peft here, of ONNX folders in onnx_folder.py. Both are
 asked when a plan is made, before a step reads what it has fetched, and again before a library loads
@@ -42,8 +43,9 @@ def check(faults: Iterable[Fault], hint: str, where: Where | str | None) -> None
 
 
 def of_model(folder: Path) -> Iterator[Fault]:
-    """Yield what config.json has transformers load besides its own classes and the folder's
-    safetensors.
+    """Yield what config.json has transformers load beside its own classes.
+
+    The folder's safetensors aside.
     """
     file = folder / "config.json"
     try:

@@ -1,5 +1,6 @@
-"""Contents of the hub's cache on this disk: its layout, and the list of files that the
-hub's client keeps there. Asks nobody.
+"""Contents of the hub's cache on this disk.
+
+Its layout, and the list of files that the hub's client keeps there. Asks nobody.
 
 https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 """
@@ -32,8 +33,9 @@ def _repository(source: Source) -> Path:
 
 
 def listed(source: Source, commit: str) -> set[str]:
-    """The names of all files of a pinned model, as the hub's client was told them; empty where it
-    was not, or keeps no such list.
+    """Return the names of all files of a pinned model, as the hub's client was told them.
+
+    Empty where it was not, or keeps no such list.
     """
     try:
         return set(
@@ -44,8 +46,9 @@ def listed(source: Source, commit: str) -> set[str]:
 
 
 def small_files_of(source: Source, commit: str) -> Path | None:
-    """The folder of a pinned model, if all of its small files are known to be in it, be its weights
-    there or not.
+    """Return the folder of a pinned model, if all of its small files are known to be in it.
+
+    Its weights may be there or not.
     """
     folder, names = _repository(source) / "snapshots" / commit, listed(source, commit)
     complete = all(

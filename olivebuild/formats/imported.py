@@ -1,5 +1,6 @@
-"""Folders that come from elsewhere: looked at when a plan is made where they lie on this disk, and
-else as soon as they have come.
+"""Folders that come from elsewhere.
+
+Those on this disk are looked at when a plan is made, others as soon as they have come.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def hint(kind: str) -> str:
 
 
 def check(folder: Path, kind: str, where: Where | str | None, *, trust: bool) -> None:
-    """Raises InputError for a link that leaves the folder, trusted or not, and for what takes the
+    """Check a folder from elsewhere.
+
+    Raises InputError for a link that leaves the folder, trusted or not, and for what takes the
     recipe's trust.
     """
     # Of a model's folder the scan looks at what loaders read.

@@ -1,5 +1,6 @@
-"""Small files of a model's folder, and what the installed libraries know of such
-models. Knows nothing of plans.
+"""Small files of a model's folder, and what the installed libraries know of such models.
+
+Knows nothing of plans.
 
 Only JSON and the source text of the installed libraries are read, and the headers of weights:
 nothing heavy is imported, and no code of the folder runs. What can't be told is left to the steps.
@@ -130,8 +131,9 @@ def full_precision_hint(trained_on: str) -> str:
 
 
 def context_of(config: Config) -> int | None:
-    """Return how many tokens the model takes, prompt and answer together; None where it does not
-    say.
+    """Return how many tokens the model takes, prompt and answer together.
+
+    None where it does not say.
     """
     text = text_config(config)
     context = next(
@@ -232,8 +234,9 @@ def is_there(library: str) -> bool:
 
 @cache
 def source_of(library: str, *path: str) -> str:
-    """The text of a file of an installed library, which is not imported; empty where there is
-    none.
+    """Return the text of a file of an installed library, which is not imported.
+
+    Empty where there is none.
     """
     with contextlib.suppress(ImportError, ValueError, OSError, UnicodeDecodeError):
         spec = importlib.util.find_spec(library)
@@ -245,8 +248,9 @@ def source_of(library: str, *path: str) -> str:
 
 @cache
 def architectures_of_builder() -> frozenset[str]:
-    """The architectures that the installed model builder names; empty where it is not written as
-    expected.
+    """Return the architectures that the installed model builder names.
+
+    Empty where it is not written as expected.
     """
     return frozenset(
         re.findall(
@@ -258,8 +262,9 @@ def architectures_of_builder() -> frozenset[str]:
 
 @cache
 def methods_of_builder() -> frozenset[str]:
-    """The methods of quantisation that the installed model builder reads; empty where it is not
-    written as expected.
+    """Return the methods of quantisation that the installed model builder reads.
+
+    Empty where it is not written as expected.
     """
     text = source_of("onnxruntime_genai", "models", "loaders", "quant_model.py")
     methods = re.findall(r"""quant_type == ["']([\w-]+)["']""", text)
@@ -277,8 +282,9 @@ FEWEST = 20
 
 @cache
 def types_of_transformers() -> tuple[dict[str, str], frozenset[str]]:
-    """(model type -> class of its configuration, model types with a causal language model) of the
-    installed transformers.
+    """Return the types of models that the installed transformers knows.
+
+    (model type -> class of its configuration, model types with a causal language model).
 
     Empty where they are not written as expected.
     """
@@ -303,8 +309,9 @@ def types_of_transformers() -> tuple[dict[str, str], frozenset[str]]:
 
 
 def unknown_to_transformers(config: Config) -> ModelFinding | None:
-    """Why the installed transformers can't load the model without code of the folder's own; None if
-    it can.
+    """Return why transformers can't load the model without code of the folder's own.
+
+    None if the installed version can.
     """
     configured, causal = types_of_transformers()
     kind, auto_map = str(config.get("model_type") or ""), config.get("auto_map")

@@ -1,5 +1,6 @@
-"""Signs in a model's folder that it holds another kind of model than one would take it for:
-quantised, or made for something else.
+"""Signs that a model's folder holds another kind of model than one would take it for.
+
+Quantised, or made for something else.
 
 As model_config.py, it reads small files, headers and the source text of the installed libraries.
 """
@@ -51,16 +52,19 @@ WHOLE_NUMBERS = ("U8", "I8", "I32", "U32")
 
 
 def _is_matrix(tensor: Tensor) -> bool:
-    """Masks are of whole numbers in models that are not quantised, but they have other names, or
-    more dimensions.
+    """Return whether a tensor is a weight and a matrix.
+
+    Masks are of whole numbers in models that are not quantised, but they have other names, or more
+    dimensions.
     """
     return tensor.name.endswith(".weight") and len(tensor.shape) == 2
 
 
 @cache
 def methods_of_transformers() -> frozenset[str]:
-    """The methods of quantisation that the installed transformers knows; empty where they are not
-    written as expected.
+    """Return the methods of quantisation that the installed transformers knows.
+
+    Empty where they are not written as expected.
     """
     text = source_of("transformers", "quantizers", "auto.py")
     block = re.search(r"^AUTO_QUANTIZER_MAPPING = \{(.*?)^\}", text, re.DOTALL | re.MULTILINE)
@@ -82,8 +86,9 @@ TIED = ("gpt2", "bloom", "opt", "gpt_neo")
 
 @cache
 def classes_of_transformers() -> frozenset[str]:
-    """The classes that continue texts, of the installed transformers; empty where they are not
-    written as expected.
+    """Return the classes of the installed transformers that continue texts.
+
+    Empty where they are not written as expected.
     """
     modeling = source_of("transformers", "models", "auto", "modeling_auto.py")
     block = re.search(
@@ -96,8 +101,9 @@ def classes_of_transformers() -> frozenset[str]:
 
 
 def made_for_something_else(config: Config) -> ModelFinding | None:
-    """That a model was saved without the head that continues text; None if it was with one, or does
-    not say so.
+    """Return that a model was saved without the head that continues text.
+
+    None if it was with one, or does not say so.
     """
     architecture, classes = architecture_of(config), classes_of_transformers()
     if not classes or architecture in classes or not WITHOUT_HEAD.fullmatch(architecture):

@@ -1,5 +1,6 @@
-"""Recognition of folders and files that are named as models and are none: by the names in it, or by
-its first bytes. Reads nothing else.
+"""Recognition of folders and files that are named as models and are none.
+
+By the names in it, or by its first bytes. Reads nothing else.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ BEGINNING = 512
 
 
 def file_like(head: bytes) -> tuple[str, str] | None:
-    """(what a file is that begins like this, a hint) where it is nothing that a model
-    consists of.
+    """Return what a file is that begins like this, and a hint.
+
+    None where it may be part of a model.
     """
     if not head:
         return "it is empty", "download it again"
@@ -59,8 +61,9 @@ def head_of(file: Path) -> bytes:
 
 
 def folder_like(folder: Path, listed: Collection[str] | None = None) -> tuple[str, str]:
-    """(what a folder without config.json is, a hint); `listed`: what it will have in it, where not
-    all of it is there yet.
+    """Return what a folder without config.json is, and a hint.
+
+    `listed`: what it will have in it, where not all of it is there yet.
     """
     names = listed or {p.name for p in folder.iterdir()}
     if "adapter_config.json" in names:
@@ -105,8 +108,9 @@ def _trained_on(file: Path) -> str:
 
 
 def without_weights(names: Collection[str]) -> tuple[str, str]:
-    """(fact, hint) of a model folder with these files, of which none is one that transformers would
-    load.
+    """Return fact and hint of a model folder with these files.
+
+    None of them is one that transformers would load.
     """
     others = sorted(n for n in names if n.endswith(".safetensors"))
     if "adapter_model.safetensors" in others:

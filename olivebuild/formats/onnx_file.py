@@ -1,5 +1,6 @@
-"""External names of an ONNX file, and the operators that it calls: read from its wire
-format, without onnx or a copy in memory.
+"""External names of an ONNX file, and the operators that it calls.
+
+Read from its wire format, without onnx or a copy in memory.
 
 Format: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto in
 https://protobuf.dev/programming-guides/encoding/.
@@ -97,8 +98,9 @@ class _Reader:
         return self._data[start:end].decode("utf-8")
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """(number, start, end) of each field of a message that has a length; other fields are
-        passed over.
+        """Yield (number, start, end) of each field of a message that has a length.
+
+        Other fields are passed over.
         """
         at = start
         while at < end:

@@ -1,5 +1,6 @@
-"""An ONNX folder from elsewhere, read against lists of what onnxruntime-genai may be told and of
-the files that it may read.
+"""An ONNX folder from elsewhere, read against lists of what is harmless.
+
+What onnxruntime-genai may be told, and the files that it may read.
 
 genai_config.json can name a shared library, directly or by an option of a provider; the runtime
 loads it when it opens the model. Known
@@ -304,8 +305,9 @@ def _of_graph(named: Named, name: str) -> Iterator[Fault]:
 
 
 def stays_inside(name: str) -> bool:
-    """Return whether a relative name leads to below the folder that it is looked up in, on each
-    system.
+    """Return whether a relative name leads to below the folder that it is looked up in.
+
+    On each system.
     """
     parts = name.replace("\\", "/").split("/")
     return (

@@ -1,5 +1,6 @@
-"""Headers of safetensors files, the files that make a model, and its digest: without
-torch, from the header's JSON.
+"""Headers of safetensors files, the files that make a model, and its digest.
+
+Without torch, from the header's JSON.
 
 Format: https://github.com/huggingface/safetensors#format (8 bytes little-endian header length, JSON
 header, tensor bytes).
@@ -54,8 +55,9 @@ Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Tensor(Struct, frozen=True):
-    """One tensor in a file: `dtype` as safetensors writes it (BF16, F32 ...), byte range [start,
-    end) from the file's start.
+    """One tensor in a file.
+
+    `dtype` as safetensors writes it (BF16, F32 ...), byte range [start, end) from the file's start.
     """
 
     name: str
@@ -194,8 +196,9 @@ def sum_of_tensors(path: Path, count: hashing.OnBytes = hashing.ignore_progress)
 
 
 class WeightFiles(Struct, frozen=True):
-    """The files that hold a model's tensors, in the order in which they are loaded, and the index
-    that names them ("" without one).
+    """The files that hold a model's tensors, in the order in which they are loaded.
+
+    And the index that names them ("" without one).
     """
 
     names: tuple[str, ...]
@@ -203,8 +206,9 @@ class WeightFiles(Struct, frozen=True):
 
 
 def weight_files(folder: Path) -> WeightFiles:
-    """Return which weights transformers would load from a folder: what config.json names, else
-    model.safetensors, else what the index names.
+    """Return which weights transformers would load from a folder.
+
+    What config.json names, else model.safetensors, else what the index names.
 
     As `_get_resolved_checkpoint_files` of transformers/modeling_utils.py. Raises InputError where
     it would load none or other ones.
@@ -225,8 +229,9 @@ def weight_files(folder: Path) -> WeightFiles:
 
 
 def chosen_of(names: Collection[str], folder: Path) -> str:
-    """The weight file, or the index, of a model folder that has (or will have) files of these
-    names. Raises InputError.
+    """Return the weight file, or the index, of a model folder with files of these names.
+
+    It has them, or will have them. Raises InputError.
     """
     if rank_files := sorted(name for name in names if fnmatch(name, RANK_FILE)):
         hint = "move it elsewhere: transformers would load it in place of the model"
@@ -346,8 +351,9 @@ def ignored_weights(folder: Path) -> list[str]:
 
 
 def model_files(folder: Path, *, code: bool = False) -> tuple[list[Path], list[Path]]:
-    """(weight files, other files that a loader reads) of a Hugging Face folder; `code`: Python
-    files are read too. The index is neither.
+    """Return (weight files, other files that a loader reads) of a Hugging Face folder.
+
+    `code`: Python files are read too. The index is neither.
 
     Raises InputError when there are no safetensors weights or no config.json.
     """

@@ -63,8 +63,9 @@ def later(date: str, days: int) -> str:
 
 
 def write(date: str, format_: str) -> str:
-    """The beginning of that day as strftime writes it, in English whatever the locale is, and in
-    UTC.
+    """Return the beginning of that day as strftime writes it.
+
+    In English whatever the locale is, and in UTC.
     """
     from datetime import UTC, datetime
 
@@ -103,8 +104,9 @@ def reads_clock(template: str) -> bool:
 
 
 def fixed(template: str, date: str) -> str:
-    """The template with a macro in the place of its clock, so that it writes the same wherever it
-    is rendered. Unchanged if it reads none.
+    """Return the template with a macro in the place of its clock.
+
+    It writes the same wherever it is rendered. Unchanged if it reads none.
 
     The macro knows the directives that stand in the template, and refuses others; without a date it
     refuses all.
@@ -197,8 +199,9 @@ def _all_fixed(value: Any, date: str) -> Any:
 
 
 def holds_templates(name: str) -> bool:
-    """Return whether a file of a model folder may have chat templates; `name` is relative to the
-    folder.
+    """Return whether a file of a model folder may have chat templates.
+
+    `name` is relative to the folder.
     """
     return name in FILES or (name.startswith(f"{FOLDER}/") and name.endswith(".jinja"))
 

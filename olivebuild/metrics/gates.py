@@ -250,8 +250,9 @@ def _metric_of_command(gate: Gate, metrics: Metrics) -> float:
 def _interval(
     gate: Gate, metrics: Metrics, model: str, versus: str, data: str
 ) -> tuple[float, float] | None:
-    """Return the interval of versus minus model, from the benchmark's comparison of the two,
-    whichever way round it was made; None where it has none.
+    """Return the interval of versus minus model, from the benchmark's comparison.
+
+    Whichever way round it was made; None where it has none.
     """
     for row in metrics.comparisons:
         if row.figure != gate.metric or row.data not in (data, None):

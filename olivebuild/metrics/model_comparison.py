@@ -55,8 +55,9 @@ def comparisons(models: Mapping[str, ModelMetrics], sets: Sequence[str]) -> list
 def add_seeds(
     model: dict[str, Any], sets: list[str], again: dict[int, list[dict[str, Any]]]
 ) -> None:
-    """Add the same model trained with other seeds to a model of `metrics.json`, and how far each of
-    its metrics moves with them.
+    """Add the same model trained with other seeds to a model of `metrics.json`.
+
+    And how far each of its metrics moves with them.
 
     `again`: the accuracy of each seed, a row a data set.
     """

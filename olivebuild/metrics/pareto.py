@@ -46,8 +46,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Front:
-    """`quality` and `speed` name the metrics that were compared, the first in the data set
-    `data`.
+    """The Pareto front of a benchmark's models.
+
+    `quality` and `speed` name the metrics that were compared, the first in the data set `data`.
     """
 
     quality: str
@@ -68,8 +69,9 @@ class Front:
 
 
 def front(metrics: Metrics) -> Front | None:
-    """Return the front of all models of a benchmark that were timed; None where they have no
-    metrics in common.
+    """Return the front of all models of a benchmark that were timed.
+
+    None where they have no metrics in common.
     """
     rows = {name: row for name, row in metrics.models.items() if row.size is not None}
     data = metrics.data[0]
@@ -136,8 +138,9 @@ def ranked(
     metric: str,
     gates: Iterable[Gate],
 ) -> list[Candidate]:
-    """Return candidates, best first, those that meet all gates before those that don't; of equals
-    the better, then the smaller, then the one listed first.
+    """Return candidates, best first, those that meet all gates before those that don't.
+
+    Of equals the better, then the smaller, then the one listed first.
 
     A gate that names no model judges each. Raises KeyError when there is no such metric,
     RecipeError and BuildError as gates do.
@@ -164,8 +167,9 @@ def ranked(
 
 
 def value_of(metrics: Metrics, model: str, metric: str) -> float:
-    """Return a metric such that more is better: `size`, `accuracy` or, for another than the first
-    data set, `hard.accuracy`.
+    """Return a metric such that more is better.
+
+    `size`, `accuracy` or, for another than the first data set, `hard.accuracy`.
 
     Raises KeyError where it was not measured.
     """

@@ -263,8 +263,9 @@ class PairedComparison(Record, frozen=True, kw_only=True):
 
 
 class Latency(Record, frozen=True, kw_only=True):
-    """Conditions of a latency measurement; `interleaved` says that models took turns in every
-    round.
+    """Conditions of a latency measurement.
+
+    `interleaved` says that models took turns in every round.
     """
 
     prompt_tokens: int | None = None
@@ -291,8 +292,9 @@ class ParetoFront(Record, frozen=True, kw_only=True):
 
 
 class Metrics(Record, frozen=True, kw_only=True):
-    """The results of a benchmark: `models` in the recipe's order, `data` with the data set that
-    gates mean first.
+    """The results of a benchmark.
+
+    `models` are in the recipe's order, `data` has the data set first that gates mean.
 
     `baselines` maps a classical classifier to its data sets; `commands` a command target to its
     metrics.

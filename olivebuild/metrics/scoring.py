@@ -1,5 +1,7 @@
-"""Answers -> metrics: shares with intervals, a table of labels, who was taken for whom, perplexity,
-JSON fields. Knows no models.
+"""Answers -> metrics.
+
+Shares with intervals, a table of labels, who was taken for whom, perplexity, JSON fields. Knows no
+models.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from olivebuild.metrics.statistics import share_interval
 
 @dataclass(frozen=True)
 class Fields:
-    """Verdicts on the JSON fields of one answer: whether it follows the schema, whether it is
-    all right, and which fields are.
+    """Verdicts on the JSON fields of one answer.
+
+    Whether it follows the schema, whether it is all right, and which fields are.
     """
 
     valid: bool
@@ -30,8 +33,10 @@ class Fields:
 
 @dataclass(frozen=True)
 class Judged:
-    """One row: what was expected, the likeliest label, what was written, and the likelihood of the
-    right answer (`nll`, in nats).
+    """One row with its answer.
+
+    What was expected, the likeliest label, what was written, and the likelihood of the right answer
+    (`nll`, in nats).
     """
 
     expected: str

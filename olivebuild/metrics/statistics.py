@@ -1,5 +1,6 @@
-"""Statistics of metrics, against noise: intervals, paired comparisons, and how many rows a loss
-takes to be seen. Knows no models.
+"""Statistics of metrics, against noise.
+
+Intervals, paired comparisons, and how many rows a loss takes to be seen. Knows no models.
 
 Intervals are at 95 %. Verdicts are at 99 %, since a benchmark makes many comparisons: of a hundred
 of equals about one says otherwise. Nothing else is corrected for looking at many at once.
@@ -66,8 +67,9 @@ def share_interval(right: int, rows: int) -> Interval | None:
 
 
 def median_interval(samples: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """From order statistics, so it holds for any distribution; None for fewer than six samples (at
-    99 % eight), which can't say that much.
+    """Return the interval of a median from order statistics, for any distribution.
+
+    None for fewer than six samples (at 99 % eight), which can't say that much.
     """
     if len(samples) < 2:
         return None
@@ -80,8 +82,9 @@ def median_interval(samples: Sequence[float], level: float = LEVEL) -> Interval 
 
 
 def paired_shares(first: Sequence[bool], second: Sequence[bool]) -> Difference:
-    """Two models on the same rows, right or wrong: McNemar's exact test, and Tango's interval of
-    the difference.
+    """Compare two models on the same rows, right or wrong.
+
+    McNemar's exact test, and Tango's interval of the difference.
     """
     won = sum(a and not b for a, b in zip(first, second, strict=True))
     lost = sum(b and not a for a, b in zip(first, second, strict=True))
@@ -177,8 +180,9 @@ def _chance(gaps: np.ndarray) -> float:
 def paired_rounds(
     first: Sequence[float], second: Sequence[float], *, higher_is_better: bool = False
 ) -> Difference:
-    """Two models that took turns, a positive number a round: medians of the rounds' differences and
-    ratios.
+    """Compare two models that took turns, a positive number a round.
+
+    Medians of the rounds' differences and ratios.
     """
     gaps, ratios = np.subtract(first, second), np.log(np.divide(first, second))
     between, surely = median_interval(ratios.tolist()), median_interval(ratios.tolist(), CLEAR)
@@ -196,8 +200,9 @@ def paired_rounds(
 
 
 def macro_f1(expected: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Difference:
-    """The difference of two models' macro F1 on the same rows: interval by drawing rows anew, test
-    by exchanging the two on some of the rows.
+    """Return the difference of two models' macro F1 on the same rows.
+
+    The interval is by drawing rows anew, the test by exchanging the two on some of the rows.
     """
     labels = sorted({*expected, *first, *second})
     number = {label: i for i, label in enumerate(labels)}
@@ -226,8 +231,9 @@ def macro_f1(expected: Sequence[str], first: Sequence[str], second: Sequence[str
 
 
 def _f1(expected: np.ndarray, answered: np.ndarray, counts: np.ndarray, labels: int) -> np.ndarray:
-    """Macro F1 of each row of `counts`, how often each pair (expected, answered) occurs, over the
-    labels that are expected.
+    """Return the macro F1 of each row of `counts`, over the labels that are expected.
+
+    `counts`: how often each pair (expected, answered) occurs.
     """
     wanted, predicted = np.eye(labels)[expected], np.eye(labels)[answered]
     support = counts @ wanted
@@ -239,8 +245,9 @@ def _f1(expected: np.ndarray, answered: np.ndarray, counts: np.ndarray, labels: 
 
 @cache
 def rows_needed(loss: float, differing: float) -> int:
-    """The rows at which McNemar's test finds a loss of this share 9 times in 10, if this share of
-    answers differs anyway.
+    """Return the rows at which McNemar's test finds a loss of this share 9 times in 10.
+
+    If this share of answers differs anyway.
     """
     differing = max(differing, loss)
     # Connor 1987, Biometrics 43:207: near enough to begin with.
@@ -274,8 +281,9 @@ def detectable(rows: int, differing: float) -> float | None:
 
 
 def power(rows: int, loss: float, differing: float) -> float:
-    """Return how likely McNemar's exact test calls a loss of this share a loss, when this share of
-    the rows differs.
+    """Return how likely McNemar's exact test calls a loss of this share a loss.
+
+    When this share of the rows differs.
     """
     low, high = stats.binom.ppf([1e-9, 1 - 1e-9], rows, differing)
     differ = np.arange(max(1, low), high + 1)
@@ -289,15 +297,17 @@ def power(rows: int, loss: float, differing: float) -> float:
 
 
 def differing_share(lost: int, won: int, rows: int) -> float:
-    """Return how many answers differ between two such models, carefully guessed: none in 8 rows is
-    not none in all.
+    """Return how many answers differ between two such models, carefully guessed.
+
+    None in 8 rows is not none in all.
     """
     return (lost + won + 1) / (rows + 2)
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float, Interval | None]:
-    """Mean and standard deviation of a metric over trainings with other seeds, and the interval of
-    the mean.
+    """Return mean and deviation of a metric over trainings with other seeds.
+
+    And the interval of the mean.
     """
     mean = float(np.mean(values))
     if len(values) < 2:

@@ -1,5 +1,6 @@
-"""Builds after an edit: what has not changed since the last build of the same goals is neither
-looked up nor read.
+"""Builds after an edit.
+
+What has not changed since the last build of the same goals is neither looked up nor read.
 
 The nodes of which a stat differs, what may change with them, and what all these are made from are a
 graph of their own (`Incremental`); the rest of the recipe does not exist for the build. Where
@@ -94,8 +95,9 @@ def _reached(
     numbers: Iterable[int],
     neighbours: Callable[[NodeRow], Iterable[int]],
 ) -> set[int]:
-    """Return these nodes, their neighbours, the neighbours of these, and so on. Each node's row is
-    read once, into `rows`.
+    """Return these nodes, their neighbours, the neighbours of these, and so on.
+
+    Each node's row is read once, into `rows`.
     """
     reached, left = set[int](), list(numbers)
     while left:
@@ -227,8 +229,9 @@ def _header(graph: Graph, plan: Plan, seal: str, always_check: tuple[int, ...]) 
 
 
 def _patches(db: NodeDb, plan: Plan, blocks: Mapping[str, Block]) -> dict[int, Patch]:
-    """Return patches for those of the nodes that were looked up that are not as the database has
-    them.
+    """Return patches for nodes that are not as the database has them.
+
+    Of those that were looked up.
     """
     patches: dict[int, Patch] = {}
     for number, name in enumerate(db.header.names):

@@ -75,8 +75,9 @@ def plan_seal(recipe: Recipe, store: Path, asked: Iterable[str]) -> str:
 
 
 def global_paths(planner: Planner, plan: Plan) -> set[Path]:
-    """Return the files and folders on which every node depends: recipe, lock file, libraries, our
-    own sources and those of other packages' kinds.
+    """Return the files and folders on which every node depends.
+
+    Recipe, lock file, libraries, our own sources and those of other packages' kinds.
     """
     recipe = planner.graph.recipe
     paths = {recipe.file, planner.scan.lock.file}
@@ -103,8 +104,9 @@ def _source_paths() -> set[Path]:
 
 
 def _distribution_paths(library: str) -> set[Path]:
-    """Return where a library is installed, under each name that it has, and what tells its
-    version.
+    """Return where a library is installed, under each name that it has.
+
+    And what tells its version.
     """
     from importlib.metadata import PackageNotFoundError, distribution
 
@@ -123,8 +125,10 @@ def _distribution_paths(library: str) -> set[Path]:
 
 
 def node_stats(planner: Planner, state: State, looked: int, scanned: int) -> Block:
-    """Return the stats of all on which a node depends: of the files that it reads as they were at
-    `scanned`, of its results as they were at `looked`, in the file system's nanoseconds.
+    """Return the stats of all on which a node depends.
+
+    Of the files that it reads as they were at `scanned`, of its results as they were at `looked`,
+    in the file system's nanoseconds.
 
     Empty for a node that each build looks up: its metrics may be asked for, or the machine or the
     environment may have changed, or a file changed within the clock's tick.
@@ -169,8 +173,9 @@ def graph_stamp(recipe: Recipe) -> str:
 
 
 def answer_stats(planner: Planner, plan: Plan, db: NodeDb | None) -> Block:
-    """Return the stats of all files and folders on which a plan, and so the answer, depends, but
-    for those that the node database has.
+    """Return the stats of all files and folders on which a plan, and so the answer, depends.
+
+    But for those that the node database has.
     """
     paths = {planner.graph.recipe.folder} | (set() if db else global_paths(planner, plan))
     for path in planner.scan.depends_on():
@@ -188,8 +193,9 @@ def answer_stats(planner: Planner, plan: Plan, db: NodeDb | None) -> Block:
 
 
 def answer_variables(plan: Plan) -> list[str]:
-    """Return the variables of the environment that count for a node. Such nodes are looked up in
-    each build, so the plan has them.
+    """Return the variables of the environment that count for a node.
+
+    Such nodes are looked up in each build, so the plan has them.
     """
     names = set[str]()
     for state in plan.states.values():

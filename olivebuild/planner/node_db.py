@@ -1,5 +1,6 @@
-"""The node database: what the last build of the same goals left of each node, and the stats on
-which that rests, in two files.
+"""The node database: what the last build of the same goals left of each node.
+
+And the stats on which that rests, in two files.
 
 seen.bin has the paths and stats, node by node, as `snapshot.open_seen` reads them and
 `snapshot.StatComparison` compares them. It is a row of blocks, each with a first line of the
@@ -179,8 +180,9 @@ class NodeDb(msgspec.Struct, frozen=True, kw_only=True):
         return Patch(first, end - first, *data)
 
     def changed_rows(self, comparison: StatComparison) -> set[int] | None:
-        """Return the nodes of which a stat differs, and those that are always looked up; None when
-        a stat differs that concerns every node.
+        """Return the nodes of which a stat differs, and those that are always looked up.
+
+        None when a stat differs that concerns every node.
         """
         differs, patched = comparison.result()
         if differs.find(1, *self.stats.span(GLOBAL)) >= 0:

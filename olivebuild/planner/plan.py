@@ -85,14 +85,17 @@ class Plan(Struct, dict=True, kw_only=True):
 
 
 class FrozenNodeChanged(Exception):
-    """A node of a part of the graph is not as it was in the last build, and it has users outside
-    of that part, which may be out of date for it: only a plan of the whole graph is right.
+    """A node of a part of the graph is not as it was in the last build.
+
+    It has users outside of that part, which may be out of date for it: only a plan of the whole
+    graph is right.
     """
 
 
 class Planner(Struct, dict=True, kw_only=True):
-    """Makes plans of one moment: `scan` is the disk as it was first seen, store and workspace are
-    asked each time.
+    """Makes plans of one moment.
+
+    `scan` is the disk as it was first seen, store and workspace are asked each time.
     """
 
     graph: Graph
@@ -209,8 +212,9 @@ class Planner(Struct, dict=True, kw_only=True):
         return self._verdict(plan.lookups[name], demand, expected)
 
     def _demand(self, plan: Plan, name: str) -> tuple[Demand, Demand]:
-        """Return the demand for a node, and the one to expect once it is known which of the nodes
-        that wait will run.
+        """Return the demand for a node, and the one to expect.
+
+        That is known when it is known which of the nodes that wait will run.
         """
         node = self.graph.nodes[name]
         is_wanted = name == node.target and (not node.lazy or node.target in plan.goals)
@@ -254,8 +258,9 @@ class Planner(Struct, dict=True, kw_only=True):
         return self._with_blobs(state, manifest)
 
     def _with_reference(self, state: State) -> State:
-        """Return the state of a node whose result is a folder elsewhere, which has to be as it
-        was.
+        """Return the state of a node whose result is a folder elsewhere.
+
+        The folder has to be as it was.
         """
         assert state.folder
         assert state.outputs
@@ -270,8 +275,9 @@ class Planner(Struct, dict=True, kw_only=True):
         return _stale(state, Reason("output", str(state.folder), expected, content))
 
     def _with_blobs(self, state: State, manifest: Manifest) -> State:
-        """Return the state of a part of a target, which is never put into build/: its blobs are
-        enough.
+        """Return the state of a part of a target, which is never put into build/.
+
+        Its blobs are enough.
         """
         if state.demand is Demand.NOTHING:
             return state
@@ -279,8 +285,9 @@ class Planner(Struct, dict=True, kw_only=True):
         return _stale(state, lost) if lost else state
 
     def _with_folder(self, state: State, manifest: Manifest) -> State:
-        """Return the state of a target that has a result in the store: what of it is wanted is in
-        place, can be restored from the store, or has to be made again.
+        """Return the state of a target that has a result in the store.
+
+        What of it is wanted is in place, can be restored from the store, or has to be made again.
         """
         target = state.node.target
         state = replace(state, folder=self.workspace.output_folder(target))
@@ -296,8 +303,9 @@ class Planner(Struct, dict=True, kw_only=True):
         return replace(state, verdict=Verdict.STALE if lost else Verdict.CACHED, reasons=reasons)
 
     def _why_lost(self, manifest: Manifest, demand: Demand) -> Reason | None:
-        """Return what the store lacks of a node's result; tensors that can be computed are enough
-        for a demand of BYTES.
+        """Return what the store lacks of a node's result.
+
+        Tensors that can be computed are enough for a demand of BYTES.
         """
         fault = self.store.missing(manifest, computed=demand is Demand.BYTES)
         return Reason("output", "the cached result", fault.blob, fault.why) if fault else None

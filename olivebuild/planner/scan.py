@@ -1,5 +1,6 @@
-"""The disk and the machine as they are now: digests of the files a recipe names, library
-versions, the machine.
+"""The disk and the machine as they are now.
+
+Digests of the files a recipe names, library versions, the machine.
 
 One scan is one view: what was looked at once is not looked at again, so that all keys of a build
 speak of the same moment.
@@ -131,8 +132,9 @@ class Scan:
     def model(
         self, node: Node, folder: Path, *, code: bool, field: tuple[str | int, ...] = ("source",)
     ) -> str:
-        """The content digest of a model folder that is referenced where it lies; `code`: its Python
-        files are read, too.
+        """Return the content digest of a model folder that is referenced where it lies.
+
+        `code`: its Python files are read, too.
         """
         if not folder.is_dir():
             self._matches[str(folder), False] = matching(folder, str(folder))
@@ -158,8 +160,9 @@ class Scan:
 
     @contextlib.contextmanager
     def _readable(self, node: Node, field: tuple[str | int, ...]) -> Iterator[None]:
-        """Yield what can't be read is told with the place in the recipe that names it, and the file
-        in the fact.
+        """Tell what can't be read with the place in the recipe that names it.
+
+        The fact has the file.
         """
         try:
             yield
@@ -198,8 +201,9 @@ class Scan:
         return model_digest(folder, self.memo, code=code)
 
     def pin(self, node: Node) -> str | None:
-        """The source part of a node with a remote source; "" when the source is not pinned yet;
-        None without such a source.
+        """Return the source part of a node with a remote source.
+
+        "" when the source is not pinned yet; None without such a source.
         """
         source = node.source
         if source is None or not source.remote:
@@ -218,8 +222,9 @@ class Scan:
         return self._libraries[name]
 
     def machine(self, node: Node) -> dict[str, str]:
-        """Return what of the machine is in the node's key: for latency all of it, for `numerics:
-        strict` what the bytes depend on.
+        """Return what of the machine is in the node's key.
+
+        For latency all of it, for `numerics: strict` what the bytes depend on.
         """
         if node.machine_bound and not self._machine:
             self._machine = host.describe()
@@ -261,8 +266,9 @@ class Scan:
         )
 
     def seen_for(self, node: Node) -> dict[Path, Stat | None]:
-        """Return the stats of all files and folders on which this scan's answers for a node depend,
-        as they were when it looked.
+        """Return the stats of all files and folders on which this scan's answers for a node depend.
+
+        As they were when it looked.
         """
         stats: dict[Path, Stat | None] = {
             path: self._stats[path] for path in self._read.get(node.name, ())
@@ -304,16 +310,18 @@ class Scan:
         return None
 
     def depends_on(self) -> set[Path]:
-        """Return all files and folders on which this scan's answers depend, apart from libraries
-        and the machine.
+        """Return all files and folders on which this scan's answers depend.
+
+        Apart from libraries and the machine.
         """
         return (
             self._folders | set(self._stats) | {p for paths in self._paths.values() for p in paths}
         )
 
     def shown(self, path: Path) -> str:
-        """A path as people write it: relative to the recipe when it lies below, and without `..`
-        where it can be said without.
+        """Return a path as people write it.
+
+        Relative to the recipe when it lies below, and without `..` where it can be said without.
         """
         if ".." in path.parts and (short := plain(path)).is_relative_to(
             folder := plain(self.recipe.folder)
@@ -387,8 +395,9 @@ class Scan:
 
 
 def plain(path: Path) -> Path:
-    """An absolute path without `..`, unless that would be another file: behind a link to a
-    folder.
+    """Return an absolute path without `..`, unless that would be another file.
+
+    Behind a link to a folder it would.
     """
     if ".." not in path.parts:
         return path
@@ -408,8 +417,9 @@ def matching(folder: Path, pattern: str, *, literal: bool = False) -> list[Path]
 
 
 def where_more_may_come(folder: Path, wild: str) -> set[Path]:
-    """The folders below `folder` in which a new entry may match, also behind links, and what has
-    such a name and is no file yet.
+    """Return the folders below `folder` in which a new entry may match, also behind links.
+
+    And what has such a name and is no file yet.
     """
     parts = wild.split("/")
     begun = [p for i in range(1, len(parts)) for p in folder.glob("/".join(parts[:i]))]
@@ -419,8 +429,9 @@ def where_more_may_come(folder: Path, wild: str) -> set[Path]:
 
 
 def split(pattern: str) -> tuple[Path, str]:
-    """The folder that a pattern starts in, and the rest; the path itself, and nothing, if it is no
-    pattern.
+    """Return the folder that a pattern starts in, and the rest.
+
+    The path itself, and nothing, if it is no pattern.
     """
     parts = Path(pattern).parts
     first = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))

@@ -1,5 +1,6 @@
-"""Inputs of a command's scripts, as their text tells: modules that lie in the folder, words
-that are files, variables. Runs nothing.
+"""Inputs of a command's scripts, as their text tells.
+
+Modules that lie in the folder, words that are files, variables. Runs nothing.
 
 A module that a script imports, and that lies where Python would look for it first, counts like the
 script itself, and so do those that it imports.
@@ -36,8 +37,10 @@ Facts = dict[str, Any]
 
 
 class Reading(msgspec.Struct):
-    """`modules` count; `looked` are folders in which another one may appear; `variables` are names
-    and the files that mention them.
+    """What a script reads.
+
+    `modules` count; `looked` are folders in which another one may appear; `variables` are names and
+    the files that mention them.
     """
 
     modules: list[Path] = []
@@ -162,8 +165,9 @@ class Look:
         self.reading.modules.sort()
 
     def _roots(self, program: Program) -> Iterator[Path]:
-        """Yield where Python looks after the script's own folder, as far as that lies in the
-        recipe's.
+        """Yield where Python looks after the script's own folder.
+
+        As far as that lies in the recipe's.
         """
         roots = [*program.roots, *os.environ.get("PYTHONPATH", "").split(os.pathsep), *sys.path]
         prefixes = {Path(sys.prefix), Path(sys.base_prefix)}

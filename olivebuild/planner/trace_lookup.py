@@ -137,8 +137,9 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
 def _why_stale(
     last: LastBuild | None, trace: Trace | None, parts: tuple[Part, ...]
 ) -> tuple[Reason, ...]:
-    """Return why there is no result under a key, given the last result of its node in this
-    workspace and the trace of that.
+    """Return why there is no result under a key.
+
+    Given the last result of its node in this workspace and the trace of that.
     """
     if trace:
         return tuple(compare(trace.parts, parts))

@@ -14,7 +14,9 @@ LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "tr
 
 
 class OnnxFields(Fields):
-    """The builder's own options stand directly on the target; what is not given is the builder's
+    """Fields of an ONNX model.
+
+    The builder's own options stand directly on the target. What is not given is the builder's
     default.
 
     https://github.com/microsoft/onnxruntime-genai/tree/main/src/python/py/models

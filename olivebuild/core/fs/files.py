@@ -43,8 +43,9 @@ def stat_of(path: Path) -> Stat:
 
 
 def is_past(stat: Sequence[int], moment: int) -> bool:
-    """Return True if a change of the file at `moment`, by the file system's clock, or later would
-    show in its stat.
+    """Return whether a change at `moment` or later would show in the file's stat.
+
+    `moment` is by the file system's clock.
     """
     last = max(stat[3], stat[4])
     # Whole seconds: the disk is of another kind than the one whose clock was read, and may tick
@@ -72,8 +73,9 @@ def filesystem_time(folder: Path) -> int:
 
 
 def wait_for_tick(folder: Path, after_ns: int) -> None:
-    """Wait until files written in `folder` get a time later than `after_ns`, so that later changes
-    are visible.
+    """Wait until files written in `folder` get a time later than `after_ns`.
+
+    Later changes are visible then.
     """
     for _ in range(TICK_POLLS):
         if filesystem_time(folder) > after_ns:

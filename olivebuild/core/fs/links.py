@@ -1,5 +1,6 @@
-"""Links in what a recipe names: what is read and published is what was named, so a link may not
-lead out of the folder it lies in.
+"""Links in what a recipe names.
+
+What is read and published is what was named, so a link may not lead out of the folder it lies in.
 
 The path that the user names may itself be a link. A snapshot of the Hugging Face hub's own cache is
 the exception: its files are links to
@@ -49,8 +50,9 @@ def check(folder: Path, paths: Iterator[Path] | list[Path], where: Where | str |
 
 
 def _is_blob(link: Path) -> bool:
-    """Return whether a link of a hub's snapshot leads to a blob of the same repository, a regular
-    file by the name of its hash.
+    """Return whether a link of a hub's snapshot leads to a blob of the same repository.
+
+    A blob is a regular file by the name of its hash.
     """
     # By the real place of the link itself: the snapshot may have been named through another link.
     place = Path(os.path.realpath(link.parent))

@@ -46,7 +46,8 @@ HINT = "put it on a local disk; OLIVEBUILD_CACHE names another folder for the ca
 
 
 def try_lock(file: Path, *, shared: bool = False) -> IO[bytes] | None:
-    """Hold `file` until the handle returned, and every copy that a child inherited, is closed;
+    """Hold `file` until the handle returned is closed, and every copy that a child inherited.
+
     `shared`: beside others that share it.
 
     None when another process holds it. Raises StoreError where the file system has no locks.
@@ -113,8 +114,9 @@ def check(folder: Path) -> None:
 
 
 def check_posix(folder: Path) -> None:
-    """Raises StoreError where the file system has no locks of the sort that SQLite takes, which are
-    others than ours.
+    """Check that the file system has locks of the sort that SQLite takes.
+
+    They are others than ours. Raises StoreError.
     """
     try:
         import fcntl
@@ -136,8 +138,9 @@ def check_posix(folder: Path) -> None:
 
 
 def holders(*files: Path) -> str:
-    """`process 123 (python)`: who holds locks on these files; empty where the system does not
-    tell.
+    """Return who holds locks on these files: `process 123 (python)`.
+
+    Empty where the system does not tell.
     """
     wanted = set()
     for file in files:

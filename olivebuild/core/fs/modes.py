@@ -1,5 +1,7 @@
-"""Modes of files: what a file system keeps of them (FAT and its kin show all as executable, or
-none), and whom a cache lets in.
+"""Modes of files.
+
+What a file system keeps of them (FAT and its kin show all as executable, or none), and whom a cache
+lets in.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ _KEPT: dict[int, bool] = {}
 
 
 def is_executable(file: Path, mode: int) -> bool:
-    """Return whether a file is meant to be executable; of a file system that does not keep that,
-    none is.
+    """Return whether a file is meant to be executable.
+
+    Of a file system that does not keep that, none is.
     """
     return bool(mode & stat.S_IXUSR) and kept_in(file.parent)
 

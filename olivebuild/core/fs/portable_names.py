@@ -36,8 +36,9 @@ def fault(path: str) -> str | None:
 
 
 def is_text(name: str) -> bool:
-    """Return whether a name of a file is UTF-8 text; what is not can't be written into a manifest,
-    a log or a report.
+    """Return whether a name of a file is UTF-8 text.
+
+    What is not can't be written into a manifest, a log or a report.
     """
     try:
         name.encode()
@@ -47,8 +48,9 @@ def is_text(name: str) -> bool:
 
 
 def clash(paths: Iterable[str]) -> tuple[str, str] | None:
-    """Two paths that are one file where case, or how letters with accents are written, does not
-    count; None if there are none.
+    """Return two paths that are one file where case does not count; None if there are none.
+
+    Nor does it count how letters with accents are written.
     """
     seen: dict[str, str] = {}
     for path in paths:

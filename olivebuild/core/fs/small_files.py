@@ -1,5 +1,6 @@
-"""Files that are small by nature (a recipe, a configuration, a tokenizer) and come from anyone: a
-long one is not read, and no nesting ends us.
+"""Files that are small by nature and come from anyone.
+
+A recipe, a configuration, a tokenizer: a long one is not read, and no nesting ends us.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ MOST = 256 << 20
 
 
 def special(mode: int) -> str:
-    """Return what a thing is called that is neither file nor folder, and may never end; empty for
-    those two.
+    """Return what a thing is called that is neither file nor folder, and may never end.
+
+    Empty for those two.
     """
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return ""

@@ -70,8 +70,9 @@ def _rename(old: Path, new: Path, place: Path) -> None:
 
 
 def finish(folder: Path, asides: Path) -> None:
-    """After a crash between the two renames: put the folder that was renamed aside back, or delete
-    it.
+    """Put the folder back that was renamed aside, or delete it.
+
+    After a crash between the two renames.
     """
     for aside in asides.glob("*.aside"):
         place = folder / aside.name.removesuffix(".aside")

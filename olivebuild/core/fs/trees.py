@@ -23,8 +23,9 @@ BY_HANDLE = shutil.rmtree.avoids_symlink_attacks
 
 
 def check(root: Path, *folders: Path) -> None:
-    """Raise StoreError for a link, or anything else that is no folder, at or on the way to one of
-    `folders`, which lie below `root`.
+    """Check that only folders lie at and on the way to `folders`, which lie below `root`.
+
+    Raises StoreError for a link, or anything else.
     """
     for folder in folders:
         at = root
@@ -60,8 +61,9 @@ def link_found(path: Path) -> StoreError:
 
 
 def delete(root: Path, path: Path, *, ignore_errors: bool = True) -> None:
-    """Delete the file or tree at `path`, which lies below `root`; of a link the link alone, and
-    what is not there is no error.
+    """Delete the file or tree at `path`, which lies below `root`.
+
+    Of a link the link alone, and what is not there is no error.
 
     Raises StoreError when a folder on the way is a link; OSError when something can't be deleted,
     unless `ignore_errors`.

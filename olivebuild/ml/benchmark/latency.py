@@ -1,5 +1,7 @@
-"""Models take turns: each is loaded in a process of its own, and in every round each runs once, so
-that a busy machine hits all alike.
+"""Latency of models that take turns.
+
+Each is loaded in a process of its own, and in every round each runs once, so that a busy machine
+hits all alike.
 
 The rounds end when every model's times are known well enough, or at a limit. Where memory does not
 hold all models at once, each has its rounds alone, and the metrics say so.
@@ -83,8 +85,9 @@ def _is_tight(values: list[float], tolerance: float) -> bool:
 
 
 class Stopwatch:
-    """A model in a process of its own, which ends when its standard input does: with us at the
-    latest.
+    """A model in a process of its own, which ends when its standard input does.
+
+    With us at the latest.
     """
 
     def __init__(self, model: ActionInput, fields: LatencyFields) -> None:
@@ -224,8 +227,9 @@ def _why_stop(watches: list[Stopwatch], fields: LatencyFields, done: int, second
 
 
 def _memory(model: ActionInput) -> float:
-    """About what a model takes in memory: transformers computes in float32 on a processor, and most
-    weights are stored in 16 bits.
+    """Return about what a model takes in memory, in bytes.
+
+    transformers computes in float32 on a processor, and most weights are stored in 16 bits.
     """
     wide = not Path(model.folder, "genai_config.json").is_file() and not host.gpu_names()
     return _size(model) * (2.2 if wide else 1.2) + OVERHEAD

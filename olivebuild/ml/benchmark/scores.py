@@ -1,5 +1,6 @@
-"""More scores of an answer: the user's own score functions, and whether it is the JSON
-that was asked for.
+"""More scores of an answer.
+
+The user's own score functions, and whether it is the JSON that was asked for.
 """
 
 from __future__ import annotations
@@ -130,8 +131,10 @@ class Schema:
 
 
 def parse(text: str) -> Any:
-    """Raises ValueError for what is not JSON: also for NaN, which only Python reads, and for
-    nesting without end.
+    """Return JSON text as a value.
+
+    Raises ValueError for what is not JSON: also for NaN, which only Python reads, and for nesting
+    without end.
     """
 
     def refuse(word: str) -> None:
@@ -144,8 +147,9 @@ def parse(text: str) -> Any:
 
 
 def flatten(value: Any, path: str = "") -> dict[str, str]:
-    """{"a": {"b": 1}, "c": [2]} -> {"a.b": "1", "c": "[2]"}: the leaves as canonical JSON, a list
-    being one leaf.
+    """Return the leaves of a JSON value by their dotted names, as canonical JSON.
+
+    {"a": {"b": 1}, "c": [2]} gives {"a.b": "1", "c": "[2]"}: a list is one leaf.
     """
     if isinstance(value, dict) and value:
         return {

@@ -1,5 +1,6 @@
-"""`python -m olivebuild.ml.benchmark.stopwatch FOLDER SETTINGS`: one model, loaded once, that runs
-whenever a line comes.
+"""One model, loaded once, that runs whenever a line comes.
+
+`python -m olivebuild.ml.benchmark.stopwatch FOLDER SETTINGS`.
 
 Says what it loaded, then a line of JSON for each line of standard input, and ends with it. Imports
 only what the model's own runtime needs, so that its memory is that of a program that runs the
@@ -30,8 +31,10 @@ Run = Callable[[list[int], int], list[float]]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that can run: `run(prompt, new_tokens)` gives the seconds from the start to each new
-    token, whatever tokens they are.
+    """A model that can run.
+
+    `run(prompt, new_tokens)` gives the seconds from the start to each new token, whatever tokens
+    they are.
     """
 
     run: Run
@@ -156,8 +159,9 @@ def _onnx(folder: Path, *, trust: bool) -> Loaded:
 
 
 def _physical_cores() -> int:
-    """Return what ONNX Runtime takes unless told otherwise; the cores that this process may use
-    where the system does not tell.
+    """Return the number of threads that ONNX Runtime takes unless told otherwise.
+
+    The cores that this process may use where the system does not tell.
     """
     allowed = (
         os.sched_getaffinity(0)

@@ -112,8 +112,9 @@ def _configurations(card: Path) -> list[dict[str, Any]]:
 
 
 def _patterns(value: object, split: str) -> list[str] | None:
-    """Return the patterns of a split in a configuration's `data_files`; all are `train` where none
-    is named.
+    """Return the patterns of a split in a configuration's `data_files`.
+
+    All are `train` where none is named.
     """
     if isinstance(value, str):
         return [value] if split == "train" else []

@@ -1,5 +1,6 @@
-"""Rows that a model can't be trained on or asked: longer than it takes, or refused by its chat
-template. Told before any is, with their places in the data.
+"""Rows that a model can't be trained on or asked, told before any is.
+
+They are longer than it takes, or refused by its chat template; with their places in the data.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ REFUSED = (
 
 
 def check_rows(job: Job, rows: TokenRows, folder: str, role: str, *field: str) -> None:
-    """Raise InputError when rows of the input `role` have more tokens than the model in `folder`
-    takes.
+    """Check that rows of the input `role` are no longer than the model in `folder` takes.
+
+    Raises InputError.
     """
     context = context_of(Path(folder))
     if context is None or not len(rows) or int(rows.lengths.max()) <= context:
@@ -47,8 +49,9 @@ def check_rows(job: Job, rows: TokenRows, folder: str, role: str, *field: str) -
 
 
 def check_asked(job: Job, encoder: Encoder) -> None:
-    """Raise InputError for rows that benchmarks of what is made here will ask in vain: hours before
-    they do.
+    """Check rows that benchmarks of what is made here will ask, hours before they do.
+
+    Raises InputError for those that would be asked in vain.
 
     Their tokens are found as those of the rows to train on are, and remembered with them.
     """
@@ -113,15 +116,17 @@ def examples_of(encoder: Encoder, table: Table) -> list[Example]:
 
 
 def room_of(completions: Sequence[int], new_tokens: int, *, whole: bool) -> int:
-    """Return how many tokens an answer may have, those of the right ones being so many; `whole`:
-    also beyond the longest.
+    """Return how many tokens an answer may have, those of the right ones being so many.
+
+    `whole`: also beyond the longest.
     """
     return new_tokens if whole else min(new_tokens, max(completions, default=0))
 
 
 def check_prompts(folder: str, prompts: Sequence[int], answer: int, table: Table) -> None:
-    """Raise InputError when prompts of these lengths and an answer of so many tokens are more than
-    the model in `folder` takes.
+    """Check that the model in `folder` takes prompts of these lengths and an answer.
+
+    Raises InputError when they have more tokens together.
     """
     origins = origins_of(table.path) if table.path else None
     _check_lengths(
@@ -176,8 +181,9 @@ def _parts(rows: TokenRows) -> tuple[list[int], list[int]]:
 
 
 def context_of(folder: Path) -> int | None:
-    """Return how many tokens the model takes, prompt and answer together; None where it does not
-    say.
+    """Return how many tokens the model takes, prompt and answer together.
+
+    None where it does not say.
     """
     genai = folder / "genai_config.json"
     if genai.is_file():

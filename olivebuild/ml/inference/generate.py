@@ -1,5 +1,6 @@
-"""A model that speaks: token after token, from Hugging Face and ONNX folders alike, and the text as
-soon as it is certain.
+"""Text generation, from Hugging Face and ONNX folders alike.
+
+Token after token, and the text as soon as it is certain.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def open_model(
     date: str = "",
     where: Where | None = None,
 ) -> Runtime:
-    """A model folder, with the adapter in `adapter` unless that is empty; `date` is what its chat
-    template is told, and
-    `where` names it in the recipe, for errors.
+    """Open a model folder, with the adapter in `adapter` unless that is empty.
+
+    `date` is what its chat template is told, and `where` names it in the recipe, for errors.
     """
     runtime = _runtime.open_model(
         folder, trust_remote_code=trust_remote_code, date=date, where=where
@@ -119,8 +120,9 @@ def _onnx(runtime: OnnxRuntime, prompt: list[int], room: int) -> Speech:
 
 
 class Decoder:
-    """Token after token to text, as soon as it is certain: a character may take several, and a
-    word's space shows in context only.
+    """Token after token to text, as soon as it is certain.
+
+    A character may take several, and a word's space shows in context only.
     """
 
     def __init__(self, tokenizer: Any) -> None:

@@ -54,8 +54,9 @@ class Form:
         return self.prompt(dict.fromkeys(self.columns, text), encoder)
 
     def fits(self, columns: set[str]) -> bool:
-        """Return whether rows with these columns can be asked: all that it needs, or some of those
-        that may be missing.
+        """Return whether rows with these columns can be asked.
+
+        They have all that it needs, or some of those that may be missing.
         """
         if self.format == "messages":
             return self.text in columns
@@ -167,8 +168,9 @@ def answers(
     rooms: Sequence[int],
     first: int,
 ) -> Iterator[tuple[Read, str]]:
-    """Each row from number `first` on with its answer, in order; `rooms` are the tokens that each
-    may have.
+    """Yield each row from number `first` on with its answer, in order.
+
+    `rooms` are the tokens that each may have.
     """
     # Batches begin where they always do, so that going on later gives what one run would have
     # given.

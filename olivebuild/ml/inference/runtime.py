@@ -1,5 +1,6 @@
-"""A model that can be asked: Hugging Face folders through transformers, ONNX folders through
-onnxruntime-genai.
+"""A model that can be asked.
+
+Hugging Face folders through transformers, ONNX folders through onnxruntime-genai.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """`scores`: log-likelihood of each completion given the prompt, in nats; `written`: the greedy
+    """The answer to a question.
+
+    `scores`: log-likelihood of each completion given the prompt, in nats; `written`: the greedy
     answer, end token excluded.
     """
 
@@ -68,7 +71,9 @@ def open_model(
     date: str = "",
     where: Where | None = None,
 ) -> Runtime:
-    """`date` is what a chat template that reads the clock is told; `where` names the model in the
+    """Open a model folder in its runtime.
+
+    `date` is what a chat template that reads the clock is told; `where` names the model in the
     recipe, for errors.
     """
     return (
@@ -121,8 +126,9 @@ def judge(
 
 
 def _read(runtime: Runtime, encoder: Encoder, row: dict[str, str]) -> Judged:
-    """The likelihood of a text, in windows of its own; the first token of each is given, not
-    asked.
+    """Return the likelihood of a text, in windows of its own.
+
+    The first token of each is given, not asked.
     """
     example = encoder.encode("text", row)
     ids = example.prompt + example.completion
@@ -153,8 +159,9 @@ class HuggingFaceRuntime:
 
     @torch.inference_mode()
     def ask(self, questions: list[Question], new_tokens: int, ends: set[int]) -> list[Reply]:
-        """Each as it would be answered alone: what passes the length above which positions mean
-        something else shares no batch.
+        """Answer each question as it would be answered alone.
+
+        What passes the length above which positions mean something else shares no batch.
         """
         if not self.border:
             return self._ask(questions, new_tokens, ends)
@@ -167,8 +174,9 @@ class HuggingFaceRuntime:
         ]
 
     def _ask_anew(self, question: Question, new_tokens: int, ends: set[int]) -> Reply:
-        """By the whole text for each token: what a cache holds of a shorter one is not what a
-        longer one has in its place.
+        """Answer by the whole text for each token.
+
+        What a cache holds of a shorter one is not what a longer one has in its place.
         """
 
         def logits(ids: list[int], keep: int) -> torch.Tensor:
@@ -217,8 +225,9 @@ class HuggingFaceRuntime:
     def _scores(
         self, questions: list[Question], mask: torch.Tensor, first: torch.Tensor, cache: Any
     ) -> list[list[float]]:
-        """All completions of all questions in one pass over the prompts' cache, repeated for each
-        completion.
+        """Return the scores of all completions of all questions, in one pass.
+
+        The prompts' cache is repeated for each completion.
         """
         count = len(questions[0].completions)
         many = [c for q in questions for c in q.completions]

@@ -25,8 +25,9 @@ def run(job: Job) -> None:
 
 
 def import_folder(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
-    """Store an adapter folder's two files, checked, and the tokenizer that it was trained with, if
-    it brings one: peft's or Unsloth's.
+    """Store an adapter folder's two files, checked.
+
+    And the tokenizer that it was trained with, if it brings one: peft's or Unsloth's.
 
     Ends are texts until its base's tokenizer is there.
     """

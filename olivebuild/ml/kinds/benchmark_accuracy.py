@@ -90,8 +90,9 @@ def run(job: Job) -> None:
 def _on_other_dates(
     job: Job, runtime: Runtime, table: Table, new_tokens: int
 ) -> dict[str, dict[str, int]]:
-    """Return how many answers to a few rows are other ones when the chat template writes another
-    date; says so.
+    """Return how many answers to a few rows change when the template writes another date.
+
+    Says so.
     """
     from olivebuild.ml.inference import runtime as _runtime
     from olivebuild.ml.inference.generate import dress

@@ -44,8 +44,9 @@ def _sample(tables: list[Any], tokenizer: Any) -> list[list[int]]:
 
 
 def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
-    """Raises StepError when the merged model is further from base + adapter than rounding
-    explains.
+    """Compare the merged model with base + adapter.
+
+    Raises StepError when it is further from them than rounding explains.
     """
     import torch
     from peft import PeftModel
@@ -97,8 +98,10 @@ def _merge(job: Job, tables: list[Any]) -> dict[str, object]:
 
 
 def compare(expected: list[Any], actual: list[Any]) -> dict[str, float]:
-    """Arrays [tokens, vocabulary] of logits: greatest difference, its root mean square in units of
-    the expected logits' spread, and the share of tokens for which both find the same most likely.
+    """Return how far logits are from the expected ones; arrays [tokens, vocabulary].
+
+    The greatest difference, its root mean square in units of the expected logits' spread, and the
+    share of tokens for which both find the same most likely.
     """
     import numpy as np
 
@@ -116,7 +119,9 @@ def compare(expected: list[Any], actual: list[Any]) -> dict[str, float]:
 
 
 def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
-    """Raises InputError when the two tokenizers differ on a prompt, or a stop token is missing;
+    """Compare an ONNX model with its source.
+
+    Raises InputError when the two tokenizers differ on a prompt, or a stop token is missing;
     StepError when logits are too far off.
     """
     import numpy as np
@@ -178,8 +183,9 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
 def _judge(
     job: Job, target: str, precision: str, difference: Difference, metrics: dict[str, float]
 ) -> None:
-    """Raises StepError for a conversion that is further from its source than its precision
-    explains.
+    """Judge how far a conversion is from its source.
+
+    Raises StepError where it is further than its precision explains.
     """
     from olivebuild.ml.onnx.trial import LIMITS
 
@@ -201,8 +207,10 @@ def _judge(
 def _same_tokens(
     job: Job, tables: list[Any], tokenizer: Any, theirs: Any, dated: Any = None
 ) -> int:
-    """Return how many prompts were compared: their text, their tokens, and, where they come from
-    messages, what the runtime's own template gives.
+    """Return how many prompts were compared.
+
+    Their text, their tokens, and, where they come from messages, what the runtime's own template
+    gives.
 
     `dated` has their template for the date of the benchmark, where it reads the clock.
     The model is asked with the tokens of our one rendering; whoever deploys it has those of the

@@ -32,8 +32,10 @@ GRACE_SECONDS = 2
 
 
 def run(job: Job) -> None:
-    """The fields are those of CommandFields, as the recipe gave them: they were checked when the
-    graph was made.
+    """Run the program, and keep its outputs.
+
+    The fields are those of CommandFields, as the recipe gave them: they were checked when the graph
+    was made.
     """
     fields: dict[str, Any] = job.action.fields
     line, shell = str(fields["run"]), bool(fields.get("shell", False))
@@ -87,8 +89,9 @@ def run(job: Job) -> None:
 
 
 def _peak() -> int:
-    """The most memory that a program of this process took, in bytes; 0 where the system does not
-    tell.
+    """Return the most memory that a program of this process took, in bytes.
+
+    0 where the system does not tell.
     """
     try:
         import resource

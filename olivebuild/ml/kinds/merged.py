@@ -51,8 +51,9 @@ def check_brought(job: Job, folder: Path | None) -> None:
 
 
 def merge(job: Job, fields: MergedFields) -> None:
-    """Tensor by tensor where that is proven to give peft's bytes; else by peft, and the trace says
-    why.
+    """Merge tensor by tensor where that is proven to give peft's bytes.
+
+    Else by peft, and the trace says why.
     """
     from olivebuild.ml.data.end_tokens import stopping, write_ends
     from olivebuild.ml.models import frozen_dates
@@ -115,8 +116,9 @@ def merge(job: Job, fields: MergedFields) -> None:
 def merge_by_tensors(
     job: Job, model: Weights, changed: list[Change], *, reproducible: bool
 ) -> None:
-    """Only a merge that goes into build/ is written; for steps that read single tensors it suffices
-    to know how each is computed.
+    """Merge tensor by tensor, into files only if the result goes into build/.
+
+    For steps that read single tensors it suffices to know how each is computed.
     """
     from olivebuild.cache.manifest import Merge
     from olivebuild.ml.models.opened import keep_finite
@@ -155,8 +157,9 @@ def merge_by_tensors(
 
 
 def check_base(job: Job, adapter: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raises InputError when the base is quantised, as that of adapters trained in 4 bit
-    often is.
+    """Check that the base is not quantised, as that of adapters trained in 4 bit often is.
+
+    Raises InputError.
     """
     from olivebuild.formats.model_config import full_precision_hint, quantised_by
 

@@ -72,8 +72,9 @@ def _build(job: Job, fields: OnnxFields) -> None:
 
 
 def _is_audited(key: str) -> bool:
-    """OLIVEBUILD_AUDIT is the share of builds that are compared with the whole builder's: by
-    default 0, and 0.05 where CI is set.
+    """Return whether this build is compared with the whole builder's.
+
+    OLIVEBUILD_AUDIT is the share of builds that are: by default 0, and 0.05 where CI is set.
     """
     share = os.environ.get("OLIVEBUILD_AUDIT") or ("0.05" if os.environ.get("CI") else "0")
     try:
@@ -201,15 +202,18 @@ def import_folder(job: Job, source: Source, *, trust: bool) -> None:
 
 
 def _names_provider(part: object) -> bool:
-    """Return whether a part of a model has a provider of its own, which may not be there to open
-    it.
+    """Return whether a part of a model has a provider of its own.
+
+    It may not be there to open it.
     """
     options = part.get("session_options") if isinstance(part, dict) else None
     return isinstance(options, dict) and bool(options.get("provider_options"))
 
 
 def _open_brought(job: Job, *, trust: bool) -> None:
-    """Raises InputError unless the files that genai_config.json names are there, and, for the
+    """Open an ONNX folder that was brought.
+
+    Raises InputError unless the files that genai_config.json names are there, and, for the
     processor, the runtime takes the model.
     """
     from olivebuild.ml.models.genai import open_model

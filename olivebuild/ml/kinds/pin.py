@@ -1,5 +1,6 @@
-"""The work of pinning: what a remote source stands for today, and what a model's small files
-say.
+"""The work of pinning.
+
+It tells what a remote source stands for today, and what a model's small files say.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Attention between rows that lie end to end (ml/nn/packing.py), registered with transformers under
-a name of our own.
+"""Attention between rows that lie end to end (ml/nn/packing.py).
+
+Registered with transformers under a name of our own.
 
 Models hand it their queries, keys and values of all tokens; no mask is made. On CUDA in half
 precision torch's varlen kernel does the work, or, where all rows have one length, the faster one
@@ -41,8 +42,9 @@ OPTIONS = frozenset(inspect.signature(VARLEN).parameters) if VARLEN else frozens
 
 
 def takes_varlen(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether torch's kernel is there for this device and number format; it is
-    FlashAttention, which begins with Ampere.
+    """Return whether torch's kernel is there for this device and number format.
+
+    It is FlashAttention, which begins with Ampere.
     """
     half = dtype in (torch.float16, torch.bfloat16)
     return (

@@ -1,5 +1,6 @@
-"""Decoder layers compiled, after what a compiler can't see by itself has been put another way; no
-result changes but for rounding.
+"""Compilation of decoder layers, after what a compiler can't see is put another way.
+
+No result changes but for rounding.
 
 Products are the library's, so a compiler saves passes over memory between them. Three it must be
 helped with: LoRA's factor, which it applies to the wide product and not to the narrow one; LoRA's
@@ -71,8 +72,9 @@ def _narrow(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _put_beside(module: Any) -> bool:
-    """Lay a layer's weight and LoRA's B side by side in one matrix, of which both become views,
-    where that pays.
+    """Lay a layer's weight and LoRA's B side by side in one matrix, where that pays.
+
+    Both become views of it.
     """
     weight, b = module.base_layer.weight, module.lora_B[module.active_adapters[0]].weight
     # Where less comes out than goes in, laying the input beside is dearer than adding to the
@@ -126,8 +128,9 @@ class _Beside(torch.autograd.Function):
 
 
 def _has_gate_in_one(module: Any) -> bool:
-    """Return whether this is down(up * act(gate)) with gate and up one product that is not trained;
-    asked of the module itself, with a few numbers.
+    """Return whether this is down(up * act(gate)) with gate and up one untrained product.
+
+    The module itself is asked, with a few numbers.
     """
     one: Any = getattr(module, "gate_up_proj", None)
     plain = type(one) is torch.nn.Linear

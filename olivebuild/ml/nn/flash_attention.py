@@ -1,5 +1,6 @@
-"""FlashAttention 4 (the package flash-attn-4, where it is installed), as operators that a compiler
-of layers leaves whole.
+"""FlashAttention 4 as operators that a compiler of layers leaves whole.
+
+The package flash-attn-4, where it is installed.
 
 It can't be traced itself, and torch's way to it (torch.nn.attention.activate_flash_attention_impl)
 fails on what versions since 4.0.0b20 give back. It is beta software, so what it computes is
@@ -35,10 +36,11 @@ def attention(
     back: int | None = None,
     rows: tuple[Any, Any, int, int] = (None, None, 0, 0),
 ) -> torch.Tensor:
-    """Causal attention of [rows, tokens, heads, dim], or of rows end to end, [tokens, heads, dim],
-    with `rows`: where each row's queries and its keys begin (int32, one more than rows), and the
-    longest of each. Fewer heads of keys than of queries are shared. `back`: how many tokens a token
-    sees before itself.
+    """Return causal attention of [rows, tokens, heads, dim], or of rows end to end.
+
+    With `rows` tensors are [tokens, heads, dim]: where each row's queries and its keys begin
+    (int32, one more than rows), and the longest of each. Fewer heads of keys than of queries are
+    shared. `back`: how many tokens a token sees before itself.
     """
     out: torch.Tensor = torch.ops.olivebuild.flash(q, k, v, *rows, scale, back)[0]
     return out

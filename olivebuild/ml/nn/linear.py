@@ -1,5 +1,6 @@
-"""Products whose gradients the caller takes, by the library that is fastest at them on a
-processor.
+"""Products whose gradients the caller takes.
+
+By the library that is fastest at them on a processor.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""LoRA's products as they are fastest on a processor; what is learnt is that of peft's layers but
-for rounding.
+"""LoRA's products as they are fastest on a processor.
+
+What is learnt is that of peft's layers but for rounding.
 
 peft adds what LoRA gives to a layer's output as a matrix of its own, scaled. Much of a small
 model's time goes there: into passes over wide matrices, and into products with a narrow one that
@@ -26,8 +27,9 @@ def join_products(model: Any) -> None:
 
 
 def plain_layers(model: Any) -> Iterator[Any]:
-    """Those with plain LoRA on a plain product whose own weights are not trained; what else peft
-    knows stays as it is.
+    """Return layers with plain LoRA on a plain product whose own weights are not trained.
+
+    What else peft knows stays as it is.
     """
     for module in model.modules():
         if (
@@ -52,8 +54,9 @@ def _joined(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 class _Joined(torch.autograd.Function):
-    """x W' + s (x A') B', and its gradients, each added up in place; no product has a narrow factor
-    that lies across.
+    """x W' + s (x A') B', and its gradients, each added up in place.
+
+    No product has a narrow factor that lies across.
     """
 
     @staticmethod

@@ -1,5 +1,6 @@
-"""The summed loss of a head that is not trained, with its gradient by what goes into the head: a
-piece of the logits at a time.
+"""The summed loss of a head that is not trained.
+
+With its gradient by what goes into the head: a piece of the logits at a time.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ def _slope(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def _slope_in_one(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As above, of operations that compile into one pass over the logits: a maximum by hand, no
-    scattering.
+    """Return the slope as above, of operations that compile into one pass over the logits.
+
+    A maximum by hand, no scattering.
     """
     values = logits.float()
     top = values.amax(-1, keepdim=True)

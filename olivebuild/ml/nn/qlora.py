@@ -1,5 +1,6 @@
-"""QLoRA: a base in 4 bits while training (bitsandbytes, on GPUs and processors), and what such a
-base is in full precision.
+"""QLoRA: a base in 4 bits while training, and what it is in full precision.
+
+By bitsandbytes, on GPUs and processors.
 
 Merging into 4-bit weights would lose what was learnt, so it is not done: a merge goes into the
 base's own weights, or into the 4-bit weights' values in full precision, which are what training

@@ -1,5 +1,6 @@
-"""Reach of attention, and the length up to which positions mean the same: what a model's
-configuration says that depends on a row's length.
+"""Reach of attention, and the length up to which positions mean the same.
+
+What a model's configuration says that depends on a row's length.
 
 Some models compute a row otherwise when it is longer than what they were first trained on, and
 transformers decides that once for all rows of a forward pass. So rows that are computed otherwise
@@ -20,8 +21,9 @@ STATES = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "moe_mamba",
 
 
 def own_attention(model: Any) -> str:
-    """The implementation of transformers that a model's class has: not all have
-    scaled_dot_product_attention (soft caps, sinks).
+    """Return the implementation of attention that a model's class has.
+
+    Not all have scaled_dot_product_attention (soft caps, sinks).
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "sdpa" if getattr(base, "_supports_sdpa", False) else "eager"
@@ -65,8 +67,9 @@ def ropes_of(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def border_of(config: Any) -> tuple[int, bool]:
-    """The length above which a row's positions mean something else, or 0; and whether they go on
-    changing with each token more.
+    """Return the length above which a row's positions mean something else, or 0.
+
+    And whether they go on changing with each token more.
     """
     for rope in ropes_of(config):
         kind = rope.get("rope_type") or rope.get("type")

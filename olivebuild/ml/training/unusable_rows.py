@@ -1,5 +1,7 @@
-"""Rows that a model can't be trained on, or not as a whole: counted by their reasons, told with
-their places in the data, and held against what the data set allows.
+"""Rows that a model can't be trained on, or not as a whole.
+
+Counted by their reasons, told with their places in the data, and held against what the data set
+allows.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 def check_flaws(
     job: Job, rows: TokenRows, folder: str, role: str, *field: str, name: str = "drops"
 ) -> dict[str, Any]:
-    """Return what was dropped and cut of the rows of input `role` for the model in `folder`, as the
-    step's figures have it by that name; says so.
+    """Return what was dropped and cut of the rows of input `role`; say so.
+
+    For the model in `folder`. The step's metrics have it by that name.
 
     Raises InputError, and leaves a report, when that is more than the data set allows.
     """

@@ -56,8 +56,9 @@ def _on_one_line(line: Line) -> str:
 
 
 def this_package(extras: list[str]) -> str:
-    """Return the requirement that installs the olivebuild at hand: a release, or where it was
-    installed from (PEP 610).
+    """Return the requirement that installs the olivebuild at hand.
+
+    A release, or where it was installed from (PEP 610).
     """
     name = f"olivebuild[{','.join(extras)}]"
     try:
