@@ -57,6 +57,16 @@ class Hardware:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """A field of an ONNX model that passes before its conversion decide."""
+
+    field: str
+    value: object
+    path: Path
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class State:
     """What one pass hands to the next, as names of targets in the draft."""
 
@@ -67,6 +77,8 @@ class State:
     onnx: str = ""
     dtype: str = ""
     """The number format in which Olive loads the base of the last training, "" before any."""
+    quantisation: tuple[Rounding, ...] = ()
+    """How passes before the conversion round weights: fields of the ONNX model to be."""
 
     @property
     def result(self) -> str:

@@ -1,0 +1,1 @@
+"""Passes of Olive workflows as targets of recipes."""

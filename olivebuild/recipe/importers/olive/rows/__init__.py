@@ -1,0 +1,1 @@
+"""Mappers of data configurations: files, texts of rows, token sequences."""
