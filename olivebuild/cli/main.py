@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 VERB_MODULES = {
     **dict.fromkeys(("build", "watch"), "build"),
     **dict.fromkeys(("plan", "why", "graph", "status", "log"), "queries"),
-    **dict.fromkeys(("init", "doctor", "schema"), "setup"),
+    "doctor": "doctor",
+    **dict.fromkeys(("init", "schema"), "setup"),
     **dict.fromkeys(("update", "accept"), "lock"),
     **dict.fromkeys(("clean", "verify", "gc"), "cache"),
     **dict.fromkeys(("report", "history", "compare"), "results"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from olivebuild.api.step import kinds
-from olivebuild.cli.setup import NEEDS, to_text
+from olivebuild.cli.doctor import NEEDS, to_text
 
 FACTS: dict[str, Any] = {
     "olivebuild": "1.0",
@@ -16,6 +16,8 @@ FACTS: dict[str, Any] = {
     "memory_bytes": 24 << 30,
     "gpus": [],
     "providers": ["cpu"],
+    "not_here": {"cuda": "no NVIDIA GPU is to be seen here"},
+    "overlaps": [{"packages": ["a", "b"], "fact": "a and b overwrite each other", "hint": "pip"}],
     "cache": "/home/me/.cache/olivebuild",
     "libraries": {"torch": "2.13.0", "peft": None},
     "kinds": {
@@ -30,6 +32,9 @@ def test_each_fact_has_a_line() -> None:
     assert lines[0] == "olivebuild  1.0 on Python 3.11.7, Linux x86_64"
     assert "processor   a processor, 2 cores, 24 GiB" in lines
     assert "GPUs        none" in lines
+    assert "providers   cpu (onnxruntime-genai)" in lines
+    assert "            not cuda: no NVIDIA GPU is to be seen here" in lines
+    assert "warning     a and b overwrite each other" in lines
     assert "torch              2.13.0" in lines
     assert "peft               not installed" in lines
     assert "command            runs here" in lines
