@@ -16,6 +16,8 @@ from olivebuild.core.errors import InvalidValue, Problem
 Positive = Annotated[int, Field(gt=0)]
 Form = Literal["rows", "lines", "blocks", "windows", "random-lines", "random-blocks", "pairs"]
 
+DEFAULT_LENGTH = 1024
+"""Tokens of a sequence at most, where `training.max_length` does not say."""
 JOINED = ("blocks", "windows", "random-blocks")
 """Forms of which a sequence may hold several rows."""
 RANDOM = ("random-lines", "random-blocks")

@@ -11,7 +11,7 @@ from olivebuild.api.node import Node
 from olivebuild.api.step import Edge, Fields, FileInput, Ref, Step, Target
 from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.formats.source import Source
-from olivebuild.steps._sequences import APART, RANDOM, Form, Positive, Sequences
+from olivebuild.steps._sequences import APART, DEFAULT_LENGTH, RANDOM, Form, Positive, Sequences
 from olivebuild.steps.dataset import DatasetFields
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -40,7 +40,7 @@ class Training(Fields):
     When rows are added at its end, training goes on from where the old ones ended.
     """
     batch: Positive = 8
-    max_length: Positive = 1024
+    max_length: Positive = DEFAULT_LENGTH
     loss: Literal["completion", "turns", "all"] = "completion"
     """What is learnt: the completion (of `text` all), each of the assistant's turns in `messages`,
     or prompts as well.

@@ -68,17 +68,18 @@ def job_for(folder: Path, model: Path, rows: list[dict[str, Any]], **fields: Any
 def checked(job: Job, max_length: int = 1024) -> dict[str, Any]:
     """What training does with its rows before it begins."""
     from olivebuild.ml.inference.context import check_asked, check_rows
-    from olivebuild.ml.training.train import encoder_of, rows_of
+    from olivebuild.ml.training.training_data import load_data
     from olivebuild.ml.training.unusable_rows import check_flaws
     from olivebuild.steps.adapter import AdapterFields
 
     fields = AdapterFields.model_validate(
         {"model": "base", "data": "chats.train", "training": {"max_length": max_length}}
     )
-    rows, folder = rows_of(job, fields), job.input("model").folder
+    data, folder = load_data(job, fields), job.input("model").folder
+    rows = data.stream
     figures = check_flaws(job, rows, folder, "data", "data")
     check_rows(job, rows, folder, "data", "data")
-    check_asked(job, encoder_of(job, fields))
+    check_asked(job, data.encoder)
     assert len(rows) == rows.read - rows.dropped
     return figures
 

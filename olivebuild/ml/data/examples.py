@@ -53,12 +53,14 @@ class Example:
 class Tokens:
     """A row to train on: its ids (int32), and which of them the loss counts (bool).
 
-    The first is never predicted.
+    The first is never predicted. `attended` (bool) are the tokens that others attend to, where not
+    all are.
     """
 
     ids: np.ndarray
     counted: np.ndarray
     flaw: Flaw | None = None
+    attended: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

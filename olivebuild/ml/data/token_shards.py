@@ -71,6 +71,7 @@ class TokenRows(Sequence[Tokens]):
 
     def __post_init__(self) -> None:
         self._ends = np.cumsum([len(s) for s in self.shards])
+        self._offsets = np.cumsum([0, *(len(s.ids) for s in self.shards)])
         self.lengths = (
             np.concatenate([np.diff(s.starts) for s in self.shards])
             if self.shards
@@ -113,6 +114,20 @@ class TokenRows(Sequence[Tokens]):
         a, b = int(shard.starts[row]), int(shard.starts[row + 1])
         return Tokens(np.asarray(shard.ids[a:b]), np.asarray(shard.counted[a:b]))
 
+    def piece(self, start: int, stop: int) -> Tokens:
+        """Return a span of all rows end to end: the tokens from `start` up to `stop`."""
+        ids, counted = [], []
+        number = int(np.searchsorted(self._offsets, start, side="right")) - 1
+        while start < stop:
+            shard, offset = self.shards[number], int(self._offsets[number])
+            a, b = start - offset, min(stop - offset, len(shard.ids))
+            ids.append(shard.ids[a:b])
+            counted.append(shard.counted[a:b])
+            start, number = offset + b, number + 1
+        if not ids:
+            return Tokens(np.zeros(0, np.int32), np.zeros(0, bool))
+        return Tokens(np.concatenate(ids), np.concatenate(counted))
+
     def figures(self) -> dict[str, Any]:
         """Rows by length, up to each power of two, and what was cut or dropped."""
         tops, counts = np.unique(
@@ -137,7 +152,9 @@ class TokenRows(Sequence[Tokens]):
 
 
 def lengths_of(rows: Sequence[Tokens]) -> np.ndarray:
-    return rows.lengths if isinstance(rows, TokenRows) else np.array([len(row) for row in rows])
+    """Return the number of tokens of each row, read from tokens only where rows don't tell it."""
+    lengths: np.ndarray | None = getattr(rows, "lengths", None)
+    return np.array([len(row) for row in rows]) if lengths is None else lengths
 
 
 def token_rows(job: Job, encoder: Encoder, folder: str, path: str, loss: str) -> TokenRows:
@@ -150,6 +167,7 @@ def token_rows(job: Job, encoder: Encoder, folder: str, path: str, loss: str) ->
     encoder.read_ends(result.format, completions)
     about = [
         *_about(folder, encoder.max_length, loss),
+        *encoder.about,
         sorted(encoder.written),
         *([job.action.template_date] if job.action.template_date else []),
     ]
@@ -242,9 +260,9 @@ def _encoded(encoder: Encoder, format_: str, rows: list[dict[str, str]], loss: s
     encoded: list[Tokens] = []
     for i in range(0, len(rows), BATCH):
         encoded += encoder.tokens(format_, rows[i : i + BATCH], loss)
-    kept = [t for t in encoded if t.labels]
+    kept = [t for t in encoded if encoder.keeps(t)]
     flawed = [
-        (i, t.flaw.why, t.flaw.length, t.flaw.fault, t.flaw.hint, bool(t.labels))
+        (i, t.flaw.why, t.flaw.length, t.flaw.fault, t.flaw.hint, encoder.keeps(t))
         for i, t in enumerate(encoded)
         if t.flaw
     ]

@@ -64,6 +64,15 @@ class Encoder:
         self._plain = PlainTokenizer(tokenizer)
         self.template = ChatTemplate(self._plain, self.ends, self.counts)
 
+    @property
+    def about(self) -> list[object]:
+        """What tokens depend on besides rows, tokenizer, length and loss."""
+        return []
+
+    def keeps(self, row: Tokens) -> bool:
+        """Tell whether a row has something to learn from."""
+        return bool(row.labels)
+
     # -- the chat template and the tokenizer, as others ask for them
 
     def render(self, messages: Turns, tools: Tools, *, prompt: bool) -> str:

@@ -269,9 +269,16 @@ def checkpoint_layers(model: Any) -> None:
 
 @torch.no_grad()
 def takes_packed(
-    model: Any, rows: Sequence[Tokens], device: torch.device, note: Callable[[str], None]
+    model: Any,
+    rows: Sequence[Tokens],
+    device: torch.device,
+    note: Callable[[str], None],
+    *,
+    packed: bool = True,
 ) -> Setup:
     """Return the setup by which rows get the logits that each gets alone, packed if possible.
+
+    `packed`: rows may be packed.
 
     It is tried on some rows: short ones, and one that reaches as far beyond the model's windows and
     original context as any row does. `linear_head` is found out as well.
@@ -284,7 +291,8 @@ def takes_packed(
             torch.cat([_counted(forward, pad([row], device)) for row in part]).float()
             for part in parts
         ]
-        if setup := _packed_setup(model, device, note, parts, expected):
+        setup = _packed_setup(model, device, note, parts, expected) if packed else None
+        if setup:
             return setup
         forward = Forward(model, device, alone, note)
         error = max(

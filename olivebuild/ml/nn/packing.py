@@ -256,17 +256,19 @@ def pad(batch: Sequence[Tokens], device: torch.device) -> Padded:
     keep = max(1, max(len(row) - max(1, row.first) for row in batch))
     ids, mask = np.zeros((len(batch), length), np.int64), np.zeros((len(batch), length), np.int64)
     targets = np.full((len(batch), keep), -100, np.int64)
+    at = np.zeros((len(batch), length), np.int64)
     for r, row in enumerate(batch):
-        ids[r, length - len(row) :], mask[r, length - len(row) :] = row.ids, 1
+        start = length - len(row)
+        ids[r, start:], mask[r, start:] = row.ids, 1 if row.attended is None else row.attended
+        # Counted from the row's own beginning: counted from the padding, a model may take the row
+        # for a longer one.
+        at[r, start:] = np.arange(len(row))
         labels = np.where(row.counted, row.ids, -100)[1:][-keep:]
         if len(labels):
             targets[r, -len(labels) :] = labels
-    # Counted from the row's own beginning: counted from the padding, a model may take the row for a
-    # longer one.
-    positions = np.maximum(mask.cumsum(1) - 1, 0)
     return Padded(
         ids=_tensor(ids, device),
         mask=_tensor(mask, device),
-        positions=_tensor(positions, device),
+        positions=_tensor(at, device),
         targets=_tensor(targets, device),
     )

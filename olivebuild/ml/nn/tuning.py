@@ -43,12 +43,14 @@ def prepare(
     *,
     dropout: float,
     plain: bool,
+    masked: bool = False,
 ) -> Setup:
     """Choose the computation of `tokens` tokens, change the model's layers for it, and report it.
 
-    `plain`: nothing is done for speed that may change a bit.
+    `plain`: nothing is done for speed that may change a bit. `masked`: rows have tokens that are
+    not attended to, for which there is no packed layout.
     """
-    setup = takes_packed(model, rows, device, job.note)
+    setup = takes_packed(model, rows, device, job.note, packed=not masked)
     setup.share_prefixes = setup.packed and dropout == 0 and not plain
     setup.tokens_per_micro_batch = CPU_TOKENS
     lengths = lengths_of(rows)

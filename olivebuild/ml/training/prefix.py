@@ -96,7 +96,11 @@ def _family(job: Job, fields: AdapterFields, loop: TrainingLoop) -> str:
     }
     if loop.validation:
         inputs["eval"] = hashing.of_json(
-            [[row.ids.tolist(), row.counted.tolist()] for row in loop.validation.rows]
+            [
+                [row.ids.tolist(), row.counted.tolist()]
+                + ([] if row.attended is None else [row.attended.tolist()])
+                for row in loop.validation.rows
+            ]
         )
     platform = [
         loop.runner.forward.device.type,
@@ -119,6 +123,8 @@ def _prefixes(loop: TrainingLoop) -> list[str]:
             row = loop.rows[index]
             digest.update(len(row).to_bytes(8, "little"))
             digest.update(row.ids.tobytes() + row.counted.tobytes())
+            if row.attended is not None:
+                digest.update(row.attended.tobytes())
         digest.update(b"|")
         digests.append(str(digest.hexdigest()))
     return digests

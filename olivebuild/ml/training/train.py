@@ -6,6 +6,7 @@ The loop is in ml/training/loop.py, batches in ml/nn/forward.py.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,9 +22,10 @@ from olivebuild.core.errors import InputError, first_line
 from olivebuild.data import drops
 from olivebuild.ml.data import end_tokens
 from olivebuild.ml.data.examples import Tokens
-from olivebuild.ml.data.token_shards import TokenRows, lengths_of, token_rows
+from olivebuild.ml.data.sequences import has_masked
+from olivebuild.ml.data.token_shards import TokenRows, lengths_of
 from olivebuild.ml.data.tokens import COUNTS, Encoder
-from olivebuild.ml.inference.context import check_asked, check_rows
+from olivebuild.ml.inference.context import check_asked
 from olivebuild.ml.models import load
 from olivebuild.ml.nn import qlora, tuning
 from olivebuild.ml.nn.forward import Forward
@@ -33,7 +35,7 @@ from olivebuild.ml.training.loop import TrainingLoop
 from olivebuild.ml.training.prefix import PrefixStates
 from olivebuild.ml.training.schedule import Schedule, steps_of
 from olivebuild.ml.training.step_runner import StepRunner
-from olivebuild.ml.training.unusable_rows import check_flaws
+from olivebuild.ml.training.training_data import Rows, TrainingData, check_data, load_data
 from olivebuild.ml.training.validation import Validation
 from olivebuild.ml.weights import patterns
 
@@ -50,18 +52,18 @@ def train(job: Job, fields: AdapterFields) -> Result:
         f"training on {torch.cuda.get_device_name() if device.type == 'cuda' else device.type} in "
         f"{str(dtype).removeprefix('torch.')}"
     )
-    rows = rows_of(job, fields)
-    flaws = check_flaws(job, rows, base.folder, "data", "data")
-    check_rows(job, rows, base.folder, "data", "data")
+    data = load_data(job, fields)
+    rows = data.rows
+    flaws = check_data(job, fields, data, "data", "data", name="drops")
     if not len(rows):
         raise InputError(
             "no row has a token to learn",
             where=job.where("data"),
             hint="is max_length long enough?",
         )
-    ends = _ends_of(job, fields, rows)
-    validation, held_out = validation_of(job, fields)
-    check_asked(job, encoder_of(job, fields))
+    ends = _ends_of(job, fields, data)
+    validation, held_out = validation_of(job, fields, data.held_out)
+    check_asked(job, data.encoder)
     drops.forget(job.log)
     loop = fit(job, fields, rows, validation, device, dtype)
     runner = loop.runner
@@ -76,7 +78,7 @@ def train(job: Job, fields: AdapterFields) -> Result:
         "processes": runner.ranks.count if runner.ranks else 1,
     }
     return Result(
-        metrics=_figures(loop, rows) | flaws | held_out,
+        metrics=_figures(loop, data.stream) | data.figures(fields) | flaws | held_out,
         provenance=provenance | runner.forward.setup.provenance(),
     )
 
@@ -94,7 +96,8 @@ def fit(
     schedule = schedule_of(training, len(rows))
     count = data_parallel.count_for(device, schedule.batch)
     with data_parallel.Ranks(job, count, device, dtype) if count > 1 else nullcontext() as ranks:
-        forward = forward_of(job, fields, rows, schedule, device, dtype)
+        judged = validation.rows if validation else ()
+        forward = forward_of(job, fields, rows, schedule, device, dtype, judged)
         seconds = float(os.environ.get("OLIVEBUILD_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
         checkpointer = Checkpointer(
             job, steps=schedule.steps, seconds=seconds, every=training.checkpoint_steps
@@ -117,42 +120,24 @@ def fit(
     return loop
 
 
-def rows_of(job: Job, fields: AdapterFields) -> TokenRows:
-    """Return the rows of the input `data` as tokens of the input `model`."""
-    if not fields.cut.is_plain or fields.training.warmup_ratio is not None:
-        raise InputError(
-            "sequences and warmup_ratio are declared, and not trained yet",
-            where=job.where("sequences"),
-            hint="leave them out",
-        )
-    return token_rows(
-        job,
-        encoder_of(job, fields),
-        job.input("model").folder,
-        job.input("data").path,
-        fields.training.loss,
-    )
+def rows_of(job: Job, fields: AdapterFields) -> Rows:
+    """Return what is trained on of the input `data`, as tokens of the input `model`."""
+    return load_data(job, fields).rows
 
 
-def encoder_of(job: Job, fields: AdapterFields) -> Encoder:
-    """Return the encoder of rows by the tokenizer of the input `model`."""
-    base = job.input("model")
-    tokenizer = load.load_tokenizer(
-        base.folder, trust_remote_code=base.trust_remote_code, date=job.action.template_date
-    )
-    encoder = Encoder(tokenizer, fields.training.max_length, end_tokens.ends_of(Path(base.folder)))
-    encoder.where = job.where("data")
-    return encoder
-
-
-def _ends_of(job: Job, fields: AdapterFields, rows: TokenRows) -> set[int]:
+def _ends_of(job: Job, fields: AdapterFields, data: TrainingData) -> set[int]:
     """Return the tokens at which trained answers end, those of the recipe included; report them.
 
     Raises InputError when an end of the recipe is no token.
     """
-    encoder = encoder_of(job, fields)
-    _note_tokens(job, rows, encoder)
-    ends = {*rows.ends, *(end_tokens.token_of(text, encoder.tokenizer) for text in fields.stop)}
+    encoder = data.encoder
+    _note_tokens(job, data.stream, encoder)
+    ends = {
+        *data.stream.ends,
+        *(end_tokens.token_of(text, encoder.tokenizer) for text in fields.stop),
+    }
+    if not ends:
+        job.note("texts are learnt without an end: a model with this adapter writes on")
     base_ends = end_tokens.ends_of(Path(job.input("model").folder))
     if new_ends := sorted(ends - base_ends):
         names = ", ".join(encoder.tokenizer.convert_ids_to_tokens(new_ends))
@@ -188,8 +173,12 @@ def forward_of(
     schedule: Schedule,
     device: torch.device,
     dtype: torch.dtype,
+    judged: Sequence[Tokens] = (),
 ) -> Forward:
-    """Return the input `model` with a new adapter, set up for this machine."""
+    """Return the input `model` with a new adapter, set up for this machine.
+
+    `judged` are held-out rows that it evaluates, too.
+    """
     training, base = fields.training, job.input("model")
     # The seed comes before the adapter is made, since its first values are drawn.
     load.seed_everything(training.seed, device)
@@ -210,7 +199,14 @@ def forward_of(
         begin_with(job, model, Path(job.input("from").folder))
     tokens = int(lengths_of(rows).sum()) * schedule.batch * schedule.steps // len(rows)
     setup = tuning.prepare(
-        job, model, rows, tokens, device, dropout=fields.dropout, plain=training.speed == "plain"
+        job,
+        model,
+        rows,
+        tokens,
+        device,
+        dropout=fields.dropout,
+        plain=training.speed == "plain",
+        masked=has_masked(rows) or has_masked(judged),
     )
     # Trying layouts may have drawn random numbers.
     torch.manual_seed(training.seed)
@@ -226,32 +222,34 @@ def schedule_of(fields: Training, count: int) -> Schedule:
     training = fields.resolved()
     steps = training.steps or steps_of(count, training.batch, training.epochs or 1)
     seed = None if training.order == "append" else training.data_seed
+    ratio = training.warmup_ratio
     decay = max(1, round(steps * training.decay)) if training.scheduler == "stable" else 0
     return Schedule(
         count=count,
         batch=training.batch,
         steps=steps,
         lr=training.lr,
-        warmup=training.warmup,
+        warmup=training.warmup if ratio is None else math.ceil(steps * ratio),
         scheduler=training.scheduler or "linear",
         decay=decay,
         seed=seed,
     )
 
 
-def validation_of(job: Job, fields: AdapterFields) -> tuple[Validation | None, dict[str, Any]]:
-    """Return the evaluation of the input `eval`, if any, and counts of its unusable rows.
+def validation_of(
+    job: Job, fields: AdapterFields, held_out: Sequence[Tokens] | None
+) -> tuple[Validation | None, dict[str, Any]]:
+    """Return the evaluation of the input `eval`, or else of `held_out`, if the recipe wants one.
 
-    Raises InputError when it has no usable row.
+    Also returns counts of unusable rows. Raises InputError when there is no usable row.
     """
     if not fields.eval:
         return None, {}
-    folder = job.input("model").folder
-    rows = token_rows(
-        job, encoder_of(job, fields), folder, job.input("eval").path, fields.training.loss
-    )
-    flaws = check_flaws(job, rows, folder, "eval", "eval", "data", name="eval_drops")
-    check_rows(job, rows, folder, "eval", "eval", "data")
+    rows, flaws = held_out or (), dict[str, Any]()
+    if fields.eval.data:
+        data = load_data(job, fields, "eval")
+        flaws = check_data(job, fields, data, "eval", "eval", "data", name="eval_drops")
+        rows = data.rows
     if not len(rows):
         raise InputError(
             "there are no rows to evaluate on",
@@ -275,7 +273,7 @@ def _figures(loop: TrainingLoop, rows: TokenRows) -> dict[str, object]:
     figures |= {
         "steps": loop.step,
         "steps_known": loop.steps_skipped,
-        "examples": len(rows),
+        "examples": len(loop.rows),
         "truncated": rows.truncated,
         "data": rows.figures(),
     }

@@ -25,6 +25,7 @@ from olivebuild.formats.model_config import (
     quantised_by,
 )
 from olivebuild.planner.checks.model_folder import ModelFolder
+from olivebuild.steps._sequences import DEFAULT_LENGTH, JOINED
 
 
 def findings(
@@ -106,13 +107,34 @@ def _check_training(model: ModelFolder, node: Node, method: str) -> Iterator[Mod
         yield from _check_quantised_twice(model, node, method)
     context = context_of(model.config)
     length = node.fields.get("training", {}).get("max_length")
-    if context and isinstance(length, int) and length > context:
+    if problem := _check_sequences(node, context):
+        yield problem
+    elif context and isinstance(length, int) and length > context:
         yield ModelFinding(
             f"max_length {length} is more than the {context} tokens that the model takes",
             f"a row that is longer than {context} tokens fails the training",
             ("training", "max_length"),
             fails=False,
         )
+
+
+def _check_sequences(node: Node, context: int | None) -> ModelFinding | None:
+    """Return the fault of sequences that are longer than what the model takes, if they are.
+
+    The last sequence that `remainder: keep` leaves shorter may be the only one.
+    """
+    sequences = node.fields.get("sequences", {})
+    sequences = sequences if isinstance(sequences, dict) else {"form": sequences}
+    form = sequences.get("form", "rows")
+    length = node.fields.get("training", {}).get("max_length", DEFAULT_LENGTH)
+    if not context or form not in JOINED or length <= context:
+        return None
+    return ModelFinding(
+        f"sequences of {length} tokens are more than the {context} that the model takes",
+        f"training.max_length: {context}",
+        ("training", "max_length"),
+        fails=form == "random-blocks" or sequences.get("remainder", "keep") != "keep",
+    )
 
 
 def _check_quantised_twice(model: ModelFolder, node: Node, method: str) -> Iterator[ModelFinding]:
