@@ -35,7 +35,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     import torch
     from safetensors.torch import save_file
 
-    folder = tmp_path_factory.mktemp(request.param) / request.param
+    folder: Path = tmp_path_factory.mktemp(request.param) / request.param
     tokenizers_of.write(request.param, folder)
     config = {"model_type": "llama", "max_position_embeddings": 2048}
     (folder / "config.json").write_text(json.dumps(config))
@@ -53,8 +53,7 @@ def job_for(folder: Path, model: Path, rows: list[dict[str, Any]], **fields: Any
     """An adapter's job, on the data set that the step makes of the rows, in their order."""
     source = folder / "source"
     source.mkdir(parents=True)
-    apart = {"holdout": 0, "dedupe": False, "near_duplicates": False}
-    run(source, rows, **apart, **fields)
+    run(source, rows, **{"holdout": 0, "dedupe": False, "near_duplicates": False, **fields})
     data = ActionInput(str(source / "out"), str(source / "out/train.parquet"), "dataset", "texts")
     inputs = {"model": ActionInput(str(model), str(model), "model", "base"), "data": data}
     places = {"": ["olivebuild.yaml", 7, 3, ""], "sequences": ["olivebuild.yaml", 8, 5, ""]}
