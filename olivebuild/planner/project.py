@@ -181,7 +181,7 @@ def _open(recipe: Recipe, before: Incremental | None) -> Project:
         )
         raise RecipeError(fact, where=recipe.where(name), hint="give one of them another name")
     store = Store(cache_folder())
-    scan = Scan(recipe, workspace.memo, lock)
+    scan = Scan(recipe, workspace.memo, lock, workspace.state)
     planner = Planner(
         graph=graph,
         scan=scan,

@@ -23,6 +23,7 @@ from olivebuild.core.fs import links, portable_names
 from olivebuild.core.fs.files import Stat, files_below, stat_of
 from olivebuild.core.fs.small_files import special
 from olivebuild.core.hashing import StatMemo
+from olivebuild.formats.mlflow import view
 from olivebuild.formats.safetensors import folders_in, model_digest
 from olivebuild.recipe.file import Recipe
 from olivebuild.recipe.lockfile import Lockfile
@@ -39,8 +40,12 @@ A command's files are its own affair.
 
 
 class Scan:
-    def __init__(self, recipe: Recipe, memo: StatMemo, lock: Lockfile) -> None:
+    def __init__(
+        self, recipe: Recipe, memo: StatMemo, lock: Lockfile, state: Path | None = None
+    ) -> None:
+        """Begin a scan; `state`: the folder for what may be deleted when no build runs."""
         self.recipe = recipe
+        self._state = state or recipe.folder / ".olivebuild"
         self.memo = memo
         self.lock = lock
         self._files: dict[Path, str] = {}
@@ -49,6 +54,8 @@ class Scan:
         self._stats: dict[Path, Stat] = {}
         self._read: dict[str, set[Path]] = {}
         self._models: dict[tuple[str, Path], str] = {}
+        self._places: dict[tuple[str, Path], Path] = {}
+        self._of_links: set[Path] = set()
         self._libraries: dict[str, str] = {}
         self._machine: dict[str, str] = {}
         self._folders: set[Path] = set()
@@ -129,6 +136,28 @@ class Scan:
             )
         return matches
 
+    def referenced(self, node: Node) -> Path:
+        """Return the folder of a node's own model that is used where it lies.
+
+        Raises InputError.
+        """
+        assert node.referenced_folder is not None
+        folder = self.recipe.folder / node.referenced_folder
+        if (node.name, folder) not in self._places:
+            where = self.recipe.where(node.target, ("source",))
+            with self._readable(node, ("source",)):
+                place = view.plain(
+                    folder,
+                    self._state / "mlflow",
+                    trust=node.trusts_remote_code,
+                    where=where,
+                    note=lambda path: self._note(node, path),
+                )
+            self._places[node.name, folder] = place
+            if place != folder:
+                self._of_links.add(place)
+        return self._places[node.name, folder]
+
     def model(
         self, node: Node, folder: Path, *, code: bool, field: tuple[str | int, ...] = ("source",)
     ) -> str:
@@ -149,9 +178,10 @@ class Scan:
             with self._readable(node, field):
                 # A file that is added changes the folder's own times.
                 for parent in (folder, *folders_in(folder)):
-                    links.check(
-                        folder, sorted(parent.iterdir()), self.recipe.where(node.target, field)
-                    )
+                    if folder not in self._of_links:
+                        links.check(
+                            folder, sorted(parent.iterdir()), self.recipe.where(node.target, field)
+                        )
                     self._note(node, parent)
                     for path in filter(Path.is_file, parent.iterdir()):
                         self._note(node, path)

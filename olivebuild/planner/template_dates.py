@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from olivebuild.api.node import Node
 from olivebuild.cache.key import Part
-from olivebuild.core.errors import Damaged, RecipeError
+from olivebuild.core.errors import Damaged, InputError, RecipeError
 from olivebuild.formats import template_clock
 from olivebuild.formats.template_clock import FREEZE
 from olivebuild.planner.scan import Scan
@@ -195,9 +195,7 @@ class Dating:
         trace = None
         try:
             if lookup.node.referenced_folder is not None:
-                files = template_clock.files_of(
-                    self._scan.recipe.folder / lookup.node.referenced_folder
-                )
+                files = template_clock.files_of(self._scan.referenced(lookup.node))
             elif trace := lookup.trace or (self._traces.get(lookup.key) if lookup.key else None):
                 if trace.reference:
                     files = template_clock.files_of(self._scan.recipe.folder / trace.reference)
@@ -210,7 +208,7 @@ class Dating:
                     }
             else:
                 return False
-        except (OSError, Damaged, ValueError):
+        except (OSError, Damaged, ValueError, InputError):
             # The files are not on this machine now: the trace has what was seen when they were.
             return bool(trace and trace.provenance.get("reads_clock"))
         return any(map(template_clock.reads_clock, template_clock.templates_in(files)))

@@ -37,7 +37,7 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
         seconds = trace.seconds if trace else None
         try:
             if node.referenced_folder is not None:
-                return self._look_up_folder(node, node.referenced_folder, seconds)
+                return self._look_up_folder(node, seconds)
             if reasons := self._lacks(node, lookups):
                 return self._look_up_without_key(node, reasons, seconds)
             parts = self._parts(node, lookups)
@@ -73,9 +73,9 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
         last = self.workspace.last.get(node.name)
         return last, self.traces.get(last.key) if last else None
 
-    def _look_up_folder(self, node: Node, folder: str, seconds: float | None) -> Lookup:
+    def _look_up_folder(self, node: Node, seconds: float | None) -> Lookup:
         """Look up a model that is used where it lies. Raises InputError."""
-        path = self.scan.recipe.folder / folder
+        path = self.scan.referenced(node)
         content = self.scan.model(node, path, code=node.trusts_remote_code)
         return Lookup(
             node=node,

@@ -186,9 +186,10 @@ def origin_of(planner: Planner, plan: Plan, node: Node) -> tuple[Node, Path] | N
 
 def _folder_of(planner: Planner, plan: Plan, node: Node) -> Path | None:
     """Return the folder of a model's small files, if it is on this disk."""
-    if node.referenced_folder is not None:
-        return planner.scan.recipe.folder / node.referenced_folder
     state = plan.states.get(node.name)
+    if node.referenced_folder is not None:
+        # A fault of the folder is said first, and comes alone.
+        return None if state and state.fault else planner.scan.referenced(node)
     if state and state.verdict is Verdict.FRESH:
         return state.folder
     is_of_hub = node.source is not None and node.source.scheme == "hf"
