@@ -1,0 +1,1 @@
+"""Azure ML: models of registries and workspaces, and where the data of datastores lies."""
