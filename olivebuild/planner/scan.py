@@ -55,7 +55,6 @@ class Scan:
         self._read: dict[str, set[Path]] = {}
         self._models: dict[tuple[str, Path], str] = {}
         self._places: dict[tuple[str, Path], Path] = {}
-        self._of_links: set[Path] = set()
         self._libraries: dict[str, str] = {}
         self._machine: dict[str, str] = {}
         self._folders: set[Path] = set()
@@ -148,14 +147,12 @@ class Scan:
             with self._readable(node, ("source",)):
                 place = view.plain(
                     folder,
-                    self._state / "mlflow",
+                    self._state / links.VIEWS,
                     trust=node.trusts_remote_code,
                     where=where,
                     note=lambda path: self._note(node, path),
                 )
             self._places[node.name, folder] = place
-            if place != folder:
-                self._of_links.add(place)
         return self._places[node.name, folder]
 
     def model(
@@ -178,10 +175,9 @@ class Scan:
             with self._readable(node, field):
                 # A file that is added changes the folder's own times.
                 for parent in (folder, *folders_in(folder)):
-                    if folder not in self._of_links:
-                        links.check(
-                            folder, sorted(parent.iterdir()), self.recipe.where(node.target, field)
-                        )
+                    links.check(
+                        folder, sorted(parent.iterdir()), self.recipe.where(node.target, field)
+                    )
                     self._note(node, parent)
                     for path in filter(Path.is_file, parent.iterdir()):
                         self._note(node, path)

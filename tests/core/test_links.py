@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.core.errors import BuildError
+from olivebuild.core.errors import BuildError, InputError
 from olivebuild.core.fs import links
 from olivebuild.planner.scan import BROUGHT
 from tests.support.sites import Site
@@ -135,3 +135,39 @@ def test_a_folder_that_looks_like_a_snapshot_by_name_alone_is_none(tmp_path: Pat
     (tmp_path / "blobs" / ("a" * 40)).write_text("")
     (place / "x.json").symlink_to(f"../../blobs/{'a' * 40}")
     assert len(list(links.leaving(place, [place / "x.json"]))) == 1
+
+
+def test_a_folder_of_links_into_an_mlflow_model_is_read(tmp_path: Path) -> None:
+    root, view = tmp_path / "phi", tmp_path / ".olivebuild/tone/mlflow/phi-0"
+    for folder in (root / "model", view):
+        folder.mkdir(parents=True)
+    (root / "MLmodel").write_text("flavors: {}")
+    (root / "model/config.json").write_text("{}")
+    (view / "config.json").symlink_to(root / "model/config.json")
+    links.check(view, sorted(view.iterdir()), None)
+
+
+@pytest.mark.parametrize("place", [".olivebuild/mlflow/phi-0", "mlflow/.olivebuild", "mlflow/x"])
+@pytest.mark.parametrize("through", ["", "link"])
+def test_links_to_other_files_are_refused_there_too(
+    tmp_path: Path, place: str, through: str
+) -> None:
+    """The file lies outside of any MLflow model, be it reached through a link of one."""
+    root, view, secret = tmp_path / "phi", tmp_path / place, tmp_path / "secret"
+    root.mkdir()
+    view.mkdir(parents=True)
+    (root / "MLmodel").write_text("flavors: {}")
+    secret.write_text("{}")
+    (root / "link").symlink_to(secret)
+    (view / "config.json").symlink_to(root / through if through else secret)
+    with pytest.raises(InputError, match=r"config\.json .* leads out of it"):
+        links.check(view, sorted(view.iterdir()), None)
+
+
+def test_a_folder_elsewhere_may_not_lead_into_an_mlflow_model(tmp_path: Path) -> None:
+    (tmp_path / "phi").mkdir()
+    (tmp_path / "phi/MLmodel").write_text("flavors: {}")
+    (tmp_path / "mlflow").mkdir()
+    (tmp_path / "mlflow/config.json").symlink_to(tmp_path / "phi/MLmodel")
+    with pytest.raises(InputError, match="leads out of it"):
+        links.check(tmp_path / "mlflow", sorted((tmp_path / "mlflow").iterdir()), None)

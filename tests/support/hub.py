@@ -30,9 +30,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
     files by commit.
     """
 
-    def __init__(self, folder: Path, asked: list[str], *arguments: object) -> None:
+    def __init__(self, folder: Path, asked: list[str], token: str, *arguments: object) -> None:
         self.folder = folder
         self.asked = asked
+        self.token = token
         super().__init__(*arguments)  # type: ignore[arg-type]
 
     def log_message(self, *_: object) -> None:
@@ -48,11 +49,24 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(data)
 
+    def is_signed_in(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {self.token}"
+
+    def refuse(self, status: int, code: str) -> None:
+        """As huggingface.co does it."""
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         self.asked.append(path)
         files = sorted(p for p in self.folder.rglob("*") if p.is_file())
-        if path.startswith("/api/models/own/tiny/tree/"):
+        if self.token and "/resolve/" in path and not self.is_signed_in():
+            # A gated repository's description is public, its files are not.
+            self.refuse(401 if self.headers.get("Authorization") is None else 403, "GatedRepo")
+        elif path.startswith("/api/models/own/tiny/tree/"):
             tree = [
                 {
                     "type": "file",
@@ -81,6 +95,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 "application/octet-stream",
                 {"ETag": f'"{etag(data)}"', "X-Repo-Commit": COMMIT},
             )
+        elif path.startswith("/api/models/"):
+            # One that is not there looks like a private one.
+            self.refuse(401, "RepoNotFound")
         else:
             self.send_error(404)
 
@@ -88,11 +105,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """The repository own/tiny is what lies in `folder`: (address, paths asked for)."""
+def serving(folder: Path, token: str = "") -> Iterator[tuple[str, list[str]]]:
+    """The repository own/tiny is what lies in `folder`: (address, paths asked for).
+
+    With a `token` it is gated: its files are for who shows that token.
+    """
     asked: list[str] = []
     server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Hub, folder, asked)
+        ("127.0.0.1", 0), functools.partial(Hub, folder, asked, token)
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}", asked

@@ -2,10 +2,10 @@
 
 What is read and published is what was named, so a link may not lead out of the folder it lies in.
 
-The path that the user names may itself be a link. A snapshot of the Hugging Face hub's own cache is
-the exception: its files are links to
-`blobs/` of its repository (https://huggingface.co/docs/huggingface_hub/guides/manage-cache), each
-to one regular file there.
+The path that the user names may itself be a link. There are two exceptions. The files of a snapshot
+of the Hugging Face hub's own cache are links to `blobs/` of its repository
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache), each to one regular file there.
+Folders below `.olivebuild` that show an MLflow model consist of links into that model's folder.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from olivebuild.core.errors import InputError, Where
 
 REPOSITORY = re.compile(r"(models|datasets|spaces)--.+")
+STATE, VIEWS, MLMODEL = ".olivebuild", "mlflow", "MLmodel"
+"""Folder of the state of builds, the one in it for MLflow models, and what such a model holds."""
 BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -29,7 +31,7 @@ def leaving(folder: Path, paths: Iterator[Path] | list[Path]) -> Iterator[tuple[
     for path in paths:
         if path.is_symlink():
             real_path = os.path.realpath(path)
-            if real_path != root and not real_path.startswith(inside) and not _is_blob(path):
+            if real_path != root and not real_path.startswith(inside) and not _is_allowed(path):
                 yield path, os.readlink(path)
 
 
@@ -47,6 +49,25 @@ def check(folder: Path, paths: Iterator[Path] | list[Path], where: Where | str |
             where=where,
             hint=hint,
         )
+
+
+def _is_allowed(link: Path) -> bool:
+    return _is_blob(link) or _is_of_mlflow(link)
+
+
+def _is_of_mlflow(link: Path) -> bool:
+    """Return whether a link of a folder that shows an MLflow model leads to a file of that model.
+
+    It stays inside the folder with `MLmodel`.
+    """
+    parts = link.parent.parts
+    if STATE not in parts or VIEWS not in parts[parts.index(STATE) :]:
+        return False
+    target = Path(os.readlink(link))
+    root = next((p for p in target.parents if (p / MLMODEL).is_file()), None)
+    if root is None:
+        return False
+    return os.path.realpath(link).startswith(os.path.join(os.path.realpath(root), ""))
 
 
 def _is_blob(link: Path) -> bool:

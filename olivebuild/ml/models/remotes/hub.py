@@ -187,9 +187,20 @@ def _damaged(folder: Path, wanted: Sequence[str] | None) -> list[str]:
 
 
 def _unreachable(source: Source, error: Exception, job: Job) -> InputError:
+    """Return what the hub's client says, as an error; no token is in what it says."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    fact = f"{source.text}: {first_line(error, 200)}"
     hint = (
         "is the hub reachable, the name right, and, for a gated repository, `hf auth login` done?"
     )
-    return InputError(
-        f"{source.text}: {first_line(error, 200)}", where=job.where("source"), hint=hint
-    )
+    sign_in = "`hf auth login` signs you in, or the variable HF_TOKEN"
+    if isinstance(error, GatedRepoError):
+        who = "the account that you are signed in with" if get_token() else "who is not signed in"
+        fact = f"{source.text} is gated, and {who} may not read it"
+        hint = f"ask for access on the page of {source.name}; {sign_in}"
+    elif isinstance(error, RepositoryNotFoundError):
+        fact = f"{source.text} is not there, or is private and you may not read it"
+        hint = f"is the name right? {sign_in}"
+    return InputError(fact, where=job.where("source"), hint=hint)
