@@ -125,7 +125,7 @@ def _find(workflow: Workflow, options: Section, key: str) -> Section | None:
     if isinstance(name, Placeholder):
         if len(configs) == 1:
             return next(iter(configs.values()))
-        options.mapped(key, "data")
+        options.refused(key, "which data is read is left open", "name one of data_configs")
         return None
     if name in configs:
         return configs[name]

@@ -41,6 +41,7 @@ class Line:
 
     value: object
     origin: str = ""
+    paths: tuple[Path, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -58,7 +59,8 @@ class DraftTarget:
 
         A later value replaces an earlier one.
         """
-        self.fields[name] = Line(value=value, origin=_origin(self.document, paths, note))
+        origin = _origin(self.document, paths, note)
+        self.fields[name] = Line(value=value, origin=origin, paths=paths)
 
     def get(self, name: str) -> object:
         """Return a field's value; None if it is not set."""

@@ -92,8 +92,11 @@ class _Adapter:
         options, key = self.pass_.options, "train_data_config"
         if self.rows is None:
             self.target.set("data", Placeholder(key), note="Olive requires it")
-            if options.value.get(key, ...) is None:
-                options.no_effect(key, "null: no data is named")
+            if options.value.get(key) is None:
+                place = options.at(key) if key in options else self.pass_.section.at("type")
+                self.workflow.ledger.refused(
+                    place, f"{self.name} without {key}", "name a data configuration"
+                )
             return
         rows = Ref(target=self.rows.target, output="train")
         self.target.set("data", rows, options.at(key))
@@ -132,7 +135,7 @@ class _Adapter:
 
     def _modules(self) -> None:
         options = self.pass_.options
-        given = options.value.get("target_modules")
+        given = options.value.get("target_modules") or None
         if self.method in BITS4:
             if given is not None:
                 does = f"{self.name} adapts all linear layers but the head, whatever it says"
