@@ -247,6 +247,22 @@ def source_of(library: str, *path: str) -> str:
 
 
 @cache
+def types_of_peft() -> frozenset[str]:
+    """Return the types of models for which the installed peft chooses modules for LoRA.
+
+    It is empty where they are not written as expected.
+    """
+    table = re.search(
+        r"^TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING = \{$(.*?)^\}$",
+        source_of("peft", "utils", "constants.py"),
+        re.MULTILINE | re.DOTALL,
+    )
+    return frozenset(
+        re.findall(r"""^ {4}["']([\w-]+)["']:""", table[1], re.MULTILINE) if table else ()
+    )
+
+
+@cache
 def architectures_of_builder() -> frozenset[str]:
     """Return the architectures that the installed model builder names.
 

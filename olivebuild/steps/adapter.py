@@ -1,9 +1,9 @@
-"""A LoRA adapter, trained on the completions of a data set or brought from elsewhere."""
+"""An adapter (LoRA or a relative), trained on a data set or brought from elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -11,6 +11,7 @@ from olivebuild.api.node import Node
 from olivebuild.api.step import Edge, Fields, FileInput, Ref, Step, Target
 from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.formats.source import Source
+from olivebuild.steps import _adapter_methods as methods
 from olivebuild.steps._sequences import APART, DEFAULT_LENGTH, RANDOM, Form, Positive, Sequences
 from olivebuild.steps.dataset import DatasetFields
 
@@ -94,9 +95,11 @@ class AdapterFields(Fields):
     source: Source | None = None
     trust: bool = False
     """The configuration in `source` may name packages that peft would import."""
-    method: Literal["lora", "qlora"] = "lora"
+    method: Literal["lora", "qlora", "loftq", "loha", "lokr"] = "lora"
     quantisation: Quantisation = Quantisation()
-    """Of the base's weights while training with `method: qlora`."""
+    """Of the base's weights while training with `method: qlora` or `loftq`."""
+    loftq_iter: Positive = 1
+    """With `method: loftq`: how often weights are quantised and the rest decomposed."""
     r: Positive = 8
     alpha: Annotated[float, Field(gt=0)] = 16.0
     dropout: Fraction = 0.0
@@ -104,7 +107,31 @@ class AdapterFields(Fields):
     """Scaled by alpha / sqrt(r) instead of alpha / r."""
     dora: bool = False
     """Direction and magnitude of each weight are trained apart."""
-    modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
+    rank_dropout: Fraction = 0.0
+    """With `method: loha` or `lokr`: dropout of rows of a weight's change."""
+    module_dropout: Fraction = 0.0
+    """With `method: loha` or `lokr`: share of passes in which a layer goes without its adapter."""
+    rank_dropout_scale: bool = False
+    """With `method: lokr`: rows that are left are scaled up, as in dropout."""
+    decompose_both: bool = False
+    """With `method: lokr`: both factors of the Kronecker product are of low rank."""
+    decompose_factor: Annotated[int, Field(ge=-1)] = -1
+    """With `method: lokr`: size of the first factor; -1 is near the square root."""
+    init_weights: bool | Literal["lycoris"] = True
+    """With `method: loha` or `lokr`: begin with no change. `false`: with a random one; `lycoris`
+    (`lokr`): with none, by a zero in the second factor.
+    """
+    modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear", "peft-default"] = (
+        "all-linear"
+    )
+    """Names of the layers that get an adapter. `peft-default`: peft's own choice for the model's
+    type, for many query and value alone.
+    """
+    exclude: list[Annotated[str, Field(min_length=1)]] = []
+    layers: list[Annotated[int, Field(ge=0)]] = []
+    rank_pattern: dict[str, Positive] = {}
+    """Ranks by regular expression. Of several that fit, the first by alphabet counts."""
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
     training: Training = Training()
     sequences: Form | Sequences = "rows"
     from_: Ref | None = Field(default=None, alias="from")
@@ -115,11 +142,27 @@ class AdapterFields(Fields):
     chat template's).
     """
 
+    @property
+    def quantises(self) -> bool:
+        """Whether the base is in 4 bits while training."""
+        return self.method in methods.QUANTISED
+
     @field_validator("modules")
     @classmethod
     def _sorted(cls, value: list[str] | str) -> list[str] | str:
         # Order has no meaning here, so it must not change the key.
         return sorted(set(value)) if isinstance(value, list) else value
+
+    @field_validator("exclude", "layers")
+    @classmethod
+    def _sorted_list(cls, value: list[Any]) -> list[Any]:
+        return sorted(set(value))
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _sorted_patterns(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # The order in which adapter_config.json has them, and so in which a merge tries them.
+        return dict(sorted(value.items()))
 
     @property
     def cut(self) -> Sequences:
@@ -132,6 +175,12 @@ class AdapterFields(Fields):
         return self.training.loss if self.cut.form in APART else "all"
 
 
+def begins_elsewhere(ref: Ref | None, targets: Mapping[str, Target]) -> bool:
+    """Return whether a target is an adapter that acts on a base which LoftQ has changed."""
+    fields = targets[ref.target].fields if ref and ref.target in targets else None
+    return isinstance(fields, AdapterFields) and not fields.source and fields.method == "loftq"
+
+
 class Adapter(Step):
     kind = "adapter"
     version = 6
@@ -142,14 +191,14 @@ class Adapter(Step):
         "an original context"
     }
     fields = AdapterFields
-    summary = "a LoRA adapter trained on `model` with `data`, or an adapter folder (`source`)"
+    summary = "an adapter trained on `model` with `data`, or an adapter folder (`source`)"
     runner = "olivebuild.ml.kinds.adapter"
 
     def libraries(self, fields: AdapterFields) -> tuple[str, ...]:
         if fields.source:
             return ("safetensors",)
         libraries = ("torch", "transformers", "tokenizers", "peft", "safetensors")
-        return libraries if fields.method == "lora" else (*libraries, "bitsandbytes")
+        return (*libraries, "bitsandbytes") if fields.quantises else libraries
 
     def takes_gpu(self, fields: AdapterFields) -> bool:
         return fields.source is None
@@ -194,8 +243,7 @@ class Adapter(Step):
         # An adapter to begin with is an input; its name says nothing.
         parameters.pop("from_")
         parameters.pop("trust")
-        if fields.method == "lora":
-            parameters.pop("quantisation")
+        parameters = methods.without_defaults(fields, parameters)
         if fields.eval:
             parameters["eval"] = fields.eval.model_dump(mode="json", exclude={"data"})
         training = fields.training.resolved().model_dump(mode="json", exclude={"checkpoint_steps"})
@@ -227,11 +275,7 @@ class Adapter(Step):
                 "an adapter needs `model` and `data`, or `source`",
                 "for example model: base, data: tone.train",
             )
-        if fields.method == "lora" and "quantisation" in fields.model_fields_set:
-            return Problem(
-                "`quantisation` belongs to method: qlora", "leave it out, or write method: qlora"
-            )
-        return _check_training(fields.training) or _check_sequences(fields)
+        return methods.check(fields) or _check_training(fields.training) or _check_sequences(fields)
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         """Return the target's node.

@@ -18,7 +18,7 @@ from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target, step_of
 from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.metrics.gates import METRICS, Gate
 from olivebuild.steps._seeds import Retraining, part
-from olivebuild.steps.adapter import AdapterFields
+from olivebuild.steps.adapter import AdapterFields, begins_elsewhere
 from olivebuild.steps.benchmark_latency import LatencyFields
 from olivebuild.steps.merged import MergedFields
 from olivebuild.steps.onnx import OnnxFields
@@ -180,6 +180,8 @@ def _accuracy(fields: BenchmarkFields, targets: Mapping[str, Target]) -> Iterato
         }
         if model and _is_adapter(model):
             role, judge["adapter"] = f"adapter[{i}]", True
+            if begins_elsewhere(ref, targets):
+                judge["dequantised"] = True
             inputs = [
                 Edge("model", _base(model), ("model", "merged"), "", field),
                 Edge("adapter", ref, ("adapter",), "", field),
@@ -218,7 +220,7 @@ def _checks(fields: BenchmarkFields, targets: Mapping[str, Target]) -> Iterator[
     """Yield the comparison of each converted model with what it was made from."""
     for i, ref in enumerate(fields.models):
         target = targets.get(ref.target)
-        sources = _checked(target)
+        sources = _checked(target, targets)
         if target is None or not sources:
             continue
         what = "merge" if len(sources) > 1 else "onnx"
@@ -311,13 +313,15 @@ def _base(adapter: Target) -> Ref:
     return adapter.fields.model
 
 
-def _checked(target: Target | None) -> list[Edge]:
+def _checked(target: Target | None, targets: Mapping[str, Target]) -> list[Edge]:
     """Return edges to what a converted model is compared with; none for other models.
 
     A merge is compared with its base and adapter, an ONNX model with its source.
     """
     match target.fields if target else None:
-        case MergedFields(model=Ref() as model, adapter=Ref() as adapter, onto="base"):
+        case MergedFields(model=Ref() as model, adapter=Ref() as adapter, onto="base") if (
+            not begins_elsewhere(adapter, targets)
+        ):
             return [
                 Edge("base", model, ("model", "merged")),
                 Edge("adapter", adapter, ("adapter",)),

@@ -13,6 +13,8 @@ class AccuracyFields(Fields):
     score: list[str] = []
     adapter: bool = False
     """Whether an adapter answers, on the model."""
+    dequantised: bool = False
+    """Whether it does so on the model's dequantised weights."""
 
 
 class Accuracy(Step):
@@ -37,6 +39,7 @@ class Accuracy(Step):
             "scipy",
             *(("jsonschema",) if fields.json_schema else ()),
             *(("peft",) if fields.adapter else ()),
+            *(("bitsandbytes",) if fields.dequantised else ()),
         )
 
     def template(self, fields: AccuracyFields) -> str:

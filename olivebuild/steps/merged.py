@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from olivebuild.api.step import Edge, Fields, Ref, Step
-from olivebuild.core.errors import Problem
+from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target
+from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.formats.source import Source
+from olivebuild.steps.adapter import begins_elsewhere
 
 
 class MergedFields(Fields):
@@ -17,8 +19,24 @@ class MergedFields(Fields):
     """Products accumulated in float64, in one order: the same bytes on every processor. Slower."""
     onto: Literal["base", "dequantised"] = "base"
     """Of an adapter trained on 4-bit weights: into the full-precision ones, or into what training
-    saw of them.
+    saw of them. That is where LoftQ's always go.
     """
+
+
+def suited(fields: MergedFields, targets: Mapping[str, Target]) -> MergedFields:
+    """Return the fields with the weights that the adapter acts on: for LoftQ's, dequantised ones.
+
+    Raises RecipeError where the recipe says others.
+    """
+    if fields.onto == "dequantised" or not begins_elsewhere(fields.adapter, targets):
+        return fields
+    if "onto" in fields.model_fields_set:
+        raise RecipeError(
+            f"{fields.adapter} is trained by LoftQ, which changes the base: it can't be merged "
+            "onto another one",
+            hint="leave `onto` out, or write onto: dequantised",
+        )
+    return fields.model_copy(update={"onto": "dequantised"})
 
 
 class Merged(Step):
@@ -71,6 +89,11 @@ class Merged(Step):
             ),
             Edge("adapter", fields.adapter, ("adapter",), field=("adapter",), streams_tensors=True),
         ]
+
+    def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
+        assert isinstance(target.fields, MergedFields)
+        fields = suited(target.fields, targets)
+        return [self.node(target.name, target.name, fields, self.edges(fields))]
 
     def referenced_folder(self, fields: MergedFields) -> str | None:
         return fields.source.name if fields.source and fields.source.scheme == "file" else None

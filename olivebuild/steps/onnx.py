@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from olivebuild.api.step import Edge, Fields, FileInput, Node, Ref, Step, Target, step_of
 from olivebuild.core.errors import Problem
 from olivebuild.formats.source import Source
+from olivebuild.steps.merged import MergedFields, suited
 
 LIBRARIES = ("onnxruntime-genai", "onnxruntime", "onnx", "onnx-ir", "torch", "transformers")
 """The libraries whose versions decide the result of a conversion."""
@@ -142,8 +143,11 @@ class Onnx(Step):
             return super().nodes(target, targets)
         merged = step_of("merged")
         assert merged is not None
-        inner = merged.fields.model_validate(
-            {"model": str(fields.model), "adapter": str(fields.adapter)}
+        inner = suited(
+            MergedFields.model_validate(
+                {"model": str(fields.model), "adapter": str(fields.adapter)}
+            ),
+            targets,
         )
         edge = Edge(
             "model", Ref(target.name), (), field=("model",), sibling="merged", streams_tensors=True

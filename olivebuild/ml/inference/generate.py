@@ -13,15 +13,17 @@ import numpy as np
 import torch
 
 from olivebuild.core.errors import Where
-from olivebuild.core.fs.small_files import read_text
+from olivebuild.core.fs.small_files import read_bytes, read_text
 from olivebuild.formats import template_clock
 from olivebuild.ml.data.end_tokens import trained_ends
 from olivebuild.ml.inference import runtime as _runtime
 from olivebuild.ml.inference.runtime import HuggingFaceRuntime, OnnxRuntime, Runtime
 from olivebuild.ml.models.load import load_tokenizer
 from olivebuild.ml.models.tokenizer_files import has_tokenizer
+from olivebuild.ml.nn import qlora
 from olivebuild.ml.onnx.trial import capacity
 from olivebuild.ml.weights import patterns
+from olivebuild.ml.weights.adapter_config import QUANTISED, is_of_loftq
 
 Logits = np.ndarray[Any, Any]
 Speech = Generator[Logits, int, None]
@@ -51,6 +53,9 @@ def open_model(
 
         assert isinstance(runtime, HuggingFaceRuntime)
         patterns.check_adapter(Path(adapter), runtime.model, trust=trust_adapter)
+        quantised = Path(adapter, QUANTISED)
+        if quantised.is_file() and is_of_loftq(read_bytes(quantised)):
+            qlora.dequantise(runtime.model, Path(adapter))
         runtime.model = PeftModel.from_pretrained(runtime.model, adapter).eval()
     return runtime
 

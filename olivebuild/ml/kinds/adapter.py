@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from olivebuild.api.job import Job
 from olivebuild.api.step import Result
 from olivebuild.core.fs.small_files import read_bytes, read_json
 from olivebuild.formats.source import Source
 from olivebuild.steps.adapter import AdapterFields
+
+if TYPE_CHECKING:
+    from olivebuild.cache.manifest import Entry
 
 
 def run(job: Job) -> None:
@@ -22,6 +27,33 @@ def run(job: Job) -> None:
 
         check_inputs(job)
         job.result = train.train(job, fields)
+
+
+def _of_loftq(job: Job, folder: Path, *, sync: bool) -> Iterator[Entry]:
+    """Yield the stored files that say how LoftQ changed the base, where it did.
+
+    Raises InputError when one is missing.
+    """
+    from msgspec import structs
+
+    from olivebuild.cache.manifest import Entry
+    from olivebuild.core.errors import InputError
+    from olivebuild.ml.weights.adapter_config import QUANTISED, SUBTRACTED, is_of_loftq
+
+    quantised, subtracted = folder / QUANTISED, folder / SUBTRACTED
+    if not quantised.is_file() or not is_of_loftq(content := read_bytes(quantised)):
+        return
+    yield Entry.of_runs(QUANTISED, [(job.store.put_bytes(content), len(content))])
+    if subtracted.is_file():
+        stored = job.store.put_file(subtracted.resolve(), SUBTRACTED, job.out.parent, sync=sync)
+        yield structs.replace(stored, executable=False)
+    elif read_json(quantised)["loftq_iter"] != 1:
+        raise InputError(
+            f"{SUBTRACTED} is missing: without it the base that the adapter was trained on can't "
+            "be had again",
+            where=str(folder),
+            hint="copy the whole folder of the adapter",
+        )
 
 
 def import_folder(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
@@ -94,6 +126,7 @@ def import_folder(job: Job, source: Source, stop: list[str], *, trust: bool) -> 
             else end_tokens.of_adapter(*trained)
         ).encode()
         entries.append(Entry.of_runs(end_tokens.NAME, [(job.store.put_bytes(ends), len(ends))]))
+    entries += _of_loftq(job, folder, sync=source.scheme != "file")
     for name, path in found_in(folder):
         content = read_bytes(path)
         entries.append(Entry.of_runs(name, [(job.store.put_bytes(content), len(content))]))

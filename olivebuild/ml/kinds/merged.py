@@ -73,6 +73,7 @@ def merge(job: Job, fields: MergedFields) -> None:
         config, adapter.by_name.values(), base.by_name
     ):
         raise InputError(refusal[0], where=job.where("adapter"), hint=refusal[1])
+    _check_onto(job, fields, adapter)
     model = with_tokenizer(job, base, adapter)
     try:
         if job.input("model").trust_remote_code:
@@ -111,6 +112,19 @@ def merge(job: Job, fields: MergedFields) -> None:
         changed,
         reproducible=fields.reproducible,
     )
+
+
+def _check_onto(job: Job, fields: MergedFields, adapter: Weights) -> None:
+    """Raise InputError for an adapter of LoftQ's that would be merged onto other weights."""
+    from olivebuild.ml.weights.adapter_config import QUANTISED, is_of_loftq
+
+    if fields.onto == "base" and is_of_loftq(adapter.bytes_of(QUANTISED)):
+        raise InputError(
+            "the adapter is trained by LoftQ, which changes the base: it can't be merged onto "
+            "another one",
+            where=job.where("adapter"),
+            hint="write onto: dequantised",
+        )
 
 
 def merge_by_tensors(

@@ -85,6 +85,8 @@ class Forward:
         self.note = note
         self.scale = 1.0
         """Factor of the loss before its gradient is taken, for number formats of a small range."""
+        self.subtracted: dict[str, torch.Tensor] = {}
+        """What LoftQ took off the base's weights before they were quantised."""
         self.reach = Reach(model)
         self._named = inspect.signature(model.get_base_model().forward).parameters
         model.set_attn_implementation(attention.NAME if setup.packed else own_attention(model))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from peft.tuners.lycoris_utils import LycorisLayer
 
 from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.data.token_shards import lengths_of
@@ -83,7 +84,7 @@ def _fit_into_memory(setup: Setup, model: Any, longest: int, device: torch.devic
         + torch.cuda.memory_reserved(device)
         - torch.cuda.memory_allocated(device)
     )
-    fitting = int(free * MEMORY_SHARE / bytes_per_token(model))
+    fitting = int((free * MEMORY_SHARE - bytes_of_changes(model)) / bytes_per_token(model))
     setup.tokens_per_micro_batch = min(MAX_TOKENS, max(fitting, longest, MIN_TOKENS))
     if fitting < longest:
         setup.recompute = True
@@ -140,6 +141,16 @@ def uniform_length(lengths: np.ndarray) -> int:
     """
     longest = int(lengths.max())
     return longest if longest >= LONG and (lengths == longest).mean() >= MOST else 0
+
+
+def bytes_of_changes(model: Any) -> int:
+    """Estimate the bytes of weights' changes that are kept until gradients are taken.
+
+    LoHa and LoKr compute each whole, LoRA none.
+    """
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, LycorisLayer)]
+    weights = [layer.get_base_layer().weight for layer in layers]
+    return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
 def bytes_per_token(model: Any) -> int:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
 
 from olivebuild.api.step import Result
-from olivebuild.core.errors import InputError, first_line
+from olivebuild.core.errors import InputError
 from olivebuild.data import drops
 from olivebuild.ml.data import end_tokens
 from olivebuild.ml.data.examples import Tokens
@@ -27,17 +27,22 @@ from olivebuild.ml.data.token_shards import TokenRows, lengths_of
 from olivebuild.ml.data.tokens import COUNTS, Encoder
 from olivebuild.ml.inference.context import check_asked
 from olivebuild.ml.models import load
-from olivebuild.ml.nn import qlora, tuning
+from olivebuild.ml.nn import loftq, qlora, tuning
 from olivebuild.ml.nn.forward import Forward
 from olivebuild.ml.training import data_parallel
 from olivebuild.ml.training.checkpoint import Checkpointer
 from olivebuild.ml.training.loop import TrainingLoop
+from olivebuild.ml.training.new_adapter import (
+    adapted_layers,
+    add_adapter,
+    begin_by_loftq,
+    begin_with,
+)
 from olivebuild.ml.training.prefix import PrefixStates
 from olivebuild.ml.training.schedule import Schedule, steps_of
 from olivebuild.ml.training.step_runner import StepRunner
 from olivebuild.ml.training.training_data import Rows, TrainingData, check_data, load_data
 from olivebuild.ml.training.validation import Validation
-from olivebuild.ml.weights import patterns
 
 if TYPE_CHECKING:
     from olivebuild.api.job import Job
@@ -69,8 +74,10 @@ def train(job: Job, fields: AdapterFields) -> Result:
     runner = loop.runner
     save_adapter(runner.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
     (job.out / end_tokens.NAME).write_text(end_tokens.of_adapter(ends), "utf-8")
-    if fields.method == "qlora":
-        qlora.note(job.out, fields.quantisation)
+    if fields.quantises:
+        iterations = fields.loftq_iter if fields.method == "loftq" else 0
+        qlora.note(job.out, fields.quantisation, iterations)
+        loftq.save(runner.forward.subtracted, job.out)
     provenance = {
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
@@ -182,9 +189,7 @@ def forward_of(
     training, base = fields.training, job.input("model")
     # The seed comes before the adapter is made, since its first values are drawn.
     load.seed_everything(training.seed, device)
-    quantised = (
-        qlora.configuration(fields.quantisation, dtype) if fields.method == "qlora" else None
-    )
+    quantised = qlora.configuration(fields.quantisation, dtype) if fields.quantises else None
     loaded = load.load_model(
         base.folder,
         dtype,
@@ -197,6 +202,7 @@ def forward_of(
     model = add_adapter(job, fields, loaded)
     if fields.from_:
         begin_with(job, model, Path(job.input("from").folder))
+    subtracted = begin_by_loftq(job, fields, model, dtype) if fields.method == "loftq" else {}
     tokens = int(lengths_of(rows).sum()) * schedule.batch * schedule.steps // len(rows)
     setup = tuning.prepare(
         job,
@@ -204,13 +210,15 @@ def forward_of(
         rows,
         tokens,
         device,
-        dropout=fields.dropout,
+        dropout=max(fields.dropout, fields.rank_dropout, fields.module_dropout),
         plain=training.speed == "plain",
         masked=has_masked(rows) or has_masked(judged),
     )
     # Trying layouts may have drawn random numbers.
     torch.manual_seed(training.seed)
-    return Forward(model, device, setup, job.note)
+    forward = Forward(model, device, setup, job.note)
+    forward.subtracted = subtracted
+    return forward
 
 
 CHECKPOINT_SECONDS = 60
@@ -283,54 +291,6 @@ def _figures(loop: TrainingLoop, rows: TokenRows) -> dict[str, object]:
     return figures | {"curve": curve}
 
 
-def add_adapter(job: Job, fields: AdapterFields, model: Any) -> Any:
-    """Return peft's model around `model`. Raises InputError when no layer takes the adapter."""
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=fields.r,
-        lora_alpha=fields.alpha,
-        lora_dropout=fields.dropout,
-        use_rslora=fields.rslora,
-        use_dora=fields.dora,
-        target_modules=fields.modules if isinstance(fields.modules, str) else list(fields.modules),
-    )
-    names = (name for name, _ in model.named_modules())
-    patterns.check({"target_modules": fields.modules}, names, job.where("modules"))
-    try:
-        # In half precision the loop keeps float32 sums of its own.
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
-    except ValueError as e:
-        hint = f"the model's linear layers are {', '.join(_linear_layers(model))}"
-        raise InputError(
-            f"no adapter for these modules: {first_line(e, 200)}",
-            where=job.where("modules"),
-            hint=hint,
-        ) from None
-
-
-def _linear_layers(model: Any) -> list[str]:
-    """Return the last parts of the names of all linear layers but the head."""
-    linear = (name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear))
-    return sorted({name.rpartition(".")[2] for name in linear} - {"lm_head"})
-
-
-def begin_with(job: Job, model: Any, folder: Path) -> None:
-    """Give the adapter another one's weights. Raises InputError unless it has the same shape."""
-    old = {name: t.shape for name, t in get_peft_model_state_dict(model).items()}
-    tensors = load_file(folder / "adapter_model.safetensors")
-    new = {name: t.shape for name, t in tensors.items()}
-    unexpected = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
-    if unexpected:
-        hint = "r, modules and dora must be those of the adapter that training begins with"
-        raise InputError(
-            f"the adapter to begin with differs in {unexpected[0]} "
-            f"({len(unexpected)} such tensors)",
-            where=job.where("from"),
-            hint=hint,
-        )
-    set_peft_model_state_dict(model, tensors)
-
-
 def save_adapter(model: Any, folder: Path, base: str) -> None:
     """Write an adapter in peft's format, without what differs between machines.
 
@@ -345,8 +305,16 @@ def save_adapter(model: Any, folder: Path, base: str) -> None:
     config |= {
         "base_model_name_or_path": base,
         "inference_mode": True,
-        "target_modules": sorted(config["target_modules"]),
+        "target_modules": config["target_modules"]
+        if isinstance(config["target_modules"], str)
+        else sorted(config["target_modules"]),
     }
+    if config.get("exclude_modules"):
+        # The same layers by their whole names, which merges tensor by tensor read, too.
+        config |= {
+            "target_modules": sorted(adapted_layers(model)),
+            "exclude_modules": None,
+        }
     text = json.dumps(
         config,
         indent=2,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from olivebuild.core.fs.small_files import parse_json
 from olivebuild.ml.weights.view import Weight
 
 PREFIX = "base_model.model."
@@ -30,6 +31,11 @@ CONVERT = (
     "save it converted, as a plain LoRA adapter: save_pretrained(FOLDER, "
     "path_initial_model_for_weight_conversion=...)"
 )
+
+QUANTISED = "quantisation.json"
+"""In an adapter's folder: how the base was quantised that it was trained on."""
+SUBTRACTED = "loftq.safetensors"
+"""In an adapter's folder: what LoftQ subtracted from weights before they were quantised."""
 
 Refusal = tuple[str, str]
 """Fact and hint."""
@@ -76,6 +82,15 @@ def _why_start_unusable(config: dict[str, Any]) -> Refusal | None:
         others = ", ".join(str(s) for s in (*PLAIN_STARTS[2:], *RECOMPUTED))
         return f"init_lora_weights: {start} is not known", f"known are true, false, {others}"
     return None
+
+
+def is_of_loftq(quantised: bytes | None) -> bool:
+    """Return whether LoftQ changed the base that an adapter acts on, by its QUANTISED file."""
+    try:
+        said = parse_json(quantised) if quantised else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and bool(said.get("loftq_iter"))
 
 
 def why_unmergeable(

@@ -23,9 +23,13 @@ from olivebuild.formats.model_config import (
     is_there,
     methods_of_builder,
     quantised_by,
+    types_of_peft,
 )
 from olivebuild.planner.checks.model_folder import ModelFolder
 from olivebuild.steps._sequences import DEFAULT_LENGTH, JOINED
+
+IN_4_BITS = ("qlora", "loftq")
+"""Methods of training that quantise the base."""
 
 
 def findings(
@@ -105,6 +109,14 @@ def _check_loading_quantised(model: ModelFolder, method: str) -> Iterator[ModelF
 def _check_training(model: ModelFolder, node: Node, method: str) -> Iterator[ModelFinding]:
     if method and node.fields.get("method") == "qlora":
         yield from _check_quantised_twice(model, node, method)
+    if method and node.fields.get("method") == "loftq":
+        fact = f"method: loftq needs the base's own weights, and it is quantised ({method})"
+        hint = "name the full-precision model, or write method: qlora"
+        yield ModelFinding(fact, hint, ("method",))
+    if node.fields.get("method") in IN_4_BITS and not is_there("bitsandbytes"):
+        fact = f"method: {node.fields['method']} needs bitsandbytes, not installed here"
+        yield ModelFinding(fact, "`pip install bitsandbytes`, or write method: lora", ("method",))
+    yield from _check_modules(model, node)
     context = context_of(model.config)
     length = node.fields.get("training", {}).get("max_length")
     if problem := _check_sequences(node, context):
@@ -135,6 +147,17 @@ def _check_sequences(node: Node, context: int | None) -> ModelFinding | None:
         ("training", "max_length"),
         fails=form == "random-blocks" or sequences.get("remainder", "keep") != "keep",
     )
+
+
+def _check_modules(model: ModelFolder, node: Node) -> Iterator[ModelFinding]:
+    """Yield the lack of a choice of peft's for a model, where the recipe leaves it to peft."""
+    if node.fields.get("modules") != "peft-default":
+        return
+    model_type, types = model.config.get("model_type"), types_of_peft()
+    if types and model_type not in types:
+        fact = f"peft {installed('peft')} has no modules of its own choice for {model_type}"
+        hint = "list them in `modules`, or leave it out: all linear layers but the head"
+        yield ModelFinding(fact, hint, ("modules",))
 
 
 def _check_quantised_twice(model: ModelFolder, node: Node, method: str) -> Iterator[ModelFinding]:
