@@ -41,10 +41,26 @@ VERSION = click.option(
 )
 
 
-def check_no_target(ctx: click.Context, name: str) -> None:
+def _named(ctx: click.Context, command: str, config: Path | None) -> Path:
+    """Return the workflow that a command names.
+
+    Raises RecipeError where it names none, or the recipe at hand has a target of its name.
+    """
+    _check_no_target(ctx, command)
+    if config is None:
+        option = "" if command == "import" else "--config "
+        raise RecipeError(
+            f"{command} needs a workflow of Olive",
+            where=Where("command line"),
+            hint=f"olivebuild {command} {option}olive-config.json",
+        )
+    return config
+
+
+def _check_no_target(ctx: click.Context, name: str) -> None:
     """Raise RecipeError where the recipe at hand has a target of a command's name.
 
-    It was built by that name alone before there was the command.
+    Its name alone built it before there was the command.
     """
     from olivebuild.core.fs.small_files import read_text
     from olivebuild.recipe import document
@@ -66,7 +82,7 @@ def check_no_target(ctx: click.Context, name: str) -> None:
 
 
 @click.command("import")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=click.Path(path_type=Path), required=False)
 @recipe_options
 @click.option("-o", "out", type=click.Path(path_type=Path), metavar="DIR", help="Write it there.")
 @VERSION
@@ -85,7 +101,7 @@ def check_no_target(ctx: click.Context, name: str) -> None:
 @click.pass_context
 def import_(
     ctx: click.Context,
-    config: Path,
+    config: Path | None,
     out: Path | None,
     olive_version: str | None,
     better: bool,
@@ -104,7 +120,7 @@ def import_(
     from olivebuild.recipe.importers.olive.better import sides
     from olivebuild.recipe.importers.olive.importer import import_workflow
 
-    check_no_target(ctx, "import")
+    config = _named(ctx, "import", config)
     here, name = recipe_location(ctx)
     folder = (here / out).absolute() if out else here
     done, literal = (
@@ -194,7 +210,6 @@ def _origin(done: Import, line: int) -> tuple[str, Where]:
 @click.command()
 @click.option(
     "--config",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="The workflow of Olive.",
@@ -208,7 +223,7 @@ def _origin(done: Import, line: int) -> tuple[str, Where]:
 @click.pass_context
 def run(
     ctx: click.Context,
-    config: Path,
+    config: Path | None,
     targets: tuple[str, ...],
     olive_version: str | None,
     options: BuildOptions,
@@ -228,7 +243,7 @@ def run(
     from olivebuild.recipe.importers.olive.draft import word
     from olivebuild.recipe.importers.olive.importer import import_workflow
 
-    check_no_target(ctx, "run")
+    config = _named(ctx, "run", config)
     here, _ = recipe_location(ctx)
     folder = (here / config).absolute().parent
     name = Path(*IMPORTED, f"{word(config.name.split('.')[0])}.yaml")

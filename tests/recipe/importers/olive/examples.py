@@ -37,7 +37,7 @@ def flat(**more: Any) -> dict[str, Any]:
                 "accelerators": [{"execution_providers": ["CPUExecutionProvider"]}],
             }
         },
-        "passes": {"build": {"type": "ModelBuilder", "precision": "int4"}},
+        "passes": {"onnx": {"type": "ModelBuilder", "precision": "int4"}},
         "target": "here",
         "output_dir": "out",
     } | more
@@ -77,7 +77,7 @@ def nested(**more: Any) -> dict[str, Any]:
                 },
             },
             "merge": {"type": "MergeAdapterWeights"},
-            "build": {"type": "ModelBuilder", "config": {"precision": "int4"}},
+            "onnx": {"type": "ModelBuilder", "config": {"precision": "int4"}},
         },
         "engine": {"host": "cloud", "target": "cloud", "cache_dir": "cache"},
     } | more

@@ -59,7 +59,8 @@ class Wanted:
 
     figures: dict[str, tuple[int, list[Path]]] = field(default_factory=dict)
     """Figure -> its priority and the leaves that ask for it."""
-    gates: list[tuple[str, Path]] = field(default_factory=list)
+    gates: list[tuple[str, tuple[Path, Path]]] = field(default_factory=list)
+    """Gates, and the leaves that ask for them; `{base}` stands for the input model."""
     rows: Ref | None = None
 
 
@@ -266,9 +267,9 @@ def _goal(section: Section, figure: str, wanted: Wanted) -> None:
     if kind == "threshold" and isinstance(value, float) and figure:
         compare = ">=" if figure in HIGHER else "<="
         unit = " ms" if figure == "tpot" else " B" if figure == "size" else ""
-        wanted.gates.append((f"{figure} {compare} {value:g}{unit}", goal.path))
+        wanted.gates.append((f"{figure} {compare} {value:g}{unit}", _both(goal)))
     elif kind == "max-degradation" and isinstance(value, float) and figure:
-        wanted.gates.append((f"{figure} drop vs {{base}} <= {value:g}", goal.path))
+        wanted.gates.append((f"{figure} drop vs {{base}} <= {value:g}", _both(goal)))
     elif goal.value and goal.ledger.unclaimed(goal.path):
         section.ledger.refused(
             goal.path,
@@ -276,6 +277,21 @@ def _goal(section: Section, figure: str, wanted: Wanted) -> None:
             "write a gate such as 'tokens_per_second >= 20'",
             fatal=False,
         )
+
+
+def _both(goal: Section) -> tuple[Path, Path]:
+    """Return the leaves of a goal, claimed for the time being."""
+    for key in ("type", "value"):
+        goal.no_effect(key, "nothing is measured")
+    goal.unknown(("type", "value"))
+    return goal.at("type"), goal.at("value")
+
+
+def _refuse(workflow: Workflow, wanted: Wanted, fact: str, hint: str) -> None:
+    """Refuse the goals that no gate can judge."""
+    for _, paths in wanted.gates:
+        for path in paths:
+            workflow.ledger.refused(path, fact, hint, fatal=False)
 
 
 def _benchmark(
@@ -312,8 +328,9 @@ def _benchmark(
     if workflow.search:
         _choice(workflow, wanted, bench, start, results)
     else:
-        for _, path in wanted.gates:
-            ledger.meant_else(path, "goals only steer a search, and this file searches nothing")
+        for _, paths in wanted.gates:
+            for path in paths:
+                ledger.meant_else(path, "goals only steer a search, and this file searches nothing")
 
 
 def _base_too(workflow: Workflow, engine: Engine, bench: DraftTarget) -> bool:
@@ -339,10 +356,7 @@ def _choice(
     """Write the choice of the best ONNX model, by the figure that comes first."""
     onnx = [s for s in results if s.onnx]
     if not onnx:
-        for _, path in wanted.gates:
-            workflow.ledger.refused(
-                path, "a choice is among ONNX models", "add a ModelBuilder pass", fatal=False
-            )
+        _refuse(workflow, wanted, "a choice is among ONNX models", "add a ModelBuilder pass")
         return
     best = min(wanted.figures, key=lambda f: wanted.figures[f][0] or 99)
     priority, paths = wanted.figures[best]
@@ -352,17 +366,17 @@ def _choice(
     for path in paths:
         workflow.ledger.mapped(path, f"{choice.name}.best" if priority else "")
     gates = []
-    for text, path in wanted.gates:
+    for text, leaves in wanted.gates:
         base = [str(m) for m in _as_list(bench.get("models"))]
         if "{base}" in text and start.model not in base:
-            workflow.ledger.refused(
-                path, "it compares with the input model", "set evaluate_input_model", fatal=False
-            )
+            fact = "it compares with the input model, which is not measured"
+            _refuse(workflow, wanted, fact, "set evaluate_input_model")
             continue
         gates.append(text.replace("{base}", start.model))
-        workflow.ledger.mapped(path, f"{choice.name}.gates")
+        for path in leaves:
+            workflow.ledger.mapped(path, f"{choice.name}.gates")
     if gates:
-        choice.set("gates", gates, *(path for _, path in wanted.gates))
+        choice.set("gates", gates, *(leaves[1] for _, leaves in wanted.gates))
     workflow.draft.default = [choice.name]
 
 

@@ -194,6 +194,7 @@ class Flows:
     def _is_pass(self, name: object, path: Path) -> bool:
         """Return whether there is a pass of a name; refuse it if not."""
         if isinstance(name, str) and name in self.entries:
+            self.workflow.ledger.mapped(path, "")
             return True
         fact = f"there is no pass {name!r}"
         hint = did_you_mean(str(name), self.entries) if self.entries else "describe it in `passes`"
