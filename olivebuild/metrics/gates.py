@@ -12,7 +12,8 @@ A drop is judged by its interval where the benchmark has one: only a drop that i
 misses its gate, unless it is strict.
 
 `steps/benchmark.py` and `steps/choice.py` have the fields. `Gate.parse` reads them when a recipe is
-loaded, `judge` is called by `planner/project.py` after each build; `ui/wording.py` writes what it says.
+loaded, `judge` is called by `planner/project.py` after each build; `ui/wording.py` writes what it
+says.
 """
 
 from __future__ import annotations
