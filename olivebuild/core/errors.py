@@ -49,6 +49,10 @@ class InvalidValue(ValueError):
         self.problem = Problem(fact, hint)
 
 
+class HasCredential(InvalidValue):
+    """A value with a credential in it: neither it nor its line may be shown."""
+
+
 class BuildError(Exception):
     """Something that the user can act on. `exit_code` is what the command ends with."""
 

@@ -22,7 +22,7 @@ from olivebuild.core.errors import BuildError, Damaged, StepError, StoreError, o
 from olivebuild.core.fs import locks
 from olivebuild.core.fs.locks import try_lock
 from olivebuild.engine.actions import asking, make_action
-from olivebuild.engine.build_report import BuildReport, plan_event
+from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.commit import Commit, RunningAction, remember, remember_fresh, save
 from olivebuild.engine.failures import Failures
 from olivebuild.engine.pin import look, pin_all
@@ -138,9 +138,17 @@ class Builder:
         return recalled.plan
 
     def _announce(self, plan: Plan) -> None:
-        event = plan_event(plan)
-        self.listen(event)
-        if event.data["run"]:
+        unfinished = (Verdict.STALE, Verdict.WAITING)
+        verdicts = {target: plan.target(target)[0] for target in plan.targets}
+        run = [target for target, verdict in verdicts.items() if verdict in unfinished]
+        restore = [target for target, verdict in verdicts.items() if verdict is Verdict.CACHED]
+        costs = {
+            name: state.seconds
+            for name, state in plan.states.items()
+            if state.verdict in unfinished
+        }
+        self.listen(Event("plan", {"run": run, "restore": restore, "seconds": costs}))
+        if run:
             for node, text in self.planner.dating.ignored(plan.lookups):
                 self._note(node, text)
 
@@ -394,4 +402,4 @@ def _is_to_be_fetched(state: State) -> bool:
     source = state.node.source
     if state.verdict is not Verdict.STALE or not state.key:
         return False
-    return state.node.kind in BROUGHT and source is not None and source.scheme == "hf"
+    return state.node.kind in BROUGHT and source is not None and source.looks_first

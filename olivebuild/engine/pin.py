@@ -62,6 +62,7 @@ def _asked(planner: Planner, executor: Executor, node: Node, task: str) -> str:
         {},
         recipe_folder,
         out,
+        store=str(planner.store.root),
         pin=pinned,
         places=places,
         runner=RUNNER,

@@ -1,7 +1,4 @@
-"""Scheduling: the critical path first, within the limits of resources. Starts nothing.
-
-The learning rate and the rows of a training's steps are ml/training/schedule.py.
-"""
+"""Scheduling: the critical path first, within the limits of resources. Starts nothing."""
 
 from __future__ import annotations
 

@@ -6,6 +6,11 @@ FOLDER or FILE        lies on this machine; relative to the recipe
 gguf:FILE             a GGUF file, turned into a Hugging Face folder
 hf:OWNER/NAME[@REV]   a repository on the Hugging Face hub, pinned to a commit in olivebuild.lock
 pypi:NAME==VERSION!F  a file inside a wheel, pinned to the wheel's sha256 in olivebuild.lock
+az://ACCOUNT/C/PATH   objects of an Azure container, also by their https: or abfss: URLs
+s3://BUCKET/KEY       objects of a bucket; of Google Cloud Storage gs:
+https://HOST/FILE     a file of a web server, pinned to its sha256 in olivebuild.lock
+
+Of object stores a path is a file, a folder, or a pattern; entity tags and sizes are pinned.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec import Struct
 
 from olivebuild.core.errors import InvalidValue
+from olivebuild.formats import object_urls
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
@@ -41,6 +47,17 @@ class Source(Struct, frozen=True):
         """Return the module of ml/models/remotes/ that fetches it, "" for what lies here."""
         return SCHEMES[self.scheme].remote_kind
 
+    @property
+    def is_pattern(self) -> bool:
+        """Return whether it names objects of a store by a pattern."""
+        is_object = self.remote_kind == "object_store"
+        return is_object and any(c in self.name for c in object_urls.WILD)
+
+    @property
+    def looks_first(self) -> bool:
+        """Return whether a model's small files can be had before its weights."""
+        return self.remote_kind in ("hub", "object_store")
+
     def may_be(self, kind: str) -> bool:
         """Return whether a target of this kind can come from it."""
         return kind in SCHEMES[self.scheme].kinds
@@ -55,8 +72,10 @@ class Source(Struct, frozen=True):
             return cls(text, "file", text)
         if scheme not in NAMED:
             raise InvalidValue(
-                f"unknown source scheme {scheme!r}: known are a path, {', '.join(NAMED)}"
+                f"unknown source scheme {scheme!r}: known are a path, {', '.join(WRITTEN)}"
             )
+        if rest.startswith("//"):
+            object_urls.check_credentials(text)
         source = NAMED[scheme].read(text, rest)
         if source is None:
             raise InvalidValue(f"{text!r} is not of the form {NAMED[scheme].form}")
@@ -112,15 +131,60 @@ def _wheel(text: str, rest: str) -> Source | None:
     return Source(text, "pypi", match[1], match[2], match[3]) if match else None
 
 
+def _azure(text: str, rest: str) -> Source | None:
+    name = object_urls.azure(rest)
+    return Source(text, "az", name) if name else None
+
+
+def _azure_file_system(text: str, rest: str) -> Source | None:
+    name = object_urls.azure_file_system(rest)
+    return Source(text, "az", name) if name else None
+
+
+def _s3(text: str, rest: str) -> Source | None:
+    name = object_urls.bucket(rest)
+    return Source(text, "s3", name) if name else None
+
+
+def _gs(text: str, rest: str) -> Source | None:
+    name = object_urls.bucket(rest)
+    return Source(text, "gs", name) if name else None
+
+
+def _web(text: str, _rest: str) -> Source | None:
+    try:
+        if name := object_urls.azure_web(text):
+            return Source(text, "az", name)
+        url = object_urls.web(text)
+    except InvalidValue:
+        raise
+    except ValueError:
+        # An address or a port that can't be one.
+        return None
+    return Source(text, "https", url) if url else None
+
+
 FOLDERS = frozenset(("model", "dataset", "adapter", "merged", "onnx"))
 """Kinds that come from files or folders as they are."""
 MODEL = frozenset(("model",))
+ROWS = frozenset(("dataset",))
 SCHEMES = {
     "file": Scheme("FOLDER", _file, FOLDERS),
     "gguf": Scheme("gguf:FILE", _gguf, MODEL),
     "hf": Scheme("hf:OWNER/NAME or hf:OWNER/NAME@REVISION", _hub, FOLDERS, "hub"),
     "pypi": Scheme("pypi:PACKAGE==VERSION!FILE", _wheel, MODEL, "wheel"),
+    "az": Scheme("az://ACCOUNT/CONTAINER/PATH", _azure, FOLDERS, "object_store"),
+    "s3": Scheme("s3://BUCKET/KEY", _s3, FOLDERS, "object_store"),
+    "gs": Scheme("gs://BUCKET/KEY", _gs, FOLDERS, "object_store"),
+    "https": Scheme("https://HOST/FILE", _web, ROWS, "http"),
 }
 """scheme -> what it means."""
-NAMED = {name: scheme for name, scheme in SCHEMES.items() if name != "file"}
-"""Schemes that are written; a path has none."""
+WRITTEN = [name for name in SCHEMES if name != "file"]
+NAMED = {
+    **{name: SCHEMES[name] for name in WRITTEN},
+    "abfss": Scheme(
+        "abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH", _azure_file_system, FOLDERS
+    ),
+    "http": Scheme("https://HOST/FILE", _web, ROWS),
+}
+"""Schemes as they are written; a path has none, and some are read as another."""

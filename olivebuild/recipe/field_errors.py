@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from olivebuild.api.fields import Fields
-from olivebuild.core.errors import InvalidValue, Problem, RecipeError
+from olivebuild.core.errors import HasCredential, InvalidValue, Problem, RecipeError, Where
 from olivebuild.core.text import did_you_mean
 from olivebuild.recipe import document
 from olivebuild.recipe.document import Document
@@ -62,9 +62,12 @@ def _explain(
         )
     fact, hint = _problem(first)
     fact = fact[:1].lower() + fact[1:]
+    where = doc.where(place)
+    if isinstance(first.get("ctx", {}).get("error"), HasCredential):
+        where = Where(where.file, where.line, where.column) if where.line else Where("--set")
     return RecipeError(
         f"{name}.{label}: {fact}" if label else f"{name}: {fact}",
-        where=doc.where(place),
+        where=where,
         hint=hint or "`olivebuild schema` tells what each field takes",
     )
 

@@ -293,7 +293,9 @@ class Adapter(Step):
 
 def _check_import(fields: AdapterFields, source: Source) -> Problem | None:
     if not source.may_be("adapter"):
-        return Problem("an adapter comes from a folder or hf:ID", "name one")
+        return Problem(
+            "an adapter comes from a folder, hf:ID, or an az:, s3: or gs: URL", "name one"
+        )
     extra = sorted(fields.model_fields_set - {"source", "model", "stop", "trust"})
     if extra:
         return Problem(

@@ -138,10 +138,11 @@ def _check_sources(fields: DatasetFields) -> Problem | None:
     is_model = not all(s.may_be("dataset") for s in (*sources, *tests))
     if is_model or any(s.remote for s in tests):
         return Problem(
-            "a dataset comes from files or from hf:ID", "name json, jsonl, csv or parquet files"
+            "a dataset comes from files, from hf:ID, or from a URL; test rows from files",
+            "name json, jsonl, csv or parquet files",
         )
     if isinstance(fields.source, list) and any(s.remote for s in sources):
-        return Problem("hf:ID can't stand in a list", "make a dataset of each")
+        return Problem("hf:ID or a URL can't stand in a list", "make a dataset of each")
     return None
 
 

@@ -101,7 +101,10 @@ class Merged(Step):
     def check(self, fields: MergedFields) -> Problem | None:
         if fields.source:
             if not fields.source.may_be("merged"):
-                return Problem("a merged model comes from a folder or hf:ID", "name one")
+                return Problem(
+                    "a merged model comes from a folder, hf:ID, or an az:, s3: or gs: URL",
+                    "name one",
+                )
             if fields.model or fields.adapter:
                 return Problem("`source` brings a merged model", "leave `model` and `adapter` out")
             return None

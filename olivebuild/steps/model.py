@@ -41,7 +41,9 @@ class ModelFields(Fields):
 class Model(Step):
     kind = "model"
     fields = ModelFields
-    summary = "a base model: a folder, hf:ID, gguf:FILE, pypi:PACKAGE==VERSION!FILE"
+    summary = (
+        "a base model: a folder, hf:ID, gguf:FILE, pypi:PACKAGE==VERSION!FILE, az: s3: or gs: URL"
+    )
     runner = "olivebuild.ml.kinds.model"
     lazy = True
 
@@ -60,7 +62,7 @@ class Model(Step):
         assert isinstance(fields, ModelFields)
         # A snapshot is what the hub holds; only a converted model has a number format of our
         # choosing.
-        if fields.source.scheme == "hf":
+        if fields.source.looks_first:
             return {"trust_remote_code": fields.trust_remote_code}
         return {"dtype": fields.dtype}
 

@@ -172,7 +172,9 @@ class Onnx(Step):
 
 def _check_import(fields: OnnxFields, source: Source) -> Problem | None:
     if not source.may_be("onnx"):
-        return Problem("an ONNX model comes from a folder or hf:ID", "name one")
+        return Problem(
+            "an ONNX model comes from a folder, hf:ID, or an az:, s3: or gs: URL", "name one"
+        )
     extra = sorted(fields.model_fields_set - {"source", "trust"})
     if extra:
         return Problem(

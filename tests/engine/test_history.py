@@ -27,8 +27,7 @@ from olivebuild.engine.build_comparison import (
     since_last,
 )
 from olivebuild.engine.history import MAX_BYTES, Entry, History, NodeRun, TargetMetrics, find
-from olivebuild.metrics.json_record import decode
-from olivebuild.metrics.records import Metrics
+from olivebuild.metrics.records import Metrics, decode
 from tests.conftest import Place
 
 RECIPE = """\

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from olivebuild.core.errors import HasCredential
 from olivebuild.formats.source import Source
 
 
@@ -34,6 +35,32 @@ from olivebuild.formats.source import Source
             "1.0.post1",
             "phi/model.gguf",
         ),
+        ("az://acct/c/a/b.jsonl", "az", "acct.blob.core.windows.net/c/a/b.jsonl", "", ""),
+        (
+            "https://acct.dfs.core.windows.net/c/a%20b/",
+            "az",
+            "acct.blob.core.windows.net/c/a b/",
+            "",
+            "",
+        ),
+        (
+            "https://onelake.dfs.fabric.microsoft.com/Team/Lake.Lakehouse/Files/*.csv",
+            "az",
+            "onelake.blob.fabric.microsoft.com/Team/Lake.Lakehouse/Files/*.csv",
+            "",
+            "",
+        ),
+        (
+            "abfss://c@acct.dfs.core.usgovcloudapi.net/a",
+            "az",
+            "acct.blob.core.usgovcloudapi.net/c/a",
+            "",
+            "",
+        ),
+        ("s3://my.bucket/k/**/*.json", "s3", "my.bucket/k/**/*.json", "", ""),
+        ("gs://bucket/k/", "gs", "bucket/k/", "", ""),
+        ("https://h.org/a.csv?dl=1", "https", "https://h.org/a.csv?dl=1", "", ""),
+        ("http://127.0.0.1:8/a.csv", "https", "http://127.0.0.1:8/a.csv", "", ""),
     ],
 )
 def test_a_source_is_read(text: str, scheme: str, name: str, version: str, member: str) -> None:
@@ -46,7 +73,14 @@ def test_a_version_may_have_an_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "remote"), [("x", False), ("gguf:x", False), ("hf:x", True), ("pypi:x==1!y", True)]
+    ("text", "remote"),
+    [
+        ("x", False),
+        ("gguf:x", False),
+        ("hf:x", True),
+        ("pypi:x==1!y", True),
+        ("s3://bucket/k", True),
+    ],
 )
 def test_hub_and_index_are_remote(text: str, remote: bool) -> None:
     assert Source.parse(text).remote is remote
@@ -69,11 +103,41 @@ def test_hub_and_index_are_remote(text: str, remote: bool) -> None:
             "pypi:--index-url==1!f",
             "'pypi:--index-url==1!f' is not of the form pypi:PACKAGE==VERSION!FILE",
         ),
-        ("http://example.org/x", "unknown source scheme 'http': known are a path, gguf, hf, pypi"),
-        ("s3:x", "unknown source scheme 's3': known are a path, gguf, hf, pypi"),
+        (
+            "ftp://example.org/x",
+            "unknown source scheme 'ftp': known are a path, gguf, hf, pypi, az, s3, gs, https",
+        ),
+        ("s3:x", "'s3:x' is not of the form s3://BUCKET/KEY"),
+        ("s3://b/x", "'s3://b/x' is not of the form s3://BUCKET/KEY"),
+        ("gs://rows", "'gs://rows' is not of the form gs://BUCKET/KEY"),
+        ("az://acct/c", "'az://acct/c' is not of the form az://ACCOUNT/CONTAINER/PATH"),
+        ("az://acct/c/../x", "'az://acct/c/../x' is not of the form az://ACCOUNT/CONTAINER/PATH"),
+        ("https://example.org/", "'https://example.org/' is not of the form https://HOST/FILE"),
+        ("https://[::1", "'https://[::1' is not of the form https://HOST/FILE"),
+        (
+            "http://example.org/x.csv",
+            "an http: URL is not encrypted on its way; name the https: one, if there is one",
+        ),
     ],
 )
 def test_what_is_no_source_is_told(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - compared in full below
         Source.parse(text)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://acct.blob.core.windows.net/c/x?sv=2021&sig=planted",
+        "https://user:planted@example.org/x.csv",
+        "https://example.org/x.csv?X-Amz-Credential=a&X-Amz-Signature=planted",
+        "https://example.org/x.csv?access_token=planted",
+        "az://acct/c/x?sig=planted",
+    ],
+)
+def test_a_credential_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(HasCredential) as caught:
+        Source.parse(text)
+    assert "planted" not in str(caught.value)
+    assert "never from a recipe" in str(caught.value)

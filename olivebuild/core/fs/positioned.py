@@ -14,7 +14,7 @@ def pread(file: int, size: int, offset: int) -> bytes:
         return os.read(file, size)
 
 
-def pwrite(file: int, data: bytes, offset: int) -> None:
+def pwrite(file: int, data: bytes | memoryview, offset: int) -> None:
     """All of `data`."""
     if hasattr(os, "pwrite"):
         while data:

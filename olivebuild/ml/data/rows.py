@@ -78,7 +78,7 @@ def read_all(job: Job, fields: DatasetFields, name: str) -> list[Read]:
         assert isinstance(source, Source)
         files = job.files(f"{name}.{i}")
         if source.remote:
-            files = data_files(fetch(job, source, dataset=True), job, fields)
+            files = _remote_files(fetch(job, source, dataset=True), source)
         for file in [q for p in files for q in (data_files(p, job, fields) if p.is_dir() else [p])]:
             rows += read_file(file, _shown(file, job), job.note)
             job.progress("reading", len(rows), 0)
@@ -117,6 +117,13 @@ def _chosen(rows: list[Read], job: Job, fields: DatasetFields) -> list[Read]:
     if len(rows) < count:
         job.note(f"{len(rows)} of {count} rows are chosen")
     return rows
+
+
+def _remote_files(path: Path, source: Source) -> list[Path]:
+    """Return what was fetched: all that a pattern matches, else a file or a folder."""
+    if path.is_dir() and source.is_pattern:
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    return [path]
 
 
 def _shown(path: Path, job: Job) -> str:

@@ -24,7 +24,7 @@ def run(job: Job) -> None:
         fields.source,
         look=lambda folder: imported.check(folder, "model", where, trust=trust),
     )
-    if fields.source.scheme == "hf":
+    if fields.source.looks_first:
         job.result = Result(reference=path, provenance=seen_of(path))
     else:
         _convert(job, path, fields.dtype)

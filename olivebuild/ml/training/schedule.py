@@ -1,7 +1,4 @@
-"""The schedule of a training: rows and learning rate of each step, and the number of steps.
-
-The order in which a build runs its nodes is engine/scheduler.py.
-"""
+"""The schedule of a training: rows and learning rate of each step, and the number of steps."""
 
 from __future__ import annotations
 

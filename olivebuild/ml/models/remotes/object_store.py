@@ -1,0 +1,205 @@
+"""Objects of Azure containers, S3 and Google Cloud Storage: pinned by entity tags, and downloaded.
+
+A plain build asks nobody once the files are here. `olivebuild update` asks for the tags alone.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from olivebuild.api.job import Job
+from olivebuild.core.errors import InputError
+from olivebuild.data.readers import kind_of
+from olivebuild.formats import imported, object_urls
+from olivebuild.formats.hub_cache import SMALL
+from olivebuild.formats.not_a_model import folder_like
+from olivebuild.formats.safetensors import chosen_of, files_of_index
+from olivebuild.formats.source import Source
+from olivebuild.ml.models.remotes.downloads import Downloads
+from olivebuild.ml.models.remotes.objects import pins
+from olivebuild.ml.models.remotes.objects.download import download
+from olivebuild.ml.models.remotes.objects.listing import File, files_of
+from olivebuild.ml.models.remotes.objects.opened import EXTRAS, Opened
+from olivebuild.ml.models.remotes.wanted import Wanted
+
+CARD = "README.md"
+"""Names the files of subsets and splits."""
+
+
+def pin(job: Job, source: Source) -> str:
+    """Return the entity tags and sizes of the objects that are there now. Raises InputError."""
+    opened, path = _open(job, source)
+    return pins.text_of(_of_kind(job, source, opened, files_of(opened, path)))
+
+
+def look(job: Job, source: Source) -> Path:
+    """Fetch the small files of a model alone. Raises InputError."""
+    downloads = Downloads.of(job, source, job.action.pin)
+    with downloads.in_use():
+        opened, files = _listed(job, source)
+        _small(job, opened, files, downloads)
+        trust = bool(job.action.fields.get("trust_remote_code"))
+        imported.check(downloads.files, job.action.kind, job.where("source"), trust=trust)
+        _weights_in(source, job, files, downloads.files)
+    return downloads.files
+
+
+def fetch(job: Job, source: Source, wanted: Wanted) -> Path:
+    """Return the pinned object, or the folder of the pinned objects. Raises InputError."""
+    downloads = Downloads.of(job, source, job.action.pin)
+    with downloads.in_use():
+        if here := _complete(job, downloads):
+            return here
+        opened, files = _listed(job, source)
+        chosen = files
+        if not wanted.dataset:
+            _small(job, opened, files, downloads)
+            if wanted.look:
+                # Before hours of download.
+                wanted.look(downloads.files)
+            chosen = _chosen(job, source, files, downloads.files, wanted)
+        total = sum(file.size for file in chosen.values())
+        job.note(f"fetching {source.text}: {len(chosen)} files, {total >> 20} MiB")
+        download(job, opened, chosen, downloads)
+        downloads.finish({name: file.size for name, file in chosen.items()})
+        if wanted.look:
+            wanted.look(downloads.files)
+        here = _complete(job, downloads)
+        assert here
+    return here
+
+
+def _complete(job: Job, downloads: Downloads) -> Path | None:
+    """Return what was fetched before, if it is whole and as it was. Asks nobody."""
+    sizes = downloads.finished()
+    if not sizes or downloads.lacking(sizes, job):
+        return None
+    (first, *others) = sizes
+    return downloads.files if others or "/" in first or _is_folder(job) else downloads.files / first
+
+
+def _is_folder(job: Job) -> bool:
+    """Return whether the pin is of a folder, though it has one file."""
+    return " files, " in job.action.pin or job.action.kind != "dataset"
+
+
+def _open(job: Job, source: Source) -> tuple[Opened, str]:
+    """Return the store, and the path in it. Raises InputError."""
+    try:
+        store, signed, path = _store_of(source)
+    except ModuleNotFoundError as e:
+        extra = EXTRAS[source.scheme]
+        raise InputError(
+            f"{source.text} needs the library {(e.name or '').partition('.')[0]}, which is not "
+            "installed",
+            where=job.where("source"),
+            hint=f"pip install 'olivebuild[{extra}]'",
+        ) from None
+    opened = Opened(
+        store=store,
+        scheme=source.scheme,
+        text=source.text,
+        where=job.where("source"),
+        signed=signed,
+        target=job.action.target,
+    )
+    return opened, path
+
+
+def _store_of(source: Source) -> tuple[object, bool, str]:
+    """Return (store, whether there are credentials, path in it). Raises ModuleNotFoundError."""
+    if source.scheme == "az":
+        from olivebuild.ml.models.remotes.objects import azure
+
+        place = object_urls.blobs_of(source.name)
+        endpoint = f"https://{place.host}"
+        store, signed = azure.open_container(place.account, place.container, endpoint=endpoint)
+        return store, signed, place.path
+    from olivebuild.ml.models.remotes.objects import buckets
+
+    bucket, _, path = source.name.partition("/")
+    opens = buckets.open_s3 if source.scheme == "s3" else buckets.open_gs
+    store, signed = opens(bucket)
+    return store, signed, path
+
+
+def _of_kind(job: Job, source: Source, opened: Opened, files: Sequence[File]) -> list[File]:
+    """Return the files that a target of this kind reads. Raises InputError where there are none."""
+    if job.action.kind != "dataset":
+        chosen = [file for file in files if "/" not in file.name]
+    elif len(files) == 1 or source.is_pattern:
+        return list(files)
+    else:
+        chosen = [f for f in files if kind_of(Path(f.name)) or f.name == CARD]
+    if not chosen:
+        raise InputError(
+            f"{source.text}: none of its {len(files)} files is of a {job.action.kind}",
+            where=opened.where,
+            hint=f"the first is {files[0].name}",
+        )
+    return chosen
+
+
+def _listed(job: Job, source: Source) -> tuple[Opened, dict[str, File]]:
+    """Return name -> object as pinned. Raises InputError where they are no longer so."""
+    opened, path = _open(job, source)
+    pinned = job.action.pin
+    if pins.version_of(pinned):
+        # The version that is pinned stays, whatever came after it.
+        file = pins.file_of(pinned, path)
+        return opened, {file.name: file}
+    files = _of_kind(job, source, opened, files_of(opened, path))
+    now = pins.text_of(files)
+    if now != pinned:
+        fact, hint = opened.changed()
+        raise InputError(
+            f"{source.text}: {fact} (pinned: {_short(pinned)}; now: {_short(now)})",
+            where=opened.where,
+            hint=hint,
+        )
+    return opened, {file.name: file for file in files}
+
+
+def _short(pin: str) -> str:
+    return pin if len(pin) <= 80 else pin[:77] + "..."
+
+
+def _small(job: Job, opened: Opened, files: Mapping[str, File], downloads: Downloads) -> None:
+    """Fetch the small files of a model."""
+    small = {name: f for name, f in files.items() if any(fnmatch(name, p) for p in SMALL)}
+    download(job, opened, small, downloads)
+
+
+def _chosen(
+    job: Job, source: Source, files: Mapping[str, File], folder: Path, wanted: Wanted
+) -> dict[str, File]:
+    """Return the small files, the weights that would be loaded, and what is wanted besides."""
+    weights: Sequence[str] = ("*.safetensors",)
+    if job.action.kind == "adapter":
+        weights = ("adapter_model.safetensors",)
+    elif job.action.kind in ("model", "merged"):
+        weights = [glob.escape(name) for name in _weights_in(source, job, files, folder)]
+    patterns = (*SMALL, *weights, *wanted.also)
+    return {
+        name: file
+        for name, file in files.items()
+        if any(fnmatch(PurePosixPath(name).name, pattern) for pattern in patterns)
+    }
+
+
+def _weights_in(source: Source, job: Job, files: Mapping[str, File], folder: Path) -> Sequence[str]:
+    """Return the weight files that a loader would take from the folder. Raises InputError."""
+    where = job.where("source")
+    if "config.json" not in files:
+        fact, hint = folder_like(folder, set(files))
+        raise InputError(f"{source.text} is no Hugging Face model: {fact}", where=where, hint=hint)
+    try:
+        chosen = chosen_of(set(files), folder)
+        if not chosen.endswith(".index.json"):
+            return [chosen]
+        return sorted(set(files_of_index(folder, chosen, set(files)).values()))
+    except InputError as e:
+        raise InputError(f"{source.text}: {e.fact}", where=where, hint=e.hint) from None

@@ -1,0 +1,1 @@
+"""Object stores: opened with the providers' credentials, listed, pinned and downloaded."""

@@ -1,1 +1,0 @@
-"""Sections of Olive workflows that are no model, no data and no pass."""
