@@ -33,8 +33,9 @@ from statistics import mean, median
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks._measure import Claim, end, table
 from olivebuild.api.action import ActionInput
+from olivebuild.metrics.json_record import decode
 from olivebuild.metrics.model_comparison import LATENCY, comparisons
-from olivebuild.metrics.records import ModelMetrics, decode
+from olivebuild.metrics.records import ModelMetrics
 from olivebuild.metrics.statistics import paired_rounds
 from olivebuild.ml.benchmark.latency import REST, Stopwatch, measure
 from olivebuild.steps.benchmark_latency import LatencyFields

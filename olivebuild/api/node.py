@@ -122,7 +122,7 @@ class Program(Record, frozen=True):
 class Outline(Record, frozen=True):
     """Facts of a target that planning needs.
 
-    `gated`: conditions on its figures are judged on every build.
+    `gated`: conditions on its metrics are judged on every build.
     """
 
     name: str

@@ -209,7 +209,7 @@ class Step:
         )
 
     def gates(self, fields: Any) -> list[Gate]:
-        """Conditions on the artifact's figures, judged on every build; see gates.py."""
+        """Return conditions on the artifact's metrics, judged on every build (metrics/gates.py)."""
         return []
 
     def check(self, fields: Any) -> Problem | None:

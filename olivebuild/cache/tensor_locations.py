@@ -16,7 +16,7 @@ from msgspec import Struct
 from olivebuild.core import hashing
 from olivebuild.core.fs import opening
 from olivebuild.core.fs.files import Stat, stat_of, wait_for_tick, write_atomically
-from olivebuild.formats import safetensors
+from olivebuild.formats import safetensors, weight_files
 
 
 class ByteRange(Struct, frozen=True):
@@ -96,7 +96,7 @@ def _load(file: Path) -> Ranges:
 
 def _note(file: Path, folder: Path) -> Ranges:
     files: list[tuple[str, Stat, list[list[object]]]] = []
-    for name in safetensors.weight_files(folder).names:
+    for name in weight_files.weight_files(folder).names:
         path = folder / name
         stat = stat_of(path)
         files.append(

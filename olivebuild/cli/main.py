@@ -29,6 +29,7 @@ VERB_MODULES = {
     **dict.fromkeys(("report", "history", "compare"), "results"),
     "chat": "chat",
     "predict": "predict",
+    **dict.fromkeys(("import", "run"), "importing"),
 }
 """Verb -> the module of olivebuild.cli that defines it, imported when the verb is called."""
 COMMON = ("-C", "-f", "-j", "--directory", "--file", "--jobs")
@@ -55,7 +56,8 @@ class Main(click.Group):
         if cmd_name not in VERB_MODULES:
             return None
         module = import_module(f"olivebuild.cli.{VERB_MODULES[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        # `import` is no name in Python.
+        command: click.Command = getattr(module, {"import": "import_"}.get(cmd_name, cmd_name))
         return command
 
 

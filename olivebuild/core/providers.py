@@ -1,5 +1,6 @@
-"""Which execution providers can run here, by what is installed and the system, without importing
-onnxruntime; and packages whose files overwrite each other's.
+"""Execution providers that can run here, by what is installed and the system.
+
+onnxruntime is not imported. Packages are named whose files overwrite each other's.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from olivebuild.core.fs import opening
 MAX_REASONS = 5
 FAILED = "the last run failed"
 SIDES = {"drops": "", "test_drops": "test ", "eval_drops": "eval "}
-"""The names that drops have in a step's figures -> what rows they are of."""
+"""The names that drops have in a step's metrics -> what rows they are of."""
 
 
 def told(report: Mapping[str, Any], name: str = "drops") -> str:
@@ -23,7 +23,7 @@ def told(report: Mapping[str, Any], name: str = "drops") -> str:
 
     `60 of 100 rows dropped: 60 x no value for input (first data/rows.jsonl:1)`.
 
-    `name`: `test_drops` tells of the rows of a test file, as a step's figures have them,
+    `name`: `test_drops` tells of the rows of a test file, as a step's metrics have them,
     `eval_drops` of those that judge a training.
     """
     drops = report.get(name) or []
@@ -44,9 +44,9 @@ def told(report: Mapping[str, Any], name: str = "drops") -> str:
     return f"{' and '.join(words)}: {'; '.join(parts + more)}"
 
 
-def all_told(figures: Mapping[str, Any]) -> list[str]:
+def all_told(metrics: Mapping[str, Any]) -> list[str]:
     """A line for each kind of rows of which a step dropped or cut some."""
-    return [line for name in SIDES if (line := told(figures, name))]
+    return [line for name in SIDES if (line := told(metrics, name))]
 
 
 # -- what a step that fails leaves

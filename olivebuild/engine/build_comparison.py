@@ -14,7 +14,8 @@ from olivebuild.core.errors import RecipeError
 from olivebuild.core.text import did_you_mean
 from olivebuild.engine.history import Entry, TargetMetrics
 from olivebuild.metrics.gates import METRICS
-from olivebuild.metrics.records import DataMetrics, Metrics, MetricSet, ModelMetrics, decode
+from olivebuild.metrics.json_record import decode
+from olivebuild.metrics.records import DataMetrics, Metrics, MetricSet, ModelMetrics
 
 
 class Scale(Enum):

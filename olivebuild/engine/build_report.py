@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from olivebuild.api.event import Event
 from olivebuild.core.errors import BuildError
 from olivebuild.planner.plan import Plan
+from olivebuild.planner.states import Verdict
 
 
 class BuildReport(Struct, kw_only=True):
@@ -28,3 +30,15 @@ class BuildReport(Struct, kw_only=True):
         """The targets that are fresh and were so before the build."""
         touched = {*self.ran, *self.restored, *self.failed}
         return [t for t in self.plan.fresh if t not in touched] if self.plan else []
+
+
+def plan_event(plan: Plan) -> Event:
+    """Return the event of a plan: targets to run and to restore, and what nodes cost last time."""
+    unfinished = (Verdict.STALE, Verdict.WAITING)
+    verdicts = {target: plan.target(target)[0] for target in plan.targets}
+    run = [target for target, verdict in verdicts.items() if verdict in unfinished]
+    restore = [target for target, verdict in verdicts.items() if verdict is Verdict.CACHED]
+    costs = {
+        name: state.seconds for name, state in plan.states.items() if state.verdict in unfinished
+    }
+    return Event("plan", {"run": run, "restore": restore, "seconds": costs})

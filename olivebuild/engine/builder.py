@@ -22,7 +22,7 @@ from olivebuild.core.errors import BuildError, Damaged, StepError, StoreError, o
 from olivebuild.core.fs import locks
 from olivebuild.core.fs.locks import try_lock
 from olivebuild.engine.actions import asking, make_action
-from olivebuild.engine.build_report import BuildReport
+from olivebuild.engine.build_report import BuildReport, plan_event
 from olivebuild.engine.commit import Commit, RunningAction, remember, remember_fresh, save
 from olivebuild.engine.failures import Failures
 from olivebuild.engine.pin import look, pin_all
@@ -138,17 +138,9 @@ class Builder:
         return recalled.plan
 
     def _announce(self, plan: Plan) -> None:
-        unfinished = (Verdict.STALE, Verdict.WAITING)
-        verdicts = {target: plan.target(target)[0] for target in plan.targets}
-        run = [target for target, verdict in verdicts.items() if verdict in unfinished]
-        restore = [target for target, verdict in verdicts.items() if verdict is Verdict.CACHED]
-        costs = {
-            name: state.seconds
-            for name, state in plan.states.items()
-            if state.verdict in unfinished
-        }
-        self.listen(Event("plan", {"run": run, "restore": restore, "seconds": costs}))
-        if run:
+        event = plan_event(plan)
+        self.listen(event)
+        if event.data["run"]:
             for node, text in self.planner.dating.ignored(plan.lookups):
                 self._note(node, text)
 

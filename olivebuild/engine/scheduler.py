@@ -1,4 +1,7 @@
-"""Scheduling: the critical path first, within the limits of resources. Starts nothing."""
+"""Scheduling: the critical path first, within the limits of resources. Starts nothing.
+
+The learning rate and the rows of a training's steps are ml/training/schedule.py.
+"""
 
 from __future__ import annotations
 

@@ -3,14 +3,17 @@
 `accuracy >= 0.9`, `merged.accuracy >= 0.9`, `accuracy drop vs merged <= 0.02`.
 
 A gate judges the last model listed and the first data set, unless a name before the metric says
-otherwise: `hard.accuracy >= 0.8`,
-`merged.hard.accuracy >= 0.8`; `evaluate.f1 >= 0.8` judges a metric of the command target
-`evaluate`. Times take ms or s, sizes KB, MB or GB.
-With `seeds`, `accuracy_mean` and `accuracy_worst` are those over all trainings; so for every other
-metric of the answers.
+otherwise: `hard.accuracy >= 0.8`, `merged.hard.accuracy >= 0.8`; `evaluate.f1 >= 0.8` judges a
+metric of the command target `evaluate`. Times take ms or s, sizes KB, MB or GB. With `seeds`,
+`accuracy_mean` and `accuracy_worst` are those over all trainings; so for every other metric of the
+answers.
 
 A drop is judged by its interval where the benchmark has one: only a drop that is more than noise
 misses its gate, unless it is strict.
+
+`steps/benchmark.py` and `steps/choice.py` have the fields. `Gate.parse` reads them when a recipe is
+loaded, `judge` is called by `planner/project.py` after each build; `ui/wording.py` writes what it
+says.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from itertools import combinations
 from typing import Any
 
 from olivebuild.metrics.gates import OF_ANSWERS
-from olivebuild.metrics.records import Answer, DataMetrics, ModelMetrics, Samples, decode
+from olivebuild.metrics.json_record import decode
+from olivebuild.metrics.records import Answer, DataMetrics, ModelMetrics, Samples
 from olivebuild.metrics.scoring import without_answers
 from olivebuild.metrics.statistics import (
     LOSSES,

@@ -14,7 +14,8 @@ from olivebuild.api.job import Job
 from olivebuild.api.step import Result
 from olivebuild.core.errors import InputError
 from olivebuild.core.fs.small_files import read_json
-from olivebuild.formats.safetensors import tensors_of, weight_files
+from olivebuild.formats.safetensors import tensors_of
+from olivebuild.formats.weight_files import weight_files
 from olivebuild.ml.weights.adapter_config import PLAIN_STARTS
 
 if TYPE_CHECKING:

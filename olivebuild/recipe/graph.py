@@ -143,8 +143,12 @@ def build_graph(recipe: Recipe) -> Graph:
     for target in recipe.targets.values():
         for node in _nodes(recipe, target):
             resources = node.resources or target.resources
+            edges = node.edges
+            if target.placeholders:
+                # Nothing is made of such a target, and what is left open names no input yet.
+                edges = tuple(e for e in edges if e.ref.target != placeholders.STAND_IN)
             raw[node.name] = structs.replace(
-                node, resources=resources, strict=node.computes and recipe.strict
+                node, resources=resources, edges=edges, strict=node.computes and recipe.strict
             )
     inputs = {
         node.name: [_resolve(recipe, raw, node, edge) for edge in node.edges]

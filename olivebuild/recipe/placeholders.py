@@ -61,6 +61,12 @@ def _stood_for(value: object) -> object:
     return STAND_IN if text_of(value) is not None else value
 
 
+def listed(goals: Sequence[str]) -> str:
+    """Return goals as the subject of what they need."""
+    *others, last = goals
+    return f"{', '.join(others)} and {last} need" if others else f"{last} needs"
+
+
 def check(
     nodes: Iterable[Node],
     targets: Mapping[str, Outline],
@@ -74,7 +80,7 @@ def check(
         for field, text in target.placeholders.items():
             line, column, given = target.positions.get(field, (0, 0, ""))
             shown = lines[line - 1] if 0 < line <= len(lines) else ""
-            needs = "" if target.name in goals else f", which {', '.join(goals)} needs"
+            needs = "" if target.name in goals else f", which {listed(goals)}"
             raise RecipeError(
                 f"{target.name}.{field} is a placeholder ({text}){needs}",
                 where=Where(given or file, line, column, shown),

@@ -219,7 +219,8 @@ def _target(
     values = {k: v for k, v in value.items() if k not in OF_ANY_KIND}
     values = _listed(step.fields, values, matrices)
     fields, placeholders = _fields(doc, step, values, path, name)
-    if problem := problem_of(step, fields):
+    # How fields go together is known when each has its value.
+    if problem := None if placeholders else problem_of(step, fields):
         raise RecipeError(f"{name}: {problem.fact}", where=doc.where(path), hint=problem.hint)
     return Target(
         name,
@@ -237,17 +238,17 @@ def _fields(
 ) -> tuple[Fields, dict[str, str]]:
     """Return a target's fields, and the text of each placeholder by the field it stands in.
 
-    There the field is at its default; one that has none holds a word that stands for its value.
+    There a field of text holds a word that stands for its value, and another is at its default.
     """
     marked = dict(within(values))
     if not marked:
         return validate(doc, step.fields, values, path, name), {}
-    left_out = list(marked)
+    left_out: list[document.Path] = []
     count = faults(step.fields, without(values, left_out))
     for at in marked:
-        others = [other for other in left_out if other != at]
-        if count and (fewer := faults(step.fields, without(values, others))) < count:
-            left_out, count = others, fewer
+        more = [*left_out, at]
+        if count and (fewer := faults(step.fields, without(values, more))) < count:
+            left_out, count = more, fewer
     fields = validate(doc, step.fields, without(values, left_out), path, name)
     return fields, {".".join(map(str, at)): text for at, text in marked.items()}
 

@@ -47,7 +47,7 @@ class BenchmarkFields(Fields):
     changes.
     """
     strict: bool = False
-    """A gate on a drop judges the figure as it is; else only a drop that is more than noise misses
+    """A gate on a drop judges the metric as it is; else only a drop that is more than noise misses
     it.
     """
     gates: list[str] = []

@@ -24,7 +24,7 @@ class ChoiceFields(Fields):
     by: Ref
     """The benchmark; the ONNX models that it lists are the candidates."""
     best: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_-]*\.)?[a-z][a-z0-9_]*$")] = "accuracy"
-    """A figure of the benchmark, `accuracy`, `tokens_per_second` or `size` for example;
+    """A metric of the benchmark, `accuracy`, `tokens_per_second` or `size` for example;
     `hard.accuracy` for that of another data set.
     """
     gates: list[str] = []
@@ -55,7 +55,7 @@ class Choice(Step):
                     hint="list some under its `models`",
                 )
             _check(fields, judged.fields)
-            # Names are not in keys; which of the figures are whose is in the benchmark's.
+            # Names are not in keys; which of the metrics are whose is in the benchmark's.
             edges += [
                 Edge(f"model[{i}]", ref, ("onnx",), field=("by",), streams_tensors=True)
                 for i, ref in enumerate(models)
@@ -67,15 +67,15 @@ class Choice(Step):
 
 
 def _check(fields: ChoiceFields, judged: BenchmarkFields) -> None:
-    """Raise RecipeError for a figure, a data set or a gate that the benchmark does not have."""
+    """Raise RecipeError for a metric, a data set or a gate that the benchmark does not have."""
     scores = score_names(judged.scores)
-    data, _, figure = fields.best.rpartition(".")
+    data, _, metric = fields.best.rpartition(".")
     sets = [ref.target for ref in judged.data_sets]
-    # A score of the user's own counts like a figure of ours.
-    if figure not in (*METRICS, *scores):
+    # A score of the user's own counts like a metric of ours.
+    if metric not in (*METRICS, *scores):
         raise RecipeError(
-            f"there is no figure {figure!r} to choose by",
-            hint=did_you_mean(figure, [*METRICS, *scores]),
+            f"there is no figure {metric!r} to choose by",
+            hint=did_you_mean(metric, [*METRICS, *scores]),
         )
     if data and data not in sets:
         raise RecipeError(f"{fields.by} has no data set {data!r}", hint=did_you_mean(data, sets))

@@ -27,7 +27,8 @@ from olivebuild.engine.build_comparison import (
     since_last,
 )
 from olivebuild.engine.history import MAX_BYTES, Entry, History, NodeRun, TargetMetrics, find
-from olivebuild.metrics.records import Metrics, decode
+from olivebuild.metrics.json_record import decode
+from olivebuild.metrics.records import Metrics
 from tests.conftest import Place
 
 RECIPE = """\

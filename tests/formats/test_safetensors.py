@@ -14,14 +14,12 @@ import pytest
 
 from olivebuild.core.errors import InputError
 from olivebuild.core.hashing import StatMemo
-from olivebuild.formats.safetensors import (
-    Tensor,
+from olivebuild.formats.safetensors import Tensor, sum_of_tensors, tensors_of
+from olivebuild.formats.weight_files import (
     WeightFiles,
     ignored_weights,
     model_digest,
     model_files,
-    sum_of_tensors,
-    tensors_of,
     weight_files,
 )
 

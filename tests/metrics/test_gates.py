@@ -9,7 +9,8 @@ import pytest
 from olivebuild.core.errors import BuildError, RecipeError
 from olivebuild.metrics.gates import METRICS, Gate, Judgement
 from olivebuild.metrics.gates import judge as judge_gates
-from olivebuild.metrics.records import Metrics, decode
+from olivebuild.metrics.json_record import decode
+from olivebuild.metrics.records import Metrics
 
 approx: Any = pytest.approx
 """Stands where a float does, which its own type does not say."""

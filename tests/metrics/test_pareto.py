@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from olivebuild.metrics.gates import Gate
+from olivebuild.metrics.json_record import decode
 from olivebuild.metrics.pareto import Front, front, ranked
-from olivebuild.metrics.records import Metrics, decode
+from olivebuild.metrics.records import Metrics
 
 
 def figures(**models: tuple[float, float, int]) -> dict[str, Any]:

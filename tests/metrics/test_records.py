@@ -9,14 +9,13 @@ from msgspec.structs import asdict
 
 from olivebuild.cache.traces import Trace
 from olivebuild.core.errors import StoreError
+from olivebuild.metrics.json_record import Record, decode
 from olivebuild.metrics.model_comparison import add_seeds, comparisons
 from olivebuild.metrics.records import (
     DataMetrics,
     Metrics,
     ModelMetrics,
     PairedComparison,
-    Record,
-    decode,
     read_choice,
     read_metrics,
 )

@@ -18,7 +18,7 @@ from olivebuild.cache.store import Store
 from olivebuild.cache.tensor_locations import ByteRange
 from olivebuild.core import hashing
 from olivebuild.core.errors import Damaged, InputError
-from olivebuild.formats.safetensors import model_digest
+from olivebuild.formats.weight_files import model_digest
 from olivebuild.ml.weights.view import (
     Shard,
     Weights,

@@ -75,3 +75,11 @@ def test_a_value_of_a_wrong_type_is_still_an_error_beside_one(place: Place) -> N
     done = place.run("plan")
     assert done.code == 2
     assert "tuned.r" in done.err
+
+
+def test_an_input_that_is_left_open_is_none_yet(place: Place) -> None:
+    (place.folder / "in.txt").write_text("x")
+    place.recipe.write_text(RECIPE.replace("data: rows", 'data: "<placeholder: rows>"'))
+    assert place.build().ran == ["free"]
+    done = place.run("plan", "tuned", "--set", "base.source=other")
+    assert (done.code, "tuned.data is a placeholder (rows)" in done.err) == (2, True), done.err

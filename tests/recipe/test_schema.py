@@ -27,6 +27,9 @@ GOOD = [
     "holdout: 0.5, seed: 3, dedupe: false}\n",
     "targets:\n  adapter: {kind: adapter, model: base, data: tone.train, modules: [q], "
     "training: {lr: 1e-4, epochs: 1}}\n",
+    "targets:\n  adapter: {kind: adapter, model: base, data: tone.train, sequences: blocks}\n",
+    "targets:\n  adapter: {kind: adapter, model: base, data: tone.train, sequences: {form: lines, "
+    "holdout: 0.3}, eval: {every: 5}, training: {warmup_ratio: 0.1}}\n",
     "targets:\n  merged: {kind: merged, model: base, adapter: adapter}\n",
     "targets:\n  onnx: {kind: onnx, model: merged, block_size: 64, symmetric: true}\n",
     "targets:\n  bench: {kind: benchmark, models: [base], data: tone.test, gates: ['accuracy "
@@ -52,6 +55,7 @@ BAD = [
     "targets:\n  tone: {kind: dataset, source: x, text: t, holdout: 2}\n",
     "targets:\n  adapter: {kind: adapter, model: base, data: tone, training: {stepz: 1}}\n",
     "targets:\n  adapter: {kind: adapter, model: base, data: tone, r: '8'}\n",
+    "targets:\n  adapter: {kind: adapter, model: base, data: tone, sequences: {form: block}}\n",
     "targets:\n  onnx: {kind: onnx, model: merged, precision: int3}\n",
     "targets:\n  bench: {kind: benchmark, models: [], data: tone}\n",
 ]

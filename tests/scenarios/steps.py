@@ -12,7 +12,7 @@ from olivebuild.api.action import Action, ActionInput
 from olivebuild.api.job import Job
 from olivebuild.cache.store import Store
 from olivebuild.core.hashing import StatMemo
-from olivebuild.formats.safetensors import model_digest
+from olivebuild.formats.weight_files import model_digest
 from olivebuild.ml.onnx.builder import canonical, run_builder
 from olivebuild.ml.weights.view import Weights, of_folder
 from olivebuild.steps.onnx import OnnxFields

@@ -11,8 +11,9 @@ import pytest
 from olivebuild.api.action import ActionInput
 from olivebuild.core import host
 from olivebuild.core.errors import StepError
+from olivebuild.metrics.json_record import decode
 from olivebuild.metrics.model_comparison import comparisons
-from olivebuild.metrics.records import ModelMetrics, decode
+from olivebuild.metrics.records import ModelMetrics
 from olivebuild.ml.benchmark.energy import Meter
 from olivebuild.ml.benchmark.latency import Samples, measure
 from olivebuild.steps.benchmark_latency import LatencyFields

@@ -32,6 +32,9 @@ def masked_rows(seed: int = 0) -> list[Any]:
     for n in range(6):
         ids = chance.integers(3, 380, 24 - n).astype(np.int32)
         ids[chance.integers(2, len(ids) - 2, n)] = PAD
+        if n == 5:
+            # What stands first sees nothing, itself neither.
+            ids[0] = PAD
         attended = ids != PAD
         batch.append(Tokens(ids, attended.copy(), attended=None if attended.all() else attended))
     return batch

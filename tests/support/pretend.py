@@ -22,8 +22,9 @@ from olivebuild.engine.builder import Builder
 from olivebuild.engine.history import Entry
 from olivebuild.engine.recorder import Recorder, record
 from olivebuild.executors.local import LocalExecutor
+from olivebuild.metrics.json_record import decode
 from olivebuild.metrics.model_comparison import comparisons
-from olivebuild.metrics.records import ModelMetrics, decode
+from olivebuild.metrics.records import ModelMetrics
 from olivebuild.metrics.scoring import Judged, metrics_of
 from olivebuild.metrics.statistics import median_interval
 from olivebuild.planner.project import Project, open_project

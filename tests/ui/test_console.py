@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from olivebuild.metrics.records import ChoiceMetrics, Metrics, PairedComparison, decode
+from olivebuild.metrics.json_record import decode
+from olivebuild.metrics.records import ChoiceMetrics, Metrics, PairedComparison
 from olivebuild.ui.console import show_benchmark, show_choice, show_front
 from olivebuild.ui.wording import difference
 

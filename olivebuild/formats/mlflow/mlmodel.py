@@ -25,7 +25,7 @@ from msgspec import Struct
 from olivebuild.core.errors import InputError, first_line
 from olivebuild.core.fs.small_files import read_text
 from olivebuild.formats import foreign
-from olivebuild.formats.safetensors import FOLDERS
+from olivebuild.formats.weight_files import FOLDERS
 
 MLMODEL = "MLmodel"
 CONFIG = "config.json"

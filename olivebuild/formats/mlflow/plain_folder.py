@@ -1,7 +1,7 @@
-"""Folders in which files from several folders lie side by side, as links, so that loaders that
-want one folder find them.
+"""Folders in which files from several folders lie side by side, as links.
 
-No file is copied. A folder is named by what it shows: it is made once, and never changed.
+Loaders that want one folder find them there. No file is copied. A folder is named by what it shows:
+it is made once, and never changed.
 """
 
 from __future__ import annotations

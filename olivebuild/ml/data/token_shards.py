@@ -20,7 +20,7 @@ import numpy as np
 from olivebuild.cache.memo import Derived
 from olivebuild.core import hashing
 from olivebuild.core.host import installed
-from olivebuild.formats.safetensors import model_files
+from olivebuild.formats.weight_files import model_files
 from olivebuild.ml.data.examples import Flaw, Tokens
 from olivebuild.ml.data.tokens import COUNTS, Encoder
 

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from olivebuild.core.errors import InputError, Where, first_line
 from olivebuild.core.fs.small_files import read_json
 from olivebuild.formats import imported, template_clock
-from olivebuild.formats.safetensors import model_files, name_in, tensors_of, weight_files
+from olivebuild.formats.safetensors import tensors_of
+from olivebuild.formats.weight_files import model_files, name_in, weight_files
 from olivebuild.ml.kernels import mkl
 from olivebuild.ml.models.opened import check_loaded
 

@@ -24,13 +24,8 @@ from olivebuild.core.host import installed
 from olivebuild.formats import imported
 from olivebuild.formats.model_config import last_tokens, without_embedding
 from olivebuild.formats.model_numbers import impossible_size, sizes_of
-from olivebuild.formats.safetensors import (
-    ignored_weights,
-    model_files,
-    name_in,
-    tensors_of,
-    weight_files,
-)
+from olivebuild.formats.safetensors import tensors_of
+from olivebuild.formats.weight_files import ignored_weights, model_files, name_in, weight_files
 from olivebuild.ml.kernels import blockwise
 from olivebuild.ml.weights.lora import open_input
 from olivebuild.ml.weights.view import Shard, Weight, Weights, write_files

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivebuild.core.errors import InputError
-from olivebuild.formats.safetensors import folders_in, name_in
+from olivebuild.formats.weight_files import folders_in, name_in
 from olivebuild.ml.weights.view import Weights, read_at
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""The schedule of a training: rows and learning rate of each step, and the number of steps."""
+"""The schedule of a training: rows and learning rate of each step, and the number of steps.
+
+The order in which a build runs its nodes is engine/scheduler.py.
+"""
 
 from __future__ import annotations
 

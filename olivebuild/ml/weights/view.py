@@ -23,7 +23,7 @@ from olivebuild.core.errors import Damaged, InputError
 from olivebuild.core.fs import opening
 from olivebuild.core.fs.positioned import pread
 from olivebuild.core.fs.small_files import parse_json
-from olivebuild.formats import safetensors
+from olivebuild.formats import safetensors, weight_files
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,9 @@ class Weights:
             )
 
     def model_digest(self) -> str:
-        """Return the same as safetensors.model_digest of the folder."""
+        """Return the same as weight_files.model_digest of the folder."""
         facts = ([w.name, w.dtype, w.shape, w.digest] for w in self.by_name.values())
-        return safetensors.digest_of_sums(
+        return weight_files.digest_of_sums(
             [safetensors.sum_of(facts)], [(name, digest) for name, digest, _ in self.files]
         )
 
@@ -178,7 +178,7 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
         for path, digest, start, size in tensor_locations.of_folder(store.root, model, folder)
     }
     where = folder.resolve()
-    files, others = safetensors.model_files(where, code=code)
+    files, others = weight_files.model_files(where, code=code)
     shards = []
     for path in files:
         tensors = safetensors.tensors_of(path)
@@ -193,16 +193,16 @@ def of_folder(store: Store, folder: Path, model: str, *, code: bool = False) -> 
                     f"{path.name} changed while it was read", where=str(folder), hint="build again"
                 )
             weights.append(Weight(t.name, t.dtype, t.shape, digest, place.size, place))
-        shards.append(Shard(safetensors.name_in(where, path), header, tuple(weights)))
+        shards.append(Shard(weight_files.name_in(where, path), header, tuple(weights)))
     rest = tuple(
         (
-            safetensors.name_in(where, p),
+            weight_files.name_in(where, p),
             hashing.of_file(p),
             ByteRange(p, 0, p.stat().st_size, lent=True),
         )
         for p in others
     )
-    return Weights(tuple(shards), rest, model, index=safetensors.weight_files(where).index)
+    return Weights(tuple(shards), rest, model, index=weight_files.weight_files(where).index)
 
 
 def write_folder(weights: Weights, folder: Path) -> None:

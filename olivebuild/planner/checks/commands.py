@@ -12,8 +12,9 @@ from pathlib import Path
 from olivebuild.api.node import Node
 from olivebuild.core import environment
 from olivebuild.planner.checks.plan_finding import PlanFinding
+from olivebuild.planner.patterns import split
 from olivebuild.planner.plan import Plan, Planner
-from olivebuild.planner.scan import Scan, split
+from olivebuild.planner.scan import Scan
 from olivebuild.planner.states import Verdict
 
 SYSTEM = ("bin", "sbin", "usr", "lib", "lib64", "dev", "proc", "sys", "etc", "opt")

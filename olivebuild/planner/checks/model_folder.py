@@ -37,7 +37,7 @@ from olivebuild.formats.model_signs import (
     methods_of_transformers,
     quantised_in,
 )
-from olivebuild.formats.safetensors import READ_FILES, WHOLE, ignored_weights, weight_files
+from olivebuild.formats.weight_files import READ_FILES, WHOLE, ignored_weights, weight_files
 
 SMALL = (
     "generation_config.json",

@@ -17,8 +17,8 @@ from olivebuild.core.hashing import THREADS
 from olivebuild.formats import hub_cache, imported
 from olivebuild.formats.hub_cache import SMALL
 from olivebuild.formats.not_a_model import folder_like
-from olivebuild.formats.safetensors import chosen_of, files_of_index
 from olivebuild.formats.source import Source
+from olivebuild.formats.weight_files import chosen_of, files_of_index
 from olivebuild.ml.models.remotes.sha256 import sha256_of
 from olivebuild.ml.models.remotes.wanted import Wanted
 

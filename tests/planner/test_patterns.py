@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.planner import scan
+from olivebuild.planner import patterns
 from olivebuild.snapshot import stat_of
 
 
@@ -34,23 +34,23 @@ def test_what_a_pattern_matches_in_a_folder_of_any_name(
     (folder / "sub/sub").mkdir(parents=True)
     for name in ("a.txt", "sub/b.txt", "sub/sub/c.txt", "[x].txt"):
         (folder / name).touch()
-    every = [p.relative_to(folder).as_posix() for p in scan.matching(folder, pattern)]
+    every = [p.relative_to(folder).as_posix() for p in patterns.matching(folder, pattern)]
     assert [name for name in every if name != "[x].txt" or pattern == "[x].txt"] == found
 
 
 def test_a_literal_name_is_a_file_or_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "a.txt").touch()
-    assert scan.matching(tmp_path, "folder", literal=True) == []
-    assert scan.matching(tmp_path, "*.txt", literal=True) == []
-    assert scan.matching(tmp_path, "a.txt", literal=True) == [tmp_path / "a.txt"]
+    assert patterns.matching(tmp_path, "folder", literal=True) == []
+    assert patterns.matching(tmp_path, "*.txt", literal=True) == []
+    assert patterns.matching(tmp_path, "a.txt", literal=True) == [tmp_path / "a.txt"]
 
 
 @pytest.mark.parametrize(
     ("pattern", "split"), [("a/*/b", ("a", "*/b")), ("*.txt", (".", "*.txt")), ("a/b", ("a/b", ""))]
 )
 def test_where_a_pattern_starts(pattern: str, split: tuple[str, str]) -> None:
-    assert scan.split(pattern) == (Path(split[0]), split[1])
+    assert patterns.split(pattern) == (Path(split[0]), split[1])
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_where_another_match_may_come_is_known(tmp_path: Path, pattern: str, new
         # New names change the times; no clock need tick.
         os.utime(path, (1, 1))
     before, known = (
-        scan.matching(folder, pattern),
-        {p: stat_of(str(p)) for p in (folder, *scan.where_more_may_come(folder, pattern))},
+        patterns.matching(folder, pattern),
+        {p: stat_of(str(p)) for p in (folder, *patterns.where_more_may_come(folder, pattern))},
     )
     (folder / new).parent.mkdir(exist_ok=True)
     (folder / new).touch()
-    assert scan.matching(folder, pattern) != before
+    assert patterns.matching(folder, pattern) != before
     assert any(stat_of(str(p)) != stat for p, stat in known.items())

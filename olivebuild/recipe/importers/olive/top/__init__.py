@@ -1,0 +1,1 @@
+"""Sections of Olive workflows that are no model, no data and no pass."""

@@ -1,0 +1,374 @@
+"""Systems of a workflow -> executors of the recipe, and the providers of its ONNX models.
+
+A system is a machine: this one, a container, another Python, or an Azure ML compute. What it says
+of accelerators decides for which provider ONNX models are built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from olivebuild.core.text import did_you_mean
+from olivebuild.recipe.importers.olive.draft import Line, word
+from olivebuild.recipe.importers.olive.providers import MISSING, Reading, Word, read_accelerators
+from olivebuild.recipe.importers.olive.section import Section, config_of
+from olivebuild.recipe.importers.olive.workflow import Hardware, Workflow
+from olivebuild.recipe.importers.positions import Path, Placeholder, shown
+
+KINDS = {
+    "localsystem": "local",
+    "local": "local",
+    "azureml": "azureml",
+    "azure_arc": "azureml",
+    "docker": "docker",
+    "pythonenvironment": "python",
+    "isolatedort": "python",
+}
+"""Type in lower case -> kind of executor."""
+ALIASES = ((r"azurend\w*system", "azureml"), (r"surfaceprosystem\d+", "local"))
+"""Types that stand for a machine with a GPU, up to 0.9.2."""
+CLIENT = {
+    "subscription_id": "subscription",
+    "resource_group": "resource_group",
+    "workspace_name": "workspace",
+    "aml_config_path": "workspace_file",
+    "keyvault_name": "keyvault",
+}
+"""A field of an Azure ML client -> the executor's."""
+CLIENT_IDLE = {
+    "read_timeout": "how long requests wait is the client library's own choice",
+    "max_operation_retries": "requests are tried again as the client library does",
+    "operation_retry_interval": "requests are tried again as the client library does",
+    "default_auth_params": "credentials come from Azure's usual chain alone",
+}
+FIELDS: dict[str, dict[str, str]] = {
+    "local": {},
+    "azureml": {
+        "aml_compute": "compute",
+        "instance_count": "instances",
+        "resources": "properties",
+        "tags": "tags",
+        "datastores": "datastore",
+        "hf_token": "hf_token",
+        "requirements_file": "requirements",
+        "aml_docker_config.base_image": "image",
+        "aml_docker_config.dockerfile": "dockerfile",
+        "aml_docker_config.build_context_path": "build_context",
+        "aml_docker_config.conda_file_path": "conda",
+        "aml_docker_config.name": "environment",
+        "aml_docker_config.version": "environment_version",
+        "aml_environment_config.name": "environment",
+        "aml_environment_config.version": "environment_version",
+        "aml_environment_config.label": "environment_label",
+    }
+    | {f"azureml_client_config.{name}": to for name, to in CLIENT.items()},
+    "docker": {
+        "hf_token": "hf_token",
+        "requirements_file": "requirements",
+        "image_name": "image",
+        "dockerfile": "dockerfile",
+        "build_context_path": "build_context",
+        "work_dir": "work_dir",
+        "build_args": "build_args",
+        "run_params": "run_args",
+        "local_docker_config.image_name": "image",
+        "local_docker_config.base_image": "base_image",
+        "local_docker_config.dockerfile": "dockerfile",
+        "local_docker_config.build_context_path": "build_context",
+        "local_docker_config.build_args": "build_args",
+        "local_docker_config.run_params": "run_args",
+        "local_docker_config.requirements_file_path": "requirements",
+    },
+    "python": {
+        "hf_token": "hf_token",
+        "python_environment_path": "path",
+        "environment_variables": "variables",
+        "prepend_to_path": "prepend_to_path",
+        "requirements_file": "requirements",
+    },
+}
+"""Kind of executor -> a field of Olive's, below its parts, and the executor's."""
+PATHS = ("conda", "dockerfile", "build_context", "requirements", "path", "workspace_file")
+"""Fields of an executor that are paths."""
+IDLE = {
+    "is_dev": "it sent a checkout of Olive itself along",
+    "olive_managed_env": "the executor makes its environment as it is told",
+    "clean_image": "the executor decides which images it keeps",
+    "python_environment_path": "steps run in the Python that olivebuild runs in",
+    "environment_variables": "the environment is that of the command",
+    "prepend_to_path": "the environment is that of the command",
+    "hf_token": "a login of this machine, or HF_TOKEN, is used where the hub asks for one",
+} | {f"azureml_client_config.{name}": because for name, because in CLIENT_IDLE.items()}
+"""Fields that change nothing here, whatever the kind, unless FIELDS has them."""
+SECRET = re.compile(r"token|secret|password|passwd|api_?key|account_?key|credential|sas", re.I)
+TYPES = ("LocalSystem", "AzureML", "Docker", "PythonEnvironment", "IsolatedORT")
+
+
+@dataclass(kw_only=True)
+class System:
+    """A system of the file."""
+
+    name: str
+    """The executor's name; "" for this machine."""
+    kind: str
+    path: Path
+    options: Section
+    reading: Reading
+    onnx: list[str] = field(default_factory=list)
+    """The ONNX targets that are built for its accelerators."""
+    is_target: bool = False
+    is_host: bool = False
+
+    @property
+    def hardware(self) -> list[Hardware]:
+        """Return what it has, one for each provider."""
+        paths = tuple((*self.options.path, *w.path) for w in self.reading.words if w.provider)
+        return [
+            Hardware(
+                provider=provider, device="cpu" if provider == "cpu" else "gpu", paths=paths[:1]
+            )
+            for provider in self.reading.providers or ("cpu",)
+        ]
+
+
+class Systems:
+    """The systems of a workflow, by name and by the places that describe one inline."""
+
+    def __init__(self, workflow: Workflow, engine_providers: tuple[Path, object] | None) -> None:
+        """`engine_providers`: the path and value of `engine.execution_providers`, to 0.5.0."""
+        self.workflow = workflow
+        self.engine_providers = engine_providers
+        self.named: dict[str, System] = {}
+        self.inline: dict[Path, System] = {}
+        table = workflow.root.section("systems")
+        for name in table.value if table else ():
+            assert table is not None
+            section = table.section(name)
+            if section is None:
+                if table.value[name] is None:
+                    table.refused(name, f"the system {name} is null", "give it a `type`")
+                continue
+            if system := self._read(word(name), section):
+                self.named[name] = system
+        if table and not table.value:
+            workflow.ledger.no_effect(table.path, "it is empty")
+
+    def of(self, path: Path, value: object) -> System | None:
+        """Return the system that a `host` or `target` names or describes.
+
+        None for this machine; also after a refusal.
+        """
+        ledger = self.workflow.ledger
+        if value is None:
+            ledger.no_effect(path, "it is null: this machine")
+            return None
+        if isinstance(value, dict):
+            if path not in self.inline:
+                system = self._read(word(str(path[-1])), Section(ledger, path, value))
+                if system is None:
+                    return None
+                self.inline[path] = system
+            return self.inline[path]
+        if isinstance(value, str) and value in self.named:
+            return self.named[value]
+        if isinstance(value, str) and value in ("local_system", "local"):
+            ledger.no_effect(path, "steps run on this machine anyway")
+            return None
+        if isinstance(value, Placeholder):
+            ledger.mapped(path, "executors", "left open: steps run on this machine")
+            return None
+        ledger.refused(
+            path,
+            f"there is no system {value!r}",
+            did_you_mean(str(value), self.named) if self.named else "describe it under `systems`",
+        )
+        return None
+
+    def _read(self, name: str, section: Section) -> System | None:
+        kind, is_alias = self._kind(section)
+        if not kind:
+            return None
+        options = config_of(section)
+        accelerators = options.value.get("accelerators", MISSING)
+        providers: object = MISSING
+        if self.engine_providers and self.engine_providers[1] is not None:
+            providers = self.engine_providers[1]
+        if is_alias and accelerators is MISSING:
+            accelerators = ["gpu"]
+        return System(
+            name="" if kind == "local" else name,
+            kind=kind,
+            path=section.path,
+            options=options,
+            reading=read_accelerators(accelerators, providers),
+        )
+
+    def _kind(self, section: Section) -> tuple[str, bool]:
+        """Return the kind of executor of a system, "" if refused, and whether by an alias."""
+        kind = section.value.get("type")
+        if not isinstance(kind, str):
+            fact = "a system without a type" if kind is None else "the type is no text"
+            path = section.at("type") if "type" in section else section.path
+            section.ledger.refused(path, fact, f"one of {', '.join(TYPES)}")
+            return "", False
+        lower = kind.lower()
+        if lower in KINDS:
+            return KINDS[lower], False
+        for pattern, known in ALIASES:
+            if re.fullmatch(pattern, lower):
+                return known, True
+        section.refused("type", f"there is no type of system {kind!r}", did_you_mean(kind, TYPES))
+        section.ledger.no_effect(section.path, "its system is refused")
+        return "", False
+
+    def finish(self, client: Section | None) -> None:
+        """Write the executors, and claim every leaf of the systems and of the client."""
+        systems = [*self.named.values(), *self.inline.values()]
+        for system in systems:
+            self._claim_accelerators(system)
+            if system.kind == "local":
+                self._claim_local(system)
+            else:
+                self._executor(system, client)
+        self._claim_engine_providers(systems)
+        if client is not None:
+            self._claim_client(client, [s for s in systems if s.kind == "azureml"])
+
+    def _executor(self, system: System, client: Section | None) -> None:
+        """Write the executor of a system that is not this machine."""
+        lines: dict[str, Line] = {}
+        where = f"executors.{system.name}"
+        section = Section(self.workflow.ledger, system.path, _mapping(self.workflow, system.path))
+        origin = f"{shown(system.path)}, line {self.workflow.document.line(system.path)}"
+        lines["kind"] = Line(value=system.kind, origin=origin)
+        section.mapped("type", f"{where}.kind")
+        if client is not None and system.kind == "azureml":
+            self._fields(client, {k: CLIENT[k] for k in CLIENT}, lines, where)
+        self._fields(system.options, FIELDS[system.kind], lines, where)
+        _idle(system.options, IDLE)
+        known = [*FIELDS[system.kind], *IDLE, "accelerators", "type", "config"]
+        system.options.unknown(dict.fromkeys(name.split(".")[0] for name in known))
+        section.unknown(("type", "config"))
+        self.workflow.draft.executors[system.name] = lines
+
+    def _fields(
+        self, section: Section, fields: Mapping[str, str], lines: dict[str, Line], where: str
+    ) -> None:
+        """Copy fields of Olive's to an executor."""
+        for name, to in fields.items():
+            holder, key = _at(section, name)
+            if holder is None or key not in holder or holder.value[key] is None:
+                continue
+            value, path = holder.value[key], holder.at(key)
+            if secrets := _secrets(path, value):
+                for secret in secrets:
+                    section.ledger.refused(
+                        secret,
+                        "a secret is copied nowhere",
+                        "set it in the environment of the executor",
+                        fatal=False,
+                    )
+                value = {k: v for k, v in _dict(value).items() if (*path, k) not in secrets}
+            if to in PATHS and isinstance(value, str):
+                value = self.workflow.relative(value)
+            origin = f"{shown(path)}, line {self.workflow.document.line(path)}"
+            lines[to] = Line(value=value, origin=origin)
+            section.ledger.mapped(path, f"{where}.{to}")
+
+    def _claim_local(self, system: System) -> None:
+        section = Section(self.workflow.ledger, system.path, _mapping(self.workflow, system.path))
+        section.no_effect("type", "steps run on this machine anyway")
+        _idle(system.options, IDLE)
+        system.options.unknown((*IDLE, "accelerators", "type", "config"))
+        section.unknown(("type", "config"))
+
+    def _claim_accelerators(self, system: System) -> None:
+        for entry in system.reading.words:
+            if entry.path[0] == "execution_providers" or "accelerators" not in system.options:
+                continue
+            self._claim_word((*system.options.path, *entry.path), entry, [system])
+
+    def _claim_engine_providers(self, systems: list[System]) -> None:
+        """Claim `engine.execution_providers`, which counts for the target system."""
+        if not self.engine_providers:
+            return
+        path, value = self.engine_providers
+        targets = [s for s in systems if s.is_target]
+        reading = targets[0].reading if targets else read_accelerators(execution_providers=value)
+        for entry in reading.words:
+            if entry.path[0] == "execution_providers":
+                self._claim_word((*path, *entry.path[1:]), entry, targets or None)
+
+    def _claim_word(self, path: Path, entry: Word, systems: list[System] | None) -> None:
+        """Claim a leaf that says for what ONNX models are built."""
+        ledger = self.workflow.ledger
+        onnx = (
+            [name for s in systems or () for name in s.onnx]
+            if systems is not None
+            else (self.without_target)
+        )
+        fields = ", ".join(dict.fromkeys(f"{name}.provider" for name in onnx))
+        is_target = systems is None or any(s.is_target for s in systems)
+        if entry.outcome == "refused" and is_target:
+            ledger.refused(path, entry.because, entry.hint)
+        elif entry.outcome == "ignored":
+            ledger.no_effect(path, entry.because)
+        elif not is_target:
+            ledger.no_effect(path, "only the system that `target` names decides on providers")
+        elif not onnx:
+            ledger.no_effect(path, "no ONNX model is built; training takes the GPU that there is")
+        elif entry.outcome == "differs":
+            ledger.meant_else(path, entry.because, fields)
+        else:
+            ledger.mapped(path, fields)
+
+    without_target: tuple[str, ...] = ()
+    """ONNX targets that are built where no system is the target."""
+
+    def _claim_client(self, client: Section, executors: list[System]) -> None:
+        for name, because in CLIENT_IDLE.items():
+            if name in client:
+                client.no_effect(name, because)
+        if not executors:
+            for name in CLIENT:
+                if name in client and self.workflow.ledger.unclaimed(client.at(name)):
+                    client.no_effect(name, "nothing here uses a workspace")
+        client.unknown((*CLIENT, *CLIENT_IDLE))
+
+
+def _mapping(workflow: Workflow, path: Path) -> dict[str, object]:
+    """Return the mapping of the file at a path."""
+    value: object = workflow.document.value
+    for part in path:
+        value = value[part] if isinstance(value, list) else _dict(value)[str(part)]  # type: ignore[index]
+    return _dict(value)
+
+
+def _dict(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _at(section: Section, name: str) -> tuple[Section | None, str]:
+    """Return the section and the key of a field such as `aml_docker_config.base_image`."""
+    *above, key = name.split(".")
+    below: Section | None = section
+    for part in above:
+        below = below.section(part) if below is not None and part in below else None
+    return below, key
+
+
+def _idle(section: Section, fields: Mapping[str, str]) -> None:
+    """Claim fields that change nothing here, and that nothing else has claimed."""
+    for name, because in fields.items():
+        holder, key = _at(section, name)
+        if holder is not None and key in holder and section.ledger.unclaimed(holder.at(key)):
+            holder.no_effect(key, because)
+
+
+def _secrets(path: Path, value: object) -> list[Path]:
+    """Return the paths of what may be a secret among an environment's variables."""
+    if path[-1] not in ("environment_variables", "build_args", "run_params"):
+        return []
+    return [(*path, name) for name in _dict(value) if SECRET.search(name)]
