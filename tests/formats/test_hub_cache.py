@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Place
-from tests.formats.test_model_config import make_base, tokenizer
 from tests.formats.test_model_folders import (
     PACKED,
     configured,
@@ -23,6 +22,7 @@ from tests.formats.test_model_folders import (
     without,
     written,
 )
+from tests.support.bases import make_base, tokenizer
 from tests.support.hub import COMMIT, serving
 
 RECIPE = """\

@@ -17,90 +17,15 @@ from olivebuild.formats.model_config import (
     methods_of_builder,
     types_of_transformers,
 )
-from olivebuild.planner.checks.all_checks import problems
-from olivebuild.planner.checks.plan_finding import PlanFinding
 from tests.conftest import Place
 from tests.formats.test_safetensors import write
+from tests.support.bases import LLAMA, RECIPE, base_site, found, make_base, only
 from tests.support.sites import Site
-
-TOKENS, WIDTH = 12, 2
-LLAMA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": WIDTH,
-    "num_hidden_layers": 4,
-    "max_position_embeddings": 512,
-    "vocab_size": TOKENS,
-}
-RECIPE = """\
-default: [onnx]
-targets:
-  base: {kind: model, source: base}
-  tone: {kind: dataset, source: rows.jsonl, user: "{phrase}", assistant: "{tone}", holdout: 0.3}
-  adapter: {kind: adapter, model: base, data: tone.train, training: {steps: 1}}
-  merged: {kind: merged, model: base, adapter: adapter}
-  onnx: {kind: onnx, model: merged, precision: int4}
-  whole: {kind: onnx, model: base, adapter: adapter, provider: dml, precision: fp16}
-  bench: {kind: benchmark, models: [base, merged], data: tone.test}
-"""
-GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
-NF4 = {
-    "quant_method": "bitsandbytes",
-    "load_in_4bit": True,
-    "bnb_4bit_quant_type": "nf4",
-    "bnb_4bit_use_double_quant": True,
-}
-
-
-def tokenizer(*added: str, tokens: int = TOKENS, unigram: bool = False) -> str:
-    vocabulary: object = (
-        [[f"t{i}", -1.0] for i in range(tokens)] if unigram else {f"t{i}": i for i in range(tokens)}
-    )
-    more = [{"id": tokens + i, "content": text, "special": True} for i, text in enumerate(added)]
-    return json.dumps(
-        {
-            "version": "1.0",
-            "added_tokens": more,
-            "model": {"type": "Unigram" if unigram else "BPE", "vocab": vocabulary},
-        }
-    )
-
-
-def make_base(folder: Path, rows: int = TOKENS, *, stored: str = "F32", **changes: Any) -> None:
-    """A model folder whose weights are an embedding and a layer; what is None is left out of its
-    config.json.
-    """
-    folder.mkdir(exist_ok=True)
-    config = {name: value for name, value in (LLAMA | changes).items() if value is not None}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text(tokenizer())
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    size = {"F32": 4, "U8": 1}[stored]
-    tensors = {
-        "model.embed_tokens.weight": ("F32", [rows, WIDTH], bytes(rows * WIDTH * 4)),
-        "layer": (stored, [4], bytes(4 * size)),
-    }
-    write(folder / "model.safetensors", tensors)
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    made = Site(tmp_path, RECIPE)
-    made.write("rows.jsonl", '{"phrase": "a", "tone": "b"}\n')
-    return made
-
-
-def found(site: Site, *goals: str) -> list[PlanFinding]:
-    planner = site.planner()
-    try:
-        return problems(planner, planner.plan(planner.graph.goals(goals)))
-    finally:
-        planner.traces.close()
-
-
-def only(site: Site, *goals: str) -> PlanFinding:
-    (problem,) = found(site, *goals)
-    return problem
+    return base_site(tmp_path)
 
 
 @pytest.mark.parametrize("goal", ["onnx", "whole", "merged", "bench"])
@@ -254,68 +179,6 @@ def test_a_model_with_rotary_positions_in_all_layers_is_not_one_that_fails(site:
     assert found(site, "onnx") == []
 
 
-def test_a_quantised_base_is_told_once_at_the_merge(site: Site) -> None:
-    make_base(site.folder / "base", quantization_config=GPTQ)
-    problem = only(site, "onnx")
-    assert (problem.target, str(problem.where)) == ("merged", "olivebuild.yaml:6:26")
-    assert problem.fact == "the base model is quantised (gptq)"
-    assert "full-precision" in problem.hint
-
-
-def test_a_quantised_base_that_can_not_be_loaded_here_is_told_at_the_training(site: Site) -> None:
-    make_base(site.folder / "base", quantization_config=GPTQ)
-    problem = only(site, "adapter")
-    assert (problem.target, str(problem.where)) == ("adapter", "olivebuild.yaml:5:28")
-    assert "gptq" in problem.fact
-    assert "optimum" in problem.hint
-
-
-def test_a_base_in_4_bits_may_be_trained_and_its_adapter_merged_into_another(site: Site) -> None:
-    make_base(site.folder / "base", stored="U8", quantization_config=NF4)
-    make_base(site.folder / "full")
-    site.edit("merged, model: base", "merged, model: full")
-    site.edit("  tone:", "  full: {kind: model, source: full}\n  tone:")
-    assert found(site, "onnx") == []
-    make_base(site.folder / "base", quantization_config=NF4)
-    assert "its weights are not" in only(site, "onnx").fact
-
-
-@pytest.mark.parametrize(
-    ("given", "stored", "told"),
-    [
-        ("method: qlora", NF4, ""),
-        (
-            "method: qlora",
-            NF4 | {"bnb_4bit_use_double_quant": False},
-            "quantisation: {type: nf4, double: false}",
-        ),
-        (
-            "method: qlora, quantisation: {double: false}",
-            NF4 | {"bnb_4bit_use_double_quant": False},
-            "",
-        ),
-        (
-            "method: qlora, quantisation: {type: fp4}",
-            NF4,
-            "quantisation: {type: nf4, double: true}",
-        ),
-        ("method: qlora", NF4 | {"load_in_4bit": False, "load_in_8bit": True}, "method: lora"),
-    ],
-)
-def test_a_base_in_4_bits_is_what_qlora_says_or_an_error(
-    site: Site, given: str, stored: dict[str, Any], told: str
-) -> None:
-    make_base(site.folder / "base", stored="U8", quantization_config=stored)
-    site.edit("adapter, model", f"adapter, {given}, model")
-    assert [told in p.hint for p in found(site, "adapter")] == ([True] if told else [])
-
-
-def test_a_method_of_quantisation_that_the_model_builder_does_not_read(site: Site) -> None:
-    make_base(site.folder / "base", stored="U8", quantization_config=NF4)
-    site.edit("onnx, model: merged", "onnx, model: base")
-    assert "does not read weights that are quantised by bitsandbytes" in only(site, "onnx").fact
-
-
 INTERNLM: dict[str, Any] = {
     "architectures": ["InternLM2ForCausalLM"],
     "model_type": "internlm2",
@@ -369,25 +232,6 @@ def test_a_model_that_can_not_be_loaded_is_one_error_whatever_is_made_of_it(
     assert fact in problem.fact
     assert problem.target == "base"
     assert {"adapter", "merged", "onnx", "whole"} <= set(problem.nodes)
-
-
-@pytest.mark.parametrize("unigram", [False, True])
-@pytest.mark.parametrize(
-    ("rows", "fails"),
-    [(TOKENS, True), (TOKENS + 1, True), (TOKENS + 2, False), (TOKENS + 9, False)],
-)
-def test_a_tokenizer_larger_than_the_embedding(
-    site: Site, rows: int, unigram: bool, fails: bool
-) -> None:
-    make_base(site.folder / "base", rows, vocab_size=rows)
-    site.write("base/tokenizer.json", tokenizer("<|tone|>", "<|end_of_turn|>", unigram=unigram))
-    if not fails:
-        assert found(site, "onnx") == []
-        return
-    problem = only(site, "onnx")
-    assert problem.fact == f"the tokenizer has {TOKENS + 2} tokens, the model's embedding {rows}"
-    assert ("<|tone|>" if rows == TOKENS else "<|end_of_turn|>") in problem.hint
-    assert str(problem.where) == "olivebuild.yaml:3:23"
 
 
 @pytest.mark.parametrize(
@@ -478,61 +322,6 @@ def test_numbers_that_can_not_be_true_are_told_before_a_loader_takes_them(
     facts = [problem.fact for problem in found(site, "merged")]
     assert len(facts) == bool(fact)
     assert "".join(facts).startswith(fact)
-
-
-def test_an_index_without_an_embedding_is_no_fault_of_the_plan(site: Site) -> None:
-    make_base(site.folder / "base")
-    (site.folder / "base/model.safetensors").rename(site.folder / "base/model-1.safetensors")
-    (site.folder / "base/model.safetensors.index.json").write_text(
-        '{"metadata": {}, "weight_map": {"layer": "model-1.safetensors"}}'
-    )
-    assert found(site, "merged") == []
-
-
-def test_tokens_that_tokenizer_config_adds_count(site: Site) -> None:
-    make_base(site.folder / "base")
-    site.write(
-        "base/tokenizer_config.json",
-        json.dumps(
-            {"added_tokens_decoder": {str(TOKENS): {"content": "<|tone|>", "special": True}}}
-        ),
-    )
-    assert (
-        only(site, "onnx").fact
-        == f"the tokenizer has {TOKENS + 1} tokens, the model's embedding {TOKENS}"
-    )
-
-
-def test_a_place_for_pictures_needs_no_embedding(site: Site) -> None:
-    make_base(site.folder / "base")
-    site.write("base/tokenizer.json", tokenizer("<image_soft_token>"))
-    assert found(site, "onnx") == []
-
-
-def test_the_embedding_that_is_stored_is_the_one_that_counts(site: Site) -> None:
-    make_base(site.folder / "base", TOKENS + 1)
-    assert (
-        f"vocab_size {TOKENS}, and the model's embedding has {TOKENS + 1} rows"
-        in only(site, "onnx").fact
-    )
-
-
-def test_the_embedding_of_a_model_in_shards(site: Site) -> None:
-    make_base(site.folder / "base", vocab_size=TOKENS)
-    base = site.folder / "base"
-    (base / "model.safetensors").rename(base / "model-00001-of-00001.safetensors")
-    names = dict.fromkeys(
-        ("model.embed_tokens.weight", "layer"), "model-00001-of-00001.safetensors"
-    )
-    site.write(
-        "base/model.safetensors.index.json", json.dumps({"metadata": {}, "weight_map": names})
-    )
-    assert found(site, "onnx") == []
-    site.write("base/tokenizer.json", tokenizer("<|tone|>"))
-    assert (
-        only(site, "onnx").fact
-        == f"the tokenizer has {TOKENS + 1} tokens, the model's embedding {TOKENS}"
-    )
 
 
 def test_a_length_beyond_the_context_is_noted_and_does_not_fail(site: Site) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.formats.test_model_config import LLAMA, RECIPE, make_base, tokenizer
 from tests.formats.test_safetensors import index, write
 from tests.planner.test_findings import found
+from tests.support.bases import LLAMA, RECIPE, make_base, tokenizer
 from tests.support.sites import Site
 
 POINTER = (

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from olivebuild.core.errors import InputError
-from tests.ml.test_rendering import QWEN3, STYLES, TWO, counted, encoder_of, row_of
+from tests.support.chat_templates import QWEN3, STYLES, TWO, counted, encoder_of, row_of
 
 R1 = (
     "{% set ns = namespace(system='') %}"

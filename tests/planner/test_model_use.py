@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from olivebuild.planner.checks import model_use
-from tests.formats.test_model_config import NF4, RECIPE, found, make_base, only
+from tests.support.bases import NF4, RECIPE, found, make_base, only
 from tests.support.sites import Site
 
 

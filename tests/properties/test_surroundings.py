@@ -19,7 +19,7 @@ import olivebuild
 from olivebuild.core.streams import harmless, json_text
 from olivebuild.core.text import clean
 from tests.conftest import Place, rows, write_rows
-from tests.formats.test_model_config import make_base
+from tests.support.bases import make_base
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="such files can't be made there")

@@ -16,8 +16,8 @@ from olivebuild.api.job import Job
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import InputError
 from tests.conftest import Place
-from tests.data.test_readers import run
 from tests.scenarios.steps import job_in
+from tests.support.rows import run
 
 pytestmark = pytest.mark.scenario
 

@@ -18,9 +18,9 @@ from olivebuild.api.action import ActionInput
 from olivebuild.api.job import Job
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import InputError
-from tests.data.test_readers import run
 from tests.scenarios.steps import job_in
 from tests.support import tokenizers_of
+from tests.support.rows import run
 
 pytestmark = pytest.mark.scenario
 
