@@ -16,7 +16,7 @@ from olivebuild.data.readers import kind_of
 from olivebuild.formats import imported, object_urls
 from olivebuild.formats.hub_cache import SMALL
 from olivebuild.formats.not_a_model import folder_like
-from olivebuild.formats.safetensors import chosen_of, files_of_index
+from olivebuild.formats.weight_files import chosen_of, files_of_index
 from olivebuild.formats.source import Source
 from olivebuild.ml.models.remotes.downloads import Downloads
 from olivebuild.ml.models.remotes.objects import pins
