@@ -16,7 +16,7 @@ from olivebuild.recipe.importers.olive.section import Section
 from olivebuild.recipe.importers.olive.top.engine import CLIENT, FIELDS, IDLE_TOP, TOP, Engine
 from olivebuild.recipe.importers.olive.top.environment import Environment, read_environments
 from olivebuild.recipe.importers.olive.top.evaluators import map_evaluators
-from olivebuild.recipe.importers.olive.top.flows import Flows
+from olivebuild.recipe.importers.olive.top.flows import Flows, Skipped
 from olivebuild.recipe.importers.olive.top.search import map_search
 from olivebuild.recipe.importers.olive.top.systems import Systems
 from olivebuild.recipe.importers.olive.workflow import Workflow
@@ -75,32 +75,56 @@ def import_workflow(
     RecipeError for what is no JSON, or no mapping, and for a conda file that is none.
     """
     document = positions.read(file, shown)
+    generation = recognise(document, version)
+
+    def mapped(skipped: dict[Skipped, str]) -> tuple[Import, dict[Skipped, str]]:
+        ledger = Ledger(document)
+        workflow = Workflow(
+            document=document,
+            ledger=ledger,
+            draft=Draft(document),
+            generation=generation,
+            root=Section(ledger, (), _mapping(document)),
+            folder=file.absolute().parent,
+            out=out.absolute(),
+            better=better,
+        )
+        return _import(workflow, skipped, trust_index=trust_index)
+
+    done, failed = mapped({})
+    if failed:
+        # Olive ends a flow that has no model for a provider, and goes on with the others.
+        again, more = mapped(failed)
+        if not more and len(again.faults) < len(done.faults):
+            return again
+    return done
+
+
+def _mapping(document: Document) -> dict[str, object]:
+    """Return the file's mapping. Raises RecipeError where there is none."""
     if not isinstance(document.value, dict) or not document.value:
         raise RecipeError(
             "no workflow of Olive: it has to be a mapping",
-            where=Where(shown, 1),
+            where=Where(document.file, 1),
             hint='it holds "input_model" and "passes"',
         )
-    ledger = Ledger(document)
-    workflow = Workflow(
-        document=document,
-        ledger=ledger,
-        draft=Draft(document),
-        generation=recognise(document, version),
-        root=Section(ledger, (), document.value),
-        folder=file.absolute().parent,
-        out=out.absolute(),
-        better=better,
-    )
+    return document.value
+
+
+def _import(
+    workflow: Workflow, skipped: dict[Skipped, str], *, trust_index: bool
+) -> tuple[Import, dict[Skipped, str]]:
+    """Return an import, and what another one may skip."""
     environments: list[Environment] = []
+    failed: dict[Skipped, str] = {}
     if not _is_part(workflow):
-        systems = _map(workflow)
+        systems, failed = _map(workflow, skipped)
         environments = read_environments(workflow, systems, trust_index=trust_index)
-    entries = ledger.close()
+    entries = workflow.ledger.close()
     draft = workflow.draft
-    draft.heading = _heading(workflow, shown, entries)
-    return Import(
-        document=document,
+    draft.heading = _heading(workflow, workflow.document.file, entries)
+    done = Import(
+        document=workflow.document,
         generation=workflow.generation,
         entries=entries,
         recipe=draft.text(),
@@ -109,6 +133,7 @@ def import_workflow(
         executors=tuple(draft.executors),
         environments=environments,
     )
+    return done, failed
 
 
 def _is_part(workflow: Workflow) -> bool:
@@ -129,10 +154,10 @@ def _is_part(workflow: Workflow) -> bool:
     raise workflow.ledger.error((first,), fact, "is it one?")
 
 
-def _map(workflow: Workflow) -> Systems:
+def _map(workflow: Workflow, skipped: dict[Skipped, str]) -> tuple[Systems, dict[Skipped, str]]:
     """Have every section of the file mapped, and claim what belongs to none.
 
-    Return the systems.
+    Return the systems, and what another mapping may skip.
     """
     engine = Engine(workflow)
     map_search(workflow, engine)
@@ -144,7 +169,7 @@ def _map(workflow: Workflow) -> Systems:
     )
     systems = Systems(workflow, providers)
     start = model.map_model(workflow)
-    flows = Flows(workflow=workflow, engine=engine, systems=systems)
+    flows = Flows(workflow=workflow, engine=engine, systems=systems, skipped=skipped)
     flows.run(start)
     goals = list(dict.fromkeys(state.result for state in flows.results))
     workflow.draft.default = goals or [start.result]
@@ -159,7 +184,7 @@ def _map(workflow: Workflow) -> Systems:
     systems.finish(client)
     engine.finish(workflow)
     workflow.root.unknown((*TOP, *FIELDS, *IDLE_TOP))
-    return systems
+    return systems, flows.failed
 
 
 def _auto_optimizer(workflow: Workflow) -> None:

@@ -142,8 +142,11 @@ class Ledger:
                 fatal=fatal,
             )
             before = self._entries.get(leaf)
-            if before is None or (leaf == path and fate > before.fate):
+            if before is None:
                 self._entries[leaf] = entry
+            elif leaf == path and fate > before.fate:
+                kept = before.field if fate is Fate.MEANT_ELSE else ""
+                self._entries[leaf] = replace(entry, field=field or kept)
             elif leaf == path and fate is before.fate is Fate.MAPPED:
                 self._entries[leaf] = replace(before, field=_joined(before.field, field))
 

@@ -82,6 +82,22 @@ def test_each_provider_of_the_target_is_built_for(tmp_path: Path) -> None:
     assert field == "onnx.provider, onnx-2.provider"
 
 
+def test_a_flow_without_a_model_for_one_provider_is_built_for_the_others(tmp_path: Path) -> None:
+    accelerators: list[dict[str, object]] = [
+        {"execution_providers": ["CPUExecutionProvider", "CUDAExecutionProvider"], "device": "gpu"}
+    ]
+    value = flat(systems={"here": {"type": "LocalSystem", "accelerators": accelerators}})
+    value["passes"]["onnx"]["precision"] = "fp16"
+    done = imported(tmp_path, value)
+    assert not done.faults
+    assert done.default == ("onnx",)
+    assert "provider: cuda" in done.recipe
+    cpu = fates(done)["systems.here.accelerators[0].execution_providers[0]"]
+    assert (cpu.fate, "without a model for it" in cpu.text) == (Fate.MEANT_ELSE, True)
+    accelerators[:] = [{"execution_providers": ["CPUExecutionProvider"], "device": "cpu"}]
+    assert imported(tmp_path, value).faults
+
+
 def test_flows_share_what_they_have_in_common(tmp_path: Path) -> None:
     value = nested(pass_flows=[["tune", "merge", "onnx"], ["tune"], ["onnx"]])
     done = imported(tmp_path, value)

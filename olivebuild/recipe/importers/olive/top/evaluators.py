@@ -328,8 +328,8 @@ def _benchmark(
     if workflow.search:
         _choice(workflow, wanted, bench, start, results)
     else:
-        for _, paths in wanted.gates:
-            for path in paths:
+        for _, leaves in wanted.gates:
+            for path in leaves:
                 ledger.meant_else(path, "goals only steer a search, and this file searches nothing")
 
 

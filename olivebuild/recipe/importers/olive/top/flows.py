@@ -9,14 +9,17 @@ from itertools import product
 from olivebuild.core.text import did_you_mean
 from olivebuild.recipe.importers.olive.draft import Ref
 from olivebuild.recipe.importers.olive.passes import registry
+from olivebuild.recipe.importers.olive.providers import read_accelerators
 from olivebuild.recipe.importers.olive.section import Section, config_of
 from olivebuild.recipe.importers.olive.tell_tales import BESIDE_OPTIONS
 from olivebuild.recipe.importers.olive.top.engine import Engine
-from olivebuild.recipe.importers.olive.top.systems import System, Systems
+from olivebuild.recipe.importers.olive.top.systems import System, Systems, hardware_of
 from olivebuild.recipe.importers.olive.workflow import Hardware, Pass, State, Workflow
 from olivebuild.recipe.importers.positions import Path, Placeholder
 
 MOST_FLOWS = 64
+Skipped = tuple[int, str]
+"""The number of a flow, and a provider."""
 BESIDE = {
     "clean_run_cache": "what was made is never made again, by digests of all it is made from",
     "output_name": "every target has a folder in build/",
@@ -50,6 +53,10 @@ class Flows:
     entries: dict[str, list[Section]] = field(default_factory=dict)
     """The alternatives of each pass."""
     results: list[State] = field(default_factory=list)
+    skipped: dict[Skipped, str] = field(default_factory=dict)
+    """What no model comes of, as a mapping before found, and the reason."""
+    failed: dict[Skipped, str] = field(default_factory=dict)
+    """What to skip in another mapping: other providers of the flow have a model."""
     _cache: dict[tuple[object, ...], State] = field(default_factory=dict)
 
     def run(self, start: State) -> None:
@@ -60,11 +67,35 @@ class Flows:
             self.entries[name] = list(_alternatives(table, name))
         if table is not None and not table.value:
             table.ledger.no_effect(table.path, "it is empty")
+        number = 0
         for flow in self._flows():
             for chosen in self._chosen(flow):
-                for hardware in self._hardware(flow):
-                    self._run(flow, chosen, hardware, start)
+                self._run_all(number, flow, chosen, start)
+                number += 1
         self._claim_unused()
+
+    def _run_all(self, number: int, flow: Flow, chosen: tuple[Section, ...], start: State) -> None:
+        """Map one flow for each provider.
+
+        Where nothing comes of it for some of several providers, Olive goes on with the others.
+        """
+        hardware = self._hardware(flow)
+        failed: dict[Skipped, str] = {}
+        for each in hardware:
+            key = (number, each.provider)
+            if reason := self.skipped.get(key):
+                names = ", ".join(name for name, _ in flow.names)
+                for path in each.paths:
+                    does = f"Olive ends {names} without a model for it: {reason}"
+                    self.workflow.ledger.meant_else(path, does)
+                continue
+            before = {e.path for e in self.workflow.ledger.refusals() if e.fatal}
+            self._run(flow, chosen, each, start)
+            faults = [e for e in self.workflow.ledger.refusals() if e.fatal]
+            if new := [e for e in faults if e.path not in before]:
+                failed[key] = new[0].text
+        if len(failed) < len(hardware):
+            self.failed |= failed
 
     def _run(
         self, flow: Flow, chosen: tuple[Section, ...], hardware: Hardware, start: State
@@ -136,14 +167,8 @@ class Flows:
             return flow.target.hardware
         if self.systems.engine_providers is None:
             return [Hardware()]
-        from olivebuild.recipe.importers.olive.providers import read_accelerators
-
         path, value = self.systems.engine_providers
-        providers = read_accelerators(execution_providers=value).providers or ("cpu",)
-        return [
-            Hardware(provider=p, device="cpu" if p == "cpu" else "gpu", paths=(path,))
-            for p in providers
-        ]
+        return hardware_of(read_accelerators(execution_providers=value), (), path)
 
     def _chosen(self, flow: Flow) -> Iterator[tuple[Section, ...]]:
         """Yield the passes of a flow, for each choice among alternatives if there is a search."""

@@ -116,6 +116,8 @@ class System:
     path: Path
     options: Section
     reading: Reading
+    engine_path: Path = ()
+    """Of the engine's own providers, which count for it up to 0.5.0."""
     onnx: list[str] = field(default_factory=list)
     """The ONNX targets that are built for its accelerators."""
     is_target: bool = False
@@ -124,13 +126,7 @@ class System:
     @property
     def hardware(self) -> list[Hardware]:
         """Return what it has, one for each provider."""
-        paths = tuple((*self.options.path, *w.path) for w in self.reading.words if w.provider)
-        return [
-            Hardware(
-                provider=provider, device="cpu" if provider == "cpu" else "gpu", paths=paths[:1]
-            )
-            for provider in self.reading.providers or ("cpu",)
-        ]
+        return hardware_of(self.reading, self.options.path, self.engine_path)
 
 
 class Systems:
@@ -203,6 +199,7 @@ class Systems:
             path=section.path,
             options=options,
             reading=read_accelerators(accelerators, providers),
+            engine_path=self.engine_providers[0] if self.engine_providers else (),
         )
 
     def _kind(self, section: Section) -> tuple[str, bool]:
@@ -336,6 +333,25 @@ class Systems:
                 if name in client and self.workflow.ledger.unclaimed(client.at(name)):
                     client.no_effect(name, "nothing here uses a workspace")
         client.unknown((*CLIENT, *CLIENT_IDLE))
+
+
+def hardware_of(reading: Reading, system: Path, engine: Path) -> list[Hardware]:
+    """Return what accelerators and providers ask for, one for each provider.
+
+    `system` and `engine` are the paths at which the two stand in the file.
+    """
+    # What is refused stops the import; a GPU takes every precision, so it adds no second fault.
+    fallback = "cuda" if reading.refused else "cpu"
+    hardware = []
+    for provider in reading.providers or (fallback,):
+        words = [w for w in reading.words if w.provider == provider]
+        paths = tuple(
+            (*engine, *w.path[1:]) if w.path[0] == "execution_providers" else (*system, *w.path)
+            for w in words
+        )
+        device = "cpu" if provider == "cpu" else "gpu"
+        hardware.append(Hardware(provider=provider, device=device, paths=paths[:1]))
+    return hardware
 
 
 def _mapping(workflow: Workflow, path: Path) -> dict[str, object]:
