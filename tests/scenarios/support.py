@@ -354,6 +354,19 @@ through training, merge and conversion in this environment ({versions}).
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
+SOURCES = """
+## Where models come from
+
+[Sources of models](guides/model-sources.md), and what each was tested on:
+
+- Folders, `gguf:` and `pypi:` sources: real files, as in the table above.
+- MLflow folders: the layouts of mlflow's own code and of Azure's converter, made of a tiny model;
+  adapters, merges and conversions of them are those of the plain folder, with the same keys.
+- `hf:`: against a local server that speaks the hub's protocol, gated repositories too.
+- `azureml://` models and datastores: contract-tested only. A server on loopback gives the answers
+  of Azure's API as azure-ai-ml 1.35 asks for them; nothing was fetched from Azure itself.
+"""
+
 
 def page(rows: dict[str, dict[str, Any]]) -> str:
     """The table, with what was refused and why below it."""
@@ -410,7 +423,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
         default=0.0,
     )
     share = f"1 in {round(1 / off, -3):,.0f}" if off else "none"
-    return HEAD.format(versions=versions, off=share) + "".join(lines) + f"\n{told}"
+    return HEAD.format(versions=versions, off=share) + "".join(lines) + f"\n{told}" + SOURCES
 
 
 def main() -> None:
