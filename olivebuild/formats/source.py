@@ -8,6 +8,7 @@ hf:OWNER/NAME[@REV]   a repository on the Hugging Face hub, pinned to a commit i
 pypi:NAME==VERSION!F  a file inside a wheel, pinned to the wheel's sha256 in olivebuild.lock
 az://ACCOUNT/C/PATH   objects of an Azure container, also by their https: or abfss: URLs
 s3://BUCKET/KEY       objects of a bucket; of Google Cloud Storage gs:
+azureml://...         a model or a datastore's files of Azure ML (azureml_uri.py)
 https://HOST/FILE     a file of a web server, pinned to its sha256 in olivebuild.lock
 
 Of object stores a path is a file, a folder, or a pattern; entity tags and sizes are pinned.
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec import Struct
 
 from olivebuild.core.errors import InvalidValue
-from olivebuild.formats import object_urls
+from olivebuild.formats import azureml_uri, object_urls
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
@@ -151,6 +152,11 @@ def _gs(text: str, rest: str) -> Source | None:
     return Source(text, "gs", name) if name else None
 
 
+def _azureml(text: str, rest: str) -> Source | None:
+    is_model = isinstance(azureml_uri.parse(text), azureml_uri.Model)
+    return Source(text, "azureml-model" if is_model else "azureml", rest.removeprefix("//"))
+
+
 def _web(text: str, _rest: str) -> Source | None:
     try:
         if name := object_urls.azure_web(text):
@@ -167,6 +173,7 @@ def _web(text: str, _rest: str) -> Source | None:
 FOLDERS = frozenset(("model", "dataset", "adapter", "merged", "onnx"))
 """Kinds that come from files or folders as they are."""
 MODEL = frozenset(("model",))
+MODELS = FOLDERS - {"dataset"}
 ROWS = frozenset(("dataset",))
 SCHEMES = {
     "file": Scheme("FOLDER", _file, FOLDERS),
@@ -176,10 +183,12 @@ SCHEMES = {
     "az": Scheme("az://ACCOUNT/CONTAINER/PATH", _azure, FOLDERS, "object_store"),
     "s3": Scheme("s3://BUCKET/KEY", _s3, FOLDERS, "object_store"),
     "gs": Scheme("gs://BUCKET/KEY", _gs, FOLDERS, "object_store"),
+    "azureml": Scheme(azureml_uri.FORMS[2], _azureml, FOLDERS, "object_store"),
+    "azureml-model": Scheme(azureml_uri.FORMS[0], _azureml, MODELS, "object_store"),
     "https": Scheme("https://HOST/FILE", _web, ROWS, "http"),
 }
 """scheme -> what it means."""
-WRITTEN = [name for name in SCHEMES if name != "file"]
+WRITTEN = [name for name in SCHEMES if name not in ("file", "azureml-model")]
 NAMED = {
     **{name: SCHEMES[name] for name in WRITTEN},
     "abfss": Scheme(

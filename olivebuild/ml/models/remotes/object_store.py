@@ -15,10 +15,12 @@ from olivebuild.core.errors import InputError
 from olivebuild.data.readers import kind_of
 from olivebuild.formats import imported, object_urls
 from olivebuild.formats.hub_cache import SMALL
+from olivebuild.formats.mlflow.mlmodel import MLMODEL
 from olivebuild.formats.not_a_model import folder_like
 from olivebuild.formats.weight_files import chosen_of, files_of_index
 from olivebuild.formats.source import Source
 from olivebuild.ml.models.remotes.downloads import Downloads
+from olivebuild.ml.models.remotes.mlflow_files import is_mlflow, of_model, plain
 from olivebuild.ml.models.remotes.objects import pins
 from olivebuild.ml.models.remotes.objects.download import download
 from olivebuild.ml.models.remotes.objects.listing import File, files_of
@@ -31,8 +33,13 @@ CARD = "README.md"
 
 def pin(job: Job, source: Source) -> str:
     """Return the entity tags and sizes of the objects that are there now. Raises InputError."""
-    opened, path = _open(job, source)
-    return pins.text_of(_of_kind(job, source, opened, files_of(opened, path)))
+    opened, path = _open(job, source, pinned="")
+    return _pin(opened, _of_kind(job, source, opened, files_of(opened, path)))
+
+
+def _pin(opened: Opened, files: Sequence[File]) -> str:
+    """Return what fixes the files, after the version of what they belong to."""
+    return ", ".join(filter(None, (opened.identity, pins.text_of(files))))
 
 
 def look(job: Job, source: Source) -> Path:
@@ -40,6 +47,7 @@ def look(job: Job, source: Source) -> Path:
     downloads = Downloads.of(job, source, job.action.pin)
     with downloads.in_use():
         opened, files = _listed(job, source)
+        files = _plain(job, source, opened, files, downloads)
         _small(job, opened, files, downloads)
         trust = bool(job.action.fields.get("trust_remote_code"))
         imported.check(downloads.files, job.action.kind, job.where("source"), trust=trust)
@@ -56,6 +64,7 @@ def fetch(job: Job, source: Source, wanted: Wanted) -> Path:
         opened, files = _listed(job, source)
         chosen = files
         if not wanted.dataset:
+            files = _plain(job, source, opened, files, downloads)
             _small(job, opened, files, downloads)
             if wanted.look:
                 # Before hours of download.
@@ -86,9 +95,13 @@ def _is_folder(job: Job) -> bool:
     return " files, " in job.action.pin or job.action.kind != "dataset"
 
 
-def _open(job: Job, source: Source) -> tuple[Opened, str]:
+def _open(job: Job, source: Source, *, pinned: str) -> tuple[Opened, str]:
     """Return the store, and the path in it. Raises InputError."""
     try:
+        if source.scheme in ("azureml", "azureml-model"):
+            from olivebuild.ml.models.remotes.azureml import opening
+
+            return opening.opened(job, source, pinned=pinned)
         store, signed, path = _store_of(source)
     except ModuleNotFoundError as e:
         extra = EXTRAS[source.scheme]
@@ -128,7 +141,10 @@ def _store_of(source: Source) -> tuple[object, bool, str]:
 
 def _of_kind(job: Job, source: Source, opened: Opened, files: Sequence[File]) -> list[File]:
     """Return the files that a target of this kind reads. Raises InputError where there are none."""
-    if job.action.kind != "dataset":
+    if job.action.kind in ("model", "merged") and is_mlflow([file.name for file in files]):
+        names = set(of_model([file.name for file in files]))
+        chosen = [file for file in files if file.name in names]
+    elif job.action.kind != "dataset":
         chosen = [file for file in files if "/" not in file.name]
     elif len(files) == 1 or source.is_pattern:
         return list(files)
@@ -145,14 +161,14 @@ def _of_kind(job: Job, source: Source, opened: Opened, files: Sequence[File]) ->
 
 def _listed(job: Job, source: Source) -> tuple[Opened, dict[str, File]]:
     """Return name -> object as pinned. Raises InputError where they are no longer so."""
-    opened, path = _open(job, source)
     pinned = job.action.pin
+    opened, path = _open(job, source, pinned=pinned)
     if pins.version_of(pinned):
         # The version that is pinned stays, whatever came after it.
         file = pins.file_of(pinned, path)
         return opened, {file.name: file}
     files = _of_kind(job, source, opened, files_of(opened, path))
-    now = pins.text_of(files)
+    now = _pin(opened, files)
     if now != pinned:
         fact, hint = opened.changed()
         raise InputError(
@@ -165,6 +181,20 @@ def _listed(job: Job, source: Source) -> tuple[Opened, dict[str, File]]:
 
 def _short(pin: str) -> str:
     return pin if len(pin) <= 80 else pin[:77] + "..."
+
+
+def _plain(
+    job: Job, source: Source, opened: Opened, files: Mapping[str, File], downloads: Downloads
+) -> dict[str, File]:
+    """Return plain name -> object: of an MLflow model as its `MLmodel` says, else as they are."""
+    if job.action.kind not in ("model", "merged") or not is_mlflow(files):
+        return dict(files)
+
+    def bring(name: str) -> Path:
+        download(job, opened, {MLMODEL: files[name]}, downloads)
+        return downloads.files / MLMODEL
+
+    return plain(job, source.text, files, bring)
 
 
 def _small(job: Job, opened: Opened, files: Mapping[str, File], downloads: Downloads) -> None:

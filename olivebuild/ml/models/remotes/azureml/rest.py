@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -181,6 +182,9 @@ def _pipeline(cloud: clouds.Cloud, where: Where | str | None) -> Iterator[Any]:
             where=where,
             hint="pip install 'olivebuild[azure]'",
         ) from None
+
+    # What it tries and why it fails is told at length, with the names of tenants.
+    logging.getLogger("azure").setLevel(logging.CRITICAL)
 
     class Patient(RetryPolicy):  # type: ignore[type-arg,misc,unused-ignore]
         """Waits for as long as a server asks, but no longer than LONGEST_WAIT."""

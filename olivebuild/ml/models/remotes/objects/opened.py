@@ -8,7 +8,7 @@ from typing import Any
 
 from olivebuild.core.errors import InputError, Where, first_line
 
-EXTRAS = {"az": "azure", "s3": "s3", "gs": "gcs"}
+EXTRAS = {"az": "azure", "azureml": "azure", "azureml-model": "azure", "s3": "s3", "gs": "gcs"}
 """scheme -> the extra that installs what it needs."""
 LOGINS = {
     "az": "`az login`, AZURE_CLIENT_ID and its like, or AZURE_STORAGE_CONNECTION_STRING",
@@ -29,6 +29,8 @@ class Opened:
     where: Where | None
     signed: bool
     target: str = ""
+    identity: str = ""
+    """What fixes it besides its objects: the version of a model."""
 
     def error(self, error: BaseException, name: str = "") -> InputError:
         """Return what an error of the store's means for an object.
