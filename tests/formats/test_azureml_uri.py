@@ -6,6 +6,7 @@ import pytest
 
 from olivebuild.core.errors import InvalidValue
 from olivebuild.formats.azureml_uri import DatastorePath, Model, Workspace, parse
+from olivebuild.formats.source import Source
 
 WORK = "azureml://subscriptions/0-1/resourcegroups/my-rg_(x)/workspaces/my-work"
 WORKSPACE = Workspace(subscription="0-1", group="my-rg_(x)", name="my-work")
@@ -46,6 +47,18 @@ WORKSPACE = Workspace(subscription="0-1", group="my-rg_(x)", name="my-work")
 )
 def test_parse(text: str, value: Model | DatastorePath) -> None:
     assert parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("azureml://registries/r/models/m/versions/1", {"model", "merged", "adapter", "onnx"}),
+        (f"{WORK}/datastores/d/paths/p", {"model", "merged", "adapter", "onnx", "dataset"}),
+    ],
+)
+def test_kinds_that_may_come_from_it(text: str, kinds: set[str]) -> None:
+    every = ("model", "merged", "adapter", "onnx", "dataset", "benchmark")
+    assert {kind for kind in every if Source.parse(text).may_be(kind)} == kinds
 
 
 @pytest.mark.parametrize(

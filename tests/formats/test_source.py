@@ -80,6 +80,7 @@ def test_a_version_may_have_an_epoch() -> None:
         ("hf:x", True),
         ("pypi:x==1!y", True),
         ("s3://bucket/k", True),
+        ("azureml://registries/r/models/m/versions/1", True),
     ],
 )
 def test_hub_and_index_are_remote(text: str, remote: bool) -> None:
@@ -105,7 +106,8 @@ def test_hub_and_index_are_remote(text: str, remote: bool) -> None:
         ),
         (
             "ftp://example.org/x",
-            "unknown source scheme 'ftp': known are a path, gguf, hf, pypi, az, s3, gs, https",
+            "unknown source scheme 'ftp': known are a path, gguf, hf, pypi, az, s3, gs, "
+            "azureml, https",
         ),
         ("s3:x", "'s3:x' is not of the form s3://BUCKET/KEY"),
         ("s3://b/x", "'s3://b/x' is not of the form s3://BUCKET/KEY"),

@@ -292,7 +292,8 @@ TARGET_FAULTS = [
     (
         "  b: {kind: dataset, source: 'ftp:x', text: t}",
         22,
-        "b.source: unknown source scheme 'ftp': known are a path, gguf, hf, pypi, az, s3, gs, https",
+        "b.source: unknown source scheme 'ftp': known are a path, gguf, hf, pypi, az, s3, gs, "
+        "azureml, https",
         SCHEMA,
     ),
     (
@@ -365,7 +366,7 @@ def test_an_item_of_a_list_is_what_is_wrong_not_the_other_form_of_the_field(tmp_
     error = fault(tmp_path, ONE + "  b: {kind: dataset, source: [x, 'ftp:y'], text: t}\n")
     assert (str(error.where), error.fact.partition(": ")[2]) == (
         f"{FILE_NAME}:3:34",
-        "unknown source scheme 'ftp': known are a path, gguf, hf, pypi, az, s3, gs, https",
+        "unknown source scheme 'ftp': known are a path, gguf, hf, pypi, az, s3, gs, azureml, https",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Place
+from tests.conftest import Place, rows, write_rows
 from tests.support.azureml_server import (
     ACCOUNT,
     CONTAINER,
@@ -171,6 +171,24 @@ def test_a_model_that_changed_under_its_version(place: Place, azure: Azure) -> N
     done = place.build()
     assert done.code == 1
     assert "it is not what olivebuild.lock pins" in done.err
+
+
+@pytest.mark.parametrize("path", ["rows/tone.jsonl", "rows", "rows/*.jsonl"])
+def test_rows_of_a_datastore(place: Place, azure: Azure, path: str) -> None:
+    signed_in(place, azure)
+    write_rows(azure.folder / "rows/tone.jsonl", rows())
+    source = IN_WORK.replace("/models/phi", f"/datastores/store/paths/{path}")
+    fields = f'source: "{source}", prompt: "{{phrase}}", completion: "{{tone}}"'
+    place.recipe.write_text(f"targets:\n  tone: {{kind: dataset, {fields}}}\n")
+    done = place.build()
+    assert done.ran == ["tone"], done.err
+    report = json.loads(place.built("tone", "report.json"))
+    assert len(rows()) == 32
+    assert "32" in json.dumps(report)
+    check_no_secret(place, done.out, done.err)
+    azure.asked.clear()
+    assert place.build().ran == []
+    assert azure.asked == []
 
 
 def test_a_form_that_is_none_is_told_with_its_line(place: Place) -> None:
