@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from olivebuild.core.errors import RecipeError
+from olivebuild.core.errors import InputError, RecipeError
 
 if TYPE_CHECKING:
+    from olivebuild.core.errors import Problem
     from olivebuild.planner.plan import Plan
     from olivebuild.planner.project import Project
     from olivebuild.recipe.graph import Graph
@@ -51,6 +53,9 @@ def build_subject(project: Project, target: str) -> Subject:
 
     Raises RecipeError for a target that is no model, and the error of a step that fails.
     """
+    from olivebuild.formats import onnx_folder
+    from olivebuild.planner.checks import providers
+
     graph = project.graph
     graph.one(target)
     kind, fields = graph.targets[target].kind, graph.recipe.targets[target].fields
@@ -75,8 +80,12 @@ def build_subject(project: Project, target: str) -> Subject:
                 f"the base of {target} is not known", where=graph.recipe.where(target), hint=hint
             )
         base = model.target
+    _check_provider(graph, target, providers.problem_of(graph.nodes[target], graph.recipe.folder))
     plan = _build(project, list(dict.fromkeys([base, target])))
     folders = [str(plan.states[name].folder) for name in (base, target)]
+    # A choice, or a folder that came from elsewhere, tells only now.
+    names = onnx_folder.providers_in(Path(folders[1]))
+    _check_provider(graph, target, providers.problem_with(target, names))
     digests = tuple((plan.states[name].outputs or {}).get("", "") for name in (base, target))
     return Subject(
         target,
@@ -87,6 +96,14 @@ def build_subject(project: Project, target: str) -> Subject:
         project.planner.dating.date_of(target, plan.lookups),
         graph.trusts_remote_code(graph.nodes[target]),
     )
+
+
+def _check_provider(graph: Graph, target: str, problem: Problem | None) -> None:
+    """Raise InputError for a model that can't run here."""
+    if problem:
+        field = ("provider",) if graph.targets[target].kind == "onnx" else ()
+        where = graph.recipe.where(target, field)
+        raise InputError(problem.fact, where=where, hint=problem.hint)
 
 
 def _build(project: Project, goals: list[str]) -> Plan:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from olivebuild.core import host
 from olivebuild.core.errors import Problem
@@ -132,8 +132,9 @@ def _files_in(folder: str) -> Iterator[tuple[str, str]]:
         if not name.lower().replace("_", "-").startswith((prefix, "ort-nightly")):
             continue
         for file in distribution.files or ():
-            if PurePath(file).parts[:1] == (folder,) and file.suffix != ".pyc":
-                yield name, str(file)
+            if file.parts[:1] == (folder,) and file.suffix != ".pyc":
+                # The same name in two folders of packages is no overlap: the first one is imported.
+                yield name, str(distribution.locate_file(file))
 
 
 def _extra_of(packages: tuple[str, ...]) -> str:

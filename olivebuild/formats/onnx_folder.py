@@ -344,3 +344,33 @@ def _is_number(value: object) -> bool:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def providers_in(folder: Path) -> list[str]:
+    """Return the providers that a folder names, in small letters; none for a processor.
+
+    A file that can't be read names none: loading it will tell.
+    """
+    try:
+        parts = list(_parts_of_model(read_json(folder / CONFIG)["model"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return []
+    return list(dict.fromkeys(name for part in parts for name in _provider_names(part)))
+
+
+def _parts_of_model(model: dict[str, object]) -> Iterator[dict[str, object]]:
+    """Yield decoder, embedding and the other parts of a model, and the stages of a pipeline."""
+    for part in model.values():
+        if not isinstance(part, dict):
+            continue
+        yield part
+        for stages in part.get("pipeline") or ():
+            yield from (stage for stage in stages.values() if isinstance(stage, dict))
+
+
+def _provider_names(part: dict[str, object]) -> Iterator[str]:
+    options = part.get("session_options")
+    listed = options.get("provider_options") if isinstance(options, dict) else None
+    for entry in listed if isinstance(listed, list) else ():
+        if isinstance(entry, dict):
+            yield from (str(name).lower() for name in entry)

@@ -5,6 +5,7 @@ lines that were cut.
 from __future__ import annotations
 
 import io
+import platform
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,23 @@ def test_a_line_that_is_no_text_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(InputError, match="not UTF-8 text") as caught:
         converse(None, None, with_form=False)  # type: ignore[arg-type]
     assert str(caught.value.where) == "standard input"
+
+
+@pytest.mark.skipif(platform.system() == "Windows", reason="has DirectML")
+@pytest.mark.parametrize("verb", ["chat", "predict"])
+def test_a_model_that_cannot_run_here_is_told_before_it_is_built(place: Place, verb: str) -> None:
+    place.recipe.write_text(
+        "targets:\n"
+        '  base: {kind: model, source: "hf:not/asked"}\n'
+        "  there:\n"
+        "    kind: onnx\n"
+        "    model: base\n"
+        "    provider: dml\n"
+    )
+    (place.folder / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    rows = ["--in", "rows.jsonl"] if verb == "predict" else []
+    done = place.run(verb, "there", *rows)
+    assert done.code == 1
+    assert "olivebuild.yaml:6:5: error: there is built for dml: DirectML" in done.err
+    assert "hint: " in done.err
+    assert done.out == ""

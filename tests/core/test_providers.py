@@ -63,6 +63,15 @@ def test_packages_with_folders_of_their_own_are_no_overlap(site: Path) -> None:
     assert overlaps() == []
 
 
+def test_packages_in_two_folders_are_no_overlap(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package, name in (("onnxruntime", "one"), ("onnxruntime-gpu", "two")):
+        install(site / name, package, "onnxruntime/__init__.py")
+    monkeypatch.setattr(sys, "path", [str(site / "one"), str(site / "two")])
+    assert overlaps() == []
+
+
 def test_cuda_takes_two_libraries_and_a_gpu(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fact() -> str:
         problem = reason_against("cuda")

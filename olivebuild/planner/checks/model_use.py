@@ -31,6 +31,9 @@ from olivebuild.steps._sequences import DEFAULT_LENGTH, JOINED
 IN_4_BITS = ("qlora", "loftq")
 """Methods of training that quantise the base."""
 
+OLDEST_BUILDER = (0, 18)
+"""The onnxruntime-genai whose model builder is called; those for DirectML are older."""
+
 
 def findings(
     model: ModelFolder, node: Node, name: str, chats: Sequence[str] = (), *, trusts: bool
@@ -187,7 +190,15 @@ def _check_conversion(model: ModelFolder, node: Node, method: str) -> Iterator[M
     """Yield the fault for which the model builder of onnxruntime-genai can't convert the model."""
     architecture, version = architecture_of(model.config), installed("onnxruntime-genai")
     architectures, methods = architectures_of_builder(), methods_of_builder()
-    if architectures and architecture not in architectures:
+    if version and _is_older(version, OLDEST_BUILDER):
+        oldest = ".".join(map(str, OLDEST_BUILDER))
+        fact = (
+            f"the model builder of onnxruntime-genai {version} is too old: {oldest} is the oldest"
+        )
+        yield ModelFinding(
+            fact, "convert it where olivebuild[build] or olivebuild[cuda] is installed"
+        )
+    elif architectures and architecture not in architectures:
         fact = f"the model builder (onnxruntime-genai {version}) does not know {architecture}"
         hint = (
             "a merge of it can be built and used with transformers; a later onnxruntime-genai may "
@@ -203,3 +214,9 @@ def _check_conversion(model: ModelFolder, node: Node, method: str) -> Iterator[M
         )
         hint = f"name the full-precision model; it reads {', '.join(sorted(methods))}"
         yield ModelFinding(fact, hint)
+
+
+def _is_older(version: str, oldest: tuple[int, int]) -> bool:
+    """Return whether a version such as 0.13.2 is below another."""
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
+    return tuple(numbers) < oldest
