@@ -8,7 +8,7 @@ hf:OWNER/NAME[@REV]   a repository on the Hugging Face hub, pinned to a commit i
 pypi:NAME==VERSION!F  a file inside a wheel, pinned to the wheel's sha256 in olivebuild.lock
 az://ACCOUNT/C/PATH   objects of an Azure container, also by their https: or abfss: URLs
 s3://BUCKET/KEY       objects of a bucket; of Google Cloud Storage gs:
-azureml://...         a model or a datastore's files of Azure ML (azureml_uri.py)
+azureml://...         a model or a datastore's files of Azure ML (urls/azureml_uri.py)
 https://HOST/FILE     a file of a web server, pinned to its sha256 in olivebuild.lock
 
 Of object stores a path is a file, a folder, or a pattern; entity tags and sizes are pinned.
@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec import Struct
 
 from olivebuild.core.errors import InvalidValue
-from olivebuild.formats import azureml_uri, object_urls
+from olivebuild.formats import object_urls
+from olivebuild.formats.urls import azureml_uri
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from olivebuild.core.errors import InputError
-from olivebuild.formats import azureml_uri
-from olivebuild.formats.azureml_uri import Model, Workspace
+from olivebuild.formats.urls import azureml_uri
+from olivebuild.formats.urls.azureml_uri import Model, Workspace
 from olivebuild.ml.models.remotes.azureml import assets, places, rest
 from olivebuild.ml.models.remotes.azureml.places import Place
 from olivebuild.ml.models.remotes.azureml.rest import Client

@@ -17,8 +17,8 @@ from olivebuild.formats import imported, object_urls
 from olivebuild.formats.hub_cache import SMALL
 from olivebuild.formats.mlflow.mlmodel import MLMODEL
 from olivebuild.formats.not_a_model import folder_like
-from olivebuild.formats.weight_files import chosen_of, files_of_index
 from olivebuild.formats.source import Source
+from olivebuild.formats.weight_files import chosen_of, files_of_index
 from olivebuild.ml.models.remotes.downloads import Downloads
 from olivebuild.ml.models.remotes.mlflow_files import is_mlflow, of_model, plain
 from olivebuild.ml.models.remotes.objects import pins

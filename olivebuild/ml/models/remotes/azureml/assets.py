@@ -14,8 +14,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from olivebuild.core.errors import InputError, InvalidValue
-from olivebuild.formats import azureml_uri
-from olivebuild.formats.azureml_uri import DatastorePath, Model, Workspace
+from olivebuild.formats.urls import azureml_uri
+from olivebuild.formats.urls.azureml_uri import DatastorePath, Model, Workspace
 from olivebuild.ml.models.remotes.azureml import places
 from olivebuild.ml.models.remotes.azureml.places import MANAGEMENT_VERSION, PROVIDER, Place
 from olivebuild.ml.models.remotes.azureml.rest import Client

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from olivebuild.api.job import Job
-from olivebuild.formats import azureml_uri
 from olivebuild.formats.source import Source
+from olivebuild.formats.urls import azureml_uri
 from olivebuild.ml.models.remotes.azureml import assets, places
 from olivebuild.ml.models.remotes.azureml.places import Place, Principal
 from olivebuild.ml.models.remotes.azureml.rest import Client

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from olivebuild.core.errors import InputError
-from olivebuild.formats.azureml_uri import Workspace
+from olivebuild.formats.urls.azureml_uri import Workspace
 from olivebuild.ml.models.remotes.azureml.clouds import LOOPBACK
 from olivebuild.ml.models.remotes.azureml.rest import Client
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from olivebuild.core.errors import InvalidValue
-from olivebuild.formats.azureml_uri import DatastorePath, Model, Workspace, parse
 from olivebuild.formats.source import Source
+from olivebuild.formats.urls.azureml_uri import DatastorePath, Model, Workspace, parse
 
 WORK = "azureml://subscriptions/0-1/resourcegroups/my-rg_(x)/workspaces/my-work"
 WORKSPACE = Workspace(subscription="0-1", group="my-rg_(x)", name="my-work")

@@ -1,0 +1,1 @@
+"""URLs by which sources that lie elsewhere are named."""
