@@ -163,13 +163,15 @@ def _json(text: Text, say: Say) -> Iterator[Read]:
     try:
         value = loads(content)
     except json.JSONDecodeError as e:
-        told = (
-            "one JSON object a line needs the ending .jsonl"
-            if e.msg == "Extra data"
-            else "is the file whole?"
-        )
+        if e.msg == "Extra data" and _is_object_alone(content):
+            # The `json` loader of `datasets` reads such a file, too.
+            say(f"{shown}: one JSON object a line, so it is read as .jsonl")
+            yield from _jsonl(text, say)
+            return
         raise InputError(
-            f"not valid JSON: {e.msg}", where=Where(shown, e.lineno, e.colno), hint=told
+            f"not valid JSON: {e.msg}",
+            where=Where(shown, e.lineno, e.colno),
+            hint="is the file whole?",
         ) from None
     except (ValueError, RecursionError) as e:
         raise InputError(f"not valid JSON: {e}", where=shown, hint=hint) from None
@@ -180,6 +182,15 @@ def _json(text: Text, say: Say) -> Iterator[Read]:
     for i, item in enumerate(value):
         where = Where(f"{shown}[{i}]")
         yield Read(_object(item, where), where)
+
+
+def _is_object_alone(content: str) -> bool:
+    """Return whether the first line with text holds one JSON object."""
+    first = next((line for line in content.splitlines() if line.strip()), "")
+    try:
+        return isinstance(loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _list_in(value: dict[str, Any], shown: str, say: Say) -> object:

@@ -90,6 +90,7 @@ def render(
             [({"a": 1}, "a.json[0]"), ({"b": None}, "a.json[1]")],
         ),
         ("a.json", '{"version": 1, "rows": [{"a": 1}]}', [({"a": 1}, "a.json[0]")]),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', [({"a": 1}, "a.json:1"), ({"a": 2}, "a.json:2")]),
         ("a.json", "[]", []),
         ("a.csv", "a,b c\n1,2\n", [({"a": "1", "b c": "2"}, "a.csv:2")]),
         (
@@ -168,10 +169,17 @@ FORMATS = (
         ),
         (
             "a.json",
-            '{"a": 1}\n{"a": 2}\n',
+            '{"a": 1}\n{"a" 2}\n',
+            "a.json:2:6",
+            "not valid JSON: Expecting ':' delimiter",
+            ONE_A_LINE,
+        ),
+        (
+            "a.json",
+            '[{"a": 1}]\n[{"a": 2}]\n',
             "a.json:2:1",
             "not valid JSON: Extra data",
-            "one JSON object a line needs the ending .jsonl",
+            "is the file whole?",
         ),
         (
             "a.json",
