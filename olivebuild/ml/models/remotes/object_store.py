@@ -34,12 +34,12 @@ CARD = "README.md"
 def pin(job: Job, source: Source) -> str:
     """Return the entity tags and sizes of the objects that are there now. Raises InputError."""
     opened, path = _open(job, source, pinned="")
-    return _pin(opened, _of_kind(job, source, opened, files_of(opened, path)))
+    return _pin(opened, _of_kind(job, opened, files_of(opened, path), path), path)
 
 
-def _pin(opened: Opened, files: Sequence[File]) -> str:
+def _pin(opened: Opened, files: Sequence[File], path: str) -> str:
     """Return what fixes the files, after the version of what they belong to."""
-    return ", ".join(filter(None, (opened.identity, pins.text_of(files))))
+    return ", ".join(filter(None, (opened.identity, pins.text_of(files, path))))
 
 
 def look(job: Job, source: Source) -> Path:
@@ -86,8 +86,10 @@ def _complete(job: Job, downloads: Downloads) -> Path | None:
     sizes = downloads.finished()
     if not sizes or downloads.lacking(sizes, job):
         return None
-    (first, *others) = sizes
-    return downloads.files if others or "/" in first or _is_folder(job) else downloads.files / first
+    if _is_folder(job):
+        return downloads.files
+    (name,) = sizes
+    return downloads.files / name
 
 
 def _is_folder(job: Job) -> bool:
@@ -139,20 +141,20 @@ def _store_of(source: Source) -> tuple[object, bool, str]:
     return store, signed, path
 
 
-def _of_kind(job: Job, source: Source, opened: Opened, files: Sequence[File]) -> list[File]:
+def _of_kind(job: Job, opened: Opened, files: Sequence[File], path: str) -> list[File]:
     """Return the files that a target of this kind reads. Raises InputError where there are none."""
     if job.action.kind in ("model", "merged") and is_mlflow([file.name for file in files]):
         names = set(of_model([file.name for file in files]))
         chosen = [file for file in files if file.name in names]
     elif job.action.kind != "dataset":
         chosen = [file for file in files if "/" not in file.name]
-    elif len(files) == 1 or source.is_pattern:
+    elif files[0].path == path or any(c in path for c in object_urls.WILD):
         return list(files)
     else:
         chosen = [f for f in files if kind_of(Path(f.name)) or f.name == CARD]
     if not chosen:
         raise InputError(
-            f"{source.text}: none of its {len(files)} files is of a {job.action.kind}",
+            f"{opened.text}: none of its {len(files)} files is of a {job.action.kind}",
             where=opened.where,
             hint=f"the first is {files[0].name}",
         )
@@ -167,8 +169,8 @@ def _listed(job: Job, source: Source) -> tuple[Opened, dict[str, File]]:
         # The version that is pinned stays, whatever came after it.
         file = pins.file_of(pinned, path)
         return opened, {file.name: file}
-    files = _of_kind(job, source, opened, files_of(opened, path))
-    now = _pin(opened, files)
+    files = _of_kind(job, opened, files_of(opened, path), path)
+    now = _pin(opened, files, path)
     if now != pinned:
         fact, hint = opened.changed()
         raise InputError(

@@ -49,7 +49,9 @@ def open_container(
         account_key, sas = found.get("AccountKey", ""), found.get("SharedAccessSignature", "")
     if not (account_key or sas):
         provider = _provider(credential)
-    config: dict[str, Any] = {"account_name": account, "endpoint": endpoint.rstrip("/")}
+    # The Blob endpoint reads what was written through the other one.
+    endpoint = endpoint.rstrip("/").replace(".dfs.", ".blob.", 1)
+    config: dict[str, Any] = {"account_name": account, "endpoint": endpoint}
     if account_key:
         config["account_key"] = account_key
     elif sas:

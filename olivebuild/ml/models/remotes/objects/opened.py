@@ -41,11 +41,11 @@ class Opened:
         return InputError(f"{name or self.text}: {fact}", where=self.where, hint=hint)
 
     def _meaning(self, error: BaseException) -> tuple[str, str]:
-        kind = type(error).__name__
-        if kind == "NotFoundError":
+        kind, status = type(error).__name__, _status(error)
+        if kind == "NotFoundError" or status == 404:
             container = CONTAINERS[self.scheme]
             return "it does not exist", f"are the {container} and the path right?"
-        if kind in ("PermissionDeniedError", "UnauthenticatedError") or _is_refused(error):
+        if kind in ("PermissionDeniedError", "UnauthenticatedError") or status in (401, 403):
             if self.signed:
                 return (
                     "access is denied to the credentials that were found",
@@ -64,9 +64,10 @@ class Opened:
         )
 
 
-def _is_refused(error: BaseException) -> bool:
-    """Return whether the store's service took no notice of who asks."""
-    return bool(re.search(r"\b(?:401|403)\b", str(error)[:600]))
+def _status(error: BaseException) -> int:
+    """Return the status in the text of an error, 0 where there is none."""
+    match = re.search(r"\b(4\d\d|5\d\d) [A-Z]", str(error).partition("Debug source")[0])
+    return int(match[1]) if match else 0
 
 
 def shown(error: BaseException) -> str:
@@ -78,6 +79,7 @@ def shown(error: BaseException) -> str:
     if status := re.search(r"\b([45]\d\d) ([A-Z][A-Za-z ]{2,40})\b", text):
         return f"the server answers {status[1]} {status[2].strip()}"
     for words, fact in (
+        ("kind: Timeout", "it takes too long"),
         ("timed out", "it takes too long"),
         ("onnection refused", "nobody answers there"),
         ("dns", "there is no such host"),

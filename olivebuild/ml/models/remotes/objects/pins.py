@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from olivebuild.ml.models.remotes.objects.listing import File
 
 
-def text_of(files: Sequence[File]) -> str:
-    """Return the pin of what a source stands for now."""
-    if len(files) == 1 and "/" not in files[0].name:
+def text_of(files: Sequence[File], path: str) -> str:
+    """Return the pin of what `path` stands for now."""
+    if [file.path for file in files] == [path]:
         size, etag, version = files[0][2:]
         return f"size {size}, etag {etag}" + (f", version {version}" if version else "")
     listing = json.dumps([[f.name, f.size, f.etag] for f in files], ensure_ascii=True)
