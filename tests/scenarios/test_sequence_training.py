@@ -162,3 +162,8 @@ def test_a_build_says_what_it_trains_on(blocks: Place) -> None:
     done = blocks.build("adapter")
     assert done.code != 0
     assert "tokens of 4 rows give no block of 512" in done.err
+    # Blocks that the model can't take are told by a plan.
+    blocks.edit("max_length: 512", "max_length: 1024")
+    done = blocks.run("plan", "adapter")
+    assert done.code != 0
+    assert "sequences of 1024 tokens are more than the 512 that the model takes" in done.err
