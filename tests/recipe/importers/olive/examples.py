@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def nested(**more: Any) -> dict[str, Any]:
                 },
             }
         },
-        "data_configs": [ROWS],
+        "data_configs": [copy.deepcopy(ROWS)],
         "passes": {
             "tune": {
                 "type": "LoRA",
