@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from olivebuild.data.conversation import conversation, conversation_of
-from tests.data.test_rows import render
+from tests.support.rendering import render
 from tests.support.rows import run
 
 CALL = {

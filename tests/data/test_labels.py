@@ -14,7 +14,7 @@ import pytest
 
 from olivebuild.data.readers import read_file
 from olivebuild.ml.kinds.dataset import look_alikes
-from tests.data.test_rows import render
+from tests.support.rendering import render
 from tests.support.rows import ASKED, labels, plain, read, run
 
 NOON = datetime.datetime(2024, 5, 1, 12, 0, 30)

@@ -8,7 +8,7 @@ import pytest
 
 from olivebuild.core.errors import InputError
 from olivebuild.data.templates import columns_in, fill
-from tests.data.test_rows import render
+from tests.support.rendering import render
 
 
 @pytest.mark.parametrize(

@@ -14,31 +14,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.family_weights import (
+    TURN,
+    VOCABULARY,
+    dump,
+    in_4_bits,
+    make_weights,
+    save_gptq,
+    save_plain,
+    write_tokenizer,
+)
+
 WINDOW, ORIGINAL = 48, 72
 """Where windows end, and where the original context does, in these models."""
-SPECIAL = (
-    "<unk>",
-    "<s>",
-    "<|endoftext|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|system|>",
-    "<|end|>",
-    "<pad>",
-)
-VOCABULARY = 320
-TURN = "{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}"
+
+
 TEMPLATE = (
     "{% for m in messages %}"
     + TURN
     + "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-TEXTS = (
-    "a letter from the old dog",
-    "our garden by the river",
-    "my phone is on the train today",
-    "glad about joy, afraid of fear, amazed by surprise",
-)
+
+
 COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -94,24 +91,36 @@ LLAMA3 = {
     "original_max_position_embeddings": ORIGINAL,
     "rope_type": "llama3",
 }
+
+
 RMS = {"rms_norm_eps": 1e-05, "rope_theta": 10000.0}
+
+
 QWEN = {
     "rms_norm_eps": 1e-06,
     "rope_theta": 1000000.0,
     "use_sliding_window": False,
     "max_window_layers": 2,
 }
+
+
 PHI3 = RMS | {
     "embd_pdrop": 0.0,
     "resid_pdrop": 0.0,
     "original_max_position_embeddings": ORIGINAL,
     "attention_bias": False,
 }
+
+
 REMOTE_PHI = {
     "AutoConfig": "configuration_phi3.Phi3Config",
     "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
 }
+
+
 LLAMA = ("LlamaForCausalLM", "llama")
+
+
 GRANITE4 = RMS | {
     "attention_bias": False, "attention_multiplier": 0.0625, "embedding_multiplier": 12,
     "logits_scaling": 3, "residual_multiplier": 0.22,
@@ -124,6 +133,7 @@ GRANITE4 = RMS | {
     "mamba_n_heads": 8, "mamba_proj_bias": False, "router_aux_loss_coef": 0.01,
     "rope_scaling": None, "tie_word_embeddings": True,
 }  # fmt: skip
+
 
 FAMILIES: dict[str, Family] = {
     "Phi-3-mini": Family(
@@ -342,8 +352,8 @@ def write(
     folder.mkdir(parents=True)
     settings = json.loads(json.dumps(family.settings() | {"torch_dtype": dtype} | changes))
     ends = settings["eos_token_id"]
-    _dump(folder / "config.json", settings)
-    _dump(
+    dump(folder / "config.json", settings)
+    dump(
         folder / "generation_config.json",
         {"bos_token_id": 1, "eos_token_id": ends, "pad_token_id": 7},
     )
@@ -351,7 +361,7 @@ def write(
     if family.stored == "remote":
         for file in ("configuration_internlm2.py", "modeling_internlm2.py"):
             (folder / file).write_text("raise SystemExit('remote code ran')\n", "utf-8")
-        _save_plain(
+        save_plain(
             folder,
             {"model.tok_embeddings.weight": (VOCABULARY, 64), "output.weight": (VOCABULARY, 64)},
         )
@@ -362,166 +372,18 @@ def write(
     if family.stored == "bnb":
         if dtype == "float32":
             settings["quantization_config"] |= {"bnb_4bit_compute_dtype": dtype}
-        made = _in_4_bits(made, settings["quantization_config"])
+        made = in_4_bits(made, settings["quantization_config"])
     if family.stored == "gptq":
-        _save_gptq(folder, made)
+        save_gptq(folder, made)
     else:
         (made if family.stored else made.to(getattr(torch, dtype))).save_pretrained(folder)
     # As it was published, not as this transformers writes it.
-    _dump(folder / "config.json", settings)
-    _dump(
+    dump(folder / "config.json", settings)
+    dump(
         folder / "generation_config.json",
         {"bos_token_id": 1, "eos_token_id": ends, "pad_token_id": 7},
     )
     return folder
-
-
-def _in_4_bits(model: Any, how: dict[str, Any]) -> Any:
-    """As bitsandbytes stores it."""
-    import tempfile
-
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    wanted = BitsAndBytesConfig(
-        **{
-            name: value
-            for name, value in how.items()
-            if not name.startswith("_") and name != "quant_method"
-        }
-    )
-    with tempfile.TemporaryDirectory() as plain:
-        model.save_pretrained(plain)
-        return AutoModelForCausalLM.from_pretrained(
-            plain, quantization_config=wanted, dtype=torch.float32, device_map={"": "cpu"}
-        )
-
-
-def make_weights(folder: Path, settings: dict[str, Any], seed: int) -> Any:
-    """A model of the folder's configuration with random weights, in float32: so large that what
-    attends to what matters, norms and biases too.
-    """
-    import tempfile
-
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with tempfile.TemporaryDirectory() as plain:
-        _dump(
-            Path(plain, "config.json"),
-            {k: v for k, v in settings.items() if k not in ("quantization_config", "auto_map")},
-        )
-        config = AutoConfig.from_pretrained(plain)
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if any(part in name for part in ("mamba.A_log", "mamba.D", "mamba.dt_bias")):
-                continue
-            if weight.ndim == 1:
-                weight.add_(torch.randn_like(weight) * 0.1)
-                if settings["model_type"] == "olmo2" and "post_" in name:
-                    # What these norms let through is added to what goes past the layer.
-                    weight.mul_(0.3)
-            elif "embed_tokens" in name:
-                # The greater they are, the less do layers put their rounding in the place of what
-                # they are given.
-                weight.normal_()
-            elif name.endswith(("conv.conv.weight", "conv1d.weight")):
-                weight.normal_(0, 0.5)
-            else:
-                weight.normal_(0, (1.5 if "lm_head" in name else 0.4) * 64**-0.5)
-    model.tie_weights()
-    return model.eval()
-
-
-def write_tokenizer(folder: Path, template: str, *, bos: bool) -> None:
-    from tokenizers import (
-        AddedToken,
-        Tokenizer,
-        decoders,
-        models,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
-
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer, tokenizer.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
-    special = [AddedToken(text, special=True, normalized=False) for text in SPECIAL]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=special,
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
-        )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {
-        "unk_token": "<unk>",
-        "bos_token": "<s>",
-        "eos_token": "<|endoftext|>",
-        "pad_token": "<pad>",
-        "add_bos_token": bos,
-    }
-    _dump(
-        folder / "tokenizer_config.json",
-        names
-        | {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": 2048,
-            "chat_template": template,
-        },
-    )
-
-
-def _save_plain(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    save_file(
-        {name: torch.randn(shape).bfloat16() for name, shape in shapes.items()},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-
-
-def _save_gptq(folder: Path, model: Any) -> None:
-    """As AutoGPTQ stores linear layers: random values under its names, which is enough to be told
-    apart by.
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Any] = {}
-    for name, weight in model.state_dict().items():
-        if weight.ndim != 2 or "proj" not in name:
-            tensors[name] = weight.half()
-            continue
-        rows, columns = weight.shape
-        stem = name.removesuffix(".weight")
-        tensors[f"{stem}.qweight"] = torch.randint(
-            -(2**31), 2**31 - 1, (columns // 8, rows), dtype=torch.int32
-        )
-        tensors[f"{stem}.qzeros"] = torch.full(
-            (columns // 32, rows // 8), 0x77777777, dtype=torch.int32
-        )
-        tensors[f"{stem}.scales"] = torch.rand(columns // 32, rows).half() * 0.02
-        tensors[f"{stem}.g_idx"] = torch.arange(columns, dtype=torch.int32) // 32
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _dump(file: Path, data: dict[str, Any]) -> None:
-    file.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from olivebuild.api.action import Action
 from olivebuild.api.job import Job
 from olivebuild.data.readers import read_file
 from olivebuild.ml.kinds import dataset as dataset_kind
-from tests.data.test_rows import render
+from tests.support.rendering import render
 
 
 def read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
