@@ -29,8 +29,10 @@ FORMS = (
 )
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _MODEL = (
-    rf"models/(?P<model>{_NAME})(?:/versions/(?P<version>[\w.-]+)|(?:/labels/|@)(?P<label>\w+))"
+    rf"models/(?P<model>{_NAME}(?:/{_NAME})*)"
+    r"(?:/versions/(?P<version>[\w.-]+)|(?:/labels/|@)(?P<label>\w+))"
 )
+"""A name may have parts: Olive's documents name a model microsoft/Phi-3-mini-4k-instruct."""
 _PLACE = (
     rf"subscriptions/(?P<subscription>{_NAME})/resource[gG]roups/(?P<group>[\w.()-]+)"
     rf"/workspaces/(?P<workspace>{_NAME})"

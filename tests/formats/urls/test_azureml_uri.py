@@ -28,6 +28,10 @@ WORKSPACE = Workspace(subscription="0-1", group="my-rg_(x)", name="my-work")
             Model(registry="azureml", name="phi", label="latest"),
         ),
         (
+            "azureml://registries/house/models/acme/tiny-4k-instruct/versions/11",
+            Model(registry="house", name="acme/tiny-4k-instruct", version="11"),
+        ),
+        (
             f"{WORK}/models/tone/versions/v1.2",
             Model(workspace=WORKSPACE, name="tone", version="v1.2"),
         ),

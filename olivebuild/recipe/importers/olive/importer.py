@@ -19,6 +19,7 @@ from olivebuild.recipe.importers.olive.top.evaluators import map_evaluators
 from olivebuild.recipe.importers.olive.top.flows import Flows, Skipped
 from olivebuild.recipe.importers.olive.top.search import map_search
 from olivebuild.recipe.importers.olive.top.systems import Systems
+from olivebuild.recipe.importers.olive.verify import check_values
 from olivebuild.recipe.importers.olive.workflow import Workflow
 from olivebuild.recipe.importers.positions import Document
 
@@ -183,6 +184,7 @@ def _map(workflow: Workflow, skipped: dict[Skipped, str]) -> tuple[Systems, dict
         client = holder.section(CLIENT)
     systems.finish(client)
     engine.finish(workflow)
+    check_values(workflow)
     workflow.root.unknown((*TOP, *FIELDS, *IDLE_TOP))
     return systems, flows.failed
 

@@ -32,7 +32,5 @@ def test_a_value_that_no_target_takes_is_refused(options: dict[str, Any], path: 
     model = {"type": "HfModel", "model_path": "acme/tiny"}
     result = mapped({"input_model": model, "data_configs": DATA, "passes": {"lora": lora}}, "0.9.0")
     ledger = result.workflow.ledger
-    # A word that lands with the methods of adapters.
-    result.workflow.draft.targets["lora"].drop("modules")
     check_values(result.workflow)
     assert [shown(e.path) for e in ledger.refusals()] == [f"passes.lora.{path}"]
