@@ -20,6 +20,10 @@ WORKSPACE = Workspace(subscription="0-1", group="my-rg_(x)", name="my-work")
             Model(registry="azureml", name="Phi-3-mini-4k-instruct", version="11"),
         ),
         (
+            "azureml://registries/r/models/microsoft/Phi-3-mini-4k-instruct/versions/11",
+            Model(registry="r", name="microsoft/Phi-3-mini-4k-instruct", version="11"),
+        ),
+        (
             "azureml://registries/azureml-meta/models/Llama-2-7b/labels/latest",
             Model(registry="azureml-meta", name="Llama-2-7b", label="latest"),
         ),
