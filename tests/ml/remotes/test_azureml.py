@@ -100,7 +100,11 @@ def test_a_label_is_the_version_that_was_made_last(
         (
             {"credentialsType": "ServicePrincipal", "tenantId": "t", "clientId": "c"},
             {"secretsType": "ServicePrincipal", "clientSecret": KEY},
-            {"principal": places.Principal(tenant="t", client="c", secret=KEY)},
+            {
+                "principal": places.Principal(
+                    tenant="t", client="c", secret=KEY, authority="login.microsoftonline.com"
+                )
+            },
         ),
     ],
 )
@@ -139,8 +143,7 @@ def test_a_short_path_is_of_the_models_own_workspace(azure: Azure, client: Clien
         (
             {"datastoreType": "AzureDataLakeGen2", "accountName": "lake", "filesystem": "raw"},
             Place(
-                kind="dfs",
-                endpoint="https://lake.dfs.core.windows.net",
+                endpoint="https://lake.blob.core.windows.net",
                 account="lake",
                 container="raw",
             ),
@@ -149,11 +152,11 @@ def test_a_short_path_is_of_the_models_own_workspace(azure: Azure, client: Clien
             {
                 "datastoreType": "OneLake",
                 "oneLakeWorkspaceName": "fabric",
+                "endpoint": "onelake.dfs.fabric.microsoft.com",
                 "artifact": {"artifactType": "LakeHouse", "artifactName": "house.Lakehouse"},
             },
             Place(
-                kind="onelake",
-                endpoint="https://onelake.dfs.fabric.microsoft.com",
+                endpoint="https://onelake.blob.fabric.microsoft.com",
                 account="onelake",
                 container="fabric",
                 path="house.Lakehouse/Files",
@@ -281,6 +284,13 @@ def test_a_models_path_that_is_no_datastores(azure: Azure, client: Client) -> No
         ({"datastoreType": "AzureFile"}, "is of the kind AzureFile"),
         ({"datastoreType": "AzureBlob"}, "a name is missing"),
         (STORE | {"protocol": "http"}, "it would be read through http"),
+        (STORE | {"endpoint": "evil.example"}, "data.evil.example, no storage of AzureCloud"),
+        (STORE | {"accountName": "x.evil/"}, "no storage of AzureCloud"),
+        (
+            {"datastoreType": "OneLake", "endpoint": "evil", "artifact": {"artifactName": "a"}},
+            "which is not OneLake",
+        ),
+        ({"datastoreType": "OneLake", "oneLakeWorkspaceName": "w"}, "a name is missing"),
         (STORE | {"credentials": {"credentialsType": "Certificate"}}, "read by a Certificate"),
     ],
 )
@@ -290,6 +300,25 @@ def test_datastores_that_are_not_read(
     azure.datastores["store"] = {"credentials": {"credentialsType": "None"}} | about
     azure.secrets["store"] = {"secretsType": "Certificate"}
     assert fact in refused(client, f"{IN_WORK}/versions/9")[0]
+
+
+def test_a_principal_signs_in_at_the_cloud_alone(azure: Azure, client: Client) -> None:
+    credentials = {
+        "credentialsType": "ServicePrincipal",
+        "tenantId": "t",
+        "clientId": "c",
+        "authorityUrl": "https://login.evil.example",
+    }
+    azure.datastores["store"] = STORE | {"credentials": credentials}
+    azure.secrets["store"] = {"secretsType": "ServicePrincipal", "clientSecret": KEY}
+    fact, _ = refused(client, f"{IN_WORK}/versions/9")
+    assert "its principal signs in at login.evil.example, not AzureCloud" in fact
+
+
+def test_this_machine_has_no_storage_of_a_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OLIVEBUILD_AZURE_MANAGEMENT", raising=False)
+    with Client("olivebuild.yaml") as client, pytest.raises(InputError, match="no storage of"):
+        places.of_url(client, "http://127.0.0.1:8080/account/container/file", "a model")
 
 
 def test_no_sign_in_is_one_error(

@@ -43,6 +43,11 @@ class Cloud(Struct, frozen=True, kw_only=True):
     def scope(self) -> str:
         return f"{self.audience}/.default"
 
+    @property
+    def is_here(self) -> bool:
+        """Return whether it is one of this machine's, for tests."""
+        return urlsplit(self.management).hostname in LOOPBACK
+
     def may_have_token(self, url: str) -> bool:
         """Return whether a token of this cloud may be sent to a URL.
 

@@ -56,5 +56,6 @@ def _opened(job: Job, source: Source, place: Place, identity: str) -> tuple[Open
 def _credential(principal: Principal) -> Any:
     from azure.identity import ClientSecretCredential
 
-    authority = {"authority": principal.authority} if principal.authority else {}
-    return ClientSecretCredential(principal.tenant, principal.client, principal.secret, **authority)
+    return ClientSecretCredential(
+        principal.tenant, principal.client, principal.secret, authority=principal.authority
+    )

@@ -5,6 +5,7 @@ As azure-ai-ml 1.35 asks for it: operations/_datastore_operations.py, _utils/_re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -19,7 +20,10 @@ from olivebuild.ml.models.remotes.azureml.rest import Client
 
 MANAGEMENT_VERSION = "2025-12-01"
 """The `api-version` of azure-ai-ml's client for workspaces."""
-_ONELAKE = "onelake.dfs.fabric.microsoft.com"
+ONE_LAKE = "onelake.blob.fabric.microsoft.com"
+CONTAINERS = {"AzureBlob": "containerName", "AzureDataLakeGen2": "filesystem"}
+"""Kind of a datastore -> the field that names its container."""
+ACCOUNT = re.compile("[a-z0-9]{3,24}")
 PROVIDER = "providers/Microsoft.MachineLearningServices"
 
 
@@ -29,7 +33,8 @@ class Principal(Struct, frozen=True, kw_only=True):
     tenant: str
     client: str
     secret: str
-    authority: str = ""
+    authority: str
+    """Host that it signs in at."""
 
     def __repr__(self) -> str:
         return f"Principal(client={self.client!r})"
@@ -46,8 +51,6 @@ class Place(Struct, frozen=True, kw_only=True):
     account: str
     container: str
     path: str = ""
-    kind: str = "blob"
-    """`blob`, `dfs` or `onelake`."""
     sas: str = ""
     """Query of a shared access signature."""
     account_key: str = ""
@@ -95,35 +98,46 @@ def of_datastore(client: Client, workspace: Workspace, name: str) -> Place:
 
 
 def _place(client: Client, about: Mapping[str, Any], what: str) -> Place:
+    """Return where a datastore lies: at the Blob endpoint, which reads what the others wrote."""
     kind = about.get("datastoreType")
     if kind == "OneLake":
-        artifact = about.get("artifact") or {}
-        return Place(
-            kind="onelake",
-            endpoint=f"https://{_text(client, about.get('endpoint') or _ONELAKE, what)}",
-            account="onelake",
-            container=_text(client, about.get("oneLakeWorkspaceName"), what),
-            path=f"{_text(client, artifact.get('artifactName'), what)}/Files",
-        )
-    forms = {"AzureBlob": ("blob", "containerName"), "AzureDataLakeGen2": ("dfs", "filesystem")}
-    if kind not in forms:
+        return _one_lake(client, about, what)
+    if kind not in CONTAINERS:
         raise InputError(
             f"{what} is of the kind {kind}, which is not read",
             where=client.where,
-            hint="kinds that are read: AzureBlob, AzureDataLakeGen2, OneLake",
+            hint=f"kinds that are read: {', '.join(CONTAINERS)}, OneLake",
         )
-    service, field = forms[kind]
-    account, container = (_text(client, about.get(f), what) for f in ("accountName", field))
+    account = _text(client, about.get("accountName"), what)
+    container = _text(client, about.get(CONTAINERS[kind]), what)
     ending = _text(client, about.get("endpoint") or client.cloud.storage, what)
     scheme = about.get("protocol") or "https"
-    if scheme != "https" and ending.partition(":")[0] not in LOOPBACK:
-        raise client.unclear(what, f"it would be read through {scheme}")
-    if ending.partition(":")[0] in LOOPBACK:
+    if client.cloud.is_here and ending.partition(":")[0] in LOOPBACK:
         # A storage emulator has the account in the path.
         endpoint = f"{scheme}://{ending}/{account}"
+    elif scheme != "https":
+        raise client.unclear(what, f"it would be read through {scheme}")
+    elif ending != client.cloud.storage or not ACCOUNT.fullmatch(account):
+        raise client.unclear(
+            what, f"its files lie at {account}.{ending}, no storage of {client.cloud.name}"
+        )
     else:
-        endpoint = f"https://{account}.{service}.{ending}"
-    return Place(kind=service, endpoint=endpoint, account=account, container=container)
+        endpoint = f"https://{account}.blob.{ending}"
+    return Place(endpoint=endpoint, account=account, container=container)
+
+
+def _one_lake(client: Client, about: Mapping[str, Any], what: str) -> Place:
+    artifact = about.get("artifact")
+    name = artifact.get("artifactName") if isinstance(artifact, dict) else None
+    host = _text(client, about.get("endpoint") or ONE_LAKE, what).replace(".dfs.", ".blob.")
+    if not re.fullmatch(r"[a-z0-9.-]+\.fabric\.microsoft\.com", host):
+        raise client.unclear(what, f"its files lie at {host}, which is not OneLake")
+    return Place(
+        endpoint=f"https://{host}",
+        account=host.partition(".")[0],
+        container=_text(client, about.get("oneLakeWorkspaceName"), what),
+        path=f"{_text(client, name, what)}/Files",
+    )
 
 
 def _text(client: Client, value: object, what: str) -> str:
@@ -150,7 +164,7 @@ def _opened_by(
             tenant=_text(client, credentials.get("tenantId"), what),
             client=_text(client, credentials.get("clientId"), what),
             secret=_text(client, secrets.get("clientSecret"), what),
-            authority=str(credentials.get("authorityUrl") or ""),
+            authority=_authority(client, credentials.get("authorityUrl"), what),
         )
         return replace(place, principal=principal)
     raise InputError(
@@ -158,6 +172,14 @@ def _opened_by(
         where=client.where,
         hint="let it be read by identity, a key, a shared access signature or a service principal",
     )
+
+
+def _authority(client: Client, url: object, what: str) -> str:
+    """Return the host that a principal signs in at. Raises InputError for another cloud's."""
+    host = urlsplit(str(url)).hostname if url else client.cloud.authorities[0]
+    if host not in client.cloud.authorities:
+        raise client.unclear(what, f"its principal signs in at {host}, not {client.cloud.name}")
+    return str(host)
 
 
 def of_url(client: Client, url: str, what: str) -> Place:
@@ -173,7 +195,7 @@ def of_url(client: Client, url: str, what: str) -> Place:
     parts = [unquote(part) for part in at.path.split("/") if part]
     account = host.partition(".")[0]
     endpoint = f"{at.scheme}://{host}{port}"
-    if host in LOOPBACK and parts:
+    if client.cloud.is_here and host in LOOPBACK and parts:
         account = parts.pop(0)
         endpoint += f"/{account}"
     elif at.scheme != "https" or not host.endswith(f".{client.cloud.storage}"):
