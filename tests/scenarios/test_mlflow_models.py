@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RECIPE, Place, rows, write_rows
+from tests.support.hub import serving
 from tests.support.mlflow_folders import LAYOUTS, TRANSFORMERS, transformers, write_mlmodel
 
 pytestmark = pytest.mark.scenario
@@ -48,6 +49,22 @@ def test_a_deleted_view_is_made_again(copied: Place) -> None:
     shutil.rmtree(copied.folder / ".olivebuild/mlflow")
     copied.edit("lr: 1e-3", "lr: 2e-3")
     assert copied.build("adapter").ran == ["adapter"]
+
+
+def test_a_repository_of_the_hub_may_be_one(copied: Place, tmp_path: Path) -> None:
+    theirs = LAYOUTS["hftransformersv2"](copied.folder / "tiny", tmp_path / "theirs")
+    shutil.rmtree(copied.folder / "tiny")
+    copied.edit("source: tiny", "source: hf:own/tiny")
+    with serving(theirs) as (address, asked):
+        home = tmp_path / "hf"
+        copied.environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
+        done = copied.build()
+        assert done.code == 0, done.err
+        # The content is the one the adapter was made from, so nothing below runs.
+        assert done.ran == ["base"]
+        asked.clear()
+        assert copied.build().ran == []
+        assert asked == []
 
 
 def recipe_with(place: Place, tiny_model: Path) -> Path:

@@ -50,7 +50,9 @@ def _is_link_to(name: Path, file: Path) -> bool:
 
 def _is_same(name: Path, file: Path) -> bool:
     here, there = name.lstat(), file.stat()
-    return os.path.samestat(here, there) or here.st_size == there.st_size
+    # On another disk it is a copy, of a file that is named by its content.
+    is_copy = here.st_dev != there.st_dev and here.st_size == there.st_size
+    return os.path.samestat(here, there) or is_copy
 
 
 def _folder(

@@ -50,6 +50,14 @@ def test_files_of_ours_are_no_links(root: Path, tmp_path: Path) -> None:
     assert os.path.samefile(folder / "config.json", tmp_path / "blob")
 
 
+def test_a_file_that_was_mended_is_taken_anew(root: Path, tmp_path: Path) -> None:
+    folder = plain_folder.of_files(root, FILES, tmp_path / "views")
+    (root / "new").write_text("x" * len(FILES["config.json"]))
+    (root / "new").rename(root / "model/config.json")
+    assert plain_folder.of_files(root, FILES, tmp_path / "views") == folder
+    assert os.path.samefile(folder / "config.json", root / "model/config.json")
+
+
 @pytest.mark.parametrize("make", [plain_folder.of_links, plain_folder.of_files])
 def test_a_folder_that_was_changed_is_made_anew(root: Path, tmp_path: Path, make: Make) -> None:
     folder = make(root, FILES, tmp_path / "views")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,9 +16,12 @@ from olivebuild.core.fs import opening
 from olivebuild.core.hashing import THREADS
 from olivebuild.formats import hub_cache, imported
 from olivebuild.formats.hub_cache import SMALL
+from olivebuild.formats.mlflow import plain_folder
 from olivebuild.formats.not_a_model import folder_like
 from olivebuild.formats.source import Source
 from olivebuild.formats.weight_files import chosen_of, files_of_index
+from olivebuild.ml.models.remotes.downloads import Downloads
+from olivebuild.ml.models.remotes.mlflow_files import is_mlflow, plain
 from olivebuild.ml.models.remotes.sha256 import sha256_of
 from olivebuild.ml.models.remotes.wanted import Wanted
 
@@ -42,13 +45,16 @@ def look(job: Job, source: Source) -> Path:
     Raises InputError also where the repository lacks the weights that would be loaded.
     """
     folder = _downloaded(job, source, "model", SMALL)
+    files = _mlflow_files(job, source, folder)
+    if files:
+        folder = _plain(job, source, files, SMALL)
     imported.check(
         folder,
         job.action.kind,
         job.where("source"),
         trust=bool(job.action.fields.get("trust_remote_code")),
     )
-    _weights_in(job, source, folder)
+    _weights_in(job, source, folder, files)
     return folder
 
 
@@ -58,6 +64,9 @@ def fetch(job: Job, source: Source, wanted: Wanted) -> Path:
     if wanted.dataset:
         return _downloaded(job, source, "dataset", None)
     folder = _downloaded(job, source, "model", SMALL)
+    files = _mlflow_files(job, source, folder)
+    if files:
+        folder = _plain(job, source, files, SMALL)
     if wanted.look:
         # Before hours of download.
         wanted.look(folder)
@@ -65,19 +74,47 @@ def fetch(job: Job, source: Source, wanted: Wanted) -> Path:
     if job.action.kind == "adapter":
         weights = ("adapter_model.safetensors",)
     elif job.action.kind in ("model", "merged"):
-        weights = [glob.escape(name) for name in _weights_in(job, source, folder)]
-    folder = _downloaded(job, source, "model", (*SMALL, *weights, *wanted.also))
+        weights = [glob.escape(name) for name in _weights_in(job, source, folder, files)]
+    patterns = (*SMALL, *weights, *wanted.also)
+    folder = (
+        _plain(job, source, files, patterns)
+        if files
+        else _downloaded(job, source, "model", patterns)
+    )
     if wanted.look:
         wanted.look(folder)
     return folder
 
 
-def _weights_in(job: Job, source: Source, folder: Path) -> list[str]:
-    """Return the weight files that a loader would take from the repository.
+def _mlflow_files(job: Job, source: Source, folder: Path) -> dict[str, str]:
+    """Return plain name -> name in the repository, of one with an MLflow model; else nothing.
+
+    Raises InputError.
+    """
+    names = _listed(job, source, folder)
+    if job.action.kind not in ("model", "merged") or not is_mlflow(names):
+        return {}
+
+    def bring(name: str) -> Path:
+        return _downloaded(job, source, "model", [glob.escape(name)]) / name
+
+    return plain(job, source.text, {name: name for name in names}, bring)
+
+
+def _plain(job: Job, source: Source, files: Mapping[str, str], wanted: Sequence[str]) -> Path:
+    """Return a folder with those of an MLflow model's files whose plain names fit."""
+    chosen = {n: path for n, path in files.items() if any(fnmatch(n, p) for p in wanted)}
+    folder = _downloaded(job, source, "model", [glob.escape(path) for path in chosen.values()])
+    parent = Downloads.of(job, source, job.action.pin).root
+    return plain_folder.of_files(folder, chosen, parent)
+
+
+def _weights_in(job: Job, source: Source, folder: Path, files: Collection[str] = ()) -> list[str]:
+    """Return the weight files that a loader would take from the repository, or from `files`.
 
     They follow from its list of files and its small files. Raises InputError.
     """
-    names = {name for name in _listed(job, source, folder) if "/" not in name}
+    names = {name for name in files or _listed(job, source, folder) if "/" not in name}
     where = job.where("source")
     if "config.json" not in names:
         fact, hint = folder_like(folder, names)
