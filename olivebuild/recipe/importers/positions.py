@@ -17,6 +17,7 @@ from pathlib import Path as File
 
 from olivebuild.core.errors import RecipeError, Where
 from olivebuild.core.fs.small_files import read_bytes
+from olivebuild.recipe.importers.secrets import hide_in_line
 
 MAX_BYTES = 8 << 20
 MAX_DEPTH = 64
@@ -158,7 +159,8 @@ def parse(text: str, file: str) -> Document:
             where=Where(file, 1),
             hint="write the workflow as JSON and import that",
         )
-    document = Document(file=file, lines=text.splitlines())
+    # Lines are shown beside errors.
+    document = Document(file=file, lines=[hide_in_line(line) for line in text.splitlines()])
     reader = _Reader(document, _without_template(document, text))
     document.value = reader.document_value()
     return document

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from olivebuild.recipe.importers.olive.generation import Generation, TellTale, n
 from olivebuild.recipe.importers.olive.importer import Import
 from olivebuild.recipe.importers.olive.ledger import NAMES, Entry, Fate
 from olivebuild.recipe.importers.positions import Placeholder, shown
+from olivebuild.recipe.importers.secrets import FIELD, HIDDEN, hide
 
 ORDER = (Fate.MAPPED, Fate.NO_EFFECT, Fate.MEANT_ELSE, Fate.REFUSED)
 KEYS = {
@@ -32,7 +32,6 @@ OUTCOMES = {
     "differs": NAMES[Fate.MEANT_ELSE],
     "refused": NAMES[Fate.REFUSED],
 }
-SECRET = re.compile(r"(^|_)(token|secret|password|passwd|key|credential|sas)s?$", re.IGNORECASE)
 MOST = 70
 """Characters of a value that are shown."""
 
@@ -81,9 +80,10 @@ def _value(entry: Entry) -> object:
     """Return a leaf's value as JSON has it; a secret is hidden."""
     if isinstance(entry.value, Placeholder):
         return str(entry.value)
-    if isinstance(entry.value, str) and SECRET.search(str(entry.path[-1] if entry.path else "")):
-        return "(hidden)"
-    return entry.value
+    if not isinstance(entry.value, str):
+        return entry.value
+    name = next((part for part in reversed(entry.path) if isinstance(part, str)), "")
+    return HIDDEN if FIELD.search(name) else hide(entry.value)
 
 
 def _text(entry: Entry) -> str:
