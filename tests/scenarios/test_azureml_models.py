@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -196,3 +197,71 @@ def test_a_form_that_is_none_is_told_with_its_line(place: Place) -> None:
     assert done.code == 2
     assert "olivebuild.yaml:2:" in done.err
     assert "is none of the forms of azureml://" in done.err
+
+
+CLIENT = {"subscription_id": SUBSCRIPTION, "resource_group": GROUP, "workspace_name": "work"}
+WORKFLOW: dict[str, Any] = {
+    "azureml_client": CLIENT,
+    "input_model": {
+        "type": "PyTorchModel",
+        "config": {
+            "hf_config": {"from_pretrained_args": {"trust_remote_code": True}},
+            "model_file_format": "PyTorch.MLflow",
+            "model_path": {
+                "type": "azureml_registry_model",
+                "config": {"registry_name": "shelf", "name": "phi", "version": "3"},
+            },
+        },
+    },
+    "data_configs": [
+        {
+            "name": "tones",
+            "type": "HuggingfaceContainer",
+            "params_config": {
+                "data_name": "json",
+                "data_files": {
+                    "type": "azureml_datastore",
+                    "config": {
+                        "azureml_client": CLIENT,
+                        "datastore_name": "store",
+                        "relative_path": "rows/tone.jsonl",
+                    },
+                },
+                "split": "train",
+                "component_kwargs": {
+                    "pre_process_data": {
+                        "dataset_type": "corpus",
+                        "corpus_strategy": "join",
+                        "text_template": "### {phrase}: {tone}",
+                        "source_max_len": 32,
+                    }
+                },
+            },
+        }
+    ],
+    "passes": {
+        "lora": {
+            "type": "LoRA",
+            "config": {
+                "train_data_config": "tones",
+                "lora_r": 4,
+                "target_modules": ["qkv_proj", "o_proj"],
+                "training_args": {"max_steps": 2, "per_device_train_batch_size": 2},
+            },
+        }
+    },
+}
+
+
+def test_a_workflow_of_olive_with_model_and_rows_in_azure(place: Place, azure: Azure) -> None:
+    signed_in(place, azure)
+    write_rows(azure.folder / "rows/tone.jsonl", rows())
+    (place.folder / "tones.json").write_text(json.dumps(WORKFLOW))
+    done = place.run("run", "--config", "tones.json")
+    assert done.code == 0, done.err
+    config = json.loads(place.built("tones", "lora", "adapter_config.json"))
+    assert config["r"] == 4
+    check_no_secret(place, done.out, done.err)
+    azure.asked.clear()
+    assert place.run("run", "--config", "tones.json").code == 0
+    assert azure.asked == []
