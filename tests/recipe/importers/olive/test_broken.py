@@ -61,6 +61,12 @@ BROKEN: dict[str, Change] = {
     "systems.cloud.config.accelerators[1]": lambda v: v["systems"]["cloud"]["config"][
         "accelerators"
     ].append(3),
+    "systems.cloud.config.aml_compute": lambda v: v["systems"]["cloud"]["config"].update(
+        aml_compute=3
+    ),
+    "systems.cloud.config.instance_count": lambda v: v["systems"]["cloud"]["config"].update(
+        instance_count=0
+    ),
     "systems.cloud.type": lambda v: v["systems"]["cloud"].update(type="AzureMl2"),
 }
 """The JSON path of the fault, and what breaks the workflow."""
