@@ -347,6 +347,9 @@ through training, merge and conversion in this environment ({versions}).
   more than trained ones).
 - **Stops**: the end of turn that was taught is among the ends of the merged and the converted
   models.
+- The adapter is LoRA's. LoHa's, LoKr's and LoftQ's are trained on each family but the last three,
+  and merged by peft within what rounding explains (`pytest -m "scenario and slow"
+  tests/scenarios/test_methods.py`).
 - *refused* is said by `plan`, and by `build` before anything runs; *stopped* by the conversion,
   which writes nothing. Numbers refer to the notes.
 

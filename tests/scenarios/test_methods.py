@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.conftest import Place
 from tests.scenarios.steps import files_in, given, job_in
 from tests.scenarios.test_merges import by_peft, stored_adapter
 from tests.scenarios.training import fit, token_rows
+from tests.support.families import FAMILIES, write
 from tests.support.tiny_models import make
 
 pytestmark = [
@@ -28,13 +30,15 @@ pytestmark = [
 TRAINING = {"steps": 4, "lr": 3e-2}
 
 
-def trained(folder: Path, base: Path, **fields: Any) -> tuple[Path, Any]:
+def trained(
+    folder: Path, base: Path, rows: list[Any] | None = None, **fields: Any
+) -> tuple[Path, Any]:
     """The folder of an adapter that was trained for some steps, and the loop."""
     from olivebuild.ml.nn import loftq, qlora
     from olivebuild.ml.training import train
     from olivebuild.steps.adapter import Quantisation
 
-    loop, _ = fit(folder, base, token_rows(3, 8), TRAINING, **fields)
+    loop, _ = fit(folder, base, rows or token_rows(3, 8), TRAINING, **fields)
     saved = folder / "adapter"
     saved.mkdir()
     train.save_adapter(loop.runner.forward.model, saved, "base")
@@ -154,6 +158,19 @@ def test_layers_that_are_not_there_end_the_training_at_once(
     assert caught.value.hint
 
 
+def test_layers_that_go_without_their_adapter_keep_a_state(llama: Path, tmp_path: Path) -> None:
+    """Also in a step in which all do."""
+    from tests.scenarios.training import Stopped, bytes_of
+
+    fields: dict[str, Any] = {"method": "lokr", "module_dropout": 0.7, "modules": ["q_proj"]}
+    whole, _ = fit(tmp_path / "whole", llama, token_rows(3, 8), TRAINING, **fields)
+    with pytest.raises(Stopped):
+        fit(tmp_path / "cut", llama, token_rows(3, 8), TRAINING, stop_at=3, **fields)
+    again, notes = fit(tmp_path / "cut", llama, token_rows(3, 8), TRAINING, **fields)
+    assert any("resuming from step" in str(note.get("text")) for note in notes)
+    assert bytes_of(again) == bytes_of(whole)
+
+
 # LoftQ
 
 
@@ -245,6 +262,24 @@ def test_files_of_loftq_that_are_lost_or_of_another_model_are_told(
     (adapter / "quantisation.json").write_text('{"loftq_iter": 1, "type": "nf5"}')
     with pytest.raises(InputError, match="does not say how the base was quantised"):
         dequantise(loaded(llama), adapter)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["loha", "lokr", "loftq"])
+@pytest.mark.parametrize("family", [name for name, f in FAMILIES.items() if not f.stored])
+def test_each_family_is_trained_and_merged_by_each_method(
+    family: str, method: str, tmp_path: Path, store: Store
+) -> None:
+    """What docs/support.md says of them."""
+    # Their vocabulary is small.
+    rows = [replace(row, ids=row.ids % 300 + 8) for row in token_rows(3, 8)]
+    base = write(family, tmp_path / "base")
+    adapter, loop = trained(tmp_path / "trained", base, rows, method=method)
+    assert loop.progress.losses[-1] < loop.progress.losses[0]
+    onto = {"onto": "dequantised"} if method == "loftq" else {}
+    _, job = merged_in(tmp_path / "merged", store, base, adapter, **onto)
+    metrics: Any = job.result.metrics
+    assert 0 < metrics["merge_spread"] <= metrics["merge_spread_allowed"]
 
 
 # The whole way

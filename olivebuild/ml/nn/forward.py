@@ -129,7 +129,9 @@ class Forward:
                 total = torch.zeros((), device=self.device)
                 for part in layout or self.lay_out(batch):
                     loss = self._loss(part) / labels
-                    (loss * self.scale if self.scale != 1 else loss).backward()
+                    if loss.requires_grad:
+                        # Not where each layer goes without its adapter for once.
+                        (loss * self.scale if self.scale != 1 else loss).backward()
                     total += loss.detach()
                 return total
             except (torch.OutOfMemoryError, MemoryError):

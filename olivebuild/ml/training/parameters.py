@@ -38,6 +38,15 @@ class Trainable:
         if scale != 1:
             self._divide_gradients(scale)
 
+    def fill_gradients(self) -> None:
+        """Give zeros to weights that no row has reached: those of layers that were left out.
+
+        Each step is then one of all weights, as processes and states count them.
+        """
+        for weight in self.weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+
     def _divide_gradients(self, scale: float) -> None:
         gradients = [w.grad for w in self.weights if w.grad is not None]
         # A process without a row in a batch has none.

@@ -72,6 +72,7 @@ class StepRunner:
             self.trainable.take_gradients(self.scale)
             if self.ranks:
                 loss = self.ranks.all_reduce(self.trainable, loss)
+            self.trainable.fill_gradients()
             norm = torch.nn.utils.clip_grad_norm_(self.trainable.weights, self.max_grad_norm)
             if self.scale == 1 or bool(torch.isfinite(norm)):
                 break
