@@ -116,11 +116,10 @@ class Engine:
         self.section.unknown(FIELDS) if self.section.value else None
 
     def _packaging(self, holder: Section) -> None:
+        if not holder.value["packaging_config"]:
+            holder.no_effect("packaging_config", "it is empty")
         for path, item in holder.items("packaging_config"):
             kind = item.get("type", "Zipfile") if isinstance(item, dict) else None
-            if item is None:
-                holder.ledger.no_effect(path, "it is null")
-                continue
             if not isinstance(kind, str) or kind.lower() not in PACKAGES:
                 holder.ledger.refused(
                     path, "no kind of packaging that there is", "leave it out, and pack build/NAME"
