@@ -27,7 +27,8 @@ NEWEST_MINOR = 14
 OLDEST_PIP = Version("23.2")
 """Older ones don't run on Python 3.12."""
 _SPEC = re.compile(
-    r"(?:(?P<channel>[\w./:-]+)::)?(?P<name>[A-Za-z0-9_][\w.-]*)\s*(?P<rest>.*)", re.DOTALL
+    r"(?:(?P<channel>[\w./:-]+)::)?(?P<name>[A-Za-z0-9_][\w.-]*)\s*(?P<rest>.*)",
+    re.DOTALL | re.ASCII,
 )
 _VERSION_AND_BUILD = re.compile(
     r"(={0,2}[^=\s<>!~]+|[<>!~][^\s,]*(?:\s*,\s*[^\s,]+)*)(?:[=\s]+(\S+))?"

@@ -235,7 +235,11 @@ def judge_conda(name: str, version: str) -> Judged:
     except InvalidSpecifier:
         because = f"{version!r} is no version that can be compared"
         return Judged(outcome="refused", because=because, hint="for example numpy>=2")
-    requirement = Requirement(f"{CONDA_NAMES.get(plain, name)}{specifier}")
+    try:
+        requirement = Requirement(f"{CONDA_NAMES.get(plain, name)}{specifier}")
+    except InvalidRequirement:
+        because = f"{name!r} is no name of a package"
+        return Judged(outcome="refused", because=because, hint="for example numpy>=2")
     judged = _judge_package(requirement)
     return replace(judged, extras=("cuda",)) if plain == "pytorch-gpu" else judged
 

@@ -176,6 +176,8 @@ def test_entries_of_pip(tmp_path: Path, entry: str, outcome: str, says: str) -> 
         ("cmake", "ignored", "nothing here imports it"),
         ("'scipy>=1.14|<1'", "refused", "no version that can be compared"),
         ("'=3'", "refused", "no package"),
+        ("torch-<2", "refused", "no name of a package"),
+        ("pytörch", "refused", "no version"),
         ("[a, b]", "refused", "no package"),
         ("{conda: [a]}", "refused", "no package"),
         ("{'sel(win)': scipy}", "mapped", "selector of mamba"),
