@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from olivebuild.core import hashing
 from olivebuild.core.errors import InputError
@@ -28,13 +28,13 @@ def of_links(root: Path, files: Mapping[str, str], parent: Path) -> Path:
     """
     place = Path(os.path.abspath(root))
     wanted = {name: place / path for name, path in files.items()}
-    return _folder(root, wanted, parent, lambda file, name: os.symlink(file, name), _is_link_to)
+    return _folder(root, files, wanted, parent, os.symlink, _is_link_to)
 
 
 def of_files(root: Path, files: Mapping[str, str], parent: Path) -> Path:
     """The same for files of ours that never change, as hard links; as copies on another disk."""
     wanted = {name: Path(os.path.realpath(root / path)) for name, path in files.items()}
-    return _folder(root, wanted, parent, _put, _is_same)
+    return _folder(root, files, wanted, parent, _put, _is_same)
 
 
 def _put(file: Path, name: Path) -> None:
@@ -57,6 +57,7 @@ def _is_same(name: Path, file: Path) -> bool:
 
 def _folder(
     root: Path,
+    files: Mapping[str, str],
     wanted: Mapping[str, Path],
     parent: Path,
     put: Put,
@@ -65,8 +66,11 @@ def _folder(
     digest = hashing.of_json([[name, str(file)] for name, file in sorted(wanted.items())])
     folder = parent / f"{root.name[:100]}-{digest[:12]}"
     try:
+        mode = _mode(root, files)
         if not _shows(folder, wanted, is_right):
-            _make(folder, wanted, put)
+            _make(folder, wanted, put, mode)
+        if folder.stat().st_mode & 0o777 != mode:
+            folder.chmod(mode)
     except OSError as e:
         raise InputError(
             f"the files of {root.name} can't be linked to from one folder: "
@@ -86,7 +90,19 @@ def _shows(
     return names == wanted.keys() and all(is_right(folder / n, f) for n, f in wanted.items())
 
 
-def _make(folder: Path, wanted: Mapping[str, Path], put: Put) -> None:
+def _mode(root: Path, files: Mapping[str, str]) -> int:
+    """Return the permissions of all folders on the way to the files. Raises OSError.
+
+    What is made of files in a folder of mode 0700 is private (api/privacy.py).
+    """
+    folders = {root / parent for path in files.values() for parent in PurePosixPath(path).parents}
+    mode = 0o755
+    for folder in folders:
+        mode &= folder.stat().st_mode
+    return mode | 0o700
+
+
+def _make(folder: Path, wanted: Mapping[str, Path], put: Put, mode: int) -> None:
     """Put a folder in its place whole, since other builds may look. Raises OSError."""
     # Few folders are made.
     from tempfile import mkdtemp
@@ -94,8 +110,7 @@ def _make(folder: Path, wanted: Mapping[str, Path], put: Put) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(mkdtemp(prefix=".new-", dir=folder.parent))
     try:
-        # As any folder, not for its owner alone.
-        scratch.chmod(0o755)
+        scratch.chmod(mode)
         for name, file in wanted.items():
             (scratch / name).parent.mkdir(parents=True, exist_ok=True)
             put(file, scratch / name)

@@ -35,4 +35,8 @@ def plain(
     for path in paths:
         note(path)
     names = [path.relative_to(root).as_posix() for path in paths]
-    return plain_folder.of_links(root, mlmodel.files_of(layout, names, str(file)), parent)
+    files = mlmodel.files_of(layout, names, str(file))
+    # From the folder that is named, since who may enter that may read the model.
+    start = root.relative_to(folder)
+    below = {name: (start / path).as_posix() for name, path in files.items()}
+    return plain_folder.of_links(folder, below, parent)

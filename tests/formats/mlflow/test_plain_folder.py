@@ -79,3 +79,11 @@ def test_no_folder_can_be_made(root: Path, tmp_path: Path) -> None:
     (tmp_path / "views").write_text("a file")
     with pytest.raises(InputError, match="can't be linked to"):
         plain_folder.of_links(root, FILES, tmp_path / "views")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+@pytest.mark.parametrize("private", ["", "model", "tokenizer"])
+def test_a_private_folder_stays_private(root: Path, tmp_path: Path, private: str) -> None:
+    assert plain_folder.of_links(root, FILES, tmp_path / "views").stat().st_mode & 0o777 == 0o755
+    (root / private).chmod(0o700)
+    assert plain_folder.of_links(root, FILES, tmp_path / "views").stat().st_mode & 0o777 == 0o700

@@ -194,7 +194,10 @@ def _pipeline(cloud: clouds.Cloud, where: Where | str | None) -> Iterator[Any]:
             return bool(super().is_retry(settings, response)) and (wait or 0) <= LONGEST_WAIT
 
     transport = RequestsTransport(connection_timeout=20, read_timeout=60)
-    with DefaultAzureCredential() as credential:
+    # The variable names the cloud, too; one that is named otherwise signs in at its own host.
+    named = os.environ.get(clouds.AUTHORITY)
+    authority = {} if named else {"authority": cloud.authorities[0]}
+    with DefaultAzureCredential(**authority) as credential:
         policies = [
             # Nothing that is asked by POST here changes anything.
             Patient(retry_total=RETRIES, retry_on_methods=["GET", "POST"], retry_backoff_max=20),
