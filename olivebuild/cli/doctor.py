@@ -36,6 +36,7 @@ _TRY = """
 import json, sys
 import numpy as np, onnxruntime as ort, onnxruntime_genai as og
 from onnx import TensorProto, helper
+from olivebuild.core.providers import load_cuda
 x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1]) for n in "xy")
 graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "sum", [x], [y])
 operators = [helper.make_opsetid("", 17)]
@@ -47,8 +48,8 @@ names = {
     "webgpu": "WebGpuExecutionProvider",
 }
 name = sys.argv[1]
-if name == "cuda" and hasattr(ort, "preload_dlls"):
-    ort.preload_dlls()
+if name == "cuda":
+    load_cuda()
 session = ort.InferenceSession(model, providers=[names[name]])
 y = session.run(None, {"x": np.ones(1, np.float32)})[0]
 there = name == "cpu" or getattr(og, f"is_{name}_available")()

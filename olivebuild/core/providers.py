@@ -5,7 +5,9 @@ onnxruntime is not imported. Packages are named whose files overwrite each other
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -106,6 +108,30 @@ def _libraries(folder: str, pattern: str) -> list[Path]:
     return [
         file for place in places for inner in ("", "capi") for file in (place / inner).glob(pattern)
     ]
+
+
+def load_cuda() -> None:
+    """Load CUDA's libraries from the packages that pip installed, as torch does for its own.
+
+    Without that, ONNX Runtime looks for them where the system has libraries. For a process that
+    runs models: onnxruntime is imported.
+    """
+    import onnxruntime
+
+    # What is missing is printed, and told by the runtime once it needs it.
+    with contextlib.redirect_stdout(sys.stderr):
+        onnxruntime.preload_dlls(directory=_cuda_elsewhere(Path(onnxruntime.__file__).parents[1]))
+
+
+def _cuda_elsewhere(site: Path) -> str | None:
+    """Return the folder of CUDA's libraries where they are not beside onnxruntime.
+
+    They may be in the environment that a virtual one stands on.
+    """
+    spec = None if (site / "nvidia").is_dir() else find_spec("nvidia")
+    places = (spec.submodule_search_locations or ()) if spec else ()
+    folders = (lib for place in places for lib in sorted(Path(place).glob("*/lib")))
+    return next((str(lib) for lib in folders if any(lib.glob("libcublas.so.*"))), None)
 
 
 def overlaps() -> list[Overlap]:

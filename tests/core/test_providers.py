@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from olivebuild.core import host
-from olivebuild.core.providers import PROVIDERS, overlaps, reason_against
+from olivebuild.core.providers import PROVIDERS, load_cuda, overlaps, reason_against
 from olivebuild.steps.onnx import PRECISIONS
 
 
@@ -88,6 +88,27 @@ def test_cuda_takes_two_libraries_and_a_gpu(site: Path, monkeypatch: pytest.Monk
     assert fact() == "no NVIDIA GPU is to be seen here"
     monkeypatch.setattr(host, "gpu_names", lambda: ("a GPU",))
     assert reason_against("cuda") is None
+
+
+@pytest.mark.parametrize(("beside", "asked"), [(True, False), (False, True)])
+def test_cudas_libraries_are_looked_for_where_packages_are(
+    site: Path, monkeypatch: pytest.MonkeyPatch, beside: bool, asked: bool
+) -> None:
+    runtime, below = site / "venv", site / "below"
+    library = (runtime if beside else below) / "nvidia/cu13/lib/libcublas.so.13"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    (library.parents[2] / "cudnn/lib").mkdir(parents=True)
+    (runtime / "onnxruntime").mkdir(parents=True)
+    (runtime / "onnxruntime/__init__.py").write_text(
+        "asked = []\ndef preload_dlls(directory): print('said'); asked.append(directory)\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(runtime), str(below)])
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    load_cuda()
+    # Out of the way of the real one, and of what looks for it.
+    module = sys.modules.pop("onnxruntime")
+    assert module.asked == [str(library.parent) if asked else None]
 
 
 def test_directml_is_a_part_of_windows(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

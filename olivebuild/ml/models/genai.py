@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
+from olivebuild.core.providers import load_cuda
 from olivebuild.formats import imported
 from olivebuild.formats.onnx_folder import providers_in
 
@@ -24,7 +23,7 @@ def open_model(folder: Path, *, trust: bool) -> Any:
     if hasattr(og, "disable_telemetry_events"):
         og.disable_telemetry_events()
     if "cuda" in providers_in(folder):
-        _load_cuda()
+        load_cuda()
     try:
         return og.Model(str(folder))
     except UnicodeDecodeError:
@@ -32,15 +31,3 @@ def open_model(folder: Path, *, trust: bool) -> Any:
         raise RuntimeError(
             "a file is damaged, and what the runtime says of it is no text"
         ) from None
-
-
-def _load_cuda() -> None:
-    """Load CUDA's libraries from the packages that pip installed, as torch does for its own.
-
-    Without that, ONNX Runtime looks for them where the system has libraries.
-    """
-    import onnxruntime
-
-    # Missing ones are told to standard output, and by the runtime once it needs them.
-    with contextlib.redirect_stdout(sys.stderr):
-        onnxruntime.preload_dlls()
