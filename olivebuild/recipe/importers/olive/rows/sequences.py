@@ -128,6 +128,8 @@ class Processing:
             note = f"Olive {self.generation.name} leaves the rest out" + (
                 "" if rest == "drop" else ", and a last block that is exactly full"
             )
+            if form.value == "windows":
+                note += "; it begins anew behind each 1024 rows"
             result.fields["remainder"] = Option(value=rest, note=note)
         self._limits(result, str(form.value))
         self._short(result, str(form.value))
@@ -188,6 +190,8 @@ class Processing:
             )
         stride = self.params.get("stride", int)
         if form == "windows":
+            because = "Olive begins windows anew behind each batch of rows; here they go on"
+            self.params.no_effect("processing_batch_size", because)
             result.fields["stride"] = (
                 stride
                 if stride.value is not None
