@@ -129,18 +129,18 @@ def _workspace_model(workflow: Workflow, options: Section, field: str) -> Source
 
 
 def _datastore(workflow: Workflow, options: Section, field: str) -> Source | None:
-    known = ("azureml_client", "datastore_name", "relative_path", "datastore_url")
+    keys = ("azureml_client", "datastore_name", "relative_path", "datastore_url")
     if "datastore_url" in options:
         url = options.get("datastore_url", str)
         options.mapped("datastore_url", field)
-        for key in known[:3]:
+        for key in keys[:3]:
             if key in options:
                 options.no_effect(key, "datastore_url says it whole")
-        options.unknown(known)
+        options.unknown(keys)
         return url
     workspace = _workspace(workflow, options, field)
     parts = [_needed(options, key, field) for key in ("datastore_name", "relative_path")]
-    options.unknown(known)
+    options.unknown(keys)
     return _whole([*workspace, *parts], _WORKSPACE + "/datastores/{}/paths/{}")
 
 

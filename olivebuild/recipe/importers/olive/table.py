@@ -89,12 +89,12 @@ def claim_rest(workflow: Workflow, section: Section, name: str) -> None:
 
     An option that the release does not take, or that is another pass's, is what Olive ignores.
     """
-    known = fields_of(name)
+    fields = fields_of(name)
     claim_empty(section)
     for key in section.value:
         if not workflow.ledger.unclaimed(section.at(key)):
             continue
-        field = known.get(key)
+        field = fields.get(key)
         if field is None:
             if _of_other_pass(key):
                 section.meant_else(key, f"{_called(name)} has no such field: Olive ignores it")
@@ -102,7 +102,7 @@ def claim_rest(workflow: Workflow, section: Section, name: str) -> None:
             section.meant_else(key, ignored(workflow, key))
         else:
             _claim(workflow, section, key, field)
-    section.unknown(known)
+    section.unknown(fields)
 
 
 def claim_empty(section: Section) -> None:

@@ -273,6 +273,13 @@ def test_functions_of_scripts_leave_the_rows_open_without_refusing_the_file() ->
     assert "data_configs[0].load_dataset_config.type" in result.refused
 
 
+def test_a_function_that_makes_tokens_leaves_text_and_sequences_open() -> None:
+    result = trained(listed(JSON, {"type": "my_tokens", "text_template": "{a}"}), "0.8.0")
+    assert list(result.refused) == ["data_configs[0].pre_process_data_config.type"]
+    assert "my_tokens" in str(result.targets["rows"]["text"])
+    assert str(result.targets["lora"]["sequences"]["form"]).startswith("<placeholder: ")
+
+
 @pytest.mark.parametrize(
     ("process", "fields", "sequences"),
     [

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from olivebuild.recipe.importers.olive.better import HOLDOUT
-from olivebuild.recipe.importers.olive.data import Corpus, corpus
+from olivebuild.recipe.importers.olive.data import corpus
 from olivebuild.recipe.importers.olive.draft import Ref
 from olivebuild.recipe.importers.olive.options import Option, Options
 from olivebuild.recipe.importers.olive.passes.arguments import Arguments
@@ -135,21 +135,21 @@ class _Adapter:
 
     def _modules(self) -> None:
         options = self.pass_.options
-        given = options.value.get("target_modules") or None
+        wanted = options.value.get("target_modules") or None
         if self.method in BITS4:
-            if given is not None:
+            if wanted is not None:
                 does = f"{self.name} adapts all linear layers but the head, whatever it says"
                 options.meant_else("target_modules", does)
             return
-        if given == "all-linear" or isinstance(given, Placeholder):
-            self._put_modules(given, options.at("target_modules"))
-        elif given is not None:
+        if wanted == "all-linear" or isinstance(wanted, Placeholder):
+            self._put_modules(wanted, options.at("target_modules"))
+        elif wanted is not None:
             texts = options.texts("target_modules")
             if texts:
                 self._put_modules(texts, options.at("target_modules"))
         elif self.method == "lora":
             self._default_modules()
-        if given is None and "target_modules" in options:
+        if wanted is None and "target_modules" in options:
             options.no_effect("target_modules", "null: the default")
 
     def _put_modules(self, value: object, path: Path) -> None:

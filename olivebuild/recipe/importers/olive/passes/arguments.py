@@ -262,12 +262,12 @@ class _Arguments(Section):
         self.extra = extra
 
     def at(self, key: str) -> Path:
-        own = (*self.path, key)
-        if self.extra is not None and key in self.extra and not self._is_own(own):
+        path = (*self.path, key)
+        if self.extra is not None and key in self.extra and not self._is_there(path):
             return self.extra.at(key)
-        return own
+        return path
 
-    def _is_own(self, path: Path) -> bool:
+    def _is_there(self, path: Path) -> bool:
         return path in self.ledger.document.places
 
 

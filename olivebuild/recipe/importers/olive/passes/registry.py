@@ -88,8 +88,10 @@ def refuse(_workflow: Workflow, pass_: Pass) -> None:
             if pass_.type in names.lower().split():
                 pass_.section.refused("type", f"{name}: {reason}", HINTS[kind])
                 return
-    known = [n for reasons in REASONS.values() for names in reasons.values() for n in names.split()]
-    hint = did_you_mean(name, [*_names(), *known])
+    others = [
+        n for reasons in REASONS.values() for names in reasons.values() for n in names.split()
+    ]
+    hint = did_you_mean(name, [*_names(), *others])
     pass_.section.refused("type", f"there is no pass {name!r}", hint)
 
 

@@ -15,13 +15,13 @@ COLUMNS = {"default": ("input", "output"), "self_instruct": ("prompt", "completi
 def pairs(reader: Processing, target: DraftTarget) -> Sequences:
     """Write prompt and completion into the data set, and return how its pairs are cut."""
     params = reader.params
-    given = params.get("pair_format", str)
-    name = given.text or "default"
-    for path in given.paths:
+    format_ = params.get("pair_format", str)
+    name = format_.text or "default"
+    for path in format_.paths:
         reader.workflow.ledger.mapped(path, f"{target.name}.prompt")
     if name in COLUMNS:
         for field, column in zip(("prompt", "completion"), COLUMNS[name], strict=True):
-            target.set(field, of_columns([column]), *given.paths, note=given.note)
+            target.set(field, of_columns([column]), *format_.paths, note=format_.note)
         for key in PAIR[1:7]:
             params.no_effect(key, "only the format custom reads it")
     elif name == "custom":
@@ -31,12 +31,12 @@ def pairs(reader: Processing, target: DraftTarget) -> Sequences:
         fact = f"the pairs of the format {name} are not read here"
         if name == "alpaca":
             fact = "Olive's format alpaca never worked: it calls a method that is not there"
-        for path in given.paths:
+        for path in format_.paths:
             reader.workflow.ledger.refused(
                 path, fact, "choose custom, with input_template and output_template"
             )
         for field in ("prompt", "completion"):
-            target.set(field, Placeholder(field), *given.paths)
+            target.set(field, Placeholder(field), *format_.paths)
     return _lengths(reader)
 
 

@@ -25,9 +25,9 @@ class Params:
         """The places that may say the component's `type`."""
         self.sections: list[Section] = []
         self._flat: Section | None = None
-        own = config.section(f"{component}_config")
-        if own is not None:
-            self._add(own)
+        section = config.section(f"{component}_config")
+        if section is not None:
+            self._add(section)
         flat = config.section("params_config")
         if flat is not None:
             self._flat = flat

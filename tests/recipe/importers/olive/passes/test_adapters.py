@@ -16,8 +16,8 @@ LOAD = {"params": {"data_name": "json", "data_files": "rows.json", "split": "tra
 def trained(
     kind: str, version: str, config: dict[str, Any] | None = None, **options: Any
 ) -> Mapped:
-    own = {"train_data_config": "rows", **(config or {})}
-    passes = {"tune": {"type": kind, "config": own}}
+    options_of = {"train_data_config": "rows", **(config or {})}
+    passes = {"tune": {"type": kind, "config": options_of}}
     model = options.pop("model", MODEL)
     length = "source_max_len" if version < "0.7" else "max_seq_len"
     process = {"params": {"text_template": "{a}{b}", length: 64}}
