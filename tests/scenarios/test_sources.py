@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Place
+from tests.formats.test_safetensors import write
 from tests.support.hub import COMMIT, serving
 
 pytestmark = pytest.mark.scenario
@@ -230,3 +231,36 @@ def test_a_pinned_wheel_that_changed_is_refused(place: Place) -> None:
     assert "error: model.gguf can't be read" in done.err
     place.edit("model.gguf", "other.gguf")
     assert "holds no tinygguf/other.gguf" in place.build().err
+
+
+def test_what_loftq_did_to_a_base_comes_along_with_its_adapter(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]}
+    (theirs / "adapter_config.json").write_text(json.dumps(config))
+    (theirs / "quantisation.json").write_text('{"double": true, "loftq_iter": 2, "type": "nf4"}')
+    for name in ("adapter_model", "loftq", "unrelated"):
+        write(theirs / f"{name}.safetensors", {"x": ("F32", [1], bytes(4))})
+    place = Place(tmp_path / "work", tmp_path / "cache")
+    place.folder.mkdir()
+    place.recipe.write_text(
+        "targets:\n  far: {kind: adapter, source: hf:own/tiny}\n"
+        "  near: {kind: adapter, source: ../theirs}\n"
+    )
+    with serving(theirs) as (address, _):
+        place.environment |= {
+            "HF_ENDPOINT": address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "hf"),
+        }
+        done = place.build("far", "near")
+    assert done.code == 0, done.err
+    for target in ("far", "near"):
+        assert {path.name for path in (place.folder / "build" / target).iterdir()} == {
+            "adapter_config.json", "adapter_model.safetensors", "quantisation.json",
+            "loftq.safetensors",
+        }  # fmt: skip
+    # A file that merges need is missed when the adapter is brought.
+    (theirs / "loftq.safetensors").unlink()
+    done = place.run("near")
+    assert (done.code, "loftq.safetensors is missing" in done.err) == (1, True), done.err

@@ -74,11 +74,12 @@ def import_folder(job: Job, source: Source, stop: list[str], *, trust: bool) -> 
     from olivebuild.ml.data import end_tokens
     from olivebuild.ml.models.fetch import fetch
     from olivebuild.ml.models.tokenizer_files import found_in
-    from olivebuild.ml.weights.adapter_config import why_unusable
+    from olivebuild.ml.weights.adapter_config import SUBTRACTED, why_unusable
 
     folder = fetch(
         job,
         source,
+        also=(SUBTRACTED,),
         look=lambda folder: imported.check(folder, "adapter", job.where("source"), trust=trust),
     )
     config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
