@@ -11,6 +11,7 @@ from olivebuild.recipe.importers.olive.data import corpus
 from olivebuild.recipe.importers.olive.draft import Ref
 from olivebuild.recipe.importers.olive.options import Option, Options
 from olivebuild.recipe.importers.olive.passes.arguments import Arguments
+from olivebuild.recipe.importers.olive.rows.maker import Corpus
 from olivebuild.recipe.importers.olive.table import ignored, sections
 from olivebuild.recipe.importers.olive.workflow import Pass, State, Workflow
 from olivebuild.recipe.importers.positions import Path, Placeholder
