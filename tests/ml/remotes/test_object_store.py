@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import sys
@@ -14,13 +13,10 @@ from typing import Any
 import obstore
 import pytest
 
-from olivebuild.api.action import Action
-from olivebuild.api.job import Job
-from olivebuild.core.errors import InputError
-from olivebuild.formats.source import Source
 from olivebuild.ml.models import fetch
 from olivebuild.ml.models.remotes.objects import azure as azure_module
 from olivebuild.ml.models.remotes.objects import client, download
+from tests.ml.remotes.asking import Asking
 from tests.ml.remotes.conftest import Cloud
 from tests.support.azureml_server import serving
 from tests.support.object_stores import ACCOUNT, KEY, broken_off, connection_string, slow, status
@@ -28,58 +24,6 @@ from tests.support.object_stores import ACCOUNT, KEY, broken_off, connection_str
 ROWS = b"".join(b'{"a": "row %d"}\n' % i for i in range(20))
 LONG = bytes(range(256)) * 4000
 """About a megabyte."""
-
-
-class Asking:
-    """What a worker does with a source, one call each."""
-
-    def __init__(self, folder: Path, source: str, kind: str = "dataset") -> None:
-        self.folder, self.source, self.kind = folder, Source.parse(source), kind
-        self.pinned = ""
-        self.said = io.StringIO()
-
-    def _job(self) -> Job:
-        out = self.folder / "out"
-        out.mkdir(parents=True, exist_ok=True)
-        place: dict[str, list[object]] = {"": ["olivebuild.yaml", 2, 5, ""]}
-        fields: dict[str, object] = {"source": self.source.text}
-        action = Action(
-            "rows",
-            "rows",
-            self.kind,
-            "",
-            fields,
-            {},
-            {},
-            str(self.folder),
-            str(out),
-            store=str(self.folder / "cache"),
-            pin=self.pinned,
-            places=place,
-        )
-        return Job(action, self.said)
-
-    def pin(self) -> str:
-        self.pinned = fetch.pin(self._job(), self.source)
-        return self.pinned
-
-    def fetch(self) -> Path:
-        return fetch.fetch(self._job(), self.source, dataset=self.kind == "dataset")
-
-    def error(self, call: Callable[[], Any]) -> InputError:
-        with pytest.raises(InputError) as caught:
-            call()
-        assert str(caught.value.where) == "olivebuild.yaml:2:5"
-        assert caught.value.hint
-        return caught.value
-
-    def files(self) -> dict[str, bytes]:
-        folder = self.fetch()
-        return {
-            p.relative_to(folder).as_posix(): p.read_bytes()
-            for p in sorted(folder.rglob("*"))
-            if p.is_file()
-        }
 
 
 @pytest.fixture
@@ -384,7 +328,7 @@ def test_a_model_is_looked_at_before_its_weights_come(
     model = asking("models/tiny", kind="model")
     model.pin()
     cloud.gateway.asked.clear()
-    fetch.look_at(model._job(), model.source)
+    fetch.look_at(model.job(), model.source)
     assert not any("safetensors" in line for line in _gets(cloud))
     names = set(model.files())
     assert "model.safetensors" in names
@@ -392,5 +336,5 @@ def test_a_model_is_looked_at_before_its_weights_come(
     shutil.rmtree(model.folder / "cache")
     obstore.delete(cloud.store, "models/tiny/config.json")
     model.pin()
-    error = model.error(lambda: fetch.look_at(model._job(), model.source))
+    error = model.error(lambda: fetch.look_at(model.job(), model.source))
     assert "is no Hugging Face model" in error.fact

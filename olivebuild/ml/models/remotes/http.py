@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from olivebuild.api.job import Job
@@ -176,6 +176,8 @@ class _Opened:
         try:
             self._answer = opener.open(self._request, timeout=TIMEOUT)
         except (OSError, http.client.HTTPException) as e:
+            if isinstance(e, urllib.error.HTTPError):
+                e.close()
             if self._method == "HEAD" or _is_certificate(e):
                 raise _unreachable(self._job, self._source, e) from None
             raise
@@ -221,11 +223,14 @@ class _Opened:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follow redirects, but to no address that is not encrypted."""
 
-    def redirect_request(self, *arguments: object) -> urllib.request.Request | None:
-        url = urlsplit(str(arguments[-1]))
+    def redirect_request(
+        self, request: Any, answer: Any, *status: Any
+    ) -> urllib.request.Request | None:
+        url = urlsplit(str(status[-1]))
         if url.scheme != "https" and url.hostname not in LOOPBACK:
+            answer.close()
             raise urllib.error.URLError("it sends on to an address that is not encrypted")
-        return super().redirect_request(*arguments)
+        return super().redirect_request(request, answer, *status)
 
 
 def _is_certificate(error: BaseException) -> bool:
