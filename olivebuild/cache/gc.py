@@ -345,13 +345,22 @@ class _Survey:
                 yield path
 
     def _outdated(self) -> Iterator[Path]:
-        """Yield quarantined files and training states that are older than the limit."""
+        """Yield quarantined files, downloads and training states older than the limit."""
         root, keys = self.store.root, {folder.name[:32] for folder in self.running}
         for path in (root / "quarantine").glob("*"):
             if self.now - _time(path, changed=True) > self.limits.age:
                 yield path
+        yield from self._unused_downloads()
         for path in (root / "checkpoints").glob("*"):
             if path.stem not in keys and self.now - _time(path) > self.limits.age:
+                yield path
+
+    def _unused_downloads(self) -> Iterator[Path]:
+        """Yield downloads, dated when they were used, but those that needed results refer to."""
+        used = {Path(self.traces[key].reference).parent for key in self._kept()}
+        for path in (self.store.root / "downloads").glob("*"):
+            age = self.now - _time(path)
+            if path not in used and age > self.limits.age and _time(path) < self.young:
                 yield path
 
 

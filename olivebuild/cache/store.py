@@ -58,7 +58,11 @@ class Store:
                     f"the cache can't be made: {e.strerror}", where=str(root), hint=hint
                 ) from None
         trees.check(
-            root, *(root / name for name in {*DIRS, *SMALL_FILE_DIRS, "checkpoints", "derived"})
+            root,
+            *(
+                root / name
+                for name in {*DIRS, *SMALL_FILE_DIRS, "checkpoints", "derived", "downloads"}
+            ),
         )
         modes.check_readable(folders)
         modes.check_readable(modes.folders_in(folders[0]))

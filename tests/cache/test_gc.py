@@ -402,6 +402,24 @@ def test_quarantine_is_evidence_for_as_long_as_results_are_kept(
 
 
 @pytest.mark.scenario
+def test_downloads_go_by_age_unless_a_needed_result_refers_to_them(
+    store: Store, tmp_path: Path
+) -> None:
+    for name in ("used", "old", "young"):
+        folder = store.root / "downloads" / name
+        (folder / "files").mkdir(parents=True)
+        (folder / "files/rows.jsonl").write_bytes(b"x" * 10)
+        if name != "young":
+            age(folder, 90)
+    key = of_bytes("a model")
+    reference = str(store.root / "downloads/used/files")
+    Traces(store).put(Trace(key, "model", (), {"": key}, reference=reference))
+    register(store, tmp_path, key)
+    sweep = gc.collect(store, MONTH, delete=True)
+    assert {path.name: size for path, size in sweep.files.items()} == {"old": 10}
+    assert sorted(p.name for p in (store.root / "downloads").iterdir()) == ["used", "young"]
+
+
 def test_gc_shows_targets_and_deletes_what_no_recipe_has(chain: Place) -> None:
     assert chain.run().code == 0
     (chain.folder / "in.bin").write_bytes(content(1))
