@@ -23,8 +23,8 @@ from tests.support.object_stores import (
     make_container,
     moto,
     s3_store,
-    slow,
 )
+from tests.support.server_faults import slow
 from tests.support.web import web
 
 pytestmark = pytest.mark.scenario

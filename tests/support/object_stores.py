@@ -13,9 +13,8 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit
 
 from olivebuild.ml.models.remotes.objects.azure import EMULATOR
 from tests.support.require import require
+from tests.support.server_faults import Fault
 
 ACCOUNT, KEY = EMULATOR["AccountName"], EMULATOR["AccountKey"]
 AZURITE = shutil.which("azurite-blob")
@@ -41,7 +41,7 @@ class Gateway(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = urlsplit(upstream).netloc
         self.asked: list[str] = []
-        self.faults: list[Callable[[_Handler], bool]] = []
+        self.faults: list[Fault] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -90,48 +90,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
-
-
-def status(code: int, times: int, method: str = "") -> Callable[[_Handler], bool]:
-    """Return a fault: the first requests are answered with a status alone."""
-    left = [times]
-
-    def fault(handler: _Handler) -> bool:
-        if left[0] <= 0 or method not in ("", handler.command):
-            return False
-        left[0] -= 1
-        handler.send(code, [], b"<Error>secret-in-an-answer</Error>" * (handler.command != "HEAD"))
-        return True
-
-    return fault
-
-
-def broken_off(times: int) -> Callable[[_Handler], bool]:
-    """Return a fault: the first answers with content end in the middle."""
-    left = [times]
-
-    def fault(handler: _Handler) -> bool:
-        if left[0] <= 0 or handler.command != "GET":
-            return False
-        code, headers, data = handler.answer_of()
-        if code not in (200, 206) or len(data) < 1000:
-            return False
-        left[0] -= 1
-        handler.send(code, headers, data[: len(data) // 2])
-        handler.close_connection = True
-        return True
-
-    return fault
-
-
-def slow(seconds: float) -> Callable[[_Handler], bool]:
-    """Return a fault that is none: every answer takes its time."""
-
-    def fault(_: _Handler) -> bool:
-        time.sleep(seconds)
-        return False
-
-    return fault
 
 
 @contextlib.contextmanager

@@ -8,8 +8,10 @@ import http.server
 import re
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+
+from tests.support.server_faults import Fault
 
 
 class Web(http.server.ThreadingHTTPServer):
@@ -22,7 +24,7 @@ class Web(http.server.ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.headers: list[dict[str, str]] = []
-        self.faults: list[Callable[[_Handler], bool]] = []
+        self.faults: list[Fault] = []
         self.tagged = True
 
     @property
@@ -45,16 +47,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.headers.append(dict(self.headers.items()))
         if any(fault(self) for fault in self.server.faults):
             return
-        data = self.server.files.get(self.path.partition("?")[0])
-        if data is None:
+        if self.path.partition("?")[0] in self.server.files:
+            self.send(*self.answer_of())
+        else:
             self.send(404, [], b"secret-in-an-answer")
-            return
-        self.send(*self.answer_of(data))
 
     do_HEAD = do_GET  # noqa: N815
 
-    def answer_of(self, data: bytes = b"") -> tuple[int, list[tuple[str, str]], bytes]:
-        data = data or self.server.files[self.path.partition("?")[0]]
+    def answer_of(self) -> tuple[int, list[tuple[str, str]], bytes]:
+        data = self.server.files[self.path.partition("?")[0]]
         tag = hashlib.sha256(data).hexdigest()[:16]
         headers = [("ETag", f'"{tag}"')] if self.server.tagged else []
         start = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))

@@ -11,7 +11,7 @@ import pytest
 
 from olivebuild.ml.models.remotes import http
 from tests.ml.remotes.asking import Asking
-from tests.support.object_stores import broken_off, slow, status
+from tests.support.server_faults import broken_off, slow, status
 from tests.support.web import Web, certificate, web
 
 ROWS = b"".join(b'{"a": "row %d"}\n' % i for i in range(100_000))

@@ -19,7 +19,8 @@ from olivebuild.ml.models.remotes.objects import client, download
 from tests.ml.remotes.asking import Asking
 from tests.ml.remotes.conftest import Cloud
 from tests.support.azureml_server import serving
-from tests.support.object_stores import ACCOUNT, KEY, broken_off, connection_string, slow, status
+from tests.support.object_stores import ACCOUNT, KEY, connection_string
+from tests.support.server_faults import broken_off, slow, status
 
 ROWS = b"".join(b'{"a": "row %d"}\n' % i for i in range(20))
 LONG = bytes(range(256)) * 4000
