@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from pathlib import Path
 
 import yaml
 
@@ -58,9 +59,12 @@ def _on_one_line(line: Line) -> str:
 def this_package(extras: list[str]) -> str:
     """Return the requirement that installs the olivebuild at hand.
 
-    A release, or where it was installed from (PEP 610).
+    It is a checkout, what it was installed from (PEP 610), or a release.
     """
     name = f"olivebuild[{','.join(extras)}]"
+    checkout = Path(__file__).parents[3]
+    if (checkout / "pyproject.toml").is_file():
+        return f"{name} @ {checkout.as_uri()}"
     try:
         record = metadata.distribution("olivebuild").read_text("direct_url.json")
     except metadata.PackageNotFoundError:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 
 from olivebuild.core.errors import RecipeError
 from olivebuild.recipe.importers.conda import Conda, read_conda
@@ -213,6 +214,14 @@ def test_the_python_that_is_written(tmp_path: Path, version: str, written: str) 
 def test_conditions_are_those_of_the_new_python(tmp_path: Path) -> None:
     text = "dependencies:\n  - pip: ['torch; python_version >= \"3.11\"']\n  - python=3.8\n"
     assert read(tmp_path, text).lines[0].outcome == "mapped"
+
+
+def test_the_olivebuild_that_is_installed_is_the_one_at_hand(tmp_path: Path) -> None:
+    (requirement,) = requirements_in(read(tmp_path, "dependencies: [python]\n"))
+    parsed = Requirement(requirement)
+    root = Path(__file__).parents[3]
+    assert parsed.extras == {"cpu"}
+    assert parsed.url == root.as_uri()
 
 
 def test_pins_that_olivebuild_allows_are_kept(tmp_path: Path) -> None:
