@@ -19,6 +19,7 @@ from olivebuild.recipe.importers.olive.top.evaluators import map_evaluators
 from olivebuild.recipe.importers.olive.top.flows import Flows, Skipped
 from olivebuild.recipe.importers.olive.top.search import map_search
 from olivebuild.recipe.importers.olive.top.systems import Systems
+from olivebuild.recipe.importers.olive.top.trust import refuse_trust
 from olivebuild.recipe.importers.olive.verify import check_values
 from olivebuild.recipe.importers.olive.workflow import Workflow
 from olivebuild.recipe.importers.positions import Document
@@ -170,6 +171,7 @@ def _map(workflow: Workflow, skipped: dict[Skipped, str]) -> tuple[Systems, dict
     )
     systems = Systems(workflow, providers)
     start = model.map_model(workflow)
+    refuse_trust(workflow, start)
     flows = Flows(workflow=workflow, engine=engine, systems=systems, skipped=skipped)
     flows.run(start)
     goals = list(dict.fromkeys(state.result for state in flows.results))
