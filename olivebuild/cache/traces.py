@@ -86,7 +86,7 @@ class Traces:
         return trace
 
     def read(self, key: str) -> Trace | None:
-        """From its file alone."""
+        """Return a trace from its file alone."""
         try:
             return _parse(opening.read(self.file(key)).decode(), key)
         except PermissionError as e:

@@ -36,7 +36,7 @@ def escaped(character: str) -> str:
 
 
 def harmless(text: str) -> str:
-    """Without what steers a terminal, but for what draws our own lines."""
+    """Return text without what steers a terminal, but for what draws our own lines."""
     return (
         text
         if text.isascii() and text.isprintable()
@@ -45,7 +45,7 @@ def harmless(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Without any character that steers what shows it, or that a document may not hold."""
+    """Return text without characters that steer what shows it, or that documents may not hold."""
     return (
         text
         if text.isascii() and text.isprintable()

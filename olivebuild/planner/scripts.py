@@ -37,7 +37,7 @@ Facts = dict[str, Any]
 
 
 class Reading(msgspec.Struct):
-    """What a script reads.
+    """The inputs that a script names.
 
     `modules` count; `looked` are folders in which another one may appear; `variables` are names and
     the files that mention them.

@@ -144,7 +144,7 @@ class AdapterFields(Fields):
 
     @property
     def quantises(self) -> bool:
-        """Whether the base is in 4 bits while training."""
+        """Return whether the base is in 4 bits while training."""
         return self.method in methods.QUANTISED
 
     @field_validator("modules")

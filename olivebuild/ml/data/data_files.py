@@ -131,7 +131,7 @@ def _patterns(value: object, split: str) -> list[str] | None:
 
 
 def _matches(path: Path, base: str, pattern: str) -> bool:
-    """Whether a path below the folder is the pattern's; `**` stands for folders, as in a glob."""
+    """Return whether a path below the folder is the pattern's; `**` stands for folders."""
     whole = PurePosixPath(base, pattern).as_posix().removeprefix("./")
     regex = "".join(
         {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))

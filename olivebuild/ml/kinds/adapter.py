@@ -56,34 +56,16 @@ def _of_loftq(job: Job, folder: Path, *, sync: bool) -> Iterator[Entry]:
         )
 
 
-def import_folder(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
-    """Store an adapter folder's two files, checked.
+def _checked_config(job: Job, folder: Path) -> dict[str, Any]:
+    """Return what an adapter folder's adapter_config.json says.
 
-    And the tokenizer that it was trained with, if it brings one: peft's or Unsloth's.
-
-    Ends are texts until its base's tokenizer is there.
+    Raises InputError when a file is missing, and for an adapter that can't be used here.
     """
-    import json
-
-    from msgspec import structs
-
-    from olivebuild.cache.manifest import Entry, Manifest
     from olivebuild.core.errors import InputError
-    from olivebuild.formats import imported
-    from olivebuild.formats.safetensors import tensors_of
-    from olivebuild.ml.data import end_tokens
-    from olivebuild.ml.models.fetch import fetch
-    from olivebuild.ml.models.tokenizer_files import found_in
-    from olivebuild.ml.weights.adapter_config import SUBTRACTED, why_unusable
+    from olivebuild.ml.weights.adapter_config import why_unusable
 
-    folder = fetch(
-        job,
-        source,
-        also=(SUBTRACTED,),
-        look=lambda folder: imported.check(folder, "adapter", job.where("source"), trust=trust),
-    )
-    config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-    for file in (config, weights):
+    config = folder / "adapter_config.json"
+    for file in (config, folder / "adapter_model.safetensors"):
         if not file.is_file():
             pickled = (folder / "adapter_model.bin").is_file()
             hint = (
@@ -103,6 +85,35 @@ def import_folder(job: Job, source: Source, stop: list[str], *, trust: bool) -> 
         ) from None
     if refusal:
         raise InputError(refusal[0], where=job.where("source") or str(config), hint=refusal[1])
+    return data
+
+
+def import_folder(job: Job, source: Source, stop: list[str], *, trust: bool) -> None:
+    """Store an adapter folder's two files, checked.
+
+    And the tokenizer that it was trained with, if it brings one: peft's or Unsloth's.
+
+    Ends are texts until its base's tokenizer is there.
+    """
+    import json
+
+    from msgspec import structs
+
+    from olivebuild.cache.manifest import Entry, Manifest
+    from olivebuild.formats import imported
+    from olivebuild.formats.safetensors import tensors_of
+    from olivebuild.ml.data import end_tokens
+    from olivebuild.ml.models.fetch import fetch
+    from olivebuild.ml.models.tokenizer_files import found_in
+    from olivebuild.ml.weights.adapter_config import SUBTRACTED
+
+    folder = fetch(
+        job,
+        source,
+        also=(SUBTRACTED,),
+        look=lambda folder: imported.check(folder, "adapter", job.where("source"), trust=trust),
+    )
+    data, weights = _checked_config(job, folder), folder / "adapter_model.safetensors"
     tensors = len(tensors_of(weights))
     text = (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
     # A file of this machine is copied again in less time than syncing takes, if a power cut takes
@@ -111,7 +122,7 @@ def import_folder(job: Job, source: Source, stop: list[str], *, trust: bool) -> 
         weights.resolve(), weights.name, job.out.parent, sync=source.scheme != "file"
     )
     entries = [
-        Entry.of_runs(config.name, [(job.store.put_bytes(text), len(text))]),
+        Entry.of_runs("adapter_config.json", [(job.store.put_bytes(text), len(text))]),
         structs.replace(stored, executable=False),
     ]
     said = end_tokens.read(folder / end_tokens.NAME)

@@ -16,6 +16,9 @@ from olivebuild.steps.benchmark_check import SAMPLE, CheckFields
 if TYPE_CHECKING:
     from olivebuild.ml.onnx.trial import Difference
 
+CONVERSATIONS = ("messages", "user")
+"""Formats of rows that the chat template renders."""
+
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
@@ -126,11 +129,9 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
     """
     import numpy as np
     import onnxruntime_genai as og
-    import torch
 
     from olivebuild.ml.inference.runtime import OnnxRuntime
     from olivebuild.ml.models import load
-    from olivebuild.ml.onnx.trial import capacity
     from olivebuild.ml.onnx.trial import compare as difference_of
 
     source, onnx = job.input("source"), job.input("model")
@@ -150,13 +151,35 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
     model = load.load_model(
         source.folder, dtype, device, trust_remote_code=source.trust_remote_code, where=job.where()
     )
+    expected, actual = _logits(job, model, device, runtime, rows)
+    metrics = compare(expected, actual)
+    if precision and rows:
+        _judge(
+            job,
+            onnx.target,
+            precision,
+            difference_of([*np.concatenate(expected)], [*np.concatenate(actual)]),
+            metrics,
+        )
+    return {**metrics, "rows": len(rows), "prompts": prompts}
+
+
+def _logits(
+    job: Job, model: Any, device: Any, runtime: Any, rows: list[list[int]]
+) -> tuple[list[Any], list[Any]]:
+    """Return the logits [tokens, vocabulary] of each row, by the source and by the runtime."""
+    import numpy as np
+    import onnxruntime_genai as og
+    import torch
+
+    from olivebuild.ml.onnx.trial import capacity
+
     expected, actual = [], []
     for i, ids in enumerate(rows):
         job.progress("comparing logits", i, len(rows))
         with torch.inference_mode():
-            expected.append(
-                model(input_ids=torch.tensor([ids], device=device)).logits[0].float().cpu().numpy()
-            )
+            tokens = torch.tensor([ids], device=device)
+            expected.append(model(input_ids=tokens).logits[0].float().cpu().numpy())
         params = og.GeneratorParams(runtime.model)
         params.set_search_options(
             max_length=capacity(runtime.config, len(ids) + 1), do_sample=False
@@ -168,16 +191,7 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
         expected[-1] = expected[-1][-len(got) :]
         actual.append(got[:, : expected[-1].shape[1]])
     job.progress("comparing logits", len(rows), len(rows))
-    metrics = compare(expected, actual)
-    if precision and rows:
-        _judge(
-            job,
-            onnx.target,
-            precision,
-            difference_of([*np.concatenate(expected)], [*np.concatenate(actual)]),
-            metrics,
-        )
-    return {**metrics, "rows": len(rows), "prompts": prompts}
+    return expected, actual
 
 
 def _judge(
@@ -217,81 +231,102 @@ def _same_tokens(
     runtime's tokenizer.
     """
     from olivebuild.data.origins import origins_of
-    from olivebuild.ml.data.template_habits import Refused
-    from olivebuild.ml.data.tokens import Encoder
 
-    encoder, count, begun = Encoder(tokenizer), 0, 0
+    prompts = _Prompts(job, tokenizer, theirs, dated)
     origins = [origins_of(table.path) for table in tables]
     rows = [
-        (table, row, places.of(i))
+        (table.format, row, places.of(i))
         for table, places in zip(tables, origins, strict=True)
         for i, row in enumerate(table.rows)
     ]
+    for i, (form, row, origin) in enumerate(rows):
+        job.progress("comparing tokens", i, len(rows))
+        prompts.encoder.where = origin or job.where("data")
+        prompts.check_tokens(form, row)
+        if form in CONVERSATIONS:
+            prompts.check_template(form, row)
+    prompts.tell(any(table.format in CONVERSATIONS for table in tables))
+    return len(rows)
+
+
+class _Prompts:
+    """Compares prompts by our encoder with those of the runtime's tokenizer, `theirs`."""
+
     hint = (
         "the deployed model would see other tokens than the one that was trained; another version "
         "of onnxruntime-genai may help"
     )
-    for i, (table, row, origin) in enumerate(rows):
-        job.progress("comparing tokens", i, len(rows))
-        encoder.where = origin or job.where("data")
-        text = encoder.prompt_text(table.format, row) or encoder.completion_text(table.format, row)
-        ours = (
-            encoder.ask(table.format, row)
-            if table.format != "text"
-            else encoder.ask("prompt", {"prompt": text})
-        )
-        genai_ids = [int(t) for t in theirs.encode(text)]
-        if (
-            table.format in ("prompt", "text")
-            and ours != genai_ids
-            and ours == [*encoder.begin, *genai_ids]
-        ):
+
+    def __init__(self, job: Job, tokenizer: Any, theirs: Any, dated: Any) -> None:
+        from olivebuild.ml.data.tokens import Encoder
+
+        self.encoder = Encoder(tokenizer)
+        self._job = job
+        self._tokenizer = tokenizer
+        self._theirs = theirs
+        self._dated = dated
+        self._begun = 0
+        """Prompts that ours begins with tokens which the runtime does not write."""
+
+    def check_tokens(self, form: str, row: Any) -> None:
+        """Raises InputError where the runtime makes other tokens of a row's prompt."""
+        encoder = self.encoder
+        text = encoder.prompt_text(form, row) or encoder.completion_text(form, row)
+        asked = (form, row) if form != "text" else ("prompt", {"prompt": text})
+        ours = encoder.ask(*asked)
+        genai_ids = [int(t) for t in self._theirs.encode(text)]
+        if ours == genai_ids:
+            return
+        if form in ("prompt", "text") and ours == [*encoder.begin, *genai_ids]:
             # The runtime tokenizes what it is given and begins nothing; that is for whoever calls
             # it to do.
-            begun, genai_ids = begun + 1, ours
-        if ours != genai_ids:
-            at = next(
-                (k for k, (a, b) in enumerate(zip(ours, genai_ids, strict=False)) if a != b),
-                min(len(ours), len(genai_ids)),
-            )
+            self._begun += 1
+            return
+        at = next(
+            (k for k, (a, b) in enumerate(zip(ours, genai_ids, strict=False)) if a != b),
+            min(len(ours), len(genai_ids)),
+        )
+        fact = (
+            f"onnxruntime-genai makes other tokens of a prompt: token {at} is "
+            f"{genai_ids[at : at + 3]}, not {ours[at : at + 3]}, in {text[:80]!r}"
+        )
+        raise InputError(fact, where=self._job.where("data"), hint=self.hint)
+
+    def check_template(self, form: str, row: Any) -> None:
+        """Raises InputError where the runtime's template writes another prompt, or ours none."""
+        from olivebuild.ml.data.template_habits import Refused
+
+        encoder = self.encoder
+        messages, tools = encoder.messages(form, row)[:-1], encoder.tools(row)
+        try:
+            # First by the engine that has limits: the runtime's has none.
+            expected = encoder.render(messages, tools, prompt=True)
+        except Refused as e:
+            fact = f"the chat template refuses a row: {e}"
+            raise InputError(fact, where=encoder.where, hint="leave it out") from None
+        template = self._dated.get_chat_template(tools=tools) if self._dated else ""
+        written = _written(self._theirs, messages, tools, template)
+        if written != expected:
             fact = (
-                f"onnxruntime-genai makes other tokens of a prompt: token {at} is "
-                f"{genai_ids[at : at + 3]}, not {ours[at : at + 3]}, in {text[:80]!r}"
+                f"onnxruntime-genai writes another chat prompt: {written[:80]!r}, not "
+                f"{expected[:80]!r}"
             )
-            raise InputError(fact, where=job.where("data"), hint=hint)
-        if table.format in ("messages", "user"):
-            messages, tools = encoder.messages(table.format, row)[:-1], encoder.tools(row)
-            try:
-                # First by the engine that has limits: the runtime's has none.
-                expected = encoder.render(messages, tools, prompt=True)
-            except Refused as e:
-                raise InputError(
-                    f"the chat template refuses a row: {e}",
-                    where=encoder.where,
-                    hint="leave it out",
-                ) from None
-            written = _written(
-                theirs, messages, tools, dated.get_chat_template(tools=tools) if dated else ""
+            raise InputError(fact, where=self._job.where("data"), hint=self.hint)
+
+    def tell(self, with_conversations: bool) -> None:
+        """Note what programs that deploy the model have to put around prompts themselves."""
+        if self._begun:
+            names = " ".join(self._tokenizer.convert_ids_to_tokens(self.encoder.begin))
+            self._job.note(
+                f"onnxruntime-genai's tokenizer does not begin a text with {names}, as training "
+                f"and benchmarks do: put it before {self._begun} prompts"
             )
-            if written != expected:
-                fact = (
-                    f"onnxruntime-genai writes another chat prompt: {written[:80]!r}, not "
-                    f"{expected[:80]!r}"
-                )
-                raise InputError(fact, where=job.where("data"), hint=hint)
-        count += 1
-    if begun:
-        names = " ".join(tokenizer.convert_ids_to_tokens(encoder.begin))
-        job.note(
-            f"onnxruntime-genai's tokenizer does not begin a text with {names}, as training and "
-            f"benchmarks do: put it before {begun} prompts"
-        )
-    if tables and any(t.format in ("messages", "user") for t in tables) and encoder.habits.header:
-        job.note(
-            "the chat template ignores add_generation_prompt: prompts that are deployed must end "
-            f"with {encoder.habits.header!r}"
-        )
-    return count
+        header = self.encoder.habits.header
+        if with_conversations and header:
+            self._job.note(
+                "the chat template ignores add_generation_prompt: prompts that are deployed must "
+                f"end with {header!r}"
+            )
 
 
 def _written(

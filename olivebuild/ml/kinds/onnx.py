@@ -41,7 +41,7 @@ def run(job: Job) -> None:
 
 
 def _build(job: Job, fields: OnnxFields) -> None:
-    """From the skeleton, if there can be one; else by the model builder."""
+    """Build from the skeleton, if there can be one; else by the model builder."""
     from olivebuild.ml.models import frozen_dates
     from olivebuild.ml.onnx.assemble import assemble
     from olivebuild.ml.onnx.proof_cache import proven_length
