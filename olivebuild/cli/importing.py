@@ -246,7 +246,7 @@ def run(
     config = _named(ctx, "run", config)
     here, _ = recipe_location(ctx)
     folder = (here / config).absolute().parent
-    name = Path(*IMPORTED, f"{word(config.name.split('.')[0])}.yaml")
+    name = Path(*IMPORTED, f"{word(config.stem)}.yaml")
     done = import_workflow(here / config, out=folder, shown=str(config), version=olive_version)
     if done.faults:
         for style, text in report.to_lines(done):
