@@ -51,3 +51,13 @@ def test_modules_that_peft_chooses_need_a_model_that_it_knows(
     make_base(site.folder / "base", model_type=model_type)
     site.edit("adapter, model", "adapter, modules: peft-default, model")
     assert [told in p.fact for p in found(site, "adapter")] == ([True] if told else [])
+
+
+def test_a_layer_that_the_model_does_not_have_is_told_by_the_plan(site: Site) -> None:
+    make_base(site.folder / "base")
+    site.edit("adapter, model", "adapter, layers: [0, 3], model")
+    assert found(site, "adapter") == []
+    site.edit("layers: [0, 3]", "layers: [4, 0]")
+    problem = only(site, "adapter")
+    assert (problem.fact, problem.fails) == ("the model has no layer 4", True)
+    assert problem.hint == "its layers are 0 to 3"

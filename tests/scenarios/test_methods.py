@@ -158,6 +158,12 @@ def test_layers_that_are_not_there_end_the_training_at_once(
     assert caught.value.hint
 
 
+def test_a_module_that_the_model_does_not_have_is_told(llama: Path, tmp_path: Path) -> None:
+    _, notes = fit(tmp_path, llama, token_rows(3, 8), {"steps": 1}, modules=["qkv_proj", "o_proj"])
+    told = "the model has no module qkv_proj, so that none gets an adapter"
+    assert [note["text"] for note in notes if "no module" in str(note.get("text"))] == [told]
+
+
 def test_layers_that_go_without_their_adapter_keep_a_state(llama: Path, tmp_path: Path) -> None:
     """Also in a step in which all do."""
     from tests.scenarios.training import Stopped, bytes_of

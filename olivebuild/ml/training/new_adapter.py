@@ -124,10 +124,16 @@ def _linear_layers(model: Any) -> list[str]:
 
 
 def _check_named(job: Job, fields: AdapterFields, names: Iterable[str]) -> None:
-    """Raise InputError for an excluded name, or a number of a layer, that is not in the model."""
+    """Raise InputError for an excluded name, or a number of a layer, that is not in the model.
+
+    A name of a layer to adapt is told where it stands beside others: models of one family differ.
+    """
     modules = list(names)
+    for name in fields.modules if isinstance(fields.modules, list) else ():
+        if not _is_among(name, modules):
+            job.note(f"the model has no module {name}, so that none gets an adapter")
     for name in fields.exclude:
-        if not any(f".{module}".endswith(f".{name}") for module in modules):
+        if not _is_among(name, modules):
             raise InputError(
                 f"the model has no module {name} to exclude",
                 where=job.where("exclude"),
@@ -140,6 +146,11 @@ def _check_named(job: Job, fields: AdapterFields, names: Iterable[str]) -> None:
             where=job.where("layers"),
             hint=f"its layers are 0 to {max(numbers)}" if numbers else "leave `layers` out",
         )
+
+
+def _is_among(name: str, modules: list[str]) -> bool:
+    """Return whether a name is a module's, or the end of one, as peft matches them."""
+    return any(f".{module}".endswith(f".{name}") for module in modules)
 
 
 def _check_patterns(job: Job, fields: AdapterFields, wrapped: Any) -> None:

@@ -23,6 +23,7 @@ from olivebuild.formats.model_config import (
     is_there,
     methods_of_builder,
     quantised_by,
+    text_config,
     types_of_peft,
 )
 from olivebuild.planner.checks.model_folder import ModelFolder
@@ -120,6 +121,7 @@ def _check_training(model: ModelFolder, node: Node, method: str) -> Iterator[Mod
         fact = f"method: {node.fields['method']} needs bitsandbytes, not installed here"
         yield ModelFinding(fact, "`pip install bitsandbytes`, or write method: lora", ("method",))
     yield from _check_modules(model, node)
+    yield from _check_layers(model, node)
     context = context_of(model.config)
     length = node.fields.get("training", {}).get("max_length")
     if problem := _check_sequences(node, context):
@@ -161,6 +163,14 @@ def _check_modules(model: ModelFolder, node: Node) -> Iterator[ModelFinding]:
         fact = f"peft {installed('peft')} has no modules of its own choice for {model_type}"
         hint = "list them in `modules`, or leave it out: all linear layers but the head"
         yield ModelFinding(fact, hint, ("modules",))
+
+
+def _check_layers(model: ModelFolder, node: Node) -> Iterator[ModelFinding]:
+    """Yield the fault of an adapter for a layer that the model does not have."""
+    count, layers = text_config(model.config).get("num_hidden_layers"), node.fields.get("layers")
+    if layers and isinstance(count, int) and max(layers) >= count:
+        fact = f"the model has no layer {max(layers)}"
+        yield ModelFinding(fact, f"its layers are 0 to {count - 1}", ("layers",))
 
 
 def _check_quantised_twice(model: ModelFolder, node: Node, method: str) -> Iterator[ModelFinding]:
