@@ -193,8 +193,10 @@ class Flows:
         root, ledger = self.workflow.root, self.workflow.ledger
         host, host_path = self._system("host")
         target, _ = self._system("target")
-        if host is None and "workflow_host" in root:
-            host, host_path = self._named(root, "workflow_host")
+        if "workflow_host" in root:
+            whole, whole_path = self._named(root, "workflow_host")
+            if host is None or not host.name:
+                host, host_path = whole, whole_path
         if target is not None:
             target.is_target = True
         if builds := root.section("builds"):

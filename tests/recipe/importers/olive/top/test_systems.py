@@ -53,6 +53,20 @@ def test_a_pass_may_have_a_host_of_its_own(tmp_path: Path) -> None:
     assert fates(done)["passes.tune.host"].field == "executors.box"
 
 
+@pytest.mark.parametrize(("host", "executor"), [(None, "cloud"), ("here", "cloud"), ("box", "box")])
+def test_the_host_of_the_whole_workflow_runs_what_no_other_does(
+    tmp_path: Path, host: str | None, executor: str
+) -> None:
+    systems = {
+        "here": {"type": "LocalSystem", "accelerators": CPU},
+        "cloud": {"type": "AzureML", "aml_compute": "c"},
+        "box": {"type": "Docker", "image_name": "i:1"},
+    }
+    done = imported(tmp_path, flat(systems=systems, host=host, workflow_host="cloud"))
+    assert not done.faults, texts(done, Fate.REFUSED)
+    assert check(done.recipe, "r.yaml").targets["onnx"].executor == executor
+
+
 def test_a_system_may_be_described_where_it_is_named(tmp_path: Path) -> None:
     inline = {"type": "LocalSystem", "config": {"accelerators": ["gpu"]}}
     done = imported(tmp_path, nested(engine={"target": inline, "host": inline}))
