@@ -256,7 +256,15 @@ def run(
     for style, text in _told(done, config, name):
         click.echo(click.style(clean(text), **STYLES.get(style, {})), err=True)
     ctx.ensure_object(dict).update(directory=str(folder), file=str(name))
-    _build(ctx, targets, options, settings, as_json)
+    try:
+        _build(ctx, targets, options, settings, as_json)
+    except RecipeError as e:
+        # The recipe is written anew each time: the workflow is where its fault can be mended.
+        path, where = _origin(done, e.where.line if e.where and e.where.file == name.name else 0)
+        if not path:
+            raise
+        hint = e.hint.replace("write its value there", "write its value into the workflow")
+        raise RecipeError(f"{path}: {e.fact}", where=where, hint=hint) from None
 
 
 def _told(done: Import, config: Path, name: Path) -> list[Line]:

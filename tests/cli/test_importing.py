@@ -115,6 +115,21 @@ def test_without_a_workflow_a_command_says_what_it_needs(place: Place, verb: str
     assert (done.code, f"{verb} needs a workflow of Olive" in done.err) == (2, True)
 
 
+def test_a_placeholder_stops_what_needs_it_alone(place: Place) -> None:
+    value = nested()
+    value["data_configs"][0]["load_dataset_config"]["params"]["data_files"] = "<rows>"
+    write(place, value)
+    done = place.run("run", "--config", "olive-config.json")
+    line = json.dumps(value, indent=2).splitlines().index('          "data_files": "<rows>",') + 1
+    assert done.code == 2
+    assert f"olive-config.json:{line}: error: data_configs[0]" in done.err
+    assert "letters.source is a placeholder (rows), which onnx needs" in done.err
+    assert "write its value into the workflow" in done.err
+    assert place.run("import", "olive-config.json").code == 0
+    assert place.run("plan", "base").code != 2
+    assert place.run("plan").code == 2
+
+
 def test_run_builds_beside_the_file(place: Place) -> None:
     (place.folder / "sub").mkdir()
     (place.folder / "sub/letters.json").write_text(
