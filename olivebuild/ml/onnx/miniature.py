@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from huggingface_hub.errors import StrictDataclassError
+
 from olivebuild.core.errors import first_line
 
 LAYERS, VOCABULARY = 2, 331
@@ -56,6 +58,22 @@ WIDTHS = {
 
 ROPES = ("rope_scaling", "rope_parameters")
 TOKEN_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+REFUSALS = (
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    IndexError,
+    ZeroDivisionError,
+    OSError,
+    ImportError,
+    RecursionError,
+    StrictDataclassError,
+)
+"""What transformers raises for configurations that it makes no model of."""
 
 
 class Untried(Exception):
@@ -140,15 +158,7 @@ def _shape_of(config: dict[str, Any]) -> tuple[Any, _Shape]:
             groups=int(getattr(text, "num_key_value_heads", None) or heads),
             head_size=int(getattr(text, "head_dim", None) or hidden // heads),
         )
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-        ImportError,
-        RecursionError,
-    ) as e:
+    except REFUSALS as e:
         raise Untried(f"{type(e).__name__}: {first_line(e, 200)}") from None
     return text, shape
 

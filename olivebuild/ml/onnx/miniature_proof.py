@@ -21,6 +21,7 @@ from olivebuild.core.errors import first_line
 from olivebuild.core.fs import trees
 from olivebuild.ml.onnx.miniature import (
     BEYOND,
+    REFUSALS,
     STEPS,
     VOCABULARY,
     Miniature,
@@ -96,16 +97,7 @@ def _write(mini: Miniature, folder: Path, dtype: str) -> Any:
                 # What the folder will hold; buffers stay as they are.
                 parameter.copy_(parameter.to(getattr(torch, dtype)))
             copy.deepcopy(model).to(getattr(torch, dtype)).save_pretrained(folder)
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        IndexError,
-        ZeroDivisionError,
-        ImportError,
-    ) as e:
+    except REFUSALS as e:
         raise Untried(f"{type(e).__name__}: {first_line(e, 200)}") from None
     # As it is published, not as this version of transformers would write it.
     (folder / "config.json").write_text(json.dumps(config, indent=2), "utf-8")

@@ -1,0 +1,52 @@
+"""Proof of skeletons: slots that fill the data file, and quantisers that agree."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("onnxruntime")
+torch = pytest.importorskip("torch")
+
+from olivebuild.ml.onnx.equality import _check_slots, _compare_kernels  # noqa: E402
+from olivebuild.ml.onnx.skeleton import Quantised, Skeleton, Slot  # noqa: E402
+from olivebuild.ml.weights.errors import NotProvenEqual  # noqa: E402
+
+
+def skeleton(*places: tuple[int, int], size: int) -> Skeleton:
+    slots = tuple(Slot(f"t{i}", *place, tensor=i, part=0) for i, place in enumerate(places))
+    return Skeleton(size=size, slots=slots)
+
+
+def test_slots_that_fill_the_file_are_right() -> None:
+    _check_slots(skeleton((8, 8), (0, 8), size=16))
+
+
+@pytest.mark.parametrize(
+    ("places", "size", "fact"),
+    [
+        ([(0, 8), (4, 8)], 12, "t1 shares its bytes with another tensor"),
+        ([(0, 8)], 16, "the data file holds more than its tensors"),
+    ],
+)
+def test_slots_that_overlap_or_leave_bytes_prove_nothing(
+    places: list[tuple[int, int]], size: int, fact: str
+) -> None:
+    with pytest.raises(NotProvenEqual, match=fact):
+        _check_slots(skeleton(*places, size=size))
+
+
+@pytest.mark.parametrize("algorithm", ["default", "k_quant"])
+def test_our_quantiser_is_compared_with_onnx_runtimes(
+    algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    options = Quantised(4, 32, symmetric=False, scales="F32", algorithm=algorithm)  # type: ignore[arg-type]
+    _compare_kernels("w", rows, options)
+
+    def wrong(self: Quantised) -> object:
+        return lambda weights: [part + 1 for part in right(weights)]
+
+    right = options.kernel
+    monkeypatch.setattr(Quantised, "kernel", property(wrong))
+    with pytest.raises(NotProvenEqual, match="w is quantised in another way"):
+        _compare_kernels("w", rows, options)
