@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,25 @@ def test_results_of_the_plain_folder_are_taken(copied: Place, layout: str) -> No
     # Nothing is copied: what lies side by side are links.
     view = next((copied.folder / ".olivebuild/mlflow").iterdir())
     assert all(path.is_symlink() for path in view.iterdir())
+
+
+@pytest.mark.slow
+def test_what_mlflow_itself_saves_is_read(copied: Place) -> None:
+    tiny, script = copied.folder / "tiny", Path(__file__).parents[1] / "support/save_with_mlflow.py"
+    for folder, adapter in (("phi", []), ("both", [copied.folder / "build/adapter"])):
+        paths = [str(path) for path in (script, tiny, copied.folder / folder, *adapter)]
+        subprocess.run([sys.executable, *paths], check=True, capture_output=True)
+    copied.edit("source: tiny", "source: phi")
+    # The tokenizer that it saves has another configuration than the one that it was given.
+    assert copied.verdicts()["base"] == "fresh"
+    view = next((copied.folder / ".olivebuild/mlflow").iterdir())
+    assert (view / "model.safetensors").samefile(copied.folder / "phi/model/model.safetensors")
+    assert (view / "tokenizer.json").is_file()
+    copied.edit("source: phi", "source: both")
+    done = copied.build()
+    assert done.code == 1
+    assert "the MLflow model is an adapter of " in done.err
+    assert "name its folder peft/ as the `source`" in done.err
 
 
 def test_an_adapter_is_trained_and_an_edit_is_seen(copied: Place) -> None:

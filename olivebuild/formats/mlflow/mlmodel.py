@@ -31,6 +31,7 @@ MLMODEL = "MLmodel"
 CONFIG = "config.json"
 AZURE_FLAVOURS = ("hftransformersv2", "hftransformers")
 FLAVOURS = ("transformers", *AZURE_FLAVOURS)
+TOKENIZER = "components/tokenizer"
 OF_MODEL = (CONFIG, "generation_config.json", "*.safetensors", "*.index.json", "*.bin")
 """Names that are the model's where its tokenizer's folder has them, too."""
 OF_TOKENIZER = ("tokenizer*", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
@@ -125,7 +126,7 @@ def layout_of(mlmodel: Mapping[str, Any], where: str, *, trust: bool) -> Layout:
     _check_weights(flavour, where)
     return Layout(
         model=_inside(flavour.get("model_binary") or "pipeline", "model_binary", where),
-        tokenizers=("components/tokenizer", "components/processor"),
+        tokenizers=(TOKENIZER, "components/processor"),
         needs_tokenizer="tokenizer" in (flavour.get("components") or ()),
     )
 
@@ -150,12 +151,13 @@ def _check_weights(flavour: Mapping[str, Any], where: str) -> None:
     source, revision = flavour.get("source_model_name"), flavour.get("source_model_revision")
     of = f" of {_shown(source)}" if source else ""
     if adapter := flavour.get("peft_adaptor"):
-        raise InputError(
-            f"the MLflow model is an adapter{of}",
-            where=where,
-            hint=f"name its folder {_shown(adapter)}/ as the `source` of a target of kind adapter, "
-            "and the model it was trained on as its `model`",
+        hint = (
+            f"name its folder {_shown(adapter)}/ as the `source` of a target of kind adapter, and "
+            "the model it was trained on as its `model`"
         )
+        if base := flavour.get("model_binary"):
+            hint += f": {_shown(base)}/, with the files of {TOKENIZER}/ beside its own"
+        raise InputError(f"the MLflow model is an adapter{of}", where=where, hint=hint)
     if flavour.get("model_binary"):
         return
     if base := flavour.get("local_base_model_path"):

@@ -137,7 +137,17 @@ def test_code_of_the_models_own_takes_trust(flavour: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "fact", "hint"),
     [
-        ({"peft_adaptor": "peft"}, "is an adapter of own/tiny", "its folder peft/"),
+        (
+            {"peft_adaptor": "peft"},
+            "is an adapter of own/tiny",
+            "its folder peft/ as the `source` of a target of kind adapter, and the model it was "
+            "trained on as its `model`: model/, with the files of components/tokenizer/",
+        ),
+        (
+            {"peft_adaptor": "peft", "model_binary": None},
+            "is an adapter of own/tiny",
+            "trained on as its `model`",
+        ),
         (
             {"model_binary": None, "local_base_model_path": "/mnt/base"},
             "they lay at /mnt/base",
