@@ -217,6 +217,26 @@ def test_loftq_begins_nearer_to_the_base_with_each_iteration(llama: Path, tmp_pa
     assert max(distances(tmp_path / "full", llama, 1, r=96, rslora=True)) < 1e-4
 
 
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+def test_what_4_bits_lose_is_decomposed_as_well_as_a_rank_allows(shape: tuple[int, int]) -> None:
+    import torch
+
+    from olivebuild.ml.nn.loftq import _decomposed
+
+    torch.manual_seed(0)
+    full, low = torch.randn(shape), torch.randn(shape[0], 3) @ torch.randn(3, shape[1])
+    left, values, right = torch.linalg.svd(full, full_matrices=False)
+    for matrix, rank, best in (
+        (full, 5, (left[:, :5] * values[:5]) @ right[:5]),
+        (full, 99, full),
+        (low, 8, low),
+        (torch.zeros(shape), 4, torch.zeros(shape)),
+    ):
+        ours = _decomposed(matrix, rank)
+        assert torch.allclose(ours[0] @ ours[1], best, atol=1e-4)
+        assert torch.allclose(ours[0].norm(), ours[1].norm(), rtol=1e-4)
+
+
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_a_merge_of_loftq_is_what_was_trained(
     iterations: int, tiny_model: Path, tmp_path: Path, store: Store
