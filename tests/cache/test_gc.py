@@ -4,98 +4,29 @@ needs never does.
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import random
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from olivebuild.api.action import Action, ActionInput
 from olivebuild.cache import gc, gc_roots
 from olivebuild.cache.gc import DAY, Limits
 from olivebuild.cache.memo import Derived
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace, Traces
-from olivebuild.core.fs.locks import locked, try_lock
 from olivebuild.core.hashing import of_bytes
-from olivebuild.core.text import size_of, span_of
 from olivebuild.engine import preflight
 from tests.conftest import Place
 from tests.properties.test_disks import chain, content, everything
+from tests.support.sweeps import MONTH, SIZE, age, building, data, files, has, register, result
 
 __all__ = ["chain"]
-SIZE = 10_000
-MONTH = Limits(30 * DAY)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "cache")
-
-
-def data(seed: object) -> bytes:
-    return random.Random(str(seed)).randbytes(SIZE)
-
-
-def result(store: Store, tmp_path: Path, *seeds: object, days: float = 0.0) -> str:
-    """The key of a result with a file for each seed, stored and last used so many days ago."""
-    folder = tmp_path / f"made-{'-'.join(map(str, seeds))}"
-    folder.mkdir()
-    for seed in seeds:
-        (folder / f"{seed}.bin").write_bytes(data(seed))
-    manifest, blob = store.put_folder(folder)
-    key = of_bytes(folder.name)
-    Traces(store).put(Trace(key, "command", (), {"": manifest.digest}, blob, size=manifest.size))
-    for name in [blob, *(entry.digest for entry in manifest.files)]:
-        age(store.path(name), days)
-    age(Traces(store).file(key), days)
-    return key
-
-
-def age(path: Path, days: float) -> None:
-    when = time.time() - days * DAY
-    os.utime(path, (when, when))
-
-
-def register(store: Store, tmp_path: Path, *keys: str) -> Path:
-    recipe = tmp_path / "work/olivebuild.yaml"
-    recipe.parent.mkdir(exist_ok=True)
-    recipe.touch()
-    gc_roots.register(
-        store,
-        recipe,
-        gc_roots.registered(store, recipe),
-        {f"t{i}": key for i, key in enumerate(keys)},
-        (),
-    )
-    return recipe
-
-
-def has(store: Store, *seeds: object) -> list[bool]:
-    return [store.path(of_bytes(data(seed))).exists() for seed in seeds]
-
-
-def files(store: Store) -> set[str]:
-    return {
-        p.relative_to(store.root).as_posix()
-        for p in store.root.rglob("*")
-        if p.is_file() and "traces" not in p.parts and "derived" not in p.parts
-    }
-
-
-@contextmanager
-def building(store: Store) -> Iterator[None]:
-    with locked(store.builds_lock, shared=True):
-        yield
-
-
-# By age
 
 
 def test_an_old_result_goes_and_a_young_and_a_needed_one_stay(store: Store, tmp_path: Path) -> None:
@@ -158,9 +89,6 @@ def test_a_workspace_that_lost_its_memory_keeps_what_it_had(store: Store, tmp_pa
     assert gc.collect(store, MONTH, delete=True).results == ()
 
 
-# By size
-
-
 def test_over_the_limit_what_was_not_used_for_longest_goes_first(
     store: Store, tmp_path: Path
 ) -> None:
@@ -199,106 +127,6 @@ def test_a_computed_tensor_that_is_used_is_not_old(store: Store, tmp_path: Path)
     assert gc.collect(store, MONTH, delete=True).blobs == {blob: SIZE}
 
 
-# Beside builds
-
-
-def test_while_a_build_runs_what_is_young_stays(store: Store, tmp_path: Path) -> None:
-    young, old = store.put_bytes(data("young")), store.put_bytes(data("old"))
-    age(store.path(old), 2)
-    key = result(store, tmp_path, "result", days=0.5)
-    with building(store):
-        found = gc.collect(store, Limits(0), delete=True)
-        assert (found.building, found.blobs, found.results) == (True, {old: SIZE}, ())
-    assert gc.collect(store, Limits(0), delete=True).results[0].key == key
-    assert not store.path(young).exists()
-
-
-def test_what_is_found_there_while_a_build_runs_is_in_use(store: Store, tmp_path: Path) -> None:
-    key = result(store, tmp_path, "found", days=50)
-    trace = Traces(store).get(key)
-    assert trace
-    with building(store):
-        store.put_bytes(data("found"))
-        Traces(store).use([trace])
-        assert gc.collect(store, Limits(0), delete=True).blobs == {}
-        age(Traces(store).file(key), 50)
-        # The blob is still young; its result and manifest are not.
-        gc.collect(store, Limits(0), delete=True)
-        assert (has(store, "found"), Traces(store).get(key)) == ([True], None)
-        # Who still believes in the result says so again, and then misses its blobs.
-        Traces(store).use([trace])
-        assert Traces(store).get(key) == trace
-
-
-def test_a_running_step_keeps_its_folder_and_what_it_reads(store: Store, tmp_path: Path) -> None:
-    key, of_step = result(store, tmp_path, "input", days=50), "e" * 32
-    trace = Traces(store).get(key)
-    assert trace
-    scratch = store.scratch(of_step)
-    given = ActionInput("", "", "command", "t", manifest=trace.manifest)
-    (scratch / "out.json").write_text(
-        Action(
-            "n", "t", "command", of_step, {}, {"x": given}, {}, "", str(scratch / "out")
-        ).to_json()
-    )
-    age(scratch, 3)
-    with building(store), locked(store.lock_file(of_step)):
-        stored = store.put_bytes(data("stored two days ago by the step"))
-        age(store.path(stored), 2)
-        gc.collect(store, Limits(0), delete=True)
-        assert (has(store, "input"), store.path(stored).exists(), scratch.exists()) == (
-            [True],
-            True,
-            True,
-        )
-    gc.collect(store, Limits(0), delete=True)
-    assert (has(store, "input"), store.path(stored).exists(), scratch.exists()) == (
-        [False],
-        False,
-        False,
-    )
-
-
-def test_builds_that_find_and_store_while_sweeps_run_lose_nothing(
-    store: Store, tmp_path: Path
-) -> None:
-    """Old blobs of nobody are found again by a build just when they are being swept."""
-    stop, swept = threading.Event(), [0]
-
-    def sweep() -> None:
-        while not stop.is_set():
-            swept[0] += len(gc.collect(store, Limits(0), delete=True).blobs)
-            time.sleep(0.002)
-
-    with building(store):
-        sweeper = threading.Thread(target=sweep)
-        sweeper.start()
-        try:
-            for i in itertools.count():
-                if swept[0] >= 10 or not sweeper.is_alive():
-                    break
-                name = store.put_bytes(data(i % 5))
-                assert store.read(name) == data(i % 5)
-                age(store.path(name), 2)
-                # Sweeps have their turn, too.
-                time.sleep(0.002)
-        finally:
-            stop.set()
-            sweeper.join()
-    assert swept[0] >= 10
-
-
-def test_a_new_build_waits_for_a_sweep_and_a_sweep_for_no_build(store: Store) -> None:
-    with gc._alone(store) as runs:
-        assert not runs
-        assert try_lock(store.builds_lock, shared=True) is None
-    with building(store), gc._alone(store) as runs:
-        assert runs
-
-
-# Recipes that are gone
-
-
 def test_what_a_missing_recipe_had_is_kept_for_a_week(store: Store, tmp_path: Path) -> None:
     key = result(store, tmp_path, "a", days=90)
     recipe = register(store, tmp_path, key)
@@ -323,9 +151,6 @@ def test_a_recipe_that_comes_back_counts_again(store: Store, tmp_path: Path) -> 
     assert gc.collect(store, Limits(0), delete=True).results == ()
     register(store, tmp_path, key)
     assert gc_roots.all_registered(store)[0].gone == 0
-
-
-# What else lies there
 
 
 def test_what_crashes_have_left_goes_and_lock_files_stay(store: Store, tmp_path: Path) -> None:
@@ -398,9 +223,6 @@ def test_quarantine_is_evidence_for_as_long_as_results_are_kept(
     assert len(gc.collect(store, Limits(-1), delete=True).files) == 1
 
 
-# The command
-
-
 @pytest.mark.scenario
 def test_downloads_go_by_age_unless_a_needed_result_refers_to_them(
     store: Store, tmp_path: Path
@@ -464,60 +286,3 @@ def test_the_recipes_limit_holds_unless_another_is_given(chain: Place) -> None:
     done = chain.run("gc")
     assert done.code == 2
     assert "olivebuild.yaml:6:9: error: cache.max_size: 'lots' is no size" in done.err
-
-
-@pytest.mark.scenario
-def test_builds_are_right_while_sweeps_run(chain: Place) -> None:
-    """Edits go back and forth, so that each build wants to restore what a sweep may be taking."""
-    stop = threading.Event()
-    codes: list[int] = []
-
-    def sweep() -> None:
-        while not stop.is_set():
-            codes.append(chain.run("gc", "--delete", "--older-than", "0d").code)
-
-    sweeper = threading.Thread(target=sweep)
-    sweeper.start()
-    try:
-        for i in range(8):
-            (chain.folder / "in.bin").write_bytes(content(i % 2))
-            assert chain.run().code == 0
-            assert chain.everything() == everything(chain, i % 2)
-            assert chain.build().ran == []
-    finally:
-        stop.set()
-        sweeper.join()
-    assert set(codes) == {0}
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("50GB", 50 * 10**9),
-        ("1.5 kb", 1500),
-        ("2MiB", 2 << 20),
-        ("0B", 0),
-        ("7", None),
-        ("GB", None),
-        ("1e9B", None),
-        ("-1GB", None),
-    ],
-)
-def test_sizes(text: str, size: int | None) -> None:
-    if size is None:
-        with pytest.raises(ValueError, match="is no size"):
-            size_of(text)
-    else:
-        assert size_of(text) == size
-
-
-def test_spans() -> None:
-    assert [span_of(text) for text in ("30d", "12h", "2w", "5m", "0d")] == [
-        30 * DAY,
-        DAY // 2,
-        14 * DAY,
-        300,
-        0,
-    ]
-    with pytest.raises(ValueError, match="'30' is no span of time"):
-        span_of("30")
