@@ -291,6 +291,7 @@ def test_a_function_that_makes_tokens_leaves_text_and_sequences_open() -> None:
                 "prompt_length": 8,
                 "completion_length": 4,
                 "special_tokens": "spaced",
+                "mask_padding": True,
             },
         ),
         (
@@ -301,6 +302,7 @@ def test_a_function_that_makes_tokens_leaves_text_and_sequences_open() -> None:
                 "source_max_len": 8,
                 "target_max_len": 4,
                 "add_special_tokens": False,
+                "use_attention_mask": False,
             },
             {"prompt": "Q {q}", "completion": "{a}"},
             {"form": "pairs", "prompt_length": 8, "completion_length": 4, "special_tokens": "none"},

@@ -90,10 +90,22 @@ def _lengths(reader: Processing) -> Sequences:
         result.loss = Option(value="all", paths=ignored.paths)
     else:
         params.no_effect("ignore_source_in_labels", "only completions are learnt anyway")
-    for key in ("drop_short_sequences", "use_attention_mask"):
-        params.no_effect(key, "padding is neither attended to nor learnt")
+    reader.mask(result)
+    _short(reader)
     for key in ("text_template", "text_cols", "corpus_strategy", "stride", "joiner"):
         params.no_effect(key, "pairs do not read it")
     for key in ("random_seed", "random_retries", "text_formatting_func"):
         params.no_effect(key, "pairs do not read it")
     return result
+
+
+def _short(reader: Processing) -> None:
+    """Refuse to leave out pairs that are shorter than the two lengths together."""
+    option = reader.params.get("drop_short_sequences", bool)
+    for path in option.paths:
+        if option.value is False:
+            reader.workflow.ledger.no_effect(path, "no pair is left out for its length")
+        else:
+            reader.workflow.ledger.refused(
+                path, "pairs are not left out for their length here", "take it out"
+            )

@@ -133,7 +133,7 @@ class Processing:
             result.fields["remainder"] = Option(value=rest, note=note)
         self._limits(result, str(form.value))
         self._short(result, str(form.value))
-        self._mask(result)
+        self.mask(result)
         return result
 
     def _form(self, *, new_defaults: bool) -> Option:
@@ -219,7 +219,7 @@ class Processing:
         else:
             self.params.no_effect("drop_short_sequences", "no sequence is left out for its length")
 
-    def _mask(self, result: Sequences) -> None:
+    def mask(self, result: Sequences) -> None:
         """Write `mask_padding`: up to 0.6.2 a mask hides the padding token wherever it stands."""
         option = self.params.get("use_attention_mask", bool)
         if self.generation.version >= JULY:
