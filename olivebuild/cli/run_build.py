@@ -130,14 +130,17 @@ def _judge(project: Project, report: BuildReport) -> list[Judgement]:
 
 
 def _exit_code(report: BuildReport, judgements: Iterable[Judgement]) -> int:
-    """Show the errors, if any. Return theirs, 3 for a missed gate, else 0."""
+    """Show the errors, if any, and return theirs.
+
+    Else 3 for a gate that is missed or, where it is strict, not decided; else 0.
+    """
     if report.errors:
         from olivebuild.ui.console import show_error
 
         for error in report.errors:
             show_error(error)
         return max(e.exit_code for e in report.errors)
-    return 0 if all(judgement.passed for judgement in judgements) else 3
+    return 3 if any(judgement.fails for judgement in judgements) else 0
 
 
 def _print_event(event: Event) -> None:

@@ -63,6 +63,14 @@ class GateResult(Struct, frozen=True, kw_only=True):
     gate: str
     value: float | None
     passed: bool
+    state: str = ""
+    """Empty in lines from before there was one."""
+    interval: tuple[float, float] | None = None
+    rows_needed: int | None = None
+
+    @property
+    def outcome(self) -> str:
+        return self.state or ("met" if self.passed else "missed")
 
 
 class Entry(Struct, frozen=True, kw_only=True):

@@ -132,6 +132,9 @@ def _gate_result(judgement: Judgement) -> GateResult:
         gate=judgement.gate,
         value=compact(judgement.value),
         passed=judgement.passed,
+        state=judgement.state,
+        interval=judgement.interval,
+        rows_needed=judgement.rows_needed,
     )
 
 

@@ -8,8 +8,10 @@ metric of the command target `evaluate`. Times take ms or s, sizes KB, MB or GB.
 `accuracy_mean` and `accuracy_worst` are those over all trainings; so for every other metric of the
 answers.
 
-A drop is judged by its interval where the benchmark has one: only a drop that is more than noise
-misses its gate, unless it is strict.
+A metric that has an interval at 95 % is judged by it: the gate is met or missed where the whole
+interval lies on one side of the limit, and not decided where the limit lies within, since other
+rows of the same kind might have said the opposite. What has no interval, such as a size, is judged
+by its value.
 
 `steps/benchmark.py` and `steps/choice.py` have the fields. `Gate.parse` reads them when a recipe is
 loaded, `judge` is called by `planner/project.py` after each build; `ui/wording.py` writes what it
@@ -18,17 +20,18 @@ says.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
 from olivebuild.core.errors import BuildError, InvalidValue, RecipeError
 
 if TYPE_CHECKING:
-    from olivebuild.metrics.records import Metrics
+    from olivebuild.metrics.records import DataMetrics, Metrics
 
 _TIME = {"ms": 1e-3, "s": 1.0}
 _SIZE = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -61,6 +64,12 @@ METRICS: dict[str, tuple[str, dict[str, float]]] = OF_ANSWERS | {
     "joules_per_token": ("lower", {}),
     "size": ("lower", _SIZE),
 }
+OF_ROWS = ("accuracy", "generated_accuracy", "exact_match", "schema_valid", "json_exact")
+"""Metrics that are a share of a data set's rows."""
+NORMAL_95 = 1.959963984540054
+"""The normal distribution's quantile at 97.5 %."""
+Interval = tuple[float, float]
+State = Literal["met", "missed", "undecided"]
 _COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _FORM = re.compile(
     r"\s*(?:([a-z0-9_.-]+?)\.)?([a-z][a-z0-9_]*)(?:\s+(drop)\s+vs\s+([a-z0-9][a-z0-9_-]*))?\s*(>=|<=|>|<)\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*([A-Za-z%]*)\s*"
@@ -143,22 +152,41 @@ def _over_seeds(name: str) -> tuple[str, str]:
     return (metric, over) if over in ("mean", "worst") else (name, "")
 
 
-class Judgement(Struct, frozen=True):
+class Judgement(Struct, frozen=True, kw_only=True):
     """A gate's outcome.
 
-    `value` is the metric, or the drop, that was judged; `interval` the drop's, in the same
-    direction.
-
-    `noise`: the value alone would have missed the gate, and its interval says that this may be
-    chance.
+    `value` is the metric, or the drop, that was judged, and `interval` its interval at 95 %, in the
+    same direction; `passed` is true where `state` is met. `rows_needed`: about how many rows of the
+    data set would decide, if the value stays; None where that can't be told.
     """
 
     target: str
     gate: str
     value: float
     passed: bool
-    interval: tuple[float, float] | None = None
-    noise: bool = False
+    state: State
+    interval: Interval | None = None
+    rows_needed: int | None = None
+    strict: bool = False
+    """The recipe takes what is not decided for missed."""
+    likely: bool = False
+    """The value alone would have met the gate."""
+    is_drop: bool = False
+
+    @property
+    def fails(self) -> bool:
+        """Whether the build ends with exit code 3."""
+        return self.state == "missed" or (self.strict and self.state == "undecided")
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether a search takes the model.
+
+        Of what is not decided the value counts; a drop must be proven to be one.
+        """
+        if self.strict or not self.is_drop:
+            return self.likely
+        return self.state != "missed"
 
 
 def judge(target: str, gates: Iterable[Gate], metrics: Metrics) -> list[Judgement]:
@@ -166,30 +194,88 @@ def judge(target: str, gates: Iterable[Gate], metrics: Metrics) -> list[Judgemen
     return [_judge(target, gate, metrics) for gate in gates]
 
 
+def summary(states: Iterable[State]) -> str:
+    """Return how many gates have which outcome: `2 met, 1 not decided`."""
+    states = list(states)
+    counts = [(states.count(state), WORDS[state]) for state in ("met", "missed", "undecided")]
+    return ", ".join(f"{count} {word}" for count, word in counts if count)
+
+
+WORDS: dict[State, str] = {"met": "met", "missed": "missed", "undecided": "not decided"}
+
+
 def _judge(target: str, gate: Gate, metrics: Metrics) -> Judgement:
-    compare = _COMPARE[gate.compare]
     if gate.command:
-        value = _metric_of_command(gate, metrics)
-        return Judgement(target, gate.text, value, bool(compare(value, gate.limit)))
+        return _judgement(target, gate, _metric_of_command(gate, metrics), None, None)
     model, data = _place(target, gate, metrics, gate.names)
     value = _metric(target, gate, metrics, model, data)
+    rows = metrics.models[model].data[data].rows or None
     if not gate.versus:
-        return Judgement(target, gate.text, value, bool(compare(value, gate.limit)))
+        return _judgement(target, gate, value, _interval_of(gate, metrics, model, data), rows)
     versus, _ = _place(target, gate, metrics, (gate.versus,))
     drop = _metric(target, gate, metrics, versus, data) - value
     # A comparison's rows are those of one training.
-    interval = None if gate.over else _interval(gate, metrics, model, versus, data)
+    interval = None if gate.over else _interval_of_drop(gate, metrics, model, versus, data)
     if _lower_is_better(gate):
         drop, interval = -drop, interval and (-interval[1], -interval[0])
-    passed = bool(compare(drop, gate.limit))
-    # Only an interval that lies on the wrong side as a whole says that the drop is there.
-    noise = (
-        not passed
-        and not gate.strict
-        and interval is not None
-        and any(compare(end, gate.limit) for end in interval)
+    return _judgement(target, gate, drop, interval, rows)
+
+
+def _judgement(
+    target: str, gate: Gate, value: float, interval: Interval | None, rows: int | None
+) -> Judgement:
+    compare = _COMPARE[gate.compare]
+    likely = bool(compare(value, gate.limit))
+    ends = [bool(compare(end, gate.limit)) for end in interval or (value,)]
+    state: State = "met" if all(ends) else "undecided" if any(ends) else "missed"
+    needed = None
+    if state == "undecided" and interval and rows and gate.metric in OF_ANSWERS and not gate.over:
+        if gate.metric in OF_ROWS and not gate.versus:
+            needed = rows_for_share(value, gate.limit)
+        else:
+            needed = rows_for(value, interval, gate.limit, rows)
+    return Judgement(
+        target=target,
+        gate=gate.text,
+        value=value,
+        passed=state == "met",
+        state=state,
+        interval=interval,
+        rows_needed=needed,
+        strict=gate.strict,
+        likely=likely,
+        is_drop=bool(gate.versus),
     )
-    return Judgement(target, gate.text, drop, passed or noise, interval, noise)
+
+
+def rows_for_share(share: float, limit: float) -> int | None:
+    """Return how many rows put Wilson's interval of a share on one side of the limit.
+
+    If the share stays. None for a share at the limit, which no number of rows decides.
+    """
+    if share == limit:
+        return None
+    return math.floor(limit * (1 - limit) * (NORMAL_95 / (share - limit)) ** 2) + 1
+
+
+def rows_for(value: float, interval: Interval, limit: float, rows: int) -> int | None:
+    """Return about how many rows would put the whole interval on one side of the limit.
+
+    If the value stays: intervals shrink with the square root of the rows. None for a value at the
+    limit, which no number of rows decides.
+    """
+    if value == limit:
+        return None
+    reach = value - interval[0] if limit < value else interval[1] - value
+    return max(rows + 1, math.ceil(rows * (reach / (value - limit)) ** 2))
+
+
+def wilson(share: float, rows: int) -> Interval:
+    """Return the interval at 95 % of a share of rows (Wilson 1927, JASA 22:209)."""
+    z2 = NORMAL_95**2
+    middle = (share + z2 / (2 * rows)) / (1 + z2 / rows)
+    half = NORMAL_95 * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2)) / (1 + z2 / rows)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _lower_is_better(gate: Gate) -> bool:
@@ -250,9 +336,29 @@ def _metric_of_command(gate: Gate, metrics: Metrics) -> float:
     return float(measured[gate.metric])
 
 
-def _interval(
+def _interval_of(gate: Gate, metrics: Metrics, model: str, data: str) -> Interval | None:
+    """Return the interval of a metric; None where it has none."""
+    row = metrics.models[model]
+    of_data = row.data[data]
+    if gate.over and row.seeds:
+        spread = of_data.over_seeds.get(gate.metric)
+        # The worst of some trainings is what it is.
+        return spread.bounds if spread and gate.over == "mean" else None
+    if gate.metric in METRICS and gate.metric not in OF_ANSWERS:
+        return row.interval(gate.metric)
+    return of_data.interval(gate.metric) or _share_interval(gate.metric, of_data)
+
+
+def _share_interval(metric: str, of_data: DataMetrics) -> Interval | None:
+    value = of_data.metric(metric)
+    if metric not in OF_ROWS or value is None or not of_data.rows:
+        return None
+    return wilson(value, of_data.rows)
+
+
+def _interval_of_drop(
     gate: Gate, metrics: Metrics, model: str, versus: str, data: str
-) -> tuple[float, float] | None:
+) -> Interval | None:
     """Return the interval of versus minus model, from the benchmark's comparison.
 
     Whichever way round it was made; None where it has none.

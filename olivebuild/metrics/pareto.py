@@ -128,7 +128,7 @@ class Candidate:
 
     @property
     def passes(self) -> bool:
-        return all(j.passed for j in self.judgements)
+        return all(j.may_pass for j in self.judgements)
 
 
 def ranked(

@@ -96,6 +96,11 @@ class SeedStatistics(Record, frozen=True, kw_only=True):
     worst: float | None = None
     values: tuple[float | None, ...] = ()
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The interval of the mean, if there is one."""
+        return pair(self.interval)
+
 
 class DataMetrics(MetricSet, frozen=True, kw_only=True):
     """A model (or a baseline) on a data set.

@@ -47,9 +47,7 @@ class BenchmarkFields(Fields):
     changes.
     """
     strict: bool = False
-    """A gate on a drop judges the metric as it is; else only a drop that is more than noise misses
-    it.
-    """
+    """A gate that the rows can't decide counts as missed."""
     gates: list[str] = []
 
     @field_validator("gates")

@@ -21,12 +21,20 @@ from olivebuild.core.text import clean, seconds, size
 from olivebuild.engine.build_comparison import Comparison, since_last
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.history import Entry
-from olivebuild.metrics.gates import METRICS, Judgement
+from olivebuild.metrics.gates import METRICS, WORDS, Judgement
+from olivebuild.metrics.gates import summary as gates_summary
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.states import Verdict
 from olivebuild.ui.plain import summary
 from olivebuild.ui.why import unique_reasons
-from olivebuild.ui.wording import describe, difference, format_metric, listed
+from olivebuild.ui.wording import (
+    describe,
+    difference,
+    format_metric,
+    gate_note,
+    gate_value,
+    listed,
+)
 from olivebuild.ui.wording import heading as named
 
 if TYPE_CHECKING:
@@ -128,13 +136,24 @@ def show_problems(problems: Iterable[PlanFinding]) -> None:
             )
 
 
+GATE_COLOURS = {"met": "green", "missed": "bold red", "undecided": "yellow"}
+
+
 def show_gates(judgements: Iterable[Judgement]) -> None:
-    console = stdout()
-    for judgement in judgements:
-        word, colour = ("met", "green") if judgement.passed else ("missed", "bold red")
-        noise = ", which may be noise" if judgement.noise else ""
+    """Print a line for each gate, with its interval, and how many have which outcome."""
+    console, judgements = stdout(), list(judgements)
+    width = max((len(WORDS[j.state]) for j in judgements), default=0)
+    for judged in judgements:
+        note = f" ({note})" if (note := gate_note(judged)) else ""
         console.print(
-            f"[{colour}]gate {word:<7}[/]{escape(judgement.gate)}: {judgement.value:.4g}{noise}"
+            f"[{GATE_COLOURS[judged.state]}]gate {WORDS[judged.state]:<{width}}[/]  "
+            f"{escape(judged.gate)}: {gate_value(judged.gate, judged.value)}{escape(note)}"
+        )
+    undecided = [j for j in judgements if j.state == "undecided"]
+    if undecided and not any(j.strict for j in undecided):
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"[yellow]warning:[/] {gates_summary(j.state for j in judgements)}: too few rows to "
+            "tell; `strict: true` makes that an error"
         )
 
 
@@ -306,8 +325,11 @@ def _history_line(entries: Sequence[Entry], entry: Entry) -> str:
         for target in entry.measured
         if (change := since_last(entries, entry, target))
     ]
-    missed = [gate.gate for gate in entry.gates if not gate.passed]
+    missed = [gate.gate for gate in entry.gates if gate.outcome == "missed"]
+    undecided = [gate.gate for gate in entry.gates if gate.outcome == "undecided"]
     state = f"missed: {'; '.join(missed)}" if missed else ""
+    if undecided:
+        state += f"{'; ' if state else ''}not decided: {'; '.join(undecided)}"
     if entry.failed:
         state = f"failed: {listed(entry.failed)}"
     time = entry.time.replace("T", " ").rstrip("Z")

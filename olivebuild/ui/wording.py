@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from olivebuild.cache.key import Reason
 from olivebuild.core.text import clean, size
-from olivebuild.metrics.gates import METRICS, Gate
+from olivebuild.metrics.gates import METRICS, Gate, Judgement
 
 if TYPE_CHECKING:
     from olivebuild.metrics.records import PairedComparison
@@ -103,6 +103,18 @@ def gate_value(gate: str, value: float) -> str:
         return f"{value:.4g}"
     drop = parsed.versus and "%" in METRICS[parsed.metric][1]
     return f"{value * 100:.1f} points" if drop else format_metric(parsed.metric, value)
+
+
+def gate_note(judged: Judgement) -> str:
+    """Return the interval of what a gate judged, and how many rows would decide it."""
+    parts = []
+    if judged.interval:
+        low, high = (gate_value(judged.gate, end) for end in judged.interval)
+        unit = f" {high.rpartition(' ')[2]}"
+        parts.append(f"{low.removesuffix(unit)} to {high}")
+    if judged.rows_needed:
+        parts.append(f"about {judged.rows_needed:,} rows would decide")
+    return "; ".join(parts)
 
 
 def verdict(row: PairedComparison) -> str:

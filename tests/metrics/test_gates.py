@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from scipy.stats import binomtest
 
 from olivebuild.core.errors import BuildError, RecipeError
-from olivebuild.metrics.gates import METRICS, Gate, Judgement
+from olivebuild.metrics.gates import METRICS, Gate, Judgement, summary, wilson
 from olivebuild.metrics.gates import judge as judge_gates
 from olivebuild.metrics.json_record import decode
 from olivebuild.metrics.records import Metrics
@@ -148,7 +149,11 @@ def test_a_unit_of_another_figure_is_told(text: str) -> None:
 def test_a_gate_judges_the_last_model_unless_it_names_another(
     text: str, value: float, passed: bool
 ) -> None:
-    assert judge("bench", [text], BENCH) == [Judgement("bench", text, approx(value), passed)]
+    (judged,) = judge("bench", [text], BENCH)
+    assert (judged.target, judged.gate, judged.value) == ("bench", text, approx(value))
+    # What has no rows and no interval is judged by its value.
+    state = "met" if passed else "missed"
+    assert (judged.passed, judged.state, judged.fails) == (passed, state, not passed)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +170,9 @@ def test_a_gate_judges_the_last_model_unless_it_names_another(
     ],
 )
 def test_a_drop_is_how_much_worse_the_model_is(text: str, drop: float, passed: bool) -> None:
-    assert judge("bench", [text], BENCH) == [Judgement("bench", text, approx(drop), passed)]
+    (judged,) = judge("bench", [text], BENCH)
+    assert (judged.value, judged.passed) == (approx(drop), passed)
+    assert judged.is_drop
 
 
 def test_a_drop_of_another_model_compares_equal_data() -> None:
@@ -221,7 +228,7 @@ def test_a_figure_that_is_no_number_fails_its_gate() -> None:
     ]
 
 
-PAIR = {
+PAIR: dict[str, Any] = {
     "data": ["d"],
     "models": {
         "a": {"ttft": 0.1, "data": {"d": {"accuracy": 0.9, "scores": {"brevity": 0.5}}}},
@@ -258,30 +265,117 @@ PAIR = {
 
 
 @pytest.mark.parametrize(
-    ("text", "drop", "interval", "passed", "noise"),
+    ("text", "drop", "interval", "state", "likely"),
     [
-        ("accuracy drop vs a <= 0.06", 0.05, (-0.02, 0.12), True, False),
-        ("accuracy drop vs a <= 0.02", 0.05, (-0.02, 0.12), True, True),
-        ("a.accuracy drop vs b <= 0", -0.05, (-0.12, 0.02), True, False),
-        ("a.accuracy drop vs b >= 0", -0.05, (-0.12, 0.02), True, True),
-        ("a.accuracy drop vs b >= 0.1", -0.05, (-0.12, 0.02), False, False),
-        ("brevity drop vs a <= 0.1", 0.25, (0.2, 0.3), False, False),
-        ("ttft drop vs a <= 50ms", 0.1, (0.08, 0.12), False, False),
-        ("ttft drop vs a <= 90ms", 0.1, (0.08, 0.12), True, True),
+        ("accuracy drop vs a <= 0.13", 0.05, (-0.02, 0.12), "met", True),
+        ("accuracy drop vs a <= 0.06", 0.05, (-0.02, 0.12), "undecided", True),
+        ("accuracy drop vs a <= 0.02", 0.05, (-0.02, 0.12), "undecided", False),
+        ("a.accuracy drop vs b <= 0", -0.05, (-0.12, 0.02), "undecided", True),
+        ("a.accuracy drop vs b >= 0", -0.05, (-0.12, 0.02), "undecided", False),
+        ("a.accuracy drop vs b >= 0.1", -0.05, (-0.12, 0.02), "missed", False),
+        ("brevity drop vs a <= 0.1", 0.25, (0.2, 0.3), "missed", False),
+        ("ttft drop vs a <= 50ms", 0.1, (0.08, 0.12), "missed", False),
+        ("ttft drop vs a <= 90ms", 0.1, (0.08, 0.12), "undecided", False),
+        ("ttft drop vs a <= 120ms", 0.1, (0.08, 0.12), "met", True),
     ],
 )
-def test_only_a_drop_that_is_more_than_noise_misses_its_gate(
-    text: str, drop: float, interval: tuple[float, float], passed: bool, noise: bool
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_drop_is_decided_where_its_whole_interval_lies_on_one_side(
+    text: str, drop: float, interval: tuple[float, float], state: str, likely: bool, strict: bool
 ) -> None:
-    expected = Judgement("bench", text, approx(drop), passed, approx(interval), noise)
-    assert judge("bench", [text], PAIR) == [expected]
+    (judged,) = judge("bench", [text], PAIR, strict=strict)
+    assert (judged.value, judged.interval) == (approx(drop), approx(interval))
+    assert (judged.state, judged.likely) == (state, likely)
+    assert judged.passed is (state == "met")
+    assert judged.fails is (state == "missed" or (strict and state == "undecided"))
 
 
-def test_a_strict_gate_takes_the_drop_as_it_is() -> None:
-    text = "accuracy drop vs a <= 0.02"
-    assert judge("bench", [text], PAIR, strict=True) == [
-        Judgement("bench", text, approx(0.05), False, approx((-0.02, 0.12)))
+def of_rows(rows: int, **metrics: Any) -> dict[str, Any]:
+    return {"data": ["d"], "models": {"a": {"data": {"d": {"rows": rows, **metrics}}}}}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "text", "state"),
+    [
+        # Wilson's interval of 9 in 10 rows, 90 in 100, 900 in 1,000: 0.60, 0.83, 0.88 upwards.
+        (of_rows(10, accuracy=0.9), "accuracy >= 0.85", "undecided"),
+        (of_rows(10, accuracy=0.9), "accuracy >= 0.55", "met"),
+        (of_rows(100, accuracy=0.9), "accuracy >= 0.85", "undecided"),
+        (of_rows(1000, accuracy=0.9), "accuracy >= 0.85", "met"),
+        (of_rows(1000, accuracy=0.9), "accuracy >= 0.93", "missed"),
+        (of_rows(1000, json_exact=0.9), "json_exact >= 0.93", "missed"),
+        (of_rows(20, schema_valid=1.0), "schema_valid >= 0.95", "undecided"),
+        (of_rows(20, exact_match=0.0), "exact_match >= 0.5", "missed"),
+        # An interval of the benchmark's own comes first.
+        (of_rows(10, accuracy=0.9, accuracy_interval=[0.89, 0.91]), "accuracy > 0.88", "met"),
+        # Neither a share of rows nor an interval.
+        (of_rows(10, macro_f1=0.9), "macro_f1 >= 0.89", "met"),
+        (of_rows(10, perplexity=2.0), "perplexity <= 1.9", "missed"),
+    ],
+)
+def test_a_metric_is_decided_where_its_whole_interval_lies_on_one_side(
+    metrics: dict[str, Any], text: str, state: str
+) -> None:
+    (judged,) = judge("bench", [text], metrics)
+    assert (judged.state, judged.passed) == (state, state == "met")
+
+
+@pytest.mark.parametrize(("value", "limit"), [(0.9, 0.85), (0.9, 0.94), (0.5, 0.4), (0.99, 0.97)])
+def test_so_many_rows_decide(value: float, limit: float) -> None:
+    rows = 40
+    (judged,) = judge("bench", [f"accuracy >= {limit}"], of_rows(rows, accuracy=value))
+    assert judged.state == "undecided"
+    needed = judged.rows_needed
+    assert needed
+    assert needed > rows
+    decided = [
+        judge("bench", [judged.gate], of_rows(n, accuracy=value))[0].state != "undecided"
+        for n in (needed - 1, needed)
     ]
+    assert decided == [False, True]
+
+
+def test_so_many_rows_decide_a_drop() -> None:
+    """The interval of a drop shrinks with the square root of the rows."""
+    model = {"rows": 100, "accuracy": 0.85}
+    metrics = PAIR | {"models": {"a": PAIR["models"]["a"], "b": {"data": {"d": model}}}}
+    (judged,) = judge("bench", ["accuracy drop vs a <= 0.02"], metrics)
+    # From -0.02 to 0.12 about 0.05: 0.07 shall become 0.03.
+    assert judged.rows_needed == 545
+
+
+def test_no_number_of_rows_decides_a_value_at_the_limit() -> None:
+    (judged,) = judge("bench", ["accuracy >= 0.9"], of_rows(40, accuracy=0.9))
+    assert (judged.state, judged.rows_needed) == ("undecided", None)
+
+
+@pytest.mark.parametrize(("right", "rows"), [(0, 5), (5, 5), (3, 7), (90, 100), (999, 1000)])
+def test_the_interval_of_a_share_is_wilsons(right: int, rows: int) -> None:
+    expected = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    assert wilson(right / rows, rows) == approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_outcomes_are_counted() -> None:
+    assert summary(["met", "undecided", "met"]) == "2 met, 1 not decided"
+    assert summary(["missed"]) == "1 missed"
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "may_pass"),
+    [
+        ("accuracy drop vs a <= 0.02", False, True),
+        ("accuracy drop vs a <= 0.02", True, False),
+        ("accuracy drop vs a <= 0.06", True, True),
+        ("brevity drop vs a <= 0.1", False, False),
+        ("accuracy >= 0.8", False, True),
+        ("accuracy >= 0.86", False, False),
+    ],
+)
+def test_a_search_takes_a_value_for_what_it_is_and_a_drop_only_if_it_is_more_than_noise(
+    text: str, strict: bool, may_pass: bool
+) -> None:
+    (judged,) = judge("bench", [text], PAIR, strict=strict)
+    assert judged.may_pass is may_pass
 
 
 def test_a_gate_on_a_figure_over_seeds() -> None:
@@ -312,8 +406,9 @@ def test_a_gate_on_a_figure_over_seeds() -> None:
         ("accuracy >= 0.94", 0.94, True),
     ]
     texts = [text for text, _, _ in found]
-    assert judge("bench", texts, metrics) == [
-        Judgement("bench", text, approx(value), passed) for text, value, passed in found
+    judged = judge("bench", texts, metrics)
+    assert [(j.gate, j.value, j.passed) for j in judged] == [
+        (text, approx(value), passed) for text, value, passed in found
     ]
     with pytest.raises(
         ValueError, match="of ttft there is one only, whatever the seeds; write ttft"

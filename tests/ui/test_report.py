@@ -20,7 +20,7 @@ from olivebuild.ui.report.collect.benchmarks import _sample
 from olivebuild.ui.report.collect.report import collect
 from olivebuild.ui.report.collect.rows import unframed
 from olivebuild.ui.report.collect.trainings import thin
-from olivebuild.ui.report.records import Edit, Report
+from olivebuild.ui.report.records import Edit, Gate, Report
 from olivebuild.ui.report.render import html as page
 from olivebuild.ui.report.render import junit, markdown
 from tests.conftest import Place
@@ -184,9 +184,10 @@ def test_a_choice_is_told_with_its_front(searched: Report) -> None:
         "onnx-int4",
         ("accuracy", "tokens_per_second", "size"),
     )
-    passed = {c.model: c.gates and [g.passed for g in c.gates] for c in choice.contenders}
-    assert list(passed.items()) == [
-        ("onnx-int4", [True, True]), ("onnx-int8", [True, False]), ("onnx-wide", [False, True]),
+    states = {c.model: c.gates and [g.state for g in c.gates] for c in choice.contenders}
+    assert list(states.items()) == [
+        ("onnx-int4", ["undecided", "met"]), ("onnx-int8", ["met", "missed"]),
+        ("onnx-wide", ["missed", "met"]),
         ("base", None), ("merged", None),
     ]  # fmt: skip
     assert {c.model: c.beaten_by for c in choice.contenders if c.beaten_by} == {
@@ -251,7 +252,7 @@ def test_the_page_needs_nothing_else(html: str) -> None:
     assert "default-src 'none'" in html
     shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.S)
     assert not re.search(r"\b(nan|None|undefined|Undefined|inf)\b", shown)
-    assert "2 of 3 gates missed" in shown
+    assert "Gates: 1 met, 1 missed, 1 not decided" in shown
 
 
 def test_a_large_recipe_still_fits(report: Report) -> None:
@@ -284,7 +285,30 @@ def test_targets_that_changed_since_are_told_with_their_last_results(
     text = (place.folder / "page.html").read_text()
     assert "adapter, merged, onnx-int4, bench changed since; their last results are shown" in text
     assert "models side by side" in text
-    assert "2 of 3 gates missed" in text
+    assert "Gates: 1 met, 1 missed, 1 not decided" in text
+
+
+@pytest.mark.parametrize(("strict", "kind"), [(False, "skipped"), (True, "failure")])
+def test_a_gate_that_is_not_decided_is_skipped_in_junit_unless_it_is_strict(
+    report: Report, strict: bool, kind: str
+) -> None:
+    undecided = Gate(
+        target="bench",
+        text="accuracy >= 0.9",
+        value="91.0 %",
+        passed=False,
+        state="undecided",
+        fails=strict,
+        note="80.0 to 95.0 %",
+    )
+    changed = replace(report, gates=(undecided,))
+    root = ElementTree.fromstring(junit.render(changed))
+    (case,) = root.iter("testcase")
+    assert [child.tag for child in case] == [kind]
+    assert "not decided" in case[0].attrib["message"]
+    assert root.attrib["failures"] == str(int(strict))
+    assert "**Gates: 1 not decided**" in markdown.render(changed)
+    assert "Gates: 1 not decided" in page.render(changed)
 
 
 def test_markdown_goes_to_the_summary_too(told: Place, tmp_path: Path) -> None:
@@ -295,11 +319,11 @@ def test_markdown_goes_to_the_summary_too(told: Place, tmp_path: Path) -> None:
     told.environment.clear()
     assert done.code == 0, done.err
     assert summary.read_text() == "before\n" + done.out
-    assert "**2 of 3 gates missed**" in done.out
-    assert re.search(r"^\| ttft\\_p95 &lt;= 20ms \| 1\d\.\d ms \| met \|$", done.out, re.M)
+    assert "**Gates: 1 met, 1 missed, 1 not decided**" in done.out
+    assert re.search(r"^\| ttft\\_p95 &lt;= 20ms \| 1\d\.\d ms \| met \|  \|$", done.out, re.M)
     assert re.search(r"^\| onnx-int4 \| \d+\.\d % \(\d+ to \d+\) \|", done.out, re.M)
     root = ElementTree.parse(tmp_path / "gates.xml").getroot()
-    assert (root.get("tests"), root.get("failures")) == ("3", "2")
+    assert (root.get("tests"), root.get("failures")) == ("3", "1")
     cases = {case.get("name"): [f.get("message") for f in case] for case in root.iter("testcase")}
     assert cases["ttft_p95 <= 20ms"] == []
     assert str(cases["accuracy >= 0.8"][0]).startswith("accuracy >= 0.8: ")

@@ -28,7 +28,7 @@ def run(job: Job) -> None:
     candidates = ranked(job.action.target, metrics, models, fields.best, gates)
     best = candidates[0]
     if not best.passes:
-        missed = next(j for j in best.judgements if not j.passed)
+        missed = next(j for j in best.judgements if not j.may_pass)
         fact = (
             f"no model of {by.target} meets all gates; {best.model} is nearest "
             "and "

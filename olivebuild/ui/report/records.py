@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from olivebuild.data import drops
 from olivebuild.engine.build_comparison import Change
+from olivebuild.metrics.gates import WORDS, State
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,16 @@ class Gate:
     text: str
     value: str
     passed: bool
+    state: State
+    fails: bool
+    """The build ends with exit code 3."""
+    interval: tuple[float, float] | None = None
+    rows_needed: int | None = None
     note: str = ""
+
+    @property
+    def word(self) -> str:
+        return WORDS[self.state]
 
 
 @dataclass(frozen=True)

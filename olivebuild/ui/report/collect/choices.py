@@ -11,7 +11,7 @@ from olivebuild.metrics.gates import Gate, Judgement
 from olivebuild.metrics.records import read_choice
 from olivebuild.ui.report.records import Choice, Contender
 from olivebuild.ui.report.records import Gate as Verdict
-from olivebuild.ui.wording import gate_value
+from olivebuild.ui.wording import gate_note, gate_value
 
 if TYPE_CHECKING:
     from olivebuild.metrics.records import Metrics
@@ -74,15 +74,14 @@ def _figures(metrics: Metrics, model: str, names: Iterable[str]) -> dict[str, fl
 
 def verdict(judged: Judgement) -> Verdict:
     """Return a judgement of a gate as a record, with its values in words."""
-    note = ""
-    if judged.interval:
-        low, high = (gate_value(judged.gate, end) for end in judged.interval)
-        unit = f" {high.rpartition(' ')[2]}"
-        note = f"{low.removesuffix(unit)} to {high}"
     return Verdict(
-        judged.target,
-        judged.gate,
-        gate_value(judged.gate, judged.value),
-        judged.passed,
-        f"{note}: may be chance" if judged.noise else note,
+        target=judged.target,
+        text=judged.gate,
+        value=gate_value(judged.gate, judged.value),
+        passed=judged.passed,
+        state=judged.state,
+        fails=judged.fails,
+        interval=judged.interval,
+        rows_needed=judged.rows_needed,
+        note=gate_note(judged),
     )

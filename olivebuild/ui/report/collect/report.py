@@ -162,6 +162,6 @@ def _line(entries: list[Entry], entry: Entry) -> BuildLine:
         saved=entry.seconds_saved,
         causes=tuple(describe(r) for r in entry.causes[:4]),
         since="; ".join(since),
-        missed=tuple(g.gate for g in entry.gates if not g.passed),
+        missed=tuple(g.gate for g in entry.gates if g.outcome == "missed"),
         failed=entry.failed,
     )

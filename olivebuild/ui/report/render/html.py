@@ -18,12 +18,14 @@ from markupsafe import Markup, escape
 from olivebuild.core import text as texts
 from olivebuild.core.streams import plain
 from olivebuild.engine.build_comparison import Change
+from olivebuild.metrics.gates import State, summary
 from olivebuild.ui import wording
 from olivebuild.ui.report.records import (
     Bench,
     Choice,
     Confusion,
     Edit,
+    Gate,
     Judged,
     Label,
     Report,
@@ -112,6 +114,12 @@ class ChoiceView:
     charts: tuple[pareto_chart.SpotChart, ...]
 
 
+def _verdict(gates: Iterable[Gate]) -> State:
+    """Return the worst outcome of the gates."""
+    states = {gate.state for gate in gates}
+    return "missed" if "missed" in states else "undecided" if "undecided" in states else "met"
+
+
 def render(report: Report) -> str:
     """Return the page."""
     targets = {t.name: t for t in report.targets}
@@ -125,7 +133,8 @@ def render(report: Report) -> str:
             report=report,
             last=report.builds[0] if report.builds else None,
             waiting=[t.name for t in report.targets if t.outcome in NOT_BUILT],
-            missed=[g for g in report.gates if not g.passed],
+            verdict=_verdict(report.gates),
+            gates_summary=summary(g.state for g in report.gates),
             tiles=list(tiles(report.benches[0])) if report.benches else [],
             benches=[view(b) for b in report.benches],
             choices=[_choice_view(c) for c in report.choices],

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from olivebuild.core.streams import plain
 from olivebuild.core.text import seconds
-from olivebuild.ui.report.records import Bench, Choice, Report, Value
+from olivebuild.metrics.gates import summary
+from olivebuild.ui.report.records import Bench, Choice, Gate, Report, Value
 from olivebuild.ui.report.render.html import SHARES, SPEEDS, columns_of
 from olivebuild.ui.wording import format_metric, heading
 
@@ -23,9 +24,9 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _headline(report)
     if report.gates:
         yield from table(
-            ("gate", "found", "verdict"),
-            [(g.text, g.value, "met" if g.passed else "**missed** ❌") for g in report.gates],
-            "lrl",
+            ("gate", "found", "verdict", ""),
+            [(g.text, g.value, _verdict(g), g.note) for g in report.gates],
+            "lrll",
         )
     for bench in report.benches:
         yield from _bench(bench)
@@ -37,12 +38,17 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _last_build(report)
 
 
+def _verdict(gate: Gate) -> str:
+    marks = {"met": "met", "missed": "**missed** ❌", "undecided": "**not decided** ⚠️"}
+    return marks[gate.state]
+
+
 def _headline(report: Report) -> Iterator[str]:
     """Yield the gates' summary, and how the metrics changed."""
-    missed = sum(not g.passed for g in report.gates)
-    if report.gates:
-        all_met = f"**All {len(report.gates)} gates met**"
-        yield f"**{missed} of {len(report.gates)} gates missed**" if missed else all_met
+    states = [gate.state for gate in report.gates]
+    if states:
+        all_met = set(states) == {"met"}
+        yield f"**All {len(states)} gates met**" if all_met else f"**Gates: {summary(states)}**"
         yield ""
     for bench in report.benches:
         if bench.since:
@@ -104,11 +110,7 @@ def _choice(choice: Choice) -> Iterator[str]:
     figures = list(dict.fromkeys((choice.by, *choice.axes)))
     rows = []
     for m in choice.contenders:
-        verdicts = (
-            [""] * len(choice.gates)
-            if m.gates is None
-            else ["met" if g.passed else "**missed** ❌" for g in m.gates]
-        )
+        verdicts = [""] * len(choice.gates) if m.gates is None else [_verdict(g) for g in m.gates]
         front = (
             ("beaten by " + m.beaten_by if m.beaten_by else "on it") if len(choice.axes) > 1 else ""
         )
