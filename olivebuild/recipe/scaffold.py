@@ -32,7 +32,7 @@ targets:
     training: {{lr: 2e-4, epochs: 3, warmup: 10, batch: 8}}
   merged: {{kind: merged, model: base, adapter: adapter}}
   onnx-int4: {{kind: onnx, model: merged, precision: int4, provider: cpu}}
-  bench: {{kind: benchmark, models: [base, merged, onnx-int4], data: rows.test}}
+  bench: {{kind: benchmark, models: [base, merged, onnx-int4], data: rows.test, strict: true}}
 """
 SAMPLE_ROWS = 200
 """The number of rows by which the columns are understood."""
