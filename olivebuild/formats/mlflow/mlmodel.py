@@ -35,7 +35,7 @@ TOKENIZER = "components/tokenizer"
 OF_MODEL = (CONFIG, "generation_config.json", "*.safetensors", "*.index.json", "*.bin")
 """Names that are the model's where its tokenizer's folder has them, too."""
 OF_TOKENIZER = ("tokenizer*", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
-LONGEST = 1 << 20
+LONGEST = 1 << 18
 """Characters of an MLmodel file. Those of real models have some thousand."""
 
 
@@ -88,7 +88,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         text = read_text(file)
         if len(text) > LONGEST:
-            raise ValueError(f"it has {len(text) >> 20} MiB")
+            raise ValueError(f"it has {len(text) >> 10} KiB")
         data = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as e:
         raise InputError(
@@ -124,10 +124,11 @@ def layout_of(mlmodel: Mapping[str, Any], where: str, *, trust: bool) -> Layout:
             needs_tokenizer=True,
         )
     _check_weights(flavour, where)
+    components = flavour.get("components")
     return Layout(
         model=_inside(flavour.get("model_binary") or "pipeline", "model_binary", where),
         tokenizers=(TOKENIZER, "components/processor"),
-        needs_tokenizer="tokenizer" in (flavour.get("components") or ()),
+        needs_tokenizer=isinstance(components, list) and "tokenizer" in components,
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from olivebuild.core.errors import InputError
 from olivebuild.formats.mlflow import mlmodel
@@ -201,3 +203,41 @@ def test_a_broken_mlmodel_is_one_error(tmp_path: Path, write: Break) -> None:
         mlmodel.read(tmp_path / "MLmodel")
     assert "mlflow wrote" in e.value.hint
     assert "\n" not in e.value.fact
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just("../x"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*TRANSFORMERS, *AZURE, "tokenizer"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(
+    st.dictionaries(
+        st.sampled_from(["transformers", "hftransformersv2", "python_function", "x"]),
+        st.dictionaries(
+            st.sampled_from([*TRANSFORMERS, *AZURE, "peft_adaptor", "source_model_revision"]),
+            VALUES,
+        )
+        | VALUES,
+    ),
+    st.lists(st.sampled_from(["model/config.json", "data/config/config.json", "x", "../x"])),
+)
+def test_whatever_it_says_is_read_or_one_error(flavours: dict[str, Any], names: list[str]) -> None:
+    fault, files = None, dict[str, str]()
+    try:
+        layout = mlmodel.layout_of({"flavors": flavours}, "MLmodel", trust=False)
+        files = mlmodel.files_of(layout, names, "MLmodel")
+    except InputError as e:
+        fault = e
+    assert str(fault.where) == "MLmodel" if fault else "config.json" in files
+    assert not any(".." in path for path in files.values())

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from olivebuild.core.errors import InputError
 from olivebuild.formats.urls import azureml_uri
@@ -348,3 +350,47 @@ def test_the_token_is_sent_with_each_request_and_no_other(azure: Azure, client: 
     assets.find(client, model(f"{PHI}/versions/9"))
     assert len(azure.requests("/identity")) == 1
     assert TOKEN not in repr(client.__dict__)
+
+
+PARTS = [
+    {"name": "1", "properties": {"modelUri": "azureml://datastores/store/paths/x"}},
+    {"value": [{"name": "1"}]},
+    {"value": [3]},
+    {"properties": {"datastoreType": ["AzureBlob"]}},
+    {"properties": {"datastoreType": "AzureBlob", "accountName": 3, "containerName": {}}},
+    {"properties": STORE | {"credentials": {"credentialsType": "Sas"}}},
+    {"properties": STORE | {"credentials": {"credentialsType": "ServicePrincipal"}}},
+    {"properties": {"datastoreType": "OneLake", "artifact": 3, "oneLakeWorkspaceName": "w"}},
+    {"secretsType": "Sas", "sasToken": 3},
+    {"secretsType": ["x"]},
+    {"primaryRegionResourceProviderUri": "x", "subscriptionId": "s", "resourceGroup": "g"},
+    {"blobReferenceForConsumption": {"credential": {"sasUri": "https://[x"}}},
+    {"properties": {"modelUri": "https://[x/y"}},
+    {"properties": {"modelUri": 3}},
+    {"value": {}},
+    {},
+]
+"""Answers, each to another question."""
+
+
+@settings(
+    max_examples=100,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.sampled_from([PHI, IN_WORK]), st.lists(st.sampled_from(PARTS), min_size=1, max_size=5))
+def test_answers_to_other_questions_are_one_error(
+    azure: Azure, client: Client, text: str, answers: list[dict[str, object]]
+) -> None:
+    left = [*answers]
+    azure.fault = lambda path: None if path == "/identity" else of_json(left.pop(0) if left else {})
+    client.registries.clear()
+    named, fault = model(f"{text}@latest"), None
+    try:
+        assets.place_of(client, named, assets.find(client, named))
+    except InputError as e:
+        fault = e
+    if fault:
+        assert str(fault.where) == "olivebuild.yaml"
+        assert "\n" not in fault.fact

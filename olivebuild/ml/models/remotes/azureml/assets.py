@@ -52,6 +52,8 @@ def find(client: Client, model: Model) -> Asset:
                 f"{what} has no version", where=client.where, hint="is the name right?"
             )
         version = _text(listed[0], "name")
+        if not version:
+            raise client.unclear(what, "its newest version has no name")
     what = f"version {version!r} of {what}"
     answer = client.ask(
         "GET",

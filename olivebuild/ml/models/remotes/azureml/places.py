@@ -99,12 +99,12 @@ def of_datastore(client: Client, workspace: Workspace, name: str) -> Place:
 
 def _place(client: Client, about: Mapping[str, Any], what: str) -> Place:
     """Return where a datastore lies: at the Blob endpoint, which reads what the others wrote."""
-    kind = about.get("datastoreType")
+    kind = str(about.get("datastoreType"))
     if kind == "OneLake":
         return _one_lake(client, about, what)
     if kind not in CONTAINERS:
         raise InputError(
-            f"{what} is of the kind {kind}, which is not read",
+            f"{what} is of the kind {kind[:40]}, which is not read",
             where=client.where,
             hint=f"kinds that are read: {', '.join(CONTAINERS)}, OneLake",
         )
@@ -168,7 +168,7 @@ def _opened_by(
         )
         return replace(place, principal=principal)
     raise InputError(
-        f"{what} is read by a {kind}, which is not supported",
+        f"{what} is read by a {str(kind)[:40]}, which is not supported",
         where=client.where,
         hint="let it be read by identity, a key, a shared access signature or a service principal",
     )
@@ -176,7 +176,10 @@ def _opened_by(
 
 def _authority(client: Client, url: object, what: str) -> str:
     """Return the host that a principal signs in at. Raises InputError for another cloud's."""
-    host = urlsplit(str(url)).hostname if url else client.cloud.authorities[0]
+    try:
+        host = urlsplit(str(url)).hostname if url else client.cloud.authorities[0]
+    except ValueError:
+        host = None
     if host not in client.cloud.authorities:
         raise client.unclear(what, f"its principal signs in at {host}, not {client.cloud.name}")
     return str(host)
