@@ -78,11 +78,11 @@ def check(
     for node in nodes:
         target = targets[node.target]
         for field, text in target.placeholders.items():
-            line, column, given = target.positions.get(field, (0, 0, ""))
+            line, column, override = target.positions.get(field, (0, 0, ""))
             shown = lines[line - 1] if 0 < line <= len(lines) else ""
             needs = "" if target.name in goals else f", which {listed(goals)}"
             raise RecipeError(
                 f"{target.name}.{field} is a placeholder ({text}){needs}",
-                where=Where(given or file, line, column, shown),
+                where=Where(override or file, line, column, shown),
                 hint=f"write its value there, or --set {target.name}.{field}=VALUE",
             )

@@ -41,14 +41,14 @@ def checked(target: str, executors: str = EXECUTORS) -> Checked:
 
 
 def test_targets_name_executors() -> None:
-    made = checked(f"{TARGET}, executor: aml}}")
-    assert made.executors == {
+    read = checked(f"{TARGET}, executor: aml}}")
+    assert read.executors == {
         "here": "local",
         "aml": "azureml",
         "box": "docker",
         "other": "python",
     }
-    assert made.targets["a"].executor == "aml"
+    assert read.targets["a"].executor == "aml"
     text = document.parse(recipe(f"{TARGET}, executor: aml}}"), "r.yaml").value
     jsonschema.validate(text, recipe_schema())
 

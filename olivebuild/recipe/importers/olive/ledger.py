@@ -91,9 +91,9 @@ class Ledger:
         """Note that there is no recipe for a value. `fatal=False`: a recipe is written without."""
         self._claim(path, Fate.REFUSED, text=fact, hint=hint, fatal=fatal)
 
-    def unknown(self, path: Path, known: Iterable[str]) -> None:
-        """Refuse what is left below `path` as unknown fields; `known` are its possible keys."""
-        names = list(known)
+    def unknown(self, path: Path, keys: Iterable[str]) -> None:
+        """Refuse what is left below `path` as unknown fields; `keys` are its possible ones."""
+        names = list(keys)
         for leaf in self.unclaimed(path):
             key = leaf[len(path)] if len(leaf) > len(path) else leaf[-1] if leaf else ""
             fact = f"unknown field {key!r}" if isinstance(key, str) else "a value with no meaning"

@@ -96,9 +96,9 @@ class Section:
         kind = _kind(self.value.get(key))
         self.refused(key, f"{key} is {kind} where {expected} must stand", f"write {expected}")
 
-    def unknown(self, known: Iterable[str]) -> None:
-        """Refuse every leaf below that is in no list; `known` are the possible keys here."""
-        self.ledger.unknown(self.path, known)
+    def unknown(self, keys: Iterable[str]) -> None:
+        """Refuse every leaf below that is in no list; `keys` are the possible ones here."""
+        self.ledger.unknown(self.path, keys)
 
 
 def _kind(value: object) -> str:

@@ -150,9 +150,9 @@ class Systems:
         lower = kind.lower()
         if lower in KINDS:
             return KINDS[lower], False
-        for pattern, known in ALIASES:
+        for pattern, of_alias in ALIASES:
             if re.fullmatch(pattern, lower):
-                return known, True
+                return of_alias, True
         section.refused("type", f"there is no type of system {kind!r}", did_you_mean(kind, TYPES))
         section.ledger.no_effect(section.path, "its system is refused")
         return "", False
@@ -182,8 +182,8 @@ class Systems:
             self._fields(client, {k: CLIENT[k] for k in CLIENT}, lines, where)
         self._fields(system.options, FIELDS[system.kind], lines, where)
         _idle(system.options, IDLE)
-        known = [*FIELDS[system.kind], *IDLE, "accelerators", "type", "config"]
-        system.options.unknown(dict.fromkeys(name.split(".")[0] for name in known))
+        keys = [*FIELDS[system.kind], *IDLE, "accelerators", "type", "config"]
+        system.options.unknown(dict.fromkeys(name.split(".")[0] for name in keys))
         section.unknown(("type", "config"))
         self._check(system.kind, lines)
         self.workflow.draft.executors[system.name] = lines
