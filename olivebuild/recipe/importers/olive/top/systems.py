@@ -83,7 +83,7 @@ class Systems:
                 if table.value[name] is None:
                     table.refused(name, f"the system {name} is null", "give it a `type`")
                 continue
-            if system := self._read(word(name), section):
+            if system := self._read(self._free_name(name), section):
                 self.named[name] = system
         if table and not table.value:
             workflow.ledger.no_effect(table.path, "it is empty")
@@ -99,7 +99,8 @@ class Systems:
             return None
         if isinstance(value, dict):
             if path not in self.inline:
-                system = self._read(word(str(path[-1])), Section(ledger, path, value))
+                name = self._free_name(str(path[-1]))
+                system = self._read(name, Section(ledger, path, value))
                 if system is None:
                     return None
                 self.inline[path] = system
@@ -138,6 +139,16 @@ class Systems:
             reading=read_accelerators(accelerators, providers),
             engine_path=self.engine_providers[0] if self.engine_providers else (),
         )
+
+    def _free_name(self, wish: str) -> str:
+        """Return a name for an executor that no other has."""
+        taken = {system.name for system in (*self.named.values(), *self.inline.values())}
+        base = name = word(wish)
+        n = 1
+        while name in taken:
+            n += 1
+            name = f"{base}-{n}"
+        return name
 
     def _kind(self, section: Section) -> tuple[str, bool]:
         """Return the kind of executor of a system, "" if refused, and whether by an alias."""

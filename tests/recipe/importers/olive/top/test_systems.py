@@ -109,6 +109,14 @@ def test_accelerators_of_a_system_that_is_no_target_decide_nothing(tmp_path: Pat
     assert (entry.fate, "`target`" in entry.text) == (Fate.NO_EFFECT, True)
 
 
+def test_systems_whose_names_are_one_word_are_two_executors(tmp_path: Path) -> None:
+    cloud = {"type": "AzureML", "aml_compute": "c"}
+    done = imported(tmp_path, flat(systems={"A b": cloud, "a-b": cloud}, target="a-b", host="A b"))
+    assert not done.faults
+    assert done.executors == ("a-b", "a-b-2")
+    assert check(done.recipe, "r.yaml").targets["onnx"].executor == "a-b"
+
+
 def test_a_client_without_a_system_is_without_effect(tmp_path: Path) -> None:
     done = imported(tmp_path, flat(azureml_client={"subscription_id": "s", "read_timeout": 1}))
     assert fates(done)["azureml_client.subscription_id"].text == "nothing here uses a workspace"
