@@ -63,6 +63,8 @@ class Action(NamedTuple):
     store: str = ""
     """The cache's folder, for steps that read and write single tensors."""
     pin: str = ""
+    sha256: Mapping[str, str] = {}
+    """File -> SHA-256 of what olivebuild.lock says that its source had when it was pinned."""
     places: Mapping[str, list[object]] = {}
     """field -> [file, line, column, text], so that a worker's error names the place in the recipe.
     """

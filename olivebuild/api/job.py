@@ -30,6 +30,8 @@ class Job:
         self.result = Result()
         self.log = ""
         """The file that gets what the step prints; "" where there is none."""
+        self.fetched: dict[str, str] = {}
+        """File -> SHA-256 of what was fetched, to be kept in olivebuild.lock."""
         self._stream = stream
 
     def fields(self, model: type[Fields]) -> Any:

@@ -34,6 +34,7 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
         out=str(out),
         store=str(planner.store.root),
         pin=scan.pin(node) or "",
+        sha256=scan.lock.digests.get(node.source.text, {}) if node.source else {},
         places=_places(planner, node),
         gpus=node.gpus,
         exclusive=node.exclusive,

@@ -95,7 +95,11 @@ class Commit:
         self._planner.store.checkpoint(self._key).unlink(missing_ok=True)
         self._publish(stored)
         remember(self._planner.workspace, self._state, reasons)
-        self._planner.scan.lock.note_libraries(self._planner.scan.libraries(self._node))
+        lock = self._planner.scan.lock
+        lock.note_libraries(self._planner.scan.libraries(self._node))
+        digests = self._result.provenance.get("sha256")
+        if self._node.source and isinstance(digests, dict):
+            lock.note_digests(self._node.source.text, digests)
         return trace
 
     def _check_inputs_unchanged(self) -> None:

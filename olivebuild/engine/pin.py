@@ -64,6 +64,7 @@ def _asked(planner: Planner, executor: Executor, node: Node, task: str) -> str:
         out,
         store=str(planner.store.root),
         pin=pinned,
+        sha256=planner.scan.lock.digests.get(node.source.text, {}) if node.source else {},
         places=places,
         runner=RUNNER,
         task=task,

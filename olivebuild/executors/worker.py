@@ -125,6 +125,8 @@ def run(action: Action, stream: Any, log: str = "") -> int:
             privacy.restrict(job.out, job.mode)
         data = job.result._asdict()
         data["reference"] = str(job.result.reference or "")
+        if job.fetched:
+            data["provenance"] = {**job.result.provenance, "sha256": job.fetched}
         job.say("result", **data, peak_rss=peak_rss())
     except (SystemExit, KeyboardInterrupt, GeneratorExit):
         raise

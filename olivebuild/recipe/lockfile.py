@@ -25,7 +25,8 @@ class Lockfile:
     """The content of a lock file, and the changes of this build to it.
 
     `sources`: source text -> pin, which is a commit or a wheel's sha256. `libraries`: library ->
-    version. `template_date`: the date for chat templates, empty until one is needed.
+    version. `digests`: source text -> file -> SHA-256 of what was fetched from an object store,
+    whose pin is no digest. `template_date`: the date for chat templates, empty until one is needed.
 
     Several builds, also of other recipes in the folder, may write at once: each adds its changes
     to the file's content.
@@ -36,9 +37,11 @@ class Lockfile:
         content = _load(file)
         self.sources = content.sources
         self.libraries = content.libraries
+        self.digests = content.digests
         self.template_date = content.template_date
         self._pinned: dict[str, str] = {}
         self._noted: dict[str, str] = {}
+        self._fetched: dict[str, dict[str, str]] = {}
         self._new: set[str] = set()
         self._dated = ""
         self._first_date = False
@@ -48,7 +51,15 @@ class Lockfile:
             return
         if source not in self.sources:
             self._new.add(source)
+        self.digests.pop(source, None)
+        self._fetched.pop(source, None)
         self.sources[source] = self._pinned[source] = value
+
+    def note_digests(self, source: str, digests: dict[str, str]) -> None:
+        """Record the SHA-256 of files that were fetched, as far as they have none yet."""
+        before = self.digests.get(source, {})
+        if not digests.keys() <= before.keys():
+            self.digests[source] = self._fetched[source] = {**digests, **before}
 
     def note_libraries(self, versions: dict[str, str]) -> None:
         """Record the versions of libraries that have none yet."""
@@ -67,7 +78,7 @@ class Lockfile:
 
     def save(self) -> None:
         """Write the changes. Of two builds that pin a new source, the first one's pin holds."""
-        if not (self._pinned or self._noted or self._dated):
+        if not (self._pinned or self._noted or self._fetched or self._dated):
             return
         with locked(self.file.parent / ".olivebuild" / "pins.lock"):
             content = _load(self.file)
@@ -76,6 +87,7 @@ class Lockfile:
             }
             self.sources = content.sources | self._pinned | pinned_meanwhile
             self.libraries = content.libraries | self._noted
+            self.digests = self._digests_of(content)
             if not self._dated or (self._first_date and content.template_date):
                 self._dated = content.template_date
             self.template_date = self._dated
@@ -85,12 +97,21 @@ class Lockfile:
                 "sources": self.sources,
                 "libraries": self.libraries,
             }
+            if self.digests:
+                data["digests"] = self.digests
             if self.template_date:
                 data["template_date"] = self.template_date
             write_atomically(
                 self.file, (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
             )
         self._pinned, self._noted, self._new, self._dated = {}, {}, set(), ""
+        self._fetched = {}
+
+    def _digests_of(self, content: _Content) -> dict[str, dict[str, str]]:
+        """Return the digests that go with the pins, of the file's and this build's."""
+        same = {s for s, pin in self.sources.items() if content.sources.get(s) == pin}
+        kept = {s: digests for s, digests in content.digests.items() if s in same}
+        return kept | {s: {**d, **kept.get(s, {})} for s, d in self._fetched.items()}
 
 
 class _Content(NamedTuple):
@@ -98,17 +119,18 @@ class _Content(NamedTuple):
 
     sources: dict[str, str]
     libraries: dict[str, str]
+    digests: dict[str, dict[str, str]]
     template_date: str
     others: dict[str, object]
 
 
-KNOWN = ("version", "sources", "libraries", "template_date")
+KNOWN = ("version", "sources", "libraries", "digests", "template_date")
 
 
 def _load(file: Path) -> _Content:
     """Return the content of a lock file, empty where there is none. Raises RecipeError."""
     if not file.exists():
-        return _Content(sources={}, libraries={}, template_date="", others={})
+        return _Content(sources={}, libraries={}, digests={}, template_date="", others={})
     hint = "restore it from version control, or delete it to pin everything anew"
     try:
         return _content(read_json(file))
@@ -132,6 +154,9 @@ def _content(data: Any) -> _Content:
         raise ValueError(f"version {data['version']!r} is not known")
     if not all(isinstance(v, str) for v in (*pins.values(), *versions.values())):
         raise ValueError("a pin is not text")
+    digests = data.get("digests", {})
+    if not all(isinstance(v, str) for files in digests.values() for v in files.values()):
+        raise ValueError("a digest is not text")
     date = data.get("template_date", "")
     if date:
         check_date(date)
@@ -140,7 +165,13 @@ def _content(data: Any) -> _Content:
     others = {name: value for name, value in data.items() if name not in KNOWN}
     if others:
         _check_names(others)
-    return _Content(sources=dict(pins), libraries=dict(versions), template_date=date, others=others)
+    return _Content(
+        sources=dict(pins),
+        libraries=dict(versions),
+        digests={source: dict(files) for source, files in digests.items()},
+        template_date=date,
+        others=others,
+    )
 
 
 def _check_names(names: Iterable[str]) -> None:

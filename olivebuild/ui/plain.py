@@ -51,7 +51,8 @@ class Row(Struct, frozen=True):
 
     def progress(self, what: str, done: int, total: int, now: float) -> Row:
         if what != self.what:
-            return replace(self, what=what, done=done, total=total, first=done, since=now)
+            begun = replace(self, what=what, done=done, total=total, first=done, since=now)
+            return replace(begun, in_bytes=what == "fetching")
         return replace(self, done=done, total=total)
 
     def left(self, now: float) -> float | None:

@@ -174,3 +174,24 @@ def test_a_misspelt_entry_is_told(file: Path) -> None:
         RecipeError, match="'template_dat' is not known; did you mean template_date"
     ):
         Lockfile(file)
+
+
+def test_digests_of_fetched_files_go_with_the_pin(tmp_path: Path) -> None:
+    file = tmp_path / FILE_NAME
+    one = Lockfile(file)
+    one.pin("s3://b/k", "size 1, etag a")
+    one.note_digests("s3://b/k", {"k": "11"})
+    one.save()
+    two, three = Lockfile(file), Lockfile(file)
+    assert two.digests == {"s3://b/k": {"k": "11"}}
+    # What is there stays; what is new is added.
+    two.note_digests("s3://b/k", {"k": "22", "l": "33"})
+    two.save()
+    assert Lockfile(file).digests == {"s3://b/k": {"k": "11", "l": "33"}}
+    three.pin("s3://b/k", "size 1, etag a")
+    three.save()
+    assert Lockfile(file).digests == {"s3://b/k": {"k": "11", "l": "33"}}
+    three.pin("s3://b/k", "size 1, etag b")
+    three.save()
+    assert Lockfile(file).digests == {}
+    assert "digests" not in file.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -80,8 +81,9 @@ def test_rows_of_a_container_are_built_and_its_key_is_nowhere(
     done = place.build()
     assert done.code == 0, done.err
     assert done.ran == ["rows"]
-    pinned = json.loads((place.folder / "olivebuild.lock").read_text())["sources"][source]
-    assert pinned.startswith(f"1 files, {len(ROWS)} bytes, listing ")
+    lock = json.loads((place.folder / "olivebuild.lock").read_text())
+    assert lock["sources"][source].startswith(f"1 files, {len(ROWS)} bytes, listing ")
+    assert lock["digests"][source] == {"rows.jsonl": hashlib.sha256(ROWS).hexdigest()}
     gateway.asked.clear()
     assert place.build().ran == []
     place.edit('text: "{a}"', 'text: "- {a}"')
@@ -90,6 +92,7 @@ def test_rows_of_a_container_are_built_and_its_key_is_nowhere(
     updated = place.run("update", "rows")
     assert updated.out.endswith(f"{source}: unchanged\n")
     assert len(gateway.asked) == 1
+    assert json.loads((place.folder / "olivebuild.lock").read_text()) == lock
     # A failure tells no more.
     place.edit("rows/data/", "rows/gone/")
     failed = place.run("build")

@@ -163,17 +163,29 @@ def azure_store(endpoint: str, container: str) -> Any:
     )
 
 
-def s3_store(endpoint: str, bucket: str) -> Any:
-    """Return a new bucket."""
+@contextlib.contextmanager
+def _s3_client(endpoint: str) -> Iterator[Any]:
     import botocore.session
-    from obstore.store import S3Store
 
     names = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
     client = botocore.session.get_session().create_client(
         "s3", region_name="us-east-1", endpoint_url=endpoint, **names
     )
-    client.create_bucket(Bucket=bucket)
+    yield client
     client.close()
+
+
+def keep_versions(endpoint: str, bucket: str) -> None:
+    with _s3_client(endpoint) as client:
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+
+
+def s3_store(endpoint: str, bucket: str) -> Any:
+    """Return a new bucket."""
+    from obstore.store import S3Store
+
+    with _s3_client(endpoint) as client:
+        client.create_bucket(Bucket=bucket)
     return S3Store(
         bucket,
         config={

@@ -22,6 +22,7 @@ class Asking:
     def __init__(self, folder: Path, source: str, kind: str = "dataset") -> None:
         self.folder, self.source, self.kind = folder, Source.parse(source), kind
         self.pinned = ""
+        self.sha256: dict[str, str] = {}
         self.said = io.StringIO()
 
     def job(self) -> Job:
@@ -41,6 +42,7 @@ class Asking:
             str(out),
             store=str(self.folder / "cache"),
             pin=self.pinned,
+            sha256=self.sha256,
             places=place,
         )
         return Job(action, self.said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -19,7 +20,7 @@ from olivebuild.ml.models.remotes.objects import client, download
 from tests.ml.remotes.asking import Asking
 from tests.ml.remotes.conftest import Cloud
 from tests.support.azureml_server import serving
-from tests.support.object_stores import ACCOUNT, KEY, connection_string
+from tests.support.object_stores import ACCOUNT, KEY, connection_string, keep_versions
 from tests.support.server_faults import broken_off, slow, status
 
 ROWS = b"".join(b'{"a": "row %d"}\n' % i for i in range(20))
@@ -252,6 +253,40 @@ def test_what_is_damaged_in_the_cache_is_fetched_again(
     assert set(rows.files().values()) == {LONG}
     assert all("a.jsonl" in line for line in _gets(cloud))
     assert "damaged in the cache, so fetched again: a.jsonl" in rows.said.getvalue()
+
+
+def test_content_that_is_not_what_the_lock_file_says_is_told(
+    cloud: Cloud, asking: Callable[..., Asking]
+) -> None:
+    cloud.put("rows.jsonl", ROWS)
+    rows = asking("rows.jsonl")
+    rows.pin()
+    right = hashlib.sha256(ROWS).hexdigest()
+    rows.sha256 = {"rows.jsonl": "0" * 64}
+    # What was fetched before anything was known of it is fetched again.
+    for _ in range(2):
+        error = rows.error(rows.fetch)
+        assert f"has sha256 {right[:16]}..., olivebuild.lock says 0000000000000000..." in error.fact
+    rows.sha256 = {"rows.jsonl": right}
+    assert rows.fetch().read_bytes() == ROWS
+    rows.sha256 = {"rows.jsonl": "0" * 64}
+    assert "olivebuild.lock says" in rows.error(rows.fetch).fact
+
+
+def test_a_pinned_version_is_read_after_it_was_overwritten(
+    s3: Cloud, moto_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    keep_versions(moto_address, s3.source.split("/")[2])
+    s3.put("rows.jsonl", ROWS)
+    rows = Asking(tmp_path, s3.source + "rows.jsonl")
+    assert ", version " in rows.pin()
+    s3.put("rows.jsonl", ROWS[::-1])
+    assert rows.fetch().read_bytes() == ROWS
+    before = rows.pinned
+    assert rows.pin() != before
+    assert rows.fetch().read_bytes() == ROWS[::-1]
 
 
 @pytest.mark.parametrize(

@@ -77,12 +77,13 @@ class Downloads:
 
     def lacking(self, sizes: Mapping[str, int], job: Job) -> list[str]:
         """Return those of the names whose files are not there, or not what they were."""
-        digests = self.digests()
+        digests, expected = self.digests(), job.action.sha256
 
         def is_whole(name: str) -> bool:
             path = self.files / name
             try:
                 whole = path.stat().st_size == sizes[name]
+                whole = whole and expected.get(name, digests.get(name)) == digests.get(name)
                 return whole and sha256_of(path) == digests.get(name)
             except OSError:
                 return False

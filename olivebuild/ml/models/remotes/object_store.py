@@ -27,6 +27,8 @@ from olivebuild.ml.models.remotes.objects.listing import File, files_of
 from olivebuild.ml.models.remotes.objects.opened import EXTRAS, Opened
 from olivebuild.ml.models.remotes.wanted import Wanted
 
+MOST_DIGESTS = 100
+"""Files of a source whose digests are kept in olivebuild.lock."""
 CARD = "README.md"
 """Names the files of subsets and splits."""
 
@@ -86,6 +88,8 @@ def _complete(job: Job, downloads: Downloads) -> Path | None:
     sizes = downloads.finished()
     if not sizes or downloads.lacking(sizes, job):
         return None
+    if len(sizes) <= MOST_DIGESTS:
+        job.fetched = {name: downloads.digests()[name] for name in sizes}
     if _is_folder(job):
         return downloads.files
     (name,) = sizes

@@ -107,9 +107,22 @@ def download(job: Job, opened: Opened, files: Mapping[str, File], downloads: Dow
     _in_parallel(opened, _missing(files, parts), progress)
     digests = {}
     for name, part in parts.items():
+        digests[name] = sha256_of(part.path)
+        if (expected := job.action.sha256.get(name, digests[name])) != digests[name]:
+            part.path.unlink()
+            raise _other_content(opened, files[name], digests[name], expected)
         part.finish(downloads.files / name)
-        digests[name] = sha256_of(downloads.files / name)
     downloads.keep(digests)
+
+
+def _other_content(opened: Opened, file: File, digest: str, expected: str) -> InputError:
+    """Return the error of an object with the pinned entity tag and another content."""
+    return InputError(
+        f"{file.path} has sha256 {digest[:16]}..., olivebuild.lock says {expected[:16]}...",
+        where=opened.where,
+        hint="the store says that it has not changed: if it is right all the same, delete its "
+        "entry below `digests` in olivebuild.lock",
+    )
 
 
 def _missing(files: Mapping[str, File], parts: Mapping[str, Part]) -> Iterator[Segment]:
