@@ -182,7 +182,7 @@ def test_rows_of_a_datastore(place: Place, azure: Azure, path: str) -> None:
     done = place.build()
     assert done.ran == ["tone"], done.err
     report = json.loads(place.built("tone", "report.json"))
-    assert report["train"]["rows"] + report["test"]["rows"] == len(rows())
+    assert report["train"]["rows"] + report["test_split"]["rows"] == len(rows())
     check_no_secret(place, done.out, done.err)
     azure.asked.clear()
     assert place.build().ran == []
