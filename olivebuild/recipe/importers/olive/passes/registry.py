@@ -37,25 +37,30 @@ REASONS = {
         "Qualcomm's QNN is no target here": (
             "QNNConversion QNNModelLibGenerator QNNContextBinaryGenerator QNNPreprocess "
             "SNPEConversion SNPEQuantization SNPEtoONNXConversion EPContextBinaryGenerator "
-            "DynamicToFixedShape StaticLLM"
+            "DynamicToFixedShape StaticLLM QairtEncapsulation QairtGenAIBuilder QairtMHA2SHA "
+            "QairtPipelinePass QairtPreparation"
         ),
         "OpenVINO is no target here": (
             "OpenVINOConversion OpenVINOQuantization OpenVINOQuantizationWithAccuracy "
-            "OpenVINOEncapsulation OpenVINOIoUpdate OpenVINOReshape OpenVINOOptimumConversion"
+            "OpenVINOEncapsulation OpenVINOIoUpdate OpenVINOWeightCompression "
+            "OpenVINOOptimumConversion"
         ),
         "AMD's Vitis AI and Ryzen AI are no targets here": (
-            "VitisAIQuantization VitisQDQQuantization VitisGenerateModelLLM VitisAIAddMetaData "
-            "QuarkQuantization RyzenGenerateModelLLM"
+            "VitisAIQuantization VitisQDQQuantizer VitisQOpQuantizer VitisGenerateModelLLM "
+            "VitisAIAddMetaData QuarkQuantization RyzenGenerateModelLLM"
         ),
-        "NVIDIA's TensorRT is no target here": ("NVModelOptQuantization TorchTRTConversion"),
+        "NVIDIA's TensorRT is no target here": (
+            "NVModelOptQuantization NVModelOptGraphSurgery TorchTRTConversion"
+        ),
         "AIMET rounds for Qualcomm's hardware, which is no target here": "AimetQuantization",
     },
     "work": {
         INT8: (
             "OnnxDynamicQuantization OnnxStaticQuantization OnnxQuantization "
             "IncDynamicQuantization IncStaticQuantization "
-            "IncQuantization QuantizationAwareTraining"
+            "IncQuantization QuantizationAwareTraining OnnxQuantizationPreprocess AutoClip"
         ),
+        "only causal language models are built here": "SDLoRA VitisGenerateModelSD InputNCHWtoNHWC",
         PARTS: (
             "CaptureSplitInfo SplitModel ComposeOnnxModels PyTorchTensorParallel "
             "MoEExpertsDistributor InsertBeamSearch"
@@ -69,7 +74,8 @@ REASONS = {
         "HQQ is not there: OnnxKQuantQuantization is nearest": "OnnxHqqQuantization",
         "graphs get no further operators here": (
             "AppendPrePostProcessingOps OnnxOpVersionConversion OrtMixedPrecision "
-            "MixedPrecisionOverrides AddOliveMetadata"
+            "MixedPrecisionOverrides AddOliveMetadata OnnxIODataTypeConverter OnnxScriptFusion "
+            "OnnxDiscrepancyCheck CaptureLayerAnnotations MobiusBuilder"
         ),
     },
 }

@@ -9,7 +9,7 @@ from olivebuild.recipe.importers.olive.options import Option, Options
 from olivebuild.recipe.importers.olive.table import sections
 from olivebuild.recipe.importers.olive.workflow import Pass, Rounding, State, Workflow
 
-ROUNDERS = ("gptqquantizer", "gptqmodel", "gptq", "rtn", "autoawqquantizer")
+ROUNDERS = ("gptqquantizer", "gptqmodel", "gptq", "rtn", "kquant", "autoawqquantizer")
 CONVERTERS = ("modelbuilder", "onnxconversion", "optimumconversion")
 MIXED = {
     "k_quant_mixed": ("k_quant_mixed", ""),
@@ -100,7 +100,8 @@ class _Rounder:
         self._put("symmetric", value, symmetric.paths, symmetric.note)
         name = {"rtn": "rtn"}.get(self.pass_.type, "k_quant")
         if "algorithm" not in self.roundings:
-            note = "" if name == "rtn" else f"nearest to {sections()[self.pass_.type]}"
+            is_same = self.pass_.type in ("rtn", "kquant")
+            note = "" if is_same else f"nearest to {sections()[self.pass_.type]}"
             self._put("algorithm", name, (self.pass_.section.at("type"),), note)
         for flag in ("lm_head", "embeds"):
             if flag in self.options.section:
