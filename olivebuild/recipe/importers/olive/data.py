@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from olivebuild.core.text import did_you_mean
 from olivebuild.recipe.importers.olive.draft import Ref
-from olivebuild.recipe.importers.olive.rows.maker import CONTAINERS, Corpus, Maker
+from olivebuild.recipe.importers.olive.rows.maker import MADE_UP, Corpus, Maker
 from olivebuild.recipe.importers.olive.section import Section
 from olivebuild.recipe.importers.olive.workflow import Workflow
 from olivebuild.recipe.importers.positions import Path, Placeholder
@@ -43,7 +43,7 @@ def map_data(workflow: Workflow, name: str, *, at: Path, use: str) -> Ref | None
     options = Section(workflow.ledger, at[:-1], {str(at[-1]): name})
     config = _configs(workflow).get(name)
     kind = config.value.get("type") if config else None
-    if isinstance(kind, str) and kind.lower() not in CONTAINERS:
+    if isinstance(kind, str) and kind.lower() in map(str.lower, MADE_UP):
         workflow.ledger.no_effect(at, f"{kind} makes up rows")
         return None
     rows = corpus(workflow, options, str(at[-1]), held_out=use != "train")
@@ -102,10 +102,20 @@ def _configs(workflow: Workflow) -> dict[str, Section]:
         elif isinstance(value, list):
             for i, entry in enumerate(value):
                 if isinstance(entry, dict) and isinstance(entry.get("name"), str):
-                    result.setdefault(entry["name"], Section(workflow.ledger, (key, i), entry))
+                    _add(result, entry["name"], Section(workflow.ledger, (key, i), entry))
         elif value is not None and key == "data_configs":
             workflow.root.wrong(key, "a list of data configurations, or a mapping")
     return result
+
+
+def _add(configs: dict[str, Section], name: str, section: Section) -> None:
+    """Add a data configuration of a list; refuse the second of a name."""
+    if name in configs:
+        section.refused(
+            "name", f"two data configurations are called {name!r}", "give each its own name"
+        )
+    else:
+        configs[name] = section
 
 
 def _of_model(workflow: Workflow) -> Section | None:

@@ -254,6 +254,11 @@ def test_data_root_comes_before_relative_files_up_to_0_6_2() -> None:
         ({}, {"strategy": "jion"}, "pre_process_data_config.strategy"),
         ({}, {"max_seq_len": "long"}, "pre_process_data_config.max_seq_len"),
         ({}, {"max_seqlen": 3}, "pre_process_data_config.max_seqlen"),
+        (
+            {},
+            {"strategy": "line-by-line", "drop_short_sequences": True},
+            "pre_process_data_config.drop_short_sequences",
+        ),
         ({}, {"chat_template": "{% for m in messages %}"}, "pre_process_data_config.chat_template"),
     ],
 )
@@ -262,6 +267,19 @@ def test_faults_are_refused_where_they_stand(
 ) -> None:
     result = trained(listed({**JSON, **load}, process), "0.8.0")
     assert list(result.refused) == [f"data_configs[0].{path}"]
+
+
+def test_a_container_that_is_not_there_is_refused_with_a_hint() -> None:
+    data = listed(JSON, {})
+    data[0]["type"] = "HugginfaceContainer"
+    entry = trained(data, "0.8.0").entries["data_configs[0].type"]
+    assert "no data container" in entry.text
+    assert "HuggingfaceContainer" in entry.hint
+
+
+def test_two_data_sets_of_one_name_are_refused() -> None:
+    result = trained([*listed(JSON, {}), *listed(JSON, {})], "0.8.0")
+    assert list(result.refused) == ["data_configs[1].name"]
 
 
 def test_functions_of_scripts_leave_the_rows_open_without_refusing_the_file() -> None:

@@ -25,6 +25,14 @@ from olivebuild.recipe.importers.olive.workflow import Workflow
 from olivebuild.recipe.importers.positions import Path, Placeholder
 
 CONTAINERS = ("huggingfacecontainer", "datacontainer")
+MADE_UP = (
+    "DummyDataContainer",
+    "RawDataContainer",
+    "TransformersDummyDataContainer",
+    "TransformersPromptDummyDataContainer",
+    "TransformersTokenDummyDataContainer",
+)
+"""Containers whose rows are no text."""
 TOKENISER = "text_generation_huggingface_pre_process"
 KNOWN = (
     "name",
@@ -104,10 +112,13 @@ class Maker:
             return
         if isinstance(kind, Placeholder) or kind.lower() in CONTAINERS:
             self.config.mapped("type", f"{target.name}.kind")
-        else:
+        elif kind.lower() in map(str.lower, MADE_UP):
             self.config.refused(
                 "type", f"{kind} makes up rows, which nothing is trained on", "name a data set"
             )
+        else:
+            hint = did_you_mean(kind, ("HuggingfaceContainer", "DataContainer", *MADE_UP))
+            self.config.refused("type", f"there is no data container {kind!r}", hint)
 
     def _processed(self, reader: Processing, target: DraftTarget) -> Sequences:
         """Write the text of a row, and return the sequences."""

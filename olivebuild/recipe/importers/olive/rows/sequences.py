@@ -212,7 +212,12 @@ class Processing:
 
     def _short(self, result: Sequences, form: str) -> None:
         option = self.params.get("drop_short_sequences", bool)
-        if option.true and form in ("lines", "random-lines"):
+        if option.true and self.params.get("pad_to_max_len", bool).value in (None, True):
+            for path in option.paths:
+                fact = "rows are dropped for their length and padded to it, which Olive refuses"
+                hint = "write pad_to_max_len: false, whose default is true"
+                self.workflow.ledger.refused(path, fact, hint)
+        elif option.true and form in ("lines", "random-lines"):
             result.fields["min_length"] = Option(value=result.length.value, paths=option.paths)
         elif option.open:
             result.fields["min_length"] = option
