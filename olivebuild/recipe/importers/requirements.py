@@ -285,14 +285,14 @@ def _why_ignored(name: str) -> str:
 
 
 def _judge_olive(extras: Iterable[str]) -> Judged:
-    known = {OLIVE_EXTRAS[extra.lower()] for extra in extras if extra.lower() in OLIVE_EXTRAS}
+    own_extras = {OLIVE_EXTRAS[extra.lower()] for extra in extras if extra.lower() in OLIVE_EXTRAS}
     left = [extra for extra in extras if extra.lower() not in OLIVE_EXTRAS]
     because = "olivebuild stands in for Olive"
     if left:
         because += f"; {', '.join(left)} has nothing like it here"
-    to = f"olivebuild[{','.join(sorted(known)) or 'build'}]"
+    to = f"olivebuild[{','.join(sorted(own_extras)) or 'build'}]"
     outcome: Outcome = "differs" if left else "mapped"
-    return Judged(outcome=outcome, to=to, because=because, extras=tuple(sorted(known)))
+    return Judged(outcome=outcome, to=to, because=because, extras=tuple(sorted(own_extras)))
 
 
 def _judge_runtime(requirement: Requirement, extra: str) -> Judged:

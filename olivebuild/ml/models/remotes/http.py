@@ -136,9 +136,9 @@ def _download(job: Job, source: Source, part: Path) -> str:
 def _attempt(job: Job, source: Source, part: Path) -> str:
     """Ask once. Raises OSError, HTTPException or InputError."""
     tag_file = part.with_name(part.name + ".etag")
-    known = tag_file.read_text("utf-8") if tag_file.is_file() and part.is_file() else ""
-    start = part.stat().st_size if known else 0
-    headers = {"Range": f"bytes={start}-", "If-Range": f'"{known}"'} if start else {}
+    old_etag = tag_file.read_text("utf-8") if tag_file.is_file() and part.is_file() else ""
+    start = part.stat().st_size if old_etag else 0
+    headers = {"Range": f"bytes={start}-", "If-Range": f'"{old_etag}"'} if start else {}
     with _Opened(job, source, headers=headers) as answer:
         if not (start and answer.status == 206 and answer.start == start):
             start = 0

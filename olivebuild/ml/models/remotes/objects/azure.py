@@ -44,9 +44,9 @@ def open_container(
 
     provider = None
     if not (account_key or sas or credential):
-        found = of_environment(account, os.environ)
-        endpoint = found.get("BlobEndpoint") or endpoint
-        account_key, sas = found.get("AccountKey", ""), found.get("SharedAccessSignature", "")
+        settings = of_environment(account, os.environ)
+        endpoint = settings.get("BlobEndpoint") or endpoint
+        account_key, sas = settings.get("AccountKey", ""), settings.get("SharedAccessSignature", "")
     if not (account_key or sas):
         provider = _provider(credential)
     # The Blob endpoint reads what was written through the other one.

@@ -91,9 +91,9 @@ class Params:
             if key in section:
                 section.meant_else(key, does)
 
-    def unknown(self, known: Iterable[str]) -> None:
+    def unknown(self, field_names: Iterable[str]) -> None:
         """Refuse the keys that are none in the places that are this component's alone."""
-        names = [*known, *AROUND]
+        names = [*field_names, *AROUND]
         for section in self.sections:
             for key in section.value:
                 if section is not self._flat and key not in names:
