@@ -64,6 +64,9 @@ BROKEN: dict[str, Change] = {
     "systems.cloud.config.aml_compute": lambda v: v["systems"]["cloud"]["config"].update(
         aml_compute=3
     ),
+    "systems.cloud.config.hf_token[0]": lambda v: v["systems"]["cloud"]["config"].update(
+        hf_token=[True]
+    ),
     "systems.cloud.config.instance_count": lambda v: v["systems"]["cloud"]["config"].update(
         instance_count=0
     ),

@@ -212,8 +212,10 @@ class Systems:
             for error in e.errors(include_url=False):
                 line = lines[str(error["loc"][0])]
                 fact = error["msg"][:1].lower() + error["msg"][1:]
-                for path in line.paths:
-                    self.workflow.ledger.refused(path, fact, "write a value of that kind")
+                for leaf in self.workflow.document.leaves():
+                    # Each by itself: what was claimed as a part of the value is refused with it.
+                    if any(leaf[: len(path)] == path for path in line.paths):
+                        self.workflow.ledger.refused(leaf, fact, "write a value of that kind")
 
     def _fields(
         self, section: Section, fields: Mapping[str, str], lines: dict[str, Line], where: str
