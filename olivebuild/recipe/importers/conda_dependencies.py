@@ -37,8 +37,9 @@ _SELECTOR = re.compile(r"sel\([^)]*\)")
 
 
 def choose_python(reading: Reading, dependencies: object) -> None:
-    """Settle the new environment's Python before its requirements are read, whose conditions may
-    depend on it.
+    """Settle the new environment's Python before its requirements are read.
+
+    Their conditions may depend on it.
     """
     for item in dependencies if isinstance(dependencies, list) else ():
         name, version, _ = split(item) if isinstance(item, str) else ("", "", "")
@@ -152,8 +153,9 @@ def _read_file(
 def _check_file(
     reading: Reading, folder: Path, name: str, within: tuple[Path, ...]
 ) -> Judged | None:
-    """Return why a file of requirements is not read: it must be a file at or below the conda
-    file's folder.
+    """Return why a file of requirements is not read.
+
+    It must be a file at or below the conda file's folder.
     """
     root, file = reading.folder.resolve(), (folder / name).resolve()
     if not name or "://" in name:
@@ -193,8 +195,9 @@ def entry_of(read: Document, path: Path_, item: object) -> Entry:
 
 
 def split(text: str) -> tuple[str, str, str]:
-    """Return name, version and build of conda's `channel::name=version=build`; the name is ""
-    where there is none.
+    """Return name, version and build of conda's `channel::name=version=build`.
+
+    The name is "" where there is none.
     """
     match = _SPEC.fullmatch(re.sub(r"\s#.*", "", text).strip())
     if not match:
@@ -234,8 +237,9 @@ def _judge_python(reading: Reading, version: str) -> Judged:
 
 
 def _minor_of(version: str) -> int | None:
-    """Return the minor version of Python 3 that a range allows and olivebuild runs on, the oldest
-    first.
+    """Return the minor version of Python 3 that a range allows and olivebuild runs on.
+
+    The oldest is tried first.
     """
     try:
         specifier = as_specifier(version)

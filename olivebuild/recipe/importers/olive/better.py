@@ -1,5 +1,6 @@
-"""What `--better` adds: a benchmark with gates, and the recipe beside the one that means what Olive
-does.
+"""Additions of `--better`: a benchmark with gates, and a second recipe.
+
+The first recipe stays beside it, and means what Olive does.
 """
 
 from __future__ import annotations

@@ -170,8 +170,9 @@ def read_accelerators(
 def _read_object(
     entry: Mapping[str, object], path: Path, *, of_engine: bool, devices: list[Word]
 ) -> Iterator[Word]:
-    """Yield the words of one accelerator; its device goes to `devices` where the engine's providers
-    count for it.
+    """Yield the words of one accelerator.
+
+    Its device goes to `devices` where the engine's providers count for it.
     """
     device, its_own = entry.get("device"), entry.get("execution_providers")
     word = None if _is_empty(device) else read_device(device, (*path, "device"))

@@ -1,5 +1,7 @@
-"""Table of the fields of Olive's passes: which releases take them, what they default to, and what
-becomes of those that no mapper reads. The data is fields.toml beside this module.
+"""Table of the fields of Olive's passes.
+
+Which releases take them, what they default to, and what becomes of those that no mapper reads. The
+data is fields.toml beside this module.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What the mappers of an Olive workflow share: the file, the ledger, the draft, and what one pass
-hands to the next.
+"""State that the mappers of an Olive workflow share.
+
+The file, the ledger, the draft, and what one pass hands to the next.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Conversions to ONNX and passes on graphs -> ONNX models of the model builder, the nearest there
-is.
+"""Conversions to ONNX and passes on graphs -> ONNX models of the model builder.
+
+The nearest there is.
 """
 
 from __future__ import annotations

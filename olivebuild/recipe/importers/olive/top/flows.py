@@ -340,8 +340,9 @@ def _alternatives(table: Section, name: str) -> Iterator[Section]:
 
 
 def _claim_system(workflow: Workflow, path: Path, system: System | None) -> None:
-    """Claim the leaf that names a system; of one that is described there the leaves are claimed
-    with the system.
+    """Claim the leaf that names a system.
+
+    Of one that is described there the leaves are claimed with the system.
     """
     if system is None or system.path == path:
         return
