@@ -175,12 +175,12 @@ class Judgement(Struct, frozen=True, kw_only=True):
 
     @property
     def fails(self) -> bool:
-        """Whether the build ends with exit code 3."""
+        """Tell whether the build ends with exit code 3."""
         return self.state == "missed" or (self.strict and self.state == "undecided")
 
     @property
     def may_pass(self) -> bool:
-        """Whether a search takes the model.
+        """Tell whether a search takes the model.
 
         Of what is not decided the value counts; a drop must be proven to be one.
         """

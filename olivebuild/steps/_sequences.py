@@ -46,9 +46,10 @@ NEEDED = {
 
 
 class Sequences(Fields):
-    """How rows become the sequences that are trained on; their length is `training.max_length`.
+    """Rules by which rows become the sequences that are trained on.
 
-    `sequences: blocks` is short for `sequences: {form: blocks}`.
+    Their length is `training.max_length`. `sequences: blocks` is short for `sequences: {form:
+    blocks}`.
     """
 
     form: Form = "rows"

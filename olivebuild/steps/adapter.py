@@ -171,7 +171,7 @@ class AdapterFields(Fields):
 
     @property
     def loss(self) -> Literal["completion", "turns", "all"]:
-        """What is learnt, also by the form of the sequences."""
+        """Return what is learnt, also by the form of the sequences."""
         return self.training.loss if self.cut.form in APART else "all"
 
 

@@ -43,7 +43,7 @@ class TextEncoder(Encoder):
 
     @property
     def about(self) -> list[object]:
-        """What tokens depend on besides rows, tokenizer, length and loss."""
+        """Return what tokens depend on besides rows, tokenizer, length and loss."""
         lengths = [self.cut.prompt_length, self.cut.completion_length]
         return ["texts", VERSION, self._specials, self.cut.joiner, *lengths]
 

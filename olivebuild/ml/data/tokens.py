@@ -66,7 +66,7 @@ class Encoder:
 
     @property
     def about(self) -> list[object]:
-        """What tokens depend on besides rows, tokenizer, length and loss."""
+        """Return what tokens depend on besides rows, tokenizer, length and loss."""
         return []
 
     def keeps(self, row: Tokens) -> bool:

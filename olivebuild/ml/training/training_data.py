@@ -1,4 +1,4 @@
-"""What a training learns from: rows of a data set, or sequences that are cut from their texts."""
+"""Data that a training learns from: rows of a data set, or sequences cut from their texts."""
 
 from __future__ import annotations
 

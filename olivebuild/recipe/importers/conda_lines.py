@@ -1,4 +1,4 @@
-"""What became of each entry of a conda file, and what of it the new environment keeps."""
+"""Entries of a conda file: what became of each, and what the new environment keeps of it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Kept:
 
 @dataclass(kw_only=True)
 class Reading:
-    """What has been read of a conda file so far."""
+    """A conda file as far as it has been read."""
 
     folder: Path
     trust_index: bool

@@ -129,7 +129,7 @@ OLD_PIP = Version("23.2")
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What becomes of a requirement.
+    """A verdict on a requirement: what becomes of it.
 
     `to` is what stands for it, `keep` the line for the new environment's list of pip, if any, and
     `extras` the extras of olivebuild that it asks for.

@@ -1,4 +1,4 @@
-"""What a step wants of a remote source."""
+"""Parts of a remote source that a step wants."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from olivebuild.recipe.importers.positions import Document
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """What came of a workflow."""
+    """Outcome of an import of a workflow."""
 
     document: Document
     generation: Generation

@@ -16,7 +16,7 @@ from olivebuild.recipe.importers.positions import Document, Path, Placeholder, s
 
 
 class Fate(IntEnum):
-    """What became of a leaf. Of two claims on one leaf the greater stands."""
+    """List that a leaf is in: what became of it. Of two claims on one leaf the greater stands."""
 
     NO_EFFECT = 1
     """Without effect here: the entry's `text` says why."""

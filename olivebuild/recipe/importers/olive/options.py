@@ -24,12 +24,12 @@ class Option:
 
     @property
     def given(self) -> bool:
-        """Whether the file says it."""
+        """Tell whether the file says it."""
         return bool(self.paths)
 
     @property
     def open(self) -> bool:
-        """Whether it is left to the user of the file, or to a search."""
+        """Tell whether it is left to the user of the file, or to a search."""
         return isinstance(self.value, Placeholder | Alternatives)
 
     @property

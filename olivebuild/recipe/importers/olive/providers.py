@@ -87,7 +87,7 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What the accelerators of a system ask for.
+    """Providers that the accelerators of a system ask for.
 
     `providers` are those to build for, in the order of the file; none where no word names one.
     `words` has each leaf once.

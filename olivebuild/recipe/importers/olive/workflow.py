@@ -69,7 +69,7 @@ class Rounding:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What one pass hands to the next, as names of targets in the draft."""
+    """Models and adapters that one pass hands to the next, as names of targets in the draft."""
 
     model: str
     """Full weights: a `model` or `merged`."""

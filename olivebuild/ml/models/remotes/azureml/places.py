@@ -1,4 +1,4 @@
-"""Where the files of datastores and models lie, and by which credentials they are read.
+"""Places of the files of datastores and models, and by which credentials they are read.
 
 As azure-ai-ml 1.35 asks for it: operations/_datastore_operations.py, _utils/_registry_utils.py.
 """

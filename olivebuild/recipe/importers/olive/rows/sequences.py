@@ -72,7 +72,7 @@ PAIR = (
 
 @dataclass(kw_only=True)
 class Sequences:
-    """How rows become token sequences: fields of `sequences` by name, and the length."""
+    """Rules by which rows become token sequences: `sequences` by field, and the length."""
 
     fields: dict[str, Option] = field(default_factory=dict)
     length: Option = field(default_factory=lambda: Option(value=None))

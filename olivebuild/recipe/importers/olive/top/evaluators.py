@@ -55,7 +55,7 @@ LATENCY = {"warmup_num": "latency.warmup", "repeat_test_num": "latency.repeats"}
 
 @dataclass(kw_only=True)
 class Wanted:
-    """What the metrics of an evaluator ask for."""
+    """Benchmark that the metrics of an evaluator ask for."""
 
     figures: dict[str, tuple[int, list[Path]]] = field(default_factory=dict)
     """Figure -> its priority and the leaves that ask for it."""
