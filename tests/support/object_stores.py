@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from olivebuild.ml.models.remotes.objects.azure import EMULATOR
 from tests.support.require import require
@@ -37,8 +37,10 @@ class Gateway(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, **headers: str) -> None:
+        """`headers` replace those of requests that are handed on."""
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.replaced = headers
         self.upstream = urlsplit(upstream).netloc
         self.asked: list[str] = []
         self.faults: list[Fault] = []
@@ -60,19 +62,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def _pass_on(self) -> None:
-        self.server.asked.append(f"{self.command} {self.path}")
+        self.server.asked.append(f"{self.command} {unquote(self.path)}")
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if any(fault(self) for fault in self.server.faults):
             return
         status, headers, data = self.answer_of(body)
         self.send(status, headers, data)
 
-    do_GET = do_HEAD = do_PUT = _pass_on  # noqa: N815
+    do_GET = do_HEAD = do_PUT = do_POST = _pass_on  # noqa: N815
 
     def answer_of(self, body: bytes = b"") -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.server.upstream, timeout=30)
+        headers = {name.title(): value for name, value in self.headers.items()}
+        headers |= self.server.replaced
         try:
-            connection.request(self.command, self.path, body, dict(self.headers.items()))
+            connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.getheaders(), answer.read()
         finally:
