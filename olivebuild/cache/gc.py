@@ -16,8 +16,6 @@ used before counts as used, and one that is used after is seen to be gone.
 from __future__ import annotations
 
 import math
-import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -28,15 +26,15 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from olivebuild.cache import gc_roots, tensor_locations
+from olivebuild.cache import gc_roots
 from olivebuild.cache.gc_roots import Registered
+from olivebuild.cache.leftovers import Leftovers, time_of
 from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.memo import Derived
-from olivebuild.cache.store import SMALL_FILE_DIRS, Store
+from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace, Traces
 from olivebuild.core.errors import StoreError
 from olivebuild.core.fs import opening, trees
-from olivebuild.core.fs.files import abandoned_files
 from olivebuild.core.fs.locks import locked, try_lock
 from olivebuild.core.fs.small_files import read_json
 
@@ -152,7 +150,7 @@ class _Survey:
         self.running = list(_running(store))
         # Without builds nothing is on its way into the cache.
         self.young = (
-            min([self.now - DAY, *(_time(folder) for folder in self.running)])
+            min([self.now - DAY, *(time_of(folder) for folder in self.running)])
             if building
             else math.inf
         )
@@ -163,7 +161,7 @@ class _Survey:
         traces = Traces(store)
         for key in traces.keys():  # noqa: SIM118
             if trace := traces.read(key):
-                self.traces[key], self.used[key] = trace, _time(traces.file(key))
+                self.traces[key], self.used[key] = trace, time_of(traces.file(key))
             elif traces.is_later(key):
                 # Which blobs it needs, only that version knows.
                 hint = "sweep it with the latest version that uses it"
@@ -191,7 +189,14 @@ class _Survey:
         )
         total, held = (sum(map(self._size, names)) for names in (self.blobs, needed))
         return Sweep(
-            results, swept, derived, self._files(), tuple(self._gone()), total, held, self.building
+            results,
+            swept,
+            derived,
+            self._leftovers().files(),
+            tuple(self._gone()),
+            total,
+            held,
+            self.building,
         )
 
     def _needed(self, kept: set[str]) -> set[str]:
@@ -324,44 +329,15 @@ class _Survey:
     def _size(self, blob: str) -> int:
         return self.blobs[blob].st_size if blob in self.blobs else 0
 
-    def _files(self) -> dict[Path, int]:
-        """Return path -> bytes of the files beside blobs and traces that can go."""
-        root = self.store.root
-        paths = [*self._dead_scratch(), *self._outdated()]
-        for name in SMALL_FILE_DIRS:
-            paths += abandoned_files(root / name)
-        for path in (root / "places").glob("*.json"):
-            if not tensor_locations.holds(path):
-                paths.append(path)
-        return {path: _size_of(path) for path in paths}
-
-    def _dead_scratch(self) -> Iterator[Path]:
-        """Yield what killed steps and writers left."""
-        root, alive = self.store.root, {folder.name for folder in self.running}
-        for path in [*(root / "tmp").glob("*"), *(root / "blobs").glob("??/.*.tmp")]:
-            # A folder that bears a key is alive while its lock is held; any other file goes by age.
-            has_key = re.match("[0-9a-f]{32}-", path.name)
-            if path.name not in alive if has_key else _time(path) < self.young:
-                yield path
-
-    def _outdated(self) -> Iterator[Path]:
-        """Yield quarantined files, downloads and training states older than the limit."""
-        root, keys = self.store.root, {folder.name[:32] for folder in self.running}
-        for path in (root / "quarantine").glob("*"):
-            if self.now - _time(path, changed=True) > self.limits.age:
-                yield path
-        yield from self._unused_downloads()
-        for path in (root / "checkpoints").glob("*"):
-            if path.stem not in keys and self.now - _time(path) > self.limits.age:
-                yield path
-
-    def _unused_downloads(self) -> Iterator[Path]:
-        """Yield downloads, dated when they were used, but those that needed results refer to."""
-        used = {Path(self.traces[key].reference).parent for key in self._kept()}
-        for path in (self.store.root / "downloads").glob("*"):
-            age = self.now - _time(path)
-            if path not in used and age > self.limits.age and _time(path) < self.young:
-                yield path
+    def _leftovers(self) -> Leftovers:
+        return Leftovers(
+            store=self.store,
+            running=tuple(self.running),
+            downloads={Path(self.traces[key].reference).parent for key in self._kept()},
+            age=self.limits.age,
+            young=self.young,
+            now=self.now,
+        )
 
 
 def _running(store: Store) -> Iterator[Path]:
@@ -391,19 +367,3 @@ def _delete(store: Store, sweep: Sweep) -> None:
             gc_roots.file_of(store, one.recipe).unlink(missing_ok=True)
         else:
             gc_roots.write(store, replace(one, gone=int(time.time())))
-
-
-def _time(path: Path, *, changed: bool = False) -> float:
-    """When it was written, or, with `changed`, when it was last moved; now if it has just gone."""
-    try:
-        return os.stat(path).st_ctime if changed else os.stat(path).st_mtime
-    except OSError:
-        return time.time()
-
-
-def _size_of(path: Path) -> int:
-    total = 0
-    for one in [path, *path.rglob("*")] if path.is_dir() else [path]:
-        with suppress(OSError):
-            total += 0 if one.is_dir() else one.lstat().st_size
-    return total
