@@ -129,6 +129,9 @@ def ours(
 
     Without `rows`, on the texts in the folder.
     """
+    if rows is not None:
+        # Another GPU's process would read the texts in the folder, not these rows.
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0"
     torch = torch_here()
     from olivebuild.api.action import Action, ActionInput
     from olivebuild.api.job import Job
