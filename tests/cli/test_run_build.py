@@ -9,20 +9,23 @@ import pytest
 from olivebuild.cli.run_build import _exit_code, _print_done
 from olivebuild.core.errors import BuildError, RecipeError
 from olivebuild.engine.build_report import BuildReport
-from olivebuild.metrics.gates import Judgement
+from olivebuild.metrics.gates import Judgement, State
 
 
-def judgement(*, passed: bool) -> Judgement:
-    return Judgement("bench", "accuracy >= 0.9", 0.8, passed)
+def judgement(state: State, *, strict: bool = False) -> Judgement:
+    gate = "accuracy >= 0.9"
+    return Judgement(
+        target="bench", gate=gate, value=0.8, passed=state == "met", state=state, strict=strict
+    )
 
 
 @pytest.mark.parametrize(
-    ("errors", "passed", "code"),
+    ("errors", "states", "code"),
     [
         ([], [], 0),
-        ([], [True, True], 0),
-        ([], [True, False], 3),
-        ([BuildError("it failed", hint="look")], [False], 1),
+        ([], ["met", "undecided"], 0),
+        ([], ["met", "missed"], 3),
+        ([BuildError("it failed", hint="look")], ["missed"], 1),
         (
             [
                 BuildError("it failed", hint="look"),
@@ -34,17 +37,22 @@ def judgement(*, passed: bool) -> Judgement:
     ],
 )
 def test_errors_come_before_missed_gates(
-    errors: list[BuildError], passed: list[bool], code: int, capsys: pytest.CaptureFixture[str]
+    errors: list[BuildError], states: list[State], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = BuildReport(goals=["a"], errors=errors)
-    assert _exit_code(report, [judgement(passed=each) for each in passed]) == code
+    assert _exit_code(report, [judgement(each) for each in states]) == code
     shown = capsys.readouterr().err
     assert all(error.fact in shown for error in errors)
 
 
+def test_a_strict_gate_that_is_not_decided_is_missed() -> None:
+    report = BuildReport(goals=["a"])
+    assert _exit_code(report, [judgement("undecided", strict=True)]) == 3
+
+
 def test_the_last_event_tells_what_was_done(capsys: pytest.CaptureFixture[str]) -> None:
     report = BuildReport(goals=["a"], ran=["a"], restored=["b"], failed=["c"], seconds=1.23456)
-    _print_done(report, [judgement(passed=False)])
+    _print_done(report, [judgement("missed")])
     (line,) = capsys.readouterr().out.splitlines()
     done = json.loads(line)
     assert (done["event"], done["ran"], done["restored"]) == ("done", ["a"], ["b"])
