@@ -119,7 +119,8 @@ def web(text: str) -> str | None:
 
 def check_credentials(text: str) -> None:
     """Raise HasCredential for a URL with a password or a signature in it."""
-    if re.match(r"https?://[^/?#]*@", text):
+    # Before an @ abfss: URLs have a container, which has no colon.
+    if re.match(r"(?i)https?://[^/?#]*@|[a-z0-9]+://[^/?#]*:[^/?#]*@", text):
         raise HasCredential("the URL has a name or a password in it", NO_SECRETS)
     query = text.partition("?")[2]
     if any(SIGNED.fullmatch(name) for name, _ in parse_qsl(query, keep_blank_values=True)):
@@ -128,7 +129,7 @@ def check_credentials(text: str) -> None:
 
 def _is_path(path: str) -> bool:
     """Return whether a key is a file's, a folder's or a pattern, none of which lies elsewhere."""
-    parts = path.rstrip("/").split("/")
+    parts = path.removesuffix("/").split("/")
     return (
         not path.startswith("/")
         and path.isprintable()

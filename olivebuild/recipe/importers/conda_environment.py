@@ -86,4 +86,9 @@ def scalar(text: str) -> str:
             return text
     except yaml.YAMLError:
         pass
-    return json.dumps(text)
+    return f'"{"".join(map(_escaped, text))}"'
+
+
+def _escaped(c: str) -> str:
+    """Return a character inside double quotes. JSON's surrogate pairs are two for YAML."""
+    return json.dumps(c)[1:-1] if ord(c) < 0x10000 else f"\\U{ord(c):08x}"

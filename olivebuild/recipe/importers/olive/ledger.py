@@ -88,8 +88,14 @@ class Ledger:
         self._claim(path, Fate.MEANT_ELSE, field=field, text=does)
 
     def refused(self, path: Path, fact: str, hint: str, *, fatal: bool = True) -> None:
-        """Note that there is no recipe for a value. `fatal=False`: a recipe is written without."""
+        """Note that there is no recipe for a value. `fatal=False`: a recipe is written without.
+
+        Where all leaves below `path` have claims of their own, the first of them is refused.
+        """
         self._claim(path, Fate.REFUSED, text=fact, hint=hint, fatal=fatal)
+        leaves = self._below[path]
+        if all(self._entries[leaf].fate is not Fate.REFUSED for leaf in leaves):
+            self._claim(leaves[0], Fate.REFUSED, text=fact, hint=hint, fatal=fatal)
 
     def unknown(self, path: Path, keys: Iterable[str]) -> None:
         """Refuse what is left below `path` as unknown fields; `keys` are its possible ones."""

@@ -47,6 +47,15 @@ def test_the_greater_of_two_claims_stands() -> None:
     assert (second.fate, second.text) == (Fate.REFUSED, "wrong")
 
 
+def test_a_refusal_is_never_lost_behind_other_claims() -> None:
+    _, ledger = ledger_of(TEXT)
+    ledger.mapped(("b", "lora_rr"), "adapter.r")
+    ledger.mapped(("b", "slot"), "adapter.slot")
+    ledger.refused(("b",), "no `alpha`", "write one")
+    ledger.refused(("b",), "no `beta`", "write one")
+    assert [(e.path, e.text) for e in ledger.refusals()] == [(("b", "lora_rr"), "no `alpha`")]
+
+
 def test_a_section_reads_by_type() -> None:
     _, ledger = ledger_of('{"i": 3, "f": 2, "w": 2.0, "s": "x", "n": null, "p": "<p>", "t": true}')
     value = ledger.document.value
