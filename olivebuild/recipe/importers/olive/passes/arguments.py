@@ -43,7 +43,9 @@ class Arguments:
         values.pop("extra_args", None)
         if section is not None and section.value.get("extra_args", ...) is None:
             section.no_effect("extra_args", "null: no arguments")
-        for key, value in (extra.value if extra else {}).items():
+        for key, value in extra.value.items() if extra else ():
+            if extra and key in values:
+                extra.refused(key, f"{key} stands beside extra_args, too", "write it once")
             values.setdefault(key, value)
         path = section.path if section else options.path
         self.section = _Arguments(workflow.ledger, path, values, extra)

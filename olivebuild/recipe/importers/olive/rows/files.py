@@ -186,9 +186,11 @@ class Loader:
 
     def _placed(self, text: str) -> Source:
         """Return a data file's path below data_dir and, up to 0.6.2, data_root."""
-        if text.startswith((*REMOTE, "hf://")):
-            return source_of(self.workflow, text)
         folder = self.params.get("data_dir", str)
+        if text.startswith((*REMOTE, "hf://")):
+            for path in folder.paths:
+                self.workflow.ledger.no_effect(path, "the file's address is whole")
+            return source_of(self.workflow, text)
         parts = [folder.text] if folder.text else []
         for path in folder.paths:
             self.workflow.ledger.mapped(path, self.field)
@@ -198,7 +200,7 @@ class Loader:
             self.workflow.root.mapped("data_root", self.field)
         if not parts:
             return self.workflow.relative(text)
-        whole = PurePosixPath(*parts, text).as_posix()
+        whole = _below([*parts, text])
         return whole if whole.startswith(REMOTE) else self.workflow.relative(whole)
 
     def _repository(self, name: Option, files: Section | None) -> None:
@@ -305,6 +307,19 @@ class Loader:
             else:
                 table.refused(key, "a filter compares with one value here", "write one value")
         self.target.set("where", values, section.at("col_filters"))
+
+
+def _below(parts: list[str]) -> str:
+    """Return a path of parts, of which an absolute one and a URL begin anew."""
+    whole = parts[0]
+    for part in parts[1:]:
+        if part.startswith(REMOTE):
+            whole = part
+        elif whole.startswith(REMOTE) and not part.startswith("/"):
+            whole = f"{whole.rstrip('/')}/{PurePosixPath(part).as_posix()}"
+        else:
+            whole = PurePosixPath(whole, part).as_posix()
+    return whole
 
 
 def _one_or_all(sources: list[Source]) -> object:

@@ -60,6 +60,8 @@ def _side(reader: Processing, target: DraftTarget, field: str, side: str) -> Non
                 ledger.refused(path, *parts)
     elif chosen is column and column.text is not None:
         value = of_columns([column.text])
+    elif chosen.open and chosen is not function:
+        value = chosen.value
     target.set(field, value, *chosen.paths)
     for option in (template, column):
         for path in option.paths:
