@@ -107,7 +107,7 @@ class FileInput(Record, frozen=True):
 
 
 class Program(Record, frozen=True):
-    """A command line as it is read before it runs; see steps/_command_line.py."""
+    """A command line as it is read before it runs; see steps/parts/command_line.py."""
 
     words: tuple[str, ...] = ()
     """What may be a path ..."""

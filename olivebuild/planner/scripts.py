@@ -23,7 +23,7 @@ from olivebuild.api.node import Program
 from olivebuild.core import environment
 from olivebuild.core.fs import opening
 from olivebuild.core.hashing import OnBytes
-from olivebuild.steps._command_line import words_in
+from olivebuild.steps.parts.command_line import words_in
 
 LARGEST = 4 << 20
 """A longer file is no script that someone wrote."""

@@ -11,9 +11,16 @@ from olivebuild.api.node import Node
 from olivebuild.api.step import Edge, Fields, FileInput, Ref, Step, Target
 from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.formats.source import Source
-from olivebuild.steps import _adapter_methods as methods
-from olivebuild.steps._sequences import APART, DEFAULT_LENGTH, RANDOM, Form, Positive, Sequences
 from olivebuild.steps.dataset import DatasetFields
+from olivebuild.steps.parts import adapter_methods as methods
+from olivebuild.steps.parts.sequences import (
+    APART,
+    DEFAULT_LENGTH,
+    RANDOM,
+    Form,
+    Positive,
+    Sequences,
+)
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 

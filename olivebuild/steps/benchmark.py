@@ -17,11 +17,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target, step_of
 from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.metrics.gates import METRICS, Gate
-from olivebuild.steps._seeds import Retraining, part
 from olivebuild.steps.adapter import AdapterFields, begins_elsewhere
 from olivebuild.steps.benchmark_latency import LatencyFields
 from olivebuild.steps.merged import MergedFields
 from olivebuild.steps.onnx import OnnxFields
+from olivebuild.steps.parts.seeds import Retraining, part
 
 MODEL_KINDS = ("model", "merged", "onnx")
 Positive = Annotated[int, Field(gt=0)]

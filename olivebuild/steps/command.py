@@ -14,7 +14,13 @@ from olivebuild.api.step import Edge, Fields, FileInput, Ref, Step
 from olivebuild.core.environment import NAME
 from olivebuild.core.errors import InvalidValue, Problem
 from olivebuild.core.fs import portable_names
-from olivebuild.steps._command_line import SLOT, named_inputs, named_outputs, program_of, words_of
+from olivebuild.steps.parts.command_line import (
+    SLOT,
+    named_inputs,
+    named_outputs,
+    program_of,
+    words_of,
+)
 
 
 class Env(Fields):

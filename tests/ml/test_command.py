@@ -16,7 +16,7 @@ from olivebuild.api.action import Action, ActionInput
 from olivebuild.api.job import Job
 from olivebuild.core.errors import InputError, StepError
 from olivebuild.ml.kinds.command import run
-from olivebuild.steps._command_line import named_inputs, named_outputs
+from olivebuild.steps.parts.command_line import named_inputs, named_outputs
 
 
 def test_names_are_given_or_come_from_the_paths() -> None:

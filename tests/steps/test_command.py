@@ -21,7 +21,7 @@ from olivebuild.planner.scan import Scan
 from olivebuild.recipe.file import FILE_NAME, load
 from olivebuild.recipe.graph import build_graph
 from olivebuild.recipe.lockfile import Lockfile
-from olivebuild.steps._command_line import program_of, words_in
+from olivebuild.steps.parts.command_line import program_of, words_in
 from tests.conftest import Place
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from olivebuild.ml.data.examples import Flaw, Tokens
 from olivebuild.ml.data.token_shards import Flawed, TokenRows
-from olivebuild.steps._sequences import APART, Sequences
+from olivebuild.steps.parts.sequences import APART, Sequences
 
 Spans = np.ndarray
 """int64 [sequences, 2]: where each begins in the stream, and where it ends."""

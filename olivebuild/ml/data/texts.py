@@ -14,7 +14,7 @@ from olivebuild.ml.data.chat_template import messages_of, tools_of, written_fiel
 from olivebuild.ml.data.examples import Flaw, Tokens
 from olivebuild.ml.data.template_habits import Refused
 from olivebuild.ml.data.tokens import Encoder
-from olivebuild.steps._sequences import Sequences
+from olivebuild.steps.parts.sequences import Sequences
 
 VERSION = 1
 EMPTY = Flaw("it has no token", fault=False)

@@ -13,8 +13,8 @@ from olivebuild.core.fs.small_files import read_json
 from olivebuild.metrics.model_comparison import add_seeds, comparisons
 from olivebuild.metrics.pareto import front
 from olivebuild.metrics.records import read_metrics
-from olivebuild.steps._seeds import part
 from olivebuild.steps.benchmark import BenchmarkFields
+from olivebuild.steps.parts.seeds import part
 
 
 def run(job: Job) -> None:

@@ -23,7 +23,7 @@ from olivebuild.core.exit_reasons import ending, kills
 from olivebuild.core.fs import portable_names
 from olivebuild.core.fs.small_files import read_json
 from olivebuild.core.processes import python
-from olivebuild.steps._command_line import SLOT, named_inputs, named_outputs
+from olivebuild.steps.parts.command_line import SLOT, named_inputs, named_outputs
 
 if TYPE_CHECKING:
     from olivebuild.api.job import Job

@@ -27,7 +27,7 @@ from olivebuild.formats.model_config import (
     types_of_peft,
 )
 from olivebuild.planner.checks.model_folder import ModelFolder
-from olivebuild.steps._sequences import DEFAULT_LENGTH, JOINED
+from olivebuild.steps.parts.sequences import DEFAULT_LENGTH, JOINED
 
 IN_4_BITS = ("qlora", "loftq")
 """Methods of training that quantise the base."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from olivebuild.recipe.file import load
-from olivebuild.steps._seeds import Retraining, part
+from olivebuild.steps.parts.seeds import Retraining, part
 from tests.support.sites import Site
 
 RECIPE = """\

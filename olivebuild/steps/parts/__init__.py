@@ -1,0 +1,1 @@
+"""Parts of what kinds declare: fields with rules of their own, and what a command line names."""
