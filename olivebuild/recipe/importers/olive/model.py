@@ -271,7 +271,20 @@ def _loading_rest(workflow: Workflow, section: Section) -> None:
     for key, why in LOADING.items():
         if key in section:
             section.no_effect(key, why)
-    section.unknown((*LOADING, "trust_remote_code", "torch_dtype", "revision", "extra_args"))
+    _overrides(section, (*LOADING, "trust_remote_code", "torch_dtype", "revision", "extra_args"))
+
+
+def _overrides(section: Section, known: tuple[str, ...]) -> None:
+    """Refuse arguments that from_pretrained hands on to the model's own configuration."""
+    for key in section.value:
+        if section.ledger.unclaimed(section.at(key)):
+            hint = did_you_mean(key, known)
+            section.refused(
+                key,
+                f"{key} would change the model's own config.json, which counts here",
+                hint if hint.startswith("did you mean") else "write it into that file",
+            )
+    section.unknown(known)
 
 
 def _adapter(workflow: Workflow, options: Section, base: DraftTarget) -> str:

@@ -78,7 +78,12 @@ def _refuse(workflow: Workflow, target: DraftTarget, error: ErrorDetails) -> Non
     problem = cause.problem if isinstance(cause, InvalidValue) else Problem(error["msg"])
     fact = problem.fact[:1].lower() + problem.fact[1:]
     hint = problem.hint or f"it becomes `{name}` of the target {target.name}"
-    _refuse_at(workflow, target.fields[name].paths, Problem(fact, hint))
+    paths = target.fields[name].paths
+    below = tuple(error["loc"][name.count(".") + 1 :])
+    if below and len(paths) == 1 and (*paths[0], *below) in workflow.document.leaves():
+        # A list of the file is that of the recipe: the item itself is refused.
+        paths = ((*paths[0], *below),)
+    _refuse_at(workflow, paths, Problem(fact, hint))
 
 
 def _refuse_at(workflow: Workflow, paths: tuple[Path, ...], problem: Problem) -> None:

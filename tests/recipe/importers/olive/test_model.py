@@ -148,3 +148,15 @@ def test_the_task_is_ignored_by_the_builder() -> None:
     passes = {"b": {"type": "ModelBuilder", "precision": "int4"}}
     result = mapped({"input_model": model, "passes": passes})
     assert list(result.meant_else) == ["input_model.task"]
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [("sliding_window", "write it into that file"), ("trust_remote_cod", "did you mean")],
+)
+def test_what_would_change_the_models_configuration_is_refused(key: str, hint: str) -> None:
+    model = {"type": "HfModel", "model_path": "acme/tiny", "load_kwargs": {key: False}}
+    result = mapped({"input_model": model}, "0.9.0")
+    path = f"input_model.load_kwargs.{key}"
+    assert list(result.refused) == [path]
+    assert result.entries[path].hint.startswith(hint)

@@ -34,3 +34,16 @@ def test_a_value_that_no_target_takes_is_refused(options: dict[str, Any], path: 
     ledger = result.workflow.ledger
     check_values(result.workflow)
     assert [shown(e.path) for e in ledger.refusals()] == [f"passes.lora.{path}"]
+
+
+def test_the_item_of_a_list_that_no_target_takes_is_refused_itself() -> None:
+    builder = {
+        "type": "ModelBuilder",
+        "precision": "int4",
+        "int4_op_types_to_quantize": ["MatMul", "Conv"],
+    }
+    model = {"type": "HfModel", "model_path": "acme/tiny"}
+    result = mapped({"input_model": model, "passes": {"onnx": builder}}, "0.9.3")
+    check_values(result.workflow)
+    refused = [shown(e.path) for e in result.workflow.ledger.refusals()]
+    assert refused == ["passes.onnx.int4_op_types_to_quantize[1]"]

@@ -78,7 +78,7 @@ def map_builder(workflow: Workflow, state: State, pass_: Pass) -> State:
             "a model is built of weights, and the pass before gives an ONNX model",
             "write metadata_only, or leave the conversion out",
         )
-        options.rest()
+        options.section.ledger.no_effect(options.section.path, "its pass is refused")
         return state
     target = workflow.draft.target(pass_.name, "onnx", pass_.section.path)
     target.set("model", Ref(target=state.model))
@@ -239,7 +239,14 @@ def _extra(extra: Section | None, target: DraftTarget) -> None:
             if key in ("int4_op_types_to_quantize", "int4_nodes_to_exclude"):
                 mark = "/" if key == "int4_op_types_to_quantize" else ","
                 value = value.split(mark) if isinstance(value, str) else value
-            elif value in ("0", "1", 0, 1, "true", "false") and field != "accuracy_level":
+            elif field in ("block_size", "accuracy_level"):
+                # The builder reads them as int(value).
+                value = int(value) if isinstance(value, str) and value.isdecimal() else value
+                if field == "accuracy_level" and value == 0:
+                    extra.no_effect(key, "0: the builder's own choice")
+                    target.drop(field)
+                    continue
+            elif value in ("0", "1", 0, 1, "true", "false"):
                 value = value in ("1", 1, "true")
             target.set(field, value, extra.at(key))
             extra.mapped(key, f"{target.name}.{field}")

@@ -21,6 +21,17 @@ ALGORITHMS = {
     "hqq": ("k_quant", "nearest to HQQ"),
     "gptq": ("k_quant", "nearest to GPTQ, which needs calibration rows"),
 }
+REFUSED = "its pass is refused"
+TUNING = "sessions take onnxruntime-genai's own options, which a benchmark measures"
+DTYPES = "onnxruntime-genai takes the inputs and outputs of a graph in the formats they have"
+IDLE = {
+    "ortperftuning": TUNING,
+    "ortsessionparamstuning": TUNING,
+    "onnxiofloat16tofloat32": DTYPES,
+    "onnxiodatatypeconverter": DTYPES,
+    "addolivemetadata": "traces tell what a model was made of",
+}
+"""Passes that change nothing of what a model computes, in lower case -> why."""
 QUANTISERS = {
     "onnxmatmul4quantizer": "",
     "onnxblockwisertnquantization": "rtn",
@@ -35,7 +46,7 @@ def map_conversion(workflow: Workflow, state: State, pass_: Pass) -> State:
     options = Options(workflow, pass_.options, name)
     if state.onnx:
         pass_.section.refused("type", "a conversion of an ONNX model", "take one of the two out")
-        options.rest()
+        pass_.options.ledger.no_effect(pass_.options.path, REFUSED)
         return state
     target = workflow.draft.target(pass_.name, "onnx", pass_.section.path)
     target.set("model", Ref(target=state.model))
@@ -93,6 +104,7 @@ def changed(workflow: Workflow, state: State, pass_: Pass) -> DraftTarget | None
         pass_.section.refused(
             "type", "a pass on an ONNX model without a conversion before it", "add ModelBuilder"
         )
+        pass_.options.ledger.no_effect(pass_.options.path, REFUSED)
         return None
     target = workflow.draft.target(pass_.name, "onnx", pass_.section.path)
     for field, line in before.fields.items():
@@ -107,9 +119,10 @@ def map_half(workflow: Workflow, state: State, pass_: Pass) -> State:
     options = Options(workflow, pass_.options, name)
     flag = options.read("float16", bool) if "float16" in options.fields else Option(value=True)
     before = workflow.draft.targets.get(state.onnx)
-    if before is None or not (flag.true or flag.open):
-        if before is None:
-            changed(workflow, state, pass_)
+    if before is None:
+        changed(workflow, state, pass_)
+        return state
+    if not (flag.true or flag.open):
         for path in flag.paths:
             workflow.ledger.mapped(path, f"{state.onnx}.precision")
         options.rest()
@@ -145,10 +158,9 @@ def map_nothing(workflow: Workflow, state: State, pass_: Pass) -> State:
     return state
 
 
-def map_tuning(_workflow: Workflow, state: State, pass_: Pass) -> State:
-    """Claim a pass that looks for options of sessions, not for another model."""
-    because = "sessions take onnxruntime-genai's own options, which a benchmark measures"
-    pass_.options.ledger.no_effect(pass_.options.path, because)
+def map_idle(_workflow: Workflow, state: State, pass_: Pass) -> State:
+    """Claim a pass that changes nothing of what a model computes."""
+    pass_.options.ledger.no_effect(pass_.options.path, IDLE[pass_.type])
     return state
 
 
@@ -158,7 +170,6 @@ def map_quantiser(workflow: Workflow, state: State, pass_: Pass) -> State:
     options = Options(workflow, pass_.options, name)
     target = changed(workflow, state, pass_)
     if target is None:
-        options.rest()
         return state
     bits = options.read("bits", int) if "bits" in options.fields else Option(value=4)
     _bits(workflow, target, bits, pass_)
@@ -255,5 +266,5 @@ def map_extraction(_workflow: Workflow, state: State, pass_: Pass) -> State:
         "the adapter is merged into the ONNX model, and is a target of its own besides",
         fatal=False,
     )
-    pass_.options.ledger.no_effect(pass_.options.path, "its pass is refused")
+    pass_.options.ledger.no_effect(pass_.options.path, REFUSED)
     return state

@@ -24,9 +24,7 @@ PASSES: dict[str, PassMapper] = {
     "graphsurgeries": graphs.map_surgeries,
     **dict.fromkeys(rounding.ROUNDERS, rounding.map_rounder),
     "selectivemixedprecision": rounding.map_mixed,
-    "ortperftuning": graphs.map_tuning,
-    "ortsessionparamstuning": graphs.map_tuning,
-    "onnxiofloat16tofloat32": graphs.map_tuning,
+    **dict.fromkeys(graphs.IDLE, graphs.map_idle),
 }
 """The type in lower case -> its mapper."""
 
@@ -74,7 +72,7 @@ REASONS = {
         "HQQ is not there: OnnxKQuantQuantization is nearest": "OnnxHqqQuantization",
         "graphs get no further operators here": (
             "AppendPrePostProcessingOps OnnxOpVersionConversion OrtMixedPrecision "
-            "MixedPrecisionOverrides AddOliveMetadata OnnxIODataTypeConverter OnnxScriptFusion "
+            "MixedPrecisionOverrides OnnxScriptFusion "
             "OnnxDiscrepancyCheck CaptureLayerAnnotations MobiusBuilder"
         ),
     },
@@ -103,6 +101,14 @@ def refuse(_workflow: Workflow, pass_: Pass) -> None:
 
 def _names() -> list[str]:
     classes = dict(sections())
-    extra = ("OrtPerfTuning", "OrtSessionParamsTuning", "MatMulNBitsToQDQ", "GraphSurgeries")
+    extra = (
+        "OrtPerfTuning",
+        "OrtSessionParamsTuning",
+        "OnnxIOFloat16ToFloat32",
+        "OnnxIODataTypeConverter",
+        "AddOliveMetadata",
+        "MatMulNBitsToQDQ",
+        "GraphSurgeries",
+    )
     classes |= {name.lower(): name for name in extra}
     return [classes.get(name, name) for name in PASSES]

@@ -97,6 +97,10 @@ def _used(workflow: Workflow, engine: Engine, table: Section | None) -> Section 
         return Section(workflow.ledger, path, value)
     if table is not None and isinstance(value, str) and value in table:
         section = table.section(value)
+        if section is not None and not section.value:
+            holder.no_effect("evaluator", "it measures nothing")
+            workflow.ledger.no_effect(section.path, "it is empty")
+            return None
         workflow.ledger.mapped(path, "bench" if section is not None else "")
         return section
     if isinstance(value, Placeholder):

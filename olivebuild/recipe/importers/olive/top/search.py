@@ -19,6 +19,12 @@ KNOWN = {
     "stop_when_goals_met": ALL,
     "output_model_num": "one is chosen, and all stay in build/",
     "include_pass_params": "alternatives of fields are those that the file lists",
+    # From 0.7 on the options of the sampler may stand beside it.
+    "num_samples": ALL,
+    "max_samples": ALL,
+    "seed": ALL,
+    "multivariate": ALL,
+    "group": ALL,
 }
 
 

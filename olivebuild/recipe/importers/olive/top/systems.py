@@ -202,7 +202,7 @@ class Systems:
     def _check(self, kind: str, lines: Mapping[str, Line]) -> None:
         """Refuse the values that an executor can't have, where the file has them."""
         filled = {
-            name: line.value
+            name: _texts(line.value)
             for name, line in lines.items()
             if not isinstance(line.value, Placeholder)
         }
@@ -355,3 +355,12 @@ def _secrets(path: Path, value: object) -> list[Path]:
     if path[-1] not in ("environment_variables", "build_args", "run_params"):
         return []
     return [(*path, name) for name in _dict(value) if SECRET.search(name)]
+
+
+def _texts(value: object) -> object:
+    """Return a value in which placeholders are the texts that the recipe has for them."""
+    if isinstance(value, list):
+        return [_texts(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _texts(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Placeholder) else value

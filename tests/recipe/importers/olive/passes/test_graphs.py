@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from olivebuild.api.step import step_of
+from olivebuild.recipe.importers.olive.ledger import Fate
 from tests.support.olive_workflows import Mapped, mapped
 
 MODEL = {"type": "HfModel", "model_path": "acme/tiny"}
@@ -296,3 +297,44 @@ def test_adapters_as_inputs_are_refused_and_the_recipe_is_written_without() -> N
         ("passes.p2.type", False)
     ]
     assert result.targets[result.state.result]["adapter"] == "p0"
+
+
+@pytest.mark.parametrize("kind", ["AddOliveMetadata", "OnnxIODataTypeConverter"])
+def test_passes_that_change_nothing_of_the_results_are_without_effect(kind: str) -> None:
+    result = flow("0.9.0", INT4, {"type": kind, "graph_name": "tone"})
+    assert not result.refused
+    assert result.state.result == "p0"
+    assert "passes.p1.graph_name" in result.of(Fate.NO_EFFECT)
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        [{"type": "OnnxKQuantQuantization", "bits": 4, "block_size": 32}],
+        [{"type": "OnnxFloatToFloat16", "keep_io_types": True}],
+        [{"type": "OrtTransformersOptimization", "float16": True, "num_heads": 4}],
+        [INT4, {"type": "OnnxConversion", "target_opset": 20}],
+        [INT4, {"type": "ModelBuilder", "precision": "int8"}],
+    ],
+)
+def test_of_a_pass_that_has_no_place_its_type_alone_is_refused(
+    passes: list[dict[str, Any]],
+) -> None:
+    assert list(flow("0.9.3", *passes).refused) == [f"passes.p{len(passes) - 1}.type"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"int4_block_size": "128"}, {"block_size": 128}),
+        ({"int4_accuracy_level": "4"}, {"accuracy_level": 4}),
+        ({"int4_accuracy_level": 0}, {}),
+        ({"int4_accuracy_level": "0"}, {}),
+    ],
+)
+def test_the_builders_own_words_may_be_numbers_in_quotes(
+    extra: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    builder = {"type": "ModelBuilder", "precision": "int4", "extra_options": extra}
+    kept = {"model": "base", "precision": "int4", "provider": "cpu"}
+    assert last("0.9.3", builder) == kept | expected

@@ -11,7 +11,7 @@ from olivebuild.recipe.importers.olive.ledger import Fate
 from olivebuild.recipe.validate import check
 from olivebuild.steps.benchmark import BenchmarkFields
 from olivebuild.steps.choice import ChoiceFields
-from tests.recipe.importers.olive.examples import fates, imported, nested, texts
+from tests.recipe.importers.olive.examples import fates, flat, imported, nested, texts
 
 SPEED = {
     "name": "speed",
@@ -121,3 +121,10 @@ def test_tasks_of_another_library_are_named(tmp_path: Path) -> None:
     done = imported(tmp_path, value)
     assert not done.faults
     assert "LMEvaluator" in fates(done)["evaluators.e.tasks[0]"].text
+
+
+def test_an_evaluator_without_metrics_measures_nothing(tmp_path: Path) -> None:
+    done = imported(tmp_path, flat(evaluators={"common": {}}, evaluator="common"))
+    assert not done.faults
+    assert fates(done)["evaluators.common"].fate is Fate.NO_EFFECT
+    assert "bench" not in done.recipe

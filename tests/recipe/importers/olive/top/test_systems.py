@@ -122,3 +122,15 @@ def test_a_client_without_a_system_is_without_effect(tmp_path: Path) -> None:
     assert fates(done)["azureml_client.subscription_id"].text == "nothing here uses a workspace"
     broken = imported(tmp_path, flat(azureml_client={"subscription": "s"}))
     assert broken.error().hint == "did you mean subscription_id?"
+
+
+def test_items_of_a_system_may_be_left_open(tmp_path: Path) -> None:
+    system = {
+        "type": "PythonEnvironment",
+        "python_environment_path": "<bin>",
+        "prepend_to_path": ["<libraries>", "/opt/tools"],
+        "environment_variables": {"TOKEN_FILE": "<file>"},
+    }
+    done = imported(tmp_path, flat(systems={"s": system}, target="s", host="s"))
+    assert not done.faults, texts(done, Fate.REFUSED)
+    assert check(done.recipe, "r.yaml").targets["onnx"].executor == "s"
