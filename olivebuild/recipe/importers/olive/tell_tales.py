@@ -83,6 +83,8 @@ PROCESSING: dict[str, tuple[Version, Version]] = {
     "chat_template": (V070, MAIN),
 }
 """Parameters of the step that makes tokens of rows."""
+TEXTS = {"text_template", "text_cols", "text_formatting_func"}
+"""Parameters of that step which say what a row's text is."""
 OPTIONS: dict[str, tuple[Version, Version]] = {
     "lora_r": (V03, V071),
     "lora_alpha": (V03, V071),
@@ -192,17 +194,31 @@ def _data(root: dict[str, object]) -> Iterator[Sign]:
     data = root.get("data_configs")
     pairs = data.items() if isinstance(data, dict) else ()
     items = [*pairs, *(enumerate(data) if isinstance(data, list) else ())]
+    model = root.get("input_model")
+    kind = str(model.get("type")).lower() if isinstance(model, dict) else ""
+    # No release since then has the old kinds of models of Hugging Face's.
+    last = JULY if kind == "pytorchmodel" else MAIN
     for name, config in items:
         if not isinstance(config, dict):
             continue
         for path, process in _processing(("data_configs", name), config):
-            for key, (first, last) in PROCESSING.items():
+            for key, (since, until) in PROCESSING.items():
                 if key in process:
-                    yield (*path, key), key, first, last
+                    yield (*path, key), key, since, until
+        yield from _no_length(("data_configs", name), config, last)
         for key in ("load_dataset_config", "pre_process_data_config"):
             below = config.get(key)
             if isinstance(below, dict) and below.keys() - {"type", "params", "name"}:
                 yield ("data_configs", name, key), f"{key} without `params`", JULY, MAIN
+
+
+def _no_length(path: Path, config: dict[str, object], last: Version) -> Iterator[Sign]:
+    """Yield texts that are cut to no length: up to 0.6.2 the length was required."""
+    above = (*path, "pre_process_data_config")
+    for place, process in _processing(path, config):
+        has_length = process.keys() & {"source_max_len", "max_seq_len"}
+        if place[: len(above)] == above and process.keys() & TEXTS and not has_length:
+            yield place, "texts without a length", JULY, last
 
 
 def _processing(path: Path, config: dict[str, object]) -> Iterator[tuple[Path, dict[str, object]]]:

@@ -75,6 +75,17 @@ def test_a_mixture_is_read_as_the_release_that_takes_the_most() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("length", "name"), [({"source_max_len": 8}, "0.6.2"), ({}, "main of July 2024")]
+)
+def test_texts_without_a_length_are_none_of_a_release_that_requires_it(
+    length: dict[str, int], name: str
+) -> None:
+    process = {"params": {"text_template": "{a}"} | length}
+    value = {"input_model": HF, "data_configs": [{"pre_process_data_config": process}]}
+    assert of(value).name == name
+
+
 def test_the_option_decides_otherwise() -> None:
     generation = of({**LAYOUT_07, "passes": {"q": {"type": "qlora", "lora_r": 8}}}, "0.9")
     assert generation.chosen == "--olive-version"
