@@ -19,6 +19,7 @@ from olivebuild.cli.options import (
     TARGETS,
     BuildOptions,
     build_options,
+    check_no_target,
     recipe_location,
     recipe_options,
 )
@@ -46,7 +47,7 @@ def _named(ctx: click.Context, command: str, config: Path | None) -> Path:
 
     Raises RecipeError where it names none, or the recipe at hand has a target of its name.
     """
-    _check_no_target(ctx, command)
+    check_no_target(ctx, command)
     if config is None:
         option = "" if command == "import" else "--config "
         raise RecipeError(
@@ -55,30 +56,6 @@ def _named(ctx: click.Context, command: str, config: Path | None) -> Path:
             hint=f"olivebuild {command} {option}olive-config.json",
         )
     return config
-
-
-def _check_no_target(ctx: click.Context, name: str) -> None:
-    """Raise RecipeError where the recipe at hand has a target of a command's name.
-
-    Its name alone built it before there was the command.
-    """
-    from olivebuild.core.fs.small_files import read_text
-    from olivebuild.recipe import document
-    from olivebuild.recipe.file import FILE_NAME
-
-    folder, file = recipe_location(ctx)
-    try:
-        recipe = document.parse(read_text(folder / (file or FILE_NAME)), file or FILE_NAME)
-    except (OSError, ValueError, RecipeError):
-        # Without a recipe that can be read there is no target.
-        return
-    targets = recipe.value.get("targets") if isinstance(recipe.value, dict) else None
-    if isinstance(targets, dict) and name in targets:
-        raise RecipeError(
-            f"{name} is a target of this recipe and the name of a command",
-            where=recipe.where(("targets", name)),
-            hint=f"`olivebuild build {name}` builds the target; rename it to use the command here",
-        )
 
 
 @click.command("import")

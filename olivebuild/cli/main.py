@@ -30,6 +30,7 @@ VERB_MODULES = {
     "chat": "chat",
     "predict": "predict",
     **dict.fromkeys(("import", "run"), "importing"),
+    **dict.fromkeys(("help", "version"), "about"),
 }
 """Verb -> the module of olivebuild.cli that defines it, imported when the verb is called."""
 COMMON = ("-C", "-f", "-j", "--directory", "--file", "--jobs")
@@ -56,8 +57,9 @@ class Main(click.Group):
         if cmd_name not in VERB_MODULES:
             return None
         module = import_module(f"olivebuild.cli.{VERB_MODULES[cmd_name]}")
-        # `import` is no name in Python.
-        command: click.Command = getattr(module, {"import": "import_"}.get(cmd_name, cmd_name))
+        # `import` is no name in Python, and `help` is one of its own.
+        name = f"{cmd_name}_" if cmd_name in ("help", "import") else cmd_name
+        command: click.Command = getattr(module, name)
         return command
 
 

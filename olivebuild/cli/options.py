@@ -11,7 +11,7 @@ import click
 from msgspec import Struct
 
 from olivebuild import snapshot
-from olivebuild.core.errors import BuildError
+from olivebuild.core.errors import BuildError, RecipeError
 
 if TYPE_CHECKING:
     from olivebuild.planner.project import Project
@@ -143,6 +143,30 @@ def recipe_location(ctx: click.Context) -> tuple[Path, str | None]:
         if context:
             options |= {k: v for k, v in (context.obj or {}).items() if v is not None}
     return Path(options.get("directory", ".")).absolute(), options.get("file")
+
+
+def check_no_target(ctx: click.Context, name: str) -> None:
+    """Raise RecipeError where the recipe at hand has a target of a command's name.
+
+    Its name alone built it before there was the command.
+    """
+    from olivebuild.core.fs.small_files import read_text
+    from olivebuild.recipe import document
+    from olivebuild.recipe.file import FILE_NAME
+
+    folder, file = recipe_location(ctx)
+    try:
+        recipe = document.parse(read_text(folder / (file or FILE_NAME)), file or FILE_NAME)
+    except (OSError, ValueError, RecipeError):
+        # Without a recipe that can be read there is no target.
+        return
+    targets = recipe.value.get("targets") if isinstance(recipe.value, dict) else None
+    if isinstance(targets, dict) and name in targets:
+        raise RecipeError(
+            f"{name} is a target of this recipe and the name of a command",
+            where=recipe.where(("targets", name)),
+            hint=f"`olivebuild build {name}` builds the target; rename it to use the command here",
+        )
 
 
 def open_recipe(ctx: click.Context) -> Graph:

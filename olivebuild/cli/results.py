@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import to_builtins
 
-from olivebuild.cli.options import JSON, open_all, recipe_options
+from olivebuild.cli.options import JSON, check_no_target, open_all, recipe_options
 from olivebuild.core.fs.files import write_atomically
 from olivebuild.core.streams import json_text
 
@@ -115,6 +115,7 @@ def history(ctx: click.Context, as_json: bool, count: int) -> None:
     from olivebuild.engine.recorder import history_of
     from olivebuild.ui.console import show_history
 
+    check_no_target(ctx, "history")
     entries = history_of(open_all(ctx)).read()
     if as_json:
         click.echo(json_text({"builds": [to_builtins(e) for e in entries[-count:]]}, indent=2))

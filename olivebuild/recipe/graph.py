@@ -99,15 +99,26 @@ class Graph(Struct, dict=True):
         goals = [member for name in names for member in self.matrices.get(name, (name,))]
         for name in goals:
             if name not in self.targets:
-                hint = did_you_mean(name, [*self.targets, *self.matrices])
                 raise RecipeError(
-                    f"there is no target {name!r}", where=self.recipe.file.name, hint=hint
+                    f"there is no target {name!r}",
+                    where=self.recipe.file.name,
+                    hint=self._instead(name),
                 )
         goals = goals or self.default or self._unused()
         if any(target.placeholders for target in self.targets.values()):
             nodes, file = self.closure(goals), self.recipe.file.name
             placeholders.check(nodes, self.targets, goals, self.recipe.lines, file)
         return goals
+
+    def _instead(self, name: str) -> str:
+        """Return a hint for the name of no target: the target or command that may be meant."""
+        from olivebuild.recipe.command_names import COMMANDS, NEWER_COMMANDS
+
+        hint = did_you_mean(name, [*self.targets, *self.matrices])
+        meant = did_you_mean(name, [*COMMANDS, *NEWER_COMMANDS])
+        if hint.startswith("known are") and meant.startswith("did you mean"):
+            return f"{meant[:-1]}, the command?"
+        return hint
 
     def _unused(self) -> list[str]:
         """Return the targets that no other target needs."""

@@ -6,8 +6,9 @@ from typing import Any
 
 from olivebuild.api.node import NAME
 from olivebuild.api.step import kinds, step_of
+from olivebuild.recipe.command_names import COMMANDS
 from olivebuild.recipe.executors import MODELS
-from olivebuild.recipe.validate import COMMANDS, NUMERICS, Cache
+from olivebuild.recipe.validate import NUMERICS, Cache
 
 RESOURCES: dict[str, Any] = {
     "type": "object",

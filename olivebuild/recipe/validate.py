@@ -17,6 +17,7 @@ from olivebuild.core.errors import InvalidValue, Problem, RecipeError, Where
 from olivebuild.core.fs import portable_names
 from olivebuild.core.text import aside, did_you_mean, size_of
 from olivebuild.recipe import document
+from olivebuild.recipe.command_names import COMMANDS
 from olivebuild.recipe.document import Document
 from olivebuild.recipe.executors import MODELS
 from olivebuild.recipe.field_errors import faults, types_of, unknown, validate
@@ -56,33 +57,6 @@ class Checked:
     """Whether the machine's numerics are a part of every key whose result they can change."""
 
 
-NEWER_COMMANDS = ("import", "run")
-"""Commands whose names targets may have: `olivebuild build NAME` builds such a target."""
-# A target of one of these names could not be built by its name alone. Some are reserved for
-# commands to come.
-COMMANDS = frozenset(
-    [
-        "accept",
-        "build",
-        "chat",
-        "clean",
-        "compare",
-        "doctor",
-        "gc",
-        "graph",
-        "init",
-        "log",
-        "plan",
-        "predict",
-        "report",
-        "schema",
-        "status",
-        "update",
-        "verify",
-        "watch",
-        "why",
-    ]
-)
 KEYS = ["version", "default", "cache", "resources", "numerics", "executors", "targets"]
 OF_ANY_KIND = ("kind", "resources", "executor")
 """Fields of a target that are not its kind's."""

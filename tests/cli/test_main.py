@@ -15,9 +15,10 @@ import click
 import jsonschema
 import pytest
 
-from olivebuild.cli.main import main
+from olivebuild.cli.main import VERB_MODULES, main
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.recipe import document
+from olivebuild.recipe.command_names import COMMANDS, NEWER_COMMANDS
 from olivebuild.recipe.schema import recipe_schema
 from olivebuild.ui import console
 from tests.conftest import Place
@@ -152,6 +153,9 @@ def test_a_target_and_another_recipe_do_not_share_a_folder(chain: Place) -> None
     ("arguments", "code", "text"),
     [
         (["nothing"], 2, "there is no target 'nothing'"),
+        (["pln"], 2, "did you mean plan, the command?"),
+        (["firs"], 2, "did you mean first?"),
+        (["help", "pln"], 2, "did you mean plan?"),
         (["plan", "--jsn"], 2, "No such option"),
         (["-C", "nowhere", "plan"], 2, "is not a folder"),
         (["-f", "no.yaml"], 2, "there is no recipe here"),
@@ -167,6 +171,30 @@ def test_errors_have_an_exit_code_and_a_hint(
     assert text in done.err
     assert "hint: " in done.err
     assert "Traceback" not in done.err
+
+
+def test_words_do_what_options_do(chain: Place) -> None:
+    assert chain.run("help").out == chain.run("--help").out
+    assert chain.run("version").out == chain.run("--version").out
+    shown = chain.run("help", "import")
+    assert shown.code == 0, shown.err
+    assert shown.out == chain.run("import", "--help").out
+
+
+@pytest.mark.parametrize("name", NEWER_COMMANDS)
+def test_a_target_with_the_name_of_a_command_is_built_only_where_it_is_asked_for(
+    chain: Place, name: str
+) -> None:
+    chain.edit("first:", f"{name}:")
+    chain.recipe.write_text(chain.recipe.read_text().replace("first.", f"{name}."))
+    done = chain.run(name)
+    assert (done.code, done.out) == (2, "")
+    assert f"`olivebuild build {name}` builds the target" in done.err
+    assert name in chain.build(name).ran
+
+
+def test_every_command_is_known_to_recipes() -> None:
+    assert set(VERB_MODULES) == {*COMMANDS, *NEWER_COMMANDS}
 
 
 def test_status_log_clean(chain: Place) -> None:

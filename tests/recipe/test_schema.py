@@ -11,9 +11,9 @@ from jsonschema import Draft202012Validator
 from olivebuild.api.step import KINDS
 from olivebuild.core.errors import RecipeError
 from olivebuild.recipe import document
+from olivebuild.recipe.command_names import COMMANDS
 from olivebuild.recipe.file import FILE_NAME, load
 from olivebuild.recipe.schema import recipe_schema
-from olivebuild.recipe.validate import COMMANDS
 
 VALIDATOR = Draft202012Validator(recipe_schema())
 COMMAND = "  a: {kind: command, run: cp x y, outputs: [y.txt]}\n"

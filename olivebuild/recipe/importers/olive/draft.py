@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from olivebuild.api.node import NAME
 from olivebuild.core.fs import portable_names
+from olivebuild.recipe.command_names import COMMANDS, NEWER_COMMANDS
 from olivebuild.recipe.importers.positions import Document, Path, Placeholder, shown
-from olivebuild.recipe.validate import COMMANDS, NEWER_COMMANDS
 
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./+-]*")
 _SPECIAL = {"null", "true", "false", "yes", "no", "on", "off", "~", ".nan", ".inf"}
