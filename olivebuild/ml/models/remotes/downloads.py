@@ -51,7 +51,8 @@ class Downloads:
 
     def finished(self) -> dict[str, int]:
         """Return name -> bytes of all files, if they were all here once; else nothing."""
-        return {name: int(size) for name, size in self._read("sizes.json").items()}
+        sizes = self._read("sizes.json")
+        return sizes if all(isinstance(size, int) for size in sizes.values()) else {}
 
     def finish(self, sizes: Mapping[str, int]) -> None:
         """Record that these are all."""

@@ -24,7 +24,7 @@ from olivebuild.ml.models.remotes.mlflow_files import is_mlflow, of_model, plain
 from olivebuild.ml.models.remotes.objects import pins
 from olivebuild.ml.models.remotes.objects.download import download
 from olivebuild.ml.models.remotes.objects.listing import File, files_of
-from olivebuild.ml.models.remotes.objects.opened import EXTRAS, Opened
+from olivebuild.ml.models.remotes.objects.opened import EXTRAS, LOGINS, Opened, shown
 from olivebuild.ml.models.remotes.wanted import Wanted
 
 MOST_DIGESTS = 100
@@ -116,6 +116,15 @@ def _open(job: Job, source: Source, *, pinned: str) -> tuple[Opened, str]:
             "installed",
             where=job.where("source"),
             hint=f"pip install 'olivebuild[{extra}]'",
+        ) from None
+    except InputError:
+        raise
+    except Exception as e:  # noqa: BLE001
+        # Each library has errors of its own for settings that it can't read.
+        raise InputError(
+            f"{source.text}: the settings of the environment are no use: {shown(e)}",
+            where=job.where("source"),
+            hint=LOGINS.get(source.scheme, LOGINS["az"]),
         ) from None
     opened = Opened(
         store=store,

@@ -14,6 +14,8 @@ from typing import Any
 from olivebuild.ml.models.remotes.objects.client import CLIENT, RETRIES
 
 READ_ONLY = ("https://www.googleapis.com/auth/devstorage.read_only",)
+NAMED = "GOOGLE_APPLICATION_CREDENTIALS"
+"""Variable that names a file of credentials."""
 LIFETIME = timedelta(minutes=10)
 """How long S3's credentials are used before botocore is asked for them again."""
 
@@ -76,7 +78,10 @@ def _region(client: Any, bucket: str) -> str:
 
 
 def open_gs(bucket: str) -> tuple[Any, bool]:
-    """Return (bucket, whether there are credentials). Raises ModuleNotFoundError."""
+    """Return (bucket, whether there are credentials).
+
+    Raises ModuleNotFoundError, and GoogleAuthError for credentials that are named but no use.
+    """
     import google.auth
     from google.auth.exceptions import GoogleAuthError
     from obstore.store import GCSStore
@@ -91,15 +96,23 @@ def open_gs(bucket: str) -> tuple[Any, bool]:
         provider = _gs_provider(credentials)
         provider()
     except GoogleAuthError:
+        if os.environ.get(NAMED):
+            raise
         provider = None
         config["skip_signature"] = True
-    store = GCSStore(
-        bucket,
-        config=config,
-        client_options={**CLIENT, "allow_http": config.get("base_url", "").startswith("http:")},
-        retry_config=RETRIES,
-        credential_provider=provider,
-    )
+    # The store would read the file, too, and google-auth knows more kinds of them.
+    named = os.environ.pop(NAMED, None)
+    try:
+        store = GCSStore(
+            bucket,
+            config=config,
+            client_options={**CLIENT, "allow_http": config.get("base_url", "").startswith("http:")},
+            retry_config=RETRIES,
+            credential_provider=provider,
+        )
+    finally:
+        if named is not None:
+            os.environ[NAMED] = named
     return store, provider is not None
 
 
