@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -24,6 +27,35 @@ from olivebuild.ml.models.remotes.objects.buckets import (
 from tests.ml.remotes.asking import Asking
 
 LOOPBACK = "http://127.0.0.1:9"
+
+
+IDENTITY = {
+    "type": "external_account",
+    "audience": "//iam.googleapis.com/projects/1/workloadIdentityPools/p/providers/q",
+    "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+}
+"""The file that a workload of another cloud or of a CI service has."""
+
+
+class TokenService(BaseHTTPRequestHandler):
+    """Exchanges any token (RFC 8693)."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        answer = {
+            "access_token": "exchanged",
+            "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+            "token_type": "Bearer",
+            "expires_in": 3600,
+        }
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +132,31 @@ def test_credentials_that_are_named_and_no_use_are_an_error(
     caught = asking.error(asking.pin)
     assert caught.fact.startswith("gs://bucket/a.csv: the settings of the environment are no use: ")
     assert os.environ[NAMED] == str(file)
+
+
+def test_the_identity_of_a_workload_is_enough(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), TokenService) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        (tmp_path / "subject").write_text("a subject's token", "utf-8")
+        file = tmp_path / "key.json"
+        file.write_text(
+            json.dumps(
+                IDENTITY
+                | {
+                    "token_url": f"http://127.0.0.1:{server.server_port}/v1/token",
+                    "credential_source": {"file": str(tmp_path / "subject")},
+                }
+            ),
+            "utf-8",
+        )
+        monkeypatch.setenv(NAMED, str(file))
+        monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "project")
+        store, signed = open_gs("bucket")
+        server.shutdown()
+    assert signed
+    assert store.credential_provider()["token"] == "exchanged"
 
 
 def test_a_profile_that_is_not_there_is_an_error(
