@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from olivebuild.core.errors import RecipeError, Where
-from olivebuild.recipe.document import Path
 
 if TYPE_CHECKING:
     from olivebuild.api.node import Node, Outline
+    from olivebuild.recipe.document import Path
 
 MARK = "<placeholder:"
 STAND_IN = "placeholder"

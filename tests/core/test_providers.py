@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from olivebuild.core import host
-from olivebuild.core.providers import PROVIDERS, load_cuda, overlaps, reason_against
+from olivebuild.core.providers import FAMILIES, PROVIDERS, load_cuda, overlaps, reason_against
 from olivebuild.steps.onnx import PRECISIONS
 
 
@@ -27,6 +27,9 @@ def install(folder: Path, package: str, *files: str) -> None:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder that packages can be installed into, and the only one that is looked at."""
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for family in FAMILIES:
+        # What another test has imported is found before any folder is looked at.
+        monkeypatch.delitem(sys.modules, family, raising=False)
     host.gpu_names.cache_clear()
     return tmp_path
 

@@ -48,7 +48,8 @@ class Field:
 
 @cache
 def _read() -> dict[str, Any]:
-    return tomllib.loads(File(__file__).with_name("fields.toml").read_text("utf-8"))
+    with open(File(__file__).with_name("fields.toml"), "rb") as f:
+        return tomllib.load(f)
 
 
 @cache
