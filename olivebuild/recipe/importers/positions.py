@@ -276,6 +276,8 @@ class _Reader:
             ) from None
         if any("\ud800" <= c <= "\udfff" for c in value):
             raise self.fail("half of a surrogate pair", self.at, "write the character itself")
+        if "\0" in value:
+            raise self.fail("a zero character in text", self.at, "no name or path holds one")
         self.at = match.end()
         return value
 

@@ -69,6 +69,7 @@ def test_each_key_and_item_has_its_place() -> None:
         ('{"a": "b\tc"}', 1, "a control character"),
         ('{"a": "\\x"}', 1, "unknown escape"),
         ('{"a": "\\ud800"}', 1, "surrogate"),
+        ('{"a": "b\\u0000"}', 1, "a zero character"),
         ('{"a": ', 1, "ends too early"),
         ('{"a": 1', 1, "ends too early"),
         ('{"a": }', 1, "where a value must stand"),

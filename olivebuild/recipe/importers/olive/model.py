@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from olivebuild.core.text import did_you_mean
 from olivebuild.recipe.importers.olive.draft import DraftTarget, Ref
-from olivebuild.recipe.importers.olive.resources import Source, resource, source_of
+from olivebuild.recipe.importers.olive.resources import Source, resource
 from olivebuild.recipe.importers.olive.section import Section, config_of
 from olivebuild.recipe.importers.olive.table import claim_empty
 from olivebuild.recipe.importers.olive.workflow import State, Workflow
@@ -126,9 +126,7 @@ def _source(workflow: Workflow, options: Section, target: DraftTarget) -> None:
             hf_config.no_effect("model_name", "the model's own folder has its tokenizer")
     elif name_key:
         assert hf_config is not None
-        name = hf_config.get("model_name", str)
-        hf_config.mapped("model_name", field)
-        source = source_of(workflow, name) if isinstance(name, str) else name
+        source = resource(workflow, hf_config, "model_name", field)
         target.set("source", source or Placeholder("model_name"), hf_config.at("model_name"))
     else:
         options.ledger.refused(

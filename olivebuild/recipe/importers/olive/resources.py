@@ -42,9 +42,15 @@ def resource(workflow: Workflow, section: Section, key: str, field: str) -> Sour
     None where it is not there, or was refused.
     """
     value = section.value.get(key)
+    if isinstance(value, str) and not value.strip():
+        section.refused(key, f"{key} is empty", "name a path, an id of the hub, or a URL")
+        return None
     if isinstance(value, str | Placeholder):
         section.mapped(key, field)
         return value if isinstance(value, Placeholder) else source_of(workflow, value)
+    if value is not None and not isinstance(value, dict):
+        section.wrong(key, "text or a mapping")
+        return None
     table = section.section(key)
     if table is None:
         return None
@@ -190,8 +196,8 @@ def _needed(options: Section, key: str, field: str) -> Source | None:
         options.mapped(key, field)
         return str(value)
     text = options.get(key, str)
-    if text is None:
-        if key not in options or value is None:
+    if text is None or (isinstance(text, str) and not text.strip()):
+        if key not in options or value is None or text is not None:
             path: Path = options.at(key) if key in options else options.path
             options.ledger.refused(path, f"no `{key}`", f"a resource of this kind needs {key}")
         return None

@@ -26,9 +26,13 @@ def check_values(workflow: Workflow) -> None:
         try:
             fields = step.fields.model_validate(values)
         except ValidationError as e:
-            for error in e.errors(include_url=False):
-                if error["type"] != "missing" or is_whole:
-                    _refuse(workflow, target, error)
+            errors = [(_field(target, error), error) for error in e.errors(include_url=False)]
+            # Of the kinds of a union the one that the file means is that whose fields it has.
+            is_of_field = any(name for name, _error in errors)
+            for name, error in errors:
+                is_told = name or not is_of_field
+                if is_told and (error["type"] != "missing" or is_whole):
+                    _refuse(workflow, target, name or "kind", error)
             continue
         problem = step.check(fields) if is_whole else None
         if isinstance(problem, Problem):
@@ -69,11 +73,23 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, Ref) else value
 
 
-def _refuse(workflow: Workflow, target: DraftTarget, error: ErrorDetails) -> None:
-    """Refuse the leaves of the field that an error is of."""
+def _field(target: DraftTarget, error: ErrorDetails) -> str:
+    """Return the field that an error is of, "" if it is of none that the target has.
+
+    Within a place the name of the kind may stand that was tried of a union.
+    """
     parts = [str(part) for part in error["loc"]]
-    names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-    name = next((name for name in names if name in target.fields), "kind")
+    without = [parts[:n] + parts[n + 1 :] for n in range(1, len(parts))]
+    for place in [parts, *without]:
+        for n in range(len(place), 0, -1):
+            name = ".".join(place[:n])
+            if name in target.fields:
+                return name
+    return ""
+
+
+def _refuse(workflow: Workflow, target: DraftTarget, name: str, error: ErrorDetails) -> None:
+    """Refuse the leaves of the field that an error is of."""
     cause = error.get("ctx", {}).get("error")
     problem = cause.problem if isinstance(cause, InvalidValue) else Problem(error["msg"])
     fact = problem.fact[:1].lower() + problem.fact[1:]

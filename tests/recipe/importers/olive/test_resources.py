@@ -110,7 +110,10 @@ def test_the_url_of_a_datastore_says_it_whole() -> None:
 @pytest.mark.parametrize(
     ("value", "path", "fact"),
     [
-        (3, "model_path", "model_path is a number where a mapping must stand"),
+        (3, "model_path", "model_path is a number where text or a mapping must stand"),
+        (["a"], "model_path[0]", "model_path is a list where text or a mapping must stand"),
+        (" ", "model_path", "model_path is empty"),
+        ({"type": "folder", "config": {"path": ""}}, "model_path.config.path", "no `path`"),
         ({"config": {"path": "a"}}, "model_path.config.path", "a resource without `type`"),
         (
             {"type": "fiel", "config": {"path": "a"}},

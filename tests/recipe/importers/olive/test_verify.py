@@ -47,3 +47,14 @@ def test_the_item_of_a_list_that_no_target_takes_is_refused_itself() -> None:
     check_values(result.workflow)
     refused = [shown(e.path) for e in result.workflow.ledger.refusals()]
     assert refused == ["passes.onnx.int4_op_types_to_quantize[1]"]
+
+
+def test_a_value_of_a_field_that_may_be_a_word_or_a_mapping_is_refused_itself() -> None:
+    data = [DATA[0] | {"pre_process_data_config": {"text_cols": "a", "max_samples": 0}}]
+    lora = {"type": "LoRA", "train_data_config": "rows"}
+    model = {"type": "HfModel", "model_path": "acme/tiny"}
+    workflow = {"input_model": model, "data_configs": data, "passes": {"lora": lora}}
+    result = mapped(workflow, "0.9.0")
+    check_values(result.workflow)
+    refused = [shown(e.path) for e in result.workflow.ledger.refusals()]
+    assert refused == ["data_configs[0].pre_process_data_config.max_samples"]

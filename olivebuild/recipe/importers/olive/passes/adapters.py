@@ -67,8 +67,17 @@ class _Adapter:
     def write(self) -> State:
         target = self.target
         target.set("model", Ref(target=self.state.model))
-        if self.state.adapter:
-            target.comment(f"Olive trains on the base again, and loses {self.state.adapter}.")
+        if self.state.adapter and self.generation.since(0, 7):
+            self.pass_.section.refused(
+                "type",
+                f"the model has the adapter {self.state.adapter} already: Olive stops here",
+                "put MergeAdapterWeights between them, or import a file for each",
+            )
+        elif self.state.adapter:
+            does = f"Olive trains on the base again, and loses {self.state.adapter}"
+            target.comment(f"{does}.")
+            place = self.pass_.section.at("type")
+            self.workflow.ledger.meant_else(place, does, f"{target.name}.model")
         rows = self.rows
         self._data()
         if self.method != "lora":

@@ -98,7 +98,9 @@ class Loader:
         for path in name.paths:
             self.workflow.ledger.mapped(path, self.field)
         files = self.params.holder("data_files")
-        if name.text in OTHER_BUILDERS:
+        if name.text is not None and not name.text.strip():
+            self._refuse(name, "data_name is empty")
+        elif name.text in OTHER_BUILDERS:
             self._refuse(name, f"data of the format {name.text} is not read here")
         elif name.text in BUILDERS or (files is not None and name.text is None):
             self._files(files, name)
@@ -155,14 +157,19 @@ class Loader:
         """Return the sources of a file, a list of files, or a resource; claim them."""
         value = section.value[key]
         if not isinstance(value, list):
-            if isinstance(value, str):
+            if isinstance(value, str) and value.strip():
                 section.mapped(key, self.field)
                 return [self._placed(value)]
             source = resource(self.workflow, section, key, self.field)
             return [source if source is not None else Placeholder("data_files")]
         texts = section.texts(key)
+        empty = [path for path, item in section.items(key) if not str(item).strip()]
+        for path in empty if value else [section.at(key)]:
+            section.ledger.refused(path, f"{key} names no file", "name the files of the rows")
         section.mapped(key, self.field)
-        return [self._placed(t) for t in texts] if isinstance(texts, list) and texts else []
+        if empty or not value:
+            return [Placeholder(key)]
+        return [self._placed(t) for t in texts] if isinstance(texts, list) else []
 
     def _files_by_split(self, section: Section, value: dict[str, object]) -> None:
         """Write the files of the split that is read; those of others are without effect."""

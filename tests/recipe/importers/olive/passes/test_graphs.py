@@ -338,3 +338,12 @@ def test_the_builders_own_words_may_be_numbers_in_quotes(
     builder = {"type": "ModelBuilder", "precision": "int4", "extra_options": extra}
     kept = {"model": "base", "precision": "int4", "provider": "cpu"}
     assert last("0.9.3", builder) == kept | expected
+
+
+@pytest.mark.parametrize(("version", "is_refused"), [("0.6.2", False), ("0.7.0", True)])
+def test_a_second_adapter_without_a_merge_is_what_its_age_makes_of_it(
+    version: str, is_refused: bool
+) -> None:
+    result = flow(version, LORA, QLORA)
+    assert ("passes.p1.type" in result.refused) is is_refused
+    assert ("passes.p1.type" in result.meant_else) is not is_refused

@@ -97,6 +97,9 @@ def test_without_a_split_that_of_the_release_is_written_down() -> None:
         ),
         ({"data_files": {"test": "b"}}, "data_files.test", "data_files has no split 'train'"),
         ({"data_files": [1]}, "data_files[0]", "data_files is a list where"),
+        ({"data_files": []}, "data_files", "data_files names no file"),
+        ({"data_files": ["a.json", ""]}, "data_files[1]", "data_files names no file"),
+        ({"data_name": " "}, "data_name", "data_name is empty"),
         ({"data_name": "webdataset"}, "data_name", "data of the format webdataset is not read"),
         (
             {"data_name": "csv", "data_files": None},
