@@ -68,6 +68,8 @@ class Source(Struct, frozen=True):
     @classmethod
     def parse(cls, text: str) -> Source:
         """Raises ValueError with what is wrong."""
+        if "\0" in text:
+            raise InvalidValue("a source with a zero character")
         scheme, colon, rest = text.partition(":")
         if not colon or len(scheme) == 1 or "/" in scheme or "\\" in scheme:
             if not text.strip():

@@ -92,6 +92,7 @@ def test_hub_and_index_are_remote(text: str, remote: bool) -> None:
     [
         ("", "an empty source"),
         ("   ", "an empty source"),
+        ("base\0x", "a source with a zero character"),
         ("gguf:", "'gguf:' is not of the form gguf:FILE"),
         ("hf:", "'hf:' is not of the form hf:OWNER/NAME or hf:OWNER/NAME@REVISION"),
         ("hf:a/b/c", "'hf:a/b/c' is not of the form hf:OWNER/NAME or hf:OWNER/NAME@REVISION"),
