@@ -155,7 +155,6 @@ def test_a_target_and_another_recipe_do_not_share_a_folder(chain: Place) -> None
         (["nothing"], 2, "there is no target 'nothing'"),
         (["pln"], 2, "did you mean plan, the command?"),
         (["firs"], 2, "did you mean first?"),
-        (["help", "pln"], 2, "did you mean plan?"),
         (["plan", "--jsn"], 2, "No such option"),
         (["-C", "nowhere", "plan"], 2, "is not a folder"),
         (["-f", "no.yaml"], 2, "there is no recipe here"),
@@ -171,14 +170,6 @@ def test_errors_have_an_exit_code_and_a_hint(
     assert text in done.err
     assert "hint: " in done.err
     assert "Traceback" not in done.err
-
-
-def test_words_do_what_options_do(chain: Place) -> None:
-    assert chain.run("help").out == chain.run("--help").out
-    assert chain.run("version").out == chain.run("--version").out
-    shown = chain.run("help", "import")
-    assert shown.code == 0, shown.err
-    assert shown.out == chain.run("import", "--help").out
 
 
 @pytest.mark.parametrize("name", NEWER_COMMANDS)
