@@ -117,8 +117,8 @@ class TrainingLoop:
         Raises StepError when the loss is no number, or for some time worse than guessing.
         """
         progress = self.progress
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise self._diverged(f"the loss became {loss:g} at step {step}")
+        if fact := not_finite(loss, norm):
+            raise self._diverged(f"{fact} at step {step}")
         progress.smooth = (
             loss if not progress.losses else SMOOTH * progress.smooth + (1 - SMOOTH) * loss
         )
@@ -194,3 +194,12 @@ class TrainingLoop:
                 f"resuming from step {self.step} of {self.schedule.steps}, where an earlier run "
                 "stopped"
             )
+
+
+def not_finite(loss: float, norm: float) -> str:
+    """Return which figure of a step is no number any more, in words; empty where both are."""
+    if not math.isfinite(loss):
+        return f"the loss became {loss:g}"
+    if not math.isfinite(norm):
+        return f"the norm of the gradient became {norm:g}, of a loss of {loss:.4g},"
+    return ""
