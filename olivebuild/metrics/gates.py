@@ -271,7 +271,10 @@ def rows_for(value: float, interval: Interval, limit: float, rows: int) -> int |
 
 
 def wilson(share: float, rows: int) -> Interval:
-    """Return the interval at 95 % of a share of rows (Wilson 1927, JASA 22:209)."""
+    """Return the interval at 95 % of a share of rows (Wilson 1927, JASA 22:209).
+
+    As `statistics.share_interval`, which imports scipy: a build judges gates without that.
+    """
     z2 = NORMAL_95**2
     middle = (share + z2 / (2 * rows)) / (1 + z2 / rows)
     half = NORMAL_95 * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2)) / (1 + z2 / rows)
