@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from olivebuild.core.errors import StoreError
+from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.metrics.json_record import Record, decode, is_number, pair
 
 T = TypeVar("T")
@@ -286,6 +287,8 @@ class Metrics(Record, frozen=True, kw_only=True):
     pareto: ParetoFront | None = None
     baselines: dict[str, dict[str, DataMetrics]] = {}
     commands: dict[str, dict[str, bool | int | float]] = {}
+    diagnostics: tuple[Diagnostic, ...] = ()
+    """Of answers and test rows; those of trainings and data sets are judged from their traces."""
 
     @property
     def score_names(self) -> set[str]:
