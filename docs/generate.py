@@ -4,18 +4,16 @@
     python docs/generate.py --check    # exit 1 and name the pages that would change
 
 A page keeps its own text outside of `<!-- generated: NAME -->` ... `<!-- end -->`. The text of a
-field is its docstring in the code, or stands in docs/reference/fields.toml.
+field is its docstring in the code, or stands in olivebuild/recipe/fields.toml.
 """
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 import sys
 import textwrap
-import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from pydantic import BaseModel
 
 from olivebuild.api.step import kinds, step_of
 from olivebuild.cli.main import main as olivebuild
+from olivebuild.recipe.descriptions import described, nested
 from olivebuild.recipe.schema import recipe_schema
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -75,67 +74,35 @@ def _option(option: click.Option) -> str:
 
 def recipe() -> str:
     """Return a table of fields for each kind and for each record that a field holds."""
-    texts = tomllib.loads((REFERENCE / "fields.toml").read_text("utf-8"))
     definitions = recipe_schema()["$defs"]
-    sections, unused = [], {(record, name) for record in texts for name in texts[record]}
+    sections = []
     for kind in kinds():
         step = step_of(kind)
         assert step is not None
-        models = [(kind, step.fields), *((m.__name__, m) for m in _nested(step.fields))]
+        models = [(kind, step.fields), *((m.__name__, m) for m in nested(step.fields))]
         for record, model in models:
             heading = f"## {record}" if record == kind else f"### {record}"
             intro = step.summary[0].upper() + step.summary[1:] + "."
             intro = intro if record == kind else _introduction(model)
-            table = _fields(record, model, definitions[record], texts.get(record, {}), unused)
+            table = _fields(record, model, definitions[record])
             sections.append(f"{heading}\n\n{intro}\n\n{table}\n")
-    if unused:
-        raise SystemExit(f"fields.toml describes what is no field, or has a docstring: {unused}")
     return "\n".join(sections)
 
 
-def _fields(
-    record: str,
-    model: type[BaseModel],
-    schema: dict[str, Any],
-    texts: dict[str, str],
-    unused: set[tuple[str, str]],
-) -> str:
-    docstrings = _docstrings(model)
+def _fields(record: str, model: type[BaseModel], schema: dict[str, Any]) -> str:
+    texts = described(record, model)
     required = {*schema.get("required", []), *schema.get("then", {}).get("required", [])}
     rows = []
     for name, field in schema["properties"].items():
         if name in EVERY_TARGET:
             continue
-        text = texts.get(name) or docstrings.get(name)
+        text = texts.get(name)
         if not text:
             raise SystemExit(f"{record}.{name} has no docstring and no text in fields.toml")
-        unused.discard((record, name))
         rows.append(
             f"| `{name}` | {_type(field)} | {_default(field, name in required)} | {_cell(text)} |"
         )
     return "\n".join(["| field | type | default | meaning |", "|---|---|---|---|", *rows])
-
-
-def _nested(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Yield the records among a model's fields, `Training` of an adapter for example."""
-    for field in model.model_fields.values():
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        for candidate in candidates:
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                yield candidate
-
-
-def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Return the string below each field, by the field's name in a recipe."""
-    (class_def,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
-    assert isinstance(class_def, ast.ClassDef)
-    texts = {}
-    for statement, below in zip(class_def.body, class_def.body[1:], strict=False):
-        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
-            continue
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            texts[statement.target.id.rstrip("_")] = str(below.value.value)
-    return texts
 
 
 def _introduction(model: type[BaseModel]) -> str:

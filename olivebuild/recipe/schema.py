@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+from olivebuild.api.fields import Fields
 from olivebuild.api.node import NAME
 from olivebuild.api.step import kinds, step_of
 from olivebuild.recipe.command_names import COMMANDS
+from olivebuild.recipe.descriptions import describe, described, nested, plain
 from olivebuild.recipe.executors import MODELS
 from olivebuild.recipe.validate import NUMERICS, Cache
 
@@ -35,7 +38,11 @@ def recipe_schema() -> dict[str, Any]:
         step = step_of(kind)
         assert step is not None
         schema = step.fields.model_json_schema(ref_template="#/$defs/{model}")
-        definitions |= schema.pop("$defs", {})
+        describe(schema, described(kind, step.fields))
+        records = schema.pop("$defs", {})
+        for model in nested(step.fields):
+            describe(records[model.__name__], described(model.__name__, model))
+        definitions |= records
         schema["properties"] = (
             {"kind": {"const": kind, "description": step.summary}} | schema["properties"] | COMMON
         )
@@ -53,10 +60,10 @@ def recipe_schema() -> dict[str, Any]:
     definitions["target"] = {
         "type": "object",
         "required": ["kind"],
-        "properties": {"kind": {"enum": list(kinds())}},
+        "properties": {"kind": {"enum": list(kinds()), "description": "what the target is"}},
         "allOf": branches,
     }
-    executors = [model.model_json_schema() for model in MODELS.values()]
+    executors = [_record(model) for model in MODELS.values()]
     names = {"type": "string", "pattern": f"^{NAME.pattern}$"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -65,9 +72,12 @@ def recipe_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "required": ["targets"],
         "properties": {
-            "version": {"const": 1},
-            "default": {"anyOf": [names, {"type": "array", "items": names}]},
-            "cache": Cache.model_json_schema(),
+            "version": {"const": 1, "description": "the version of this format"},
+            "default": {
+                "description": "a target or a list of them, built when none is named",
+                "anyOf": [names, {"type": "array", "items": names}],
+            },
+            "cache": _record(Cache) | {"description": "the cache of all recipes"},
             "resources": RESOURCES | {"description": "how much there is of each named resource"},
             "numerics": {
                 "description": "strict: processor, threads and GPU are part of every key "
@@ -80,6 +90,7 @@ def recipe_schema() -> dict[str, Any]:
                 "additionalProperties": {"oneOf": executors},
             },
             "targets": {
+                "description": "name -> target: what is to be made, and from what",
                 "type": "object",
                 "minProperties": 1,
                 "propertyNames": names | {"not": {"enum": sorted(COMMANDS)}},
@@ -88,3 +99,11 @@ def recipe_schema() -> dict[str, Any]:
         },
         "$defs": definitions,
     }
+
+
+def _record(model: type[Fields]) -> dict[str, Any]:
+    """Return the schema of a record beside the targets, with descriptions."""
+    schema = model.model_json_schema()
+    describe(schema, described(model.__name__, model))
+    schema["description"] = plain(inspect.getdoc(model) or "")
+    return schema

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel
 
-from olivebuild.api.step import KINDS
+from olivebuild.api.step import KINDS, step_of
 from olivebuild.core.errors import RecipeError
 from olivebuild.recipe import document
 from olivebuild.recipe.command_names import COMMANDS
+from olivebuild.recipe.descriptions import nested, texts
+from olivebuild.recipe.executors import MODELS
 from olivebuild.recipe.file import FILE_NAME, load
 from olivebuild.recipe.schema import recipe_schema
+from olivebuild.recipe.validate import Cache
 
 VALIDATOR = Draft202012Validator(recipe_schema())
 COMMAND = "  a: {kind: command, run: cp x y, outputs: [y.txt]}\n"
@@ -105,3 +111,50 @@ def test_the_recipes_of_the_project_pass(file: Path) -> None:
 
 def test_the_schema_is_plain_data() -> None:
     assert yaml.safe_load(yaml.safe_dump(recipe_schema())) == recipe_schema()
+
+
+def properties_in(schema: object, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each property of the schema, by its path. A branch's condition describes none."""
+    if isinstance(schema, list):
+        for i, item in enumerate(schema):
+            yield from properties_in(item, f"{place}[{i}]")
+    if not isinstance(schema, dict):
+        return
+    named = schema.get("properties")
+    if isinstance(named, dict) and schema.get("type") == "object":
+        yield from ((f"{place}/{name}", field) for name, field in named.items())
+        schema = schema | {"properties": list(named.values())}
+    for key, item in schema.items():
+        if key != "if":
+            yield from properties_in(item, f"{place}/{key}")
+
+
+def test_every_property_is_described() -> None:
+    properties = dict(properties_in(recipe_schema()))
+    assert len(properties) > 180
+    assert [place for place, field in properties.items() if not field.get("description")] == []
+
+
+def test_editors_are_shown_no_links_of_pages() -> None:
+    texts = [field["description"] for _, field in properties_in(recipe_schema())]
+    assert [text for text in texts if "](" in text or "\n" in text] == []
+
+
+def records() -> dict[str, type[BaseModel]]:
+    """Return each record of a recipe by its name in fields.toml."""
+    of_kinds: dict[str, type[BaseModel]] = {}
+    for kind in KINDS:
+        step = step_of(kind)
+        assert step is not None
+        of_kinds[kind] = step.fields
+    others: list[type[BaseModel]] = [m for model in of_kinds.values() for m in nested(model)]
+    others += [*MODELS.values(), Cache]
+    return of_kinds | {model.__name__: model for model in others}
+
+
+def test_texts_are_of_fields() -> None:
+    """Those of a field that is gone would stay for ever."""
+    for record, names in texts().items():
+        model = records()[record]
+        fields = {field.alias or name for name, field in model.model_fields.items()}
+        assert names.keys() <= fields, record
