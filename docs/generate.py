@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from olivebuild.api.step import kinds, step_of
 from olivebuild.cli.main import main as olivebuild
+from olivebuild.metrics.catalogue import ALL
 from olivebuild.recipe.descriptions import described, nested
 from olivebuild.recipe.schema import recipe_schema
 
@@ -143,7 +144,14 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES: dict[str, Callable[[], str]] = {"commands": commands, "recipe": recipe}
+def metrics() -> str:
+    """Return a table of the metrics: title, name, unit, direction and meaning."""
+    rows = [f"| {m.title} | `{m.name}` | {m.unit} | {m.better} | {_cell(m.meaning)} |" for m in ALL]
+    head = ["| in tables | in gates and JSON | unit | better | means |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *rows])
+
+
+PAGES: dict[str, Callable[[], str]] = {"commands": commands, "recipe": recipe, "metrics": metrics}
 
 
 def pages() -> dict[Path, str]:

@@ -13,7 +13,7 @@ from olivebuild.cache.key import Reason
 from olivebuild.core.errors import RecipeError
 from olivebuild.core.text import did_you_mean
 from olivebuild.engine.history import Entry, TargetMetrics
-from olivebuild.metrics.gates import METRICS
+from olivebuild.metrics.catalogue import BY_NAME, is_share
 from olivebuild.metrics.json_record import decode
 from olivebuild.metrics.records import DataMetrics, Metrics, MetricSet, ModelMetrics
 
@@ -41,7 +41,7 @@ class Change:
 
     @property
     def scale(self) -> Scale:
-        return Scale.POINTS if "%" in METRICS[self.figure][1] else Scale.RATIO
+        return Scale.POINTS if is_share(self.figure) else Scale.RATIO
 
     @property
     def amount(self) -> float:
@@ -55,7 +55,7 @@ class Change:
         """None when nothing changed."""
         if self.new == self.old:
             return None
-        return (self.new > self.old) == (METRICS[self.figure][0] == "higher")
+        return (self.new > self.old) == (BY_NAME[self.figure].better == "higher")
 
     @property
     def text(self) -> str:
@@ -65,8 +65,8 @@ class Change:
             return f"{self.amount:+.1f} points{noise}"
         if abs(self.amount) < 0.5:
             return "equal"
-        more, less = WORDS.get(self.figure, ("more", "less"))
-        return f"{abs(self.amount):.0f} % {more if self.amount > 0 else less}{noise}"
+        metric = BY_NAME[self.figure]
+        return f"{abs(self.amount):.0f} % {metric.more if self.amount > 0 else metric.less}{noise}"
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -81,13 +81,6 @@ class Change:
             "better": self.better,
             "noise": self.noise,
         }
-
-
-WORDS = {
-    "tokens_per_second": ("faster", "slower"),
-    "ttft": ("slower", "faster"),
-    "size": ("larger", "smaller"),
-}
 
 
 @dataclass(frozen=True)
@@ -176,7 +169,7 @@ def _rows(target: str, model: str, old: ModelMetrics, new: ModelMetrics) -> list
 
 def _changes(target: str, model: str, data: str, old: MetricSet, new: MetricSet) -> list[Change]:
     changes = []
-    for metric in METRICS:
+    for metric in BY_NAME:
         before, after = old.metric(metric), new.metric(metric)
         if before is None or after is None or before != before or after != after:
             continue

@@ -29,41 +29,15 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from olivebuild.core.errors import BuildError, InvalidValue, RecipeError
+from olivebuild.metrics.catalogue import ALL, UNITS
 
 if TYPE_CHECKING:
     from olivebuild.metrics.records import DataMetrics, Metrics
 
-_TIME = {"ms": 1e-3, "s": 1.0}
-_SIZE = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_SHARE = {"%": 0.01}
-# metric -> (which way is better, its units)
-OF_ANSWERS: dict[str, tuple[str, dict[str, float]]] = {
-    "accuracy": ("higher", _SHARE),
-    "macro_f1": ("higher", _SHARE),
-    "generated_accuracy": ("higher", _SHARE),
-    "exact_match": ("higher", _SHARE),
-    "perplexity": ("lower", {}),
-    "schema_valid": ("higher", _SHARE),
-    "field_exact": ("higher", _SHARE),
-    "json_exact": ("higher", _SHARE),
-}
-METRICS: dict[str, tuple[str, dict[str, float]]] = OF_ANSWERS | {
-    "ttft": ("lower", _TIME),
-    "ttft_p95": ("lower", _TIME),
-    "tpot": ("lower", _TIME),
-    "itl_p50": ("lower", _TIME),
-    "itl_p95": ("lower", _TIME),
-    "itl_p99": ("lower", _TIME),
-    "e2e": ("lower", _TIME),
-    "tokens_per_second": ("higher", {}),
-    "prompt_tokens_per_second": ("higher", {}),
-    "load_seconds": ("lower", _TIME),
-    "peak_rss": ("lower", _SIZE),
-    "gpu_memory": ("lower", _SIZE),
-    "joules": ("lower", {}),
-    "joules_per_token": ("lower", {}),
-    "size": ("lower", _SIZE),
-}
+_SHARE = UNITS["share"]
+METRICS: dict[str, tuple[str, dict[str, float]]] = {m.name: (m.better, UNITS[m.unit]) for m in ALL}
+"""metric -> (which way is better, the units that a limit may have)"""
+OF_ANSWERS = {m.name: METRICS[m.name] for m in ALL if m.of_answers}
 OF_ROWS = ("accuracy", "generated_accuracy", "exact_match", "schema_valid", "json_exact")
 """Metrics that are a share of a data set's rows."""
 NORMAL_95 = 1.959963984540054

@@ -6,6 +6,7 @@ Only this module and live.py import rich.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -17,11 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from olivebuild.core.errors import BuildError
-from olivebuild.core.text import clean, seconds, size
+from olivebuild.core.text import clean, seconds
 from olivebuild.engine.build_comparison import Comparison, since_last
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.history import Entry
-from olivebuild.metrics.gates import METRICS, WORDS, Judgement
+from olivebuild.metrics.catalogue import BY_NAME, title
+from olivebuild.metrics.gates import WORDS, Judgement
 from olivebuild.metrics.gates import summary as gates_summary
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.states import Verdict
@@ -35,7 +37,6 @@ from olivebuild.ui.wording import (
     gate_value,
     listed,
 )
-from olivebuild.ui.wording import heading as named
 
 if TYPE_CHECKING:
     from olivebuild.metrics.records import ChoiceMetrics, DataMetrics, Metrics, ModelMetrics
@@ -160,11 +161,12 @@ def show_gates(judgements: Iterable[Judgement]) -> None:
 QUALITIES = ("accuracy", "json_exact", "generated_accuracy")
 """Metrics of answers by how much they say; the first that was measured is used."""
 OF_ROWS = (
-    (("accuracy", "accuracy"), ("generated_accuracy", "written")),
-    (("schema_valid", "valid"), ("field_exact", "fields"), ("json_exact", "whole")),
-    (("perplexity", "perplexity"),),
+    ("accuracy", "generated_accuracy"),
+    ("schema_valid", "field_exact", "json_exact"),
+    ("perplexity",),
 )
 """Metrics of a data set that the table shows: of labels, of JSON, of texts without a question."""
+OF_MODEL = ("ttft", "tokens_per_second", "load_seconds", "peak_rss", "size")
 
 
 def show_benchmark(metrics: Metrics) -> None:
@@ -177,8 +179,8 @@ def show_benchmark(metrics: Metrics) -> None:
     ]
     for name, _, heading in columns:
         table.add_column(f"{name}\n{heading}", justify="right")
-    for heading in ("first\ntoken", "tokens/s", "load", "peak RSS", "size"):
-        table.add_column(heading, justify="right")
+    for key in OF_MODEL:
+        table.add_column(_heading(key), justify="right")
     for name, row in metrics.models.items():
         table.add_row(name, *_cells(row.data, columns), *_times(row))
     for name, values in metrics.baselines.items():
@@ -208,7 +210,7 @@ def _over_seeds(metrics: Metrics) -> Iterator[str]:
             spread = of_data.over_seeds.get(key)
             if spread and spread.mean is not None and spread.worst is not None:
                 yield (
-                    f"{model} over {len(spread.values)} seeds: {named(key)} on {name} "
+                    f"{model} over {len(spread.values)} seeds: {title(key)} on {name} "
                     f"{format_metric(key, spread.mean)} on average, "
                     f"{format_metric(key, spread.worst)} at worst"
                 )
@@ -217,36 +219,30 @@ def _over_seeds(metrics: Metrics) -> Iterator[str]:
 def _times(row: ModelMetrics) -> list[str]:
     if row.ttft is None:
         return []
-    return [
-        f"{row.ttft * 1000:.0f} ms",
-        f"{row.tokens_per_second:.1f}" if row.tokens_per_second else "",
-        "" if row.load_seconds is None else seconds(row.load_seconds),
-        "" if row.peak_rss is None else size(row.peak_rss),
-        "" if row.size is None else size(row.size),
-    ]
+    values = [(key, row.metric(key)) for key in OF_MODEL]
+    return ["" if value is None else format_metric(key, value) for key, value in values]
 
 
 def _headings(metrics: Metrics, data: str) -> list[tuple[str, str]]:
     """Return (metric, heading) pairs of a data set; the first heading has the number of rows."""
     rows = [row.data[data] for row in metrics.models.values()]
 
-    def measured(group: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        return [
-            (key, heading)
-            for key, heading in group
-            if any(row.metric(key) is not None for row in rows)
-        ]
+    def measured(group: Iterable[str]) -> list[str]:
+        return [key for key in group if any(row.metric(key) is not None for row in rows)]
 
     labels, answers, texts = map(measured, OF_ROWS)
-    # A whole object that is right to the letter is what `whole` counts, however it is written.
-    measured_metrics = (
-        [pair for pair in labels if pair[0] == "accuracy"] + answers if answers else labels
-    ) or texts
-    scores = [(name, name) for name in dict.fromkeys(name for row in rows for name in row.scores)]
+    # A whole object that is right to the letter is what JSON exact counts, however it is written.
+    shown = ([key for key in labels if key == "accuracy"] + answers if answers else labels) or texts
+    scores = dict.fromkeys(name for row in rows for name in row.scores)
     return [
-        (key, f"{heading}\n{rows[0].rows} rows" if i == 0 else heading)
-        for i, (key, heading) in enumerate([*measured_metrics, *scores])
+        (key, f"{_heading(key)}\n{rows[0].rows} rows" if i == 0 else _heading(key))
+        for i, key in enumerate([*shown, *scores])
     ]
+
+
+def _heading(key: str) -> str:
+    """Return a metric's title for a narrow column: a long one in lines of a word or two."""
+    return textwrap.fill(title(key), 10, break_long_words=False)
 
 
 def _cells(
@@ -256,7 +252,7 @@ def _cells(
     for name, key, _ in columns:
         value = of_data[name].metric(key)
         cells.append(
-            "" if value is None else format_metric(key, value) if key in METRICS else f"{value:.3g}"
+            "" if value is None else format_metric(key, value) if key in BY_NAME else f"{value:.3g}"
         )
     return cells
 
@@ -285,9 +281,9 @@ def show_front(metrics: Metrics) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("Pareto front")
     for heading in (
-        f"{pareto.data}\n{quality.replace('_', ' ')}",
-        speed.replace("tokens_per_second", "tokens/s"),
-        "size",
+        f"{pareto.data}\n{title(quality)}",
+        _heading(speed),
+        title("size"),
     ):
         table.add_column(heading, justify="right")
     table.add_column("")
@@ -300,8 +296,9 @@ def show_front(metrics: Metrics) -> None:
 
 
 def show_choice(name: str, metrics: ChoiceMetrics) -> None:
+    by = escape(title(metrics.by))
     stdout().print(
-        f"[green]{'chosen':<9}[/]{escape(name):<22} is {escape(metrics.chosen)}, by {metrics.by}"
+        f"[green]{'chosen':<9}[/]{escape(name):<22} is {escape(metrics.chosen)}, by {by}"
     )
 
 
@@ -361,7 +358,7 @@ def show_comparison(comparison: Comparison) -> None:
         table.add_row(
             clean(change.model),
             clean(change.data),
-            change.figure,
+            title(change.figure),
             *values,
             Text(change.text, style=colour),
         )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from olivebuild.cache.key import Reason
 from olivebuild.core.text import clean, size
-from olivebuild.metrics.gates import METRICS, Gate, Judgement
+from olivebuild.metrics.catalogue import BY_NAME, is_share, title
+from olivebuild.metrics.gates import Gate, Judgement
 
 if TYPE_CHECKING:
     from olivebuild.metrics.records import PairedComparison
@@ -46,43 +47,14 @@ def _short(value: str | None) -> str | None:
     return clean(tail[:8] if digest else value if len(value) <= 60 else value[:57] + "...")
 
 
-HEADINGS = {
-    "generated_accuracy": "written",
-    "exact_match": "to the letter",
-    "macro_f1": "macro F1",
-    "schema_valid": "valid JSON",
-    "field_exact": "fields right",
-    "json_exact": "JSON right",
-    "ttft": "first token",
-    "ttft_p95": "first token p95",
-    "tpot": "per token",
-    "itl_p50": "token gap p50",
-    "itl_p95": "token gap p95",
-    "itl_p99": "token gap p99",
-    "e2e": "end to end",
-    "tokens_per_second": "tokens/s",
-    "prompt_tokens_per_second": "prompt tokens/s",
-    "load_seconds": "load",
-    "peak_rss": "peak RSS",
-    "gpu_memory": "GPU memory",
-    "joules_per_token": "J/token",
-}
-"""Metric -> its short heading, where that differs from its name."""
-
-
-def heading(name: str) -> str:
-    """Return the short heading of a metric."""
-    return HEADINGS.get(name, name.replace("_", " "))
-
-
 def format_metric(name: str, value: float) -> str:
     """Return a benchmark's metric in its unit; a score of the user's own as a number."""
-    units = METRICS[name][1] if name in METRICS else {}
-    if "%" in units:
+    unit = BY_NAME[name].unit if name in BY_NAME else "number"
+    if unit == "share":
         return percent(value)
-    if "ms" in units:
+    if unit == "seconds":
         return duration(value)
-    if "MB" in units:
+    if unit == "bytes":
         return size(value)
     return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
@@ -101,7 +73,7 @@ def gate_value(gate: str, value: float) -> str:
         parsed = Gate.parse(gate)
     except ValueError:
         return f"{value:.4g}"
-    drop = parsed.versus and "%" in METRICS[parsed.metric][1]
+    drop = parsed.versus and is_share(parsed.metric)
     return f"{value * 100:.1f} points" if drop else format_metric(parsed.metric, value)
 
 
@@ -137,12 +109,12 @@ def difference(row: PairedComparison) -> str:
     if row.ratio:
         return _ratio(row, row.ratio)
     noise = row.verdict == "noise"
-    what = f"{heading(row.figure)} on {row.data}"
+    what = f"{title(row.figure)} on {row.data}"
     value = row.difference
     if not value and noise:
         return f"{row.model} is as good as {row.versus} in {what}"
     amount = f"{abs(value):.3g} of {what}"
-    if "%" in METRICS[row.figure][1]:
+    if is_share(row.figure):
         amount = f"{abs(value) * 100:.1f} points of {what}"
     return (
         f"{row.model} {'lost' if value < 0 else 'gained'} {amount} against {row.versus}: "
@@ -158,7 +130,7 @@ def _ratio(row: PairedComparison, ratio: float) -> str:
     doubt = {"noise": ": noise", "unsure": ": too few rounds to be sure"}.get(verdict(row), "")
     times = f"{1 / ratio:.2g}"
     factor = "" if times == "1" else f"{times} times "
-    return f"{row.model} is {factor}as fast as {row.versus} {heading(row.figure)}{interval}{doubt}"
+    return f"{row.model} is {factor}as fast as {row.versus} by {title(row.figure)}{interval}{doubt}"
 
 
 def _chance(row: PairedComparison) -> str:

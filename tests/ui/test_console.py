@@ -39,10 +39,10 @@ def test_labels_and_baselines(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         printed(capsys)
         == """\
-                 tone               hard
-             accuracy     tone  accuracy     hard   first
-model         86 rows  written   80 rows  written   token  tokens/s   load  peak RSS    size
-merged         96.5 %   95.3 %    93.8 %   90.0 %  167 ms      19.2  3.0 s   1.25 GB  273 MB
+                 tone       tone      hard       hard
+             accuracy  generated  accuracy  generated          tokens per
+model         86 rows   accuracy   80 rows   accuracy    TTFT      second  load  peak RSS    size
+merged         96.5 %     95.3 %    93.8 %     90.0 %  167 ms       19.23   3 s   1.25 GB  273 MB
 naive bayes    72.1 %
 """
     )
@@ -71,10 +71,11 @@ def test_json_and_scores_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None
         printed(capsys)
         == """\
          orders
-          valid  orders  orders   orders   first
-model   97 rows  fields   whole  brevity   token  tokens/s   load  peak RSS    size
-base      0.0 %   0.0 %   0.0 %     0.25  167 ms      19.2  3.0 s   1.25 GB  273 MB
-merged  100.0 %  90.0 %  70.0 %     0.25  167 ms      19.2  3.0 s   1.25 GB  273 MB
+         schema  orders
+          valid   field      orders   orders          tokens per
+model   97 rows   exact  JSON exact  brevity    TTFT      second  load  peak RSS    size
+base      0.0 %   0.0 %       0.0 %     0.25  167 ms       19.23   3 s   1.25 GB  273 MB
+merged  100.0 %  90.0 %      70.0 %     0.25  167 ms       19.23   3 s   1.25 GB  273 MB
 """
     )
 
@@ -94,10 +95,10 @@ def test_a_model_that_was_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
         printed(capsys)
         == """\
              tone
-         accuracy   first
-model     86 rows   token  tokens/s   load  peak RSS    size
+         accuracy          tokens per
+model     86 rows    TTFT      second  load  peak RSS    size
 adapter    96.5 %
-merged     96.5 %  167 ms      19.2  3.0 s   1.25 GB  273 MB
+merged     96.5 %  167 ms       19.23   3 s   1.25 GB  273 MB
 """
     )
 
@@ -115,9 +116,9 @@ def test_texts_without_a_question(capsys: pytest.CaptureFixture[str]) -> None:
         printed(capsys)
         == """\
              book
-       perplexity   first
-model      3 rows   token  tokens/s   load  peak RSS    size
-base        12.35  167 ms            3.0 s   1.25 GB  273 MB
+       perplexity          tokens per
+model      3 rows    TTFT      second  load  peak RSS    size
+base        12.35  167 ms               3 s   1.25 GB  273 MB
 """
     )
 
@@ -187,11 +188,11 @@ def test_what_was_lost_and_whether_that_is_noise(capsys: pytest.CaptureFixture[s
         == """\
 merged gained 61.0 points of accuracy on tone against base: better (p < 0.001)
 merged is as good as base in accuracy on hard
-merged is as fast as base end to end (0.971 to 1.02): noise
+merged is as fast as base by E2E (0.971 to 1.02): noise
 int4 lost 2.3 points of accuracy on tone against merged: noise \
 (p 0.5; a loss of 12 points would show)
 int4 lost 20.0 points of accuracy on hard against merged: worse (p 0.004)
-int4 is 4 times as fast as merged end to end (2.5 to 5)
+int4 is 4 times as fast as merged by E2E (2.5 to 5)
 int4 over 3 seeds: accuracy on tone 93.0 % on average, 90.0 % at worst
 """
     )
@@ -218,12 +219,12 @@ def test_the_front(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         printed(capsys)
         == """\
-                  tone
-Pareto front  accuracy  tokens/s    size
-* a             90.0 %     19.23  100 MB
-* b             80.0 %     19.23   90 MB
-  c             70.0 %     19.23  100 MB  beaten by a
-  d             70.0 %     19.23  100 MB  beaten by b
+                  tone  tokens per
+Pareto front  accuracy      second    size
+* a             90.0 %       19.23  100 MB
+* b             80.0 %       19.23   90 MB
+  c             70.0 %       19.23  100 MB  beaten by a
+  d             70.0 %       19.23  100 MB  beaten by b
 chosen   best                   is b, by size
 """
     )
@@ -232,12 +233,12 @@ chosen   best                   is b, by size
 @pytest.mark.parametrize(
     ("interval", "says"),
     [
-        (None, "int4 is 4 times as fast as merged end to end: too few rounds to be sure"),
+        (None, "int4 is 4 times as fast as merged by E2E: too few rounds to be sure"),
         (
             [0.2, 0.4],
-            "int4 is 4 times as fast as merged end to end (2.5 to 5): too few rounds to be sure",
+            "int4 is 4 times as fast as merged by E2E (2.5 to 5): too few rounds to be sure",
         ),
-        ([0.1, 1.2], "int4 is 4 times as fast as merged end to end (0.833 to 10): noise"),
+        ([0.1, 1.2], "int4 is 4 times as fast as merged by E2E (0.833 to 10): noise"),
     ],
 )
 def test_few_rounds_are_not_called_noise(interval: list[float] | None, says: str) -> None:

@@ -457,7 +457,8 @@ def test_a_choice_in_a_browser(
     assert window.requests == [searching.as_uri()]
     found = [chart for chart in window.run(CHARTS) if " over " in chart["title"]]
     assert [(c["title"], c["told"], c["rows"], c["named"], c["drawn"]) for c in found] == [
-        ("accuracy over tokens/s", 5, 5, True, True), ("accuracy over size", 5, 5, True, True),
+        ("accuracy over tokens per second", 5, 5, True, True),
+        ("accuracy over size", 5, 5, True, True),
     ]  # fmt: skip
     outside = """[...document.querySelectorAll('.spots')].flatMap(p => {
         const b = p.getBoundingClientRect();

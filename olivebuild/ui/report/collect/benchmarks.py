@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from olivebuild.engine.build_comparison import between, metrics_of, previous, since_last
 from olivebuild.engine.history import Entry
-from olivebuild.metrics.gates import METRICS, Gate
+from olivebuild.metrics.catalogue import is_share
+from olivebuild.metrics.gates import Gate
 from olivebuild.metrics.records import (
     DataMetrics,
     Latency,
@@ -190,7 +191,7 @@ def _setting(latency: Latency) -> dict[str, str]:
 
 def _versus(row: PairedComparison) -> Versus:
     """Return a comparison in per cent for a ratio, in points for a share, else in its unit."""
-    share = row.figure in METRICS and "%" in METRICS[row.figure][1]
+    share = is_share(row.figure)
     if (ratio := number(row.ratio)) is not None:
         scale, shift, unit, value, ends = 100.0, 100.0, "%", ratio, row.ratio_bounds
     else:

@@ -10,8 +10,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from olivebuild.metrics.catalogue import title as title_of
 from olivebuild.ui.report.records import Bench, Training, Trend, Value
-from olivebuild.ui.wording import duration, format_metric, heading
+from olivebuild.ui.wording import duration, format_metric
 
 FEW = 30
 """A line of no more points shows each of them."""
@@ -107,11 +108,11 @@ def accuracy(bench: Bench, data: str, name: str = "accuracy") -> StripChart | No
         for label, v, _ in measured
     )
     return StripChart(
-        f"{heading(name)} on {data}, %",
+        f"{title_of(name)} on {data}, %",
         tuple(strips),
         ticks,
         tuple(limits),
-        Table(("model", heading(name), "from", "to"), rows),
+        Table(("model", title_of(name), "from", "to"), rows),
     )
 
 
@@ -206,7 +207,11 @@ def trend(history: Trend) -> LineChart:
         for m in history.models
     }
     ranks = {m: len(history.models) - 1 - i for i, m in enumerate(history.models)}
-    title = f"{heading(history.figure)} on {history.data}" if history.data else "tokens per second"
+    title = (
+        f"{title_of(history.figure)} on {history.data}"
+        if history.data
+        else title_of(history.figure)
+    )
     curves = {m: line for m, line in curves.items() if line}
     head = ("build", "when", *curves, "edited")
     rows = tuple(

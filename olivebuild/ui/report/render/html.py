@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 from olivebuild.core import text as texts
 from olivebuild.core.streams import plain
 from olivebuild.engine.build_comparison import Change
+from olivebuild.metrics import catalogue
 from olivebuild.metrics.gates import State, summary
 from olivebuild.ui import wording
 from olivebuild.ui.report.records import (
@@ -162,7 +163,7 @@ def _environment() -> Environment:
         "seconds": lambda x: texts.seconds(x),
         "size": lambda x: texts.size(x),
         "metric": lambda x, name: wording.format_metric(name, x),
-        "heading": wording.heading,
+        "heading": catalogue.title,
         "when": when,
         "clip": lambda text, most: text if len(text) <= most else text[: most - 1] + "…",
         "pct": lambda x: wording.percent(x),
@@ -246,11 +247,11 @@ def tiles(bench: Bench) -> Iterator[Tile]:
         name = next((n for n in SHARES if n in figures), None)
         if name:
             yield _tile(
-                f"{wording.heading(name)}, {data}", name, figures[name], changes.get((data, name))
+                f"{catalogue.title(name)}, {data}", name, figures[name], changes.get((data, name))
             )
     for name in ("tokens_per_second", "ttft", "peak_rss", "size"):
         if name in model.figures:
-            yield _tile(wording.heading(name), name, model.figures[name], changes.get(("", name)))
+            yield _tile(catalogue.title(name), name, model.figures[name], changes.get(("", name)))
 
 
 def _tile(title: str, name: str, value: Value, change: Change | None) -> Tile:
@@ -351,7 +352,7 @@ def _all_comparisons(bench: Bench) -> charts.Table:
     head = ("model", "against", "figure", "difference", "99 % interval", "verdict", "p")
     rows = []
     for v in bench.comparisons[:MAX_COMPARISONS]:
-        figure = wording.heading(v.figure) + (f" on {v.data}" if v.data else "")
+        figure = catalogue.title(v.figure) + (f" on {v.data}" if v.data else "")
         rows.append(
             (
                 v.model,

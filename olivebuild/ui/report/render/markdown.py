@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from olivebuild.core.streams import plain
 from olivebuild.core.text import seconds
+from olivebuild.metrics.catalogue import title
 from olivebuild.metrics.gates import summary
 from olivebuild.ui.report.records import Bench, Choice, Gate, Report, Value
 from olivebuild.ui.report.render.html import SHARES, SPEEDS, columns_of
-from olivebuild.ui.wording import format_metric, heading
+from olivebuild.ui.wording import format_metric
 
 
 def render(report: Report) -> str:
@@ -85,7 +86,7 @@ def _bench(bench: Bench) -> Iterator[str]:
         judged = [m.sets[data] for m in bench.models if data in m.sets]
         columns += ((data, name) for name in columns_of(judged))
     speeds = [name for name in SPEEDS if any(name in m.figures for m in bench.models)]
-    head = ["model", *(f"{data}: {heading(name)}" for data, name in columns), *map(heading, speeds)]
+    head = ["model", *(f"{data}: {title(name)}" for data, name in columns), *map(title, speeds)]
     rows = []
     for m in bench.models:
         cells = [
@@ -99,7 +100,7 @@ def _bench(bench: Bench) -> Iterator[str]:
 
 
 def _choice(choice: Choice) -> Iterator[str]:
-    reason = f"by {text(heading(choice.by))}" if choice.chosen == choice.best else "chosen last"
+    reason = f"by {text(title(choice.by))}" if choice.chosen == choice.best else "chosen last"
     best = f"**{text(choice.chosen)}**, {reason}" if choice.chosen else "nothing chosen yet"
     yield f"### {text(choice.target)}"
     yield ""
@@ -123,7 +124,7 @@ def _choice(choice: Choice) -> Iterator[str]:
             )
         )
     yield from table(
-        ("model", *map(heading, figures), *choice.gates, "front"),
+        ("model", *map(title, figures), *choice.gates, "front"),
         rows,
         "l" + "r" * len(figures) + "l" * (len(choice.gates) + 1),
     )

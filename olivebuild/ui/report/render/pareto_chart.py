@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from olivebuild.metrics.catalogue import title
 from olivebuild.ui.report.records import Choice
 from olivebuild.ui.report.render.charts import Points, Table, Tick, few, scale
-from olivebuild.ui.wording import format_metric, heading
+from olivebuild.ui.wording import format_metric
 
 MOST_LETTERS = 22
 LABEL = (2.3, 8.0)
@@ -81,13 +82,13 @@ def chart(choice: Choice, across: str) -> SpotChart:
         elif name == up:
             levels.append((100 - to_y(value), gate))
     return SpotChart(
-        title=f"{heading(up)} over {heading(across)}",
+        title=f"{title(up)} over {title(across)}",
         spots=tuple(spots),
         x=tuple((to_x(v), _show(across, v)) for v in few(x_ticks, 4)),
         y=tuple((100 - to_y(v), _show(up, v).replace(".0 %", " %")) for v in y_ticks),
         limits=_inside(limits),
         levels=_inside(levels),
-        table=Table(("model", heading(across), heading(up)), tuple(rows)),
+        table=Table(("model", title(across), title(up)), tuple(rows)),
     )
 
 
