@@ -77,7 +77,8 @@ def trained(folder: Path) -> tuple[str, float, float]:
 
     from olivebuild.ml.models import load
     from olivebuild.ml.nn import qlora
-    from olivebuild.ml.nn.forward import Forward, takes_packed
+    from olivebuild.ml.nn.forward import Forward
+    from olivebuild.ml.nn.layout_trial import takes_packed
 
     base = load.load_model(folder, torch.float32)
     qlora.for_training(base)
@@ -154,15 +155,15 @@ def test_rows_of_a_growing_rope_are_alone(tmp_path: Path) -> None:
 
 
 def test_long_rows_are_tried_beyond_a_window_and_an_original_context(tmp_path: Path) -> None:
-    from olivebuild.ml.nn.forward import _trial_rows
+    from olivebuild.ml.nn.layout_trial import trial_rows
     from olivebuild.ml.nn.reach import Reach
 
     reach = Reach(
         adapted(write("Gemma-3", tmp_path / "gemma", dtype="float32", sliding_window=512))
     )
     assert reach.limits == [512]
-    assert max(map(len, _trial_rows(rows_around(700), reach))) == 576
-    assert max(map(len, _trial_rows(rows_around(400), reach))) == 256
+    assert max(map(len, trial_rows(rows_around(700), reach))) == 576
+    assert max(map(len, trial_rows(rows_around(400), reach))) == 256
     phi = Reach(adapted(write("Phi-3.5", tmp_path / "phi", dtype="float32")))
     assert ORIGINAL in phi.limits
     assert [len(rows) for rows in phi.apart(rows_around(ORIGINAL))] == [6, 2]

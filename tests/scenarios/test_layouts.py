@@ -26,7 +26,8 @@ def test_a_packed_row_has_the_logits_it_has_alone(
 ) -> None:
     import torch
 
-    from olivebuild.ml.nn.forward import Forward, Setup, takes_packed
+    from olivebuild.ml.nn.forward import Forward, Setup
+    from olivebuild.ml.nn.layout_trial import takes_packed
     from olivebuild.ml.nn.packing import pack
 
     make(
@@ -326,7 +327,7 @@ def test_attention_that_is_not_known_is_padded(llama: Path) -> None:
     from transformers import AttentionInterface
 
     from olivebuild.ml.nn import attention as _attention
-    from olivebuild.ml.nn.forward import takes_packed
+    from olivebuild.ml.nn.layout_trial import takes_packed
 
     model = adapted(llama)
     said: list[str] = []

@@ -16,7 +16,8 @@ from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.data.token_shards import lengths_of
 from olivebuild.ml.nn import flash_attention
 from olivebuild.ml.nn.compile import compile_layers, suit_compiler
-from olivebuild.ml.nn.forward import Setup, checkpoint_layers, takes_packed
+from olivebuild.ml.nn.forward import Setup, checkpoint_layers
+from olivebuild.ml.nn.layout_trial import takes_packed
 from olivebuild.ml.nn.lora import join_products
 from olivebuild.ml.nn.reach import windows_of
 
