@@ -210,7 +210,7 @@ def test_padding_that_changes_a_row_is_left_out(
 ) -> None:
     import torch
 
-    from olivebuild.ml.nn.forward import takes_packed
+    from olivebuild.ml.nn.layout_trial import takes_packed
 
     model = adapted(write("LFM2", tmp_path / "model", dtype="float32")).eval()
     said: list[str] = []

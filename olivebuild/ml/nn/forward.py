@@ -127,7 +127,7 @@ class Forward:
                 total = torch.zeros((), device=self.device)
                 for part in layout or self.lay_out(batch):
                     # The backward pass too: it computes layers once more where memory is short.
-                    with defined_for(part, self.device):
+                    with defined_attention(part):
                         loss = self.loss_of(part) / labels
                         if loss.requires_grad:
                             # Not where each layer goes without its adapter for once.
@@ -227,7 +227,7 @@ class Forward:
             for part in self.lay_out(rows):
                 if isinstance(part, Padded):
                     counted = part.targets.flatten() >= 0
-                    with defined_for(part, self.device):
+                    with defined_attention(part):
                         logits = self.padded_logits(part)[counted]
                     targets = part.targets.flatten()[counted]
                 else:
@@ -239,14 +239,15 @@ class Forward:
 
 
 @contextmanager
-def defined_for(part: Packed | Padded, device: torch.device) -> Iterator[None]:
-    """Attend by plain products inside the context, where a token may see no other nor itself.
+def defined_attention(part: Packed | Padded) -> Iterator[None]:
+    """Keep cuDNN's attention away inside the context from rows with tokens that see nothing.
 
-    CUDA's fused kernels give such a token a gradient that is no number; the plain products, and a
-    processor's kernel, give it zeros.
+    Such are padding, and masked tokens at a row's beginning. Processors' kernels, the
+    memory-efficient one and plain products give them zeros. cuDNN's (torch 2.11) gives them the
+    mean of all values, and a gradient that may be no number.
     """
-    if device.type == "cuda" and isinstance(part, Padded) and part.hides:
-        with sdpa_kernel(SDPBackend.MATH):
+    if isinstance(part, Padded) and part.ids.is_cuda:
+        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
             yield
     else:
         yield

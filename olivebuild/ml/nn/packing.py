@@ -103,8 +103,6 @@ class Padded:
     mask: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
-    hides: bool = False
-    """Whether tokens of rows are masked, padding aside: some may attend to nothing."""
 
 
 def micro_batches(batch: Sequence[Tokens], limit: int) -> Iterator[list[Tokens]]:
@@ -273,5 +271,4 @@ def pad(batch: Sequence[Tokens], device: torch.device) -> Padded:
         mask=_tensor(mask, device),
         positions=_tensor(at, device),
         targets=_tensor(targets, device),
-        hides=any(row.attended is not None for row in batch),
     )
