@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,14 @@ class Job:
 
     def progress(self, what: str, done: int, total: int) -> None:
         self.say("progress", what=what, done=done, total=total)
+
+    def judged(self, data: int, rows: int, outcomes: Mapping[int, Mapping[str, bool]]) -> None:
+        """Tell which answers are right as they are judged, so that gates are decided early.
+
+        `data` numbers the data set among the action's, `rows` counts all of its rows. `outcomes`:
+        number of a row in the file -> metric of `metrics.gates.OF_ROWS` -> whether it is right.
+        """
+        self.say("judged", data=data, rows=rows, outcomes=outcomes)
 
     def note(self, text: str) -> None:
         self.say("note", text=text)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
@@ -181,12 +181,13 @@ WORDS: dict[State, str] = {"met": "met", "missed": "missed", "undecided": "not d
 def _judge(target: str, gate: Gate, metrics: Metrics) -> Judgement:
     if gate.command:
         return _judgement(target, gate, _metric_of_command(gate, metrics), None, None)
-    model, data = _place(target, gate, metrics, gate.names)
+    models = list(metrics.models)
+    model, data = place(target, gate, models, metrics.data, gate.names)
     value = _metric(target, gate, metrics, model, data)
     rows = metrics.models[model].data[data].rows or None
     if not gate.versus:
         return _judgement(target, gate, value, _interval_of(gate, metrics, model, data), rows)
-    versus, _ = _place(target, gate, metrics, (gate.versus,))
+    versus, _ = place(target, gate, models, metrics.data, (gate.versus,))
     drop = _metric(target, gate, metrics, versus, data) - value
     # A comparison's rows are those of one training.
     interval = None if gate.over else _interval_of_drop(gate, metrics, model, versus, data)
@@ -198,10 +199,7 @@ def _judge(target: str, gate: Gate, metrics: Metrics) -> Judgement:
 def _judgement(
     target: str, gate: Gate, value: float, interval: Interval | None, rows: int | None
 ) -> Judgement:
-    compare = _COMPARE[gate.compare]
-    likely = bool(compare(value, gate.limit))
-    ends = [bool(compare(end, gate.limit)) for end in interval or (value,)]
-    state: State = "met" if all(ends) else "undecided" if any(ends) else "missed"
+    state = state_of(gate, value, interval)
     needed = None
     if state == "undecided" and interval and rows and gate.metric in OF_ANSWERS and not gate.over:
         if gate.metric in OF_ROWS and not gate.versus:
@@ -217,9 +215,16 @@ def _judgement(
         interval=interval,
         rows_needed=needed,
         strict=gate.strict,
-        likely=likely,
+        likely=state_of(gate, value, None) == "met",
         is_drop=bool(gate.versus),
     )
+
+
+def state_of(gate: Gate, value: float, interval: Interval | None) -> State:
+    """Return a gate's outcome by the interval, or by the value where there is none."""
+    compare = _COMPARE[gate.compare]
+    ends = [bool(compare(end, gate.limit)) for end in interval or (value,)]
+    return "met" if all(ends) else "undecided" if any(ends) else "missed"
 
 
 def rows_for_share(share: float, limit: float) -> int | None:
@@ -259,19 +264,23 @@ def _lower_is_better(gate: Gate) -> bool:
     return METRICS.get(gate.metric, ("higher", {}))[0] == "lower"
 
 
-def _place(target: str, gate: Gate, metrics: Metrics, names: tuple[str, ...]) -> tuple[str, str]:
-    """Return the model and the data set that the names mean."""
-    model, data = list(metrics.models)[-1], metrics.data[0]
+def place(
+    target: str, gate: Gate, models: Sequence[str], sets: Sequence[str], names: tuple[str, ...]
+) -> tuple[str, str]:
+    """Return the model and the data set that the names mean.
+
+    Raises RecipeError for a name of neither.
+    """
+    model, data = models[-1], sets[0]
     for name in names:
-        if name in metrics.models:
+        if name in models:
             model = name
-        elif name in metrics.data:
+        elif name in sets:
             data = name
         else:
-            measured = ", ".join([*metrics.models, *metrics.data])
             raise RecipeError(
                 f"the gate {gate.text!r} names {name!r}, which {target} does not measure",
-                hint=f"it measures {measured}",
+                hint=f"it measures {', '.join([*models, *sets])}",
             )
     return model, data
 
@@ -331,6 +340,14 @@ def _share_interval(metric: str, of_data: DataMetrics) -> Interval | None:
     if metric not in OF_ROWS or value is None or not of_data.rows:
         return None
     return wilson(value, of_data.rows)
+
+
+def share_interval(metric: str, share: float, rows: int) -> Interval:
+    """Return the interval of a share of all rows as a benchmark's record will have it."""
+    if metric in ("accuracy", "generated_accuracy"):
+        low, high = wilson(share, rows)
+        return round(low, 6), round(high, 6)
+    return wilson(round(share, 6), rows)
 
 
 def _interval_of_drop(

@@ -93,6 +93,18 @@ def metrics_of(judged: list[Judged], *, labelled: bool, written: bool) -> dict[s
     return metrics | {"answers": [_answer(j) for j in judged]}
 
 
+def outcomes(judged: Judged, *, labelled: bool, written: bool) -> dict[str, bool]:
+    """Return which of `gates.OF_ROWS` one answer is right in; the arguments are `metrics_of`'s."""
+    right: dict[str, bool] = {}
+    if labelled:
+        right["accuracy"] = judged.label == judged.expected
+    if written:
+        right |= {"generated_accuracy": judged.right, "exact_match": judged.exact}
+    if judged.fields:
+        right |= {"schema_valid": judged.fields.valid, "json_exact": judged.fields.exact}
+    return right
+
+
 def _share(name: str, judged: list[Judged], is_right: Callable[[Judged], bool]) -> dict[str, Any]:
     right = sum(map(is_right, judged))
     interval = [round(end, 6) for end in share_interval(right, len(judged)) or ()]

@@ -18,6 +18,8 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
+from olivebuild.metrics.tango_score import tango_score
+
 LEVEL = 0.95
 CLEAR = 0.99
 """How sure a difference must be to be called better or worse."""
@@ -108,17 +110,7 @@ def tango(won: int, lost: int, rows: int, level: float = LEVEL) -> Interval:
     z, estimate = float(stats.norm.ppf((1 + level) / 2)), (won - lost) / rows
 
     def score(delta: float) -> float:
-        # The share of rows lost that is likeliest if the difference is delta.
-        b = won + lost - (2 * rows - won + lost) * delta
-        share = (math.sqrt(max(0.0, b * b + 8 * rows * lost * delta * (1 - delta))) + b) / (
-            4 * rows
-        )
-        spread = rows * (2 * share + delta * (1 - delta))
-        return (
-            (won - lost - rows * delta) / math.sqrt(spread)
-            if spread > 0
-            else math.copysign(math.inf, estimate - delta)
-        )
+        return tango_score(won, lost, rows, delta)
 
     step = 1e-9
     low = (
