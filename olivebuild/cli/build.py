@@ -16,8 +16,8 @@ from olivebuild.cli.options import (
     TARGETS,
     BuildOptions,
     build_options,
+    nearest_recipe,
     open_seen,
-    recipe_location,
     recipe_options,
 )
 from olivebuild.core.errors import BuildError, RecipeError, of_disk
@@ -107,7 +107,7 @@ def watch(
     from olivebuild.engine import watch as watching
     from olivebuild.ui import console
 
-    folder, file = recipe_location(ctx)
+    folder, file = nearest_recipe(ctx)
 
     def build_once(project: Project) -> None:
         try:

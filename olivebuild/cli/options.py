@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -135,14 +136,62 @@ SET = click.option(
 SEEN_KEY = "olivebuild.seen"
 """Key in the context's object of the StatComparison that began before parsing."""
 
+ABOVE_KEY = "recipe above"
+"""Key in the context's object of the folder above the current one whose recipe is meant."""
+TOLD_KEY = "recipe told"
+"""Key in the context's object of whether that recipe was named to the user."""
+
 
 def recipe_location(ctx: click.Context) -> tuple[Path, str | None]:
-    """Return the folder of -C, the current one by default, and the file of -f, None by default."""
+    """Return the folder of -C, the current one by default, and the file of -f, None by default.
+
+    `nearest_recipe` is for commands that read a recipe, and this for those that write one.
+    """
     options: dict[str, str] = {}
     for context in (ctx.parent, ctx):
         if context:
             options |= {k: v for k, v in (context.obj or {}).items() if v is not None}
     return Path(options.get("directory", ".")).absolute(), options.get("file")
+
+
+def nearest_recipe(ctx: click.Context, *, tells: bool = True) -> tuple[Path, str | None]:
+    """Return the folder and the file of the recipe that a command reads.
+
+    They are those of -C and -f. Without either, the folder is the nearest with a recipe, from the
+    current one upwards; one from above is named on standard error, once. Raises RecipeError for a
+    recipe above that another user owns.
+    """
+    folder, file = recipe_location(ctx)
+    above = _recipe_above(ctx)
+    if above is None:
+        return folder, file
+    options = ctx.find_root().ensure_object(dict)
+    if tells and not options.get(TOLD_KEY):
+        from olivebuild.recipe.file import FILE_NAME
+
+        click.echo(f"note: the recipe is {os.path.relpath(above / FILE_NAME, folder)}", err=True)
+        options[TOLD_KEY] = True
+    return above, file
+
+
+def _recipe_above(ctx: click.Context) -> Path | None:
+    """Return the folder above the current one whose recipe is meant, if one is.
+
+    Raises RecipeError.
+    """
+    from olivebuild.recipe.file import FILE_NAME
+
+    folder, file = recipe_location(ctx)
+    is_named = any(c and (c.obj or {}).get("directory") is not None for c in (ctx.parent, ctx))
+    if file or is_named or os.path.isfile(folder / FILE_NAME):
+        return None
+    options = ctx.find_root().ensure_object(dict)
+    if ABOVE_KEY not in options:
+        from olivebuild.recipe.nearest import nearest
+
+        options[ABOVE_KEY] = nearest(folder)
+    above: Path | None = options[ABOVE_KEY]
+    return above
 
 
 def check_no_target(ctx: click.Context, name: str) -> None:
@@ -154,8 +203,8 @@ def check_no_target(ctx: click.Context, name: str) -> None:
     from olivebuild.recipe import document
     from olivebuild.recipe.file import FILE_NAME
 
-    folder, file = recipe_location(ctx)
     try:
+        folder, file = nearest_recipe(ctx, tells=False)
         recipe = document.parse(read_text(folder / (file or FILE_NAME)), file or FILE_NAME)
     except (OSError, ValueError, RecipeError):
         # Without a recipe that can be read there is no target.
@@ -173,14 +222,14 @@ def open_recipe(ctx: click.Context) -> Graph:
     """Return the graph of the recipe that -C and -f name."""
     from olivebuild.planner.project import open_graph
 
-    return open_graph(*recipe_location(ctx))
+    return open_graph(*nearest_recipe(ctx))
 
 
 def open_if_there(ctx: click.Context) -> Project | None:
     """Return the project, or None in a folder without a recipe: for verbs about the cache."""
     from olivebuild.recipe.file import FILE_NAME
 
-    folder, file = recipe_location(ctx)
+    folder, file = nearest_recipe(ctx)
     return open_all(ctx) if file or (folder / FILE_NAME).is_file() else None
 
 
@@ -188,7 +237,7 @@ def open_all(ctx: click.Context, settings: tuple[str, ...] = ()) -> Project:
     """Return the project with its whole graph."""
     from olivebuild.planner.project import open_project
 
-    return open_project(*recipe_location(ctx), settings)
+    return open_project(*nearest_recipe(ctx), settings)
 
 
 def open_seen(ctx: click.Context) -> StatComparison | None:
@@ -196,7 +245,7 @@ def open_seen(ctx: click.Context) -> StatComparison | None:
 
     Without one, start one here, which runs while the rest is imported.
     """
-    options, (folder, file) = ctx.find_root().obj, recipe_location(ctx)
+    options, (folder, file) = ctx.find_root().obj, nearest_recipe(ctx)
     seen: StatComparison | None = options.get(SEEN_KEY)
     if seen is None and file is None:
         seen = snapshot.open_seen(str(folder / ".olivebuild" / snapshot.SEEN))
@@ -213,4 +262,4 @@ def open_changed(
     from olivebuild.planner.project import open_changed
 
     seen = ctx.find_root().obj.get(SEEN_KEY)
-    return open_changed(*recipe_location(ctx), settings, targets, seen)
+    return open_changed(*nearest_recipe(ctx), settings, targets, seen)

@@ -15,7 +15,14 @@ from msgspec.structs import asdict
 
 from olivebuild.api.event import Event
 from olivebuild.api.executor import Executor
-from olivebuild.cli.options import LOCAL, BuildOptions, open_all, open_changed, recipe_location
+from olivebuild.cli.options import (
+    LOCAL,
+    BuildOptions,
+    nearest_recipe,
+    open_all,
+    open_changed,
+    recipe_location,
+)
 from olivebuild.core import host
 from olivebuild.core.errors import BuildError
 from olivebuild.core.fs.files import filesystem_time
@@ -51,7 +58,10 @@ def build_and_remember(
 
     `keep_answer`: whether the next command of the same words may be answered from what is written.
     """
-    state = recipe_location(ctx)[0] / ".olivebuild"
+    folder = nearest_recipe(ctx)[0]
+    # Answers are looked for where the command stands.
+    keep_answer = keep_answer and folder == recipe_location(ctx)[0]
+    state = folder / ".olivebuild"
     # Where nothing was built yet there is nothing to answer from, and nothing to write into.
     started = filesystem_time(state) if state.is_dir() else 0
     project = open_changed(ctx, settings, targets)
