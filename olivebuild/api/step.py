@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from olivebuild.api.fields import Fields
+from olivebuild.api.fields import Alternatives, Fields
 from olivebuild.api.node import STEPS, Edge, FileInput, Node, Program, Ref, flatten, module_of
 from olivebuild.api.plugins import entry_points
 from olivebuild.api.result import Result
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "Alternatives",
     "Edge",
     "Fields",
     "FileInput",
@@ -77,6 +78,8 @@ class Step:
     without its full stop.
     """
     fields: ClassVar[type[Fields]]
+    alternatives: ClassVar[tuple[Alternatives, ...]] = ()
+    """Fields that don't go together: `check` refuses them, and `--set` of one drops the other."""
     summary: ClassVar[str] = ""
     lazy: ClassVar[bool] = False
     """Put into build/ only when it is a goal or a running step needs the folder."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from olivebuild.cli.options import SET, TARGET, open_all, recipe_options
+from olivebuild.cli.options import SET, TARGET, open_told, recipe_options
 from olivebuild.cli.subject import DATA, MAX_TOKENS, build_subject, form_of
 from olivebuild.core.fs import portable_names
 from olivebuild.executors.model_process import Refused, Settings, Talker
@@ -52,7 +52,7 @@ def chat(
     """
     # Ctrl-C stops an answer, but who is told to end must end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    project = open_all(ctx, settings)
+    project = open_told(ctx, settings)
     forms = (form_of(project.graph, data, single=True),) if data else ()
     subject = build_subject(project, target)
     date = subject.template_date

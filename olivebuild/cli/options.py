@@ -240,6 +240,19 @@ def open_all(ctx: click.Context, settings: tuple[str, ...] = ()) -> Project:
     return open_project(*nearest_recipe(ctx), settings)
 
 
+def open_told(ctx: click.Context, settings: tuple[str, ...]) -> Project:
+    """Return the project with its whole graph, and say what overrides left out of the recipe."""
+    project = open_all(ctx, settings)
+    tell_left_out(project)
+    return project
+
+
+def tell_left_out(project: Project) -> None:
+    """Say on standard error what was left out of the recipe for the overrides of this call."""
+    for note in project.graph.recipe.notes:
+        click.echo(f"note: {note}", err=True)
+
+
 def open_seen(ctx: click.Context) -> StatComparison | None:
     """Return the comparison with the disk that began before the command line was parsed.
 

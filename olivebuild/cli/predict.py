@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from olivebuild.cli.options import SET, TARGET, open_all, recipe_options
+from olivebuild.cli.options import SET, TARGET, open_told, recipe_options
 from olivebuild.cli.subject import DATA, MAX_TOKENS, build_subject, form_of, forms_for
 from olivebuild.core.errors import BuildError, InputError
 from olivebuild.core.fs.small_files import special
@@ -60,7 +60,7 @@ def predict(
             where="--in",
             hint="write what it gives into a file: rows are read more than once",
         )
-    project = open_all(ctx, settings)
+    project = open_told(ctx, settings)
     forms = (
         (form_of(project.graph, data),)
         if data

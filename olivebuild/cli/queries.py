@@ -16,6 +16,7 @@ from olivebuild.cli.options import (
     TARGETS,
     open_all,
     open_recipe,
+    open_told,
     recipe_options,
 )
 from olivebuild.core import streams, text
@@ -46,7 +47,7 @@ def plan(
     from olivebuild.planner.checks.all_checks import problems
     from olivebuild.ui import console, live
 
-    project = open_all(ctx, settings)
+    project = open_told(ctx, settings)
     with live.hashing(project.workspace.memo):
         goals = project.graph.goals(targets)
         plan = project.planner.plan(goals, with_faults=True)
@@ -110,7 +111,7 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     from olivebuild.ui import why as explain
     from olivebuild.ui.console import show_faults
 
-    project = open_all(ctx, settings)
+    project = open_told(ctx, settings)
     goals = [project.graph.one(target)]
     with live.hashing(project.workspace.memo):
         plan = project.planner.plan(goals, with_faults=True)

@@ -22,6 +22,7 @@ from olivebuild.cli.options import (
     open_all,
     open_changed,
     recipe_location,
+    tell_left_out,
 )
 from olivebuild.core import host
 from olivebuild.core.errors import BuildError
@@ -99,6 +100,7 @@ def build(
     `done`: nodes that the same command built before it planned again.
     """
     goals = project.goals(targets)
+    tell_left_out(project)
     if options.executor == LOCAL:
         for _, line in project.graph.elsewhere(goals):
             click.echo(f"note: {line}", err=True)

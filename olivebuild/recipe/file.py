@@ -85,6 +85,11 @@ class Recipe:
     def cache(self) -> Cache:
         return self._checked.cache
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of the recipe for the overrides of this call."""
+        return self._checked.notes if self.settings else ()
+
     def where(self, target: str, path: Iterable[str | int] = ()) -> Where:
         return self.document.where(("targets", target, *path))
 

@@ -22,6 +22,7 @@ from olivebuild.recipe.document import Document
 from olivebuild.recipe.executors import MODELS
 from olivebuild.recipe.field_errors import faults, types_of, unknown, validate
 from olivebuild.recipe.matrix import Matrices
+from olivebuild.recipe.overrides import override
 from olivebuild.recipe.placeholders import within, without
 
 
@@ -55,6 +56,8 @@ class Checked:
     """The name of an executor -> its kind."""
     strict: bool = False
     """Whether the machine's numerics are a part of every key whose result they can change."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the recipe for an override."""
 
 
 KEYS = ["version", "default", "cache", "resources", "numerics", "executors", "targets"]
@@ -78,11 +81,12 @@ def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
             hint="`olivebuild init` writes a recipe to begin with",
         )
     # An override may name a target of the file, or a member that a matrix makes of it.
-    of_members = [setting for setting in settings if not _override(doc, raw, setting)]
+    notes: list[str] = []
+    of_members = [setting for setting in settings if not override(doc, raw, setting, notes)]
     matrices = Matrices(doc, raw)
     raw = matrices.expanded()
     for setting in of_members:
-        if not _override(doc, raw, setting):
+        if not override(doc, raw, setting, notes):
             name = setting.partition(".")[0]
             raise RecipeError(
                 f"unknown target {name!r}",
@@ -104,6 +108,7 @@ def check(text: str, file: str, settings: Iterable[str] = ()) -> Checked:
         limits=limits,
         executors=executors,
         strict=top.get("numerics") == "strict",
+        notes=tuple(notes),
     )
 
 
@@ -310,34 +315,3 @@ def _default(
         if name not in targets and name not in matrices.members:
             raise unknown(doc, ("default",), "target", str(name), [*targets, *matrices.members])
     return [str(member) for name in names for member in matrices.names(name)]
-
-
-def _override(doc: Document, raw: dict[str, object], setting: str) -> bool:
-    """Apply an override such as `adapter.training.lr=2e-4`, and note the command line as its place.
-
-    Return False when there is no such target, or none yet.
-    """
-    name, equals, text = setting.partition("=")
-    path = name.split(".")
-    where = Where(f"--set {setting}")
-    if not equals or len(path) < 2:
-        raise RecipeError(
-            "--set takes TARGET.FIELD=VALUE",
-            where=where,
-            hint="for example --set adapter.training.lr=2e-4",
-        )
-    if path[0] not in raw:
-        return False
-    table = raw
-    for part in path[:-1]:
-        below = table.setdefault(part, {})
-        if not isinstance(below, dict):
-            raise RecipeError(
-                f"{part} has no fields of its own",
-                where=where,
-                hint="`olivebuild schema` tells what each field takes",
-            )
-        table = below
-    table[path[-1]] = document.parse_value(text)
-    doc.overrides["targets", *path] = f"--set {setting}"
-    return True

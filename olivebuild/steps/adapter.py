@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
+from olivebuild.api.fields import only_one
 from olivebuild.api.node import Node
-from olivebuild.api.step import Edge, Fields, FileInput, Ref, Step, Target
+from olivebuild.api.step import Alternatives, Edge, Fields, FileInput, Ref, Step, Target
 from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.formats.source import Source
 from olivebuild.steps.dataset import DatasetFields
@@ -188,6 +189,39 @@ def begins_elsewhere(ref: Ref | None, targets: Mapping[str, Target]) -> bool:
     return isinstance(fields, AdapterFields) and not fields.source and fields.method == "loftq"
 
 
+EPOCHS_OR_STEPS = only_one(
+    "training.epochs",
+    "training.steps",
+    fact="training takes `epochs` or `steps`, not both",
+    hint="leave one out",
+)
+WARMUP = only_one(
+    "training.warmup",
+    "training.warmup_ratio",
+    fact="training takes `warmup` or `warmup_ratio`, not both",
+    hint="leave one out",
+)
+JUDGED_BY = only_one(
+    "eval.data",
+    "sequences.holdout",
+    fact="`eval.data` and `sequences.holdout` don't go together",
+    hint="the sequences to judge by come from one or the other",
+)
+OF_IMPORTS = ("source", "model", "stop", "trust")
+"""Fields that an adapter from elsewhere may have."""
+TRAINED_OR_NOT = Alternatives(
+    groups=(("source",), ("data",)),
+    only_with={
+        "source": ("trust",),
+        "data": tuple(
+            info.alias or name
+            for name, info in AdapterFields.model_fields.items()
+            if name not in (*OF_IMPORTS, "data")
+        ),
+    },
+)
+
+
 class Adapter(Step):
     kind = "adapter"
     version = 6
@@ -198,6 +232,7 @@ class Adapter(Step):
         "an original context"
     }
     fields = AdapterFields
+    alternatives = (TRAINED_OR_NOT, EPOCHS_OR_STEPS, WARMUP, JUDGED_BY)
     summary = "an adapter trained on `model` with `data`, or an adapter folder (`source`)"
     runner = "olivebuild.ml.kinds.adapter"
 
@@ -282,7 +317,7 @@ class Adapter(Step):
                 "an adapter needs `model` and `data`, or `source`",
                 "for example model: base, data: tone.train",
             )
-        return methods.check(fields) or _check_training(fields.training) or _check_sequences(fields)
+        return methods.check(fields) or _check_training(fields) or _check_sequences(fields)
 
     def nodes(self, target: Target, targets: Mapping[str, Target]) -> list[Node]:
         """Return the target's node.
@@ -303,7 +338,7 @@ def _check_import(fields: AdapterFields, source: Source) -> Problem | None:
         return Problem(
             "an adapter comes from a folder, hf:ID, or an az:, s3: or gs: URL", "name one"
         )
-    extra = sorted(fields.model_fields_set - {"source", "model", "stop", "trust"})
+    extra = sorted(fields.model_fields_set - {*OF_IMPORTS})
     if extra:
         return Problem(
             f"`source` brings a finished adapter, so {', '.join(extra)} has no meaning",
@@ -312,16 +347,17 @@ def _check_import(fields: AdapterFields, source: Source) -> Problem | None:
     return None
 
 
-def _check_training(training: Training) -> Problem | None:
-    if training.epochs is not None and training.steps is not None:
-        return Problem("training takes `epochs` or `steps`, not both", "leave one out")
+def _check_training(fields: AdapterFields) -> Problem | None:
+    training = fields.training
+    if problem := EPOCHS_OR_STEPS.problem(fields):
+        return problem
     if training.order == "append" and training.scheduler not in (None, "stable"):
         return Problem(
             "order: append goes on from earlier steps, whose rate must not depend on how many come",
             "leave `scheduler` out",
         )
-    if training.warmup_ratio is not None and "warmup" in training.model_fields_set:
-        return Problem("training takes `warmup` or `warmup_ratio`, not both", "leave one out")
+    if problem := WARMUP.problem(fields):
+        return problem
     if training.warmup_ratio is not None and training.order == "append":
         return Problem(
             "order: append goes on from earlier steps, and `warmup_ratio` depends on how many come",
@@ -340,11 +376,8 @@ def _check_sequences(fields: AdapterFields) -> Problem | None:
             "`eval` needs rows to judge by",
             "name them in `data`, or hold sequences out: sequences: {form: blocks, holdout: 0.1}",
         )
-    if fields.eval and fields.eval.data and cut.holdout is not None:
-        return Problem(
-            "`eval.data` and `sequences.holdout` don't go together",
-            "the sequences to judge by come from one or the other",
-        )
+    if problem := JUDGED_BY.problem(fields):
+        return problem
     if training.order == "append" and (cut.form in RANDOM or cut.holdout is not None):
         what = f"form: {cut.form}" if cut.form in RANDOM else "holdout"
         return Problem(

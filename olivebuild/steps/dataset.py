@@ -11,12 +11,20 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
-from olivebuild.api.step import Fields, FileInput, Step
+from olivebuild.api.fields import only_one
+from olivebuild.api.step import Alternatives, Fields, FileInput, Step
 from olivebuild.core.errors import Problem
 from olivebuild.data.slices import Slice
 from olivebuild.formats.source import Source
 
 FORMATS = (("prompt", "completion"), ("user", "assistant"), ("messages",), ("text",))
+"""The fields of each format; a data set has one."""
+TEST_OR_HOLDOUT = only_one(
+    "test",
+    "holdout",
+    fact="`test` and `holdout` don't go together",
+    hint="the test rows come from one or the other",
+)
 
 
 class DatasetFields(Fields):
@@ -74,6 +82,7 @@ class Dataset(Step):
         "all rows share is not compared for likeness",
     }
     fields = DatasetFields
+    alternatives = (Alternatives(groups=FORMATS), TEST_OR_HOLDOUT)
     summary = (
         "rows from json, jsonl, csv or parquet, packed or not, rendered, deduplicated and split "
         "into .train and .test"
@@ -111,12 +120,7 @@ class Dataset(Step):
             )
         if problem := _check_sources(fields) or _check_choice(fields):
             return problem
-        if fields.test is not None and "holdout" in fields.model_fields_set:
-            return Problem(
-                "`test` and `holdout` don't go together",
-                "the test rows come from one or the other",
-            )
-        return None
+        return TEST_OR_HOLDOUT.problem(fields)
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         default = {name: type(fields).model_fields[name].default for name in LATER}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target
+from olivebuild.api.step import Alternatives, Edge, Fields, Node, Ref, Step, Target
 from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.formats.source import Source
 from olivebuild.steps.adapter import begins_elsewhere
@@ -39,6 +39,13 @@ def suited(fields: MergedFields, targets: Mapping[str, Target]) -> MergedFields:
     return fields.model_copy(update={"onto": "dequantised"})
 
 
+BROUGHT_OR_MADE = Alternatives(
+    groups=(("source",), ("model", "adapter")),
+    fact="`source` brings a merged model",
+    hint="leave `model` and `adapter` out",
+)
+
+
 class Merged(Step):
     kind = "merged"
     version = 3
@@ -50,6 +57,7 @@ class Merged(Step):
     fields = MergedFields
     summary = "an adapter merged into its base, or a merged model from elsewhere (`source`)"
     runner = "olivebuild.ml.kinds.merged"
+    alternatives = (BROUGHT_OR_MADE,)
     lazy = True
     preload = (
         "olivebuild.ml.kernels.numpy_threads",
@@ -105,9 +113,7 @@ class Merged(Step):
                     "a merged model comes from a folder, hf:ID, or an az:, s3: or gs: URL",
                     "name one",
                 )
-            if fields.model or fields.adapter:
-                return Problem("`source` brings a merged model", "leave `model` and `adapter` out")
-            return None
+            return BROUGHT_OR_MADE.problem(fields)
         if fields.adapter and not fields.model:
             return Problem(
                 "an adapter is merged into an explicit full-precision `model`",

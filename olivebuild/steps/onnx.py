@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from olivebuild.api.step import Edge, Fields, FileInput, Node, Ref, Step, Target, step_of
+from olivebuild.api.fields import first_problem, only_one
+from olivebuild.api.step import (
+    Alternatives,
+    Edge,
+    Fields,
+    FileInput,
+    Node,
+    Ref,
+    Step,
+    Target,
+    step_of,
+)
 from olivebuild.core.errors import Problem
 from olivebuild.formats.source import Source
 from olivebuild.steps.merged import MergedFields, suited
@@ -66,8 +77,27 @@ class OnnxFields(Fields):
     cuda_bf16: bool | None = None
 
 
-_LOST_BY_OVERRIDES = ("mixed_precision", "nodes_to_exclude", "op_types")
+OVERRIDES = tuple(
+    only_one(
+        name,
+        "overrides",
+        fact=f"the model builder takes {name} or overrides, not both",
+        hint="leave one out",
+    )
+    for name in ("mixed_precision", "nodes_to_exclude", "op_types")
+)
 """The options that the builder drops when it is given `overrides`."""
+BROUGHT_OR_MADE = Alternatives(
+    groups=(("source",), ("model", "adapter")),
+    only_with={
+        "source": ("trust",),
+        "model": tuple(
+            name
+            for name in OnnxFields.model_fields
+            if name not in ("source", "trust", "model", "adapter")
+        ),
+    },
+)
 PRECISIONS = {
     "cpu": ("int4", "int8", "fp32"),
     "cuda": ("int4", "int8", "fp16", "bf16", "fp32"),
@@ -89,6 +119,7 @@ class Onnx(Step):
     fields = OnnxFields
     summary = "an onnxruntime-genai folder: int4, int8, fp16, fp32 for cpu, cuda, dml, webgpu"
     runner = "olivebuild.ml.kinds.onnx"
+    alternatives = (BROUGHT_OR_MADE, *OVERRIDES)
     preload = (
         "olivebuild.ml.kernels.numpy_threads",
         "olivebuild.ml.weights.lora",
@@ -185,13 +216,11 @@ def _check_import(fields: OnnxFields, source: Source) -> Problem | None:
 
 
 def _check_overrides(fields: OnnxFields) -> Problem | None:
-    if not fields.overrides:
-        return None
-    lost = [name for name in _LOST_BY_OVERRIDES if getattr(fields, name) is not None]
-    if fields.algorithm not in (None, "default", "rtn", "k_quant"):
-        lost.append(f"algorithm: {fields.algorithm}")
-    if lost:
-        return Problem(f"the model builder takes {lost[0]} or overrides, not both", "leave one out")
+    if problem := first_problem(OVERRIDES, fields):
+        return problem
+    if fields.overrides and fields.algorithm not in (None, "default", "rtn", "k_quant"):
+        lost = f"algorithm: {fields.algorithm}"
+        return Problem(f"the model builder takes {lost} or overrides, not both", "leave one out")
     return None
 
 
