@@ -27,8 +27,8 @@ VERB_MODULES = {
     **dict.fromkeys(("update", "accept"), "lock"),
     **dict.fromkeys(("clean", "verify", "gc"), "cache"),
     **dict.fromkeys(("report", "history", "compare"), "results"),
-    "chat": "chat",
-    "predict": "predict",
+    "chat": "inference.chat",
+    "predict": "inference.predict",
     **dict.fromkeys(("import", "run"), "importing"),
     **dict.fromkeys(("help", "version"), "about"),
 }

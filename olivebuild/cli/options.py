@@ -187,9 +187,9 @@ def _recipe_above(ctx: click.Context) -> Path | None:
         return None
     options = ctx.find_root().ensure_object(dict)
     if ABOVE_KEY not in options:
-        from olivebuild.recipe.nearest import nearest
+        from olivebuild.core.fs.nearest import nearest
 
-        options[ABOVE_KEY] = nearest(folder)
+        options[ABOVE_KEY] = nearest(folder, FILE_NAME, ".olivebuild")
     above: Path | None = options[ABOVE_KEY]
     return above
 

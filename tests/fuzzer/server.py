@@ -35,7 +35,7 @@ LIGHT = [
     "olivebuild.ui.report", "olivebuild.engine.build_comparison",
     "olivebuild.recipe.scaffold", "olivebuild.engine.history", "olivebuild.recipe.schema",
     "olivebuild.cli.setup", "olivebuild.cli.doctor",
-    "olivebuild.cli.chat", "olivebuild.cli.predict", "olivebuild.steps.model",
+    "olivebuild.cli.inference.chat", "olivebuild.cli.inference.predict", "olivebuild.steps.model",
     "olivebuild.steps.adapter", "olivebuild.steps.merged", "olivebuild.steps.onnx",
     "olivebuild.steps.dataset", "olivebuild.steps.benchmark",
     "olivebuild.steps.choice", "rich.traceback",

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from olivebuild.cli.inference.subject import DATA, MAX_TOKENS, build_subject, form_of
 from olivebuild.cli.options import SET, TARGET, open_told, recipe_options
-from olivebuild.cli.subject import DATA, MAX_TOKENS, build_subject, form_of
 from olivebuild.core.fs import portable_names
 from olivebuild.executors.model_process import Refused, Settings, Talker
 

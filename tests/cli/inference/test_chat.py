@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.cli.chat import converse
-from olivebuild.cli.predict import whole_lines
-from olivebuild.cli.subject import form_of, forms_for
+from olivebuild.cli.inference.chat import converse
+from olivebuild.cli.inference.predict import whole_lines
+from olivebuild.cli.inference.subject import form_of, forms_for
 from olivebuild.core.errors import InputError, RecipeError
 from olivebuild.planner.project import open_graph
 from tests.conftest import Place

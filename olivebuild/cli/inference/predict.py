@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
+from olivebuild.cli.inference.subject import DATA, MAX_TOKENS, build_subject, form_of, forms_for
 from olivebuild.cli.options import SET, TARGET, open_told, recipe_options
-from olivebuild.cli.subject import DATA, MAX_TOKENS, build_subject, form_of, forms_for
 from olivebuild.core.errors import BuildError, InputError
 from olivebuild.core.fs.small_files import special
 from olivebuild.executors.model_process import Settings, Talker

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from olivebuild.core.errors import RecipeError
-from olivebuild.recipe.file import FILE_NAME
-from olivebuild.recipe.nearest import nearest
+from olivebuild.core.fs.nearest import nearest as nearest_of
+
+FILE_NAME = "olivebuild.yaml"
+
+
+def nearest(folder: Path) -> Path | None:
+    return nearest_of(folder, FILE_NAME, ".olivebuild")
 
 
 @pytest.fixture
@@ -72,7 +77,7 @@ def test_the_search_ends_at_a_border_of_file_systems(
         below = Path(path) == deep.parent
         return os.stat_result((*result[:2], result.st_dev + below, *result[3:10]))
 
-    monkeypatch.setattr("olivebuild.recipe.nearest.os.stat", stat)
+    monkeypatch.setattr("olivebuild.core.fs.nearest.os.stat", stat)
     assert nearest(deep.parent) is None
 
 
