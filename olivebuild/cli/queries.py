@@ -106,6 +106,7 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     olivebuild why onnx-int4
     """
     from olivebuild.engine.history import last_failures
+    from olivebuild.engine.lineage import of_folder
     from olivebuild.engine.recorder import history_of
     from olivebuild.ui import live
     from olivebuild.ui import why as explain
@@ -115,7 +116,8 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     goals = [project.graph.one(target)]
     with live.hashing(project.workspace.memo):
         plan = project.planner.plan(goals, with_faults=True)
-        failures = last_failures(history_of(project).read())
+        history = history_of(project)
+        failures = last_failures(of_folder(history.read(), history.folder))
         story = explain.why(plan, project.workspace, target, failures)
     project.workspace.memo.save()
     click.echo(

@@ -105,18 +105,30 @@ def write(file: Path, text: str) -> None:
     show_default=True,
     help="Show the last N builds.",
 )
+@click.option(
+    "--fork",
+    is_flag=True,
+    help="Give this checkout a history of its own, which begins with the builds so far: for a copy "
+    "that goes its own way.",
+)
 @click.pass_context
-def history(ctx: click.Context, as_json: bool, count: int) -> None:
-    """List the builds that had something to do: what changed, what was made, and what was measured.
+def history(ctx: click.Context, as_json: bool, count: int, fork: bool) -> None:
+    """List the builds that had something to do: their figures, and why they were made.
+
+    All checkouts of a recipe have one history on a machine, by a name in olivebuild.lock.
 
     \b
     olivebuild history
     """
-    from olivebuild.engine.recorder import history_of
+    from olivebuild.engine.recorder import fork_history, history_of
     from olivebuild.ui.console import show_history
 
     check_no_target(ctx, "history")
-    entries = history_of(open_all(ctx)).read()
+    project = open_all(ctx)
+    if fork:
+        fork_history(project)
+        click.echo(f"forked the history; {project.lock.file.name} has its name", err=True)
+    entries = history_of(project).read()
     if as_json:
         click.echo(json_text({"builds": [to_builtins(e) for e in entries[-count:]]}, indent=2))
     else:
@@ -124,32 +136,40 @@ def history(ctx: click.Context, as_json: bool, count: int) -> None:
 
 
 @click.command()
-@click.argument("old", default="last~1")
-@click.argument("new", default="last")
+@click.argument("old", required=False)
+@click.argument("new", required=False)
 @recipe_options
 @JSON
 @click.pass_context
-def compare(ctx: click.Context, old: str, new: str, as_json: bool) -> None:
+def compare(ctx: click.Context, old: str | None, new: str | None, as_json: bool) -> None:
     """Compare two builds, or two models of a benchmark.
 
-    A build is last, last~1, a number or a date.
+    A build is last, last~1, a number or a date. Without any, it compares the last two builds that
+    measured a benchmark.
 
     \b
-    olivebuild compare                     the last build with the one before
+    olivebuild compare                     the last two builds that measured
     olivebuild compare 2026-11-20 last
     olivebuild compare merged onnx-int4
     """
     from olivebuild.engine import build_comparison
     from olivebuild.engine.history import find, names_build
+    from olivebuild.engine.lineage import last_two_measured
     from olivebuild.engine.recorder import history_of
     from olivebuild.ui.console import show_comparison
 
     project = open_all(ctx)
-    if names_build(old):
-        entries = history_of(project).read()
-        result = build_comparison.of_builds(entries, find(entries, old), find(entries, new))
+    if old is None or names_build(old):
+        history = history_of(project)
+        entries = history.read()
+        pair = (
+            last_two_measured(entries, history.folder)
+            if old is None
+            else (find(entries, old), find(entries, new or "last"))
+        )
+        result = build_comparison.of_builds(entries, *pair)
     else:
-        result = build_comparison.of_models(_benchmarks(project), old, new)
+        result = build_comparison.of_models(_benchmarks(project), old, new or "last")
     if as_json:
         click.echo(json_text(result.to_json(), indent=2))
     else:

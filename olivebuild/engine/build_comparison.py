@@ -13,6 +13,7 @@ from olivebuild.cache.key import Reason
 from olivebuild.core.errors import RecipeError
 from olivebuild.core.text import did_you_mean
 from olivebuild.engine.history import Entry, TargetMetrics
+from olivebuild.engine.lineage import previous
 from olivebuild.metrics.catalogue import BY_NAME, is_share
 from olivebuild.metrics.json_record import decode
 from olivebuild.metrics.records import DataMetrics, Metrics, MetricSet, ModelMetrics
@@ -236,22 +237,6 @@ def _first_of(changes: Sequence[Change], metrics: Sequence[str]) -> Change | Non
             if change.figure == metric:
                 return change
     return None
-
-
-def previous(entries: Sequence[Entry], entry: Entry, target: str) -> Entry | None:
-    """Return the last build before `entry` that measured a target.
-
-    None if there is none, or it measured the same result.
-    """
-    before = next(
-        (e for e in reversed(entries) if e.number < entry.number and target in e.measured), None
-    )
-    same = (
-        before
-        and target in entry.measured
-        and before.measured[target].key == entry.measured[target].key
-    )
-    return None if same else before
 
 
 def since_last(entries: Sequence[Entry], entry: Entry, target: str) -> str:

@@ -1,6 +1,7 @@
-"""The history of builds: an append-only file of lines, one for each build of a workspace.
+"""The history of builds: an append-only file of lines, one for each build of a recipe.
 
-It knows nothing of plans, models or pages.
+All checkouts of a recipe share one, by a name in their lock file. It knows nothing of plans, models
+or pages.
 
 A line is the digest of a JSON object, and the object. A writer that is killed leaves a torn line.
 Readers skip a line that is not whole, and the next writer begins a new one. Writers take turns
@@ -26,6 +27,8 @@ from olivebuild.core.fs import opening
 from olivebuild.core.fs.files import sync_file, write_atomically
 from olivebuild.core.fs.locks import locked
 from olivebuild.core.strict_json import decode
+from olivebuild.metrics.gates import WORDS, State
+from olivebuild.recipe.lockfile import HISTORY
 
 TAIL = 1 << 18
 """The bytes at the end of the file in which the last line is sought before all of it is read."""
@@ -69,8 +72,11 @@ class GateResult(Struct, frozen=True, kw_only=True):
     rows_needed: int | None = None
 
     @property
-    def outcome(self) -> str:
-        return self.state or ("met" if self.passed else "missed")
+    def outcome(self) -> State:
+        for state in WORDS:
+            if state == self.state:
+                return state
+        return "met" if self.passed else "missed"
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -94,6 +100,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     machine: Mapping[str, str] = {}
     """The machine to which latencies belong."""
     version: str = ""
+    folder: str = ""
+    """The recipe's folder. Empty in lines from before checkouts shared a history."""
 
     @property
     def name(self) -> str:
@@ -124,25 +132,75 @@ def last_failures(entries: Sequence[Entry]) -> dict[str, str]:
 
 
 class History:
-    """The file of the builds of one recipe in one folder.
+    """The file of the builds of one recipe.
 
-    It lies in the cache, so that neither `clean` nor a deleted .olivebuild/ loses it.
+    It lies in the cache, so that neither `clean` nor a deleted .olivebuild/ loses it. `name` is
+    what the lock file calls it; without one it is the history of the recipe's folder. The cache
+    keeps the name, too: a lock file may be deleted to pin everything anew.
     """
 
-    def __init__(self, cache: Path, recipe: Path) -> None:
-        self.file = cache / "history" / f"{hashing.of_bytes(str(recipe.resolve()))}.jsonl"
+    def __init__(self, cache: Path, recipe: Path, name: str = "") -> None:
+        self._all, self._recipe = cache / "history", recipe
+        path = hashing.of_bytes(str(recipe.resolve()))
+        self._of_folder, self._name_file = self._all / f"{path}.jsonl", self._all / f"{path}.name"
+        self.name = name or self._last_name()
+        self.file = self._shared(self.name) if self.name else self._of_folder
+
+    def _shared(self, name: str) -> Path:
+        # Recipes of one folder have one lock file.
+        return self._all / f"{hashing.of_bytes(f'{name}/{self._recipe.name}')}.jsonl"
+
+    @property
+    def folder(self) -> str:
+        return str(self._recipe.resolve().parent)
+
+    def _last_name(self) -> str:
+        """Return the name under which a build of this folder last wrote; "" without one."""
+        try:
+            name = opening.read(self._name_file).decode("ascii", "replace")
+        except OSError:
+            return ""
+        return name if HISTORY.fullmatch(name) else ""
 
     def read(self) -> list[Entry]:
         """Return the builds that can be read, oldest first.
 
         The content of the file raises nothing.
         """
-        try:
-            lines = opening.read(self.file).split(b"\n")
-        except OSError:
-            return []
-        entries = {entry.number: entry for line in lines if (entry := _parse(line))}
-        return [entries[number] for number in sorted(entries)]
+        entries = _read(self.file)
+        return entries if self.file == self._of_folder else self._with_folder(entries)
+
+    def _with_folder(self, entries: list[Entry]) -> list[Entry]:
+        """Return a shared history with the builds from before this folder shared it.
+
+        Numbered anew by their times, where both have some.
+        """
+        earlier = [replace(e, folder=e.folder or self.folder) for e in _read(self._of_folder)]
+        if not (earlier and entries):
+            return earlier or entries
+        ordered = sorted([*earlier, *entries], key=lambda entry: entry.time)
+        return [replace(entry, number=i) for i, entry in enumerate(ordered, 1)]
+
+    def _adopt(self) -> None:
+        """Move the builds of this folder into the history that it shares now. Raises OSError."""
+        if self.file == self._of_folder:
+            return
+        if self._last_name() != self.name:
+            write_atomically(self._name_file, self.name.encode())
+        if self._of_folder.exists():
+            write_atomically(self.file, b"".join(map(_line, self.read())))
+            self._of_folder.unlink(missing_ok=True)
+
+    def fork(self, name: str) -> History:
+        """Return a history of another name that begins with the builds of this one.
+
+        Raises OSError.
+        """
+        self._all.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._shared(name), b"".join(map(_line, self.read())))
+        write_atomically(self._name_file, name.encode())
+        self._of_folder.unlink(missing_ok=True)
+        return History(self._all.parent, self._recipe, name)
 
     def _last(self) -> Entry | None:
         """Return the entry of the greatest number.
@@ -165,6 +223,7 @@ class History:
         """Write an entry, and return it with its number once it is on the disk. Raises OSError."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.file.with_suffix(".lock")):
+            self._adopt()
             last = self._last()
             entry = replace(entry, number=last.number + 1 if last else 1)
             line = _line(entry)
@@ -178,6 +237,15 @@ class History:
                 f.write(line)
             sync_file(self.file)
         return entry
+
+
+def _read(file: Path) -> list[Entry]:
+    try:
+        lines = opening.read(file).split(b"\n")
+    except OSError:
+        return []
+    entries = {entry.number: entry for line in lines if (entry := _parse(line))}
+    return [entries[number] for number in sorted(entries)]
 
 
 def _as_text(value: object) -> object:
@@ -267,7 +335,10 @@ def _matches(entries: Sequence[Entry], name: str) -> Sequence[Entry]:
 
 
 def targets_made(store: Path, recipe: Path) -> Iterator[tuple[str, str]]:
-    """Yield the (key, target) of all that the builds of a recipe ran or restored."""
+    """Yield the (key, target) of all that the builds of a recipe ran or restored.
+
+    By the name of the history that the last build there left in the cache.
+    """
     for entry in History(store, recipe).read():
         for run in entry.made:
             yield run.key, run.target

@@ -72,8 +72,8 @@ class Recorder:
 
 
 def history_of(project: Project) -> History:
-    recipe = project.graph.recipe
-    return History(project.planner.store.root, recipe.file)
+    """Return the history of a project, by the name that its lock file has for it."""
+    return History(project.planner.store.root, project.graph.recipe.file, project.lock.history)
 
 
 def record(
@@ -99,12 +99,40 @@ def record(
         gates=tuple(map(_gate_result, gates)),
         machine=machine_of(plan),
         version=__version__,
+        folder=history_of(project).folder,
     )
     try:
+        _name_history(project)
         return history_of(project).append(entry)
     except OSError:
         # The build is done and right; a full disk must not turn it into a failure.
         return None
+
+
+def _name_history(project: Project) -> None:
+    """Write a name of the history into the lock file, unless it has one.
+
+    A folder in which nothing can be written has a history of its own.
+    """
+    if project.lock.history or project.planner.store.read_only:
+        return
+    project.lock.name_history(history_of(project).name)
+    try:
+        project.lock.save()
+    except OSError:
+        project.lock.history = ""
+
+
+def fork_history(project: Project) -> History:
+    """Give a project a history of its own that begins with the builds of the shared one.
+
+    Raises OSError.
+    """
+    before = history_of(project)
+    project.lock.name_history(anew=True)
+    history = before.fork(project.lock.history)
+    project.lock.save()
+    return history
 
 
 def _seconds_saved(plan: Plan, done: Done) -> float:

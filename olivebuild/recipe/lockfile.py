@@ -1,4 +1,4 @@
-"""The lock file `olivebuild.lock`: pins of remote sources, library versions, the template date.
+"""The lock file `olivebuild.lock`: pins, library versions, template date, name of the history.
 
 It is made on first use, committed by users, and its pins are changed by `olivebuild update` alone.
 The library versions are those that made the results, so that a machine without the libraries, such
@@ -8,6 +8,8 @@ as a CI runner, still finds the keys and restores.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ from olivebuild.core.fs.small_files import read_json
 from olivebuild.formats.template_clock import check_date
 
 FILE_NAME = "olivebuild.lock"
+HISTORY = re.compile(r"[0-9a-f]{32}")
 
 
 class Lockfile:
@@ -27,6 +30,8 @@ class Lockfile:
     `sources`: source text -> pin, which is a commit or a wheel's sha256. `libraries`: library ->
     version. `digests`: source text -> file -> SHA-256 of what was fetched from an object store,
     whose pin is no digest. `template_date`: the date for chat templates, empty until one is needed.
+    `history`: 32 random hexadecimal digits by which all checkouts of a recipe find one history,
+    empty until the first build is recorded. They say nothing of machine or user.
 
     Several builds, also of other recipes in the folder, may write at once: each adds its changes
     to the file's content.
@@ -39,12 +44,14 @@ class Lockfile:
         self.libraries = content.libraries
         self.digests = content.digests
         self.template_date = content.template_date
+        self.history = content.history
         self._pinned: dict[str, str] = {}
         self._noted: dict[str, str] = {}
         self._fetched: dict[str, dict[str, str]] = {}
         self._new: set[str] = set()
         self._dated = ""
         self._first_date = False
+        self._named = self._renamed = False
 
     def pin(self, source: str, value: str) -> None:
         if self.sources.get(source) == value:
@@ -76,9 +83,18 @@ class Lockfile:
             self._first_date = not self.template_date
             self.template_date = self._dated = date
 
+    def name_history(self, name: str = "", *, anew: bool = False) -> None:
+        """Give the history a name, by default a random one, unless it has one or `anew` is set."""
+        if anew or not self.history:
+            self.history, self._named = name or os.urandom(16).hex(), True
+            self._renamed = anew
+
     def save(self) -> None:
-        """Write the changes. Of two builds that pin a new source, the first one's pin holds."""
-        if not (self._pinned or self._noted or self._fetched or self._dated):
+        """Write the changes. Of two builds that pin a new source, the first one's pin holds.
+
+        So does the first one's name of the history.
+        """
+        if not (self._pinned or self._noted or self._fetched or self._dated or self._named):
             return
         with locked(self.file.parent / ".olivebuild" / "pins.lock"):
             content = _load(self.file)
@@ -91,6 +107,7 @@ class Lockfile:
             if not self._dated or (self._first_date and content.template_date):
                 self._dated = content.template_date
             self.template_date = self._dated
+            self.history = (not self._renamed and content.history) or self.history
             data = {
                 **content.others,
                 "version": 1,
@@ -101,11 +118,13 @@ class Lockfile:
                 data["digests"] = self.digests
             if self.template_date:
                 data["template_date"] = self.template_date
+            if self.history:
+                data["history"] = self.history
             write_atomically(
                 self.file, (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
             )
         self._pinned, self._noted, self._new, self._dated = {}, {}, set(), ""
-        self._fetched = {}
+        self._fetched, self._named, self._renamed = {}, False, False
 
     def _digests_of(self, content: _Content) -> dict[str, dict[str, str]]:
         """Return the digests that go with the pins, of the file's and this build's."""
@@ -121,16 +140,17 @@ class _Content(NamedTuple):
     libraries: dict[str, str]
     digests: dict[str, dict[str, str]]
     template_date: str
+    history: str
     others: dict[str, object]
 
 
-KNOWN = ("version", "sources", "libraries", "digests", "template_date")
+KNOWN = ("version", "sources", "libraries", "digests", "template_date", "history")
 
 
 def _load(file: Path) -> _Content:
     """Return the content of a lock file, empty where there is none. Raises RecipeError."""
     if not file.exists():
-        return _Content(sources={}, libraries={}, digests={}, template_date="", others={})
+        return _Content({}, {}, {}, template_date="", history="", others={})
     hint = "restore it from version control, or delete it to pin everything anew"
     try:
         return _content(read_json(file))
@@ -162,6 +182,9 @@ def _content(data: Any) -> _Content:
         check_date(date)
     elif date != "":
         raise ValueError(f"template_date is {date!r}")
+    history = data.get("history", "")
+    if history != "" and not HISTORY.fullmatch(history):
+        raise ValueError(f"history is {history!r}")
     others = {name: value for name, value in data.items() if name not in KNOWN}
     if others:
         _check_names(others)
@@ -170,6 +193,7 @@ def _content(data: Any) -> _Content:
         libraries=dict(versions),
         digests={source: dict(files) for source, files in digests.items()},
         template_date=date,
+        history=history,
         others=others,
     )
 

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from olivebuild.core.errors import BuildError
 from olivebuild.core.text import clean, seconds
-from olivebuild.engine.build_comparison import Comparison, since_last
+from olivebuild.engine.build_comparison import Comparison
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.history import Entry
 from olivebuild.metrics.catalogue import BY_NAME, title
@@ -27,6 +27,7 @@ from olivebuild.metrics.gates import WORDS, Judgement
 from olivebuild.metrics.gates import summary as gates_summary
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.states import Verdict
+from olivebuild.ui import history_text
 from olivebuild.ui.plain import summary
 from olivebuild.ui.why import unique_reasons
 from olivebuild.ui.wording import (
@@ -303,35 +304,14 @@ def show_choice(name: str, metrics: ChoiceMetrics) -> None:
 
 
 def show_history(entries: Sequence[Entry], count: int) -> None:
-    """Print a line for each build, the newest last: its runs, causes, and changed metrics."""
+    """Print the last builds, the newest last: their runs, gates, figures and causes."""
     console = stdout()
-    for entry in entries[-count:]:
-        console.print(escape(clean(_history_line(entries, entry))).rstrip())
+    # A log's lines are not cut.
+    width = console.width if sys.stdout.isatty() else None
+    for line in history_text.lines(entries, count, width):
+        console.print(escape(line))
     if not entries:
         console.print("no build has been recorded yet")
-
-
-def _history_line(entries: Sequence[Entry], entry: Entry) -> str:
-    restored = sum(run.restored for run in entry.made)
-    runs = f"{len(entry.made) - restored} run, {restored} restored"
-    causes = "; ".join(map(describe, entry.causes[:2]))
-    if len(entry.causes) > 2:
-        causes += f" (and {len(entry.causes) - 2} more)"
-    changes = [
-        f"{target}: {change.partition(': ')[2]}"
-        for target in entry.measured
-        if (change := since_last(entries, entry, target))
-    ]
-    missed = [gate.gate for gate in entry.gates if gate.outcome == "missed"]
-    undecided = [gate.gate for gate in entry.gates if gate.outcome == "undecided"]
-    state = f"missed: {'; '.join(missed)}" if missed else ""
-    if undecided:
-        state += f"{'; ' if state else ''}not decided: {'; '.join(undecided)}"
-    if entry.failed:
-        state = f"failed: {listed(entry.failed)}"
-    time = entry.time.replace("T", " ").rstrip("Z")
-    head = f"{entry.number:>5}  {time}  {runs:<18}  {seconds(entry.seconds):>12}  "
-    return head + "  ".join(part for part in (state, ", ".join(changes), causes) if part)
 
 
 def show_comparison(comparison: Comparison) -> None:

@@ -11,6 +11,7 @@ from olivebuild.metrics.catalogue import BY_NAME, is_share, title
 from olivebuild.metrics.gates import Gate, Judgement
 
 if TYPE_CHECKING:
+    from olivebuild.engine.history import GateResult
     from olivebuild.metrics.records import PairedComparison
 
 SHOWN = 8
@@ -77,7 +78,7 @@ def gate_value(gate: str, value: float) -> str:
     return f"{value * 100:.1f} points" if drop else format_metric(parsed.metric, value)
 
 
-def gate_note(judged: Judgement) -> str:
+def gate_note(judged: Judgement | GateResult) -> str:
     """Return the interval of what a gate judged, and how many rows would decide it."""
     parts = []
     if judged.interval:

@@ -374,13 +374,68 @@ def test_builds_leave_their_figures_and_a_no_op_leaves_nothing(pair: Place) -> N
     assert "2 run, 0 restored" in pair.run("history").out
 
 
-def test_clean_keeps_the_history_and_another_folder_has_its_own(pair: Place) -> None:
+def test_clean_keeps_the_history_and_another_recipe_has_its_own(pair: Place) -> None:
     pair.build()
     pair.run("clean")
     pair.build()
     assert len(listed(pair)) == 2
-    shutil.copytree(pair.folder, pair.folder.with_name("copy"))
-    assert listed(Place(pair.folder.with_name("copy"), pair.cache)) == []
+    copy = pair.folder.with_name("copy")
+    copy.mkdir()
+    for name in ("olivebuild.yaml", "in.txt"):
+        shutil.copy(pair.folder / name, copy / name)
+    assert listed(Place(copy, pair.cache)) == []
+
+
+def test_the_history_follows_a_recipe_that_is_moved(pair: Place) -> None:
+    pair.build()
+    name = json.loads((pair.folder / "olivebuild.lock").read_text())["history"]
+    assert len(name) == 32
+    moved = Place(pair.folder.with_name("moved"), pair.cache)
+    pair.folder.rename(moved.folder)
+    assert [b["folder"] for b in listed(moved)] == [str(pair.folder)]
+    moved.edit("cp in.txt", "cp ./in.txt")
+    assert moved.build().code == 0
+    assert [b["number"] for b in listed(moved)] == [1, 2]
+    # The lock file may be deleted to pin everything anew.
+    (moved.folder / "olivebuild.lock").unlink()
+    moved.edit("cp ./in.txt", "cp  ./in.txt")
+    moved.build()
+    assert len(listed(moved)) == 3
+    assert json.loads((moved.folder / "olivebuild.lock").read_text())["history"] == name
+
+
+def test_a_copy_that_goes_its_own_way_has_a_history_of_its_own(pair: Place) -> None:
+    pair.build()
+    copy = Place(pair.folder.with_name("copy"), pair.cache)
+    shutil.copytree(pair.folder, copy.folder)
+    assert str(pair.folder) not in pair.run("history").out
+    copy.edit("cp in.txt", "cp ./in.txt")
+    copy.build()
+    assert len(listed(pair)) == len(listed(copy)) == 2
+    assert str(copy.folder) in pair.run("history").out
+    done = copy.run("history", "--fork")
+    assert (done.code, done.err) == (0, "forked the history; olivebuild.lock has its name\n")
+    copy.edit("cp ./in.txt", "cp  in.txt")
+    copy.build()
+    assert (len(listed(pair)), len(listed(copy))) == (2, 3)
+    assert [b["number"] for b in listed(copy)] == [1, 2, 3]
+
+
+def test_builds_from_before_histories_had_names_are_kept(tmp_path: Path) -> None:
+    cache, recipe = tmp_path / "cache", tmp_path / "olivebuild.yaml"
+    for time in ("2026-11-20T10:00:00Z", "2026-11-22T10:00:00Z"):
+        History(cache, recipe).append(entry(time=time))
+    first = History(cache, recipe, "a" * 32)
+    assert [e.folder for e in first.read()] == [str(tmp_path)] * 2
+    assert first.append(entry(time="2026-11-23T10:00:00Z")).number == 3
+    assert len(list((cache / "history").glob("*.jsonl"))) == 1
+    # Another checkout had a history of its own, and joins this one.
+    other = tmp_path / "other/olivebuild.yaml"
+    History(cache, other).append(entry(time="2026-11-21T10:00:00Z"))
+    joined = History(cache, other, "a" * 32)
+    assert joined.append(entry(time="2026-11-24T10:00:00Z")).number == 5
+    days = [(e.number, e.time[8:10]) for e in History(cache, recipe).read()]
+    assert days == [(1, "20"), (2, "21"), (3, "22"), (4, "23"), (5, "24")]
 
 
 def test_a_failed_build_is_told(pair: Place) -> None:
@@ -388,6 +443,9 @@ def test_a_failed_build_is_told(pair: Place) -> None:
     assert pair.build().code == 1
     assert "failed: a" in pair.run("history").out
     done = pair.run("compare")
+    fact = "there is nothing to compare: no build of 1 recorded has measured a benchmark"
+    assert (done.code, fact in done.err) == (2, True)
+    done = pair.run("compare", "last~1")
     assert (done.code, "there is no last~1 among the 1 builds recorded" in done.err) == (2, True)
 
 

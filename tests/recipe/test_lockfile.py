@@ -195,3 +195,26 @@ def test_digests_of_fetched_files_go_with_the_pin(tmp_path: Path) -> None:
     three.save()
     assert Lockfile(file).digests == {}
     assert "digests" not in file.read_text()
+
+
+def test_the_history_is_named_once(tmp_path: Path) -> None:
+    first, second = Lockfile(tmp_path / FILE_NAME), Lockfile(tmp_path / FILE_NAME)
+    for lock in (first, second):
+        lock.name_history()
+        lock.save()
+    name = Lockfile(tmp_path / FILE_NAME).history
+    assert len(name) == 32
+    assert first.history == second.history == name
+    second.name_history()
+    second.save()
+    assert Lockfile(tmp_path / FILE_NAME).history == name
+    second.name_history(anew=True)
+    second.save()
+    assert Lockfile(tmp_path / FILE_NAME).history == second.history != name
+
+
+def test_a_name_of_a_history_of_another_form_is_refused(tmp_path: Path) -> None:
+    text = '{"sources": {}, "libraries": {}, "history": "../../x"}'
+    (tmp_path / FILE_NAME).write_text(text)
+    with pytest.raises(RecipeError, match=r"history is '\.\./\.\./x'"):
+        Lockfile(tmp_path / FILE_NAME)

@@ -64,6 +64,34 @@ SEARCH = (
   best: {kind: choice, by: bench, best: accuracy, gates: ["accuracy >= 0.8", "size <= 150MB"]}
 """
 )
+LONG = "onnx-int4-kquant-last-mixed"
+SETS = ("tone", "hard-paraphrased-questions", "tickets_from_production_2026")
+
+
+def wide(gates: str, sets: int = 1, seeds: int = 1) -> str:
+    """A recipe of six models, some of long names, and of so many data sets."""
+    models = ["onnx-int8-per-channel-symmetric", "onnx-fp32-unquantised-reference", LONG]
+    kinds = ["int8", "fp32", "int4"]
+    text = RECIPE.replace(
+        "models: [base, merged, onnx-int4]",
+        f"models: [base, merged, onnx-int4, {', '.join(models)}]",
+    )
+    text = text.replace(
+        "data: tone\n    baseline", f"data: [{', '.join(SETS[:sets])}]\n    baseline"
+    )
+    head, _, _ = text.partition("    gates:")
+    data = text[text.index("  tone:\n") : text.index("  adapter:")]
+    for name in SETS[1:sets]:
+        text_of_set = data.replace("  tone:\n", f"  {name}:\n").replace("0.3", "0.5")
+        head = head.replace("  adapter:", f"{text_of_set}  adapter:")
+    onnx = "".join(
+        f"  {name}: {{kind: onnx, model: merged, precision: {kind}, provider: cpu}}\n"
+        for name, kind in zip(models, kinds, strict=True)
+    )
+    onnx = onnx.replace("int4, provider: cpu", "int4, provider: cpu, block_size: 64")
+    return f"{head}    gates: [{gates}]\n{onnx}"
+
+
 THINGS = [
     "a letter",
     "the old dog",
@@ -93,6 +121,9 @@ SKILL = {
     "onnx-int4": (0.93, 0.012, 1.0e8),
     "onnx-wide": (0.5, 0.014, 9.5e7),
     "onnx-int8": (0.96, 0.02, 1.6e8),
+    "onnx-int8-per-channel-symmetric": (0.96, 0.02, 1.6e8),
+    "onnx-fp32-unquantised-reference": (0.97, 0.0043, 1.9e8),
+    LONG: (0.95, 0.011, 1.04e8),
 }
 """model -> (how often it is right, seconds to the first token, bytes)"""
 COSTS = {
@@ -214,21 +245,22 @@ def _metrics(project: Project, state: State, chance: random.Random, lost: float)
         return _training(chance)
     if state.node.kind != "benchmark":
         return {}
-    rows = _test_rows(project.workspace.output_folder("tone"))
-    names = [
-        str(name)
-        for name in project.graph.recipe.targets["bench"].fields.model_dump(mode="json")["models"]
-    ]
+    fields = project.graph.recipe.targets["bench"].fields.model_dump(mode="json")
+    names = [str(name) for name in fields["models"]]
+    data = fields["data"]
+    sets = [data] if isinstance(data, str) else [str(name) for name in data]
+    rows = {name: _test_rows(project.workspace.output_folder(name)) for name in sets}
     models = {
-        name: _model(name, rows, chance, lost if name == "onnx-int4" else 0.0)
+        name: _model(name, rows, chance, lost if name == names[-1] else 0.0)
         for name in SKILL
         if name in names
     }
+    count = len(rows["tone"])
     return {
         "models": models,
-        "data": ["tone"],
-        "comparisons": comparisons(decode(models, dict[str, ModelMetrics]), ["tone"]),
-        "baselines": {"naive bayes": {"tone": {"rows": len(rows), "accuracy": 0.72}}},
+        "data": sets,
+        "comparisons": comparisons(decode(models, dict[str, ModelMetrics]), sets),
+        "baselines": {"naive bayes": {"tone": {"rows": count, "accuracy": 0.72}}},
         "latency": {"prompt_tokens": 64, "new_tokens": 16, "rounds": 12, "why_stopped": "tight"},
     }
 
@@ -241,25 +273,19 @@ def _test_rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _model(
-    name: str, rows: list[dict[str, str]], chance: random.Random, lost: float
+    name: str, rows: dict[str, list[dict[str, str]]], chance: random.Random, lost: float
 ) -> dict[str, Any]:
     skill, first, size = SKILL[name]
-    judged = []
-    # Easy rows are easy for all models, so that their answers go together.
-    luck = random.Random(7)
-    for row in rows:
-        right = (
-            0.7 * luck.random() + 0.3 * chance.random() < (skill - lost) ** 0.7
-            and luck.random() < skill - lost + 0.02
-        )
-        label = row["label"] if right else chance.choice([w for w in WORDS if w != row["label"]])
-        judged.append(Judged(row["label"], row["label"], label, label, -3.0 * (right - 1.1), 2))
+    data = {}
+    for at, (of_set, its) in enumerate(rows.items()):
+        judged = _judged(its, skill - lost - 0.15 * at, chance)
+        data[of_set] = metrics_of(judged, labelled=True, written=True)
     ttft = [first * (1 + chance.expovariate(12)) for _ in range(12)]
     gaps = [first / 4 * (1 + chance.expovariate(9)) for _ in range(12 * 15)]
     e2e = [t + sum(gaps[i * 15 : i * 15 + 15]) for i, t in enumerate(ttft)]
     tpot = sorted(gaps)[len(gaps) // 2]
     return {
-        "data": {"tone": metrics_of(judged, labelled=True, written=True)},
+        "data": data,
         "load_seconds": first * 20,
         "ttft": sorted(ttft)[6],
         "ttft_p95": sorted(ttft)[-1],
@@ -271,6 +297,20 @@ def _model(
         "threads": 2,
         "samples": {"ttft": ttft, "gaps": gaps, "e2e": e2e},
     }
+
+
+def _judged(rows: list[dict[str, str]], skill: float, chance: random.Random) -> list[Judged]:
+    judged = []
+    # Easy rows are easy for all models, so that their answers go together.
+    luck = random.Random(7)
+    for row in rows:
+        right = (
+            0.7 * luck.random() + 0.3 * chance.random() < max(0.0, skill) ** 0.7
+            and luck.random() < skill + 0.02
+        )
+        label = row["label"] if right else chance.choice([w for w in WORDS if w != row["label"]])
+        judged.append(Judged(row["label"], row["label"], label, label, -3.0 * (right - 1.1), 2))
+    return judged
 
 
 def _training(chance: random.Random) -> dict[str, Any]:

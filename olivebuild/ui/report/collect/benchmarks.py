@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from olivebuild.engine.build_comparison import between, metrics_of, previous, since_last
+from olivebuild.engine.build_comparison import between, metrics_of, since_last
 from olivebuild.engine.history import Entry
+from olivebuild.engine.lineage import previous
 from olivebuild.metrics.catalogue import is_share
 from olivebuild.metrics.gates import Gate
 from olivebuild.metrics.records import (
