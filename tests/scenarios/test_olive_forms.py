@@ -97,7 +97,7 @@ def test_all_forms_of_a_workflow_make_the_same(
     write_rows(place.folder / "data/tones.jsonl", rows())
     write_rows(azure.folder / "rows/tones.jsonl", rows())
     (place.folder / "conda.yaml").write_text(CONDA)
-    results = {}
+    results: dict[str, dict[str, dict[str, str]]] = {}
     with hub.serving(tiny_model) as (address, asked):
         place.environment |= {"HF_ENDPOINT": address}
         for model, data in itertools.product(MODELS, ROWS):

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from olivebuild.recipe.importers.positions import Placeholder
+
 Path = tuple[str | int, ...]
 MISSING = object()
 """What stands for a field that the file does not have."""
@@ -80,9 +82,11 @@ class Word:
     path: Path
     word: object
     outcome: Outcome
-    provider: str = ""
+    provider: str | Placeholder = ""
     because: str = ""
     hint: str = ""
+    unheard_of: bool = False
+    """Whether Olive has no such word, so that it is a slip wherever it stands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,7 @@ class Reading:
     `words` has each leaf once.
     """
 
-    providers: tuple[str, ...]
+    providers: tuple[str | Placeholder, ...]
     words: tuple[Word, ...]
 
     @property
@@ -103,7 +107,12 @@ class Reading:
 
 
 def read_provider(word: object, path: Path = ()) -> Word:
-    """Return what one execution provider becomes: `CUDAExecutionProvider`, `cuda`, `QNN`."""
+    """Return what one execution provider becomes: `CUDAExecutionProvider`, `cuda`, `QNN`.
+
+    A placeholder stays one: the ONNX models for it are not built before it is replaced.
+    """
+    if isinstance(word, Placeholder):
+        return Word(path=path, word=word, outcome="mapped", provider=word)
     if not isinstance(word, str):
         because = f"{_text(word)} is not the name of an execution provider"
         return Word(path=path, word=word, outcome="refused", because=because, hint=_example())
@@ -115,11 +124,20 @@ def read_provider(word: object, path: Path = ()) -> Word:
         hint = f"provider: {INSTEAD.get(name, 'cpu')} comes nearest"
         return Word(path=path, word=word, outcome="refused", because=reason, hint=hint)
     because = f"{_text(word)} is no execution provider of ONNX Runtime"
-    return Word(path=path, word=word, outcome="refused", because=because, hint=_example())
+    return Word(
+        path=path,
+        word=word,
+        outcome="refused",
+        because=because,
+        hint=_example(),
+        unheard_of=True,
+    )
 
 
 def read_device(word: object, path: Path = ()) -> Word:
     """Return what a device without execution providers becomes: `gpu`, `CPU`, `npu`."""
+    if isinstance(word, Placeholder):
+        return Word(path=path, word=word, outcome="mapped", provider=word)
     name = word.strip().lower() if isinstance(word, str) else ""
     device = DEVICES.get(name)
     if device == "cpu":
@@ -133,8 +151,14 @@ def read_device(word: object, path: Path = ()) -> Word:
         )
         return Word(path=path, word=word, outcome="differs", provider="cuda", because=because)
     because = NO_DEVICES.get(name) or f"{_text(word)} is no device of Olive"
-    hint = "device: cpu or gpu"
-    return Word(path=path, word=word, outcome="refused", because=because, hint=hint)
+    return Word(
+        path=path,
+        word=word,
+        outcome="refused",
+        because=because,
+        hint="device: cpu or gpu",
+        unheard_of=name not in NO_DEVICES,
+    )
 
 
 def read_accelerators(
@@ -225,7 +249,7 @@ def _read_plug_in(pair: list[object], path: Path, devices: Sequence[str]) -> Ite
 def _on_devices(word: Word, devices: Sequence[str]) -> Word:
     """Return a provider's word, refused where all devices are processors and it needs a GPU."""
     on_processor = devices and all(DEVICES.get(name) == "cpu" for name in devices)
-    if word.provider in ("", "cpu") or not on_processor:
+    if not on_processor or word.provider in ("", "cpu") or isinstance(word.provider, Placeholder):
         return word
     return replace(
         word,
@@ -248,7 +272,7 @@ def _with_providers(device: Word, providers: Sequence[Word]) -> Word:
     return device
 
 
-def _beside_own(engine: list[Word], its_own: set[str]) -> list[Word]:
+def _beside_own(engine: list[Word], its_own: set[str | Placeholder]) -> list[Word]:
     """Return the engine's providers where each accelerator names providers of its own."""
     because = "the accelerators name their own, and from 0.5.1 on Olive takes none in the engine"
     return [

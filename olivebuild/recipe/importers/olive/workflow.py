@@ -14,7 +14,7 @@ from olivebuild.recipe.importers.olive.draft import Draft
 from olivebuild.recipe.importers.olive.generation import Generation
 from olivebuild.recipe.importers.olive.ledger import Ledger
 from olivebuild.recipe.importers.olive.section import Section
-from olivebuild.recipe.importers.positions import Document, Path
+from olivebuild.recipe.importers.positions import Document, Path, Placeholder
 
 
 @dataclass(kw_only=True)
@@ -49,8 +49,8 @@ class Workflow:
 class Hardware:
     """The accelerator for which a pass builds: what `engine.target` and its like say."""
 
-    provider: str = "cpu"
-    """A word of the recipe: cpu, cuda, dml or webgpu."""
+    provider: str | Placeholder = "cpu"
+    """A word of the recipe: cpu, cuda, dml or webgpu; or one that is left open."""
     device: str = "cpu"
     """Olive's word: cpu, gpu or npu."""
     paths: tuple[Path, ...] = ()

@@ -17,6 +17,7 @@ from olivebuild.recipe.importers.olive.providers import (
     read_device,
     read_provider,
 )
+from olivebuild.recipe.importers.positions import Placeholder
 from olivebuild.steps.onnx import PRECISIONS
 
 NAMES = [
@@ -215,3 +216,14 @@ def test_every_leaf_is_a_word_exactly_once(accelerators: object, engine: object)
         *leaves(engine, ("execution_providers",)),
     ]
     assert sorted(map(str, (w.path for w in words))) == sorted(map(str, expected))
+
+
+def test_placeholders_stay_open() -> None:
+    ep, device = Placeholder("ep"), Placeholder("device")
+    reading = read_accelerators([{"device": device, "execution_providers": [ep]}])
+    assert (reading.providers, reading.refused) == ((ep,), ())
+    assert read_accelerators([{"device": device}]).providers == (device,)
+    reading = read_accelerators([{"device": device, "execution_providers": ["cuda"]}])
+    assert (reading.providers, reading.refused) == (("cuda",), ())
+    reading = read_accelerators(["cpu"], [ep])
+    assert (reading.providers, reading.refused) == ((ep,), ())

@@ -126,7 +126,7 @@ def _adapter(workflow: Workflow, state: State, pass_: Pass, target: DraftTarget)
 
 def _precision(workflow: Workflow, options: Options, target: DraftTarget, pass_: Pass) -> None:
     option = options.read("precision", str)
-    provider = pass_.hardware.provider
+    provider = str(pass_.hardware.provider)
     if option.value is None:
         path: Path = options.section.path
         if "precision" not in options.section:

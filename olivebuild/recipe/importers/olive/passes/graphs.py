@@ -12,6 +12,7 @@ from olivebuild.recipe.importers.olive.draft import DraftTarget, Ref
 from olivebuild.recipe.importers.olive.options import Option, Options
 from olivebuild.recipe.importers.olive.table import claim_rest, sections
 from olivebuild.recipe.importers.olive.workflow import Pass, State, Workflow
+from olivebuild.recipe.importers.positions import Placeholder
 from olivebuild.steps.onnx import PRECISIONS
 
 ALGORITHMS = {
@@ -88,9 +89,9 @@ def _float(options: Options, target: DraftTarget, pass_: Pass, *, quantised: boo
         options.workflow.ledger.mapped(path, f"{target.name}.precision", note)
 
 
-def _possible(wanted: str, provider: str) -> tuple[str, str]:
+def _possible(wanted: str, provider: str | Placeholder) -> tuple[str, str]:
     """Return the nearest precision that there is for a provider, and a note where it differs."""
-    allowed = PRECISIONS.get(provider, (wanted,))
+    allowed = PRECISIONS.get(str(provider), (wanted,))
     if wanted in allowed:
         return wanted, ""
     nearest = next((p for p in ("fp32", "fp16") if p in allowed), allowed[0])
@@ -128,12 +129,12 @@ def map_half(workflow: Workflow, state: State, pass_: Pass) -> State:
         options.rest()
         return state
     provider = pass_.hardware.provider
-    if "fp16" not in PRECISIONS.get(provider, ("fp16",)):
+    if "fp16" not in PRECISIONS.get(str(provider), ("fp16",)):
         for path in flag.paths or (pass_.section.at("type"),):
             workflow.ledger.refused(
                 path,
                 f"fp16 does not exist for {provider} here",
-                f"one of {', '.join(PRECISIONS[provider])}, or another provider",
+                f"one of {', '.join(PRECISIONS[str(provider)])}, or another provider",
             )
         options.rest()
         return state

@@ -74,7 +74,7 @@ def _read(workflow: Workflow, system: System, value: str, *, trust_index: bool) 
         return read_conda(
             workflow.folder / value,
             shown=value,
-            provider=next((p for p in providers if p != "cpu"), "cpu"),
+            provider=str(next((p for p in providers if p != "cpu"), "cpu")),
             extras=_extras(workflow.draft),
             trust_index=trust_index,
         )

@@ -18,7 +18,7 @@ from olivebuild.recipe.importers.olive.workflow import Hardware, Pass, State, Wo
 from olivebuild.recipe.importers.positions import Path, Placeholder
 
 MOST_FLOWS = 64
-Skipped = tuple[int, str]
+Skipped = tuple[int, str | Placeholder]
 """The number of a flow, and a provider."""
 BESIDE = {
     "clean_run_cache": "what was made is never made again, by digests of all it is made from",

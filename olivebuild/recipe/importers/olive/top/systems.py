@@ -111,6 +111,10 @@ class Systems:
             ledger.no_effect(path, "steps run on this machine anyway")
             return None
         if isinstance(value, Placeholder):
+            if len(self.named) == 1:
+                (system,) = self.named.values()
+                ledger.mapped(path, "executors", "left open: taken for the only system")
+                return system
             ledger.mapped(path, "executors", "left open: steps run on this machine")
             return None
         ledger.refused(
@@ -275,7 +279,7 @@ class Systems:
         )
         fields = ", ".join(dict.fromkeys(f"{name}.provider" for name in onnx))
         is_target = systems is None or any(s.is_target for s in systems)
-        if entry.outcome == "refused" and is_target:
+        if entry.outcome == "refused" and (is_target or entry.unheard_of):
             ledger.refused(path, entry.because, entry.hint)
         elif entry.outcome == "ignored":
             ledger.no_effect(path, entry.because)

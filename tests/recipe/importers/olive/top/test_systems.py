@@ -134,3 +134,23 @@ def test_items_of_a_system_may_be_left_open(tmp_path: Path) -> None:
     done = imported(tmp_path, flat(systems={"s": system}, target="s", host="s"))
     assert not done.faults, texts(done, Fate.REFUSED)
     assert check(done.recipe, "r.yaml").targets["onnx"].executor == "s"
+
+
+def test_a_provider_that_does_not_exist_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    slip = {"type": "LocalSystem", "accelerators": [{"execution_providers": ["CUDAExecProvider"]}]}
+    done = imported(tmp_path, flat(systems=flat()["systems"] | {"spare": slip}))
+    assert "no execution provider" in texts(done, Fate.REFUSED)[0]
+    # One that there is, but not here, is no fault of a machine for which nothing is built.
+    slip["accelerators"] = [{"execution_providers": ["QNNExecutionProvider"]}]
+    done = imported(tmp_path, flat(systems=flat()["systems"] | {"spare": slip}))
+    assert not done.faults
+
+
+def test_an_accelerator_that_is_left_open_stays_a_placeholder(tmp_path: Path) -> None:
+    accelerators = [{"device": "<device>", "execution_providers": ["<ep>"]}]
+    here = {"type": "LocalSystem", "accelerators": accelerators}
+    done = imported(tmp_path, flat(systems={"here": here}, target="<system>"))
+    assert not done.faults
+    assert 'provider: "<placeholder: ep>"' in done.recipe
+    assert [e.path[0] for e in done.placeholders] == ["systems", "systems", "target"]
+    assert check(done.recipe, "r.yaml").targets["onnx"].placeholders
