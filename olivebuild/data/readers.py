@@ -47,15 +47,9 @@ def read_file(path: Path, shown: str, say: Say = _silently) -> Iterator[Read]:
 
     `say` gets what was guessed: an encoding, a delimiter. Raises InputError with file:line.
     """
+    if error := unread(path, shown):
+        raise error
     kind = kind_of(path)
-    if kind not in READERS:
-        hint = (
-            f"known are {', '.join(READERS)}; all but parquet also packed, as "
-            f"{' or '.join(PACKINGS)}"
-        )
-        raise InputError(
-            f"files of type {path.suffix or 'none'} are not read", where=shown, hint=hint
-        )
     if kind == ".parquet":
         yield from _numbered(path, shown, say)
         return
@@ -72,6 +66,16 @@ def read_file(path: Path, shown: str, say: Say = _silently) -> Iterator[Read]:
             where=shown,
             hint="is the download complete?",
         ) from None
+
+
+def unread(path: Path, shown: str) -> InputError | None:
+    """Return the error of a file that is none of rows by its name; None for the others."""
+    if kind_of(path):
+        return None
+    hint = (
+        f"known are {', '.join(READERS)}; all but parquet also packed, as {' or '.join(PACKINGS)}"
+    )
+    return InputError(f"files of type {path.suffix or 'none'} are not read", where=shown, hint=hint)
 
 
 def _numbered(path: Path, shown: str, say: Say) -> Iterator[Read]:

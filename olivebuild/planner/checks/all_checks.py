@@ -16,11 +16,12 @@ from olivebuild.recipe.graph import Graph
 def problems(planner: Planner, plan: Plan) -> list[PlanFinding]:
     """Return the faults that are known of the nodes that would run, inputs first."""
     # Few plans need them, and they take long to import.
-    from olivebuild.planner.checks import commands, models, providers
+    from olivebuild.planner.checks import commands, data_files, models, providers
 
     all_problems = [
         *_faults(planner, plan),
         *commands.problems(planner, plan),
+        *data_files.problems(planner, plan),
         *models.problems(planner, plan),
         *providers.problems(planner, plan),
     ]
