@@ -104,7 +104,7 @@ class Draft:
 
     def text(self) -> str:
         """Return the recipe."""
-        out = [*(f"# {line}".rstrip() for line in self.heading), "version: 1"]
+        out = [*(part for line in self.heading for part in comment(line) or ["#"]), "version: 1"]
         if self.default:
             names = self.default
             out.append(f"default: {names[0] if len(names) == 1 else '[' + ', '.join(names) + ']'}")
@@ -115,7 +115,8 @@ class Draft:
                 out += _mapping(_nested(lines), "    ")
         out.append("targets:")
         for target in self.targets.values():
-            out += [f"  # {_one_line(text)}" for text in target.comments]
+            for text in target.comments:
+                out += comment(_one_line(text), "  ")
             out.append(f"  {target.name}:")
             out += _mapping(_nested(_with_matrix(target.fields)), "    ")
         return "\n".join(out) + "\n"
@@ -179,7 +180,21 @@ def _field(name: str, line: Line, indent: str) -> list[str]:
     origin = _one_line(line.origin)
     if len(text) + len(origin) + 4 <= WIDTH:
         return [f"{text}  # {origin}"]
-    return [f"{indent}# {origin}", text]
+    return [*comment(origin, indent), text]
+
+
+def comment(text: str, indent: str = "") -> list[str]:
+    """Return text as lines of comment, broken between words where it is long."""
+    import textwrap
+
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=f"{indent}# ",
+        subsequent_indent=f"{indent}# ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _one_line(text: str) -> str:

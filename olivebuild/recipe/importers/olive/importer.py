@@ -218,9 +218,8 @@ def _heading(workflow: Workflow, shown: str, entries: list[Entry]) -> list[str]:
         f"{generation.name}.",
         f"Of its {len(entries)} values {counts[Fate.MAPPED]} are mapped, "
         f"{counts[Fate.NO_EFFECT]} have no effect here, {counts[Fate.MEANT_ELSE]} meant something "
-        "else",
-        f"than they say, and {counts[Fate.REFUSED]} are refused. Comments name the value that a "
-        "line comes from.",
+        f"else than they say, and {counts[Fate.REFUSED]} are refused. Comments name the value that "
+        "a line comes from.",
     ]
     if any(e.placeholder for e in entries):
         lines.append('Replace each "<placeholder: ...>" by a value before building what needs it.')

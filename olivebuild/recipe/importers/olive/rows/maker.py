@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from olivebuild.core.text import did_you_mean
 from olivebuild.recipe.importers.olive.draft import DraftTarget
@@ -138,7 +138,7 @@ class Maker:
         chat = self._text(reader, target)
         sequences = reader.sequences(chat=chat)
         if dataset_type.given and not reader.generation.since(0, 7):
-            self._dataset_type(dataset_type.paths, dataset_type.text)
+            return self._typed(sequences, dataset_type)
         return sequences
 
     def _of_function(self, reader: Processing, target: DraftTarget, kind: Option) -> Sequences:
@@ -158,14 +158,16 @@ class Maker:
         form = Option(value=Placeholder(f"sequences that {kind.text} makes of rows"))
         return Sequences(fields={"form": form})
 
-    def _dataset_type(self, paths: tuple[Path, ...], kind: str | None) -> None:
-        for path in paths:
-            if kind is None or kind.lower().endswith("corpus"):
-                self.ledger.mapped(path, "sequences.form")
-            else:
-                self.ledger.refused(
-                    path, f"{kind!r} is no kind of rows", did_you_mean(kind, ("corpus", "pair"))
-                )
+    def _typed(self, sequences: Sequences, kind: Option) -> Sequences:
+        """Return sequences whose form also comes from `dataset_type`; refuse one that is none."""
+        if kind.text is None or kind.text.lower().endswith("corpus"):
+            form = sequences.fields["form"]
+            form = replace(form, paths=(*form.paths, *kind.paths))
+            return replace(sequences, fields=sequences.fields | {"form": form})
+        for path in kind.paths:
+            fact = f"{kind.text!r} is no kind of rows"
+            self.ledger.refused(path, fact, did_you_mean(kind.text, ("corpus", "pair")))
+        return sequences
 
     def _text(self, reader: Processing, target: DraftTarget) -> bool:
         """Write the text of a row; return whether the model's chat template renders it."""
