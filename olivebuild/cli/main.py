@@ -27,6 +27,7 @@ VERB_MODULES = {
     **dict.fromkeys(("update", "accept"), "lock"),
     **dict.fromkeys(("clean", "verify", "gc"), "cache"),
     **dict.fromkeys(("report", "history", "compare"), "results"),
+    "show": "show",
     "chat": "inference.chat",
     "predict": "inference.predict",
     **dict.fromkeys(("import", "run"), "importing"),

@@ -81,7 +81,7 @@ def build_subject(project: Project, target: str) -> Subject:
             )
         base = model.target
     _check_provider(graph, target, providers.problem_of(graph.nodes[target], graph.recipe.folder))
-    plan = _build(project, list(dict.fromkeys([base, target])))
+    plan = build_goals(project, list(dict.fromkeys([base, target])))
     folders = [str(plan.states[name].folder) for name in (base, target)]
     # A choice, or a folder that came from elsewhere, tells only now.
     names = onnx_folder.providers_in(Path(folders[1]))
@@ -106,8 +106,11 @@ def _check_provider(graph: Graph, target: str, problem: Problem | None) -> None:
         raise InputError(problem.fact, where=where, hint=problem.hint)
 
 
-def _build(project: Project, goals: list[str]) -> Plan:
-    """Build goals, with the build's lines on stderr: stdout is for answers."""
+def build_goals(project: Project, goals: list[str]) -> Plan:
+    """Build goals, with the build's lines on stderr: stdout is for answers.
+
+    Raises the error of a step that fails.
+    """
     from olivebuild.engine.builder import Builder
     from olivebuild.engine.recorder import Recorder, record
     from olivebuild.executors.local import LocalExecutor
