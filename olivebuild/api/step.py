@@ -91,6 +91,10 @@ class Step:
     """Modules that `run` imports, all but torch and its like: a worker that waits for such a step
     can import them meanwhile.
     """
+    preload_once: ClassVar[tuple[str, ...]] = ()
+    """Modules that `run` imports besides for a model of a structure that it has not seen: torch
+    and its like. A worker that holds those already goes on to such a step.
+    """
     runner: ClassVar[str] = "olivebuild.ml.kinds.plugin"
     """The module whose `run(job)` makes the artifact, in a worker process; raises BuildError for
     what the user can mend. The default is for kinds that define `run` themselves.

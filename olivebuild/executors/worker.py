@@ -39,7 +39,7 @@ CHANGED = StepError(
 """The error where the parent's code is not this one's: keys stand for results of equal code."""
 HEAVY = {"torch", "onnx", "pyarrow"}
 """Modules with which a process ends after its action: they hold more memory than is worth the
-time of another start.
+time of another start, unless a step that comes next needs them, too.
 """
 
 
@@ -66,25 +66,42 @@ def main() -> int:
         action = Action.from_json(Path(request["action"]).read_text())
         os.chdir(action.out)
         code = run(action, stream, request["log"])
-        if code or not action.reuses_worker or HEAVY & set(sys.modules):
+        if code or not action.reuses_worker:
+            return code
+        modules = _modules_for(action.consumers, heavy=bool(HEAVY & set(sys.modules)))
+        if modules is None:
             return code
         os.chdir(os.path.abspath(os.sep))
         _log_to(os.devnull)
         stream.write('{"event": "idle"}\n')
         stream.flush()
-        _import_for(action.consumers)
-
-
-def _import_for(consumers: Sequence[list[object]]) -> None:
-    """Import the modules of the steps that probably come next, while the parent stores a result."""
-    for kind, _ in consumers:
-        from olivebuild.api.step import step_of
-
-        step = step_of(str(kind))
-        for module in step.preload if step else ():
+        for module in modules:
             # The step reports a missing module itself.
             with contextlib.suppress(ImportError):
                 importlib.import_module(module)
+
+
+def _modules_for(consumers: Sequence[list[object]], *, heavy: bool) -> list[str] | None:
+    """Return what to import for the steps that probably come next.
+
+    The parent stores a result meanwhile. None where this process, `heavy` as it is, should not
+    wait for one.
+    """
+    if not consumers:
+        return None if heavy else []
+    from olivebuild.api.step import step_of
+
+    steps = [(step_of(str(kind)), values) for kind, values in consumers]
+    if not heavy:
+        return [module for step, _ in steps if step for module in step.preload]
+    fitting = [
+        step
+        for step, values in steps
+        if step and step.preload_once and step.reuses_worker(step.fields.model_validate(values))
+    ]
+    if not fitting:
+        return None
+    return [module for step in fitting for module in (*step.preload, *step.preload_once)]
 
 
 def _log_to(file: str) -> None:

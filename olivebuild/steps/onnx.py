@@ -125,6 +125,11 @@ class Onnx(Step):
         "olivebuild.ml.weights.lora",
         "olivebuild.ml.onnx.assemble",
     )
+    preload_once = (
+        "olivebuild.ml.onnx.miniature_proof",
+        "onnxruntime_genai.models.builder",
+        "olivebuild.ml.onnx.builder_trace",
+    )
 
     def version_of(self, fields: OnnxFields) -> int:
         return 7 if fields.source else self.version

@@ -252,6 +252,30 @@ def test_the_first_action_gets_the_process_that_was_started_ahead(
     assert worker_of(tmp_path, "first") == ahead.process.pid
 
 
+@pytest.mark.scenario
+@pytest.mark.parametrize(
+    ("consumers", "goes_on"),
+    [
+        ([], False),
+        ([["dataset", {}]], False),
+        ([["onnx", {"model": "m"}]], True),
+        ([["onnx", {"model": "m", "provider": "cuda"}]], False),
+    ],
+)
+def test_a_process_with_heavy_libraries_goes_on_only_to_a_step_that_needs_them(
+    consumers: list[list[object]],
+    goes_on: bool,
+    tmp_path: Path,
+    executor: LocalExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hashing, "THREADS", 2)
+    executor.prepare(("onnx",))
+    assert run(executor, action(tmp_path, "first", consumers=consumers), tmp_path).error is None
+    assert run(executor, action(tmp_path, "second"), tmp_path).error is None
+    assert (worker_of(tmp_path, "first") == worker_of(tmp_path, "second")) is goes_on
+
+
 def test_a_process_that_was_started_ahead_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hashing, "THREADS", 2)
     executor = LocalExecutor(1, [])

@@ -125,3 +125,15 @@ def test_a_skeleton_is_read_as_it_was_written() -> None:
     for text in (b"", b"{", skeleton.to_json().replace(b'"F16"', b'"F8"')):
         with pytest.raises(ValueError, match=r"."):
             Skeleton.from_json(text)
+
+
+def test_recipes_that_differ_in_the_names_of_weights_alone_are_of_one_form() -> None:
+    other = Source("other", "F32", (4, 6))
+    first, second = whole(SOURCE_A), whole(other)
+    twice, both = (Concat(parts, 0, "F32", (8, 6)) for parts in ((first, first), (first, second)))
+    recipes = [TensorRecipe(view, "F32") for view in (first, second, whole(twice), whole(both))]
+    forms = [recipe.form() for recipe in recipes]
+    assert forms[0] == forms[1]
+    assert len(set(forms)) == 3
+    assert TensorRecipe(first, "F16").form() != forms[0]
+    assert TensorRecipe(first.transposed, "F32").form() != forms[0]

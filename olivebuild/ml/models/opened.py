@@ -9,6 +9,7 @@ derived/ under a key of its own, so that it costs neither time nor an import the
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,9 +84,15 @@ def check_inputs(job: Job) -> None:
                 )
             imported.check(folder, source.kind, where, trust=trust)
         model = open_input(job.store, source)
-        check(job, model, source.target, where, trust=trust)
-        if job.action.kind in WHOLE_READERS:
-            check_finite(job.store, model, source.digest, source.target, where)
+        if job.action.kind not in WHOLE_READERS or is_finite(job.store, model, source.digest):
+            check(job, model, source.target, where, trust=trust)
+            continue
+        with ThreadPoolExecutor(1) as pool:
+            # What opens a structure for the first time imports for seconds, on one processor.
+            names = pool.submit(not_finite_in, model)
+            check(job, model, source.target, where, trust=trust)
+            refuse_not_finite(names.result(), source.target, where)
+        keep_finite(job.store, source.digest or model.model_digest())
 
 
 def check_output(job: Job, folder: Path, *, trust: bool = False) -> None:
@@ -288,21 +295,35 @@ def check_finite(
 
     All are read, once for each digest.
     """
-    key = finite_key(digest or model.model_digest())
-    if _read(store, key):
+    if is_finite(store, model, digest):
         return
+    refuse_not_finite(not_finite_in(model), target, where)
+    keep_finite(store, digest or model.model_digest())
+
+
+def is_finite(store: Store, model: Weights, digest: str) -> bool:
+    """Return whether a model's weights were found finite before; `digest` is the model's."""
+    return _read(store, finite_key(digest or model.model_digest())) is not None
+
+
+def not_finite_in(model: Weights) -> list[str]:
+    """Return the names of a model's weights that are NaN or infinite. All are read."""
     pieces: list[tuple[Weight, int]] = []
     for weight in model.by_name.values():
         if weight.dtype in blockwise.INFINITY:
             pieces += [(weight, start) for start in range(0, weight.size, PIECE)]
-    if names := [w.name for w in hashing.in_threads(_not_finite, pieces) if w]:
-        fact = f"{target}: {listed(dict.fromkeys(names))} holds NaN or infinite numbers"
+    names = [w.name for w in hashing.in_threads(_not_finite, pieces) if w]
+    return list(dict.fromkeys(names))
+
+
+def refuse_not_finite(names: list[str], target: str, where: Where | None) -> None:
+    """Raise InputError if there are names of weights that are NaN or infinite."""
+    if names:
         raise InputError(
-            fact,
+            f"{target}: {listed(names)} holds NaN or infinite numbers",
             where=where,
             hint="is the download complete, and did the training that made it go well?",
         )
-    _write(store, key, Opening())
 
 
 def _not_finite(weight: Weight, start: int) -> Weight | None:

@@ -15,6 +15,7 @@ known raise `NotProvenEqual`, and the builder does the whole work.
 from __future__ import annotations
 
 import contextlib
+import json
 import mmap
 import shutil
 import sys
@@ -26,22 +27,21 @@ import numpy as np
 import torch
 
 from olivebuild.core.fs import trees
+from olivebuild.core.fs.small_files import read_json
 from olivebuild.ml.onnx.assemble import CONSTANTS
 from olivebuild.ml.onnx.builder import load
 from olivebuild.ml.onnx.equality import K_QUANT, prove
 from olivebuild.ml.onnx.layout import (
+    Holes,
     Recorded,
     RecordedInitializer,
     read_layout,
-    replace_by_sparse_file,
 )
-from olivebuild.ml.onnx.op_recorder import DTYPES, OpRecorder
+from olivebuild.ml.onnx.op_recorder import DTYPES, TORCH, Escapes, OpRecorder
 from olivebuild.ml.onnx.patches import BuilderChanged, Patch, applied
-from olivebuild.ml.onnx.skeleton import Dtype, Skeleton, Source
+from olivebuild.ml.onnx.skeleton import Skeleton, Source
 from olivebuild.ml.weights.errors import NotProvenEqual
 from olivebuild.ml.weights.view import Weight, Weights, write_files
-
-TORCH: dict[Dtype, torch.dtype] = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) -> Skeleton:
@@ -58,16 +58,18 @@ def trace(folder: Path, out: Path, weights: Weights, build: Callable[[], None]) 
         # The quantiser looks for external data below the current folder.
         stack.enter_context(contextlib.chdir(folder))
         stack.enter_context(watcher)
+        stack.enter_context(Escapes(watcher))
         build()
     if watcher.leak:
         raise NotProvenEqual(watcher.leak)
     if not loader.called:
         raise NotProvenEqual("the model builder loads this model in a way of its own")
-    return prove(read_layout(out, watcher, recorded), recorded, weights, loader.forget)
+    return prove(read_layout(out, watcher, recorded), recorded, weights, watcher, loader.forget)
 
 
 def _patches(folder: Path, loader: Loader, watcher: OpRecorder, recorded: Recorded) -> list[Patch]:
     """The private parts of the builder, ONNX Runtime and torch that a traced run leans on."""
+    import onnx_ir
     import onnxruntime.quantization.matmul_nbits_quantizer as quantizer
     import onnxruntime.quantization.neural_compressor.weight_only as k_quantizer
     import onnxruntime_genai.models.builder  # noqa: F401
@@ -89,8 +91,18 @@ def _patches(folder: Path, loader: Loader, watcher: OpRecorder, recorded: Record
             dtype = base.to_torch_dtype(to) if to is not None else tensor.dtype
             recorded[name] = RecordedInitializer(tensor.detach(), dtype)
 
+    holes, serialize = Holes(folder), onnx_ir.serde.serialize_tensor
+    write = onnx_ir.ExternalTensor.tofile
+
+    def serialize_hole(tensor: Any) -> Any:
+        return holes.as_proto(tensor) or serialize(tensor)
+
+    def write_hole(self: Any, file: Any) -> None:
+        if not holes.skip(self, file):
+            write(self, file)
+
     def save_sparse(self: Any, out_dir: str) -> None:
-        replace_by_sparse_file(self.model, recorded, folder)
+        holes.replace(self.model, recorded)
         save_model(self, out_dir)  # type: ignore[misc]
 
     ort = "ONNX Runtime's quantiser"
@@ -110,9 +122,23 @@ def _patches(folder: Path, loader: Loader, watcher: OpRecorder, recorded: Record
         Patch(owner=base.Model, name="to_nbits", signature="(self)"),
         Patch(owner=base, name="to_torch_dtype"),
         Patch(owner=base, name="AutoModelForCausalLM", replacement=loader),
-        Patch(owner=quantizer, name="quantize_matmul_4bits", replacement=_skip, library=ort),
-        Patch(owner=quantizer, name="quantize_matmul_8bits", replacement=_skip, library=ort),
+        Patch(owner=quantizer, name="quantize_matmul_4bits", replacement=holes.leave, library=ort),
+        Patch(owner=quantizer, name="quantize_matmul_8bits", replacement=holes.leave, library=ort),
         Patch(owner=k_quantizer, name=K_QUANT, replacement=_stub_quantizer, library=ort),
+        Patch(
+            owner=onnx_ir.serde,
+            name="serialize_tensor",
+            replacement=serialize_hole,
+            signature="(tensor)",
+            library="onnx-ir",
+        ),
+        Patch(
+            owner=onnx_ir.ExternalTensor,
+            name="tofile",
+            replacement=write_hole,
+            signature="(self, file)",
+            library="onnx-ir",
+        ),
         # Layers that the builder makes get their weights afterwards; until then it need not draw
         # random ones.
         Patch(owner=torch.nn.Linear, name="reset_parameters", replacement=_skip, library="torch"),
@@ -226,13 +252,15 @@ def _map(weight: Weight, dtype: torch.dtype) -> tuple[torch.Tensor, mmap.mmap | 
 
 
 def load_once(out: Path, skeleton: Skeleton, scratch: Path) -> None:
-    """Load the model with zeros for weights, as the runtime would.
+    """Load the model with zeros for weights, as the runtime would, but in their stored order.
 
-    Raises RuntimeError when the runtime refuses the graph.
+    Kernels that lay weights out anew take longer than all the rest, and were tried on the
+    miniature. Raises RuntimeError when the runtime refuses the graph.
     """
     scratch.mkdir()
     for path in out.iterdir():
         shutil.copyfile(path, scratch / path.name)
+    _disable_prepacking(scratch / "genai_config.json")
     constants = (out / CONSTANTS).read_bytes()
     with open(scratch / skeleton.data, "wb") as f:
         for slot in skeleton.slots:
@@ -244,3 +272,15 @@ def load_once(out: Path, skeleton: Skeleton, scratch: Path) -> None:
         load(scratch)
     finally:
         trees.delete(scratch.parent, scratch)
+
+
+def _disable_prepacking(file: Path) -> None:
+    """Let the runtime keep weights as they are, in each part of a model that names its options.
+
+    https://onnxruntime.ai/docs/api/c/ (kOrtSessionOptionsConfigDisablePrepacking)
+    """
+    config = read_json(file)
+    for part in config["model"].values():
+        if isinstance(part, dict) and isinstance(options := part.get("session_options"), dict):
+            options["session.disable_prepacking"] = "1"
+    file.write_text(json.dumps(config), "utf-8")

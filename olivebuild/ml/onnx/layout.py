@@ -5,6 +5,7 @@ Each initializer is matched with the float tensor that it came from, and that wi
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,24 +66,70 @@ class MatMulNBits(NamedTuple):
     algorithm: Algorithm
 
 
-def replace_by_sparse_file(model: Any, recorded: Recorded, folder: Path) -> None:
-    """Replace each recorded tensor of a graph by as many bytes of a file that has none."""
-    largest = 0
-    for value in model.graph.initializers.values():
-        if value.name in recorded:
-            tensor = value.const_value
-            largest = max(largest, tensor.nbytes)
-            value.const_value = onnx_ir.ExternalTensor(
-                SPARSE_FILE,
-                0,
-                tensor.nbytes,
-                tensor.dtype,
-                shape=tensor.shape,
-                name=value.name,
-                base_dir=folder,
-            )
-    with open(folder / SPARSE_FILE, "wb") as f:
-        f.truncate(largest)
+class Holes:
+    """Tensors of a graph that take as many bytes of a file in `folder` that has none.
+
+    They are the recorded ones, and what the quantiser makes of them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / SPARSE_FILE
+        self._file.touch()
+        self._size = 0
+        self._quantised: dict[int, np.ndarray] = {}
+        """Identity of an array that a quantiser was to fill -> the array, alive until it is stored.
+        """
+
+    def replace(self, model: Any, recorded: Recorded) -> None:
+        """Replace each recorded tensor of a graph."""
+        for value in model.graph.initializers.values():
+            if value.name in recorded:
+                tensor = value.const_value
+                self._grow(tensor.nbytes)
+                value.const_value = onnx_ir.ExternalTensor(
+                    SPARSE_FILE,
+                    0,
+                    tensor.nbytes,
+                    tensor.dtype,
+                    shape=tensor.shape,
+                    name=value.name,
+                    base_dir=self._file.parent,
+                )
+
+    def _grow(self, size: int) -> None:
+        if size > self._size:
+            os.truncate(self._file, size)
+            self._size = size
+
+    def leave(self, packed: np.ndarray, _: np.ndarray, scales: np.ndarray, *__: Any) -> None:
+        """Leave arrays alone, in the place of a kernel that fills them."""
+        for array in (packed, scales):
+            self._quantised[id(array)] = array
+
+    def as_proto(self, tensor: Any) -> onnx.TensorProto | None:
+        """Return the hole for a tensor (onnx_ir.Tensor) of a quantiser; None for others."""
+        array = getattr(tensor, "raw", None)
+        if not isinstance(array, np.ndarray) or self._quantised.pop(id(array), None) is None:
+            return None
+        self._grow(array.nbytes)
+        proto = onnx.TensorProto(
+            name=tensor.name,
+            dims=array.shape,
+            data_type=tensor.dtype.value,
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        places = {"location": SPARSE_FILE, "offset": "0", "length": str(array.nbytes)}
+        for key, value in places.items():
+            proto.external_data.add(key=key, value=value)
+        return proto
+
+    def skip(self, tensor: Any, file: BinaryIO) -> bool:
+        """Make room for a tensor in a data file, if it is a hole."""
+        if Path(tensor.path).name != SPARSE_FILE or not tensor.nbytes:
+            return False
+        file.seek(tensor.nbytes - 1, os.SEEK_CUR)
+        file.write(b"\0")
+        return True
 
 
 def read_layout(out: Path, watcher: OpRecorder, recorded: Recorded) -> Skeleton:

@@ -130,6 +130,11 @@ class TensorRecipe:
         dumped = _RECIPES.dump_python(self, mode="json")
         return hashing.of_json(["onnx tensor", VERSION, _named(dumped, weights)])
 
+    def form(self) -> str:
+        """Return what the recipe does, as text in which weights are numbers in order."""
+        numbers: dict[str, int] = {}
+        return repr(_numbered(_RECIPES.dump_python(self, mode="json"), numbers))
+
     def sources(self) -> set[str]:
         """Return the names of the weights that the tensor comes from."""
         return _sources(self.view)
@@ -212,6 +217,16 @@ def _named(value: object, weights: Mapping[str, Weight]) -> object:
             return [weights[value["weight"]].digest, value["dtype"], value["shape"]]
         return {name: _named(v, weights) for name, v in value.items()}
     return [_named(v, weights) for v in value] if isinstance(value, list) else value
+
+
+def _numbered(value: object, numbers: dict[str, int]) -> object:
+    """Return a dumped recipe with a number for each weight's name."""
+    if isinstance(value, dict):
+        if value.get("op") == "weight":
+            number = numbers.setdefault(value["weight"], len(numbers))
+            return [number, value["dtype"], value["shape"]]
+        return {name: _numbered(v, numbers) for name, v in value.items()}
+    return [_numbered(v, numbers) for v in value] if isinstance(value, list) else value
 
 
 def _sources(view: View) -> set[str]:
