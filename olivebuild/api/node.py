@@ -80,6 +80,8 @@ class Edge(Record, frozen=True):
     `sibling` names another node of the same target instead, and `output` then one of its outputs.
     `streams_tensors`: the step reads single tensors from the store, so an input that is not in
     build/ need not be put there.
+    `keyed`: the content is a part of the node's key. Where it is not, another input stands for what
+    counts of it.
     """
 
     role: str
@@ -90,6 +92,7 @@ class Edge(Record, frozen=True):
     field: tuple[str | int, ...] = ()
     sibling: str = ""
     streams_tensors: bool = False
+    keyed: bool = True
 
 
 class FileInput(Record, frozen=True):
@@ -183,6 +186,8 @@ class Node(Record, frozen=True):
     """What it does with the chat template of its model: "rendered", "published", or nothing; see
     planner/template_dates.py.
     """
+    max_age: float | None = None
+    """Seconds after which its result counts no more; None for never."""
 
     @property
     def gpus(self) -> int:

@@ -146,6 +146,10 @@ class Step:
         """The variables of the environment whose values can change the bytes."""
         return ()
 
+    def max_age(self, fields: Any) -> float | None:
+        """Return the seconds after which a result is made anew; None for never."""
+        return None
+
     def program(self, fields: Any) -> Program | None:
         """The command line that the recipe has it run."""
         return None
@@ -213,6 +217,7 @@ class Step:
             program=self.program(fields),
             trusts_remote_code=any(getattr(fields, name, False) for name in TRUST),
             template=self.template(fields),
+            max_age=self.max_age(fields),
         )
 
     def gates(self, fields: Any) -> list[Gate]:

@@ -212,10 +212,17 @@ def _show_benchmark(
 
     metrics = read_metrics(trace_metrics, name)
     console.show_benchmark(metrics)
+    console.show_measurement(metrics, carried=name not in speeds_measured(entry))
     console.show_front(metrics)
     change = since_last(history_of(project).read(), entry, name) if entry else ""
     if change:
         click.echo(change)
+
+
+def speeds_measured(entry: Entry | None) -> set[str]:
+    """Return the benchmarks of which a build has measured the speeds itself."""
+    made = entry.made if entry else ()
+    return {run.target for run in made if run.kind == "benchmark-latency" and not run.restored}
 
 
 def _goal_metrics(project: Project, plan: Plan, goals: list[str]) -> dict[str, Mapping[str, Any]]:

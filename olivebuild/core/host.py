@@ -115,6 +115,51 @@ def describe() -> dict[str, str]:
     }
 
 
+def timing_facts() -> dict[str, str]:
+    """Return what the key of a measurement holds of the machine.
+
+    Beside `describe()` the processors that this process may use, where they are not all, and the
+    GPUs' driver.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = {} if usable == os.cpu_count() else {"usable cores": str(usable)}
+    return describe() | cores | ({"driver": driver} if (driver := gpu_driver()) else {})
+
+
+@cache
+def gpu_driver() -> str:
+    """Return the version of the NVIDIA driver; "" where no GPU is visible."""
+    if not gpu_names():
+        return ""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    return answer.stdout.partition("\n")[0].strip() if answer.returncode == 0 else ""
+
+
+def physical_cores() -> int:
+    """Return the number of threads that ONNX Runtime takes unless told otherwise.
+
+    The cores that this process may use where the system does not tell.
+    """
+    allowed = (
+        os.sched_getaffinity(0)
+        if hasattr(os, "sched_getaffinity")
+        else set(range(os.cpu_count() or 1))
+    )
+    siblings = {
+        f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list" for core in allowed
+    }
+    try:
+        return len({_text_of(file) for file in siblings})
+    except OSError:
+        return len(allowed)
+
+
+def _text_of(file: str) -> str:
+    with open(file, encoding="ascii") as f:
+        return f.read()
+
+
 def version(name: str) -> str:
     """The version of a distribution. Raises ModuleNotFoundError."""
     # Slow to import, and only some kinds have libraries.

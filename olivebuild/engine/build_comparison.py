@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from msgspec.structs import asdict
@@ -16,6 +16,7 @@ from olivebuild.engine.history import Entry, TargetMetrics
 from olivebuild.engine.lineage import previous
 from olivebuild.metrics.catalogue import BY_NAME, is_share
 from olivebuild.metrics.json_record import decode
+from olivebuild.metrics.pace import MEASURED, RATES, TIMES, Pace, pace_of
 from olivebuild.metrics.records import DataMetrics, Metrics, MetricSet, ModelMetrics
 
 
@@ -39,6 +40,8 @@ class Change:
     new: float
     noise: bool = False
     """Whether other test rows, or another seed of several, would change it as much."""
+    why_not_judged: str = ""
+    """Why a speed says nothing about the models, such as a busy machine; "" where it does."""
 
     @property
     def scale(self) -> Scale:
@@ -53,14 +56,16 @@ class Change:
 
     @property
     def better(self) -> bool | None:
-        """None when nothing changed."""
-        if self.new == self.old:
+        """None when nothing changed, or what changed is not judged."""
+        if self.new == self.old or self.why_not_judged:
             return None
         return (self.new > self.old) == (BY_NAME[self.figure].better == "higher")
 
     @property
     def text(self) -> str:
         """`+1.2 points`, `3 % slower`, `2 % smaller`, `4 % less`, `-0.5 points (noise)`."""
+        if self.why_not_judged:
+            return "not judged"
         noise = " (noise)" if self.noise else ""
         if self.scale is Scale.POINTS:
             return f"{self.amount:+.1f} points{noise}"
@@ -81,6 +86,7 @@ class Change:
             "unit": "points" if self.scale is Scale.POINTS else "%",
             "better": self.better,
             "noise": self.noise,
+            "why_not_judged": self.why_not_judged or None,
         }
 
 
@@ -93,12 +99,15 @@ class Comparison:
     changes: tuple[Change, ...]
     causes: tuple[Reason, ...] = ()
     same_machine: bool = True
+    speeds: Mapping[str, str] = field(default_factory=dict)
+    """benchmark -> why its speeds are not judged, or that they are those of one measurement"""
 
     def to_json(self) -> dict[str, object]:
         return {
             "old": self.old,
             "new": self.new,
             "same_machine": self.same_machine,
+            "speeds": dict(self.speeds),
             "causes": [asdict(r) for r in self.causes],
             "changes": [c.to_json() for c in self.changes],
         }
@@ -107,12 +116,17 @@ class Comparison:
 def of_builds(entries: Sequence[Entry], old: Entry, new: Entry) -> Comparison:
     """Return the changes of the metrics that both builds have, and the edits between them."""
     changes: list[Change] = []
+    speeds: dict[str, str] = {}
     for target, measured in new.measured.items():
         if target in old.measured:
-            changes += between(target, metrics_of(old.measured[target]), metrics_of(measured))
+            before, after = metrics_of(old.measured[target]), metrics_of(measured)
+            changes += between(target, before, after)
+            if why := why_no_speed(before, after):
+                speeds[target] = why
     first, last = sorted((old.number, new.number))
     causes = dict.fromkeys(r for e in entries if first < e.number <= last for r in e.causes)
-    return Comparison(old.name, new.name, tuple(changes), tuple(causes), old.machine == new.machine)
+    same_machine = old.machine == new.machine
+    return Comparison(old.name, new.name, tuple(changes), tuple(causes), same_machine, speeds)
 
 
 def of_models(benchmarks: Mapping[str, Metrics], old: str, new: str) -> Comparison:
@@ -153,12 +167,35 @@ def metrics_of(measured: TargetMetrics) -> Metrics:
 
 
 def between(target: str, old: Metrics, new: Metrics) -> list[Change]:
-    """Return every metric that a benchmark had before and has now, model by model."""
+    """Return every metric that a benchmark had before and has now, model by model.
+
+    Speeds that were measured once for both are none.
+    """
     changes: list[Change] = []
+    pace = pace_of(old.latency, new.latency)
     for model, row in new.models.items():
         if model in old.models:
-            changes += _rows(target, model, old.models[model], row)
+            rows = _rows(target, model, old.models[model], row)
+            changes += (c for c in (_paced(row, pace) for row in rows) if c)
     return changes
+
+
+def why_no_speed(old: Metrics, new: Metrics) -> str:
+    """Return why the speeds of two builds are not compared; "" where they are, or are none."""
+    timed = [row for row in new.models.values() if row.ttft is not None]
+    return pace_of(old.latency, new.latency).why if timed else ""
+
+
+def _paced(change: Change, pace: Pace) -> Change | None:
+    """Return a change as the control lets it be judged; None where both are one measurement."""
+    if change.figure not in MEASURED:
+        return change
+    if pace.shared:
+        return None
+    if pace.why and change.figure in (*TIMES, *RATES):
+        return replace(change, why_not_judged=pace.why, noise=False)
+    is_noise = change.noise or pace.is_noise(change.figure, change.old, change.new)
+    return replace(change, noise=is_noise and change.old != change.new)
 
 
 def _rows(target: str, model: str, old: ModelMetrics, new: ModelMetrics) -> list[Change]:
@@ -214,18 +251,20 @@ def _facing(row: MetricSet, metric: str, value: float, up: bool) -> float | None
     return abs(interval[int(up)] - value) if interval else None
 
 
-def headline(changes: list[Change], *, same_machine: bool = True) -> str:
+def headline(changes: list[Change], *, same_machine: bool = True, no_speed: str = "") -> str:
     """Return a line such as `+1.2 points (noise), 3 % slower`; "" without accuracy and speed.
 
-    It has the last model's accuracy on the first data set, and its speed. Speeds of different
-    machines say nothing about the models.
+    It has the last model's accuracy on the first data set, and its speed, or why there is none.
+    Speeds of different machines say nothing about the models.
     """
     last = [c for c in changes if c.model == changes[-1].model] if changes else []
     parts = []
     if accuracy := _first_of(last, ("accuracy", "generated_accuracy")):
         parts.append(accuracy.text if accuracy.better is not None else "the same accuracy")
     speed = _first_of(last, ("tokens_per_second", "ttft"))
-    if speed and same_machine:
+    if no_speed and same_machine:
+        parts.append(no_speed)
+    elif speed and same_machine:
         parts.append("as fast" if speed.text == "equal" else speed.text)
     return ", ".join(parts)
 
@@ -244,8 +283,10 @@ def since_last(entries: Sequence[Entry], entry: Entry, target: str) -> str:
     before = previous(entries, entry, target)
     if before is None or target not in entry.measured:
         return ""
-    changes = between(
-        target, metrics_of(before.measured[target]), metrics_of(entry.measured[target])
+    old, new = metrics_of(before.measured[target]), metrics_of(entry.measured[target])
+    line = headline(
+        between(target, old, new),
+        same_machine=before.machine == entry.machine,
+        no_speed=why_no_speed(old, new),
     )
-    line = headline(changes, same_machine=before.machine == entry.machine)
     return f"since build {before.number}: {line}" if line else ""

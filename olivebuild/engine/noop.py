@@ -46,6 +46,9 @@ def save(
     `started`: the file system's time before the first look, in nanoseconds, so that a change in the
     same tick is not missed.
     """
+    # A result whose age counts is looked up by each build, so the plan has its node.
+    if any(state.node.max_age is not None for state in plan.states.values()):
+        return
     stats = answer_stats(project.planner, plan, db)
     if not out or not all_past(stats, started):
         return

@@ -66,20 +66,71 @@ def named_in(path: Path) -> Named:
     return Named(frozenset(reader.files), frozenset(reader.called - reader.defined))
 
 
+class Fields:
+    """The fields of protobuf messages in a file."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._left = MOST_FIELDS
+
+    def read(self, start: int, end: int) -> Iterator[tuple[int, int, int, int | None]]:
+        """Yield (number, start, end, value) of each field of a message.
+
+        `value` is that of a whole number, and None for what has bytes. Raises ValueError.
+        """
+        at = start
+        while at < end:
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError(f"it has more than {MOST_FIELDS} fields")
+            begin = at
+            tag, at = self._varint(at, end)
+            number, wire, value = tag >> 3, tag & 7, None
+            if wire == 2:
+                length, at = self._varint(at, end)
+                if length > end - at:
+                    raise ValueError("a field is longer than what it lies in")
+                begin, at = at, at + length
+            elif wire == 0:
+                value, at = self._varint(at, end)
+            elif wire in (1, 5):
+                begin, at = at, at + (8 if wire == 1 else 4)
+                # A number of fixed length is no message, and none that ONNX has in place of one.
+                number = -number
+            else:
+                raise ValueError(f"wire type {wire} is not one of ONNX")
+            yield number, begin, at, value
+        if at != end:
+            raise ValueError("a field is longer than what it lies in")
+
+    def _varint(self, at: int, end: int) -> tuple[int, int]:
+        value = shift = 0
+        while at < end and shift < 70:
+            byte = self._data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, at
+            shift += 7
+        raise ValueError("a number does not end")
+
+
 class _Reader:
     def __init__(self, data: mmap.mmap) -> None:
         self.files: set[str] = set()
         self.called: set[tuple[str, str]] = set()
         self.defined: set[tuple[str, str]] = set()
         self._data = data
-        self._left = MOST_FIELDS
+        self._fields = Fields(data)
 
     def read(self, kind: int, start: int, end: int, depth: int) -> None:
         if depth > MOST_DEEP:
             raise ValueError("graphs lie too deep in one another")
         inside, (first, second) = _INSIDE[kind], _TEXTS.get(kind, (0, 0))
         firsts, seconds = [""], [""]
-        for number, at, stop in self._fields(start, end):
+        for number, at, stop, value in self._fields.read(start, end):
+            if value is not None:
+                continue
             if number in inside:
                 self.read(inside[number], at, stop, depth + 1)
             elif number == first:
@@ -96,41 +147,3 @@ class _Reader:
 
     def _text(self, start: int, end: int) -> str:
         return self._data[start:end].decode("utf-8")
-
-    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (number, start, end) of each field of a message that has a length.
-
-        Other fields are passed over.
-        """
-        at = start
-        while at < end:
-            self._left -= 1
-            if self._left < 0:
-                raise ValueError(f"it has more than {MOST_FIELDS} fields")
-            tag, at = self._varint(at, end)
-            number, wire = tag >> 3, tag & 7
-            if wire == 2:
-                length, at = self._varint(at, end)
-                if length > end - at:
-                    raise ValueError("a field is longer than what it lies in")
-                yield number, at, at + length
-                at += length
-            elif wire == 0:
-                _, at = self._varint(at, end)
-            elif wire in (1, 5):
-                at += 8 if wire == 1 else 4
-            else:
-                raise ValueError(f"wire type {wire} is not one of ONNX")
-        if at != end:
-            raise ValueError("a field is longer than what it lies in")
-
-    def _varint(self, at: int, end: int) -> tuple[int, int]:
-        value = shift = 0
-        while at < end and shift < 70:
-            byte = self._data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value, at
-            shift += 7
-        raise ValueError("a number does not end")

@@ -11,7 +11,7 @@ answers.
 A metric that has an interval at 95 % is judged by it: the gate is met or missed where the whole
 interval lies on one side of the limit, and not decided where the limit lies within, since other
 rows of the same kind might have said the opposite. What has no interval, such as a size, is judged
-by its value.
+by its value. A speed that was measured on a busy machine misses no gate: that is not decided.
 
 `steps/benchmark.py` and `steps/choice.py` have the fields. `Gate.parse` reads them when a recipe is
 loaded, `judge` is called by `planner/project.py` after each build; `ui/wording.py` writes what it
@@ -26,10 +26,11 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from olivebuild.core.errors import BuildError, InvalidValue, RecipeError
 from olivebuild.metrics.catalogue import ALL, UNITS
+from olivebuild.metrics.pace import RATES, TIMES, busy_machine
 
 if TYPE_CHECKING:
     from olivebuild.metrics.records import DataMetrics, Metrics
@@ -146,6 +147,8 @@ class Judgement(Struct, frozen=True, kw_only=True):
     likely: bool = False
     """The value alone would have met the gate."""
     is_drop: bool = False
+    why: str = ""
+    """Why it is not decided, where more rows would not decide it."""
 
     @property
     def fails(self) -> bool:
@@ -186,7 +189,8 @@ def _judge(target: str, gate: Gate, metrics: Metrics) -> Judgement:
     value = _metric(target, gate, metrics, model, data)
     rows = metrics.models[model].data[data].rows or None
     if not gate.versus:
-        return _judgement(target, gate, value, _interval_of(gate, metrics, model, data), rows)
+        judged = _judgement(target, gate, value, _interval_of(gate, metrics, model, data), rows)
+        return _on_busy_machine(judged, gate, metrics)
     versus, _ = place(target, gate, models, metrics.data, (gate.versus,))
     drop = _metric(target, gate, metrics, versus, data) - value
     # A comparison's rows are those of one training.
@@ -225,6 +229,14 @@ def state_of(gate: Gate, value: float, interval: Interval | None) -> State:
     compare = _COMPARE[gate.compare]
     ends = [bool(compare(end, gate.limit)) for end in interval or (value,)]
     return "met" if all(ends) else "undecided" if any(ends) else "missed"
+
+
+def _on_busy_machine(judged: Judgement, gate: Gate, metrics: Metrics) -> Judgement:
+    """Return a judgement of a speed as not decided where it may have missed for a busy machine."""
+    busy = metrics.latency.busy
+    if not busy or gate.metric not in (*TIMES, *RATES) or judged.state == "met":
+        return judged
+    return structs.replace(judged, state="undecided", why=busy_machine(busy))
 
 
 def rows_for_share(share: float, limit: float) -> int | None:

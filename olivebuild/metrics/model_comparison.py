@@ -48,9 +48,16 @@ def comparisons(models: Mapping[str, ModelMetrics], sets: Sequence[str]) -> list
             of_data = models[model].data[name]
             for metric, difference in _answers(of_data, models[versus].data[name]):
                 result.append(_row(model, versus, metric, name, difference, of_data.rows))
+        if _measured_as(models, model) == _measured_as(models, versus):
+            continue
         for metric, difference in _rounds(models[model].samples, models[versus].samples):
             result.append(_row(model, versus, metric, None, difference, 0))
     return result
+
+
+def _measured_as(models: Mapping[str, ModelMetrics], name: str) -> str:
+    """Return the model that was measured for a model: itself, or one of the same structure."""
+    return models[name].same_structure_as or name
 
 
 def add_seeds(

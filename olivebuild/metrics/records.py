@@ -178,6 +178,7 @@ class ModelMetrics(MetricSet, frozen=True, kw_only=True):
     `ttft` is the time to the first token; `tpot` the time per token after it, and
     `tokens_per_second` its inverse; `itl_*` percentiles of the gaps between tokens; `joules` the
     energy of one run, where the machine tells. An adapter that no merge holds is not timed.
+    `same_structure_as` names the model whose times these are.
     """
 
     data: dict[str, DataMetrics] = {}
@@ -202,6 +203,7 @@ class ModelMetrics(MetricSet, frozen=True, kw_only=True):
     itl_p95: float | None = None
     itl_p99: float | None = None
     samples: Samples = Samples()
+    same_structure_as: str | None = None
     check: CheckMetrics | None = None
     seeds: tuple[SeedMetrics, ...] = ()
 
@@ -242,18 +244,38 @@ class PairedComparison(Record, frozen=True, kw_only=True):
         return pair(self.ratio_interval)
 
 
+class ControlMetrics(Record, frozen=True, kw_only=True):
+    """A fixed piece of work that took turns with the models; its times are medians over rounds.
+
+    `stretch` is the time by the clock over processor time: 1 on a machine that does nothing else.
+    """
+
+    kernel: str | None = None
+    threads: int | None = None
+    seconds: float | None = None
+    seconds_interval: Interval | None = None
+    stretch: float | None = None
+    gpu_seconds: float | None = None
+
+
 class Latency(Record, frozen=True, kw_only=True):
     """Conditions of a latency measurement.
 
-    `interleaved` says that models took turns in every round.
+    `interleaved` says that models took turns in every round. `measured_at` is the time in UTC: a
+    measurement stands until a structure changes. `busy` is how many times as long the control took
+    on a machine that did something else; null where it did not.
     """
 
     prompt_tokens: int | None = None
     new_tokens: int | None = None
     warmup: int | None = None
     rounds: int | None = None
+    rounds_left_out: int | None = None
     interleaved: bool | None = None
     why_stopped: str | None = None
+    measured_at: str | None = None
+    control: ControlMetrics | None = None
+    busy: float | None = None
     machine: dict[str, str] = {}
 
 

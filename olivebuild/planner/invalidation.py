@@ -134,7 +134,8 @@ def node_stats(planner: Planner, state: State, looked: int, scanned: int) -> Blo
     environment may have changed, or a file changed within the clock's tick.
     """
     trace, node = state.trace, state.node
-    if trace and (trace.metrics or node.machine_bound or node.strict or node.keyed):
+    by_itself = node.machine_bound or node.strict or node.keyed or node.max_age is not None
+    if trace and (trace.metrics or by_itself):
         return {}
     paths = sorted(map(str, result_paths(planner, state)))
     results: Block = {path: snapshot.stat_of(path) for path in paths}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,8 +61,16 @@ class Scan:
         self._folders: set[Path] = set()
         self._programs: dict[str, Reading] = {}
         self._commands: dict[str, Node] = {}
+        self._now: float | None = None
         self._asked: dict[str, set[Path]] = {}
         """node -> what the paths and patterns of its fields name, and where more may come."""
+
+    @property
+    def now(self) -> float:
+        """The time of the first question for it, in seconds since 1970."""
+        if self._now is None:
+            self._now = time.time()
+        return self._now
 
     def files(self, node: Node) -> list[tuple[str, str, str]]:
         """(label, value, path as the user wrote it) of each file that the node reads.
@@ -253,7 +262,7 @@ class Scan:
         For latency all of it, for `numerics: strict` what the bytes depend on.
         """
         if node.machine_bound and not self._machine:
-            self._machine = host.describe()
+            self._machine = host.timing_facts()
         strict = (
             {f"numerics.{name}": value for name, value in numerics.here(gpu=node.gpu).items()}
             if node.strict

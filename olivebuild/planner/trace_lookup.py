@@ -18,6 +18,10 @@ from olivebuild.planner.template_dates import Dating
 from olivebuild.planner.workspace import LastBuild, Workspace
 from olivebuild.recipe.graph import Graph
 
+MADE_AT = "made_at"
+"""The key of a trace's provenance with the time when it was made, in seconds since 1970."""
+DAY = 86400.0
+
 
 class TraceFinder(Struct, frozen=True, kw_only=True):
     """Looks up nodes in the traces; files and machine are as `scan` first saw them."""
@@ -48,7 +52,7 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
         key = key_of(parts)
         result = self.trace(node, key)
         if result is None:
-            reasons = _why_stale(last, trace, parts)
+            reasons = self._why_old(node, key) or _why_stale(last, trace, parts)
             return Lookup(
                 node=node,
                 verdict=Verdict.STALE,
@@ -111,6 +115,8 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
         """Return all of which a node's key is made. Raises InputError and RecipeError."""
         inputs = []
         for edge, source, output in self.graph.inputs[node.name]:
+            if not edge.keyed:
+                continue
             outputs = lookups[source.name].outputs
             assert outputs is not None
             inputs.append((edge.role, outputs[output], edge.sibling or str(edge.ref)))
@@ -125,13 +131,35 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
             self.scan.variables(node),
         )
 
+    def _why_old(self, node: Node, key: str) -> tuple[Reason, ...]:
+        """Return the age of the result under a key as a reason, if that is why there is none."""
+        trace = self.traces.get(key) if node.max_age is not None else None
+        why = self._why_too_old(node, trace) if trace else ""
+        return (Reason("age", why),) if why else ()
+
     def trace(self, node: Node, key: str) -> Trace | None:
         """Return the trace under a key.
 
-        One that lacks an output of the node is none, whoever wrote it.
+        One that lacks an output of the node is none, whoever wrote it; nor is one that is too old.
         """
         trace = self.traces.get(key)
-        return None if trace is None or node.outputs.keys() - trace.outputs.keys() else trace
+        if trace is None or node.outputs.keys() - trace.outputs.keys():
+            return None
+        return None if self._why_too_old(node, trace) else trace
+
+    def _why_too_old(self, node: Node, trace: Trace) -> str:
+        """Return why a result counts no more for its age; "" where it counts.
+
+        The clock is read only for a node whose results have an age.
+        """
+        if node.max_age is None:
+            return ""
+        made = trace.provenance.get(MADE_AT)
+        days = f"{node.max_age / DAY:g}"
+        if not isinstance(made, int | float):
+            return f"it is not known when it was made, and it counts for {days} days"
+        age = self.scan.now - made
+        return f"made {age / DAY:.0f} days ago, and counts for {days}" if age > node.max_age else ""
 
 
 def _why_stale(

@@ -2,8 +2,8 @@
 
 Classical text classifiers stand beside them. A benchmark is several nodes, so that models that did
 not change are not measured again: one accuracy a model, one latency for all (it belongs to this
-machine), one for the baselines, and the table that joins them. An adapter answers on its base.
-Its speed is not measured, since adapters are not shipped that way.
+machine and to the models' structures), one for the baselines, and the table that joins them. An
+adapter answers on its base. Its speed is not measured, since adapters are not shipped that way.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+import msgspec
 from pydantic import Field, ValidationInfo, field_validator
 
 from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target, step_of
@@ -88,7 +89,7 @@ def score_names(scores: Iterable[str]) -> list[str]:
 class Measurement:
     """A node of a benchmark to be: what it measures, and the role by which the table reads it.
 
-    `part` follows the target's name in the node's.
+    `part` follows the target's name in the node's; `output` is that which the table reads.
     """
 
     part: str
@@ -96,6 +97,7 @@ class Measurement:
     kind: str
     fields: Mapping[str, object]
     inputs: tuple[Edge, ...]
+    output: str = ""
 
     def node(self, owner: str) -> Node:
         step = step_of(self.kind)
@@ -147,10 +149,14 @@ class Benchmark(Step):
                 again = seeded(accuracy, seed, retraining)
                 nodes += [*retraining.nodes(seed), *(row.node(target.name) for row in again)]
                 table += again
-        others = [*_checks(fields, targets), *_baseline(fields), *_latency(fields, targets)]
+        others = [*_checks(fields, targets), *_baseline(fields)]
+        others += _latency(target.name, fields, targets)
         nodes += [row.node(target.name) for row in others]
         edges = [
-            *(Edge(row.role, Ref(target.name), (), sibling=row.part) for row in (*table, *others)),
+            *(
+                Edge(row.role, Ref(target.name), (), row.output, sibling=row.part)
+                for row in (*table, *others)
+            ),
             *(
                 Edge(f"metrics[{i}]", ref, ("command",), "metrics", ("metrics", i))
                 for i, ref in enumerate(fields.metrics)
@@ -245,21 +251,40 @@ def _baseline(fields: BenchmarkFields) -> Iterator[Measurement]:
         )
 
 
-def _latency(fields: BenchmarkFields, targets: Mapping[str, Target]) -> Iterator[Measurement]:
-    """Yield the latency of all models but adapters, which are not shipped alone."""
+def _latency(
+    owner: str, fields: BenchmarkFields, targets: Mapping[str, Target]
+) -> Iterator[Measurement]:
+    """Yield structure and latency of all models but adapters, which are not shipped alone.
+
+    The latency's key holds the structures, and of the models' content nothing, unless `remeasure`
+    is `always`.
+    """
     models = [
         Edge(f"model[{i}]", ref, MODEL_KINDS, "", ("models", i))
         for i, ref in enumerate(fields.models)
         if not _is_adapter(targets.get(ref.target))
     ]
-    if models:
-        yield Measurement(
-            part="latency",
-            role="latency",
-            kind="benchmark-latency",
-            fields=fields.latency.model_dump(),
-            inputs=tuple(models),
-        )
+    if not models:
+        return
+    yield Measurement(
+        part="structure",
+        role="sizes",
+        kind="benchmark-structure",
+        fields={},
+        inputs=tuple(models),
+        output="sizes",
+    )
+    is_keyed = fields.latency.remeasure == "always"
+    yield Measurement(
+        part="latency",
+        role="latency",
+        kind="benchmark-latency",
+        fields=fields.latency.model_dump(),
+        inputs=(
+            Edge("structure", Ref(owner), (), "structure", sibling="structure"),
+            *(msgspec.structs.replace(edge, keyed=is_keyed) for edge in models),
+        ),
+    )
 
 
 def _check_scores(fields: BenchmarkFields) -> Problem | None:

@@ -25,6 +25,7 @@ from olivebuild.engine.history import Entry
 from olivebuild.metrics.catalogue import BY_NAME, title
 from olivebuild.metrics.gates import WORDS, Judgement
 from olivebuild.metrics.gates import summary as gates_summary
+from olivebuild.metrics.pace import SAME_STRUCTURE, busy_machine
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.states import Verdict
 from olivebuild.ui import history_text
@@ -37,6 +38,7 @@ from olivebuild.ui.wording import (
     gate_note,
     gate_value,
     listed,
+    since_when,
 )
 
 if TYPE_CHECKING:
@@ -153,9 +155,10 @@ def show_gates(judgements: Iterable[Judgement]) -> None:
         )
     undecided = [j for j in judgements if j.state == "undecided"]
     if undecided and not any(j.strict for j in undecided):
+        why = "too few rows to tell" if any(not j.why for j in undecided) else undecided[0].why
         Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"[yellow]warning:[/] {gates_summary(j.state for j in judgements)}: too few rows to "
-            "tell; `strict: true` makes that an error"
+            f"[yellow]warning:[/] {gates_summary(j.state for j in judgements)}: {why}; "
+            "`strict: true` makes that an error"
         )
 
 
@@ -193,6 +196,15 @@ def show_benchmark(metrics: Metrics) -> None:
         console.print(escape(clean(line)), soft_wrap=True)
 
 
+def show_measurement(metrics: Metrics, *, carried: bool) -> None:
+    """Print since when speeds stand, where a build has carried them over, and a busy machine."""
+    latency = metrics.latency
+    if carried and latency.measured_at:
+        stdout().print(f"[bright_black]{escape(clean(since_when(latency)))}[/]")
+    if latency.busy:
+        stdout().print(f"[yellow]{escape(busy_machine(latency.busy))}[/]")
+
+
 def _differences(metrics: Metrics) -> Iterator[str]:
     """Yield each model's loss or gain against the one before it, in the first of QUALITIES."""
     rows = {(row.model, row.versus, row.data, row.figure): row for row in metrics.comparisons}
@@ -202,6 +214,8 @@ def _differences(metrics: Metrics) -> Iterator[str]:
             yield from (difference(row) for row in islice(filter(None, of_data), 1))
         if row := rows.get((model, versus, None, "e2e")):
             yield difference(row)
+        elif metrics.models[model].same_structure_as:
+            yield f"{model} runs as {metrics.models[model].same_structure_as}: {SAME_STRUCTURE}"
 
 
 def _over_seeds(metrics: Metrics) -> Iterator[str]:
@@ -325,6 +339,8 @@ def show_comparison(comparison: Comparison) -> None:
             "  [yellow]measured on different machines: speed and memory say nothing about the "
             "models[/]"
         )
+    for target, why in comparison.speeds.items():
+        console.print(f"  [yellow]{escape(clean(f'speed of {target}: {why}'))}[/]")
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("model", "data", "figure"):
         table.add_column(heading)

@@ -9,10 +9,11 @@ from olivebuild.cache.key import Reason
 from olivebuild.core.text import clean, size
 from olivebuild.metrics.catalogue import BY_NAME, is_share, title
 from olivebuild.metrics.gates import Gate, Judgement
+from olivebuild.metrics.pace import SAME_STRUCTURE
 
 if TYPE_CHECKING:
     from olivebuild.engine.history import GateResult
-    from olivebuild.metrics.records import PairedComparison
+    from olivebuild.metrics.records import Latency, PairedComparison
 
 SHOWN = 8
 """Most names that are listed; of more, their number is shown."""
@@ -26,7 +27,7 @@ def listed(names: Sequence[str]) -> str:
 def describe(reason: Reason) -> str:
     """Return a reason as `parameter lr: 0.0001 -> 0.0002`; digests are cut to 8 digits."""
     old, new = (_short(v) for v in (reason.old, reason.new))
-    if reason.cause in ("new", "fault"):
+    if reason.cause in ("new", "fault", "age"):
         return reason.what
     if reason.cause == "input" and old is None and new is None:
         return f"{reason.what} comes first"
@@ -68,6 +69,12 @@ def duration(value: float) -> str:
     return f"{value * 1e6:.3g} µs"
 
 
+def since_when(latency: Latency) -> str:
+    """Return since when a build's speeds stand that it has not measured itself."""
+    when = (latency.measured_at or "").replace("T", " ").replace("Z", " UTC")
+    return f"speeds were measured {when}: {SAME_STRUCTURE} again"
+
+
 def gate_value(gate: str, value: float) -> str:
     """Return the value that a gate judged, in its metric's unit; a drop of a share in points."""
     try:
@@ -87,6 +94,8 @@ def gate_note(judged: Judgement | GateResult) -> str:
         parts.append(f"{low.removesuffix(unit)} to {high}")
     if judged.rows_needed:
         parts.append(f"about {judged.rows_needed:,} rows would decide")
+    if judged.why:
+        parts.append(judged.why)
     return "; ".join(parts)
 
 

@@ -213,7 +213,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
 @pytest.mark.parametrize(
     ("new", "told"),
     [
-        (metrics(0.912, 97), "+1.2 points, 3 % slower"),
+        (metrics(0.912, 97), "+1.2 points, 3 % slower (noise)"),
         (metrics(0.9, 100.1), "the same accuracy, as fast"),
         (metrics(0.85, 150), "-5.0 points, 50 % faster"),
     ],
@@ -261,7 +261,7 @@ def test_builds_are_compared_with_what_came_between() -> None:
     found = of_builds(entries, entries[0], entries[1])
     assert [c.text for c in found.changes if c.model == "int4"] == [
         "-1.0 points",
-        "1 % faster",
+        "1 % faster (noise)",
         "equal",
     ]
     assert [c.better for c in found.changes if c.model == "int4"] == [False, True, None]
@@ -308,14 +308,14 @@ def test_a_change_that_other_rows_or_another_seed_would_make_is_called_noise() -
         {"ttft": 1.1, "ttft_interval": None},
     ]
     assert told(*({"models": {"int4": row}} for row in times[:2])) == ["6 % slower (noise)"]
-    assert told(*({"models": {"int4": row}} for row in times[1:])) == ["4 % slower"]
+    assert told(*({"models": {"int4": row}} for row in times[1:])) == ["4 % slower (noise)"]
 
 
 def test_speeds_of_different_machines_are_not_told() -> None:
     entries = builds()
     assert [since_last(entries, e, "bench") for e in entries] == [
         "",
-        "since build 1: -1.0 points, 1 % faster",
+        "since build 1: -1.0 points, 1 % faster (noise)",
         "since build 2: -1.0 points",
         "",
     ]

@@ -281,7 +281,9 @@ def test_an_adapter_in_a_benchmark_is_judged_on_its_base_and_not_timed(tmp_path:
         (edge.role, source.name) for edge, source, _ in graph.inputs["bench:accuracy.adapter"]
     ]
     assert judged == [("model", "base"), ("adapter", "adapter"), ("data[0]", "tone")]
-    assert [source.name for _, source, _ in graph.inputs["bench:latency"]] == ["base"]
+    assert [
+        (edge.role, source.name, edge.keyed) for edge, source, _ in graph.inputs["bench:latency"]
+    ] == [("structure", "bench:structure", True), ("model[0]", "base", False)]
     loose = MODELS + (
         "  adapter: {kind: adapter, source: there}\n  bench: {kind: benchmark, models: [adapter], "
         "data: tone}\n"

@@ -45,7 +45,7 @@ def test_the_table_has_the_figures_of_its_parts(tmp_path: Path) -> None:
         "accuracy[0]": [{"rows": 4, "accuracy": 0.5}],
         "accuracy[1]": [{"rows": 4, "accuracy": 0.75}],
         "latency": {
-            "models": [{"ttft": 0.2, "size": 10}, {"ttft": 0.1, "size": 5}],
+            "models": [{"ttft": 0.2}, {"ttft": 0.1}],
             "latency": {"rounds": 3},
         },
         "check.int4": {"what": "onnx"},
@@ -57,6 +57,9 @@ def test_the_table_has_the_figures_of_its_parts(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "metrics.json").write_text(json.dumps(figures))
         inputs[role] = ActionInput(str(folder), str(folder), "benchmark", "bench")
+    sizes = tmp_path / "sizes.json"
+    sizes.write_text("[10, 5]")
+    inputs["sizes"] = ActionInput(str(tmp_path), str(sizes), "benchmark-structure", "bench")
     out = tmp_path / "out"
     out.mkdir()
     fields: dict[str, object] = {

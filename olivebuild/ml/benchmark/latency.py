@@ -1,10 +1,12 @@
 """Latency of models that take turns.
 
 Each is loaded in a process of its own, and in every round each runs once, so that a busy machine
-hits all alike.
+hits all alike. So does a control, whose work is always the same: rounds in which it had to share
+its cores are left out, unless too few are left; then the metrics say that the machine was busy.
 
 The rounds end when every model's times are known well enough, or at a limit. Where memory does not
-hold all models at once, each has its rounds alone, and the metrics say so.
+hold all models at once, each has its rounds alone, and the metrics say so. Models of one structure
+are measured once.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import itertools
 import json
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +31,7 @@ from olivebuild.core.fs.files import files_below
 from olivebuild.core.fs.small_files import read_json
 from olivebuild.core.processes import python
 from olivebuild.metrics.statistics import median_interval
+from olivebuild.ml.benchmark.control import BUSY, Control, Ended, record_of
 from olivebuild.steps.benchmark_latency import LatencyFields
 
 REST = 0.05
@@ -37,10 +41,6 @@ model.
 OVERHEAD = 600e6
 """What a runtime takes beside the weights, in bytes."""
 Progress = Callable[[int, int], None]
-
-
-class Ended(Exception):
-    """A stopwatch ended before its time."""
 
 
 @dataclass
@@ -74,6 +74,14 @@ class Samples:
     @property
     def gaps(self) -> list[float]:
         return [b - a for times in self.times for a, b in itertools.pairwise(times)]
+
+    def only(self, rounds: Sequence[int]) -> Samples:
+        """Return the samples of some rounds."""
+        return replace(
+            self,
+            times=[self.times[i] for i in rounds],
+            joules=[self.joules[i] for i in rounds if i < len(self.joules)],
+        )
 
     def tight(self, tolerance: float) -> bool:
         return all(_is_tight(values, tolerance) for values in (self.first, self.each) if values)
@@ -123,58 +131,97 @@ class Stopwatch:
         self._process.communicate()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """Models that took turns: the samples of the rounds that count, and of the control all."""
+
+    samples: list[Samples]
+    control: Control
+    kept: list[int]
+    stopped: str
+
+
 def measure(
-    models: Sequence[ActionInput], fields: LatencyFields, progress: Progress
+    models: Sequence[ActionInput],
+    fields: LatencyFields,
+    progress: Progress,
+    structures: Sequence[object] | None = None,
 ) -> dict[str, Any]:
     """{"models": [metrics], "latency": how they were measured}.
 
-    Raises StepError when a model does not run.
+    `structures` are those of the models: equal ones are measured once. Raises StepError when a
+    model does not run.
     """
     for model in models:
         _check_context(model, fields)
-    together = len(models) > 1 and sum(map(_memory, models)) < host.available_memory()
-    samples: list[Samples] = []
-    stopped = ""
-    if together:
-        try:
-            samples, stopped = _turns(models, fields, progress)
-        except Ended:
-            # It may be another kind of memory that did not suffice, a GPU's; alone the model runs,
-            # or fails for a reason of its own.
-            together = False
-    if not samples:
-        stops = []
-        for i, model in enumerate(models):
-            try:
-                timed, why = _turns(
-                    [model],
-                    fields,
-                    lambda done, total, i=i: progress(  # type: ignore[misc]
-                        i * total + done, total * len(models)
-                    ),
-                )
-            except Ended:
-                raise StepError(
-                    f"{model.target} could not be measured", hint="the log has the whole story"
-                ) from None
-            samples += timed
-            stops.append(why)
-        stopped = next((why for why in ("time", "rounds") if why in stops), "tight")
+    firsts = _firsts(structures or range(len(models)))
+    measured = [models[i] for i in dict.fromkeys(firsts)]
+    started = datetime.now(UTC)
+    turns = _together(measured, fields, progress)
+    together = bool(turns)
+    turns = turns or _alone(measured, fields, progress)
+    control = record_of([t.control for t in turns], [t.kept for t in turns])
+    samples = [row for t in turns for row in t.samples]
     about: dict[str, Any] = {
         "prompt_tokens": fields.prompt_tokens,
         "new_tokens": fields.new_tokens,
         "warmup": fields.warmup,
-    }
-    about |= {
         "rounds": len(samples[0].times),
+        "rounds_left_out": sum(len(t.control.seconds) - len(t.kept) for t in turns),
         "interleaved": together,
-        "why_stopped": stopped,
+        "why_stopped": next(
+            (why for why in ("time", "rounds") if why in {t.stopped for t in turns}), "tight"
+        ),
+        "measured_at": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "control": control,
+        "busy": round(control["stretch"], 2) if control["stretch"] > BUSY else None,
         "machine": host.describe(),
     }
+    rows = {i: _metrics_of(s, fields) for i, s in zip(dict.fromkeys(firsts), samples, strict=True)}
     return {
-        "models": [_metrics_of(s, m, fields) for s, m in zip(samples, models, strict=True)],
+        "models": [
+            rows[first] | ({"same_structure_as": models[first].target} if first != i else {})
+            for i, first in enumerate(firsts)
+        ],
         "latency": about,
     }
+
+
+def _firsts(structures: Iterable[object]) -> list[int]:
+    """Return for each structure the number of the first one that equals it."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(json.dumps(s), i) for i, s in enumerate(structures)]
+
+
+def _together(
+    models: Sequence[ActionInput], fields: LatencyFields, progress: Progress
+) -> list[Turns]:
+    """Return the turns of all models at once; nothing where memory does not hold them."""
+    if len(models) < 2 or sum(map(_memory, models)) >= host.available_memory():
+        return []
+    try:
+        return [_turns(models, fields, progress)]
+    except Ended:
+        # It may be another kind of memory that did not suffice, a GPU's; alone the model runs,
+        # or fails for a reason of its own.
+        return []
+
+
+def _alone(models: Sequence[ActionInput], fields: LatencyFields, progress: Progress) -> list[Turns]:
+    """Return the turns of each model alone. Raises StepError when one does not run."""
+    turns = []
+    for i, model in enumerate(models):
+
+        def count(done: int, total: int, i: int = i) -> None:
+            progress(i * total + done, total * len(models))
+
+        try:
+            turns.append(_turns([model], fields, count))
+        except Ended:
+            raise StepError(
+                f"{model.target} could not be measured", hint="the log has the whole story"
+            ) from None
+    return turns
 
 
 def _check_context(model: ActionInput, fields: LatencyFields) -> None:
@@ -191,35 +238,61 @@ def _check_context(model: ActionInput, fields: LatencyFields) -> None:
         raise StepError(fact, hint="fewer latency.prompt_tokens or latency.new_tokens")
 
 
-def _turns(
-    models: Sequence[ActionInput], fields: LatencyFields, progress: Progress
-) -> tuple[list[Samples], str]:
-    """Samples of models that take turns, and why they stopped."""
+def _turns(models: Sequence[ActionInput], fields: LatencyFields, progress: Progress) -> Turns:
+    """Let models and a control take turns until enough is known. Raises Ended."""
     watches: list[Stopwatch] = []
+    control: Control | None = None
     try:
         for model in models:
             watches.append(Stopwatch(model, fields))  # noqa: PERF401 - those that are open are closed when the next can't be
-        for watch in watches * fields.warmup:
-            watch.run()
-        start, stopped = time.monotonic(), ""
+        on_gpu = any(watch.samples.loaded["provider"] != "cpu" for watch in watches)
+        control = Control(host.physical_cores(), gpu=on_gpu)
+        for _ in range(fields.warmup):
+            control.run()
+            for watch in watches:
+                watch.run()
+        control.forget()
+        start = time.monotonic()
         for done in itertools.count():
-            # Each begins a round in its turn, so that none always follows the same.
-            for i in range(len(watches)):
-                time.sleep(REST)
-                watch = watches[(done + i) % len(watches)]
-                watch.samples.add(watch.run())
+            _round(watches, control, done)
             progress(done + 1, fields.max_rounds)
-            stopped = _why_stop(watches, fields, done + 1, time.monotonic() - start)
-            if stopped:
+            quiet = [i for i, stretch in enumerate(control.stretch) if stretch <= BUSY]
+            rows = [watch.samples for watch in watches]
+            if stopped := _why_stop(rows, quiet, fields, done + 1, time.monotonic() - start):
                 break
-        return [watch.samples for watch in watches], stopped
+        kept = quiet if len(quiet) >= fields.rounds else list(range(done + 1))
+        return Turns(
+            samples=[row.only(kept) for row in rows], control=control, kept=kept, stopped=stopped
+        )
     finally:
-        for watch in watches:
-            watch.close()
+        for process in (*watches, *([control] if control else ())):
+            process.close()
 
 
-def _why_stop(watches: list[Stopwatch], fields: LatencyFields, done: int, seconds: float) -> str:
-    if done >= fields.rounds and all(w.samples.tight(fields.tolerance) for w in watches):
+def _round(watches: Sequence[Stopwatch], control: Control, number: int) -> None:
+    """Let each run once. Each begins a round in its turn, so that none always follows the same."""
+    turns: list[Stopwatch | Control] = [*watches, control]
+    for i in range(len(turns)):
+        time.sleep(REST)
+        one = turns[(number + i) % len(turns)]
+        if isinstance(one, Control):
+            one.run()
+        else:
+            one.samples.add(one.run())
+
+
+def _why_stop(
+    rows: Sequence[Samples], quiet: Sequence[int], fields: LatencyFields, done: int, seconds: float
+) -> str:
+    """Return why the rounds end; "" while they go on.
+
+    `quiet` are the rounds in which the machine did nothing else. Where it always does, twice the
+    rounds are enough to know that.
+    """
+    if len(quiet) >= fields.rounds and all(r.only(quiet).tight(fields.tolerance) for r in rows):
+        return "tight"
+    always_busy = done >= 2 * fields.rounds and 2 * len(quiet) < done
+    if always_busy and all(row.tight(fields.tolerance) for row in rows):
         return "tight"
     if done >= max(fields.rounds, fields.max_rounds):
         return "rounds"
@@ -239,7 +312,7 @@ def _size(model: ActionInput) -> int:
     return sum(p.stat().st_size for p in files_below(Path(model.folder)))
 
 
-def _metrics_of(samples: Samples, model: ActionInput, fields: LatencyFields) -> dict[str, Any]:
+def _metrics_of(samples: Samples, fields: LatencyFields) -> dict[str, Any]:
     first, each, total, gaps = samples.first, samples.each, samples.total, samples.gaps
     joules = [j for j in samples.joules if j is not None]
     metrics: dict[str, Any] = {
@@ -257,7 +330,6 @@ def _metrics_of(samples: Samples, model: ActionInput, fields: LatencyFields) -> 
         "gpu_memory": samples.gpu_memory,
         "joules": median(joules) if joules else None,
         "joules_per_token": median(joules) / fields.new_tokens if joules else None,
-        "size": _size(model),
     }
     metrics |= {f"itl_p{p}": float(np.percentile(gaps, p)) if gaps else None for p in (50, 95, 99)}
     return metrics | {"samples": {"ttft": first, "tpot": each, "e2e": total, "gaps": gaps}}

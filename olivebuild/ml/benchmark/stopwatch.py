@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from olivebuild.core.fs.small_files import read_json
-from olivebuild.core.host import peak_rss
+from olivebuild.core.host import peak_rss, physical_cores
 from olivebuild.ml.benchmark.energy import Meter
 from olivebuild.ml.onnx.trial import capacity
 
@@ -148,7 +148,7 @@ def _onnx(folder: Path, *, trust: bool) -> Loaded:
     def gpu_memory() -> int | None:
         return _memory_by_tool() if providers else None
 
-    threads = session.get("intra_op_num_threads") or _physical_cores()
+    threads = session.get("intra_op_num_threads") or physical_cores()
     return Loaded(
         run,
         int(config["vocab_size"]),
@@ -156,25 +156,6 @@ def _onnx(folder: Path, *, trust: bool) -> Loaded:
         providers[0] if providers else "cpu",
         gpu_memory,
     )
-
-
-def _physical_cores() -> int:
-    """Return the number of threads that ONNX Runtime takes unless told otherwise.
-
-    The cores that this process may use where the system does not tell.
-    """
-    allowed = (
-        os.sched_getaffinity(0)
-        if hasattr(os, "sched_getaffinity")
-        else set(range(os.cpu_count() or 1))
-    )
-    siblings = {
-        f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list" for core in allowed
-    }
-    try:
-        return len({Path(file).read_text() for file in siblings})
-    except OSError:
-        return len(allowed)
 
 
 def _memory_by_tool() -> int | None:

@@ -24,6 +24,10 @@ def run(job: Job) -> None:
     latency: dict[str, Any] = {"models": [], "latency": {}}
     if "latency" in job.action.inputs:
         latency = _read(job, "latency")
+        sizes = read_json(Path(job.input("sizes").path))
+        latency["models"] = [
+            {**row, "size": size} for row, size in zip(latency["models"], sizes, strict=True)
+        ]
     models = _models(job, fields, sets, iter(latency["models"]))
     record = read_metrics({"models": models, "data": sets}, job.action.target)
     metrics: dict[str, Any] = {

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 
 from olivebuild.api.job import Job
 from olivebuild.api.step import Result
+from olivebuild.core.fs.small_files import read_json
+from olivebuild.metrics.pace import busy_machine
 from olivebuild.steps.benchmark_latency import LatencyFields
 
 
@@ -14,18 +18,23 @@ def run(job: Job) -> None:
     from olivebuild.ml.benchmark.latency import measure
     from olivebuild.ml.models.opened import check_inputs
 
+    fields = job.fields(LatencyFields)
     check_inputs(job)
 
     def progress(done: int, total: int) -> None:
         job.progress("measuring", done, total)
 
-    result = measure(
-        [job.input(role) for role in job.roles("model")], job.fields(LatencyFields), progress
-    )
-    if not result["latency"]["interleaved"] and len(result["models"]) > 1:
+    started = time.time()
+    structures = read_json(Path(job.input("structure").path))
+    models = [job.input(role) for role in job.roles("model")]
+    result = measure(models, fields, progress, structures)
+    measured = [row for row in result["models"] if "same_structure_as" not in row]
+    if not result["latency"]["interleaved"] and len(measured) > 1:
         job.note(
             "memory does not hold all models at once: each was measured alone, so that what "
             "the machine did meanwhile counts"
         )
+    if busy := result["latency"]["busy"]:
+        job.note(busy_machine(busy))
     (job.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    job.result = Result(metrics=result)
+    job.result = Result(metrics=result, provenance={"made_at": started})

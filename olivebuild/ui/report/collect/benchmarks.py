@@ -183,7 +183,13 @@ def _setting(latency: Latency) -> dict[str, str]:
         "time": "after the time allowed",
         "rounds": "after the rounds allowed",
     }
-    names = {"interleaved": "models", "why_stopped": "stopped"}
+    names = {
+        "interleaved": "models",
+        "why_stopped": "stopped",
+        "measured_at": "measured",
+        "rounds_left_out": "rounds left out",
+        "busy": "the control took times as long",
+    }
     return {
         names.get(k, k): words[v] if k in names and v in words else str(v)
         for k, v in latency.scalars()

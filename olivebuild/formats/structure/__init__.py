@@ -1,0 +1,1 @@
+"""Structures of models: what decides how fast they run."""
