@@ -20,6 +20,7 @@ from olivebuild.cache.key import Reason
 from olivebuild.core.errors import RecipeError
 from olivebuild.engine.build_comparison import (
     Change,
+    Comparison,
     between,
     headline,
     of_builds,
@@ -319,6 +320,50 @@ def test_speeds_of_different_machines_are_not_told() -> None:
         "since build 2: -1.0 points",
         "",
     ]
+
+
+def timed(speed: float, **latency: Any) -> dict[str, Any]:
+    control = {"kernel": "k", "threads": 2, "seconds": 0.05, "stretch": 1.0}
+    new = metrics(0.9, speed)
+    new["models"]["int4"] |= {"ttft": 1 / speed, "peak_rss": 1e9}
+    return new | {"latency": {"measured_at": "2026-11-20T10:00:00Z", "control": control} | latency}
+
+
+def compared(old: dict[str, Any], new: dict[str, Any]) -> Comparison:
+    entries = [
+        entry(number=i, measured={"bench": TargetMetrics("benchmark", str(i) * 32, m)})
+        for i, m in enumerate((old, new))
+    ]
+    return of_builds(entries, *entries)
+
+
+def test_unchanged_code_on_a_busy_machine_is_not_slower() -> None:
+    found = compared(timed(100), timed(100 / 4.78, measured_at="2026-11-21", busy=2.1))
+    why = "the machine was busy: the control took 2.1 times as long"
+    assert found.speeds == {"bench": why}
+    speeds = [c for c in found.changes if c.model == "int4" and c.figure != "accuracy"]
+    assert [(c.figure, c.text, c.better) for c in speeds] == [
+        ("ttft", "not judged", None),
+        ("tokens_per_second", "not judged", None),
+        ("peak_rss", "equal", None),
+        ("size", "equal", None),
+    ]
+    assert found.to_json()["speeds"] == {"bench": why}
+    assert speeds[0].to_json()["why_not_judged"] == why
+    assert headline(list(found.changes), no_speed=why) == f"the same accuracy, {why}"
+
+
+def test_a_measurement_that_two_builds_share_is_not_compared() -> None:
+    found = compared(timed(100), timed(100))
+    assert found.speeds == {"bench": "same structure, not measured"}
+    assert {c.figure for c in found.changes} == {"accuracy", "size"}
+
+
+def test_a_slower_model_beside_an_equal_control_is_slower() -> None:
+    found = compared(timed(100), timed(50, measured_at="2026-11-21"))
+    assert found.speeds == {}
+    slower = next(c for c in found.changes if (c.model, c.figure) == ("int4", "tokens_per_second"))
+    assert (slower.text, slower.better) == ("50 % slower", False)
 
 
 def test_models_of_a_benchmark_are_compared() -> None:

@@ -435,3 +435,24 @@ def test_a_gate_on_a_score_of_ones_own_and_on_a_commands_figure() -> None:
     )
     with pytest.raises(ValueError, match="measured once"):
         Gate.parse("evaluate.f1 drop vs a < 1", commands=["evaluate"])
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("ttft <= 200ms", "undecided"),
+        ("tokens_per_second >= 50", "undecided"),
+        # What is met on a busy machine is met on another, too.
+        ("ttft <= 1s", "met"),
+        ("size <= 5", "missed"),
+    ],
+)
+def test_a_busy_machine_misses_no_gate(text: str, state: str) -> None:
+    values = {"data": {"tone": {"rows": 10}}, "ttft": 0.5, "tokens_per_second": 20, "size": 10}
+    metrics: dict[str, Any] = {"models": {"a": values}, "data": ["tone"]}
+    (judged,) = judge("bench", [text], metrics | {"latency": {"busy": 2.1}})
+    assert judged.state == state
+    why = "the machine was busy: the control took 2.1 times as long"
+    assert judged.why == (why if state == "undecided" else "")
+    (quiet,) = judge("bench", [text], metrics)
+    assert quiet.state == ("missed" if state == "undecided" else state)

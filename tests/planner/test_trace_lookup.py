@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from olivebuild.planner.states import Lookup, Verdict
-from olivebuild.planner.trace_lookup import TraceFinder
+from olivebuild.planner.trace_lookup import DAY, MADE_AT, TraceFinder
 from tests.support.sites import NEW, Site
 
 
@@ -73,3 +75,42 @@ def test_a_trace_that_lacks_an_output_is_none(site: Site) -> None:
     assert look_up_all(site)["a"].verdict is Verdict.FRESH
     site.edit("outputs: {x: x.txt}", "outputs: {x: x.txt, w: w.txt}")
     assert look_up_all(site)["a"].verdict is Verdict.STALE
+
+
+@pytest.mark.parametrize(
+    ("age", "verdict", "why"),
+    [
+        (1.0, Verdict.FRESH, ""),
+        (40.0, Verdict.STALE, "made 40 days ago, and counts for 30"),
+        (None, Verdict.STALE, "it is not known when it was made, and it counts for 30 days"),
+        # What was made after the plan's look at the clock.
+        (-0.1, Verdict.FRESH, ""),
+    ],
+)
+def test_a_result_counts_as_long_as_its_node_says(
+    site: Site, age: float | None, verdict: Verdict, why: str
+) -> None:
+    site.made("a", x="1")
+    planner = site.planner()
+    node = planner.graph.nodes["a"] = structs.replace(planner.graph.nodes["a"], max_age=30 * DAY)
+    lookup = planner.plan(["a"]).lookups["a"]
+    assert lookup.verdict is Verdict.STALE
+    trace = planner.traces.get(lookup.key or "")
+    assert trace
+    made = {} if age is None else {MADE_AT: time.time() - age * DAY}
+    planner.traces.put(structs.replace(trace, provenance=made))
+    lookup = planner.plan(["a"]).lookups["a"]
+    assert lookup.verdict is verdict
+    assert [(reason.cause, reason.what) for reason in lookup.reasons] == (
+        [("age", why)] if why else []
+    )
+    assert (planner.trace(node, lookup.key or "") is None) == (verdict is Verdict.STALE)
+    planner.traces.close()
+
+
+def test_no_clock_is_read_where_no_age_counts(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.made("a", x="1")
+    planner = site.planner()
+    monkeypatch.setattr(type(planner.scan), "now", property(lambda scan: pytest.fail("a clock")))
+    assert planner.plan(["a"]).lookups["a"].verdict is Verdict.FRESH
+    planner.traces.close()
