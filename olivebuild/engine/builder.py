@@ -161,7 +161,7 @@ class Builder:
     def _dispatch(self, plan: Plan, queue: ReadyQueue) -> set[str]:
         """Restore what is cached, and start what there is room for."""
         self._locked_elsewhere.clear()
-        if not self._may_start:
+        if not self._may_start or any(a.state.node.exclusive for a in self._running.values()):
             return set()
         changed: set[str] = set()
         has_slot = self.executor.can_start(NO_REQUIREMENTS)
@@ -170,6 +170,8 @@ class Builder:
                 continue
             if state.verdict is Verdict.CACHED:
                 changed |= self._restore(state)
+            elif state.node.exclusive and changed:
+                break  # What the plan says now would be done beside what is timed.
             elif has_slot and self._inputs_ready(plan, state):
                 changed |= self._start(plan, state)
                 # Without a slot there is no need to ask for each of thousands of nodes.

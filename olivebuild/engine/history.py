@@ -70,6 +70,7 @@ class GateResult(Struct, frozen=True, kw_only=True):
     """Empty in lines from before there was one."""
     interval: tuple[float, float] | None = None
     rows_needed: int | None = None
+    why: str = ""
 
     @property
     def outcome(self) -> State:

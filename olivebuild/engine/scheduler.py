@@ -33,14 +33,17 @@ class ReadyQueue:
             self._weight[name] = _cost(state) + path
 
     def ready(self) -> list[State]:
-        """Return what is to be run, heaviest first, and then what is to be restored.
+        """Return what is to be run, heaviest first, what is to be restored, and what runs alone.
 
-        Restoring goes on in this process, while the steps run in theirs.
+        Restoring goes on in this process, while the steps run in theirs. So what is timed comes
+        after it.
         """
         states = self._plan.states.values()
         run = [state for state in states if _has_to_run(state)]
         run.sort(key=lambda state: -self._weight[state.node.name])
-        return run + [state for state in states if state.verdict is Verdict.CACHED]
+        restore = [state for state in states if state.verdict is Verdict.CACHED]
+        shared = [state for state in run if not state.node.exclusive]
+        return shared + restore + [state for state in run if state.node.exclusive]
 
 
 def _cost(state: State) -> float:

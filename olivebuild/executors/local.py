@@ -85,6 +85,8 @@ class LocalExecutor:
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         action = action._replace(numerics=numerics.here(gpu=bool(self._gpus_for(action))))
         line = request(action, log, self._code)
+        if action.exclusive:
+            self._dismiss()
         child = self._waiting(action) if action.reuses_worker else None
         if child is None:
             count = self._gpus_for(action)
@@ -96,6 +98,13 @@ class LocalExecutor:
         child.kills = kills()
         self._running[action.node] = child
         _send(child.process, line)
+
+    def _dismiss(self) -> None:
+        """End the processes that wait: one may still import what it was told to."""
+        idle, self._idle = self._idle, []
+        for child in idle:
+            _signal(child.process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+            _end(child)
 
     def _waiting(self, action: Action) -> Child | None:
         """A process that waited for more, and has this action now."""

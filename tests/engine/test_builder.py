@@ -51,6 +51,8 @@ class Steps:
         """Nothing takes long here."""
 
     def can_start(self, action: Requirements) -> bool:
+        if self._running and (action.exclusive or any(a.exclusive for a in self._running)):
+            return False
         return len(self._running) < self.jobs and (
             self.gpus is None or sum(a.gpus for a in self._running) + action.gpus <= self.gpus
         )
@@ -310,6 +312,46 @@ def test_an_amount_that_is_none_is_told_with_its_place(tmp_path: Path, amount: s
     with pytest.raises(RecipeError, match="not an amount") as caught:
         run(site, Steps())
     assert str(caught.value.where).startswith("olivebuild.yaml:2:")
+
+
+class TimedSite(Site):
+    """A site of which the step `timed` runs alone."""
+
+    def planner(self) -> Planner:
+        planner = super().planner()
+        nodes = planner.graph.nodes
+        nodes["timed"] = replace(nodes["timed"], exclusive=True)
+        return planner
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_runs_or_is_restored_beside_what_is_timed(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    names = [f"t{i}" for i in range(8)]
+    names.insert(seed, "timed")
+    targets = [
+        target(name, *chance.sample(names[:i], min(i, chance.randrange(2))))
+        for i, name in enumerate(names)
+    ]
+    site, timed = TimedSite(tmp_path, recipe(*targets)), 0
+    for _ in range(4):
+        site.write("in.txt", str(chance.random()) if chance.random() < 0.5 else "input")
+        for name in names:
+            if chance.random() < 0.5:
+                shutil.rmtree(site.folder / "build" / name, ignore_errors=True)
+        steps = Steps(jobs=3)
+        _, events = run(site, steps)
+        assert all(nodes == {"timed"} for nodes in steps.together if "timed" in nodes)
+        told = [
+            (event.name, event.data["node"])
+            for event in events
+            if event.name in ("started", "finished", "restored")
+        ]
+        if ("started", "timed") in told:
+            at = told.index(("started", "timed"))
+            assert told[at + 1] == ("finished", "timed")
+            timed += 1
+    assert timed
 
 
 @pytest.mark.parametrize("seed", range(6))

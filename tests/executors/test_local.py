@@ -129,6 +129,22 @@ def test_two_at_once_do_not_share(tmp_path: Path, executor: LocalExecutor) -> No
     assert worker_of(tmp_path, "first") != worker_of(tmp_path, "second")
 
 
+def test_what_is_timed_has_the_machine_to_itself(tmp_path: Path, executor: LocalExecutor) -> None:
+    # A process that waits may still import.
+    executor.prepare(("olivebuild.api.step",))
+    waiting = executor._idle[0].process
+    timed = action(tmp_path, "timed", reuses_worker=False, exclusive=True)
+    other = action(tmp_path, "other")
+    assert executor.can_start(timed)
+    executor.start(timed, tmp_path / "timed.log")
+    assert waiting.poll() is not None
+    assert not executor.can_start(other)
+    assert end(executor).error is None
+    executor.start(other, tmp_path / "other.log")
+    assert not executor.can_start(timed)
+    assert end(executor).error is None
+
+
 def test_an_action_sees_the_gpus_that_it_takes_and_no_two_share_one(tmp_path: Path) -> None:
     tell = (
         "import json, os, sys; json.dump(os.environ['CUDA_VISIBLE_DEVICES'].split(','), "
