@@ -66,6 +66,21 @@ def test_what_was_built_passes(copied: Place, tmp_path: Path) -> None:
     assert onnx["rms"] < 0.5
 
 
+def test_a_model_without_a_chat_template_is_checked_on_prompts(
+    copied: Place, tmp_path: Path
+) -> None:
+    inputs = {}
+    for role, name in (("source", "merged"), ("model", "onnx-int4")):
+        plain = shutil.copytree(copied.folder / "build" / name, copied.folder / f"plain-{name}")
+        (plain / "chat_template.jinja").unlink(missing_ok=True)
+        config = json.loads((plain / "tokenizer_config.json").read_text())
+        config.pop("chat_template", None)
+        (plain / "tokenizer_config.json").unlink()
+        (plain / "tokenizer_config.json").write_text(json.dumps(config))
+        inputs[role] = folder(copied, plain.name)
+    assert check(copied, tmp_path / "job", "onnx", **inputs)["prompts"] == 8
+
+
 def test_a_merge_that_lacks_its_adapter_fails(copied: Place, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -321,8 +321,9 @@ class _Prompts:
                 f"onnxruntime-genai's tokenizer does not begin a text with {names}, as training "
                 f"and benchmarks do: put it before {self._begun} prompts"
             )
-        header = self.encoder.habits.header
-        if with_conversations and header:
+        # A model without a template has no habits, and none is asked for.
+        header = self.encoder.habits.header if with_conversations else ""
+        if header:
             self._job.note(
                 "the chat template ignores add_generation_prompt: prompts that are deployed must "
                 f"end with {header!r}"
