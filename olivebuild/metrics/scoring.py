@@ -48,6 +48,8 @@ class Judged:
     tokens: int
     fields: Fields | None = None
     scores: dict[str, float] = field(default_factory=dict)
+    cut: bool = False
+    """The text is only the beginning of what would have been written, and wrong already."""
 
     @property
     def exact(self) -> bool:
@@ -166,6 +168,8 @@ def _answer(judged: Judged) -> dict[str, Any]:
             "field_exact": round(judged.fields.share, 6),
             "json_exact": judged.fields.exact,
         }
+    if judged.cut:
+        row["cut"] = True
     return row | ({"scores": judged.scores} if judged.scores else {})
 
 

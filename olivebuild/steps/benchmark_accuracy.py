@@ -19,10 +19,12 @@ class AccuracyFields(Fields):
 
 class Accuracy(Step):
     kind = "benchmark-accuracy"
-    version = 3
+    version = 4
     changes: ClassVar = {
         3: "models are asked with the tokens of their own chat template; special tokens are text, "
-        "but for the ends"
+        "but for the ends",
+        4: "what prompts share is read once and rows by length, which moves likelihoods in their "
+        "last digits; long answers that are known to be wrong are cut",
     }
     fields = AccuracyFields
     runner = "olivebuild.ml.kinds.benchmark_accuracy"

@@ -170,7 +170,8 @@ def test_long_rows_are_tried_beyond_a_window_and_an_original_context(tmp_path: P
 
 
 def test_answers_beyond_the_original_context_are_those_of_each_prompt_alone(tmp_path: Path) -> None:
-    from olivebuild.ml.inference.runtime import HuggingFaceRuntime, Question
+    from olivebuild.ml.inference.questions import Question
+    from olivebuild.ml.inference.torch_runtime import HuggingFaceRuntime
 
     runtime = HuggingFaceRuntime(
         write("Phi-3.5", tmp_path / "model", dtype="float32"), trust_remote_code=False
@@ -179,7 +180,7 @@ def test_answers_beyond_the_original_context_are_those_of_each_prompt_alone(tmp_
     # Short of it, short of it until the answer is written, and beyond.
     prompts = [random.integers(8, 300, n).tolist() for n in (20, ORIGINAL - 3, ORIGINAL + 9, 31)]
     questions = [
-        Question(prompt, [random.integers(8, 300, 5).tolist() for _ in range(2)])
+        Question(prompt=prompt, completions=[random.integers(8, 300, 5).tolist() for _ in range(2)])
         for prompt in prompts
     ]
     together = runtime.ask(questions, 6, set())

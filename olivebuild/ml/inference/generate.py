@@ -17,7 +17,9 @@ from olivebuild.core.fs.small_files import read_bytes, read_text
 from olivebuild.formats import template_clock
 from olivebuild.ml.data.end_tokens import trained_ends
 from olivebuild.ml.inference import runtime as _runtime
-from olivebuild.ml.inference.runtime import HuggingFaceRuntime, OnnxRuntime, Runtime
+from olivebuild.ml.inference.onnx_runtime import OnnxRuntime
+from olivebuild.ml.inference.runtime import Runtime
+from olivebuild.ml.inference.torch_runtime import HuggingFaceRuntime
 from olivebuild.ml.models.load import load_tokenizer
 from olivebuild.ml.models.tokenizer_files import has_tokenizer
 from olivebuild.ml.nn import qlora

@@ -17,7 +17,8 @@ from olivebuild.data.readers import Read, read_file
 from olivebuild.data.templates import columns_in, fill, slots
 from olivebuild.data.values import DATES, is_missing, text_of, tidied, why_not
 from olivebuild.ml.data.tokens import Encoder
-from olivebuild.ml.inference.runtime import BATCH, Question, Runtime
+from olivebuild.ml.inference.questions import Question
+from olivebuild.ml.inference.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ class Form:
             raise InputError(why, where=row.where, hint="mend the row or leave it out")
 
 
+BATCH = 8
+"""Rows that are asked at once."""
 PLAIN = (Form("", "prompt", "{prompt}"), Form("", "messages", "messages"))
 
 
@@ -175,7 +178,7 @@ def answers(
     # Batches begin where they always do, so that going on later gives what one run would have
     # given.
     for i in range(first - first % BATCH, len(rows), BATCH):
-        questions = [Question(prompt, []) for prompt in prompts[i : i + BATCH]]
+        questions = [Question(prompt=prompt, completions=[]) for prompt in prompts[i : i + BATCH]]
         replies = runtime.ask(questions, max(rooms[i : i + BATCH]), encoder.ends)
         for k, reply in enumerate(replies, i):
             if k >= first:

@@ -63,17 +63,18 @@ def run(job: Job) -> None:
     rows = sum(len(t.rows) for t in tables)
     done, result = 0, []
     for table in tables:
-        judged = []
-        for row, answer in _runtime.judge(
+        judged: dict[int, Judged] = {}
+        for i, answer in _runtime.judge(
             runtime, table, fields.max_new_tokens, whole=bool(schema or scores)
         ):
-            judged.append(
-                _scored(answer, row, schema, scores) if table.format != "text" else answer
+            judged[i] = (
+                _scored(answer, table.rows[i], schema, scores) if table.format != "text" else answer
             )
             done += 1
             job.progress("judging", done, rows)
+        in_order = [judged[i] for i in range(len(table.rows))]
         result.append(
-            metrics_of(judged, labelled=bool(table.labels), written=table.format != "text")
+            metrics_of(in_order, labelled=bool(table.labels), written=table.format != "text")
         )
         if (
             template_clock.folder_reads_clock(Path(model.folder))
@@ -101,15 +102,15 @@ def _on_other_dates(
     adapter = job.input("adapter").folder if "adapter" in job.action.inputs else ""
     model, few = job.input("model"), replace(table, rows=table.rows[:DATED])
 
-    def answers(date: str) -> list[tuple[str, str]]:
+    def answers(date: str) -> list[tuple[int, str, str]]:
         runtime.tokenizer = load.load_tokenizer(
             model.folder, trust_remote_code=model.trust_remote_code, date=date
         )
         if adapter:
             dress(runtime, adapter, date)
-        return [
-            (answer.label, answer.text) for _, answer in _runtime.judge(runtime, few, new_tokens)
-        ]
+        return sorted(
+            (i, answer.label, answer.text) for i, answer in _runtime.judge(runtime, few, new_tokens)
+        )
 
     template_date, changes, tokenizer = job.action.template_date, {}, runtime.tokenizer
     expected = answers(template_date)

@@ -130,7 +130,7 @@ def _onnx(job: Job, tables: list[Any]) -> dict[str, object]:
     import numpy as np
     import onnxruntime_genai as og
 
-    from olivebuild.ml.inference.runtime import OnnxRuntime
+    from olivebuild.ml.inference.onnx_runtime import OnnxRuntime
     from olivebuild.ml.models import load
     from olivebuild.ml.onnx.trial import compare as difference_of
 
