@@ -12,6 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+Figures = dict[str, float | int | str | None]
 Severity = Literal["error", "warning"]
 """`error`: a figure does not mean what it seems to, or the model is not worth shipping."""
 
@@ -52,7 +53,7 @@ class Diagnostic(Struct, frozen=True, kw_only=True):
     benchmark: str = ""
     model: str = ""
     data: str = ""
-    figures: dict[str, float | int | str | None] = {}
+    figures: Figures = {}
 
     @property
     def is_error(self) -> bool:
