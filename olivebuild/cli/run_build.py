@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,9 +30,11 @@ from olivebuild.core.fs.files import filesystem_time
 from olivebuild.engine import noop
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.builder import Builder
+from olivebuild.engine.diagnosis import diagnose
 from olivebuild.engine.history import Entry
 from olivebuild.engine.recorder import Done, Recorder, history_of, record
 from olivebuild.engine.scheduler import ResourcePool, limits_of
+from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.planner import incremental
 from olivebuild.planner.plan import FrozenNodeChanged, Plan
 from olivebuild.planner.project import Project
@@ -120,16 +122,17 @@ def build(
     except (BuildError, OSError):
         if as_json:
             # A reader of the stream waits for its last line.
-            _print_done(BuildReport(goals=goals), [])
+            _print_done(BuildReport(goals=goals), [], [])
         raise
     for warning in trackers.warnings:
         click.echo(f"note: {warning}", err=True)
     judgements = _judge(project, report)
-    entry = record(project, recorder, report, judgements)
+    diagnostics = diagnose(project, report.plan) if report.plan else ()
+    entry = record(project, recorder, report, judgements, diagnostics)
     if as_json:
-        _print_done(report, judgements)
+        _print_done(report, judgements, diagnostics)
     else:
-        _show(project, report, goals, judgements, entry)
+        _show(project, report, goals, judgements, diagnostics, entry)
     return report, _exit_code(report, judgements)
 
 
@@ -159,7 +162,9 @@ def _print_event(event: Event) -> None:
     click.echo(event.to_json())
 
 
-def _print_done(report: BuildReport, judgements: Iterable[Judgement]) -> None:
+def _print_done(
+    report: BuildReport, judgements: Iterable[Judgement], diagnostics: Iterable[Diagnostic]
+) -> None:
     """Print the last event of a build's stream."""
     summary: dict[str, object] = {
         "ran": report.ran,
@@ -167,6 +172,7 @@ def _print_done(report: BuildReport, judgements: Iterable[Judgement]) -> None:
         "fresh": report.fresh,
         "failed": report.failed,
         "gates": [asdict(judgement) for judgement in judgements],
+        "diagnostics": [asdict(diagnostic) for diagnostic in diagnostics],
         "seconds": round(report.seconds, 3),
     }
     _print_event(Event("done", summary))
@@ -177,14 +183,15 @@ def _show(
     report: BuildReport,
     goals: list[str],
     judgements: list[Judgement],
+    diagnostics: Sequence[Diagnostic],
     entry: Entry | None,
 ) -> None:
-    """Show a build's benchmarks, choices, gates and summary.
+    """Show a build's benchmarks, choices, gates, diagnostics and summary.
 
     Drawing takes long to import, and most builds have nothing to draw.
     """
     measured = _goal_metrics(project, report.plan, goals) if report.plan else {}
-    if not measured and not judgements and plain.are_enough():
+    if not measured and not judgements and not diagnostics and plain.are_enough():
         if not report.failed:
             click.echo("".join(plain.summary(report)))
         return
@@ -198,6 +205,7 @@ def _show(
 
             console.show_choice(name, read_choice(metrics, name))
     console.show_gates(judgements)
+    console.show_diagnostics(diagnostics)
     if not report.failed:
         console.show_summary(report)
 

@@ -82,7 +82,8 @@ def likeness(texts: Sequence[str], together: Sequence[str] = (), *, near: bool =
     join(word_sets)
     shared: dict[str, int] = {}
     if near:
-        compared, shared = _compared(texts)
+        tokens, shared = frameless(texts)
+        compared = list(map(compared_set, tokens))
         sets = [frameless or words for frameless, words in zip(compared, word_sets, strict=True)]
         _join_near(sets, join(sets), find, parent)
     if any(together):
@@ -120,8 +121,8 @@ def _join_near(
             index.setdefault(word, []).append(i)
 
 
-def _compared(texts: Sequence[str]) -> tuple[list[frozenset[str]], dict[str, int]]:
-    """Return what of each text is compared, and what is not because rows share it.
+def frameless(texts: Sequence[str]) -> tuple[list[list[str]], dict[str, int]]:
+    """Return the tokens of each text that are compared, and what is not because rows share it.
 
     A text that is nothing but shared stays whole.
     """
@@ -142,9 +143,7 @@ def _compared(texts: Sequence[str]) -> tuple[list[frozenset[str]], dict[str, int
     for backwards in (False, True):
         tokens, frame, n = _without_frame(tokens, backwards)
         shared |= {frame: n} if frame else {}
-    return [_compared_set(text_lines) for text_lines in tokens], {
-        line: n for line, n in shared.items() if n
-    }
+    return tokens, {line: n for line, n in shared.items() if n}
 
 
 def _without_frame(tokens: list[list[str]], backwards: bool) -> tuple[list[list[str]], str, int]:
@@ -182,7 +181,7 @@ def _tokens(text: str) -> list[str]:
     return [t for m in _TOKEN.finditer(plain) for t in (m[0] if m["run"] else (m[0],))]
 
 
-def _compared_set(tokens: Sequence[str]) -> frozenset[str]:
+def compared_set(tokens: Sequence[str]) -> frozenset[str]:
     """Words; of scripts without spaces the characters, and each two that stand together."""
     single = [bool(_RUN.match(t)) for t in tokens]
     pairs = [

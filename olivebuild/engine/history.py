@@ -27,6 +27,7 @@ from olivebuild.core.fs import opening
 from olivebuild.core.fs.files import sync_file, write_atomically
 from olivebuild.core.fs.locks import locked
 from olivebuild.core.strict_json import decode
+from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.metrics.gates import WORDS, State
 from olivebuild.recipe.lockfile import HISTORY
 
@@ -98,6 +99,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     """target -> the place and fact with which it failed: `olivebuild.yaml:7:3: the fact`."""
     measured: Mapping[str, TargetMetrics] = {}
     gates: tuple[GateResult, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
     machine: Mapping[str, str] = {}
     """The machine to which latencies belong."""
     version: str = ""

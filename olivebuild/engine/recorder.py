@@ -11,6 +11,7 @@ from olivebuild import __version__
 from olivebuild.api.event import Event, Listener
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.history import Entry, GateResult, History, NodeRun, TargetMetrics
+from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.project import Project
 from olivebuild.planner.states import State
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 LONG = 64
 """The length from which on a list of numbers is raw data, and stays in trace and artifact."""
-RAW = ("samples", "answers", "curve", "comparisons")
+RAW = ("samples", "answers", "curve", "comparisons", "diagnostics")
 
 Done = dict[str, tuple[bool, float]]
 """node -> (restored, seconds)"""
@@ -77,7 +78,11 @@ def history_of(project: Project) -> History:
 
 
 def record(
-    project: Project, recorder: Recorder, report: BuildReport, gates: Iterable[Judgement]
+    project: Project,
+    recorder: Recorder,
+    report: BuildReport,
+    gates: Iterable[Judgement],
+    diagnostics: Iterable[Diagnostic] = (),
 ) -> Entry | None:
     """Append a build to the history, unless it had nothing to do.
 
@@ -97,6 +102,7 @@ def record(
         faults=_faults(report),
         measured={name: m for name, state in plan.states.items() if (m := measured(state))},
         gates=tuple(map(_gate_result, gates)),
+        diagnostics=tuple(diagnostics),
         machine=machine_of(plan),
         version=__version__,
         folder=history_of(project).folder,

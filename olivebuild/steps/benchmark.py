@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from pydantic import Field, ValidationInfo, field_validator
@@ -22,6 +22,7 @@ from olivebuild.steps.adapter import AdapterFields, begins_elsewhere
 from olivebuild.steps.benchmark_latency import LatencyFields
 from olivebuild.steps.merged import MergedFields
 from olivebuild.steps.onnx import OnnxFields
+from olivebuild.steps.parts.lineage import Lineage, edges_of, side_of, unguarded
 from olivebuild.steps.parts.seeds import Retraining, part
 
 MODEL_KINDS = ("model", "merged", "onnx")
@@ -72,6 +73,13 @@ class BenchmarkFields(Fields):
         return _parse(self.gates, self.score, self.metrics, strict=self.strict)
 
 
+class TableFields(BenchmarkFields):
+    """Fields of the node that makes the table: what it compares by, read off the recipe."""
+
+    lineage: dict[str, dict[str, Any]] = {}
+    """Of each model, as metrics/diagnostics/lineage.py has it."""
+
+
 def _parse(
     gates: list[str], score: str | list[str], metrics: list[Ref], *, strict: bool
 ) -> list[Gate]:
@@ -108,7 +116,10 @@ class Measurement:
 
 class Benchmark(Step):
     kind = "benchmark"
-    version = 6
+    version = 7
+    changes: ClassVar[Mapping[int, str]] = {
+        7: "it says what is wrong with models and rows: `diagnostics`"
+    }
     fields = BenchmarkFields
     summary = "accuracy and latency of `models` on `data`, side by side, with `gates`"
     runner = "olivebuild.ml.kinds.benchmark"
@@ -116,10 +127,13 @@ class Benchmark(Step):
     def parameters(self, fields: Fields) -> dict[str, object]:
         assert isinstance(fields, BenchmarkFields)
         # The table names its rows and columns. Gates judge it afterwards and are no part of it.
-        return {
+        parameters: dict[str, object] = {
             "models": [str(m) for m in fields.models],
             "data": [d.target for d in fields.data_sets],
         }
+        if isinstance(fields, TableFields):
+            parameters["lineage"] = fields.lineage
+        return parameters
 
     def libraries(self, fields: BenchmarkFields) -> tuple[str, ...]:
         return ("scipy",)
@@ -149,8 +163,10 @@ class Benchmark(Step):
                 again = seeded(accuracy, seed, retraining)
                 nodes += [*retraining.nodes(seed), *(row.node(target.name) for row in again)]
                 table += again
+        lineage = Lineage(fields.models, targets)
         others = [*_checks(fields, targets), *_baseline(fields)]
         others += _latency(target.name, fields, targets)
+        others += _overlap(fields, lineage, targets)
         nodes += [row.node(target.name) for row in others]
         edges = [
             *(
@@ -162,7 +178,10 @@ class Benchmark(Step):
                 for i, ref in enumerate(fields.metrics)
             ),
         ]
-        return [*nodes, self.node(target.name, target.name, fields, edges)]
+        table_fields = TableFields.model_validate(
+            fields.model_dump(mode="json", exclude_unset=True) | {"lineage": lineage.fields()}
+        )
+        return [*nodes, self.node(target.name, target.name, table_fields, edges)]
 
 
 def _data_edges(fields: BenchmarkFields) -> list[Edge]:
@@ -285,6 +304,29 @@ def _latency(
             *(msgspec.structs.replace(edge, keyed=is_keyed) for edge in models),
         ),
     )
+
+
+def _overlap(
+    fields: BenchmarkFields, lineage: Lineage, targets: Mapping[str, Target]
+) -> Iterator[Measurement]:
+    """Yield the search for test rows that were trained on, where no split has kept them apart."""
+    train = {side_of(ref): ref for refs in lineage.trained_on.values() for ref in refs}
+    pairs = unguarded(list(train.values()), fields.data_sets, targets)
+    if pairs:
+        yield Measurement(
+            part="overlap",
+            role="overlap",
+            kind="benchmark-overlap",
+            fields={
+                "train": list(train),
+                "data": [ref.target for ref in fields.data_sets],
+                "pairs": pairs,
+            },
+            inputs=(
+                *edges_of("train", list(train.values()), "train", "models"),
+                *_data_edges(fields),
+            ),
+        )
 
 
 def _check_scores(fields: BenchmarkFields) -> Problem | None:

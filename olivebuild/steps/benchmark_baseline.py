@@ -5,6 +5,9 @@ If they are as good, no language model is needed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from olivebuild.api.step import Fields, Step
 
 
@@ -14,6 +17,8 @@ class BaselineFields(Fields):
 
 class Baseline(Step):
     kind = "benchmark-baseline"
+    version = 2
+    changes: ClassVar[Mapping[int, str]] = {2: "answers are kept, to be compared row by row"}
     fields = BaselineFields
     runner = "olivebuild.ml.kinds.benchmark_baseline"
     floating = True

@@ -23,6 +23,7 @@ from olivebuild.engine.build_comparison import Comparison
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.history import Entry
 from olivebuild.metrics.catalogue import BY_NAME, title
+from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.metrics.gates import WORDS, Judgement
 from olivebuild.metrics.gates import summary as gates_summary
 from olivebuild.metrics.pace import SAME_STRUCTURE, busy_machine
@@ -162,6 +163,19 @@ def show_gates(judgements: Iterable[Judgement]) -> None:
         )
 
 
+def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
+    """Print a line for each diagnostic, errors first, and its hint below."""
+    console = stdout()
+    for diagnostic in diagnostics:
+        colour = "bold red" if diagnostic.is_error else "yellow"
+        text, hint = (escape(clean(part)) for part in (diagnostic.text, diagnostic.hint))
+        console.print(f"[{colour}]{DIAGNOSTIC_WORDS[diagnostic.severity]:<9}[/]{text}")
+        if hint:
+            console.print(f"  [cyan]hint:[/] {hint}")
+
+
+DIAGNOSTIC_WORDS = {"error": "problem", "warning": "warning"}
+"""Not the word of an error: a diagnostic changes no exit code."""
 QUALITIES = ("accuracy", "json_exact", "generated_accuracy")
 """Metrics of answers by how much they say; the first that was measured is used."""
 OF_ROWS = (

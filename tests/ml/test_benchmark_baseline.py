@@ -48,4 +48,10 @@ def test_classifiers_are_trained_and_judged(tmp_path: Path, labels: int) -> None
         expected = [{"rows": 2}, {"rows": 2}, {"rows": 0}]
     names = ["naive bayes", "tf-idf + logistic regression"]
     assert job.result.metrics == dict.fromkeys(names, expected)
-    assert json.loads((out / "metrics.json").read_text()) == job.result.metrics
+    written = json.loads((out / "metrics.json").read_text())
+    answers = [[row.pop("answers", None) for row in rows] for rows in written.values()]
+    assert written == job.result.metrics
+    if labels == 2:
+        right = [{"expected": "joy", "label": "joy"}, {"expected": "sad", "label": "sad"}]
+        wrong = [right[0], {"expected": "joy", "label": "sad"}]
+        assert answers == [[right, wrong, None]] * 2

@@ -38,6 +38,26 @@ def test_each_measurement_is_a_node_of_its_own(tmp_path: Path) -> None:
     assert table.kind == "benchmark"
     parts = {edge.sibling for edge in table.edges if edge.sibling}
     assert {f"bench:{part}" for part in parts} <= nodes.keys()
+    # The split keeps training and test rows of one data set apart.
+    assert "benchmark-overlap" not in kinds
+
+
+def test_rows_of_other_data_sets_are_compared_before_anything_is_trained(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("data: tone, baseline", "data: [tone, hard], baseline") + (
+        '  hard: {kind: dataset, source: hard.jsonl, text: "{a}", holdout: 1}\n'
+    )
+    targets = load(Site(tmp_path, recipe).folder / "olivebuild.yaml").targets
+    nodes = {node.name: node for node in STEP.nodes(targets["bench"], targets)}
+    overlap = nodes["bench:overlap"]
+    assert overlap.fields["train"] == ["tone"]
+    assert overlap.fields["pairs"] == [[0, 1, 1]]
+    assert [(e.role, str(e.ref)) for e in overlap.edges] == [
+        ("train[0]", "tone.train"),
+        ("data[0]", "tone"),
+        ("data[1]", "hard"),
+    ]
+    assert "overlap" in [edge.role for edge in nodes["bench"].edges]
+    assert dict(nodes["bench"].parameters)["lineage.merged.source"] == '"adapter"'
 
 
 def test_the_table_has_the_figures_of_its_parts(tmp_path: Path) -> None:

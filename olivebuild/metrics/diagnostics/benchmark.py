@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from olivebuild.metrics.diagnostics.data import Overlap, of_overlaps
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic, ordered
 from olivebuild.metrics.diagnostics.labels import FALSE_ALARMS, joined, of_answers
 from olivebuild.metrics.diagnostics.lineage import Lineages, ancestors, judged_of
 from olivebuild.metrics.diagnostics.losses import against_baselines, against_sources
+from olivebuild.metrics.diagnostics.overlaps import Overlap, of_overlaps
 from olivebuild.metrics.records import Metrics
 
 OF_ONE_MODEL = {"one-label", "one-answer", "swapped-labels"}

@@ -1,8 +1,9 @@
 """The record of a diagnostic, and the order in which they are told.
 
 A diagnostic is what a colleague would say on seeing the results, though no gate asks for it. The
-modules beside this one make them: `answers.py` of a model's answers, `training.py` of a loss curve,
-`data.py` of rows. `engine/diagnosis.py` collects those of a plan. None changes an exit code.
+modules beside this one make them: `labels.py` and `losses.py` of answers, `training.py` of a loss
+curve, `overlaps.py` and `rows.py` of rows. `engine/diagnosis.py` collects those of a plan. None
+changes an exit code.
 """
 
 from __future__ import annotations

@@ -7,19 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert, to_builtins
+
 from olivebuild.api.job import Job
 from olivebuild.api.step import Result
 from olivebuild.core.fs.small_files import read_json
+from olivebuild.metrics.diagnostics.benchmark import of_benchmark
+from olivebuild.metrics.diagnostics.lineage import Lineage
+from olivebuild.metrics.diagnostics.overlaps import Overlap
 from olivebuild.metrics.model_comparison import add_seeds, comparisons
 from olivebuild.metrics.pareto import front
 from olivebuild.metrics.records import read_metrics
-from olivebuild.steps.benchmark import BenchmarkFields
+from olivebuild.steps.benchmark import TableFields
 from olivebuild.steps.parts.seeds import part
 
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
-    fields = job.fields(BenchmarkFields)
+    fields = job.fields(TableFields)
     sets = [data_set.target for data_set in fields.data_sets]
     latency: dict[str, Any] = {"models": [], "latency": {}}
     if "latency" in job.action.inputs:
@@ -48,9 +53,24 @@ def run(job: Job) -> None:
             ref.target: read_json(Path(job.input(f"metrics[{i}]").path))
             for i, ref in enumerate(fields.metrics)
         }
+    metrics["diagnostics"] = _diagnostics(job, fields, metrics)
     text = json.dumps(metrics, indent=2, ensure_ascii=False) + "\n"
     (job.out / "metrics.json").write_text(text, "utf-8")
     job.result = Result(metrics=metrics)
+
+
+def _diagnostics(job: Job, fields: TableFields, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what is to be said of the models and the test rows, as JSON."""
+    overlaps = _read(job, "overlap") if "overlap" in job.action.inputs else []
+    diagnostics: list[dict[str, Any]] = to_builtins(
+        of_benchmark(
+            read_metrics(metrics, job.action.target),
+            job.action.target,
+            convert(fields.lineage, dict[str, Lineage]),
+            convert(overlaps, list[Overlap]),
+        )
+    )
+    return diagnostics
 
 
 def _read(job: Job, role: str) -> Any:
@@ -59,7 +79,7 @@ def _read(job: Job, role: str) -> Any:
 
 
 def _models(
-    job: Job, fields: BenchmarkFields, sets: list[str], latencies: Iterator[dict[str, Any]]
+    job: Job, fields: TableFields, sets: list[str], latencies: Iterator[dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Return each model's metrics: by data set, of its check, and its part of `latencies`.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from olivebuild.api.job import Job
 from olivebuild.api.step import Result
+from olivebuild.metrics.scoring import without_answers
 
 
 def run(job: Job) -> None:
@@ -43,9 +44,18 @@ def run(job: Job) -> None:
         classifier.fit(texts(train), labels)
         for metrics, table in zip(result[name], tests, strict=True):
             if table.rows:
-                metrics["accuracy"] = round(
-                    float(classifier.score(texts(table), [row["label"] for row in table.rows])),
-                    6,
-                )
+                metrics |= _judged(classifier, texts(table), [row["label"] for row in table.rows])
     (job.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    job.result = Result(metrics=result)
+    job.result = Result(
+        metrics={name: list(map(without_answers, rows)) for name, rows in result.items()}
+    )
+
+
+def _judged(classifier: Any, texts: list[str], expected: list[str]) -> dict[str, Any]:
+    """Return a classifier's accuracy and answers, which are compared with models' row by row."""
+    answered = [str(label) for label in classifier.predict(texts)]
+    right = sum(a == b for a, b in zip(answered, expected, strict=True))
+    return {
+        "accuracy": round(right / len(expected), 6),
+        "answers": [{"expected": e, "label": a} for e, a in zip(expected, answered, strict=True)],
+    }

@@ -282,12 +282,17 @@ def _figures(loop: TrainingLoop, rows: TokenRows) -> dict[str, object]:
         "steps": loop.step,
         "steps_known": loop.steps_skipped,
         "examples": len(loop.rows),
+        "epochs": round(loop.step * loop.schedule.batch / max(1, len(loop.rows)), 2),
         "truncated": rows.truncated,
         "data": rows.figures(),
     }
     if loop.validation:
         curve |= loop.validation.curve()
-        figures |= {"best_step": loop.validation.best_step, **loop.validation.last}
+        figures |= {
+            "best_step": loop.validation.best_step,
+            "kept_step": loop.validation.best_step if loop.validation.keeps_best else loop.step,
+            **loop.validation.last,
+        }
     return figures | {"curve": curve}
 
 

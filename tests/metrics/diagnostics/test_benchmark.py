@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from olivebuild.metrics.diagnostics.benchmark import of_benchmark
-from olivebuild.metrics.diagnostics.data import Overlap
 from olivebuild.metrics.diagnostics.lineage import Lineage, ancestors, judged_of
+from olivebuild.metrics.diagnostics.overlaps import Overlap
 from tests.metrics.diagnostics.simulated import benchmark
 
 LINEAGES = {

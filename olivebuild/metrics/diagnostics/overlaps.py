@@ -1,9 +1,8 @@
-"""Diagnostics of rows: those that were dropped or cut, and test rows that were trained on."""
+"""Diagnostics of test rows that stand in the rows that were trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
@@ -13,15 +12,14 @@ from olivebuild.metrics.diagnostics.lineage import Lineages
 from olivebuild.metrics.model_comparison import YES_OR_NO
 from olivebuild.metrics.records import DataMetrics, Metrics
 
-SHOWN = 3
 QUALITIES = ("accuracy", "json_exact", "generated_accuracy")
 
 
 class Overlap(Struct, frozen=True, kw_only=True):
     """Test rows of `data` that stand in the training rows of the data set `train`.
 
-    `test_rows` are their numbers from 0, near ones included; `same` of them are there to the letter
-    but for space. `rows` are all test rows. `places` say where the first ones stand in the files.
+    `test_rows` are their numbers from 0, near ones included; `same` of them are there word for
+    word. `rows` counts all test rows. `places` say where the first ones stand in the files.
     """
 
     train: str
@@ -61,7 +59,7 @@ def _contaminated(metrics: Metrics, models: Sequence[str], overlap: Overlap) -> 
         figures |= {f"{metric}_others": None if others is None else round(others, 6)}
         rest = "" if others is None else f", of the other {rows - count} {others * 100:.1f} %"
         split = f"; {models[0]} answers {seen * 100:.1f} % of them rightly{rest}"
-    exact = f", {overlap.same} of them to the letter" if overlap.same else ", none to the letter"
+    exact = f", {overlap.same} of them word for word" if overlap.same else ", none word for word"
     where = f" (first {overlap.places[0]})" if overlap.places else ""
     return Diagnostic(
         code="test-in-train",
@@ -97,46 +95,4 @@ def _split(
         sum(inside) / len(inside) if inside else None,
         sum(outside) / len(outside) if outside else None,
         (interval[1] - interval[0]) / 2 if interval else None,
-    )
-
-
-def of_drops(target: str, metrics: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    """Yield the diagnostics of rows that a data set or a training left out, or cut.
-
-    `metrics` are those of a trace. Rows that the data itself asks to leave out are no fault.
-    """
-    for name, whose in (("drops", ""), ("test_drops", "test "), ("eval_drops", "eval ")):
-        read = metrics.get(name.removesuffix("drops") + "read")
-        reasons = [row for row in metrics.get(name) or () if isinstance(row, Mapping)]
-        for code, kind in (("rows-dropped", False), ("rows-cut", True)):
-            part = [
-                row for row in reasons if bool(row.get("cut")) is kind and row.get("fault", True)
-            ]
-            count = sum(int(row.get("count") or 0) for row in part)
-            if count and isinstance(read, int):
-                yield _dropped(target, code, whose, count, read, part)
-
-
-def _dropped(
-    target: str, code: str, whose: str, count: int, read: int, reasons: Sequence[Mapping[str, Any]]
-) -> Diagnostic:
-    parts = [
-        f"{row.get('count')} x {row.get('why')}"
-        + (f" (first {row['first']})" if row.get("first") else "")
-        for row in reasons[:SHOWN]
-    ]
-    parts += [f"{len(reasons) - SHOWN} more reasons"] if len(reasons) > SHOWN else []
-    verb = "were cut" if code == "rows-cut" else "were dropped"
-    hints = {
-        "rows-cut": "what is cut is not learnt: a larger `max_length`, or shorter rows",
-        "rows-dropped": "mend the rows, or leave them out of the file",
-    }
-    return Diagnostic(
-        code=code,
-        severity="warning",
-        text=f"{count} of {read} {whose}rows of {target} {verb}: {'; '.join(parts)}",
-        hint=hints[code],
-        target=target,
-        data="" if code == "rows-cut" else target,
-        figures={"rows": read, "count": count, "share": round(count / max(1, read), 6)},
     )
