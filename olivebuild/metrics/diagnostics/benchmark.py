@@ -16,7 +16,8 @@ from olivebuild.metrics.records import Metrics
 OF_ONE_MODEL = {"one-label", "one-answer", "swapped-labels"}
 OF_ONE_MODEL |= {"worse-than-baseline", "worse-than-majority"}
 """Codes that what is made from a model has from it."""
-IMPLIES = {"one-label": ("worse-than-majority", "worse-than-baseline", "worse-than-source")}
+WORSE = ("worse-than-majority", "worse-than-baseline", "worse-than-source")
+IMPLIES = dict.fromkeys(("one-label", "one-answer", "swapped-labels"), WORSE)
 """code -> those that say less of the same answers."""
 
 
