@@ -9,6 +9,7 @@ import pytest
 from olivebuild.cli.run_build import _exit_code, _print_done
 from olivebuild.core.errors import BuildError, RecipeError
 from olivebuild.engine.build_report import BuildReport
+from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.metrics.gates import Judgement, State
 
 
@@ -52,9 +53,11 @@ def test_a_strict_gate_that_is_not_decided_is_missed() -> None:
 
 def test_the_last_event_tells_what_was_done(capsys: pytest.CaptureFixture[str]) -> None:
     report = BuildReport(goals=["a"], ran=["a"], restored=["b"], failed=["c"], seconds=1.23456)
-    _print_done(report, [judgement("missed")])
+    said = Diagnostic(code="one-label", severity="error", text="it answers one label")
+    _print_done(report, [judgement("missed")], [said])
     (line,) = capsys.readouterr().out.splitlines()
     done = json.loads(line)
     assert (done["event"], done["ran"], done["restored"]) == ("done", ["a"], ["b"])
     assert (done["fresh"], done["failed"], done["seconds"]) == ([], ["c"], 1.235)
     assert done["gates"][0]["passed"] is False
+    assert done["diagnostics"][0]["text"] == "it answers one label"
