@@ -30,7 +30,6 @@ from olivebuild.core.fs.files import filesystem_time
 from olivebuild.engine import noop
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.builder import Builder
-from olivebuild.engine.diagnosis import diagnose
 from olivebuild.engine.history import Entry
 from olivebuild.engine.recorder import Done, Recorder, history_of, record
 from olivebuild.engine.scheduler import ResourcePool, limits_of
@@ -127,7 +126,7 @@ def build(
     for warning in trackers.warnings:
         click.echo(f"note: {warning}", err=True)
     judgements = _judge(project, report)
-    diagnostics = diagnose(project, report.plan) if report.plan else ()
+    diagnostics = project.diagnose(report.plan) if report.plan else ()
     entry = record(project, recorder, report, judgements, diagnostics)
     if as_json:
         _print_done(report, judgements, diagnostics)

@@ -30,6 +30,7 @@ from olivebuild.recipe.lockfile import Lockfile
 from olivebuild.snapshot import StatComparison
 
 if TYPE_CHECKING:
+    from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
     from olivebuild.metrics.gates import Judgement
 
 
@@ -87,6 +88,18 @@ class Project(Struct):
                 e.where = self.graph.recipe.where(name, ("gates",))
                 raise
         return judged
+
+    def diagnose(self, plan: Plan) -> tuple[Diagnostic, ...]:
+        """Return the diagnostics of all targets of a plan that have a result, errors first."""
+        from olivebuild.metrics.diagnostics.traces import of_traces
+
+        def metrics_of(target: str) -> Mapping[str, Any]:
+            state = plan.states[target]
+            # What a partial plan did not read again has a key and no trace.
+            trace = state.trace or (self.planner.traces.get(state.key) if state.key else None)
+            return trace.metrics if trace else {}
+
+        return of_traces({n: self.graph.targets[n].kind for n in plan.targets}, metrics_of)
 
 
 def cache_folder() -> Path:

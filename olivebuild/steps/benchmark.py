@@ -117,9 +117,7 @@ class Measurement:
 class Benchmark(Step):
     kind = "benchmark"
     version = 7
-    changes: ClassVar[Mapping[int, str]] = {
-        7: "it says what is wrong with models and rows: `diagnostics`"
-    }
+    changes: ClassVar = {7: "it says what is wrong with models and rows: `diagnostics`"}
     fields = BenchmarkFields
     summary = "accuracy and latency of `models` on `data`, side by side, with `gates`"
     runner = "olivebuild.ml.kinds.benchmark"

@@ -22,7 +22,7 @@ class OverlapFields(Fields):
 class Overlap(Step):
     kind = "benchmark-overlap"
     fields = OverlapFields
-    runner = "olivebuild.ml.kinds.benchmark_overlap"
+    runner = "olivebuild.ml.benchmark.overlap"
 
     def libraries(self, fields: OverlapFields) -> tuple[str, ...]:
         return ("pyarrow",)

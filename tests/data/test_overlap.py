@@ -35,9 +35,10 @@ def test_an_equal_row_counts_before_a_near_one() -> None:
 def test_templates_of_two_data_sets_are_no_likeness(count: int) -> None:
     long = "You are a careful assistant who names the tone of a text in one single word: "
     train = [f"{long}{text}" for text in texts(3, 60, 4)]
-    test = [f"Here is a text {text} What is the tone of it, in one word?" for text in texts(4, count, 4)]
+    asked = "Here is a text {} What is the tone of it, in one word?"
+    test = [asked.format(text) for text in texts(4, count, 4)]
     assert matches(train, test) == [None] * count
-    inside = [*test, f"Here is a text {train[7].removeprefix(long)} What is the tone of it, in one word?"]
+    inside = [*test, asked.format(train[7].removeprefix(long))]
     if count > 10:
         assert matches(train, inside)[-1] == Match(7, True)
 

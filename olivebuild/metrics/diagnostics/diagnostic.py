@@ -2,8 +2,8 @@
 
 A diagnostic is what a colleague would say on seeing the results, though no gate asks for it. The
 modules beside this one make them: `labels.py` and `losses.py` of answers, `training.py` of a loss
-curve, `overlaps.py` and `rows.py` of rows. `engine/diagnosis.py` collects those of a plan. None
-changes an exit code.
+curve, `overlaps.py` and `rows.py` of rows. `traces.py` collects those of a plan. None changes an
+exit code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Diagnostics of a plan: those that benchmarks recorded, and those of trainings and data sets.
+"""Diagnostics of targets by their traces: what benchmarks recorded, and trainings and data sets.
 
 A benchmark's stand in its metrics. A training's curve and a data set's drops are judged here, from
 their traces, so that what was trained by an older version is judged, too.
@@ -7,29 +7,13 @@ their traces, so that what was trained by an older version is judged, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic, ordered
 
-if TYPE_CHECKING:
-    from olivebuild.planner.plan import Plan
-    from olivebuild.planner.project import Project
-
 MetricsOf = Callable[[str], Mapping[str, Any]]
-
-
-def diagnose(project: Project, plan: Plan) -> tuple[Diagnostic, ...]:
-    """Return the diagnostics of all targets of a plan that have a result, errors first."""
-    kinds = {name: project.graph.targets[name].kind for name in plan.targets}
-
-    def metrics_of(target: str) -> Mapping[str, Any]:
-        state = plan.states[target]
-        trace = state.trace or (project.planner.traces.get(state.key) if state.key else None)
-        return trace.metrics if trace else {}
-
-    return of_traces(kinds, metrics_of)
 
 
 def of_traces(kinds: Mapping[str, str], metrics_of: MetricsOf) -> tuple[Diagnostic, ...]:

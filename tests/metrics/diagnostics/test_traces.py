@@ -6,8 +6,8 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from olivebuild.engine.diagnosis import of_traces
 from olivebuild.metrics.diagnostics.diagnostic import CODES, Diagnostic, ordered
+from olivebuild.metrics.diagnostics.traces import of_traces
 
 DROPS = [{"why": "no value for input", "count": 3, "first": "a.jsonl:2", "fault": True}]
 ONE = Diagnostic(code="one-label", severity="error", text="it answers one label", model="merged")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from olivebuild.api.action import Action, ActionInput
 from olivebuild.api.job import Job
 from olivebuild.data import origins
-from olivebuild.ml.kinds.benchmark_overlap import run
+from olivebuild.ml.benchmark.overlap import run
 from olivebuild.steps.benchmark_overlap import STEP
 
 TEXTS = [f"the {i}. letter tells of {i * 7} ships and {i * 3} whales in the bay" for i in range(30)]
