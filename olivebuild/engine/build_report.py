@@ -7,7 +7,7 @@ from msgspec import Struct
 from olivebuild.api.event import Event
 from olivebuild.core.errors import BuildError
 from olivebuild.planner.plan import Plan
-from olivebuild.planner.states import Verdict
+from olivebuild.planner.states import State, Verdict
 
 
 class BuildReport(Struct, kw_only=True):
@@ -33,12 +33,25 @@ class BuildReport(Struct, kw_only=True):
 
 
 def plan_event(plan: Plan) -> Event:
-    """Return the event of a plan: targets to run and to restore, and what nodes cost last time."""
+    """Return the event of a plan: targets to run and to restore, and what nodes cost last time.
+
+    Of those that will run. A node whose key holds not all that it reads is expected to stay as it
+    is, while another input than its own changed.
+    """
     unfinished = (Verdict.STALE, Verdict.WAITING)
     verdicts = {target: plan.target(target)[0] for target in plan.targets}
     run = [target for target, verdict in verdicts.items() if verdict in unfinished]
     restore = [target for target, verdict in verdicts.items() if verdict is Verdict.CACHED]
     costs = {
-        name: state.seconds for name, state in plan.states.items() if state.verdict in unfinished
+        name: state.seconds
+        for name, state in plan.states.items()
+        if state.verdict in unfinished and not _is_carried(state)
     }
     return Event("plan", {"run": run, "restore": restore, "seconds": costs})
+
+
+def _is_carried(state: State) -> bool:
+    """Return whether a node waits for inputs, and is not expected to run for them."""
+    has_result = state.seconds is not None
+    waits = state.verdict is Verdict.WAITING
+    return waits and has_result and any(not edge.keyed for edge in state.node.edges)

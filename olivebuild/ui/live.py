@@ -83,7 +83,8 @@ class Display(Lines):
 
         Waiting steps are expected to run as many at a time as run now.
         """
-        waiting = [cost for node, cost in self._costs.items() if node not in rows]
+        costs = self._costs.items()
+        waiting = [self._scaled(cost) for node, cost in costs if node not in rows]
         left = [row.left(now) for row in rows.values()]
         estimate = sum(x or 0 for x in waiting) / max(1, len(rows)) + max(
             (x or 0 for x in left), default=0

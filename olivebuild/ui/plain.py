@@ -27,8 +27,12 @@ Clock = Callable[[], float]
 ENOUGH_SECONDS = 2.0
 """Least time of a phase before its pace is used for estimates.
 
-It must also be a tenth of what the step cost last time: a step may have short phases first.
+It must also be a tenth of what the step is expected to cost: a step may have short phases first.
 """
+WORK = ("training", "judging", "measuring")
+"""Phases that are most of their step: their pace tells what is left, whatever the last time was."""
+SLOWEST = 20.0
+"""The most by which this run is taken to be slower or faster than the last one."""
 SILENCE_SECONDS = 60.0
 """Longest time without a line of a running step that reports progress."""
 
@@ -36,7 +40,8 @@ SILENCE_SECONDS = 60.0
 class Row(Struct, frozen=True):
     """A running step, or a long file that is hashed.
 
-    `cost` is its last time in seconds; `first` is `done` when the phase began, at `since`.
+    `cost` is the time in seconds that it is expected to take; `first` is `done` when the phase
+    began, at `since`.
     """
 
     started: float
@@ -56,12 +61,15 @@ class Row(Struct, frozen=True):
         return replace(self, done=done, total=total)
 
     def left(self, now: float) -> float | None:
-        """Return the seconds left, by the phase's pace, else by the step's last time.
+        """Return the seconds left, by the phase's pace, else by the step's expected time.
 
         None when neither is known.
         """
         spent, counted = now - self.since, self.done - self.first
-        if self.total and counted > 0 and spent >= max(ENOUGH_SECONDS, (self.cost or 0) / 10):
+        least = ENOUGH_SECONDS
+        if self.what not in WORK:
+            least = max(least, (self.cost or 0) / 10)
+        if self.total and counted > 0 and spent >= least:
             return spent / counted * (self.total - self.done)
         rest = (self.cost or 0) - (now - self.started)
         return rest if rest > 0 else None
@@ -144,6 +152,8 @@ class Lines:
         self._costs: dict[str, float | None] = {}
         """Nodes still to run -> seconds that they took last time."""
         self._steps = 0
+        self._spent, self._expected = 0.0, 0.0
+        """Seconds of the steps that this run has finished, and of the same steps last time."""
         self._told: dict[str, tuple[str, int, float]] = {}
         """Node -> phase, fifth of the phase, and time of its last plain line."""
 
@@ -196,9 +206,23 @@ class Lines:
         cost = [f"took {seconds(data['seconds'])} last time"] if data["seconds"] else []
         self._line("yellow", "run", node, ", ".join(why + cost))
         now = self._clock()
-        self._rows[node] = Row(now, data["seconds"], since=now)
+        if self._costs and node not in self._costs:
+            # It was expected to be carried over.
+            self._steps += 1
+            self._costs[node] = data["seconds"]
+        self._rows[node] = Row(now, self._scaled(data["seconds"]), since=now)
         self._told[node] = ("", 0, now)
         self._draw()
+
+    def _scaled(self, cost: float | None) -> float | None:
+        """Return what a step is expected to cost in this run, by its last time.
+
+        As much more or less as the steps that this run has finished.
+        """
+        if cost is None or self._expected < ENOUGH_SECONDS:
+            return cost
+        pace = self._spent / self._expected
+        return cost * min(SLOWEST, max(1 / SLOWEST, pace))
 
     def _hashing(self, file: str, done: int, total: int) -> None:
         now = self._clock()
@@ -211,7 +235,10 @@ class Lines:
 
     def _end(self, event: str, node: str, data: Mapping[str, Any]) -> None:
         row = self._rows.pop(node, None)
-        self._costs.pop(node, None)
+        cost = self._costs.pop(node, None)
+        if event == "finished" and cost and data.get("seconds"):
+            self._spent += data["seconds"]
+            self._expected += cost
         word, colour = {
             "finished": ("done", "green"),
             "restored": ("restored", "cyan"),

@@ -19,7 +19,7 @@ from olivebuild.metrics.model_comparison import comparisons
 from olivebuild.metrics.records import Metrics, ModelMetrics
 from olivebuild.ml.benchmark.control import BUSY
 from olivebuild.ml.benchmark.energy import Meter
-from olivebuild.ml.benchmark.latency import Samples, measure
+from olivebuild.ml.benchmark.latency import Samples, _expected_rounds, measure
 from olivebuild.steps.benchmark_latency import LatencyFields
 from tests.conftest import Done, Place
 from tests.ml.test_control import busy_loops
@@ -173,6 +173,23 @@ def test_rounds_go_on_until_the_times_are_known_well_enough() -> None:
     assert not restless.tight(0.05)
     steady.times = steady.times[:5]
     assert not steady.tight(0.05)
+
+
+def test_the_rounds_to_come_follow_from_those_that_were() -> None:
+    steady, restless = Samples({}), Samples({})
+    for i in range(9):
+        steady.times.append([1.0 + i / 1000, 1.5, 2.0 + i / 1000])
+        # The interval is twice as wide as is asked.
+        restless.times.append([1.0, 1.5, 2.0 + (i - 4) / 50])
+    fields = LatencyFields(rounds=9, max_rounds=60, max_seconds=1000, tolerance=0.05)
+    assert _expected_rounds([steady], fields, 9, 10.0) == 10
+    assert 10 < _expected_rounds([steady, restless], fields, 9, 10.0) < 60
+    few = fields.model_copy(update={"max_rounds": 12})
+    assert _expected_rounds([restless], few, 9, 10.0) == 12
+    # Twenty seconds are enough for as many again.
+    short = fields.model_copy(update={"max_seconds": 20.0})
+    assert _expected_rounds([restless], short, 9, 10.0) == 18
+    assert _expected_rounds([steady], fields, 2, 1.0) == 9
 
 
 def test_energy_is_that_of_all_packages_across_the_counters_end(tmp_path: Path) -> None:

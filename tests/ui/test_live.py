@@ -130,6 +130,45 @@ def test_time_left_without_a_pace_comes_from_the_last_run() -> None:
     assert played.rows(80)[0].split("  ")[-1] == "measuring 0/3, 34 s so far"
 
 
+def test_an_estimate_follows_what_this_run_shows_and_not_a_long_last_time() -> None:
+    played = Played()
+    costs = {"adapter": 600.0, "bench:accuracy.merged": 540.0, "bench": 100.0}
+    played.say("plan", run=["adapter", "bench"], restore=[], seconds=costs)
+    played.say("started", "adapter", reasons=[], seconds=600.0)
+    played.say("finished", "adapter", after=60.0, seconds=60.0)
+    # What is finished took a tenth of its last time.
+    played.say("started", "bench:accuracy.merged", reasons=[], seconds=540.0)
+    assert played.rows(80) == [
+        "bench:accuracy.merged                    running, 54 s left",
+        "1 of 3 steps done, about 1 min 04 s left",
+    ]
+    # The pace of the work itself is better yet.
+    for done in range(1, 11):
+        played.say(
+            "progress", "bench:accuracy.merged", after=0.3, what="judging", done=done, total=80
+        )
+    (row, _) = played.rows(120)
+    assert "judging 10/80" in row
+    assert row.endswith("21 s left")
+
+
+def test_a_short_phase_does_not_speak_for_its_step() -> None:
+    played = Played()
+    played.say("started", "onnx", reasons=[], seconds=300.0)
+    for done in range(1, 5):
+        played.say("progress", "onnx", after=2.0, what="fetching", done=done, total=8)
+    assert played.rows(120)[0].endswith("4 min 52 s left")
+
+
+def test_a_step_that_was_expected_to_be_carried_over_counts_once_it_runs() -> None:
+    played = Played()
+    played.say("plan", run=["bench"], restore=[], seconds={"bench:structure": 1.0, "bench": 1.0})
+    played.say("started", "bench:structure", reasons=[], seconds=1.0)
+    played.say("finished", "bench:structure", after=1.0, seconds=1.0)
+    played.say("started", "bench:latency", reasons=[], seconds=77.0)
+    assert played.rows(80)[-1] == "1 of 3 steps done, about 1 min 18 s left"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -255,10 +256,12 @@ def _turns(models: Sequence[ActionInput], fields: LatencyFields, progress: Progr
         start = time.monotonic()
         for done in itertools.count():
             _round(watches, control, done)
-            progress(done + 1, fields.max_rounds)
             quiet = [i for i, stretch in enumerate(control.stretch) if stretch <= BUSY]
-            rows = [watch.samples for watch in watches]
-            if stopped := _why_stop(rows, quiet, fields, done + 1, time.monotonic() - start):
+            rows, seconds = [watch.samples for watch in watches], time.monotonic() - start
+            stopped = _why_stop(rows, quiet, fields, done + 1, seconds)
+            expected = _expected_rounds(rows, fields, done + 1, seconds)
+            progress(done + 1, done + 1 if stopped else expected)
+            if stopped:
                 break
         kept = quiet if len(quiet) >= fields.rounds else list(range(done + 1))
         return Turns(
@@ -297,6 +300,23 @@ def _why_stop(
     if done >= max(fields.rounds, fields.max_rounds):
         return "rounds"
     return "time" if seconds >= fields.max_seconds else ""
+
+
+def _expected_rounds(
+    rows: Sequence[Samples], fields: LatencyFields, done: int, seconds: float
+) -> int:
+    """Return how many rounds there will be, as far as `done` of them tell.
+
+    An interval shrinks with the square root of the rounds.
+    """
+    needed = float(fields.rounds)
+    for values in (values for row in rows for values in (row.first, row.each) if values):
+        if interval := median_interval(values):
+            wide = (interval[1] - interval[0]) / (2 * fields.tolerance * median(values))
+            needed = max(needed, done * wide**2)
+    in_time = done + (fields.max_seconds - seconds) / seconds * done
+    limit = min(max(fields.rounds, fields.max_rounds), in_time)
+    return max(done + 1, math.ceil(min(needed, limit)))
 
 
 def _memory(model: ActionInput) -> float:
