@@ -180,7 +180,7 @@ def test_the_rounds_to_come_follow_from_those_that_were() -> None:
     for i in range(9):
         steady.times.append([1.0 + i / 1000, 1.5, 2.0 + i / 1000])
         # The interval is twice as wide as is asked.
-        restless.times.append([1.0, 1.5, 2.0 + (i - 4) / 50])
+        restless.times.append([1.0, 1.5, 2.0 + (i - 4) / 32])
     fields = LatencyFields(rounds=9, max_rounds=60, max_seconds=1000, tolerance=0.05)
     assert _expected_rounds([steady], fields, 9, 10.0) == 10
     assert 10 < _expected_rounds([steady, restless], fields, 9, 10.0) < 60
