@@ -69,7 +69,7 @@ def test_what_was_built_passes(copied: Place, tmp_path: Path) -> None:
 def test_a_model_without_a_chat_template_is_checked_on_prompts(
     copied: Place, tmp_path: Path
 ) -> None:
-    inputs = {}
+    inputs: dict[str, Any] = {}
     for role, name in (("source", "merged"), ("model", "onnx-int4")):
         plain = shutil.copytree(copied.folder / "build" / name, copied.folder / f"plain-{name}")
         (plain / "chat_template.jinja").unlink(missing_ok=True)
