@@ -177,6 +177,8 @@ class Lines:
             )
             if not self.draws:
                 self._tell(node)
+        elif event.name == "working":
+            self._work(node, str(data["what"]))
         elif event.name == "hashing":
             self._hashing(str(data["file"]), data["done"], data["total"])
         elif event.name == "metric" and node in self._rows and "loss" in data:
@@ -223,6 +225,12 @@ class Lines:
             return cost
         pace = self._spent / self._expected
         return cost * min(SLOWEST, max(1 / SLOWEST, pace))
+
+    def _work(self, node: str, what: str) -> None:
+        """Begin a row of what is no step and tells no progress."""
+        now = self._clock()
+        self._rows[node] = Row(now, since=now, what=what)
+        self._draw()
 
     def _hashing(self, file: str, done: int, total: int) -> None:
         now = self._clock()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from olivebuild.cache.key import Reason
-from olivebuild.core.text import clean, size
+from olivebuild.core.text import clean, seconds, size
 from olivebuild.metrics.catalogue import BY_NAME, is_share, title
 from olivebuild.metrics.gates import Gate, Judgement
 from olivebuild.metrics.pace import SAME_STRUCTURE
@@ -22,6 +22,13 @@ SHOWN = 8
 def listed(names: Sequence[str]) -> str:
     """Return targets by name, or their number if they are many."""
     return ", ".join(names) if len(names) <= SHOWN else f"{len(names):,} targets"
+
+
+def cost_of_build(cost: float | None, *, is_whole: bool) -> str:
+    """Return how long a build takes, by the seconds that its steps took last time."""
+    if cost is None:
+        return "a time that is not known yet"
+    return f"{'about' if is_whole else 'at least'} {seconds(cost)}"
 
 
 def describe(reason: Reason) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,10 +102,37 @@ def test_an_adapter_answers_on_its_base_and_onnx_what_is_piped_in(copied: Place)
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    (note,) = done.stderr.splitlines()
+    assert note.startswith("note: each line is asked by itself, in the template of tone")
     # Two turns, each with an answer of its own.
     assert done.stdout.count("\n") >= 2
     assert len(set(done.stdout.splitlines())) > 1
+
+
+def test_what_was_built_last_is_asked_as_it_is(copied: Place) -> None:
+    """An edited row makes the adapter stale; what it is, and what a build costs, is said."""
+    write_rows(copied.folder / "in.jsonl", rows()[:2])
+    command = ("predict", "adapter", "--in", "in.jsonl", "--max-tokens", "4")
+    before = copied.run(*command)
+    assert before.code == 0, before.err
+    data = rows()
+    data[0] = {"phrase": "I am quite another row", "tone": "joy"}
+    write_rows(copied.folder / "data/tone.jsonl", data)
+    after = copied.run(*command, "--as-is")
+    assert (after.code, after.out) == (0, before.out)
+    assert after.err.startswith("note: adapter is not up to date (tone: file data/tone.jsonl: "), (
+        after.err
+    )
+    assert "a build takes about" in after.err
+    # What is not in build/ any more comes from the cache, and build/ stays as it is.
+    shutil.rmtree(copied.folder / "build/adapter")
+    assert copied.run(*command, "--as-is").out == before.out
+    assert not (copied.folder / "build/adapter").exists()
+    built = copied.run(*command)
+    assert built.code == 0, built.err
+    assert "--as-is asks what was built last" in built.err
+    assert "run      adapter" in built.err
 
 
 def test_ctrl_c_stops_an_answer_and_twice_ends(copied: Place) -> None:

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivebuild.cli.inference.subject import DATA, MAX_TOKENS, build_subject, form_of
-from olivebuild.cli.options import SET, TARGET, open_told, recipe_options
+from olivebuild.cli.inference.subject import (
+    Asking,
+    asking_options,
+    form_of,
+    loading,
+    open_subject,
+    trained_form,
+)
+from olivebuild.cli.options import TARGET, open_told, recipe_options
+from olivebuild.core.errors import RecipeError
 from olivebuild.core.fs import portable_names
 from olivebuild.executors.model_process import Refused, Settings, Talker
+
+if TYPE_CHECKING:
+    from olivebuild.recipe.graph import Graph
 
 
 @click.command()
 @TARGET
 @recipe_options
-@SET
-@DATA
+@asking_options
+@click.option(
+    "--chat-template",
+    is_flag=True,
+    help="Ask by the model's own chat template, not by that of the data it was trained on.",
+)
 @click.option("--system", metavar="TEXT", help="Begin with this system message.")
-@MAX_TOKENS
 @click.option(
     "--temperature",
     type=click.FloatRange(0),
@@ -33,43 +48,82 @@ from olivebuild.executors.model_process import Refused, Settings, Talker
 def chat(
     ctx: click.Context,
     target: str,
-    settings: tuple[str, ...],
-    data: str | None,
+    options: Asking,
+    chat_template: bool,
     system: str | None,
-    max_tokens: int,
     temperature: float,
 ) -> None:
-    """Talk to a model, built first if it is stale: base, adapter, merged or ONNX.
+    """Talk to a model: base, adapter, merged or ONNX.
 
-    Steps that this needs, and the model, run on this machine.
-
-    Each line is a turn, in the model's own chat template; /new begins anew, Ctrl-D ends. Ctrl-C
-    stops an answer; twice, it ends.
+    It is built first where it is stale, on this machine; at a terminal you are asked. Each line is
+    a question in the template of the data that the model was trained on, where that takes one
+    text, and else a turn in its chat template; /help tells what else there is. Ctrl-C stops an
+    answer; twice, it ends.
 
     \b
     olivebuild chat onnx-int4
-    echo "My umbrella just turned inside out." | olivebuild chat merged --data tone
+    echo "My umbrella just turned inside out." | olivebuild chat merged --as-is
     """
     # Ctrl-C stops an answer, but who is told to end must end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    project = open_told(ctx, settings)
-    forms = (form_of(project.graph, data, single=True),) if data else ()
-    subject = build_subject(project, target)
-    date = subject.template_date
-    asked = Settings(
-        target,
-        subject.folder,
-        subject.adapter,
-        subject.trust_remote_code,
-        max_tokens,
-        forms,
-        temperature,
-        template_date=date,
-        trust_adapter=subject.trust_adapter,
-    )
-    with Talker(asked, project.workspace.log_file(f"{target}.chat")) as talker:
-        talker.ready()
-        ctx.exit(converse(talker, system, bool(forms)))
+    project = open_told(ctx, options.settings)
+    form = _form(project.graph, target, options.data, system, by_chat=chat_template)
+    with open_subject(project, target, options) as subject:
+        asked = Settings(
+            target,
+            subject.folder,
+            subject.adapter,
+            subject.trust_remote_code,
+            options.max_tokens,
+            (form,) if form else (),
+            temperature,
+            template_date=subject.template_date,
+            trust_adapter=subject.trust_adapter,
+        )
+        with Talker(asked, project.workspace.log_file(f"{target}.chat")) as talker:
+            with loading(target):
+                talker.ready()
+            _greet(form, told=options.data is None)
+            ctx.exit(converse(talker, system, with_form=form is not None))
+
+
+def _form(
+    graph: Graph, target: str, data: str | None, system: str | None, *, by_chat: bool
+) -> dict[str, str] | None:
+    """Return the template that questions are put into; None for the chat template.
+
+    Raises RecipeError for options that don't go together.
+    """
+    graph.one(target)
+    if data:
+        other = "--chat-template" if by_chat else "--system" if system else ""
+        if other:
+            raise RecipeError(
+                f"--data and {other} don't go together",
+                where="command line",
+                hint="a data set's template is all that the model is asked; leave one out",
+            )
+        return form_of(graph, data, single=True)
+    return None if by_chat or system else trained_form(graph, target)
+
+
+def _greet(form: dict[str, str] | None, *, told: bool) -> None:
+    """Say on stderr what becomes of a line, where the command line does not say it."""
+    if form and told:
+        click.echo(
+            f"note: each line is asked by itself, in the template of {form['name']}, on which the "
+            "model was trained; --chat-template talks to it instead",
+            err=True,
+        )
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        click.echo("/help tells what there is beside questions; Ctrl-D ends", err=True)
+
+
+HELP = """\
+/new     forget what was said
+/help    show this
+Ctrl-C   stops an answer; twice, it ends
+Ctrl-D   ends"""
 
 
 def converse(talker: Talker, system: str | None, with_form: bool) -> int:
@@ -95,6 +149,8 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
         interrupted = False
         if text.strip() == "/new":
             messages = start
+        elif told := _told(text.strip(), interactive=interactive):
+            click.echo(told)
         elif text.strip():
             try:
                 messages, interrupted = _turn(talker, messages, text, with_form)
@@ -106,6 +162,18 @@ def converse(talker: Talker, system: str | None, with_form: bool) -> int:
                 show_error(e)
             if interrupted and not interactive:
                 return 130
+
+
+def _told(line: str, *, interactive: bool) -> str:
+    """Return what a person gets to read for a line that is no question; "" for a question.
+
+    What is piped in is a question whatever it begins with, but for the commands themselves.
+    """
+    if line == "/help":
+        return HELP
+    if interactive and re.fullmatch(r"/[a-z]+", line):
+        return f"there is no {line}\n{HELP}"
+    return ""
 
 
 def _turn(

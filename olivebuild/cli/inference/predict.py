@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivebuild.cli.inference.subject import DATA, MAX_TOKENS, build_subject, form_of, forms_for
-from olivebuild.cli.options import SET, TARGET, open_told, recipe_options
-from olivebuild.core.errors import BuildError, InputError
+from olivebuild.cli.inference.subject import (
+    Asking,
+    Subject,
+    asking_options,
+    form_of,
+    forms_for,
+    loading,
+    open_subject,
+)
+from olivebuild.cli.options import TARGET, open_told, recipe_options
+from olivebuild.core.errors import BuildError, InputError, RecipeError
 from olivebuild.core.fs.small_files import special
 from olivebuild.executors.model_process import Settings, Talker
+
+if TYPE_CHECKING:
+    from olivebuild.planner.project import Project
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+"""The end of a file's name -> what separates its columns."""
+NOT_WRITTEN = (".parquet", ".xlsx", ".xls", ".arrow", ".feather", ".gz", ".zst", ".bz2", ".zip")
+"""Ends of names that promise another form than any that is written."""
 
 
 @click.command()
 @TARGET
 @recipe_options
-@SET
+@asking_options
 @click.option(
     "--in",
     "rows",
@@ -30,29 +47,19 @@ from olivebuild.executors.model_process import Settings, Talker
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write here instead of to standard output.",
+    help="Write here instead of to standard output: FILE.csv, FILE.tsv, else JSON lines.",
 )
-@DATA
-@MAX_TOKENS
 @click.pass_context
-def predict(
-    ctx: click.Context,
-    target: str,
-    settings: tuple[str, ...],
-    rows: Path,
-    out: Path | None,
-    data: str | None,
-    max_tokens: int,
-) -> None:
+def predict(ctx: click.Context, target: str, options: Asking, rows: Path, out: Path | None) -> None:
     """Answer the rows of a file, one JSON line a row, in order.
 
-    The model is built first if it is stale. Steps that this needs, and the model, run on this
-    machine. A row is rendered by the data set that the model was
-    trained on (or another of the recipe whose columns it has), or has a `prompt` or `messages`. An
-    interrupted run with --out resumes where it stopped.
+    The model is built first where it is stale, on this machine; at a terminal you are asked. A row
+    is rendered by the data set that the model was trained on (or another of the recipe whose
+    columns it has), or has a `prompt` or `messages`. Of rows that have the data set's answer, the
+    accuracy is told. An interrupted run with --out resumes where it stopped.
 
     \b
-    olivebuild predict onnx-int4 --in new.jsonl --out answers.jsonl
+    olivebuild predict onnx-int4 --in new.jsonl --out answers.csv
     """
     if kind := special(rows.stat().st_mode):
         raise InputError(
@@ -60,21 +67,39 @@ def predict(
             where="--in",
             hint="write what it gives into a file: rows are read more than once",
         )
-    project = open_told(ctx, settings)
+    if out and out.suffix.lower() in NOT_WRITTEN:
+        raise RecipeError(
+            f"answers are not written as {out.suffix}",
+            where="--out",
+            hint=f"name {out.stem}.csv, {out.stem}.tsv or {out.stem}.jsonl",
+        )
+    project = open_told(ctx, options.settings)
     forms = (
-        (form_of(project.graph, data),)
-        if data
+        (form_of(project.graph, options.data),)
+        if options.data
         else forms_for(project.graph, project.graph.one(target))
     )
-    subject = build_subject(project, target)
+    with open_subject(project, target, options) as subject:
+        _answer(project, subject, options, forms, rows, out)
+
+
+def _answer(
+    project: Project,
+    subject: Subject,
+    options: Asking,
+    forms: tuple[dict[str, str], ...],
+    rows: Path,
+    out: Path | None,
+) -> None:
+    """Write the answers to a file, or print them."""
 
     def asked(first: int = 0) -> Settings:
         return Settings(
-            target=target,
+            target=subject.target,
             folder=subject.folder,
             adapter=subject.adapter,
             trust_remote_code=subject.trust_remote_code,
-            max_tokens=max_tokens,
+            max_tokens=options.max_tokens,
             forms=forms,
             # A path that another process can open: /dev/stdin is its own there.
             rows=str(rows.resolve()),
@@ -84,12 +109,16 @@ def predict(
             trust_adapter=subject.trust_adapter,
         )
 
-    log = project.workspace.log_file(f"{target}.predict")
+    log = project.workspace.log_file(f"{subject.target}.predict")
     if out is None:
         with Talker(asked(), log) as talker:
-            talker.ready()
-            for line in lines_of(talker):
-                click.echo(line)
+            with loading(subject.target):
+                ready = talker.ready()
+            predictions = []
+            for row in answers_of(talker):
+                predictions.append(row["prediction"])
+                click.echo(json.dumps(row, ensure_ascii=False))
+        _tell_accuracy(ready, predictions)
         return
     from olivebuild.core import hashing
     from olivebuild.core.fs.locks import try_lock
@@ -99,7 +128,7 @@ def predict(
             subject.digests,
             hashing.of_file(rows),
             forms,
-            max_tokens,
+            options.max_tokens,
             *([subject.template_date] if subject.template_date else []),
         ]
     )
@@ -112,16 +141,16 @@ def predict(
         write_lines(asked, log, out, out.with_name(f"{out.name}.{identity[:8]}.part"))
 
 
-def lines_of(talker: Talker) -> Iterator[str]:
-    """Yield the rows with their predictions as JSON."""
+def answers_of(talker: Talker) -> Iterator[dict[str, Any]]:
+    """Yield the rows with their predictions."""
     for row, text in talker.rows():
-        yield json.dumps(row | {"prediction": text}, ensure_ascii=False)
+        yield row | {"prediction": text}
 
 
 def write_lines(asked: Callable[[int], Settings], log: Path, out: Path, part: Path) -> None:
     """Write all lines to `part`, and rename it to `out` when the last is there.
 
-    A later run resumes from `part`.
+    A later run resumes from `part`, which has JSON lines whatever is to become of them.
     """
     from olivebuild.api.event import Event
     from olivebuild.ui.live import on_stderr
@@ -130,11 +159,13 @@ def write_lines(asked: Callable[[int], Settings], log: Path, out: Path, part: Pa
     with Talker(asked(first), log) as talker, open(part, "ab") as file, on_stderr() as display:
         node: dict[str, object] = {"target": out.name, "node": out.name}
         display(Event("started", node | {"reasons": [], "seconds": None}))
-        total, done = talker.ready()["rows"], first
+        display(Event("progress", node | {"what": "loading the model", "done": 0, "total": 0}))
+        ready = talker.ready()
+        total, done = ready["rows"], first
         display(Event("progress", node | {"what": "answering", "done": done, "total": total}))
         try:
-            for line in lines_of(talker):
-                file.write(line.encode() + b"\n")
+            for row in answers_of(talker):
+                file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
                 file.flush()
                 done += 1
                 display(
@@ -147,9 +178,71 @@ def write_lines(asked: Callable[[int], Settings], log: Path, out: Path, part: Pa
             )
             raise
         os.fsync(file.fileno())
-    os.replace(part, out)
+    rows = read_lines(part)
+    _finish(part, out, rows)
     click.echo(
         f"{total} rows in {out}" + (f", {first} of them from before" if first else ""), err=True
+    )
+    _tell_accuracy(ready, [row["prediction"] for row in rows])
+
+
+def _finish(part: Path, out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Make a whole file of JSON lines the one that was asked for."""
+    separator = SEPARATORS.get(out.suffix.lower())
+    if separator is None:
+        os.replace(part, out)
+        return
+    from olivebuild.core.fs.files import write_atomically
+
+    write_atomically(out, to_table(rows, separator).encode())
+    part.unlink()
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_bytes().splitlines()]
+
+
+def to_table(rows: Sequence[dict[str, Any]], separator: str) -> str:
+    """Return rows as a table with a heading: the columns in the order in which they first stand.
+
+    A value that is no text, number or truth is JSON; one that a row lacks is empty.
+    """
+    import csv
+    import io
+
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter=separator, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(_cell(row.get(name)) for name in columns)
+    return file.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _tell_accuracy(ready: dict[str, Any], predictions: Iterable[str]) -> None:
+    """Say on stderr how many of the rows that have an answer got it, with the interval."""
+    from olivebuild.metrics.gates import wilson
+    from olivebuild.ui.wording import percent
+
+    pairs = [
+        (text, wanted)
+        for text, wanted in zip(predictions, ready["expected"], strict=False)
+        if wanted is not None
+    ]
+    if not pairs:
+        return
+    right = sum(text == wanted for text, wanted in pairs)
+    low, high = wilson(right / len(pairs), len(pairs))
+    click.echo(
+        f"accuracy {percent(right / len(pairs))}: {right} of {len(pairs)} answers are those of "
+        f"{ready['form'] or 'the rows'}, 95 % interval {percent(low)} to {percent(high)}",
+        err=True,
     )
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
-from olivebuild.core.errors import InputError, RecipeError
+from olivebuild.cli.options import SET
+from olivebuild.core.errors import BuildError, InputError, RecipeError
+from olivebuild.core.text import clean
 
 if TYPE_CHECKING:
     from olivebuild.core.errors import Problem
@@ -17,19 +24,59 @@ if TYPE_CHECKING:
     from olivebuild.recipe.graph import Graph
 
 SUBJECTS = ("model", "merged", "adapter", "onnx", "choice")
-DATA = click.option(
-    "--data", metavar="DATASET", help="Put what is asked into this data set's template."
-)
+ANSWERS = {"prompt": "completion", "user": "assistant"}
+"""The field of what is asked -> that of the answer."""
 
 
-MAX_TOKENS = click.option(
-    "--max-tokens",
-    type=click.IntRange(1),
-    default=256,
-    show_default=True,
-    help="Cut an answer after N tokens.",
-    metavar="N",
-)
+class Asking(Struct, frozen=True, kw_only=True):
+    """Options of the commands that ask a model."""
+
+    settings: tuple[str, ...]
+    as_is: bool
+    build: bool
+    data: str | None
+    max_tokens: int
+
+
+def asking_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of asking a model to a command, which gets them as `options`."""
+
+    @SET
+    @click.option(
+        "--as-is", is_flag=True, help="Ask what was built last, though it is not up to date."
+    )
+    @click.option("--build", is_flag=True, help="Build first what is stale, without a question.")
+    @click.option(
+        "--data", metavar="DATASET", help="Put what is asked into this data set's template."
+    )
+    @click.option(
+        "--max-tokens",
+        type=click.IntRange(1),
+        default=256,
+        show_default=True,
+        help="Cut an answer after N tokens.",
+        metavar="N",
+    )
+    @wraps(function)
+    def command(
+        *args: Any,
+        settings: tuple[str, ...],
+        as_is: bool,
+        build: bool,
+        data: str | None,
+        max_tokens: int,
+        **rest: Any,
+    ) -> Any:
+        if as_is and build:
+            raise RecipeError(
+                "--as-is and --build don't go together", where="command line", hint="leave one out"
+            )
+        options = Asking(
+            settings=settings, as_is=as_is, build=build, data=data, max_tokens=max_tokens
+        )
+        return function(*args, options=options, **rest)
+
+    return command
 
 
 @dataclass(frozen=True)
@@ -48,17 +95,57 @@ class Subject:
     trust_adapter: bool = False
 
 
-def build_subject(project: Project, target: str) -> Subject:
-    """Build the target that a verb names if it is stale, and return it.
+@contextmanager
+def loading(target: str) -> Iterator[None]:
+    """Context in which a terminal shows that a model is being loaded, and for how long."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from olivebuild.api.event import Event
+    from olivebuild.ui.live import on_stderr
 
-    Raises RecipeError for a target that is no model, and the error of a step that fails.
+    with on_stderr() as display:
+        display(Event("working", {"node": target, "what": "loading the model"}))
+        yield
+
+
+@contextmanager
+def open_subject(project: Project, target: str, options: Asking) -> Iterator[Subject]:
+    """Context with the model that a verb names, which is built first where it is stale.
+
+    --as-is takes what was built last instead. Where neither that nor --build is given, a person at
+    a terminal is asked. Raises RecipeError for a target that is no model, and the error of a step
+    that fails.
     """
-    from olivebuild.formats import onnx_folder
+    from olivebuild.engine.last_built import last_folder
+
+    goals = _goals_of(project.graph, target)
+    # What was built last can be asked also where an input is gone since.
+    plan = project.planner.plan(goals, with_faults=options.as_is)
+    if _is_taken_as_it_is(project, plan, target, goals, options):
+        with ExitStack() as stack:
+            last = [
+                stack.enter_context(last_folder(project.planner, plan.states[name]))
+                for name in goals
+            ]
+            yield _subject(project, target, last, plan)
+        return
+    plan = build_goals(project, goals)
+    states = [plan.states[name] for name in goals]
+    yield _subject(
+        project,
+        target,
+        [(Path(str(s.folder)), (s.outputs or {}).get("", "")) for s in states],
+        plan,
+    )
+
+
+def _goals_of(graph: Graph, target: str) -> list[str]:
+    """Return the target and, of an adapter, its base before it. Raises RecipeError, InputError."""
     from olivebuild.planner.checks import providers
 
-    graph = project.graph
     graph.one(target)
-    kind, fields = graph.targets[target].kind, graph.recipe.targets[target].fields
+    kind = graph.targets[target].kind
     if kind not in SUBJECTS:
         models = [name for name, t in graph.targets.items() if t.kind in SUBJECTS]
         hint = (
@@ -71,28 +158,81 @@ def build_subject(project: Project, target: str) -> Subject:
             where=graph.recipe.where(target),
             hint=hint,
         )
-    base = target
-    if kind == "adapter":
-        model = getattr(fields, "model", None)
-        if model is None:
-            hint = "name its `model`, or a merge of the two"
-            raise RecipeError(
-                f"the base of {target} is not known", where=graph.recipe.where(target), hint=hint
-            )
-        base = model.target
+    base = _base_of(graph, target)
     _check_provider(graph, target, providers.problem_of(graph.nodes[target], graph.recipe.folder))
-    plan = build_goals(project, list(dict.fromkeys([base, target])))
-    folders = [str(plan.states[name].folder) for name in (base, target)]
+    return list(dict.fromkeys([base, target]))
+
+
+def _base_of(graph: Graph, target: str) -> str:
+    """Return the model below an adapter, and of another model itself. Raises RecipeError."""
+    if graph.targets[target].kind != "adapter":
+        return target
+    model = getattr(graph.recipe.targets[target].fields, "model", None)
+    if model is None:
+        hint = "name its `model`, or a merge of the two"
+        raise RecipeError(
+            f"the base of {target} is not known", where=graph.recipe.where(target), hint=hint
+        )
+    return str(model.target)
+
+
+def _is_taken_as_it_is(
+    project: Project, plan: Plan, target: str, goals: list[str], options: Asking
+) -> bool:
+    """Return whether what was built last is used; say on stderr what is stale, and the cost.
+
+    Nothing is said of what was never built here: then there is one thing to do.
+    """
+    from olivebuild.engine.last_built import has_last, pending
+    from olivebuild.ui.wording import cost_of_build, describe
+
+    stale = pending(plan)
+    if stale is None or options.build:
+        return False
+    if not all(has_last(project.planner, plan.states[name]) for name in goals):
+        if options.as_is:
+            raise BuildError(
+                f"there is no last result of {target} to use: it was never built here",
+                hint="without --as-is it is built first",
+            )
+        return False
+    why = "; ".join(map(describe, stale.reasons[:2])) or "it comes first"
+    cost = cost_of_build(stale.seconds, is_whole=stale.is_whole)
+    note = f"{target} is not up to date ({stale.target}: {clean(why)}): a build takes {cost}"
+    if options.as_is:
+        click.echo(f"note: {note}; asking what was built last", err=True)
+        return True
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        click.echo(f"note: {note}; --as-is asks what was built last", err=True)
+        return False
+    click.echo(f"{note}.", err=True)
+    return not click.confirm(
+        "Build it first? Otherwise what was built last is asked", default=True, err=True
+    )
+
+
+def _subject(
+    project: Project, target: str, places: Sequence[tuple[Path, str]], plan: Plan
+) -> Subject:
+    """Return a model by the folders, and their digests, of its base and itself.
+
+    Raises InputError for a model that can't run here.
+    """
+    from olivebuild.formats import onnx_folder
+    from olivebuild.planner.checks import providers
+
+    graph, (folder, _), (last, _) = project.graph, places[0], places[-1]
+    is_adapter = graph.targets[target].kind == "adapter"
     # A choice, or a folder that came from elsewhere, tells only now.
-    names = onnx_folder.providers_in(Path(folders[1]))
+    names = onnx_folder.providers_in(last)
     _check_provider(graph, target, providers.problem_with(target, names))
-    digests = tuple((plan.states[name].outputs or {}).get("", "") for name in (base, target))
+    base = _base_of(graph, target)
     return Subject(
         target,
-        folders[0],
-        folders[1] if kind == "adapter" else "",
+        str(folder),
+        str(last) if is_adapter else "",
         graph.trusts_remote_code(graph.nodes[base]),
-        digests,
+        (places[0][1], places[-1][1]),
         project.planner.dating.date_of(target, plan.lookups),
         graph.trusts_remote_code(graph.nodes[target]),
     )
@@ -126,15 +266,17 @@ def build_goals(project: Project, goals: list[str]) -> Plan:
     return report.plan
 
 
-def forms_for(graph: Graph, target: str) -> tuple[dict[str, str], ...]:
-    """Return the templates of the data sets that the target depends on, then of the others."""
+def forms_for(graph: Graph, target: str, *, others: bool = True) -> tuple[dict[str, str], ...]:
+    """Return the templates of the data sets that the target depends on, then of the `others`."""
     below = [
         name for name in graph.targets_below([target]) if graph.targets[name].kind == "dataset"
     ]
-    others = [
-        name for name, t in graph.targets.items() if t.kind == "dataset" and name not in below
+    rest = [
+        name
+        for name, t in graph.targets.items()
+        if others and t.kind == "dataset" and name not in below
     ]
-    return tuple(form for name in (*below, *others) if (form := _form(graph, name)))
+    return tuple(form for name in (*below, *rest) if (form := _form(graph, name)))
 
 
 def form_of(graph: Graph, name: str, *, single: bool = False) -> dict[str, str]:
@@ -162,6 +304,22 @@ def form_of(graph: Graph, name: str, *, single: bool = False) -> dict[str, str]:
     return form
 
 
+def trained_form(graph: Graph, target: str) -> dict[str, str] | None:
+    """Return the template that a model was trained on, if what a person writes is all it takes.
+
+    None where there is none, and where the model's chat template says as much: then what was said
+    before may stand before a question.
+    """
+    from olivebuild.data.templates import columns_in
+
+    for form in forms_for(graph, target, others=False):
+        names = set(columns_in(form["text"])) if form["format"] != "messages" else set()
+        if len(names) == 1:
+            is_bare = form["format"] == "user" and form["text"] == f"{{{names.pop()}}}"
+            return None if is_bare else form
+    return None
+
+
 def _form(graph: Graph, name: str) -> dict[str, str] | None:
     fields = graph.recipe.targets[name].fields
     template = next(
@@ -172,4 +330,7 @@ def _form(graph: Graph, name: str) -> dict[str, str] | None:
         ),
         None,
     )
-    return {"name": name, "format": template[0], "text": template[1]} if template else None
+    if template is None:
+        return None
+    answer = getattr(fields, ANSWERS.get(template[0], ""), None)
+    return {"name": name, "format": template[0], "text": template[1], "answer": answer or ""}

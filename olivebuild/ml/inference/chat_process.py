@@ -155,7 +155,13 @@ def predict(settings: Mapping[str, Any], say: Say) -> None:
     Whatever is wrong with any row is found before the first is answered.
     """
     from olivebuild.ml.inference.context import context_of, room_for
-    from olivebuild.ml.inference.predict import Form, answers, prompts_of, read_rows
+    from olivebuild.ml.inference.predict import (
+        Form,
+        answers,
+        expected_of,
+        prompts_of,
+        read_rows,
+    )
 
     rows, form = read_rows(
         Path(settings["rows"]), settings["shown"], [Form(**f) for f in settings["forms"]]
@@ -167,7 +173,7 @@ def predict(settings: Mapping[str, Any], say: Say) -> None:
         room_for(prompt, limit, context, row.where)
         for prompt, row in zip(prompts, rows, strict=True)
     ]
-    say("ready", rows=len(rows), form=form.name)
+    say("ready", rows=len(rows), form=form.name, expected=expected_of(rows, form, encoder))
     for row, text in answers(runtime, encoder, rows, prompts, rooms, settings["first"]):
         say("row", row=row.columns, text=text)
     say("end")

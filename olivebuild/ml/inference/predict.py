@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from olivebuild.core.errors import InputError
 from olivebuild.data.conversation import conversation_of, tools_of
@@ -25,12 +25,13 @@ from olivebuild.ml.inference.runtime import Runtime
 class Form:
     """Form in which a row becomes a prompt: a data set's template without its answer.
 
-    `format` is prompt, user or messages.
+    `format` is prompt, user or messages; `answer` is the answer's template, "" where there is none.
     """
 
     name: str
     format: str
     text: str
+    answer: str = ""
 
     @property
     def columns(self) -> list[str]:
@@ -49,6 +50,20 @@ class Form:
             encoder,
             tools_of(row),
         )
+
+    def answered(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return a row with its answer, as an encoder takes it; None for a row without one."""
+        if self.format == "messages":
+            messages = conversation_of(row, self.text)
+            if isinstance(messages, str) or messages[-1]["role"] != "assistant":
+                return None
+            return {"messages": messages, "tools": tools_of(row)}
+        needed = [slot.column for slot in slots(self.answer, row) if not slot.optional]
+        if not needed or any(is_missing(row.get(name)) for name in needed):
+            return None
+        names = ("prompt", "completion") if self.format == "prompt" else ("user", "assistant")
+        texts = (fill(self.text, dict(row)), fill(self.answer, dict(row)))
+        return dict(zip(names, texts, strict=True))
 
     def filled(self, text: str, encoder: Encoder) -> list[int]:
         """The prompt when `text` is the value of the only column."""
@@ -161,6 +176,30 @@ def prompts_of(rows: Sequence[Read], form: Form, encoder: Encoder) -> list[list[
         encoder.where = row.where
         prompts.append(form.prompt(row.columns, encoder))
     return prompts
+
+
+def expected_of(rows: Sequence[Read], form: Form, encoder: Encoder) -> list[str | None]:
+    """Return the answer of each row as its reader would have it; None for a row without one.
+
+    As a benchmark compares: up to the token that ends it. Empty where no row has one.
+    """
+    pairs = [form.answered(row.columns) for row in rows]
+    if not any(pairs):
+        return []
+    encoder.read_ends(form.format, [pair["completion"] for pair in pairs if _is_text(pair)])
+    answers = []
+    for pair, row in zip(pairs, rows, strict=True):
+        encoder.where = row.where
+        answers.append(
+            encoder.answer_text(encoder.encode(form.format, pair).completion, encoder.stops)
+            if pair
+            else None
+        )
+    return answers
+
+
+def _is_text(pair: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
+    return pair is not None and "completion" in pair
 
 
 def answers(

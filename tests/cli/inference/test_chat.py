@@ -1,18 +1,14 @@
-"""chat and predict without a model: what can be asked, which templates rows are tried with, and
-lines that were cut.
-"""
+"""chat and predict without a model: what can be asked, and in which template."""
 
 from __future__ import annotations
 
 import io
 import platform
-from pathlib import Path
 
 import pytest
 
-from olivebuild.cli.inference.chat import converse
-from olivebuild.cli.inference.predict import whole_lines
-from olivebuild.cli.inference.subject import form_of, forms_for
+from olivebuild.cli.inference.chat import HELP, converse
+from olivebuild.cli.inference.subject import form_of, forms_for, trained_form
 from olivebuild.core.errors import InputError, RecipeError
 from olivebuild.planner.project import open_graph
 from tests.conftest import Place
@@ -44,7 +40,28 @@ def test_rows_are_tried_with_the_templates_that_the_model_learned_first(recipe: 
         "name": "tone",
         "format": "prompt",
         "text": "Q: {phrase}\n",
+        "answer": "{tone}",
     }
+
+
+def test_a_chat_asks_in_the_template_that_was_trained(recipe: Place) -> None:
+    graph = open_graph(recipe.folder, None)
+    form = trained_form(graph, "adapter")
+    assert form
+    assert form["name"] == "tone"
+    assert trained_form(graph, "base") is None
+
+
+@pytest.mark.parametrize("data", ['user: "{q}", assistant: "{a}"', "messages: q"])
+def test_a_chat_template_keeps_what_was_said_where_nothing_else_was_trained(
+    place: Place, data: str
+) -> None:
+    place.recipe.write_text(
+        "targets:\n  base: {kind: model, source: nowhere}\n"
+        f"  tone: {{kind: dataset, source: a.jsonl, {data}}}\n"
+        "  adapter: {kind: adapter, model: base, data: tone}\n"
+    )
+    assert trained_form(open_graph(place.folder, None), "adapter") is None
 
 
 @pytest.mark.parametrize(
@@ -69,6 +86,10 @@ def test_a_template_that_can_not_be_asked_with(recipe: Place, name: str, fact: s
         (("predict", "adapter", "--in", "no.jsonl"), 2, "'no.jsonl' does not exist"),
         (("predict", "adapter"), 2, "Missing option '--in'"),
         (("chat", "base"), 1, "nowhere"),
+        (("chat", "adapter", "--as-is", "--build"), 2, "--as-is and --build don't go together"),
+        (("chat", "adapter", "--data", "tone", "--system", "x"), 2, "--data and --system don't"),
+        (("chat", "adapter", "--as-is"), 1, "there is no last result of adapter to use"),
+        (("predict", "adapter", "--in", "rows.jsonl", "--out", "x.parquet"), 2, "not written as"),
     ],
 )
 def test_errors_before_a_model_is_loaded(
@@ -80,20 +101,6 @@ def test_errors_before_a_model_is_loaded(
     assert "hint: " in done.err
     assert "Traceback" not in done.err
     assert done.out == ""
-
-
-@pytest.mark.parametrize(
-    ("content", "count", "left"),
-    [("", 0, ""), ("a\nb\n", 2, "a\nb\n"), ("a\nb", 1, "a\n"), ("a", 0, "")],
-)
-def test_a_line_that_was_cut_is_written_again(
-    tmp_path: Path, content: str, count: int, left: str
-) -> None:
-    file = tmp_path / "part"
-    file.write_text(content)
-    assert whole_lines(file) == count
-    assert file.read_text() == left
-    assert whole_lines(tmp_path / "none") == 0
 
 
 def test_a_line_that_is_no_text_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,3 +130,15 @@ def test_a_model_that_cannot_run_here_is_told_before_it_is_built(place: Place, v
     assert "olivebuild.yaml:6:5: error: there is built for dml: DirectML" in done.err
     assert "hint: " in done.err
     assert done.out == ""
+
+
+def test_help_is_told_and_a_slip_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a model: these lines must not reach one."""
+    lines = iter(["/help", "/hlp", None])
+    monkeypatch.setattr("olivebuild.cli.inference.chat._next_line", lambda _: next(lines))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    told: list[str] = []
+    monkeypatch.setattr("olivebuild.cli.inference.chat.click.echo", told.append)
+    assert converse(None, None, with_form=False) == 0  # type: ignore[arg-type]
+    assert told == [HELP, f"there is no /hlp\n{HELP}"]
