@@ -19,7 +19,9 @@ def main() -> None:
         from olivebuild.core.processes import restart
 
         restart()
-    code, seen = answer(sys.argv[1:])
+    # A shell that completes words asks with none, and has no use for the answer of a build.
+    completes = "_OLIVEBUILD_COMPLETE" in os.environ
+    code, seen = (None, None) if completes else answer(sys.argv[1:])
     if code is None:
         import gc
 

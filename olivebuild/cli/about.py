@@ -5,13 +5,27 @@ from __future__ import annotations
 import click
 
 from olivebuild import __version__
+from olivebuild.cli.completion import items
 from olivebuild.cli.options import check_no_target, recipe_options
 from olivebuild.core.errors import RecipeError, Where
 from olivebuild.core.text import did_you_mean
 
 
+def group_of(ctx: click.Context) -> click.Group:
+    """Return the group that all commands belong to."""
+    group = ctx.find_root().command
+    assert isinstance(group, click.Group)
+    return group
+
+
 @click.command("help")
-@click.argument("command", required=False)
+@click.argument(
+    "command",
+    required=False,
+    shell_complete=lambda ctx, _, word: items(
+        dict.fromkeys(group_of(ctx).list_commands(ctx), "command"), word
+    ),
+)
 @recipe_options
 @click.pass_context
 def help_(ctx: click.Context, command: str | None) -> None:
@@ -21,9 +35,7 @@ def help_(ctx: click.Context, command: str | None) -> None:
     olivebuild help plan
     """
     check_no_target(ctx, "help")
-    root = ctx.find_root()
-    group = root.command
-    assert isinstance(group, click.Group)
+    root, group = ctx.find_root(), group_of(ctx)
     if command is None:
         click.echo(group.get_help(root))
         return

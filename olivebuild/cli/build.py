@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from olivebuild.cli.location import nearest_recipe
 from olivebuild.cli.options import (
     LOCAL,
     SET,
     TARGETS,
     BuildOptions,
     build_options,
-    nearest_recipe,
     open_seen,
     recipe_options,
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from olivebuild.cli.location import recipe_location
 from olivebuild.cli.options import (
     JSON,
     SET,
@@ -20,7 +21,6 @@ from olivebuild.cli.options import (
     BuildOptions,
     build_options,
     check_no_target,
-    recipe_location,
     recipe_options,
 )
 from olivebuild.core.errors import RecipeError, Where

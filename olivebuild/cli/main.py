@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import click
 
 from olivebuild import __version__
+from olivebuild.cli.completion import items, targets_at_hand
 from olivebuild.cli.options import SEEN_KEY, recipe_options
 from olivebuild.core import streams
 from olivebuild.core.errors import BuildError, RecipeError, StoreError, Where, of_disk
 from olivebuild.core.exit_reasons import NO_MEMORY
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from olivebuild.snapshot import StatComparison
 
 VERB_MODULES = {
@@ -46,10 +49,26 @@ class Main(click.Group):
         while i < len(args) and args[i].startswith(COMMON):
             attached = "=" in args[i] if args[i].startswith("--") else len(args[i]) > 2
             i += 1 if attached else 2
+        if ctx.resilient_parsing and i >= len(args):
+            # The word that a shell completes may become a command.
+            return super().parse_args(ctx, args)
         not_a_target = {*VERB_MODULES, "--help", "-h", "--version"}
         if i >= len(args) or args[i] not in not_a_target:
             args = [*args[:i], "build", *args[i:]]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands and targets that a word may become, or the options.
+
+        No command is imported for it but `build`, whose options may stand without its name.
+        """
+        if incomplete.startswith("-"):
+            build = self.get_command(ctx, "build")
+            assert build
+            options = [*build.shell_complete(ctx, incomplete), *_options(self, ctx, incomplete)]
+            return list({option.value: option for option in options}.values())
+        commands = dict.fromkeys(self.list_commands(ctx), "command")
+        return items(targets_at_hand(ctx) | commands, incomplete)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(VERB_MODULES)
@@ -62,6 +81,11 @@ class Main(click.Group):
         name = f"{cmd_name}_" if cmd_name in ("help", "import") else cmd_name
         command: click.Command = getattr(module, name)
         return command
+
+
+def _options(command: click.Command, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Return the options of a command that a word may become."""
+    return click.Command.shell_complete(command, ctx, incomplete)
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import Struct
 
 from olivebuild import snapshot
-from olivebuild.core.errors import BuildError, RecipeError
+from olivebuild.cli.completion import complete_models, complete_paths, complete_targets
+from olivebuild.cli.location import nearest_recipe
+from olivebuild.core.errors import RecipeError
 
 if TYPE_CHECKING:
     from olivebuild.planner.project import Project
@@ -25,15 +26,22 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value is not None:
-            ctx.ensure_object(dict)[param.name] = value
+            # A shell that completes hands on what was typed.
+            typed = os.path.expanduser(value) if ctx.resilient_parsing else value
+            ctx.ensure_object(dict)[param.name] = typed
 
     for flags, help_ in (
         (("-C", "--directory"), "Work in DIR."),
         (("-f", "--file"), "Read this recipe instead of olivebuild.yaml."),
     ):
-        metavar = "DIR" if flags[0] == "-C" else "FILE"
+        is_folder = flags[0] == "-C"
         function = click.option(
-            *flags, metavar=metavar, help=help_, expose_value=False, callback=keep
+            *flags,
+            metavar="DIR" if is_folder else "FILE",
+            help=help_,
+            expose_value=False,
+            callback=keep,
+            shell_complete=complete_paths("dir" if is_folder else "file"),
         )(function)
     return function
 
@@ -112,17 +120,9 @@ def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def targets_argument(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Return the recipe's targets that begin with `incomplete`, for shell completion."""
-    try:
-        graph = open_recipe(ctx)
-        return [name for name in (*graph.targets, *graph.matrices) if name.startswith(incomplete)]
-    except BuildError:
-        return []
-
-
-TARGETS = click.argument("targets", nargs=-1, shell_complete=targets_argument)
-TARGET = click.argument("target", shell_complete=targets_argument)
+TARGETS = click.argument("targets", nargs=-1, shell_complete=complete_targets)
+TARGET = click.argument("target", shell_complete=complete_targets)
+MODEL = click.argument("target", shell_complete=complete_models)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 SET = click.option(
     "--set",
@@ -135,63 +135,6 @@ SET = click.option(
 
 SEEN_KEY = "olivebuild.seen"
 """Key in the context's object of the StatComparison that began before parsing."""
-
-ABOVE_KEY = "recipe above"
-"""Key in the context's object of the folder above the current one whose recipe is meant."""
-TOLD_KEY = "recipe told"
-"""Key in the context's object of whether that recipe was named to the user."""
-
-
-def recipe_location(ctx: click.Context) -> tuple[Path, str | None]:
-    """Return the folder of -C, the current one by default, and the file of -f, None by default.
-
-    `nearest_recipe` is for commands that read a recipe, and this for those that write one.
-    """
-    options: dict[str, str] = {}
-    for context in (ctx.parent, ctx):
-        if context:
-            options |= {k: v for k, v in (context.obj or {}).items() if v is not None}
-    return Path(options.get("directory", ".")).absolute(), options.get("file")
-
-
-def nearest_recipe(ctx: click.Context, *, tells: bool = True) -> tuple[Path, str | None]:
-    """Return the folder and the file of the recipe that a command reads.
-
-    They are those of -C and -f. Without either, the folder is the nearest with a recipe, from the
-    current one upwards; one from above is named on standard error, once. Raises RecipeError for a
-    recipe above that another user owns.
-    """
-    folder, file = recipe_location(ctx)
-    above = _recipe_above(ctx)
-    if above is None:
-        return folder, file
-    options = ctx.find_root().ensure_object(dict)
-    if tells and not options.get(TOLD_KEY):
-        from olivebuild.recipe.file import FILE_NAME
-
-        click.echo(f"note: the recipe is {os.path.relpath(above / FILE_NAME, folder)}", err=True)
-        options[TOLD_KEY] = True
-    return above, file
-
-
-def _recipe_above(ctx: click.Context) -> Path | None:
-    """Return the folder above the current one whose recipe is meant, if one is.
-
-    Raises RecipeError.
-    """
-    from olivebuild.recipe.file import FILE_NAME
-
-    folder, file = recipe_location(ctx)
-    is_named = any(c and (c.obj or {}).get("directory") is not None for c in (ctx.parent, ctx))
-    if file or is_named or os.path.isfile(folder / FILE_NAME):
-        return None
-    options = ctx.find_root().ensure_object(dict)
-    if ABOVE_KEY not in options:
-        from olivebuild.core.fs.nearest import nearest
-
-        options[ABOVE_KEY] = nearest(folder, FILE_NAME, ".olivebuild")
-    above: Path | None = options[ABOVE_KEY]
-    return above
 
 
 def check_no_target(ctx: click.Context, name: str) -> None:

@@ -15,13 +15,12 @@ from msgspec.structs import asdict
 
 from olivebuild.api.event import Event
 from olivebuild.api.executor import Executor
+from olivebuild.cli.location import nearest_recipe, recipe_location
 from olivebuild.cli.options import (
     LOCAL,
     BuildOptions,
-    nearest_recipe,
     open_all,
     open_changed,
-    recipe_location,
     tell_left_out,
 )
 from olivebuild.core import host

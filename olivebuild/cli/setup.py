@@ -6,7 +6,8 @@ import json
 
 import click
 
-from olivebuild.cli.options import recipe_location, recipe_options
+from olivebuild.cli.location import recipe_location
+from olivebuild.cli.options import recipe_options
 from olivebuild.core import text
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from olivebuild.cli.completion import complete_data, complete_models
 from olivebuild.cli.options import (
     JSON,
     SET,
     check_no_target,
     open_told,
     recipe_options,
-    targets_argument,
 )
 from olivebuild.core.errors import RecipeError, Where
 from olivebuild.core.streams import json_text
@@ -28,13 +28,14 @@ TOKENIZERS = ("model", "merged")
 
 
 @click.command()
-@click.argument("dataset", required=False, shell_complete=targets_argument)
+@click.argument("dataset", required=False, shell_complete=complete_data)
 @recipe_options
 @SET
 @click.option(
     "--for",
     "by",
     metavar="TARGET",
+    shell_complete=complete_models,
     help="Show rows as this adapter is trained on them, or by this model's tokenizer.",
 )
 @click.option(

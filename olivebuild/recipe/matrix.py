@@ -185,3 +185,18 @@ def _with(value: dict[str, Any], choice: dict[str, object]) -> dict[str, object]
             table = table[part]
         table[last] = chosen
     return result
+
+
+def kinds_of_targets(doc: Document) -> dict[str, str]:
+    """Return the kind of each target by its name, those of matrices beside their members.
+
+    Nothing is checked: for a shell that completes names. Raises RecipeError.
+    """
+    targets = doc.value.get("targets") if isinstance(doc.value, dict) else None
+    raw = targets if isinstance(targets, dict) else {}
+    named = raw | Matrices(doc, raw).expanded()
+    return {
+        name: str(value["kind"])
+        for name, value in named.items()
+        if isinstance(value, dict) and "kind" in value
+    }

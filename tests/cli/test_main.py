@@ -251,6 +251,12 @@ def test_shell_completion_knows_targets(chain: Place) -> None:
     }
     done = chain.run()
     assert done.out == "plain,first\n"
+    # An answer of the bare command that was kept is none for a shell.
+    del chain.environment["_OLIVEBUILD_COMPLETE"]
+    for _ in range(3):
+        assert chain.run().code == 0
+    chain.environment["_OLIVEBUILD_COMPLETE"] = "bash_complete"
+    assert chain.run().out == "plain,first\n"
 
 
 def test_every_command_has_an_example() -> None:

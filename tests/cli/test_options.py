@@ -9,12 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from olivebuild.cli.location import recipe_location
 from olivebuild.cli.options import (
-    TARGET,
     open_if_there,
-    recipe_location,
     recipe_options,
-    targets_argument,
 )
 from tests.support.sites import CHAIN
 
@@ -61,11 +59,3 @@ def test_without_a_recipe_there_is_no_project(tmp_path: Path) -> None:
     project = open_if_there(context_in(tmp_path))
     assert project
     assert list(project.graph.targets) == ["a", "b", "c"]
-
-
-def test_a_shell_completes_the_names_of_targets(tmp_path: Path) -> None:
-    parameter: Any = TARGET
-    assert targets_argument(context_in(tmp_path), parameter, "") == []
-    (tmp_path / "olivebuild.yaml").write_text(CHAIN)
-    assert targets_argument(context_in(tmp_path), parameter, "") == ["a", "b", "c"]
-    assert targets_argument(context_in(tmp_path), parameter, "b") == ["b"]

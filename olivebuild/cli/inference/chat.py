@@ -18,7 +18,7 @@ from olivebuild.cli.inference.subject import (
     open_subject,
     trained_form,
 )
-from olivebuild.cli.options import TARGET, open_told, recipe_options
+from olivebuild.cli.options import MODEL, open_told, recipe_options
 from olivebuild.core.errors import RecipeError
 from olivebuild.core.fs import portable_names
 from olivebuild.executors.model_process import Refused, Settings, Talker
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@TARGET
+@MODEL
 @recipe_options
 @asking_options
 @click.option(

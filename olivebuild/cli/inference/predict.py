@@ -19,7 +19,7 @@ from olivebuild.cli.inference.subject import (
     loading,
     open_subject,
 )
-from olivebuild.cli.options import TARGET, open_told, recipe_options
+from olivebuild.cli.options import MODEL, open_told, recipe_options
 from olivebuild.core.errors import BuildError, InputError, RecipeError
 from olivebuild.core.fs.small_files import special
 from olivebuild.executors.model_process import Settings, Talker
@@ -34,7 +34,7 @@ NOT_WRITTEN = (".parquet", ".xlsx", ".xls", ".arrow", ".feather", ".gz", ".zst",
 
 
 @click.command()
-@TARGET
+@MODEL
 @recipe_options
 @asking_options
 @click.option(

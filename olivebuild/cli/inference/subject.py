@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
+from olivebuild.cli.completion import MODELS, complete_data
 from olivebuild.cli.options import SET
 from olivebuild.core.errors import BuildError, InputError, RecipeError
 from olivebuild.core.text import clean
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from olivebuild.planner.project import Project
     from olivebuild.recipe.graph import Graph
 
-SUBJECTS = ("model", "merged", "adapter", "onnx", "choice")
+SUBJECTS = MODELS
 ANSWERS = {"prompt": "completion", "user": "assistant"}
 """The field of what is asked -> that of the answer."""
 
@@ -47,7 +48,10 @@ def asking_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option("--build", is_flag=True, help="Build first what is stale, without a question.")
     @click.option(
-        "--data", metavar="DATASET", help="Put what is asked into this data set's template."
+        "--data",
+        metavar="DATASET",
+        help="Put what is asked into this data set's template.",
+        shell_complete=complete_data,
     )
     @click.option(
         "--max-tokens",
@@ -117,7 +121,7 @@ def open_subject(project: Project, target: str, options: Asking) -> Iterator[Sub
     a terminal is asked. Raises RecipeError for a target that is no model, and the error of a step
     that fails.
     """
-    from olivebuild.engine.last_built import last_folder
+    from olivebuild.cli.inference.last_built import last_folder
 
     goals = _goals_of(project.graph, target)
     # What was built last can be asked also where an input is gone since.
@@ -183,7 +187,7 @@ def _is_taken_as_it_is(
 
     Nothing is said of what was never built here: then there is one thing to do.
     """
-    from olivebuild.engine.last_built import has_last, pending
+    from olivebuild.cli.inference.last_built import has_last, pending
     from olivebuild.ui.wording import cost_of_build, describe
 
     stale = pending(plan)

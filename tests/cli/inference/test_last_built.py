@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from olivebuild.cli.inference.last_built import has_last, last_folder, pending
 from olivebuild.core.errors import BuildError
-from olivebuild.engine.last_built import has_last, last_folder, pending
 from tests.conftest import Place
 from tests.support.sites import Site
 
