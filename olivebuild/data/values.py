@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -62,24 +62,8 @@ def tidied(rows: Sequence[Read], names: Iterable[str]) -> tuple[list[Read], list
     """
     tidy_rows, notes = list(rows), []
     for name in dict.fromkeys(names):
-        values: list[Any] = [v for row in tidy_rows if not is_missing(v := row.columns.get(name))]
-        turn: Any = None
-        if values and all(
-            type(v) is float and v.is_integer() and abs(v) < LARGEST_WHOLE for v in values
-        ):
-            turn, told = (
-                int,
-                f"the numbers of {name} are whole: they are written {int(values[0])}, not "
-                f"{values[0]}",
-            )
-        elif values and all(
-            isinstance(v, datetime.datetime) and v.tzinfo is None and v.time() == datetime.time()
-            for v in values
-        ):
-            turn, told = (
-                datetime.datetime.date,
-                f"the times of {name} are all midnight: they are written {values[0].date()}",
-            )
+        values = [v for row in tidy_rows if not is_missing(v := row.columns.get(name))]
+        turn = _turn(values)
         if turn:
             tidy_rows = [
                 row
@@ -87,5 +71,32 @@ def tidied(rows: Sequence[Read], names: Iterable[str]) -> tuple[list[Read], list
                 else replace(row, columns=row.columns | {name: turn(v)})
                 for row in tidy_rows
             ]
-            notes.append(told)
+            notes.append(_told(name, values[0], turn))
     return tidy_rows, notes
+
+
+def tidied_values(values: Sequence[Any]) -> list[Any]:
+    """Return the values of a column, none of them missing, with what `tidied` turns back."""
+    turn = _turn(values)
+    return [turn(v) for v in values] if turn else list(values)
+
+
+def _turn(values: Sequence[Any]) -> Callable[[Any], object] | None:
+    """Return what turns the values of a column back; None where they are what was put in."""
+    if not values:
+        return None
+    if all(type(v) is float and v.is_integer() and abs(v) < LARGEST_WHOLE for v in values):
+        return int
+    if all(
+        isinstance(v, datetime.datetime) and v.tzinfo is None and v.time() == datetime.time()
+        for v in values
+    ):
+        return datetime.datetime.date
+    return None
+
+
+def _told(name: str, first: Any, turn: Callable[[Any], object]) -> str:
+    """Return a note on a column that is turned back, by its first value."""
+    if turn is int:
+        return f"the numbers of {name} are whole: they are written {int(first)}, not {first}"
+    return f"the times of {name} are all midnight: they are written {turn(first)}"

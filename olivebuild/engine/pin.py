@@ -38,13 +38,15 @@ def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> s
 def look(planner: Planner, executor: Executor, node: Node, listen: Listener) -> Path:
     """Fetch the small files of a pinned hub model, and return their folder. Raises BuildError.
 
-    With them the plan's checks of models run before its weights are fetched.
+    With them the plan's checks of models run before its weights are fetched. Of a data set all
+    files come, and one that is a file alone is returned as that.
     """
     source = node.source
     assert source
     planner.store.check_writable(f"{node.target} is not in it and would have to be fetched")
-    text = f"looking at the small files of {source.text}, before its weights are fetched"
-    listen(Event("note", {"target": node.target, "node": node.name, "text": text}))
+    if node.kind != "dataset":
+        text = f"looking at the small files of {source.text}, before its weights are fetched"
+        listen(Event("note", {"target": node.target, "node": node.name, "text": text}))
     return Path(_asked(planner, executor, node, "look"))
 
 

@@ -19,6 +19,15 @@ SMALL = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 """All of a model but its weights."""
 
 
+NOT_THERE = "is not there, or is private and you may not read it"
+"""What is said of a repository that the hub does not show."""
+
+
+def is_offline() -> bool:
+    """Return whether the environment keeps the hub's client from asking."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def cache() -> Path:
     environment = os.environ
     place = environment.get("HF_HUB_CACHE") or environment.get("HUGGINGFACE_HUB_CACHE")

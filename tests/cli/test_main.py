@@ -12,14 +12,11 @@ import time
 from contextlib import redirect_stdout
 
 import click
-import jsonschema
 import pytest
 
 from olivebuild.cli.main import VERB_MODULES, main
 from olivebuild.engine.build_report import BuildReport
-from olivebuild.recipe import document
 from olivebuild.recipe.command_names import COMMANDS, NEWER_COMMANDS
-from olivebuild.recipe.schema import recipe_schema
 from olivebuild.ui import console
 from tests.conftest import Place
 
@@ -226,15 +223,6 @@ def test_graph_forms(chain: Place) -> None:
     assert chain.run("graph").out == tree
     assert '"first" -> "a" [label="x"];' in chain.run("graph", "--dot").out
     assert chain.run("graph", "--mermaid").out.startswith("graph LR\n")
-
-
-def test_init_writes_a_recipe_that_the_schema_and_the_loader_accept(place: Place) -> None:
-    (place.folder / "rows.jsonl").write_text('{"Best Question": "a", "Best Answer": "b"}\n')
-    assert place.run("init", "--model", "hf:some/model", "--data", "rows.jsonl").code == 0
-    jsonschema.validate(document.parse(place.recipe.read_text(), "").value, recipe_schema())
-    assert "{Best Question}" in place.recipe.read_text()
-    assert place.verdicts()["base"] == "stale"
-    assert place.run("init", "--model", "hf:some/model", "--data", "rows.jsonl").code == 2
 
 
 def test_doctor_tells_what_each_kind_can_run(place: Place) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,10 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olivebuild.api.job import Job
 from olivebuild.core.errors import InputError
 from olivebuild.data.readers import read_file
-from olivebuild.ml.data.data_files import data_files
 from olivebuild.ml.data.rows import read_all
 from olivebuild.steps.dataset import DatasetFields
 from tests.support.rendering import job_of, read
@@ -306,18 +304,3 @@ def test_no_rows_at_all_are_told(tmp_path: Path) -> None:
         "there are no rows",
         "olivebuild.yaml:2:3",
     )
-
-
-def test_a_folder_gives_all_files_that_can_be_read_and_nothing_hidden(tmp_path: Path) -> None:
-    given = ["a.csv", "b.TSV", "c.ndjson", "d.JSONL", "deep/e.parquet", "f.json"]
-    for name in [*given, "readme.md", ".g.csv", ".ipynb_checkpoints/h.csv"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [
-        p.relative_to(tmp_path).as_posix()
-        for p in data_files(
-            tmp_path,
-            cast("Job", None),
-            DatasetFields.model_validate({"source": ".", "text": "{a}"}),
-        )
-    ] == given

@@ -55,6 +55,12 @@ A data file's path is the user's own word.
 
 MADE = "made"
 
+WRITTEN_BY_INIT = (
+    "work/new.yaml",
+    "work/.gitignore",
+    "work/olivebuild.recipe.schema.json",
+)
+
 
 class Finding(NamedTuple):
     kind: str
@@ -223,7 +229,7 @@ class Fuzzer:
             found.append(("orphan", f"{ended.left} processes"))
         changed = self.sandbox.changed(before)
         if any(c.startswith("init") for _, c in self.asked):
-            changed = [c for c in changed if c != "work/new.yaml"]
+            changed = [c for c in changed if c not in WRITTEN_BY_INIT]
         if ran := [c for c in changed if c.startswith("ran/")]:
             found.append(("ran", str(ran)))
         if others := [c for c in changed if not c.startswith("ran/")]:

@@ -62,6 +62,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         self.asked.append(path)
+        # A data set of the same name has the same files.
+        path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
         files = sorted(p for p in self.folder.rglob("*") if p.is_file())
         if self.token and "/resolve/" in path and not self.is_signed_in():
             # A gated repository's description is public, its files are not.

@@ -1,6 +1,6 @@
 """The work of pinning.
 
-It tells what a remote source stands for today, and what a model's small files say.
+It tells what a remote source stands for today, and brings a model's small files, or rows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ def run(job: Job) -> None:
     source = step.source(job.fields(step.fields))
     assert source
     if job.action.task == "look":
-        job.result = Result(provenance={"folder": str(fetch.look_at(job, source))})
+        rows = job.action.kind == "dataset"
+        folder = fetch.fetch(job, source, dataset=True) if rows else fetch.look_at(job, source)
+        job.result = Result(provenance={"folder": str(folder)})
     else:
         job.result = Result(provenance={"pin": fetch.pin(job, source)})

@@ -88,7 +88,7 @@ def _check_input(
         folders[path],
         node,
         name,
-        _rendered_sets(planner.graph, node),
+        rendered_sets(planner.graph, node),
         trusts=planner.graph.trusts_remote_code(source),
     )
     for finding in findings:
@@ -118,7 +118,7 @@ def _problem(
     )
 
 
-def _rendered_sets(graph: Graph, node: Node) -> list[str]:
+def rendered_sets(graph: Graph, node: Node) -> list[str]:
     """Return the data sets of a node whose rows the model's own chat template renders."""
     return [
         rows.target

@@ -238,6 +238,6 @@ def _unreachable(source: Source, error: Exception, job: Job) -> InputError:
         fact = f"{source.text} is gated, and {who} may not read it"
         hint = f"ask for access on the page of {source.name}; {sign_in}"
     elif isinstance(error, RepositoryNotFoundError):
-        fact = f"{source.text} is not there, or is private and you may not read it"
+        fact = f"{source.text} {hub_cache.NOT_THERE}"
         hint = f"is the name right? {sign_in}"
     return InputError(fact, where=job.where("source"), hint=hint)
