@@ -114,12 +114,13 @@ def _named(columns: Sequence[Column], name: str, flag: str) -> Column:
     raise InputError(f"{flag} {name}: the data has no such column", hint=did_you_mean(name, names))
 
 
-def _check_text(column: Column, flag: str) -> None:
-    """Raise InputError for a column that can't be written as text."""
+def _check_text(column: Column, flag: str = "") -> None:
+    """Raise InputError for a column that can't be written as text; `flag`: who wants it to be."""
     if column.content in (*NOT_TEXT, "empty"):
         raise InputError(
-            f"{flag} {column.name}: the column holds {about(column)}, and no text",
-            hint="name another, or write its values as text into the file, such as `red, blue`",
+            f"{flag} {column.name}: the column holds {about(column)}, and no text".lstrip(),
+            hint="name another (--input, --answer), or write its values as text into the file, "
+            "such as `red, blue`",
         )
 
 
@@ -193,7 +194,7 @@ def _answer(columns: Sequence[Column], rows: Rows, *, alone: bool) -> Column | U
     if good := [c for c in named if _may_serve(c)] or named:
         return _one_of(good, "answer")
     if nested := [c for c in _by_name(columns, ANSWERED) if c.content in ("list", "object")]:
-        _check_text(nested[0], "--answer")
+        _check_text(nested[0])
     serving = [c for c in plain if _may_serve(c)]
     for candidates in (
         [c for c in serving if c.is_closed and lower(c.name) not in OTHER],

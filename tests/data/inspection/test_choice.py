@@ -158,7 +158,7 @@ def test_a_part_of_several_inputs_may_be_empty() -> None:
         (
             {"text": LONG, "labels": (["a"], ["a", "b"])},
             {},
-            "--answer labels: the column holds lists",
+            "labels: the column holds lists",
             "as text",
         ),
         ({"question": LONG, "answers": ({"text": ["a"]},)}, {}, "objects, and no text", "as text"),
