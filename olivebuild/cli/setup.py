@@ -126,7 +126,7 @@ def init(
 
 def _look_at_model(source: Source, folder: Path, lock: Lockfile) -> FirstModel:
     """Return what is known of the model. Raises InputError for what can't be one."""
-    from olivebuild.engine.first_look import fetched
+    from olivebuild.engine.pin import first_look
     from olivebuild.executors.local import LocalExecutor
     from olivebuild.formats.hub_cache import NOT_THERE, is_offline
     from olivebuild.planner.checks import first_model
@@ -138,7 +138,7 @@ def _look_at_model(source: Source, folder: Path, lock: Lockfile) -> FirstModel:
     if is_offline():
         return first_model.by_name(source, "HF_HUB_OFFLINE is set")
     try:
-        small = fetched(source, "model", lock, LocalExecutor(), _tell)
+        small = first_look(source, "model", lock, LocalExecutor(), _tell)
     except BuildError as e:
         if NOT_THERE in e.fact:
             e.where = Where(first_model.OPTION)
@@ -152,7 +152,7 @@ def _check(recipe: str, model: FirstModel) -> list[str]:
 
     Raises BuildError where it would not be read, or is known to fail.
     """
-    from olivebuild.engine.first_look import recipe_of
+    from olivebuild.engine.pin import recipe_of
     from olivebuild.planner.checks.first_model import check_use
     from olivebuild.planner.project import open_graph
 
@@ -193,13 +193,13 @@ def _look_at_rows(
 ) -> tuple[Wishes, Look]:
     """Return a look at the rows; of several subsets a person chooses one on a terminal."""
     from olivebuild.data.inspection import sources
-    from olivebuild.engine.first_look import fetched
+    from olivebuild.engine.pin import first_look
     from olivebuild.executors.local import LocalExecutor
 
     path = folder / source.name
     if source.remote:
         try:
-            path = fetched(source, "dataset", lock, LocalExecutor(), _tell)
+            path = first_look(source, "dataset", lock, LocalExecutor(), _tell)
         except BuildError as e:
             e.where = Where("--data")
             raise

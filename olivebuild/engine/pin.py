@@ -5,7 +5,9 @@ Workers do both, since the network's libraries take long to import.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from olivebuild.api.action import Action, Outcome
@@ -13,7 +15,11 @@ from olivebuild.api.event import Event, Listener
 from olivebuild.api.executor import Executor
 from olivebuild.api.node import Node
 from olivebuild.core.errors import BuildError
+from olivebuild.formats.source import Source
 from olivebuild.planner.plan import Planner
+from olivebuild.planner.project import open_project
+from olivebuild.recipe.file import FILE_NAME
+from olivebuild.recipe.lockfile import Lockfile
 
 POLL_SECONDS = 0.1
 RUNNER = "olivebuild.ml.kinds.pin"
@@ -105,3 +111,40 @@ def pin_all(
                 failed.append((node, e))
     planner.scan.lock.save()
     return failed
+
+
+# -- before there is a recipe
+
+
+NAME = "source"
+TARGETS = {"model": "{kind: model, source: %s}", "dataset": "{kind: dataset, source: %s, text: x}"}
+"""Kind -> a target of that kind which holds a source."""
+
+
+@contextmanager
+def recipe_of(text: str) -> Iterator[Path]:
+    """Yield a folder that this recipe is in until the end."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="olivebuild-init-") as name:
+        folder = Path(name)
+        (folder / FILE_NAME).write_text(text, "utf-8")
+        yield folder
+
+
+def first_look(
+    source: Source, kind: str, lock: Lockfile, executor: Executor, listen: Listener
+) -> Path:
+    """Return the file or folder that a remote source of a kind names, and note its pin in `lock`.
+
+    Of a model the small files come, of a data set all files. Raises BuildError.
+    """
+    target = TARGETS[kind] % json.dumps(source.text, ensure_ascii=False)
+    with recipe_of(f"targets:\n  {NAME}: {target}\n") as folder:
+        project = open_project(folder, None)
+        (node,) = project.graph.closure([NAME])
+        if pinned := lock.sources.get(source.text):
+            project.lock.pin(source.text, pinned)
+        else:
+            lock.pin(source.text, pin(project.planner, executor, node, listen))
+        return look(project.planner, executor, node, listen)
