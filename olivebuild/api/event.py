@@ -12,12 +12,14 @@ null}}        before anything runs; again, of all
 {"event": "hashing", "file": f, "done": bytes, "total": bytes}         a long file is read, before
 or after a step
 {"event": "metric", "target": t, "node": n, "step": s, "loss": l ...}
+{"event": "sample", "target": t, "node": n, "step": s, "prompt": p, "expected": e, "answer": a}
 {"event": "note", "target": t, "node": n, "text": x}
 {"event": "waiting", "target": t, "node": n}                           another build makes this key
 {"event": "restored" | "finished", "target": t, "node": n, "seconds": s}
 {"event": "stopping", "target": t, "node": n}                          the build was interrupted
 {"event": "failed", "target": t, "node": n, "fact": f, "where": w, "hint": h}
-{"event": "done", "ran": [], "restored": [], "fresh": [], "failed": [], "gates": [], "seconds": s}
+{"event": "done", "ran": [], "restored": [], "fresh": [], "failed": [], "gates": [],
+"diagnostics": [], "seconds": s}
 
 `watch` says all of that for each build, and between builds:
 {"event": "error", "fact": f, "where": w, "hint": h}                   the recipe or an input can't

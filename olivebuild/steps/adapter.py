@@ -64,6 +64,10 @@ class Training(Fields):
     """`plain`: no compiled layers, fused optimiser or shared beginnings; equal but for rounding."""
     checkpoint_steps: Positive | None = None
     """The state is kept every minute, and every so many steps, too. Changes no result."""
+    sample_answers: Annotated[int, Field(ge=0, le=8)] = 2
+    """Rows whose answers are shown while training, as the model would write them then; 0 for none.
+    They take at most 2 % of the time. Changes no result.
+    """
 
     def resolved(self) -> Training:
         """Return a copy in which the defaults that depend on other fields are filled in."""
@@ -222,6 +226,10 @@ TRAINED_OR_NOT = Alternatives(
 )
 
 
+NO_RESULT = ("checkpoint_steps", "sample_answers")
+"""Fields of a training that change nothing of its result."""
+
+
 class Adapter(Step):
     kind = "adapter"
     version = 6
@@ -288,7 +296,7 @@ class Adapter(Step):
         parameters = methods.without_defaults(fields, parameters)
         if fields.eval:
             parameters["eval"] = fields.eval.model_dump(mode="json", exclude={"data"})
-        training = fields.training.resolved().model_dump(mode="json", exclude={"checkpoint_steps"})
+        training = fields.training.resolved().model_dump(mode="json", exclude=set(NO_RESULT))
         if training["dtype"] == "auto":
             # What was chosen for the machine at hand is provenance.
             training.pop("dtype")

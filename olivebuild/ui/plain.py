@@ -109,6 +109,15 @@ class Row(Struct, frozen=True):
         )
 
 
+def sample_text(data: Mapping[str, Any]) -> str:
+    """Return a sample of a training: the end of a prompt, and what the model writes at a step."""
+    prompt, answer, expected = (
+        " ".join(str(data.get(name, "")).split()) for name in ("prompt", "answer", "expected")
+    )
+    right = "right" if answer == expected else f"expected {expected!r}"
+    return f"step {data.get('step')}: ...{prompt[-40:]} -> {answer!r} ({right})"
+
+
 def whole(value: float) -> str:
     """Return estimated seconds as text without decimals."""
     return f"{round(value)} s" if round(value) < 60 else seconds(round(value))
@@ -183,6 +192,8 @@ class Lines:
             self._hashing(str(data["file"]), data["done"], data["total"])
         elif event.name == "metric" and node in self._rows and "loss" in data:
             self._rows[node] = replace(self._rows[node], loss=data["loss"])
+        elif event.name == "sample":
+            self._line("bright_black", "sample", node, sample_text(data))
         elif event.name == "note":
             self._line("bright_black", "note", node, str(data["text"]))
         elif event.name == "waiting":

@@ -76,6 +76,28 @@ def test_figures_that_are_read_a_step_later_are_the_same(
     assert [e["step"] for e in rest if "loss" in e] == steps[8:]
 
 
+@pytest.mark.parametrize("method", [{}, {"dropout": 0.3}])
+def test_sample_answers_change_no_bit(method: dict[str, Any], llama: Path, tmp_path: Path) -> None:
+    from olivebuild.ml.data.tokens import Encoder
+    from olivebuild.ml.inference.sample_answers import SampleAnswers
+    from olivebuild.ml.models.load import load_tokenizer
+    from olivebuild.steps.adapter import Training
+
+    batch, training = token_rows(3, 40), {"steps": 12}
+    samples = SampleAnswers(Encoder(load_tokenizer(llama)), batch, Training(sample_answers=2))
+    # Whatever they cost: these rows are few and short.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("olivebuild.ml.inference.sample_answers.SHARE", 1e9)
+        patch.setattr("olivebuild.ml.inference.sample_answers.MOST_TIME", 1e9)
+        with_samples, said = fit(tmp_path / "a", llama, batch, training, samples=samples, **method)
+    without, _ = fit(tmp_path / "b", llama, batch, training, **method)
+    assert bytes_of(with_samples) == bytes_of(without)
+    assert with_samples.progress.losses == without.progress.losses
+    told = [event for event in said if event["event"] == "sample"]
+    assert [event["step"] for event in told] == [2, 2, 4, 4, 6, 6, 8, 8, 10, 10]
+    assert [event["answer"] for event in told] == [row["answer"] for row in samples.record]
+
+
 def test_a_training_that_other_numerics_began_restarts(llama: Path, tmp_path: Path) -> None:
     """Half of each of two machines' numbers would be what neither gives."""
     batch, training = token_rows(5, 20), {"steps": 6}

@@ -67,6 +67,7 @@ def fit(
     *,
     stop_at: int = 0,
     held_out: Any = None,
+    samples: Any = None,
     **fields: Any,
 ) -> Any:
     """Train in this process, with the cache in `folder`; the loop, and what it said."""
@@ -111,6 +112,7 @@ def fit(
         held_out,
         torch.device("cpu"),
         torch.float32,
+        samples,
     )
     return loop, said
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
@@ -225,17 +226,30 @@ class Forward:
         loss, correct, count = 0.0, 0, 0
         with evaluating(self.model):
             for part in self.lay_out(rows):
-                if isinstance(part, Padded):
-                    counted = part.targets.flatten() >= 0
-                    with defined_attention(part):
-                        logits = self.padded_logits(part)[counted]
-                    targets = part.targets.flatten()[counted]
-                else:
-                    logits, targets = self.logits(part), part.targets
+                logits, targets = self._counted(part)
                 loss += float(cross_entropy(logits.float(), targets, reduction="sum"))
                 correct += int((logits.argmax(-1) == targets).sum())
                 count += targets.numel()
         return loss, correct, count
+
+    def _counted(self, part: Packed | Padded) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits and targets of counted tokens, [counted, vocabulary] and [counted]."""
+        if not isinstance(part, Padded):
+            return self.logits(part), part.targets
+        counted = part.targets.flatten() >= 0
+        with defined_attention(part):
+            logits = self.padded_logits(part)[counted]
+        return logits, part.targets.flatten()[counted]
+
+    @torch.no_grad()
+    def likeliest_next(self, ids: np.ndarray) -> int:
+        """Return the likeliest token after others, int32 [tokens]. Draws no random number."""
+        # One more token, whatever it is, so that there is something to predict.
+        row = Tokens(np.append(ids, ids[-1:]), np.arange(len(ids) + 1) == len(ids))
+        with evaluating(self.model):
+            (part,) = self.lay_out([row])
+            logits, _ = self._counted(part)
+        return int(logits[0].argmax())
 
 
 @contextmanager

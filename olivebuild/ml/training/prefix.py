@@ -80,13 +80,13 @@ class PrefixStates:
 def _family(job: Job, fields: AdapterFields, loop: TrainingLoop) -> str:
     """Return a digest of all that decides the state after a step, except rows and later steps."""
     from olivebuild.core.host import installed
-    from olivebuild.steps.adapter import STEP
+    from olivebuild.steps.adapter import NO_RESULT, STEP
 
     parameters = STEP.parameters(fields)
     training = {
         k: v
         for k, v in fields.training.resolved().model_dump(mode="json").items()
-        if k not in ("steps", "epochs", "checkpoint_steps", "decay", "warmup_ratio")
+        if k not in (*NO_RESULT, "steps", "epochs", "decay", "warmup_ratio")
     }
     # Of the data sets, the digest of the rows counts, and not that of the whole.
     inputs = {

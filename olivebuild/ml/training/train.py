@@ -26,6 +26,7 @@ from olivebuild.ml.data.sequences import has_masked
 from olivebuild.ml.data.token_shards import TokenRows, lengths_of
 from olivebuild.ml.data.tokens import COUNTS, Encoder
 from olivebuild.ml.inference.context import check_asked
+from olivebuild.ml.inference.sample_answers import SampleAnswers
 from olivebuild.ml.models import load
 from olivebuild.ml.nn import loftq, qlora, tuning
 from olivebuild.ml.nn.forward import Forward
@@ -70,7 +71,8 @@ def train(job: Job, fields: AdapterFields) -> Result:
     validation, held_out = validation_of(job, fields, data.held_out)
     check_asked(job, data.encoder)
     drops.forget(job.log)
-    loop = fit(job, fields, rows, validation, device, dtype)
+    samples = SampleAnswers(data.encoder, validation.rows if validation else rows, training)
+    loop = fit(job, fields, rows, validation, device, dtype, samples)
     runner = loop.runner
     save_adapter(runner.forward.model, job.out, base.source.removeprefix("hf:") or base.target)
     (job.out / end_tokens.NAME).write_text(end_tokens.of_adapter(ends), "utf-8")
@@ -84,8 +86,9 @@ def train(job: Job, fields: AdapterFields) -> Result:
         "threads": torch.get_num_threads(),
         "processes": runner.ranks.count if runner.ranks else 1,
     }
+    figures = _figures(loop, data.stream) | data.figures(fields) | flaws | held_out
     return Result(
-        metrics=_figures(loop, data.stream) | data.figures(fields) | flaws | held_out,
+        metrics=figures | ({"samples": samples.record} if samples.record else {}),
         provenance=provenance | runner.forward.setup.provenance(),
     )
 
@@ -97,6 +100,7 @@ def fit(
     validation: Validation | None,
     device: torch.device,
     dtype: torch.dtype,
+    samples: SampleAnswers | None = None,
 ) -> TrainingLoop:
     """Train an adapter of the input `model` on rows of tokens, resuming from the last state."""
     training = fields.training
@@ -118,6 +122,15 @@ def fit(
             prefix_states = PrefixStates(job, fields, loop)
             prefix_states.resume()
             loop.callbacks.append(prefix_states)
+        if samples:
+            samples.attach(
+                job,
+                forward,
+                lambda: (loop.progress.tokens, loop.progress.seconds),
+                schedule.steps,
+                fields.eval,
+            )
+            loop.callbacks.append(samples)
         loop.callbacks.append(checkpointer)
         if ranks:
             job.note(f"{count} GPUs share each batch")
