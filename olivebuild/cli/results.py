@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import webbrowser
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +68,7 @@ def report(
     project.workspace.memo.save()
     records = collect.collect(project, plan)
     if as_json:
-        click.echo(json_text(asdict(records), indent=2))
+        click.echo(json_text(to_builtins(records), indent=2))
     if markdown:
         text = md.render(records)
         click.echo(text, nl=False)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from olivebuild.data import drops
 from olivebuild.engine.build_comparison import Change
+from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.metrics.gates import WORDS, State
+from olivebuild.ui.report.decision import Decision
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ class Bench:
     baselines: Mapping[str, Mapping[str, float]]
     limits: tuple[tuple[str, str, float], ...]
     """(data set, figure, limit) of the gates that a chart can draw."""
+    against: tuple[str, ...]
+    """The models that gates compare with."""
     comparisons: tuple[Versus, ...]
     flips: tuple[Flips, ...]
     """Between models."""
@@ -347,6 +351,10 @@ class BuildLine:
     since: str
     missed: tuple[str, ...]
     failed: tuple[str, ...]
+    gates: str = ""
+    """How many gates had which outcome: `2 met, 1 not decided`."""
+    folder: str = ""
+    """Where it was built, if not in this folder."""
 
 
 @dataclass(frozen=True)
@@ -361,6 +369,9 @@ class Report:
     machine: Mapping[str, str]
     libraries: Mapping[str, str]
     targets: tuple[Target, ...]
+    decision: Decision
+    diagnostics: tuple[Diagnostic, ...]
+    """What a colleague would say of the results, errors first."""
     gates: tuple[Gate, ...]
     benches: tuple[Bench, ...]
     choices: tuple[Choice, ...]

@@ -47,7 +47,7 @@ def bench(evidence: Evidence, target: str) -> Bench | None:
     if not metrics.models:
         return None
     declared = evidence.project.graph.recipe.targets[target]
-    entry = evidence.entries[-1] if evidence.entries else None
+    entry = evidence.last
     before = previous(evidence.entries, entry, target) if entry else None
     flips = (answers.between_models(evidence, metrics, name) for name in metrics.data)
     gates = declared.step.gates(declared.fields)
@@ -60,6 +60,7 @@ def bench(evidence: Evidence, target: str) -> Bench | None:
             for name, rows in metrics.baselines.items()
         },
         limits=tuple(_limits(gates, metrics.data, list(metrics.models))),
+        against=tuple(dict.fromkeys(gate.versus for gate in gates if gate.versus)),
         comparisons=tuple(map(_versus, metrics.comparisons)),
         flips=tuple(filter(None, flips)),
         turned=tuple(answers.between_builds(evidence, target, before, entry))

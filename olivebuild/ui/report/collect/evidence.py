@@ -8,6 +8,7 @@ from typing import Any
 
 from olivebuild.cache.traces import Trace
 from olivebuild.engine.history import Entry
+from olivebuild.engine.lineage import of_folder
 from olivebuild.metrics.records import Metrics, read_metrics
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.project import Project
@@ -20,6 +21,12 @@ class Evidence:
     project: Project
     plan: Plan
     entries: list[Entry]
+
+    @property
+    def last(self) -> Entry | None:
+        """The last build of this folder; after a move the last of any."""
+        recipe = self.project.graph.recipe
+        return next(reversed(of_folder(self.entries, str(recipe.file.resolve().parent))), None)
 
     def trace(self, node: str) -> Trace | None:
         """Return the node's trace under its current key, else under the last one built here."""

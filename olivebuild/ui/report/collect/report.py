@@ -16,14 +16,16 @@ from olivebuild.cache.traces import Trace
 from olivebuild.core import host
 from olivebuild.core.errors import BuildError
 from olivebuild.engine.build_comparison import since_last
+from olivebuild.engine.diagnosis import of_traces
 from olivebuild.engine.history import Entry
 from olivebuild.engine.recorder import history_of, machine_of
-from olivebuild.metrics.gates import Judgement
+from olivebuild.metrics.gates import Judgement, summary
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.project import Project
 from olivebuild.planner.states import State, Verdict
 from olivebuild.ui.graph_text import edges
 from olivebuild.ui.report.collect import benchmarks, choices, datasets, trainings
+from olivebuild.ui.report.collect.decision import decision
 from olivebuild.ui.report.collect.evidence import Evidence
 from olivebuild.ui.report.records import BuildLine, Report, Target
 from olivebuild.ui.wording import describe
@@ -42,6 +44,10 @@ def collect(project: Project, plan: Plan) -> Report:
         of_kind.setdefault(project.graph.targets[name].kind, []).append(name)
     gates = tuple(map(choices.verdict, _judgements(evidence)))
     targets = tuple(_target(evidence, name) for name in names)
+    benches = _records(benchmarks.bench, evidence, of_kind.get("benchmark", ()))
+    choosing = _records(choices.choice, evidence, of_kind.get("choice", ()))
+    kinds = {name: project.graph.targets[name].kind for name in names}
+    diagnostics = of_traces(kinds, evidence.metrics)
     recipe = project.graph.recipe
     return Report(
         name=recipe.folder.name or "/",
@@ -52,14 +58,14 @@ def collect(project: Project, plan: Plan) -> Report:
         machine=machine_of(plan) or host.describe(),
         libraries={name: version for t in targets for name, version in sorted(t.libraries.items())},
         targets=targets,
+        decision=decision(evidence, gates, benches, choosing, diagnostics),
+        diagnostics=diagnostics,
         gates=gates,
-        benches=_records(benchmarks.bench, evidence, of_kind.get("benchmark", ())),
-        choices=_records(choices.choice, evidence, of_kind.get("choice", ())),
+        benches=benches,
+        choices=choosing,
         trainings=_records(trainings.training, evidence, of_kind.get("adapter", ())),
         datasets=_records(datasets.data_set, evidence, of_kind.get("dataset", ())),
-        builds=tuple(
-            _line(evidence.entries, entry) for entry in reversed(evidence.entries[-MAX_BUILDS:])
-        ),
+        builds=tuple(_line(evidence, entry) for entry in reversed(evidence.entries[-MAX_BUILDS:])),
     )
 
 
@@ -126,7 +132,7 @@ def _why(evidence: Evidence, target: str, states: list[State], stale: bool) -> t
 
 def _outcome(evidence: Evidence, target: str) -> str:
     """Return what the last recorded build did with a target: "ran", "restored" or "kept"."""
-    runs = evidence.entries[-1].made if evidence.entries else ()
+    runs = evidence.last.made if evidence.last else ()
     restored = [run.restored for run in runs if run.target == target]
     if not restored:
         return "kept"
@@ -149,8 +155,9 @@ def _facts(state: State, trace: Trace | None) -> dict[str, str]:
     return facts
 
 
-def _line(entries: list[Entry], entry: Entry) -> BuildLine:
-    changes = (since_last(entries, entry, target) for target in entry.measured)
+def _line(evidence: Evidence, entry: Entry) -> BuildLine:
+    changes = (since_last(evidence.entries, entry, target) for target in entry.measured)
+    here = evidence.last.folder if evidence.last else ""
     since = [change.partition(": ")[2] for change in changes if change]
     return BuildLine(
         number=entry.number,
@@ -162,6 +169,8 @@ def _line(entries: list[Entry], entry: Entry) -> BuildLine:
         saved=entry.seconds_saved,
         causes=tuple(describe(r) for r in entry.causes[:4]),
         since="; ".join(since),
+        gates=summary(g.outcome for g in entry.gates),
         missed=tuple(g.gate for g in entry.gates if g.outcome == "missed"),
         failed=entry.failed,
+        folder="" if entry.folder in (here, "") else entry.folder,
     )

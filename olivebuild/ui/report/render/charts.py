@@ -16,6 +16,10 @@ from olivebuild.ui.wording import duration, format_metric
 
 FEW = 30
 """A line of no more points shows each of them."""
+NARROW_STRIP, NARROW_PLOT = 100.0, 280.0
+"""Pixels that are left for a strip beside long names, and for a plot, on a phone."""
+LETTER, GAP = 7.5, 8.0
+"""Pixels that a letter of a label takes at most, and that are free between two labels."""
 Tick = tuple[float, str]
 Points = Sequence[tuple[float, float]]
 
@@ -168,7 +172,7 @@ def latency(bench: Bench, kind: str, title: str) -> StripChart | None:
                 f"{sample.count:,}",
             )
         )
-    shown = tuple((to_x(v), duration(v)) for v in few(ticks, 4))
+    shown = spaced([(to_x(v), duration(v)) for v in few(ticks, 6)], NARROW_STRIP)
     return StripChart(
         title,
         tuple(strips),
@@ -226,10 +230,9 @@ def trend(history: Trend) -> LineChart:
     chart = _lines(title, curves, ranks, "build", lambda v: format_metric(history.figure, v))
     step = max(1, math.ceil(len(history.points) / 8))
     last = max(1, len(history.points) - 1)
-    ticks = tuple(
-        (i * 100 / last, str(p.build))
-        for i, p in enumerate(history.points)
-        if i % step == 0 or i == len(history.points) - 1
+    ticks = spaced(
+        [(i * 100 / last, str(p.build)) for i, p in enumerate(history.points) if i % step == 0],
+        NARROW_PLOT,
     )
     marks = tuple(
         (i * 100 / last, "; ".join(p.edits)) for i, p in enumerate(history.points) if p.edits
@@ -262,10 +265,13 @@ def _lines(
     rows = tuple((f"{x:g}", *(show(v[x]) if x in v else "" for v in values)) for x in at)
     # Between whole steps there is nothing.
     whole = all(x == int(x) for x in at)
-    x_ticks = tuple(
-        ((x - left) / width * 100, f"{x:g}")
-        for x in nice(left, right, 6)
-        if not whole or x == int(x)
+    x_ticks = spaced(
+        [
+            ((x - left) / width * 100, f"{x:g}")
+            for x in nice(left, right, 6)
+            if not whole or x == int(x)
+        ],
+        NARROW_PLOT,
     )
     shown = tuple((100 - to_y(v), show(v).replace(".0 %", " %")) for v in y_ticks)
     return LineChart(title, tuple(series), x_ticks, shown, (), Table((unit, *curves), rows))
@@ -287,6 +293,21 @@ def scale(low: float, high: float, *, log: bool) -> tuple[Callable[[float], floa
 def few(ticks: Sequence[float], most: int) -> Sequence[float]:
     """Return at most `most` of the ticks, so that labels do not overlap."""
     return ticks[:: math.ceil(len(ticks) / most)] if ticks else ticks
+
+
+def spaced(ticks: Sequence[Tick], width: float) -> tuple[Tick, ...]:
+    """Return the ticks whose labels do not touch in a plot of that many pixels, the first first.
+
+    A chart is as wide as its page; `width` is that on a phone.
+    """
+    kept: list[Tick] = []
+    end = -math.inf
+    for at, text in sorted(ticks):
+        half = len(text) * LETTER / 2
+        if at * width / 100 - half >= end + GAP:
+            kept.append((at, text))
+            end = at * width / 100 + half
+    return tuple(kept)
 
 
 def nice(low: float, high: float, count: int) -> list[float]:

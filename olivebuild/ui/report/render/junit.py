@@ -13,6 +13,18 @@ def _is_open(gate: Gate) -> bool:
     return gate.state == "undecided" and not gate.fails
 
 
+def _tell_decision(suite: ElementTree.Element, report: Report) -> None:
+    """Add the decision, its artefacts and the diagnostics as properties of a suite."""
+    decision = report.decision
+    facts = [("decision", decision.headline)]
+    for artefact in decision.artefacts:
+        facts += [("artefact", artefact.path), ("digest", artefact.digest)]
+    facts += [(f"diagnostic.{d.severity}", d.text) for d in report.diagnostics]
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in facts:
+        ElementTree.SubElement(properties, "property", name=name, value=clean(value))
+
+
 def render(report: Report) -> str:
     """Return the document. Targets that dropped rows are suites without cases."""
     failures = sum(g.fails for g in report.gates)
@@ -31,6 +43,7 @@ def render(report: Report) -> str:
             skipped=str(sum(_is_open(g) for g in gates)),
             timestamp=report.time.rstrip("Z"),
         )
+        _tell_decision(suite, report)
         for gate in gates:
             case = ElementTree.SubElement(
                 suite, "testcase", classname=clean(f"{report.name}.{target}"), name=clean(gate.text)
@@ -44,6 +57,10 @@ def render(report: Report) -> str:
             elif _is_open(gate):
                 note = f", {clean(gate.note)}" if gate.note else ""
                 ElementTree.SubElement(case, "skipped", message=f"{message}, {gate.word}{note}")
+            else:
+                note = f", {clean(gate.note)}" if gate.note else ""
+                told = ElementTree.SubElement(case, "system-out")
+                told.text = f"{message}, {gate.word}{note}"
     for target, line in report.dropped:
         # No gate, and no failure: what lost too many rows does not build.
         suite = ElementTree.SubElement(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from olivebuild.core.streams import plain
 from olivebuild.core.text import seconds
+from olivebuild.core.text import size as size_of
 from olivebuild.metrics.catalogue import title
-from olivebuild.metrics.gates import summary
-from olivebuild.ui.report.records import Bench, Choice, Gate, Report, Value
-from olivebuild.ui.report.render.html import SHARES, SPEEDS, columns_of
+from olivebuild.ui.report.decision import Decision
+from olivebuild.ui.report.records import Bench, Choice, Gate, Model, Report, Value
+from olivebuild.ui.report.render.views import SHARES, Group, change_text, view
 from olivebuild.ui.wording import format_metric
 
 
@@ -39,22 +40,62 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _last_build(report)
 
 
+MOST = 20
+"""Most diagnostics that are shown."""
+MARKS = {"ship": "✅", "hold": "❌"} | dict.fromkeys(("undecided", "stale", "none"), "⚠️")
+
+
 def _verdict(gate: Gate) -> str:
     marks = {"met": "met", "missed": "**missed** ❌", "undecided": "**not decided** ⚠️"}
     return marks[gate.state]
 
 
 def _headline(report: Report) -> Iterator[str]:
-    """Yield the gates' summary, and how the metrics changed."""
-    states = [gate.state for gate in report.gates]
-    if states:
-        all_met = set(states) == {"met"}
-        yield f"**All {len(states)} gates met**" if all_met else f"**Gates: {summary(states)}**"
+    """Yield the decision, why, the artefacts, and what changed since the last that shipped."""
+    decision = report.decision
+    yield f"**{text(decision.headline)}** {MARKS[decision.outcome]}".rstrip()
+    yield ""
+    yield from bullets(decision.reasons)
+    for artefact in decision.artefacts:
+        kind = f"which is {artefact.chosen}" if artefact.chosen else artefact.kind
+        size = f", {size_of(artefact.size)}" if artefact.size is not None else ""
+        digest = f", digest {artefact.digest}" if artefact.digest else ""
+        yield text(f"Artefact: {artefact.target} ({kind}), {artefact.path}{size}{digest}")
         yield ""
-    for bench in report.benches:
-        if bench.since:
-            yield f"{text(bench.target)}, {text(bench.since)}"
+    yield from _since(decision)
+    if report.diagnostics:
+        yield "**Problems with the figures**" if report.diagnostics[0].is_error else "**Warnings**"
+        yield ""
+        yield from bullets(
+            f"{d.text}. {d.hint}" if d.hint else d.text for d in report.diagnostics[:MOST]
+        )
+
+
+def _since(decision: Decision) -> Iterator[str]:
+    shipped = decision.shipped
+    if shipped is None:
+        for since in decision.others.values():
+            yield text(since)
             yield ""
+        return
+    yield text(f"Since build {shipped.build}, the last that met all its gates:")
+    yield ""
+    yield from bullets(
+        f"{title(c.figure)}{f' on {c.data}' if c.data else ''} {format_metric(c.figure, c.old)} → "
+        f"{format_metric(c.figure, c.new)} ({change_text(c)})"
+        for c in shipped.changes
+    )
+    if shipped.causes:
+        yield text(f"edited: {'; '.join(shipped.causes)}")
+        yield ""
+
+
+def bullets(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a list, and an empty one after it."""
+    items = [f"- {text(line)}" for line in lines]
+    yield from items
+    if items:
+        yield ""
 
 
 def _last_build(report: Report) -> Iterator[str]:
@@ -81,22 +122,31 @@ def _last_build(report: Report) -> Iterator[str]:
 
 
 def _bench(bench: Bench) -> Iterator[str]:
-    columns: list[tuple[str, str]] = []
-    for data in bench.sets:
-        judged = [m.sets[data] for m in bench.models if data in m.sets]
-        columns += ((data, name) for name in columns_of(judged))
-    speeds = [name for name in SPEEDS if any(name in m.figures for m in bench.models)]
-    head = ["model", *(f"{data}: {title(name)}" for data, name in columns), *map(title, speeds)]
-    rows = []
-    for m in bench.models:
-        cells = [
-            _cell(name, m.sets[data].figures.get(name)) if data in m.sets else ""
-            for data, name in columns
-        ]
-        rows.append((m.name, *cells, *(_cell(name, m.figures.get(name)) for name in speeds)))
+    """Yield the models with the figures that say most, and all figures folded."""
+    shown = view(bench)
     yield f"### {text(bench.target)}"
     yield ""
-    yield from table(head, rows, "l" + "r" * (len(head) - 1))
+    yield from _models(bench, shown.lead)
+    if shown.rest:
+        yield "<details><summary>All figures</summary>"
+        yield ""
+        for group in shown.rest:
+            yield from _models(bench, [group])
+        yield "</details>"
+        yield ""
+
+
+def _models(bench: Bench, groups: Iterable[Group]) -> Iterator[str]:
+    columns = [(data, name) for data, _, names in groups for name in names]
+    head = ["model", *(f"{data}: {title(name)}" if data else title(name) for data, name in columns)]
+    rows = [(m.name, *(_figure(m, data, name) for data, name in columns)) for m in bench.models]
+    yield from table(head, rows, "l" + "r" * len(columns))
+
+
+def _figure(model: Model, data: str, name: str) -> str:
+    if not data:
+        return _cell(name, model.figures.get(name))
+    return _cell(name, model.sets[data].figures.get(name)) if data in model.sets else ""
 
 
 def _choice(choice: Choice) -> Iterator[str]:

@@ -10,10 +10,19 @@ from dataclasses import dataclass
 
 from olivebuild.metrics.catalogue import title
 from olivebuild.ui.report.records import Choice
-from olivebuild.ui.report.render.charts import Points, Table, Tick, few, scale
+from olivebuild.ui.report.render.charts import (
+    NARROW_PLOT,
+    Points,
+    Table,
+    Tick,
+    few,
+    scale,
+    spaced,
+)
 from olivebuild.ui.wording import format_metric
 
-MOST_LETTERS = 22
+MOST_LETTERS, MOST_NAMES = 16, 5
+"""Longer names, and more of them, do not fit beside their spots: these are numbered."""
 LABEL = (2.3, 8.0)
 """Width of a letter and height of a line, in per cent of a narrow plot."""
 
@@ -22,10 +31,11 @@ LABEL = (2.3, 8.0)
 class Spot:
     """A model on two axes, `x` from the left and `y` from the top; `best`: no other beats it.
 
-    `label` is where its name begins or ends.
+    `label` is where its name, or `text`, its number, begins or ends.
     """
 
     name: str
+    text: str
     x: float
     y: float
     rank: int
@@ -47,6 +57,7 @@ class Label:
 class SpotChart:
     title: str
     spots: tuple[Spot, ...]
+    numbered: bool
     x: tuple[Tick, ...]
     y: tuple[Tick, ...]
     limits: tuple[Tick, ...]
@@ -65,13 +76,28 @@ def chart(choice: Choice, across: str) -> SpotChart:
         scale(min(ys), max(ys), log=False),
     )
     places = [(to_x(x), 100 - to_y(y)) for x, y in zip(xs, ys, strict=True)]
-    labels = _labels([c.model for c in choice.contenders], places)
+    texts = [c.model for c in choice.contenders]
+    numbered = len(texts) > MOST_NAMES or max(map(len, texts)) > MOST_LETTERS
+    if numbered:
+        texts = [str(i) for i, _ in enumerate(texts, 1)]
+    labels = _labels(texts, places)
     spots, rows = [], []
-    for contender, (x, y), label in zip(choice.contenders, places, labels, strict=True):
+    for contender, text, (x, y), label in zip(
+        choice.contenders, texts, places, labels, strict=True
+    ):
         values = tuple(_show(name, contender.figures[name]) for name in (across, up))
         rank = 0 if contender.model == choice.chosen else 1
         spots.append(
-            Spot(contender.model, x, y, rank, not contender.beaten_by, " · ".join(values), label)
+            Spot(
+                contender.model,
+                text,
+                x,
+                y,
+                rank,
+                not contender.beaten_by,
+                " · ".join(values),
+                label,
+            )
         )
         rows.append((contender.model, *values))
     limits, levels = [], []
@@ -84,7 +110,8 @@ def chart(choice: Choice, across: str) -> SpotChart:
     return SpotChart(
         title=f"{title(up)} over {title(across)}",
         spots=tuple(spots),
-        x=tuple((to_x(v), _show(across, v)) for v in few(x_ticks, 4)),
+        numbered=numbered,
+        x=spaced([(to_x(v), _show(across, v)) for v in few(x_ticks, 6)], NARROW_PLOT),
         y=tuple((100 - to_y(v), _show(up, v).replace(".0 %", " %")) for v in y_ticks),
         limits=_inside(limits),
         levels=_inside(levels),
@@ -106,7 +133,7 @@ def _labels(names: Sequence[str], places: Points) -> list[Label]:
     taken = [(x - 2, y - 4, x + 2, y + 4) for x, y in places]
     labels = []
     for name, (x, y) in zip(names, places, strict=True):
-        wide = min(len(name), MOST_LETTERS) * width
+        wide = len(name) * width
         options = [
             (Label(x + 2.5, y, False), (x + 2.5, x + 2.5 + wide), y),
             (Label(102.5 - x, y, True), (x - 2.5 - wide, x - 2.5), y),
