@@ -204,6 +204,7 @@ def _show(
             console.show_choice(name, read_choice(metrics, name))
     console.show_gates(judgements)
     console.show_diagnostics(diagnostics)
+    console.show_decision(judgements, diagnostics)
     if not report.failed:
         console.show_summary(report)
 

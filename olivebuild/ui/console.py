@@ -23,6 +23,7 @@ from olivebuild.engine.build_comparison import Comparison
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.history import Entry
 from olivebuild.metrics.catalogue import BY_NAME, title
+from olivebuild.metrics.decision import decide, headline
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.metrics.gates import WORDS, Judgement
 from olivebuild.metrics.gates import summary as gates_summary
@@ -174,6 +175,18 @@ def show_diagnostics(diagnostics: Iterable[Diagnostic]) -> None:
             console.print(f"  [cyan]hint:[/] {hint}")
 
 
+def show_decision(judgements: Sequence[Judgement], diagnostics: Iterable[Diagnostic]) -> None:
+    """Print whether to ship, in the words of the report; nothing without gates."""
+    if not judgements:
+        return
+    states = [judged.state for judged in judgements]
+    problems = sum(diagnostic.is_error for diagnostic in diagnostics)
+    fails = any(judged.fails for judged in judgements)
+    outcome = decide(states, fails=fails, problems=problems)
+    stdout().print(f"[{DECISION_COLOURS[outcome]}]{headline(outcome, states, problems)}[/]")
+
+
+DECISION_COLOURS = {"ship": "bold green", "hold": "bold red", "undecided": "bold yellow"}
 DIAGNOSTIC_WORDS = {"error": "problem", "warning": "warning"}
 """Not the word of an error: a diagnostic changes no exit code."""
 QUALITIES = ("accuracy", "json_exact", "generated_accuracy")

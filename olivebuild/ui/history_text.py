@@ -10,7 +10,8 @@ from olivebuild.engine.build_comparison import between, metrics_of
 from olivebuild.engine.history import Entry, TargetMetrics
 from olivebuild.engine.lineage import previous
 from olivebuild.metrics.catalogue import title
-from olivebuild.metrics.gates import WORDS, summary
+from olivebuild.metrics.decision import decide, headline
+from olivebuild.metrics.gates import WORDS
 from olivebuild.metrics.records import Metrics
 from olivebuild.ui.wording import describe, format_metric, gate_note, gate_value, listed
 
@@ -51,10 +52,17 @@ def _head(entry: Entry) -> str:
     restored = sum(run.restored for run in entry.made)
     runs = f"{len(entry.made) - restored} run, {restored} restored"
     time = entry.time.replace("T", " ").rstrip("Z")
-    gates = summary(gate.outcome for gate in entry.gates)
-    state = f"failed: {listed(entry.failed)}" if entry.failed else gates
+    state = f"failed: {listed(entry.failed)}" if entry.failed else _decision(entry)
     head = f"{entry.number:>5}  {time}  {runs:<18}  {seconds(entry.seconds):>10}"
     return clean(f"{head}  {state}".rstrip())
+
+
+def _decision(entry: Entry) -> str:
+    """Return the decision of a build's gates; "" without gates."""
+    states = [gate.outcome for gate in entry.gates]
+    problems = sum(diagnostic.is_error for diagnostic in entry.diagnostics)
+    outcome = decide(states, fails=any(gate.fails for gate in entry.gates), problems=problems)
+    return headline(outcome, states, problems) if states else ""
 
 
 def _below(entries: Sequence[Entry], entry: Entry) -> Iterator[str]:
@@ -65,6 +73,9 @@ def _below(entries: Sequence[Entry], entry: Entry) -> Iterator[str]:
             note = f" ({note})" if (note := gate_note(gate)) else ""
             value = "" if gate.value is None else f": {gate_value(gate.gate, gate.value)}{note}"
             yield f"{WORDS[gate.outcome]} {gate.gate}{value}"
+    for diagnostic in entry.diagnostics:
+        if diagnostic.is_error:
+            yield f"problem: {diagnostic.text}"
     for name in entry.failed:
         if fault := entry.faults.get(name):
             yield f"{name} failed: {fault}"

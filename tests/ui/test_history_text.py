@@ -47,7 +47,7 @@ def test_figures_and_reasons() -> None:
         "    1  2026-11-21 10:00:00  1 run, 0 restored   1 min 01 s",
         "       int4: accuracy on tone 95.0 %, TTFT 12 ms, size 100 MB",
         "       because parameter lr: 1 -> 2",
-        "    2  2026-11-22 10:00:00  1 run, 0 restored   1 min 01 s  1 not decided",
+        "    2  2026-11-22 10:00:00  1 run, 0 restored   1 min 01 s  Not decided: 1 not decided",
         "       int4: accuracy on tone 50.0 % (-45.0 points), TTFT 12 ms, size 100 MB; "
         "changes since build 1",
         "       not decided accuracy >= 0.9: 85.0 % (80.0 to 92.0 %; about 300 rows would decide)",

@@ -16,9 +16,9 @@ from olivebuild.cache.traces import Trace
 from olivebuild.core import host
 from olivebuild.core.errors import BuildError
 from olivebuild.engine.build_comparison import since_last
-from olivebuild.engine.diagnosis import of_traces
 from olivebuild.engine.history import Entry
 from olivebuild.engine.recorder import history_of, machine_of
+from olivebuild.metrics.diagnostics.traces import of_traces
 from olivebuild.metrics.gates import Judgement, summary
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.project import Project
