@@ -72,6 +72,12 @@ class GateResult(Struct, frozen=True, kw_only=True):
     interval: tuple[float, float] | None = None
     rows_needed: int | None = None
     why: str = ""
+    strict: bool = False
+
+    @property
+    def fails(self) -> bool:
+        """Tell whether it ended its build with exit code 3."""
+        return self.outcome == "missed" or (self.strict and self.outcome == "undecided")
 
     @property
     def outcome(self) -> State:

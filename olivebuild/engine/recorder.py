@@ -169,6 +169,7 @@ def _gate_result(judgement: Judgement) -> GateResult:
         state=judgement.state,
         interval=judgement.interval,
         rows_needed=judgement.rows_needed,
+        strict=judgement.strict,
         why=judgement.why,
     )
 
