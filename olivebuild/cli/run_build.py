@@ -6,6 +6,8 @@ All of it is imported at once, while the snapshot of the last build is compared 
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from olivebuild.cli.options import (
     open_changed,
     tell_left_out,
 )
-from olivebuild.core import host
+from olivebuild.core import host, text
 from olivebuild.core.errors import BuildError
 from olivebuild.core.fs.files import filesystem_time
 from olivebuild.engine import noop
@@ -36,7 +38,7 @@ from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.planner import incremental
 from olivebuild.planner.plan import FrozenNodeChanged, Plan
 from olivebuild.planner.project import Project
-from olivebuild.planner.states import Verdict
+from olivebuild.planner.states import State, Verdict
 from olivebuild.ui import plain
 from olivebuild.ui.display import Showing
 from olivebuild.ui.trackers import Trackers, TrackerTarget
@@ -192,6 +194,7 @@ def _show(
     if not measured and not judgements and not diagnostics and plain.are_enough():
         if not report.failed:
             click.echo("".join(plain.summary(report)))
+            _show_model(project, report)
         return
     from olivebuild.ui import console
 
@@ -207,6 +210,54 @@ def _show(
     console.show_decision(judgements, diagnostics)
     if not report.failed:
         console.show_summary(report)
+        _show_model(project, report)
+
+
+MODELS = ("adapter", "merged", "onnx", "choice")
+"""The kinds of which a build tells where they lie, the last of them first."""
+
+
+def _show_model(project: Project, report: BuildReport) -> None:
+    """Say where the model lies that a build was for, and what to do with it.
+
+    Nothing is said of a build that made nothing.
+    """
+    if report.plan and (report.ran or report.restored) and (state := _product(report)):
+        trace = state.trace or (project.planner.traces.get(state.key) if state.key else None)
+        shown = _from_here(str(state.folder))
+        size = f" ({text.size(trace.size)})" if trace else ""
+        name = state.node.target
+        click.echo(f"{'model':<9}{shown}{size}; to talk to it: olivebuild{_place()} chat {name}")
+
+
+def _product(report: BuildReport) -> State | None:
+    """Return the model that a build was for: a goal, or what a goal judged, as far along as any."""
+    assert report.plan
+    states = [
+        state
+        for state in report.plan.states.values()
+        if state.node.kind in MODELS and state.verdict is Verdict.FRESH and state.folder
+    ]
+    goals = [state for state in states if state.node.target in report.goals]
+    there = [state for state in goals or states if state.folder and state.folder.is_dir()]
+    return max(reversed(there), key=lambda s: MODELS.index(s.node.kind), default=None)
+
+
+def _from_here(path: str) -> str:
+    """Return a path as it is written in the current folder, unless that is longer."""
+    try:
+        return min(os.path.relpath(path), path, key=len)
+    except ValueError:
+        # On another drive.
+        return path
+
+
+def _place() -> str:
+    """Return the options of this call that say where the recipe is, as they were written."""
+    context = click.get_current_context()
+    options = (context.find_root().obj or {}) | (context.obj or {})
+    words = [(flag, options.get(name)) for flag, name in (("-C", "directory"), ("-f", "file"))]
+    return "".join(f" {flag} {shlex.quote(str(value))}" for flag, value in words if value)
 
 
 def _show_benchmark(

@@ -104,8 +104,11 @@ class Builder:
         self._pin()
         self.report.plan = plan = self._plan(recalled)
         self._announce(plan)
+        # What is missing is said at once, and before anything is fetched.
+        self._failures.check(plan, self.executor)
         self._fetch_small_files(plan)
-        self._failures.check(plan)
+        if plan.small:
+            self._failures.check(plan)
         queue = ReadyQueue(self.planner.graph, plan)
         while True:
             changed = self._dispatch(plan, queue) or self._wait()
@@ -126,7 +129,6 @@ class Builder:
             self.executor,
             self.report.goals,
             self.listen,
-            keep_going=self._keep_going,
         ):
             self._failures.add(node, error)
         self.planner.dating.pinned = self._note

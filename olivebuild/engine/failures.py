@@ -42,17 +42,19 @@ class Failures:
         self._names.add(node.name)
         self._say("failed", node, fact=error.fact, where=str(error.where or ""), hint=error.hint)
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: Plan, executor: object = None) -> None:
         """Report problems of inputs and models that are known before anything runs.
 
-        Nodes that only such nodes would read are not made either.
+        And what an executor lacks that tells. Nodes that only such nodes would read are not made
+        either.
         """
         if not any(state.verdict in UNFINISHED for state in plan.states.values()):
             return
         # Not imported where all is fresh.
         from olivebuild.planner.checks.all_checks import problems, waiting_for
 
-        for problem in problems(self._planner, plan):
+        lacks = getattr(executor, "missing", None)
+        for problem in problems(self._planner, plan, lacks):
             nodes = [plan.states[name].node for name in problem.nodes if name not in self._names]
             if problem.fact not in self._told and nodes:
                 self._told.add(problem.fact)

@@ -95,16 +95,15 @@ def pin_all(
     executor: Executor,
     goals: Iterable[str],
     listen: Listener,
-    *,
-    keep_going: bool,
 ) -> list[tuple[Node, BuildError]]:
     """Pin remote sources that have no pin, before any key is made.
 
-    Return the nodes that failed, with their errors: the first, or all to `keep_going`.
+    Return the nodes that failed, with their errors: a token that is missing is told of all models
+    at once.
     """
     failed: list[tuple[Node, BuildError]] = []
     for node in planner.graph.closure(goals):
-        if planner.scan.pin(node) == "" and (keep_going or not failed):
+        if planner.scan.pin(node) == "":
             try:
                 pin(planner, executor, node, listen)
             except BuildError as e:

@@ -64,6 +64,10 @@ class LocalExecutor:
         any moment.
         """
 
+    def missing(self, libraries: Iterable[str]) -> list[str]:
+        """Return the libraries that are not installed here, where steps run."""
+        return [name for name in libraries if not host.installed(name)]
+
     def can_start(self, action: Requirements) -> bool:
         running = [child.action for child in self._running.values() if child.action]
         if any(a.exclusive for a in running) or (action.exclusive and running):
