@@ -80,7 +80,7 @@ class Action(NamedTuple):
     """
     consumers: Sequence[list[object]] = ()
     """[kind, fields] of the steps that will read this one's tensors: work that both need may be
-    done at once.
+    done at once. Of one that judges or checks a model, those of the others that are to come.
     """
     task: str = "run"
     """"run" makes the artifact; "pin" only finds what the source's name stands for today, "look"

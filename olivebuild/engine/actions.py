@@ -14,6 +14,11 @@ from olivebuild.planner.states import State, Verdict
 from olivebuild.planner.template_dates import LABEL
 from olivebuild.recipe.graph import Graph
 
+JUDGES = ("benchmark-accuracy", "benchmark-check")
+"""Kinds that go on in one process: to import what loads models takes as long as to judge a few
+rows.
+"""
+
 
 def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action:
     """Return the action of a node.
@@ -45,7 +50,10 @@ def make_action(planner: Planner, plan: Plan, state: State, out: Path) -> Action
             (p.value for p in state.parts if (p.cause, p.label) == ("parameter", LABEL)), ""
         ),
         asked=_asked(planner, plan, node, out),
-        consumers=[[n.kind, n.fields] for n in _readers(planner.graph, plan, node)],
+        consumers=[
+            [n.kind, n.fields]
+            for n in (*_readers(planner.graph, plan, node), *_other_judges(plan, node))
+        ],
     )
 
 
@@ -136,6 +144,14 @@ def _places(planner: Planner, node: Node) -> dict[str, list[object]]:
         ]
         for field, (line, column, file) in positions.items()
     }
+
+
+def _other_judges(plan: Plan, node: Node) -> list[Node]:
+    """Return the nodes that judge or check a model, as this one does, and can be run by now."""
+    if node.kind not in JUDGES:
+        return []
+    states = [state for state in plan.states.values() if state.verdict is Verdict.STALE]
+    return [s.node for s in states if s.node.kind in JUDGES and s.node.name != node.name]
 
 
 def _readers(graph: Graph, plan: Plan, node: Node) -> list[Node]:

@@ -87,13 +87,17 @@ class LocalExecutor:
             self._idle.append(self._child(_spawn([], None, ahead=modules), [], None))
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
-        action = action._replace(numerics=numerics.here(gpu=bool(self._gpus_for(action))))
+        count = self._gpus_for(action)
+        action = action._replace(numerics=numerics.here(gpu=bool(count)))
+        if count or any(source.trust_remote_code for source in action.inputs.values()):
+            # A GPU is given back when the process ends that held it, and what code a model's
+            # folder brings along leaves behind ends with it.
+            action = action._replace(reuses_worker=False)
         line = request(action, log, self._code)
         if action.exclusive:
             self._dismiss()
         child = self._waiting(action) if action.reuses_worker else None
         if child is None:
-            count = self._gpus_for(action)
             tokens, self._tokens = self._tokens[:count], self._tokens[count:]
             # A process that goes on to other actions must not hold the first one's lock.
             child = self._child(

@@ -11,6 +11,7 @@ Nothing may import this module: the process runs it as `__main__`, and would hav
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -68,10 +69,14 @@ def main() -> int:
         code = run(action, stream, request["log"])
         if code or not action.reuses_worker:
             return code
-        modules = _modules_for(action.consumers, heavy=bool(HEAVY & set(sys.modules)))
+        heavy = bool(HEAVY & set(sys.modules))
+        modules = _modules_for(action.consumers, heavy=heavy)
         if modules is None:
             return code
         os.chdir(os.path.abspath(os.sep))
+        if heavy:
+            # A model's modules refer to one another.
+            gc.collect()
         _log_to(os.devnull)
         stream.write('{"event": "idle"}\n')
         stream.flush()

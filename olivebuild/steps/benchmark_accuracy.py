@@ -30,6 +30,7 @@ class Accuracy(Step):
     runner = "olivebuild.ml.kinds.benchmark_accuracy"
     floating = True
     gpu = True
+    preload_once = ("olivebuild.ml.inference.generate",)
 
     def libraries(self, fields: AccuracyFields) -> tuple[str, ...]:
         return (
@@ -43,6 +44,10 @@ class Accuracy(Step):
             *(("peft",) if fields.adapter else ()),
             *(("bitsandbytes",) if fields.dequantised else ()),
         )
+
+    def reuses_worker(self, fields: AccuracyFields) -> bool:
+        # The user's own functions may leave anything behind.
+        return not fields.score
 
     def template(self, fields: AccuracyFields) -> str:
         return "rendered"

@@ -36,6 +36,7 @@ class Check(Step):
     runner = "olivebuild.ml.kinds.benchmark_check"
     floating = True
     gpu = True
+    preload_once = ("olivebuild.ml.inference.generate",)
 
     def libraries(self, fields: CheckFields) -> tuple[str, ...]:
         return (
@@ -44,6 +45,9 @@ class Check(Step):
             "tokenizers",
             *(("peft",) if fields.what == "merge" else ("onnxruntime-genai",)),
         )
+
+    def reuses_worker(self, fields: CheckFields) -> bool:
+        return True
 
     def parameters(self, fields: Fields) -> dict[str, object]:
         return {

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 import olivebuild
-from olivebuild.api.action import Action, Message, Outcome
+from olivebuild.api.action import Action, ActionInput, Message, Outcome
 from olivebuild.core import exit_reasons, hashing
 from olivebuild.executors import local
 from olivebuild.executors.local import LocalExecutor
@@ -276,6 +276,9 @@ def test_the_first_action_gets_the_process_that_was_started_ahead(
         ([["dataset", {}]], False),
         ([["onnx", {"model": "m"}]], True),
         ([["onnx", {"model": "m", "provider": "cuda"}]], False),
+        ([["benchmark-check", {"what": "merge"}]], True),
+        ([["benchmark-accuracy", {"max_new_tokens": 4}]], True),
+        ([["benchmark-accuracy", {"max_new_tokens": 4, "score": ["a.py:f"]}]], False),
     ],
 )
 def test_a_process_with_heavy_libraries_goes_on_only_to_a_step_that_needs_them(
@@ -290,6 +293,29 @@ def test_a_process_with_heavy_libraries_goes_on_only_to_a_step_that_needs_them(
     assert run(executor, action(tmp_path, "first", consumers=consumers), tmp_path).error is None
     assert run(executor, action(tmp_path, "second"), tmp_path).error is None
     assert (worker_of(tmp_path, "first") == worker_of(tmp_path, "second")) is goes_on
+
+
+def test_a_model_that_brings_code_along_has_a_process_of_its_own(
+    tmp_path: Path, executor: LocalExecutor
+) -> None:
+    model = ActionInput("m", "m", "model", "base", trust_remote_code=True)
+    workers = []
+    for name in ("first", "trusted", "third"):
+        inputs = {"model": model} if name == "trusted" else {}
+        one = action(tmp_path, name)._replace(inputs=inputs)
+        assert run(executor, one, tmp_path).error is None
+        workers.append(worker_of(tmp_path, name))
+    assert workers[0] == workers[2] != workers[1]
+
+
+def test_an_action_that_holds_a_gpu_has_a_process_of_its_own(tmp_path: Path) -> None:
+    executor = LocalExecutor(1, ["0"])
+    workers = []
+    for name in ("first", "second"):
+        assert run(executor, action(tmp_path, name, gpus=1), tmp_path).error is None
+        workers.append(worker_of(tmp_path, name))
+    executor.cancel()
+    assert workers[0] != workers[1]
 
 
 def test_a_process_that_was_started_ahead_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:

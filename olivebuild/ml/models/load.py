@@ -21,6 +21,8 @@ from olivebuild.ml.models.opened import check_loaded
 
 SMALL = 20_000_000
 """Parameters below which one thread is faster than several: the matrices are too small to share."""
+THREADS = torch.get_num_threads()
+"""torch's threads for all other models: a process may have loaded a small one before."""
 
 
 def platform(dtype: str = "auto", device: str = "auto") -> tuple[torch.device, torch.dtype]:
@@ -73,8 +75,7 @@ def load_model(
     weights that transformers would make up, or that are NaN or infinite.
     """
     imported.check(Path(folder), "model", where or str(folder), trust=trust_remote_code)
-    if parameters_in(Path(folder)) < SMALL:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1 if parameters_in(Path(folder)) < SMALL else THREADS)
     mkl.warm_up_mkl()
     auto: Any = AutoModelForCausalLM
     options: dict[str, Any] = {}
