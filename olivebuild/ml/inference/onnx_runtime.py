@@ -62,21 +62,33 @@ class OnnxRuntime:
         replies = dict(self.answers(questions, new_tokens, ends))
         return [replies[i] for i in range(len(questions))]
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a question gets the same reply, bit for bit, whatever is asked beside it."""
+        options = self.config["model"]["decoder"].get("session_options") or {}
+        return not options.get("provider_options")
+
     def answers(
-        self, questions: Sequence[Question], new_tokens: int, ends: Collection[int]
+        self,
+        questions: Sequence[Question],
+        new_tokens: int,
+        ends: Collection[int],
+        among: Sequence[Question] = (),
     ) -> Iterator[tuple[int, Reply]]:
         """Yield the number of each question with its reply.
 
+        `among` are all questions of a set of which these are some: they decide what is shared.
         Raises StepError for a question that is longer than the model takes.
         """
+        everyone = among or questions
         context = int(self.config["model"]["context_length"])
         for question in questions:
             _check_length(question, context)
-        prefix = shared_prefix([question.prompt for question in questions])
-        longest = max((_longest(question, new_tokens) for question in questions), default=0)
+        prefix = shared_prefix([question.prompt for question in everyone])
+        longest = max((_longest(question, new_tokens) for question in everyone), default=0)
         reader = _Reader(self.model, prefix, capacity(self.config, longest))
-        keeps_all = len(questions) > 1 and _keeps_all(self.config, longest)
-        reader.rewinds = keeps_all and self._rewinds(reader, questions)
+        keeps_all = len(everyone) > 1 and _keeps_all(self.config, longest)
+        reader.rewinds = keeps_all and self._rewinds(reader, everyone)
         for i, question in enumerate(questions):
             room = min(new_tokens, context - len(question.prompt))
             inquiry = Inquiry(question, room, ends)

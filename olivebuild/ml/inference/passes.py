@@ -91,6 +91,8 @@ class Reader:
         self._vocabulary = int(text.vocab_size)
         self._window = min(windows_of(model), default=0)
         self._is_tried = False
+        self.fell_back = False
+        """Rows are read one by one, since together they were read otherwise."""
         # A slot that never counts: where all do, attention may be computed another way.
         self._prefix_mask = torch.tensor([[0] + [1] * len(prefix)], device=device)
         self._cache = self._read_prefix()
@@ -191,7 +193,7 @@ class Reader:
         if float((ours - right).square().mean().sqrt()) <= limit:
             return True
         print("rows are read one by one: with a shared beginning their logits differ", flush=True)
-        self._cache, self._pads = None, False
+        self._cache, self._pads, self.fell_back = None, False, True
         return False
 
     def _learn(self, shape: Shape, batch: Sequence[Row], out: Any) -> None:

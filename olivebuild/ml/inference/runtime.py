@@ -5,7 +5,7 @@ Hugging Face folders through transformers, ONNX folders through onnxruntime-gena
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,15 +30,26 @@ class Runtime(Protocol):
     ends: set[int]
     """The tokens at which the model stops when it is deployed."""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a question gets the same reply, bit for bit, whatever is asked beside it."""
+
     def ask(
         self, questions: Sequence[Question], new_tokens: int, ends: Collection[int]
     ) -> list[Reply]:
         """Return the replies in the order of the questions."""
 
     def answers(
-        self, questions: Sequence[Question], new_tokens: int, ends: Collection[int]
+        self,
+        questions: Sequence[Question],
+        new_tokens: int,
+        ends: Collection[int],
+        among: Sequence[Question] = (),
     ) -> Iterator[tuple[int, Reply]]:
-        """Yield the number of each question with its reply, as they come."""
+        """Yield the number of each question with its reply, as they come.
+
+        `among` are all questions of a set of which these are some: they decide what is shared.
+        """
 
 
 def is_onnx(folder: str | Path) -> bool:
@@ -64,8 +75,17 @@ def open_model(
     )
 
 
+Asking = Callable[[Runtime, Sequence[Question], int, Collection[int]], Iterator[tuple[int, Reply]]]
+"""A way to ask a runtime: as its `answers`, or with some of them kept."""
+
+
 def judge(
-    runtime: Runtime, table: Table, new_tokens: int, *, whole: bool = False
+    runtime: Runtime,
+    table: Table,
+    new_tokens: int,
+    *,
+    whole: bool = False,
+    asking: Asking | None = None,
 ) -> Iterator[tuple[int, Judged]]:
     """Yield each row's number and what became of it, in the order in which that is known.
 
@@ -84,7 +104,13 @@ def judge(
         _Asked(encoder, table, row, example, whole=whole)
         for row, example in zip(table.rows, examples, strict=True)
     ]
-    for i, reply in runtime.answers([row.question for row in rows], room, encoder.ends):
+    questions = [row.question for row in rows]
+    replies = (
+        asking(runtime, questions, room, encoder.ends)
+        if asking
+        else runtime.answers(questions, room, encoder.ends)
+    )
+    for i, reply in replies:
         yield i, rows[i].judged(reply)
 
 

@@ -37,6 +37,7 @@ class HuggingFaceRuntime:
         self.device = device
         self.ends = ends_of(Path(folder))
         self._is_packed = False
+        self._fell_back = False
         self.border = border_of(self.model.config.get_text_config())[0]
 
     def ask(
@@ -46,21 +47,37 @@ class HuggingFaceRuntime:
         replies = dict(self.answers(questions, new_tokens, ends))
         return [replies[i] for i in range(len(questions))]
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a question gets the same reply, bit for bit, whatever is asked beside it.
+
+        A mixture's experts get as many tokens as all rows send them. Of GPUs nothing is promised.
+        """
+        mixes = any("expert" in name for name, _ in self.model.named_modules())
+        return self.device.type == "cpu" and not mixes and not self._fell_back
+
     @torch.inference_mode()
     def answers(
-        self, questions: Sequence[Question], new_tokens: int, ends: Collection[int]
+        self,
+        questions: Sequence[Question],
+        new_tokens: int,
+        ends: Collection[int],
+        among: Sequence[Question] = (),
     ) -> Iterator[tuple[int, Reply]]:
         """Yield the number of each question with its reply, as it is answered alone.
 
-        What passes the length above which positions mean something else is read by itself.
+        What passes the length above which positions mean something else is read by itself. `among`
+        are all questions of a set of which these are some: they decide what is shared.
         """
-        if len(questions) >= MANY and not self._is_packed:
+        if len(among or questions) >= MANY and not self._is_packed:
             self._is_packed = bool(onednn.pack_linear(self.model))
         anew = [i for i, question in enumerate(questions) if self._passes(question, new_tokens)]
         for i in anew:
             yield i, self._ask_anew(questions[i], new_tokens, ends)
         others = sorted(set(range(len(questions))) - set(anew))
-        prefix = shared_prefix([questions[i].prompt for i in others])
+        prefix = shared_prefix(
+            [q.prompt for q in among or questions if not self._passes(q, new_tokens)]
+        )
         reader = Reader(self.model, self.device, prefix)
         for chunk in chunks(len(others), CHUNK):
             numbers = [others[k] for k in chunk]
@@ -69,6 +86,7 @@ class HuggingFaceRuntime:
             reader.read(rows, new_tokens)
             while rows := _unread(inquiries):
                 reader.read(rows)
+            self._fell_back = self._fell_back or reader.fell_back
             for i, inquiry in zip(numbers, inquiries, strict=True):
                 yield i, inquiry.reply()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from olivebuild.api.job import Job
 from olivebuild.api.step import Result
 from olivebuild.formats import template_clock
-from olivebuild.steps.benchmark_accuracy import AccuracyFields
+from olivebuild.steps.benchmark_accuracy import STEP, AccuracyFields
 
 if TYPE_CHECKING:
     from olivebuild.metrics.scoring import Judged
@@ -36,6 +36,7 @@ def run(job: Job) -> None:
     from olivebuild.ml.data.examples import read_table
     from olivebuild.ml.inference import runtime as _runtime
     from olivebuild.ml.inference.generate import open_model
+    from olivebuild.ml.inference.kept_replies import KeptReplies
     from olivebuild.ml.models.opened import check_inputs
 
     check_inputs(job)
@@ -62,10 +63,15 @@ def run(job: Job) -> None:
         tables = [replace(table, labels=[]) for table in tables]
     rows = sum(len(t.rows) for t in tables)
     done, result = 0, []
-    for table in tables:
+    for role, table in zip(job.roles("data"), tables, strict=True):
+        kept = KeptReplies(job, role, STEP.libraries(fields))
         judged: dict[int, Judged] = {}
         for i, answer in _runtime.judge(
-            runtime, table, fields.max_new_tokens, whole=bool(schema or scores)
+            runtime,
+            table,
+            fields.max_new_tokens,
+            whole=bool(schema or scores),
+            asking=kept.answers,
         ):
             judged[i] = (
                 _scored(answer, table.rows[i], schema, scores) if table.format != "text" else answer
