@@ -16,7 +16,15 @@ from olivebuild.engine.history import Entry, TargetMetrics
 from olivebuild.engine.lineage import previous
 from olivebuild.metrics.catalogue import BY_NAME, is_share
 from olivebuild.metrics.json_record import decode
-from olivebuild.metrics.pace import MEASURED, RATES, TIMES, Pace, pace_of
+from olivebuild.metrics.pace import (
+    MEASURED,
+    RATES,
+    SAME_STRUCTURE,
+    TIMES,
+    Pace,
+    measured_as,
+    pace_of,
+)
 from olivebuild.metrics.records import DataMetrics, Metrics, MetricSet, ModelMetrics
 
 
@@ -135,13 +143,16 @@ def of_models(benchmarks: Mapping[str, Metrics], old: str, new: str) -> Comparis
     Raises RecipeError when none does.
     """
     changes: list[Change] = []
+    speeds: dict[str, str] = {}
     for target, metrics in benchmarks.items():
         models = metrics.models
         if old in models and new in models:
             # These have answered the same rows, and the benchmark has compared the two row by row.
-            changes += (
-                replace(c, noise=False) for c in _rows(target, new, models[old], models[new])
-            )
+            rows = _rows(target, new, models[old], models[new])
+            if measured_as(models, old) == measured_as(models, new):
+                rows = [c for c in rows if c.figure not in MEASURED]
+                speeds[target] = SAME_STRUCTURE
+            changes += (replace(c, noise=False) for c in rows)
     if not changes:
         names: dict[str, None] = {}
         for metrics in benchmarks.values():
@@ -151,7 +162,7 @@ def of_models(benchmarks: Mapping[str, Metrics], old: str, new: str) -> Comparis
         raise RecipeError(
             f"no benchmark has measured both {old} and {new}", where="command line", hint=hint
         )
-    return Comparison(old, new, tuple(changes))
+    return Comparison(old, new, tuple(changes), speeds=speeds)
 
 
 def metrics_of(measured: TargetMetrics) -> Metrics:

@@ -13,6 +13,7 @@ from typing import Any
 
 from olivebuild.metrics.gates import OF_ANSWERS
 from olivebuild.metrics.json_record import decode
+from olivebuild.metrics.pace import measured_as
 from olivebuild.metrics.records import Answer, DataMetrics, ModelMetrics, Samples
 from olivebuild.metrics.scoring import without_answers
 from olivebuild.metrics.statistics import (
@@ -48,16 +49,11 @@ def comparisons(models: Mapping[str, ModelMetrics], sets: Sequence[str]) -> list
             of_data = models[model].data[name]
             for metric, difference in _answers(of_data, models[versus].data[name]):
                 result.append(_row(model, versus, metric, name, difference, of_data.rows))
-        if _measured_as(models, model) == _measured_as(models, versus):
+        if measured_as(models, model) == measured_as(models, versus):
             continue
         for metric, difference in _rounds(models[model].samples, models[versus].samples):
             result.append(_row(model, versus, metric, None, difference, 0))
     return result
-
-
-def _measured_as(models: Mapping[str, ModelMetrics], name: str) -> str:
-    """Return the model that was measured for a model: itself, or one of the same structure."""
-    return models[name].same_structure_as or name
 
 
 def add_seeds(

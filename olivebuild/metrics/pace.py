@@ -6,12 +6,13 @@ longer, so did the models, whatever they are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from olivebuild.metrics.records import ControlMetrics, Latency
+    from olivebuild.metrics.records import ControlMetrics, Latency, ModelMetrics
 
 TIMES = (
     "ttft", "ttft_p95", "tpot", "itl_p50", "itl_p95", "itl_p99", "e2e", "load_seconds", "joules",
@@ -21,7 +22,7 @@ TIMES = (
 RATES = ("tokens_per_second", "prompt_tokens_per_second")
 MEASURED = (*TIMES, *RATES, "peak_rss", "gpu_memory")
 """All metrics of a latency measurement."""
-UNEQUAL = 1.15
+UNEQUAL = 1.25
 """Ratio of two controls from which on their machines were not equally fast."""
 PROCESSES = 1.05
 """Ratio by which two processes with one model differ."""
@@ -41,11 +42,15 @@ class Pace(Struct, frozen=True, kw_only=True):
     factor: float = 1.0
 
     def is_noise(self, metric: str, old: float, new: float) -> bool:
-        """Return whether a change is no more than that of the machine and of two processes."""
+        """Return whether a change is no more than that of the machine and of two processes.
+
+        What is none shows both by itself and beside the control, whose own time varies, too.
+        """
         if metric not in (*TIMES, *RATES) or old <= 0 or new <= 0:
             return False
-        ratio = new / old / self.factor if metric in TIMES else old / new / self.factor
-        return 1 / PROCESSES < ratio < PROCESSES
+        ratio = new / old if metric in TIMES else old / new
+        low, high = sorted((ratio, ratio / self.factor))
+        return low < PROCESSES and high > 1 / PROCESSES
 
 
 def busy_machine(times: float) -> str:
@@ -84,6 +89,11 @@ def is_shared(old: Latency, new: Latency) -> bool:
         and old.measured_at == new.measured_at
         and old.control == new.control
     )
+
+
+def measured_as(models: Mapping[str, ModelMetrics], name: str) -> str:
+    """Return the model that was measured for a model: itself, or one of the same structure."""
+    return models[name].same_structure_as or name
 
 
 def _ratios(old: ControlMetrics, new: ControlMetrics) -> list[float]:

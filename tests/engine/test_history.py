@@ -359,6 +359,14 @@ def test_a_measurement_that_two_builds_share_is_not_compared() -> None:
     assert {c.figure for c in found.changes} == {"accuracy", "size"}
 
 
+def test_models_that_were_measured_as_one_are_not_compared_in_speed() -> None:
+    one = timed(100)
+    one["models"]["base"] |= {"tokens_per_second": 100, "same_structure_as": "int4"}
+    found = of_models({"bench": decode(one, Metrics)}, "base", "int4")
+    assert found.speeds == {"bench": "same structure, not measured"}
+    assert {c.figure for c in found.changes} == {"accuracy", "size"}
+
+
 def test_a_slower_model_beside_an_equal_control_is_slower() -> None:
     found = compared(timed(100), timed(50, measured_at="2026-11-21"))
     assert found.speeds == {}

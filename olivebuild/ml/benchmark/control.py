@@ -21,7 +21,6 @@ from statistics import median
 from typing import Any
 
 from olivebuild.core.processes import python
-from olivebuild.metrics.statistics import median_interval
 
 BUSY = 1.25
 """From where on the clock's time over processor time says that the machine was busy."""
@@ -92,6 +91,9 @@ class Control:
 
 def record_of(controls: list[Control], kept: list[list[int]]) -> dict[str, Any]:
     """Return the record of controls, of the rounds that were kept of each."""
+    # The process of a control needs none of it.
+    from olivebuild.metrics.statistics import median_interval
+
     seconds = [c.seconds[i] for c, rounds in zip(controls, kept, strict=True) for i in rounds]
     stretch = [c.stretch[i] for c, rounds in zip(controls, kept, strict=True) for i in rounds]
     gpu = [value for control in controls for value in control.gpu_seconds]
