@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from olivebuild.api.node import Node
 from olivebuild.cache.key import Part, Reason, compare, key_of
@@ -20,6 +20,11 @@ from olivebuild.recipe.graph import Graph
 
 MADE_AT = "made_at"
 """The key of a trace's provenance with the time when it was made, in seconds since 1970."""
+ONLY_FOR = "only_for"
+"""The key of a trace's provenance with contents of inputs that are not keyed, a list of digests
+each: those to which alone it counts.
+"""
+MOST_CONTENTS = 20
 DAY = 86400.0
 
 
@@ -31,6 +36,8 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
     traces: Traces
     workspace: Workspace
     dating: Dating
+    refused: dict[str, Trace] = field(default_factory=dict)
+    """key -> a result that counts for inputs of another content alone"""
 
     def look_up(self, node: Node, lookups: Mapping[str, Lookup]) -> Lookup:
         """Return the key of a node and the result under it, given the lookups of its inputs.
@@ -50,9 +57,10 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
             reasons = (Reason("fault", e.fact),)
             return Lookup(node=node, verdict=Verdict.BROKEN, reasons=reasons, fault=e)
         key = key_of(parts)
+        other = self._refuse_for_content(node, key, lookups)
         result = self.trace(node, key)
         if result is None:
-            reasons = self._why_old(node, key) or _why_stale(last, trace, parts)
+            reasons = other or self._why_old(node, key) or _why_stale(last, trace, parts)
             return Lookup(
                 node=node,
                 verdict=Verdict.STALE,
@@ -131,6 +139,22 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
             self.scan.variables(node),
         )
 
+    def _refuse_for_content(
+        self, node: Node, key: str, lookups: Mapping[str, Lookup]
+    ) -> tuple[Reason, ...]:
+        """Refuse a result that is not to be carried over to inputs of another content.
+
+        Return that as a reason. What this plan's own build makes is not refused.
+        """
+        if all(edge.keyed for edge in node.edges) or (trace := self.traces.get(key)) is None:
+            return ()
+        allowed = only_for(trace.provenance)
+        if not allowed or content_beside(self.graph, node, lookups) in allowed:
+            return ()
+        if self.refused.setdefault(key, trace) != trace:
+            return ()
+        return (Reason("age", "measured on a busy machine, for other models"),)
+
     def _why_old(self, node: Node, key: str) -> tuple[Reason, ...]:
         """Return the age of the result under a key as a reason, if that is why there is none."""
         trace = self.traces.get(key) if node.max_age is not None else None
@@ -140,10 +164,13 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
     def trace(self, node: Node, key: str) -> Trace | None:
         """Return the trace under a key.
 
-        One that lacks an output of the node is none, whoever wrote it; nor is one that is too old.
+        One that lacks an output of the node is none, whoever wrote it; nor is one that is too old,
+        or for other inputs.
         """
         trace = self.traces.get(key)
         if trace is None or node.outputs.keys() - trace.outputs.keys():
+            return None
+        if trace == self.refused.get(key):
             return None
         return None if self._why_too_old(node, trace) else trace
 
@@ -160,6 +187,22 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
             return f"it is not known when it was made, and it counts for {days} days"
         age = self.scan.now - made
         return f"made {age / DAY:.0f} days ago, and counts for {days}" if age > node.max_age else ""
+
+
+def only_for(provenance: Mapping[str, object]) -> list[object]:
+    """Return the contents of inputs to which alone a result counts; empty: it counts to all."""
+    allowed = provenance.get(ONLY_FOR)
+    return allowed if isinstance(allowed, list) else []
+
+
+def content_beside(graph: Graph, node: Node, lookups: Mapping[str, Lookup]) -> list[str]:
+    """Return the digests of the inputs of which a node's key does not hold the content."""
+    digests = []
+    for edge, source, output in graph.inputs[node.name]:
+        outputs = lookups[source.name].outputs
+        if not edge.keyed and outputs:
+            digests.append(outputs[output])
+    return digests
 
 
 def _why_stale(

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from olivebuild.cache.traces import Trace
+from olivebuild.planner.plan import Planner
 from olivebuild.planner.states import Lookup, Verdict
-from olivebuild.planner.trace_lookup import DAY, MADE_AT, TraceFinder
+from olivebuild.planner.trace_lookup import DAY, MADE_AT, ONLY_FOR, TraceFinder
 from tests.support.sites import NEW, Site
 
 
@@ -114,3 +116,51 @@ def test_no_clock_is_read_where_no_age_counts(site: Site, monkeypatch: pytest.Mo
     monkeypatch.setattr(type(planner.scan), "now", property(lambda scan: pytest.fail("a clock")))
     assert planner.plan(["a"]).lookups["a"].verdict is Verdict.FRESH
     planner.traces.close()
+
+
+def beside(site: Site) -> Planner:
+    """Return a planner of which `b` reads `a` and has nothing of it in its key."""
+    planner = site.planner()
+    graph = planner.graph
+    node = graph.nodes["b"]
+    edges = tuple(structs.replace(edge, keyed=False) for edge in node.edges)
+    graph.nodes["b"] = structs.replace(node, edges=edges)
+    graph.inputs["b"] = [
+        (edge, source, output)
+        for edge, (_, source, output) in zip(edges, graph.inputs["b"], strict=True)
+    ]
+    return planner
+
+
+def test_what_is_not_keyed_changes_no_key_unless_the_result_is_for_one_content(site: Site) -> None:
+    site.made("a", x="1")
+    planner = beside(site)
+    lookup = planner.plan(["b"]).lookups["b"]
+    assert lookup.outputs is None
+    outputs = {"": "1" * 32, "y": "2" * 32}
+    made = Trace(lookup.key or "", "command", lookup.parts, outputs, "3" * 32)
+    first = planner.plan(["b"]).lookups["a"].outputs
+    assert first
+    planner.traces.put(made)
+    planner.traces.close()
+
+    site.write("in.txt", "other")
+    site.made("a", x="2")
+    planner = beside(site)
+    carried = planner.plan(["b"]).lookups["b"]
+    assert (carried.key, carried.verdict) == (made.key, Verdict.FRESH)
+
+    for allowed, verdict in (([[first["x"]]], Verdict.STALE), ("damage", Verdict.FRESH)):
+        planner.traces.put(structs.replace(made, provenance={ONLY_FOR: allowed}))
+        assert beside(site).plan(["b"]).lookups["b"].verdict is verdict
+    planner.traces.put(structs.replace(made, provenance={ONLY_FOR: [[first["x"]]]}))
+    refusing = beside(site)
+    refused = refusing.plan(["b"]).lookups["b"]
+    assert [r.what for r in refused.reasons] == ["measured on a busy machine, for other models"]
+    assert refusing.trace(refused.node, made.key) is None
+    # What is made after that counts, whatever it is for.
+    again = structs.replace(made, provenance={ONLY_FOR: [["4" * 32]], MADE_AT: 1.0})
+    refusing.traces.put(again)
+    assert refusing.plan(["b"]).lookups["b"].verdict is Verdict.FRESH
+    for one in (planner, refusing):
+        one.traces.close()

@@ -35,6 +35,10 @@ def run(job: Job) -> None:
             "the machine did meanwhile counts"
         )
     if busy := result["latency"]["busy"]:
-        job.note(busy_machine(busy))
+        job.note(f"{busy_machine(busy)}; this counts for these models alone")
     (job.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    job.result = Result(metrics=result, provenance={"made_at": started})
+    provenance: dict[str, object] = {"made_at": started}
+    if result["latency"]["busy"]:
+        # It is not carried over to models of another content.
+        provenance["only_for"] = [[model.digest for model in models]]
+    job.result = Result(metrics=result, provenance=provenance)
