@@ -154,7 +154,8 @@ def test_an_edited_row_measures_nothing_anew_and_says_since_when(copied: Place) 
 def as_if_quiet(place: Place) -> None:
     """Let the measurement count as if nothing else had run on the machine."""
     traces = Traces(Store(place.cache))
-    for key in traces.keys():
+    keys = traces.keys()
+    for key in keys:
         trace = traces.get(key)
         if trace and trace.kind == "benchmark-latency":
             kept = {k: v for k, v in trace.provenance.items() if k != ONLY_FOR}
