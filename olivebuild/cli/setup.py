@@ -114,11 +114,11 @@ def init(
     )
     notes = [*beginning.notes, *notes_of(seen, beginning.context), *_check(recipe, beginning)]
     for note in dict.fromkeys(notes):
-        click.echo(f"note: {text.clean(note)}")
-    click.echo(text.clean(outlook(seen)))
+        _say(f"note: {note}")
+    _say(outlook(seen))
     written = files.write(file, recipe)
     lock.save()
-    click.echo(f"wrote {', '.join(written)}; next: olivebuild plan")
+    _say(f"wrote {', '.join(written)}; next: olivebuild plan")
 
 
 # -- the model
@@ -280,8 +280,22 @@ def _show(data: str, look: Look, rows: Sequence[tuple[Column, str]]) -> None:
 
     count = f"{'' if look.is_whole else 'more than '}{len(look.rows):,} rows"
     files = f" in {len(look.files)} files" if len(look.files) > 1 else ""
-    click.echo(text.clean(f"{data}: {count}{files}"))
+    _say(f"{data}: {count}{files}")
     _table([(column.name, role or "-", about(column)) for column, role in rows])
+
+
+def _width() -> int:
+    """Return the columns that a line may take."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+
+
+def _say(line: str) -> None:
+    """Print a line. On a terminal it is wrapped between words."""
+    plain = text.clean(" ".join(line.split()))
+    wrapped = textwrap.wrap(
+        plain, _width(), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    click.echo("\n".join(wrapped))
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> None:
@@ -289,7 +303,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> None:
     rows = [tuple(text.clean(" ".join(cell.split())) for cell in row) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     indent = 2 + sum(widths) + 2 * len(widths)
-    room = shutil.get_terminal_size().columns - indent if sys.stdout.isatty() else 10_000
+    room = _width() - indent
     for *cells, last in rows:
         start = "  " + "".join(f"{c:<{w}}  " for c, w in zip(cells, widths, strict=True))
         first, *rest = textwrap.wrap(last, max(NARROWEST, room)) or [""]

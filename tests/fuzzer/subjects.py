@@ -117,6 +117,8 @@ SUBJECTS = {
             "status",
             "init -f new.yaml --model model --data talk.jsonl",
             "init -f new.yaml --model model --data rows.csv",
+            "init -f new.yaml --model model --data rows.json",
+            "init -f new.yaml --model model --data rows.parquet",
             "why talk",
         ),
         (

@@ -16,6 +16,7 @@ from olivebuild.data.readers import READERS, read_file
 MOST_ROWS = 50_000
 """Rows that are looked at."""
 WILD = "*?["
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,12 @@ def look(folder: Path, shown: str, subset: str | None = None) -> Look:
         return look_in(path, shown, subset)
     if subset is not None:
         raise InputError(f"--subset {subset}: it is not a folder", hint="leave it out", where=shown)
+    if path.suffix.lower() in SPREADSHEETS:
+        raise InputError(
+            f"a spreadsheet ({path.suffix}) is not read",
+            where=shown,
+            hint="save its sheet as CSV; any separator and encoding will do",
+        )
     names = [shown] if path.is_file() else _matching(folder, shown)
     if not names:
         raise InputError(

@@ -96,6 +96,7 @@ def test_of_a_long_file_the_beginning_is_looked_at(
         ("empty.jsonl", "there are no rows", "data file"),
         ("folder", "no data files", ".parquet"),
         ("text.docx", "files of type .docx are not read", ".csv"),
+        ("table.xlsx", "a spreadsheet (.xlsx) is not read", "CSV"),
         ("broken.jsonl", "not valid JSON", "one JSON object"),
     ],
 )
