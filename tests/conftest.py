@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,8 @@ for name in [
     or name in ("CI", "FORCE_COLOR", "GITHUB_STEP_SUMMARY")
 ]:
     del os.environ[name]
+# Nor what is compiled for him, which a sweep would find.
+os.environ["OLIVEBUILD_COMPILED"] = os.path.join(tempfile.gettempdir(), "olivebuild-no-compiled")
 
 # A shell starts background jobs with SIGINT ignored, and children would inherit that; with a
 # handler they start as from a terminal.

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from olivebuild.cache import gc_roots
+from olivebuild.cache import compiled, gc_roots
 from olivebuild.cache.gc_roots import Registered
 from olivebuild.cache.leftovers import Leftovers, time_of
 from olivebuild.cache.manifest import Manifest
@@ -361,7 +361,9 @@ def _delete(store: Store, sweep: Sweep) -> None:
         # What can't be deleted must not count as freed.
         trees.delete(store.root, store.path(blob), ignore_errors=False)
     for path in sweep.files:
-        store.discard(path)
+        trees.delete(
+            next(root for root in (store.root, compiled.root()) if path.is_relative_to(root)), path
+        )
     for one in sweep.gone:
         if one.gone:
             gc_roots.file_of(store, one.recipe).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from olivebuild.cache import tensor_locations
+from olivebuild.cache import compiled, tensor_locations
 from olivebuild.cache.store import SMALL_FILE_DIRS, Store
 from olivebuild.core.fs.files import abandoned_files
 
@@ -51,7 +51,7 @@ class Leftovers:
                 yield path
 
     def _outdated(self) -> Iterator[Path]:
-        """Yield quarantined files, downloads and training states older than the limit."""
+        """Yield quarantined files, downloads, training states and compiled kernels that are old."""
         root, keys = self.store.root, {folder.name[:32] for folder in self.running}
         for path in (root / "quarantine").glob("*"):
             if self.now - time_of(path, changed=True) > self.age:
@@ -62,6 +62,9 @@ class Leftovers:
                 yield path
         for path in (root / "checkpoints").glob("*"):
             if path.stem not in keys and self.now - time_of(path) > self.age:
+                yield path
+        for path in compiled.folders():
+            if self.now - time_of(path) > self.age and time_of(path) < self.young:
                 yield path
 
 

@@ -10,6 +10,7 @@ Nothing may import this module: the process runs it as `__main__`, and would hav
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -19,9 +20,9 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from olivebuild.api import privacy
 from olivebuild.api.action import Action
@@ -207,5 +208,25 @@ def _peak_memory() -> str:
     return size(peak_rss())
 
 
+def _leave(code: int) -> NoReturn:
+    """End with an exit status, after what modules have registered to be done at the end.
+
+    Taking apart all that torch and transformers have made takes 1.5 s of a processor, and the
+    system takes it back at once.
+    """
+    shut_down: Callable[[], None] = vars(threading)["_shutdown"]
+    with contextlib.suppress(Exception):
+        # As the interpreter does: threads that were started are waited for.
+        shut_down()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if "ctypes" in sys.modules and os.name == "posix":
+        # What libraries in C have printed and not yet written to the log.
+        sys.modules["ctypes"].CDLL(None).fflush(None)
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

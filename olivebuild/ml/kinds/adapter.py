@@ -22,10 +22,14 @@ def run(job: Job) -> None:
     if fields.source:
         import_folder(job, fields.source, fields.stop, trust=fields.trust)
     else:
+        from olivebuild.ml.models import streamed
         from olivebuild.ml.models.opened import check_inputs
-        from olivebuild.ml.training import train
 
         check_inputs(job)
+        if not fields.quantises:
+            streamed.begin(job.input("model").folder, fields.training.dtype)
+        from olivebuild.ml.training import train
+
         job.result = train.train(job, fields)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import AbstractContextManager, nullcontext, suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from olivebuild.formats import imported, template_clock
 from olivebuild.formats.safetensors import tensors_of
 from olivebuild.formats.weight_files import model_files, name_in, weight_files
 from olivebuild.ml.kernels import mkl
+from olivebuild.ml.models import streamed
 from olivebuild.ml.models.opened import check_loaded
 
 SMALL = 20_000_000
@@ -79,19 +81,25 @@ def load_model(
     mkl.warm_up_mkl()
     auto: Any = AutoModelForCausalLM
     options: dict[str, Any] = {}
+    files: AbstractContextManager[None] = nullcontext()
     if quantised:
         options = {"quantization_config": quantised, "device_map": {"": str(device)}}
+    else:
+        with suppress(streamed.Unstreamed):
+            files = streamed.taken(folder, dtype, torch.device(device)).in_place_of_files()
+            options = {"device_map": {"": str(device)}}
     try:
-        model, info = auto.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options,
-        )
+        with files:
+            model, info = auto.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
     except ModuleNotFoundError:
         raise
     except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as e:

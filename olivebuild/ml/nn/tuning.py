@@ -16,6 +16,7 @@ from olivebuild.ml.data.examples import Tokens
 from olivebuild.ml.data.token_shards import lengths_of
 from olivebuild.ml.nn import flash_attention
 from olivebuild.ml.nn.compile import compile_layers, suit_compiler
+from olivebuild.ml.nn.compile_cache import keep_compiled
 from olivebuild.ml.nn.forward import Setup, checkpoint_layers
 from olivebuild.ml.nn.layout_trial import takes_packed
 from olivebuild.ml.nn.lora import join_products
@@ -105,6 +106,7 @@ def _compile(job: Job, setup: Setup, model: Any, lengths: np.ndarray, device: to
         and not setup.padded_groups
         and _takes_flash(job, model, device, longest, packed=not setup.uniform_length)
     )
+    keep_compiled(job.note, job.out.parent / "compiled", device)
     suit_compiler(model)
     compile_layers(model, alike=int(lengths.min()) == longest)
 
