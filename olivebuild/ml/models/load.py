@@ -109,7 +109,10 @@ def load_model(
             f"the model can't be loaded: {first_line(e)}", where=where or str(folder), hint=hint
         ) from None
     check_loaded(info, "", where or str(folder))
-    model = model if quantised else model.to(device)
+    if not quantised:
+        # One device for all is what a model has without a map.
+        vars(model).pop("hf_device_map", None)
+        model = model.to(device)
     _check_finite(model, folder, where)
     return model.eval()
 
