@@ -71,6 +71,8 @@ class Action(NamedTuple):
     gpus: int = 0
     """How many it takes, where there are so many."""
     exclusive: bool = False
+    threads: int = 0
+    """How many the ONNX Runtime is to start, where others run beside; 0 for its own number."""
     reuses_worker: bool = False
     """May run in a process that has run another action."""
     runner: str = ""
@@ -130,6 +132,10 @@ class Outcome(NamedTuple):
     result: Result | None = None
     error: BuildError | None = None
     numerics: Mapping[str, str] = {}
+
+
+JUDGED = "judged"
+"""The event of rows that were judged; the build reads it, and tells what the rows say."""
 
 
 class Message(NamedTuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivebuild.api import privacy
-from olivebuild.api.action import Action, ActionInput
+from olivebuild.api.action import JUDGED, Action, ActionInput
 from olivebuild.api.result import Result
 from olivebuild.core.errors import Damaged, Where
 
@@ -92,7 +92,7 @@ class Job:
         `data` numbers the data set among the action's, `rows` counts all of its rows. `outcomes`:
         number of a row in the file -> metric of `metrics.gates.OF_ROWS` -> whether it is right.
         """
-        self.say("judged", data=data, rows=rows, outcomes=outcomes)
+        self.say(JUDGED, data=data, rows=rows, outcomes=outcomes)
 
     def note(self, text: str) -> None:
         self.say("note", text=text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import replace
 
 from olivebuild.cli.location import nearest_recipe
 from olivebuild.cli.options import (
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from olivebuild.planner.project import Project
 
 
+MOST = 16
+"""Most actions at once where the user has not said: cores and memory end it sooner."""
+
+
 def open_executor(options: BuildOptions) -> Executor:
     """Return the executor that the options name.
 
@@ -36,7 +41,7 @@ def open_executor(options: BuildOptions) -> Executor:
     if options.executor == LOCAL:
         from olivebuild.executors.local import LocalExecutor
 
-        return LocalExecutor(options.jobs)
+        return LocalExecutor(options.jobs or MOST)
     from olivebuild.api import plugins
     from olivebuild.api.executor import EXECUTORS, ExecutorFactory
 
@@ -46,7 +51,7 @@ def open_executor(options: BuildOptions) -> Executor:
     factory: ExecutorFactory = plugins.load(
         group=EXECUTORS, name=name, what="executor", builtin=(LOCAL,), where="--executor"
     )
-    return factory(jobs=options.jobs, place=place)
+    return factory(jobs=options.jobs or 1, place=place)
 
 
 EVENTS = click.option("--json", "as_json", is_flag=True, help="Print one event a line as JSON.")
@@ -58,6 +63,11 @@ EVENTS = click.option("--json", "as_json", is_flag=True, help="Print one event a
 @build_options
 @SET
 @EVENTS
+@click.option(
+    "--decide",
+    is_flag=True,
+    help="End a benchmark as soon as its gates stand: no table, exit code 0 or 3.",
+)
 @click.pass_context
 def build(
     ctx: click.Context,
@@ -65,6 +75,7 @@ def build(
     options: BuildOptions,
     settings: tuple[str, ...],
     as_json: bool,
+    decide: bool,
 ) -> None:
     """Build targets; without any, the recipe's default.
 
@@ -72,6 +83,7 @@ def build(
     olivebuild build onnx-int4 bench
     olivebuild onnx-int4 --set adapter.training.lr=2e-4
     """
+    options = replace(options, decide=decide)
     seen = open_seen(ctx)
     executor = open_executor(options)
     executor.prepare(() if seen and seen.light else ("olivebuild.api.step",))

@@ -54,11 +54,14 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     """Options of a build that change none of its results."""
 
     jobs: int
+    """0 where the user has not said: one step, and beside it parts of benchmarks."""
     keep_going: bool
     resources: tuple[str, ...]
     log_to: tuple[str, ...] = ()
     executor: str = LOCAL
     """NAME or NAME:PLACE."""
+    decide: bool = False
+    """End benchmarks as soon as their gates stand."""
 
 
 def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,7 +71,7 @@ def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "-j",
         "--jobs",
         type=click.IntRange(1),
-        help="Run up to N steps at once (default 1).",
+        help="Run up to N steps at once (default: one, and parts of benchmarks beside it).",
         metavar="N",
     )
     @click.option(
@@ -109,7 +112,7 @@ def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
         **rest: Any,
     ) -> Any:
         options = BuildOptions(
-            jobs=jobs or ctx.ensure_object(dict).get("jobs") or 1,
+            jobs=jobs or ctx.ensure_object(dict).get("jobs") or 0,
             keep_going=keep_going,
             resources=resources,
             log_to=log_to,

@@ -31,9 +31,10 @@ from olivebuild.core.fs.files import filesystem_time
 from olivebuild.engine import noop
 from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.builder import Builder
+from olivebuild.engine.early.judgements import check_gates, differing, early_judgements
 from olivebuild.engine.history import Entry
 from olivebuild.engine.recorder import Done, Recorder, history_of, record
-from olivebuild.engine.scheduler import ResourcePool, limits_of
+from olivebuild.engine.scheduler import ResourcePool, Room, limits_of
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.planner import incremental
 from olivebuild.planner.plan import FrozenNodeChanged, Plan
@@ -67,7 +68,8 @@ def build_and_remember(
     state = folder / ".olivebuild"
     # Where nothing was built yet there is nothing to answer from, and nothing to write into.
     started = filesystem_time(state) if state.is_dir() else 0
-    project = open_changed(ctx, settings, targets)
+    # What --decide spared last time is no part of what the last build left.
+    project = open_all(ctx, settings) if options.decide else open_changed(ctx, settings, targets)
     out, err = noop.Tee(sys.stdout), noop.Tee(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         done: Done = {}
@@ -77,7 +79,7 @@ def build_and_remember(
             # A node that was not read again differs after all: plan the whole graph.
             project = open_all(ctx, settings)
             report, code = build(project, targets, options, executor, as_json, done)
-    if report.plan and not report.errors:
+    if report.plan and not (report.errors or report.stopped):
         db = incremental.remember(
             project.planner, report.plan, targets, project.before, started, report.touched
         )
@@ -102,6 +104,8 @@ def build(
     `done`: nodes that the same command built before it planned again.
     """
     goals = project.goals(targets)
+    if options.decide:
+        check_gates(project.graph, goals)
     tell_left_out(project)
     if options.executor == LOCAL:
         for _, line in project.graph.elsewhere(goals):
@@ -116,7 +120,13 @@ def build(
         with trackers, display as listen:
             recorder = Recorder(trackers.tee(listen), done)
             report = Builder(
-                project.planner, executor, recorder, pool, keep_going=options.keep_going
+                project.planner,
+                executor,
+                recorder,
+                pool,
+                keep_going=options.keep_going,
+                room=_room(options, pool),
+                decide=options.decide,
             ).run(goals, project.before)
             recorder.complete(report)
     except (BuildError, OSError):
@@ -128,12 +138,43 @@ def build(
         click.echo(f"note: {warning}", err=True)
     judgements = _judge(project, report)
     diagnostics = project.diagnose(report.plan) if report.plan else ()
+    # The history keeps what all rows say.
     entry = record(project, recorder, report, judgements, diagnostics)
+    judgements += early_judgements(report)
     if as_json:
         _print_done(report, judgements, diagnostics)
     else:
         _show(project, report, goals, judgements, diagnostics, entry)
+    _tell_early(report, judgements)
     return report, _exit_code(report, judgements)
+
+
+def _room(options: BuildOptions, pool: ResourcePool) -> Room | None:
+    """Return this machine's room for actions; None where they run elsewhere."""
+    if options.executor != LOCAL:
+        return None
+    return Room(options.jobs, pool, gpus=len(host.gpu_names()))
+
+
+def _tell_early(report: BuildReport, judgements: Iterable[Judgement]) -> None:
+    """Tell what --decide left out, and early decisions that all rows do not bear out."""
+    from olivebuild.metrics.gates import WORDS
+
+    for judged in differing(report, judgements):
+        early = report.early[judged.target, judged.gate]
+        said = WORDS[early.state] if early.state else "open"
+        click.echo(
+            f"note: {judged.target}: `{judged.gate}` was told as {said} after "
+            f"{early.rows} of {early.of} rows, and all rows say {WORDS[judged.state]}: "
+            "1 of 20 early decisions at most is such a one",
+            err=True,
+        )
+    for target in report.stopped:
+        click.echo(
+            f"note: {target} was ended by --decide and has no table; "
+            f"`olivebuild build {target}` judges all rows",
+            err=True,
+        )
 
 
 def _judge(project: Project, report: BuildReport) -> list[Judgement]:
@@ -173,6 +214,10 @@ def _print_done(
         "failed": report.failed,
         "gates": [asdict(judgement) for judgement in judgements],
         "diagnostics": [asdict(diagnostic) for diagnostic in diagnostics],
+        "early": [
+            {"target": target, **asdict(standing)} for (target, _), standing in report.early.items()
+        ],
+        "stopped": report.stopped,
         "seconds": round(report.seconds, 3),
     }
     _print_event(Event("done", summary))

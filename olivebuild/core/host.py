@@ -52,7 +52,13 @@ def resources() -> dict[str, float]:
 
     GPUs are not counted: an executor gives each action one of its own.
     """
-    return {"memory": float(memory_bytes()) or float("inf")}
+    return {"memory": float(memory_bytes()) or float("inf"), "cores": float(cores())}
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return usable or 1
 
 
 def memory_bytes() -> int:

@@ -81,8 +81,7 @@ def threads() -> str:
         first = os.environ.get(name, "").partition(",")[0].strip()
         if first.isdigit() and int(first):
             return str(int(first))
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return str(usable or 1)
+    return str(host.cores())
 
 
 @cache

@@ -96,6 +96,13 @@ def asking(graph: Graph, plan: Plan, node: Node) -> list[tuple[Node, list[Node]]
     return [(judge, _data_sets(graph, judge)) for judge in judges.values()]
 
 
+def judged_model(graph: Graph, node: Node) -> Node | None:
+    """Return the node of the model that an accuracy node judges; None for other nodes."""
+    if node.kind != "benchmark-accuracy":
+        return None
+    return next((source for edge, source, _ in graph.inputs[node.name] if edge.role == "model"))
+
+
 def _unmade_users(graph: Graph, plan: Plan, node: Node) -> list[Node]:
     """Return the nodes of the plan that read a node and have no result yet."""
     states = [plan.states[user] for _, user in graph.users[node.name] if user in plan.states]

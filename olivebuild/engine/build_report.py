@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct
 
 from olivebuild.api.event import Event
 from olivebuild.core.errors import BuildError
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.states import State, Verdict
+
+if TYPE_CHECKING:
+    from olivebuild.metrics.early_decision import Standing
 
 
 class BuildReport(Struct, kw_only=True):
@@ -22,6 +27,10 @@ class BuildReport(Struct, kw_only=True):
     errors: list[BuildError] = []
     touched: set[str] = set()
     """The nodes that were made, or put into build/."""
+    early: dict[tuple[str, str], Standing] = {}
+    """(benchmark, gate) -> what was decided while its rows were judged."""
+    stopped: list[str] = []
+    """Benchmarks that `--decide` ended before their tables were made."""
     seconds: float = 0.0
     """Wall time."""
 

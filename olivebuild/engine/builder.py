@@ -6,36 +6,32 @@ Decides nothing: what to do next is always the plan's word.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO
 
 from msgspec.structs import asdict
 
-from olivebuild.api.action import Message, Outcome
+from olivebuild.api.action import JUDGED, Message, Outcome
 from olivebuild.api.event import Event, Listener
-from olivebuild.api.executor import NO_REQUIREMENTS, Executor
+from olivebuild.api.executor import Executor
 from olivebuild.api.node import Node
 from olivebuild.core.errors import BuildError, Damaged, StepError, StoreError, of_disk
 from olivebuild.core.fs import locks
-from olivebuild.core.fs.locks import try_lock
 from olivebuild.engine.actions import asking, make_action
 from olivebuild.engine.build_report import BuildReport, plan_event
 from olivebuild.engine.commit import Commit, RunningAction, remember, remember_fresh, save
+from olivebuild.engine.early.running_gates import RunningGates
+from olivebuild.engine.early.stopping import Stopping
 from olivebuild.engine.failures import Failures
-from olivebuild.engine.pin import look, pin_all
+from olivebuild.engine.pin import BROUGHT, is_to_be_fetched, look, pin_all
 from olivebuild.engine.preflight import check_locks, check_resources, sweep
-from olivebuild.engine.scheduler import ReadyQueue, ResourcePool
+from olivebuild.engine.scheduler import Attempts, KeyLocks, ReadyQueue, ResourcePool, Room, Space
 from olivebuild.planner.incremental import Incremental
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Demand, State, Verdict
 
 POLL_SECONDS = 0.1
-MAX_ATTEMPTS = 4
-BROUGHT = ("model", "merged")
-"""The kinds of which a source may be far away, and is looked at again when it lies here."""
 
 
 class Builder:
@@ -53,20 +49,24 @@ class Builder:
         pool: ResourcePool | None = None,
         *,
         keep_going: bool = False,
+        room: Room | None = None,
+        decide: bool = False,
     ) -> None:
+        """`room` is this machine's, for an executor that shares it; `decide`: `--decide`."""
         self.planner = planner
         self.executor = executor
         self.listen = listen
         self.report = BuildReport(goals=[])
         self._pool = pool or ResourcePool({})
+        self._space = Space(planner, executor, self._pool, room)
         self._keep_going = keep_going
+        self._decide = decide
         self._failures = Failures(planner, self.report, self._say)
+        self._gates = RunningGates(planner, self._say)
+        self._stopping = Stopping(planner.graph, (), self._gates)
         self._running: dict[str, RunningAction] = {}
-        self._locked_elsewhere: set[str] = set()
-        """Nodes whose keys other builds were making at the last dispatch."""
-        self._told_waiting: set[str] = set()
-        """Those of which this was told."""
-        self._attempts: Counter[str] = Counter()
+        self._locks = KeyLocks(planner.store)
+        self._attempts = Attempts()
 
     def run(self, goals: Iterable[str], recalled: Incremental | None = None) -> BuildReport:
         """Build the goals, from what the last build knew, if that is given.
@@ -110,15 +110,34 @@ class Builder:
         if plan.small:
             self._failures.check(plan)
         queue = ReadyQueue(self.planner.graph, plan)
+        if self._decide:
+            self._stopping = Stopping(self.planner.graph, self.report.goals, self._gates)
+            for node, text in self._stopping.obstacles():
+                self._note(node, text)
+        self._look_at_gates(plan)
         while True:
-            changed = self._dispatch(plan, queue) or self._wait()
+            changed = self._dispatch(plan, queue) or self._wait(plan)
             if changed:
                 self._update(plan, changed)
-            elif not (self._running or self._locked_elsewhere):
+            elif self._is_over(plan):
                 break
+        self.report.early = self._gates.decided
+        self.report.stopped = self._stopping.stopped
         self._check_goals(plan)
         if not self.report.errors:
             remember_fresh(self.planner.workspace, plan)
+
+    def _look_at_gates(self, plan: Plan) -> None:
+        """Read the rows that are judged, and end with --decide what has said all."""
+        self._gates.look(plan)
+        if self._decide:
+            self._stopping.look(plan)
+
+    def _is_over(self, plan: Plan) -> bool:
+        """Return whether nothing runs, or nothing that is still wanted."""
+        if not (self._running or self._locks.elsewhere):
+            return True
+        return self._stopping.spares(plan, self._running, self._failures)
 
     # Before the loop
 
@@ -152,7 +171,7 @@ class Builder:
         And before anything is made.
         """
         for name, state in plan.states.items():
-            if self._may_start and _is_to_be_fetched(state):
+            if self._may_start and is_to_be_fetched(state):
                 try:
                     plan.small[name] = look(self.planner, self.executor, state.node, self.listen)
                 except BuildError as e:
@@ -162,13 +181,13 @@ class Builder:
 
     def _dispatch(self, plan: Plan, queue: ReadyQueue) -> set[str]:
         """Restore what is cached, and start what there is room for."""
-        self._locked_elsewhere.clear()
+        self._locks.elsewhere.clear()
         if not self._may_start or any(a.state.node.exclusive for a in self._running.values()):
             return set()
         changed: set[str] = set()
-        has_slot = self.executor.can_start(NO_REQUIREMENTS)
-        for state in queue.ready():
-            if self._is_taken(state):
+        has_slot = self._space.has_slot()
+        for state in queue.ready(self._gates.deciding()):
+            if self._is_taken(state) or state.node.name in self._stopping.spared:
                 continue
             if state.verdict is Verdict.CACHED:
                 changed |= self._restore(state)
@@ -177,29 +196,35 @@ class Builder:
             elif has_slot and self._inputs_ready(plan, state):
                 changed |= self._start(plan, state)
                 # Without a slot there is no need to ask for each of thousands of nodes.
-                has_slot = self.executor.can_start(NO_REQUIREMENTS)
+                has_slot = self._space.has_slot()
         return changed
 
-    def _wait(self) -> set[str]:
+    def _wait(self, plan: Plan) -> set[str]:
         """Wait for what happens next, at most POLL_SECONDS.
 
         A node whose key is locked elsewhere counts as changed after that: it may be done.
         """
         if not self._running:
-            if self._locked_elsewhere:
+            if self._locks.elsewhere:
                 time.sleep(POLL_SECONDS)
-            return set(self._locked_elsewhere)
+            return set(self._locks.elsewhere)
         message = self.executor.wait(POLL_SECONDS)
         if message is None:
-            return set(self._locked_elsewhere)
+            return set(self._locks.elsewhere)
         if isinstance(message, Message):
             node = self._running[message.node].state.node
-            self._say(message.event, node, **message.data)
+            if message.event == JUDGED:
+                self._gates.judged(plan, node, message.data)
+                if self._decide:
+                    self._stopping.look(plan)
+            else:
+                self._say(message.event, node, **message.data)
             return set()
         return self._finish(self._running.pop(message.node), message)
 
     def _update(self, plan: Plan, changed: set[str]) -> None:
         self.planner.update(plan, plan.with_equal_keys(changed))
+        self._look_at_gates(plan)
         is_here = any(
             plan.states[name].node.source and plan.states[name].node.kind in BROUGHT
             for name in changed
@@ -244,7 +269,7 @@ class Builder:
         assert state.manifest
         start = time.monotonic()
         node, planner = state.node, self.planner
-        self._count_attempt(state)
+        self._attempts.count(state)
         planner.traces.use([state.trace] if state.trace else [])
         try:
             planner.workspace.publish(node.target, state.manifest, planner.store)
@@ -263,17 +288,17 @@ class Builder:
         """Start a node's action, if there is room for it, and no other build makes the same."""
         node, planner = state.node, self.planner
         assert state.key
-        if not self._pool.fits(node) or not self.executor.can_start(node):
+        if not self._space.fits(plan, node):
             return set()
         planner.store.check_writable(f"{node.target} is not in it and would have to be built")
-        lock = self._lock(node, state.key)
+        lock = self._locks.take(node.name, state.key, lambda: self._say("waiting", node))
         if lock is None:
             return set()
         if state.trace is None and planner.trace(node, state.key):
             # Another build has made it meanwhile.
             lock.close()
             return {node.name}
-        self._count_attempt(state)
+        self._attempts.count(state)
         inputs = [plan.states[source.name] for _, source, _ in planner.graph.inputs[node.name]]
         planner.traces.use(s.trace for s in inputs if s.trace)
         scratch = planner.store.scratch(state.key)
@@ -287,7 +312,7 @@ class Builder:
             running.close(planner.store)
             self._note(node, f"a cached part is damaged ({e}): it is built again")
             return {node.name, *(source.node.name for source in inputs)}
-        self._pool.acquire(node)
+        action = self._space.take(action, node)
         self._running[node.name] = running
         self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
         # Only now, so that the step need not wait for what shows this.
@@ -295,32 +320,10 @@ class Builder:
         self._say("started", node, reasons=reasons, seconds=state.seconds)
         return set()
 
-    def _lock(self, node: Node, key: str) -> IO[bytes] | None:
-        """Take the lock of a key; None, told once a node, where another build holds it."""
-        lock = try_lock(self.planner.store.lock_file(key))
-        if lock is None:
-            self._locked_elsewhere.add(node.name)
-            if node.name not in self._told_waiting:
-                self._told_waiting.add(node.name)
-                self._say("waiting", node)
-        return lock
-
-    def _count_attempt(self, state: State) -> None:
-        """Raises StepError when a node does not become right however often it is made."""
-        target, name = state.node.target, state.node.name
-        self._attempts[name] += 1
-        if self._attempts[name] > MAX_ATTEMPTS:
-            what = state.reasons[0].what if state.reasons else "it"
-            raise StepError(
-                f"{target} was made {MAX_ATTEMPTS} times, and {what} is still not right",
-                hint="does another program write there, or does the file system not keep what is "
-                "written?",
-            )
-
     def _finish(self, running: RunningAction, outcome: Outcome) -> set[str]:
         """Take in how an action ended, and give back all that it held."""
         node = running.state.node
-        self._pool.release(node)
+        self._space.give_back(node)
         try:
             self._commit(running, outcome)
         except BuildError as error:
@@ -351,6 +354,8 @@ class Builder:
     def _check_goals(self, plan: Plan) -> None:
         """Raises StepError when something is left to do, and nothing says why it was not done."""
         for state in plan.states.values():
+            if state.node.name in self._stopping.spared:
+                continue
             is_left = state.demand is Demand.FOLDER and state.verdict is not Verdict.FRESH
             if is_left and not self.report.errors:
                 raise StepError(
@@ -391,11 +396,3 @@ class Builder:
 
     def _say(self, name: str, node: Node, **data: object) -> None:
         self.listen(Event(name, {"target": node.target, "node": node.name, **data}))
-
-
-def _is_to_be_fetched(state: State) -> bool:
-    """Return whether a pinned model of the hub is not here yet."""
-    source = state.node.source
-    if state.verdict is not Verdict.STALE or not state.key:
-        return False
-    return state.node.kind in BROUGHT and source is not None and source.looks_first

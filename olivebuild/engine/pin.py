@@ -18,11 +18,15 @@ from olivebuild.core.errors import BuildError
 from olivebuild.formats.source import Source
 from olivebuild.planner.plan import Planner
 from olivebuild.planner.project import open_project
+from olivebuild.planner.states import State, Verdict
 from olivebuild.recipe.file import FILE_NAME
 from olivebuild.recipe.lockfile import Lockfile
 
 POLL_SECONDS = 0.1
 RUNNER = "olivebuild.ml.kinds.pin"
+
+BROUGHT = ("model", "merged")
+"""The kinds of which a source may be far away, and is looked at again when it lies here."""
 
 
 def pin(planner: Planner, executor: Executor, node: Node, listen: Listener) -> str:
@@ -110,6 +114,14 @@ def pin_all(
                 failed.append((node, e))
     planner.scan.lock.save()
     return failed
+
+
+def is_to_be_fetched(state: State) -> bool:
+    """Return whether a pinned model of the hub is not here yet."""
+    source = state.node.source
+    if state.verdict is not Verdict.STALE or not state.key:
+        return False
+    return state.node.kind in BROUGHT and source is not None and source.looks_first
 
 
 # -- before there is a recipe

@@ -1,20 +1,35 @@
-"""Scheduling: the critical path first, within the limits of resources. Starts nothing.
+"""Scheduling: the critical path first, within cores, memory and other resources. Starts nothing.
 
 The learning rate and the rows of a training's steps are ml/training/schedule.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
+from functools import cache
+from math import ceil
+from typing import IO, Protocol
 
+from olivebuild.api.action import Action
+from olivebuild.api.executor import NO_REQUIREMENTS, Executor, Resources
 from olivebuild.api.node import Node, amount_of
-from olivebuild.core.errors import InvalidValue, RecipeError
-from olivebuild.planner.plan import Plan
+from olivebuild.cache.store import Store
+from olivebuild.core import host, numerics
+from olivebuild.core.errors import InvalidValue, RecipeError, StepError
+from olivebuild.core.fs.locks import try_lock
+from olivebuild.engine.actions import judged_model
+from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Demand, State, Verdict
 from olivebuild.recipe.graph import Graph
 
 UNKNOWN_SECONDS = 1.0
 """The cost of a step that never ran here."""
+MAX_ATTEMPTS = 4
+LIBRARIES, COPIES = 1e9, 3
+"""A guess at the memory of a step that never ran here: torch and its like in bytes, and how often
+the bytes of what it reads lie in memory (as read, as computed with, and once between).
+"""
 
 
 class ReadyQueue:
@@ -32,18 +47,24 @@ class ReadyQueue:
             path = max((self._weight[user] for user in users), default=0.0)
             self._weight[name] = _cost(state) + path
 
-    def ready(self) -> list[State]:
+    def ready(self, deciding: Container[str] = ()) -> list[State]:
         """Return what is to be run, heaviest first, what is to be restored, and what runs alone.
 
+        Of a benchmark's nodes those are first that are `deciding`: gates wait for them.
         Restoring goes on in this process, while the steps run in theirs. So what is timed comes
         after it.
         """
         states = self._plan.states.values()
         run = [state for state in states if _has_to_run(state)]
-        run.sort(key=lambda state: -self._weight[state.node.name])
+        run.sort(key=lambda state: self._rank(state.node, deciding))
         restore = [state for state in states if state.verdict is Verdict.CACHED]
         shared = [state for state in run if not state.node.exclusive]
         return shared + restore + [state for state in run if state.node.exclusive]
+
+    def _rank(self, node: Node, deciding: Container[str]) -> tuple[bool, float]:
+        return node.kind.startswith("benchmark-") and node.name not in deciding, -self._weight[
+            node.name
+        ]
 
 
 def _cost(state: State) -> float:
@@ -101,6 +122,221 @@ class ResourcePool:
         if "gpu" not in self._limits:
             return {name: amount for name, amount in node.resources.items() if name != "gpu"}
         return node.resources | ({"gpu": float(node.gpus)} if node.gpus else {})
+
+
+class Room:
+    """What of this machine is left for one more action, beside those that run.
+
+    Two actions that compute on the same cores both lose: threads that wait for each other are not
+    running at the same time. So one that computes on the processor takes all the cores that its
+    libraries start threads on. It gets no fewer to make room, since the last bits of what torch
+    computes depend on their number. An ONNX Runtime model gives the same bits with any number of
+    threads, and takes the cores that are left; one core feeds each GPU.
+
+    `jobs`: how many actions may run at once, as the user said; 0 for one beside any number of a
+    benchmark's nodes.
+    """
+
+    def __init__(self, jobs: int, pool: ResourcePool, *, gpus: int = 0) -> None:
+        self._jobs = jobs
+        self._pool = pool
+        self._gpus = gpus
+        self._in_use: dict[str, tuple[Node, int]] = {}
+        """Node -> itself, and its cores."""
+
+    @property
+    def cores(self) -> int:
+        return max(1, int(self._pool.limit("cores")))
+
+    @property
+    def left(self) -> int:
+        """Return how many cores no action uses."""
+        return self.cores - sum(cores for _, cores in self._in_use.values())
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self._in_use) and self.left < 1
+
+    def fits(self, node: Node, model: Node | None, memory: Memory) -> bool:
+        """Return whether a node may start now. `model` is the one that it judges, if it does."""
+        if not self._in_use:
+            return True
+        if not self._jobs and not _measures(node):
+            others = [other for other, _ in self._in_use.values() if not _measures(other)]
+            if others:
+                return False
+        least = max(1, self._for_onnx // 2) if self._adapts(node, model) else self._cores(node)
+        return least <= self.left and memory.fits(node, [n for n, _ in self._in_use.values()])
+
+    def take(self, node: Node, model: Node | None) -> int:
+        """Reserve the cores of a node; return how many threads it is to start, 0 for its own."""
+        adapts = self._adapts(node, model)
+        cores = max(1, min(self.left, self._for_onnx)) if adapts else self._cores(node)
+        self._in_use[node.name] = (node, cores)
+        return cores if adapts and cores < self.cores else 0
+
+    def give_back(self, node: Node) -> None:
+        del self._in_use[node.name]
+
+    def needs_gpu(self, node: Node, model: Node | None) -> bool:
+        """Return whether a node computes on a GPU of this machine."""
+        return bool(node.gpus and self._gpus) and not self._adapts(node, model)
+
+    @property
+    def _for_onnx(self) -> int:
+        """Return the cores for an ONNX model: those that feed GPUs are left."""
+        return max(1, self.cores - self._gpus)
+
+    def _adapts(self, node: Node, model: Node | None) -> bool:
+        """Return whether a node runs an ONNX model on the processor, and little else."""
+        if node.kind != "benchmark-accuracy" or model is None or node.strict:
+            return False
+        return model.kind == "onnx" and not (self._gpus and has_genai_for_gpus())
+
+    def _cores(self, node: Node) -> int:
+        if "cores" in node.resources:
+            return max(1, ceil(node.resources["cores"]))
+        if not node.computes or (node.gpus and self._gpus):
+            return 1
+        return min(self.cores, int(numerics.threads()))
+
+
+class Memory(Protocol):
+    """What is expected of nodes' memory."""
+
+    def fits(self, node: Node, running: Sequence[Node]) -> bool:
+        """Return whether there is memory for a node beside those that run."""
+
+
+class ExpectedMemory:
+    """Memory by what nodes took the last time, or by the size of what they read."""
+
+    def __init__(self, planner: Planner, plan: Plan, limit: float) -> None:
+        self._planner = planner
+        self._plan = plan
+        self._limit = limit
+
+    def fits(self, node: Node, running: Sequence[Node]) -> bool:
+        expected = self._expected(node)
+        total = expected + sum(map(self._expected, running))
+        return total <= self._limit and expected <= host.available_memory()
+
+    def _expected(self, node: Node) -> float:
+        """Return bytes: what the recipe says, else the last run's peak, else a guess."""
+        if "memory" in node.resources:
+            return node.resources["memory"]
+        last = self._planner.workspace.last.get(node.name)
+        trace = self._planner.traces.get(last.key) if last else None
+        if trace and trace.peak_rss:
+            return float(trace.peak_rss)
+        sources = self._planner.graph.inputs[node.name]
+        return LIBRARIES + COPIES * sum(self._size(source.name) for _, source, _ in sources)
+
+    def _size(self, name: str) -> int:
+        state = self._plan.states[name]
+        if state.trace and state.trace.size:
+            return state.trace.size
+        if state.folder is None:
+            return 0
+        return sum(file.stat().st_size for file in state.folder.glob("*") if file.is_file())
+
+
+def _measures(node: Node) -> bool:
+    """Return whether a node is a part of a benchmark that may run beside others."""
+    return node.kind.startswith("benchmark-") and not node.exclusive
+
+
+@cache
+def has_genai_for_gpus() -> bool:
+    """Return whether onnxruntime-genai is installed in a variant for GPUs."""
+    try:
+        host.version("onnxruntime-genai-cuda")
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+class Space:
+    """Room for actions in all respects: the executor's slots, named resources, and this machine."""
+
+    def __init__(
+        self, planner: Planner, executor: Executor, pool: ResourcePool, room: Room | None
+    ) -> None:
+        self._planner = planner
+        self._executor = executor
+        self._pool = pool
+        self._room = room
+
+    def has_slot(self) -> bool:
+        """Return whether there is any use in asking for single nodes."""
+        if self._room and self._room.is_full:
+            return False
+        return self._executor.can_start(NO_REQUIREMENTS)
+
+    def fits(self, plan: Plan, node: Node) -> bool:
+        if not self._pool.fits(node):
+            return False
+        if self._room is None:
+            return self._executor.can_start(node)
+        model = judged_model(self._planner.graph, node)
+        gpus = node.gpus if self._room.needs_gpu(node, model) else 0
+        if not self._executor.can_start(Resources(gpus, node.exclusive)):
+            return False
+        memory = ExpectedMemory(self._planner, plan, self._pool.limit("memory"))
+        return self._room.fits(node, model, memory)
+
+    def take(self, action: Action, node: Node) -> Action:
+        """Reserve what a node takes; return its action with its GPUs and threads."""
+        self._pool.acquire(node)
+        if self._room is None:
+            return action
+        model = judged_model(self._planner.graph, node)
+        gpus = action.gpus if self._room.needs_gpu(node, model) else 0
+        return action._replace(gpus=gpus, threads=self._room.take(node, model))
+
+    def give_back(self, node: Node) -> None:
+        self._pool.release(node)
+        if self._room:
+            self._room.give_back(node)
+
+
+class KeyLocks:
+    """The locks of keys, of which another build may hold some."""
+
+    def __init__(self, store: Store) -> None:
+        self.elsewhere: set[str] = set()
+        """Nodes whose keys other builds were making when they were last tried."""
+        self._store = store
+        self._told: set[str] = set()
+
+    def take(self, node: str, key: str, tell: Callable[[], None]) -> IO[bytes] | None:
+        """Return the lock of a node's key; None, told once, where another build holds it."""
+        lock = try_lock(self._store.lock_file(key))
+        if lock is None:
+            self.elsewhere.add(node)
+            if node not in self._told:
+                self._told.add(node)
+                tell()
+        return lock
+
+
+class Attempts:
+    """How often each node was made or restored."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def count(self, state: State) -> None:
+        """Raises StepError when a node does not become right however often it is made."""
+        target, name = state.node.target, state.node.name
+        self._counts[name] += 1
+        if self._counts[name] > MAX_ATTEMPTS:
+            what = state.reasons[0].what if state.reasons else "it"
+            raise StepError(
+                f"{target} was made {MAX_ATTEMPTS} times, and {what} is still not right",
+                hint="does another program write there, or does the file system not keep what is "
+                "written?",
+            )
 
 
 def limits_of(words: tuple[str, ...], defaults: Mapping[str, float]) -> dict[str, float]:

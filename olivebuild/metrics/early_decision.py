@@ -30,10 +30,16 @@ from olivebuild.metrics.gates import (
     share_interval,
     state_of,
 )
+from olivebuild.metrics.json_record import decode
+from olivebuild.metrics.records import YES_OR_NO, DataMetrics
 from olivebuild.metrics.row_order import row_order
 from olivebuild.metrics.tango_score import tango_score
 
 LEVEL = 0.95
+LEAST = 32
+"""Rows before which nothing is decided, where there are so many: two wrong answers may be enough
+for the sequence, and are too few to be believed.
+"""
 Outcomes = Mapping[str, bool]
 """Metric of `gates.OF_ROWS` -> whether one row's answer is right."""
 Place = tuple[str, str]
@@ -61,15 +67,15 @@ class Rows(Struct, kw_only=True):
         return {metric: right / self.answered for metric, right in self.right.items()}
 
 
-class Decision(Struct, frozen=True, kw_only=True):
-    """An outcome that stands before all rows are asked.
+class Standing(Struct, frozen=True, kw_only=True):
+    """What the first `rows` of a data set's `of` rows say of a gate; `state` is None while open.
 
-    `value` is the metric over the first `rows` rows, or its drop; `of` counts all rows.
-    `interval`: of the metric over all rows, at every moment, at 95 %.
+    `value` is the metric over these rows, or its drop. `interval`: where the metric over all rows
+    lies, at every moment, at 95 %.
     """
 
     gate: str
-    state: State
+    state: State | None
     rows: int
     of: int
     value: float
@@ -173,22 +179,26 @@ class _Watch:
         self._question: _Question | None = None
         self._next = 0
 
-    def advance(self, rows: Sequence[Rows]) -> Decision | None:
-        """Read on as far as all models have answered; return the decision as soon as it stands."""
+    def advance(self, rows: Sequence[Rows]) -> Standing | None:
+        """Read on as far as all models have answered, or until the gate is decided.
+
+        None where nothing could be read yet.
+        """
         total = len(rows[0].outcomes)
         if self._question is None:
             self._question = (_Drop if self.gate.versus else _Share)(self.gate, total)
+        state = None
         for row in row_order(total)[self._next :]:
             answers = [answered for r in rows if (answered := r.outcomes[row]) is not None]
             if len(answers) < len(rows) or not self._question.see(answers):
-                return None
+                break
             self._next += 1
-            if state := self._question.state():
-                return self._decision(self._question, state, total)
-        return None
+            if self._next >= min(LEAST, total) and (state := self._question.state()):
+                break
+        return self._standing(self._question, state, total) if self._next else None
 
-    def _decision(self, question: _Question, state: State, total: int) -> Decision:
-        return Decision(
+    def _standing(self, question: _Question, state: State | None, total: int) -> Standing:
+        return Standing(
             gate=self.gate.text,
             state=state,
             rows=self._next,
@@ -206,7 +216,9 @@ class EarlyGates:
     def __init__(
         self, target: str, gates: Iterable[Gate], models: Sequence[str], sets: Sequence[str]
     ) -> None:
-        self.decisions: list[Decision] = []
+        self.decisions: list[Standing] = []
+        self.running: dict[str, Standing] = {}
+        """Gate -> what the rows so far say of it, while it is open."""
         self.later: list[str] = []
         """Gates that need more than the rows of one training: sizes, times, means over seeds."""
         self._open: list[_Watch] = []
@@ -243,15 +255,36 @@ class EarlyGates:
         """Return the outcomes of a model on a data set of `count` rows, to add to."""
         return self._rows.setdefault((model, data), Rows(outcomes=[None] * count))
 
-    def decide(self) -> list[Decision]:
-        """Return the decisions that stand since the last call."""
-        decided: list[Decision] = []
+    def decide(self) -> list[Standing]:
+        """Return what is decided since the last call."""
+        decided: list[Standing] = []
         for watch in list(self._open):
             rows = [self._rows[place] for place in watch.places if place in self._rows]
             if len(rows) < len(watch.places) or not rows[0].outcomes:
                 continue
-            if decision := watch.advance(rows):
-                decided.append(decision)
+            standing = watch.advance(rows)
+            if standing and standing.state:
+                decided.append(standing)
                 self._open.remove(watch)
+            elif standing:
+                self.running[standing.gate] = standing
+        for standing in decided:
+            self.running.pop(standing.gate, None)
         self.decisions += decided
         return decided
+
+
+def outcomes_in(judged: Iterable[Mapping[str, object]]) -> list[list[dict[str, bool]]]:
+    """Return the outcomes of each row of each data set, from what a model's judging has stored.
+
+    Raises ValueError for what is no such record.
+    """
+    sets = [decode(data, DataMetrics) for data in judged]
+    return [
+        [
+            {metric: bool(right(answer)) for metric, right in measured.items()}
+            for answer in data.answers
+        ]
+        for data in sets
+        for measured in [{m: f for m, f in YES_OR_NO.items() if data.metric(m) is not None}]
+    ]

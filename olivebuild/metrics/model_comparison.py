@@ -6,7 +6,7 @@ The same rows, the same rounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from olivebuild.metrics.gates import OF_ANSWERS
 from olivebuild.metrics.json_record import decode
 from olivebuild.metrics.pace import measured_as
-from olivebuild.metrics.records import Answer, DataMetrics, ModelMetrics, Samples
+from olivebuild.metrics.records import YES_OR_NO, DataMetrics, ModelMetrics, Samples
 from olivebuild.metrics.scoring import without_answers
 from olivebuild.metrics.statistics import (
     LOSSES,
@@ -29,14 +29,6 @@ from olivebuild.metrics.statistics import (
     rows_needed,
 )
 
-# metric -> whether a row's answer is right
-YES_OR_NO: dict[str, Callable[[Answer], bool | None]] = {
-    "accuracy": lambda a: a.label == a.expected,
-    "generated_accuracy": lambda a: a.right,
-    "exact_match": lambda a: a.exact,
-    "schema_valid": lambda a: a.schema_valid,
-    "json_exact": lambda a: a.json_exact,
-}
 # metric -> its samples, and whether more is better
 LATENCY = {"ttft": False, "tpot": False, "e2e": False}
 

@@ -10,7 +10,7 @@ Traces and files keep the JSON as it was written; a record is read from it and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from olivebuild.core.errors import StoreError
@@ -56,6 +56,16 @@ class Answer(Record, frozen=True, kw_only=True):
     field_exact: float | None = None
     json_exact: bool | None = None
     scores: dict[str, float] = {}
+
+
+YES_OR_NO: Mapping[str, Callable[[Answer], bool | None]] = {
+    "accuracy": lambda a: a.label == a.expected,
+    "generated_accuracy": lambda a: a.right,
+    "exact_match": lambda a: a.exact,
+    "schema_valid": lambda a: a.schema_valid,
+    "json_exact": lambda a: a.json_exact,
+}
+"""Metric -> whether an answer is right, for the metrics that are a share of rows."""
 
 
 class LabelMetrics(Record, frozen=True, kw_only=True):

@@ -34,6 +34,7 @@ from olivebuild.ui import history_text
 from olivebuild.ui.plain import summary
 from olivebuild.ui.why import unique_reasons
 from olivebuild.ui.wording import (
+    GATE_COLOURS,
     describe,
     difference,
     format_metric,
@@ -140,9 +141,6 @@ def show_problems(problems: Iterable[PlanFinding]) -> None:
                 f"[bright_black]{'note':<8}[/] {problem.target:<14} "
                 f"{escape(clean(f'{problem.where}: {problem.fact}; {problem.hint}'))}"
             )
-
-
-GATE_COLOURS = {"met": "green", "missed": "bold red", "undecided": "yellow"}
 
 
 def show_gates(judgements: Iterable[Judgement]) -> None:

@@ -21,6 +21,7 @@ from olivebuild.core.hashing import StatMemo
 from olivebuild.core.text import clean
 from olivebuild.ui.console import stdout
 from olivebuild.ui.plain import Clock, Lines, Row, whole
+from olivebuild.ui.wording import standing
 
 FRAMES_PER_SECOND = 5
 NAME_WIDTH, BAR_WIDTH = 26, 16
@@ -64,6 +65,8 @@ class Display(Lines):
                     clean(row.text(now)),
                 )
             )
+        for (target, _), gate in dict(self._open).items():
+            lines.append(Text(f"gate  {target}: {gate['gate']} is open: {standing(gate)}"))
         if self._steps > 1:
             lines.append(Text(self._rest(now, rows), "bright_black"))
         for line in lines:

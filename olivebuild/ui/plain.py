@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from olivebuild.api.event import Event
 from olivebuild.cache.key import Reason
 from olivebuild.core.text import clean, seconds, size
-from olivebuild.ui.wording import describe, listed
+from olivebuild.ui.wording import GATE_COLOURS, decided, describe, listed, so_far
 
 if TYPE_CHECKING:
     from olivebuild.engine.build_report import BuildReport
@@ -52,6 +52,8 @@ class Row(Struct, frozen=True):
     first: int = 0
     since: float = 0.0
     loss: float | None = None
+    figures: str = ""
+    """What the rows so far say."""
     in_bytes: bool = False
 
     def progress(self, what: str, done: int, total: int, now: float) -> Row:
@@ -79,7 +81,8 @@ class Row(Struct, frozen=True):
         if self.in_bytes:
             return f"{self.what} {size(self.done)} of {size(self.total)}"
         count = f" {self.done}/{self.total}" if self.total else f" {self.done}" if self.done else ""
-        return f"{self.what}{count}" + (f", loss {self.loss:.3f}" if self.loss is not None else "")
+        loss = f", loss {self.loss:.3f}" if self.loss is not None else ""
+        return f"{self.what}{count}{loss}" + (f", {self.figures}" if self.figures else "")
 
     def text(self, now: float) -> str:
         """Return `training 18/36, loss 0.412, 2.1 s each, 38 s left`.
@@ -163,6 +166,8 @@ class Lines:
         self._steps = 0
         self._spent, self._expected = 0.0, 0.0
         """Seconds of the steps that this run has finished, and of the same steps last time."""
+        self._open: dict[tuple[str, str], Mapping[str, Any]] = {}
+        """(Benchmark, gate) -> what the rows so far say of it, while it is not decided."""
         self._told: dict[str, tuple[str, int, float]] = {}
         """Node -> phase, fifth of the phase, and time of its last plain line."""
 
@@ -180,26 +185,44 @@ class Lines:
             self._steps = len(self._costs)
         elif event.name == "started":
             self._start(node, data)
-        elif event.name == "progress" and node in self._rows:
-            self._rows[node] = self._rows[node].progress(
-                data["what"], data["done"], data["total"], self._clock()
-            )
-            if not self.draws:
-                self._tell(node)
-        elif event.name == "working":
-            self._work(node, str(data["what"]))
-        elif event.name == "hashing":
-            self._hashing(str(data["file"]), data["done"], data["total"])
-        elif event.name == "metric" and node in self._rows and "loss" in data:
-            self._rows[node] = replace(self._rows[node], loss=data["loss"])
-        elif event.name == "sample":
-            self._line("bright_black", "sample", node, sample_text(data))
-        elif event.name == "note":
-            self._line("bright_black", "note", node, str(data["text"]))
-        elif event.name == "waiting":
-            self._line("cyan", "wait", node, "another build makes it")
         elif event.name in ("finished", "restored", "failed", "stopping"):
             self._end(event.name, node, data)
+        elif event.name in ("sample", "decided", "note", "waiting"):
+            self._say(event.name, node, data)
+        elif event.name == "hashing":
+            self._hashing(str(data["file"]), data["done"], data["total"])
+        elif event.name == "working":
+            self._work(node, str(data["what"]))
+        elif node in self._rows:
+            self._go_on(event.name, node, data)
+
+    def _go_on(self, event: str, node: str, data: Mapping[str, Any]) -> None:
+        """Change the row of a running step."""
+        row = self._rows[node]
+        if event == "progress":
+            now = self._clock()
+            self._rows[node] = row.progress(data["what"], data["done"], data["total"], now)
+            if not self.draws:
+                self._tell(node)
+        elif event == "metric" and "loss" in data:
+            self._rows[node] = replace(row, loss=data["loss"])
+        elif event == "figures":
+            self._rows[node] = replace(row, figures=so_far(data))
+            for gate in data["gates"]:
+                self._open[str(data["target"]), str(gate["gate"])] = gate
+
+    def _say(self, event: str, node: str, data: Mapping[str, Any]) -> None:
+        """Print what a step has to say."""
+        if event == "sample":
+            self._line("bright_black", "sample", node, sample_text(data))
+        elif event == "decided":
+            self._open.pop((str(data["target"]), str(data["gate"])), None)
+            colour = GATE_COLOURS[data["state"]]
+            self._line(colour, "decided", node, f"{data['gate']} is {decided(data)}")
+        elif event == "note":
+            self._line("bright_black", "note", node, str(data["text"]))
+        elif event == "waiting":
+            self._line("cyan", "wait", node, "another build makes it")
 
     @property
     def draws(self) -> bool:

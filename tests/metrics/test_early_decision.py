@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from olivebuild.core.errors import RecipeError
-from olivebuild.metrics.early_decision import Decision, EarlyGates
+from olivebuild.metrics.early_decision import EarlyGates, Standing, outcomes_in
 from olivebuild.metrics.gates import Gate, State, judge
 from olivebuild.metrics.model_comparison import comparisons
 from olivebuild.metrics.records import read_metrics
 from olivebuild.metrics.row_order import row_order
-from olivebuild.metrics.scoring import Judged, metrics_of
+from olivebuild.metrics.scoring import Judged, metrics_of, outcomes
 
 Answers = dict[str, list[bool]]
 """Model -> whether each row is right."""
@@ -24,7 +24,7 @@ def _gates(texts: Iterable[str], models: Iterable[str], *, strict: bool = False)
     return EarlyGates("bench", gates, list(models), ["tone"])
 
 
-def _ask(early: EarlyGates, answers: Answers, order: Iterable[int]) -> list[Decision]:
+def _ask(early: EarlyGates, answers: Answers, order: Iterable[int]) -> list[Standing]:
     for row in order:
         for model, right in answers.items():
             early.rows(model, "tone", len(right)).add(row, {"accuracy": right[row]})
@@ -187,3 +187,21 @@ def test_an_empty_data_set_decides_nothing() -> None:
 def test_a_gate_that_names_another_model_is_refused() -> None:
     with pytest.raises(RecipeError, match="does not measure"):
         _gates(["other.accuracy >= 0.5"], ["new"])
+
+
+def test_what_is_open_says_how_it_stands() -> None:
+    answers = _share(200, 160)(random.Random(5))
+    early = _gates(["accuracy >= 0.8"], answers)
+    assert not _ask(early, answers, row_order(200)[:50])
+    standing = early.running["accuracy >= 0.8"]
+    assert (standing.state, standing.rows, standing.of) == (None, 50, 200)
+    assert standing.interval[0] < 0.8 < standing.interval[1]
+
+
+def test_stored_answers_have_the_outcomes_of_those_that_are_just_judged() -> None:
+    judged = [_judged(row, right=row % 3 > 0) for row in range(6)]
+    stored = [metrics_of(judged, labelled=True, written=True)]
+    told = [outcomes(answer, labelled=True, written=True) for answer in judged]
+    assert outcomes_in(stored) == [told]
+    with pytest.raises(ValueError, match="rows"):
+        outcomes_in([{"rows": "many"}])

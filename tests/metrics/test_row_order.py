@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from olivebuild.metrics.row_order import CHUNK, asking_order, row_order
+from olivebuild.metrics.row_order import row_order
 
 
 def test_the_order_has_each_row_once_and_is_not_that_of_the_file() -> None:
@@ -16,13 +16,3 @@ def test_the_order_never_changes() -> None:
     # Kept figures of early decisions would tell something else.
     assert row_order(8) == (7, 4, 3, 0, 2, 1, 5, 6)
     assert row_order(0) == ()
-
-
-def test_rows_are_asked_in_chunks_of_that_order_the_longest_first() -> None:
-    lengths = [(row * 37) % 101 for row in range(2 * CHUNK + 5)]
-    chunks = asking_order(lengths)
-    assert [len(chunk) for chunk in chunks] == [CHUNK, CHUNK, 5]
-    order = row_order(len(lengths))
-    for i, chunk in enumerate(chunks):
-        assert set(chunk) == set(order[i * CHUNK : (i + 1) * CHUNK])
-        assert [lengths[row] for row in chunk] == sorted((lengths[r] for r in chunk), reverse=True)

@@ -22,8 +22,8 @@ from sklearn.pipeline import make_pipeline
 
 from olivebuild.metrics.gates import Gate, Judgement, judge
 from olivebuild.metrics.json_record import decode
-from olivebuild.metrics.model_comparison import LATENCY, YES_OR_NO, comparisons
-from olivebuild.metrics.records import Metrics, ModelMetrics
+from olivebuild.metrics.model_comparison import LATENCY, comparisons
+from olivebuild.metrics.records import YES_OR_NO, Metrics, ModelMetrics
 from olivebuild.metrics.scoring import Fields, Judged, metrics_of
 
 FILE = Path(__file__).parents[2] / "recipes/tone/data/tone.jsonl"

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic, Figures
 from olivebuild.metrics.diagnostics.labels import quoted
 from olivebuild.metrics.diagnostics.lineage import Lineages
-from olivebuild.metrics.model_comparison import YES_OR_NO
-from olivebuild.metrics.records import DataMetrics, Metrics
+from olivebuild.metrics.records import YES_OR_NO, DataMetrics, Metrics
 from olivebuild.metrics.statistics import CLEAR, Difference, Verdict, paired_means, paired_shares
 
 FALSE_ALARMS = 0.05

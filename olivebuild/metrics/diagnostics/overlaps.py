@@ -9,8 +9,7 @@ from msgspec import Struct
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic, Figures
 from olivebuild.metrics.diagnostics.labels import joined
 from olivebuild.metrics.diagnostics.lineage import Lineages
-from olivebuild.metrics.model_comparison import YES_OR_NO
-from olivebuild.metrics.records import DataMetrics, Metrics
+from olivebuild.metrics.records import YES_OR_NO, DataMetrics, Metrics
 
 QUALITIES = ("accuracy", "json_exact", "generated_accuracy")
 

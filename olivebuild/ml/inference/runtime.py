@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from olivebuild.core.errors import InputError, Where
+from olivebuild.metrics.row_order import row_order
 from olivebuild.metrics.scoring import Judged, normal
 from olivebuild.ml.data.examples import Example, Table
 from olivebuild.ml.data.tokens import Encoder
@@ -104,14 +105,16 @@ def judge(
         _Asked(encoder, table, row, example, whole=whole)
         for row, example in zip(table.rows, examples, strict=True)
     ]
-    questions = [row.question for row in rows]
+    # At random, so that what the first rows say holds for all (metrics/early_decision.py).
+    order = row_order(len(rows))
+    questions = [rows[k].question for k in order]
     replies = (
         asking(runtime, questions, room, encoder.ends)
         if asking
         else runtime.answers(questions, room, encoder.ends)
     )
     for i, reply in replies:
-        yield i, rows[i].judged(reply)
+        yield order[i], rows[order[i]].judged(reply)
 
 
 SHOWN = 16

@@ -31,15 +31,17 @@ DATED = 8
 
 def run(job: Job) -> None:
     """Make the artifact in `job.out`."""
-    from olivebuild.metrics.scoring import metrics_of, without_answers
+    from olivebuild.metrics.scoring import metrics_of, outcomes, without_answers
     from olivebuild.ml.benchmark.scores import Schema, load_score
     from olivebuild.ml.data.examples import read_table
     from olivebuild.ml.inference import runtime as _runtime
     from olivebuild.ml.inference.generate import open_model
     from olivebuild.ml.inference.kept_replies import KeptReplies
+    from olivebuild.ml.models import genai
     from olivebuild.ml.models.opened import check_inputs
 
     check_inputs(job)
+    genai.use_threads(job.action.threads)
     fields = job.fields(AccuracyFields)
     schema = Schema(job, job.files("json_schema")[0]) if fields.json_schema else None
     scores = {
@@ -63,9 +65,10 @@ def run(job: Job) -> None:
         tables = [replace(table, labels=[]) for table in tables]
     rows = sum(len(t.rows) for t in tables)
     done, result = 0, []
-    for role, table in zip(job.roles("data"), tables, strict=True):
+    for number, (role, table) in enumerate(zip(job.roles("data"), tables, strict=True)):
         kept = KeptReplies(job, role, STEP.libraries(fields))
         judged: dict[int, Judged] = {}
+        labelled, written = bool(table.labels), table.format != "text"
         for i, answer in _runtime.judge(
             runtime,
             table,
@@ -73,15 +76,13 @@ def run(job: Job) -> None:
             whole=bool(schema or scores),
             asking=kept.answers,
         ):
-            judged[i] = (
-                _scored(answer, table.rows[i], schema, scores) if table.format != "text" else answer
-            )
+            judged[i] = _scored(answer, table.rows[i], schema, scores) if written else answer
             done += 1
+            right = outcomes(judged[i], labelled=labelled, written=written)
+            job.judged(number, len(table.rows), {i: right})
             job.progress("judging", done, rows)
         in_order = [judged[i] for i in range(len(table.rows))]
-        result.append(
-            metrics_of(in_order, labelled=bool(table.labels), written=table.format != "text")
-        )
+        result.append(metrics_of(in_order, labelled=labelled, written=written))
         if (
             template_clock.folder_reads_clock(Path(model.folder))
             and table.format in ("user", "messages")
