@@ -171,8 +171,8 @@ def _tell_early(report: BuildReport, judgements: Iterable[Judgement]) -> None:
         )
     for target in report.stopped:
         click.echo(
-            f"note: {target} was ended by --decide and has no table; "
-            f"`olivebuild build {target}` judges all rows",
+            f"note: {target} was ended by --decide and has no table; its answers so far are kept "
+            f"(but for those of GPUs), and `olivebuild build {target}` asks the rest",
             err=True,
         )
 

@@ -8,6 +8,7 @@ Losing them costs time, nothing else.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Iterator, Sequence
 
 from olivebuild.api.job import Job
@@ -18,6 +19,10 @@ from olivebuild.ml.inference.questions import Question, Reply, shared_prefix
 from olivebuild.ml.inference.runtime import Runtime
 
 VERSION = 1
+FIRST, SECONDS = 32, 2.0
+"""Replies are written after the first 32, whenever there are twice as many as the last time, and
+every two seconds.
+"""
 
 
 class KeptReplies:
@@ -68,9 +73,11 @@ class KeptReplies:
             )
         if not missing:
             return
-        asked = [questions[i] for i in missing]
+        asked, writing = [questions[i] for i in missing], _Writing()
         for k, reply in runtime.answers(asked, new_tokens, ends, among=questions):
             kept[names[missing[k]]] = reply
+            if writing.is_due() and self._has_digests and runtime.repeats:
+                self._write(key, {name: kept[name] for name in names if name in kept})
             yield missing[k], reply
         if self._has_digests and runtime.repeats:
             self._write(key, {name: kept[name] for name in names})
@@ -88,6 +95,25 @@ class KeptReplies:
     def _write(self, key: str, replies: dict[str, Reply]) -> None:
         rows = {name: [r.scores, r.written, r.cut] for name, r in replies.items()}
         self._derived.write(key, json.dumps(rows).encode())
+
+
+class _Writing:
+    """When replies are written before all are there: whoever ends the step loses few of them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._next = FIRST
+        self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Count a reply; return whether those so far are to be written."""
+        self._count += 1
+        if self._count < self._next and time.monotonic() - self._last < SECONDS:
+            return False
+        if self._count >= self._next:
+            self._next *= 2
+        self._last = time.monotonic()
+        return True
 
 
 def _name(question: Question) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from olivebuild.api.action import Action, ActionInput
 from olivebuild.api.job import Job
 from olivebuild.cache.memo import Derived
 from olivebuild.cache.store import Store
+from olivebuild.ml.inference import kept_replies
 from olivebuild.ml.inference.kept_replies import KeptReplies
 from olivebuild.ml.inference.questions import Question, Reply
 from olivebuild.ml.inference.torch_runtime import HuggingFaceRuntime
@@ -55,6 +57,7 @@ class Asker:
         *,
         digest: str = "d" * 32,
         ends: frozenset[int] = frozenset({2}),
+        most: int | None = None,
         **fields: object,
     ) -> list[Reply]:
         inputs = {
@@ -63,8 +66,8 @@ class Asker:
         }
         action = Action("n", "t", "k", "0" * 32, dict(fields), inputs, {}, "", "", str(self._store))
         kept = KeptReplies(Job(action, self.said), "data[0]", ["torch"])
-        replies = dict(kept.answers(self.runtime, asked, 4, ends))
-        return [replies[i] for i in range(len(asked))]
+        replies = dict(islice(kept.answers(self.runtime, asked, 4, ends), most))
+        return [replies[i] for i in range(len(asked)) if i in replies]
 
 
 def test_added_and_edited_rows_are_asked_alone_and_all_is_as_of_a_clean_build(
@@ -78,6 +81,18 @@ def test_added_and_edited_rows_are_asked_alone_and_all_is_as_of_a_clean_build(
     incremental = asker(edited)
     assert asker.asked == [9, 2]
     assert incremental == Asker(runtime, tmp_path / "clean")(edited)
+
+
+def test_who_ends_before_the_last_row_loses_few_of_them(
+    runtime: HuggingFaceRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_replies, "SECONDS", 1e9)
+    asker, asked = Asker(runtime, tmp_path / "cache"), questions(50)
+    first = asker(asked, most=40)
+    whole = asker(asked)
+    assert asker.asked == [50, 50 - kept_replies.FIRST]
+    assert whole[: kept_replies.FIRST] == first[: kept_replies.FIRST]
+    assert '"32 of 50 rows of tone keep their answers' in asker.said.getvalue()
 
 
 def test_what_could_change_an_answer_has_all_rows_asked(
