@@ -381,6 +381,12 @@ class Report:
     """The newest first."""
 
     @property
+    def last(self) -> BuildLine | None:
+        """The last build of this folder; after a move the last of any."""
+        here = (build for build in self.builds if not build.folder)
+        return next(here, self.builds[0] if self.builds else None)
+
+    @property
     def dropped(self) -> list[tuple[str, str]]:
         """Return (target, dropped and cut rows as a line), also of last runs that failed."""
         lines = []

@@ -58,7 +58,7 @@ def render(report: Report) -> str:
         .get_template("report.html")
         .render(
             report=report,
-            last=report.builds[0] if report.builds else None,
+            last=report.last,
             waiting=[t.name for t in report.targets if t.outcome in NOT_BUILT],
             tiles=list(tiles(report.benches[0])) if report.benches else [],
             benches=[view(b) for b in report.benches],

@@ -100,8 +100,7 @@ def bullets(lines: Iterable[str]) -> Iterator[str]:
 
 def _last_build(report: Report) -> Iterator[str]:
     """Yield the last build's summary, and a table of what it made."""
-    if report.builds:
-        last = report.builds[0]
+    if last := report.last:
         saved = f"; the results kept had taken {seconds(last.saved)}" if last.saved >= 1 else ""
         yield (
             f"Build {last.number}: {last.ran} steps ran, {last.restored} restored, {last.fresh} "

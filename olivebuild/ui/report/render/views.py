@@ -254,9 +254,9 @@ def _accuracy_charts(bench: Bench, sets: Iterable[Columns]) -> Iterator[charts.S
 
 def _latency_charts(bench: Bench) -> Iterator[charts.StripChart]:
     for kind, heading in (
-        ("ttft", "time to first token"),
-        ("gaps", "time between tokens"),
-        ("e2e", "end to end"),
+        ("ttft", f"{title('ttft')}: time to first token"),
+        ("gaps", "ITL: time between tokens"),
+        ("e2e", f"{title('e2e')}: end to end"),
     ):
         chart = charts.latency(bench, kind, heading)
         if chart:
