@@ -139,7 +139,7 @@ def build(
     judgements = _judge(project, report)
     diagnostics = project.diagnose(report.plan) if report.plan else ()
     # The history keeps what all rows say.
-    entry = record(project, recorder, report, judgements, diagnostics)
+    entry = record(project, recorder, report, judgements, diagnostics, _note)
     judgements += early_judgements(report)
     if as_json:
         _print_done(report, judgements, diagnostics)
@@ -175,6 +175,10 @@ def _tell_early(report: BuildReport, judgements: Iterable[Judgement]) -> None:
             f"(but for those of GPUs), and `olivebuild build {target}` asks the rest",
             err=True,
         )
+
+
+def _note(line: str) -> None:
+    click.echo(f"note: {line}", err=True)
 
 
 def _judge(project: Project, report: BuildReport) -> list[Judgement]:

@@ -153,6 +153,8 @@ class History:
         path = hashing.of_bytes(str(recipe.resolve()))
         self._of_folder, self._name_file = self._all / f"{path}.jsonl", self._all / f"{path}.name"
         self.name = name or self._last_name()
+        self.joined = 0
+        """Builds of this folder that `append` has put among those of other checkouts."""
         self.file = self._shared(self.name) if self.name else self._of_folder
 
     def _shared(self, name: str) -> Path:
@@ -197,7 +199,9 @@ class History:
         if self._last_name() != self.name:
             write_atomically(self._name_file, self.name.encode())
         if self._of_folder.exists():
-            write_atomically(self.file, b"".join(map(_line, self.read())))
+            entries = self.read()
+            self.joined = len(_read(self._of_folder)) if _read(self.file) else 0
+            write_atomically(self.file, b"".join(map(_line, entries)))
             self._of_folder.unlink(missing_ok=True)
 
     def fork(self, name: str) -> History:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +83,12 @@ def record(
     report: BuildReport,
     gates: Iterable[Judgement],
     diagnostics: Iterable[Diagnostic] = (),
+    tell: Callable[[str], None] | None = None,
 ) -> Entry | None:
     """Append a build to the history, unless it had nothing to do.
 
-    Return its entry; None when there is none, or the disk can't be written.
+    Return its entry; None when there is none, or the disk can't be written. `tell` is called with a
+    line when builds have got other numbers.
     """
     plan = report.plan
     if plan is None or not (recorder.done or report.failed):
@@ -109,7 +111,14 @@ def record(
     )
     try:
         _name_history(project)
-        return history_of(project).append(entry)
+        history = history_of(project)
+        entry = history.append(entry)
+        if history.joined and tell:
+            tell(
+                f"the history of this folder (builds: {history.joined:,}) has joined that of other "
+                "checkouts; builds are numbered anew in order of time"
+            )
+        return entry
     except OSError:
         # The build is done and right; a full disk must not turn it into a failure.
         return None

@@ -474,6 +474,24 @@ def test_a_copy_that_goes_its_own_way_has_a_history_of_its_own(pair: Place) -> N
     assert [b["number"] for b in listed(copy)] == [1, 2, 3]
 
 
+def test_a_history_that_joins_another_is_told(pair: Place) -> None:
+    pair.build()
+    lock = pair.folder / "olivebuild.lock"
+    name = json.loads(lock.read_text())["history"]
+    other = pair.folder.with_name("other")
+    other.mkdir()
+    for file in ("olivebuild.yaml", "in.txt", "olivebuild.lock"):
+        shutil.copy(pair.folder / file, other / file)
+    checkout = Place(other, pair.cache)
+    # Its own builds are from before the lock file was checked out.
+    History(pair.cache, other / "olivebuild.yaml").append(entry())
+    checkout.edit("cp in.txt", "cp ./in.txt")
+    done = checkout.build()
+    assert "note: the history of this folder (builds: 1) has joined that of other" in done.err
+    assert json.loads((other / "olivebuild.lock").read_text())["history"] == name
+    assert [b["number"] for b in listed(pair)] == [1, 2, 3]
+
+
 def test_builds_from_before_histories_had_names_are_kept(tmp_path: Path) -> None:
     cache, recipe = tmp_path / "cache", tmp_path / "olivebuild.yaml"
     for time in ("2026-11-20T10:00:00Z", "2026-11-22T10:00:00Z"):
@@ -481,12 +499,14 @@ def test_builds_from_before_histories_had_names_are_kept(tmp_path: Path) -> None
     first = History(cache, recipe, "a" * 32)
     assert [e.folder for e in first.read()] == [str(tmp_path)] * 2
     assert first.append(entry(time="2026-11-23T10:00:00Z")).number == 3
+    assert first.joined == 0
     assert len(list((cache / "history").glob("*.jsonl"))) == 1
     # Another checkout had a history of its own, and joins this one.
     other = tmp_path / "other/olivebuild.yaml"
     History(cache, other).append(entry(time="2026-11-21T10:00:00Z"))
     joined = History(cache, other, "a" * 32)
     assert joined.append(entry(time="2026-11-24T10:00:00Z")).number == 5
+    assert joined.joined == 1
     days = [(e.number, e.time[8:10]) for e in History(cache, recipe).read()]
     assert days == [(1, "20"), (2, "21"), (3, "22"), (4, "23"), (5, "24")]
 
