@@ -31,7 +31,7 @@ def test_a_first_build_decides(place: Place, tiny_model: Path, shape: str) -> No
     assert gates
     # Of random weights accuracy is chance, and the rows tell that from the limit.
     for gate in gates:
-        if gate["gate"].startswith("accuracy >="):
+        if "accuracy >=" in gate["gate"]:
             assert gate["state"] == "missed", gate
         if gate["gate"].startswith("perplexity"):
             assert gate["state"] == "met", gate

@@ -35,8 +35,11 @@ class FirstGates:
     why: tuple[str, ...]
 
 
-def of_labels(answers: Mapping[str, int], test_rows: int) -> FirstGates:
-    """Return the gates for answers of a closed set, by how often each is right."""
+def of_labels(answers: Mapping[str, int], test_rows: int, metric: str = "accuracy") -> FirstGates:
+    """Return the gates for answers of a closed set, by how often each is right.
+
+    `metric` is the share of right answers that is measured.
+    """
     total = sum(answers.values())
     name, most = max(answers.items(), key=lambda item: item[1])
     limit = _above(most / total, test_rows) if test_rows else 1.0
@@ -44,7 +47,7 @@ def of_labels(answers: Mapping[str, int], test_rows: int) -> FirstGates:
     if test_rows and limit < 1 and wilson(max(USUAL, limit), test_rows)[0] >= limit:
         met = next(k for k in range(test_rows + 1) if wilson(k / test_rows, test_rows)[0] >= limit)
         missed = max(k for k in range(test_rows + 1) if wilson(k / test_rows, test_rows)[1] < limit)
-        gates.append(f"accuracy >= {limit:g}")
+        gates.append(f"{metric} >= {limit:g}")
         why += [
             f"`{short(name)}` for all would be right in {percent(most, total)} of the rows, which "
             f"{test_rows} test rows tell from {limit:g}. {met} right ones meet the gate, {missed} "
@@ -52,12 +55,12 @@ def of_labels(answers: Mapping[str, int], test_rows: int) -> FirstGates:
         ]
     if drop := _drop(test_rows):
         changed, limit = drop
-        gates.append(f"accuracy drop vs merged <= {limit:g}")
+        gates.append(f"{metric} drop vs merged <= {limit:g}")
         why.append(
             f"int4 may lose {limit:g}: so small a drop can be told from noise if it changes "
             f"{2 * changed} answers, {changed} of them for the worse."
         )
-    if not any(gate.startswith("accuracy >=") for gate in gates):
+    if not any(gate.startswith(f"{metric} >=") for gate in gates):
         # Where one label is nearly always right, how sure the model is tells more.
         by_likelihood = of_texts(test_rows)
         gates = [*by_likelihood.gates, *gates]

@@ -88,14 +88,14 @@ def notes_of(seen: Seen, context: int | None) -> Iterator[str]:
 
 
 def _of_labels(seen: Seen) -> Iterator[str]:
-    if not seen.is_labelled:
+    if not seen.metric:
         return
     answers, kept = seen.train.answers, seen.train.kept
     first, count = next(iter(answers.items()))
     if count >= ONE_SIDED * kept:
         yield (
             f"{percent(count, kept)} of the rows have one answer, {short(first)}: accuracy says "
-            "little, macro F1 in the report more"
+            f"little{', macro F1 in the report more' if seen.is_labelled else ''}"
         )
     if rare := [label for label, rows in answers.items() if rows < RARE]:
         listed = ", ".join(short(label) for label in rare[:5]) + (" ..." if len(rare) > 5 else "")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from olivebuild.core.text import clean
 from olivebuild.data.inspection.about import percent
 from olivebuild.data.inspection.choice import Choice
-from olivebuild.data.inspection.columns import Column
+from olivebuild.data.inspection.columns import LARGEST_SET, LONGEST_LABEL, Column
 from olivebuild.data.inspection.names import ANSWERED, lower
 from olivebuild.data.inspection.sources import Look
 from olivebuild.data.inspection.usable import Division, Usable
@@ -68,6 +68,16 @@ class Seen:
     def learns_turns(self) -> bool:
         """Whether all turns of the assistant are learnt, not the last alone."""
         return self.train.many_turns > TURNS * self.train.kept
+
+    @property
+    def metric(self) -> str:
+        """The share of right answers that can be measured; "" where answers are texts."""
+        if self.is_labelled:
+            return "accuracy"
+        answers, longest = self.train.answers, self.train.longest_answer
+        few = 2 <= len(answers) <= min(LARGEST_SET, self.train.kept // 2)
+        is_closed = self.choice.is_chat and few and longest <= LONGEST_LABEL
+        return "generated_accuracy" if is_closed else ""
 
     @property
     def is_labelled(self) -> bool:
@@ -251,8 +261,8 @@ def _adapter(seen: Seen, context: int | None) -> list[str]:
 
 def gates_of(seen: Seen) -> FirstGates:
     """Return the gates that the test rows can decide."""
-    if seen.is_labelled:
-        return of_labels((seen.tests or seen.train).answers, seen.test_rows)
+    if seen.metric:
+        return of_labels((seen.tests or seen.train).answers, seen.test_rows, seen.metric)
     return of_texts(seen.test_rows)
 
 

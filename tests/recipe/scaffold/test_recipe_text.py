@@ -157,6 +157,17 @@ def test_more_rows_are_passed_over_less_often(count: int, epochs: int) -> None:
     assert training["warmup"] <= 10
 
 
+def test_conversations_with_few_answers_are_judged_by_what_is_written() -> None:
+    def chat(answer: str, n: int) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": answer}]
+
+    few = seen([{"messages": chat(LABELS[n % 3], n)} for n in range(200)])
+    assert target(recipe(few), "bench")["gates"][0] == "generated_accuracy >= 0.6"
+    assert "baseline" not in target(recipe(few), "bench")
+    many = seen([{"messages": chat(f"answer {n}", n)} for n in range(200)])
+    assert target(recipe(many), "bench")["gates"] == ["perplexity drop vs base <= 0"]
+
+
 def test_a_split_of_its_own_is_not_divided_anew() -> None:
     both = seen(
         rows(), tests=("test.jsonl",), test_rows=rows(40)[20:], test_split="test", split="train"
