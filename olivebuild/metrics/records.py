@@ -173,6 +173,32 @@ class CheckMetrics(Record, frozen=True, kw_only=True):
     adapter_effect: float | None = None
 
 
+class LayerSensitivity(Record, frozen=True, kw_only=True):
+    """Layers in 8 bits instead of 4: their share of the distance that is left, and bytes more.
+
+    `layers` are patterns as an ONNX target's `overrides` has them.
+    """
+
+    layers: tuple[str, ...] = ()
+    left: float = 1.0
+    bytes: int = 0
+
+
+class SensitivityMetrics(Record, frozen=True, kw_only=True):
+    """Layers whose 8 bits would mend int4, measured where int4 loses more than noise.
+
+    `rms` is the distance of the rounded model's logits from the source's, at the answers of `rows`
+    rows. `groups` are kept in 8 bits one by one; `chosen` together. Empty where nothing was lost.
+    """
+
+    data: str = ""
+    rows: int = 0
+    rms: float | None = None
+    groups: tuple[LayerSensitivity, ...] = ()
+    chosen: LayerSensitivity | None = None
+    why_not: str = ""
+
+
 class Samples(Record, frozen=True, kw_only=True):
     """Raw times, a value a round; of `gaps` between tokens, `new_tokens` - 1 values a round."""
 
@@ -215,6 +241,7 @@ class ModelMetrics(MetricSet, frozen=True, kw_only=True):
     samples: Samples = Samples()
     same_structure_as: str | None = None
     check: CheckMetrics | None = None
+    sensitivity: SensitivityMetrics | None = None
     seeds: tuple[SeedMetrics, ...] = ()
 
 

@@ -9,20 +9,22 @@ adapter answers on its base. Its speed is not measured, since adapters are not s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import msgspec
 from pydantic import Field, ValidationInfo, field_validator
 
-from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target, step_of
+from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target
 from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.metrics.gates import METRICS, Gate
 from olivebuild.steps.adapter import AdapterFields, begins_elsewhere
 from olivebuild.steps.benchmark_latency import LatencyFields
 from olivebuild.steps.merged import MergedFields
 from olivebuild.steps.onnx import OnnxFields
-from olivebuild.steps.parts.lineage import Lineage, edges_of, side_of, unguarded
+from olivebuild.steps.parts.diagnosing import overlap, sensitivity
+from olivebuild.steps.parts.lineage import Lineage
+from olivebuild.steps.parts.measurement import Measurement
 from olivebuild.steps.parts.seeds import Retraining, part
 
 MODEL_KINDS = ("model", "merged", "onnx")
@@ -93,27 +95,6 @@ def score_names(scores: Iterable[str]) -> list[str]:
     return [text.rpartition(":")[2] for text in scores]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """A node of a benchmark to be: what it measures, and the role by which the table reads it.
-
-    `part` follows the target's name in the node's; `output` is that which the table reads.
-    """
-
-    part: str
-    role: str
-    kind: str
-    fields: Mapping[str, object]
-    inputs: tuple[Edge, ...]
-    output: str = ""
-
-    def node(self, owner: str) -> Node:
-        step = step_of(self.kind)
-        assert step is not None
-        fields = step.fields.model_validate(self.fields)
-        return step.node(f"{owner}:{self.part}", owner, fields, self.inputs)
-
-
 class Benchmark(Step):
     kind = "benchmark"
     version = 7
@@ -164,7 +145,8 @@ class Benchmark(Step):
         lineage = Lineage(fields.models, targets)
         others = [*_checks(fields, targets), *_baseline(fields)]
         others += _latency(target.name, fields, targets)
-        others += _overlap(fields, lineage, targets)
+        others += overlap(fields.data_sets, _data_edges(fields), lineage, targets)
+        others += sensitivity(target.name, fields.models, _data_edges(fields), lineage, targets)
         nodes += [row.node(target.name) for row in others]
         edges = [
             *(
@@ -302,29 +284,6 @@ def _latency(
             *(msgspec.structs.replace(edge, keyed=is_keyed) for edge in models),
         ),
     )
-
-
-def _overlap(
-    fields: BenchmarkFields, lineage: Lineage, targets: Mapping[str, Target]
-) -> Iterator[Measurement]:
-    """Yield the search for test rows that were trained on, where no split has kept them apart."""
-    train = {side_of(ref): ref for refs in lineage.trained_on.values() for ref in refs}
-    pairs = unguarded(list(train.values()), fields.data_sets, targets)
-    if pairs:
-        yield Measurement(
-            part="overlap",
-            role="overlap",
-            kind="benchmark-overlap",
-            fields={
-                "train": list(train),
-                "data": [ref.target for ref in fields.data_sets],
-                "pairs": pairs,
-            },
-            inputs=(
-                *edges_of("train", list(train.values()), "train", "models"),
-                *_data_edges(fields),
-            ),
-        )
 
 
 def _check_scores(fields: BenchmarkFields) -> Problem | None:

@@ -10,10 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
+from olivebuild.core.text import size
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic, Figures
 from olivebuild.metrics.diagnostics.labels import quoted
 from olivebuild.metrics.diagnostics.lineage import Lineages
-from olivebuild.metrics.records import YES_OR_NO, DataMetrics, Metrics
+from olivebuild.metrics.records import YES_OR_NO, DataMetrics, Metrics, SensitivityMetrics
 from olivebuild.metrics.statistics import CLEAR, Difference, Verdict, paired_means, paired_shares
 
 FALSE_ALARMS = 0.05
@@ -86,13 +89,19 @@ def against_sources(metrics: Metrics, lineages: Lineages) -> Iterator[Diagnostic
         kind = [row for row in losses if bool(lineages[row[0]].precision) is precision]
         for name, source, data, loss in kind:
             if loss.is_sure(len(kind)):
-                yield _worse_than_source(name, source, data, loss, lineages[name].precision)
+                told = _worse_than_source(name, source, data, loss, lineages[name].precision)
+                yield _mended(told, metrics.models[name].sensitivity)
 
 
 def loss_of(metrics: Metrics, model: str, versus: str, data: str) -> Loss | None:
     """Return one model against another on a data set, by the metric that says most; else None."""
     first, second = metrics.models[model].data.get(data), metrics.models[versus].data.get(data)
-    if not (first and second) or not first.rows or first.rows != second.rows:
+    return loss_between(first, second) if first and second else None
+
+
+def loss_between(first: DataMetrics, second: DataMetrics) -> Loss | None:
+    """Return the first of two models on the same rows against the second; else None."""
+    if not first.rows or first.rows != second.rows:
         return None
     for metric in QUALITIES:
         if (value := first.metric(metric)) is not None:
@@ -133,6 +142,25 @@ def _worse_than_source(
         data=data,
         figures=loss.figures(source),
     )
+
+
+def _mended(diagnostic: Diagnostic, measured: SensitivityMetrics | None) -> Diagnostic:
+    """Return a loss of int4 with the layers whose 8 bits would mend it, where that was measured."""
+    if diagnostic.code != "quantisation-loss" or not measured or not measured.chosen:
+        return diagnostic
+    chosen = measured.chosen
+    overrides = ", ".join(f'"{layer}": int8' for layer in chosen.layers)
+    hint = (
+        f"8 bits for some layers leave {chosen.left * 100:.0f} % of its distance from its source, "
+        f"for {size(chosen.bytes)} more (measured on {measured.rows} rows): "
+        f"overrides: {{{overrides}}}"
+    )
+    figures: Figures = {
+        "layers": ", ".join(chosen.layers),
+        "left": chosen.left,
+        "bytes": chosen.bytes,
+    }
+    return replace(diagnostic, hint=hint, figures=diagnostic.figures | figures)
 
 
 def against_baselines(metrics: Metrics, models: Sequence[str]) -> Iterator[Diagnostic]:

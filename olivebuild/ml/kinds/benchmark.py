@@ -94,6 +94,10 @@ def _models(
             models[name] |= next(latencies)
         if f"check.{name}" in job.action.inputs:
             models[name]["check"] = _read(job, f"check.{name}")
+        if f"sensitivity.{name}" in job.action.inputs and (
+            layers := _read(job, f"sensitivity.{name}")
+        ):
+            models[name]["sensitivity"] = layers
         roles = {seed: part(f"accuracy[{i}]", seed) for seed in range(1, fields.seeds)}
         seeds = {
             seed: _read(job, role) for seed, role in roles.items() if role in job.action.inputs
