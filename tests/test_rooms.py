@@ -232,7 +232,8 @@ def test_verbs_name_modules() -> None:
 def test_kinds_name_modules_for_their_work() -> None:
     from olivebuild.api.step import KINDS, step_of
 
-    parts = ("benchmark-accuracy", "benchmark-baseline", "benchmark-check", "benchmark-latency")
+    names = ("accuracy", "baseline", "check", "latency", "overlap", "sensitivity", "structure")
+    parts = [f"benchmark-{name}" for name in names]
     for kind in (*KINDS, *parts):
         step = step_of(kind)
         assert step is not None
