@@ -147,5 +147,10 @@ def doctor(as_json: bool) -> None:
     \b
     olivebuild doctor
     """
+    from olivebuild.ui import plain
+
     facts = examine()
-    click.echo(json.dumps(facts, indent=2) if as_json else to_text(facts))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        plain.echo(to_text(facts))

@@ -83,6 +83,22 @@ class Main(click.Group):
         return command
 
 
+class Help(click.HelpFormatter):
+    """Help whose lines are no wider than the terminal, examples among them."""
+
+    def getvalue(self) -> str:
+        """Return the help. What goes into files and pipes has lines of 80 columns."""
+        text = super().getvalue()
+        if not sys.stdout.isatty():
+            return text
+        from olivebuild.ui.folding import fold_to_terminal
+
+        return fold_to_terminal(text)
+
+
+click.Context.formatter_class = Help
+
+
 def _options(command: click.Command, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     """Return the options of a command that a word may become."""
     return click.Command.shell_complete(command, ctx, incomplete)

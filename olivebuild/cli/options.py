@@ -195,8 +195,10 @@ def open_told(ctx: click.Context, settings: tuple[str, ...]) -> Project:
 
 def tell_left_out(project: Project) -> None:
     """Say on standard error what was left out of the recipe for the overrides of this call."""
+    from olivebuild.ui import plain
+
     for note in project.graph.recipe.notes:
-        click.echo(f"note: {note}", err=True)
+        plain.echo(f"note: {note}", err=True)
 
 
 def open_seen(ctx: click.Context) -> StatComparison | None:

@@ -108,7 +108,7 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
     from olivebuild.engine.history import last_failures
     from olivebuild.engine.lineage import of_folder
     from olivebuild.engine.recorder import history_of
-    from olivebuild.ui import live
+    from olivebuild.ui import live, plain
     from olivebuild.ui import why as explain
     from olivebuild.ui.console import show_faults
 
@@ -120,9 +120,10 @@ def why(ctx: click.Context, target: str, settings: tuple[str, ...], as_json: boo
         failures = last_failures(of_folder(history.read(), history.folder))
         story = explain.why(plan, project.workspace, target, failures)
     project.workspace.memo.save()
-    click.echo(
-        streams.json_text(explain.to_json(story), indent=2) if as_json else explain.to_text(story)
-    )
+    if as_json:
+        click.echo(streams.json_text(explain.to_json(story), indent=2))
+    else:
+        plain.echo(explain.to_text(story))
     ctx.exit(show_faults(plan))
 
 
@@ -216,6 +217,8 @@ def _status(
 
 
 def _print_status(row: dict[str, Any]) -> None:
+    from olivebuild.ui import plain
+
     size, stored = (
         "" if amount is None else text.size(amount) for amount in (row["size"], row["stored"])
     )
@@ -223,9 +226,9 @@ def _print_status(row: dict[str, Any]) -> None:
         f"{row['verdict']:<8} {row['target']:<14} {row['kind']:<10} {size:>9} {stored:>9}  "
         f"{text.seconds(row['seconds']):>12}  {row['folder'] or ''}"
     )
-    click.echo(line.rstrip())
+    plain.echo(line.rstrip())
     for dropped in row.get("dropped", ()):
-        click.echo(f"{'':<9}{text.clean(dropped)}")
+        plain.echo(f"{'':<9}{text.clean(dropped)}")
 
 
 @click.command()

@@ -109,7 +109,7 @@ def build(
     tell_left_out(project)
     if options.executor == LOCAL:
         for _, line in project.graph.elsewhere(goals):
-            click.echo(f"note: {line}", err=True)
+            plain.echo(f"note: {line}", err=True)
     pool = ResourcePool(limits_of(options.resources, host.resources() | project.graph.limits))
     trackers = Trackers(
         tuple(TrackerTarget.parse(text) for text in dict.fromkeys(options.log_to)),
@@ -276,7 +276,7 @@ def _show_model(project: Project, report: BuildReport) -> None:
         shown = _from_here(str(state.folder))
         size = f" ({text.size(trace.size)})" if trace else ""
         name = state.node.target
-        click.echo(f"{'model':<9}{shown}{size}; to talk to it: olivebuild{_place()} chat {name}")
+        plain.echo(f"{'model':<9}{shown}{size}; to talk to it: olivebuild{_place()} chat {name}")
 
 
 def _product(report: BuildReport) -> State | None:
@@ -323,7 +323,7 @@ def _show_benchmark(
     console.show_front(metrics)
     change = since_last(history_of(project).read(), entry, name) if entry else ""
     if change:
-        click.echo(change)
+        plain.echo(change)
 
 
 def speeds_measured(entry: Entry | None) -> set[str]:

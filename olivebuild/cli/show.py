@@ -96,8 +96,7 @@ def show(
     console = stdout()
     coloured = console.is_terminal and not console.no_color
     for line in to_lines(answer, others, in_full=bool(rows), coloured=coloured):
-        # A terminal breaks lines between words, and a file has them whole.
-        console.print(line, soft_wrap=not console.is_terminal)
+        console.print(line)
 
 
 def request_of(

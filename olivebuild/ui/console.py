@@ -31,6 +31,7 @@ from olivebuild.metrics.pace import SAME_STRUCTURE, busy_machine
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.states import Verdict
 from olivebuild.ui import history_text
+from olivebuild.ui.folding import Folding
 from olivebuild.ui.plain import summary
 from olivebuild.ui.why import unique_reasons
 from olivebuild.ui.wording import (
@@ -60,23 +61,34 @@ COLOURS = {
 def stdout() -> Console:
     """Return a console on standard output."""
     # Lines of a log are not cut at 80 columns; a table on a terminal fits it.
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+    return Folding(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 
 def show_error(error: BuildError) -> None:
     """Print an error to stderr: its place and fact, the line of the recipe, and the hint."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Folding(stderr=True, highlight=False, soft_wrap=True)
     where = error.where
     prefix = f"[bold]{escape(clean(str(where)))}:[/] " if where else ""
     console.print(f"{prefix}[bold red]error:[/] {escape(clean(error.fact))}")
     if where and where.text and where.line:
-        console.print(Text(f"  {where.line:>4} | {clean(where.text)}"))
+        column = len(clean(where.text[: where.column - 1])) if where.column else 0
+        room = console.width - 9 if console.is_terminal else None
+        shown, column = _around(clean(where.text), column, room)
+        console.print(Text(f"  {where.line:>4} | {shown}"))
         if where.column:
-            console.print(
-                Text(f"       | {' ' * len(clean(where.text[: where.column - 1]))}^", style="red")
-            )
+            console.print(Text(f"       | {' ' * column}^", style="red"))
     if error.hint:
         console.print(f"  [cyan]hint:[/] {escape(clean(error.hint))}")
+
+
+def _around(line: str, column: int, room: int | None) -> tuple[str, int]:
+    """Return a line of at most `room` signs around a column, and where that stands in it then."""
+    if room is None or len(line) <= room:
+        return line, column
+    start = max(0, min(column - room // 2, len(line) - room + 1))
+    end = start + room - (start > 0) - 1
+    before, after = ("…" if start else ""), ("…" if end < len(line) else "")
+    return f"{before}{line[start:end]}{after}", column - start + len(before)
 
 
 def show_faults(plan: Plan) -> int:
@@ -133,7 +145,7 @@ def show_problems(problems: Iterable[PlanFinding]) -> None:
         if problem.fails:
             show_error(problem.error())
             if problem.stops:
-                Console(stderr=True, highlight=False, soft_wrap=True).print(
+                Folding(stderr=True, highlight=False, soft_wrap=True).print(
                     f"  without it can't be made: {escape(listed(problem.stops))}"
                 )
         else:
@@ -156,7 +168,7 @@ def show_gates(judgements: Iterable[Judgement]) -> None:
     undecided = [j for j in judgements if j.state == "undecided"]
     if undecided and not any(j.strict for j in undecided):
         why = "too few rows to tell" if any(not j.why for j in undecided) else undecided[0].why
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
+        Folding(stderr=True, highlight=False, soft_wrap=True).print(
             f"[yellow]warning:[/] {gates_summary(j.state for j in judgements)}: {why}; "
             "`strict: true` makes that an error"
         )

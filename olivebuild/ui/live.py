@@ -20,6 +20,7 @@ from olivebuild.api.event import Event
 from olivebuild.core.hashing import StatMemo
 from olivebuild.core.text import clean
 from olivebuild.ui.console import stdout
+from olivebuild.ui.folding import Folding
 from olivebuild.ui.plain import Clock, Lines, Row, whole
 from olivebuild.ui.wording import standing
 
@@ -119,7 +120,7 @@ class Display(Lines):
 def on_stderr() -> Display:
     """Return a display on stderr, for verbs whose stdout is for answers."""
     return Display(
-        Console(
+        Folding(
             stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 200
         )
     )
@@ -144,7 +145,7 @@ def reading(what: str) -> Iterator[Callable[[int, int], None]]:
 
     It is on stderr, since stdout is for the answer.
     """
-    with Display(Console(stderr=True, highlight=False)) as display:
+    with Display(Folding(stderr=True, highlight=False)) as display:
         yield lambda done, total: display(
             Event("hashing", {"file": what, "done": done, "total": total})
         )

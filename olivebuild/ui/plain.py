@@ -126,6 +126,16 @@ def whole(value: float) -> str:
     return f"{round(value)} s" if round(value) < 60 else seconds(round(value))
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print lines, on a terminal no wider than it is."""
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
+        from olivebuild.ui.folding import fold_to_terminal
+
+        text = fold_to_terminal(text)
+    click.echo(text, err=err)
+
+
 def are_enough() -> bool:
     """Return True if standard output takes neither colours nor rows that are drawn over."""
     # By the same rules as rich.

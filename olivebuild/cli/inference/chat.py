@@ -110,7 +110,9 @@ def _form(
 def _greet(form: dict[str, str] | None, *, told: bool) -> None:
     """Say on stderr what becomes of a line, where the command line does not say it."""
     if form and told:
-        click.echo(
+        from olivebuild.ui import plain
+
+        plain.echo(
             f"note: each line is asked by itself, in the template of {form['name']}, on which the "
             "model was trained; --chat-template talks to it instead",
             err=True,

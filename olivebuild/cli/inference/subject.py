@@ -188,6 +188,7 @@ def _is_taken_as_it_is(
     Nothing is said of what was never built here: then there is one thing to do.
     """
     from olivebuild.cli.inference.last_built import has_last, pending
+    from olivebuild.ui import plain
     from olivebuild.ui.wording import cost_of_build, describe
 
     stale = pending(plan)
@@ -204,12 +205,12 @@ def _is_taken_as_it_is(
     cost = cost_of_build(stale.seconds, is_whole=stale.is_whole)
     note = f"{target} is not up to date ({stale.target}: {clean(why)}): a build takes {cost}"
     if options.as_is:
-        click.echo(f"note: {note}; asking what was built last", err=True)
+        plain.echo(f"note: {note}; asking what was built last", err=True)
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        click.echo(f"note: {note}; --as-is asks what was built last", err=True)
+        plain.echo(f"note: {note}; --as-is asks what was built last", err=True)
         return False
-    click.echo(f"{note}.", err=True)
+    plain.echo(f"{note}.", err=True)
     return not click.confirm(
         "Build it first? Otherwise what was built last is asked", default=True, err=True
     )
