@@ -54,6 +54,7 @@ SUB_ROOMS = [
     "training",
     "benchmark",
     "peft_merge",
+    "transfer",
     "kinds",
 ]
 """The order in `ml`."""

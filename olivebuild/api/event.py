@@ -14,6 +14,8 @@ or after a step
 {"event": "metric", "target": t, "node": n, "step": s, "loss": l ...}
 {"event": "sample", "target": t, "node": n, "step": s, "prompt": p, "expected": e, "answer": a}
 {"event": "note", "target": t, "node": n, "text": x}
+{"event": "fetched", "target": t, "node": n, "bytes": b}               its result came from the
+remote cache into this one
 {"event": "waiting", "target": t, "node": n}                           another build makes this key
 {"event": "restored" | "finished", "target": t, "node": n, "seconds": s}
 {"event": "stopping", "target": t, "node": n}                          the build was interrupted

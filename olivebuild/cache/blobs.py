@@ -126,6 +126,10 @@ class BlobWriter:
             self._path.unlink(missing_ok=True)
             raise of_disk(e, "the cache") from None
 
+    def digest(self) -> str:
+        """Return the digest of what was written so far."""
+        return str(self._hasher.hexdigest())
+
     def done(self) -> str:
         """The blob's name. What lies under that name already is replaced if it is damaged."""
         self._file.close()

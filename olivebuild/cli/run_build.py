@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import asdict
 
-from olivebuild.api.event import Event
+from olivebuild.api.event import Event, Listener
 from olivebuild.api.executor import Executor
 from olivebuild.cli.location import nearest_recipe, recipe_location
 from olivebuild.cli.options import (
@@ -45,6 +45,7 @@ from olivebuild.ui.display import Showing
 from olivebuild.ui.trackers import Trackers, TrackerTarget
 
 if TYPE_CHECKING:
+    from olivebuild.engine.remote.cache import RemoteCache
     from olivebuild.metrics.gates import Judgement
 
 
@@ -117,7 +118,7 @@ def build(
     )
     try:
         display = contextlib.nullcontext(_print_event) if as_json else Showing()
-        with trackers, display as listen:
+        with trackers, display as listen, remote_cache(project, listen) as remote:
             recorder = Recorder(trackers.tee(listen), done)
             report = Builder(
                 project.planner,
@@ -127,6 +128,7 @@ def build(
                 keep_going=options.keep_going,
                 room=_room(options, pool),
                 decide=options.decide,
+                remote=remote,
             ).run(goals, project.before)
             recorder.complete(report)
     except (BuildError, OSError):
@@ -179,6 +181,17 @@ def _tell_early(report: BuildReport, judgements: Iterable[Judgement]) -> None:
 
 def _note(line: str) -> None:
     click.echo(f"note: {line}", err=True)
+
+
+def remote_cache(
+    project: Project, listen: Listener
+) -> contextlib.AbstractContextManager[RemoteCache | None]:
+    """Return the remote cache that the environment names, if it names one."""
+    if not (url := os.environ.get("OLIVEBUILD_REMOTE")):
+        return contextlib.nullcontext()
+    from olivebuild.engine.remote.cache import RemoteCache
+
+    return RemoteCache(url, project.planner.store, listen)
 
 
 def _judge(project: Project, report: BuildReport) -> list[Judgement]:

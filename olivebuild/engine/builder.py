@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
 
@@ -31,6 +32,9 @@ from olivebuild.planner.incremental import Incremental
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Demand, State, Verdict
 
+if TYPE_CHECKING:
+    from olivebuild.engine.remote.cache import RemoteCache
+
 POLL_SECONDS = 0.1
 
 
@@ -51,6 +55,7 @@ class Builder:
         keep_going: bool = False,
         room: Room | None = None,
         decide: bool = False,
+        remote: RemoteCache | None = None,
     ) -> None:
         """`room` is this machine's, for an executor that shares it; `decide`: `--decide`."""
         self.planner = planner
@@ -61,6 +66,7 @@ class Builder:
         self._space = Space(planner, executor, self._pool, room)
         self._keep_going = keep_going
         self._decide = decide
+        self._remote = remote
         self._failures = Failures(planner, self.report, self._say)
         self._gates = RunningGates(planner, self._say)
         self._stopping = Stopping(planner.graph, (), self._gates)
@@ -103,6 +109,7 @@ class Builder:
     def _run(self, recalled: Incremental | None) -> None:
         self._pin()
         self.report.plan = plan = self._plan(recalled)
+        self._bring(plan)
         self._announce(plan)
         # What is missing is said at once, and before anything is fetched.
         self._failures.check(plan, self.executor)
@@ -138,6 +145,10 @@ class Builder:
         if not (self._running or self._locks.elsewhere):
             return True
         return self._stopping.spares(plan, self._running, self._failures)
+
+    def _bring(self, plan: Plan) -> None:
+        if self._remote:
+            self._remote.bring(self.planner, plan)
 
     # Before the loop
 
@@ -224,6 +235,7 @@ class Builder:
 
     def _update(self, plan: Plan, changed: set[str]) -> None:
         self.planner.update(plan, plan.with_equal_keys(changed))
+        self._bring(plan)
         self._look_at_gates(plan)
         is_here = any(
             plan.states[name].node.source and plan.states[name].node.kind in BROUGHT
@@ -344,6 +356,8 @@ class Builder:
         if outcome.error:
             raise outcome.error
         Commit(self.planner, running, outcome, lambda text: self._note(node, text)).run()
+        if self._remote and running.state.key:
+            self._remote.upload([running.state.key])
         self.report.touched.add(node.name)
         self._say("finished", node, seconds=outcome.seconds)
         if node.target not in self.report.ran:

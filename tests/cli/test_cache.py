@@ -7,7 +7,7 @@ import json
 import click
 import pytest
 
-from olivebuild.cli.cache import quantity
+from olivebuild.cli.caches.local import quantity
 from tests.conftest import Place
 
 RECIPE = """\

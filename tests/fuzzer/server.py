@@ -27,7 +27,7 @@ from olivebuild.__main__ import main as olivebuild_main
 from tests.support.fuzzing import Guard
 
 LIGHT = [
-    "olivebuild.cli.queries", "olivebuild.cli.cache", "olivebuild.cli.results",
+    "olivebuild.cli.queries", "olivebuild.cli.caches.local", "olivebuild.cli.results",
     "olivebuild.ui.console",
     "olivebuild.planner.checks.models",
     "olivebuild.ui.why", "olivebuild.ui.graph_text", "olivebuild.planner.verify",

@@ -14,6 +14,7 @@ from typing import Any
 from olivebuild.ml.models.remotes.objects.client import CLIENT, RETRIES
 
 READ_ONLY = ("https://www.googleapis.com/auth/devstorage.read_only",)
+READ_WRITE = ("https://www.googleapis.com/auth/devstorage.read_write",)
 NAMED = "GOOGLE_APPLICATION_CREDENTIALS"
 """Variable that names a file of credentials."""
 LIFETIME = timedelta(minutes=10)
@@ -77,9 +78,10 @@ def _region(client: Any, bucket: str) -> str:
     return str(headers.get("x-amz-bucket-region") or client.meta.region_name)
 
 
-def open_gs(bucket: str) -> tuple[Any, bool]:
+def open_gs(bucket: str, *, writable: bool = False) -> tuple[Any, bool]:
     """Return (bucket, whether there are credentials).
 
+    Tokens are for reading alone, unless it is to be `writable`.
     Raises ModuleNotFoundError, and GoogleAuthError for credentials that are named but no use.
     """
     import google.auth
@@ -92,7 +94,7 @@ def open_gs(bucket: str) -> tuple[Any, bool]:
     if endpoint:
         config["base_url"] = endpoint if "://" in endpoint else f"http://{endpoint}"
     try:
-        credentials, _ = google.auth.default(scopes=READ_ONLY)
+        credentials, _ = google.auth.default(scopes=READ_WRITE if writable else READ_ONLY)
         provider = _gs_provider(credentials)
         provider()
     except GoogleAuthError:

@@ -1,0 +1,1 @@
+"""Commands about caches: the one of this machine, and remote ones."""

@@ -1,0 +1,1 @@
+"""Remote caches of a build."""

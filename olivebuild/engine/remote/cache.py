@@ -1,0 +1,162 @@
+"""The remote cache of a build: results that others have made, and ours for them.
+
+A remote that fails stops no build: it is told once, and the build goes on without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from olivebuild.api.event import Event, Listener
+from olivebuild.api.node import Node
+from olivebuild.cache.store import Store
+from olivebuild.engine.remote.process import Transfer, TransferProcess
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.states import State, Verdict
+
+NAME = "remote"
+"""What its notes are about, in the place of a target."""
+
+
+class RemoteCache:
+    """The remote cache at `url`, for builds in `store`; a context."""
+
+    def __init__(self, url: str, store: Store, listen: Listener) -> None:
+        self.url = url
+        self.read_only = url.startswith(("http:", "https:"))
+        """Web servers are read from only."""
+        self.fetched = 0
+        """Bytes that were fetched."""
+        self._store = store
+        self._listen = listen
+        self._known: set[str] = set()
+        """Keys of results that it has."""
+        self._asked: set[str] = set()
+        self._process = TransferProcess(
+            url, str(store.root), lambda why: self._tell(f"the remote cache is not used: {why}")
+        )
+
+    @property
+    def fault(self) -> str:
+        """Why it is not asked any more; "" while it is."""
+        return self._process.fault
+
+    @property
+    def uploads(self) -> list[Transfer]:
+        """The uploads that have ended."""
+        return self._process.uploads
+
+    def __enter__(self) -> RemoteCache:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for uploads, and say if one failed; unless something was interrupted."""
+        try:
+            if kind is None:
+                self._process.wait()
+                self._tell_failed()
+        finally:
+            self._process.end()
+
+    def bring(self, planner: Planner, plan: Plan) -> None:
+        """Bring what the plan would run, and the remote has, into the store; update the plan.
+
+        First the traces, since they are small and keys follow from them; then the blobs of what is
+        wanted, from the goals to their inputs, so that no input is fetched for a result that is.
+        """
+        if self._store.read_only:
+            return
+        while not self.fault and (wanted := self._wanted(plan)):
+            hits = self._look(plan, wanted)
+            self._update(planner, plan, hits)
+            if not hits:
+                break
+        while not self.fault and (lost := self._outermost(planner, plan)):
+            self._known -= self._get(lost)
+            self._update(planner, plan, lost)
+            # What was brought and is lost all the same is made here.
+            self._known -= {
+                str(state.key)
+                for state in plan.states.values()
+                if state.key in lost and state.verdict is Verdict.STALE
+            }
+
+    def upload(self, keys: Iterable[str]) -> None:
+        """Begin to upload results; they have arrived when the context ends."""
+        if not self.read_only:
+            self._process.upload(keys)
+
+    def has(self, keys: Iterable[str]) -> set[str]:
+        """Return those keys of which the remote has results."""
+        return {answer.key for answer in self._process.ask("has", keys) if answer.hit}
+
+    def _wanted(self, plan: Plan) -> list[str]:
+        """Return the keys that were not asked for yet, of what would run."""
+        keys = {
+            state.key: None
+            for state in plan.states.values()
+            if state.key and state.verdict is Verdict.STALE and not state.node.referenced_folder
+        }
+        wanted = [key for key in keys if key not in self._asked]
+        self._asked.update(wanted)
+        return wanted
+
+    def _outermost(self, planner: Planner, plan: Plan) -> dict[str, State]:
+        """Return the nodes whose results the remote has, and no user of which it has, by key."""
+        lost = {
+            name: state
+            for name, state in plan.states.items()
+            if state.verdict is Verdict.STALE and state.key in self._known
+        }
+        below: set[str] = set()
+        left = list(lost)
+        while left:
+            for _, source, _ in planner.graph.inputs[left.pop()]:
+                if source.name not in below:
+                    below.add(source.name)
+                    left.append(source.name)
+        return {str(s.key): s for name, s in lost.items() if name not in below}
+
+    def _look(self, plan: Plan, keys: Iterable[str]) -> set[str]:
+        """Fetch traces; return the keys of those that there are, and say which are no use."""
+        answers = self._process.ask("look", keys)
+        node_of = {state.key: state.node for state in plan.states.values()}
+        for answer in answers:
+            if answer.error:
+                self._refuse(node_of[answer.key], answer.error)
+        hits = {answer.key for answer in answers if answer.hit}
+        self._known |= hits
+        return hits
+
+    def _get(self, states: dict[str, State]) -> set[str]:
+        """Fetch results; return the keys of those that could not be fetched."""
+        failed = set()
+        for answer in self._process.ask("get", states):
+            node = states[answer.key].node
+            if answer.error:
+                self._refuse(node, answer.error)
+                failed.add(answer.key)
+            else:
+                self.fetched += answer.bytes
+                data = {"target": node.target, "node": node.name, "bytes": answer.bytes}
+                self._listen(Event("fetched", data))
+        return failed
+
+    def _update(self, planner: Planner, plan: Plan, keys: Iterable[str]) -> None:
+        keys = set(keys)
+        names = {name for name, state in plan.states.items() if state.key in keys}
+        if names:
+            planner.update(plan, plan.with_equal_keys(names))
+
+    def _refuse(self, node: Node, why: str) -> None:
+        text = f"the remote cache's result is not used: {why}"
+        self._listen(Event("note", {"target": node.target, "node": node.name, "text": text}))
+
+    def _tell_failed(self) -> None:
+        failed = [transfer.error for transfer in self.uploads if transfer.error]
+        if failed and not self.fault:
+            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            self._tell(f"a result was not uploaded: {failed[0]}{more}")
+
+    def _tell(self, text: str) -> None:
+        self._listen(Event("note", {"target": NAME, "node": NAME, "text": text}))

@@ -1,0 +1,1 @@
+"""Transfers to and from a remote cache."""

@@ -1,0 +1,188 @@
+"""Process that talks to a remote cache for a build.
+
+`python -m olivebuild.ml.transfer.process URL CACHE` reads requests as JSON lines from standard
+input and answers with JSON lines (engine/remote/process.py), in any order.
+It ends when its input does, after the uploads that were asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from olivebuild.cache.remote_records import (
+    RemoteBlob,
+    RemoteResult,
+    Signature,
+    blob_name,
+    blobs_of,
+    envelope,
+    opened,
+    shareable,
+    trace_name,
+)
+from olivebuild.cache.store import Store
+from olivebuild.cache.traces import Traces
+from olivebuild.core.errors import BuildError, Damaged, StoreError
+from olivebuild.ml.models.remotes.sha256 import sha256_of
+from olivebuild.ml.transfer.remote import Remote, reason
+from olivebuild.ml.transfer.signing import HINT, Signer, Trust
+
+CONNECTIONS = 8
+"""Objects on their way at once; a blob has at most two parts of 8 MiB in memory."""
+UPLOADS = 2
+"""Of these, uploads of results: what a build waits for goes first."""
+
+
+class Process:
+    def __init__(self, remote: Remote, store: Store, say: Callable[[dict[str, Any]], None]) -> None:
+        self.remote, self.store = remote, store
+        self._say = say
+        self._trust = Trust.of_configuration()
+        self._signer = None if remote.read_only else Signer.of_configuration()
+        self._traces = Traces(store)
+        self._pool = ThreadPoolExecutor(CONNECTIONS)
+        self._uploads = ThreadPoolExecutor(UPLOADS)
+        self._pending: list[Future[None]] = []
+
+    def take(self, request: Mapping[str, Any]) -> None:
+        """Begin what a request asks for."""
+        ident, op = request["id"], request["op"]
+        works = {"has": self._has, "look": self._look, "get": self._get, "put": self._put}
+        pool = self._uploads if op == "put" else self._pool
+
+        def one(key: str) -> None:
+            self._say({"id": ident, "op": op, "key": key, **self._answer(works[op], key)})
+
+        self._pending += [pool.submit(one, key) for key in request["keys"]]
+
+    def _answer(self, work: Callable[[str], dict[str, Any]], key: str) -> dict[str, Any]:
+        try:
+            return work(key)
+        except Damaged as e:
+            return {"error": f"a blob {e.why}"}
+        except BuildError as e:
+            return {"error": e.fact}
+        except (OSError, ValueError) as e:
+            return {"error": reason(e)}
+        except Exception as e:  # noqa: BLE001
+            # obstore's errors have no common class that is exported.
+            return {"error": reason(e)}
+
+    def finish(self) -> None:
+        """Wait for all that was asked for."""
+        for future in self._pending:
+            future.result()
+        self._traces.close()
+
+    def _has(self, key: str) -> dict[str, Any]:
+        return {"hit": self.remote.size(trace_name(key)) is not None}
+
+    def _look(self, key: str) -> dict[str, Any]:
+        """Fetch the trace of a key, if there is one, and put it into the store."""
+        result = self._result(key)
+        if result is None:
+            return {"hit": False}
+        self._traces.put(shareable(result.trace))
+        return {"hit": True, "bytes": sum(blob.size for blob in result.blobs)}
+
+    def _result(self, key: str) -> RemoteResult | None:
+        text = self.remote.read(trace_name(key))
+        if text is None:
+            return None
+        try:
+            body, signature = opened(text)
+            self._trust.check(signature, body)
+            return RemoteResult.from_body(body, key)
+        except ValueError as e:
+            raise StoreError(str(e), hint=HINT) from None
+
+    def _get(self, key: str) -> dict[str, Any]:
+        """Bring the blobs of a result into the store, each checked by both its digests."""
+        result = self._result(key)
+        if result is None:
+            return {"error": "it is not there any more"}
+        count = 0
+        for blob in result.blobs:
+            if not self.store.has(blob.digest, blob.size):
+                self._fetch(blob)
+                count += blob.size
+        return {"bytes": count}
+
+    def _fetch(self, blob: RemoteBlob) -> None:
+        """Raises BuildError for what is damaged, OSError."""
+        import hashlib
+
+        sha256, size = hashlib.sha256(), 0
+        with self.store.batch() as batch:
+            writer = batch.blob()
+            for piece in self.remote.pieces(blob_name(blob.digest)):
+                size += len(piece)
+                if size > blob.size:
+                    break
+                sha256.update(piece)
+                writer.write(piece)
+                self._moved(len(piece))
+            if size != blob.size or sha256.hexdigest() != blob.sha256:
+                raise StoreError(f"the blob {blob.digest[:8]} is not what was put there", hint=HINT)
+            if writer.digest() != blob.digest:
+                raise StoreError(
+                    f"the blob {blob.digest[:8]} has another content than its name", hint=HINT
+                )
+            writer.done()
+
+    def _moved(self, count: int) -> None:
+        """Say that bytes are on their way: what waits for an answer sees that it is not silent."""
+        self._say({"progress": count})
+
+    def _put(self, key: str) -> dict[str, Any]:
+        """Bring a result of the store to the remote cache, unless it is there."""
+        if self.remote.read_only:
+            return {"error": "it can only be read"}
+        trace = self._traces.get(key)
+        if trace is None:
+            return {"error": "it is not in the cache any more"}
+        if self.remote.size(trace_name(key)) is not None:
+            return {"put": False}
+        blobs, count = [], 0
+        for digest, size in blobs_of(self.store, trace).items():
+            path = self.store.path(digest)
+            name = blob_name(digest)
+            if self.remote.size(name) == size:
+                sha256 = sha256_of(path)
+            else:
+                sha256 = self.remote.write(name, path, self._moved)
+                count += size
+            blobs.append(RemoteBlob(digest=digest, size=size, sha256=sha256))
+        body = RemoteResult(trace=shareable(trace), blobs=tuple(blobs)).body()
+        signature = self._signer.sign(body) if self._signer else Signature()
+        text = envelope(body, signature)
+        return {"put": self.remote.create(trace_name(key), text), "bytes": count}
+
+
+def main() -> None:
+    lock = threading.Lock()
+
+    def say(message: dict[str, Any]) -> None:
+        with lock:
+            print(json.dumps(message), flush=True)
+
+    url, cache = sys.argv[1:3]
+    try:
+        process = Process(Remote(url), Store(Path(cache)), say)
+    except BuildError as e:
+        say({"fault": e.fact, "hint": e.hint})
+        return
+    say({"ready": True})
+    for line in sys.stdin:
+        process.take(json.loads(line))
+    process.finish()
+
+
+if __name__ == "__main__":
+    main()

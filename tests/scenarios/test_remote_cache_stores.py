@@ -1,0 +1,94 @@
+"""A remote cache on the protocols of Azure Blob Storage and S3: Azurite and moto, on loopback."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.remote.test_cache import Team, notes
+from tests.scenarios.test_object_stores import _leaks
+from tests.support.object_stores import (
+    ACCOUNT,
+    KEY,
+    azurite,
+    connection_string,
+    make_container,
+    moto,
+    s3_store,
+)
+
+pytestmark = pytest.mark.scenario
+S3_SECRET = "a-planted/secret+of-s3"
+
+
+@pytest.fixture(params=["azure", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Yield the environment of a machine that has a container, or a bucket, as remote cache."""
+    if request.param == "azure":
+        with azurite(tmp_path / "azurite") as address:
+            make_container(address, "team")
+            yield {
+                "OLIVEBUILD_REMOTE": f"az://{ACCOUNT}/team/models/cache",
+                "AZURE_STORAGE_CONNECTION_STRING": connection_string(address),
+            }
+    else:
+        with moto() as address:
+            s3_store(address, "team")
+            yield {
+                "OLIVEBUILD_REMOTE": "s3://team/models/cache",
+                "AWS_ENDPOINT_URL": address,
+                "AWS_ACCESS_KEY_ID": "AKIAPLANTED",
+                "AWS_SECRET_ACCESS_KEY": S3_SECRET,
+                "AWS_DEFAULT_REGION": "us-east-1",
+                "AWS_CONFIG_FILE": os.devnull,
+            }
+
+
+def test_a_second_machine_restores_everything(tmp_path: Path, place: dict[str, str]) -> None:
+    # A result of 20 MiB goes up in parts.
+    team = Team(tmp_path, size=20 << 20)
+    one, other = team.machine("one", **place), team.machine("other", **place)
+    first = one.build()
+    assert first.end["ran"] == ["first", "middle", "last"]
+    assert notes(first) == []
+    done = other.build()
+    assert (done.end["ran"], done.end["restored"]) == ([], ["first", "middle", "last"])
+    assert other.everything() == one.everything()
+    assert other.build().end["restored"] == []
+    said = first.out + first.err + done.out + done.err
+    for secret in (KEY, S3_SECRET):
+        assert secret not in said
+        assert _leaks(one, secret) == _leaks(other, secret) == []
+
+
+def test_of_many_that_upload_at_once_one_trace_wins(tmp_path: Path, place: dict[str, str]) -> None:
+    team = Team(tmp_path, size=2000)
+    machines = [team.machine(f"m{n}", **place) for n in range(4)]
+    for machine in machines:
+        del machine.environment["OLIVEBUILD_REMOTE"]
+        machine.build()
+        machine.environment |= place
+    pushes = [m.start("remote", "push", "--json") for m in machines for _ in range(2)]
+    results = [process.communicate() for process in pushes]
+    assert [process.returncode for process in pushes] == [0] * 8, results
+    uploaded = sum(out.count('"first"') for out, _ in results)
+    assert uploaded == 1
+    assert team.machine("late", **place).build().end["ran"] == []
+
+
+def test_access_that_is_denied_stops_no_build(tmp_path: Path, place: dict[str, str]) -> None:
+    wrong = {name: value for name, value in place.items() if name != "OLIVEBUILD_REMOTE"}
+    if "AWS_ENDPOINT_URL" in place:
+        wrong["OLIVEBUILD_REMOTE"] = "s3://nobodys/models"
+    else:
+        wrong["AZURE_STORAGE_CONNECTION_STRING"] = place["AZURE_STORAGE_CONNECTION_STRING"].replace(
+            KEY, "d3Jvbmc="
+        )
+        wrong["OLIVEBUILD_REMOTE"] = place["OLIVEBUILD_REMOTE"]
+    done = Team(tmp_path).machine("one", **wrong).build()
+    assert done.code == 0, done.err
+    assert done.end["ran"] == ["first", "middle", "last"]
+    assert any("not used" in text or "not uploaded" in text for text in notes(done)), notes(done)
