@@ -187,6 +187,25 @@ def test_after_a_failure_the_next_action_gets_another_process(
     assert worker_of(tmp_path, "third") != worker_of(tmp_path, "first")
 
 
+def test_what_is_registered_for_the_end_of_a_process_is_done(
+    tmp_path: Path, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a process ends without being taken apart."""
+    done = tmp_path / "done"
+    (tmp_path / "ending.py").write_text(
+        "import atexit, pathlib, threading, time\n"
+        f"atexit.register(pathlib.Path({str(done)!r}).write_text, 'done')\n"
+        "threading.Thread(target=time.sleep, args=(0.2,)).start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(hashing, "THREADS", 2)
+    executor.prepare(("ending",))
+    failed = run(executor, action(tmp_path, "first", "raise SystemExit(3)"), tmp_path)
+    assert failed.error is not None
+    assert "ended with 3" in failed.error.fact
+    assert done.read_text() == "done"
+
+
 def test_a_waiting_process_that_was_killed_is_replaced(
     tmp_path: Path, executor: LocalExecutor
 ) -> None:
