@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 
+from olivebuild.engine.build_comparison import Change, Comparison
 from olivebuild.metrics.json_record import decode
 from olivebuild.metrics.records import ChoiceMetrics, Metrics, PairedComparison
-from olivebuild.ui.console import show_benchmark, show_choice, show_front
+from olivebuild.ui.console import (
+    show_benchmark,
+    show_choice,
+    show_comparison,
+    show_front,
+    show_measurement,
+)
 from olivebuild.ui.wording import difference
 
 TIMES: dict[str, Any] = {
@@ -101,6 +108,43 @@ adapter    96.5 %
 merged     96.5 %  167 ms       19.23   3 s   1.25 GB  273 MB
 """
     )
+
+
+def test_models_of_one_structure_are_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"data": {"tone": {"rows": 86, "accuracy": 0.965}}, **TIMES}
+    models = {"base": row, "merged": row | {"same_structure_as": "base"}}
+    show({"models": models, "data": ["tone"]})
+    assert printed(capsys).endswith("merged runs as base: same structure, not measured\n")
+
+
+@pytest.mark.parametrize(
+    ("carried", "busy", "told"),
+    [
+        (False, None, ""),
+        (
+            True,
+            None,
+            "speeds were measured 2026-11-20 10:00:00 UTC: same structure, not measured again\n",
+        ),
+        (False, 2.08, "the machine was busy: the control took 2.1 times as long\n"),
+    ],
+)
+def test_speeds_say_since_when_they_stand_and_on_which_machine(
+    capsys: pytest.CaptureFixture[str], carried: bool, busy: float | None, told: str
+) -> None:
+    latency = {"measured_at": "2026-11-20T10:00:00Z", "busy": busy}
+    show_measurement(decode({"latency": latency}, Metrics), carried=carried)
+    assert printed(capsys) == told
+
+
+def test_a_comparison_says_why_speeds_are_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    why = "the machine was busy: the control took 2.1 times as long"
+    slower = Change("bench", "int4", "", "ttft", 0.1, 0.478, why_not_judged=why)
+    show_comparison(Comparison("build 1", "build 2", (slower,), speeds={"bench": why}))
+    out = printed(capsys)
+    assert f"speed of bench: {why}" in out
+    assert "not judged" in out
+    assert "378" not in out
 
 
 def test_texts_without_a_question(capsys: pytest.CaptureFixture[str]) -> None:
