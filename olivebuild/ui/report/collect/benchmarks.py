@@ -11,6 +11,7 @@ from olivebuild.engine.history import Entry
 from olivebuild.engine.lineage import previous
 from olivebuild.metrics.catalogue import is_share
 from olivebuild.metrics.gates import Gate
+from olivebuild.metrics.pace import busy_machine
 from olivebuild.metrics.records import (
     DataMetrics,
     Latency,
@@ -184,17 +185,15 @@ def _setting(latency: Latency) -> dict[str, str]:
         "time": "after the time allowed",
         "rounds": "after the rounds allowed",
     }
-    names = {
-        "interleaved": "models",
-        "why_stopped": "stopped",
-        "measured_at": "measured",
-        "rounds_left_out": "rounds left out",
-        "busy": "the control took times as long",
-    }
-    return {
-        names.get(k, k): words[v] if k in names and v in words else str(v)
+    names = {"interleaved": "models", "why_stopped": "stopped", "measured_at": "measured"}
+    worded = ("interleaved", "why_stopped")
+    setting = {
+        names.get(k, k): words[v] if k in worded and v in words else str(v)
         for k, v in latency.scalars()
+        if k != "busy"
     }
+    busy = {"note": busy_machine(latency.busy)} if latency.busy else {}
+    return setting | busy
 
 
 def _versus(row: PairedComparison) -> Versus:
