@@ -21,12 +21,10 @@ from olivebuild.ml.inference.questions import Inquiry, Logits, Path, chunks
 from olivebuild.ml.nn.reach import keeps_state, windows_of
 
 T = TypeVar("T")
-STEP = 4
-"""Lengths of passes are multiples of it, in tokens."""
-ROWS = {"cpu": 8}
-"""The most rows of a pass, by kind of device."""
-MANY_ROWS = 32
-"""The most on other devices."""
+STEP, ROWS = 4, 8
+"""Lengths of passes are multiples of so many tokens, and they have so many rows at most."""
+GPU_STEP, GPU_ROWS = 32, 64
+"""The same on GPUs, which take as long for a pass of few tokens as for one of many."""
 PASS_TOKENS = 1 << 14
 """The most tokens of a pass with what they attend to, whose keys and values are kept."""
 PASS_LOGITS = 1 << 26
@@ -86,6 +84,9 @@ class Reader:
     def __init__(self, model: Any, device: torch.device, prefix: list[int]) -> None:
         self._model = model
         self._device = device
+        self._step_tokens, self._rows = (
+            (STEP, ROWS) if device.type == "cpu" else (GPU_STEP, GPU_ROWS)
+        )
         self._prefix = prefix
         text = model.config.get_text_config()
         self._vocabulary = int(text.vocab_size)
@@ -126,14 +127,14 @@ class Reader:
         whole, kept = len(row.tokens), len(row.path) + 1
         if not self._pads:
             return Shape(way=Way.ALONE, tokens=whole, logits=kept, rows=1)
-        tokens, way = _rounded(whole - len(self._prefix)), Way.SHARED
+        tokens, way = _rounded(whole - len(self._prefix), self._step_tokens), Way.SHARED
         slots = 1 + len(self._prefix) + tokens
         if self._window and slots + new_tokens > self._window:
             # With a token more, so that some slot does not count here, too.
-            tokens, way = _rounded(whole + 1), Way.BATCHED
+            tokens, way = _rounded(whole + 1, self._step_tokens), Way.BATCHED
             slots = tokens
-        logits = min(tokens, kept if kept < STEP // 2 else _rounded(kept))
-        rows = ROWS.get(self._device.type, MANY_ROWS)
+        logits = min(tokens, kept if kept < STEP // 2 else _rounded(kept, STEP))
+        rows = self._rows
         while rows > 1 and (
             rows * slots > PASS_TOKENS or rows * logits * self._vocabulary > PASS_LOGITS
         ):
@@ -219,7 +220,9 @@ class Reader:
         for inquiry in inquiries:
             if not inquiry.is_answered():
                 row = Row(inquiry=inquiry, path=tuple(inquiry.written))
-                tokens = _rounded(len(row.tokens) + 1) if self._pads else len(row.tokens)
+                tokens = len(row.tokens)
+                if self._pads:
+                    tokens = _rounded(tokens + 1, self._step_tokens)
                 way = Way.BATCHED if self._pads else Way.ALONE
                 groups[Shape(way=way, tokens=tokens, logits=1, rows=rows)].append(row)
         for shape, members in groups.items():
@@ -269,5 +272,5 @@ def _filled(rows: Sequence[T], count: int) -> list[T]:
     return [*rows, *[rows[0]] * (count - len(rows))]
 
 
-def _rounded(count: int) -> int:
-    return -(-count // STEP) * STEP
+def _rounded(count: int, step: int) -> int:
+    return -(-count // step) * step
