@@ -326,6 +326,8 @@ class Builder:
             return {node.name, *(source.node.name for source in inputs)}
         action = self._space.take(action, node)
         self._running[node.name] = running
+        if node.exclusive and self._remote:
+            self._remote.settle()
         self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
         # Only now, so that the step need not wait for what shows this.
         reasons = [asdict(reason) for reason in state.reasons]

@@ -8,7 +8,7 @@ import random
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -352,6 +352,46 @@ def test_nothing_runs_or_is_restored_beside_what_is_timed(tmp_path: Path, seed: 
             assert told[at + 1] == ("finished", "timed")
             timed += 1
     assert timed
+
+
+class Uploading:
+    """A remote cache whose uploads go on until they are waited for."""
+
+    def __init__(self) -> None:
+        self.uploads = 0
+        self.waited = 0
+
+    def bring(self, planner: Planner, plan: Plan) -> None:
+        """Nothing is there."""
+
+    def upload(self, keys: Iterable[str]) -> None:
+        self.uploads += len(list(keys))
+
+    def settle(self) -> None:
+        self.waited += self.uploads
+        self.uploads = 0
+
+
+class Alone(Steps):
+    """Steps that look at uploads when one begins that is timed."""
+
+    def __init__(self, remote: Uploading) -> None:
+        super().__init__()
+        self.remote = remote
+
+    def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
+        assert not (action.exclusive and self.remote.uploads)
+        super().start(action, log, inherit)
+
+
+def test_nothing_is_uploaded_beside_what_is_timed(tmp_path: Path) -> None:
+    site = TimedSite(tmp_path, recipe(target("a"), target("timed", "a"), target("c", "timed")))
+    remote = Uploading()
+    planner = site.planner()
+    builder = Builder(planner, Alone(remote), lambda event: None, remote=cast("Any", remote))
+    assert builder.run(["c"]).ran == ["a", "timed", "c"]
+    assert (remote.waited, remote.uploads) == (1, 2)
+    planner.traces.close()
 
 
 @pytest.mark.parametrize("seed", range(6))

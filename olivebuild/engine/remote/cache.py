@@ -86,6 +86,10 @@ class RemoteCache:
         if not self.read_only:
             self._process.upload(keys)
 
+    def settle(self) -> None:
+        """Wait until nothing is uploaded, so that nothing is beside what is timed."""
+        self._process.wait()
+
     def has(self, keys: Iterable[str]) -> set[str]:
         """Return those keys of which the remote has results."""
         return {answer.key for answer in self._process.ask("has", keys) if answer.hit}
