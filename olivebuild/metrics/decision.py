@@ -47,5 +47,6 @@ def headline(outcome: Outcome, states: Collection[State], problems: int = 0) -> 
     else:
         reason = summary(states)
     if problems and outcome != "hold":
-        reason += f", but {problems} problem{'s' if problems != 1 else ''} with the figures"
+        but = "but" if set(states) == {"met"} else "and"
+        reason += f", {but} {problems} problem{'s' if problems != 1 else ''} with the figures"
     return f"{WORDS[outcome]}: {reason}"

@@ -25,6 +25,12 @@ MET: list[State] = ["met", "met"]
             "undecided",
             "Not decided: all 2 gates met, but 1 problem with the figures",
         ),
+        (
+            ["met", "undecided"],
+            {"problems": 2},
+            "undecided",
+            "Not decided: 1 met, 1 not decided, and 2 problems with the figures",
+        ),
         (["missed"], {"problems": 2}, "hold", "Do not ship: 1 missed"),
         (MET, {"stale": True}, "stale", "Not up to date: all 2 gates met"),
         ([], {}, "none", "Not decided: no gate says what to ship by"),

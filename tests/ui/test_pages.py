@@ -110,6 +110,8 @@ def test_all_forms_lead_with_the_decision(reports: dict[str, Report], outcome: s
     assert [c.figure for c in shipped.changes][-1] == "size"
     assert "Since build 1, the last that met all its gates" in shown
     assert "Since build 1, the last that met all its gates" in text
+    assert text.count("**missed** ❌") == (3 if outcome == "bad" else 0)
+    assert text.count("| **not decided** ⚠️ |") == (1 if outcome == "undecided" else 0)
     for gate in report.gates:
         for form in (shown, text, xml):
             words = gate.note.replace(" %", "\u00a0%").replace(" points", "\u00a0points")

@@ -33,20 +33,20 @@ def decision(
     diagnostics: Iterable[Diagnostic],
 ) -> Decision:
     """Return the decision by the last metrics."""
-    problems = [d.text for d in diagnostics if d.is_error]
+    problems = sum(diagnostic.is_error for diagnostic in diagnostics)
     states = [gate.state for gate in gates]
     states += ["met" if choice.best else "missed" for choice in choices]
     stale = _stale(evidence, benches, choices)
     outcome = decide(
         states,
         fails=any(gate.fails for gate in gates),
-        problems=len(problems),
+        problems=problems,
         stale=bool(stale),
     )
     return Decision(
         outcome=outcome,
-        headline=headline(outcome, states, len(problems)),
-        reasons=tuple(_reasons(gates, choices, problems, stale)),
+        headline=headline(outcome, states, problems),
+        reasons=tuple(_reasons(gates, choices, stale)),
         artefacts=tuple(_artefacts(evidence, gates, benches, choices)),
         shipped=_shipped(evidence, gates, benches),
         others={bench.target: bench.since for bench in benches if bench.since},
@@ -65,9 +65,7 @@ def _stale(evidence: Evidence, benches: Sequence[Bench], choices: Sequence[Choic
     ]
 
 
-def _reasons(
-    gates: Sequence[Gate], choices: Sequence[Choice], problems: Sequence[str], stale: list[str]
-) -> Iterator[str]:
+def _reasons(gates: Sequence[Gate], choices: Sequence[Choice], stale: list[str]) -> Iterator[str]:
     if stale:
         yield f"{listed(stale)} changed since; what follows is of the last results"
     for state in ("missed", "undecided"):
@@ -78,7 +76,6 @@ def _reasons(
     for choice in choices:
         if not choice.best:
             yield f"{choice.target}: no model of {choice.bench} meets {' and '.join(choice.gates)}"
-    yield from problems
 
 
 def _artefacts(

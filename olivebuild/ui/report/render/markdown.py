@@ -45,9 +45,11 @@ MOST = 20
 MARKS = {"ship": "✅", "hold": "❌"} | dict.fromkeys(("undecided", "stale", "none"), "⚠️")
 
 
+VERDICTS = {"met": "met", "missed": "**missed** ❌", "undecided": "**not decided** ⚠️"}
+
+
 def _verdict(gate: Gate) -> str:
-    marks = {"met": "met", "missed": "**missed** ❌", "undecided": "**not decided** ⚠️"}
-    return marks[gate.state]
+    return VERDICTS[gate.state]
 
 
 def _headline(report: Report) -> Iterator[str]:
@@ -67,7 +69,7 @@ def _headline(report: Report) -> Iterator[str]:
         yield "**Problems with the figures**" if report.diagnostics[0].is_error else "**Warnings**"
         yield ""
         yield from bullets(
-            f"{d.text}. {d.hint}" if d.hint else d.text for d in report.diagnostics[:MOST]
+            f"{d.text}; {d.hint}" if d.hint else d.text for d in report.diagnostics[:MOST]
         )
 
 
@@ -192,7 +194,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> Ite
     yield "| " + " | ".join(map(text, head)) + " |"
     yield "|" + "|".join("---:" if side == "r" else "---" for side in sides) + "|"
     for row in rows:
-        yield "| " + " | ".join(c if c.startswith("**missed**") else text(c) for c in row) + " |"
+        yield "| " + " | ".join(c if c in VERDICTS.values() else text(c) for c in row) + " |"
     yield ""
 
 
