@@ -129,7 +129,7 @@ def test_nothing_is_loaded_where_int4_is_as_good_as_noise_allows(
 
     def measure(_: Job, data: int, rows: list[int]) -> dict[str, Any]:
         asked.append((data, rows))
-        return {"why_not": "it is a test"}
+        raise RuntimeError("it is a test")
 
     monkeypatch.setattr(sensitivity, "_measure", measure)
     action = Action("t", "t", STEP.kind, "0" * 32, {}, inputs, {}, str(tmp_path), str(tmp_path))
@@ -138,3 +138,17 @@ def test_nothing_is_loaded_where_int4_is_as_good_as_noise_allows(
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written == ({} if lost == 2 else {"why_not": "it is a test"})
     assert {*written} <= {*SensitivityMetrics.__struct_fields__}
+
+
+def test_a_head_that_is_the_embedding_is_rounded_alone() -> None:
+    model = Model(1.0)
+    model.lm_head.weight = model.embed.weight
+    nodes = {"/lm_head/MatMul": 4}
+    ablation = sensitivity.Ablation(
+        model, sensitivity.kinds_of(model, nodes), 32, [Example([1], [2])]
+    )
+    embedding = model.embed.weight.clone()
+    with ablation._rounded(()):
+        assert model.embed.weight.equal(embedding)
+        assert not model.lm_head.weight.equal(embedding)
+    assert model.lm_head.weight is model.embed.weight

@@ -87,5 +87,11 @@ def test_planted_faults_are_named(planted: Place) -> None:
     assert shown.out.count("exchanges the labels 'joy' and 'sad'") == 1
     assert "problem  dull answers 'joy' to " in shown.out
     assert "test rows of seen stand in the training rows of exchanged" in shown.out
+    report = json.loads(planted.run("report", "--json").out)
+    assert {d["code"] for d in report["diagnostics"]} == set(told)
+    assert planted.run("report").code == 0
+    page = (planted.folder / "build/report.html").read_text()
+    assert "exchanges the labels" in page
+    assert "stand in the training rows of exchanged" in page
     last = json.loads(planted.run("history", "--json").out)["builds"][-1]
     assert {d["code"] for d in last["diagnostics"]} == set(told)

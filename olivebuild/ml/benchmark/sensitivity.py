@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivebuild.api.job import Job
 from olivebuild.api.step import Result
+from olivebuild.core.errors import first_line
 from olivebuild.core.fs.small_files import read_json
 from olivebuild.metrics.diagnostics.losses import loss_between
 from olivebuild.metrics.json_record import decode
@@ -58,8 +59,11 @@ def run(job: Job) -> None:
     lost = _lost(job)
     result: dict[str, Any] = {}
     if lost:
-        data, rows = lost
-        result = _measure(job, data, rows)
+        try:
+            result = _measure(job, *lost)
+        except Exception as e:  # noqa: BLE001
+            # What is measured besides fails no benchmark.
+            result = {"why_not": first_line(e)}
         if result.get("why_not"):
             job.note(f"which layers would mend it was not measured: {result['why_not']}")
     (job.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
@@ -185,17 +189,21 @@ class Ablation:
     @contextmanager
     def _rounded(self, eight: Sequence[str]) -> Iterator[None]:
         """Round the layers' weights inside the context."""
+        import torch
+
         before = []
         for name, kind in self.kinds.items():
             bits = 8 if name in eight or not kind.patterns else 4
             for layer in kind.layers:
-                before.append((layer.weight, layer.weight.data))
-                layer.weight.data = rounded(layer.weight.data, bits, self._block)
+                before.append((layer, layer.weight))
+                values = rounded(layer.weight.data, bits, self._block)
+                # A parameter of its own: the head's may be the embedding's, too.
+                layer.weight = torch.nn.Parameter(values, requires_grad=False)
         try:
             yield
         finally:
-            for weight, values in before:
-                weight.data = values
+            for layer, weight in before:
+                layer.weight = weight
 
     def record(self, names: Sequence[str], left: float) -> dict[str, Any]:
         layers = sorted(pattern for name in names for pattern in self.kinds[name].patterns)
