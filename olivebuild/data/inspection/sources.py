@@ -121,8 +121,9 @@ def _check_subset(folder: Path, shown: str, subset: str | None) -> None:
 
 
 def _files(folder: Path, subset: str | None, split: str | None) -> list[Path]:
+    """Return the files that a build reads."""
     if subset is None and split is None:
-        return folders.data_files_in(folder)
+        return folders.of_train(folders.data_files_in(folder), folder, lambda _: None)
     return folders.chosen(folder, subset, split)
 
 

@@ -61,6 +61,13 @@ def test_a_folder_without_splits_is_read_whole(tmp_path: Path) -> None:
     assert (len(look.rows), look.split, look.tests) == (5, None, ())
 
 
+def test_of_a_folder_is_read_what_a_build_reads(tmp_path: Path) -> None:
+    rows_in(tmp_path / "rows/training.jsonl", 2)
+    rows_in(tmp_path / "rows/more.jsonl", 3)
+    look = sources.look(tmp_path, "rows")
+    assert (len(look.rows), look.notes) == (2, ("not read: more.jsonl",))
+
+
 def test_a_pattern(tmp_path: Path) -> None:
     rows_in(tmp_path / "rows/a.jsonl", 2)
     rows_in(tmp_path / "rows/b.jsonl", 3)
