@@ -89,6 +89,8 @@ def run(job: Job) -> None:
             and table.rows
         ):
             result[-1]["other_dates"] = _on_other_dates(job, runtime, table, fields.max_new_tokens)
+    # The process may go on to another step.
+    genai.use_threads(0)
     (job.out / "metrics.json").write_text(
         json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8"
     )
