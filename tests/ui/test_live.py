@@ -289,3 +289,47 @@ def test_ctrl_c_in_a_terminal_tells_what_was_stopped(terminal: Terminal) -> None
     ]
     assert not terminal.screen.cursor.hidden
     assert terminal.code() == 130
+
+
+def _gate(state: str | None, rows: int) -> dict[str, Any]:
+    standing = {"rows": rows, "of": 402, "value": 0.95, "interval": [0.84, 0.98]}
+    return {
+        "gate": "accuracy >= 0.8",
+        "state": state,
+        "strict": False,
+        "is_drop": False,
+        **standing,
+    }
+
+
+def _judging(played: Played) -> None:
+    node, costs = "bench:accuracy.merged", {"bench:accuracy.merged": None, "bench": None}
+    played.say("plan", run=["bench"], restore=[], seconds=costs)
+    played.say("started", node, reasons=NEW, seconds=None)
+    played.say("progress", node, what="judging", done=40, total=402)
+    told: dict[str, Any] = {"model": "merged", "data": "tone", "figures": {"accuracy": 0.95}}
+    played.say("figures", node, **told, rows=40, of=402, gates=[_gate(None, 40)])
+
+
+def test_what_rows_say_stands_beside_the_step_until_it_is_decided() -> None:
+    played = Played()
+    with played.display:
+        _judging(played)
+        row, gate, _ = played.rows(120)
+        assert "judging 40/402, accuracy 95.0 % of 40 rows of tone" in row
+        assert gate == (
+            "gate  bench: accuracy >= 0.8 is open: 95.0 % in 40 rows, 84.0 to 98.0 % in all 402"
+        )
+        played.say("decided", "bench", **_gate("met", 64))
+        assert len(played.rows(120)) == 2
+
+
+def test_a_decision_is_a_line_of_its_own() -> None:
+    played = Played()
+    with played.display:
+        _judging(played)
+        played.say("decided", "bench", **_gate("met", 64))
+    assert (
+        "decided  bench                  accuracy >= 0.8 is met after 64 of 402 rows "
+        "(95.0 % in 64 rows, 84.0 to 98.0 % in all 402)\n"
+    ) in played.out.getvalue()
