@@ -458,7 +458,7 @@ def report(
                 "new adapter to int4, peak memory", mine.peak / mebi, both.peak / mebi, "MiB", 25
             ),
             claim("first build, wall", first.wall, both.wall, "s", 2),
-            claim("first build, peak memory", first.peak / mebi, both.peak / mebi, "MiB", 3),
+            claim("first build, peak memory", first.peak / mebi, both.peak / mebi, "MiB", 6),
         ]
     if not options.json:
         share = len(options.modules.split(","))
