@@ -11,7 +11,7 @@ from olivebuild.engine.history import Entry
 from olivebuild.engine.lineage import previous
 from olivebuild.metrics.catalogue import is_share
 from olivebuild.metrics.gates import Gate
-from olivebuild.metrics.pace import busy_machine
+from olivebuild.metrics.pace import SAME_STRUCTURE, busy_machine
 from olivebuild.metrics.records import (
     DataMetrics,
     Latency,
@@ -105,6 +105,8 @@ def _model(name: str, row: ModelMetrics, sets: Iterable[str]) -> Model:
     samples = {kind: getattr(row.samples, kind) for kind in ("ttft", "tpot", "e2e", "gaps")}
     notes = [f"threads {row.threads}"] if row.threads else []
     notes += [f"provider {row.provider}"] if row.provider else []
+    if row.same_structure_as:
+        notes.append(f"its times are those of {row.same_structure_as}: {SAME_STRUCTURE}")
     if row.check and number(row.check.rms) is not None:
         notes.append(
             f"logits differ by {row.check.rms:.2g} of their spread from what it was made from"
