@@ -17,7 +17,7 @@ from olivebuild.api.action import JUDGED, Message, Outcome
 from olivebuild.api.event import Event, Listener
 from olivebuild.api.executor import Executor
 from olivebuild.api.node import Node
-from olivebuild.core.errors import BuildError, Damaged, StepError, StoreError, of_disk
+from olivebuild.core.errors import BuildError, Damaged, StoreError, of_disk
 from olivebuild.core.fs import locks
 from olivebuild.engine.actions import asking, make_action
 from olivebuild.engine.build_report import BuildReport, plan_event
@@ -26,11 +26,11 @@ from olivebuild.engine.early.running_gates import RunningGates
 from olivebuild.engine.early.stopping import Stopping
 from olivebuild.engine.failures import Failures
 from olivebuild.engine.pin import BROUGHT, is_to_be_fetched, look, pin_all
-from olivebuild.engine.preflight import check_locks, check_resources, sweep
+from olivebuild.engine.preflight import check_locks, check_made, check_resources, sweep
 from olivebuild.engine.scheduler import Attempts, KeyLocks, ReadyQueue, ResourcePool, Room, Space
 from olivebuild.planner.incremental import Incremental
 from olivebuild.planner.plan import Plan, Planner
-from olivebuild.planner.states import Demand, State, Verdict
+from olivebuild.planner.states import State, Verdict
 
 if TYPE_CHECKING:
     from olivebuild.engine.remote.cache import RemoteCache
@@ -121,7 +121,7 @@ class Builder:
             self._stopping = Stopping(self.planner.graph, self.report.goals, self._gates)
             for node, text in self._stopping.obstacles():
                 self._note(node, text)
-        self._look_at_gates(plan)
+        self._stopping.look(plan)
         while True:
             changed = self._dispatch(plan, queue) or self._wait(plan)
             if changed:
@@ -130,15 +130,9 @@ class Builder:
                 break
         self.report.early = self._gates.decided
         self.report.stopped = self._stopping.stopped
-        self._check_goals(plan)
         if not self.report.errors:
+            check_made(plan, self._stopping.spared)
             remember_fresh(self.planner.workspace, plan)
-
-    def _look_at_gates(self, plan: Plan) -> None:
-        """Read the rows that are judged, and end with --decide what has said all."""
-        self._gates.look(plan)
-        if self._decide:
-            self._stopping.look(plan)
 
     def _is_over(self, plan: Plan) -> bool:
         """Return whether nothing runs, or nothing that is still wanted."""
@@ -226,8 +220,7 @@ class Builder:
             node = self._running[message.node].state.node
             if message.event == JUDGED:
                 self._gates.judged(plan, node, message.data)
-                if self._decide:
-                    self._stopping.look(plan)
+                self._stopping.end(plan)
             else:
                 self._say(message.event, node, **message.data)
             return set()
@@ -236,7 +229,7 @@ class Builder:
     def _update(self, plan: Plan, changed: set[str]) -> None:
         self.planner.update(plan, plan.with_equal_keys(changed))
         self._bring(plan)
-        self._look_at_gates(plan)
+        self._stopping.look(plan)
         is_here = any(
             plan.states[name].node.source and plan.states[name].node.kind in BROUGHT
             for name in changed
@@ -366,18 +359,6 @@ class Builder:
             self.report.ran.append(node.target)
 
     # After the loop
-
-    def _check_goals(self, plan: Plan) -> None:
-        """Raises StepError when something is left to do, and nothing says why it was not done."""
-        for state in plan.states.values():
-            if state.node.name in self._stopping.spared:
-                continue
-            is_left = state.demand is Demand.FOLDER and state.verdict is not Verdict.FRESH
-            if is_left and not self.report.errors:
-                raise StepError(
-                    f"{state.node.target} could not be made, and no step says why",
-                    hint="this is a fault of olivebuild; please report it",
-                )
 
     def _stop(self) -> None:
         """Whatever still runs was interrupted: stop it, and leave nothing of it."""

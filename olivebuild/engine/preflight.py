@@ -1,16 +1,17 @@
-"""Checks before a build begins, and the sweep of files that killed builds left."""
+"""Checks before and after a build, and the sweep of files that killed builds left."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from olivebuild.cache.store import SMALL_FILE_DIRS, Store
-from olivebuild.core.errors import RecipeError
+from olivebuild.core.errors import RecipeError, StepError
 from olivebuild.core.fs import locks
 from olivebuild.core.fs.files import sweep_abandoned
 from olivebuild.core.fs.locks import try_lock
 from olivebuild.engine.scheduler import ResourcePool
-from olivebuild.planner.plan import Planner
+from olivebuild.planner.plan import Plan, Planner
+from olivebuild.planner.states import Demand, Verdict
 from olivebuild.planner.workspace import Workspace
 
 
@@ -34,6 +35,20 @@ def check_resources(planner: Planner, pool: ResourcePool, goals: Iterable[str]) 
                 where=where,
                 hint=f"--resource {name}=AMOUNT, or `resources:` in the recipe, says how much "
                 "there is",
+            )
+
+
+def check_made(plan: Plan, spared: Container[str]) -> None:
+    """Raise StepError when something is left to do after a build, and nothing says why.
+
+    `spared`: nodes that need not be made.
+    """
+    for name, state in plan.states.items():
+        is_left = state.demand is Demand.FOLDER and state.verdict is not Verdict.FRESH
+        if is_left and name not in spared:
+            raise StepError(
+                f"{state.node.target} could not be made, and no step says why",
+                hint="this is a fault of olivebuild; please report it",
             )
 
 

@@ -28,7 +28,12 @@ class Stopping:
         self._gates = gates
 
     def look(self, plan: Plan) -> None:
-        """End the benchmarks whose gates stand."""
+        """Have gates read the rows that are stored, and end the benchmarks whose gates stand."""
+        self._gates.look(plan)
+        self.end(plan)
+
+    def end(self, plan: Plan) -> None:
+        """End the benchmarks whose gates stand; without goals none is ended."""
         ended = [
             target
             for target in self._goals
