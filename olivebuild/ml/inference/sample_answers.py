@@ -23,7 +23,7 @@ MOST_TOKENS = 24
 """The longest answer; none is longer than the row's own."""
 LONGEST_ROW = 2048
 """Rows with more tokens of prompt are no samples: each token of an answer reads them all."""
-SHARE = 0.015
+SHARE = 0.01
 """The share of a training's work that samples may take, as it is reckoned before ..."""
 MOST_TIME = 0.02
 """... and of its time, as it is measured."""
@@ -45,6 +45,8 @@ class SampleAnswers:
         """The samples so far: step, prompt, expected, answer."""
         self.seconds = 0.0
         self._work = 0
+        self._next = 0
+        """The row whose turn it is."""
 
     def attach(
         self,
@@ -65,8 +67,12 @@ class SampleAnswers:
         """Return whether answers are due and cheap enough. After the last step there are none."""
         if not self._rows or step % self._every or step >= self._steps:
             return False
+        return self._is_cheap(self._rows[self._next])
+
+    def _is_cheap(self, row: Tokens) -> bool:
+        """Return whether the training so far has paid for the answer to one more row."""
         tokens, seconds = self._spent()
-        work = self._work + sum(map(self._work_of, self._rows))
+        work = self._work + self._work_of(row)
         return work <= SHARE * BACKWARD * tokens and self.seconds <= MOST_TIME * seconds
 
     def _work_of(self, row: Tokens) -> int:
@@ -74,10 +80,13 @@ class SampleAnswers:
         least = LEAST_WORK.get(self._forward.device.type, 0)
         return _room(row) * max(least, row.first + _room(row))
 
-    def after(self, step: int, _: Callable[[], Any]) -> bool:
-        """Answer and report; a training never ends by it."""
-        begin = time.monotonic()
-        for row in self._rows:
+    def after(self, step: int, state: Callable[[], Any]) -> bool:
+        """Answer rows in their turn and report; a training never ends by it."""
+        for _ in self._rows:
+            row = self._rows[self._next]
+            if not self._is_cheap(row):
+                break
+            begin = time.monotonic()
             prompt, right = row.ids[: row.first], row.ids[row.first : row.first + _length(row)]
             self._work += self._work_of(row)
             sample = {
@@ -88,7 +97,8 @@ class SampleAnswers:
             }
             self.record.append(sample)
             self._job.say("sample", steps=self._steps, **sample)
-        self.seconds += time.monotonic() - begin
+            self._next = (self._next + 1) % len(self._rows)
+            self.seconds += time.monotonic() - begin
         return False
 
     def _answer(self, row: Tokens) -> str:

@@ -97,8 +97,8 @@ def test_evaluations_say_when() -> None:
 
 def test_they_cost_little_or_are_not_written() -> None:
     rows = [row([1] * 50, [4] * 10)]
-    # 10 forward passes of 60 tokens, of 3 a token of training: 13,333 of these to pay for it.
-    assert sampled(rows, tokens_a_step=1_000)[2] == [20, 30, 40]
+    # 10 forward passes of 60 tokens, of 3 a token of training: 20,000 of these pay for it.
+    assert sampled(rows, tokens_a_step=1_000)[2] == [20, 40]
     assert sampled(rows, tokens_a_step=100)[2] == []
     assert len(sampled(rows, seconds=0.0)[2]) <= 1
 
@@ -116,6 +116,13 @@ def test_rows_without_a_question_are_no_samples(unsuited: Tokens) -> None:
     good = row([3, 4], [4, END], after=2)
     assert _asked([unsuited, good, good, good], 2) == [good, good]
     assert sampled([unsuited])[2] == []
+
+
+def test_rows_take_turns_where_one_is_all_that_is_paid_for() -> None:
+    rows = [row([1] * 50, [4] * 10), row([2] * 50, [4] * 10)]
+    samples, _, at = sampled(rows, tokens_a_step=1_000)
+    assert at == [20, 40]
+    assert [record["prompt"][-1] for record in samples.record] == ["1", "2"]
 
 
 def test_none_are_wanted() -> None:
