@@ -180,10 +180,10 @@ def write_lines(asked: Callable[[int], Settings], log: Path, out: Path, part: Pa
         os.fsync(file.fileno())
     rows = read_lines(part)
     _finish(part, out, rows)
+    _tell_accuracy(ready, [row["prediction"] for row in rows])
     click.echo(
         f"{total} rows in {out}" + (f", {first} of them from before" if first else ""), err=True
     )
-    _tell_accuracy(ready, [row["prediction"] for row in rows])
 
 
 def _finish(part: Path, out: Path, rows: Sequence[dict[str, Any]]) -> None:
