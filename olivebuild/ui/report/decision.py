@@ -27,8 +27,8 @@ class Artefact:
 class Shipped:
     """The last build before that met all its gates, and what has changed since.
 
-    `folder`: where it was built, "" for the recipe's own folder. `changes` are those of the model
-    that gates judge, by benchmark; `causes` the edits since.
+    `folder`: the name of the one it was built in, "" for the recipe's own. `changes` are those of
+    the model that gates judge, by benchmark; `causes` the edits since.
     """
 
     build: int

@@ -354,7 +354,7 @@ class BuildLine:
     gates: str = ""
     """How many gates had which outcome: `2 met, 1 not decided`."""
     folder: str = ""
-    """Where it was built, if not in this folder."""
+    """The name of the folder it was built in, if that is another one."""
 
 
 @dataclass(frozen=True)

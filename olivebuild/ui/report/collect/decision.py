@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from olivebuild.engine.build_comparison import Change, between, metrics_of
@@ -132,7 +133,7 @@ def _shipped(evidence: Evidence, gates: Sequence[Gate], benches: Sequence[Bench]
     return Shipped(
         build=before.number,
         time=before.time,
-        folder="" if before.folder in (now.folder, "") else before.folder,
+        folder="" if before.folder in (now.folder, "") else Path(before.folder).name,
         changes=tuple(_changes(evidence, before, benches)),
         causes=tuple(map(describe, list(causes)[:MAX_CAUSES])),
         same_machine=before.machine == now.machine,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar
 
 from olivebuild import __version__
@@ -172,5 +173,6 @@ def _line(evidence: Evidence, entry: Entry) -> BuildLine:
         gates=summary(g.outcome for g in entry.gates),
         missed=tuple(g.gate for g in entry.gates if g.outcome == "missed"),
         failed=entry.failed,
-        folder="" if entry.folder in (here, "") else entry.folder,
+        # A page may be passed on, so it has no path of this machine.
+        folder="" if entry.folder in (here, "") else Path(entry.folder).name,
     )
