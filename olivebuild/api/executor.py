@@ -102,6 +102,8 @@ class WorkerOutput:
         self.action = action
         self.idle = False
         """The worker waits for another action."""
+        self.expects: frozenset[str] = frozenset()
+        """The kinds of actions that it waits for alone, where it holds large libraries."""
         self._started = time.monotonic()
         self._result: Result | None = None
         self._error: BuildError | None = None
@@ -123,6 +125,7 @@ class WorkerOutput:
             self._error = BuildError.from_json(data, self.action.target)
         elif name == "idle":
             self.idle = True
+            self.expects = frozenset(map(str, data.get("expects", ())))
         else:
             return Message(self.action.node, name, data)
         return None

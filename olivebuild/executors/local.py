@@ -43,6 +43,8 @@ class Child(Struct):
     """The number of processes that the system had killed for want of memory at the start."""
     ended: bool = False
     """An action that it is given now would be lost: what becomes of it is heard no more."""
+    expects: frozenset[str] = frozenset()
+    """The kinds of actions that it waits for, whose libraries it has; any where it is empty."""
 
     @property
     def action(self) -> Action | None:
@@ -116,8 +118,8 @@ class LocalExecutor:
 
     def _waiting(self, action: Action) -> Child | None:
         """A process that waited for more, and has this action now."""
-        while self._idle:
-            child = self._idle.pop()
+        while child := self._fitting(action):
+            self._idle = [other for other in self._idle if other is not child]
             with self._handing_over:
                 if not child.ended:
                     child.output = WorkerOutput(action)
@@ -125,6 +127,12 @@ class LocalExecutor:
             # Whatever ended it, it was waiting: nothing is lost.
             _end(child)
         return None
+
+    def _fitting(self, action: Action) -> Child | None:
+        """Return a process that waits for such an action, or else for any."""
+        waiting = [child for child in self._idle if action.kind in child.expects]
+        waiting = waiting or [child for child in self._idle if not child.expects]
+        return waiting[-1] if waiting else None
 
     def _child(
         self, process: subprocess.Popen[bytes], tokens: list[str], action: Action | None
@@ -182,6 +190,7 @@ class LocalExecutor:
                 self._queue.put(message)
             elif child.output.idle:
                 outcome = child.output.outcome()
+                child.expects = child.output.expects
                 child.output = None
                 self._queue.put(outcome)
         code, most = _end_of_session(child.process)

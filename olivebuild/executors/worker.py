@@ -79,7 +79,8 @@ def main() -> int:
             # A model's modules refer to one another.
             gc.collect()
         _log_to(os.devnull)
-        stream.write('{"event": "idle"}\n')
+        expects = [str(kind) for kind, _ in action.consumers] if heavy else []
+        stream.write(json.dumps({"event": "idle", "expects": expects}) + "\n")
         stream.flush()
         for module in modules:
             # The step imports it again, and reports what is wrong: libraries fail in many ways.

@@ -310,8 +310,13 @@ def test_a_process_with_heavy_libraries_goes_on_only_to_a_step_that_needs_them(
     monkeypatch.setattr(hashing, "THREADS", 2)
     executor.prepare(("onnx",))
     assert run(executor, action(tmp_path, "first", consumers=consumers), tmp_path).error is None
-    assert run(executor, action(tmp_path, "second"), tmp_path).error is None
-    assert (worker_of(tmp_path, "first") == worker_of(tmp_path, "second")) is goes_on
+    # One of another kind does not take the process, which would end with it.
+    assert run(executor, action(tmp_path, "other"), tmp_path).error is None
+    second = action(tmp_path, "second")._replace(kind=str(consumers[0][0]) if consumers else "")
+    assert run(executor, second, tmp_path).error is None
+    first, *others = (worker_of(tmp_path, name) for name in ("first", "other", "second"))
+    assert first != others[0]
+    assert (first == others[1]) is goes_on
 
 
 def test_a_model_that_brings_code_along_has_a_process_of_its_own(
