@@ -73,7 +73,11 @@ class SampleAnswers:
         """Return whether the training so far has paid for the answer to one more row."""
         tokens, seconds = self._spent()
         work = self._work + self._work_of(row)
-        return work <= SHARE * BACKWARD * tokens and self.seconds <= MOST_TIME * seconds
+        if work > SHARE * BACKWARD * tokens:
+            return False
+        # What it will take is known by what answers took so far.
+        expected = self.seconds * work / self._work if self._work else 0.0
+        return expected <= MOST_TIME * seconds
 
     def _work_of(self, row: Tokens) -> int:
         """Return the most work that an answer takes, in tokens that pass through the model."""
