@@ -112,7 +112,8 @@ class Builder:
         self._bring(plan)
         self._announce(plan)
         # What is missing is said at once, and before anything is fetched.
-        self._failures.check(plan, self.executor)
+        to_fetch = {s.node.target for s in plan.states.values() if is_to_be_fetched(s)}
+        self._failures.check(plan, self.executor, to_fetch)
         self._fetch_small_files(plan)
         if plan.small:
             self._failures.check(plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from olivebuild.api.node import Node
@@ -42,11 +42,12 @@ class Failures:
         self._names.add(node.name)
         self._say("failed", node, fact=error.fact, where=str(error.where or ""), hint=error.hint)
 
-    def check(self, plan: Plan, executor: object = None) -> None:
+    def check(self, plan: Plan, executor: object = None, unlooked: Collection[str] = ()) -> None:
         """Report problems of inputs and models that are known before anything runs.
 
         And what an executor lacks that tells. Nodes that only such nodes would read are not made
-        either.
+        either. `unlooked`: targets whose files are looked at later, and fetched anew where they are
+        damaged.
         """
         if not any(state.verdict in UNFINISHED for state in plan.states.values()):
             return
@@ -55,6 +56,8 @@ class Failures:
 
         lacks = getattr(executor, "missing", None)
         for problem in problems(self._planner, plan, lacks):
+            if problem.target in unlooked:
+                continue
             nodes = [plan.states[name].node for name in problem.nodes if name not in self._names]
             if problem.fact not in self._told and nodes:
                 self._told.add(problem.fact)

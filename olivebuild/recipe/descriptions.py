@@ -24,7 +24,8 @@ LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
 @cache
 def texts() -> dict[str, dict[str, str]]:
     """Return record -> field -> text, of fields.toml. A kind's record is called as the kind."""
-    return tomllib.loads(Path(__file__).with_name("fields.toml").read_text("utf-8"))
+    with open(Path(__file__).with_name("fields.toml"), "rb") as f:
+        return tomllib.load(f)
 
 
 def described(record: str, model: type[BaseModel]) -> dict[str, str]:

@@ -67,7 +67,9 @@ def test_what_is_named_is_not_searched_for(below: Place) -> None:
 
 
 def test_init_writes_into_the_folder_at_hand(below: Place) -> None:
-    (below.folder / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (below.folder / "rows.jsonl").write_text(
+        "".join(f'{{"prompt": "text {n}", "completion": "b{n}"}}\n' for n in range(20))
+    )
     done = below.run("init", "--model", "hf:some/model", "--data", "rows.jsonl")
     assert done.code == 0, done.err
     assert Path(below.folder / "olivebuild.yaml").is_file()

@@ -64,7 +64,7 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Callable[[BuildError], str]:
     stream = io.StringIO()
     monkeypatch.setattr(
         console,
-        "Console",
+        "Folding",
         lambda **more: Console(file=stream, **{k: v for k, v in more.items() if k != "stderr"}),
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from olivebuild.cli.options import JSON, TARGETS, open_all, recipe_options
+from olivebuild.cli.options import JSON, TARGETS, check_no_target, open_all, recipe_options
 from olivebuild.core.errors import BuildError, RecipeError, StoreError, Where
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ ACTIONS = ("push", "pull", "status", "keygen")
 
 
 @click.command()
-@click.argument("action", type=click.Choice(ACTIONS))
+@click.argument("action", type=click.Choice(ACTIONS), required=False)
 @TARGETS
 @recipe_options
 @click.option("--url", metavar="URL", help="The remote cache; else that of OLIVEBUILD_REMOTE.")
 @JSON
 @click.pass_context
 def remote(
-    ctx: click.Context, action: str, targets: tuple[str, ...], url: str | None, as_json: bool
+    ctx: click.Context, action: str | None, targets: tuple[str, ...], url: str | None, as_json: bool
 ) -> None:
     """Share results through a remote cache, and see which are there.
 
@@ -43,6 +43,9 @@ def remote(
     olivebuild remote push onnx-int4 bench
     olivebuild remote keygen
     """
+    check_no_target(ctx, "remote")
+    if action is None:
+        raise click.UsageError(f"say what to do: {', '.join(ACTIONS)}", ctx)
     if action == "keygen":
         _keygen()
         return

@@ -199,7 +199,8 @@ def _finish(part: Path, out: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_bytes().splitlines()]
+    with open(file, "rb") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def to_table(rows: Sequence[dict[str, Any]], separator: str) -> str:

@@ -5,7 +5,6 @@ The tokens are those of a training, by the same functions, and remembered with t
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from olivebuild.api.result import Result
 from olivebuild.core.errors import InputError
+from olivebuild.core.fs.small_files import read_json
 from olivebuild.data.origins import Origins, origins_of
 from olivebuild.ml.data.examples import Table, read_table
 from olivebuild.steps.adapter import AdapterFields
@@ -55,7 +55,7 @@ def run(job: Job) -> None:
 
 def _of_table(table: Table, path: Path) -> dict[str, Any]:
     """Return what is told of a split without its tokens."""
-    report = json.loads((path.parent / "report.json").read_text("utf-8"))
+    report = read_json(path.parent / "report.json")
     # Rows of a test file are read and dropped apart from the others.
     counts = report["test"] if path.stem == "test" and "test" in report else report
     labels = Counter(row["label"] for row in table.rows if row["label"])
