@@ -22,6 +22,8 @@ from olivebuild.planner.states import Verdict
 if TYPE_CHECKING:
     from olivebuild.metrics.early_decision import EarlyGates, Standing
 
+MADE = (Verdict.FRESH, Verdict.CACHED)
+"""Verdicts of a table that is there, or is restored: it says what its gates are."""
 ROLE = re.compile(r"(?:accuracy|adapter)\[(\d+)\]")
 """The role by which a table reads a model's answers, those of the recipe's own seed."""
 
@@ -75,7 +77,7 @@ class RunningGates:
         """Take in the rows of all models that are judged, of benchmarks that are not made yet."""
         for target in plan.targets:
             state = plan.states[target]
-            if state.node.kind != "benchmark" or state.verdict is Verdict.FRESH:
+            if state.node.kind != "benchmark" or state.verdict in MADE:
                 continue
             if benchmark := self._benchmark(target):
                 self._read_finished(plan, benchmark)
