@@ -6,6 +6,7 @@ The place at which they end up is the store's to name.
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,6 +48,7 @@ class Batch:
         self._first: tuple[Path, str] | None = None
         """The first blob, until there is a second: alone it needs no thread."""
         self._open: set[BlobWriter] = set()
+        self._lock = threading.Lock()
 
     def blob(self, mode: int = DEFAULT_MODE) -> BlobWriter:
         """`mode`: who may read it, by the system's bits; never more than the store's own."""
@@ -58,17 +60,22 @@ class Batch:
         self._open.discard(writer)
 
     def finish(self, temporary: Path, name: str) -> None:
-        if self._pool is None:
-            if self._first is None:
-                self._first = temporary, name
-                return
-            from concurrent.futures import ThreadPoolExecutor
+        """Publish a blob that is written, soon. Threads may call it at once."""
+        oldest = None
+        with self._lock:
+            if self._pool is None:
+                if self._first is None:
+                    self._first = temporary, name
+                    return
+                from concurrent.futures import ThreadPoolExecutor
 
-            self._pool = ThreadPoolExecutor(8)
-            self._pending.append(self._pool.submit(self._publish, *self._first))
-        if len(self._pending) > 64:
-            self._pending.pop(0).result()
-        self._pending.append(self._pool.submit(self._publish, temporary, name))
+                self._pool = ThreadPoolExecutor(8)
+                self._pending.append(self._pool.submit(self._publish, *self._first))
+            self._pending.append(self._pool.submit(self._publish, temporary, name))
+            if len(self._pending) > 64:
+                oldest = self._pending.pop(0)
+        if oldest:
+            oldest.result()
 
     def _publish(self, temporary: Path, name: str) -> None:
         path = self.store.path(name)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -56,3 +59,30 @@ def test_a_damaged_blob_of_that_name_is_replaced(store: Store) -> None:
         writer.write(b"whole")
         assert writer.done() == name
     assert store.path(name).read_bytes() == b"whole"
+
+
+def test_threads_may_write_blobs_of_one_batch(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tensors of a conversion do: the first two of them decide that there are several."""
+    together = Barrier(4)
+
+    def write(text: str, batch: Batch) -> str:
+        writer = batch.blob()
+        writer.write(text.encode())
+        together.wait()
+        return writer.done()
+
+    class Slow(ThreadPoolExecutor):
+        """One that takes its time to begin, as its first import does."""
+
+        def __init__(self, workers: int) -> None:
+            time.sleep(0.05)
+            super().__init__(workers)
+
+    texts = [f"text {thread}" for thread in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", Slow)
+        with Batch(store, store.scratch("t"), sync=False) as batch:
+            names = list(pool.map(write, texts, [batch] * 4))
+    assert [store.read(name).decode() for name in names] == texts
