@@ -82,14 +82,16 @@ def test_a_second_machine_restores_everything(team: Team) -> None:
     assert other.build().end["restored"] == []
 
 
-def test_what_is_not_wanted_is_not_fetched(team: Team) -> None:
+def test_pull_brings_what_the_goals_need(team: Team) -> None:
     one, other = team.machine("one"), team.machine("other")
-    one.edit("outputs: {x: x.bin}}", "outputs: {x: x.bin}}\n  base: {kind: model, source: tiny}")
     one.build()
-    done = other.run("remote", "pull", "last", "--json")
-    assert json.loads(done.out)["brought"] == ["first", "last", "middle"]
-    # Inputs of what is there are folders in build/ here, so all three are wanted.
-    assert other.build().end["ran"] == []
+    done = other.run("remote", "pull", "middle", "--json")
+    pulled = json.loads(done.out)
+    assert (pulled["brought"], pulled["left"]) == (["first", "middle"], [])
+    assert pulled["bytes"] > 2 * team.size
+    del other.environment["OLIVEBUILD_REMOTE"]
+    assert other.build("middle").end["ran"] == []
+    assert other.build("last").end["ran"] == ["last"]
 
 
 def test_only_what_the_remote_lacks_is_made(team: Team) -> None:
