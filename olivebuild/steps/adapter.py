@@ -66,7 +66,7 @@ class Training(Fields):
     """The state is kept every minute, and every so many steps, too. Changes no result."""
     sample_answers: Annotated[int, Field(ge=0, le=8)] = 2
     """Rows whose answers are shown while training, as the model would write them then; 0 for none.
-    They take at most 2 % of the time. Changes no result.
+    They are asked as seldom as keeps them to about 2 % of the time. Changes no result.
     """
 
     def resolved(self) -> Training:
