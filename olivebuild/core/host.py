@@ -124,12 +124,13 @@ def describe() -> dict[str, str]:
 def timing_facts() -> dict[str, str]:
     """Return what the key of a measurement holds of the machine.
 
-    Beside `describe()` the processors that this process may use, where they are not all, and the
-    GPUs' driver.
+    Of `describe()` all but the memory, which virtual machines are given more of as they use it;
+    the processors that this process may use, where they are not all, and the GPUs' driver.
     """
+    machine = {name: fact for name, fact in describe().items() if name != "memory"}
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = {} if usable == os.cpu_count() else {"usable cores": str(usable)}
-    return describe() | cores | ({"driver": driver} if (driver := gpu_driver()) else {})
+    return machine | cores | ({"driver": driver} if (driver := gpu_driver()) else {})
 
 
 @cache

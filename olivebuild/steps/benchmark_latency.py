@@ -39,8 +39,9 @@ class LatencyFields(Fields):
 
 class Latency(Step):
     kind = "benchmark-latency"
-    version = 4
+    version = 5
     changes: ClassVar = {
+        5: "the key no longer holds the memory of the machine",
         4: "the key holds the models' structures instead of their content, models of one structure "
         "are measured once, and a control runs beside them"
     }
