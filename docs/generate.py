@@ -24,7 +24,8 @@ from olivebuild.api.step import kinds, step_of
 from olivebuild.cli.main import main as olivebuild
 from olivebuild.metrics.catalogue import ALL
 from olivebuild.recipe.descriptions import described, nested
-from olivebuild.recipe.schema import recipe_schema
+from olivebuild.recipe.executors import MODELS, Machine, Prepared, Reached, Site
+from olivebuild.recipe.schema import executor_schema, recipe_schema
 
 REFERENCE = Path(__file__).parent / "reference"
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -90,6 +91,25 @@ def recipe() -> str:
     return "\n".join(sections)
 
 
+def executors() -> str:
+    """Return a table of the fields that kinds of executors share, and one for each kind."""
+    shared: tuple[type[Machine], ...] = (Site, Reached, Prepared)
+    models: list[type[Machine]] = [*shared, *MODELS.values()]
+    sections = []
+    for model in models:
+        inherited = {n for m in model.__mro__[1:] for n in getattr(m, "model_fields", ())}
+        schema = executor_schema(model)
+        for name in inherited | {"kind"}:
+            schema["properties"].pop(name, None)
+        if not schema["properties"]:
+            continue
+        kinds_of = [k for k, m in MODELS.items() if issubclass(m, model)]
+        intro = "Those of all these kinds." if model in shared else _introduction(model)
+        table = _fields(model.__name__, model, schema)
+        sections.append(f"### {', '.join(kinds_of)}\n\n{intro}\n\n{table}\n")
+    return "\n".join(sections)
+
+
 def _fields(record: str, model: type[BaseModel], schema: dict[str, Any]) -> str:
     texts = described(record, model)
     required = {*schema.get("required", []), *schema.get("then", {}).get("required", [])}
@@ -123,6 +143,8 @@ def _type(schema: dict[str, Any]) -> str:
         return f"`{schema['const']}`"
     if schema["type"] == "array":
         return f"list of {_type(schema['items'])}"
+    if schema["type"] == "object" and schema["additionalProperties"] is True:
+        return "mapping"
     if schema["type"] == "object":
         return f"mapping to {_type(schema['additionalProperties'])}"
     bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
@@ -151,7 +173,12 @@ def metrics() -> str:
     return "\n".join([*head, *rows])
 
 
-PAGES: dict[str, Callable[[], str]] = {"commands": commands, "recipe": recipe, "metrics": metrics}
+PAGES: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "executors": executors,
+    "metrics": metrics,
+    "recipe": recipe,
+}
 
 
 def pages() -> dict[Path, str]:

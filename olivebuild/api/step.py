@@ -87,6 +87,8 @@ class Step:
     """Runs alone, whatever -j."""
     gpu: ClassVar[bool] = False
     """Takes a GPU where there is one."""
+    spans_nodes: ClassVar[bool] = False
+    """Several machines can share its work: `resources: {nodes: 2}`."""
     preload: ClassVar[tuple[str, ...]] = ()
     """Modules that `run` imports, all but torch and its like: a worker that waits for such a step
     can import them meanwhile.

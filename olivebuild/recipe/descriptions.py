@@ -30,7 +30,12 @@ def texts() -> dict[str, dict[str, str]]:
 
 def described(record: str, model: type[BaseModel]) -> dict[str, str]:
     """Return field -> description in Markdown, by the fields' names in a recipe."""
-    return docstrings(model) | texts().get(record, {})
+    described: dict[str, str] = {}
+    for ancestor in reversed(model.__mro__):
+        # Those that a record inherits are described where they are declared.
+        if issubclass(ancestor, BaseModel) and ancestor.__module__ == model.__module__:
+            described |= docstrings(ancestor)
+    return described | texts().get(record, {})
 
 
 def plain(text: str) -> str:

@@ -16,6 +16,7 @@ from olivebuild.core.fs.small_files import read_text
 if TYPE_CHECKING:
     from olivebuild.api.step import Target
     from olivebuild.recipe.document import Document
+    from olivebuild.recipe.executors import Machine
     from olivebuild.recipe.validate import Cache, Checked
 
 FILE_NAME = "olivebuild.yaml"
@@ -74,7 +75,7 @@ class Recipe:
         return self._checked.limits
 
     @property
-    def executors(self) -> dict[str, str]:
+    def executors(self) -> dict[str, Machine]:
         return self._checked.executors
 
     @property

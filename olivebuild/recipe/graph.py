@@ -203,8 +203,8 @@ def _outlines(recipe: Recipe) -> dict[str, Outline]:
 
 def _elsewhere(recipe: Recipe, target: Target) -> str:
     """Return the executor of a target as a note names it; "" for this machine."""
-    kind = recipe.executors.get(target.executor, "local")
-    return "" if kind == "local" else f"{target.executor} ({kind})"
+    machine = recipe.executors.get(target.executor)
+    return f"{target.executor} ({machine.kind})" if machine and machine.kind != "local" else ""
 
 
 def _nodes(recipe: Recipe, target: Target) -> list[Node]:

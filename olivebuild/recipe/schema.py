@@ -10,7 +10,7 @@ from olivebuild.api.node import NAME
 from olivebuild.api.step import kinds, step_of
 from olivebuild.recipe.command_names import COMMANDS
 from olivebuild.recipe.descriptions import describe, described, nested, plain
-from olivebuild.recipe.executors import MODELS
+from olivebuild.recipe.executors import MODELS, Machine
 from olivebuild.recipe.validate import NUMERICS, Cache
 
 RESOURCES: dict[str, Any] = {
@@ -63,7 +63,7 @@ def recipe_schema() -> dict[str, Any]:
         "properties": {"kind": {"enum": list(kinds()), "description": "what the target is"}},
         "allOf": branches,
     }
-    executors = [_record(model) for model in MODELS.values()]
+    executors = [executor_schema(model) for model in MODELS.values()]
     names = {"type": "string", "pattern": f"^{NAME.pattern}$"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -99,6 +99,13 @@ def recipe_schema() -> dict[str, Any]:
         },
         "$defs": definitions,
     }
+
+
+def executor_schema(model: type[Machine]) -> dict[str, Any]:
+    """Return the schema of a kind of executor."""
+    schema = _record(model)
+    schema["required"] = ["kind"]
+    return schema
 
 
 def _record(model: type[Fields]) -> dict[str, Any]:

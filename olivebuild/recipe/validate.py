@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
@@ -15,15 +15,17 @@ from olivebuild.api.node import NAME, Ref, amount_of
 from olivebuild.api.step import KINDS, Fields, Step, Target, kinds, step_of
 from olivebuild.core.errors import InvalidValue, Problem, RecipeError, Where
 from olivebuild.core.fs import portable_names
-from olivebuild.core.text import aside, did_you_mean, size_of
+from olivebuild.core.text import aside, did_you_mean, size_of, span_of
 from olivebuild.recipe import document
 from olivebuild.recipe.command_names import COMMANDS
 from olivebuild.recipe.document import Document
-from olivebuild.recipe.executors import MODELS
 from olivebuild.recipe.field_errors import faults, types_of, unknown, validate
 from olivebuild.recipe.matrix import Matrices
 from olivebuild.recipe.overrides import override
 from olivebuild.recipe.placeholders import within, without
+
+if TYPE_CHECKING:
+    from olivebuild.recipe.executors import Machine
 
 
 class Cache(Fields):
@@ -52,8 +54,8 @@ class Checked:
     limits: dict[str, float] = field(default_factory=dict)
     """resource -> the amount that there is of it."""
 
-    executors: dict[str, str] = field(default_factory=dict)
-    """The name of an executor -> its kind."""
+    executors: dict[str, Machine] = field(default_factory=dict)
+    """The name of an executor -> its fields."""
     strict: bool = False
     """Whether the machine's numerics are a part of every key whose result they can change."""
     notes: tuple[str, ...] = ()
@@ -143,14 +145,18 @@ def _top(doc: Document) -> dict[str, Any]:
     return top
 
 
-def _executors(doc: Document, value: object) -> dict[str, str]:
-    """Return the kind of each executor by its name. Raises RecipeError."""
+def _executors(doc: Document, value: object) -> dict[str, Machine]:
+    """Return the fields of each executor by its name. Raises RecipeError."""
+    if value == {}:
+        return {}
+    from olivebuild.recipe.executors import MODELS, problem_of
+
     hint = f"executors: {{NAME: {{kind: ...}}}}, one of {', '.join(MODELS)}"
     if not isinstance(value, dict):
         raise RecipeError(
             "`executors:` maps names to machines", where=doc.where(("executors",)), hint=hint
         )
-    kinds_of = {}
+    read = {}
     for name, fields in value.items():
         path = ("executors", name)
         if not isinstance(fields, dict) or not isinstance(kind := fields.get("kind"), str):
@@ -159,9 +165,12 @@ def _executors(doc: Document, value: object) -> dict[str, str]:
             raise unknown(doc, (*path, "kind"), "kind of executor", kind, MODELS)
         # What a placeholder stands for is asked when something is to run there.
         filled = without(fields, [at for at, _ in within(fields)])
-        validate(doc, MODELS[kind], filled, path, f"the executor {name}")
-        kinds_of[str(name)] = kind
-    return kinds_of
+        model = validate(doc, MODELS[kind], filled, path, f"the executor {name}")
+        if problem := problem_of(model, fields):
+            fact = f"the executor {name}: {problem.fact}"
+            raise RecipeError(fact, where=doc.where(path), hint=problem.hint)
+        read[str(name)] = model
+    return read
 
 
 def _executor(doc: Document, name: str, value: object, executors: Iterable[str]) -> str:
@@ -201,12 +210,19 @@ def _target(
     # How fields go together is known when each has its value.
     if problem := None if placeholders else problem_of(step, fields):
         raise RecipeError(f"{name}: {problem.fact}", where=doc.where(path), hint=problem.hint)
+    resources = _resources(doc, value.get("resources", {}), (*path, "resources"))
+    if resources.get("nodes", 1.0) != 1.0 and not step.spans_nodes:
+        raise RecipeError(
+            f"{name}: a target of the kind {kind} is made on one machine",
+            where=doc.where((*path, "resources", "nodes")),
+            hint="leave out `nodes`",
+        )
     return Target(
         name,
         str(kind),
         step,
         fields,
-        _resources(doc, value.get("resources", {}), (*path, "resources")),
+        resources,
         _executor(doc, name, value.get("executor"), executors),
         placeholders,
     )
@@ -289,7 +305,7 @@ def _resources(doc: Document, value: object, path: document.Path) -> dict[str, f
     amounts = {}
     for name, amount in value.items():
         try:
-            amounts[name] = amount_of(amount)
+            amounts[name] = _span(amount) if name == "time" else amount_of(amount)
         except InvalidValue as e:
             raise RecipeError(
                 f"resources.{name}: {e.problem.fact}",
@@ -297,6 +313,11 @@ def _resources(doc: Document, value: object, path: document.Path) -> dict[str, f
                 hint=hint,
             ) from None
     return amounts
+
+
+def _span(value: object) -> float:
+    """Return the seconds of `2h`, or of a number. Raises InvalidValue."""
+    return float(span_of(value)) if isinstance(value, str) else amount_of(value)
 
 
 def _default(

@@ -242,6 +242,7 @@ class Adapter(Step):
     fields = AdapterFields
     alternatives = (TRAINED_OR_NOT, EPOCHS_OR_STEPS, WARMUP, JUDGED_BY)
     summary = "an adapter trained on `model` with `data`, or an adapter folder (`source`)"
+    spans_nodes = True
     runner = "olivebuild.ml.kinds.adapter"
 
     def libraries(self, fields: AdapterFields) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ KINDS = {
     "git": "git",
     "lm_eval": "the language model evaluation harness: pip install lm-eval",
     "mounts": "the right to mount a file system, which root has",
+    "sshd": "a server of ssh: openssh-server",
     "users": "the right to become another user, which root has",
 }
 """What OLIVEBUILD_REQUIRE can name, and what each is."""
