@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from olivebuild.api.result import Result
+from olivebuild.api.site import SiteRequirements
 from olivebuild.core.errors import BuildError
 
 
@@ -102,13 +103,18 @@ class Action(NamedTuple):
     numerics.py.
     """
 
+    elsewhere: SiteRequirements | None = None
+    """What another machine has to have, where it is to run on one."""
+
     def to_json(self) -> str:
         return json.dumps(
             self._asdict()
             | {
+                # The worker has been chosen by then.
+                "elsewhere": None,
                 "inputs": {
                     role: action_input._asdict() for role, action_input in self.inputs.items()
-                }
+                },
             }
         )
 

@@ -7,7 +7,7 @@ remember lies in the job's folder, so that another agent goes on where one was c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -36,6 +36,23 @@ class Needs(NamedTuple):
     nodes: int = 1
 
 
+NO_NEEDS = Needs()
+
+
+class SiteRequirements(NamedTuple):
+    """What a node asks of another machine that is to make it, so that its key holds there."""
+
+    needs: Needs = NO_NEEDS
+    libraries: Mapping[str, str] = {}
+    """Library -> the version that is part of its key."""
+    variables: Mapping[str, str] = {}
+    """Of the environment, those that are part of its key."""
+    numerics: Mapping[str, str] = {}
+    """Where they are part of its key, those of this machine."""
+    scripts: Sequence[str] = ()
+    """Files that its program reads, beside those that the action names."""
+
+
 class Launcher(Protocol):
     """Starts processes on a site. Its agent calls it, from one thread."""
 
@@ -51,5 +68,21 @@ class Launcher(Protocol):
     def state(self, ident: str) -> JobState:
         """Return what has become of a job. Raises BuildError where the site can't be asked."""
 
+    def ending(self, ident: str) -> str:
+        """Return a line of what the site says of a job that waits or has ended: `TIMEOUT`.
+
+        "" where it says nothing.
+        """
+
     def cancel(self, ident: str) -> None:
         """End a job: SIGTERM first, and SIGKILL to whatever is left. Doing it twice is right."""
+
+
+class LauncherFactory(Protocol):
+    """`open_launcher` of a module in executors/launchers."""
+
+    def __call__(self, options: Mapping[str, str], root: Path) -> Launcher:
+        """Return a launcher for jobs in `root`.
+
+        Raises BuildError for an option that it does not know, and for a program that is missing.
+        """

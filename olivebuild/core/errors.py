@@ -78,7 +78,8 @@ class BuildError(Exception):
         place = data.get("where")
         where = Where(*place) if isinstance(place, list) else None
         family = {
-            c.__name__: c for c in (RecipeError, InputError, StepError, GateError, StoreError)
+            c.__name__: c
+            for c in (RecipeError, InputError, StepError, NodeLost, GateError, StoreError)
         }
         kind = family.get(str(data.get("error")), StepError)
         return kind(str(data["fact"]), where=where, hint=str(data.get("hint", "")), target=target)
@@ -111,6 +112,10 @@ class InputError(BuildError):
 
 class StepError(BuildError):
     """A step ran and failed."""
+
+
+class NodeLost(StepError):
+    """A machine is gone that a step ran on: the step may be started again."""
 
 
 class GateError(StepError):

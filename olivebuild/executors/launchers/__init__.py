@@ -1,0 +1,1 @@
+"""Launchers, which start the jobs of a site."""
