@@ -74,7 +74,8 @@ class LocalExecutor:
         running = [child.action for child in self._running.values() if child.action]
         if any(a.exclusive for a in running) or (action.exclusive and running):
             return False
-        return len(self._running) < self.jobs and len(self._tokens) >= self._gpus_for(action)
+        free = len(self._tokens) + sum(len(child.tokens) for child in self._idle)
+        return len(self._running) < self.jobs and free >= self._gpus_for(action)
 
     def _gpus_for(self, action: Requirements) -> int:
         """A step that could use more GPUs than there are makes do with those."""
@@ -91,15 +92,17 @@ class LocalExecutor:
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         count = self._gpus_for(action)
         action = action._replace(numerics=numerics.here(gpu=bool(count)))
-        if count or any(source.trust_remote_code for source in action.inputs.values()):
-            # A GPU is given back when the process ends that held it, and what code a model's
-            # folder brings along leaves behind ends with it.
+        if any(source.trust_remote_code for source in action.inputs.values()):
+            # What code a model's folder brings along leaves behind ends with its process.
             action = action._replace(reuses_worker=False)
         line = request(action, log, self._code)
         if action.exclusive:
-            self._dismiss()
-        child = self._waiting(action) if action.reuses_worker else None
+            self._dismiss(self._idle)
+        child = self._waiting(action, count) if action.reuses_worker else None
         if child is None:
+            while len(self._tokens) < count:
+                # A GPU is given back when the process ends that held it.
+                self._dismiss([next(child for child in self._idle if child.tokens)])
             tokens, self._tokens = self._tokens[:count], self._tokens[count:]
             # A process that goes on to other actions must not hold the first one's lock.
             child = self._child(
@@ -109,16 +112,18 @@ class LocalExecutor:
         self._running[action.node] = child
         _send(child.process, line)
 
-    def _dismiss(self) -> None:
-        """End the processes that wait: one may still import what it was told to."""
-        idle, self._idle = self._idle, []
+    def _dismiss(self, idle: Sequence[Child]) -> None:
+        """End processes that wait: one may still import what it was told to."""
+        ended = {id(child) for child in idle}
+        self._idle = [child for child in self._idle if id(child) not in ended]
         for child in idle:
             _signal(child.process, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
             _end(child)
+            self._tokens += child.tokens
 
-    def _waiting(self, action: Action) -> Child | None:
-        """A process that waited for more, and has this action now."""
-        while child := self._fitting(action):
+    def _waiting(self, action: Action, gpus: int) -> Child | None:
+        """A process that waited for more, with as many GPUs, and has this action now."""
+        while child := self._fitting(action, gpus):
             self._idle = [other for other in self._idle if other is not child]
             with self._handing_over:
                 if not child.ended:
@@ -126,12 +131,14 @@ class LocalExecutor:
                     return child
             # Whatever ended it, it was waiting: nothing is lost.
             _end(child)
+            self._tokens += child.tokens
         return None
 
-    def _fitting(self, action: Action) -> Child | None:
+    def _fitting(self, action: Action, gpus: int) -> Child | None:
         """Return a process that waits for such an action, or else for any."""
-        waiting = [child for child in self._idle if action.kind in child.expects]
-        waiting = waiting or [child for child in self._idle if not child.expects]
+        idle = [child for child in self._idle if len(child.tokens) == gpus]
+        waiting = [child for child in idle if action.kind in child.expects]
+        waiting = waiting or [child for child in idle if not child.expects]
         return waiting[-1] if waiting else None
 
     def _child(
@@ -149,10 +156,10 @@ class LocalExecutor:
             return None
         if isinstance(message, Outcome):
             child = self._running.pop(message.node)
-            self._tokens += child.tokens
             if child.process.poll() is None:
                 self._idle.append(child)
             else:
+                self._tokens += child.tokens
                 _end(child)
         return message
 
@@ -172,7 +179,7 @@ class LocalExecutor:
         for child in (*children, *self._idle):
             _end(child)
         # Another build may come, with nothing of this one.
-        self._tokens += [token for child in children for token in child.tokens]
+        self._tokens += [token for child in (*children, *self._idle) for token in child.tokens]
         self._queue = queue.SimpleQueue()
         self._running.clear()
         self._idle.clear()

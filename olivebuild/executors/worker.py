@@ -76,8 +76,7 @@ def main() -> int:
             return code
         os.chdir(os.path.abspath(os.sep))
         if heavy:
-            # A model's modules refer to one another.
-            gc.collect()
+            _release_memory()
         _log_to(os.devnull)
         expects = [str(kind) for kind, _ in action.consumers] if heavy else []
         stream.write(json.dumps({"event": "idle", "expects": expects}) + "\n")
@@ -109,6 +108,15 @@ def _modules_for(consumers: Sequence[list[object]], *, heavy: bool) -> list[str]
     if not fitting:
         return None
     return [module for step in fitting for module in (*step.preload, *step.preload_once)]
+
+
+def _release_memory() -> None:
+    """Give back what the last action has left, on the GPUs, too."""
+    # A model's modules refer to one another.
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _log_to(file: str) -> None:

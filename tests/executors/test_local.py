@@ -332,14 +332,32 @@ def test_a_model_that_brings_code_along_has_a_process_of_its_own(
     assert workers[0] == workers[2] != workers[1]
 
 
-def test_an_action_that_holds_a_gpu_has_a_process_of_its_own(tmp_path: Path) -> None:
-    executor = LocalExecutor(1, ["0"])
+def test_a_process_with_a_gpu_goes_on_to_actions_that_take_as_many(tmp_path: Path) -> None:
+    executor = LocalExecutor(2, ["0", "1"])
     workers = []
-    for name in ("first", "second"):
-        assert run(executor, action(tmp_path, name, gpus=1), tmp_path).error is None
+    for name, gpus in (("first", 1), ("second", 1), ("plain", 0), ("third", 1)):
+        assert run(executor, action(tmp_path, name, gpus=gpus), tmp_path).error is None
         workers.append(worker_of(tmp_path, name))
+    assert workers[0] == workers[1] == workers[3] != workers[2]
+    # Whoever needs all GPUs has them: the process that waits with one ends.
+    both = action(tmp_path, "both", gpus=2)
+    assert executor.can_start(both)
+    assert run(executor, both, tmp_path).error is None
+    assert worker_of(tmp_path, "both") not in workers
     executor.cancel()
-    assert workers[0] != workers[1]
+    assert executor.can_start(both)
+    assert sorted(executor._tokens) == ["0", "1"]
+
+
+def test_the_gpu_of_a_process_that_ended_while_it_waited_is_given_on(tmp_path: Path) -> None:
+    executor = LocalExecutor(1, ["0"])
+    assert run(executor, action(tmp_path, "first", gpus=1), tmp_path).error is None
+    psutil.Process(worker_of(tmp_path, "first")).kill()
+    executor._idle[0].reader.join()
+    assert run(executor, action(tmp_path, "second", gpus=1), tmp_path).error is None
+    assert worker_of(tmp_path, "second") != worker_of(tmp_path, "first")
+    executor.cancel()
+    assert executor._tokens == ["0"]
 
 
 def test_a_process_that_was_started_ahead_in_vain_ends(monkeypatch: pytest.MonkeyPatch) -> None:
