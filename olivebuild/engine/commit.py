@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO
@@ -20,7 +21,7 @@ from olivebuild.core.errors import Damaged, InputError, StepError
 from olivebuild.core.fs.files import files_below
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Demand, State
-from olivebuild.planner.trace_lookup import MOST_CONTENTS, ONLY_FOR, only_for
+from olivebuild.planner.trace_lookup import carried_on
 from olivebuild.planner.workspace import LastBuild, Workspace
 
 
@@ -224,9 +225,8 @@ class Commit:
         if self._node.computes and self._outcome.numerics:
             provenance["numerics"] = self._outcome.numerics
         before = self._planner.traces.get(self._key)
-        if before and (now := only_for(provenance)):
-            # Two nodes with one key would make it in turns, for ever.
-            provenance[ONLY_FOR] = [*only_for(before.provenance), *now][-MOST_CONTENTS:]
+        if before:
+            provenance = carried_on(before.provenance, provenance, time.time())
         return Trace(
             key=self._key,
             kind=self._node.kind,

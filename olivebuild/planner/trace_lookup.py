@@ -24,6 +24,10 @@ ONLY_FOR = "only_for"
 """The key of a trace's provenance with contents of inputs that are not keyed, a list of digests
 each: those to which alone it counts.
 """
+COUNTS_UNTIL = "counts_until"
+"""The key of a trace's provenance with the time, in seconds since 1970, to which it counts for all
+contents: of a measurement on a machine that was as busy the time before.
+"""
 MOST_CONTENTS = 20
 DAY = 86400.0
 
@@ -151,6 +155,10 @@ class TraceFinder(Struct, frozen=True, kw_only=True):
         allowed = only_for(trace.provenance)
         if not allowed or content_beside(self.graph, node, lookups) in allowed:
             return ()
+        until = trace.provenance.get(COUNTS_UNTIL)
+        # The clock is read only for what was measured on a machine that is often busy.
+        if isinstance(until, int | float) and self.scan.now < until:
+            return ()
         if self.refused.setdefault(key, trace) != trace:
             return ()
         return (Reason("age", "measured on a busy machine, for other models"),)
@@ -193,6 +201,22 @@ def only_for(provenance: Mapping[str, object]) -> list[object]:
     """Return the contents of inputs to which alone a result counts; empty: it counts to all."""
     allowed = provenance.get(ONLY_FOR)
     return allowed if isinstance(allowed, list) else []
+
+
+def carried_on(
+    before: Mapping[str, object], provenance: Mapping[str, object], now: float
+) -> dict[str, object]:
+    """Return the provenance of a result that takes the place of another under its key.
+
+    It counts for what the other counted for, too: two nodes with one key would make it in turns,
+    for ever. Where both count for their contents alone it counts for all for a day: another
+    measurement would find the machine as busy, and take as long.
+    """
+    allowed, earlier = only_for(provenance), only_for(before)
+    if not allowed:
+        return dict(provenance)
+    until = {COUNTS_UNTIL: now + DAY} if earlier else {}
+    return {**provenance, ONLY_FOR: [*earlier, *allowed][-MOST_CONTENTS:], **until}
 
 
 def content_beside(graph: Graph, node: Node, lookups: Mapping[str, Lookup]) -> list[str]:

@@ -11,7 +11,14 @@ from msgspec import structs
 from olivebuild.cache.traces import Trace
 from olivebuild.planner.plan import Planner
 from olivebuild.planner.states import Lookup, Verdict
-from olivebuild.planner.trace_lookup import DAY, MADE_AT, ONLY_FOR, TraceFinder
+from olivebuild.planner.trace_lookup import (
+    COUNTS_UNTIL,
+    DAY,
+    MADE_AT,
+    ONLY_FOR,
+    TraceFinder,
+    carried_on,
+)
 from tests.support.sites import NEW, Site
 
 
@@ -164,3 +171,17 @@ def test_what_is_not_keyed_changes_no_key_unless_the_result_is_for_one_content(s
     assert refusing.plan(["b"]).lookups["b"].verdict is Verdict.FRESH
     for one in (planner, refusing):
         one.traces.close()
+    # A machine that was busy twice is not measured for each new model.
+    for until, verdict in ((time.time() + DAY, Verdict.FRESH), (time.time() - 1, Verdict.STALE)):
+        provenance = {ONLY_FOR: [[first["x"]]], COUNTS_UNTIL: until}
+        planner.traces.put(structs.replace(made, provenance=provenance))
+        assert beside(site).plan(["b"]).lookups["b"].verdict is verdict
+    planner.traces.close()
+
+
+def test_two_measurements_of_a_busy_machine_count_for_a_day() -> None:
+    busy, quiet = {ONLY_FOR: [["1"]], MADE_AT: 5.0}, {MADE_AT: 6.0}
+    assert carried_on(busy, quiet, 9.0) == quiet
+    assert carried_on(quiet, busy, 9.0) == busy
+    twice = carried_on({ONLY_FOR: [["2"]]}, busy, 9.0)
+    assert twice == {ONLY_FOR: [["2"], ["1"]], MADE_AT: 5.0, COUNTS_UNTIL: 9.0 + DAY}

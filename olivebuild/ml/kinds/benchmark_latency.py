@@ -35,7 +35,7 @@ def run(job: Job) -> None:
             "the machine did meanwhile counts"
         )
     if busy := result["latency"]["busy"]:
-        job.note(f"{busy_machine(busy)}; this counts for these models alone")
+        job.note(f"{busy_machine(busy)}; the next models are measured once more")
     (job.out / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     provenance: dict[str, object] = {"made_at": started}
     if result["latency"]["busy"]:
