@@ -22,6 +22,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks._measure import Claim, Cost, end, run, table
@@ -282,7 +283,8 @@ def make_model(folder: Path, options: argparse.Namespace) -> int:
     )
 
 
-def write_model(name: str, options: dict[str, int]) -> None:
+def write_model(name: str, options: dict[str, Any]) -> None:
+    """`texts` are files whose words the tokenizer learns; else it knows little but letters."""
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -290,6 +292,7 @@ def write_model(name: str, options: dict[str, int]) -> None:
 
     folder = Path(name)
     folder.mkdir()
+    texts = [Path(file).read_text("utf-8") for file in options.get("texts", ())]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer, tokenizer.decoder = (
         pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -297,12 +300,13 @@ def write_model(name: str, options: dict[str, int]) -> None:
     )
     special = ["<unk>", "<s>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=390,
+        vocab_size=options["vocabulary"] if texts else 390,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 10, trainer)
+    texts = texts or ["the quick brown fox jumps over the lazy dog"] * 10
+    tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="<unk>",
