@@ -19,6 +19,7 @@ KINDS = {
     "lm_eval": "the language model evaluation harness: pip install lm-eval",
     "mounts": "the right to mount a file system, which root has",
     "sshd": "a server of ssh: openssh-server",
+    "slurm": "slurmctld, slurmd and munged: apt-get install slurm-wlm munge",
     "users": "the right to become another user, which root has",
 }
 """What OLIVEBUILD_REQUIRE can name, and what each is."""
