@@ -18,6 +18,7 @@ KINDS = {
     "git": "git",
     "lm_eval": "the language model evaluation harness: pip install lm-eval",
     "mounts": "the right to mount a file system, which root has",
+    "ray": "Ray: pip install 'olivebuild[ray]', and the right to make namespaces",
     "sshd": "a server of ssh: openssh-server",
     "slurm": "slurmctld, slurmd and munged: apt-get install slurm-wlm munge",
     "users": "the right to become another user, which root has",
