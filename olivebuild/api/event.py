@@ -16,6 +16,8 @@ or after a step
 {"event": "note", "target": t, "node": n, "text": x}
 {"event": "fetched", "target": t, "node": n, "bytes": b}               its result came from the
 remote cache into this one
+{"event": "transfer", "what": "fetching" | "uploading", "done": bytes, "total": bytes}
+                                                                       of the remote cache, so far
 {"event": "waiting", "target": t, "node": n}                           another build makes this key
 {"event": "restored" | "finished", "target": t, "node": n, "seconds": s}
 {"event": "stopping", "target": t, "node": n}                          the build was interrupted

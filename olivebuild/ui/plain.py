@@ -33,6 +33,10 @@ WORK = ("training", "judging", "measuring")
 """Phases that are most of their step: their pace tells what is left, whatever the last time was."""
 SLOWEST = 20.0
 """The most by which this run is taken to be slower or faster than the last one."""
+TRANSFERS = {"fetching": "from remote", "uploading": "to remote"}
+"""What is on its way -> the name of its row."""
+LONG_SECONDS = 10.0
+"""The time that a transfer may take without a plain line."""
 SILENCE_SECONDS = 60.0
 """Longest time without a line of a running step that reports progress."""
 
@@ -197,10 +201,12 @@ class Lines:
             self._start(node, data)
         elif event.name in ("finished", "restored", "failed", "stopping"):
             self._end(event.name, node, data)
-        elif event.name in ("sample", "decided", "note", "waiting"):
+        elif event.name in ("sample", "decided", "note", "waiting", "fetched"):
             self._say(event.name, node, data)
         elif event.name == "hashing":
             self._hashing(str(data["file"]), data["done"], data["total"])
+        elif event.name == "transfer":
+            self._transfer(str(data["what"]), data["done"], data["total"])
         elif event.name == "working":
             self._work(node, str(data["what"]))
         elif node in self._rows:
@@ -233,6 +239,8 @@ class Lines:
             self._line("bright_black", "note", node, str(data["text"]))
         elif event == "waiting":
             self._line("cyan", "wait", node, "another build makes it")
+        elif event == "fetched":
+            self._line("cyan", "fetched", node, f"{size(data['bytes'])} from the remote cache")
 
     @property
     def draws(self) -> bool:
@@ -284,6 +292,19 @@ class Lines:
             del self._rows[file]
         else:
             self._draw()
+
+    def _transfer(self, what: str, done: int, total: int) -> None:
+        """Change the row of what is on its way from, or to, the remote cache."""
+        now, name = self._clock(), TRANSFERS[what]
+        row = self._rows.get(name) or Row(now, what=what, first=done, since=now, in_bytes=True)
+        self._rows[name] = row.progress(what, done, total, now)
+        if done >= total:
+            del self._rows[name]
+        elif self.draws or now - row.since < LONG_SECONDS:
+            self._told.setdefault(name, (what, 0, now))
+            self._draw()
+        else:
+            self._tell(name)
 
     def _end(self, event: str, node: str, data: Mapping[str, Any]) -> None:
         row = self._rows.pop(node, None)

@@ -70,14 +70,19 @@ def _opened(project: Project, url: str) -> Iterator[RemoteCache]:
     from olivebuild.api.event import Event
     from olivebuild.core.text import clean
     from olivebuild.engine.remote.cache import RemoteCache
+    from olivebuild.ui.live import on_stderr
 
-    def tell(event: Event) -> None:
-        if event.name == "note" and event.data["target"] != "remote":
-            click.echo(clean(f"note: {event.data['target']}: {event.data['text']}"), err=True)
+    with on_stderr() as display:
 
-    listen: Listener = tell
-    with RemoteCache(url, project.planner.store, listen) as cache:
-        yield cache
+        def tell(event: Event) -> None:
+            if event.name == "transfer":
+                display(event)
+            if event.name == "note" and event.data["target"] != "remote":
+                click.echo(clean(f"note: {event.data['target']}: {event.data['text']}"), err=True)
+
+        listen: Listener = tell
+        with RemoteCache(url, project.planner.store, listen) as cache:
+            yield cache
     if cache.fault:
         raise StoreError(
             f"the remote cache can't be used: {cache.fault}",

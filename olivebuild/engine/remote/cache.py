@@ -5,7 +5,8 @@ A remote that fails stops no build: it is told once, and the build goes on witho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from olivebuild.api.event import Event, Listener
 from olivebuild.api.node import Node
@@ -33,7 +34,10 @@ class RemoteCache:
         """Keys of results that it has."""
         self._asked: set[str] = set()
         self._process = TransferProcess(
-            url, str(store.root), lambda why: self._tell(f"the remote cache is not used: {why}")
+            url,
+            str(store.root),
+            lambda why: self._tell(f"the remote cache is not used: {why}"),
+            self._tell_progress,
         )
 
     @property
@@ -158,9 +162,18 @@ class RemoteCache:
 
     def _tell_failed(self) -> None:
         failed = [transfer.error for transfer in self.uploads if transfer.error]
-        if failed and not self.fault:
+        if self.fault:
+            if left := len(failed) + len(self._process.pending):
+                results = "result was" if left == 1 else "results were"
+                hint = "`olivebuild remote push` does that"
+                self._tell(f"{left} {results} not uploaded; {hint}")
+        elif failed:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             self._tell(f"a result was not uploaded: {failed[0]}{more}")
 
     def _tell(self, text: str) -> None:
         self._listen(Event("note", {"target": NAME, "node": NAME, "text": text}))
+
+    def _tell_progress(self, message: Mapping[str, Any]) -> None:
+        data = {"what": message["way"], "done": message["done"], "total": message["total"]}
+        self._listen(Event("transfer", data))

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 from msgspec import Struct
 
@@ -22,6 +22,13 @@ from olivebuild.core.processes import python
 TIMEOUT = "OLIVEBUILD_REMOTE_TIMEOUT"
 SECONDS = 20.0
 """How long the remote may be silent while a build waits for it."""
+UPLOAD_SECONDS = 3
+"""How many times as long it may be silent while uploads are waited for.
+
+Of an upload it is only seen when a part of some MiB has arrived.
+"""
+SLOWEST = 100_000
+"""Bytes a second; a remote that brings less, and no whole object in all that time, is silent."""
 MODULE = "olivebuild.ml.transfer.process"
 
 
@@ -35,22 +42,63 @@ class Transfer(Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
+class _Patience:
+    """The time until which something has to be heard."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.is_slow = False
+        """Whether something was heard, and too little."""
+        self._done = self._ended = 0
+        self._renew()
+
+    def _renew(self) -> None:
+        self.deadline = time.monotonic() + self.seconds
+        self.is_slow = False
+
+    def heard(self, message: dict[str, Any]) -> None:
+        """Wait anew, if a message says that things go on."""
+        if "way" in message:
+            done, ended = message["done"] - self._done, message["ended"] - self._ended
+            if ended <= 0 and done < SLOWEST * self.seconds:
+                self.is_slow = True
+                return
+            self._done, self._ended = message["done"], message["ended"]
+        self._renew()
+
+    def reason(self) -> str:
+        """Return why there is none any more."""
+        if self.is_slow:
+            return f"it is slower than {SLOWEST // 1000} kB a second"
+        return f"it has not answered for {self.seconds:g} s"
+
+
 class TransferProcess:
     """Talks to the remote cache at `url` for the store in `cache`.
 
-    `give_up` is called once, with the reason, when it is asked no more.
+    `give_up` is called once, with the reason, when it is asked no more; `tell` with each message
+    about how far bytes are (ml/transfer/meter.py).
     """
 
-    def __init__(self, url: str, cache: str, give_up: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        cache: str,
+        give_up: Callable[[str], None],
+        tell: Callable[[dict[str, Any]], None],
+    ) -> None:
         self.fault = ""
         """Why it is not asked any more; "" while it is."""
         self.uploads: list[Transfer] = []
         """Those that have ended."""
         self._words = (url, cache)
-        self._tell = give_up
+        self._tell_fault, self._tell = give_up, tell
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._pending: set[str] = set()
+        self.pending: set[str] = set()
+        """Keys of results that are to be uploaded and have not arrived."""
+        self._asked: set[str] = set()
+        self._last_words = ""
         self._number = 0
         self._patience = float(os.environ.get(TIMEOUT) or SECONDS)
 
@@ -59,27 +107,26 @@ class TransferProcess:
         keys = list(keys)
         ident = self._send(op, keys)
         answers: list[Transfer] = []
-        deadline = time.monotonic() + self._patience
+        patience = _Patience(self._patience)
         while not self.fault and len(answers) < len(keys):
-            message = self._next(deadline)
-            if message is None:
-                break
-            deadline = time.monotonic() + self._patience
-            if message.get("id") == ident:
+            message = self._next(patience)
+            if message and message.get("id") == ident:
                 answers.append(_transfer(message))
         return answers
 
     def upload(self, keys: Iterable[str]) -> None:
-        """Begin to upload results, which `wait` waits for."""
-        keys = [key for key in keys if key not in self._pending]
+        """Begin to upload results, which `wait` waits for; each is uploaded once."""
+        keys = [key for key in keys if key not in self._asked]
+        self._asked.update(keys)
+        self.pending.update(keys)
         if keys and not self.fault:
-            self._pending |= set(keys)
             self._send("put", keys)
 
     def wait(self) -> None:
         """Wait until all uploads have ended."""
-        while self._pending and not self.fault:
-            self._next(time.monotonic() + self._patience)
+        patience = _Patience(self._patience * UPLOAD_SECONDS)
+        while self.pending and not self.fault:
+            self._next(patience)
 
     def end(self) -> None:
         process, self._process = self._process, None
@@ -89,7 +136,7 @@ class TransferProcess:
             with suppress(OSError):
                 process.stdin.close()
         try:
-            process.wait(0.0 if self.fault or self._pending else 5.0)
+            process.wait(0.0 if self.fault or self.pending else 5.0)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -112,7 +159,7 @@ class TransferProcess:
                 python("-m", MODULE, *self._words),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 text=True,
                 # Ctrl-C is the build's, which ends it.
                 start_new_session=True,
@@ -122,36 +169,49 @@ class TransferProcess:
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout
+        assert process.stderr
+        errors = threading.Thread(target=self._listen, args=(process.stderr,), daemon=True)
+        errors.start()
         for line in process.stdout:
             with suppress(ValueError):
                 self._answers.put(json.loads(line))
+        errors.join(1.0)
         self._answers.put(None)
 
-    def _next(self, deadline: float) -> dict[str, Any] | None:
+    def _listen(self, errors: IO[str]) -> None:
+        for line in errors:
+            self._last_words = line.strip()[:200] or self._last_words
+
+    def _next(self, patience: _Patience) -> dict[str, Any] | None:
         """Return the next message, after a note of it if an upload has ended.
 
-        None, and no more is asked, where there is none before the deadline.
+        None, and no more is asked, where there is none in time.
         """
         try:
-            message = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            message = self._answers.get(timeout=max(0.0, patience.deadline - time.monotonic()))
         except queue.Empty:
-            self._give_up(f"it has not answered for {self._patience:g} s")
+            self._give_up(patience.reason())
             return None
         if message is None:
-            self._give_up("its process has ended")
+            self._give_up(f"its process has ended: {self._last_words}".rstrip(": "))
             return None
         if fault := message.get("fault"):
             self._give_up(f"{fault}: {message.get('hint', '')}".rstrip(": "))
             return None
+        patience.heard(message)
+        if message.get("offline"):
+            self._give_up(str(message["error"]))
+        if "way" in message:
+            self._tell(message)
         if message.get("op") == "put":
-            self._pending.discard(message["key"])
+            self.pending.discard(message["key"])
             self.uploads.append(_transfer(message))
         return message
 
     def _give_up(self, why: str) -> None:
         if not self.fault:
             self.fault = why[:300]
-            self._tell(self.fault)
+            self._tell_fault(self.fault)
 
 
 def _transfer(message: dict[str, Any]) -> Transfer:

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from olivebuild.cache.remote_records import (
-    RemoteBlob,
     RemoteResult,
     Signature,
-    blob_name,
     blobs_of,
     envelope,
     opened,
@@ -29,14 +27,16 @@ from olivebuild.cache.remote_records import (
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Traces
 from olivebuild.core.errors import BuildError, Damaged, StoreError
-from olivebuild.ml.models.remotes.sha256 import sha256_of
-from olivebuild.ml.transfer.remote import Remote, reason
+from olivebuild.ml.transfer.fetches import Fetches
+from olivebuild.ml.transfer.meter import Meter
+from olivebuild.ml.transfer.remote import Remote, is_offline, reason
 from olivebuild.ml.transfer.signing import HINT, Signer, Trust
+from olivebuild.ml.transfer.uploads import Uploads
 
-CONNECTIONS = 8
-"""Objects on their way at once; a blob has at most two parts of 8 MiB in memory."""
-UPLOADS = 2
-"""Of these, uploads of results: what a build waits for goes first."""
+REQUESTS = 16
+"""Answers that are waited for at once; blobs have connections of their own."""
+UPLOADS = 8
+"""Results that are brought there at once."""
 
 
 class Process:
@@ -46,15 +46,19 @@ class Process:
         self._trust = Trust.of_configuration()
         self._signer = None if remote.read_only else Signer.of_configuration()
         self._traces = Traces(store)
-        self._pool = ThreadPoolExecutor(CONNECTIONS)
-        self._uploads = ThreadPoolExecutor(UPLOADS)
+        self._fetches = Fetches(remote, store, Meter("fetching", say))
+        self._uploads = Uploads(remote, store, Meter("uploading", say))
+        self._results: dict[str, RemoteResult] = {}
+        """Those that were looked at and not fetched yet."""
+        self._pool = ThreadPoolExecutor(REQUESTS)
+        self._puts = ThreadPoolExecutor(UPLOADS)
         self._pending: list[Future[None]] = []
 
     def take(self, request: Mapping[str, Any]) -> None:
         """Begin what a request asks for."""
         ident, op = request["id"], request["op"]
         works = {"has": self._has, "look": self._look, "get": self._get, "put": self._put}
-        pool = self._uploads if op == "put" else self._pool
+        pool = self._puts if op == "put" else self._pool
 
         def one(key: str) -> None:
             self._say({"id": ident, "op": op, "key": key, **self._answer(works[op], key)})
@@ -68,11 +72,9 @@ class Process:
             return {"error": f"a blob {e.why}"}
         except BuildError as e:
             return {"error": e.fact}
-        except (OSError, ValueError) as e:
-            return {"error": reason(e)}
         except Exception as e:  # noqa: BLE001
             # obstore's errors have no common class that is exported.
-            return {"error": reason(e)}
+            return {"error": reason(e), "offline": is_offline(e)}
 
     def finish(self) -> None:
         """Wait for all that was asked for."""
@@ -89,6 +91,7 @@ class Process:
         if result is None:
             return {"hit": False}
         self._traces.put(shareable(result.trace))
+        self._results[key] = result
         return {"hit": True, "bytes": sum(blob.size for blob in result.blobs)}
 
     def _result(self, key: str) -> RemoteResult | None:
@@ -104,41 +107,10 @@ class Process:
 
     def _get(self, key: str) -> dict[str, Any]:
         """Bring the blobs of a result into the store, each checked by both its digests."""
-        result = self._result(key)
+        result = self._results.pop(key, None) or self._result(key)
         if result is None:
             return {"error": "it is not there any more"}
-        count = 0
-        for blob in result.blobs:
-            if not self.store.has(blob.digest, blob.size):
-                self._fetch(blob)
-                count += blob.size
-        return {"bytes": count}
-
-    def _fetch(self, blob: RemoteBlob) -> None:
-        """Raises BuildError for what is damaged, OSError."""
-        import hashlib
-
-        sha256, size = hashlib.sha256(), 0
-        with self.store.batch() as batch:
-            writer = batch.blob()
-            for piece in self.remote.pieces(blob_name(blob.digest)):
-                size += len(piece)
-                if size > blob.size:
-                    break
-                sha256.update(piece)
-                writer.write(piece)
-                self._moved(len(piece))
-            if size != blob.size or sha256.hexdigest() != blob.sha256:
-                raise StoreError(f"the blob {blob.digest[:8]} is not what was put there", hint=HINT)
-            if writer.digest() != blob.digest:
-                raise StoreError(
-                    f"the blob {blob.digest[:8]} has another content than its name", hint=HINT
-                )
-            writer.done()
-
-    def _moved(self, count: int) -> None:
-        """Say that bytes are on their way: what waits for an answer sees that it is not silent."""
-        self._say({"progress": count})
+        return {"bytes": self._fetches.fetch(result.blobs)}
 
     def _put(self, key: str) -> dict[str, Any]:
         """Bring a result of the store to the remote cache, unless it is there."""
@@ -147,19 +119,15 @@ class Process:
         trace = self._traces.get(key)
         if trace is None:
             return {"error": "it is not in the cache any more"}
+        sizes = blobs_of(self.store, trace)
+        replaced = self._fetches.bad & sizes.keys()
         if self.remote.size(trace_name(key)) is not None:
+            # Whoever found a blob there damaged, and has made it, puts it right for all.
+            self._uploads.write({digest: sizes[digest] for digest in replaced}, replaced)
+            self._fetches.bad -= replaced
             return {"put": False}
-        blobs, count = [], 0
-        for digest, size in blobs_of(self.store, trace).items():
-            path = self.store.path(digest)
-            name = blob_name(digest)
-            if self.remote.size(name) == size:
-                sha256 = sha256_of(path)
-            else:
-                sha256 = self.remote.write(name, path, self._moved)
-                count += size
-            blobs.append(RemoteBlob(digest=digest, size=size, sha256=sha256))
-        body = RemoteResult(trace=shareable(trace), blobs=tuple(blobs)).body()
+        blobs, count = self._uploads.write(sizes, replaced)
+        body = RemoteResult(trace=shareable(trace), blobs=blobs).body()
         signature = self._signer.sign(body) if self._signer else Signature()
         text = envelope(body, signature)
         return {"put": self.remote.create(trace_name(key), text), "bytes": count}

@@ -5,24 +5,32 @@ obstore streams both ways with bounded memory. Credentials are those of the prov
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from olivebuild.core.errors import InputError
+from olivebuild.core.errors import BuildError, Damaged, InputError, StoreError
 from olivebuild.ml.models.remotes.objects.client import CLIENT, RETRIES
 from olivebuild.ml.models.remotes.objects.opened import EXTRAS, shown
-from olivebuild.ml.models.remotes.sha256 import sha256_of
+from olivebuild.ml.transfer.signing import HINT
 
-CHUNK = 8 << 20
-"""Bytes of a part of an upload, and of a piece of a download."""
+PART = 5 << 20
+"""Bytes of a part of an upload: the least that S3 takes. Small ones show sooner that they move."""
+PIECE = 256 << 10
+"""The least bytes of a piece of a download. What comes in larger ones seems silent meanwhile."""
 TRIES = 4
+SMALL = 64 << 20
+"""The most bytes of an object that is read at once: of a trace."""
+FEW: dict[str, Any] = {**RETRIES, "max_retries": 4}
+"""Of a request: three seconds in all, so that it is soon known whether a remote is there at all."""
 FORMS = (
     "file:///FOLDER, s3://BUCKET/PATH, gs://BUCKET/PATH, az://ACCOUNT/CONTAINER/PATH, https://..."
 )
+
+
+class WrongSize(StoreError):
+    """An object has not the size that it should have."""
 
 
 class Remote:
@@ -43,14 +51,18 @@ class Remote:
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.read_only = parts.scheme in ("http", "https")
 
-    def read(self, name: str) -> bytes | None:
-        """Return a small object; None where there is none."""
+    def read(self, name: str, limit: int = SMALL) -> bytes | None:
+        """Return a small object; None where there is none. Raises StoreError for a large one."""
         import obstore
 
         try:
-            return bytes(obstore.get(self._store, self._prefix + name).bytes())
+            result = obstore.get(self._store, self._prefix + name)
         except FileNotFoundError:
             return None
+        if result.meta["size"] > limit:
+            fact = f"it has {result.meta['size']} bytes, more than {limit}"
+            raise StoreError(fact, hint=HINT)
+        return bytes(result.bytes())
 
     def size(self, name: str) -> int | None:
         """Return the size of an object in bytes; None where there is none."""
@@ -61,57 +73,57 @@ class Remote:
         except FileNotFoundError:
             return None
 
-    def pieces(self, name: str) -> Iterator[memoryview]:
-        """Yield an object's bytes, in pieces. Raises FileNotFoundError."""
+    def pieces(self, name: str, start: int, end: int) -> Iterator[memoryview]:
+        """Yield bytes `start` to `end` of an object of `end` bytes, in pieces.
+
+        Raises WrongSize for one of another size, FileNotFoundError.
+        """
         import obstore
 
-        for piece in obstore.get(self._store, self._prefix + name).stream(min_chunk_size=CHUNK):
+        options = {"range": (start, end)} if start else {}
+        result = obstore.get(self._store, self._prefix + name, options=options)
+        if result.meta["size"] != end:
+            fact = f"it has {result.meta['size']} bytes instead of {end}"
+            raise WrongSize(fact, hint=HINT)
+        for piece in result.stream(min_chunk_size=PIECE):
             yield memoryview(piece)
 
-    def write(self, name: str, path: Path, moved: Callable[[int], None]) -> str:
-        """Put a file there, in parts if it is large; return its SHA-256.
+    def write(self, name: str, size: int, parts: Callable[[], Iterator[bytes]]) -> None:
+        """Put an object of `size` bytes there, which are those of `parts()`.
 
-        Not conditional: uploads in parts are not, and blobs of one name have one content. Of two
-        that upload one at once, Azure may refuse either; then the other's is as good. `moved` is
-        told how many bytes are on their way.
+        In parts if it is large. Not conditional: uploads in parts are not, and blobs of one name
+        have one content. Of two that upload one at once, Azure may refuse either; then the other's
+        is as good.
         """
-        size = path.stat().st_size
         for attempt in range(1, TRIES + 1):
             try:
-                return self._put(name, path, size, moved)
+                self._put(name, size, parts())
+                return
+            except (BuildError, Damaged):
+                # What is read is not what it should be.
+                raise
             except Exception:
                 if self.size(name) == size:
-                    return sha256_of(path)
+                    return
                 if attempt == TRIES:
                     raise
                 time.sleep(0.2 * attempt)
-        raise AssertionError
 
-    def _put(self, name: str, path: Path, size: int, moved: Callable[[int], None]) -> str:
+    def _put(self, name: str, size: int, parts: Iterator[bytes]) -> None:
         import obstore
 
-        digest = hashlib.sha256()
-
-        def parts() -> Iterator[bytes]:
-            with open(path, "rb") as f:
-                while piece := f.read(CHUNK):
-                    digest.update(piece)
-                    moved(len(piece))
-                    yield piece
-
-        if size <= CHUNK:
-            data = path.read_bytes()
+        if size <= PART:
+            data = b"".join(parts)
             obstore.put(self._store, self._prefix + name, data, use_multipart=False)
-            return hashlib.sha256(data).hexdigest()
+            return
         obstore.put(
             self._store,
             self._prefix + name,
-            parts(),
-            chunk_size=CHUNK,
+            parts,
+            chunk_size=PART,
             max_concurrency=2,
             use_multipart=True,
         )
-        return digest.hexdigest()
 
     def create(self, name: str, data: bytes) -> bool:
         """Put a small object where there is none; return whether it is ours that is there."""
@@ -135,24 +147,37 @@ def _open(scheme: str, host: str, path: str, url: str) -> tuple[Any, str]:
         from obstore.store import HTTPStore
 
         options = {**CLIENT, "allow_http": scheme == "http"}
-        return HTTPStore(url, client_options=options, retry_config=RETRIES), ""
+        return HTTPStore(url, client_options=options, retry_config=FEW), ""
     if scheme == "s3" and host:
         from olivebuild.ml.models.remotes.objects import buckets
 
-        return buckets.open_s3(host)[0], path
+        return buckets.open_s3(host, retries=FEW)[0], path
     if scheme == "gs" and host:
         from olivebuild.ml.models.remotes.objects import buckets
 
-        return buckets.open_gs(host, writable=True)[0], path
+        return buckets.open_gs(host, writable=True, retries=FEW)[0], path
     if scheme == "az" and host and path.strip("/"):
         from olivebuild.ml.models.remotes.objects import azure
 
         container, _, prefix = path.strip("/").partition("/")
         endpoint = f"https://{host}.blob.core.windows.net"
-        return azure.open_container(host, container, endpoint=endpoint)[0], prefix
+        return azure.open_container(host, container, endpoint=endpoint, retries=FEW)[0], prefix
     raise InputError(f"{url} is no place for a remote cache", hint=f"write {FORMS}")
+
+
+OFFLINE = {
+    "nobody answers there",
+    "there is no such host",
+    "there is no connection",
+    "it takes too long",
+}
 
 
 def reason(error: BaseException) -> str:
     """Return what an error of a remote says, without URLs and answers."""
     return shown(error)
+
+
+def is_offline(error: BaseException) -> bool:
+    """Return whether an error says that the remote can't be reached at all."""
+    return shown(error) in OFFLINE

@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from olivebuild.core.errors import InputError
-from olivebuild.ml.transfer.remote import CHUNK, Remote
+from olivebuild.core.errors import Damaged, InputError, StoreError
+from olivebuild.ml.transfer.remote import PART, Remote
 
 
-@pytest.mark.parametrize("size", [0, 10, CHUNK, CHUNK + 1])
+@pytest.mark.parametrize("size", [0, 10, PART, PART + 1])
 def test_what_is_written_is_read(tmp_path: Path, size: int) -> None:
-    remote, data = Remote((tmp_path / "remote").as_uri()), bytes(range(251)) * (size // 251 + 1)
-    file = tmp_path / "file"
-    file.write_bytes(data[:size])
-    moved: list[int] = []
+    remote = Remote((tmp_path / "remote").as_uri())
+    data = (bytes(range(251)) * (size // 251 + 1))[:size]
     assert remote.size("a/b") is None
-    sha256 = remote.write("a/b", file, moved.append)
-    assert sha256 == hashlib.sha256(data[:size]).hexdigest()
+    remote.write("a/b", size, lambda: iter([data[:PART], data[PART:]]))
     assert remote.size("a/b") == size
-    assert b"".join(bytes(piece) for piece in remote.pieces("a/b")) == data[:size]
-    assert sum(moved) == (size if size > CHUNK else 0)
+    assert b"".join(map(bytes, remote.pieces("a/b", 0, size))) == data
+    if size > 1:
+        assert b"".join(map(bytes, remote.pieces("a/b", size - 1, size))) == data[-1:]
+
+
+def test_an_object_of_another_size_is_not_read(tmp_path: Path) -> None:
+    remote = Remote((tmp_path / "remote").as_uri())
+    assert remote.create("t/key", b"twelve bytes")
+    with pytest.raises(StoreError, match="12 bytes instead of 13"):
+        next(remote.pieces("t/key", 0, 13))
+    with pytest.raises(StoreError, match="12 bytes, more than 11"):
+        remote.read("t/key", limit=11)
+
+
+def test_what_turns_out_to_be_wrong_is_not_there(tmp_path: Path) -> None:
+    remote = Remote((tmp_path / "remote").as_uri())
+
+    def parts() -> Iterator[bytes]:
+        yield bytes(PART)
+        raise Damaged("0" * 32, "is damaged")
+
+    with pytest.raises(Damaged):
+        remote.write("a/b", PART + 1, parts)
+    assert remote.size("a/b") is None
 
 
 def test_a_small_object_is_made_once(tmp_path: Path) -> None:

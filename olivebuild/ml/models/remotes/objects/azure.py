@@ -34,6 +34,7 @@ def open_container(
     account_key: str = "",
     sas: str = "",
     credential: Any = None,
+    retries: dict[str, Any] = RETRIES,
 ) -> tuple[Any, bool]:
     """Return (container, whether there are credentials for it).
 
@@ -63,7 +64,7 @@ def open_container(
             container,
             config=config,
             client_options={**CLIENT, "allow_http": endpoint.startswith("http:")},
-            retry_config=RETRIES,
+            retry_config=retries,
             credential_provider=provider,
         )
     return store, bool(account_key or sas or provider)

@@ -21,7 +21,7 @@ LIFETIME = timedelta(minutes=10)
 """How long S3's credentials are used before botocore is asked for them again."""
 
 
-def open_s3(bucket: str) -> tuple[Any, bool]:
+def open_s3(bucket: str, *, retries: dict[str, Any] = RETRIES) -> tuple[Any, bool]:
     """Return (bucket, whether there are credentials). Raises ModuleNotFoundError."""
     import botocore.session
     from botocore.config import Config
@@ -46,7 +46,7 @@ def open_s3(bucket: str) -> tuple[Any, bool]:
         bucket,
         config=config,
         client_options={**CLIENT, "allow_http": endpoint.startswith("http:")},
-        retry_config=RETRIES,
+        retry_config=retries,
         credential_provider=_s3_provider(credentials) if credentials else None,
     )
     return store, credentials is not None
@@ -78,7 +78,9 @@ def _region(client: Any, bucket: str) -> str:
     return str(headers.get("x-amz-bucket-region") or client.meta.region_name)
 
 
-def open_gs(bucket: str, *, writable: bool = False) -> tuple[Any, bool]:
+def open_gs(
+    bucket: str, *, writable: bool = False, retries: dict[str, Any] = RETRIES
+) -> tuple[Any, bool]:
     """Return (bucket, whether there are credentials).
 
     Tokens are for reading alone, unless it is to be `writable`.
@@ -109,7 +111,7 @@ def open_gs(bucket: str, *, writable: bool = False) -> tuple[Any, bool]:
             bucket,
             config=config,
             client_options={**CLIENT, "allow_http": config.get("base_url", "").startswith("http:")},
-            retry_config=RETRIES,
+            retry_config=retries,
             credential_provider=provider,
         )
     finally:
