@@ -165,17 +165,14 @@ class RayLauncher:
         from ray.util.state.exception import RayStateApiException
 
         try:
-            states = list_nodes(
-                address=self._address,
-                filters=[("state", "=", "ALIVE")],
-                limit=MOST_NODES,
-                detail=True,
-            )
+            # Nodes that are gone are listed for a while. With a filter, Ray takes those that it has
+            # left out for such as did not fit into the answer.
+            states = list_nodes(address=self._address, limit=MOST_NODES, detail=True)
         except RayStateApiException as e:
             raise self._refused(e) from None
         except OSError as e:
             raise self._unreachable(e) from None
-        totals = [state.resources_total or {} for state in states]
+        totals = [state.resources_total or {} for state in states if state.state == "ALIVE"]
         return [Node(x.get("GPU", 0), x.get("CPU", 0), x.get("memory", 0)) for x in totals]
 
     def _ask(self, question: Callable[[JobSubmissionClient], T]) -> T:
@@ -295,7 +292,7 @@ def _why(job: JobDetails) -> str:
     metadata = job.metadata or {}
     match job.driver_exit_code:
         case None:
-            return first_line(Exception(job.message or job.error_type or "Ray says nothing"))
+            return _reason(job.message or "") or str(job.error_type)
         case code if code == NO_FOLDER:
             return (
                 f"the node at {job.driver_agent_http_address} does not see {metadata['folder']}: "
@@ -307,6 +304,17 @@ def _why(job: JobDetails) -> str:
             return "one of its nodes was lost"
         case code:
             return f"exit code {code}"
+
+
+def _reason(message: str) -> str:
+    """Return in a line what Ray tells of a job that it could not bring to an end.
+
+    "The actor died because its node has died. Node Id: ..." is below what names the actor.
+    """
+    lines = [line for line in message.splitlines() if " because " in line]
+    if lines:
+        return lines[-1].partition(" because ")[2].partition(" Node Id:")[0].rstrip(".")[:300]
+    return first_line(Exception(message)) if message else ""
 
 
 def _note(job: JobDetails, text: str) -> None:

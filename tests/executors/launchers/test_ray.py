@@ -57,6 +57,27 @@ def test_a_job_that_was_cancelled_while_it_waited_does_not_begin(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            "Job supervisor actor died: The actor died unexpectedly before finishing this task.\n"
+            "\tclass_name: JobSupervisor\n\tip: 127.0.0.2\n"
+            "The actor died because its node has died. Node Id: 9181403290c4\n"
+            "\tthe actor's node was terminated unexpectedly: health check failed",
+            "its node has died",
+        ),
+        (
+            "Job supervisor actor failed to start within 900 seconds.\nmore",
+            "Job supervisor actor failed to start within 900 seconds.",
+        ),
+        ("", ""),
+    ],
+)
+def test_what_ray_tells_of_a_lost_job_is_a_line(message: str, reason: str) -> None:
+    assert launcher._reason(message) == reason
+
+
+@pytest.mark.parametrize(
     ("options", "fact"),
     [
         ({"adress": "http://head:8265"}, "no option adress"),
@@ -236,7 +257,9 @@ def test_a_job_is_lost_with_its_node(
     cluster.kill(lost)
     try:
         assert end_of(inside, ident) == JobState.LOST
-        assert inside.ending(ident)
+        assert inside.ending(ident) == (
+            "its node has died" if nodes == 1 else "one of its nodes was lost"
+        )
         if nodes == 2:
             again = inside.submit(
                 "key", ["sh", "-c", "echo $OLIVEBUILD_NODES"], tmp_path, Needs(nodes=2)
