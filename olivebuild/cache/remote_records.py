@@ -1,15 +1,19 @@
 """Records of a remote cache: what lies under which name there, and the text of a result.
 
-    v1/blobs/ab/<digest>      a blob, as the store has it
-    v1/traces/ab/<key>        a result: its trace, and size and SHA-256 of each blob that it needs
+    v1/blobs/ab/<digest>            a blob, as the store has it
+    v1/traces/ab/<key>              a result: its trace, and SHA-256 of all that it needs
+    v1/traces/ab/<key>.<signer>     another signer's result of the key
+    v1/withdrawn/<signer>/<n>       results that count no more (ml/transfer/signed/withdrawals.py)
+    v1/history/<name>/<time>-<digest>   a build (ml/transfer/signed/history.py)
 
 A result is written last, and only where there is none: what is to be seen is whole. Its text is a
-digest of the rest, a signature, and the body, a line each. XXH3, which
-names blobs, is no defence against malice, so each blob also has its SHA-256.
+digest of the rest, a signature, and the body, a line each. XXH3, which names blobs and inputs, is
+no defence against malice, so that each also has its SHA-256.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated
@@ -50,11 +54,44 @@ class RemoteBlob(Struct, frozen=True, kw_only=True):
     sha256: Sha256
 
 
+class InputPlace(Struct, frozen=True, kw_only=True):
+    """Where an input of a step lies on this machine, and the digest that the step's key has of it.
+
+    A file or folder at `path`; the folder of a model there; or the output of another result.
+    """
+
+    label: str
+    digest: str
+    path: str = ""
+    is_model: bool = False
+    code: bool = False
+    """A model's Python files count, too."""
+    key: str = ""
+    output: str = ""
+    within: str = "."
+    """The path of the output in that result's folder."""
+
+
+class StepPaths(Struct, frozen=True, kw_only=True):
+    """Where a step's inputs lie, and its outputs in its folder: that of which SHA-256 is taken."""
+
+    inputs: tuple[InputPlace, ...] = ()
+    outputs: Mapping[str, str] = {}
+    """Name -> path."""
+
+
 class RemoteResult(Struct, frozen=True, kw_only=True):
-    """A result in a remote cache. `blobs` has its manifest, too."""
+    """A result in a remote cache. `blobs` has its manifest, too.
+
+    The rest is in signed results: the SHA-256 of what is lent or computed and so in no remote
+    cache, and of inputs and outputs, by their labels and names (ml/transfer/signed/sums.py).
+    """
 
     trace: Trace
     blobs: tuple[RemoteBlob, ...] = ()
+    elsewhere: tuple[RemoteBlob, ...] = ()
+    inputs: Mapping[str, Sha256] = {}
+    outputs: Mapping[str, Sha256] = {}
 
     def body(self) -> bytes:
         """Return its text, which is what is signed."""
@@ -90,8 +127,15 @@ def blob_name(digest: str) -> str:
     return f"{LAYOUT}/blobs/{digest[:2]}/{digest}"
 
 
-def trace_name(key: str) -> str:
-    return f"{LAYOUT}/traces/{key[:2]}/{key}"
+def trace_name(key: str, signer: str = "") -> str:
+    """Return the name of a key's result, or of that of a signer which lies beside another's."""
+    beside = f".{short_name(signer)}" if signer else ""
+    return f"{LAYOUT}/traces/{key[:2]}/{key}{beside}"
+
+
+def short_name(signer: str) -> str:
+    """Return the part of a name that stands for a signer."""
+    return hashlib.sha256(signer.encode()).hexdigest()[:16]
 
 
 def shareable(trace: Trace) -> Trace:

@@ -352,8 +352,8 @@ class Builder:
         if outcome.error:
             raise outcome.error
         Commit(self.planner, running, outcome, lambda text: self._note(node, text)).run()
-        if self._remote and running.state.key:
-            self._remote.upload([running.state.key])
+        if self._remote and self.report.plan:
+            self._remote.upload(self.planner, self.report.plan, [node.name])
         self.report.touched.add(node.name)
         self._say("finished", node, seconds=outcome.seconds)
         if node.target not in self.report.ran:

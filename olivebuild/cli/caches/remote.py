@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from olivebuild.planner.plan import Plan
     from olivebuild.planner.project import Project
 
-ACTIONS = ("push", "pull", "status", "keygen")
+ACTIONS = ("push", "pull", "status", "keygen", "withdraw")
 
 
 @click.command()
@@ -35,13 +35,15 @@ def remote(
 
     `push` uploads the results that targets have here, `pull` brings those that others have made
     into the cache, `status` says which results lie where. A build does both by itself where
-    OLIVEBUILD_REMOTE names a remote cache. `keygen` makes the key that signs what is uploaded.
+    OLIVEBUILD_REMOTE names a remote cache. `keygen` makes the key that signs what is uploaded;
+    `withdraw` takes back what was signed so far of targets' results, for all who trust the key.
 
     \b
     export OLIVEBUILD_REMOTE=s3://team-cache/models
     olivebuild remote status
     olivebuild remote push onnx-int4 bench
     olivebuild remote keygen
+    olivebuild remote withdraw adapter
     """
     check_no_target(ctx, "remote")
     if action is None:
@@ -56,10 +58,13 @@ def remote(
             where=Where("command line"),
             hint="set OLIVEBUILD_REMOTE, or give --url: s3://BUCKET/PATH, az://, gs://, file:///",
         )
+    if action == "withdraw" and not targets:
+        raise click.UsageError("say which targets' results are withdrawn", ctx)
     project = open_all(ctx)
     plan = project.planner.plan(project.goals(targets), with_faults=True)
     try:
-        {"push": _push, "pull": _pull, "status": _status}[action](project, plan, address, as_json)
+        works = {"push": _push, "pull": _pull, "status": _status, "withdraw": _withdraw}
+        works[action](project, plan, address, as_json)
     finally:
         project.planner.traces.close()
 
@@ -97,7 +102,7 @@ def _push(project: Project, plan: Plan, url: str, as_json: bool) -> None:
         if cache.read_only:
             hint = "name a bucket, a container or a folder"
             raise RecipeError("a web server is read from only", where=Where(url), hint=hint)
-        cache.upload(keys)
+        cache.upload(project.planner, plan, keys.values())
     failed = [r for r in cache.uploads if r.error]
     new, count = [r for r in cache.uploads if r.put], sum(r.bytes for r in cache.uploads)
     there = len(keys) - len(new) - len(failed)
@@ -150,19 +155,41 @@ def _status(project: Project, plan: Plan, url: str, as_json: bool) -> None:
         click.echo("\n".join(f"{where:<8} {name}" for where, name in rows))
 
 
+def _withdraw(_project: Project, plan: Plan, url: str, as_json: bool) -> None:
+    """Withdraw the results of the goals alone: their inputs have keys of their own."""
+    goals = set(plan.goals)
+    keys = {
+        str(state.key): name
+        for name, state in plan.states.items()
+        if state.node.target in goals and state.key
+    }
+    if waiting := goals - {plan.states[name].node.target for name in keys.values()}:
+        name = min(waiting)
+        hint = "build what it is made from, so that its key is known"
+        raise RecipeError(f"{name} has no key yet", where=Where("command line"), hint=hint)
+    _signing("signed.withdrawals", url, *keys, failure="nothing was withdrawn")
+    text = f"withdrew what was signed so far of {', '.join(sorted(goals))}"
+    _print(as_json, text, {"withdrawn": sorted(goals), "keys": sorted(keys)})
+
+
 def _keygen() -> None:
+    file, key = _signing("signing", failure="no key was made")
+    click.echo(f"the private key is {file}; others trust it by the line\n{key}")
+
+
+def _signing(module: str, *words: str, failure: str) -> list[str]:
+    """Run a module that has to do with keys; return the lines that it prints."""
     import subprocess
 
     from olivebuild.core.processes import python
 
-    command = python("-m", "olivebuild.ml.transfer.signing")
+    command = python("-m", f"olivebuild.ml.transfer.{module}", *words)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         hint = "pip install 'olivebuild[signing]'"
         lines = done.stderr.strip().splitlines() or [""]
-        raise StoreError(f"no key was made: {lines[-1][:200]}", hint=hint)
-    file, key = done.stdout.splitlines()
-    click.echo(f"the private key is {file}; others trust it by the line\n{key}")
+        raise StoreError(f"{failure}: {lines[-1][:200]}", hint=hint)
+    return done.stdout.splitlines()
 
 
 def _print(as_json: bool, text: str, data: dict[str, object]) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 from olivebuild.api.event import Event, Listener
 from olivebuild.api.node import Node
+from olivebuild.cache.remote_records import StepPaths
 from olivebuild.cache.store import Store
+from olivebuild.engine.remote.paths import paths_of
 from olivebuild.engine.remote.process import Transfer, TransferProcess
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import State, Verdict
@@ -71,7 +73,7 @@ class RemoteCache:
         if self._store.read_only:
             return
         while not self.fault and (wanted := self._wanted(plan)):
-            hits = self._look(plan, wanted)
+            hits = self._look(planner, plan, wanted)
             self._update(planner, plan, hits)
             if not hits:
                 break
@@ -85,10 +87,11 @@ class RemoteCache:
                 if state.key in lost and state.verdict is Verdict.STALE
             }
 
-    def upload(self, keys: Iterable[str]) -> None:
-        """Begin to upload results; they have arrived when the context ends."""
+    def upload(self, planner: Planner, plan: Plan, names: Iterable[str]) -> None:
+        """Begin to upload the results of nodes; they have arrived when the context ends."""
         if not self.read_only:
-            self._process.upload(keys)
+            paths = self._paths(planner, plan, (plan.states[name] for name in names))
+            self._process.upload(paths, paths)
 
     def settle(self) -> None:
         """Wait until nothing is uploaded, so that nothing is beside what is timed."""
@@ -125,10 +128,16 @@ class RemoteCache:
                     left.append(source.name)
         return {str(s.key): s for name, s in lost.items() if name not in below}
 
-    def _look(self, plan: Plan, keys: Iterable[str]) -> set[str]:
+    def _paths(self, planner: Planner, plan: Plan, states: Iterable[State]) -> dict[str, StepPaths]:
+        """Return where the inputs and outputs of nodes lie, by key."""
+        return {str(state.key): paths_of(planner, plan, state) for state in states}
+
+    def _look(self, planner: Planner, plan: Plan, keys: Iterable[str]) -> set[str]:
         """Fetch traces; return the keys of those that there are, and say which are no use."""
-        answers = self._process.ask("look", keys)
-        node_of = {state.key: state.node for state in plan.states.values()}
+        keys = set(keys)
+        states = [state for state in plan.states.values() if state.key in keys]
+        answers = self._process.ask("look", keys, self._paths(planner, plan, states))
+        node_of = {state.key: state.node for state in states}
         for answer in answers:
             if answer.error:
                 self._refuse(node_of[answer.key], answer.error)

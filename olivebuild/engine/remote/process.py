@@ -11,12 +11,13 @@ import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import IO, Any
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
+from olivebuild.cache.remote_records import StepPaths
 from olivebuild.core.processes import python
 
 TIMEOUT = "OLIVEBUILD_REMOTE_TIMEOUT"
@@ -102,10 +103,15 @@ class TransferProcess:
         self._number = 0
         self._patience = float(os.environ.get(TIMEOUT) or SECONDS)
 
-    def ask(self, op: str, keys: Iterable[str]) -> list[Transfer]:
-        """Return the answers for all keys; fewer where the remote fell silent."""
+    def ask(
+        self, op: str, keys: Iterable[str], paths: Mapping[str, StepPaths] | None = None
+    ) -> list[Transfer]:
+        """Return the answers for all keys; fewer where the remote fell silent.
+
+        `paths` are those of the steps, by key, where signatures have to do with them.
+        """
         keys = list(keys)
-        ident = self._send(op, keys)
+        ident = self._send(op, keys, paths)
         answers: list[Transfer] = []
         patience = _Patience(self._patience)
         while not self.fault and len(answers) < len(keys):
@@ -114,13 +120,13 @@ class TransferProcess:
                 answers.append(_transfer(message))
         return answers
 
-    def upload(self, keys: Iterable[str]) -> None:
+    def upload(self, keys: Iterable[str], paths: Mapping[str, StepPaths]) -> None:
         """Begin to upload results, which `wait` waits for; each is uploaded once."""
         keys = [key for key in keys if key not in self._asked]
         self._asked.update(keys)
         self.pending.update(keys)
         if keys and not self.fault:
-            self._send("put", keys)
+            self._send("put", keys, paths)
 
     def wait(self) -> None:
         """Wait until all uploads have ended."""
@@ -141,11 +147,13 @@ class TransferProcess:
             process.kill()
             process.wait()
 
-    def _send(self, op: str, keys: list[str]) -> int:
+    def _send(self, op: str, keys: list[str], paths: Mapping[str, StepPaths] | None = None) -> int:
         self._number += 1
         process = self._started()
         if process and process.stdin:
-            request = {"id": self._number, "op": op, "keys": keys}
+            request: dict[str, Any] = {"id": self._number, "op": op, "keys": keys}
+            if paths:
+                request["paths"] = to_builtins({key: paths[key] for key in keys})
             try:
                 process.stdin.write(json.dumps(request) + "\n")
                 process.stdin.flush()

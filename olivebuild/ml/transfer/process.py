@@ -17,20 +17,17 @@ from typing import Any
 
 from olivebuild.cache.remote_records import (
     RemoteResult,
-    Signature,
     blobs_of,
-    envelope,
-    opened,
     shareable,
     trace_name,
 )
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Traces
-from olivebuild.core.errors import BuildError, Damaged, StoreError
+from olivebuild.core.errors import BuildError, Damaged
 from olivebuild.ml.transfer.fetches import Fetches
 from olivebuild.ml.transfer.meter import Meter
 from olivebuild.ml.transfer.remote import Remote, is_offline, reason
-from olivebuild.ml.transfer.signing import HINT, Signer, Trust
+from olivebuild.ml.transfer.signed.results import Results
 from olivebuild.ml.transfer.uploads import Uploads
 
 REQUESTS = 16
@@ -43,13 +40,12 @@ class Process:
     def __init__(self, remote: Remote, store: Store, say: Callable[[dict[str, Any]], None]) -> None:
         self.remote, self.store = remote, store
         self._say = say
-        self._trust = Trust.of_configuration()
-        self._signer = None if remote.read_only else Signer.of_configuration()
         self._traces = Traces(store)
         self._fetches = Fetches(remote, store, Meter("fetching", say))
         self._uploads = Uploads(remote, store, Meter("uploading", say))
-        self._results: dict[str, RemoteResult] = {}
-        """Those that were looked at and not fetched yet."""
+        self._results = Results(remote, store, self._traces, say)
+        self._looked: dict[str, RemoteResult] = {}
+        """Results that were looked at and not fetched yet."""
         self._pool = ThreadPoolExecutor(REQUESTS)
         self._puts = ThreadPoolExecutor(UPLOADS)
         self._pending: list[Future[None]] = []
@@ -57,6 +53,7 @@ class Process:
     def take(self, request: Mapping[str, Any]) -> None:
         """Begin what a request asks for."""
         ident, op = request["id"], request["op"]
+        self._results.take(request.get("paths") or {})
         works = {"has": self._has, "look": self._look, "get": self._get, "put": self._put}
         pool = self._puts if op == "put" else self._pool
 
@@ -87,30 +84,22 @@ class Process:
 
     def _look(self, key: str) -> dict[str, Any]:
         """Fetch the trace of a key, if there is one, and put it into the store."""
-        result = self._result(key)
+        result = self._results.read(key)
         if result is None:
             return {"hit": False}
         self._traces.put(shareable(result.trace))
-        self._results[key] = result
+        self._looked[key] = result
         return {"hit": True, "bytes": sum(blob.size for blob in result.blobs)}
-
-    def _result(self, key: str) -> RemoteResult | None:
-        text = self.remote.read(trace_name(key))
-        if text is None:
-            return None
-        try:
-            body, signature = opened(text)
-            self._trust.check(signature, body)
-            return RemoteResult.from_body(body, key)
-        except ValueError as e:
-            raise StoreError(str(e), hint=HINT) from None
 
     def _get(self, key: str) -> dict[str, Any]:
         """Bring the blobs of a result into the store, each checked by both its digests."""
-        result = self._results.pop(key, None) or self._result(key)
+        result = self._looked.pop(key, None) or self._results.read(key)
         if result is None:
             return {"error": "it is not there any more"}
-        return {"bytes": self._fetches.fetch(result.blobs)}
+        self._results.check_present(result)
+        count = self._fetches.fetch(result.blobs)
+        self._results.check_lent(result)
+        return {"bytes": count}
 
     def _put(self, key: str) -> dict[str, Any]:
         """Bring a result of the store to the remote cache, unless it is there."""
@@ -121,16 +110,13 @@ class Process:
             return {"error": "it is not in the cache any more"}
         sizes = blobs_of(self.store, trace)
         replaced = self._fetches.bad & sizes.keys()
-        if self.remote.size(trace_name(key)) is not None:
+        if self._results.stands(key):
             # Whoever found a blob there damaged, and has made it, puts it right for all.
             self._uploads.write({digest: sizes[digest] for digest in replaced}, replaced)
             self._fetches.bad -= replaced
             return {"put": False}
         blobs, count = self._uploads.write(sizes, replaced)
-        body = RemoteResult(trace=shareable(trace), blobs=blobs).body()
-        signature = self._signer.sign(body) if self._signer else Signature()
-        text = envelope(body, signature)
-        return {"put": self.remote.create(trace_name(key), text), "bytes": count}
+        return {"put": self._results.put(trace, blobs), "bytes": count}
 
 
 def main() -> None:

@@ -136,6 +136,12 @@ class Remote:
             return False
         return True
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Put a small object there, whether there is one or not."""
+        import obstore
+
+        obstore.put(self._store, self._prefix + name, data, use_multipart=False)
+
 
 def _open(scheme: str, host: str, path: str, url: str) -> tuple[Any, str]:
     """Return (store, prefix of its names). Raises InputError and ModuleNotFoundError."""

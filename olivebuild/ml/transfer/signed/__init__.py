@@ -1,0 +1,1 @@
+"""Signed results: what signatures cover, which results count, and which are withdrawn."""
