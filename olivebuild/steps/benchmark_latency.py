@@ -43,7 +43,7 @@ class Latency(Step):
     changes: ClassVar = {
         5: "the key no longer holds the memory of the machine",
         4: "the key holds the models' structures instead of their content, models of one structure "
-        "are measured once, and a control runs beside them"
+        "are measured once, and a control runs beside them",
     }
     fields = LatencyFields
     runner = "olivebuild.ml.kinds.benchmark_latency"
