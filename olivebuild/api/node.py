@@ -137,7 +137,9 @@ class Outline(Record, frozen=True):
     error points.
     """
     executor: str = ""
-    """The executor that is to make it, and its kind: `aml (azureml)`; "" for this machine."""
+    """The name of the executor that is to make it; "" where the recipe names none."""
+    executor_kind: str = ""
+    """Its kind."""
     placeholders: dict[str, str] = {}
     """field -> what a placeholder there asks for"""
 

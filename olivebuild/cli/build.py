@@ -5,6 +5,8 @@ Imports little: the worker starts while the rest of a build is imported (cli/run
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,26 +34,43 @@ MOST = 16
 """Most actions at once where the user has not said: cores and memory end it sooner."""
 
 
-def open_executor(options: BuildOptions) -> Executor:
+def open_executor(
+    options: BuildOptions, of_recipe: Callable[[], tuple[str, ...]] = tuple
+) -> Executor:
     """Return the executor that the options name.
 
-    Raises RecipeError where no package has one of that name.
+    `of_recipe` returns the names of the recipe's: for one of them it is this machine's, which runs
+    what is not sent elsewhere. Raises RecipeError where neither the recipe nor a package has one of
+    that name.
     """
     name, _, place = options.executor.partition(":")
-    if options.executor == LOCAL:
+    if name == LOCAL and place:
+        fact = f"the executor {LOCAL} has no places, but was given {place!r}"
+        raise RecipeError(fact, where="--executor", hint=f"write {LOCAL} alone")
+    declared = () if options.executor in ("", LOCAL) else of_recipe()
+    if options.executor in ("", LOCAL, *declared):
         from olivebuild.executors.local import LocalExecutor
 
         return LocalExecutor(options.jobs or MOST)
     from olivebuild.api import plugins
     from olivebuild.api.executor import EXECUTORS, ExecutorFactory
 
-    if name == LOCAL:
-        fact = f"the executor {LOCAL} has no places, but was given {place!r}"
-        raise RecipeError(fact, where="--executor", hint=f"write {LOCAL} alone")
     factory: ExecutorFactory = plugins.load(
-        group=EXECUTORS, name=name, what="executor", builtin=(LOCAL,), where="--executor"
+        group=EXECUTORS,
+        name=name,
+        what="executor",
+        builtin=(LOCAL, *declared),
+        where="--executor",
     )
     return factory(jobs=options.jobs or 1, place=place)
+
+
+def declared_executors(ctx: click.Context) -> tuple[str, ...]:
+    """Return the names of the executors that the recipe at hand has."""
+    from olivebuild.recipe import file as recipes
+
+    folder, file = nearest_recipe(ctx)
+    return tuple(recipes.load(recipes.find(folder, file)).executors)
 
 
 EVENTS = click.option("--json", "as_json", is_flag=True, help="Print one event a line as JSON.")
@@ -85,7 +104,7 @@ def build(
     """
     options = replace(options, decide=decide)
     seen = open_seen(ctx)
-    executor = open_executor(options)
+    executor = open_executor(options, partial(declared_executors, ctx))
     executor.prepare(() if seen and seen.light else ("olivebuild.api.step",))
     try:
         from olivebuild.cli.run_build import build_and_remember
@@ -123,7 +142,8 @@ def watch(
 
     def build_once(project: Project) -> None:
         try:
-            run_build.build(project, targets, options, open_executor(options), as_json)
+            executor = open_executor(options, partial(declared_executors, ctx))
+            run_build.build(project, targets, options, executor, as_json)
         except BrokenPipeError:
             raise
         except OSError as e:

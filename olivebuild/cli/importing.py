@@ -268,9 +268,9 @@ def _build(
     as_json: bool,
 ) -> None:
     """Build targets of the recipe that was just written."""
-    from olivebuild.cli.build import open_executor
+    from olivebuild.cli.build import declared_executors, open_executor
 
-    executor = open_executor(options)
+    executor = open_executor(options, lambda: declared_executors(ctx))
     executor.prepare(("olivebuild.api.step",))
     try:
         from olivebuild.cli.run_build import build_and_remember

@@ -58,8 +58,8 @@ class BuildOptions(Struct, frozen=True, kw_only=True):
     keep_going: bool
     resources: tuple[str, ...]
     log_to: tuple[str, ...] = ()
-    executor: str = LOCAL
-    """NAME or NAME:PLACE."""
+    executor: str = ""
+    """NAME, or NAME:PLACE of an installed one; "" for what the recipe says of each target."""
     decide: bool = False
     """End benchmarks as soon as their gates stand."""
 
@@ -95,9 +95,10 @@ def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )
     @click.option(
         "--executor",
-        default=LOCAL,
+        default="",
         metavar="NAME[:PLACE]",
-        help="Run steps by an installed executor (default local: processes of this machine).",
+        help="Run what needs a GPU, or says what it needs, by an executor of the recipe; or all by "
+        "an installed one. local: all on this machine.",
     )
     @click.pass_context
     @wraps(function)

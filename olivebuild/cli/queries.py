@@ -45,6 +45,7 @@ def plan(
     olivebuild plan onnx-int4
     """
     from olivebuild.planner.checks.all_checks import problems
+    from olivebuild.recipe.placement import place
     from olivebuild.ui import console, live
 
     project = open_told(ctx, settings)
@@ -52,7 +53,8 @@ def plan(
         goals = project.graph.goals(targets)
         plan = project.planner.plan(goals, with_faults=True)
         findings = problems(project.planner, plan)
-    elsewhere = project.graph.elsewhere(goals)
+    placement = place(project.graph, goals)
+    elsewhere = [*placement.sent, *placement.kept]
     project.workspace.memo.save()
     dating = project.planner.dating
     dates = dating.told(plan.lookups)

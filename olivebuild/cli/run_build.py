@@ -47,6 +47,7 @@ from olivebuild.ui.trackers import Trackers, TrackerTarget
 if TYPE_CHECKING:
     from olivebuild.engine.remote.cache import RemoteCache
     from olivebuild.metrics.gates import Judgement
+    from olivebuild.recipe.graph import Graph
 
 
 def build_and_remember(
@@ -108,9 +109,12 @@ def build(
     if options.decide:
         check_gates(project.graph, goals)
     tell_left_out(project)
-    if options.executor == LOCAL:
-        for _, line in project.graph.elsewhere(goals):
-            plain.echo(f"note: {line}", err=True)
+    is_installed = False
+    if options.executor != LOCAL and names_executors(project.graph, options.executor):
+        # Few recipes need it.
+        from olivebuild.cli.placing import placed
+
+        executor, is_installed = placed(project, goals, options, executor)
     pool = ResourcePool(limits_of(options.resources, host.resources() | project.graph.limits))
     trackers = Trackers(
         tuple(TrackerTarget.parse(text) for text in dict.fromkeys(options.log_to)),
@@ -126,7 +130,7 @@ def build(
                 recorder,
                 pool,
                 keep_going=options.keep_going,
-                room=_room(options, pool),
+                room=None if is_installed else _room(options, pool),
                 decide=options.decide,
                 remote=remote,
             ).run(goals, project.before)
@@ -151,10 +155,13 @@ def build(
     return report, _exit_code(report, judgements)
 
 
-def _room(options: BuildOptions, pool: ResourcePool) -> Room | None:
-    """Return this machine's room for actions; None where they run elsewhere."""
-    if options.executor != LOCAL:
-        return None
+def names_executors(graph: Graph, asked: str) -> bool:
+    """Return whether the command line or the recipe names an executor."""
+    return bool(asked) or any(target.executor for target in graph.targets.values())
+
+
+def _room(options: BuildOptions, pool: ResourcePool) -> Room:
+    """Return this machine's room for actions."""
     return Room(options.jobs, pool, gpus=len(host.gpu_names()))
 
 

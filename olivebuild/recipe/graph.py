@@ -63,23 +63,6 @@ class Graph(Struct, dict=True):
     def targets_below(self, goals: Iterable[str]) -> list[str]:
         return list(dict.fromkeys(node.target for node in self.closure(goals)))
 
-    def elsewhere(self, goals: Iterable[str]) -> list[tuple[str, str]]:
-        """Return for each executor that is not there a target, and a line on all that run here."""
-        if not any(target.executor for target in self.targets.values()):
-            return []
-        named: dict[str, list[str]] = {}
-        for name in self.targets_below(goals):
-            if executor := self.targets[name].executor:
-                named.setdefault(executor, []).append(name)
-        return [
-            (
-                names[0],
-                f"executor {executor} is not there in this version: {', '.join(names)} "
-                f"{'runs' if len(names) == 1 else 'run'} here",
-            )
-            for executor, names in named.items()
-        ]
-
     @property
     def all_goals(self) -> list[str]:
         """The goals for which every target is built.
@@ -194,17 +177,12 @@ def _outlines(recipe: Recipe) -> dict[str, Outline]:
             lazy=target.step.lazy,
             gated=bool(target.step.gates(target.fields)),
             positions=positions[name],
-            executor=_elsewhere(recipe, target),
+            executor=target.executor,
+            executor_kind=recipe.executors[target.executor].kind if target.executor else "",
             placeholders=target.placeholders,
         )
         for name, target in recipe.targets.items()
     }
-
-
-def _elsewhere(recipe: Recipe, target: Target) -> str:
-    """Return the executor of a target as a note names it; "" for this machine."""
-    machine = recipe.executors.get(target.executor)
-    return f"{target.executor} ({machine.kind})" if machine and machine.kind != "local" else ""
 
 
 def _nodes(recipe: Recipe, target: Target) -> list[Node]:

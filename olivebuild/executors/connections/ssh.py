@@ -97,16 +97,15 @@ class SshConnection(NamedTuple):
 
     def argv(self, agent: Sequence[str]) -> list[str]:
         """Return the command whose stdin and stdout reach an agent with these arguments."""
-        words = [self.python, "-P", "-u", "-m", AGENT, *agent]
-        if self.there:
-            words = ["env", *(f"{k}={v}" for k, v in self.there.items()), *words]
-        return self.command(words)
+        return self.command([self.python, "-P", "-u", "-m", AGENT, *agent])
 
     def command(self, words: Sequence[str]) -> list[str]:
         """Return the command that runs words over there.
 
         Raises InputError where no ssh is installed here.
         """
+        if self.there:
+            words = ["env", *(f"{k}={v}" for k, v in self.there.items()), *words]
         ssh = shutil.which("ssh")
         if ssh is None:
             raise InputError(f"{self.label}: there is no ssh here", hint="install OpenSSH's client")
