@@ -169,6 +169,11 @@ class AzureML(Site):
     properties: dict[str, Any] | None = None
     """Of the job's resources, as Azure ML names them."""
     tags: Texts | None = None
+    exchange: Plain | None = None
+    """Where inputs and results go through: `az://ACCOUNT/CONTAINER/PATH`. By default the datastore.
+    """
+    identity: Literal["managed", "user"] | None = None
+    """Whom the job signs in as: the compute's managed identity by default."""
 
 
 class Docker(Reached):
