@@ -6,7 +6,8 @@ when its input does.
 
     {"id": 1, "op": "submit", "key": KEY}   puts a job there; answers with `attempt` and `secret`
     {"id": 2, "op": "follow", "key": KEY}   appends what the job says from now on
-    {"id": 3, "op": "settle", "key": KEY}   takes what there is at once; `outcome` says if all is
+    {"id": 3, "op": "settle", "key": KEY}   takes what there is at once; `outcome` says if all is,
+                                            `refused` if the node could not use blobs
 """
 
 from __future__ import annotations
@@ -89,8 +90,7 @@ class Mirror:
             before = self._position(key)
         attempt = Attempt(key=key, name=secrets.token_hex(8), secret=secrets.token_hex(32))
         action = (folder / "action.json").read_bytes()
-        refused = self._refused(before.attempt) if before else ()
-        self.exchange.send_blobs(self.store, blobs_in(action), anew=refused)
+        self.exchange.send_blobs(self.store, blobs_in(action), anew=self.refused(key))
         task = Task(action=action, state=self._state(attempt, before))
         self.exchange.replace(attempt.task, attempt.sealed(attempt.task, task.body()))
         position = Position(
@@ -103,11 +103,15 @@ class Mirror:
         self._keep(position)
         return attempt
 
-    def _refused(self, attempt: Attempt) -> tuple[str, ...]:
-        """Return the digests of blobs that the node before could not use."""
-        text = self.exchange.text(attempt.refused)
+    def refused(self, key: str) -> tuple[str, ...]:
+        """Return the digests of blobs that the node of the last attempt could not use."""
+        position = self._position(key)
+        if position is None:
+            return ()
+        name = position.attempt.refused
+        text = self.exchange.text(name)
         with suppress(ValueError):
-            return decode(attempt.opened(attempt.refused, text), tuple[str, ...]) if text else ()
+            return decode(position.attempt.opened(name, text), tuple[str, ...]) if text else ()
         return ()
 
     def _state(self, attempt: Attempt, before: Position | None) -> State | None:
@@ -221,7 +225,10 @@ class Desk:
                 self._follow(key, self._pause)
                 return {"attempt": attempt.name, "secret": attempt.secret}
             if op == "settle":
-                return {"outcome": self._mirror.settle(key)}
+                return {
+                    "outcome": self._mirror.settle(key),
+                    "refused": bool(self._mirror.refused(key)),
+                }
             self._follow(key, self._pause)
             return {}
         except BuildError as e:

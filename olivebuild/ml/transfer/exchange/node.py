@@ -95,6 +95,7 @@ class Node:
         self.exchange.bring_blobs(self.store, blobs_in(task.action))
         if state := state or task.state:
             self._bring(state)
+        (self.folder / "attempt").write_text(self.attempt.name)
         (self.folder / "action.json").write_bytes(task.action)
 
     def _bring(self, state: State) -> None:
@@ -111,7 +112,7 @@ class Node:
     def _start(self) -> None:
         with open(self.folder / "log", "ab") as log:
             self._job = subprocess.Popen(
-                python("-m", JOB, str(self.store.root), self.attempt.key),
+                python("-m", JOB, str(self.store.root), self.attempt.key, self.attempt.name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
