@@ -11,6 +11,7 @@ import os
 import pytest
 
 KINDS = {
+    "azure-ai-ml": "Azure ML's library, too large for the others' tests: pip install azure-ai-ml",
     "azurite": "Azure's blob storage on this machine: npm install -g azurite",
     "chromium": "a browser that opens reports",
     "exfat": "exfatprogs, exfat-fuse and loop devices",

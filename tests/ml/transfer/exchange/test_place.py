@@ -85,9 +85,7 @@ def test_segments_and_what_becomes_of_them(exchange: Exchange) -> None:
     assert exchange.last_segment(ATTEMPT) == -1
 
 
-def test_a_text_without_end_is_refused(
-    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_without_end_is_refused(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("olivebuild.ml.transfer.exchange.place.MOST_TEXT", 10)
     exchange.replace("x", b"0123456789a")
     with pytest.raises(ValueError, match="more than 10 bytes"):
