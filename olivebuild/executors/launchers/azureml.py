@@ -7,15 +7,15 @@ other tools of Azure do.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from olivebuild.api.site import JobState, Needs
-from olivebuild.core.errors import InputError
+from olivebuild.core.errors import BuildError, InputError
 from olivebuild.executors.launchers.azureml_job import (
     EXCHANGE,
     Settings,
@@ -49,6 +49,10 @@ STATES = {
 }
 """https://learn.microsoft.com/rest/api/azureml/jobs/get#jobstatus"""
 GB = 1 << 30
+PAUSE, PAUSE_SECONDS = "OLIVEBUILD_AZUREML_SECONDS", 5.0
+"""How long what the service says of a job holds."""
+PATIENCE = 600.0
+"""How long the service may fail to say what becomes of a job that it has, in seconds."""
 
 
 def open_launcher(options: Mapping[str, str], root: Path) -> MirroredLauncher:
@@ -65,6 +69,9 @@ class AzureML:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._opened: Any = None
+        self._seen: dict[str, tuple[float, Any]] = {}
+        """name -> (when it was asked for, by the monotonic clock; the job)"""
+        self._pause = float(os.environ.get(PAUSE) or PAUSE_SECONDS)
 
     @property
     def _client(self) -> Any:
@@ -115,7 +122,7 @@ class AzureML:
         variables: Mapping[str, str],
         folder: Path,
         needs: Needs,
-    ) -> str:
+    ) -> None:
         """Raises InputError.
 
         The job as Azure ML is given it, but for the variables, is kept in the folder's
@@ -124,37 +131,46 @@ class AzureML:
         client, file = self._client, folder / "azureml.yml"
         from azure.ai.ml import load_job
 
-        ident = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:200]
         with tempfile.TemporaryDirectory() as scratch:
             code = Path(scratch, "olivebuild-code")
             pack_code(code)
-            job = build(
-                self._settings, name=ident, target=name, words=words, code=code, needs=needs
-            )
+            job = build(self._settings, name=name, words=words, code=code, needs=needs)
             file.unlink(missing_ok=True)
             job.dump(str(file))
             loaded = load_job(str(file))
             # The variables are secrets, and no file has them.
             loaded.environment_variables = dict(variables)
-            _asked(lambda: client.jobs.create_or_update(loaded), f"the job {ident}")
-        return ident
+            _asked(lambda: client.jobs.create_or_update(loaded), f"the job {name}")
 
-    def state(self, ident: str) -> JobState:
-        """Raises BuildError where the workspace can't be asked."""
-        job = self._job(ident)
+    def state(self, name: str) -> JobState:
+        """Raises BuildError where the workspace can't be asked for a while."""
+        job = self._job(name)
         return STATES.get(_status(job), JobState.RUNNING) if job else JobState.LOST
 
-    def ending(self, ident: str) -> str:
-        job = self._job(ident)
+    def ending(self, name: str) -> str:
+        job = self._job(name)
         if job is None:
-            return f"the workspace has no job {ident}"
-        return f"Azure ML: {ident} is {_status(job)}; its log: {job.studio_url or 'in the studio'}"
+            return f"the workspace has no job {name}"
+        return f"Azure ML: {name} is {_status(job)}; its log: {job.studio_url or 'in the studio'}"
 
-    def cancel(self, ident: str) -> None:
-        _asked(lambda: _or_none(lambda: self._client.jobs.begin_cancel(ident)), f"the job {ident}")
+    def cancel(self, name: str) -> None:
+        self._seen.pop(name, None)
+        _asked(lambda: _or_none(lambda: self._client.jobs.begin_cancel(name)), f"the job {name}")
 
-    def _job(self, ident: str) -> Any:
-        return _asked(lambda: _or_none(lambda: self._client.jobs.get(ident)), f"the job {ident}")
+    def _job(self, name: str) -> Any:
+        """Return a job, as it was a few seconds ago at most; None where there is none."""
+        now, seen = time.monotonic(), self._seen.get(name)
+        if seen and now - seen[0] < self._pause:
+            return seen[1]
+        try:
+            job = _asked(lambda: _or_none(lambda: self._client.jobs.get(name)), f"the job {name}")
+        except BuildError:
+            # A service that does not answer now stops no job.
+            if seen and now - seen[0] < PATIENCE:
+                return seen[1]
+            raise
+        self._seen[name] = (now, job)
+        return job
 
 
 def _status(job: Any) -> str:

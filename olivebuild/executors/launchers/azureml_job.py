@@ -152,7 +152,6 @@ def build(
     settings: Settings,
     *,
     name: str,
-    target: str,
     words: Sequence[str],
     code: Path,
     needs: Needs,
@@ -173,7 +172,6 @@ def build(
     identity = settings.identity or ("managed" if "az://" in line else "")
     job = command(
         name=name,
-        display_name=target,
         experiment_name="olivebuild",
         code=str(code),
         command=line,

@@ -1,34 +1,38 @@
 """A launcher for services whose nodes share no folder with the agent.
 
-A process (ml/transfer/exchange/mirror.py) brings a job's action and blobs to a URL, and keeps the
-job's folder as the node has it. What the service starts is the far end
+A process (executors/launchers/mirror_process.py) brings a job's action and blobs to a URL, and
+keeps the job's folder as the node has it. What the service starts is the far end
 (ml/transfer/exchange/node.py).
+
+    ROOT/jobs/KEY/service.json    the job's name at the service, and whether it was submitted
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import queue
-import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from olivebuild.api.site import JobState, Needs
-from olivebuild.core.errors import InputError, StepError
-from olivebuild.core.processes import python
+from msgspec import Struct, json
 
-MIRROR = "olivebuild.ml.transfer.exchange.mirror"
+from olivebuild.api.site import JobState, Needs
+from olivebuild.core.errors import BuildError, StepError
+from olivebuild.core.fs.files import write_atomically
+from olivebuild.core.strict_json import decode
+from olivebuild.executors.launchers.mirror_process import MirrorProcess
+from olivebuild.executors.site.folder import JobFolder
+from olivebuild.executors.site.job import AGAIN, STOPPED
+from olivebuild.executors.site.portable import PortableOutcome
+
 NODE = "olivebuild.ml.transfer.exchange.node"
 SECRET = "OLIVEBUILD_EXCHANGE_SECRET"  # noqa: S105 - the name of a variable
-DONE = "-"
-"""The service's name of a job that needs none: its outcome has come after all."""
+RECORD = "service.json"
 
 
 class Service(Protocol):
-    """Starts commands on machines of its own. The agent calls it, from one thread."""
+    """Starts commands on machines of its own. Called by one thread at a time."""
 
     def refusal(self, needs: Needs) -> str:
         """Return why it can never run a command of these needs; "" where it can."""
@@ -40,20 +44,27 @@ class Service(Protocol):
         variables: Mapping[str, str],
         folder: Path,
         needs: Needs,
-    ) -> str:
-        """Start `python -m WORDS` with these variables, or queue it, and return its id.
+    ) -> None:
+        """Start `python -m WORDS` with these variables, or queue it, under this name.
 
-        `name` is unique. `folder` is the job's, on this side. Raises BuildError.
+        The name is new. `folder` is the job's, on this side. Raises BuildError.
         """
 
-    def state(self, ident: str) -> JobState:
-        """Raises BuildError where it can't be asked."""
+    def state(self, name: str) -> JobState:
+        """LOST for a name that it does not know. Raises BuildError where it can't be asked."""
 
-    def ending(self, ident: str) -> str:
+    def ending(self, name: str) -> str:
         """Return a line of what it says of a job that waits or has ended; "" for nothing."""
 
-    def cancel(self, ident: str) -> None:
+    def cancel(self, name: str) -> None:
         """End a job."""
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A job at the service. One that is not `sent` may be there all the same."""
+
+    name: str
+    sent: bool = False
 
 
 class MirroredLauncher:
@@ -64,57 +75,127 @@ class MirroredLauncher:
         self._service = service
         self._url, self._root = url, root
         self._mirror: MirrorProcess | None = None
+        self._asking = threading.RLock()
+        """Held while the service or the exchange is asked."""
+        self._submissions: dict[str, Submission] = {}
 
     def refusal(self, needs: Needs) -> str:
-        return self._service.refusal(needs)
+        with self._asking:
+            return self._service.refusal(needs)
 
     def submit(self, name: str, command: Sequence[str], folder: Path, needs: Needs) -> str:
-        """Raises BuildError."""
-        del command
-        key = folder.name
-        answer = self._process().ask("submit", key)
-        attempt = answer["attempt"]
-        if not attempt:
-            return f"{key}/{DONE}"
-        words = (NODE, self._place(), key, attempt)
-        secret = {SECRET: answer["secret"]}
-        ident = self._service.submit(f"{name}-{attempt}", words, secret, folder, needs)
-        return f"{key}/{ident}"
+        """Begin to bring a job there: gigabytes may be on their way for hours. Returns its key.
+
+        Raises BuildError where the exchange can't be opened.
+        """
+        del name, command
+        self._process()
+        (folder / RECORD).unlink(missing_ok=True)
+        self._begin(JobFolder(self._root, folder.name), needs)
+        return folder.name
 
     def state(self, ident: str) -> JobState:
         """Raises BuildError where neither the service nor the exchange can be asked."""
-        key, _, job = ident.partition("/")
-        if self._has_outcome(key):
+        folder = JobFolder(self._root, ident)
+        if (folder.path / "outcome.json").is_file():
             return JobState.ENDED
-        process = self._process()
-        process.follow(key)
-        state = JobState.ENDED if job == DONE else self._service.state(job)
-        if state not in (JobState.ENDED, JobState.LOST):
-            return state
-        answer = process.ask("settle", key)
-        if answer["outcome"]:
-            return JobState.ENDED
-        return JobState.LOST if answer["refused"] else state
+        submission = self._submissions.get(ident)
+        if submission and submission.is_alive():
+            return JobState.QUEUED
+        if submission and submission.error:
+            return self._failed(folder, submission.error)
+        with self._asking:
+            record = _record(folder)
+            if record is None or not (record.sent or self._is_there(record)):
+                # The agent that was about to submit it has ended.
+                self._begin(folder, folder.read_action().needs)
+                return JobState.QUEUED
+            process = self._process()
+            process.follow(ident)
+            state = self._service.state(record.name)
+            if state not in (JobState.ENDED, JobState.LOST):
+                return state
+            return self._end(folder, record, state, process.ask("settle", ident))
 
     def ending(self, ident: str) -> str:
-        key, _, job = ident.partition("/")
-        said = "" if job == DONE else self._service.ending(job)
-        fault = self._mirror.faults.get(key, "") if self._mirror else ""
+        folder = JobFolder(self._root, ident)
+        record, submission = _record(folder), self._submissions.get(ident)
+        if submission and submission.is_alive():
+            return "its inputs are on their way"
+        with self._asking:
+            said = self._service.ending(record.name) if record else ""
+        fault = self._mirror.faults.get(ident, "") if self._mirror else ""
         return "; ".join(text for text in (said, fault and f"the exchange: {fault}") if text)
 
     def cancel(self, ident: str) -> None:
-        job = ident.partition("/")[2]
-        if job != DONE:
-            self._service.cancel(job)
+        if submission := self._submissions.pop(ident, None):
+            submission.is_cancelled = True
+        with self._asking:
+            if record := _record(JobFolder(self._root, ident)):
+                self._service.cancel(record.name)
 
-    def _has_outcome(self, key: str) -> bool:
-        return (self._root / "jobs" / key / "outcome.json").is_file()
+    def _begin(self, folder: JobFolder, needs: Needs) -> None:
+        submission = self._submissions[folder.key] = Submission(self._send, folder, needs)
+        submission.start()
+
+    def _send(self, submission: Submission) -> None:
+        """Bring a job to the exchange, and submit it. Called by a thread of its own."""
+        folder = submission.folder
+        answer = self._process().ask("submit", folder.key)
+        attempt = answer["attempt"]
+        if not attempt:
+            # The outcome of the attempt before it has come after all.
+            return
+        name = f"olivebuild-{folder.key[:12]}-{attempt}"
+        words = (NODE, self._place(), folder.key, attempt)
+        secret = {SECRET: answer["secret"]}
+        with self._asking:
+            if submission.is_cancelled:
+                return
+            _keep(folder, Record(name=name))
+            self._service.submit(name, words, secret, folder.path, submission.needs)
+            _keep(folder, Record(name=name, sent=True))
+
+    def _is_there(self, record: Record) -> bool:
+        return self._service.state(record.name) is not JobState.LOST
+
+    def _end(
+        self, folder: JobFolder, record: Record, state: JobState, answer: Mapping[str, Any]
+    ) -> JobState:
+        """Return what an end at the service means.
+
+        A command that never began, or that failed by itself, would do so again: that is the job's
+        outcome.
+        """
+        code = answer["code"]
+        if answer["outcome"]:
+            return JobState.ENDED
+        if answer["refused"] or code == AGAIN or state is JobState.LOST:
+            return JobState.LOST
+        if code == STOPPED:
+            folder.stopped = True
+            return JobState.ENDED
+        if answer["said"] and (code is None or code < 0):
+            return JobState.LOST
+        what = f"ended with exit code {code}" if answer["said"] else "did not begin"
+        ending = self._service.ending(record.name)
+        error = StepError(
+            f"its command {what}: {ending}",
+            hint="is the environment right, and may its identity read and write "
+            f"{self._place()}? Its log says more",
+        )
+        return self._failed(folder, error)
+
+    def _failed(self, folder: JobFolder, error: BuildError) -> JobState:
+        folder.write_outcome(PortableOutcome(key=folder.key, error=error.to_json()))
+        return JobState.ENDED
 
     def _process(self) -> MirrorProcess:
         """Raises BuildError."""
-        if self._mirror is None or self._mirror.has_ended:
-            self._mirror = MirrorProcess(self._place(), self._root)
-        return self._mirror
+        with self._asking:
+            if self._mirror is None or self._mirror.has_ended:
+                self._mirror = MirrorProcess(self._place(), self._root)
+            return self._mirror
 
     def _place(self) -> str:
         if callable(self._url):
@@ -122,73 +203,33 @@ class MirroredLauncher:
         return self._url
 
 
-class MirrorProcess:
-    """The process that speaks with the exchange. It ends with this one."""
+class Submission(threading.Thread):
+    """A thread that brings one job to the service."""
 
-    def __init__(self, url: str, root: Path) -> None:
-        self._url = url
-        self.faults: dict[str, str] = {}
-        """key -> what was wrong when its job was looked at last"""
-        self._followed: set[str] = set()
-        self._number = 0
-        self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._process = subprocess.Popen(
-            python("-m", MIRROR, url, str(root)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        threading.Thread(target=self._read, daemon=True).start()
-        self._next()
+    def __init__(self, send: Callable[[Submission], None], folder: JobFolder, needs: Needs) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.needs = folder, needs
+        self.error: BuildError | None = None
+        self.is_cancelled = False
+        self._send = send
 
-    @property
-    def has_ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def follow(self, key: str) -> None:
-        """Have a job's folder kept as its node has it, from now on. Raises BuildError."""
-        if key not in self._followed:
-            self.ask("follow", key)
-            self._followed.add(key)
-
-    def ask(self, op: str, key: str) -> dict[str, Any]:
-        """Return the answer, however long that takes: gigabytes may be on their way.
-
-        Raises BuildError.
-        """
-        self._number += 1
-        request = {"id": self._number, "op": op, "key": key}
-        assert self._process.stdin
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-        while (answer := self._next()).get("id") != self._number:
-            pass
-        if op == "submit":
-            self._followed.add(key)
-            self.faults.pop(key, None)
-        return answer
-
-    def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
-            message = json.loads(line)
-            if "fault" in message:
-                self.faults[message["key"]] = str(message["fault"])[:300]
-            else:
-                self._answers.put(message)
-        self._answers.put(None)
-
-    def _next(self) -> dict[str, Any]:
-        """Raises InputError for what the process refuses, StepError where it has ended."""
-        message = self._answers.get()
-        if message is None:
-            raise StepError(
-                f"the process that speaks with {self._url} has ended",
-                hint="build again: what had arrived there is kept",
+    def run(self) -> None:
+        try:
+            self._send(self)
+        except BuildError as e:
+            self.error = e
+        except Exception as e:  # noqa: BLE001
+            # A thread has nobody to raise to.
+            self.error = StepError(
+                f"it could not be submitted: {type(e).__name__}: {e}"[:300], hint="build again"
             )
-        if error := message.get("error"):
-            hint = message.get("hint") or "is the exchange right, and may you write there?"
-            raise InputError(str(error)[:300], where=self._url, hint=str(hint))
-        return message
+
+
+def _record(folder: JobFolder) -> Record | None:
+    with suppress(OSError, ValueError):
+        return decode((folder.path / RECORD).read_bytes(), Record)
+    return None
+
+
+def _keep(folder: JobFolder, record: Record) -> None:
+    write_atomically(folder.path / RECORD, json.encode(record), 0o600)

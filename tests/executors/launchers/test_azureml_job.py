@@ -77,7 +77,6 @@ def built(**options: str) -> dict[str, Any]:
     job = build(
         Settings.of_options({**HERE, **options}),
         name="adapter-1",
-        target="adapter",
         words=["olivebuild.x", "az://account/container/a b", "key"],
         code=Path(__file__).parent,
         needs=Needs(seconds=3600),

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,8 @@ from olivebuild.core.errors import InputError
 from olivebuild.core.hashing import of_bytes
 from olivebuild.core.processes import python
 from olivebuild.executors.launchers.mirrored import MirroredLauncher
+from olivebuild.executors.site.folder import JobFolder
+from olivebuild.executors.site.portable import PortableAction
 from tests.support.exchange_job import action
 
 KEY = "a" * 32
@@ -34,8 +37,8 @@ class Nodes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.submitted: list[str] = []
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.fails = False
 
     def refusal(self, needs: Needs) -> str:
         return "too many" if needs.gpus > 1 else ""
@@ -47,26 +50,27 @@ class Nodes:
         variables: Mapping[str, str],
         folder: Path,
         needs: Needs,
-    ) -> str:
-        number = len(self.processes)
-        here = {"OLIVEBUILD_CACHE": str(self.folder / f"node-{number}")}
-        self.submitted.append(name)
-        self.processes.append(
-            subprocess.Popen(python("-c", NODE, *words), env=os.environ | variables | here)
+    ) -> None:
+        if self.fails:
+            raise InputError("nobody may", hint="ask")
+        here = {"OLIVEBUILD_CACHE": str(self.folder / name)}
+        self.processes[name] = subprocess.Popen(
+            python("-c", NODE, *words), env=os.environ | variables | here
         )
-        return str(number)
 
-    def state(self, ident: str) -> JobState:
-        code = self.processes[int(ident)].poll()
+    def state(self, name: str) -> JobState:
+        if name not in self.processes:
+            return JobState.LOST
+        code = self.processes[name].poll()
         if code is None:
             return JobState.RUNNING
         return JobState.LOST if code == -signal.SIGKILL else JobState.ENDED
 
-    def ending(self, ident: str) -> str:
-        return f"exit code {self.processes[int(ident)].poll()}"
+    def ending(self, name: str) -> str:
+        return f"exit code {self.processes[name].poll()}"
 
-    def cancel(self, ident: str) -> None:
-        self.processes[int(ident)].terminate()
+    def cancel(self, name: str) -> None:
+        self.processes[name].terminate()
 
 
 class Place:
@@ -84,7 +88,7 @@ class Place:
     def wait(self, ident: str) -> JobState:
         for _ in range(600):
             state = self.launcher.state(ident)
-            if state is not JobState.RUNNING:
+            if state not in (JobState.RUNNING, JobState.QUEUED):
                 return state
             time.sleep(0.02)
         raise AssertionError(self.launcher.ending(ident))
@@ -103,7 +107,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("OLIVEBUILD_EXCHANGE_SECONDS", "0.05")
     place = Place(tmp_path)
     yield place
-    for process in place.nodes.processes:
+    if place.launcher._mirror:
+        place.launcher._mirror.close()
+    for process in place.nodes.processes.values():
         process.kill()
         process.wait()
 
@@ -119,6 +125,7 @@ def test_a_job_and_what_it_says_meanwhile(place: Place) -> None:
     # Another agent, which knows nothing but the id.
     again = MirroredLauncher(place.nodes, place.bucket.as_uri(), place.store.root)
     assert again.state(ident) is JobState.ENDED
+    assert again._mirror is None
 
 
 def test_another_agent_follows_where_the_first_was_cut_off(place: Place) -> None:
@@ -127,17 +134,59 @@ def test_another_agent_follows_where_the_first_was_cut_off(place: Place) -> None
     process = place.launcher._mirror
     assert process
     process._process.kill()
+    process._process.wait()
     place.launcher = MirroredLauncher(place.nodes, place.bucket.as_uri(), place.store.root)
     assert place.wait(ident) is JobState.ENDED
     assert (place.job / "log").read_text() == "a\nb\n"
 
 
-def test_a_job_that_dies_has_no_outcome(place: Place) -> None:
+def outcome(place: Place) -> dict[str, Any]:
+    return dict(json.loads((place.job / "outcome.json").read_text()))
+
+
+def test_a_job_that_fails_by_itself_is_not_begun_again(place: Place) -> None:
     ident = place.submit(["print", "last words"], ["die without state", None])
     assert place.wait(ident) is JobState.ENDED
-    assert not (place.job / "outcome.json").exists()
     assert (place.job / "log").read_text() == "last words\n"
-    assert place.launcher.ending(ident) == "exit code 9"
+    assert "its command ended with exit code 9: exit code 9" in outcome(place)["error"]["fact"]
+
+
+def test_a_command_that_never_began(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.NODE", "raise SystemExit('no olivebuild here')")
+    ident = place.submit(["output", ""])
+    assert place.wait(ident) is JobState.ENDED
+    assert "its command did not begin: exit code 1" in outcome(place)["error"]["fact"]
+
+
+def test_a_service_that_refuses_a_job(place: Place) -> None:
+    place.nodes.fails = True
+    ident = place.submit(["output", ""])
+    assert place.wait(ident) is JobState.ENDED
+    assert outcome(place)["error"]["fact"] == "nobody may"
+
+
+def test_an_agent_that_ended_before_it_submitted(place: Place) -> None:
+    ident = place.submit(["output", ""])
+    while place.launcher.state(ident) is JobState.QUEUED:
+        time.sleep(0.01)
+    record = json.loads((place.job / "service.json").read_text())
+    assert record["sent"]
+    # It had submitted, and not noted that.
+    (place.job / "service.json").write_text(json.dumps(record | {"sent": False}))
+    assert place.wait(ident) is JobState.ENDED
+    assert len(place.nodes.processes) == 1
+
+
+def test_an_agent_that_ended_while_inputs_were_on_their_way(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = action(place.store, KEY, ["output", ""])
+    monkeypatch.setattr(JobFolder, "read_action", lambda _: PortableAction)
+    monkeypatch.setattr(PortableAction, "needs", Needs())
+    assert place.launcher.state(KEY) is JobState.QUEUED
+    assert place.wait(KEY) is JobState.ENDED
+    assert outcome(place)["blobs"]
+    assert folder == place.job
 
 
 def test_a_cancelled_job_keeps_its_state_for_the_next(place: Place) -> None:
@@ -146,6 +195,8 @@ def test_a_cancelled_job_keeps_its_state_for_the_next(place: Place) -> None:
     place.launcher.cancel(ident)
     place.launcher.cancel(ident)
     assert place.wait(ident) is JobState.ENDED
+    assert (place.job / "stopped").exists()
+    assert not (place.job / "outcome.json").exists()
     ident = place.submit(["die without state", None], ["output", ""])
     assert place.wait(ident) is JobState.ENDED
     assert (place.job / "log").read_text() == "runs\ngoes on from stopped\n"
@@ -154,12 +205,13 @@ def test_a_cancelled_job_keeps_its_state_for_the_next(place: Place) -> None:
 def test_a_lost_node_is_left_for_another_which_goes_on(place: Place) -> None:
     ident = place.submit(["state", "step 5"], ["sleep", 0.3], ["print", "runs"], ["sleep", 60])
     place.wait_for(place.job / "log", "runs\n")
-    place.nodes.processes[0].kill()
+    (process,) = place.nodes.processes.values()
+    process.kill()
     assert place.wait(ident) is JobState.LOST
     ident = place.submit(["die without state", None], ["output", ""])
     assert place.wait(ident) is JobState.ENDED
     assert "goes on from step 5" in (place.job / "log").read_text()
-    assert len(set(place.nodes.submitted)) == 2
+    assert len(place.nodes.processes) == 2
 
 
 def test_a_damaged_blob_is_put_there_anew(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,5 +229,5 @@ def test_a_place_that_can_not_be_written_to(place: Place) -> None:
     place.launcher = MirroredLauncher(place.nodes, lambda: "https://127.0.0.1:1/", place.store.root)
     with pytest.raises(InputError, match="can only be read"):
         place.submit(["output", ""])
-    assert place.nodes.processes == []
+    assert not place.nodes.processes
     assert place.launcher.refusal(Needs(gpus=2)) == "too many"

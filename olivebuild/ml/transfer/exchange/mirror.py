@@ -6,8 +6,9 @@ when its input does.
 
     {"id": 1, "op": "submit", "key": KEY}   puts a job there; answers with `attempt` and `secret`
     {"id": 2, "op": "follow", "key": KEY}   appends what the job says from now on
-    {"id": 3, "op": "settle", "key": KEY}   takes what there is at once; `outcome` says if all is,
-                                            `refused` if the node could not use blobs
+    {"id": 3, "op": "settle", "key": KEY}   takes what there is at once; answers with what is known
+                                            of the attempt's end: `outcome` is here, `code` of its
+                                            process, blobs that it `refused`, if it `said` a word
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Position(Struct, frozen=True, kw_only=True):
     events: Size = 0
     log: Size = 0
     state: State | None = None
+    code: int | None = None
+    """The exit status of the node's process, where that ended without an outcome."""
     earlier: tuple[Word, ...] = ()
     """Attempts before this one, which may have the state."""
 
@@ -155,14 +158,21 @@ class Mirror:
             events=events,
             log=log,
             state=segment.state or position.state,
+            code=segment.code,
         )
         self._keep(after)
         return False
 
-    def settle(self, key: str) -> bool:
-        """Take all that is there; return whether the job's outcome is here."""
+    def settle(self, key: str) -> dict[str, Any]:
+        """Take all that is there; return what is known of the end of the last attempt."""
         self._take_all(key)
-        return (self._folder(key) / "outcome.json").is_file()
+        position = self._position(key)
+        return {
+            "outcome": (self._folder(key) / "outcome.json").is_file(),
+            "code": position.code if position else None,
+            "refused": bool(self.refused(key)),
+            "said": bool(position and position.next),
+        }
 
     def _take_all(self, key: str) -> bool:
         """Take all that is there; return whether the outcome was among it."""
@@ -225,10 +235,7 @@ class Desk:
                 self._follow(key, self._pause)
                 return {"attempt": attempt.name, "secret": attempt.secret}
             if op == "settle":
-                return {
-                    "outcome": self._mirror.settle(key),
-                    "refused": bool(self._mirror.refused(key)),
-                }
+                return self._mirror.settle(key)
             self._follow(key, self._pause)
             return {}
         except BuildError as e:

@@ -78,7 +78,8 @@ class Node:
         outcome = self._read("outcome.json", 0)
         self._surely(self._say)
         if not outcome:
-            return code or 1
+            self._surely(lambda: self._send(Segment(state=self._state, code=code)))
+            return code if code > 0 else 1
         self._surely(lambda: self.exchange.send_blobs(self.store, blobs_in(outcome)))
         self._surely(lambda: self._send(Segment(state=self._state, outcome=outcome)))
         return 0
@@ -236,7 +237,8 @@ class Node:
 
     def tell(self, text: str) -> None:
         """Send a last note, where there is no job to say it."""
-        self._send(Segment(log=f"exchange: {text}\n".encode(), state=self._state))
+        log = f"exchange: {text}\n".encode()
+        self._send(Segment(log=log, state=self._state, code=1))
 
 
 def _stamp(file: Path) -> tuple[int, int]:

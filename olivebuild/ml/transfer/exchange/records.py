@@ -87,6 +87,8 @@ class Segment(Struct, frozen=True, kw_only=True):
     state: State | None = None
     """The newest state of its training, in each segment again."""
     outcome: bytes = b""
+    code: int | None = None
+    """The exit status of its process, where that ended without an outcome."""
 
     def body(self) -> bytes:
         head = _Head(
@@ -94,6 +96,7 @@ class Segment(Struct, frozen=True, kw_only=True):
             log=len(self.log),
             state=self.state,
             outcome=len(self.outcome),
+            code=self.code,
         )
         line = json.dumps(to_builtins(head), separators=(",", ":")).encode()
         return b"".join((line, b"\n", self.events, self.log, self.outcome))
@@ -111,6 +114,7 @@ class Segment(Struct, frozen=True, kw_only=True):
             log=rest[at : at + head.log],
             state=head.state,
             outcome=rest[at + head.log :],
+            code=head.code,
         )
 
 
@@ -121,6 +125,7 @@ class _Head(Struct, frozen=True, kw_only=True):
     log: Size
     state: State | None
     outcome: Size
+    code: int | None
 
 
 class Task(Struct, frozen=True, kw_only=True):

@@ -45,7 +45,7 @@ def test_what_was_appended_and_not_counted_is_written_once(mirror: Mirror) -> No
     assert mirror.take(KEY) is None
     # As if the process had ended before it counted.
     (folder / RECORD).write_bytes(before)
-    assert mirror.settle(KEY) is False
+    assert not mirror.settle(KEY)["outcome"]
     assert (folder / "events").read_bytes() == b"1\n2\n"
     assert (folder / "log").read_bytes() == b"ab"
 

@@ -59,7 +59,7 @@ def test_a_job_and_all_that_it_says(ends: Ends) -> None:
     words: list[list[object]] = [["print", "hello"], ["event", {"n": 1}], ["output", "out of "]]
     attempt = ends.attempt(*words, inputs=("one, ", "two"))
     assert ends.run(attempt) == 0
-    assert ends.mirror.settle(KEY)
+    assert ends.mirror.settle(KEY)["outcome"]
     assert ends.log() == "hello\n"
     assert (ends.job / "events").read_text() == '{"n": 1}\n'
     assert ends.store.read(of_bytes(b"out of one, two")) == b"out of one, two"
@@ -77,11 +77,11 @@ def test_a_service_that_starts_the_command_again_goes_on_from_the_state(ends: En
     ]
     attempt = ends.attempt(*words)
     assert ends.run(attempt) == 9
-    assert ends.mirror.settle(KEY) is False
+    assert not ends.mirror.settle(KEY)["outcome"]
     words.insert(1, ["state", "step 5"])
     again = ends.attempt(*words)
     assert ends.run(again) == 0
-    assert ends.mirror.settle(KEY)
+    assert ends.mirror.settle(KEY)["outcome"]
     assert ends.log() == "begins\nbegins\ngoes on from step 5\n"
 
 
@@ -114,7 +114,7 @@ def test_a_job_that_has_an_outcome_does_not_run_again(ends: Ends) -> None:
     attempt = ends.attempt(["print", "once"], ["output", "x"])
     assert ends.run(attempt) == 0
     assert ends.run(attempt) == 0
-    assert ends.mirror.settle(KEY)
+    assert ends.mirror.settle(KEY)["outcome"]
     assert ends.log() == "once\n"
 
 
@@ -123,12 +123,12 @@ def test_a_blob_that_was_swapped_is_told_and_put_there_anew(ends: Ends) -> None:
     file = ends.folder / "bucket" / blob_name(of_bytes(b"of mine"))
     file.write_bytes(b"of hers")
     assert ends.run(attempt) == 1
-    assert ends.mirror.settle(KEY) is False
+    assert not ends.mirror.settle(KEY)["outcome"]
     assert "of the exchange is not what was put there" in ends.log()
     again = ends.mirror.submit(KEY)
     assert again
     assert ends.run(again) == 0
-    assert ends.mirror.settle(KEY)
+    assert ends.mirror.settle(KEY)["outcome"]
 
 
 def test_a_task_of_somebody_else_is_not_run(ends: Ends) -> None:
@@ -155,7 +155,7 @@ def test_a_place_that_fails_for_a_while(ends: Ends, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Exchange, "create", failing)
     assert ends.run(attempt) == 0
-    assert ends.mirror.settle(KEY)
+    assert ends.mirror.settle(KEY)["outcome"]
     assert ends.log() == "a\n"
 
 
