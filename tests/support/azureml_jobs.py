@@ -13,9 +13,7 @@ import hashlib
 import hmac
 import http.server
 import json
-import os
 import re
-import shutil
 import signal
 import subprocess
 import threading
@@ -26,14 +24,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import psutil
+
 from tests.support.azureml_server import (
-    GROUP,
     IDENTITY,
-    SUBSCRIPTION,
     TOKEN,
     WORKSPACE,
     Answer,
-    clean_environment,
     error,
     of_json,
 )
@@ -192,19 +189,15 @@ class Service:
 
 
 def kill(job: Job, number: signal.Signals) -> None:
-    """Signal a node: all that runs there."""
-    if job.process:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(job.process.pid, number)
-    if number == signal.SIGKILL and job.process:
-        # What the command started has sessions of its own; a node that is gone takes them along.
-        for pid in _below(job.process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-
-def _below(pid: int) -> list[int]:
-    return []
+    """Signal a node: its command, and with SIGKILL all that it started, as a node that is gone."""
+    if job.process is None:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        node = psutil.Process(job.process.pid)
+        started = node.children(recursive=True) if number == signal.SIGKILL else []
+        for process in (node, *started):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
 
 def asset_of(ident: str) -> str:
@@ -253,7 +246,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return of_json({"value": [SIZE]})
         if not path.lower().startswith(WORKSPACE.lower()):
             return error(404, "ResourceNotFound", f"The resource {path} was not found.")
-        return self.workspace(path[len(WORKSPACE) :].strip("/"), data)
+        return self.workspace(path[len(WORKSPACE) :].strip("/"), query | data)
 
     def workspace(self, path: str, data: dict[str, Any]) -> Answer:
         kind, *words = path.split("/")
@@ -329,9 +322,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 }
             )
         if self.command == "PUT":
+            data = {"properties": data["properties"]}
             assets[path] = data | {"id": f"{WORKSPACE}/{path}", "name": words[-1]}
         if words[-1] == "versions":
-            return of_json({"value": [b for p, b in assets.items() if p.startswith(path)]})
+            # Whatever its name: a client asks whether code of this hash is there.
+            asked = {"hash_sha256": data["hash"], "hash_version": int(data["hashVersion"])}
+            same = [b for b in assets.values() if b["properties"].get("properties") == asked]
+            return of_json({"value": same})
         if path not in assets:
             return error(404, "UserError", f"no {path}")
         return of_json(assets[path])
@@ -341,7 +338,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "PUT":
             if name in jobs:
                 return error(409, "UserError", f"A job with this name already exists: {name}")
-            job = jobs[name] = Job(name, data)
+            job = jobs[name] = Job(name, {"properties": data["properties"]})
             threading.Thread(target=self.service.run, args=(job,), daemon=True).start()
         if name not in jobs:
             return error(404, "UserError", f"Run {name} was not found")
@@ -378,7 +375,3 @@ def serving(folder: Path, blobs: str, compute: Mapping[str, str]) -> Iterator[Se
             kill(job, signal.SIGKILL)
         server.shutdown()
         server.server_close()
-
-
-__all__ = ["CONTAINER", "GROUP", "SUBSCRIPTION", "Service", "clean_environment", "serving"]
-shutil.which("bash")

@@ -179,8 +179,10 @@ def _status(job: Any) -> str:
 
 def _too_large(needs: Needs, machine: Any, what: str) -> str:
     """Return what of the needs no machine of a size has; "" for nothing."""
-    gpus, cores = int(machine.gpus or 0), int(machine.v_cp_us or 0)
-    memory = float(machine.memory_gb or 0)
+    # azure-ai-ml 1.35 hands the service's own names on beside those that it documents.
+    gpus = int(machine.gpus or 0)
+    cores = int(machine.v_cp_us or getattr(machine, "vCPUs", None) or 0)
+    memory = float(machine.memory_gb or getattr(machine, "memoryGB", None) or 0)
     if needs.gpus > gpus:
         return f"it asks for {needs.gpus} GPUs, and {what} with {gpus}"
     if cores and needs.cores > cores:

@@ -38,7 +38,7 @@ RESOURCES = ("instance_type", "shm_size", "docker_args", "locations")
 """Properties that are a job's resources by themselves; any other goes below `properties`."""
 WAYS = (("environment",), ("dockerfile", "build_context"), ("image", "conda", "requirements"))
 """Fields that name an environment."""
-ARCHIVE = "olivebuild.zip"
+ARCHIVE = "code.zip"
 COMMAND = f"""\
 python -m zipfile -e {ARCHIVE} .
 [ -z "$DEFAULT_IDENTITY_CLIENT_ID" ] || export AZURE_CLIENT_ID="$DEFAULT_IDENTITY_CLIENT_ID"

@@ -96,7 +96,7 @@ def test_the_job_of_a_systems_block() -> None:
     assert job["resources"]["properties"] == {"AISuperComputer": {"a": 1}}
     assert job["tags"] == {"team": "slm", "n": "3"}
     assert job["limits"] == {"timeout": 3600}
-    assert job["identity"] == {"type": "managed"}
+    assert job["identity"] == {"type": "managed_identity"}
     assert job["command"].endswith("-m olivebuild.x 'az://account/container/a b' key")
     assert built(identity="user")["identity"] == {"type": "user_identity"}
 
@@ -122,7 +122,7 @@ def test_environments(tmp_path: Path) -> None:
 def test_the_code_of_a_job_is_one_file_of_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         pack_code(tmp_path / name)
-    one, other = (tmp_path / name / "olivebuild.zip" for name in ("a", "b"))
+    one, other = (tmp_path / name / "code.zip" for name in ("a", "b"))
     assert one.read_bytes() == other.read_bytes()
     with zipfile.ZipFile(one) as archive:
         archive.extractall(tmp_path)

@@ -75,8 +75,8 @@ class Position(Struct, frozen=True, kw_only=True):
 class Mirror:
     """Jobs of a folder, at this end."""
 
-    def __init__(self, exchange: Exchange, root: Path) -> None:
-        self.exchange, self.store = exchange, Store(root)
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange, self.store = exchange, exchange.store
 
     def submit(self, key: str) -> Attempt | None:
         """Put a job, its blobs and the state of its training there, under a new attempt.
@@ -93,7 +93,7 @@ class Mirror:
             before = self._position(key)
         attempt = Attempt(key=key, name=secrets.token_hex(8), secret=secrets.token_hex(32))
         action = (folder / "action.json").read_bytes()
-        self.exchange.send_blobs(self.store, blobs_in(action), anew=self.refused(key))
+        self.exchange.send_blobs(blobs_in(action), anew=self.refused(key))
         task = Task(action=action, state=self._state(attempt, before))
         self.exchange.replace(attempt.task, attempt.sealed(attempt.task, task.body()))
         position = Position(
@@ -126,7 +126,7 @@ class Mirror:
             return None
         sha256, size = sha256_of(file), file.stat().st_size
         state = State(attempt=attempt.name, sha256=sha256, size=size)
-        self.exchange.write(state_name(attempt.key, state), file, lambda _: None)
+        self.exchange.send_file(state_name(attempt.key, state), file)
         return state
 
     def take(self, key: str) -> bool | None:
@@ -142,7 +142,7 @@ class Mirror:
             return None
         folder = self._folder(key)
         if segment.outcome:
-            self.exchange.bring_blobs(self.store, blobs_in(segment.outcome))
+            self.exchange.bring_blobs(blobs_in(segment.outcome))
         # What was appended and not yet counted when a process before this one ended is cut off.
         events = _append(folder / "events", position.events, segment.events)
         log = _append(folder / "log", position.log, segment.log)
@@ -310,7 +310,7 @@ def _print(message: dict[str, Any]) -> None:
 def main() -> None:
     url, root = sys.argv[1:3]
     try:
-        desk = Desk(Mirror(Exchange(url), Path(root)))
+        desk = Desk(Mirror(Exchange(url, Store(Path(root)))))
     except BuildError as e:
         _print({"error": e.fact, "hint": e.hint})
         return

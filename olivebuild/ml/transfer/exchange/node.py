@@ -51,9 +51,9 @@ PATIENCE, PAUSE = 600.0, 5.0
 class Node:
     """One attempt at a job, on this machine."""
 
-    def __init__(self, exchange: Exchange, attempt: Attempt, root: Path) -> None:
-        self.exchange, self.attempt, self.store = exchange, attempt, Store(root)
-        self.folder = root / "jobs" / attempt.key
+    def __init__(self, exchange: Exchange, attempt: Attempt) -> None:
+        self.exchange, self.attempt, self.store = exchange, attempt, exchange.store
+        self.folder = self.store.root / "jobs" / attempt.key
         self._number = 0
         """Of the next segment."""
         self._sent = {"events": 0, "log": 0}
@@ -80,7 +80,7 @@ class Node:
         if not outcome:
             self._surely(lambda: self._send(Segment(state=self._state, code=code)))
             return code if code > 0 else 1
-        self._surely(lambda: self.exchange.send_blobs(self.store, blobs_in(outcome)))
+        self._surely(lambda: self.exchange.send_blobs(blobs_in(outcome)))
         self._surely(lambda: self._send(Segment(state=self._state, outcome=outcome)))
         return 0
 
@@ -93,7 +93,7 @@ class Node:
         task = Task.from_body(self.attempt.opened(name, text))
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        self.exchange.bring_blobs(self.store, blobs_in(task.action))
+        self.exchange.bring_blobs(blobs_in(task.action))
         if state := state or task.state:
             self._bring(state)
         (self.folder / "attempt").write_text(self.attempt.name)
@@ -209,7 +209,7 @@ class Node:
         os.link(file, kept)
         sha256, size = sha256_of(kept), kept.stat().st_size
         state = State(attempt=self.attempt.name, sha256=sha256, size=size)
-        self.exchange.write(state_name(self.attempt.key, state), kept, lambda _: None)
+        self.exchange.send_file(state_name(self.attempt.key, state), kept)
         before, self._state, self._stamp = self._state, state, stamp
         # A node that comes after this one has to find the new one before the old one goes.
         self._send(Segment(state=state))
@@ -229,10 +229,10 @@ class Node:
         with open(self.folder / "log", "a", encoding="utf-8") as log:
             log.write(f"exchange: {text}\n")
 
-    def refuse(self, blob: NotWhatWasPut) -> None:
-        """Tell the sender of a blob that is damaged, so that it puts it there anew."""
+    def refuse(self, fault: NotWhatWasPut) -> None:
+        """Tell the sender of blobs that are damaged, so that it puts them there anew."""
         name = self.attempt.refused
-        body = json.dumps([blob.digest]).encode()
+        body = json.dumps(fault.digests).encode()
         self.exchange.replace(name, self.attempt.sealed(name, body))
 
     def tell(self, text: str) -> None:
@@ -262,7 +262,7 @@ def run(url: str, attempt: Attempt, root: Path) -> int:
     """Run an attempt at a job in a folder, and return the exit status of the process."""
     node = None
     try:
-        node = Node(Exchange(url), attempt, root)
+        node = Node(Exchange(url, Store(root)), attempt)
         signal.signal(signal.SIGTERM, node.stop)
         return node.run()
     except Exception as e:  # noqa: BLE001

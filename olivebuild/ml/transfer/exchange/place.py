@@ -8,33 +8,34 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from olivebuild.cache.remote_records import RemoteBlob, blob_name
+from olivebuild.cache.remote_records import RemoteBlob
 from olivebuild.cache.store import Store
-from olivebuild.core.errors import InputError, StoreError
+from olivebuild.core.errors import Damaged, InputError, StoreError
 from olivebuild.ml.transfer.exchange.records import MOST_TEXT, Attempt, Segment
-from olivebuild.ml.transfer.remote import Remote
+from olivebuild.ml.transfer.fetches import Fetches
+from olivebuild.ml.transfer.meter import Meter
+from olivebuild.ml.transfer.remote import PART, Remote, WrongSize
+from olivebuild.ml.transfer.uploads import Uploads
 
-CONNECTIONS = 8
 HINT = "the other end puts it there anew when the job is started again"
 
 
 class NotWhatWasPut(StoreError):
-    """A blob of the exchange that differs from what its digests say."""
+    """Blobs of the exchange that differ from what their digests say, or are not there."""
 
-    def __init__(self, blob: RemoteBlob) -> None:
-        fact = f"the blob {blob.digest[:8]} of the exchange is not what was put there"
-        super().__init__(fact, hint=HINT)
-        self.digest = blob.digest
+    def __init__(self, digests: Collection[str]) -> None:
+        names = ", ".join(sorted(digest[:8] for digest in digests))
+        super().__init__(f"the blob {names} of the exchange is not what was put there", hint=HINT)
+        self.digests = tuple(digests)
 
 
 class Exchange(Remote):
-    """A place that both ends of a job read and write."""
+    """A place that both ends of a job read and write, for the blobs of one store."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, store: Store) -> None:
         """Raises InputError."""
         super().__init__(url)
         if self.read_only:
@@ -42,19 +43,13 @@ class Exchange(Remote):
                 f"{url} can only be read, and an exchange is written to as well",
                 hint="write file:///FOLDER, s3://..., gs://... or az://ACCOUNT/CONTAINER/PATH",
             )
+        self.store = store
+        self._uploads = Uploads(self, store, Meter("uploading", _ignore))
+        self._fetches = Fetches(self, store, Meter("fetching", _ignore))
 
     def text(self, name: str) -> bytes | None:
-        """Return an object; None where there is none. Raises ValueError for a very large one."""
-        pieces, size = [], 0
-        try:
-            for piece in self.pieces(name):
-                size += len(piece)
-                if size > MOST_TEXT:
-                    raise ValueError(f"{name} has more than {MOST_TEXT} bytes")
-                pieces.append(bytes(piece))
-        except FileNotFoundError:
-            return None
-        return b"".join(pieces)
+        """Return an object; None where there is none. Raises StoreError for a very large one."""
+        return self.read(name, MOST_TEXT)
 
     def replace(self, name: str, data: bytes) -> None:
         """Put an object there, whether or not there is one."""
@@ -94,80 +89,63 @@ class Exchange(Remote):
 
     def bring_file(self, name: str, path: Path, size: int, sha256: str) -> None:
         """Write an object into a file. Raises FileNotFoundError, and ValueError for another."""
-        digest, count = hashlib.sha256(), 0
-        with open(path, "wb") as out:
-            for piece in self.pieces(name):
-                count += len(piece)
-                if count > size:
-                    break
-                digest.update(piece)
-                out.write(piece)
-        if count != size or digest.hexdigest() != sha256:
+        digest = hashlib.sha256()
+        try:
+            with open(path, "wb") as out:
+                for piece in self.pieces(name, 0, size):
+                    digest.update(piece)
+                    out.write(piece)
+        except WrongSize:
+            digest = hashlib.sha256()
+        if digest.hexdigest() != sha256:
             path.unlink()
             raise ValueError(f"{name} is not what was put there")
 
-    def bring_blobs(self, store: Store, blobs: Iterable[RemoteBlob]) -> int:
-        """Bring what a store lacks, several at once, and return how many bytes that was.
+    def send_file(self, name: str, path: Path) -> None:
+        """Put a file there, in parts if it is large."""
+
+        def parts() -> Iterator[bytes]:
+            with open(path, "rb") as f:
+                while part := f.read(PART):
+                    yield part
+
+        self.write(name, path.stat().st_size, parts)
+
+    def bring_blobs(self, blobs: Iterable[RemoteBlob]) -> int:
+        """Bring what the store lacks, and return how many bytes that was.
 
         Raises NotWhatWasPut, StoreError, and what the place itself says.
         """
-        lacking = [blob for blob in _each_once(blobs) if not store.has(blob.digest, blob.size)]
-        _at_once(lambda blob: self._bring(store, blob), lacking)
-        return sum(blob.size for blob in lacking)
+        self._fetches.bad.clear()
+        try:
+            return self._fetches.fetch(_each_once(blobs))
+        except (StoreError, FileNotFoundError):
+            if bad := self._fetches.bad:
+                raise NotWhatWasPut(bad) from None
+            raise
 
-    def _bring(self, store: Store, blob: RemoteBlob) -> None:
-        sha256, size = hashlib.sha256(), 0
-        with store.batch() as batch:
-            writer = batch.blob()
-            try:
-                for piece in self.pieces(blob_name(blob.digest)):
-                    size += len(piece)
-                    if size > blob.size:
-                        break
-                    sha256.update(piece)
-                    writer.write(piece)
-            except FileNotFoundError:
-                raise NotWhatWasPut(blob) from None
-            differs = size != blob.size or sha256.hexdigest() != blob.sha256
-            if differs or writer.digest() != blob.digest:
-                raise NotWhatWasPut(blob)
-            writer.done()
-
-    def send_blobs(
-        self, store: Store, blobs: Iterable[RemoteBlob], anew: Iterable[str] = ()
-    ) -> int:
+    def send_blobs(self, blobs: Iterable[RemoteBlob], anew: Collection[str] = ()) -> int:
         """Send what the place lacks, and return how many bytes that was.
 
         An object of the same name and size counts as there, unless its digest is in `anew`. Raises
         StoreError where the store has it no more or no longer as it was.
         """
-        anew = set(anew)
-
-        def send(blob: RemoteBlob) -> int:
-            name = blob_name(blob.digest)
-            if blob.digest not in anew and self.size(name) == blob.size:
-                return 0
-            path = store.path(blob.digest)
-            if not path.is_file():
-                raise StoreError(
-                    f"the blob {blob.digest[:8]} is in the cache no more", hint="build again"
-                )
-            if self.write(name, path, lambda _: None) != blob.sha256:
-                raise StoreError(
-                    f"the blob {blob.digest[:8]} has changed on its way",
-                    hint="`olivebuild verify --repair` finds what is damaged",
-                )
-            return blob.size
-
-        return sum(_at_once(send, list(_each_once(blobs))))
+        wanted = {blob.digest: blob for blob in blobs}
+        sizes = {blob.digest: blob.size for blob in wanted.values()}
+        try:
+            sent, count = self._uploads.write(sizes, anew)
+        except FileNotFoundError:
+            raise StoreError("a blob is in the cache no more", hint="build again") from None
+        except Damaged as e:
+            raise StoreError(f"in the cache, {e}", hint="build again: it is made anew") from None
+        if any(wanted[blob.digest].sha256 != blob.sha256 for blob in sent):
+            raise StoreError("a blob has changed on its way", hint="build again")
+        return count
 
 
-def _each_once(blobs: Iterable[RemoteBlob]) -> Iterable[RemoteBlob]:
-    return {blob.digest: blob for blob in blobs}.values()
+def _each_once(blobs: Iterable[RemoteBlob]) -> list[RemoteBlob]:
+    return list({blob.digest: blob for blob in blobs}.values())
 
 
-def _at_once(work: Callable[[RemoteBlob], object], blobs: list[RemoteBlob]) -> list[int]:
-    """Return what the work gives for each, several at once. Raises what the first raised."""
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-        results = list(pool.map(work, blobs))
-    return [result for result in results if isinstance(result, int)]
+def _ignore(_: object) -> None:
+    """Say nothing of bytes on their way."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from olivebuild.cache.store import Store
 from olivebuild.core.processes import python
 from olivebuild.ml.transfer.exchange.mirror import RECORD, Mirror
 from olivebuild.ml.transfer.exchange.place import Exchange
@@ -20,7 +21,7 @@ KEY = "a" * 32
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Mirror:
-    return Mirror(Exchange((tmp_path / "bucket").as_uri()), tmp_path / "near")
+    return Mirror(Exchange((tmp_path / "bucket").as_uri(), Store(tmp_path / "near")))
 
 
 def begin(mirror: Mirror) -> tuple[Attempt, Path]:

@@ -26,7 +26,7 @@ class Ends:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.url = folder, (folder / "bucket").as_uri()
-        self.mirror = Mirror(Exchange(self.url), folder / "near")
+        self.mirror = Mirror(Exchange(self.url, Store(folder / "near")))
         self.store = self.mirror.store
         self.job = self.store.root / "jobs" / KEY
         self.nodes = 0
