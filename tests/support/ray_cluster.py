@@ -97,8 +97,14 @@ class RayCluster:
     def start_node(self, name: str) -> None:
         """Start a node with one processor."""
         number = NODES[name]
-        self._start(name, "--address=127.0.0.1:6379", "--num-cpus=1", number=number)
-        self._wait(lambda: self._alive(f"127.0.0.{number}"))
+
+        def ready() -> bool:
+            # On a busy machine it may give up: Ray waits for 30 seconds, whatever is said.
+            if name not in self._nodes or self._nodes[name].poll() is not None:
+                self._start(name, "--address=127.0.0.1:6379", "--num-cpus=1", number=number)
+            return self._alive(f"127.0.0.{number}")
+
+        self._wait(ready)
 
     def restart_nodes(self) -> None:
         """Start the nodes anew, which end when their head does, as an operator of clusters does."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import shlex
 import sys
 import uuid
@@ -205,8 +206,10 @@ class RayLauncher:
         )
 
     def _unreachable(self, error: Exception) -> BuildError:
+        # What the libraries of HTTP say in several hundred characters ends with it.
+        reason = re.search(r"\[Errno \d+\] ([\w ]+)", str(error))
         return InputError(
-            f"Ray at {self._address} does not answer: {first_line(error)}",
+            f"Ray at {self._address} does not answer: {reason[1] if reason else first_line(error)}",
             hint="is the head running? `address` of the executor names its dashboard, as the agent "
             "reaches it",
         )

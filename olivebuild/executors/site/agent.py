@@ -39,6 +39,10 @@ STATE_SECONDS = 0.5
 """How long what a launcher says of a job holds."""
 LATE_SECONDS = 3.0
 """How long after its job has ended an outcome may take to be seen on a network file system."""
+SILENT_SECONDS = 300.0
+"""How long a launcher that can't be asked, as while its head is started anew, ends no job."""
+SUBMIT_SECONDS = 60.0
+"""How long it is tried to start a job again."""
 MOST_NEWS = 256 << 10
 """Bytes of events, and of log, of a job in one answer."""
 
@@ -49,6 +53,8 @@ class Seen(NamedTuple):
     state: JobState
     at: float
     ended_since: float | None
+    silent_since: float | None = None
+    """Since when it can't be asked; `state` is what it said before."""
 
 
 class Agent:
@@ -148,24 +154,25 @@ class Agent:
         folder = JobFolder(self._root, action.key)
         folder.make()
         with self._alone(folder):
-            state = self._state(folder, late=0.0) if folder.ident else None
+            state = self._state(folder, late=0.0, silent=0.0) if folder.ident else None
             outcome = folder.read_outcome()
             if outcome and not (outcome.error or outcome.lost):
                 return Frame({"state": "ended", "began": "picked up"})
             if state in (JobState.QUEUED, JobState.RUNNING) and not outcome:
                 return Frame({"state": state.value, "began": "picked up"})
-            if why := self._launcher.refusal(action.needs):
+            again = bool(request.data.get("again"))
+            # A cluster that has just lost a node is smaller than it was: the job waits there.
+            if not again and (why := self._launcher.refusal(action.needs)):
                 raise StepError(why, hint="see `resources:` of the target")
             before = folder.attempt
-            if request.data.get("again"):
+            if again:
                 folder.begin()
             else:
                 folder.clear()
             self._seen.pop(action.key, None)
             folder.write_action(action)
             folder.attempt = uuid.uuid4().hex
-            command = [self._program, "-P", "-m", JOB, str(self._root), action.key, folder.attempt]
-            folder.ident = self._launcher.submit(action.key, command, folder.path, action.needs)
+            folder.ident = self._launch(folder, action.needs, SUBMIT_SECONDS if again else 0.0)
         failed = outcome.error["fact"] if outcome and outcome.error else ""
         return Frame(
             {
@@ -174,6 +181,18 @@ class Agent:
                 "failed": str(failed)[:300],
             }
         )
+
+    def _launch(self, folder: JobFolder, needs: Needs, patience: float) -> str:
+        """Start the job, and return the launcher's name of it. Raises BuildError."""
+        command = [self._program, "-P", "-m", JOB, str(self._root), folder.key, folder.attempt]
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return self._launcher.submit(folder.key, command, folder.path, needs)
+            except BuildError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(1)
 
     def _alone(self, folder: JobFolder) -> Any:
         deadline = time.monotonic() + 60
@@ -218,19 +237,19 @@ class Agent:
                 return Frame({"jobs": news}, blob)
             time.sleep(0.05)
 
-    def _state(self, folder: JobFolder, late: float = LATE_SECONDS) -> JobState:
-        """Return the state of a job: ended once its outcome is there, or will not come."""
+    def _state(
+        self, folder: JobFolder, late: float = LATE_SECONDS, silent: float = SILENT_SECONDS
+    ) -> JobState:
+        """Return the state of a job: ended once its outcome is there, or will not come.
+
+        Raises BuildError where the launcher could not be asked for `silent` seconds.
+        """
         if (folder.path / "outcome.json").exists():
             return JobState.ENDED
         now = time.monotonic()
         seen = self._seen.get(folder.key)
         if seen is None or now - seen.at > STATE_SECONDS:
-            ident = folder.ident
-            state = self._launcher.state(ident) if ident else JobState.LOST
-            since = None
-            if state in (JobState.ENDED, JobState.LOST):
-                since = now if seen is None or seen.ended_since is None else seen.ended_since
-            seen = self._seen[folder.key] = Seen(state, now, since)
+            seen = self._seen[folder.key] = self._ask(folder.ident, seen, now, silent)
         if seen.ended_since is None:
             return seen.state
         folder.refresh()
@@ -238,8 +257,26 @@ class Agent:
             return JobState.ENDED
         return seen.state if now - seen.ended_since >= late else JobState.RUNNING
 
+    def _ask(self, ident: str, seen: Seen | None, now: float, silent: float) -> Seen:
+        """Return what the launcher says of a job now, or said last. Raises BuildError."""
+        try:
+            state = self._launcher.state(ident) if ident else JobState.LOST
+        except BuildError:
+            since = now if seen is None or seen.silent_since is None else seen.silent_since
+            if now - since >= silent:
+                raise
+            last = seen or Seen(JobState.RUNNING, now, None)
+            return last._replace(at=now, silent_since=since)
+        ended_since = None
+        if state in (JobState.ENDED, JobState.LOST):
+            ended_since = now if seen is None or seen.ended_since is None else seen.ended_since
+        return Seen(state, now, ended_since)
+
     def _ending(self, folder: JobFolder) -> str:
-        return self._launcher.ending(folder.ident)[:300] if folder.ident else ""
+        try:
+            return self._launcher.ending(folder.ident)[:300] if folder.ident else ""
+        except BuildError as e:
+            return e.fact[:300]
 
     def _outcome(self, request: Frame) -> Frame:
         folder = JobFolder(self._root, str(request.data["key"]))
