@@ -71,7 +71,7 @@ class Builder:
         self._gates = RunningGates(planner, self._say)
         self._stopping = Stopping(planner.graph, (), self._gates)
         self._running: dict[str, RunningAction] = {}
-        self._locks = KeyLocks(planner.store)
+        self._locks = KeyLocks(planner.store, remote)
         self._attempts = Attempts()
 
     def run(self, goals: Iterable[str], recalled: Incremental | None = None) -> BuildReport:
@@ -302,7 +302,7 @@ class Builder:
             return set()
         if state.trace is None and planner.trace(node, state.key):
             # Another build has made it meanwhile.
-            lock.close()
+            self._locks.give_back(state.key, lock)
             return {node.name}
         self._attempts.count(state)
         inputs = [plan.states[source.name] for _, source, _ in planner.graph.inputs[node.name]]
@@ -316,6 +316,7 @@ class Builder:
             # A part of the target that lies in the store alone; the bad blob is in quarantine, so
             # the next plan runs its step.
             running.close(planner.store)
+            self._locks.give_back(state.key, lock)
             self._note(node, f"a cached part is damaged ({e}): it is built again")
             return {node.name, *(source.node.name for source in inputs)}
         action = self._space.take(action, node)
@@ -340,6 +341,7 @@ class Builder:
             self._failures.add(node, of_disk(error, node.target))
         finally:
             running.close(self.planner.store)
+            self._locks.give_back(running.state.key, running.lock)
         return {node.name}
 
     def _commit(self, running: RunningAction, outcome: Outcome) -> None:

@@ -300,24 +300,45 @@ class Space:
             self._room.give_back(node)
 
 
+class Leaser(Protocol):
+    """What keeps builds on other machines from making the same."""
+
+    def lease(self, key: str) -> bool:
+        """Return whether this build may make a key's result."""
+
+    def release(self, key: str) -> None:
+        """Let others make a key's result, if nothing has come here of it."""
+
+
 class KeyLocks:
     """The locks of keys, of which another build may hold some."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, remote: Leaser | None = None) -> None:
+        """`remote`: where other machines' builds are asked, too."""
         self.elsewhere: set[str] = set()
         """Nodes whose keys other builds were making when they were last tried."""
         self._store = store
+        self._remote = remote
         self._told: set[str] = set()
 
     def take(self, node: str, key: str, tell: Callable[[], None]) -> IO[bytes] | None:
         """Return the lock of a node's key; None, told once, where another build holds it."""
         lock = try_lock(self._store.lock_file(key))
+        if lock and self._remote and not self._remote.lease(key):
+            lock.close()
+            lock = None
         if lock is None:
             self.elsewhere.add(node)
             if node not in self._told:
                 self._told.add(node)
                 tell()
         return lock
+
+    def give_back(self, key: str | None, lock: IO[bytes]) -> None:
+        """Let other builds make a key, unless its result is on its way to them."""
+        lock.close()
+        if self._remote and key:
+            self._remote.release(key)
 
 
 class Attempts:

@@ -82,7 +82,8 @@ def _opened(project: Project, url: str) -> Iterator[RemoteCache]:
         def tell(event: Event) -> None:
             if event.name == "transfer":
                 display(event)
-            if event.name == "note" and event.data["target"] != "remote":
+            # That it can't be used is an error, below.
+            if event.name == "note" and not cache.fault:
                 click.echo(clean(f"note: {event.data['target']}: {event.data['text']}"), err=True)
 
         listen: Listener = tell

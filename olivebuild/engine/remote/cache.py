@@ -5,13 +5,14 @@ A remote that fails stops no build: it is told once, and the build goes on witho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from olivebuild.api.event import Event, Listener
 from olivebuild.api.node import Node
 from olivebuild.cache.remote_records import StepPaths
 from olivebuild.cache.store import Store
+from olivebuild.engine.remote.leases import Claim, KeyLeases
 from olivebuild.engine.remote.paths import paths_of
 from olivebuild.engine.remote.process import Transfer, TransferProcess
 from olivebuild.planner.plan import Plan, Planner
@@ -35,12 +36,18 @@ class RemoteCache:
         self._known: set[str] = set()
         """Keys of results that it has."""
         self._asked: set[str] = set()
+        self._uploaded: dict[str, str] = {}
+        """Key -> node of what was to be uploaded."""
+        self._awaited: set[str] = set()
+        """Keys of which another machine was said to have made the results."""
         self._process = TransferProcess(
             url,
             str(store.root),
             lambda why: self._tell(f"the remote cache is not used: {why}"),
             self._tell_progress,
         )
+
+        self._leases = KeyLeases(self._process, self._tell)
 
     @property
     def fault(self) -> str:
@@ -61,6 +68,7 @@ class RemoteCache:
             if kind is None:
                 self._process.wait()
                 self._tell_failed()
+                self._tell_different()
         finally:
             self._process.end()
 
@@ -87,10 +95,33 @@ class RemoteCache:
                 if state.key in lost and state.verdict is Verdict.STALE
             }
 
-    def upload(self, planner: Planner, plan: Plan, names: Iterable[str]) -> None:
+    def lease(self, key: str) -> bool:
+        """Return whether this build may make a key's result; see KeyLeases.take.
+
+        Where another machine has made it, the next `bring` brings it. What is still not right then
+        is made here.
+        """
+        if self.read_only or self.fault:
+            return True
+        claim = self._leases.take(key)
+        if claim is Claim.MADE and key not in self._awaited:
+            self._awaited.add(key)
+            self._asked.discard(key)
+            return False
+        return claim is not Claim.ELSEWHERE
+
+    def release(self, key: str) -> None:
+        """Let others make a key's result, of which nothing has come here."""
+        self._leases.release(key)
+
+    def upload(self, planner: Planner, plan: Plan, names: Collection[str]) -> None:
         """Begin to upload the results of nodes; they have arrived when the context ends."""
         if not self.read_only:
             paths = self._paths(planner, plan, (plan.states[name] for name in names))
+            for name in names:
+                key = str(plan.states[name].key)
+                self._uploaded[key] = name
+                self._leases.hand_over(key)
             self._process.upload(paths, paths)
 
     def settle(self) -> None:
@@ -179,6 +210,16 @@ class RemoteCache:
         elif failed:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             self._tell(f"a result was not uploaded: {failed[0]}{more}")
+
+    def _tell_different(self) -> None:
+        if any(transfer.unkept for transfer in self.uploads):
+            self._leases.tell_unkept()
+        for transfer in self.uploads:
+            if transfer.differs:
+                self._tell(
+                    f"it has another result of {self._uploaded[transfer.key]} than this machine "
+                    f"({transfer.differs}); that one stays there, and this one here"
+                )
 
     def _tell(self, text: str) -> None:
         self._listen(Event("note", {"target": NAME, "node": NAME, "text": text}))

@@ -41,6 +41,12 @@ class Transfer(Struct, frozen=True, kw_only=True):
     put: bool = False
     bytes: int = 0
     error: str = ""
+    lease: str = ""
+    """What became of a lease: see Claims.lease in ml/transfer."""
+    unkept: bool = False
+    """Whether the store makes again what is there."""
+    differs: str = ""
+    """How the remote cache's result differs from the one that was to be uploaded."""
 
 
 class _Patience:
@@ -127,6 +133,11 @@ class TransferProcess:
         self.pending.update(keys)
         if keys and not self.fault:
             self._send("put", keys, paths)
+
+    def release(self, key: str) -> None:
+        """Give a lease back; nobody waits for that."""
+        if self._process and not self.fault:
+            self._send("release", [key])
 
     def wait(self) -> None:
         """Wait until all uploads have ended."""
@@ -229,4 +240,7 @@ def _transfer(message: dict[str, Any]) -> Transfer:
         put=bool(message.get("put")),
         bytes=int(message.get("bytes") or 0),
         error=str(message.get("error") or ""),
+        lease=str(message.get("lease") or ""),
+        unkept=bool(message.get("unkept")),
+        differs=str(message.get("differs") or ""),
     )

@@ -22,8 +22,11 @@ from olivebuild.cache.remote_records import (
     trace_name,
 )
 from olivebuild.cache.store import Store
-from olivebuild.cache.traces import Traces
-from olivebuild.core.errors import BuildError, Damaged
+from olivebuild.cache.traces import Trace, Traces
+from olivebuild.core import hashing
+from olivebuild.core.errors import BuildError, Damaged, StoreError
+from olivebuild.ml.transfer.claims.claims import Claims
+from olivebuild.ml.transfer.differences import Differences
 from olivebuild.ml.transfer.fetches import Fetches
 from olivebuild.ml.transfer.meter import Meter
 from olivebuild.ml.transfer.remote import Remote, is_offline, reason
@@ -44,6 +47,8 @@ class Process:
         self._fetches = Fetches(remote, store, Meter("fetching", say))
         self._uploads = Uploads(remote, store, Meter("uploading", say))
         self._results = Results(remote, store, self._traces, say)
+        self._claims = Claims(remote, self._usable, lambda: say({"working": True}))
+        self._differences = Differences(store.root, remote.url)
         self._looked: dict[str, RemoteResult] = {}
         """Results that were looked at and not fetched yet."""
         self._pool = ThreadPoolExecutor(REQUESTS)
@@ -54,7 +59,14 @@ class Process:
         """Begin what a request asks for."""
         ident, op = request["id"], request["op"]
         self._results.take(request.get("paths") or {})
-        works = {"has": self._has, "look": self._look, "get": self._get, "put": self._put}
+        works = {
+            "has": self._has,
+            "look": self._look,
+            "get": self._get,
+            "put": self._put,
+            "lease": self._lease,
+            "release": self._release,
+        }
         pool = self._puts if op == "put" else self._pool
 
         def one(key: str) -> None:
@@ -77,6 +89,7 @@ class Process:
         """Wait for all that was asked for."""
         for future in self._pending:
             future.result()
+        self._claims.close()
         self._traces.close()
 
     def _has(self, key: str) -> dict[str, Any]:
@@ -89,6 +102,7 @@ class Process:
             return {"hit": False}
         self._traces.put(shareable(result.trace))
         self._looked[key] = result
+        self._pending.append(self._pool.submit(self._claims.use, key))
         return {"hit": True, "bytes": sum(blob.size for blob in result.blobs)}
 
     def _get(self, key: str) -> dict[str, Any]:
@@ -96,13 +110,35 @@ class Process:
         result = self._looked.pop(key, None) or self._results.read(key)
         if result is None:
             return {"error": "it is not there any more"}
-        self._results.check_present(result)
-        count = self._fetches.fetch(result.blobs)
-        self._results.check_lent(result)
+        try:
+            self._results.check_present(result)
+            count = self._fetches.fetch(result.blobs)
+            self._results.check_lent(result)
+        except Exception:
+            self._claims.refuse(key, _identity(result))
+            raise
         return {"bytes": count}
+
+    def _lease(self, key: str) -> dict[str, Any]:
+        return {"lease": self._claims.lease(key)}
+
+    def _release(self, key: str) -> dict[str, Any]:
+        self._claims.release(key)
+        return {}
+
+    def _usable(self, key: str) -> str:
+        """Return what names the result of a key that counts; "" where there is none."""
+        standing = self._results.find(key)
+        return _identity(standing.result) if standing and standing.result else ""
 
     def _put(self, key: str) -> dict[str, Any]:
         """Bring a result of the store to the remote cache, unless it is there."""
+        try:
+            return self._bring(key)
+        finally:
+            self._claims.release(key)
+
+    def _bring(self, key: str) -> dict[str, Any]:
         if self.remote.read_only:
             return {"error": "it can only be read"}
         trace = self._traces.get(key)
@@ -114,9 +150,28 @@ class Process:
             # Whoever found a blob there damaged, and has made it, puts it right for all.
             self._uploads.write({digest: sizes[digest] for digest in replaced}, replaced)
             self._fetches.bad -= replaced
-            return {"put": False}
-        blobs, count = self._uploads.write(sizes, replaced)
-        return {"put": self._results.put(trace, blobs), "bytes": count}
+            return {"put": False, **self._compare(trace)}
+        with self._claims.upload(key, sizes) as check:
+            blobs, count = self._uploads.write(sizes, replaced)
+            check()
+            is_put = self._results.put(trace, blobs)
+        answer = {"put": is_put, "bytes": count, "unkept": not self._claims.are_kept}
+        return answer | ({} if is_put else self._compare(trace))
+
+    def _compare(self, trace: Trace) -> dict[str, Any]:
+        """Return how the result that is there differs from ours."""
+        try:
+            standing = self._results.find(trace.key)
+        except StoreError:
+            # It is not used, which whoever looks for it is told.
+            return {}
+        if standing is None or standing.result is None:
+            return {}
+        return {"differs": self._differences.told(trace, standing.result.trace)}
+
+
+def _identity(result: RemoteResult) -> str:
+    return hashing.of_bytes(result.body())
 
 
 def main() -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from olivebuild.core.errors import BuildError, Damaged, InputError, StoreError
@@ -31,6 +33,14 @@ FORMS = (
 
 class WrongSize(StoreError):
     """An object has not the size that it should have."""
+
+
+class Entry(NamedTuple):
+    """An object as a listing shows it: its size in bytes, and when it was written, by the store."""
+
+    name: str
+    size: int
+    modified: datetime
 
 
 class Remote:
@@ -141,6 +151,32 @@ class Remote:
         import obstore
 
         obstore.put(self._store, self._prefix + name, data, use_multipart=False)
+
+    def entry(self, name: str) -> Entry | None:
+        """Return what a listing would show of an object; None where there is none."""
+        import obstore
+
+        try:
+            meta = obstore.head(self._store, self._prefix + name)
+        except FileNotFoundError:
+            return None
+        return Entry(name, int(meta["size"]), meta["last_modified"])
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """Yield all objects below a folder."""
+        import obstore
+
+        for metas in obstore.list(self._store, self._prefix + folder, chunk_size=1000):
+            for meta in metas:
+                name = str(meta["path"]).removeprefix(self._prefix)
+                yield Entry(name, int(meta["size"]), meta["last_modified"])
+
+    def delete(self, name: str) -> None:
+        """Delete an object; one that is not there is no fault."""
+        import obstore
+
+        with suppress(FileNotFoundError):
+            obstore.delete(self._store, self._prefix + name)
 
 
 def _open(scheme: str, host: str, path: str, url: str) -> tuple[Any, str]:

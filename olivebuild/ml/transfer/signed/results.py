@@ -77,11 +77,21 @@ class Results:
 
         Raises StoreError for what does not count.
         """
+        standing = self.find(key)
+        if standing is None or standing.result is None:
+            return None
+        self._keep(standing.result, standing.signer)
+        return standing.result
+
+    def find(self, key: str) -> Standing | None:
+        """Return the result of a key that counts, without keeping anything of it.
+
+        Raises StoreError for what does not count.
+        """
         first = ""
         for _, standing in self._standings(key):
-            if result := standing.result:
-                self._keep(result, standing.signer)
-                return result
+            if standing.result:
+                return standing
             first = first or standing.fault
         if first:
             raise StoreError(first, hint=HINT)
