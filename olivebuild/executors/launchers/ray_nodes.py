@@ -17,14 +17,12 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
-
-import ray
-from ray.exceptions import GetTimeoutError, RayError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from olivebuild.executors.launchers.ray import NODE_LOST, STOP_SECONDS
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
 
 READY_SECONDS = 30
 """How long the nodes that are alive may take until what is asked for is free on them."""
@@ -52,6 +50,8 @@ class NodeProcess:
 
     async def address(self) -> str:
         """Return an address and a port of this node on which nothing listens."""
+        import ray
+
         host = ray.util.get_node_ip_address()
         with socket.socket() as listening:
             listening.bind((host, 0))
@@ -79,6 +79,9 @@ class NodeProcess:
 
 
 def main() -> int:
+    import ray
+    from ray.exceptions import RayError
+
     options = _options()
     bundle = Bundle(options.cores, options.gpus, options.memory)
     ray.init(log_to_driver=False)
@@ -105,6 +108,10 @@ def _reserve(nodes: int, bundle: Bundle, *, grows: bool) -> PlacementGroup:
     Waits as long as others hold what nodes that are alive have. A cluster that `grows` replaces
     those that are gone.
     """
+    import ray
+    from ray.exceptions import GetTimeoutError
+    from ray.util.placement_group import placement_group, remove_placement_group
+
     while True:
         count = nodes if grows else min(nodes, _fitting(bundle)) or nodes
         if count < nodes:
@@ -119,6 +126,8 @@ def _reserve(nodes: int, bundle: Bundle, *, grows: bool) -> PlacementGroup:
 
 def _fitting(bundle: Bundle) -> int:
     """Return how many nodes have altogether what each is asked for."""
+    import ray
+
     totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(
         all(total.get(name, 0) >= amount for name, amount in bundle.resources.items())
@@ -128,6 +137,9 @@ def _fitting(bundle: Bundle) -> int:
 
 def _processes(group: PlacementGroup, bundle: Bundle) -> list[Any]:
     """Return an actor for each place of the group."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
     actor = ray.remote(NodeProcess)
     return [
         actor.options(
@@ -146,6 +158,8 @@ def _processes(group: PlacementGroup, bundle: Bundle) -> list[Any]:
 
 def _run(processes: list[Any], command: list[str]) -> int:
     """Run the command on all; return the first one's exit code. Raises RayError for a lost node."""
+    import ray
+
     rendezvous = ray.get(processes[0].address.remote())
     runs = [
         process.run.remote(
@@ -175,6 +189,8 @@ def _stop_with(processes: list[Any]) -> None:
 
 
 def _leave(code: int) -> NoReturn:
+    import ray
+
     ray.shutdown()
     sys.exit(code)
 
