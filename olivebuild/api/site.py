@@ -17,9 +17,12 @@ class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     ENDED = "ended"
-    """Its process is gone; the job's folder says how, if it could still be written."""
+    """Its process is gone, and is not to be started again by itself."""
     LOST = "lost"
-    """The node is gone, or the job was put off it: it may be started again."""
+    """Its process or its node is gone, or the site has forgotten it: it may be started again.
+
+    Its folder, in which an outcome may lie, is not looked at.
+    """
 
 
 class Needs(NamedTuple):

@@ -27,6 +27,7 @@ from olivebuild.engine.early.stopping import Stopping
 from olivebuild.engine.failures import Failures
 from olivebuild.engine.pin import BROUGHT, is_to_be_fetched, look, pin_all
 from olivebuild.engine.preflight import check_locks, check_made, check_resources, sweep
+from olivebuild.engine.remote.elsewhere import Elsewhere
 from olivebuild.engine.scheduler import Attempts, KeyLocks, ReadyQueue, ResourcePool, Room, Space
 from olivebuild.planner.incremental import Incremental
 from olivebuild.planner.plan import Plan, Planner
@@ -63,11 +64,12 @@ class Builder:
         self.listen = listen
         self.report = BuildReport(goals=[])
         self._pool = pool or ResourcePool({})
-        self._space = Space(planner, executor, self._pool, room)
+        self._elsewhere = Elsewhere(planner, executor)
+        self._space = Space(planner, executor, self._pool, room, self._elsewhere)
         self._keep_going = keep_going
         self._decide = decide
         self._remote = remote
-        self._failures = Failures(planner, self.report, self._say)
+        self._failures = Failures(planner, self.report, self._say, self._elsewhere)
         self._gates = RunningGates(planner, self._say)
         self._stopping = Stopping(planner.graph, (), self._gates)
         self._running: dict[str, RunningAction] = {}
@@ -104,7 +106,7 @@ class Builder:
         self.planner.workspace.memo.listen = self._tell_hashing
         self.planner.workspace.recover()
         sweep(self.planner.store)
-        check_resources(self.planner, self._pool, self.report.goals)
+        check_resources(self.planner, self._pool, self.report.goals, self._elsewhere)
 
     def _run(self, recalled: Incremental | None) -> None:
         self._pin()
@@ -113,6 +115,7 @@ class Builder:
         self._announce(plan)
         # What is missing is said at once, and before anything is fetched.
         to_fetch = {s.node.target for s in plan.states.values() if is_to_be_fetched(s)}
+        self._failures.refuse(self._elsewhere.refused(plan))
         self._failures.check(plan, self.executor, to_fetch)
         self._fetch_small_files(plan)
         if plan.small:
@@ -311,7 +314,7 @@ class Builder:
         running = RunningAction(state=state, inputs=inputs, scratch=scratch, lock=lock)
         running.out.mkdir()
         try:
-            action = make_action(planner, plan, state, running.out)
+            action = self._elsewhere.asking(make_action(planner, plan, state, running.out), node)
         except Damaged as e:
             # A part of the target that lies in the store alone; the bad blob is in quarantine, so
             # the next plan runs its step.
@@ -325,8 +328,8 @@ class Builder:
             self._remote.settle()
         self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
         # Only now, so that the step need not wait for what shows this.
-        reasons = [asdict(reason) for reason in state.reasons]
-        self._say("started", node, reasons=reasons, seconds=state.seconds)
+        told = {"reasons": [asdict(r) for r in state.reasons], "seconds": state.seconds}
+        self._say("started", node, **told, **self._elsewhere.told_of(node))
         return set()
 
     def _finish(self, running: RunningAction, outcome: Outcome) -> set[str]:

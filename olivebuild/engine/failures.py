@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
 from olivebuild.api.node import Node
 from olivebuild.core.errors import BuildError
 from olivebuild.engine.build_report import BuildReport
+from olivebuild.engine.remote.elsewhere import Elsewhere
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Verdict
 
@@ -23,8 +24,15 @@ class Failures:
     `say` takes the name of an event, its node and its data.
     """
 
-    def __init__(self, planner: Planner, report: BuildReport, say: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        report: BuildReport,
+        say: Callable[..., None],
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         self._planner = planner
+        self._elsewhere = elsewhere or Elsewhere(planner, None)
         self._report = report
         self._say = say
         self._names: set[str] = set()
@@ -42,6 +50,17 @@ class Failures:
         self._names.add(node.name)
         self._say("failed", node, fact=error.fact, where=str(error.where or ""), hint=error.hint)
 
+    def refuse(self, refused: Iterable[tuple[Node, BuildError]]) -> None:
+        """Add nodes that can't be made where they are to be; report each fact once."""
+        for node, error in refused:
+            if error.fact in self._told:
+                self._names.add(node.name)
+                self._report.failed.append(node.target)
+                self._say("failed", node, fact=error.fact, where=str(error.where), hint=error.hint)
+            else:
+                self._told.add(error.fact)
+                self.add(node, error)
+
     def check(self, plan: Plan, executor: object = None, unlooked: Collection[str] = ()) -> None:
         """Report problems of inputs and models that are known before anything runs.
 
@@ -55,7 +74,7 @@ class Failures:
         from olivebuild.planner.checks.all_checks import problems, waiting_for
 
         lacks = getattr(executor, "missing", None)
-        for problem in problems(self._planner, plan, lacks):
+        for problem in problems(self._planner, plan, lacks, self._elsewhere.names(plan)):
             if problem.target in unlooked:
                 continue
             nodes = [plan.states[name].node for name in problem.nodes if name not in self._names]

@@ -9,6 +9,7 @@ from olivebuild.core.errors import RecipeError, StepError
 from olivebuild.core.fs import locks
 from olivebuild.core.fs.files import sweep_abandoned
 from olivebuild.core.fs.locks import try_lock
+from olivebuild.engine.remote.elsewhere import Elsewhere, without_machine
 from olivebuild.engine.scheduler import ResourcePool
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Demand, Verdict
@@ -21,10 +22,15 @@ def check_locks(store: Store, workspace: Workspace) -> None:
         locks.check(folder)
 
 
-def check_resources(planner: Planner, pool: ResourcePool, goals: Iterable[str]) -> None:
-    """Raise RecipeError for a target that takes more of a resource than there is."""
+def check_resources(
+    planner: Planner, pool: ResourcePool, goals: Iterable[str], elsewhere: Elsewhere
+) -> None:
+    """Raise RecipeError for a target that takes more of a resource than there is.
+
+    What is made elsewhere asks the machine there.
+    """
     for node in planner.graph.closure(goals):
-        if name := pool.exceeded_by(node):
+        if name := pool.exceeded_by(without_machine(node) if node in elsewhere else node):
             where = planner.scan.recipe.where(node.target, ("resources", name))
             limit = pool.limit(name)
             fact = f"{node.target} takes more {name} than there is: " + (

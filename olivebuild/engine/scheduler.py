@@ -19,6 +19,7 @@ from olivebuild.core import host, numerics
 from olivebuild.core.errors import InvalidValue, RecipeError, StepError
 from olivebuild.core.fs.locks import try_lock
 from olivebuild.engine.actions import judged_model
+from olivebuild.engine.remote.elsewhere import Elsewhere, without_machine
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import Demand, State, Verdict
 from olivebuild.recipe.graph import Graph
@@ -26,6 +27,8 @@ from olivebuild.recipe.graph import Graph
 UNKNOWN_SECONDS = 1.0
 """The cost of a step that never ran here."""
 MAX_ATTEMPTS = 4
+NOT_SHARED = ("time", "nodes")
+"""Resources that are no amount of anything here: they say what is asked of a cluster."""
 LIBRARIES, COPIES = 1e9, 3
 """A guess at the memory of a step that never ran here: torch and its like in bytes, and how often
 the bytes of what it reads lie in memory (as read, as computed with, and once between).
@@ -119,9 +122,11 @@ class ResourcePool:
             self._in_use[name] -= amount
 
     def _amounts(self, node: Node) -> dict[str, float]:
+        resources = {name: n for name, n in node.resources.items() if name not in NOT_SHARED}
         if "gpu" not in self._limits:
-            return {name: amount for name, amount in node.resources.items() if name != "gpu"}
-        return node.resources | ({"gpu": float(node.gpus)} if node.gpus else {})
+            resources.pop("gpu", None)
+            return resources
+        return resources | ({"gpu": float(node.gpus)} if node.gpus else {})
 
 
 class Room:
@@ -260,8 +265,14 @@ class Space:
     """Room for actions in all respects: the executor's slots, named resources, and this machine."""
 
     def __init__(
-        self, planner: Planner, executor: Executor, pool: ResourcePool, room: Room | None
+        self,
+        planner: Planner,
+        executor: Executor,
+        pool: ResourcePool,
+        room: Room | None,
+        elsewhere: Elsewhere,
     ) -> None:
+        self._elsewhere = elsewhere
         self._planner = planner
         self._executor = executor
         self._pool = pool
@@ -269,11 +280,15 @@ class Space:
 
     def has_slot(self) -> bool:
         """Return whether there is any use in asking for single nodes."""
+        if self._elsewhere:
+            return True
         if self._room and self._room.is_full:
             return False
         return self._executor.can_start(NO_REQUIREMENTS)
 
     def fits(self, plan: Plan, node: Node) -> bool:
+        if node in self._elsewhere:
+            return self._pool.fits(without_machine(node)) and self._executor.can_start(node)
         if not self._pool.fits(node):
             return False
         if self._room is None:
@@ -287,6 +302,9 @@ class Space:
 
     def take(self, action: Action, node: Node) -> Action:
         """Reserve what a node takes; return its action with its GPUs and threads."""
+        if node in self._elsewhere:
+            self._pool.acquire(without_machine(node))
+            return action
         self._pool.acquire(node)
         if self._room is None:
             return action
@@ -295,6 +313,9 @@ class Space:
         return action._replace(gpus=gpus, threads=self._room.take(node, model))
 
     def give_back(self, node: Node) -> None:
+        if node in self._elsewhere:
+            self._pool.release(without_machine(node))
+            return
         self._pool.release(node)
         if self._room:
             self._room.give_back(node)

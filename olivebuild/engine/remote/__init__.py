@@ -1,1 +1,1 @@
-"""Remote caches of a build."""
+"""Other machines of a build: remote caches, and sites that make nodes."""

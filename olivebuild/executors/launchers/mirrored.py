@@ -173,7 +173,7 @@ class MirroredLauncher:
         if answer["refused"] or code == AGAIN or state is JobState.LOST:
             return JobState.LOST
         if code == STOPPED:
-            folder.stopped = True
+            folder.mark("stopped")
             return JobState.ENDED
         if answer["said"] and (code is None or code < 0):
             return JobState.LOST

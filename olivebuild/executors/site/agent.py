@@ -48,13 +48,17 @@ MOST_NEWS = 256 << 10
 
 
 class Seen(NamedTuple):
-    """What a launcher said of a job, when (by the monotonic clock), and since when it has ended."""
+    """What a launcher said of a job, and when, by the monotonic clock.
+
+    `ended_since`: since when it has ended; `silent_since`: since when the launcher can't say, and
+    `why`.
+    """
 
     state: JobState
     at: float
-    ended_since: float | None
+    ended_since: float | None = None
     silent_since: float | None = None
-    """Since when it can't be asked; `state` is what it said before."""
+    why: str = ""
 
 
 class Agent:
@@ -227,7 +231,7 @@ class Agent:
                 news[key] = {"state": state.value, "events": len(events), "log": len(log)}
                 if state in (JobState.QUEUED, JobState.ENDED, JobState.LOST):
                     news[key] |= {
-                        "stopped": folder.stopped,
+                        "stopped": folder.is_stopped,
                         "outcome": folder.read_outcome() is not None,
                         "ending": self._ending(folder),
                     }
@@ -249,7 +253,7 @@ class Agent:
         now = time.monotonic()
         seen = self._seen.get(folder.key)
         if seen is None or now - seen.at > STATE_SECONDS:
-            seen = self._seen[folder.key] = self._ask(folder.ident, seen, now, silent)
+            seen = self._seen[folder.key] = self._look(folder, seen, now, silent)
         if seen.ended_since is None:
             return seen.state
         folder.refresh()
@@ -257,22 +261,31 @@ class Agent:
             return JobState.ENDED
         return seen.state if now - seen.ended_since >= late else JobState.RUNNING
 
-    def _ask(self, ident: str, seen: Seen | None, now: float, silent: float) -> Seen:
-        """Return what the launcher says of a job now, or said last. Raises BuildError."""
+    def _look(self, folder: JobFolder, seen: Seen | None, now: float, silent: float) -> Seen:
+        """Ask the launcher. Raises BuildError where it has not known for `silent` seconds."""
+        ident = folder.ident
         try:
             state = self._launcher.state(ident) if ident else JobState.LOST
-        except BuildError:
-            since = now if seen is None or seen.silent_since is None else seen.silent_since
+        except BuildError as e:
+            # A scheduler that is started anew is away for a while, and jobs go on.
+            since = seen.silent_since if seen and seen.silent_since else now
             if now - since >= silent:
                 raise
-            last = seen or Seen(JobState.RUNNING, now, None)
-            return last._replace(at=now, silent_since=since)
-        ended_since = None
-        if state in (JobState.ENDED, JobState.LOST):
-            ended_since = now if seen is None or seen.ended_since is None else seen.ended_since
-        return Seen(state, now, ended_since)
+            before = seen.state if seen and seen.ended_since is None else JobState.RUNNING
+            return Seen(before, now, silent_since=since, why=e.fact)
+        if state is JobState.ENDED and folder.is_to_begin_again:
+            state = JobState.LOST
+        if state is JobState.LOST and folder.is_stopped:
+            state = JobState.ENDED
+        if state not in (JobState.ENDED, JobState.LOST):
+            return Seen(state, now)
+        return Seen(state, now, seen.ended_since if seen and seen.ended_since else now)
 
     def _ending(self, folder: JobFolder) -> str:
+        """Return what is to be told of a job that waits or has ended."""
+        seen = self._seen.get(folder.key)
+        if seen and seen.why:
+            return seen.why[:300]
         try:
             return self._launcher.ending(folder.ident)[:300] if folder.ident else ""
         except BuildError as e:
@@ -319,10 +332,12 @@ def open_launcher(name: str, options: dict[str, str], root: Path) -> Launcher:
 
 
 def serve(agent: Agent, requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer until the requests end."""
-    while request := frames.read(requests):
-        answer = agent.answer(request)
-        frames.write(answers, answer.data, answer.blob)
+    """Answer until the requests end, and say meanwhile that it is at work."""
+    with frames.Pulse(answers) as pulse:
+        while request := frames.read(requests):
+            with pulse.beating():
+                answer = agent.answer(request)
+            frames.write(answers, answer.data, answer.blob)
 
 
 def main(words: Sequence[str] | None = None) -> int:

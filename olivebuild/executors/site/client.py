@@ -17,7 +17,7 @@ from olivebuild.executors.site.frames import Frame
 OPEN_SECONDS = 60.0
 """How long an agent may take to begin: a login shell, and Python on a slow disk."""
 ANSWER_SECONDS = 120.0
-"""How long an answer may take. A scheduler may be slow; a connection that is dead says nothing."""
+"""How long an agent may be silent; one that is at work says so."""
 END_SECONDS = 2.0
 MOST_ERRORS = 8 << 10
 """Bytes that are kept of what the command writes to stderr."""

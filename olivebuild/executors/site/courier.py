@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msgspec import ValidationError, convert, structs, to_builtins
+from msgspec import ValidationError, convert, to_builtins
 
 from olivebuild.api.action import Action, Message, Outcome
 from olivebuild.api.site import JobState, SiteRequirements
@@ -34,6 +34,7 @@ IDLE_TRIES = 20
 """... and while it waits."""
 OF_THE_ENGINE = {"plan", "started", "restored", "finished", "failed", "stopping", "waiting", "done"}
 """Events that no step may send."""
+LOOK_SECONDS = 0.2
 MOST_LINE = 1 << 20
 SHOWN_BYTES = 2_000_000
 """From how many on their way is told."""
@@ -53,6 +54,8 @@ class RemoteJob:
         """It has said something since it was submitted."""
         self.tries = 0
         self.idle_tries = 0
+        self.not_before = 0.0
+        """When it may be started again, by the monotonic clock."""
         self.told = ""
         """What was last told of its wait."""
 
@@ -198,7 +201,7 @@ class Courier:
         portable = self._packer.pack(job.action)
         if self._about is None:
             self._about = self._link.hello(portable.libraries)
-        job.portable = with_gpu(portable, self._about)
+        job.portable = portable.with_gpu() if self._about.gpus else portable
         self._jobs[job.key] = job
         self._submit(job)
 
@@ -286,8 +289,10 @@ class Courier:
         state = JobState(news["state"])
         if news.get("outcome"):
             self._take_in(job)
-        elif state in (JobState.ENDED, JobState.LOST):
-            self._lost(job, stopped=bool(news.get("stopped")), ending=str(news.get("ending", "")))
+        elif state is JobState.ENDED:
+            self._ended(job, stopped=bool(news.get("stopped")), ending=str(news.get("ending", "")))
+        elif state is JobState.LOST:
+            self._lost(job, str(news.get("ending", "")))
         elif state is JobState.QUEUED:
             self._tell_wait(job, str(news.get("ending", "")))
 
@@ -309,21 +314,47 @@ class Courier:
             job.told = text
             self._note(job, text)
 
-    def _lost(self, job: RemoteJob, *, stopped: bool, ending: str) -> None:
-        """Start a job again whose node is gone. Raises StepError for one that was stopped."""
+    def _ended(self, job: RemoteJob, *, stopped: bool, ending: str) -> None:
+        """Raises StepError for a job that has ended and says nothing of it."""
         target, label = job.action.target, self._link.label
+        what = "was stopped" if stopped else "has ended without a result"
+        raise StepError(
+            f"{target} {what} on {label}" + (f" ({ending})" if ending else ""),
+            hint=f"`olivebuild log {target}` shows its output; built again, a training goes on "
+            "from where it was",
+        )
+
+    def _lost(self, job: RemoteJob, ending: str) -> None:
+        """Start a job again that is gone; after a while, where it was not at work.
+
+        Raises StepError for one that is lost again and again.
+        """
+        target, label = job.action.target, self._link.label
+        now = time.monotonic()
+        if now < job.not_before:
+            # An agent answers at once where a job has ended.
+            self._link.wait(LOOK_SECONDS)
+            return
         why = f" ({ending})" if ending else ""
-        hint = f"`olivebuild log {target}` shows its output; build again: a training goes on"
-        if stopped:
-            raise StepError(f"{target} was stopped on {label}{why}", hint=hint)
         if job.has_worked:
             job.tries += 1
         else:
             job.idle_tries += 1
+            job.not_before = now + min(30.0, 2.0 ** (job.idle_tries - 1))
         if job.tries >= TRIES or job.idle_tries >= IDLE_TRIES:
-            raise StepError(f"{target} was lost on {label} again and again{why}", hint=hint)
-        self._note(job, f"its process on {label} is lost{why}: it is started again")
-        self._submit(job)
+            raise StepError(
+                f"{target} was lost on {label} again and again{why}",
+                hint=f"`olivebuild log {target}` shows its output",
+            )
+        if job.tries + job.idle_tries == 1 or job.has_worked:
+            self._note(job, f"its process on {label} is lost{why}: it is started again")
+        try:
+            self._submit(job)
+        except BuildError as e:
+            # A scheduler that is started anew is away for a while.
+            if job.idle_tries + 1 >= IDLE_TRIES:
+                raise
+            self._note(job, f"{label} can't start it now: {e.fact}")
 
     def _take_in(self, job: RemoteJob) -> None:
         """Bring the result of a job that has ended."""
@@ -337,7 +368,7 @@ class Courier:
             ) from None
         if told.lost and job.idle_tries < IDLE_TRIES:
             job.idle_tries += 1
-            self._note(job, f"{len(told.lost)} inputs were lost on {self._link.label}: sent again")
+            self._note(job, f"inputs are damaged on {self._link.label}: they are sent again")
             self._submit(job)
             return
         outcome = take_in(job.action, told, self._link, lambda d, t: self._bring(job, d, t))
@@ -365,10 +396,3 @@ class Courier:
 
 RESERVED = ("target", "node", "name")
 """Names of data that the build gives to events itself."""
-
-
-def with_gpu(portable: PortableAction, site: about.About) -> PortableAction:
-    """Return an action that takes a GPU where the site has one and the recipe says no number."""
-    if portable.needs.gpus or not portable.gpus or not site.gpus:
-        return portable
-    return structs.replace(portable, needs=portable.needs._replace(gpus=1))

@@ -7,6 +7,7 @@ ROOT/jobs/KEY/action.json    the portable action
               log            what it and the launcher printed
               outcome.json   how it ended; written last
               stopped        there where it was asked to stop
+              again          there where it is to be started again
               work/          scratch
 ROOT/inputs/MANIFEST/        inputs, put in place once for all jobs
 """
@@ -100,20 +101,22 @@ class JobFolder:
         self._write("outcome.json", outcome.to_json().encode())
 
     @property
-    def stopped(self) -> bool:
+    def is_stopped(self) -> bool:
         """Return whether the job was asked to stop."""
         return (self.path / "stopped").exists()
 
-    @stopped.setter
-    def stopped(self, value: bool) -> None:
-        if value:
-            self._write("stopped", b"")
-        else:
-            (self.path / "stopped").unlink(missing_ok=True)
+    @property
+    def is_to_begin_again(self) -> bool:
+        """Return whether the job has ended for a fault of the site."""
+        return (self.path / "again").exists()
+
+    def mark(self, name: str) -> None:
+        """Say why there is no outcome: `stopped` or `again`. Raises StoreError."""
+        self._write(name, b"")
 
     def begin(self) -> None:
         """Forget how an earlier attempt ended; what it said stays."""
-        for name in ("outcome.json", "stopped", "id"):
+        for name in ("outcome.json", "stopped", "again", "id"):
             (self.path / name).unlink(missing_ok=True)
 
     def clear(self) -> None:

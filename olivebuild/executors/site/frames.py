@@ -5,8 +5,11 @@ What arrives comes from another machine: its sizes are bounded.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
 MAGIC = b"olivebuild-agent 1\n"
@@ -17,6 +20,8 @@ MOST_LINE = 64 << 20
 PIECE = 4 << 20
 """Bytes of a blob in one frame."""
 MOST_BYTES = 2 * PIECE
+PULSE_SECONDS = 10.0
+"""How often an agent says that it is still at work: a scheduler may take minutes."""
 
 
 class Frame(NamedTuple):
@@ -62,3 +67,37 @@ def read(stream: IO[bytes]) -> Frame | None:
     if len(blob) < count:
         raise ValueError("a frame is cut off")
     return Frame(data, blob)
+
+
+class Pulse:
+    """A thread that writes a frame every few seconds while an answer takes long; a context."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Pulse:
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        with self._lock:
+            self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            # Nothing is written any more when the answer is.
+            with self._lock:
+                self._since = None
+
+    def _beat(self) -> None:
+        while not self._ended.wait(PULSE_SECONDS):
+            with self._lock, contextlib.suppress(OSError, ValueError):
+                if self._since and time.monotonic() - self._since > PULSE_SECONDS:
+                    write(self._stream, {"id": None})

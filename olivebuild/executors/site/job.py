@@ -31,6 +31,7 @@ from olivebuild.cache.store import Store
 from olivebuild.core import numerics
 from olivebuild.core.errors import BuildError, Damaged, NodeLost, StepError, of_disk
 from olivebuild.core.fs import locks
+from olivebuild.core.processes import python
 from olivebuild.executors.local import LocalExecutor
 from olivebuild.executors.site import about
 from olivebuild.executors.site.folder import PRIVATE, JobFolder, new_bytes
@@ -43,6 +44,10 @@ AGAIN = 75
 """As EX_TEMPFAIL of sysexits.h: schedulers and people read it as "try again"."""
 NODE = "OLIVEBUILD_NODE"
 """The number of this node, where a job has several; 0 is the one that keeps the job's files."""
+
+
+NODE_PROCESS = "olivebuild.ml.training.node_process"
+"""The module that Python runs on the further nodes of a training."""
 
 
 class Superseded(Exception):
@@ -86,8 +91,9 @@ class Job:
             outcome = self._failed(of_disk(e, "the site's folder"))
         if outcome is None:
             if self._asked_to_stop:
-                self._folder.stopped = True
+                self._folder.mark("stopped")
                 return STOPPED
+            self._folder.mark("again")
             return AGAIN
         self._folder.write_outcome(outcome)
         shutil.rmtree(self._folder.work, ignore_errors=True)
@@ -121,7 +127,7 @@ class Job:
         if lost := missing(self._store, portable):
             return PortableOutcome(key=portable.key, lost=lost)
         try:
-            action = unpack(portable, self._folder, self._store, self._folder.work)
+            action = unpack(portable, self._store.root, self._store, self._folder.work)
         except Damaged:
             # What is damaged is in quarantine now.
             lost = missing(self._store, portable)
@@ -198,6 +204,27 @@ class Job:
         return PortableOutcome(key=self._folder.key, error=error.to_json())
 
 
+def help_node(folder: JobFolder, number: int) -> int:
+    """Do a further node's part of a training over several, until the first node ends it.
+
+    It becomes the process that does; returns where it can't. The job's files are the first node's.
+    """
+    # Whoever stops the job stops the first node, which then ends this one.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    portable = folder.read_action()
+    os.environ.update({**portable.settings, **portable.variables})
+    if fault := check(portable):
+        raise fault
+    work = folder.path / f"work-{number}"
+    store = Store(folder.root, PRIVATE)
+    action = unpack(portable, folder.root, store, work)
+    gpu = bool(action.gpus and about.here().gpus)
+    file = work / "action.json"
+    file.write_text(action._replace(numerics=numerics.here(gpu=gpu)).to_json())
+    command = python("-m", NODE_PROCESS, str(file))
+    os.execv(command[0], command)  # noqa: S606 - the same program
+
+
 def check(portable: PortableAction) -> StepError | None:
     """Return what of this Python makes other results than the key stands for."""
     mine = about.here(portable.libraries)
@@ -243,6 +270,8 @@ def main() -> int:
     root, key, attempt = sys.argv[1:4]
     try:
         folder = JobFolder(Path(root), key)
+        if number := int(os.environ.get(NODE) or 0):
+            return help_node(folder, number)
         return Job(folder, attempt, Path(root)).run()
     except BuildError as e:
         print(f"error: {e.fact}\nhint: {e.hint}", file=sys.stderr)

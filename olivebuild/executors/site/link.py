@@ -97,6 +97,10 @@ class Link:
             return False
         return True
 
+    def wait(self, seconds: float) -> None:
+        """Wait, but not at the end of a build."""
+        self._closing.wait(seconds)
+
     def stop(self) -> None:
         """Have `call` end soon."""
         self._closing.set()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct, to_builtins
+from msgspec import Meta, Struct, structs, to_builtins
 
 from olivebuild.api.site import Needs
 from olivebuild.cache.manifest import Digest, Entry, Manifest
@@ -80,6 +80,12 @@ class PortableAction(Struct, frozen=True, kw_only=True):
     """Variables of the sender's environment by which libraries compute otherwise."""
     blobs: tuple[RemoteBlob, ...] = ()
     """All that the manifests and files above are made of, the manifests too."""
+
+    def with_gpu(self) -> PortableAction:
+        """Return it as it runs where there are GPUs: on one, unless the recipe says how many."""
+        if self.needs.gpus or not self.gpus:
+            return self
+        return structs.replace(self, needs=self.needs._replace(gpus=1))
 
     def to_json(self) -> str:
         return hashing.canonical_json(to_builtins(self))

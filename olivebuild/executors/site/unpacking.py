@@ -16,7 +16,6 @@ from olivebuild.core.errors import Damaged
 from olivebuild.core.fs.files import files_below
 from olivebuild.core.fs.locks import locked
 from olivebuild.core.hashing import canonical_json
-from olivebuild.executors.site.folder import JobFolder
 from olivebuild.executors.site.portable import PortableAction
 
 DAY = 86400
@@ -24,8 +23,8 @@ UNUSED = 14 * DAY
 """Seconds after which an input that no job has used is deleted."""
 
 
-def unpack(portable: PortableAction, folder: JobFolder, store: Store, work: Path) -> Action:
-    """Return an action whose inputs lie in the site's folder. Raises Damaged and OSError.
+def unpack(portable: PortableAction, root: Path, store: Store, work: Path) -> Action:
+    """Return an action whose inputs lie in the site's folder `root`. Raises Damaged and OSError.
 
     `work`: the scratch folder of this process.
     """
@@ -44,7 +43,7 @@ def unpack(portable: PortableAction, folder: JobFolder, store: Store, work: Path
         kind=portable.kind,
         key=portable.key,
         fields=portable.fields,
-        inputs={role: _input(portable, role, folder.root, store) for role in portable.inputs},
+        inputs={role: _input(portable, role, root, store) for role in portable.inputs},
         files={
             label: [str(recipe / name) for name in names] for label, names in portable.files.items()
         },

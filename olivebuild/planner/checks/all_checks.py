@@ -5,7 +5,7 @@ Nothing runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from olivebuild.planner.checks.plan_finding import PlanFinding
 from olivebuild.planner.plan import Plan, Planner
@@ -14,22 +14,26 @@ from olivebuild.recipe.graph import Graph
 
 
 def problems(
-    planner: Planner, plan: Plan, lacks: Callable[[Iterable[str]], list[str]] | None = None
+    planner: Planner,
+    plan: Plan,
+    lacks: Callable[[Iterable[str]], list[str]] | None = None,
+    elsewhere: Collection[str] = (),
 ) -> list[PlanFinding]:
     """Return the faults that are known of the nodes that would run, inputs first.
 
     `lacks` tells which libraries are missing where they would run; None where that is not known.
+    `elsewhere` are nodes for which it does not matter what this machine lacks.
     """
     # Few plans need them, and they take long to import.
     from olivebuild.planner.checks import commands, data_files, machine, models, providers
 
     all_problems = [
         *_faults(planner, plan),
-        *(machine.problems(planner, plan, lacks) if lacks else ()),
+        *(machine.problems(planner, plan, lacks, elsewhere) if lacks else ()),
         *commands.problems(planner, plan),
         *data_files.problems(planner, plan),
         *models.problems(planner, plan),
-        *providers.problems(planner, plan),
+        *providers.problems(planner, plan, elsewhere),
         *machine.space_problems(planner, plan),
     ]
     return [

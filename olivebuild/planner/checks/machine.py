@@ -1,12 +1,12 @@
 """What this machine lacks for the steps that will run: libraries, and room for what is fetched.
 
-Of another machine, on which a plug-in's executor runs steps, nothing is known here.
+Of other machines, on which an executor runs steps, nothing is known here.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from olivebuild.core.fs.small_files import read_json
@@ -25,14 +25,18 @@ SPARE = 1 << 28
 """Bytes that are left free beside what is fetched."""
 
 
-def problems(planner: Planner, plan: Plan, lacks: Lacks) -> Iterator[PlanFinding]:
+def problems(
+    planner: Planner, plan: Plan, lacks: Lacks, elsewhere: Collection[str] = ()
+) -> Iterator[PlanFinding]:
     """Yield the libraries that are missing, those that the same nodes need together.
+
+    `elsewhere` are nodes that another machine makes.
 
     A node that waits and was built here before may turn out not to run: that is a note.
     """
     groups: dict[tuple[tuple[str, ...], bool], list[State]] = {}
     for state in plan.states.values():
-        if state.verdict not in (Verdict.STALE, Verdict.WAITING):
+        if state.verdict not in (Verdict.STALE, Verdict.WAITING) or state.node.name in elsewhere:
             continue
         if missing := lacks(_needed(state)):
             runs = state.verdict is Verdict.STALE or state.node.name not in planner.workspace.last

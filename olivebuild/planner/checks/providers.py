@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from olivebuild.api.node import Node
@@ -16,13 +17,18 @@ RUN_MODELS = ("benchmark-accuracy", "benchmark-latency")
 """The kinds of nodes that load an ONNX model and run it."""
 
 
-def problems(planner: Planner, plan: Plan) -> list[PlanFinding]:
-    """Return the models that can't run here and that a node would run; each once for a target."""
+def problems(planner: Planner, plan: Plan, elsewhere: Collection[str] = ()) -> list[PlanFinding]:
+    """Return the models that can't run here and that a node would run; each once for a target.
+
+    `elsewhere` are nodes that another machine makes.
+    """
     recipe = planner.scan.recipe
     by_models: dict[tuple[str, str], PlanFinding] = {}
     for state in plan.states.values():
         node = state.node
         if node.kind not in RUN_MODELS or state.verdict not in (Verdict.STALE, Verdict.WAITING):
+            continue
+        if node.name in elsewhere:
             continue
         for edge, model, _ in planner.graph.inputs.get(node.name, ()):
             problem = problem_of(model, recipe.folder)
