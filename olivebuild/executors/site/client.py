@@ -51,8 +51,9 @@ class Client:
                 f"{connection.label} can't be reached: {e.strerror}: {e.filename}",
                 hint="is the program installed?",
             ) from None
-        for work in (self._read, self._read_errors):
-            threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=self._read, daemon=True).start()
+        self._errors_reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._errors_reader.start()
         try:
             ready = self._next(OPEN_SECONDS)
         except BaseException:
@@ -120,6 +121,8 @@ class Client:
     def _ended(self) -> tuple[int, str]:
         """Return the exit code of the command, and what it wrote to stderr."""
         self.close()
+        # What it said last may not have been read yet; what it left behind may say nothing for ever.
+        self._errors_reader.join(END_SECONDS)
         return self._process.returncode, self._errors.decode("utf-8", "replace")
 
     def _why_cut(self) -> str:
