@@ -20,19 +20,26 @@ def placed(
 ) -> tuple[Executor, bool]:
     """Return an executor that sends elsewhere what is to run there.
 
-    And whether it is one of another package, which runs all of the build. What can't be sent where
-    the recipe wants it is said.
+    And whether it is one of another package, which runs all of the build.
+    """
+    if options.executor and options.executor not in project.graph.recipe.executors:
+        return executor, True
+    return routed(project, goals, executor, options.executor), False
+
+
+def routed(project: Project, goals: Iterable[str], executor: Executor, asked: str = "") -> Executor:
+    """Return an executor that sends elsewhere what the recipe, and `asked`, want there.
+
+    What can't be sent is said, and runs by `executor`.
     """
     graph = project.graph
-    if options.executor and options.executor not in graph.recipe.executors:
-        return executor, True
-    placement = place(graph, goals, options.executor)
+    placement = place(graph, goals, asked)
     for _, line in placement.kept:
         plain.echo(f"note: {line}", err=True)
     if not placement.routes:
-        return executor, False
+        return executor
     open_site = partial(open_declared, graph.recipe, partial(libraries_of, project, placement))
-    return Router(executor, placement.routes, open_site), False
+    return Router(executor, placement.routes, open_site)
 
 
 def libraries_of(project: Project, placement: Placement, executor: str) -> dict[str, str]:

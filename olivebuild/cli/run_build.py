@@ -47,7 +47,6 @@ from olivebuild.ui.trackers import Trackers, TrackerTarget
 if TYPE_CHECKING:
     from olivebuild.engine.remote.cache import RemoteCache
     from olivebuild.metrics.gates import Judgement
-    from olivebuild.recipe.graph import Graph
 
 
 def build_and_remember(
@@ -110,7 +109,7 @@ def build(
         check_gates(project.graph, goals)
     tell_left_out(project)
     is_installed = False
-    if options.executor != LOCAL and names_executors(project.graph, options.executor):
+    if options.executor != LOCAL and (options.executor or project.graph.names_executors):
         # Few recipes need it.
         from olivebuild.cli.placing import placed
 
@@ -153,11 +152,6 @@ def build(
         _show(project, report, goals, judgements, diagnostics, entry)
     _tell_early(report, judgements)
     return report, _exit_code(report, judgements)
-
-
-def names_executors(graph: Graph, asked: str) -> bool:
-    """Return whether the command line or the recipe names an executor."""
-    return bool(asked) or any(target.executor for target in graph.targets.values())
 
 
 def _room(options: BuildOptions, pool: ResourcePool) -> Room:

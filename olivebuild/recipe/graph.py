@@ -64,6 +64,11 @@ class Graph(Struct, dict=True):
         return list(dict.fromkeys(node.target for node in self.closure(goals)))
 
     @property
+    def names_executors(self) -> bool:
+        """Return whether a target names an executor."""
+        return any(target.executor for target in self.targets.values())
+
+    @property
     def all_goals(self) -> list[str]:
         """The goals for which every target is built.
 

@@ -37,7 +37,7 @@ def place(graph: Graph, goals: Iterable[str], asked: str = "") -> Placement:
     `asked`: the executor of the command line, which takes what is heavy of the targets that name
     none; `local` has all run here. Raises RecipeError for an executor that the recipe lacks.
     """
-    if asked == LOCAL or not (asked or any(t.executor for t in graph.targets.values())):
+    if asked == LOCAL or not (asked or graph.names_executors):
         return Placement()
     kinds = {t.executor: t.executor_kind for t in graph.targets.values() if t.executor}
     if asked and asked not in kinds:

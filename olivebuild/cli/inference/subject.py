@@ -19,6 +19,7 @@ from olivebuild.core.errors import BuildError, InputError, RecipeError
 from olivebuild.core.text import clean
 
 if TYPE_CHECKING:
+    from olivebuild.api.executor import Executor
     from olivebuild.core.errors import Problem
     from olivebuild.planner.plan import Plan
     from olivebuild.planner.project import Project
@@ -261,9 +262,14 @@ def build_goals(project: Project, goals: list[str]) -> Plan:
     from olivebuild.executors.local import LocalExecutor
     from olivebuild.ui.live import on_stderr
 
+    executor: Executor = LocalExecutor()
+    if project.graph.names_executors:
+        from olivebuild.cli.placing import routed
+
+        executor = routed(project, goals, executor)
     with on_stderr() as display:
         recorder = Recorder(display)
-        report = Builder(project.planner, LocalExecutor(), recorder).run(goals)
+        report = Builder(project.planner, executor, recorder).run(goals)
     record(project, recorder, report, [])
     if report.errors:
         raise report.errors[0]

@@ -121,7 +121,7 @@ class Client:
     def _ended(self) -> tuple[int, str]:
         """Return the exit code of the command, and what it wrote to stderr."""
         self.close()
-        # What it said last may not have been read yet; what it left behind may say nothing for ever.
+        # What it said last may not be read yet; what it left behind may hold the stream for ever.
         self._errors_reader.join(END_SECONDS)
         return self._process.returncode, self._errors.decode("utf-8", "replace")
 
