@@ -31,6 +31,7 @@ VERB_MODULES = {
     **dict.fromkeys(("clean", "verify", "gc"), "caches.local"),
     **dict.fromkeys(("report", "history", "compare"), "results"),
     "show": "show",
+    "provenance": "provenance",
     "remote": "caches.remote",
     "chat": "inference.chat",
     "predict": "inference.predict",

@@ -65,10 +65,15 @@ class Signer:
 
     def sign(self, body: bytes) -> Signature:
         now = round(time.time(), 3)
-        signed = self._key.sign(_message(self.name, now, body))
+        signed = self.signature(_message(self.name, now, body))
         return Signature(
             signer=self.name, time=now, signature=base64.b64encode(signed).decode("ascii")
         )
+
+    def signature(self, message: bytes) -> bytes:
+        """Return the 64 bytes of a signature of a message that says itself what it is."""
+        signed: bytes = self._key.sign(message)
+        return signed
 
 
 class Trust(Struct, frozen=True, kw_only=True):
