@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Place, rows, write_rows
 from tests.engine.remote.test_cache import Team, notes
 from tests.scenarios.test_object_stores import _leaks
 from tests.support.object_stores import (
@@ -92,3 +94,29 @@ def test_access_that_is_denied_stops_no_build(tmp_path: Path, place: dict[str, s
     assert done.code == 0, done.err
     assert done.end["ran"] == ["first", "middle", "last"]
     assert any("not used" in text or "not uploaded" in text for text in notes(done)), notes(done)
+
+
+def test_a_colleague_restores_a_model_and_an_edited_row(
+    tmp_path: Path, copied: Place, place: dict[str, str]
+) -> None:
+    environment = place | {"OLIVEBUILD_CONFIG": str(tmp_path / "config")}
+    copied.environment |= environment
+    folder = tmp_path / "other" / "work"
+    shutil.copytree(copied.folder, folder, ignore=shutil.ignore_patterns("build", ".olivebuild"))
+    other = Place(folder, tmp_path / "other" / "cache", dict(environment))
+    goals = ("merged", "onnx-int4")
+    copied.build(*goals)
+    assert copied.run("remote", "push").code == 0
+    done = other.build(*goals)
+    assert done.end["ran"] == ["base"], done.err
+    assert other.everything() == copied.everything()
+    edited = rows()
+    edited[0]["phrase"] = "I am glad about the moon tonight"
+    for machine in (copied, other):
+        write_rows(machine.folder / "data/tone.jsonl", edited)
+    assert copied.build(*goals).ran == ["tone", "adapter", "merged", "onnx-int4"]
+    done = other.build(*goals)
+    assert done.ran == []
+    assert other.everything() == copied.everything()
+    # A merged model is its adapter and the base; that is here.
+    fetched = {e["node"]: e["bytes"] for e in done.events if e["event"] == "fetched"}

@@ -138,7 +138,8 @@ class Fetches:
         if part.size >= blob.size > 0:
             return
         try:
-            for piece in self._remote.pieces(blob_name(blob.digest), part.size, blob.size):
+            pieces = self._remote.pieces(blob_name(blob.digest), part.size, blob.size)
+            for piece in _one_ahead(pieces) if blob.size >= LONG else pieces:
                 if part.size + len(piece) > blob.size:
                     raise WrongSize("it is longer than it says", hint=HINT)
                 part.write(piece)
@@ -178,6 +179,15 @@ class Fetches:
                 yield part
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def _one_ahead(pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Yield pieces. The next is on its way while one is hashed: each takes about as long."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(next, pieces, None)
+        while (piece := future.result()) is not None:
+            future = pool.submit(next, pieces, None)
+            yield piece
 
 
 class Part:

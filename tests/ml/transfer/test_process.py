@@ -78,3 +78,25 @@ def test_what_can_not_be_done_is_an_answer(
     assert "is not what was put there" in other.ask("get", KEY)[0]["error"]
     assert not other.store.path(trace.manifest).exists()
     assert "not there any more" in other.ask("get", "0" * 32)[-1]["error"]
+
+
+def test_a_blob_that_was_damaged_there_is_put_right(
+    tmp_path: Path, machines: tuple[Machine, Machine]
+) -> None:
+    """By the machine that found it, when it has made the result itself."""
+    one, other = machines
+    trace = one.make(tmp_path, "some text")
+    one.ask("put", KEY)
+    objects = (tmp_path / "remote/v1/blobs").glob("??/*")
+    blob = next(path for path in objects if path.name != trace.manifest)
+    blob.write_bytes(b"some harm")
+    process = Process(Remote((tmp_path / "remote").as_uri()), other.store, other.said.append)
+    process.take({"id": 1, "op": "look", "keys": [KEY]})
+    process.finish()
+    process.take({"id": 1, "op": "get", "keys": [KEY]})
+    process.finish()
+    assert "is not what was put there" in other.said[-1]["error"]
+    other.store.put_folder(tmp_path / "out")
+    process.take({"id": 2, "op": "put", "keys": [KEY]})
+    process.finish()
+    assert blob.read_bytes() == b"some text"
