@@ -198,6 +198,34 @@ def test_a_long_file_has_a_row_while_it_is_hashed() -> None:
     assert played.out.getvalue() == ""
 
 
+def test_a_transfer_has_a_row_and_its_result_a_line() -> None:
+    played = Played()
+    played.say("transfer", what="fetching", done=0, total=8_000_000_000)
+    played.say("transfer", what="uploading", done=0, total=10)
+    played.say("transfer", what="fetching", after=4.0, done=6_000_000_000, total=8_000_000_000)
+    assert played.rows(100) == [
+        "from remote  ━━━━━━━━━━━━╌╌╌╌  fetching 6.00 GB of 8.00 GB, 1.50 GB a second, 1 s left",
+        "to remote    ╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌  uploading 0 B of 10 B, 4 s so far",
+    ]
+    played.say("transfer", what="fetching", done=8_000_000_000, total=8_000_000_000)
+    played.say("transfer", what="uploading", done=10, total=10)
+    assert played.rows(100) == []
+    played = Played()
+    played.say("fetched", "adapter", bytes=8_000_000_000)
+    assert (
+        played.out.getvalue() == "fetched  adapter                8.00 GB from the remote cache\n"
+    )
+
+
+def test_a_long_transfer_says_how_far_it_is_where_nothing_is_drawn() -> None:
+    played = Played()
+    for done in range(0, 101, 10):
+        played.say("transfer", after=4.0, what="uploading", done=done * 10**6, total=100 * 10**6)
+    lines = [" ".join(line.split()) for line in played.out.getvalue().splitlines()]
+    assert lines[0] == "to remote uploading 30 MB of 100 MB, 2 MB a second, 28 s left"
+    assert len(lines) == 4
+
+
 def test_a_file_can_not_steer_the_terminal() -> None:
     played = Played()
     played.say("note", "a", text="\x1b[2J[red]gone")

@@ -13,6 +13,7 @@ from olivebuild.api.node import Node
 from olivebuild.cache.remote_records import StepPaths
 from olivebuild.cache.store import Store
 from olivebuild.engine.remote.leases import Claim, KeyLeases
+from olivebuild.engine.remote.lenders import Lenders
 from olivebuild.engine.remote.paths import paths_of
 from olivebuild.engine.remote.process import Transfer, TransferProcess
 from olivebuild.planner.plan import Plan, Planner
@@ -40,6 +41,7 @@ class RemoteCache:
         """Key -> node of what was to be uploaded."""
         self._awaited: set[str] = set()
         """Keys of which another machine was said to have made the results."""
+        self._lenders = Lenders(store)
         self._process = TransferProcess(
             url,
             str(store.root),
@@ -85,8 +87,11 @@ class RemoteCache:
             self._update(planner, plan, hits)
             if not hits:
                 break
+        self._update(planner, plan, self._lenders.find(plan))
         while not self.fault and (lost := self._outermost(planner, plan)):
             self._known -= self._get(lost)
+            self._lenders.expect(lost.values())
+            self._lenders.find(plan)
             self._update(planner, plan, lost)
             # What was brought and is lost all the same is made here.
             self._known -= {

@@ -44,8 +44,9 @@ class Process:
         self.remote, self.store = remote, store
         self._say = say
         self._traces = Traces(store)
-        self._fetches = Fetches(remote, store, Meter("fetching", say))
-        self._uploads = Uploads(remote, store, Meter("uploading", say))
+        self._meters = Meter("fetching", say), Meter("uploading", say)
+        self._fetches = Fetches(remote, store, self._meters[0])
+        self._uploads = Uploads(remote, store, self._meters[1])
         self._results = Results(remote, store, self._traces, say)
         self._claims = Claims(remote, self._usable, lambda: say({"working": True}))
         self._differences = Differences(store.root, remote.url)
@@ -70,7 +71,10 @@ class Process:
         pool = self._puts if op == "put" else self._pool
 
         def one(key: str) -> None:
-            self._say({"id": ident, "op": op, "key": key, **self._answer(works[op], key)})
+            answer = self._answer(works[op], key)
+            for meter in self._meters:
+                meter.flush()
+            self._say({"id": ident, "op": op, "key": key, **answer})
 
         self._pending += [pool.submit(one, key) for key in request["keys"]]
 

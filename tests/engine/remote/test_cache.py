@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import http.server
 import json
 import os
 import random
-import signal
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from olivebuild.cache.remote_records import Signature, envelope, opened
@@ -232,20 +237,39 @@ def test_a_remote_that_is_not_there_stops_no_build(team: Team, url: str, why: st
     assert any(why in text for text in notes(done)), notes(done)
 
 
+class Files(http.server.SimpleHTTPRequestHandler):
+    """Serves the remote cache of a team; of blobs, where it is slow, 1000 bytes each 0.1 s."""
+
+    slow = False
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        if not self.slow or "/blobs/" not in self.path:
+            super().copyfile(source, outputfile)
+            return
+        with contextlib.suppress(OSError):
+            while piece := source.read(1000):
+                outputfile.write(piece)
+                time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def web_server(team: Team, *, slow: bool = False) -> Iterator[str]:
+    handler = type("Handler", (Files,), {"slow": slow})
+    serve = functools.partial(handler, directory=str(team.remote))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
 def test_a_web_server_is_read_from(team: Team) -> None:
     one = team.machine("one")
     one.build()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments, directory=str(team.remote))  # type: ignore[arg-type]
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}/"
+    with web_server(team) as url:
         other = team.machine("other", OLIVEBUILD_REMOTE=url)
         assert other.build().end["ran"] == []
         (other.folder / "in.txt").write_text("edited")
@@ -254,7 +278,32 @@ def test_a_web_server_is_read_from(team: Team) -> None:
         assert not any("uploaded" in text for text in notes(done))
         done = other.run("remote", "push")
         assert (done.code, "read from only" in done.err) == (2, True)
-        server.shutdown()
+
+
+def test_a_remote_that_is_slow_stops_no_build(tmp_path: Path) -> None:
+    team = Team(tmp_path, size=3_000_000)
+    team.machine("one").build()
+    with web_server(team, slow=True) as url:
+        place = team.machine("other", OLIVEBUILD_REMOTE=url, OLIVEBUILD_REMOTE_TIMEOUT="1")
+        done = place.build()
+    assert done.code == 0, done.err
+    assert done.end["ran"] == ["first", "middle", "last"]
+    assert any("slower than 100 kB a second" in text for text in notes(done)), notes(done)
+
+
+def test_what_is_not_uploaded_is_told(team: Team, silent: str) -> None:
+    address = silent.removeprefix("http://").rstrip("/")
+    place = team.machine(
+        "one",
+        OLIVEBUILD_REMOTE="s3://team/cache",
+        OLIVEBUILD_REMOTE_TIMEOUT="1",
+        AWS_ENDPOINT_URL=f"http://{address}",
+        AWS_ACCESS_KEY_ID="key",
+        AWS_SECRET_ACCESS_KEY="secret",
+        AWS_DEFAULT_REGION="us-east-1",
+    )
+    said = notes(place.build())
+    assert "3 results were not uploaded; `olivebuild remote push` does that" in said
 
 
 def test_a_recipe_names_no_remote(team: Team) -> None:
@@ -275,16 +324,35 @@ def test_killed_transfers_leave_nothing_wrong(tmp_path: Path) -> None:
     want = one.everything()
     one.environment["OLIVEBUILD_REMOTE"] = team.remote.as_uri()
     for number in range(int(os.environ.get("OLIVEBUILD_KILLS", "4"))):
-        kill_during(one.start("remote", "push"), chance.uniform(0.3, 1.2))
+        if number % 4 == 0:
+            # Else the first push that ends leaves nothing to be uploaded.
+            shutil.rmtree(team.remote, ignore_errors=True)
+        kill = (kill_during, kill_transfer)[number % 2]
+        kill(one.start("remote", "push"), chance.uniform(0.1, 1.2))
         other = team.machine(f"other{number}")
-        kill_during(other.start("build", "--json"), chance.uniform(0.3, 1.2))
+        kill(other.start("build", "--json"), chance.uniform(0.1, 1.2))
         done = other.build()
         assert done.code == 0, done.err
         assert other.everything() == want
         assert not any("not used" in text for text in notes(done))
+        shutil.rmtree(other.cache)
 
 
-def kill_during(process: object, seconds: float) -> None:
+def kill_during(process: subprocess.Popen[str], seconds: float) -> None:
     time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)  # type: ignore[attr-defined]
-    process.communicate()  # type: ignore[attr-defined]
+    process.kill()
+    process.communicate()
+
+
+def kill_transfer(process: subprocess.Popen[str], seconds: float) -> None:
+    """Kill the process that moves the bytes. A build goes on without it, and a push says so."""
+    time.sleep(seconds)
+    children: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children()
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "olivebuild.ml.transfer.process" in child.cmdline():
+                child.kill()
+    _, err = process.communicate()
+    assert process.returncode == 0 or "its process has ended" in err

@@ -66,8 +66,8 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "cache")
 
 
-def fetching(remote: Remote, store: Store, said: list[dict[str, Any]] | None = None) -> Fetches:
-    return Fetches(remote, store, Meter("fetching", (said if said is not None else []).append))
+def fetching(remote: Remote, store: Store, meter: Meter | None = None) -> Fetches:
+    return Fetches(remote, store, meter or Meter("fetching", lambda _: None))
 
 
 def rest(store: Store) -> list[Path]:
@@ -78,8 +78,10 @@ def rest(store: Store) -> list[Path]:
 
 def test_a_download_that_breaks_goes_on(remote: Counting, store: Store) -> None:
     blob, said = remote.hold(DATA), list[dict[str, Any]]()
+    meter = Meter("fetching", said.append)
     remote.breaks = [2, 1]
-    assert fetching(remote, store, said).fetch([blob]) == len(DATA)
+    assert fetching(remote, store, meter).fetch([blob]) == len(DATA)
+    meter.flush()
     assert store.read(blob.digest) == DATA
     # What was brought is not asked for again; the last piece that came before a break is lost.
     assert remote.starts[0] == 0

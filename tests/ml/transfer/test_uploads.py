@@ -25,10 +25,10 @@ class There:
         self.folder = root / "remote"
         self.store = Store(root / "cache")
         self.said: list[dict[str, Any]] = []
+        self.meter = Meter("uploading", self.said.append)
 
     def uploads(self) -> Uploads:
-        meter = Meter("uploading", self.said.append)
-        return Uploads(Remote(self.folder.as_uri()), self.store, meter)
+        return Uploads(Remote(self.folder.as_uri()), self.store, self.meter)
 
     def path(self, digest: str) -> Path:
         return self.folder / blob_name(digest)
@@ -44,6 +44,7 @@ def test_what_lacks_is_put_there(there: There) -> None:
         there.store.put_bytes(bytes([n]) * n_bytes): n_bytes for n, n_bytes in enumerate(SIZES)
     }
     blobs, count = there.uploads().write(sizes)
+    there.meter.flush()
     assert count == sum(SIZES) == there.said[-1]["done"] == there.said[-1]["total"]
     assert {blob.digest: blob.size for blob in blobs} == sizes
     for blob in blobs:
