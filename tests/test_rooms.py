@@ -38,10 +38,11 @@ ROOMS = [
     ("ml", "executors"),
     ("engine",),
     ("ui",),
+    ("library",),
     ("cli",),
 ]
 """From the ground up; rooms of one floor know nothing of each other."""
-APART = {("engine", "ml"), ("ui", "ml"), ("cli", "ml"), ("ui", "executors")}
+APART = {("engine", "ml"), ("ui", "ml"), ("cli", "ml"), ("library", "ml"), ("ui", "executors")}
 """Imports that are never allowed, though they would go downwards."""
 SUB_ROOMS = [
     "kernels",

@@ -5,7 +5,6 @@ Imports little: the worker starts while the rest of a build is imported (cli/run
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,54 +14,17 @@ from msgspec.structs import replace
 
 from olivebuild.cli.location import nearest_recipe
 from olivebuild.cli.options import (
-    LOCAL,
     SET,
     TARGETS,
-    BuildOptions,
     build_options,
     open_seen,
     recipe_options,
 )
-from olivebuild.core.errors import BuildError, RecipeError, of_disk
+from olivebuild.core.errors import BuildError, of_disk
+from olivebuild.library.executors import BuildOptions, open_executor
 
 if TYPE_CHECKING:
-    from olivebuild.api.executor import Executor
     from olivebuild.planner.project import Project
-
-
-MOST = 16
-"""Most actions at once where the user has not said: cores and memory end it sooner."""
-
-
-def open_executor(
-    options: BuildOptions, of_recipe: Callable[[], tuple[str, ...]] = tuple
-) -> Executor:
-    """Return the executor that the options name.
-
-    `of_recipe` returns the names of the recipe's: for one of them it is this machine's, which runs
-    what is not sent elsewhere. Raises RecipeError where neither the recipe nor a package has one of
-    that name.
-    """
-    name, _, place = options.executor.partition(":")
-    if name == LOCAL and place:
-        fact = f"the executor {LOCAL} has no places, but was given {place!r}"
-        raise RecipeError(fact, where="--executor", hint=f"write {LOCAL} alone")
-    declared = () if options.executor in ("", LOCAL) else of_recipe()
-    if options.executor in ("", LOCAL, *declared):
-        from olivebuild.executors.local import LocalExecutor
-
-        return LocalExecutor(options.jobs or MOST)
-    from olivebuild.api import plugins
-    from olivebuild.api.executor import EXECUTORS, ExecutorFactory
-
-    factory: ExecutorFactory = plugins.load(
-        group=EXECUTORS,
-        name=name,
-        what="executor",
-        builtin=(LOCAL, *declared),
-        where="--executor",
-    )
-    return factory(jobs=options.jobs or 1, place=place)
 
 
 def declared_executors(ctx: click.Context) -> tuple[str, ...]:

@@ -18,13 +18,13 @@ from olivebuild.cli.options import (
     JSON,
     SET,
     TARGETS,
-    BuildOptions,
     build_options,
     check_no_target,
     recipe_options,
 )
 from olivebuild.core.errors import RecipeError, Where
 from olivebuild.core.text import clean
+from olivebuild.library.executors import BuildOptions, open_executor
 
 if TYPE_CHECKING:
     from olivebuild.recipe.importers.olive.importer import Import
@@ -268,7 +268,7 @@ def _build(
     as_json: bool,
 ) -> None:
     """Build targets of the recipe that was just written."""
-    from olivebuild.cli.build import declared_executors, open_executor
+    from olivebuild.cli.build import declared_executors
 
     executor = open_executor(options, lambda: declared_executors(ctx))
     executor.prepare(("olivebuild.api.step",))

@@ -8,12 +8,12 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec import Struct
 
 from olivebuild import snapshot
 from olivebuild.cli.completion import complete_models, complete_paths, complete_targets
 from olivebuild.cli.location import nearest_recipe
 from olivebuild.core.errors import RecipeError
+from olivebuild.library.executors import BuildOptions
 
 if TYPE_CHECKING:
     from olivebuild.planner.project import Project
@@ -44,24 +44,6 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
             shell_complete=complete_paths("dir" if is_folder else "file"),
         )(function)
     return function
-
-
-LOCAL = "local"
-"""The executor that is built in: worker processes of this machine."""
-
-
-class BuildOptions(Struct, frozen=True, kw_only=True):
-    """Options of a build that change none of its results."""
-
-    jobs: int
-    """0 where the user has not said: one step, and beside it parts of benchmarks."""
-    keep_going: bool
-    resources: tuple[str, ...]
-    log_to: tuple[str, ...] = ()
-    executor: str = ""
-    """NAME, or NAME:PLACE of an installed one; "" for what the recipe says of each target."""
-    decide: bool = False
-    """End benchmarks as soon as their gates stand."""
 
 
 def build_options(function: Callable[..., Any]) -> Callable[..., Any]:

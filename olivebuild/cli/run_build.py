@@ -15,26 +15,20 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec.structs import asdict
 
-from olivebuild.api.event import Event, Listener
+from olivebuild.api.event import Event
 from olivebuild.api.executor import Executor
 from olivebuild.cli.location import nearest_recipe, recipe_location
-from olivebuild.cli.options import (
-    LOCAL,
-    BuildOptions,
-    open_all,
-    open_changed,
-    tell_left_out,
-)
-from olivebuild.core import host, text
+from olivebuild.cli.options import open_all, open_changed
+from olivebuild.core import text
 from olivebuild.core.errors import BuildError
 from olivebuild.core.fs.files import filesystem_time
 from olivebuild.engine import noop
 from olivebuild.engine.build_report import BuildReport
-from olivebuild.engine.builder import Builder
-from olivebuild.engine.early.judgements import check_gates, differing, early_judgements
+from olivebuild.engine.early.judgements import differing
 from olivebuild.engine.history import Entry
-from olivebuild.engine.recorder import Done, Recorder, history_of, record
-from olivebuild.engine.scheduler import ResourcePool, Room, limits_of
+from olivebuild.engine.recorder import Done, history_of
+from olivebuild.library import building
+from olivebuild.library.executors import BuildOptions
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
 from olivebuild.planner import incremental
 from olivebuild.planner.plan import FrozenNodeChanged, Plan
@@ -42,10 +36,8 @@ from olivebuild.planner.project import Project
 from olivebuild.planner.states import State, Verdict
 from olivebuild.ui import plain
 from olivebuild.ui.display import Showing
-from olivebuild.ui.trackers import Trackers, TrackerTarget
 
 if TYPE_CHECKING:
-    from olivebuild.engine.remote.cache import RemoteCache
     from olivebuild.metrics.gates import Judgement
 
 
@@ -105,58 +97,21 @@ def build(
     `done`: nodes that the same command built before it planned again.
     """
     goals = project.goals(targets)
-    if options.decide:
-        check_gates(project.graph, goals)
-    tell_left_out(project)
-    is_installed = False
-    if options.executor != LOCAL and (options.executor or project.graph.names_executors):
-        # Few recipes need it.
-        from olivebuild.cli.placing import placed
-
-        executor, is_installed = placed(project, goals, options, executor)
-    pool = ResourcePool(limits_of(options.resources, host.resources() | project.graph.limits))
-    trackers = Trackers(
-        tuple(TrackerTarget.parse(text) for text in dict.fromkeys(options.log_to)),
-        project.graph.recipe.folder.name,
-    )
+    display: Any = contextlib.nullcontext(_print_event) if as_json else Showing()
     try:
-        display = contextlib.nullcontext(_print_event) if as_json else Showing()
-        with trackers, display as listen, remote_cache(project, listen) as remote:
-            recorder = Recorder(trackers.tee(listen), done)
-            report = Builder(
-                project.planner,
-                executor,
-                recorder,
-                pool,
-                keep_going=options.keep_going,
-                room=None if is_installed else _room(options, pool),
-                decide=options.decide,
-                remote=remote,
-            ).run(goals, project.before)
-            recorder.complete(report)
+        outcome = building.run(project, goals, options, executor, display, _note, done)
     except (BuildError, OSError):
         if as_json:
             # A reader of the stream waits for its last line.
             _print_done(BuildReport(goals=goals), [], [])
         raise
-    for warning in trackers.warnings:
-        click.echo(f"note: {warning}", err=True)
-    judgements = _judge(project, report)
-    diagnostics = project.diagnose(report.plan) if report.plan else ()
-    # The history keeps what all rows say.
-    entry = record(project, recorder, report, judgements, diagnostics, _note)
-    judgements += early_judgements(report)
+    report, judgements, diagnostics = outcome.report, outcome.judgements, outcome.diagnostics
     if as_json:
         _print_done(report, judgements, diagnostics)
     else:
-        _show(project, report, goals, judgements, diagnostics, entry)
+        _show(project, report, goals, judgements, diagnostics, outcome.entry)
     _tell_early(report, judgements)
     return report, _exit_code(report, judgements)
-
-
-def _room(options: BuildOptions, pool: ResourcePool) -> Room:
-    """Return this machine's room for actions."""
-    return Room(options.jobs, pool, gpus=len(host.gpu_names()))
 
 
 def _tell_early(report: BuildReport, judgements: Iterable[Judgement]) -> None:
@@ -182,25 +137,6 @@ def _tell_early(report: BuildReport, judgements: Iterable[Judgement]) -> None:
 
 def _note(line: str) -> None:
     click.echo(f"note: {line}", err=True)
-
-
-def remote_cache(
-    project: Project, listen: Listener
-) -> contextlib.AbstractContextManager[RemoteCache | None]:
-    """Return the remote cache that the environment names, if it names one."""
-    if not (url := os.environ.get("OLIVEBUILD_REMOTE")):
-        return contextlib.nullcontext()
-    from olivebuild.engine.remote.cache import RemoteCache
-
-    return RemoteCache(url, project.planner.store, listen)
-
-
-def _judge(project: Project, report: BuildReport) -> list[Judgement]:
-    """Return the gates' judgements of what a build without failures has."""
-    plan = report.plan
-    if plan is None or report.failed:
-        return []
-    return project.judge({name: project.metrics(plan, name) for name in plan.targets})
 
 
 def _exit_code(report: BuildReport, judgements: Iterable[Judgement]) -> int:
@@ -245,7 +181,7 @@ def _show(
     project: Project,
     report: BuildReport,
     goals: list[str],
-    judgements: list[Judgement],
+    judgements: Sequence[Judgement],
     diagnostics: Sequence[Diagnostic],
     entry: Entry | None,
 ) -> None:

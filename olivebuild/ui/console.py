@@ -5,9 +5,12 @@ Only this module and live.py import rich.
 
 from __future__ import annotations
 
+import io
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,8 +61,25 @@ COLOURS = {
 }
 
 
+_recorder: ContextVar[Console | None] = ContextVar("recorder", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[Console]:
+    """Have what is shown on standard output meanwhile kept by a console, and printed nowhere."""
+    console = Console(record=True, file=io.StringIO(), width=110, highlight=False)
+    token = _recorder.set(console)
+    try:
+        with redirect_stdout(console.file):
+            yield console
+    finally:
+        _recorder.reset(token)
+
+
 def stdout() -> Console:
     """Return a console on standard output."""
+    if console := _recorder.get():
+        return console
     # Lines of a log are not cut at 80 columns; a table on a terminal fits it.
     return Folding(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 

@@ -19,7 +19,6 @@ from olivebuild.core.errors import BuildError, InputError, RecipeError
 from olivebuild.core.text import clean
 
 if TYPE_CHECKING:
-    from olivebuild.api.executor import Executor
     from olivebuild.core.errors import Problem
     from olivebuild.planner.plan import Plan
     from olivebuild.planner.project import Project
@@ -257,24 +256,20 @@ def build_goals(project: Project, goals: list[str]) -> Plan:
 
     Raises the error of a step that fails.
     """
-    from olivebuild.engine.builder import Builder
-    from olivebuild.engine.recorder import Recorder, record
     from olivebuild.executors.local import LocalExecutor
+    from olivebuild.library import building
+    from olivebuild.library.executors import BuildOptions
+    from olivebuild.ui import plain
     from olivebuild.ui.live import on_stderr
 
-    executor: Executor = LocalExecutor()
-    if project.graph.names_executors:
-        from olivebuild.cli.placing import routed
+    def tell(line: str) -> None:
+        plain.echo(f"note: {line}", err=True)
 
-        executor = routed(project, goals, executor)
-    with on_stderr() as display:
-        recorder = Recorder(display)
-        report = Builder(project.planner, executor, recorder).run(goals)
-    record(project, recorder, report, [])
-    if report.errors:
-        raise report.errors[0]
-    assert report.plan
-    return report.plan
+    outcome = building.run(project, goals, BuildOptions(), LocalExecutor(), on_stderr(), tell)
+    if outcome.report.errors:
+        raise outcome.report.errors[0]
+    assert outcome.report.plan
+    return outcome.report.plan
 
 
 def forms_for(graph: Graph, target: str, *, others: bool = True) -> tuple[dict[str, str], ...]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from olivebuild.cli.build import open_executor
-from olivebuild.cli.options import BuildOptions
 from olivebuild.core.errors import RecipeError
 from olivebuild.executors.local import LocalExecutor
+from olivebuild.library.executors import BuildOptions, open_executor
 
 
 def options(executor: str = "local") -> BuildOptions:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from olivebuild.cli import placing
-from olivebuild.cli.options import BuildOptions
 from olivebuild.core import host
 from olivebuild.executors.local import LocalExecutor
 from olivebuild.executors.router import Router
+from olivebuild.library import placing
+from olivebuild.library.executors import BuildOptions
 from olivebuild.planner.project import Project, open_project
 from olivebuild.recipe.placement import place
 
@@ -41,22 +41,22 @@ def options(executor: str) -> BuildOptions:
 def test_what_names_an_executor_is_sent_there(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    executor, is_installed = placing.placed(project, ["adapter"], options(""), LOCAL)
+    executor, is_installed = placing.placed(project, ["adapter"], options(""), LOCAL, print)
     assert isinstance(executor, Router)
     assert executor.place_of("adapter") == "box"
     assert executor.place_of("tone") == ""
     assert not is_installed
-    said = capsys.readouterr().err
-    assert said == "note: base is read from its source: that is not done on box\n"
+    said = capsys.readouterr().out
+    assert said == "base is read from its source: that is not done on box\n"
 
 
 def test_nothing_is_sent_where_nothing_is_to_go(project: Project) -> None:
-    assert placing.placed(project, ["tone"], options(""), LOCAL) == (LOCAL, False)
-    assert placing.placed(project, ["other"], options("box"), LOCAL) == (LOCAL, False)
+    assert placing.placed(project, ["tone"], options(""), LOCAL, print) == (LOCAL, False)
+    assert placing.placed(project, ["other"], options("box"), LOCAL, print) == (LOCAL, False)
 
 
 def test_an_executor_of_a_package_runs_all(project: Project) -> None:
-    assert placing.placed(project, ["adapter"], options("nice:15"), LOCAL) == (LOCAL, True)
+    assert placing.placed(project, ["adapter"], options("nice:15"), LOCAL, print) == (LOCAL, True)
 
 
 def test_libraries_of_steps_have_the_versions_of_the_lock_file(

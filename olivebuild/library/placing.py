@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from olivebuild.api.executor import Executor
-from olivebuild.cli.options import BuildOptions
 from olivebuild.core import host
 from olivebuild.executors.declared import open_declared
 from olivebuild.executors.router import Router
+from olivebuild.library.executors import BuildOptions
 from olivebuild.planner.project import Project
 from olivebuild.recipe.placement import Placement, place
-from olivebuild.ui import plain
 
 
 def placed(
-    project: Project, goals: Iterable[str], options: BuildOptions, executor: Executor
+    project: Project,
+    goals: Iterable[str],
+    options: BuildOptions,
+    executor: Executor,
+    tell: Callable[[str], None],
 ) -> tuple[Executor, bool]:
     """Return an executor that sends elsewhere what is to run there.
 
@@ -24,18 +27,24 @@ def placed(
     """
     if options.executor and options.executor not in project.graph.recipe.executors:
         return executor, True
-    return routed(project, goals, executor, options.executor), False
+    return routed(project, goals, executor, tell, options.executor), False
 
 
-def routed(project: Project, goals: Iterable[str], executor: Executor, asked: str = "") -> Executor:
+def routed(
+    project: Project,
+    goals: Iterable[str],
+    executor: Executor,
+    tell: Callable[[str], None],
+    asked: str = "",
+) -> Executor:
     """Return an executor that sends elsewhere what the recipe, and `asked`, want there.
 
-    What can't be sent is said, and runs by `executor`.
+    What can't be sent is told, and runs by `executor`.
     """
     graph = project.graph
     placement = place(graph, goals, asked)
     for _, line in placement.kept:
-        plain.echo(f"note: {line}", err=True)
+        tell(line)
     if not placement.routes:
         return executor
     open_site = partial(open_declared, graph.recipe, partial(libraries_of, project, placement))

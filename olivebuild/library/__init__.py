@@ -1,0 +1,1 @@
+"""The Python API, `import olivebuild as ob`, and what the command line shares with it."""
