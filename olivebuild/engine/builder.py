@@ -137,6 +137,8 @@ class Builder:
         if not self.report.errors:
             check_made(plan, self._stopping.spared)
             remember_fresh(self.planner.workspace, plan)
+            if self._remote:
+                self._remote.use(plan)
 
     def _is_over(self, plan: Plan) -> bool:
         """Return whether nothing runs, or nothing that is still wanted."""

@@ -370,6 +370,9 @@ class Uploading:
     def release(self, key: str) -> None:
         """Others may make it."""
 
+    def use(self, plan: Plan) -> None:
+        """Keep it."""
+
     def upload(self, planner: Planner, plan: Plan, names: Collection[str]) -> None:
         self.uploads += len(names)
 

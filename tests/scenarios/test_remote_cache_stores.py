@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,16 +12,19 @@ import pytest
 
 from tests.conftest import Place, rows, write_rows
 from tests.engine.remote.test_cache import Team, notes
+from tests.engine.remote.test_leases import build_at_once, counting, runs
 from tests.scenarios.test_object_stores import _leaks
 from tests.support.object_stores import (
     ACCOUNT,
     KEY,
+    Gateway,
     azurite,
     connection_string,
     make_container,
     moto,
     s3_store,
 )
+from tests.support.server_faults import Handler
 
 pytestmark = pytest.mark.scenario
 S3_SECRET = "a-planted/secret+of-s3"
@@ -39,14 +43,18 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, 
     else:
         with moto() as address:
             s3_store(address, "team")
-            yield {
-                "OLIVEBUILD_REMOTE": "s3://team/models/cache",
-                "AWS_ENDPOINT_URL": address,
-                "AWS_ACCESS_KEY_ID": "AKIAPLANTED",
-                "AWS_SECRET_ACCESS_KEY": S3_SECRET,
-                "AWS_DEFAULT_REGION": "us-east-1",
-                "AWS_CONFIG_FILE": os.devnull,
-            }
+            yield _s3(address)
+
+
+def _s3(address: str) -> dict[str, str]:
+    return {
+        "OLIVEBUILD_REMOTE": "s3://team/models/cache",
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "AKIAPLANTED",
+        "AWS_SECRET_ACCESS_KEY": S3_SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+    }
 
 
 def test_a_second_machine_restores_everything(tmp_path: Path, place: dict[str, str]) -> None:
@@ -122,3 +130,53 @@ def test_a_colleague_restores_a_model_and_an_edited_row(
     fetched = {e["node"]: e["bytes"] for e in done.events if e["event"] == "fetched"}
     size = sum(p.stat().st_size for p in (other.folder / "build/merged").rglob("*.safetensors"))
     assert fetched["merged"] < 0.7 * size
+
+
+@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_of_many_machines_each_key_runs_once(
+    tmp_path: Path, place: dict[str, str], count: int
+) -> None:
+    team = Team(tmp_path)
+    places = [counting(team, f"m{number}", seconds=0.5) for number in range(count)]
+    for one in places:
+        one.environment |= place
+    events = build_at_once(places)
+    assert runs(team) == {"first": 1, "second": 1, "last": 1}
+    assert len({json.dumps(p.everything(), default=bytes.hex) for p in places}) == 1
+    assert [e["text"] for done in events for e in done if e["event"] == "note"] == []
+    # A sweep sees three results, and nothing that is left of leases or uploads.
+    done = places[0].run("gc", "--remote", "--delete", "--older-than", "1d", "--json")
+    report = json.loads(done.out)
+    assert (report["kept"], report["freed"], report["results"]) == (3, 0, [])
+    assert counting(team, "late").run("gc", "--remote").code == 0
+
+
+def test_a_store_that_ignores_conditions_is_told(tmp_path: Path) -> None:
+    """As rclone's server of S3 does: what is there is made again."""
+
+    def ignore(handler: Handler) -> bool:
+        del handler.headers["If-None-Match"]  # type: ignore[attr-defined]
+        return False
+
+    with moto() as address:
+        s3_store(address, "team")
+        gateway = Gateway(address)
+        gateway.faults.append(ignore)
+        environment = _s3(gateway.address)
+        team = Team(tmp_path)
+        one = counting(team, "one")
+        one.environment |= environment
+        done = one.build()
+        other = team.machine("other", **environment)
+        del other.environment["OLIVEBUILD_REMOTE"]
+        other.build()
+        other.environment |= environment
+        pushed = other.run("remote", "push")
+        swept = one.run("gc", "--remote", "--delete")
+        gateway.shutdown()
+        gateway.server_close()
+    assert done.end["ran"] == ["first", "second", "last"]
+    said = "several machines may make the same result at once: the store ignores If-None-Match"
+    assert notes(done) == [said]
+    assert pushed.err == f"note: remote: {said}\n"
+    assert (swept.code, "ignores If-None-Match" in swept.err) == (1, True)

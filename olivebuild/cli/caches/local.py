@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import click
 from olivebuild.cli.options import JSON, open_all, open_if_there, recipe_options
 
 if TYPE_CHECKING:
-    from olivebuild.cache.gc import Result, Sweep
+    from olivebuild.cache.gc import Sweep
     from olivebuild.planner.verify import Check, Fault
 
 
@@ -135,18 +134,26 @@ def quantity(read: str) -> Callable[[click.Context, click.Parameter, str | None]
     metavar="SPAN",
     help="Delete what was not used since.",
 )
+@click.option("--remote", is_flag=True, help="Of the remote cache that OLIVEBUILD_REMOTE names.")
 @JSON
 @click.pass_context
 def gc(
-    ctx: click.Context, delete: bool, max_size: int | None, older_than: int, as_json: bool
+    ctx: click.Context,
+    delete: bool,
+    max_size: int | None,
+    older_than: int,
+    remote: bool,
+    as_json: bool,
 ) -> None:
     """Show what nobody needs in the cache, by target and age, and with --delete delete it.
 
-    What any recipe on this machine has now stays, and so does what a running build needs.
+    What any recipe on this machine has now stays, and so does what a running build needs. Of a
+    remote cache it is what no machine has used for so long; uploads wait while it is deleted.
 
     \b
     olivebuild gc
     olivebuild gc --delete --max-size 50GB --older-than 2w
+    olivebuild gc --remote
     """
     from functools import partial
 
@@ -158,6 +165,13 @@ def gc(
 
     project = open_if_there(ctx)
     store = project.planner.store if project else Store(cache_folder())
+    if remote:
+        from olivebuild.cache.remote_sweeps import Limits
+        from olivebuild.cli.caches.remote_gc import sweep_remote
+
+        limits = Limits(age=older_than, size=max_size, delete=delete)
+        sweep_remote(store, limits, as_json=as_json)
+        return
     if max_size is None and project and project.graph.recipe.cache.max_size:
         max_size = text.size_of(project.graph.recipe.cache.max_size)
     sweep = gc.collect(
@@ -188,9 +202,10 @@ def _as_json(sweep: Sweep, limit: int | None, deleted: bool) -> dict[str, Any]:
 
 
 def _as_lines(sweep: Sweep, limit: int | None, deleted: bool) -> list[str]:
+    from olivebuild.cli.caches.swept_line import line_of
     from olivebuild.core.text import clean, size
 
-    lines = [clean(_line(result)) for result in sweep.results]
+    lines = [clean(line_of(result)) for result in sweep.results]
     files = sum(sweep.files.values())
     lines += [f"{size(sweep.unowned):>10}  blobs of no result"] if sweep.unowned else []
     lines += (
@@ -212,13 +227,3 @@ def _as_lines(sweep: Sweep, limit: int | None, deleted: bool) -> list[str]:
     if sweep.freed and not deleted:
         lines.append("`olivebuild gc --delete` deletes it")
     return lines
-
-
-def _line(result: Result) -> str:
-    """Return a result's line: `412 MB  adapter    41 days ago  /home/me/tone`."""
-    from olivebuild.core.text import size
-
-    days = max(0, int((time.time() - result.used) / 86400))
-    age = "today" if days == 0 else "yesterday" if days == 1 else f"{days} days ago"
-    name = result.target or result.kind
-    return f"{size(result.size):>10}  {name:<14} {age:<14} {result.recipe}".rstrip()

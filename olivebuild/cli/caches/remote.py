@@ -51,13 +51,7 @@ def remote(
     if action == "keygen":
         _keygen()
         return
-    address = url or os.environ.get("OLIVEBUILD_REMOTE")
-    if not address:
-        raise RecipeError(
-            "no remote cache is named",
-            where=Where("command line"),
-            hint="set OLIVEBUILD_REMOTE, or give --url: s3://BUCKET/PATH, az://, gs://, file:///",
-        )
+    address = address_of(url)
     if action == "withdraw" and not targets:
         raise click.UsageError("say which targets' results are withdrawn", ctx)
     project = open_all(ctx)
@@ -67,6 +61,21 @@ def remote(
         works[action](project, plan, address, as_json)
     finally:
         project.planner.traces.close()
+
+
+def address_of(url: str | None) -> str:
+    """Return the URL of a remote cache: the one that is given, or the environment's.
+
+    Raises RecipeError where there is none.
+    """
+    address = url or os.environ.get("OLIVEBUILD_REMOTE")
+    if not address:
+        raise RecipeError(
+            "no remote cache is named",
+            where=Where("command line"),
+            hint="set OLIVEBUILD_REMOTE, or give --url: s3://BUCKET/PATH, az://, gs://, file:///",
+        )
+    return address
 
 
 @contextmanager

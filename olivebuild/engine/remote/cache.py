@@ -21,6 +21,8 @@ from olivebuild.planner.states import State, Verdict
 
 NAME = "remote"
 """What its notes are about, in the place of a target."""
+WORTH_KEEPING = 1.0
+"""Seconds that a result has to have cost, so that its use is noted though it was here."""
 
 
 class RemoteCache:
@@ -128,6 +130,15 @@ class RemoteCache:
                 self._uploaded[key] = name
                 self._leases.hand_over(key)
             self._process.upload(paths, paths)
+
+    def use(self, plan: Plan) -> None:
+        """Note that results are in use, so that no sweep takes them; of those that cost something.
+
+        Only where the remote was asked for something: a build that needs nothing starts no process.
+        """
+        traces = [state.trace for state in plan.states.values() if state.trace]
+        keys = [trace.key for trace in traces if trace.seconds >= WORTH_KEEPING]
+        self._process.tell("use", [*keys, *plan.keys_elsewhere.values()])
 
     def settle(self) -> None:
         """Wait until nothing is uploaded, so that nothing is beside what is timed."""

@@ -65,7 +65,7 @@ class KeyLeases:
         """Give back a lease that nothing was made of."""
         if key in self._held:
             self._held.discard(key)
-            self._process.release(key)
+            self._process.tell("release", [key])
 
     def tell_unkept(self, error: str = "") -> None:
         """Tell once that nothing keeps machines apart."""

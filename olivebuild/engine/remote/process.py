@@ -134,10 +134,10 @@ class TransferProcess:
         if keys and not self.fault:
             self._send("put", keys, paths)
 
-    def release(self, key: str) -> None:
-        """Give a lease back; nobody waits for that."""
+    def tell(self, op: str, keys: Iterable[str]) -> None:
+        """Say something that nobody waits for, if there is a process."""
         if self._process and not self.fault:
-            self._send("release", [key])
+            self._send(op, list(keys))
 
     def wait(self) -> None:
         """Wait until all uploads have ended."""

@@ -48,7 +48,7 @@ class Process:
         self._fetches = Fetches(remote, store, self._meters[0])
         self._uploads = Uploads(remote, store, self._meters[1])
         self._results = Results(remote, store, self._traces, say)
-        self._claims = Claims(remote, self._usable, lambda: say({"working": True}))
+        self._claims = Claims(remote, store.root, self._usable, lambda: say({"working": True}))
         self._differences = Differences(store.root, remote.url)
         self._looked: dict[str, RemoteResult] = {}
         """Results that were looked at and not fetched yet."""
@@ -60,6 +60,11 @@ class Process:
         """Begin what a request asks for."""
         ident, op = request["id"], request["op"]
         self._results.take(request.get("paths") or {})
+        if op == "use":
+            # Nobody waits for that.
+            for key in request["keys"]:
+                self._claims.use(key)
+            return
         works = {
             "has": self._has,
             "look": self._look,
@@ -106,7 +111,7 @@ class Process:
             return {"hit": False}
         self._traces.put(shareable(result.trace))
         self._looked[key] = result
-        self._pending.append(self._pool.submit(self._claims.use, key))
+        self._claims.use(key)
         return {"hit": True, "bytes": sum(blob.size for blob in result.blobs)}
 
     def _get(self, key: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ targets:
 """
 
 
-def machine(
+def counting(
     team: Team,
     name: str,
     lease: str = "8",
@@ -71,7 +71,7 @@ def build_at_once(places: list[Place]) -> list[list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_of_many_machines_each_key_runs_once(team: Team, count: int) -> None:
-    places = [machine(team, f"m{number}", seconds=0.5) for number in range(count)]
+    places = [counting(team, f"m{number}", seconds=0.5) for number in range(count)]
     events = build_at_once(places)
     assert runs(team) == {"first": 1, "second": 1, "last": 1}
     assert len({json.dumps(p.everything(), default=bytes.hex) for p in places}) == 1
@@ -90,7 +90,7 @@ def wait_for_run(team: Team, process: subprocess.Popen[str]) -> None:
 
 
 def test_when_a_machine_dies_another_makes_it(team: Team) -> None:
-    one, other = machine(team, "one", "3", seconds=600), machine(team, "other", "3")
+    one, other = counting(team, "one", "3", seconds=600), counting(team, "other", "3")
     process = one.start("build", "--json", "first")
     wait_for_run(team, process)
     for child in psutil.Process(process.pid).children(recursive=True):
@@ -106,21 +106,21 @@ def test_when_a_machine_dies_another_makes_it(team: Team) -> None:
 
 
 def test_what_was_interrupted_or_has_failed_keeps_nobody_waiting(team: Team) -> None:
-    one = machine(team, "one", "600", seconds=600)
+    one = counting(team, "one", "600", seconds=600)
     process = one.start("build", "--json", "first")
     wait_for_run(team, process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    failing = machine(team, "failing", "600", fail="first")
+    failing = counting(team, "failing", "600", fail="first")
     assert failing.build("first").code == 1
-    done = machine(team, "other", "600").build("first")
+    done = counting(team, "other", "600").build("first")
     assert done.end["ran"] == ["first"]
     assert not any(event["event"] == "waiting" for event in done.events)
 
 
 def test_another_result_of_equal_inputs_is_told_once(team: Team) -> None:
     """The remote cache's stays there, and the machine that has another keeps its own."""
-    one, other = machine(team, "one"), machine(team, "other", extra="more")
+    one, other = counting(team, "one"), counting(team, "other", extra="more")
     remote = other.environment.pop("OLIVEBUILD_REMOTE")
     one.environment["OMP_NUM_THREADS"], other.environment["OMP_NUM_THREADS"] = "1", "3"
     assert other.build("first").end["ran"] == one.build("first").end["ran"] == ["first"]
@@ -136,6 +136,6 @@ def test_another_result_of_equal_inputs_is_told_once(team: Team) -> None:
 
 
 def test_a_bad_duration_is_said(team: Team) -> None:
-    done = machine(team, "one", "long").build("first")
+    done = counting(team, "one", "long").build("first")
     assert done.end["ran"] == ["first"]
     assert any("no duration of leases" in text for text in notes(done))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from olivebuild.core.errors import BuildError
 from olivebuild.ml.transfer.claims.heartbeats import Heartbeats, duration
@@ -19,9 +20,15 @@ class Claims:
     """The claims of one process."""
 
     def __init__(
-        self, remote: Remote, usable: Callable[[str], str], wait: Callable[[], None]
+        self,
+        remote: Remote,
+        root: Path,
+        usable: Callable[[str], str],
+        wait: Callable[[], None],
     ) -> None:
-        """`usable` returns what names the result of a key that this process would use, or "".
+        """`root` is the folder of this machine's cache.
+
+        `usable` returns what names the result of a key that this process would use, or "".
 
         `wait` is called again and again while an upload waits for a sweep. Raises InputError for a
         bad duration in the environment.
@@ -33,7 +40,7 @@ class Claims:
         self._heartbeats = heartbeats
         self._leases = Leases(remote, heartbeats)
         self._uploads = UploadMarks(remote, heartbeats, self._leases, wait)
-        self._uses = Uses(remote, heartbeats)
+        self._uses = Uses(remote, heartbeats, root)
         self._refused: dict[str, str] = {}
         """Key -> the name of a result that turned out to be no use."""
 
@@ -74,6 +81,7 @@ class Claims:
 
     def close(self) -> None:
         """Give all back."""
+        self._uses.close()
         self._leases.close()
         self._heartbeats.close()
 

@@ -19,7 +19,7 @@ class Client:
 
     def __init__(self, root: Path) -> None:
         self.remote = Remote((root / "remote").as_uri())
-        self.claims = Claims(self.remote, self.usable, lambda: None)
+        self.claims = Claims(self.remote, root / "cache", self.usable, lambda: None)
 
     def usable(self, key: str) -> str:
         text = self.remote.read(f"results/{key}")

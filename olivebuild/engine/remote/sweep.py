@@ -1,0 +1,44 @@
+"""The sweep of a remote cache, in a process of its own (ml/transfer/sweep.py)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+from msgspec import convert, to_builtins
+
+from olivebuild.cache.remote_sweeps import Limits, RemoteSweep
+from olivebuild.core.errors import StoreError
+from olivebuild.core.processes import python
+
+MODULE = "olivebuild.ml.transfer.sweep"
+
+
+def sweep(url: str, limits: Limits) -> RemoteSweep:
+    """Find what can go from the remote cache at `url`, and with `delete` let it go.
+
+    Raises StoreError.
+    """
+    process = subprocess.Popen(
+        python("-m", MODULE, url),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Ctrl-C is the command's, which ends it.
+        start_new_session=True,
+    )
+    try:
+        out, _ = process.communicate(json.dumps(to_builtins(limits)))
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    answer: dict[str, Any] = json.loads(out) if out.strip() else {"fault": "its process has ended"}
+    if fault := answer.get("fault"):
+        raise StoreError(
+            str(fault),
+            where=str(answer.get("where") or url),
+            hint=str(answer.get("hint") or "sweep again"),
+        )
+    return convert(answer["sweep"], RemoteSweep)
