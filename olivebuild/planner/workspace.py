@@ -25,7 +25,7 @@ from olivebuild.core.hashing import StatMemo
 from olivebuild.core.journal import Journal
 from olivebuild.core.strict_json import decode
 
-LAST = "last.jsonl"
+LAST, STATS = "last.jsonl", "stats.jsonl"
 
 
 class LastBuild(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ class Workspace:
             else self._results / f".staging{stem and '-'}{stem}"
         )
         self.logs = self.state / "logs"
-        self.memo = StatMemo(self.state / "stats.jsonl")
+        self.memo = StatMemo(self.state / STATS)
         self.last = LastBuilds(self.state / LAST)
 
     def check(self) -> None:

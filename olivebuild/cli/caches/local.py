@@ -41,16 +41,31 @@ def clean(ctx: click.Context, dry_run: bool) -> None:
     is_flag=True,
     help="Mend what is damaged: set it aside, restore it, or have the next build make it again.",
 )
+@click.option(
+    "--rebuild",
+    "rebuilt",
+    multiple=True,
+    metavar="TARGET",
+    help="Make this target again from its inputs, beside the cache, and compare the two instead.",
+)
 @JSON
 @click.pass_context
-def verify(ctx: click.Context, repair: bool, as_json: bool) -> None:
+def verify(ctx: click.Context, repair: bool, rebuilt: tuple[str, ...], as_json: bool) -> None:
     """Read the whole cache and this recipe's build/, and compare all with its digests.
 
-    Exits with 1 on any fault.
+    Exits with 1 on any fault. With --rebuild it reads nothing of that, runs the steps of targets
+    again, and exits with 1 if another result comes out.
 
     \b
     olivebuild verify --repair
+    olivebuild verify --rebuild merged --rebuild onnx-int4
     """
+    if rebuilt:
+        if repair:
+            raise click.UsageError("--rebuild compares alone; leave --repair out", ctx)
+        from olivebuild.cli.caches import rebuilding
+
+        ctx.exit(rebuilding.run(ctx, rebuilt, as_json))
     from olivebuild.cache.store import Store
     from olivebuild.planner import verify
     from olivebuild.planner.project import cache_folder
