@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from olivebuild.api.event import Event
-from olivebuild.cli.build import MOST
 from olivebuild.cli.options import open_all
 from olivebuild.core import host
 from olivebuild.core.text import clean, seconds
 from olivebuild.engine.provenance.rebuild import Rebuilt, rebuild
 from olivebuild.engine.scheduler import ResourcePool, Room, limits_of
 from olivebuild.executors.local import LocalExecutor
+from olivebuild.library.executors import MOST
 from olivebuild.ui.display import Showing
 
 
