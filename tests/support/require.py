@@ -14,6 +14,7 @@ KINDS = {
     "azure-ai-ml": "Azure ML's library, too large for the others' tests: pip install azure-ai-ml",
     "azurite": "Azure's blob storage on this machine: npm install -g azurite",
     "chromium": "a browser that opens reports",
+    "docker": "a daemon of Docker, or root and dockerd to start one",
     "exfat": "exfatprogs, exfat-fuse and loop devices",
     "gcc": "a compiler of C",
     "git": "git",
