@@ -29,7 +29,7 @@ def test_an_adapter_is_trained_there_with_the_same_bytes(
     copied.edit("steps: 4", "steps: 5")
     done = copied.build("adapter")
     assert done.ran == ["adapter"], done.err
-    assert [e for e in done.events if e["event"] == "started"][0]["executor"] == "box"
+    assert next(e for e in done.events if e["event"] == "started")["executor"] == "box"
     there = copied.built("adapter", "adapter_model.safetensors")
     other = Place(copied.folder, copied.cache.with_name("other"), copied.environment)
     assert "adapter" in other.build("--executor", "local", "adapter").ran
