@@ -27,7 +27,7 @@ from olivebuild.executors.launchers.docker_run import options_of
 
 PROGRAM = "docker"
 SLOT = "olivebuild.executors.launchers.slot"
-LABEL = "olivebuild.job"
+LABEL = "olivebuild-job"
 CODE = "/opt/olivebuild-code"
 """Where a container has olivebuild's code."""
 INTO_LOG = 'exec "$@" >> "$0" 2>&1'
