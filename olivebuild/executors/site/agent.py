@@ -29,7 +29,7 @@ from olivebuild.executors.site import about, frames
 from olivebuild.executors.site.folder import PRIVATE, JobFolder, new_bytes, site_root
 from olivebuild.executors.site.frames import Frame
 from olivebuild.executors.site.incoming import Incoming
-from olivebuild.executors.site.portable import PortableAction
+from olivebuild.executors.site.portable import PortableAction, PortableOutcome
 
 JOB = "olivebuild.executors.site.job"
 """The module that Python runs as a job."""
@@ -160,7 +160,7 @@ class Agent:
         with self._alone(folder):
             state = self._state(folder, late=0.0, silent=0.0) if folder.ident else None
             outcome = folder.read_outcome()
-            if outcome and not (outcome.error or outcome.lost):
+            if outcome and self._is_whole(outcome):
                 return Frame({"state": "ended", "began": "picked up"})
             if state in (JobState.QUEUED, JobState.RUNNING) and not outcome:
                 return Frame({"state": state.value, "began": "picked up"})
@@ -198,6 +198,11 @@ class Agent:
                     raise
             time.sleep(1)
 
+    def _is_whole(self, outcome: PortableOutcome) -> bool:
+        """Return whether there is a result, and nothing of it was swept since."""
+        ended_well = not (outcome.error or outcome.lost)
+        return ended_well and all(self._incoming.has(b.digest, b.size) for b in outcome.blobs)
+
     def _alone(self, folder: JobFolder) -> Any:
         deadline = time.monotonic() + 60
         while (lock := folder.lock("agent")) is None:
@@ -222,7 +227,12 @@ class Agent:
             blob = b""
             has_news = False
             for key, (folder, (of_events, of_log, *_)) in jobs.items():
-                state = self._state(folder)
+                try:
+                    state = self._state(folder)
+                except BuildError as e:
+                    news[key] = {"events": 0, "log": 0, "error": e.to_json()}
+                    has_news = True
+                    continue
                 # In this order: what an outcome follows is there when it is seen.
                 events = _lines(new_bytes(folder.events, of_events, MOST_NEWS))
                 log = new_bytes(folder.log, of_log, MOST_NEWS)

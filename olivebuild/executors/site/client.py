@@ -83,12 +83,15 @@ class Client:
             raise BuildError.from_json(error, "")
         return answer
 
+    def kill(self) -> None:
+        """Cut the connection; whoever waits for an answer sees it."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the connection, and nothing else."""
-        for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                if stream and stream is self._process.stdin:
-                    stream.close()
+        assert self._process.stdin
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
         try:
             self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:

@@ -19,15 +19,17 @@ from olivebuild.api.site import JobState, SiteRequirements
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import BuildError, Damaged, StepError, first_line, of_disk
 from olivebuild.core.text import aside
-from olivebuild.executors.site import about, frames, packing
+from olivebuild.executors.site import about
 from olivebuild.executors.site.connection import Connection
-from olivebuild.executors.site.delivery import take_in
+from olivebuild.executors.site.delivery import send, take_in
 from olivebuild.executors.site.link import Closed, Link
 from olivebuild.executors.site.packing import Packer
 from olivebuild.executors.site.portable import PortableAction, PortableOutcome
 
 FOLLOW_SECONDS = 0.5
 """How long an agent waits for news. What starts meanwhile waits as long."""
+END_SECONDS = 10.0
+"""How long an answer is waited for at the end of a build."""
 TRIES = 3
 """How often a job is started whose node is lost while it works ..."""
 IDLE_TRIES = 20
@@ -137,7 +139,11 @@ class Courier:
         if self._thread:
             self._link.stop()
             self._new.put(None)
-            self._thread.join()
+            self._thread.join(END_SECONDS)
+            if self._thread.is_alive():
+                # A connection that is dead says nothing.
+                self._link.abort()
+                self._thread.join()
             self._thread = None
         for key, job in self._jobs.items():
             if not self._link.last("cancel", {"key": key}):
@@ -208,7 +214,9 @@ class Courier:
     def _submit(self, job: RemoteJob) -> None:
         """Send what the site lacks, and start the job; or find it at work."""
         assert job.portable
-        self._send(job, job.portable)
+        assert self._packer
+        places = self._packer.places
+        send(job.portable, places, self._link, partial(self._moved, job, "sending"))
         again = job.tries + job.idle_tries > 0
         data = {"action": to_builtins(job.portable), "again": again}
         answer = self._link.call("submit", data).data
@@ -221,29 +229,6 @@ class Courier:
                 f"it had failed on {self._link.label} while nobody listened, and is made again: "
                 f"{answer['failed']}",
             )
-
-    def _send(self, job: RemoteJob, portable: PortableAction) -> None:
-        """Send the blobs that the site lacks."""
-        assert self._packer
-        wanted = [[blob.digest, blob.size] for blob in portable.blobs]
-        answer = self._link.call("missing", {"blobs": wanted}).data
-        there = {str(digest): int(count) for digest, count in answer["missing"]}
-        blobs = [blob for blob in portable.blobs if blob.digest in there]
-        total, done = sum(blob.size for blob in blobs), 0
-        for blob in blobs:
-            place, offset = self._packer.places[blob.digest], min(there[blob.digest], blob.size)
-            while True:
-                piece = packing.read(place, offset, frames.PIECE)
-                have = self._link.call(
-                    "put", {"blob": to_builtins(blob), "offset": offset}, piece
-                ).data["have"]
-                offset = int(have)
-                if offset >= blob.size:
-                    break
-                self._moved(job, "sending", done + offset, total)
-            done += blob.size
-        if blobs:
-            self._moved(job, "sending", total, total)
 
     def _moved(self, job: RemoteJob, what: str, done: int, total: int) -> None:
         """Tell how many bytes were moved, if many, and look after the other jobs meanwhile."""
@@ -286,6 +271,8 @@ class Courier:
         if events or log:
             job.has_worked |= bool(events)
             return
+        if error := news.get("error"):
+            raise BuildError.from_json(error, job.action.target)
         state = JobState(news["state"])
         if news.get("outcome"):
             self._take_in(job)
@@ -371,12 +358,10 @@ class Courier:
             self._note(job, f"inputs are damaged on {self._link.label}: they are sent again")
             self._submit(job)
             return
-        outcome = take_in(job.action, told, self._link, lambda d, t: self._bring(job, d, t))
+        moved = partial(self._moved, job, "fetching")
+        outcome = take_in(job.action, told, self._link, moved)
         self._over.append(job.key)
         self._end(job, outcome)
-
-    def _bring(self, job: RemoteJob, done: int, total: int) -> None:
-        self._moved(job, "fetching", done, total)
 
     def _end(self, job: RemoteJob, outcome: Outcome) -> None:
         self._jobs.pop(job.key, None)

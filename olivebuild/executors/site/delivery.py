@@ -1,12 +1,12 @@
-"""What comes back of a job: its blobs into the store here, its files into the action's folder.
+"""Blobs between this machine and a site: inputs of a job there, and its result back.
 
-It comes from another machine, and is believed only as far as its digests go.
+What comes from another machine is believed only as far as its digests go.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +19,41 @@ from olivebuild.cache import tensor_locations
 from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.remote_records import RemoteBlob
 from olivebuild.cache.store import Store
+from olivebuild.cache.tensor_locations import ByteRange
 from olivebuild.core.errors import BuildError, Damaged, StepError, StoreError
+from olivebuild.executors.site import frames, packing
 from olivebuild.executors.site.link import Link
-from olivebuild.executors.site.portable import PortableOutcome
+from olivebuild.executors.site.portable import PortableAction, PortableOutcome
 
 MOST_MANIFEST = 256 << 20
 Moved = Callable[[int, int], None]
+"""Takes how many bytes have been moved, and of how many."""
+
+
+def send(
+    portable: PortableAction, places: Mapping[str, ByteRange], link: Link, moved: Moved
+) -> None:
+    """Send the blobs of an action that the site lacks, from where they lie here.
+
+    Raises BuildError, OSError, and Damaged for a blob that is not whole.
+    """
+    wanted = [[blob.digest, blob.size] for blob in portable.blobs]
+    answer = link.call("missing", {"blobs": wanted}).data
+    there = {str(digest): int(count) for digest, count in answer["missing"]}
+    blobs = [blob for blob in portable.blobs if blob.digest in there]
+    total, done = sum(blob.size for blob in blobs), 0
+    for blob in blobs:
+        offset = min(there[blob.digest], blob.size)
+        while True:
+            piece = packing.read(places[blob.digest], offset, frames.PIECE)
+            if not piece and offset < blob.size:
+                raise Damaged(blob.digest, "is cut off")
+            data = {"blob": to_builtins(blob), "offset": offset}
+            offset = int(link.call("put", data, piece).data["have"])
+            moved(done + offset, total)
+            if offset >= blob.size:
+                break
+        done += blob.size
 
 
 def take_in(action: Action, told: PortableOutcome, link: Link, moved: Moved) -> Outcome:

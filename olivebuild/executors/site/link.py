@@ -108,6 +108,11 @@ class Link:
     def reopen(self) -> None:
         self._closing.clear()
 
+    def abort(self) -> None:
+        """Cut the connection while another thread waits for an answer."""
+        if client := self._client:
+            client.kill()
+
     def close(self) -> None:
         with self._lock:
             if self._client:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from msgspec import to_builtins
@@ -19,6 +23,7 @@ from olivebuild.core import hashing, numerics
 from olivebuild.core.errors import Damaged, InputError
 from olivebuild.core.fs import modes, opening
 from olivebuild.core.fs.files import files_below
+from olivebuild.core.hashing import StatMemo
 from olivebuild.executors.site import about
 from olivebuild.executors.site.portable import (
     PROTOCOL,
@@ -34,6 +39,7 @@ class Packer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._memo = StatMemo(store.root / "sums" / "memo")
         self._sha256: dict[str, str] = {}
         self._folders: dict[tuple[str, str], tuple[str, Manifest]] = {}
         """(folder, its digest) -> its manifest, of folders that are in no manifest."""
@@ -76,7 +82,7 @@ class Packer:
             places=to_builtins(action.places),
             gpus=action.gpus,
             publish=action.publish,
-            consumers=to_builtins(action.consumers),
+            consumers=[list(each) for each in to_builtins(action.consumers)],
             template_date=action.template_date,
             needs=wants.needs,
             libraries=dict(wants.libraries),
@@ -126,18 +132,14 @@ class Packer:
 
     def _file(self, path: Path, name: str) -> Entry:
         """Return a file as blobs of a segment each, which lie in it. Raises OSError."""
-        stat = path.stat()
+        mode = path.stat().st_mode
         runs, offset = [], 0
-        for size in hashing.segments(stat.st_size):
-            digest, count = hashing.of_range(path, offset, size)
-            if count < size:
-                raise InputError(
-                    f"{path.name} changed while it was read", where=str(path), hint="build again"
-                )
+        for digest, size, sha256 in json.loads(self._memo.digest(path, _sums_of, "segments")):
             self._want(digest, ByteRange(path, offset, size))
+            self._sha256[digest] = sha256
             runs.append((digest, size))
             offset += size
-        return Entry.of_runs(name, runs, executable=modes.is_executable(path, stat.st_mode))
+        return Entry.of_runs(name, runs, executable=modes.is_executable(path, mode))
 
     def _asked(self, asked: Asked, number: int) -> PortableAsked:
         path = Path(asked.path)
@@ -180,12 +182,21 @@ class Packer:
 
     def _blobs(self, digests: Iterable[str]) -> tuple[RemoteBlob, ...]:
         wanted = list(digests)
-        unknown = [(self.places[d],) for d in wanted if d not in self._sha256]
-        sums = hashing.in_threads(_sha256_of, unknown)
-        self._sha256 |= zip((d for d in wanted if d not in self._sha256), sums, strict=True)
+        unknown = [digest for digest in wanted if digest not in self._sha256]
+        sums = hashing.in_threads(self._sum_of, [(digest,) for digest in unknown])
+        self._sha256 |= zip(unknown, sums, strict=True)
+        with contextlib.suppress(OSError):
+            # Only to be faster next time.
+            self._memo.save()
         return tuple(
             RemoteBlob(digest=d, size=self.places[d].size, sha256=self._sha256[d]) for d in wanted
         )
+
+    def _sum_of(self, digest: str) -> str:
+        """Return the SHA-256 of a blob. Raises OSError."""
+        place = self.places[digest]
+        kind = f"sha256 {place.offset} {place.size}"
+        return self._memo.digest(place.path, lambda _path, _count: _sha256_of(place), kind)
 
 
 def settings() -> dict[str, str]:
@@ -207,6 +218,25 @@ def _sha256_of(place: ByteRange) -> str:
         digest.update(piece)
         offset += len(piece)
     return digest.hexdigest()
+
+
+def _sums_of(path: Path, _count: hashing.OnBytes) -> str:
+    """Return the digest, size and SHA-256 of a file's segments, as JSON. Raises OSError."""
+    starts = list(accumulate(hashing.segments(path.stat().st_size), initial=0))
+    return json.dumps(hashing.in_threads(_sums_of_range, [(path, *s) for s in pairwise(starts)]))
+
+
+def _sums_of_range(path: Path, start: int, end: int) -> tuple[str, int, str]:
+    digest, sha256 = hashing.hasher(), hashlib.sha256()
+    place = ByteRange(path, start, end - start)
+    offset = 0
+    while piece := read(place, offset, hashing.CHUNK):
+        digest.update(piece)
+        sha256.update(piece)
+        offset += len(piece)
+    if offset < place.size:
+        raise OSError(errno.EIO, "changed while it was read", str(path))
+    return digest.hexdigest(), offset, sha256.hexdigest()
 
 
 def _read(store: Store, blob: str) -> Manifest:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct, structs, to_builtins
+from msgspec import Meta, Struct, json, structs
 
 from olivebuild.api.site import Needs
 from olivebuild.cache.manifest import Digest, Entry, Manifest
 from olivebuild.cache.remote_records import RemoteBlob
-from olivebuild.core import hashing
 from olivebuild.core.strict_json import decode
 
 PROTOCOL = 1
 OptionalDigest = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?$")]
-Text = Annotated[str, Meta(max_length=4096)]
+NOTHING = "0" * 32
 
 
 class PortableInput(Struct, frozen=True, kw_only=True):
@@ -88,7 +87,8 @@ class PortableAction(Struct, frozen=True, kw_only=True):
         return structs.replace(self, needs=self.needs._replace(gpus=1))
 
     def to_json(self) -> str:
-        return hashing.canonical_json(to_builtins(self))
+        # In its order: that of a benchmark's models has a meaning.
+        return json.encode(self).decode()
 
     @staticmethod
     def from_json(text: str | bytes) -> PortableAction:
@@ -99,6 +99,12 @@ class PortableAction(Struct, frozen=True, kw_only=True):
         checked(action.folder)
         for asked in action.asked:
             checked((asked.file,))
+        for source in action.inputs.values():
+            if source.path != ".":
+                checked((Entry(source.path, executable=False, size=0, digest=NOTHING),))
+        names = {entry.name for entry in action.folder}
+        if not names.issuperset(name for group in action.files.values() for name in group):
+            raise ValueError("a file that does not travel")
         return action
 
 
@@ -124,7 +130,8 @@ class PortableOutcome(Struct, frozen=True, kw_only=True):
     """What the manifest is made of, itself too, but for what it borrows from inputs or computes."""
 
     def to_json(self) -> str:
-        return hashing.canonical_json(to_builtins(self))
+        # In its order: that of a benchmark's models has a meaning.
+        return json.encode(self).decode()
 
     @staticmethod
     def from_json(text: str | bytes) -> PortableOutcome:
