@@ -119,7 +119,8 @@ def _waits(pid: int) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return SLOT.encode() in words
+    # A process that has just begun has no words yet.
+    return SLOT.encode() in words or words == [b""]
 
 
 def open_launcher(options: Mapping[str, str], root: Path) -> Launcher:
