@@ -106,10 +106,12 @@ class RayCluster:
 
         self._wait(ready)
 
-    def restart_nodes(self) -> None:
-        """Start the nodes anew, which end when their head does, as an operator of clusters does."""
-        for name in [name for name in self._nodes if name != "head"]:
+    def restart(self) -> None:
+        """Start the head anew, and the nodes: without their head they end after a while."""
+        for name in list(self._nodes):
             self.kill(name)
+        self.start_head()
+        for name in NODES:
             self.start_node(name)
 
     def node_of(self, text: str) -> str:
@@ -205,10 +207,10 @@ def ray_cluster(folder: Path) -> Iterator[RayCluster]:
 class LauncherInside:
     """A launcher in a process in the cluster's network, as an agent is."""
 
-    def __init__(self, cluster: RayCluster, name: str) -> None:
+    def __init__(self, cluster: RayCluster, name: str, options: Mapping[str, str]) -> None:
         module = f"olivebuild.executors.launchers.{name}"
         self._process = subprocess.Popen(
-            cluster.inside([sys.executable, "-c", SERVER, module]),
+            cluster.inside([sys.executable, "-c", SERVER, module, json.dumps(options)]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -259,7 +261,8 @@ import importlib, json, pathlib, sys
 from olivebuild.api.site import Needs
 from olivebuild.core.errors import BuildError
 
-launcher = importlib.import_module(sys.argv[1]).open_launcher({}, pathlib.Path())
+options = json.loads(sys.argv[2])
+launcher = importlib.import_module(sys.argv[1]).open_launcher(options, pathlib.Path())
 for line in sys.stdin:
     method, *arguments = json.loads(line)
     if method == "submit":

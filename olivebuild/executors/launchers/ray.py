@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ADDRESS = "http://127.0.0.1:8265"
 """Of the dashboard where nothing is said: the head's own."""
-OPTIONS = {"address", "autoscaling"}
+OPTIONS = {"address", "autoscaling", "variables"}
 NODES = "olivebuild.executors.launchers.ray_nodes"
 """The module that starts the processes of a job of several nodes."""
 MOST_NODES = 10_000
@@ -66,14 +67,22 @@ class Node(NamedTuple):
 
 
 class RayLauncher:
-    def __init__(self, address: str = "", *, autoscaling: bool = False) -> None:
+    def __init__(
+        self,
+        address: str = "",
+        *,
+        autoscaling: bool = False,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         """Take what the recipe's executor says.
 
         `address`: of the head's dashboard. `autoscaling`: nodes are added when they are asked for,
-        so that those of today say nothing about what can run.
+        so that those of today say nothing about what can run. `variables`: of the environment of
+        jobs, which have that of their node and not the agent's.
         """
         self._address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or ADDRESS
         self._autoscaling = autoscaling
+        self._variables = dict(variables or {})
         self._connected: JobSubmissionClient | None = None
 
     def refusal(self, needs: Needs) -> str:
@@ -88,6 +97,7 @@ class RayLauncher:
     def submit(self, name: str, command: Sequence[str], folder: Path, needs: Needs) -> str:
         """Submit a job. Its name is never used again, as Ray wants it."""
         ident = f"olivebuild-{name}-{uuid.uuid4().hex[:8]}"
+        variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **self._variables}
         if needs.nodes > 1:
             # The process that starts the others needs nothing, and runs on the head.
             taken: dict[str, float] = {}
@@ -105,7 +115,7 @@ class RayLauncher:
                 entrypoint=_entrypoint(command, folder, needs, ident),
                 submission_id=ident,
                 metadata={"folder": str(folder), "seconds": str(needs.seconds)},
-                runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}},
+                runtime_env={"env_vars": variables},
                 **taken,
             )
         )
@@ -236,12 +246,24 @@ def open_launcher(
     autoscaling = options.get("autoscaling", "false")
     if autoscaling not in ("true", "false"):
         raise RecipeError(f"autoscaling is {autoscaling!r}", hint="it is true or false")
+    variables = _variables_of(options.get("variables", "{}"))
     if importlib.util.find_spec("ray") is None:
         raise InputError(
             f"Ray is not installed for {sys.executable}, where the agent runs",
             hint="pip install 'olivebuild[ray]' there, in the version of the cluster",
         )
-    return RayLauncher(address, autoscaling=autoscaling == "true")
+    return RayLauncher(address, autoscaling=autoscaling == "true", variables=variables)
+
+
+def _variables_of(text: str) -> dict[str, str]:
+    """Return variables out of JSON. Raises RecipeError."""
+    with contextlib.suppress(ValueError):
+        values = json.loads(text)
+        if isinstance(values, dict) and all(isinstance(v, str) for v in values.values()):
+            return values
+    raise RecipeError(
+        "the variables of Ray's launcher can't be read", hint="they are a JSON object of texts"
+    )
 
 
 def cores_of(needs: Needs) -> int:

@@ -83,6 +83,7 @@ def test_what_ray_tells_of_a_lost_job_is_a_line(message: str, reason: str) -> No
         ({"adress": "http://head:8265"}, "no option adress"),
         ({"address": "head:8265"}, "no address of a Ray dashboard"),
         ({"autoscaling": "perhaps"}, "autoscaling is 'perhaps'"),
+        ({"variables": '{"HOME": 1}'}, "variables of Ray's launcher can't be read"),
     ],
 )
 def test_options_that_mean_nothing_are_errors(
@@ -139,7 +140,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 @pytest.fixture
 def inside(cluster: RayCluster) -> Iterator[LauncherInside]:
-    with LauncherInside(cluster, "ray") as inside:
+    with LauncherInside(cluster, "ray", {"variables": '{"TOKEN_OF": "tests"}'}) as inside:
         yield inside
 
 
@@ -160,9 +161,9 @@ def wait_for(
 
 @pytest.mark.slow
 def test_a_job_runs_on_a_node(inside: LauncherInside, tmp_path: Path) -> None:
-    ident = inside.submit("key", ["sh", "-c", "echo $OMP_NUM_THREADS; echo done"], tmp_path)
+    ident = inside.submit("key", ["sh", "-c", "echo $OMP_NUM_THREADS $TOKEN_OF"], tmp_path)
     assert end_of(inside, ident) == JobState.ENDED
-    assert (tmp_path / "log").read_text() == "1\ndone\n"
+    assert (tmp_path / "log").read_text() == "1 tests\n"
     assert inside.ending(ident) == ""
 
 
@@ -278,10 +279,9 @@ def test_a_head_that_was_started_anew_knows_no_job(
     wait_for(inside, ident, (JobState.RUNNING,))
     cluster.kill("head")
     assert "does not answer" in inside.error_of_state(ident)
-    cluster.start_head()
+    cluster.restart()
     assert end_of(inside, ident) == JobState.LOST
     inside.cancel(ident)
     assert inside.ending(ident) == "the cluster was started anew"
-    cluster.restart_nodes()
     again = inside.submit("key", ["true"], tmp_path)
     assert end_of(inside, again) == JobState.ENDED

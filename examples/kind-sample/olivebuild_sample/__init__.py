@@ -1,1 +1,0 @@
-"""The kind `sample` for olivebuild."""
