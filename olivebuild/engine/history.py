@@ -111,6 +111,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     version: str = ""
     folder: str = ""
     """The recipe's folder. Empty in lines from before checkouts shared a history."""
+    host: str = ""
+    """The machine that it came from, through a remote cache; empty for this one."""
 
     @property
     def name(self) -> str:
@@ -234,22 +236,27 @@ class History:
 
     def append(self, entry: Entry) -> Entry:
         """Write an entry, and return it with its number once it is on the disk. Raises OSError."""
+        return self.append_all([entry])[0]
+
+    def append_all(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Write entries, and return them with their numbers. Raises OSError."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.file.with_suffix(".lock")):
             self._adopt()
             last = self._last()
-            entry = replace(entry, number=last.number + 1 if last else 1)
-            line = _line(entry)
-            if self.file.exists() and self.file.stat().st_size + len(line) > MAX_BYTES:
-                entries = self.read()
-                newer_half = entries[len(entries) // 2 :]
+            first = last.number + 1 if last else 1
+            numbered = [replace(entry, number=i) for i, entry in enumerate(entries, first)]
+            lines = b"".join(map(_line, numbered))
+            if self.file.exists() and self.file.stat().st_size + len(lines) > MAX_BYTES:
+                before = self.read()
+                newer_half = before[len(before) // 2 :]
                 write_atomically(self.file, b"".join(map(_line, newer_half)))
             with open(self.file, "ab+", buffering=0) as f:
                 if f.tell() and (f.seek(-1, 2), f.read(1))[1] != b"\n":
-                    line = b"\n" + line
-                f.write(line)
+                    lines = b"\n" + lines
+                f.write(lines)
             sync_file(self.file)
-        return entry
+        return numbered
 
 
 def _read(file: Path) -> list[Entry]:
@@ -339,7 +346,8 @@ def _matches(entries: Sequence[Entry], name: str) -> Sequence[Entry]:
     if _is_date(name):
         # Times are text of one form, so their beginnings compare like dates.
         moment = name.replace(" ", "T")
-        return [e for e in entries if e.time[: len(moment)] <= moment]
+        # Those of other machines come later than they were made.
+        return sorted((e for e in entries if e.time[: len(moment)] <= moment), key=lambda e: e.time)
     raise RecipeError(
         f"{name!r} names no build",
         where="command line",

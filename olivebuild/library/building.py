@@ -16,7 +16,7 @@ from olivebuild.engine.build_report import BuildReport
 from olivebuild.engine.builder import Builder
 from olivebuild.engine.early.judgements import check_gates, early_judgements
 from olivebuild.engine.history import Entry
-from olivebuild.engine.recorder import Done, Recorder, record
+from olivebuild.engine.recorder import Done, Recorder, history_of, record
 from olivebuild.engine.scheduler import ResourcePool, Room, limits_of
 from olivebuild.library.executors import LOCAL, BuildOptions
 from olivebuild.metrics.diagnostics.diagnostic import Diagnostic
@@ -84,12 +84,18 @@ def run(
             remote=remote,
         ).run(goals, project.before)
         recorder.complete(report)
-    for warning in trackers.warnings:
-        tell(warning)
-    judgements = _judge(project, report)
-    diagnostics = project.diagnose(report.plan) if report.plan else ()
-    # The history keeps what all rows say.
-    entry = record(project, recorder, report, judgements, diagnostics, tell)
+        judgements = _judge(project, report)
+        diagnostics = project.diagnose(report.plan) if report.plan else ()
+        lines: list[str] = []
+        if remote and (recorder.done or report.failed):
+            # Those of other machines come before this one.
+            remote.bring_builds(history_of(project))
+        # The history keeps what all rows say.
+        entry = record(project, recorder, report, judgements, diagnostics, lines.append)
+        if remote and entry:
+            remote.share_builds(history_of(project))
+    for line in (*trackers.warnings, *lines):
+        tell(line)
     judgements += early_judgements(report)
     return BuildOutcome(report=report, judgements=judgements, diagnostics=diagnostics, entry=entry)
 

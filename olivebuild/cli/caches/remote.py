@@ -107,12 +107,15 @@ def _opened(project: Project, url: str) -> Iterator[RemoteCache]:
 
 
 def _push(project: Project, plan: Plan, url: str, as_json: bool) -> None:
+    from olivebuild.engine.recorder import history_of
+
     keys = {str(s.key): s.node.name for s in plan.states.values() if s.key and s.trace}
     with _opened(project, url) as cache:
         if cache.read_only:
             hint = "name a bucket, a container or a folder"
             raise RecipeError("a web server is read from only", where=Where(url), hint=hint)
         cache.upload(project.planner, plan, keys.values())
+        cache.share_builds(history_of(project))
     failed = [r for r in cache.uploads if r.error]
     new, count = [r for r in cache.uploads if r.put], sum(r.bytes for r in cache.uploads)
     there = len(keys) - len(new) - len(failed)
@@ -130,19 +133,21 @@ def _push(project: Project, plan: Plan, url: str, as_json: bool) -> None:
 
 
 def _pull(project: Project, plan: Plan, url: str, as_json: bool) -> None:
+    from olivebuild.engine.recorder import history_of
     from olivebuild.planner.states import Verdict
 
     unknown = (Verdict.STALE, Verdict.WAITING)
     before = {name for name, state in plan.states.items() if state.verdict in unknown}
     with _opened(project, url) as cache:
         cache.bring(project.planner, plan)
+        builds = cache.bring_builds(history_of(project))
     left = {name for name, state in plan.states.items() if state.verdict in unknown}
     brought = sorted(before - left)
     _print(
         as_json,
         f"found {len(brought)} of {len(before)} results, {_size(cache.fetched)} fetched; "
-        "`olivebuild` restores them",
-        {"brought": brought, "bytes": cache.fetched, "left": sorted(left)},
+        "`olivebuild` restores them" + (f"; {builds} builds of others" if builds else ""),
+        {"brought": brought, "bytes": cache.fetched, "left": sorted(left), "builds": builds},
     )
 
 

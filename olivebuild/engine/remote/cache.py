@@ -12,6 +12,9 @@ from olivebuild.api.event import Event, Listener
 from olivebuild.api.node import Node
 from olivebuild.cache.remote_records import StepPaths
 from olivebuild.cache.store import Store
+from olivebuild.core.errors import of_disk
+from olivebuild.engine.history import History
+from olivebuild.engine.remote.builds import SharedBuilds
 from olivebuild.engine.remote.leases import Claim, KeyLeases
 from olivebuild.engine.remote.lenders import Lenders
 from olivebuild.engine.remote.paths import paths_of
@@ -19,7 +22,7 @@ from olivebuild.engine.remote.process import Transfer, TransferProcess
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import State, Verdict
 
-NAME = "remote"
+NAME, HISTORY = "remote", "history"
 """What its notes are about, in the place of a target."""
 WORTH_KEEPING = 1.0
 """Seconds that a result has to have cost, so that its use is noted though it was here."""
@@ -139,6 +142,35 @@ class RemoteCache:
         traces = [state.trace for state in plan.states.values() if state.trace]
         keys = [trace.key for trace in traces if trace.seconds >= WORTH_KEEPING]
         self._process.tell("use", [*keys, *plan.keys_elsewhere.values()])
+
+    def bring_builds(self, history: History) -> int:
+        """Bring the builds of other machines into a history; return how many.
+
+        None from a web server, which lists nothing.
+        """
+        if self.fault or self.read_only or not history.name:
+            return 0
+        try:
+            count, faults = SharedBuilds(self._process, history).bring()
+        except OSError as e:
+            count, faults = 0, [of_disk(e, "the history").fact]
+        if faults:
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            text = f"a build of another machine is not taken: {faults[0]}{more}"
+            self._listen(Event("note", {"target": HISTORY, "node": HISTORY, "text": text}))
+        return count
+
+    def share_builds(self, history: History) -> None:
+        """Bring the builds of this machine to the others."""
+        if self.fault or self.read_only or not history.name:
+            return
+        try:
+            why = SharedBuilds(self._process, history).share()
+        except OSError as e:
+            why = of_disk(e, "the history").fact
+        if why:
+            text = f"it was not shared: {why}"
+            self._listen(Event("note", {"target": HISTORY, "node": HISTORY, "text": text}))
 
     def settle(self) -> None:
         """Wait until nothing is uploaded, so that nothing is beside what is timed."""

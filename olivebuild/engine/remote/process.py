@@ -126,6 +126,16 @@ class TransferProcess:
                 answers.append(_transfer(message))
         return answers
 
+    def exchange(self, op: str, key: str, **more: Any) -> dict[str, Any]:
+        """Return the whole answer for one key; empty where the remote fell silent."""
+        ident = self._send(op, [key], **more)
+        patience = _Patience(self._patience)
+        while not self.fault:
+            message = self._next(patience)
+            if message and message.get("id") == ident:
+                return message
+        return {}
+
     def upload(self, keys: Iterable[str], paths: Mapping[str, StepPaths]) -> None:
         """Begin to upload results, which `wait` waits for; each is uploaded once."""
         keys = [key for key in keys if key not in self._asked]
@@ -158,11 +168,17 @@ class TransferProcess:
             process.kill()
             process.wait()
 
-    def _send(self, op: str, keys: list[str], paths: Mapping[str, StepPaths] | None = None) -> int:
+    def _send(
+        self,
+        op: str,
+        keys: list[str],
+        paths: Mapping[str, StepPaths] | None = None,
+        **more: Any,
+    ) -> int:
         self._number += 1
         process = self._started()
         if process and process.stdin:
-            request: dict[str, Any] = {"id": self._number, "op": op, "keys": keys}
+            request: dict[str, Any] = {"id": self._number, "op": op, "keys": keys, **more}
             if paths:
                 request["paths"] = to_builtins({key: paths[key] for key in keys})
             try:

@@ -30,6 +30,7 @@ from olivebuild.ml.transfer.differences import Differences
 from olivebuild.ml.transfer.fetches import Fetches
 from olivebuild.ml.transfer.meter import Meter
 from olivebuild.ml.transfer.remote import Remote, is_offline, reason
+from olivebuild.ml.transfer.signed.builds import Builds
 from olivebuild.ml.transfer.signed.results import Results
 from olivebuild.ml.transfer.uploads import Uploads
 
@@ -65,7 +66,8 @@ class Process:
             for key in request["keys"]:
                 self._claims.use(key)
             return
-        works = {
+        works: dict[str, Callable[[str], dict[str, Any]]] = {
+            "builds": lambda history: self._builds(history, request),
             "has": self._has,
             "look": self._look,
             "get": self._get,
@@ -134,6 +136,16 @@ class Process:
     def _release(self, key: str) -> dict[str, Any]:
         self._claims.release(key)
         return {}
+
+    def _builds(self, history: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Bring builds to a history there, or those that were not seen from it."""
+        builds = Builds(self.remote, self._results.trust, self._results.signer, history)
+        if "builds" in request:
+            if self.remote.read_only:
+                return {"error": "it can only be read"}
+            return {"names": builds.write(request["builds"])}
+        texts, faults = builds.read(request["seen"])
+        return {"texts": texts, "faults": faults}
 
     def _usable(self, key: str) -> str:
         """Return what names the result of a key that counts; "" where there is none."""
