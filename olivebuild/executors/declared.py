@@ -63,7 +63,14 @@ def options_of(recipe: Recipe, machine: declared.Site) -> dict[str, str]:
     if isinstance(machine, declared.AzureML):
         # Two of its own are called as those that make an environment elsewhere.
         shared -= {"environment", "conda"}
+    if isinstance(machine, declared.AzureML | declared.Docker):
+        # Their steps don't inherit the agent's environment.
+        shared -= {"variables"}
     values = machine.model_dump(exclude_none=True, exclude=shared)
+    if isinstance(machine, declared.Slurm):
+        values |= values.pop("options", {})
+    if "variables" in values:
+        values["variables"] = {k: text_of(v) for k, v in values["variables"].items()}
     return {
         name: str(path_of(recipe, value))
         if name in declared.PATHS and isinstance(value, str)
@@ -73,4 +80,6 @@ def options_of(recipe: Recipe, machine: declared.Site) -> dict[str, str]:
 
 
 def _option(value: object) -> str:
-    return json.dumps(value) if isinstance(value, dict | list) else text_of(value)
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    return text_of(value)

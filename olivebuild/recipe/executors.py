@@ -220,6 +220,9 @@ def problem_of(machine: Machine, written: Collection[str]) -> Problem | None:
     """
     if isinstance(machine, Prepared) and (problem := ONE_ENVIRONMENT.problem(machine)):
         return problem
+    if isinstance(machine, Slurm):
+        for name in {*(machine.options or {})} & {*Slurm.model_fields}:
+            return Problem(f"`{name}` has a field of its own", f"write `{name}:` beside `options:`")
     if machine.kind == "ssh" and not {"host", "command"} & {*written}:
         return Problem("there is no host", "add `host: NAME`")
     if "host" in written and "command" in written:

@@ -30,7 +30,13 @@ def test_a_launcher_is_told_the_fields_of_its_kind_alone(tmp_path: Path) -> None
     assert options(tmp_path, "kind: ssh, host: a, root: r, jobs: 2, variables: {A: b}") == {}
     assert options(tmp_path, "kind: python, path: env, variables: {A: b}") == {}
     slurm = options(tmp_path, "kind: slurm, host: a, partition: gpu, options: {nice: 10}")
-    assert slurm == {"partition": "gpu", "options": json.dumps({"nice": 10})}
+    assert slurm == {"partition": "gpu", "nice": "10"}
+    docker = options(tmp_path, "kind: docker, image: i, variables: {A: 1}, run_args: {network: no}")
+    assert docker == {
+        "image": "i",
+        "variables": json.dumps({"A": "1"}),
+        "run_args": json.dumps({"network": "no"}),
+    }
     assert options(tmp_path, "kind: ray, autoscaling: true") == {"autoscaling": "true"}
 
 

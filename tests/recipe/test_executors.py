@@ -100,6 +100,10 @@ def test_hosts_are_what_ssh_takes(host: str) -> None:
             recipe(f"{TARGET}}}", "executors: {x: {kind: slurm, options: {--wrap: x}}}\n"),
             "'--wrap' is no option",
         ),
+        (
+            recipe(f"{TARGET}}}", "executors: {x: {kind: slurm, options: {qos: x}}}\n"),
+            "`qos` has a field of its own",
+        ),
         (recipe(f"{TARGET}, resources: {{time: 2x}}}}"), "resources.time: '2x' is no span of time"),
         (recipe(f"{TARGET}, resources: {{nodes: 2}}}}"), "is made on one machine"),
         (recipe(f"{TARGET}}}", "executors: {x: {kind: local, image: y}}\n"), "unknown key 'image'"),

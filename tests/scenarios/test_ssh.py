@@ -112,9 +112,9 @@ def test_a_training_survives_cuts_and_its_build(tiny: Place, server: Sshd, site:
     assert build.stdout
     wait_for(build.stdout, "metric")
     assert server.cut() == 1
-    events = [json.loads(line) for line in build.stdout]
-    assert build.wait() == 0
-    said = notes(events)
+    rest, errors = build.communicate()
+    assert build.returncode == 0, errors
+    said = notes([json.loads(line) for line in rest.splitlines()])
     assert [text for text in said if text.startswith("the connection to box (ssh box) is cut")]
     assert "the connection to box (ssh box) is back" in said
     assert tiny.everything() == expected
@@ -134,6 +134,26 @@ def test_a_training_survives_cuts_and_its_build(tiny: Place, server: Sshd, site:
     steps = [event["step"] for event in again.events if event["event"] == "metric"]
     assert steps == [*range(1, 41)]
     assert tiny.everything() == expected
+
+
+@pytest.mark.slow
+def test_an_environment_is_made_there_by_pip(place: Place, server: Sshd, site: Path) -> None:
+    """The package is sent along: on the other side is nothing but a Python."""
+    (place.folder / "in.txt").write_text("one\n")
+    program = "import sys, olivebuild; open(sys.argv[1], 'w').write(olivebuild.__file__)\n"
+    (place.folder / "up.py").write_text(program)
+    place.recipe.write_text(COMMANDS)
+    declare(place, server, site, "up")
+    place.edit("kind: ssh", "kind: ssh, environment: lock")
+    first = place.build("up")
+    assert first.ran == ["up"], first.err
+    assert f"made the environment {site}/environments/" in first.err
+    where = place.built("up", "x.txt").decode()
+    assert where.startswith(f"{site}/environments/code/")
+    (place.folder / "in.txt").write_text("two\n")
+    again = place.build("up")
+    assert again.ran == ["up"], again.err
+    assert "environment" not in again.err
 
 
 def forget(place: Place) -> None:

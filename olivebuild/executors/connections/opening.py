@@ -113,7 +113,9 @@ def _wanted(
     if lines:
         text = _text_of_file(recipe, name, "requirements", lines)
         return Wanted("above", [*content.least_requirements(), *text.splitlines()])
-    return Wanted("venv", content.requirements(libraries(name)))
+    versions = libraries(name)
+    lines_of_steps = content.requirements(versions) if versions else content.least_requirements()
+    return Wanted("venv", lines_of_steps)
 
 
 def _text_of_file(recipe: Recipe, name: str, field: str, value: str) -> str:
