@@ -16,7 +16,7 @@ from olivebuild.api.fields import Fields, only_one
 from olivebuild.core.errors import InvalidValue, Problem
 
 Texts = dict[str, str | int | float | bool]
-HOST = re.compile(r"([A-Za-z0-9._][A-Za-z0-9._-]{0,63}@)?[A-Za-z0-9_\[:][A-Za-z0-9._:%\]-]{0,254}")
+HOST = re.compile(r"([A-Za-z0-9._][A-Za-z0-9._-]{0,63}@)?[A-Za-z0-9_:][A-Za-z0-9._:%-]{0,254}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 OPTION = re.compile(r"[a-z][a-z0-9-]*")
 

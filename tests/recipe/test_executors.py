@@ -71,7 +71,7 @@ def test_what_a_target_takes_of_a_site_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["gpu-box", "me@10.0.0.7", "a.b.example", "[::1]", "fe80::1%eth0", "user.name@box_1"]
+    "host", ["gpu-box", "me@10.0.0.7", "a.b.example", "::1", "fe80::1%eth0", "user.name@box_1"]
 )
 def test_hosts_are_what_ssh_takes(host: str) -> None:
     assert check(of_ssh(f"host: '{host}'"), "r.yaml").executors["x"].kind == "ssh"

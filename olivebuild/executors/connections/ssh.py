@@ -36,6 +36,9 @@ OPTIONS = {
     "RemoteCommand": "none",
     "PermitLocalCommand": "no",
     "EscapeChar": "none",
+    # A shared connection of the user's is used; none is left behind that holds our pipes.
+    "ControlMaster": "no",
+    "ControlPersist": "no",
     # The other side gets neither keys nor a way back into this network.
     "ForwardAgent": "no",
     "ForwardX11": "no",

@@ -18,6 +18,7 @@ from olivebuild.core.errors import InputError
 from olivebuild.executors.connections.ssh import CUT, SshConnection, quoted
 from tests.support.sshd import Sshd, sshd
 
+NONE = subprocess.DEVNULL
 BOX = SshConnection("gpu", "box", python=sys.executable)
 
 
@@ -126,6 +127,26 @@ def test_ends_of_a_real_server_are_explained(server: Sshd, tmp_path: Path) -> No
     for connection, fact in cases:
         done = run(connection, connection.python, "-c", "")
         assert fact in connection.problem(done.returncode, done.stderr).fact, done.stderr
+
+
+def test_a_connection_of_the_users_is_shared_and_none_is_left_behind(
+    server: Sshd, tmp_path: Path
+) -> None:
+    config = tmp_path / "config"
+    shared = f"Host *\n  ControlMaster auto\n  ControlPersist yes\n  ControlPath {tmp_path}/%n\n"
+    config.write_text(server.config.read_text() + shared)
+    box = BOX._replace(config=str(config))
+    assert run(box, "true").returncode == 0
+    assert not (tmp_path / "box").exists()
+    master = ["ssh", "-F", str(config), "-N", "-f", "box"]
+    subprocess.run(master, check=True, stdin=NONE, stdout=NONE, stderr=NONE)
+    try:
+        # Not even the keys are asked for.
+        config.write_text(config.read_text().replace("user_key", "no_key"))
+        assert run(box, "true").returncode == 0
+    finally:
+        subprocess.run(["ssh", "-F", str(config), "-O", "exit", "box"], check=True, stderr=NONE)
+    assert run(box, "true").returncode == CUT
 
 
 def test_a_cut_connection_leaves_alone_what_left_its_session(server: Sshd, tmp_path: Path) -> None:
