@@ -69,7 +69,11 @@ def _argument(argument: click.Argument) -> str:
 def _option(option: click.Option) -> str:
     value = "" if option.is_flag else f" {option.metavar or option.type.name.upper()}"
     text = option.help or ""
-    if not option.is_flag and isinstance(option.default, int | float | str):
+    if (
+        not option.is_flag
+        and isinstance(option.default, int | float | str)
+        and option.default != ""
+    ):
         text += f" Default: `{option.default}`."
     return f"| `{', '.join(option.opts)}{value}` | {_cell(text)} |"
 

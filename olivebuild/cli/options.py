@@ -46,6 +46,15 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+EXECUTOR = click.option(
+    "--executor",
+    default="",
+    metavar="NAME[:PLACE]",
+    help="Run what computes for long by an executor of the recipe, or all by an installed one. "
+    "local: all on this machine.",
+)
+
+
 def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a build to a command, which gets them as `options`."""
 
@@ -75,13 +84,7 @@ def build_options(function: Callable[..., Any]) -> Callable[..., Any]:
         metavar="KIND:PLACE",
         help="Log trainings too: tensorboard:FOLDER, mlflow:URI, or an installed tracker.",
     )
-    @click.option(
-        "--executor",
-        default="",
-        metavar="NAME[:PLACE]",
-        help="Run what needs a GPU, or says what it needs, by an executor of the recipe; or all by "
-        "an installed one. local: all on this machine.",
-    )
+    @EXECUTOR
     @click.pass_context
     @wraps(function)
     def command(

@@ -10,6 +10,7 @@ import click
 from msgspec.structs import asdict
 
 from olivebuild.cli.options import (
+    EXECUTOR,
     JSON,
     SET,
     TARGET,
@@ -21,21 +22,28 @@ from olivebuild.cli.options import (
 )
 from olivebuild.core import streams, text
 from olivebuild.core.errors import BuildError
+from olivebuild.library.executors import LOCAL, installed_executor
 
 if TYPE_CHECKING:
     from olivebuild.planner.plan import Plan
     from olivebuild.planner.project import Project
     from olivebuild.planner.states import State, Verdict
+    from olivebuild.recipe.placement import Placement
 
 
 @click.command()
 @TARGETS
 @recipe_options
 @SET
+@EXECUTOR
 @JSON
 @click.pass_context
 def plan(
-    ctx: click.Context, targets: tuple[str, ...], settings: tuple[str, ...], as_json: bool
+    ctx: click.Context,
+    targets: tuple[str, ...],
+    settings: tuple[str, ...],
+    executor: str,
+    as_json: bool,
 ) -> None:
     """Show what a build would run, why, and what it cost last time. Runs nothing.
 
@@ -45,7 +53,6 @@ def plan(
     olivebuild plan onnx-int4
     """
     from olivebuild.planner.checks.all_checks import problems
-    from olivebuild.recipe.placement import place
     from olivebuild.ui import console, live
 
     project = open_told(ctx, settings)
@@ -53,7 +60,7 @@ def plan(
         goals = project.graph.goals(targets)
         plan = project.planner.plan(goals, with_faults=True)
         findings = problems(project.planner, plan)
-    placement = place(project.graph, goals)
+    placement = _placement(project, goals, executor)
     elsewhere = [*placement.sent, *placement.kept]
     project.workspace.memo.save()
     dating = project.planner.dating
@@ -75,6 +82,16 @@ def plan(
         console.show_notes(notes)
         console.show_problems(findings)
     ctx.exit(1 if failing else 0)
+
+
+def _placement(project: Project, goals: list[str], executor: str) -> Placement:
+    """Return where a build runs what, as a plan says it. Raises RecipeError."""
+    from olivebuild.recipe.placement import Placement, place
+
+    if executor and executor != LOCAL and executor not in project.graph.recipe.executors:
+        installed_executor(executor, project.graph.recipe.executors)
+        return Placement()
+    return place(project.graph, goals, executor)
 
 
 def _planned(project: Project, plan: Plan, target: str) -> dict[str, Any]:

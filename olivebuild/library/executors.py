@@ -5,7 +5,7 @@ Imports little: the worker starts while the rest of a build is imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -13,7 +13,7 @@ from msgspec import Struct
 from olivebuild.core.errors import RecipeError
 
 if TYPE_CHECKING:
-    from olivebuild.api.executor import Executor
+    from olivebuild.api.executor import Executor, ExecutorFactory
 
 LOCAL = "local"
 """The executor that is built in: worker processes of this machine."""
@@ -53,14 +53,23 @@ def open_executor(
         from olivebuild.executors.local import LocalExecutor
 
         return LocalExecutor(options.jobs or MOST)
+    factory = installed_executor(options.executor, declared)
+    return factory(jobs=options.jobs or 1, place=place)
+
+
+def installed_executor(executor: str, declared: Iterable[str]) -> ExecutorFactory:
+    """Return the executor of another package that NAME or NAME:PLACE names.
+
+    `declared` are the names of the recipe's, for the hint. Raises RecipeError where there is none.
+    """
     from olivebuild.api import plugins
-    from olivebuild.api.executor import EXECUTORS, ExecutorFactory
+    from olivebuild.api.executor import EXECUTORS
 
     factory: ExecutorFactory = plugins.load(
         group=EXECUTORS,
-        name=name,
+        name=executor.partition(":")[0],
         what="executor",
         builtin=(LOCAL, *declared),
         where="--executor",
     )
-    return factory(jobs=options.jobs or 1, place=place)
+    return factory

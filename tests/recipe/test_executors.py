@@ -129,6 +129,9 @@ def test_where_a_target_runs_is_no_part_of_its_key(place: Place) -> None:
     assert answer["executors"] == ["a runs on aml (azureml)"]
     assert answer["targets"][0]["key"] == plain["key"]
     assert "a runs on aml (azureml)" in place.run("plan").out
+    assert "runs on" not in place.run("plan", "--executor", "local").out
+    unknown = place.run("plan", "--executor", "aml:x")
+    assert (unknown.code, "there is no executor 'aml'" in unknown.err) == (2, True)
     stopped = place.run("build")
     assert stopped.code == 2
     assert "executors.aml.subscription is a placeholder (Your Azure subscription)" in stopped.err
