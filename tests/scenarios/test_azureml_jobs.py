@@ -321,7 +321,8 @@ def test_the_systems_of_a_workflow_through_the_import(remote: Place, service: Se
     for body in environments:
         conda = body["properties"]["condaFile"]
         # The environment that the import wrote, whose olivebuild comes as the job's code.
-        assert "einops" in conda
+        assert "onnxruntime-genai-cuda" in conda
+        assert "torch==" in conda
         assert "file://" not in conda
         assert body["properties"]["image"] == "registry.example/train:1"
     # A plan says where they run.
