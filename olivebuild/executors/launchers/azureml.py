@@ -139,7 +139,7 @@ class AzureML:
             job.dump(str(file))
             loaded = load_job(str(file))
             # The variables are secrets, and no file has them.
-            loaded.environment_variables = dict(variables)
+            loaded.environment_variables |= variables
             _asked(lambda: client.jobs.create_or_update(loaded), f"the job {name}")
 
     def state(self, name: str) -> JobState:

@@ -66,6 +66,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     environment_label: str = ""
     properties: dict[str, Any] = {}
     tags: dict[str, str] = {}
+    variables: dict[str, str] = {}
     exchange: str = ""
     identity: str = ""
 
@@ -81,7 +82,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             )
         if unknown := sorted(values.keys() - set(Settings.__struct_fields__)):
             raise InputError(f"an Azure ML executor has no {unknown[0]!r}", hint="leave it out")
-        for name in ("properties", "tags"):
+        for name in ("properties", "tags", "variables"):
             if name in values:
                 values[name] = json.loads(values[name])
         settings = Settings(**values)
@@ -180,6 +181,7 @@ def build(
         instance_count=1,
         identity=identities[identity]() if identity else None,
         tags={k: str(v) for k, v in settings.tags.items()},
+        environment_variables=dict(settings.variables),
         timeout=needs.seconds or None,
         **resources,
     )

@@ -61,6 +61,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     build_context: str = ""
     build_args: dict[str, Any] = {}
     run_args: dict[str, Any] = {}
+    variables: dict[str, str] = {}
     requirements: str = ""
     work_dir: str = ""
 
@@ -70,7 +71,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         if unknown := sorted(options.keys() - set(Settings.__struct_fields__)):
             raise InputError(f"a container has no {unknown[0]!r}", hint="leave it out")
         values: dict[str, Any] = dict(options)
-        for name in ("build_args", "run_args"):
+        for name in ("build_args", "run_args", "variables"):
             if name in values:
                 values[name] = json.loads(values[name])
         settings = Settings(**values)
@@ -128,12 +129,16 @@ class DockerLauncher:
     def _options(self, needs: Needs) -> list[str]:
         """Return what a container sees, and takes. Raises InputError."""
         settings, root = self._settings, str(self._root)
+        variables = {
+            "PYTHONPATH": CODE,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": "/tmp",  # noqa: S108 - of the container
+            **settings.variables,
+        }
         return [
             *("--mount", _mount(root, root)),
             *("--mount", _mount(code_version.ROOT, f"{CODE}/olivebuild") + ",readonly"),
-            *("--env", f"PYTHONPATH={CODE}"),
-            *("--env", "PYTHONDONTWRITEBYTECODE=1"),
-            *("--env", "HOME=/tmp"),
+            *(word for name, value in variables.items() for word in ("--env", f"{name}={value}")),
             *_user(settings.run_args),
             *(("--gpus", "all") if needs.gpus else ()),
             *(("--memory", str(needs.memory)) if needs.memory else ()),

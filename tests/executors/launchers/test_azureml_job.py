@@ -98,6 +98,7 @@ def test_the_job_of_a_systems_block() -> None:
     assert job["limits"] == {"timeout": 3600}
     assert job["identity"] == {"type": "managed_identity"}
     assert job["command"].endswith("-m olivebuild.x 'az://account/container/a b' key")
+    assert built(variables='{"A": "b"}')["environment_variables"] == {"A": "b"}
     assert built(identity="user")["identity"] == {"type": "user_identity"}
 
 

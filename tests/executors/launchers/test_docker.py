@@ -84,12 +84,13 @@ def test_an_image_that_is_made_of_a_dockerfile(docker: DockerLauncher, tmp_path:
     options = OPTIONS | {
         "image": "olivebuild-tests-made:1",
         "build_context": str(context),
+        "variables": json.dumps({"GIVEN": "by the recipe"}),
         "build_args": json.dumps({"of": IMAGE}),
     }
     made = open_launcher(options, tmp_path)
-    ident = submit(made, tmp_path, "import os; print(os.environ['MADE'])")
+    ident = submit(made, tmp_path, "import os; print(os.environ['MADE'], os.environ['GIVEN'])")
     wait(made, ident)
-    assert (tmp_path / "log").read_text() == "here\n"
+    assert (tmp_path / "log").read_text() == "here by the recipe\n"
     (context / "Dockerfile").write_text("FROM nowhere.invalid/x\n")
     with pytest.raises(StepError, match="docker build:"):
         submit(open_launcher(options, tmp_path), tmp_path, "")
