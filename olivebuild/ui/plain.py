@@ -258,7 +258,8 @@ class Lines:
             else []
         )
         cost = [f"took {seconds(data['seconds'])} last time"] if data["seconds"] else []
-        self._line("yellow", "run", node, ", ".join(why + cost))
+        where = [f"on {data['executor']}"] if data.get("executor") else []
+        self._line("yellow", "run", node, ", ".join(where + why + cost))
         now = self._clock()
         if self._costs and node not in self._costs:
             # It was expected to be carried over.

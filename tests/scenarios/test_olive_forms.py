@@ -103,7 +103,7 @@ def test_all_forms_of_a_workflow_make_the_same(
         for model, data in itertools.product(MODELS, ROWS):
             name = f"{model}-{data}"
             (place.folder / f"{name}.json").write_text(json.dumps(form(kind, model, data)))
-            done = place.run("run", "--config", f"{name}.json", "--json")
+            done = place.run("run", "--config", f"{name}.json", "--json", "--executor", "local")
             assert done.code == 0, (name, done.err)
             # What is trained, merged and converted is so once: bytes decide, no matter from where.
             assert ("tune" in done.ran) is not bool(results), (name, done.ran)
@@ -114,7 +114,7 @@ def test_all_forms_of_a_workflow_make_the_same(
             check_no_secret(place, done.out, done.err)
             azure.asked.clear()
             asked.clear()
-            done = place.run("run", "--config", f"{name}.json", "--json")
+            done = place.run("run", "--config", f"{name}.json", "--json", "--executor", "local")
             assert (done.code, done.ran, azure.asked, asked) == (0, [], [], []), name
     assert len({json.dumps(result, sort_keys=True) for result in results.values()}) == 1
     assert "genai_config.json" in results["hub-file"]["builder"]

@@ -148,10 +148,10 @@ def test_a_workflow_runs_from_its_data_to_int4(
     (place.folder / "data").mkdir(exist_ok=True)
     (place.folder / "data/tones.json").write_text(json.dumps(rows()))
     (place.folder / "olive.json").write_text(json.dumps(workflow("LoRA")))
-    done = place.run("run", "--config", "olive.json", "--json")
+    done = place.run("run", "--config", "olive.json", "--json", "--executor", "local")
     assert done.code == 0, done.err
     built = place.folder / "build/olive"
     assert (built / "builder/genai_config.json").is_file()
     config = json.loads((built / "tune/adapter_config.json").read_text())
     assert (config["r"], sorted(config["target_modules"])) == (4, ["o_proj", "qkv_proj"])
-    assert place.run("run", "--config", "olive.json", "--json").ran == []
+    assert place.run("run", "--config", "olive.json", "--json", "--executor", "local").ran == []

@@ -80,6 +80,8 @@ def test_a_target_is_made_there_and_its_users_here(place: Place, server: Sshd, s
     done = place.build("twice")
     assert done.ran == ["up", "twice"], done.err
     assert place.built("twice", "y.txt") == b"ONE\nONE\n"
+    started = {e["target"]: e.get("executor") for e in done.events if e["event"] == "started"}
+    assert started == {"up": "box", "twice": None}
     # It ran in a folder of the site, and left nothing of the job behind.
     assert f"at {site}" in place.run("log", "up").out
     assert [*(site / "jobs").iterdir()] == []

@@ -88,6 +88,14 @@ stop     adapter                training 18/36, loss 0.111, after 36.0 s
     )
 
 
+def test_a_step_on_another_machine_says_on_which() -> None:
+    played = Played()
+    played.say("started", "adapter", reasons=NEW, seconds=9.0, executor="gpu-box")
+    assert played.out.getvalue() == (
+        "run      adapter                on gpu-box, never built here, took 9.0 s last time\n"
+    )
+
+
 def test_a_long_phase_says_something_each_minute() -> None:
     played = Played()
     played.say("started", "onnx", reasons=[], seconds=None)
