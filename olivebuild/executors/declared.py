@@ -63,7 +63,7 @@ def options_of(recipe: Recipe, machine: declared.Site) -> dict[str, str]:
     if isinstance(machine, declared.AzureML):
         # Two of its own are called as those that make an environment elsewhere.
         shared -= {"environment", "conda"}
-    if isinstance(machine, declared.AzureML | declared.Docker):
+    if isinstance(machine, declared.AzureML | declared.Docker | declared.Ray):
         # Their steps don't inherit the agent's environment.
         shared -= {"variables"}
     values = machine.model_dump(exclude_none=True, exclude=shared)

@@ -37,7 +37,8 @@ def test_a_launcher_is_told_the_fields_of_its_kind_alone(tmp_path: Path) -> None
         "variables": json.dumps({"A": "1"}),
         "run_args": json.dumps({"network": "no"}),
     }
-    assert options(tmp_path, "kind: ray, autoscaling: true") == {"autoscaling": "true"}
+    ray = options(tmp_path, "kind: ray, autoscaling: true, variables: {A: b}")
+    assert ray == {"autoscaling": "true", "variables": json.dumps({"A": "b"})}
 
 
 def test_paths_start_at_the_recipe_and_the_environment_of_azure_ml_is_its_own(
