@@ -173,6 +173,10 @@ class AzureML:
         return job
 
 
+def _gpus(count: int) -> str:
+    return f"{count} GPU{'s' if count != 1 else ''}"
+
+
 def _status(job: Any) -> str:
     return str(getattr(job.status, "value", job.status))
 
@@ -184,7 +188,7 @@ def _too_large(needs: Needs, machine: Any, what: str) -> str:
     cores = int(machine.v_cp_us or getattr(machine, "vCPUs", None) or 0)
     memory = float(machine.memory_gb or getattr(machine, "memoryGB", None) or 0)
     if needs.gpus > gpus:
-        return f"it asks for {needs.gpus} GPUs, and {what} with {gpus}"
+        return f"it asks for {_gpus(needs.gpus)}, and {what} with {gpus}"
     if cores and needs.cores > cores:
         return f"it asks for {needs.cores} cores, and {what} with {cores}"
     if memory and needs.memory > memory * GB:

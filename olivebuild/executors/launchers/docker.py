@@ -102,7 +102,7 @@ class DockerLauncher:
         if needs.nodes > 1:
             return f"it asks for {needs.nodes} nodes, and a container is on one machine"
         if needs.gpus > gpus:
-            return f"it asks for {needs.gpus} GPUs, and the machine has {gpus or 'none'}"
+            return f"it asks for {_gpus(needs.gpus)}, and the machine has {gpus or 'none'}"
         if needs.cores > host.cores():
             return f"it asks for {needs.cores} cores, and the machine has {host.cores()}"
         if (memory := host.memory_bytes()) and needs.memory > memory:
@@ -197,6 +197,10 @@ class DockerLauncher:
         return _docker(
             "build", "--quiet", *tag, "--file", str(file), *arguments, str(context)
         ).strip()
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPU{'s' if count != 1 else ''}"
 
 
 def _mount(source: str, target: str) -> str:
