@@ -22,6 +22,13 @@ class Site(Executor, Protocol):
     def refusals(self, wanted: Mapping[str, SiteRequirements]) -> dict[str, BuildError]:
         """Return the nodes that can't be made there, and why."""
 
+    @property
+    def is_moving(self) -> bool:
+        """Return whether blobs are on their way."""
+
+    def hold(self, *, held: bool) -> None:
+        """Bring no results while something is timed on this machine."""
+
 
 class Router:
     """Several executors as one."""
@@ -39,6 +46,8 @@ class Router:
         self._sites: dict[str, Site] = {}
         self._where: dict[str, Executor] = {}
         """Node that runs -> where."""
+        self._timed = ""
+        """The node that is timed on this machine now."""
 
     def place_of(self, node: str) -> str:
         """Return the name of the executor that makes a node, "" for this machine."""
@@ -68,17 +77,19 @@ class Router:
 
     def can_start(self, action: Requirements) -> bool:
         """Return whether the executor of a node has room; of what has no name, whether any has."""
-        name = getattr(action, "name", None)
-        if name is None:
-            return self._local.can_start(action)
-        if place := self.place_of(name):
+        if place := self.place_of(getattr(action, "name", "")):
             return self._site(place).can_start(action)
+        if action.exclusive and any(site.is_moving for site in self._sites.values()):
+            return False
         return self._local.can_start(action)
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         place = self.place_of(action.node) if action.task == "run" else ""
         executor = self._site(place) if place else self._local
         self._where[action.node] = executor
+        if action.exclusive:
+            self._timed = action.node
+            self._hold(held=True)
         executor.start(action, log, inherit)
 
     def wait(self, seconds: float) -> Message | Outcome | None:
@@ -91,10 +102,20 @@ class Router:
             for executor in active or [self._local]:
                 if message := executor.wait(pause):
                     if isinstance(message, Outcome):
-                        self._where.pop(message.node, None)
+                        self._ended(message.node)
                     return message
             if time.monotonic() >= deadline:
                 return None
+
+    def _ended(self, node: str) -> None:
+        self._where.pop(node, None)
+        if node == self._timed:
+            self._timed = ""
+            self._hold(held=False)
+
+    def _hold(self, *, held: bool) -> None:
+        for site in self._sites.values():
+            site.hold(held=held)
 
     def cancel(self) -> None:
         for executor in (*self._sites.values(), self._local):

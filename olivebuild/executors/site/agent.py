@@ -308,7 +308,8 @@ class Agent:
 
     def _get(self, request: Frame) -> Frame:
         blob = convert(request.data["blob"], RemoteBlob)
-        data = new_bytes(self._store.path(blob.digest), int(request.data["offset"]), frames.PIECE)
+        most = max(1, min(int(request.data["most"]), frames.PIECE))
+        data = new_bytes(self._store.path(blob.digest), int(request.data["offset"]), most)
         return Frame({}, data)
 
     def _cancel(self, request: Frame) -> Frame:

@@ -7,7 +7,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,8 @@ FOLLOW_SECONDS = 0.5
 """How long an agent waits for news. What starts meanwhile waits as long."""
 END_SECONDS = 10.0
 """How long an answer is waited for at the end of a build."""
-TRIES = 3
-"""How often a job is started whose node is lost while it works ..."""
-IDLE_TRIES = 20
-"""... and while it waits."""
+TRIES, IDLE_TRIES = 3, 20
+"""How often a job is started whose node is lost: while it works, and while it waits."""
 OF_THE_ENGINE = {"plan", "started", "restored", "finished", "failed", "stopping", "waiting", "done"}
 """Events that no step may send."""
 LOOK_SECONDS = 0.2
@@ -88,6 +86,10 @@ class Courier:
         self._about: about.About | None = None
         self._thread: threading.Thread | None = None
         self._last_follow = 0.0
+        self.is_moving = False
+        """Blobs are on their way."""
+        self.is_held = False
+        """No results are to be brought now: something is timed on this machine."""
 
     # From the build's thread
 
@@ -215,8 +217,9 @@ class Courier:
         """Send what the site lacks, and start the job; or find it at work."""
         assert job.portable
         assert self._packer
-        places = self._packer.places
-        send(job.portable, places, self._link, partial(self._moved, job, "sending"))
+        with self._moving():
+            places = self._packer.places
+            send(job.portable, places, self._link, partial(self._moved, job, "sending"))
         again = job.tries + job.idle_tries > 0
         data = {"action": to_builtins(job.portable), "again": again}
         answer = self._link.call("submit", data).data
@@ -229,6 +232,14 @@ class Courier:
                 f"it had failed on {self._link.label} while nobody listened, and is made again: "
                 f"{answer['failed']}",
             )
+
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        self.is_moving = True
+        try:
+            yield
+        finally:
+            self.is_moving = False
 
     def _moved(self, job: RemoteJob, what: str, done: int, total: int) -> None:
         """Tell how many bytes were moved, if many, and look after the other jobs meanwhile."""
@@ -274,7 +285,10 @@ class Courier:
         if error := news.get("error"):
             raise BuildError.from_json(error, job.action.target)
         state = JobState(news["state"])
-        if news.get("outcome"):
+        if news.get("outcome") and self.is_held:
+            # An agent answers at once where a job has ended.
+            self._link.wait(LOOK_SECONDS)
+        elif news.get("outcome"):
             self._take_in(job)
         elif state is JobState.ENDED:
             self._ended(job, stopped=bool(news.get("stopped")), ending=str(news.get("ending", "")))
@@ -358,8 +372,9 @@ class Courier:
             self._note(job, f"inputs are damaged on {self._link.label}: they are sent again")
             self._submit(job)
             return
-        moved = partial(self._moved, job, "fetching")
-        outcome = take_in(job.action, told, self._link, moved)
+        with self._moving():
+            moved = partial(self._moved, job, "fetching")
+            outcome = take_in(job.action, told, self._link, moved)
         self._over.append(job.key)
         self._end(job, outcome)
 

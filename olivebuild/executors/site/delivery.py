@@ -21,7 +21,7 @@ from olivebuild.cache.remote_records import RemoteBlob
 from olivebuild.cache.store import Store
 from olivebuild.cache.tensor_locations import ByteRange
 from olivebuild.core.errors import BuildError, Damaged, StepError, StoreError
-from olivebuild.executors.site import frames, packing
+from olivebuild.executors.site import packing
 from olivebuild.executors.site.link import Link
 from olivebuild.executors.site.portable import PortableAction, PortableOutcome
 
@@ -45,15 +45,26 @@ def send(
     for blob in blobs:
         offset = min(there[blob.digest], blob.size)
         while True:
-            piece = packing.read(places[blob.digest], offset, frames.PIECE)
-            if not piece and offset < blob.size:
-                raise Damaged(blob.digest, "is cut off")
-            data = {"blob": to_builtins(blob), "offset": offset}
-            offset = int(link.call("put", data, piece).data["have"])
+            make = partial(_put, blob, places[blob.digest], offset)
+            offset = int(link.move("put", make).data["have"])
             moved(done + offset, total)
             if offset >= blob.size:
                 break
         done += blob.size
+
+
+def _put(
+    blob: RemoteBlob, place: ByteRange, offset: int, most: int
+) -> tuple[dict[str, object], bytes]:
+    """Raises Damaged and OSError."""
+    piece = packing.read(place, offset, most)
+    if not piece and offset < blob.size:
+        raise Damaged(blob.digest, "is cut off")
+    return {"blob": to_builtins(blob), "offset": offset}, piece
+
+
+def _get(blob: RemoteBlob, offset: int, most: int) -> tuple[dict[str, object], bytes]:
+    return {"blob": to_builtins(blob), "offset": offset, "most": most}, b""
 
 
 def take_in(action: Action, told: PortableOutcome, link: Link, moved: Moved) -> Outcome:
@@ -127,8 +138,7 @@ def _fetch(store: Store, blob: RemoteBlob, link: Link, moved: Callable[[int], No
     with store.batch() as batch:
         writer = batch.blob()
         while offset < blob.size:
-            data = {"blob": to_builtins(blob), "offset": offset}
-            piece = link.call("get", data).blob
+            piece = link.move("get", partial(_get, blob, offset)).blob
             if not piece:
                 raise StoreError(
                     f"the blob {blob.digest[:8]} is not on {link.label} any more",

@@ -63,6 +63,15 @@ class SiteExecutor:
         """Return the nodes that can't be made there, and why. Connects to the site."""
         return self._courier.refusals(wanted)
 
+    @property
+    def is_moving(self) -> bool:
+        """Return whether blobs are on their way, which takes time of this machine's processor."""
+        return self._courier.is_moving
+
+    def hold(self, *, held: bool) -> None:
+        """Bring no results while something is timed here."""
+        self._courier.is_held = held
+
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         del inherit
         log.write_bytes(b"")

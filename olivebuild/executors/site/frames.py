@@ -18,7 +18,8 @@ MOST_BEFORE = 64 << 10
 """The most bytes that are skipped before it."""
 MOST_LINE = 64 << 20
 PIECE = 4 << 20
-"""Bytes of a blob in one frame."""
+"""The most bytes of a blob in one frame."""
+SMALL_PIECE = 128 << 10
 MOST_BYTES = 2 * PIECE
 PULSE_SECONDS = 10.0
 """How often an agent says that it is still at work: a scheduler may take minutes."""

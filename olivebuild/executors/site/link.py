@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec import ValidationError, convert
 
 from olivebuild.core.errors import BuildError, StepError
+from olivebuild.executors.site import frames
 from olivebuild.executors.site.about import About
 from olivebuild.executors.site.client import Client, Cut, CutAtFirst
 from olivebuild.executors.site.connection import Connection
@@ -21,6 +22,8 @@ from olivebuild.executors.site.frames import Frame
 PATIENCE = "OLIVEBUILD_SITE_PATIENCE"
 PATIENCE_SECONDS = 600.0
 """How long a site may be out of reach before its steps count as failed here."""
+QUIET_SECONDS = 60.0
+"""How long a cut is not told after another: a bad connection is one piece of news."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 
@@ -41,6 +44,10 @@ class Link:
         self._client: Client | None = None
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        self._piece = frames.SMALL_PIECE
+        """Bytes of a blob to move at once: few where connections do not last."""
+        self._told: float | None = None
+        """When a cut was told last, by the monotonic clock."""
         self._patience = float(os.environ.get(PATIENCE) or PATIENCE_SECONDS)
 
     def hello(self, libraries: Iterable[str]) -> About:
@@ -59,8 +66,15 @@ class Link:
                 hint="install the same wheel on both",
             ) from None
 
-    def call(self, op: str, data: Mapping[str, object], blob: bytes = b"") -> Frame:
-        """Return an answer, over as many connections as it takes.
+    def call(self, op: str, data: Mapping[str, object]) -> Frame:
+        """Return an answer, over as many connections as it takes; raises as `move` does."""
+        return self.move(op, lambda _size: (data, b""))
+
+    def move(self, op: str, make: Callable[[int], tuple[Mapping[str, object], bytes]]) -> Frame:
+        """Return the answer to a request that moves bytes of a blob.
+
+        `make` returns its data and bytes for a number of bytes to be moved at most, which is less
+        after each cut.
 
         Raises BuildError for what the agent refuses, and where the site stays out of reach; Closed
         when the build ends.
@@ -71,11 +85,13 @@ class Link:
             if self._closing.is_set():
                 raise Closed
             try:
-                answer = self._ask(op, data, blob)
+                answer = self._ask(op, *make(self._piece))
             except Cut as e:
                 now = time.monotonic()
                 if since is None:
                     since = now
+                if self._told is None or now - self._told > QUIET_SECONDS:
+                    self._told = now
                     self._say(
                         f"the connection to {self.label} is cut ({e}): what runs there goes on, "
                         "and it is tried again"
@@ -85,7 +101,7 @@ class Link:
                 self._closing.wait(pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)
                 continue
-            if since is not None:
+            if since is not None and since == self._told:
                 self._say(f"the connection to {self.label} is back")
             return answer
 
@@ -125,10 +141,14 @@ class Link:
             try:
                 if self._client is None:
                     self._client = Client(self._connection, self._words)
-                return self._client.call(op, data, blob)
+                answer = self._client.call(op, data, blob)
             except Cut:
                 self._client = None
+                self._piece = max(frames.SMALL_PIECE, self._piece // 4)
                 raise
+            if max(len(blob), len(answer.blob)) >= self._piece:
+                self._piece = min(2 * self._piece, frames.PIECE)
+            return answer
 
     def _gone(self, why: str) -> StepError:
         return StepError(

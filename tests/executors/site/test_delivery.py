@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +31,8 @@ class Site:
         self.blobs = dict(blobs)
         self.asked: list[str] = []
 
-    def call(self, op: str, data: Mapping[str, Any], blob: bytes = b"") -> Frame:
+    def move(self, op: str, make: Callable[[int], tuple[Mapping[str, Any], bytes]]) -> Frame:
+        data, blob = make(PIECE)
         assert (op, blob) == ("get", b"")
         wanted = convert(data["blob"], RemoteBlob)
         self.asked.append(wanted.digest)
