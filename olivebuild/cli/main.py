@@ -33,6 +33,7 @@ VERB_MODULES = {
     "show": "show",
     "provenance": "provenance",
     "remote": "caches.remote",
+    "ci": "ci.commands",
     "chat": "inference.chat",
     "predict": "inference.predict",
     **dict.fromkeys(("import", "run"), "importing"),

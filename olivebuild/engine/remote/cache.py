@@ -87,11 +87,7 @@ class RemoteCache:
         """
         if self._store.read_only:
             return
-        while not self.fault and (wanted := self._wanted(plan)):
-            hits = self._look(planner, plan, wanted)
-            self._update(planner, plan, hits)
-            if not hits:
-                break
+        self.look(planner, plan)
         self._update(planner, plan, self._lenders.find(plan))
         while not self.fault and (lost := self._outermost(planner, plan)):
             self._known -= self._get(lost)
@@ -104,6 +100,23 @@ class RemoteCache:
                 for state in plan.states.values()
                 if state.key in lost and state.verdict is Verdict.STALE
             }
+
+    def look(self, planner: Planner, plan: Plan) -> set[str]:
+        """Bring the traces alone, and update the plan; return the keys of results that it has."""
+        while not self.fault and (wanted := self._wanted(plan)):
+            hits = self._look(planner, plan, wanted)
+            self._update(planner, plan, hits)
+            if not hits:
+                break
+        return self._known
+
+    def fetch(self, planner: Planner, plan: Plan, names: Iterable[str]) -> None:
+        """Bring the blobs of some nodes of which it has results, and update the plan."""
+        states = {str(plan.states[n].key): plan.states[n] for n in names}
+        states = {key: state for key, state in states.items() if key in self._known}
+        if states and not self.fault:
+            self._get(states)
+            self._update(planner, plan, states)
 
     def lease(self, key: str) -> bool:
         """Return whether this build may make a key's result; see KeyLeases.take.

@@ -69,6 +69,35 @@ def between_builds(evidence: Evidence, target: str, before: Entry, now: Entry) -
                 yield flips
 
 
+def between_checkouts(old: Evidence, new: Evidence, target: str) -> Iterator[Flips]:
+    """Yield for each model of a benchmark the rows of both checkouts that it answers differently.
+
+    Rows are the same where the whole data set is, or else where their prompts are.
+    """
+    before, now = old.benchmark(target), new.benchmark(target)
+    for data in now.data:
+        old_trace, trace = old.trace(data), new.trace(data)
+        is_same = bool(trace and old_trace and trace.outputs == old_trace.outputs)
+        for model in now.models:
+            answers, old_answers = _answers(now, model, data), _answers(before, model, data)
+            if not answers or not old_answers:
+                continue
+            texts = rows.prompts(new, trace, len(answers))
+            if is_same and len(answers) == len(old_answers):
+                pairs = {i: i for i in range(len(answers))}
+            else:
+                pairs = _same_rows(texts, rows.prompts(old, old_trace, len(old_answers)))
+            columns = {
+                "before": [old_answers[pairs[i]] for i in pairs],
+                "now": [answers[i] for i in pairs],
+            }
+            shown = rows.unframed(texts)
+            shown = [shown[i] for i in pairs] if shown else []
+            fresh = len(answers) - len(pairs)
+            if flips := _flips(data, model, columns, shown, list(pairs), fresh):
+                yield flips
+
+
 def _same_rows(new: Sequence[str], old: Sequence[str]) -> dict[int, int]:
     """Return row -> row of the old build with the same prompt.
 
