@@ -43,6 +43,8 @@ def commands() -> str:
         command = olivebuild.get_command(context, name)
         assert command is not None
         sections.append(_command(name, command))
+        if isinstance(command, click.Group):
+            sections += [_command(f"{name} {sub}", c) for sub, c in command.commands.items()]
     return "\n".join(sections)
 
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-NEWER_COMMANDS = ("help", "history", "import", "remote", "run", "show", "version")
+NEWER_COMMANDS = (
+    "ci",
+    "help",
+    "history",
+    "import",
+    "provenance",
+    "remote",
+    "run",
+    "show",
+    "version",
+)
 """Commands whose names targets may have: `olivebuild build NAME` builds such a target."""
 # A target of one of these names could not be built by its name alone.
 COMMANDS = frozenset(

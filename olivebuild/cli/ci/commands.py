@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from olivebuild.cli.location import nearest_recipe
-from olivebuild.cli.options import TARGETS, open_all, recipe_options
+from olivebuild.cli.options import TARGETS, check_no_target, open_all, recipe_options
 from olivebuild.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,13 +18,21 @@ if TYPE_CHECKING:
     from olivebuild.ui.pull_request.collect import Checkout
 
 
-@click.group()
-def ci() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def ci(ctx: click.Context) -> None:
     """Tell on a pull request what it changes.
 
     `plan` collects it and runs nothing; `comment` writes the comment, in a job of its own that has
     the rights to and none of the pull request's files.
+
+    \b
+    olivebuild ci plan --before ../main --out report.json
+    olivebuild ci comment report.json
     """
+    if ctx.invoked_subcommand is None:
+        check_no_target(ctx, "ci")
+        raise click.UsageError("say what to do: plan, comment", ctx)
 
 
 @ci.command()
