@@ -18,15 +18,10 @@ from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from olivebuild.api.action import ActionInput
 from olivebuild.api.job import Job
-from olivebuild.cache.store import Store
-from tests.conftest import rows
-from tests.scenarios.steps import job_in
+from tests.scenarios.shared_batches import job_of, write_data
 from tests.scenarios.training import Stopped, token_rows
 
 pytestmark = [
@@ -34,38 +29,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
     pytest.mark.usefixtures("one_thread"),
 ]
-TRAINING = {"lr": 1e-3, "batch": 5, "steps": 8, "checkpoint_steps": 1}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    columns = {
-        "prompt": [f"<|user|>\n{row['phrase']}<|end|>\n" for row in rows()],
-        "completion": [row["tone"] for row in rows()],
-    }
-    schema = pa.schema(
-        [(name, pa.string()) for name in columns], metadata={"format": "prompt", "labels": "[]"}
-    )
-    pq.write_table(pa.table(columns, schema=schema), folder / "train.parquet")
-    return folder
-
-
-def job_of(folder: Path, cache: Path, model: Path, data: Path, **training: Any) -> Job:
-    inputs = {
-        "model": ActionInput(str(model), str(model), "model", "base"),
-        "data": ActionInput(str(data), str(data / "train.parquet"), "dataset", "tone"),
-    }
-    fields = {"model": "base", "data": "tone.train", "r": 4, "training": TRAINING | training}
-    return job_in(
-        folder,
-        Store(cache),
-        inputs,
-        kind="adapter",
-        target="adapter",
-        fields=fields,
-        runner="olivebuild.ml.kinds.adapter",
-    )
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def trained(

@@ -43,7 +43,7 @@ SelectTypeParameters=CR_Core_Memory
 DefMemPerNode=500
 SwitchType=switch/none
 MpiDefault=none
-ReturnToService=2
+ReturnToService=1
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 SlurmdTimeout=10
 KillWait=5

@@ -159,12 +159,9 @@ class SlurmLauncher:
             "--open-mode=append",
             *self._options(needs, count),
         ]
-        if count > 1:
-            # What goes on without a lost node is up to the job: see slurm_nodes.py.
-            words += ["--no-kill", "--no-requeue"]
-        else:
-            words += ["--requeue"]
-        answer = self._run(words, input=self._script(command, needs, count))
+        # One of several nodes waits for its equals when it is queued again; a new job takes fewer.
+        words.append("--no-requeue" if needs.nodes > 1 else "--requeue")
+        answer = self._run(words, input=self._script(command, needs))
         # "ID" or "ID;CLUSTER".
         ident = answer.strip().rpartition("\n")[2].partition(";")[0]
         if not ident.isdecimal():
@@ -249,14 +246,14 @@ class SlurmLauncher:
             words.append(f"--time={-(-needs.seconds // 60)}")
         return words + self._words
 
-    def _script(self, command: Sequence[str], needs: Needs, count: int) -> str:
+    def _script(self, command: Sequence[str], needs: Needs) -> str:
         words = list(command)
         if self._image:
             gpus = ["--nv"] if needs.gpus else []
             words = ["apptainer", "exec", *gpus, "--bind", str(self._root), self._image, *words]
-        if count > 1:
+        if needs.nodes > 1:
             module = "olivebuild.executors.launchers.slurm_nodes"
-            words = [sys.executable, "-P", "-m", module, str(count), *words]
+            words = [sys.executable, "-P", "-m", module, str(needs.nodes), *words]
         return f"#!/bin/sh\nexec {shlex.join(words)}\n"
 
     def _run(self, words: Sequence[str], input: str = "") -> str:  # noqa: A002

@@ -1,10 +1,10 @@
 """A job of several nodes of Slurm: its batch script.
 
-`python -m olivebuild.executors.launchers.slurm_nodes COUNT WORD...` starts the command once on each
-node of the allocation, and tells it its number and where the nodes meet (OLIVEBUILD_NODE,
-OLIVEBUILD_NODES, OLIVEBUILD_RENDEZVOUS; ml/training/rendezvous.py). When a node is lost, the
-command is started again on those that are left, and the step goes on from its checkpoint. COUNT is
-how many nodes were asked for.
+`python -m olivebuild.executors.launchers.slurm_nodes WANTED WORD...` starts the command once on
+each node of the allocation, and tells it its number and where the nodes meet (OLIVEBUILD_NODE,
+OLIVEBUILD_NODES and OLIVEBUILD_RENDEZVOUS of ml/training/nodes/rendezvous.py). WANTED is how many
+nodes were asked for. When a node is gone, node 0 ends; the command is started again, until Slurm
+notices, too, and ends the job (NODE_FAIL). The step goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Sequence
 
 AGAIN = 75
 """What the command ends with where it is to be started again; see executors/site/job.py."""
 GRACE_SECONDS = 60
 """Time for the other nodes to end once one has."""
-NOTICE_SECONDS = 10
-"""Time for the controller to notice that a node is gone."""
-ATTEMPTS = 8
-"""The most times that the command is started."""
+PAUSE_SECONDS = 20.0
+ATTEMPTS = 20
+"""The most times that the command is started. A lost node shows after SlurmdTimeout, 300 s."""
 TASK = """\
 export OLIVEBUILD_NODE="$SLURM_PROCID"
 export OLIVEBUILD_RENDEZVOUS="$SLURM_LAUNCH_NODE_IPADDR:$OLIVEBUILD_PORT"
@@ -40,61 +39,40 @@ class Batch:
 
     def __init__(self, wanted: int, command: Sequence[str]) -> None:
         self._wanted, self._command = wanted, command
-        self._stopped = False
+        self._count = int(os.environ["SLURM_JOB_NUM_NODES"])
+        self._stopped = threading.Event()
 
     def run(self) -> int:
-        """Run the command until it has ended or no node is left; return its exit status."""
+        """Run the command until it has ended with no node lost; return its exit status."""
         # srun gets a SIGTERM of its own, as all processes of the job do.
-        signal.signal(signal.SIGTERM, self._stop)
-        code = 1
-        for _ in range(ATTEMPTS):
-            count = self._nodes()
-            code = self._start(count)
-            if code == 0 or self._stopped:
+        signal.signal(signal.SIGTERM, lambda *_: self._stopped.set())
+        code, lost = self._start(), False
+        for _ in range(ATTEMPTS - 1):
+            lost = lost or code == AGAIN
+            if not (code and lost) or self._stopped.wait(PAUSE_SECONDS):
                 break
-            if code != AGAIN and self._nodes() >= count:
-                break
-            time.sleep(NOTICE_SECONDS)
-            left = self._nodes()
-            if self._stopped or not left:
-                break
-            _say(f"a node was lost: the step goes on, on {left} of {self._wanted} nodes")
+            sys.stderr.write("a node was lost: the step goes on from its last state\n")
+            sys.stderr.flush()
+            code = self._start()
         return code
 
-    def _stop(self, *_: object) -> None:
-        self._stopped = True
-
-    def _start(self, count: int) -> int:
+    def _start(self) -> int:
         environment = os.environ | {
-            "OLIVEBUILD_NODES": str(count),
+            "OLIVEBUILD_NODES": str(self._count),
             "OLIVEBUILD_NODES_WANTED": str(self._wanted),
             "OLIVEBUILD_PORT": str(_free_port()),
         }
-        for name in ("SLURM_NNODES", "SLURM_JOB_NUM_NODES", "SLURM_TASKS_PER_NODE"):
-            # They are of the allocation as it was, and srun would take them for options.
-            environment.pop(name, None)
         words = [
             "srun",
-            f"--nodes={count}",
-            f"--ntasks={count}",
+            f"--ntasks={self._count}",
             "--ntasks-per-node=1",
             "--distribution=block",
+            # Node 0 has to say why it ends.
             "--kill-on-bad-exit=0",
             f"--wait={GRACE_SECONDS}",
         ]
-        done = subprocess.run(
-            [*words, "sh", "-c", TASK, "sh", *self._command], env=environment, check=False
-        )
-        return done.returncode
-
-    def _nodes(self) -> int:
-        """Return how many nodes the allocation has now. A lost one is taken out of it."""
-        job = os.environ["SLURM_JOB_ID"]
-        words = ["squeue", "--noheader", f"--jobs={job}", "--format=%D"]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        text = done.stdout.strip()
-        # The controller may be away: nothing is known to be lost.
-        return int(text) if text.isdecimal() else int(os.environ["SLURM_JOB_NUM_NODES"])
+        words += ["sh", "-c", TASK, "sh", *self._command]
+        return subprocess.run(words, env=environment, check=False).returncode
 
 
 def _free_port() -> int:
@@ -102,11 +80,6 @@ def _free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.bind(("", 0))
         return int(listener.getsockname()[1])
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ NODE = "OLIVEBUILD_NODE"
 """The number of this node, where a job has several; 0 is the one that keeps the job's files."""
 
 
-NODE_PROCESS = "olivebuild.ml.training.node_process"
+NODE_PROCESS = "olivebuild.ml.training.nodes.node_process"
 """The module that Python runs on the further nodes of a training."""
 
 

@@ -5,7 +5,8 @@ it broadcasts the step and the weights to the others (ml/training/rank_process.p
 gradients are summed to it. So a batch is the recipe's, however many processes share it, and a
 training that ran on one GPU resumes on eight. A step transfers as much as an all-reduce: weights
 one way, gradients the other (cf. torch.nn.parallel.DistributedDataParallel). Numbers go through
-gloo, tensors of a GPU through NCCL.
+gloo, tensors of a GPU through NCCL. Processes on other nodes take part as those of this one do
+(ml/training/nodes/node_process.py).
 """
 
 from __future__ import annotations
@@ -18,15 +19,23 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from torch.distributed import FileStore, Store  # type: ignore[attr-defined]
 
 from olivebuild.core.errors import StepError
 from olivebuild.core.processes import python
 from olivebuild.ml.data.examples import Tokens
+from olivebuild.ml.training.nodes.rendezvous import (
+    SCHEME,
+    Node,
+    Others,
+    join,
+    share_of,
+    use_interface_to,
+)
 from olivebuild.ml.training.parameters import Trainable
 
 if TYPE_CHECKING:
@@ -41,13 +50,32 @@ GRACE_SECONDS = 5.0
 """Time for the ranks to end by themselves after a training."""
 GONE_SECONDS = 1.0
 """Time in which the cause of a broken connection shows."""
+ALONE = Node()
+"""The place of a node that has no others."""
 END = -1
 """The step that tells the ranks to end."""
 
 
 def count_for(device: torch.device, batch: int) -> int:
-    """Return the number of processes: one for each visible GPU, at most one for each row."""
+    """Return the number of processes here: one for each visible GPU, at most one for each row."""
     return max(1, min(torch.cuda.device_count(), batch)) if device.type == "cuda" else 1
+
+
+def start_rank(
+    arguments: Sequence[str], device: torch.device, index: int
+) -> subprocess.Popen[bytes]:
+    """Start a process of a training, which sees the GPU `index` of those that this one sees."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    environment = dict(os.environ)
+    if device.type == "cuda":
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[index] if visible else str(index)
+    return subprocess.Popen(
+        python("-m", "olivebuild.ml.training.rank_process", *arguments),
+        # It ends when the other end of its stdin closes; its stderr goes to the log.
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env=environment,
+    )
 
 
 def local_share(rows: Sequence[Tokens], rank: int, count: int) -> list[Tokens]:
@@ -70,45 +98,49 @@ class Ranks:
     They start at once, since each loads the model; `join` waits for them.
     """
 
-    def __init__(self, job: Job, count: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.count = count
-        self._job, self._device, self._dtype = job, device, dtype
-        self._rendezvous_file = job.out.parent / "ranks"
-        self._ended = False
-        self._action = job.out.parent / "shared.json"
-        self._action.write_text(job.action.to_json())
-        self._processes = [self._start(rank) for rank in range(1, count)]
-
-    def _start(self, rank: int) -> subprocess.Popen[bytes]:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        environment = dict(os.environ)
-        if self._device.type == "cuda":
-            environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[rank] if visible else str(rank)
+    def __init__(
+        self, job: Job, device: torch.device, dtype: torch.dtype, batch: int, node: Node = ALONE
+    ) -> None:
+        self.nodes = node.total
+        self.count = local = count_for(device, batch)
+        self._job, self._device = job, device
         # All in one number format, whatever each card prefers: only bytes are transferred.
-        arguments = [
-            str(self._action),
-            str(rank),
-            str(self.count),
-            str(self._rendezvous_file),
-            str(self._dtype).removeprefix("torch."),
+        dtype_name = str(dtype).removeprefix("torch.")
+        self._meeting = str(job.out.parent / "ranks")
+        self._ended = False
+        self._others: Others | None = None
+        if node.total > 1:
+            self._others, self._meeting = Others(node, job.action.target), node.address
+            layout = self._others.lay_out(share_of(device, local), batch, dtype_name)
+            self.count, local = layout.total, layout.shares[0]
+            self._others.watch(self._on_lost_node)
+        file = job.out.parent / "shared.json"
+        file.write_text(job.action.to_json())
+        self._processes = [
+            start_rank(
+                [str(file), str(rank), str(self.count), self._meeting, dtype_name], device, rank
+            )
+            for rank in range(1, local)
         ]
-        process = subprocess.Popen(
-            python("-m", "olivebuild.ml.training.rank_process", *arguments),
-            # It ends when the other end of its stdin closes; its stderr goes to the log.
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env=environment,
-        )
-        threading.Thread(target=self._watch, args=(rank, process), daemon=True).start()
-        return process
+        for rank, process in enumerate(self._processes, 1):
+            threading.Thread(target=self._watch, args=(rank, process), daemon=True).start()
 
     def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
         """End this process when that one does: a collective operation would wait for ever."""
         code = process.wait()
         # If this process fails as well, its own reason is the better one.
         time.sleep(GONE_SECONDS)
+        self._end_by(self._fault(rank, code))
+
+    def _on_lost_node(self) -> None:
+        time.sleep(GONE_SECONDS)
+        assert self._others
+        assert self._others.fault
+        self._end_by(self._others.fault)
+
+    def _end_by(self, error: StepError) -> None:
         if not self._ended:
-            self._job.say("error", **self._fault(rank, code).to_json())
+            self._job.say("error", **error.to_json())
             os._exit(1)
 
     def _fault(self, rank: int, code: int) -> StepError:
@@ -122,14 +154,23 @@ class Ranks:
     def __enter__(self) -> Ranks:
         return self
 
+    def note(self) -> str:
+        """Return who shares the batches, in a sentence."""
+        if self.nodes == 1:
+            return f"{self.count} GPUs share each batch"
+        return f"{self.nodes} nodes share each batch, by {self.count} processes"
+
     def join(self) -> None:
         """Wait until all processes have loaded the model."""
-        connect(self._rendezvous_file, 0, self.count, self._device)
+        store = self._others.store if self._others else store_at(self._meeting, self.count)
+        if self._others:
+            use_interface_to(self._meeting)
+        connect(store, 0, self.count, self._device)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._ended = True
         # The process that broke a connection knows the cause of the error.
         fault = self._gone() if isinstance(error, RuntimeError) else None
-        self._ended = True
         if error is None:
             with contextlib.suppress(RuntimeError):
                 broadcast_step(END)
@@ -143,6 +184,8 @@ class Ranks:
                 process.wait()
             if process.stdin:
                 process.stdin.close()
+        if self._others:
+            self._others.end()
         if dist.is_initialized():
             (dist.destroy_process_group if error is None else _abort)()
         if fault:
@@ -156,7 +199,7 @@ class Ranks:
                 if (code := process.poll()) is not None:
                     return self._fault(rank, code)
             time.sleep(0.02)
-        return None
+        return self._others.wait_for_fault() if self._others else None
 
     def broadcast(self, step: int, scale: float, trainable: Trainable) -> None:
         """Have the other processes begin with a step's batch, by the weights as they are now."""
@@ -173,17 +216,25 @@ class Ranks:
         return flat[-1]
 
 
-def connect(rendezvous_file: Path, rank: int, count: int, device: torch.device) -> None:
-    """Join the process group, and wait for all of it.
+def store_at(meeting: str, count: int) -> Store:
+    """Return the place where the processes of a training meet.
 
-    The processes meet by a file: a port would be open to other machines.
+    A file where all are on this machine: a port would be open to others.
     """
-    store = dist.FileStore(str(rendezvous_file), count)  # type: ignore[attr-defined]
-    store.set_timeout(TIMEOUT)
+    if meeting.startswith(SCHEME):
+        use_interface_to(meeting)
+        return join(meeting)
+    store = FileStore(meeting, count)
     if sys.platform == "linux":
-        # All are on this machine, whose own name may not resolve.
+        # This machine's own name may not resolve.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    return store
+
+
+def connect(store: Store, rank: int, count: int, device: torch.device) -> None:
+    """Join the process group, and wait for all of it."""
+    store.set_timeout(TIMEOUT)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
 

@@ -1,8 +1,8 @@
 """A process that computes the gradients of its share of each batch of a training.
 
-`python -m olivebuild.ml.training.rank_process FILE RANK COUNT RENDEZVOUS_FILE DTYPE`, where FILE
-holds the training's action. It ends with the process that started it; see
-ml/training/data_parallel.py.
+`python -m olivebuild.ml.training.rank_process FILE RANK COUNT RENDEZVOUS DTYPE`, where FILE
+holds the training's action, and RENDEZVOUS is a file or `tcp://HOST:PORT`. It ends with the process
+that started it; see ml/training/data_parallel.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from olivebuild.ml.training.schedule import Schedule
 from olivebuild.steps.adapter import AdapterFields
 
 
-def main(file: str, rank: int, count: int, rendezvous_file: str, dtype: str) -> None:
+def main(file: str, rank: int, count: int, meeting: str, dtype: str) -> None:
     """Serve the training whose action is in `file`, until the first process ends it."""
     # A SIGTERM to the worker's session is meant for the worker, which first ends its step and
     # writes its state.
@@ -42,7 +42,7 @@ def main(file: str, rank: int, count: int, rendezvous_file: str, dtype: str) -> 
     rows = train.rows_of(job, fields)
     schedule = train.schedule_of(fields.training, len(rows))
     forward = train.forward_of(job, fields, rows, schedule, device, number_format)
-    data_parallel.connect(Path(rendezvous_file), rank, count, device)
+    data_parallel.connect(data_parallel.store_at(meeting, count), rank, count, device)
     run_rank(forward, rows, schedule, fields.training.seed, rank, count)
     dist.destroy_process_group()
 

@@ -39,6 +39,7 @@ from olivebuild.ml.training.new_adapter import (
     begin_by_loftq,
     begin_with,
 )
+from olivebuild.ml.training.nodes import rendezvous
 from olivebuild.ml.training.prefix import PrefixStates
 from olivebuild.ml.training.schedule import Schedule, steps_of
 from olivebuild.ml.training.step_runner import StepRunner
@@ -85,6 +86,7 @@ def train(job: Job, fields: AdapterFields) -> Result:
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "processes": runner.ranks.count if runner.ranks else 1,
+        **({"nodes": runner.ranks.nodes} if runner.ranks and runner.ranks.nodes > 1 else {}),
     }
     figures = _figures(loop, data.stream) | data.figures(fields) | flaws | held_out
     return Result(
@@ -105,8 +107,13 @@ def fit(
     """Train an adapter of the input `model` on rows of tokens, resuming from the last state."""
     training = fields.training
     schedule = schedule_of(training, len(rows))
-    count = data_parallel.count_for(device, schedule.batch)
-    with data_parallel.Ranks(job, count, device, dtype) if count > 1 else nullcontext() as ranks:
+    node = rendezvous.here()
+    if node.wanted > node.total:
+        job.note(f"{node.total} of {node.wanted} nodes are left, and training goes on there")
+    shared = node.total > 1 or data_parallel.count_for(device, schedule.batch) > 1
+    with (
+        data_parallel.Ranks(job, device, dtype, schedule.batch, node) if shared else nullcontext()
+    ) as ranks:
         judged = validation.rows if validation else ()
         forward = forward_of(job, fields, rows, schedule, device, dtype, judged)
         seconds = float(os.environ.get("OLIVEBUILD_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
@@ -133,7 +140,7 @@ def fit(
             loop.callbacks.append(samples)
         loop.callbacks.append(checkpointer)
         if ranks:
-            job.note(f"{count} GPUs share each batch")
+            job.note(ranks.note())
             ranks.join()
         checkpointer.stop_on_sigterm()
         loop.run()

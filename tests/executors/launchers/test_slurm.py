@@ -183,7 +183,7 @@ def test_no_slurm_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_an_image_is_run_by_apptainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_slurm()
     launcher = open_launcher({"image": "/images/olive.sif"}, tmp_path)
-    script = launcher._script(["python", "-m", "job"], Needs(gpus=1), 1)
+    script = launcher._script(["python", "-m", "job"], Needs(gpus=1))
     words = f"apptainer exec --nv --bind {tmp_path} /images/olive.sif python -m job"
     assert script == f"#!/bin/sh\nexec {words}\n"
 

@@ -1,0 +1,1 @@
+"""Nodes that share the batches of a training."""
