@@ -230,6 +230,9 @@ def _client(settings: Settings) -> Any:
         ) from None
     # What they try and why it fails is told at length, with the names of tenants.
     logging.getLogger("azure").setLevel(logging.CRITICAL)
+    # It would have git read the folder of the recipe, whose configuration can name programs, and
+    # tell Azure ML where its repository lies.
+    os.environ["GIT_DIR"] = os.devnull
     return MLClient(
         DefaultAzureCredential(exclude_interactive_browser_credential=True),
         settings.subscription,

@@ -31,11 +31,15 @@ from olivebuild.ml.transfer.claims.heartbeats import SECONDS, Heartbeats, durati
 from olivebuild.ml.transfer.claims.leases import LEASES, Leases
 from olivebuild.ml.transfer.claims.uploading import SWEEP, UPLOADS
 from olivebuild.ml.transfer.claims.uses import USES, use_of
+from olivebuild.ml.transfer.exchange.kept import blobs_of_jobs
+from olivebuild.ml.transfer.exchange.records import JOBS
 from olivebuild.ml.transfer.remote import Entry, Remote, reason
 
 DAY = 86400.0
 YOUNG = 2 * DAY
 """Results that were used since stay: uses are noted once a day."""
+JOB = 30 * DAY
+"""What a job of an exchange has written may be waited for as long: its sender may be away."""
 PARALLEL = 16
 BATCH = 500
 """Objects that are deleted before the lease is looked at again."""
@@ -103,7 +107,11 @@ class Sweeper:
         return {entry: self._read[entry] for entry in entries if entry in self._read}
 
     def claimed(self) -> set[str]:
-        """Return the blobs of uploads that go on."""
+        """Return the blobs of uploads that go on, and of jobs of an exchange."""
+        jobs = [e for e in self.entries(JOBS) if self.age(e) <= JOB]
+        return blobs_of_jobs(self._remote, jobs) | self._uploading()
+
+    def _uploading(self) -> set[str]:
         marks = [e for e in self.entries(UPLOADS) if self._heartbeats.counts(e)]
         blobs: set[str] = set()
         for mark in marks:
@@ -184,6 +192,7 @@ class _Survey:
         uses = [e for e in self._uses.values() if e.name not in stay]
         marks = [*self._sweeper.entries(LEASES), *self._sweeper.entries(UPLOADS)]
         yield [entry.name for entry in [*uses, *marks] if self._sweeper.age(entry) > DAY]
+        yield [e.name for e in self._sweeper.entries(JOBS) if self._sweeper.age(e) > JOB]
 
     def _choose(self) -> None:
         loose = [

@@ -43,6 +43,7 @@ def service(tmp_path: Path, blobs: str, monkeypatch: pytest.MonkeyPatch) -> Iter
         for name, value in service.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("OLIVEBUILD_AZUREML_SECONDS", "0.05")
+        monkeypatch.delenv("GIT_DIR", raising=False)
         yield service
 
 
@@ -82,6 +83,8 @@ def test_a_job_runs_with_this_code_and_its_variables(
     properties = service.jobs["one"].properties
     assert properties["computeId"].endswith("/computes/gpu")
     assert properties["limits"]["timeout"] == "PT1M"
+    # Nothing of the folder's repository is told.
+    assert properties["properties"] == {}
     # Equal code is there once.
     asked = len(service.asked)
     submit(azure, tmp_path, "two", "raise SystemExit(3)")

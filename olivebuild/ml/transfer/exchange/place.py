@@ -5,16 +5,14 @@ What comes from there is checked, by size and SHA-256, before it is put into a s
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from olivebuild.cache.remote_records import RemoteBlob
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import Damaged, InputError, StoreError
-from olivebuild.ml.transfer.exchange.records import MOST_TEXT, Attempt, Segment
+from olivebuild.ml.transfer.exchange.records import MOST_TEXT, NUMBER, Attempt, Segment
 from olivebuild.ml.transfer.fetches import Fetches
 from olivebuild.ml.transfer.meter import Meter
 from olivebuild.ml.transfer.remote import PART, Remote, WrongSize
@@ -51,21 +49,10 @@ class Exchange(Remote):
         """Return an object; None where there is none. Raises StoreError for a very large one."""
         return self.read(name, MOST_TEXT)
 
-    def replace(self, name: str, data: bytes) -> None:
-        """Put an object there, whether or not there is one."""
-        import obstore
-
-        obstore.put(self._store, self._prefix + name, data, use_multipart=False)
-
     def last_segment(self, attempt: Attempt) -> int:
         """Return the number of an attempt's last segment; -1 where there is none."""
-        import obstore
-
-        last = -1
-        for page in obstore.list(self._store, prefix=f"{self._prefix}{attempt.folder}/"):
-            names = [str(entry["path"]).rpartition("/")[2] for entry in page]
-            last = max([last, *(int(n) for n in names if re.fullmatch("[0-9]{8}", n))])
-        return last
+        names = [entry.name.rpartition("/")[2] for entry in self.entries(f"{attempt.folder}/")]
+        return max((int(name) for name in names if NUMBER.fullmatch(name)), default=-1)
 
     def segment(self, attempt: Attempt, number: int) -> Segment | None:
         """Return a segment; None where there is none yet. Raises ValueError for another's."""
@@ -73,19 +60,10 @@ class Exchange(Remote):
         text = self.text(name)
         return None if text is None else Segment.from_body(attempt.opened(name, text))
 
-    def delete(self, name: str) -> None:
-        """Delete an object, if there is one."""
-        import obstore
-
-        with contextlib.suppress(FileNotFoundError):
-            obstore.delete(self._store, self._prefix + name)
-
     def delete_below(self, folder: str) -> None:
         """Delete all objects whose names begin with that of a folder."""
-        import obstore
-
-        for page in obstore.list(self._store, prefix=f"{self._prefix}{folder}/"):
-            obstore.delete(self._store, [str(entry["path"]) for entry in page])
+        for entry in self.entries(f"{folder}/"):
+            self.delete(entry.name)
 
     def bring_file(self, name: str, path: Path, size: int, sha256: str) -> None:
         """Write an object into a file. Raises FileNotFoundError, and ValueError for another."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 from typing import Annotated
 
 from msgspec import Meta, Struct, to_builtins
@@ -23,10 +24,13 @@ from msgspec import Meta, Struct, to_builtins
 from olivebuild.cache.remote_records import LAYOUT, RemoteBlob, Sha256, Size
 from olivebuild.core.strict_json import decode
 
+JOBS = f"{LAYOUT}/exchange"
 MOST_TEXT = 64 << 20
 """Bytes of an action or a segment: what is longer is refused before it is read."""
 PIECE = 1 << 20
 """Bytes of events, and of the log, in one segment."""
+NUMBER = re.compile("[0-9]{8}")
+"""The name of a segment."""
 Word = Annotated[str, Meta(pattern=r"^[0-9a-z]{1,64}$")]
 
 
@@ -157,7 +161,7 @@ def blobs_in(text: bytes) -> tuple[RemoteBlob, ...]:
 
 
 def attempt_folder(key: str, attempt: str) -> str:
-    return f"{LAYOUT}/exchange/{key}/{attempt}"
+    return f"{JOBS}/{key}/{attempt}"
 
 
 def state_name(key: str, state: State) -> str:
