@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import olivebuild
 from tests.conftest import RECIPE, Place, rows, write_rows
 from tests.support.sshd import Sshd, sshd
 
@@ -24,6 +25,9 @@ targets:
     shell: true
     inputs: {up: up.x}
     outputs: {y: y.txt}
+"""
+FIRST = """\
+  first: {kind: command, run: "cp in.txt {outputs.f}", files: [in.txt], outputs: {f: f.txt}}
 """
 
 
@@ -99,6 +103,25 @@ def test_a_target_is_made_there_and_its_users_here(place: Place, server: Sshd, s
     assert failed.code == 1
     assert "up" in failed.err
     assert "why" in place.run("log", "up").out
+
+
+@pytest.mark.slow
+def test_another_olivebuild_there_is_an_error_before_anything_runs(
+    place: Place, server: Sshd, site: Path, tmp_path: Path
+) -> None:
+    (place.folder / "in.txt").write_text("one\n")
+    (place.folder / "up.py").write_text("raise SystemExit('not to be run')\n")
+    place.recipe.write_text(COMMANDS + FIRST)
+    declare(place, server, site, "up")
+    package = Path(olivebuild.__file__).parent
+    shutil.copytree(package, tmp_path / "other/olivebuild")
+    (tmp_path / "other/olivebuild/more.py").touch()
+    place.edit("kind: ssh", f"kind: ssh, variables: {{PYTHONPATH: {tmp_path}/other}}")
+    done = place.run("build", "--json", "first", "twice")
+    assert done.code == 1
+    assert "box (ssh box) has another olivebuild" in done.err
+    assert "olivebuild.yaml:" in done.err
+    assert not [event for event in done.events if event["event"] == "started"]
 
 
 @pytest.mark.slow
