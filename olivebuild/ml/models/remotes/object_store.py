@@ -117,7 +117,8 @@ def _open(job: Job, source: Source, *, pinned: str) -> tuple[Opened, str]:
             where=job.where("source"),
             hint=f"pip install 'olivebuild[{extra}]'",
         ) from None
-    except InputError:
+    except InputError as e:
+        e.where = e.where or job.where("source")
         raise
     except Exception as e:  # noqa: BLE001
         # Each library has errors of its own for settings that it can't read.

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from olivebuild.ml.models.remotes.objects import credential_hosts
 from olivebuild.ml.models.remotes.objects.client import CLIENT, RETRIES
 
 SCOPE = "https://storage.azure.com/.default"
@@ -44,12 +45,15 @@ def open_container(
     from obstore.store import AzureStore
 
     provider = None
-    if not (account_key or sas or credential):
+    is_environments = not (account_key or sas or credential)
+    if is_environments:
         settings = of_environment(account, os.environ)
         endpoint = settings.get("BlobEndpoint") or endpoint
         account_key, sas = settings.get("AccountKey", ""), settings.get("SharedAccessSignature", "")
     if not (account_key or sas):
         provider = _provider(credential)
+    if is_environments and (account_key or sas or provider):
+        credential_hosts.check(f"az://{account}")
     # The Blob endpoint reads what was written through the other one.
     endpoint = endpoint.rstrip("/").replace(".dfs.", ".blob.", 1)
     config: dict[str, Any] = {"account_name": account, "endpoint": endpoint}

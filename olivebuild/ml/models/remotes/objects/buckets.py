@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from olivebuild.ml.models.remotes.objects import credential_hosts
 from olivebuild.ml.models.remotes.objects.client import CLIENT, RETRIES
 
 READ_ONLY = ("https://www.googleapis.com/auth/devstorage.read_only",)
@@ -22,13 +23,15 @@ LIFETIME = timedelta(minutes=10)
 
 
 def open_s3(bucket: str, *, retries: dict[str, Any] = RETRIES) -> tuple[Any, bool]:
-    """Return (bucket, whether there are credentials). Raises ModuleNotFoundError."""
+    """Return (bucket, whether there are credentials). Raises InputError, ModuleNotFoundError."""
     import botocore.session
     from botocore.config import Config
     from obstore.store import S3Store
 
     session = botocore.session.get_session()
     credentials = session.get_credentials()
+    if credentials is not None:
+        credential_hosts.check(f"s3://{bucket}")
     client = session.create_client(
         "s3",
         region_name=session.get_config_variable("region") or "us-east-1",
@@ -97,6 +100,7 @@ def open_gs(
         config["base_url"] = endpoint if "://" in endpoint else f"http://{endpoint}"
     try:
         credentials, _ = google.auth.default(scopes=READ_WRITE if writable else READ_ONLY)
+        credential_hosts.check(f"gs://{bucket}")
         provider = _gs_provider(credentials)
         provider()
     except GoogleAuthError:
