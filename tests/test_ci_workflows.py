@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,3 +86,81 @@ def test_a_fork_is_never_built() -> None:
         "inputs.build == 'true' && (github.event_name != 'pull_request' || "
         "github.event.pull_request.head.repo.full_name == github.repository)"
     )
+
+
+RECIPE = """\
+targets:
+  first: {kind: command, run: "cp in.txt {outputs.x}", files: [in.txt], outputs: {x: x.txt}}
+"""
+HOSTILE = "first; touch stolen; $(touch stolen) `touch stolen`"
+
+
+class Runner:
+    """What a runner of GitHub has: a checkout of a pull request, and `olivebuild` on its path."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.checkout, self.temp = root, root / "checkout", root / "temp"
+        self.upstream = root / "upstream"
+        for folder in (root / "bin", self.temp, self.upstream / "recipes" / "a b"):
+            folder.mkdir(parents=True)
+        program = root / "bin" / "olivebuild"
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m olivebuild "$@"\n')
+        program.chmod(0o755)
+        (self.upstream / "recipes/a b/olivebuild.yaml").write_text(RECIPE)
+        (self.upstream / "recipes/a b/in.txt").write_text("text")
+        git = ("git", "-c", "user.name=x", "-c", "user.email=x@example.org")
+        for words in (("init", "-q"), ("add", "."), ("commit", "-qm", "one")):
+            subprocess.run([*git, *words], cwd=self.upstream, check=True, capture_output=True)
+        clone = [*git, "clone", "-q", self.upstream.as_uri(), str(self.checkout)]
+        subprocess.run(clone, check=True, capture_output=True)
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], cwd=self.upstream, check=True, capture_output=True
+        )
+        self.base = head.stdout.decode().strip()
+
+    def step(self, action: str, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the script of a step, as a runner does: `bash -e` in the checkout."""
+        path = ROOT / ".github/actions" / action / "action.yml"
+        (step,) = [s for s in steps(path) if s.get("name") == name]
+        assert variables.keys() <= step["env"].keys()
+        environment = {
+            **os.environ,
+            **dict.fromkeys((*step["env"], "GITHUB_ACTIONS", "GITLAB_CI"), ""),
+            "PATH": f"{self.root / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "RUNNER_TEMP": str(self.temp),
+            "OLIVEBUILD_CACHE": str(self.root / "cache"),
+            **variables,
+        }
+        words = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"]]
+        folder = self.temp if "working-directory" in step else self.checkout
+        return subprocess.run(
+            words, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.mark.skipif(
+    os.name != "posix" or not shutil.which("bash") or not shutil.which("git"),
+    reason="needs bash and git",
+)
+def test_the_scripts_run(tmp_path: Path) -> None:
+    runner = Runner(tmp_path)
+    job = {"RECIPE": "recipes/a b", "TARGETS": "first"}
+    name = "Check out the branch that the pull request is for"
+    done = runner.step("plan", name, BASE=runner.base)
+    assert done.returncode == 0, done.stderr
+    (runner.checkout / "recipes/a b/in.txt").write_text("other text")
+    done = runner.step("plan", "Plan", **job)
+    assert done.returncode == 0, done.stderr
+    report = runner.temp / "olivebuild-report/report.json"
+    assert [t["verdict"] for t in json.loads(report.read_text())["targets"]] == ["stale"]
+    done = runner.step("plan", "Build what the cache lacks", **job)
+    assert done.returncode == 0, done.stderr
+    runner.step("plan", "Plan", **job)
+    assert [t["verdict"] for t in json.loads(report.read_text())["targets"]] == ["fresh"]
+    # Outside of GitHub the comment is printed.
+    done = runner.step("comment", "Comment")
+    assert done.stdout.startswith("<!-- olivebuild")
+    for hostile in ({"TARGETS": HOSTILE}, {"RECIPE": HOSTILE}):
+        assert runner.step("plan", "Plan", **{**job, **hostile}).returncode != 0
+        assert runner.step("plan", "Build what the cache lacks", **{**job, **hostile}).returncode
+    assert list(tmp_path.rglob("stolen")) == []
