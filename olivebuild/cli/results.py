@@ -120,6 +120,7 @@ def history(ctx: click.Context, as_json: bool, count: int, fork: bool) -> None:
     olivebuild history
     """
     from olivebuild.engine.recorder import fork_history, history_of
+    from olivebuild.exporters import shipments
     from olivebuild.ui.console import show_history
 
     check_no_target(ctx, "history")
@@ -127,11 +128,16 @@ def history(ctx: click.Context, as_json: bool, count: int, fork: bool) -> None:
     if fork:
         fork_history(project)
         click.echo(f"forked the history; {project.lock.file.name} has its name", err=True)
-    entries = history_of(project).read()
+    builds = history_of(project)
+    entries, shipped = builds.read(), shipments.read(builds.file)
     if as_json:
-        click.echo(json_text({"builds": [to_builtins(e) for e in entries[-count:]]}, indent=2))
+        answer = {"builds": [to_builtins(e) for e in entries[-count:]]}
+        answer |= {"shipped": [to_builtins(s) for s in shipped[-count:]]} if shipped else {}
+        click.echo(json_text(answer, indent=2))
     else:
         show_history(entries, count)
+        for line in shipments.lines(shipped, count):
+            click.echo(line)
 
 
 @click.command()

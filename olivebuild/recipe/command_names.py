@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 NEWER_COMMANDS = (
+    "apply",
     "ci",
+    "export",
     "help",
     "history",
     "import",

@@ -73,7 +73,7 @@ def test_words_are_those_of_the_recipe_though_it_has_faults(completed: Place) ->
 
 def test_the_first_word_is_a_command_a_target_or_an_option(completed: Place) -> None:
     at = context(completed.folder)
-    assert [item.value for item in main.shell_complete(at, "p")] == ["plan", "predict"]
+    assert [item.value for item in main.shell_complete(at, "pl")] == ["plan"]
     assert [item.value for item in main.shell_complete(at, "b")] == ["base", "broken", "build"]
     options = [item.value for item in main.shell_complete(at, "--")]
     assert {"--directory", "--version", "--set", "--keep-going"} <= {*options}

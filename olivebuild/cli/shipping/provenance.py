@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from olivebuild.cli.options import TARGET, check_no_target, open_all, recipe_options
+from olivebuild.cli.completion import complete_targets
+from olivebuild.cli.options import check_no_target, open_all, recipe_options
 from olivebuild.core.errors import StoreError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ DSSE = "olivebuild.ml.transfer.signed.dsse"
 
 
 @click.command()
-@TARGET
+@click.argument("target", required=False, shell_complete=complete_targets)
 @recipe_options
 @click.option(
     "--format",
@@ -39,7 +40,9 @@ DSSE = "olivebuild.ml.transfer.signed.dsse"
     help="Write it here instead of printing it.",
 )
 @click.pass_context
-def provenance(ctx: click.Context, target: str, form: str, sign: bool, out: Path | None) -> None:
+def provenance(
+    ctx: click.Context, target: str | None, form: str, sign: bool, out: Path | None
+) -> None:
     """Say how a target in build/ was made, and from what: for auditors, not for builds.
 
     Each file that it consists of, and each that it was made from, is named with its SHA-256; runs
@@ -53,7 +56,9 @@ def provenance(ctx: click.Context, target: str, form: str, sign: bool, out: Path
     from olivebuild.engine.provenance import cyclonedx, slsa
     from olivebuild.engine.provenance.lineage import lineage_of
 
-    check_no_target(ctx, "provenance")
+    if target is None:
+        check_no_target(ctx, "provenance")
+        raise click.UsageError("name a target", ctx)
     if sign and form != "slsa":
         raise click.UsageError("--sign signs statements alone; leave --format out", ctx)
     project = open_all(ctx)

@@ -1,0 +1,240 @@
+"""A target of build/ -> a folder or an archive with all that it takes to run it, and its papers.
+
+    the target's files, README.md (the model card), provenance.json (in-toto, SLSA), licences of the
+    base model, olivebuild-export.json (the manifest)
+
+It appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from msgspec import Struct
+
+from olivebuild import __version__
+from olivebuild.core.errors import GateError, InputError, StoreError
+from olivebuild.engine.provenance import slsa
+from olivebuild.engine.provenance.lineage import Lineage, lineage_of
+from olivebuild.engine.recorder import history_of
+from olivebuild.exporters import archive, delta, manifest, shipments
+from olivebuild.exporters.card import card
+from olivebuild.exporters.manifest import ExportManifest
+from olivebuild.exporters.shipments import Shipment
+from olivebuild.planner.plan import Plan
+from olivebuild.planner.project import Project
+from olivebuild.planner.states import Verdict
+from olivebuild.ui.report.collect.report import collect
+
+LICENCES = ("LICENSE", "LICENCE", "COPYING", "NOTICE", "USE_POLICY")
+PAPERS = ("README.md", "provenance.json", manifest.NAME)
+
+
+class Exported(Struct, frozen=True, kw_only=True):
+    """What was exported, and the sizes of a delta, if it is one."""
+
+    target: str
+    digest: str
+    place: Path
+    size: int
+    files: int
+    delta: delta.DeltaSize | None = None
+    doubts: tuple[str, ...] = ()
+    """Why its gates would not have let it out."""
+    judged: bool = True
+    """A gate of the recipe judges it."""
+
+
+def export(
+    project: Project, target: str, place: Path, *, force: bool = False, since: Path | None = None
+) -> Exported:
+    """Export a target that is in build/.
+
+    `since`: only what has changed since an earlier export, by its folder or manifest. Raises
+    GateError where gates are not met and not `force`, StoreError and InputError.
+    """
+    _check_free(place)
+    plan = project.planner.plan([target, *_judges(project, target)])
+    lineage = lineage_of(project, plan, target)
+    doubts = tuple(doubts_of(project, plan, target))
+    if doubts and not force:
+        raise GateError(
+            f"{target} is not to be shipped: {doubts[0]}"
+            + (f" (and {len(doubts) - 1} more)" if doubts[1:] else ""),
+            hint="mend it, or --force exports it with that on its card",
+        )
+    old = _old(since) if since else None
+    suffix = archive.suffix_of(place)
+    name = place.name.removesuffix(suffix)
+    with _staging(place) as staging:
+        whole = staging / "whole"
+        whole.mkdir()
+        contents = _fill(project, plan, lineage, doubts, whole)
+        result, size = whole, None
+        if old:
+            result = staging / "delta"
+            result.mkdir()
+            size = delta.write(old, contents, whole, result)
+        files = sum(1 for path in result.rglob("*") if path.is_file())
+        if suffix:
+            packed = staging / f"packed{suffix}"
+            archive.pack(result, packed, suffix=suffix, name=name)
+            result = packed
+        total = sum(
+            p.stat().st_size for p in ([result] if suffix else result.rglob("*")) if p.is_file()
+        )
+        os.rename(result, place)
+    shipments.append(
+        history_of(project).file,
+        Shipment(
+            target=target,
+            digest=contents.digest,
+            time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            place=place.name,
+            delta=bool(old),
+            doubts=doubts,
+        ),
+    )
+    return Exported(
+        target=target,
+        digest=contents.digest,
+        place=place,
+        size=total,
+        files=files,
+        delta=size,
+        doubts=doubts,
+        judged=bool(_judges(project, target)),
+    )
+
+
+def doubts_of(project: Project, plan: Plan, target: str) -> Iterator[str]:
+    """Yield why gates do not say that a target may be shipped: missed, undecided, not measured."""
+    for name in _judges(project, target):
+        verdict, _ = plan.target(name)
+        metrics = project.metrics(plan, name)
+        if verdict is not Verdict.FRESH or not metrics:
+            yield f"{name} has not measured it as it is now"
+            continue
+        for judged in project.judge({name: metrics}):
+            if judged.state != "met":
+                word = "missed" if judged.state == "missed" else "not decided"
+                yield f"{name}: {judged.gate} is {word}"
+
+
+def _judges(project: Project, target: str) -> list[str]:
+    """Return the benchmarks with gates that judge a target."""
+    targets = project.graph.targets
+    return [
+        name
+        for name, one in targets.items()
+        if one.kind == "benchmark" and one.gated and target in _models_of(project, name)
+    ]
+
+
+def _models_of(project: Project, bench: str) -> Iterator[str]:
+    """Yield the targets that a benchmark judges; of an adapter not the base below it."""
+    for node in project.graph.nodes.values():
+        if node.target == bench and node.kind == "benchmark-accuracy":
+            edges = project.graph.inputs[node.name]
+            roles = {edge.role: source.target for edge, source, _ in edges}
+            yield roles.get("adapter") or roles["model"]
+
+
+def _fill(
+    project: Project, plan: Plan, lineage: Lineage, doubts: tuple[str, ...], out: Path
+) -> ExportManifest:
+    """Write the export into a folder; return its manifest. Raises InputError and StoreError."""
+    state = plan.states[lineage.target]
+    folder = state.folder or project.workspace.output_folder(lineage.target)
+    for file in lineage.files:
+        if file.name in PAPERS[1:]:
+            fact = f"{lineage.target} has a file of its own named {file.name}"
+            raise InputError(fact, hint="rename it in its step")
+        copy = out / file.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / file.name, copy)
+        if manifest.sha256_of(copy) != file.sha256:
+            raise InputError(
+                f"{file.name} changed while it was exported", where=str(folder), hint="export again"
+            )
+    base = _base(project, plan, lineage)
+    licences = _copy_licences(base, out)
+    report = collect(project, project.planner.plan(project.graph.all_goals))
+    if (out / "README.md").exists():
+        os.rename(out / "README.md", out / "README.base.md")
+    (out / "README.md").write_text(card(report, lineage, base, doubts, licences), "utf-8")
+    (out / "provenance.json").write_text(slsa.text(lineage), "utf-8")
+    runs = {}
+    if state.trace and state.trace.manifest:
+        stored = project.planner.store.manifest(state.trace.manifest)
+        runs = {entry.name: entry.blobs for entry in stored.files if entry.blobs}
+    contents = ExportManifest(
+        target=lineage.target,
+        kind=lineage.kind,
+        digest=next(iter(lineage.last.outputs.values()), ""),
+        version=__version__,
+        files=tuple(manifest.files_of(out, runs)),
+    )
+    (out / manifest.NAME).write_text(contents.to_text(), "utf-8")
+    return contents
+
+
+def _base(project: Project, plan: Plan, lineage: Lineage) -> Path | None:
+    """Return the folder of the base model, where it is here."""
+    below, queue = set[str](), [lineage.target]
+    while queue:
+        for _, source, _ in project.graph.inputs[queue.pop()]:
+            if source.name not in below:
+                below.add(source.name)
+                queue.append(source.name)
+    for name in below:
+        state = plan.states.get(name)
+        if state and state.node.kind == "model":
+            folder = state.folder or project.workspace.output_folder(state.node.target)
+            if folder.is_dir():
+                return folder
+    return None
+
+
+def _copy_licences(base: Path | None, out: Path) -> list[str]:
+    """Copy a base model's licences; return their names."""
+    files = sorted(base.iterdir()) if base else []
+    copied = []
+    for file in files:
+        if file.is_file() and file.name.upper().startswith(LICENCES):
+            if not (out / file.name).exists():
+                shutil.copyfile(file, out / file.name)
+            copied.append(file.name)
+    return copied
+
+
+def _old(since: Path) -> delta.Old:
+    """Return the export that a delta begins with. Raises InputError."""
+    contents = manifest.read(since)
+    folder = since if since.is_dir() else None
+    if folder:
+        delta.check_folder(contents, folder)
+    text = ((since / manifest.NAME) if folder else since).read_bytes()
+    return delta.Old(contents, text, folder)
+
+
+def _check_free(place: Path) -> None:
+    """Raise StoreError where something lies in the place already, or can't."""
+    if os.path.lexists(place):
+        hint = "name a new place, or delete that one first"
+        raise StoreError("there is something already", where=str(place), hint=hint)
+    if not place.parent.is_dir():
+        raise StoreError("its folder is not there", where=str(place), hint="make it first")
+
+
+@contextmanager
+def _staging(place: Path) -> Iterator[Path]:
+    """Yield a folder beside the place, which is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as name:
+        yield Path(name)

@@ -1,0 +1,190 @@
+"""Deltas between folders of tensors, applied with and without olivebuild, and interrupted."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+
+from olivebuild.core.errors import InputError
+from olivebuild.exporters import delta, manifest, standalone
+from olivebuild.exporters.manifest import ExportManifest
+
+TENSORS, SIZE = 40, 20_000
+
+
+def version(folder: Path, seed: int, changed: range, flips: int = 0) -> ExportManifest:
+    """Write a version: random tensors of which those in `changed` are others, or some bits are."""
+    folder.mkdir()
+    pieces = []
+    for number in range(TENSORS):
+        data = bytearray(random.Random(number).randbytes(SIZE))
+        draw = random.Random(f"{seed} {number}")
+        if number in changed and flips:
+            for _ in range(flips):
+                data[draw.randrange(SIZE)] ^= 1 << draw.randrange(8)
+        elif number in changed:
+            data = bytearray(draw.randbytes(SIZE))
+        pieces.append(bytes(data))
+    (folder / "model.data").write_bytes(b"".join(pieces))
+    (folder / "sub").mkdir()
+    (folder / "sub/config.json").write_text(json.dumps({"version": seed}))
+    if seed == 2:
+        (folder / "new.txt").write_text("new")
+    else:
+        (folder / "old.txt").write_text("old")
+    (folder / "run.sh").write_text("#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o755)
+    from olivebuild.core import hashing
+
+    runs = tuple((hashing.of_bytes(piece), SIZE) for piece in pieces)
+    contents = ExportManifest(
+        target="m", kind="onnx", digest=str(seed), version="1",
+        files=tuple(manifest.files_of(folder, {"model.data": runs})),
+    )  # fmt: skip
+    (folder / manifest.NAME).write_text(contents.to_text())
+    return contents
+
+
+def make(root: Path, *, flips: int = 0, with_folder: bool = True) -> delta.DeltaSize:
+    one = version(root / "one", 1, range(0))
+    two = version(root / "two", 2, range(5, 15), flips)
+    (root / "delta").mkdir()
+    text = (root / "one" / manifest.NAME).read_bytes()
+    old = delta.Old(one, text, root / "one" if with_folder else None)
+    return delta.write(old, two, root / "two", root / "delta")
+
+
+def same(a: Path, b: Path, *, but: str = "") -> bool:
+    def content(folder: Path) -> dict[str, tuple[bytes, bool]]:
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != but]
+        return {
+            p.relative_to(folder).as_posix(): (p.read_bytes(), bool(p.stat().st_mode & 0o100))
+            for p in files
+        }
+
+    return content(a) == content(b)
+
+
+def test_only_what_changed_is_sent(tmp_path: Path) -> None:
+    size = make(tmp_path)
+    assert size.changed == 10 + 3  # tensors; the configuration, the manifest and a new file
+    assert 0.24 < size.delta / size.whole < 0.30
+    assert standalone.apply(tmp_path / "one", tmp_path / "delta")
+    assert same(tmp_path / "one", tmp_path / "two")
+    assert not standalone.apply(tmp_path / "one", tmp_path / "delta")
+
+
+def test_few_bits_take_few_bytes_where_the_old_version_is_here(tmp_path: Path) -> None:
+    size = make(tmp_path, flips=50)
+    assert size.delta / size.whole < 0.03
+    assert standalone.apply(tmp_path / "one", tmp_path / "delta")
+    assert same(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_manifest_is_enough(tmp_path: Path) -> None:
+    size = make(tmp_path, flips=50, with_folder=False)
+    assert 0.24 < size.delta / size.whole < 0.30
+    assert standalone.apply(tmp_path / "one", tmp_path / "delta")
+    assert same(tmp_path / "one", tmp_path / "two")
+
+
+def test_python_alone_applies_it_and_keeps_other_files(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "one/mine.txt").write_text("mine")
+    program, place = str(tmp_path / "delta/apply.py"), str(tmp_path / "one")
+    command = [sys.executable, "-I", "-S", program, place]
+    for said in ("applied\n", "there already\n"):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        assert done.stdout == said
+    assert (tmp_path / "one/mine.txt").read_text() == "mine"
+    assert same(tmp_path / "one", tmp_path / "two", but="mine.txt")
+    code = [
+        line
+        for line in Path(standalone.__file__).read_text().splitlines()
+        if line.strip() and not line.strip().startswith(('"""', "#"))
+    ]
+    assert len(code) < 85
+
+
+@pytest.mark.parametrize("what", ["model.data", "old.txt"])
+def test_another_version_is_refused_and_stays(tmp_path: Path, what: str) -> None:
+    make(tmp_path)
+    (tmp_path / "one" / what).write_bytes(b"other")
+    shutil.copytree(tmp_path / "one", tmp_path / "before")
+    with pytest.raises(ValueError, match="is not the version"):
+        standalone.apply(tmp_path / "one", tmp_path / "delta")
+    assert same(tmp_path / "one", tmp_path / "before")
+
+
+def test_a_damaged_delta_changes_nothing(tmp_path: Path) -> None:
+    make(tmp_path)
+    shutil.copytree(tmp_path / "one", tmp_path / "before")
+    file = tmp_path / "delta/delta.bin"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises((ValueError, zlib.error)):
+        standalone.apply(tmp_path / "one", tmp_path / "delta")
+    assert same(tmp_path / "one", tmp_path / "before")
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "/out", "a/../../out", "a\\..\\out", "C:out", "", "a//b"]
+)
+def test_names_do_not_leave_the_folder(tmp_path: Path, name: str) -> None:
+    make(tmp_path)
+    file = tmp_path / "delta/delta.json"
+    plan = json.loads(file.read_text())
+    for place in ("new", "copied", "old"):
+        wrong = json.loads(json.dumps(plan))
+        if place == "new":
+            wrong["files"][0]["name"] = name
+        elif place == "copied":
+            wrong["files"][0]["parts"] = [["copy", name, 0, 1, 0, 0]]
+        else:
+            wrong["old"][name] = "0" * 64
+        file.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match="leaves the folder"):
+            standalone.apply(tmp_path / "one", tmp_path / "delta")
+
+
+def test_a_folder_that_was_changed_is_no_export(tmp_path: Path) -> None:
+    contents = version(tmp_path / "one", 1, range(0))
+    delta.check_folder(contents, tmp_path / "one")
+    (tmp_path / "one/old.txt").write_text("other")
+    with pytest.raises(InputError, match=r"old\.txt is not as it was exported"):
+        delta.check_folder(contents, tmp_path / "one")
+    with pytest.raises(InputError, match="this is no export"):
+        manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("times", [6, pytest.param(100, marks=pytest.mark.slow)])
+def test_an_interrupted_application_leaves_the_old_or_the_new(tmp_path: Path, times: int) -> None:
+    make(tmp_path)
+    begin = time.monotonic()
+    shutil.copytree(tmp_path / "one", tmp_path / "place")
+    program, place = str(tmp_path / "delta/apply.py"), str(tmp_path / "place")
+    command = [sys.executable, "-I", "-S", program, place]
+    subprocess.run(command, check=True, capture_output=True)
+    whole = time.monotonic() - begin
+    draw = random.Random(times)
+    for _ in range(times):
+        shutil.rmtree(tmp_path / "place")
+        shutil.copytree(tmp_path / "one", tmp_path / "place")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(0.2, 1.0) * whole)
+        process.kill()
+        process.wait()
+        assert same(tmp_path / "place", tmp_path / "one") or same(
+            tmp_path / "place", tmp_path / "two"
+        )
+        subprocess.run(command, check=True, capture_output=True)
+        assert same(tmp_path / "place", tmp_path / "two")

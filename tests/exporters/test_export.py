@@ -1,0 +1,138 @@
+"""Exports of models that a pretended build has made, and the gates that hold them back."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from olivebuild.core.errors import BuildError, GateError
+from olivebuild.engine.recorder import history_of
+from olivebuild.exporters import manifest, shipments
+from olivebuild.exporters.export import export
+from tests.conftest import Place
+from tests.support import pretend
+from tests.support.verifiers import check_statement
+
+MET = 'gates: ["accuracy >= 0.2", "size <= 150MB"]'
+GATES = 'gates: ["accuracy >= 0.8", "accuracy drop vs merged <= 0.02", "ttft_p95 <= 20ms"]'
+
+
+@pytest.fixture
+def built(place: Place) -> Place:
+    pretend.write_recipe(place, pretend.RECIPE.replace(GATES, MET))
+    (place.folder / "base/LICENSE").write_text("do what you like\n")
+    (place.folder / "base/README.md").write_text("---\nlicense: mit\ntags: [x]\n---\n# Base\n")
+    pretend.build(place, 1)
+    return place
+
+
+def test_an_export_has_all_its_papers(built: Place, tmp_path: Path) -> None:
+    project = pretend.opened(built)
+    done = export(project, "onnx-int4", tmp_path / "out")
+    assert (done.doubts, done.judged, done.delta) == ((), True, None)
+    out = tmp_path / "out"
+    contents = manifest.read(out)
+    assert contents.digest == done.digest
+    for file in contents.files:
+        assert manifest.sha256_of(out / file.name) == file.sha256
+    names = {path.name for path in out.iterdir()}
+    assert names == {file.name for file in contents.files} | {manifest.NAME}
+    assert names >= {"README.md", "provenance.json", "LICENSE"}
+    check_statement((out / "provenance.json").read_text())
+    _, front, body = (out / "README.md").read_text().split("---\n", 2)
+    head = yaml.safe_load(front)
+    assert (head["license"], head["library_name"]) == ("mit", "onnxruntime-genai")
+    (result,) = head["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "tone"
+    assert 0 < result["metrics"][0]["value"] <= 1
+    for part in ("## Figures (bench)", "| accuracy \\>= 0.2 |", "## Data", "## How it was made"):
+        assert part.replace("\\>", "&gt;") in body
+    # The same again is the same.
+    export(pretend.opened(built), "onnx-int4", tmp_path / "again")
+    for path in out.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    said = [*shipments.lines(shipments.read(history_of(project).file), 5)]
+    assert [line.split()[3:] for line in said] == [
+        ["onnx-int4", done.digest[:12], "as", name] for name in ("out", "again")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gates", "why"),
+    [
+        ('gates: ["size <= 1MB"]', "bench: size <= 1MB is missed"),
+        ('gates: ["accuracy >= 0.9"]', "bench: accuracy >= 0.9 is not decided"),
+    ],
+)
+def test_what_its_gates_do_not_let_out_needs_force(
+    built: Place, tmp_path: Path, gates: str, why: str
+) -> None:
+    built.edit(MET, gates)
+    with pytest.raises(GateError, match="is not to be shipped") as caught:
+        export(pretend.opened(built), "onnx-int4", tmp_path / "out")
+    assert why in caught.value.fact
+    assert not (tmp_path / "out").exists()
+    done = export(pretend.opened(built), "onnx-int4", tmp_path / "out", force=True)
+    assert done.doubts == (why,)
+    told = why.replace(">", "&gt;").replace("<", "&lt;")
+    assert f"although:**\n\n- {told}" in (tmp_path / "out/README.md").read_text()
+
+
+def test_what_was_not_measured_as_it_is_needs_force(built: Place, tmp_path: Path) -> None:
+    built.edit("data: tone\n    baseline", "max_new_tokens: 9\n    data: tone\n    baseline")
+    with pytest.raises(GateError, match="bench has not measured it as it is now"):
+        export(pretend.opened(built), "onnx-int4", tmp_path / "out")
+
+
+def test_what_no_gate_judges_is_exported_and_said(built: Place, tmp_path: Path) -> None:
+    assert not export(pretend.opened(built), "adapter", tmp_path / "out").judged
+
+
+def test_what_is_not_built_is_an_error(built: Place, tmp_path: Path) -> None:
+    built.edit("steps: 60", "steps: 61")
+    with pytest.raises(BuildError, match="has no result"):
+        export(pretend.opened(built), "onnx-int4", tmp_path / "out", force=True)
+    assert sorted(os.listdir(tmp_path)) == ["cache", "work"]
+
+
+def test_nothing_is_overwritten(built: Place, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(BuildError, match="there is something already"):
+        export(pretend.opened(built), "onnx-int4", tmp_path / "out")
+    with pytest.raises(BuildError, match="its folder is not there"):
+        export(pretend.opened(built), "onnx-int4", tmp_path / "a/b")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+def test_archives_hold_one_folder(built: Place, tmp_path: Path, suffix: str) -> None:
+    one, two = tmp_path / f"tone{suffix}", tmp_path / f"two/tone{suffix}"
+    two.parent.mkdir()
+    for place in (one, two):
+        export(pretend.opened(built), "onnx-int4", place)
+    assert one.read_bytes() == two.read_bytes()
+    if suffix == ".zip":
+        names = zipfile.ZipFile(one).namelist()
+    else:
+        with tarfile.open(one) as archive:
+            names = archive.getnames()
+            archive.extractall(tmp_path / "got", filter="data")
+            assert manifest.read(tmp_path / "got/tone").target == "onnx-int4"
+    assert {name.partition("/")[0] for name in names} == {"tone"}
+
+
+def test_the_command(built: Place) -> None:
+    done = built.run("export", "onnx-int4", "../out", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["target"] == "onnx-int4"
+    assert "shipped" in built.run("history").out
+    built.edit(MET, 'gates: ["size <= 1MB"]')
+    refused = built.run("export", "onnx-int4", "../other")
+    assert refused.code == 3
+    assert "hint: mend it, or --force" in refused.err
