@@ -167,8 +167,6 @@ def build(
     line = f"{COMMAND} {shlex.join(words)}"
     if TEMPLATE in line:
         raise InputError(f"{TEMPLATE} in {line[-200:]!r}", hint="write the URL without it")
-    resources = {k: v for k, v in settings.properties.items() if k in RESOURCES}
-    properties = {k: v for k, v in settings.properties.items() if k not in RESOURCES}
     identities = {"managed": ManagedIdentityConfiguration, "user": UserIdentityConfiguration}
     identity = settings.identity or ("managed" if "az://" in line else "")
     job = command(
@@ -183,10 +181,10 @@ def build(
         tags={k: str(v) for k, v in settings.tags.items()},
         environment_variables=dict(settings.variables),
         timeout=needs.seconds or None,
-        **resources,
+        **{k: v for k, v in settings.properties.items() if k in RESOURCES},
     )
-    if properties:
-        job.resources.properties = properties
+    if more := {k: v for k, v in settings.properties.items() if k not in RESOURCES}:
+        job.resources.properties = more
     result = job._validate()
     if not result.passed:
         where = ", ".join(f"{field}: {text}" for field, text in result.error_messages.items())

@@ -78,10 +78,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         is_built = bool(settings.dockerfile or settings.build_context)
         if not (is_built or settings.image or settings.base_image):
             raise InputError("the executor names no image", hint="`image: NAME`, or a `dockerfile`")
-        if is_built and (settings.base_image or settings.requirements):
+        if settings.base_image and (is_built or settings.image):
             raise InputError(
-                "the executor names a Dockerfile, and what another would be made of",
-                hint="write base image and requirements into the Dockerfile",
+                "the executor names a base image, and another image to run",
+                hint="leave out `base_image`, or name it in the Dockerfile",
             )
         options_of(settings.run_args)
         return settings
@@ -171,32 +171,29 @@ class DockerLauncher:
         settings = self._settings
         if self._image:
             return self._image
+        image = settings.image or settings.base_image
         if settings.dockerfile or settings.build_context:
             file = Path(settings.dockerfile or Path(settings.build_context, "Dockerfile"))
-            context = Path(settings.build_context or file.parent)
-            self._image = self._build(context, file)
-        elif settings.requirements:
+            image = self._build(Path(settings.build_context or file.parent), file, settings.image)
+        if settings.requirements:
             with tempfile.TemporaryDirectory() as scratch:
                 shutil.copyfile(settings.requirements, Path(scratch, "requirements.txt"))
                 file = Path(scratch, "Dockerfile")
-                file.write_text(DOCKERFILE.format(base=settings.base_image or settings.image))
-                self._image = self._build(Path(scratch), file)
-        else:
-            self._image = settings.image or settings.base_image
-        return self._image
+                file.write_text(DOCKERFILE.format(base=image))
+                image = self._build(Path(scratch), file)
+        self._image = image
+        return image
 
-    def _build(self, context: Path, file: Path) -> str:
+    def _build(self, context: Path, file: Path, name: str = "") -> str:
         """Build an image; what has not changed comes from Docker's own cache."""
         arguments = [
             word
-            for name, value in self._settings.build_args.items()
-            for word in ("--build-arg", f"{name}={value}")
+            for key, value in self._settings.build_args.items()
+            for word in ("--build-arg", f"{key}={value}")
         ]
-        name = self._settings.image if not self._settings.requirements else ""
         tag = ("--tag", name) if name else ()
-        return _docker(
-            "build", "--quiet", *tag, "--file", str(file), *arguments, str(context)
-        ).strip()
+        words = ("--quiet", *tag, "--file", str(file), *arguments, str(context))
+        return _docker("build", *words).strip()
 
 
 def _gpus(count: int) -> str:

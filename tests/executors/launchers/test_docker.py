@@ -121,7 +121,7 @@ def test_no_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, "names no image"),
         ({"image": "x", "color": "red"}, "no 'color'"),
-        ({"dockerfile": "x", "requirements": "y"}, "a Dockerfile, and what another"),
+        ({"dockerfile": "x", "base_image": "y"}, "a base image, and another"),
         ({"image": "x", "run_args": '{"detach": true}'}, "not handed on"),
     ],
 )

@@ -6,9 +6,10 @@ of accelerators decides for which provider ONNX models are built.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
@@ -196,6 +197,7 @@ class Systems:
         if client is not None and system.kind == "azureml":
             self._fields(client, {k: CLIENT[k] for k in CLIENT}, lines, where)
         self._fields(system.options, FIELDS[system.kind], lines, where)
+        self._place_dockerfile(lines)
         _idle(system.options, IDLE)
         keys = [*FIELDS[system.kind], *IDLE, "accelerators", "type", "config"]
         system.options.unknown(dict.fromkeys(name.split(".")[0] for name in keys))
@@ -221,6 +223,17 @@ class Systems:
                     if any(leaf[: len(path)] == path for path in line.paths):
                         self.workflow.ledger.refused(leaf, fact, "write a value of that kind")
 
+    def _place_dockerfile(self, lines: dict[str, Line]) -> None:
+        """Have a Dockerfile named from the recipe's folder on: Olive's is named in its context."""
+        line, context = lines.get("dockerfile"), lines.get("build_context")
+        if line is None or not isinstance(line.value, str):
+            return
+        if context is not None and isinstance(context.value, str):
+            value = posixpath.join(context.value, line.value)
+        else:
+            value = self.workflow.relative(line.value)
+        lines["dockerfile"] = replace(line, value=value)
+
     def _fields(
         self, section: Section, fields: Mapping[str, str], lines: dict[str, Line], where: str
     ) -> None:
@@ -239,7 +252,7 @@ class Systems:
                         fatal=False,
                     )
                 value = {k: v for k, v in _dict(value).items() if (*path, k) not in secrets}
-            if to in PATHS and isinstance(value, str):
+            if to in PATHS and to != "dockerfile" and isinstance(value, str):
                 value = self.workflow.relative(value)
             origin = f"{shown(path)}, line {self.workflow.document.line(path)}"
             lines[to] = Line(value=value, origin=origin, paths=(path,))

@@ -154,3 +154,25 @@ def test_an_accelerator_that_is_left_open_stays_a_placeholder(tmp_path: Path) ->
     assert 'provider: "<placeholder: ep>"' in done.recipe
     assert [e.path[0] for e in done.placeholders] == ["systems", "systems", "target"]
     assert check(done.recipe, "r.yaml").targets["onnx"].placeholders
+
+
+@pytest.mark.parametrize(
+    ("fields", "dockerfile"),
+    [
+        ({"build_context_path": "docker", "dockerfile": "Dockerfile"}, "docker/Dockerfile"),
+        (
+            {"build_context_path": "/docker", "dockerfile": "cpu/Dockerfile"},
+            "/docker/cpu/Dockerfile",
+        ),
+        ({"build_context_path": "docker", "dockerfile": "/Dockerfile"}, "/Dockerfile"),
+        ({"dockerfile": "docker/Dockerfile"}, "docker/Dockerfile"),
+    ],
+)
+def test_a_dockerfile_is_named_in_its_context(
+    tmp_path: Path, fields: dict[str, str], dockerfile: str
+) -> None:
+    system = {"type": "Docker", "config": {"local_docker_config": fields}}
+    done = imported(tmp_path, flat(systems={"s": system}, target="s", host="s"))
+    assert not done.faults, texts(done, Fate.REFUSED)
+    executor = check(done.recipe, "r.yaml").executors["s"]
+    assert getattr(executor, "dockerfile", None) == dockerfile
