@@ -36,6 +36,10 @@ class Leftovers:
         paths = [*self._dead_scratch(), *self._outdated()]
         for name in SMALL_FILE_DIRS:
             paths += abandoned_files(root / name)
+        for path in (root / "sums").glob("*.json"):
+            trace = self.store.path(path.stem).with_suffix(".trace")
+            if not trace.exists() and time_of(path) < self.young:
+                paths.append(path)
         for path in (root / "places").glob("*.json"):
             if not tensor_locations.holds(path):
                 paths.append(path)

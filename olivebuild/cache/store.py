@@ -34,7 +34,7 @@ from olivebuild.core.fs.locks import locked
 from olivebuild.core.fs.positioned import pread, pwrite
 from olivebuild.formats import safetensors
 
-SMALL_FILE_DIRS = ("workspaces", "places", "proofs", "history")
+SMALL_FILE_DIRS = ("workspaces", "places", "proofs", "history", "sums")
 """Folders of small files, each of which is written whole or not at all."""
 DIRS = ("blobs", "traces", "locks", "tmp", "quarantine", "places", "workspaces")
 HOUR = 3600

@@ -52,6 +52,15 @@ def test_scratch_of_a_step_that_runs_stays(store: Store) -> None:
     assert going(store, running=(alive,)) == {f"tmp/{OTHER}-b": 5}
 
 
+def test_sums_go_with_their_result(store: Store) -> None:
+    put(store, f"sums/{KEY}.json", at=NOW - 11)
+    put(store, f"sums/{OTHER}.json", at=NOW - 11)
+    put(store, f"sums/{'2' * 32}.json", at=NOW - 9)
+    put(store, "sums/files", at=NOW - 11)
+    put(store, f"blobs/00/{KEY}.trace", at=NOW - 11)
+    assert going(store) == {f"sums/{OTHER}.json": 3}
+
+
 def test_another_file_of_a_writer_goes_by_age(store: Store) -> None:
     put(store, "tmp/old", at=NOW - 11)
     put(store, "tmp/young", at=NOW - 9)

@@ -22,7 +22,7 @@ from olivebuild.engine.remote.process import Transfer, TransferProcess
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import State, Verdict
 
-NAME, HISTORY = "remote", "history"
+NAME, HISTORY, SIGNATURES = "remote", "history", "signatures"
 """What its notes are about, in the place of a target."""
 WORTH_KEEPING = 1.0
 """Seconds that a result has to have cost, so that its use is noted though it was here."""
@@ -286,5 +286,9 @@ class RemoteCache:
         self._listen(Event("note", {"target": NAME, "node": NAME, "text": text}))
 
     def _tell_progress(self, message: Mapping[str, Any]) -> None:
+        if text := message.get("note"):
+            data = {"target": SIGNATURES, "node": SIGNATURES, "text": str(text)}
+            self._listen(Event("note", data))
+            return
         data = {"what": message["way"], "done": message["done"], "total": message["total"]}
         self._listen(Event("transfer", data))

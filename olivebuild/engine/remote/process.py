@@ -84,7 +84,7 @@ class TransferProcess:
     """Talks to the remote cache at `url` for the store in `cache`.
 
     `give_up` is called once, with the reason, when it is asked no more; `tell` with each message
-    about how far bytes are (ml/transfer/meter.py).
+    about how far bytes are (ml/transfer/meter.py), and with notes.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class TransferProcess:
         patience.heard(message)
         if message.get("offline"):
             self._give_up(str(message["error"]))
-        if "way" in message:
+        if "way" in message or "note" in message:
             self._tell(message)
         if message.get("op") == "put":
             self.pending.discard(message["key"])
