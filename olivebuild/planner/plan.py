@@ -123,6 +123,10 @@ class Planner(Struct, dict=True, kw_only=True):
             dating=self.dating,
         )
 
+    def refuse(self, key: str, trace: Trace) -> None:
+        """Let a result count no more in this build; `update` is to be called with its nodes."""
+        self._finder.refused[key] = trace
+
     def trace(self, node: Node, key: str) -> Trace | None:
         """Return the trace under a key of a node, if there is one with all of its outputs."""
         return self._finder.trace(node, key)

@@ -42,6 +42,8 @@ class RemoteCache:
         self._known: set[str] = set()
         """Keys of results that it has."""
         self._asked: set[str] = set()
+        self._compared: set[str] = set()
+        """Keys of results of the store whose inputs were compared with what they were made from."""
         self._uploaded: dict[str, str] = {}
         """Key -> node of what was to be uploaded."""
         self._awaited: set[str] = set()
@@ -87,6 +89,7 @@ class RemoteCache:
         """
         if self._store.read_only:
             return
+        self._refuse_forged(planner, plan)
         self.look(planner, plan)
         self._update(planner, plan, self._lenders.find(plan))
         while not self.fault and (lost := self._outermost(planner, plan)):
@@ -193,6 +196,30 @@ class RemoteCache:
         """Return those keys of which the remote has results."""
         return {answer.key for answer in self._process.ask("has", keys) if answer.hit}
 
+    def _refuse_forged(self, planner: Planner, plan: Plan) -> None:
+        """Refuse results of the store that were made from other inputs of the same digests.
+
+        It is known of those of which sums were kept (ml/transfer/signed/sums.py).
+        """
+        states = {
+            str(state.key): state
+            for state in plan.states.values()
+            if state.trace and state.parts and state.key not in self._compared
+        }
+        self._compared.update(states)
+        kept = [key for key in states if (self._store.root / "sums" / f"{key}.json").exists()]
+        if not kept:
+            return
+        paths = self._paths(planner, plan, (states[key] for key in kept))
+        forged = set()
+        for answer in self._process.ask("compare", kept, paths):
+            state = states[answer.key]
+            if answer.error and state.trace:
+                self._refuse(state.node, answer.error, "the cache's result")
+                planner.refuse(answer.key, state.trace)
+                forged.add(answer.key)
+        self._update(planner, plan, forged)
+
     def _wanted(self, plan: Plan) -> list[str]:
         """Return the keys that were not asked for yet, of what would run."""
         keys = {
@@ -257,8 +284,8 @@ class RemoteCache:
         if names:
             planner.update(plan, plan.with_equal_keys(names))
 
-    def _refuse(self, node: Node, why: str) -> None:
-        text = f"the remote cache's result is not used: {why}"
+    def _refuse(self, node: Node, why: str, what: str = "the remote cache's result") -> None:
+        text = f"{what} is not used: {why}"
         self._listen(Event("note", {"target": node.target, "node": node.name, "text": text}))
 
     def _tell_failed(self) -> None:

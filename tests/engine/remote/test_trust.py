@@ -239,3 +239,20 @@ def test_a_harmed_bucket_is_mended_by_whom_makes_the_result(team: SigningTeam) -
     key_of(second)
     assert second.build().end["ran"] == ALL
     assert all(opened(path.read_bytes())[1].signer for path in team.objects("traces"))
+
+
+@pytest.mark.slow
+def test_a_result_of_the_cache_is_not_used_for_other_inputs_of_its_digest(
+    team: SigningTeam,
+) -> None:
+    evil, good = forged_pair()
+    (team.builder.folder / "in.txt").write_bytes(evil)
+    first = team.builder.build()
+    assert first.end["ran"] == ALL
+    made = team.builder.built("first", "x.bin")
+    (team.builder.folder / "in.txt").write_bytes(good)
+    done = team.builder.build()
+    assert done.end["ran"] == ALL
+    assert any("cache's result is not used" in text for text in notes(done)), notes(done)
+    assert team.builder.built("first", "x.bin") != made
+    assert team.builder.build().end["ran"] == []

@@ -123,6 +123,20 @@ class Results:
             # Nobody has vouched for its sums.
             self.sums.keep(trace, {}, {}, signer=signer or "nobody")
 
+    def compare_kept(self, trace: Trace) -> None:
+        """Raise StoreError if a result was made from other inputs than a step has here now.
+
+        Where that is not known, it counts as before.
+        """
+        record, paths = self.sums.kept(trace), self._paths.get(trace.key)
+        if not (record and paths and (self.trust.is_on or self.signer)):
+            return
+        try:
+            here = self.sums.inputs(paths)
+        except StoreError:
+            return
+        compare(record.inputs, {label: s for label, s in here.items() if label in record.inputs})
+
     def stands(self, key: str) -> bool:
         """Return whether a result is there beside which none of this machine is to be put."""
         return any(self._suffices(standing) for _, standing in self._standings(key))
