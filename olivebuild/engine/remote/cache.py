@@ -314,8 +314,8 @@ class RemoteCache:
 
     def _tell_progress(self, message: Mapping[str, Any]) -> None:
         if text := message.get("note"):
-            data = {"target": SIGNATURES, "node": SIGNATURES, "text": str(text)}
-            self._listen(Event("note", data))
+            place = {"target": SIGNATURES, "node": SIGNATURES}
+            self._listen(Event("note", {**place, "text": str(text)}))
             return
         data = {"what": message["way"], "done": message["done"], "total": message["total"]}
         self._listen(Event("transfer", data))

@@ -70,7 +70,7 @@ class Process:
             "builds": lambda history: self._builds(history, request),
             "has": self._has,
             "look": self._look,
-            "compare": self._compare,
+            "compare": self._compare_inputs,
             "get": self._get,
             "put": self._put,
             "lease": self._lease,
@@ -117,7 +117,7 @@ class Process:
         self._claims.use(key)
         return {"hit": True, "bytes": sum(blob.size for blob in result.blobs)}
 
-    def _compare(self, key: str) -> dict[str, Any]:
+    def _compare_inputs(self, key: str) -> dict[str, Any]:
         """Compare what a result of the store was made from with what its inputs are now."""
         if trace := self._traces.get(key):
             self._results.compare_kept(trace)
