@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from olivebuild.api.result import Result
-from olivebuild.api.site import SiteRequirements
 from olivebuild.core.errors import BuildError
+
+if TYPE_CHECKING:
+    from olivebuild.api.site import SiteRequirements
 
 
 class ActionInput(NamedTuple):
