@@ -18,7 +18,7 @@ from olivebuild.executors.site.connection import LocalConnection
 from olivebuild.executors.site.executor import SiteExecutor
 from olivebuild.executors.site.folder import JobFolder
 
-SECONDS = 60.0
+SECONDS = 240.0
 """The longest that a test waits for anything."""
 
 

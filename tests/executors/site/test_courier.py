@@ -56,7 +56,7 @@ class Flaky(LocalConnection):
 
 @pytest.mark.parametrize(
     ("size", "least"),
-    [(3_000_000, 700_000), pytest.param(64_000_000, 1_000_000, marks=pytest.mark.slow)],
+    [(3_000_000, 700_000), pytest.param(32_000_000, 1_500_000, marks=pytest.mark.slow)],
 )
 def test_blobs_arrive_over_connections_that_are_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, least: int
