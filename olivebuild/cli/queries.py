@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 @recipe_options
 @SET
 @EXECUTOR
+@click.option(
+    "--connect",
+    is_flag=True,
+    help="Ask the machines of executors, too: what they lack or can't give is an error.",
+)
 @JSON
 @click.pass_context
 def plan(
@@ -43,6 +48,7 @@ def plan(
     targets: tuple[str, ...],
     settings: tuple[str, ...],
     executor: str,
+    connect: bool,
     as_json: bool,
 ) -> None:
     """Show what a build would run, why, and what it cost last time. Runs nothing.
@@ -62,6 +68,10 @@ def plan(
         findings = problems(project.planner, plan)
     placement = _placement(project, goals, executor)
     elsewhere = [*placement.sent, *placement.kept]
+    if connect and placement.routes:
+        from olivebuild.library.placing import refused
+
+        findings += refused(project, plan, executor)
     project.workspace.memo.save()
     dating = project.planner.dating
     dates = dating.told(plan.lookups)

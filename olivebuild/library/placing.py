@@ -7,9 +7,14 @@ from functools import partial
 
 from olivebuild.api.executor import Executor
 from olivebuild.core import host
+from olivebuild.core.errors import Where
+from olivebuild.engine.remote.elsewhere import Elsewhere
 from olivebuild.executors.declared import open_declared
+from olivebuild.executors.local import LocalExecutor
 from olivebuild.executors.router import Router
 from olivebuild.library.executors import BuildOptions
+from olivebuild.planner.checks.plan_finding import PlanFinding
+from olivebuild.planner.plan import Plan
 from olivebuild.planner.project import Project
 from olivebuild.recipe.placement import Placement, place
 
@@ -49,6 +54,28 @@ def routed(
         return executor
     open_site = partial(open_declared, graph.recipe, partial(libraries_of, project, placement))
     return Router(executor, placement.routes, open_site)
+
+
+def refused(project: Project, plan: Plan, asked: str) -> list[PlanFinding]:
+    """Return what a plan would have run elsewhere and can't, as problems of the plan.
+
+    Asks the machines that are to run something, and makes an environment where one is named.
+    """
+    executor = routed(project, plan.goals, LocalExecutor(), lambda _: None, asked)
+    try:
+        return [
+            PlanFinding(
+                node.target,
+                error.where if isinstance(error.where, Where) else Where(""),
+                error.fact,
+                error.hint,
+                (node.name,),
+                fails=True,
+            )
+            for node, error in Elsewhere(project.planner, executor).refused(plan)
+        ]
+    finally:
+        executor.cancel()
 
 
 def libraries_of(project: Project, placement: Placement, executor: str) -> dict[str, str]:

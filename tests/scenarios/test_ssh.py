@@ -122,6 +122,15 @@ def test_another_olivebuild_there_is_an_error_before_anything_runs(
     assert "box (ssh box) has another olivebuild" in done.err
     assert "olivebuild.yaml:" in done.err
     assert not [event for event in done.events if event["event"] == "started"]
+    assert place.run("plan", "twice").code == 0
+    asked = place.run("plan", "twice", "--connect")
+    assert asked.code == 1
+    assert "box (ssh box) has another olivebuild" in asked.err
+    place.edit(f", variables: {{PYTHONPATH: {tmp_path}/other}}", "")
+    assert place.run("plan", "twice", "--connect").code == 0
+    place.edit("executor: box, ", "executor: box, resources: {gpu: 99}, ")
+    wanting = json.loads(place.run("plan", "twice", "--connect", "--json").out)["problems"]
+    assert [(p["target"], "99 GPUs are asked for" in p["fact"]) for p in wanting] == [("up", True)]
 
 
 @pytest.mark.slow
