@@ -20,6 +20,7 @@ from olivebuild.core import host
 from olivebuild.core.errors import BuildError, StepError, of_disk
 from olivebuild.core.processes import python
 from olivebuild.core.text import size
+from olivebuild.executors.site.folder import TIME_IS_UP
 
 SLOT = "olivebuild.executors.launchers.slot"
 """The module that Python runs to wait for a slot."""
@@ -45,7 +46,6 @@ class ProcessLauncher:
         return ""
 
     def submit(self, name: str, command: Sequence[str], folder: Path, needs: Needs) -> str:
-        del name
         words = [str(self._root), str(needs.gpus), str(needs.seconds), *command]
         try:
             with open(folder / "log", "ab") as log:
@@ -60,7 +60,7 @@ class ProcessLauncher:
         except OSError as e:
             raise of_disk(e, "a job") from None
         self._children[process.pid] = process
-        return f"{process.pid} {_started(process.pid)}"
+        return f"{process.pid} {name} {_started(process.pid)}"
 
     def state(self, ident: str) -> JobState:
         pid = self._pid(ident)
@@ -69,6 +69,9 @@ class ProcessLauncher:
         return JobState.QUEUED if _waits(pid) else JobState.RUNNING
 
     def ending(self, ident: str) -> str:
+        name = ident.split(" ")[1:2]
+        if name and (self._root / "jobs" / name[0] / TIME_IS_UP).exists():
+            return "its time is up"
         return "waiting for a GPU or the processor" if self.state(ident) == "queued" else ""
 
     def cancel(self, ident: str) -> None:
@@ -83,10 +86,10 @@ class ProcessLauncher:
 
     def _pid(self, ident: str) -> int | None:
         """Return the process of a job, None where it has ended."""
-        first, _, started = ident.partition(" ")
-        if not first.isdigit():
+        first, *rest = ident.split(" ", 2)
+        if not first.isdigit() or len(rest) < 2:
             return None
-        pid = int(first)
+        pid, started = int(first), rest[1]
         child = self._children.get(pid)
         # A child that has ended keeps its number until somebody asks.
         if child and child.poll() is not None:

@@ -1,6 +1,7 @@
 """Waiting for a slot: `... -m olivebuild.executors.launchers.slot ROOT GPUS SECONDS COMMAND ...`.
 
-It becomes the command when it has its slots, whose locks that keeps open.
+It becomes the command when it has its slots, whose locks that keeps open. It is started in the
+job's folder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import IO
 
 from olivebuild.core import host
 from olivebuild.core.fs.locks import try_lock
+from olivebuild.executors.site.folder import TIME_IS_UP
 
 POLL_SECONDS = 0.1
 LATE = 30
@@ -62,6 +64,7 @@ def _end_after(seconds: int) -> None:
             time.sleep(min(1.0, wait))
             if os.getppid() != own:
                 os._exit(0)
+        Path(TIME_IS_UP).touch()
         os.kill(own, number)
     os._exit(0)
 

@@ -27,6 +27,8 @@ from olivebuild.core.fs.locks import try_lock
 from olivebuild.executors.site.portable import PortableAction, PortableOutcome
 
 KEY = re.compile(r"[0-9a-f]{32}")
+TIME_IS_UP = "time-is-up"
+"""A file of a job that was ended since it may run no longer."""
 PRIVATE = 0o600
 """Rows and models of others' are nobody else's on that machine."""
 
@@ -116,7 +118,7 @@ class JobFolder:
 
     def begin(self) -> None:
         """Forget how an earlier attempt ended; what it said stays."""
-        for name in ("outcome.json", "stopped", "again", "id"):
+        for name in ("outcome.json", "stopped", "again", "id", TIME_IS_UP):
             (self.path / name).unlink(missing_ok=True)
 
     def clear(self) -> None:

@@ -48,7 +48,8 @@ def test_another_agent_knows_a_job(tmp_path: Path) -> None:
     assert first.state(ident) is JobState.LOST
     # The number may be given to another process, which then began at another time.
     assert other.state(ident) is JobState.LOST
-    assert other.state(f"{os.getpid()} 1") is JobState.LOST
+    assert other.state(f"{os.getpid()} a 1") is JobState.LOST
+    assert other.state(f"{os.getpid()}") is JobState.LOST
     assert other.state("nonsense") is JobState.LOST
 
 
@@ -86,10 +87,12 @@ def test_a_job_ends_in_its_time(tmp_path: Path) -> None:
         "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit('asked'))\n"
         "time.sleep(600)"
     )
-    needs = Needs(seconds=1)
-    ident = launcher.submit("a", job(tmp_path / "a", text), tmp_path / "a", needs)
+    needs, folder = Needs(seconds=1), tmp_path / "jobs/a"
+    folder.parent.mkdir()
+    ident = launcher.submit("a", job(folder, text), folder, needs)
     wait_for(partial(is_over, launcher, ident))
-    assert (tmp_path / "a/log").read_text() == "asked\n"
+    assert (folder / "log").read_text() == "asked\n"
+    assert launcher.ending(ident) == "its time is up"
 
 
 @pytest.mark.parametrize(
