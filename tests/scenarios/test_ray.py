@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.conftest import Place, rows, write_rows
 from tests.support.ray_cluster import RayCluster, ray_cluster
@@ -26,6 +28,7 @@ executors:
     command: {command}
     python: {python}
     root: {root}
+    variables: {{OLIVEBUILD_NODE_SECONDS: 10}}
 targets:
   base: {{kind: model, source: tiny}}
   tone:
@@ -84,9 +87,9 @@ def checkpoints(place: Place) -> list[Path]:
     return [*(place.folder.parent / "site").glob("checkpoints/*.safetensors")]
 
 
-def build_and(place: Place, strike: Callable[[], None]) -> list[dict[str, object]]:
+def build_and(place: Place, strike: Callable[[], None], *goals: str) -> list[dict[str, object]]:
     """Build, and do something when the training has kept a state; return the build's events."""
-    process = place.start("build", "--json")
+    process = place.start("build", "--json", *goals)
     deadline = time.monotonic() + 300
     while not checkpoints(place):
         assert process.poll() is None, process.communicate()
@@ -120,7 +123,7 @@ def test_a_training_goes_on_where_its_node_was_killed(
     cluster.start_node(killed[0])
     text = json.dumps(events)
     assert "its node has died): it is started again" in text
-    assert "continu" in text or "resum" in text, text
+    assert "resuming from step" in text
     assert elsewhere.everything() == here.everything()
 
 
@@ -130,6 +133,40 @@ def test_a_training_goes_on_after_the_head_was_started_anew(
     events = build_and(elsewhere, cluster.restart)
     assert "the cluster was started anew): it is started again" in json.dumps(events)
     assert elsewhere.everything() == here.everything()
+
+
+def weights_of(place: Place) -> np.ndarray:
+    """Return what an adapter has learnt, as one row."""
+    tensors = load_file(place.folder / "build/adapter/adapter_model.safetensors")
+    return np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
+
+
+def test_two_nodes_share_the_batches_of_a_training(here: Place, elsewhere: Place) -> None:
+    elsewhere.edit("executor: cluster\n", "executor: cluster\n    resources: {nodes: 2}\n")
+    done = elsewhere.build("adapter")
+    assert done.code == 0, done.err
+    assert "2 nodes share each batch, by 2 processes" in done.out
+    wanted, learnt = weights_of(here), weights_of(elsewhere)
+    assert np.linalg.norm(learnt - wanted) < 1e-3 * np.linalg.norm(wanted)
+
+
+def test_a_training_goes_on_with_the_node_that_is_left(
+    here: Place, elsewhere: Place, cluster: RayCluster
+) -> None:
+    killed: list[str] = []
+
+    def strike() -> None:
+        killed.append(cluster.node_of("olivebuild.ml.training.nodes.node_process"))
+        cluster.kill(killed[0])
+
+    elsewhere.edit("executor: cluster\n", "executor: cluster\n    resources: {nodes: 2}\n")
+    text = json.dumps(build_and(elsewhere, strike, "adapter"))
+    cluster.start_node(killed[0])
+    assert "(one of its nodes was lost): it is started again" in text
+    assert "1 of 2 nodes are left, and training goes on there" in text
+    assert "resuming from step" in text
+    wanted, learnt = weights_of(here), weights_of(elsewhere)
+    assert np.linalg.norm(learnt - wanted) < 1e-3 * np.linalg.norm(wanted)
 
 
 def test_more_gpus_than_there_are_fail_before_anything_runs(elsewhere: Place) -> None:

@@ -1,6 +1,7 @@
 """The processes of a job on several nodes of Ray: `python -m ... --nodes N ... -- COMMAND`.
 
-Ray runs it as a job of its own, on the head. It reserves the same on N nodes, starts the command on
+Ray runs it as a job of its own, on the head; ml/training/nodes/rendezvous.py says what each process
+is told. It reserves the same on N nodes, starts the command on
 each, tells them where the first listens, and ends as the first ends. With a node lost it ends with
 exit code 75, and whoever submitted it does so again, for the nodes that are left.
 """
@@ -87,7 +88,10 @@ def main() -> int:
     ray.init(log_to_driver=False)
     group = _reserve(options.nodes, bundle, grows=options.autoscaling)
     try:
-        return _run(_processes(group, bundle), options.command)
+        variables = {"OLIVEBUILD_NODES_WANTED": str(options.nodes)}
+        if not bundle.gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = ""
+        return _run(_processes(group, bundle), options.command, variables)
     except RayError as e:
         print(f"a node was lost: {str(e).splitlines()[0]}", file=sys.stderr)
         return NODE_LOST
@@ -156,7 +160,7 @@ def _processes(group: PlacementGroup, bundle: Bundle) -> list[Any]:
     ]
 
 
-def _run(processes: list[Any], command: list[str]) -> int:
+def _run(processes: list[Any], command: list[str], variables: dict[str, str]) -> int:
     """Run the command on all; return the first one's exit code. Raises RayError for a lost node."""
     import ray
 
@@ -168,6 +172,7 @@ def _run(processes: list[Any], command: list[str]) -> int:
                 "OLIVEBUILD_NODES": str(len(processes)),
                 "OLIVEBUILD_NODE": str(index),
                 "OLIVEBUILD_RENDEZVOUS": rendezvous,
+                **variables,
             },
         )
         for index, process in enumerate(processes)
