@@ -5,6 +5,7 @@ By the command line; tests/ml/transfer/signed/ has most of it without.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -12,8 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from olivebuild.cache.remote_records import envelope, opened, short_name
+from olivebuild.cache.remote_records import (
+    RemoteBlob,
+    RemoteResult,
+    blob_name,
+    envelope,
+    opened,
+    short_name,
+)
 from olivebuild.core import hashing
 from tests.conftest import Place
 from tests.engine.remote.test_cache import Team, notes
@@ -256,3 +265,37 @@ def test_a_result_of_the_cache_is_not_used_for_other_inputs_of_its_digest(
     assert any("cache's result is not used" in text for text in notes(done)), notes(done)
     assert team.builder.built("first", "x.bin") != made
     assert team.builder.build().end["ran"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["../.x", "/tmp/.x"])
+def test_a_consistent_result_whose_files_leave_their_folder(tmp_path: Path, name: str) -> None:
+    """Without signatures whoever writes can make all digests right."""
+    team = Team(tmp_path)
+    builder, reader = team.machine("builder"), team.machine("reader")
+    builder.build()
+    for path in team.objects("traces"):
+        body, signature = opened(path.read_bytes())
+        result = RemoteResult.from_body(body, path.name)
+        old = team.remote / blob_name(result.trace.manifest)
+        fields = json.loads(old.read_bytes())
+        fields["files"][0]["name"] = name
+        text = json.dumps(fields).encode()
+        digest = hashing.of_bytes(text)
+        new = team.remote / blob_name(digest)
+        new.parent.mkdir(exist_ok=True)
+        new.write_bytes(text)
+        sha256 = hashlib.sha256(text).hexdigest()
+        blobs = [b for b in result.blobs if b.digest != result.trace.manifest]
+        forged = structs.replace(
+            result,
+            trace=structs.replace(result.trace, manifest=digest),
+            blobs=(RemoteBlob(digest=digest, size=len(text), sha256=sha256), *blobs),
+        )
+        path.write_bytes(envelope(forged.body(), signature))
+    done = reader.build()
+    assert done.code == 0, done.err
+    assert done.end["ran"] == ALL
+    assert any("is not used: a name that" in text for text in notes(done)), notes(done)
+    assert reader.everything() == builder.everything()
+    assert not list(tmp_path.glob("**/.x"))
