@@ -1,7 +1,7 @@
 """A node that shares the batches of a training whose step runs on another one.
 
 `python -m olivebuild.ml.training.nodes.node_process FILE`, where FILE holds the training's action
-with paths of this node. It starts a process for each of its GPUs, and ends when node 0 ends or is gone;
+with paths of this node. It starts a process for each of its GPUs, and ends with node 0;
 see ml/training/nodes/rendezvous.py.
 """
 
