@@ -298,7 +298,7 @@ def _words(options: Mapping[str, str]) -> list[str]:
             raise RecipeError(
                 f"{name}={value!r} is no option of sbatch", hint="write `exclude: node7`"
             )
-        if name in OWN and not value:
+        if value == "false" or (name in OWN and not value):
             continue
         words.append(f"--{name}" if value == "true" else f"--{name}={value}")
     return words

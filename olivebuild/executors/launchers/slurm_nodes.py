@@ -71,6 +71,9 @@ class Batch:
             "--kill-on-bad-exit=0",
             f"--wait={GRACE_SECONDS}",
         ]
+        if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
+            # Since 22.05 a step does not take that from its job.
+            words.append(f"--cpus-per-task={cores}")
         words += ["sh", "-c", TASK, "sh", *self._command]
         return subprocess.run(words, env=environment, check=False).returncode
 

@@ -188,6 +188,16 @@ def test_an_image_is_run_by_apptainer(tmp_path: Path, monkeypatch: pytest.Monkey
     assert script == f"#!/bin/sh\nexec {words}\n"
 
 
+def test_options_of_sbatch_are_handed_on(tmp_path: Path) -> None:
+    require_slurm()
+    options = {"partition": "main", "account": "", "exclusive": "true", "spread-job": "false"}
+    launcher = open_launcher(options | {"exclude": "n1"}, tmp_path)
+    needs = Needs(gpus=2, cores=4, memory=2**30 + 1, seconds=61)
+    words = ["--nodes=1", "--ntasks-per-node=1", "--gres=gpu:2", "--cpus-per-task=4"]
+    words += ["--mem=1025M", "--time=2", "--exclude=n1", "--exclusive", "--partition=main"]
+    assert launcher._options(needs, 1) == words
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "expected"),
     [

@@ -13,12 +13,13 @@ from olivebuild.api.site import JobState, Needs
 from olivebuild.executors.launchers.slurm import SlurmLauncher, open_launcher
 from tests.support.slurm_cluster import SlurmCluster, slurm_cluster
 
-TWO = Needs(cores=1, memory=2**28, nodes=2)
+TWO = Needs(cores=2, memory=2**28, nodes=2)
 TELLS = """\
 import os, socket, sys, time
 node, nodes = os.environ["OLIVEBUILD_NODE"], os.environ["OLIVEBUILD_NODES"]
 host, port = os.environ["OLIVEBUILD_RENDEZVOUS"].rsplit(":", 1)
 wanted = os.environ["OLIVEBUILD_NODES_WANTED"]
+assert os.environ["SLURM_CPUS_PER_TASK"] == "2"
 print(f"node {node} of {nodes} of {wanted}", flush=True)
 
 def partner():
