@@ -281,7 +281,7 @@ class Space:
     def has_slot(self) -> bool:
         """Return whether there is any use in asking for single nodes."""
         if self._elsewhere:
-            return True
+            return self._elsewhere.has_room()
         if self._room and self._room.is_full:
             return False
         return self._executor.can_start(NO_REQUIREMENTS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from olivebuild.api.action import Action, Message, Outcome
-from olivebuild.api.executor import Executor, Requirements
+from olivebuild.api.executor import NO_REQUIREMENTS, Executor, Requirements
 from olivebuild.api.site import SiteRequirements
 from olivebuild.core.errors import BuildError
 
@@ -82,6 +82,13 @@ class Router:
         if action.exclusive and any(site.is_moving for site in self._sites.values()):
             return False
         return self._local.can_start(action)
+
+    def has_room(self) -> bool:
+        """Return whether there is any use in asking for single nodes."""
+        sites = self._sites.values()
+        is_unasked = len(sites) < len({*self._routes.values()})
+        rooms = (each.can_start(NO_REQUIREMENTS) for each in (self._local, *sites))
+        return is_unasked or any(rooms)
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         place = self.place_of(action.node) if action.task == "run" else ""
