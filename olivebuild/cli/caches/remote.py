@@ -201,8 +201,12 @@ def _signing(module: str, *words: str, failure: str) -> list[str]:
     command = python("-m", f"olivebuild.ml.transfer.{module}", *words)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        hint = "pip install 'olivebuild[signing]'"
         lines = done.stderr.strip().splitlines() or [""]
+        hint = (
+            "pip install 'olivebuild[signing]'"
+            if "ModuleNotFoundError" in lines[-1]
+            else "the key is the file that OLIVEBUILD_SIGNING_KEY names, or that of `keygen`"
+        )
         raise StoreError(f"{failure}: {lines[-1][:200]}", hint=hint)
     return done.stdout.splitlines()
 

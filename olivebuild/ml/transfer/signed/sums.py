@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,15 @@ class Sums:
         self._store, self._traces = store, traces
         self._lock = threading.RLock()
         self._folder = store.root / "sums"
-        self._folder.mkdir(exist_ok=True)
-        self._memo = StatMemo(self._folder / "files")
+        self._outputs: dict[tuple[str, str], str] = {}
+        """(identity of a result, output) -> its sum, where none was kept."""
         self._alive, self._told = alive, time.monotonic()
+
+    @cached_property
+    def _memo(self) -> StatMemo:
+        # A cache that is read-only, of which nobody asks for sums, has none.
+        self._folder.mkdir(exist_ok=True)
+        return StatMemo(self._folder / "files")
 
     def keep(
         self,
@@ -75,6 +82,7 @@ class Sums:
     ) -> None:
         """Keep the sums of a result. Raises OSError."""
         record = Record(result=_identity(trace), inputs=inputs, outputs=outputs, signer=signer)
+        self._folder.mkdir(exist_ok=True)
         write_atomically(self._file(trace.key), msgspec.json.encode(record))
 
     def kept(self, trace: Trace) -> Record | None:
@@ -236,6 +244,12 @@ class Sums:
             raise StoreError(f"the result of {place.label} is not here", hint=HINT)
         if (record := self.kept(trace)) and place.output in record.outputs:
             return record.outputs[place.output]
+        name = (_identity(trace), place.output)
+        if name not in self._outputs:
+            self._outputs[name] = self._read_output(trace, place)
+        return self._outputs[name]
+
+    def _read_output(self, trace: Trace, place: InputPlace) -> str:
         if trace.reference and not Path(trace.reference).is_dir():
             raise StoreError(f"the SHA-256 of {place.label} is not known here", hint=HINT)
         blobs: list[RemoteBlob] = []

@@ -104,3 +104,21 @@ def test_a_result_that_is_not_here_is_told(store: Store, sums: Sums) -> None:
     Traces(store).put(trace)
     with pytest.raises(StoreError, match="not known here"):
         sums.inputs(result_input(trace))
+
+
+def test_a_cache_of_which_nobody_asks_for_sums_has_none(tmp_path: Path, store: Store) -> None:
+    sums = Sums(store, Traces(store), lambda: None)
+    assert not (store.root / "sums").exists()
+    path = tmp_path / "in.txt"
+    path.write_text("text")
+    sums.inputs(file_input(path))
+    assert (store.root / "sums").is_dir()
+
+
+def test_an_output_is_read_once(tmp_path: Path, store: Store, sums: Sums) -> None:
+    trace = folder_of(store, tmp_path / "out", b"text")
+    Traces(store).put(trace)
+    first = sums.inputs(result_input(trace))
+    for blob in store.blobs():
+        blob.unlink()
+    assert sums.inputs(result_input(trace)) == first
