@@ -135,7 +135,7 @@ def test_an_adapter_is_trained_there_with_the_same_bytes(
 
 def wait_for(service: Service, place: Place, what: str) -> Job:
     """Wait until a job has sent a state of its training; return it."""
-    for _ in range(600):
+    for _ in range(6000):
         for job in service.jobs.values():
             folders = place.cache.glob("jobs/*/exchange.json")
             texts = [json.loads(f.read_text()).get("state") for f in folders]

@@ -60,7 +60,7 @@ def submit(azure: AzureML, folder: Path, name: str, code: str) -> None:
 
 
 def wait(azure: AzureML, name: str, *states: JobState) -> None:
-    for _ in range(400):
+    for _ in range(4000):
         if (state := azure.state(name)) in states:
             return
         time.sleep(0.05)
@@ -115,7 +115,7 @@ def test_a_machine_that_is_taken_away(azure: AzureML, service: Service, tmp_path
     file = tmp_path / "begun"
     code = f"import pathlib, time; p = pathlib.Path({str(file)!r}); e = p.exists(); p.touch(); e or time.sleep(60)"  # noqa: E501
     submit(azure, tmp_path, "job", code)
-    for _ in range(400):
+    for _ in range(4000):
         if file.exists():
             break
         time.sleep(0.05)

@@ -39,7 +39,7 @@ def submit(docker: DockerLauncher, folder: Path, code: str, needs: Needs | None 
 
 
 def wait(docker: DockerLauncher, ident: str, state: JobState = JobState.ENDED) -> None:
-    for _ in range(600):
+    for _ in range(6000):
         if (seen := docker.state(ident)) is state:
             return
         time.sleep(0.05)

@@ -86,7 +86,7 @@ class Place:
         return self.launcher.submit("name", ["ignored"], folder, Needs())
 
     def wait(self, ident: str) -> JobState:
-        for _ in range(600):
+        for _ in range(6000):
             state = self.launcher.state(ident)
             if state not in (JobState.RUNNING, JobState.QUEUED):
                 return state
@@ -94,7 +94,7 @@ class Place:
         raise AssertionError(self.launcher.ending(ident))
 
     def wait_for(self, file: Path, text: str) -> None:
-        for _ in range(600):
+        for _ in range(6000):
             if file.is_file() and text in file.read_text():
                 return
             time.sleep(0.02)
