@@ -27,8 +27,10 @@ from olivebuild.engine.early.stopping import Stopping
 from olivebuild.engine.failures import Failures
 from olivebuild.engine.pin import BROUGHT, is_to_be_fetched, look, pin_all
 from olivebuild.engine.preflight import check_locks, check_made, check_resources, sweep
+from olivebuild.engine.ready_queue import ReadyQueue
 from olivebuild.engine.remote.elsewhere import Elsewhere
-from olivebuild.engine.scheduler import Attempts, KeyLocks, ReadyQueue, ResourcePool, Room, Space
+from olivebuild.engine.scheduler import Attempts, KeyLocks, ResourcePool, Room, Space
+from olivebuild.planner.changes import Changes
 from olivebuild.planner.incremental import Incremental
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import State, Verdict
@@ -121,6 +123,7 @@ class Builder:
         if plan.small:
             self._failures.check(plan)
         queue = ReadyQueue(self.planner.graph, plan)
+        self._changes = Changes(plan)
         if self._decide:
             self._stopping = Stopping(self.planner.graph, self.report.goals, self._gates)
             for node, text in self._stopping.obstacles():
@@ -196,18 +199,19 @@ class Builder:
         if not self._may_start or any(a.state.node.exclusive for a in self._running.values()):
             return set()
         changed: set[str] = set()
-        has_slot = self._space.has_slot()
-        for state in queue.ready(self._gates.deciding()):
-            if self._is_taken(state) or state.node.name in self._stopping.spared:
+        taken = {action.state.key for action in self._running.values()}
+        for state in queue.ready(self._gates.deciding(), self._space.has_slot):
+            name = state.node.name
+            # The result of a node with the same key will do for both.
+            if state.key in taken or name in self._failures or name in self._stopping.spared:
                 continue
             if state.verdict is Verdict.CACHED:
                 changed |= self._restore(state)
             elif state.node.exclusive and changed:
                 break  # What the plan says now would be done beside what is timed.
-            elif has_slot and self._inputs_ready(plan, state):
+            elif self._inputs_ready(plan, state):
                 changed |= self._start(plan, state)
-                # Without a slot there is no need to ask for each of thousands of nodes.
-                has_slot = self._space.has_slot()
+                taken |= {state.key} if name in self._running else set()
         return changed
 
     def _wait(self, plan: Plan) -> set[str]:
@@ -241,21 +245,11 @@ class Builder:
             for name in changed
         )
         has_new_fault = any(
-            lookup.fault and name not in self._failures for name, lookup in plan.lookups.items()
+            plan.lookups[name].fault and name not in self._failures for name in self._changes.take()
         )
         # What was far away lies here now, and can be read; or what was there can't be any more.
         if is_here or has_new_fault:
             self._failures.check(plan)
-
-    def _is_taken(self, state: State) -> bool:
-        """Return whether a node has failed or runs, or another with the same key runs.
-
-        That one's result will do for both.
-        """
-        name = state.node.name
-        if name in self._running or name in self._failures:
-            return True
-        return any(action.state.key == state.key for action in self._running.values())
 
     def _inputs_ready(self, plan: Plan, state: State) -> bool:
         """Return whether a node's inputs are there.

@@ -6,7 +6,7 @@ The learning rate and the rows of a training's steps are ml/training/schedule.py
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from math import ceil
 from typing import IO, Protocol
@@ -21,11 +21,8 @@ from olivebuild.core.fs.locks import try_lock
 from olivebuild.engine.actions import judged_model
 from olivebuild.engine.remote.elsewhere import Elsewhere, without_machine
 from olivebuild.planner.plan import Plan, Planner
-from olivebuild.planner.states import Demand, State, Verdict
-from olivebuild.recipe.graph import Graph
+from olivebuild.planner.states import State
 
-UNKNOWN_SECONDS = 1.0
-"""The cost of a step that never ran here."""
 MAX_ATTEMPTS = 4
 NOT_SHARED = ("time", "nodes")
 """Resources that are no amount of anything here: they say what is asked of a cluster."""
@@ -33,54 +30,6 @@ LIBRARIES, COPIES = 1e9, 3
 """A guess at the memory of a step that never ran here: torch and its like in bytes, and how often
 the bytes of what it reads lie in memory (as read, as computed with, and once between).
 """
-
-
-class ReadyQueue:
-    """The nodes of a plan that can be run or restored, in the order of the critical path.
-
-    A node's weight is the longest chain of work from it to a goal, in seconds of the last runs, as
-    it was when the build began.
-    """
-
-    def __init__(self, graph: Graph, plan: Plan) -> None:
-        self._plan = plan
-        self._weight: dict[str, float] = {}
-        for name, state in reversed(plan.states.items()):
-            users = [user for _, user in graph.users[name] if user in plan.states]
-            path = max((self._weight[user] for user in users), default=0.0)
-            self._weight[name] = _cost(state) + path
-
-    def ready(self, deciding: Container[str] = ()) -> list[State]:
-        """Return what is to be run, heaviest first, what is to be restored, and what runs alone.
-
-        Of a benchmark's nodes those are first that are `deciding`: gates wait for them.
-        Restoring goes on in this process, while the steps run in theirs. So what is timed comes
-        after it.
-        """
-        states = self._plan.states.values()
-        run = [state for state in states if _has_to_run(state)]
-        run.sort(key=lambda state: self._rank(state.node, deciding))
-        restore = [state for state in states if state.verdict is Verdict.CACHED]
-        shared = [state for state in run if not state.node.exclusive]
-        return shared + restore + [state for state in run if state.node.exclusive]
-
-    def _rank(self, node: Node, deciding: Container[str]) -> tuple[bool, float]:
-        return node.kind.startswith("benchmark-") and node.name not in deciding, -self._weight[
-            node.name
-        ]
-
-
-def _cost(state: State) -> float:
-    """Return the seconds that a node is expected to take."""
-    if state.verdict not in (Verdict.STALE, Verdict.WAITING):
-        return 0.0
-    return UNKNOWN_SECONDS if state.seconds is None else state.seconds
-
-
-def _has_to_run(state: State) -> bool:
-    if state.verdict is not Verdict.STALE:
-        return False
-    return state.trace is None or state.demand is not Demand.NOTHING
 
 
 class ResourcePool:

@@ -18,6 +18,7 @@ from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace, Traces
 from olivebuild.core.errors import Damaged, InputError
+from olivebuild.planner.changes import KeyIndex
 from olivebuild.planner.scan import Scan
 from olivebuild.planner.states import WORST_FIRST, Demand, Lookup, State, Verdict
 from olivebuild.planner.template_dates import Dating
@@ -41,6 +42,8 @@ class Plan(Struct, dict=True, kw_only=True):
     """The wall time of their last runs."""
     small: dict[str, Path] = {}
     """The folders of models of which the small files are here, and the weights are not yet."""
+    changes: list[str] = []
+    """Names of nodes that were looked up or decided on again, in order; see changes.py."""
 
     @staticmethod
     def unknown(goals: list[str], nodes: Iterable[Node]) -> Plan:
@@ -77,11 +80,13 @@ class Plan(Struct, dict=True, kw_only=True):
             names.setdefault(state.node.target, []).append(name)
         return names
 
+    @cached_property
+    def by_key(self) -> KeyIndex:
+        return KeyIndex(self)
+
     def with_equal_keys(self, names: Iterable[str]) -> set[str]:
         """Return the names, and those of nodes with the same keys: they have the same results."""
-        names = set(names)
-        keys = {self.lookups[name].key for name in names} - {None}
-        return names | {name for name, lookup in self.lookups.items() if lookup.key in keys}
+        return self.by_key.with_equal_keys(names)
 
 
 class FrozenNodeChanged(Exception):
@@ -191,6 +196,7 @@ class Planner(Struct, dict=True, kw_only=True):
                 lost |= self._users(plan, name)
             before, now = plan.states[name], self._state_for(plan, name)
             plan.states[name] = now
+            plan.changes.append(name)
             if name in self.frozen and now.verdict is Verdict.STALE:
                 raise FrozenNodeChanged(name)
             if now.verdict is not before.verdict:
@@ -203,6 +209,7 @@ class Planner(Struct, dict=True, kw_only=True):
     def _look_up_again(self, plan: Plan, name: str) -> bool:
         """Look a node up. Returns whether its outputs changed, so that its users get new keys."""
         before = plan.lookups[name]
+        plan.changes.append(name)
         now = plan.lookups[name] = self._finder.look_up(self.graph.nodes[name], plan.lookups)
         if now.outputs == before.outputs:
             return False

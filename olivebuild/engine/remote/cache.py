@@ -19,6 +19,7 @@ from olivebuild.engine.remote.leases import Claim, KeyLeases
 from olivebuild.engine.remote.lenders import Lenders
 from olivebuild.engine.remote.paths import paths_of
 from olivebuild.engine.remote.process import Transfer, TransferProcess
+from olivebuild.planner.changes import Changes
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import State, Verdict
 
@@ -46,6 +47,12 @@ class RemoteCache:
         """Keys of results of the store whose inputs were compared with what they were made from."""
         self._uploaded: dict[str, str] = {}
         """Key -> node of what was to be uploaded."""
+        self._changes: Changes | None = None
+        self._comparing: Changes | None = None
+        self._stale: set[str] = set()
+        """Nodes that would run."""
+        self._unasked: dict[str, None] = {}
+        """Keys of such since they were last asked for."""
         self._awaited: set[str] = set()
         """Keys of which another machine was said to have made the results."""
         self._lenders = Lenders(store)
@@ -99,9 +106,9 @@ class RemoteCache:
             self._update(planner, plan, lost)
             # What was brought and is lost all the same is made here.
             self._known -= {
-                str(state.key)
-                for state in plan.states.values()
-                if state.key in lost and state.verdict is Verdict.STALE
+                str(plan.states[name].key)
+                for name in plan.by_key.names_of(lost)
+                if plan.states[name].verdict is Verdict.STALE
             }
 
     def look(self, planner: Planner, plan: Plan) -> set[str]:
@@ -201,9 +208,11 @@ class RemoteCache:
 
         It is known of those of which sums were kept (ml/transfer/signed/sums.py).
         """
+        if self._comparing is None or self._comparing.plan is not plan:
+            self._comparing = Changes(plan)
         states = {
             str(state.key): state
-            for state in plan.states.values()
+            for state in map(plan.states.__getitem__, self._comparing.take())
             if state.trace and state.parts and state.key not in self._compared
         }
         self._compared.update(states)
@@ -220,24 +229,31 @@ class RemoteCache:
                 forged.add(answer.key)
         self._update(planner, plan, forged)
 
+    def _follow(self, plan: Plan) -> None:
+        """Note which nodes would run now."""
+        if self._changes is None or self._changes.plan is not plan:
+            self._changes, self._stale = Changes(plan), set()
+        for name in self._changes.take():
+            state = plan.states[name]
+            if state.key and state.verdict is Verdict.STALE and not state.node.referenced_folder:
+                self._stale.add(name)
+                self._unasked[state.key] = None
+            else:
+                self._stale.discard(name)
+
     def _wanted(self, plan: Plan) -> list[str]:
         """Return the keys that were not asked for yet, of what would run."""
-        keys = {
-            state.key: None
-            for state in plan.states.values()
-            if state.key and state.verdict is Verdict.STALE and not state.node.referenced_folder
-        }
-        wanted = [key for key in keys if key not in self._asked]
+        self._follow(plan)
+        wanted = [key for key in self._unasked if key not in self._asked]
+        self._unasked.clear()
         self._asked.update(wanted)
         return wanted
 
     def _outermost(self, planner: Planner, plan: Plan) -> dict[str, State]:
         """Return the nodes whose results the remote has, and no user of which it has, by key."""
-        lost = {
-            name: state
-            for name, state in plan.states.items()
-            if state.verdict is Verdict.STALE and state.key in self._known
-        }
+        self._follow(plan)
+        states = {name: plan.states[name] for name in (self._stale if self._known else ())}
+        lost = {name: state for name, state in states.items() if state.key in self._known}
         below: set[str] = set()
         left = list(lost)
         while left:
@@ -254,7 +270,7 @@ class RemoteCache:
     def _look(self, planner: Planner, plan: Plan, keys: Iterable[str]) -> set[str]:
         """Fetch traces; return the keys of those that there are, and say which are no use."""
         keys = set(keys)
-        states = [state for state in plan.states.values() if state.key in keys]
+        states = [plan.states[name] for name in plan.by_key.names_of(keys)]
         answers = self._process.ask("look", keys, self._paths(planner, plan, states))
         node_of = {state.key: state.node for state in states}
         for answer in answers:
@@ -279,10 +295,8 @@ class RemoteCache:
         return failed
 
     def _update(self, planner: Planner, plan: Plan, keys: Iterable[str]) -> None:
-        keys = set(keys)
-        names = {name for name, state in plan.states.items() if state.key in keys}
-        if names:
-            planner.update(plan, plan.with_equal_keys(names))
+        if names := plan.by_key.names_of(keys):
+            planner.update(plan, names)
 
     def _refuse(self, node: Node, why: str, what: str = "the remote cache's result") -> None:
         text = f"{what} is not used: {why}"
