@@ -35,10 +35,12 @@ class Lenders:
         The weights of a lender are read once. One that can't be read is none: what borrows from it
         is made here.
         """
+        if not self._waiting:
+            return set()
         folders = {
             state.outputs[""]: state.folder
             for state in plan.states.values()
-            if self._waiting and state.folder and state.outputs and _is_reference(state)
+            if state.folder and state.outputs and _is_reference(state)
         }
         keys = {key for key, base in self._waiting.items() if base in folders}
         for base in {self._waiting.pop(key) for key in keys}:
