@@ -57,10 +57,9 @@ class Wishes(Struct, frozen=True, kw_only=True):
 
 @click.command()
 @recipe_options
-@click.option("--model", required=True, help="A Hugging Face folder, hf:ID, or gguf:FILE.")
+@click.option("--model", help="A Hugging Face folder, hf:ID, or gguf:FILE.")
 @click.option(
     "--data",
-    required=True,
     help="A jsonl, json, csv, tsv or parquet file, a folder of them, or hf:ID.",
 )
 @click.option(
@@ -69,15 +68,21 @@ class Wishes(Struct, frozen=True, kw_only=True):
 @click.option("--answer", metavar="COLUMN", help="The column that is learnt.")
 @click.option("--subset", metavar="NAME", help="Of a folder or repository with several.")
 @click.option("--force", is_flag=True, help="Overwrite a recipe that is there.")
+@click.option(
+    "--example",
+    metavar="NAME",
+    help="Copy an example instead: tone (the quick start) or extract.",
+)
 @click.pass_context
 def init(
     ctx: click.Context,
-    model: str,
-    data: str,
+    model: str | None,
+    data: str | None,
     inputs: tuple[str, ...],
     answer: str | None,
     subset: str | None,
     force: bool,
+    example: str | None,
 ) -> None:
     """Look at a model and at rows, and write a recipe that builds as it is.
 
@@ -87,7 +92,16 @@ def init(
     \b
     olivebuild init --model hf:Qwen/Qwen2.5-0.5B-Instruct --data data/rows.jsonl
     olivebuild init --model model --data tickets.csv --input body --answer category
+    olivebuild init --example tone -C tone
     """
+    if example is not None:
+        _copy_example(ctx, example, alone=not (model or data))
+        return
+    if model is None or data is None:
+        missing = " and ".join(
+            f"`--{name}`" for name, value in (("model", model), ("data", data)) if value is None
+        )
+        raise click.UsageError(f"init needs {missing}; or --example tone, to look around", ctx)
     from olivebuild.planner.checks import first_model
     from olivebuild.recipe.lockfile import FILE_NAME, Lockfile
     from olivebuild.recipe.scaffold import files
@@ -119,6 +133,19 @@ def init(
     written = files.write(file, recipe)
     lock.save()
     _say(f"wrote {', '.join(written)}; next: olivebuild plan")
+
+
+def _copy_example(ctx: click.Context, name: str, *, alone: bool) -> None:
+    """Copy an example to where the recipe would be written."""
+    from olivebuild.recipe.scaffold import examples
+
+    if not alone:
+        raise click.UsageError("--example has a model and rows of its own", ctx)
+    folder, _ = recipe_location(ctx)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = examples.copy(name, folder)
+    place = "" if folder == Path.cwd() else f" -C {folder.name}"
+    _say(f"wrote {', '.join(written)}; next: olivebuild{place}")
 
 
 # -- the model

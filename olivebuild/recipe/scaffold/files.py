@@ -35,13 +35,19 @@ def write(file: Path, recipe: str) -> list[str]:
     if _content(folder / SCHEMA_NAME) != schema:
         write_atomically(folder / SCHEMA_NAME, schema)
         written.append(SCHEMA_NAME)
+    written += write_ignored(folder)
+    write_atomically(file, recipe.encode())
+    return [file.name, *written]
+
+
+def write_ignored(folder: Path) -> list[str]:
+    """Have git ignore what builds write; return the name of the file if that was to be written."""
     # Where it is a link, what it leads to is written.
     ignore = (folder / ".gitignore").resolve()
     if lines := _missing(ignore):
         write_atomically(ignore, lines)
-        written.append(".gitignore")
-    write_atomically(file, recipe.encode())
-    return [file.name, *written]
+        return [".gitignore"]
+    return []
 
 
 def _missing(file: Path) -> bytes:
