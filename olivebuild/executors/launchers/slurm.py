@@ -181,11 +181,12 @@ class SlurmLauncher:
         return known.job_state if known else JobState.LOST
 
     def ending(self, ident: str) -> str:
-        """Return what Slurm says of a job in a line: `PENDING (Resources)`; "" where nothing."""
+        """Return what Slurm says of a job that waits or has ended: `PENDING (Resources)`."""
         try:
-            return str(self._look(ident) or "")
+            known = self._look(ident)
         except BuildError:
             return ""
+        return str(known) if known and known.job_state != JobState.RUNNING else ""
 
     def cancel(self, ident: str) -> None:
         """End a job: SIGTERM to all of its processes, and SIGKILL after Slurm's KillWait."""
