@@ -152,6 +152,7 @@ def test_a_job_that_nobody_followed_is_picked_up(steps: RemoteSteps) -> None:
     assert steps.log.read_text().count("begun") == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_is_lost_is_started_again(steps: RemoteSteps) -> None:
     mark = steps.root / "mark"
     run = f"if [ -e {mark} ]; then echo done > {{outputs.text}}; else touch {mark}; sleep 600; fi"
@@ -166,6 +167,7 @@ def test_a_job_that_is_lost_is_started_again(steps: RemoteSteps) -> None:
     assert steps.notes == ["its process on box (local) is lost: it is started again"]
 
 
+@pytest.mark.slow
 def test_an_input_that_was_damaged_there_is_sent_again(steps: RemoteSteps) -> None:
     file = steps.write("in.txt", "the text")
     first = steps.action("cat in.txt > {outputs.text}", files=[file])
