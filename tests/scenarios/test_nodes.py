@@ -19,6 +19,8 @@ from tests.scenarios.shared_batches import job_of, write_data
 
 pytestmark = [
     pytest.mark.scenario,
+    # Each process imports torch and transformers, which take seconds.
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
     pytest.mark.usefixtures("one_thread"),
 ]
@@ -114,7 +116,6 @@ def test_what_two_nodes_learn_is_what_one_learns(
     assert not np.array_equal(learnt, wanted)
 
 
-@pytest.mark.slow
 def test_a_lost_node_ends_the_training_and_one_goes_on(
     tmp_path: Path, llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +140,6 @@ def test_a_lost_node_ends_the_training_and_one_goes_on(
     assert np.linalg.norm(learnt - wanted) < 1e-4 * np.linalg.norm(wanted)
 
 
-@pytest.mark.slow
 def test_a_process_of_another_node_that_fails_is_named(
     tmp_path: Path, llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +157,6 @@ def test_a_process_of_another_node_that_fails_is_named(
     assert other.process.wait(60) == 1
 
 
-@pytest.mark.slow
 def test_a_node_ends_when_the_first_is_gone(
     tmp_path: Path, llama: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
