@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import time
@@ -96,6 +97,24 @@ def test_a_training_on_slurm_has_the_bytes_of_one_here_though_its_node_is_lost(
     assert place.built("adapter", WEIGHTS) == local
     cluster.start_node(node)
     cluster.up(node)
+
+
+def test_ctrl_c_ends_the_job_which_goes_on_with_the_next_build(
+    tiny_model: Path, tmp_path: Path, cluster: SlurmCluster, local: bytes
+) -> None:
+    place = prepare(tiny_model, tmp_path)
+    build = place.start("build", "--json", "adapter")
+    wait_for(lambda: checkpoints(place), build)
+    build.send_signal(signal.SIGINT)
+    out, err = build.communicate(timeout=120)
+    assert build.returncode == 130, out + err
+    deadline = time.monotonic() + 60
+    while cluster.call("squeue", "--noheader"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    done = place.build("adapter")
+    assert "where an earlier run stopped" in done.out
+    assert place.built("adapter", WEIGHTS) == local
 
 
 def test_a_training_on_two_nodes_is_that_of_one_within_rounding(
