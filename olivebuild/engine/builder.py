@@ -27,10 +27,10 @@ from olivebuild.engine.early.stopping import Stopping
 from olivebuild.engine.failures import Failures
 from olivebuild.engine.pin import BROUGHT, is_to_be_fetched, look, pin_all
 from olivebuild.engine.preflight import check_locks, check_made, check_resources, sweep
-from olivebuild.engine.ready_queue import ReadyQueue
 from olivebuild.engine.remote.elsewhere import Elsewhere
 from olivebuild.engine.scheduler import Attempts, KeyLocks, ResourcePool, Room, Space
-from olivebuild.planner.changes import Changes
+from olivebuild.engine.scheduling.ready_queue import ReadyQueue
+from olivebuild.planner.changing.changes import Changes
 from olivebuild.planner.incremental import Incremental
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import State, Verdict

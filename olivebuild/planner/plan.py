@@ -18,12 +18,12 @@ from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.store import Store
 from olivebuild.cache.traces import Trace, Traces
 from olivebuild.core.errors import Damaged, InputError
-from olivebuild.planner.changes import KeyIndex
+from olivebuild.planner.changing.changes import KeyIndex
+from olivebuild.planner.changing.worklist import Worklist
 from olivebuild.planner.scan import Scan
 from olivebuild.planner.states import WORST_FIRST, Demand, Lookup, State, Verdict
 from olivebuild.planner.template_dates import Dating
 from olivebuild.planner.trace_lookup import TraceFinder
-from olivebuild.planner.worklist import Worklist
 from olivebuild.planner.workspace import Workspace
 from olivebuild.recipe.graph import Graph
 

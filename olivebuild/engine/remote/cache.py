@@ -19,7 +19,7 @@ from olivebuild.engine.remote.leases import Claim, KeyLeases
 from olivebuild.engine.remote.lenders import Lenders
 from olivebuild.engine.remote.paths import paths_of
 from olivebuild.engine.remote.process import Transfer, TransferProcess
-from olivebuild.planner.changes import Changes
+from olivebuild.planner.changing.changes import Changes
 from olivebuild.planner.plan import Plan, Planner
 from olivebuild.planner.states import State, Verdict
 

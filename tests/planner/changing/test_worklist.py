@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from olivebuild.planner.worklist import Worklist
+from olivebuild.planner.changing.worklist import Worklist
 
 NAMES = [f"n{i}" for i in range(8)]
 POSITION = {name: number for number, name in enumerate(NAMES)}

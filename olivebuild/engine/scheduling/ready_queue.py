@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterator
 
-from olivebuild.planner.changes import Changes
+from olivebuild.planner.changing.changes import Changes
 from olivebuild.planner.plan import Plan
 from olivebuild.planner.states import Demand, State, Verdict
 from olivebuild.recipe.graph import Graph

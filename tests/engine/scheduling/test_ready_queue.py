@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from olivebuild.engine.ready_queue import ReadyQueue
+from olivebuild.engine.scheduling.ready_queue import ReadyQueue
 from tests.support.sites import Site
 
 RECIPE = """\

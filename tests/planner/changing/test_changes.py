@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from olivebuild.planner.changes import Changes
+from olivebuild.planner.changing.changes import Changes
 from tests.support.sites import Site
 
 
