@@ -25,7 +25,7 @@ BENCH = """
     kind: benchmark
     models: [merged]
     data: many
-    latency: false
+    latency: {prompt_tokens: 8, new_tokens: 4, rounds: 1, max_rounds: 1}
     gates: ["accuracy >= 0.01", "accuracy >= 0.99", "accuracy >= 0.35"]
 """
 SECRET = "a planted phrase"
@@ -46,13 +46,15 @@ def test_gates_and_answers(copied: Place, tmp_path: Path) -> None:
         "OLIVEBUILD_REMOTE": (tmp_path / "remote").as_uri(),
         "OLIVEBUILD_CONFIG": str(tmp_path / "config"),
     }
-    copied.run("build", "bench")
+    built = copied.run("build", "bench")
+    assert built.code == 3, built.err
     ignored = shutil.ignore_patterns("build", ".olivebuild")
     head = Place(tmp_path / "head", tmp_path / "job-cache", dict(copied.environment))
     shutil.copytree(copied.folder, head.folder, ignore=ignored)
     head.edit("lr: 1e-3, steps: 4", "lr: 1e-1, steps: 8")
     builder = Place(head.folder, copied.cache, dict(copied.environment))
-    builder.run("build", "bench")
+    built = builder.run("build", "bench")
+    assert built.code == 3, built.err
     shutil.rmtree(head.folder / "build")
     shutil.rmtree(head.folder / ".olivebuild")
     out = tmp_path / "report.json"
