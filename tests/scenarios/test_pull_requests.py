@@ -23,9 +23,8 @@ BENCH = """
     holdout: 1
   bench:
     kind: benchmark
-    models: [merged]
+    models: [adapter]
     data: many
-    latency: {prompt_tokens: 8, new_tokens: 4, rounds: 1, max_rounds: 1}
     gates: ["accuracy >= 0.01", "accuracy >= 0.99", "accuracy >= 0.35"]
 """
 SECRET = "a planted phrase"
@@ -55,6 +54,8 @@ def test_gates_and_answers(copied: Place, tmp_path: Path) -> None:
     builder = Place(head.folder, copied.cache, dict(copied.environment))
     built = builder.run("build", "bench")
     assert built.code == 3, built.err
+    # What was made before there was a remote cache.
+    assert builder.run("remote", "push").code == 0
     shutil.rmtree(head.folder / "build")
     shutil.rmtree(head.folder / ".olivebuild")
     out = tmp_path / "report.json"

@@ -114,6 +114,9 @@ def _costed(state: State, old: State | None) -> State:
 
 def _why(states: Sequence[State], old: Mapping[str, State], target: str) -> str:
     """Return the first reason: what differs from the other branch, where that has a result."""
+    lacking = [s for s in states if s.trace is None and s.key]
+    if lacking and all(state.node.machine_bound for state in lacking):
+        return "its speeds were not measured on a machine of this sort"
     for state in states:
         before = old.get(state.node.name)
         trace = before.trace if before else None
