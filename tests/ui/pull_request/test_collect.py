@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from olivebuild.cache.traces import Trace
+from olivebuild.metrics.records import Metrics, read_metrics
 from olivebuild.planner.project import open_project
-from olivebuild.ui.pull_request.collect import LONGEST, Checkout, collect
+from olivebuild.ui.pull_request.collect import LONGEST, Checkout, _changed, collect
+from olivebuild.ui.report.collect.answers import between_checkouts
 from tests.conftest import Place
 
 RECIPE = """\
@@ -52,3 +56,33 @@ def test_a_name_of_any_length_is_cut(checkout: Place, tmp_path: Path) -> None:
     (b,) = [t for t in report.targets if t.target == "b"]
     assert b.verdict == "broken"
     assert len(b.why) <= LONGEST
+
+
+class Told:
+    """Evidence of one benchmark: what its models answered to the rows of one data set."""
+
+    # Nothing is stored: the rows are the same by their digest.
+    project = SimpleNamespace(planner=SimpleNamespace(store=None))
+
+    def __init__(self, *labels: str) -> None:
+        self._labels = labels
+
+    def trace(self, _node: str) -> Trace:
+        return Trace("ab" * 16, "dataset", (), {"test": "cd" * 16})
+
+    def benchmark(self, target: str) -> Metrics:
+        answers = [{"expected": "joy", "label": label, "tokens": 1} for label in self._labels]
+        data = {"rows": len(answers), "accuracy": 0.5, "answers": answers}
+        return read_metrics(
+            {"models": {"int4": {"data": {"rows": data}}}, "data": ["rows"]}, target
+        )
+
+
+def test_answers_that_change_are_counted_and_their_texts_kept_back() -> None:
+    before, now = Told("joy", "joy", "sad", "sad", "joy"), Told("sad", "joy", "joy", "fear", "joy")
+    (flips,) = between_checkouts(before, now, "bench")  # type: ignore[arg-type]
+    counted = _changed("bench", flips, with_rows=False)
+    assert (counted.lost, counted.won, counted.other, counted.rows) == (1, 1, 1, ())
+    rows = _changed("bench", flips, with_rows=True).rows
+    assert (rows[0].number, rows[0].before, rows[0].now) == (1, "joy", "sad")
+    assert list(between_checkouts(now, now, "bench")) == []  # type: ignore[arg-type]
