@@ -26,7 +26,7 @@ def test_a_test_without_what_is_required_fails(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_name_that_no_test_asks_for_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(require, "REQUIRED", frozenset({"git", "gti"}))
-    with pytest.raises(pytest.UsageError, match="names gti: it can name [a-z].*, azurite, "):
+    with pytest.raises(pytest.UsageError, match=r"names gti: it can name [a-z].*, azurite, "):
         require.check_names()
 
 
