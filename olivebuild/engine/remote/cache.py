@@ -140,6 +140,8 @@ class RemoteCache:
         if claim is Claim.MADE and key not in self._awaited:
             self._awaited.add(key)
             self._asked.discard(key)
+            # Nothing of the plan has changed by that: it would not be asked for again.
+            self._unasked[key] = None
             return False
         return claim is not Claim.ELSEWHERE
 
