@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from olivebuild.core.errors import InputError, StoreError
+from olivebuild.core.fs.small_files import read_json
 from olivebuild.ui.pull_request.comment import MARKER
 
 SECONDS = 20.0
@@ -78,7 +79,7 @@ def on_github(text: str) -> str:
     Which one that is, GitHub says: the event names the commit and the branch, and the pull request
     must stand at that commit. What the job left says nothing of it.
     """
-    event = json.loads(Path(_variable("GITHUB_EVENT_PATH")).read_text("utf-8"))
+    event = read_json(Path(_variable("GITHUB_EVENT_PATH")))
     run = event.get("workflow_run") or {}
     repository = quote(_variable("GITHUB_REPOSITORY"), safe="/")
     service = Service(

@@ -11,7 +11,6 @@ yet and none follows, the answer is that it is needed.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
@@ -60,6 +59,9 @@ def setup(asked: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
     if not (asked["bytes"] or os.path.isdir(code)):
         return {"needs": "code"}
     put_code(code, stream.read(asked["bytes"]))
+    # Windows has none, and is no place for jobs.
+    import fcntl
+
     place = os.path.join(folder, asked["digest"])
     start = time.time()
     with open(place + ".lock", "ab") as lock:

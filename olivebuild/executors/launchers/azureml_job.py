@@ -21,6 +21,7 @@ from olivebuild.api.site import Needs
 from olivebuild.core import code_version
 from olivebuild.core.errors import BuildError, InputError
 from olivebuild.core.fs.files import files_below
+from olivebuild.core.fs.small_files import read_json
 from olivebuild.executors.launchers.conda import dependencies
 
 IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest"
@@ -132,7 +133,7 @@ def _workspace(file: str, values: Mapping[str, Any]) -> dict[str, str]:
     if not file:
         return {}
     try:
-        data = json.loads(Path(file).read_bytes())
+        data = read_json(Path(file))
         of_file = {name: str(data[key]) for name, key in WORKSPACE.items() if name not in values}
     except OSError as e:
         raise InputError(

@@ -17,7 +17,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from olivebuild.core import code_version, host
-from olivebuild.core.errors import InputError
+from olivebuild.core.errors import InputError, first_line
+from olivebuild.core.fs.small_files import read_text
 
 PYTHON = "python>=3.11"
 OURS = "olivebuild"
@@ -49,7 +50,7 @@ def _read(file: str) -> dict[str, Any]:
         data = yaml.safe_load(_text(file))
     except yaml.YAMLError as e:
         raise InputError(
-            f"it is no YAML: {str(e).splitlines()[0]}", where=file, hint="see the line"
+            f"it is no YAML: {first_line(e)}", where=file, hint="see the line"
         ) from None
     if not isinstance(data, dict) or not isinstance(data.get("dependencies", []), list):
         raise InputError("it is no conda file", where=file, hint="it has a list `dependencies`")
@@ -122,7 +123,7 @@ def _declared(extra: str) -> list[Requirement]:
     """
     checkout = Path(code_version.ROOT).parent / "pyproject.toml"
     if checkout.is_file():
-        project = tomllib.loads(checkout.read_text("utf-8"))["project"]
+        project = tomllib.loads(read_text(checkout))["project"]
         lines = (
             project["optional-dependencies"].get(extra, ()) if extra else project["dependencies"]
         )

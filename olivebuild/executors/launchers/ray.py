@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shlex
-import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from olivebuild.api.site import JobState, Needs
 from olivebuild.core.errors import BuildError, InputError, RecipeError, StepError, first_line
+from olivebuild.core.processes import python
 from olivebuild.core.text import size
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class RayLauncher:
             taken: dict[str, float] = {}
             grows = ["--autoscaling"] if self._autoscaling else []
             words = [*_words(needs), *grows, "--", *command]
-            command = [sys.executable, "-P", "-m", NODES, *words]
+            command = python("-m", NODES, *words)
         else:
             taken = {
                 "entrypoint_num_cpus": cores_of(needs),
@@ -249,7 +249,7 @@ def open_launcher(
     variables = _variables_of(options.get("variables", "{}"))
     if importlib.util.find_spec("ray") is None:
         raise InputError(
-            f"Ray is not installed for {sys.executable}, where the agent runs",
+            f"Ray is not installed for {python()[0]}, where the agent runs",
             hint="pip install 'olivebuild[ray]' there, in the version of the cluster",
         )
     return RayLauncher(address, autoscaling=autoscaling == "true", variables=variables)

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from olivebuild.core.errors import first_line
 from olivebuild.executors.launchers.ray import NODE_LOST, STOP_SECONDS
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def main() -> int:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         return _run(_processes(group, bundle), options.command, variables)
     except RayError as e:
-        print(f"a node was lost: {str(e).splitlines()[0]}", file=sys.stderr)
+        print(f"a node was lost: {first_line(e)}", file=sys.stderr)
         return NODE_LOST
 
 

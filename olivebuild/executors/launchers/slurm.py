@@ -11,7 +11,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 from olivebuild.api.site import JobState, Needs
 from olivebuild.core.errors import BuildError, RecipeError, StepError
+from olivebuild.core.processes import python
 from olivebuild.executors.launchers.slurm_cluster import (
     FORMAT,
     PartitionNode,
@@ -254,7 +254,7 @@ class SlurmLauncher:
             words = ["apptainer", "exec", *gpus, "--bind", str(self._root), self._image, *words]
         if needs.nodes > 1:
             module = "olivebuild.executors.launchers.slurm_nodes"
-            words = [sys.executable, "-P", "-m", module, str(needs.nodes), *words]
+            words = python("-m", module, str(needs.nodes), *words)
         return f"#!/bin/sh\nexec {shlex.join(words)}\n"
 
     def _run(self, words: Sequence[str], input: str = "") -> str:  # noqa: A002

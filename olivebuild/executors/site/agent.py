@@ -25,6 +25,7 @@ from olivebuild.cache.manifest import Digest
 from olivebuild.cache.remote_records import RemoteBlob
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import BuildError, StepError, StoreError, first_line
+from olivebuild.core.processes import python
 from olivebuild.executors.site import about, frames
 from olivebuild.executors.site.folder import PRIVATE, JobFolder, new_bytes, site_root
 from olivebuild.executors.site.frames import Frame
@@ -114,7 +115,7 @@ class Agent:
 
     def _about(self, libraries: list[str]) -> dict[str, Any]:
         """Return what the Python is that jobs run in."""
-        if self._program == sys.executable:
+        if self._program == python()[0]:
             return about.to_json(about.here(libraries))
         command = [self._program, "-P", "-m", about.__name__, *libraries]
         try:
@@ -367,7 +368,7 @@ def main(words: Sequence[str] | None = None) -> int:
         root = site_root(arguments.root)
         options = dict(option.partition("=")[::2] for option in arguments.option)
         launcher = open_launcher(arguments.launcher, options, root)
-        program = arguments.python or sys.executable
+        program = arguments.python or python()[0]
         agent = Agent(root, arguments.launcher, launcher, program)
     except BuildError as e:
         frames.write(answers, {"id": None, "error": e.to_json()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -67,7 +66,7 @@ class LocalConnection:
         return code < 0
 
     def problem(self, code: int, errors: str) -> BuildError:
-        program = self._program or sys.executable
+        program = self._program or python()[0]
         last = next((line for line in reversed(errors.splitlines()) if line.strip()), "")
         return StepError(
             f"{self._label}: its agent did not begin (exit code {code})"

@@ -17,11 +17,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import IO
 
 from olivebuild.core.errors import StoreError, of_disk
+from olivebuild.core.fs import trees
 from olivebuild.core.fs.files import write_atomically
 from olivebuild.core.fs.locks import try_lock
 from olivebuild.executors.site.portable import PortableAction, PortableOutcome
@@ -126,10 +126,10 @@ class JobFolder:
         self.begin()
         for path in (self.events, self.log):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.work, ignore_errors=True)
+        trees.delete(self.path, self.work)
 
     def delete(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        trees.delete(self.path.parent, self.path)
 
     def refresh(self) -> None:
         """Have a network file system look at the folder again."""

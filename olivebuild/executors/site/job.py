@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import signal
 import sys
 import time
@@ -30,7 +29,7 @@ from olivebuild.cache.remote_records import RemoteBlob
 from olivebuild.cache.store import Store
 from olivebuild.core import numerics
 from olivebuild.core.errors import BuildError, Damaged, NodeLost, StepError, of_disk
-from olivebuild.core.fs import locks
+from olivebuild.core.fs import locks, trees
 from olivebuild.core.processes import python
 from olivebuild.executors.local import LocalExecutor
 from olivebuild.executors.site import about
@@ -96,7 +95,7 @@ class Job:
             self._folder.mark("again")
             return AGAIN
         self._folder.write_outcome(outcome)
-        shutil.rmtree(self._folder.work, ignore_errors=True)
+        trees.delete(self._folder.path, self._folder.work)
         return 0
 
     @contextlib.contextmanager

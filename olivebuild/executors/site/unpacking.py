@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 import uuid
 from pathlib import Path
@@ -13,6 +12,7 @@ from olivebuild.api.action import Action, ActionInput, Asked
 from olivebuild.cache.manifest import Manifest
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import Damaged
+from olivebuild.core.fs import trees
 from olivebuild.core.fs.files import files_below
 from olivebuild.core.fs.locks import locked
 from olivebuild.core.hashing import canonical_json
@@ -29,7 +29,7 @@ def unpack(portable: PortableAction, root: Path, store: Store, work: Path) -> Ac
     `work`: the scratch folder of this process.
     """
     out = work / "out"
-    shutil.rmtree(work, ignore_errors=True)
+    trees.delete(work.parent, work)
     out.mkdir(parents=True, mode=0o700)
     recipe = work / "recipe"
     recipe.mkdir()
@@ -95,7 +95,7 @@ def put_in_place(root: Path, store: Store, manifest: str) -> Path:
         if _is_whole(place):
             os.utime(place)
             return place
-        shutil.rmtree(place, ignore_errors=True)
+        trees.delete(place.parent, place)
         part = place.with_name(f".{manifest}-{uuid.uuid4().hex[:8]}")
         try:
             part.mkdir(mode=0o700)
@@ -107,7 +107,7 @@ def put_in_place(root: Path, store: Store, manifest: str) -> Path:
             _stats_file(place).write_text(_stats(part))
             os.rename(part, place)
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            trees.delete(part.parent, part)
     return place
 
 
@@ -124,7 +124,7 @@ def sweep(root: Path) -> None:
 
 def _delete(path: Path) -> None:
     if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+        trees.delete(path.parent, path)
     else:
         path.unlink()
 

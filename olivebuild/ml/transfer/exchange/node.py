@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import NoReturn
 
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import BuildError
+from olivebuild.core.fs import trees
 from olivebuild.core.processes import python
 from olivebuild.ml.models.remotes.sha256 import sha256_of
 from olivebuild.ml.transfer.exchange.place import Exchange, NotWhatWasPut
@@ -91,7 +91,7 @@ class Node:
         if text is None:
             raise ValueError("there is no such job")
         task = Task.from_body(self.attempt.opened(name, text))
-        shutil.rmtree(self.folder, ignore_errors=True)
+        trees.delete(self.folder.parent, self.folder)
         self.folder.mkdir(parents=True)
         self.exchange.bring_blobs(blobs_in(task.action))
         if state := state or task.state:
