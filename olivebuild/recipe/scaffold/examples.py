@@ -56,5 +56,5 @@ def _without_history(lock: Path) -> str:
 
     Nor does it hold libraries: those that are installed count.
     """
-    kept = {k: v for k, v in read_json(lock).items() if k not in ("history", "libraries")}
-    return json.dumps(kept, indent=2, sort_keys=True) + "\n"
+    kept = {k: v for k, v in read_json(lock).items() if k != "history"}
+    return json.dumps(kept | {"libraries": {}}, indent=2, sort_keys=True) + "\n"

@@ -14,6 +14,7 @@ import pytest
 
 from olivebuild.core.errors import RecipeError
 from olivebuild.planner.project import open_graph
+from olivebuild.recipe.lockfile import Lockfile
 from olivebuild.recipe.scaffold import examples
 from tests.conftest import Place
 
@@ -26,7 +27,8 @@ def test_an_example_stands_by_itself(name: str, tmp_path: Path) -> None:
     assert {"olivebuild.yaml", "olivebuild.lock", ".gitignore"} <= {*written}
     assert "bench" in open_graph(tmp_path, None).targets
     lock = json.loads((tmp_path / "olivebuild.lock").read_text())
-    assert "history" not in lock
+    assert ("history" in lock, lock["libraries"]) == (False, {})
+    assert Lockfile(tmp_path / "olivebuild.lock").sources == lock["sources"]
     assert lock["sources"]
     for relative in written:
         assert (tmp_path / relative).is_file()
@@ -46,6 +48,7 @@ def test_the_command(place: Place) -> None:
     assert done.code == 0, done.err
     assert "next: olivebuild -C new" in done.out
     assert (place.folder / "new/data/tone.jsonl").is_file()
+    assert place.run("plan", "-C", "new").code == 0
     both = place.run("init", "--example", "tone", "--model", "m")
     assert both.code == 2
     neither = place.run("init", "--model", "m")
