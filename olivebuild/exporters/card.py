@@ -41,6 +41,7 @@ def card(
     )
     lines = [
         *_opening(report, lineage, doubts),
+        *_licence(base, licences),
         *_measured(report, lineage.target),
         *_data(report, lineage),
         *_steps(lineage),
@@ -117,6 +118,13 @@ def _opening(report: Report, lineage: Lineage, doubts: Sequence[str]) -> Iterato
         yield "**Exported although:**"
         yield ""
         yield from (f"- {text(doubt)}" for doubt in doubts)
+        yield ""
+
+
+def _licence(base: Path | None, licences: Sequence[str]) -> Iterator[str]:
+    """Say so where no licence of the base model is known: "other" at the head is a guess then."""
+    if not (licence_of(base) or licences):
+        yield "The licence of the base model is not known: its folder names none, or is not here."
         yield ""
 
 

@@ -90,6 +90,15 @@ def test_what_was_not_measured_as_it_is_needs_force(built: Place, tmp_path: Path
         export(pretend.opened(built), "onnx-int4", tmp_path / "out")
 
 
+def test_a_licence_that_is_not_known_is_said(built: Place, tmp_path: Path) -> None:
+    for name, said in (("README.md", False), ("LICENSE", True)):
+        (built.folder / "base" / name).unlink()
+        export(pretend.opened(built), "onnx-int4", tmp_path / name)
+        card = (tmp_path / name / "README.md").read_text()
+        assert ("licence of the base model is not known" in card) is said
+        assert 'license: "other"' in card
+
+
 def test_what_no_gate_judges_is_exported_and_said(built: Place, tmp_path: Path) -> None:
     assert not export(pretend.opened(built), "adapter", tmp_path / "out").judged
 
