@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,10 @@ from olivebuild.api.site import JobState, Needs
 from olivebuild.core.errors import BuildError
 from olivebuild.executors.launchers import slurm
 from olivebuild.executors.launchers.slurm import Known, SlurmLauncher, open_launcher
-from tests.support.slurm_cluster import SlurmCluster, require_slurm, slurm_cluster
+from tests.support.slurm_cluster import SlurmCluster, require_slurm
+from tests.support.slurm_launcher import cluster, launcher, until
+
+__all__ = ["cluster", "launcher"]
 
 STAYS = """\
 import pathlib, signal, sys, time
@@ -24,27 +25,6 @@ signal.signal(signal.SIGTERM, stop)
 print("has begun", flush=True)
 time.sleep(300)
 """
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        slurm_cluster(tmp_path_factory.mktemp("slurm"), patch) as cluster,
-    ):
-        yield cluster
-
-
-@pytest.fixture
-def launcher(cluster: SlurmCluster, tmp_path: Path) -> SlurmLauncher:
-    return open_launcher({}, tmp_path)
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def ended(launcher: SlurmLauncher, ident: str) -> JobState:
@@ -103,7 +83,8 @@ def test_a_job_whose_node_is_gone_runs_again(
     until(lambda: launcher.ending(ident) == "PENDING (BeginTime)")
     cluster.call("scontrol", "update", f"job={ident}", "StartTime=now")
     until(lambda: text_of(tmp_path / "log").count("has begun") == 2)
-    assert launcher.state(ident) == JobState.RUNNING
+    # What the controller says is kept for a moment.
+    until(lambda: launcher.state(ident) == JobState.RUNNING)
     launcher.cancel(ident)
     ended(launcher, ident)
     cluster.start_node(node)

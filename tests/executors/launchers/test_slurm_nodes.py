@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from olivebuild.api.site import JobState, Needs
-from olivebuild.executors.launchers.slurm import SlurmLauncher, open_launcher
-from tests.support.slurm_cluster import SlurmCluster, slurm_cluster
+from olivebuild.executors.launchers.slurm import SlurmLauncher
+from tests.support.slurm_cluster import SlurmCluster
+from tests.support.slurm_launcher import cluster, launcher, until
+
+__all__ = ["cluster", "launcher"]
 
 TWO = Needs(cores=2, memory=2**28, nodes=2)
 TELLS = """\
@@ -44,27 +45,6 @@ STAYS = (
     sys.exit(75)
 """
 )
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        slurm_cluster(tmp_path_factory.mktemp("slurm"), patch) as cluster,
-    ):
-        yield cluster
-
-
-@pytest.fixture
-def launcher(cluster: SlurmCluster, tmp_path: Path) -> SlurmLauncher:
-    return open_launcher({}, tmp_path)
-
-
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def lines_of(file: Path) -> list[str]:
