@@ -38,7 +38,7 @@ from olivebuild.metrics.model_comparison import LATENCY, comparisons
 from olivebuild.metrics.records import ModelMetrics
 from olivebuild.metrics.statistics import paired_rounds
 from olivebuild.ml.benchmark.latency import REST, Stopwatch, measure
-from olivebuild.steps.benchmark_latency import LatencyFields
+from olivebuild.steps.measurements.latency import LatencyFields
 
 HOME = Path(__file__).parent.parent
 COPIES = 5

@@ -198,8 +198,14 @@ class Node(Record, frozen=True):
 
 
 def module_of(kind: str) -> str:
-    """Return the module of a kind that is built in; empty for a name that no such kind can have."""
-    return f"{STEPS}.{kind.replace('-', '_')}" if re.fullmatch(r"[a-z][a-z0-9-]*", kind) else ""
+    """Return the module of a kind that is built in; empty for a name that no such kind can have.
+
+    Those of a benchmark's nodes, `benchmark-accuracy` for example, have a folder of their own.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", kind):
+        return ""
+    part = kind.removeprefix("benchmark-")
+    return f"{STEPS}.{'measurements.' * (part != kind)}{part.replace('-', '_')}"
 
 
 def is_builtin(kind: str) -> bool:

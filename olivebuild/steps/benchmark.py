@@ -19,7 +19,7 @@ from olivebuild.api.step import Edge, Fields, Node, Ref, Step, Target
 from olivebuild.core.errors import Problem, RecipeError
 from olivebuild.metrics.gates import METRICS, Gate
 from olivebuild.steps.adapter import AdapterFields, begins_elsewhere
-from olivebuild.steps.benchmark_latency import LatencyFields
+from olivebuild.steps.measurements.latency import LatencyFields
 from olivebuild.steps.merged import MergedFields
 from olivebuild.steps.onnx import OnnxFields
 from olivebuild.steps.parts.diagnosing import overlap, sensitivity

@@ -12,8 +12,8 @@ import pytest
 
 from olivebuild.api.action import Action, ActionInput
 from olivebuild.api.job import Job
-from olivebuild.ml.kinds.benchmark_baseline import run
-from olivebuild.steps.benchmark_baseline import STEP
+from olivebuild.ml.kinds.measurements.baseline import run
+from olivebuild.steps.measurements.baseline import STEP
 
 
 def write(file: Path, rows: list[tuple[str, str]]) -> ActionInput:

@@ -13,7 +13,7 @@ from olivebuild.api.action import Action, ActionInput
 from olivebuild.api.job import Job
 from olivebuild.data import origins
 from olivebuild.ml.benchmark.overlap import run
-from olivebuild.steps.benchmark_overlap import STEP
+from olivebuild.steps.measurements.overlap import STEP
 
 TEXTS = [f"the {i}. letter tells of {i * 7} ships and {i * 3} whales in the bay" for i in range(30)]
 

@@ -15,7 +15,7 @@ from olivebuild.api.job import Job
 from olivebuild.metrics.records import SensitivityMetrics
 from olivebuild.ml.benchmark import sensitivity
 from olivebuild.ml.data.examples import Example
-from olivebuild.steps.benchmark_sensitivity import STEP
+from olivebuild.steps.measurements.sensitivity import STEP
 
 NODES = {
     f"/model/layers.{i}/{part}/MatMul": 4

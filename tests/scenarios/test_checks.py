@@ -17,7 +17,7 @@ from olivebuild.api.action import ActionInput
 from olivebuild.cache.index import JsonDisk
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import InputError, StepError
-from olivebuild.ml.kinds import benchmark_check as benchmark_check_kind
+from olivebuild.ml.kinds.measurements import check as benchmark_check_kind
 from tests.conftest import Place
 from tests.scenarios.steps import job_in
 

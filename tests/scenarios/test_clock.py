@@ -16,7 +16,7 @@ import pytest
 from olivebuild.api.action import ActionInput
 from olivebuild.cache.store import Store
 from olivebuild.formats import template_clock
-from olivebuild.ml.kinds import benchmark_accuracy as benchmark_accuracy_kind
+from olivebuild.ml.kinds.measurements import accuracy as benchmark_accuracy_kind
 from tests.conftest import RECIPE, Place, rows, write_rows
 from tests.scenarios.steps import job_in
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from olivebuild.api.action import ActionInput
 from olivebuild.cache.store import Store
 from olivebuild.core.errors import InputError, StepError
-from olivebuild.ml.kinds import benchmark_accuracy as benchmark_accuracy_kind
+from olivebuild.ml.kinds.measurements import accuracy as benchmark_accuracy_kind
 from tests.conftest import Place
 from tests.scenarios.steps import job_in
 

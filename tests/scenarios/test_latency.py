@@ -24,7 +24,7 @@ from olivebuild.ml.benchmark.control import BUSY
 from olivebuild.ml.benchmark.energy import Meter
 from olivebuild.ml.benchmark.latency import Samples, _expected_rounds, measure
 from olivebuild.planner.trace_lookup import ONLY_FOR
-from olivebuild.steps.benchmark_latency import LatencyFields
+from olivebuild.steps.measurements.latency import LatencyFields
 from tests.conftest import Done, Place
 from tests.ml.test_control import busy_loops
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from olivebuild.steps.benchmark_latency import DAY, STEP, LatencyFields
+from olivebuild.steps.measurements.latency import DAY, STEP, LatencyFields
 
 
 @pytest.mark.parametrize("remeasure", ["never", "always", "30d"])

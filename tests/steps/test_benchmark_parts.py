@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from olivebuild.steps import benchmark_accuracy, benchmark_check
-from olivebuild.steps.benchmark_accuracy import AccuracyFields
-from olivebuild.steps.benchmark_check import CheckFields
+from olivebuild.steps.measurements import accuracy, check
+from olivebuild.steps.measurements.accuracy import AccuracyFields
+from olivebuild.steps.measurements.check import CheckFields
 
 
 def test_what_judges_answers_is_part_of_their_key() -> None:
-    step = benchmark_accuracy.STEP
+    step = accuracy.STEP
     plain = AccuracyFields(max_new_tokens=8)
     assert step.files(plain) == []
     assert "peft" not in step.libraries(plain)
@@ -26,7 +26,7 @@ def test_what_judges_answers_is_part_of_their_key() -> None:
 
 
 def test_a_check_names_what_it_compares() -> None:
-    step = benchmark_check.STEP
+    step = check.STEP
     merge, onnx = CheckFields(what="merge"), CheckFields(what="onnx", precision="int4")
     assert step.parameters(merge) == {"what": "merge"}
     assert step.parameters(onnx) == {"what": "onnx", "precision": "int4"}

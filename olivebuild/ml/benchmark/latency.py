@@ -33,7 +33,7 @@ from olivebuild.core.fs.small_files import read_json
 from olivebuild.core.processes import python
 from olivebuild.metrics.statistics import median_interval
 from olivebuild.ml.benchmark.control import BUSY, Control, Ended, record_of
-from olivebuild.steps.benchmark_latency import LatencyFields
+from olivebuild.steps.measurements.latency import LatencyFields
 
 REST = 0.05
 """Seconds between turns: threads that wait actively for more work would take cores from the next

@@ -12,7 +12,7 @@ from olivebuild.data import overlap
 from olivebuild.data.origins import origins_of
 from olivebuild.metrics.diagnostics.overlaps import Overlap
 from olivebuild.ml.data.examples import Table, read_table
-from olivebuild.steps.benchmark_overlap import OverlapFields
+from olivebuild.steps.measurements.overlap import OverlapFields
 
 PLACES = 3
 

@@ -22,7 +22,7 @@ from olivebuild.core.fs.small_files import read_json
 from olivebuild.metrics.diagnostics.losses import loss_between
 from olivebuild.metrics.json_record import decode
 from olivebuild.metrics.records import YES_OR_NO, DataMetrics
-from olivebuild.steps.benchmark_sensitivity import MOST_PARAMETERS, ROWS
+from olivebuild.steps.measurements.sensitivity import MOST_PARAMETERS, ROWS
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from olivebuild.api.action import Action, ActionInput
 from olivebuild.api.job import Job
 from olivebuild.core.errors import InputError
-from olivebuild.ml.kinds.benchmark_latency import run
+from olivebuild.ml.kinds.measurements.latency import run
 
 FEW = {"prompt_tokens": 4, "new_tokens": 1, "rounds": 1, "max_rounds": 1}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from olivebuild.api.job import Job
 from olivebuild.api.step import Result
 from olivebuild.formats import template_clock
-from olivebuild.steps.benchmark_accuracy import STEP, AccuracyFields
+from olivebuild.steps.measurements.accuracy import STEP, AccuracyFields
 
 if TYPE_CHECKING:
     from olivebuild.metrics.scoring import Judged

@@ -33,7 +33,7 @@ class Check(Step):
         "trained; all ends count"
     }
     fields = CheckFields
-    runner = "olivebuild.ml.kinds.benchmark_check"
+    runner = "olivebuild.ml.kinds.measurements.check"
     floating = True
     gpu = True
     preload_once = ("olivebuild.ml.inference.generate",)

@@ -46,7 +46,7 @@ class Latency(Step):
         "are measured once, and a control runs beside them",
     }
     fields = LatencyFields
-    runner = "olivebuild.ml.kinds.benchmark_latency"
+    runner = "olivebuild.ml.kinds.measurements.latency"
     floating = True
     exclusive = True
     gpu = True

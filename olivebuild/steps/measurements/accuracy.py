@@ -27,7 +27,7 @@ class Accuracy(Step):
         "last digits; long answers that are known to be wrong are cut",
     }
     fields = AccuracyFields
-    runner = "olivebuild.ml.kinds.benchmark_accuracy"
+    runner = "olivebuild.ml.kinds.measurements.accuracy"
     floating = True
     gpu = True
     preload_once = ("olivebuild.ml.inference.generate",)

@@ -17,7 +17,7 @@ class StructureFields(Fields):
 class BenchmarkStructure(Step):
     kind = "benchmark-structure"
     fields = StructureFields
-    runner = "olivebuild.ml.kinds.benchmark_structure"
+    runner = "olivebuild.ml.kinds.measurements.structure"
 
     def outputs(self, fields: Fields) -> Mapping[str, str]:
         return {"": ".", "structure": "structure.json", "sizes": "sizes.json"}

@@ -10,7 +10,7 @@ from olivebuild.api.job import Job
 from olivebuild.api.step import Result
 from olivebuild.core.fs.small_files import read_json
 from olivebuild.metrics.pace import busy_machine
-from olivebuild.steps.benchmark_latency import LatencyFields
+from olivebuild.steps.measurements.latency import LatencyFields
 
 
 def run(job: Job) -> None:

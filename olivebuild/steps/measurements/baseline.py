@@ -20,7 +20,7 @@ class Baseline(Step):
     version = 2
     changes: ClassVar[Mapping[int, str]] = {2: "answers are kept, to be compared row by row"}
     fields = BaselineFields
-    runner = "olivebuild.ml.kinds.benchmark_baseline"
+    runner = "olivebuild.ml.kinds.measurements.baseline"
     floating = True
 
     def libraries(self, fields: BaselineFields) -> tuple[str, ...]:

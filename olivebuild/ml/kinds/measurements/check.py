@@ -11,7 +11,7 @@ from olivebuild.api.job import Job
 from olivebuild.api.step import Result
 from olivebuild.core.errors import InputError, StepError, first_line
 from olivebuild.formats import template_clock
-from olivebuild.steps.benchmark_check import SAMPLE, CheckFields
+from olivebuild.steps.measurements.check import SAMPLE, CheckFields
 
 if TYPE_CHECKING:
     from olivebuild.ml.onnx.trial import Difference

@@ -1,0 +1,1 @@
+"""Runners of the nodes that a benchmark is made of."""

@@ -1,0 +1,1 @@
+"""Kinds of the nodes that a benchmark is made of."""
