@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,9 @@ from olivebuild.engine.provenance.lineage import Lineage, lineage_of
 from olivebuild.engine.recorder import history_of
 from olivebuild.exporters import archive, delta, manifest, shipments
 from olivebuild.exporters.card import card
+from olivebuild.exporters.layouts import table
+from olivebuild.exporters.layouts.names import FOLDER
+from olivebuild.exporters.layouts.origin import Origin, Written
 from olivebuild.exporters.manifest import ExportManifest
 from olivebuild.exporters.shipments import Shipment
 from olivebuild.planner.plan import Plan
@@ -49,17 +52,28 @@ class Exported(Struct, frozen=True, kw_only=True):
     """Why its gates would not have let it out."""
     judged: bool = True
     """A gate of the recipe judges it."""
+    notes: tuple[str, ...] = ()
+    """What the layout has to say."""
 
 
 def export(
-    project: Project, target: str, place: Path, *, force: bool = False, since: Path | None = None
+    project: Project,
+    target: str,
+    place: Path,
+    *,
+    force: bool = False,
+    since: Path | None = None,
+    layout: str = FOLDER,
+    options: Mapping[str, str] | None = None,
 ) -> Exported:
     """Export a target that is in build/.
 
-    `since`: only what has changed since an earlier export, by its folder or manifest. Raises
-    GateError where gates are not met and not `force`, StoreError and InputError.
+    `since`: only what has changed since an earlier export, by its folder or manifest. `layout` is
+    one of layouts/table.py, and `options` are its own. Raises GateError where gates are not met and
+    not `force`, StoreError and InputError.
     """
     _check_free(place)
+    form = table.check(layout, project.graph.targets[target].kind, target)
     plan = project.planner.plan([target, *_judges(project, target)])
     lineage = lineage_of(project, plan, target)
     doubts = tuple(doubts_of(project, plan, target))
@@ -75,7 +89,9 @@ def export(
     with _staging(place) as staging:
         whole = staging / "whole"
         whole.mkdir()
-        contents = _fill(project, plan, lineage, doubts, whole)
+        origin = _origin(project, plan, lineage, options or {})
+        written = form.write(origin, whole)
+        contents = _add_papers(origin, written, doubts, whole)
         result, size = whole, None
         if old:
             result = staging / "delta"
@@ -110,6 +126,7 @@ def export(
         delta=size,
         doubts=doubts,
         judged=bool(_judges(project, target)),
+        notes=written.notes,
     )
 
 
@@ -146,23 +163,31 @@ def _models_of(project: Project, bench: str) -> Iterator[str]:
             yield roles.get("adapter") or roles["model"]
 
 
-def _fill(
-    project: Project, plan: Plan, lineage: Lineage, doubts: tuple[str, ...], out: Path
-) -> ExportManifest:
-    """Write the export into a folder; return its manifest. Raises InputError and StoreError."""
+def _origin(project: Project, plan: Plan, lineage: Lineage, options: Mapping[str, str]) -> Origin:
     state = plan.states[lineage.target]
-    folder = state.folder or project.workspace.output_folder(lineage.target)
-    for file in lineage.files:
-        if file.name in PAPERS[1:]:
-            fact = f"{lineage.target} has a file of its own named {file.name}"
+    runs = {}
+    if state.trace and state.trace.manifest:
+        stored = project.planner.store.manifest(state.trace.manifest)
+        runs = {entry.name: entry.blobs for entry in stored.files if entry.blobs}
+    return Origin(
+        project=project,
+        plan=plan,
+        lineage=lineage,
+        folder=state.folder or project.workspace.output_folder(lineage.target),
+        runs=runs,
+        options=options,
+    )
+
+
+def _add_papers(
+    origin: Origin, written: Written, doubts: tuple[str, ...], out: Path
+) -> ExportManifest:
+    """Add card, licences, provenance and manifest; return that. Raises InputError, StoreError."""
+    project, plan, lineage = origin.project, origin.plan, origin.lineage
+    for name in PAPERS[1:]:
+        if (out / name).exists():
+            fact = f"{lineage.target} has a file of its own named {name}"
             raise InputError(fact, hint="rename it in its step")
-        copy = out / file.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / file.name, copy)
-        if manifest.sha256_of(copy) != file.sha256:
-            raise InputError(
-                f"{file.name} changed while it was exported", where=str(folder), hint="export again"
-            )
     base = _base(project, plan, lineage)
     licences = _copy_licences(base, out)
     report = collect(project, project.planner.plan(project.graph.all_goals))
@@ -170,16 +195,12 @@ def _fill(
         os.rename(out / "README.md", out / "README.base.md")
     (out / "README.md").write_text(card(report, lineage, base, doubts, licences), "utf-8")
     (out / "provenance.json").write_text(slsa.text(lineage), "utf-8")
-    runs = {}
-    if state.trace and state.trace.manifest:
-        stored = project.planner.store.manifest(state.trace.manifest)
-        runs = {entry.name: entry.blobs for entry in stored.files if entry.blobs}
     contents = ExportManifest(
         target=lineage.target,
         kind=lineage.kind,
         digest=next(iter(lineage.last.outputs.values()), ""),
         version=__version__,
-        files=tuple(manifest.files_of(out, runs)),
+        files=tuple(manifest.files_of(out, written.runs)),
     )
     (out / manifest.NAME).write_text(contents.to_text(), "utf-8")
     return contents

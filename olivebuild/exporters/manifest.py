@@ -6,7 +6,7 @@ It lies in the export itself, so that a later delta needs neither the store nor 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -77,7 +77,9 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def files_of(folder: Path, runs: dict[str, tuple[tuple[str, int], ...]]) -> Iterable[ExportedFile]:
+def files_of(
+    folder: Path, runs: Mapping[str, tuple[tuple[str, int], ...]]
+) -> Iterable[ExportedFile]:
     """Yield the files of a folder but its manifest; `runs`: name -> pieces where they are told."""
     for path in files_below(folder):
         name = path.relative_to(folder).as_posix()

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-ALONE = ("setup_there.py", "standalone.py")
+ALONE = ("mlflow_genai.py", "setup_there.py", "standalone.py")
 """Names of the modules that are sent there."""

@@ -11,6 +11,8 @@ import click
 from olivebuild.cli.completion import complete_targets
 from olivebuild.cli.options import JSON, check_no_target, open_all, recipe_options
 from olivebuild.core.errors import InputError
+from olivebuild.exporters.layouts.names import FOLDER as PLAIN
+from olivebuild.exporters.layouts.names import LAYOUTS
 
 if TYPE_CHECKING:
     from olivebuild.exporters.export import Exported
@@ -29,6 +31,15 @@ PLACE = click.argument("place", metavar="DEST", required=False, type=click.Path(
     metavar="EXPORT",
     help="Only what changed since an earlier export: its folder, or its olivebuild-export.json.",
 )
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(list(LAYOUTS)),
+    default=PLAIN,
+    help="The form of the folder: "
+    + ", ".join(f"{n}: {what}" for n, what in LAYOUTS.items())
+    + ".",
+)
 @click.option("--force", is_flag=True, help="Export it though its gates are not met.")
 @JSON
 @click.pass_context
@@ -37,6 +48,7 @@ def export(
     target: str | None,
     place: Path | None,
     since: Path | None,
+    layout: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -57,7 +69,7 @@ def export(
         raise click.UsageError("name a target, and where to put it", ctx)
     project = open_all(ctx)
     name = project.graph.one(target)
-    done = run(project, name, place.absolute(), force=force, since=since)
+    done = run(project, name, place.absolute(), force=force, since=since, layout=layout)
     project.workspace.memo.save()
     if as_json:
         click.echo(json.dumps(_to_json(done), indent=2))
@@ -70,6 +82,8 @@ def _show(done: Exported, place: Path) -> None:
 
     for doubt in done.doubts:
         click.echo(f"note: exported although {doubt}", err=True)
+    for note in done.notes:
+        click.echo(f"note: {note}", err=True)
     if not done.judged:
         click.echo(f"note: no gate of the recipe judges {done.target}", err=True)
     files = f"{done.files} files, {size(done.size)}"
