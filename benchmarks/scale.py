@@ -106,6 +106,9 @@ class Workers:
     def can_start(self, action: Requirements) -> bool:
         return len(self._ends) < self._count
 
+    def free_slots(self, action: Requirements) -> int:
+        return self._count - len(self._ends)
+
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         seconds = STEPS[action.target.partition("-")[0]]
         self.started += 1

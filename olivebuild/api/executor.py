@@ -45,7 +45,10 @@ NO_REQUIREMENTS = Resources()
 
 
 class Executor(Protocol):
-    """A place where actions run. One build calls it, from one thread."""
+    """A place where actions run. One build calls it, from one thread.
+
+    One of many slots may say how many of them are free: see `free_slots`.
+    """
 
     def prepare(self, modules: Sequence[str]) -> None:
         """Begin what takes long before the first action, while the build is still planned.
@@ -80,6 +83,18 @@ class ExecutorFactory(Protocol):
 
         Raises BuildError for a place that is none.
         """
+
+
+def free_slots(executor: Executor, action: Requirements) -> int:
+    """Return how many actions of these requirements could start now.
+
+    What the executor's own `free_slots` says, which may be fewer; without it at most one. Where
+    builds of several machines share a remote cache, their leases are asked for at once then.
+    """
+    if not executor.can_start(action):
+        return 0
+    count = getattr(executor, "free_slots", None)
+    return count(action) if count else 1
 
 
 def request(action: Action, log: Path, code: str = "") -> bytes:

@@ -6,12 +6,10 @@ Decides nothing: what to do next is always the plan's word.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from msgspec.structs import asdict
 
 from olivebuild.api.action import JUDGED, Message, Outcome
 from olivebuild.api.event import Event, Listener
@@ -19,7 +17,7 @@ from olivebuild.api.executor import Executor
 from olivebuild.api.node import Node
 from olivebuild.core.errors import BuildError, Damaged, StoreError, of_disk
 from olivebuild.core.fs import locks
-from olivebuild.engine.actions import asking, make_action
+from olivebuild.engine.actions import asking
 from olivebuild.engine.build_report import BuildReport, plan_event
 from olivebuild.engine.commit import Commit, RunningAction, remember, remember_fresh, save
 from olivebuild.engine.early.running_gates import RunningGates
@@ -28,8 +26,10 @@ from olivebuild.engine.failures import Failures
 from olivebuild.engine.pin import BROUGHT, is_to_be_fetched, look, pin_all
 from olivebuild.engine.preflight import check_locks, check_made, check_resources, sweep
 from olivebuild.engine.remote.elsewhere import Elsewhere
-from olivebuild.engine.scheduler import Attempts, KeyLocks, ResourcePool, Room, Space
+from olivebuild.engine.scheduler import ResourcePool, Room, Space
+from olivebuild.engine.scheduling.attempts import Attempts
 from olivebuild.engine.scheduling.ready_queue import ReadyQueue
+from olivebuild.engine.scheduling.starts import Starts
 from olivebuild.planner.changing.changes import Changes
 from olivebuild.planner.incremental import Incremental
 from olivebuild.planner.plan import Plan, Planner
@@ -74,9 +74,17 @@ class Builder:
         self._failures = Failures(planner, self.report, self._say, self._elsewhere)
         self._gates = RunningGates(planner, self._say)
         self._stopping = Stopping(planner.graph, (), self._gates)
-        self._running: dict[str, RunningAction] = {}
-        self._locks = KeyLocks(planner.store, remote)
         self._attempts = Attempts()
+        self._starts = Starts(
+            planner,
+            executor,
+            self._space,
+            self._elsewhere,
+            attempts=self._attempts,
+            remote=remote,
+            say=self._say,
+        )
+        self._running, self._locks = self._starts.running, self._starts.locks
 
     def run(self, goals: Iterable[str], recalled: Incremental | None = None) -> BuildReport:
         """Build the goals, from what the last build knew, if that is given.
@@ -195,37 +203,64 @@ class Builder:
 
     def _dispatch(self, plan: Plan, queue: ReadyQueue) -> set[str]:
         """Restore what is cached, and start what there is room for."""
-        self._locks.elsewhere.clear()
+        self._locks.clear()
         if not self._may_start or any(a.state.node.exclusive for a in self._running.values()):
             return set()
         changed: set[str] = set()
+        while True:
+            changed |= self._offer(plan, queue, changed)
+            if not self._starts.are_waiting:
+                return changed
+            # Others may have the space of those that another machine makes.
+            changed |= self._starts.flush(plan)
+
+    def _offer(self, plan: Plan, queue: ReadyQueue, done: Collection[str]) -> set[str]:
+        """Restore what is cached, and have started what there is room for.
+
+        Nothing of what is `done`.
+        """
+        changed: set[str] = set()
         taken = {action.state.key for action in self._running.values()}
+        passed = {*done, *self._locks.elsewhere}
         for state in queue.ready(self._gates.deciding(), self._space.has_slot):
             name = state.node.name
             # The result of a node with the same key will do for both.
             if state.key in taken or name in self._failures or name in self._stopping.spared:
                 continue
+            if name in passed:
+                continue
             if state.verdict is Verdict.CACHED:
                 changed |= self._restore(state)
-            elif state.node.exclusive and changed:
+            elif state.node.exclusive and (changed or done):
                 break  # What the plan says now would be done beside what is timed.
             elif self._inputs_ready(plan, state):
-                changed |= self._start(plan, state)
-                taken |= {state.key} if name in self._running else set()
+                changed |= self._starts.add(plan, state)
+                taken |= {state.key} if name in self._starts else set()
         return changed
 
     def _wait(self, plan: Plan) -> set[str]:
         """Wait for what happens next, at most POLL_SECONDS.
 
-        A node whose key is locked elsewhere counts as changed after that: it may be done.
+        A node whose key is locked elsewhere counts as changed after that, where it may be done.
         """
         if not self._running:
             if self._locks.elsewhere:
                 time.sleep(POLL_SECONDS)
-            return set(self._locks.elsewhere)
+            return set(self._locks.uncertain)
         message = self.executor.wait(POLL_SECONDS)
         if message is None:
-            return set(self._locks.elsewhere)
+            return set(self._locks.uncertain)
+        changed = self._take(plan, message)
+        # A bucket is then asked once for all that has ended meanwhile.
+        deadline = time.monotonic() + POLL_SECONDS
+        while self._remote and changed and self._running and time.monotonic() < deadline:
+            if (message := self.executor.wait(0.0)) is None:
+                break
+            changed |= self._take(plan, message)
+        return changed
+
+    def _take(self, plan: Plan, message: Message | Outcome) -> set[str]:
+        """Take in what an action says, or how it ended."""
         if isinstance(message, Message):
             node = self._running[message.node].state.node
             if message.event == JUDGED:
@@ -289,45 +324,6 @@ class Builder:
         self._say("restored", node, seconds=time.monotonic() - start)
         return {node.name}
 
-    def _start(self, plan: Plan, state: State) -> set[str]:
-        """Start a node's action, if there is room for it, and no other build makes the same."""
-        node, planner = state.node, self.planner
-        assert state.key
-        if not self._space.fits(plan, node):
-            return set()
-        planner.store.check_writable(f"{node.target} is not in it and would have to be built")
-        lock = self._locks.take(node.name, state.key, lambda: self._say("waiting", node))
-        if lock is None:
-            return set()
-        if state.trace is None and planner.trace(node, state.key):
-            # Another build has made it meanwhile.
-            self._locks.give_back(state.key, lock)
-            return {node.name}
-        self._attempts.count(state)
-        inputs = [plan.states[source.name] for _, source, _ in planner.graph.inputs[node.name]]
-        planner.traces.use(s.trace for s in inputs if s.trace)
-        scratch = planner.store.scratch(state.key)
-        running = RunningAction(state=state, inputs=inputs, scratch=scratch, lock=lock)
-        running.out.mkdir()
-        try:
-            action = self._elsewhere.asking(make_action(planner, plan, state, running.out), node)
-        except Damaged as e:
-            # A part of the target that lies in the store alone; the bad blob is in quarantine, so
-            # the next plan runs its step.
-            running.close(planner.store)
-            self._locks.give_back(state.key, lock)
-            self._note(node, f"a cached part is damaged ({e}): it is built again")
-            return {node.name, *(source.node.name for source in inputs)}
-        action = self._space.take(action, node)
-        self._running[node.name] = running
-        if node.exclusive and self._remote:
-            self._remote.settle()
-        self.executor.start(action, planner.workspace.log_file(node.name), [lock.fileno()])
-        # Only now, so that the step need not wait for what shows this.
-        told = {"reasons": [asdict(r) for r in state.reasons], "seconds": state.seconds}
-        self._say("started", node, **told, **self._elsewhere.told_of(node))
-        return set()
-
     def _finish(self, running: RunningAction, outcome: Outcome) -> set[str]:
         """Take in how an action ended, and give back all that it held."""
         node = running.state.node
@@ -369,6 +365,7 @@ class Builder:
                 self._say("stopping", running.state.node)
         finally:
             self.executor.cancel()
+        self._starts.drop()
         for running in self._running.values():
             running.close(self.planner.store)
         self._running.clear()

@@ -6,24 +6,26 @@ The learning rate and the rows of a training's steps are ml/training/schedule.py
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from math import ceil
-from typing import IO, Protocol
+from typing import NamedTuple, Protocol
 
 from olivebuild.api.action import Action
-from olivebuild.api.executor import NO_REQUIREMENTS, Executor, Resources
+from olivebuild.api.executor import (
+    NO_REQUIREMENTS,
+    Executor,
+    Requirements,
+    Resources,
+    free_slots,
+)
 from olivebuild.api.node import Node, amount_of
-from olivebuild.cache.store import Store
 from olivebuild.core import host, numerics
-from olivebuild.core.errors import InvalidValue, RecipeError, StepError
-from olivebuild.core.fs.locks import try_lock
+from olivebuild.core.errors import InvalidValue, RecipeError
 from olivebuild.engine.actions import judged_model
 from olivebuild.engine.remote.elsewhere import Elsewhere, without_machine
 from olivebuild.planner.plan import Plan, Planner
-from olivebuild.planner.states import State
 
-MAX_ATTEMPTS = 4
 NOT_SHARED = ("time", "nodes")
 """Resources that are no amount of anything here: they say what is asked of a cluster."""
 LIBRARIES, COPIES = 1e9, 3
@@ -210,6 +212,20 @@ def has_genai_for_gpus() -> bool:
     return True
 
 
+class Share(NamedTuple):
+    """What of this machine an action has, where that is shared out."""
+
+    has_gpus: bool = True
+    threads: int | None = None
+    """How many it is to start, 0 for its own number; None where the machine is not shared out."""
+
+    def of(self, action: Action) -> Action:
+        """Return an action with its GPUs and threads."""
+        if self.threads is None:
+            return action
+        return action._replace(gpus=action.gpus if self.has_gpus else 0, threads=self.threads)
+
+
 class Space:
     """Room for actions in all respects: the executor's slots, named resources, and this machine."""
 
@@ -226,40 +242,52 @@ class Space:
         self._executor = executor
         self._pool = pool
         self._room = room
+        self._promised: Counter[str] = Counter()
+        """Place -> how many nodes have space there and have not started."""
 
     def has_slot(self) -> bool:
         """Return whether there is any use in asking for single nodes."""
+        promised = self._promised.total()
         if self._elsewhere:
-            return self._elsewhere.has_room()
+            return self._elsewhere.has_room(promised)
         if self._room and self._room.is_full:
             return False
-        return self._executor.can_start(NO_REQUIREMENTS)
+        return free_slots(self._executor, NO_REQUIREMENTS) > promised
 
     def fits(self, plan: Plan, node: Node) -> bool:
         if node in self._elsewhere:
-            return self._pool.fits(without_machine(node)) and self._executor.can_start(node)
+            return self._pool.fits(without_machine(node)) and self._can_start(node, node)
         if not self._pool.fits(node):
             return False
         if self._room is None:
-            return self._executor.can_start(node)
+            return self._can_start(node, node)
         model = judged_model(self._planner.graph, node)
         gpus = node.gpus if self._room.needs_gpu(node, model) else 0
-        if not self._executor.can_start(Resources(gpus, node.exclusive)):
+        if not self._can_start(node, Resources(gpus, node.exclusive)):
             return False
         memory = ExpectedMemory(self._planner, plan, self._pool.limit("memory"))
         return self._room.fits(node, model, memory)
 
-    def take(self, action: Action, node: Node) -> Action:
-        """Reserve what a node takes; return its action with its GPUs and threads."""
+    def _can_start(self, node: Node, action: Requirements) -> bool:
+        """Return whether the executor has a slot for a node beside those that were promised."""
+        return free_slots(self._executor, action) > self._promised[self._elsewhere.place_of(node)]
+
+    def reserve(self, node: Node) -> Share:
+        """Reserve what a node takes that is about to start."""
+        self._promised[self._elsewhere.place_of(node)] += 1
         if node in self._elsewhere:
             self._pool.acquire(without_machine(node))
-            return action
+            return Share()
         self._pool.acquire(node)
         if self._room is None:
-            return action
+            return Share()
         model = judged_model(self._planner.graph, node)
-        gpus = action.gpus if self._room.needs_gpu(node, model) else 0
-        return action._replace(gpus=gpus, threads=self._room.take(node, model))
+        has_gpus = self._room.needs_gpu(node, model)
+        return Share(has_gpus=has_gpus, threads=self._room.take(node, model))
+
+    def started(self, node: Node) -> None:
+        """Take note that the executor was given a node, or that it is given back."""
+        self._promised[self._elsewhere.place_of(node)] -= 1
 
     def give_back(self, node: Node) -> None:
         if node in self._elsewhere:
@@ -268,66 +296,6 @@ class Space:
         self._pool.release(node)
         if self._room:
             self._room.give_back(node)
-
-
-class Leaser(Protocol):
-    """What keeps builds on other machines from making the same."""
-
-    def lease(self, key: str) -> bool:
-        """Return whether this build may make a key's result."""
-
-    def release(self, key: str) -> None:
-        """Let others make a key's result, if nothing has come here of it."""
-
-
-class KeyLocks:
-    """The locks of keys, of which another build may hold some."""
-
-    def __init__(self, store: Store, remote: Leaser | None = None) -> None:
-        """`remote`: where other machines' builds are asked, too."""
-        self.elsewhere: set[str] = set()
-        """Nodes whose keys other builds were making when they were last tried."""
-        self._store = store
-        self._remote = remote
-        self._told: set[str] = set()
-
-    def take(self, node: str, key: str, tell: Callable[[], None]) -> IO[bytes] | None:
-        """Return the lock of a node's key; None, told once, where another build holds it."""
-        lock = try_lock(self._store.lock_file(key))
-        if lock and self._remote and not self._remote.lease(key):
-            lock.close()
-            lock = None
-        if lock is None:
-            self.elsewhere.add(node)
-            if node not in self._told:
-                self._told.add(node)
-                tell()
-        return lock
-
-    def give_back(self, key: str | None, lock: IO[bytes]) -> None:
-        """Let other builds make a key, unless its result is on its way to them."""
-        lock.close()
-        if self._remote and key:
-            self._remote.release(key)
-
-
-class Attempts:
-    """How often each node was made or restored."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-
-    def count(self, state: State) -> None:
-        """Raises StepError when a node does not become right however often it is made."""
-        target, name = state.node.target, state.node.name
-        self._counts[name] += 1
-        if self._counts[name] > MAX_ATTEMPTS:
-            what = state.reasons[0].what if state.reasons else "it"
-            raise StepError(
-                f"{target} was made {MAX_ATTEMPTS} times, and {what} is still not right",
-                hint="does another program write there, or does the file system not keep what is "
-                "written?",
-            )
 
 
 def limits_of(words: tuple[str, ...], defaults: Mapping[str, float]) -> dict[str, float]:

@@ -77,6 +77,14 @@ class LocalExecutor:
         free = len(self._tokens) + sum(len(child.tokens) for child in self._idle)
         return len(self._running) < self.jobs and free >= self._gpus_for(action)
 
+    def free_slots(self, action: Requirements) -> int:
+        """Return how many such actions could start now; at most one that takes GPUs."""
+        if not self.can_start(action):
+            return 0
+        if action.exclusive or self._gpus_for(action):
+            return 1
+        return self.jobs - len(self._running)
+
     def _gpus_for(self, action: Requirements) -> int:
         """A step that could use more GPUs than there are makes do with those."""
         return min(action.gpus, self._gpus)

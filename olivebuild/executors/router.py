@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from olivebuild.api.action import Action, Message, Outcome
-from olivebuild.api.executor import NO_REQUIREMENTS, Executor, Requirements
+from olivebuild.api.executor import NO_REQUIREMENTS, Executor, Requirements, free_slots
 from olivebuild.api.site import SiteRequirements
 from olivebuild.core.errors import BuildError
 
@@ -83,12 +83,18 @@ class Router:
             return False
         return self._local.can_start(action)
 
-    def has_room(self) -> bool:
-        """Return whether there is any use in asking for single nodes."""
+    def free_slots(self, action: Requirements) -> int:
+        """Return how many such actions could start now where they run."""
+        if place := self.place_of(getattr(action, "name", "")):
+            return free_slots(self._site(place), action)
+        return free_slots(self._local, action)
+
+    def has_room(self, promised: int) -> bool:
+        """Return whether there is any use in asking for nodes beside those that are promised."""
         sites = self._sites.values()
         is_unasked = len(sites) < len({*self._routes.values()})
-        rooms = (each.can_start(NO_REQUIREMENTS) for each in (self._local, *sites))
-        return is_unasked or any(rooms)
+        slots = (free_slots(each, NO_REQUIREMENTS) for each in (self._local, *sites))
+        return is_unasked or sum(slots) > promised
 
     def start(self, action: Action, log: Path, inherit: Sequence[int] = ()) -> None:
         place = self.place_of(action.node) if action.task == "run" else ""

@@ -364,8 +364,11 @@ class Uploading:
     def bring(self, planner: Planner, plan: Plan) -> None:
         """Nothing is there."""
 
-    def lease(self, key: str) -> bool:
-        return True
+    def waits(self, key: str) -> bool:
+        return False
+
+    def lease(self, keys: Iterable[str]) -> set[str]:
+        return set(keys)
 
     def release(self, key: str) -> None:
         """Others may make it."""

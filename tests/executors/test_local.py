@@ -136,6 +136,7 @@ def test_what_is_timed_has_the_machine_to_itself(tmp_path: Path, executor: Local
     timed = action(tmp_path, "timed", reuses_worker=False, exclusive=True)
     other = action(tmp_path, "other")
     assert executor.can_start(timed)
+    assert executor.free_slots(timed) == 1
     executor.start(timed, tmp_path / "timed.log")
     assert waiting.poll() is not None
     assert not executor.can_start(other)
@@ -162,6 +163,9 @@ def test_an_action_sees_the_gpus_that_it_takes_and_no_two_share_one(tmp_path: Pa
         ):
             executor.start(wanted[name], tmp_path / f"{name}.log")
             assert {other: executor.can_start(wanted[other]) for other in left} == left
+            # Of those that take GPUs one at a time.
+            slots = {other: executor.free_slots(wanted[other]) for other in ("one", "none")}
+            assert slots == ({"one": 1, "none": 3} if name == "one" else {"one": 0, "none": 2})
         assert {end(executor).node, end(executor).node} == {"one", "two"}
         for name in ("many", "none"):
             assert run(executor, wanted[name], tmp_path).error is None

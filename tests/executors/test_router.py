@@ -85,9 +85,10 @@ def test_each_action_goes_where_its_node_is_made(action: Callable[..., Action]) 
         "cluster": ["c"],
     }
     # Each has room of its own.
-    assert router.has_room()
+    assert router.has_room(0)
+    assert not router.has_room(1)
     machines.opened["cluster"].slots = 1
-    assert not router.has_room()
+    assert not router.has_room(0)
     machines.opened["cluster"].slots = 2
     assert not router.can_start(node("e"))
     assert not router.can_start(NO_REQUIREMENTS)

@@ -128,22 +128,28 @@ class RemoteCache:
             self._get(states)
             self._update(planner, plan, states)
 
-    def lease(self, key: str) -> bool:
-        """Return whether this build may make a key's result; see KeyLeases.take.
+    def waits(self, key: str) -> bool:
+        """Return whether another machine makes a key's result, as far as is known."""
+        return not self.fault and self._leases.waits(key)
 
-        Where another machine has made it, the next `bring` brings it. What is still not right then
-        is made here.
+    def lease(self, keys: Iterable[str]) -> set[str]:
+        """Return those keys whose results this build may make; see KeyLeases.take.
+
+        Where another machine has made one, the next `bring` brings it. What is still not right
+        then is made here.
         """
         if self.read_only or self.fault:
-            return True
-        claim = self._leases.take(key)
-        if claim is Claim.MADE and key not in self._awaited:
-            self._awaited.add(key)
-            self._asked.discard(key)
-            # Nothing of the plan has changed by that: it would not be asked for again.
-            self._unasked[key] = None
-            return False
-        return claim is not Claim.ELSEWHERE
+            return set(keys)
+        leased = set()
+        for key, claim in self._leases.take(keys).items():
+            if claim is Claim.MADE and key not in self._awaited:
+                self._awaited.add(key)
+                self._asked.discard(key)
+                # Nothing of the plan has changed by that: it would not be asked for again.
+                self._unasked[key] = None
+            elif claim is not Claim.ELSEWHERE:
+                leased.add(key)
+        return leased
 
     def release(self, key: str) -> None:
         """Let others make a key's result, of which nothing has come here."""

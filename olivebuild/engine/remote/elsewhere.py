@@ -29,7 +29,7 @@ class Elsewhere:
         self._planner = planner
         self._place_of: Callable[[str], str] | None = getattr(executor, "place_of", None)
         self._refusals: Refusals | None = getattr(executor, "refusals", None)
-        self._has_room: Callable[[], bool] = getattr(executor, "has_room", lambda: True)
+        self._has_room: Callable[[int], bool] = getattr(executor, "has_room", lambda _: True)
 
     def __bool__(self) -> bool:
         return self._place_of is not None
@@ -41,9 +41,9 @@ class Elsewhere:
         """Return the name of the executor that makes a node, "" for this machine."""
         return self._place_of(node.name) if self._place_of else ""
 
-    def has_room(self) -> bool:
-        """Return whether any machine has room for one more node."""
-        return self._has_room()
+    def has_room(self, promised: int) -> bool:
+        """Return whether any machine has room for one more node than those that are promised."""
+        return self._has_room(promised)
 
     def told_of(self, node: Node) -> dict[str, str]:
         """Return what events say of where a node is made; nothing for this machine."""

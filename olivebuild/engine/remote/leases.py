@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from olivebuild.engine.remote.process import Transfer, TransferProcess
@@ -34,19 +34,34 @@ class KeyLeases:
         """Key that another machine makes -> (when to ask again, after how long then)."""
         self._is_told = False
 
-    def take(self, key: str) -> Claim:
-        """Try to be the machine that makes a key's result.
+    def waits(self, key: str) -> bool:
+        """Return whether another machine makes a key's result, and is not to be asked yet."""
+        when, _ = self._next.get(key, (0.0, FIRST_WAIT))
+        return time.monotonic() < when
 
-        A remote cache that can't say keeps nobody waiting: then the answer is UNKEPT.
+    def take(self, keys: Iterable[str]) -> dict[str, Claim]:
+        """Try to be the machine that makes the results of keys; return what became of each.
+
+        All are asked for at once. A remote cache that can't say keeps nobody waiting: then the
+        answer is UNKEPT.
         """
-        if key in self._held:
-            return Claim.HELD
-        when, wait = self._next.get(key, (0.0, FIRST_WAIT))
-        if time.monotonic() < when:
-            return Claim.ELSEWHERE
-        answer = next(iter(self._process.ask("lease", [key])), Transfer(key=key))
+        claims = dict.fromkeys(keys, Claim.UNKEPT)
+        for key in claims:
+            if key in self._held:
+                claims[key] = Claim.HELD
+            elif self.waits(key):
+                claims[key] = Claim.ELSEWHERE
+        unasked = [key for key, claim in claims.items() if claim is Claim.UNKEPT]
+        if unasked:
+            answers = {answer.key: answer for answer in self._process.ask("lease", unasked)}
+            for key in unasked:
+                claims[key] = self._taken(answers.get(key, Transfer(key=key)))
+        return claims
+
+    def _taken(self, answer: Transfer) -> Claim:
+        key = answer.key
         claim = Claim(answer.lease) if answer.lease in set(Claim) else Claim.UNKEPT
-        self._next.pop(key, None)
+        _, wait = self._next.pop(key, (0.0, FIRST_WAIT))
         if claim is Claim.ELSEWHERE:
             # Many that began to wait at once need not ask at once.
             pause = wait * random.uniform(0.7, 1.3)  # noqa: S311

@@ -56,8 +56,12 @@ class SiteExecutor:
 
     def can_start(self, action: Requirements) -> bool:
         """Return whether fewer jobs are there than may be; the site has a queue of its own."""
+        return self.free_slots(action) > 0
+
+    def free_slots(self, action: Requirements) -> int:
+        """Return how many more jobs there may be."""
         del action
-        return len(self._running) < self.jobs
+        return self.jobs - len(self._running)
 
     def refusals(self, wanted: Mapping[str, SiteRequirements]) -> dict[str, BuildError]:
         """Return the nodes that can't be made there, and why. Connects to the site."""

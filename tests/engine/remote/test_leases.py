@@ -7,11 +7,14 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import psutil
 import pytest
 
+from olivebuild.engine.remote.leases import Claim, KeyLeases
+from olivebuild.engine.remote.process import Transfer
 from olivebuild.ml.transfer.claims.leases import LEASES
 from tests.conftest import Place
 from tests.engine.remote.test_cache import Team, notes, team
@@ -38,6 +41,43 @@ targets:
   last: {kind: command, run: "python make.py last {inputs.first} {outputs.z}", files: [make.py],
          inputs: {first: first.x, second: second.x}, outputs: {z: z.txt}}
 """
+
+
+class Asked:
+    """The process that talks to a remote cache, with answers that are set."""
+
+    def __init__(self, **answers: str) -> None:
+        self.fault = ""
+        self.answers = answers
+        self.asked: list[list[str]] = []
+
+    def ask(self, op: str, keys: Iterable[str]) -> list[Transfer]:
+        self.asked.append(list(keys))
+        return [Transfer(key=k, lease=self.answers[k]) for k in self.asked[-1] if k in self.answers]
+
+
+def test_many_keys_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Asked(a="held", b="elsewhere", c="made", d="strange")
+    told: list[str] = []
+    leases = KeyLeases(cast("Any", process), told.append)
+    assert leases.take("abcde") == {
+        "a": Claim.HELD,
+        "b": Claim.ELSEWHERE,
+        "c": Claim.MADE,
+        "d": Claim.UNKEPT,
+        "e": Claim.UNKEPT,
+    }
+    assert len(told) == 1
+    assert leases.take("ab") == {"a": Claim.HELD, "b": Claim.ELSEWHERE}
+    assert process.asked == [list("abcde")]
+    assert leases.waits("b")
+    # Some seconds later.
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2.0)
+    assert not leases.waits("b")
+    process.answers["b"] = "held"
+    assert leases.take("ab") == {"a": Claim.HELD, "b": Claim.HELD}
+    assert process.asked[1:] == [["b"]]
 
 
 def counting(
