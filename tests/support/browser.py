@@ -38,6 +38,13 @@ FLAGS += [
     "--remote-debugging-pipe",
     "about:blank",
 ]
+WEBGPU = [
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+    "--use-vulkan=swiftshader",
+]
+"""Options by which pages have WebGPU, computed by the processor."""
 
 
 class Browser:
@@ -79,10 +86,11 @@ class Browser:
         line, _, self._rest = self._rest.partition(b"\0")
         return dict(json.loads(line))
 
-    def open(self, file: Path) -> None:
-        """Return when the page and all that it asks for is loaded."""
+    def open(self, page: Path | str) -> None:
+        """Return when the page, of a file or a URL, and all that it asks for is loaded."""
         self.events.clear()
-        self.ask("Page.navigate", url=file.resolve().as_uri())
+        url = page if isinstance(page, str) else page.resolve().as_uri()
+        self.ask("Page.navigate", url=url)
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
             self.events.append(self._next())
 
@@ -138,8 +146,8 @@ class Browser:
 
 
 @contextmanager
-def browser(profile: Path) -> Iterator[Browser]:
-    """`profile`: an empty folder."""
+def browser(profile: Path, *options: str) -> Iterator[Browser]:
+    """`profile`: an empty folder. `options` are Chromium's."""
     assert PROGRAM
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
@@ -154,6 +162,7 @@ def browser(profile: Path) -> Iterator[Browser]:
         start,
         PROGRAM,
         *FLAGS[:-1],
+        *options,
         f"--user-data-dir={profile}",
         FLAGS[-1],
     ]
